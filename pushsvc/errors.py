@@ -1,0 +1,131 @@
+"""Every error that pushsvc raises on purpose, in one tree.
+
+PushsvcError
+├── ConfigError            the configuration is wrong; names the key and the mend
+├── StoreError
+│   ├── StoreUnavailable   Redis cannot be reached            503
+│   └── StoreOwned         another process owns the embedded store
+├── CredentialError        a provider credential cannot be used; names the file and the mend
+└── RequestError           the caller's request is refused; carries its HTTP status
+    ├── MalformedBody      not JSON at all                    400
+    ├── Unauthorized       no key, or an unknown one          401
+    ├── Forbidden          the key lacks the scope            403
+    ├── NotFound           no such thing                      404
+    ├── MethodNotAllowed   the path exists, the verb does not 405
+    ├── Conflict           the state forbids it               409
+    ├── ContentTooLarge    the body or a rendered payload     413
+    ├── InvalidRequest     fields that do not validate        422
+    ├── TooManyRequests    an intake bound is reached         429
+    └── Unavailable        a part that is needed is away      503
+
+Each `RequestError` becomes an RFC 9457 problem document in one place, `intake/problems.py`.
+No error text carries a device token, an API key or any other secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class PushsvcError(Exception):
+    """The root: catch it to catch whatever pushsvc raises on purpose."""
+
+
+@dataclass
+class ConfigError(PushsvcError):
+    """The configuration is wrong. `path` is the dotted key or the file, `mend` says what to do."""
+
+    path: str
+    message: str
+    mend: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" + (f" ({self.mend})" if self.mend else "")
+
+
+class StoreError(PushsvcError):
+    """Something about Redis."""
+
+
+class StoreUnavailable(StoreError):
+    """Redis cannot be reached, or did not answer in time."""
+
+
+class StoreOwned(StoreError):
+    """Another process owns the embedded store of this data folder."""
+
+
+@dataclass
+class CredentialError(PushsvcError):
+    """A provider credential cannot be used. `path` names the key or file, `mend` what to do."""
+
+    path: str
+    message: str
+    mend: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" + (f" ({self.mend})" if self.mend else "")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a request body, and where: `to.tokens[3].token`."""
+
+    path: str
+    message: str
+
+
+class RequestError(PushsvcError):
+    """A request is refused. `status` is HTTP's, `type` the last part of the problem type's URI."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "error"
+    title: ClassVar[str] = "Error"
+
+    def __init__(self, detail: str = "", *, faults: Sequence[Fault] = (), retry_after: int | None = None) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        self.faults = tuple(faults)
+        self.retry_after = retry_after  # seconds, for 429 and 503
+
+
+class MalformedBody(RequestError):
+    status, type, title = 400, "malformed-body", "The body is not valid JSON"
+
+
+class Unauthorized(RequestError):
+    status, type, title = 401, "unauthorized", "No API key, or an unknown one"
+
+
+class Forbidden(RequestError):
+    status, type, title = 403, "forbidden", "The API key lacks the scope"
+
+
+class NotFound(RequestError):
+    status, type, title = 404, "not-found", "No such resource"
+
+
+class MethodNotAllowed(RequestError):
+    status, type, title = 405, "method-not-allowed", "The method is not allowed here"
+
+
+class Conflict(RequestError):
+    status, type, title = 409, "conflict", "The state of the resource forbids it"
+
+
+class ContentTooLarge(RequestError):
+    status, type, title = 413, "content-too-large", "The body or a payload is too large"
+
+
+class InvalidRequest(RequestError):
+    status, type, title = 422, "invalid-request", "The request does not validate"
+
+
+class TooManyRequests(RequestError):
+    status, type, title = 429, "too-many-requests", "Too many requests"
+
+
+class Unavailable(RequestError):
+    status, type, title = 503, "unavailable", "A part that is needed is away"

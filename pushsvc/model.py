@@ -1,0 +1,331 @@
+"""The nouns of pushsvc: frozen values that every stage shares. Nothing here does anything.
+
+Times are integers: Unix milliseconds for instants (`*_at`), seconds for spans unless the name says `_ms`.
+A device token is a secret: the structs that hold one leave it out of their `repr`.
+
+How one becomes the next::
+
+    Content --render--> Message --+
+                                  +--> Push --split--> Chunk --(one a target)--> Delivery
+    tokens  ------------> Target -+                                                 |
+                                                                                provider
+                                                                                    v
+                                   Settlement <--policy.decide-- Verdict <------ Outcome
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Raw, Struct
+
+Platform: TypeAlias = str
+"""The name of a provider in `providers.REGISTRY`: `apns`, `fcm`."""
+
+Lane = Literal["urgent", "normal", "bulk"]
+LANES: tuple[Lane, ...] = ("urgent", "normal", "bulk")
+
+Scope = Literal["push", "devices", "feedback", "admin"]
+SCOPES: tuple[Scope, ...] = ("push", "devices", "feedback", "admin")
+
+End = Literal["sent", "failed", "invalid", "expired", "suppressed", "cancelled"]
+ENDS: tuple[End, ...] = ("sent", "failed", "invalid", "expired", "suppressed", "cancelled")
+"""The ways in which a delivery ends. Every delivery ends in exactly one of them."""
+
+PushState = Literal["scheduled", "expanding", "sending", "done", "cancelled"]
+
+
+# --- what the caller asks for -------------------------------------------------------------------
+
+
+class Notification(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The neutral notification, rendered to each provider's own form."""
+
+    title: str | None = None
+    subtitle: str | None = None
+    body: str | None = None
+    image: str | None = None
+    sound: str | None = None
+    badge: int | None = None
+    link: str | None = None
+    category: str | None = None
+    thread: str | None = None
+    channel: str | None = None
+
+
+class Content(Struct, frozen=True, omit_defaults=True):
+    """What to say, without to whom: the validated push document less `to`, `send_at` and `lane`."""
+
+    notification: Notification | None = None
+    data: dict[str, str] | None = None
+    priority: Literal["high", "normal"] | None = None
+    push_type: str | None = None
+    silent: bool = False
+    ttl: int | None = None
+    """Seconds from acceptance after which nothing is sent any more."""
+    collapse: str | None = None
+    dry_run: bool = False
+    overrides: dict[Platform, Raw] = msgspec.field(default_factory=dict)
+    """Per platform the caller's own JSON object, untouched."""
+
+
+class Message(Struct, frozen=True, array_like=True):
+    """A `Content` rendered for one provider: the bytes that travel, less what differs by target."""
+
+    platform: Platform
+    body: bytes
+    """APNs: the JSON payload. FCM: the JSON of the `message` object without its target."""
+    headers: dict[str, str] = {}
+    """Request headers that the push itself decides, by lower-case name."""
+
+
+# --- to whom ------------------------------------------------------------------------------------
+
+
+class Target(Struct, frozen=True, array_like=True, gc=False):
+    """One receiver of a push. `index` is its place in the push, from 0, the same on every platform."""
+
+    index: int
+    token: str
+    device_id: str | None = None
+    kind: str = "token"
+    """What `token` is to the provider: `token`, or FCM's `fid`."""
+
+    def __repr__(self) -> str:
+        return f"Target(index={self.index}, kind={self.kind!r}, device_id={self.device_id!r})"
+
+
+class Push(Struct, frozen=True):
+    """One accepted call, before it is split into chunks."""
+
+    id: str
+    app: str
+    lane: Lane
+    created_at: int
+    expires_at: int
+    messages: dict[Platform, Message]
+    targets: dict[Platform, tuple[Target, ...]]
+    dry_run: bool = False
+
+    @property
+    def total(self) -> int:
+        """How many deliveries the push makes."""
+        return sum(len(targets) for targets in self.targets.values())
+
+
+class Chunk(Struct, frozen=True, array_like=True):
+    """What one stream entry holds: one message and the targets of one platform, at most a few hundred."""
+
+    push_id: str
+    app: str
+    platform: Platform
+    lane: Lane
+    total: int
+    """Deliveries of the whole push."""
+    created_at: int
+    expires_at: int
+    message: Message
+    targets: tuple[Target, ...]
+    attempt: int = 1
+    """Which attempt this will be, from 1. Waits that are not the delivery's fault do not raise it."""
+    turn: int = 1
+    """How often these targets were queued, from 1. It fences: a settlement of an older turn changes nothing."""
+    dry_run: bool = False
+
+
+class Route(Struct, frozen=True, order=True):
+    """Deliveries that share a fate: one app's credentials at one provider."""
+
+    app: str
+    platform: Platform
+
+
+class Delivery(Struct, frozen=True, gc=False):
+    """One notification to one target: the unit of sending, retrying and counting."""
+
+    chunk: Chunk
+    target: Target
+
+
+# --- what the provider said ---------------------------------------------------------------------
+
+
+class _Answer(Struct, frozen=True, kw_only=True, gc=False):
+    status: int = 0
+    """The provider's HTTP status; 0 when there was no answer."""
+    reason: str = ""
+    """The provider's own word (`BadDeviceToken`, `UNREGISTERED`) or ours in lower case (`timeout`). Low cardinality."""
+
+
+class Sent(_Answer, frozen=True):
+    """The provider accepted it."""
+
+    provider_id: str = ""
+
+
+class Throttled(_Answer, frozen=True):
+    """Too many requests. The wait costs no attempt."""
+
+    retry_after: float | None = None
+    scope: Literal["token", "route"] = "token"
+    """Whom the provider throttles: this token, or everything of the route."""
+
+
+class Unavailable(_Answer, frozen=True):
+    """The provider is in trouble or did not answer. Worth another try."""
+
+    retry_after: float | None = None
+    maybe_sent: bool = False
+    """The request may have been processed: nobody can know."""
+
+
+class BadNotification(_Answer, frozen=True):
+    """Our request is wrong; another try would be refused as well. The token is not to blame."""
+
+
+class Misconfigured(_Answer, frozen=True):
+    """Our credentials or topic are refused. The route is held; the delivery waits."""
+
+
+class TokenSuspect(_Answer, frozen=True):
+    """The token and our identity disagree: wrong environment, wrong topic, wrong sender. Not proof of death."""
+
+
+class TokenDead(_Answer, frozen=True):
+    """The provider says that the token is no longer valid."""
+
+    since: int | None = None
+    """Unix milliseconds at which the provider learnt it, where it says (APNs 410)."""
+
+
+class Expired(_Answer, frozen=True):
+    """Its time was over before it was sent. Nothing went out."""
+
+
+Outcome: TypeAlias = (
+    Sent | Throttled | Unavailable | BadNotification | Misconfigured | TokenSuspect | TokenDead | Expired
+)
+"""Everything that can come of an attempt. Closed: `match` on it ends in `assert_never`."""
+
+
+# --- what we make of it -------------------------------------------------------------------------
+
+
+class Ended(Struct, frozen=True, gc=False):
+    """The delivery is over."""
+
+    end: End
+    dead_letter: bool = False
+    """Keep it for the operator to look at and to replay."""
+
+
+class Retry(Struct, frozen=True, gc=False):
+    """The delivery goes again at `due_at`, as attempt number `attempt`."""
+
+    due_at: int
+    attempt: int
+
+
+Verdict: TypeAlias = Ended | Retry
+
+
+class Settlement(Struct, frozen=True, gc=False):
+    """What is to be recorded of one attempt, in one atomic step with its siblings."""
+
+    delivery: Delivery
+    outcome: Outcome | None
+    """None when nothing was attempted: cancelled, suppressed."""
+    verdict: Verdict
+    at: int
+    token_hash: str
+    """The token's short keyed hash: all of it that a status row or a log may show."""
+    reason: str = ""
+
+
+class Receipt(Struct, frozen=True, array_like=True):
+    """What feedback must know of a delivery whose token the provider called dead or suspect."""
+
+    app: str
+    platform: Platform
+    token: str
+    token_hash: str
+    kind: Literal["dead", "suspect"]
+    reason: str
+    at: int
+    since: int | None = None
+    device_id: str | None = None
+    push_id: str = ""
+
+    def __repr__(self) -> str:
+        return f"Receipt({self.app}/{self.platform} {self.token_hash} {self.kind} {self.reason} at={self.at})"
+
+
+class FeedbackEvent(Struct, frozen=True, array_like=True):
+    """One row of `GET /v1/feedback`: the caller's own tokens, so the token is whole here."""
+
+    at: int
+    platform: Platform
+    token: str
+    reason: str
+    action: Literal["suppressed", "pruned", "suspected", "kept"]
+    device_id: str | None = None
+
+    def __repr__(self) -> str:
+        return f"FeedbackEvent({self.platform} {self.reason} {self.action} at={self.at})"
+
+
+# --- where a push stands ------------------------------------------------------------------------
+
+
+class Counts(Struct, frozen=True):
+    """`total` is the sum of all the others, always."""
+
+    total: int
+    queued: int = 0
+    retrying: int = 0
+    sent: int = 0
+    failed: int = 0
+    invalid: int = 0
+    expired: int = 0
+    suppressed: int = 0
+    cancelled: int = 0
+
+
+class PushStatus(Struct, frozen=True):
+    """The status document, with instants in milliseconds."""
+
+    id: str
+    app: str
+    state: PushState
+    created_at: int
+    updated_at: int
+    counts: Counts
+
+
+class DeliveryRow(Struct, frozen=True, array_like=True, gc=False):
+    """One row of `GET /v1/push/{id}/deliveries`."""
+
+    platform: Platform
+    device_id: str | None
+    token_hash: str
+    outcome: End
+    reason: str
+    status: int
+    attempts: int
+    provider_id: str
+    at: int
+
+
+class ApiKey(Struct, frozen=True, omit_defaults=True):
+    """An API key as it is kept: its SHA-256 and what it may do, never its text."""
+
+    name: str
+    app: str
+    sha256: str
+    scopes: tuple[Scope, ...]
+    created_at: int = 0
+
+
+JsonObject: TypeAlias = dict[str, Any]
+"""A JSON object as Python holds it."""

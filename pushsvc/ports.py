@@ -1,0 +1,195 @@
+"""The few Protocols by which the stages meet the world. Runtime joins the two sides.
+
+Every method that talks to Redis raises `StoreUnavailable` when it cannot, and nothing else on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
+from msgspec import Struct
+
+from .errors import Fault, PushsvcError
+from .model import (
+    ApiKey,
+    Chunk,
+    Content,
+    Delivery,
+    DeliveryRow,
+    End,
+    FeedbackEvent,
+    Lane,
+    Message,
+    Outcome,
+    Platform,
+    Push,
+    PushStatus,
+    Receipt,
+    Route,
+    Settlement,
+)
+
+# --- providers ----------------------------------------------------------------------------------
+
+
+class RenderError(PushsvcError):
+    """A `Content` cannot become a valid request of this provider. Pure; raised before anything is accepted."""
+
+    def __init__(self, faults: Sequence[Fault], *, too_large: bool = False) -> None:
+        super().__init__("; ".join(f"{fault.path}: {fault.message}" for fault in faults))
+        self.faults = tuple(faults)
+        self.too_large = too_large  # the one fault is the payload's size: HTTP 413
+
+
+class Renderer(Protocol):
+    """The pure half of a provider, which intake uses: what would be sent, and is it within the limits?"""
+
+    platform: Platform
+
+    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+        """Render once a push, not once a target. Raises `RenderError` with every fault at once."""
+        ...
+
+    def token_fault(self, token: str, kind: str) -> str | None:
+        """Why this cannot be a token of the provider, or None. Generous: the provider knows best."""
+        ...
+
+
+OnOutcome: TypeAlias = Callable[[Delivery, Outcome], None]
+
+
+class Provider(Protocol):
+    """The sending half of a provider, for one route: long-lived connections and a bounded window.
+
+    A callback carries the outcome rather than a task or a future a delivery: those cost more than the sending.
+    """
+
+    route: Route
+
+    @property
+    def room(self) -> int:
+        """How many more deliveries may be submitted right now; 0 while no connection is up."""
+        ...
+
+    def submit(self, delivery: Delivery, on_outcome: OnOutcome) -> None:
+        """Send it. Never blocks, never raises; calls `on_outcome` exactly once, at the latest at the request timeout.
+
+        Only to be called while `room > 0`; `on_outcome` is never called from inside `submit`.
+        """
+        ...
+
+    def on_room(self, wake: Callable[[], None]) -> None:
+        """Call `wake` whenever `room` may have risen from 0."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why no connection is up (`connection refused`, `bad certificate`), or the empty string."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let what is in flight end within the request timeout, then close every connection."""
+        ...
+
+
+# --- the queue ----------------------------------------------------------------------------------
+
+
+class EntryRef(Struct, frozen=True):
+    """Where a stream entry lives: enough to acknowledge it."""
+
+    app: str
+    shard: int
+    platform: Platform
+    lane: Lane
+    entry_id: str
+
+
+class Taken(Struct, frozen=True):
+    """An entry read for sending."""
+
+    ref: EntryRef
+    chunk: Chunk
+    """Only the targets that still await an outcome in this turn."""
+    skip: dict[int, End]
+    """Targets, by index, that must not be sent: `cancelled` or `suppressed`. Settle them so."""
+
+
+class PushStore(Protocol):
+    """Intake's side of the queue."""
+
+    async def accept(self, push: Push) -> None:
+        """Write the push durably, whole or not at all. Concurrent calls share round trips."""
+        ...
+
+    async def status(self, app: str, push_id: str) -> PushStatus | None: ...
+
+    async def deliveries(
+        self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int
+    ) -> tuple[list[DeliveryRow], str | None] | None:
+        """Rows in the order of their index, and the cursor of the next page. None: no such push."""
+        ...
+
+    async def cancel(self, app: str, push_id: str) -> PushStatus | None:
+        """Cancel what has not been sent. None: no such push. Raises `Conflict` when it is already done."""
+        ...
+
+    async def ping(self) -> None: ...
+
+
+class DeliveryQueue(Protocol):
+    """The dispatcher's side of the queue: one consumer of the group, by its name."""
+
+    async def take(self, route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
+        """Up to about `targets` targets of one lane; waits up to `wait_ms` for the first. Unsettled until `settle`."""
+        ...
+
+    async def settle(self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]) -> int:
+        """One atomic step a shard: outcomes, retries, dead letters, receipts, counts, and `finished` acknowledged.
+
+        Idempotent: a delivery that has ended, or moved on to a later turn, is left as it is.
+        Returns how many of the settlements took effect.
+        """
+        ...
+
+    async def promote(self, route: Route, now: int) -> int:
+        """Move retries that are due back into their lanes, atomically. Returns how many deliveries."""
+        ...
+
+    async def reclaim(self, route: Route) -> list[Taken]:
+        """Take over entries of consumers that are gone, at the targets without an outcome."""
+        ...
+
+    async def beat(self) -> None:
+        """Say that this consumer lives; due every few seconds, or others take its entries over."""
+        ...
+
+
+# --- feedback -----------------------------------------------------------------------------------
+
+
+class ReceiptLog(Protocol):
+    """Receipts in, suppression and feedback events out."""
+
+    async def take(self, app: str, *, limit: int, wait_ms: int) -> list[tuple[str, Receipt]]:
+        """Receipts with their entry ids, own unacknowledged ones and those of dead consumers first."""
+        ...
+
+    async def record(self, app: str, done: Sequence[tuple[str, Receipt, FeedbackEvent | None]]) -> None:
+        """One atomic step: append the events, suppress where the action says so, acknowledge the receipts."""
+        ...
+
+    async def events(self, app: str, *, after: str, limit: int) -> list[tuple[str, FeedbackEvent]]: ...
+
+
+class KeyRing(Protocol):
+    """API keys made with `pushsvc keys new`, beside those of the configuration."""
+
+    async def add(self, key: ApiKey) -> None: ...
+
+    async def all(self) -> list[ApiKey]: ...
+
+    async def find(self, sha256: str) -> ApiKey | None: ...
+
+    async def revoke(self, name: str, app: str) -> bool: ...

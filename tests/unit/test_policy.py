@@ -1,0 +1,115 @@
+"""The verdict table, row by row, and what must hold of every wait."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushsvc.model import (
+    BadNotification,
+    Chunk,
+    Ended,
+    Expired,
+    Message,
+    Misconfigured,
+    Outcome,
+    Receipt,
+    Retry,
+    Sent,
+    Throttled,
+    TokenDead,
+    TokenSuspect,
+    Unavailable,
+    Verdict,
+)
+from pushsvc.policy import RetryPolicy, backoff, decide, judge_token
+
+NOW = 1_000_000
+POLICY = RetryPolicy()
+
+
+def chunk(*, platform: str = "apns", attempt: int = 1, turn: int = 1, expires_at: int = NOW + 10**9) -> Chunk:
+    return Chunk(
+        push_id="p",
+        app="shop",
+        platform=platform,
+        lane="normal",
+        total=1,
+        created_at=0,
+        expires_at=expires_at,
+        message=Message(platform, b"{}"),
+        targets=(),
+        attempt=attempt,
+        turn=turn,
+    )
+
+
+@pytest.mark.parametrize(
+    ("of", "outcome", "verdict"),
+    [
+        (chunk(), Sent(status=200), Ended("sent")),
+        (chunk(), TokenDead(status=410), Ended("invalid")),
+        (chunk(), Expired(), Ended("expired")),
+        (chunk(), BadNotification(status=400), Ended("failed", dead_letter=True)),
+        (chunk(), TokenSuspect(status=400), Ended("failed", dead_letter=True)),
+        (chunk(), Misconfigured(status=403), Retry(NOW + 5_000, 1)),
+        (chunk(attempt=3), Misconfigured(status=403), Retry(NOW + 5_000, 3)),
+        # Throttled: the provider's word first, then the vendor's default, then back-off by turn.
+        (chunk(), Throttled(status=429, retry_after=7), Retry(NOW + 7_500, 1)),
+        (chunk(platform="fcm"), Throttled(status=429), Retry(NOW + 60_500, 1)),
+        (chunk(turn=5, attempt=2), Throttled(status=429), Retry(NOW + 8_000, 2)),
+        # Unavailable: Apple's quarter of an hour after a 5xx, but not after a connection that shuts down.
+        (chunk(), Unavailable(status=500, reason="InternalServerError"), Retry(NOW + 900_500, 2)),
+        (chunk(), Unavailable(status=503, reason="Shutdown"), Retry(NOW + 500, 2)),
+        (chunk(platform="fcm"), Unavailable(status=503), Retry(NOW + 500, 2)),
+        (chunk(), Unavailable(status=503, retry_after=3), Retry(NOW + 3_500, 2)),
+        (chunk(), Unavailable(reason="timeout", maybe_sent=True), Retry(NOW + 500, 2)),
+        (chunk(attempt=3), Unavailable(reason="timeout", maybe_sent=True), Retry(NOW + 2_000, 4)),
+        (chunk(attempt=8), Unavailable(reason="timeout", maybe_sent=True), Ended("failed", dead_letter=True)),
+        # What never left us costs no attempt, even the last one.
+        (chunk(attempt=8), Unavailable(reason="unreachable"), Retry(NOW + 500, 8)),
+        # Nothing waits past its expiry.
+        (chunk(expires_at=NOW + 500), Unavailable(reason="timeout", maybe_sent=True), Ended("expired")),
+        (chunk(expires_at=NOW + 7_000), Throttled(status=429, retry_after=7), Ended("expired")),
+    ],
+)
+def test_each_row_of_the_table(of: Chunk, outcome: Outcome, verdict: Verdict) -> None:
+    assert decide(of, outcome, now=NOW, jitter=0.5, policy=POLICY) == verdict
+
+
+@given(
+    nth=st.integers(1, 10_000),
+    jitter=st.floats(0, 1),
+    base=st.floats(0.001, 100),
+    cap=st.floats(0.001, 10_000),
+)
+def test_back_off_stays_between_nothing_and_the_cap(nth: int, jitter: float, base: float, cap: float) -> None:
+    assert 0 <= backoff(nth, jitter, RetryPolicy(base=base, cap=cap)) <= cap
+
+
+@given(
+    attempt=st.integers(1, 8),
+    turn=st.integers(1, 1000),
+    expires_in=st.integers(-10, 10**7),
+    jitter=st.floats(0, 1),
+    told=st.none() | st.floats(0, 10**6),
+)
+def test_a_retry_is_in_the_future_and_before_the_expiry(
+    attempt: int, turn: int, expires_in: int, jitter: float, told: float | None
+) -> None:
+    of = chunk(attempt=attempt, turn=turn, expires_at=NOW + expires_in)
+    for outcome in (Throttled(status=429, retry_after=told), Unavailable(status=503, retry_after=told)):
+        verdict = decide(of, outcome, now=NOW, jitter=jitter, policy=POLICY)
+        if isinstance(verdict, Retry):
+            assert NOW < verdict.due_at < of.expires_at
+            assert attempt <= verdict.attempt <= POLICY.attempts
+            assert told is None or verdict.due_at >= NOW + int(told * 1000)
+
+
+def test_a_dead_token_is_suppressed_and_a_suspect_one_only_reported() -> None:
+    def receipt(kind: str) -> Receipt:
+        return Receipt("shop", "apns", "aa", "h", kind, "r", NOW)  # type: ignore[arg-type]  # both literals below
+
+    assert judge_token(receipt("dead")).action == "suppressed"
+    assert judge_token(receipt("suspect")).action == "suspected"
