@@ -1,0 +1,164 @@
+"""`PUSHSVC__SECTION__KEY` laid over what the file says, before anything is judged.
+
+Two underscores part the names, and names are compared without regard to case: `PUSHSVC__RETRY__BASE`,
+`PUSHSVC__APPS__SHOP__APNS__KEY_ID`, `PUSHSVC__APPS__SHOP__KEYS__0__NAME`. A shell has no dash in a variable's name,
+so `MY_APP` also means an app that the file calls `my-app`; where there is none, it makes the app `my_app`.
+A value is read by its key's type: numbers and `true`/`false` as they stand, lists with commas or as JSON,
+sections as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import msgspec
+from msgspec import Struct, structs
+
+from .decoding import Faults, did_you_mean, expected, is_struct, join, show, struct_element
+from .rates import Rate
+from .schema import AppSettings, Settings
+
+PREFIX = "PUSHSVC__"
+
+Sections = Mapping[str, Any]
+"""Names to types: the keys of one section."""
+
+
+def sections_of(kind: type[Struct], providers: Mapping[str, type[Struct]]) -> dict[str, Any]:
+    """The keys of a section that may be written, by name. Those of an app include its providers."""
+    names = {field.encode_name: field.type for field in structs.fields(kind)}
+    if kind is Settings:
+        del names["file"]
+    if kind is AppSettings:
+        del names["name"], names["providers"]
+        names.update(providers)
+    return names
+
+
+def overlay(
+    tree: dict[str, Any], environ: Mapping[str, str], providers: Mapping[str, type[Struct]], faults: Faults
+) -> dict[str, str]:
+    """Set in `tree` what the environment says. Returns the variable's name by the dotted path that it set."""
+    origins: dict[str, str] = {}
+    # In order of their names, so that a section as JSON comes before a key within it.
+    for variable in sorted(environ):
+        if variable.upper().startswith(PREFIX) and variable != PREFIX:
+            _Walk(variable, environ[variable], providers, faults, origins).into(tree)
+    return origins
+
+
+class _Walk:
+    """One variable's way down the tree."""
+
+    def __init__(
+        self,
+        variable: str,
+        text: str,
+        providers: Mapping[str, type[Struct]],
+        faults: Faults,
+        origins: dict[str, str],
+    ) -> None:
+        self.variable = variable
+        self.text = text
+        self.providers = providers
+        self.faults = faults
+        self.origins = origins
+
+    def into(self, tree: dict[str, Any]) -> None:
+        self._section(tree, Settings, self.variable[len(PREFIX) :].split("__"), "")
+
+    def _section(self, tree: dict[str, Any], kind: type[Struct], names: list[str], path: str) -> None:
+        known = sections_of(kind, self.providers)
+        by_case = {name.lower(): name for name in known}
+        name = by_case.get(names[0].lower())
+        if name is None:
+            self.faults(self.variable, f"no such key `{join(path, names[0].lower())}`, {did_you_mean(names[0], known)}")
+            return
+        self._value(tree, name, known[name], names[1:], join(path, name))
+
+    def _value(self, tree: dict[str, Any], name: str, kind: Any, rest: list[str], path: str) -> None:
+        if not rest:
+            tree[name] = self._parse(kind, path)
+            self.origins[path] = self.variable
+        elif path == "apps":
+            self._app(self._child(tree, name), rest)
+        elif is_struct(kind):
+            self._section(self._child(tree, name), kind, rest, path)
+        elif (element := struct_element(kind)) is not None:
+            self._item(tree, name, element, rest, path)
+        else:
+            self.faults(self.variable, f"`{path}` is a value and has no keys of its own")
+
+    def _app(self, apps: dict[str, Any], rest: list[str]) -> None:
+        whole = "__".join(rest).lower()
+        # The longest first: `shop__eu` must not be taken for a section `eu` of `shop`.
+        fitting = [
+            (len(name), name) for name in apps if (whole + "__").startswith(name.lower().replace("-", "_") + "__")
+        ]
+        longest = max(fitting, default=(0, ""))[0]
+        names = [name for length, name in fitting if length == longest]
+        if len(names) > 1:
+            self.faults(self.variable, f"fits more than one app: {', '.join(names)}; set it in the file")
+            return
+        name, used = (names[0], names[0].count("__") + 1) if names else (rest[0].lower(), 1)
+        if not rest[used:]:
+            apps[name] = self._parse(AppSettings, f"apps.{name}")
+            self.origins[f"apps.{name}"] = self.variable
+        else:
+            self._section(self._child(apps, name), AppSettings, rest[used:], f"apps.{name}")
+
+    def _item(self, tree: dict[str, Any], name: str, element: type[Struct], rest: list[str], path: str) -> None:
+        items = tree.setdefault(name, [])
+        if not isinstance(items, list):
+            return  # The file has something else there, which is reported when the tree is decoded.
+        if not rest[0].isdecimal() or int(rest[0]) > len(items) or not rest[1:]:
+            self.faults(
+                self.variable, f"expected a number from 0 to {len(items)} after {name.upper()}__, and then a key"
+            )
+            return
+        index = int(rest[0])
+        if index == len(items):
+            items.append({})
+        if isinstance(items[index], dict):
+            self._section(items[index], element, rest[1:], f"{path}[{index}]")
+
+    @staticmethod
+    def _child(tree: dict[str, Any], name: str) -> dict[str, Any]:
+        child = tree.setdefault(name, {})
+        # Not a section in the file: reported when the tree is decoded, so that the value here may go nowhere.
+        return child if isinstance(child, dict) else {}
+
+    def _parse(self, kind: Any, path: str) -> Any:
+        """The text as TOML would have it. What does not parse stays text, for the decoder to name."""
+        text = self.text.strip()
+        kind = _bare(kind)
+        if kind is bool:
+            return {"true": True, "1": True, "yes": True, "on": True}.get(
+                text.lower(), {"false": False, "0": False, "no": False, "off": False}.get(text.lower(), self.text)
+            )
+        if kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                return self.text
+        if get_origin(kind) in (list, tuple) and not text.startswith("["):
+            return [part.strip() for part in text.split(",")] if text else []
+        if get_origin(kind) in (list, tuple, dict) or is_struct(kind):
+            try:
+                return msgspec.json.decode(text)
+            except msgspec.DecodeError as error:
+                self.faults(self.variable, f"expected {expected(kind)} as JSON: {error}, found {show(path, text)}")
+                return {} if is_struct(kind) else []
+        return self.text
+
+
+def _bare(kind: Any) -> Any:
+    """The type without bounds and without `| None`."""
+    if get_origin(kind) is Annotated:
+        return _bare(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType) and kind != Rate | None:
+        choices = [choice for choice in get_args(kind) if choice is not NoneType]
+        return _bare(choices[0]) if len(choices) == 1 else kind
+    return kind

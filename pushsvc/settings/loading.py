@@ -1,0 +1,186 @@
+"""A file and an environment become `Settings`, or one `ConfigError` that names everything that is wrong."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct, structs
+
+from ..errors import ConfigError
+from .decoding import Faults, decode, did_you_mean, join, show
+from .environment import PREFIX, overlay, sections_of
+from .schema import AppSettings, Name, ServerSettings, Settings, StoreSettings
+
+
+def load(path: Path | None, environ: Mapping[str, str], *, providers: Mapping[str, type[Struct]]) -> Settings:
+    """The configuration of the file at `path` (None: defaults only), overridden by `PUSHSVC__..` of `environ`.
+
+    `providers` maps a platform to the struct of its section `[apps.NAME.PLATFORM]`. Relative paths are taken from
+    the file's folder; without a file, from the working directory.
+    Raises `ConfigError` with every fault at once.
+    """
+    return _load_tree(_read(path) if path else {}, path, environ, providers)
+
+
+def load_server(path: Path | None, environ: Mapping[str, str]) -> ServerSettings:
+    """Only the section `[server]`: what a client needs to find the server. Raises `ConfigError`.
+
+    The other sections are not looked at, so that no provider is needed to read them.
+    """
+    tree = _read(path) if path else {}
+    server = {"server": tree["server"]} if "server" in tree else {}
+    wanted = f"{PREFIX}SERVER"
+    ours = {
+        name: text for name, text in environ.items() if name.upper() == wanted or name.upper().startswith(f"{wanted}__")
+    }
+    return _load_tree(server, path, ours, {}).server
+
+
+def _load_tree(
+    tree: dict[str, Any], path: Path | None, environ: Mapping[str, str], providers: Mapping[str, type[Struct]]
+) -> Settings:
+    faults = Faults()
+    origins = overlay(tree, environ, providers, faults)
+    settings = _settings(tree, path, providers, faults)
+    if faults:
+        raise _error(path, faults, origins)
+    assert settings is not None, "no settings without a fault"
+    return settings
+
+
+def check_name(name: str) -> str:
+    """What is wrong with the name of an app or a key, or nothing."""
+    faults = Faults()
+    decode(name, Name, "name", faults)
+    return faults[0].message if faults else ""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            str(path), "no such file", "name one with --config or PUSHSVC_CONFIG; begin with config/example.toml"
+        ) from None
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be read: {error.strerror}", "check its permissions") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), f"not UTF-8 at byte {error.start}", "save the file as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(str(path), f"not valid TOML: {error}", "see https://toml.io/en/v1.0.0") from None
+
+
+def _settings(
+    tree: dict[str, Any], path: Path | None, providers: Mapping[str, type[Struct]], faults: Faults
+) -> Settings | None:
+    base = path.absolute().parent if path else Path.cwd()
+    known = sections_of(Settings, providers)
+    values: dict[str, Any] = {"file": path}
+    for name in tree:
+        if name not in known:
+            faults(name, f"unknown section, {did_you_mean(name, known)}")
+    for name, kind in known.items():
+        if name not in tree:
+            continue
+        values[name] = (
+            _apps(tree[name], base, providers, faults) if name == "apps" else decode(tree[name], kind, name, faults)
+        )
+    if faults:
+        return None
+    _check_keys(values.get("apps", {}), faults)
+    if faults:
+        return None
+    store: StoreSettings = values.get("store", StoreSettings())
+    values["store"] = structs.replace(store, data_dir=base / store.data_dir.expanduser())
+    return Settings(**values)
+
+
+def _apps(
+    raw: object, base: Path, providers: Mapping[str, type[Struct]], faults: Faults
+) -> dict[str, AppSettings] | None:
+    if not isinstance(raw, Mapping):
+        faults("apps", f"expected sections [apps.NAME], found {show('apps', raw)}")
+        return None
+    apps = {}
+    for name, body in raw.items():
+        path = f"apps.{name}"
+        before = len(faults)
+        decode(name, Name, path, faults)
+        if not isinstance(body, Mapping):
+            faults(path, f"expected a section [{path}], found {show(path, body)}")
+        if len(faults) == before:
+            apps[name] = _app(name, body, path, base, providers, faults)
+    return apps
+
+
+def _app(
+    name: str,
+    body: Mapping[str, Any],
+    path: str,
+    base: Path,
+    providers: Mapping[str, type[Struct]],
+    faults: Faults,
+) -> Any:
+    known = sections_of(AppSettings, providers)
+    values: dict[str, Any] = {}
+    accounts: dict[str, Struct] = {}
+    for key, raw in body.items():
+        where = join(path, key)
+        if key not in known:
+            faults(where, f"unknown key, {did_you_mean(key, known)}")
+        elif key in providers:
+            accounts[key] = decode(_with_files(raw, base), providers[key], where, faults)
+        else:
+            values[key] = decode(raw, known[key], where, faults)
+    return None if faults else AppSettings(name=name, providers=accounts, **values)
+
+
+def _check_keys(apps: Mapping[str, AppSettings], faults: Faults) -> None:
+    """A key belongs to one app and has a name of its own there."""
+    owners: dict[str, str] = {}
+    for app in apps.values():
+        names: set[str] = set()
+        for index, key in enumerate(app.keys):
+            path = f"apps.{app.name}.keys[{index}]"
+            if key.name in names:
+                faults(join(path, "name"), f"another key of the app is called {key.name!r}")
+            names.add(key.name)
+            owner = owners.setdefault(key.sha256, path)
+            if owner != path:
+                faults(join(path, "sha256"), f"the same key as {owner}; each key belongs to one app, once")
+
+
+def _with_files(raw: object, base: Path) -> object:
+    """The section with its relative paths made absolute: keys that end in `_file`, empty meaning none."""
+    if not isinstance(raw, Mapping):
+        return raw
+    return {
+        name: str(base / Path(value).expanduser())
+        if name.endswith("_file") and isinstance(value, str) and value
+        else value
+        for name, value in raw.items()
+    }
+
+
+def _error(path: Path | None, faults: Faults, origins: Mapping[str, str]) -> ConfigError:
+    file = str(path) if path else "the configuration"
+    lines = [(_told(fault.path, origins), fault.message) for fault in faults]
+    if len(lines) == 1:
+        (where, message) = lines[0]
+        in_file = where == faults[0].path and not where.upper().startswith(PREFIX)
+        return ConfigError(where, message, f"in {file}" if in_file else "")
+    return ConfigError(file, f"{len(lines)} faults" + "".join(f"\n  {where}: {message}" for where, message in lines))
+
+
+def _told(path: str, origins: Mapping[str, str]) -> str:
+    """The dotted path, with the variable that set it or a section around it."""
+    variable = next((origins[at] for at in _upwards(path) if at in origins), "")
+    return f"{path} (from {variable})" if variable else path
+
+
+def _upwards(path: str) -> list[str]:
+    ends = [index for index, letter in enumerate(path) if letter in ".["]
+    return [path, *(path[:end] for end in reversed(ends))]

@@ -1,0 +1,48 @@
+"""Rates as people write them: `240/min`, `10/s`, `500/10s`, and `0` for none."""
+
+from __future__ import annotations
+
+import re
+
+from msgspec import Struct
+
+_UNITS = {
+    "s": 1,
+    "sec": 1,
+    "second": 1,
+    "m": 60,
+    "min": 60,
+    "minute": 60,
+    "h": 3600,
+    "hour": 3600,
+    "d": 86400,
+    "day": 86400,
+}
+_RATE = re.compile(r"\s*(\d{1,12})\s*/\s*(\d{1,6})?\s*([a-z]+)\s*", re.ASCII)
+
+RATE_HELP = "a rate such as `240/min`, `10/s`, `500/10s` (units s, min, h, day), or `0` for no limit"
+
+
+class Rate(Struct, frozen=True):
+    """At most `count` in each `seconds`. No limit is `None`, not a rate of nothing."""
+
+    count: int
+    seconds: int
+
+    def __str__(self) -> str:
+        return f"{self.count}/{self.seconds}s"
+
+    @property
+    def per_second(self) -> float:
+        return self.count / self.seconds
+
+
+def parse_rate(text: str) -> Rate | None:
+    """The rate, or None for `0`. Raises `ValueError` with what is allowed."""
+    if text.strip() == "0":
+        return None
+    match = _RATE.fullmatch(text)
+    seconds = int(match[2] or 1) * _UNITS.get(match[3], 0) if match else 0
+    if not match or not seconds or not int(match[1]):
+        raise ValueError(f"expected {RATE_HELP}")
+    return Rate(int(match[1]), seconds)

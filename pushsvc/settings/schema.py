@@ -1,0 +1,210 @@
+"""Every section and key of the configuration, its type, its bounds and its default.
+
+`config/example.toml` says the same in words for the operator; a test holds the two together. Spans are seconds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+from urllib.parse import urlsplit, urlunsplit
+
+from msgspec import Meta, Struct, field
+
+from ..errors import ConfigError
+from ..model import Scope
+from .rates import Rate
+
+Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
+Positive: TypeAlias = Annotated[float, Meta(gt=0)]
+NotNegative: TypeAlias = Annotated[float, Meta(ge=0)]
+Count: TypeAlias = Annotated[int, Meta(ge=1)]
+Name: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z",
+        description="1 to 64 letters, digits, `-` or `_`, beginning with a letter or digit",
+    ),
+]
+
+REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+
+
+class ServerSettings(Struct, frozen=True, kw_only=True):
+    """`[server]`: the HTTP API."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    processes: Count = 1
+    body_limit: Annotated[int, Meta(ge=1024)] = 4 * 1024 * 1024
+    """Bytes. 10,000 targets with FCM's long tokens make about 2.5 MB."""
+    shutdown_timeout: NotNegative = 30.0
+
+
+class RedisSettings(Struct, frozen=True, kw_only=True):
+    """`[redis]`: where the store is. Its password is left out of `repr`."""
+
+    url: str = ""
+    shards: Annotated[int, Meta(ge=1, le=256)] = 1
+    """Of each app, spread over the nodes of a cluster. One is right for a single server."""
+
+    def __post_init__(self) -> None:
+        scheme = urlsplit(self.url).scheme
+        if self.url and scheme not in REDIS_SCHEMES:
+            raise ValueError(f"url: expected empty or one of {', '.join(f'{name}://' for name in REDIS_SCHEMES)}")
+
+    @property
+    def shown(self) -> str:
+        """The URL without its password and without options, for logs and errors."""
+        parts = urlsplit(self.url)
+        host = parts.netloc.rpartition("@")[2]
+        return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+    def __repr__(self) -> str:
+        return f"RedisSettings(url={self.shown!r}, shards={self.shards})"
+
+
+class StoreSettings(Struct, frozen=True, kw_only=True):
+    """`[store]`: the embedded store, used where `redis.url` is empty."""
+
+    data_dir: Path = Path("var")
+    fsync: Literal["always", "everysec", "no"] = "everysec"
+
+
+class LoggingSettings(Struct, frozen=True, kw_only=True):
+    """`[logging]`"""
+
+    level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    format: Literal["auto", "json", "text"] = "auto"
+
+    @property
+    def json(self) -> bool | None:
+        """As `telemetry.configure_logging` takes it: None is by whether the stream is a terminal."""
+        return None if self.format == "auto" else self.format == "json"
+
+
+PARTS = ("dispatch", "feedback", "jobs")
+
+
+class MetricsSettings(Struct, frozen=True, kw_only=True):
+    """`[metrics]`: the listener of the parts that have no HTTP server of their own."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65533)] = 9464
+
+    def port_of(self, part: Literal["dispatch", "feedback", "jobs"]) -> int | None:
+        """The parts listen side by side from `port` on, so that all can run on one machine. None: not at all."""
+        return self.port + PARTS.index(part) if self.port else None
+
+
+class DispatchSettings(Struct, frozen=True, kw_only=True):
+    """`[dispatch]`: the processes that send."""
+
+    processes: Count = 1
+    drain_timeout: NotNegative = 25.0
+    chunk: Annotated[int, Meta(ge=1, le=5000)] = 500
+    """Targets of one queue entry: what is read, sent and settled together."""
+
+
+class QueueSettings(Struct, frozen=True, kw_only=True):
+    """`[queue]`: what the store holds at most, and for how long."""
+
+    max_pending: Count = 5_000_000
+    status_retention: Count = 7 * 86400
+    dead_letter_retention: Count = 30 * 86400
+    suppression_retention: Count = 180 * 86400
+    feedback_retention: Count = 30 * 86400
+
+
+class RetrySettings(Struct, frozen=True, kw_only=True):
+    """`[retry]`: when a delivery goes again, and when it is given up."""
+
+    attempts: Annotated[int, Meta(ge=1, le=100)] = 8
+    base: Positive = 1.0
+    cap: Positive = 900.0
+    request_timeout: Positive = 10.0
+    apns_5xx: NotNegative = 900.0
+    """Apple: "retry after 15 minutes"
+    (https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns)."""
+    fcm_429: NotNegative = 60.0
+    """Google: "default to 60 seconds" (https://firebase.google.com/docs/cloud-messaging/scale-fcm)."""
+
+    def __post_init__(self) -> None:
+        if self.base > self.cap:
+            raise ValueError("base: must not be greater than `cap`")
+
+
+class KeySettings(Struct, frozen=True, kw_only=True):
+    """`[[apps.NAME.keys]]`: an API key, as its hash."""
+
+    name: Name
+    sha256: Annotated[
+        str,
+        Meta(
+            pattern=r"^[0-9a-f]{64}\Z",
+            description="64 lower-case hex digits: the SHA-256 of the key's text, as `pushsvc keys new` shows it",
+        ),
+    ]
+    scopes: tuple[Scope, ...] = ("push",)
+
+
+class LimitsSettings(Struct, frozen=True, kw_only=True):
+    """`[apps.NAME.limits]`. None is no limit; written as text, see `parse_rate`."""
+
+    per_token: Rate | None = Rate(240, 60)
+    per_app: Rate | None = None
+    intake: Rate | None = None
+    on_exceed: Literal["delay", "drop"] = "delay"
+
+
+class WebhookSettings(Struct, frozen=True, kw_only=True):
+    """`[apps.NAME.webhook]`: where outcomes are told. Its secret is left out of `repr`."""
+
+    url: str = ""
+    secret: str = ""
+
+    def __post_init__(self) -> None:
+        if self.url and urlsplit(self.url).scheme not in ("http", "https"):
+            raise ValueError("url: expected empty, http:// or https://")
+
+    def __repr__(self) -> str:
+        return f"WebhookSettings(set={bool(self.url)})"
+
+
+class AppSettings(Struct, frozen=True, kw_only=True):
+    """`[apps.NAME]`: one app, its keys, and its account at each provider."""
+
+    name: str
+    keys: tuple[KeySettings, ...] = ()
+    providers: dict[str, Struct] = field(default_factory=dict)
+    """By platform, each the provider's own `Config`: `[apps.NAME.apns]`, `[apps.NAME.fcm]`."""
+    limits: LimitsSettings = LimitsSettings()
+    webhook: WebhookSettings = WebhookSettings()
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """The whole configuration."""
+
+    server: ServerSettings = ServerSettings()
+    redis: RedisSettings = RedisSettings()
+    store: StoreSettings = StoreSettings()
+    logging: LoggingSettings = LoggingSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    dispatch: DispatchSettings = DispatchSettings()
+    queue: QueueSettings = QueueSettings()
+    retry: RetrySettings = RetrySettings()
+    apps: dict[str, AppSettings] = field(default_factory=dict)
+    file: Path | None = None
+    """Where it was read from; not a key."""
+
+    def require_apps(self) -> None:
+        """Raises `ConfigError` where there is nothing to serve."""
+        where = str(self.file) if self.file else "the configuration"
+        if not self.apps:
+            raise ConfigError("apps", f"{where} names no app", "add a section [apps.NAME]; see config/example.toml")
+        if bare := [name for name, app in self.apps.items() if not app.providers]:
+            raise ConfigError(
+                f"apps.{bare[0]}",
+                "the app has no provider",
+                f"add [apps.{bare[0]}.apns] or [apps.{bare[0]}.fcm]; see config/example.toml",
+            )

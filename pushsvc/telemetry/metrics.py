@@ -1,0 +1,161 @@
+"""The metrics of pushsvc, their exposition, and a small listener for processes that serve nothing else.
+
+They are module-level `prometheus_client` objects, so that a stage imports the one it counts with and nothing else.
+`labels()` costs a lock and a dictionary look-up each time: keep the child where it is used often.
+
+Where the environment names a folder in `PROMETHEUS_MULTIPROC_DIR` before this module is imported, each process
+keeps its values in files there and `exposition()` in any of them shows the sum over all: that is how one scrape of
+the API shows a whole `pushsvc up` (https://prometheus.github.io/client_python/multiprocess/). A gauge says below
+how it is summed; all of them are of the living processes only, which is why whoever starts the processes calls
+`mark_process_dead(pid, folder)` when one has ended.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
+
+from ..errors import ConfigError
+from .logs import get_logger
+
+REQUESTS = Counter("pushsvc_requests_total", "HTTP requests answered.", ["app", "route", "status"])
+ACCEPTED = Counter("pushsvc_accepted_total", "Deliveries accepted into the queue.", ["app"])
+DELIVERIES = Counter(
+    "pushsvc_deliveries_total", "Deliveries that ended, by how.", ["app", "platform", "outcome", "reason"]
+)
+ATTEMPTS = Counter("pushsvc_attempts_total", "Answers of the providers, by kind.", ["app", "platform", "result"])
+QUEUE_PENDING = Gauge(
+    "pushsvc_queue_pending",
+    "Deliveries that wait in a lane; read from Redis by the process that is scraped.",
+    ["lane"],
+    multiprocess_mode="livemostrecent",
+)
+RETRY_PENDING = Gauge(
+    "pushsvc_retry_pending",
+    "Deliveries that wait for their retry; read from Redis by the process that is scraped.",
+    multiprocess_mode="livemostrecent",
+)
+DEAD_LETTERS = Gauge(
+    "pushsvc_dead_letters",
+    "Dead letters kept; read from Redis by the process that is scraped.",
+    ["app"],
+    multiprocess_mode="livemostrecent",
+)
+PROVIDER_SECONDS = Histogram(
+    "pushsvc_provider_seconds",
+    "Seconds from a request to the provider's answer.",
+    ["app", "platform"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)
+DELIVERY_SECONDS = Histogram(
+    "pushsvc_delivery_seconds",
+    "Seconds from acceptance to the provider's answer.",
+    ["app", "platform", "lane"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0),
+)
+ROUTE_HELD = Gauge(
+    "pushsvc_route_held",
+    "1 while any dispatcher holds the route for this reason, else 0.",
+    ["app", "platform", "reason"],
+    multiprocess_mode="livemax",
+)
+PRUNED = Counter("pushsvc_pruned_total", "Tokens that were pruned or suppressed.", ["app", "platform", "reason"])
+CREDENTIAL_EXPIRY = Gauge(
+    "pushsvc_credential_expiry_seconds",
+    # An instant does not go stale between two looks at the certificate, a remaining span would.
+    "Unix time at which a credential of the route expires; subtract time().",
+    ["app", "platform"],
+    multiprocess_mode="livemin",
+)
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+"""The `Content-Type` of `exposition()`."""
+
+MULTIPROCESS_ENV: Final = "PROMETHEUS_MULTIPROC_DIR"
+
+# prometheus_client decides where values live when it is imported, and never again.
+_MULTIPROCESS = MULTIPROCESS_ENV in os.environ
+
+
+def exposition() -> bytes:
+    """Every metric in Prometheus' text format: of this process, or of all that share the multiprocess folder."""
+    if not _MULTIPROCESS:
+        return generate_latest(REGISTRY)
+    # A registry of its own each time: it holds only what the files say now.
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client leaves it untyped
+    return generate_latest(registry)
+
+
+def prepare_multiprocess(folder: Path) -> dict[str, str]:
+    """Empty `folder` of an earlier run's values and return the environment that the processes need.
+
+    Files of dead processes are kept while a run lasts, because their counters still count; across runs they would
+    make the counters of a process id that comes up again start anywhere.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.glob("*.db"):
+        file.unlink(missing_ok=True)
+    return {MULTIPROCESS_ENV: str(folder)}
+
+
+def mark_process_dead(pid: int, folder: Path) -> None:
+    """Forget the gauges of a process that has ended; its counters stay."""
+    multiprocess.mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]  # as above
+
+
+@asynccontextmanager
+async def serve_metrics(
+    host: str, port: int, *, refresh: Callable[[], Awaitable[None]] | None = None
+) -> AsyncIterator[int]:
+    """Serve `/metrics` and `/healthz` while the block lasts; yields the port (`port` 0 takes a free one).
+
+    `refresh` runs before each exposition: it sets the gauges that are read from Redis. When it fails, the scrape
+    still answers, with the gauges as they were.
+    Raises `ConfigError` when the address cannot be bound.
+    """
+    # Commands that serve nothing do not pay for this import.
+    from aiohttp import web
+
+    log = get_logger("telemetry")
+
+    async def metrics(_: web.Request) -> web.Response:
+        if refresh is not None:
+            try:
+                await refresh()
+            except Exception as error:
+                log.warning("metrics_refresh_failed", error=repr(error))
+        return web.Response(body=exposition(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz)])
+    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigError(
+                "metrics.port", f"cannot listen on {host}:{port}: {error.strerror}", "choose another port, 0 for none"
+            ) from None
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,299 @@
+"""The configuration: what loads, and what each fault is called."""
+
+# ruff: noqa: E501  # golden tables: one row a line is easier to read than none too long
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Struct, structs
+
+from pushsvc.errors import ConfigError
+from pushsvc.providers import REGISTRY
+from pushsvc.settings import LimitsSettings, Rate, RedisSettings, Settings, WebhookSettings, load, parse_rate
+
+EXAMPLE = Path(__file__).parents[2] / "config" / "example.toml"
+
+
+class FakeApns(Struct, frozen=True, kw_only=True):
+    """As a provider would declare its section."""
+
+    key_id: str
+    key_file: str = ""
+    window: int = 10
+
+    def __post_init__(self) -> None:
+        if self.key_id == "bad":
+            raise ValueError("key_id: not known at Apple")
+
+
+PROVIDERS: dict[str, type[Struct]] = {"apns": FakeApns}
+HASH = "ab" * 32
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "pushsvc.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def loaded(folder: Path, text: str, **environ: str) -> Settings:
+    return load(written(folder, text), environ, providers=PROVIDERS)
+
+
+def refused(folder: Path, text: str, **environ: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        loaded(folder, text, **environ)
+    return str(caught.value)
+
+
+def test_nothing_at_all_is_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load(None, {"HOME": "/root", "PUSHSVC_CONFIG": "ignored here"}, providers=PROVIDERS)
+    assert settings == Settings(store=structs.replace(settings.store, data_dir=tmp_path / "var"))
+    assert settings.server.port == 8080
+    assert settings.apps == {}
+
+
+def test_serving_needs_an_app_with_a_provider(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^apps: .*names no app \(add a section \[apps\.NAME\]"):
+        loaded(tmp_path, "").require_apps()
+    with pytest.raises(ConfigError, match=r"^apps\.shop: the app has no provider \(add \[apps\.shop\.apns\]"):
+        loaded(tmp_path, "[apps.shop]").require_apps()
+    loaded(tmp_path, '[apps.shop.apns]\nkey_id = "K"').require_apps()
+
+
+def test_a_whole_app(tmp_path: Path) -> None:
+    settings = loaded(
+        tmp_path,
+        f"""
+        [store]
+        data_dir = "data"
+        [apps.shop]
+        [[apps.shop.keys]]
+        name = "backend"
+        sha256 = "{HASH}"
+        scopes = ["push", "devices"]
+        [apps.shop.apns]
+        key_id = "K"
+        key_file = "keys/a.p8"
+        [apps.shop.limits]
+        per_app = "500/10s"
+        per_token = "0"
+        on_exceed = "drop"
+        [apps.shop.webhook]
+        url = "https://example.com/hook"
+        secret = "s3cr3t"
+        """,
+    )
+    app = settings.apps["shop"]
+    assert app.name == "shop"
+    assert [(key.name, key.sha256, key.scopes) for key in app.keys] == [("backend", HASH, ("push", "devices"))]
+    assert app.providers == {"apns": FakeApns(key_id="K", key_file=str(tmp_path / "keys" / "a.p8"))}
+    assert app.limits == LimitsSettings(per_token=None, per_app=Rate(500, 10), intake=None, on_exceed="drop")
+    assert app.webhook == WebhookSettings(url="https://example.com/hook", secret="s3cr3t")
+    assert settings.store.data_dir == tmp_path / "data"
+    assert settings.file == tmp_path / "pushsvc.toml"
+    assert "s3cr3t" not in repr(settings)
+
+
+def test_paths_absolute_home_and_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+
+    def key_file(text: str) -> str:
+        app = loaded(tmp_path, f'[apps.a.apns]\nkey_id = "K"\nkey_file = "{text}"').apps["a"]
+        config = app.providers["apns"]
+        assert isinstance(config, FakeApns)
+        return config.key_file
+
+    assert key_file("/etc/a.p8") == "/etc/a.p8"
+    assert key_file("~/a.p8") == "/home/me/a.p8"
+    assert key_file("") == ""
+
+
+FAULTS = [
+    # (TOML, the whole error text less the folder of the file)
+    ("[server]\nprot = 1", "server.prot: unknown key, did you mean `port`? (in FILE)"),
+    ("[server]\nport = '80'", "server.port: expected a whole number from 0 to 65535, found '80' (in FILE)"),
+    ("[server]\nport = 70000", "server.port: expected a whole number from 0 to 65535, found 70000 (in FILE)"),
+    ("[server]\nport = true", "server.port: expected a whole number from 0 to 65535, found true (in FILE)"),
+    ("server = 1", "server: expected a section [server], found 1 (in FILE)"),
+    ("[servers]", "servers: unknown section, did you mean `server`? (in FILE)"),
+    (
+        "[zzz]",
+        "zzz: unknown section, known: apps, dispatch, logging, metrics, queue, redis, retry, server, store (in FILE)",
+    ),
+    (
+        "[logging]\nlevel = 'loud'",
+        "logging.level: expected one of debug, info, warning, error, critical, found 'loud' (in FILE)",
+    ),
+    ("[retry]\ncap = 0", "retry.cap: expected a number greater than 0, found 0 (in FILE)"),
+    ("[retry]\nbase = nan\n", "retry.base: expected a number greater than 0, found nan (in FILE)"),
+    ("[retry]\nbase = 9\ncap = 3", "retry.base: must not be greater than `cap` (in FILE)"),
+    ("[dispatch]\nchunk = 0", "dispatch.chunk: expected a whole number from 1 to 5000, found 0 (in FILE)"),
+    (
+        "[redis]\nurl = 'http://me:hunter22@host'",
+        "redis.url: expected empty or one of redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, "
+        "redis+cluster://, rediss+cluster:// (in FILE)",
+    ),
+    ("apps = 3", "apps: expected sections [apps.NAME], found 3 (in FILE)"),
+    (
+        "[apps.'a b']",
+        "apps.a b: expected 1 to 64 letters, digits, `-` or `_`, beginning with a letter or digit, found 'a b' (in FILE)",
+    ),
+    ("[apps.a]\napsn = 1", "apps.a.apsn: unknown key, did you mean `apns`? (in FILE)"),
+    ("[apps.a.apns]", "apps.a.apns.key_id: missing, expected a text (in FILE)"),
+    ("[apps.a.apns]\nkey_id = 'bad'", "apps.a.apns.key_id: not known at Apple (in FILE)"),
+    ("[apps.a.apns]\nkey_id = 'K'\nkey_fil = ''", "apps.a.apns.key_fil: unknown key, did you mean `key_file`? (in FILE)"),
+    ("[apps.a]\nkeys = 'x'", "apps.a.keys: expected a list of sections [[apps.a.keys]], found a text of 1 characters (in FILE)"),
+    (
+        "[[apps.a.keys]]\nname = 'k'\nsha256 = 'my-real-key'",
+        "apps.a.keys[0].sha256: expected 64 lower-case hex digits: the SHA-256 of the key's text, as `pushsvc keys new` "
+        "shows it, found a text of 11 characters (in FILE)",
+    ),
+    (
+        f"[[apps.a.keys]]\nname = 'k'\nsha256 = '{HASH}'\nscopes = ['push', 'root']",
+        "apps.a.keys[0].scopes: expected a list of which each is one of push, devices, feedback, admin, found a list "
+        "(in FILE)",
+    ),
+    (
+        f"[[apps.a.keys]]\nname = 'k'\nsha256 = '{HASH}'\n[[apps.b.keys]]\nname = 'k'\nsha256 = '{HASH}'",
+        "apps.b.keys[0].sha256: the same key as apps.a.keys[0]; each key belongs to one app, once (in FILE)",
+    ),
+    (
+        "[apps.a.limits]\nper_app = 'fast'",
+        "apps.a.limits.per_app: expected a rate such as `240/min`, `10/s`, `500/10s` (units s, min, h, day), or `0` for "
+        "no limit, found 'fast' (in FILE)",
+    ),
+    ("[apps.a.webhook]\nurl = 'ftp://x'", "apps.a.webhook.url: expected empty, http:// or https:// (in FILE)"),
+    ("[apps.a.webhook]\nsecret = 12", "apps.a.webhook.secret: expected a text, found a number (in FILE)"),
+    ("file = 'x'", "file: unknown section, known: apps, dispatch, logging, metrics, queue, redis, retry, server, store (in FILE)"),
+    ("x = ", "FILE: not valid TOML: Invalid value (at line 1, column 5) (see https://toml.io/en/v1.0.0)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "error"), FAULTS, ids=[error.partition(":")[0] for _, error in FAULTS])
+def test_a_fault_says_where_what_and_what_is_allowed(tmp_path: Path, text: str, error: str) -> None:
+    told = refused(tmp_path, text).replace(str(tmp_path / "pushsvc.toml"), "FILE")
+    # tomllib words its errors a little differently from version to version.
+    if "not valid TOML" in error:
+        assert told.startswith("FILE: not valid TOML: Invalid value")
+    else:
+        assert told == error
+
+
+def test_all_faults_at_once(tmp_path: Path) -> None:
+    told = refused(
+        tmp_path, "[server]\nport = -1\nhots = ''\n[apps.a.apns]\nwindow = 'x'\n[nope]", PUSHSVC__RETRY__BASE="soon"
+    )
+    assert told.splitlines() == [
+        f"{tmp_path / 'pushsvc.toml'}: 6 faults",
+        "  nope: unknown section, known: apps, dispatch, logging, metrics, queue, redis, retry, server, store",
+        "  server.hots: unknown key, did you mean `host`?",
+        "  server.port: expected a whole number from 0 to 65535, found -1",
+        "  retry.base (from PUSHSVC__RETRY__BASE): expected a number greater than 0, found 'soon'",
+        "  apps.a.apns.key_id: missing, expected a text",
+        "  apps.a.apns.window: expected a whole number, found 'x'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "no such file"), (b"\xff\xfe", "not UTF-8 at byte 0"), (b"a = 1\na = 2", "not valid TOML")],
+)
+def test_an_unreadable_file(tmp_path: Path, content: bytes | None, told: str) -> None:
+    file = tmp_path / "x.toml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError, match=told) as caught:
+        load(file, {}, providers=PROVIDERS)
+    assert caught.value.path == str(file)
+
+
+def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        load(tmp_path, {}, providers=PROVIDERS)
+
+
+def test_the_redis_password_is_never_shown(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, "[redis]\nurl = 'rediss://me:hunter22@host:6380/2?ssl_ca_certs=x'")
+    assert settings.redis.shown == "rediss://host:6380/2"
+    assert "hunter22" not in repr(settings)
+    assert settings.redis == RedisSettings(url="rediss://me:hunter22@host:6380/2?ssl_ca_certs=x")
+    assert "hunter22" not in refused(tmp_path, "[redis]\nurl = 'http://me:hunter22@host'")
+    assert "hunter22" not in refused(tmp_path, "[redis]\nurls = 'redis://me:hunter22@host'")
+
+
+RATES = [
+    ("240/min", Rate(240, 60)),
+    ("10/s", Rate(10, 1)),
+    (" 10 / second ", Rate(10, 1)),
+    ("500/10s", Rate(500, 10)),
+    ("7/2h", Rate(7, 7200)),
+    ("1/day", Rate(1, 86400)),
+    ("0", None),
+    (" 0 ", None),
+]
+
+
+@pytest.mark.parametrize(("text", "rate"), RATES)
+def test_rates(text: str, rate: Rate | None) -> None:
+    assert parse_rate(text) == rate
+    if rate:
+        assert parse_rate(str(rate)) == rate
+        assert rate.per_second == rate.count / rate.seconds
+
+
+@given(st.text(alphabet="0123456789/ smhdinMS.-+e", max_size=12))
+def test_a_rate_parses_or_is_refused(text: str) -> None:
+    try:
+        rate = parse_rate(text)
+    except ValueError:
+        return  # Its words are tested below.
+    assert rate is None or (rate.count > 0 and rate.seconds > 0)
+
+
+@pytest.mark.parametrize("text", ["", "240", "/s", "240/", "240/fortnight", "-1/s", "1.5/s", "0/s", "1/0s", "²/s"])
+def test_not_a_rate(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a rate such as"):
+        parse_rate(text)
+
+
+def test_the_example_loads() -> None:
+    settings = load(EXAMPLE, {}, providers={platform: kind.config for platform, kind in REGISTRY.items()})
+    assert list(settings.apps) == ["shop"]
+    assert set(settings.apps["shop"].providers) == set(REGISTRY)
+    settings.require_apps()
+
+
+def test_the_example_documents_every_key_with_its_default() -> None:
+    text = EXAMPLE.read_text(encoding="utf-8")
+    example = tomllib.loads(text)
+    defaults = Settings()
+    for section in structs.fields(Settings):
+        if section.name in ("apps", "file"):
+            continue
+        plain = getattr(defaults, section.name)
+        want = {field.name: getattr(plain, field.name) for field in structs.fields(plain)}
+        want |= {name: str(value) for name, value in want.items() if isinstance(value, Path)}
+        assert example[section.name] == want, section.name
+    shop = example["apps"]["shop"]
+    assert set(shop["keys"][0]) == {"name", "sha256", "scopes"}
+    assert shop["limits"] == {"per_token": "240/min", "per_app": "0", "intake": "0", "on_exceed": "delay"}
+    assert shop["webhook"] == {"url": "", "secret": ""}
+    for platform, kind in REGISTRY.items():
+        written_there = text.partition(f"[apps.shop.{platform}]\n")[2].partition("\n[")[0]
+        for field in structs.fields(kind.config):
+            # Switched off where it excludes another.
+            assert re.search(rf"^(# )?{field.name} = ", written_there, re.MULTILINE), f"{platform}.{field.name}"
+            if isinstance(field.default, int | float):
+                assert shop[platform][field.name] == field.default, f"{platform}.{field.name}"
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        if line and not line.startswith(("#", "[")):
+            assert lines[number - 1].startswith("#"), f"no comment above line {number + 1}: {line}"

@@ -1,0 +1,152 @@
+"""`PUSHSVC__..` over the file."""
+
+# ruff: noqa: E501  # golden tables: one row a line is easier to read than none too long
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Struct
+
+from pushsvc.errors import ConfigError
+from pushsvc.settings import Rate, Settings, load
+
+
+class FakeApns(Struct, frozen=True, kw_only=True):
+    key_id: str = ""
+    window: int = 10
+    share: float | None = None
+    sandbox: bool = False
+
+
+PROVIDERS: dict[str, type[Struct]] = {"apns": FakeApns}
+HASH = "cd" * 32
+
+
+def loaded(folder: Path, text: str, **environ: str) -> Settings:
+    file = folder / "pushsvc.toml"
+    file.write_text(text, encoding="utf-8")
+    return load(file, environ, providers=PROVIDERS)
+
+
+def refused(folder: Path, text: str, **environ: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        loaded(folder, text, **environ)
+    return str(caught.value)
+
+
+def apns(settings: Settings, app: str) -> FakeApns:
+    config = settings.apps[app].providers["apns"]
+    assert isinstance(config, FakeApns)
+    return config
+
+
+def test_values_are_read_by_the_type_of_their_key(tmp_path: Path) -> None:
+    settings = loaded(
+        tmp_path,
+        "[server]\nport = 1",
+        PUSHSVC__SERVER__PORT="9000",
+        PUSHSVC__SERVER__HOST="8",
+        PUSHSVC__RETRY__BASE="0.5",
+        PUSHSVC__STORE__DATA_DIR="d",
+        PUSHSVC__APPS__SHOP__APNS__SANDBOX="yes",
+        PUSHSVC__APPS__SHOP__APNS__SHARE="0.25",
+        PUSHSVC__APPS__SHOP__APNS__KEY_ID="0123",
+        PUSHSVC__APPS__SHOP__LIMITS__INTAKE="5/s",
+    )
+    assert (settings.server.port, settings.server.host, settings.retry.base) == (9000, "8", 0.5)
+    assert settings.store.data_dir == tmp_path / "d"
+    assert apns(settings, "shop") == FakeApns(key_id="0123", sandbox=True, share=0.25)
+    assert settings.apps["shop"].limits.intake == Rate(5, 1)
+
+
+def test_a_dash_in_an_app_is_an_underscore_in_the_environment(tmp_path: Path) -> None:
+    settings = loaded(
+        tmp_path,
+        "[apps.My-App.apns]\n[apps.my.apns]\n[apps.my__app_2.apns]",
+        PUSHSVC__APPS__MY_APP__APNS__KEY_ID="dashed",
+        PUSHSVC__APPS__MY__APNS__KEY_ID="short",
+        PUSHSVC__APPS__MY__APP_2__APNS__KEY_ID="longest",
+        PUSHSVC__APPS__NEW_ONE__APNS__KEY_ID="new",
+    )
+    assert {name: apns(settings, name).key_id for name in settings.apps} == {
+        "My-App": "dashed",
+        "my": "short",
+        "my__app_2": "longest",
+        "new_one": "new",
+    }
+
+
+def test_a_name_that_fits_two_apps_is_refused(tmp_path: Path) -> None:
+    told = refused(tmp_path, "[apps.a-b.apns]\n[apps.a_b.apns]", PUSHSVC__APPS__A_B__APNS__KEY_ID="x")
+    assert told == "PUSHSVC__APPS__A_B__APNS__KEY_ID: fits more than one app: a-b, a_b; set it in the file"
+
+
+def test_lists_and_sections(tmp_path: Path) -> None:
+    settings = loaded(
+        tmp_path,
+        f"[[apps.a.keys]]\nname = 'first'\nsha256 = '{HASH}'",
+        PUSHSVC__APPS__A__KEYS__0__SCOPES="push, devices",
+        PUSHSVC__APPS__A__KEYS__1__NAME="second",
+        PUSHSVC__APPS__A__KEYS__1__SHA256="ef" * 32,
+        PUSHSVC__APPS__A__KEYS__1__SCOPES='["admin"]',
+        PUSHSVC__APPS__B__APNS='{"key_id": "whole", "window": 3}',
+        PUSHSVC__APPS__B__APNS__WINDOW="4",
+        PUSHSVC__APPS__C="{}",
+        PUSHSVC__APPS__D__KEYS=f'[{{"name": "json", "sha256": "{"12" * 32}"}}]',
+    )
+    assert [(key.name, key.scopes) for key in settings.apps["a"].keys] == [
+        ("first", ("push", "devices")),
+        ("second", ("admin",)),
+    ]
+    assert apns(settings, "b") == FakeApns(key_id="whole", window=4)
+    assert settings.apps["c"].providers == {}
+    assert [key.name for key in settings.apps["d"].keys] == ["json"]
+
+
+FAULTS = [
+    ("PUSHSVC__SERVER__PROT", "1", "PUSHSVC__SERVER__PROT: no such key `server.prot`, did you mean `port`?"),
+    ("PUSHSVC__SEVER__PORT", "1", "PUSHSVC__SEVER__PORT: no such key `sever`, did you mean `server`?"),
+    ("PUSHSVC__SERVER__PORT__X", "1", "PUSHSVC__SERVER__PORT__X: `server.port` is a value and has no keys of its own"),
+    ("PUSHSVC__SERVER__PORT", "x", "server.port (from PUSHSVC__SERVER__PORT): expected a whole number from 0 to 65535, found 'x'"),
+    ("PUSHSVC__SERVER", "[1", "PUSHSVC__SERVER: expected a section as JSON: Input data was truncated, found '[1'"),
+    ("PUSHSVC__SERVER", '{"port": "x"}', "server.port (from PUSHSVC__SERVER): expected a whole number from 0 to 65535, found 'x'"),
+    ("PUSHSVC__APPS__A__APNS__SANDBOX", "maybe", "apps.a.apns.sandbox (from PUSHSVC__APPS__A__APNS__SANDBOX): expected true or false, found 'maybe'"),
+    ("PUSHSVC__APPS__A__KEYS__5__NAME", "x", "PUSHSVC__APPS__A__KEYS__5__NAME: expected a number from 0 to 0 after KEYS__, and then a key"),
+    ("PUSHSVC__APPS__A__KEYS__0", "{}", "PUSHSVC__APPS__A__KEYS__0: expected a number from 0 to 0 after KEYS__, and then a key"),
+    ("PUSHSVC__APPS__A__APSN__KEY_ID", "x", "PUSHSVC__APPS__A__APSN__KEY_ID: no such key `apps.a.apsn`, did you mean `apns`?"),
+    ("PUSHSVC__FILE", "x", "PUSHSVC__FILE: no such key `file`, known: apps, dispatch, logging, metrics, queue, redis, retry, server, store"),
+    ("PUSHSVC__APPS__A__WEBHOOK__SECRET__X", "hush", "PUSHSVC__APPS__A__WEBHOOK__SECRET__X: `apps.a.webhook.secret` is a value and has no keys of its own"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("variable", "text", "error"), FAULTS, ids=[row[0] for row in FAULTS])
+def test_a_fault_names_the_variable(tmp_path: Path, variable: str, text: str, error: str) -> None:
+    assert refused(tmp_path, "", **{variable: text}) == error
+
+
+def test_a_section_that_the_file_has_wrong_is_reported_once(tmp_path: Path) -> None:
+    told = refused(tmp_path, "server = 'x'", PUSHSVC__SERVER__PORT="1")
+    assert told.startswith("server: expected a section [server], found 'x'")
+
+
+def test_other_variables_are_left_alone(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "", PUSHSVC_URL="x", PUSHSVC_KEY="y", PUSHSVC="z", PATH="/bin").apps == {}
+
+
+_names = st.lists(
+    st.sampled_from(["SERVER", "PORT", "APPS", "A", "APNS", "KEY_ID", "KEYS", "0", "", "LIMITS", "É"]), max_size=6
+)
+
+
+@given(st.dictionaries(_names.map(lambda names: "PUSHSVC__" + "__".join(names)), st.text(max_size=8), max_size=4))
+def test_any_environment_loads_or_is_refused(environ: dict[str, str]) -> None:
+    """No environment makes anything but settings or a `ConfigError`."""
+    try:
+        settings = load(None, environ, providers=PROVIDERS)
+    except ConfigError:
+        return
+    assert isinstance(settings, Settings)
