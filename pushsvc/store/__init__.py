@@ -1,0 +1,33 @@
+"""Redis behind the ports: `open_store` is the door, `MemoryStore` its twin for tests.
+
+How the parts stand to one another::
+
+    open_store ── Store ─┬─ pushes    accept (group commit), status, deliveries, cancel     pushes.py
+                         ├─ queue     take, settle, promote, reclaim, beat                  queue.py
+                         ├─ receipts  take, record, events                                  receipts.py
+                         ├─ keys      API keys                                              keyring.py
+                         └─ gauges()  figures for metrics and `stats`                       gauges.py
+                              │
+                              └── link.py (round trips, faults) ── scripts.py (*.lua) ── connect.py (URL to client)
+
+`keys.py` holds every key with its type, TTL and meaning in one table. `embedded.py` runs the server of one machine.
+"""
+
+from .config import StoreConfig
+from .embedded import attach_embedded, open_embedded
+from .gauges import AppGauges, Gauges
+from .hashing import token_hash
+from .memory import MemoryStore
+from .opening import Store, open_store
+
+__all__ = [
+    "open_store",
+    "Store",
+    "StoreConfig",
+    "MemoryStore",
+    "Gauges",
+    "AppGauges",
+    "open_embedded",
+    "attach_embedded",
+    "token_hash",
+]

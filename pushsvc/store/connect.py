@@ -1,0 +1,179 @@
+"""A Redis URL becomes a client with sane limits; whatever goes wrong on the wire becomes a `StoreError`, here alone.
+
+`redis://`, `rediss://` (TLS) and `unix://` are redis-py's own forms. `redis+sentinel://host:port,host2/master/db` asks
+the sentinels for the master (`rediss+sentinel://` speaks TLS to it; user and password are the master's, those of the
+sentinels go into `?sentinel_username=..&sentinel_password=..`). `redis+cluster://host:port,host2` is a Redis Cluster.
+
+redis-py's defaults are not used for three reasons: a read times out after 5 s, which breaks blocking reads; a failed
+command is tried up to 10 times, which turns a dead server into a minute's silence; and a pool that is used up raises
+instead of waiting. A command whose connection broke is tried once more, because each step of the store may run twice
+without harm. A read of a stream is the exception: it is never repeated here, see `queue.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+from redis import exceptions as faults
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import ConstantBackoff, NoBackoff
+
+from ..errors import ConfigError, StoreError, StoreUnavailable
+
+Client: TypeAlias = Redis | RedisCluster
+
+SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+_FORMS = (
+    "redis://host:6379/0, rediss://.., unix:///path, redis+sentinel://host:26379,host2/master/0, redis+cluster://.."
+)
+_CONNECTIONS = 64
+"""More round trips at once do not make one Redis faster; who comes next waits for a free connection."""
+
+_UNAVAILABLE = (
+    faults.ConnectionError,
+    faults.TimeoutError,
+    faults.BusyLoadingError,
+    faults.ReadOnlyError,
+    faults.OutOfMemoryError,
+    faults.NoPermissionError,
+    faults.ClusterError,
+    faults.RedisClusterException,
+    faults.TryAgainError,
+    faults.MovedError,
+    OSError,
+    TimeoutError,
+)
+_UNAVAILABLE_CODES = (
+    "MISCONF",
+    "NOREPLICAS",
+    "LOADING",
+    "MASTERDOWN",
+    "BUSY",
+    "UNBLOCKED",
+    "OOM",
+    "NOAUTH",
+    "READONLY",
+)
+
+
+@contextmanager
+def store_faults() -> Iterator[None]:
+    """Turn redis-py's exceptions into `StoreUnavailable` or, for what is not a matter of reach, `StoreError`."""
+    try:
+        yield
+    except _UNAVAILABLE as error:
+        raise StoreUnavailable(f"Redis is not available: {_short(error)}") from error
+    except faults.RedisError as error:
+        text = _short(error)
+        kind = StoreUnavailable if text.startswith(_UNAVAILABLE_CODES) else StoreError
+        raise kind(f"Redis refused: {text}") from error
+
+
+def _short(error: BaseException) -> str:
+    # Redis quotes the arguments of a command that it does not know, and an argument may hold a token.
+    text = str(error).split(", with args", 1)[0][:200]
+    return text or type(error).__name__
+
+
+def open_redis(url: str, *, name: str, timeout: float = 5.0, blocking: bool = False) -> Client:
+    """A client, not yet connected. `blocking` is for reads that wait: no time limit, no second try, as many
+    connections as there are readers. Raises ConfigError for a URL that cannot be meant.
+    """
+    scheme = url.partition("://")[0]
+    if scheme not in SCHEMES:
+        raise ConfigError("redis.url", "not the URL of a Redis", f"use one of {_FORMS}")
+    options: dict[str, Any] = {
+        "client_name": _client_name(name),
+        "protocol": 2,
+        "socket_connect_timeout": timeout,
+        "socket_timeout": None if blocking else timeout,
+        "retry": Retry(NoBackoff(), 0) if blocking else Retry(ConstantBackoff(0.05), 1, (faults.ConnectionError,)),
+    }
+    try:
+        if scheme.endswith("+cluster"):
+            return _open_cluster(url, options)
+        if scheme != "unix":
+            options["socket_keepalive"] = True
+        if scheme.endswith("+sentinel"):
+            return _open_sentinel(url, options)
+        if blocking:
+            return Redis.from_pool(ConnectionPool.from_url(url, max_connections=100_000, **options))
+        return Redis.from_pool(
+            BlockingConnectionPool.from_url(url, max_connections=_CONNECTIONS, timeout=timeout, **options)
+        )
+    except (ValueError, KeyError) as error:
+        # The URL may hold a password, so the error names what is wrong but does not quote it.
+        raise ConfigError("redis.url", f"cannot be read ({type(error).__name__})", f"use one of {_FORMS}") from None
+
+
+async def close_redis(client: Client) -> None:
+    """Close the client, and with it the connections to the sentinels that it asked: redis-py leaves those open."""
+    await client.aclose()
+    pool = None if isinstance(client, RedisCluster) else client.connection_pool
+    if isinstance(pool, SentinelConnectionPool):
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
+
+
+def _client_name(name: str) -> str:
+    """CLIENT SETNAME takes printable ASCII without spaces."""
+    return "".join(char if "!" <= char <= "~" else "-" for char in f"pushsvc:{name}")
+
+
+def _nodes(netloc: str, port: int) -> list[tuple[str, int]]:
+    """`host:port,host2` as pairs; raises ValueError."""
+    nodes = []
+    for part in netloc.rpartition("@")[2].split(","):
+        split = urlsplit(f"//{part}")
+        if not split.hostname:
+            raise ValueError("a host is missing")
+        nodes.append((split.hostname, split.port or port))
+    return nodes
+
+
+def _credentials(netloc: str) -> dict[str, str]:
+    user, _, password = netloc.rpartition("@")[0].partition(":")
+    found = {"username": unquote(user), "password": unquote(password)}
+    return {key: value for key, value in found.items() if value}
+
+
+def _tls_and_rest(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The URL's path, and its query read as redis-py reads that of a plain URL."""
+    parts = urlsplit(url)
+    query = urlencode([(key, value) for key, value in parse_qsl(parts.query) if not key.startswith("sentinel_")])
+    scheme = "rediss" if parts.scheme.startswith("rediss") else "redis"
+    extra: dict[str, Any] = dict(parse_url(urlunsplit((scheme, "host", "", query, ""))))
+    del extra["host"]
+    if extra.pop("connection_class", None) is not None:
+        extra["ssl"] = True
+    return parts.path, {**options, **extra, **_credentials(parts.netloc)}
+
+
+def _open_sentinel(url: str, options: dict[str, Any]) -> Redis:
+    parts = urlsplit(url)
+    path, kwargs = _tls_and_rest(url, options)
+    master, _, db = path.strip("/").partition("/")
+    if not master:
+        raise ConfigError(
+            "redis.url", "the name of the sentinels' master is missing", "redis+sentinel://host:26379/mymaster/0"
+        )
+    own = {key[len("sentinel_") :]: value for key, value in parse_qsl(parts.query) if key.startswith("sentinel_")}
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py gives it no types
+        _nodes(parts.netloc, 26379),
+        sentinel_kwargs={"socket_timeout": options["socket_connect_timeout"], "protocol": 2, **own},
+    )
+    client: Redis = sentinel.master_for(unquote(master), db=int(db or 0), max_connections=100_000, **kwargs)
+    return client
+
+
+def _open_cluster(url: str, options: dict[str, Any]) -> RedisCluster:
+    _, kwargs = _tls_and_rest(url, options)
+    nodes = [ClusterNode(host, port) for host, port in _nodes(urlsplit(url).netloc, 6379)]
+    return RedisCluster(startup_nodes=nodes, max_connections=100_000, **kwargs)

@@ -1,0 +1,46 @@
+"""A dead letter: what is needed to list a delivery that failed for good, and to send it again.
+
+The message is not in it: `ps:T:m:<push id>` keeps it once a push and platform. The form is versioned as codec's are.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from ..codec import VERSION, CodecError
+from ..model import Platform, Target
+
+
+class DeadLetter(Struct, frozen=True, array_like=True):
+    """One delivery that failed for good. `at` is Unix milliseconds."""
+
+    push_id: str
+    platform: Platform
+    target: Target
+    token_hash: str
+    reason: str
+    status: int
+    attempts: int
+    at: int
+
+    def __repr__(self) -> str:
+        return f"DeadLetter({self.push_id}[{self.target.index}] {self.platform} {self.reason} at={self.at})"
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(DeadLetter).decode
+
+
+def encode_dead(letter: DeadLetter) -> bytes:
+    return VERSION + _encode(letter)
+
+
+def decode_dead(blob: bytes) -> DeadLetter:
+    """Raises CodecError."""
+    if blob[:1] != VERSION:
+        raise CodecError(f"unknown version {blob[:1]!r}: written by a newer pushsvc?")
+    try:
+        return _decode(memoryview(blob)[1:])
+    except msgspec.MsgspecError as error:
+        raise CodecError(f"not a dead letter: {error}") from None

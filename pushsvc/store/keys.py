@@ -1,0 +1,139 @@
+"""Every key that pushsvc keeps in Redis: its name, type, lifetime and meaning.
+
+`T` is the hash tag `{app.shard}`: all that one atomic step touches shares it, so that the step stays in one slot
+of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a suppressed token
+`crc32(digest) % shards`, where `shards` is the app's number in the configuration (1 unless told).
+
+| key                        | type   | lifetime               | meaning                                               |
+|----------------------------|--------|------------------------|-------------------------------------------------------|
+| `ps:T:q:<platform>:<lane>` | stream | entry: until settled   | the lane: `c` encoded Chunk, `n` its number of        |
+|                            |        |                        | targets; consumer group `dispatch`                    |
+| `ps:T:retry:<platform>`    | zset   | member: until due      | score due ms; member `<lane> <n> <encoded Chunk>`     |
+| `ps:T:pending`             | hash   | for good               | `<platform>:<lane>` deliveries that have not ended;   |
+|                            |        |                        | `<platform>:retry` those of them that wait in `retry` |
+| `ps:T:p:<id>`              | hash   | status TTL             | one push: see below                                   |
+| `ps:T:b:<id>`              | string | status TTL             | pushes of > 1,000: a bit a delivery that has ended    |
+| `ps:T:r:<id>`              | zset   | status TTL             | pushes of > 1,000: rows of those not `sent`; score    |
+|                            |        |                        | index, member `<index> <encoded DeliveryRow>`         |
+| `ps:T:t:<id>`              | hash   | status TTL             | index -> turn, of deliveries that were retried and    |
+|                            |        |                        | have not ended; 1 where there is none                 |
+| `ps:T:cancelled`           | zset   | member: status TTL     | ids of cancelled pushes that still have deliveries    |
+|                            |        |                        | not ended; score cancelled at ms                      |
+| `ps:T:epoch`               | string | for good               | counter, raised by each cancel: a cheap question      |
+| `ps:T:dead`                | stream | entry: dead-letter TTL | dead letters: `d` encoded DeadLetter                  |
+| `ps:T:m:<id>`              | hash   | dead-letter TTL        | platform -> encoded Chunk without targets, so that a  |
+|                            |        |                        | dead letter can be sent again                         |
+| `ps:T:receipts`            | stream | entry: until recorded  | `r` encoded Receipt; consumer group `feedback`        |
+| `ps:T:events`              | stream | entry: events TTL      | `e` encoded FeedbackEvent; capped                     |
+| `ps:T:sup:<platform>`      | zset   | member: suppression TTL| 16-byte digest of a dead token; score recorded at ms  |
+| `ps:T:quarantine`          | stream | until an operator acts | what could not be decoded: `b` bytes, `from` key,     |
+|                            |        |                        | `id` entry, `why`                                     |
+| `ps:alive:<consumer>`      | string | 15 s, renewed          | the consumer lives; without it its entries are taken  |
+| `ps:keys`                  | hash   | for good               | SHA-256 of an API key -> ApiKey as JSON               |
+| `ps:hash_key`              | string | for good               | 32 random bytes that key every token hash             |
+
+The push's hash `ps:T:p:<id>` has `st` state, `n` total, `at` created ms, `up` updated ms, `rt` how many are being
+retried, `n:<end>` how many ended so, and for pushes of up to 1,000 deliveries under each index that has ended its
+encoded DeliveryRow: that the field is there *is* the mark that the delivery ended. What is queued is not stored but
+reckoned, `n - rt - sum of n:<end>`, so that the counts cannot disagree. Names are short because each is kept once a
+push for a week.
+
+Rows of large pushes sit in a sorted set, not in a hash, because `GET /v1/push/{id}/deliveries` pages in order of
+index and a hash has no order. Suppression counts its age from the day that we learnt of the death, not from the
+provider's own date, which may lie months back and would let the entry go at once.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from zlib import crc32
+
+from ..model import ROWS_FOR_ALL, Lane, Platform
+
+DISPATCH = "dispatch"
+"""The consumer group of every lane."""
+FEEDBACK = "feedback"
+"""The consumer group of every receipts stream."""
+
+SMALL = ROWS_FOR_ALL
+"""Pushes of up to this many deliveries keep a row of each; larger ones a bitmap, and rows only of what failed."""
+
+KEYRING = "ps:keys"
+HASH_KEY = "ps:hash_key"
+
+
+def shard_of(push_id: str, shards: int) -> int:
+    """The app shard in which everything about a push lives."""
+    return crc32(push_id.encode()) % shards if shards > 1 else 0
+
+
+def token_shard(digest: bytes, shards: int) -> int:
+    """The app shard whose suppression list may hold the token."""
+    return crc32(digest) % shards if shards > 1 else 0
+
+
+@lru_cache(maxsize=4096)
+def prefix(app: str, shard: int) -> str:
+    """`ps:{app.shard}:`, in front of every key of an app shard.
+
+    Raises ValueError for an app whose name would break the hash tag; settings refuse such names earlier.
+    """
+    if not app or "{" in app or "}" in app:
+        raise ValueError("the name of an app is neither empty nor contains curly brackets")
+    return f"ps:{{{app}.{shard}}}:"
+
+
+@lru_cache(maxsize=16384)
+def lane(app: str, shard: int, platform: Platform, lane: Lane) -> str:
+    return f"{prefix(app, shard)}q:{platform}:{lane}"
+
+
+@lru_cache(maxsize=4096)
+def retries(app: str, shard: int, platform: Platform) -> str:
+    return f"{prefix(app, shard)}retry:{platform}"
+
+
+@lru_cache(maxsize=4096)
+def pending(app: str, shard: int) -> str:
+    return f"{prefix(app, shard)}pending"
+
+
+def push(app: str, shard: int, push_id: str) -> str:
+    return f"{prefix(app, shard)}p:{push_id}"
+
+
+def rows(app: str, shard: int, push_id: str) -> str:
+    return f"{prefix(app, shard)}r:{push_id}"
+
+
+def cancelled(app: str, shard: int) -> str:
+    return f"{prefix(app, shard)}cancelled"
+
+
+def epoch(app: str, shard: int) -> str:
+    return f"{prefix(app, shard)}epoch"
+
+
+def dead(app: str, shard: int) -> str:
+    return f"{prefix(app, shard)}dead"
+
+
+def receipts(app: str, shard: int) -> str:
+    return f"{prefix(app, shard)}receipts"
+
+
+def events(app: str, shard: int) -> str:
+    return f"{prefix(app, shard)}events"
+
+
+@lru_cache(maxsize=4096)
+def suppressed(app: str, shard: int, platform: Platform) -> str:
+    return f"{prefix(app, shard)}sup:{platform}"
+
+
+def quarantine(app: str, shard: int) -> str:
+    return f"{prefix(app, shard)}quarantine"
+
+
+def alive(consumer: str) -> str:
+    return f"ps:alive:{consumer}"

@@ -1,0 +1,75 @@
+"""Round trips to Redis: one command, many commands, one script, or a wait; faults come out as `StoreError`.
+
+Two clients stand behind it. Short commands share a small pool with a time limit. Reads that block have a connection
+each, without a limit on the socket; the limit is put around the whole wait instead, so that a server that has
+silently gone is noticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import NoScriptError
+
+from . import scripts
+from .connect import Client, close_redis, open_redis, store_faults
+
+Command = tuple[Any, ...]
+
+
+def pairs(flat: Sequence[Any]) -> dict[Any, Any]:
+    """An answer of the form name, value, name, value, .. as a dictionary."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+class Link:
+    """What every part of the store holds."""
+
+    def __init__(self, url: str, *, name: str, timeout: float) -> None:
+        """Raises ConfigError; connects on first use."""
+        self._timeout = timeout
+        self._client: Client = open_redis(url, name=name, timeout=timeout)
+        self._waiting: Client = open_redis(url, name=f"{name}:reader", timeout=timeout, blocking=True)
+        self.cluster = isinstance(self._client, RedisCluster)
+
+    async def call(self, *command: Any) -> Any:
+        """One command."""
+        with store_faults():
+            return await self._client.execute_command(*command)
+
+    async def many(self, commands: Sequence[Command], *, errors: bool = False) -> list[Any]:
+        """Independent commands in one round trip. The first that fails raises, or all faults are among the answers."""
+        return await self._pipeline(self._client, commands, errors=errors)
+
+    async def wait(self, commands: Sequence[Command], wait_ms: int) -> list[Any]:
+        """Commands of which the first may block for `wait_ms`; the rest is answered after it."""
+        with store_faults():
+            async with asyncio.timeout(wait_ms / 1000 + self._timeout):
+                return await self._pipeline(self._waiting, commands)
+
+    async def script(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run `<name>.lua`."""
+        text, sha = scripts.load(name)
+        with store_faults():
+            try:
+                return await self._client.execute_command("EVALSHA", sha, len(keys), *keys, *args)
+            except NoScriptError:
+                return await self._client.execute_command("EVAL", text, len(keys), *keys, *args)
+
+    async def aclose(self) -> None:
+        await close_redis(self._client)
+        await close_redis(self._waiting)
+
+    @staticmethod
+    async def _pipeline(client: Client, commands: Sequence[Command], *, errors: bool = False) -> list[Any]:
+        if not commands:
+            return []
+        with store_faults():
+            async with client.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                result: list[Any] = await pipe.execute(raise_on_error=not errors)
+                return result

@@ -1,0 +1,428 @@
+"""The twin of the store in plain dictionaries, for tests of everything above the ports.
+
+It keeps the same promises as Redis behind the ports (fencing by turn, counts that always balance, take-over of what a
+dead consumer held) and is held to them by the same contract suite. It forgets everything with the process, never
+expires anything, and knows one shard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import msgspec
+
+from ..codec import split
+from ..errors import Conflict
+from ..model import (
+    ENDS,
+    LANES,
+    ApiKey,
+    Chunk,
+    DeliveryRow,
+    End,
+    Ended,
+    FeedbackEvent,
+    Lane,
+    Platform,
+    Push,
+    PushState,
+    PushStatus,
+    Receipt,
+    Route,
+    Settlement,
+    Target,
+    TokenDead,
+    TokenSuspect,
+)
+from ..ports import EntryRef, Taken
+from .clock import Clock, wall_clock
+from .config import StoreConfig
+from .dead import DeadLetter
+from .gauges import AppGauges, Gauges
+from .keys import SMALL
+from .pushes import after_cursor, page
+from .receipts import parse_event_id
+from .settling import dead_letter_of, receipt_of, row_of
+from .status import counts_of
+
+T = TypeVar("T")
+_Counted = dict[Platform, dict[Lane, int]]
+
+
+@dataclass
+class _Record:
+    """What is known of a push."""
+
+    push: Push
+    state: PushState
+    updated_at: int
+    ended: dict[int, End] = field(default_factory=dict)
+    rows: dict[int, DeliveryRow] = field(default_factory=dict)
+    turns: dict[int, int] = field(default_factory=dict)
+
+    def open(self, index: int, turn: int) -> bool:
+        return index not in self.ended and self.turns.get(index, 1) == turn
+
+    def status(self) -> PushStatus:
+        ended: dict[str, int] = {end: sum(1 for own in self.ended.values() if own == end) for end in ENDS}
+        return PushStatus(
+            id=self.push.id,
+            app=self.push.app,
+            state=self.state,
+            created_at=self.push.created_at,
+            updated_at=self.updated_at,
+            counts=counts_of(self.state, self.push.total, len(self.turns), ended),
+        )
+
+
+class _Stream(Generic[T]):
+    """A stream with one consumer group: entries by id, each with its owner, or None while nobody has read it."""
+
+    def __init__(self, numbers: Iterator[int]) -> None:
+        self._numbers = numbers
+        self.entries: dict[str, T] = {}
+        self.owner: dict[str, str | None] = {}
+
+    def add(self, value: T) -> None:
+        entry_id = f"{next(self._numbers)}-0"
+        self.entries[entry_id] = value
+        self.owner[entry_id] = None
+
+    def of(self, consumers: frozenset[str | None] | set[str | None]) -> list[str]:
+        return [entry_id for entry_id, owner in self.owner.items() if owner in consumers]
+
+    def remove(self, entry_id: str) -> bool:
+        self.owner.pop(entry_id, None)
+        return self.entries.pop(entry_id, None) is not None
+
+
+class _State:
+    """Everything; several consumers share it."""
+
+    def __init__(self, config: StoreConfig, clock: Clock) -> None:
+        self.config = config
+        self.clock = clock
+        self.numbers = itertools.count(1)
+        self.pushes: dict[tuple[str, str], _Record] = {}
+        self.lanes: dict[tuple[str, Platform, Lane], _Stream[Chunk]] = defaultdict(lambda: _Stream(self.numbers))
+        self.retries: dict[Route, list[tuple[int, Chunk]]] = defaultdict(list)
+        self.receipts: dict[str, _Stream[Receipt]] = defaultdict(lambda: _Stream(self.numbers))
+        self.events: dict[str, list[tuple[str, FeedbackEvent]]] = defaultdict(list)
+        self.dead: dict[str, list[DeadLetter]] = defaultdict(list)
+        self.suppressed: set[tuple[str, Platform, str]] = set()
+        self.keys: dict[str, ApiKey] = {}
+        self.alive: set[str] = set()
+        self._changed: list[asyncio.Future[None]] = []
+
+    def change(self) -> None:
+        """Wake whoever waits for an entry."""
+        waiting, self._changed = self._changed, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def changed(self, until: float) -> bool:
+        """Wait for the next change; false when the time is over."""
+        loop = asyncio.get_running_loop()
+        if loop.time() >= until:
+            return False
+        future = loop.create_future()
+        self._changed.append(future)
+        await asyncio.wait([future], timeout=until - loop.time())
+        return future.done()
+
+    def gone(self, consumer: str | None) -> bool:
+        return consumer is not None and consumer not in self.alive
+
+
+class MemoryPushes:
+    """`PushStore` in memory."""
+
+    def __init__(self, state: _State) -> None:
+        self._state = state
+
+    @property
+    def pending(self) -> int:
+        """Deliveries that have not ended."""
+        return sum(record.push.total - len(record.ended) for record in self._state.pushes.values())
+
+    async def accept(self, push: Push) -> None:
+        state = self._state
+        if (push.app, push.id) not in state.pushes:
+            state.pushes[push.app, push.id] = _Record(push, "sending" if push.total else "done", push.created_at)
+            for chunk in split(push, state.config.chunk_size):
+                state.lanes[push.app, chunk.platform, chunk.lane].add(chunk)
+            state.change()
+
+    async def status(self, app: str, push_id: str) -> PushStatus | None:
+        record = self._state.pushes.get((app, push_id))
+        return record.status() if record else None
+
+    async def deliveries(
+        self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int
+    ) -> tuple[list[DeliveryRow], str | None] | None:
+        start = after_cursor(cursor)
+        record = self._state.pushes.get((app, push_id))
+        if record is None:
+            return None
+        return page(((index, row) for index, row in sorted(record.rows.items()) if index >= start), outcome, limit)
+
+    async def cancel(self, app: str, push_id: str) -> PushStatus | None:
+        record = self._state.pushes.get((app, push_id))
+        if record is None:
+            return None
+        if record.state == "done":
+            raise Conflict("every delivery of this push has ended: there is nothing left to cancel")
+        if record.state != "cancelled":
+            record.state = "cancelled"
+            record.updated_at = self._state.clock()
+        return record.status()
+
+    async def ping(self) -> None: ...
+
+
+class MemoryQueue:
+    """`DeliveryQueue` in memory, for one consumer."""
+
+    def __init__(self, state: _State, consumer: str) -> None:
+        self._state = state
+        self._consumer = consumer
+        self._held: set[str] = set()
+
+    async def take(self, route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
+        self._state.alive.add(self._consumer)
+        until = asyncio.get_running_loop().time() + wait_ms / 1000
+        stream = self._state.lanes[route.app, route.platform, lane]
+        while True:
+            own = [entry_id for entry_id in stream.of({self._consumer}) if entry_id not in self._held]
+            taken = self._open(route, lane, own, again=True)
+            if not taken:
+                chosen, total = [], 0
+                for entry_id in stream.of({None}):
+                    if total >= targets:
+                        break
+                    chosen.append(entry_id)
+                    total += len(stream.entries[entry_id].targets)
+                taken = self._open(route, lane, chosen)
+            if taken or not await self._state.changed(until):
+                return taken
+
+    def _open(self, route: Route, lane: Lane, entry_ids: Sequence[str], *, again: bool = False) -> list[Taken]:
+        stream = self._state.lanes[route.app, route.platform, lane]
+        taken = []
+        for entry_id in entry_ids:
+            chunk = stream.entries[entry_id]
+            record = self._state.pushes[chunk.app, chunk.push_id]
+            if again:
+                left = tuple(target for target in chunk.targets if record.open(target.index, chunk.turn))
+                if not left:
+                    stream.remove(entry_id)
+                    continue
+                chunk = msgspec.structs.replace(chunk, targets=left)
+            stream.owner[entry_id] = self._consumer
+            self._held.add(entry_id)
+            skip: dict[int, End] = {}
+            for target in chunk.targets:
+                if record.state == "cancelled":
+                    skip[target.index] = "cancelled"
+                elif (route.app, route.platform, target.token) in self._state.suppressed:
+                    skip[target.index] = "suppressed"
+            ref = EntryRef(app=route.app, shard=0, platform=route.platform, lane=lane, entry_id=entry_id)
+            taken.append(Taken(ref=ref, chunk=chunk, skip=skip))
+        return taken
+
+    async def settle(self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]) -> int:
+        state = self._state
+        applied = 0
+        again: dict[tuple[int, int, int], tuple[Chunk, list[Target]]] = {}
+        for settlement in settlements:
+            delivery, verdict = settlement.delivery, settlement.verdict
+            chunk, target = delivery.chunk, delivery.target
+            record = state.pushes[app, chunk.push_id]
+            if not record.open(target.index, chunk.turn):
+                continue
+            applied += 1
+            record.updated_at = state.clock()
+            if isinstance(settlement.outcome, TokenDead | TokenSuspect):
+                state.receipts[app].add(receipt_of(settlement, settlement.outcome))
+            if isinstance(verdict, Ended):
+                self._end(record, settlement, verdict)
+            else:
+                record.turns[target.index] = chunk.turn + 1
+                key = (id(chunk), verdict.due_at, verdict.attempt)
+                again.setdefault(key, (chunk, []))[1].append(target)
+        for (_, due_at, attempt), (chunk, targets) in again.items():
+            retry = msgspec.structs.replace(chunk, targets=tuple(targets), attempt=attempt, turn=chunk.turn + 1)
+            state.retries[Route(app, chunk.platform)].append((due_at, retry))
+        for ref in finished:
+            state.lanes[ref.app, ref.platform, ref.lane].remove(ref.entry_id)
+            self._held.discard(ref.entry_id)
+        state.change()
+        return applied
+
+    def _end(self, record: _Record, settlement: Settlement, verdict: Ended) -> None:
+        push, index = record.push, settlement.delivery.target.index
+        record.ended[index] = verdict.end
+        record.turns.pop(index, None)
+        if push.total <= SMALL or verdict.end != "sent":
+            record.rows[index] = row_of(settlement, verdict)
+        if verdict.dead_letter:
+            self._state.dead[push.app].append(dead_letter_of(settlement))
+        if len(record.ended) == push.total and record.state != "cancelled":
+            record.state = "done"
+
+    async def promote(self, route: Route, now: int) -> int:
+        due = [chunk for due_at, chunk in self._state.retries[route] if due_at <= now]
+        self._state.retries[route] = [entry for entry in self._state.retries[route] if entry[0] > now]
+        for chunk in due:
+            self._state.lanes[route.app, route.platform, chunk.lane].add(chunk)
+        if due:
+            self._state.change()
+        return sum(len(chunk.targets) for chunk in due)
+
+    async def reclaim(self, route: Route) -> list[Taken]:
+        taken: list[Taken] = []
+        for lane in LANES:
+            stream = self._state.lanes[route.app, route.platform, lane]
+            left = [entry_id for entry_id, owner in stream.owner.items() if self._state.gone(owner)]
+            taken += self._open(route, lane, left, again=True)
+        return taken
+
+    async def beat(self) -> None:
+        self._state.alive.add(self._consumer)
+
+    async def retire(self) -> None:
+        self._state.alive.discard(self._consumer)
+
+
+class MemoryReceipts:
+    """`ReceiptLog` in memory."""
+
+    def __init__(self, state: _State, consumer: str) -> None:
+        self._state = state
+        self._consumer = consumer
+
+    async def take(self, app: str, *, limit: int, wait_ms: int) -> list[tuple[str, Receipt]]:
+        self._state.alive.add(self._consumer)
+        until = asyncio.get_running_loop().time() + wait_ms / 1000
+        stream = self._state.receipts[app]
+        while True:
+            for entry_id, owner in stream.owner.items():
+                if self._state.gone(owner):
+                    stream.owner[entry_id] = self._consumer
+            chosen = [*stream.of({self._consumer}), *stream.of({None})][:limit]
+            for entry_id in chosen:
+                stream.owner[entry_id] = self._consumer
+            if chosen or not await self._state.changed(until):
+                return [(entry_id, stream.entries[entry_id]) for entry_id in chosen]
+
+    async def record(self, app: str, done: Sequence[tuple[str, Receipt, FeedbackEvent | None]]) -> None:
+        for entry_id, receipt, event in done:
+            if self._state.receipts[app].remove(entry_id) and event is not None:
+                self._state.events[app].append((f"{next(self._state.numbers)}-0", event))
+                if event.action in ("suppressed", "pruned"):
+                    self._state.suppressed.add((app, receipt.platform, receipt.token))
+
+    async def events(self, app: str, *, after: str, limit: int) -> list[tuple[str, FeedbackEvent]]:
+        start = parse_event_id(after)[:2]
+        return [entry for entry in self._state.events[app] if parse_event_id(entry[0])[:2] > start][:limit]
+
+
+class MemoryKeyRing:
+    """`KeyRing` in memory."""
+
+    def __init__(self, state: _State) -> None:
+        self._state = state
+
+    async def add(self, key: ApiKey) -> None:
+        self._state.keys[key.sha256] = key
+
+    async def all(self) -> list[ApiKey]:
+        return sorted(self._state.keys.values(), key=lambda key: (key.app, key.name, key.sha256))
+
+    async def find(self, sha256: str) -> ApiKey | None:
+        return self._state.keys.get(sha256)
+
+    async def revoke(self, name: str, app: str) -> bool:
+        found = [key.sha256 for key in await self.all() if key.name == name and key.app == app]
+        for sha256 in found:
+            del self._state.keys[sha256]
+        return bool(found)
+
+
+class MemoryStore:
+    """The face of `Store`, for one consumer. `as_consumer` gives another one of the same store."""
+
+    hash_key = bytes(32)
+
+    def __init__(
+        self,
+        config: StoreConfig | None = None,
+        *,
+        consumer: str = "memory",
+        clock: Clock = wall_clock,
+        _state: _State | None = None,
+    ) -> None:
+        self._state = _state or _State(config or StoreConfig(), clock)
+        self.config = self._state.config
+        self.consumer = consumer
+        self.pushes = MemoryPushes(self._state)
+        self.queue = MemoryQueue(self._state, consumer)
+        self.receipts = MemoryReceipts(self._state, consumer)
+        self.keys = MemoryKeyRing(self._state)
+
+    def as_consumer(self, consumer: str) -> MemoryStore:
+        """What a process of that name would see that has just started."""
+        return MemoryStore(consumer=consumer, _state=self._state)
+
+    def kill(self, consumer: str) -> None:
+        """Let that consumer show no sign of life any more."""
+        self._state.alive.discard(consumer)
+
+    def dead_letters(self, app: str) -> list[DeadLetter]:
+        return list(self._state.dead[app])
+
+    async def gauges(self, routes: Mapping[str, Sequence[Platform]]) -> Gauges:
+        return Gauges(apps={app: self._figures(app, platforms) for app, platforms in routes.items()})
+
+    def _figures(self, app: str, platforms: Sequence[Platform]) -> AppGauges:
+        state = self._state
+        pending: _Counted = {platform: dict.fromkeys(LANES, 0) for platform in platforms}
+        entries: _Counted = {platform: dict.fromkeys(LANES, 0) for platform in platforms}
+        in_flight: _Counted = {platform: dict.fromkeys(LANES, 0) for platform in platforms}
+        consumers: _Counted = {platform: dict.fromkeys(LANES, 0) for platform in platforms}
+        for (owner, _), record in state.pushes.items():
+            for platform, targets in record.push.targets.items() if owner == app else ():
+                if platform in pending:
+                    left = sum(1 for target in targets if target.index not in record.ended)
+                    pending[platform][record.push.lane] += left
+        for platform in platforms:
+            for lane in LANES:
+                stream = state.lanes[app, platform, lane]
+                owners = [owner for owner in stream.owner.values() if owner is not None]
+                entries[platform][lane] = len(stream.entries)
+                in_flight[platform][lane] = len(owners)
+                consumers[platform][lane] = len(set(owners))
+        return AppGauges(
+            pending=pending,
+            retry_pending={
+                platform: sum(len(chunk.targets) for _, chunk in state.retries[Route(app, platform)])
+                for platform in platforms
+            },
+            entries=entries,
+            in_flight=in_flight,
+            consumers=consumers,
+            suppressed={
+                platform: sum(1 for entry in state.suppressed if entry[:2] == (app, platform)) for platform in platforms
+            },
+            dead_letters=len(state.dead[app]),
+            receipts=len(state.receipts[app].entries),
+            events=len(state.events[app]),
+            quarantined=0,
+            by_shard=[sum(sum(lanes.values()) for lanes in pending.values())],
+        )

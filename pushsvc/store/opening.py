@@ -1,0 +1,67 @@
+"""The door to the store: `async with open_store(url, config) as store`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+
+from ..errors import StoreError
+from ..model import Platform
+from .clock import Clock, wall_clock
+from .config import StoreConfig, with_consumer
+from .gauges import Gauges, read_gauges
+from .keyring import RedisKeyRing, load_hash_key
+from .link import Link
+from .pushes import RedisPushes
+from .queue import RedisQueue
+from .receipts import RedisReceipts
+from .suppression import Suppression
+
+
+class Store:
+    """Redis behind the ports, for one process and one event loop."""
+
+    def __init__(self, link: Link, config: StoreConfig, hash_key: bytes, clock: Clock) -> None:
+        suppression = Suppression(link, config, hash_key, clock)
+        self.config = config
+        self.hash_key = hash_key
+        """Keys `token_hash`; the same in every process of this Redis."""
+        self.link = link
+        self.pushes = RedisPushes(link, config, clock)
+        self.queue = RedisQueue(link, config, suppression, clock)
+        self.receipts = RedisReceipts(link, config, suppression, self.queue, clock)
+        self.keys = RedisKeyRing(link)
+
+    @property
+    def consumer(self) -> str:
+        """The name under which this process takes entries."""
+        return self.config.consumer
+
+    async def gauges(self, routes: Mapping[str, Sequence[Platform]]) -> Gauges:
+        """The figures of these apps at these platforms, in one round trip. Also brings `pushes.pending` up to date."""
+        gauges = await read_gauges(self.link, self.config, routes)
+        for app, figures in gauges.apps.items():
+            self.pushes.note_pending(app, figures.by_shard)
+        return gauges
+
+
+@asynccontextmanager
+async def open_store(url: str, config: StoreConfig | None = None, *, clock: Clock = wall_clock) -> AsyncIterator[Store]:
+    """A connected store; Redis has answered once. Raises ConfigError for the URL, StoreUnavailable without Redis."""
+    config = config or StoreConfig()
+    if not config.consumer:
+        config = with_consumer(config, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
+    link = Link(url, name=config.consumer, timeout=config.timeout)
+    try:
+        store = Store(link, config, await load_hash_key(link), clock)
+        try:
+            yield store
+        finally:
+            await store.pushes.aclose()
+            with suppress(StoreError):  # others notice by themselves when the sign of life runs out
+                await store.queue.retire()
+    finally:
+        await link.aclose()

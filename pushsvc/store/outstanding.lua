@@ -1,0 +1,22 @@
+-- Which targets of some chunks still await an outcome in the chunk's turn. For chunks that are taken over.
+--
+-- KEYS  1 ps:T:pending
+-- ARGV  1 prefix `ps:T:`; 2 MessagePack of { push id, total, turn, indexes } for each chunk
+-- Returns for each chunk the indexes that are open.
+
+-- include: fence
+
+local chunks = cmsgpack.unpack(ARGV[2])
+local found = {}
+for c = 1, #chunks do
+  local id, total, turn, index = unpack(chunks[c])
+  local _, open = fence(ARGV[1], id, total, turn, index)
+  local left = {}
+  for place = 1, #index do
+    if open[place] then
+      left[#left + 1] = index[place]
+    end
+  end
+  found[c] = left
+end
+return found

@@ -1,0 +1,148 @@
+"""Intake's side: pushes written in group commits, their status, their rows, and cancelling them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..codec import decode_row, encode_chunk, split
+from ..errors import Conflict, Fault, InvalidRequest
+from ..model import DeliveryRow, End, Push, PushStatus
+from . import keys
+from .clock import Clock
+from .commit import Args, GroupCommit
+from .config import StoreConfig
+from .gauges import pending_of
+from .link import Link
+from .status import FIELDS, status_of
+
+_PAGE = 2000
+"""Rows looked at in one round trip."""
+_LOOK = 20_000
+"""Rows looked at in one call: a filter that fits few of them answers with a cursor instead of a long silence."""
+
+
+class RedisPushes:
+    """`PushStore` over Redis."""
+
+    def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
+        self._link = link
+        self._config = config
+        self._clock = clock
+        self._commits: dict[tuple[str, int], GroupCommit] = {}
+        self._pending: dict[str, dict[int, int]] = {}
+
+    @property
+    def pending(self) -> int:
+        """Deliveries that have not ended, of all apps, as of the last accept of each shard or the last `gauges()`."""
+        return sum(count for shards in self._pending.values() for count in shards.values())
+
+    def note_pending(self, app: str, by_shard: Sequence[int]) -> None:
+        """Told by whoever has just read it: the app's deliveries that have not ended, in each shard."""
+        self._pending[app] = dict(enumerate(by_shard))
+
+    async def accept(self, push: Push) -> None:
+        """Write the push durably, whole or not at all. May be called again with the same push: it is written once."""
+        shard = keys.shard_of(push.id, self._config.shards_of(push.app))
+        commit = self._commits.get((push.app, shard))
+        if commit is None:
+            commit = self._commits[push.app, shard] = self._commit(push.app, shard)
+        chunks = split(push, self._config.chunk_size)
+        args: Args = [push.id, push.total, push.created_at, len(chunks)]
+        size = 0
+        for chunk in chunks:
+            blob = encode_chunk(chunk)
+            args += (chunk.platform, chunk.lane, len(chunk.targets), blob)
+            size += len(blob)
+        await commit.add(args, size)
+
+    def _commit(self, app: str, shard: int) -> GroupCommit:
+        counters = [keys.pending(app, shard)]
+        head = (keys.prefix(app, shard), self._config.status_ttl * 1000)
+
+        async def write(args: Args) -> None:
+            flat = await self._link.script("accept", counters, (*head, *args))
+            counted = pending_of(dict(zip(flat[::2], flat[1::2], strict=True)))
+            self._pending.setdefault(app, {})[shard] = counted
+
+        return GroupCommit(write)
+
+    async def status(self, app: str, push_id: str) -> PushStatus | None:
+        shard = keys.shard_of(push_id, self._config.shards_of(app))
+        values = await self._link.call("HMGET", keys.push(app, shard, push_id), *FIELDS)
+        return status_of(app, push_id, values)
+
+    async def cancel(self, app: str, push_id: str) -> PushStatus | None:
+        """Raises Conflict when every delivery has ended already."""
+        shard = keys.shard_of(push_id, self._config.shards_of(app))
+        values = await self._link.script(
+            "cancel",
+            [keys.push(app, shard, push_id), keys.cancelled(app, shard), keys.epoch(app, shard)],
+            [push_id, self._clock(), self._config.status_ttl * 1000, *FIELDS],
+        )
+        status = status_of(app, push_id, values)
+        if status is not None and status.state == "done":
+            raise Conflict("every delivery of this push has ended: there is nothing left to cancel")
+        return status
+
+    async def deliveries(
+        self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int
+    ) -> tuple[list[DeliveryRow], str | None] | None:
+        """Rows in the order of their index. A page may be short, or empty, and still have a cursor to go on with."""
+        start = after_cursor(cursor)
+        shard = keys.shard_of(push_id, self._config.shards_of(app))
+        push = keys.push(app, shard, push_id)
+        total = await self._link.call("HGET", push, "n")
+        if total is None:
+            return None
+        if int(total) <= keys.SMALL:
+            indexes = range(start, int(total))
+            blobs = await self._link.call("HMGET", push, *indexes) if indexes else []
+            rows = ((index, decode_row(blob)) for index, blob in zip(indexes, blobs, strict=True) if blob is not None)
+            return page(rows, outcome, limit)
+        found: list[DeliveryRow] = []
+        key = keys.rows(app, shard, push_id)
+        for _ in range(0, _LOOK, _PAGE):
+            members = await self._link.call("ZRANGEBYSCORE", key, start, "+inf", "LIMIT", 0, _PAGE)
+            some, more = page(_numbered(members), outcome, limit - len(found))
+            found += some
+            if more is not None or len(members) < _PAGE:
+                return found, more
+            start = int(members[-1].partition(b" ")[0]) + 1
+        return found, str(start - 1)
+
+    async def ping(self) -> None:
+        await self._link.call("PING")
+
+    async def aclose(self) -> None:
+        for commit in self._commits.values():
+            await commit.aclose()
+
+
+def after_cursor(cursor: str) -> int:
+    """The first index after the cursor; raises InvalidRequest."""
+    if not cursor:
+        return 0
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 12):
+        raise InvalidRequest(faults=[Fault("cursor", "is not a cursor that an earlier page has given")])
+    return int(cursor) + 1
+
+
+def page(
+    rows: Iterator[tuple[int, DeliveryRow]], outcome: End | None, limit: int
+) -> tuple[list[DeliveryRow], str | None]:
+    """The first `limit` rows that fit, and the cursor when more of them follow."""
+    found: list[DeliveryRow] = []
+    last = ""
+    for index, row in rows:
+        if outcome is None or row.outcome == outcome:
+            if len(found) == limit:
+                return found, last
+            found.append(row)
+            last = str(index)
+    return found, None
+
+
+def _numbered(members: list[bytes]) -> Iterator[tuple[int, DeliveryRow]]:
+    for member in members:
+        index, _, blob = member.partition(b" ")
+        yield int(index), decode_row(blob)

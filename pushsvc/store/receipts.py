@@ -1,0 +1,173 @@
+"""Feedback's side: receipts in, suppression and feedback events out.
+
+A receipt is acknowledged in the step that appends its event. A token whose suppression list lies in another shard is
+suppressed before that: suppressing twice is the same as once, and none is forgotten when the process dies in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from ..codec import CodecError, decode_event, decode_receipt, encode_event
+from ..errors import Fault, InvalidRequest
+from ..model import FeedbackEvent, Receipt
+from . import keys
+from .clock import Clock
+from .config import StoreConfig
+from .link import Link
+from .queue import RedisQueue, consumers_of, set_aside
+from .suppression import Suppression
+
+_POLL = 0.05
+_SETTLED = 1000
+"""How old events must be, in ms, before those of several shards are merged: no shard appends one in between later."""
+
+
+class RedisReceipts:
+    """`ReceiptLog` over Redis Streams."""
+
+    def __init__(
+        self, link: Link, config: StoreConfig, suppression: Suppression, queue: RedisQueue, clock: Clock
+    ) -> None:
+        self._link = link
+        self._config = config
+        self._suppression = suppression
+        self._queue = queue
+        self._clock = clock
+        self._looked: dict[str, float] = {}
+
+    async def take(self, app: str, *, limit: int, wait_ms: int) -> list[tuple[str, Receipt]]:
+        """What this consumer took and has not recorded comes again with each call."""
+        loop = asyncio.get_running_loop()
+        await self._queue.beat()
+        if loop.time() >= self._looked.get(app, 0.0):
+            await self._take_over(app)
+            self._looked[app] = loop.time() + self._config.alive_ttl / 3
+        deadline = loop.time() + wait_ms / 1000
+        while True:
+            found = await self._read(app, limit)
+            left = deadline - loop.time()
+            if found or left <= 0:
+                return found
+            await self._wait(app, max(1, int(left * 1000)))
+
+    async def _read(self, app: str, limit: int) -> list[tuple[str, Receipt]]:
+        found: list[tuple[str, Receipt]] = []
+        for shard in range(self._config.shards_of(app)):
+            room = limit - len(found)
+            if room <= 0:
+                break
+            stream = keys.receipts(app, shard)
+            flat = await self._link.script("receipts", [stream], [keys.FEEDBACK, self._config.consumer, room])
+            for entry_id, blob in zip(flat[::2], flat[1::2], strict=True):
+                try:
+                    found.append((f"{shard}:{entry_id.decode()}", decode_receipt(blob)))
+                except CodecError as error:
+                    quarantine = keys.quarantine(app, shard)
+                    await set_aside(self._link, stream, keys.FEEDBACK, quarantine, entry_id, error)
+        return found
+
+    async def _wait(self, app: str, wait_ms: int) -> None:
+        """Until there is a new receipt, or the time is over. It is read, and so becomes pending under our name."""
+        shards = self._config.shards_of(app)
+        if self._link.cluster and shards > 1:
+            await asyncio.sleep(min(_POLL, wait_ms / 1000))
+            return
+        streams = [keys.receipts(app, shard) for shard in range(shards)]
+        command = ("XREADGROUP", "GROUP", keys.FEEDBACK, self._config.consumer, "COUNT", 1, "BLOCK", wait_ms)
+        await self._link.wait([(*command, "STREAMS", *streams, *(">" for _ in streams))], wait_ms)
+
+    async def _take_over(self, app: str) -> None:
+        """Make what dead consumers have left our own, to be read with the next call."""
+        streams = [keys.receipts(app, shard) for shard in range(self._config.shards_of(app))]
+        names = await consumers_of(self._link, streams, keys.FEEDBACK)
+        gone = await self._queue.gone(set().union(*names))
+        for stream, own in zip(streams, names, strict=True):
+            leavers = sorted(gone & own)
+            if leavers:
+                await self._link.script("reclaim", [stream], [keys.FEEDBACK, self._config.consumer, 1000, *leavers])
+
+    async def record(self, app: str, done: Sequence[tuple[str, Receipt, FeedbackEvent | None]]) -> None:
+        """Suppress where the event's action says `suppressed` or `pruned`."""
+        by_shard: dict[int, list[Any]] = {}
+        foreign: dict[tuple[int, str], list[Any]] = {}
+        for entry, receipt, event in done:
+            shard_text, _, entry_id = entry.partition(":")
+            shard = int(shard_text)
+            platform, digest = "", b""
+            if event is not None and event.action in ("suppressed", "pruned"):
+                place, digest = self._suppression.locate(app, receipt.token)
+                if place == shard:
+                    platform = receipt.platform
+                else:
+                    foreign.setdefault((place, receipt.platform), []).extend((receipt.at, digest))
+            blob = encode_event(event) if event is not None else b""
+            by_shard.setdefault(shard, []).extend((entry_id, blob, platform, digest, receipt.at))
+        oldest = self._suppression.oldest
+        commands: list[tuple[Any, ...]] = []
+        for (place, platform), pairs in foreign.items():
+            key = keys.suppressed(app, place, platform)
+            commands += (("ZADD", key, *pairs), ("ZREMRANGEBYSCORE", key, "-inf", f"({oldest}"))
+        await self._link.many(commands)
+        for shard, args in by_shard.items():
+            await self._link.script(
+                "record",
+                [keys.receipts(app, shard), keys.events(app, shard)],
+                [
+                    keys.prefix(app, shard),
+                    keys.FEEDBACK,
+                    self._config.events_max,
+                    max(0, self._clock() - self._config.events_ttl * 1000),
+                    oldest,
+                    *args,
+                ],
+            )
+
+    async def events(self, app: str, *, after: str, limit: int) -> list[tuple[str, FeedbackEvent]]:
+        """Events in order, after the one of that id; all from the beginning when it is empty.
+
+        The id is the stream's own. With several shards that of the shard is put behind it, and events of the last
+        second are left for the next call, so that the merged order never changes behind a cursor.
+        Raises InvalidRequest for an id that was not given by an earlier call.
+        """
+        ms, sequence, behind = parse_event_id(after)
+        shards = self._config.shards_of(app)
+        end = "+" if shards == 1 else str(await self._server_ms() - _SETTLED)
+        answers = await self._link.many(
+            [
+                ("XRANGE", keys.events(app, shard), start_of(ms, sequence, shard <= behind), end, "COUNT", limit)
+                for shard in range(shards)
+            ]
+        )
+        merged = sorted(
+            (*map(int, entry_id.split(b"-")), shard, fields[b"e"])
+            for shard, entries in enumerate(answers)
+            for entry_id, fields in entries
+        )
+        return [
+            (f"{ms}-{sequence}" if shards == 1 else f"{ms}-{sequence}.{shard}", decode_event(blob))
+            for ms, sequence, shard, blob in merged[:limit]
+        ]
+
+    async def _server_ms(self) -> int:
+        seconds, micros = await self._link.call("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+
+def parse_event_id(text: str) -> tuple[int, int, int]:
+    """Milliseconds, sequence and shard of an event id; `(0, 0, -1)`, in front of all, for an empty one."""
+    if not text:
+        return 0, 0, -1
+    entry, _, shard = text.partition(".")
+    ms, _, sequence = entry.partition("-")
+    parts = (ms, sequence or "0", shard or "0")
+    if not all(part.isascii() and part.isdigit() and len(part) < 20 for part in parts):
+        raise InvalidRequest(faults=[Fault("after", "is not a cursor that an earlier call has given")])
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def start_of(ms: int, sequence: int, passed: bool) -> str:
+    """Where a stream is read on, after an entry that it has itself passed, or not."""
+    return f"({ms}-{sequence}" if passed else f"{ms}-{sequence}"

@@ -1,0 +1,32 @@
+"""The Lua scripts beside this file, by name. Each runs as one atomic step on the server.
+
+A line `-- include: <name>` stands for the text of another file, since Redis has no modules for scripts.
+
+EVALSHA sends the digest only; a server that does not know it (restarted, failed over, flushed) is told the text once.
+`FUNCTION` would need Redis 7 and is not used.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from hashlib import sha1
+from importlib import resources
+from typing import NamedTuple
+
+
+class Script(NamedTuple):
+    text: str
+    sha: str
+
+
+@cache
+def load(name: str) -> Script:
+    """The script of `<name>.lua`."""
+    text = re.sub(r"^-- include: (\w+)$", lambda found: _read(found[1]), _read(name), flags=re.MULTILINE)
+    # SHA-1 is the name that Redis gives a script, not a safeguard.
+    return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def _read(name: str) -> str:
+    return (resources.files(__package__) / f"{name}.lua").read_text(encoding="utf-8")

@@ -1,0 +1,62 @@
+"""Tokens known to be dead: looked up for all targets of a read in one round trip.
+
+A token's place is the app shard of its digest, not that of the push through which we learnt of it: a push of any
+shard finds it with one question. Kept as digests under the store's own key, so that the list tells nobody a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..model import Chunk, Platform
+from . import keys
+from .clock import Clock
+from .config import StoreConfig
+from .hashing import token_digest
+from .link import Link
+
+
+class Suppression:
+    def __init__(self, link: Link, config: StoreConfig, hash_key: bytes, clock: Clock) -> None:
+        self._link = link
+        self._config = config
+        self._hash_key = hash_key
+        self._clock = clock
+
+    @property
+    def oldest(self) -> int:
+        """Suppressed before this instant counts no more."""
+        return self._clock() - self._config.suppression_ttl * 1000
+
+    def locate(self, app: str, token: str) -> tuple[int, bytes]:
+        """The app shard of a token, and the digest it is known by."""
+        digest = token_digest(self._hash_key, token)
+        return keys.token_shard(digest, self._config.shards_of(app)), digest
+
+    async def sizes(self, app: str, platform: Platform) -> list[int]:
+        """How long the list is in each shard."""
+        shards = range(self._config.shards_of(app))
+        return await self._link.many([("ZCARD", keys.suppressed(app, shard, platform)) for shard in shards])
+
+    async def among(self, app: str, platform: Platform, chunks: Sequence[Chunk], sizes: Sequence[int]) -> set[str]:
+        """Which tokens of these chunks are suppressed. Asks only the shards whose list is not empty."""
+        if not any(sizes):
+            return set()
+        questions: dict[int, tuple[list[str], list[bytes]]] = {}
+        for chunk in chunks:
+            for target in chunk.targets:
+                shard, digest = self.locate(app, target.token)
+                if sizes[shard]:
+                    tokens, digests = questions.setdefault(shard, ([], []))
+                    tokens.append(target.token)
+                    digests.append(digest)
+        answers = await self._link.many(
+            [("ZMSCORE", keys.suppressed(app, shard, platform), *digests) for shard, (_, digests) in questions.items()]
+        )
+        oldest = self.oldest
+        return {
+            token
+            for (tokens, _), scores in zip(questions.values(), answers, strict=True)
+            for token, score in zip(tokens, scores, strict=True)
+            if score is not None and float(score) >= oldest
+        }
