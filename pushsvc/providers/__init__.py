@@ -1,0 +1,22 @@
+"""The providers, by platform. A new one is a package with the same fixed names, and one line here.
+
+The fixed names: `PLATFORM`, `Config`, `RENDERER` (pure), `classify` (pure), `open_provider` (I/O), `check`.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Final
+
+from ..model import Platform
+from . import apns, fcm
+from .kind import Finding, ProviderKind
+
+__all__ = ["REGISTRY", "Finding", "ProviderKind"]
+
+
+def _kind(package: ModuleType) -> ProviderKind:
+    return ProviderKind(package.PLATFORM, package.Config, package.RENDERER, package.open_provider, package.check)
+
+
+REGISTRY: Final[dict[Platform, ProviderKind]] = {package.PLATFORM: _kind(package) for package in (apns, fcm)}

@@ -1,0 +1,122 @@
+"""What can be said of an APNs account without asking APNs: files, keys, dates, names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from ...errors import CredentialError
+from ..endpoint import check_ca
+from ..files import as_finding, check_private
+from ..kind import Finding
+from .config import ENDPOINTS, Config
+from .credentials import client_context, load_certificate, load_key
+from .vocabulary import TOPIC_SUFFIX
+
+SOON: Final = 30 * 86_400
+"""Seconds before its end from which on a certificate is warned about."""
+
+_TOPICS: Final = x509.ObjectIdentifier("1.2.840.113635.100.6.3.6")
+"""Apple's extension that lists the topics of a certificate."""
+_ENVIRONMENTS: Final = {
+    "sandbox": x509.ObjectIdentifier("1.2.840.113635.100.6.3.1"),
+    "production": x509.ObjectIdentifier("1.2.840.113635.100.6.3.2"),
+}
+"""Apple's extensions that mark the environments of a certificate."""
+
+
+def check(config: Config, *, clock: Callable[[], float] = time.time) -> list[Finding]:
+    """Findings on one account, the gravest not necessarily first. Reads its files, touches no network."""
+    identity = _check_key(config) if config.key_file else _check_certificate(config, clock())
+    return [*identity, *_check_names(config), *check_ca(config.ca_file)]
+
+
+def _check_key(config: Config) -> list[Finding]:
+    try:
+        load_key(config)
+    except CredentialError as error:
+        return [as_finding(error)]
+    found = [Finding("ok", f"{config.key_file} is a P-256 key; token keys do not expire")]
+    for name in ("key_id", "team_id"):
+        if len(getattr(config, name)) != 10:
+            text = f"{name} {getattr(config, name)!r} does not have 10 characters as Apple's do"
+            found.append(Finding("warning", text, f"correct `{name}`"))
+    return found + check_private(config.key_file)
+
+
+def _check_certificate(config: Config, now: float) -> list[Finding]:
+    try:
+        certificate = load_certificate(config)
+        client_context(config)
+    except CredentialError as error:
+        return [as_finding(error)]
+    found = [_check_dates(config, certificate, now)]
+    if not _has_topic(certificate, config.topic):
+        found.append(
+            Finding(
+                "warning",
+                f"{config.cert_file} does not name the topic {config.topic!r}",
+                "correct `topic`, or use the certificate of that app",
+            )
+        )
+    marked = {name for name, oid in _ENVIRONMENTS.items() if _extension(certificate, oid) is not None}
+    if marked and config.environment not in marked:
+        found.append(
+            Finding(
+                "error",
+                f"{config.cert_file} is a certificate for {' and '.join(sorted(marked))}, not {config.environment}",
+                "correct `environment`, or use the other certificate",
+            )
+        )
+    return found + check_private(config.cert_key_file or config.cert_file)
+
+
+def _check_dates(config: Config, certificate: x509.Certificate, now: float) -> Finding:
+    end = certificate.not_valid_after_utc
+    expires, day = end.timestamp(), end.date().isoformat()
+    mend = "make a new certificate on Apple's developer pages, or use a token key, which does not expire"
+    if expires <= now:
+        return Finding("error", f"{config.cert_file} expired on {day}", mend, expires)
+    if certificate.not_valid_before_utc.timestamp() > now:
+        return Finding("error", f"{config.cert_file} is not valid yet", "look at this machine's clock", expires)
+    if expires - now < SOON:
+        return Finding("warning", f"{config.cert_file} expires on {day}", mend, expires)
+    return Finding("ok", f"{config.cert_file} is a certificate with its key, valid until {day}", "", expires)
+
+
+def _has_topic(certificate: x509.Certificate, topic: str) -> bool:
+    subject = certificate.subject
+    for oid in (NameOID.USER_ID, NameOID.COMMON_NAME):
+        for attribute in subject.get_attributes_for_oid(oid):
+            if topic in str(attribute.value).replace(":", " ").split():
+                return True
+    # The list is ASN.1 of Apple's own; its strings stand in it as they are.
+    listed = _extension(certificate, _TOPICS)
+    return listed is not None and topic.encode() in listed
+
+
+def _extension(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> bytes | None:
+    try:
+        value = certificate.extensions.get_extension_for_oid(oid).value
+    except x509.ExtensionNotFound:
+        return None
+    return value.value if isinstance(value, x509.UnrecognizedExtension) else b""
+
+
+def _check_names(config: Config) -> list[Finding]:
+    found = []
+    for suffix in filter(None, TOPIC_SUFFIX.values()):
+        if config.topic.endswith(suffix):
+            text = f"topic {config.topic!r} ends in {suffix!r}, which pushsvc adds itself for such pushes"
+            found.append(Finding("warning", text, "give the plain bundle id"))
+    host = urlsplit(config.endpoint).hostname
+    other = "sandbox" if config.environment == "production" else "production"
+    if host == urlsplit(ENDPOINTS[other]).hostname:
+        text = f"endpoint {config.endpoint} is Apple's for {other}, environment is {config.environment}"
+        found.append(Finding("error", text, "drop `endpoint`, or correct `environment`"))
+    return found

@@ -1,0 +1,155 @@
+"""What an answer of APNs means. Pure; the golden table is `tests/unit/golden/apns_classify.toml`.
+
+Three judgements that the vendor's page does not make:
+
+- A topic that the push chose itself, by `apns-topic` or by a push type that has a topic of its own, and that is
+  refused, is that push's fault (`BadNotification`). Only a refusal of the app's plain topic holds the route: one bad
+  push must not stop all the others, nor may the probe that is to end the hold be that same push for ever. For the
+  same reason `DeviceTokenNotForTopic` then says nothing about the token.
+- `BadDeviceToken` is what Apple also answers to a good token of the other environment, so it is suspicion, not death.
+- A status that Apple's table does not have is worth another try from 500 up and nobody's death below.
+
+Source: https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from ...model import (
+    BadNotification,
+    Message,
+    Misconfigured,
+    Outcome,
+    Sent,
+    Throttled,
+    TokenDead,
+    TokenSuspect,
+    Unavailable,
+)
+from ..exchange import Answer, Failure
+from ..retry_after import retry_after
+from .vocabulary import TOPIC_SUFFIX
+
+EXPIRED_TOKEN: Final = "ExpiredProviderToken"  # noqa: S105  # a reason of Apple's
+UNRELATED_KEY: Final = "UnrelatedKeyIdInToken"
+TOO_MANY_TOKENS: Final = "TooManyProviderTokenUpdates"
+
+_REASONS: Final[dict[tuple[int, str], str]] = {
+    **{
+        (400, reason): "notification"
+        for reason in (
+            "BadCollapseId",
+            "BadExpirationDate",
+            "BadMessageId",
+            "BadPriority",
+            "DuplicateHeaders",
+            "InvalidPushType",
+            "MissingDeviceToken",
+            "PayloadEmpty",
+        )
+    },
+    (404, "BadPath"): "notification",
+    (405, "MethodNotAllowed"): "notification",
+    (413, "PayloadTooLarge"): "notification",
+    **{(400, reason): "topic" for reason in ("BadTopic", "MissingTopic", "TopicDisallowed")},
+    (400, "BadDeviceToken"): "suspect",
+    (400, "DeviceTokenNotForTopic"): "suspect for the topic",
+    (400, "IdleTimeout"): "unavailable",
+    **{
+        (403, reason): "identity"
+        for reason in (
+            EXPIRED_TOKEN,
+            "InvalidProviderToken",
+            "MissingProviderToken",
+            "BadCertificate",
+            "BadCertificateEnvironment",
+            "BadEnvironmentKeyIdInToken",
+            "Forbidden",
+            UNRELATED_KEY,
+        )
+    },
+    (410, "Unregistered"): "dead",
+    (410, "ExpiredToken"): "dead",
+    (429, "TooManyRequests"): "throttled",
+    (429, TOO_MANY_TOKENS): "throttled route",
+    (500, "InternalServerError"): "unavailable",
+    (503, "ServiceUnavailable"): "unavailable",
+    (503, "Service Unavailable"): "unavailable",  # as one of Apple's pages spells it
+    (503, "Shutdown"): "unavailable",
+}
+"""By status and reason, the class. A known reason with another status is judged by the status."""
+
+_KNOWN: Final = frozenset(reason for _, reason in _REASONS)
+
+
+class _Error(Struct):
+    reason: str = ""
+    timestamp: Any = None
+
+
+_decode = msgspec.json.Decoder(_Error).decode
+
+
+def classify(answer: Answer, message: Message, now: float) -> Outcome:
+    """The outcome that `answer` means for a push of `message`. Never raises, whatever the server sent.
+
+    `now` in Unix seconds.
+    """
+    if isinstance(answer, Failure):
+        return Unavailable(reason=answer.reason, maybe_sent=answer.maybe_sent)
+    status = answer.status
+    if status == 200:
+        return Sent(status=200, provider_id=answer.headers.get("apns-id", ""))
+    error = _read(answer.body)
+    kind = _REASONS.get((status, error.reason)) or _by_status(status)
+    reason = error.reason if error.reason in _KNOWN else f"unknown_{status}"
+    match kind:
+        case "topic" if not _chose_topic(message):
+            return Misconfigured(status=status, reason=reason)
+        case "suspect for the topic" if _chose_topic(message):
+            return BadNotification(status=status, reason=reason)
+        case "suspect" | "suspect for the topic":
+            return TokenSuspect(status=status, reason=reason)
+        case "identity":
+            return Misconfigured(status=status, reason=reason)
+        case "dead":
+            return TokenDead(status=status, reason=reason, since=_milliseconds(error.timestamp))
+        case "throttled":
+            return Throttled(status=status, reason=reason, retry_after=retry_after(answer.headers, now))
+        case "throttled route":
+            return Throttled(status=status, reason=reason, retry_after=retry_after(answer.headers, now), scope="route")
+        case "unavailable":
+            return Unavailable(status=status, reason=reason, retry_after=retry_after(answer.headers, now))
+        case _:
+            return BadNotification(status=status, reason=reason)
+
+
+def _read(body: bytes) -> _Error:
+    try:
+        return _decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _Error()
+
+
+def _by_status(status: int) -> str:
+    if status == 403:
+        return "identity"
+    if status == 429:
+        return "throttled"
+    return "notification" if 400 <= status < 500 else "unavailable"
+
+
+def _chose_topic(message: Message) -> bool:
+    headers = message.headers
+    return "apns-topic" in headers or TOPIC_SUFFIX.get(headers.get("apns-push-type", ""), "") != ""
+
+
+def _milliseconds(timestamp: object) -> int | None:
+    """The 410's `timestamp`, which is in Unix milliseconds; None where it is no sensible instant."""
+    if isinstance(timestamp, bool) or not isinstance(timestamp, int | float):
+        return None
+    return int(timestamp) if 0 < timestamp < 1 << 53 else None

@@ -1,0 +1,73 @@
+"""`[apps.NAME.apns]`: an app's account at APNs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
+
+from ..endpoint import endpoint_fault, origin
+
+ENDPOINTS = {
+    "production": "https://api.push.apple.com",
+    "sandbox": "https://api.sandbox.push.apple.com",
+}
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Either a token key (`key_file`, `key_id`, `team_id`) or a certificate (`cert_file`); and the topic.
+
+    Raises `ValueError` with `key: what is wrong`. Paths are absolute.
+    """
+
+    topic: str
+    """The app's bundle id; the suffix of a push type is added when a push has one."""
+    key_file: str = ""
+    """The token signing key, a .p8 file."""
+    key_id: str = ""
+    """The key's id: 10 characters."""
+    team_id: str = ""
+    """The developer team's id: 10 characters."""
+    cert_file: str = ""
+    """The client certificate, PEM or .p12, in place of a token key."""
+    cert_key_file: str = ""
+    """The certificate's private key, PEM, where `cert_file` does not hold it."""
+    cert_password: str = ""
+    """The password of the private key or of the .p12 file."""
+    environment: Literal["production", "sandbox"] = "production"
+    endpoint: str = ""
+    """Where APNs is reached; by default Apple's host of the environment."""
+    ca_file: str = ""
+    """Trust these certificate authorities (PEM) and no others: for a simulator or a proxy."""
+    connections: Annotated[int, Meta(ge=1, le=100)] = 2
+    """HTTP/2 connections to keep."""
+    window: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    """Pushes in flight on one connection at most, also where APNs allows more."""
+
+    def __post_init__(self) -> None:
+        if not self.topic:
+            raise ValueError("topic: missing, expected the app's bundle id")
+        if not self.topic.isascii() or not self.topic.isprintable() or " " in self.topic:
+            raise ValueError("topic: expected a bundle id of ASCII letters, digits, `.` and `-`")
+        if self.cert_file and self.key_file:
+            raise ValueError("cert_file: give either a token key (`key_file`) or a certificate, not both")
+        if not self.cert_file and not self.key_file:
+            raise ValueError(
+                "key_file: missing; either `key_file`, `key_id` and `team_id`, or `cert_file` must be given"
+            )
+        if self.key_file:
+            for name in ("key_id", "team_id"):
+                value = getattr(self, name)
+                if not value:
+                    raise ValueError(f"{name}: missing; a token key needs `key_id` and `team_id` beside it")
+                if not (value.isascii() and value.isalnum()):
+                    raise ValueError(f"{name}: expected letters and digits as Apple's developer pages show them")
+        if not self.endpoint:
+            force_setattr(self, "endpoint", ENDPOINTS[self.environment])
+        if fault := endpoint_fault(self.endpoint):
+            raise ValueError(f"endpoint: {fault}")
+        force_setattr(self, "endpoint", origin(self.endpoint))
+
+    def __repr__(self) -> str:
+        return f"Config(topic={self.topic!r}, endpoint={self.endpoint!r})"  # The password stays out.

@@ -1,0 +1,168 @@
+"""Who we are to APNs: a signed provider token, or a client certificate.
+
+aioapns signs the token (ES256, `kid`, `iss`, `iat`); when to make a new one is decided here, once for all connections
+of a route: Apple wants a new one after 20 minutes at the earliest and 60 at the latest.
+
+Sources: https://developer.apple.com/documentation/usernotifications/establishing-a-token-based-connection-to-apns and
+https://developer.apple.com/documentation/usernotifications/establishing-a-certificate-based-connection-to-apns
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import ssl
+import tempfile
+from collections.abc import Callable
+from typing import Final
+
+from aioapns.connection import JWTAuthorizationHeaderProvider
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import pkcs12
+
+from ...errors import CredentialError
+from ..endpoint import tls_context
+from ..files import read_credential
+from .config import Config
+
+EARLIEST: Final = 20 * 60.0
+"""Seconds that a token must have lived before the next; sooner is 429 TooManyProviderTokenUpdates."""
+LATEST: Final = 55 * 60.0
+"""Seconds after which it must be replaced; at 60 minutes APNs refuses it."""
+
+_P8: Final = "download the key again from Apple's developer pages, as AuthKey_<KEY ID>.p8"
+_P12: Final = (".p12", ".pfx")
+
+
+def load_key(config: Config) -> str:
+    """The token signing key as PEM text, known to be a P-256 key. Raises `CredentialError`."""
+    pem = read_credential(config.key_file, "key_file")
+    try:
+        key = serialization.load_pem_private_key(pem, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # TypeError: the key asks for a password, which Apple's never do. No text of theirs: it could quote the file.
+        raise CredentialError(config.key_file, "is not a private key in PEM form", _P8) from None
+    if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
+        raise CredentialError(config.key_file, "is not a P-256 elliptic-curve key, which APNs needs", _P8)
+    return pem.decode("ascii", "replace")
+
+
+class ProviderToken:
+    """The `authorization` header of a route. Raises `CredentialError` when the key cannot sign."""
+
+    def __init__(self, config: Config, clock: Callable[[], float]) -> None:
+        self._config = config
+        self._key = load_key(config)
+        self._clock = clock
+        self.header = ""
+        """`bearer <JWT>`."""
+        self.renew_at = 0.0
+        """Unix seconds from which on the header is to be replaced."""
+        self._made_at = 0.0
+        self._sign()
+
+    def refresh(self) -> bool:
+        """Replace the header when that is due; True when it has changed."""
+        if self._clock() < self.renew_at:
+            return False
+        self._sign()
+        return True
+
+    def refuse(self) -> bool:
+        """APNs calls the token expired: replace it, unless that would come too soon. True when it has changed."""
+        if self._clock() - self._made_at < EARLIEST:
+            return False
+        self._sign()
+        return True
+
+    def hold(self) -> None:
+        """APNs calls the replacements too frequent: no new one for 20 minutes, as far as the old one lasts."""
+        self.renew_at = min(max(self.renew_at, self._clock() + EARLIEST), self._made_at + LATEST)
+
+    def _sign(self) -> None:
+        config = self._config
+        # A fresh signer each time: its own notion of when to renew would use another clock.
+        signer = JWTAuthorizationHeaderProvider(self._key, config.key_id, config.team_id)
+        try:
+            self.header = signer.get_header()  # type: ignore[no-untyped-call]  # aioapns leaves it bare
+        except Exception as error:
+            name = type(error).__name__  # PyJWT's texts may quote the key
+            raise CredentialError(config.key_file, f"cannot sign a provider token ({name})", _P8) from None
+        self._made_at = self._clock()
+        self.renew_at = self._made_at + signer.TOKEN_TTL
+
+
+def client_context(config: Config) -> ssl.SSLContext:
+    """TLS for the connections: the trusted authorities and, without a token key, our certificate.
+
+    Raises `CredentialError`.
+    """
+    context = tls_context(config.ca_file)
+    if not config.cert_file:
+        return context
+    if config.cert_file.lower().endswith(_P12):
+        _load_p12(context, config)
+        return context
+    read_credential(config.cert_file, "cert_file")
+    if config.cert_key_file:
+        read_credential(config.cert_key_file, "cert_key_file")
+    try:
+        # A password is always given, if an empty one: without it OpenSSL would ask at the terminal.
+        context.load_cert_chain(config.cert_file, config.cert_key_file or None, lambda: config.cert_password)
+    except (ssl.SSLError, ValueError):
+        raise CredentialError(
+            config.cert_file,
+            "is no PEM certificate with its private key, or `cert_password` does not open it",
+            "put the key into the same file or name it in `cert_key_file`",
+        ) from None
+    return context
+
+
+def _load_p12(context: ssl.SSLContext, config: Config) -> None:
+    _, chain, key = open_p12(config)
+    password = secrets.token_hex(16).encode()
+    # The ssl module reads certificates from files only; the key lies there for a moment, encrypted.
+    with tempfile.NamedTemporaryFile(prefix="pushsvc-", suffix=".pem") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(key(password) + b"".join(part.public_bytes(serialization.Encoding.PEM) for part in chain))
+        file.flush()
+        context.load_cert_chain(file.name, password=password)
+
+
+def open_p12(config: Config) -> tuple[x509.Certificate, list[x509.Certificate], Callable[[bytes], bytes]]:
+    """A .p12 file's certificate, its whole chain, and its key as PEM under a password. Raises `CredentialError`."""
+    content = read_credential(config.cert_file, "cert_file")
+    try:
+        key, certificate, others = pkcs12.load_key_and_certificates(content, config.cert_password.encode() or None)
+    except (ValueError, UnsupportedAlgorithm):
+        raise CredentialError(
+            config.cert_file, "is no PKCS #12 file, or `cert_password` does not open it", "correct `cert_password`"
+        ) from None
+    if key is None or certificate is None:
+        raise CredentialError(
+            config.cert_file, "holds no certificate with its private key", "export both from the key chain"
+        )
+
+    def pem(password: bytes) -> bytes:
+        return key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(password),
+        )
+
+    return certificate, [certificate, *others], pem
+
+
+def load_certificate(config: Config) -> x509.Certificate:
+    """The client certificate. Raises `CredentialError`."""
+    if config.cert_file.lower().endswith(_P12):
+        return open_p12(config)[0]
+    try:
+        return x509.load_pem_x509_certificate(read_credential(config.cert_file, "cert_file"))
+    except ValueError:
+        raise CredentialError(
+            config.cert_file, "holds no certificate in PEM form", "convert it: openssl x509 -inform der -in FILE"
+        ) from None

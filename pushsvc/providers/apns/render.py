@@ -1,0 +1,295 @@
+"""A `Content` as APNs takes it: the JSON payload and the headers that the push decides. Pure.
+
+What the caller gives in `overrides.apns.payload` is merged over what is rendered here (RFC 7396). Where nothing is
+rendered, because there is neither a notification nor data, the caller's bytes travel exactly as they were posted.
+
+    notification.title, subtitle, body    aps.alert            .category   aps.category
+    .sound, .badge                        aps.sound, .badge    .thread     aps.thread-id
+    .image    the custom key `image`, and aps.mutable-content so that the app's service extension sees it
+    .link     the custom key `link`; APNs has no field of its own for either
+    data      keys beside `aps`; they win over `image` and `link`
+
+The push type is what the caller says (`overrides.apns.headers` before `push_type`), else it is read from the finished
+payload where that leaves no doubt: `aps.event` with `aps.content-state` is a Live Activity, `content-available`
+without alert, badge and sound is `background`, all else is `alert`. VoIP and the others cannot be told from their
+payload and must be named.
+
+Sources: https://developer.apple.com/documentation/usernotifications/generating-a-remote-notification and
+https://developer.apple.com/documentation/usernotifications/sending-notification-requests-to-apns
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from ...errors import Fault
+from ...model import Content, Message, Notification, Platform
+from ...ports import RenderError
+from ..merge import NotAnObjectError, decode_object, encode, merge_patch
+from .vocabulary import (
+    ALERT,
+    BACKGROUND,
+    COLLAPSE_LIMIT,
+    HIGH,
+    LIVEACTIVITY,
+    NORMAL,
+    PLATFORM,
+    PRIORITIES,
+    TOPIC_SUFFIX,
+    payload_limit,
+)
+
+_HEX: Final = re.compile(r"(?:[0-9a-fA-F]{2}){1,200}").fullmatch
+_APNS_HEADER: Final = re.compile(r"apns-[a-z0-9-]{1,60}").fullmatch
+_PRINTABLE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?").fullmatch
+_DIGITS: Final = re.compile(r"[0-9]{1,15}").fullmatch
+_HEADERS: Final = "overrides.apns.headers"
+_PAYLOAD: Final = "overrides.apns.payload"
+_SEEN: Final = ("alert", "badge", "sound")
+_EVENTS: Final = ("start", "update", "end")
+
+
+class _Override(Struct, frozen=True, forbid_unknown_fields=True):
+    """The form of `overrides.apns`."""
+
+    headers: dict[str, str | int] = {}
+    payload: Raw = Raw(b"")
+
+
+_decode_override = msgspec.json.Decoder(_Override).decode
+_NONE: Final = _Override()
+
+
+class ApnsRenderer:
+    """The pure half of APNs."""
+
+    platform: Platform = PLATFORM
+
+    def token_fault(self, token: str, kind: str) -> str | None:
+        """Hexadecimal of even length, up to 400 characters: Apple asks not to assume a size."""
+        if kind != "token":
+            return f"APNs knows device tokens only, not `{kind}`"
+        if _HEX(token) is None:
+            return "must be an APNs device token: an even number of hexadecimal digits, 2 to 400"
+        return None
+
+    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+        """The payload and headers for every target of the push. Raises `RenderError` with every fault at once."""
+        faults: list[Fault] = []
+        raw = content.overrides.get(PLATFORM)
+        override = _NONE if raw is None else _read(raw, faults)
+        headers = _own_headers(override, faults) if override.headers else {}
+        payload = _payload(content, faults)
+        if override.payload:
+            own = _own_payload(override.payload, faults)
+            exact = payload is None
+            payload = own if payload is None else merge_patch(payload, own)
+            body = bytes(override.payload) if exact else encode(payload)
+        elif payload is not None:
+            body = encode(payload)
+        else:
+            if not faults:
+                faults.append(Fault(_PAYLOAD, "is missing: there is nothing to send to APNs devices"))
+            raise RenderError(faults)
+        push_type = _push_type(content, headers, payload, faults)
+        result = _headers(content, push_type, push_id, created_at // 1000, faults)
+        result.update(headers)
+        _judge(result, push_type, faults)
+        if faults:
+            raise RenderError(faults)
+        limit = payload_limit(push_type)
+        if len(body) > limit:
+            path = _PAYLOAD if override.payload else "notification" if content.notification else "data"
+            text = f"the APNs payload is {len(body):,} bytes, the limit for `{push_type}` is {limit:,}"
+            raise RenderError([Fault(path, text)], too_large=True)
+        return Message(PLATFORM, body, result)
+
+
+# --- the payload --------------------------------------------------------------------------------
+
+
+def _payload(content: Content, faults: list[Fault]) -> dict[str, Any] | None:
+    """What we render, or None where the push has neither a notification nor data."""
+    notification, data = content.notification, content.data
+    aps: dict[str, Any] = {}
+    payload: dict[str, Any] = {"aps": aps}
+    if notification is not None:
+        _show(notification, aps, payload)
+        if not aps and not payload.keys() - {"aps"}:
+            notification = None
+    if notification is None and not data and not content.silent:
+        return None
+    wakes = content.silent or not any(key in aps for key in _SEEN)
+    if content.silent and any(key in aps for key in _SEEN):
+        faults.append(Fault("silent", "a silent push shows nothing: leave out `silent`, or what is seen"))
+    elif wakes and content.push_type in (None, BACKGROUND):
+        # "aps may only contain content-available": category and thread would belong to an alert.
+        aps.clear()
+        aps["content-available"] = 1
+    if data:
+        if "aps" in data:
+            faults.append(Fault("data.aps", "is Apple's own key: use `overrides.apns.payload`"))
+        else:
+            payload.update(data)
+    return payload
+
+
+def _show(notification: Notification, aps: dict[str, Any], payload: dict[str, Any]) -> None:
+    alert = {}
+    if notification.title is not None:
+        alert["title"] = notification.title
+    if notification.subtitle is not None:
+        alert["subtitle"] = notification.subtitle
+    if notification.body is not None:
+        alert["body"] = notification.body
+    if alert:
+        aps["alert"] = alert
+    if notification.badge is not None:
+        aps["badge"] = notification.badge
+    if notification.sound is not None:
+        aps["sound"] = notification.sound
+    if notification.thread is not None:
+        aps["thread-id"] = notification.thread
+    if notification.category is not None:
+        aps["category"] = notification.category
+    if notification.image is not None:
+        aps["mutable-content"] = 1
+        payload["image"] = notification.image
+    if notification.link is not None:
+        payload["link"] = notification.link
+
+
+# --- the caller's own ---------------------------------------------------------------------------
+
+
+def _read(raw: Raw, faults: list[Fault]) -> _Override:
+    try:
+        override = _decode_override(raw)
+        # Null is the same as leaving it out.
+        return override if bytes(override.payload) != b"null" else _Override(override.headers)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        pass
+    # Slowly, to name every fault; each value that is right is still looked at.
+    try:
+        value = decode_object(raw)
+    except NotAnObjectError as error:
+        faults.append(Fault("overrides.apns", str(error)))
+        return _NONE
+    faults.extend(
+        Fault(f"overrides.apns.{name}", "unknown: only `headers` and `payload` stand here")
+        for name in value.keys() - {"headers", "payload"}
+    )
+    headers = value.get("headers") or {}
+    if not isinstance(headers, dict):
+        faults.append(Fault(_HEADERS, "must be an object of header names and values"))
+        headers = {}
+    fit: dict[str, str | int] = {}
+    for name, item in headers.items():
+        if type(item) in (str, int):
+            fit[name] = item
+        elif item is not None:
+            faults.append(Fault(f"{_HEADERS}.{name}", "must be a string"))
+    payload = value.get("payload")
+    return _Override(fit, Raw(b"") if payload is None else Raw(encode(payload)))
+
+
+def _own_payload(raw: Raw, faults: list[Fault]) -> dict[str, Any]:
+    try:
+        payload = decode_object(raw)
+    except NotAnObjectError as error:
+        faults.append(Fault(_PAYLOAD, str(error)))
+        return {}
+    if not payload:
+        faults.append(Fault(_PAYLOAD, "is empty"))
+    return payload
+
+
+def _own_headers(override: _Override, faults: list[Fault]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for given, value in override.headers.items():
+        name, path, text = given.lower(), f"{_HEADERS}.{given}", str(value)
+        if name == "apns-id":
+            faults.append(Fault(path, "is made for each delivery; it cannot be given"))
+        elif name == "authorization" or name.startswith(":"):
+            faults.append(Fault(path, "belongs to the connection, not to the push"))
+        elif _APNS_HEADER(name) is None:
+            faults.append(Fault(path, "is no header of APNs: their names begin with `apns-`"))
+        elif name in headers:
+            faults.append(Fault(path, "is given twice"))
+        elif len(text) > 1024 or _PRINTABLE(text) is None:
+            faults.append(Fault(path, "must be printable ASCII, without spaces at its ends"))
+        else:
+            headers[name] = text
+    return headers
+
+
+# --- the headers --------------------------------------------------------------------------------
+
+
+def _push_type(content: Content, headers: dict[str, str], payload: dict[str, Any], faults: list[Fault]) -> str:
+    path = f"{_HEADERS}.apns-push-type"
+    push_type = headers.get("apns-push-type")
+    if push_type is None:
+        path, push_type = "push_type", content.push_type
+    if push_type is None:
+        return _infer(payload)
+    if push_type not in TOPIC_SUFFIX:
+        faults.append(Fault(path, f"is not one of {', '.join(sorted(TOPIC_SUFFIX))}"))
+        return ALERT
+    if path == "push_type" and content.silent and push_type != BACKGROUND:
+        faults.append(Fault(path, "a silent push is of type `background`"))
+    if push_type == BACKGROUND:
+        aps = payload.get("aps")
+        seen = [key for key in _SEEN if key in aps] if isinstance(aps, dict) else []
+        if seen:
+            faults.append(Fault(path, f"`background` shows nothing, and the payload has aps.{seen[0]}"))
+    return push_type
+
+
+def _infer(payload: dict[str, Any]) -> str:
+    aps = payload.get("aps")
+    if not isinstance(aps, dict):
+        return ALERT
+    if aps.get("event") in _EVENTS and "content-state" in aps:
+        return LIVEACTIVITY
+    if aps.get("content-available") == 1 and not any(key in aps for key in _SEEN):
+        return BACKGROUND
+    return ALERT
+
+
+def _headers(content: Content, push_type: str, push_id: str, created: int, faults: list[Fault]) -> dict[str, str]:
+    """The headers by the neutral fields. `created` is in Unix seconds."""
+    normal = content.priority == "normal" or push_type == BACKGROUND
+    headers = {"apns-push-type": push_type, "apns-priority": NORMAL if normal else HIGH}
+    if content.ttl is not None:
+        headers["apns-expiration"] = str(created + content.ttl) if content.ttl else "0"
+    collapse = content.collapse
+    if collapse is None:
+        # One id for the push, so that a repeat after a crash replaces the first instead of standing beside it.
+        if push_type == ALERT and len(push_id) <= COLLAPSE_LIMIT:
+            headers["apns-collapse-id"] = push_id
+    elif len(collapse) > COLLAPSE_LIMIT or _PRINTABLE(collapse) is None:
+        faults.append(Fault("collapse", f"for APNs it is at most {COLLAPSE_LIMIT} bytes of printable ASCII"))
+    else:
+        headers["apns-collapse-id"] = collapse
+    return headers
+
+
+def _judge(headers: dict[str, str], push_type: str, faults: list[Fault]) -> None:
+    """What can only be wrong when the caller wrote the header."""
+    if len(headers.get("apns-collapse-id", "")) > COLLAPSE_LIMIT:
+        faults.append(Fault(f"{_HEADERS}.apns-collapse-id", f"is longer than {COLLAPSE_LIMIT} bytes"))
+    priority = headers["apns-priority"]
+    if priority not in PRIORITIES:
+        faults.append(Fault(f"{_HEADERS}.apns-priority", f"is not one of {', '.join(PRIORITIES)}"))
+    elif priority == HIGH and push_type == BACKGROUND:
+        faults.append(Fault(f"{_HEADERS}.apns-priority", "`background` pushes must have priority 5"))
+    if "apns-expiration" in headers and _DIGITS(headers["apns-expiration"]) is None:
+        faults.append(Fault(f"{_HEADERS}.apns-expiration", "must be a time in Unix seconds, or 0"))
+
+
+RENDERER: Final = ApnsRenderer()

@@ -1,0 +1,65 @@
+"""Where a provider is reached: its URL, and the TLS that its certificate is verified with."""
+
+from __future__ import annotations
+
+import ssl
+from urllib.parse import urlsplit
+
+from ..errors import CredentialError
+from .files import as_finding
+from .kind import Finding
+
+
+def endpoint_fault(url: str) -> str:
+    """Why this cannot be an endpoint, or the empty string. It is an origin: scheme, host and perhaps a port."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "is not a URL"
+    if parts.scheme != "https" or not parts.hostname or port == 0:
+        return "must be https://HOST or https://HOST:PORT"
+    if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
+        return "must hold nothing but scheme, host and port"
+    return ""
+
+
+def origin(url: str) -> str:
+    """The endpoint without a trailing slash."""
+    return url.rstrip("/")
+
+
+def authority(url: str) -> str:
+    """The `:authority` of requests to this endpoint."""
+    return urlsplit(url).netloc
+
+
+def tls_context(ca_file: str) -> ssl.SSLContext:
+    """A client context for HTTP/2 that trusts `ca_file` alone, or the system's authorities where it is empty.
+
+    Raises `CredentialError`.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca_file or None)
+    except OSError as error:
+        raise CredentialError(ca_file, _reason(error), "`ca_file` must be a PEM file of CA certificates") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # both vendors ask for 1.2 or later
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def check_ca(ca_file: str) -> list[Finding]:
+    """What is to be said about a configured `ca_file`."""
+    if not ca_file:
+        return []
+    try:
+        tls_context(ca_file)
+    except CredentialError as error:
+        return [as_finding(error)]
+    return [Finding("ok", f"trusts the certificate authorities of {ca_file} and no others")]
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return "holds no CA certificate that can be read"
+    return f"cannot be read: {error.strerror or type(error).__name__}"

@@ -1,0 +1,31 @@
+"""What can be said of a Firebase account without asking Google: the file, its fields, its key."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from ...errors import CredentialError
+from ..endpoint import check_ca
+from ..files import as_finding, check_private
+from ..kind import Finding
+from .config import Config
+from .credentials import load_service_account
+
+
+def check(config: Config) -> list[Finding]:
+    """Findings on one account. Reads its files, touches no network. Service-account keys have no end of their own."""
+    try:
+        account = load_service_account(config)
+    except CredentialError as error:
+        return [as_finding(error), *check_ca(config.ca_file)]
+    path = config.service_account_file
+    found = [Finding("ok", f"{path} is the service account {account.email} for the project {account.project_id}")]
+    if urlsplit(account.token_uri).scheme != "https":
+        text = f"{path}: its token_uri is {account.token_uri}, so access tokens travel in the clear"
+        found.append(Finding("warning", text, "use an https:// token_uri"))
+    domain = account.email.rpartition("@")[2]
+    if domain.endswith(".iam.gserviceaccount.com") and domain.partition(".")[0] != account.project_id:
+        text = f"{account.email} belongs to another project than {account.project_id}"
+        mend = "correct `project_id`, or grant the account the role Firebase Cloud Messaging API Admin there"
+        found.append(Finding("warning", text, mend))
+    return [*found, *check_private(path), *check_ca(config.ca_file)]

@@ -1,0 +1,184 @@
+"""What an answer of FCM means. Pure; the golden table is `tests/unit/golden/fcm_classify.toml`.
+
+Four judgements that the vendor's page does not make:
+
+- `INVALID_ARGUMENT` is first of all our own mistake; taking it for a dead token wipes an audience for one bad payload.
+  Only where FCM's own error (`FcmError`, not the JSON reader's `BadRequest` alone) speaks of the registration token
+  is it suspicion, and never death.
+- `THIRD_PARTY_AUTH_ERROR` says that the Firebase project's own APNs key or web push key is missing or wrong. It
+  concerns only the Apple and web tokens of the project, so it must not hold the route for Android. It is mended in
+  the Firebase console, by a person, so the delivery is tried again every few minutes and ends, when its attempts are
+  used up, as a dead letter that can be replayed: nothing is lost, and no token is blamed.
+- `UNSPECIFIED_ERROR` promises nothing of another try, so it ends as a dead letter at once.
+- 403 and 404 without FCM's own word are about the project or the account, not the message: wrong project, API
+  disabled, role missing.
+
+Sources: https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode and
+https://firebase.google.com/docs/cloud-messaging/scale-fcm
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from ...model import (
+    BadNotification,
+    Message,
+    Misconfigured,
+    Outcome,
+    Sent,
+    Throttled,
+    TokenDead,
+    TokenSuspect,
+    Unavailable,
+)
+from ..exchange import Answer, Failure, Response
+from ..retry_after import retry_after
+
+QUOTA_WAIT: Final = 60.0
+"""Seconds to wait after 429 when the answer does not say: "if no retry-after header, default to 60 seconds"."""
+CONSOLE_WAIT: Final = 300.0
+"""Seconds between two looks whether somebody mended the project's APNs or web push key."""
+
+_IN_BETWEEN: Final = (502, 503, 504)
+"""Statuses of a server that could not do its part now, whatever word stands beside them."""
+
+_THIRD_PARTY: Final = frozenset({"THIRD_PARTY_AUTH_ERROR", "APNS_AUTH_ERROR"})
+_KNOWN: Final = _THIRD_PARTY | {
+    "UNSPECIFIED_ERROR",
+    "INVALID_ARGUMENT",
+    "UNREGISTERED",
+    "SENDER_ID_MISMATCH",
+    "QUOTA_EXCEEDED",
+    "UNAVAILABLE",
+    "INTERNAL",
+    # google.rpc.Code, where FCM has no word of its own
+    "CANCELLED",
+    "UNKNOWN",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "UNAUTHENTICATED",
+}
+_TOKEN_FIELDS: Final = frozenset({"message.token", "message.fid"})
+
+
+class _Detail(Struct):
+    """One of `error.details`, of whatever type."""
+
+    type: Any = msgspec.field(default=None, name="@type")
+    error_code: Any = msgspec.field(default=None, name="errorCode")
+    field_violations: Any = msgspec.field(default=None, name="fieldViolations")
+    violations: Any = None
+
+
+class _Error(Struct):
+    message: str = ""
+    status: str = ""
+    details: list[_Detail] = []
+
+
+class _Refused(Struct):
+    error: _Error = msgspec.field(default_factory=_Error)
+
+
+class _Accepted(Struct):
+    name: str = ""
+
+
+_decode_refused = msgspec.json.Decoder(_Refused).decode
+_decode_accepted = msgspec.json.Decoder(_Accepted).decode
+
+
+class _Told(Struct, frozen=True):
+    """What an error body tells: FCM's code or else the rpc status, and texts that name what is at fault."""
+
+    code: str
+    """FCM's own `errorCode`, or the empty string."""
+    word: str
+    text: str
+    fields: frozenset[str]
+
+
+def classify(answer: Answer, message: Message, now: float) -> Outcome:
+    """The outcome that `answer` means, whatever the `message` was. Never raises, whatever the server sent.
+
+    `now` in Unix seconds.
+    """
+    if isinstance(answer, Failure):
+        return Unavailable(reason=answer.reason, maybe_sent=answer.maybe_sent)
+    status = answer.status
+    if status == 200:
+        return Sent(status=200, provider_id=message_name(answer.body))
+    told = _read(answer.body)
+    reason = told.word if told.word in _KNOWN else f"unknown_{status}"
+    match told.code:
+        case "UNREGISTERED" if status == 404:
+            return TokenDead(status=status, reason=reason)
+        case "SENDER_ID_MISMATCH":
+            return TokenSuspect(status=status, reason=reason)
+        case "THIRD_PARTY_AUTH_ERROR" | "APNS_AUTH_ERROR":
+            return Unavailable(status=status, reason=reason, retry_after=CONSOLE_WAIT)
+        case "INVALID_ARGUMENT" if status == 400 and _blames_token(told):
+            return TokenSuspect(status=status, reason=reason)
+        case "UNSPECIFIED_ERROR" if status not in _IN_BETWEEN:
+            return BadNotification(status=status, reason=reason)
+    return _by_status(answer, reason, told, now)
+
+
+def message_name(body: bytes) -> str:
+    """The message's name in an accepting answer, `projects/*/messages/*`; empty where there is none."""
+    try:
+        return _decode_accepted(body).name
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ""
+
+
+def concerns_access_token(answer: Response) -> bool:
+    """Whether a 401 is about our access token, rather than about a key that lies in the Firebase project."""
+    return answer.status == 401 and _read(answer.body).code not in _THIRD_PARTY
+
+
+def _by_status(answer: Response, reason: str, told: _Told, now: float) -> Outcome:
+    status = answer.status
+    if status in (401, 403, 404):
+        return Misconfigured(status=status, reason=reason)
+    if status == 429:
+        wait = retry_after(answer.headers, now)
+        scope: Any = "token" if "device" in told.text else "route"
+        return Throttled(status=status, reason=reason, retry_after=QUOTA_WAIT if wait is None else wait, scope=scope)
+    if 400 <= status < 500:
+        return BadNotification(status=status, reason=reason)
+    return Unavailable(status=status, reason=reason, retry_after=retry_after(answer.headers, now))
+
+
+def _blames_token(told: _Told) -> bool:
+    return "registration token" in told.text or bool(told.fields & _TOKEN_FIELDS)
+
+
+def _read(body: bytes) -> _Told:
+    try:
+        error = _decode_refused(body).error
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _Told("", "", "", frozenset())
+    code, texts, fields = "", [error.message], set()
+    for detail in error.details:
+        if str(detail.type).endswith(".FcmError") and isinstance(detail.error_code, str):
+            code = detail.error_code
+        for item in _objects(detail.field_violations):
+            fields.add(str(item.get("field")))
+            texts.append(str(item.get("description")))
+        for item in _objects(detail.violations):  # google.rpc.QuotaFailure
+            texts += (str(item.get("subject")), str(item.get("description")))
+    return _Told(code, code or error.status, " ".join(texts).lower(), frozenset(fields))
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

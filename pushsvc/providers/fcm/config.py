@@ -1,0 +1,44 @@
+"""`[apps.NAME.fcm]`: an app's Firebase project."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
+
+from ..endpoint import endpoint_fault, origin
+
+ENDPOINT: Final = "https://fcm.googleapis.com"
+
+PROJECT: Final = re.compile(r"[A-Za-z0-9.:-]{1,100}")
+"""Project ids, domain-scoped ones (`example.com:shop`) and project numbers."""
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A service account that may send for the project. Raises `ValueError` with `key: what is wrong`."""
+
+    service_account_file: str
+    """The service account's JSON file. Its own `token_uri` is honoured."""
+    project_id: str = ""
+    """The Firebase project; by default the one that the file names."""
+    endpoint: str = ENDPOINT
+    """Where FCM is reached."""
+    ca_file: str = ""
+    """Trust these certificate authorities (PEM) and no others, for FCM and for the token endpoint."""
+    connections: Annotated[int, Meta(ge=1, le=100)] = 2
+    """HTTP/2 connections to keep."""
+    window: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    """Messages in flight on one connection at most, also where FCM allows more."""
+
+    def __post_init__(self) -> None:
+        if not self.service_account_file:
+            raise ValueError("service_account_file: missing, expected the service account's JSON file")
+        if self.project_id and PROJECT.fullmatch(self.project_id) is None:
+            raise ValueError("project_id: expected the id or number of a Firebase project")
+        if not self.endpoint:
+            force_setattr(self, "endpoint", ENDPOINT)
+        if fault := endpoint_fault(self.endpoint):
+            raise ValueError(f"endpoint: {fault}")
+        force_setattr(self, "endpoint", origin(self.endpoint))

@@ -1,0 +1,201 @@
+"""Who we are to FCM: a service account, and the access tokens that Google gives for it.
+
+firebase-admin reads the file and google-auth asks for the tokens, in a thread: their HTTP client blocks, and on the
+event loop it would stop every push for the length of a round trip. A token is replaced well before its end, so pushes
+never wait for one but the first.
+
+Source: https://developers.google.com/identity/protocols/oauth2/service-account#httprest
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import functools
+import json
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
+
+from firebase_admin import credentials as firebase
+from google.auth.exceptions import GoogleAuthError, RefreshError
+from google.auth.transport.requests import Request
+from msgspec import Struct
+
+from ...errors import CredentialError
+from ..files import read_credential
+from .config import PROJECT, Config
+
+AHEAD: Final = 300.0
+"""Seconds before its end at which a token is replaced; at most half of its life."""
+LEAST_LIFE: Final = 10.0
+"""Seconds. A token that is refused sooner than this after its issue is not to blame."""
+BACKOFF: Final = (1.0, 60.0)
+"""Seconds before asking again: after the first failure, and at most."""
+
+_MEND: Final = "download the key again: Firebase console, project settings, service accounts"
+
+
+class TokenRefusedError(Exception):
+    """No token was given. `final` when the service account itself is refused, so that nothing but a mend helps."""
+
+    def __init__(self, text: str, *, reason: str, final: bool) -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.final = final
+
+
+Fetch: TypeAlias = Callable[[], tuple[str, float]]
+"""Blocks; returns a token and the seconds that it lives. Raises `TokenRefusedError`."""
+
+
+class ServiceAccount(Struct, frozen=True):
+    """What the file holds, ready to ask for tokens."""
+
+    project_id: str
+    email: str
+    token_uri: str
+    fetch: Fetch
+
+    def __repr__(self) -> str:
+        return f"ServiceAccount(email={self.email!r})"
+
+
+def load_service_account(config: Config, *, timeout: float = 10.0) -> ServiceAccount:
+    """Read the file. `timeout` in seconds, for each step of a token request. Raises `CredentialError`."""
+    path = config.service_account_file
+    content = read_credential(path, "service_account_file")
+    try:
+        info = json.loads(content)
+    except ValueError:
+        raise CredentialError(path, "is not JSON", _MEND) from None
+    if not isinstance(info, dict) or info.get("type") != "service_account":
+        raise CredentialError(path, 'is not a service account: it has no "type": "service_account"', _MEND)
+    for name in ("client_email", "private_key", "token_uri"):
+        if not isinstance(info.get(name), str) or not info[name]:
+            raise CredentialError(path, f"has no `{name}`", _MEND)
+    try:
+        certificate = firebase.Certificate(info)
+    except ValueError:
+        # Its text is left out: it could quote the key.
+        raise CredentialError(path, "its `private_key` cannot be read", _MEND) from None
+    project_id = config.project_id or str(info.get("project_id") or "")
+    if PROJECT.fullmatch(project_id) is None:
+        raise CredentialError(path, "names no project", "give `project_id`")
+    google = certificate.get_credential()
+    fetch = functools.partial(_fetch, google, info["token_uri"], config.ca_file, timeout)
+    return ServiceAccount(project_id, info["client_email"], info["token_uri"], fetch)
+
+
+def _fetch(google: Any, token_uri: str, ca_file: str, timeout: float) -> tuple[str, float]:
+    """One token request. A connection of its own: it is needed once an hour."""
+    request = Request()
+    host = urlsplit(token_uri).netloc
+    try:
+        # Given with each request: what the session says, an environment variable would override.
+        google.refresh(functools.partial(request, timeout=timeout, **({"verify": ca_file} if ca_file else {})))
+    except RefreshError as error:
+        text = " ".join(str(error.args[0] if error.args else "").split())[:200]
+        final = not error.retryable
+        said = f"the token endpoint {host} " + ("refuses the service account" if final else "is in trouble")
+        raise TokenRefusedError(f"{said}: {text}", reason=_word(text), final=final) from None
+    except (GoogleAuthError, OSError, ValueError) as error:
+        text = f"the token endpoint {host} cannot be reached: {type(_innermost(error)).__name__}"
+        raise TokenRefusedError(text, reason="token_endpoint_unreachable", final=False) from None
+    finally:
+        request.session.close()
+    if not google.token:
+        raise TokenRefusedError(f"the token endpoint {host} gave no token", reason="no_token", final=False)
+    expiry = google.expiry
+    if expiry is None:
+        return google.token, 3600.0
+    # google-auth keeps it in UTC without saying so.
+    return google.token, expiry.replace(tzinfo=datetime.UTC).timestamp() - time.time()
+
+
+def _word(text: str) -> str:
+    """OAuth's error code, if it is one of RFC 6749 section 5.2."""
+    word = text.partition(":")[0]
+    known = ("invalid_grant", "invalid_client", "invalid_scope", "unauthorized_client", "invalid_request")
+    return word if word in known else "token_refused"
+
+
+def _innermost(error: BaseException) -> BaseException:
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        error = (
+            error.__cause__
+            or error.__context__
+            or next((item for item in error.args if isinstance(item, BaseException)), error)
+        )
+    return error
+
+
+def _unforeseen(error: Exception) -> TokenRefusedError:
+    return TokenRefusedError(f"the access token cannot be had: {type(error).__name__}", reason="no_token", final=False)
+
+
+class AccessToken:
+    """The current access token, kept fresh by `keep`."""
+
+    def __init__(self, fetch: Fetch, *, clock: Callable[[], float], changed: Callable[[], None]) -> None:
+        self.value = ""
+        """Empty while there is none that could be used."""
+        self.number = 0
+        """Counts the tokens that there were, so that a refusal can say which one it means."""
+        self.failure: TokenRefusedError | None = None
+        """Why the last request for a token failed; None after one that did not."""
+        self._fetch = fetch
+        self._clock = clock
+        self._changed = changed
+        self._fetched_at = 0.0
+        self._expires_at = 0.0
+        self._due = asyncio.Event()
+
+    def refuse(self, number: int) -> bool:
+        """FCM refuses the token with this number. False when a newer one is no remedy, because this one is new."""
+        if number != self.number or not self.value:
+            return True  # It is being replaced, or has been.
+        if self._clock() - self._fetched_at < LEAST_LIFE:
+            return False
+        self.value = ""
+        self._due.set()
+        return True
+
+    async def keep(self) -> None:
+        """Get the first token, and the next before each ends, until cancelled. Tells `changed` after each try."""
+        failures = 0
+        while True:
+            self._due.clear()
+            try:
+                self.value, life = await asyncio.to_thread(self._fetch)
+            except Exception as error:
+                # Whatever it is, asking goes on: a keeper that ends would stop the route for good.
+                self.failure = error if isinstance(error, TokenRefusedError) else _unforeseen(error)
+                failures += 1
+                wait = min(BACKOFF[1], BACKOFF[0] * 2.0 ** min(failures - 1, 30))
+                left = self._expires_at - self._clock()
+                if left <= 0:
+                    self.value = ""
+                elif self.value:
+                    wait = min(wait, left)
+            else:
+                self.failure, failures = None, 0
+                self.number += 1
+                self._fetched_at = self._clock()
+                self._expires_at = self._fetched_at + life
+                wait = max(1.0, life - min(AHEAD, life / 2))
+            try:
+                self._changed()
+            except Exception as error:
+                asyncio.get_running_loop().call_exception_handler({"message": "changed raised", "exception": error})
+            await self._pause(wait)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._due.wait()
+        except TimeoutError:
+            pass

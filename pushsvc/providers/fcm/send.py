@@ -1,0 +1,192 @@
+"""Messages to FCM over the HTTP/2 pool.
+
+All requests of a route have the same header fields, so those are built once an access token; a chunk gives the body
+but for its target, and a delivery adds its token. One tuple is all that waits for the answer.
+
+A 401 about our access token is ours to mend: one new token for all that were refused, and each is sent again once.
+Every other repeat is policy's to decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from ...model import Chunk, Delivery, Misconfigured, Outcome, Route, Sent, Unavailable
+from ...ports import OnOutcome
+from ..endpoint import authority, tls_context
+from ..transport import HTTPS, POST, Answer, Pool, Response, field, path
+from ..transport import authority as authority_field
+from .classify import classify, concerns_access_token, message_name
+from .config import Config
+from .credentials import AccessToken, Fetch, load_service_account
+
+_Context: TypeAlias = tuple[Delivery, OnOutcome, int]
+"""The delivery, whom to tell, and the number of the access token that it went with."""
+
+_quote: Final = msgspec.json.Encoder().encode
+
+
+class FcmProvider:
+    """`ports.Provider` for one app's Firebase project. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        route: Route,
+        config: Config,
+        pool: Pool,
+        project_id: str,
+        fetch: Fetch,
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self.route = route
+        self._pool = pool
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._wakes: list[Callable[[], None]] = []
+        self._refused: list[_Context] = []
+        self._token = AccessToken(fetch, clock=clock, changed=self._on_token)
+        self._head = (
+            POST
+            + HTTPS
+            + path(f"/v1/projects/{project_id}/messages:send")
+            + authority_field(authority(config.endpoint))
+            + field("content-type", "application/json; charset=UTF-8")
+        )
+        self._fields = b""
+        # Of the chunk at hand.
+        self._chunk: Chunk | None = None
+        self._before_token = self._before_fid = b""
+        self._after = b""
+        self._keeper = self._loop.create_task(self._token.keep())
+
+    @property
+    def room(self) -> int:
+        return self._pool.room if self._token.value else 0
+
+    @property
+    def trouble(self) -> str:
+        if not self._token.value:
+            return str(self._token.failure or "waiting for an access token")
+        return self._pool.trouble
+
+    def on_room(self, wake: Callable[[], None]) -> None:
+        self._wakes.append(wake)
+        self._pool.on_room(wake)
+
+    async def aclose(self) -> None:
+        # The pool goes first: what it has in flight may still be refused and wait for a token.
+        await self._pool.aclose()
+        self._keeper.cancel()
+        await asyncio.gather(self._keeper, return_exceptions=True)
+        self._answer_refused(Unavailable(reason="closing"))
+        await asyncio.sleep(0)  # A closed pool answers at the next turn of the loop.
+
+    # --- sending ------------------------------------------------------------
+
+    def submit(self, delivery: Delivery, on_outcome: OnOutcome) -> None:
+        self._send(delivery, on_outcome, self._on_answer)
+
+    def _send(self, delivery: Delivery, on_outcome: OnOutcome, on_answer: Callable[[Any, Answer], None]) -> None:
+        chunk = delivery.chunk
+        if chunk is not self._chunk:
+            self._prepare(chunk)
+        target = delivery.target
+        self._pool.submit(
+            self._fields,
+            (self._before_fid if target.kind == "fid" else self._before_token) + _quote(target.token) + self._after,
+            (delivery, on_outcome, self._token.number),
+            on_answer,
+        )
+
+    def _prepare(self, chunk: Chunk) -> None:
+        """Build what the deliveries of the chunk share: the body before and behind the target."""
+        opening = b'{"validate_only":true,"message":{' if chunk.dry_run else b'{"message":{'
+        self._before_token, self._before_fid = opening + b'"token":', opening + b'"fid":'
+        rest = chunk.message.body[1:]
+        self._after = (rest if rest == b"}" else b"," + rest) + b"}"
+        self._chunk = chunk
+
+    # --- answers ------------------------------------------------------------
+
+    def _on_answer(self, context: _Context, answer: Answer) -> None:
+        if type(answer) is Response:
+            if answer.status == 200:
+                delivery, on_outcome, _ = context
+                on_outcome(delivery, Sent(status=200, provider_id=message_name(answer.body)))
+                return
+            if concerns_access_token(answer) and self._token.refuse(context[2]):
+                if self._token.value:
+                    self._again(context)
+                else:
+                    self._refused.append(context)
+                return
+        self._on_last_answer(context, answer)
+
+    def _on_last_answer(self, context: _Context, answer: Answer) -> None:
+        delivery, on_outcome, _ = context
+        on_outcome(delivery, classify(answer, delivery.chunk.message, self._clock()))
+
+    def _again(self, context: _Context) -> None:
+        # The pool lets it wait for its turn, within another request timeout.
+        self._send(context[0], context[1], self._on_last_answer)
+
+    # --- the access token ---------------------------------------------------
+
+    def _on_token(self) -> None:
+        """A token has come, or could not be had."""
+        token = self._token
+        if token.value:
+            self._fields = self._head + field("authorization", f"Bearer {token.value}")
+            waiting, self._refused = self._refused, []
+            for context in waiting:
+                self._again(context)
+            for wake in self._wakes:
+                wake()
+        elif token.failure is not None:
+            if token.failure.final:
+                self._answer_refused(Misconfigured(status=401, reason=token.failure.reason))
+            else:
+                self._answer_refused(Unavailable(reason=token.failure.reason))
+
+    def _answer_refused(self, outcome: Outcome) -> None:
+        waiting, self._refused = self._refused, []
+        for delivery, on_outcome, _ in waiting:
+            on_outcome(delivery, outcome)
+
+
+@asynccontextmanager
+async def open_provider(
+    route: Route,
+    config: Config,
+    *,
+    request_timeout: float,
+    clock: Callable[[], float] = time.time,
+    open_pool: Callable[..., Pool] = Pool,
+    fetch: Fetch | None = None,
+) -> AsyncIterator[FcmProvider]:
+    """Open the connections of one route and keep them; on leaving, what is in flight ends first.
+
+    Does not wait for the first access token: until it is there `room` is 0. `request_timeout` in seconds; a delivery
+    that is sent again (see above) may take twice that and a token request. Raises `CredentialError`, before anything
+    is opened. `fetch` replaces Google's token endpoint.
+    """
+    account = load_service_account(config, timeout=request_timeout)
+    async with open_pool(
+        config.endpoint,
+        ssl=tls_context(config.ca_file),
+        connections=config.connections,
+        window=config.window,
+        request_timeout=request_timeout,
+    ) as pool:
+        provider = FcmProvider(route, config, pool, account.project_id, fetch or account.fetch, clock=clock)
+        try:
+            yield provider
+        finally:
+            await provider.aclose()

@@ -1,0 +1,37 @@
+"""Credential files: read them with an error that says what to do, and look whether others may read them."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from ..errors import CredentialError
+from .kind import Finding
+
+
+def read_credential(path: str, key: str) -> bytes:
+    """The file's bytes; `key` is the configuration key that names it. Raises `CredentialError`."""
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise CredentialError(path, "no such file", f"correct `{key}`") from None
+    except OSError as error:
+        raise CredentialError(
+            path, f"cannot be read: {error.strerror or type(error).__name__}", "let the user of pushsvc read it"
+        ) from error
+
+
+def check_private(path: str) -> list[Finding]:
+    """A warning where a file with a private key is readable by others than its owner."""
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError:
+        return []  # Reading it reports that better.
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        return [Finding("warning", f"{path} holds a private key and others may read it", f"chmod 600 {path}")]
+    return []
+
+
+def as_finding(error: CredentialError) -> Finding:
+    """A credential that cannot be used, as a line of `check`."""
+    return Finding("error", f"{error.path}: {error.message}", error.mend)

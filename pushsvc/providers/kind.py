@@ -1,0 +1,43 @@
+"""What every provider brings: the shape of a registry line, and of what `check` finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Literal, Protocol
+
+from msgspec import Struct
+
+from ..model import Platform, Route
+from ..ports import Provider, Renderer
+
+
+class Finding(Struct, frozen=True):
+    """One thing that `check` saw about a credential, with the mend where there is something to mend."""
+
+    level: Literal["ok", "warning", "error"]
+    what: str
+    """One sentence; never holds key material."""
+    mend: str = ""
+    expires: float | None = None
+    """Unix seconds at which the credential ends, where it does."""
+
+
+class OpenProvider(Protocol):
+    """Opens the sending half for one route; closing it drains what is in flight. Raises `CredentialError`."""
+
+    def __call__(
+        self, route: Route, config: Any, *, request_timeout: float
+    ) -> AbstractAsyncContextManager[Provider]: ...
+
+
+class ProviderKind(Struct, frozen=True):
+    """One line of the registry: the fixed names of a provider's package, as values."""
+
+    platform: Platform
+    config: type[Struct]
+    """The section `[apps.NAME.<platform>]` of the configuration."""
+    renderer: Renderer
+    open_provider: OpenProvider
+    check: Callable[[Any], list[Finding]]
+    """Takes the config, reads its files, touches no network."""
