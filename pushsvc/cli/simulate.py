@@ -1,0 +1,131 @@
+"""`pushsvc simulate`: the provider simulator in the foreground, until SIGINT or SIGTERM."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ..errors import ConfigError
+from ..simulator import Address, ScenarioError, SimulatorConfig, apns_token, fcm_token, run_forever
+
+_DEFAULTS = SimulatorConfig()
+
+
+def simulate(
+    folder: Annotated[Path, typer.Option(help="Where keys and credentials are made once and kept.")] = Path(
+        "var/simulator"
+    ),
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = _DEFAULTS.host,
+    apns_port: Annotated[int, typer.Option(min=0, max=65535, help="APNs over HTTP/2; 0: any free port.")] = 8443,
+    fcm_port: Annotated[int, typer.Option(min=0, max=65535, help="FCM over HTTP/2; 0: any free port.")] = 8444,
+    control_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="OAuth tokens, control and record, over HTTP/1.1.")
+    ] = 8445,
+    topic: Annotated[str, typer.Option(help="The app's bundle id.")] = _DEFAULTS.topic,
+    key_id: Annotated[str, typer.Option(help="The id of the APNs key.")] = _DEFAULTS.key_id,
+    team_id: Annotated[str, typer.Option(help="The Apple team.")] = _DEFAULTS.team_id,
+    project: Annotated[str, typer.Option(help="The Firebase project.")] = _DEFAULTS.project_id,
+    environment: Annotated[
+        Literal["production", "sandbox"], typer.Option(help="The sandbox adds apns-unique-id.")
+    ] = "production",
+    latency_ms: Annotated[int, typer.Option(min=0, help="Milliseconds by which every answer is late.")] = 0,
+    apns_streams: Annotated[int, typer.Option(min=1, help="Streams at a time on an APNs connection.")] = 1000,
+    fcm_streams: Annotated[int, typer.Option(min=1, help="Streams at a time on an FCM connection.")] = 100,
+    apple_throttle: Annotated[
+        bool, typer.Option(help="One stream at a time until the first push is accepted, as APNs does.")
+    ] = True,
+    throttle_rejections: Annotated[
+        bool, typer.Option(help="One stream at a time after a refusal, until a push is accepted.")
+    ] = False,
+    token_updates: Annotated[
+        bool, typer.Option(help="Refuse new APNs tokens more often than each 20 minutes on one connection.")
+    ] = True,
+    record: Annotated[bool, typer.Option(help="Keep what was received, to be queried; else totals only.")] = True,
+    keep: Annotated[int, typer.Option(min=0, help="How many of the last requests are kept whole.")] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print addresses and files as one line of JSON.")] = False,
+    token: Annotated[
+        str | None,
+        typer.Option(metavar="SCENARIO", help="Print tokens that play SCENARIO (Unregistered, stall.1), and end."),
+    ] = None,
+) -> None:
+    """Run APNs and FCM on loopback over TLS and HTTP/2, verifying as the real ones do.
+
+    A device token may carry its own scenario; see --token. Keys and credentials in the folder are made once and used
+    again, so an app that was configured with them goes on working.
+    """
+    if token is not None:
+        _print_tokens(token)
+        return
+    config = SimulatorConfig(
+        folder=str(folder),
+        host=host,
+        apns_port=apns_port,
+        fcm_port=fcm_port,
+        control_port=control_port,
+        topic=topic,
+        key_id=key_id,
+        team_id=team_id,
+        project_id=project,
+        environment=environment,
+        latency=latency_ms / 1000,
+        apns_streams=apns_streams,
+        fcm_streams=fcm_streams,
+        one_stream_at_start=apple_throttle,
+        throttle_rejections=throttle_rejections,
+        token_updates=token_updates,
+        record=record,
+        keep=keep,
+    )
+    try:
+        run_forever(config, _print_json if as_json else _print_snippet)
+    except ConfigError as error:
+        typer.echo(f"pushsvc simulate: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _print_json(address: Address) -> None:
+    print(address.as_json().decode(), flush=True)
+
+
+def _print_snippet(address: Address) -> None:
+    credentials = address.credentials
+    ca_file = credentials.ca_file.absolute()
+    print(
+        f"""\
+# APNs     {address.apns_url}
+# FCM      {address.fcm_url}
+# control  {address.control_url}   (POST /control/stall .., GET /record)
+# To push there, put this into the configuration:
+
+[apps.shop.apns]
+key_file = "{credentials.apns_key_file.absolute()}"
+key_id = "{credentials.key_id}"
+team_id = "{credentials.team_id}"
+topic = "{credentials.topic}"
+endpoint = "{address.apns_url}"
+ca_file = "{ca_file}"
+
+[apps.shop.fcm]
+service_account_file = "{credentials.service_account_file.absolute()}"
+endpoint = "{address.fcm_url}"
+ca_file = "{ca_file}"
+""",
+        flush=True,
+    )
+
+
+def _print_tokens(scenario: str) -> None:
+    """Both platforms' tokens where both know the words; exit 2 with the known ones when neither does."""
+    faults = []
+    for name, make in (("apns", apns_token), ("fcm", fcm_token)):
+        try:
+            print(f"{name:<5} {make(scenario, 'demo')}")
+        except ScenarioError as error:
+            faults.append(f"{name}: {error}")
+    if len(faults) == 2:
+        typer.echo("\n".join(faults), err=True)
+        raise typer.Exit(2)
+    sys.stdout.flush()

@@ -1,0 +1,115 @@
+"""The simulated APNs: `apns` verifies and words, the token's scenario chooses, this joins them."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+from . import apns
+from .apns import Identity, Session, Verifier
+from .hpack import Headers
+from .http2 import Answer, Connection
+from .provider import Clock, Decision, SimulatedProvider
+from .record import PlatformRecord
+from .scenario import ScenarioError, Stage, Step
+
+_PATH: Final = len(b"/3/device/")
+_SIM: Final = b"sim:".hex().encode()
+_INTERFERENCE: Final = {
+    "unavailable": "ServiceUnavailable",
+    "refused": "InvalidProviderToken",
+    "throttled": "TooManyRequests",
+}
+
+
+class SimulatedApns(SimulatedProvider):
+    """APNs on one port."""
+
+    farewell = b'{"reason":"Shutdown"}'
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        record: PlatformRecord,
+        clock: Clock,
+        latency: float,
+        streams: int,
+        one_stream_at_start: bool,
+        throttle: bool,
+        sandbox: bool,
+    ) -> None:
+        stage = Stage(apns.REASONS)
+        super().__init__(record=record, stage=stage, clock=clock, latency=latency, streams=streams, throttle=throttle)
+        self._verifier = Verifier(identity)
+        self._one_stream_at_start = one_stream_at_start
+        self._sandbox = sandbox
+        seed = secrets.token_hex(9)
+        self._id_prefix = f"{seed[:8].upper()}-{seed[8:12].upper()}-4{seed[12:15].upper()}-A{seed[15:].upper()}-"
+        self._ids = 0
+
+    def opened(self, connection: Connection) -> int:
+        """With token authentication one stream until a push was accepted, as Apple's page on tokens says."""
+        certificate = _certificate_topic(connection)
+        connection.memory = Session(certificate)
+        return 1 if certificate is None and self._one_stream_at_start else self.streams
+
+    def _make_id(self) -> bytes:
+        self._ids += 1
+        return f"{self._id_prefix}{self._ids:012X}".encode()
+
+    def decide(self, headers: Headers, body: bytes, memory: Session, now: float) -> Decision:
+        fields = {field[0]: field[1] for field in headers}
+        message_id = fields.get(b"apns-id")
+        if self.switches.active:
+            interference = self.switches.interfere(fields.get(b"apns-topic", b""), now)
+            if interference is not None:
+                step = Step(_INTERFERENCE[interference])
+                return self._refuse(step, self._echo(message_id), now), b"", None, None
+        reason = self._verifier.judge(fields, len(headers), body, memory, now)
+        if reason is not None:
+            token = fields.get(b":path", b"")[_PATH:]
+            return apns.refuse(reason, self._echo(message_id)), token, None, None
+        token = fields[b":path"][_PATH:]
+        if token[:8].lower() == _SIM:
+            return self._play(token, message_id, body, now)
+        if message_id is None:
+            # Without an id of the client's, the same payload to the same token is the same delivery.
+            return self._accept(self._make_id()), token, token + body, None
+        return self._accept(message_id), token, message_id, None
+
+    def _echo(self, message_id: bytes | None) -> bytes:
+        return message_id if message_id is not None and apns.well_formed_id(message_id) else self._make_id()
+
+    def _accept(self, message_id: bytes) -> Answer:
+        return apns.accept(message_id, self._make_id().lower() if self._sandbox else None)
+
+    def _play(self, token: bytes, client_id: bytes | None, body: bytes, now: float) -> Decision:
+        message_id = self._echo(client_id)
+        try:
+            step = self.stage.next_step(bytes.fromhex(token.decode()).decode("latin-1"))
+        except ScenarioError as error:
+            return apns.refuse("BadDeviceToken", message_id, detail=str(error)), token, None, None
+        if step.name in apns.REASONS or (step.name == "status" and step.status != 200):
+            return self._refuse(step, message_id, now), token, None, step
+        return self._accept(message_id), token, client_id or token + body, step
+
+    def _refuse(self, step: Step, message_id: bytes, now: float) -> Answer:
+        known = step.name in apns.REASONS
+        return apns.refuse(
+            step.name if known else "SomethingNew",
+            message_id,
+            status=None if known else step.status,
+            timestamp=round(now * 1000) if step.since is None else step.since,
+            retry_after=self.retry_after(step, now),
+            empty=step.empty,
+        )
+
+
+def _certificate_topic(connection: Connection) -> str | None:
+    """The UID in the subject of the client's certificate, which TLS has verified against the simulator's CA."""
+    certificate = connection.transport.get_extra_info("peercert")
+    if not certificate:
+        return None
+    subject = {key: value for part in certificate.get("subject", ()) for key, value in part}
+    return subject.get("userId") or subject.get("UID")

@@ -1,0 +1,51 @@
+"""How a simulator is set up."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+
+class SimulatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of it has defaults that suit a test: free ports on loopback, keys in memory, no delays."""
+
+    host: str = "127.0.0.1"
+    apns_port: int = 0
+    """0: any free port, of all three."""
+    fcm_port: int = 0
+    control_port: int = 0
+    folder: str | None = None
+    """Where keys and credentials are kept from run to run; None: keys live in memory until `write_credentials`."""
+
+    topic: str = "com.example.shop"
+    more_topics: tuple[str, ...] = ()
+    """Further bundle ids of the same team."""
+    key_id: str = "SIMULATOR1"
+    team_id: str = "SIMULATEAM"
+    project_id: str = "example-shop"
+    more_projects: tuple[str, ...] = ()
+    environment: Literal["production", "sandbox"] = "production"
+    """The sandbox adds `apns-unique-id` to its answers."""
+    token_updates: bool = True
+    """Whether a new APNs token more often than each 20 minutes on one connection is refused."""
+    access_token_life: int = 3599
+    """Seconds that an OAuth access token is good for."""
+
+    apns_streams: int = 1000
+    """SETTINGS_MAX_CONCURRENT_STREAMS of an APNs connection in good standing."""
+    fcm_streams: int = 100
+    one_stream_at_start: bool = True
+    """With provider tokens: one stream at a time until the first push that is not refused, as Apple says."""
+    throttle_rejections: bool = False
+    """After a refusal other than 410 one stream at a time, until a push is accepted; seen at Apple, not documented."""
+    connection_window: int = 1 << 20
+    """Bytes of request bodies that a connection may have on the way (HTTP/2 flow control)."""
+    stream_window: int = 65_535
+    latency: float = 0.0
+    """Seconds by which every answer is late."""
+
+    record: bool = True
+    """False: totals only, which is the fastest."""
+    keep: int = 1000
+    """How many of the last requests are kept whole, on each platform."""

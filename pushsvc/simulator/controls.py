@@ -1,0 +1,234 @@
+"""The commands that make a simulator misbehave. Each is a value, so that HTTP, tests and the process handle share them.
+
+`platform` is `apns`, `fcm` or None for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeAlias, assert_never
+
+from msgspec import Struct
+
+from .fcm_provider import SimulatedFcm
+from .frames import ErrorCode
+from .provider import Clock, SimulatedProvider
+from .record import PlatformName, Record
+
+
+class _Command(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="command"):
+    platform: PlatformName | None = None
+
+
+class Goaway(_Command, frozen=True, tag="goaway"):
+    """GOAWAY on every connection, which then closes."""
+
+    graceful: bool = False
+    """In two steps: "open no more", a round trip later the last stream that is processed."""
+    keep: int | None = None
+    """Answer only that many of the oldest waiting requests; last_stream_id says so. None: all that were received."""
+
+
+class Reset(_Command, frozen=True, tag="reset"):
+    """RST_STREAM on every request that waits for its answer."""
+
+    code: int = int(ErrorCode.INTERNAL_ERROR)
+
+
+class Stall(_Command, frozen=True, tag="stall"):
+    """Stop answering; off again, what was held is judged and answered."""
+
+    on: bool = True
+
+
+class Unavailable(_Command, frozen=True, tag="unavailable"):
+    """503 for everything."""
+
+    on: bool = True
+    seconds: float | None = None
+    """None: until told."""
+    retry_after: int | None = None
+
+
+class Throttle(_Command, frozen=True, tag="throttle"):
+    """429 beyond a rate for each app (topic) or project."""
+
+    rate: float = 0.0
+    """Requests a second; 0: no limit."""
+    burst: float = 1.0
+    retry_after: int | None = None
+
+
+class Streams(_Command, frozen=True, tag="streams"):
+    """Another SETTINGS_MAX_CONCURRENT_STREAMS, for connections of now and of later."""
+
+    limit: int
+
+
+class Drop(_Command, frozen=True, tag="drop"):
+    """Drop every TCP connection, without a word."""
+
+
+class Credentials(_Command, frozen=True, tag="credentials"):
+    """Refuse all credentials (InvalidProviderToken, 401 UNAUTHENTICATED) until told."""
+
+    refuse: bool = True
+    token_endpoint: bool = False
+    """Refuse at the OAuth token endpoint as well."""
+
+
+class Revoke(_Command, frozen=True, tag="revoke"):
+    """No OAuth access token issued until now is good any more; new ones are issued."""
+
+
+class Latency(_Command, frozen=True, tag="latency"):
+    """Answer later."""
+
+    seconds: float
+
+
+class Credit(_Command, frozen=True, tag="credit"):
+    """Keep consumed flow-control credit instead of returning it, on the connections of now."""
+
+    hold: bool = True
+
+
+class Calm(_Command, frozen=True, tag="calm"):
+    """Switch everything off: stall, unavailable, throttle, credentials, latency, held credit."""
+
+
+Command: TypeAlias = (
+    Goaway | Reset | Stall | Unavailable | Throttle | Streams | Drop | Credentials | Revoke | Latency | Credit | Calm
+)
+
+
+class Controls:
+    """Applies commands to the providers it was given."""
+
+    def __init__(self, apns: SimulatedProvider, fcm: SimulatedFcm, record: Record, clock: Clock) -> None:
+        self.record = record
+        """What the simulator received."""
+        self.token_endpoint_refuses = False
+        self._apns = apns
+        self._fcm = fcm
+        self._clock = clock
+
+    def _chosen(self, platform: PlatformName | None) -> Iterable[SimulatedProvider]:
+        return (self._apns, self._fcm) if platform is None else (self._apns if platform == "apns" else self._fcm,)
+
+    def apply(self, command: Command) -> int:
+        """Do it. Returns how many connections or streams it touched, where that says something."""
+        touched = sum(self._apply(provider, command) for provider in self._chosen(command.platform))
+        if isinstance(command, Credentials):
+            self.token_endpoint_refuses = command.refuse and command.token_endpoint
+        elif isinstance(command, Calm):
+            self.token_endpoint_refuses = False
+        elif isinstance(command, Revoke):
+            self._fcm.tokens.revoke(self._clock())
+        return touched
+
+    def _apply(self, provider: SimulatedProvider, command: Command) -> int:
+        switches = provider.switches
+        match command:
+            case Goaway():
+                return provider.go_away(graceful=command.graceful, keep=command.keep)
+            case Reset():
+                return provider.reset_streams(command.code)
+            case Stall():
+                provider.stall(command.on)
+            case Unavailable():
+                forever = float("inf") if command.seconds is None else self._clock() + command.seconds
+                switches.unavailable(forever if command.on else 0.0)
+                switches.retry_after = command.retry_after
+            case Throttle():
+                switches.throttle(command.rate, command.burst)
+                switches.retry_after = command.retry_after
+            case Streams():
+                provider.limit_streams(command.limit)
+            case Drop():
+                return provider.drop_connections()
+            case Credentials():
+                switches.refuse_credentials(command.refuse)
+            case Latency():
+                switches.latency = command.seconds
+            case Credit():
+                provider.hold_credit(command.hold)
+            case Calm():
+                switches.calm()
+                switches.latency = 0.0
+                provider.stall(False)
+                provider.hold_credit(False)
+            case Revoke():
+                pass
+            case _:
+                assert_never(command)
+        return len(provider.connections)
+
+    # --- the same as methods ----------------------------------------------------------------------
+
+    def goaway(self, *, graceful: bool = False, keep: int | None = None, platform: PlatformName | None = None) -> int:
+        return self.apply(Goaway(graceful=graceful, keep=keep, platform=platform))
+
+    def reset_streams(self, code: int = int(ErrorCode.INTERNAL_ERROR), *, platform: PlatformName | None = None) -> int:
+        return self.apply(Reset(code=code, platform=platform))
+
+    def stall(self, on: bool = True, *, platform: PlatformName | None = None) -> None:
+        self.apply(Stall(on=on, platform=platform))
+
+    def unavailable(
+        self,
+        on: bool = True,
+        *,
+        seconds: float | None = None,
+        retry_after: int | None = None,
+        platform: PlatformName | None = None,
+    ) -> None:
+        self.apply(Unavailable(on=on, seconds=seconds, retry_after=retry_after, platform=platform))
+
+    def throttle(
+        self,
+        rate: float,
+        *,
+        burst: float = 1.0,
+        retry_after: int | None = None,
+        platform: PlatformName | None = None,
+    ) -> None:
+        self.apply(Throttle(rate=rate, burst=burst, retry_after=retry_after, platform=platform))
+
+    def limit_streams(self, limit: int, *, platform: PlatformName | None = None) -> None:
+        self.apply(Streams(limit=limit, platform=platform))
+
+    def drop_connections(self, *, platform: PlatformName | None = None) -> int:
+        return self.apply(Drop(platform=platform))
+
+    def break_credentials(self, platform: PlatformName | None = None, *, token_endpoint: bool = False) -> None:
+        self.apply(Credentials(refuse=True, token_endpoint=token_endpoint, platform=platform))
+
+    def mend_credentials(self, platform: PlatformName | None = None) -> None:
+        self.apply(Credentials(refuse=False, platform=platform))
+
+    def revoke_access_tokens(self) -> None:
+        self.apply(Revoke())
+
+    def set_latency(self, seconds: float, *, platform: PlatformName | None = None) -> None:
+        self.apply(Latency(seconds=seconds, platform=platform))
+
+    def hold_credit(self, hold: bool = True, *, platform: PlatformName | None = None) -> None:
+        self.apply(Credit(hold=hold, platform=platform))
+
+    def calm(self, *, platform: PlatformName | None = None) -> None:
+        self.apply(Calm(platform=platform))
+
+    def state(self) -> dict[str, Any]:
+        """What is switched on, and how many connections and waiting requests there are."""
+        return {
+            name: {
+                "connections": len(provider.connections),
+                "waiting": sum(connection.open_streams for connection in provider.connections),
+                "streams": provider.streams,
+                "stalled": provider.switches.stalled,
+                "credentials_refused": provider.switches.credentials_refused,
+                "latency": provider.switches.latency,
+            }
+            for name, provider in (("apns", self._apns), ("fcm", self._fcm))
+        }

@@ -1,0 +1,75 @@
+"""The simulated FCM: `fcm` verifies and words, the token's scenario chooses, this joins them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from . import fcm
+from .fcm import Message, Refusal, Verifier
+from .fcm_schema import Violation
+from .hpack import Headers
+from .http2 import Answer
+from .oauth import AccessTokens
+from .provider import Clock, Decision, SimulatedProvider
+from .record import PlatformRecord
+from .scenario import PREFIX, ScenarioError, Stage, Step
+
+_INTERFERENCE: Final = {"unavailable": "UNAVAILABLE", "refused": "UNAUTHENTICATED", "throttled": "QUOTA_EXCEEDED"}
+
+
+class SimulatedFcm(SimulatedProvider):
+    """FCM on one port."""
+
+    def __init__(
+        self,
+        projects: frozenset[str],
+        tokens: AccessTokens,
+        *,
+        record: PlatformRecord,
+        clock: Clock,
+        latency: float,
+        streams: int,
+    ) -> None:
+        stage = Stage(fcm.ERRORS)
+        super().__init__(record=record, stage=stage, clock=clock, latency=latency, streams=streams, throttle=False)
+        self.tokens = tokens
+        self._verifier = Verifier(projects)
+        self._messages = round(clock() * 1_000_000)
+
+    def decide(self, headers: Headers, body: bytes, memory: Any, now: float) -> Decision:
+        fields = {field[0]: field[1] for field in headers}
+        if self.switches.active:
+            interference = self.switches.interfere(fields.get(b":path", b""), now)
+            if interference is not None:
+                return self._refuse(Step(_INTERFERENCE[interference]), now), b"", None, None
+        authorised = self.tokens.authorises(fields.get(b"authorization"), now)
+        verdict = self._verifier.judge(fields, body, authorised=authorised)
+        if isinstance(verdict, Refusal):
+            return fcm.refuse(verdict), b"", None, None
+        if verdict.target.startswith(PREFIX):
+            return self._play(verdict, body, now)
+        return self._accept(verdict), verdict.target.encode(), None if verdict.validate_only else body, None
+
+    def _accept(self, message: Message) -> Answer:
+        self._messages += 1
+        return fcm.accept(message, self._messages)
+
+    def _play(self, message: Message, body: bytes, now: float) -> Decision:
+        token = message.target.encode()
+        try:
+            step = self.stage.next_step(message.target)
+        except ScenarioError as error:
+            bad = Refusal("INVALID_ARGUMENT", (Violation("message.token", str(error)),), str(error), fcm_error=True)
+            return fcm.refuse(bad), token, None, None
+        if step.name in fcm.ERRORS or (step.name == "status" and step.status != 200):
+            return self._refuse(step, now), token, None, step
+        return self._accept(message), token, None if message.validate_only else body, step
+
+    def _refuse(self, step: Step, now: float) -> Answer:
+        known = step.name in fcm.ERRORS
+        return fcm.refuse(
+            Refusal(step.name if known else "UNSPECIFIED_ERROR"),
+            status=None if known else step.status,
+            retry_after=self.retry_after(step, now),
+            empty=step.empty,
+        )

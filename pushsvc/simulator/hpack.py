@@ -1,0 +1,49 @@
+"""Header blocks: decoded by jh2 (in Rust, or in Python where its extension module is missing), and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, TypeAlias
+
+Headers: TypeAlias = list[tuple[bytes, bytes, bool]]
+"""Names and values in the order received. From jh2's Python decoder the third item is missing: do not unpack it."""
+
+
+def _find_decoder() -> Any:
+    # As jh2 itself chooses; by name, because the package has no marker for its types.
+    try:
+        return import_module("jh2._hazmat").Decoder
+    except ImportError:  # pragma: no cover
+        return import_module("jh2.hpack").Decoder
+
+
+_Decoder = _find_decoder()
+
+
+def new_decode() -> Callable[[bytes, bool], Headers]:
+    """A decoder for one connection: call it with a block and True (names and values stay bytes), in order."""
+    decode: Callable[[bytes, bool], Headers] = _Decoder().decode
+    return decode
+
+
+_CONNECTION_SPECIFIC = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
+_PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
+
+
+def malformed(headers: Headers) -> str:
+    """Why a request's header fields are malformed (RFC 9113 sections 8.2 and 8.3), or the empty string."""
+    names = [field[0] for field in headers]
+    pseudo = [name for name in names if name[:1] == b":"]
+    if names[: len(pseudo)] != pseudo:
+        return "a pseudo-header field after a regular one"
+    if len(set(pseudo)) != len(pseudo) or not set(pseudo) <= _PSEUDO:
+        return "a pseudo-header field that is unknown or repeated"
+    if not {b":method", b":scheme", b":path"} <= set(pseudo):
+        return "no :method, :scheme or :path"
+    for field in headers:
+        if field[0] != field[0].lower() or field[0] in _CONNECTION_SPECIFIC:
+            return "a name with capitals, or a field of HTTP/1"
+        if field[1] != field[1].strip() or any(byte in field[1] for byte in b"\0\r\n"):
+            return "a value with white space at an end, or a forbidden character"
+    return ""

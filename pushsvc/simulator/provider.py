@@ -1,0 +1,158 @@
+"""A simulated provider: it judges a request, plays the scenario of its token, answers, and records. Common to both.
+
+The order for each request is: stalled? judge (switches, then what the provider verifies, then the token's scenario),
+answer, record. What is judged and how it is worded stands in `apns` and `fcm`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import Any, Final, TypeAlias
+
+from .frames import ErrorCode
+from .hpack import Headers
+from .http2 import Answer, Connection
+from .record import PlatformRecord
+from .scenario import Stage, Step
+from .switches import Switches
+
+Clock: TypeAlias = Callable[[], float]
+
+Decision: TypeAlias = tuple[Answer, bytes, bytes | None, Step | None]
+"""The answer, the token, the delivery's identity when it is accepted, and the scenario's step when there is one."""
+
+_UNANSWERED: Final = {
+    name: Answer(0, name, b"") for name in ("stall", "held", "reset", "refuse", "goaway", "drop", "cancelled")
+}
+_NO_ERROR: Final = (200, 410)  # APNs does not count 410 as an error condition
+
+
+class SimulatedProvider(ABC):
+    """One platform on one port. Every method is to be called on the simulator's event loop."""
+
+    farewell: bytes = b""
+    """The debug data of a GOAWAY."""
+
+    def __init__(
+        self, *, record: PlatformRecord, stage: Stage, clock: Clock, latency: float, streams: int, throttle: bool
+    ) -> None:
+        self.record = record
+        self.stage = stage
+        self.switches = Switches(latency)
+        self.connections: set[Connection] = set()
+        self.streams = streams
+        """SETTINGS_MAX_CONCURRENT_STREAMS of a connection in good standing."""
+        self._throttle = throttle
+        self._clock = clock
+
+    @abstractmethod
+    def decide(self, headers: Headers, body: bytes, memory: Any, now: float) -> Decision:
+        """Judge a request and find its answer."""
+
+    def opened(self, connection: Connection) -> int:
+        return self.streams
+
+    def request(self, connection: Connection, stream: int, headers: Headers, body: bytes) -> None:
+        """One whole request of a client."""
+        now = self._clock()
+        switches = self.switches
+        if switches.stalled:
+            connection.hold(stream, (headers, body))
+            self.record.add(now, connection.number, stream, headers, body, _UNANSWERED["held"], b"", None)
+            return
+        answer, token, delivery, step = self.decide(headers, body, connection.memory, now)
+        if step is not None:
+            answer = self._perform(connection, stream, step, answer)
+            if answer.status != 200:
+                delivery = None
+        elif switches.latency:
+            connection.answer_later(stream, answer, switches.latency)
+        else:
+            connection.answer(stream, answer)
+        self.record.add(now, connection.number, stream, headers, body, answer, token, delivery)
+        if connection.stream_limit != self.streams or self._throttle:
+            self._adjust(connection, answer)
+
+    def _perform(self, connection: Connection, stream: int, step: Step, answer: Answer) -> Answer:
+        """Play a step. Returns what became of the request."""
+        delay = self.switches.latency + step.delay_ms / 1000
+        match step.name:
+            case "stall":
+                connection.hold(stream)
+            case "reset":
+                connection.reset(stream, ErrorCode.INTERNAL_ERROR)
+            case "refuse":
+                connection.reset(stream, ErrorCode.REFUSED_STREAM)
+            case "drop":
+                connection.close()
+            case "goaway":
+                connection.go_away(stream - 2, debug=self.farewell)
+            case _:
+                if delay:
+                    connection.answer_later(stream, answer, delay)
+                else:
+                    connection.answer(stream, answer)
+                if step.name == "goaway-graceful":
+                    connection.go_away_gracefully(self.farewell)
+                return answer
+        return _UNANSWERED[step.name]
+
+    def _adjust(self, connection: Connection, answer: Answer) -> None:
+        """The stream limit follows the answers: see `SimulatorConfig.throttle_rejections`."""
+        if answer.status in _NO_ERROR:
+            if connection.stream_limit != self.streams:
+                connection.limit_streams(self.streams)
+        elif self._throttle and answer.status and connection.stream_limit != 1:
+            connection.limit_streams(1)
+
+    def retry_after(self, step: Step, now: float) -> bytes | None:
+        """The Retry-After header of a step, in one of its two forms (RFC 9110 section 10.2.3)."""
+        if step.retry_at is not None:
+            return formatdate(now + step.retry_at, usegmt=True).encode()
+        seconds = self.switches.retry_after if step.retry_after is None else step.retry_after
+        return None if seconds is None else str(seconds).encode()
+
+    # --- on command -------------------------------------------------------------------------------
+
+    def go_away(self, *, graceful: bool, keep: int | None) -> int:
+        """GOAWAY on every connection. Returns on how many."""
+        connections = list(self.connections)
+        for connection in connections:
+            if graceful:
+                connection.go_away_gracefully(self.farewell)
+                continue
+            streams = connection.open_stream_ids()
+            if keep is None or keep >= len(streams):
+                connection.go_away(debug=self.farewell)
+            else:
+                connection.go_away(streams[keep] - 2, debug=self.farewell)
+        return len(connections)
+
+    def reset_streams(self, code: int) -> int:
+        """RST_STREAM on every request without an answer. Returns on how many."""
+        return sum(connection.reset_open(code) for connection in list(self.connections))
+
+    def stall(self, on: bool) -> None:
+        """Stop answering; when off again, what was held is judged and answered."""
+        self.switches.stalled = on
+        if not on:
+            for connection in list(self.connections):
+                connection.release()
+
+    def hold_credit(self, on: bool) -> None:
+        for connection in list(self.connections):
+            connection.hold_credit(on)
+
+    def limit_streams(self, limit: int) -> None:
+        """Another stream limit, for connections of now and of later."""
+        self.streams = limit
+        for connection in list(self.connections):
+            connection.limit_streams(limit)
+
+    def drop_connections(self) -> int:
+        connections = list(self.connections)
+        for connection in connections:
+            connection.abort()
+        return len(connections)

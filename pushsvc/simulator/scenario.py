@@ -1,0 +1,170 @@
+"""What a device token asks the simulator to do. Pure.
+
+A token that begins with `sim:` carries its own scenario, so that a test or a demonstration chooses each answer without
+telling the simulator beforehand, and a failing token can sit between good ones in the same call::
+
+    sim:<action>[,<action>]:<unique text>          only A-Z a-z 0-9 _ . , : -
+
+FCM takes that text as the token; APNs takes its bytes in hexadecimal, since APNs tokens are hexadecimal.
+
+Actions that answer or misbehave are played in their order, one request after the other; `.N` means "for N requests",
+and without it for ever. After the last one everything is accepted::
+
+    sim:Unregistered:a                  always 410 Unregistered
+    sim:ServiceUnavailable.2:a          503 twice, then 200
+    sim:stall.1,Unregistered:a          no answer to the first request, then 410 for ever
+
+Modifiers hold for every request of the token, or with `.N` for its first N: `slow-<ms>`, `since-<unix ms>` (the
+timestamp of an APNs 410), `retry-after-<s>` and `retry-at-<s>` (the Retry-After header in seconds or as a date that
+many seconds ahead), `empty` (the status without a body).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final
+
+from msgspec import Struct
+
+PREFIX: Final = "sim:"
+
+TRANSPORT: Final = {
+    "ok": "accept the push",
+    "stall": "never answer",
+    "reset": "RST_STREAM with INTERNAL_ERROR",
+    "refuse": "RST_STREAM with REFUSED_STREAM: not processed",
+    "goaway": "GOAWAY that says this request and all later ones were not processed, then close",
+    "goaway-graceful": "accept the push, and send the two GOAWAYs of an orderly shutdown",
+    "drop": "close the TCP connection without an answer",
+    "status": "status-<code>: that HTTP status with a reason that nobody knows",
+}
+"""Actions beside the providers' own words, and what they do."""
+
+MODIFIERS: Final = {
+    "slow": "slow-<ms>: answer that many milliseconds late",
+    "since": "since-<unix ms>: the timestamp in an APNs 410",
+    "retry-after": "retry-after-<s>: the Retry-After header, in seconds",
+    "retry-at": "retry-at-<s>: the Retry-After header, as a date that many seconds from now",
+    "empty": "answer the status without a body",
+}
+
+_NUMBERED: Final = frozenset({"status", "slow", "since", "retry-after", "retry-at"})
+_TEXT: Final = re.compile(r"sim:(?P<actions>[A-Za-z0-9_.,-]+):(?P<unique>[A-Za-z0-9_.,:-]+)")
+_ACTION: Final = re.compile(
+    r"(?P<name>[A-Za-z_]+(?:-[a-z]+)*)(?:-(?P<number>[0-9]{1,15}))?(?:\.(?P<times>[1-9][0-9]{0,8}))?"
+)
+
+
+class ScenarioError(ValueError):
+    """The text is not a scenario; says which part and what is possible."""
+
+
+class Action(Struct, frozen=True):
+    """One action: its name, its number where it has one, and for how many requests (None: for ever)."""
+
+    name: str
+    number: int | None = None
+    times: int | None = None
+
+    def __str__(self) -> str:
+        number = "" if self.number is None else f"-{self.number}"
+        return f"{self.name}{number}" + ("" if self.times is None else f".{self.times}")
+
+
+class Scenario(Struct, frozen=True):
+    """A parsed token."""
+
+    actions: tuple[Action, ...]
+    unique: str
+
+    def __str__(self) -> str:
+        return f"{PREFIX}{','.join(map(str, self.actions))}:{self.unique}"
+
+
+class Step(Struct, frozen=True):
+    """What to do with one request."""
+
+    name: str = "ok"
+    """A key of `TRANSPORT`, or a reason of the provider."""
+    status: int | None = None
+    delay_ms: int = 0
+    since: int | None = None
+    retry_after: int | None = None
+    retry_at: int | None = None
+    empty: bool = False
+
+
+def parse(text: str, reasons: Iterable[str]) -> Scenario:
+    """Read a scenario; `reasons` are the provider's words that may stand in it. Raises `ScenarioError`."""
+    found = _TEXT.fullmatch(text)
+    if found is None:
+        raise ScenarioError("a scenario is sim:<action>[,<action>]:<unique text> of A-Z a-z 0-9 _ . , : - only")
+    known = {*TRANSPORT, *MODIFIERS, *reasons}
+    return Scenario(tuple(_action(part, known) for part in found["actions"].split(",")), found["unique"])
+
+
+def _action(text: str, known: set[str]) -> Action:
+    found = _ACTION.fullmatch(text)
+    if found is None or found["name"] not in known:
+        raise ScenarioError(f"unknown action {text!r}; known are {', '.join(sorted(known, key=str.lower))}")
+    name, number, times = found["name"], found["number"], found["times"]
+    if (name in _NUMBERED) != (number is not None):
+        raise ScenarioError(f"{text!r}: {name} " + ("needs a number" if name in _NUMBERED else "takes no number"))
+    if name == "status" and not 200 <= int(number) <= 599:
+        raise ScenarioError(f"{text!r}: an HTTP status is a number from 200 to 599")
+    return Action(name, None if number is None else int(number), None if times is None else int(times))
+
+
+def step(scenario: Scenario, nth: int) -> Step:
+    """What becomes of the token's request number `nth`, counted from 0."""
+    name, status, before = "ok", None, 0
+    modifiers: dict[str, int] = {}
+    decided = False
+    for action in scenario.actions:
+        if action.name in MODIFIERS:
+            if action.times is None or nth < action.times:
+                modifiers[action.name] = action.number or 0
+        elif not decided and (action.times is None or nth < before + action.times):
+            name, status, decided = action.name, action.number, True
+        else:
+            before += action.times or 0
+    return Step(
+        name=name,
+        status=status,
+        delay_ms=modifiers.get("slow", 0),
+        since=modifiers.get("since"),
+        retry_after=modifiers.get("retry-after"),
+        retry_at=modifiers.get("retry-at"),
+        empty="empty" in modifiers,
+    )
+
+
+def _prepared(scenario: Scenario) -> tuple[Scenario, Step | None]:
+    """A scenario, and its one step when it has no counts."""
+    counted = any(action.times for action in scenario.actions)
+    return scenario, None if counted else step(scenario, 0)
+
+
+class Stage:
+    """Plays scenarios: remembers how many requests of a token came, of tokens with a scenario that counts only."""
+
+    def __init__(self, reasons: Iterable[str]) -> None:
+        words = frozenset(reasons)
+        self._seen: dict[str, int] = {}
+        self._parse = lru_cache(maxsize=4096)(lambda actions: _prepared(parse(f"{PREFIX}{actions}:x", words)))
+
+    def next_step(self, token: str) -> Step:
+        """The step for this request of the token, which must begin with `sim:`. Raises `ScenarioError`."""
+        found = _TEXT.fullmatch(token)
+        scenario, always = self._parse(found["actions"] if found else "")
+        if always is not None:
+            return always
+        nth = self._seen.get(token, 0)
+        self._seen[token] = nth + 1
+        return step(scenario, nth)
+
+    def reset(self) -> None:
+        """Forget how many requests came."""
+        self._seen.clear()

@@ -1,0 +1,84 @@
+"""What an operator has switched on: troubles that hold for every request of a platform. Pure; clocks are arguments."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+Interference: TypeAlias = Literal["unavailable", "refused", "throttled"]
+
+
+class Bucket:
+    """A token bucket: `rate` requests a second, and bursts of up to `burst`."""
+
+    __slots__ = ("_at", "_burst", "_level", "_rate")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._level, self._at = burst, now
+
+    def take(self, now: float) -> bool:
+        """Whether one more request is within the rate."""
+        self._level = min(self._burst, self._level + (now - self._at) * self._rate)
+        self._at = now
+        if self._level < 1.0:
+            return False
+        self._level -= 1.0
+        return True
+
+
+class Switches:
+    """All off at first. `active` says whether any of them needs a look."""
+
+    def __init__(self, latency: float = 0.0) -> None:
+        self.latency = latency
+        """Seconds by which every answer is late."""
+        self.stalled = False
+        self.credentials_refused = False
+        self.retry_after: int | None = None
+        """The Retry-After, in seconds, of 503 and 429 answers."""
+        self._unavailable_until = 0.0
+        self._rate = 0.0
+        self._burst = 0.0
+        self._buckets: dict[bytes, Bucket] = {}
+        self.active = False
+
+    def refuse_credentials(self, on: bool) -> None:
+        self.credentials_refused = on
+        self._settle()
+
+    def unavailable(self, until: float) -> None:
+        """503 for everything until that instant."""
+        self._unavailable_until = until
+        self._settle()
+
+    def throttle(self, rate: float, burst: float) -> None:
+        """429 beyond `rate` requests a second for each app or project; 0: no limit."""
+        self._rate, self._burst = rate, max(burst, 1.0)
+        self._buckets.clear()
+        self._settle()
+
+    def calm(self) -> None:
+        """All off, except the latency."""
+        self.stalled = self.credentials_refused = False
+        self.retry_after = None
+        self._unavailable_until = self._rate = 0.0
+        self._settle()
+
+    def _settle(self) -> None:
+        self.active = bool(self.credentials_refused or self._unavailable_until or self._rate)
+
+    def interfere(self, key: bytes, now: float) -> Interference | None:
+        """What a request of this app or project meets now."""
+        if self._unavailable_until:
+            if now < self._unavailable_until:
+                return "unavailable"
+            self.unavailable(0.0)
+        if self.credentials_refused:
+            return "refused"
+        if self._rate:
+            bucket = self._buckets.get(key)
+            if bucket is None:
+                bucket = self._buckets[key] = Bucket(self._rate, self._burst, now)
+            if not bucket.take(now):
+                return "throttled"
+        return None
