@@ -1,0 +1,132 @@
+"""What the calls answer, as structs: encoded from them, and described in the OpenAPI document by them. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from ..model import Counts, DeliveryRow, End, FeedbackEvent, PushState, PushStatus
+
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-12-01T09:00:00.000Z"])]
+
+encode = msgspec.json.Encoder().encode
+
+
+class Accepted(Struct, frozen=True):
+    """The push is in Redis and will be sent."""
+
+    id: Annotated[str, Meta(description="A UUIDv7.", extra_json_schema={"format": "uuid"})]
+    state: PushState
+    deliveries: Annotated[int | None, Meta(description="How many distinct targets it goes to.")]
+
+
+class Status(Struct, frozen=True):
+    """Where a push stands. `total` is the sum of the other counts, always."""
+
+    id: Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
+    app: str
+    state: PushState
+    created_at: Time
+    updated_at: Time
+    counts: Counts
+
+
+class Delivery(Struct, frozen=True):
+    """How one delivery ended. The token shows as a short hash only."""
+
+    platform: str
+    device_id: str | None
+    token_hash: str
+    outcome: End
+    reason: Annotated[str, Meta(description="The provider's own word, or ours in lower case.")]
+    status: Annotated[int, Meta(description="The provider's HTTP status; 0 when there was no answer.")]
+    attempts: int
+    provider_id: Annotated[str, Meta(description="The provider's own id of the message.")]
+    at: Time
+
+
+class Deliveries(Struct, frozen=True):
+    """A page of deliveries, and the cursor of the next one: null on the last. A page may be short and not the last."""
+
+    items: list[Delivery]
+    cursor: str | None
+
+
+class Feedback(Struct, frozen=True):
+    """A token that the provider called dead or suspect, and what was done about it."""
+
+    id: str
+    at: Time
+    device_id: str | None
+    platform: str
+    token: Annotated[str, Meta(description="The caller's own token, whole.")]
+    reason: str
+    action: Literal["suppressed", "pruned", "suspected", "kept"]
+
+
+class FeedbackPage(Struct, frozen=True):
+    """Events in order. `cursor` is where to go on: give it as `after`, also when `items` was empty."""
+
+    items: list[Feedback]
+    cursor: str | None
+
+
+class Health(Struct, frozen=True):
+    """The process answers."""
+
+    status: Literal["ok", "ready"]
+
+
+def instant(unix_ms: int) -> str:
+    """RFC 3339 in UTC with milliseconds."""
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def accepted(push_id: str, deliveries: int) -> bytes:
+    """The answer to `POST /v1/push`."""
+    return encode(Accepted(push_id, "sending", deliveries))
+
+
+def status(push: PushStatus) -> bytes:
+    """The status document."""
+    created, updated = instant(push.created_at), instant(push.updated_at)
+    return encode(Status(push.id, push.app, push.state, created, updated, push.counts))
+
+
+def deliveries(rows: list[DeliveryRow], cursor: str | None) -> bytes:
+    """A page of delivery rows."""
+    items = [
+        Delivery(
+            platform=row.platform,
+            device_id=row.device_id,
+            token_hash=row.token_hash,
+            outcome=row.outcome,
+            reason=row.reason,
+            status=row.status,
+            attempts=row.attempts,
+            provider_id=row.provider_id,
+            at=instant(row.at),
+        )
+        for row in rows
+    ]
+    return encode(Deliveries(items, cursor))
+
+
+def feedback(events: list[tuple[str, FeedbackEvent]], after: str | None) -> bytes:
+    """A page of feedback events that follow `after`."""
+    items = [
+        Feedback(
+            id=event_id,
+            at=instant(event.at),
+            device_id=event.device_id,
+            platform=event.platform,
+            token=event.token,
+            reason=event.reason,
+            action=event.action,
+        )
+        for event_id, event in events
+    ]
+    return encode(FeedbackPage(items, items[-1].id if items else after))

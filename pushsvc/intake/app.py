@@ -1,0 +1,76 @@
+"""The aiohttp application: handlers joined to the route table, one middleware around them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import web
+
+from ..model import Platform
+from ..ports import KeyRing, PushStore, ReceiptLog, Renderer
+from . import openapi
+from .auth import Gate
+from .config import IntakeApp, IntakeConfig
+from .ids import new_push_id, now_ms
+from .meta import MetaCalls
+from .problems import ExpectationFailed, boundary, respond
+from .pushes import PushCalls
+from .routes import CALLS
+
+
+def build_app(
+    *,
+    apps: Mapping[str, IntakeApp],
+    renderers: Mapping[Platform, Renderer],
+    pushes: PushStore,
+    receipts: ReceiptLog,
+    keys: KeyRing,
+    ready: Callable[[], Awaitable[Mapping[str, str]]],
+    metrics: Callable[[], Awaitable[bytes]],
+    config: IntakeConfig,
+    clock: Callable[[], int] = now_ms,
+    new_id: Callable[[int], str] = new_push_id,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> web.Application:
+    """The HTTP API over these ports.
+
+    `renderers` are those of every platform that exists; which of them an app may use is in its `platforms`.
+    `ready` names the parts that are not ready, with why; empty means ready. `metrics` gives Prometheus' text.
+    `clock` gives Unix milliseconds, `new_id` a push id for such an instant, `monotonic` seconds.
+    """
+    gate = Gate(
+        apps, keys, monotonic=monotonic, cache_seconds=config.key_cache_seconds, cache_size=config.key_cache_size
+    )
+    about_pushes = PushCalls(
+        apps=apps,
+        renderers=renderers,
+        pushes=pushes,
+        receipts=receipts,
+        gate=gate,
+        config=config,
+        clock=clock,
+        new_id=new_id,
+    )
+    about_itself = MetaCalls(ready=ready, metrics=metrics, document=openapi.build(platforms=renderers, config=config))
+    app = web.Application(middlewares=[boundary()], client_max_size=config.body_limit)
+    for call in CALLS:
+        owner = about_pushes if hasattr(about_pushes, call.name) else about_itself
+        handler = getattr(owner, call.name)
+        if call.method == "GET":
+            app.router.add_get(call.path, handler, allow_head=True, expect_handler=_expect)
+        else:
+            app.router.add_route(call.method, call.path, handler, expect_handler=_expect)
+    return app
+
+
+async def _expect(request: web.Request) -> web.StreamResponse | None:
+    """Answer `Expect: 100-continue` as aiohttp does, and any other expectation with a problem document."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # The body of the final answer has not begun.
+        request.writer.output_size = 0
+        return None
+    response = respond(ExpectationFailed("Only `Expect: 100-continue` is understood."))
+    response.force_close()
+    return response

@@ -1,0 +1,44 @@
+"""What intake is told: the apps it answers for, and how its server behaves."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct
+
+from ..model import ApiKey, Platform
+
+MIB: Final = 1024 * 1024
+
+
+class IntakeApp(Struct, frozen=True):
+    """One configured app."""
+
+    name: str
+    platforms: frozenset[Platform]
+    """The providers that are configured for it."""
+    keys: tuple[ApiKey, ...] = ()
+    """Those of the configuration; those of `pushsvc keys new` are asked of the `KeyRing`."""
+
+
+class IntakeConfig(Struct, frozen=True):
+    """How the server binds, and its bounds. Sizes in bytes, spans in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    """0 takes a free one."""
+    reuse_port: bool = False
+    """Let several processes listen on the port; the kernel spreads the connections (Linux, the BSDs)."""
+    backlog: int = 1024
+    body_limit: int = 4 * MIB
+    """One push may be this large. 10,000 FCM tokens of 200 characters are about 2.4 MB."""
+    max_targets: int = 10_000
+    body_timeout: float = 30.0
+    """How long a body may take to arrive."""
+    keepalive_timeout: float = 75.0
+    """How long a connection may be idle. Longer than the 60 s of common load balancers, which must close first."""
+    shutdown_timeout: float = 30.0
+    """How long requests that are being handled may take when the server stops."""
+    key_cache_seconds: float = 5.0
+    """How long the answer of the `KeyRing` is believed: a revoked key works that much longer at most."""
+    key_cache_size: int = 4096

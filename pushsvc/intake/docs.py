@@ -1,0 +1,145 @@
+"""The OpenAPI document as one page to read: rendered here, without script, loading nothing from anywhere. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, Final
+
+_TEMPLATE: Final = Path(__file__).with_name("docs.html")
+_CODE: Final = re.compile(r"`([^`]+)`")
+
+
+def render(document: dict[str, Any]) -> str:
+    """The page for an OpenAPI document as `openapi.build` makes it."""
+    info = document["info"]
+    calls = [(path, verb, call) for path, verbs in document["paths"].items() for verb, call in verbs.items()]
+    schemas = document["components"]["schemas"]
+    nav = [
+        "<h2>Calls</h2>",
+        *(
+            f'<a href="#{call["operationId"]}">{_verb(verb)}<span>{escape(path)}</span></a>'
+            for path, verb, call in calls
+        ),
+        "<h2>Documents</h2>",
+        *(f'<a href="#{name}">{name}</a>' for name in schemas),
+    ]
+    main = [
+        f"<h1>{escape(info['title'])} <small class=soft>{escape(info['version'])}</small></h1>",
+        _prose(info["description"]),
+        '<p><a href="openapi.json">openapi.json</a></p>',
+        "<h2>Calls</h2>",
+        *(_call(path, verb, call) for path, verb, call in calls),
+        "<h2>Documents</h2>",
+        *(_schema(name, schema) for name, schema in schemas.items()),
+    ]
+    page = _TEMPLATE.read_text(encoding="utf-8")
+    parts = {"title": f"{escape(info['title'])} API", "nav": "\n".join(nav), "main": "\n".join(main)}
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], page)
+
+
+def _verb(verb: str) -> str:
+    return f'<span class="verb {verb}">{verb.upper()}</span>'
+
+
+def _text(text: str) -> str:
+    return _CODE.sub(r"<code>\1</code>", escape(text))
+
+
+def _prose(text: str) -> str:
+    return "".join(f"<p>{_text(paragraph)}</p>" for paragraph in text.split("\n\n"))
+
+
+def _call(path: str, verb: str, call: dict[str, Any]) -> str:
+    parts = [
+        f'<section class=card id="{call["operationId"]}">',
+        f"<h3>{_verb(verb)} <code>{escape(path)}</code></h3>",
+        f"<p>{_text(call['summary'])}</p>",
+    ]
+    if "description" in call:
+        parts.append(f"<p class=soft>{_text(call['description'])}</p>")
+    if parameters := call.get("parameters"):
+        rows = [
+            (f"<code>{escape(item['name'])}</code>", _type(item["schema"]), _text(item["description"]))
+            for item in parameters
+        ]
+        parts.append("<h4>Parameters</h4>" + _table(("name", "type", "meaning"), rows))
+    if body := call.get("requestBody"):
+        parts.append(f"<h4>Body</h4><p>{_text(body['description'])}</p>")
+        for media in body["content"].values():
+            parts.append(f"<p>{_type(media['schema'])}</p>")
+            for example in media.get("examples", {}).values():
+                shown = escape(json.dumps(example["value"], indent=2))
+                parts.append(f"<details><summary>{escape(example['summary'])}</summary><pre>{shown}</pre></details>")
+    rows = [
+        (
+            f"<code>{status}</code>",
+            " ".join(
+                f"{_type(media['schema'])} <span class=soft>{kind}</span>" for kind, media in item["content"].items()
+            ),
+            _text(item["description"]) + _headers(item.get("headers", {})),
+        )
+        for status, item in call["responses"].items()
+    ]
+    parts.append("<h4>Answers</h4>" + _table(("status", "body", "meaning"), rows))
+    return "".join([*parts, "</section>"])
+
+
+def _headers(headers: dict[str, Any]) -> str:
+    return "".join(
+        f"<br><code>{escape(name)}</code> <span class=soft>{_text(header['description'])}</span>"
+        for name, header in headers.items()
+    )
+
+
+def _schema(name: str, schema: dict[str, Any]) -> str:
+    required = schema.get("required", [])
+    rows = [
+        (
+            f"<code>{escape(field)}</code>" + (" <span class=soft>required</span>" if field in required else ""),
+            _type(item),
+            _text(_meaning(item)),
+        )
+        for field, item in schema["properties"].items()
+    ]
+    return (
+        f"<section class=card id={name}><h3>{name}</h3><p>{_text(schema.get('description', ''))}</p>"
+        + _table(("field", "type", "meaning"), rows)
+        + "</section>"
+    )
+
+
+def _meaning(schema: dict[str, Any]) -> str:
+    return str(schema.get("description", ""))
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """A JSON Schema in a few words, with links to the documents that it refers to."""
+    match schema:
+        case {"$ref": str(ref)}:
+            name = ref.rpartition("/")[2]
+            return f'<a href="#{name}">{name}</a>'
+        case {"anyOf": list(options)}:
+            return " or ".join(_type(option) for option in options if option != {"type": "null"})
+        case {"enum": list(values)}:
+            return " | ".join(f"<code>{escape(str(value))}</code>" for value in values if value is not None)
+        case {"type": "array", "items": dict(items)}:
+            most = f", at most {schema['maxItems']:,}" if "maxItems" in schema else ""
+            return f"list of {_type(items)}{most}"
+        case {"type": "object", "additionalProperties": dict(values)}:
+            return f"object of {_type(values) or 'anything'}"
+        case {"type": str(kind), "minimum": int(least), "maximum": int(most)}:
+            return f"{kind}, {least:,} to {most:,}"
+        case {"type": str(kind)}:
+            return escape(kind + (f", {schema['format']}" if "format" in schema else ""))
+        case _:
+            return ""
+
+
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"

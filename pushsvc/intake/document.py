@@ -1,0 +1,217 @@
+"""The push document: read fast when it is right, walked slowly when it is not.
+
+`read` decodes the body once into typed structs (msgspec, strict) and judges what types cannot say. Only when that
+fails does `refusal.refuse` walk the plain JSON to name every fault at once (`faults.walk`). The two agree: what
+`read` takes is what the walk finds no fault in; a property test holds them to it.
+
+Decided here, where RFC 8259 leaves it open:
+
+- `null` is the same as leaving a field out, wherever a field may be left out.
+- A whole number is written as one: `3.0` and `3e0` are refused for `badge` and `ttl`.
+- NaN, Infinity, numbers beyond a double, lone surrogates, and a byte order mark are not JSON: 400.
+- Of a name given twice in one object the last counts, as in most parsers; where its other value is wrong, the
+  repeat is named as the fault.
+- What stands in `overrides` travels byte for byte; it must be an object, at most `faults.MAX_DEPTH` levels deep.
+- The same token twice in one push is one delivery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from ..model import Content, Lane, Platform, Target
+from ..model import Notification as PlainNotification
+from .faults import MAX_BADGE, MAX_TTL, VISIBLE, Rules, has_payload, too_deep
+from .refusal import refuse, utf8
+
+# --- the document, as the OpenAPI description shows it ---------------------------------------------
+# Plain JSON makes no reference cycles: these structs need not be looked at by the garbage collector (`gc=False`).
+
+
+class TokenTarget(Struct, forbid_unknown_fields=True, gc=False):
+    """One device by the token that its provider gave it: `token`, or for FCM also `fid`."""
+
+    platform: Annotated[str, Meta(description="A provider that is configured for the app.", examples=["apns", "fcm"])]
+    token: Annotated[str | None, Meta(description="The device token (APNs) or registration token (FCM).")] = None
+    fid: Annotated[str | None, Meta(description="A Firebase installation id, in place of `token`.")] = None
+
+
+class To(Struct, forbid_unknown_fields=True, gc=False):
+    """The receivers. The same token twice is one delivery."""
+
+    tokens: Annotated[list[TokenTarget], Meta(min_length=1)]
+    # Null is the same as leaving it out; any other value is refused with the list of faults.
+    devices: None = None
+    users: None = None
+    topic: None = None
+    where: None = None
+    all: None = None
+
+
+class Notification(PlainNotification, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """What the user sees, rendered to each provider's own form."""
+
+    title: str | None = None
+    subtitle: str | None = None
+    body: str | None = None
+    image: Annotated[str | None, Meta(description="The URL of a picture.")] = None
+    sound: Annotated[str | None, Meta(examples=["default"])] = None
+    badge: Annotated[
+        Annotated[int, Meta(ge=0, le=MAX_BADGE)] | None, Meta(description="The number on the app's icon; 0 clears it.")
+    ] = None
+    link: Annotated[str | None, Meta(description="Where a tap leads.")] = None
+    category: Annotated[str | None, Meta(description="The APNs category, the Android click action.")] = None
+    thread: Annotated[str | None, Meta(description="Notifications of one thread are grouped.")] = None
+    channel: Annotated[str | None, Meta(description="The Android notification channel.")] = None
+
+
+class PushDocument(Struct, forbid_unknown_fields=True, gc=False):
+    """One push. Besides `to` it needs `notification`, `data`, or an override with a payload."""
+
+    to: To
+    notification: Notification | None = None
+    data: Annotated[
+        dict[str, str] | None, Meta(description="Values for the app; each is a string.", examples=[{"order": "7"}])
+    ] = None
+    lane: Annotated[
+        Lane | None, Meta(description="Urgent pushes overtake normal ones, normal ones bulk. Default: `normal`.")
+    ] = None
+    priority: Annotated[
+        Literal["high", "normal"] | None,
+        Meta(description="How the provider treats it. Default: `high` for what is seen, `normal` for what is silent."),
+    ] = None
+    push_type: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=32)] | None,
+        Meta(description="The APNs push type.", examples=["alert", "background", "voip", "liveactivity"]),
+    ] = None
+    silent: Annotated[
+        bool | None, Meta(description="Wakes the app and shows nothing: no visible `notification` beside it.")
+    ] = None
+    ttl: Annotated[
+        Annotated[int, Meta(ge=0, le=MAX_TTL)] | None,
+        Meta(description="Seconds after which it is not sent any more; 0: now or never. Default: 2,419,200 (28 days)."),
+    ] = None
+    collapse: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(description="A later push with the same value replaces this one on the device."),
+    ] = None
+    # Null is the same as leaving it out; any other value is refused with the list of faults.
+    send_at: None = None
+    dry_run: Annotated[bool | None, Meta(description="Have it checked by the provider and not delivered.")] = None
+    overrides: Annotated[
+        dict[str, Raw] | None,
+        Meta(description="Per platform the provider's own JSON, merged (RFC 7396) over what pushsvc renders."),
+    ] = None
+
+
+class Draft(Struct, frozen=True, gc=False):
+    """A push document without fault, in the words of the model."""
+
+    content: Content
+    lane: Lane
+    targets: dict[Platform, tuple[Target, ...]]
+    total: int
+
+
+# --- reading ----------------------------------------------------------------------------------------
+
+_decode = msgspec.json.Decoder(PushDocument).decode
+_plain = msgspec.json.Decoder().decode
+_NOTHING: Final = Notification()
+
+
+def read(body: bytes, rules: Rules) -> Draft:
+    """The push that `body` asks for. Raises `MalformedBody` (400), or `InvalidRequest` (422) naming every fault."""
+    try:
+        document = _decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        refuse(body, rules)
+    draft = judge(document, rules)
+    if draft is None:
+        refuse(body, rules)
+    # msgspec looks into the strings that it decodes; what it passes on raw it does not read as UTF-8.
+    if document.overrides:
+        utf8(body)
+    return draft
+
+
+def judge(document: PushDocument, rules: Rules) -> Draft | None:
+    """The draft, or None where the walk will find a fault."""
+    notification = None if document.notification == _NOTHING else document.notification
+    overrides = document.overrides or {}
+    payload = False
+    for platform, raw in overrides.items():
+        if platform not in rules.known:
+            return None
+        try:
+            value = _plain(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        if type(value) is not dict or too_deep(value):
+            return None
+        payload = payload or has_payload(value)
+    if notification is None and not document.data and not payload:
+        return None
+    silent = document.silent or False
+    if silent and notification is not None and any(getattr(notification, name) is not None for name in VISIBLE):
+        return None
+    tokens = document.to.tokens
+    if len(tokens) > rules.max_targets:
+        return None
+    targets = receivers(tokens, rules.checks)
+    if targets is None:
+        return None
+    content = Content(
+        notification=notification,
+        data=document.data or None,
+        priority=document.priority,
+        push_type=document.push_type,
+        silent=silent,
+        ttl=document.ttl,
+        collapse=document.collapse,
+        dry_run=document.dry_run or False,
+        overrides=overrides,
+    )
+    return Draft(content, document.lane or "normal", targets, sum(map(len, targets.values())))
+
+
+def receivers(
+    tokens: list[TokenTarget], checks: Mapping[Platform, Callable[[str, str], str | None]]
+) -> dict[Platform, tuple[Target, ...]] | None:
+    """The distinct targets by platform, numbered in the order of the request; None where one has a fault."""
+    groups: dict[Platform, tuple[Callable[[str, str], str | None], set[str], set[str], list[Target]]] = {}
+    index = 0
+    for entry in tokens:
+        group = groups.get(entry.platform)
+        if group is None:
+            check = checks.get(entry.platform)
+            if check is None:
+                return None
+            group = groups[entry.platform] = (check, set(), set(), [])
+        check, seen, seen_fids, targets = group
+        token = entry.token
+        if token is not None:
+            if entry.fid is not None:
+                return None
+            if token in seen:
+                continue
+            if check(token, "token") is not None:
+                return None
+            seen.add(token)
+            targets.append(Target(index, token))
+        else:
+            fid = entry.fid
+            if fid is None:
+                return None
+            if fid in seen_fids:
+                continue
+            if check(fid, "fid") is not None:
+                return None
+            seen_fids.add(fid)
+            targets.append(Target(index, fid, None, "fid"))
+        index += 1
+    return {platform: tuple(group[3]) for platform, group in groups.items()}

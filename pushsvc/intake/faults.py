@@ -1,0 +1,323 @@
+"""Everything that is wrong with a push document, at once: a careful walk over plain JSON values. Pure.
+
+It runs only for bodies that are refused, so it spends its time on saying well what was expected, what was found and
+what to do. No message repeats a token or a long value.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+from ..errors import Fault
+from ..model import LANES, Platform
+from .wording import expected, join, kind, names, secret_kind
+
+MAX_TTL: Final = 2_419_200
+"""28 days, FCM's limit and its default (https://firebase.google.com/docs/cloud-messaging/customize-messages/setting-message-lifespan)."""
+MAX_BADGE: Final = 2**31 - 1
+MAX_DEPTH: Final = 100
+"""Levels of nesting within `overrides`; what fits into a provider's payload limit has far fewer."""
+LIMIT: Final = 1000
+"""How many faults are listed."""
+VISIBLE: Final = ("title", "subtitle", "body", "image", "sound", "badge")
+"""The fields of a notification that the user notices."""
+
+_SUGGESTIONS: Final = 20  # Beyond so many unknown names a likeness is not worth its time.
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What depends on the app: its name, the token checks of its platforms, and the platforms that exist at all."""
+
+    app: str
+    checks: Mapping[Platform, Callable[[str, str], str | None]]
+    """By configured platform its `Renderer.token_fault`."""
+    known: frozenset[Platform]
+    max_targets: int = 10_000
+
+
+@dataclass
+class Found:
+    """The faults, at most `LIMIT`; `more` says that there were others."""
+
+    items: list[Fault] = field(default_factory=list)
+    more: bool = False
+    suggestions: int = 0
+
+    def add(self, path: str, message: str) -> None:
+        if len(self.items) >= LIMIT:
+            self.more = True
+            raise _Enough
+        self.items.append(Fault(path or "$", message))
+
+
+class _Enough(Exception):
+    """The list is full."""
+
+
+def walk(value: Any, rules: Rules) -> Found:
+    """Every fault of the document that `value` is, in the order of the document."""
+    found = Found()
+    with suppress(_Enough):
+        _push(value, rules, found)
+    return found
+
+
+# --- shapes -----------------------------------------------------------------------------------------
+
+Check = Callable[[Any, str, Found], None]
+
+
+def _text(value: Any, path: str, found: Found, *, least: int = 0, most: int | None = None) -> None:
+    if not isinstance(value, str):
+        found.add(path, expected("a string", value))
+    elif len(value) < least:
+        found.add(path, "must not be empty")
+    elif most is not None and len(value) > most:
+        found.add(path, f"is {len(value):,} characters long, at most {most:,} are taken")
+
+
+def _whole(value: Any, path: str, found: Found, *, least: int, most: int) -> None:
+    if isinstance(value, float) and value.is_integer():
+        found.add(path, "a whole number is written without decimal point and exponent")
+    elif isinstance(value, bool) or not isinstance(value, int):
+        found.add(path, expected("a whole number", value))
+    elif not least <= value <= most:
+        found.add(path, f"must be from {least:,} to {most:,}, found {kind(value)}")
+
+
+def _flag(value: Any, path: str, found: Found) -> None:
+    if not isinstance(value, bool):
+        found.add(path, expected("true or false", value))
+
+
+def _choice(value: Any, path: str, found: Found, *, options: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in options:
+        found.add(path, expected("one of " + ", ".join(f'"{option}"' for option in options), value))
+
+
+def _texts(value: Any, path: str, found: Found) -> None:
+    if not isinstance(value, list):
+        found.add(path, expected("a list of strings", value))
+        return
+    for index, item in enumerate(value):
+        _text(item, f"{path}[{index}]", found, least=1)
+
+
+def _true(value: Any, path: str, found: Found) -> None:
+    if value is not True:
+        found.add(path, expected("true", value))
+
+
+def _later(value: Any, path: str, found: Found, *, check: Check, mend: str) -> None:
+    before = len(found.items)
+    check(value, path, found)
+    if len(found.items) == before:
+        found.add(path, f"this version of pushsvc does not take `{path}` yet; {mend}")
+
+
+def _fields(value: dict[str, Any], path: str, found: Found, checks: Mapping[str, Check]) -> None:
+    """Check each field that is given; null is the same as leaving it out."""
+    for name, item in value.items():
+        check = checks.get(name)
+        if check is None:
+            found.add(join(path, name), _unknown(name, checks, found))
+        elif item is not None:
+            check(item, join(path, name), found)
+
+
+def _unknown(name: str, known: Collection[str], found: Found) -> str:
+    if len(name) <= 40 and found.suggestions < _SUGGESTIONS:
+        found.suggestions += 1
+        if near := difflib.get_close_matches(name, known, 1):
+            return f"unknown field; did you mean `{near[0]}`?"
+    return "unknown field"
+
+
+# --- the document -----------------------------------------------------------------------------------
+
+
+def _notification(value: Any, path: str, found: Found) -> None:
+    if isinstance(value, dict):
+        _fields(value, path, found, _NOTIFICATION)
+    else:
+        found.add(path, expected("an object", value))
+
+
+def _data(value: Any, path: str, found: Found) -> None:
+    if not isinstance(value, dict):
+        found.add(path, expected("an object of strings", value))
+        return
+    for name, item in value.items():
+        if not isinstance(item, str):
+            found.add(join(path, name), f"{expected('a string', item)}; the providers carry strings only")
+
+
+_NOTIFICATION: Final[dict[str, Check]] = {
+    "title": _text,
+    "subtitle": _text,
+    "body": _text,
+    "image": _text,
+    "sound": _text,
+    "badge": partial(_whole, least=0, most=MAX_BADGE),
+    "link": _text,
+    "category": _text,
+    "thread": _text,
+    "channel": _text,
+}
+
+_PUSH: Final[dict[str, Check]] = {
+    "notification": _notification,
+    "data": _data,
+    "lane": partial(_choice, options=LANES),
+    "priority": partial(_choice, options=("high", "normal")),
+    "push_type": partial(_text, least=1, most=32),
+    "silent": _flag,
+    "ttl": partial(_whole, least=0, most=MAX_TTL),
+    "collapse": partial(_text, least=1),
+    "send_at": partial(_later, check=_text, mend="leave it out to send at once"),
+    "dry_run": _flag,
+}
+
+_TO: Final[dict[str, Check]] = {
+    name: partial(_later, check=check, mend="use `to.tokens`")
+    for name, check in {"devices": _texts, "users": _texts, "topic": _text, "where": _text, "all": _true}.items()
+}
+
+
+def _push(value: Any, rules: Rules, found: Found) -> None:
+    if not isinstance(value, dict):
+        found.add("", expected("a push document, which is an object", value))
+        return
+    checks: dict[str, Check] = {
+        **_PUSH,
+        "to": partial(_to, rules=rules),
+        "overrides": partial(_overrides, rules=rules),
+    }
+    if value.get("to") is None:
+        found.add("to", "is missing: it says who receives the push")
+    _fields(value, "", found, checks)
+    _content(value, found)
+
+
+def _content(value: dict[str, Any], found: Found) -> None:
+    notification, data, overrides = value.get("notification"), value.get("data"), value.get("overrides")
+    shapes = (notification, data, overrides)
+    # A wrong type was already named; whether it would have held anything is then not to be known.
+    if all(shape is None or isinstance(shape, dict) for shape in shapes):
+        says = isinstance(notification, dict) and any(item is not None for item in notification.values())
+        payload = isinstance(overrides, dict) and any(
+            not isinstance(item, dict) or has_payload(item) for item in overrides.values()
+        )
+        if not says and not data and not payload:
+            found.add("", "says nothing: `notification`, `data` or an override with a payload is needed")
+    if value.get("silent") is True and isinstance(notification, dict):
+        seen = [name for name in VISIBLE if notification.get(name) is not None]
+        if seen:
+            found.add("silent", f"a silent push shows nothing: leave out `silent`, or {names(seen)} of `notification`")
+
+
+def has_payload(override: dict[str, Any]) -> bool:
+    """Whether a platform's override holds anything to send, rather than only how to send it."""
+    return any(name != "headers" for name in override)
+
+
+def too_deep(value: Any) -> bool:
+    """Whether lists and objects are nested more than `MAX_DEPTH` levels."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _overrides(value: Any, path: str, found: Found, *, rules: Rules) -> None:
+    if not isinstance(value, dict):
+        found.add(path, expected("an object of one object a platform", value))
+        return
+    for platform, item in value.items():
+        place = join(path, platform)
+        if platform not in rules.known:
+            found.add(place, f"unknown platform; known are {names(sorted(rules.known))}")
+        elif not isinstance(item, dict):
+            found.add(place, expected("an object", item))
+        elif too_deep(item):
+            found.add(place, f"is nested more than {MAX_DEPTH} levels deep")
+
+
+# --- the receivers ----------------------------------------------------------------------------------
+
+
+def _to(value: Any, path: str, found: Found, *, rules: Rules) -> None:
+    if not isinstance(value, dict):
+        found.add(path, expected('an object such as {"tokens": [..]}', value))
+        return
+    kinds = ("tokens", *_TO)
+    given = [name for name in kinds if value.get(name) is not None]
+    if not given:
+        found.add(path, "names no receivers: `tokens` is needed")
+    elif len(given) > 1:
+        found.add(path, f"holds exactly one of {names(kinds)}; found {names(given)}")
+    _fields(value, path, found, {**_TO, "tokens": partial(_tokens, rules=rules)})
+
+
+def _tokens(value: Any, path: str, found: Found, *, rules: Rules) -> None:
+    if not isinstance(value, list):
+        found.add(path, expected("a list", value))
+        return
+    if not value:
+        found.add(path, "is empty: at least one token is needed")
+    if len(value) > rules.max_targets:
+        found.add(path, f"holds {len(value):,} targets, at most {rules.max_targets:,} are taken in one call")
+    for index, item in enumerate(value):
+        _token(item, f"{path}[{index}]", found, rules)
+
+
+def _token(value: Any, path: str, found: Found, rules: Rules) -> None:
+    if not isinstance(value, dict):
+        found.add(path, f'expected an object such as {{"platform": "apns", "token": ".."}}, found {secret_kind(value)}')
+        return
+    for name in value:
+        if name not in ("platform", "token", "fid"):
+            found.add(join(path, name), _unknown(name, ("platform", "token", "fid"), found))
+    check = _platform(value, path, found, rules)
+    given = [name for name in ("token", "fid") if value.get(name) is not None]
+    if not given:
+        found.add(f"{path}.token", "is missing")
+    if len(given) == 2:
+        found.add(path, "holds either `token` or `fid`, not both")
+    for name in given:
+        text = value[name]
+        if not isinstance(text, str):
+            found.add(f"{path}.{name}", f"expected a string, found {secret_kind(text)}")
+        elif check is not None and (fault := check(text, name)) is not None:
+            found.add(f"{path}.{name}", fault)
+
+
+def _platform(value: dict[str, Any], path: str, found: Found, rules: Rules) -> Callable[[str, str], str | None] | None:
+    """The token check of the target's platform, or None when there is no such platform to ask."""
+    platform = value.get("platform")
+    path = f"{path}.platform"
+    if "platform" not in value:
+        found.add(path, f"is missing: one of {names(sorted(rules.known))}")
+    elif not isinstance(platform, str):
+        found.add(path, expected("a string", platform))
+    elif platform in rules.checks:
+        return rules.checks[platform]
+    elif platform in rules.known:
+        mend = f"[apps.{rules.app}.{platform}]"
+        found.add(path, f"{platform} is not configured for the app {rules.app}: add {mend} to the configuration")
+    else:
+        found.add(path, f"unknown platform; known are {names(sorted(rules.known))}")
+    return None

@@ -1,0 +1,190 @@
+"""The OpenAPI 3.1 document: made from the route table and from the structs that read and write, so it cannot drift."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from .. import __version__
+from ..errors import RequestError
+from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
+from .config import IntakeConfig
+from .document import PushDocument
+from .faults import MAX_DEPTH
+from .problems import MEDIA_TYPE, Problem
+from .routes import CALLS, JSON, Call
+
+STRUCTS: Final = (PushDocument, Accepted, Status, Deliveries, FeedbackPage, Health, Problem)
+
+EXAMPLES: Final[dict[str, dict[str, Any]]] = {
+    "alert": {
+        "summary": "What a user sees, on both platforms",
+        "value": {
+            "to": {
+                "tokens": [
+                    {"platform": "apns", "token": "8f3c" * 16},
+                    {"platform": "fcm", "token": "dQw4w9WgXcQ:APA91b" + "x" * 122},
+                ]
+            },
+            "notification": {"title": "Order 7 shipped", "body": "Arrives Friday", "sound": "default"},
+            "data": {"order": "7"},
+            "ttl": 3600,
+            "collapse": "order-7",
+        },
+    },
+    "silent": {
+        "summary": "Data for the app, in the background",
+        "value": {
+            "to": {"tokens": [{"platform": "apns", "token": "8f3c" * 16}]},
+            "data": {"sync": "orders"},
+            "silent": True,
+            "lane": "bulk",
+        },
+    },
+    "override": {
+        "summary": "A provider's own fields",
+        "value": {
+            "to": {"tokens": [{"platform": "apns", "token": "8f3c" * 16}]},
+            "overrides": {"apns": {"payload": {"aps": {"alert": {"loc-key": "GAME_PLAY", "loc-args": ["Jenna"]}}}}},
+        },
+    },
+}
+
+_INTRODUCTION: Final = """\
+Push notifications over HTTP: one document in, APNs and FCM out, every delivery counted.
+
+A push is accepted with 202 only once Redis holds it. Errors are RFC 9457 problem documents that name every fault at
+once. `null` is the same as leaving a field out. Unknown fields are an error, unknown query parameters too; of a name
+that stands twice in one object the last counts."""
+
+
+def build(*, platforms: Iterable[str], config: IntakeConfig) -> dict[str, Any]:
+    """The document for a server of these platforms and bounds, as a JSON object."""
+    _, schemas = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
+    _refine(schemas, sorted(platforms), config)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "pushsvc",
+            "version": __version__,
+            "description": _INTRODUCTION,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": _paths(),
+        "components": {
+            "schemas": dict(sorted(schemas.items())),
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API key of one app: `Authorization: Bearer <key>`.",
+                }
+            },
+        },
+    }
+
+
+def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig) -> None:
+    """Say what the structs cannot: bounds of the configuration, and which fields need one another."""
+    to = schemas["To"]
+    # These only take null today; a later version will take more, and describes them then.
+    to["properties"] = {"tokens": {**to["properties"]["tokens"], "maxItems": config.max_targets}}
+    push = schemas["PushDocument"]
+    del push["properties"]["send_at"]
+    push["anyOf"] = [
+        {"required": [name], "properties": {name: {"type": "object", "minProperties": 1}}}
+        for name in ("notification", "data", "overrides")
+    ]
+    push["properties"]["overrides"]["anyOf"] = [
+        {
+            "type": "object",
+            "properties": {name: {"type": "object"} for name in platforms},
+            "additionalProperties": False,
+        },
+        {"type": "null"},
+    ]
+    push["properties"]["overrides"]["description"] += f" At most {MAX_DEPTH} levels deep."
+    token = schemas["TokenTarget"]
+    token["properties"]["platform"]["enum"] = platforms
+    del token["properties"]["platform"]["examples"]
+    token["oneOf"] = [{"required": [name], "properties": {name: {"type": "string"}}} for name in ("token", "fid")]
+
+
+def _paths() -> dict[str, Any]:
+    paths: dict[str, Any] = {}
+    for call in CALLS:
+        paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
+    return paths
+
+
+def _operation(call: Call) -> dict[str, Any]:
+    operation: dict[str, Any] = {"operationId": call.name, "summary": call.summary}
+    notes = [call.description] if call.description else []
+    if call.scopes:
+        notes.append("Needs a key with the scope " + " or ".join(f"`{scope}`" for scope in call.scopes) + ".")
+    if notes:
+        operation["description"] = " ".join(notes)
+    operation["security"] = [{"key": []}] if call.needs_key else []
+    parameters = []
+    if "{id}" in call.path:
+        description = "The push's id."
+        schema = {"type": "string", "format": "uuid"}
+        parameters.append({"name": "id", "in": "path", "required": True, "description": description, "schema": schema})
+    parameters += [
+        {"name": param.name, "in": "query", "description": param.description, "schema": param.schema()}
+        for param in call.params
+    ]
+    if parameters:
+        operation["parameters"] = parameters
+    if call.body is not None:
+        operation["requestBody"] = {
+            "required": True,
+            "description": "JSON in UTF-8. `Content-Type` is `application/json`, or left out.",
+            "content": {JSON: {"schema": _ref(call.body), "examples": EXAMPLES}},
+        }
+    operation["responses"] = _responses(call)
+    return operation
+
+
+def _responses(call: Call) -> dict[str, Any]:
+    answer = call.answer
+    good: dict[str, Any] = {"description": answer.description}
+    good["content"] = {answer.media: {"schema": _answer_schema(call)}}
+    if answer.headers:
+        good["headers"] = {
+            name: {"description": says, "required": True, "schema": {"type": "string"}} for name, says in answer.headers
+        }
+    responses = {str(answer.status): good}
+    for problem in sorted(call.problems, key=lambda problem: problem.status):
+        responses[str(problem.status)] = _problem(problem)
+    return responses
+
+
+def _answer_schema(call: Call) -> dict[str, Any]:
+    if call.answer.body is not None:
+        return _ref(call.answer.body)
+    return {"type": "object"} if call.answer.media == JSON else {"type": "string"}
+
+
+def _problem(problem: type[RequestError]) -> dict[str, Any]:
+    response: dict[str, Any] = {
+        "description": f"{problem.title}.",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    header = {401: "WWW-Authenticate", 403: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}.get(
+        problem.status
+    )
+    if header is not None:
+        kind = "integer" if header == "Retry-After" else "string"
+        response["headers"] = {header: {"description": _SAYS[header], "required": True, "schema": {"type": kind}}}
+    return response
+
+
+_SAYS: Final = {"WWW-Authenticate": "How to come in (RFC 6750).", "Retry-After": "Seconds to wait."}
+
+
+def _ref(struct: type) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{struct.__name__}"}

@@ -1,0 +1,228 @@
+"""The calls about pushes and their feedback: read the request, ask the ports, answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from aiohttp import web
+
+from .. import telemetry
+from ..errors import ContentTooLarge, Fault, InvalidRequest, NotFound
+from ..model import Content, Message, Platform, Push, Target
+from ..ports import PushStore, ReceiptLog, Renderer, RenderError
+from . import answers
+from .auth import Gate
+from .config import IntakeApp, IntakeConfig
+from .document import read
+from .faults import LIMIT, MAX_TTL, Rules
+from .ids import UUID
+from .problems import SERVER, ClientGone, RequestTimeout, UnsupportedMediaType, body_error
+from .query import read as read_query
+from .refusal import summary
+from .routes import CALLS, JSON
+
+_CALL: Final = {call.name: call for call in CALLS}
+_HEADERS: Final = {"Content-Type": JSON, "Server": SERVER, "Cache-Control": "no-store"}
+
+
+NOW_OR_NEVER: Final = 30
+"""Seconds that a push with `ttl` 0 has to leave the service."""
+
+
+class PushCalls:
+    """The handlers, by the names of the route table. `clock` gives Unix milliseconds, `new_id` a push id for one."""
+
+    def __init__(
+        self,
+        *,
+        apps: Mapping[str, IntakeApp],
+        renderers: Mapping[Platform, Renderer],
+        pushes: PushStore,
+        receipts: ReceiptLog,
+        gate: Gate,
+        config: IntakeConfig,
+        clock: Callable[[], int],
+        new_id: Callable[[int], str],
+    ) -> None:
+        self._renderers = renderers
+        self._pushes = pushes
+        self._receipts = receipts
+        self._gate = gate
+        self._config = config
+        self._clock = clock
+        self._new_id = new_id
+        self._rules = {
+            app.name: Rules(
+                app=app.name,
+                checks={name: renderers[name].token_fault for name in sorted(app.platforms & renderers.keys())},
+                known=frozenset(renderers),
+                max_targets=config.max_targets,
+            )
+            for app in apps.values()
+        }
+        self._accepted = {app.name: telemetry.ACCEPTED.labels(app.name) for app in apps.values()}
+
+    async def post_push(self, request: web.Request) -> web.Response:
+        """`POST /v1/push`: 202 once Redis holds it."""
+        app = await self._gate.enter(request, _CALL["post_push"].scopes)
+        if request.query_string:
+            read_query(request.query.items(), ())
+        check_headers(request)
+        body = await read_body(request, self._config)
+        draft = read(body, self._rules[app.name])
+        created_at = self._clock()
+        push_id = self._new_id(created_at)
+        content = draft.content
+        push = Push(
+            id=push_id,
+            app=app.name,
+            lane=draft.lane,
+            created_at=created_at,
+            expires_at=created_at + 1000 * lifetime(content.ttl),
+            messages=render(self._renderers, content, draft.targets, push_id=push_id, created_at=created_at),
+            targets=draft.targets,
+            dry_run=content.dry_run,
+        )
+        await self._pushes.accept(push)
+        self._accepted[app.name].inc(draft.total)
+        return web.Response(
+            status=202,
+            body=answers.accepted(push_id, draft.total),
+            headers={"Content-Type": JSON, "Location": f"/v1/push/{push_id}", "Server": SERVER},
+        )
+
+    async def get_push(self, request: web.Request) -> web.Response:
+        """`GET /v1/push/{id}`."""
+        app, push_id, _ = await self._enter(request, "get_push")
+        status = await self._pushes.status(app.name, push_id)
+        if status is None:
+            raise _no_push(push_id)
+        return _ok(answers.status(status))
+
+    async def get_deliveries(self, request: web.Request) -> web.Response:
+        """`GET /v1/push/{id}/deliveries`."""
+        app, push_id, query = await self._enter(request, "get_deliveries")
+        page = await self._pushes.deliveries(
+            app.name, push_id, outcome=query["outcome"], cursor=query["cursor"] or "", limit=query["limit"]
+        )
+        if page is None:
+            raise _no_push(push_id)
+        return _ok(answers.deliveries(*page))
+
+    async def cancel_push(self, request: web.Request) -> web.Response:
+        """`DELETE /v1/push/{id}`."""
+        app, push_id, _ = await self._enter(request, "cancel_push")
+        status = await self._pushes.cancel(app.name, push_id)
+        if status is None:
+            raise _no_push(push_id)
+        return _ok(answers.status(status))
+
+    async def get_feedback(self, request: web.Request) -> web.Response:
+        """`GET /v1/feedback`."""
+        call = _CALL["get_feedback"]
+        app = await self._gate.enter(request, call.scopes)
+        query = read_query(request.query.items(), call.params)
+        events = await self._receipts.events(app.name, after=query["after"] or "", limit=query["limit"])
+        return _ok(answers.feedback(events, query["after"]))
+
+    async def _enter(self, request: web.Request, name: str) -> tuple[IntakeApp, str, Mapping[str, Any]]:
+        call = _CALL[name]
+        app = await self._gate.enter(request, call.scopes)
+        query = read_query(request.query.items(), call.params)
+        push_id = request.match_info["id"]
+        if not UUID.fullmatch(push_id):
+            raise NotFound("There is no push of this id; ids are lower-case UUIDs.")
+        return app, push_id, query
+
+
+def lifetime(ttl: int | None) -> int:
+    """Seconds for which the service tries. With `ttl` 0 the provider stores nothing; going out takes time even so."""
+    if ttl is None:
+        return MAX_TTL
+    return ttl or NOW_OR_NEVER
+
+
+def _ok(body: bytes) -> web.Response:
+    return web.Response(body=body, headers=_HEADERS)
+
+
+def _no_push(push_id: str) -> NotFound:
+    return NotFound(f"There is no push {push_id} of this app; statuses are kept for a limited time.")
+
+
+def render(
+    renderers: Mapping[Platform, Renderer],
+    content: Content,
+    targets: Mapping[Platform, tuple[Target, ...]],
+    *,
+    push_id: str,
+    created_at: int,
+) -> dict[Platform, Message]:
+    """What each platform among the targets will be sent.
+
+    Raises `InvalidRequest` with the faults of all of them, or `ContentTooLarge` when size is the only one.
+    """
+    messages: dict[Platform, Message] = {}
+    errors: list[RenderError] = []
+    for platform in targets:
+        try:
+            messages[platform] = renderers[platform].render(content, push_id=push_id, created_at=created_at)
+        except RenderError as error:
+            errors.append(error)
+    if errors:
+        faults = list(dict.fromkeys(fault for error in errors for fault in error.faults))
+        listed, more = faults[:LIMIT], len(faults) > LIMIT
+        if all(error.too_large for error in errors):
+            raise ContentTooLarge("; ".join(fault.message for fault in listed), faults=listed)
+        raise InvalidRequest(summary(len(listed), more), faults=listed)
+    return messages
+
+
+# --- the request ------------------------------------------------------------------------------------
+
+
+def check_headers(request: web.Request) -> None:
+    """Raises `UnsupportedMediaType` for what is not JSON, `InvalidRequest` for a promise that cannot be kept yet."""
+    headers = request.headers
+    content_type = headers.get("Content-Type")
+    # The common value first: parsing each is what it would cost.
+    if content_type is not None and content_type != JSON:
+        kind, charset = request.content_type, request.charset
+        if kind != JSON and not (kind.startswith("application/") and kind.endswith("+json")):
+            raise UnsupportedMediaType(
+                "Send the push as JSON with the header `Content-Type: application/json` (curl: `--json @push.json`)."
+            )
+        if charset is not None and charset.lower() not in ("utf-8", "utf8", "us-ascii"):
+            raise UnsupportedMediaType("Send the JSON as UTF-8.")
+    if "Idempotency-Key" in headers:
+        message = (
+            "this version of pushsvc does not keep idempotency keys yet; leave the header out, or a repeat sends twice"
+        )
+        raise InvalidRequest("A header is not supported yet.", faults=[Fault("Idempotency-Key", message)])
+
+
+async def read_body(request: web.Request, config: IntakeConfig) -> bytes:
+    """The whole body. Raises `ContentTooLarge`, `RequestTimeout`, `MalformedBody` or `ClientGone`."""
+    limit = config.body_limit
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    try:
+        if request.content.is_eof():
+            # It came with the headers: there is nothing to wait for, so no timer is needed.
+            return await request.read()
+        async with asyncio.timeout(config.body_timeout):
+            return await request.read()
+    except TimeoutError:
+        raise RequestTimeout(f"The body did not arrive within {config.body_timeout:g} seconds.") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise _too_large(limit) from None
+    except ConnectionError:
+        raise ClientGone from None
+    except web.RequestPayloadError as error:
+        raise body_error(error) from None
+
+
+def _too_large(limit: int) -> ContentTooLarge:
+    return ContentTooLarge(f"The body is larger than {limit:,} bytes; split the targets over several pushes.")

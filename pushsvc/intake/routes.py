@@ -1,0 +1,175 @@
+"""The calls: one table from which both the router and the OpenAPI document are made, so that they cannot disagree."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from msgspec import Struct
+
+from ..errors import (
+    Conflict,
+    ContentTooLarge,
+    Forbidden,
+    InvalidRequest,
+    MalformedBody,
+    NotFound,
+    RequestError,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
+)
+from ..model import ENDS, Scope
+from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
+from .document import PushDocument
+from .problems import InternalError, RequestTimeout, UnsupportedMediaType
+from .query import Param
+
+JSON: Final = "application/json"
+
+
+class Answer(Struct, frozen=True):
+    """One good answer of a call."""
+
+    status: int
+    description: str
+    body: Any = None
+    """A struct, or None for what `media` alone describes."""
+    media: str = JSON
+    headers: tuple[tuple[str, str], ...] = ()
+    """Names with what they say."""
+
+
+class Call(Struct, frozen=True):
+    """One method of one path."""
+
+    name: str
+    """The operation's id, and the name of its handler."""
+    method: str
+    path: str
+    summary: str
+    answer: Answer
+    description: str = ""
+    scopes: tuple[Scope, ...] = ()
+    """Any one of them lets in; none: the call needs no key."""
+    params: tuple[Param, ...] = ()
+    body: Any = None
+    problems: tuple[type[RequestError], ...] = ()
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether an API key must be sent."""
+        return bool(self.scopes)
+
+
+_KEYED: Final[tuple[type[RequestError], ...]] = (Unauthorized, Forbidden, Unavailable, InternalError)
+
+_LIMIT: Final = Param("limit", "How many items at most.", least=1, most=1000, default=100)
+
+CALLS: Final = (
+    Call(
+        "post_push",
+        "POST",
+        "/v1/push",
+        "Accept one push for one or many targets.",
+        Answer(
+            202, "The push is in Redis and will be sent.", Accepted, headers=(("Location", "The path of its status."),)
+        ),
+        description=(
+            "Answers only after Redis holds the push; a body is never half accepted. The payload limits of the "
+            "providers are checked before. The same token twice in one push is one delivery."
+        ),
+        scopes=("push",),
+        body=PushDocument,
+        problems=(
+            MalformedBody,
+            *_KEYED,
+            RequestTimeout,
+            ContentTooLarge,
+            UnsupportedMediaType,
+            InvalidRequest,
+            TooManyRequests,
+        ),
+    ),
+    Call(
+        "get_push",
+        "GET",
+        "/v1/push/{id}",
+        "Where the push stands.",
+        Answer(200, "The status document.", Status),
+        scopes=("push", "admin"),
+        problems=(*_KEYED, NotFound, InvalidRequest),
+    ),
+    Call(
+        "get_deliveries",
+        "GET",
+        "/v1/push/{id}/deliveries",
+        "How its deliveries ended.",
+        Answer(200, "A page of rows, in the order of the request.", Deliveries),
+        description="One row a delivery that did not end as `sent`; of pushes of up to 1,000 deliveries all of them.",
+        scopes=("push", "admin"),
+        params=(
+            Param("outcome", "Only deliveries that ended so.", options=ENDS),
+            Param("cursor", "The `cursor` of the page before."),
+            _LIMIT,
+        ),
+        problems=(*_KEYED, NotFound, InvalidRequest),
+    ),
+    Call(
+        "cancel_push",
+        "DELETE",
+        "/v1/push/{id}",
+        "Cancel what has not been sent.",
+        Answer(200, "The status document after it.", Status),
+        scopes=("push", "admin"),
+        problems=(*_KEYED, NotFound, Conflict, InvalidRequest),
+    ),
+    Call(
+        "get_feedback",
+        "GET",
+        "/v1/feedback",
+        "Tokens that the providers called dead or suspect, in order.",
+        Answer(200, "A page of events.", FeedbackPage),
+        description="Keep the `cursor` and give it as `after` to go on where the last page ended.",
+        scopes=("feedback", "admin"),
+        params=(Param("after", "The `cursor` of the page before; without it from the oldest event on."), _LIMIT),
+        problems=(*_KEYED, InvalidRequest),
+    ),
+    Call(
+        "get_healthz",
+        "GET",
+        "/healthz",
+        "Whether the process lives.",
+        Answer(200, "It does.", Health),
+    ),
+    Call(
+        "get_readyz",
+        "GET",
+        "/readyz",
+        "Whether pushes are accepted.",
+        Answer(200, "They are.", Health),
+        description="With 503 `errors` names each part that is not ready, and why.",
+        problems=(Unavailable, InternalError),
+    ),
+    Call(
+        "get_metrics",
+        "GET",
+        "/metrics",
+        "Metrics in the text format of Prometheus.",
+        Answer(200, "The exposition.", media="text/plain"),
+        problems=(Unavailable, InternalError),
+    ),
+    Call(
+        "get_openapi",
+        "GET",
+        "/openapi.json",
+        "This document.",
+        Answer(200, "OpenAPI 3.1.", media=JSON),
+    ),
+    Call(
+        "get_docs",
+        "GET",
+        "/docs",
+        "This document as a page to read.",
+        Answer(200, "HTML.", media="text/html"),
+    ),
+)

@@ -1,0 +1,340 @@
+"""What the tests of intake share: ports that live in memory, a server on a real socket, raw HTTP. And that they work.
+
+The renderers here judge tokens and sizes about as the real ones do; the real ones are tested with their providers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import re
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import msgspec
+import uvloop
+
+from pushsvc.errors import Conflict, Fault, StoreUnavailable
+from pushsvc.intake import IntakeApp, IntakeConfig, build_app, serve
+from pushsvc.model import (
+    ApiKey,
+    Content,
+    Counts,
+    DeliveryRow,
+    End,
+    FeedbackEvent,
+    Message,
+    Push,
+    PushStatus,
+    Receipt,
+    Scope,
+)
+from pushsvc.ports import RenderError
+
+HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,200}")
+FCM = re.compile(r"[\w:-]{1,512}", re.ASCII)
+TOKEN = "8f3c" * 16
+NOW = 1_796_115_600_000
+ALERT: dict[str, Any] = {"to": {"tokens": [{"platform": "apns", "token": TOKEN}]}, "notification": {"title": "x"}}
+
+
+class Apns:
+    platform = "apns"
+
+    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+        return _message(self.platform, content)
+
+    def token_fault(self, token: str, kind: str) -> str | None:
+        return None if kind == "token" and HEX.fullmatch(token) else "must be a device token: hexadecimal"
+
+
+class Fcm:
+    platform = "fcm"
+
+    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+        return _message(self.platform, content)
+
+    def token_fault(self, token: str, kind: str) -> str | None:
+        return None if FCM.fullmatch(token) else "must be a registration token"
+
+
+def _message(platform: str, content: Content) -> Message:
+    if content.collapse == "break":
+        raise ZeroDivisionError(content.collapse)
+    body = msgspec.json.encode((content.notification, content.data, content.overrides.get(platform)))
+    if len(body) > 4096:
+        fault = Fault("notification", f"makes a payload of {len(body):,} bytes for {platform}; at most 4,096 are taken")
+        raise RenderError([fault], too_large=True)
+    return Message(platform, body)
+
+
+@dataclass
+class Store:
+    """`PushStore`, `ReceiptLog` and `KeyRing` in one. `away` makes each call fail, `gate` makes `accept` wait."""
+
+    pushes: dict[str, Push] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
+    rows: list[DeliveryRow] = field(default_factory=list)
+    feedback: list[tuple[str, FeedbackEvent]] = field(default_factory=list)
+    keys: dict[str, ApiKey] = field(default_factory=dict)
+    finds: int = 0
+    away: bool = False
+    gate: asyncio.Event | None = None
+    asked: list[Any] = field(default_factory=list)
+
+    def _come(self) -> None:
+        if self.away:
+            raise StoreUnavailable("connection refused")
+
+    async def accept(self, push: Push) -> None:
+        self._come()
+        if self.gate is not None:
+            await self.gate.wait()
+        self.pushes[push.id] = push
+
+    async def status(self, app: str, push_id: str) -> PushStatus | None:
+        self._come()
+        push = self.pushes.get(push_id)
+        if push is None or push.app != app:
+            return None
+        counts = Counts(total=push.total, queued=push.total)
+        return PushStatus(push.id, app, "sending", push.created_at, push.created_at, counts)
+
+    async def deliveries(
+        self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int
+    ) -> tuple[list[DeliveryRow], str | None] | None:
+        self._come()
+        self.asked.append((outcome, cursor, limit))
+        if await self.status(app, push_id) is None:
+            return None
+        return self.rows, "12" if self.rows else None
+
+    async def cancel(self, app: str, push_id: str) -> PushStatus | None:
+        status = await self.status(app, push_id)
+        if push_id in self.done:
+            raise Conflict("every delivery of this push has ended")
+        if status is None:
+            return None
+        counts = Counts(total=status.counts.total, cancelled=status.counts.total)
+        return msgspec.structs.replace(status, state="cancelled", counts=counts)
+
+    async def ping(self) -> None:
+        self._come()
+
+    async def take(self, app: str, *, limit: int, wait_ms: int) -> list[tuple[str, Receipt]]:
+        raise AssertionError("intake takes no receipts")
+
+    async def record(self, app: str, done: Any) -> None:
+        raise AssertionError("intake records no receipts")
+
+    async def events(self, app: str, *, after: str, limit: int) -> list[tuple[str, FeedbackEvent]]:
+        self._come()
+        self.asked.append((after, limit))
+        return [(number, event) for number, event in self.feedback if number > after][:limit]
+
+    async def add(self, key: ApiKey) -> None:
+        self.keys[key.sha256] = key
+
+    async def all(self) -> list[ApiKey]:
+        return list(self.keys.values())
+
+    async def find(self, sha256: str) -> ApiKey | None:
+        self._come()
+        self.finds += 1
+        return self.keys.get(sha256)
+
+    async def revoke(self, name: str, app: str) -> bool:
+        raise AssertionError("intake revokes no keys")
+
+
+def api_key(text: str, app: str, *scopes: Scope) -> ApiKey:
+    return ApiKey(text, app, hashlib.sha256(text.encode()).hexdigest(), scopes)
+
+
+CONFIG = IntakeConfig(port=0, shutdown_timeout=5.0, body_timeout=5.0)
+
+
+@dataclass
+class Service:
+    """A running server, its store, and what it says of its readiness. `now` is its clock in seconds, for key caches."""
+
+    store: Store
+    url: str = ""
+    failing: dict[str, str] = field(default_factory=dict)
+    now: float = 0.0
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        return host, int(port)
+
+    async def ready(self) -> Mapping[str, str]:
+        return self.failing
+
+    async def metrics(self) -> bytes:
+        return b"# HELP x y\n"
+
+    def app(self, config: IntakeConfig) -> aiohttp.web.Application:
+        return build_app(
+            apps={
+                "shop": IntakeApp(
+                    "shop",
+                    frozenset({"apns", "fcm"}),
+                    (
+                        api_key("pusher", "shop", "push"),
+                        api_key("reader", "shop", "feedback"),
+                        api_key("admin", "shop", "admin"),
+                        api_key("none", "shop", "devices"),
+                        api_key("full", "shop", "push", "feedback", "admin"),
+                    ),
+                ),
+                "news": IntakeApp("news", frozenset({"fcm"}), (api_key("newsie", "news", "push"),)),
+            },
+            renderers={"apns": Apns(), "fcm": Fcm()},
+            pushes=self.store,
+            receipts=self.store,
+            keys=self.store,
+            ready=self.ready,
+            metrics=self.metrics,
+            config=config,
+            clock=lambda: NOW,
+            monotonic=lambda: self.now,
+        )
+
+
+@asynccontextmanager
+async def running(config: IntakeConfig = CONFIG) -> AsyncIterator[Service]:
+    """A server in this loop."""
+    service = Service(Store())
+    async with serve(service.app(config), config) as service.url:
+        yield service
+
+
+@contextmanager
+def running_in_thread(config: IntakeConfig = CONFIG) -> Iterator[Service]:
+    """A server in a loop of its own, for clients that are not asynchronous."""
+    service = Service(Store())
+    started = threading.Event()
+    stop: list[Callable[[], object]] = []
+
+    async def main() -> None:
+        ended = asyncio.Event()
+        async with serve(service.app(config), config) as service.url:
+            loop = asyncio.get_running_loop()
+            stop.append(lambda: loop.call_soon_threadsafe(ended.set))
+            started.set()
+            await ended.wait()
+
+    thread = threading.Thread(target=lambda: run_loop(main()))
+    thread.start()
+    try:
+        if not started.wait(20):
+            raise TimeoutError("the server did not start")
+        yield service
+    finally:
+        for each in stop:
+            each()
+        thread.join()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back, with the names of its headers in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+    @property
+    def errors(self) -> list[tuple[str, str]]:
+        return [(error["path"], error["message"]) for error in self.json["errors"]]
+
+
+async def call(
+    service: Service,
+    method: str,
+    path: str,
+    body: Any = None,
+    *,
+    key: str | None = "full",
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """One request. `body` is bytes or anything that JSON can say."""
+    sent = {"Content-Type": "application/json"} if body is not None else {}
+    if key is not None:
+        sent["Authorization"] = f"Bearer {key}"
+    sent.update(headers or {})
+    data: bytes | io.BytesIO | None = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
+    if isinstance(data, bytes) and len(data) > 1_000_000:
+        # The client warns of large bodies that are not files.
+        data = io.BytesIO(data)
+    async with (
+        aiohttp.ClientSession(skip_auto_headers=["Content-Type"]) as session,
+        session.request(method, service.url + path, data=data, headers=sent, allow_redirects=False) as response,
+    ):
+        content = await response.read()
+        return Answer(response.status, {name.lower(): value for name, value in response.headers.items()}, content)
+
+
+async def raw(service: Service, data: bytes) -> Answer:
+    """Send bytes as they are and read one answer."""
+    reader, writer = await asyncio.open_connection(*service.address)
+    try:
+        writer.write(data)
+        return await answer(reader)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def answer(reader: asyncio.StreamReader) -> Answer:
+    """The next answer on a connection."""
+    async with asyncio.timeout(20):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+    return Answer(int(head[0].split()[1]), headers, body)
+
+
+new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+"""The loop that the service runs on; tests of the server itself try asyncio's own as well."""
+
+
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Run a test that makes its own server."""
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main)
+
+
+def run(main: Callable[[Service], Awaitable[None]], config: IntakeConfig = CONFIG) -> None:
+    """Run a test against a server of its own."""
+
+    async def whole() -> None:
+        async with running(config) as service:
+            await main(service)
+
+    run_loop(whole())
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds; raise when it does not within 20 seconds."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  # what is waited for sets no event
+            await asyncio.sleep(0.005)
+
+
+def test_the_kit_takes_a_push() -> None:
+    async def main(service: Service) -> None:
+        assert (await call(service, "POST", "/v1/push", ALERT)).status == 202
+        assert len(service.store.pushes) == 1
+
+    run(main)

@@ -1,0 +1,104 @@
+"""The API against its own OpenAPI document: schemathesis makes requests of it, right and wrong ones, on a real socket.
+
+Every answer must be one that the document describes, in status, headers, media type and shape, and none may be 5xx.
+Left out of its checks, with the reason:
+
+- `positive_data_acceptance`: a schema cannot say what a device token is; the renderers do, and refuse with 422.
+- `negative_data_rejection` of `additionalProperties` is kept: unknown fields are an error here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import msgspec
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck
+from hypothesis import strategies as st
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from pushsvc.intake import IntakeConfig
+from pushsvc.intake.openapi import build
+from pushsvc.model import FeedbackEvent
+
+from .test_intake_kit import NOW, TOKEN, Service, running_in_thread
+
+EXCLUDED: list[Any] = [positive_data_acceptance]
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with running_in_thread(CONFIG) as service:
+        service.store.feedback = [("1-0", FeedbackEvent(NOW, "apns", TOKEN, "Unregistered", "suppressed"))]
+        yield service
+
+
+CONFIG = IntakeConfig(port=0, shutdown_timeout=5)
+DOCUMENT = build(platforms=["apns", "fcm"], config=CONFIG)
+
+
+def tried() -> dict[str, Any]:
+    """The document, with what a token looks like here: the schema leaves that to the renderers."""
+    document: dict[str, Any] = copy.deepcopy(DOCUMENT)
+    token = document["components"]["schemas"]["TokenTarget"]["properties"]
+    for name in ("token", "fid"):
+        token[name]["anyOf"][0]["pattern"] = "^([0-9a-f]{2}){1,9}$"
+    token["platform"]["enum"] = ["fcm"]
+    return document
+
+
+schema = schemathesis.openapi.from_dict(tried())
+
+
+def test_the_document_that_is_served_is_the_one_that_is_tried(service: Service) -> None:
+    assert requests.get(f"{service.url}/openapi.json", timeout=20).json() == DOCUMENT
+
+
+@schema.parametrize()
+@hypothesis.settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_every_answer_is_one_that_the_document_describes(service: Service, case: schemathesis.Case[Any]) -> None:
+    headers = {"Authorization": "Bearer full"}
+    case.call_and_validate(service.url, headers=headers, excluded_checks=EXCLUDED, timeout=20)
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        session.headers.update({"Authorization": "Bearer full", "Content-Type": "application/json"})
+        yield session
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=8,
+)
+fields = ("to", "notification", "data", "lane", "silent", "ttl", "collapse", "overrides", "send_at")
+
+
+@hypothesis.settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@hypothesis.given(
+    body=st.one_of(
+        st.binary(max_size=50),
+        json_values.map(msgspec.json.encode),
+        st.dictionaries(st.sampled_from(fields), json_values, max_size=4).map(
+            lambda given: msgspec.json.encode({"to": {"tokens": [{"platform": "apns", "token": TOKEN}]}, **given})
+        ),
+    )
+)
+def test_any_body_is_accepted_whole_or_refused_whole(service: Service, session: requests.Session, body: bytes) -> None:
+    before = len(service.store.pushes)
+    response = session.post(f"{service.url}/v1/push", data=body, timeout=20)
+    added = len(service.store.pushes) - before
+    assert (response.status_code, added) in {(202, 1), (400, 0), (413, 0), (422, 0)}
+    answer: dict[str, Any] = response.json()
+    assert (answer["id"] in service.store.pushes) if added else answer["status"] == response.status_code

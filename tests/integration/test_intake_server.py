@@ -1,0 +1,305 @@
+"""The server beneath the calls: broken requests, bodies that come slowly or not at all, and draining."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+import uvloop
+from structlog.testing import capture_logs
+
+from pushsvc.errors import ConfigError
+from pushsvc.intake import IntakeConfig, serve
+
+from . import test_intake_kit
+from .test_intake_kit import ALERT, Answer, Service, Store, answer, call, eventually, raw, run, run_loop, running
+
+BODY = msgspec.json.encode(ALERT)
+HEAD = b"POST /v1/push HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer pusher\r\n"
+
+
+@pytest.fixture(autouse=True, params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both kinds of loop: they differ in how connections end."""
+    monkeypatch.setattr(test_intake_kit, "new_loop", request.param)
+
+
+@pytest.fixture(autouse=True)
+def no_traceback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever a client does, the server's own log holds no traceback."""
+    with caplog.at_level(logging.INFO):
+        yield
+        assert [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING] == []
+
+
+def sized(body: bytes) -> bytes:
+    return HEAD + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def check(answer: Answer, status: int, kind: str) -> None:
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert (answer.json["status"], answer.json["type"]) == (status, f"urn:pushsvc:problem:{kind}")
+
+
+# --- what is not HTTP -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "kind"),
+    [
+        (b"hello\r\n\r\n", 400, "malformed-request"),
+        (b"BREW /v1/push HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed-request"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "malformed-request"),
+        (b"GET /healthz HTTP/9.9\r\nHost: x\r\n\r\n", 400, "malformed-request"),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", 400, "malformed-request"),
+        (b"GET http://[::1/healthz HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed-request"),
+        (HEAD + b"Content-Length: -1\r\n\r\n", 400, "malformed-request"),
+        (HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "malformed-request"),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431, "headers-too-large"),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431, "headers-too-large"),
+        (b"GET /healthz HTTP/1.1\r\n" + b"X: a\r\n" * 200 + b"\r\n", 431, "headers-too-large"),
+    ],
+    ids=lambda value: None,
+)
+def test_what_cannot_be_read_is_a_problem_document_too(data: bytes, status: int, kind: str) -> None:
+    async def main(service: Service) -> None:
+        check(await raw(service, data), status, kind)
+        assert service.store.pushes == {}
+
+    run(main)
+
+
+@pytest.mark.parametrize("path", [b"//", b"/%ff", b"/%", b"/\xff", b"/..", b"/v1/push/%00", b"*", b"http://y/nowhere"])
+def test_odd_paths_are_4xx(path: bytes) -> None:
+    async def main(service: Service) -> None:
+        found = await raw(service, b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer pusher\r\n\r\n")
+        assert found.status in (400, 404)
+        assert found.headers["content-type"] == "application/problem+json"
+
+    run(main)
+
+
+def test_expectations() -> None:
+    async def main(service: Service) -> None:
+        length = f"Content-Length: {len(BODY)}\r\n".encode()
+        check(await raw(service, HEAD + length + b"Expect: tea\r\n\r\n"), 417, "expectation-failed")
+        reader, writer = await asyncio.open_connection(*service.address)
+        writer.write(HEAD + length + b"Expect: 100-continue\r\n\r\n")
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(BODY)
+        assert (await answer(reader)).status == 202
+        writer.close()
+        await writer.wait_closed()
+
+    run(main)
+
+
+# --- bodies -----------------------------------------------------------------------------------------
+
+
+def test_a_body_in_chunks_without_a_length_is_taken() -> None:
+    async def main(service: Service) -> None:
+        reader, writer = await asyncio.open_connection(*service.address)
+        writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        for start in range(0, len(BODY), 7):
+            part = BODY[start : start + 7]
+            writer.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+            await writer.drain()
+            await asyncio.sleep(0)
+        assert service.store.pushes == {}
+        writer.write(b"0\r\n\r\n")
+        assert (await answer(reader)).status == 202
+        assert len(service.store.pushes) == 1
+        writer.close()
+        await writer.wait_closed()
+
+    run(main)
+
+
+def test_chunks_that_are_none_are_400() -> None:
+    async def main(service: Service) -> None:
+        found = await raw(service, HEAD + b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n")
+        assert found.status == 400
+        assert found.headers["content-type"] == "application/problem+json"
+        assert service.store.pushes == {}
+
+    run(main)
+
+
+def test_a_body_in_chunks_is_bounded_as_well() -> None:
+    async def main(service: Service) -> None:
+        chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+        check(await raw(service, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 3), 413, "content-too-large")
+        check(await raw(service, HEAD + b"Content-Length: 100001\r\n\r\n"), 413, "content-too-large")
+        assert service.store.pushes == {}
+
+    run(main, IntakeConfig(port=0, body_limit=100_000))
+
+
+def test_a_slow_body_is_taken_and_one_that_never_ends_is_408() -> None:
+    async def main(service: Service) -> None:
+        reader, writer = await asyncio.open_connection(*service.address)
+        writer.write(HEAD + f"Content-Length: {len(BODY)}\r\n\r\n".encode())
+        writer.write(BODY[:20])
+        # Another client is answered meanwhile.
+        assert (await call(service, "GET", "/healthz", key=None)).status == 200
+        writer.write(BODY[20:])
+        assert (await answer(reader)).status == 202
+        writer.close()
+        await writer.wait_closed()
+
+        service.store.pushes.clear()
+        check(await raw(service, HEAD + b"Content-Length: 500\r\n\r\n" + BODY), 408, "request-timeout")
+        assert service.store.pushes == {}
+
+    run(main, IntakeConfig(port=0, body_timeout=0.5))
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 500\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n1f4\r\n"])
+@pytest.mark.parametrize("abort", [False, True], ids=["closes", "resets"])
+def test_a_client_that_goes_mid_body_leaves_nothing_behind(framing: bytes, abort: bool) -> None:
+    async def main(service: Service) -> None:
+        with capture_logs() as logs:
+            _, writer = await asyncio.open_connection(*service.address)
+            writer.write(HEAD + framing + BODY)
+            await writer.drain()
+            # The server must have begun with it.
+            await call(service, "GET", "/healthz", key=None)
+            if abort:
+                writer.transport.abort()
+            else:
+                writer.close()
+            await eventually(lambda: any(entry.get("status") == 499 for entry in logs))
+        assert service.store.pushes == {}
+        assert [entry for entry in logs if entry["log_level"] not in ("debug", "info")] == []
+
+    run(main)
+
+
+def test_a_client_that_goes_while_its_push_is_written_is_still_accepted_once() -> None:
+    async def main(service: Service) -> None:
+        service.store.gate = asyncio.Event()
+        _, writer = await asyncio.open_connection(*service.address)
+        writer.write(sized(BODY))
+        await writer.drain()
+        await call(service, "GET", "/healthz", key=None)
+        writer.transport.abort()
+        service.store.gate.set()
+        await eventually(lambda: len(service.store.pushes) == 1)
+
+    run(main)
+
+
+def test_requests_in_one_segment_are_answered_in_order() -> None:
+    async def main(service: Service) -> None:
+        reader, writer = await asyncio.open_connection(*service.address)
+        writer.write(sized(BODY) + sized(b"{}") + sized(BODY) + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert [(await answer(reader)).status for _ in range(4)] == [202, 422, 202, 200]
+        assert len(service.store.pushes) == 2
+        writer.close()
+        await writer.wait_closed()
+
+    run(main)
+
+
+def test_a_refusal_before_the_body_leaves_the_connection_usable() -> None:
+    async def main(service: Service) -> None:
+        reader, writer = await asyncio.open_connection(*service.address)
+        writer.write(sized(BODY).replace(b"pusher", b"nobody") + sized(BODY))
+        assert [(await answer(reader)).status for _ in range(2)] == [401, 202]
+        writer.close()
+        await writer.wait_closed()
+
+    run(main)
+
+
+# --- binding and draining ---------------------------------------------------------------------------
+
+
+def test_draining_answers_what_is_under_way_and_closes_the_rest() -> None:
+    async def main() -> None:
+        config = IntakeConfig(port=0, shutdown_timeout=20)
+        service = Service(Store(gate=asyncio.Event()))
+        assert service.store.gate is not None
+        server = serve(service.app(config), config)
+        service.url = await server.__aenter__()
+        idle_reader, idle_writer = await asyncio.open_connection(*service.address)
+        reader, writer = await asyncio.open_connection(*service.address)
+        writer.write(sized(BODY))
+        await call(service, "GET", "/healthz", key=None)
+        ending = asyncio.ensure_future(server.__aexit__(None, None, None))
+        # The idle connection is closed at once, the busy one is waited for.
+        assert await asyncio.wait_for(idle_reader.read(), 20) == b""
+        assert not ending.done()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(*service.address)
+        service.store.gate.set()
+        assert (await answer(reader)).status == 202
+        await asyncio.wait_for(ending, 20)
+        assert await reader.read() == b""
+        assert len(service.store.pushes) == 1
+        for each in (idle_writer, writer):
+            each.close()
+
+    run_loop(main())
+
+
+def test_draining_is_bounded() -> None:
+    async def main() -> None:
+        config = IntakeConfig(port=0, shutdown_timeout=0.2)
+        service = Service(Store(gate=asyncio.Event()))
+        async with serve(service.app(config), config) as service.url:
+            reader, writer = await asyncio.open_connection(*service.address)
+            writer.write(sized(BODY))
+            await call(service, "GET", "/healthz", key=None)
+        assert await reader.read() == b""
+        assert service.store.pushes == {}
+        writer.close()
+
+    run_loop(main())
+
+
+def test_an_address_that_is_taken_is_a_configuration_error() -> None:
+    async def main() -> None:
+        async with running() as service:
+            host, port = service.address
+            config = IntakeConfig(host=host, port=port)
+            with pytest.raises(ConfigError, match=f"server.port: 127.0.0.1:{port} is in use by another process"):
+                async with serve(service.app(config), config):
+                    pass
+        with pytest.raises(ConfigError, match="cannot listen on"):
+            async with serve(service.app(config), IntakeConfig(host="192.0.2.1", port=0)):
+                pass
+
+    run_loop(main())
+
+
+@pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="this system has no SO_REUSEPORT")
+def test_two_processes_may_share_a_port() -> None:
+    async def main() -> None:
+        shared = IntakeConfig(port=0, reuse_port=True)
+        async with running(shared) as first:
+            again = IntakeConfig(port=first.address[1], reuse_port=True)
+            async with running(again) as second:
+                assert second.url == first.url
+
+    run_loop(main())
+
+
+def test_ipv6_addresses_are_bracketed() -> None:
+    async def main() -> None:
+        if not socket.has_ipv6:
+            pytest.skip("this system has no IPv6")
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError:
+            pytest.skip("this system has no IPv6 loopback")
+        async with running(IntakeConfig(host="::1", port=0)) as service:
+            assert service.url.startswith("http://[::1]:")
+            assert (await call(service, "GET", "/healthz", key=None)).status == 200
+
+    run_loop(main())

@@ -1,0 +1,517 @@
+"""The push document: what is taken, what is refused, and that the fast way and the slow way agree."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+import string
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pushsvc.errors import Fault, InvalidRequest, MalformedBody
+from pushsvc.intake.document import Draft, read
+from pushsvc.intake.faults import LIMIT, MAX_DEPTH, Rules, walk
+from pushsvc.intake.wording import kind
+from pushsvc.model import Target
+
+HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,200}")
+
+
+def apns_fault(token: str, kind: str) -> str | None:
+    if kind != "token":
+        return "APNs knows device tokens only"
+    return None if HEX.fullmatch(token) else "must be hexadecimal"
+
+
+def fcm_fault(token: str, kind: str) -> str | None:
+    return None if re.fullmatch(r"[\w:-]+", token, re.ASCII) else "must be letters, digits, - _ :"
+
+
+RULES = Rules("shop", {"apns": apns_fault, "fcm": fcm_fault}, frozenset({"apns", "fcm", "webpush"}), max_targets=50)
+TOKEN = {"platform": "apns", "token": "8f3c"}
+
+
+def push(**fields: Any) -> dict[str, Any]:
+    return {"to": {"tokens": [TOKEN]}, "notification": {"title": "x"}, **fields}
+
+
+def take(document: Any) -> Draft:
+    return read(msgspec.json.encode(document), RULES)
+
+
+def faults(document: Any) -> list[tuple[str, str]]:
+    with pytest.raises(InvalidRequest) as caught:
+        take(document)
+    return [(fault.path, fault.message) for fault in caught.value.faults]
+
+
+def malformed(body: bytes) -> str:
+    with pytest.raises(MalformedBody) as caught:
+        read(body, RULES)
+    return caught.value.detail
+
+
+# --- taken ------------------------------------------------------------------------------------------
+
+
+def test_a_whole_document_reaches_the_model() -> None:
+    draft = take(
+        {
+            "to": {
+                "tokens": [
+                    {"platform": "apns", "token": "8f3c"},
+                    {"platform": "fcm", "token": "dQw4"},
+                    {"platform": "fcm", "fid": "dQw4"},
+                    {"platform": "apns", "token": "aa"},
+                ]
+            },
+            "notification": {"title": "Order 7 shipped", "badge": 3},
+            "data": {"order": "7"},
+            "lane": "urgent",
+            "priority": "high",
+            "push_type": "alert",
+            "ttl": 3600,
+            "collapse": "order-7",
+            "dry_run": True,
+            "overrides": {"apns": {"headers": {"apns-topic": "x"}}},
+        }
+    )
+    assert draft.lane == "urgent"
+    assert draft.total == 4
+    assert draft.targets == {
+        "apns": (Target(0, "8f3c"), Target(3, "aa")),
+        "fcm": (Target(1, "dQw4"), Target(2, "dQw4", None, "fid")),
+    }
+    content = draft.content
+    assert content.notification is not None
+    assert (content.notification.title, content.notification.badge) == ("Order 7 shipped", 3)
+    assert (content.data, content.priority, content.push_type) == ({"order": "7"}, "high", "alert")
+    assert (content.ttl, content.collapse, content.dry_run, content.silent) == (3600, "order-7", True, False)
+
+
+def test_defaults() -> None:
+    draft = take(push())
+    assert draft.lane == "normal"
+    content = draft.content
+    assert (content.priority, content.ttl, content.silent, content.dry_run, content.data) == (
+        None,
+        None,
+        False,
+        False,
+        None,
+    )
+
+
+def test_the_same_token_twice_is_one_delivery_and_indexes_have_no_gap() -> None:
+    entries = [TOKEN, {"platform": "fcm", "token": "a"}, TOKEN, {"platform": "fcm", "fid": "a"}, TOKEN]
+    draft = take(push(to={"tokens": entries}))
+    assert draft.targets == {
+        "apns": (Target(0, "8f3c"),),
+        "fcm": (Target(1, "a"), Target(2, "a", None, "fid")),
+    }
+    assert draft.total == 3
+
+
+def test_overrides_pass_byte_for_byte() -> None:
+    raw = b'{ "payload" : {"z":1.0, "a":1e2,\t"b":12345678901234567890, "c":"\\u00e9\\/", "a": 2} }'
+    body = b'{"to":{"tokens":[{"platform":"apns","token":"8f3c"}]},"overrides":{"apns": ' + raw + b" }}"
+    assert bytes(read(body, RULES).content.overrides["apns"]) == raw
+
+
+def test_null_is_the_same_as_leaving_out() -> None:
+    names = ("data", "lane", "priority", "push_type", "silent", "ttl", "collapse", "send_at", "dry_run", "overrides")
+    with_nulls = push(**dict.fromkeys(names))
+    with_nulls["to"] |= dict.fromkeys(("devices", "users", "topic", "where", "all"))
+    with_nulls["notification"] |= {"body": None, "badge": None}
+    assert take(with_nulls) == take(push())
+
+
+def test_an_empty_notification_counts_as_none() -> None:
+    assert take(push(notification={"title": None}, data={"a": ""})).content.notification is None
+
+
+def test_an_override_alone_is_enough_when_it_has_a_payload() -> None:
+    assert take({"to": {"tokens": [TOKEN]}, "overrides": {"fcm": {"android": {}}}}).total == 1
+
+
+# --- refused ----------------------------------------------------------------------------------------
+
+REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
+    ([], [("$", "expected a push document, which is an object, found a list")]),
+    ("x", [("$", 'expected a push document, which is an object, found "x"')]),
+    (
+        {},
+        [
+            ("to", "is missing: it says who receives the push"),
+            ("$", "says nothing: `notification`, `data` or an override with a payload is needed"),
+        ],
+    ),
+    (push(to=None), [("to", "is missing: it says who receives the push")]),
+    (push(to=[TOKEN]), [("to", 'expected an object such as {"tokens": [..]}, found a list')]),
+    (push(to={}), [("to", "names no receivers: `tokens` is needed")]),
+    (push(to={"tokens": []}), [("to.tokens", "is empty: at least one token is needed")]),
+    (push(to={"tokens": "8f"}), [("to.tokens", "expected a list, found a string")]),
+    (
+        push(to={"token": [TOKEN]}),
+        [("to", "names no receivers: `tokens` is needed"), ("to.token", "unknown field; did you mean `tokens`?")],
+    ),
+    (
+        push(to={"tokens": [TOKEN] * 51}),
+        [("to.tokens", "holds 51 targets, at most 50 are taken in one call")],
+    ),
+    (
+        push(to={"tokens": ["8f3c"]}),
+        [("to.tokens[0]", 'expected an object such as {"platform": "apns", "token": ".."}, found a string')],
+    ),
+    (push(to={"tokens": [{"platform": "apns"}]}), [("to.tokens[0].token", "is missing")]),
+    (
+        push(to={"tokens": [{"token": "8f"}]}),
+        [("to.tokens[0].platform", "is missing: one of `apns`, `fcm`, `webpush`")],
+    ),
+    (
+        push(to={"tokens": [{"platform": None, "token": "8f"}]}),
+        [("to.tokens[0].platform", "expected a string, found null")],
+    ),
+    (
+        push(to={"tokens": [{"platform": "apn", "token": "8f"}]}),
+        [("to.tokens[0].platform", "unknown platform; known are `apns`, `fcm`, `webpush`")],
+    ),
+    (
+        push(to={"tokens": [{"platform": "webpush", "token": "8f"}]}),
+        [
+            (
+                "to.tokens[0].platform",
+                "webpush is not configured for the app shop: add [apps.shop.webpush] to the configuration",
+            )
+        ],
+    ),
+    (
+        push(to={"tokens": [{"platform": "fcm", "token": "a", "fid": "b"}]}),
+        [("to.tokens[0]", "holds either `token` or `fid`, not both")],
+    ),
+    (
+        push(to={"tokens": [TOKEN, {"platform": "apns", "token": "not hex"}, {"platform": "apns", "token": 7}]}),
+        [
+            ("to.tokens[1].token", "must be hexadecimal"),
+            ("to.tokens[2].token", "expected a string, found the number 7"),
+        ],
+    ),
+    (push(to={"tokens": [{**TOKEN, "user": "u1"}]}), [("to.tokens[0].user", "unknown field")]),
+    (push(notification="hello there"), [("notification", "expected an object, found a string")]),
+    (push(notification={"title": 5}), [("notification.title", "expected a string, found the number 5")]),
+    (push(notification={"badge": True}), [("notification.badge", "expected a whole number, found true")]),
+    (
+        push(notification={"badge": 3.0}),
+        [("notification.badge", "a whole number is written without decimal point and exponent")],
+    ),
+    (
+        push(notification={"badge": -1}),
+        [("notification.badge", "must be from 0 to 2,147,483,647, found the number -1")],
+    ),
+    (push(notification={"text": "x"}, data={"a": "b"}), [("notification.text", "unknown field")]),
+    (push(data=["a"]), [("data", "expected an object of strings, found a list")]),
+    (
+        push(data={"order": 7, "a b": None}),
+        [
+            ("data.order", "expected a string, found the number 7; the providers carry strings only"),
+            ('data["a b"]', "expected a string, found null; the providers carry strings only"),
+        ],
+    ),
+    (push(lane="fast"), [("lane", 'expected one of "urgent", "normal", "bulk", found "fast"')]),
+    (push(priority=10), [("priority", 'expected one of "high", "normal", found the number 10')]),
+    (push(push_type=""), [("push_type", "must not be empty")]),
+    (push(push_type="x" * 33), [("push_type", "is 33 characters long, at most 32 are taken")]),
+    (push(silent="yes"), [("silent", 'expected true or false, found "yes"')]),
+    (
+        push(silent=True),
+        [("silent", "a silent push shows nothing: leave out `silent`, or `title` of `notification`")],
+    ),
+    (push(ttl=2_419_201), [("ttl", "must be from 0 to 2,419,200, found the number 2419201")]),
+    (push(ttl=2.5), [("ttl", "expected a whole number, found the number 2.5")]),
+    (push(ttl="3600"), [("ttl", "expected a whole number, found a string")]),
+    (push(collapse=""), [("collapse", "must not be empty")]),
+    (push(dry_run=1), [("dry_run", "expected true or false, found the number 1")]),
+    (push(colapse="x"), [("colapse", "unknown field; did you mean `collapse`?")]),
+    (push(**{"x" * 41: 1}), [("[a name of 41 characters]", "unknown field")]),
+    (push(overrides=[]), [("overrides", "expected an object of one object a platform, found a list")]),
+    (push(overrides={"ios": {}}), [("overrides.ios", "unknown platform; known are `apns`, `fcm`, `webpush`")]),
+    (push(overrides={"apns": None}), [("overrides.apns", "expected an object, found null")]),
+    (
+        {"to": {"tokens": [TOKEN]}, "overrides": {"apns": {"headers": {"apns-topic": "x"}}}},
+        [("$", "says nothing: `notification`, `data` or an override with a payload is needed")],
+    ),
+    # Fields of later versions: their types are checked, and then they are refused by name.
+    (
+        push(send_at="2026-12-01T09:00:00Z"),
+        [("send_at", "this version of pushsvc does not take `send_at` yet; leave it out to send at once")],
+    ),
+    (push(send_at=7), [("send_at", "expected a string, found the number 7")]),
+    (
+        push(to={"topic": "news"}),
+        [("to.topic", "this version of pushsvc does not take `to.topic` yet; use `to.tokens`")],
+    ),
+    (
+        push(to={"where": "tags.plan == 'pro'"}),
+        [("to.where", "this version of pushsvc does not take `to.where` yet; use `to.tokens`")],
+    ),
+    (push(to={"all": False}), [("to.all", "expected true, found false")]),
+    (push(to={"users": ["u1", 2]}), [("to.users[1]", "expected a string, found the number 2")]),
+    (push(to={"devices": {}}), [("to.devices", "expected a list of strings, found an object")]),
+    (
+        push(to={"tokens": [TOKEN], "all": True}),
+        [
+            (
+                "to",
+                "holds exactly one of `tokens`, `devices`, `users`, `topic`, `where`, `all`; found `tokens`, `all`",
+            ),
+            ("to.all", "this version of pushsvc does not take `to.all` yet; use `to.tokens`"),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("document", "expected"), REFUSED, ids=lambda value: None)
+def test_refusals(document: Any, expected: list[tuple[str, str]]) -> None:
+    assert faults(document) == expected
+
+
+def test_every_fault_is_named_at_once() -> None:
+    document = push(
+        to={"tokens": [{"platform": "apns", "token": " "} for _ in range(40)]},
+        data={f"k{number}": number for number in range(156)},
+        lane=1,
+        ttl=-1,
+        nonsense=0,
+        notification={"badge": "3"},
+    )
+    found = faults(document)
+    assert len(found) == 40 + 156 + 4
+    assert ("to.tokens[39].token", "must be hexadecimal") in found
+    assert ("data.k155", "expected a string, found the number 155; the providers carry strings only") in found
+
+
+def test_the_list_of_faults_is_bounded_and_says_so() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        take(push(data={f"k{number}": number for number in range(LIMIT + 1)}))
+    assert len(caught.value.faults) == LIMIT
+    assert caught.value.detail == "The first 1,000 faults are listed; there are more."
+    with pytest.raises(InvalidRequest) as caught:
+        take(push(data={f"k{number}": number for number in range(LIMIT)}))
+    assert caught.value.detail == "1,000 faults were found."
+
+
+def test_no_fault_repeats_a_token_or_a_long_value() -> None:
+    secret = "5ec2e7" * 10
+    documents = [
+        push(to={"tokens": [secret]}),
+        push(to={"tokens": [{"platform": "apns", "token": secret + " "}]}),
+        push(to={"tokens": [{"platform": secret, "token": secret}]}),
+        push(to={"tokens": [{"platform": "apns", "token": {secret: 1}}]}),
+        push(to={"tokens": secret}),
+        push(to={secret: secret}),
+        push(lane=secret, priority=secret, silent=secret, ttl=secret, notification=secret),
+    ]
+    for document in documents:
+        assert secret not in repr(faults(document))
+    assert "dQw4" not in repr(faults(push(to={"tokens": ["dQw4"]})))
+
+
+# --- not JSON ---------------------------------------------------------------------------------------
+
+PREFIX = b'{"to":{"tokens":[{"platform":"apns","token":"8f3c"}]},"overrides":{"apns":{"payload":'
+MALFORMED: list[tuple[bytes, str]] = [
+    (b"", "The body is empty; a JSON object was expected."),
+    (b" \n\t ", "The body is empty; a JSON object was expected."),
+    (b"hello", "Not JSON: Expecting value, line 1, column 1."),
+    (b'{"to":\n  nul}', "Not JSON: Expecting value, line 2, column 3."),
+    (b'{"to": {}} x', "Not JSON: Extra data, line 1, column 12."),
+    (b'{"ttl": NaN}', "Not JSON: invalid character, line 1, column 9."),
+    (b'{"ttl":\n-Infinity}', "Not JSON: invalid character, line 2, column 2."),
+    (b'{"ttl": 1e999}', "A number is out of range: beyond a 64-bit float, or of thousands of digits."),
+    (b'{"ttl": ' + b"9" * 5000 + b"}", "A number is out of range: beyond a 64-bit float, or of thousands of digits."),
+    (b'\xef\xbb\xbf{"to":{}}', "The body begins with a byte order mark; send it without."),
+    (b'{"to": "\xff"}', "The body is not UTF-8: byte 8 (0xff)."),
+    ('{"to": "ü"}'.encode("latin-1"), "The body is not UTF-8: byte 8 (0xfc)."),
+    (json.dumps(push()).encode("utf-16"), "The body is not UTF-8: byte 0 (0xff)."),
+    (b'{"to": "\\ud800"}', "Not JSON: a lone surrogate (\\ud800 to \\udfff) in a string."),
+    (b'{"to": "\\udc00 "}', "Not JSON: invalid utf-16 surrogate pair, line 1, column 15."),
+    (b'{"to": "a\nb"}', "Not JSON: Invalid control character at, line 1, column 10."),
+    (b'{"to": "a\x00b"}', "Not JSON: Invalid control character at, line 1, column 10."),
+    (b"[" * 100_000, "The JSON is nested too deeply."),
+    (b'{"to":' * 100_000, "The JSON is nested too deeply."),
+    (b"[" * 100_000 + b"]" * 100_000, "The JSON is nested too deeply."),
+    (PREFIX + b"[" * 100_000 + b"]" * 100_000 + b"}}}", "The JSON is nested too deeply."),
+    # Also within what passes through untouched.
+    (PREFIX + b'"\xff"}}}', "The body is not UTF-8: byte 86 (0xff)."),
+    (PREFIX + b"NaN}}}", "Not JSON: invalid character, line 1, column 86."),
+    (PREFIX + b"1e999}}}", "A number is out of range: beyond a 64-bit float, or of thousands of digits."),
+    (PREFIX + b'"\\ud800"}}}', "Not JSON: a lone surrogate (\\ud800 to \\udfff) in a string."),
+]
+
+
+@pytest.mark.parametrize(("body", "expected"), MALFORMED, ids=lambda value: None)
+def test_what_is_not_json_is_said_with_its_place(body: bytes, expected: str) -> None:
+    assert malformed(body) == expected
+
+
+def test_depth_within_overrides_is_bounded() -> None:
+    def nested(levels: int) -> Any:
+        value: Any = {}
+        for _ in range(levels - 1):
+            value = {"payload": value}
+        return push(overrides={"apns": value})
+
+    assert take(nested(MAX_DEPTH)).total == 1
+    assert faults(nested(MAX_DEPTH + 1)) == [("overrides.apns", "is nested more than 100 levels deep")]
+
+
+def test_of_a_name_given_twice_the_last_counts() -> None:
+    assert read(b'{"ttl":1,"ttl":2,' + msgspec.json.encode(push())[1:], RULES).content.ttl == 2
+    with pytest.raises(InvalidRequest) as caught:
+        read(b'{"ttl":"x","ttl":2,' + msgspec.json.encode(push())[1:], RULES)
+    assert caught.value.faults == (Fault("ttl", "is given more than once in one object"),)
+
+
+# --- the fast way and the slow way agree ------------------------------------------------------------
+
+words = st.text(max_size=8)
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.integers(-1, 3),
+    st.sampled_from([2_419_200, 2_419_201, 2**31 - 1, 2**31]),
+    st.floats(allow_nan=False, allow_infinity=False),
+    words,
+)
+anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3))
+
+
+def mostly(good: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Nearly always right, so that whole documents are."""
+    return st.one_of(*[good] * 12, st.none(), anything)
+
+
+tokens = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "platform": mostly(st.sampled_from(["apns", "fcm", "webpush"])),
+            "token": mostly(st.sampled_from(["8f3c", "aa", "AA", "a", " ", "\0", "\U0001f600", ""])),
+        }
+    ),
+    st.fixed_dictionaries({"platform": st.just("fcm"), "fid": mostly(st.sampled_from(["dQw4", "8f", ""]))}),
+    st.fixed_dictionaries(
+        {"platform": st.sampled_from(["apns", "fcm"])},
+        optional={"token": st.just("8f"), "fid": st.just("8f"), "x": scalars},
+    ),
+    st.fixed_dictionaries({"platform": st.just("apns"), "token": st.just("8f3c")}),
+)
+good_token = st.fixed_dictionaries({"platform": st.just("fcm"), "token": st.text(string.ascii_letters, min_size=1)})
+receivers = st.fixed_dictionaries(
+    {"tokens": st.one_of(st.lists(good_token, min_size=1, max_size=4), mostly(st.lists(tokens, max_size=4)))},
+    optional={name: st.none() for name in ("devices", "users", "where")}
+    | {"topic": st.sampled_from([None, None, "news", 7]), "all": st.sampled_from([None, None, True, False])},
+)
+shown = st.fixed_dictionaries(
+    {},
+    optional={
+        "title": mostly(words),
+        "body": mostly(words),
+        "badge": mostly(st.sampled_from([0, 3, 2**31 - 1])),
+        "thread": mostly(words),
+        "sound": mostly(words),
+    },
+)
+documents = st.fixed_dictionaries(
+    {"to": mostly(receivers)},
+    optional={
+        "notification": mostly(shown),
+        "data": mostly(st.dictionaries(words, mostly(words), max_size=3)),
+        "lane": mostly(st.sampled_from(["urgent", "normal", "bulk"])),
+        "priority": mostly(st.sampled_from(["high", "normal"])),
+        "push_type": mostly(st.text(max_size=33)),
+        "silent": mostly(st.booleans()),
+        "ttl": mostly(st.integers(-1, 2_419_201)),
+        "collapse": mostly(words),
+        "send_at": st.none() | words,
+        "dry_run": mostly(st.booleans()),
+        "overrides": mostly(
+            st.dictionaries(
+                st.sampled_from(["apns", "fcm", "webpush", "x"]),
+                mostly(st.dictionaries(st.sampled_from(["headers", "payload", "android"]), anything, max_size=2)),
+                max_size=2,
+            )
+        ),
+        "nonsense": st.none(),
+    },
+)
+
+
+@given(document=st.one_of(documents, documents, documents, anything))
+@example(document=push())
+@example(document=push(notification={}, data={}))
+@example(document=push(notification={"thread": "x"}, silent=True))
+def test_the_fast_way_takes_exactly_what_the_walk_finds_no_fault_in(document: Any) -> None:
+    refused: list[Fault] = []
+    try:
+        take(document)
+    except InvalidRequest as error:
+        refused = list(error.faults) or [Fault("", "a refusal names its faults")]
+    assert refused == walk(document, RULES).items
+
+
+@given(text=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_no_bytes_crash_it(text: bytes) -> None:
+    with pytest.raises((MalformedBody, InvalidRequest)) as caught:
+        read(text, RULES)
+    assert str(caught.value)
+
+
+@given(document=documents, data=st.data())
+def test_no_mangled_document_crashes_it(document: Any, data: st.DataObject) -> None:
+    body = bytearray(msgspec.json.encode(document))
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(body) - 1))
+        body[place : place + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
+        if not body:
+            break
+    named = 1
+    try:
+        named = read(bytes(body), RULES).total
+    except MalformedBody:
+        with pytest.raises((msgspec.MsgspecError, UnicodeDecodeError)):
+            msgspec.json.decode(bytes(body))
+    except InvalidRequest as error:
+        named = len(error.faults)
+    assert named > 0
+
+
+@given(value=anything)
+def test_kinds_are_short(value: Any) -> None:
+    assert 0 < len(kind(value)) <= 60
+
+
+def test_the_walk_changes_nothing() -> None:
+    document = push(to={"tokens": [TOKEN], "topic": "x"}, ttl=math.pi)
+    before = copy.deepcopy(document)
+    walk(document, RULES)
+    assert document == before
+
+
+def test_the_walk_ends_when_the_list_is_full() -> None:
+    asked = 0
+
+    def count(token: str, kind: str) -> str | None:
+        nonlocal asked
+        asked += 1
+        return "no"
+
+    rules = Rules("shop", {"apns": count}, RULES.known)
+    found = walk(push(to={"tokens": [{"platform": "apns", "token": str(number)} for number in range(10_000)]}), rules)
+    assert (len(found.items), found.more, asked) == (LIMIT, True, LIMIT + 1)

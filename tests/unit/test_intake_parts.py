@@ -1,0 +1,241 @@
+"""Intake's pure parts: ids, query parameters, rendering all platforms, the OpenAPI document and its page."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from html.parser import HTMLParser
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from pushsvc.errors import ContentTooLarge, Fault, InvalidRequest
+from pushsvc.intake import IntakeConfig, new_push_id, uuid7
+from pushsvc.intake.answers import instant
+from pushsvc.intake.docs import render as render_page
+from pushsvc.intake.document import read
+from pushsvc.intake.faults import Rules
+from pushsvc.intake.ids import UUID
+from pushsvc.intake.openapi import EXAMPLES, build
+from pushsvc.intake.pushes import lifetime, render
+from pushsvc.intake.query import Param
+from pushsvc.intake.query import read as read_query
+from pushsvc.intake.routes import CALLS
+from pushsvc.model import Content, Message
+from pushsvc.ports import Renderer, RenderError
+
+# --- ids --------------------------------------------------------------------------------------------
+
+
+def test_uuid7_is_the_example_of_the_rfc() -> None:
+    """https://www.rfc-editor.org/rfc/rfc9562#name-example-of-a-uuidv7-value"""
+    random = (0xCC3 << 68 | 0x18C4DC0C0C07398F).to_bytes(10, "big")
+    assert uuid7(0x017F22E279B0, random) == "017f22e2-79b0-7cc3-98c4-dc0c0c07398f"
+
+
+@given(unix_ms=st.integers(0, 2**48 - 1), random=st.binary(min_size=10, max_size=10))
+def test_uuid7_is_what_the_library_calls_one(unix_ms: int, random: bytes) -> None:
+    text = uuid7(unix_ms, random)
+    parsed = uuid.UUID(text)
+    assert (parsed.version, parsed.variant, str(parsed)) == (7, uuid.RFC_4122, text)
+    assert parsed.int >> 80 == unix_ms
+    assert UUID.fullmatch(text)
+
+
+@given(st.lists(st.integers(0, 2**48 - 1), min_size=2, max_size=5, unique=True))
+def test_ids_are_in_the_order_of_their_time(instants: list[int]) -> None:
+    ids = [new_push_id(at) for at in sorted(instants)]
+    assert ids == sorted(ids)
+
+
+def test_ids_of_one_instant_differ() -> None:
+    assert len({new_push_id(1) for _ in range(1000)}) == 1000
+
+
+def test_instants_are_rfc_3339_in_utc() -> None:
+    assert instant(0) == "1970-01-01T00:00:00.000Z"
+    assert instant(1_796_115_600_123) == "2026-12-01T09:00:00.123Z"
+
+
+def test_a_push_without_a_time_to_live_still_has_time_to_leave() -> None:
+    assert [lifetime(ttl) for ttl in (None, 0, 1, 3600)] == [2_419_200, 30, 1, 3600]
+
+
+# --- query parameters -------------------------------------------------------------------------------
+
+PARAMS = (
+    Param("outcome", "", options=("sent", "failed")),
+    Param("cursor", ""),
+    Param("limit", "", least=1, most=1000, default=100),
+)
+
+
+def test_query_values_and_defaults() -> None:
+    assert read_query([], PARAMS) == {"outcome": None, "cursor": None, "limit": 100}
+    pairs = [("limit", "7"), ("cursor", "12-0"), ("outcome", "failed")]
+    assert read_query(pairs, PARAMS) == {"outcome": "failed", "cursor": "12-0", "limit": 7}
+
+
+def test_every_fault_of_a_query_is_named() -> None:
+    pairs = [
+        ("outcome", "gone"),
+        ("limit", "0"),
+        ("limit", "5"),
+        ("cursor", ""),
+        ("outcom", "sent"),
+        ("\0" * 9, ""),
+    ]
+    with pytest.raises(InvalidRequest) as caught:
+        read_query(pairs, PARAMS)
+    assert [(fault.path, fault.message) for fault in caught.value.faults] == [
+        ("outcome", "must be one of sent, failed"),
+        ("limit", "must be a whole number from 1 to 1,000"),
+        ("limit", "is given more than once"),
+        ("cursor", "must not be empty: leave it out"),
+        ("outcom", "unknown query parameter; known here: outcome, cursor, limit"),
+        ("?", "unknown query parameter; known here: outcome, cursor, limit"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", " 5", "+5", "5.0", "1e2", "0x5", "1001", "-1", "٣", "9" * 5000])
+def test_numbers_in_queries_are_plain_digits(text: str) -> None:
+    with pytest.raises(InvalidRequest):
+        read_query([("limit", text)], PARAMS)
+
+
+# --- rendering --------------------------------------------------------------------------------------
+
+
+class Says:
+    """A renderer that answers what it is told to."""
+
+    def __init__(self, platform: str, error: RenderError | None = None) -> None:
+        self.platform = platform
+        self.error = error
+
+    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+        if self.error is not None:
+            raise self.error
+        return Message(self.platform, f"{push_id} {created_at}".encode())
+
+    def token_fault(self, token: str, kind: str) -> str | None:
+        return None
+
+
+BIG = Fault("notification", "4,200 bytes, at most 4,096")
+BAD = Fault("collapse", "longer than 64 bytes")
+
+
+def rendered(**errors: RenderError | None) -> dict[str, Message]:
+    renderers: dict[str, Renderer] = {name: Says(name, error) for name, error in errors.items()}
+    return render(renderers, Content(), dict.fromkeys(errors, ()), push_id="p", created_at=7)
+
+
+def test_each_platform_among_the_targets_is_rendered() -> None:
+    assert rendered(apns=None, fcm=None) == {"apns": Message("apns", b"p 7"), "fcm": Message("fcm", b"p 7")}
+
+
+def test_size_alone_is_413() -> None:
+    with pytest.raises(ContentTooLarge, match="at most 4,096") as caught:
+        rendered(apns=RenderError([BIG], too_large=True), fcm=None)
+    assert caught.value.faults == (BIG,)
+
+
+def test_faults_of_all_platforms_are_named_once() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        rendered(apns=RenderError([BIG], too_large=True), fcm=RenderError([BAD, BIG]))
+    assert caught.value.faults == (BIG, BAD)
+
+
+# --- the OpenAPI document ---------------------------------------------------------------------------
+
+DOCUMENT = build(platforms=["fcm", "apns"], config=IntakeConfig(max_targets=123))
+
+
+def test_the_document_is_openapi_3_1() -> None:
+    OpenAPIV31SpecValidator(DOCUMENT).validate()
+
+
+def test_the_document_has_the_calls_of_the_table_and_no_other() -> None:
+    calls = {(verb.upper(), path) for path, verbs in DOCUMENT["paths"].items() for verb in verbs}
+    assert calls == {(call.method, call.path) for call in CALLS}
+    assert ("POST", "/v1/push/batch") not in calls
+
+
+def test_bounds_of_the_configuration_are_in_the_document() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    assert schemas["To"]["properties"]["tokens"]["maxItems"] == 123
+    assert schemas["TokenTarget"]["properties"]["platform"]["enum"] == ["apns", "fcm"]
+
+
+def test_what_comes_later_is_not_described() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    assert list(schemas["To"]["properties"]) == ["tokens"]
+    assert "send_at" not in schemas["PushDocument"]["properties"]
+
+
+def test_every_refusal_has_its_problem_document() -> None:
+    for path, verbs in DOCUMENT["paths"].items():
+        for operation in verbs.values():
+            for status, response in operation["responses"].items():
+                if int(status) >= 400:
+                    assert list(response["content"]) == ["application/problem+json"], (path, status)
+
+
+def test_the_examples_are_taken() -> None:
+    rules = Rules("shop", dict.fromkeys(("apns", "fcm"), lambda token, kind: None), frozenset({"apns", "fcm"}))
+    totals = [read(msgspec.json.encode(example["value"]), rules).total for example in EXAMPLES.values()]
+    assert totals == [2, 1, 1]
+
+
+def test_the_page_shows_every_call_and_loads_nothing() -> None:
+    page = render_page(DOCUMENT)
+    for call in CALLS:
+        assert f'id="{call.name}"' in page
+        assert call.path in page
+    assert "{{" not in page
+    assert not re.search(r"<script|<link|<img|@import|url\(|https?://", page)
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_the_page_links_to_what_it_has() -> None:
+    page = render_page(DOCUMENT)
+    anchors = set(re.findall(r'id="?([\w.]+)"?', page))
+    links = set(re.findall(r'href="#([\w.]+)"', page))
+    assert links
+    assert links <= anchors
+
+
+class Balance(HTMLParser):
+    """Checks that what is opened is closed, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen += 1
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_closes_what_it_opens() -> None:
+    parser = Balance()
+    parser.feed(render_page(DOCUMENT))
+    parser.close()
+    assert parser.seen > 100
+    assert parser.open == []
+
+
+def test_the_page_escapes_what_it_shows() -> None:
+    document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(DOCUMENT))
+    document["info"]["description"] = "<b>`<i>`"
+    assert "<p>&lt;b&gt;<code>&lt;i&gt;</code></p>" in render_page(document)
