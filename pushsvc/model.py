@@ -33,6 +33,9 @@ End = Literal["sent", "failed", "invalid", "expired", "suppressed", "cancelled"]
 ENDS: tuple[End, ...] = ("sent", "failed", "invalid", "expired", "suppressed", "cancelled")
 """The ways in which a delivery ends. Every delivery ends in exactly one of them."""
 
+ROWS_FOR_ALL = 1000
+"""Pushes of up to so many deliveries keep a row for each of them; larger ones only for those not `sent`."""
+
 PushState = Literal["scheduled", "expanding", "sending", "done", "cancelled"]
 
 

@@ -165,6 +165,10 @@ class DeliveryQueue(Protocol):
         """Say that this consumer lives; due every few seconds, or others take its entries over."""
         ...
 
+    async def retire(self) -> None:
+        """Say that this consumer ends: others may take its unsettled entries over at once."""
+        ...
+
 
 # --- feedback -----------------------------------------------------------------------------------
 

@@ -1,0 +1,33 @@
+"""`pushsvc cancel`: what has not been sent of a push is not sent any more."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from .client import Access, App, Key, Url, access, open_client
+from .output import Json, print_json
+from .status import print_status
+
+
+def cancel(
+    context: typer.Context,
+    push_id: Annotated[str, typer.Argument(metavar="ID", help="The push's id, as `pushsvc send` printed it.")],
+    url: Url = "",
+    key: Key = "",
+    app: App = "",
+    json: Json = False,
+) -> None:
+    """Cancel what has not been sent of a push, and show where that leaves it."""
+    asyncio.run(_cancel(access(context.obj, url, key, app), push_id, json=json))
+
+
+async def _cancel(at: Access, push_id: str, *, json: bool) -> None:
+    async with open_client(at) as client:
+        document = await client.cancel(push_id)
+    if json:
+        print_json(document)
+    else:
+        print_status(document)

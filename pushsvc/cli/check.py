@@ -1,0 +1,160 @@
+"""`pushsvc check`: what would keep the service from working, with the mend beside each fault.
+
+It reads the configuration, starts or reaches the store, and looks at each credential's files. It asks no provider:
+whether Apple or Google take a credential shows with the first push (`pushsvc_route_held`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from msgspec import Struct
+
+from ..errors import ConfigError, CredentialError, StoreError
+from .output import Json, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+
+NEEDED_COMMANDS = ("XAUTOCLAIM", "XADD", "XREADGROUP", "XPENDING", "XCLAIM", "BITFIELD", "ZADD", "HSET", "EVALSHA")
+"""XAUTOCLAIM is the youngest: Redis 6.2, and every Valkey."""
+
+_MISSING_COMMANDS = """
+local missing = {}
+for _, name in ipairs(ARGV) do
+  if not redis.call('COMMAND', 'INFO', name)[1] then missing[#missing + 1] = name end
+end
+return missing
+"""
+# Asked in a script because redis-py 8.1 fails on the answer for a command that there is not.
+
+MARKS = {"ok": "green", "warning": "yellow", "error": "bold red"}
+
+
+class Row(Struct, frozen=True):
+    """One line of the table. `part` is a dotted key of the configuration."""
+
+    part: str
+    level: Literal["ok", "warning", "error"]
+    what: str
+    mend: str = ""
+    expires: float | None = None
+    """Unix seconds."""
+
+
+def check(
+    context: typer.Context,
+    json: Json = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Let warnings fail too.")] = False,
+) -> None:
+    """Check the configuration, Redis and each credential. Exit with 1 when there is an error."""
+    rows = list(_rows(context.obj))
+    bad = {"error", "warning"} if strict else {"error"}
+    good = not any(row.level in bad for row in rows)
+    if json:
+        print_json({"ok": good, "findings": rows})
+    else:
+        print_table(
+            ("", "part", "found", "mend"),
+            [[row.level, row.part, row.what + _until(row), row.mend] for row in rows],
+            marks=MARKS,
+        )
+    if not good:
+        raise typer.Exit(1)
+
+
+def _rows(state: Any) -> Iterator[Row]:
+    try:
+        settings: Settings = state.settings()
+    except ConfigError as error:
+        yield from _of_config_error(error)
+        return
+    yield Row("configuration", "ok", str(settings.file) if settings.file else "no file: defaults and environment")
+    try:
+        settings.require_apps()
+    except ConfigError as error:
+        yield Row(error.path, "warning", error.message, error.mend)
+    yield from asyncio.run(_store(settings))
+    yield from _credentials(settings)
+
+
+def _of_config_error(error: ConfigError) -> Iterator[Row]:
+    first, *faults = error.message.split("\n")
+    if not faults:
+        yield Row(error.path, "error", first, error.mend)
+    for fault in faults:
+        part, _, what = fault.strip().partition(": ")
+        yield Row(part, "error", what, f"in {error.path}")
+
+
+async def _store(settings: Settings) -> list[Row]:
+    from ..runtime import open_configured_store
+
+    where = settings.redis.shown or f"embedded under {settings.store.data_dir}"
+    try:
+        async with open_configured_store(settings) as store:
+            server = await store.link.call("INFO")
+            missing = await store.link.call("EVAL", _MISSING_COMMANDS, 0, *NEEDED_COMMANDS)
+    except ConfigError as error:
+        return [Row(error.path, "error", error.message, error.mend)]
+    except StoreError as error:
+        mend = "is Redis running there, and may this user run COMMAND, INFO and EVAL?" if settings.redis.url else ""
+        return [Row("redis", "error", f"{where}: {error}", mend)]
+    return list(judge_server(where, server, missing))
+
+
+def judge_server(where: str, server: dict[str, Any], missing: list[bytes]) -> Iterator[Row]:
+    """Rows for what INFO says of a server, and for the commands that it lacks. Pure."""
+    # A cluster may answer once a node: {node: its INFO}.
+    info = next((each for each in server.values() if isinstance(each, dict) and "redis_version" in each), server)
+    name = "Valkey" if info.get("server_name") == "valkey" or "valkey_version" in info else "Redis"
+    version = info.get("valkey_version") or info.get("redis_version") or "of unknown version"
+    if missing:
+        names = ", ".join(each.decode() for each in missing)
+        yield Row("redis", "error", f"{where}: {name} {version} lacks {names}", "use Redis 6.2 or newer, or Valkey")
+    else:
+        yield Row("redis", "ok", f"{where}: {name} {version}")
+    if info.get("maxmemory") and info.get("maxmemory_policy") not in (None, "noeviction"):
+        yield Row(
+            "redis",
+            "warning",
+            f"a full {name} drops keys ({info['maxmemory_policy']}): accepted pushes could vanish",
+            "set maxmemory-policy noeviction",
+        )
+    if str(info.get("aof_enabled", 1)) == "0":
+        yield Row(
+            "redis",
+            "warning",
+            f"{name} keeps no append-only file: a restart loses what was accepted since the last snapshot",
+            "set appendonly yes",
+        )
+
+
+def _credentials(settings: Settings) -> Iterator[Row]:
+    from ..providers import REGISTRY
+
+    for name, app in settings.apps.items():
+        if not app.keys:
+            yield Row(
+                f"apps.{name}.keys",
+                "ok",
+                "no API key in the configuration",
+                f"`pushsvc keys new --app {name} --name NAME` makes one in the store",
+            )
+        for platform, config in app.providers.items():
+            part = f"apps.{name}.{platform}"
+            try:
+                for finding in REGISTRY[platform].check(config):
+                    yield Row(part, finding.level, finding.what, finding.mend, finding.expires)
+            except CredentialError as error:
+                yield Row(part, "error", f"{error.path}: {error.message}", error.mend)
+
+
+def _until(row: Row) -> str:
+    if row.expires is None:
+        return ""
+    return f" (until {datetime.fromtimestamp(row.expires, UTC):%Y-%m-%d})"

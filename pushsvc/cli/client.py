@@ -1,0 +1,167 @@
+"""The HTTP API from the command line's side: one session, answers as JSON objects, problems as errors."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+import typer
+from msgspec import Struct
+
+from ..errors import PushsvcError
+from ..model import JsonObject
+from .state import State
+
+Url = Annotated[
+    str, typer.Option("--url", envvar="PUSHSVC_URL", help="Where the API is; by default as configured.", metavar="URL")
+]
+Key = Annotated[
+    str,
+    typer.Option(
+        "--key",
+        envvar="PUSHSVC_KEY",
+        help="The API key. Better given by the environment: others can read a command line.",
+        metavar="KEY",
+        show_envvar=True,
+    ),
+]
+App = Annotated[
+    str, typer.Option("--app", help="Take the key from PUSHSVC_KEY_APP, APP being this name.", metavar="APP")
+]
+
+
+class ApiProblem(PushsvcError):
+    """The server refused. `status` is HTTP's; the text holds every fault that it named."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class ApiUnreachable(PushsvcError):
+    """Nothing answered at the URL."""
+
+
+class Access(Struct, frozen=True):
+    """Where the API is, and the key to it, which its `repr` leaves out."""
+
+    url: str
+    key: str
+
+    def __repr__(self) -> str:
+        return f"Access({self.url!r})"
+
+
+def access(state: State, url: str, key: str, app: str) -> Access:
+    """From the options. Ends with wrong usage (2) where there is no key."""
+    if app:
+        variable = "PUSHSVC_KEY_" + re.sub(r"[^A-Z0-9]", "_", app.upper())
+        key = os.environ.get(variable) or key
+        missing = f"No API key for {app!r}: set {variable} or PUSHSVC_KEY"
+    else:
+        missing = "No API key: set PUSHSVC_KEY"
+    key = key.strip()
+    if not key:
+        raise typer.BadParameter(f"{missing}. `pushsvc keys new` makes one.")
+    if not key.isascii() or not key.isprintable():
+        raise typer.BadParameter("The API key holds characters that no key has: was it copied whole?")
+    url = url or state.server_url()
+    if not url.startswith(("http://", "https://")):
+        raise typer.BadParameter(f"{url!r} is not a URL: it begins with http:// or https://")
+    return Access(url.rstrip("/"), key)
+
+
+class Client:
+    """Calls the API. Each method raises `ApiProblem` when refused and `ApiUnreachable` when nothing answers."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url
+
+    async def send(self, document: JsonObject, headers: Mapping[str, str]) -> JsonObject:
+        return await self._call("POST", "/v1/push", document, headers)
+
+    async def status(self, push_id: str) -> JsonObject:
+        return await self._call("GET", f"/v1/push/{quote(push_id, safe='')}")
+
+    async def cancel(self, push_id: str) -> JsonObject:
+        return await self._call("DELETE", f"/v1/push/{quote(push_id, safe='')}")
+
+    async def deliveries(self, push_id: str) -> AsyncIterator[JsonObject]:
+        """Every row, page by page."""
+        cursor = ""
+        while True:
+            query = f"?limit=1000&cursor={quote(cursor, safe='')}" if cursor else "?limit=1000"
+            page = await self._call("GET", f"/v1/push/{quote(push_id, safe='')}/deliveries{query}")
+            for row in page["items"]:
+                yield row
+            cursor = page.get("cursor") or ""
+            if not cursor:
+                return
+
+    async def _call(
+        self,
+        method: Literal["GET", "POST", "DELETE"],
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> JsonObject:
+        sent: dict[str, Any] = {"headers": dict(headers or {})}
+        if body is not None:
+            sent["data"] = msgspec.json.encode(body)
+            sent["headers"]["Content-Type"] = "application/json"
+        try:
+            async with self._session.request(method, self._url + path, **sent) as response:
+                content = await response.read()
+                status, wait = response.status, response.headers.get("Retry-After", "")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ApiUnreachable(
+                f"{self._url} does not answer: {_cause(error)} (is the service running there? --url or PUSHSVC_URL "
+                "says where it is)"
+            ) from None
+        try:
+            answer = msgspec.json.decode(content)
+        except msgspec.DecodeError:
+            answer = None
+        if status >= 400:
+            again = f", try again in {wait} s" if wait.isdecimal() else ""
+            raise ApiProblem(status, _told(status, answer) + again)
+        if not isinstance(answer, dict):
+            raise ApiProblem(status, f"{self._url} answered {status} without a JSON object: is it pushsvc?")
+        return answer
+
+
+@asynccontextmanager
+async def open_client(at: Access) -> AsyncIterator[Client]:
+    """A client with its session. A call may take a minute: `Prefer: wait` holds one open for up to 30 s."""
+    headers = {"Authorization": f"Bearer {at.key}", "User-Agent": "pushsvc-cli"}
+    async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=60)) as session:
+        yield Client(session, at.url)
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        number = error.os_error.errno
+        return os.strerror(number).lower() if number and number > 0 else str(error.os_error)
+    if isinstance(error, TimeoutError):
+        return "no answer within 60 seconds"
+    return str(error) or type(error).__name__
+
+
+def _told(status: int, answer: object) -> str:
+    """A problem document (RFC 9457) as text, with each fault on its own line."""
+    if not isinstance(answer, dict):
+        return f"the server answered {status}"
+    title, detail = str(answer.get("title") or f"the server answered {status}"), str(answer.get("detail") or "")
+    text = title if detail in ("", title) else f"{title}: {detail}"
+    faults = answer.get("errors")
+    for fault in faults if isinstance(faults, list) else ():
+        if isinstance(fault, dict):
+            text += f"\n  {fault.get('path')}: {fault.get('message')}"
+    return f"{text} ({status})" if "\n" not in text else text.replace("\n", f" ({status})\n", 1)

@@ -1,0 +1,58 @@
+"""`pushsvc demo`: everything at once, on this machine, with nothing to install or to sign up for.
+
+A script of pushes runs against a real service (embedded store, API, dispatcher, feedback, each a process) and the
+provider simulator (TLS and HTTP/2 on loopback). At a terminal a live view shows the counts; piped, plain lines.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+from rich.console import Console
+
+from ..errors import PushsvcError
+from .demo_script import Scene, play
+from .demo_view import open_view
+from .playground import open_playground
+from .service import open_service
+from .up import free_port
+
+Once = Annotated[bool, typer.Option("--once", help="Play the script once and end, with exit 0 when all of it held.")]
+
+
+def demo(context: typer.Context, once: Once = False) -> None:
+    """See it all: pushes that arrive, fail and retry, a dead token that leaves, a held route that recovers."""
+    started = time.monotonic()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pushsvc-demo-")))
+        view = stack.enter_context(open_view(Console()))
+        view.say("start", "embedded store, provider simulator, API, dispatcher and feedback: five processes")
+        playground = stack.enter_context(open_playground(folder, port=free_port()))
+        context.obj.config = playground.config_file
+        settings = context.obj.settings()
+
+        async def run() -> None:
+            async with open_service(settings, playground.config_file, os.environ) as service:
+                view.say("ready", f"{service.url} after {time.monotonic() - started:.1f} s")
+                scene = Scene(service.url, playground, view)
+                async with scene:
+                    await play(scene)
+                    while not once:
+                        await scene.background_traffic()
+
+        try:
+            uvloop.run(run())
+        except KeyboardInterrupt:
+            view.say("stop", "Ctrl-C: everything drains and ends")
+        except PushsvcError:
+            view.close()
+            raise
+        else:
+            view.say("done", f"all of it held, {time.monotonic() - started:.1f} s in all")

@@ -1,0 +1,116 @@
+"""Following a push to its end: a progress bar at a terminal, a line at each change when piped."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from ..model import JsonObject
+from .client import ApiProblem, ApiUnreachable, Client
+from .output import counts_line
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+FIRST_LOOK, LAST_LOOK = 0.1, 1.0
+"""Seconds between two looks: short pushes end at once, long ones need no more than one look a second."""
+PATIENCE = 60
+"""Looks that may fail in a row before we give up; a server that restarts is back sooner."""
+
+
+class Show(Protocol):
+    def __call__(self, status: JsonObject) -> None: ...
+
+
+def ended(status: JsonObject) -> bool:
+    """Whether nothing will change any more."""
+    return status["state"] in ("done", "cancelled") and not (
+        status["counts"].get("queued") or status["counts"].get("retrying")
+    )
+
+
+def verdict(status: JsonObject) -> bool:
+    """Whether a followed push counts as a success: something was sent, or there was nothing to send."""
+    return bool(status["counts"].get("sent")) or not status["counts"].get("total")
+
+
+async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonObject:
+    """Look until the push has ended, showing each change, and return its last status document.
+
+    Raises `ApiProblem` when the server refuses, `ApiUnreachable` when it is away for longer than a restart takes.
+    """
+    pause, failures = FIRST_LOOK, 0
+    with _display(quiet) as show:
+        while True:
+            try:
+                status = await client.status(push_id)
+            except (ApiProblem, ApiUnreachable) as error:
+                failures += 1
+                if failures >= PATIENCE or (isinstance(error, ApiProblem) and error.status not in (429, 503)):
+                    raise
+                await asyncio.sleep(LAST_LOOK)
+                continue
+            failures = 0
+            show(status)
+            if ended(status):
+                return status
+            await asyncio.sleep(pause)
+            pause = min(LAST_LOOK, pause * 1.5)
+
+
+def _display(quiet: bool) -> AbstractContextManager[Show]:
+    if quiet:
+        return _nothing()
+    return _bar() if sys.stdout.isatty() else _lines()
+
+
+@contextmanager
+def _nothing() -> Iterator[Show]:
+    yield lambda status: None
+
+
+@contextmanager
+def _lines() -> Iterator[Show]:
+    last = ""
+
+    def show(status: JsonObject) -> None:
+        nonlocal last
+        line = f"{status['state']}: {counts_line(status['counts'])}"
+        if line != last:
+            print(line, flush=True)
+            last = line
+
+    yield show
+
+
+@contextmanager
+def _bar() -> Iterator[Show]:
+    with _progress() as progress:
+        task = progress.add_task("sending", total=None, counts="")
+
+        def show(status: JsonObject) -> None:
+            counts = status["counts"]
+            waiting = counts.get("queued", 0) + counts.get("retrying", 0)
+            progress.update(
+                task,
+                description=str(status["state"]),
+                total=counts["total"] or None,
+                completed=counts["total"] - waiting,
+                counts=counts_line(counts),
+            )
+
+        yield show
+
+
+def _progress() -> Progress:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[counts]}", markup=False),
+        TimeElapsedColumn(),
+    )

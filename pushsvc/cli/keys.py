@@ -1,0 +1,168 @@
+"""`pushsvc keys`: API keys in the store, beside those of the configuration.
+
+The key's text is made here, printed once and forgotten; the store keeps its SHA-256.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import hashlib
+import secrets
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import ConfigError, NotFound, PushsvcError
+from ..model import SCOPES, ApiKey
+from .output import Json, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+
+keys = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Make, list and revoke API keys."
+)
+
+AppName = Annotated[str, typer.Option("--app", help="The app it belongs to.", metavar="APP")]
+KeyName = Annotated[str, typer.Option("--name", help="What the key is called.", metavar="NAME")]
+
+PREFIX = "pushsvc_"
+"""Lets secret scanners know one of ours when it was committed somewhere."""
+
+
+class KeyExists(PushsvcError):
+    """The app has a key of this name already."""
+
+
+@keys.command("new")
+def new(
+    context: typer.Context,
+    app: AppName,
+    name: KeyName,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option("--scope", help=f"One of {', '.join(SCOPES)}; may be repeated. By default push.", metavar="SCOPE"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a key and print it, this once."""
+    wanted = set(scope or ("push",))
+    if unknown := wanted.difference(SCOPES):
+        raise typer.BadParameter(f"--scope: no {', '.join(sorted(unknown))}; there are {', '.join(SCOPES)}")
+    settings = context.obj.settings()
+    _require_app(settings, app)
+    text = PREFIX + secrets.token_urlsafe(32)
+    key = ApiKey(
+        name=name,
+        app=app,
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        scopes=tuple(each for each in SCOPES if each in wanted),
+        created_at=int(time.time() * 1000),
+    )
+    _check_name(settings, key)
+    asyncio.run(_add(settings, key))
+    if json:
+        print_json({"key": text, **_row(key, "store")})
+    else:
+        typer.echo(f"The key {name!r} of {app}, shown only now:", err=True)
+        print(text)
+
+
+@keys.command("list")
+def list_keys(
+    context: typer.Context,
+    app: Annotated[str, typer.Option("--app", help="Only those of this app.", metavar="APP")] = "",
+    json: Json = False,
+) -> None:
+    """List the keys of the store and of the configuration; never their text."""
+    settings = context.obj.settings()
+    if app:
+        _require_app(settings, app)
+    stored = asyncio.run(_all(settings))
+    both = [(key, "configuration") for key in _configured(settings)] + [(key, "store") for key in stored]
+    kept = sorted(
+        ((key, where) for key, where in both if not app or key.app == app), key=lambda pair: (pair[0].app, pair[0].name)
+    )
+    if json:
+        print_json([_row(key, where) for key, where in kept])
+        return
+    print_table(
+        ("app", "name", "scopes", "created", "kept in"),
+        [[key.app, key.name, ", ".join(key.scopes), _made(key) or "", where] for key, where in kept],
+    )
+
+
+@keys.command("revoke")
+def revoke(context: typer.Context, app: AppName, name: KeyName, json: Json = False) -> None:
+    """Revoke a key. Servers that run stop taking it within seconds."""
+    settings = context.obj.settings()
+    if any(key.app == app and key.name == name for key in _configured(settings)):
+        raise ConfigError(
+            f"apps.{app}.keys", f"the key {name!r} is in the configuration", "remove it there and restart the service"
+        )
+    if not asyncio.run(_revoke(settings, app, name)):
+        raise NotFound(f"{app} has no key {name!r} in the store; `pushsvc keys list` shows what there is")
+    if json:
+        print_json({"app": app, "name": name, "revoked": True})
+    else:
+        print(f"revoked {name!r} of {app}")
+
+
+def _require_app(settings: Settings, app: str) -> None:
+    if app in settings.apps:
+        return
+    near = difflib.get_close_matches(app, settings.apps, n=1)
+    told = f"did you mean {near[0]}?" if near else f"it has {', '.join(settings.apps) or 'none'}"
+    raise ConfigError(f"apps.{app}", "no such app in the configuration", told)
+
+
+def _check_name(settings: Settings, key: ApiKey) -> None:
+    from ..settings import check_name
+
+    if fault := check_name(key.name):
+        raise typer.BadParameter(f"--name: {fault}")
+    if any(other.app == key.app and other.name == key.name for other in _configured(settings)):
+        raise KeyExists(f"the configuration has a key {key.name!r} of {key.app}: choose another name")
+
+
+def _configured(settings: Settings) -> list[ApiKey]:
+    return [
+        ApiKey(name=key.name, app=app.name, sha256=key.sha256, scopes=key.scopes)
+        for app in settings.apps.values()
+        for key in app.keys
+    ]
+
+
+async def _add(settings: Settings, key: ApiKey) -> None:
+    from ..runtime import open_keyring
+
+    async with open_keyring(settings) as ring:
+        if any(other.app == key.app and other.name == key.name for other in await ring.all()):
+            raise KeyExists(f"{key.app} has a key {key.name!r} already: revoke it first or choose another name")
+        await ring.add(key)
+
+
+async def _all(settings: Settings) -> Sequence[ApiKey]:
+    from ..runtime import open_keyring
+
+    async with open_keyring(settings) as ring:
+        return await ring.all()
+
+
+async def _revoke(settings: Settings, app: str, name: str) -> bool:
+    from ..runtime import open_keyring
+
+    async with open_keyring(settings) as ring:
+        return await ring.revoke(name, app)
+
+
+def _row(key: ApiKey, kept_in: str) -> dict[str, object]:
+    return {"app": key.app, "name": key.name, "scopes": key.scopes, "created_at": _made(key), "kept_in": kept_in}
+
+
+def _made(key: ApiKey) -> str | None:
+    return datetime.fromtimestamp(key.created_at / 1000, UTC).isoformat(timespec="seconds") if key.created_at else None

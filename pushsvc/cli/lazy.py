@@ -1,0 +1,86 @@
+"""Commands whose modules are imported when they run, so that `pushsvc --help` does not pay for the SDKs.
+
+Help and usage errors are plain text: rich would more than double the time until they show, and would take `[..]` in a
+help text for markup. `--config` stands at the root and at every command: people write it in both places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+
+class LazyCommand(TyperCommand):
+    """Stands in for `target` (`module:function`, the module relative to `package`) until it is called."""
+
+    def __init__(self, name: str, target: str, told: str, package: str) -> None:
+        super().__init__(name, help=told)
+        self._target = target
+        self._package = package
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """The context of the real command, in the place of this one."""
+        return self.load().make_context(info_name, args, parent=parent, **extra)
+
+    def load(self) -> Any:
+        """The real command."""
+        module, _, attribute = self._target.partition(":")
+        target = getattr(import_module(f".{module}", self._package), attribute)
+        if isinstance(target, typer.Typer):
+            command = get_command(target)
+        else:
+            app = typer.Typer(add_completion=False, rich_markup_mode=None)
+            app.command(self.name)(target)
+            command = get_command(app)
+        _add_config(command)
+        return command
+
+
+def lazy_group(callback: Callable[..., None], commands: Mapping[str, LazyCommand]) -> TyperGroup:
+    """The root: its options from `callback`, its commands loaded when called."""
+    app = typer.Typer(
+        no_args_is_help=True, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
+    )
+    app.callback()(callback)
+    root = get_command(app)
+    assert isinstance(root, TyperGroup), "a Typer with a callback is a group"
+    root.commands.update(commands)
+    return root
+
+
+def _take_config(context: typer.Context, value: Path | None) -> Path | None:
+    if value is not None:
+        context.obj.config = value
+    return value
+
+
+def _template(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="The configuration, a TOML file.",
+            metavar="FILE",
+            expose_value=False,
+            callback=_take_config,
+        ),
+    ] = None,
+) -> None:
+    """Gives its option to every command; never runs."""
+
+
+def _add_config(command: Any) -> None:
+    if isinstance(command, TyperGroup):
+        for inner in command.commands.values():
+            _add_config(inner)
+        return
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(_template)
+    command.params.extend(option for option in get_command(app).params if option.name == "config")

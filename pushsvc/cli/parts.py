@@ -1,0 +1,97 @@
+"""`serve`, `dispatch`, `feedback`: the parts of the service, each scalable by itself with `--processes`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
+
+import typer
+import uvloop
+
+from .. import runtime, telemetry
+from ..settings import Settings
+from .supervisor import LIFELINE, Child, Supervisor, watch_lifeline
+
+Processes = Annotated[int, typer.Option("--processes", "-n", min=0, help="How many; 0: as configured.")]
+
+
+class Run(Protocol):
+    def __call__(
+        self, settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]
+    ) -> Coroutine[None, None, None]: ...
+
+
+def serve(context: typer.Context, processes: Processes = 0) -> None:
+    """Run the HTTP API."""
+    settings = context.obj.settings()
+    _run_part("serve", processes or settings.server.processes, runtime.run_intake, settings, context)
+
+
+def dispatch(context: typer.Context, processes: Processes = 0) -> None:
+    """Run the workers that send to the providers."""
+    settings = context.obj.settings()
+    _run_part("dispatch", processes or settings.dispatch.processes, runtime.run_dispatch, settings, context)
+
+
+def feedback(context: typer.Context, processes: Processes = 0) -> None:
+    """Run the loop that acts on dead tokens."""
+    settings = context.obj.settings()
+    _run_part("feedback", processes or 1, runtime.run_feedback, settings, context)
+
+
+def until_signalled() -> asyncio.Event:
+    """An event that SIGTERM, SIGINT or the end of the supervisor sets."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    watch_lifeline(stop)
+    return stop
+
+
+def _run_part(
+    part: Literal["serve", "dispatch", "feedback"], processes: int, run: Run, settings: Settings, context: typer.Context
+) -> None:
+    log = telemetry.get_logger(part)
+
+    async def one() -> None:
+        stop = until_signalled()
+        await run(settings, stop, listening=lambda where: log.info("ready", at=where, pid=os.getpid()))
+        log.info("stopped", pid=os.getpid())
+
+    async def many() -> None:
+        settings.require_apps()
+        stop = until_signalled()
+        # The copies share one embedded store, which this process owns, and one exposition of their metrics.
+        async with runtime.redis_url(settings) as url:
+            with tempfile.TemporaryDirectory(prefix="pushsvc-metrics-") as folder:
+                environ = child_environ(context, url, Path(folder))
+                if part == "serve":
+                    environ["PUSHSVC__SERVER__PROCESSES"] = str(processes)
+                children = [Child(part, (part, "--processes", "1"), copies=processes)]
+                grace = max(settings.server.shutdown_timeout, settings.dispatch.drain_timeout) + 5
+                async with Supervisor(
+                    children,
+                    environ=environ,
+                    grace=grace,
+                    on_exit=lambda pid: telemetry.mark_process_dead(pid, Path(folder)),
+                ):
+                    await stop.wait()
+
+    uvloop.run(one() if processes == 1 or LIFELINE in os.environ else many())
+
+
+def child_environ(context: typer.Context, url: str, metrics: Path) -> dict[str, str]:
+    """The environment of supervised processes: the same configuration, this store, metrics in one folder."""
+    environ = dict(os.environ)
+    if context.obj.config is not None:
+        environ["PUSHSVC_CONFIG"] = str(context.obj.config)
+    environ["PUSHSVC__REDIS__URL"] = url
+    environ["PUSHSVC__METRICS__PORT"] = "0"
+    environ.update(telemetry.prepare_multiprocess(metrics))
+    return environ

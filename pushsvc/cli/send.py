@@ -1,0 +1,156 @@
+"""`pushsvc send`: a push from flags, from a JSON document, or from both, the flags winning."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
+import typer
+
+from ..errors import PushsvcError
+from ..model import JsonObject
+from .client import Access, App, Key, Url, access, open_client
+from .follow import follow, verdict
+from .output import Json, print_json
+
+Text = str | None
+
+
+def _option(name: str, told: str, metavar: str = "TEXT") -> Any:
+    return typer.Option(name, help=told, metavar=metavar)
+
+
+def send(
+    context: typer.Context,
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A push document as JSON, or - for standard input. Flags are laid over it.", metavar="FILE"
+        ),
+    ] = None,
+    apns: Annotated[list[str] | None, _option("--apns", "An APNs device token; may be repeated.", "TOKEN")] = None,
+    fcm: Annotated[list[str] | None, _option("--fcm", "An FCM registration token; may be repeated.", "TOKEN")] = None,
+    fid: Annotated[list[str] | None, _option("--fid", "A Firebase installation id; may be repeated.", "FID")] = None,
+    title: Annotated[Text, _option("--title", "The title.")] = None,
+    subtitle: Annotated[Text, _option("--subtitle", "The subtitle (APNs).")] = None,
+    body: Annotated[Text, _option("--body", "The text.")] = None,
+    image: Annotated[Text, _option("--image", "A picture's URL.", "URL")] = None,
+    sound: Annotated[Text, _option("--sound", "The sound's name, `default` for the usual one.")] = None,
+    badge: Annotated[int | None, _option("--badge", "The number on the app's icon; 0 removes it.", "N")] = None,
+    link: Annotated[Text, _option("--link", "What a tap opens.", "URL")] = None,
+    category: Annotated[Text, _option("--category", "The category, for its actions.")] = None,
+    thread: Annotated[Text, _option("--thread", "Groups notifications on the phone.")] = None,
+    channel: Annotated[Text, _option("--channel", "The notification channel (Android).")] = None,
+    data: Annotated[list[str] | None, _option("--data", "Data for the app; may be repeated.", "NAME=VALUE")] = None,
+    lane: Annotated[
+        Literal["urgent", "normal", "bulk"] | None,
+        typer.Option("--lane", help="The queue's lane."),
+    ] = None,
+    priority: Annotated[
+        Literal["high", "normal"] | None, typer.Option("--priority", help="The phone's priority.")
+    ] = None,
+    push_type: Annotated[Text, _option("--push-type", "APNs push type: alert, background, voip ..")] = None,
+    silent: Annotated[bool, typer.Option("--silent", help="Wake the app, show nothing.")] = False,
+    ttl: Annotated[int | None, _option("--ttl", "Give up after so many seconds.", "SECONDS")] = None,
+    collapse: Annotated[Text, _option("--collapse", "Replaces an earlier one with this id.", "ID")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but show it on a phone.")] = False,
+    idempotency_key: Annotated[
+        Text, _option("--idempotency-key", "A repeat with the same key sends nothing.", "KEY")
+    ] = None,
+    follow_it: Annotated[bool, typer.Option("--follow", "-f", help="Stay until every delivery has ended.")] = False,
+    url: Url = "",
+    key: Key = "",
+    app: App = "",
+    json: Json = False,
+) -> None:
+    """Send a push and print its id.
+
+    With --follow, exit with 1 when not one delivery was sent.
+    """
+    document = read_document(file) if file else {}
+    words = {
+        "title": title, "subtitle": subtitle, "body": body, "image": image, "sound": sound, "badge": badge,
+        "link": link, "category": category, "thread": thread, "channel": channel,
+    }  # fmt: skip
+    how = {"lane": lane, "priority": priority, "push_type": push_type, "ttl": ttl, "collapse": collapse}
+    lay_over(
+        document,
+        tokens=[
+            *({"platform": "apns", "token": token} for token in apns or ()),
+            *({"platform": "fcm", "token": token} for token in fcm or ()),
+            *({"platform": "fcm", "fid": name} for name in fid or ()),
+        ],
+        notification={name: value for name, value in words.items() if value is not None},
+        data=dict(_pair(text) for text in data or ()),
+        rest={
+            **{name: value for name, value in how.items() if value is not None},
+            **({"silent": True} if silent else {}),
+            **({"dry_run": True} if dry_run else {}),
+        },
+    )
+    if "to" not in document:
+        raise typer.BadParameter("Nobody to send to: give --apns TOKEN, --fcm TOKEN, or a FILE with `to`.")
+    headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+    asyncio.run(_send(access(context.obj, url, key, app), document, headers, follow_it=follow_it, json=json))
+
+
+async def _send(at: Access, document: JsonObject, headers: dict[str, str], *, follow_it: bool, json: bool) -> None:
+    async with open_client(at) as client:
+        answer = await client.send(document, headers)
+        if not follow_it:
+            if json:
+                print_json(answer)
+            else:
+                print(answer["id"])
+            return
+        if not json:
+            print(answer["id"], flush=True)
+        status = await follow(client, str(answer["id"]), quiet=json)
+        if json:
+            print_json(status)
+        if not verdict(status):
+            raise typer.Exit(1)
+
+
+def read_document(file: Path) -> JsonObject:
+    """The push document of a file, or of standard input for `-`."""
+    name = "standard input" if str(file) == "-" else str(file)
+    try:
+        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise PushsvcError(f"{name}: {error.strerror}") from None
+    try:
+        document = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PushsvcError(f"{name} is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise PushsvcError(f'{name} does not hold a push document: a JSON object such as {{"to": ..}}')
+    return cast(JsonObject, document)
+
+
+def lay_over(
+    document: JsonObject,
+    *,
+    tokens: list[dict[str, str]],
+    notification: dict[str, Any],
+    data: dict[str, str],
+    rest: dict[str, Any],
+) -> None:
+    """Put what the flags say into the document. Tokens replace its `to`; the others are merged key by key."""
+    if tokens:
+        document["to"] = {"tokens": tokens}
+    for name, values in (("notification", notification), ("data", data)):
+        if values:
+            there = document.get(name)
+            document[name] = {**(there if isinstance(there, dict) else {}), **values}
+    document.update(rest)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise typer.BadParameter(f"--data takes NAME=VALUE, not {text!r}")
+    return name, value

@@ -1,0 +1,86 @@
+"""The whole service on one machine: the embedded store where none is configured, and every part under a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+from msgspec import Struct
+
+from .. import runtime, telemetry
+from ..errors import ConfigError
+from ..settings import Settings
+from .supervisor import Child, Supervisor
+
+
+class Service(Struct, frozen=True):
+    """A running service."""
+
+    url: str
+    store_url: str
+
+
+@asynccontextmanager
+async def open_service(settings: Settings, config: Path | None, environ: Mapping[str, str]) -> AsyncIterator[Service]:
+    """Start store, API, dispatchers and feedback; yields once the API is ready. Raises `ConfigError`, `StoreOwned`.
+
+    They stop in the order in which pushes travel: the API first, so that what it accepted can still be sent.
+    """
+    settings.require_apps()
+    async with AsyncExitStack() as stack:
+        if settings.redis.url:
+            store_url = settings.redis.url
+        else:
+            store_url = await stack.enter_async_context(runtime.own_embedded(settings))
+        metrics = settings.store.data_dir / "run" / "metrics"
+        environ = {
+            **environ,
+            **telemetry.prepare_multiprocess(metrics),
+            "PUSHSVC__REDIS__URL": store_url,
+            "PUSHSVC__METRICS__PORT": "0",
+        }
+        if config is not None:
+            environ["PUSHSVC_CONFIG"] = str(config)
+        await stack.enter_async_context(
+            Supervisor(
+                children(settings),
+                environ=environ,
+                grace=max(settings.server.shutdown_timeout, settings.dispatch.drain_timeout) + 5,
+                on_exit=lambda pid: telemetry.mark_process_dead(pid, metrics),
+            )
+        )
+        host = settings.server.host if settings.server.host not in ("0.0.0.0", "::", "") else "127.0.0.1"  # noqa: S104  # compared, not bound
+        url = f"http://{host}:{settings.server.port}"
+        await _until_ready(url)
+        yield Service(url, store_url)
+
+
+def children(settings: Settings) -> list[Child]:
+    """The parts as processes: one of each, or as many as the configuration says."""
+    return [
+        Child("serve", ("serve", "--processes", "1"), stage=0, copies=settings.server.processes),
+        Child("dispatch", ("dispatch", "--processes", "1"), stage=1, copies=settings.dispatch.processes),
+        Child("feedback", ("feedback", "--processes", "1"), stage=2),
+    ]
+
+
+async def _until_ready(url: str, seconds: float = 30.0) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    async with aiohttp.ClientSession() as session:
+        while True:
+            try:
+                async with session.get(f"{url}/readyz") as answer:
+                    if answer.status == 200:
+                        return
+                    why = await answer.text()
+            except aiohttp.ClientError as error:
+                why = str(error)
+            if loop.time() > deadline:
+                raise ConfigError(
+                    "server", f"the API is not ready after {seconds:.0f} s: {why}", "see the log lines above"
+                )
+            await asyncio.sleep(0.05)

@@ -1,0 +1,37 @@
+"""What the root hands to its commands: which configuration, and how to read it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+
+
+@dataclass
+class State:
+    """The `obj` of every command's context."""
+
+    config: Path | None = None
+
+    def settings(self) -> Settings:
+        """The whole configuration; logs are configured by it. Raises `ConfigError`."""
+        # Reading it needs each provider's section, and so each provider's SDK: about a second.
+        from ..runtime import load_settings
+        from ..telemetry import configure_logging
+
+        settings = load_settings(self.config)
+        configure_logging(settings.logging.level, json=settings.logging.json)
+        return settings
+
+    def server_url(self) -> str:
+        """Where the configured server is reached from this machine. Raises `ConfigError`."""
+        from ..settings import load_server
+
+        server = load_server(self.config, os.environ)
+        # What is bound to every address answers on loopback too.
+        host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104  # compared, not bound
+        return f"http://{f'[{host}]' if ':' in host else host}:{server.port}"

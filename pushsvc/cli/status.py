@@ -1,0 +1,66 @@
+"""`pushsvc status`: where a push stands, once or until it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from ..model import JsonObject
+from .client import Access, App, Key, Url, access, open_client
+from .follow import follow, verdict
+from .output import Json, counts_line, print_json, print_table
+
+COLUMNS = ("platform", "outcome", "reason", "status", "attempts", "token_hash", "device_id", "provider_id", "at")
+
+
+def status(
+    context: typer.Context,
+    push_id: Annotated[str, typer.Argument(metavar="ID", help="The push's id, as `pushsvc send` printed it.")],
+    follow_it: Annotated[
+        bool, typer.Option("--follow", "-f", "--watch", help="Stay until every delivery has ended.")
+    ] = False,
+    deliveries: Annotated[
+        bool, typer.Option("--deliveries", "-d", help="Also list deliveries: those that were not sent, and why.")
+    ] = False,
+    url: Url = "",
+    key: Key = "",
+    app: App = "",
+    json: Json = False,
+) -> None:
+    """Show where a push stands.
+
+    With --follow, exit with 1 when not one delivery was sent.
+    """
+    at = access(context.obj, url, key, app)
+    asyncio.run(_status(at, push_id, follow_it=follow_it, deliveries=deliveries, json=json))
+
+
+async def _status(at: Access, push_id: str, *, follow_it: bool, deliveries: bool, json: bool) -> None:
+    async with open_client(at) as client:
+        if follow_it:
+            document = await follow(client, push_id, quiet=json)
+        else:
+            document = await client.status(push_id)
+        rows = [row async for row in client.deliveries(push_id)] if deliveries else []
+    if json:
+        print_json({**document, "deliveries": rows} if deliveries else document)
+    else:
+        if not follow_it:
+            print_status(document)
+        if deliveries:
+            print_table(COLUMNS, [[_cell(row.get(name)) for name in COLUMNS] for row in rows])
+    if follow_it and not verdict(document):
+        raise typer.Exit(1)
+
+
+def print_status(document: JsonObject) -> None:
+    """The status document in a few lines."""
+    print(f"{document['id']}  {document['state']}")
+    print(counts_line(document["counts"]))
+    print(f"created {document['created_at']}, updated {document['updated_at']}")
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,67 @@
+"""`pushsvc up`: the whole service in one command, for one machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+from rich.console import Console
+
+from ..settings import Settings
+from .parts import until_signalled
+from .playground import Playground, open_playground
+from .service import open_service
+
+Simulator = Annotated[
+    bool, typer.Option("--simulator", help="Play: an app `demo` whose providers are the simulator. Needs no accounts.")
+]
+
+
+def up(context: typer.Context, simulator: Simulator = False) -> None:
+    """Run the whole service in one command: store, API, dispatchers, feedback."""
+    settings: Settings = context.obj.settings()
+    config: Path | None = context.obj.config
+    with ExitStack() as stack:
+        playground = None
+        if simulator:
+            folder = settings.store.data_dir / "playground"
+            playground = stack.enter_context(open_playground(folder, port=settings.server.port))
+            context.obj.config = config = playground.config_file
+            settings = context.obj.settings()
+        uvloop.run(_run(settings, config, playground))
+
+
+async def _run(settings: Settings, config: Path | None, playground: Playground | None) -> None:
+    stop = until_signalled()
+    console = Console(stderr=True)
+    async with open_service(settings, config, os.environ) as service:
+        say = console.print if console.is_terminal else console.out
+        say(f"pushsvc listens on {service.url}  (API page: {service.url}/docs, metrics: {service.url}/metrics)")
+        if playground is not None:
+            say(f"Simulator: APNs {playground.simulator.apns_url}, FCM {playground.simulator.fcm_url}")
+            say(f"API key of the app `demo`: {playground.api_key}\n\nTry:\n{example(service.url, playground.api_key)}")
+        await stop.wait()
+        say("stopping: what was accepted is sent or stays in the store")
+
+
+def example(url: str, api_key: str) -> str:
+    """A curl that works against a playground."""
+    token = "8f3c" * 16
+    return (
+        f"  curl -s {url}/v1/push -H 'Authorization: Bearer {api_key}' \\\n"
+        f'    -d \'{{"to": {{"tokens": [{{"platform": "apns", "token": "{token}"}}]}},\n'
+        '         "notification": {"title": "Order 7 shipped", "body": "Arrives Friday"}}\'\n'
+    )
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

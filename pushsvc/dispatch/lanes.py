@@ -1,0 +1,84 @@
+"""What a route has read and not yet sent, and whose turn it is. Pure: no clock, no I/O.
+
+Urgent goes first, then normal, then bulk; but a lane that waits gathers credit, a share of everything that others
+send meanwhile, and goes first as soon as that buys a slice. So bulk keeps moving under any load of urgent pushes,
+and urgent never waits for more than one slice.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from ..model import LANES, Chunk, Lane, Target
+from ..ports import EntryRef
+
+SHARE: Final[dict[Lane, float]] = {"urgent": 0.0, "normal": 0.15, "bulk": 0.05}
+"""The part of the sending that a waiting lane is guaranteed. Urgent needs none: it goes first anyway."""
+
+SLICE: Final = 32
+"""Targets that a lane gives up the line for at most."""
+
+
+class OpenEntry:
+    """A stream entry of which some targets are not yet settled. When `unsettled` is 0 it may be acknowledged."""
+
+    __slots__ = ("chunk", "cursor", "jitter", "ref", "targets", "unsettled")
+
+    def __init__(self, ref: EntryRef, chunk: Chunk, targets: tuple[Target, ...], jitter: float) -> None:
+        self.ref = ref
+        self.chunk = chunk
+        self.targets = targets
+        self.cursor = 0
+        self.unsettled = len(chunk.targets)
+        self.jitter = jitter
+
+
+class Lanes:
+    """The waiting entries of one route, by lane; `size` counts their targets."""
+
+    def __init__(self) -> None:
+        self._queues: dict[Lane, deque[OpenEntry]] = {lane: deque() for lane in LANES}
+        self._credit: dict[Lane, float] = dict.fromkeys(LANES, 0.0)
+        self.size: dict[Lane, int] = dict.fromkeys(LANES, 0)
+
+    def __bool__(self) -> bool:
+        return any(self.size.values())
+
+    def add(self, entry: OpenEntry) -> None:
+        """Put the entry's targets at the end of its lane."""
+        if entry.targets:
+            lane = entry.chunk.lane
+            self._queues[lane].append(entry)
+            self.size[lane] += len(entry.targets)
+
+    def draw(self, limit: int, *, urgent_only: bool = False) -> tuple[OpenEntry, tuple[Target, ...]] | None:
+        """The next slice: at most `limit` targets of one entry. None when nothing waits."""
+        lane = self._next_lane(urgent_only)
+        if lane is None:
+            return None
+        entry = self._queues[lane][0]
+        end = min(entry.cursor + min(limit, SLICE), len(entry.targets))
+        drawn = entry.targets[entry.cursor : end]
+        entry.cursor = end
+        if end == len(entry.targets):
+            self._queues[lane].popleft()
+        self.size[lane] -= len(drawn)
+        self._settle_credit(lane, len(drawn))
+        return entry, drawn
+
+    def _next_lane(self, urgent_only: bool) -> Lane | None:
+        if urgent_only:
+            return "urgent" if self.size["urgent"] else None
+        for lane in LANES:
+            if self._credit[lane] >= SLICE and self.size[lane]:
+                return lane
+        return next((lane for lane in LANES if self.size[lane]), None)
+
+    def _settle_credit(self, lane: Lane, drawn: int) -> None:
+        for other in LANES:
+            gained = self._credit[other] + drawn * SHARE[other]
+            if other == lane:
+                self._credit[other] = max(0.0, gained - drawn)
+            else:
+                self._credit[other] = gained if self.size[other] else 0.0

@@ -1,0 +1,262 @@
+"""One route's worker: reads its lanes, keeps the provider's window full, judges what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from msgspec import Struct
+
+from ..errors import StoreUnavailable
+from ..model import (
+    LANES,
+    ROWS_FOR_ALL,
+    Delivery,
+    Ended,
+    Expired,
+    Lane,
+    Outcome,
+    Route,
+    Sent,
+    Settlement,
+    Target,
+    Verdict,
+)
+from ..policy import EXPIRED, SENT, RetryPolicy, decide
+from ..ports import DeliveryQueue, Provider, Taken
+from ..telemetry import get_logger
+from .health import RouteHealth
+from .lanes import Lanes, OpenEntry
+from .settling import Settler
+from .tally import Tally
+
+BURST: Final = 256
+"""Deliveries submitted before other routes and the sockets get the loop again."""
+
+RESERVE: Final = 0.05
+"""The share of the window that only urgent deliveries may use."""
+
+DUE_STEP_MS: Final = 100
+"""Retries fall due on such steps, so that those of one entry stay together in one entry."""
+
+
+class DispatchConfig(Struct, frozen=True):
+    """How a dispatcher works. Spans in seconds."""
+
+    retry: RetryPolicy = RetryPolicy()
+    prefetch: int = 2000
+    """Targets a lane holds in memory at most, give or take one entry."""
+    read_wait: float = 2.0
+    promote_every: float = 0.2
+    reclaim_every: float = 5.0
+    beat_every: float = 4.0
+    drain_timeout: float = 25.0
+
+
+class Flight(Delivery, frozen=True, gc=False):
+    """A delivery on its way: what the callback must know again."""
+
+    entry: OpenEntry
+    started: float
+    probe: bool
+
+
+class RouteWorker:
+    """Sends for one route until stopped. All its methods run in one event loop."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        queue: DeliveryQueue,
+        settler: Settler,
+        config: DispatchConfig,
+        *,
+        hash_token: Callable[[str], str],
+        wall_clock: Callable[[], float],
+        random: Callable[[], float],
+    ) -> None:
+        self.route: Route = provider.route
+        self.health = RouteHealth()
+        self._provider = provider
+        self._queue = queue
+        self._settler = settler
+        self._config = config
+        self._hash_token = hash_token
+        self._wall_clock = wall_clock
+        self._random = random
+        self._loop = asyncio.get_running_loop()
+        self._lanes = Lanes()
+        self._space: dict[Lane, asyncio.Event] = {lane: asyncio.Event() for lane in LANES}
+        self._tally = Tally(self.route)
+        self._stopping = False
+        self._pump_scheduled = False
+        self._in_flight = 0
+        self._log = get_logger("dispatch").bind(app=self.route.app, platform=self.route.platform)
+        provider.on_room(self.wake)
+
+    # --- reading ------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Read, promote and take over until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for lane in LANES:
+                tasks.create_task(self._read(lane))
+            tasks.create_task(self._every(self._config.promote_every, self._promote))
+            tasks.create_task(self._every(self._config.reclaim_every, self._reclaim))
+
+    def stop(self) -> None:
+        """Submit nothing more. What was read and not sent stays in Redis, for whoever comes next.
+
+        The flag also ends the loops: a client that is cancelled while it connects may swallow the cancellation.
+        """
+        self._stopping = True
+
+    async def _read(self, lane: Lane) -> None:
+        space = self._space[lane]
+        wait_ms = int(self._config.read_wait * 1000)
+        pause = 0.05
+        while not self._stopping:
+            wanted = self._config.prefetch - self._lanes.size[lane]
+            if wanted < self._config.prefetch // 4:
+                space.clear()
+                await space.wait()
+                continue
+            try:
+                taken = await self._queue.take(self.route, lane, targets=wanted, wait_ms=wait_ms)
+                pause = 0.05
+            except StoreUnavailable as error:
+                self._log.warning("read_waits_for_redis", lane=lane, error=str(error))
+                await asyncio.sleep(pause)
+                pause = min(2.0, pause * 2)
+                continue
+            self._admit(taken)
+
+    async def _every(self, seconds: float, step: Callable[[], Awaitable[None]]) -> None:
+        while not self._stopping:
+            try:
+                await step()
+            except StoreUnavailable as error:
+                self._log.warning("upkeep_waits_for_redis", error=str(error))
+            await asyncio.sleep(seconds)
+
+    async def _promote(self) -> None:
+        await self._queue.promote(self.route, int(self._wall_clock() * 1000))
+        self._tally.held(self.health.held_for or (self._provider.trouble and "unreachable"))
+
+    async def _reclaim(self) -> None:
+        self._admit(await self._queue.reclaim(self.route))
+
+    def _admit(self, taken: list[Taken]) -> None:
+        if not taken:
+            return
+        now = int(self._wall_clock() * 1000)
+        for ref, chunk, skip in ((t.ref, t.chunk, t.skip) for t in taken):
+            targets = tuple(t for t in chunk.targets if t.index not in skip) if skip else chunk.targets
+            entry = OpenEntry(ref, chunk, targets, self._random())
+            if not entry.unsettled:
+                self._settler.finish(entry)
+                continue
+            for target in chunk.targets if skip else ():
+                if target.index in skip:
+                    end = skip[target.index]
+                    self._settle(Delivery(chunk, target), entry, None, Ended(end), now, end)
+            self._lanes.add(entry)
+        self.wake()
+
+    # --- sending ------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Look soon whether something can be sent."""
+        if not self._pump_scheduled and not self._stopping:
+            self._pump_scheduled = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_scheduled = False
+        if self._stopping or self._settler.congested or not self._lanes:
+            return
+        started = self._loop.time()
+        allowance = self.health.allowance(started)
+        if not allowance:
+            if self.health.probe_at > started:
+                self._loop.call_at(self.health.probe_at, self.wake)
+            return
+        room = self._provider.room
+        reserve = int((room + self._in_flight) * RESERVE)
+        budget = min(room, BURST, allowance)
+        now = int(self._wall_clock() * 1000)
+        submit, on_outcome = self._provider.submit, self._on_outcome
+        while budget > 0:
+            drawn = self._lanes.draw(budget, urgent_only=room <= reserve)
+            if drawn is None:
+                break
+            entry, targets = drawn
+            chunk = entry.chunk
+            if chunk.expires_at <= now:
+                self._expire(entry, targets, now)
+                continue
+            for target in targets:
+                probe = self.health.begin_probe()
+                submit(Flight(chunk, target, entry, started, probe), on_outcome)
+            self._in_flight += len(targets)
+            budget -= len(targets)
+            room -= len(targets)
+        self._signal_space()
+        if budget <= 0 and room > 0 and self._lanes:
+            self.wake()
+
+    def _signal_space(self) -> None:
+        low_water = self._config.prefetch - self._config.prefetch // 4
+        for lane, size in self._lanes.size.items():
+            if size <= low_water:
+                self._space[lane].set()
+
+    def _expire(self, entry: OpenEntry, targets: tuple[Target, ...], now: int) -> None:
+        for target in targets:
+            self._settle(Delivery(entry.chunk, target), entry, Expired(reason="ttl"), EXPIRED, now, "ttl")
+
+    # --- judging ------------------------------------------------------------
+
+    def _on_outcome(self, delivery: Delivery, outcome: Outcome) -> None:
+        assert isinstance(delivery, Flight)
+        self._in_flight -= 1
+        chunk = delivery.chunk
+        now_monotonic = self._loop.time()
+        now_wall = self._wall_clock()
+        now = int(now_wall * 1000)
+        verdict: Verdict = SENT
+        if type(outcome) is not Sent:
+            stepped = -(-now // DUE_STEP_MS) * DUE_STEP_MS
+            verdict = decide(chunk, outcome, now=stepped, jitter=delivery.entry.jitter, policy=self._config.retry)
+        if delivery.probe or type(outcome) is not Sent:
+            self._observe(outcome, delivery.probe, now_monotonic)
+        self._tally.answered(outcome, chunk.lane, now_monotonic - delivery.started, now_wall - chunk.created_at / 1000)
+        self._settle(delivery, delivery.entry, outcome, verdict, now, outcome.reason)
+        self.wake()
+
+    def _observe(self, outcome: Outcome, probe: bool, now: float) -> None:
+        change = self.health.observe(outcome, probe=probe, now=now)
+        if change == "held":
+            self._log.error("route_held", reason=self.health.held_for)
+            self._tally.held(self.health.held_for)
+        elif change == "resumed":
+            self._log.info("route_resumed")
+            self._tally.held("")
+
+    def _settle(
+        self,
+        delivery: Delivery,
+        entry: OpenEntry,
+        outcome: Outcome | None,
+        verdict: Verdict,
+        now: int,
+        reason: str,
+    ) -> None:
+        # A broadcast keeps no row for what was sent, so nobody would read the hash.
+        silent = verdict is SENT and entry.chunk.total > ROWS_FOR_ALL
+        settlement = Settlement(
+            delivery, outcome, verdict, now, "" if silent else self._hash_token(delivery.target.token), reason
+        )
+        self._tally.ended(settlement)
+        self._settler.add(settlement, entry)

@@ -1,0 +1,240 @@
+"""The composition root: the only module that knows both the providers and the store.
+
+Each `run_*` is one process's work from its first connection to its last, and returns when `stop` is set. Lifetimes
+are context managers, innermost last: what was opened last is closed first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from . import feedback, intake, telemetry
+from .dispatch import DispatchConfig, Dispatcher
+from .errors import StoreUnavailable
+from .model import ApiKey, Route
+from .policy import RetryPolicy
+from .ports import KeyRing, Provider
+from .providers import REGISTRY
+from .settings import AppSettings, RetrySettings, Settings, load
+from .store import Gauges, Store, StoreConfig, attach_embedded, open_embedded, open_store, token_hash
+
+GAUGES_EVERY = 2.0
+"""Seconds that the figures read from Redis are good for, however often `/metrics` is scraped."""
+
+
+def load_settings(path: Path | None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """The configuration of a file and the environment. Raises `ConfigError`."""
+    return load(path, environ, providers={platform: kind.config for platform, kind in REGISTRY.items()})
+
+
+# --- the store ----------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def redis_url(settings: Settings) -> AsyncIterator[str]:
+    """The store's URL: the configured one, else that of a living embedded store, else of one started here."""
+    if settings.redis.url:
+        yield settings.redis.url
+        return
+    running = await asyncio.to_thread(attach_embedded, settings.store.data_dir)
+    if running is not None:
+        yield running
+        return
+    async with own_embedded(settings) as url:
+        yield url
+
+
+@asynccontextmanager
+async def own_embedded(settings: Settings) -> AsyncIterator[str]:
+    """Start the embedded store and own it. Raises `StoreOwned` when another process does."""
+    async with AsyncExitStack() as stack:
+        embedded = open_embedded(settings.store.data_dir, fsync=settings.store.fsync)
+        url = await asyncio.to_thread(embedded.__enter__)
+        stack.push_async_callback(asyncio.to_thread, embedded.__exit__, None, None, None)
+        yield url
+
+
+def store_config(settings: Settings) -> StoreConfig:
+    """What the store is told by the configuration."""
+    return StoreConfig(
+        shards=settings.redis.shards,
+        chunk_size=settings.dispatch.chunk,
+        status_ttl=settings.queue.status_retention,
+        dead_ttl=settings.queue.dead_letter_retention,
+        suppression_ttl=settings.queue.suppression_retention,
+        events_ttl=settings.queue.feedback_retention,
+    )
+
+
+@asynccontextmanager
+async def open_configured_store(settings: Settings) -> AsyncIterator[Store]:
+    """The store of the configuration, connected."""
+    async with redis_url(settings) as url, open_store(url, store_config(settings)) as store:
+        yield store
+
+
+@asynccontextmanager
+async def open_keyring(settings: Settings) -> AsyncIterator[KeyRing]:
+    """The API keys kept in the store."""
+    async with open_configured_store(settings) as store:
+        yield store.keys
+
+
+def _exposition(settings: Settings, store: Store) -> Callable[[], Awaitable[None]]:
+    """A step that brings the gauges that live in Redis up to date, at most every `GAUGES_EVERY` seconds."""
+    read_at = 0.0
+
+    async def refresh() -> None:
+        nonlocal read_at
+        if time.monotonic() - read_at < GAUGES_EVERY:
+            return
+        read_at = time.monotonic()
+        show_gauges(await store.gauges({app: tuple(each.providers) for app, each in settings.apps.items()}))
+
+    return refresh
+
+
+def show_gauges(gauges: Gauges) -> None:
+    """Set the metrics that are read from Redis."""
+    for lane, count in gauges.pending.items():
+        telemetry.QUEUE_PENDING.labels(lane).set(count)
+    telemetry.RETRY_PENDING.set(gauges.retry_pending)
+    for app, each in gauges.apps.items():
+        telemetry.DEAD_LETTERS.labels(app).set(each.dead_letters)
+
+
+# --- intake -------------------------------------------------------------------------------------
+
+
+def intake_apps(settings: Settings) -> dict[str, intake.IntakeApp]:
+    """The configured apps as intake knows them."""
+    return {
+        name: intake.IntakeApp(
+            name=name,
+            platforms=frozenset(app.providers),
+            keys=tuple(
+                ApiKey(name=key.name, app=name, sha256=key.sha256, scopes=tuple(key.scopes)) for key in app.keys
+            ),
+        )
+        for name, app in settings.apps.items()
+    }
+
+
+async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
+    """Serve the HTTP API until `stop`; `listening` is told its URL."""
+    settings.require_apps()
+    async with open_configured_store(settings) as store:
+        refresh = _exposition(settings, store)
+
+        async def ready() -> Mapping[str, str]:
+            try:
+                await store.pushes.ping()
+            except StoreUnavailable as error:
+                return {"redis": str(error)}
+            return {}
+
+        async def metrics() -> bytes:
+            try:
+                await refresh()
+            except StoreUnavailable as error:
+                telemetry.get_logger("telemetry").warning("gauges_wait_for_redis", error=str(error))
+            return telemetry.exposition()
+
+        config = intake.IntakeConfig(
+            host=settings.server.host,
+            port=settings.server.port,
+            reuse_port=settings.server.processes > 1,
+            body_limit=settings.server.body_limit,
+            shutdown_timeout=settings.server.shutdown_timeout,
+        )
+        app = intake.build_app(
+            apps=intake_apps(settings),
+            renderers={platform: kind.renderer for platform, kind in REGISTRY.items()},
+            pushes=store.pushes,
+            receipts=store.receipts,
+            keys=store.keys,
+            ready=ready,
+            metrics=metrics,
+            config=config,
+        )
+        async with intake.serve(app, config) as url:
+            listening(url)
+            await stop.wait()
+
+
+# --- dispatch -----------------------------------------------------------------------------------
+
+
+def retry_policy(settings: RetrySettings) -> RetryPolicy:
+    """The configured retry rules as policy knows them."""
+    return RetryPolicy(
+        attempts=settings.attempts,
+        base=settings.base,
+        cap=settings.cap,
+        server_error={"apns": settings.apns_5xx},
+        throttled={"fcm": settings.fcm_429},
+    )
+
+
+@asynccontextmanager
+async def open_providers(apps: Mapping[str, AppSettings], *, request_timeout: float) -> AsyncIterator[list[Provider]]:
+    """A provider for each route of the configuration. Raises `CredentialError`."""
+    async with AsyncExitStack() as stack:
+        providers: list[Provider] = []
+        for name, app in apps.items():
+            for platform, config in app.providers.items():
+                kind = REGISTRY[platform]
+                route = Route(name, platform)
+                for finding in kind.check(config):
+                    if finding.expires is not None:
+                        telemetry.CREDENTIAL_EXPIRY.labels(name, platform).set(finding.expires)
+                opened = kind.open_provider(route, config, request_timeout=request_timeout)
+                providers.append(await stack.enter_async_context(opened))
+        yield providers
+
+
+async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
+    """Send what the queue holds until `stop`, then drain."""
+    settings.require_apps()
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_configured_store(settings))
+        providers = await stack.enter_async_context(
+            open_providers(settings.apps, request_timeout=settings.retry.request_timeout)
+        )
+        dispatcher = Dispatcher(
+            store.queue,
+            providers,
+            DispatchConfig(retry=retry_policy(settings.retry), drain_timeout=settings.dispatch.drain_timeout),
+            hash_token=partial(token_hash, store.hash_key),
+        )
+        await _serve_part_metrics(stack, settings, "dispatch", store)
+        listening(f"{len(providers)} routes as {socket.gethostname()}:{os.getpid()}")
+        await dispatcher.run(stop)
+
+
+# --- feedback -----------------------------------------------------------------------------------
+
+
+async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
+    """Judge receipts until `stop`."""
+    settings.require_apps()
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_configured_store(settings))
+        await _serve_part_metrics(stack, settings, "feedback", store)
+        listening(f"{len(settings.apps)} apps as {socket.gethostname()}:{os.getpid()}")
+        await feedback.run(store.receipts, settings.apps, stop)
+
+
+async def _serve_part_metrics(stack: AsyncExitStack, settings: Settings, part: str, store: Store) -> None:
+    port = settings.metrics.port_of(part)  # type: ignore[arg-type]  # both callers pass a literal
+    if port is not None:
+        await stack.enter_async_context(
+            telemetry.serve_metrics(settings.metrics.host, port, refresh=_exposition(settings, store))
+        )

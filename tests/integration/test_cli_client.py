@@ -1,0 +1,235 @@
+"""The command line against servers that misbehave: each answer is scripted, each ending is one clear line."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from pushsvc import cli
+from pushsvc.cli import follow
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+def answer(status: int, body: object, **headers: str) -> Answer:
+    return status, headers, body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+def status_document(state: str, **counts: int) -> dict[str, Any]:
+    return {"id": "p1", "app": "shop", "state": state, "created_at": "a", "updated_at": "b", "counts": counts}
+
+
+@contextmanager
+def scripted(answers: Sequence[Answer]) -> Iterator[tuple[str, list[tuple[str, dict[str, str], bytes]]]]:
+    """A server that gives these answers in turn; yields its URL and what it was asked."""
+    asked: list[tuple[str, dict[str, str], bytes]] = []
+    left = list(answers)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            asked.append((f"{self.command} {self.path}", dict(self.headers.items()), body))
+            status, headers, content = left.pop(0)
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(content)), **headers}.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_DELETE = _answer  # noqa: N815  # http.server's own names
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # as in the base class
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PUSHSVC_KEY", "secret-key")
+    monkeypatch.setattr(follow, "FIRST_LOOK", 0.0)
+    monkeypatch.setattr(follow, "LAST_LOOK", 0.0)
+
+
+def test_what_is_sent(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = (
+        "--apns a1 --apns a2 --fcm f1 --fid i1 --title T --subtitle S --body B --image I --sound default --badge 0 "
+        "--link L --category C --thread H --channel N --data k=v --data e= --lane bulk --priority high "
+        "--push-type alert --silent --ttl 0 --collapse X --dry-run --idempotency-key once"
+    )
+    with scripted([answer(202, {"id": "p1", "state": "sending", "deliveries": 4})]) as (url, asked):
+        assert cli.main(["send", "--url", url + "/", *flags.split()]) == 0
+    assert capsys.readouterr().out == "p1\n"
+    ((call, headers, body),) = asked
+    assert call == "POST /v1/push"
+    assert headers["Authorization"] == "Bearer secret-key"
+    assert headers["Content-Type"] == "application/json"
+    assert headers["Idempotency-Key"] == "once"
+    assert json.loads(body) == {
+        "to": {
+            "tokens": [
+                {"platform": "apns", "token": "a1"},
+                {"platform": "apns", "token": "a2"},
+                {"platform": "fcm", "token": "f1"},
+                {"platform": "fcm", "fid": "i1"},
+            ]
+        },
+        "notification": {
+            "title": "T", "subtitle": "S", "body": "B", "image": "I", "sound": "default", "badge": 0, "link": "L",
+            "category": "C", "thread": "H", "channel": "N",
+        },
+        "data": {"k": "v", "e": ""},
+        "lane": "bulk", "priority": "high", "push_type": "alert", "silent": True, "ttl": 0, "collapse": "X",
+        "dry_run": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (answer(401, {"title": "No API key, or an unknown one"}), "pushsvc: No API key, or an unknown one (401)"),
+        (
+            answer(422, {"title": "Bad", "detail": "2 faults", "errors": [{"path": "to", "message": "missing"}, "?"]}),
+            "pushsvc: Bad: 2 faults (422)\n  to: missing",
+        ),
+        (
+            answer(429, {"title": "Too many", "detail": "Too many"}, Retry_After="7"),
+            "pushsvc: Too many (429), try again in 7 s",
+        ),
+        (answer(502, b"<html>nginx"), "pushsvc: the server answered 502"),
+        (answer(500, [1]), "pushsvc: the server answered 500"),
+        (answer(200, b"hello"), "pushsvc: URL answered 200 without a JSON object: is it pushsvc?"),
+        (answer(200, [1]), "pushsvc: URL answered 200 without a JSON object: is it pushsvc?"),
+    ],
+)
+def test_a_refusal_is_told(given: Answer, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with scripted([given]) as (url, _):
+        assert cli.main(["status", "p1", "--url", url]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.replace(url, "URL") == told + "\n"
+    assert captured.out == ""
+    assert "secret-key" not in captured.err
+
+
+def test_nobody_listens(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        # Bound and not listening: nobody else can take the port meanwhile.
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        assert cli.main(["cancel", "p1", "--url", url]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"pushsvc: {url} does not answer: connection refused (is the service running there?")
+
+
+@pytest.mark.parametrize("url", ["http://no-such-host.invalid", "http://", "http://127.0.0.1:99999"])
+def test_nowhere(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["cancel", "p1", "--url", url]) == 1
+    assert capsys.readouterr().err.startswith(f"pushsvc: {url.rstrip('/')} does not answer: ")
+
+
+def test_following_outlives_a_restart(capsys: pytest.CaptureFixture[str]) -> None:
+    script = [
+        answer(202, {"id": "p1"}),
+        answer(200, status_document("sending", total=3, queued=3)),
+        answer(503, {"title": "away"}),
+        answer(200, status_document("sending", total=3, queued=3)),
+        answer(429, {"title": "slower"}),
+        answer(200, status_document("sending", total=3, sent=1, retrying=2)),
+        answer(200, status_document("done", total=3, sent=2, expired=1)),
+    ]
+    with scripted(script) as (url, asked):
+        assert cli.main(["send", "--url", url, "--apns", "a", "--title", "t", "--follow"]) == 0
+    assert len(asked) == len(script)
+    assert capsys.readouterr().out.splitlines() == [
+        "p1",
+        "sending: 0 of 3: 3 queued",
+        "sending: 1 of 3: 1 sent, 2 retrying",
+        "done: 3 of 3: 2 sent, 1 expired",
+    ]
+
+
+def test_following_gives_up(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "PATIENCE", 3)
+    with scripted([answer(503, {"title": "away"})] * 3) as (url, asked):
+        assert cli.main(["status", "p1", "--url", url, "--watch"]) == 1
+    assert len(asked) == 3
+    assert capsys.readouterr().err == "pushsvc: away (503)\n"
+    with scripted([answer(404, {"title": "No such push"})]) as (url, _):
+        assert cli.main(["status", "p1", "--url", url, "-f"]) == 1
+    assert capsys.readouterr().err == "pushsvc: No such push (404)\n"
+
+
+def test_a_bar_at_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    script = [
+        answer(200, status_document("sending", total=3, sent=1, queued=2)),
+        answer(200, status_document("done", total=3, sent=3)),
+    ]
+    with scripted(script) as (url, _):
+        assert cli.main(["status", "p1", "--url", url, "-f"]) == 0
+    out = capsys.readouterr().out
+    assert "━" in out
+    assert "3 of 3: 3 sent" in out
+
+
+def test_rows_come_page_by_page(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"platform": "apns", "device_id": None, "token_hash": "ab", "outcome": "failed", "reason": "BadTopic"}
+    script = [
+        answer(200, status_document("done", total=2, failed=2)),
+        answer(200, {"items": [row], "cursor": "c+1&x"}),
+        answer(200, {"items": [row], "cursor": None}),
+    ]
+    with scripted(script) as (url, asked):
+        assert cli.main(["status", "a/b", "--url", url, "--deliveries", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["deliveries"] == [row, row]
+    assert [call for call, _, _ in asked] == [
+        "GET /v1/push/a%2Fb",
+        "GET /v1/push/a%2Fb/deliveries?limit=1000",
+        "GET /v1/push/a%2Fb/deliveries?limit=1000&cursor=c%2B1%26x",
+    ]
+
+
+def test_as_a_process_of_its_own() -> None:
+    """Ctrl-C is quiet, and a reader that has gone is no traceback."""
+    environ = {**os.environ, "PUSHSVC_KEY": "k"}
+    waiting = [answer(200, status_document("sending", total=1, queued=1))] * 1000
+    with scripted(waiting) as (url, asked):
+        command = [sys.executable, "-m", "pushsvc", "status", "p1", "--url", url, "--follow"]
+        process = subprocess.Popen(command, env=environ, stdout=-1, stderr=-1, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "sending: 0 of 1: 1 queued\n"
+        process.send_signal(2)
+        out, err = process.communicate()
+        assert (process.returncode, out, err) == (130, "", "")
+
+        piped = subprocess.Popen([*command[:-1], "--json"], env=environ, stdout=-1, stderr=-1, text=True, pipesize=4096)
+        assert piped.stdout is not None
+        piped.stdout.close()
+        assert piped.stderr is not None
+        assert "Traceback" not in piped.stderr.read()
+        piped.stderr.close()
+        assert piped.wait() != 0
+    assert asked

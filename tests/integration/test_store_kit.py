@@ -1,0 +1,172 @@
+"""What the store's tests share: worlds (a backend each) in which the same story can be told, and short makers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from pushsvc.model import (
+    Chunk,
+    Delivery,
+    Ended,
+    Lane,
+    Message,
+    Outcome,
+    Platform,
+    Push,
+    Route,
+    Sent,
+    Settlement,
+    Target,
+    Verdict,
+)
+from pushsvc.ports import EntryRef, Taken
+from pushsvc.store import MemoryStore, Store, StoreConfig, open_store, token_hash
+
+from .servers import Kind, Server, running_server
+
+Backend: TypeAlias = Literal["memory", "valkey", "redis"]
+AnyStore: TypeAlias = Store | MemoryStore
+NOW = int(time.time() * 1000)
+ROUTE = Route("shop", "apns")
+SENT = Sent(status=200, provider_id="8a1b6f2c-0d5e-5a37-9c7e-1a2b3c4d5e6f")
+
+
+class World:
+    """One backend. `store` opens a consumer's view of it, `kill` lets a consumer show no sign of life."""
+
+    def __init__(self, server: Server | None, config: StoreConfig) -> None:
+        self._server = server
+        self._config = config
+        self._memory = None if server else MemoryStore(config)
+        self._stack = AsyncExitStack()
+        self._killer: Store | None = None
+
+    async def store(self, consumer: str = "a") -> AnyStore:
+        if self._memory is not None:
+            return self._memory.as_consumer(consumer)
+        assert self._server is not None
+        config = msgspec.structs.replace(self._config, consumer=consumer)
+        store = await self._stack.enter_async_context(open_store(self._server.url, config))
+        self._killer = self._killer or store
+        return store
+
+    async def kill(self, consumer: str) -> None:
+        if self._memory is not None:
+            self._memory.kill(consumer)
+        else:
+            assert self._killer is not None
+            await self._killer.link.call("DEL", f"ps:alive:{consumer}")
+
+    async def aclose(self) -> None:
+        await self._stack.aclose()
+
+
+@contextmanager
+def backend_server(backend: Backend) -> Iterator[Server | None]:
+    """The server of a backend, or None for the one that needs none."""
+    if backend == "memory":
+        yield None
+        return
+    kind: Kind = backend
+    with running_server(kind) as server:
+        yield server
+
+
+def play(server: Server | None, story: Callable[[World], Awaitable[None]], config: StoreConfig | None = None) -> None:
+    """Run the story in a world that is empty at its beginning."""
+
+    async def main() -> None:
+        world = World(server, config or StoreConfig())
+        try:
+            async with asyncio.timeout(60):
+                await story(world)
+        finally:
+            await world.aclose()
+
+    if server is not None:
+        server.flush()
+    asyncio.run(main())
+
+
+# --- makers ---------------------------------------------------------------------------------------
+
+
+def make_push(
+    push_id: str,
+    targets: int = 1,
+    *,
+    lane: Lane = "normal",
+    app: str = "shop",
+    platforms: Sequence[Platform] = ("apns",),
+    created_at: int = NOW,
+) -> Push:
+    """A push of `targets` targets at each platform; the token of index 3 of push `p` is `p-3`."""
+    message = b'{"aps":{"alert":"hello"}}'
+    return Push(
+        id=push_id,
+        app=app,
+        lane=lane,
+        created_at=created_at,
+        expires_at=created_at + 3_600_000,
+        messages={platform: Message(platform, message, {"apns-priority": "10"}) for platform in platforms},
+        targets={
+            platform: tuple(
+                Target(index, f"{push_id}-{index}") for index in range(place * targets, (place + 1) * targets)
+            )
+            for place, platform in enumerate(platforms)
+        },
+    )
+
+
+def settlement(
+    chunk: Chunk,
+    index: int,
+    verdict: Verdict | None = None,
+    outcome: Outcome | None = SENT,
+    *,
+    at: int = NOW + 5,
+    reason: str = "",
+) -> Settlement:
+    """What becomes of the target with that index; sent unless told."""
+    target = next(target for target in chunk.targets if target.index == index)
+    return Settlement(
+        Delivery(chunk, target),
+        outcome,
+        verdict or Ended("sent"),
+        at,
+        token_hash(bytes(32), target.token),
+        reason,
+    )
+
+
+def all_of(
+    taken: Taken, verdict: Verdict | None = None, outcome: Outcome | None = SENT
+) -> tuple[list[Settlement], list[EntryRef]]:
+    """Every target of an entry, and the entry as finished. Targets to be skipped are settled as told."""
+    settlements = [
+        settlement(taken.chunk, target.index, Ended(taken.skip[target.index]), None)
+        if target.index in taken.skip
+        else settlement(taken.chunk, target.index, verdict, outcome)
+        for target in taken.chunk.targets
+    ]
+    return settlements, [taken.ref]
+
+
+async def take(
+    store: AnyStore, lane: Lane = "normal", *, targets: int = 10_000, wait_ms: int = 0, route: Route = ROUTE
+) -> list[Taken]:
+    return await store.queue.take(route, lane, targets=targets, wait_ms=wait_ms)
+
+
+async def take_all(store: AnyStore, lane: Lane = "normal", route: Route = ROUTE) -> list[Taken]:
+    """Until nothing comes any more."""
+    found: list[Taken] = []
+    while more := await take(store, lane, route=route):
+        found += more
+    return found

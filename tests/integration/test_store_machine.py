@@ -1,0 +1,260 @@
+"""Any order of accept, take, settle, retry, promote, cancel, death and take-over: counts balance and nothing is lost.
+
+hypothesis drives consumers against a store and against a model that knows, for each delivery, only whether it has
+ended and which turn it is in. After every step each push's status must be what the model says; in the end everything
+that was accepted must have ended exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from pushsvc.errors import Conflict
+from pushsvc.model import ENDS, End, Ended, Lane, Outcome, Retry, Settlement, TokenDead, Unavailable, Verdict
+from pushsvc.ports import EntryRef, Taken
+from pushsvc.store import StoreConfig
+
+from .servers import Server
+from .test_store_kit import NOW, ROUTE, SENT, AnyStore, Backend, World, backend_server, make_push, settlement, take
+
+T = TypeVar("T")
+CONSUMERS = ("a", "b", "c")
+TOTALS = (1, 1, 2, 3, 7, 1003)
+CONFIG = StoreConfig(chunk_size=150)
+INVALID: tuple[Verdict, Outcome | None] = (Ended("invalid"), TokenDead(status=410))
+VERDICTS: list[tuple[Verdict, Outcome | None]] = [
+    (Ended("sent"), SENT),
+    INVALID,
+    (Ended("failed", dead_letter=True), Unavailable(status=500)),
+    (Retry(NOW + 10, 2), Unavailable(status=503)),
+    (Retry(NOW + 2000, 1), Unavailable(status=429)),
+]
+
+
+class _PushModel:
+    """What must be true of a push."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.cancelled = False
+        self.ended: dict[int, End] = {}
+        self.turns: dict[int, int] = {}
+
+    def open(self, index: int, turn: int) -> bool:
+        return index not in self.ended and self.turns.get(index, 1) == turn
+
+    def expected(self) -> dict[str, int]:
+        found: dict[str, int] = {end: list(self.ended.values()).count(end) for end in ENDS}
+        left = self.total - len(self.ended)
+        retrying = len([index for index in self.turns if index not in self.ended])
+        if self.cancelled:
+            found["cancelled"] += left
+            return {"total": self.total, "queued": 0, "retrying": 0, **found}
+        return {"total": self.total, "queued": left - retrying, "retrying": retrying, **found}
+
+
+class _Holding:
+    """An entry in somebody's hands, for ever: a process that was thought dead may still speak."""
+
+    def __init__(self, store: AnyStore, taken: Taken) -> None:
+        self.store = store
+        self.taken = taken
+        self.said: set[int] = set()
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """The rules. `server` is set by each test; None is the store in memory."""
+
+    server: Server | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+        if self.server is not None:
+            self.server.flush()
+        self.runner = self.stack.enter_context(asyncio.Runner())
+        self.world = World(self.server, CONFIG)
+        self.stack.callback(lambda: self.run(self.world.aclose()))
+        self.stores: dict[str, AnyStore] = {name: self.run(self.world.store(name)) for name in CONSUMERS}
+        self.pushes: dict[str, _PushModel] = {}
+        self.holdings: list[_Holding] = []
+
+    def run(self, step: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(step)
+
+    def hold(self, store: AnyStore, taken: list[Taken]) -> None:
+        for each in taken:
+            model = self.pushes[each.chunk.push_id]
+            # What is handed out awaits an outcome in this turn, and knows that its push is cancelled.
+            assert all(model.open(target.index, each.chunk.turn) for target in each.chunk.targets)
+            if model.cancelled:
+                assert each.skip == {target.index: "cancelled" for target in each.chunk.targets}
+            else:
+                assert each.skip == {}
+            self.holdings.append(_Holding(store, each))
+
+    # --- what may happen ------------------------------------------------------------------------
+
+    @rule(total=st.sampled_from(TOTALS), lane=st.sampled_from(["urgent", "bulk"]))
+    def accept(self, total: int, lane: Lane) -> None:
+        push_id = f"p{len(self.pushes)}"
+        self.pushes[push_id] = _PushModel(total)
+        push = make_push(push_id, total, lane=lane)
+        self.run(self.stores["a"].pushes.accept(push))
+        self.run(self.stores["b"].pushes.accept(push))
+
+    @rule(
+        consumer=st.sampled_from(CONSUMERS), lane=st.sampled_from(["urgent", "bulk"]), wanted=st.sampled_from([1, 300])
+    )
+    def take(self, consumer: str, lane: Lane, wanted: int) -> None:
+        store = self.stores[consumer]
+        self.hold(store, self.run(take(store, lane, targets=wanted)))
+
+    @precondition(lambda self: self.holdings)
+    @rule(data=st.data(), end=st.sampled_from(VERDICTS), part=st.sampled_from(["all", "some", "mixed"]))
+    def settle(self, data: st.DataObject, end: tuple[Verdict, Outcome | None], part: str) -> None:
+        holding = self.holdings[data.draw(st.integers(0, len(self.holdings) - 1))]
+        chunk = holding.taken.chunk
+        indexes = [target.index for target in chunk.targets]
+        if part == "some":
+            indexes = indexes[data.draw(st.integers(0, len(indexes) - 1)) :: 2]
+        settlements = []
+        for place, index in enumerate(indexes):
+            verdict, outcome = VERDICTS[(place + chunk.turn) % len(VERDICTS)] if part == "mixed" else end
+            settlements.append(settlement(chunk, index, verdict, outcome))
+        holding.said |= set(indexes)
+        finished = [holding.taken.ref] if len(holding.said) == len(chunk.targets) else []
+        self.record(holding.store, settlements, finished)
+
+    @precondition(lambda self: any(holding.taken.skip for holding in self.holdings))
+    @rule()
+    def settle_what_is_to_be_skipped(self) -> None:
+        """All of it in one batch, as a dispatcher does."""
+        for store in self.stores.values():
+            own = [holding for holding in self.holdings if holding.store is store and holding.taken.skip]
+            settlements = [
+                settlement(holding.taken.chunk, index, Ended(end), None)
+                for holding in own
+                for index, end in holding.taken.skip.items()
+            ]
+            for holding in own:
+                holding.said |= set(holding.taken.skip)
+            self.record(store, settlements, [holding.taken.ref for holding in own])
+
+    def record(self, store: AnyStore, settlements: list[Settlement], finished: list[EntryRef]) -> None:
+        effective = 0
+        for each in settlements:
+            chunk, index = each.delivery.chunk, each.delivery.target.index
+            model = self.pushes[chunk.push_id]
+            if model.open(index, chunk.turn):
+                effective += 1
+                if isinstance(each.verdict, Ended):
+                    model.ended[index] = each.verdict.end
+                else:
+                    model.turns[index] = chunk.turn + 1
+        assert self.run(store.queue.settle("shop", settlements, finished)) == effective
+
+    @rule(now=st.sampled_from([NOW, NOW + 10, NOW + 5000]), consumer=st.sampled_from(CONSUMERS))
+    def promote(self, now: int, consumer: str) -> None:
+        self.run(self.stores[consumer].queue.promote(ROUTE, now))
+
+    @precondition(lambda self: self.pushes)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        push_id = data.draw(st.sampled_from(sorted(self.pushes)))
+        model = self.pushes[push_id]
+        if len(model.ended) == model.total and not model.cancelled:
+            with pytest.raises(Conflict):
+                self.run(self.stores["c"].pushes.cancel("shop", push_id))
+        else:
+            model.cancelled = True
+            assert self.run(self.stores["c"].pushes.cancel("shop", push_id)) is not None
+
+    @rule(dead=st.sampled_from(CONSUMERS), heir=st.sampled_from(CONSUMERS))
+    def die(self, dead: str, heir: str) -> None:
+        """The consumer is thought dead, and another one takes over. It may go on all the same."""
+        self.run(self.world.kill(dead))
+        if dead != heir:
+            self.hold(self.stores[heir], self.run(self.stores[heir].queue.reclaim(ROUTE)))
+        self.run(self.stores[dead].queue.beat())
+
+    @rule(consumer=st.sampled_from(CONSUMERS))
+    def restart(self, consumer: str) -> None:
+        """The process starts again with its name; the one of before may still speak."""
+        self.stores[consumer] = self.run(self.world.store(consumer))
+
+    # --- what must hold -------------------------------------------------------------------------
+
+    @invariant()
+    def status_is_what_happened(self) -> None:
+        for push_id, model in self.pushes.items():
+            status = self.run(self.stores["a"].pushes.status("shop", push_id))
+            assert status is not None
+            assert msgspec.structs.asdict(status.counts) == model.expected()
+            over = len(model.ended) == model.total
+            assert status.state == ("cancelled" if model.cancelled else "done" if over else "sending")
+
+    @invariant()
+    def gauges_are_what_happened(self) -> None:
+        gauges = self.run(self.stores["a"].gauges({"shop": ("apns",)}))
+        assert sum(gauges.pending.values()) == sum(model.total - len(model.ended) for model in self.pushes.values())
+
+    def teardown(self) -> None:
+        """Everybody dies; one newcomer brings everything to its end."""
+        try:
+            self.finish()
+        finally:
+            self.stack.close()
+
+    def finish(self) -> None:
+        for name in CONSUMERS:
+            self.run(self.world.kill(name))
+        heir = self.run(self.world.store("heir"))
+        self.run(heir.queue.beat())
+        while True:
+            self.run(heir.queue.promote(ROUTE, NOW + 10_000))
+            taken = self.run(heir.queue.reclaim(ROUTE))
+            for lane in ("urgent", "bulk"):
+                taken += self.run(take(heir, lane))  # type: ignore[arg-type]  # literals
+            if not taken:
+                break
+            before = len(self.holdings)
+            self.hold(heir, taken)
+            for holding in self.holdings[before:]:
+                chunk = holding.taken.chunk
+                settlements = [
+                    settlement(chunk, target.index, Ended(holding.taken.skip.get(target.index, "sent")))
+                    for target in chunk.targets
+                ]
+                self.record(heir, settlements, [holding.taken.ref])
+        self.status_is_what_happened()
+        for model in self.pushes.values():
+            assert len(model.ended) == model.total
+        gauges = self.run(heir.gauges({"shop": ("apns",)}))
+        figures = gauges.apps["shop"]
+        assert (figures.total_pending, gauges.retry_pending) == (0, 0)
+        assert sum(figures.entries["apns"].values()) == 0
+
+
+@pytest.mark.parametrize("backend", ["memory", "valkey", "redis"])
+def test_any_order_of_steps(backend: Backend) -> None:
+    with backend_server(backend) as server:
+        machine = type("Machine", (StoreMachine,), {"server": server})
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=25,
+                stateful_step_count=30,
+                deadline=None,
+                suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+            ),
+        )

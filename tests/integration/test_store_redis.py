@@ -1,0 +1,671 @@
+"""What only real servers show: faults, lost answers, strange entries, lifetimes, shards and slots."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from pushsvc.codec import decode_chunk
+from pushsvc.errors import StoreUnavailable
+from pushsvc.model import (
+    LANES,
+    ApiKey,
+    BadNotification,
+    Ended,
+    FeedbackEvent,
+    Retry,
+    Route,
+    TokenDead,
+    Unavailable,
+)
+from pushsvc.store import Store, StoreConfig, keys, open_store, receipts
+from pushsvc.store.dead import decode_dead
+
+from .servers import KINDS, Server, running_server
+from .test_store_kit import NOW, ROUTE, all_of, make_push, settlement, take, take_all
+
+FAILED = Ended("failed", dead_letter=True)
+INVALID = Ended("invalid")
+DEAD = TokenDead(status=410, reason="Unregistered")
+Story = Callable[[Store], Awaitable[None]]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with running_server(request.param) as found:
+        yield found
+
+
+def play(server: Server, story: Story, config: StoreConfig | None = None, **more: Any) -> None:
+    """Run the story with an empty store."""
+
+    async def main() -> None:
+        async with asyncio.timeout(60), open_store(server.url, config or StoreConfig(consumer="a"), **more) as store:
+            await story(store)
+
+    server.flush()
+    asyncio.run(main())
+
+
+# --- strange entries ------------------------------------------------------------------------------
+
+
+def test_entries_that_cannot_be_decoded_are_put_aside(server: Server) -> None:
+    async def story(store: Store) -> None:
+        lane = keys.lane("shop", 0, "apns", "normal")
+        secret = b"\x02token-of-a-newer-version"
+        await store.link.call("XADD", lane, "*", "c", secret, "n", 1)
+        await store.link.call("XADD", lane, "*", "something", "else")
+        await store.link.call("XADD", lane, "*", "c", b"\x01\xc1")
+        await store.pushes.accept(make_push("p"))
+        with capture_logs() as logs:
+            taken = await take_all(store)
+        assert [each.chunk.push_id for each in taken] == ["p"]
+        assert [line["log_level"] for line in logs] == ["error"] * 3
+        assert "token" not in str(logs)
+        kept = await store.link.call("XRANGE", keys.quarantine("shop", 0), "-", "+")
+        assert [fields[b"b"] for _, fields in kept] == [secret, b"else", b"\x01\xc1"]
+        assert {fields[b"from"] for _, fields in kept} == {lane.encode()}
+        await store.queue.settle("shop", *all_of(taken[0]))
+        figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
+        assert (figures.quarantined, figures.entries["apns"]["normal"]) == (3, 0)
+
+    play(server, story)
+
+
+def test_receipts_and_retries_that_cannot_be_decoded_are_put_aside(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await store.link.call("XADD", keys.receipts("shop", 0), "*", "r", b"\x02new")
+        await store.link.call("ZADD", keys.retries("shop", 0, "apns"), 1, "gibberish")
+        assert await store.receipts.take("shop", limit=5, wait_ms=0) == []
+        assert await store.queue.promote(ROUTE, NOW) == 0
+        figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
+        assert (figures.quarantined, figures.receipts) == (2, 0)
+
+    play(server, story)
+
+
+def test_a_pending_entry_that_was_deleted_is_forgotten(server: Server) -> None:
+    async def story(store: Store) -> None:
+        for push_id in ("p", "q"):
+            await store.pushes.accept(make_push(push_id))
+        await take_all(store)
+        lane = keys.lane("shop", 0, "apns", "normal")
+        (entry_id, _), *_ = await store.link.call("XRANGE", lane, "-", "+")
+        await store.link.call("XDEL", lane, entry_id)
+        async with open_store(server.url, StoreConfig(consumer="a")) as again:
+            with capture_logs() as logs:
+                assert [taken.chunk.push_id for taken in await take(again)] == ["q"]
+            assert logs == []
+            assert (await store.link.call("XPENDING", lane, "dispatch"))["pending"] == 1
+
+    play(server, story)
+
+
+# --- faults ---------------------------------------------------------------------------------------
+
+
+def _lose_answers(store: Store, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the script run, once, and lose its answer on the way back."""
+    script = store.link.script
+    lost = False
+
+    async def losing(which: str, *args: Any) -> Any:
+        nonlocal lost
+        answer = await script(which, *args)
+        if which == name and not lost:
+            lost = True
+            raise StoreUnavailable("the answer was lost")
+        return answer
+
+    monkeypatch.setattr(store.link, "script", losing)
+
+
+def test_entries_whose_read_was_lost_come_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(store: Store) -> None:
+        for push_id in ("p", "q"):
+            await store.pushes.accept(make_push(push_id))
+        held = await take(store, targets=1)
+        _lose_answers(store, "take", monkeypatch)
+        with pytest.raises(StoreUnavailable):
+            await take(store)
+        (again,) = await take(store)
+        assert {held[0].chunk.push_id, again.chunk.push_id} == {"p", "q"}
+        assert await take(store) == []
+
+    play(server, story)
+
+
+def test_entries_whose_take_over_was_lost_come_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(store: Store) -> None:
+        async with open_store(server.url, StoreConfig(consumer="gone")) as gone:
+            await gone.pushes.accept(make_push("p", 2))
+            (taken,) = await take(gone)
+            await gone.queue.settle("shop", [settlement(taken.chunk, 0)], [])
+        _lose_answers(store, "reclaim", monkeypatch)
+        with pytest.raises(StoreUnavailable):
+            await store.queue.reclaim(ROUTE)
+        (again,) = await take(store)
+        assert [target.index for target in again.chunk.targets] == [1]
+
+    play(server, story)
+
+
+def test_a_wait_that_is_cancelled_loses_nothing(server: Server) -> None:
+    async def story(store: Store) -> None:
+        got: list[str] = []
+        for number in range(30):
+            waiting = asyncio.create_task(take(store, wait_ms=20_000))
+            for _ in range(number % 7):
+                await asyncio.sleep(0)
+            writing = asyncio.create_task(store.pushes.accept(make_push(f"p{number}")))
+            for _ in range(number % 11):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            await writing
+            found = await asyncio.gather(waiting, return_exceptions=True)
+            if not isinstance(found[0], BaseException):
+                got += [taken.chunk.push_id for taken in found[0]]
+        deadline = asyncio.get_running_loop().time() + 20
+        while len(got) < 30:
+            got += [taken.chunk.push_id for taken in await take(store, wait_ms=10)]
+            assert asyncio.get_running_loop().time() < deadline
+        assert sorted(got) == sorted(f"p{number}" for number in range(30))
+
+    play(server, story)
+
+
+def test_settling_whose_answer_was_lost_counts_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(store: Store) -> None:
+        await store.pushes.accept(make_push("p", 3))
+        (taken,) = await take(store)
+        _lose_answers(store, "settle", monkeypatch)
+        ends = [settlement(taken.chunk, index, INVALID, DEAD) for index in range(3)]
+        with pytest.raises(StoreUnavailable):
+            await store.queue.settle("shop", ends, [taken.ref])
+        assert await store.queue.settle("shop", ends, [taken.ref]) == 0
+        assert len(await store.receipts.take("shop", limit=10, wait_ms=0)) == 3
+        figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
+        assert (figures.total_pending, figures.entries["apns"]["normal"]) == (0, 0)
+
+    play(server, story)
+
+
+def test_connections_that_break_are_replaced(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await asyncio.gather(*(store.pushes.status("shop", "p") for _ in range(20)))
+        server.command("CLIENT KILL TYPE normal SKIPME yes")
+        await asyncio.gather(*(store.pushes.accept(make_push(f"p{number}")) for number in range(20)))
+        assert len(await take_all(store)) == 20
+
+    play(server, story)
+
+
+def test_a_wait_may_be_longer_than_the_time_limit_of_a_round_trip(server: Server) -> None:
+    async def story(store: Store) -> None:
+        assert await take(store, wait_ms=700) == []
+
+    play(server, story, StoreConfig(consumer="a", timeout=0.3))
+
+
+def test_a_server_that_is_gone_and_comes_back() -> None:
+    async def story(store: Store, first: Server, stack: ExitStack) -> None:
+        await store.pushes.accept(make_push("p"))
+        first.kill()
+        with pytest.raises(StoreUnavailable):
+            await store.pushes.accept(make_push("q"))
+        for attempt in (
+            store.pushes.status("shop", "p"),
+            store.pushes.cancel("shop", "p"),
+            store.pushes.ping(),
+            take(store, wait_ms=50),
+            store.queue.promote(ROUTE, NOW),
+            store.queue.reclaim(ROUTE),
+            store.queue.beat(),
+            store.receipts.take("shop", limit=5, wait_ms=50),
+            store.keys.all(),
+            store.gauges({"shop": ("apns",)}),
+        ):
+            with pytest.raises(StoreUnavailable, match="Redis is not available"):
+                await attempt
+        stack.enter_context(running_server("valkey", folder=first.folder))
+        await store.pushes.accept(make_push("r"))
+        assert [taken.chunk.push_id for taken in await take(store)] == ["r"]
+
+    async def main(first: Server, stack: ExitStack) -> None:
+        async with open_store(first.url, StoreConfig(consumer="a")) as store:
+            await story(store, first, stack)
+
+    with TemporaryDirectory(prefix="ps-") as folder, ExitStack() as stack:
+        asyncio.run(main(stack.enter_context(running_server("valkey", folder=Path(folder))), stack))
+
+
+def test_no_server_at_all(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_store(f"unix://{tmp_path}/nothing"):
+            raise AssertionError("there is nothing to open")
+
+    with pytest.raises(StoreUnavailable):
+        asyncio.run(main())
+
+
+def test_a_full_memory_refuses_a_push_whole(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await store.pushes.accept(make_push("before"))
+        await store.link.call("CONFIG", "SET", "maxmemory", "1")
+        try:
+            with pytest.raises(StoreUnavailable):
+                await store.pushes.accept(make_push("p", 2000))
+        finally:
+            await store.link.call("CONFIG", "SET", "maxmemory", "0")
+        assert await store.pushes.status("shop", "p") is None
+        assert [taken.chunk.push_id for taken in await take_all(store)] == ["before"]
+
+    play(server, story)
+
+
+# --- cost -----------------------------------------------------------------------------------------
+
+
+async def _calls(store: Store, command: str) -> int:
+    stats = await store.link.call("INFO", "commandstats")
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
+def test_concurrent_accepts_share_round_trips(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await store.pushes.accept(make_push("warm"))
+        await store.link.call("CONFIG", "RESETSTAT")
+        await asyncio.gather(*(store.pushes.accept(make_push(f"p{number}")) for number in range(500)))
+        assert await _calls(store, "evalsha") <= 2
+
+    play(server, story)
+
+
+def test_the_suppression_list_is_asked_only_when_there_is_one(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await store.pushes.accept(make_push("p", 3))
+        (taken,) = await take(store)
+        assert await _calls(store, "zmscore") == 0
+        assert await _calls(store, "zrange") == 0
+        ends = [settlement(taken.chunk, index, INVALID, DEAD) for index in range(3)]
+        await store.queue.settle("shop", ends, [taken.ref])
+        await _suppress_all(store)
+        await store.pushes.accept(msgspec.structs.replace(make_push("p", 3), id="q"))
+        (marked,) = await take(store)
+        assert len(marked.skip) == 3
+        assert await _calls(store, "zmscore") == 1
+
+    server.command("CONFIG RESETSTAT")
+    play(server, story)
+
+
+async def _suppress_all(store: Store) -> int:
+    found = await store.receipts.take("shop", limit=1000, wait_ms=0)
+    events = [FeedbackEvent(each.at, each.platform, each.token, each.reason, "suppressed") for _, each in found]
+    await store.receipts.record("shop", [(*each, event) for each, event in zip(found, events, strict=True)])
+    return len(found)
+
+
+# --- lifetimes ------------------------------------------------------------------------------------
+
+
+def _documented() -> list[tuple[re.Pattern[str], str, bool]]:
+    """The table of keys.py: name, type, and whether the key itself runs out."""
+    rows = re.findall(r"^\| `(ps:[^`]+)` +\| (\w+) +\| ([^|]+)\|", keys.__doc__ or "", re.MULTILINE)
+    assert len(rows) == 18
+    found = []
+    for name, kind, lifetime in rows:
+        pattern = re.escape(name).replace("ps:T:", r"ps:\{[a-z]+\.\d\}:")
+        pattern = re.sub(r"<\w+>", "[^:]+", pattern)
+        expires = (lifetime.strip().endswith("TTL") and ":" not in lifetime) or "renewed" in lifetime
+        found.append((re.compile(pattern + "$"), kind, expires))
+    return found
+
+
+def test_every_key_is_as_documented(server: Server) -> None:
+    async def story(store: Store) -> None:
+        for push_id, total in (("one", 1), ("some", 6), ("large", 1001), ("stays", 1)):
+            await store.pushes.accept(make_push(push_id, total))
+        taken = [each for each in await take_all(store) if each.chunk.push_id != "stays"]
+        for each in taken:
+            first, *rest = each.chunk.targets
+            kinds = [
+                settlement(each.chunk, first.index, Retry(NOW, 2), Unavailable()),
+                *(settlement(each.chunk, target.index, INVALID, DEAD) for target in rest[:2]),
+                *(settlement(each.chunk, target.index, FAILED, BadNotification()) for target in rest[2:4]),
+                *(settlement(each.chunk, target.index) for target in rest[4:-1]),
+            ]
+            await store.queue.settle("shop", kinds, [])
+        assert await _suppress_all(store) == 6  # of `some`, and of each chunk of `large`
+        await store.pushes.cancel("shop", "large")
+        for each in (await store.link.call("XRANGE", keys.lane("shop", 0, "apns", "normal"), "-", "+"))[:1]:
+            assert decode_chunk(each[1][b"c"]).push_id == "one"
+        await store.link.call("XADD", keys.lane("shop", 0, "apns", "bulk"), "*", "c", "?")
+        with capture_logs():
+            await take(store, "bulk")
+        await store.keys.add(ApiKey("backend", "shop", "a" * 64, ()))
+
+        documented = _documented()
+        seen = set()
+        for key in await store.link.call("KEYS", "*"):
+            name = key.decode()
+            ((pattern, kind, expires),) = [row for row in documented if row[0].match(name)]
+            seen.add(pattern)
+            assert (await store.link.call("TYPE", name)).decode() == kind, name
+            assert (await store.link.call("PTTL", name) > 0) == expires, name
+        assert seen == {pattern for pattern, _, _ in documented}
+
+    play(server, story)
+
+
+def test_a_status_lives_from_its_end_on(server: Server) -> None:
+    async def story(store: Store) -> None:
+        old = NOW - 40_000
+        for push_id, created_at in (("old", old), ("new", NOW)):
+            await store.pushes.accept(make_push(push_id, 1, created_at=created_at))
+            await store.link.call("PEXPIRE", keys.push("shop", 0, push_id), 50_000)
+        for taken in await take_all(store):
+            await store.queue.settle("shop", *all_of(taken))
+        # Renewed where it matters: a push that ended soon after it was accepted keeps its first lifetime.
+        assert await store.link.call("PTTL", keys.push("shop", 0, "old")) > 90_000
+        assert await store.link.call("PTTL", keys.push("shop", 0, "new")) <= 50_000
+
+    play(server, story, StoreConfig(consumer="a", status_ttl=100), clock=lambda: NOW)
+
+
+@pytest.mark.parametrize("total", [1, 2, 1001])
+def test_deliveries_outlive_their_status(server: Server, total: int) -> None:
+    """A status that has run out is not counted any more, but what was accepted still travels."""
+
+    async def story(store: Store) -> None:
+        await store.pushes.accept(make_push("p", total))
+        for taken in await take_all(store):
+            await store.link.call("DEL", keys.push("shop", 0, "p"))
+            ends, refs = all_of(taken, Retry(NOW, 2), Unavailable())
+            assert await store.queue.settle("shop", ends, refs) == len(ends)
+        assert await store.queue.promote(ROUTE, NOW) == total
+        for taken in await take_all(store):
+            ends, refs = all_of(taken, INVALID, DEAD)
+            assert await store.queue.settle("shop", ends, refs) == len(ends)
+        assert await store.pushes.status("shop", "p") is None
+        figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
+        assert (figures.total_pending, figures.retry_pending["apns"], figures.receipts) == (0, 0, total)
+
+    play(server, story)
+
+
+def test_a_suppression_ends_with_its_time(server: Server) -> None:
+    now = NOW
+
+    async def story(store: Store) -> None:
+        nonlocal now
+        await store.pushes.accept(make_push("p"))
+        (taken,) = await take(store)
+        await store.queue.settle("shop", *all_of(taken, INVALID, DEAD))
+        await _suppress_all(store)
+        for days, expected in ((9, {0: "suppressed"}), (2, {})):
+            now += days * 86_400_000
+            push = msgspec.structs.replace(make_push("p"), id=f"p{now}")
+            await store.pushes.accept(push)
+            (again,) = await take(store)
+            assert again.skip == expected
+
+    play(server, story, StoreConfig(consumer="a", suppression_ttl=10 * 86_400), clock=lambda: now)
+
+
+def test_cancelled_pushes_leave_the_list_when_they_have_ended(server: Server) -> None:
+    async def story(store: Store) -> None:
+        for push_id, total in (("one", 1), ("two", 2), ("large", 1001)):
+            await store.pushes.accept(make_push(push_id, total))
+            await store.pushes.cancel("shop", push_id)
+        assert await store.link.call("ZCARD", keys.cancelled("shop", 0)) == 3
+        for taken in await take_all(store):
+            await store.queue.settle("shop", *all_of(taken))
+        assert await store.link.call("ZCARD", keys.cancelled("shop", 0)) == 0
+
+    play(server, story)
+
+
+def test_consumers_that_are_gone_leave_the_group(server: Server) -> None:
+    async def story(store: Store) -> None:
+        async with open_store(server.url, StoreConfig(consumer="gone")) as gone:
+            await gone.pushes.accept(make_push("p"))
+            await take(gone)
+            await take(gone, "urgent")
+        await take(store)
+        lane = keys.lane("shop", 0, "apns", "normal")
+        assert len(await store.link.call("XINFO", "CONSUMERS", lane, "dispatch")) == 2
+        assert len(await store.queue.reclaim(ROUTE)) == 1
+        assert len(await store.link.call("XINFO", "CONSUMERS", lane, "dispatch")) == 1
+        urgent = keys.lane("shop", 0, "apns", "urgent")
+        assert await store.link.call("XINFO", "CONSUMERS", urgent, "dispatch") == []
+
+    play(server, story)
+
+
+# --- dead letters ---------------------------------------------------------------------------------
+
+
+def test_dead_letters_hold_what_a_replay_needs(server: Server) -> None:
+    async def story(store: Store) -> None:
+        push = make_push("p", 3, lane="bulk")
+        await store.pushes.accept(push)
+        (taken,) = await take(store, "bulk")
+        bad = BadNotification(status=400, reason="PayloadTooLarge")
+        ends = [settlement(taken.chunk, index, FAILED, bad) for index in (0, 2)]
+        await store.queue.settle("shop", [*ends, settlement(taken.chunk, 1)], [taken.ref])
+        await store.queue.settle("shop", ends, [taken.ref])
+        letters = [
+            decode_dead(fields[b"d"]) for _, fields in await store.link.call("XRANGE", keys.dead("shop", 0), "-", "+")
+        ]
+        assert [letter.target for letter in letters] == [taken.chunk.targets[0], taken.chunk.targets[2]]
+        assert {(letter.push_id, letter.platform, letter.reason, letter.attempts) for letter in letters} == {
+            ("p", "apns", "PayloadTooLarge", 1)
+        }
+        assert "p-0" not in repr(letters)
+        kept = await store.link.call("HGETALL", keys.prefix("shop", 0) + "m:p")
+        chunk = decode_chunk(kept[b"apns"])
+        assert (chunk.message, chunk.targets, chunk.lane) == (push.messages["apns"], (), "bulk")
+
+    play(server, story)
+
+
+# --- large ----------------------------------------------------------------------------------------
+
+
+def test_a_push_to_a_hundred_thousand(server: Server) -> None:
+    async def story(store: Store) -> None:
+        total = 100_000
+        await store.pushes.accept(make_push("p", total, lane="bulk"))
+        while taken := await take(store, "bulk", targets=5000):
+            for each in taken:
+                ends = [
+                    settlement(each.chunk, target.index, INVALID, DEAD)
+                    if target.index % 100 == 0
+                    else settlement(each.chunk, target.index)
+                    for target in each.chunk.targets
+                ]
+                assert await store.queue.settle("shop", ends, [each.ref]) == len(ends)
+        status = await store.pushes.status("shop", "p")
+        assert status is not None
+        assert (status.state, status.counts.sent, status.counts.invalid) == ("done", 99_000, 1000)
+        assert await store.link.call("STRLEN", keys.prefix("shop", 0) + "b:p") == total // 8
+        page = await store.pushes.deliveries("shop", "p", outcome="invalid", cursor="", limit=5000)
+        assert page is not None
+        assert (len(page[0]), page[1]) == (1000, None)
+
+    play(server, story)
+
+
+def test_a_filter_that_fits_nothing_answers_with_a_cursor(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await store.pushes.accept(make_push("p", 30_000))
+        for each in await take_all(store):
+            await store.queue.settle("shop", *all_of(each, Ended("failed"), BadNotification()))
+        page = await store.pushes.deliveries("shop", "p", outcome="expired", cursor="", limit=10)
+        assert page == ([], "19999")
+        assert await store.pushes.deliveries("shop", "p", outcome="expired", cursor="19999", limit=10) == ([], None)
+
+    play(server, story)
+
+
+# --- shards and slots -----------------------------------------------------------------------------
+
+
+async def _whole_life(store: Store) -> None:
+    """Everything a push can meet, over several shards."""
+    for number in range(30):
+        await store.pushes.accept(make_push(f"p{number}", 2))
+    await store.pushes.cancel("shop", "p7")
+    taken = await take_all(store)
+    assert len({each.ref.shard for each in taken}) == 3
+    assert {each.chunk.push_id for each in taken if each.skip} == {"p7"}
+    settlements, finished = [], []
+    for each in taken:
+        if each.skip:
+            ends, _ = all_of(each)
+        else:
+            ends = [
+                settlement(each.chunk, 0, INVALID, DEAD),
+                settlement(each.chunk, 1, Retry(NOW, 2), Unavailable()),
+            ]
+        settlements += ends
+        finished.append(each.ref)
+    assert await store.queue.settle("shop", settlements, finished) == 60
+    assert await store.queue.promote(ROUTE, NOW) == 29
+    for each in await take_all(store):
+        await store.queue.settle("shop", *all_of(each, FAILED, BadNotification(status=400)))
+    for number in range(30):
+        status = await store.pushes.status("shop", f"p{number}")
+        assert status is not None
+        assert status.counts.total == 2
+        assert (status.counts.invalid, status.counts.failed) == ((0, 0) if number == 7 else (1, 1))
+
+    seen: list[str] = []
+    assert await _suppress_all(store) == 29
+    deadline = asyncio.get_running_loop().time() + 20
+    cursor = ""
+    while len(seen) < 29:
+        page = await store.receipts.events("shop", after=cursor, limit=4)
+        seen += [event.token for _, event in page]
+        cursor = page[-1][0] if page else cursor
+        assert asyncio.get_running_loop().time() < deadline
+    assert sorted(seen) == sorted(f"p{number}-0" for number in range(30) if number != 7)
+
+    for number in range(30):
+        again = msgspec.structs.replace(make_push(f"p{number}", 2), id=f"again{number}")
+        await store.pushes.accept(again)
+    marked = await take_all(store)
+    assert [each.skip for each in marked if each.chunk.targets[0].token != "p7-0"] == [{0: "suppressed"}] * 29
+    figures = await store.gauges({"shop": ("apns",), "other": ("fcm",)})
+    assert figures.apps["shop"].suppressed["apns"] == 29
+    assert figures.pending["normal"] == 60 == store.pushes.pending
+    assert figures.apps["shop"].dead_letters == 29
+
+    async with _another(store, "heir") as heir:
+        await store.queue.retire()
+        heirs = await heir.queue.reclaim(ROUTE)
+        assert len(heirs) == 30
+        for each in heirs:
+            await heir.queue.settle("shop", *all_of(each))
+        waiting = asyncio.create_task(take(heir, "urgent", wait_ms=20_000))
+        await asyncio.sleep(0.05)
+        await heir.pushes.accept(make_push("last", lane="urgent"))
+        assert [each.chunk.push_id for each in await waiting] == ["last"]
+        assert await heir.receipts.take("shop", limit=5, wait_ms=30) == []
+
+
+@asynccontextmanager
+async def _another(store: Store, consumer: str) -> AsyncIterator[Store]:
+    async with open_store(_urls[id(store)], msgspec.structs.replace(store.config, consumer=consumer)) as other:
+        yield other
+
+
+_urls: dict[int, str] = {}
+SHARDED = StoreConfig(consumer="a", shards={"shop": 3})
+
+
+def test_an_app_over_several_shards(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(store: Store) -> None:
+        _urls[id(store)] = server.url
+        await _whole_life(store)
+
+    monkeypatch.setattr(receipts, "_SETTLED", 2)
+    play(server, story, SHARDED)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_step_stays_in_one_slot(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster of one node: it has all slots, and refuses whatever touches two of them at once."""
+
+    async def main(server: Server) -> None:
+        url = f"redis+cluster://127.0.0.1:{server.port}"
+        async with asyncio.timeout(60), open_store(url, SHARDED) as store:
+            _urls[id(store)] = url
+            await _whole_life(store)
+
+    monkeypatch.setattr(receipts, "_SETTLED", 2)
+    with running_server(kind, tcp=True, cluster=True) as server:
+        asyncio.run(main(server))
+
+
+def test_a_master_that_sentinels_know() -> None:
+    async def main(server: Server, sentinel: Server) -> None:
+        url = f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster/0"
+        async with asyncio.timeout(30), open_store(url, StoreConfig(consumer="a")) as store:
+            await store.pushes.accept(make_push("p"))
+            (taken,) = await take(store, wait_ms=1000)
+            assert await store.queue.settle("shop", *all_of(taken)) == 1
+        assert b"ps:keys" not in server.command("KEYS", "*")
+        assert b"ps:{shop.0}:p:p" in server.command("KEYS", "*")
+
+    with (
+        running_server("valkey", tcp=True) as server,
+        running_server("valkey", tcp=True, sentinel_of=server) as sentinel,
+    ):
+        asyncio.run(main(server, sentinel))
+
+
+def test_clients_say_who_they_are(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await take(store, wait_ms=1)
+        names = set(re.findall(rb"name=(\S+)", await store.link.call("CLIENT", "LIST")))
+        assert {b"pushsvc:the-one", b"pushsvc:the-one:reader"} <= names
+
+    play(server, story, StoreConfig(consumer="the one"))
+
+
+def test_several_promote_at_once(server: Server) -> None:
+    async def story(store: Store) -> None:
+        for number in range(700):
+            await store.pushes.accept(make_push(f"p{number}"))
+        for taken in await take_all(store):
+            await store.queue.settle("shop", *all_of(taken, Retry(NOW, 2), Unavailable()))
+        moved = await asyncio.gather(*(store.queue.promote(ROUTE, NOW) for _ in range(4)))
+        assert sum(moved) == 700
+        again = await take_all(store)
+        assert sorted(each.chunk.push_id for each in again) == sorted(f"p{number}" for number in range(700))
+
+    play(server, story)
+
+
+def test_an_empty_store_has_figures(server: Server) -> None:
+    async def story(store: Store) -> None:
+        gauges = await store.gauges({"shop": ("apns", "fcm")})
+        assert gauges.pending == dict.fromkeys(LANES, 0)
+        assert gauges.retry_pending == 0
+        assert (await store.gauges({})).apps == {}
+        assert await store.queue.reclaim(Route("shop", "fcm")) == []
+        assert await store.receipts.events("shop", after="", limit=3) == []
+
+    play(server, story)

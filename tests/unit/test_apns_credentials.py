@@ -1,0 +1,239 @@
+"""The APNs account: its section of the configuration, its files, and what `check` says of them."""
+
+from __future__ import annotations
+
+import datetime
+import ssl
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from pushsvc.errors import CredentialError
+from pushsvc.providers import Finding
+from pushsvc.providers.apns import Config, check
+from pushsvc.providers.apns.credentials import ProviderToken, client_context, load_key
+
+from .credential_files import PRODUCTION, SANDBOX, TOPICS, certificate_pem, make_certificate, p12, pem, write, write_p8
+from .provider_fakes import Clock
+
+NOW = datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC)
+DAY = datetime.timedelta(days=1)
+KEY: dict[str, Any] = {
+    "topic": "com.example.shop",
+    "key_file": "/k.p8",
+    "key_id": "ABC123DEFG",
+    "team_id": "DEF123GHIJ",
+}
+CERT: dict[str, Any] = {"topic": "com.example.shop", "cert_file": "/c.pem"}
+
+
+def found(config: Config) -> list[Finding]:
+    return check(config, clock=NOW.timestamp)
+
+
+def levels(config: Config) -> list[str]:
+    return [finding.level for finding in found(config)]
+
+
+# --- the section --------------------------------------------------------------------------------
+
+
+def test_the_endpoint_follows_the_environment() -> None:
+    assert Config(**KEY).endpoint == "https://api.push.apple.com"
+    assert Config(**KEY, environment="sandbox").endpoint == "https://api.sandbox.push.apple.com"
+    assert Config(**KEY, environment="sandbox", endpoint="https://[::1]:8443/").endpoint == "https://[::1]:8443"
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"topic": ""}, "topic: missing"),
+        ({"topic": "com.example shop"}, "topic: expected a bundle id"),
+        ({"key_file": ""}, "key_file: missing; either `key_file`, `key_id` and `team_id`, or `cert_file`"),
+        ({"key_id": ""}, "key_id: missing"),
+        ({"team_id": ""}, "team_id: missing"),
+        ({"team_id": "DEF 12"}, "team_id: expected letters and digits"),
+        ({"cert_file": "/c.pem"}, "cert_file: give either"),
+        ({"endpoint": "http://api.push.apple.com"}, "endpoint: must be https"),
+        ({"endpoint": "https://api.push.apple.com/3/device"}, "endpoint: must hold nothing but"),
+        ({"endpoint": "https://host:x"}, "endpoint: is not a URL"),
+        ({"connections": 0}, "connections"),
+        ({"window": 0}, "window"),
+        ({"environment": "test"}, "environment"),
+        ({"colour": "red"}, "colour"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_wrong_section_says_which_key(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=says):
+        msgspec.convert({**KEY, **fields}, Config)
+
+
+def test_no_secret_is_shown() -> None:
+    assert "geheim" not in repr(Config(**CERT, cert_password="geheim"))
+
+
+# --- the token key ------------------------------------------------------------------------------
+
+
+def _wrong_keys() -> dict[str, bytes]:
+    return {
+        "is not a private key in PEM form": b"not a key",
+        "is not a private key": pem(ec.generate_private_key(ec.SECP256R1()), b"password"),
+        "is not a P-256 elliptic-curve key": pem(ec.generate_private_key(ec.SECP384R1())),
+        "not a P-256": pem(rsa.generate_private_key(public_exponent=65537, key_size=2048)),
+    }
+
+
+def test_a_key_that_apns_cannot_use_is_refused_with_its_file_and_the_mend(tmp_path: Path) -> None:
+    for number, (says, data) in enumerate(_wrong_keys().items()):
+        path = write(tmp_path / f"{number}.p8", data)
+        config = Config(**{**KEY, "key_file": path})
+        with pytest.raises(CredentialError, match=says) as caught:
+            load_key(config)
+        assert caught.value.path == path
+        assert "download the key again" in caught.value.mend
+        assert "BEGIN" not in str(caught.value)
+        assert found(config)[0].level == "error"
+
+
+def test_a_missing_file_names_the_key_of_the_configuration() -> None:
+    with pytest.raises(CredentialError, match=r"/k\.p8: no such file \(correct `key_file`\)"):
+        ProviderToken(Config(**KEY), Clock())
+
+
+def test_a_good_key_is_ok(tmp_path: Path) -> None:
+    path, _ = write_p8(tmp_path)
+
+    (finding,) = found(Config(**{**KEY, "key_file": path}))
+
+    assert finding.level == "ok"
+    assert finding.expires is None
+    assert path in finding.what
+
+
+def test_a_key_that_others_may_read_is_warned_about(tmp_path: Path) -> None:
+    path, _ = write_p8(tmp_path)
+    Path(path).chmod(0o644)
+
+    warning = found(Config(**{**KEY, "key_file": path}))[1]
+
+    assert (warning.level, warning.mend) == ("warning", f"chmod 600 {path}")
+
+
+@pytest.mark.parametrize(
+    ("fields", "level", "says"),
+    [
+        ({"key_id": "ABC"}, "warning", "key_id 'ABC' does not have 10"),
+        ({"topic": "com.example.shop.voip"}, "warning", "pushsvc adds itself"),
+        ({"endpoint": "https://api.sandbox.push.apple.com"}, "error", "Apple's for sandbox"),
+        ({"ca_file": "/no/such/ca.pem"}, "error", "/no/such/ca.pem: cannot be read"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_names_that_do_not_fit_are_pointed_out(tmp_path: Path, fields: dict[str, str], level: str, says: str) -> None:
+    path, _ = write_p8(tmp_path)
+
+    last = found(Config(**{**KEY, "key_file": path, **fields}))[-1]
+
+    assert last.level == level
+    assert says in last.what
+    assert last.mend
+
+
+def test_a_ca_file_without_a_certificate_is_an_error(tmp_path: Path) -> None:
+    path, _ = write_p8(tmp_path)
+    ca_file = write(tmp_path / "ca.pem", b"nothing")
+
+    assert "holds no CA certificate" in found(Config(**{**KEY, "key_file": path, "ca_file": ca_file}))[-1].what
+
+
+# --- the certificate ----------------------------------------------------------------------------
+
+
+def _certificate_config(folder: Path, **options: Any) -> Config:
+    certificate, key = make_certificate(**{"start": NOW - DAY, "end": NOW + 300 * DAY, **options})
+    return Config(**{**CERT, "cert_file": write(folder / "c.pem", certificate_pem(certificate) + pem(key))})
+
+
+def test_a_good_certificate_is_ok_and_says_when_it_ends(tmp_path: Path) -> None:
+    (finding,) = found(_certificate_config(tmp_path))
+
+    assert finding.level == "ok"
+    assert finding.expires == (NOW + 300 * DAY).timestamp()
+    assert "2027-03-28" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("options", "level", "says"),
+    [
+        ({"end": NOW - DAY / 2}, "error", "expired on 2026-05-31"),
+        ({"end": NOW + 10 * DAY}, "warning", "expires on 2026-06-11"),
+        ({"start": NOW + DAY}, "error", "not valid yet"),
+    ],
+    ids=["expired", "soon", "not yet"],
+)
+def test_the_dates_of_a_certificate(tmp_path: Path, options: dict[str, Any], level: str, says: str) -> None:
+    finding = found(_certificate_config(tmp_path, **options))[0]
+
+    assert finding.level == level
+    assert says in finding.what
+    assert finding.mend
+    assert finding.expires is not None
+
+
+def test_a_certificate_of_another_app_or_environment_is_pointed_out(tmp_path: Path) -> None:
+    other = {"user_id": "com.example.other", "common_name": "Apple Push Services: com.example.other"}
+    listed = {TOPICS: b"\x30\x12\x0c\x10com.example.shop"}
+
+    assert levels(_certificate_config(tmp_path, **other)) == ["ok", "warning"]
+    assert levels(_certificate_config(tmp_path, **other, extensions=listed)) == ["ok"]
+    assert levels(_certificate_config(tmp_path, extensions={SANDBOX: b"\x05\x00"})) == ["ok", "error"]
+    assert levels(_certificate_config(tmp_path, extensions={SANDBOX: b"\x05\x00", PRODUCTION: b"\x05\x00"})) == ["ok"]
+
+
+def test_a_certificate_is_used_in_each_of_its_forms(tmp_path: Path) -> None:
+    certificate, key = make_certificate(start=NOW - DAY, end=NOW + 300 * DAY)
+    both = certificate_pem(certificate) + pem(key)
+    forms: list[dict[str, Any]] = [
+        {"cert_file": write(tmp_path / "both.pem", both)},
+        {
+            "cert_file": write(tmp_path / "cert.pem", certificate_pem(certificate)),
+            "cert_key_file": write(tmp_path / "key.pem", pem(key, b"geheim")),
+            "cert_password": "geheim",
+        },
+        {"cert_file": write(tmp_path / "open.p12", p12(certificate, key, None))},
+        {"cert_file": write(tmp_path / "shut.P12", p12(certificate, key, b"geheim")), "cert_password": "geheim"},
+    ]
+    for form in forms:
+        config = Config(topic="com.example.shop", **form)
+        assert isinstance(client_context(config), ssl.SSLContext)
+        assert [finding.level for finding in found(config)] == ["ok"], form["cert_file"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "both.pem",
+        "cert.pem",
+        "key.pem",
+        "open.p12",
+        "shut.P12",
+    ]
+
+
+def test_a_certificate_that_cannot_be_used_is_refused_without_asking_at_the_terminal(tmp_path: Path) -> None:
+    certificate, key = make_certificate(start=NOW - DAY, end=NOW + DAY)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"cert_file": write(tmp_path / "a.pem", certificate_pem(certificate))}, "no PEM certificate with its private"),
+        ({"cert_file": write(tmp_path / "b.pem", certificate_pem(certificate) + pem(key, b"x"))}, "cert_password"),
+        ({"cert_file": write(tmp_path / "c.p12", p12(certificate, key, b"x"))}, "cert_password"),
+        ({"cert_file": write(tmp_path / "d.p12", b"nothing")}, "is no PKCS #12 file"),
+        ({"cert_file": write(tmp_path / "e.pem", b"nothing")}, "holds no certificate in PEM form|no PEM certificate"),
+        ({"cert_file": str(tmp_path / "none.pem")}, "no such file"),
+    ]
+    for form, says in wrong:
+        config = Config(topic="com.example.shop", **form)
+        with pytest.raises(CredentialError, match=says) as caught:
+            client_context(config)
+        assert caught.value.path == form["cert_file"]
+        assert levels(config) == ["error"]

@@ -1,0 +1,380 @@
+"""Deliveries to APNs, against a pool without a network: the requests, the answers, and what is sent again."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import jwt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushsvc.model import (
+    BadNotification,
+    Delivery,
+    Message,
+    Misconfigured,
+    Route,
+    Sent,
+    Throttled,
+    TokenDead,
+    Unavailable,
+)
+from pushsvc.ports import Provider
+from pushsvc.providers.apns import Config, open_provider, send
+from pushsvc.providers.apns.send import NAMESPACE, apns_id
+from pushsvc.providers.exchange import Failure
+from pushsvc.providers.hpack_fields import field, path
+
+from .credential_files import write_p8
+from .provider_fakes import PUSH_ID, Clock, FakePool, Outcomes, chunk, never_indexed, response
+
+ALERT = Message("apns", b'{"aps":{"alert":"Hi"}}', {"apns-push-type": "alert", "apns-priority": "10"})
+TOKEN = "ab" * 32
+ROUTE = Route("shop", "apns")
+
+
+class Opened:
+    """One provider on a fake pool, with what it was told and the clock it goes by."""
+
+    def __init__(self, provider: Provider, pool: FakePool, clock: Clock) -> None:
+        self.provider = provider
+        self.pool = pool
+        self.clock = clock
+        self.outcomes = Outcomes()
+
+    def send(self, message: Message = ALERT, *tokens: str, **options: Any) -> None:
+        made = chunk(message, *(tokens or (TOKEN,)), **options)
+        for target in made.targets:
+            self.provider.submit(Delivery(made, target), self.outcomes)
+
+
+@asynccontextmanager
+async def opened(config: Config) -> AsyncIterator[Opened]:
+    pools: list[FakePool] = []
+
+    def open_pool(origin: str, **options: Any) -> FakePool:
+        pools.append(FakePool(origin, **options))
+        return pools[0]
+
+    clock = Clock()
+    async with open_provider(
+        ROUTE, config, request_timeout=10.0, clock=clock, open_pool=cast(Any, open_pool)
+    ) as provider:
+        yield Opened(provider, pools[0], clock)
+    assert pools[0].closed
+
+
+def run(config: Config, scene: Callable[[Opened], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with opened(config) as it:
+            await scene(it)
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    key_file, _ = write_p8(tmp_path)
+    return Config(topic="com.example.shop", key_file=key_file, key_id="ABC123DEFG", team_id="DEF123GHIJ")
+
+
+# --- requests -----------------------------------------------------------------------------------
+
+
+def test_the_request_has_every_field_once_and_the_pseudo_fields_first(tmp_path: Path) -> None:
+    key_file, public = write_p8(tmp_path)
+    config = Config(topic="com.example.shop", key_file=key_file, key_id="ABC123DEFG", team_id="DEF123GHIJ")
+
+    async def scene(it: Opened) -> None:
+        headers = {**ALERT.headers, "apns-expiration": "0", "apns-collapse-id": "größe"}
+        it.send(Message("apns", b"{}", headers))
+        request = it.pool.requests[0]
+        pairs = request.pairs
+
+        assert [name for name, _ in pairs[:4]] == [":method", ":scheme", ":authority", ":path"]
+        got = request.headers
+        authorization = got.pop("authorization")
+        assert got == {
+            ":method": "POST",
+            ":scheme": "https",
+            ":authority": "api.push.apple.com",
+            ":path": f"/3/device/{TOKEN}",
+            "apns-topic": "com.example.shop",
+            "apns-push-type": "alert",
+            "apns-priority": "10",
+            "apns-expiration": "0",
+            "apns-collapse-id": "größe",
+            "apns-id": str(uuid.uuid5(NAMESPACE, f"{PUSH_ID}:0")),
+        }
+        assert request.body == b"{}"
+        scheme, _, text = authorization.partition(" ")
+        assert scheme == "bearer"
+        assert jwt.get_unverified_header(text) == {"alg": "ES256", "kid": "ABC123DEFG", "typ": "JWT"}
+        claims = jwt.decode(text, public, algorithms=["ES256"])
+        assert claims.keys() == {"iss", "iat"}
+        assert claims["iss"] == "DEF123GHIJ"
+        assert never_indexed(request.fields, "authorization", authorization)
+        assert never_indexed(request.fields, ":path", f"/3/device/{TOKEN}")
+
+    run(config, scene)
+
+
+@pytest.mark.parametrize(
+    ("push_type", "topic"),
+    [
+        ("alert", "com.example.shop"),
+        ("background", "com.example.shop"),
+        ("voip", "com.example.shop.voip"),
+        ("complication", "com.example.shop.complication"),
+        ("controls", "com.example.shop.push-type.controls"),
+        ("widgets", "com.example.shop.push-type.widgets"),
+        ("fileprovider", "com.example.shop.pushkit.fileprovider"),
+        ("liveactivity", "com.example.shop.push-type.liveactivity"),
+        ("location", "com.example.shop.location-query"),
+        ("mdm", "com.example.shop"),
+        ("pushtotalk", "com.example.shop.voip-ptt"),
+    ],
+)
+def test_each_push_type_has_its_topic(config: Config, push_type: str, topic: str) -> None:
+    async def scene(it: Opened) -> None:
+        it.send(Message("apns", b"{}", {"apns-push-type": push_type}))
+        it.send(Message("apns", b"{}", {"apns-push-type": push_type, "apns-topic": "com.example.clip"}))
+
+        assert [request.headers["apns-topic"] for request in it.pool.requests] == [topic, "com.example.clip"]
+        assert all(request.headers["apns-push-type"] == push_type for request in it.pool.requests)
+
+    run(config, scene)
+
+
+def test_neighbours_share_all_but_path_and_id_and_chunks_do_not_mix(config: Config) -> None:
+    async def scene(it: Opened) -> None:
+        voip = Message("apns", b'{"voip":1}', {"apns-push-type": "voip"})
+        it.send(ALERT, "aa", "bb")
+        it.send(voip, "cc", push_id="other")
+        it.send(ALERT, "dd")
+
+        seen = [(r.headers[":path"][-2:], r.headers["apns-id"], r.headers["apns-push-type"]) for r in it.pool.requests]
+        assert seen == [
+            ("aa", apns_id(PUSH_ID, 0), "alert"),
+            ("bb", apns_id(PUSH_ID, 1), "alert"),
+            ("cc", apns_id("other", 0), "voip"),
+            ("dd", apns_id(PUSH_ID, 0), "alert"),
+        ]
+        assert [request.body for request in it.pool.requests] == [ALERT.body, ALERT.body, voip.body, ALERT.body]
+
+    run(config, scene)
+
+
+@given(push_id=st.text(max_size=40), index=st.integers(0, 10**6))
+def test_the_id_is_the_uuid5_of_push_and_target(push_id: str, index: int) -> None:
+    made = apns_id(push_id, index)
+
+    assert made == str(uuid.uuid5(NAMESPACE, f"{push_id}:{index}"))
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", made)
+
+
+@given(name=st.sampled_from(["apns-collapse-id", "apns-expiration", "apns-x"]), value=st.text(max_size=300))
+def test_a_field_by_the_short_way_is_the_same_field(name: str, value: str) -> None:
+    assert _built(lambda: send._field(name, value)) == _built(lambda: field(name, value))
+    assert _built(lambda: send._path(value)) == _built(lambda: path("/3/device/" + value))
+
+
+def _built(make: Callable[[], bytes]) -> bytes | None:
+    try:
+        return make()
+    except ValueError:
+        return None
+
+
+def test_the_namespace_stays_what_it_is() -> None:
+    # A delivery that was sent before an update and is repeated after it must carry the same id.
+    assert apns_id("push", 7) == "6abbc0d6-2d05-5bdd-bc16-77f45887a6e1"
+
+
+def test_topics_that_callers_choose_do_not_pile_up(config: Config) -> None:
+    async def scene(it: Opened) -> None:
+        for number in range(600):
+            it.send(Message("apns", b"{}", {"apns-push-type": "alert", "apns-topic": f"com.example.t{number}"}))
+
+        assert it.pool.requests[-1].headers["apns-topic"] == "com.example.t599"
+        assert len(it.provider._common) <= 256  # type: ignore[attr-defined]  # what must stay bounded is private
+
+    run(config, scene)
+
+
+def test_a_dry_run_sends_nothing_and_is_told_later(config: Config) -> None:
+    async def scene(it: Opened) -> None:
+        it.send(ALERT, TOKEN, dry_run=True)
+        assert not it.outcomes
+        await asyncio.sleep(0)
+
+        assert it.outcomes.last == Sent(reason="dry_run")
+        assert not it.pool.requests
+
+    run(config, scene)
+
+
+def test_a_field_that_http2_cannot_carry_is_a_bad_notification(config: Config) -> None:
+    async def scene(it: Opened) -> None:
+        it.send(Message("apns", b"{}", {"apns-push-type": "alert", "apns-collapse-id": "a\nb"}))
+        it.send(ALERT, "to ken")
+        assert not it.outcomes
+        await asyncio.sleep(0)
+
+        assert [outcome for _, outcome in it.outcomes] == [BadNotification(reason="malformed_request")] * 2
+        it.send(ALERT)
+        assert len(it.pool.requests) == 1
+
+    run(config, scene)
+
+
+def test_the_pool_is_opened_as_configured(tmp_path: Path) -> None:
+    key_file, _ = write_p8(tmp_path)
+    config = Config(
+        topic="com.example.shop",
+        key_file=key_file,
+        key_id="ABC123DEFG",
+        team_id="DEF123GHIJ",
+        endpoint="https://127.0.0.1:8443/",
+        connections=5,
+        window=77,
+    )
+
+    async def scene(it: Opened) -> None:
+        assert it.pool.origin == "https://127.0.0.1:8443"
+        options = {name: it.pool.options[name] for name in ("connections", "window", "request_timeout")}
+        assert options == {"connections": 5, "window": 77, "request_timeout": 10.0}
+        it.send()
+        assert it.pool.requests[0].headers[":authority"] == "127.0.0.1:8443"
+        it.pool.room, it.pool.trouble = 3, "refused"
+        assert (it.provider.room, it.provider.trouble, it.provider.route) == (3, "refused", ROUTE)
+        it.provider.on_room(lambda: None)
+        assert len(it.pool.wakes) == 1
+
+    run(config, scene)
+
+
+# --- answers ------------------------------------------------------------------------------------
+
+
+def test_each_answer_reaches_its_own_delivery_once(config: Config) -> None:
+    async def scene(it: Opened) -> None:
+        it.send(ALERT, "aa", "bb", "cc")
+        first, second, third = it.pool.requests
+        third.answer(Failure("timeout", True))
+        first.answer(response(200))
+        second.answer(response(410, {"reason": "Unregistered", "timestamp": 5}))
+
+        assert [(delivery.target.token, outcome) for delivery, outcome in it.outcomes] == [
+            ("cc", Unavailable(reason="timeout", maybe_sent=True)),
+            ("aa", Sent(status=200, provider_id=apns_id(PUSH_ID, 0))),
+            ("bb", TokenDead(status=410, reason="Unregistered", since=5)),
+        ]
+
+    run(config, scene)
+
+
+def test_a_token_that_expired_is_replaced_and_all_that_it_failed_go_again_once(config: Config) -> None:
+    async def scene(it: Opened) -> None:
+        it.send(ALERT, "aa", "bb")
+        old = it.pool.requests[0].headers["authorization"]
+        it.clock.now += 1300  # more than the 20 minutes that a token must last
+        for request in it.pool.requests[:2]:
+            request.answer(response(403, {"reason": "ExpiredProviderToken"}))
+        again = it.pool.requests[2:]
+        fresh = {request.headers["authorization"] for request in again}
+
+        assert [request.headers[":path"][-2:] for request in again] == ["aa", "bb"]
+        assert [request.headers["apns-id"] for request in again] == [apns_id(PUSH_ID, 0), apns_id(PUSH_ID, 1)]
+        assert len(fresh) == 1  # one new token for both
+        assert old not in fresh
+        again[0].answer(response(200))
+        again[1].answer(response(403, {"reason": "ExpiredProviderToken"}))
+        assert [outcome for _, outcome in it.outcomes] == [
+            Sent(status=200, provider_id=apns_id(PUSH_ID, 0)),
+            Misconfigured(status=403, reason="ExpiredProviderToken"),
+        ]
+        assert len(it.pool.requests) == 4
+
+    run(config, scene)
+
+
+def test_a_new_token_is_never_made_sooner_than_after_20_minutes(config: Config) -> None:
+    async def scene(it: Opened) -> None:
+        for _ in range(5):
+            it.send()
+            it.pool.requests[-1].answer(response(403, {"reason": "ExpiredProviderToken"}))
+            it.pool.requests[-1].answer(response(403, {"reason": "ExpiredProviderToken"}))
+            it.clock.now += 200
+
+        assert len({request.headers["authorization"] for request in it.pool.requests}) == 1
+        assert len(it.outcomes) == 5
+
+    run(config, scene)
+
+
+def test_a_token_is_replaced_after_30_minutes_without_being_asked(config: Config) -> None:
+    async def scene(it: Opened) -> None:
+        used = []
+        for seconds in (0, 1700, 200, 1500, 400):
+            it.clock.now += seconds
+            it.send()
+            used.append(it.pool.requests[-1].headers["authorization"])
+
+        assert used[0] == used[1] != used[2] == used[3] != used[4]
+
+    run(config, scene)
+
+
+def test_apns_may_ask_for_fewer_new_tokens(config: Config) -> None:
+    async def scene(it: Opened) -> None:
+        it.clock.now += 1700
+        it.send()
+        before = it.pool.requests[-1].headers["authorization"]
+        it.pool.requests[-1].answer(response(429, {"reason": "TooManyProviderTokenUpdates"}))
+        assert it.outcomes.last == Throttled(status=429, reason="TooManyProviderTokenUpdates", scope="route")
+        used = []
+        for seconds in (1100, 150):
+            it.clock.now += seconds
+            it.send()
+            used.append(it.pool.requests[-1].headers["authorization"])
+
+        assert used[0] == before != used[1]
+
+    run(config, scene)
+
+
+def test_another_key_needs_other_connections_once_for_all_in_flight(config: Config) -> None:
+    async def scene(it: Opened) -> None:
+        it.send(ALERT, "aa", "bb", "cc")
+        for request in it.pool.requests[:3]:
+            request.answer(response(403, {"reason": "UnrelatedKeyIdInToken"}))
+        assert it.pool.renewals == 1
+        assert [request.headers[":path"][-2:] for request in it.pool.requests[3:]] == ["aa", "bb", "cc"]
+        it.pool.requests[3].answer(response(403, {"reason": "UnrelatedKeyIdInToken"}))
+        assert it.outcomes.last == Misconfigured(status=403, reason="UnrelatedKeyIdInToken")
+        it.clock.now += 11
+        it.send()
+        it.pool.requests[-1].answer(response(403, {"reason": "UnrelatedKeyIdInToken"}))
+        assert it.pool.renewals == 2
+
+    run(config, scene)
+
+
+@pytest.mark.parametrize("reason", ["InvalidProviderToken", "BadCertificate", "Forbidden", "BadTopic"])
+def test_no_other_refusal_is_sent_again(config: Config, reason: str) -> None:
+    async def scene(it: Opened) -> None:
+        it.send()
+        it.pool.requests[0].answer(response(400 if reason == "BadTopic" else 403, {"reason": reason}))
+
+        assert len(it.pool.requests) == len(it.outcomes) == 1
+        assert isinstance(it.outcomes.last, Misconfigured)
+
+    run(config, scene)

@@ -1,0 +1,320 @@
+"""The command line without a server: its root, its errors, and the pure parts of its commands."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import typer
+
+from pushsvc import cli
+from pushsvc.cli.check import judge_server
+from pushsvc.cli.client import Access, access
+from pushsvc.cli.follow import ended, verdict
+from pushsvc.cli.output import COUNTS, counts_line, print_json, print_table
+from pushsvc.cli.send import lay_over, read_document
+from pushsvc.cli.state import State
+from pushsvc.errors import ConfigError, PushsvcError
+from pushsvc.model import Counts
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    told = capsys.readouterr().out
+    for name, (_, text) in cli.COMMANDS.items():
+        assert f" {name} " in told
+        assert text in told
+    assert "--config" in told
+
+
+@pytest.mark.parametrize("name", ["send", "status", "cancel", "keys", "check"])
+def test_each_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([name, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert f"Usage: pushsvc {name}" in told
+    # A group shows it at its commands.
+    if name == "keys":
+        assert cli.main([name, "new", "-h"]) == 0
+        told = capsys.readouterr().out
+    assert "--config" in told
+    assert "--json" in told
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = [
+        "firebase_admin",
+        "aioapns",
+        "aiohttp",
+        "structlog",
+        "prometheus_client",
+        "redis",
+        "rq",
+        "uvloop",
+        "msgspec",
+    ]
+    text = (
+        f"import sys; from pushsvc.cli import main; main(['--help']); print([m for m in {heavy} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == "pushsvc 0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "Usage: pushsvc"),
+        (["sned"], "Did you mean 'send'?"),
+        (["--nope"], "No such option"),
+        (["send", "--apns"], "requires an argument"),
+        (["send"], "Nobody to send to"),
+        (["send", "--apns", "t"], "No API key: set PUSHSVC_KEY. `pushsvc keys new` makes one."),
+        (
+            ["send", "--apns", "t", "--app", "my-shop"],
+            "No API key for 'my-shop': set PUSHSVC_KEY_MY_SHOP or PUSHSVC_KEY",
+        ),
+        (["send", "--apns", "t", "--data", "x"], "--data takes NAME=VALUE, not 'x'"),
+        (["send", "--apns", "t", "--lane", "fast"], "Invalid value for '--lane'"),
+        (["status"], "Missing argument"),
+        (["status", "x", "--key", "a\nb"], "The API key holds characters that no key has"),
+        (["status", "x", "--key", "k", "--url", "ftp://h"], "'ftp://h' is not a URL"),
+        (["keys", "new", "--app", "shop"], "Missing option '--name'"),
+        (["keys", "new", "--app", "a", "--name", "n", "--scope", "root"], "--scope: no root; there are push, devices,"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert told in " ".join(captured.err.split())
+    assert captured.out == ""
+
+
+def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def run() -> None:
+        raise error
+
+    module = type(sys)("pushsvc.cli.raising")
+    module.run = run  # type: ignore[attr-defined]  # a module made up for the test
+    monkeypatch.setitem(sys.modules, "pushsvc.cli.raising", module)
+    monkeypatch.setitem(cli.COMMANDS, "raise", ("raising:run", "Raises."))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (ConfigError("server.port", "taken", "choose another"), 1, "pushsvc: server.port: taken (choose another)\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (typer.Exit(3), 3, ""),
+        (SystemExit("text"), 1, ""),
+        (
+            ExceptionGroup(
+                "tasks", [PushsvcError("a"), ExceptionGroup("more", [PushsvcError("b"), PushsvcError("a")])]
+            ),
+            1,
+            "pushsvc: a\npushsvc: b\n",
+        ),
+    ],
+)
+def test_errors_of_ours_are_one_line(
+    error: BaseException, code: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _raising(monkeypatch, error)
+    assert cli.main(["raise"]) == code
+    captured = capsys.readouterr()
+    assert captured.err == told
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), ExceptionGroup("tasks", [PushsvcError("a"), KeyError("b")])])
+def test_a_bug_is_shown_whole(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    _raising(monkeypatch, error)
+    with pytest.raises(type(error)):
+        cli.main(["raise"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seen"),
+    [
+        (["probe"], None),
+        (["--config", "a", "probe"], "a"),
+        (["probe", "--config", "b"], "b"),
+        (["-c", "a", "probe", "-c", "b"], "b"),
+    ],
+)
+def test_the_configuration_may_be_named_before_and_after_the_command(
+    arguments: Sequence[str], seen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Path | None] = []
+
+    def probe(context: typer.Context) -> None:
+        found.append(context.obj.config)
+
+    module = type(sys)("pushsvc.cli.probing")
+    # Typer reads the annotations as they stand, so they must be types and not their names.
+    probe.__annotations__ = typing.get_type_hints(probe)
+    module.probe = probe  # type: ignore[attr-defined]  # a module made up for the test
+    monkeypatch.setitem(sys.modules, "pushsvc.cli.probing", module)
+    monkeypatch.setitem(cli.COMMANDS, "probe", ("probing:probe", "Probes."))
+    assert cli.main(arguments) == 0
+    assert cli.main([arguments[0], *arguments[1:]]) == 0
+    assert found == [Path(seen) if seen else None] * 2
+    monkeypatch.setenv("PUSHSVC_CONFIG", "env")
+    assert cli.main(arguments) == 0
+    assert found[-1] == Path(seen or "env")
+
+
+def test_flags_are_laid_over_the_document() -> None:
+    document = {"to": {"topic": "x"}, "notification": {"title": "old", "body": "kept"}, "data": {"a": "1"}, "ttl": 5}
+    lay_over(
+        document,
+        tokens=[{"platform": "apns", "token": "t"}],
+        notification={"title": "new"},
+        data={"b": "2"},
+        rest={"ttl": 9},
+    )
+    assert document == {
+        "to": {"tokens": [{"platform": "apns", "token": "t"}]},
+        "notification": {"title": "new", "body": "kept"},
+        "data": {"a": "1", "b": "2"},
+        "ttl": 9,
+    }
+    untouched = {"to": {"topic": "x"}}
+    lay_over(untouched, tokens=[], notification={}, data={}, rest={})
+    assert untouched == {"to": {"topic": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "No such file or directory"),
+        (b"{", "is not JSON: Input data was truncated"),
+        (b"\xff", "is not JSON: "),
+        (b"[1]", "does not hold a push document"),
+    ],
+)
+def test_an_unreadable_document(tmp_path: Path, content: bytes | None, told: str) -> None:
+    file = tmp_path / "push.json"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(PushsvcError, match=f"{file}.*{told}"):
+        read_document(file)
+
+
+def test_a_document_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"to": 1}')))
+    assert read_document(Path("-")) == {"to": 1}
+
+
+def test_the_key_comes_from_the_environment_of_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUSHSVC_KEY_MY_SHOP", "theirs\n")
+    at = access(State(), "http://h:1/", "general", "my-shop")
+    assert (at.url, at.key) == ("http://h:1", "theirs")
+    assert access(State(), "http://h", "general", "") == Access("http://h", "general")
+    assert "theirs" not in repr(at)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:81"),
+        ("0.0.0.0", "http://127.0.0.1:81"),
+        ("::", "http://[::1]:81"),
+        ("::1", "http://[::1]:81"),
+        ("push.example", "http://push.example:81"),
+    ],
+)
+def test_the_url_comes_from_the_configuration(tmp_path: Path, host: str, url: str) -> None:
+    file = tmp_path / "x.toml"
+    # Sections that need a provider are not looked at.
+    file.write_text(f'[server]\nhost = "{host}"\nport = 81\n[apps.a.unheard_of]\n')
+    assert State(file).server_url() == url
+
+
+def test_the_servers_section_alone_still_has_to_be_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUSHSVC__SERVER__PORT", "9")
+    monkeypatch.setenv("PUSHSVC__APPS__A__APNS__KEY_ID", "x")
+    assert State().server_url() == "http://127.0.0.1:9"
+    monkeypatch.setenv("PUSHSVC__SERVER__PORT", "x")
+    with pytest.raises(ConfigError, match="PUSHSVC__SERVER__PORT"):
+        State().server_url()
+
+
+def test_counts_in_a_line() -> None:
+    counts = {"total": 1004, "sent": 1000, "failed": 1, "queued": 2, "retrying": 1, "invalid": 0}
+    assert counts_line(counts) == "1,001 of 1,004: 1,000 sent, 1 failed, 1 retrying, 2 queued"
+    assert counts_line({"total": 0}) == "0 of 0"
+    assert {"total", *COUNTS} == set(Counts.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    ("state", "counts", "over", "good"),
+    [
+        ("sending", {"total": 1, "queued": 1}, False, False),
+        ("done", {"total": 1, "sent": 1}, True, True),
+        ("done", {"total": 2, "sent": 1, "failed": 1}, True, True),
+        ("done", {"total": 1, "failed": 1}, True, False),
+        ("done", {"total": 0}, True, True),
+        ("cancelled", {"total": 2, "cancelled": 1, "queued": 1}, False, False),
+        ("cancelled", {"total": 1, "cancelled": 1}, True, False),
+    ],
+)
+def test_when_a_push_has_ended(state: str, counts: dict[str, int], over: bool, good: bool) -> None:
+    document = {"state": state, "counts": counts}
+    assert ended(document) is over
+    assert verdict(document) is good
+
+
+@pytest.mark.parametrize(
+    ("info", "missing", "levels", "told"),
+    [
+        ({"redis_version": "7.0.15"}, [], ["ok"], "at x: Redis 7.0.15"),
+        ({"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "9.1.2"}, [], ["ok"], "Valkey 9.1.2"),
+        ({"redis_version": "5.0"}, [b"XAUTOCLAIM"], ["error"], "Redis 5.0 lacks XAUTOCLAIM"),
+        (
+            {"redis_version": "7.0", "maxmemory": 1, "maxmemory_policy": "allkeys-lru", "aof_enabled": 0},
+            [],
+            ["ok", "warning", "warning"],
+            "drops keys (allkeys-lru)",
+        ),
+        ({"redis_version": "7.0", "maxmemory": 0, "maxmemory_policy": "allkeys-lru"}, [], ["ok"], ""),
+        ({"node:1": {"redis_version": "7.1", "aof_enabled": 1}}, [], ["ok"], "Redis 7.1"),
+        ({}, [], ["ok"], "Redis of unknown version"),
+    ],
+)
+def test_what_is_said_of_a_server(info: dict[str, object], missing: list[bytes], levels: list[str], told: str) -> None:
+    rows = list(judge_server("at x", dict(info), missing))
+    assert [row.level for row in rows] == levels
+    assert told in " ".join(row.what for row in rows)
+    assert all(row.mend for row in rows if row.level != "ok")
+
+
+def test_tables_are_tabs_when_piped(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("a", "b"), [("1", "two\nlines"), ("[bold]", "")])
+    print_json({"z": 1, "a": ["ü"]})
+    assert capsys.readouterr().out == 'a\tb\n1\ttwo lines\n[bold]\t\n{\n  "z": 1,\n  "a": [\n    "ü"\n  ]\n}\n'
+
+
+def test_tables_at_a_terminal_take_nothing_for_markup(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    print_table(("", "part"), [("error", "[red]apps[/red]")], marks={"error": "red"})
+    assert "[red]apps[/red]" in capsys.readouterr().out

@@ -1,0 +1,463 @@
+"""A push as FCM takes it, held against firebase-admin's own encoder, and every fault with its place."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from firebase_admin import messaging
+from firebase_admin._messaging_encoder import MessageEncoder
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from pushsvc.model import Content, Message
+from pushsvc.ports import RenderError
+from pushsvc.providers.fcm import RENDERER
+from pushsvc.providers.fcm.limits import size_of
+
+from .provider_fakes import CREATED_AT, GOLDEN, PUSH_ID, content, golden
+
+FULL = {
+    "title": "Order 7 shipped",
+    "subtitle": "Two parcels",
+    "body": "Arrives Friday",
+    "image": "https://example.com/7.png",
+    "sound": "default",
+    "badge": 3,
+    "link": "https://example.com/orders/7",
+    "category": "ORDER",
+    "thread": "orders",
+    "channel": "orders",
+}
+
+
+def render(given: Content, push_id: str = PUSH_ID) -> Message:
+    return RENDERER.render(given, push_id=push_id, created_at=CREATED_AT)
+
+
+def rendered(given: Content) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(render(given).body)
+    return value
+
+
+def faults(given: Content) -> dict[str, str]:
+    with pytest.raises(RenderError) as caught:
+        render(given)
+    assert not caught.value.too_large
+    return {fault.path: fault.message for fault in caught.value.faults}
+
+
+def rendered_or_refused(given: Content) -> Message | None:
+    """The message, or None after a look at the reasons why there is none."""
+    try:
+        return render(given)
+    except RenderError as error:
+        refused = error
+    assert refused.faults
+    assert all(fault.path and fault.message for fault in refused.faults)
+    return None
+
+
+# --- the vendor's own examples ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", golden("examples.toml", "fcm"), ids=lambda row: row["file"])
+def test_firebases_examples_travel_byte_for_byte(row: dict[str, Any]) -> None:
+    page = (GOLDEN / "examples" / row["file"]).read_text().strip()
+    found = re.fullmatch(r'\{\s*"message":(\{)\s*"token":"[^"]*",(.*\})\s*\}', page, re.DOTALL)
+    assert found is not None
+    own = found[1] + found[2]
+
+    message = render(content(overrides={"fcm": own}))
+
+    assert message.body == own.encode()
+    assert message.headers == {}
+
+
+def test_nothing_of_an_own_message_is_touched() -> None:
+    text = '{ "notification":{"body":"\\u00e4 \\/ ä"},\n"x":1.10, "big":123456789012345678901, "x":2 ,"none":null}'
+
+    assert render(content(overrides={"fcm": f" {text}\n"})).body == text.encode()
+
+
+# --- held against firebase-admin ----------------------------------------------------------------
+
+
+def _sdk(given: Content) -> dict[str, Any]:
+    """The same content, built with firebase-admin's classes and encoded by its encoder."""
+    shown = given.notification
+    assert shown is not None
+    alert = None
+    if shown.subtitle is not None:
+        alert = messaging.ApsAlert(title=shown.title, subtitle=shown.subtitle, body=shown.body)
+    ttl, tag = given.ttl, given.collapse or PUSH_ID
+    normal = given.priority == "normal"
+    headers = {"apns-priority": "5"} if normal else {}
+    if ttl is not None:
+        headers["apns-expiration"] = str(CREATED_AT // 1000 + ttl)
+    data = dict(given.data or {})
+    if shown.link is not None:
+        data.setdefault("link", shown.link)
+    message = messaging.Message(
+        fid="f",
+        notification=messaging.Notification(title=shown.title, body=shown.body, image=shown.image),
+        data=data,
+        android=messaging.AndroidConfig(
+            collapse_key=given.collapse,
+            priority="normal" if normal else "high",
+            ttl=ttl,
+            notification=messaging.AndroidNotification(
+                sound=shown.sound,
+                tag=tag,
+                channel_id=shown.channel,
+                click_action=shown.category,
+                notification_count=shown.badge,
+            ),
+        ),
+        apns=messaging.APNSConfig(
+            headers={**headers, "apns-collapse-id": tag},
+            payload=messaging.APNSPayload(
+                messaging.Aps(
+                    alert=alert,
+                    badge=shown.badge,
+                    sound=shown.sound,
+                    category=shown.category,
+                    thread_id=shown.thread,
+                    mutable_content=True if shown.image else None,
+                )
+            ),
+            fcm_options=messaging.APNSFCMOptions(image=shown.image),
+        ),
+        webpush=messaging.WebpushConfig(
+            headers=None if ttl is None else {"TTL": str(ttl)},
+            fcm_options=messaging.WebpushFCMOptions(link=shown.link) if shown.link else None,
+        ),
+    )
+    value: dict[str, Any] = json.loads(json.dumps(message, cls=MessageEncoder))
+    del value["fid"]
+    # The SDK spells the enumeration in lower case, the REST reference in upper case.
+    value["android"]["priority"] = value["android"]["priority"].upper()
+    return _without_empty(value)
+
+
+def _without_empty(value: dict[str, Any]) -> dict[str, Any]:
+    cleaned = {name: _without_empty(item) if isinstance(item, dict) else item for name, item in value.items()}
+    return {name: item for name, item in cleaned.items() if item != {}}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        content(notification={"title": "Hi"}),
+        content(notification={"title": "Hi", "body": "there"}, data={"order": "7"}, priority="high"),
+        content(notification=FULL, data={"order": "7"}, priority="normal", ttl=3600, collapse="order-7"),
+        content(notification=FULL, ttl=2_419_200),
+        content(notification={"body": "no title", "subtitle": "but a subtitle", "badge": 1}),
+        content(notification={"title": "Hi", "link": "https://a.example"}, data={"link": "app://7"}),
+        content(notification={"title": "Hi", "image": "https://a.example/1.png", "channel": "c"}),
+    ],
+    ids=["title", "data", "full", "long ttl", "subtitle", "own link", "image"],
+)
+def test_firebase_admin_encodes_the_same_content_alike(given: Content) -> None:
+    assert rendered(given) == _sdk(given)
+
+
+_text = st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+@given(
+    notification=st.fixed_dictionaries(
+        {"title": _text},
+        optional={
+            **{name: _text for name in FULL if name not in ("badge", "link", "title")},
+            "badge": st.integers(0, 99),
+            "link": _text.map(lambda path: f"https://example.com/{path}"),
+        },
+    ),
+    data=st.dictionaries(_text.map(lambda name: f"x{name}"), _text, max_size=3),
+    priority=st.sampled_from([None, "high", "normal"]),
+    ttl=st.one_of(st.none(), st.integers(1, 2_419_200)),
+)
+def test_firebase_admin_encodes_whatever_content_alike(
+    notification: dict[str, Any], data: dict[str, str], priority: Any, ttl: int | None
+) -> None:
+    given = content(notification=notification, data=data or None, priority=priority, ttl=ttl)
+
+    assert rendered(given) == _sdk(given)
+
+
+# --- by the neutral fields ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "data"),
+    [
+        (content(data={"order": "7"}), {"order": "7"}),
+        (content(silent=True, data={"order": "7"}), {"order": "7"}),
+        (content(silent=True), None),
+        (content(silent=True, notification={"category": "ORDER"}), None),
+        (content(notification={"channel": "orders"}), None),
+    ],
+    ids=["data only", "silent", "silent alone", "silent with a category", "nothing to see"],
+)
+def test_what_shows_nothing_wakes_the_app_with_normal_priority(given: Content, data: dict[str, str] | None) -> None:
+    expected: dict[str, Any] = {
+        "android": {"priority": "NORMAL"},
+        "apns": {
+            "headers": {"apns-push-type": "background", "apns-priority": "5"},
+            "payload": {"aps": {"content-available": 1}},
+        },
+    }
+    assert rendered(given) == (expected if data is None else {"data": data, **expected})
+
+
+def test_a_silent_push_may_be_urgent_for_android_and_never_for_apple() -> None:
+    message = rendered(content(data={"a": "1"}, silent=True, priority="high"))
+
+    assert message["android"]["priority"] == "HIGH"
+    assert message["apns"]["headers"]["apns-priority"] == "5"
+
+
+def test_ttl_0_means_now_or_never_and_a_long_one_is_cut_to_four_weeks() -> None:
+    now = rendered(content(notification={"title": "Hi"}, ttl=0))
+    long = rendered(content(notification={"title": "Hi"}, ttl=9_999_999))
+
+    assert now["android"]["ttl"] == "0s"
+    assert now["apns"]["headers"]["apns-expiration"] == "0"
+    assert now["webpush"]["headers"] == {"TTL": "0"}
+    assert long["android"]["ttl"] == "2419200s"
+    assert long["apns"]["headers"]["apns-expiration"] == str(CREATED_AT // 1000 + 2_419_200)
+
+
+def test_a_collapse_that_apns_cannot_carry_still_collapses_on_android() -> None:
+    message = rendered(content(notification={"title": "Hi"}, collapse="größe"))
+
+    assert message["android"]["collapse_key"] == message["android"]["notification"]["tag"] == "größe"
+    assert "apns" not in message
+
+
+def test_a_link_that_is_not_https_is_kept_from_the_browser() -> None:
+    message = rendered(content(notification={"title": "Hi", "link": "app://7"}))
+
+    assert message["data"] == {"link": "app://7"}
+    assert "webpush" not in message
+
+
+# --- overrides ----------------------------------------------------------------------------------
+
+
+def test_an_override_is_merged_over_what_is_rendered() -> None:
+    override = {"android": {"priority": "NORMAL", "notification": {"icon": "i", "tag": None}}, "fcm_options": {"a": 1}}
+    message = rendered(content(notification={"title": "Hi"}, overrides={"fcm": override}))
+
+    assert message["android"] == {"priority": "NORMAL", "notification": {"icon": "i"}}
+    assert message["fcm_options"] == {"a": 1}
+    assert message["notification"] == {"title": "Hi"}
+
+
+def test_the_other_spelling_of_a_field_replaces_ours_and_leaves_data_alone() -> None:
+    override = {
+        "android": {"collapseKey": "k", "notification": {"channelId": "c", "clickAction": "a", "notificationCount": 9}},
+        "apns": {"fcmOptions": {"analyticsLabel": "l"}},
+        "webpush": {"fcmOptions": {"link": "https://b.example"}},
+        "data": {"channelId": "data"},
+    }
+    message = rendered(content(notification=FULL, collapse="mine", overrides={"fcm": override}))
+
+    assert message["android"]["collapse_key"] == "k"
+    shown = message["android"]["notification"]
+    assert (shown["channel_id"], shown["click_action"], shown["notification_count"]) == ("c", "a", 9)
+    assert message["apns"]["fcm_options"] == {"image": FULL["image"], "analyticsLabel": "l"}
+    assert message["webpush"]["fcm_options"] == {"link": "https://b.example"}
+    assert message["data"]["channelId"] == "data"
+    assert not re.search(r"collapseKey|clickAction|notificationCount|fcmOptions", json.dumps(message))
+
+
+@pytest.mark.parametrize("name", ["androidV2", "android_v2"])
+def test_android_v2_takes_the_place_of_our_android_block(name: str) -> None:
+    message = rendered(content(notification={"title": "Hi"}, overrides={"fcm": {name: {"ttl": "5s"}}}))
+
+    assert "android" not in message
+    assert message[name] == {"ttl": "5s"}
+
+
+def test_the_neutral_fields_beside_an_own_message_are_merged_in() -> None:
+    own = {"notification": {"title": "Hi"}, "android": {"notification": {"icon": "i"}}}
+    given = content(ttl=60, priority="high", collapse="c", overrides={"fcm": own})
+
+    assert rendered(given) == {
+        "android": {"collapse_key": "c", "priority": "HIGH", "ttl": "60s", "notification": {"icon": "i"}},
+        "apns": {"headers": {"apns-expiration": str(CREATED_AT // 1000 + 60), "apns-collapse-id": "c"}},
+        "webpush": {"headers": {"TTL": "60"}},
+        "notification": {"title": "Hi"},
+    }
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"notification": {"title": "Hi"}},
+        {"android": {"notification": {"title": "Hi"}}},
+        {"apns": {"payload": {"aps": {"alert": "Hi"}}}},
+    ],
+    ids=["common", "android", "apns"],
+)
+def test_data_beside_an_own_notification_is_not_made_a_background_push(own: dict[str, Any]) -> None:
+    message = rendered(content(data={"a": "1"}, overrides={"fcm": own}))
+
+    assert "apns-push-type" not in message["apns"]["headers"]
+    assert message["android"]["priority"] == "HIGH"
+    assert message["android"]["notification"]["tag"] == PUSH_ID
+
+
+# --- faults -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "says"),
+    [
+        (content(), "overrides.fcm", "nothing to send"),
+        (content(overrides={"fcm": "{}"}), "overrides.fcm", "nothing to send"),
+        (content(overrides={"fcm": "[]"}), "overrides.fcm", "must be a JSON object"),
+        (content(overrides={"fcm": "{"}), "overrides.fcm", "not valid JSON"),
+        (content(overrides={"fcm": b'{"a":"\xff"}'}), "overrides.fcm", "not valid JSON"),
+        *(
+            (content(overrides={"fcm": {name: "x", "data": {"a": "1"}}}), f"overrides.fcm.{name}", "given in `to`")
+            for name in ("token", "fid", "topic", "condition", "name")
+        ),
+        (content(overrides={"fcm": {"message": {}}}), "overrides.fcm.message", "give the fields of `message`"),
+        (content(overrides={"fcm": {"validateOnly": True}}), "overrides.fcm.validateOnly", "use `dry_run`"),
+        (content(overrides={"fcm": {"android": "HIGH"}}), "overrides.fcm.android", "must be a JSON object"),
+        (content(overrides={"fcm": {"data": {"n": 7}}}), "overrides.fcm.data.n", "must be a string"),
+        (content(overrides={"fcm": {"data": {"from": "x"}}}), "overrides.fcm.data.from", "keeps for itself"),
+        (
+            content(overrides={"fcm": {"android": {"data": {"google.x": "x"}}}}),
+            "overrides.fcm.android.data.google.x",
+            "keeps for itself",
+        ),
+        (content(data={"message_type": "x"}), "data.message_type", "keeps for itself"),
+        (content(data={"gcm.notification.title": "x"}), "data.gcm.notification.title", "keeps for itself"),
+        (content(notification={"title": "Hi"}, silent=True), "silent", "shows nothing"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_each_fault_names_its_place(given: Content, path: str, says: str) -> None:
+    assert says in faults(given)[path]
+
+
+def test_all_faults_come_at_once() -> None:
+    given = content(
+        notification={"title": "Hi"}, data={"from": "x"}, silent=True, overrides={"fcm": {"token": "x", "apns": 1}}
+    )
+
+    assert faults(given).keys() == {"data.from", "silent", "overrides.fcm.token", "overrides.fcm.apns"}
+
+
+# --- size ---------------------------------------------------------------------------------------
+
+
+def test_the_limit_counts_keys_and_values_and_the_fault_names_both_sizes() -> None:
+    def sized(size: int) -> Content:
+        return content(data={"key": "ä" * ((size - 3) // 2) + "x" * ((size - 3) % 2)})
+
+    assert size_of(rendered(sized(4000))) > 4000  # Apple's form, which has aps beside the data
+    with pytest.raises(RenderError, match=r"bytes for FCM, the limit is 4,096") as caught:
+        render(sized(4097))
+    assert caught.value.too_large
+    assert [fault.path for fault in caught.value.faults] == ["data"]
+
+
+@pytest.mark.parametrize(
+    ("message", "size"),
+    [
+        ({"data": {"key": "ä" * 10}}, 23),
+        ({"notification": {"title": "a", "body": "b"}, "data": {"c": "d"}}, 13),
+        ({"notification": {"title": "a"}, "android": {"notification": {"title": "abc", "tag": "t"}}}, 12),
+        ({"data": {"a": "b"}, "android": {"data": {"long": "value"}}}, 9),
+        ({"android": {"notification": {"body_loc_args": ["a", "b"], "sticky": True}}}, 13 + 9 + 6 + 4),
+        ({"data": {"a": "b"}, "apns": {"payload": {"aps": {}}}}, len('{"aps":{},"a":"b"}')),
+        ({"data": "nonsense", "apns": 7}, 0),
+        ({"webpush": {"notification": {"body": "not counted"}}}, 0),
+    ],
+    ids=str,
+)
+def test_what_counts(message: dict[str, Any], size: int) -> None:
+    assert size_of(message) == size
+
+
+def test_an_own_message_of_white_space_is_not_too_large() -> None:
+    own = '{"data":{"a":"b"' + " " * 5000 + "}}"
+
+    assert len(render(content(overrides={"fcm": own})).body) > 5000
+
+
+# --- tokens -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("token", ["a", "dQw4:APA91b-x_y~z.%,+/=", "x" * 4096])
+@pytest.mark.parametrize("kind", ["token", "fid"])
+def test_tokens_and_fids_are_opaque(token: str, kind: str) -> None:
+    assert RENDERER.token_fault(token, kind) is None
+
+
+@pytest.mark.parametrize(
+    "token", ["", "x" * 4097, "with space", 'qu"ote', "back\\slash", "a\n", "a\x00", "\U0001f600", "ä"]
+)
+def test_what_cannot_be_a_token_is_refused_without_being_quoted(token: str) -> None:
+    fault = RENDERER.token_fault(token, "token")
+
+    assert fault is not None
+    assert len(token) < 3 or token not in fault
+
+
+def test_fcm_knows_tokens_and_fids_only() -> None:
+    assert "topic" in (RENDERER.token_fault("a", "topic") or "")
+
+
+# --- properties ---------------------------------------------------------------------------------
+
+_json = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=30)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["android", "apns", "payload", "aps", "alert", "data", "notification", "token", "x"]), inner
+        ),
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    notification=st.one_of(st.none(), st.just(FULL), st.just({"badge": 1})),
+    data=st.one_of(st.none(), st.dictionaries(st.text(max_size=30), st.text(max_size=30), max_size=4)),
+    silent=st.booleans(),
+    collapse=st.one_of(st.none(), st.text(max_size=80)),
+    override=st.one_of(st.none(), _json.map(msgspec.json.encode)),
+)
+def test_a_push_is_rendered_whole_or_refused_with_reasons(
+    notification: dict[str, Any] | None,
+    data: dict[str, str] | None,
+    silent: bool,
+    collapse: str | None,
+    override: bytes | None,
+) -> None:
+    given = content(
+        notification=notification,
+        data=data,
+        silent=silent,
+        collapse=collapse,
+        overrides=None if override is None else {"fcm": Raw(override)},
+    )
+    message = rendered_or_refused(given)
+    if message is None:
+        return
+    assert message.body[:1] == b"{"
+    value = msgspec.json.decode(message.body)
+    assert value
+    assert not value.keys() & {"token", "fid", "topic", "condition", "name", "message"}
+    assert size_of(value) <= 4096

@@ -1,0 +1,83 @@
+"""Whose turn it is: urgent first, nobody starved, nothing lost or drawn twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushsvc.dispatch.lanes import SHARE, SLICE, Lanes, OpenEntry
+from pushsvc.model import LANES, Chunk, Lane, Message, Target
+from pushsvc.ports import EntryRef
+
+
+def entry(lane: Lane, count: int, name: str = "p") -> OpenEntry:
+    targets = tuple(Target(index, f"{name}-{index}") for index in range(count))
+    chunk = Chunk(name, "shop", "apns", lane, count, 0, 1, Message("apns", b"{}"), targets)
+    return OpenEntry(EntryRef("shop", 0, "apns", lane, "1-1"), chunk, targets, 0.5)
+
+
+def test_urgent_goes_before_what_waits_already() -> None:
+    lanes = Lanes()
+    lanes.add(entry("bulk", 1000))
+    lanes.draw(SLICE)
+    lanes.add(entry("normal", 10))
+    lanes.add(entry("urgent", 10))
+    drawn = lanes.draw(100)
+    assert drawn is not None
+    assert drawn[0].chunk.lane == "urgent"
+    following = lanes.draw(100)
+    assert following is not None
+    assert following[0].chunk.lane == "normal"
+
+
+def test_waiting_lanes_get_their_share_and_no_more() -> None:
+    lanes = Lanes()
+    sizes: dict[Lane, int] = {"urgent": 100_000, "normal": 100_000, "bulk": 100_000}
+    for lane, size in sizes.items():
+        lanes.add(entry(lane, size))
+    sent: Counter[Lane] = Counter()
+    while sent.total() < 50_000:
+        drawn = lanes.draw(SLICE)
+        assert drawn is not None
+        sent[drawn[0].chunk.lane] += len(drawn[1])
+    share = {lane: sent[lane] / sent.total() for lane in LANES}
+    assert abs(share["bulk"] - SHARE["bulk"]) < 0.01
+    assert abs(share["normal"] - SHARE["normal"]) < 0.02
+    assert share["urgent"] > 0.75
+
+
+def test_the_reserve_is_for_urgent_alone() -> None:
+    lanes = Lanes()
+    lanes.add(entry("bulk", 5))
+    assert lanes.draw(5, urgent_only=True) is None
+    lanes.add(entry("urgent", 5))
+    drawn = lanes.draw(5, urgent_only=True)
+    assert drawn is not None
+    assert drawn[0].chunk.lane == "urgent"
+
+
+@given(
+    sizes=st.lists(st.tuples(st.sampled_from(LANES), st.integers(0, 100)), max_size=20),
+    limits=st.lists(st.integers(1, 200), min_size=1, max_size=10),
+)
+def test_every_target_is_drawn_once_and_in_the_order_of_its_lane(
+    sizes: list[tuple[Lane, int]], limits: list[int]
+) -> None:
+    lanes = Lanes()
+    expected: dict[Lane, list[str]] = {lane: [] for lane in LANES}
+    for number, (lane, size) in enumerate(sizes):
+        added = entry(lane, size, name=f"p{number}")
+        expected[lane] += [target.token for target in added.targets]
+        lanes.add(added)
+    drawn: dict[Lane, list[str]] = {lane: [] for lane in LANES}
+    turn = 0
+    while lanes:
+        slice_ = lanes.draw(limits[turn % len(limits)])
+        assert slice_ is not None
+        assert 1 <= len(slice_[1]) <= min(SLICE, limits[turn % len(limits)])
+        drawn[slice_[0].chunk.lane] += [target.token for target in slice_[1]]
+        turn += 1
+    assert drawn == expected
+    assert lanes.draw(1) is None

@@ -1,0 +1,142 @@
+"""What the providers share: the registry, merging, Retry-After, endpoints."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from pushsvc.providers import REGISTRY
+from pushsvc.providers.endpoint import authority, endpoint_fault
+from pushsvc.providers.merge import NotAnObjectError, decode_object, encode, merge_patch
+from pushsvc.providers.retry_after import LONGEST, retry_after
+
+NOW = datetime(2026, 10, 21, 7, 27, 0, tzinfo=UTC).timestamp()
+
+
+def test_the_registry_knows_each_provider_by_its_platform() -> None:
+    assert set(REGISTRY) == {"apns", "fcm"}
+    for platform, kind in REGISTRY.items():
+        assert kind.platform == kind.renderer.platform == platform
+        assert issubclass(kind.config, msgspec.Struct)
+
+
+# --- merging: https://www.rfc-editor.org/rfc/rfc7396#appendix-A ---------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "patch", "result"),
+    [
+        ({"a": "b"}, {"a": "c"}, {"a": "c"}),
+        ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}),
+        ({"a": "b"}, {"a": None}, {}),
+        ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
+        ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
+        ({"a": "c"}, {"a": ["b"]}, {"a": ["b"]}),
+        ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
+        ({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}),
+        (["a", "b"], ["c", "d"], ["c", "d"]),
+        ({"a": "b"}, ["c"], ["c"]),
+        ({"a": "foo"}, None, None),
+        ({"a": "foo"}, "bar", "bar"),
+        ({"e": None}, {"a": 1}, {"e": None, "a": 1}),
+        ([1, 2], {"a": "b", "c": None}, {"a": "b"}),
+        ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
+    ],
+    ids=str,
+)
+def test_the_examples_of_rfc_7396(target: Any, patch: Any, result: Any) -> None:
+    before = json.dumps([target, patch])
+
+    assert merge_patch(target, patch) == result
+    assert json.dumps([target, patch]) == before
+
+
+_json = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=4)),
+    max_leaves=15,
+)
+
+
+@given(target=_json, patch=_json)
+def test_a_patch_applied_twice_changes_nothing_more(target: Any, patch: Any) -> None:
+    once = merge_patch(target, patch)
+
+    assert merge_patch(once, patch) == once
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False))
+def test_numbers_keep_their_digits(number: Decimal) -> None:
+    text = f'{{"n":{number}}}'.encode() if "E" in str(number) or "." in str(number) else f'{{"n":{number}.0}}'.encode()
+
+    value = decode_object(text)["n"]
+
+    assert decode_object(encode({"n": value}))["n"] == value
+    assert value == number
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"7", b"null", b'{"a":NaN}', b'{"a":"\xff"}', b'{"a":"\\ud800"}'])
+def test_what_is_not_an_object_is_said_to_be_none(raw: bytes) -> None:
+    with pytest.raises(NotAnObjectError, match=r"must be a JSON object|is not valid JSON"):
+        decode_object(Raw(raw))
+
+
+# --- Retry-After --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": ""}, None),
+        ({"retry-after": "0"}, 0.0),
+        ({"retry-after": " 120 "}, 120.0),
+        ({"retry-after": "1.5"}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "٣"}, None),
+        ({"retry-after": "9" * 5000}, LONGEST),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:30 GMT"}, 90.0),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:30 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"}, 30.0),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:28:30 GMT"}, 0.0),
+        ({"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:28:30 GMT"}, LONGEST),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:30 GMT", "date": "nonsense"}, 90.0),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:30 -0000", "date": "Wed, 21 Oct 2026 07:28:00 GMT"}, 30.0),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers, NOW) == seconds
+
+
+@given(st.text(), st.text())
+def test_retry_after_reads_whatever_it_is_given(value: str, date: str) -> None:
+    seconds = retry_after({"retry-after": value, "date": date}, NOW)
+
+    assert seconds is None or 0 <= seconds <= LONGEST
+
+
+# --- endpoints ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("url", ["https://api.push.apple.com", "https://127.0.0.1:2197/", "https://[::1]:8443"])
+def test_an_endpoint_is_an_origin(url: str) -> None:
+    assert endpoint_fault(url) == ""
+    assert authority(url) == url.removeprefix("https://").rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "api.push.apple.com", "http://host", "https://", "https://host:0", "https://host:99999", "https://host/x",
+     "https://host?x=1", "https://host#x", "https://u:p@host", "https://[::1", "wss://host"],
+)  # fmt: skip
+def test_what_is_no_origin_is_refused(url: str) -> None:
+    assert endpoint_fault(url)
