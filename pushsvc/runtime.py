@@ -7,6 +7,7 @@ are context managers, innermost last: what was opened last is closed first.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import time
@@ -32,6 +33,13 @@ GAUGES_EVERY = 2.0
 def load_settings(path: Path | None, environ: Mapping[str, str] = os.environ) -> Settings:
     """The configuration of a file and the environment. Raises `ConfigError`."""
     return load(path, environ, providers={platform: kind.config for platform, kind in REGISTRY.items()})
+
+
+def quiet_gc() -> None:
+    """Look for garbage cycles seldom: deliveries make none, and a look at every object costs a tenth of the speed."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 # --- the store ----------------------------------------------------------------------------------
@@ -164,6 +172,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             metrics=metrics,
             config=config,
         )
+        quiet_gc()
         async with intake.serve(app, config) as url:
             listening(url)
             await stop.wait()
@@ -216,6 +225,7 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
         )
         await _serve_part_metrics(stack, settings, "dispatch", store)
         listening(f"{len(providers)} routes as {socket.gethostname()}:{os.getpid()}")
+        quiet_gc()
         await dispatcher.run(stop)
 
 

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -71,13 +72,16 @@ class Playground(Struct, frozen=True):
 
 
 @contextmanager
-def open_playground(folder: Path, *, port: int) -> Iterator[Playground]:
-    """Start a simulator of its own process and write the configuration that points at it."""
+def open_playground(folder: Path, *, port: int, **simulator: Any) -> Iterator[Playground]:
+    """Start a simulator in a process of its own and write the configuration that points at it.
+
+    `simulator` are fields of its `SimulatorConfig`.
+    """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     api_key = _api_key(folder / "api-key")
-    with simulator_process(folder / "simulator") as simulator:
-        credentials = simulator.credentials
+    with simulator_process(folder / "simulator", **simulator) as handle:
+        credentials = handle.credentials
         config_file = folder / "pushsvc.toml"
         config_file.write_text(
             CONFIG.format(
@@ -89,13 +93,13 @@ def open_playground(folder: Path, *, port: int) -> Iterator[Playground]:
                 key_id=credentials.key_id,
                 team_id=credentials.team_id,
                 topic=credentials.topic,
-                apns_url=simulator.apns_url,
+                apns_url=handle.apns_url,
                 ca_file=credentials.ca_file,
                 service_account_file=credentials.service_account_file,
-                fcm_url=simulator.fcm_url,
+                fcm_url=handle.fcm_url,
             )
         )
-        yield Playground(config_file, api_key, simulator, port)
+        yield Playground(config_file, api_key, handle, port)
 
 
 def _api_key(file: Path) -> str:

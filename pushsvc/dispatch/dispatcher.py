@@ -77,6 +77,8 @@ class Dispatcher:
             for task in done - {stopped}:
                 task.result()
             await self._drain(reading, settlers.values())
+            for worker in self._workers:
+                worker.flush_metrics()
         finally:
             self._stopping = True
             for worker in self._workers:

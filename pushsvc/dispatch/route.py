@@ -141,8 +141,13 @@ class RouteWorker:
             await asyncio.sleep(seconds)
 
     async def _promote(self) -> None:
+        self._tally.flush()
         await self._queue.promote(self.route, int(self._wall_clock() * 1000))
         self._tally.held(self.health.held_for or (self._provider.trouble and "unreachable"))
+
+    def flush_metrics(self) -> None:
+        """Make the last figures visible."""
+        self._tally.flush()
 
     async def _reclaim(self) -> None:
         self._admit(await self._queue.reclaim(self.route))

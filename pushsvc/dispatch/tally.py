@@ -1,33 +1,36 @@
-"""The dispatcher's metrics: children looked up once, so that counting costs an addition."""
+"""The dispatcher's metrics, gathered in plain numbers and handed to prometheus_client a few times a second.
+
+A Counter or a Histogram takes a lock for every figure: at one of each a delivery that was a third of the
+dispatcher's time. What is gathered here and not yet flushed is at most a quarter of a second old.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from bisect import bisect_left
+from collections import Counter
+
+from prometheus_client import Histogram
 
 from .. import telemetry
 from ..model import LANES, Ended, Lane, Outcome, Route, Settlement
 
 
 class Tally:
-    """Counts what one route does."""
+    """Counts what one route does; `flush` makes it visible."""
 
     def __init__(self, route: Route) -> None:
         self._route = (route.app, route.platform)
-        self._attempts: dict[str, Counter] = {}
-        self._deliveries: dict[tuple[str, str], Counter] = {}
-        self._provider: Histogram = telemetry.PROVIDER_SECONDS.labels(*self._route)
-        self._delivery: dict[Lane, Histogram] = {
-            lane: telemetry.DELIVERY_SECONDS.labels(*self._route, lane) for lane in LANES
+        self._attempts: Counter[type[Outcome]] = Counter()
+        self._deliveries: Counter[tuple[str, str]] = Counter()
+        self._provider = _Gathered(telemetry.PROVIDER_SECONDS.labels(*self._route))
+        self._delivery: dict[Lane, _Gathered] = {
+            lane: _Gathered(telemetry.DELIVERY_SECONDS.labels(*self._route, lane)) for lane in LANES
         }
         self._held_reason = ""
 
     def answered(self, outcome: Outcome, lane: Lane, provider_seconds: float, delivery_seconds: float) -> None:
         """An attempt came to an outcome."""
-        result = type(outcome).__name__
-        attempts = self._attempts.get(result)
-        if attempts is None:
-            attempts = self._attempts[result] = telemetry.ATTEMPTS.labels(*self._route, snake(result))
-        attempts.inc()
+        self._attempts[type(outcome)] += 1
         self._provider.observe(provider_seconds)
         self._delivery[lane].observe(delivery_seconds)
 
@@ -35,11 +38,7 @@ class Tally:
         """A delivery ended, or is to go again."""
         verdict = settlement.verdict
         if isinstance(verdict, Ended):
-            key = (verdict.end, settlement.reason)
-            deliveries = self._deliveries.get(key)
-            if deliveries is None:
-                deliveries = self._deliveries[key] = telemetry.DELIVERIES.labels(*self._route, *key)
-            deliveries.inc()
+            self._deliveries[verdict.end, settlement.reason] += 1
 
     def held(self, reason: str) -> None:
         """The route is held for `reason`; the empty string: it is open."""
@@ -49,6 +48,45 @@ class Tally:
             if reason:
                 telemetry.ROUTE_HELD.labels(*self._route, reason).set(1)
             self._held_reason = reason
+
+    def flush(self) -> None:
+        """Hand what was gathered to prometheus_client."""
+        for kind, count in self._attempts.items():
+            telemetry.ATTEMPTS.labels(*self._route, snake(kind.__name__)).inc(count)
+        for (end, reason), count in self._deliveries.items():
+            telemetry.DELIVERIES.labels(*self._route, end, reason).inc(count)
+        self._attempts.clear()
+        self._deliveries.clear()
+        self._provider.flush()
+        for gathered in self._delivery.values():
+            gathered.flush()
+
+
+class _Gathered:
+    """Observations for one child of a histogram."""
+
+    __slots__ = ("_bounds", "_counts", "_histogram", "_sum")
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+        self._bounds = histogram._upper_bounds
+        self._counts = [0] * len(self._bounds)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._sum += value
+        self._counts[bisect_left(self._bounds, value)] += 1
+
+    def flush(self) -> None:
+        # prometheus_client has no way to observe many at once: these are the fields that its `observe` adds to.
+        if not any(self._counts):
+            return
+        self._histogram._sum.inc(self._sum)
+        for bucket, count in zip(self._histogram._buckets, self._counts, strict=True):
+            if count:
+                bucket.inc(count)
+        self._counts = [0] * len(self._bounds)
+        self._sum = 0.0
 
 
 def snake(name: str) -> str:

@@ -57,18 +57,14 @@ async def dial(origin: Origin, context: ssl.SSLContext, make: Callable[[], Conne
             sock = await _reach(loop, origin, timeout)
             connection = make()
             made = connection
-            try:
-                await loop.create_connection(
-                    lambda: made,
-                    sock=sock,
-                    ssl=context,
-                    server_hostname=origin.host,
-                    ssl_handshake_timeout=timeout,
-                    ssl_shutdown_timeout=SHUTDOWN_TIMEOUT,
-                )
-            except BaseException:
-                sock.close()
-                raise
+            await loop.create_connection(  # which closes the socket if it fails
+                lambda: made,
+                sock=sock,
+                ssl=context,
+                server_hostname=origin.host,
+                ssl_handshake_timeout=timeout,
+                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT,
+            )
             await connection.ready
     except BaseException:
         if connection is not None:

@@ -133,6 +133,10 @@ class Connection(asyncio.Protocol):
             if now - self.last_received >= self._terms.request_timeout / 2:
                 self.probe()  # not one byte came while they waited: is anybody there?
             self._settle()
+        silent = now - self.last_received >= self._terms.request_timeout
+        if silent and self._usable and not self.room and not self.streams.open and self._probe is None:
+            self.end = "no room for as long as a request may take"  # such as a send window that nobody opens again
+            self.retire()
         return nearest
 
     def probe(self) -> None:

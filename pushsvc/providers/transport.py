@@ -75,6 +75,8 @@ class Pool:
         random: Callable[[], float] = _random.random,
     ) -> None:
         """`ssl` is set to offer HTTP/2. Times are seconds, limits bytes. Raises ValueError for a bad origin."""
+        if connections < 1 or window < 1 or request_timeout <= 0:
+            raise ValueError("a pool needs a connection, a window of one request and a timeout above 0")
         prepare(ssl)
         self._stats = Stats()
         self._origin, self._ssl = Origin.of(origin), ssl

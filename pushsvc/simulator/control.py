@@ -7,7 +7,7 @@
 | `GET /control` | what is switched on, connections, waiting requests, CPU seconds and memory of the process |
 | `GET /record` | all counts, by platform |
 | `GET /record/{platform}?token=&apns_id=&limit=` | counts of that token or id, and the last requests whole |
-| `DELETE /record` | forget the requests |
+| `DELETE /record` | forget the requests, and how often each token with a scenario came |
 | `POST /v1/projects/{project}/messages:send` | FCM's send, over HTTP/1.1 |
 
 Bad input answers 400 with `{"error": ".."}`. There is no authentication: it listens on loopback.
@@ -95,7 +95,7 @@ class ControlApi:
         return _json(self._controls.record.summary())
 
     async def _clear(self, request: web.Request) -> web.Response:
-        self._controls.record.clear()
+        self._controls.clear()
         return web.Response(status=204)
 
     async def _requests(self, request: web.Request) -> web.Response:

@@ -219,6 +219,12 @@ class Controls:
     def calm(self, *, platform: PlatformName | None = None) -> None:
         self.apply(Calm(platform=platform))
 
+    def clear(self) -> None:
+        """Forget the requests, and how often each token with a scenario came."""
+        self.record.clear()
+        self._apns.stage.reset()
+        self._fcm.stage.reset()
+
     def state(self) -> dict[str, Any]:
         """What is switched on, and how many connections and waiting requests there are."""
         return {

@@ -73,7 +73,7 @@ class Connection(asyncio.Protocol):
         self._inflow = Inflow(self, self._flow, limits, traffic)
         self._waiting: dict[int, tuple[Headers, bytes] | None] = {}  # received whole, not answered yet
         self._later: deque[tuple[float, int, Answer]] = deque()  # answers with a due time, in its order
-        self._batching = self._closed = self._leaving = self._goodbye = False
+        self._batching = self._closed = self._leaving = self._goodbye = self._agreed = False
         self._farewell: bytes | None = None
         self._request: Callable[[Connection, int, Headers, bytes], None] = application.request
 
@@ -95,7 +95,10 @@ class Connection(asyncio.Protocol):
         self._flow.put(frames.settings(values))
         if (more := self._limits.connection_window - DEFAULT_WINDOW) > 0:
             self._flow.put(frames.window_update(0, more))
-        self._flush()
+        tls = transport.get_extra_info("ssl_object")
+        self._agreed = tls is not None and tls.selected_alpn_protocol() == "h2"
+        if self._agreed:  # else the client may speak HTTP/1, and its first words decide
+            self._flush()
 
     def data_received(self, data: bytes) -> None:
         if self._closed:
@@ -105,8 +108,11 @@ class Connection(asyncio.Protocol):
             self._inflow.feed(data)
         except Fault as fault:
             self._traffic.protocol_errors += 1
-            goaway = frames.goaway(self._inflow.last, fault.code, str(fault).encode())
-            self._flow.put(goaway if self._inflow.greeted else _WRONG_PROTOCOL)
+            if self._agreed or self._inflow.greeted:
+                self._flow.put(frames.goaway(self._inflow.last, fault.code, str(fault).encode()))
+            else:
+                self._flow.take()
+                self._flow.put(_WRONG_PROTOCOL)
             self.close()
         else:
             self._end_batch()

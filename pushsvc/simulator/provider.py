@@ -23,9 +23,7 @@ Clock: TypeAlias = Callable[[], float]
 Decision: TypeAlias = tuple[Answer, bytes, bytes | None, Step | None]
 """The answer, the token, the delivery's identity when it is accepted, and the scenario's step when there is one."""
 
-_UNANSWERED: Final = {
-    name: Answer(0, name, b"") for name in ("stall", "held", "reset", "refuse", "goaway", "drop", "cancelled")
-}
+_UNANSWERED: Final = {name: Answer(0, name, b"") for name in ("stall", "held", "reset", "refuse", "goaway", "drop")}
 _NO_ERROR: Final = (200, 410)  # APNs does not count 410 as an error condition
 
 

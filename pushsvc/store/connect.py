@@ -12,6 +12,7 @@ without harm. A read of a stream is the exception: it is never repeated here, se
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -50,16 +51,9 @@ _UNAVAILABLE = (
     OSError,
     TimeoutError,
 )
-_UNAVAILABLE_CODES = (
-    "MISCONF",
-    "NOREPLICAS",
-    "LOADING",
-    "MASTERDOWN",
-    "BUSY",
-    "UNBLOCKED",
-    "OOM",
-    "NOAUTH",
-    "READONLY",
+# In front of the text, or in the middle of it where Redis 6.2 says what stopped a script.
+_UNAVAILABLE_CODE = re.compile(
+    r"(?:^|[ -])(?:MISCONF|NOREPLICAS|LOADING|MASTERDOWN|BUSY|UNBLOCKED|OOM|NOAUTH|READONLY|CLUSTERDOWN) "
 )
 
 
@@ -72,7 +66,7 @@ def store_faults() -> Iterator[None]:
         raise StoreUnavailable(f"Redis is not available: {_short(error)}") from error
     except faults.RedisError as error:
         text = _short(error)
-        kind = StoreUnavailable if text.startswith(_UNAVAILABLE_CODES) else StoreError
+        kind = StoreUnavailable if _UNAVAILABLE_CODE.search(text) else StoreError
         raise kind(f"Redis refused: {text}") from error
 
 

@@ -87,6 +87,7 @@ class RedisQueue:
         self._suppression = suppression
         self._clock = clock
         self._alive = False
+        self._blind_until = 0.0
         self._lanes: dict[tuple[str, int, str, Lane], _LaneState] = {}
         self._cancelled: dict[tuple[str, int], tuple[int, frozenset[str]]] = {}
 
@@ -395,15 +396,32 @@ class RedisQueue:
     # --- signs of life ----------------------------------------------------------------------------
 
     async def beat(self) -> None:
-        await self._link.call(
-            "SET", keys.alive(self._config.consumer), self._clock(), "PX", int(self._config.alive_ttl * 1000)
+        before = await self._link.call(
+            *("SET", keys.alive(self._config.consumer), self._clock()),
+            *("PX", int(self._config.alive_ttl * 1000), "GET"),
         )
+        if self._alive and before is None:
+            self._lapse()
         self._alive = True
 
+    def _lapse(self) -> None:
+        self._blind_until = asyncio.get_running_loop().time() + self._config.alive_ttl
+
     async def gone(self, consumers: set[str]) -> set[str]:
-        """Which of these consumers show no sign of life."""
+        """Which of these consumers show no sign of life.
+
+        None, while our own sign of life ran out a moment ago: Redis was away, or we were, and the others may have
+        had no chance to renew theirs either. Else all would take over from all when Redis comes back.
+        """
         others = sorted(consumers - {self._config.consumer})
-        living = await self._link.many([("EXISTS", keys.alive(consumer)) for consumer in others])
+        if not others:
+            return set()
+        names = [self._config.consumer, *others]
+        own, *living = await self._link.many([("EXISTS", keys.alive(name)) for name in names])
+        if not own:
+            await self.beat()
+        if asyncio.get_running_loop().time() < self._blind_until:
+            return set()
         return {consumer for consumer, lives in zip(others, living, strict=True) if not lives}
 
     async def retire(self) -> None:

@@ -109,7 +109,7 @@ EXPECTED: dict[str, Outcome] = {
     "SENDER_ID_MISMATCH": TokenSuspect(status=403, reason="SENDER_ID_MISMATCH"),
     "THIRD_PARTY_AUTH_ERROR": Unavailable(status=401, reason="THIRD_PARTY_AUTH_ERROR", retry_after=300.0),
     "APNS_AUTH_ERROR": Unavailable(status=401, reason="APNS_AUTH_ERROR", retry_after=300.0),
-    "QUOTA_EXCEEDED": Throttled(status=429, reason="QUOTA_EXCEEDED", retry_after=60.0, scope="route"),
+    "QUOTA_EXCEEDED": Throttled(status=429, reason="QUOTA_EXCEEDED", scope="route"),
     "UNAVAILABLE": Unavailable(status=503, reason="UNAVAILABLE"),
     "INTERNAL": Unavailable(status=500, reason="INTERNAL"),
     "UNSPECIFIED_ERROR": BadNotification(status=500, reason="UNSPECIFIED_ERROR"),

@@ -453,6 +453,26 @@ def test_consumers_that_are_gone_leave_the_group(server: Server) -> None:
     play(server, story)
 
 
+def test_nobody_takes_over_from_the_living_when_redis_was_away(server: Server) -> None:
+    async def story(store: Store) -> None:
+        async with open_store(server.url, StoreConfig(consumer="b")) as other:
+            await store.pushes.accept(make_push("p"))
+            await take(store)
+            await take(other)
+            for lapse in (other.queue.reclaim(ROUTE), other.queue.beat()):
+                # Redis was away for so long that every sign of life has run out.
+                await store.link.call("DEL", keys.alive("a"), keys.alive("b"))
+                await lapse
+                assert await other.queue.reclaim(ROUTE) == []
+            await store.queue.beat()
+            other.queue._blind_until = 0.0  # the time in which all renew theirs is over
+            assert await other.queue.reclaim(ROUTE) == []
+            await store.queue.retire()
+            assert len(await other.queue.reclaim(ROUTE)) == 1
+
+    play(server, story)
+
+
 # --- dead letters ---------------------------------------------------------------------------------
 
 

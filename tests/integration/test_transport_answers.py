@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from hyperframe.frame import DataFrame, Frame, HeadersFrame, PingFrame, PriorityFrame, PushPromiseFrame
-from tests.integration.transport_server import Client, Peer, client, run, serve, statuses, until
 
 from pushsvc.providers.transport import Answer, Failure, Response
+from tests.integration.transport_server import Client, Peer, client, run, serve, statuses, until
 
 
 def held(peer: Peer, stream: int) -> None:
@@ -28,7 +28,7 @@ def test_each_request_gets_its_own_answer(tmp_path: Path, uvloop: bool) -> None:
 
             server.requested = echo
             async with client(server, connections=2) as mine:
-                await mine.up()
+                await until(lambda: mine.pool.room == 2000)
                 names = [f"n{number}" for number in range(2000)]
                 for name, answer in zip(names, await mine.send(*names), strict=True):
                     assert isinstance(answer, Response)
@@ -60,7 +60,7 @@ def test_the_request_arrives_as_it_was_given(tmp_path: Path) -> None:
                 ":path": "/a",
                 "apns-topic": "com.example.shop",
             }
-            assert (peer.bodies[1], peer.bodies[3]) == (b"hello", b"")
+            assert [bytes(peer.bodies[stream]) for stream in (1, 3)] == [b"hello", b""]
             assert not server.faults
 
     run(main)
@@ -195,9 +195,7 @@ def test_resets(tmp_path: Path) -> None:
             def reset(peer: Peer, stream: int) -> None:
                 name = peer.requests[stream][":path"]
                 seen[name] += 1
-                if name.startswith("/refused") and seen[name] < 3:
-                    peer.reset(stream, 7)
-                elif name.startswith("/always"):
+                if name.startswith("/always") or (name.startswith("/refused") and seen[name] < 3):
                     peer.reset(stream, 7)
                 elif name.startswith("/error"):
                     peer.reset(stream, 2)

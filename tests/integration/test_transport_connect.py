@@ -235,6 +235,12 @@ def test_an_origin_that_is_none(origin: str) -> None:
         Pool(origin, ssl=ssl.create_default_context())
 
 
+@pytest.mark.parametrize("wrong", [{"connections": 0}, {"window": 0}, {"request_timeout": 0}])
+def test_sizes_that_make_no_pool(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="a pool needs"):
+        Pool("https://localhost", ssl=ssl.create_default_context(), **wrong)  # type: ignore[arg-type]  # all of them numbers
+
+
 @pytest.mark.parametrize("uvloop", [False, True])
 def test_a_pool_leaves_nothing_open(tmp_path: Path, uvloop: bool) -> None:
     async def main() -> None:

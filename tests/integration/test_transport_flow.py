@@ -95,12 +95,11 @@ def test_a_limit_of_none_at_all_is_waited_out(tmp_path: Path) -> None:
 
 def test_the_window_caps_a_server_without_a_limit(tmp_path: Path) -> None:
     async def main() -> None:
-        async with serve(tmp_path, max_concurrent_streams=2**32 - 1) as server:
-            async with client(server, window=7) as mine:
-                await mine.up()
-                assert mine.pool.room == 7
-                assert statuses(await mine.send(*range(100))) == {200: 100}
-                assert server.peers[0].most_open <= 7
+        async with serve(tmp_path, max_concurrent_streams=2**32 - 1) as server, client(server, window=7) as mine:
+            await mine.up()
+            assert mine.pool.room == 7
+            assert statuses(await mine.send(*range(100))) == {200: 100}
+            assert server.peers[0].most_open <= 7
 
     run(main)
 
@@ -251,6 +250,23 @@ def test_a_body_that_never_gets_credit_times_out_and_frees_its_stream(tmp_path: 
                 assert await mine.answered("stuck") == [Failure("timeout", maybe_sent=True)]
                 assert statuses(await mine.send("fine", body=b"x" * 10)) == {200: 1}
                 assert server.peers[0].resets == {1: 8}
+            assert not server.faults
+
+    run(main)
+
+
+def test_a_connection_whose_window_stays_shut_is_replaced(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serve(tmp_path, initial_window_size=1 << 20) as server:
+            server.credit = lambda peer, stream, size: None
+            async with client(server, request_timeout=0.2) as mine:
+                await mine.up()
+                mine.submit("all", body=b"x" * 65_536)
+                assert await mine.answered("all") == [Failure("timeout", maybe_sent=True)]
+                assert await mine.send("early") == [Failure("timeout", maybe_sent=False)]
+                await until(lambda: mine.pool.stats.connections_opened == 2)
+                await mine.up()
+                assert statuses(await mine.send("later")) == {200: 1}
             assert not server.faults
 
     run(main)

@@ -288,16 +288,15 @@ def test_a_peer_that_is_merely_slow_answers_the_ping_and_keeps_its_connection(tm
 
 def test_an_idle_connection_is_asked_now_and_then(tmp_path: Path) -> None:
     async def main() -> None:
-        async with serve(tmp_path) as server:
-            async with client(server, ping_after=0.05, request_timeout=0.5) as mine:
-                await mine.up()
-                (connection,) = mine.pool._up
-                first = connection.last_received
-                await until(lambda: connection.last_received > first + 0.1)  # nothing but our PINGs makes it talk
-                assert mine.pool.stats.dead_peers == 0
-                assert mine.pool.stats.connections_opened == 1
-                server.peers[0].transport.pause_reading()
-                await until(lambda: mine.pool.stats.dead_peers == 1)
-                await until(lambda: mine.pool.stats.connections_opened == 2)
+        async with serve(tmp_path) as server, client(server, ping_after=0.05, request_timeout=0.5) as mine:
+            await mine.up()
+            (connection,) = mine.pool._up
+            first = connection.last_received
+            await until(lambda: connection.last_received > first + 0.1)  # nothing but our PINGs makes it talk
+            assert mine.pool.stats.dead_peers == 0
+            assert mine.pool.stats.connections_opened == 1
+            server.peers[0].transport.pause_reading()
+            await until(lambda: mine.pool.stats.dead_peers == 1)
+            await until(lambda: mine.pool.stats.connections_opened == 2)
 
     run(main)

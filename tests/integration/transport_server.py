@@ -33,6 +33,10 @@ PATIENCE = 20.0
 """Seconds after which a test that waits in vain ends with an error."""
 
 
+# Python 3.13 verifies strictly: an authority must say that it signs certificates.
+_SIGNS = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+
+
 class Certificates:
     """A certificate authority and a server certificate for localhost, as PEM files in `folder`."""
 
@@ -43,7 +47,9 @@ class Certificates:
             x509.DNSName("localhost"),
             x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
         ]
-        ca = _certificate("pushsvc test CA", "pushsvc test CA", ca_key, ca_key, x509.BasicConstraints(True, None))
+        ca = _certificate(
+            "pushsvc test CA", "pushsvc test CA", ca_key, ca_key, x509.BasicConstraints(True, None), _SIGNS
+        )
         leaf = _certificate("localhost", "pushsvc test CA", key, ca_key, x509.SubjectAlternativeName(names))
         pem = serialization.Encoding.PEM
         private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -66,10 +72,10 @@ def _certificate(
     issuer: str,
     key: ec.EllipticCurvePrivateKey,
     signer: ec.EllipticCurvePrivateKey,
-    extension: x509.ExtensionType,
+    *extensions: x509.ExtensionType,
 ) -> x509.Certificate:
     now = datetime.datetime.now(datetime.UTC)
-    return (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
         .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
@@ -79,9 +85,10 @@ def _certificate(
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
-        .add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
-        .sign(signer, hashes.SHA256())
     )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=not isinstance(extension, x509.SubjectAlternativeName))
+    return builder.sign(signer, hashes.SHA256())
 
 
 class Peer(asyncio.Protocol):

@@ -38,8 +38,6 @@ from ...model import (
 from ..exchange import Answer, Failure, Response
 from ..retry_after import retry_after
 
-QUOTA_WAIT: Final = 60.0
-"""Seconds to wait after 429 when the answer does not say: "if no retry-after header, default to 60 seconds"."""
 CONSOLE_WAIT: Final = 300.0
 """Seconds between two looks whether somebody mended the project's APNs or web push key."""
 
@@ -151,9 +149,9 @@ def _by_status(answer: Response, reason: str, told: _Told, now: float) -> Outcom
     if status in (401, 403, 404):
         return Misconfigured(status=status, reason=reason)
     if status == 429:
-        wait = retry_after(answer.headers, now)
+        # Without Retry-After, Google's 60 seconds are policy's to add: an operator may configure them.
         scope: Any = "token" if "device" in told.text else "route"
-        return Throttled(status=status, reason=reason, retry_after=QUOTA_WAIT if wait is None else wait, scope=scope)
+        return Throttled(status=status, reason=reason, retry_after=retry_after(answer.headers, now), scope=scope)
     if 400 <= status < 500:
         return BadNotification(status=status, reason=reason)
     return Unavailable(status=status, reason=reason, retry_after=retry_after(answer.headers, now))

@@ -1,0 +1,36 @@
+# Build with `docker build -t pushsvc .`; run with
+#   docker run -p 8080:8080 -v ./config.toml:/etc/pushsvc/config.toml:ro -v pushsvc:/var/lib/pushsvc pushsvc
+# Another part: `docker run .. pushsvc dispatch`, with PUSHSVC_HEALTH_URL=http://127.0.0.1:9464/healthz.
+
+FROM python:3.13-slim AS build
+WORKDIR /src
+RUN python -m venv /opt/pushsvc
+COPY requirements.txt ./
+RUN /opt/pushsvc/bin/pip install --no-cache-dir --require-hashes -r requirements.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY pushsvc pushsvc
+# What builds is of no use to what runs.
+RUN /opt/pushsvc/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
+    && /opt/pushsvc/bin/pip uninstall --yes setuptools pip
+
+FROM python:3.13-slim
+RUN groupadd --gid 10001 pushsvc \
+    && useradd --uid 10001 --gid pushsvc --no-create-home --home-dir /var/lib/pushsvc --shell /usr/sbin/nologin pushsvc \
+    && install --directory --owner=pushsvc --group=pushsvc /var/lib/pushsvc /etc/pushsvc
+COPY --from=build /opt/pushsvc /opt/pushsvc
+ENV PATH=/opt/pushsvc/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PUSHSVC_CONFIG=/etc/pushsvc/config.toml \
+    PUSHSVC_HEALTH_URL=http://127.0.0.1:8080/healthz \
+    PUSHSVC__SERVER__HOST=0.0.0.0 \
+    PUSHSVC__METRICS__HOST=0.0.0.0 \
+    PUSHSVC__STORE__DATA_DIR=/var/lib/pushsvc
+USER 10001:10001
+WORKDIR /var/lib/pushsvc
+VOLUME /var/lib/pushsvc
+EXPOSE 8080 9464 9465
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(os.environ['PUSHSVC_HEALTH_URL'], timeout=4)"]
+ENTRYPOINT ["pushsvc"]
+CMD ["up"]

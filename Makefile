@@ -1,0 +1,84 @@
+# The project's own commands. Each makes the virtual environment that it needs, from the lock files with their hashes;
+# a machine needs no more than Python 3.11 or newer with venv, and make.
+#
+#   make demo     see the service at work: store, simulator, API, workers
+#   make test     the test suite, on every core
+#   make lint     style, types and layers
+#   make bench    the speed of the parts, and of their peers
+#   make lock     remake the lock files from pyproject.toml
+#   make clean    remove what these commands made
+
+# The first of these that is new enough; `make PYTHON=...` overrules.
+PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 python3.14; do \
+	"$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		&& { echo "$$candidate"; break; }; done)
+
+DEMO := .venv-demo
+DEV := .venv-dev
+LOCK := .venv-lock
+PIP_FLAGS := --quiet --disable-pip-version-check
+UV := uv==0.13.9
+UV_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock"
+
+DEMO_FLAGS ?= --once
+PYTEST_FLAGS ?= -n auto
+BENCH_FLAGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench lock clean python
+
+help:
+	@sed -n 's/^#   make/  make/p' Makefile
+
+demo: $(DEMO)/.made
+	$(DEMO)/bin/pushsvc demo $(DEMO_FLAGS)
+
+test: $(DEV)/.made
+	$(DEV)/bin/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(DEV)/.made
+	$(DEV)/bin/ruff check
+	$(DEV)/bin/ruff format --check
+	$(DEV)/bin/mypy
+	$(DEV)/bin/lint-imports
+
+bench: $(DEV)/.made
+	$(DEV)/bin/python -m tests.bench $(BENCH_FLAGS)
+
+# A lock holds setuptools too, so that building the package itself downloads nothing that the lock does not name.
+lock: $(LOCK)/.made
+	echo 'setuptools>=77' | $(LOCK)/bin/uv pip compile $(UV_FLAGS) --upgrade \
+		pyproject.toml - --extra embedded --output-file requirements.txt
+	echo 'setuptools>=77' | $(LOCK)/bin/uv pip compile $(UV_FLAGS) --upgrade --constraint requirements.txt \
+		pyproject.toml - --extra dev --extra bench --output-file requirements-dev.txt
+
+$(DEMO)/.made: requirements.txt pyproject.toml | python
+	$(call make_environment,$(DEMO),requirements.txt)
+
+$(DEV)/.made: requirements-dev.txt pyproject.toml | python
+	$(call make_environment,$(DEV),requirements-dev.txt)
+
+$(LOCK)/.made: Makefile | python
+	rm -rf $(LOCK)
+	$(PYTHON) -m venv $(LOCK)
+	$(LOCK)/bin/python -m pip install $(PIP_FLAGS) $(UV)
+	touch $@
+
+# Made anew rather than brought up to date: what an older lock had installed does not stay behind.
+define make_environment
+	rm -rf $(1)
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install $(PIP_FLAGS) --require-hashes -r $(2)
+	$(1)/bin/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation -e .
+	touch $(1)/.made
+endef
+
+python:
+	@test -n "$(PYTHON)" || { echo "pushsvc needs Python 3.11 or newer with venv (Debian: apt-get install python3-venv;" \
+		"or name one: make PYTHON=/path/to/python3.12)" >&2; exit 1; }
+
+clean:
+	rm -rf $(DEMO) $(DEV) $(LOCK) pushsvc.egg-info build dist .hypothesis .mypy_cache .ruff_cache \
+		.import_linter_cache .pytest_cache
+	find pushsvc tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,13 @@
+"""Every benchmark, one after the other: `make bench`. Prints; passes or fails nothing but a count that is off."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+BENCHES = ("simulator", "transport", "delivery", "intake", "volume", "memory")
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or BENCHES:
+        print(f"\n=== {name}", flush=True)
+        subprocess.run([sys.executable, "-m", f"tests.bench.{name}"], check=True)

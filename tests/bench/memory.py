@@ -1,0 +1,110 @@
+"""A dispatcher's memory with a million deliveries queued: before, the most while it sends them, and after.
+
+    python -m tests.bench.memory [--scale 1.0]
+
+The dispatcher is a process of its own (`pushsvc dispatch`), watched from outside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import uvloop
+
+from pushsvc import runtime, telemetry
+from pushsvc.cli.playground import APP, Playground, open_playground
+from pushsvc.cli.up import free_port
+from pushsvc.model import Content, Notification, Push, Target
+from pushsvc.providers import REGISTRY
+from pushsvc.simulator import apns_token, fcm_token
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process in MB (10^6 bytes)."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+async def run(playground: Playground, deliveries: int) -> None:
+    settings = runtime.load_settings(playground.config_file)
+    content = Content(notification=Notification(title="Order 7 shipped", body="Arrives Friday"))
+    now = int(time.time() * 1000)
+    messages = {
+        platform: kind.renderer.render(content, push_id="bench", created_at=now) for platform, kind in REGISTRY.items()
+    }
+    async with runtime.own_embedded(settings) as url, runtime.open_configured_store(settings) as store:
+        dispatcher = subprocess.Popen(  # noqa: ASYNC220  # nothing else runs in this loop yet
+            [sys.executable, "-m", "pushsvc", "dispatch"],
+            env={**os.environ, "PUSHSVC_CONFIG": str(playground.config_file), "PUSHSVC__REDIS__URL": url},
+        )
+        try:
+            await _until_connected(playground)
+            await asyncio.sleep(1)
+            before = resident_mb(dispatcher.pid)
+            # The providers answer nothing while it fills, so that the whole million waits at once.
+            await asyncio.to_thread(playground.simulator.control, "stall", on=True)
+            for number in range(deliveries // 10_000):
+                first = number * 10_000
+                await store.pushes.accept(
+                    Push(
+                        id=f"memory-{now}-{number}",
+                        app=APP,
+                        lane="bulk",
+                        created_at=now,
+                        expires_at=now + 3_600_000,
+                        messages=messages,
+                        targets={
+                            "apns": tuple(Target(n, apns_token("ok", str(first + n))) for n in range(5000)),
+                            "fcm": tuple(Target(n, fcm_token("ok", str(first + n))) for n in range(5000, 10_000)),
+                        },
+                    )
+                )
+            await asyncio.sleep(2)
+            queued = sum((await store.gauges({APP: ("apns", "fcm")})).pending.values())
+            waiting = resident_mb(dispatcher.pid)
+            await asyncio.to_thread(playground.simulator.control, "stall", on=False)
+            started, most = time.perf_counter(), waiting
+            while sum((await store.gauges({APP: ("apns", "fcm")})).pending.values()):
+                assert dispatcher.poll() is None, "the dispatcher has ended"
+                most = max(most, resident_mb(dispatcher.pid))
+                await asyncio.sleep(0.1)
+            seconds = time.perf_counter() - started
+            after = resident_mb(dispatcher.pid)
+        finally:
+            dispatcher.send_signal(signal.SIGTERM)
+            dispatcher.wait(60)
+    print(
+        f"dispatcher RSS in MB: {before:.0f} before, {waiting:.0f} with {queued:,} queued, {most:.0f} at most while "
+        f"sending ({deliveries / seconds:,.0f}/s), {after:.0f} after"
+    )
+
+
+async def _until_connected(playground: Playground) -> None:
+    while True:
+        state = await asyncio.to_thread(playground.simulator.state)
+        if state["apns"]["connections"] and state["fcm"]["connections"]:
+            return
+        await asyncio.sleep(0.1)
+
+
+def main(scale: float) -> None:
+    telemetry.configure_logging("warning", json=False)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_playground(Path(folder), port=free_port(), record=False) as playground,
+    ):
+        uvloop.run(run(playground, int(1_000_000 * scale)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", type=float, default=1.0, help="of the number of deliveries")
+    main(parser.parse_args().scale)

@@ -1,0 +1,325 @@
+"""The store's pure parts, and those that need no server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import exceptions as faults
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.sentinel import SentinelConnectionPool
+
+from pushsvc.codec import CodecError
+from pushsvc.errors import ConfigError, InvalidRequest, StoreError, StoreUnavailable
+from pushsvc.model import ENDS, Counts, Target
+from pushsvc.store import StoreConfig, keys, scripts, token_hash
+from pushsvc.store.commit import Args, GroupCommit
+from pushsvc.store.connect import open_redis, store_faults
+from pushsvc.store.dead import DeadLetter, decode_dead, encode_dead
+from pushsvc.store.receipts import parse_event_id, start_of
+from pushsvc.store.status import FIELDS, counts_of, status_of
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+def test_keys_share_the_hash_tag_of_their_shard() -> None:
+    assert keys.lane("shop", 2, "apns", "bulk") == "ps:{shop.2}:q:apns:bulk"
+    assert keys.push("shop", 0, "x") == "ps:{shop.0}:p:x"
+    for app in ("", "a{b", "a}b"):
+        with pytest.raises(ValueError, match="curly"):
+            keys.prefix(app, 0)
+
+
+@given(st.text(), st.integers(1, 64))
+def test_every_push_has_its_shard(push_id: str, shards: int) -> None:
+    assert 0 <= keys.shard_of(push_id, shards) < shards
+    assert keys.shard_of(push_id, 1) == 0
+
+
+def test_shards_are_used_evenly() -> None:
+    found = [keys.shard_of(f"push-{number}", 8) for number in range(8000)]
+    assert all(800 < found.count(shard) < 1200 for shard in range(8))
+
+
+def test_configuration_of_shards() -> None:
+    assert StoreConfig(shards=4).shards_of("any") == 4
+    assert StoreConfig(shards={"shop": 3}).shards_of("shop") == 3
+    assert StoreConfig(shards={"shop": 3}).shards_of("other") == 1
+    for wrong in ({"shards": 0}, {"shards": {"shop": 0}}, {"chunk_size": 0}):
+        with pytest.raises(ValueError, match=r"shard|chunk_size"):
+            StoreConfig(**wrong)
+
+
+def test_a_token_hash_is_short_keyed_and_stable() -> None:
+    assert token_hash(b"k" * 32, "token") == "42b4fc6f09dbd2b5"
+    assert token_hash(b"l" * 32, "token") != token_hash(b"k" * 32, "token")
+
+
+# --- scripts --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["accept", "cancel", "outstanding", "promote", "quarantine", "receipts", "reclaim", "record", "settle", "take"],
+)
+def test_every_script_says_what_it_does(name: str) -> None:
+    script = scripts.load(name)
+    header = script.text.partition("\n\n")[0]
+    assert all(word in header for word in ("-- KEYS ", "-- ARGV ", "-- Returns "))
+    assert "-- include:" not in script.text
+    assert len(script.sha) == 40
+
+
+def test_includes_are_part_of_the_digest() -> None:
+    assert "local function fence(" in scripts.load("settle").text
+
+
+# --- status ---------------------------------------------------------------------------------------
+
+
+@given(st.dictionaries(st.sampled_from(ENDS), st.integers(0, 50)), st.integers(0, 50), st.integers(0, 50))
+def test_counts_always_balance(ended: dict[str, int], queued: int, retrying: int) -> None:
+    total = sum(ended.values()) + queued + retrying
+    for state in ("sending", "cancelled"):
+        counts = counts_of(state, total, retrying, ended)
+        found = {name: getattr(counts, name) for name in Counts.__struct_fields__ if name != "total"}
+        assert counts.total == total == sum(found.values())
+        if state == "cancelled":
+            assert (counts.queued, counts.retrying) == (0, 0)
+        else:
+            assert (counts.queued, counts.retrying) == (queued, retrying)
+
+
+def test_status_from_the_fields_of_a_hash() -> None:
+    values: list[bytes | None] = [b"sending", b"5", b"100", b"200", b"1", b"2", None, None, None, None, None]
+    assert len(values) == len(FIELDS)
+    status = status_of("shop", "p", values)
+    assert status is not None
+    assert (status.created_at, status.updated_at) == (100, 200)
+    assert status.counts == Counts(total=5, queued=2, retrying=1, sent=2)
+    assert status_of("shop", "p", [None] * len(FIELDS)) is None
+    assert status_of("shop", "p", None) is None
+
+
+# --- cursors --------------------------------------------------------------------------------------
+
+
+def test_event_ids() -> None:
+    assert parse_event_id("") == (0, 0, -1)
+    assert parse_event_id("17-3") == (17, 3, 0)
+    assert parse_event_id("17-3.2") == (17, 3, 2)
+    assert parse_event_id("17") == (17, 0, 0)
+    for wrong in ("x", "1-x", "1-2.x", "-", "1-2-3", "٣", "1" * 30):
+        with pytest.raises(InvalidRequest):
+            parse_event_id(wrong)
+    assert start_of(17, 3, True) == "(17-3"
+    assert start_of(17, 3, False) == "17-3"
+
+
+def test_dead_letters_are_versioned() -> None:
+    letter = DeadLetter("p", "apns", Target(3, "secret"), "h", "BadTopic", 400, 2, 5)
+    assert decode_dead(encode_dead(letter)) == letter
+    assert "secret" not in repr(letter)
+    for wrong in (b"", b"\x02", b"\x01\x00", b"\x01\xc1"):
+        with pytest.raises(CodecError):
+            decode_dead(wrong)
+
+
+# --- connecting -----------------------------------------------------------------------------------
+
+
+def test_urls_of_every_kind() -> None:
+    async def main() -> None:
+        plain = open_redis("redis://user:pw@host:7000/3?health_check_interval=7", name="me")
+        assert isinstance(plain, Redis)
+        kwargs = plain.connection_pool.connection_kwargs
+        assert (kwargs["host"], kwargs["port"], kwargs["db"], kwargs["password"]) == ("host", 7000, 3, "pw")
+        assert (kwargs["socket_timeout"], kwargs["client_name"]) == (5.0, "pushsvc:me")
+        assert kwargs["health_check_interval"] == 7
+        blocking = open_redis("rediss://host", name="a b\n", blocking=True)
+        assert isinstance(blocking, Redis)
+        assert blocking.connection_pool.connection_kwargs["socket_timeout"] is None
+        assert blocking.connection_pool.connection_kwargs["client_name"] == "pushsvc:a-b-"
+        unix = open_redis("unix:///tmp/a%20b.sock", name="me")
+        assert isinstance(unix, Redis)
+        assert unix.connection_pool.connection_kwargs["path"] == "/tmp/a b.sock"
+
+        url = "rediss+sentinel://u:p%40@one:1,two/mymaster/2?sentinel_password=s&ssl_cert_reqs=none"
+        sentinel = open_redis(url, name="me")
+        assert isinstance(sentinel, Redis)
+        pool = sentinel.connection_pool
+        assert isinstance(pool, SentinelConnectionPool)
+        assert pool.service_name == "mymaster"
+        assert (pool.connection_kwargs["db"], pool.connection_kwargs["password"]) == (2, "p@")
+        assert pool.connection_kwargs["ssl_cert_reqs"] == "none"
+        nodes = [each.connection_pool.connection_kwargs for each in pool.sentinel_manager.sentinels]
+        assert [(node["host"], node["port"], node["password"]) for node in nodes] == [
+            ("one", 1, "s"),
+            ("two", 26379, "s"),
+        ]
+        cluster = open_redis("redis+cluster://one:7000,two", name="me")
+        assert isinstance(cluster, RedisCluster)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "host:6379",
+        "http://secret@host",
+        "redis://:secret@host:port",
+        "redis+sentinel://:secret@host:1",
+        "redis+sentinel://:secret@host:x/master",
+        "redis+sentinel://:secret@host/master/x",
+        "redis+cluster://:secret@:7000",
+    ],
+)
+def test_urls_that_cannot_be_meant(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"^redis\.url: ") as caught:
+        open_redis(url, name="me")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (faults.ConnectionError("refused"), StoreUnavailable),
+        (faults.TimeoutError("slow"), StoreUnavailable),
+        (TimeoutError(), StoreUnavailable),
+        (ConnectionResetError("reset"), StoreUnavailable),
+        (faults.BusyLoadingError("loading"), StoreUnavailable),
+        (faults.ReadOnlyError("replica"), StoreUnavailable),
+        (faults.OutOfMemoryError("full"), StoreUnavailable),
+        (faults.AuthenticationError("wrong password"), StoreUnavailable),
+        (faults.ResponseError("MISCONF Errors writing to the AOF file"), StoreUnavailable),
+        (
+            faults.ResponseError("Error running script (call to f_1): 2: -OOM command not"),
+            StoreUnavailable,
+        ),
+        (faults.ResponseError("WRONGTYPE Operation against a key"), StoreError),
+        (faults.DataError("Invalid input"), StoreError),
+    ],
+)
+def test_faults_become_store_errors(fault: Exception, expected: type[Exception]) -> None:
+    with pytest.raises(StoreError) as caught, store_faults():
+        raise fault
+    assert type(caught.value) is expected
+
+
+def test_what_redis_quotes_of_arguments_is_left_out() -> None:
+    with pytest.raises(StoreError) as caught, store_faults():
+        raise faults.ResponseError("unknown command 'EVALSHA', with args beginning with: 'my-token'")
+    assert "my-token" not in str(caught.value)
+
+
+def test_what_is_not_about_the_store_passes() -> None:
+    with pytest.raises(KeyError), store_faults():
+        raise KeyError("mine")
+
+
+# --- group commit ---------------------------------------------------------------------------------
+
+
+class _Writes:
+    """A write that waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.seen: list[Args] = []
+        self.gate = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def __call__(self, args: Args) -> None:
+        self.seen.append(args)
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+
+
+def test_what_comes_in_one_tick_or_during_a_write_shares_the_next() -> None:
+    async def main() -> None:
+        writes = _Writes()
+        commit = GroupCommit(writes)
+        first = [commit.add([1], 1), commit.add([2], 1)]
+        await asyncio.sleep(0)
+        later = [commit.add([3], 1), commit.add([4], 1)]
+        await asyncio.sleep(0)
+        assert writes.seen == [[1, 2]]
+        assert not any(future.done() for future in first)
+        writes.gate.set()
+        await asyncio.gather(*first, *later)
+        assert writes.seen == [[1, 2], [3, 4]]
+        await commit.aclose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("limits", "sizes", "expected"),
+    [
+        ({"most": 2}, [1, 1, 1, 1, 1], [2, 2, 1]),
+        ({"most_bytes": 10}, [4, 4, 4, 4], [3, 1]),
+        ({"most_bytes": 10}, [50, 50], [1, 1]),
+    ],
+)
+def test_a_write_is_bounded(limits: dict[str, int], sizes: list[int], expected: list[int]) -> None:
+    async def main() -> list[int]:
+        writes = _Writes()
+        writes.gate.set()
+        commit = GroupCommit(writes, **limits)
+        await asyncio.gather(*(commit.add([size], size) for size in sizes))
+        return [len(args) for args in writes.seen]
+
+    assert asyncio.run(main()) == expected
+
+
+def test_a_failed_write_fails_its_own_callers_only() -> None:
+    async def main() -> list[Any]:
+        writes = _Writes()
+        commit = GroupCommit(writes)
+        writes.error = StoreUnavailable("away")
+        failing = [commit.add([1], 1), commit.add([2], 1)]
+        writes.gate.set()
+        found: list[Any] = await asyncio.gather(*failing, return_exceptions=True)
+        writes.error = None
+        after = commit.add([3], 1)
+        await after
+        return [*found, after.exception()]
+
+    first, second, third = asyncio.run(main())
+    assert isinstance(first, StoreUnavailable)
+    assert isinstance(second, StoreUnavailable)
+    assert third is None
+
+
+def test_a_caller_that_gives_up_does_not_hurt_the_others() -> None:
+    async def main() -> None:
+        writes = _Writes()
+        commit = GroupCommit(writes)
+        leaving, staying = commit.add([1], 1), commit.add([2], 1)
+        await asyncio.sleep(0)
+        leaving.cancel()
+        writes.gate.set()
+        await staying
+        assert writes.seen == [[1, 2]]
+        await commit.aclose()
+
+    asyncio.run(main())
+
+
+def test_closing_lets_what_was_handed_over_be_written() -> None:
+    async def main() -> list[Args]:
+        writes = _Writes()
+        commit = GroupCommit(writes)
+        future = commit.add([1], 1)
+        writes.gate.set()
+        await commit.aclose()
+        assert future.done()
+        return writes.seen
+
+    assert asyncio.run(main()) == [[1]]
