@@ -15,6 +15,7 @@ from .config import StoreConfig, with_consumer
 from .gauges import Gauges, read_gauges
 from .keyring import RedisKeyRing, load_hash_key
 from .link import Link
+from .liveness import Liveness
 from .pushes import RedisPushes
 from .queue import RedisQueue
 from .receipts import RedisReceipts
@@ -26,13 +27,14 @@ class Store:
 
     def __init__(self, link: Link, config: StoreConfig, hash_key: bytes, clock: Clock) -> None:
         suppression = Suppression(link, config, hash_key, clock)
+        liveness = Liveness(link, config, clock)
         self.config = config
         self.hash_key = hash_key
         """Keys `token_hash`; the same in every process of this Redis."""
         self.link = link
         self.pushes = RedisPushes(link, config, clock)
-        self.queue = RedisQueue(link, config, suppression, clock)
-        self.receipts = RedisReceipts(link, config, suppression, self.queue, clock)
+        self.queue = RedisQueue(link, config, suppression, liveness, clock)
+        self.receipts = RedisReceipts(link, config, suppression, liveness, clock)
         self.keys = RedisKeyRing(link)
 
     @property

@@ -16,8 +16,10 @@ from ..model import FeedbackEvent, Receipt
 from . import keys
 from .clock import Clock
 from .config import StoreConfig
+from .entries import entries_of
 from .link import Link
-from .queue import RedisQueue, consumers_of, set_aside
+from .liveness import Liveness
+from .quarantine import set_aside
 from .suppression import Suppression
 
 _POLL = 0.05
@@ -29,19 +31,19 @@ class RedisReceipts:
     """`ReceiptLog` over Redis Streams."""
 
     def __init__(
-        self, link: Link, config: StoreConfig, suppression: Suppression, queue: RedisQueue, clock: Clock
+        self, link: Link, config: StoreConfig, suppression: Suppression, liveness: Liveness, clock: Clock
     ) -> None:
         self._link = link
         self._config = config
         self._suppression = suppression
-        self._queue = queue
+        self._liveness = liveness
         self._clock = clock
         self._looked: dict[str, float] = {}
 
     async def take(self, app: str, *, limit: int, wait_ms: int) -> list[tuple[str, Receipt]]:
         """What this consumer took and has not recorded comes again with each call."""
         loop = asyncio.get_running_loop()
-        await self._queue.beat()
+        await self._liveness.beat()
         if loop.time() >= self._looked.get(app, 0.0):
             await self._take_over(app)
             self._looked[app] = loop.time() + self._config.alive_ttl / 3
@@ -61,9 +63,9 @@ class RedisReceipts:
                 break
             stream = keys.receipts(app, shard)
             flat = await self._link.script("receipts", [stream], [keys.FEEDBACK, self._config.consumer, room])
-            for entry_id, blob in zip(flat[::2], flat[1::2], strict=True):
+            for entry_id, blob in entries_of(flat):
                 try:
-                    found.append((f"{shard}:{entry_id.decode()}", decode_receipt(blob)))
+                    found.append((f"{shard}:{entry_id}", decode_receipt(blob)))
                 except CodecError as error:
                     quarantine = keys.quarantine(app, shard)
                     await set_aside(self._link, stream, keys.FEEDBACK, quarantine, entry_id, error)
@@ -82,12 +84,10 @@ class RedisReceipts:
     async def _take_over(self, app: str) -> None:
         """Make what dead consumers have left our own, to be read with the next call."""
         streams = [keys.receipts(app, shard) for shard in range(self._config.shards_of(app))]
-        names = await consumers_of(self._link, streams, keys.FEEDBACK)
-        gone = await self._queue.gone(set().union(*names))
-        for stream, own in zip(streams, names, strict=True):
-            leavers = sorted(gone & own)
-            if leavers:
-                await self._link.script("reclaim", [stream], [keys.FEEDBACK, self._config.consumer, 1000, *leavers])
+        leavers = await self._liveness.leavers(streams, keys.FEEDBACK)
+        for stream, names in zip(streams, leavers, strict=True):
+            if names:
+                await self._link.script("reclaim", [stream], [keys.FEEDBACK, self._config.consumer, 1000, *names])
 
     async def record(self, app: str, done: Sequence[tuple[str, Receipt, FeedbackEvent | None]]) -> None:
         """Suppress where the event's action says `suppressed` or `pruned`."""

@@ -132,13 +132,13 @@ def _access_token(service_account_file: Path, ca_file: str) -> str:
     from google.auth.transport.requests import Request
     from google.oauth2.service_account import Credentials
 
-    credentials = Credentials.from_service_account_file(
+    credentials = Credentials.from_service_account_file(  # type: ignore[no-untyped-call]  # google-auth's is untyped
         str(service_account_file), scopes=["https://www.googleapis.com/auth/firebase.messaging"]
     )
     session = requests.Session()
     session.verify = ca_file
     session.trust_env = False  # REQUESTS_CA_BUNDLE would go before
-    credentials.refresh(Request(session=session))  # type: ignore[no-untyped-call]  # as above
+    credentials.refresh(Request(session=session))
     return str(credentials.token)
 
 

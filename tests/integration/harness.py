@@ -169,7 +169,8 @@ async def running_service(
                 heard = listening.set_result if run is runtime.run_intake else lambda where: None
                 stops.append(stop)
                 parts.append(asyncio.create_task(run(settings, stop, listening=heard)))
-            await asyncio.wait({listening, *parts}, return_when=asyncio.FIRST_COMPLETED)
+            started: list[asyncio.Future[Any]] = [listening, *parts]
+            await asyncio.wait(started, return_when=asyncio.FIRST_COMPLETED)
             for part in parts:
                 if part.done():
                     part.result()

@@ -33,7 +33,7 @@ class Rig:
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until it holds; a generous deadline raises."""
         async with asyncio.timeout(PATIENCE):
-            while not condition():  # noqa: ASYNC110  # what is waited for happens on the other side of a socket
+            while not condition():  # what is waited for happens on the other side of a socket
                 await asyncio.sleep(0.005)
 
     async def send(

@@ -328,7 +328,7 @@ def run(main: Callable[[Service], Awaitable[None]], config: IntakeConfig = CONFI
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait until `condition` holds; raise when it does not within 20 seconds."""
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # what is waited for sets no event
+        while not condition():  # what is waited for sets no event
             await asyncio.sleep(0.005)
 
 

@@ -151,7 +151,7 @@ async def connected(simulator: Simulator, credentials: Credentials, *, warm: boo
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for it; the test's own deadline is the bound."""
-    while not condition():  # noqa: ASYNC110  # the simulator has no event to wait on
+    while not condition():  # the simulator has no event to wait on
         await asyncio.sleep(0.005)
 
 

@@ -465,7 +465,7 @@ def test_nobody_takes_over_from_the_living_when_redis_was_away(server: Server) -
                 await lapse
                 assert await other.queue.reclaim(ROUTE) == []
             await store.queue.beat()
-            other.queue._blind_until = 0.0  # the time in which all renew theirs is over
+            other.queue._liveness._blind_until = 0.0  # the time in which all renew theirs is over
             assert await other.queue.reclaim(ROUTE) == []
             await store.queue.retire()
             assert len(await other.queue.reclaim(ROUTE)) == 1
@@ -663,6 +663,24 @@ def test_clients_say_who_they_are(server: Server) -> None:
         assert {b"pushsvc:the-one", b"pushsvc:the-one:reader"} <= names
 
     play(server, story, StoreConfig(consumer="the one"))
+
+
+def test_taking_and_taking_over_at_once_hand_out_each_entry_once(server: Server) -> None:
+    async def story(store: Store) -> None:
+        for number in range(60):
+            await store.pushes.accept(make_push(f"p{number}"))
+        async with open_store(server.url, StoreConfig(consumer="gone")) as gone:
+            await take(gone, targets=30)
+        async with open_store(server.url, StoreConfig(consumer="before")) as before:
+            await take(before, targets=20)
+        # This one has pending entries of its own, those of the dead to take over, and new ones, all at the same time.
+        async with open_store(server.url, StoreConfig(consumer="before")) as after:
+            steps = [step for _ in range(8) for step in (take(after), after.queue.reclaim(ROUTE))]
+            found = [taken.chunk.push_id for some in await asyncio.gather(*steps) for taken in some]
+            found += [taken.chunk.push_id for taken in await take_all(after)]
+        assert sorted(found) == sorted(f"p{number}" for number in range(60))
+
+    play(server, story)
 
 
 def test_several_promote_at_once(server: Server) -> None:

@@ -306,7 +306,7 @@ async def until(condition: Callable[[], object], say: Callable[[], object] = lam
     """Wait for a condition; an error after `PATIENCE`."""
     with suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE):
-            while not condition():  # noqa: ASYNC110  # what is waited for has no event of its own
+            while not condition():  # what is waited for has no event of its own
                 await asyncio.sleep(0.002)
             return
     raise AssertionError(f"waited {PATIENCE} s in vain: {say()}")

@@ -70,7 +70,7 @@ class Opened:
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until it holds; a generous deadline raises."""
         async with asyncio.timeout(30):
-            while not condition():  # noqa: ASYNC110  # what is waited for happens in a thread and a task
+            while not condition():  # what is waited for happens in a thread and a task
                 await asyncio.sleep(0.001)
 
 

@@ -1,0 +1,17 @@
+"""What cannot be decoded is put aside whole: it neither stops its stream nor is lost."""
+
+from __future__ import annotations
+
+from ..codec import CodecError
+from ..telemetry import get_logger
+from .link import Link
+
+log = get_logger("store")
+
+
+async def set_aside(link: Link, stream: str, group: str, quarantine: str, entry_id: str, error: CodecError) -> None:
+    """Move an entry out of its stream, and say so without its content: that may hold tokens."""
+    why = str(error).partition(":")[0]
+    if not await link.script("quarantine", [stream, quarantine], [group, entry_id, why]):
+        return  # deleted while it was pending, or set aside by somebody else
+    log.error("entry_quarantined", stream=stream, entry=entry_id, kept_in=quarantine, error=why)
