@@ -118,8 +118,8 @@ def simulator_process(folder: Path, **flags: Any) -> Iterator[SimulatorHandle]:
             raise RuntimeError(f"the simulator did not start (exit {process.wait()}); its reason is on standard error")
         yield SimulatorHandle(Address.from_json(line), process)
     finally:
+        # Its input's end is the word to end. A signal as well could meet it when its handlers are gone already.
         process.stdin.close()
-        process.terminate()
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:

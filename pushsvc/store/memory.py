@@ -8,18 +8,13 @@ expires anything, and knows one shard.
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from ..codec import split
 from ..errors import Conflict
 from ..model import (
-    ENDS,
     LANES,
     ApiKey,
     Chunk,
@@ -30,7 +25,6 @@ from ..model import (
     Lane,
     Platform,
     Push,
-    PushState,
     PushStatus,
     Receipt,
     Route,
@@ -45,105 +39,18 @@ from .config import StoreConfig
 from .dead import DeadLetter
 from .gauges import AppGauges, Gauges
 from .keys import SMALL
+from .memory_state import Record, State
 from .pushes import after_cursor, page
 from .receipts import parse_event_id
 from .settling import dead_letter_of, receipt_of, row_of
-from .status import counts_of
 
-T = TypeVar("T")
 _Counted = dict[Platform, dict[Lane, int]]
-
-
-@dataclass
-class _Record:
-    """What is known of a push."""
-
-    push: Push
-    state: PushState
-    updated_at: int
-    ended: dict[int, End] = field(default_factory=dict)
-    rows: dict[int, DeliveryRow] = field(default_factory=dict)
-    turns: dict[int, int] = field(default_factory=dict)
-
-    def open(self, index: int, turn: int) -> bool:
-        return index not in self.ended and self.turns.get(index, 1) == turn
-
-    def status(self) -> PushStatus:
-        ended: dict[str, int] = {end: sum(1 for own in self.ended.values() if own == end) for end in ENDS}
-        return PushStatus(
-            id=self.push.id,
-            app=self.push.app,
-            state=self.state,
-            created_at=self.push.created_at,
-            updated_at=self.updated_at,
-            counts=counts_of(self.state, self.push.total, len(self.turns), ended),
-        )
-
-
-class _Stream(Generic[T]):
-    """A stream with one consumer group: entries by id, each with its owner, or None while nobody has read it."""
-
-    def __init__(self, numbers: Iterator[int]) -> None:
-        self._numbers = numbers
-        self.entries: dict[str, T] = {}
-        self.owner: dict[str, str | None] = {}
-
-    def add(self, value: T) -> None:
-        entry_id = f"{next(self._numbers)}-0"
-        self.entries[entry_id] = value
-        self.owner[entry_id] = None
-
-    def of(self, consumers: frozenset[str | None] | set[str | None]) -> list[str]:
-        return [entry_id for entry_id, owner in self.owner.items() if owner in consumers]
-
-    def remove(self, entry_id: str) -> bool:
-        self.owner.pop(entry_id, None)
-        return self.entries.pop(entry_id, None) is not None
-
-
-class _State:
-    """Everything; several consumers share it."""
-
-    def __init__(self, config: StoreConfig, clock: Clock) -> None:
-        self.config = config
-        self.clock = clock
-        self.numbers = itertools.count(1)
-        self.pushes: dict[tuple[str, str], _Record] = {}
-        self.lanes: dict[tuple[str, Platform, Lane], _Stream[Chunk]] = defaultdict(lambda: _Stream(self.numbers))
-        self.retries: dict[Route, list[tuple[int, Chunk]]] = defaultdict(list)
-        self.receipts: dict[str, _Stream[Receipt]] = defaultdict(lambda: _Stream(self.numbers))
-        self.events: dict[str, list[tuple[str, FeedbackEvent]]] = defaultdict(list)
-        self.dead: dict[str, list[DeadLetter]] = defaultdict(list)
-        self.suppressed: set[tuple[str, Platform, str]] = set()
-        self.keys: dict[str, ApiKey] = {}
-        self.alive: set[str] = set()
-        self._changed: list[asyncio.Future[None]] = []
-
-    def change(self) -> None:
-        """Wake whoever waits for an entry."""
-        waiting, self._changed = self._changed, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
-
-    async def changed(self, until: float) -> bool:
-        """Wait for the next change; false when the time is over."""
-        loop = asyncio.get_running_loop()
-        if loop.time() >= until:
-            return False
-        future = loop.create_future()
-        self._changed.append(future)
-        await asyncio.wait([future], timeout=until - loop.time())
-        return future.done()
-
-    def gone(self, consumer: str | None) -> bool:
-        return consumer is not None and consumer not in self.alive
 
 
 class MemoryPushes:
     """`PushStore` in memory."""
 
-    def __init__(self, state: _State) -> None:
+    def __init__(self, state: State) -> None:
         self._state = state
 
     @property
@@ -154,7 +61,7 @@ class MemoryPushes:
     async def accept(self, push: Push) -> None:
         state = self._state
         if (push.app, push.id) not in state.pushes:
-            state.pushes[push.app, push.id] = _Record(push, "sending" if push.total else "done", push.created_at)
+            state.pushes[push.app, push.id] = Record(push, "sending" if push.total else "done", push.created_at)
             for chunk in split(push, state.config.chunk_size):
                 state.lanes[push.app, chunk.platform, chunk.lane].add(chunk)
             state.change()
@@ -189,7 +96,7 @@ class MemoryPushes:
 class MemoryQueue:
     """`DeliveryQueue` in memory, for one consumer."""
 
-    def __init__(self, state: _State, consumer: str) -> None:
+    def __init__(self, state: State, consumer: str) -> None:
         self._state = state
         self._consumer = consumer
         self._held: set[str] = set()
@@ -265,7 +172,7 @@ class MemoryQueue:
         state.change()
         return applied
 
-    def _end(self, record: _Record, settlement: Settlement, verdict: Ended) -> None:
+    def _end(self, record: Record, settlement: Settlement, verdict: Ended) -> None:
         push, index = record.push, settlement.delivery.target.index
         record.ended[index] = verdict.end
         record.turns.pop(index, None)
@@ -303,7 +210,7 @@ class MemoryQueue:
 class MemoryReceipts:
     """`ReceiptLog` in memory."""
 
-    def __init__(self, state: _State, consumer: str) -> None:
+    def __init__(self, state: State, consumer: str) -> None:
         self._state = state
         self._consumer = consumer
 
@@ -336,7 +243,7 @@ class MemoryReceipts:
 class MemoryKeyRing:
     """`KeyRing` in memory."""
 
-    def __init__(self, state: _State) -> None:
+    def __init__(self, state: State) -> None:
         self._state = state
 
     async def add(self, key: ApiKey) -> None:
@@ -366,9 +273,9 @@ class MemoryStore:
         *,
         consumer: str = "memory",
         clock: Clock = wall_clock,
-        _state: _State | None = None,
+        _state: State | None = None,
     ) -> None:
-        self._state = _state or _State(config or StoreConfig(), clock)
+        self._state = _state or State(config or StoreConfig(), clock)
         self.config = self._state.config
         self.consumer = consumer
         self.pushes = MemoryPushes(self._state)

@@ -175,6 +175,8 @@ def test_no_window_is_overstepped_and_no_byte_lost(
 
         exchange()
         for action, value in actions:
+            if mine.wire.closed:  # silent and without room for too long: the connection is given up
+                break
             stream = draw.choice(judge.open) if judge.open else None
             match action:
                 case "submit":

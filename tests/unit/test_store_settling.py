@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,15 +49,6 @@ def chunk(total: int, *, push_id: str = "p", turn: int = 1, attempt: int = 1, cr
 
 def settle(of: Chunk, index: int, verdict: Verdict, outcome: Outcome | None = SENT, reason: str = "") -> Settlement:
     return Settlement(Delivery(of, of.targets[index]), outcome, verdict, AT, f"h{index}", reason)
-
-
-def lua(packed: Any) -> Any:
-    """As the script sees it; its blobs are MessagePack strings that are no text, so they are read as bytes."""
-    return _plain(msgspec.msgpack.decode(msgspec.msgpack.encode(packed), type=list[Any]))
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(each) for each in value] if isinstance(value, list) else value
 
 
 def blob(value: msgspec.Raw) -> bytes:

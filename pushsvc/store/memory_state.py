@@ -1,0 +1,118 @@
+"""What the store in memory holds: pushes, streams with their one consumer group, and everything that is shared."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from ..model import (
+    ENDS,
+    ApiKey,
+    Chunk,
+    DeliveryRow,
+    End,
+    FeedbackEvent,
+    Lane,
+    Platform,
+    Push,
+    PushState,
+    PushStatus,
+    Receipt,
+    Route,
+)
+from .clock import Clock
+from .config import StoreConfig
+from .dead import DeadLetter
+from .status import counts_of
+
+T = TypeVar("T")
+
+
+@dataclass
+class Record:
+    """What is known of a push."""
+
+    push: Push
+    state: PushState
+    updated_at: int
+    ended: dict[int, End] = field(default_factory=dict)
+    rows: dict[int, DeliveryRow] = field(default_factory=dict)
+    turns: dict[int, int] = field(default_factory=dict)
+
+    def open(self, index: int, turn: int) -> bool:
+        return index not in self.ended and self.turns.get(index, 1) == turn
+
+    def status(self) -> PushStatus:
+        ended: dict[str, int] = {end: sum(1 for own in self.ended.values() if own == end) for end in ENDS}
+        return PushStatus(
+            id=self.push.id,
+            app=self.push.app,
+            state=self.state,
+            created_at=self.push.created_at,
+            updated_at=self.updated_at,
+            counts=counts_of(self.state, self.push.total, len(self.turns), ended),
+        )
+
+
+class Stream(Generic[T]):
+    """A stream with one consumer group: entries by id, each with its owner, or None while nobody has read it."""
+
+    def __init__(self, numbers: Iterator[int]) -> None:
+        self._numbers = numbers
+        self.entries: dict[str, T] = {}
+        self.owner: dict[str, str | None] = {}
+
+    def add(self, value: T) -> None:
+        entry_id = f"{next(self._numbers)}-0"
+        self.entries[entry_id] = value
+        self.owner[entry_id] = None
+
+    def of(self, consumers: frozenset[str | None] | set[str | None]) -> list[str]:
+        return [entry_id for entry_id, owner in self.owner.items() if owner in consumers]
+
+    def remove(self, entry_id: str) -> bool:
+        self.owner.pop(entry_id, None)
+        return self.entries.pop(entry_id, None) is not None
+
+
+class State:
+    """Everything; several consumers share it."""
+
+    def __init__(self, config: StoreConfig, clock: Clock) -> None:
+        self.config = config
+        self.clock = clock
+        self.numbers = itertools.count(1)
+        self.pushes: dict[tuple[str, str], Record] = {}
+        self.lanes: dict[tuple[str, Platform, Lane], Stream[Chunk]] = defaultdict(lambda: Stream(self.numbers))
+        self.retries: dict[Route, list[tuple[int, Chunk]]] = defaultdict(list)
+        self.receipts: dict[str, Stream[Receipt]] = defaultdict(lambda: Stream(self.numbers))
+        self.events: dict[str, list[tuple[str, FeedbackEvent]]] = defaultdict(list)
+        self.dead: dict[str, list[DeadLetter]] = defaultdict(list)
+        self.suppressed: set[tuple[str, Platform, str]] = set()
+        self.keys: dict[str, ApiKey] = {}
+        self.alive: set[str] = set()
+        self._changed: list[asyncio.Future[None]] = []
+
+    def change(self) -> None:
+        """Wake whoever waits for an entry."""
+        waiting, self._changed = self._changed, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def changed(self, until: float) -> bool:
+        """Wait for the next change; false when the time is over."""
+        loop = asyncio.get_running_loop()
+        if loop.time() >= until:
+            return False
+        future = loop.create_future()
+        self._changed.append(future)
+        await asyncio.wait([future], timeout=until - loop.time())
+        return future.done()
+
+    def gone(self, consumer: str | None) -> bool:
+        return consumer is not None and consumer not in self.alive
