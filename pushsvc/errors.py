@@ -34,15 +34,17 @@ class PushsvcError(Exception):
 
 
 @dataclass
-class ConfigError(PushsvcError):
-    """The configuration is wrong. `path` is the dotted key or the file, `mend` says what to do."""
-
+class _Placed(PushsvcError):
     path: str
     message: str
     mend: str = ""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" + (f" ({self.mend})" if self.mend else "")
+
+
+class ConfigError(_Placed):
+    """The configuration is wrong. `path` is the dotted key or the file, `mend` says what to do."""
 
 
 class StoreError(PushsvcError):
@@ -57,16 +59,8 @@ class StoreOwned(StoreError):
     """Another process owns the embedded store of this data folder."""
 
 
-@dataclass
-class CredentialError(PushsvcError):
+class CredentialError(_Placed):
     """A provider credential cannot be used. `path` names the key or file, `mend` what to do."""
-
-    path: str
-    message: str
-    mend: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.message}" + (f" ({self.mend})" if self.mend else "")
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Raises `ConfigError` where there is nothing to serve."""
         where = str(self.file) if self.file else "the configuration"
         if not self.apps:
-            raise ConfigError("apps", f"{where} names no app", "add a section [apps.NAME]; see config/example.toml")
+            raise ConfigError(
+                "apps",
+                f"{where} names no app",
+                "add a section [apps.NAME], see config/example.toml; or play: pushsvc up --simulator",
+            )
         if bare := [name for name, app in self.apps.items() if not app.providers]:
             raise ConfigError(
                 f"apps.{bare[0]}",
