@@ -3,6 +3,7 @@
 #
 #   make demo     see the service at work: store, simulator, API, workers
 #   make test     the test suite, on every core
+#   make chaos    processes killed, Redis restarted, providers in trouble, each under 100,000 deliveries
 #   make lint     style, types and layers
 #   make bench    the speed of the parts, and of their peers
 #   make lock     remake the lock files from pyproject.toml
@@ -24,9 +25,10 @@ UV_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-emi
 DEMO_FLAGS ?= --once
 PYTEST_FLAGS ?= -n auto
 BENCH_FLAGS ?=
+CHAOS_DELIVERIES ?= 100000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench lock clean python
+.PHONY: help demo test chaos lint bench lock clean python
 
 help:
 	@sed -n 's/^#   make/  make/p' Makefile
@@ -36,6 +38,9 @@ demo: $(DEMO)/.made
 
 test: $(DEV)/.made
 	$(DEV)/bin/python -m pytest $(PYTEST_FLAGS)
+
+chaos: $(DEV)/.made
+	PUSHSVC_CHAOS_DELIVERIES=$(CHAOS_DELIVERIES) $(DEV)/bin/python -m pytest tests/chaos -m chaos -n 0 -s
 
 lint: $(DEV)/.made
 	$(DEV)/bin/ruff check

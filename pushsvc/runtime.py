@@ -78,6 +78,7 @@ def store_config(settings: Settings) -> StoreConfig:
         dead_ttl=settings.queue.dead_letter_retention,
         suppression_ttl=settings.queue.suppression_retention,
         events_ttl=settings.queue.feedback_retention,
+        alive_ttl=settings.dispatch.takeover,
     )
 
 
@@ -192,6 +193,17 @@ def retry_policy(settings: RetrySettings) -> RetryPolicy:
     )
 
 
+def dispatch_config(settings: Settings) -> DispatchConfig:
+    """What the dispatcher is told by the configuration. Several signs of life, and looks for dead consumers, fit into
+    the time after which entries are taken over."""
+    return DispatchConfig(
+        retry=retry_policy(settings.retry),
+        drain_timeout=settings.dispatch.drain_timeout,
+        beat_every=settings.dispatch.takeover / 4,
+        reclaim_every=settings.dispatch.takeover / 3,
+    )
+
+
 @asynccontextmanager
 async def open_providers(apps: Mapping[str, AppSettings], *, request_timeout: float) -> AsyncIterator[list[Provider]]:
     """A provider for each route of the configuration. Raises `CredentialError`."""
@@ -220,7 +232,7 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
         dispatcher = Dispatcher(
             store.queue,
             providers,
-            DispatchConfig(retry=retry_policy(settings.retry), drain_timeout=settings.dispatch.drain_timeout),
+            dispatch_config(settings),
             hash_token=partial(token_hash, store.hash_key),
         )
         await _serve_part_metrics(stack, settings, "dispatch", store)

@@ -104,6 +104,9 @@ class DispatchSettings(Struct, frozen=True, kw_only=True):
     drain_timeout: NotNegative = 25.0
     chunk: Annotated[int, Meta(ge=1, le=5000)] = 500
     """Targets of one queue entry: what is read, sent and settled together."""
+    takeover: Annotated[float, Meta(ge=3)] = 15.0
+    """How long a process may show no sign of life before others take over what it has not recorded. Shorter than a
+    pause that a busy machine makes, and two processes send the same."""
 
 
 class QueueSettings(Struct, frozen=True, kw_only=True):
