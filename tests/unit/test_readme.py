@@ -1,0 +1,391 @@
+"""The README says what the code says: its tables, names and commands are held against the code, one by one."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from msgspec import NODEFAULT, Struct, structs
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+
+from pushsvc import cli, policy, providers, settings, telemetry
+from pushsvc.errors import RequestError
+from pushsvc.intake import IntakeConfig, openapi
+from pushsvc.intake.answers import Status
+from pushsvc.intake.document import read
+from pushsvc.intake.faults import Rules
+from pushsvc.intake.problems import TYPE_BASE
+from pushsvc.intake.routes import CALLS
+from pushsvc.model import Chunk, Ended, Message, Outcome, Retry, Unavailable
+from pushsvc.providers import REGISTRY
+from pushsvc.settings.environment import sections_of
+
+from .provider_fakes import golden
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PACKAGE = ROOT / "pushsvc"
+
+SECTIONS = {kind.platform: kind.config for kind in REGISTRY.values()}
+OPENAPI = openapi.build(platforms=REGISTRY, config=IntakeConfig())
+SCHEMAS: dict[str, Any] = OPENAPI["components"]["schemas"]
+
+NO_EFFECT = "No effect yet"
+
+
+# --- reading the page ---------------------------------------------------------------------------
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def _tables(text: str) -> dict[str, list[list[str]]]:
+    """Every table's rows, by what stands over its first column."""
+    found: dict[str, list[list[str]]] = {}
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        head, rule, *rows = [_cells(line) for line in block.splitlines()]
+        assert all(set(cell) == {"-"} for cell in rule), head
+        assert all(len(row) == len(head) for row in rows), head
+        assert head[0] not in found, head
+        found[head[0]] = rows
+    return found
+
+
+TABLES = _tables(README)
+
+
+def _code(cell: str) -> list[str]:
+    """What stands between back-ticks."""
+    return re.findall(r"`([^`]*)`", cell)
+
+
+def _names(table: str) -> list[str]:
+    """The first column of a table: one name in back-ticks a row."""
+    names = []
+    for row in TABLES[table]:
+        (name,) = _code(row[0])
+        assert row[0] == f"`{name}`"
+        names.append(name)
+    assert len(set(names)) == len(names), f"a name stands twice in {table}"
+    return names
+
+
+def _section(title: str) -> str:
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
+    assert found, title
+    return found[1]
+
+
+def _blocks(language: str, text: str = README) -> list[str]:
+    """The code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_it_stays_short_enough_to_be_read() -> None:
+    assert len(README.splitlines()) <= 450
+    assert README.count("```") % 2 == 0
+
+
+def test_links_to_files_lead_somewhere() -> None:
+    named = {
+        name
+        for name in _code(re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL))
+        if re.fullmatch(r"(?:pushsvc|tests|config|\.ci)/[\w./-]*|LICENSE|Dockerfile|requirements\.txt", name)
+    }
+    assert named >= {"config/example.toml", "pushsvc/policy.py", "LICENSE", ".ci/run"}
+    for name in named - {"pushsvc/providers/NAME"}:
+        assert (ROOT / name).exists(), name
+
+
+# --- configuration ------------------------------------------------------------------------------
+
+
+def _keys() -> Iterator[tuple[str, Any]]:
+    """Every key that may be written, dotted, with its default; the parts of an app under `apps.NAME`."""
+    for section, kind in sections_of(settings.Settings, SECTIONS).items():
+        if section != "apps":
+            yield from _of_section(section, kind)
+    for section, kind in sections_of(settings.AppSettings, SECTIONS).items():
+        if section == "keys":
+            yield from _of_section("apps.NAME.keys[]", settings.KeySettings)
+        else:
+            yield from _of_section(f"apps.NAME.{section}", kind)
+
+
+def _of_section(path: str, kind: type[Struct]) -> Iterator[tuple[str, Any]]:
+    for field in structs.fields(kind):
+        default = field.default_factory() if field.default_factory is not NODEFAULT else field.default
+        yield f"{path}.{field.name}", default
+
+
+def _written(value: Any) -> Any:
+    """A default as TOML would give it to the loader."""
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def test_every_key_of_the_configuration_with_its_default() -> None:
+    want = dict(_keys())
+    assert set(_names("key")) == set(want)
+    for name, (_, cell, meaning) in zip(_names("key"), TABLES["key"], strict=True):
+        default = want[name]
+        if default is NODEFAULT:
+            assert cell == "required", name
+            continue
+        (text,) = _code(cell)
+        told = tomllib.loads(f"value = {text}")["value"]
+        if ".limits." in name and not name.endswith("on_exceed"):
+            told = settings.parse_rate(told)
+        assert told == _written(default), name
+        assert type(told) is type(_written(default)), name
+        assert meaning, name
+
+
+def test_the_example_has_the_keys_of_the_table() -> None:
+    text = (ROOT / "config" / "example.toml").read_text(encoding="utf-8")
+    found, section = set(), ""
+    for line in text.splitlines():
+        if header := re.match(r"(\[\[?)([\w.]+)\]", line):
+            section = header[2].replace("apps.shop", "apps.NAME") + ("[]" if header[1] == "[[" else "")
+        elif key := re.match(r"(?:# )?(\w+) = ", line):
+            found.add(f"{section}.{key[1]}")
+    assert found == set(_names("key"))
+
+
+def test_keys_without_effect_are_those_that_nothing_reads() -> None:
+    """Whoever gives one an effect takes the words away here."""
+    used: set[str] = set()
+    for file in PACKAGE.rglob("*.py"):
+        if "settings" not in file.parts:
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            used |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for name, (_, _, meaning) in zip(_names("key"), TABLES["key"], strict=True):
+        parts = name.split(".")
+        # The sections of an app that nobody opens: what is in them has names that others have too.
+        reader = parts[2] if parts[0] == "apps" and parts[2] in ("limits", "webhook") else parts[-1]
+        if name != "logging.format":  # read within the settings, by `LoggingSettings.json`
+            assert (reader in used) == (NO_EFFECT not in meaning), name
+
+
+# --- the push document and the status -------------------------------------------------------------
+
+
+def test_every_field_of_the_push_document() -> None:
+    # What only a later version takes is not in the OpenAPI document; the page says so.
+    assert set(_names("field")) == {*SCHEMAS["PushDocument"]["properties"], "send_at"}
+    meanings = dict(zip(_names("field"), (row[1] for row in TABLES["field"]), strict=True))
+    assert "refused" in meanings["send_at"]
+    assert f"{SCHEMAS['To']['properties']['tokens']['maxItems']:,}" in meanings["to"]
+
+
+def test_the_example_push_is_taken_and_rendered() -> None:
+    (text,) = _blocks("json", _section("The push document"))
+    document = msgspec.json.decode(text)
+    assert set(document["notification"]) == set(SCHEMAS["Notification"]["properties"])
+    assert set(document) <= set(SCHEMAS["PushDocument"]["properties"])
+    checks = {platform: kind.renderer.token_fault for platform, kind in REGISTRY.items()}
+    draft = read(text.encode(), Rules("shop", checks, frozenset(checks)))
+    assert draft.total == len(document["to"]["tokens"])
+    for platform in draft.targets:
+        message = REGISTRY[platform].renderer.render(draft.content, push_id="p", created_at=0)
+        assert msgspec.json.decode(message.body)
+
+
+def test_every_count_and_the_status_document() -> None:
+    (text,) = _blocks("json", _section("The status document"))
+    status = msgspec.json.decode(text, type=Status)
+    assert set(msgspec.json.decode(text)) == set(SCHEMAS["Status"]["properties"])
+    counts: dict[str, int] = structs.asdict(status.counts)
+    assert counts["total"] == sum(count for name, count in counts.items() if name != "total")
+    assert list(msgspec.json.decode(text)["counts"]) == _names("count") == list(counts)
+
+
+# --- HTTP ---------------------------------------------------------------------------------------
+
+
+def test_every_call() -> None:
+    want = {
+        f"{verb.upper()} {path}": [status for status in operation["responses"] if status.startswith("2")]
+        for path, verbs in OPENAPI["paths"].items()
+        for verb, operation in verbs.items()
+    }
+    assert set(_names("call")) == set(want)
+    by_name = {f"{call.method} {call.path}": call for call in CALLS}
+    for name, (_, answer, scopes, does) in zip(_names("call"), TABLES["call"], strict=True):
+        assert [answer] == want[name], name
+        assert tuple(_code(scopes)) == by_name[name].scopes, name
+        for param in by_name[name].params:
+            assert param.name in _code(does), f"{name} does not tell of {param.name}"
+
+
+def _below(kind: type[RequestError]) -> Iterator[type[RequestError]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _below(below)
+
+
+def test_every_error() -> None:
+    # A subclass that names nothing of its own is the same error with more to say.
+    want = {(str(kind.status), kind.type) for kind in _below(RequestError) if "type" in vars(kind)}
+    assert {(row[0], *_code(row[1])) for row in TABLES["status"]} == want
+    assert len(TABLES["status"]) == len(want)
+    assert f"`{TYPE_BASE}`" in _section("Errors")
+
+
+# --- what an answer does ------------------------------------------------------------------------
+
+
+def _chunk(platform: str) -> Chunk:
+    message = Message(platform, b"{}")
+    return Chunk("p", "shop", platform, "normal", 1, 0, 1 << 50, message, ())
+
+
+def test_every_outcome_and_what_follows() -> None:
+    kinds = {kind.__name__: kind for kind in get_args(Outcome)}
+    assert set(_names("outcome")) == set(kinds)
+    for name, row in zip(_names("outcome"), TABLES["outcome"], strict=True):
+        # 503 is an answer, so the request has left us; to other outcomes the status says nothing.
+        outcome = kinds[name](status=503)
+        verdict = policy.decide(_chunk("fcm"), outcome, now=0, jitter=0.5, policy=policy.RetryPolicy())
+        does, attempt = row[3], row[4]
+        match verdict:
+            case Ended(end=end, dead_letter=dead_letter):
+                assert _code(does)[0] == end, name
+                assert ("dead letter" in does) == dead_letter, name
+                assert attempt == "", name
+            case Retry(attempt=next_attempt):
+                assert does.startswith("waits"), name
+                assert attempt.startswith("yes" if next_attempt > 1 else "no"), name
+
+
+def test_an_attempt_that_never_left_is_not_used_up() -> None:
+    verdict = policy.decide(
+        _chunk("fcm"), Unavailable(reason="unreachable"), now=0, jitter=0.5, policy=policy.RetryPolicy()
+    )
+    assert isinstance(verdict, Retry)
+    assert verdict.attempt == 1
+
+
+@pytest.mark.parametrize(("column", "platform"), [(1, "apns"), (2, "fcm")])
+def test_the_answers_that_it_names_are_in_the_golden_tables(column: int, platform: str) -> None:
+    rows = {(row["status"], row.get("reason", ""), row["outcome"]) for row in golden(f"{platform}_classify.toml")}
+    for name, row in zip(_names("outcome"), TABLES["outcome"], strict=True):
+        for example in _code(row[column]):
+            status, _, reason = example.partition(" ")
+            assert (int(status), reason, name) in rows, f"{example} is not {name}"
+
+
+# --- metrics, commands, layout --------------------------------------------------------------------
+
+
+def test_every_metric() -> None:
+    want = {}
+    for metric in vars(telemetry).values():
+        if isinstance(metric, MetricWrapperBase):
+            (family,) = metric.describe()
+            suffix = "_total" if isinstance(metric, Counter) else ""
+            kind = {Counter: "counter", Gauge: "gauge", Histogram: "histogram"}[type(metric)]
+            want[family.name + suffix] = (kind, tuple(metric._labelnames))
+    told = {name: (row[1], tuple(_code(row[2]))) for name, row in zip(_names("metric"), TABLES["metric"], strict=True)}
+    assert told == want
+
+
+def test_metrics_that_the_runbook_names_exist() -> None:
+    metrics = set(_names("metric"))
+    assert set(re.findall(r"\bpushsvc_\w+", README)) <= metrics
+
+
+def test_every_command() -> None:
+    assert set(_names("command")) == set(cli.COMMANDS)
+
+
+def test_every_part_of_the_package_with_its_layer() -> None:
+    parts = {
+        path.stem
+        for path in PACKAGE.iterdir()
+        if not path.name.startswith("_") and (path.suffix == ".py" or (path / "__init__.py").exists())
+    }
+    names = _names("part of `pushsvc/`")
+    assert set(names) == parts
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = project["tool"]["importlinter"]["contracts"]
+    levels = [re.findall(r"\w+", layer) for layer in contract["layers"]]
+    depth = {name: level for level, members in enumerate(levels) for name in members}
+    assert [depth[name] for name in names] == sorted(depth[name] for name in names)
+
+
+def test_the_fixed_names_of_a_provider() -> None:
+    (text,) = re.findall(r"\*\*To add a provider\*\*.*?\n\n", README, re.DOTALL)
+    fixed = [name for name in _code(text) if name.isidentifier()]
+    assert fixed == ["PLATFORM", "Config", "RENDERER", "classify", "open_provider", "check"]
+    for package in (providers.apns, providers.fcm):
+        assert all(hasattr(package, name) for name in fixed)
+
+
+# --- commands that stand in the text ---------------------------------------------------------------
+
+
+def _commands() -> list[str]:
+    """Every `pushsvc ..` of the code blocks and of the text, but for what is not there yet."""
+    there = README.replace(_section("Not there yet"), "")
+    lines = [line for block in _blocks("sh", there) for line in block.replace("\\\n", " ").splitlines()]
+    prose = re.sub(r"^```.*?^```$", "", there, flags=re.MULTILINE | re.DOTALL)
+    found = [line[line.index("pushsvc ") :] for line in lines if re.match(r"(?:\S*/)?pushsvc ", line)]
+    return found + [code for code in _code(prose) if code.startswith("pushsvc ")]
+
+
+@pytest.mark.parametrize("command", sorted(set(_commands())))
+def test_each_command_of_the_text_exists_with_its_options(command: str) -> None:
+    _, name, *words = shlex.split(command)
+    assert name in cli.COMMANDS
+    target, told = cli.COMMANDS[name]
+    loaded: Any = cli.LazyCommand(name, target, told, cli.__name__).load()
+    if words and not words[0].startswith("-") and hasattr(loaded, "commands"):
+        loaded = loaded.commands[words[0]]
+    options = {option for param in loaded.params for option in param.opts}
+    for word in words:
+        assert not word.startswith("-") or word in options, f"{command}: no {word}"
+
+
+def test_each_make_target_of_the_text_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
+    named = set(re.findall(r"\bmake\s+(\w+)`", README)) | {
+        line.removeprefix("make ") for block in _blocks("sh") for line in block.splitlines() if line.startswith("make ")
+    }
+    assert named >= {"demo", "test", "lint", "bench"}
+    assert named <= targets
+
+
+def test_what_is_not_there_is_not_there() -> None:
+    """Whoever adds it takes it out of the list."""
+    missing = _section("Not there yet")
+    for name in re.findall(r"`pushsvc (\w+)`", missing):
+        assert name not in cli.COMMANDS, name
+    for verb, path in re.findall(r"`(GET|PUT|POST|DELETE) (/[^`]*)`", missing):
+        assert verb.lower() not in OPENAPI["paths"].get(path, {}), path
+    for name in re.findall(r"`to\.(\w+)`", missing):
+        assert name not in SCHEMAS["To"]["properties"], name
+    assert "send_at" not in SCHEMAS["PushDocument"]["properties"]
+    assert "429" not in _answered()
+
+
+def _answered() -> Mapping[str, str]:
+    """Statuses that some module raises, by the name of the error, beyond where the errors and the calls are declared."""
+    raised = {}
+    names = {kind.__name__: str(kind.status) for kind in _below(RequestError)}
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
+                raised[names[node.func.id]] = node.func.id
+    return raised
