@@ -53,7 +53,7 @@ def example(url: str, api_key: str) -> str:
     """A curl that works against a playground."""
     token = "8f3c" * 16
     return (
-        f"  curl -s {url}/v1/push -H 'Authorization: Bearer {api_key}' \\\n"
+        f"  curl -s {url}/v1/push -H 'Authorization: Bearer {api_key}' -H 'Content-Type: application/json' \\\n"
         f'    -d \'{{"to": {{"tokens": [{{"platform": "apns", "token": "{token}"}}]}},\n'
         '         "notification": {"title": "Order 7 shipped", "body": "Arrives Friday"}}\'\n'
     )

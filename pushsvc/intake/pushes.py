@@ -24,6 +24,8 @@ from .refusal import summary
 from .routes import CALLS, JSON
 
 _CALL: Final = {call.name: call for call in CALLS}
+UNTOLD: Final = "application/x-www-form-urlencoded"
+"""What `curl -d` says of a body when it is not told: taken as JSON, or nobody's first try would work."""
 _HEADERS: Final = {"Content-Type": JSON, "Server": SERVER, "Cache-Control": "no-store"}
 
 
@@ -190,7 +192,7 @@ def check_headers(request: web.Request) -> None:
     # The common value first: parsing each is what it would cost.
     if content_type is not None and content_type != JSON:
         kind, charset = request.content_type, request.charset
-        if kind != JSON and not (kind.startswith("application/") and kind.endswith("+json")):
+        if kind not in (JSON, UNTOLD) and not (kind.startswith("application/") and kind.endswith("+json")):
             raise UnsupportedMediaType(
                 "Send the push as JSON with the header `Content-Type: application/json` (curl: `--json @push.json`)."
             )

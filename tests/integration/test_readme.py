@@ -77,7 +77,6 @@ def test_the_curls_and_the_scenarios_work_as_they_stand(played: Played) -> None:
     assert "UNREGISTERED" in err
 
 
-@pytest.mark.xfail(strict=True, reason="`up` prints a curl without `Content-Type: application/json`: 415")
 def test_the_curl_that_up_prints_works_too(played: Played) -> None:
     played.up.until(r"(?s)\nTry:\n.*\}'\n")
     accepted = played.run(played.up.told().partition("\nTry:\n")[2])
