@@ -5,7 +5,7 @@ Every method that talks to Redis raises `StoreUnavailable` when it cannot, and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from msgspec import Struct
@@ -161,8 +161,11 @@ class DeliveryQueue(Protocol):
         """Take over entries of consumers that are gone, at the targets without an outcome."""
         ...
 
-    async def beat(self) -> None:
-        """Say that this consumer lives; due every few seconds, or others take its entries over."""
+    async def beat(self, held: Mapping[str, str] | None = None) -> None:
+        """Say that this consumer lives; due every few seconds, or others take its entries over.
+
+        `held` says which routes it holds, `app/platform` and why, for whoever asks; None leaves that as it was.
+        """
         ...
 
     async def retire(self) -> None:

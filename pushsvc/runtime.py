@@ -90,6 +90,18 @@ async def open_configured_store(settings: Settings) -> AsyncIterator[Store]:
 
 
 @asynccontextmanager
+async def open_running_store(settings: Settings) -> AsyncIterator[Store]:
+    """The store of the configuration, for somebody who only looks: none is started. Raises `StoreUnavailable`."""
+    url: str | None = settings.redis.url
+    if not url:
+        url = await asyncio.to_thread(attach_embedded, settings.store.data_dir)
+    if not url:
+        raise StoreUnavailable(f"no store runs in {settings.store.data_dir}: is the service running on this machine?")
+    async with open_store(url, store_config(settings)) as store:
+        yield store
+
+
+@asynccontextmanager
 async def open_keyring(settings: Settings) -> AsyncIterator[KeyRing]:
     """The API keys kept in the store."""
     async with open_configured_store(settings) as store:
@@ -149,6 +161,12 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 return {"redis": str(error)}
             return {}
 
+        async def held() -> Mapping[str, str]:
+            try:
+                return await store.held()
+            except StoreUnavailable:
+                return {}  # Redis went between two calls; the next `ready` says so.
+
         async def metrics() -> bytes:
             try:
                 await refresh()
@@ -171,6 +189,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             keys=store.keys,
             ready=ready,
             metrics=metrics,
+            held=held,
             config=config,
         )
         quiet_gc()

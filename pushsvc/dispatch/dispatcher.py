@@ -108,12 +108,20 @@ class Dispatcher:
             self._log.info("drained")
 
     async def _beat(self) -> None:
+        """A sign of life each `beat_every` seconds, and within a second when another route is held or open again."""
+        loop = asyncio.get_running_loop()
+        told: dict[str, str] | None = None
+        due = 0.0
         while not self._stopping:
-            try:
-                await self._queue.beat()
-            except StoreUnavailable as error:
-                self._log.warning("beat_waits_for_redis", error=str(error))
-            await asyncio.sleep(self._config.beat_every)
+            held = self.held()
+            if held != told or loop.time() >= due:
+                try:
+                    await self._queue.beat(held)
+                    told = held
+                    due = loop.time() + self._config.beat_every
+                except StoreUnavailable as error:
+                    self._log.warning("beat_waits_for_redis", error=str(error))
+            await asyncio.sleep(min(1.0, self._config.beat_every))
 
     def _wake_all(self) -> None:
         for worker in self._workers:

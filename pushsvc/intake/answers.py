@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..model import Counts, DeliveryRow, End, FeedbackEvent, PushState, PushStatus
 
@@ -78,6 +78,9 @@ class Health(Struct, frozen=True):
     """The process answers."""
 
     status: Literal["ok", "ready"]
+    held: Annotated[
+        dict[str, str] | UnsetType, Meta(description="Routes that do not send now, `app/platform`, and why.")
+    ] = UNSET
 
 
 def instant(unix_ms: int) -> str:

@@ -28,6 +28,7 @@ def build_app(
     keys: KeyRing,
     ready: Callable[[], Awaitable[Mapping[str, str]]],
     metrics: Callable[[], Awaitable[bytes]],
+    held: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     config: IntakeConfig,
     clock: Callable[[], int] = now_ms,
     new_id: Callable[[int], str] = new_push_id,
@@ -36,7 +37,8 @@ def build_app(
     """The HTTP API over these ports.
 
     `renderers` are those of every platform that exists; which of them an app may use is in its `platforms`.
-    `ready` names the parts that are not ready, with why; empty means ready. `metrics` gives Prometheus' text.
+    `ready` names the parts that are not ready, with why; empty means ready. `metrics` gives Prometheus' text,
+    `held` the routes that do not send now, and why.
     `clock` gives Unix milliseconds, `new_id` a push id for such an instant, `monotonic` seconds.
     """
     gate = Gate(
@@ -52,7 +54,9 @@ def build_app(
         clock=clock,
         new_id=new_id,
     )
-    about_itself = MetaCalls(ready=ready, metrics=metrics, document=openapi.build(platforms=renderers, config=config))
+    about_itself = MetaCalls(
+        ready=ready, metrics=metrics, held=held, document=openapi.build(platforms=renderers, config=config)
+    )
     app = web.Application(middlewares=[boundary()], client_max_size=config.body_limit)
     for call in CALLS:
         owner = about_pushes if hasattr(about_pushes, call.name) else about_itself

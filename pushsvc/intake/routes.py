@@ -147,7 +147,8 @@ CALLS: Final = (
         "/readyz",
         "Whether pushes are accepted.",
         Answer(200, "They are.", Health),
-        description="With 503 `errors` names each part that is not ready, and why.",
+        description="With 503 `errors` names each part that is not ready, and why. `held` names routes that do not "
+        "send now: what is accepted for them waits.",
         problems=(Unavailable, InternalError),
     ),
     Call(

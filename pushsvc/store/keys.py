@@ -29,6 +29,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:quarantine`          | stream | until an operator acts | what could not be decoded: `b` bytes, `from` key,     |
 |                            |        |                        | `id` entry, `why`                                     |
 | `ps:alive:<consumer>`      | string | takeover, renewed      | the consumer lives; without it its entries are taken  |
+| `ps:held`                  | hash   | field: see `held.py`   | `app/platform` -> until ms and why the route is held  |
 | `ps:keys`                  | hash   | for good               | SHA-256 of an API key -> ApiKey as JSON               |
 | `ps:hash_key`              | string | for good               | 32 random bytes that key every token hash             |
 
@@ -58,6 +59,7 @@ FEEDBACK = "feedback"
 SMALL = ROWS_FOR_ALL
 """Pushes of up to this many deliveries keep a row of each; larger ones a bitmap, and rows only of what failed."""
 
+HELD = "ps:held"
 KEYRING = "ps:keys"
 HASH_KEY = "ps:hash_key"
 

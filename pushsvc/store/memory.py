@@ -200,7 +200,7 @@ class MemoryQueue:
             taken += self._open(route, lane, left, again=True)
         return taken
 
-    async def beat(self) -> None:
+    async def beat(self, held: Mapping[str, str] | None = None) -> None:
         self._state.alive.add(self._consumer)
 
     async def retire(self) -> None:

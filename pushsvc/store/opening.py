@@ -13,6 +13,7 @@ from ..model import Platform
 from .clock import Clock, wall_clock
 from .config import StoreConfig, with_consumer
 from .gauges import Gauges, read_gauges
+from .held import read_held
 from .keyring import RedisKeyRing, load_hash_key
 from .link import Link
 from .liveness import Liveness
@@ -28,6 +29,7 @@ class Store:
     def __init__(self, link: Link, config: StoreConfig, hash_key: bytes, clock: Clock) -> None:
         suppression = Suppression(link, config, hash_key, clock)
         liveness = Liveness(link, config, clock)
+        self._clock = clock
         self.config = config
         self.hash_key = hash_key
         """Keys `token_hash`; the same in every process of this Redis."""
@@ -48,6 +50,10 @@ class Store:
         for app, figures in gauges.apps.items():
             self.pushes.note_pending(app, figures.by_shard)
         return gauges
+
+    async def held(self) -> dict[str, str]:
+        """The routes that a dispatcher holds, `app/platform` and why."""
+        return await read_held(self.link, self._clock)
 
 
 @asynccontextmanager

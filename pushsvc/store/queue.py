@@ -15,7 +15,7 @@ and hands out those that are not held. That is also how a process resumes that s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -28,6 +28,7 @@ from . import keys
 from .clock import Clock
 from .config import StoreConfig
 from .entries import Opener, Read, entries_of, entries_read
+from .held import HeldRoutes
 from .lanes import LaneState
 from .link import Link
 from .liveness import Liveness
@@ -57,6 +58,7 @@ class RedisQueue:
         self._config = config
         self._liveness = liveness
         self._clock = clock
+        self._held = HeldRoutes(link, config, clock)
         self._opener = Opener(link, suppression)
         self._lanes: dict[tuple[str, int, str, Lane], LaneState] = {}
 
@@ -261,9 +263,12 @@ class RedisQueue:
 
     # --- signs of life ----------------------------------------------------------------------------
 
-    async def beat(self) -> None:
+    async def beat(self, held: Mapping[str, str] | None = None) -> None:
         await self._liveness.beat()
+        if held is not None:
+            await self._held.tell(held)
 
     async def retire(self) -> None:
         """What this consumer has not settled may be taken over at once. Taking again brings it back to life."""
+        await self._held.tell({})
         await self._liveness.end()

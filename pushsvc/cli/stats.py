@@ -1,0 +1,156 @@
+"""`pushsvc stats`: where the service stands, once or live."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import TYPE_CHECKING, Annotated
+
+import aiohttp
+import typer
+
+from .client import Url
+from .figures import OUTCOMES, Figures, figures
+from .output import Json, print_json, print_table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from ..settings import Settings
+
+Every = Annotated[float, typer.Option("--every", min=0.2, max=3600, help="Seconds between two looks.", metavar="S")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show it live; Ctrl-C ends.")]
+
+TITLES = ("app", "platform", "urgent", "normal", "bulk", "retrying", "workers", "sent/s", *OUTCOMES, "held")
+
+
+def stats(context: typer.Context, watch: Watch = False, every: Every = 1.0, url: Url = "", json: Json = False) -> None:
+    """Show queues, rates, outcomes by app and platform, and held routes.
+
+    Rates are those between two looks. Counters are since the start of the processes; they come from the API's
+    /metrics, everything else from the store. With --watch and --json each look is one line.
+    """
+    settings = context.obj.settings()
+    settings.require_apps()
+    base = (url or context.obj.server_url()).rstrip("/")
+    try:
+        asyncio.run(_stats(settings, base, watch=watch, every=every, json=json))
+    except KeyboardInterrupt:
+        if not watch:
+            raise
+
+
+async def _stats(settings: Settings, url: str, *, watch: bool, every: float, json: bool) -> None:
+    looks = _looks(settings, url, every)
+    try:
+        if watch:
+            await _follow(looks, json=json)
+            return
+        await anext(looks)
+        last = await anext(looks)
+    finally:
+        await looks.aclose()
+    if json:
+        print_json(last)
+    else:
+        print("\n".join(summary(last)))
+        print_table(TITLES, rows(last), marks={})
+
+
+async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[Figures, None]:
+    """One look after the other, for as long as somebody wants them."""
+    from ..runtime import open_running_store
+
+    platforms = {app: tuple(each.providers) for app, each in settings.apps.items()}
+    last: Figures | None = None
+    timeout = aiohttp.ClientTimeout(total=5)
+    async with open_running_store(settings) as store, aiohttp.ClientSession(timeout=timeout) as session:
+        while True:
+            metrics, why = await _metrics(session, url)
+            last = figures(await store.gauges(platforms), await store.held(), metrics, last, api=why)
+            yield last
+            await asyncio.sleep(every)
+
+
+async def _metrics(session: aiohttp.ClientSession, url: str) -> tuple[str | None, str]:
+    try:
+        async with session.get(f"{url}/metrics") as answer:
+            if answer.status == 200:
+                return await answer.text(), ""
+            return None, f"{url}/metrics answers {answer.status}"
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return None, f"{url} does not answer"
+
+
+async def _follow(looks: AsyncIterator[Figures], *, json: bool) -> None:
+    import sys
+
+    if json or not sys.stdout.isatty():
+        import msgspec
+
+        async for look in looks:
+            print(msgspec.json.encode(look).decode() if json else plain(look), flush=True)
+        return
+    from rich.live import Live
+
+    with Live(auto_refresh=False) as live:
+        async for look in looks:
+            live.update(_picture(look), refresh=True)
+
+
+def summary(look: Figures) -> list[str]:
+    """The figures over all apps, in a few lines."""
+    lanes = ", ".join(f"{count:,} {lane}" for lane, count in look.pending.items())
+    lines = [
+        f"queued    {lanes}; {look.retrying:,} of them wait for a retry",
+        f"rates     accepted {_number(look.accepted_rate)}/s, sent {_number(look.sent_rate)}/s",
+        f"dead      {sum(look.dead_letters.values()):,} dead letters",
+    ]
+    lines += [f"held      {route}: {why}" for route, why in look.held.items()]
+    if look.api:
+        lines.append(f"counters  missing: {look.api}")
+    return lines
+
+
+def plain(look: Figures) -> str:
+    """One look in one line, for a pipe."""
+    held = "".join(f" held={route}:{why}" for route, why in look.held.items())
+    lanes = " ".join(f"{lane}={count}" for lane, count in look.pending.items())
+    return (
+        f"{lanes} retrying={look.retrying} accepted/s={_number(look.accepted_rate)} sent/s={_number(look.sent_rate)}"
+        f" dead={sum(look.dead_letters.values())}{held}"
+    )
+
+
+def rows(look: Figures) -> list[list[str]]:
+    """A row a route."""
+    return [
+        [
+            route.app,
+            route.platform,
+            *(f"{route.pending.get(lane, 0):,}" for lane in ("urgent", "normal", "bulk")),
+            f"{route.retrying:,}",
+            str(route.consumers),
+            _number(route.sent_rate),
+            *("-" if look.api else f"{route.outcomes[name]:,}" for name in OUTCOMES),
+            route.held,
+        ]
+        for route in look.routes
+    ]
+
+
+def _number(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:,.0f}"
+
+
+def _picture(look: Figures) -> RenderableType:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*TITLES, box=SIMPLE_HEAD, pad_edge=False)
+    for row in rows(look):
+        # As text, never as markup: a reason is the provider's word.
+        table.add_row(*(Text(cell) for cell in row[:-1]), Text(row[-1], style="bold red"))
+    return Group(*(Text(line, style="bold red" if line.startswith("held") else "") for line in summary(look)), table)

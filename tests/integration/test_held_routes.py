@@ -1,0 +1,77 @@
+"""A held route is named by `readyz` and by `pushsvc stats`, and neither says that the service is not ready."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pushsvc import cli
+from pushsvc.telemetry import configure_logging
+
+from .harness import Service, apns, running_service
+
+
+def test_a_held_route_is_named_until_it_is_open_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
+        monkeypatch.delenv(name)
+
+    async def readyz(service: Service) -> Any:
+        async with service.session.get("/readyz") as answer:
+            assert answer.status == 200
+            return await answer.json()
+
+    async def stats(service: Service, *more: str) -> str:
+        capsys.readouterr()
+        words = ["--config", str(service.settings.file), "stats", "--url", str(service.session._base_url), *more]
+        assert await asyncio.to_thread(cli.main, words) == 0
+        return capsys.readouterr().out
+
+    async def main() -> None:
+        configure_logging("info", io.StringIO())
+        async with running_service(tmp_path) as service:
+            assert await service.done(await service.push(apns("ok", "before"))) == {"total": 1, "sent": 1}
+            service.simulator.break_credentials("apns")
+            push = await service.push(apns("ok", *range(20)))
+            held = {"shop/apns": "InvalidProviderToken"}
+
+            async def told() -> bool:
+                return bool((await readyz(service)).get("held") == held)
+
+            await service.until("readyz names the route", told)
+            document = json.loads(await stats(service, "--json", "--every", "0.2"))
+            assert document["held"] == held
+            assert document["pending"]["normal"] == 20
+            (route,) = [each for each in document["routes"] if each["platform"] == "apns"]
+            assert (route["held"], route["outcomes"]["sent"] >= 1) == ("InvalidProviderToken", True)
+            table = await stats(service, "--every", "0.2")
+            assert "held      shop/apns: InvalidProviderToken" in table
+            assert "shop\tapns\t0\t20\t0" in table
+            service.simulator.mend_credentials("apns")
+            assert await service.done(push) == {"total": 20, "sent": 20}
+
+            async def cleared() -> bool:
+                return bool(await readyz(service) == {"status": "ready"})
+
+            await service.until("readyz names nothing any more", cleared)
+
+    asyncio.run(main())
+
+
+def test_stats_without_a_service_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
+        monkeypatch.delenv(name)
+    key = tmp_path / "shop.json"
+    file = tmp_path / "pushsvc.toml"
+    file.write_text(f'[apps.shop.fcm]\nservice_account_file = "{key}"\n')
+    assert cli.main(["--config", str(file), "stats"]) == 1
+    assert "no store runs in" in capsys.readouterr().err

@@ -1,0 +1,81 @@
+"""What `pushsvc stats` makes of the store's figures and of Prometheus' text."""
+
+from __future__ import annotations
+
+import pytest
+
+from pushsvc.cli.figures import figures, read_counters
+from pushsvc.cli.stats import plain, rows, summary
+from pushsvc.model import Lane
+from pushsvc.store import AppGauges, Gauges
+from pushsvc.store.held import still_held
+
+LANES: dict[Lane, int] = {"urgent": 1, "normal": 2, "bulk": 3000}
+NONE: dict[Lane, int] = {"urgent": 0, "normal": 0, "bulk": 0}
+
+TEXT = """\
+# TYPE pushsvc_deliveries_total counter
+pushsvc_deliveries_total{{app="shop",outcome="sent",platform="apns",reason=""}} {sent}
+pushsvc_deliveries_total{{app="shop",outcome="failed",platform="apns",reason="BadTopic"}} 1
+pushsvc_deliveries_total{{app="shop",outcome="failed",platform="apns",reason="BadPriority"}} 2
+# TYPE pushsvc_accepted_total counter
+pushsvc_accepted_total{{app="shop"}} {accepted}
+"""
+
+
+def gauges() -> Gauges:
+    app = AppGauges(
+        pending={"apns": LANES},
+        retry_pending={"apns": 5},
+        entries={"apns": NONE},
+        in_flight={"apns": NONE},
+        consumers={"apns": {"urgent": 2, "normal": 2, "bulk": 2}},
+        suppressed={"apns": 0},
+        dead_letters=7,
+        receipts=0,
+        events=0,
+        quarantined=0,
+        by_shard=[3003],
+    )
+    return Gauges(apps={"shop": app})
+
+
+def test_counters_of_all_reasons_are_one_figure() -> None:
+    ended, accepted = read_counters(TEXT.format(sent=10, accepted=20))
+    assert ended == {("shop", "apns", "sent"): 10, ("shop", "apns", "failed"): 3}
+    assert accepted == {("shop",): 20}
+
+
+def test_rates_are_those_between_two_looks() -> None:
+    first = figures(gauges(), {}, TEXT.format(sent=100, accepted=200), now=1000.0)
+    assert first.sent_rate is None
+    second = figures(gauges(), {}, TEXT.format(sent=300, accepted=1200), first, now=1002.0)
+    assert (second.sent_rate, second.accepted_rate) == (100.0, 500.0)
+    (route,) = second.routes
+    assert (route.sent_rate, route.outcomes["failed"], route.consumers) == (100.0, 3, 2)
+
+
+def test_a_counter_that_began_anew_is_no_negative_rate() -> None:
+    first = figures(gauges(), {}, TEXT.format(sent=100, accepted=200), now=1000.0)
+    assert figures(gauges(), {}, TEXT.format(sent=5, accepted=5), first, now=1001.0).sent_rate == 0.0
+
+
+def test_held_routes_and_a_silent_api_are_told() -> None:
+    look = figures(gauges(), {"shop/apns": "InvalidProviderToken"}, None, api="http://x does not answer", now=1.0)
+    assert summary(look) == [
+        "queued    1 urgent, 2 normal, 3,000 bulk; 5 of them wait for a retry",
+        "rates     accepted -/s, sent -/s",
+        "dead      7 dead letters",
+        "held      shop/apns: InvalidProviderToken",
+        "counters  missing: http://x does not answer",
+    ]
+    assert rows(look)[0][-1] == "InvalidProviderToken"
+    assert plain(look).endswith("dead=7 held=shop/apns:InvalidProviderToken")
+
+
+@pytest.mark.parametrize(
+    ("told", "believed"),
+    [(b"1000 bad key", {"a/apns": "bad key"}), (b"999 bad key", {}), (b"nonsense", {}), (b"1000 ", {"a/apns": ""})],
+)
+def test_what_a_dead_dispatcher_said_is_not_believed_for_ever(told: bytes, believed: dict[str, str]) -> None:
+    assert still_held({b"a/apns": told}, 1000) == believed
