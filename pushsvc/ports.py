@@ -161,6 +161,10 @@ class DeliveryQueue(Protocol):
         """Take over entries of consumers that are gone, at the targets without an outcome."""
         ...
 
+    def release(self, route: Route) -> None:
+        """Send no more for this route: what was read and not settled is taken anew when somebody asks again."""
+        ...
+
     async def beat(self, held: Mapping[str, str] | None = None) -> None:
         """Say that this consumer lives; due every few seconds, or others take its entries over.
 

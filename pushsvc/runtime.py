@@ -12,18 +12,22 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from aiohttp import web
+
 from . import feedback, intake, telemetry
+from .accounts import Accounts
 from .dispatch import DispatchConfig, Dispatcher
 from .errors import StoreUnavailable
-from .model import ApiKey, Route
+from .model import ApiKey
 from .policy import RetryPolicy
-from .ports import KeyRing, Provider
+from .ports import KeyRing
 from .providers import REGISTRY
-from .settings import AppSettings, RetrySettings, Settings, load
+from .reload import versions
+from .settings import RetrySettings, Settings, load
 from .store import Gauges, Store, StoreConfig, attach_embedded, open_embedded, open_store, token_hash
 
 GAUGES_EVERY = 2.0
@@ -108,7 +112,7 @@ async def open_keyring(settings: Settings) -> AsyncIterator[KeyRing]:
         yield store.keys
 
 
-def _exposition(settings: Settings, store: Store) -> Callable[[], Awaitable[None]]:
+def _exposition(current: Current, store: Store) -> Callable[[], Awaitable[None]]:
     """A step that brings the gauges that live in Redis up to date, at most every `GAUGES_EVERY` seconds."""
     read_at = 0.0
 
@@ -117,7 +121,7 @@ def _exposition(settings: Settings, store: Store) -> Callable[[], Awaitable[None
         if time.monotonic() - read_at < GAUGES_EVERY:
             return
         read_at = time.monotonic()
-        show_gauges(await store.gauges({app: tuple(each.providers) for app, each in settings.apps.items()}))
+        show_gauges(await store.gauges({app: tuple(each.providers) for app, each in current.settings.apps.items()}))
 
     return refresh
 
@@ -152,7 +156,8 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
     """Serve the HTTP API until `stop`; `listening` is told its URL."""
     settings.require_apps()
     async with open_configured_store(settings) as store:
-        refresh = _exposition(settings, store)
+        current = Current(settings)
+        refresh = _exposition(current, store)
 
         async def ready() -> Mapping[str, str]:
             try:
@@ -181,19 +186,28 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             body_limit=settings.server.body_limit,
             shutdown_timeout=settings.server.shutdown_timeout,
         )
-        app = intake.build_app(
-            apps=intake_apps(settings),
-            renderers={platform: kind.renderer for platform, kind in REGISTRY.items()},
-            pushes=store.pushes,
-            receipts=store.receipts,
-            keys=store.keys,
-            ready=ready,
-            metrics=metrics,
-            held=held,
-            config=config,
-        )
+
+        def build(settings: Settings) -> web.Application:
+            return intake.build_app(
+                apps=intake_apps(settings),
+                renderers={platform: kind.renderer for platform, kind in REGISTRY.items()},
+                pushes=store.pushes,
+                receipts=store.receipts,
+                keys=store.keys,
+                ready=ready,
+                metrics=metrics,
+                held=held,
+                config=config,
+            )
+
+        app = build(settings)
+
+        async def change(newer: Settings) -> None:
+            current.settings = newer
+            intake.reload_app(app, build(newer))
+
         quiet_gc()
-        async with intake.serve(app, config) as url:
+        async with intake.serve(app, config) as url, _following(settings, stop, change):
             listening(url)
             await stop.wait()
 
@@ -223,41 +237,30 @@ def dispatch_config(settings: Settings) -> DispatchConfig:
     )
 
 
-@asynccontextmanager
-async def open_providers(apps: Mapping[str, AppSettings], *, request_timeout: float) -> AsyncIterator[list[Provider]]:
-    """A provider for each route of the configuration. Raises `CredentialError`."""
-    async with AsyncExitStack() as stack:
-        providers: list[Provider] = []
-        for name, app in apps.items():
-            for platform, config in app.providers.items():
-                kind = REGISTRY[platform]
-                route = Route(name, platform)
-                for finding in kind.check(config):
-                    if finding.expires is not None:
-                        telemetry.CREDENTIAL_EXPIRY.labels(name, platform).set(finding.expires)
-                opened = kind.open_provider(route, config, request_timeout=request_timeout)
-                providers.append(await stack.enter_async_context(opened))
-        yield providers
-
-
 async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
     """Send what the queue holds until `stop`, then drain."""
     settings.require_apps()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_configured_store(settings))
-        providers = await stack.enter_async_context(
-            open_providers(settings.apps, request_timeout=settings.retry.request_timeout)
-        )
+        accounts = await stack.enter_async_context(Accounts(request_timeout=settings.retry.request_timeout))
+        await accounts.open_all(settings.apps)
         dispatcher = Dispatcher(
             store.queue,
-            providers,
+            accounts.providers,
             dispatch_config(settings),
             hash_token=partial(token_hash, store.hash_key),
         )
-        await _serve_part_metrics(stack, settings, "dispatch", store)
-        listening(f"{len(providers)} routes as {socket.gethostname()}:{os.getpid()}")
+        current = Current(settings)
+        await _serve_part_metrics(stack, current, "dispatch", store)
+        listening(f"{len(accounts.providers)} routes as {socket.gethostname()}:{os.getpid()}")
         quiet_gc()
-        await dispatcher.run(stop)
+
+        async def change(newer: Settings) -> None:
+            current.settings = newer
+            await accounts.follow(newer.apps, dispatcher)
+
+        async with _following(settings, stop, change):
+            await dispatcher.run(stop)
 
 
 # --- feedback -----------------------------------------------------------------------------------
@@ -268,14 +271,56 @@ async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Ca
     settings.require_apps()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_configured_store(settings))
-        await _serve_part_metrics(stack, settings, "feedback", store)
+        current = Current(settings)
+        await _serve_part_metrics(stack, current, "feedback", store)
         listening(f"{len(settings.apps)} apps as {socket.gethostname()}:{os.getpid()}")
-        await feedback.run(store.receipts, settings.apps, stop)
+        turn = asyncio.Event()
+
+        async def change(newer: Settings) -> None:
+            current.settings = newer
+            turn.set()
+
+        async def end_turn() -> None:
+            await stop.wait()
+            turn.set()
+
+        async with _following(settings, stop, change), asyncio.TaskGroup() as tasks:
+            tasks.create_task(end_turn())
+            while not stop.is_set():
+                turn.clear()
+                await feedback.run(store.receipts, current.settings.apps, turn)
 
 
-async def _serve_part_metrics(stack: AsyncExitStack, settings: Settings, part: str, store: Store) -> None:
+class Current:
+    """The configuration as it is now."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+
+@asynccontextmanager
+async def _following(
+    settings: Settings, stop: asyncio.Event, change: Callable[[Settings], Awaitable[None]]
+) -> AsyncIterator[None]:
+    """Call `change` with each later version of the configuration while the block lasts."""
+
+    async def follow() -> None:
+        async for newer in versions(settings, partial(load_settings, settings.file), stop):
+            await change(newer)
+
+    following = asyncio.create_task(follow(), name="reload")
+    try:
+        yield
+    finally:
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following
+
+
+async def _serve_part_metrics(stack: AsyncExitStack, current: Current, part: str, store: Store) -> None:
+    settings = current.settings
     port = settings.metrics.port_of(part)  # type: ignore[arg-type]  # both callers pass a literal
     if port is not None:
         await stack.enter_async_context(
-            telemetry.serve_metrics(settings.metrics.host, port, refresh=_exposition(settings, store))
+            telemetry.serve_metrics(settings.metrics.host, port, refresh=_exposition(current, store))
         )

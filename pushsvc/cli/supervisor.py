@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -56,6 +57,9 @@ class Supervisor:
 
     async def __aenter__(self) -> Self:
         self._lifeline = os.pipe()
+        # Where there are no signals, as outside the main thread, the children still see changed files by themselves.
+        with suppress(ValueError, RuntimeError, NotImplementedError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.forward, signal.SIGHUP)
         for child in self._children:
             for number in range(child.copies):
                 task = asyncio.create_task(self._keep(child, number), name=f"keep:{child.name}")
@@ -65,10 +69,19 @@ class Supervisor:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with suppress(ValueError, RuntimeError, NotImplementedError):
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
         for stage in sorted(self._keepers):
             await self._stop_stage(stage)
         for end in self._lifeline:
             os.close(end)
+
+    def forward(self, number: int) -> None:
+        """Send a signal to every child: SIGHUP makes them read the configuration anew."""
+        for processes in self._processes.values():
+            for process in processes:
+                with suppress(ProcessLookupError):
+                    process.send_signal(number)
 
     async def _stop_stage(self, stage: int) -> None:
         self._stopping.add(stage)

@@ -1,4 +1,4 @@
-"""All routes of one process: started together, drained together."""
+"""All routes of one process: started together, drained together; some come, change and go in between."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from ..errors import StoreUnavailable
+from ..model import Route
 from ..ports import DeliveryQueue, Provider
 from ..telemetry import get_logger
 from .route import DispatchConfig, RouteWorker
@@ -36,69 +38,104 @@ class Dispatcher:
         self._hash_token = hash_token
         self._wall_clock = wall_clock
         self._dice = dice
-        self._workers: list[RouteWorker] = []
+        self._lines: dict[Route, _Line] = {}
+        self._settlers: dict[str, tuple[Settler, asyncio.Task[None]]] = {}
+        self._fault: asyncio.Future[None] | None = None
         self._stopping = False
         self._log = get_logger("dispatch")
 
     def held(self) -> dict[str, str]:
         """The routes that do not send now, `app/platform`, and why."""
-        troubles = {
-            f"{worker.route.app}/{worker.route.platform}": worker.health.held_for or provider.trouble
-            for worker, provider in zip(self._workers, self._providers, strict=False)
-        }
+        troubles = {f"{route.app}/{route.platform}": line.worker.trouble for route, line in self._lines.items()}
         return {route: why for route, why in troubles.items() if why}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Send until `stop` is set; then let what is in flight end and record it, within `drain_timeout`."""
-        apps = sorted({provider.route.app for provider in self._providers})
-        settlers = {app: Settler(app, self._queue, self._wake_all) for app in apps}
-        settling = [asyncio.create_task(settler.run(), name=f"settle:{app}") for app, settler in settlers.items()]
-        self._workers = [
-            RouteWorker(
-                provider,
-                self._queue,
-                settlers[provider.route.app],
-                self._config,
-                hash_token=self._hash_token,
-                wall_clock=self._wall_clock,
-                random=self._dice,
-            )
-            for provider in self._providers
-        ]
-        reading = [
-            asyncio.create_task(worker.run(), name=f"{worker.route.app}/{worker.route.platform}")
-            for worker in self._workers
-        ]
-        beating = asyncio.create_task(self._beat(), name="beat")
+        # A task that ends by itself is a fault, and the process must not live on without it.
+        self._fault = asyncio.get_running_loop().create_future()
+        for provider in self._providers:
+            self.add(provider)
+        beating = self._watch(asyncio.create_task(self._beat(), name="beat"))
         stopped = asyncio.create_task(stop.wait(), name="stop")
         try:
-            # A task that ends by itself is a fault, and the process must not live on without it.
-            done, _ = await asyncio.wait([stopped, beating, *reading, *settling], return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {stopped}:
-                task.result()
-            await self._drain(reading, settlers.values())
-            for worker in self._workers:
-                worker.flush_metrics()
+            either: list[asyncio.Future[Any]] = [stopped, self._fault]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if self._fault.done():
+                self._fault.result()
+            await self._drain()
+            for line in self._lines.values():
+                line.worker.flush_metrics()
         finally:
             self._stopping = True
-            for worker in self._workers:
-                worker.stop()
-            for settler in settlers.values():
+            for line in self._lines.values():
+                line.worker.stop()
+            for settler, _ in self._settlers.values():
                 settler.close()
-            for task in (stopped, beating, *reading, *settling):
+            tasks = [line.reading for line in self._lines.values()] + [task for _, task in self._settlers.values()]
+            for task in (beating, *tasks, stopped):
                 task.cancel()
-            await asyncio.gather(stopped, beating, *reading, *settling, return_exceptions=True)
+            await asyncio.gather(beating, *tasks, stopped, return_exceptions=True)
+            self._fault.cancel()
 
-    async def _drain(self, reading: list[asyncio.Task[None]], settlers: Iterable[Settler]) -> None:
+    # --- routes that come, change and go, while `run` runs -------------------------------------------
+
+    def add(self, provider: Provider) -> None:
+        """Begin to send for another route."""
+        app = provider.route.app
+        if app not in self._settlers:
+            settler = Settler(app, self._queue, self._wake_all)
+            task = self._watch(asyncio.create_task(settler.run(), name=f"settle:{app}"))
+            self._settlers[app] = (settler, task)
+        worker = RouteWorker(
+            provider,
+            self._queue,
+            self._settlers[app][0],
+            self._config,
+            hash_token=self._hash_token,
+            wall_clock=self._wall_clock,
+            random=self._dice,
+        )
+        reading = self._watch(asyncio.create_task(worker.run(), name=f"{app}/{provider.route.platform}"))
+        self._lines[provider.route] = _Line(worker, provider, reading)
+
+    def replace(self, provider: Provider) -> None:
+        """Send by this provider from now on. The caller closes the old one, whose answers are still recorded."""
+        line = self._lines[provider.route]
+        line.provider = provider
+        line.worker.use(provider)
+
+    async def remove(self, route: Route) -> None:
+        """Stop sending for a route: what is in flight ends and is recorded, the rest stays in Redis."""
+        line = self._lines.pop(route)
+        line.worker.stop()
+        line.reading.cancel()
+        await asyncio.gather(line.reading, return_exceptions=True)
+        await line.provider.aclose()
+        await self._settlers[route.app][0].drain()
+        line.worker.flush_metrics()
+        self._queue.release(route)
+
+    def _watch(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        def ended(task: asyncio.Task[None]) -> None:
+            fault = self._fault
+            if task.cancelled() or fault is None or fault.done() or self._stopping:
+                return
+            error = task.exception()
+            if error is not None:
+                fault.set_exception(error)
+
+        task.add_done_callback(ended)
+        return task
+
+    async def _drain(self) -> None:
         self._log.info("draining")
-        for worker in self._workers:
-            worker.stop()
-        for task in reading:
-            task.cancel()
+        for line in self._lines.values():
+            line.worker.stop()
+            line.reading.cancel()
         try:
             async with asyncio.timeout(self._config.drain_timeout):
-                await asyncio.gather(*(provider.aclose() for provider in self._providers))
-                for settler in settlers:
+                await asyncio.gather(*(line.provider.aclose() for line in self._lines.values()))
+                for settler, _ in self._settlers.values():
                     await settler.drain()
                 await self._queue.retire()
         except (TimeoutError, StoreUnavailable) as error:
@@ -124,5 +161,14 @@ class Dispatcher:
             await asyncio.sleep(min(1.0, self._config.beat_every))
 
     def _wake_all(self) -> None:
-        for worker in self._workers:
-            worker.wake()
+        for line in self._lines.values():
+            line.worker.wake()
+
+
+class _Line:
+    """One route's worker, the provider that it uses, and the task that reads for it."""
+
+    def __init__(self, worker: RouteWorker, provider: Provider, reading: asyncio.Task[None]) -> None:
+        self.worker = worker
+        self.provider = provider
+        self.reading = reading

@@ -112,6 +112,21 @@ class RouteWorker:
         """
         self._stopping = True
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing is sent, or the empty string."""
+        return self.health.held_for or self._provider.trouble
+
+    def use(self, provider: Provider) -> None:
+        """Send by another provider of the same route from now on, at once also where the route is held.
+
+        What the old one has in flight still comes back here; its owner closes it.
+        """
+        self._provider = provider
+        provider.on_room(self.wake)
+        self.health.probe_now()
+        self.wake()
+
     async def _read(self, lane: Lane) -> None:
         space = self._space[lane]
         wait_ms = int(self._config.read_wait * 1000)

@@ -4,9 +4,9 @@ The calls stand in `routes.py`; a push goes through `auth.Gate`, `document.read`
 `PushStore.accept`, and every refusal leaves as a problem document (`problems.py`).
 """
 
-from .app import build_app
+from .app import build_app, reload_app
 from .config import IntakeApp, IntakeConfig
 from .ids import new_push_id, now_ms, uuid7
 from .server import serve
 
-__all__ = ["build_app", "serve", "IntakeApp", "IntakeConfig", "new_push_id", "now_ms", "uuid7"]
+__all__ = ["build_app", "reload_app", "serve", "IntakeApp", "IntakeConfig", "new_push_id", "now_ms", "uuid7"]

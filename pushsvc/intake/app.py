@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import TypeAlias
 
 from aiohttp import web
 
@@ -17,6 +19,10 @@ from .meta import MetaCalls
 from .problems import ExpectationFailed, boundary, respond
 from .pushes import PushCalls
 from .routes import CALLS
+
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+HANDLERS: web.AppKey[dict[str, Handler]] = web.AppKey("handlers", dict[str, Handler])
+"""By the names of the route table; looked up at each request, so that they can change under open connections."""
 
 
 def build_app(
@@ -58,14 +64,28 @@ def build_app(
         ready=ready, metrics=metrics, held=held, document=openapi.build(platforms=renderers, config=config)
     )
     app = web.Application(middlewares=[boundary()], client_max_size=config.body_limit)
+    handlers: dict[str, Handler] = {}
+    app[HANDLERS] = handlers
     for call in CALLS:
         owner = about_pushes if hasattr(about_pushes, call.name) else about_itself
-        handler = getattr(owner, call.name)
+        handlers[call.name] = getattr(owner, call.name)
+        handler = partial(_latest, handlers, call.name)
         if call.method == "GET":
             app.router.add_get(call.path, handler, allow_head=True, expect_handler=_expect)
         else:
             app.router.add_route(call.method, call.path, handler, expect_handler=_expect)
     return app
+
+
+def reload_app(app: web.Application, newer: web.Application) -> None:
+    """Answer with the handlers of `newer`, built for other apps, from the next request on."""
+    handlers: dict[str, Handler] = app[HANDLERS]
+    latest: dict[str, Handler] = newer[HANDLERS]
+    handlers.update(latest)
+
+
+async def _latest(handlers: Mapping[str, Handler], name: str, request: web.Request) -> web.StreamResponse:
+    return await handlers[name](request)
 
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:

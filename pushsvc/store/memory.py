@@ -200,6 +200,10 @@ class MemoryQueue:
             taken += self._open(route, lane, left, again=True)
         return taken
 
+    def release(self, route: Route) -> None:
+        for lane in LANES:
+            self._held -= set(self._state.lanes[route.app, route.platform, lane].owner)
+
     async def beat(self, held: Mapping[str, str] | None = None) -> None:
         self._state.alive.add(self._consumer)
 

@@ -261,6 +261,11 @@ class RedisQueue:
                 state.lost(self._config.timeout)
             raise
 
+    def release(self, route: Route) -> None:
+        """The next `take` begins as a new process with our name would: with our pending entries."""
+        for place in [place for place in self._lanes if (place[0], place[2]) == (route.app, route.platform)]:
+            del self._lanes[place]
+
     # --- signs of life ----------------------------------------------------------------------------
 
     async def beat(self, held: Mapping[str, str] | None = None) -> None:

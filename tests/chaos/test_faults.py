@@ -11,6 +11,7 @@ every accepted delivery is in the simulator's record, and what arrived twice arr
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -170,3 +171,28 @@ def test_rolling_restart() -> None:
         await account(rig, "rolling restart", repeats=0)
 
     play("roll", act, serve=2, dispatch=2)
+
+
+def test_hang_up_reaches_every_process_and_loses_nothing() -> None:
+    async def reload(rig: Rig) -> None:
+        """SIGHUP to the supervisor, with connections of another window in the file each time."""
+        file = rig.playground.config_file
+        connections = (await asyncio.to_thread(rig.playground.simulator.state))["apns"]["connections"]
+        wanted = 3 if connections == 2 else 2
+        text = file.read_text().replace("connections = 3\n", "")
+        file.write_text(text.replace(".apns]\n", ".apns]\nconnections = 3\n") if wanted == 3 else text)
+        before = {part: rig.pids(part) for part in ("serve", "dispatch", "feedback")}
+        os.kill(os.getpid(), signal.SIGHUP)
+
+        async def exchanged() -> bool:
+            state = await asyncio.to_thread(rig.playground.simulator.state)
+            return bool(state["apns"]["connections"] == wanted)
+
+        await rig.until("the new connections have taken the old ones' place", exchanged)
+        assert {part: rig.pids(part) for part in before} == before, "a reload ends no process"
+
+    async def act(rig: Rig) -> None:
+        await under_load(rig, reload)
+        await account(rig, "SIGHUP", repeats=0)
+
+    play("hangup", act)

@@ -1,0 +1,136 @@
+"""The configuration while it changes: each new version that can be read, and which files it stands on.
+
+A version comes when SIGHUP asks for it, or when the configuration file or a credential file has changed; a look at
+their times each second needs no more than the standard library and also sees files that are replaced, mounted anew or
+come back. What cannot be read is logged, once, and the version of before stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from .errors import ConfigError
+from .settings import Settings
+from .telemetry import get_logger
+
+EVERY = 1.0
+"""Seconds between two looks at the files."""
+
+Stamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
+"""Of each file its path, when it was changed, its size and its inode; -1 where there is none."""
+
+
+def stamp_of(files: list[Path]) -> Stamp:
+    """How these files are now."""
+    found = []
+    for file in files:
+        try:
+            status = os.stat(file)
+            found.append((str(file), status.st_mtime_ns, status.st_size, status.st_ino))
+        except OSError:
+            found.append((str(file), -1, -1, -1))
+    return tuple(found)
+
+
+def files_of(provider: Struct) -> list[Path]:
+    """The credential files of one account: its keys that end in `_file`."""
+    values = msgspec.structs.asdict(provider)
+    return [Path(value) for key, value in sorted(values.items()) if key.endswith("_file") and value]
+
+
+def all_files(settings: Settings) -> list[Path]:
+    """The configuration file and every credential file that it names."""
+    own = [settings.file] if settings.file else []
+    return own + [file for app in settings.apps.values() for each in app.providers.values() for file in files_of(each)]
+
+
+async def versions(
+    settings: Settings,
+    load: Callable[[], Settings],
+    stop: asyncio.Event,
+    *,
+    every: float = EVERY,
+) -> AsyncIterator[Settings]:
+    """Each later version of the configuration until `stop`, SIGHUP or a changed file being the occasion.
+
+    Only `apps` and what is below can change under a running process; for other sections the log asks for a restart.
+    """
+    log = get_logger("reload")
+    # The files may have changed between being read at the start and this first look: it counts as a change, quietly.
+    first = settings.file is not None
+    seen = stamp_of(all_files(settings))
+    with _hang_ups() as asked:
+        while not await _wait(stop, asked, every):
+            now = stamp_of(all_files(settings))
+            if now == seen and not asked.is_set() and not first:
+                continue
+            quiet, first = first and now == seen and not asked.is_set(), False
+            asked.clear()
+            seen = now
+            try:
+                newer = load()
+                newer.require_apps()
+            except ConfigError as error:
+                log.error("reload_refused", error=str(error), running="the configuration of before")
+                continue
+            quiet = quiet and newer == settings
+            if (fixed := _fixed(settings, newer)) and not quiet:
+                log.warning("reload_needs_restart", sections=fixed)
+            settings = newer
+            # The new version may stand on other files.
+            seen = stamp_of(all_files(settings))
+            if not quiet:
+                log.info("reloaded", apps=sorted(settings.apps))
+            yield settings
+
+
+def _fixed(old: Settings, new: Settings) -> list[str]:
+    """Sections that differ and are read at the start only."""
+    names = [name for name in Settings.__struct_fields__ if name not in ("apps", "file")]
+    return [name for name in names if getattr(old, name) != getattr(new, name)]
+
+
+async def _wait(stop: asyncio.Event, asked: asyncio.Event, seconds: float) -> bool:
+    """Until something is to be looked at; True when it is time to stop."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in (stop, asked)]
+    try:
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()
+    return stop.is_set()
+
+
+_listeners: set[asyncio.Event] = set()
+"""Several parts may live in one process, as in tests: SIGHUP is for each of them."""
+
+
+def _ask_all() -> None:
+    for asked in _listeners:
+        asked.set()
+
+
+@contextmanager
+def _hang_ups() -> Iterator[asyncio.Event]:
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    _listeners.add(asked)
+    # Outside the main thread there are no signals; the files are watched all the same.
+    with suppress(ValueError, RuntimeError, NotImplementedError):
+        loop.add_signal_handler(signal.SIGHUP, _ask_all)
+    try:
+        yield asked
+    finally:
+        _listeners.discard(asked)
+        if not _listeners:
+            with suppress(ValueError, RuntimeError, NotImplementedError):
+                loop.remove_signal_handler(signal.SIGHUP)

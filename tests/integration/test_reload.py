@@ -1,0 +1,224 @@
+"""Apps, keys and credentials change under a running service, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .harness import KEY, Service, apns, fcm, running_service
+
+OTHER = "test-key-of-the-other"
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
+        monkeypatch.delenv(name)
+
+
+def play(folder: Path, act: Callable[[Service, Path], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        async with running_service(folder) as service:
+            assert service.settings.file is not None
+            await act(service, service.settings.file)
+
+    asyncio.run(main())
+
+
+async def post(service: Service, key: str, tokens: list[dict[str, str]]) -> tuple[int, Any]:
+    headers = {"Authorization": f"Bearer {key}"}
+    document = {"to": {"tokens": tokens}, "notification": {"title": "hello"}}
+    async with service.session.post("/v1/push", json=document, headers=headers) as answer:
+        return answer.status, await answer.json(content_type=None)
+
+
+async def sent(service: Service, key: str, push: str) -> int:
+    async with service.session.get(f"/v1/push/{push}", headers={"Authorization": f"Bearer {key}"}) as answer:
+        return int((await answer.json())["counts"]["sent"])
+
+
+def with_other_app(text: str) -> str:
+    """The configuration with a second app that has the same accounts."""
+    section = text[text.index("[apps.shop]") :].replace("apps.shop", "apps.other")
+    return (
+        text
+        + "\n"
+        + section.replace(hashlib.sha256(KEY.encode()).hexdigest(), hashlib.sha256(OTHER.encode()).hexdigest())
+    )
+
+
+def test_an_app_comes_sends_prunes_and_goes(tmp_path: Path) -> None:
+    async def act(service: Service, file: Path) -> None:
+        before = file.read_text()
+        assert (await post(service, OTHER, apns("ok", 1)))[0] == 401
+        file.write_text(with_other_app(before))
+        found: list[str] = []
+
+        async def accepted() -> bool:
+            status, body = await post(service, OTHER, apns("ok", 1) + fcm("UNREGISTERED", 1))
+            found.extend([body["id"]] if status == 202 else [])
+            return status == 202
+
+        await service.until("the new app is known", accepted)
+
+        async def arrived() -> bool:
+            return await sent(service, OTHER, found[0]) == 1
+
+        await service.until("the new app's push is sent", arrived)
+
+        async def told() -> bool:
+            async with service.session.get("/v1/feedback", headers={"Authorization": f"Bearer {OTHER}"}) as answer:
+                return bool((await answer.json())["items"])
+
+        await service.until("the new app's feedback is read", told)
+
+        file.write_text(before)
+
+        async def gone() -> bool:
+            return (await post(service, OTHER, apns("ok", 2)))[0] == 401
+
+        await service.until("the app is gone", gone)
+        assert await service.done(await service.push(apns("ok", 3))) == {"total": 1, "sent": 1}
+
+    play(tmp_path, act)
+
+
+def test_what_was_read_for_an_app_that_goes_is_sent_when_it_comes_back(tmp_path: Path) -> None:
+    async def act(service: Service, file: Path) -> None:
+        before = file.read_text()
+        file.write_text(with_other_app(before))
+        service.simulator.break_credentials("apns")
+        found: list[str] = []
+
+        async def accepted() -> bool:
+            status, body = await post(service, OTHER, apns("ok", *range(300)))
+            found.extend([body["id"]] if status == 202 else [])
+            return status == 202
+
+        await service.until("the new app is known", accepted)
+
+        def held() -> bool:
+            return "401" in str(service.simulator.record.apns.totals) or "403" in str(
+                service.simulator.record.apns.totals
+            )
+
+        await service.until("its route has met the refusal", held)
+        file.write_text(before)
+
+        async def gone() -> bool:
+            return (await post(service, OTHER, apns("ok", 2)))[0] == 401
+
+        await service.until("the app is gone", gone)
+        service.simulator.mend_credentials("apns")
+        file.write_text(with_other_app(before))
+
+        async def arrived() -> bool:
+            async with service.session.get(
+                f"/v1/push/{found[0]}", headers={"Authorization": f"Bearer {OTHER}"}
+            ) as answer:
+                return answer.status == 200 and (await answer.json())["counts"]["sent"] == 300
+
+        await service.until("what waited is sent", arrived)
+        assert service.simulator.record.apns.duplicates == 0
+
+    play(tmp_path, act)
+
+
+def test_a_mended_key_file_opens_a_held_route_and_loses_nothing(tmp_path: Path) -> None:
+    async def act(service: Service, file: Path) -> None:
+        config: Any = service.settings.apps["shop"].providers["apns"]
+        key_file = Path(config.key_file)
+        good = key_file.read_text()
+        push = await service.push(apns("ok", *range(1000)))
+        # A key that Apple does not know: well-formed, and refused.
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        stranger = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        key_file.write_bytes(stranger)
+
+        async def held() -> bool:
+            await service.push(apns("ok", os.urandom(8).hex()))
+            async with service.session.get("/readyz") as answer:
+                return "shop/apns" in (await answer.json()).get("held", {})
+
+        await service.until("the strange key is refused and the route held", held)
+        waiting = await service.push(apns("ok", *range(2000, 3000)))
+        key_file.write_text(good)
+        assert await service.done(push, waiting) == {"total": 2000, "sent": 2000}
+        assert service.simulator.record.apns.duplicates == 0
+
+    play(tmp_path, act)
+
+
+def test_a_bad_configuration_is_refused_and_the_old_one_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def act(service: Service, file: Path) -> None:
+        good = file.read_text()
+        file.write_text(good + "\n[apps.shop.nonsense]\n")
+        log = ""
+
+        def refused() -> bool:
+            nonlocal log
+            log += capsys.readouterr().err
+            return log.count("reload_refused") >= 3  # by the API, the dispatcher and feedback
+
+        await service.until("each part has refused it", refused)
+        assert "apps.shop.nonsense" in log
+        assert await service.done(await service.push(apns("ok", 1))) == {"total": 1, "sent": 1}
+        file.write_text(good.replace(hashlib.sha256(KEY.encode()).hexdigest(), "ab" * 32))
+
+        async def locked_out() -> bool:
+            return (await post(service, KEY, apns("ok", 2)))[0] == 401
+
+        await service.until("a mended configuration is taken, with its other key", locked_out)
+
+    play(tmp_path, act)
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals need the main thread")
+def test_hang_up_reads_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pushsvc.reload.versions.__kwdefaults__", {"every": 3600.0})
+
+    async def act(service: Service, file: Path) -> None:
+        file.write_text(with_other_app(file.read_text()))
+        os.kill(os.getpid(), signal.SIGHUP)
+
+        async def accepted() -> bool:
+            return (await post(service, OTHER, apns("ok", 1)))[0] == 202
+
+        await service.until("the new app is known", accepted)
+
+    play(tmp_path, act)
+
+
+def test_accounts_change_under_load_and_each_push_is_sent_once(tmp_path: Path) -> None:
+    async def act(service: Service, file: Path) -> None:
+        pushes: list[str] = []
+        text = file.read_text()
+        traffic = service.simulator.record.apns.traffic
+        for window in (100, 300, 200):
+            calls = [apns("ok", *(f"{window}-{call}-{n}" for n in range(1000))) for call in range(4)]
+            pushes += [await service.push(call) for call in calls]
+            opened = traffic.connections
+            file.write_text(text.replace("connections = 2", f"connections = 2\nwindow = {window}"))
+
+            def are_up(opened: int = opened) -> bool:
+                return traffic.connections >= opened + 2
+
+            await service.until("new connections are up", are_up)
+        assert await service.done(*pushes) == {"total": 12_000, "sent": 12_000}
+        assert service.simulator.record.apns.duplicates == 0
+
+    play(tmp_path, act)
