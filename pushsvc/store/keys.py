@@ -23,11 +23,16 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:dead`                | stream | entry: dead-letter TTL | dead letters: `d` encoded DeadLetter                  |
 | `ps:T:m:<id>`              | hash   | dead-letter TTL        | platform -> encoded Chunk without targets, so that a  |
 |                            |        |                        | dead letter can be sent again                         |
+| `ps:T:replay:<job>`        | hash   | 7 days                 | a replay: `cursor`, `end`, `moved`, `skipped`, `up`;  |
+|                            |        |                        | in shard 0 also `spec`, `st`, `at`, `matched`, `error`|
 | `ps:T:receipts`            | stream | entry: until recorded  | `r` encoded Receipt; consumer group `feedback`        |
 | `ps:T:events`              | stream | entry: events TTL      | `e` encoded FeedbackEvent; capped                     |
 | `ps:T:sup:<platform>`      | zset   | member: suppression TTL| 16-byte digest of a dead token; score recorded at ms  |
 | `ps:T:quarantine`          | stream | until an operator acts | what could not be decoded: `b` bytes, `from` key,     |
 |                            |        |                        | `id` entry, `why`                                     |
+| `ps:replays`               | zset   | until done             | `<app> <job>` of replays that are not done; score the |
+|                            |        |                        | ms at which one that nobody works on is taken up      |
+| `ps:lock:<name>`           | string | seconds                | whose turn it is to do what is done periodically      |
 | `ps:alive:<consumer>`      | string | takeover, renewed      | the consumer lives; without it its entries are taken  |
 | `ps:keys`                  | hash   | for good               | SHA-256 of an API key -> ApiKey as JSON               |
 | `ps:hash_key`              | string | for good               | 32 random bytes that key every token hash             |
@@ -60,6 +65,7 @@ SMALL = ROWS_FOR_ALL
 
 KEYRING = "ps:keys"
 HASH_KEY = "ps:hash_key"
+REPLAYS = "ps:replays"
 
 
 def shard_of(push_id: str, shards: int) -> int:
@@ -116,6 +122,18 @@ def epoch(app: str, shard: int) -> str:
 
 def dead(app: str, shard: int) -> str:
     return f"{prefix(app, shard)}dead"
+
+
+def message(app: str, shard: int, push_id: str) -> str:
+    return f"{prefix(app, shard)}m:{push_id}"
+
+
+def replay(app: str, shard: int, job: str) -> str:
+    return f"{prefix(app, shard)}replay:{job}"
+
+
+def lock(name: str) -> str:
+    return f"ps:lock:{name}"
 
 
 def receipts(app: str, shard: int) -> str:
