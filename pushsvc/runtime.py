@@ -169,6 +169,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             pushes=store.pushes,
             receipts=store.receipts,
             keys=store.keys,
+            dead=store.dead,
             ready=ready,
             metrics=metrics,
             config=config,

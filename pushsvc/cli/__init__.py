@@ -28,6 +28,7 @@ COMMANDS = {
     "send": ("send:send", "Send a push, from flags or a JSON file."),
     "status": ("status:status", "Show where a push stands, or follow it to its end."),
     "cancel": ("cancel:cancel", "Cancel what has not been sent of a push."),
+    "failed": ("failed:failed", "List dead letters: deliveries that failed for good."),
     "keys": ("keys:keys", "Make, list and revoke API keys."),
     "check": ("check:check", "Check the configuration, Redis and each credential."),
 }

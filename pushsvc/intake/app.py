@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 
 from ..model import Platform
-from ..ports import KeyRing, PushStore, ReceiptLog, Renderer
+from ..ports import DeadLetters, KeyRing, PushStore, ReceiptLog, Renderer
 from . import openapi
 from .auth import Gate
 from .config import IntakeApp, IntakeConfig
+from .failed import FailedCalls
 from .ids import new_push_id, now_ms
 from .meta import MetaCalls
 from .problems import ExpectationFailed, boundary, respond
@@ -26,6 +27,7 @@ def build_app(
     pushes: PushStore,
     receipts: ReceiptLog,
     keys: KeyRing,
+    dead: DeadLetters,
     ready: Callable[[], Awaitable[Mapping[str, str]]],
     metrics: Callable[[], Awaitable[bytes]],
     config: IntakeConfig,
@@ -53,10 +55,10 @@ def build_app(
         new_id=new_id,
     )
     about_itself = MetaCalls(ready=ready, metrics=metrics, document=openapi.build(platforms=renderers, config=config))
+    owners = (about_pushes, FailedCalls(dead=dead, gate=gate, config=config), about_itself)
     app = web.Application(middlewares=[boundary()], client_max_size=config.body_limit)
     for call in CALLS:
-        owner = about_pushes if hasattr(about_pushes, call.name) else about_itself
-        handler = getattr(owner, call.name)
+        handler = next(getattr(owner, call.name) for owner in owners if hasattr(owner, call.name))
         if call.method == "GET":
             app.router.add_get(call.path, handler, allow_head=True, expect_handler=_expect)
         else:
