@@ -236,7 +236,7 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
             dispatch_config(settings),
             hash_token=partial(token_hash, store.hash_key),
         )
-        await _serve_part_metrics(stack, settings, "dispatch", store)
+        await serve_part_metrics(stack, settings, "dispatch", store)
         listening(f"{len(providers)} routes as {socket.gethostname()}:{os.getpid()}")
         quiet_gc()
         await dispatcher.run(stop)
@@ -250,13 +250,14 @@ async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Ca
     settings.require_apps()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_configured_store(settings))
-        await _serve_part_metrics(stack, settings, "feedback", store)
+        await serve_part_metrics(stack, settings, "feedback", store)
         listening(f"{len(settings.apps)} apps as {socket.gethostname()}:{os.getpid()}")
         await feedback.run(store.receipts, settings.apps, stop)
 
 
-async def _serve_part_metrics(stack: AsyncExitStack, settings: Settings, part: str, store: Store) -> None:
-    port = settings.metrics.port_of(part)  # type: ignore[arg-type]  # both callers pass a literal
+async def serve_part_metrics(stack: AsyncExitStack, settings: Settings, part: str, store: Store) -> None:
+    """The listener for `/metrics` of a part without an HTTP API, where one is configured."""
+    port = settings.metrics.port_of(part)  # type: ignore[arg-type]  # all callers pass a literal
     if port is not None:
         await stack.enter_async_context(
             telemetry.serve_metrics(settings.metrics.host, port, refresh=_exposition(settings, store))

@@ -24,11 +24,13 @@ COMMANDS = {
     "serve": ("parts:serve", "Run the HTTP API."),
     "dispatch": ("parts:dispatch", "Run the workers that send to the providers."),
     "feedback": ("parts:feedback", "Run the loop that acts on dead tokens."),
+    "jobs": ("jobs:jobs", "Run the workers that replay dead letters."),
     "simulate": ("simulate:simulate", "Run the provider simulator: APNs and FCM on loopback."),
     "send": ("send:send", "Send a push, from flags or a JSON file."),
     "status": ("status:status", "Show where a push stands, or follow it to its end."),
     "cancel": ("cancel:cancel", "Cancel what has not been sent of a push."),
     "failed": ("failed:failed", "List dead letters: deliveries that failed for good."),
+    "replay": ("replay:replay", "Send dead letters again."),
     "keys": ("keys:keys", "Make, list and revoke API keys."),
     "check": ("check:check", "Check the configuration, Redis and each credential."),
 }

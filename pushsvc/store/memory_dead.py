@@ -52,7 +52,7 @@ class MemoryDeadLetters:
     async def unfinished(self, *, due: bool = True) -> list[tuple[str, str]]:
         return [place for place, status in self._state.replays.items() if status.state in ("queued", "running")]
 
-    async def keep(self, app: str, job: str, *, lease: int | None = None) -> None:
+    async def keep(self, app: str, job: str, *, lease: int) -> None:
         """Nobody dies here."""
 
     async def finish(self, app: str, job: str, error: str = "") -> None:

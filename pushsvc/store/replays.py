@@ -1,8 +1,8 @@
 """Replays: asked for, taken up, moved on step by step, and taken up again when their worker is gone.
 
 A replay is a record in Redis, not a job in somebody's memory. `ps:replays` says when one that nobody works on is due;
-each step puts that off by `lease`. Who runs it is not decided by the lease, though: every step names the cursor that
-it began at, and a step from another cursor changes nothing (see replay.lua).
+whoever works on one puts that off as it goes (`keep`). Who runs it is not decided by that, though: every step names
+the cursor that it began at, and a step from another cursor changes nothing (see replay.lua).
 """
 
 from __future__ import annotations
@@ -40,13 +40,12 @@ class Step(Struct, frozen=True):
 
 
 class RedisReplays:
-    """`DeadLetters` over Redis, and what a worker needs to run its replays. `lease` is in milliseconds."""
+    """`DeadLetters` over Redis, and what a worker needs to run its replays."""
 
-    def __init__(self, link: Link, config: StoreConfig, clock: Clock, *, lease: int = 15_000) -> None:
+    def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
         self._link = link
         self._config = config
         self._clock = clock
-        self._lease = lease
         self._letters = RedisLetters(link, config)
 
     async def page(self, app: str, which: DeadFilter, *, cursor: str, limit: int) -> tuple[list[DeadRow], str | None]:
@@ -98,10 +97,9 @@ class RedisReplays:
         found = await self._link.call("ZRANGEBYSCORE", keys.REPLAYS, "-inf", self._clock() if due else "+inf")
         return [(app, job) for app, _, job in (member.decode().partition(" ") for member in found)]
 
-    async def keep(self, app: str, job: str, *, lease: int | None = None) -> None:
-        """Say that somebody works on it, or soon will; with a lease of 0, that nobody does. A done one stays done."""
-        until = self._clock() + (self._lease if lease is None else lease)
-        await self._link.call("ZADD", keys.REPLAYS, "XX", until, f"{app} {job}")
+    async def keep(self, app: str, job: str, *, lease: int) -> None:
+        """Say that somebody works on it for so many ms, or soon will; 0: nobody does. A done one stays done."""
+        await self._link.call("ZADD", keys.REPLAYS, "XX", self._clock() + lease, f"{app} {job}")
 
     async def finish(self, app: str, job: str, error: str = "") -> None:
         """It is done, or has failed."""
@@ -120,7 +118,6 @@ class RedisReplays:
             return Step(over=True)
         if status.state == "queued":
             await self._link.call("HSET", keys.replay(app, 0, job), "st", "running")
-        await self.keep(app, job)
         spec = status.spec
         if spec.limit:
             most = min(most, spec.limit - status.moved)

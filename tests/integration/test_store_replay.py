@@ -265,6 +265,7 @@ def test_of_two_workers_on_one_replay_the_slower_is_told(server: Server | None) 
         reopenings, _ = await dead._reopen("shop", 0, found[0])  # type: ignore[union-attr]  # as above
         assert await dead._move("shop", 0, job, ("", found[1], 0), reopenings) == [-1]  # type: ignore[union-attr]  # as above
         assert (await dead.step("shop", job, most=2)).moved == 2
+        await dead.keep("shop", job, lease=60_000)
         assert await dead.unfinished() == []
         assert await dead.unfinished(due=False) == [("shop", job)]
         await dead.keep("shop", job, lease=0)
