@@ -43,6 +43,9 @@ encoded DeliveryRow: that the field is there *is* the mark that the delivery end
 reckoned, `n - rt - sum of n:<end>`, so that the counts cannot disagree. Names are short because each is kept once a
 push for a week.
 
+A push that has failed deliveries keeps all of this for as long as a dead letter lives, where that is longer than the
+status TTL: a replay opens its deliveries again, and must know which have ended, in which turn.
+
 Rows of large pushes sit in a sorted set, not in a hash, because `GET /v1/push/{id}/deliveries` pages in order of
 index and a hash has no order. Suppression counts its age from the day that we learnt of the death, not from the
 provider's own date, which may lie months back and would let the entry go at once.

@@ -20,6 +20,7 @@ from rq.serializers import JSONSerializer
 
 from pushsvc.errors import ConfigError
 from pushsvc.jobs import FUNCTIONS, QUEUE, Context, NotAllowed, make_job_class, make_worker
+from pushsvc.jobs.process import enqueue_replays
 from pushsvc.jobs.worker import make_queue
 from pushsvc.ports import DeadFilter, ReplaySpec
 from pushsvc.settings import Settings
@@ -212,3 +213,28 @@ def test_the_jobs_process_ends_when_its_store_never_comes(server: Server, tmp_pa
         wait_until(lambda: process.poll() is not None, 60)
     assert process.returncode == 1
     assert "jobs.url" in (tmp_path / "log").read_text()
+
+
+def test_of_many_schedulers_one_has_the_turn(server: Server) -> None:
+    async def story(store: Store) -> None:
+        owners = [await store.dead.turn("sweep", f"owner-{n}", 30.0) for n in range(20)]
+        assert owners == [True] + [False] * 19
+        assert await store.dead.turn("cleanup", "owner-1", 0.05)
+        await until(lambda: store.dead.turn("cleanup", "owner-2", 30.0))
+
+    play(server, story)
+
+
+def test_a_replay_that_waits_in_the_queue_is_not_enqueued_again(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await fail_all(store, make_push("p", 1))
+        job = (await store.dead.request(ReplaySpec("shop"))).job
+        with Redis(unix_socket_path=str(server.folder / "socket")) as connection:
+            queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
+            await enqueue_replays(store, queue, Settings())
+            await store.dead.keep("shop", job, lease=0)
+            await enqueue_replays(store, queue, Settings())
+            assert queue.count == 1
+            assert await store.dead.unfinished() == []
+
+    play(server, story)
