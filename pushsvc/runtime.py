@@ -194,6 +194,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 pushes=store.pushes,
                 receipts=store.receipts,
                 keys=store.keys,
+                dead=store.dead,
                 ready=ready,
                 metrics=metrics,
                 held=held,
@@ -251,7 +252,7 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
             hash_token=partial(token_hash, store.hash_key),
         )
         current = Current(settings)
-        await _serve_part_metrics(stack, current, "dispatch", store)
+        await serve_part_metrics(stack, current, "dispatch", store)
         listening(f"{len(accounts.providers)} routes as {socket.gethostname()}:{os.getpid()}")
         quiet_gc()
 
@@ -272,7 +273,7 @@ async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Ca
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_configured_store(settings))
         current = Current(settings)
-        await _serve_part_metrics(stack, current, "feedback", store)
+        await serve_part_metrics(stack, current, "feedback", store)
         listening(f"{len(settings.apps)} apps as {socket.gethostname()}:{os.getpid()}")
         turn = asyncio.Event()
 
@@ -317,9 +318,10 @@ async def _following(
             await following
 
 
-async def _serve_part_metrics(stack: AsyncExitStack, current: Current, part: str, store: Store) -> None:
+async def serve_part_metrics(stack: AsyncExitStack, current: Current, part: str, store: Store) -> None:
+    """The listener for `/metrics` of a part without an HTTP API, where one is configured."""
     settings = current.settings
-    port = settings.metrics.port_of(part)  # type: ignore[arg-type]  # both callers pass a literal
+    port = settings.metrics.port_of(part)  # type: ignore[arg-type]  # all callers pass a literal
     if port is not None:
         await stack.enter_async_context(
             telemetry.serve_metrics(settings.metrics.host, port, refresh=_exposition(current, store))

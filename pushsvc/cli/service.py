@@ -64,6 +64,7 @@ def children(settings: Settings) -> list[Child]:
         Child("serve", ("serve", "--processes", "1"), stage=0, copies=settings.server.processes),
         Child("dispatch", ("dispatch", "--processes", "1"), stage=1, copies=settings.dispatch.processes),
         Child("feedback", ("feedback", "--processes", "1"), stage=2),
+        Child("jobs", ("jobs", "--processes", "1"), stage=0, copies=settings.jobs.processes),
     ]
 
 

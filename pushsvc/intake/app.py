@@ -10,10 +10,11 @@ from typing import TypeAlias
 from aiohttp import web
 
 from ..model import Platform
-from ..ports import KeyRing, PushStore, ReceiptLog, Renderer
+from ..ports import DeadLetters, KeyRing, PushStore, ReceiptLog, Renderer
 from . import openapi
 from .auth import Gate
 from .config import IntakeApp, IntakeConfig
+from .failed import FailedCalls
 from .ids import new_push_id, now_ms
 from .meta import MetaCalls
 from .problems import ExpectationFailed, boundary, respond
@@ -32,6 +33,7 @@ def build_app(
     pushes: PushStore,
     receipts: ReceiptLog,
     keys: KeyRing,
+    dead: DeadLetters,
     ready: Callable[[], Awaitable[Mapping[str, str]]],
     metrics: Callable[[], Awaitable[bytes]],
     held: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
@@ -63,12 +65,12 @@ def build_app(
     about_itself = MetaCalls(
         ready=ready, metrics=metrics, held=held, document=openapi.build(platforms=renderers, config=config)
     )
+    owners = (about_pushes, FailedCalls(dead=dead, gate=gate, config=config), about_itself)
     app = web.Application(middlewares=[boundary()], client_max_size=config.body_limit)
     handlers: dict[str, Handler] = {}
     app[HANDLERS] = handlers
     for call in CALLS:
-        owner = about_pushes if hasattr(about_pushes, call.name) else about_itself
-        handlers[call.name] = getattr(owner, call.name)
+        handlers[call.name] = next(getattr(owner, call.name) for owner in owners if hasattr(owner, call.name))
         handler = partial(_latest, handlers, call.name)
         if call.method == "GET":
             app.router.add_get(call.path, handler, allow_head=True, expect_handler=_expect)

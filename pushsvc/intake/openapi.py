@@ -14,9 +14,13 @@ from .config import IntakeConfig
 from .document import PushDocument
 from .faults import MAX_DEPTH
 from .problems import MEDIA_TYPE, Problem
+from .replays import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
 from .routes import CALLS, JSON, Call
 
-STRUCTS: Final = (PushDocument, Accepted, Status, Deliveries, FeedbackPage, Health, Problem)
+STRUCTS: Final = (
+    *(PushDocument, Accepted, Status, Deliveries, FeedbackPage, Health, Problem),
+    *(ReplayDocument, ReplayAccepted, Replay, DeadLetterPage),
+)
 
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "alert": {
@@ -48,6 +52,16 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "value": {
             "to": {"tokens": [{"platform": "apns", "token": "8f3c" * 16}]},
             "overrides": {"apns": {"payload": {"aps": {"alert": {"loc-key": "GAME_PLAY", "loc-args": ["Jenna"]}}}}},
+        },
+    },
+}
+
+_EXAMPLES_OF: Final = {
+    "post_push": EXAMPLES,
+    "post_replay": {
+        "outage": {
+            "summary": "What failed while the provider was in trouble, gently",
+            "value": {"reason": "ServiceUnavailable", "since": "2026-12-01T09:00:00Z", "rate": 100},
         },
     },
 }
@@ -129,6 +143,9 @@ def _operation(call: Call) -> dict[str, Any]:
         operation["description"] = " ".join(notes)
     operation["security"] = [{"key": []}] if call.needs_key else []
     parameters = []
+    if "{job}" in call.path:
+        named = {"name": "job", "in": "path", "required": True, "description": "The replay's id."}
+        parameters.append({**named, "schema": {"type": "string", "pattern": "^[0-9a-f]{1,40}$"}})
     if "{id}" in call.path:
         description = "The push's id."
         schema = {"type": "string", "format": "uuid"}
@@ -143,7 +160,7 @@ def _operation(call: Call) -> dict[str, Any]:
         operation["requestBody"] = {
             "required": True,
             "description": "JSON in UTF-8. `Content-Type` is `application/json`, or left out.",
-            "content": {JSON: {"schema": _ref(call.body), "examples": EXAMPLES}},
+            "content": {JSON: {"schema": _ref(call.body), "examples": _EXAMPLES_OF[call.name]}},
         }
     operation["responses"] = _responses(call)
     return operation

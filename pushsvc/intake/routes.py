@@ -23,6 +23,7 @@ from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
 from .document import PushDocument
 from .problems import InternalError, RequestTimeout, UnsupportedMediaType
 from .query import Param
+from .replays import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
 
 JSON: Final = "application/json"
 
@@ -135,6 +136,53 @@ CALLS: Final = (
         problems=(*_KEYED, InvalidRequest),
     ),
     Call(
+        "get_failed",
+        "GET",
+        "/v1/failed",
+        "Dead letters: deliveries that failed for good.",
+        Answer(200, "A page of them, oldest first.", DeadLetterPage),
+        description="They are kept for a month, unless configured otherwise, and can be sent again.",
+        scopes=("push", "admin"),
+        params=(
+            Param("push", "Only those of this push."),
+            Param("platform", "Only those of this provider."),
+            Param("reason", "Only those that failed for this reason."),
+            Param("since", "Only those that failed at this instant (RFC 3339) or later."),
+            Param("until", "Only those that failed before this instant (RFC 3339)."),
+            Param("cursor", "The `cursor` of the page before."),
+            _LIMIT,
+        ),
+        problems=(*_KEYED, InvalidRequest),
+    ),
+    Call(
+        "post_replay",
+        "POST",
+        "/v1/failed/replay",
+        "Send dead letters again.",
+        Answer(
+            202,
+            "The replay is in Redis and will be run; or, as a dry run, what it would mean.",
+            ReplayAccepted,
+        ),
+        description=(
+            "In the background, by `pushsvc jobs`. Each is the same delivery again, of the same push: it counts as "
+            "`retrying`, no longer as `failed`, carries the same ids to the provider, has all its attempts and its "
+            "whole `ttl` anew. Dead letters of later are not meant. Those of cancelled pushes stay."
+        ),
+        scopes=("push", "admin"),
+        body=ReplayDocument,
+        problems=(MalformedBody, *_KEYED, RequestTimeout, ContentTooLarge, UnsupportedMediaType, InvalidRequest),
+    ),
+    Call(
+        "get_replay",
+        "GET",
+        "/v1/failed/replay/{job}",
+        "Where a replay stands.",
+        Answer(200, "Its progress.", Replay),
+        scopes=("push", "admin"),
+        problems=(*_KEYED, NotFound, InvalidRequest),
+    ),
+    Call(
         "get_healthz",
         "GET",
         "/healthz",
@@ -174,3 +222,6 @@ CALLS: Final = (
         Answer(200, "HTML.", media="text/html"),
     ),
 )
+
+CALL: Final = {call.name: call for call in CALLS}
+"""By name."""

@@ -109,6 +109,25 @@ class DispatchSettings(Struct, frozen=True, kw_only=True):
     pause that a busy machine makes, and two processes send the same."""
 
 
+class JobsSettings(Struct, frozen=True, kw_only=True):
+    """`[jobs]`: the processes that do what is done once, not once a push. The URL's password is left out of `repr`."""
+
+    processes: Count = 1
+    takeover: Annotated[float, Meta(ge=1)] = 15.0
+    """After so long without a sign of life of its worker, a job is given to another."""
+    url: str = ""
+    """Where rq keeps its jobs; empty: where `redis.url` is."""
+
+    def __post_init__(self) -> None:
+        scheme = urlsplit(self.url).scheme
+        schemes = [name for name in REDIS_SCHEMES if not name.endswith("+cluster")]
+        if self.url and scheme not in schemes:
+            raise ValueError(f"url: expected empty or one of {', '.join(f'{name}://' for name in schemes)}")
+
+    def __repr__(self) -> str:
+        return f"JobsSettings(processes={self.processes}, takeover={self.takeover}, url_set={bool(self.url)})"
+
+
 class QueueSettings(Struct, frozen=True, kw_only=True):
     """`[queue]`: what the store holds at most, and for how long."""
 
@@ -194,6 +213,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()
     dispatch: DispatchSettings = DispatchSettings()
+    jobs: JobsSettings = JobsSettings()
     queue: QueueSettings = QueueSettings()
     retry: RetrySettings = RetrySettings()
     apps: dict[str, AppSettings] = field(default_factory=dict)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
+from redis import Redis as SyncRedis
 from redis import exceptions as faults
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
@@ -25,6 +26,8 @@ from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import ConstantBackoff, NoBackoff
+from redis.retry import Retry as SyncRetry
+from redis.sentinel import Sentinel as SyncSentinel
 
 from ..errors import ConfigError, StoreError, StoreUnavailable
 
@@ -171,3 +174,31 @@ def _open_cluster(url: str, options: dict[str, Any]) -> RedisCluster:
     _, kwargs = _tls_and_rest(url, options)
     nodes = [ClusterNode(host, port) for host, port in _nodes(urlsplit(url).netloc, 6379)]
     return RedisCluster(startup_nodes=nodes, max_connections=100_000, **kwargs)
+
+
+def open_sync_redis(url: str, *, name: str, timeout: float = 5.0) -> SyncRedis:
+    """A client for rq, which knows no event loop; not yet connected. Raises ConfigError, also for a cluster."""
+    scheme = url.partition("://")[0]
+    if scheme not in SCHEMES or scheme.endswith("+cluster"):
+        raise ConfigError(
+            "jobs.url", "rq does not run on a Redis Cluster", "set it to the URL of a Redis that is not a cluster"
+        )
+    options: dict[str, Any] = {
+        "client_name": _client_name(name),
+        "protocol": 2,
+        "socket_connect_timeout": timeout,
+        "retry": SyncRetry(ConstantBackoff(0.05), 1),
+    }
+    try:
+        if not scheme.endswith("+sentinel"):
+            return SyncRedis.from_url(url, **options)
+        parts = urlsplit(url)
+        path, kwargs = _tls_and_rest(url, options)
+        master, _, db = path.strip("/").partition("/")
+        own = {key[len("sentinel_") :]: value for key, value in parse_qsl(parts.query) if key.startswith("sentinel_")}
+        limits = {"socket_timeout": timeout, "protocol": 2}
+        sentinel = SyncSentinel(_nodes(parts.netloc, 26379), sentinel_kwargs={**limits, **own})  # type: ignore[no-untyped-call]  # redis-py gives it no types
+        client: SyncRedis = sentinel.master_for(unquote(master), db=int(db or 0), **kwargs)  # type: ignore[no-untyped-call]  # as above
+        return client
+    except (ValueError, KeyError) as error:
+        raise ConfigError("jobs.url", f"cannot be read ({type(error).__name__})", f"use one of {_FORMS}") from None

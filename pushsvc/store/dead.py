@@ -23,6 +23,8 @@ class DeadLetter(Struct, frozen=True, array_like=True):
     status: int
     attempts: int
     at: int
+    turn: int = 1
+    """The turn in which it failed. A replay is a later turn, so that whoever still speaks of this one is not heard."""
 
     def __repr__(self) -> str:
         return f"DeadLetter({self.push_id}[{self.target.index}] {self.platform} {self.reason} at={self.at})"

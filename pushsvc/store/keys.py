@@ -23,11 +23,16 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:dead`                | stream | entry: dead-letter TTL | dead letters: `d` encoded DeadLetter                  |
 | `ps:T:m:<id>`              | hash   | dead-letter TTL        | platform -> encoded Chunk without targets, so that a  |
 |                            |        |                        | dead letter can be sent again                         |
+| `ps:T:replay:<job>`        | hash   | 7 days                 | a replay: `cursor`, `end`, `moved`, `skipped`, `up`;  |
+|                            |        |                        | in shard 0 also `spec`, `st`, `at`, `matched`, `error`|
 | `ps:T:receipts`            | stream | entry: until recorded  | `r` encoded Receipt; consumer group `feedback`        |
 | `ps:T:events`              | stream | entry: events TTL      | `e` encoded FeedbackEvent; capped                     |
 | `ps:T:sup:<platform>`      | zset   | member: suppression TTL| 16-byte digest of a dead token; score recorded at ms  |
 | `ps:T:quarantine`          | stream | until an operator acts | what could not be decoded: `b` bytes, `from` key,     |
 |                            |        |                        | `id` entry, `why`                                     |
+| `ps:replays`               | zset   | until done             | `<app> <job>` of replays that are not done; score the |
+|                            |        |                        | ms at which one that nobody works on is taken up      |
+| `ps:lock:<name>`           | string | seconds                | whose turn it is to do what is done periodically      |
 | `ps:alive:<consumer>`      | string | takeover, renewed      | the consumer lives; without it its entries are taken  |
 | `ps:held`                  | hash   | field: see `held.py`   | `app/platform` -> until ms and why the route is held  |
 | `ps:keys`                  | hash   | for good               | SHA-256 of an API key -> ApiKey as JSON               |
@@ -38,6 +43,9 @@ retried, `n:<end>` how many ended so, and for pushes of up to 1,000 deliveries u
 encoded DeliveryRow: that the field is there *is* the mark that the delivery ended. What is queued is not stored but
 reckoned, `n - rt - sum of n:<end>`, so that the counts cannot disagree. Names are short because each is kept once a
 push for a week.
+
+A push that has failed deliveries keeps all of this for as long as a dead letter lives, where that is longer than the
+status TTL: a replay opens its deliveries again, and must know which have ended, in which turn.
 
 Rows of large pushes sit in a sorted set, not in a hash, because `GET /v1/push/{id}/deliveries` pages in order of
 index and a hash has no order. Suppression counts its age from the day that we learnt of the death, not from the
@@ -62,6 +70,7 @@ SMALL = ROWS_FOR_ALL
 HELD = "ps:held"
 KEYRING = "ps:keys"
 HASH_KEY = "ps:hash_key"
+REPLAYS = "ps:replays"
 
 
 def shard_of(push_id: str, shards: int) -> int:
@@ -118,6 +127,18 @@ def epoch(app: str, shard: int) -> str:
 
 def dead(app: str, shard: int) -> str:
     return f"{prefix(app, shard)}dead"
+
+
+def message(app: str, shard: int, push_id: str) -> str:
+    return f"{prefix(app, shard)}m:{push_id}"
+
+
+def replay(app: str, shard: int, job: str) -> str:
+    return f"{prefix(app, shard)}replay:{job}"
+
+
+def lock(name: str) -> str:
+    return f"ps:lock:{name}"
 
 
 def receipts(app: str, shard: int) -> str:

@@ -39,6 +39,7 @@ from .config import StoreConfig
 from .dead import DeadLetter
 from .gauges import AppGauges, Gauges
 from .keys import SMALL
+from .memory_dead import MemoryDeadLetters
 from .memory_state import Record, State
 from .pushes import after_cursor, page
 from .receipts import parse_event_id
@@ -179,7 +180,7 @@ class MemoryQueue:
         if push.total <= SMALL or verdict.end != "sent":
             record.rows[index] = row_of(settlement, verdict)
         if verdict.dead_letter:
-            self._state.dead[push.app].append(dead_letter_of(settlement))
+            self._state.dead[push.app][next(self._state.numbers)] = dead_letter_of(settlement)
         if len(record.ended) == push.total and record.state != "cancelled":
             record.state = "done"
 
@@ -286,6 +287,7 @@ class MemoryStore:
         self.queue = MemoryQueue(self._state, consumer)
         self.receipts = MemoryReceipts(self._state, consumer)
         self.keys = MemoryKeyRing(self._state)
+        self.dead = MemoryDeadLetters(self._state)
 
     def as_consumer(self, consumer: str) -> MemoryStore:
         """What a process of that name would see that has just started."""
@@ -296,7 +298,7 @@ class MemoryStore:
         self._state.alive.discard(consumer)
 
     def dead_letters(self, app: str) -> list[DeadLetter]:
-        return list(self._state.dead[app])
+        return list(self._state.dead[app].values())
 
     async def gauges(self, routes: Mapping[str, Sequence[Platform]]) -> Gauges:
         return Gauges(apps={app: self._figures(app, platforms) for app, platforms in routes.items()})

@@ -24,6 +24,7 @@ from ..model import (
     Receipt,
     Route,
 )
+from ..ports import ReplayStatus
 from .clock import Clock
 from .config import StoreConfig
 from .dead import DeadLetter
@@ -91,7 +92,9 @@ class State:
         self.retries: dict[Route, list[tuple[int, Chunk]]] = defaultdict(list)
         self.receipts: dict[str, Stream[Receipt]] = defaultdict(lambda: Stream(self.numbers))
         self.events: dict[str, list[tuple[str, FeedbackEvent]]] = defaultdict(list)
-        self.dead: dict[str, list[DeadLetter]] = defaultdict(list)
+        self.dead: dict[str, dict[int, DeadLetter]] = defaultdict(dict)
+        self.replays: dict[tuple[str, str], ReplayStatus] = {}
+        self.replay_ends: dict[str, tuple[int, int]] = {}
         self.suppressed: set[tuple[str, Platform, str]] = set()
         self.keys: dict[str, ApiKey] = {}
         self.alive: set[str] = set()

@@ -20,6 +20,7 @@ from .liveness import Liveness
 from .pushes import RedisPushes
 from .queue import RedisQueue
 from .receipts import RedisReceipts
+from .replays import RedisReplays
 from .suppression import Suppression
 
 
@@ -38,6 +39,7 @@ class Store:
         self.queue = RedisQueue(link, config, suppression, liveness, clock)
         self.receipts = RedisReceipts(link, config, suppression, liveness, clock)
         self.keys = RedisKeyRing(link)
+        self.dead = RedisReplays(link, config, clock)
 
     @property
     def consumer(self) -> str:

@@ -56,6 +56,7 @@ local function settle(group)
   end
 
   local push = prefix .. 'p:' .. id
+  local ttl = ttl
   local fields = { 'HSET', push, 'up', now }
   local bits, rows, turns = {}, {}, {}
   local ended, retried = 0, 0
@@ -93,6 +94,10 @@ local function settle(group)
         fields[at + 1], fields[at + 2] = 'n:' .. name, tally
       end
     end
+  end
+
+  if head and tonumber(head[ENDS.failed] or 0) > 0 then
+    ttl = math.max(ttl, dead_ttl) -- a replay opens the delivery again, and needs to know what has ended
   end
 
   local next_turns = {}
@@ -155,7 +160,7 @@ local function settle(group)
       end
     end
     redis.call(unpack(fields))
-    if large or retried > 0 or over == total then
+    if large or retried > 0 or over == total or #dead > 0 then
       redis.call('PEXPIRE', push, ttl)
     end
   end

@@ -203,6 +203,7 @@ def dead_letter_of(settlement: Settlement) -> DeadLetter:
         status=outcome.status if outcome else 0,
         attempts=attempts_of(settlement),
         at=settlement.at,
+        turn=delivery.chunk.turn,
     )
 
 

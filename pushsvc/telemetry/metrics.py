@@ -55,6 +55,8 @@ DEAD_LETTERS = Gauge(
     ["app"],
     multiprocess_mode="livemostrecent",
 )
+REPLAYED = Counter("pushsvc_replayed_total", "Dead letters that were put back into their lanes.", ["app"])
+JOBS = Counter("pushsvc_jobs_total", "Jobs that ended, by how.", ["job", "result"])
 PROVIDER_SECONDS = Histogram(
     "pushsvc_provider_seconds",
     "Seconds from a request to the provider's answer.",

@@ -75,9 +75,10 @@ async def application(kind: str, redis: str) -> AsyncIterator[web.Application]:
     async with AsyncExitStack() as stack:
         store: Any = Nothing()
         keys: Any = store
+        dead: Any = store
         if kind == "redis":
             opened = await stack.enter_async_context(open_store(redis, StoreConfig()))
-            store, keys = opened.pushes, opened.keys
+            store, keys, dead = opened.pushes, opened.keys, opened.dead
         key = ApiKey("bench", "shop", hashlib.sha256(KEY.encode()).hexdigest(), ("push",))
         known = {name: kind.renderer for name, kind in REGISTRY.items()}
         yield build_app(
@@ -86,6 +87,7 @@ async def application(kind: str, redis: str) -> AsyncIterator[web.Application]:
             pushes=store,
             receipts=store,
             keys=keys,
+            dead=dead,
             ready=ready,
             metrics=metrics,
             config=IntakeConfig(),

@@ -525,7 +525,7 @@ def test_metrics_the_document_and_its_page_need_no_key() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v1", "/v1/push/", "/v2/push", "/v1/push/batch/x", "/v1/failed", "/v1/devices/d1", "/v1//push", "/healthz/"],
+    ["/", "/v1", "/v1/push/", "/v2/push", "/v1/push/batch/x", "/v1/devices/d1", "/v1//push", "/healthz/"],
 )
 def test_unknown_paths_are_404(path: str) -> None:
     async def main(service: Service) -> None:
@@ -536,7 +536,6 @@ def test_unknown_paths_are_404(path: str) -> None:
 
 def test_calls_of_later_versions_are_not_there() -> None:
     async def main(service: Service) -> None:
-        assert (await call(service, "POST", "/v1/failed/replay", {})).status == 404
         assert (await call(service, "PUT", "/v1/devices/d1", {})).status == 404
         assert (await call(service, "GET", "/v1/users/u1/devices")).status == 404
         # The path has the form of a push's own.

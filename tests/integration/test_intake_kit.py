@@ -35,6 +35,8 @@ from pushsvc.model import (
     Scope,
 )
 from pushsvc.ports import RenderError
+from pushsvc.store import MemoryStore
+from pushsvc.store.memory_dead import MemoryDeadLetters
 
 HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,200}")
 FCM = re.compile(r"[\w:-]{1,512}", re.ASCII)
@@ -167,6 +169,7 @@ class Service:
     url: str = ""
     failing: dict[str, str] = field(default_factory=dict)
     now: float = 0.0
+    dead: MemoryDeadLetters = field(default_factory=lambda: MemoryStore().dead)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -199,6 +202,7 @@ class Service:
             pushes=self.store,
             receipts=self.store,
             keys=self.store,
+            dead=self.dead,
             ready=self.ready,
             metrics=self.metrics,
             config=config,

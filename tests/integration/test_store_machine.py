@@ -1,4 +1,4 @@
-"""Any order of accept, take, settle, retry, promote, cancel, death and take-over: counts balance and nothing is lost.
+"""Any order of accept, take, settle, retry, replay, cancel, death and take-over: counts balance, nothing is lost.
 
 hypothesis drives consumers against a store and against a model that knows, for each delivery, only whether it has
 ended and which turn it is in. After every step each push's status must be what the model says; in the end everything
@@ -20,8 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from pushsvc.errors import Conflict
 from pushsvc.model import ENDS, End, Ended, Lane, Outcome, Retry, Settlement, TokenDead, Unavailable, Verdict
-from pushsvc.ports import EntryRef, Taken
-from pushsvc.store import StoreConfig
+from pushsvc.ports import DeadFilter, EntryRef, ReplaySpec, Taken
+from pushsvc.store import StoreConfig, token_hash
 
 from .servers import Server
 from .test_store_kit import NOW, ROUTE, SENT, AnyStore, Backend, World, backend_server, make_push, settlement, take
@@ -47,6 +47,8 @@ class _PushModel:
         self.cancelled = False
         self.ended: dict[int, End] = {}
         self.turns: dict[int, int] = {}
+        self.dead: dict[int, int] = {}
+        """Index and turn of dead letters."""
 
     def open(self, index: int, turn: int) -> bool:
         return index not in self.ended and self.turns.get(index, 1) == turn
@@ -159,6 +161,8 @@ class StoreMachine(RuleBasedStateMachine):
                 effective += 1
                 if isinstance(each.verdict, Ended):
                     model.ended[index] = each.verdict.end
+                    if each.verdict.dead_letter:
+                        model.dead[index] = chunk.turn
                 else:
                     model.turns[index] = chunk.turn + 1
         assert self.run(store.queue.settle("shop", settlements, finished)) == effective
@@ -166,6 +170,41 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(now=st.sampled_from([NOW, NOW + 10, NOW + 5000]), consumer=st.sampled_from(CONSUMERS))
     def promote(self, now: int, consumer: str) -> None:
         self.run(self.stores[consumer].queue.promote(ROUTE, now))
+
+    @precondition(lambda self: any(model.dead for model in self.pushes.values()))
+    @rule(consumer=st.sampled_from(CONSUMERS), most=st.sampled_from([1, 100, 2000]), steps=st.sampled_from([1, 50]))
+    def replay(self, consumer: str, most: int, steps: int) -> None:
+        """A replay of everything, of which the worker may die half-way: what it has not moved stays dead."""
+        dead = self.stores[consumer].dead
+        before = {push_id: self.run(dead.count("shop", DeadFilter(push=push_id))) for push_id in self.pushes}
+        assert before == {push_id: len(model.dead) for push_id, model in self.pushes.items()}
+        job = self.run(dead.request(ReplaySpec("shop"))).job
+        moved = 0
+        for _ in range(steps):
+            step = self.run(dead.step("shop", job, most=most))
+            moved += step.moved
+            if step.over:
+                break
+        rows, cursor = self.run(dead.page("shop", DeadFilter(), cursor="", limit=5000))
+        assert cursor is None
+        assert moved == sum(before.values()) - len(rows)
+        indexes = self.run(self.left_dead(consumer))
+        for push_id, model in self.pushes.items():
+            for index in [index for index in model.dead if (push_id, index) not in indexes]:
+                assert not model.cancelled
+                model.turns[index] = model.dead.pop(index) + 1
+                del model.ended[index]
+
+    async def left_dead(self, consumer: str) -> set[tuple[str, int]]:
+        """Push and index of all dead letters, by their token's hash."""
+        rows, _ = await self.stores[consumer].dead.page("shop", DeadFilter(), cursor="", limit=5000)
+        hashes = {row.token_hash for row in rows}
+        return {
+            (push_id, index)
+            for push_id, model in self.pushes.items()
+            for index in range(model.total)
+            if token_hash(bytes(32), f"{push_id}-{index}") in hashes
+        }
 
     @precondition(lambda self: self.pushes)
     @rule(data=st.data())

@@ -1,0 +1,102 @@
+"""`pushsvc failed`: the dead letters, and why they are. It reads the store, so it needs the configuration, no key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from ..errors import ConfigError
+from ..ports import DeadFilter, DeadLetters, DeadRow
+from .instants import parse_instant
+from .output import Json, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+
+COLUMNS = ("at", "app", "push_id", "platform", "reason", "status", "attempts", "device_id", "token_hash")
+PAGE = 1000
+
+PushId = Annotated[str, typer.Option("--push", help="Those of this push.", metavar="ID")]
+AppName = Annotated[str, typer.Option("--app", help="Those of this app; by default of every app.", metavar="APP")]
+Platform = Annotated[str, typer.Option("--platform", help="Those of this provider.", metavar="PLATFORM")]
+Reason = Annotated[str, typer.Option("--reason", help="Those that failed for this reason.", metavar="REASON")]
+Since = Annotated[
+    str, typer.Option("--since", help="Those that failed since then: 2026-12-01T09:00:00Z, or 2h.", metavar="TIME")
+]
+Until = Annotated[str, typer.Option("--until", help="Those that failed before then.", metavar="TIME")]
+
+
+def failed(
+    context: typer.Context,
+    push: PushId = "",
+    app: AppName = "",
+    platform: Platform = "",
+    reason: Reason = "",
+    since: Since = "",
+    until: Until = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="So many rows at most.", metavar="N")] = 100,
+    json: Json = False,
+) -> None:
+    """List dead letters: deliveries that failed for good. `pushsvc replay` sends them again."""
+    which = chosen(push, platform, reason, since, until)
+    settings = context.obj.settings()
+    asyncio.run(_failed(settings, apps_of(settings, app), which, limit, json=json))
+
+
+def chosen(push: str, platform: str, reason: str, since: str, until: str) -> DeadFilter:
+    """The filter of the options."""
+    return DeadFilter(
+        push=push,
+        platform=platform,
+        reason=reason,
+        since=parse_instant(since, option="--since"),
+        until=parse_instant(until, option="--until"),
+    )
+
+
+def apps_of(settings: Settings, app: str) -> list[str]:
+    """The app that is named, or all. Raises `ConfigError` for one that there is not."""
+    if app and app not in settings.apps:
+        known = ", ".join(settings.apps) or "none"
+        raise ConfigError(f"apps.{app}", "no such app in the configuration", f"it has {known}")
+    return [app] if app else list(settings.apps)
+
+
+async def rows_of(dead: DeadLetters, app: str, which: DeadFilter, limit: int) -> AsyncIterator[DeadRow]:
+    """Up to `limit` of them, page by page."""
+    cursor: str | None = ""
+    while cursor is not None and limit > 0:
+        rows, cursor = await dead.page(app, which, cursor=cursor, limit=min(PAGE, limit))
+        for row in rows:
+            yield row
+        limit -= len(rows)
+
+
+async def _failed(settings: Settings, apps: list[str], which: DeadFilter, limit: int, *, json: bool) -> None:
+    from ..runtime import open_configured_store
+
+    found: list[tuple[str, DeadRow]] = []
+    async with open_configured_store(settings) as store:
+        matched = sum([await store.dead.count(app, which) for app in apps])
+        for app in apps:
+            found += [(app, row) async for row in rows_of(store.dead, app, which, limit - len(found))]
+    shown = [{**msgspec.structs.asdict(row), "app": app, "at": _time(row.at)} for app, row in found]
+    if json:
+        print_json({"matched": matched, "items": shown})
+        return
+    print_table(COLUMNS, [[_cell(row[name]) for name in COLUMNS] for row in shown])
+    if matched > len(found):
+        typer.echo(f"{len(found):,} of {matched:,}; --limit shows more", err=True)
+
+
+def _time(at: int) -> str:
+    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)

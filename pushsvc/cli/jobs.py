@@ -1,0 +1,49 @@
+"""`pushsvc jobs`: the rq worker, which runs replays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from pathlib import Path
+
+import typer
+import uvloop
+
+from .. import jobs as work
+from .. import runtime, telemetry
+from ..settings import Settings
+from .parts import Processes, child_environ, until_signalled
+from .supervisor import LIFELINE, Child, Supervisor, watch_lifeline
+
+GRACE = 20.0
+"""Seconds: a job returns after its step, which takes one at most."""
+
+
+def jobs(context: typer.Context, processes: Processes = 0) -> None:
+    """Run the workers that replay dead letters."""
+    settings = context.obj.settings()
+    settings.require_apps()
+    log = telemetry.get_logger("jobs")
+    if (processes or settings.jobs.processes) == 1 or LIFELINE in os.environ:
+        work.run_jobs(
+            settings,
+            listening=lambda where: log.info("ready", at=where, pid=os.getpid()),
+            watch=watch_lifeline,
+        )
+        log.info("stopped", pid=os.getpid())
+    else:
+        uvloop.run(_many(context, settings, processes or settings.jobs.processes))
+
+
+async def _many(context: typer.Context, settings: Settings, processes: int) -> None:
+    stop: asyncio.Event = until_signalled()
+    async with runtime.redis_url(settings) as url:
+        with tempfile.TemporaryDirectory(prefix="pushsvc-metrics-") as folder:
+            async with Supervisor(
+                [Child("jobs", ("jobs", "--processes", "1"), copies=processes)],
+                environ=child_environ(context, url, Path(folder)),
+                grace=GRACE,
+                on_exit=lambda pid: telemetry.mark_process_dead(pid, Path(folder)),
+            ):
+                await stop.wait()

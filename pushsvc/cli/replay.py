@@ -1,0 +1,149 @@
+"""`pushsvc replay`: dead letters are sent again, by `pushsvc jobs`. This command asks for it and watches.
+
+The replay is a record in the store: it goes on when this command is gone, and when its worker is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from ..ports import DeadFilter, DeadLetters, ReplaySpec, ReplayStatus
+from .failed import AppName, Platform, PushId, Reason, Since, Until, apps_of, chosen
+from .output import Json, print_json
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+
+LOOK = 0.2
+"""Seconds between two looks."""
+PATIENCE = 10.0
+"""Seconds after which somebody is told that nobody has taken the replay up."""
+
+
+def replay(
+    context: typer.Context,
+    push: PushId = "",
+    app: AppName = "",
+    platform: Platform = "",
+    reason: Reason = "",
+    since: Since = "",
+    until: Until = "",
+    limit: Annotated[int, typer.Option("--limit", min=0, help="So many deliveries at most; 0: all.", metavar="N")] = 0,
+    rate: Annotated[
+        float, typer.Option("--rate", min=0, help="So many deliveries a second; 0: as fast as it goes.", metavar="N")
+    ] = 0.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be sent again.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for its end.")] = False,
+    json: Json = False,
+) -> None:
+    """Send dead letters again. Exit with 1 when the replay has failed.
+
+    Each is the same delivery of the same push again. It needs a running `pushsvc jobs` (or `pushsvc up`). Interrupt
+    this command, or kill the worker: the replay goes on, and nothing is sent twice.
+    """
+    which = chosen(push, platform, reason, since, until)
+    if 0 < rate < 0.1:
+        raise typer.BadParameter("--rate: at least 0.1")
+    settings = context.obj.settings()
+    good = asyncio.run(
+        _replay(settings, apps_of(settings, app), which, limit, rate, dry_run=dry_run, detach=detach, json=json)
+    )
+    if not good:
+        raise typer.Exit(1)
+
+
+async def _replay(
+    settings: Settings,
+    apps: list[str],
+    which: DeadFilter,
+    limit: int,
+    rate: float,
+    *,
+    dry_run: bool,
+    detach: bool,
+    json: bool,
+) -> bool:
+    from ..runtime import open_configured_store
+
+    async with open_configured_store(settings) as store:
+        meant = share({app: await store.dead.count(app, which) for app in apps}, limit)
+        matched = sum(meant.values())
+        if dry_run or not matched:
+            if json:
+                print_json({"matched": matched, "apps": meant, "jobs": []})
+            else:
+                print(f"{matched:,} dead letters" + (" would be sent again" if dry_run else ": nothing to send again"))
+            return True
+        asked = [
+            await store.dead.request(ReplaySpec(app, which, count if limit else 0, rate))
+            for app, count in meant.items()
+            if count
+        ]
+        if not detach:
+            asked = [await _follow(store.dead, each, quiet=json) for each in asked]
+    if json:
+        print_json({"matched": matched, "apps": meant, "jobs": [msgspec.to_builtins(each) for each in asked]})
+    elif detach:
+        for each in asked:
+            print(f"{each.job}  {each.spec.app}")
+    return all(each.state != "failed" for each in asked)
+
+
+def share(matched: dict[str, int], limit: int) -> dict[str, int]:
+    """How many of each app, so that together they are not more than `limit`; 0 is no limit."""
+    left = limit or sum(matched.values())
+    meant = {}
+    for app, count in matched.items():
+        meant[app] = min(count, left)
+        left -= meant[app]
+    return meant
+
+
+async def _follow(dead: DeadLetters, status: ReplayStatus, *, quiet: bool) -> ReplayStatus:
+    loop = asyncio.get_running_loop()
+    began, told = loop.time(), False
+    with _display(status, quiet) as show:
+        while status.state in ("queued", "running"):
+            await asyncio.sleep(LOOK)
+            status = await dead.replay(status.spec.app, status.job) or status
+            show(status)
+            if status.state == "queued" and not told and loop.time() - began > PATIENCE:
+                told = True
+                typer.echo("nobody has taken the replay up yet: does `pushsvc jobs` run?", err=True)
+    if status.state == "failed":
+        typer.echo(f"pushsvc: the replay {status.job} has failed: {status.error}", err=True)
+    return status
+
+
+@contextmanager
+def _display(status: ReplayStatus, quiet: bool) -> Iterator[Callable[[ReplayStatus], None]]:
+    limit = status.spec.limit
+    total = min(status.matched, limit) if limit else status.matched
+    if quiet:
+        yield lambda status: None
+    elif sys.stdout.isatty():
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeElapsedColumn()) as progress:
+            task = progress.add_task(f"replaying {status.spec.app}", total=total)
+            yield lambda status: progress.update(task, completed=status.moved + status.skipped)
+    else:
+        last = ""
+
+        def show(status: ReplayStatus) -> None:
+            nonlocal last
+            line = f"{status.spec.app}: {status.state}, {status.moved:,} of {total:,}"
+            line += f", {status.skipped:,} skipped" if status.skipped else ""
+            if line != last:
+                print(line, flush=True)
+                last = line
+
+        yield show

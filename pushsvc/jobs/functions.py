@@ -1,0 +1,85 @@
+"""What a job may be: the functions, by name. A name that is not here fails its job and is never imported."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from rq.timeouts import BaseTimeoutException
+
+from ..errors import StoreError
+from ..settings import Settings
+from ..store import Store, open_store
+from ..telemetry import REPLAYED, get_logger
+
+STEP = 500
+"""Deliveries that one atomic step moves: it keeps Redis from its other clients for some milliseconds."""
+SLICE = 30.0
+"""Seconds after which a long job lets others have their turn: it goes to the end of the queue."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a function is given by its process. `store_url` is that of pushsvc's store."""
+
+    settings: Settings
+    store_url: str
+    stopping: Callable[[], bool] = lambda: False
+    """Whether the process has been asked to end: return between two steps."""
+
+
+Function: TypeAlias = Callable[..., Awaitable[Any]]
+
+
+async def replay(context: Context, app: str, job: str) -> dict[str, int]:
+    """Run a replay for a while: until it is done, or its slice is over, or the process is to end.
+
+    Killed at any point, it goes on where its last step ended. What was moved in this slice.
+    """
+    from ..runtime import store_config
+
+    async with open_store(context.store_url, store_config(context.settings)) as store:
+        try:
+            return await _replay(context, store, app, job)
+        except (StoreError, BaseTimeoutException):
+            raise  # Redis is away or very slow: its lease runs out, and somebody takes it up
+        except Exception as error:
+            # The next run would end in the same way. The text may hold anything; the type does not.
+            await store.dead.finish(app, job, error=f"stopped by {type(error).__name__}; the log knows more")
+            raise
+
+
+async def _replay(context: Context, store: Store, app: str, job: str) -> dict[str, int]:
+    log = get_logger("jobs")
+    lease = int(context.settings.jobs.takeover * 1000)
+    status = await store.dead.replay(app, job)
+    rate = status.spec.rate if status else 0.0
+    most = max(1, min(STEP, int(rate))) if rate else STEP
+    began, moved, skipped = time.monotonic(), 0, 0
+    while True:
+        await store.dead.keep(app, job, lease=lease)
+        step = await store.dead.step(app, job, most=most)
+        moved += step.moved
+        REPLAYED.labels(app).inc(step.moved)
+        skipped += step.skipped
+        if step.lost:
+            log.warning("replay_is_run_elsewhere", app=app, job=job)
+            break
+        if step.over:
+            await store.dead.finish(app, job)
+            log.info("replay_done", app=app, job=job, moved=moved, skipped=skipped)
+            break
+        due = began + moved / rate if rate else 0.0
+        while (left := due - time.monotonic()) > 0 and not context.stopping():
+            await asyncio.sleep(min(left, 0.2))
+            await store.dead.keep(app, job, lease=lease)
+        if context.stopping() or time.monotonic() - began > SLICE:
+            await store.dead.keep(app, job, lease=0)
+            break
+    return {"moved": moved, "skipped": skipped}
+
+
+FUNCTIONS: Mapping[str, Function] = {"replay": replay}

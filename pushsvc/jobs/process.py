@@ -1,0 +1,178 @@
+"""One process of `pushsvc jobs`: the rq worker on the main thread, where signals arrive, its companion on another.
+
+The companion serves `/metrics` and keeps the schedule: what is to be done every so often is done by the process that
+takes the turn (a lock in Redis that lasts for the period), however many processes there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import AsyncExitStack, contextmanager
+
+from msgspec import Struct
+from redis.exceptions import RedisError
+from rq import Queue
+from rq.exceptions import StopRequested
+from rq.job import Job
+
+from .. import runtime, telemetry
+from ..errors import StoreError
+from ..settings import Settings
+from ..store import Store, open_store
+from ..store.connect import open_sync_redis
+from .functions import FUNCTIONS, Context
+from .worker import JobsWorker, make_job_class, make_queue, make_worker
+
+QUEUE = "pushsvc"
+TIMEOUT = 180
+"""Seconds that a job may take; long ones return after a slice and are enqueued again."""
+RESULT_TTL = 300
+FAILURE_TTL = 7 * 86400
+MAINTENANCE = 30
+SWEEP = 0.5
+"""Seconds between two looks for replays that are due."""
+PAUSE = 1.0
+
+
+class Periodic(Struct, frozen=True):
+    """Something that one process of all does every `seconds`."""
+
+    name: str
+    seconds: float
+    act: Callable[[], Awaitable[None]]
+
+
+def run_jobs(
+    settings: Settings,
+    *,
+    listening: Callable[[str], None],
+    watch: Callable[[asyncio.Event], None] = lambda gone: None,
+) -> None:
+    """Work until SIGTERM or SIGINT. To be called on the main thread. Raises `ConfigError`.
+
+    `watch` is called in the companion's loop with an event that, once set, ends the process.
+    """
+    settings.require_apps()
+    logging.getLogger("rq").setLevel(logging.WARNING)
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    with _companion(settings, name, watch) as store_url:
+        worker: JobsWorker | None = None
+        context = Context(settings, store_url, stopping=lambda: worker is not None and worker.stop_was_requested)
+        job_class = make_job_class(FUNCTIONS, context)
+        listening(f"queue {QUEUE} as {name}")
+        for turn in range(1_000_000):
+            queue = make_queue(QUEUE, open_sync_redis(settings.jobs.url or store_url, name=name), job_class)
+            try:
+                # A worker registers its name once: the next one after a fault has another.
+                worker = make_worker(
+                    queue, name=f"{name}-{turn}", job_class=job_class, maintenance=MAINTENANCE, result_ttl=RESULT_TTL
+                )
+                worker.work(logging_level=None)
+                if worker.stop_was_requested:
+                    return
+                time.sleep(PAUSE)
+            except StopRequested:
+                return
+            except RedisError as error:
+                telemetry.get_logger("jobs").warning("jobs_wait_for_redis", error=type(error).__name__)
+                time.sleep(PAUSE)
+            finally:
+                queue.connection.close()
+
+
+@contextmanager
+def _companion(settings: Settings, name: str, watch: Callable[[asyncio.Event], None]) -> Iterator[str]:
+    """Run the companion beside the block; yields the store's URL. What ends it early ends the process."""
+    ready: Future[str] = Future()
+    loops: list[asyncio.AbstractEventLoop] = []
+    stop = asyncio.Event()
+
+    async def main() -> None:
+        loops.append(asyncio.get_running_loop())
+        gone = asyncio.Event()
+        watch(gone)
+        async with AsyncExitStack() as stack:
+            url = await stack.enter_async_context(runtime.redis_url(settings))
+            connection = open_sync_redis(settings.jobs.url or url, name=f"{name}:schedule")
+            stack.callback(connection.close)
+            store = await stack.enter_async_context(open_store(url, runtime.store_config(settings)))
+            await runtime.serve_part_metrics(stack, runtime.Current(settings), "jobs", store)
+            queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
+            ready.set_result(url)
+            await _keep_schedule(
+                store, [Periodic("replays", SWEEP, lambda: enqueue_replays(store, queue, settings))], name, stop, gone
+            )
+
+    def run() -> None:
+        try:
+            asyncio.run(main())
+        except BaseException as error:
+            if not ready.done():
+                ready.set_exception(error)
+                return
+            telemetry.get_logger("jobs").error("companion_ended", error=type(error).__name__, exc_info=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=run, name="companion", daemon=True)
+    thread.start()
+    try:
+        yield ready.result()
+    finally:
+        if thread.is_alive() and loops:
+            loops[0].call_soon_threadsafe(stop.set)
+        thread.join(timeout=10)
+
+
+async def _keep_schedule(
+    store: Store, periodics: list[Periodic], owner: str, stop: asyncio.Event, gone: asyncio.Event
+) -> None:
+    log = telemetry.get_logger("jobs")
+    while not stop.is_set():
+        for each in periodics:
+            try:
+                if await store.dead.turn(each.name, owner, each.seconds):
+                    await each.act()
+            except (StoreError, RedisError) as error:
+                log.warning("schedule_waits_for_redis", task=each.name, error=type(error).__name__)
+                await asyncio.sleep(PAUSE)
+        if gone.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+            await stop.wait()
+        try:
+            await asyncio.wait_for(stop.wait(), min(each.seconds for each in periodics) / 2)
+        except TimeoutError:
+            continue
+
+
+async def enqueue_replays(store: Store, queue: Queue, settings: Settings) -> None:
+    """Give each replay that nobody works on to rq, unless it waits there already."""
+    due = await store.dead.unfinished()
+    if not due:
+        return
+    waiting = {job_id.rpartition("-")[0] for job_id in await asyncio.to_thread(queue.get_job_ids)}
+    for app, job in due:
+        name = f"replay-{app}-{job}"
+        if name not in waiting:
+            await asyncio.to_thread(_enqueue, queue, "replay", (app, job), f"{name}-{time.time_ns()}")
+        await store.dead.keep(app, job, lease=int(settings.jobs.takeover * 1000))
+
+
+def _enqueue(queue: Queue, function: str, arguments: tuple[str, ...], job_id: str) -> Job:
+    return queue.enqueue_call(
+        function,
+        args=arguments,
+        timeout=TIMEOUT,
+        result_ttl=RESULT_TTL,
+        failure_ttl=FAILURE_TTL,
+        job_id=job_id,
+        description=function,
+    )

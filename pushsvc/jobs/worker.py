@@ -1,0 +1,108 @@
+"""rq's Job and Worker with everything taken out that would run what stands in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any
+
+from redis import Redis
+from rq import Queue, SimpleWorker
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from ..errors import PushsvcError
+from ..telemetry import JOBS
+from .functions import Context, Function
+
+
+class NotAllowed(PushsvcError):
+    """A job names a function that is not in the table."""
+
+
+def make_job_class(functions: Mapping[str, Function], context: Context | None) -> type[Job]:
+    """A Job that runs functions of this table, by name, and calls nothing else that stands in Redis."""
+
+    class AllowedJob(Job):
+        """Without its callbacks and webhooks: they are names and addresses that anybody may have written."""
+
+        def restore(self, raw_data: Any) -> Any:
+            restored = super().restore(raw_data)
+            self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
+            self._stopped_callback = None
+            self.webhooks = []
+            return restored
+
+        @property
+        def func(self) -> Callable[..., Any]:
+            name = self.func_name
+            function = functions.get(name) if isinstance(name, str) and self.instance is None else None
+            if function is None:
+                raise NotAllowed("the job names a function that is not in the table of pushsvc.jobs.functions")
+            return function
+
+        def _execute(self) -> Any:
+            known, result = "unknown", "failed"
+            try:
+                function = self.func
+                known = str(self.func_name)
+                if context is None:
+                    raise NotAllowed("this process only enqueues")
+                answer = asyncio.run(function(context, *self.args, **self.kwargs))
+                result = "done"
+                return answer
+            finally:
+                JOBS.labels(known, result).inc()
+
+    return AllowedJob
+
+
+class JobsWorker(SimpleWorker):
+    """One process, no forks, no remote commands: `rq`'s pub/sub channel is not listened to.
+
+    SIGTERM or SIGINT: the running job returns after its step, then the worker ends. A second one ends it at once.
+    """
+
+    stop_was_requested = False
+
+    def subscribe(self) -> None:
+        """Nobody may stop jobs or the worker by a message."""
+
+    def unsubscribe(self) -> None:
+        """There is nothing to leave."""
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        self.stop_was_requested = True
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]  # rq gives it no types
+
+    def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
+        """A job that dies here is taken up by another worker."""
+        signal.signal(signum, signal.SIG_DFL)
+        super().request_force_stop(signum, frame)
+
+    def procline(self, message: str) -> None:
+        """The process keeps the name that its operator knows."""
+
+
+def make_queue(name: str, connection: Redis, job_class: type[Job]) -> Queue:
+    """The queue, in JSON."""
+    return Queue(name, connection=connection, job_class=job_class, serializer=JSONSerializer)
+
+
+def make_worker(
+    queue: Queue, *, name: str, job_class: type[Job], maintenance: int, worker_ttl: int = 60, result_ttl: int = 300
+) -> JobsWorker:
+    """A worker of that queue. Spans in seconds: `maintenance` between two looks for abandoned jobs."""
+    return JobsWorker(
+        [queue],
+        name=name,
+        connection=queue.connection,
+        job_class=job_class,
+        serializer=JSONSerializer,
+        default_result_ttl=result_ttl,
+        maintenance_interval=maintenance,
+        worker_ttl=worker_ttl,
+        log_job_description=False,
+    )

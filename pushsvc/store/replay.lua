@@ -1,0 +1,82 @@
+-- Replays dead letters: each leaves the dead letters and stands in its lane again in the same step, or nothing happens.
+--
+-- Its delivery is open again for a later turn (see fence.lua): it counts as being retried, no longer as failed, and its
+-- push as being sent. Dead letters of pushes that were cancelled, or of which nothing is known any more, stay.
+-- The step also says how far the replay has come, and takes place only where the cursor is the one that its caller
+-- saw: of two workers that run the same replay, one having been thought dead, the second to speak is told and stops.
+--
+-- KEYS  1 ps:T:pending; 2 ps:T:dead; 3 ps:T:replay:<job>
+-- ARGV  1 prefix `ps:T:`; 2 MessagePack of
+--         { now ms, lifetime of statuses ms, lifetime of the replay's record ms, cursor seen, next cursor,
+--           skipped already, groups }
+--         group: { push id, platform, lane, total, turn, encoded chunk, indexes, ids of the dead letters }
+-- Returns { moved, skipped }, or { -1 } where the cursor is another, or { -2 } where a dead letter is gone by now: then
+-- read again.
+
+local SMALL = 1000 -- keys.SMALL
+
+local prefix = ARGV[1]
+local now, ttl, record_ttl, seen, cursor, skipped, groups = unpack(cmsgpack.unpack(ARGV[2]))
+if (redis.call('HGET', KEYS[3], 'cursor') or '') ~= seen then
+  return { -1 }
+end
+for g = 1, #groups do
+  for _, entry in ipairs(groups[g][8]) do
+    if #redis.call('XRANGE', KEYS[2], entry, entry) == 0 then
+      return { -2 }
+    end
+  end
+end
+
+local moved = 0
+local pending = {}
+
+local function reopen(group)
+  local id, platform, lane, total, turn, chunk, index, entries = unpack(group)
+  local push = prefix .. 'p:' .. id
+  local large = total > SMALL
+  local head = redis.call('HMGET', push, 'st', 'rt', 'n:failed')
+  local closed = head[1] and head[1] ~= 'cancelled'
+  for p = 1, #index do
+    if closed and large then
+      closed = redis.call('GETBIT', prefix .. 'b:' .. id, index[p]) == 1
+    elseif closed then
+      closed = redis.call('HEXISTS', push, index[p]) == 1
+    end
+  end
+  if not closed then
+    skipped = skipped + #index
+    return
+  end
+  for p = 1, #index do
+    if large then
+      redis.call('SETBIT', prefix .. 'b:' .. id, index[p], 0)
+      redis.call('ZREMRANGEBYSCORE', prefix .. 'r:' .. id, index[p], index[p])
+    else
+      redis.call('HDEL', push, index[p])
+    end
+    redis.call('HSET', prefix .. 't:' .. id, index[p], turn)
+    redis.call('XDEL', KEYS[2], entries[p])
+  end
+  redis.call('HSET', push, 'up', now, 'rt', tonumber(head[2] or 0) + #index,
+    'n:failed', tonumber(head[3] or 0) - #index, 'st', head[1] == 'done' and 'sending' or head[1])
+  for _, key in ipairs({ 'p:', 't:', 'b:', 'r:' }) do
+    redis.call('PEXPIRE', prefix .. key .. id, ttl)
+  end
+  redis.call('XADD', prefix .. 'q:' .. platform .. ':' .. lane, '*', 'c', chunk, 'n', #index)
+  local at = platform .. ':' .. lane
+  pending[at] = (pending[at] or 0) + #index
+  moved = moved + #index
+end
+
+for g = 1, #groups do
+  reopen(groups[g])
+end
+for field, change in pairs(pending) do
+  redis.call('HINCRBY', KEYS[1], field, change)
+end
+redis.call('HINCRBY', KEYS[3], 'moved', moved)
+redis.call('HINCRBY', KEYS[3], 'skipped', skipped)
+redis.call('HSET', KEYS[3], 'cursor', cursor, 'up', now)
+redis.call('PEXPIRE', KEYS[3], record_ttl)
+return { moved, skipped }

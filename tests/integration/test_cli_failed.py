@@ -1,0 +1,93 @@
+"""`pushsvc failed` and `pushsvc replay` against a running service and a worker, as a shell would call them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+
+from pushsvc.cli.instants import parse_instant
+from pushsvc.cli.replay import share
+from tests.integration.harness import apns, fcm
+from tests.integration.test_cli_commands import Shell, play
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
+        monkeypatch.delenv(name)
+
+
+def test_dead_letters_are_listed_and_sent_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(shell: Shell) -> None:
+        service = shell.service
+        code, out, _ = await shell("replay")
+        assert (code, out) == (0, "0 dead letters: nothing to send again\n")
+        bad = apns("BadPriority", 1, 2, 3)
+        push = await service.push(bad + fcm("SENDER_ID_MISMATCH", 1) + apns("ok", "good"))
+        assert await service.done(push) == {"total": 5, "failed": 4, "sent": 1}
+
+        code, out, err = await shell("failed", "--push", push, "--reason", "BadPriority", "--limit", "2")
+        assert code == 0
+        titles, *rows = [line.split("\t") for line in out.splitlines()]
+        assert titles[:4] == ["at", "app", "push_id", "platform"]
+        assert [row[1:6] for row in rows] == [["shop", push, "apns", "BadPriority", "400"]] * 2
+        assert bad[0]["token"] not in out
+        assert err == "2 of 3; --limit shows more"
+        told = await shell.json("failed", "--platform", "fcm", "--since", "1h")
+        assert (told["matched"], told["items"][0]["reason"]) == (1, "SENDER_ID_MISMATCH")
+        assert (await shell.json("failed", "--until", "2020-01-01"))["matched"] == 0
+
+        code, out, _ = await shell("replay", "--app", "shop", "--platform", "apns", "--dry-run")
+        assert (code, out) == (0, "3 dead letters would be sent again\n")
+        code, _, err = await shell("replay", "--app", "shoop")
+        assert code == 1
+        assert "apps.shoop: no such app" in err
+        assert (await shell("failed", "--since", "soon"))[0] == 2
+        assert (await shell("replay", "--rate", "0.01"))[0] == 2
+
+        worker = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "pushsvc", "jobs"), env=os.environ.copy(), stderr=subprocess.DEVNULL
+        )
+        try:
+            code, out, _ = await shell("replay", "--push", push, "--platform", "apns", "--limit", "2")
+            assert (code, out.splitlines()[-1]) == (0, "shop: done, 2 of 2")
+            # The simulator refuses them again: the same deliveries, with the same ids.
+            assert await service.done(push) == {"total": 5, "failed": 4, "sent": 1}
+            asked = [service.simulator.record.apns.requests(token=each["token"]) for each in bad]
+            assert sorted(len(each) for each in asked) == [1, 2, 2]
+            assert all(len({request.fields["apns-id"] for request in each}) == 1 for each in asked)
+            told = await shell.json("replay", "--reason", "SENDER_ID_MISMATCH")
+            assert (told["matched"], told["jobs"][0]["state"], told["jobs"][0]["moved"]) == (1, "done", 1)
+            code, out, _ = await shell("replay", "--detach")
+            assert (code, out.split()[1]) == (0, "shop")
+        finally:
+            worker.terminate()
+            await worker.wait()
+
+    play(tmp_path, capsys, monkeypatch, scene)
+
+
+def test_a_limit_is_shared_by_the_apps() -> None:
+    assert share({"a": 3, "b": 5}, 0) == {"a": 3, "b": 5}
+    assert share({"a": 3, "b": 5}, 4) == {"a": 3, "b": 1}
+    assert share({"a": 3, "b": 5}, 2) == {"a": 2, "b": 0}
+
+
+def test_instants() -> None:
+    assert parse_instant("", option="--since") is None
+    assert parse_instant("1970-01-01T00:01:00Z", option="--since") == 60_000
+    assert parse_instant("2h", option="--since", now=7260.0) == 60_000
+    assert parse_instant("7d", option="--since", now=7 * 86400.0) == 0
+    local = int(time.mktime((2026, 1, 1, 0, 0, 0, 0, 0, -1)) * 1000)
+    assert parse_instant("2026-01-01", option="--since") == local
+    with pytest.raises(typer.BadParameter, match="--until: 'soon' is no instant"):
+        parse_instant("soon", option="--until")

@@ -1,0 +1,240 @@
+"""`pushsvc jobs` as a real process: replays run, killed half-way, taken up again; jobs that nobody may run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rq
+from redis import Redis
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+
+from pushsvc.errors import ConfigError
+from pushsvc.jobs import FUNCTIONS, QUEUE, Context, NotAllowed, make_job_class, make_worker
+from pushsvc.jobs.process import enqueue_replays
+from pushsvc.jobs.worker import make_queue
+from pushsvc.ports import DeadFilter, ReplaySpec
+from pushsvc.settings import Settings
+from pushsvc.store import Store, StoreConfig, open_store
+from pushsvc.store.connect import open_sync_redis
+
+from .servers import KINDS, Server, running_server, wait_until
+from .test_store_kit import make_push, take_all
+from .test_store_replay import fail_all
+
+CONFIG = """
+[metrics]
+port = 0
+[jobs]
+takeover = 1.0
+[redis]
+url = "{url}"
+[apps.shop.apns]
+topic = "com.example.shop"
+key_file = "{folder}/none.p8"
+key_id = "ABC123DEFG"
+team_id = "DEF123GHIJ"
+"""
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with running_server(request.param) as found:
+        yield found
+
+
+@contextmanager
+def worker(server: Server, folder: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`pushsvc jobs`, killed at the end if it has not ended before."""
+    config = folder / "pushsvc.toml"
+    config.write_text(CONFIG.format(url=server.url, folder=folder))
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PUSHSVC")}
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pushsvc", "jobs", "--config", str(config)],
+            env={**clean, **environ},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def play(server: Server, story: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(90), open_store(server.url, StoreConfig(consumer="a")) as store:
+            await story(store)
+
+    server.flush()
+    asyncio.run(main())
+
+
+async def until(condition: Callable[[], Coroutine[Any, Any, bool]]) -> None:
+    while not await condition():
+        await asyncio.sleep(0.02)
+
+
+async def moved(store: Store, job: str, least: int) -> bool:
+    status = await store.dead.replay("shop", job)
+    assert status is not None
+    return status.moved >= least
+
+
+async def is_done(store: Store, job: str) -> bool:
+    status = await store.dead.replay("shop", job)
+    assert status is not None
+    return status.state == "done"
+
+
+def test_a_killed_replay_goes_on_and_moves_each_once(server: Server, tmp_path: Path) -> None:
+    async def story(store: Store) -> None:
+        await fail_all(store, make_push("p", 1000), make_push("q", 1200))
+        job = (await store.dead.request(ReplaySpec("shop", rate=400.0))).job
+        with worker(server, tmp_path) as first:
+            await until(lambda: moved(store, job, 400))
+            first.send_signal(signal.SIGKILL)
+            await asyncio.to_thread(first.wait)
+        status = await store.dead.replay("shop", job)
+        assert status is not None
+        assert status.moved + await store.dead.count("shop", DeadFilter()) == 2200
+        assert status.moved < 2200
+        with worker(server, tmp_path) as second:
+            await until(lambda: is_done(store, job))
+            second.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(second.wait) == 0
+        assert await moved(store, job, 2200)
+        assert await store.dead.count("shop", DeadFilter()) == 0
+        taken = await take_all(store)
+        places = [(each.chunk.push_id, target.index) for each in taken for target in each.chunk.targets]
+        assert len(places) == len(set(places)) == 2200
+
+    play(server, story)
+
+
+def test_a_worker_that_is_asked_to_stop_ends_between_two_steps(server: Server, tmp_path: Path) -> None:
+    async def story(store: Store) -> None:
+        await fail_all(store, make_push("p", 1000))
+        job = (await store.dead.request(ReplaySpec("shop", rate=10.0))).job
+        with worker(server, tmp_path) as process:
+            await until(lambda: moved(store, job, 10))
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(process.wait) == 0
+        assert await store.dead.unfinished() == [("shop", job)]
+        status = await store.dead.replay("shop", job)
+        assert status is not None
+        assert (status.state, status.error) == ("running", "")
+
+    play(server, story)
+
+
+@pytest.fixture
+def connection(server: Server) -> Iterator[Redis]:
+    server.flush()
+    with Redis(unix_socket_path=str(server.folder / "socket")) as found:
+        yield found
+
+
+def run_all(connection: Redis, ran: list[tuple[str, ...]]) -> None:
+    """A worker in burst mode over a table of one function."""
+
+    async def note(context: Context, *words: str) -> None:
+        ran.append(words)
+
+    job_class = make_job_class({"note": note}, Context(Settings(), ""))
+    queue = make_queue(QUEUE, connection, job_class)
+    make_worker(queue, name=f"test-{len(ran)}", job_class=job_class, maintenance=30).work(burst=True)
+
+
+@pytest.mark.parametrize("name", ["os.system", "os.getcwd", "pushsvc.jobs.functions.replay", "", "note.__call__"])
+def test_a_name_outside_the_table_is_refused_and_never_run(connection: Redis, tmp_path: Path, name: str) -> None:
+    proof = tmp_path / "proof"
+    queue = rq.Queue(QUEUE, connection=connection, serializer=JSONSerializer)
+    refused = queue.enqueue_call("os.system", args=(f"touch {proof}",))
+    refused.func_name = name
+    refused.save()
+    good = queue.enqueue_call("note", args=("x",))
+    ran: list[tuple[str, ...]] = []
+    run_all(connection, ran)
+    assert ran == [("x",)]
+    assert not proof.exists()
+    assert refused.get_status(refresh=True) == JobStatus.FAILED
+    result = refused.latest_result()
+    assert result is not None
+    assert "NotAllowed" in str(result.exc_string)
+    assert good.get_status(refresh=True) == JobStatus.FINISHED
+
+
+def test_callbacks_of_a_job_are_not_run(connection: Redis, tmp_path: Path) -> None:
+    queue = rq.Queue(QUEUE, connection=connection, serializer=JSONSerializer)
+    job = queue.enqueue_call("note", args=("x",))
+    for when in ("success", "failure", "stopped"):
+        connection.hset(job.key, f"{when}_callback_name", "os.abort")
+    ran: list[tuple[str, ...]] = []
+    run_all(connection, ran)
+    assert (ran, job.get_status(refresh=True)) == ([("x",)], JobStatus.FINISHED)
+
+
+def test_pickle_is_not_read(connection: Redis, tmp_path: Path) -> None:
+    job = rq.Queue(QUEUE, connection=connection).enqueue_call("note", args=("x",))  # rq's default serializer
+    ran: list[tuple[str, ...]] = []
+    run_all(connection, ran)
+    assert ran == []
+    status = connection.hget(job.key, "status")
+    assert status != b"finished"
+
+
+def test_the_table_holds_what_it_says() -> None:
+    assert set(FUNCTIONS) == {"replay"}
+    job = make_job_class(FUNCTIONS, None).create("replay", connection=Redis(), serializer=JSONSerializer)
+    with pytest.raises(NotAllowed, match="only enqueues"):
+        job.perform()
+    assert issubclass(type(job), Job)
+
+
+def test_a_cluster_is_refused_with_the_mend() -> None:
+    with pytest.raises(ConfigError, match=r"jobs\.url.*Cluster.*set it to"):
+        open_sync_redis("redis+cluster://127.0.0.1:1", name="x")
+
+
+def test_the_jobs_process_ends_when_its_store_never_comes(server: Server, tmp_path: Path) -> None:
+    with worker(server, tmp_path, PUSHSVC__REDIS__URL="redis+cluster://127.0.0.1:1") as process:
+        wait_until(lambda: process.poll() is not None, 60)
+    assert process.returncode == 1
+    assert "jobs.url" in (tmp_path / "log").read_text()
+
+
+def test_of_many_schedulers_one_has_the_turn(server: Server) -> None:
+    async def story(store: Store) -> None:
+        owners = [await store.dead.turn("sweep", f"owner-{n}", 30.0) for n in range(20)]
+        assert owners == [True] + [False] * 19
+        assert await store.dead.turn("cleanup", "owner-1", 0.05)
+        await until(lambda: store.dead.turn("cleanup", "owner-2", 30.0))
+
+    play(server, story)
+
+
+def test_a_replay_that_waits_in_the_queue_is_not_enqueued_again(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await fail_all(store, make_push("p", 1))
+        job = (await store.dead.request(ReplaySpec("shop"))).job
+        with Redis(unix_socket_path=str(server.folder / "socket")) as connection:
+            queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
+            await enqueue_replays(store, queue, Settings())
+            await store.dead.keep("shop", job, lease=0)
+            await enqueue_replays(store, queue, Settings())
+            assert queue.count == 1
+            assert await store.dead.unfinished() == []
+
+    play(server, story)

@@ -1,0 +1,276 @@
+"""Dead letters over every backend: listed by filter and page, replayed once each, counts balanced at each step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from pushsvc.errors import InvalidRequest
+from pushsvc.model import BadNotification, Ended, Message, Push, PushStatus, Retry, Target, Unavailable
+from pushsvc.ports import DeadFilter, ReplaySpec
+from pushsvc.store import StoreConfig
+
+from .servers import Server
+from .test_store_kit import (
+    NOW,
+    ROUTE,
+    AnyStore,
+    Backend,
+    World,
+    all_of,
+    backend_server,
+    make_push,
+    play,
+    settlement,
+    take,
+    take_all,
+)
+
+BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
+FAILED = Ended("failed", dead_letter=True)
+BAD = BadNotification(status=400, reason="BadTopic")
+ANY = DeadFilter()
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
+    with backend_server(request.param) as found:
+        yield found
+
+
+def counts(status: PushStatus | None) -> dict[str, int]:
+    """What is not 0, after seeing that the sum holds."""
+    assert status is not None
+    found = msgspec.structs.asdict(status.counts)
+    total = found.pop("total")
+    assert total == sum(found.values())
+    return {name: count for name, count in found.items() if count}
+
+
+async def fail_all(store: AnyStore, *pushes: Push, bad: BadNotification | Unavailable = BAD, at: int = NOW + 5) -> None:
+    """Accept and fail every delivery of these pushes."""
+    for push in pushes:
+        await store.pushes.accept(push)
+        for taken in await take_all(store, push.lane):
+            settlements = [settlement(taken.chunk, target.index, FAILED, bad, at=at) for target in taken.chunk.targets]
+            await store.queue.settle("shop", settlements, [taken.ref])
+
+
+async def replay(store: AnyStore, which: DeadFilter = ANY, *, limit: int = 0, most: int = 500) -> tuple[int, int]:
+    """Ask for a replay and run it to its end: how many were moved and skipped."""
+    job = (await store.dead.request(ReplaySpec("shop", which, limit))).job
+    while not (await store.dead.step("shop", job, most=most)).over:
+        pass
+    await store.dead.finish("shop", job)
+    status = await store.dead.replay("shop", job)
+    assert status is not None
+    assert status.state == "done"
+    return status.moved, status.skipped
+
+
+def test_dead_letters_are_listed_by_filter_and_page(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await fail_all(store, make_push("p", 5), make_push("q", 2))
+        gone = Unavailable(status=503, reason="ServiceUnavailable")
+        await fail_all(store, make_push("r", 1), bad=gone, at=NOW + 1000)
+        rows, cursor = await store.dead.page("shop", ANY, cursor="", limit=100)
+        assert [row.push_id for row in rows] == ["p"] * 5 + ["q"] * 2 + ["r"]
+        assert cursor is None
+        assert (rows[0].platform, rows[0].reason, rows[0].status, rows[0].attempts) == ("apns", "BadTopic", 400, 1)
+        assert rows[0].at == NOW + 5
+        assert "p-0" not in repr(rows)
+
+        seen = []
+        cursor = ""
+        while cursor is not None:
+            page, cursor = await store.dead.page("shop", ANY, cursor=cursor, limit=3)
+            seen += page
+        assert seen == rows
+        for which, expected in (
+            (DeadFilter(push="q"), 2),
+            (DeadFilter(platform="fcm"), 0),
+            (DeadFilter(platform="apns", reason="BadTopic"), 7),
+            (DeadFilter(since=NOW + 1000), 1),
+            (DeadFilter(until=NOW + 1000), 7),
+            (ANY, 8),
+        ):
+            assert await store.dead.count("shop", which) == expected
+            assert len((await store.dead.page("shop", which, cursor="", limit=100))[0]) == expected
+        assert await store.dead.count("other", ANY) == 0
+        for wrong in ("x", "1", "0-1", "0-1-2-3", "-1-1-1"):
+            with pytest.raises(InvalidRequest):
+                await store.dead.page("shop", ANY, cursor=wrong, limit=1)
+
+    play(server, story)
+
+
+@pytest.mark.parametrize("total", [1, 7, 1200])
+def test_a_replay_sends_each_once_and_the_counts_balance(server: Server | None, total: int) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await fail_all(store, make_push("p", total))
+        assert counts(await store.pushes.status("shop", "p")) == {"failed": total}
+        assert await replay(store) == (total, 0)
+        status = await store.pushes.status("shop", "p")
+        assert counts(status) == {"retrying": total}
+        assert status is not None
+        assert status.state == "sending"
+        assert await store.dead.count("shop", ANY) == 0
+        assert (await store.gauges({"shop": ("apns",)})).apps["shop"].total_pending == total
+
+        taken = await take_all(store)
+        assert sorted(target.index for each in taken for target in each.chunk.targets) == list(range(total))
+        assert {(each.chunk.turn, each.chunk.attempt) for each in taken} == {(2, 1)}
+        assert all(each.chunk.expires_at - each.chunk.created_at == 3_600_000 for each in taken)
+        for each in taken:
+            await store.queue.settle("shop", *all_of(each))
+        status = await store.pushes.status("shop", "p")
+        assert counts(status) == {"sent": total}
+        assert status is not None
+        assert status.state == "done"
+        page = await store.pushes.deliveries("shop", "p", outcome="failed", cursor="", limit=10)
+        assert page == ([], None)
+        assert (await store.gauges({"shop": ("apns",)})).apps["shop"].total_pending == 0
+        assert await replay(store) == (0, 0)
+
+    play(server, story)
+
+
+def test_what_fails_again_can_be_replayed_again_and_old_voices_are_not_heard(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(make_push("p", 2))
+        (first,) = await take(store)
+        await store.queue.settle("shop", [settlement(first.chunk, n, FAILED, BAD) for n in (0, 1)], [first.ref])
+        await replay(store)
+        (second,) = await take(store)
+        # A process that was thought dead says once more what it had said, or something else.
+        assert await store.queue.settle("shop", *all_of(first)) == 0
+        retry = [settlement(second.chunk, 0, Retry(NOW, 2), Unavailable(status=503))]
+        await store.queue.settle("shop", [*retry, settlement(second.chunk, 1, FAILED, BAD)], [second.ref])
+        assert counts(await store.pushes.status("shop", "p")) == {"retrying": 1, "failed": 1}
+        assert await replay(store) == (1, 0)
+        assert counts(await store.pushes.status("shop", "p")) == {"retrying": 2}
+        assert await store.queue.settle("shop", *all_of(second)) == 0
+        await store.queue.promote(ROUTE, NOW + 1)
+        taken = await take_all(store)
+        assert sorted((each.chunk.turn, each.chunk.targets[0].index) for each in taken) == [(3, 0), (3, 1)]
+        for each in taken:
+            assert await store.queue.settle("shop", *all_of(each)) == 1
+        assert counts(await store.pushes.status("shop", "p")) == {"sent": 2}
+
+    play(server, story)
+
+
+def test_a_filter_and_a_limit_bound_a_replay(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await fail_all(store, make_push("p", 3), make_push("q", 10))
+        assert await replay(store, DeadFilter(push="p")) == (3, 0)
+        assert await replay(store, limit=4, most=3) == (4, 0)
+        assert await store.dead.count("shop", ANY) == 6
+        assert counts(await store.pushes.status("shop", "q")) == {"retrying": 4, "failed": 6}
+
+    play(server, story)
+
+
+def test_a_cancelled_push_keeps_its_dead_letters(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(make_push("p", 2))
+        (taken,) = await take(store)
+        await store.queue.settle("shop", [settlement(taken.chunk, 0, FAILED, BAD)], [])
+        await store.pushes.cancel("shop", "p")
+        assert await replay(store) == (0, 1)
+        assert await store.dead.count("shop", ANY) == 1
+        assert counts(await store.pushes.status("shop", "p")) == {"failed": 1, "cancelled": 1}
+
+    play(server, story)
+
+
+def test_what_dies_after_the_request_is_not_meant(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await fail_all(store, make_push("p", 2))
+        job = (await store.dead.request(ReplaySpec("shop"))).job
+        await fail_all(store, make_push("q", 2))
+        assert (await store.dead.step("shop", job, most=500)).moved == 2
+        assert (await store.dead.step("shop", job, most=500)).over
+        assert await store.dead.count("shop", DeadFilter(push="q")) == 2
+
+    play(server, story)
+
+
+def test_two_replays_side_by_side_move_each_once(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        one, two = await world.store("a"), await world.store("b")
+        await fail_all(one, make_push("p", 50))
+        jobs = [(store, (await store.dead.request(ReplaySpec("shop"))).job) for store in (one, two)]
+        moved = 0
+        for _ in range(30):
+            for store, job in jobs:
+                moved += (await store.dead.step("shop", job, most=3)).moved
+        assert moved == 50
+        taken = await take_all(one)
+        assert sorted(target.index for each in taken for target in each.chunk.targets) == list(range(50))
+
+    play(server, story)
+
+
+def test_shards_are_replayed_one_after_the_other(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await fail_all(store, *(make_push(f"p{n}", 1) for n in range(12)))
+        rows, cursor = await store.dead.page("shop", ANY, cursor="", limit=5)
+        assert cursor is not None
+        more, cursor = await store.dead.page("shop", ANY, cursor=cursor, limit=100)
+        assert cursor is None
+        assert len({row.push_id for row in rows + more}) == len(rows + more) == 12
+        assert await replay(store, most=2) == (12, 0)
+        assert len(await take_all(store)) == 12
+
+    play(server, story, StoreConfig(shards=3))
+
+
+def test_an_expiry_that_we_reckoned_moves_with_the_replay(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        old, expires = NOW - 9_000_000, NOW - 8_000_000
+        said = str(expires // 1000)
+        message = Message("apns", b"{}", {"apns-expiration": said})
+        push = Push("p", "shop", "normal", old, expires, {"apns": message}, {"apns": (Target(0, "t"),)})
+        await fail_all(store, push)
+        await replay(store)
+        (taken,) = await take(store)
+        assert taken.chunk.expires_at > NOW
+        assert taken.chunk.message.headers == {"apns-expiration": str(taken.chunk.expires_at // 1000)}
+
+    play(server, story)
+
+
+def test_of_two_workers_on_one_replay_the_slower_is_told(server: Server | None) -> None:
+    if server is None:
+        return  # in memory, a step cannot be interrupted
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        await fail_all(store, make_push("p", 4))
+        job = (await store.dead.request(ReplaySpec("shop"))).job
+        dead = store.dead
+        found = await dead._next(ReplaySpec("shop"), 0, "", "+", 2)  # type: ignore[union-attr]  # what a slow one read
+        assert (await dead.step("shop", job, most=2)).moved == 2
+        reopenings, _ = await dead._reopen("shop", 0, found[0])  # type: ignore[union-attr]  # as above
+        assert await dead._move("shop", 0, job, ("", found[1], 0), reopenings) == [-1]  # type: ignore[union-attr]  # as above
+        assert (await dead.step("shop", job, most=2)).moved == 2
+        await dead.keep("shop", job, lease=60_000)
+        assert await dead.unfinished() == []
+        assert await dead.unfinished(due=False) == [("shop", job)]
+        await dead.keep("shop", job, lease=0)
+        assert await dead.unfinished() == [("shop", job)]
+        await dead.finish("shop", job)
+        assert await dead.unfinished(due=False) == []
+
+    play(server, story)
