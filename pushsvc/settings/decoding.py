@@ -17,7 +17,7 @@ from msgspec import Struct, structs
 
 from ..errors import Fault
 from ..telemetry import is_secret, scrub_text
-from .rates import RATE_HELP, Rate, parse_rate
+from ..rates import RATE_HELP, Rate, parse_rate
 
 Report = Callable[[str, str], None]
 """Takes the dotted path of a value and what is wrong with it."""

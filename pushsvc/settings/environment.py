@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from .decoding import Faults, did_you_mean, expected, is_struct, join, show, struct_element
-from .rates import Rate
+from ..rates import Rate
 from .schema import AppSettings, Settings
 
 PREFIX = "PUSHSVC__"

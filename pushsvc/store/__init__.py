@@ -6,6 +6,7 @@ How the parts stand to one another::
                          ├─ queue     take, settle, promote, reclaim, beat                  queue.py
                          ├─ receipts  take, record, events                                  receipts.py
                          ├─ keys      API keys                                              keyring.py
+                         ├─ limiter   admit, lease                                          limiter.py
                          └─ gauges()  figures for metrics and `stats`                       gauges.py
                               │
                               └── link.py (round trips, faults) ── scripts.py (*.lua) ── connect.py (URL to client)
