@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from . import feedback, intake, telemetry
-from .dispatch import DispatchConfig, Dispatcher
+from .dispatch import DispatchConfig, Dispatcher, RouteLimits
 from .errors import StoreUnavailable
 from .model import ApiKey, Route
 from .policy import RetryPolicy
@@ -240,6 +240,20 @@ async def open_providers(apps: Mapping[str, AppSettings], *, request_timeout: fl
         yield providers
 
 
+def route_limits(apps: Mapping[str, AppSettings]) -> dict[Route, RouteLimits]:
+    """The limits of each route: the app's own, and those of its account at the provider."""
+    return {
+        Route(name, platform): RouteLimits(
+            per_token=app.limits.per_token,
+            per_app=app.limits.per_app,
+            on_exceed=app.limits.on_exceed,
+            account=REGISTRY[platform].account_limits(config),
+        )
+        for name, app in apps.items()
+        for platform, config in app.providers.items()
+    }
+
+
 async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
     """Send what the queue holds until `stop`, then drain."""
     settings.require_apps()
@@ -253,6 +267,8 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
             providers,
             dispatch_config(settings),
             hash_token=partial(token_hash, store.hash_key),
+            limiter=store.limiter,
+            limits=route_limits(settings.apps),
         )
         await _serve_part_metrics(stack, settings, "dispatch", store)
         listening(f"{len(providers)} routes as {socket.gethostname()}:{os.getpid()}")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from ..errors import StoreUnavailable
-from ..ports import DeliveryQueue, Provider
+from ..model import Route
+from ..ports import DeliveryQueue, Limiter, Provider
 from ..telemetry import get_logger
+from .limits import RouteLimits
 from .route import DispatchConfig, RouteWorker
 from .settling import Settler
 
@@ -27,6 +29,8 @@ class Dispatcher:
         config: DispatchConfig,
         *,
         hash_token: Callable[[str], str],
+        limiter: Limiter | None = None,
+        limits: Mapping[Route, RouteLimits] | None = None,
         wall_clock: Callable[[], float] = time.time,
         dice: Callable[[], float] = random.random,
     ) -> None:
@@ -34,6 +38,8 @@ class Dispatcher:
         self._providers = list(providers)
         self._config = config
         self._hash_token = hash_token
+        self._limiter = limiter
+        self._limits = limits or {}
         self._wall_clock = wall_clock
         self._dice = dice
         self._workers: list[RouteWorker] = []
@@ -62,6 +68,8 @@ class Dispatcher:
                 hash_token=self._hash_token,
                 wall_clock=self._wall_clock,
                 random=self._dice,
+                limiter=self._limiter,
+                limits=self._limits.get(provider.route),
             )
             for provider in self._providers
         ]

@@ -95,7 +95,11 @@ class Gate:
         *,
         refuse: Refuse,
         wake: Callable[[], None],
+        congested: Callable[[], bool],
     ) -> None:
+        """`refuse` is told of each target that must wait, `wake` when others have passed; nothing is asked for while
+        it is `congested`, because a refusal must be recorded too."""
+        self._congested = congested
         self._route = route
         self._limits = limits
         self._limiter = limiter
@@ -128,6 +132,8 @@ class Gate:
         """Ask until cancelled. Nothing passes while Redis is away: nobody could say what is allowed."""
         while True:
             await self._more.wait()
+            while self._congested():  # noqa: ASYNC110  # seldom, and its relief has another listener
+                await asyncio.sleep(0.01)
             entries = self._next()
             if not entries:
                 self._more.clear()

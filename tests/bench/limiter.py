@@ -128,7 +128,9 @@ def main(processes: int, tokens: int, seconds: float, text: str) -> None:
         results = [json.loads(task.communicate()[0]) for task in tasks]
     asked = sum(result["asked"] for result in results)
     granted, worst = judge(results, rate)
-    print(f"{processes} processes, {tokens:,} tokens, {text} each, {seconds:.0f} s: {asked:,} asked, {granted:,} granted")
+    print(
+        f"{processes} processes, {tokens:,} tokens, {text} each, {seconds:.0f} s: {asked:,} asked, {granted:,} granted"
+    )
     print(f"worst excess over rate * t + burst: {worst:.2f} (must not be above 0)")
     print(f"at most possible: {tokens * (rate.per_second * seconds + rate.count):,.0f}")
 
