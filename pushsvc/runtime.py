@@ -143,6 +143,7 @@ def intake_apps(settings: Settings) -> dict[str, intake.IntakeApp]:
             keys=tuple(
                 ApiKey(name=key.name, app=name, sha256=key.sha256, scopes=tuple(key.scopes)) for key in app.keys
             ),
+            limit=app.limits.intake,
         )
         for name, app in settings.apps.items()
     }
@@ -191,6 +192,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             metrics=metrics,
             held=held,
             config=config,
+            limiter=store.limiter,
         )
         quiet_gc()
         async with intake.serve(app, config) as url:
