@@ -113,15 +113,14 @@ class Gate:
         self._log = get_logger("dispatch").bind(app=route.app, platform=route.platform)
 
     def add(self, entry: OpenEntry) -> None:
-        """Put the entry's targets at the end of its lane."""
+        """Put the entry's targets at the end of its lane. Then `refill`, once for all that was added."""
         if entry.targets:
             lane = entry.chunk.lane
             self._waiting[lane].append(entry)
             self.size[lane] += len(entry.targets)
-            self.refill()
 
     def refill(self) -> None:
-        """Ask for more, where there is more and a lane runs low. Cheap: call it whenever something was drawn."""
+        """Ask for more, where there is more and a lane runs low. Call it whenever something was added or drawn."""
         ready = self._ready.size
         for lane, size in self.size.items():
             if size and ready[lane] < READY:
@@ -146,12 +145,13 @@ class Gate:
     def _next(self) -> list[OpenEntry]:
         entries = []
         for lane, waiting in self._waiting.items():
+            taken = 0
             wanted = BATCH if self._ready.size[lane] < READY else 0
-            while wanted > 0 and waiting:
+            while waiting and taken < wanted:
                 entry = waiting.popleft()
                 entries.append(entry)
-                wanted -= len(entry.targets)
-                self.size[lane] -= len(entry.targets)
+                taken += len(entry.targets)
+            self.size[lane] -= taken
         return entries
 
     async def _ask_until_answered(self, entries: list[OpenEntry]) -> None:

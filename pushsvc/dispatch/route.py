@@ -193,6 +193,8 @@ class RouteWorker:
                     end = skip[target.index]
                     self._settle(Delivery(chunk, target), entry, None, Ended(end), now, end)
             self._enqueue(entry)
+        if self._gate is not None:
+            self._gate.refill()
         self.wake()
 
     # --- sending ------------------------------------------------------------

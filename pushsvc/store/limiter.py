@@ -34,17 +34,20 @@ class RedisLimiter:
         # A copy of a keyed hash is cheaper than a new one.
         self._copy = blake2b(digest_size=8, key=hash_key).copy
 
-    def _digest(self, token: str) -> bytes:
-        digest = self._copy()
-        digest.update(token.encode())
-        return digest.digest()
+    def _digests(self, tokens: Sequence[str]) -> list[bytes]:
+        copy = self._copy
+        digests = []
+        for token in tokens:
+            digest = copy()
+            digest.update(token.encode())
+            digests.append(digest.digest())
+        return digests
 
     async def admit(
         self, route: Route, rate: Rate, tokens: Sequence[str], *, family: str = "all"
     ) -> Sequence[tuple[int, int]]:
         """See `ports.Limiter`."""
-        digest = self._digest
-        digests = [digest(token) for token in tokens]
+        digests = self._digests(tokens)
         shards = self._config.shards_of(route.app)
         if shards == 1:
             return await self._admit(route, 0, rate, digests, family)
