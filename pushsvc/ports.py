@@ -29,6 +29,7 @@ from .model import (
     Route,
     Settlement,
 )
+from .rates import Rate
 
 # --- providers ----------------------------------------------------------------------------------
 
@@ -274,4 +275,45 @@ class DeadLetters(Protocol):
 
     async def replay(self, app: str, job: str) -> ReplayStatus | None:
         """Where a replay stands. None: no such replay."""
+        ...
+
+
+# --- limits -------------------------------------------------------------------------------------
+
+
+class Bucket(Struct, frozen=True):
+    """A rate that many processes share. Equal `owner` and `name` is the same bucket."""
+
+    owner: str
+    """The app, or a provider's account."""
+    name: str
+    rate: Rate
+    burst: float
+    """Seconds of the rate that may come at once."""
+    ramp: float = 0.0
+    """Seconds of use from the slowest rate to the whole; 0 is at once."""
+
+
+class Lease(Struct, frozen=True):
+    """What a bucket gave: permits to use soon, or, where there is none, how long to wait for the next."""
+
+    granted: int
+    wait_ms: int = 0
+
+
+class Limiter(Protocol):
+    """Rates that hold over all processes together, by the clock of the server that keeps them."""
+
+    async def admit(
+        self, route: Route, rate: Rate, tokens: Sequence[str], *, family: str = "all"
+    ) -> Sequence[tuple[int, int]]:
+        """Count one push to each token. Who is over `rate` is not counted, and comes back as its place in `tokens`
+        and the milliseconds to wait; the waits of one token's pushes are spread, so that they do not all come at once.
+
+        `family` keeps the counts of different limits of one token apart.
+        """
+        ...
+
+    async def lease(self, bucket: Bucket, wanted: int) -> Lease:
+        """Up to `wanted` permits of a bucket, counted whether they are used or not."""
         ...

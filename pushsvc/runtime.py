@@ -20,14 +20,14 @@ from aiohttp import web
 
 from . import feedback, intake, telemetry
 from .accounts import Accounts
-from .dispatch import DispatchConfig, Dispatcher
+from .dispatch import DispatchConfig, Dispatcher, RouteLimits
 from .errors import StoreUnavailable
-from .model import ApiKey
+from .model import ApiKey, Route
 from .policy import RetryPolicy
 from .ports import KeyRing
 from .providers import REGISTRY
 from .reload import versions
-from .settings import RetrySettings, Settings, load
+from .settings import AppSettings, RetrySettings, Settings, load
 from .store import Gauges, Store, StoreConfig, attach_embedded, open_embedded, open_store, token_hash
 
 GAUGES_EVERY = 2.0
@@ -147,6 +147,7 @@ def intake_apps(settings: Settings) -> dict[str, intake.IntakeApp]:
             keys=tuple(
                 ApiKey(name=key.name, app=name, sha256=key.sha256, scopes=tuple(key.scopes)) for key in app.keys
             ),
+            limit=app.limits.intake,
         )
         for name, app in settings.apps.items()
     }
@@ -199,6 +200,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 metrics=metrics,
                 held=held,
                 config=config,
+                limiter=store.limiter,
             )
 
         app = build(settings)
@@ -238,6 +240,20 @@ def dispatch_config(settings: Settings) -> DispatchConfig:
     )
 
 
+def route_limits(apps: Mapping[str, AppSettings]) -> dict[Route, RouteLimits]:
+    """The limits of each route: the app's own, and those of its account at the provider."""
+    return {
+        Route(name, platform): RouteLimits(
+            per_token=app.limits.per_token,
+            per_app=app.limits.per_app,
+            on_exceed=app.limits.on_exceed,
+            account=REGISTRY[platform].account_limits(config),
+        )
+        for name, app in apps.items()
+        for platform, config in app.providers.items()
+    }
+
+
 async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
     """Send what the queue holds until `stop`, then drain."""
     settings.require_apps()
@@ -250,6 +266,8 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
             accounts.providers,
             dispatch_config(settings),
             hash_token=partial(token_hash, store.hash_key),
+            limiter=store.limiter,
+            limits=route_limits(settings.apps),
         )
         current = Current(settings)
         await serve_part_metrics(stack, current, "dispatch", store)
@@ -258,6 +276,7 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
 
         async def change(newer: Settings) -> None:
             current.settings = newer
+            dispatcher.limit(route_limits(newer.apps))
             await accounts.follow(newer.apps, dispatcher)
 
         async with _following(settings, stop, change):

@@ -9,6 +9,7 @@ route stands in nobody's way. Nothing here costs a task or a future a delivery.
 """
 
 from .dispatcher import Dispatcher
+from .limits import RouteLimits
 from .route import DispatchConfig
 
-__all__ = ["Dispatcher", "DispatchConfig"]
+__all__ = ["Dispatcher", "DispatchConfig", "RouteLimits"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..errors import StoreUnavailable
 from ..model import Route
-from ..ports import DeliveryQueue, Provider
+from ..ports import DeliveryQueue, Limiter, Provider
 from ..telemetry import get_logger
+from .limits import RouteLimits
 from .route import DispatchConfig, RouteWorker
 from .settling import Settler
 
@@ -29,6 +30,8 @@ class Dispatcher:
         config: DispatchConfig,
         *,
         hash_token: Callable[[str], str],
+        limiter: Limiter | None = None,
+        limits: Mapping[Route, RouteLimits] | None = None,
         wall_clock: Callable[[], float] = time.time,
         dice: Callable[[], float] = random.random,
     ) -> None:
@@ -36,6 +39,8 @@ class Dispatcher:
         self._providers = list(providers)
         self._config = config
         self._hash_token = hash_token
+        self._limiter = limiter
+        self._limits = limits or {}
         self._wall_clock = wall_clock
         self._dice = dice
         self._lines: dict[Route, _Line] = {}
@@ -94,9 +99,15 @@ class Dispatcher:
             hash_token=self._hash_token,
             wall_clock=self._wall_clock,
             random=self._dice,
+            limiter=self._limiter,
+            limits=self._limits.get(provider.route),
         )
         reading = self._watch(asyncio.create_task(worker.run(), name=f"{app}/{provider.route.platform}"))
         self._lines[provider.route] = _Line(worker, provider, reading)
+
+    def limit(self, limits: Mapping[Route, RouteLimits]) -> None:
+        """The limits of routes that are added from now on; those that run keep theirs."""
+        self._limits = limits
 
     def replace(self, provider: Provider) -> None:
         """Send by this provider from now on. The caller closes the old one, whose answers are still recorded."""

@@ -17,6 +17,7 @@ from ..model import (
     Expired,
     Lane,
     Outcome,
+    Retry,
     Route,
     Sent,
     Settlement,
@@ -24,10 +25,11 @@ from ..model import (
     Verdict,
 )
 from ..policy import EXPIRED, SENT, RetryPolicy, decide
-from ..ports import DeliveryQueue, Provider, Taken
+from ..ports import DeliveryQueue, Limiter, Provider, Taken
 from ..telemetry import get_logger
 from .health import RouteHealth
 from .lanes import Lanes, OpenEntry
+from .limits import RATE_LIMITED, Gate, Pacer, RouteLimits
 from .settling import Settler
 from .tally import Tally
 
@@ -36,6 +38,8 @@ BURST: Final = 256
 
 RESERVE: Final = 0.05
 """The share of the window that only urgent deliveries may use."""
+
+DROPPED: Final = Ended("suppressed")
 
 DUE_STEP_MS: Final = 100
 """Retries fall due on such steps, so that those of one entry stay together in one entry."""
@@ -75,6 +79,8 @@ class RouteWorker:
         hash_token: Callable[[str], str],
         wall_clock: Callable[[], float],
         random: Callable[[], float],
+        limiter: Limiter | None = None,
+        limits: RouteLimits | None = None,
     ) -> None:
         self.route: Route = provider.route
         self.health = RouteHealth()
@@ -93,6 +99,23 @@ class RouteWorker:
         self._pump_scheduled = False
         self._in_flight = 0
         self._log = get_logger("dispatch").bind(app=self.route.app, platform=self.route.platform)
+        self._on_exceed = limits.on_exceed if limits else "delay"
+        self._gate: Gate | None = None
+        self._pacer: Pacer | None = None
+        if limiter is not None and limits is not None:
+            if limits.gated:
+                self._gate = Gate(
+                    self.route,
+                    limits,
+                    limiter,
+                    self._lanes,
+                    refuse=self._refuse,
+                    wake=self._passed,
+                    congested=lambda: settler.congested,
+                )
+            if buckets := limits.paced(self.route):
+                self._pacer = Pacer(buckets, limiter, wake=self.wake)
+        self._enqueue = self._gate.add if self._gate else self._lanes.add
         provider.on_room(self.wake)
 
     # --- reading ------------------------------------------------------------
@@ -102,6 +125,9 @@ class RouteWorker:
         async with asyncio.TaskGroup() as tasks:
             for lane in LANES:
                 tasks.create_task(self._read(lane))
+            for part in (self._gate, self._pacer):
+                if part is not None:
+                    tasks.create_task(part.run())
             tasks.create_task(self._every(self._config.promote_every, self._promote))
             tasks.create_task(self._every(self._config.reclaim_every, self._reclaim))
 
@@ -132,7 +158,7 @@ class RouteWorker:
         wait_ms = int(self._config.read_wait * 1000)
         pause = 0.05
         while not self._stopping:
-            wanted = self._config.prefetch - self._lanes.size[lane]
+            wanted = self._config.prefetch - self._held(lane)
             if wanted < self._config.prefetch // 4:
                 space.clear()
                 await space.wait()
@@ -181,7 +207,9 @@ class RouteWorker:
                 if target.index in skip:
                     end = skip[target.index]
                     self._settle(Delivery(chunk, target), entry, None, Ended(end), now, end)
-            self._lanes.add(entry)
+            self._enqueue(entry)
+        if self._gate is not None:
+            self._gate.refill()
         self.wake()
 
     # --- sending ------------------------------------------------------------
@@ -205,6 +233,9 @@ class RouteWorker:
         room = self._provider.room
         reserve = int((room + self._in_flight) * RESERVE)
         budget = min(room, BURST, allowance)
+        if self._pacer is not None:
+            budget = self._paced(budget)
+        granted = budget
         now = int(self._wall_clock() * 1000)
         submit, on_outcome = self._provider.submit, self._on_outcome
         while budget > 0:
@@ -223,14 +254,52 @@ class RouteWorker:
             budget -= len(targets)
             room -= len(targets)
         self._signal_space()
-        if budget <= 0 and room > 0 and self._lanes:
+        if self._pacer is not None:
+            self._pacer.spend(granted - budget)
+        if self._gate is not None:
+            self._gate.refill()
+        if granted > 0 >= budget and room > 0 and self._lanes:
             self.wake()
 
     def _signal_space(self) -> None:
         low_water = self._config.prefetch - self._config.prefetch // 4
-        for lane, size in self._lanes.size.items():
-            if size <= low_water:
+        for lane in LANES:
+            if self._held(lane) <= low_water:
                 self._space[lane].set()
+
+    def _held(self, lane: Lane) -> int:
+        """Targets of a lane that are in memory and not yet sent."""
+        size = self._lanes.size[lane]
+        return size if self._gate is None else size + self._gate.size[lane]
+
+    # --- limits -------------------------------------------------------------
+
+    def _paced(self, budget: int) -> int:
+        assert self._pacer is not None
+        permits = self._pacer.permits()
+        if permits < budget:
+            # The pump is woken when there are more.
+            self._pacer.want(min(budget, sum(self._lanes.size.values())))
+        return max(0, min(budget, permits))
+
+    def _passed(self) -> None:
+        self._signal_space()
+        self.wake()
+
+    def _refuse(self, entry: OpenEntry, target: Target, wait_ms: int) -> None:
+        """A target is over its limit: it waits in Redis, at no cost of an attempt, or ends."""
+        now = int(self._wall_clock() * 1000)
+        chunk = entry.chunk
+        due_at = -(-(now + max(1, wait_ms)) // DUE_STEP_MS) * DUE_STEP_MS
+        verdict: Verdict
+        if self._on_exceed == "drop":
+            verdict = DROPPED
+        elif due_at >= chunk.expires_at:
+            verdict = EXPIRED
+        else:
+            verdict = Retry(due_at, chunk.attempt)
+        self._tally.limited()
+        self._settle(Delivery(chunk, target), entry, None, verdict, now, RATE_LIMITED)
 
     def _expire(self, entry: OpenEntry, targets: tuple[Target, ...], now: int) -> None:
         for target in targets:

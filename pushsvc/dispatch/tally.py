@@ -27,6 +27,7 @@ class Tally:
             lane: _Gathered(telemetry.DELIVERY_SECONDS.labels(*self._route, lane)) for lane in LANES
         }
         self._held_reason = ""
+        self._limited = 0
 
     def answered(self, outcome: Outcome, lane: Lane, provider_seconds: float, delivery_seconds: float) -> None:
         """An attempt came to an outcome."""
@@ -39,6 +40,10 @@ class Tally:
         verdict = settlement.verdict
         if isinstance(verdict, Ended):
             self._deliveries[verdict.end, settlement.reason] += 1
+
+    def limited(self) -> None:
+        """A delivery was over a limit of ours, and was not attempted."""
+        self._limited += 1
 
     def held(self, reason: str) -> None:
         """The route is held for `reason`; the empty string: it is open."""
@@ -55,6 +60,9 @@ class Tally:
             telemetry.ATTEMPTS.labels(*self._route, snake(kind.__name__)).inc(count)
         for (end, reason), count in self._deliveries.items():
             telemetry.DELIVERIES.labels(*self._route, end, reason).inc(count)
+        if self._limited:
+            telemetry.ATTEMPTS.labels(*self._route, "rate_limited").inc(self._limited)
+            self._limited = 0
         self._attempts.clear()
         self._deliveries.clear()
         self._provider.flush()

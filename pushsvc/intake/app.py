@@ -10,12 +10,13 @@ from typing import TypeAlias
 from aiohttp import web
 
 from ..model import Platform
-from ..ports import DeadLetters, KeyRing, PushStore, ReceiptLog, Renderer
+from ..ports import DeadLetters, KeyRing, Limiter, PushStore, ReceiptLog, Renderer
 from . import openapi
 from .auth import Gate
 from .config import IntakeApp, IntakeConfig
 from .failed import FailedCalls
 from .ids import new_push_id, now_ms
+from .limits import IntakeLimits
 from .meta import MetaCalls
 from .problems import ExpectationFailed, boundary, respond
 from .pushes import PushCalls
@@ -41,6 +42,7 @@ def build_app(
     clock: Callable[[], int] = now_ms,
     new_id: Callable[[int], str] = new_push_id,
     monotonic: Callable[[], float] = time.monotonic,
+    limiter: Limiter | None = None,
 ) -> web.Application:
     """The HTTP API over these ports.
 
@@ -48,10 +50,12 @@ def build_app(
     `ready` names the parts that are not ready, with why; empty means ready. `metrics` gives Prometheus' text,
     `held` the routes that do not send now, and why.
     `clock` gives Unix milliseconds, `new_id` a push id for such an instant, `monotonic` seconds.
+    `limiter` holds the apps to their `limit`; without it there is none.
     """
     gate = Gate(
         apps, keys, monotonic=monotonic, cache_seconds=config.key_cache_seconds, cache_size=config.key_cache_size
     )
+    rates = {name: each.limit for name, each in apps.items() if each.limit is not None}
     about_pushes = PushCalls(
         apps=apps,
         renderers=renderers,
@@ -61,6 +65,7 @@ def build_app(
         config=config,
         clock=clock,
         new_id=new_id,
+        limits=IntakeLimits(limiter, rates, monotonic=monotonic) if limiter is not None and rates else None,
     )
     about_itself = MetaCalls(
         ready=ready, metrics=metrics, held=held, document=openapi.build(platforms=renderers, config=config)

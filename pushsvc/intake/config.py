@@ -7,6 +7,7 @@ from typing import Final
 from msgspec import Struct
 
 from ..model import ApiKey, Platform
+from ..rates import Rate
 
 MIB: Final = 1024 * 1024
 
@@ -19,6 +20,8 @@ class IntakeApp(Struct, frozen=True):
     """The providers that are configured for it."""
     keys: tuple[ApiKey, ...] = ()
     """Those of the configuration; those of `pushsvc keys new` are asked of the `KeyRing`."""
+    limit: Rate | None = None
+    """Of the pushes that it may post."""
 
 
 class IntakeConfig(Struct, frozen=True):

@@ -18,6 +18,7 @@ from .config import IntakeApp, IntakeConfig
 from .document import read
 from .faults import LIMIT, MAX_TTL, Rules
 from .ids import UUID
+from .limits import IntakeLimits
 from .problems import SERVER, ClientGone, RequestTimeout, UnsupportedMediaType, body_error
 from .query import read as read_query
 from .refusal import summary
@@ -47,7 +48,9 @@ class PushCalls:
         config: IntakeConfig,
         clock: Callable[[], int],
         new_id: Callable[[int], str],
+        limits: IntakeLimits | None = None,
     ) -> None:
+        self._limits = limits
         self._renderers = renderers
         self._pushes = pushes
         self._receipts = receipts
@@ -69,6 +72,8 @@ class PushCalls:
     async def post_push(self, request: web.Request) -> web.Response:
         """`POST /v1/push`: 202 once Redis holds it."""
         app = await self._gate.enter(request, _CALL["post_push"].scopes)
+        if self._limits is not None:
+            await self._limits.count(app.name)
         if request.query_string:
             read_query(request.query.items(), ())
         check_headers(request)

@@ -1,6 +1,7 @@
 """The providers, by platform. A new one is a package with the same fixed names, and one line here.
 
-The fixed names: `PLATFORM`, `Config`, `RENDERER` (pure), `classify` (pure), `open_provider` (I/O), `check`.
+The fixed names: `PLATFORM`, `Config`, `RENDERER` (pure), `classify` (pure), `open_provider` (I/O), `check`, and
+`account_limits` where the provider has some.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from typing import Final
 
 from ..model import Platform
 from . import apns, fcm
-from .kind import Finding, ProviderKind
+from .kind import Finding, ProviderKind, no_limits
 
 __all__ = ["REGISTRY", "Finding", "ProviderKind"]
 
 
 def _kind(package: ModuleType) -> ProviderKind:
-    return ProviderKind(package.PLATFORM, package.Config, package.RENDERER, package.open_provider, package.check)
+    limits = getattr(package, "account_limits", no_limits)
+    return ProviderKind(
+        package.PLATFORM, package.Config, package.RENDERER, package.open_provider, package.check, limits
+    )
 
 
 REGISTRY: Final[dict[Platform, ProviderKind]] = {package.PLATFORM: _kind(package) for package in (apns, fcm)}

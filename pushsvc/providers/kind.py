@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from ..model import Platform, Route
 from ..ports import Provider, Renderer
+from ..rates import AccountLimits
 
 
 class Finding(Struct, frozen=True):
@@ -31,6 +32,11 @@ class OpenProvider(Protocol):
     ) -> AbstractAsyncContextManager[Provider]: ...
 
 
+def no_limits(config: Any) -> AccountLimits:
+    """Of a provider that names none."""
+    return AccountLimits()
+
+
 class ProviderKind(Struct, frozen=True):
     """One line of the registry: the fixed names of a provider's package, as values."""
 
@@ -41,3 +47,5 @@ class ProviderKind(Struct, frozen=True):
     open_provider: OpenProvider
     check: Callable[[Any], list[Finding]]
     """Takes the config, reads its files, touches no network."""
+    account_limits: Callable[[Any], AccountLimits] = no_limits
+    """Takes the config: what the provider allows to the account."""

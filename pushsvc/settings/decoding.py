@@ -16,8 +16,8 @@ import msgspec
 from msgspec import Struct, structs
 
 from ..errors import Fault
+from ..rates import RATE_HELP, Rate, parse_rate
 from ..telemetry import is_secret, scrub_text
-from .rates import RATE_HELP, Rate, parse_rate
 
 Report = Callable[[str, str], None]
 """Takes the dotted path of a value and what is wrong with it."""

@@ -13,7 +13,7 @@ from msgspec import Meta, Struct, field
 
 from ..errors import ConfigError
 from ..model import Scope
-from .rates import Rate
+from ..rates import Rate
 
 Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
 Positive: TypeAlias = Annotated[float, Meta(gt=0)]

@@ -28,6 +28,10 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:receipts`            | stream | entry: until recorded  | `r` encoded Receipt; consumer group `feedback`        |
 | `ps:T:events`              | stream | entry: events TTL      | `e` encoded FeedbackEvent; capped                     |
 | `ps:T:sup:<platform>`      | zset   | member: suppression TTL| 16-byte digest of a dead token; score recorded at ms  |
+| `ps:T:lim:<platform>:      | hash   | 2 spans                | digest -> TAT of tokens pushed to in one span of time |
+| <family>:<kind>:<number>`  |        |                        | see limiter.lua                                       |
+| `ps:{owner}:bucket:<name>` | hash   | until full again       | TAT of a rate that an app or an account shares: see   |
+|                            |        |                        | lease.lua                                             |
 | `ps:T:quarantine`          | stream | until an operator acts | what could not be decoded: `b` bytes, `from` key,     |
 |                            |        |                        | `id` entry, `why`                                     |
 | `ps:replays`               | zset   | until done             | `<app> <job>` of replays that are not done; score the |
@@ -152,6 +156,15 @@ def events(app: str, shard: int) -> str:
 @lru_cache(maxsize=4096)
 def suppressed(app: str, shard: int, platform: Platform) -> str:
     return f"{prefix(app, shard)}sup:{platform}"
+
+
+@lru_cache(maxsize=4096)
+def limits(app: str, shard: int, platform: Platform, family: str) -> str:
+    return f"{prefix(app, shard)}lim:{platform}:{family}"
+
+
+def bucket(owner: str, name: str) -> str:
+    return f"ps:{{{owner}}}:bucket:{name}"
 
 
 def quarantine(app: str, shard: int) -> str:

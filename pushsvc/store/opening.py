@@ -15,6 +15,7 @@ from .config import StoreConfig, with_consumer
 from .gauges import Gauges, read_gauges
 from .held import read_held
 from .keyring import RedisKeyRing, load_hash_key
+from .limiter import RedisLimiter
 from .link import Link
 from .liveness import Liveness
 from .pushes import RedisPushes
@@ -40,6 +41,7 @@ class Store:
         self.receipts = RedisReceipts(link, config, suppression, liveness, clock)
         self.keys = RedisKeyRing(link)
         self.dead = RedisReplays(link, config, clock)
+        self.limiter = RedisLimiter(link, config, hash_key)
 
     @property
     def consumer(self) -> str:

@@ -30,10 +30,11 @@ import redis
 import uvloop
 
 from pushsvc import runtime, telemetry
-from pushsvc.dispatch import DispatchConfig, Dispatcher
+from pushsvc.dispatch import DispatchConfig, Dispatcher, RouteLimits
 from pushsvc.model import Content, Push, Route, Target
 from pushsvc.providers import REGISTRY
 from pushsvc.providers.transport import HTTPS, POST, authority, field, open_pool, path
+from pushsvc.settings import LimitsSettings
 from pushsvc.simulator import Address, apns_token, fcm_token, simulator_process
 from pushsvc.store import open_embedded, open_store, token_hash
 
@@ -216,8 +217,13 @@ async def _many(send: Callable[[int], Awaitable[None]], count: int, at_once: int
     await asyncio.gather(*(worker() for _ in range(at_once)))
 
 
-async def ours(platform: str, address: Address, count: int, *, store_url: str, per_push: int) -> dict[str, float]:
-    """The whole path: entries read, sent, answers judged, outcomes recorded and entries acknowledged."""
+async def ours(
+    platform: str, address: Address, count: int, *, store_url: str, per_push: int, limited: bool
+) -> dict[str, float]:
+    """The whole path: entries read, sent, answers judged, outcomes recorded and entries acknowledged.
+
+    `limited`: with the default limits, so that every token is counted; each is pushed to once.
+    """
     runtime.quiet_gc()
     route = Route("shop", platform)
     token = apns_token if platform == "apns" else fcm_token
@@ -226,7 +232,6 @@ async def ours(platform: str, address: Address, count: int, *, store_url: str, p
         push_id="bench",
         created_at=int(time.time() * 1000),
     )
-    tokens = [token("ok", str(n)) for n in range(per_push)]
     async with open_store(store_url) as store:
         now = int(time.time() * 1000)
         pushes = [
@@ -237,7 +242,7 @@ async def ours(platform: str, address: Address, count: int, *, store_url: str, p
                 created_at=now,
                 expires_at=now + 3_600_000,
                 messages={platform: message},
-                targets={platform: tuple(Target(index, token) for index, token in enumerate(tokens))},
+                targets={platform: tuple(Target(n, token("ok", f"{number}-{n}")) for n in range(per_push))},
             )
             for number in range(count // per_push)
         ]
@@ -247,8 +252,14 @@ async def ours(platform: str, address: Address, count: int, *, store_url: str, p
         async with REGISTRY[platform].open_provider(route, config, request_timeout=10.0) as provider:
             while not provider.room:
                 await asyncio.sleep(0.01)
+            limits = {route: RouteLimits(per_token=LimitsSettings().per_token)} if limited else {}
             dispatcher = Dispatcher(
-                store.queue, [provider], DispatchConfig(), hash_token=partial(token_hash, store.hash_key)
+                store.queue,
+                [provider],
+                DispatchConfig(),
+                hash_token=partial(token_hash, store.hash_key),
+                limiter=store.limiter,
+                limits=limits,
             )
             stop = asyncio.Event()
             run = Run(count)
@@ -296,7 +307,10 @@ def contest(task: dict[str, Any]) -> dict[str, float]:
         case "peer":
             work = peer_apns(address, count) if platform == "apns" else peer_fcm(address, count)
         case _:
-            work = ours(platform, address, count, store_url=task["store_url"], per_push=task["per_push"])
+            limited = task.get("limited", True)
+            work = ours(
+                platform, address, count, store_url=task["store_url"], per_push=task["per_push"], limited=limited
+            )
     return uvloop.run(work)
 
 

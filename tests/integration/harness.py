@@ -136,6 +136,7 @@ async def running_service(
     request_timeout: float = 10.0,
     connections: int = 2,
     dispatchers: int = 1,
+    extra: str = "",
     **simulator_flags: Any,
 ) -> AsyncIterator[Service]:
     """Start it all; stop it in the order in which pushes travel, and fail when a part ended by a fault."""
@@ -158,6 +159,7 @@ async def running_service(
                 request_timeout=request_timeout,
                 connections=connections,
             )
+            + extra
         )
         settings = runtime.load_settings(file, {})
         async with runtime.own_embedded(settings):

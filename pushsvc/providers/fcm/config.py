@@ -8,6 +8,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
+from ...rates import parse_rate
 from ..endpoint import endpoint_fault, origin
 
 ENDPOINT: Final = "https://fcm.googleapis.com"
@@ -31,12 +32,25 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """HTTP/2 connections to keep."""
     window: Annotated[int, Meta(ge=1, le=100_000)] = 1000
     """Messages in flight on one connection at most, also where FCM allows more."""
+    quota: str = "auto"
+    """What all apps of the project may send together: a rate, or `0` for no limit. `auto`: Google's own default of
+    600000/min at Google's endpoint, and no limit at another, which is a simulator or a proxy."""
+    collapsible: str = "20/h"
+    """Of messages with a collapse key and nothing to show, to one device."""
 
     def __post_init__(self) -> None:
         if not self.service_account_file:
             raise ValueError("service_account_file: missing, expected the service account's JSON file")
         if self.project_id and PROJECT.fullmatch(self.project_id) is None:
             raise ValueError("project_id: expected the id or number of a Firebase project")
+        for name in ("quota", "collapsible"):
+            text = getattr(self, name)
+            if name == "quota" and text == "auto":
+                continue
+            try:
+                parse_rate(text)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}{', or `auto`' if name == 'quota' else ''}") from None
         if not self.endpoint:
             force_setattr(self, "endpoint", ENDPOINT)
         if fault := endpoint_fault(self.endpoint):

@@ -1,8 +1,9 @@
-"""Rates as people write them: `240/min`, `10/s`, `500/10s`, and `0` for none."""
+"""Rates as people write them: `240/min`, `10/s`, `500/10s`, and `0` for none; and what a provider's account allows."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -24,7 +25,7 @@ RATE_HELP = "a rate such as `240/min`, `10/s`, `500/10s` (units s, min, h, day),
 
 
 class Rate(Struct, frozen=True):
-    """At most `count` in each `seconds`. No limit is `None`, not a rate of nothing."""
+    """`count` in each `seconds`, of which all may come at once. No limit is `None`, not a rate of nothing."""
 
     count: int
     seconds: int
@@ -46,3 +47,17 @@ def parse_rate(text: str) -> Rate | None:
     if not match or not seconds or not int(match[1]):
         raise ValueError(f"expected {RATE_HELP}")
     return Rate(int(match[1]), seconds)
+
+
+class AccountLimits(Struct, frozen=True):
+    """What a provider allows to one account, which may serve several apps. None is no limit."""
+
+    account: str = ""
+    """Who shares `quota`: FCM's project id."""
+    quota: Rate | None = None
+    ramp: float = 0.0
+    """Seconds from the slowest rate to the whole quota; 0 is at once."""
+    collapsible: Rate | None = None
+    """Of collapsible messages, to one device."""
+    is_collapsible: Callable[[bytes], bool] | None = None
+    """Whether a rendered `Message.body` is one of those. Pure."""

@@ -1,0 +1,71 @@
+"""What FCM allows to a Firebase project, and to one device beyond the common limit.
+
+- A project may send 600,000 messages a minute, all its apps and servers together, and should take a minute to get
+  there (https://firebase.google.com/docs/cloud-messaging/scale-fcm).
+- Of collapsible messages a device gets 20 at once and one more each 3 minutes, an app
+  (https://firebase.google.com/docs/cloud-messaging/throttling-and-quotas). We count as collapsible what has a
+  `collapse_key` and nothing to show: Google says that content-free pings are what the limit is for. A visible
+  notification with `collapse` replaces the one before it by its tag, and holding it back for minutes would harm more
+  than an answer of FCM's own, which is understood and waited for.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ...rates import AccountLimits, Rate, parse_rate
+from .config import ENDPOINT, Config
+
+QUOTA: Final = Rate(600_000, 60)
+RAMP: Final = 60.0
+
+
+class _Android(msgspec.Struct):
+    collapse_key: str = ""
+    collapseKey: str = ""  # noqa: N815  # proto3 JSON takes this spelling as well
+    notification: msgspec.Raw | None = None
+
+
+class _Message(msgspec.Struct):
+    notification: msgspec.Raw | None = None
+    android: _Android | None = None
+
+
+_decode = msgspec.json.Decoder(_Message).decode
+
+
+def is_collapsible(body: bytes) -> bool:
+    """Whether a rendered message has a collapse key and nothing to show."""
+    if b"collapse" not in body:
+        return False
+    try:
+        message = _decode(body)
+    except msgspec.MsgspecError:
+        return False  # FCM will say what is wrong with it.
+    android = message.android
+    if android is None or not (android.collapse_key or android.collapseKey):
+        return False
+    return message.notification is None and android.notification is None
+
+
+def account_limits(config: Config) -> AccountLimits:
+    """The limits of the project that the config names."""
+    quota = (QUOTA if config.endpoint == ENDPOINT else None) if config.quota == "auto" else parse_rate(config.quota)
+    return AccountLimits(
+        account=config.project_id or _project_of(config.service_account_file),
+        quota=quota,
+        ramp=RAMP,
+        collapsible=parse_rate(config.collapsible),
+        is_collapsible=is_collapsible,
+    )
+
+
+def _project_of(file: str) -> str:
+    try:
+        return str(json.loads(Path(file).read_text(encoding="utf-8")).get("project_id", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""  # Opening the provider says what is wrong with the file.

@@ -1,0 +1,96 @@
+"""`Limiter` over Redis: one script a thousand tokens, one script a lease. The server's clock is the only one.
+
+A token's place is the app shard of its digest, as with suppression: pushes of all shards meet there. Its digest has 8
+bytes under the store's own key: two of a million tokens that are limited at the same moment share one with a
+probability of one in forty million, and would then share a limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from ..gcra import FLOOR, US, interval_of
+from ..model import Route
+from ..ports import Bucket, Lease
+from ..rates import Rate
+from . import keys
+from .config import StoreConfig
+from .link import Link
+
+_BATCH = 1000
+"""Tokens in one atomic step: under a millisecond of the server's time."""
+_SHORT = 2 * US
+_LONG = 60 * US
+
+
+class RedisLimiter:
+    """For one process; all that it counts is in Redis."""
+
+    def __init__(self, link: Link, config: StoreConfig, hash_key: bytes) -> None:
+        self._link = link
+        self._config = config
+        # A copy of a keyed hash is cheaper than a new one.
+        self._copy = blake2b(digest_size=8, key=hash_key).copy
+
+    def _digests(self, tokens: Sequence[str]) -> list[bytes]:
+        copy = self._copy
+        digests = []
+        for token in tokens:
+            digest = copy()
+            digest.update(token.encode())
+            digests.append(digest.digest())
+        return digests
+
+    async def admit(
+        self, route: Route, rate: Rate, tokens: Sequence[str], *, family: str = "all"
+    ) -> Sequence[tuple[int, int]]:
+        """See `ports.Limiter`."""
+        digests = self._digests(tokens)
+        shards = self._config.shards_of(route.app)
+        if shards == 1:
+            return await self._admit(route, 0, rate, digests, family)
+        places: dict[int, list[int]] = {}
+        for place, own in enumerate(digests):
+            places.setdefault(keys.token_shard(own, shards), []).append(place)
+        answers = await asyncio.gather(
+            *(
+                self._admit(route, shard, rate, [digests[place] for place in own], family)
+                for shard, own in places.items()
+            )
+        )
+        return sorted(
+            (own[place], wait) for own, waits in zip(places.values(), answers, strict=True) for place, wait in waits
+        )
+
+    async def _admit(
+        self, route: Route, shard: int, rate: Rate, digests: Sequence[bytes], family: str
+    ) -> list[tuple[int, int]]:
+        interval = interval_of(rate)
+        key = keys.limits(route.app, shard, route.platform, family)
+        waits: list[tuple[int, int]] = []
+        for start in range(0, len(digests), _BATCH):
+            flat = await self._link.script(
+                "limiter",
+                [key],
+                [
+                    b"".join(digests[start : start + _BATCH]),
+                    interval,
+                    rate.count,
+                    max(_SHORT, interval),
+                    max(_LONG, 2 * interval * rate.count),
+                ],
+            )
+            waits += [(start + place, wait) for place, wait in zip(flat[::2], flat[1::2], strict=True)]
+        return waits
+
+    async def lease(self, bucket: Bucket, wanted: int) -> Lease:
+        """See `ports.Limiter`."""
+        interval = interval_of(bucket.rate)
+        granted, wait = await self._link.script(
+            "lease",
+            [keys.bucket(bucket.owner, bucket.name)],
+            [wanted, interval, max(interval, int(bucket.burst * US)), int(bucket.ramp * US), FLOOR],
+        )
+        return Lease(granted, -(-wait // 1000))

@@ -1,0 +1,155 @@
+"""Rate limits in the running service: delayed, dropped, refused; and what is not over a limit is not held up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from .harness import Service, apns, fcm, running_service
+
+
+def play(folder: Path, limits: str, act: Callable[[Service], Coroutine[Any, Any, None]], **flags: Any) -> None:
+    async def main() -> None:
+        async with running_service(folder, extra=limits, **flags) as service:
+            await act(service)
+
+    asyncio.run(main())
+
+
+def limits(**rates: str) -> str:
+    return "[apps.shop.limits]\n" + "".join(f'{name} = "{rate}"\n' for name, rate in rates.items())
+
+
+async def metric(service: Service, line: str) -> float:
+    async with service.session.get("/metrics") as answer:
+        text = await answer.text()
+    return sum(float(each.rpartition(" ")[2]) for each in text.splitlines() if each.startswith(line))
+
+
+def test_pushes_over_a_tokens_limit_wait_and_all_arrive(tmp_path: Path) -> None:
+    async def act(service: Service) -> None:
+        started = asyncio.get_running_loop().time()
+        busy = [await service.push(apns("ok", "busy")) for _ in range(12)]
+        assert await service.done(*busy) == {"total": 12, "sent": 12}
+        # 5 at once, 7 more at 5 a second.
+        assert asyncio.get_running_loop().time() - started >= 7 / 5 - 0.05
+        for push in busy:
+            [row] = await service.rows(push)
+            assert row["attempts"] == 1
+        assert service.simulator.record.apns.duplicates == 0
+
+        async def counted() -> bool:
+            return (
+                await metric(service, 'pushsvc_attempts_total{app="shop",platform="apns",result="rate_limited"}') >= 7
+            )
+
+        await service.until("the metric says so", counted)
+
+    play(tmp_path, limits(per_token="5/s"), act)
+
+
+def test_a_limited_token_holds_up_nobody(tmp_path: Path) -> None:
+    async def act(service: Service) -> None:
+        busy = [await service.push(apns("ok", "busy")) for _ in range(20)]
+        others = await service.push(apns("ok", *range(3000)) + fcm("ok", *range(500)) + apns("ok", "busy"))
+
+        async def sent() -> bool:
+            counts = (await service.status(others))["counts"]
+            return bool(counts["sent"] == 3500)
+
+        await service.until("all others are sent", sent)
+        counts = (await service.status(others))["counts"]
+        assert counts == {**counts, "sent": 3500, "retrying": 1, "queued": 0}
+        assert sum([(await service.status(push))["state"] == "done" for push in busy]) == 2
+
+    play(tmp_path, limits(per_token="2/h"), act)
+
+
+def test_over_the_limit_may_be_dropped(tmp_path: Path) -> None:
+    async def act(service: Service) -> None:
+        pushes = [await service.push(apns("ok", "busy", f"other-{number}")) for number in range(5)]
+        assert await service.done(*pushes) == {"total": 10, "sent": 7, "suppressed": 3}
+        rows = [row for push in pushes for row in await service.rows(push) if row["outcome"] == "suppressed"]
+        assert [(row["reason"], row["attempts"], row["status"]) for row in rows] == [("rate_limited", 0, 0)] * 3
+
+        async def counted() -> bool:
+            line = 'pushsvc_deliveries_total{app="shop",outcome="suppressed",platform="apns",reason="rate_limited"}'
+            return await metric(service, line) >= 3
+
+        await service.until("the metric says so", counted)
+
+    play(tmp_path, limits(per_token="2/h", on_exceed="drop"), act)
+
+
+def test_a_wait_that_passes_the_ttl_ends_as_expired(tmp_path: Path) -> None:
+    async def act(service: Service) -> None:
+        pushes = [await service.push(apns("ok", "busy"), notification={"title": "x"}, ttl=60) for _ in range(2)]
+        assert await service.done(*pushes) == {"total": 2, "sent": 1, "expired": 1}
+        rows = [row for push in pushes for row in await service.rows(push) if row["outcome"] == "expired"]
+        assert [row["reason"] for row in rows] == ["rate_limited"]
+
+    play(tmp_path, limits(per_token="1/h"), act)
+
+
+def test_the_apps_rate_is_kept_by_all_dispatchers_and_platforms(tmp_path: Path) -> None:
+    async def act(service: Service) -> None:
+        started = asyncio.get_running_loop().time()
+        push = await service.push(apns("ok", *range(400)) + fcm("ok", *range(400)))
+        assert await service.done(push) == {"total": 800, "sent": 800}
+        # 500 at once, 300 more at 500 a second.
+        assert asyncio.get_running_loop().time() - started >= 300 / 500 - 0.05
+
+    play(tmp_path, limits(per_app="500/s"), act, dispatchers=2)
+
+
+def test_what_is_over_the_apps_rate_may_be_dropped(tmp_path: Path) -> None:
+    async def act(service: Service) -> None:
+        push = await service.push(apns("ok", *range(400)) + fcm("ok", *range(400)))
+        assert await service.done(push) == {"total": 800, "sent": 500, "suppressed": 300}
+
+    play(tmp_path, limits(per_app="500/h", on_exceed="drop"), act, dispatchers=2)
+
+
+def test_the_projects_quota_ramps_up(tmp_path: Path) -> None:
+    async def act(service: Service) -> None:
+        push = await service.push(apns("ok", *range(200)) + fcm("ok", *range(200)))
+
+        async def apns_sent() -> bool:
+            return service.simulator.record.apns.accepted == 200
+
+        started = asyncio.get_running_loop().time()
+        await service.until("APNs has no quota", apns_sent)
+        assert await service.done(push) == {"total": 400, "sent": 400}
+        # 2,000 a second, of which 5 % at first: 100 at once, then 100 a second and slowly more.
+        assert asyncio.get_running_loop().time() - started >= 0.5
+
+    # The last section of the harness's configuration is `[apps.shop.fcm]`.
+    play(tmp_path, 'quota = "120000/min"\n', act)
+
+
+def test_collapsible_messages_to_one_device_are_few(tmp_path: Path) -> None:
+    async def act(service: Service) -> None:
+        silent = [await service.push(fcm("ok", "one"), data={"sync": "1"}, collapse="sync") for _ in range(5)]
+        seen = [await service.push(fcm("ok", "one"), notification={"title": "x"}, collapse="c") for _ in range(5)]
+        plain = [await service.push(fcm("ok", "one"), data={"sync": "1"}) for _ in range(5)]
+        assert await service.done(*seen, *plain) == {"total": 10, "sent": 10}
+        await service.until("three went", lambda: service.simulator.record.fcm.accepted == 13)
+        states = [(await service.status(push))["counts"] for push in silent]
+        assert sum(counts["retrying"] for counts in states) == 2
+
+    play(tmp_path, 'collapsible = "3/h"\n', act)
+
+
+def test_intake_refuses_what_is_over_the_apps_limit(tmp_path: Path) -> None:
+    async def act(service: Service) -> None:
+        document = {"to": {"tokens": apns("ok", 1)}, "notification": {"title": "x"}}
+        answers = await asyncio.gather(*(service.post(document) for _ in range(20)))
+        assert sorted(status for status, _ in answers) == [202] * 10 + [429] * 10
+        async with service.session.post("/v1/push", json=document) as answer:
+            assert answer.status == 429
+            assert 300 < int(answer.headers["Retry-After"]) <= 360
+            assert (await answer.json(content_type=None))["type"].endswith("too-many-requests")
+
+    play(tmp_path, limits(intake="10/h"), act)

@@ -1,0 +1,218 @@
+"""The gate and the pacer, with a limiter that says what the test wants."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from pushsvc.dispatch.lanes import Lanes, OpenEntry
+from pushsvc.dispatch.limits import BATCH, PERMIT_LIFE, READY, Gate, Pacer, RouteLimits
+from pushsvc.errors import StoreUnavailable
+from pushsvc.model import Chunk, Lane, Message, Route, Target
+from pushsvc.ports import Bucket, EntryRef, Lease
+from pushsvc.rates import AccountLimits, Rate
+
+ROUTE = Route("shop", "fcm")
+RATE = Rate(240, 60)
+
+
+class FakeLimiter:
+    """Refuses the tokens of `over`; gives leases from `permits`; is away for the next `faults` calls."""
+
+    def __init__(self, *, over: Sequence[str] = (), permits: int = 0, faults: int = 0) -> None:
+        self.over = set(over)
+        self.permits = permits
+        self.faults = faults
+        self.asked: list[tuple[str, list[str]]] = []
+        self.leased: list[tuple[str, int]] = []
+
+    async def admit(
+        self, route: Route, rate: Rate, tokens: Sequence[str], *, family: str = "all"
+    ) -> Sequence[tuple[int, int]]:
+        self._fail()
+        self.asked.append((family, list(tokens)))
+        return [(place, 1000) for place, token in enumerate(tokens) if token in self.over]
+
+    async def lease(self, bucket: Bucket, wanted: int) -> Lease:
+        self._fail()
+        self.leased.append((bucket.name, wanted))
+        granted = min(wanted, self.permits)
+        self.permits -= granted
+        return Lease(granted, 0 if granted else 20)
+
+    def _fail(self) -> None:
+        if self.faults:
+            self.faults -= 1
+            raise StoreUnavailable("away")
+
+
+class Rig:
+    """A gate in front of lanes, and what came of it."""
+
+    def __init__(self, limits: RouteLimits, limiter: FakeLimiter) -> None:
+        self.ready = Lanes()
+        self.refused: list[tuple[str, int]] = []
+        self.woken = asyncio.Event()
+        self.gate = Gate(
+            ROUTE,
+            limits,
+            limiter,
+            self.ready,
+            refuse=lambda entry, target, wait: self.refused.append((target.token, wait)),
+            wake=self.woken.set,
+            congested=lambda: False,
+        )
+
+    def add(self, *tokens: str, lane: Lane = "normal", body: bytes = b"{}") -> None:
+        targets = tuple(Target(index, token) for index, token in enumerate(tokens))
+        chunk = Chunk("p", "shop", "fcm", lane, len(targets), 0, 1 << 50, Message("fcm", body), targets)
+        self.gate.add(OpenEntry(EntryRef("shop", 0, "fcm", lane, "1-0"), chunk, targets, 0.0))
+        self.gate.refill()
+
+    def drawn(self) -> list[str]:
+        tokens = []
+        while (drawn := self.ready.draw(1000)) is not None:
+            tokens += [target.token for target in drawn[1]]
+        return tokens
+
+
+def play(limits: RouteLimits, limiter: FakeLimiter, act: Callable[[Rig], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        rig = Rig(limits, limiter)
+        running = asyncio.create_task(rig.gate.run())
+        async with asyncio.timeout(20):
+            await act(rig)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_no_limits_no_gate_and_no_pacer() -> None:
+    assert not RouteLimits().gated
+    assert RouteLimits().paced(ROUTE) == []
+
+
+def test_limits_say_where_they_are_kept() -> None:
+    delay = RouteLimits(per_app=RATE, account=AccountLimits(account="p", quota=Rate(600_000, 60), ramp=60.0))
+    assert not delay.gated
+    assert [(bucket.owner, bucket.name, bucket.ramp) for bucket in delay.paced(ROUTE)] == [
+        ("shop.0", "app", 0.0),
+        ("fcm/p", "quota", 60.0),
+    ]
+    drop = RouteLimits(per_app=RATE, on_exceed="drop")
+    assert drop.gated
+    assert drop.paced(ROUTE) == []
+
+
+def test_who_is_over_the_limit_is_taken_out_and_the_rest_passes_in_order() -> None:
+    async def act(rig: Rig) -> None:
+        rig.add("a", "x", "b")
+        rig.add("x")
+        rig.add("c", "y")
+        await rig.woken.wait()
+        assert rig.drawn() == ["a", "b", "c"]
+        assert rig.refused == [("x", 1000), ("x", 1000), ("y", 1000)]
+        assert set(rig.gate.size.values()) == {0}
+
+    play(RouteLimits(per_token=RATE), FakeLimiter(over="xy"), act)
+
+
+def test_it_asks_for_little_more_than_is_sent_next() -> None:
+    limiter = FakeLimiter()
+
+    async def act(rig: Rig) -> None:
+        for number in range(40):
+            rig.add(*(f"{number}-{target}" for target in range(100)), lane="bulk")
+        await rig.woken.wait()
+        await asyncio.sleep(0)
+        assert READY <= rig.ready.size["bulk"] < BATCH + 100
+        rig.add("now", lane="urgent")
+        rig.woken.clear()
+        await rig.woken.wait()
+        drawn = rig.ready.draw(10)
+        assert drawn is not None
+        assert [target.token for target in drawn[1]] == ["now"]
+        total = 0
+        while rig.gate.size["bulk"]:
+            rig.woken.clear()
+            total += len(rig.drawn())
+            rig.gate.refill()
+            await rig.woken.wait()
+        assert total + len(rig.drawn()) == 4000
+        assert max(len(tokens) for _, tokens in limiter.asked) <= BATCH + 100
+
+    play(RouteLimits(per_token=RATE), limiter, act)
+
+
+def test_nothing_passes_while_redis_is_away_and_nothing_is_lost() -> None:
+    limiter = FakeLimiter(faults=1)
+
+    async def act(rig: Rig) -> None:
+        rig.add("a")
+        await rig.woken.wait()
+        assert rig.drawn() == ["a"]
+
+    play(RouteLimits(per_token=RATE), limiter, act)
+    assert limiter.faults == 0
+
+
+def test_only_collapsible_messages_are_asked_for_a_second_time() -> None:
+    limiter = FakeLimiter()
+    account = AccountLimits(collapsible=Rate(20, 3600), is_collapsible=lambda body: body == b"collapse")
+
+    async def act(rig: Rig) -> None:
+        rig.add("a", "b")
+        rig.add("c", body=b"collapse")
+        await rig.woken.wait()
+        assert rig.drawn() == ["a", "b", "c"]
+
+    play(RouteLimits(per_token=RATE, account=account), limiter, act)
+    assert limiter.asked == [("all", ["a", "b", "c"]), ("collapsible", ["c"])]
+
+
+def test_the_apps_rate_may_drop_the_rest() -> None:
+    limiter = FakeLimiter(permits=3)
+
+    async def act(rig: Rig) -> None:
+        rig.add("a", "b")
+        rig.add("c", "d", "e")
+        await rig.woken.wait()
+        assert rig.drawn() == ["a", "b", "c"]
+        assert rig.refused == [("d", 20), ("e", 20)]
+
+    play(RouteLimits(per_app=RATE, on_exceed="drop"), limiter, act)
+
+
+def test_the_pacer_gives_the_least_of_its_buckets_and_forgets_what_was_not_used() -> None:
+    now = 100.0
+    limiter = FakeLimiter(permits=60)
+    buckets = [Bucket("shop.0", "app", Rate(100, 1), 1.0), Bucket("fcm/p", "quota", Rate(10_000, 1), 1.0)]
+
+    async def main() -> None:
+        nonlocal now
+        woken = asyncio.Event()
+        pacer = Pacer(buckets, limiter, wake=woken.set, clock=lambda: now)
+        running = asyncio.create_task(pacer.run())
+        assert pacer.permits() == 0
+        pacer.want(40)
+        async with asyncio.timeout(20):
+            await woken.wait()
+            assert limiter.leased == [("app", 5), ("quota", 40)]
+            assert pacer.permits() == 5
+            pacer.spend(3)
+            assert pacer.permits() == 2
+            now += PERMIT_LIFE
+            assert pacer.permits() == 0
+            woken.clear()
+            pacer.want(40)
+            await asyncio.sleep(0.03)
+            assert not woken.is_set() or pacer.permits()
+            limiter.permits = 100
+            await woken.wait()
+            assert pacer.permits() == 5
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
