@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from aiohttp import web
 from . import feedback, intake, telemetry
 from .accounts import Accounts
 from .dispatch import DispatchConfig, Dispatcher, RouteLimits
-from .errors import StoreUnavailable
+from .errors import PushsvcError, StoreOwned, StoreUnavailable
 from .model import ApiKey, Route
 from .policy import RetryPolicy
 from .ports import KeyRing
@@ -32,6 +32,12 @@ from .store import Gauges, Store, StoreConfig, attach_embedded, open_embedded, o
 
 GAUGES_EVERY = 2.0
 """Seconds that the figures read from Redis are good for, however often `/metrics` is scraped."""
+
+EMBEDDED_START = 15.0
+"""Seconds that a part waits for the embedded store that another one starts."""
+
+EMBEDDED_LOOK = 0.5
+"""Seconds between two looks at the embedded server by its owner; two in vain, and it is started again."""
 
 
 def load_settings(path: Path | None, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -51,26 +57,69 @@ def quiet_gc() -> None:
 
 @asynccontextmanager
 async def redis_url(settings: Settings) -> AsyncIterator[str]:
-    """The store's URL: the configured one, else that of a living embedded store, else of one started here."""
+    """The store's URL: the configured one, else that of a living embedded store, else of one started here.
+
+    Parts that start at the same time find one another: one of them owns the store, the others wait until it is up.
+    """
     if settings.redis.url:
         yield settings.redis.url
         return
-    running = await asyncio.to_thread(attach_embedded, settings.store.data_dir)
-    if running is not None:
-        yield running
-        return
-    async with own_embedded(settings) as url:
+    deadline = time.monotonic() + EMBEDDED_START
+    async with AsyncExitStack() as stack:
+        while True:
+            url = await asyncio.to_thread(attach_embedded, settings.store.data_dir)
+            if url is not None:
+                break
+            try:
+                url = await stack.enter_async_context(own_embedded(settings))
+                break
+            except StoreOwned:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.1)
         yield url
 
 
 @asynccontextmanager
 async def own_embedded(settings: Settings) -> AsyncIterator[str]:
-    """Start the embedded store and own it. Raises `StoreOwned` when another process does."""
-    async with AsyncExitStack() as stack:
-        embedded = open_embedded(settings.store.data_dir, fsync=settings.store.fsync)
-        url = await asyncio.to_thread(embedded.__enter__)
-        stack.push_async_callback(asyncio.to_thread, embedded.__exit__, None, None, None)
+    """Start the embedded store and own it; a server that dies is started again. Raises `StoreOwned` when another
+    process does."""
+    opened = ExitStack()
+    url = await asyncio.to_thread(_open_embedded, opened, settings)
+    stop = asyncio.Event()
+    keeping = asyncio.create_task(_keep_embedded(opened, settings, stop), name="embedded")
+    try:
         yield url
+    finally:
+        stop.set()
+        try:
+            await keeping
+        finally:
+            await asyncio.to_thread(opened.close)
+
+
+def _open_embedded(opened: ExitStack, settings: Settings) -> str:
+    opened.close()
+    return opened.enter_context(open_embedded(settings.store.data_dir, fsync=settings.store.fsync))
+
+
+async def _keep_embedded(opened: ExitStack, settings: Settings, stop: asyncio.Event) -> None:
+    """Look after the server each second. Its files hold all that was accepted, and its socket stays where it is, so
+    that everybody goes on when it is back."""
+    log = telemetry.get_logger("store")
+    missed = 0
+    while not stop.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), EMBEDDED_LOOK)
+        living = await asyncio.to_thread(attach_embedded, settings.store.data_dir)
+        missed = missed + 1 if living is None else 0
+        if missed > 1 and not stop.is_set():
+            log.error("embedded_store_died", data_dir=str(settings.store.data_dir))
+            try:
+                await asyncio.to_thread(_open_embedded, opened, settings)
+            except PushsvcError as error:
+                log.error("embedded_store_stays_away", error=str(error))
+            missed = 0
 
 
 def store_config(settings: Settings) -> StoreConfig:

@@ -92,6 +92,5 @@ def child_environ(context: typer.Context, url: str, metrics: Path) -> dict[str, 
     if context.obj.config is not None:
         environ["PUSHSVC_CONFIG"] = str(context.obj.config)
     environ["PUSHSVC__REDIS__URL"] = url
-    environ["PUSHSVC__METRICS__PORT"] = "0"
     environ.update(telemetry.prepare_multiprocess(metrics))
     return environ

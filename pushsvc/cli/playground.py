@@ -6,6 +6,7 @@ the same ones.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import secrets
@@ -16,6 +17,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from ..errors import StoreOwned
 from ..simulator import SimulatorHandle, simulator_process
 
 APP = "demo"
@@ -75,12 +77,13 @@ class Playground(Struct, frozen=True):
 def open_playground(folder: Path, *, port: int, **simulator: Any) -> Iterator[Playground]:
     """Start a simulator in a process of its own and write the configuration that points at it.
 
-    `simulator` are fields of its `SimulatorConfig`.
+    `simulator` are fields of its `SimulatorConfig`. Raises `StoreOwned` while another process plays in the folder:
+    its configuration would be written anew under its feet.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    api_key = _api_key(folder / "api-key")
-    with simulator_process(folder / "simulator", **simulator) as handle:
+    with _own(folder), simulator_process(folder / "simulator", **simulator) as handle:
+        api_key = _api_key(folder / "api-key")
         credentials = handle.credentials
         config_file = folder / "pushsvc.toml"
         config_file.write_text(
@@ -100,6 +103,26 @@ def open_playground(folder: Path, *, port: int, **simulator: Any) -> Iterator[Pl
             )
         )
         yield Playground(config_file, api_key, handle, port)
+
+
+@contextmanager
+def _own(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which ends with this process however it ends; no child inherits it."""
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(descriptor, 32, 0).decode(errors="replace") or "unknown"
+            raise StoreOwned(
+                f"the playground in {folder} belongs to the running process {pid}: stop that one, "
+                "or give this one another folder (store.data_dir)"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _api_key(file: Path) -> str:

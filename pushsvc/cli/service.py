@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from msgspec import Struct
 
 from .. import runtime, telemetry
 from ..errors import ConfigError
-from ..settings import Settings
+from ..settings import ServerSettings, Settings
 from .supervisor import Child, Supervisor
 
 
@@ -30,6 +31,7 @@ async def open_service(settings: Settings, config: Path | None, environ: Mapping
     They stop in the order in which pushes travel: the API first, so that what it accepted can still be sent.
     """
     settings.require_apps()
+    await _until_free(settings.server)
     async with AsyncExitStack() as stack:
         if settings.redis.url:
             store_url = settings.redis.url
@@ -68,18 +70,39 @@ def children(settings: Settings) -> list[Child]:
     ]
 
 
+async def _until_free(server: ServerSettings, seconds: float = 5.0) -> None:
+    """Wait until nobody else listens where the API is to listen: another program's answers would pass for its own.
+
+    The API of a service that was killed lets go of its port as soon as it notices that.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while True:
+        try:
+            # Bound as the API will bind it, and closed without having listened.
+            (await loop.create_server(asyncio.Protocol, server.host, server.port, start_serving=False)).close()
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                return  # The API says better what is wrong with the address.
+        if loop.time() > deadline:
+            place = f"{server.host}:{server.port}"
+            raise ConfigError("server.port", f"{place} is in use by another process", "choose another host or port")
+        await asyncio.sleep(0.1)
+
+
 async def _until_ready(url: str, seconds: float = 30.0) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0)) as session:
         while True:
             try:
                 async with session.get(f"{url}/readyz") as answer:
                     if answer.status == 200:
                         return
                     why = await answer.text()
-            except aiohttp.ClientError as error:
-                why = str(error)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                why = str(error) or "no answer"
             if loop.time() > deadline:
                 raise ConfigError(
                     "server", f"the API is not ready after {seconds:.0f} s: {why}", "see the log lines above"

@@ -21,8 +21,13 @@ from msgspec import Struct
 from ..telemetry import get_logger
 
 LIFELINE = "PUSHSVC_LIFELINE"
+
 QUICK = 5.0
-"""Seconds: a child that ends sooner than this waits before it is started again."""
+"""Seconds: a child that ends sooner than this waits longer each time before it is started again."""
+SHORTEST_PAUSE = 0.2
+LONGEST_PAUSE = 10.0
+KILLED = 5.0
+"""Seconds that a child may take to be gone after SIGKILL."""
 
 
 class Child(Struct, frozen=True):
@@ -51,7 +56,7 @@ class Supervisor:
         self._on_exit = on_exit
         self._keepers: dict[int, list[asyncio.Task[None]]] = {}
         self._processes: dict[int, set[asyncio.subprocess.Process]] = {}
-        self._stopping: set[int] = set()
+        self._stopping: dict[int, asyncio.Event] = {child.stage: asyncio.Event() for child in children}
         self._lifeline: tuple[int, int] = (-1, -1)
         self._log = get_logger("supervisor")
 
@@ -71,10 +76,12 @@ class Supervisor:
     ) -> None:
         with suppress(ValueError, RuntimeError, NotImplementedError):
             asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
-        for stage in sorted(self._keepers):
-            await self._stop_stage(stage)
-        for end in self._lifeline:
-            os.close(end)
+        try:
+            for stage in sorted(self._keepers):
+                await self._stop_stage(stage)
+        finally:
+            for end in self._lifeline:
+                os.close(end)
 
     def forward(self, number: int) -> None:
         """Send a signal to every child: SIGHUP makes them read the configuration anew."""
@@ -84,44 +91,71 @@ class Supervisor:
                     process.send_signal(number)
 
     async def _stop_stage(self, stage: int) -> None:
-        self._stopping.add(stage)
+        self._stopping[stage].set()
         for process in self._processes.get(stage, ()):
-            process.send_signal(signal.SIGTERM)
+            _terminate(process)
         keepers = self._keepers[stage]
         _, late = await asyncio.wait(keepers, timeout=self._grace)
         for process in self._processes.get(stage, ()):
             self._log.warning("child_killed", pid=process.pid, reason="it did not stop in time")
-            process.kill()
+            with suppress(ProcessLookupError):
+                process.kill()
+        if late:
+            # Not even SIGKILL ends a process that hangs in the kernel.
+            _, late = await asyncio.wait(late, timeout=KILLED)
         for task in late:
             task.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
 
     async def _keep(self, child: Child, number: int) -> None:
         loop = asyncio.get_running_loop()
-        pause = 0.2
-        running = self._processes.setdefault(child.stage, set())
-        while child.stage not in self._stopping:
+        stopping = self._stopping[child.stage]
+        pause = SHORTEST_PAUSE
+        while not stopping.is_set():
             started = loop.time()
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "pushsvc",
-                *child.arguments,
-                env={**self._environ, LIFELINE: str(self._lifeline[0]), "PUSHSVC_COPY": str(number)},
-                pass_fds=(self._lifeline[0],),
-                start_new_session=True,
-            )
-            running.add(process)
-            if child.stage in self._stopping:
-                process.send_signal(signal.SIGTERM)
-            status = await process.wait()
-            running.discard(process)
-            self._on_exit(process.pid)
-            if child.stage in self._stopping:
+            try:
+                await self._run(child, number, stopping)
+            except OSError as error:
+                # The machine is short of something, or the child's traces were gone before us: neither is for ever.
+                self._log.error("child_not_kept", child=child.name, error=str(error))
+            if stopping.is_set():
                 return
+            pause = min(LONGEST_PAUSE, pause * 2) if loop.time() - started < QUICK else SHORTEST_PAUSE
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), pause)
+
+    async def _run(self, child: Child, number: int, stopping: asyncio.Event) -> None:
+        """One life of one child."""
+        environ = {**self._environ, LIFELINE: str(self._lifeline[0])}
+        if number:
+            # An address can be listened on once: the first copy shows the metrics of all.
+            environ["PUSHSVC__METRICS__PORT"] = "0"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "pushsvc",
+            *child.arguments,
+            env=environ,
+            pass_fds=(self._lifeline[0],),
+            start_new_session=True,
+        )
+        running = self._processes.setdefault(child.stage, set())
+        running.add(process)
+        if stopping.is_set():
+            _terminate(process)
+        try:
+            status = await process.wait()
+        finally:
+            running.discard(process)
+        if not stopping.is_set():
             self._log.error("child_ended", child=child.name, pid=process.pid, status=status)
-            pause = min(10.0, pause * 2) if loop.time() - started < QUICK else 0.2
-            await asyncio.sleep(pause)
+        self._on_exit(process.pid)
+
+
+def _terminate(process: asyncio.subprocess.Process) -> None:
+    # It may have ended a moment ago.
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
 
 
 def watch_lifeline(stop: asyncio.Event) -> None:

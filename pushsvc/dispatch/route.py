@@ -239,7 +239,8 @@ class RouteWorker:
         now = int(self._wall_clock() * 1000)
         submit, on_outcome = self._provider.submit, self._on_outcome
         while budget > 0:
-            drawn = self._lanes.draw(budget, urgent_only=room <= reserve)
+            spare = room - reserve
+            drawn = self._lanes.draw(min(budget, spare) if spare > 0 else budget, urgent_only=spare <= 0)
             if drawn is None:
                 break
             entry, targets = drawn

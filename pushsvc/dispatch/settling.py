@@ -75,8 +75,11 @@ class Settler:
             await self._more.wait()
             if len(self._waiting) < BATCH:
                 await asyncio.sleep(LINGER)
+            was_congested = self.congested
             settlements, finished = self._next_batch()
             await self._record(settlements, finished)
+            if was_congested and not self.congested:
+                self._on_relief()
             if not self._waiting:
                 self._more.clear()
                 self._idle.set()
@@ -95,7 +98,6 @@ class Settler:
         return settlements, finished
 
     async def _record(self, settlements: list[Settlement], finished: list[EntryRef]) -> None:
-        was_congested = len(self._waiting) + len(settlements) >= BOUND
         pause = 0.05
         while not self._closed:
             try:
@@ -107,5 +109,3 @@ class Settler:
                 )
                 await asyncio.sleep(pause)
                 pause = min(2.0, pause * 2)
-        if was_congested and not self.congested:
-            self._on_relief()

@@ -20,6 +20,8 @@ from msgspec import Struct
 from .http2 import Connection
 
 SHUTDOWN_TIMEOUT: Final = 1.0
+KEEPALIVE: Final = 60
+"""Seconds of quiet after which the kernel asks whether the peer's is still there."""
 
 
 class Origin(Struct, frozen=True):
@@ -80,8 +82,7 @@ async def _reach(loop: asyncio.AbstractEventLoop, origin: Origin, timeout: float
         sock = socket.socket(family, kind, protocol)
         try:
             sock.setblocking(False)
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _tune(sock)
             async with asyncio.timeout(timeout / len(found)):
                 await loop.sock_connect(sock, address)
             return sock
@@ -92,6 +93,20 @@ async def _reach(loop: asyncio.AbstractEventLoop, origin: Origin, timeout: float
             sock.close()
             raise
     raise failure
+
+
+def _tune(sock: socket.socket) -> None:
+    """No waiting to fill packets; and a word from the kernel now and then, lest a gateway forgets a quiet connection.
+
+    HTTP/2's own PING is for hours (Apple's advice); gateways forget within minutes, and the first push after that
+    would be lost in silence.
+    """
+    with contextlib.suppress(OSError):  # some sockets know no such option; they work all the same
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option in ("TCP_KEEPIDLE", "TCP_KEEPALIVE"):  # Linux's name, and macOS's
+            if hasattr(socket, option):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), KEEPALIVE)
 
 
 def describe(error: BaseException, origin: Origin) -> str:

@@ -160,10 +160,13 @@ class Pool:
         self.changed()
 
     async def aclose(self) -> None:
-        """Take nothing new, let what is in flight end within the request timeout, say goodbye and close."""
+        """Take nothing new, let what is in flight end within the request timeout, say goodbye and close.
+
+        Who calls it again waits as well and does no harm.
+        """
         self._closing = True
         if self._waiting or self._busy():
-            self._drained = self._loop.create_future()
+            self._drained = self._drained or self._loop.create_future()
             await asyncio.wait([self._drained], timeout=self._timeout)
         for keeper in self._keepers:
             keeper.cancel()

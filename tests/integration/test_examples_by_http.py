@@ -12,13 +12,19 @@ import re
 import time
 import tomllib
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import pytest
 
 from pushsvc.providers.apns.send import NAMESPACE
 
 from .harness import Service, running_service
+
+Act: TypeAlias = Callable[[Service], Coroutine[Any, Any, None]]
+Play: TypeAlias = Callable[[Act], None]
 
 GOLDEN = Path(__file__).parents[1] / "unit" / "golden"
 EXAMPLES: dict[str, list[dict[str, Any]]] = tomllib.loads((GOLDEN / "examples.toml").read_text())
@@ -28,14 +34,21 @@ JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 APNS_ALWAYS = {":method", ":scheme", ":path", ":authority", "authorization", "apns-topic", "apns-id"}
 
 
-def play(folder: Path, act: Callable[[Service], Coroutine[Any, Any, None]]) -> None:
-    """Run one act against a service of its own."""
+@pytest.fixture(scope="module")
+def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
+    """Runs an act against the one service of this module, whose record is empty at the start of each act."""
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        service = runner.run(stack.enter_async_context(running_service(tmp_path_factory.mktemp("service"))))
 
-    async def main() -> None:
-        async with running_service(folder) as service:
-            await act(service)
+        def run(act: Act) -> None:
+            service.simulator.clear()
+            runner.run(act(service))
 
-    asyncio.run(main())
+        try:
+            yield run
+        finally:
+            runner.run(stack.aclose())
 
 
 def to(platform: str, token: str) -> bytes:
@@ -67,7 +80,7 @@ def without_target(page: bytes) -> bytes:
 # --- Apple ----------------------------------------------------------------------------------------
 
 
-def test_apples_examples_arrive_byte_for_byte_with_the_right_headers(tmp_path: Path) -> None:
+def test_apples_examples_arrive_byte_for_byte_with_the_right_headers(play: Play) -> None:
     async def act(service: Service) -> None:
         assert len(EXAMPLES["apns"]) == 8
         for row in EXAMPLES["apns"]:
@@ -93,10 +106,10 @@ def test_apples_examples_arrive_byte_for_byte_with_the_right_headers(tmp_path: P
             assert [delivery["provider_id"] for delivery in await service.rows(push)] == [fields["apns-id"]]
         assert service.simulator.record.apns.totals == {"200": 8}
 
-    play(tmp_path, act)
+    play(act)
 
 
-def test_headers_of_the_caller_win_and_ttl_is_an_instant(tmp_path: Path) -> None:
+def test_headers_of_the_caller_win_and_ttl_is_an_instant(play: Play) -> None:
     async def act(service: Service) -> None:
         payload = example(EXAMPLES["apns"][0])
         start = to("apns", APNS_TOKEN)
@@ -123,13 +136,13 @@ def test_headers_of_the_caller_win_and_ttl_is_an_instant(tmp_path: Path) -> None
         assert received.body == payload
         assert {name: received.fields[name] for name in own} == own
 
-    play(tmp_path, act)
+    play(act)
 
 
 # --- Firebase -------------------------------------------------------------------------------------
 
 
-def test_firebases_examples_arrive_byte_for_byte_but_for_their_target(tmp_path: Path) -> None:
+def test_firebases_examples_arrive_byte_for_byte_but_for_their_target(play: Play) -> None:
     async def act(service: Service) -> None:
         assert len(EXAMPLES["fcm"]) == 3
         for row in EXAMPLES["fcm"]:
@@ -147,10 +160,10 @@ def test_firebases_examples_arrive_byte_for_byte_but_for_their_target(tmp_path: 
             assert re.fullmatch(r"Bearer \S{20,}", fields["authorization"])
         assert service.simulator.record.fcm.totals == {"200": 3}
 
-    play(tmp_path, act)
+    play(act)
 
 
-def test_a_firebase_installation_id_stands_where_the_token_would(tmp_path: Path) -> None:
+def test_a_firebase_installation_id_stands_where_the_token_would(play: Play) -> None:
     async def act(service: Service) -> None:
         message = without_target(example(EXAMPLES["fcm"][1]))
         opening = b'{"to": {"tokens": [{"platform": "fcm", "fid": "eG1hbXBsZS1pbnN0YWxs"}]}, '
@@ -158,7 +171,7 @@ def test_a_firebase_installation_id_stands_where_the_token_would(tmp_path: Path)
         received = service.simulator.record.fcm.requests()[-1]
         assert received.body == b'{"message":{"fid":"eG1hbXBsZS1pbnN0YWxs",' + message[1:] + b"}"
 
-    play(tmp_path, act)
+    play(act)
 
 
 # --- what a parser could spoil --------------------------------------------------------------------
@@ -169,7 +182,7 @@ AWKWARD = (
 ).encode()
 
 
-def test_no_number_name_or_space_is_respelt(tmp_path: Path) -> None:
+def test_no_number_name_or_space_is_respelt(play: Play) -> None:
     async def act(service: Service) -> None:
         payload = b'{"x" : %b, "aps":{ "alert":"x" }}' % AWKWARD
         await send(service, to("apns", APNS_TOKEN) + b'"overrides": {"apns": {"payload":' + payload + b" }}}")
@@ -180,13 +193,13 @@ def test_no_number_name_or_space_is_respelt(tmp_path: Path) -> None:
         received = service.simulator.record.fcm.requests()[-1].body
         assert received == b'{"message":{"token":"%b",%b}' % (FCM_TOKEN.encode(), message[1:])
 
-    play(tmp_path, act)
+    play(act)
 
 
 # --- the neutral form -----------------------------------------------------------------------------
 
 
-def test_the_neutral_notification_is_rendered_to_both(tmp_path: Path) -> None:
+def test_the_neutral_notification_is_rendered_to_both(play: Play) -> None:
     """The push document of the contract, field by field."""
 
     async def act(service: Service) -> None:
@@ -270,4 +283,4 @@ def test_the_neutral_notification_is_rendered_to_both(tmp_path: Path) -> None:
             }
         }
 
-    play(tmp_path, act)
+    play(act)

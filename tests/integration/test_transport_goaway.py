@@ -216,7 +216,7 @@ def test_closing_lets_what_is_in_flight_end(tmp_path: Path) -> None:
                 mine.submit("slow")
                 (peer,) = server.peers
                 await until(lambda: peer.requests)
-                closing = asyncio.ensure_future(mine.pool.aclose())
+                closing = asyncio.gather(mine.pool.aclose(), mine.pool.aclose())
                 await asyncio.sleep(0)
                 assert await mine.send("late") == [Failure("closing", maybe_sent=False)]
                 assert not closing.done()

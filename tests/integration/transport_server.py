@@ -296,8 +296,8 @@ class Client:
 
 @asynccontextmanager
 async def client(server: ScriptedServer, **options: Any) -> AsyncIterator[Client]:
-    """A client of `server` with one connection unless told otherwise."""
-    options = {"connections": 1, "ssl": server.certificates.client(), **options}
+    """A client of `server` with one connection, and patient on a slow machine, unless told otherwise."""
+    options = {"connections": 1, "request_timeout": 2 * PATIENCE, "ssl": server.certificates.client(), **options}
     async with Pool(server.origin, **options) as pool:
         yield Client(pool, server)
 

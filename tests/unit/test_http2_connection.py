@@ -234,6 +234,34 @@ def test_bodies_arrive_whole_and_in_order_however_credit_comes(sizes: list[int],
         assert [bytes(judge.bodies[2 * number + 1]) for number in range(len(bodies))] == bodies
 
 
+def test_a_window_that_shrinks_below_zero() -> None:
+    """RFC 9113 6.9.2: a new initial window moves the windows of open streams, and they may become negative."""
+    with bench() as mine:
+        judge = Judge(100, 65_535)
+
+        def exchange() -> int:
+            mine.connection.data_received(judge.h2.data_to_send())
+            judge.hear(mine.wire.taken())
+            return len(judge.bodies[5])
+
+        mine.connection.data_received(judge.h2.data_to_send())
+        for _ in range(3):
+            mine.submit(bytes(30_000))
+        judge.hear(mine.wire.taken())
+        assert len(judge.bodies[5]) == 5_535  # the connection's window is used up, the stream's is not
+        judge.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        exchange()
+        judge.h2.increment_flow_control_window(100_000)
+        assert exchange() == 5_535
+        judge.h2.increment_flow_control_window(5_535, 5)
+        assert exchange() == 5_535
+        judge.h2.increment_flow_control_window(1, 5)
+        assert exchange() == 5_536
+        judge.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 65_535})
+        assert exchange() == 30_000
+        assert 5 in judge.complete
+
+
 # --- against anything ---------------------------------------------------------------------------
 
 wild = st.lists(

@@ -1,0 +1,230 @@
+"""`serve`, `dispatch` and `feedback` as commands of their own: beside one another, doubled, and wrongly configured."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pushsvc import cli, runtime
+from pushsvc.settings import Settings, StoreSettings
+
+from .harness import apns, fcm
+from .processes import Command, Processes, Site, free_ports, open_site, own_processes, until
+from .servers import running_server
+
+PARTS = ("serve", "dispatch", "feedback")
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    with own_processes(tmp_path) as own:
+        yield own
+
+
+@pytest.fixture
+def site(tmp_path: Path, processes: Processes) -> Iterator[Site]:
+    with open_site(tmp_path) as own:
+        yield own
+
+
+def read(port: int, path: str = "/metrics") -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def total(text: str, name: str, **labels: str) -> float:
+    """The sum of the samples of one metric that have these labels."""
+    found = 0.0
+    for shown, value in re.findall(rf"^{name}(?:\{{(.*)\}})? (\S+)$", text, re.MULTILINE):
+        pairs = dict(re.findall(r'(\w+)="([^"]*)"', shown))
+        if labels.items() <= pairs.items():
+            found += float(value)
+    return found
+
+
+def stop(commands: dict[str, Command]) -> None:
+    """End them in the order in which pushes travel."""
+    for part in PARTS:
+        assert commands[part].end() == 0, commands[part].told()
+
+
+def test_parts_that_start_at_the_same_moment_find_one_store(tmp_path: Path) -> None:
+    settings = Settings(store=StoreSettings(data_dir=tmp_path / "store"))
+
+    async def main() -> None:
+        all_up = asyncio.Barrier(3)
+
+        async def part() -> str:
+            async with runtime.redis_url(settings) as url:
+                await all_up.wait()
+                return url
+
+        async with asyncio.timeout(60):
+            urls = await asyncio.gather(part(), part(), part())
+        assert len(set(urls)) == 1
+
+    asyncio.run(main())
+
+
+def test_three_commands_started_at_once_share_one_embedded_store(processes: Processes, site: Site) -> None:
+    port = free_ports(3)
+    environ = {**site.environ, "PUSHSVC__METRICS__PORT": str(port)}
+    commands = {part: processes.start(part, **environ) for part in PARTS}
+    for command in commands.values():
+        command.until(r'"ready"')
+    api = site.api
+    api.until_ready()
+    push = api.push(apns("ok", *range(20)) + fcm("ok", *range(10)) + apns("Unregistered", "dead"))
+    assert api.until_done(push) == {"total": 31, "sent": 30, "invalid": 1}
+    until(lambda: "the dead token comes up in feedback", lambda: api.call("GET", "/v1/feedback")[1]["items"])
+
+    def shows(at: int, name: str, wanted: float, **labels: str) -> None:
+        until(lambda: f"{name}{labels} is {wanted}:\n{read(at)}", lambda: total(read(at), name, **labels) == wanted)
+
+    served = int(api.url.rpartition(":")[2])
+    shows(served, "pushsvc_accepted_total", 31)
+    shows(port, "pushsvc_deliveries_total", 20, platform="apns", outcome="sent")
+    shows(port, "pushsvc_deliveries_total", 10, platform="fcm", outcome="sent")
+    shows(port, "pushsvc_attempts_total", 1, platform="apns", result="token_dead")
+    shows(port, "pushsvc_delivery_seconds_count", 31)
+    shows(port, "pushsvc_queue_pending", 0)
+    shows(port + 1, "pushsvc_pruned_total", 1, reason="Unregistered")
+    for each in (served, port, port + 1):
+        assert "ok" in read(each, "/healthz")
+
+    # Whichever came first has the store, and takes it along: it goes last.
+    owner = int((processes.folder / "store" / "store.lock").read_text())
+    for command in sorted(commands.values(), key=lambda command: command.pid == owner):
+        assert command.end() == 0, command.told()
+
+
+def test_doubled_dispatchers_share_the_work_and_one_address_for_their_metrics(processes: Processes, site: Site) -> None:
+    port = free_ports(3)
+    with running_server("valkey") as server:
+        environ = {**site.environ, "PUSHSVC__METRICS__PORT": str(port), "PUSHSVC__REDIS__URL": server.url}
+        commands = {
+            "serve": processes.start("serve", **environ),
+            "dispatch": processes.start("dispatch", "--processes", "2", **environ),
+            "feedback": processes.start("feedback", **environ),
+        }
+        site.api.until_ready()
+        children = until(
+            lambda: "two dispatchers", lambda: (found := processes.find("dispatch --processes 1"))[1:] and found
+        )
+        until(
+            lambda: f"both are ready: {commands['dispatch'].told()}",
+            lambda: commands["dispatch"].told().count('"ready"') >= 2,
+        )
+        # Late answers, so that neither can take everything before the other has looked.
+        site.simulator.control("latency", seconds=0.3)
+        pushes = [site.api.push(apns("ok", *range(n, n + 1000)), data={"a": "b"}) for n in range(0, 8000, 1000)]
+        for push in pushes:
+            assert site.api.until_done(push) == {"total": 1000, "sent": 1000}
+        record = site.simulator.record()["apns"]
+        assert (record["accepted"], record["duplicates"]) == (8000, 0)
+        # 2 connections each.
+        assert record["connections"] == 4
+
+        def sent() -> float:
+            return total(read(port), "pushsvc_deliveries_total", outcome="sent")
+
+        until(lambda: f"both are counted at one address: {sent()}", lambda: sent() == 8000)
+
+        os.kill(children[0], signal.SIGKILL)
+        until(
+            lambda: "another one takes its place",
+            lambda: len(found := processes.find("dispatch --processes 1")) == 2 and children[0] not in found,
+        )
+        after = site.api.push(apns("ok", *range(8000, 8100)))
+        assert site.api.until_done(after) == {"total": 100, "sent": 100}
+        stop(commands)
+
+
+# --- wrong configuration ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+BARE = """
+[store]
+data_dir = "store"
+[apps.shop.apns]
+key_file = "gone.p8"
+key_id = "KEY1234567"
+team_id = "TEAM123456"
+topic = "com.example.shop"
+"""
+
+
+@pytest.mark.usefixtures("_own_environment")
+@pytest.mark.parametrize("part", ["up", *PARTS, "doubled"])
+def test_without_an_app_there_is_nothing_to_run(part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["dispatch", "--processes", "2"] if part == "doubled" else [part]
+    assert cli.main(words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("pushsvc: ")
+    assert "names no app" in line
+    assert "[apps.NAME]" in line
+    # It has not left a store behind.
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.usefixtures("_own_environment")
+@pytest.mark.parametrize(
+    ("words", "environ", "told"),
+    [
+        (["dispatch"], {}, r"gone\.p8"),
+        (["serve"], {"PUSHSVC__SERVER__PRT": "1"}, r"PUSHSVC__SERVER__PRT: no such key"),
+        (["feedback"], {"PUSHSVC__RETRY__BASE": "much"}, r"retry\.base"),
+        (["serve"], {"PUSHSVC__REDIS__URL": "redis://me:hunter2@127.0.0.1:1/0"}, r"127\.0\.0\.1:1"),
+        (["dispatch"], {"PUSHSVC__REDIS__URL": "redis://me:hunter2@127.0.0.1:1/0"}, r"127\.0\.0\.1:1"),
+        (["feedback"], {"PUSHSVC__REDIS__URL": "http://example.com"}, r"redis.*url"),
+        (["serve"], {"PUSHSVC__SERVER__PORT": "TAKEN"}, r"server\.port: 127\.0\.0\.1:TAKEN is in use"),
+        (["feedback"], {"PUSHSVC__METRICS__PORT": "TAKEN-1"}, r"metrics\.port: .*127\.0\.0\.1:TAKEN"),
+        (["serve"], {"PUSHSVC__SERVER__HOST": "no.such.host.invalid"}, r"server\.port: .*no\.such\.host\.invalid"),
+    ],
+    ids=[
+        "no credential",
+        "unknown key",
+        "bad value",
+        "no Redis for serve",
+        "no Redis for dispatch",
+        "no Redis at all",
+        "port taken",
+        "metrics port taken",
+        "no such host",
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    words: list[str],
+    environ: dict[str, str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("pushsvc.toml").write_text(BARE)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value.replace("TAKEN-1", str(port - 1)).replace("TAKEN", str(port)))
+        assert cli.main(["--config", "pushsvc.toml", *words]) == 1
+    err = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("{")]
+    assert len([line for line in err if line.startswith("pushsvc: ")]) == 1, err
+    assert re.search(told.replace("TAKEN", str(port)), "\n".join(err)), err
+    assert "Traceback" not in "\n".join(err)
+    assert "hunter2" not in "\n".join(err)
+    assert len(err) <= 2

@@ -1,0 +1,272 @@
+"""All routes of a process: started together, drained within their bound, and never half alive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from pushsvc.dispatch import DispatchConfig, Dispatcher
+from pushsvc.dispatch.settling import BATCH, BOUND
+from pushsvc.errors import StoreUnavailable
+from pushsvc.model import Lane, Misconfigured, Route, Sent
+from pushsvc.policy import RetryPolicy
+from pushsvc.ports import DeliveryQueue, Taken
+
+from .dispatch_fakes import FakeProvider, FakeQueue, chunk, counts, many, memory_store, push, taken, wall_clock
+from .virtual_time import run, until
+
+CONFIG = DispatchConfig(retry=RetryPolicy(), drain_timeout=25.0)
+
+
+def dispatcher(queue: DeliveryQueue, *providers: FakeProvider, config: DispatchConfig = CONFIG) -> Dispatcher:
+    return Dispatcher(queue, providers, config, hash_token=lambda token: "", wall_clock=wall_clock, dice=lambda: 0.5)
+
+
+@asynccontextmanager
+async def running(own: Dispatcher) -> AsyncIterator[asyncio.Event]:
+    """A dispatcher at work; at the end it is told to stop and must."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(own.run(stop))
+    try:
+        yield stop
+    finally:
+        stop.set()
+        await task
+    assert len(asyncio.all_tasks()) == 1, "a task outlives the dispatcher"
+
+
+def test_every_route_is_served() -> None:
+    async def main() -> None:
+        store = memory_store()
+        routes = [Route("shop", "apns"), Route("shop", "fcm"), Route("news", "apns")]
+        providers = [FakeProvider(route) for route in routes]
+        for provider in providers:
+            provider.says = lambda delivery: Sent(status=200)
+        async with running(dispatcher(store.queue, *providers)):
+            for route in routes:
+                await store.pushes.accept(push("p" + route.platform, "t", platform=route.platform, app=route.app))
+            for route in routes:
+                record = store._state.pushes[route.app, "p" + route.platform]
+                await until(lambda record=record: record.state == "done")  # type: ignore[misc]  # bound for the loop
+        assert [provider.tokens for provider in providers] == [["t"], ["t"], ["t"]]
+
+    run(main())
+
+
+# --- draining ---------------------------------------------------------------------------------------
+
+
+def test_a_drain_lets_what_is_in_flight_end_and_leaves_the_rest_to_others() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store, provider = memory_store(), FakeProvider(room=20)
+        async with running(dispatcher(store.queue, provider)) as stop:
+            await store.pushes.accept(push("p", *many("t", 50)))
+            await until(lambda: len(provider.open) == 19)
+            stop.set()
+            await until(provider.closed.is_set)
+            await asyncio.sleep(10.0)
+            stopping = loop.time()
+            provider.answer()
+        assert loop.time() - stopping < 1.0
+        assert await counts(store, "p") == {"total": 50, "sent": 19, "queued": 31}
+
+        # It has retired: nobody waits until its sign of life runs out.
+        heir = FakeProvider()
+        heir.says = lambda delivery: Sent(status=200)
+        async with running(dispatcher(store.as_consumer("heir").queue, heir)):
+            await until(lambda: len(heir.submitted) == 31, 10.0)
+        assert await counts(store, "p") == {"total": 50, "sent": 50}
+        assert sorted(provider.tokens + heir.tokens) == sorted(many("t", 50))
+
+    run(main())
+
+
+def test_a_drain_has_a_bound_and_loses_nothing() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store, silent = memory_store(), FakeProvider()
+        async with running(dispatcher(store.queue, silent)):
+            await store.pushes.accept(push("p", *many("t", 10)))
+            await until(lambda: len(silent.open) == 10)
+            silent.answer(count=4)
+            await until(lambda: store._state.pushes["shop", "p"].ended)
+            stopping = loop.time()
+        assert loop.time() - stopping == pytest.approx(25.0, abs=0.1)
+        assert await counts(store, "p") == {"total": 10, "sent": 4, "queued": 6}
+
+        store.kill(store.consumer)
+        heir = FakeProvider()
+        heir.says = lambda delivery: Sent(status=200)
+        async with running(dispatcher(store.as_consumer("heir").queue, heir)):
+            await until(lambda: store._state.pushes["shop", "p"].state == "done")
+        assert heir.tokens == [f"t-{n}" for n in range(4, 10)]
+
+    run(main())
+
+
+def test_a_drain_is_bounded_while_redis_is_away_too() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        queue, provider = FakeQueue(entries=[taken(chunk("a", "b"))]), FakeProvider()
+        async with running(dispatcher(queue, provider)):
+            await until(lambda: len(provider.open) == 2)
+            queue.away = 1_000_000
+            provider.answer()
+            await asyncio.sleep(1.0)
+            stopping = loop.time()
+        assert loop.time() - stopping == pytest.approx(25.0, abs=2.1)
+        assert queue.settled == []
+
+    run(main())
+
+
+def test_with_nothing_to_do_a_drain_is_quick() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        queue = FakeQueue()
+        async with running(dispatcher(queue, FakeProvider())):
+            await asyncio.sleep(1.0)
+            stopping = loop.time()
+        assert loop.time() - stopping < 0.1
+        assert queue.retired == 1
+
+    run(main())
+
+
+# --- faults -----------------------------------------------------------------------------------------
+
+
+class FaultyQueue(FakeQueue):
+    """Fails at one method with what is no StoreUnavailable: a bug."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__(entries=[taken(chunk("a"))])
+        self._method = method
+
+    def _bug(self, method: str) -> None:
+        if method == self._method:
+            raise ZeroDivisionError(method)
+
+    async def take(self, route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
+        self._bug("take")
+        return await super().take(route, lane, targets=targets, wait_ms=wait_ms)
+
+    async def promote(self, route: Route, now: int) -> int:
+        self._bug("promote")
+        return await super().promote(route, now)
+
+    async def beat(self, held: Mapping[str, str] | None = None) -> None:
+        self._bug("beat")
+        await super().beat(held)
+
+    async def settle(self, app: str, settlements: Sequence[object], finished: Sequence[object]) -> int:
+        self._bug("settle")
+        return len(settlements)
+
+
+@pytest.mark.parametrize("method", ["take", "promote", "beat", "settle"])
+def test_a_part_that_ends_by_a_fault_ends_the_whole(method: str) -> None:
+    """A process that takes pushes and records none, or shows no sign of life, is worse than none."""
+
+    async def main() -> None:
+        provider = FakeProvider()
+        provider.says = lambda delivery: Sent(status=200)
+        own = dispatcher(FaultyQueue(method), provider)
+        with pytest.raises((ZeroDivisionError, ExceptionGroup)) as caught:
+            await asyncio.wait_for(own.run(asyncio.Event()), 60.0)
+        error = caught.value
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]  # three lanes may fail in the same way
+        assert str(error) == method
+        assert len(asyncio.all_tasks()) == 1
+
+    run(main())
+
+
+def test_redis_away_ends_nothing() -> None:
+    async def main() -> None:
+        queue, provider = FakeQueue(away=200, entries=[taken(chunk("a"))]), FakeProvider()
+        provider.says = lambda delivery: Sent(status=200)
+        async with running(dispatcher(queue, provider)):
+            await until(lambda: queue.settled)
+            await until(lambda: queue.beats > 3)
+
+    run(main())
+
+
+def test_it_shows_signs_of_life_also_while_it_drains() -> None:
+    async def main() -> None:
+        queue, silent = FakeQueue(entries=[taken(chunk("a"))]), FakeProvider()
+        async with running(dispatcher(queue, silent)):
+            await until(lambda: silent.open)
+            before = queue.beats
+        # 25 seconds long: others would take over what is in flight.
+        assert queue.beats - before >= 4
+
+    run(main())
+
+
+# --- pressure ---------------------------------------------------------------------------------------
+
+
+def test_sending_stops_while_too_much_is_unrecorded_and_goes_on_by_itself() -> None:
+    total, size = BOUND + 15_000, 500
+
+    async def main() -> None:
+        own = [chunk(*many(f"e{n}", size), name=f"e{n}") for n in range(total // size)]
+        queue = FakeQueue(seconds=100.0)
+        provider = FakeProvider(room=1000)
+        provider.says = lambda delivery: Sent(status=200)
+        rest = [taken(each, f"{n}-0") for n, each in enumerate(own)]
+
+        async def take(route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
+            given: list[Taken] = []
+            while lane == "normal" and rest and len(given) * size < targets:
+                given.append(rest.pop(0))
+            await asyncio.sleep(0.001 if given else wait_ms / 1000)
+            return given
+
+        queue.take = take  # type: ignore[method-assign]  # by demand, as Redis gives
+        async with running(dispatcher(queue, provider)):
+            await asyncio.sleep(30.0)
+            # What was in flight at the bound comes back on top of it.
+            assert BOUND <= len(provider.submitted) <= BOUND + BATCH + 1000 + size
+            queue.seconds = 0.0
+            await asyncio.sleep(100.0)
+            await until(lambda: sum(len(settlements) for settlements, _ in queue.settled) == total)
+        assert len(set(provider.tokens)) == len(provider.tokens) == total
+
+    run(main())
+
+
+def test_it_says_which_routes_are_held() -> None:
+    async def main() -> None:
+        store = memory_store()
+        refused, cut_off = FakeProvider(), FakeProvider(Route("shop", "fcm"))
+        cut_off.trouble = "connection refused"
+        own = dispatcher(store.queue, refused, cut_off)
+        assert own.held() == {}
+        async with running(own):
+            await store.pushes.accept(push("p", "t"))
+            await until(lambda: refused.open)
+            assert own.held() == {"shop/fcm": "connection refused"}
+            refused.answer(Misconfigured(status=403, reason="InvalidProviderToken"))
+            assert own.held() == {"shop/apns": "InvalidProviderToken", "shop/fcm": "connection refused"}
+
+    run(main())
+
+
+def test_a_store_that_is_away_at_the_end_is_said_and_not_raised() -> None:
+    class Away(FakeQueue):
+        async def retire(self) -> None:
+            raise StoreUnavailable("gone")
+
+    async def main() -> None:
+        async with running(dispatcher(Away(), FakeProvider())):
+            await asyncio.sleep(1.0)
+
+    run(main())

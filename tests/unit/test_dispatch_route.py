@@ -1,0 +1,468 @@
+"""One route's worker: what it sends, in which order, how much at once, and what it must not send."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pushsvc.dispatch.health import FIRST_PROBE
+from pushsvc.dispatch.route import BURST, RESERVE, DispatchConfig, RouteWorker
+from pushsvc.dispatch.settling import Settler
+from pushsvc.model import (
+    LANES,
+    BadNotification,
+    Delivery,
+    Misconfigured,
+    Outcome,
+    Sent,
+    Throttled,
+    TokenDead,
+    TokenSuspect,
+    Unavailable,
+)
+from pushsvc.policy import RetryPolicy
+from pushsvc.ports import DeliveryQueue
+from pushsvc.store import MemoryStore, StoreConfig
+
+from .dispatch_fakes import FakeProvider, FakeQueue, chunk, counts, many, memory_store, now_ms, push, taken, wall_clock
+from .virtual_time import run, until
+
+REFUSED = Misconfigured(status=403, reason="InvalidProviderToken")
+PATIENT = RetryPolicy(attempts=3, base=1.0, server_error={}, throttled={})
+
+
+@asynccontextmanager
+async def working(
+    queue: DeliveryQueue, provider: FakeProvider, config: DispatchConfig | None = None
+) -> AsyncIterator[RouteWorker]:
+    """A worker at work, with a settler of its own."""
+    settler = Settler("shop", queue, lambda: worker.wake())
+    worker = RouteWorker(
+        provider,
+        queue,
+        settler,
+        config or DispatchConfig(retry=PATIENT),
+        hash_token=lambda token: f"hash of {token}",
+        wall_clock=wall_clock,
+        random=lambda: 0.5,
+    )
+    tasks = [asyncio.create_task(settler.run()), asyncio.create_task(worker.run())]
+    try:
+        yield worker
+        await settler.drain()
+    finally:
+        worker.stop()
+        settler.close()
+        for task in tasks:
+            task.cancel()
+        for ended in await asyncio.gather(*tasks, return_exceptions=True):
+            assert ended is None or isinstance(ended, asyncio.CancelledError), ended
+
+
+async def until_ended(store: MemoryStore, name: str) -> dict[str, int]:
+    """Wait until nothing of a push is under way; its counts, without the zeros."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + 600.0
+    while (told := await counts(store, name)).keys() & {"queued", "retrying"}:
+        assert loop.time() < deadline, told
+        await asyncio.sleep(0.02)
+    return told
+
+
+async def rows(store: MemoryStore, name: str) -> dict[int, tuple[str, str, int, str]]:
+    """By index: outcome, reason, attempts, token hash."""
+    page = await store.pushes.deliveries("shop", name, outcome=None, cursor="", limit=1000)
+    assert page is not None
+    return {number: (row.outcome, row.reason, row.attempts, row.token_hash) for number, row in enumerate(page[0])}
+
+
+# --- what an answer becomes -------------------------------------------------------------------------
+
+
+def test_each_target_has_an_outcome_of_its_own() -> None:
+    answers: dict[str, Outcome] = {
+        "good": Sent(status=200),
+        "dead": TokenDead(status=410, reason="Unregistered"),
+        "suspect": TokenSuspect(status=400, reason="BadDeviceToken"),
+        "bad": BadNotification(status=400, reason="BadPriority"),
+    }
+
+    async def main() -> None:
+        store, provider = memory_store(), FakeProvider()
+        provider.says = lambda delivery: answers[delivery.target.token]
+        async with working(store.queue, provider):
+            await store.pushes.accept(push("p", *answers))
+            assert await until_ended(store, "p") == {"total": 4, "sent": 1, "invalid": 1, "failed": 2}
+        assert await rows(store, "p") == {
+            0: ("sent", "", 1, "hash of good"),
+            1: ("invalid", "Unregistered", 1, "hash of dead"),
+            2: ("failed", "BadDeviceToken", 1, "hash of suspect"),
+            3: ("failed", "BadPriority", 1, "hash of bad"),
+        }
+        assert {letter.reason for letter in store.dead_letters("shop")} == {"BadDeviceToken", "BadPriority"}
+
+    run(main())
+
+
+def test_what_failed_for_now_goes_again_when_it_is_due() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store, provider = memory_store(), FakeProvider()
+        sent: list[tuple[float, int, int]] = []
+
+        def says(delivery: Delivery) -> Outcome:
+            sent.append((loop.time(), delivery.chunk.attempt, delivery.chunk.turn))
+            return Unavailable(status=500, reason="InternalServerError") if len(sent) < 3 else Sent(status=200)
+
+        provider.says = says
+        async with working(store.queue, provider):
+            await store.pushes.accept(push("p", "token"))
+            assert await until_ended(store, "p") == {"total": 1, "sent": 1}
+        assert [each[1:] for each in sent] == [(1, 1), (2, 2), (3, 3)]
+        # Half of 1 s and of 2 s, on steps of 0.1 s, and up to 0.2 s until somebody looks.
+        assert 0.49 <= sent[1][0] - sent[0][0] <= 0.9
+        assert 0.99 <= sent[2][0] - sent[1][0] <= 1.4
+        assert (await rows(store, "p"))[0][2] == 3
+
+    run(main())
+
+
+def test_attempts_have_an_end_and_throttling_costs_none() -> None:
+    async def main() -> None:
+        store, provider = memory_store(), FakeProvider()
+        seen: Counter[str] = Counter()
+
+        def says(delivery: Delivery) -> Outcome:
+            token = delivery.target.token
+            seen[token] += 1
+            if token == "throttled" and seen[token] > 10:
+                return Sent(status=200)
+            return Throttled(status=429) if token == "throttled" else Unavailable(status=500, reason="down")
+
+        provider.says = says
+        async with working(store.queue, provider):
+            await store.pushes.accept(push("p", "throttled", "down", ttl=1e6))
+            assert await until_ended(store, "p") == {"total": 2, "sent": 1, "failed": 1}
+        assert seen == {"throttled": 11, "down": 3}
+        assert [letter.reason for letter in store.dead_letters("shop")] == ["down"]
+
+    run(main())
+
+
+# --- what must not be sent --------------------------------------------------------------------------
+
+
+def test_cancelled_and_suppressed_targets_are_settled_and_not_sent() -> None:
+    async def main() -> None:
+        store, provider = memory_store(), FakeProvider()
+        provider.says = lambda delivery: Sent(status=200)
+        await store.pushes.accept(push("cancelled", *many("c", 5)))
+        await store.pushes.cancel("shop", "cancelled")
+        store._state.suppressed.add(("shop", "apns", "dead"))
+        await store.pushes.accept(push("mixed", "alive-1", "dead", "alive-2"))
+        await store.pushes.accept(push("all dead", "dead"))
+        async with working(store.queue, provider):
+            assert await until_ended(store, "mixed") == {"total": 3, "sent": 2, "suppressed": 1}
+            assert await until_ended(store, "all dead") == {"total": 1, "suppressed": 1}
+            assert await until_ended(store, "cancelled") == {"total": 5, "cancelled": 5}
+            await until(lambda: not any(stream.entries for stream in store._state.lanes.values()))
+        assert provider.tokens == ["alive-1", "alive-2"]
+
+    run(main())
+
+
+def test_what_has_expired_is_never_submitted() -> None:
+    async def main() -> None:
+        store, provider = memory_store(), FakeProvider(room=0)
+        provider.says = lambda delivery: Sent(status=200)
+        async with working(store.queue, provider):
+            await store.pushes.accept(push("late", *many("late", 700), ttl=5.0))
+            await store.pushes.accept(push("in time", "in time", ttl=50.0))
+            await asyncio.sleep(5.0)
+            provider.widen(100)
+            assert await until_ended(store, "late") == {"total": 700, "expired": 700}
+            assert await until_ended(store, "in time") == {"total": 1, "sent": 1}
+            # One whose lifetime ends while it waits in Redis.
+            provider.widen(0)
+            await store.pushes.accept(push("over", "over", ttl=0.0))
+            provider.widen(100)
+            assert await until_ended(store, "over") == {"total": 1, "expired": 1}
+        assert provider.tokens == ["in time"]
+        assert (await rows(store, "over"))[0][:2] == ("expired", "ttl")
+
+    run(main())
+
+
+def test_a_retry_that_would_come_too_late_expires_at_once() -> None:
+    async def main() -> None:
+        store, provider = memory_store(), FakeProvider()
+        provider.says = lambda delivery: Unavailable(status=503, retry_after=100.0)
+        async with working(store.queue, provider):
+            await store.pushes.accept(push("p", "token", ttl=60.0))
+            assert await until_ended(store, "p") == {"total": 1, "expired": 1}
+        assert asyncio.get_running_loop().time() < 1.0
+
+    run(main())
+
+
+# --- how much at once -------------------------------------------------------------------------------
+
+
+def test_without_room_nothing_is_submitted_until_there_is_some() -> None:
+    async def main() -> None:
+        store, provider = memory_store(), FakeProvider(room=0)
+        async with working(store.queue, provider):
+            await store.pushes.accept(push("p", *many("t", 30)))
+            await asyncio.sleep(30.0)
+            assert provider.tokens == []
+            provider.widen(1)
+            await until(lambda: provider.open, 1.0)
+            assert len(provider.tokens) == 1
+            provider.widen(20)
+            await until(lambda: len(provider.open) > 1, 1.0)
+            # The reserve of a small window is nothing, or it would never be full.
+            assert len(provider.tokens) == 19
+            while provider.open:
+                provider.answer()
+                await asyncio.sleep(0.01)
+            assert await until_ended(store, "p") == {"total": 30, "sent": 30}
+
+    run(main())
+
+
+def test_the_last_of_the_window_is_kept_for_urgent_pushes() -> None:
+    async def main() -> None:
+        store, provider = memory_store(), FakeProvider(room=100)
+        reserve = int(100 * RESERVE)
+        async with working(store.queue, provider):
+            await store.pushes.accept(push("bulk", *many("bulk", 300), lane="bulk"))
+            await store.pushes.accept(push("normal", *many("normal", 300), lane="normal"))
+            await until(lambda: len(provider.open) >= 100 - reserve)
+            await asyncio.sleep(1.0)
+            assert provider.room == reserve
+            await store.pushes.accept(push("urgent", *many("urgent", 20), lane="urgent"))
+            await until(lambda: provider.room == 0, 1.0)
+            assert provider.tokens[-reserve:] == many("urgent", reserve)
+            # What becomes free goes to urgent first, down to the last.
+            provider.answer(count=15)
+            await until(lambda: provider.room == 0, 1.0)
+            assert provider.tokens[-15:] == [f"urgent-{n}" for n in range(reserve, 20)]
+            provider.says = lambda delivery: Sent(status=200)
+            provider.answer()
+            for name, total in (("bulk", 300), ("normal", 300), ("urgent", 20)):
+                assert await until_ended(store, name) == {"total": total, "sent": total}
+
+    run(main())
+
+
+def test_a_full_burst_lets_others_have_the_loop() -> None:
+    async def main() -> None:
+        store, provider = memory_store(), FakeProvider(room=10_000)
+        seen: list[int] = []
+
+        async with working(store.queue, provider):
+            await store.pushes.accept(push("p", *many("t", 2000)))
+            while not seen or seen[-1] < 2000:
+                await asyncio.sleep(0)
+                seen.append(len(provider.tokens))
+        assert max(later - earlier for earlier, later in itertools.pairwise(seen)) <= BURST
+        provider.answer()
+
+    run(main())
+
+
+def test_no_more_is_read_than_can_be_held() -> None:
+    config = DispatchConfig(retry=PATIENT, prefetch=100)
+
+    async def main() -> None:
+        store = MemoryStore(StoreConfig(chunk_size=30), clock=now_ms)
+        provider = FakeProvider(room=0)
+        async with working(store.queue, provider, config):
+            for lane in LANES:
+                await store.pushes.accept(push(lane, *many(lane, 1000), lane=lane))
+            await asyncio.sleep(60.0)
+            figures = (await store.gauges({"shop": ["apns"]})).apps["shop"]
+            for lane in LANES:
+                # Give or take one entry of 30.
+                assert 75 < figures.in_flight["apns"][lane] * 30 <= 100 + 30
+            provider.says = lambda delivery: Sent(status=200)
+            provider.widen(50)
+            for lane in LANES:
+                assert await until_ended(store, lane) == {"total": 1000, "sent": 1000}
+        assert len(provider.tokens) == len(set(provider.tokens)) == 3000
+
+    run(main())
+
+
+# --- a held route -----------------------------------------------------------------------------------
+
+
+def test_a_refused_route_waits_sends_one_probe_and_resumes_by_itself() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store, provider = memory_store(), FakeProvider()
+        async with working(store.queue, provider) as worker:
+            await store.pushes.accept(push("first", *many("first", 10)))
+            await until(lambda: len(provider.open) == 10)
+            # The route is held at the first refusal; stragglers that were accepted do not open it.
+            provider.answer(REFUSED, 1)
+            provider.answer(None, 8)
+            provider.answer(REFUSED, 1)
+            held_at = loop.time()
+            assert worker.health.held_for == "InvalidProviderToken"
+
+            await store.pushes.accept(push("second", *many("second", 20)))
+            await until(lambda: provider.open)
+            assert loop.time() - held_at >= FIRST_PROBE
+            assert len(provider.open) == 1
+            provider.answer(REFUSED)
+            refused_at = loop.time()
+            await until(lambda: provider.open)
+            assert loop.time() - refused_at >= 2 * FIRST_PROBE
+            assert len(provider.open) == 1
+            # A probe that is not answered is not overtaken by another one.
+            await asyncio.sleep(60.0)
+            assert len(provider.open) == 1
+
+            provider.says = lambda delivery: Sent(status=200)
+            provider.answer()
+            assert worker.health.held_for == ""
+            for name, total in (("first", 10), ("second", 20)):
+                assert await until_ended(store, name) == {"total": total, "sent": total}
+        # Waits that were not the deliveries' fault cost no attempt.
+        assert {row[2] for row in (await rows(store, "first")).values()} == {1}
+
+    run(main())
+
+
+def test_a_mended_credential_is_probed_at_once() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store, provider = memory_store(), FakeProvider()
+        async with working(store.queue, provider) as worker:
+            await store.pushes.accept(push("p", *many("t", 3)))
+            await until(lambda: len(provider.open) == 3)
+            provider.answer(REFUSED)
+            for _ in range(5):
+                await until(lambda: provider.open)
+                provider.answer(REFUSED)
+            worker.health.probe_now()
+            provider.says = lambda delivery: Sent(status=200)
+            mended = loop.time()
+            assert await until_ended(store, "p") == {"total": 3, "sent": 3}
+            assert loop.time() - mended < 10.0
+
+    run(main())
+
+
+# --- crashes and stops ------------------------------------------------------------------------------
+
+
+def test_what_a_dead_worker_held_is_taken_over_at_the_targets_without_an_outcome() -> None:
+    async def main() -> None:
+        store, provider = memory_store(), FakeProvider()
+        await store.pushes.accept(push("p", *many("t", 10)))
+        async with working(store.queue, provider):
+            await until(lambda: len(provider.open) == 10)
+            provider.answer(count=4)
+        store.kill(store.consumer)
+
+        heir = FakeProvider()
+        heir.says = lambda delivery: Sent(status=200)
+        async with working(store.as_consumer("heir").queue, heir):
+            assert await until_ended(store, "p") == {"total": 10, "sent": 10}
+        assert heir.tokens == [f"t-{n}" for n in range(4, 10)]
+        # The dead one's late answers change nothing.
+        assert await counts(store, "p") == {"total": 10, "sent": 10}
+
+    run(main())
+
+
+def test_a_stopped_worker_submits_nothing_and_records_what_comes_back() -> None:
+    async def main() -> None:
+        store, provider = memory_store(), FakeProvider(room=20)
+        await store.pushes.accept(push("p", *many("t", 50)))
+        async with working(store.queue, provider) as worker:
+            await until(lambda: len(provider.open) == 19)
+            worker.stop()
+            provider.answer()
+            provider.widen(1000)
+            await asyncio.sleep(10.0)
+            assert provider.open == []
+            assert await counts(store, "p") == {"total": 50, "sent": 19, "queued": 31}
+
+    run(main())
+
+
+def test_reading_goes_on_when_redis_is_back() -> None:
+    async def main() -> None:
+        own = chunk("a", "b")
+        queue = FakeQueue(away=50, entries=[taken(own)])
+        provider = FakeProvider()
+        async with working(queue, provider):
+            await until(lambda: provider.open)
+            assert queue.away == 0
+            provider.answer()
+            await until(lambda: queue.settled)
+        assert [ref for _, finished in queue.settled for ref in finished] == [taken(own).ref]
+
+    run(main())
+
+
+# --- all of it at once ------------------------------------------------------------------------------
+
+ANSWERS: list[Outcome] = [
+    Sent(status=200),
+    Sent(status=200),
+    TokenDead(status=410, reason="Unregistered"),
+    TokenSuspect(status=400, reason="BadDeviceToken"),
+    BadNotification(status=400, reason="PayloadEmpty"),
+    Unavailable(status=500, reason="InternalServerError"),
+    Unavailable(reason="connection lost", maybe_sent=True),
+    Throttled(status=429, retry_after=2.0),
+    REFUSED,
+]
+
+
+@settings(max_examples=25)
+@given(
+    sizes=st.lists(st.tuples(st.sampled_from(LANES), st.integers(1, 60)), min_size=1, max_size=4),
+    window=st.integers(1, 60),
+    seed=st.integers(0, 2**32),
+)
+def test_whatever_is_answered_every_delivery_ends_once(sizes: list[tuple[str, int]], window: int, seed: int) -> None:
+    dice = random.Random(seed)
+
+    async def main() -> None:
+        store = MemoryStore(StoreConfig(chunk_size=25), clock=now_ms)
+        provider = FakeProvider(room=window)
+        final: Counter[str] = Counter()
+        async with working(store.queue, provider):
+            for number, (lane, size) in enumerate(sizes):
+                await store.pushes.accept(push(f"p{number}", *many(f"p{number}", size), lane=lane, ttl=1e7))  # type: ignore[arg-type]  # drawn from LANES
+            for _ in range(20_000):
+                flying = [delivery.target.token for delivery, _ in provider.open]
+                assert len(flying) == len(set(flying)), "one delivery is under way twice"
+                while provider.open and dice.random() < 0.9:
+                    outcome = dice.choice(ANSWERS)
+                    final[provider.open[0][0].target.token] += isinstance(outcome, Sent)
+                    provider.answer(outcome, 1)
+                told = [await counts(store, f"p{number}") for number in range(len(sizes))]
+                if not any(each.keys() & {"queued", "retrying"} for each in told):
+                    break
+                await asyncio.sleep(0.1)
+        assert not any(each.keys() & {"queued", "retrying"} for each in told), told
+        assert [each["total"] for each in told] == [size for _, size in sizes]
+        assert set(provider.tokens) == {token for n, (_, size) in enumerate(sizes) for token in many(f"p{n}", size)}
+        assert max(final.values()) <= 1
+        assert final.total() == sum(each.get("sent", 0) for each in told)
+        assert not any(stream.entries for stream in store._state.lanes.values())
+
+    run(main())

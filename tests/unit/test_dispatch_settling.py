@@ -1,0 +1,208 @@
+"""Settlements in batches: in order, never acknowledged too early, never lost while Redis is away, never too many."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pushsvc.dispatch.lanes import OpenEntry
+from pushsvc.dispatch.settling import BATCH, BOUND, LINGER, Settler
+from pushsvc.ports import EntryRef
+
+from .dispatch_fakes import FakeQueue, chunk, many, settlement
+from .virtual_time import run, until
+
+
+def entry(name: str, count: int) -> OpenEntry:
+    own = chunk(*many(name, count), name=name)
+    return OpenEntry(EntryRef("shop", 0, "apns", "normal", name), own, own.targets, 0.5)
+
+
+def add(settler: Settler, entry: OpenEntry, index: int) -> None:
+    settler.add(settlement(entry.chunk, entry.chunk.targets[index]), entry)
+
+
+async def settle(queue: FakeQueue, act: Callable[[Settler], None], relief: Callable[[], None] = lambda: None) -> None:
+    """Let a settler work until everything that `act` adds has been recorded."""
+    settler = Settler("shop", queue, relief)
+    task = asyncio.create_task(settler.run())
+    act(settler)
+    await settler.drain()
+    settler.close()
+    await task
+
+
+def recorded(queue: FakeQueue) -> list[str]:
+    return [each.delivery.target.token for settlements, _ in queue.settled for each in settlements]
+
+
+def test_many_share_a_step_and_keep_their_order() -> None:
+    queue = FakeQueue()
+    large = entry("large", 1000)
+
+    def act(settler: Settler) -> None:
+        for index in range(1000):
+            add(settler, large, index)
+
+    run(settle(queue, act))
+    assert [len(settlements) for settlements, _ in queue.settled] == [BATCH, BATCH, 1000 - 2 * BATCH]
+    assert recorded(queue) == many("large", 1000)
+    assert [finished for _, finished in queue.settled] == [[], [], [large.ref]]
+
+
+def test_one_alone_waits_a_moment_for_others() -> None:
+    queue = FakeQueue()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        settler = Settler("shop", queue, lambda: None)
+        task = asyncio.create_task(settler.run())
+        both = entry("both", 2)
+        add(settler, both, 0)
+        await asyncio.sleep(LINGER / 2)
+        add(settler, both, 1)
+        await settler.drain()
+        assert loop.time() == pytest.approx(LINGER)
+        settler.close()
+        await task
+
+    run(main())
+    assert [len(settlements) for settlements, _ in queue.settled] == [2]
+
+
+def test_nothing_added_is_drained_already() -> None:
+    async def main() -> None:
+        settler = Settler("shop", FakeQueue(), lambda: None)
+        await asyncio.wait_for(settler.drain(), 1)
+        settler.close()
+        await asyncio.wait_for(settler.run(), 1)
+
+    run(main())
+
+
+@settings(max_examples=40)
+@given(
+    sizes=st.lists(st.integers(1, 900), min_size=1, max_size=8),
+    order=st.randoms(use_true_random=False),
+    pause_after=st.sets(st.integers(0, 2000), max_size=5),
+)
+def test_an_entry_is_acknowledged_with_its_last_outcome_and_never_before(
+    sizes: list[int], order: random.Random, pause_after: set[int]
+) -> None:
+    queue = FakeQueue(seconds=0.01)
+    entries = [entry(f"e{number}", size) for number, size in enumerate(sizes)]
+    outcomes = [(each, index) for each in entries for index in range(len(each.targets))]
+    order.shuffle(outcomes)
+
+    async def main() -> None:
+        settler = Settler("shop", queue, lambda: None)
+        task = asyncio.create_task(settler.run())
+        for number, (each, index) in enumerate(outcomes):
+            add(settler, each, index)
+            if number in pause_after:
+                await asyncio.sleep(0.02)
+        await settler.drain()
+        settler.close()
+        await task
+
+    run(main())
+    left = {each.ref: len(each.targets) for each in entries}
+    by_push = {each.chunk.push_id: each.ref for each in entries}
+    acknowledged = []
+    for settlements, finished in queue.settled:
+        for each in settlements:
+            left[by_push[each.delivery.chunk.push_id]] -= 1
+        assert [left[ref] for ref in finished] == [0] * len(finished)
+        acknowledged += finished
+    assert sorted(acknowledged, key=str) == sorted(left, key=str)
+    assert len(recorded(queue)) == len(outcomes)
+
+
+def test_an_entry_of_which_nothing_was_left_is_acknowledged() -> None:
+    queue = FakeQueue()
+    empty = entry("empty", 0)
+
+    run(settle(queue, lambda settler: settler.finish(empty)))
+    assert queue.settled == [([], [empty.ref])]
+
+
+def test_while_redis_is_away_the_same_batch_waits_and_then_goes_first() -> None:
+    queue = FakeQueue(away=6)
+    large = entry("large", 2 * BATCH)
+
+    def act(settler: Settler) -> None:
+        for index in range(2 * BATCH):
+            add(settler, large, index)
+
+    async def main() -> None:
+        await settle(queue, act)
+        # 0.05, 0.1, 0.2 .. seconds between the attempts, and never more than 2 s.
+        assert 0.05 + 0.1 + 0.2 + 0.4 + 0.8 + 1.6 <= asyncio.get_running_loop().time() < 3.2
+
+    run(main())
+    assert all(attempt == queue.attempts[0] for attempt in queue.attempts[:7])
+    assert recorded(queue) == many("large", 2 * BATCH)
+    assert [finished for _, finished in queue.settled] == [[], [large.ref]]
+
+
+def test_a_fault_of_another_kind_ends_the_settler() -> None:
+    """Whoever runs it must hear of it: a dispatcher that records nothing must not go on."""
+    queue = FakeQueue(fault=ZeroDivisionError("a bug"))
+
+    async def main() -> None:
+        settler = Settler("shop", queue, lambda: None)
+        add(settler, entry("e", 1), 0)
+        with pytest.raises(ZeroDivisionError):
+            await settler.run()
+
+    run(main())
+
+
+def test_a_close_gives_up_what_redis_does_not_take() -> None:
+    queue = FakeQueue(away=1_000_000)
+
+    async def main() -> None:
+        settler = Settler("shop", queue, lambda: None)
+        task = asyncio.create_task(settler.run())
+        add(settler, entry("e", 1), 0)
+        await asyncio.sleep(10)
+        settler.close()
+        await asyncio.wait_for(task, 5)
+
+    run(main())
+    assert queue.settled == []
+
+
+@pytest.mark.parametrize("empties", [0, 1, BATCH])
+def test_too_much_unrecorded_is_said_and_so_is_the_relief(empties: int) -> None:
+    """`empties`: entries without an outcome wait in the same line and count like any other."""
+    queue = FakeQueue(seconds=0.01)
+    relieved: list[int] = []
+
+    async def main() -> None:
+        def relief() -> None:
+            assert not settler.congested
+            relieved.append(len(queue.settled))
+
+        settler = Settler("shop", queue, relief)
+        own = entry("large", BOUND - empties)
+        for _ in range(empties):
+            settler.finish(entry("empty", 0))
+        for index in range(BOUND - empties - 1):
+            add(settler, own, index)
+        before = settler.congested
+        add(settler, own, BOUND - empties - 1)
+        assert (before, settler.congested) == (False, True)
+        task = asyncio.create_task(settler.run())
+        await until(lambda: relieved)
+        await settler.drain()
+        settler.close()
+        await task
+
+    run(main())
+    assert relieved == [1]

@@ -1,0 +1,153 @@
+"""The tally counts exactly what prometheus_client would have counted, figure by figure."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY, Metric
+
+from pushsvc import telemetry
+from pushsvc.dispatch.tally import Tally, snake
+from pushsvc.model import (
+    LANES,
+    BadNotification,
+    Delivery,
+    Ended,
+    Expired,
+    Lane,
+    Misconfigured,
+    Outcome,
+    Retry,
+    Route,
+    Sent,
+    Settlement,
+    Throttled,
+    TokenDead,
+    TokenSuspect,
+    Unavailable,
+    Verdict,
+)
+
+from .dispatch_fakes import chunk
+
+KINDS: dict[type[Outcome], str] = {
+    Sent: "sent",
+    Throttled: "throttled",
+    Unavailable: "unavailable",
+    BadNotification: "bad_notification",
+    Misconfigured: "misconfigured",
+    TokenSuspect: "token_suspect",
+    TokenDead: "token_dead",
+    Expired: "expired",
+}
+OWN = chunk("t")
+DELIVERY = Delivery(OWN, OWN.targets[0])
+_serial = itertools.count()
+
+Sample = tuple[str, tuple[tuple[str, str], ...]]
+
+
+def samples(app: str) -> dict[Sample, float]:
+    """Every figure of an app, less the app's name and the instants at which counting began."""
+    found: dict[Sample, float] = {}
+    metrics: Sequence[Metric] = list(REGISTRY.collect())
+    for metric in metrics:
+        for sample in metric.samples:
+            if sample.labels.get("app") == app and not sample.name.endswith("_created"):
+                labels = tuple(sorted((name, value) for name, value in sample.labels.items() if name != "app"))
+                found[sample.name, labels] = sample.value
+    return found
+
+
+def unused() -> str:
+    return f"tally-{next(_serial)}"
+
+
+def settled(verdict: Verdict, reason: str) -> Settlement:
+    return Settlement(DELIVERY, None, verdict, 0, "", reason)
+
+
+def test_every_kind_of_outcome_has_its_label() -> None:
+    assert {kind: snake(kind.__name__) for kind in KINDS} == KINDS
+
+
+SECONDS = st.one_of(
+    st.floats(0, 5000, allow_nan=False),
+    st.sampled_from([0.0, 0.01, 0.025, 0.05, 1.0, 10.0, 30.0, 3600.0, 3600.0000001, math.inf]),
+)
+ANSWERS = st.lists(st.tuples(st.sampled_from(list(KINDS)), st.sampled_from(LANES), SECONDS, SECONDS), max_size=60)
+ENDS = st.lists(
+    st.tuples(
+        st.sampled_from([Ended("sent"), Ended("failed", dead_letter=True), Ended("invalid"), Retry(1, 2)]),
+        st.sampled_from(["", "Unregistered", "ttl"]),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=25)  # each leaves its labels behind for the next to read
+@given(answers=ANSWERS, ends=ENDS, flushes=st.sets(st.integers(0, 60), max_size=4))
+def test_it_counts_what_prometheus_client_would_have(
+    answers: list[tuple[type[Outcome], Lane, float, float]], ends: list[tuple[Verdict, str]], flushes: set[int]
+) -> None:
+    tallied, counted = unused(), unused()
+    tally = Tally(Route(tallied, "apns"))
+    Tally(Route(counted, "apns"))  # the same children exist on both sides
+    for number, (kind, lane, provider, delivery) in enumerate(answers):
+        tally.answered(kind(), lane, provider, delivery)
+        telemetry.ATTEMPTS.labels(counted, "apns", KINDS[kind]).inc()
+        telemetry.PROVIDER_SECONDS.labels(counted, "apns").observe(provider)
+        telemetry.DELIVERY_SECONDS.labels(counted, "apns", lane).observe(delivery)
+        if number in flushes:
+            tally.flush()
+    for verdict, reason in ends:
+        tally.ended(settled(verdict, reason))
+        if isinstance(verdict, Ended):
+            telemetry.DELIVERIES.labels(counted, "apns", verdict.end, reason).inc()
+    tally.flush()
+
+    ours, theirs = samples(tallied), samples(counted)
+    assert ours.keys() == theirs.keys()
+    for sample, value in theirs.items():
+        # Sums of floats differ in the last digits by the order in which they were added.
+        assert ours[sample] == pytest.approx(value), sample
+    tally.flush()
+    assert samples(tallied) == ours
+
+
+def test_nothing_shows_before_the_flush() -> None:
+    app = unused()
+    tally = Tally(Route(app, "fcm"))
+    before = samples(app)
+    tally.answered(Sent(), "urgent", 0.1, 0.2)
+    tally.ended(settled(Ended("sent"), ""))
+    assert samples(app) == before
+    tally.flush()
+    key = ("pushsvc_deliveries_total", (("outcome", "sent"), ("platform", "fcm"), ("reason", "")))
+    assert samples(app)[key] == 1
+
+
+def test_a_held_route_shows_its_one_reason() -> None:
+    app = unused()
+    tally = Tally(Route(app, "apns"))
+
+    def held() -> dict[str, float]:
+        return {
+            dict(labels)["reason"]: value
+            for (name, labels), value in samples(app).items()
+            if name == "pushsvc_route_held"
+        }
+
+    tally.held("")
+    assert held() == {}
+    tally.held("InvalidProviderToken")
+    assert held() == {"InvalidProviderToken": 1}
+    tally.held("unreachable")
+    assert held() == {"InvalidProviderToken": 0, "unreachable": 1}
+    tally.held("")
+    assert held() == {"InvalidProviderToken": 0, "unreachable": 0}

@@ -1,0 +1,189 @@
+"""The feedback stage: a receipt becomes an event and a suppression in one step, whatever happens in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+from pushsvc import feedback
+from pushsvc.errors import StoreUnavailable
+from pushsvc.model import Delivery, FeedbackEvent, Outcome, Receipt, Route, Sent, Settlement, TokenDead, TokenSuspect
+from pushsvc.policy import SENT
+from pushsvc.store import MemoryStore
+
+from .dispatch_fakes import counts, many, memory_store, push
+from .virtual_time import run, until
+
+DEAD = TokenDead(status=410, reason="Unregistered", since=1_700_000_000_000)
+SUSPECT = TokenSuspect(status=400, reason="BadDeviceToken")
+
+
+@asynccontextmanager
+async def judging(receipts: Any, *apps: str) -> AsyncIterator[None]:
+    """The stage at work; at the end it is told to stop and must."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(feedback.run(receipts, apps, stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await task
+
+
+async def answered(store: MemoryStore, name: str, outcomes: dict[str, Outcome], app: str = "shop") -> None:
+    """Accept a push and settle it as dispatch does: receipts are the store's doing."""
+    await store.pushes.accept(push(name, *outcomes, app=app))
+    (taken,) = await store.queue.take(Route(app, "apns"), "normal", targets=1000, wait_ms=0)
+    settlements = [
+        Settlement(Delivery(taken.chunk, target), outcome, SENT, 7, "hash", outcome.reason)
+        for target, outcome in zip(taken.chunk.targets, outcomes.values(), strict=True)
+    ]
+    await store.queue.settle(app, settlements, [taken.ref])
+
+
+async def events(store: MemoryStore, app: str = "shop") -> list[FeedbackEvent]:
+    return [event for _, event in await store.receipts.events(app, after="", limit=10_000)]
+
+
+def pruned(app: str) -> float:
+    labels = {"app": app, "platform": "apns", "reason": "Unregistered"}
+    return REGISTRY.get_sample_value("pushsvc_pruned_total", labels) or 0.0
+
+
+def test_a_dead_token_is_suppressed_and_a_suspect_one_only_reported() -> None:
+    async def main() -> None:
+        store = memory_store()
+        before = pruned("shop")
+        await answered(store, "p", {"good": Sent(status=200), "dead": DEAD, "suspect": SUSPECT})
+        async with judging(store.receipts, "shop"):
+            await until(lambda: len(store._state.events["shop"]) == 2)
+        assert [(event.token, event.reason, event.action) for event in await events(store)] == [
+            ("dead", "Unregistered", "suppressed"),
+            ("suspect", "BadDeviceToken", "suspected"),
+        ]
+        assert pruned("shop") - before == 1
+        # Judged once: nothing is left to be taken.
+        assert await store.receipts.take("shop", limit=10, wait_ms=0) == []
+
+        await store.pushes.accept(push("next", "good", "dead", "suspect"))
+        (taken,) = await store.queue.take(Route("shop", "apns"), "normal", targets=10, wait_ms=0)
+        assert taken.skip == {1: "suppressed"}
+        assert await counts(store, "next") == {"total": 3, "queued": 3}
+
+    run(main())
+
+
+def test_each_app_has_a_follower_of_its_own() -> None:
+    async def main() -> None:
+        store = memory_store()
+        async with judging(store.receipts, "shop", "news"):
+            await answered(store, "p", {"dead": DEAD}, app="news")
+            await until(lambda: store._state.events["news"])
+        assert await events(store, "shop") == []
+        assert [event.token for event in await events(store, "news")] == ["dead"]
+
+    run(main())
+
+
+def test_many_are_judged_in_batches() -> None:
+    async def main() -> None:
+        store = memory_store()
+        total = 2 * feedback.BATCH + 1
+        for number in range(3):
+            names = many(f"dead-{number}", total // 3)
+            await answered(store, f"p{number}", dict.fromkeys(names, DEAD))
+        sizes: list[int] = []
+        record = store.receipts.record
+
+        async def noted(app: str, done: Sequence[tuple[str, Receipt, FeedbackEvent | None]]) -> None:
+            sizes.append(len(done))
+            await record(app, done)
+
+        store.receipts.record = noted  # type: ignore[method-assign]  # only to watch it
+        async with judging(store.receipts, "shop"):
+            await until(lambda: sum(sizes) == 3 * (total // 3))
+        assert max(sizes) == feedback.BATCH
+        assert len({event.token for event in await events(store)}) == 3 * (total // 3)
+
+    run(main())
+
+
+@pytest.mark.parametrize("method", ["take", "record"])
+def test_while_redis_is_away_receipts_wait_and_are_judged_once(method: str) -> None:
+    async def main() -> None:
+        store = memory_store()
+        await answered(store, "p", {"dead": DEAD})
+        before = pruned("shop")
+        real = getattr(store.receipts, method)
+        failures = 0
+
+        async def away(*arguments: Any, **options: Any) -> Any:
+            nonlocal failures
+            if failures < 10:
+                failures += 1
+                raise StoreUnavailable("connection refused")
+            return await real(*arguments, **options)
+
+        setattr(store.receipts, method, away)
+        async with judging(store.receipts, "shop"):
+            await until(lambda: store._state.events["shop"])
+        assert failures == 10
+        assert [event.token for event in await events(store)] == ["dead"]
+        assert pruned("shop") - before == 1
+
+    run(main())
+
+
+def test_what_one_process_left_is_judged_by_the_next() -> None:
+    async def main() -> None:
+        store = memory_store()
+        await answered(store, "p", {"dead": DEAD})
+        assert len(await store.receipts.take("shop", limit=10, wait_ms=0)) == 1
+        store.kill(store.consumer)
+        async with judging(store.as_consumer("heir").receipts, "shop"):
+            await until(lambda: store._state.events["shop"])
+        assert [event.token for event in await events(store)] == ["dead"]
+
+    run(main())
+
+
+def test_a_stop_is_heard_within_one_wait() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with judging(memory_store().receipts, "shop", "news"):
+            await asyncio.sleep(10.0)
+            stopping = loop.time()
+        assert loop.time() - stopping <= feedback.WAIT_MS / 1000
+
+    run(main())
+
+
+def test_a_bug_ends_the_stage_and_is_heard() -> None:
+    class Faulty:
+        async def take(self, app: str, *, limit: int, wait_ms: int) -> list[Any]:
+            raise ZeroDivisionError
+
+    async def main() -> None:
+        with pytest.raises(ExceptionGroup, match="TaskGroup") as caught:
+            await feedback.run(Faulty(), ["shop"], asyncio.Event())  # type: ignore[arg-type]  # a part of the port
+        assert [type(error) for error in caught.value.exceptions] == [ZeroDivisionError]
+
+    run(main())
+
+
+def test_tokens_stay_out_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    async def main() -> None:
+        store = memory_store()
+        await answered(store, "p", {"a-very-secret-token": DEAD})
+        async with judging(store.receipts, "shop"):
+            await until(lambda: store._state.events["shop"])
+
+    run(main())
+    told = "".join(capsys.readouterr())
+    assert "token_judged" in told
+    assert "a-very-secret-token" not in told

@@ -1,0 +1,171 @@
+"""The composition root: what the configuration says reaches the parts, value by value."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY
+
+from pushsvc import runtime
+from pushsvc.errors import ConfigError
+from pushsvc.intake import IntakeApp
+from pushsvc.model import ApiKey, Lane
+from pushsvc.policy import RetryPolicy
+from pushsvc.providers import REGISTRY as PROVIDERS
+from pushsvc.settings import RetrySettings, Settings
+from pushsvc.store import AppGauges, Gauges, StoreConfig
+
+SHA = "ab" * 32
+CONFIG = """
+[store]
+data_dir = "data"
+[redis]
+shards = 4
+[dispatch]
+chunk = 250
+drain_timeout = 3.5
+takeover = 9.0
+[queue]
+status_retention = 11
+dead_letter_retention = 12
+suppression_retention = 13
+feedback_retention = 14
+[retry]
+attempts = 5
+base = 2.0
+cap = 60.0
+apns_5xx = 30.0
+fcm_429 = 6.0
+[[apps.shop.keys]]
+name = "backend"
+sha256 = "{sha}"
+scopes = ["push", "feedback"]
+[apps.shop.apns]
+key_file = "key.p8"
+key_id = "KEY1234567"
+team_id = "TEAM123456"
+topic = "com.example.shop"
+[apps.news.fcm]
+service_account_file = "account.json"
+"""
+
+
+def load(tmp_path: Path, text: str = CONFIG, **environ: str) -> Settings:
+    file = tmp_path / "pushsvc.toml"
+    file.write_text(text.replace("{sha}", SHA))
+    return runtime.load_settings(file, environ)
+
+
+# --- the mappings -----------------------------------------------------------------------------------
+
+
+def test_every_rule_of_the_configuration_reaches_policy(tmp_path: Path) -> None:
+    assert runtime.retry_policy(load(tmp_path).retry) == RetryPolicy(
+        attempts=5, base=2.0, cap=60.0, server_error={"apns": 30.0}, throttled={"fcm": 6.0}
+    )
+
+
+def test_the_defaults_of_configuration_and_policy_agree() -> None:
+    assert runtime.retry_policy(RetrySettings()) == RetryPolicy()
+
+
+def test_the_dispatcher_is_told_its_times(tmp_path: Path) -> None:
+    settings = load(tmp_path)
+    config = runtime.dispatch_config(settings)
+    assert config.retry == runtime.retry_policy(settings.retry)
+    assert config.drain_timeout == 3.5
+    # Several signs of life, and a look for the dead, fit into the time after which one counts as dead.
+    assert 0 < config.beat_every <= 9.0 / 3
+    assert 0 < config.reclaim_every <= 9.0
+
+
+def test_every_bound_of_the_configuration_reaches_the_store(tmp_path: Path) -> None:
+    assert runtime.store_config(load(tmp_path)) == StoreConfig(
+        shards=4, chunk_size=250, status_ttl=11, dead_ttl=12, suppression_ttl=13, events_ttl=14, alive_ttl=9.0
+    )
+
+
+def test_the_defaults_of_configuration_and_store_agree() -> None:
+    assert runtime.store_config(Settings()) == StoreConfig()
+
+
+def test_intake_knows_each_app_its_platforms_and_its_keys(tmp_path: Path) -> None:
+    assert runtime.intake_apps(load(tmp_path)) == {
+        "shop": IntakeApp(
+            name="shop",
+            platforms=frozenset({"apns"}),
+            keys=(ApiKey(name="backend", app="shop", sha256=SHA, scopes=("push", "feedback")),),
+        ),
+        "news": IntakeApp(name="news", platforms=frozenset({"fcm"}), keys=()),
+    }
+
+
+def test_each_platform_reads_its_own_section(tmp_path: Path) -> None:
+    settings = load(tmp_path, PUSHSVC__APPS__SHOP__APNS__TOPIC="com.example.other")
+    apns = settings.apps["shop"].providers["apns"]
+    fcm = settings.apps["news"].providers["fcm"]
+    assert type(apns) is PROVIDERS["apns"].config
+    assert type(fcm) is PROVIDERS["fcm"].config
+    assert apns.topic == "com.example.other"  # type: ignore[attr-defined]  # it is the provider's own struct
+    assert fcm.service_account_file == str(tmp_path / "account.json")  # type: ignore[attr-defined]  # as above
+
+
+def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"retry\.attempts"):
+        load(tmp_path, CONFIG.replace("attempts = 5", 'attempts = "many"'))
+    with pytest.raises(ConfigError, match="no app"):
+        load(tmp_path, "").require_apps()
+
+
+# --- gauges -----------------------------------------------------------------------------------------
+
+
+def value(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(name, labels)
+
+
+def test_figures_of_redis_become_metrics() -> None:
+    def figures(dead: int, retries: int, waiting: int) -> AppGauges:
+        lanes: dict[Lane, int] = {"urgent": 1, "normal": waiting, "bulk": 0}
+        return AppGauges(
+            pending={"apns": lanes, "fcm": dict.fromkeys(lanes, 1)},
+            retry_pending={"apns": retries},
+            entries={},
+            in_flight={},
+            consumers={},
+            suppressed={},
+            dead_letters=dead,
+            receipts=0,
+            events=0,
+            quarantined=0,
+            by_shard=[],
+        )
+
+    gauges = Gauges(apps={"runtime-a": figures(3, 4, 10), "runtime-b": figures(0, 1, 20)})
+    runtime.show_gauges(gauges)
+    assert {lane: value("pushsvc_queue_pending", lane=lane) for lane in gauges.pending} == gauges.pending
+    assert gauges.pending == {"urgent": 4, "normal": 32, "bulk": 2}
+    assert value("pushsvc_retry_pending") == 5
+    assert value("pushsvc_dead_letters", app="runtime-a") == 3
+    assert value("pushsvc_dead_letters", app="runtime-b") == 0
+
+
+# --- the process ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _collector_as_before() -> Iterator[None]:
+    threshold = gc.get_threshold()
+    yield
+    gc.set_threshold(*threshold)
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("_collector_as_before")
+def test_the_collector_looks_seldom_and_is_not_switched_off() -> None:
+    runtime.quiet_gc()
+    assert gc.isenabled()
+    assert gc.get_threshold()[0] > 10_000

@@ -1,0 +1,290 @@
+"""The supervisor: starts again what falls over, stops in order, and is not brought down by what it looks after."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pushsvc.cli import supervisor
+from pushsvc.cli.supervisor import LIFELINE, Child, Supervisor, watch_lifeline
+
+from .virtual_time import run, until
+
+SERVE = Child("serve", ("serve",), stage=0)
+DISPATCH = Child("dispatch", ("dispatch",), stage=1, copies=2)
+FEEDBACK = Child("feedback", ("feedback",), stage=2)
+
+
+class Process:
+    """What asyncio gives for a started process, as far as the supervisor looks at it."""
+
+    def __init__(self, pid: int, arguments: tuple[str, ...], options: dict[str, Any], system: System) -> None:
+        self.pid = pid
+        self.name = arguments[3]
+        self.environ: dict[str, str] = options["env"]
+        self.options = options
+        self._system = system
+        self._over: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    @property
+    def lives(self) -> bool:
+        return not self._over.done()
+
+    def end(self, status: int) -> None:
+        self._system.note(f"end {self.name}")
+        self._over.set_result(status)
+
+    async def wait(self) -> int:
+        return await asyncio.shield(self._over)
+
+    def send_signal(self, number: int) -> None:
+        if not self.lives:
+            raise ProcessLookupError
+        assert number == signal.SIGTERM
+        self._system.note(f"term {self.name}")
+        self._system.on_term(self)
+
+    def kill(self) -> None:
+        if not self.lives:
+            raise ProcessLookupError
+        self._system.note(f"kill {self.name}")
+        self.end(-9)
+
+
+class System:
+    """The operating system: starts processes and notes what is done to them, with the time."""
+
+    def __init__(self) -> None:
+        self.started: list[Process] = []
+        self.story: list[str] = []
+        self.refuses = 0
+        """How many more starts fail."""
+        self.on_term: Callable[[Process], None] = lambda process: process.end(0)
+        self._pids = itertools.count(100)
+
+    def note(self, what: str) -> None:
+        self.story.append(what)
+
+    def of(self, name: str) -> list[Process]:
+        return [process for process in self.started if process.name == name]
+
+    def living(self, name: str) -> list[Process]:
+        return [process for process in self.of(name) if process.lives]
+
+    async def start(self, *arguments: str, **options: Any) -> Process:
+        await asyncio.sleep(0.001)
+        if self.refuses:
+            self.refuses -= 1
+            raise BlockingIOError("fork: resource temporarily unavailable")
+        process = Process(next(self._pids), arguments, options, self)
+        self.started.append(process)
+        self.note(f"start {process.name}")
+        return process
+
+
+@pytest.fixture
+def system(monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
+    own = System()
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", own.start)
+    yield own
+    assert [process.name for process in own.started if process.lives] == []
+
+
+def supervise(*children: Child, grace: float = 30.0, **options: Any) -> Supervisor:
+    return Supervisor(children, environ={"PATH": "/bin"}, grace=grace, **options)
+
+
+def test_every_copy_is_started_with_the_lifeline_and_a_session_of_its_own(system: System) -> None:
+    async def main() -> None:
+        async with supervise(SERVE, DISPATCH):
+            await until(lambda: len(system.started) == 3)
+            for process in system.started:
+                reader = int(process.environ[LIFELINE])
+                assert process.options["pass_fds"] == (reader,)
+                assert os.fstat(reader)
+                assert process.options["start_new_session"] is True
+                assert process.environ["PATH"] == "/bin"
+            # One address can be listened on once.
+            ports = [process.environ.get("PUSHSVC__METRICS__PORT") for process in system.of("dispatch")]
+            assert sorted(ports, key=str) == ["0", None]
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(reader)
+
+    run(main())
+
+
+def test_stages_stop_one_after_the_other(system: System) -> None:
+    def slowly(process: Process) -> None:
+        asyncio.get_running_loop().call_later(5.0, process.end, 0)
+
+    async def main() -> None:
+        async with supervise(FEEDBACK, SERVE, DISPATCH):
+            await until(lambda: len(system.started) == 4)
+            system.on_term = slowly
+            system.story.clear()
+        assert asyncio.get_running_loop().time() < 16.0
+
+    run(main())
+    assert system.story == [
+        "term serve",
+        "end serve",
+        "term dispatch",
+        "term dispatch",
+        "end dispatch",
+        "end dispatch",
+        "term feedback",
+        "end feedback",
+    ]
+
+
+def test_a_child_that_ends_is_started_again_and_its_exit_is_told(system: System) -> None:
+    gone: list[int] = []
+
+    async def main() -> None:
+        async with supervise(SERVE, FEEDBACK, on_exit=gone.append):
+            await until(lambda: len(system.started) == 2)
+            await asyncio.sleep(60.0)
+            (first,) = system.living("serve")
+            first.end(-9)
+            await until(lambda: system.living("serve"), 1.0)
+            assert gone == [first.pid]
+            assert len(system.of("feedback")) == 1
+
+    run(main())
+    assert len(system.of("serve")) == 2
+    assert len(gone) == 3
+
+
+def test_one_that_falls_over_at_once_is_started_less_and_less_often(system: System) -> None:
+    starts: list[float] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with supervise(SERVE):
+            for _ in range(10):
+                await until(lambda: system.living("serve"))
+                starts.append(loop.time())
+                system.living("serve")[0].end(1)
+            # One that has held for a while starts from the shortest pause again.
+            await until(lambda: system.living("serve"))
+            await asyncio.sleep(100.0)
+            system.living("serve")[0].end(1)
+            ended = loop.time()
+            await until(lambda: system.living("serve"))
+            assert loop.time() - ended < 1.0
+
+    run(main())
+    pauses = [round(later - earlier, 1) for earlier, later in itertools.pairwise(starts)]
+    assert pauses == [0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 10.0, 10.0]
+
+
+def test_a_start_that_the_system_refuses_is_tried_again(system: System) -> None:
+    system.refuses = 3
+
+    async def main() -> None:
+        async with supervise(SERVE):
+            await until(lambda: system.living("serve"), 60.0)
+
+    run(main())
+
+
+def test_a_fault_in_what_is_told_of_an_exit_does_not_end_the_keeping(system: System) -> None:
+    def fault(pid: int) -> None:
+        raise FileNotFoundError("gone already")
+
+    async def main() -> None:
+        async with supervise(SERVE, on_exit=fault):
+            await until(lambda: system.living("serve"))
+            system.living("serve")[0].end(1)
+            await until(lambda: system.living("serve"), 60.0)
+
+    run(main())
+
+
+def test_a_stop_does_not_wait_for_a_pause_between_starts(system: System) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with supervise(SERVE, FEEDBACK):
+            for _ in range(7):
+                await until(lambda: system.living("serve"))
+                system.living("serve")[0].end(1)
+            await asyncio.sleep(0.1)
+            assert not system.living("serve")
+            stopping = loop.time()
+        assert loop.time() - stopping < 0.1
+
+    run(main())
+
+
+def test_one_that_has_just_ended_does_not_hold_up_the_others(system: System) -> None:
+    async def main() -> None:
+        async with supervise(SERVE, FEEDBACK):
+            await until(lambda: len(system.started) == 2)
+            # At the same turn of the loop: nobody has been told yet.
+            system.living("serve")[0].end(1)
+
+    run(main())
+    assert system.story[-2:] == ["term feedback", "end feedback"]
+    assert len(system.of("serve")) == 1
+
+
+def test_one_that_is_just_being_started_is_stopped_too(system: System) -> None:
+    async def main() -> None:
+        async with supervise(SERVE):
+            await asyncio.sleep(0)
+
+    run(main())
+    assert system.story in ([], ["start serve", "term serve", "end serve"])
+
+
+def test_one_that_does_not_stop_in_time_is_killed(system: System) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with supervise(SERVE, FEEDBACK, grace=10.0):
+            await until(lambda: len(system.started) == 2)
+            system.on_term = lambda process: process.end(0) if process.name == "feedback" else None
+            stopping = loop.time()
+        assert 10.0 <= loop.time() - stopping < 10.1
+
+    run(main())
+    assert system.story[2:] == ["term serve", "kill serve", "end serve", "term feedback", "end feedback"]
+
+
+# --- the lifeline, in a child -----------------------------------------------------------------------
+
+
+def test_a_child_stops_when_the_other_end_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        reader, writer = os.pipe()
+        try:
+            monkeypatch.setenv(LIFELINE, str(reader))
+            stop = asyncio.Event()
+            watch_lifeline(stop)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert not stop.is_set()
+            os.close(writer)
+            await asyncio.wait_for(stop.wait(), 60)
+        finally:
+            os.close(reader)
+
+    asyncio.run(main())
+
+
+def test_a_command_of_its_own_has_no_lifeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(LIFELINE, raising=False)
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        watch_lifeline(stop)
+        await asyncio.sleep(0)
+        assert not stop.is_set()
+
+    asyncio.run(main())
+    assert supervisor.LIFELINE == "PUSHSVC_LIFELINE"

@@ -1,0 +1,72 @@
+"""An event loop whose clock jumps: where everything waits, time passes at once to the next timer.
+
+Back-offs of minutes and bounds of half a minute are tested in milliseconds, and exactly. For code without real I/O:
+where nothing but the outside world could go on, the loop says so instead of waiting for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class _Selector(selectors.BaseSelector):
+    """Never waits: moves the clock by as much as the loop would have waited."""
+
+    def __init__(self) -> None:
+        self._real = selectors.DefaultSelector()
+        self.now = 0.0
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._real.register(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._real.unregister(fileobj)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._real.modify(fileobj, events, data)
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = self._real.select(0)
+        if not ready:
+            if timeout is None:
+                raise RuntimeError("everything waits, and for nothing that could come")
+            self.now += max(timeout, 0.0)
+        return ready
+
+    def close(self) -> None:
+        self._real.close()
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return self._real.get_map()
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """`time()` begins at 0."""
+
+    def __init__(self) -> None:
+        self._virtual = _Selector()
+        super().__init__(self._virtual)
+
+    def time(self) -> float:
+        return self._virtual.now
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run` in virtual time."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main)
+
+
+async def until(reached: Callable[[], Any], seconds: float = 600.0) -> None:
+    """Let time pass, in steps of ten milliseconds, until something is so. Raises when it never is."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while not reached():
+        if loop.time() > deadline:
+            raise AssertionError(f"still not so after {seconds:.0f} virtual seconds")
+        await asyncio.sleep(0.01)
