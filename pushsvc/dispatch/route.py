@@ -33,8 +33,9 @@ from .limits import RATE_LIMITED, Gate, Pacer, RouteLimits
 from .settling import Settler
 from .tally import Tally
 
-BURST: Final = 256
-"""Deliveries submitted before other routes and the sockets get the loop again."""
+BURST: Final = 64
+"""Deliveries submitted before other routes and the sockets get the loop again. Four times as many made urgent pushes
+behind a broadcast wait about four times as long (`tests/bench/lanes.py`)."""
 
 RESERVE: Final = 0.05
 """The share of the window that only urgent deliveries may use."""
