@@ -31,6 +31,8 @@ async def open_service(settings: Settings, config: Path | None, environ: Mapping
     They stop in the order in which pushes travel: the API first, so that what it accepted can still be sent.
     """
     settings.require_apps()
+    if not settings.server.port:
+        raise ConfigError("server.port", "0 is for a single `serve`", "name a port: the parts must agree on it")
     await _until_free(settings.server)
     async with AsyncExitStack() as stack:
         if settings.redis.url:
@@ -91,7 +93,7 @@ async def _until_free(server: ServerSettings, seconds: float = 5.0) -> None:
         await asyncio.sleep(0.1)
 
 
-async def _until_ready(url: str, seconds: float = 30.0) -> None:
+async def _until_ready(url: str, seconds: float = 90.0) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0)) as session:

@@ -176,6 +176,9 @@ class FakeQueue:
         self._come()
         self.beats += 1
 
+    def release(self, route: Route) -> None:
+        """Nothing is kept of a route."""
+
     async def retire(self) -> None:
         self._come()
         self.retired += 1
