@@ -124,6 +124,22 @@ class PushStore(Protocol):
         """Write the push durably, whole or not at all. Concurrent calls share round trips."""
         ...
 
+    async def accept_once(self, pushes: Sequence[Push], *, key: bytes, record: bytes) -> bytes | None:
+        """Write all pushes of one call and the record under its idempotency key, in one atomic step.
+
+        Where a record is kept already, nothing is written and that record is returned. Each push must be `beside` the
+        key. A record is kept for 24 hours.
+        """
+        ...
+
+    def beside(self, app: str, push_id: str, key: bytes) -> bool:
+        """Whether a push of this id and the record of this key can be written in one step."""
+        ...
+
+    async def recall(self, app: str, key: bytes) -> bytes | None:
+        """The record that is kept under an idempotency key, or None."""
+        ...
+
     async def status(self, app: str, push_id: str) -> PushStatus | None: ...
 
     async def deliveries(

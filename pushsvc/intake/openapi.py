@@ -10,6 +10,7 @@ import msgspec
 from .. import __version__
 from ..errors import RequestError
 from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
+from .batch import MOST, BatchResults
 from .config import IntakeConfig
 from .document import PushDocument
 from .faults import MAX_DEPTH
@@ -18,7 +19,7 @@ from .replays import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
 from .routes import CALLS, JSON, Call
 
 STRUCTS: Final = (
-    *(PushDocument, Accepted, Status, Deliveries, FeedbackPage, Health, Problem),
+    *(PushDocument, Accepted, BatchResults, Status, Deliveries, FeedbackPage, Health, Problem),
     *(ReplayDocument, ReplayAccepted, Replay, DeadLetterPage),
 )
 
@@ -154,9 +155,21 @@ def _operation(call: Call) -> dict[str, Any]:
         {"name": param.name, "in": "query", "description": param.description, "schema": param.schema()}
         for param in call.params
     ]
+    parameters += [
+        {"name": param.name, "in": "header", "description": param.description, "schema": param.schema()}
+        for param in call.headers
+    ]
     if parameters:
         operation["parameters"] = parameters
-    if call.body is not None:
+    if call.lines:
+        many = {"type": "array", "minItems": 1, "maxItems": MOST, "items": _ref(call.body)}
+        one_a_line = {"type": "string", "description": "One document a line."}
+        operation["requestBody"] = {
+            "required": True,
+            "description": "JSON in UTF-8: a list of documents, or one document a line.",
+            "content": {JSON: {"schema": many}, call.lines: {"schema": one_a_line}},
+        }
+    elif call.body is not None:
         operation["requestBody"] = {
             "required": True,
             "description": "JSON in UTF-8. `Content-Type` is `application/json`, or left out.",

@@ -124,10 +124,13 @@ def respond(error: RequestError, *, headers: dict[str, str] | None = None, insta
         sent["WWW-Authenticate"] = error.challenge
     if error.status in (429, 503):
         sent["Retry-After"] = str(RETRY_AFTER if error.retry_after is None else error.retry_after)
+    return answer(problem(error, instance=instance), sent)
+
+
+def problem(error: RequestError, *, instance: str | None = None) -> Problem:
+    """The document that says `error`."""
     faults = [ProblemFault(fault.path, fault.message) for fault in error.faults]
-    return answer(
-        Problem(TYPE_BASE + error.type, error.title, error.status, error.detail, errors=faults, instance=instance), sent
-    )
+    return Problem(TYPE_BASE + error.type, error.title, error.status, error.detail, errors=faults, instance=instance)
 
 
 def away() -> Unavailable:

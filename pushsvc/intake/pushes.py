@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 from aiohttp import web
 
 from .. import telemetry
-from ..errors import ContentTooLarge, Fault, InvalidRequest, NotFound
+from ..errors import ContentTooLarge, InvalidRequest, NotFound, RequestError, StoreUnavailable
 from ..model import Content, Message, Platform, Push, Target
 from ..ports import PushStore, ReceiptLog, Renderer, RenderError
-from . import answers
+from . import answers, once
 from .auth import Gate
+from .batch import NDJSON, BatchItem, BatchResults, documents, refused
 from .config import IntakeApp, IntakeConfig
 from .document import read
 from .faults import LIMIT, MAX_TTL, Rules
 from .ids import UUID
 from .limits import IntakeLimits
-from .problems import SERVER, ClientGone, RequestTimeout, UnsupportedMediaType, body_error
+from .problems import SERVER, ClientGone, RequestTimeout, UnsupportedMediaType, away, body_error
 from .query import read as read_query
 from .refusal import summary
 from .routes import CALLS, JSON
@@ -30,6 +32,8 @@ UNTOLD: Final = "application/x-www-form-urlencoded"
 _HEADERS: Final = {"Content-Type": JSON, "Server": SERVER, "Cache-Control": "no-store"}
 
 
+_BREATH: Final = 25
+"""Pushes of a batch that are read before other requests have their turn."""
 NOW_OR_NEVER: Final = 30
 """Seconds that a push with `ttl` 0 has to leave the service."""
 
@@ -77,27 +81,90 @@ class PushCalls:
         if request.query_string:
             read_query(request.query.items(), ())
         check_headers(request)
+        key = once.key_of(request.headers)
         body = await read_body(request, self._config)
-        draft = read(body, self._rules[app.name])
+        if key is not None and (kept := await self._pushes.recall(app.name, key)) is not None:
+            return _again(once.first_answer(kept, request.path, body))
+        push = self._prepare(app.name, body, key)
+        answer = answers.accepted(push.id, push.total)
+        if key is None:
+            await self._pushes.accept(push)
+        else:
+            kept = await self._pushes.accept_once([push], key=key, record=once.record(request.path, body, answer))
+            if kept is not None:
+                return _again(once.first_answer(kept, request.path, body))
+        self._accepted[app.name].inc(push.total)
+        return _accepted(push.id, answer)
+
+    async def post_batch(self, request: web.Request) -> web.Response:
+        """`POST /v1/push/batch`: 200 with what became of each push."""
+        app = await self._gate.enter(request, _CALL["post_batch"].scopes)
+        if request.query_string:
+            read_query(request.query.items(), ())
+        lines = request.content_type == NDJSON
+        if not lines:
+            check_headers(request)
+        key = once.key_of(request.headers)
+        body = await read_body(request, self._config)
+        if key is not None and (kept := await self._pushes.recall(app.name, key)) is not None:
+            return _ok(once.first_answer(kept, request.path, body), once.REPLAYED)
+        results: list[BatchItem] = []
+        pushes: list[tuple[int, Push]] = []
+        asked = list(documents(body, lines=lines))
+        if self._limits is not None:
+            await self._limits.count(app.name, len(asked))
+        for place, document in enumerate(asked):
+            if place % _BREATH == _BREATH - 1:
+                await asyncio.sleep(0)
+            try:
+                push = self._prepare(app.name, document, key)
+            except RequestError as error:
+                results.append(refused(error))
+            else:
+                pushes.append((place, push))
+                results.append(BatchItem(202, id=push.id, state="sending", deliveries=push.total))
+        if key is not None and pushes:
+            record = once.record(request.path, body, answers.encode(BatchResults(results)))
+            kept = await self._pushes.accept_once([push for _, push in pushes], key=key, record=record)
+            if kept is not None:
+                return _ok(once.first_answer(kept, request.path, body), once.REPLAYED)
+            self._accepted[app.name].inc(sum(push.total for _, push in pushes))
+        else:
+            await self._accept_each(app.name, pushes, results)
+        return _ok(answers.encode(BatchResults(results)))
+
+    async def _accept_each(self, app: str, pushes: Sequence[tuple[int, Push]], results: list[BatchItem]) -> None:
+        """Accept them in one group commit; what Redis did not take has 503 in its place."""
+        ends = await asyncio.gather(*(self._pushes.accept(push) for _, push in pushes), return_exceptions=True)
+        lost = 0
+        for (place, push), end in zip(pushes, ends, strict=True):
+            if end is None:
+                self._accepted[app].inc(push.total)
+            elif isinstance(end, StoreUnavailable):
+                lost += 1
+                results[place] = refused(away())
+            else:
+                raise end
+        if lost and lost == len(pushes):
+            raise away()
+
+    def _prepare(self, app: str, body: bytes, key: bytes | None) -> Push:
+        """The push that `body` asks for, with an id that lets it live beside the record of its idempotency key."""
+        draft = read(body, self._rules[app])
         created_at = self._clock()
         push_id = self._new_id(created_at)
+        while key is not None and not self._pushes.beside(app, push_id, key):
+            push_id = self._new_id(created_at)
         content = draft.content
-        push = Push(
+        return Push(
             id=push_id,
-            app=app.name,
+            app=app,
             lane=draft.lane,
             created_at=created_at,
             expires_at=created_at + 1000 * lifetime(content.ttl),
             messages=render(self._renderers, content, draft.targets, push_id=push_id, created_at=created_at),
             targets=draft.targets,
             dry_run=content.dry_run,
-        )
-        await self._pushes.accept(push)
-        self._accepted[app.name].inc(draft.total)
-        return web.Response(
-            status=202,
-            body=answers.accepted(push_id, draft.total),
-            headers={"Content-Type": JSON, "Location": f"/v1/push/{push_id}", "Server": SERVER},
         )
 
     async def get_push(self, request: web.Request) -> web.Response:
@@ -151,8 +218,17 @@ def lifetime(ttl: int | None) -> int:
     return ttl or NOW_OR_NEVER
 
 
-def _ok(body: bytes) -> web.Response:
-    return web.Response(body=body, headers=_HEADERS)
+def _ok(body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.Response(body=body, headers={**_HEADERS, **headers} if headers else _HEADERS)
+
+
+def _accepted(push_id: str, body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
+    sent = {"Content-Type": JSON, "Location": f"/v1/push/{push_id}", "Server": SERVER, **(headers or {})}
+    return web.Response(status=202, body=body, headers=sent)
+
+
+def _again(body: bytes) -> web.Response:
+    return _accepted(msgspec.json.decode(body, type=answers.Accepted).id, body, once.REPLAYED)
 
 
 def _no_push(push_id: str) -> NotFound:
@@ -191,7 +267,7 @@ def render(
 
 
 def check_headers(request: web.Request) -> None:
-    """Raises `UnsupportedMediaType` for what is not JSON, `InvalidRequest` for a promise that cannot be kept yet."""
+    """Raises `UnsupportedMediaType` for what is not JSON."""
     headers = request.headers
     content_type = headers.get("Content-Type")
     # The common value first: parsing each is what it would cost.
@@ -203,11 +279,6 @@ def check_headers(request: web.Request) -> None:
             )
         if charset is not None and charset.lower() not in ("utf-8", "utf8", "us-ascii"):
             raise UnsupportedMediaType("Send the JSON as UTF-8.")
-    if "Idempotency-Key" in headers:
-        message = (
-            "this version of pushsvc does not keep idempotency keys yet; leave the header out, or a repeat sends twice"
-        )
-        raise InvalidRequest("A header is not supported yet.", faults=[Fault("Idempotency-Key", message)])
 
 
 async def read_body(request: web.Request, config: IntakeConfig) -> bytes:

@@ -20,7 +20,9 @@ from ..errors import (
 )
 from ..model import ENDS, Scope
 from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
+from .batch import NDJSON, BatchResults
 from .document import PushDocument
+from .once import PARAM as IDEMPOTENCY_KEY
 from .problems import InternalError, RequestTimeout, UnsupportedMediaType
 from .query import Param
 from .replays import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
@@ -53,7 +55,10 @@ class Call(Struct, frozen=True):
     scopes: tuple[Scope, ...] = ()
     """Any one of them lets in; none: the call needs no key."""
     params: tuple[Param, ...] = ()
+    headers: tuple[Param, ...] = ()
     body: Any = None
+    lines: str = ""
+    """The media type in which several bodies are sent, one a line; then JSON is a list of them."""
     problems: tuple[type[RequestError], ...] = ()
 
     @property
@@ -80,11 +85,38 @@ CALLS: Final = (
             "providers are checked before. The same token twice in one push is one delivery."
         ),
         scopes=("push",),
+        headers=(IDEMPOTENCY_KEY,),
         body=PushDocument,
         problems=(
             MalformedBody,
             *_KEYED,
             RequestTimeout,
+            Conflict,
+            ContentTooLarge,
+            UnsupportedMediaType,
+            InvalidRequest,
+            TooManyRequests,
+        ),
+    ),
+    Call(
+        "post_batch",
+        "POST",
+        "/v1/push/batch",
+        "Accept up to 1,000 different pushes.",
+        Answer(200, "What became of each push, in the order of the request.", BatchResults),
+        description=(
+            "Each push stands for itself: those without fault are accepted, the others have their problem document in "
+            "their place. An `Idempotency-Key` covers the whole call."
+        ),
+        scopes=("push",),
+        headers=(IDEMPOTENCY_KEY,),
+        body=PushDocument,
+        lines=NDJSON,
+        problems=(
+            MalformedBody,
+            *_KEYED,
+            RequestTimeout,
+            Conflict,
             ContentTooLarge,
             UnsupportedMediaType,
             InvalidRequest,

@@ -32,6 +32,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | <family>:<kind>:<number>`  |        |                        | see limiter.lua                                       |
 | `ps:{owner}:bucket:<name>` | hash   | until full again       | TAT of a rate that an app or an account shares: see   |
 |                            |        |                        | lease.lua                                             |
+| `ps:T:i:<digest>`         | string | 24 h                   | record of an idempotency key: what the first call     |
+|                            |        |                        | was and was answered; its pushes are in this shard    |
 | `ps:T:quarantine`          | stream | until an operator acts | what could not be decoded: `b` bytes, `from` key,     |
 |                            |        |                        | `id` entry, `why`                                     |
 | `ps:replays`               | zset   | until done             | `<app> <job>` of replays that are not done; score the |
@@ -169,6 +171,10 @@ def bucket(owner: str, name: str) -> str:
 
 def quarantine(app: str, shard: int) -> str:
     return f"{prefix(app, shard)}quarantine"
+
+
+def once(app: str, shard: int, key: bytes) -> str:
+    return f"{prefix(app, shard)}i:{key.hex()}"
 
 
 def alive(consumer: str) -> str:

@@ -67,6 +67,22 @@ class MemoryPushes:
                 state.lanes[push.app, chunk.platform, chunk.lane].add(chunk)
             state.change()
 
+    async def accept_once(self, pushes: Sequence[Push], *, key: bytes, record: bytes) -> bytes | None:
+        app = pushes[0].app
+        kept = self._state.once.get((app, key))
+        if kept is not None and (app, pushes[0].id) not in self._state.pushes:
+            return kept
+        self._state.once[app, key] = record
+        for push in pushes:
+            await self.accept(push)
+        return None
+
+    def beside(self, app: str, push_id: str, key: bytes) -> bool:
+        return True
+
+    async def recall(self, app: str, key: bytes) -> bytes | None:
+        return self._state.once.get((app, key))
+
     async def status(self, app: str, push_id: str) -> PushStatus | None:
         record = self._state.pushes.get((app, push_id))
         return record.status() if record else None

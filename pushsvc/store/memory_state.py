@@ -97,6 +97,7 @@ class State:
         self.replay_ends: dict[str, tuple[int, int]] = {}
         self.suppressed: set[tuple[str, Platform, str]] = set()
         self.keys: dict[str, ApiKey] = {}
+        self.once: dict[tuple[str, bytes], bytes] = {}
         self.alive: set[str] = set()
         self._changed: list[asyncio.Future[None]] = []
 

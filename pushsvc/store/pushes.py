@@ -15,6 +15,8 @@ from .gauges import pending_of
 from .link import Link
 from .status import FIELDS, status_of
 
+KEEP_RECORD = 24 * 60 * 60
+"""Seconds for which a repeat under the same idempotency key is known."""
 _PAGE = 2000
 """Rows looked at in one round trip."""
 _LOOK = 20_000
@@ -46,6 +48,11 @@ class RedisPushes:
         commit = self._commits.get((push.app, shard))
         if commit is None:
             commit = self._commits[push.app, shard] = self._commit(push.app, shard)
+        args, size = self._pack(push)
+        await commit.add(args, size)
+
+    def _pack(self, push: Push) -> tuple[Args, int]:
+        """What `enqueue.lua` reads of a push, and its size in bytes."""
         chunks = split(push, self._config.chunk_size)
         args: Args = [push.id, push.total, push.created_at, len(chunks)]
         size = 0
@@ -53,7 +60,38 @@ class RedisPushes:
             blob = encode_chunk(chunk)
             args += (chunk.platform, chunk.lane, len(chunk.targets), blob)
             size += len(blob)
-        await commit.add(args, size)
+        return args, size
+
+    def beside(self, app: str, push_id: str, key: bytes) -> bool:
+        """Whether the push would live in the shard of the idempotency key's record."""
+        shards = self._config.shards_of(app)
+        return keys.shard_of(push_id, shards) == keys.token_shard(key, shards)
+
+    async def recall(self, app: str, key: bytes) -> bytes | None:
+        """The record that is kept under an idempotency key."""
+        shard = keys.token_shard(key, self._config.shards_of(app))
+        record: bytes | None = await self._link.call("GET", keys.once(app, shard, key))
+        return record
+
+    async def accept_once(self, pushes: Sequence[Push], *, key: bytes, record: bytes) -> bytes | None:
+        """A round trip of its own: the pushes and the record are one atomic step. Raises ValueError for a push that is
+        not `beside` the key.
+        """
+        app = pushes[0].app
+        shard = keys.token_shard(key, self._config.shards_of(app))
+        if not all(self.beside(app, push.id, key) for push in pushes):
+            raise ValueError("the pushes of an idempotent call live in the shard of its key")
+        args: Args = []
+        for push in pushes:
+            args += self._pack(push)[0]
+        kept, flat = await self._link.script(
+            "once",
+            [keys.pending(app, shard), keys.once(app, shard, key)],
+            [keys.prefix(app, shard), self._config.status_ttl * 1000, KEEP_RECORD * 1000, record, *args],
+        )
+        self._note(app, shard, flat)
+        earlier: bytes | None = kept
+        return earlier
 
     def _commit(self, app: str, shard: int) -> GroupCommit:
         counters = [keys.pending(app, shard)]
@@ -61,10 +99,12 @@ class RedisPushes:
 
         async def write(args: Args) -> None:
             flat = await self._link.script("accept", counters, (*head, *args))
-            counted = pending_of(dict(zip(flat[::2], flat[1::2], strict=True)))
-            self._pending.setdefault(app, {})[shard] = counted
+            self._note(app, shard, flat)
 
         return GroupCommit(write)
+
+    def _note(self, app: str, shard: int, flat: Sequence[bytes]) -> None:
+        self._pending.setdefault(app, {})[shard] = pending_of(dict(zip(flat[::2], flat[1::2], strict=True)))
 
     async def status(self, app: str, push_id: str) -> PushStatus | None:
         shard = keys.shard_of(push_id, self._config.shards_of(app))

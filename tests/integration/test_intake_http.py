@@ -167,17 +167,6 @@ def test_a_platform_that_is_not_configured_is_refused_with_the_mend() -> None:
     run(main)
 
 
-def test_an_idempotency_key_is_refused_rather_than_ignored() -> None:
-    async def main(service: Service) -> None:
-        answer = await call(service, "POST", "/v1/push", ALERT, headers={"Idempotency-Key": "7"})
-        check_problem(answer, 422, "invalid-request")
-        assert answer.errors[0][0] == "Idempotency-Key"
-        assert service.store.pushes == {}
-        assert (await call(service, "POST", "/v1/push", ALERT, headers={"Prefer": "wait=5"})).status == 202
-
-    run(main)
-
-
 def test_a_query_on_a_push_is_refused() -> None:
     async def main(service: Service) -> None:
         check_problem(await call(service, "POST", "/v1/push?dry_run=true", ALERT), 422, "invalid-request")
@@ -538,8 +527,6 @@ def test_calls_of_later_versions_are_not_there() -> None:
     async def main(service: Service) -> None:
         assert (await call(service, "PUT", "/v1/devices/d1", {})).status == 404
         assert (await call(service, "GET", "/v1/users/u1/devices")).status == 404
-        # The path has the form of a push's own.
-        assert (await call(service, "POST", "/v1/push/batch", [])).status in (404, 405)
 
     run(main)
 

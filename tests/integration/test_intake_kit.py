@@ -10,7 +10,7 @@ import hashlib
 import io
 import re
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,6 +84,7 @@ class Store:
     rows: list[DeliveryRow] = field(default_factory=list)
     feedback: list[tuple[str, FeedbackEvent]] = field(default_factory=list)
     keys: dict[str, ApiKey] = field(default_factory=dict)
+    records: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
     finds: int = 0
     away: bool = False
     gate: asyncio.Event | None = None
@@ -98,6 +99,22 @@ class Store:
         if self.gate is not None:
             await self.gate.wait()
         self.pushes[push.id] = push
+
+    async def accept_once(self, pushes: Sequence[Push], *, key: bytes, record: bytes) -> bytes | None:
+        self._come()
+        kept = self.records.setdefault((pushes[0].app, key), record)
+        if kept is not record:
+            return kept
+        for push in pushes:
+            self.pushes[push.id] = push
+        return None
+
+    def beside(self, app: str, push_id: str, key: bytes) -> bool:
+        return True
+
+    async def recall(self, app: str, key: bytes) -> bytes | None:
+        self._come()
+        return self.records.get((app, key))
 
     async def status(self, app: str, push_id: str) -> PushStatus | None:
         self._come()

@@ -125,6 +125,31 @@ def test_accepting_twice_writes_once(server: Server | None) -> None:
     play(server, story)
 
 
+def test_one_call_under_a_key_is_written_and_the_others_get_its_record(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        stores = [await world.store("a"), await world.store("b")]
+        pushes = [[make_push(f"p{number}-{item}") for item in range(2)] for number in range(20)]
+        found = await asyncio.gather(
+            *(
+                stores[number % 2].pushes.accept_once(own, key=b"key", record=own[0].id.encode())
+                for number, own in enumerate(pushes)
+            )
+        )
+        (winner,) = {record.decode() for record in found if record is not None}
+        assert found.count(None) == 1
+        assert found[int(winner[1:-2])] is None
+        assert sorted(each.chunk.push_id for each in await take_all(stores[0])) == [winner, winner[:-1] + "1"]
+        assert await stores[1].pushes.recall("shop", b"key") == winner.encode()
+        assert await stores[1].pushes.recall("other", b"key") is None
+        # The same call again, whose answer was lost, is no repeat, and writes nothing more.
+        own = pushes[int(winner[1:-2])]
+        assert await stores[0].pushes.accept_once(own, key=b"key", record=b"x") is None
+        assert await stores[0].pushes.recall("shop", b"key") == winner.encode()
+        assert await take_all(stores[0]) == []
+
+    play(server, story)
+
+
 def test_many_accepts_at_once_are_all_written(server: Server | None) -> None:
     async def story(world: World) -> None:
         store = await world.store()

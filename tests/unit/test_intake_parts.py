@@ -163,7 +163,6 @@ def test_the_document_is_openapi_3_1() -> None:
 def test_the_document_has_the_calls_of_the_table_and_no_other() -> None:
     calls = {(verb.upper(), path) for path, verbs in DOCUMENT["paths"].items() for verb in verbs}
     assert calls == {(call.method, call.path) for call in CALLS}
-    assert ("POST", "/v1/push/batch") not in calls
 
 
 def test_bounds_of_the_configuration_are_in_the_document() -> None:

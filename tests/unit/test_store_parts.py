@@ -64,7 +64,19 @@ def test_a_token_hash_is_short_keyed_and_stable() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["accept", "cancel", "outstanding", "promote", "quarantine", "receipts", "reclaim", "record", "settle", "take"],
+    [
+        "accept",
+        "cancel",
+        "once",
+        "outstanding",
+        "promote",
+        "quarantine",
+        "receipts",
+        "reclaim",
+        "record",
+        "settle",
+        "take",
+    ],
 )
 def test_every_script_says_what_it_does(name: str) -> None:
     script = scripts.load(name)

@@ -1,0 +1,182 @@
+"""`Idempotency-Key` and `POST /v1/push/batch` on a real socket, over a real store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from pushsvc.intake import serve
+from pushsvc.model import Route
+from pushsvc.store import Store, StoreConfig, open_store
+
+from .servers import running_server
+from .test_intake_kit import ALERT, CONFIG, TOKEN, Answer, Service, call, run, run_loop
+
+KEY = {"Idempotency-Key": "order 7"}
+OTHER = {**ALERT, "notification": {"title": "other"}}
+
+
+def alert(number: int) -> dict[str, Any]:
+    return {"to": {"tokens": [{"platform": "apns", "token": f"{number:064x}"}]}, "notification": {"title": "x"}}
+
+
+def over_valkey(main: Callable[[list[Service], Store], Awaitable[None]], *, shards: int = 4) -> None:
+    """Run a test against two intakes, each with a connection of its own to one Valkey."""
+
+    async def whole(url: str) -> None:
+        config = StoreConfig(shards=shards)
+        async with open_store(url, config) as one, open_store(url, config) as two:
+            first, second = Service(one.pushes), Service(two.pushes)  # type: ignore[arg-type]  # pushes are all it asks
+            async with (
+                serve(first.app(CONFIG), CONFIG) as first.url,
+                serve(second.app(CONFIG), CONFIG) as second.url,
+            ):
+                await main([first, second], one)
+
+    with running_server() as server:
+        run_loop(whole(server.url))
+
+
+async def queued(store: Store) -> int:
+    return sum(store.pushes.pending for _ in [await store.gauges({"shop": ("apns",)})])
+
+
+def test_fifty_equal_posts_at_once_are_one_push_over_two_processes() -> None:
+    async def main(services: list[Service], store: Store) -> None:
+        posts = [call(services[number % 2], "POST", "/v1/push", ALERT, headers=KEY) for number in range(50)]
+        answers = await asyncio.gather(*posts)
+        assert {answer.status for answer in answers} == {202}
+        assert len({answer.body for answer in answers}) == 1
+        assert len({answer.headers["location"] for answer in answers}) == 1
+        assert sum(answer.headers.get("idempotent-replay") == "true" for answer in answers) == 49
+        assert await queued(store) == 1
+        again = await call(services[1], "POST", "/v1/push", OTHER, headers=KEY)
+        assert (again.status, again.json["type"]) == (409, "urn:pushsvc:problem:conflict")
+        assert await queued(store) == 1
+        assert (await call(services[1], "POST", "/v1/push", OTHER, headers={"Idempotency-Key": "8"})).status == 202
+        assert await queued(store) == 2
+
+    over_valkey(main)
+
+
+def test_different_bodies_at_once_under_one_key_send_one_of_them() -> None:
+    async def main(services: list[Service], store: Store) -> None:
+        posts = [call(services[n % 2], "POST", "/v1/push", alert(n), headers=KEY) for n in range(20)]
+        statuses = sorted(answer.status for answer in await asyncio.gather(*posts))
+        assert statuses == [202] + [409] * 19
+        assert await queued(store) == 1
+
+    over_valkey(main)
+
+
+def test_a_crash_between_accept_and_answer_leaves_a_push_that_the_repeat_finds() -> None:
+    async def main(services: list[Service], store: Store) -> None:
+        accept_once = store.pushes.accept_once
+
+        async def crash(*args: Any, **named: Any) -> bytes | None:
+            await accept_once(*args, **named)
+            raise ZeroDivisionError
+
+        store.pushes.accept_once = crash  # type: ignore[method-assign]  # the process dies right after Redis has it
+        assert (await call(services[0], "POST", "/v1/push", ALERT, headers=KEY)).status == 500
+        again = await call(services[1], "POST", "/v1/push", ALERT, headers=KEY)
+        assert (again.status, again.headers["idempotent-replay"]) == (202, "true")
+        assert (await call(services[1], "GET", again.headers["location"])).json["counts"]["queued"] == 1
+        assert await queued(store) == 1
+
+    over_valkey(main)
+
+
+def test_a_batch_under_a_key_is_one_call() -> None:
+    async def main(services: list[Service], store: Store) -> None:
+        body = [alert(1), {"to": 7}, alert(2)]
+        posts = [call(services[number % 2], "POST", "/v1/push/batch", body, headers=KEY) for number in range(10)]
+        answers = await asyncio.gather(*posts)
+        assert len({answer.body for answer in answers}) == 1
+        assert [each["status"] for each in answers[0].json["results"]] == [202, 422, 202]
+        assert sum(answer.headers.get("idempotent-replay") == "true" for answer in answers) == 9
+        assert await queued(store) == 2
+        assert (await call(services[0], "POST", "/v1/push/batch", body[:1], headers=KEY)).status == 409
+        assert (await call(services[0], "POST", "/v1/push", ALERT, headers=KEY)).status == 409
+
+    over_valkey(main)
+
+
+def test_a_thousand_pushes_in_one_call_are_in_their_lane() -> None:
+    async def main(services: list[Service], store: Store) -> None:
+        answer = await call(services[0], "POST", "/v1/push/batch", [alert(number) for number in range(1000)])
+        results = answer.json["results"]
+        assert [each["status"] for each in results] == [202] * 1000
+        assert len({each["id"] for each in results}) == 1000
+        order = {}
+        while taken := await store.queue.take(Route("shop", "apns"), "normal", targets=1000, wait_ms=0):
+            order.update({each.chunk.push_id: each.chunk.targets[0].token for each in taken})
+        assert [order[each["id"]] for each in results] == [f"{number:064x}" for number in range(1000)]
+
+    over_valkey(main)
+
+
+# --- without a server --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "caf\u00e9"])
+def test_a_key_that_is_none_is_refused(key: str) -> None:
+    async def main(service: Service) -> None:
+        answer = await call(service, "POST", "/v1/push", ALERT, headers={"Idempotency-Key": key})
+        assert (answer.status, answer.errors[0][0]) == (422, "Idempotency-Key")
+        assert service.store.pushes == {}
+
+    run(main)
+
+
+def test_a_refused_call_keeps_no_record() -> None:
+    async def main(service: Service) -> None:
+        assert (await call(service, "POST", "/v1/push", {"to": {}}, headers=KEY)).status == 422
+        mended = await call(service, "POST", "/v1/push", ALERT, headers=KEY)
+        assert (mended.status, "idempotent-replay" in mended.headers) == (202, False)
+
+    run(main)
+
+
+async def _lines(service: Service, body: bytes) -> Answer:
+    return await call(service, "POST", "/v1/push/batch", body, headers={"Content-Type": "application/x-ndjson"})
+
+
+def test_lines_and_faults_stand_in_their_places() -> None:
+    async def main(service: Service) -> None:
+        good = msgspec.json.encode(ALERT)
+        large = msgspec.json.encode({**ALERT, "data": {"x": "y" * 5000}})
+        answer = await _lines(service, good + b"\r\n\n{nonsense\n" + large + b'\n{"to":{"tokens":[]}}\n' + good)
+        assert answer.status == 200
+        results = answer.json["results"]
+        assert [each["status"] for each in results] == [202, 400, 413, 422, 202]
+        assert [each["id"] for each in results if "id" in each] == list(service.store.pushes)
+        assert {error["path"] for error in results[3]["error"]["errors"]} >= {"to.tokens"}
+        assert results[0] == {"status": 202, "id": results[0]["id"], "state": "sending", "deliveries": 1}
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [(b"[", 400), (b"[]", 422), (b"{}", 422), (b"", 400), (b"[" + b"1," * 1000 + b"1]", 422)]
+)
+def test_a_body_that_is_no_batch_is_refused_whole(body: bytes, status: int) -> None:
+    async def main(service: Service) -> None:
+        answer = await call(service, "POST", "/v1/push/batch", body)
+        assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
+        assert service.store.pushes == {}
+
+    run(main)
+
+
+def test_without_redis_a_batch_is_refused_whole() -> None:
+    async def main(service: Service) -> None:
+        service.store.away = True
+        answer = await call(service, "POST", "/v1/push/batch", [{**ALERT, "data": {"token": TOKEN}}])
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+
+    run(main)
