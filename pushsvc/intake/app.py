@@ -22,6 +22,8 @@ from .problems import ExpectationFailed, boundary, respond
 from .pushes import PushCalls
 from .routes import CALLS
 
+_OF_ONE = ("get_push", "cancel_push")
+
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 HANDLERS: web.AppKey[dict[str, Handler]] = web.AppKey("handlers", dict[str, Handler])
 """By the names of the route table; looked up at each request, so that they can change under open connections."""
@@ -77,10 +79,14 @@ def build_app(
     for call in CALLS:
         handlers[call.name] = next(getattr(owner, call.name) for owner in owners if hasattr(owner, call.name))
         handler = partial(_latest, handlers, call.name)
+        # `batch` is no push id: without this, aiohttp would allow at its path what it allows for a push.
+        path = (
+            call.path.replace("/v1/push/{id}", "/v1/push/{id:(?!batch$)[^/]+}") if call.name in _OF_ONE else call.path
+        )
         if call.method == "GET":
-            app.router.add_get(call.path, handler, allow_head=True, expect_handler=_expect)
+            app.router.add_get(path, handler, allow_head=True, expect_handler=_expect)
         else:
-            app.router.add_route(call.method, call.path, handler, expect_handler=_expect)
+            app.router.add_route(call.method, path, handler, expect_handler=_expect)
     return app
 
 
