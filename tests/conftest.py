@@ -19,14 +19,17 @@ settings.register_profile("ci", deadline=None, derandomize=True, database=None, 
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 
-@pytest.fixture(autouse=True)
-def _logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A command configures logging for its process; the next test begins as if none had.
-
-    A module's logger that is kept at its first use would go on by the configuration of then, so none is kept here.
-    """
+def pytest_configure() -> None:
+    """No module's logger is kept at its first use: it would go on by the configuration of then, in other tests."""
     configure = structlog.configure
-    monkeypatch.setattr(structlog, "configure", lambda **how: configure(**{**how, "cache_logger_on_first_use": False}))
+    pytest.MonkeyPatch().setattr(
+        structlog, "configure", lambda **how: configure(**{**how, "cache_logger_on_first_use": False})
+    )
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """A command configures logging for its process; the next test begins as if none had."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield

@@ -28,11 +28,11 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:receipts`            | stream | entry: until recorded  | `r` encoded Receipt; consumer group `feedback`        |
 | `ps:T:events`              | stream | entry: events TTL      | `e` encoded FeedbackEvent; capped                     |
 | `ps:T:sup:<platform>`      | zset   | member: suppression TTL| 16-byte digest of a dead token; score recorded at ms  |
-| `ps:T:lim:<platform>:      | hash   | 2 spans                | digest -> TAT of tokens pushed to in one span of time |
-| <family>:<kind>:<number>`  |        |                        | see limiter.lua                                       |
-| `ps:{owner}:bucket:<name>` | hash   | until full again       | TAT of a rate that an app or an account shares: see   |
+| `ps:T:lim:<platform>:<family>:<kind>:<number>` | hash | 2 spans, in seconds | digest -> TAT of those pushed to in one |
+|                            |        |                        | span of time; see limiter.lua                         |
+| `ps:{owner}:bucket:<name>` | hash   | till full, in seconds  | TAT of a rate that an app or an account shares: see   |
 |                            |        |                        | lease.lua                                             |
-| `ps:T:i:<digest>`         | string | 24 h                   | record of an idempotency key: what the first call     |
+| `ps:T:i:<digest>`          | string | 24 h                   | record of an idempotency key: what the first call     |
 |                            |        |                        | was and was answered; its pushes are in this shard    |
 | `ps:T:quarantine`          | stream | until an operator acts | what could not be decoded: `b` bytes, `from` key,     |
 |                            |        |                        | `id` entry, `why`                                     |

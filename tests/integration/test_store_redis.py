@@ -27,7 +27,8 @@ from pushsvc.model import (
     TokenDead,
     Unavailable,
 )
-from pushsvc.ports import ReplaySpec
+from pushsvc.ports import Bucket, ReplaySpec
+from pushsvc.rates import Rate
 from pushsvc.store import Store, StoreConfig, keys, open_store, receipts
 from pushsvc.store.dead import decode_dead
 
@@ -327,8 +328,8 @@ def _documented() -> list[tuple[re.Pattern[str], str, bool]]:
     found = []
     for name, kind, lifetime in rows:
         pattern = re.escape(name).replace("ps:T:", r"ps:\{[a-z]+\.\d\}:")
-        pattern = re.sub(r"<\w+>", "[^:]+", pattern)
-        runs_out = ("TTL", "days", "seconds")
+        pattern = re.sub(r"<\w+>", "[^:]+", pattern).replace(r"\{owner\}", r"\{[^}]+\}")
+        runs_out = ("TTL", "days", "seconds", "24 h")
         expires = (lifetime.strip().endswith(runs_out) and ":" not in lifetime) or "renewed" in lifetime
         found.append((re.compile(pattern + "$"), kind, expires))
     return found
@@ -358,6 +359,10 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await store.keys.add(ApiKey("backend", "shop", "a" * 64, ()))
         await store.dead.request(ReplaySpec("shop"))
         assert await store.dead.turn("sweep", "a", 60)
+        await store.limiter.admit(ROUTE, Rate(10, 60), ["token"])
+        await store.limiter.lease(Bucket("shop.0", "app", Rate(10, 60), burst=60.0), 1)
+        await store.pushes.accept_once([make_push("once", 1)], key=b"sixteen digest b", record=b"record")
+        await store.queue.beat({"shop/apns": "unreachable"})
 
         documented = _documented()
         seen = set()
