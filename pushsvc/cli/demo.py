@@ -7,6 +7,7 @@ provider simulator (TLS and HTTP/2 on loopback). At a terminal a live view shows
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import time
 from contextlib import ExitStack
@@ -30,6 +31,8 @@ Once = Annotated[bool, typer.Option("--once", help="Play the script once and end
 def demo(context: typer.Context, once: Once = False) -> None:
     """See it all: pushes that arrive, fail and retry, a dead token that leaves, a held route that recovers."""
     started = time.monotonic()
+    # Both ways of asking it to end leave nothing behind.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pushsvc-demo-")))
         view = stack.enter_context(open_view(Console()))
@@ -37,9 +40,11 @@ def demo(context: typer.Context, once: Once = False) -> None:
         playground = stack.enter_context(open_playground(folder, port=free_port()))
         context.obj.config = playground.config_file
         settings = context.obj.settings()
+        # What the parts would log at a terminal, the view tells.
+        environ = {**os.environ, "PUSHSVC__LOGGING__LEVEL": "critical"} if view.live else os.environ
 
         async def run() -> None:
-            async with open_service(settings, playground.config_file, os.environ) as service:
+            async with open_service(settings, playground.config_file, environ) as service:
                 view.say("ready", f"{service.url} after {time.monotonic() - started:.1f} s")
                 scene = Scene(service.url, playground, view)
                 async with scene:
@@ -50,7 +55,9 @@ def demo(context: typer.Context, once: Once = False) -> None:
         try:
             uvloop.run(run())
         except KeyboardInterrupt:
-            view.say("stop", "Ctrl-C: everything drains and ends")
+            view.say("stop", "as asked: everything has drained and ended")
+            if once:
+                raise typer.Exit(130) from None  # as a shell says it: the script was not played to its end
         except PushsvcError:
             view.close()
             raise

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from textwrap import wrap
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -21,6 +22,10 @@ STYLES = {
     "done": "bold green",
     "failed": "bold red",
 }
+STORY_MARGIN = 20
+"""Columns beside the text of a line: the time, its kind, and the gaps."""
+FIGURES_HEIGHT = 5
+"""Lines of the picture that are not story, and the cursor's own."""
 SHOWN = ("total", "queued", "retrying", "sent", "failed", "invalid", "expired", "suppressed", "cancelled")
 
 
@@ -37,6 +42,11 @@ class View:
         if console.is_terminal:
             self._live = Live(self._render(), console=console, refresh_per_second=12, transient=False)
             self._live.start()
+
+    @property
+    def live(self) -> bool:
+        """Whether it draws a picture, which other output would tear."""
+        return self._live is not None
 
     def say(self, kind: str, text: str) -> None:
         """One line of the story."""
@@ -61,15 +71,27 @@ class View:
             self._live = None
 
     def _render(self) -> Group:
-        figures = Table(box=None, padding=(0, 2), title="deliveries", title_justify="left")
+        figures = Table(box=None, padding=(0, 1), pad_edge=False)
         for name in SHOWN:
-            figures.add_column(name, justify="right", style=STYLES.get(name, ""))
+            figures.add_column(name, justify="right", no_wrap=True, style=STYLES.get(name, ""))
         figures.add_row(*(f"{self._counts[name]:,}" for name in SHOWN))
         route = Text(f"route held: {self._held}", style="red") if self._held else Text("routes: open", style="green")
         story = Table(box=None, padding=(0, 1), show_header=False)
-        for at, kind, text in self._story:
+        for at, kind, text in self._newest():
             story.add_row(f"{at:6.2f}s", Text(kind, style=STYLES.get(kind, "cyan")), text)
         return Group(figures, route, Text(), story)
+
+    def _newest(self) -> list[tuple[float, str, str]]:
+        """As much of the story, from its end, as the terminal has lines for: a higher picture could not be redrawn."""
+        width = max(20, self._console.width - STORY_MARGIN)
+        room = self._console.height - FIGURES_HEIGHT
+        kept: list[tuple[float, str, str]] = []
+        for line in reversed(self._story):
+            room -= len(wrap(line[2], width))
+            if room < 0:
+                break
+            kept.append(line)
+        return kept[::-1]
 
 
 @contextmanager

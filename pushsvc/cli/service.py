@@ -14,6 +14,7 @@ from msgspec import Struct
 from .. import runtime, telemetry
 from ..errors import ConfigError
 from ..settings import ServerSettings, Settings
+from .state import local_url
 from .supervisor import Child, Supervisor
 
 
@@ -56,8 +57,7 @@ async def open_service(settings: Settings, config: Path | None, environ: Mapping
                 on_exit=lambda pid: telemetry.mark_process_dead(pid, metrics),
             )
         )
-        host = settings.server.host if settings.server.host not in ("0.0.0.0", "::", "") else "127.0.0.1"  # noqa: S104  # compared, not bound
-        url = f"http://{host}:{settings.server.port}"
+        url = local_url(settings.server.host, settings.server.port)
         await _until_ready(url)
         yield Service(url, store_url)
 

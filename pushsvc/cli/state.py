@@ -32,6 +32,11 @@ class State:
         from ..settings import load_server
 
         server = load_server(self.config, os.environ)
-        # What is bound to every address answers on loopback too.
-        host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104  # compared, not bound
-        return f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+        return local_url(server.host, server.port)
+
+
+def local_url(host: str, port: int) -> str:
+    """Where a server that is bound to this address is reached from this machine."""
+    # What is bound to every address answers on loopback too.
+    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not bound
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -40,13 +41,22 @@ async def _run(settings: Settings, config: Path | None, playground: Playground |
     stop = until_signalled()
     console = Console(stderr=True)
     async with open_service(settings, config, os.environ) as service:
-        say = console.print if console.is_terminal else console.out
+        say = speaker(console)
         say(f"pushsvc listens on {service.url}  (API page: {service.url}/docs, metrics: {service.url}/metrics)")
         if playground is not None:
             say(f"Simulator: APNs {playground.simulator.apns_url}, FCM {playground.simulator.fcm_url}")
             say(f"API key of the app `demo`: {playground.api_key}\n\nTry:\n{example(service.url, playground.api_key)}")
         await stop.wait()
         say("stopping: what was accepted is sent or stays in the store")
+
+
+def speaker(console: Console) -> Callable[[str], None]:
+    """Prints a text as it is. Its lines are never broken: a command that is copied from the screen must stay whole."""
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=console.is_terminal, soft_wrap=True)
+
+    return say
 
 
 def example(url: str, api_key: str) -> str:

@@ -147,7 +147,9 @@ def _place_socket(folder: Path) -> Path:
         return plain
     if plain.is_symlink():
         return Path(os.readlink(plain))
-    short = Path(tempfile.gettempdir()) / f"pushsvc-{os.getuid()}"
+    # The temporary folder may be the very thing that is long.
+    base = tempfile.gettempdir() if len(os.fsencode(tempfile.gettempdir())) < _LONGEST - 50 else "/tmp"  # noqa: S108  # a folder of our own in it, 0700
+    short = Path(base) / f"pushsvc-{os.getuid()}"
     short.mkdir(mode=0o700, exist_ok=True)
     if short.is_symlink() or short.stat().st_uid != os.getuid():
         raise ConfigError("store.data_dir", f"{short} is not ours", "name a folder with a shorter path")

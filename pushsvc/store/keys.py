@@ -28,7 +28,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:receipts`            | stream | entry: until recorded  | `r` encoded Receipt; consumer group `feedback`        |
 | `ps:T:events`              | stream | entry: events TTL      | `e` encoded FeedbackEvent; capped                     |
 | `ps:T:sup:<platform>`      | zset   | member: suppression TTL| 16-byte digest of a dead token; score recorded at ms  |
-| `ps:T:lim:<platform>:<family>:<kind>:<number>` | hash | 2 spans, in seconds | digest -> TAT of those pushed to in one |
+| `ps:T:lim:<platform>:<family>:<kind>:<number>` | hash | 2 spans, in seconds | digest -> TAT of those pushed to in a |
 |                            |        |                        | span of time; see limiter.lua                         |
 | `ps:{owner}:bucket:<name>` | hash   | till full, in seconds  | TAT of a rate that an app or an account shares: see   |
 |                            |        |                        | lease.lua                                             |

@@ -195,6 +195,8 @@ def test_without_an_app_there_is_nothing_to_run(part: str, capsys: pytest.Captur
         (["feedback"], {"PUSHSVC__REDIS__URL": "http://example.com"}, r"redis.*url"),
         (["serve"], {"PUSHSVC__SERVER__PORT": "TAKEN"}, r"server\.port: 127\.0\.0\.1:TAKEN is in use"),
         (["feedback"], {"PUSHSVC__METRICS__PORT": "TAKEN-1"}, r"metrics\.port: .*127\.0\.0\.1:TAKEN"),
+        (["up"], {"PUSHSVC__SERVER__PORT": "TAKEN"}, r"server\.port: 127\.0\.0\.1:TAKEN is in use"),
+        (["up"], {"PUSHSVC__SERVER__PORT": "0"}, r"server\.port: 0 .*name a port"),
         (["serve"], {"PUSHSVC__SERVER__HOST": "no.such.host.invalid"}, r"server\.port: .*no\.such\.host\.invalid"),
     ],
     ids=[
@@ -206,6 +208,8 @@ def test_without_an_app_there_is_nothing_to_run(part: str, capsys: pytest.Captur
         "no Redis at all",
         "port taken",
         "metrics port taken",
+        "port taken for all",
+        "no port for all",
         "no such host",
     ],
 )

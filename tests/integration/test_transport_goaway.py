@@ -106,6 +106,31 @@ def test_streams_below_the_last_one_are_lost_with_the_connection_but_those_above
     run(main)
 
 
+def test_what_comes_back_goes_first_and_whole(tmp_path: Path) -> None:
+    """Of the third body only a part was sent: it goes again from its first byte, and before what came later."""
+
+    async def main() -> None:
+        async with serve(tmp_path, max_concurrent_streams=3) as server:
+            server.credit = lambda peer, stream, size: None
+            server.requested = lambda peer, stream: peer.answer(stream) if peer is not server.peers[0] else None
+            async with client(server) as mine:
+                await mine.up()
+                bodies = {name: name.encode() * 30_000 for name in "abcdef"}
+                for name, body in bodies.items():
+                    mine.submit(name, body=body)
+                (first,) = server.peers
+                await until(lambda: sum(map(len, first.bodies.values())) == 65_535)
+                server.credit = lambda peer, stream, size: peer.h2.acknowledge_received_data(size, stream)
+                first.go_away(0)
+                assert statuses(await mine.answered(*bodies)) == {200: 6}
+                second = server.peers[1]
+                arrived = [(second.requests[stream][":path"], bytes(body)) for stream, body in second.bodies.items()]
+                assert arrived == [(f"/{name}", body) for name, body in bodies.items()]
+            assert not server.faults
+
+    run(main)
+
+
 def test_a_lost_connection_leaves_what_was_not_written_to_the_next(tmp_path: Path) -> None:
     async def main() -> None:
         async with serve(tmp_path, max_concurrent_streams=3) as server:
@@ -203,6 +228,23 @@ def test_renew_drains_the_old_and_uses_the_new(tmp_path: Path) -> None:
                 mine.pool.renew(server.certificates.client())
                 assert statuses(await mine.send("d")) == {200: 1}
             assert not server.faults
+
+    run(main)
+
+
+def test_a_connection_that_was_being_made_while_the_pool_was_renewed_is_not_used(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serve(tmp_path) as server:
+            server.connected = lambda peer: None if len(server.peers) == 1 else peer.greet()
+            async with client(server) as mine:
+                await until(lambda: server.peers)
+                mine.pool.renew()
+                server.peers[0].greet()
+                assert statuses(await mine.send("a")) == {200: 1}
+                first, second = server.peers
+                assert not first.requests
+                assert second.requests
+                await until(lambda: first in server.gone)
 
     run(main)
 

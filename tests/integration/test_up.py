@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
+import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from pushsvc import cli
+from pushsvc.cli.state import local_url
+from pushsvc.cli.up import example, speaker
 from pushsvc.simulator import apns_token
 
 from .harness import apns, fcm
@@ -41,139 +49,199 @@ def start(processes: Processes, site: Site) -> Command:
 # --- play: `up --simulator` -------------------------------------------------------------------------
 
 
-def test_one_command_serves_and_the_shell_talks_to_it(processes: Processes) -> None:
-    port = str(free_ports())
-    up = processes.start("up", "--simulator", PUSHSVC__SERVER__PORT=port)
-    key = up.until(r"API key of the app `demo`: (\S+)")[1]
-    api = Api(up.until(LISTENS)[1], key)
-    assert api.url == f"http://127.0.0.1:{port}"
-    assert api.call("GET", "/readyz")[0] == 200
-    assert api.call("GET", "/healthz")[0] == 200
+@dataclass
+class Played:
+    """A running `up --simulator`."""
 
+    processes: Processes
+    command: Command
+    api: Api
+
+    @property
+    def folder(self) -> Path:
+        return self.processes.folder / "var" / "playground"
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+    with own_processes(tmp_path_factory.mktemp("played")) as own:
+        port = free_ports()
+        up = own.start("up", "--simulator", PUSHSVC__SERVER__PORT=str(port))
+        key = up.until(r"API key of the app `demo`: (\S+)")[1]
+        url = up.until(LISTENS)[1]
+        assert url == f"http://127.0.0.1:{port}"
+        yield Played(own, up, Api(url, key))
+        assert up.end() == 0
+        assert "stopping" in up.told()
+
+
+@pytest.fixture
+def shell(
+    played: Played, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Calls the command line in this process, with the environment that a user of the playground would set."""
+    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PUSHSVC_CONFIG", str(played.folder / "pushsvc.toml"))
+    monkeypatch.setenv("PUSHSVC_KEY", played.api.key)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main(arguments)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_one_command_serves(played: Played) -> None:
+    api = played.api
+    assert api.call("GET", "/healthz")[0] == 200
+    assert api.call("GET", "/readyz")[0] == 200
     push = api.push(apns("ok", 1) + fcm("ok", 1) + apns("Unregistered", 2))
     assert api.until_done(push) == {"total": 3, "sent": 2, "invalid": 1}
+    # One scrape shows every part.
+    text = until(
+        lambda: "the dispatcher's figures",
+        lambda: (t := api.call("GET", "/metrics")[1]) and "_deliveries_total{" in t and t,
+    )
+    assert "pushsvc_accepted_total{" in text
+    assert Api(api.url, "wrong").call("GET", f"/v1/push/{push}")[0] == 401
 
-    folder = processes.folder / "var" / "playground"
-    shell = {
-        "PUSHSVC_CONFIG": str(folder / "pushsvc.toml"),
-        "PUSHSVC_KEY": key,
-        "PUSHSVC__SERVER__PORT": port,
-    }
-    code, out, err = processes.run("send", "--apns", apns_token("ok", "3"), "--title", "x", "--follow", **shell)
+
+def test_the_shell_talks_to_it(played: Played, shell: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = played.processes.run(
+        "send", "--apns", apns_token("ok", "3"), "--title", "x", "--follow",
+        PUSHSVC_URL=played.api.url, PUSHSVC_KEY=played.api.key,
+    )  # fmt: skip
     assert (code, err) == (0, "")
     sent, *_, last = out.splitlines()
     assert last == "done: 1 of 1: 1 sent"
-    code, out, _ = processes.run("status", sent, "--json", **shell)
+    code, out, _ = shell("status", sent, "--json")
     assert (code, json.loads(out)["counts"]["sent"]) == (0, 1)
-    code, out, _ = processes.run("status", push, **shell)
-    assert (code, out.splitlines()[:2]) == (0, [f"{push}  done", "3 of 3: 2 sent, 1 invalid"])
+    code, out, _ = shell("status", sent)
+    assert (code, out.splitlines()[:2]) == (0, [f"{sent}  done", "1 of 1: 1 sent"])
 
     # One that the provider refuses again and again waits for its retry: there is something left to cancel.
-    code, out, _ = processes.run("send", "--apns", apns_token("InternalServerError", "4"), "--title", "x", **shell)
-    waiting = out.strip()
-    code, out, _ = processes.run("cancel", waiting, "--json", **shell)
+    code, out, _ = shell("send", "--apns", apns_token("InternalServerError", "4"), "--title", "x", "--json")
+    waiting = json.loads(out)["id"]
+    code, out, _ = shell("cancel", waiting, "--json")
     assert (code, json.loads(out)["state"]) == (0, "cancelled")
-    code, _, err = processes.run("cancel", push, **shell)
+    code, out, _ = shell("cancel", waiting)
+    assert (code, out.splitlines()[0]) == (0, f"{waiting}  cancelled")
+    code, _, err = shell("cancel", sent)
     assert code == 1
     assert err.startswith("pushsvc: ")
     assert err.endswith("(409)\n")
 
-    code, made, _ = processes.run("keys", "new", "--app", "demo", "--name", "laptop", **shell)
+    code, made, _ = shell("keys", "new", "--app", "demo", "--name", "laptop")
     assert code == 0
-    assert Api(api.url, made.strip()).call("GET", f"/v1/push/{push}")[0] == 200
-    code, out, _ = processes.run("keys", "list", "--json", **shell)
+    assert Api(played.api.url, made.strip()).call("GET", f"/v1/push/{sent}")[0] == 200
+    code, out, _ = shell("keys", "list", "--json")
     assert (code, [row["name"] for row in json.loads(out)]) == (0, ["demo", "laptop"])
-    code, out, _ = processes.run("check", "--json", **shell)
+    code, out, _ = shell("keys", "revoke", "--app", "demo", "--name", "laptop")
+    assert code == 0
+    assert [line.split("\t")[1] for line in shell("keys", "list")[1].splitlines()] == ["name", "demo"]
+    code, out, _ = shell("check", "--json")
     assert (code, json.loads(out)["ok"]) == (0, True)
-    assert key not in out
+    code, out, _ = shell("check")
+    assert code == 0
+    assert f"embedded under {played.folder / 'store'}" in out
+    assert played.api.key not in out
+    assert played.api.until_done(waiting) == {"total": 1, "cancelled": 1}
 
-    assert api.until_done(waiting) == {"total": 1, "cancelled": 1}
-    assert up.end() == 0
-    assert key not in "".join(file.read_text() for file in processes.folder.glob("*.err") if file != up.err)
 
-
-def test_a_second_one_is_refused_and_leaves_the_first_alone(processes: Processes) -> None:
-    first = processes.start("up", "--simulator", PUSHSVC__SERVER__PORT=str(free_ports()))
-    key = first.until(r"API key of the app `demo`: (\S+)")[1]
-    api = Api(first.until(LISTENS)[1], key)
-    folder = processes.folder / "var" / "playground"
-    files = [folder / "pushsvc.toml", folder / "simulator" / "service-account.json"]
+def test_a_second_one_is_refused_and_leaves_the_first_alone(
+    played: Played, shell: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [played.folder / "pushsvc.toml", played.folder / "simulator" / "service-account.json"]
     before = [file.read_bytes() for file in files]
 
-    code, _, err = processes.run("up", "--simulator", PUSHSVC__SERVER__PORT=str(free_ports()))
+    code, _, err = played.processes.run("up", "--simulator", PUSHSVC__SERVER__PORT=str(free_ports()))
     assert code == 1
     (line,) = err.splitlines()
     assert line.startswith("pushsvc: ")
-    assert str(folder) in line
-    assert f"process {first.pid}" in line
+    assert str(played.folder) in line
+    assert f"process {played.command.pid}" in line
     assert "store.data_dir" in line
     assert [file.read_bytes() for file in files] == before
 
-    # The same without the simulator, at the store itself.
-    code, _, err = processes.run(
-        "up", PUSHSVC_CONFIG=str(folder / "pushsvc.toml"), PUSHSVC__SERVER__PORT=str(free_ports())
-    )
+    # The same without the simulator: at the store itself, and at the port, whose answers would pass for its own.
+    monkeypatch.setenv("PUSHSVC__SERVER__PORT", str(free_ports()))
+    code, _, err = shell("up")
     assert code == 1
     (line,) = err.splitlines()
-    assert str(folder / "store") in line
-    assert f"process {first.pid}" in line
+    assert str(played.folder / "store") in line
+    assert f"process {played.command.pid}" in line
 
-    assert api.until_done(api.push(apns("ok", 1) + fcm("ok", 1))) == {"total": 2, "sent": 2}
-    assert first.end() == 0
-
-
-def test_a_port_that_another_program_has_is_named(processes: Processes, site: Site) -> None:
-    """It must not take the other program's answer for its own readiness."""
-    up = start(processes, site)
-    other = processes.folder / "other"
-    code, _, err = processes.run("up", **site.environ, PUSHSVC__STORE__DATA_DIR=str(other))
+    monkeypatch.delenv("PUSHSVC__SERVER__PORT")
+    monkeypatch.setenv("PUSHSVC__STORE__DATA_DIR", str(played.processes.folder / "other"))
+    code, _, err = shell("up")
     assert code == 1
     (line,) = err.splitlines()
-    assert line.startswith(f"pushsvc: server.port: {site.api.url.removeprefix('http://')} is in use")
-    assert up.end() == 0
+    assert line.startswith(f"pushsvc: server.port: {played.api.url.removeprefix('http://')} is in use")
+    assert not (played.processes.folder / "other").exists()
+
+    api = played.api
+    assert api.until_done(api.push(apns("ok", 5) + fcm("ok", 5))) == {"total": 2, "sent": 2}
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8080"),
+        ("0.0.0.0", "http://127.0.0.1:8080"),
+        ("", "http://127.0.0.1:8080"),
+        ("::", "http://[::1]:8080"),
+        ("::1", "http://[::1]:8080"),
+        ("push.example.com", "http://push.example.com:8080"),
+    ],
+)
+def test_where_it_is_reached_from_this_machine(host: str, url: str) -> None:
+    assert local_url(host, 8080) == url
+
+
+def test_the_example_can_be_copied_from_a_narrow_terminal() -> None:
+    file = io.StringIO()
+    text = example("http://127.0.0.1:8080", "pk_a-key-that-is-as-long-as-a-real-one")
+    speaker(Console(file=file, width=40, force_terminal=True))(text)
+    assert re.sub(r"\x1b\[[\d;]*m", "", file.getvalue()) == text + "\n"
+    (body,) = [word for word in shlex.split(text) if word.startswith("{")]
+    assert json.loads(body)["to"]["tokens"][0]["platform"] == "apns"
 
 
 # --- stops and crashes ------------------------------------------------------------------------------
 
 
-def test_sigterm_ends_it_in_order_and_nothing_is_lost(processes: Processes, site: Site) -> None:
+def test_stopped_or_killed_it_loses_nothing_and_the_next_start_goes_on(processes: Processes, site: Site) -> None:
     up = start(processes, site)
+    ended = site.api.push(apns("ok", *range(300)) + fcm("ok", *range(300)) + apns("Unregistered", "dead"))
+    assert site.api.until_done(ended) == {"total": 601, "sent": 600, "invalid": 1}
     site.simulator.control("latency", seconds=0.2)
-    pushes = [site.api.push(apns("ok", *range(n, n + 2000)), lane="bulk", data={"a": "b"}) for n in (0, 2000, 4000)]
+    pushes = [site.api.push(apns("ok", *range(n, n + 2000)), lane="bulk", data={"a": "b"}) for n in (1000, 3000, 5000)]
     assert up.end() == 0
-    assert "stopping" in up.told()
-    processes.until_gone("it has stopped")
-
+    processes.until_gone("it has been stopped")
     site.simulator.control("latency", seconds=0.0)
+
     up = start(processes, site)
     for push in pushes:
         assert site.api.until_done(push) == {"total": 2000, "sent": 2000}
-    record = site.simulator.record()["apns"]
-    assert (record["accepted"], record["duplicates"]) == (6000, 0)
-    assert up.end() == 0
-
-
-def test_kill_9_of_the_whole_and_the_next_start_goes_on(processes: Processes, site: Site) -> None:
-    up = start(processes, site)
-    done = site.api.push(apns("ok", *range(300)) + fcm("ok", *range(300)) + apns("Unregistered", "dead"))
-    ended = {"total": 601, "sent": 600, "invalid": 1}
-    assert site.api.until_done(done) == ended
     # These wait for their retry, in the store.
     waiting = site.api.push(apns("ServiceUnavailable.6", *range(50)))
     until(lambda: "some wait", lambda: site.api.counts(waiting).get("retrying"))
-
     os.kill(up.pid, signal.SIGKILL)
     assert up.wait() == -signal.SIGKILL
     # The parts see that their supervisor is gone. The store's server alone stays, for whoever comes next.
     until(
         lambda: f"the parts end by themselves: {processes.living()}",
-        lambda: not processes.find("pushsvc") and len(processes.living()) == 1,
+        lambda: not processes.find("pushsvc ") and len(processes.living()) == 1,
     )
 
     up = start(processes, site)
-    assert site.api.counts(done) == ended
+    assert site.api.counts(ended) == {"total": 601, "sent": 600, "invalid": 1}
     assert site.api.until_done(waiting) == {"total": 50, "sent": 50}
-    assert site.simulator.record()["duplicates"] == 0
+    record = site.simulator.record()
+    assert (record["accepted"], record["duplicates"]) == (600 + 6000 + 50, 0)
     assert up.end() == 0
 
 

@@ -138,7 +138,7 @@ class Judge:
 
 actions = st.lists(
     st.one_of(
-        st.tuples(st.just("submit"), st.sampled_from([0, 1, 50, 300, 3000, 20_000])),
+        st.tuples(st.just("submit"), st.sampled_from([0, 1, 50, 300, 3000, 20_000, 70_000])),
         st.tuples(st.just("grant"), st.integers(1, 30_000)),
         st.tuples(st.just("grant stream"), st.integers(1, 5000)),
         st.tuples(st.just("initial window"), st.sampled_from([0, 1, 200, 5000, 65_535])),
@@ -172,6 +172,8 @@ def test_no_window_is_overstepped_and_no_byte_lost(
                         mine.connection.data_received(piece)
                 mine.connection._resting = False  # its timer does not run here
                 mine.connection.send(mine.waiting, len(mine.waiting))
+                streams = mine.connection.streams
+                assert streams.outflow.unfinished.keys() <= streams.open.keys()
 
         exchange()
         for action, value in actions:
@@ -260,6 +262,33 @@ def test_a_window_that_shrinks_below_zero() -> None:
         judge.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 65_535})
         assert exchange() == 30_000
         assert 5 in judge.complete
+
+
+def test_goaway_takes_an_unfinished_body_away_and_leaves_another() -> None:
+    with bench() as mine:
+        judge = Judge(100, 65_535)
+        mine.connection.data_received(judge.h2.data_to_send())
+        for size in (65_000, 30_000):
+            mine.submit(bytes(size))
+        judge.hear(mine.wire.taken())
+        assert [len(body) for body in judge.bodies.values()] == [65_000, 535]
+        mine.connection.data_received(frame(7, 0, 0, (1).to_bytes(4, "big") + bytes(4)))
+        assert mine.given_back == {1: 1}
+        judge.h2.increment_flow_control_window(100_000)
+        mine.connection.data_received(judge.h2.data_to_send())
+        judge.hear(mine.wire.taken())
+        assert len(judge.bodies[3]) == 535, "the body went on, though its request is on its way elsewhere"
+
+    with bench() as mine:
+        judge = Judge(100, 1000)
+        mine.connection.data_received(judge.h2.data_to_send())
+        mine.submit(bytes(3000))
+        mine.connection.data_received(frame(7, 0, 0, (1).to_bytes(4, "big") + bytes(4)))
+        judge.hear(mine.wire.taken())
+        judge.h2.increment_flow_control_window(2000, 1)
+        mine.connection.data_received(judge.h2.data_to_send())
+        judge.hear(mine.wire.taken())
+        assert judge.complete == [1], "a draining connection still sends what it has begun"
 
 
 # --- against anything ---------------------------------------------------------------------------
@@ -378,6 +407,10 @@ def test_credit_is_returned_at_half_the_window_padding_and_unwanted_data_include
         mine.wire.taken()
         mine.connection.data_received(frame(0, 8, 1, b"\xff" + bytes(255) + bytes(744)))  # its stream is reset by now
         assert mine.wire.taken() == frames.window_update(0, 50_000)
+        mine.connection.data_received(frame(0, 0, 1, bytes(10_000)) * 4)
+        assert mine.wire.taken() == b""
+        mine.connection.data_received(frame(0, 0, 1, bytes(10_000)))
+        assert mine.wire.taken() == frames.window_update(0, 50_000)
 
 
 def test_a_refusing_connection_rests_longer_and_longer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,6 +433,19 @@ def test_a_refusing_connection_rests_longer_and_longer(monkeypatch: pytest.Monke
         mine.connection.data_received(frames.rst_stream(19, frames.REFUSED_STREAM))
         assert rests[-1] == 0.025
         assert mine.given_back == dict.fromkeys([*range(8), 9], 1)
+
+
+def test_there_is_no_room_while_a_connection_rests() -> None:
+    with bench() as mine:
+        mine.connection.data_received(GREETING)
+        mine.submit(b"{}")
+        mine.submit(b"{}")
+        mine.connection.data_received(frames.rst_stream(1, frames.REFUSED_STREAM))
+        assert mine.connection.room == 0
+        mine.submit(b"{}")
+        assert len(mine.waiting) == 1
+        mine.connection._rested()
+        assert mine.connection.room == 99
 
 
 def test_values_hold_no_secret_in_their_repr() -> None:
