@@ -70,8 +70,8 @@ class MemoryPushes:
     async def accept_once(self, pushes: Sequence[Push], *, key: bytes, record: bytes) -> bytes | None:
         app = pushes[0].app
         kept = self._state.once.get((app, key))
-        if kept is not None and (app, pushes[0].id) not in self._state.pushes:
-            return kept
+        if kept is not None:
+            return None if (app, pushes[0].id) in self._state.pushes else kept
         self._state.once[app, key] = record
         for push in pushes:
             await self.accept(push)

@@ -49,7 +49,7 @@ def until(what: Callable[[], str], look: Callable[[], T | None], patience: float
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"still not so after {patience:.0f} s: {what()}")
-        time.sleep(0.02)
+        time.sleep(0.1)  # a look at every process of the machine is not for nothing
 
 
 @dataclass

@@ -235,11 +235,12 @@ def test_renew_drains_the_old_and_uses_the_new(tmp_path: Path) -> None:
 def test_a_connection_that_was_being_made_while_the_pool_was_renewed_is_not_used(tmp_path: Path) -> None:
     async def main() -> None:
         async with serve(tmp_path) as server:
-            server.connected = lambda peer: None if len(server.peers) == 1 else peer.greet()
+            server.connected = lambda peer: peer.transport.pause_reading() if len(server.peers) == 1 else peer.greet()
             async with client(server) as mine:
                 await until(lambda: server.peers)
                 mine.pool.renew()
                 server.peers[0].greet()
+                server.peers[0].transport.resume_reading()
                 assert statuses(await mine.send("a")) == {200: 1}
                 first, second = server.peers
                 assert not first.requests

@@ -291,6 +291,23 @@ def test_goaway_takes_an_unfinished_body_away_and_leaves_another() -> None:
         assert judge.complete == [1], "a draining connection still sends what it has begun"
 
 
+@pytest.mark.parametrize("end", ["reset", "timeout"])
+def test_an_unfinished_body_ends_with_its_stream(end: str) -> None:
+    with bench() as mine:
+        mine.connection.data_received(GREETING)
+        for _ in range(3):
+            mine.submit(bytes(30_000))
+        if end == "reset":
+            mine.connection.data_received(frames.rst_stream(5, frames.CANCEL))
+        else:
+            mine.now += 20
+            mine.connection.expire(mine.now)
+        assert len(mine.answers[2]) == 1
+        mine.wire.taken()
+        mine.connection.data_received(frames.window_update(0, 100_000))
+        assert mine.wire.taken() == b""
+
+
 # --- against anything ---------------------------------------------------------------------------
 
 wild = st.lists(
