@@ -1,7 +1,26 @@
 """The pool of HTTP/2 connections to one provider: what every push travels over.
 
+We frame HTTP/2 ourselves, as a client and no more than that, for two reasons. It is several times cheaper than any
+library: `tests/bench/transport.py` (one pinned core for the client, 400 bytes of headers and 200 of body, 1000 streams
+on one connection, a shared 2-core machine) measured, in CPU microseconds a request and requests a second:
+
+====================  =================  ======================  =================
+client                200, no body       410 with a body         nghttpd
+====================  =================  ======================  =================
+this pool             4.2 us, 133,000/s  5.7 us, 153,000/s       4.4 us, 97,000/s
+pyreqwest (hyper)     36 us, 24,000/s    35 us, 24,000/s         33 us, 24,000/s
+httpx (h2)            840 us, 1,200/s    900 us, 1,100/s         930 us, 1,000/s
+====================  =================  ======================  =================
+
+(Our rates are bounded by the server, which has the other core.) And only whoever holds the streams can say which of
+them a GOAWAY left unprocessed: those go again, exactly once, and no other does.
+
 The API is a callback a request and an integer of room, because a task or a future a request would cost more than the
-request itself.
+request itself. The parts::
+
+    Pool (who waits, who is up, deadlines) -- dial (DNS, TCP, TLS, ALPN)
+      +- Connection (http2: lifecycle, SETTINGS, GOAWAY, PING)
+           +- Streams (requests out, answers in) -- Outflow (send windows) -- hpack_fields, frames (bytes)
 """
 
 from __future__ import annotations

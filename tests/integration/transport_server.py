@@ -29,7 +29,7 @@ from hyperframe.frame import Frame, GoAwayFrame
 
 from pushsvc.providers.transport import HTTPS, POST, Answer, Pool, Response, authority, field, path
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a test that waits in vain ends with an error."""
 
 
