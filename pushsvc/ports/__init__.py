@@ -10,8 +10,8 @@ from typing import Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
-from .errors import Fault, PushsvcError
-from .model import (
+from ..errors import Fault, PushsvcError
+from ..model import (
     ApiKey,
     Chunk,
     Content,
@@ -29,7 +29,7 @@ from .model import (
     Route,
     Settlement,
 )
-from .rates import Rate
+from ..rates import Rate
 
 # --- providers ----------------------------------------------------------------------------------
 

@@ -1,0 +1,120 @@
+"""The registry: which devices there are, whose, and what they are subscribed to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from ..devices import ByDevices, ByTopic, ByUsers, Device, ToAll
+from ..model import Platform
+
+
+class Members(Struct, frozen=True):
+    """A page of an audience, pruned devices left out."""
+
+    devices: list[Device]
+    cursor: str | None
+    """Give it as `after` to go on; None: the audience has been gone through. A page may be empty and not the last."""
+
+
+class Prune(Struct, frozen=True):
+    """A device that is to become a tombstone, if it is still what it was judged to be."""
+
+    device_id: str
+    token: str
+    """Nothing happens when the device has another token by now."""
+    reason: str
+    at: int
+    """The instant of the judgement, Unix ms. Nothing happens when the token was registered anew after it."""
+
+    def __repr__(self) -> str:
+        return f"Prune({self.device_id!r}, {self.reason}, at={self.at})"
+
+
+class PrunedFilter(Struct, frozen=True, omit_defaults=True):
+    """Which tombstones are meant; what is left empty does not narrow. Instants in Unix ms, `until` exclusive."""
+
+    platform: Platform = ""
+    reason: str = ""
+    since: int | None = None
+    until: int | None = None
+
+
+class Registry(Protocol):
+    """Devices by id, token, user and topic; every change is one atomic step that leaves all indexes in agreement.
+
+    A token belongs to one device of the app: registered for another, it leaves the one that had it, which is then
+    gone. Times are Unix milliseconds.
+    """
+
+    async def put(self, app: str, device: Device) -> tuple[Device, bool]:
+        """Register or refresh; the document after it, and whether the device is new.
+
+        `registered_at` and `last_seen_at` of `device` are the present instant, also where the token is the same as
+        before: the app has just got it from the provider. Topics are kept; strikes and tombstone go.
+        """
+        ...
+
+    async def put_many(self, app: str, devices: Sequence[Device]) -> list[bool]:
+        """`put` for an import, at most some hundred at once: whether each is new. Here `registered_at`, `last_seen_at`
+        and `topics` are taken as they stand in each device."""
+        ...
+
+    async def get(self, app: str, device_id: str) -> Device | None: ...
+
+    async def by_token(self, app: str, platform: Platform, token: str) -> Device | None: ...
+
+    async def remove(self, app: str, device_id: str) -> bool:
+        """False: there was none."""
+        ...
+
+    async def of_user(self, app: str, user: str) -> list[Device]: ...
+
+    async def remove_user(self, app: str, user: str) -> list[Device]:
+        """Remove the user's devices from everything that the registry keeps; what they were."""
+        ...
+
+    async def subscribe(self, app: str, topic: str, device_id: str) -> bool:
+        """False: there is no such device. A topic begins with its first subscriber."""
+        ...
+
+    async def unsubscribe(self, app: str, topic: str, device_id: str) -> bool: ...
+
+    async def topic_size(self, app: str, topic: str) -> int | None:
+        """Devices that are subscribed and active. None: no such topic."""
+        ...
+
+    async def count(self, app: str) -> int:
+        """Devices of the app that are active."""
+        ...
+
+    async def members(
+        self, app: str, audience: ByDevices | ByUsers | ByTopic | ToAll, *, after: str, limit: int
+    ) -> Members:
+        """A page of an audience, about `limit` devices, each device once over all pages. `after` is empty at first.
+
+        Devices that are registered while somebody pages may be met or not; none that was there before the first page
+        and stayed is missed.
+        """
+        ...
+
+    # --- tombstones -----------------------------------------------------------------------------
+
+    async def prune(self, app: str, prunes: Sequence[Prune]) -> list[bool]:
+        """Make tombstones; for each whether it took effect."""
+        ...
+
+    async def strike(self, app: str, device_id: str, token: str, at: int) -> int:
+        """Count a suspect answer; the strikes that the device has now. 0: it has another token by now, or is gone."""
+        ...
+
+    async def restore(self, app: str, which: PrunedFilter, *, limit: int) -> int:
+        """Bring tombstones back, with their users, tags and topics, at most `limit` in one step; how many. Call it
+        again while it returns something."""
+        ...
+
+    async def bury(self, app: str, before: int, *, limit: int, dry_run: bool = False) -> int:
+        """Remove tombstones that were made before that instant, at most `limit`; how many there are to a dry run."""
+        ...
