@@ -194,7 +194,8 @@ def intake_apps(settings: Settings) -> dict[str, intake.IntakeApp]:
             name=name,
             platforms=frozenset(app.providers),
             keys=tuple(
-                ApiKey(name=key.name, app=name, sha256=key.sha256, scopes=tuple(key.scopes)) for key in app.keys
+                ApiKey(name=key.name, app=name, sha256=key.sha256, scopes=tuple(key.scopes), intake=key.intake)
+                for key in app.keys
             ),
             limit=app.limits.intake,
         )

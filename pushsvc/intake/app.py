@@ -52,12 +52,13 @@ def build_app(
     `ready` names the parts that are not ready, with why; empty means ready. `metrics` gives Prometheus' text,
     `held` the routes that do not send now, and why.
     `clock` gives Unix milliseconds, `new_id` a push id for such an instant, `monotonic` seconds.
-    `limiter` holds the apps to their `limit`; without it there is none.
+    `limiter` holds apps and keys to their limits; without it there are none.
     """
     gate = Gate(
         apps, keys, monotonic=monotonic, cache_seconds=config.key_cache_seconds, cache_size=config.key_cache_size
     )
     rates = {name: each.limit for name, each in apps.items() if each.limit is not None}
+    limits = IntakeLimits(limiter, rates, monotonic=monotonic) if limiter is not None else None
     about_pushes = PushCalls(
         apps=apps,
         renderers=renderers,
@@ -67,7 +68,7 @@ def build_app(
         config=config,
         clock=clock,
         new_id=new_id,
-        limits=IntakeLimits(limiter, rates, monotonic=monotonic) if limiter is not None and rates else None,
+        limits=limits,
     )
     about_itself = MetaCalls(
         ready=ready, metrics=metrics, held=held, document=openapi.build(platforms=renderers, config=config)

@@ -75,9 +75,10 @@ class PushCalls:
 
     async def post_push(self, request: web.Request) -> web.Response:
         """`POST /v1/push`: 202 once Redis holds it."""
-        app = await self._gate.enter(request, _CALL["post_push"].scopes)
+        caller = await self._gate.caller(request, _CALL["post_push"].scopes)
+        app = caller.app
         if self._limits is not None:
-            await self._limits.count(app.name)
+            await self._limits.count(caller.key)
         if request.query_string:
             read_query(request.query.items(), ())
         check_headers(request)
@@ -98,7 +99,8 @@ class PushCalls:
 
     async def post_batch(self, request: web.Request) -> web.Response:
         """`POST /v1/push/batch`: 200 with what became of each push."""
-        app = await self._gate.enter(request, _CALL["post_batch"].scopes)
+        caller = await self._gate.caller(request, _CALL["post_batch"].scopes)
+        app = caller.app
         if request.query_string:
             read_query(request.query.items(), ())
         lines = request.content_type == NDJSON
@@ -112,7 +114,7 @@ class PushCalls:
         pushes: list[tuple[int, Push]] = []
         asked = list(documents(body, lines=lines))
         if self._limits is not None:
-            await self._limits.count(app.name, len(asked))
+            await self._limits.count(caller.key, len(asked))
         for place, document in enumerate(asked):
             if place % _BREATH == _BREATH - 1:
                 await asyncio.sleep(0)

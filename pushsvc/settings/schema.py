@@ -168,6 +168,8 @@ class KeySettings(Struct, frozen=True, kw_only=True):
         ),
     ]
     scopes: tuple[Scope, ...] = ("push",)
+    intake: Rate | None = None
+    """Of the pushes that may be posted with it, beside the app's own limit."""
 
 
 class LimitsSettings(Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from .metrics import (
     PROVIDER_SECONDS,
     PRUNED,
     QUEUE_PENDING,
+    REFUSED,
     REPLAYED,
     REQUESTS,
     RETRY_PENDING,
@@ -32,6 +33,7 @@ from .redaction import REDACTED, is_secret, redact, scrub_text
 __all__ = [
     "REQUESTS",
     "ACCEPTED",
+    "REFUSED",
     "DELIVERIES",
     "ATTEMPTS",
     "QUEUE_PENDING",

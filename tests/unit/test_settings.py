@@ -283,7 +283,8 @@ def test_the_example_documents_every_key_with_its_default() -> None:
         want |= {name: str(value) for name, value in want.items() if isinstance(value, Path)}
         assert example[section.name] == want, section.name
     shop = example["apps"]["shop"]
-    assert set(shop["keys"][0]) == {"name", "sha256", "scopes"}
+    assert set(shop["keys"][0]) == {"name", "sha256", "scopes", "intake"}
+    assert shop["keys"][0]["intake"] == "0"
     assert shop["limits"] == {"per_token": "240/min", "per_app": "0", "intake": "0", "on_exceed": "delay"}
     assert shop["webhook"] == {"url": "", "secret": ""}
     for platform, kind in REGISTRY.items():
