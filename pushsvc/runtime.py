@@ -132,7 +132,15 @@ def store_config(settings: Settings) -> StoreConfig:
         suppression_ttl=settings.queue.suppression_retention,
         events_ttl=settings.queue.feedback_retention,
         alive_ttl=settings.dispatch.takeover,
+        fsync=settings.queue.durability == "fsync",
     )
+
+
+async def require_durability(settings: Settings, url: str) -> None:
+    """Raises `ConfigError` where `queue.durability` is more than the store at `url` can keep."""
+    if settings.queue.durability == "fsync":
+        async with open_store(url, store_config(settings)) as store:
+            await store.pushes.require_durable(settings.apps)
 
 
 @asynccontextmanager
@@ -210,7 +218,8 @@ def intake_apps(settings: Settings) -> dict[str, intake.IntakeApp]:
 async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
     """Serve the HTTP API until `stop`; `listening` is told its URL."""
     settings.require_apps()
-    async with open_configured_store(settings) as store:
+    async with redis_url(settings) as url, open_store(url, store_config(settings)) as store:
+        await require_durability(settings, url)
         current = Current(settings)
         refresh = _exposition(current, store)
 
@@ -264,8 +273,8 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             intake.reload_app(app, build(newer))
 
         quiet_gc()
-        async with intake.serve(app, config) as url, _following(settings, stop, change):
-            listening(url)
+        async with intake.serve(app, config) as at, _following(settings, stop, change):
+            listening(at)
             await stop.wait()
 
 

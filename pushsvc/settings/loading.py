@@ -93,6 +93,9 @@ def _settings(
     _check_keys(values.get("apps", {}), faults)
     if faults:
         return None
+    _check_durability(Settings(**values), faults)
+    if faults:
+        return None
     store: StoreSettings = values.get("store", StoreSettings())
     values["store"] = structs.replace(store, data_dir=base / store.data_dir.expanduser())
     return Settings(**values)
@@ -136,6 +139,12 @@ def _app(
         else:
             values[key] = decode(raw, known[key], where, faults)
     return None if faults else AppSettings(name=name, providers=accounts, **values)
+
+
+def _check_durability(settings: Settings, faults: Faults) -> None:
+    """A push cannot wait for a flush that the embedded store never makes."""
+    if not settings.redis.url and settings.queue.durability == "fsync" and settings.store.fsync == "no":
+        faults("queue.durability", '"fsync" waits for the disk, to which store.fsync = "no" flushes nothing')
 
 
 def _check_keys(apps: Mapping[str, AppSettings], faults: Faults) -> None:

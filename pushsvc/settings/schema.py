@@ -132,6 +132,8 @@ class QueueSettings(Struct, frozen=True, kw_only=True):
     """`[queue]`: what the store holds at most, and for how long."""
 
     max_pending: Count = 5_000_000
+    durability: Literal["memory", "fsync"] = "memory"
+    """What a 202 promises: that Redis has the push, or that its disk has."""
     status_retention: Count = 7 * 86400
     dead_letter_retention: Count = 30 * 86400
     suppression_retention: Count = 180 * 86400

@@ -50,6 +50,7 @@ _UNAVAILABLE = (
     faults.ClusterError,
     faults.RedisClusterException,
     faults.TryAgainError,
+    faults.AskError,
     faults.MovedError,
     OSError,
     TimeoutError,

@@ -38,6 +38,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | lease.lua                                             |
 | `ps:T:i:<digest>`          | string | 24 h                   | record of an idempotency key: what the first call     |
 |                            |        |                        | was and was answered; its pushes are in this shard    |
+| `ps:T:mark`                | string | 60 seconds             | written before WAITAOF, which waits for what was      |
+|                            |        |                        | written last; see durable.py                          |
 | `ps:T:quarantine`          | stream | until an operator acts | what could not be decoded: `b` bytes, `from` key,     |
 |                            |        |                        | `id` entry, `why`                                     |
 | `ps:replays`               | zset   | until done             | `<app> <job>` of replays that are not done; score the |
@@ -191,6 +193,10 @@ def quarantine(app: str, shard: int) -> str:
 
 def once(app: str, shard: int, key: bytes) -> str:
     return f"{prefix(app, shard)}i:{key.hex()}"
+
+
+def mark(app: str, shard: int) -> str:
+    return f"{prefix(app, shard)}mark"
 
 
 def alive(consumer: str) -> str:

@@ -365,6 +365,9 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await store.pushes.accept_once([make_push("once", 1)], key=b"sixteen digest b", record=b"record")
         await store.pushes.accept(make_push("scheduled", 1, send_at=NOW + 60_000))
         await store.queue.beat({"shop/apns": "unreachable"})
+        async with open_store(server.url, StoreConfig(fsync=True)) as strict:
+            with pytest.raises(StoreUnavailable):  # neither of these servers keeps an append-only file
+                await strict.pushes.accept(make_push("strict"))
 
         documented = _documented()
         seen = set()
