@@ -68,6 +68,13 @@ def test_serving_needs_an_app_with_a_provider(tmp_path: Path) -> None:
     loaded(tmp_path, '[apps.shop.apns]\nkey_id = "K"').require_apps()
 
 
+def test_a_push_cannot_wait_for_a_flush_that_is_never_made(tmp_path: Path) -> None:
+    never = '[store]\nfsync = "no"\n[queue]\ndurability = "fsync"\n'
+    with pytest.raises(ConfigError, match=r'^queue\.durability: "fsync" waits for the disk'):
+        loaded(tmp_path, never)
+    assert loaded(tmp_path, never + '[redis]\nurl = "redis://elsewhere"').queue.durability == "fsync"
+
+
 def test_a_whole_app(tmp_path: Path) -> None:
     settings = loaded(
         tmp_path,
