@@ -11,8 +11,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
+from redis import exceptions as faults
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import MovedError, NoScriptError
+from redis.exceptions import NoScriptError
 
 from . import scripts
 from .connect import Client, close_redis, open_redis, store_faults
@@ -90,19 +91,30 @@ class Link:
 
     async def pinned(self, key: str, commands: Sequence[Command], wait_ms: int) -> list[Any]:
         """Commands in one go on one connection, to the node that has `key`; some of them may block, for `wait_ms` in
-        all. Never repeated where an answer is lost. Faults are among the answers.
+        all. Tried once more, all of them, where the connection broke. Faults are among the answers.
         """
         with store_faults():
             async with asyncio.timeout(wait_ms / 1000 + self._timeout):
-                client = self._waiting
-                if not isinstance(client, RedisCluster):
-                    return await self._pipeline(client, commands, errors=True)
-                answers = await self._on_node_of(client, key, commands)
-                if any(isinstance(answer, MovedError) for answer in answers):
-                    # A command of one key finds the slot's new node, and the client remembers it.
-                    await client.execute_command("EXISTS", key)
-                    answers = await self._on_node_of(client, key, commands)
-                return answers
+                try:
+                    return await self._pinned(key, commands)
+                except faults.ConnectionError:
+                    return await self._pinned(key, commands)
+
+    async def _pinned(self, key: str, commands: Sequence[Command]) -> list[Any]:
+        client = self._waiting
+        if not isinstance(client, RedisCluster):
+            async with client.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                result: list[Any] = await pipe.execute(raise_on_error=False)
+                return result
+        await client.initialize()
+        answers = await self._on_node_of(client, key, commands)
+        if any(isinstance(answer, faults.MovedError) for answer in answers):
+            # A command of one key finds the slot's new node, and the client remembers it.
+            await client.execute_command("EXISTS", key)
+            answers = await self._on_node_of(client, key, commands)
+        return answers
 
     async def aclose(self) -> None:
         await close_redis(self._client)
@@ -121,11 +133,13 @@ class Link:
 
     @staticmethod
     async def _on_node_of(client: RedisCluster, key: str, commands: Sequence[Command]) -> list[Any]:
-        await client.initialize()
         node = client.get_node_from_key(key)
         async with client.pipeline() as pipe:
             for command in commands:
                 pipe.execute_command(*command, target_nodes=node)
             # Redirected one by one, they would not be on one connection any more.
-            result: list[Any] = await pipe.execute(raise_on_error=False, allow_redirections=False)
-            return result
+            answers: list[Any] = await pipe.execute(raise_on_error=False, allow_redirections=False)
+        for answer in answers:
+            if isinstance(answer, faults.ConnectionError):
+                raise answer
+        return answers
