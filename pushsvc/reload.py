@@ -15,8 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
-import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from .errors import ConfigError
 from .settings import Settings
@@ -43,7 +42,7 @@ def stamp_of(files: list[Path]) -> Stamp:
 
 def files_of(provider: Struct) -> list[Path]:
     """The credential files of one account: its keys that end in `_file`."""
-    values = msgspec.structs.asdict(provider)
+    values = structs.asdict(provider)
     return [Path(value) for key, value in sorted(values.items()) if key.endswith("_file") and value]
 
 
@@ -62,7 +61,8 @@ async def versions(
 ) -> AsyncIterator[Settings]:
     """Each later version of the configuration until `stop`, SIGHUP or a changed file being the occasion.
 
-    Only `apps` and what is below can change under a running process; for other sections the log asks for a restart.
+    Only `apps` with what is below, and `queue.max_pending`, can change under a running process; for the rest the log
+    asks for a restart.
     """
     log = get_logger("reload")
     # The files may have changed between being read at the start and this first look: it counts as a change, quietly.
@@ -96,6 +96,7 @@ async def versions(
 def _fixed(old: Settings, new: Settings) -> list[str]:
     """Sections that differ and are read at the start only."""
     names = [name for name in Settings.__struct_fields__ if name not in ("apps", "file")]
+    new = structs.replace(new, queue=structs.replace(new.queue, max_pending=old.queue.max_pending))
     return [name for name in names if getattr(old, name) != getattr(new, name)]
 
 

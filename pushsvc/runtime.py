@@ -251,6 +251,8 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             shutdown_timeout=settings.server.shutdown_timeout,
         )
 
+        backlog = intake.Backlog(store.pushes, settings.queue.max_pending, settings.apps, monotonic=time.monotonic)
+
         def build(settings: Settings) -> web.Application:
             return intake.build_app(
                 apps=intake_apps(settings),
@@ -264,16 +266,18 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 held=held,
                 config=config,
                 limiter=store.limiter,
+                backlog=backlog,
             )
 
         app = build(settings)
 
         async def change(newer: Settings) -> None:
             current.settings = newer
+            backlog.hold(newer.queue.max_pending, newer.apps)
             intake.reload_app(app, build(newer))
 
         quiet_gc()
-        async with intake.serve(app, config) as at, _following(settings, stop, change):
+        async with backlog.watching(), intake.serve(app, config) as at, _following(settings, stop, change):
             listening(at)
             await stop.wait()
 

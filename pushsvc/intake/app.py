@@ -13,6 +13,7 @@ from ..model import Platform
 from ..ports import DeadLetters, KeyRing, Limiter, PushStore, ReceiptLog, Renderer
 from . import openapi
 from .auth import Gate
+from .backlog import Backlog
 from .config import IntakeApp, IntakeConfig
 from .failed import FailedCalls
 from .ids import new_push_id, now_ms
@@ -45,6 +46,7 @@ def build_app(
     new_id: Callable[[int], str] = new_push_id,
     monotonic: Callable[[], float] = time.monotonic,
     limiter: Limiter | None = None,
+    backlog: Backlog | None = None,
 ) -> web.Application:
     """The HTTP API over these ports.
 
@@ -52,7 +54,8 @@ def build_app(
     `ready` names the parts that are not ready, with why; empty means ready. `metrics` gives Prometheus' text,
     `held` the routes that do not send now, and why.
     `clock` gives Unix milliseconds, `new_id` a push id for such an instant, `monotonic` seconds.
-    `limiter` holds apps and keys to their limits; without it there are none.
+    `limiter` holds apps and keys to their limits, `backlog` all of them to the bound of the queue; without them there
+    are none.
     """
     gate = Gate(
         apps, keys, monotonic=monotonic, cache_seconds=config.key_cache_seconds, cache_size=config.key_cache_size
@@ -69,6 +72,7 @@ def build_app(
         clock=clock,
         new_id=new_id,
         limits=limits,
+        backlog=backlog,
     )
     about_itself = MetaCalls(
         ready=ready, metrics=metrics, held=held, document=openapi.build(platforms=renderers, config=config)

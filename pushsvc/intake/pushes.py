@@ -15,6 +15,7 @@ from ..model import Content, Message, Platform, Push, Target
 from ..ports import PushStore, ReceiptLog, Renderer, RenderError
 from . import answers, once
 from .auth import Gate
+from .backlog import Backlog
 from .batch import NDJSON, BatchItem, BatchResults, documents, refused
 from .config import IntakeApp, IntakeConfig
 from .document import read
@@ -53,8 +54,10 @@ class PushCalls:
         clock: Callable[[], int],
         new_id: Callable[[int], str],
         limits: IntakeLimits | None = None,
+        backlog: Backlog | None = None,
     ) -> None:
         self._limits = limits
+        self._backlog = backlog
         self._renderers = renderers
         self._pushes = pushes
         self._receipts = receipts
@@ -88,6 +91,8 @@ class PushCalls:
             return _again(once.first_answer(kept, request.path, body))
         push = self._prepare(app.name, body, key)
         answer = answers.accepted(push.id, push.first_state, push.total)
+        if self._backlog is not None:
+            await self._backlog.admit(app.name, push.total)
         if key is None:
             await self._pushes.accept(push)
         else:
@@ -126,14 +131,35 @@ class PushCalls:
                 pushes.append((place, push))
                 results.append(BatchItem(202, id=push.id, state=push.first_state, deliveries=push.total))
         if key is not None and pushes:
+            # All or none: a refusal that is kept would be the answer to each repeat.
+            if self._backlog is not None:
+                await self._backlog.admit(app.name, sum(push.total for _, push in pushes), path="$")
             record = once.record(request.path, body, answers.encode(BatchResults(results)))
             kept = await self._pushes.accept_once([push for _, push in pushes], key=key, record=record)
             if kept is not None:
                 return _ok(once.first_answer(kept, request.path, body), once.REPLAYED)
             self._accepted[app.name].inc(sum(push.total for _, push in pushes))
         else:
-            await self._accept_each(app.name, pushes, results)
+            await self._accept_each(app.name, await self._that_fit(app.name, pushes, results), results)
         return _ok(answers.encode(BatchResults(results)))
+
+    async def _that_fit(
+        self, app: str, pushes: Sequence[tuple[int, Push]], results: list[BatchItem]
+    ) -> list[tuple[int, Push]]:
+        """Those for which the queue has room; the others have their refusal in their place."""
+        if self._backlog is None:
+            return list(pushes)
+        fitting: list[tuple[int, Push]] = []
+        deliveries = 0
+        for place, push in pushes:
+            try:
+                await self._backlog.admit(app, push.total, beside=deliveries)
+            except RequestError as error:
+                results[place] = refused(error)
+            else:
+                fitting.append((place, push))
+                deliveries += push.total
+        return fitting
 
     async def _accept_each(self, app: str, pushes: Sequence[tuple[int, Push]], results: list[BatchItem]) -> None:
         """Accept them in one group commit; what Redis did not take has 503 in its place."""

@@ -5,7 +5,7 @@ Every method that talks to Redis raises `StoreUnavailable` when it cannot, and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 from msgspec import Struct
@@ -123,8 +123,18 @@ class Taken(Struct, frozen=True):
 class PushStore(Protocol):
     """Intake's side of the queue."""
 
+    @property
+    def pending(self) -> int:
+        """Deliveries of all apps that have not ended, as far as is heard of them, and those that are being written."""
+        ...
+
+    async def recount(self, apps: Iterable[str]) -> int:
+        """`pending`, after a look at everything that waits for these apps; of others nothing is counted any more."""
+        ...
+
     async def accept(self, push: Push) -> None:
-        """Write the push durably, whole or not at all. Concurrent calls share round trips."""
+        """Write the push durably, whole or not at all. Concurrent calls share round trips. Counts in `pending` from its
+        first step on."""
         ...
 
     async def accept_once(self, pushes: Sequence[Push], *, key: bytes, record: bytes) -> bytes | None:

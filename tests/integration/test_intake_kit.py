@@ -10,7 +10,7 @@ import hashlib
 import io
 import re
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ import msgspec
 import uvloop
 
 from pushsvc.errors import Conflict, Fault, StoreUnavailable
-from pushsvc.intake import IntakeApp, IntakeConfig, build_app, serve
+from pushsvc.intake import Backlog, IntakeApp, IntakeConfig, build_app, serve
 from pushsvc.model import (
     ApiKey,
     Content,
@@ -93,6 +93,14 @@ class Store:
     def _come(self) -> None:
         if self.away:
             raise StoreUnavailable("connection refused")
+
+    @property
+    def pending(self) -> int:
+        return sum(push.total for push in self.pushes.values())
+
+    async def recount(self, apps: Iterable[str]) -> int:
+        self._come()
+        return self.pending
 
     async def accept(self, push: Push) -> None:
         self._come()
@@ -186,6 +194,7 @@ class Service:
     url: str = ""
     failing: dict[str, str] = field(default_factory=dict)
     now: float = 0.0
+    backlog: Backlog | None = None
     dead: MemoryDeadLetters = field(default_factory=lambda: MemoryStore().dead)
 
     @property
@@ -225,6 +234,7 @@ class Service:
             config=config,
             clock=lambda: NOW,
             monotonic=lambda: self.now,
+            backlog=self.backlog,
         )
 
 

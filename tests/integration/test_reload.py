@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
+
+from pushsvc.reload import _fixed
+from pushsvc.settings import AppSettings, Settings
 
 from .harness import KEY, Service, apns, fcm, running_service
 from .servers import ask
@@ -223,6 +227,16 @@ def test_accounts_change_under_load_and_each_push_is_sent_once(tmp_path: Path) -
         assert service.simulator.record.apns.duplicates == 0
 
     play(tmp_path, act)
+
+
+def test_only_what_is_read_at_the_start_asks_for_a_restart() -> None:
+    old = Settings()
+    larger = structs.replace(
+        old, queue=structs.replace(old.queue, max_pending=1), apps={"shop": AppSettings(name="shop")}
+    )
+    assert _fixed(old, larger) == []
+    assert _fixed(old, structs.replace(larger, queue=structs.replace(larger.queue, durability="fsync"))) == ["queue"]
+    assert _fixed(old, structs.replace(larger, retry=structs.replace(old.retry, attempts=2))) == ["retry"]
 
 
 def test_limits_change_under_a_running_route_and_what_waits_for_them_is_sent(tmp_path: Path) -> None:
