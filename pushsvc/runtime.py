@@ -253,6 +253,8 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
 
         backlog = intake.Backlog(store.pushes, settings.queue.max_pending, settings.apps, monotonic=time.monotonic)
 
+        waits = intake.Waits(store.pushes, most=config.max_waiting)
+
         def build(settings: Settings) -> web.Application:
             return intake.build_app(
                 apps=intake_apps(settings),
@@ -267,6 +269,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 config=config,
                 limiter=store.limiter,
                 backlog=backlog,
+                waits=waits,
             )
 
         app = build(settings)

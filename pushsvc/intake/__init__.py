@@ -9,12 +9,14 @@ from .backlog import Backlog
 from .config import IntakeApp, IntakeConfig
 from .ids import new_push_id, now_ms, uuid7
 from .server import serve
+from .waits import Waits
 
 __all__ = [
     "build_app",
     "reload_app",
     "serve",
     "Backlog",
+    "Waits",
     "IntakeApp",
     "IntakeConfig",
     "new_push_id",

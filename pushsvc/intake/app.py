@@ -22,6 +22,7 @@ from .meta import MetaCalls
 from .problems import ExpectationFailed, boundary, respond
 from .pushes import PushCalls
 from .routes import CALLS
+from .waits import Waits
 
 _OF_ONE = ("get_push", "cancel_push")
 
@@ -47,6 +48,7 @@ def build_app(
     monotonic: Callable[[], float] = time.monotonic,
     limiter: Limiter | None = None,
     backlog: Backlog | None = None,
+    waits: Waits | None = None,
 ) -> web.Application:
     """The HTTP API over these ports.
 
@@ -55,8 +57,10 @@ def build_app(
     `held` the routes that do not send now, and why.
     `clock` gives Unix milliseconds, `new_id` a push id for such an instant, `monotonic` seconds.
     `limiter` holds apps and keys to their limits, `backlog` all of them to the bound of the queue; without them there
-    are none.
+    are none. `waits` has the requests that wait for the end of their push: give the same to each application that is
+    to take the place of this one.
     """
+    waits = waits or Waits(pushes, most=config.max_waiting)
     gate = Gate(
         apps, keys, monotonic=monotonic, cache_seconds=config.key_cache_seconds, cache_size=config.key_cache_size
     )
@@ -73,12 +77,19 @@ def build_app(
         new_id=new_id,
         limits=limits,
         backlog=backlog,
+        waits=waits,
     )
     about_itself = MetaCalls(
         ready=ready, metrics=metrics, held=held, document=openapi.build(platforms=renderers, config=config)
     )
     owners = (about_pushes, FailedCalls(dead=dead, gate=gate, config=config), about_itself)
     app = web.Application(middlewares=[boundary()], client_max_size=config.body_limit)
+
+    async def stop_waiting(_: web.Application) -> None:
+        await waits.aclose()
+
+    # Before the server waits for what is being handled.
+    app.on_shutdown.append(stop_waiting)
     handlers: dict[str, Handler] = {}
     app[HANDLERS] = handlers
     for call in CALLS:

@@ -16,7 +16,7 @@ from .document import PushDocument
 from .faults import MAX_DEPTH
 from .problems import MEDIA_TYPE, Problem
 from .replays import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
-from .routes import CALLS, JSON, Call
+from .routes import CALLS, JSON, Answer, Call
 
 STRUCTS: Final = (
     *(PushDocument, Accepted, BatchResults, Status, Deliveries, FeedbackPage, Health, Problem),
@@ -187,23 +187,23 @@ def _operation(call: Call) -> dict[str, Any]:
 
 
 def _responses(call: Call) -> dict[str, Any]:
-    answer = call.answer
-    good: dict[str, Any] = {"description": answer.description}
-    good["content"] = {answer.media: {"schema": _answer_schema(call)}}
-    if answer.headers:
-        good["headers"] = {
-            name: {"description": says, "required": True, "schema": {"type": "string"}} for name, says in answer.headers
-        }
-    responses = {str(answer.status): good}
+    responses = {str(answer.status): _good(answer) for answer in (call.answer, *call.also)}
     for problem in sorted(call.problems, key=lambda problem: problem.status):
         responses[str(problem.status)] = _problem(problem)
     return responses
 
 
-def _answer_schema(call: Call) -> dict[str, Any]:
-    if call.answer.body is not None:
-        return _ref(call.answer.body)
-    return {"type": "object"} if call.answer.media == JSON else {"type": "string"}
+def _good(answer: Answer) -> dict[str, Any]:
+    if answer.body is not None:
+        schema = _ref(answer.body)
+    else:
+        schema = {"type": "object"} if answer.media == JSON else {"type": "string"}
+    response: dict[str, Any] = {"description": answer.description, "content": {answer.media: {"schema": schema}}}
+    if answer.headers:
+        response["headers"] = {
+            name: {"description": says, "required": True, "schema": {"type": "string"}} for name, says in answer.headers
+        }
+    return response
 
 
 def _problem(problem: type[RequestError]) -> dict[str, Any]:

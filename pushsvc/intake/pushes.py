@@ -13,7 +13,7 @@ from .. import telemetry
 from ..errors import ContentTooLarge, InvalidRequest, NotFound, RequestError, StoreUnavailable
 from ..model import Content, Message, Platform, Push, Target
 from ..ports import PushStore, ReceiptLog, Renderer, RenderError
-from . import answers, once
+from . import answers, once, prefer
 from .auth import Gate
 from .backlog import Backlog
 from .batch import NDJSON, BatchItem, BatchResults, documents, refused
@@ -26,6 +26,7 @@ from .problems import SERVER, ClientGone, RequestTimeout, UnsupportedMediaType, 
 from .query import read as read_query
 from .refusal import summary
 from .routes import CALLS, JSON
+from .waits import Waits
 
 _CALL: Final = {call.name: call for call in CALLS}
 UNTOLD: Final = "application/x-www-form-urlencoded"
@@ -55,7 +56,9 @@ class PushCalls:
         new_id: Callable[[int], str],
         limits: IntakeLimits | None = None,
         backlog: Backlog | None = None,
+        waits: Waits,
     ) -> None:
+        self._waits = waits
         self._limits = limits
         self._backlog = backlog
         self._renderers = renderers
@@ -77,7 +80,7 @@ class PushCalls:
         self._accepted = {app.name: telemetry.ACCEPTED.labels(app.name) for app in apps.values()}
 
     async def post_push(self, request: web.Request) -> web.Response:
-        """`POST /v1/push`: 202 once Redis holds it."""
+        """`POST /v1/push`: 202 once Redis holds it; or 200 once it has ended, for a caller who waits for that."""
         caller = await self._gate.caller(request, _CALL["post_push"].scopes)
         app = caller.app
         if self._limits is not None:
@@ -88,7 +91,7 @@ class PushCalls:
         key = once.key_of(request.headers)
         body = await read_body(request, self._config)
         if key is not None and (kept := await self._pushes.recall(app.name, key)) is not None:
-            return _again(once.first_answer(kept, request.path, body))
+            return await self._again(request, app.name, once.first_answer(kept, request.path, body))
         push = self._prepare(app.name, body, key)
         answer = answers.accepted(push.id, push.first_state, push.total)
         if self._backlog is not None:
@@ -98,9 +101,30 @@ class PushCalls:
         else:
             kept = await self._pushes.accept_once([push], key=key, record=once.record(request.path, body, answer))
             if kept is not None:
-                return _again(once.first_answer(kept, request.path, body))
+                return await self._again(request, app.name, once.first_answer(kept, request.path, body))
         self._accepted[app.name].inc(push.total)
-        return _accepted(push.id, answer)
+        return await self._answer(request, app.name, push.id, answer)
+
+    async def _again(self, request: web.Request, app: str, answer: bytes) -> web.Response:
+        push_id = msgspec.json.decode(answer, type=answers.Accepted).id
+        return await self._answer(request, app, push_id, answer, once.REPLAYED)
+
+    async def _answer(
+        self, request: web.Request, app: str, push_id: str, accepted: bytes, headers: Mapping[str, str] | None = None
+    ) -> web.Response:
+        """`accepted` with 202; or, where the caller would wait and has waited long enough, the status with 200."""
+        if prefer.HEADER not in request.headers:
+            return _accepted(push_id, accepted, headers)
+        seconds = prefer.wait_of(request.headers.getall(prefer.HEADER))
+        if seconds is None or self._waits.full:
+            return _accepted(push_id, accepted, headers)
+        status = await self._waits.until_ended(app, push_id, seconds, gone=lambda: request.transport is None)
+        applied = {**(headers or {}), prefer.APPLIED: f"wait={seconds}"}
+        if status is not None:
+            return _ok(answers.status(status), {**applied, "Content-Location": f"/v1/push/{push_id}"})
+        if request.transport is None:
+            raise ClientGone
+        return _accepted(push_id, accepted, applied)
 
     async def post_batch(self, request: web.Request) -> web.Response:
         """`POST /v1/push/batch`: 200 with what became of each push."""
@@ -255,10 +279,6 @@ def _ok(body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
 def _accepted(push_id: str, body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
     sent = {"Content-Type": JSON, "Location": f"/v1/push/{push_id}", "Server": SERVER, **(headers or {})}
     return web.Response(status=202, body=body, headers=sent)
-
-
-def _again(body: bytes) -> web.Response:
-    return _accepted(msgspec.json.decode(body, type=answers.Accepted).id, body, once.REPLAYED)
 
 
 def _no_push(push_id: str) -> NotFound:

@@ -155,6 +155,10 @@ class PushStore(Protocol):
 
     async def status(self, app: str, push_id: str) -> PushStatus | None: ...
 
+    async def statuses(self, pushes: Sequence[tuple[str, str]]) -> list[PushStatus | None]:
+        """Those of many pushes, each an app and an id, in one round trip."""
+        ...
+
     async def deliveries(
         self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int
     ) -> tuple[list[DeliveryRow], str | None] | None:

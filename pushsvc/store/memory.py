@@ -87,6 +87,9 @@ class MemoryPushes:
         record = self._state.pushes.get((app, push_id))
         return record.status() if record else None
 
+    async def statuses(self, pushes: Sequence[tuple[str, str]]) -> list[PushStatus | None]:
+        return [await self.status(*push) for push in pushes]
+
     async def deliveries(
         self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int
     ) -> tuple[list[DeliveryRow], str | None] | None:

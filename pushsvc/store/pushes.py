@@ -109,6 +109,16 @@ class RedisPushes:
         values = await self._link.call("HMGET", keys.push(app, shard, push_id), *FIELDS)
         return status_of(app, push_id, values)
 
+    async def statuses(self, pushes: Sequence[tuple[str, str]]) -> list[PushStatus | None]:
+        shards = self._config.shards_of
+        answers = await self._link.many(
+            [
+                ("HMGET", keys.push(app, keys.shard_of(push_id, shards(app)), push_id), *FIELDS)
+                for app, push_id in pushes
+            ]
+        )
+        return [status_of(*push, values) for push, values in zip(pushes, answers, strict=True)]
+
     async def cancel(self, app: str, push_id: str) -> PushStatus | None:
         """Raises Conflict when every delivery has ended already."""
         shard = keys.shard_of(push_id, self._config.shards_of(app))

@@ -20,7 +20,7 @@ import msgspec
 import uvloop
 
 from pushsvc.errors import Conflict, Fault, StoreUnavailable
-from pushsvc.intake import Backlog, IntakeApp, IntakeConfig, build_app, serve
+from pushsvc.intake import Backlog, IntakeApp, IntakeConfig, Waits, build_app, serve
 from pushsvc.model import (
     ApiKey,
     Content,
@@ -132,6 +132,9 @@ class Store:
         counts = Counts(total=push.total, queued=push.total)
         return PushStatus(push.id, app, push.first_state, push.created_at, push.created_at, counts, push.send_at)
 
+    async def statuses(self, pushes: Sequence[tuple[str, str]]) -> list[PushStatus | None]:
+        return [await self.status(*push) for push in pushes]
+
     async def deliveries(
         self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int
     ) -> tuple[list[DeliveryRow], str | None] | None:
@@ -195,6 +198,7 @@ class Service:
     failing: dict[str, str] = field(default_factory=dict)
     now: float = 0.0
     backlog: Backlog | None = None
+    waits: Waits | None = None
     dead: MemoryDeadLetters = field(default_factory=lambda: MemoryStore().dead)
 
     @property
@@ -235,6 +239,7 @@ class Service:
             clock=lambda: NOW,
             monotonic=lambda: self.now,
             backlog=self.backlog,
+            waits=self.waits,
         )
 
 

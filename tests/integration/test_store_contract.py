@@ -179,6 +179,19 @@ def test_what_waits_is_heard_of_in_every_process(server: Server | None) -> None:
     play(server, story, StoreConfig(shards=3) if server else None)
 
 
+def test_many_statuses_in_one_look(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        for name in ("p", "q", "r"):
+            await store.pushes.accept(make_push(name, 2))
+        await store.pushes.cancel("shop", "q")
+        asked = [("shop", "p"), ("shop", "nobody"), ("news", "p"), ("shop", "q"), ("shop", "r"), ("shop", "p")]
+        assert await store.pushes.statuses(asked) == [await store.pushes.status(*each) for each in asked]
+        assert await store.pushes.statuses([]) == []
+
+    play(server, story)
+
+
 def test_a_push_to_nobody_is_done(server: Server | None) -> None:
     async def story(world: World) -> None:
         store = await world.store()
