@@ -218,6 +218,17 @@ def test_urls_that_cannot_be_meant(url: str) -> None:
             faults.ResponseError("Error running script (call to f_1): 2: -OOM command not"),
             StoreUnavailable,
         ),
+        (
+            faults.ResponseError(
+                "Command # 1 (XREADGROUP GROUP dispatch a COUNT 64 BLOCK 2000 STREAMS ps:{shop.0}:q:apns:normal) of "
+                f"pipeline caused error: ('UNBLOCKED force unblock, instance state changed',){' ' * 300}"
+            ),
+            StoreUnavailable,
+        ),
+        (
+            faults.ResponseError("Command # 2 (HSET k f OOM-1) of pipeline caused error: ('WRONGTYPE of key',)"),
+            StoreError,
+        ),
         (faults.ResponseError("WRONGTYPE Operation against a key"), StoreError),
         (faults.DataError("Invalid input"), StoreError),
     ],
