@@ -12,8 +12,9 @@ from ..errors import RequestError
 from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
 from .batch import MOST, BatchResults
 from .config import IntakeConfig
+from .depth import MAX_DEPTH
 from .document import PushDocument
-from .faults import MAX_DEPTH
+from .faults import TARGETS
 from .problems import MEDIA_TYPE, Problem
 from .replays import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
 from .routes import CALLS, JSON, Call
@@ -111,7 +112,7 @@ def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig)
     del push["properties"]["send_at"]
     push["anyOf"] = [
         {"required": [name], "properties": {name: {"type": "object", "minProperties": 1}}}
-        for name in ("notification", "data", "overrides")
+        for name in ("notification", "live_activity", "data", "overrides")
     ]
     push["properties"]["overrides"]["anyOf"] = [
         {
@@ -125,7 +126,7 @@ def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig)
     token = schemas["TokenTarget"]
     token["properties"]["platform"]["enum"] = platforms
     del token["properties"]["platform"]["examples"]
-    token["oneOf"] = [{"required": [name], "properties": {name: {"type": "string"}}} for name in ("token", "fid")]
+    token["oneOf"] = [{"required": [name], "properties": {name: {"type": "string"}}} for name in TARGETS]
 
 
 def _paths() -> dict[str, Any]:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import re
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,7 +48,9 @@ ALERT: dict[str, Any] = {"to": {"tokens": [{"platform": "apns", "token": TOKEN}]
 class Apns:
     platform = "apns"
 
-    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+    def render(
+        self, content: Content, *, push_id: str, created_at: int, kinds: Collection[str] = ("token",)
+    ) -> Message:
         return _message(self.platform, content)
 
     def token_fault(self, token: str, kind: str) -> str | None:
@@ -58,7 +60,9 @@ class Apns:
 class Fcm:
     platform = "fcm"
 
-    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+    def render(
+        self, content: Content, *, push_id: str, created_at: int, kinds: Collection[str] = ("token",)
+    ) -> Message:
         return _message(self.platform, content)
 
     def token_fault(self, token: str, kind: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Collection
 from html.parser import HTMLParser
 from typing import Any
 
@@ -25,7 +26,7 @@ from pushsvc.intake.pushes import lifetime, render
 from pushsvc.intake.query import Param
 from pushsvc.intake.query import read as read_query
 from pushsvc.intake.routes import CALLS
-from pushsvc.model import Content, Message
+from pushsvc.model import Content, Message, Target
 from pushsvc.ports import Renderer, RenderError
 
 # --- ids --------------------------------------------------------------------------------------------
@@ -116,8 +117,12 @@ class Says:
     def __init__(self, platform: str, error: RenderError | None = None) -> None:
         self.platform = platform
         self.error = error
+        self.kinds: Collection[str] = ()
 
-    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+    def render(
+        self, content: Content, *, push_id: str, created_at: int, kinds: Collection[str] = ("token",)
+    ) -> Message:
+        self.kinds = kinds
         if self.error is not None:
             raise self.error
         return Message(self.platform, f"{push_id} {created_at}".encode())
@@ -137,6 +142,16 @@ def rendered(**errors: RenderError | None) -> dict[str, Message]:
 
 def test_each_platform_among_the_targets_is_rendered() -> None:
     assert rendered(apns=None, fcm=None) == {"apns": Message("apns", b"p 7"), "fcm": Message("fcm", b"p 7")}
+
+
+def test_each_is_told_the_kinds_of_its_targets() -> None:
+    apns, fcm = Says("apns"), Says("fcm")
+    targets = {
+        "apns": (Target(0, "aa", None, "activity"), Target(2, "bb", None, "activity")),
+        "fcm": (Target(1, "cc"), Target(3, "dd", None, "fid")),
+    }
+    render({"apns": apns, "fcm": fcm}, Content(), targets, push_id="p", created_at=7)
+    assert (set(apns.kinds), set(fcm.kinds)) == ({"activity"}, {"token", "fid"})
 
 
 def test_size_alone_is_413() -> None:
