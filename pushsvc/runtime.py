@@ -20,6 +20,7 @@ from aiohttp import web
 
 from . import feedback, intake, telemetry
 from .accounts import Accounts
+from .channels import OpenedChannels
 from .dispatch import DispatchConfig, Dispatcher, RouteLimits
 from .errors import PushsvcError, StoreOwned, StoreUnavailable
 from .model import ApiKey, Route
@@ -205,8 +206,9 @@ def intake_apps(settings: Settings) -> dict[str, intake.IntakeApp]:
 async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
     """Serve the HTTP API until `stop`; `listening` is told its URL."""
     settings.require_apps()
-    async with open_configured_store(settings) as store:
-        current = Current(settings)
+    current = Current(settings)
+    channels = OpenedChannels(lambda: current.settings.apps, request_timeout=settings.retry.request_timeout)
+    async with open_configured_store(settings) as store, channels:
         refresh = _exposition(current, store)
 
         async def ready() -> Mapping[str, str]:
@@ -245,6 +247,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 receipts=store.receipts,
                 keys=store.keys,
                 dead=store.dead,
+                channels=channels,
                 ready=ready,
                 metrics=metrics,
                 held=held,

@@ -11,8 +11,10 @@ from aiohttp import web
 
 from ..model import Platform
 from ..ports import DeadLetters, KeyRing, Limiter, PushStore, ReceiptLog, Renderer
+from ..ports.channels import Channels
 from . import openapi
 from .auth import Gate
+from .channels import ChannelCalls
 from .config import IntakeApp, IntakeConfig
 from .failed import FailedCalls
 from .ids import new_push_id, now_ms
@@ -37,6 +39,7 @@ def build_app(
     receipts: ReceiptLog,
     keys: KeyRing,
     dead: DeadLetters,
+    channels: Channels,
     ready: Callable[[], Awaitable[Mapping[str, str]]],
     metrics: Callable[[], Awaitable[bytes]],
     held: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
@@ -72,7 +75,12 @@ def build_app(
     about_itself = MetaCalls(
         ready=ready, metrics=metrics, held=held, document=openapi.build(platforms=renderers, config=config)
     )
-    owners = (about_pushes, FailedCalls(dead=dead, gate=gate, config=config), about_itself)
+    owners = (
+        about_pushes,
+        FailedCalls(dead=dead, gate=gate, config=config),
+        ChannelCalls(channels=channels, gate=gate, config=config),
+        about_itself,
+    )
     app = web.Application(middlewares=[boundary()], client_max_size=config.body_limit)
     handlers: dict[str, Handler] = {}
     app[HANDLERS] = handlers

@@ -6,6 +6,7 @@ The renderers here judge tokens and sizes about as the real ones do; the real on
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import io
 import re
@@ -19,7 +20,7 @@ import aiohttp
 import msgspec
 import uvloop
 
-from pushsvc.errors import Conflict, Fault, StoreUnavailable
+from pushsvc.errors import Conflict, Fault, NotFound, RequestError, StoreUnavailable
 from pushsvc.intake import IntakeApp, IntakeConfig, build_app, serve
 from pushsvc.model import (
     ApiKey,
@@ -35,6 +36,7 @@ from pushsvc.model import (
     Scope,
 )
 from pushsvc.ports import RenderError
+from pushsvc.ports.channels import Channel, Storage
 from pushsvc.store import MemoryStore
 from pushsvc.store.memory_dead import MemoryDeadLetters
 
@@ -175,6 +177,39 @@ class Store:
         raise AssertionError("intake revokes no keys")
 
 
+@dataclass
+class Channels:
+    """Broadcast channels in memory, the same for every app. `error` makes each call fail."""
+
+    kept: dict[str, Storage] = field(default_factory=dict)
+    error: RequestError | None = None
+    asked: list[str] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def of(self, app: str) -> AsyncIterator[Channels]:
+        self.asked.append(app)
+        if self.error is not None:
+            raise self.error
+        yield self
+
+    async def create(self, storage: Storage) -> Channel:
+        channel_id = base64.b64encode(f"channel/{len(self.kept)}?".encode()).decode()
+        self.kept[channel_id] = storage
+        return Channel(channel_id, storage)
+
+    async def all(self) -> list[str]:
+        return list(self.kept)
+
+    async def get(self, channel_id: str) -> Channel:
+        if channel_id not in self.kept:
+            raise NotFound("no such channel")
+        return Channel(channel_id, self.kept[channel_id])
+
+    async def delete(self, channel_id: str) -> None:
+        await self.get(channel_id)
+        del self.kept[channel_id]
+
+
 def api_key(text: str, app: str, *scopes: Scope) -> ApiKey:
     return ApiKey(text, app, hashlib.sha256(text.encode()).hexdigest(), scopes)
 
@@ -191,6 +226,7 @@ class Service:
     failing: dict[str, str] = field(default_factory=dict)
     now: float = 0.0
     dead: MemoryDeadLetters = field(default_factory=lambda: MemoryStore().dead)
+    channels: Channels = field(default_factory=Channels)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -224,6 +260,7 @@ class Service:
             receipts=self.store,
             keys=self.store,
             dead=self.dead,
+            channels=self.channels,
             ready=self.ready,
             metrics=self.metrics,
             config=config,

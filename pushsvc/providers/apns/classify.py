@@ -45,7 +45,6 @@ EXPIRED_TOKEN: Final = "ExpiredProviderToken"  # noqa: S105  # a reason of Apple
 UNRELATED_KEY: Final = "UnrelatedKeyIdInToken"
 TOO_MANY_TOKENS: Final = "TooManyProviderTokenUpdates"
 
-SWITCHED_OFF: Final = "FeatureNotEnabled"
 PORTAL_WAIT: Final = 300.0
 """Seconds between two looks whether somebody switched broadcasts on."""
 
@@ -74,7 +73,7 @@ _REASONS: Final[dict[tuple[int, str], str]] = {
     (400, "BadDeviceToken"): "suspect",
     (400, "BadChannelId"): "suspect",
     (400, "ChannelNotRegistered"): "dead",
-    (400, SWITCHED_OFF): "switched off",
+    (400, "FeatureNotEnabled"): "switched off",
     (400, "DeviceTokenNotForTopic"): "suspect for the topic",
     (400, "IdleTimeout"): "unavailable",
     **{
