@@ -114,7 +114,7 @@ class ApnsRenderer:
         result.update(headers)
         _judge(result, push_type, faults)
         if broadcast:
-            _judge_broadcast(content, result, faults)
+            _judge_broadcast(content, headers, faults)
             result.setdefault("apns-expiration", "0")
         judge(kinds, push_type, _event_of(payload), faults, neutral=content.live_activity is not None)
         if faults:
@@ -325,10 +325,10 @@ def _judge(headers: dict[str, str], push_type: str, faults: list[Fault]) -> None
 
 
 def _judge_broadcast(content: Content, headers: dict[str, str], faults: list[Fault]) -> None:
-    """What a request to a broadcast channel has no header for."""
+    """What the caller says and a request to a broadcast channel has no header for. `headers` are the caller's own."""
     if content.collapse is not None:
         faults.append(Fault("collapse", "a broadcast channel collapses nothing: leave it out"))
-    elif "apns-collapse-id" in headers:
+    if "apns-collapse-id" in headers:
         faults.append(Fault(f"{_HEADERS}.apns-collapse-id", "a broadcast channel collapses nothing: leave it out"))
     if "apns-topic" in headers:
         faults.append(Fault(f"{_HEADERS}.apns-topic", "a broadcast channel belongs to the configured topic"))
