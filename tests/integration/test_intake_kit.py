@@ -41,6 +41,7 @@ from pushsvc.store import MemoryStore
 from pushsvc.store.memory_dead import MemoryDeadLetters
 
 HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,200}")
+BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 FCM = re.compile(r"[\w:-]{1,512}", re.ASCII)
 TOKEN = "8f3c" * 16
 NOW = 1_796_115_600_000
@@ -56,7 +57,9 @@ class Apns:
         return _message(self.platform, content)
 
     def token_fault(self, token: str, kind: str) -> str | None:
-        return None if kind == "token" and HEX.fullmatch(token) else "must be a device token: hexadecimal"
+        if kind == "channel":
+            return None if BASE64.fullmatch(token) else "must be the id of a channel: base64"
+        return None if kind != "fid" and HEX.fullmatch(token) else "must be a device token: hexadecimal"
 
 
 class Fcm:
