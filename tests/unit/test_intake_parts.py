@@ -186,8 +186,10 @@ def test_every_refusal_has_its_problem_document() -> None:
 
 def test_the_examples_are_taken() -> None:
     rules = Rules("shop", dict.fromkeys(("apns", "fcm"), lambda token, kind: None), frozenset({"apns", "fcm"}))
-    totals = [read(msgspec.json.encode(example["value"]), rules, 0).total for example in EXAMPLES.values()]
-    assert totals == [2, 1, 1, 1]
+    now = 1_796_000_000_000  # a day before the time that one of them names
+    drafts = [read(msgspec.json.encode(example["value"]), rules, now) for example in EXAMPLES.values()]
+    assert [draft.total for draft in drafts] == [2, 1, 1, 1]
+    assert [draft.send_at is None for draft in drafts] == [True, True, False, True]
 
 
 def test_the_page_shows_every_call_and_loads_nothing() -> None:
