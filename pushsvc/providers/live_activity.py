@@ -4,7 +4,7 @@
     content_state    aps.content-state         title, body and sound
     attributes_type  aps.attributes-type     stale_date, dismissal_date       the same with a dash, in Unix seconds
     attributes       aps.attributes          relevance_score                  aps.relevance-score
-    input_push_..    the same with dashes    (the instant of acceptance)      aps.timestamp
+    input_push_..    the same with dashes    (acceptance, or `send_at`)        aps.timestamp
 
 Source: https://developer.apple.com/documentation/activitykit/starting-and-updating-live-activities-with-activitykit-push-notifications
 """
@@ -19,9 +19,9 @@ ALERT_FIELDS = ("title", "body", "sound")
 """Of a notification: what an activity's alert can have."""
 
 
-def aps_of(activity: LiveActivity, notification: Notification | None, created: int) -> dict[str, Any]:
-    """The dictionary. `created` in Unix seconds: of several updates, the phone shows the one with the latest."""
-    aps: dict[str, Any] = {"timestamp": created, "event": activity.event}
+def aps_of(activity: LiveActivity, notification: Notification | None, start: int) -> dict[str, Any]:
+    """The dictionary. `start`, in Unix seconds, is its timestamp: of several updates the phone shows the latest."""
+    aps: dict[str, Any] = {"timestamp": start, "event": activity.event}
     if activity.content_state is not None:
         aps["content-state"] = activity.content_state
     if activity.attributes_type is not None:

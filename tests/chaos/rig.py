@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from pushsvc.cli.playground import Playground, open_playground
 from pushsvc.cli.service import open_service
 from pushsvc.simulator import apns_token, fcm_token
 
-from ..integration.servers import find_binary, free_port, wait_for_answer
+from ..integration.ports import free_ports
+from ..integration.servers import find_binary, wait_for_answer
 
 DELIVERIES = int(os.environ.get("PUSHSVC_CHAOS_DELIVERIES", "4000"))
 """Deliveries of one fault's load."""
@@ -41,6 +43,9 @@ LATENCY = 0.05
 """Seconds that the providers take to answer, so that there is always something in flight."""
 SIZES = (1, 1, 1, 2, 10, 100, 300)
 DEAD_SHARE = 0.02
+SCHEDULED_SHARE = 0.2
+SCHEDULED_AHEAD = 2.0
+"""Seconds until a scheduled push is to be sent, at most."""
 WINDOW = {"apns": 2 * 1000, "fcm": 2 * 100}
 """Requests in flight at most: connections by the streams that the simulator allows on each."""
 UNRECORDED = 2000
@@ -160,13 +165,15 @@ class Rig:
         while ledger.accepted < DELIVERIES:
             call += 1
             tokens, dead = _targets(dice, f"{self.loads}-{caller}-{call}")
-            body = msgspec.json.encode(
-                {
-                    "to": {"tokens": tokens},
-                    "lane": dice.choice(("urgent", "normal", "bulk")),
-                    "notification": {"title": "chaos"},
-                }
-            )
+            document: dict[str, Any] = {
+                "to": {"tokens": tokens},
+                "lane": dice.choice(("urgent", "normal", "bulk")),
+                "notification": {"title": "chaos"},
+            }
+            if dice.random() < SCHEDULED_SHARE:
+                at = datetime.fromtimestamp(time.time() + dice.uniform(0.0, SCHEDULED_AHEAD), UTC)
+                document["send_at"] = at.isoformat()
+            body = msgspec.json.encode(document)
             try:
                 async with self.session.post("/v1/push", data=body) as answer:
                     told = await answer.read()
@@ -235,7 +242,8 @@ class Rig:
                     text = await answer.text()
             except aiohttp.ClientError:
                 return False
-            pending = [line for line in text.splitlines() if line.startswith("pushsvc_queue_pending{")]
+            waiting = ("pushsvc_queue_pending{", "pushsvc_scheduled{")
+            pending = [line for line in text.splitlines() if line.startswith(waiting)]
             return bool(pending) and all(float(line.split()[-1]) == 0 for line in pending)
 
         await self.until("the queue is empty", empty)
@@ -297,7 +305,7 @@ async def open_rig(
         store = StoreServer(store_folder, fsync)
         store.start()
         stack.callback(store.stop)
-        playground = stack.enter_context(open_playground(folder / "play", port=free_port(), latency=LATENCY))
+        playground = stack.enter_context(open_playground(folder / "play", port=free_ports(), latency=LATENCY))
         told = {
             "REDIS__URL": store.url,
             "SERVER__PROCESSES": str(serve),

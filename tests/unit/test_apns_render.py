@@ -33,7 +33,7 @@ FULL = {
 
 
 def render(given: Content, *kinds: str, push_id: str = PUSH_ID) -> Message:
-    return RENDERER.render(given, push_id=push_id, created_at=CREATED_AT, kinds=kinds or ("token",))
+    return RENDERER.render(given, push_id=push_id, starts_at=CREATED_AT, kinds=kinds or ("token",))
 
 
 def faults(given: Content, *kinds: str) -> dict[str, str]:
@@ -329,7 +329,7 @@ def test_a_broadcast_says_its_expiration_and_stores_nothing_unless_told() -> Non
         (content(notification={"title": "Hi"}), ("activity",), "`live_activity` is missing"),
         (content(data={"a": "1"}), ("channel", "push_to_start"), "`live_activity` is missing"),
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_a_target_of_the_wrong_kind_is_refused(given: Content, kinds: tuple[str, ...], says: str) -> None:
     refused = faults(given, *kinds)

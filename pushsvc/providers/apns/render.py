@@ -86,15 +86,15 @@ class ApnsRenderer:
         """Hexadecimal of even length, up to 400 characters; a channel's id is base64."""
         return fault_of(token, kind)
 
-    def render(self, content: Content, *, push_id: str, created_at: int, kinds: Collection[str] = (TOKEN,)) -> Message:
+    def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = (TOKEN,)) -> Message:
         """The payload and headers for every target of the push. Raises `RenderError` with every fault at once."""
         faults: list[Fault] = []
-        created = created_at // 1000
+        start = starts_at // 1000
         broadcast = CHANNEL in kinds
         raw = content.overrides.get(PLATFORM)
         override = _NONE if raw is None else _read(raw, faults)
         headers = _own_headers(override, faults) if override.headers else {}
-        payload = _payload(content, created, faults)
+        payload = _payload(content, start, faults)
         if override.payload:
             own = _own_payload(override.payload, faults)
             exact = payload is None
@@ -110,7 +110,7 @@ class ApnsRenderer:
                 faults.append(Fault(_PAYLOAD, "is missing: there is nothing to send to APNs devices"))
             raise RenderError(faults)
         push_type = _push_type(content, headers, payload, faults)
-        result = _headers(content, push_type, push_id, created, faults)
+        result = _headers(content, push_type, push_id, start, faults)
         result.update(headers)
         _judge(result, push_type, faults)
         if broadcast:
@@ -130,13 +130,13 @@ class ApnsRenderer:
 # --- the payload --------------------------------------------------------------------------------
 
 
-def _payload(content: Content, created: int, faults: list[Fault]) -> dict[str, Any] | None:
-    """What we render, or None where the push has neither a notification nor data. `created` is in Unix seconds."""
+def _payload(content: Content, start: int, faults: list[Fault]) -> dict[str, Any] | None:
+    """What we render, or None where the push has neither a notification nor data. `start` is in Unix seconds."""
     notification, data, activity = content.notification, content.data, content.live_activity
     aps: dict[str, Any] = {}
     payload: dict[str, Any] = {"aps": aps}
     if activity is not None:
-        aps.update(aps_of(activity, notification, created))
+        aps.update(aps_of(activity, notification, start))
         channel = activity.input_push_channel
         if channel is not None and (fault := fault_of(channel, CHANNEL)) is not None:
             faults.append(Fault("live_activity.input_push_channel", fault))
@@ -293,12 +293,12 @@ def _event_of(payload: dict[str, Any]) -> object:
     return aps.get("event") if isinstance(aps, dict) else None
 
 
-def _headers(content: Content, push_type: str, push_id: str, created: int, faults: list[Fault]) -> dict[str, str]:
-    """The headers by the neutral fields. `created` is in Unix seconds."""
+def _headers(content: Content, push_type: str, push_id: str, start: int, faults: list[Fault]) -> dict[str, str]:
+    """The headers by the neutral fields. `start` is in Unix seconds."""
     normal = content.priority == "normal" or push_type == BACKGROUND
     headers = {"apns-push-type": push_type, "apns-priority": NORMAL if normal else HIGH}
     if content.ttl is not None:
-        headers["apns-expiration"] = str(created + content.ttl) if content.ttl else "0"
+        headers["apns-expiration"] = str(start + content.ttl) if content.ttl else "0"
     collapse = content.collapse
     if collapse is None:
         # One id for the push, so that a repeat after a crash replaces the first instead of standing beside it.

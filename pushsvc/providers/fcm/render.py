@@ -76,17 +76,15 @@ class FcmRenderer:
             return "must be an FCM token: 1 to 4,096 letters, digits and any of _ : . , % ~ + / = -"
         return None
 
-    def render(
-        self, content: Content, *, push_id: str, created_at: int, kinds: Collection[str] = ("token",)
-    ) -> Message:
+    def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = ("token",)) -> Message:
         """The message for every target of the push. Raises `RenderError` with every fault at once."""
         faults: list[Fault] = []
         raw = content.overrides.get(PLATFORM)
         own = {} if raw is None else _own(raw, faults)
         if content.live_activity is not None:
-            message = _activity(content, created_at // 1000, own, faults)
+            message = _activity(content, starts_at // 1000, own, faults)
         else:
-            message = _message(content, push_id, created_at // 1000, _shows(own), faults)
+            message = _message(content, push_id, starts_at // 1000, _shows(own), faults)
         if own and message:
             if "androidV2" in own or "android_v2" in own:
                 message.pop("android", None)  # FCM takes one of the two
@@ -113,9 +111,9 @@ class FcmRenderer:
 
 
 def _message(
-    content: Content, push_id: str, created: int, shown_by_override: bool, faults: list[Fault]
+    content: Content, push_id: str, start: int, shown_by_override: bool, faults: list[Fault]
 ) -> dict[str, Any]:
-    """The message that the neutral fields make; empty when there are none. `created` is in Unix seconds."""
+    """The message that the neutral fields make; empty when there are none. `start` is in Unix seconds."""
     notification, data = content.notification, content.data
     common: dict[str, Any] = {}
     android: dict[str, Any] = {}
@@ -156,7 +154,7 @@ def _message(
     if content.ttl is not None:
         ttl = min(content.ttl, LONGEST_TTL)
         android["ttl"] = f"{ttl}s"
-        headers["apns-expiration"] = str(created + ttl) if ttl else "0"
+        headers["apns-expiration"] = str(start + ttl) if ttl else "0"
         webpush["headers"] = {"TTL": str(ttl)}
     collapse_id = push_id if collapse is None and seen else collapse
     if collapse_id is not None and _COLLAPSE_ID(collapse_id) is not None:
@@ -223,8 +221,8 @@ def _assemble(
     return message
 
 
-def _activity(content: Content, created: int, own: dict[str, Any], faults: list[Fault]) -> dict[str, Any]:
-    """The message of a Live Activity, whose token the caller gives in `own`. `created` is in Unix seconds."""
+def _activity(content: Content, start: int, own: dict[str, Any], faults: list[Fault]) -> dict[str, Any]:
+    """The message of a Live Activity, whose token the caller gives in `own`. `start` is in Unix seconds."""
     assert content.live_activity is not None
     apns = _within(_respelt(own), "apns")
     if not isinstance(apns.get("live_activity_token"), str):
@@ -236,10 +234,10 @@ def _activity(content: Content, created: int, own: dict[str, Any], faults: list[
         faults.append(Fault("push_type", "a Live Activity is of type `liveactivity`"))
     headers = {"apns-priority": "5" if content.priority == "normal" else "10"}
     if content.ttl is not None:
-        headers["apns-expiration"] = str(created + content.ttl) if content.ttl else "0"
+        headers["apns-expiration"] = str(start + content.ttl) if content.ttl else "0"
     if content.collapse is not None and _COLLAPSE_ID(content.collapse) is not None:
         headers["apns-collapse-id"] = content.collapse
-    aps = aps_of(content.live_activity, content.notification, created)
+    aps = aps_of(content.live_activity, content.notification, start)
     if content.data:
         _check_data(content.data, "data", faults)
     # Read again, so that what the caller gave raw in it can be merged with.
