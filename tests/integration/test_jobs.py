@@ -23,6 +23,7 @@ from pushsvc.jobs import FUNCTIONS, QUEUE, Context, NotAllowed, make_job_class, 
 from pushsvc.jobs.process import enqueue_replays
 from pushsvc.jobs.worker import make_queue
 from pushsvc.ports import DeadFilter, ReplaySpec
+from pushsvc.runtime import Current
 from pushsvc.settings import Settings
 from pushsvc.store import Store, StoreConfig, open_store
 from pushsvc.store.connect import open_sync_redis
@@ -152,7 +153,7 @@ def run_all(connection: Redis, ran: list[tuple[str, ...]]) -> None:
     async def note(context: Context, *words: str) -> None:
         ran.append(words)
 
-    job_class = make_job_class({"note": note}, Context(Settings(), ""))
+    job_class = make_job_class({"note": note}, Context(Current(Settings()), ""))
     queue = make_queue(QUEUE, connection, job_class)
     make_worker(queue, name=f"test-{len(ran)}", job_class=job_class, maintenance=30).work(burst=True)
 
@@ -196,7 +197,7 @@ def test_pickle_is_not_read(connection: Redis, tmp_path: Path) -> None:
 
 
 def test_the_table_holds_what_it_says() -> None:
-    assert set(FUNCTIONS) == {"replay"}
+    assert set(FUNCTIONS) == {"replay", "webhook"}
     job = make_job_class(FUNCTIONS, None).create("replay", connection=Redis(), serializer=JSONSerializer)
     with pytest.raises(NotAllowed, match="only enqueues"):
         job.perform()
