@@ -242,8 +242,8 @@ async def _redeliver(
     else:
         events = sum(batch.events for dead in wanted.values() for batch in dead)
         what = f"{batches:,} batches of {events:,} events"
-        waited = f"{sum(told.values()):,} of {what} were told"
-        print(f"{what} would be told again" if dry_run else f"{what} were asked for" if detach else waited)
+        done = f"{sum(told.values()):,} of {what} were told" if batches else "no batch was given up"
+        print(f"{what} would be told again" if dry_run else f"{what} were asked for" if detach else done)
     return dry_run or detach or sum(told.values()) == batches
 
 
