@@ -188,8 +188,8 @@ async def enqueue_replays(store: Store, queue: Queue, settings: Settings) -> Non
 async def enqueue_webhooks(store: Store, queue: Queue, settings: Settings) -> None:
     """Give each webhook that has something to tell, and that nobody works on, to rq."""
     configs = runtime.webhook_configs(settings)
-    due = [app for app, config in configs.items() if await store.webhooks.due(app, config.place)]
-    await _enqueue_each(queue, "webhook", {app: (app,) for app in due})
+    due = await asyncio.gather(*(store.webhooks.due(app, config.place) for app, config in configs.items()))
+    await _enqueue_each(queue, "webhook", {app: (app,) for app, now in zip(configs, due, strict=True) if now})
 
 
 async def _enqueue_each(queue: Queue, function: str, calls: Mapping[str, tuple[str, ...]]) -> None:
