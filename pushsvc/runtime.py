@@ -18,7 +18,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from . import feedback, intake, telemetry
+from . import feedback, intake, telemetry, webhooks
 from .accounts import Accounts
 from .channels import OpenedChannels
 from .dispatch import DispatchConfig, Dispatcher, RouteLimits
@@ -26,9 +26,11 @@ from .errors import PushsvcError, StoreOwned, StoreUnavailable
 from .model import ApiKey, Route
 from .policy import RetryPolicy
 from .ports import KeyRing
+from .ports.webhooks import Standing
 from .providers import REGISTRY
 from .reload import versions
 from .settings import AppSettings, RetrySettings, Settings, load
+from .signing import parse_secret
 from .store import Gauges, Store, StoreConfig, attach_embedded, open_embedded, open_store, token_hash
 
 GAUGES_EVERY = 2.0
@@ -175,6 +177,8 @@ def _exposition(current: Current, store: Store) -> Callable[[], Awaitable[None]]
             return
         read_at = time.monotonic()
         show_gauges(await store.gauges({app: tuple(each.providers) for app, each in current.settings.apps.items()}))
+        for app, config in webhook_configs(current.settings).items():
+            show_webhook(app, await store.webhooks.standing(app, config.place))
 
     return refresh
 
@@ -187,6 +191,13 @@ def show_gauges(gauges: Gauges) -> None:
     for app, each in gauges.apps.items():
         telemetry.DEAD_LETTERS.labels(app).set(each.dead_letters)
         telemetry.SCHEDULED.labels(app).set(each.scheduled)
+
+
+def show_webhook(app: str, standing: Standing) -> None:
+    """Set the metrics of one webhook that are read from Redis."""
+    since = standing.waiting_since
+    telemetry.WEBHOOK_LAG.labels(app).set(0.0 if since is None else max(0.0, time.time() - since / 1000))
+    telemetry.WEBHOOK_DEAD.labels(app).set(standing.dead)
 
 
 # --- intake -------------------------------------------------------------------------------------
@@ -365,6 +376,33 @@ async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Ca
             while not stop.is_set():
                 turn.clear()
                 await feedback.run(store.receipts, current.settings.apps, turn)
+
+
+# --- webhooks -----------------------------------------------------------------------------------
+
+
+def webhook_configs(settings: Settings) -> dict[str, webhooks.WebhookConfig]:
+    """The webhook of each app that has one."""
+    found = {}
+    for app, each in settings.apps.items():
+        hook = each.webhook
+        if hook.url:
+            found[app] = webhooks.WebhookConfig(
+                url=hook.url,
+                keys=tuple(parse_secret(secret) for secret in (hook.secret, hook.old_secret) if secret),
+                allow_private=hook.allow_private,
+                ca_file=hook.ca_file,
+                batch=hook.batch,
+                timeout=hook.timeout,
+                attempts=hook.attempts,
+                retry_for=hook.retry_for,
+                base=hook.base,
+                cap=hook.cap,
+            )
+    return found
+
+
+# --- what the parts share -----------------------------------------------------------------------
 
 
 class Current:

@@ -7,6 +7,7 @@ How the parts stand to one another::
                          ├─ receipts  take, record, events                                  receipts.py
                          ├─ keys      API keys                                              keyring.py
                          ├─ dead      dead letters listed and replayed                      letters.py, replays.py
+                         ├─ webhooks  what is to be told, and what could not be         webhooks.py
                          ├─ limiter   admit, lease                                          limiter.py
                          └─ gauges()  figures for metrics and `stats`                       gauges.py
                               │

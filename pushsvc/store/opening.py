@@ -23,6 +23,7 @@ from .queue import RedisQueue
 from .receipts import RedisReceipts
 from .replays import RedisReplays
 from .suppression import Suppression
+from .webhooks import RedisWebhooks
 
 
 class Store:
@@ -41,6 +42,7 @@ class Store:
         self.receipts = RedisReceipts(link, config, suppression, liveness, clock)
         self.keys = RedisKeyRing(link)
         self.dead = RedisReplays(link, config, clock)
+        self.webhooks = RedisWebhooks(link, config, self.receipts, clock)
         self.limiter = RedisLimiter(link, config, hash_key)
 
     @property
