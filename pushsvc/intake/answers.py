@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from ..model import Counts, DeliveryRow, End, FeedbackEvent, PushState, PushStatus
+from ..model import Action, Counts, DeliveryRow, End, FeedbackEvent, PushState, PushStatus
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-12-01T09:00:00.000Z"])]
 
@@ -64,7 +64,7 @@ class Feedback(Struct, frozen=True):
     platform: str
     token: Annotated[str, Meta(description="The caller's own token, whole.")]
     reason: str
-    action: Literal["suppressed", "pruned", "suspected", "kept"]
+    action: Action
 
 
 class FeedbackPage(Struct, frozen=True):
@@ -80,6 +80,10 @@ class Health(Struct, frozen=True):
     status: Literal["ok", "ready"]
     held: Annotated[
         dict[str, str] | UnsetType, Meta(description="Routes that do not send now, `app/platform`, and why.")
+    ] = UNSET
+    frozen: Annotated[
+        dict[str, str] | UnsetType,
+        Meta(description="Routes that prune no device now, because too many of their answers are bad."),
     ] = UNSET
 
 

@@ -40,6 +40,7 @@ def build_app(
     ready: Callable[[], Awaitable[Mapping[str, str]]],
     metrics: Callable[[], Awaitable[bytes]],
     held: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
+    frozen: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     config: IntakeConfig,
     clock: Callable[[], int] = now_ms,
     new_id: Callable[[int], str] = new_push_id,
@@ -50,7 +51,7 @@ def build_app(
 
     `renderers` are those of every platform that exists; which of them an app may use is in its `platforms`.
     `ready` names the parts that are not ready, with why; empty means ready. `metrics` gives Prometheus' text,
-    `held` the routes that do not send now, and why.
+    `held` the routes that do not send now, and why; `frozen` those that prune nothing now, and why.
     `clock` gives Unix milliseconds, `new_id` a push id for such an instant, `monotonic` seconds.
     `limiter` holds the apps to their `limit`; without it there is none.
     """
@@ -70,7 +71,11 @@ def build_app(
         limits=IntakeLimits(limiter, rates, monotonic=monotonic) if limiter is not None and rates else None,
     )
     about_itself = MetaCalls(
-        ready=ready, metrics=metrics, held=held, document=openapi.build(platforms=renderers, config=config)
+        ready=ready,
+        metrics=metrics,
+        held=held,
+        frozen=frozen,
+        document=openapi.build(platforms=renderers, config=config),
     )
     owners = (about_pushes, FailedCalls(dead=dead, gate=gate, config=config), about_itself)
     app = web.Application(middlewares=[boundary()], client_max_size=config.body_limit)

@@ -228,7 +228,8 @@ CALLS: Final = (
         "Whether pushes are accepted.",
         Answer(200, "They are.", Health),
         description="With 503 `errors` names each part that is not ready, and why. `held` names routes that do not "
-        "send now: what is accepted for them waits.",
+        "send now: what is accepted for them waits. `frozen` names routes that prune no device now, because too many "
+        "of their answers are bad.",
         problems=(Unavailable, InternalError),
     ),
     Call(

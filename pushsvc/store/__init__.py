@@ -5,6 +5,8 @@ How the parts stand to one another::
     open_store ── Store ─┬─ pushes    accept (group commit), status, deliveries, cancel     pushes.py
                          ├─ queue     take, settle, promote, reclaim, beat                  queue.py
                          ├─ receipts  take, record, events                                  receipts.py
+                         ├─ answers   what providers said of tokens lately                  answers.py
+                         ├─ suppressions  tokens that are not sent to                       suppression.py
                          ├─ keys      API keys                                              keyring.py
                          ├─ dead      dead letters listed and replayed                      letters.py, replays.py
                          ├─ limiter   admit, lease                                          limiter.py

@@ -25,6 +25,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | dead letter can be sent again                         |
 | `ps:T:replay:<job>`        | hash   | 7 days                 | a replay: `cursor`, `end`, `moved`, `skipped`, `up`;  |
 |                            |        |                        | in shard 0 also `spec`, `st`, `at`, `matched`, `error`|
+| `ps:T:answers:<platform>:<minute>` | hash | 24 h           | `sent:<s>`, `dead:<s>`, `suspect:<s>`: what was       |
+|                            |        |                        | answered of tokens in ten seconds from second s on    |
 | `ps:T:receipts`            | stream | entry: until recorded  | `r` encoded Receipt; consumer group `feedback`        |
 | `ps:T:events`              | stream | entry: events TTL      | `e` encoded FeedbackEvent; capped                     |
 | `ps:T:sup:<platform>`      | zset   | member: suppression TTL| 16-byte digest of a dead token; score recorded at ms  |
@@ -145,6 +147,10 @@ def replay(app: str, shard: int, job: str) -> str:
 
 def lock(name: str) -> str:
     return f"ps:lock:{name}"
+
+
+def answers(app: str, shard: int, platform: Platform, minute: int) -> str:
+    return f"{prefix(app, shard)}answers:{platform}:{minute}"
 
 
 def receipts(app: str, shard: int) -> str:
