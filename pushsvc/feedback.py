@@ -32,7 +32,7 @@ from .model import FeedbackEvent, Platform, Receipt, Route
 from .policy import PruneDecision, PrunePolicy, prune
 from .ports import ReceiptLog
 from .ports.feedback import RecentAnswers, Suppressions
-from .ports.registry import Prune, Registry, Strike
+from .ports.registry import Holding, Prune, Registry, Strike
 
 BATCH = 500
 WAIT_MS = 2000
@@ -169,7 +169,7 @@ class _Judge:
 
     async def _holders(self, receipts: Sequence[Receipt]) -> list[Device | None]:
         return await self._ports.registry.holders(
-            self._app, [(receipt.device_id, receipt.platform, receipt.token) for receipt in receipts]
+            self._app, [Holding(receipt.device_id, receipt.platform, receipt.token) for receipt in receipts]
         )
 
     # --- the judgement ------------------------------------------------------------------------------

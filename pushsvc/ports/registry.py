@@ -8,7 +8,19 @@ from typing import Protocol
 from msgspec import Struct
 
 from ..devices import ByDevices, ByTopic, ByUsers, Device, ToAll
+from ..errors import PushsvcError
 from ..model import Platform
+
+MOST_OF_USER = 1000
+"""Devices of one user. A user is a person: a name that stands for everybody belongs into no `user` at all."""
+
+
+class UserFull(PushsvcError):
+    """These devices, by id, would give their user more than `MOST_OF_USER`. Nothing of the call was done."""
+
+    def __init__(self, device_ids: Sequence[str]) -> None:
+        super().__init__(f"a user has at most {MOST_OF_USER:,} devices")
+        self.device_ids = tuple(device_ids)
 
 
 class Members(Struct, frozen=True):
@@ -31,6 +43,17 @@ class Prune(Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Prune({self.device_id!r}, {self.reason}, at={self.at})"
+
+
+class Holding(Struct, frozen=True):
+    """A device by its id, or, where that is None, the one that has the token."""
+
+    device_id: str | None
+    platform: Platform
+    token: str
+
+    def __repr__(self) -> str:
+        return f"Holding({self.device_id!r}, {self.platform})"
 
 
 class Strike(Struct, frozen=True):
@@ -69,19 +92,20 @@ class Registry(Protocol):
         """Register or refresh; the document after it, and whether the device is new.
 
         `registered_at` and `last_seen_at` of `device` are the present instant, also where the token is the same as
-        before: the app has just got it from the provider. Topics are kept; strikes and tombstone go.
+        before: the app has just got it from the provider. Topics are kept; strikes and tombstone go. The token is taken
+        off the suppression list. Raises UserFull.
         """
         ...
 
     async def put_many(self, app: str, devices: Sequence[Device]) -> list[bool]:
-        """`put` for an import, at most some hundred at once: whether each is new. Here `registered_at`, `last_seen_at`
-        and `topics` are taken as they stand in each device."""
+        """`put` for an import, at most some hundred at once, in one step and in their order: whether each is new. Here
+        the whole device is taken as it stands, with its times, topics, strikes and tombstone. Raises UserFull."""
         ...
 
     async def get(self, app: str, device_id: str) -> Device | None: ...
 
-    async def holders(self, app: str, wanted: Sequence[tuple[str | None, Platform, str]]) -> list[Device | None]:
-        """The device of each id, or, where that is None, the one that has the token; tombstones too."""
+    async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
+        """For each the device that is meant, be it a tombstone."""
         ...
 
     async def by_token(self, app: str, platform: Platform, token: str) -> Device | None: ...
@@ -120,6 +144,10 @@ class Registry(Protocol):
         """
         ...
 
+    async def scan(self, app: str, *, after: str, limit: int) -> Members:
+        """As `members` of `ToAll`, tombstones too."""
+        ...
+
     # --- tombstones -----------------------------------------------------------------------------
 
     async def prune(self, app: str, prunes: Sequence[Prune]) -> list[bool]:
@@ -128,6 +156,10 @@ class Registry(Protocol):
 
     async def strike(self, app: str, strikes: Sequence[Strike]) -> list[bool]:
         """Count suspect answers; for each whether it took effect."""
+        ...
+
+    async def pruned(self, app: str, which: PrunedFilter) -> int:
+        """How many tombstones are meant."""
         ...
 
     async def restore(self, app: str, which: PrunedFilter, *, limit: int) -> int:

@@ -28,8 +28,7 @@ class MemorySuppressions:
         self._state = state
 
     async def add(self, app: str, tokens: Sequence[tuple[Platform, str, int]]) -> None:
-        self._state.suppressed |= {(app, platform, token) for platform, token, _ in tokens}
+        self._state.suppressed |= {(app, platform, token): at for platform, token, at in tokens}
 
     async def lift(self, app: str, devices: Iterable[Device], *, always: bool = False) -> None:
-        """Always: the twin does not know since when a token is suppressed."""
-        self._state.suppressed -= {(app, device.platform, device.token) for device in devices}
+        self._state.lift(app, devices, always=always)

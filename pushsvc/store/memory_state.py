@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from ..devices import Device
 from ..freeze import Answers
 from ..model import (
     ENDS,
@@ -101,7 +102,10 @@ class State:
         self.dead: dict[str, dict[int, DeadLetter]] = defaultdict(dict)
         self.replays: dict[tuple[str, str], ReplayStatus] = {}
         self.replay_ends: dict[str, tuple[int, int]] = {}
-        self.suppressed: set[tuple[str, Platform, str]] = set()
+        self.suppressed: dict[tuple[str, Platform, str], int] = {}
+        """App, platform and token, with the instant from which they are."""
+        self.devices: dict[str, dict[int, Device]] = defaultdict(dict)
+        """Of an app, by ordinal."""
         self.keys: dict[str, ApiKey] = {}
         self.once: dict[tuple[str, bytes], bytes] = {}
         self.alive: set[str] = set()
@@ -116,6 +120,13 @@ class State:
                 self.answers[route][slot] += Answers(dead=1)
             case TokenSuspect():
                 self.answers[route][slot] += Answers(suspect=1)
+
+    def lift(self, app: str, devices: Iterable[Device], *, always: bool = False) -> None:
+        """Suppress these devices' tokens no more, where they were suppressed before they were registered, or always."""
+        for device in devices:
+            key = (app, device.platform, device.token)
+            if key in self.suppressed and (always or self.suppressed[key] <= device.registered_at):
+                del self.suppressed[key]
 
     def change(self) -> None:
         """Wake whoever waits for an entry."""
