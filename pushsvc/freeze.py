@@ -103,10 +103,10 @@ def health(slots: Slots, at: int, policy: FreezePolicy) -> Health:
 
 
 def _worst(sums: list[Answers], own: int, policy: FreezePolicy) -> Freeze | None:
-    """Of all spans with too large a share the one with the most answers."""
+    """Of all spans with too large a share the one with the most answers, and of those the shortest."""
     worst: Freeze | None = None
     for end in range(own + 1, len(sums)):
-        for start in range(own + 1):
+        for start in range(own, -1, -1):
             span = sums[end] - sums[start]
             if worst is not None and span.total <= worst.answers:
                 continue
