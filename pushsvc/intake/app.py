@@ -11,6 +11,7 @@ from aiohttp import web
 
 from ..model import Platform
 from ..ports import DeadLetters, KeyRing, Limiter, PushStore, ReceiptLog, Renderer
+from ..ports.registry import Registry
 from . import openapi
 from .auth import Gate
 from .config import IntakeApp, IntakeConfig
@@ -20,6 +21,7 @@ from .limits import IntakeLimits
 from .meta import MetaCalls
 from .problems import ExpectationFailed, boundary, respond
 from .pushes import PushCalls
+from .restore import RestoreCalls
 from .routes import CALLS
 
 _OF_ONE = ("get_push", "cancel_push")
@@ -37,6 +39,7 @@ def build_app(
     receipts: ReceiptLog,
     keys: KeyRing,
     dead: DeadLetters,
+    registry: Registry,
     ready: Callable[[], Awaitable[Mapping[str, str]]],
     metrics: Callable[[], Awaitable[bytes]],
     held: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
@@ -77,7 +80,12 @@ def build_app(
         frozen=frozen,
         document=openapi.build(platforms=renderers, config=config),
     )
-    owners = (about_pushes, FailedCalls(dead=dead, gate=gate, config=config), about_itself)
+    owners = (
+        about_pushes,
+        FailedCalls(dead=dead, gate=gate, config=config),
+        RestoreCalls(registry=registry, gate=gate, config=config),
+        about_itself,
+    )
     app = web.Application(middlewares=[boundary()], client_max_size=config.body_limit)
     handlers: dict[str, Handler] = {}
     app[HANDLERS] = handlers

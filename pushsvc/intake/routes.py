@@ -26,6 +26,8 @@ from .once import PARAM as IDEMPOTENCY_KEY
 from .problems import InternalError, RequestTimeout, UnsupportedMediaType
 from .query import Param
 from .replays import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
+from .tombstones import MOST as MOST_RESTORED
+from .tombstones import Restored, RestoreDocument
 
 JSON: Final = "application/json"
 
@@ -213,6 +215,21 @@ CALLS: Final = (
         Answer(200, "Its progress.", Replay),
         scopes=("push", "admin"),
         problems=(*_KEYED, NotFound, InvalidRequest),
+    ),
+    Call(
+        "post_restore",
+        "POST",
+        "/v1/devices/restore",
+        "Undo prunes.",
+        Answer(200, "So many are back.", Restored),
+        description=(
+            "A device that was pruned keeps its user, tags and topics until it is buried, and comes back with all of "
+            "them; its token is sent to again. A dry run tells in `left` how many are meant. One call restores up to "
+            f"{MOST_RESTORED:,}: call again while `left` is more than 0."
+        ),
+        scopes=("devices", "admin"),
+        body=RestoreDocument,
+        problems=(MalformedBody, *_KEYED, RequestTimeout, ContentTooLarge, UnsupportedMediaType, InvalidRequest),
     ),
     Call(
         "get_healthz",
