@@ -80,6 +80,8 @@ class Health(Struct, frozen=True):
     """False: the counts of that time are gone."""
     proven: bool = True
     """Enough answers lie close by to tell a burst of bad ones from a few dead tokens."""
+    vouched: bool = True
+    """The provider took our identity for others at that time, and not too many were suspect: so it is the token."""
 
 
 def slots_around(since: int, until: int, policy: FreezePolicy) -> tuple[int, int]:
@@ -95,10 +97,12 @@ def health(slots: Slots, at: int, policy: FreezePolicy) -> Health:
     counts = [slots.get(slot, Answers()) for slot in range(first, last + 1)]
     sums = [Answers(), *accumulate(counts)]
     least = max(policy.dead_answers, policy.suspect_answers)
+    whole = sums[-1]
     return Health(
         freeze=_worst(sums, own, policy),
-        counted=sums[-1].total > 0,
-        proven=(sums[-1] - sums[max(own - 1, 0)]).total >= least,
+        counted=whole.total > 0,
+        proven=(whole - sums[max(own - 1, 0)]).total >= least,
+        vouched=whole.sent > 0 and whole.suspect <= policy.suspect * whole.total,
     )
 
 

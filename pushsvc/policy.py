@@ -22,7 +22,8 @@ Only `TokenDead` and `TokenSuspect` leave a receipt: an error of the payload nev
     dead                 a raw token that no device has                    is suppressed
     dead since t         a device registered at t or before                is pruned
     dead                 a device registered before the answer             is pruned
-    suspect              a device registered before the answer             gets a strike; at the last one it is pruned
+    suspect              a device registered before the answer, while the  gets a strike; at the last one it is pruned
+                         same identity was good for others
     suspect              a raw token that no device has                    is reported
     anything             a device registered later, gone, or with another  is kept
                          token by now
@@ -165,7 +166,7 @@ def prune(receipt: Receipt, device: Device | None, health: Health, policy: Prune
         return _judge_raw(receipt)
     if receipt.kind == "dead":
         return _judge_dead(receipt, device)
-    return _judge_suspect(receipt, device, policy)
+    return _judge_suspect(receipt, device, health, policy)
 
 
 def _keep(why: str) -> PruneDecision:
@@ -195,9 +196,11 @@ def _judge_dead(receipt: Receipt, device: Device) -> PruneDecision:
     return PruneDecision("prune", "pruned", "dead") if died_after else _keep("registered_later")
 
 
-def _judge_suspect(receipt: Receipt, device: Device, policy: PrunePolicy) -> PruneDecision:
+def _judge_suspect(receipt: Receipt, device: Device, health: Health, policy: PrunePolicy) -> PruneDecision:
     if device.registered_at >= receipt.at:
         return _keep("registered_later")
+    if not health.vouched:
+        return PruneDecision("none", "suspected", "nobody_vouches_for_us")
     since_last = (receipt.at - device.struck_at) / 1000
     strikes = device.strikes if since_last <= policy.strike_memory else 0
     # Strikes lie apart, so that the last one comes a whole span after the first; never is one counted twice.

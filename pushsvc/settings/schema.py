@@ -177,7 +177,8 @@ class FeedbackSettings(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.strikes > 1 and self.strike_memory < self.strike_span / (self.strikes - 1):
             raise ValueError(
-                "strike_memory: must not be shorter than `strike_span` / (`strikes` - 1), or no device has two"
+                "strike_memory: must not be shorter than `strike_span` / (`strikes` - 1): "
+                "no device would have two strikes"
             )
 
 

@@ -70,7 +70,7 @@ class Simulator(Controls):
             sandbox=config.environment == "sandbox",
         )
         fcm = SimulatedFcm(
-            frozenset({config.project_id, *config.more_projects}),
+            (config.project_id, *config.more_projects),
             AccessTokens(keys.secret, config.access_token_life),
             record=record.fcm,
             clock=clock,

@@ -47,6 +47,10 @@ async def tell(store: MemoryStore, outcomes: dict[str, Outcome], *, by_device: b
         await store.queue.settle("shop", settlements, [taken.ref])
 
 
+GOOD_ONES = {f"good-{number}": GOOD for number in range(4)}
+"""They vouch for us: with them, a suspect token is to blame itself."""
+
+
 async def judged(store: MemoryStore, config: FeedbackConfig = FeedbackConfig()) -> list[tuple[str | None, str]]:  # noqa: B008  # frozen
     """Run the stage until no receipt is left; device and action of all events so far."""
     async with judging(store, "shop", config=config):
@@ -109,7 +113,7 @@ def test_a_device_is_pruned_at_its_third_strike() -> None:
     async def story(store: MemoryStore) -> None:
         for hours, state, strikes in ((0, "active", 1), (6, "active", 1), (6, "active", 2), (12, "pruned", 2)):
             await asyncio.sleep(hours * HOUR)
-            await tell(store, {"phone": SUSPECT})
+            await tell(store, {"phone": SUSPECT, **GOOD_ONES})
             await judged(store)
             assert (await state_of(store, "phone"))[:2] == (state, strikes)
         assert [action for _, action in await judged(store)] == ["suspected"] * 3 + ["pruned"]
@@ -117,10 +121,22 @@ def test_a_device_is_pruned_at_its_third_strike() -> None:
     play(story)
 
 
-def test_a_registration_clears_the_strikes() -> None:
+def test_suspicion_counts_only_where_others_were_accepted() -> None:
     async def story(store: MemoryStore) -> None:
         for _ in range(4):
             await tell(store, {"phone": SUSPECT})
+            await judged(store)
+            await asyncio.sleep(12 * HOUR)
+        assert await state_of(store, "phone") == ("active", 0, False)
+        assert [action for _, action in await judged(store)] == ["suspected"] * 4
+
+    play(story)
+
+
+def test_a_registration_clears_the_strikes() -> None:
+    async def story(store: MemoryStore) -> None:
+        for _ in range(4):
+            await tell(store, {"phone": SUSPECT, **GOOD_ONES})
             await judged(store)
             await asyncio.sleep(12 * HOUR)
             await store.registry.put("shop", device("phone"))
@@ -147,7 +163,7 @@ def test_several_answers_for_one_device_at_once_are_one_deed() -> None:
     async def story(store: MemoryStore) -> None:
         at = now_ms()
         for _ in range(3):
-            await tell(store, {"phone": SUSPECT}, at=at)
+            await tell(store, {"phone": SUSPECT, **GOOD_ONES}, at=at)
         assert await judged(store) == [("phone", "suspected")]
         assert await state_of(store, "phone") == ("active", 1, False)
         at = now_ms()
@@ -264,7 +280,7 @@ def lose(store: MemoryStore, where: str, *, done: bool, meanwhile: Callable[[], 
 def test_a_crash_between_two_deeds_changes_nothing(outcome: Outcome, where: str, done: bool) -> None:
     async def story(store: MemoryStore) -> None:
         lose(store, where, done=done)
-        await tell(store, {"phone": outcome})
+        await tell(store, {"phone": outcome, **GOOD_ONES})
         dead = outcome is GONE
         assert await judged(store) == [("phone", "pruned" if dead else "suspected")]
         assert await state_of(store, "phone") == (("pruned", 0, True) if dead else ("active", 1, False))
@@ -281,7 +297,7 @@ def test_a_registration_after_a_crash_undoes_it(outcome: Outcome, where: str, do
             await store.registry.put("shop", device("phone"))
 
         lose(store, where, done=done, meanwhile=register)
-        await tell(store, {"phone": outcome})
+        await tell(store, {"phone": outcome, **GOOD_ONES})
         await judged(store)
         assert await state_of(store, "phone") == ("active", 0, False)
 
@@ -321,7 +337,7 @@ def test_a_command_that_ran_twice_because_its_answer_was_lost_is_known() -> None
                 return await real(*arguments)
 
             setattr(store.registry, method, twice)
-        await tell(store, {"phone": SUSPECT})
+        await tell(store, {"phone": SUSPECT, **GOOD_ONES})
         assert await judged(store) == [("phone", "suspected")]
         assert await state_of(store, "phone") == ("active", 1, False)
         await tell(store, {"phone": GONE})
@@ -349,7 +365,7 @@ def test_a_device_that_is_gone_meanwhile_is_told_as_kept() -> None:
 
 def test_one_strike_is_enough_where_the_operator_says_so() -> None:
     async def story(store: MemoryStore) -> None:
-        await tell(store, {"phone": SUSPECT})
+        await tell(store, {"phone": SUSPECT, **GOOD_ONES})
         config = FeedbackConfig(prune=PrunePolicy(strikes=1))
         assert await judged(store, config) == [("phone", "pruned")]
 

@@ -77,6 +77,21 @@ def test_a_few_answers_prove_nothing_and_none_at_all_are_lost() -> None:
     assert not health({SLOT - 3: good(100_000), SLOT: dead(1)}, AT, POLICY).proven
 
 
+@pytest.mark.parametrize(
+    ("slots", "vouched"),
+    [
+        ({SLOT: suspect(1)}, False),
+        ({SLOT: suspect(1, among=3)}, False),
+        ({SLOT: suspect(1, among=4)}, True),
+        ({SLOT: suspect(1), SLOT - 59: good(4)}, True),
+        ({SLOT: suspect(1), SLOT - 60: good(4)}, False),
+        ({SLOT: Answers(dead=100, suspect=1)}, False),
+    ],
+)
+def test_suspicion_needs_somebody_who_vouches_for_us(slots: dict[int, Answers], vouched: bool) -> None:
+    assert health(slots, AT, POLICY).vouched == vouched
+
+
 @given(since=st.integers(0, 10**9), length=st.integers(0, 10**7))
 def test_what_is_read_is_what_is_looked_at(since: int, length: int) -> None:
     first, last = slots_around(since, since + length, POLICY)
