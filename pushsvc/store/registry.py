@@ -41,7 +41,7 @@ from . import keys
 from .link import Link
 from .registry_changes import Change, Desk
 from .registry_documents import decode_device
-from .registry_wire import Digests, Found, Question, is_meant, read_found
+from .registry_wire import Digests, Found, Question, held_by, is_meant, read_found
 from .suppression import Suppression
 
 T = TypeVar("T")
@@ -83,11 +83,7 @@ class RedisRegistry:
         return (await self._find(app, Question(tokens=[(platform, token)]))).desk.owner(platform, token)
 
     async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
-        about = Question(
-            ids=[each.device_id for each in wanted if each.device_id is not None],
-            tokens=[(each.platform, each.token) for each in wanted if each.device_id is None],
-        )
-        desk = (await self._find(app, about)).desk
+        desk = (await self._find(app, held_by(wanted))).desk
         return [desk.holder(each) for each in wanted]
 
     async def remove(self, app: str, device_id: str) -> bool:
