@@ -29,7 +29,7 @@ COMMANDS = {
     "send": ("send:send", "Send a push, from flags or a JSON file."),
     "status": ("status:status", "Show where a push stands, or follow it to its end."),
     "cancel": ("cancel:cancel", "Cancel what has not been sent of a push."),
-    "stats": ("stats:stats", "Show queues, rates, outcomes, held and frozen routes; --watch stays."),
+    "stats": ("stats:stats", "Show queues, rates, outcomes and held routes; --watch stays."),
     "failed": ("failed:failed", "List dead letters: deliveries that failed for good."),
     "replay": ("replay:replay", "Send dead letters again."),
     "devices": ("devices:devices", "See, delete and restore devices."),

@@ -81,7 +81,7 @@ async def _delete(settings: Settings, app: str, device_id: str) -> bool:
 
 
 def _document(app: str, device: Device, token_hash: str) -> dict[str, Any]:
-    known = {"app": app, **msgspec.to_builtins(msgspec.structs.asdict(device))}
+    known = {"app": app, **msgspec.structs.asdict(device)}
     del known["token"]
     known["token_hash"] = token_hash
     for name in INSTANTS:
@@ -91,5 +91,5 @@ def _document(app: str, device: Device, token_hash: str) -> dict[str, Any]:
 
 def _cell(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name}={each}" for name, each in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+        return ", ".join(f"{name}={_cell(each)}" for name, each in value.items())
+    return " ".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
