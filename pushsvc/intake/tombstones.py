@@ -9,8 +9,9 @@ from msgspec import Meta, Struct
 
 from ..errors import Fault, InvalidRequest, MalformedBody
 from ..ports.registry import PrunedFilter
+from .instants import Instant, parse_instant
 from .refusal import explain, utf8
-from .replays import Instant, Text, parse_instant
+from .replays import Text
 from .wording import expected, join
 
 MOST: Final = 10_000

@@ -58,7 +58,7 @@ class Loop:
         for index, device in enumerate(devices):
             own = Target(index, device.token, device.id, device.kind)
             targets[device.platform] = (*targets.get(device.platform, ()), own)
-        messages = {name: REGISTRY[name].renderer.render(told, push_id=push_id, created_at=now) for name in targets}
+        messages = {name: REGISTRY[name].renderer.render(told, push_id=push_id, starts_at=now) for name in targets}
         await self.store.pushes.accept(Push(push_id, "shop", "normal", now, now + HOUR, messages, targets))
         return push_id
 
