@@ -6,11 +6,11 @@ A feedback event is the same document wherever it is told: by `GET /v1/feedback`
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from .model import FeedbackEvent
+from .model import Action, FeedbackEvent
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-12-01T09:00:00.000Z"])]
 
@@ -24,7 +24,7 @@ class Feedback(Struct, frozen=True):
     platform: str
     token: Annotated[str, Meta(description="The caller's own token, whole.")]
     reason: str
-    action: Literal["suppressed", "pruned", "suspected", "kept"]
+    action: Action
 
     def __repr__(self) -> str:
         return f"Feedback({self.id} {self.platform} {self.reason} {self.action})"

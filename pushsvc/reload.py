@@ -63,7 +63,7 @@ async def versions(
 ) -> AsyncIterator[Settings]:
     """Each later version of the configuration until `stop`, SIGHUP or a changed file being the occasion.
 
-    Only `apps` and what is below can change under a running process; for other sections the log asks for a restart.
+    Only `apps` and `feedback` can change under a running process; for other sections the log asks for a restart.
     """
     log = get_logger("reload")
     # The files may have changed between being read at the start and this first look: it counts as a change, quietly.
@@ -96,7 +96,7 @@ async def versions(
 
 def _fixed(old: Settings, new: Settings) -> list[str]:
     """Sections that differ and are read at the start only."""
-    names = [name for name in Settings.__struct_fields__ if name not in ("apps", "file")]
+    names = [name for name in Settings.__struct_fields__ if name not in ("apps", "feedback", "file")]
     return [name for name in names if getattr(old, name) != getattr(new, name)]
 
 

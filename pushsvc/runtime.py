@@ -23,13 +23,14 @@ from .accounts import Accounts
 from .channels import OpenedChannels
 from .dispatch import DispatchConfig, Dispatcher, RouteLimits
 from .errors import PushsvcError, StoreOwned, StoreUnavailable
+from .freeze import FreezePolicy
 from .model import ApiKey, Route
-from .policy import RetryPolicy
+from .policy import PrunePolicy, RetryPolicy
 from .ports import KeyRing
 from .ports.webhooks import Standing
 from .providers import REGISTRY
 from .reload import versions
-from .settings import AppSettings, RetrySettings, Settings, load
+from .settings import AppSettings, FeedbackSettings, RetrySettings, Settings, load
 from .signing import parse_secret
 from .store import Gauges, Store, StoreConfig, attach_embedded, open_embedded, open_store, token_hash
 
@@ -179,6 +180,7 @@ def _exposition(current: Current, store: Store) -> Callable[[], Awaitable[None]]
         show_gauges(await store.gauges({app: tuple(each.providers) for app, each in current.settings.apps.items()}))
         for app, config in webhook_configs(current.settings).items():
             show_webhook(app, await store.webhooks.standing(app, config.place))
+        show_frozen(current.settings, await frozen_routes(current.settings, store))
 
     return refresh
 
@@ -198,6 +200,12 @@ def show_webhook(app: str, standing: Standing) -> None:
     since = standing.waiting_since
     telemetry.WEBHOOK_LAG.labels(app).set(0.0 if since is None else max(0.0, time.time() - since / 1000))
     telemetry.WEBHOOK_DEAD.labels(app).set(standing.dead)
+
+
+def show_frozen(settings: Settings, frozen: Mapping[str, str]) -> None:
+    """Set the alarm of each route."""
+    for route in routes_of(settings):
+        telemetry.PRUNING_FROZEN.labels(route.app, route.platform).set(f"{route.app}/{route.platform}" in frozen)
 
 
 # --- intake -------------------------------------------------------------------------------------
@@ -239,6 +247,12 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             except StoreUnavailable:
                 return {}  # Redis went between two calls; the next `ready` says so.
 
+        async def frozen() -> Mapping[str, str]:
+            try:
+                return await frozen_routes(current.settings, store)
+            except StoreUnavailable:
+                return {}
+
         async def metrics() -> bytes:
             try:
                 await refresh()
@@ -263,9 +277,11 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 keys=store.keys,
                 dead=store.dead,
                 channels=channels,
+                registry=store.registry,
                 ready=ready,
                 metrics=metrics,
                 held=held,
+                frozen=frozen,
                 config=config,
                 limiter=store.limiter,
             )
@@ -353,11 +369,50 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
 # --- feedback -----------------------------------------------------------------------------------
 
 
+def routes_of(settings: Settings) -> list[Route]:
+    """Every route of the configuration."""
+    return [Route(name, platform) for name, app in settings.apps.items() for platform in app.providers]
+
+
+def feedback_config(settings: FeedbackSettings) -> feedback.FeedbackConfig:
+    """The configured rules as feedback knows them."""
+    return feedback.FeedbackConfig(
+        prune=PrunePolicy(
+            strikes=settings.strikes, strike_span=settings.strike_span, strike_memory=settings.strike_memory
+        ),
+        freeze=FreezePolicy(
+            window=settings.freeze_window,
+            dead=settings.freeze_dead,
+            dead_answers=settings.freeze_dead_answers,
+            suspect=settings.freeze_suspect,
+            suspect_answers=settings.freeze_suspect_answers,
+        ),
+        prune_anyway={
+            Route(*route.split("/", 1)): int(until.timestamp() * 1000) for route, until in settings.prune_anyway.items()
+        },
+    )
+
+
+async def frozen_routes(settings: Settings, store: Store) -> dict[str, str]:
+    """The routes whose pruning is frozen now, `app/platform` and why."""
+    frozen = await feedback.frozen_routes(
+        store.answers, routes_of(settings), feedback_config(settings.feedback), store.clock()
+    )
+    return {f"{route.app}/{route.platform}": freeze.why for route, freeze in frozen.items()}
+
+
 async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
     """Judge receipts until `stop`."""
     settings.require_apps()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_configured_store(settings))
+        ports = feedback.FeedbackPorts(
+            receipts=store.receipts,
+            registry=store.registry,
+            answers=store.answers,
+            suppressions=store.suppressions,
+            clock=store.clock,
+        )
         current = Current(settings)
         await serve_part_metrics(stack, current, "feedback", store)
         listening(f"{len(settings.apps)} apps as {socket.gethostname()}:{os.getpid()}")
@@ -375,7 +430,8 @@ async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Ca
             tasks.create_task(end_turn())
             while not stop.is_set():
                 turn.clear()
-                await feedback.run(store.receipts, current.settings.apps, turn)
+                config = feedback_config(current.settings.feedback)
+                await feedback.run(ports, current.settings.apps, config, turn)
 
 
 # --- webhooks -----------------------------------------------------------------------------------

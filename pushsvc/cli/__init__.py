@@ -34,6 +34,7 @@ COMMANDS = {
     "replay": ("replay:replay", "Send dead letters again."),
     "channels": ("channels:channels", "Make, list and delete broadcast channels (APNs)."),
     "webhooks": ("webhooks:webhooks", "See, try and repair the webhooks that tell feedback events."),
+    "devices": ("devices:devices", "See, delete and restore devices."),
     "keys": ("keys:keys", "Make, list and revoke API keys."),
     "check": ("check:check", "Check the configuration, Redis and each credential."),
 }

@@ -68,6 +68,10 @@ class Health(Struct, frozen=True):
     held: Annotated[
         dict[str, str] | UnsetType, Meta(description="Routes that do not send now, `app/platform`, and why.")
     ] = UNSET
+    frozen: Annotated[
+        dict[str, str] | UnsetType,
+        Meta(description="Routes that prune no device now, because too many of their answers are bad."),
+    ] = UNSET
 
 
 def accepted(push_id: str, state: PushState, deliveries: int) -> bytes:

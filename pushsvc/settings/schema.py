@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
@@ -19,6 +20,7 @@ from ..signing import parse_secret
 Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
 Positive: TypeAlias = Annotated[float, Meta(gt=0)]
 NotNegative: TypeAlias = Annotated[float, Meta(ge=0)]
+Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 Name: TypeAlias = Annotated[
     str,
@@ -157,6 +159,30 @@ class RetrySettings(Struct, frozen=True, kw_only=True):
             raise ValueError("base: must not be greater than `cap`")
 
 
+class FeedbackSettings(Struct, frozen=True, kw_only=True):
+    """`[feedback]`: what prunes a device, and what stops the pruning. It may change under running processes."""
+
+    strikes: Count = 3
+    strike_span: NotNegative = 86400.0
+    strike_memory: Positive = 30 * 86400.0
+    freeze_window: Annotated[float, Meta(ge=10, le=3600)] = 600.0
+    freeze_dead: Share = 0.5
+    freeze_dead_answers: Count = 200
+    freeze_suspect: Share = 0.2
+    freeze_suspect_answers: Count = 100
+    prune_anyway: Annotated[
+        dict[str, Annotated[datetime, Meta(tz=True)]],
+        Meta(description='routes with an instant each, as in { "shop/apns" = 2026-12-01T09:00:00Z }'),
+    ] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.strikes > 1 and self.strike_memory < self.strike_span / (self.strikes - 1):
+            raise ValueError(
+                "strike_memory: must not be shorter than `strike_span` / (`strikes` - 1): "
+                "no device would have two strikes"
+            )
+
+
 class KeySettings(Struct, frozen=True, kw_only=True):
     """`[[apps.NAME.keys]]`: an API key, as its hash."""
 
@@ -258,6 +284,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     jobs: JobsSettings = JobsSettings()
     queue: QueueSettings = QueueSettings()
     retry: RetrySettings = RetrySettings()
+    feedback: FeedbackSettings = FeedbackSettings()
     apps: dict[str, AppSettings] = field(default_factory=dict)
     file: Path | None = None
     """Where it was read from; not a key."""

@@ -95,6 +95,12 @@ ROUTE_HELD = Gauge(
     multiprocess_mode="livemax",
 )
 PRUNED = Counter("pushsvc_pruned_total", "Tokens that were pruned or suppressed.", ["app", "platform", "reason"])
+PRUNING_FROZEN = Gauge(
+    "pushsvc_pruning_frozen",
+    "1 while too many answers of the route are bad for any device to be pruned; read from Redis by who is scraped.",
+    ["app", "platform"],
+    multiprocess_mode="livemostrecent",
+)
 CREDENTIAL_EXPIRY = Gauge(
     "pushsvc_credential_expiry_seconds",
     # An instant does not go stale between two looks at the certificate, a remaining span would.

@@ -37,6 +37,7 @@ from pushsvc.model import (
 )
 from pushsvc.ports import RenderError
 from pushsvc.ports.channels import Channel, Storage
+from pushsvc.ports.registry import Registry
 from pushsvc.store import MemoryStore
 from pushsvc.store.memory_dead import MemoryDeadLetters
 
@@ -226,6 +227,7 @@ class Service:
     now: float = 0.0
     dead: MemoryDeadLetters = field(default_factory=lambda: MemoryStore().dead)
     channels: Channels = field(default_factory=Channels)
+    registry: Registry = field(default_factory=lambda: MemoryStore().registry)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -260,6 +262,7 @@ class Service:
             keys=self.store,
             dead=self.dead,
             channels=self.channels,
+            registry=self.registry,
             ready=self.ready,
             metrics=self.metrics,
             config=config,

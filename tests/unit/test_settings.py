@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,7 @@ FAULTS = [
     ("[servers]", "servers: unknown section, did you mean `server`? (in FILE)"),
     (
         "[zzz]",
-        "zzz: unknown section, known: apps, dispatch, jobs, logging, metrics, queue, redis, retry, server, store (in FILE)",
+        "zzz: unknown section, known: apps, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store (in FILE)",
     ),
     (
         "[logging]\nlevel = 'loud'",
@@ -175,6 +176,19 @@ FAULTS = [
         "apps.a.limits.per_app: expected a rate such as `240/min`, `10/s`, `500/10s` (units s, min, h, day), or `0` for "
         "no limit, found 'fast' (in FILE)",
     ),
+    ("[feedback]\nfreeze_dead = 1.5", "feedback.freeze_dead: expected a number from 0 to 1, found 1.5 (in FILE)"),
+    (
+        "[feedback]\nstrike_memory = 43199",
+        "feedback.strike_memory: must not be shorter than `strike_span` / (`strikes` - 1): no device would have two strikes (in FILE)",
+    ),
+    (
+        "[feedback.prune_anyway]\n'a/apns' = '2026-12-01'",
+        "feedback.prune_anyway: expected routes with an instant each, as in { \"shop/apns\" = 2026-12-01T09:00:00Z }, found a section (in FILE)",
+    ),
+    (
+        "[feedback.prune_anyway]\n'a/apsn' = 2026-12-01T09:00:00Z\n[apps.a.apns]\nkey_id = 'K'",
+        "feedback.prune_anyway.a/apsn: no such route, did you mean `a/apns`? (in FILE)",
+    ),
     ("[apps.a.webhook]\nurl = 'ftp://x'", "apps.a.webhook.url: expected empty, http:// or https:// (in FILE)"),
     ("[apps.a.webhook]\nurl = 'https:///x'", "apps.a.webhook.url: expected https://host/path (in FILE)"),
     ("[apps.a.webhook]\nurl = 'https://x y/'", "apps.a.webhook.url: expected https://host/path (in FILE)"),
@@ -208,7 +222,7 @@ FAULTS = [
     ("[apps.a.webhook]\nbatch = 0", "apps.a.webhook.batch: expected a whole number from 1 to 1000, found 0 (in FILE)"),
     ("[apps.a.webhook]\nbase = 9\ncap = 3", "apps.a.webhook.base: must not be greater than `cap` (in FILE)"),
     ("[apps.a.webhook]\nsecret = 12", "apps.a.webhook.secret: expected a text, found a number (in FILE)"),
-    ("file = 'x'", "file: unknown section, known: apps, dispatch, jobs, logging, metrics, queue, redis, retry, server, store (in FILE)"),
+    ("file = 'x'", "file: unknown section, known: apps, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store (in FILE)"),
     ("x = ", "FILE: not valid TOML: Invalid value (at line 1, column 5) (see https://toml.io/en/v1.0.0)"),
 ]  # fmt: skip
 
@@ -223,13 +237,21 @@ def test_a_fault_says_where_what_and_what_is_allowed(tmp_path: Path, text: str, 
         assert told == error
 
 
+def test_a_route_that_is_pruned_anyway(tmp_path: Path) -> None:
+    text = "[apps.a.apns]\nkey_id = 'K'\n[feedback]\nprune_anyway = { 'a/apns' = 2026-12-01T09:00:00+01:00 }"
+    until = datetime(2026, 12, 1, 8, tzinfo=UTC)
+    assert loaded(tmp_path, text).feedback.prune_anyway == {"a/apns": until}
+    environ = {"PUSHSVC__FEEDBACK__PRUNE_ANYWAY": '{"a/apns": "2026-12-01T08:00:00Z"}'}
+    assert loaded(tmp_path, "[apps.a.apns]\nkey_id = 'K'", **environ).feedback.prune_anyway == {"a/apns": until}
+
+
 def test_all_faults_at_once(tmp_path: Path) -> None:
     told = refused(
         tmp_path, "[server]\nport = -1\nhots = ''\n[apps.a.apns]\nwindow = 'x'\n[nope]", PUSHSVC__RETRY__BASE="soon"
     )
     assert told.splitlines() == [
         f"{tmp_path / 'pushsvc.toml'}: 6 faults",
-        "  nope: unknown section, known: apps, dispatch, jobs, logging, metrics, queue, redis, retry, server, store",
+        "  nope: unknown section, known: apps, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store",
         "  server.hots: unknown key, did you mean `host`?",
         "  server.port: expected a whole number from 0 to 65535, found -1",
         "  retry.base (from PUSHSVC__RETRY__BASE): expected a number greater than 0, found 'soon'",
