@@ -18,17 +18,20 @@ from pathlib import Path
 
 from aiohttp import web
 
-from . import feedback, intake, telemetry
+from . import feedback, intake, telemetry, webhooks
 from .accounts import Accounts
+from .channels import OpenedChannels
 from .dispatch import DispatchConfig, Dispatcher, RouteLimits
 from .errors import PushsvcError, StoreOwned, StoreUnavailable
 from .freeze import FreezePolicy
 from .model import ApiKey, Route
 from .policy import PrunePolicy, RetryPolicy
 from .ports import KeyRing
+from .ports.webhooks import Standing
 from .providers import REGISTRY
 from .reload import versions
 from .settings import AppSettings, FeedbackSettings, RetrySettings, Settings, load
+from .signing import parse_secret
 from .store import Gauges, Store, StoreConfig, attach_embedded, open_embedded, open_store, token_hash
 
 GAUGES_EVERY = 2.0
@@ -176,6 +179,8 @@ def _exposition(current: Current, store: Store) -> Callable[[], Awaitable[None]]
         read_at = time.monotonic()
         show_gauges(await store.gauges({app: tuple(each.providers) for app, each in current.settings.apps.items()}))
         show_frozen(current.settings, await frozen_routes(current.settings, store))
+        for app, config in webhook_configs(current.settings).items():
+            show_webhook(app, await store.webhooks.standing(app, config.place))
 
     return refresh
 
@@ -194,6 +199,13 @@ def show_frozen(settings: Settings, frozen: Mapping[str, str]) -> None:
     """Set the alarm of each route."""
     for route in routes_of(settings):
         telemetry.PRUNING_FROZEN.labels(route.app, route.platform).set(f"{route.app}/{route.platform}" in frozen)
+
+
+def show_webhook(app: str, standing: Standing) -> None:
+    """Set the metrics of one webhook that are read from Redis."""
+    since = standing.waiting_since
+    telemetry.WEBHOOK_LAG.labels(app).set(0.0 if since is None else max(0.0, time.time() - since / 1000))
+    telemetry.WEBHOOK_DEAD.labels(app).set(standing.dead)
 
 
 # --- intake -------------------------------------------------------------------------------------
@@ -217,8 +229,9 @@ def intake_apps(settings: Settings) -> dict[str, intake.IntakeApp]:
 async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
     """Serve the HTTP API until `stop`; `listening` is told its URL."""
     settings.require_apps()
-    async with open_configured_store(settings) as store:
-        current = Current(settings)
+    current = Current(settings)
+    channels = OpenedChannels(lambda: current.settings.apps, request_timeout=settings.retry.request_timeout)
+    async with open_configured_store(settings) as store, channels:
         refresh = _exposition(current, store)
 
         async def ready() -> Mapping[str, str]:
@@ -264,6 +277,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 keys=store.keys,
                 dead=store.dead,
                 registry=store.registry,
+                channels=channels,
                 ready=ready,
                 metrics=metrics,
                 held=held,
@@ -418,6 +432,33 @@ async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Ca
                 turn.clear()
                 config = feedback_config(current.settings.feedback)
                 await feedback.run(ports, current.settings.apps, config, turn)
+
+
+# --- webhooks -----------------------------------------------------------------------------------
+
+
+def webhook_configs(settings: Settings) -> dict[str, webhooks.WebhookConfig]:
+    """The webhook of each app that has one."""
+    found = {}
+    for app, each in settings.apps.items():
+        hook = each.webhook
+        if hook.url:
+            found[app] = webhooks.WebhookConfig(
+                url=hook.url,
+                keys=tuple(parse_secret(secret) for secret in (hook.secret, hook.old_secret) if secret),
+                allow_private=hook.allow_private,
+                ca_file=hook.ca_file,
+                batch=hook.batch,
+                timeout=hook.timeout,
+                attempts=hook.attempts,
+                retry_for=hook.retry_for,
+                base=hook.base,
+                cap=hook.cap,
+            )
+    return found
+
+
+# --- what the parts share -----------------------------------------------------------------------
 
 
 class Current:

@@ -11,9 +11,11 @@ from aiohttp import web
 
 from ..model import Platform
 from ..ports import DeadLetters, KeyRing, Limiter, PushStore, ReceiptLog, Renderer
+from ..ports.channels import Channels
 from ..ports.registry import Registry
 from . import openapi
 from .auth import Gate
+from .channels import ChannelCalls
 from .config import IntakeApp, IntakeConfig
 from .failed import FailedCalls
 from .ids import new_push_id, now_ms
@@ -40,6 +42,7 @@ def build_app(
     keys: KeyRing,
     dead: DeadLetters,
     registry: Registry,
+    channels: Channels,
     ready: Callable[[], Awaitable[Mapping[str, str]]],
     metrics: Callable[[], Awaitable[bytes]],
     held: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
@@ -84,6 +87,7 @@ def build_app(
         about_pushes,
         FailedCalls(dead=dead, gate=gate, config=config),
         RestoreCalls(registry=registry, gate=gate, config=config),
+        ChannelCalls(channels=channels, gate=gate, config=config),
         about_itself,
     )
     app = web.Application(middlewares=[boundary()], client_max_size=config.body_limit)

@@ -135,7 +135,7 @@ def _app(
         elif key in providers:
             accounts[key] = decode(_with_files(raw, base), providers[key], where, faults)
         else:
-            values[key] = decode(raw, known[key], where, faults)
+            values[key] = decode(_with_files(raw, base), known[key], where, faults)
     return None if faults else AppSettings(name=name, providers=accounts, **values)
 
 

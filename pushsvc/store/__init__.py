@@ -9,6 +9,7 @@ How the parts stand to one another::
                          ├─ suppressions  tokens that are not sent to                       suppression.py
                          ├─ keys      API keys                                              keyring.py
                          ├─ dead      dead letters listed and replayed                      letters.py, replays.py
+                         ├─ webhooks  what is to be told, and what could not be         webhooks.py
                          ├─ limiter   admit, lease                                          limiter.py
                          ├─ registry  devices, users, topics, tombstones                    registry.py
                          └─ gauges()  figures for metrics and `stats`                       gauges.py

@@ -39,6 +39,13 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | span of time; see limiter.lua                         |
 | `ps:{owner}:bucket:<name>` | hash   | till full, in seconds  | TAT of a rate that an app or an account shares: see   |
 |                            |        |                        | lease.lua                                             |
+| `ps:T:hook`                | hash   | for good               | in shard 0, the app's webhook: `after` event told     |
+|                            |        |                        | last; of the batch under way `last` event, `n` events,|
+|                            |        |                        | `tries`; `fails` in a row and `why`; `own`er and lease|
+|                            |        |                        | or rest `until` ms; `off` the place that answered 410 |
+| `ps:T:hook:dead`           | hash   | field: events TTL      | in shard 0: id -> DeadBatch as JSON, without events   |
+| `ps:T:hook:asked`          | zset   | until tried            | in shard 0: ids of dead batches to be told again;     |
+|                            |        |                        | score last event recorded at ms                       |
 | `ps:T:i:<digest>`          | string | 24 h                   | record of an idempotency key: what the first call     |
 |                            |        |                        | was and was answered; its pushes are in this shard    |
 | `ps:T:quarantine`          | stream | until an operator acts | what could not be decoded: `b` bytes, `from` key,     |
@@ -181,6 +188,18 @@ def message(app: str, shard: int, push_id: str) -> str:
 
 def replay(app: str, shard: int, job: str) -> str:
     return f"{prefix(app, shard)}replay:{job}"
+
+
+def hook(app: str) -> str:
+    return f"{prefix(app, 0)}hook"
+
+
+def hook_dead(app: str) -> str:
+    return f"{prefix(app, 0)}hook:dead"
+
+
+def hook_asked(app: str) -> str:
+    return f"{prefix(app, 0)}hook:asked"
 
 
 def lock(name: str) -> str:

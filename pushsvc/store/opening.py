@@ -25,6 +25,7 @@ from .receipts import RedisReceipts
 from .registry import RedisRegistry
 from .replays import RedisReplays
 from .suppression import Suppression
+from .webhooks import RedisWebhooks
 
 
 class Store:
@@ -46,6 +47,7 @@ class Store:
         self.suppressions = suppression
         self.keys = RedisKeyRing(link)
         self.dead = RedisReplays(link, config, clock)
+        self.webhooks = RedisWebhooks(link, config, self.receipts, clock)
         self.limiter = RedisLimiter(link, config, hash_key)
         self.registry = RedisRegistry(link, hash_key, suppression)
 

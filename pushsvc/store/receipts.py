@@ -23,7 +23,7 @@ from .quarantine import set_aside
 from .suppression import Suppression
 
 _POLL = 0.05
-_SETTLED = 1000
+SETTLED = 1000
 """How old events must be, in ms, before those of several shards are merged: no shard appends one in between later."""
 
 
@@ -130,7 +130,7 @@ class RedisReceipts:
         """
         ms, sequence, behind = parse_event_id(after)
         shards = self._config.shards_of(app)
-        end = "+" if shards == 1 else str(await self._server_ms() - _SETTLED)
+        end = "+" if shards == 1 else str(await self._server_ms() - SETTLED)
         answers = await self._link.many(
             [
                 ("XRANGE", keys.events(app, shard), start_of(ms, sequence, shard <= behind), end, "COUNT", limit)

@@ -62,6 +62,19 @@ DEAD_LETTERS = Gauge(
     multiprocess_mode="livemostrecent",
 )
 REPLAYED = Counter("pushsvc_replayed_total", "Dead letters that were put back into their lanes.", ["app"])
+WEBHOOKS = Counter("pushsvc_webhooks_total", "Calls of webhooks, by what followed.", ["app", "result"])
+WEBHOOK_LAG = Gauge(
+    "pushsvc_webhook_lag_seconds",
+    "Age of the oldest event that a webhook has still to tell; read from Redis by the process that is scraped.",
+    ["app"],
+    multiprocess_mode="livemostrecent",
+)
+WEBHOOK_DEAD = Gauge(
+    "pushsvc_webhook_dead_batches",
+    "Batches of events that a webhook has given up; read from Redis by the process that is scraped.",
+    ["app"],
+    multiprocess_mode="livemostrecent",
+)
 JOBS = Counter("pushsvc_jobs_total", "Jobs that ended, by how.", ["job", "result"])
 PROVIDER_SECONDS = Histogram(
     "pushsvc_provider_seconds",
