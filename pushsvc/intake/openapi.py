@@ -24,8 +24,8 @@ from .tombstones import Restored, RestoreDocument
 STRUCTS: Final = (
     *(PushDocument, Accepted, BatchResults, Status, Deliveries, FeedbackPage, Health, Problem),
     *(ReplayDocument, ReplayAccepted, Replay, DeadLetterPage),
-    *(ChannelDocument, Channel, ChannelList),
     *(RestoreDocument, Restored),
+    *(ChannelDocument, Channel, ChannelList),
 )
 
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
