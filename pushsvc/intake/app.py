@@ -11,9 +11,12 @@ from aiohttp import web
 
 from ..model import Platform
 from ..ports import DeadLetters, KeyRing, Limiter, PushStore, ReceiptLog, Renderer
+from ..ports.channels import Channels
+from ..ports.registry import Registry
 from . import openapi
 from .auth import Gate
 from .backlog import Backlog
+from .channels import ChannelCalls
 from .config import IntakeApp, IntakeConfig
 from .failed import FailedCalls
 from .ids import new_push_id, now_ms
@@ -21,6 +24,7 @@ from .limits import IntakeLimits
 from .meta import MetaCalls
 from .problems import ExpectationFailed, boundary, respond
 from .pushes import PushCalls
+from .restore import RestoreCalls
 from .routes import CALLS
 from .waits import Waits
 
@@ -39,9 +43,12 @@ def build_app(
     receipts: ReceiptLog,
     keys: KeyRing,
     dead: DeadLetters,
+    registry: Registry,
+    channels: Channels,
     ready: Callable[[], Awaitable[Mapping[str, str]]],
     metrics: Callable[[], Awaitable[bytes]],
     held: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
+    frozen: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     config: IntakeConfig,
     clock: Callable[[], int] = now_ms,
     new_id: Callable[[int], str] = new_push_id,
@@ -54,7 +61,7 @@ def build_app(
 
     `renderers` are those of every platform that exists; which of them an app may use is in its `platforms`.
     `ready` names the parts that are not ready, with why; empty means ready. `metrics` gives Prometheus' text,
-    `held` the routes that do not send now, and why.
+    `held` the routes that do not send now, and why; `frozen` those that prune nothing now, and why.
     `clock` gives Unix milliseconds, `new_id` a push id for such an instant, `monotonic` seconds.
     `limiter` holds apps and keys to their limits, `backlog` all of them to the bound of the queue; without them there
     are none. `waits` has the requests that wait for the end of their push: give the same to each application that is
@@ -80,9 +87,19 @@ def build_app(
         waits=waits,
     )
     about_itself = MetaCalls(
-        ready=ready, metrics=metrics, held=held, document=openapi.build(platforms=renderers, config=config)
+        ready=ready,
+        metrics=metrics,
+        held=held,
+        frozen=frozen,
+        document=openapi.build(platforms=renderers, config=config),
     )
-    owners = (about_pushes, FailedCalls(dead=dead, gate=gate, config=config), about_itself)
+    owners = (
+        about_pushes,
+        FailedCalls(dead=dead, gate=gate, config=config),
+        RestoreCalls(registry=registry, gate=gate, config=config),
+        ChannelCalls(channels=channels, gate=gate, config=config),
+        about_itself,
+    )
     app = web.Application(middlewares=[boundary()], client_max_size=config.body_limit)
 
     async def stop_waiting(_: web.Application) -> None:

@@ -12,7 +12,16 @@ from msgspec import Struct, structs
 from ..errors import ConfigError
 from .decoding import Faults, decode, did_you_mean, join, show
 from .environment import PREFIX, overlay, sections_of
-from .schema import AppSettings, Name, ServerSettings, Settings, StoreSettings
+from .schema import (
+    AppSettings,
+    FeedbackSettings,
+    Name,
+    QueueSettings,
+    RedisSettings,
+    ServerSettings,
+    Settings,
+    StoreSettings,
+)
 
 
 def load(path: Path | None, environ: Mapping[str, str], *, providers: Mapping[str, type[Struct]]) -> Settings:
@@ -91,9 +100,8 @@ def _settings(
     if faults:
         return None
     _check_keys(values.get("apps", {}), faults)
-    if faults:
-        return None
-    _check_durability(Settings(**values), faults)
+    _check_routes(values, faults)
+    _check_durability(values, faults)
     if faults:
         return None
     store: StoreSettings = values.get("store", StoreSettings())
@@ -137,14 +145,26 @@ def _app(
         elif key in providers:
             accounts[key] = decode(_with_files(raw, base), providers[key], where, faults)
         else:
-            values[key] = decode(raw, known[key], where, faults)
+            values[key] = decode(_with_files(raw, base), known[key], where, faults)
     return None if faults else AppSettings(name=name, providers=accounts, **values)
 
 
-def _check_durability(settings: Settings, faults: Faults) -> None:
+def _check_durability(values: Mapping[str, Any], faults: Faults) -> None:
     """A push cannot wait for a flush that the embedded store never makes."""
-    if not settings.redis.url and settings.queue.durability == "fsync" and settings.store.fsync == "no":
+    redis: RedisSettings = values.get("redis", RedisSettings())
+    store: StoreSettings = values.get("store", StoreSettings())
+    queue: QueueSettings = values.get("queue", QueueSettings())
+    if not redis.url and queue.durability == "fsync" and store.fsync == "no":
         faults("queue.durability", '"fsync" waits for the disk, to which store.fsync = "no" flushes nothing')
+
+
+def _check_routes(values: Mapping[str, Any], faults: Faults) -> None:
+    """A route that there is not would be overridden without anybody noticing."""
+    feedback: FeedbackSettings = values.get("feedback", FeedbackSettings())
+    known = [f"{app.name}/{platform}" for app in values.get("apps", {}).values() for platform in app.providers]
+    for route in feedback.prune_anyway:
+        if route not in known:
+            faults(f"feedback.prune_anyway.{route}", f"no such route, {did_you_mean(route, known)}")
 
 
 def _check_keys(apps: Mapping[str, AppSettings], faults: Faults) -> None:
