@@ -32,7 +32,16 @@ from .providers import REGISTRY
 from .reload import versions
 from .settings import AppSettings, FeedbackSettings, RetrySettings, Settings, load
 from .signing import parse_secret
-from .store import Gauges, Store, StoreConfig, attach_embedded, open_embedded, open_store, token_hash
+from .store import (
+    Fsync,
+    Gauges,
+    Store,
+    StoreConfig,
+    attach_embedded,
+    open_embedded,
+    open_store,
+    token_hash,
+)
 
 GAUGES_EVERY = 2.0
 """Seconds that the figures read from Redis are good for, however often `/metrics` is scraped."""
@@ -104,7 +113,13 @@ async def own_embedded(settings: Settings) -> AsyncIterator[str]:
 
 def _open_embedded(opened: ExitStack, settings: Settings) -> str:
     opened.close()
-    return opened.enter_context(open_embedded(settings.store.data_dir, fsync=settings.store.fsync))
+    return opened.enter_context(open_embedded(settings.store.data_dir, fsync=embedded_fsync(settings)))
+
+
+def embedded_fsync(settings: Settings) -> Fsync:
+    """When the embedded store flushes. Where a push waits for the disk it is with each write, because Valkey does not
+    say truly when it has flushed otherwise; see `store/durable.py`."""
+    return "always" if settings.queue.durability == "fsync" else settings.store.fsync
 
 
 async def _keep_embedded(opened: ExitStack, settings: Settings, stop: asyncio.Event) -> None:

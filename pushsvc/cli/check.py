@@ -100,7 +100,7 @@ def _of_config_error(error: ConfigError) -> Iterator[Row]:
 
 async def _store(settings: Settings) -> list[Row]:
     """The store that runs; else a short-lived embedded one elsewhere, because a check leaves nothing behind."""
-    from ..runtime import open_running_store, running_store_url, store_config
+    from ..runtime import embedded_fsync, open_running_store, running_store_url, store_config
     from ..store import open_embedded, open_store
 
     where = settings.redis.shown or f"embedded under {settings.store.data_dir}"
@@ -111,7 +111,7 @@ async def _store(settings: Settings) -> list[Row]:
             else:
                 where += ", not running"
                 folder = trial.enter_context(tempfile.TemporaryDirectory(prefix="pushsvc-check-"))
-                fsync = settings.store.fsync
+                fsync = embedded_fsync(settings)
                 url = await asyncio.to_thread(lambda: trial.enter_context(open_embedded(Path(folder), fsync=fsync)))
                 opened = open_store(url, store_config(settings))
             async with opened as store:

@@ -136,8 +136,8 @@ def problem(error: RequestError, *, instance: str | None = None) -> Problem:
 def away() -> Unavailable:
     """Redis cannot be reached, or has not said in time that it has everything, in the words of HTTP."""
     return Unavailable(
-        "Redis cannot be reached, or its answer was lost: nothing was accepted, or nobody can say. Try again; with an "
-        "`Idempotency-Key` nothing is sent twice.",
+        "Redis cannot be reached, or its answer was lost. Try again. What was posted may have been accepted; under an "
+        "`Idempotency-Key` a repeat sends nothing twice.",
         retry_after=RETRY_AFTER,
     )
 

@@ -2,7 +2,10 @@
 
 WAITAOF (Redis 7.2 and newer, every Valkey) waits until what its own connection wrote last has been flushed with the
 append-only file (https://redis.io/docs/latest/commands/waitaof/). How long that takes is up to `appendfsync`: with
-`always` it is done already, with `everysec` it takes up to a second or two, with `no` it never comes.
+`always` it is done already, with `everysec` it takes up to a second or two, with `no` it never comes. Redis 7.4 and
+Valkey 8 and 9 do not wait with `everysec`: they say at once that they have flushed, and have not
+(https://github.com/redis/redis/pull/13793, mended in Redis 8). So the start asks for two flushes, and believes them if
+they took as long as two flushes a second must, or if `appendfsync` is `always`.
 
 - It goes out in one pipeline with the writes, on one connection; in a cluster, on one to the node of their slot. On
   another connection it would wait for other writes, and after a failover for those of another server.
@@ -28,6 +31,8 @@ from .link import Command, Link, ScriptCall
 FLIGHTS = 8
 """Writes of one shard that wait for the disk at once. The disk flushes them together; whoever comes in between need not
 wait for the first to be done."""
+_EVERYSEC = 0.9
+"""Seconds that two flushes in turn take at least where one begins each second, by a clock that is not quite ours."""
 _MARK_LIFE = 60_000
 """Milliseconds that a mark is kept: nobody reads it."""
 
@@ -56,18 +61,34 @@ class Durable:
         return answers
 
     async def probe(self, mark: str) -> float:
-        """Seconds that a flush takes. Raises `ConfigError` with the mend where this server makes none that can be
-        waited for, `StoreUnavailable` where it cannot be reached."""
+        """Seconds that a flush takes at most. Raises `ConfigError` with the mend where this server makes none that can
+        be waited for, `StoreUnavailable` where it cannot be reached."""
         started = time.monotonic()
-        marked, flushed = await self._link.pinned(mark, self._barrier(mark), self._wait_ms)
-        for answer in (marked, flushed):
+        policy = ("CONFIG", "GET", "appendfsync")
+        *answers, told = await self._link.pinned(mark, [*self._barrier(mark), policy], self._wait_ms)
+        took = self._took(answers, started)
+        if not isinstance(told, Exception) and told[1] == b"always":
+            return took
+        again = time.monotonic()
+        took = max(took, self._took(await self._link.pinned(mark, self._barrier(mark), self._wait_ms), again))
+        if time.monotonic() - started < _EVERYSEC:
+            raise ConfigError(
+                "queue.durability",
+                '"fsync": the server says that it has flushed before it has, as Redis 7.4 and Valkey do with everysec',
+                "set its appendfsync to always (and let this user run CONFIG GET), or use Redis 8",
+            )
+        return took
+
+    def _took(self, answers: Sequence[Any], started: float) -> float:
+        """Seconds since `started`. Raises `ConfigError` where the barrier of these answers has not held."""
+        for answer in answers:
             if isinstance(answer, Exception):
                 raise refusal(answer)
-        if not flushed[0]:
+        if not answers[-1][0]:
             raise ConfigError(
                 "queue.durability",
                 f'"fsync": the server did not flush a write within {self._wait_ms / 1000:g} s',
-                "set its appendfsync to everysec or always; where it is, its disk is too slow",
+                "set its appendfsync to always; where it is, its disk is too slow",
             )
         return time.monotonic() - started
 
