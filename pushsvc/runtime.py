@@ -248,6 +248,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 receipts=store.receipts,
                 keys=store.keys,
                 dead=store.dead,
+                registry=store.registry,
                 ready=ready,
                 metrics=metrics,
                 held=held,

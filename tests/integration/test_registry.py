@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from pushsvc.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from pushsvc.model import Ended, FeedbackEvent, TokenDead
-from pushsvc.ports.registry import MOST_OF_USER, Prune, PrunedFilter, Registry, UserFull
+from pushsvc.ports.registry import MOST_OF_USER, MOST_TOPICS, Prune, PrunedFilter, Registry, TopicsFull, UserFull
 from pushsvc.store import Store, StoreConfig
 
 from .registry_audit import audit
@@ -220,6 +220,19 @@ def test_a_user_is_a_person(server: Server | None) -> None:
         assert len(await registry.of_user("shop", "u")) == MOST_OF_USER
         assert len(await registry.remove_user("shop", "u")) == MOST_OF_USER
         assert await registry.count("shop") == 1
+
+    play(server, story)
+
+
+def test_a_device_has_only_so_many_topics(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        registry = (await world.store()).registry
+        topics = tuple(f"t{n}" for n in range(MOST_TOPICS))
+        await registry.put_many("shop", [device("d", topics=topics)])
+        assert await registry.subscribe("shop", "t0", "d")
+        with pytest.raises(TopicsFull):
+            await registry.subscribe("shop", "one-more", "d")
+        assert await registry.topic_size("shop", "one-more") is None
 
     play(server, story)
 
