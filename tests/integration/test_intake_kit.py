@@ -49,7 +49,7 @@ ALERT: dict[str, Any] = {"to": {"tokens": [{"platform": "apns", "token": TOKEN}]
 class Apns:
     platform = "apns"
 
-    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+    def render(self, content: Content, *, push_id: str, starts_at: int) -> Message:
         return _message(self.platform, content)
 
     def token_fault(self, token: str, kind: str) -> str | None:
@@ -59,7 +59,7 @@ class Apns:
 class Fcm:
     platform = "fcm"
 
-    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+    def render(self, content: Content, *, push_id: str, starts_at: int) -> Message:
         return _message(self.platform, content)
 
     def token_fault(self, token: str, kind: str) -> str | None:
@@ -123,7 +123,7 @@ class Store:
         if push is None or push.app != app:
             return None
         counts = Counts(total=push.total, queued=push.total)
-        return PushStatus(push.id, app, "sending", push.created_at, push.created_at, counts)
+        return PushStatus(push.id, app, push.first_state, push.created_at, push.created_at, counts, push.send_at)
 
     async def deliveries(
         self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int
