@@ -11,9 +11,11 @@ from aiohttp import web
 
 from ..model import Platform
 from ..ports import DeadLetters, KeyRing, Limiter, PushStore, ReceiptLog, Renderer
+from ..ports.channels import Channels
 from ..ports.registry import Registry
 from . import openapi
 from .auth import Gate
+from .channels import ChannelCalls
 from .config import IntakeApp, IntakeConfig
 from .devices import DeviceCalls, Erase
 from .failed import FailedCalls
@@ -22,9 +24,10 @@ from .limits import IntakeLimits
 from .meta import MetaCalls
 from .problems import ExpectationFailed, boundary, respond
 from .pushes import PushCalls
+from .restore import RestoreCalls
 from .routes import CALLS
 
-_OF_ONE = ("get_push", "cancel_push")
+_PATHS = frozenset(call.path for call in CALLS)
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 HANDLERS: web.AppKey[dict[str, Handler]] = web.AppKey("handlers", dict[str, Handler])
@@ -40,9 +43,11 @@ def build_app(
     keys: KeyRing,
     dead: DeadLetters,
     registry: Registry,
+    channels: Channels,
     ready: Callable[[], Awaitable[Mapping[str, str]]],
     metrics: Callable[[], Awaitable[bytes]],
     held: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
+    frozen: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     config: IntakeConfig,
     clock: Callable[[], int] = now_ms,
     new_id: Callable[[int], str] = new_push_id,
@@ -54,7 +59,7 @@ def build_app(
 
     `renderers` are those of every platform that exists; which of them an app may use is in its `platforms`.
     `ready` names the parts that are not ready, with why; empty means ready. `metrics` gives Prometheus' text,
-    `held` the routes that do not send now, and why.
+    `held` the routes that do not send now, and why; `frozen` those that prune nothing now, and why.
     `clock` gives Unix milliseconds, `new_id` a push id for such an instant, `monotonic` seconds.
     `limiter` holds the apps to their `limit`; without it there is none. `erase` removes a user from everywhere; without
     it, from the registry.
@@ -75,22 +80,29 @@ def build_app(
         limits=IntakeLimits(limiter, rates, monotonic=monotonic) if limiter is not None and rates else None,
     )
     about_itself = MetaCalls(
-        ready=ready, metrics=metrics, held=held, document=openapi.build(platforms=renderers, config=config)
+        ready=ready,
+        metrics=metrics,
+        held=held,
+        frozen=frozen,
+        document=openapi.build(platforms=renderers, config=config),
     )
-    about_devices = DeviceCalls(
-        apps=apps, renderers=renderers, registry=registry, erase=erase, gate=gate, config=config, clock=clock
+    owners = (
+        about_pushes,
+        DeviceCalls(
+            apps=apps, renderers=renderers, registry=registry, erase=erase, gate=gate, config=config, clock=clock
+        ),
+        FailedCalls(dead=dead, gate=gate, config=config),
+        RestoreCalls(registry=registry, gate=gate, config=config),
+        ChannelCalls(channels=channels, gate=gate, config=config),
+        about_itself,
     )
-    owners = (about_pushes, about_devices, FailedCalls(dead=dead, gate=gate, config=config), about_itself)
     app = web.Application(middlewares=[boundary()], client_max_size=config.body_limit)
     handlers: dict[str, Handler] = {}
     app[HANDLERS] = handlers
     for call in CALLS:
         handlers[call.name] = next(getattr(owner, call.name) for owner in owners if hasattr(owner, call.name))
         handler = partial(_latest, handlers, call.name)
-        # `batch` is no push id: without this, aiohttp would allow at its path what it allows for a push.
-        path = (
-            call.path.replace("/v1/push/{id}", "/v1/push/{id:(?!batch$)[^/]+}") if call.name in _OF_ONE else call.path
-        )
+        path = _pattern(call.path)
         if call.method == "GET":
             app.router.add_get(path, handler, allow_head=True, expect_handler=_expect)
         else:
@@ -103,6 +115,17 @@ def reload_app(app: web.Application, newer: web.Application) -> None:
     handlers: dict[str, Handler] = app[HANDLERS]
     latest: dict[str, Handler] = newer[HANDLERS]
     handlers.update(latest)
+
+
+def _pattern(path: str) -> str:
+    """The path as aiohttp matches it: `/v1/push/batch` is a call, so `batch` is no push id, nor `restore` a device's.
+
+    Without this, aiohttp would allow at the path of the call what it allows for a push.
+    """
+    parent, _, last = path.rpartition("/")
+    beside = {other.rpartition("/")[2] for other in _PATHS if other.rpartition("/")[0] == parent}
+    calls = sorted(end for end in beside if not end.startswith("{"))
+    return f"{parent}/{{{last[1:-1]}:(?!(?:{'|'.join(calls)})$)[^/]+}}" if last.startswith("{") and calls else path
 
 
 async def _latest(handlers: Mapping[str, Handler], name: str, request: web.Request) -> web.StreamResponse:

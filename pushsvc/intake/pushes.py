@@ -246,9 +246,10 @@ def render(
     """
     messages: dict[Platform, Message] = {}
     errors: list[RenderError] = []
-    for platform in targets:
+    for platform, receivers in targets.items():
+        kinds = {target.kind for target in receivers}
         try:
-            messages[platform] = renderers[platform].render(content, push_id=push_id, starts_at=starts_at)
+            messages[platform] = renderers[platform].render(content, push_id=push_id, starts_at=starts_at, kinds=kinds)
         except RenderError as error:
             errors.append(error)
     if errors:

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 from yarl import URL
 
-from pushsvc.intake.answers import instant
+from pushsvc.documents import instant
 from pushsvc.ports.registry import MOST_OF_USER, MOST_TOPICS, Prune
 
 from .test_intake_kit import NOW, TOKEN, Service, running
