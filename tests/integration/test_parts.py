@@ -17,7 +17,8 @@ from pushsvc import cli, runtime
 from pushsvc.settings import Settings, StoreSettings
 
 from .harness import apns, fcm
-from .processes import Command, Processes, Site, free_ports, open_site, own_processes, until
+from .ports import free_ports
+from .processes import Command, Processes, Site, open_site, own_processes, until
 from .servers import running_server
 
 PARTS = ("serve", "dispatch", "feedback")

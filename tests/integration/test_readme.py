@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from .ports import free_ports
 from .processes import Api, Command, Processes, own_processes
-from .servers import free_port, skip_or_fail
+from .servers import skip_or_fail
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -49,7 +50,7 @@ class Played:
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     with own_processes(tmp_path_factory.mktemp("readme")) as processes:
-        port = str(free_port())
+        port = str(free_ports())
         up = processes.start("up", "--simulator", PUSHSVC__SERVER__PORT=port)
         key = up.until(r"API key of the app `demo`: (\S+)")[1]
         yield Played(processes, up, Api(f"http://127.0.0.1:{port}", key))

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import socket
 import ssl
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import pytest
 
 from pushsvc.providers import transport
 from pushsvc.providers.transport import Failure, Pool, open_pool
+from tests.integration.ports import free_ports
 from tests.integration.transport_server import (
     Certificates,
     Client,
@@ -28,18 +27,11 @@ from tests.integration.transport_server import (
 )
 
 
-def free_port() -> int:
-    """A port that nobody listens on: bound and not listening, for as long as the socket lives."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return cast(int, probe.getsockname()[1])
-
-
 @pytest.mark.parametrize("uvloop", [False, True])
 def test_nobody_listens_and_then_somebody_does(tmp_path: Path, uvloop: bool) -> None:
     async def main() -> None:
         server = ScriptedServer(Certificates(tmp_path))
-        server.port = free_port()
+        server.port = free_ports()
         async with client(server, request_timeout=0.2) as mine:
             await until(lambda: mine.pool.stats.connects_failed >= 2)
             assert "connection refused" in mine.pool.trouble
@@ -147,7 +139,7 @@ def test_failed_connects_are_spread_out(tmp_path: Path, uvloop: bool) -> None:
 
     async def main() -> None:
         server = ScriptedServer(Certificates(tmp_path))
-        server.port = free_port()
+        server.port = free_ports()
         async with client(server, random=lambda: 1.0) as mine:
             loop = asyncio.get_running_loop()
             start = loop.time()

@@ -21,7 +21,8 @@ from pushsvc.cli.up import example, speaker
 from pushsvc.simulator import apns_token
 
 from .harness import apns, fcm
-from .processes import Api, Command, Processes, Site, free_ports, open_site, own_processes, until
+from .ports import free_ports
+from .processes import Api, Command, Processes, Site, open_site, own_processes, until
 
 LISTENS = r"pushsvc listens on (\S+)"
 
