@@ -66,7 +66,7 @@ class Content(Struct, frozen=True, omit_defaults=True):
     push_type: str | None = None
     silent: bool = False
     ttl: int | None = None
-    """Seconds from acceptance after which nothing is sent any more."""
+    """Seconds after which nothing is sent any more, from acceptance or from `send_at` on."""
     collapse: str | None = None
     dry_run: bool = False
     overrides: dict[Platform, Raw] = msgspec.field(default_factory=dict)
@@ -110,11 +110,25 @@ class Push(Struct, frozen=True):
     messages: dict[Platform, Message]
     targets: dict[Platform, tuple[Target, ...]]
     dry_run: bool = False
+    send_at: int | None = None
+    """When it is to be sent, where that was later than its acceptance."""
+
+    @property
+    def starts_at(self) -> int:
+        """From when on it is to be sent: its `ttl` and its latency are reckoned from there."""
+        return self.created_at if self.send_at is None else self.send_at
 
     @property
     def total(self) -> int:
         """How many deliveries the push makes."""
         return sum(len(targets) for targets in self.targets.values())
+
+    @property
+    def first_state(self) -> PushState:
+        """Where it stands when it has been accepted."""
+        if not self.total:
+            return "done"
+        return "sending" if self.send_at is None else "scheduled"
 
 
 class Chunk(Struct, frozen=True, array_like=True):
@@ -126,7 +140,8 @@ class Chunk(Struct, frozen=True, array_like=True):
     lane: Lane
     total: int
     """Deliveries of the whole push."""
-    created_at: int
+    starts_at: int
+    """From when on it is to be sent: its acceptance, its `send_at`, or its replay."""
     expires_at: int
     message: Message
     targets: tuple[Target, ...]
@@ -304,6 +319,8 @@ class PushStatus(Struct, frozen=True):
     created_at: int
     updated_at: int
     counts: Counts
+    send_at: int | None = None
+    """Of pushes that are, or were, scheduled."""
 
 
 class DeliveryRow(Struct, frozen=True, array_like=True, gc=False):

@@ -182,6 +182,7 @@ def show_gauges(gauges: Gauges) -> None:
     telemetry.RETRY_PENDING.set(gauges.retry_pending)
     for app, each in gauges.apps.items():
         telemetry.DEAD_LETTERS.labels(app).set(each.dead_letters)
+        telemetry.SCHEDULED.labels(app).set(each.scheduled)
 
 
 # --- intake -------------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ class Figures(Struct, frozen=True, kw_only=True):
     pending: dict[str, int]
     """By lane, over all apps."""
     retrying: int
+    scheduled: int
+    """Deliveries of pushes that wait for their time; not pending yet."""
     dead_letters: dict[str, int]
     accepted: dict[str, int]
     """Deliveries that the API has taken since it started, by app."""
@@ -108,6 +110,7 @@ def figures(
         at=now,
         pending={str(lane): count for lane, count in gauges.pending.items()},
         retrying=gauges.retry_pending,
+        scheduled=gauges.scheduled,
         dead_letters={app: each.dead_letters for app, each in gauges.apps.items()},
         accepted=taken,
         accepted_rate=_rate(sum(taken.values()), None if before is None else sum(before.accepted.values()), span),

@@ -102,7 +102,7 @@ def summary(look: Figures) -> list[str]:
     """The figures over all apps, in a few lines."""
     lanes = ", ".join(f"{count:,} {lane}" for lane, count in look.pending.items())
     lines = [
-        f"queued    {lanes}; {look.retrying:,} of them wait for a retry",
+        f"queued    {lanes}; {look.retrying:,} of them wait for a retry; {look.scheduled:,} more are scheduled",
         f"rates     accepted {_number(look.accepted_rate)}/s, sent {_number(look.sent_rate)}/s",
         f"dead      {sum(look.dead_letters.values()):,} dead letters",
     ]
@@ -117,7 +117,8 @@ def plain(look: Figures) -> str:
     held = "".join(f" held={route}:{why}" for route, why in look.held.items())
     lanes = " ".join(f"{lane}={count}" for lane, count in look.pending.items())
     return (
-        f"{lanes} retrying={look.retrying} accepted/s={_number(look.accepted_rate)} sent/s={_number(look.sent_rate)}"
+        f"{lanes} retrying={look.retrying} scheduled={look.scheduled}"
+        f" accepted/s={_number(look.accepted_rate)} sent/s={_number(look.sent_rate)}"
         f" dead={sum(look.dead_letters.values())}{held}"
     )
 

@@ -54,6 +54,8 @@ class DispatchConfig(Struct, frozen=True):
     """Targets a lane holds in memory at most, give or take one entry."""
     read_wait: float = 2.0
     promote_every: float = 0.2
+    launch_every: float = 0.2
+    """A scheduled push leaves at most about so much after its time."""
     reclaim_every: float = 5.0
     beat_every: float = 4.0
     drain_timeout: float = 25.0
@@ -322,7 +324,7 @@ class RouteWorker:
             verdict = decide(chunk, outcome, now=stepped, jitter=delivery.entry.jitter, policy=self._config.retry)
         if delivery.probe or type(outcome) is not Sent:
             self._observe(outcome, delivery.probe, now_monotonic)
-        self._tally.answered(outcome, chunk.lane, now_monotonic - delivery.started, now_wall - chunk.created_at / 1000)
+        self._tally.answered(outcome, chunk.lane, now_monotonic - delivery.started, now_wall - chunk.starts_at / 1000)
         self._settle(delivery, delivery.entry, outcome, verdict, now, outcome.reason)
         self.wake()
 

@@ -16,7 +16,7 @@ encode = msgspec.json.Encoder().encode
 
 
 class Accepted(Struct, frozen=True):
-    """The push is in Redis and will be sent."""
+    """The push is in Redis and will be sent: at once, or when it is scheduled."""
 
     id: Annotated[str, Meta(description="A UUIDv7.", extra_json_schema={"format": "uuid"})]
     state: PushState
@@ -32,6 +32,7 @@ class Status(Struct, frozen=True):
     created_at: Time
     updated_at: Time
     counts: Counts
+    send_at: Annotated[Time | UnsetType, Meta(description="Of pushes that are, or were, scheduled.")] = UNSET
 
 
 class Delivery(Struct, frozen=True):
@@ -88,15 +89,16 @@ def instant(unix_ms: int) -> str:
     return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
-def accepted(push_id: str, deliveries: int) -> bytes:
+def accepted(push_id: str, state: PushState, deliveries: int) -> bytes:
     """The answer to `POST /v1/push`."""
-    return encode(Accepted(push_id, "sending", deliveries))
+    return encode(Accepted(push_id, state, deliveries))
 
 
 def status(push: PushStatus) -> bytes:
     """The status document."""
     created, updated = instant(push.created_at), instant(push.updated_at)
-    return encode(Status(push.id, push.app, push.state, created, updated, push.counts))
+    send_at = UNSET if push.send_at is None else instant(push.send_at)
+    return encode(Status(push.id, push.app, push.state, created, updated, push.counts, send_at))
 
 
 def deliveries(rows: list[DeliveryRow], cursor: str | None) -> bytes:

@@ -26,6 +26,7 @@ from msgspec import Meta, Raw, Struct
 from ..model import Content, Lane, Platform, Target
 from ..model import Notification as PlainNotification
 from .faults import MAX_BADGE, MAX_TTL, VISIBLE, Rules, has_payload, too_deep
+from .instants import DAYS_AHEAD, Instant, parse_send_at
 from .refusal import refuse, utf8
 
 # --- the document, as the OpenAPI description shows it ---------------------------------------------
@@ -99,8 +100,13 @@ class PushDocument(Struct, forbid_unknown_fields=True, gc=False):
         Annotated[str, Meta(min_length=1)] | None,
         Meta(description="A later push with the same value replaces this one on the device."),
     ] = None
-    # Null is the same as leaving it out; any other value is refused with the list of faults.
-    send_at: None = None
+    send_at: Annotated[
+        Instant | None,
+        Meta(
+            description=f"When to send it, at most {DAYS_AHEAD} days ahead; its `ttl` begins then. "
+            "Default, and for an instant that has passed: at once."
+        ),
+    ] = None
     dry_run: Annotated[bool | None, Meta(description="Have it checked by the provider and not delivered.")] = None
     overrides: Annotated[
         dict[str, Raw] | None,
@@ -115,6 +121,8 @@ class Draft(Struct, frozen=True, gc=False):
     lane: Lane
     targets: dict[Platform, tuple[Target, ...]]
     total: int
+    send_at: int | None = None
+    """Unix milliseconds; None: at once."""
 
 
 # --- reading ----------------------------------------------------------------------------------------
@@ -124,22 +132,25 @@ _plain = msgspec.json.Decoder().decode
 _NOTHING: Final = Notification()
 
 
-def read(body: bytes, rules: Rules) -> Draft:
-    """The push that `body` asks for. Raises `MalformedBody` (400), or `InvalidRequest` (422) naming every fault."""
+def read(body: bytes, rules: Rules, now: int) -> Draft:
+    """The push that `body` asks for at `now`, in Unix milliseconds.
+
+    Raises `MalformedBody` (400), or `InvalidRequest` (422) naming every fault.
+    """
     try:
         document = _decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        refuse(body, rules)
-    draft = judge(document, rules)
+        refuse(body, rules, now)
+    draft = judge(document, rules, now)
     if draft is None:
-        refuse(body, rules)
+        refuse(body, rules, now)
     # msgspec looks into the strings that it decodes; what it passes on raw it does not read as UTF-8.
     if document.overrides:
         utf8(body)
     return draft
 
 
-def judge(document: PushDocument, rules: Rules) -> Draft | None:
+def judge(document: PushDocument, rules: Rules, now: int) -> Draft | None:
     """The draft, or None where the walk will find a fault."""
     notification = None if document.notification == _NOTHING else document.notification
     overrides = document.overrides or {}
@@ -159,6 +170,12 @@ def judge(document: PushDocument, rules: Rules) -> Draft | None:
     silent = document.silent or False
     if silent and notification is not None and any(getattr(notification, name) is not None for name in VISIBLE):
         return None
+    send_at = None
+    if document.send_at is not None:
+        try:
+            send_at = parse_send_at(document.send_at, now)
+        except ValueError:
+            return None
     tokens = document.to.tokens
     if len(tokens) > rules.max_targets:
         return None
@@ -176,7 +193,7 @@ def judge(document: PushDocument, rules: Rules) -> Draft | None:
         dry_run=document.dry_run or False,
         overrides=overrides,
     )
-    return Draft(content, document.lane or "normal", targets, sum(map(len, targets.values())))
+    return Draft(content, document.lane or "normal", targets, sum(map(len, targets.values())), send_at)
 
 
 def receivers(

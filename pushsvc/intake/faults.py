@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from ..errors import Fault
 from ..model import LANES, Platform
+from .instants import parse_send_at
 from .wording import expected, join, kind, names, secret_kind
 
 MAX_TTL: Final = 2_419_200
@@ -60,11 +61,11 @@ class _Enough(Exception):
     """The list is full."""
 
 
-def walk(value: Any, rules: Rules) -> Found:
-    """Every fault of the document that `value` is, in the order of the document."""
+def walk(value: Any, rules: Rules, now: int) -> Found:
+    """Every fault of the document that `value` is at `now` (Unix ms), in the order of the document."""
     found = Found()
     with suppress(_Enough):
-        _push(value, rules, found)
+        _push(value, rules, now, found)
     return found
 
 
@@ -94,6 +95,16 @@ def _whole(value: Any, path: str, found: Found, *, least: int, most: int) -> Non
 def _flag(value: Any, path: str, found: Found) -> None:
     if not isinstance(value, bool):
         found.add(path, expected("true or false", value))
+
+
+def _send_at(value: Any, path: str, found: Found, *, now: int) -> None:
+    if not isinstance(value, str):
+        found.add(path, expected("a string", value))
+        return
+    try:
+        parse_send_at(value, now)
+    except ValueError as error:
+        found.add(path, str(error))
 
 
 def _choice(value: Any, path: str, found: Found, *, options: tuple[str, ...]) -> None:
@@ -180,7 +191,6 @@ _PUSH: Final[dict[str, Check]] = {
     "silent": _flag,
     "ttl": partial(_whole, least=0, most=MAX_TTL),
     "collapse": partial(_text, least=1),
-    "send_at": partial(_later, check=_text, mend="leave it out to send at once"),
     "dry_run": _flag,
 }
 
@@ -190,13 +200,14 @@ _TO: Final[dict[str, Check]] = {
 }
 
 
-def _push(value: Any, rules: Rules, found: Found) -> None:
+def _push(value: Any, rules: Rules, now: int, found: Found) -> None:
     if not isinstance(value, dict):
         found.add("", expected("a push document, which is an object", value))
         return
     checks: dict[str, Check] = {
         **_PUSH,
         "to": partial(_to, rules=rules),
+        "send_at": partial(_send_at, now=now),
         "overrides": partial(_overrides, rules=rules),
     }
     if value.get("to") is None:

@@ -48,6 +48,14 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
             "lane": "bulk",
         },
     },
+    "scheduled": {
+        "summary": "At a time of its own",
+        "value": {
+            "to": {"tokens": [{"platform": "apns", "token": "8f3c" * 16}]},
+            "notification": {"title": "The sale begins"},
+            "send_at": "2026-12-01T09:00:00Z",
+        },
+    },
     "override": {
         "summary": "A provider's own fields",
         "value": {
@@ -108,7 +116,6 @@ def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig)
     # These only take null today; a later version will take more, and describes them then.
     to["properties"] = {"tokens": {**to["properties"]["tokens"], "maxItems": config.max_targets}}
     push = schemas["PushDocument"]
-    del push["properties"]["send_at"]
     push["anyOf"] = [
         {"required": [name], "properties": {name: {"type": "object", "minProperties": 1}}}
         for name in ("notification", "data", "overrides")

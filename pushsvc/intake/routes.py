@@ -82,7 +82,8 @@ CALLS: Final = (
         ),
         description=(
             "Answers only after Redis holds the push; a body is never half accepted. The payload limits of the "
-            "providers are checked before. The same token twice in one push is one delivery."
+            "providers are checked before. The same token twice in one push is one delivery. With `send_at` the push "
+            "is `scheduled` until then."
         ),
         scopes=("push",),
         headers=(IDEMPOTENCY_KEY,),
@@ -138,7 +139,10 @@ CALLS: Final = (
         "/v1/push/{id}/deliveries",
         "How its deliveries ended.",
         Answer(200, "A page of rows, in the order of the request.", Deliveries),
-        description="One row a delivery that did not end as `sent`; of pushes of up to 1,000 deliveries all of them.",
+        description=(
+            "One row a delivery that did not end as `sent`; of pushes of up to 1,000 deliveries all of them. None of a "
+            "push that was cancelled before its `send_at`: no delivery was begun."
+        ),
         scopes=("push", "admin"),
         params=(
             Param("outcome", "Only deliveries that ended so.", options=ENDS),

@@ -10,7 +10,11 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | targets; consumer group `dispatch`                    |
 | `ps:T:retry:<platform>`    | zset   | member: until due      | score due ms; member `<lane> <n> <encoded Chunk>`     |
 | `ps:T:pending`             | hash   | for good               | `<platform>:<lane>` deliveries that have not ended;   |
-|                            |        |                        | `<platform>:retry` those of them that wait in `retry` |
+|                            |        |                        | `<platform>:retry` those of them that wait in `retry`;|
+|                            |        |                        | `scheduled` deliveries of pushes in `scheduled`       |
+| `ps:T:scheduled`           | zset   | member: until due      | ids of scheduled pushes; score due ms                 |
+| `ps:T:s:<id>`              | list   | entry: until due       | what a scheduled push puts into the lanes: platform,  |
+|                            |        |                        | lane, number of targets, encoded Chunk, and so on     |
 | `ps:T:p:<id>`              | hash   | status TTL             | one push: see below                                   |
 | `ps:T:b:<id>`              | string | status TTL             | pushes of > 1,000: a bit a delivery that has ended    |
 | `ps:T:r:<id>`              | zset   | status TTL             | pushes of > 1,000: rows of those not `sent`; score    |
@@ -44,11 +48,15 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:keys`                  | hash   | for good               | SHA-256 of an API key -> ApiKey as JSON               |
 | `ps:hash_key`              | string | for good               | 32 random bytes that key every token hash             |
 
-The push's hash `ps:T:p:<id>` has `st` state, `n` total, `at` created ms, `up` updated ms, `rt` how many are being
-retried, `n:<end>` how many ended so, and for pushes of up to 1,000 deliveries under each index that has ended its
-encoded DeliveryRow: that the field is there *is* the mark that the delivery ended. What is queued is not stored but
-reckoned, `n - rt - sum of n:<end>`, so that the counts cannot disagree. Names are short because each is kept once a
-push for a week.
+The push's hash `ps:T:p:<id>` has `st` state, `n` total, `at` created ms, `up` updated ms, `due` ms where it was
+scheduled, `rt` how many are being retried, `n:<end>` how many ended so, and for pushes of up to 1,000 deliveries under
+each index that has ended its encoded DeliveryRow: that the field is there *is* the mark that the delivery ended. What
+is queued is not stored but reckoned, `n - rt - sum of n:<end>`, so that the counts cannot disagree. Names are short
+because each is kept once a push for a week.
+
+What a scheduled push will send has no lifetime. Its status is kept for as long as the push may be sent and for the
+status TTL after that; the status TTL begins when the push is launched. Until then its deliveries are not counted by
+platform and lane: they wait for a clock, and no dispatcher could make them fewer.
 
 A push that has failed deliveries keeps all of this for as long as a dead letter lives, where that is longer than the
 status TTL: a replay opens its deliveries again, and must know which have ended, in which turn.
@@ -117,6 +125,14 @@ def pending(app: str, shard: int) -> str:
 
 def push(app: str, shard: int, push_id: str) -> str:
     return f"{prefix(app, shard)}p:{push_id}"
+
+
+def scheduled(app: str, shard: int) -> str:
+    return f"{prefix(app, shard)}scheduled"
+
+
+def waiting(app: str, shard: int, push_id: str) -> str:
+    return f"{prefix(app, shard)}s:{push_id}"
 
 
 def rows(app: str, shard: int, push_id: str) -> str:

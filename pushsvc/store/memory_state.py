@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from ..codec import split
 from ..model import (
     ENDS,
     ApiKey,
@@ -43,6 +44,13 @@ class Record:
     ended: dict[int, End] = field(default_factory=dict)
     rows: dict[int, DeliveryRow] = field(default_factory=dict)
     turns: dict[int, int] = field(default_factory=dict)
+    launched: bool = False
+    """Its chunks were put into the lanes: a push that is cancelled before its time never is."""
+
+    @property
+    def left(self) -> int:
+        """Deliveries that have not ended."""
+        return self.push.total - len(self.ended) if self.launched or self.state == "scheduled" else 0
 
     def open(self, index: int, turn: int) -> bool:
         return index not in self.ended and self.turns.get(index, 1) == turn
@@ -56,6 +64,7 @@ class Record:
             created_at=self.push.created_at,
             updated_at=self.updated_at,
             counts=counts_of(self.state, self.push.total, len(self.turns), ended),
+            send_at=self.push.send_at,
         )
 
 
@@ -100,6 +109,13 @@ class State:
         self.once: dict[tuple[str, bytes], bytes] = {}
         self.alive: set[str] = set()
         self._changed: list[asyncio.Future[None]] = []
+
+    def launch(self, record: Record) -> None:
+        """Put its chunks into the lanes."""
+        for chunk in split(record.push, self.config.chunk_size):
+            self.lanes[record.push.app, chunk.platform, chunk.lane].add(chunk)
+        record.launched = True
+        self.change()
 
     def change(self) -> None:
         """Wake whoever waits for an entry."""

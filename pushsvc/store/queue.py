@@ -1,10 +1,10 @@
-"""The dispatcher's side: entries read, settled, promoted and taken over.
+"""The dispatcher's side: entries read, settled, promoted, launched and taken over.
 
 How an entry lives::
 
-    accept ─> lane ─take─> held by a consumer ─settle─> deleted
-               ^                  │      └─ its consumer dies ─reclaim─> held by another, open targets only
-               └──promote── retry zset <─ settle with a Retry (turn + 1)
+    accept ─────────────> lane ─take─> held by a consumer ─settle─> deleted
+      └> scheduled ─launch─^ ^                │      └─ its consumer dies ─reclaim─> held by another, open targets only
+                             └──promote── retry zset <─ settle with a Retry (turn + 1)
 
 A read is never repeated blindly. When its answer is lost (fault, cancelled call) the server may have given this
 consumer entries that it has never seen; as the consumer lives, nobody would take them over. So a lane whose read
@@ -39,6 +39,8 @@ _SETTLE = 1000
 """Settlements in one atomic step: it keeps the server from its other clients for some milliseconds."""
 _PROMOTE = 500
 """Chunks that one call moves back."""
+_LAUNCH = 500
+"""Chunks of scheduled pushes that one call moves, about."""
 _RECLAIM = 100
 """Entries that one call takes over from a lane."""
 _BURST = 64
@@ -240,6 +242,20 @@ class RedisQueue:
             )
         )
         return sum(moved)
+
+    async def launch(self, app: str, now: int) -> int:
+        """About 500 chunks a call and shard; call again while it returns something."""
+        launched = await asyncio.gather(
+            *(
+                self._link.script(
+                    "launch",
+                    [keys.scheduled(app, shard), keys.pending(app, shard)],
+                    [keys.prefix(app, shard), now, self._config.status_ttl * 1000, _LAUNCH],
+                )
+                for shard in range(self._config.shards_of(app))
+            )
+        )
+        return sum(launched)
 
     async def reclaim(self, route: Route) -> list[Taken]:
         """Up to 100 entries a lane and shard; consumers that are gone and own nothing leave the group."""

@@ -34,7 +34,7 @@ from .keys import SMALL
 
 Bucket: TypeAlias = tuple[int, int]
 RENEWAL = 16
-"""A push that ends within a sixteenth of its status TTL keeps the one from its acceptance: one command less."""
+"""A push that ends within a sixteenth of its status TTL keeps the one from its beginning: one command less."""
 
 Closed: TypeAlias = set[tuple[str, int]]
 """Push id and index of deliveries that the store has closed."""
@@ -98,7 +98,7 @@ def pack(
 ) -> tuple[list[list[Any]], list[tuple[Any, ...]]]:
     """The `groups` and the `singles` of one app shard, less what is known to be closed.
 
-    The status of a push that was accepted before `renew_before` (Unix ms) has its lifetime renewed at the end.
+    The status of a push that was to be sent before `renew_before` (Unix ms) has its lifetime renewed at the end.
     """
     groups: dict[int, _Group] = {}
     singles: dict[tuple[str, str, str, int, int], list[Any]] = {}
@@ -112,7 +112,7 @@ def pack(
         outcome = settlement.outcome
         spoken = type(outcome) is TokenDead or type(outcome) is TokenSuspect
         if chunk.total == 1 and type(verdict) is Ended and not verdict.dead_letter and not spoken and target.index == 0:
-            kind = (chunk.platform, chunk.lane, verdict.end, chunk.turn, int(chunk.created_at < renew_before))
+            kind = (chunk.platform, chunk.lane, verdict.end, chunk.turn, int(chunk.starts_at < renew_before))
             single = singles.get(kind)
             if single is None:
                 single = singles[kind] = []

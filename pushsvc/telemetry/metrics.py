@@ -49,6 +49,12 @@ RETRY_PENDING = Gauge(
     "Deliveries that wait for their retry; read from Redis by the process that is scraped.",
     multiprocess_mode="livemostrecent",
 )
+SCHEDULED = Gauge(
+    "pushsvc_scheduled",
+    "Deliveries of pushes that wait for their time; read from Redis by the process that is scraped.",
+    ["app"],
+    multiprocess_mode="livemostrecent",
+)
 DEAD_LETTERS = Gauge(
     "pushsvc_dead_letters",
     "Dead letters kept; read from Redis by the process that is scraped.",
@@ -65,7 +71,7 @@ PROVIDER_SECONDS = Histogram(
 )
 DELIVERY_SECONDS = Histogram(
     "pushsvc_delivery_seconds",
-    "Seconds from acceptance to the provider's answer.",
+    "Seconds from acceptance, or from the time for which it was scheduled, to the provider's answer.",
     ["app", "platform", "lane"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0),
 )

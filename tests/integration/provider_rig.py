@@ -44,7 +44,7 @@ class Rig:
         platform = self.provider.route.platform
         push_id = f"push-{self._pushes}"
         given = content or Content(notification=Notification(title="Hi"))
-        message = REGISTRY[platform].renderer.render(given, push_id=push_id, created_at=CREATED_AT)
+        message = REGISTRY[platform].renderer.render(given, push_id=push_id, starts_at=CREATED_AT)
         targets = tuple(Target(index, token, None, kind) for index, token in enumerate(tokens))
         chunk = Chunk(push_id, "shop", platform, "normal", len(targets), CREATED_AT, 1 << 60, message, targets)
         if dry_run:

@@ -112,7 +112,8 @@ WRONG: list[tuple[Any, int, str]] = [
     ({}, 422, "invalid-request"),
     ({**ALERT, "to": {"tokens": "x"}}, 422, "invalid-request"),
     ({**ALERT, "colapse": "x"}, 422, "invalid-request"),
-    ({**ALERT, "send_at": "2026-12-01T09:00:00Z"}, 422, "invalid-request"),
+    ({**ALERT, "send_at": "2026-12-01T09:00:00"}, 422, "invalid-request"),
+    ({**ALERT, "send_at": "2027-12-02T09:00:01Z"}, 422, "invalid-request"),
     ({**ALERT, "data": dict.fromkeys(map(str, range(200)), 1)}, 422, "invalid-request"),
     *(
         ({**ALERT, "to": {"tokens": [{"platform": platform, "token": token}]}}, 422, "invalid-request")

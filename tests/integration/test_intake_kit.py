@@ -48,7 +48,7 @@ ALERT: dict[str, Any] = {"to": {"tokens": [{"platform": "apns", "token": TOKEN}]
 class Apns:
     platform = "apns"
 
-    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+    def render(self, content: Content, *, push_id: str, starts_at: int) -> Message:
         return _message(self.platform, content)
 
     def token_fault(self, token: str, kind: str) -> str | None:
@@ -58,7 +58,7 @@ class Apns:
 class Fcm:
     platform = "fcm"
 
-    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+    def render(self, content: Content, *, push_id: str, starts_at: int) -> Message:
         return _message(self.platform, content)
 
     def token_fault(self, token: str, kind: str) -> str | None:

@@ -231,6 +231,7 @@ def test_a_server_that_is_gone_and_comes_back() -> None:
             store.pushes.ping(),
             take(store, wait_ms=50),
             store.queue.promote(ROUTE, NOW),
+            store.queue.launch("shop", NOW),
             store.queue.reclaim(ROUTE),
             store.queue.beat(),
             store.receipts.take("shop", limit=5, wait_ms=50),
@@ -362,6 +363,7 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await store.limiter.admit(ROUTE, Rate(10, 60), ["token"])
         await store.limiter.lease(Bucket("shop.0", "app", Rate(10, 60), burst=60.0), 1)
         await store.pushes.accept_once([make_push("once", 1)], key=b"sixteen digest b", record=b"record")
+        await store.pushes.accept(make_push("scheduled", 1, send_at=NOW + 60_000))
         await store.queue.beat({"shop/apns": "unreachable"})
 
         documented = _documented()
@@ -554,7 +556,13 @@ def test_a_filter_that_fits_nothing_answers_with_a_cursor(server: Server) -> Non
 async def _whole_life(store: Store) -> None:
     """Everything a push can meet, over several shards."""
     for number in range(30):
-        await store.pushes.accept(make_push(f"p{number}", 2))
+        # Every other one goes the way of a schedule.
+        await store.pushes.accept(make_push(f"p{number}", 2, send_at=NOW + 1 if number % 2 else None))
+    await store.pushes.accept(make_push("never", 2, send_at=NOW + 1))
+    cancelled = await store.pushes.cancel("shop", "never")
+    assert cancelled is not None
+    assert cancelled.counts.cancelled == 2
+    assert await store.queue.launch("shop", NOW + 1) == 15
     await store.pushes.cancel("shop", "p7")
     taken = await take_all(store)
     assert len({each.ref.shard for each in taken}) == 3

@@ -169,6 +169,10 @@ class FakeQueue:
         self._come()
         return 0
 
+    async def launch(self, app: str, now: int) -> int:
+        self._come()
+        return 0
+
     async def reclaim(self, route: Route) -> list[Taken]:
         return []
 

@@ -33,7 +33,7 @@ FULL = {
 
 
 def render(given: Content, push_id: str = PUSH_ID) -> Message:
-    return RENDERER.render(given, push_id=push_id, created_at=CREATED_AT)
+    return RENDERER.render(given, push_id=push_id, starts_at=CREATED_AT)
 
 
 def faults(given: Content) -> dict[str, str]:

@@ -36,7 +36,7 @@ FULL = {
 
 
 def render(given: Content, push_id: str = PUSH_ID) -> Message:
-    return RENDERER.render(given, push_id=push_id, created_at=CREATED_AT)
+    return RENDERER.render(given, push_id=push_id, starts_at=CREATED_AT)
 
 
 def rendered(given: Content) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pushsvc.errors import Fault, InvalidRequest, MalformedBody
+from pushsvc.intake.answers import instant as shown_at
 from pushsvc.intake.document import Draft, read
 from pushsvc.intake.faults import LIMIT, MAX_DEPTH, Rules, walk
 from pushsvc.intake.wording import kind
@@ -35,6 +36,9 @@ def fcm_fault(token: str, kind: str) -> str | None:
 
 RULES = Rules("shop", {"apns": apns_fault, "fcm": fcm_fault}, frozenset({"apns", "fcm", "webpush"}), max_targets=50)
 TOKEN = {"platform": "apns", "token": "8f3c"}
+NOW = 1_796_115_600_000
+"""2026-12-01T09:00:00Z."""
+DAY = 86_400_000
 
 
 def push(**fields: Any) -> dict[str, Any]:
@@ -42,7 +46,7 @@ def push(**fields: Any) -> dict[str, Any]:
 
 
 def take(document: Any) -> Draft:
-    return read(msgspec.json.encode(document), RULES)
+    return read(msgspec.json.encode(document), RULES, NOW)
 
 
 def faults(document: Any) -> list[tuple[str, str]]:
@@ -53,7 +57,7 @@ def faults(document: Any) -> list[tuple[str, str]]:
 
 def malformed(body: bytes) -> str:
     with pytest.raises(MalformedBody) as caught:
-        read(body, RULES)
+        read(body, RULES, NOW)
     return caught.value.detail
 
 
@@ -121,7 +125,30 @@ def test_the_same_token_twice_is_one_delivery_and_indexes_have_no_gap() -> None:
 def test_overrides_pass_byte_for_byte() -> None:
     raw = b'{ "payload" : {"z":1.0, "a":1e2,\t"b":12345678901234567890, "c":"\\u00e9\\/", "a": 2} }'
     body = b'{"to":{"tokens":[{"platform":"apns","token":"8f3c"}]},"overrides":{"apns": ' + raw + b" }}"
-    assert bytes(read(body, RULES).content.overrides["apns"]) == raw
+    assert bytes(read(body, RULES, NOW).content.overrides["apns"]) == raw
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("2026-12-01T09:00:00.001Z", NOW + 1),
+        ("2026-12-01t10:30:00.25z", NOW + 90 * 60_000 + 250),
+        ("2026-12-01 10:00:01+01:00", NOW + 1000),
+        ("2026-11-30T23:00:00.123456789-10:01", NOW + 60_123),
+        ("2027-12-02T09:00:00Z", NOW + 366 * DAY),
+        # What has passed, or is now, means at once.
+        ("2026-12-01T09:00:00Z", None),
+        ("2026-12-01T09:59:59+01:00", None),
+        ("0001-01-01T00:00:00+23:59", None),
+    ],
+)
+def test_when_it_is_to_be_sent(text: str, at: int | None) -> None:
+    assert take(push(send_at=text)).send_at == at
+
+
+@given(st.integers(NOW + 1, NOW + 366 * DAY))
+def test_an_instant_is_exact_to_the_millisecond(at: int) -> None:
+    assert take(push(send_at=shown_at(at))).send_at == at
 
 
 def test_null_is_the_same_as_leaving_out() -> None:
@@ -246,12 +273,19 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
         {"to": {"tokens": [TOKEN]}, "overrides": {"apns": {"headers": {"apns-topic": "x"}}}},
         [("$", "says nothing: `notification`, `data` or an override with a payload is needed")],
     ),
-    # Fields of later versions: their types are checked, and then they are refused by name.
-    (
-        push(send_at="2026-12-01T09:00:00Z"),
-        [("send_at", "this version of pushsvc does not take `send_at` yet; leave it out to send at once")],
-    ),
     (push(send_at=7), [("send_at", "expected a string, found the number 7")]),
+    (push(send_at=1_796_115_600), [("send_at", "expected a string, found the number 1796115600")]),
+    *(
+        (
+            push(send_at=text),
+            [("send_at", "must be an instant as in RFC 3339, with its offset: 2026-12-01T09:00:00Z")],
+        )
+        for text in ("", "tomorrow", "2026-12-01", "2026-12-01T09:00:00", "2026-12-01T09:00Z", "1796115600")
+    ),
+    (push(send_at="2027-02-29T09:00:00Z"), [("send_at", "is no instant that the calendar has")]),
+    (push(send_at="2027-12-02T09:00:00.001Z"), [("send_at", "must not be more than 366 days ahead")]),
+    (push(send_at="9999-12-31T23:59:59-23:59"), [("send_at", "must not be more than 366 days ahead")]),
+    # Fields of later versions: their types are checked, and then they are refused by name.
     (
         push(to={"topic": "news"}),
         [("to.topic", "this version of pushsvc does not take `to.topic` yet; use `to.tokens`")],
@@ -372,9 +406,9 @@ def test_depth_within_overrides_is_bounded() -> None:
 
 
 def test_of_a_name_given_twice_the_last_counts() -> None:
-    assert read(b'{"ttl":1,"ttl":2,' + msgspec.json.encode(push())[1:], RULES).content.ttl == 2
+    assert read(b'{"ttl":1,"ttl":2,' + msgspec.json.encode(push())[1:], RULES, NOW).content.ttl == 2
     with pytest.raises(InvalidRequest) as caught:
-        read(b'{"ttl":"x","ttl":2,' + msgspec.json.encode(push())[1:], RULES)
+        read(b'{"ttl":"x","ttl":2,' + msgspec.json.encode(push())[1:], RULES, NOW)
     assert caught.value.faults == (Fault("ttl", "is given more than once in one object"),)
 
 
@@ -428,6 +462,12 @@ shown = st.fixed_dictionaries(
         "sound": mostly(words),
     },
 )
+instants = st.one_of(
+    st.integers(NOW - DAY, NOW + 366 * DAY + 2).map(shown_at),
+    st.integers(NOW - 2, NOW + 2).map(shown_at),
+    st.integers(NOW + 366 * DAY - 2, NOW + 366 * DAY + 2).map(shown_at),
+    st.datetimes().map(lambda when: when.isoformat() + "+02:00"),
+)
 documents = st.fixed_dictionaries(
     {"to": mostly(receivers)},
     optional={
@@ -439,7 +479,7 @@ documents = st.fixed_dictionaries(
         "silent": mostly(st.booleans()),
         "ttl": mostly(st.integers(-1, 2_419_201)),
         "collapse": mostly(words),
-        "send_at": st.none() | words,
+        "send_at": mostly(instants),
         "dry_run": mostly(st.booleans()),
         "overrides": mostly(
             st.dictionaries(
@@ -457,19 +497,21 @@ documents = st.fixed_dictionaries(
 @example(document=push())
 @example(document=push(notification={}, data={}))
 @example(document=push(notification={"thread": "x"}, silent=True))
+@example(document=push(send_at=shown_at(NOW + 366 * DAY)))
+@example(document=push(send_at=shown_at(NOW + 366 * DAY + 1)))
 def test_the_fast_way_takes_exactly_what_the_walk_finds_no_fault_in(document: Any) -> None:
     refused: list[Fault] = []
     try:
         take(document)
     except InvalidRequest as error:
         refused = list(error.faults) or [Fault("", "a refusal names its faults")]
-    assert refused == walk(document, RULES).items
+    assert refused == walk(document, RULES, NOW).items
 
 
 @given(text=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_no_bytes_crash_it(text: bytes) -> None:
     with pytest.raises((MalformedBody, InvalidRequest)) as caught:
-        read(text, RULES)
+        read(text, RULES, NOW)
     assert str(caught.value)
 
 
@@ -483,7 +525,7 @@ def test_no_mangled_document_crashes_it(document: Any, data: st.DataObject) -> N
             break
     named = 1
     try:
-        named = read(bytes(body), RULES).total
+        named = read(bytes(body), RULES, NOW).total
     except MalformedBody:
         with pytest.raises((msgspec.MsgspecError, UnicodeDecodeError)):
             msgspec.json.decode(bytes(body))
@@ -500,7 +542,7 @@ def test_kinds_are_short(value: Any) -> None:
 def test_the_walk_changes_nothing() -> None:
     document = push(to={"tokens": [TOKEN], "topic": "x"}, ttl=math.pi)
     before = copy.deepcopy(document)
-    walk(document, RULES)
+    walk(document, RULES, NOW)
     assert document == before
 
 
@@ -513,5 +555,6 @@ def test_the_walk_ends_when_the_list_is_full() -> None:
         return "no"
 
     rules = Rules("shop", {"apns": count}, RULES.known)
-    found = walk(push(to={"tokens": [{"platform": "apns", "token": str(number)} for number in range(10_000)]}), rules)
+    document = push(to={"tokens": [{"platform": "apns", "token": str(number)} for number in range(10_000)]})
+    found = walk(document, rules, NOW)
     assert (len(found.items), found.more, asked) == (LIMIT, True, LIMIT + 1)

@@ -117,10 +117,10 @@ class Says:
         self.platform = platform
         self.error = error
 
-    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+    def render(self, content: Content, *, push_id: str, starts_at: int) -> Message:
         if self.error is not None:
             raise self.error
-        return Message(self.platform, f"{push_id} {created_at}".encode())
+        return Message(self.platform, f"{push_id} {starts_at}".encode())
 
     def token_fault(self, token: str, kind: str) -> str | None:
         return None
@@ -132,7 +132,7 @@ BAD = Fault("collapse", "longer than 64 bytes")
 
 def rendered(**errors: RenderError | None) -> dict[str, Message]:
     renderers: dict[str, Renderer] = {name: Says(name, error) for name, error in errors.items()}
-    return render(renderers, Content(), dict.fromkeys(errors, ()), push_id="p", created_at=7)
+    return render(renderers, Content(), dict.fromkeys(errors, ()), push_id="p", starts_at=7)
 
 
 def test_each_platform_among_the_targets_is_rendered() -> None:
@@ -174,7 +174,6 @@ def test_bounds_of_the_configuration_are_in_the_document() -> None:
 def test_what_comes_later_is_not_described() -> None:
     schemas = DOCUMENT["components"]["schemas"]
     assert list(schemas["To"]["properties"]) == ["tokens"]
-    assert "send_at" not in schemas["PushDocument"]["properties"]
 
 
 def test_every_refusal_has_its_problem_document() -> None:
@@ -187,8 +186,8 @@ def test_every_refusal_has_its_problem_document() -> None:
 
 def test_the_examples_are_taken() -> None:
     rules = Rules("shop", dict.fromkeys(("apns", "fcm"), lambda token, kind: None), frozenset({"apns", "fcm"}))
-    totals = [read(msgspec.json.encode(example["value"]), rules).total for example in EXAMPLES.values()]
-    assert totals == [2, 1, 1]
+    totals = [read(msgspec.json.encode(example["value"]), rules, 0).total for example in EXAMPLES.values()]
+    assert totals == [2, 1, 1, 1]
 
 
 def test_the_page_shows_every_call_and_loads_nothing() -> None:

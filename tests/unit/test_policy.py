@@ -36,7 +36,7 @@ def chunk(*, platform: str = "apns", attempt: int = 1, turn: int = 1, expires_at
         platform=platform,
         lane="normal",
         total=1,
-        created_at=0,
+        starts_at=0,
         expires_at=expires_at,
         message=Message(platform, b"{}"),
         targets=(),

@@ -128,11 +128,12 @@ def value(name: str, **labels: str) -> float | None:
 
 
 def test_figures_of_redis_become_metrics() -> None:
-    def figures(dead: int, retries: int, waiting: int) -> AppGauges:
+    def figures(dead: int, retries: int, waiting: int, scheduled: int) -> AppGauges:
         lanes: dict[Lane, int] = {"urgent": 1, "normal": waiting, "bulk": 0}
         return AppGauges(
             pending={"apns": lanes, "fcm": dict.fromkeys(lanes, 1)},
             retry_pending={"apns": retries},
+            scheduled=scheduled,
             entries={},
             in_flight={},
             consumers={},
@@ -144,13 +145,15 @@ def test_figures_of_redis_become_metrics() -> None:
             by_shard=[],
         )
 
-    gauges = Gauges(apps={"runtime-a": figures(3, 4, 10), "runtime-b": figures(0, 1, 20)})
+    gauges = Gauges(apps={"runtime-a": figures(3, 4, 10, 7), "runtime-b": figures(0, 1, 20, 0)})
     runtime.show_gauges(gauges)
     assert {lane: value("pushsvc_queue_pending", lane=lane) for lane in gauges.pending} == gauges.pending
     assert gauges.pending == {"urgent": 4, "normal": 32, "bulk": 2}
     assert value("pushsvc_retry_pending") == 5
     assert value("pushsvc_dead_letters", app="runtime-a") == 3
     assert value("pushsvc_dead_letters", app="runtime-b") == 0
+    assert value("pushsvc_scheduled", app="runtime-a") == 7
+    assert value("pushsvc_scheduled", app="runtime-b") == 0
 
 
 # --- the process ------------------------------------------------------------------------------------

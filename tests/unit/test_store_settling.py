@@ -31,14 +31,14 @@ SENT = Sent(status=200, provider_id="id-1")
 AT = 1_000_000
 
 
-def chunk(total: int, *, push_id: str = "p", turn: int = 1, attempt: int = 1, created_at: int = AT) -> Chunk:
+def chunk(total: int, *, push_id: str = "p", turn: int = 1, attempt: int = 1, starts_at: int = AT) -> Chunk:
     return Chunk(
         push_id=push_id,
         app="shop",
         platform="apns",
         lane="urgent",
         total=total,
-        created_at=created_at,
+        starts_at=starts_at,
         expires_at=AT * 2,
         message=Message("apns", b"{}"),
         targets=tuple(Target(index, f"t{index}", device_id=f"d{index}") for index in range(min(total, 20))),
@@ -67,7 +67,7 @@ def test_a_blob_is_a_messagepack_string(data: bytes) -> None:
 
 def test_the_only_delivery_of_a_push_goes_the_short_way() -> None:
     first, second = chunk(1), chunk(1, push_id="q")
-    old = chunk(1, push_id="old", created_at=AT - 500)
+    old = chunk(1, push_id="old", starts_at=AT - 500)
     settlements = [settle(each, 0, Ended("sent")) for each in (first, second, old)]
     groups, singles = pack(settlements, renew_before=AT - 100)
     assert groups == []

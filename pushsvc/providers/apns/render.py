@@ -77,7 +77,7 @@ class ApnsRenderer:
             return "must be an APNs device token: an even number of hexadecimal digits, 2 to 400"
         return None
 
-    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+    def render(self, content: Content, *, push_id: str, starts_at: int) -> Message:
         """The payload and headers for every target of the push. Raises `RenderError` with every fault at once."""
         faults: list[Fault] = []
         raw = content.overrides.get(PLATFORM)
@@ -96,7 +96,7 @@ class ApnsRenderer:
                 faults.append(Fault(_PAYLOAD, "is missing: there is nothing to send to APNs devices"))
             raise RenderError(faults)
         push_type = _push_type(content, headers, payload, faults)
-        result = _headers(content, push_type, push_id, created_at // 1000, faults)
+        result = _headers(content, push_type, push_id, starts_at // 1000, faults)
         result.update(headers)
         _judge(result, push_type, faults)
         if faults:
@@ -261,12 +261,12 @@ def _infer(payload: dict[str, Any]) -> str:
     return ALERT
 
 
-def _headers(content: Content, push_type: str, push_id: str, created: int, faults: list[Fault]) -> dict[str, str]:
-    """The headers by the neutral fields. `created` is in Unix seconds."""
+def _headers(content: Content, push_type: str, push_id: str, start: int, faults: list[Fault]) -> dict[str, str]:
+    """The headers by the neutral fields. `start` is in Unix seconds."""
     normal = content.priority == "normal" or push_type == BACKGROUND
     headers = {"apns-push-type": push_type, "apns-priority": NORMAL if normal else HIGH}
     if content.ttl is not None:
-        headers["apns-expiration"] = str(created + content.ttl) if content.ttl else "0"
+        headers["apns-expiration"] = str(start + content.ttl) if content.ttl else "0"
     collapse = content.collapse
     if collapse is None:
         # One id for the push, so that a repeat after a crash replaces the first instead of standing beside it.

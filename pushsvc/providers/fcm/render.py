@@ -69,12 +69,12 @@ class FcmRenderer:
             return "must be an FCM token: 1 to 4,096 letters, digits and any of _ : . , % ~ + / = -"
         return None
 
-    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+    def render(self, content: Content, *, push_id: str, starts_at: int) -> Message:
         """The message for every target of the push. Raises `RenderError` with every fault at once."""
         faults: list[Fault] = []
         raw = content.overrides.get(PLATFORM)
         own = {} if raw is None else _own(raw, faults)
-        message = _message(content, push_id, created_at // 1000, _shows(own), faults)
+        message = _message(content, push_id, starts_at // 1000, _shows(own), faults)
         if own and message:
             if "androidV2" in own or "android_v2" in own:
                 message.pop("android", None)  # FCM takes one of the two
@@ -100,9 +100,9 @@ class FcmRenderer:
 
 
 def _message(
-    content: Content, push_id: str, created: int, shown_by_override: bool, faults: list[Fault]
+    content: Content, push_id: str, start: int, shown_by_override: bool, faults: list[Fault]
 ) -> dict[str, Any]:
-    """The message that the neutral fields make; empty when there are none. `created` is in Unix seconds."""
+    """The message that the neutral fields make; empty when there are none. `start` is in Unix seconds."""
     notification, data = content.notification, content.data
     common: dict[str, Any] = {}
     android: dict[str, Any] = {}
@@ -143,7 +143,7 @@ def _message(
     if content.ttl is not None:
         ttl = min(content.ttl, LONGEST_TTL)
         android["ttl"] = f"{ttl}s"
-        headers["apns-expiration"] = str(created + ttl) if ttl else "0"
+        headers["apns-expiration"] = str(start + ttl) if ttl else "0"
         webpush["headers"] = {"TTL": str(ttl)}
     collapse_id = push_id if collapse is None and seen else collapse
     if collapse_id is not None and _COLLAPSE_ID(collapse_id) is not None:
