@@ -12,6 +12,7 @@ from ..errors import StoreError
 from ..model import Platform
 from .clock import Clock, wall_clock
 from .config import StoreConfig, with_consumer
+from .expansions import RedisExpansions
 from .gauges import Gauges, read_gauges
 from .held import read_held
 from .keyring import RedisKeyRing, load_hash_key
@@ -44,6 +45,7 @@ class Store:
         self.dead = RedisReplays(link, config, clock)
         self.limiter = RedisLimiter(link, config, hash_key)
         self.registry = RedisRegistry(link, hash_key, suppression)
+        self.expansions = RedisExpansions(link, config, clock)
 
     @property
     def consumer(self) -> str:
