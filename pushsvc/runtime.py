@@ -142,12 +142,15 @@ async def open_configured_store(settings: Settings) -> AsyncIterator[Store]:
         yield store
 
 
+async def running_store_url(settings: Settings) -> str | None:
+    """The configured store's URL, or that of the embedded store where one runs."""
+    return settings.redis.url or await asyncio.to_thread(attach_embedded, settings.store.data_dir)
+
+
 @asynccontextmanager
 async def open_running_store(settings: Settings) -> AsyncIterator[Store]:
     """The store of the configuration, for somebody who only looks: none is started. Raises `StoreUnavailable`."""
-    url: str | None = settings.redis.url
-    if not url:
-        url = await asyncio.to_thread(attach_embedded, settings.store.data_dir)
+    url = await running_store_url(settings)
     if not url:
         raise StoreUnavailable(f"no store runs in {settings.store.data_dir}: is the service running on this machine?")
     async with open_store(url, store_config(settings)) as store:

@@ -27,6 +27,7 @@ from ..model import (
 from ..policy import EXPIRED, SENT, RetryPolicy, decide
 from ..ports import DeliveryQueue, Limiter, Provider, Taken
 from ..telemetry import get_logger
+from .congestion import Congestion
 from .health import RouteHealth
 from .lanes import Lanes, OpenEntry
 from .limits import RATE_LIMITED, Gate, Pacer, RouteLimits
@@ -101,6 +102,7 @@ class RouteWorker:
         self._stopping = False
         self._pump_scheduled = False
         self._in_flight = 0
+        self._congestion = Congestion(self._loop.time())
         self._log = get_logger("dispatch").bind(app=self.route.app, platform=self.route.platform)
         self._on_exceed = limits.on_exceed if limits else "delay"
         self._gate: Gate | None = None
@@ -242,7 +244,7 @@ class RouteWorker:
         now = int(self._wall_clock() * 1000)
         submit, on_outcome = self._provider.submit, self._on_outcome
         while budget > 0:
-            spare = room - reserve
+            spare = min(room - reserve, self._congestion.limit - self._in_flight)
             drawn = self._lanes.draw(min(budget, spare) if spare > 0 else budget, urgent_only=spare <= 0)
             if drawn is None:
                 break
@@ -324,7 +326,9 @@ class RouteWorker:
             verdict = decide(chunk, outcome, now=stepped, jitter=delivery.entry.jitter, policy=self._config.retry)
         if delivery.probe or type(outcome) is not Sent:
             self._observe(outcome, delivery.probe, now_monotonic)
-        self._tally.answered(outcome, chunk.lane, now_monotonic - delivery.started, now_wall - chunk.starts_at / 1000)
+        seconds = now_monotonic - delivery.started
+        self._congestion.answered(seconds, self._in_flight, now_monotonic)
+        self._tally.answered(outcome, chunk.lane, seconds, now_wall - chunk.starts_at / 1000)
         self._settle(delivery, delivery.entry, outcome, verdict, now, outcome.reason)
         self.wake()
 

@@ -220,12 +220,12 @@ def add_app(playground: Playground) -> None:
     playground.config_file.write_text(text + "\n" + section)
 
 
-def main(scale: float, only: str) -> None:
+def main(scale: float, only: str, latency: float) -> None:
     assert "[apps.{app}]" in CONFIG
     telemetry.configure_logging("warning", json=False)
     with (
         tempfile.TemporaryDirectory() as folder,
-        open_playground(Path(folder), port=free_port(), fcm_streams=1000, record=False) as playground,
+        open_playground(Path(folder), port=free_port(), fcm_streams=1000, record=False, latency=latency) as playground,
     ):
         add_app(playground)
         uvloop.run(run(playground, scale, only))
@@ -235,5 +235,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="of the deliveries that are queued")
     parser.add_argument("--only", choices=("lanes", "silence"), default="", help="one half of it")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds that the providers take to answer")
     arguments = parser.parse_args()
-    main(arguments.scale, arguments.only)
+    main(arguments.scale, arguments.only, arguments.latency)

@@ -122,7 +122,7 @@ class Store:
         if push is None or push.app != app:
             return None
         counts = Counts(total=push.total, queued=push.total)
-        return PushStatus(push.id, app, "sending", push.created_at, push.created_at, counts)
+        return PushStatus(push.id, app, push.first_state, push.created_at, push.created_at, counts, push.send_at)
 
     async def deliveries(
         self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int

@@ -1,0 +1,74 @@
+"""The measure of what may be in flight, against providers made of arithmetic: virtual time, no sockets."""
+
+from __future__ import annotations
+
+import heapq
+import random
+
+import pytest
+
+from pushsvc.dispatch.congestion import LEAST, UNBOUND, Congestion
+
+WINDOW = 2000
+
+
+class Line:
+    """A provider at a distance of `away` seconds that works on one request at a time, `each` seconds long; sent to as
+    much as window and congestion allow."""
+
+    def __init__(self, away: float, each: float, jitter: float = 0.0) -> None:
+        self.away, self.each, self.jitter = away, each, jitter
+        self.now = 0.0
+        self.free_at = 0.0
+        self.dice = random.Random(1)
+        self.flights: list[tuple[float, float]] = []
+        self.congestion = Congestion(0.0)
+        self.answers = 0
+
+    def run(self, seconds: float, window: int = WINDOW) -> float:
+        """Keep the line full for so long; answers a second."""
+        began, before = self.now, self.answers
+        while self.now < began + seconds:
+            while len(self.flights) < min(window, self.congestion.limit):
+                self.free_at = max(self.free_at, self.now + self.away / 2) + self.each
+                back = self.free_at + self.away / 2 + self.jitter * self.dice.random()
+                heapq.heappush(self.flights, (back, self.now))
+            self.now, sent = heapq.heappop(self.flights)
+            self.answers += 1
+            self.congestion.answered(self.now - sent, len(self.flights), self.now)
+        return (self.answers - before) / (self.now - began)
+
+
+@pytest.mark.parametrize("each", [60e-6, 500e-6])
+@pytest.mark.parametrize("away", [0.0005, 0.02])
+def test_a_provider_at_its_limit_is_kept_busy_without_a_queue(away: float, each: float) -> None:
+    line = Line(away, each)
+    line.run(30)
+    rate = line.run(10)
+    assert rate >= 0.9 / each
+    in_flight = min(line.congestion.limit, WINDOW)
+    # What is in flight takes hardly longer than the way there and back, or there is as little of it as may be.
+    assert in_flight * each < 3 * away + 0.01 or in_flight <= 2 * LEAST
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.2])
+def test_a_provider_that_is_far_away_keeps_its_window(jitter: float) -> None:
+    line = Line(0.05, 1e-6, jitter)
+    line.run(30)
+    unbound = WINDOW / (0.05 + jitter / 2)
+    assert line.run(20) >= 0.9 * unbound
+
+
+def test_it_opens_again_when_the_provider_gets_faster() -> None:
+    line = Line(0.02, 500e-6)
+    line.run(20)
+    assert line.congestion.limit < 200
+    line.each = 10e-6
+    line.run(30)
+    assert line.run(10) >= 0.8 * WINDOW / (0.02 + WINDOW * 10e-6)
+
+
+def test_a_line_that_is_not_full_is_never_bound() -> None:
+    line = Line(0.001, 1e-3)
+    line.run(30, window=LEAST // 2)
+    assert line.congestion.limit == UNBOUND
