@@ -114,7 +114,8 @@ _listeners: set[asyncio.Event] = set()
 """Several parts may live in one process, as in tests: SIGHUP is for each of them."""
 
 
-def _ask_all() -> None:
+def ask_all() -> None:
+    """Let everybody who follows the configuration look at it now. In their own loop: events know no threads."""
     for asked in _listeners:
         asked.set()
 
@@ -126,7 +127,7 @@ def _hang_ups() -> Iterator[asyncio.Event]:
     _listeners.add(asked)
     # Outside the main thread there are no signals; the files are watched all the same.
     with suppress(ValueError, RuntimeError, NotImplementedError):
-        loop.add_signal_handler(signal.SIGHUP, _ask_all)
+        loop.add_signal_handler(signal.SIGHUP, ask_all)
     try:
         yield asked
     finally:

@@ -20,9 +20,10 @@ from aiohttp import web
 
 from . import feedback, intake, telemetry
 from .accounts import Accounts
+from .devices import Environment
 from .dispatch import DispatchConfig, Dispatcher, RouteLimits
 from .errors import PushsvcError, StoreOwned, StoreUnavailable
-from .model import ApiKey, Route
+from .model import ApiKey, Platform, Route
 from .policy import RetryPolicy
 from .ports import KeyRing
 from .providers import REGISTRY
@@ -162,6 +163,13 @@ async def open_keyring(settings: Settings) -> AsyncIterator[KeyRing]:
     """The API keys kept in the store."""
     async with open_configured_store(settings) as store:
         yield store.keys
+
+
+def environments(settings: Settings, app: str) -> dict[Platform, Environment]:
+    """By platform the environment whose tokens the app's account can send to, where tokens belong to one."""
+    accounts = settings.apps[app].providers
+    found = {platform: REGISTRY[platform].environment(config) for platform, config in accounts.items()}
+    return {platform: environment for platform, environment in found.items() if environment is not None}
 
 
 def _exposition(current: Current, store: Store) -> Callable[[], Awaitable[None]]:

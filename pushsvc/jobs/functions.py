@@ -10,25 +10,53 @@ from typing import Any, TypeAlias
 
 from rq.timeouts import BaseTimeoutException
 
+from .. import fanout
 from ..errors import StoreError
+from ..runtime import Current, environments, store_config
 from ..settings import Settings
 from ..store import Store, open_store
 from ..telemetry import REPLAYED, get_logger
 
 STEP = 500
 """Deliveries that one atomic step moves: it keeps Redis from its other clients for some milliseconds."""
-SLICE = 30.0
-"""Seconds after which a long job lets others have their turn: it goes to the end of the queue."""
+SLICE = 2.0
+"""Seconds after which a long job lets others have their turn, where there are any: it goes to the end of the queue."""
+LONGEST = 60.0
+"""Seconds after which it ends in any case, and is enqueued again: rq believes jobs to be short."""
+LOOK = 0.1
+"""Seconds for which what is known of the queue's length is good enough."""
 
 
 @dataclass(frozen=True)
 class Context:
     """What a function is given by its process. `store_url` is that of pushsvc's store."""
 
-    settings: Settings
+    current: Current
     store_url: str
     stopping: Callable[[], bool] = lambda: False
     """Whether the process has been asked to end: return between two steps."""
+    waiting: Callable[[], bool] = lambda: True
+    """Whether there are other jobs to be done."""
+
+    @property
+    def settings(self) -> Settings:
+        """The configuration as it is now."""
+        return self.current.settings
+
+
+class Turn:
+    """The time that a job has for itself, from now on."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._began = time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        spent = time.monotonic() - self._began
+        if self._context.stopping() or spent > LONGEST:
+            return True
+        return spent > SLICE and self._context.waiting()
 
 
 Function: TypeAlias = Callable[..., Awaitable[Any]]
@@ -39,8 +67,6 @@ async def replay(context: Context, app: str, job: str) -> dict[str, int]:
 
     Killed at any point, it goes on where its last step ended. What was moved in this slice.
     """
-    from ..runtime import store_config
-
     async with open_store(context.store_url, store_config(context.settings)) as store:
         try:
             return await _replay(context, store, app, job)
@@ -58,7 +84,7 @@ async def _replay(context: Context, store: Store, app: str, job: str) -> dict[st
     status = await store.dead.replay(app, job)
     rate = status.spec.rate if status else 0.0
     most = max(1, min(STEP, int(rate))) if rate else STEP
-    began, moved, skipped = time.monotonic(), 0, 0
+    turn, began, moved, skipped = Turn(context), time.monotonic(), 0, 0
     while True:
         await store.dead.keep(app, job, lease=lease)
         step = await store.dead.step(app, job, most=most)
@@ -76,10 +102,48 @@ async def _replay(context: Context, store: Store, app: str, job: str) -> dict[st
         while (left := due - time.monotonic()) > 0 and not context.stopping():
             await asyncio.sleep(min(left, 0.2))
             await store.dead.keep(app, job, lease=lease)
-        if context.stopping() or time.monotonic() - began > SLICE:
+        if turn.over:
             await store.dead.keep(app, job, lease=0)
             break
     return {"moved": moved, "skipped": skipped}
 
 
-FUNCTIONS: Mapping[str, Function] = {"replay": replay}
+async def expand(context: Context, app: str, push_id: str) -> dict[str, Any]:
+    """Look up the audience of a push for a while: until all are found, or its slice is over, or the queue is full.
+
+    Killed at any point, it goes on where its last step ended. What came of this slice.
+    """
+    settings = context.settings
+    async with open_store(context.store_url, store_config(settings)) as store:
+        turn = Turn(context)
+        run = await fanout.expand(
+            app,
+            push_id,
+            expansions=store.expansions,
+            registry=store.registry,
+            environments=environments(settings, app),
+            lease=int(settings.jobs.takeover * 1000),
+            go_on=lambda: not turn.over,
+            has_room=_room(store, settings),
+        )
+    get_logger("jobs").info("push_expanded", app=app, push=push_id, made=run.made, end=run.end)
+    return {"made": run.made, "end": run.end}
+
+
+def _room(store: Store, settings: Settings) -> Callable[[], Awaitable[bool]]:
+    """Whether fewer deliveries than `queue.max_pending` wait, of all apps together. Looked at now and then: what
+    several processes make in between may go beyond the bound."""
+    routes = {name: tuple(app.providers) for name, app in settings.apps.items()}
+    room, until = True, 0.0
+
+    async def has_room() -> bool:
+        nonlocal room, until
+        if time.monotonic() >= until:
+            pending = (await store.gauges(routes)).pending
+            room, until = sum(pending.values()) < settings.queue.max_pending, time.monotonic() + LOOK
+        return room
+
+    return has_room
+
+
+FUNCTIONS: Mapping[str, Function] = {"replay": replay, "expand": expand}

@@ -14,7 +14,8 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from pushsvc.codec import decode_chunk
+from pushsvc.codec import decode_chunk, encode_audience
+from pushsvc.devices import ToAll
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model import (
     LANES,
