@@ -205,6 +205,7 @@ def intake_apps(settings: Settings) -> dict[str, intake.IntakeApp]:
         name: intake.IntakeApp(
             name=name,
             platforms=frozenset(app.providers),
+            environments=environments(settings, name),
             keys=tuple(
                 ApiKey(name=key.name, app=name, sha256=key.sha256, scopes=tuple(key.scopes)) for key in app.keys
             ),
@@ -255,6 +256,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 renderers={platform: kind.renderer for platform, kind in REGISTRY.items()},
                 pushes=store.pushes,
                 receipts=store.receipts,
+                registry=store.registry,
                 keys=store.keys,
                 dead=store.dead,
                 ready=ready,

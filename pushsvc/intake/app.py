@@ -11,6 +11,7 @@ from aiohttp import web
 
 from ..model import Platform
 from ..ports import DeadLetters, KeyRing, Limiter, PushStore, ReceiptLog, Renderer
+from ..ports.registry import Registry
 from . import openapi
 from .auth import Gate
 from .config import IntakeApp, IntakeConfig
@@ -35,6 +36,7 @@ def build_app(
     renderers: Mapping[Platform, Renderer],
     pushes: PushStore,
     receipts: ReceiptLog,
+    registry: Registry,
     keys: KeyRing,
     dead: DeadLetters,
     ready: Callable[[], Awaitable[Mapping[str, str]]],
@@ -63,6 +65,7 @@ def build_app(
         renderers=renderers,
         pushes=pushes,
         receipts=receipts,
+        registry=registry,
         gate=gate,
         config=config,
         clock=clock,

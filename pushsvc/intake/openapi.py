@@ -56,6 +56,21 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
             "send_at": "2026-12-01T09:00:00Z",
         },
     },
+    "topic": {
+        "summary": "To whoever has subscribed",
+        "value": {
+            "to": {"topic": "news"},
+            "notification": {"title": "Rain tonight", "body": "Take an umbrella"},
+            "lane": "bulk",
+        },
+    },
+    "where": {
+        "summary": "To all devices for which an expression is true",
+        "value": {
+            "to": {"where": "tags.plan == 'pro' and locale in ('de', 'at') and last_seen > '30d'"},
+            "notification": {"title": "Neu für Sie"},
+        },
+    },
     "override": {
         "summary": "A provider's own fields",
         "value": {
@@ -113,8 +128,16 @@ def build(*, platforms: Iterable[str], config: IntakeConfig) -> dict[str, Any]:
 def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig) -> None:
     """Say what the structs cannot: bounds of the configuration, and which fields need one another."""
     to = schemas["To"]
-    # These only take null today; a later version will take more, and describes them then.
-    to["properties"] = {"tokens": {**to["properties"]["tokens"], "maxItems": config.max_targets}}
+    for name in ("tokens", "devices", "users"):
+        (several,) = [kind for kind in to["properties"][name]["anyOf"] if kind.get("type") == "array"]
+        several["maxItems"] = config.max_targets
+    to["properties"]["all"]["enum"] = [True, None]
+    given: dict[str, dict[str, Any]] = {
+        **dict.fromkeys(("tokens", "devices", "users"), {"type": "array"}),
+        **dict.fromkeys(("topic", "where"), {"type": "string"}),
+        "all": {"type": "boolean"},
+    }
+    to["oneOf"] = [{"required": [name], "properties": {name: kind}} for name, kind in given.items()]
     push = schemas["PushDocument"]
     push["anyOf"] = [
         {"required": [name], "properties": {name: {"type": "object", "minProperties": 1}}}

@@ -76,9 +76,10 @@ async def application(kind: str, redis: str) -> AsyncIterator[web.Application]:
         store: Any = Nothing()
         keys: Any = store
         dead: Any = store
+        registry: Any = store
         if kind == "redis":
             opened = await stack.enter_async_context(open_store(redis, StoreConfig()))
-            store, keys, dead = opened.pushes, opened.keys, opened.dead
+            store, keys, dead, registry = opened.pushes, opened.keys, opened.dead, opened.registry
         key = ApiKey("bench", "shop", hashlib.sha256(KEY.encode()).hexdigest(), ("push",))
         known = {name: kind.renderer for name, kind in REGISTRY.items()}
         yield build_app(
@@ -86,6 +87,7 @@ async def application(kind: str, redis: str) -> AsyncIterator[web.Application]:
             renderers=known,
             pushes=store,
             receipts=store,
+            registry=registry,
             keys=keys,
             dead=dead,
             ready=ready,

@@ -37,6 +37,7 @@ from pushsvc.model import (
 from pushsvc.ports import RenderError
 from pushsvc.store import MemoryStore
 from pushsvc.store.memory_dead import MemoryDeadLetters
+from pushsvc.store.memory_registry import MemoryRegistry
 
 HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,200}")
 FCM = re.compile(r"[\w:-]{1,512}", re.ASCII)
@@ -187,6 +188,7 @@ class Service:
     failing: dict[str, str] = field(default_factory=dict)
     now: float = 0.0
     dead: MemoryDeadLetters = field(default_factory=lambda: MemoryStore().dead)
+    registry: MemoryRegistry = field(default_factory=lambda: MemoryStore().registry)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -212,12 +214,14 @@ class Service:
                         api_key("none", "shop", "devices"),
                         api_key("full", "shop", "push", "feedback", "admin"),
                     ),
+                    environments={"apns": "production"},
                 ),
                 "news": IntakeApp("news", frozenset({"fcm"}), (api_key("newsie", "news", "push"),)),
             },
             renderers={"apns": Apns(), "fcm": Fcm()},
             pushes=self.store,
             receipts=self.store,
+            registry=self.registry,
             keys=self.store,
             dead=self.dead,
             ready=self.ready,

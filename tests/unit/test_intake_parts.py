@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from pushsvc.errors import ContentTooLarge, Fault, InvalidRequest
@@ -167,13 +168,26 @@ def test_the_document_has_the_calls_of_the_table_and_no_other() -> None:
 
 def test_bounds_of_the_configuration_are_in_the_document() -> None:
     schemas = DOCUMENT["components"]["schemas"]
-    assert schemas["To"]["properties"]["tokens"]["maxItems"] == 123
+    for name in ("tokens", "devices", "users"):
+        assert schemas["To"]["properties"][name]["anyOf"][0]["maxItems"] == 123
     assert schemas["TokenTarget"]["properties"]["platform"]["enum"] == ["apns", "fcm"]
 
 
-def test_what_comes_later_is_not_described() -> None:
-    schemas = DOCUMENT["components"]["schemas"]
-    assert list(schemas["To"]["properties"]) == ["tokens"]
+@pytest.mark.parametrize(
+    ("to", "right"),
+    [
+        ({"topic": "news"}, True),
+        ({"all": True}, True),
+        ({"users": ["u1"], "devices": None, "all": None}, True),
+        ({"users": ["u1"], "all": True}, False),
+        ({"all": False}, False),
+        ({"topic": None}, False),
+        ({}, False),
+    ],
+)
+def test_the_receivers_are_named_in_exactly_one_way(to: dict[str, Any], right: bool) -> None:
+    schema = {**DOCUMENT["components"]["schemas"]["To"], "components": DOCUMENT["components"]}
+    assert OAS31Validator(schema).is_valid(to) is right
 
 
 def test_every_refusal_has_its_problem_document() -> None:
@@ -184,10 +198,14 @@ def test_every_refusal_has_its_problem_document() -> None:
                     assert list(response["content"]) == ["application/problem+json"], (path, status)
 
 
+AUTUMN = 1_793_000_000_000
+"""Some weeks before the instant for which an example is scheduled."""
+
+
 def test_the_examples_are_taken() -> None:
     rules = Rules("shop", dict.fromkeys(("apns", "fcm"), lambda token, kind: None), frozenset({"apns", "fcm"}))
-    totals = [read(msgspec.json.encode(example["value"]), rules, 0).total for example in EXAMPLES.values()]
-    assert totals == [2, 1, 1, 1]
+    totals = [read(msgspec.json.encode(example["value"]), rules, AUTUMN).total for example in EXAMPLES.values()]
+    assert totals == [2, 1, 1, 0, 0, 1]
 
 
 def test_the_page_shows_every_call_and_loads_nothing() -> None:
