@@ -132,12 +132,10 @@ def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig)
         (several,) = [kind for kind in to["properties"][name]["anyOf"] if kind.get("type") == "array"]
         several["maxItems"] = config.max_targets
     to["properties"]["all"]["enum"] = [True, None]
-    given: dict[str, dict[str, Any]] = {
-        **dict.fromkeys(("tokens", "devices", "users"), {"type": "array"}),
-        **dict.fromkeys(("topic", "where"), {"type": "string"}),
-        "all": {"type": "boolean"},
-    }
-    to["oneOf"] = [{"required": [name], "properties": {name: kind}} for name, kind in given.items()]
+    kinds = {"tokens": "array", "devices": "array", "users": "array", "topic": "string", "where": "string"}
+    to["oneOf"] = [
+        {"required": [name], "properties": {name: {"type": kind}}} for name, kind in {**kinds, "all": "boolean"}.items()
+    ]
     push = schemas["PushDocument"]
     push["anyOf"] = [
         {"required": [name], "properties": {name: {"type": "object", "minProperties": 1}}}
