@@ -31,7 +31,7 @@ PAGE: Final = 2000
 ENOUGH: Final = 1000
 """Devices with which a step is worth to be written."""
 PAGES: Final = 16
-FULL_PAUSE: Final = 1000
+FULL_PAUSE: Final = 500
 """Milliseconds after which a push that found the queue full is looked at again."""
 
 
