@@ -80,6 +80,7 @@ def run_jobs(
             waiting=lambda: queue is not None and queue.count > 0,
         )
         job_class = make_job_class(FUNCTIONS, context)
+        runtime.quiet_gc()
         listening(f"queue {QUEUE} as {name}")
         for turn in range(1_000_000):
             queue = make_queue(QUEUE, open_sync_redis(settings.jobs.url or store_url, name=name), job_class)
