@@ -3,7 +3,7 @@
 How the parts stand to one another::
 
     open_store ── Store ─┬─ pushes    accept (group commit), status, deliveries, cancel     pushes.py
-                         ├─ queue     take, settle, promote, reclaim, beat                  queue.py
+                         ├─ queue     take, settle, promote, launch, reclaim, beat          queue.py
                          ├─ receipts  take, record, events                                  receipts.py
                          ├─ keys      API keys                                              keyring.py
                          ├─ dead      dead letters listed and replayed                      letters.py, replays.py

@@ -138,7 +138,7 @@ class Busy(FakeQueue):
         self.asked.append(app)
         await asyncio.sleep(self.SECONDS)
         self.due[app] -= 1
-        return 500 if self.due[app] >= 0 else 0
+        return 200 if self.due[app] >= 0 else 0
 
 
 def test_apps_take_turns_and_a_crowd_is_launched_in_one_go() -> None:

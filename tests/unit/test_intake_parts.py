@@ -198,14 +198,12 @@ def test_every_refusal_has_its_problem_document() -> None:
                     assert list(response["content"]) == ["application/problem+json"], (path, status)
 
 
-AUTUMN = 1_793_000_000_000
-"""Some weeks before the instant for which an example is scheduled."""
-
-
 def test_the_examples_are_taken() -> None:
     rules = Rules("shop", dict.fromkeys(("apns", "fcm"), lambda token, kind: None), frozenset({"apns", "fcm"}))
-    totals = [read(msgspec.json.encode(example["value"]), rules, AUTUMN).total for example in EXAMPLES.values()]
-    assert totals == [2, 1, 1, 0, 0, 1]
+    now = 1_796_000_000_000  # a day before the time that one of them names
+    drafts = [read(msgspec.json.encode(example["value"]), rules, now) for example in EXAMPLES.values()]
+    assert [draft.total for draft in drafts] == [2, 1, 1, 0, 0, 1]
+    assert [draft.send_at is None for draft in drafts] == [True, True, False, True, True, True]
 
 
 def test_the_page_shows_every_call_and_loads_nothing() -> None:
