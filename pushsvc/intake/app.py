@@ -15,6 +15,7 @@ from ..ports.registry import Registry
 from . import openapi
 from .auth import Gate
 from .config import IntakeApp, IntakeConfig
+from .devices import DeviceCalls, Erase
 from .failed import FailedCalls
 from .ids import new_push_id, now_ms
 from .limits import IntakeLimits
@@ -36,9 +37,9 @@ def build_app(
     renderers: Mapping[Platform, Renderer],
     pushes: PushStore,
     receipts: ReceiptLog,
-    registry: Registry,
     keys: KeyRing,
     dead: DeadLetters,
+    registry: Registry,
     ready: Callable[[], Awaitable[Mapping[str, str]]],
     metrics: Callable[[], Awaitable[bytes]],
     held: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
@@ -47,6 +48,7 @@ def build_app(
     new_id: Callable[[int], str] = new_push_id,
     monotonic: Callable[[], float] = time.monotonic,
     limiter: Limiter | None = None,
+    erase: Erase | None = None,
 ) -> web.Application:
     """The HTTP API over these ports.
 
@@ -54,7 +56,8 @@ def build_app(
     `ready` names the parts that are not ready, with why; empty means ready. `metrics` gives Prometheus' text,
     `held` the routes that do not send now, and why.
     `clock` gives Unix milliseconds, `new_id` a push id for such an instant, `monotonic` seconds.
-    `limiter` holds the apps to their `limit`; without it there is none.
+    `limiter` holds the apps to their `limit`; without it there is none. `erase` removes a user from everywhere; without
+    it, from the registry.
     """
     gate = Gate(
         apps, keys, monotonic=monotonic, cache_seconds=config.key_cache_seconds, cache_size=config.key_cache_size
@@ -75,7 +78,10 @@ def build_app(
     about_itself = MetaCalls(
         ready=ready, metrics=metrics, held=held, document=openapi.build(platforms=renderers, config=config)
     )
-    owners = (about_pushes, FailedCalls(dead=dead, gate=gate, config=config), about_itself)
+    about_devices = DeviceCalls(
+        apps=apps, renderers=renderers, registry=registry, erase=erase, gate=gate, config=config, clock=clock
+    )
+    owners = (about_pushes, about_devices, FailedCalls(dead=dead, gate=gate, config=config), about_itself)
     app = web.Application(middlewares=[boundary()], client_max_size=config.body_limit)
     handlers: dict[str, Handler] = {}
     app[HANDLERS] = handlers

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from ..errors import Fault
 from ..model import LANES, Platform
+from ..ports import Renderer
 from ..where import WhereError, compile_where
 from .instants import parse_send_at
 from .wording import expected, join, kind, names, secret_kind
@@ -42,6 +43,19 @@ class Rules:
     known: frozenset[Platform]
     max_targets: int = 10_000
 
+    @classmethod
+    def of(
+        cls,
+        app: str,
+        platforms: frozenset[Platform],
+        renderers: Mapping[Platform, Renderer],
+        *,
+        max_targets: int = 10_000,
+    ) -> Rules:
+        """The rules of an app with these platforms, of those that there are renderers for."""
+        checks = {name: renderers[name].token_fault for name in sorted(platforms & renderers.keys())}
+        return cls(app=app, checks=checks, known=frozenset(renderers), max_targets=max_targets)
+
 
 @dataclass
 class Found:
@@ -54,18 +68,18 @@ class Found:
     def add(self, path: str, message: str) -> None:
         if len(self.items) >= LIMIT:
             self.more = True
-            raise _Enough
+            raise Enough
         self.items.append(Fault(path or "$", message))
 
 
-class _Enough(Exception):
+class Enough(Exception):
     """The list is full."""
 
 
 def walk(value: Any, rules: Rules, now: int) -> Found:
     """Every fault of the document that `value` is at `now` (Unix ms), in the order of the document."""
     found = Found()
-    with suppress(_Enough):
+    with suppress(Enough):
         _push(value, rules, now, found)
     return found
 
@@ -118,7 +132,7 @@ def _true(value: Any, path: str, found: Found) -> None:
         found.add(path, expected("true", value))
 
 
-def _fields(value: dict[str, Any], path: str, found: Found, checks: Mapping[str, Check]) -> None:
+def check_fields(value: dict[str, Any], path: str, found: Found, checks: Mapping[str, Check]) -> None:
     """Check each field that is given; null is the same as leaving it out."""
     for name, item in value.items():
         check = checks.get(name)
@@ -141,7 +155,7 @@ def _unknown(name: str, known: Collection[str], found: Found) -> str:
 
 def _notification(value: Any, path: str, found: Found) -> None:
     if isinstance(value, dict):
-        _fields(value, path, found, _NOTIFICATION)
+        check_fields(value, path, found, _NOTIFICATION)
     else:
         found.add(path, expected("an object", value))
 
@@ -193,7 +207,7 @@ def _push(value: Any, rules: Rules, now: int, found: Found) -> None:
     }
     if value.get("to") is None:
         found.add("to", "is missing: it says who receives the push")
-    _fields(value, "", found, checks)
+    check_fields(value, "", found, checks)
     _content(value, found)
 
 
@@ -268,7 +282,7 @@ def _to(value: Any, path: str, found: Found, *, rules: Rules) -> None:
         found.add(path, f"names no receivers: one of {names(checks)} is needed")
     elif len(given) > 1:
         found.add(path, f"holds exactly one of {names(checks)}; found {names(given)}")
-    _fields(value, path, found, checks)
+    check_fields(value, path, found, checks)
 
 
 def _many(value: Any, path: str, found: Found, *, what: str, check: Check, rules: Rules) -> None:
@@ -301,7 +315,7 @@ def _token(value: Any, path: str, found: Found, *, rules: Rules) -> None:
     for name in value:
         if name not in ("platform", "token", "fid"):
             found.add(join(path, name), _unknown(name, ("platform", "token", "fid"), found))
-    check = _platform(value, path, found, rules)
+    check = platform_check(value, path, found, rules)
     given = [name for name in ("token", "fid") if value.get(name) is not None]
     if not given:
         found.add(f"{path}.token", "is missing")
@@ -315,10 +329,12 @@ def _token(value: Any, path: str, found: Found, *, rules: Rules) -> None:
             found.add(f"{path}.{name}", fault)
 
 
-def _platform(value: dict[str, Any], path: str, found: Found, rules: Rules) -> Callable[[str, str], str | None] | None:
+def platform_check(
+    value: dict[str, Any], path: str, found: Found, rules: Rules
+) -> Callable[[str, str], str | None] | None:
     """The token check of the target's platform, or None when there is no such platform to ask."""
     platform = value.get("platform")
-    path = f"{path}.platform"
+    path = join(path, "platform")
     if "platform" not in value:
         found.add(path, f"is missing: one of {names(sorted(rules.known))}")
     elif not isinstance(platform, str):

@@ -35,9 +35,9 @@ from pushsvc.model import (
     Scope,
 )
 from pushsvc.ports import RenderError
+from pushsvc.ports.registry import Registry
 from pushsvc.store import MemoryStore
 from pushsvc.store.memory_dead import MemoryDeadLetters
-from pushsvc.store.memory_registry import MemoryRegistry
 
 HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,200}")
 FCM = re.compile(r"[\w:-]{1,512}", re.ASCII)
@@ -188,7 +188,7 @@ class Service:
     failing: dict[str, str] = field(default_factory=dict)
     now: float = 0.0
     dead: MemoryDeadLetters = field(default_factory=lambda: MemoryStore().dead)
-    registry: MemoryRegistry = field(default_factory=lambda: MemoryStore().registry)
+    registry: Registry = field(default_factory=lambda: MemoryStore().registry)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -212,18 +212,19 @@ class Service:
                         api_key("reader", "shop", "feedback"),
                         api_key("admin", "shop", "admin"),
                         api_key("none", "shop", "devices"),
+                        api_key("registrar", "shop", "devices"),
                         api_key("full", "shop", "push", "feedback", "admin"),
                     ),
                     environments={"apns": "production"},
                 ),
-                "news": IntakeApp("news", frozenset({"fcm"}), (api_key("newsie", "news", "push"),)),
+                "news": IntakeApp("news", frozenset({"fcm"}), (api_key("newsie", "news", "push", "devices"),)),
             },
             renderers={"apns": Apns(), "fcm": Fcm()},
             pushes=self.store,
             receipts=self.store,
-            registry=self.registry,
             keys=self.store,
             dead=self.dead,
+            registry=self.registry,
             ready=self.ready,
             metrics=self.metrics,
             config=config,
