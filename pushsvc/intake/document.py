@@ -23,7 +23,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from ..devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, ToAll
+from ..devices import MAX_NAME, Audience, ByDevices, ByTopic, ByUsers, ByWhere, ToAll, name_fault
 from ..model import Content, Lane, Platform, Target
 from ..model import Notification as PlainNotification
 from ..where import MAX_LENGTH, WhereError, compile_where
@@ -43,7 +43,7 @@ class TokenTarget(Struct, forbid_unknown_fields=True, gc=False):
     fid: Annotated[str | None, Meta(description="A Firebase installation id, in place of `token`.")] = None
 
 
-Name = Annotated[str, Meta(min_length=1)]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 
 
 class To(Struct, forbid_unknown_fields=True, gc=False):
@@ -225,7 +225,7 @@ def receivers(to: To, rules: Rules) -> dict[Platform, tuple[Target, ...]] | Audi
     if to.tokens is not None:
         return None if len(to.tokens) > rules.max_targets else targets_of(to.tokens, rules.checks)
     if to.topic is not None:
-        return ByTopic(to.topic)
+        return ByTopic(to.topic) if name_fault(to.topic) is None else None
     if to.where is not None:
         try:
             compile_where(to.where, now=0, platforms=sorted(rules.checks))
@@ -235,7 +235,7 @@ def receivers(to: To, rules: Rules) -> dict[Platform, tuple[Target, ...]] | Audi
     if to.all is not None:
         return ToAll() if to.all else None
     names = to.devices or to.users or ()
-    if len(names) > rules.max_targets:
+    if len(names) > rules.max_targets or any(map(name_fault, names)):
         return None
     distinct = tuple(dict.fromkeys(names))
     return ByDevices(distinct) if to.devices else ByUsers(distinct)

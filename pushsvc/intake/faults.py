@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
+from ..devices import name_fault
 from ..errors import Fault
 from ..model import LANES, Platform
 from ..ports import Renderer
@@ -125,6 +126,14 @@ def _send_at(value: Any, path: str, found: Found, *, now: int) -> None:
 def _choice(value: Any, path: str, found: Found, *, options: tuple[str, ...]) -> None:
     if not isinstance(value, str) or value not in options:
         found.add(path, expected("one of " + ", ".join(f'"{option}"' for option in options), value))
+
+
+def check_name(value: Any, path: str, found: Found) -> None:
+    """The id of a device or a user, or the name of a topic."""
+    if not isinstance(value, str):
+        found.add(path, expected("a string", value))
+    elif (fault := name_fault(value)) is not None:
+        found.add(path, fault)
 
 
 def _true(value: Any, path: str, found: Found) -> None:
@@ -271,9 +280,9 @@ def _to(value: Any, path: str, found: Found, *, rules: Rules) -> None:
         return
     checks: dict[str, Check] = {
         "tokens": partial(_many, what="token", check=partial(_token, rules=rules), rules=rules),
-        "devices": partial(_many, what="device", check=partial(_text, least=1), rules=rules),
-        "users": partial(_many, what="user", check=partial(_text, least=1), rules=rules),
-        "topic": partial(_text, least=1),
+        "devices": partial(_many, what="device", check=check_name, rules=rules),
+        "users": partial(_many, what="user", check=check_name, rules=rules),
+        "topic": check_name,
         "where": partial(_where, rules=rules),
         "all": _true,
     }

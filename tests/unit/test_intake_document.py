@@ -176,6 +176,7 @@ def test_an_override_alone_is_enough_when_it_has_a_payload() -> None:
     [
         ({"devices": ["d1", "d2", "d1"]}, ByDevices(("d1", "d2"))),
         ({"users": ["ü"]}, ByUsers(("ü",))),
+        ({"devices": ["x" * 128]}, ByDevices(("x" * 128,))),
         ({"topic": "news"}, ByTopic("news")),
         ({"where": " tags.plan == 'pro'\n"}, ByWhere(" tags.plan == 'pro'\n")),
         ({"all": True}, ToAll()),
@@ -321,7 +322,7 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
     (push(send_at="2027-12-02T09:00:00.001Z"), [("send_at", "must not be more than 366 days ahead")]),
     (push(send_at="9999-12-31T23:59:59-23:59"), [("send_at", "must not be more than 366 days ahead")]),
     # Audiences.
-    (push(to={"topic": ""}), [("to.topic", "must not be empty")]),
+    (push(to={"topic": "a b"}), [("to.topic", "must be 1 to 128 printable characters without spaces")]),
     (push(to={"topic": ["news"]}), [("to.topic", "expected a string, found a list")]),
     (
         push(to={"where": "tags.plan = 'pro'"}),
@@ -345,7 +346,7 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
         push(to={"users": ["u1", 2, ""]}),
         [
             ("to.users[1]", "expected a string, found the number 2"),
-            ("to.users[2]", "must not be empty"),
+            ("to.users[2]", "must be 1 to 128 printable characters without spaces"),
         ],
     ),
     (push(to={"users": []}), [("to.users", "is empty: at least one user is needed")]),
