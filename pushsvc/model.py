@@ -57,10 +57,32 @@ class Notification(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     channel: str | None = None
 
 
+class LiveActivity(Struct, frozen=True, omit_defaults=True):
+    """What becomes of a Live Activity (Apple). The objects are the caller's own JSON, untouched."""
+
+    event: Literal["start", "update", "end"]
+    content_state: dict[str, Raw] | None = None
+    attributes_type: str | None = None
+    """With `attributes`: which activity is started."""
+    attributes: dict[str, Raw] | None = None
+    alert: dict[str, Raw] | None = None
+    """Apple's alert; where it is left out, the push's notification is."""
+    stale_date: int | None = None
+    """Unix seconds."""
+    dismissal_date: int | None = None
+    """Unix seconds."""
+    relevance_score: float | None = None
+    input_push_channel: str | None = None
+    """The broadcast channel that the started activity listens to."""
+    input_push_token: bool = False
+    """The started activity gets a token of its own, to be updated by."""
+
+
 class Content(Struct, frozen=True, omit_defaults=True):
     """What to say, without to whom: the validated push document less `to`, `send_at` and `lane`."""
 
     notification: Notification | None = None
+    live_activity: LiveActivity | None = None
     data: dict[str, str] | None = None
     priority: Literal["high", "normal"] | None = None
     push_type: str | None = None
@@ -93,7 +115,7 @@ class Target(Struct, frozen=True, array_like=True, gc=False):
     token: str
     device_id: str | None = None
     kind: str = "token"
-    """What `token` is to the provider: `token`, or FCM's `fid`."""
+    """What `token` is to the provider: `token`, FCM's `fid`, or one of APNs' `channel`, `activity`, `push_to_start`."""
 
     def __repr__(self) -> str:
         return f"Target(index={self.index}, kind={self.kind!r}, device_id={self.device_id!r})"
@@ -283,6 +305,9 @@ class Receipt(Struct, frozen=True, array_like=True):
         return f"Receipt({self.app}/{self.platform} {self.token_hash} {self.kind} {self.reason} at={self.at})"
 
 
+Action = Literal["suppressed", "pruned", "suspected", "kept"]
+
+
 class FeedbackEvent(Struct, frozen=True, array_like=True):
     """One row of `GET /v1/feedback`: the caller's own tokens, so the token is whole here."""
 
@@ -290,7 +315,7 @@ class FeedbackEvent(Struct, frozen=True, array_like=True):
     platform: Platform
     token: str
     reason: str
-    action: Literal["suppressed", "pruned", "suspected", "kept"]
+    action: Action
     device_id: str | None = None
 
     def __repr__(self) -> str:

@@ -11,9 +11,11 @@ from aiohttp import web
 
 from ..model import Platform
 from ..ports import DeadLetters, KeyRing, Limiter, PushStore, ReceiptLog, Renderer
+from ..ports.channels import Channels
 from ..ports.registry import Registry
 from . import openapi
 from .auth import Gate
+from .channels import ChannelCalls
 from .config import IntakeApp, IntakeConfig
 from .devices import DeviceCalls, Erase
 from .failed import FailedCalls
@@ -22,6 +24,7 @@ from .limits import IntakeLimits
 from .meta import MetaCalls
 from .problems import ExpectationFailed, boundary, respond
 from .pushes import PushCalls
+from .restore import RestoreCalls
 from .routes import CALLS
 
 _OF_ONE = ("get_push", "cancel_push")
@@ -39,10 +42,12 @@ def build_app(
     receipts: ReceiptLog,
     keys: KeyRing,
     dead: DeadLetters,
+    channels: Channels,
     registry: Registry,
     ready: Callable[[], Awaitable[Mapping[str, str]]],
     metrics: Callable[[], Awaitable[bytes]],
     held: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
+    frozen: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     config: IntakeConfig,
     clock: Callable[[], int] = now_ms,
     new_id: Callable[[int], str] = new_push_id,
@@ -54,7 +59,7 @@ def build_app(
 
     `renderers` are those of every platform that exists; which of them an app may use is in its `platforms`.
     `ready` names the parts that are not ready, with why; empty means ready. `metrics` gives Prometheus' text,
-    `held` the routes that do not send now, and why.
+    `held` the routes that do not send now, and why; `frozen` those that prune nothing now, and why.
     `clock` gives Unix milliseconds, `new_id` a push id for such an instant, `monotonic` seconds.
     `limiter` holds the apps to their `limit`; without it there is none. `erase` removes a user from everywhere; without
     it, from the registry.
@@ -76,12 +81,22 @@ def build_app(
         limits=IntakeLimits(limiter, rates, monotonic=monotonic) if limiter is not None and rates else None,
     )
     about_itself = MetaCalls(
-        ready=ready, metrics=metrics, held=held, document=openapi.build(platforms=renderers, config=config)
+        ready=ready,
+        metrics=metrics,
+        held=held,
+        frozen=frozen,
+        document=openapi.build(platforms=renderers, config=config),
     )
-    about_devices = DeviceCalls(
-        apps=apps, renderers=renderers, registry=registry, erase=erase, gate=gate, config=config, clock=clock
+    owners = (
+        about_pushes,
+        DeviceCalls(
+            apps=apps, renderers=renderers, registry=registry, erase=erase, gate=gate, config=config, clock=clock
+        ),
+        FailedCalls(dead=dead, gate=gate, config=config),
+        RestoreCalls(registry=registry, gate=gate, config=config),
+        ChannelCalls(channels=channels, gate=gate, config=config),
+        about_itself,
     )
-    owners = (about_pushes, about_devices, FailedCalls(dead=dead, gate=gate, config=config), about_itself)
     app = web.Application(middlewares=[boundary()], client_max_size=config.body_limit)
     handlers: dict[str, Handler] = {}
     app[HANDLERS] = handlers

@@ -21,26 +21,29 @@ from .config import IntakeApp
 from .document import Draft
 from .wording import names
 
+DEVICE: Final = ("token",)
+"""What a registered device's token is to its provider."""
 FEW: Final = 500
 """Devices or users that are looked up at once."""
 MOST: Final = 1000
 """Devices that may be found; a push to more is left to `jobs`."""
 
 
-def platforms_of(draft: Draft, configured: Collection[Platform]) -> Collection[Platform]:
-    """The platforms that the push is rendered for: those of its tokens, or all that it says something to.
+def platforms_of(draft: Draft, configured: Collection[Platform]) -> Mapping[Platform, Collection[str]]:
+    """The platforms that the push is rendered for, with the kinds of its targets there: those of its tokens, or all
+    that it says something to.
 
     Raises `InvalidRequest` where none of these is configured: nobody could ever receive it.
     """
     if draft.audience is None:
-        return draft.targets
+        return {platform: {target.kind for target in targets} for platform, targets in draft.targets.items()}
     if draft.only is None:
-        return configured
+        return dict.fromkeys(configured, DEVICE)
     found = [platform for platform in configured if platform in draft.only]
     if not found:
         message = f"says something to {names(sorted(draft.only))} only, and the app uses {names(sorted(configured))}"
         raise InvalidRequest(faults=[Fault("overrides", message)])
-    return found
+    return dict.fromkeys(found, DEVICE)
 
 
 class Lookup:

@@ -19,9 +19,9 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..devices import MAX_NAME, Device, TagValue, name_fault
+from ..documents import Time, instant
 from ..errors import Fault, InvalidRequest
 from ..ports.registry import MOST_OF_USER
-from .answers import Time, instant
 from .faults import Check, Enough, Found, Rules, check_fields, check_name, platform_check
 from .refusal import parse, summary
 from .wording import expected, join, secret_kind

@@ -11,7 +11,7 @@ Decided here, where RFC 8259 leaves it open:
 - NaN, Infinity, numbers beyond a double, lone surrogates, and a byte order mark are not JSON: 400.
 - Of a name given twice in one object the last counts, as in most parsers; where its other value is wrong, the
   repeat is named as the fault.
-- What stands in `overrides` travels byte for byte; it must be an object, at most `faults.MAX_DEPTH` levels deep.
+- What stands in `overrides` travels byte for byte; it must be an object, at most `depth.MAX_DEPTH` levels deep.
 - The same token twice in one push is one delivery.
 """
 
@@ -27,8 +27,11 @@ from ..devices import MAX_NAME, Audience, ByDevices, ByTopic, ByUsers, ByWhere, 
 from ..model import Content, Lane, Platform, Target
 from ..model import Notification as PlainNotification
 from ..where import MAX_LENGTH, WhereError, compile_where
-from .faults import MAX_BADGE, MAX_TTL, VISIBLE, Rules, has_payload, too_deep
+from . import live_activity
+from .depth import too_deep
+from .faults import MAX_BADGE, MAX_TTL, TARGETS, VISIBLE, Rules, has_payload
 from .instants import DAYS_AHEAD, Instant, parse_send_at
+from .live_activity import LiveActivity
 from .refusal import refuse, utf8
 
 # --- the document, as the OpenAPI description shows it ---------------------------------------------
@@ -36,11 +39,15 @@ from .refusal import refuse, utf8
 
 
 class TokenTarget(Struct, forbid_unknown_fields=True, gc=False):
-    """One device by the token that its provider gave it: `token`, or for FCM also `fid`."""
+    """One target by what its provider gave it: a device by its `token` (FCM: also `fid`), or at APNs a broadcast
+    `channel`, one Live `activity`, or the right to start one (`push_to_start`). Exactly one of these."""
 
     platform: Annotated[str, Meta(description="A provider that is configured for the app.", examples=["apns", "fcm"])]
     token: Annotated[str | None, Meta(description="The device token (APNs) or registration token (FCM).")] = None
     fid: Annotated[str | None, Meta(description="A Firebase installation id, in place of `token`.")] = None
+    channel: Annotated[str | None, Meta(description="The id of a broadcast channel of APNs (iOS 18).")] = None
+    activity: Annotated[str | None, Meta(description="The push token of one Live Activity.")] = None
+    push_to_start: Annotated[str | None, Meta(description="A token by which Live Activities are started.")] = None
 
 
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
@@ -87,10 +94,11 @@ class Notification(PlainNotification, frozen=True, forbid_unknown_fields=True, o
 
 
 class PushDocument(Struct, forbid_unknown_fields=True, gc=False):
-    """One push. Besides `to` it needs `notification`, `data`, or an override with a payload."""
+    """One push. Besides `to` it needs `notification`, `live_activity`, `data`, or an override with a payload."""
 
     to: To
     notification: Notification | None = None
+    live_activity: LiveActivity | None = None
     data: Annotated[
         dict[str, str] | None, Meta(description="Values for the app; each is a string.", examples=[{"order": "7"}])
     ] = None
@@ -165,7 +173,7 @@ def read(body: bytes, rules: Rules, now: int) -> Draft:
     if draft is None:
         refuse(body, rules, now)
     # msgspec looks into the strings that it decodes; what it passes on raw it does not read as UTF-8.
-    if document.overrides:
+    if document.overrides or document.live_activity:
         utf8(body)
     return draft
 
@@ -186,9 +194,14 @@ def judge(document: PushDocument, rules: Rules, now: int) -> Draft | None:
             return None
         if has_payload(value):
             payload.add(platform)
-    if notification is None and not document.data and not payload:
-        return None
+    activity = None
     silent = document.silent or False
+    if document.live_activity is not None:
+        activity = live_activity.judge(document.live_activity, notification, silent=silent)
+        if activity is None:
+            return None
+    elif notification is None and not document.data and not payload:
+        return None
     if silent and notification is not None and any(getattr(notification, name) is not None for name in VISIBLE):
         return None
     send_at = None
@@ -203,6 +216,7 @@ def judge(document: PushDocument, rules: Rules, now: int) -> Draft | None:
     targets, audience = (found, None) if isinstance(found, dict) else ({}, found)
     content = Content(
         notification=notification,
+        live_activity=activity,
         data=document.data or None,
         priority=document.priority,
         push_type=document.push_type,
@@ -212,7 +226,7 @@ def judge(document: PushDocument, rules: Rules, now: int) -> Draft | None:
         dry_run=document.dry_run or False,
         overrides=overrides,
     )
-    only = None if notification is not None or document.data else frozenset(payload)
+    only = None if notification is not None or document.data or activity is not None else frozenset(payload)
     total = sum(map(len, targets.values()))
     return Draft(content, document.lane or "normal", targets, total, send_at, audience, only)
 
@@ -245,7 +259,7 @@ def targets_of(
     tokens: list[TokenTarget], checks: Mapping[Platform, Callable[[str, str], str | None]]
 ) -> dict[Platform, tuple[Target, ...]] | None:
     """The distinct targets by platform, numbered in the order of the request; None where one has a fault."""
-    groups: dict[Platform, tuple[Callable[[str, str], str | None], set[str], set[str], list[Target]]] = {}
+    groups: dict[Platform, tuple[Callable[[str, str], str | None], set[str], set[tuple[str, str]], list[Target]]] = {}
     index = 0
     for entry in tokens:
         group = groups.get(entry.platform)
@@ -254,10 +268,10 @@ def targets_of(
             if check is None:
                 return None
             group = groups[entry.platform] = (check, set(), set(), [])
-        check, seen, seen_fids, targets = group
+        check, seen, seen_others, targets = group
         token = entry.token
         if token is not None:
-            if entry.fid is not None:
+            if not (entry.fid is entry.channel is entry.activity is entry.push_to_start is None):
                 return None
             if token in seen:
                 continue
@@ -266,14 +280,21 @@ def targets_of(
             seen.add(token)
             targets.append(Target(index, token))
         else:
-            fid = entry.fid
-            if fid is None:
+            other = _other(entry)
+            if other is None:
                 return None
-            if fid in seen_fids:
+            if other in seen_others:
                 continue
-            if check(fid, "fid") is not None:
+            kind, text = other
+            if check(text, kind) is not None:
                 return None
-            seen_fids.add(fid)
-            targets.append(Target(index, fid, None, "fid"))
+            seen_others.add(other)
+            targets.append(Target(index, text, None, kind))
         index += 1
     return {platform: tuple(group[3]) for platform, group in groups.items()}
+
+
+def _other(entry: TokenTarget) -> tuple[str, str] | None:
+    """Kind and text of a target that is given by something else than its `token`; None where it is not by one thing."""
+    given = [(kind, text) for kind in TARGETS if (text := getattr(entry, kind)) is not None]
+    return given[0] if len(given) == 1 else None

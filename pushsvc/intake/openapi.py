@@ -12,18 +12,23 @@ from ..devices import MAX_NAME
 from ..errors import RequestError
 from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
 from .batch import MOST, BatchResults
+from .channel import Channel, ChannelDocument, ChannelList
 from .config import IntakeConfig
+from .depth import MAX_DEPTH
 from .device_document import DeviceDocument, DeviceList, Erased, RegisteredDevice, Topic
 from .document import PushDocument
-from .faults import MAX_DEPTH
+from .faults import TARGETS
 from .problems import MEDIA_TYPE, Problem
 from .replays import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
 from .routes import CALLS, JSON, Answer, Call
+from .tombstones import Restored, RestoreDocument
 
 STRUCTS: Final = (
     *(PushDocument, Accepted, BatchResults, Status, Deliveries, FeedbackPage, Health, Problem),
     *(ReplayDocument, ReplayAccepted, Replay, DeadLetterPage),
     *(DeviceDocument, RegisteredDevice, DeviceList, Topic, Erased),
+    *(ChannelDocument, Channel, ChannelList),
+    *(RestoreDocument, Restored),
 )
 
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
@@ -74,6 +79,13 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
             "notification": {"title": "Neu für Sie"},
         },
     },
+    "activity": {
+        "summary": "A Live Activity, updated for all who listen to a broadcast channel",
+        "value": {
+            "to": {"tokens": [{"platform": "apns", "channel": "dHN0LXNyY2gtY2hubA=="}]},
+            "live_activity": {"event": "update", "content_state": {"home": 1, "away": 0}},
+        },
+    },
     "override": {
         "summary": "A provider's own fields",
         "value": {
@@ -99,10 +111,17 @@ _EXAMPLES_OF: Final = {
             },
         },
     },
+    "post_channel": {"frequent": {"summary": "For an event with many updates", "value": {"storage": "none"}}},
     "post_replay": {
         "outage": {
             "summary": "What failed while the provider was in trouble, gently",
             "value": {"reason": "ServiceUnavailable", "since": "2026-12-01T09:00:00Z", "rate": 100},
+        },
+    },
+    "post_restore": {
+        "mistake": {
+            "summary": "What was pruned while the wrong key was in place",
+            "value": {"platform": "apns", "since": "2026-12-01T09:00:00Z", "until": "2026-12-01T10:00:00Z"},
         },
     },
 }
@@ -156,7 +175,7 @@ def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig)
     push = schemas["PushDocument"]
     push["anyOf"] = [
         {"required": [name], "properties": {name: {"type": "object", "minProperties": 1}}}
-        for name in ("notification", "data", "overrides")
+        for name in ("notification", "live_activity", "data", "overrides")
     ]
     push["properties"]["overrides"]["anyOf"] = [
         {
@@ -167,12 +186,11 @@ def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig)
         {"type": "null"},
     ]
     push["properties"]["overrides"]["description"] += f" At most {MAX_DEPTH} levels deep."
-    for addressed in (schemas["TokenTarget"], schemas["DeviceDocument"]):
+    for name, kinds_of in (("TokenTarget", TARGETS), ("DeviceDocument", ("token", "fid"))):
+        addressed = schemas[name]
         addressed["properties"]["platform"]["enum"] = platforms
         del addressed["properties"]["platform"]["examples"]
-        addressed["oneOf"] = [
-            {"required": [name], "properties": {name: {"type": "string"}}} for name in ("token", "fid")
-        ]
+        addressed["oneOf"] = [{"required": [kind], "properties": {kind: {"type": "string"}}} for kind in kinds_of]
 
 
 def _paths() -> dict[str, Any]:
@@ -195,8 +213,9 @@ def _operation(call: Call) -> dict[str, Any]:
         named = {"name": "job", "in": "path", "required": True, "description": "The replay's id."}
         parameters.append({**named, "schema": {"type": "string", "pattern": "^[0-9a-f]{1,40}$"}})
     if "{id}" in call.path:
-        description = "The push's id."
-        schema = {"type": "string", "format": "uuid"}
+        description, schema = "The push's id.", dict[str, Any](type="string", format="uuid")
+        if call.path.startswith("/v1/channels"):
+            description, schema = "The channel's id, percent-encoded.", dict[str, Any](type="string", minLength=1)
         parameters.append({"name": "id", "in": "path", "required": True, "description": description, "schema": schema})
     parameters += [
         {"name": name, "in": "path", "required": True, "description": description, "schema": _NAME_SCHEMA}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -247,20 +247,20 @@ def _no_push(push_id: str) -> NotFound:
 def render(
     renderers: Mapping[Platform, Renderer],
     content: Content,
-    platforms: Iterable[Platform],
+    platforms: Mapping[Platform, Collection[str]],
     *,
     push_id: str,
     starts_at: int,
 ) -> dict[Platform, Message]:
-    """What each of these platforms will be sent.
+    """What each of these platforms will be sent, by targets of these kinds.
 
     Raises `InvalidRequest` with the faults of all of them, or `ContentTooLarge` when size is the only one.
     """
     messages: dict[Platform, Message] = {}
     errors: list[RenderError] = []
-    for platform in platforms:
+    for platform, kinds in platforms.items():
         try:
-            messages[platform] = renderers[platform].render(content, push_id=push_id, starts_at=starts_at)
+            messages[platform] = renderers[platform].render(content, push_id=push_id, starts_at=starts_at, kinds=kinds)
         except RenderError as error:
             errors.append(error)
     if errors:

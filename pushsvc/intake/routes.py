@@ -7,6 +7,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from ..errors import (
+    BadGateway,
     Conflict,
     ContentTooLarge,
     Forbidden,
@@ -21,12 +22,15 @@ from ..errors import (
 from ..model import ENDS, Scope
 from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
 from .batch import NDJSON, BatchResults
+from .channel import Channel, ChannelDocument, ChannelList
 from .device_document import DeviceDocument, DeviceList, Erased, RegisteredDevice, Topic
 from .document import PushDocument
 from .once import PARAM as IDEMPOTENCY_KEY
 from .problems import InternalError, RequestTimeout, UnsupportedMediaType
 from .query import Param
 from .replays import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
+from .tombstones import MOST as MOST_RESTORED
+from .tombstones import Restored, RestoreDocument
 
 JSON: Final = "application/json"
 
@@ -71,6 +75,9 @@ class Call(Struct, frozen=True):
 
 
 _KEYED: Final[tuple[type[RequestError], ...]] = (Unauthorized, Forbidden, Unavailable, InternalError)
+
+_ASKED: Final[tuple[type[RequestError], ...]] = (*_KEYED, Conflict, BadGateway, InvalidRequest)
+"""Of calls that ask a provider."""
 
 _LIMIT: Final = Param("limit", "How many items at most.", least=1, most=1000, default=100)
 
@@ -303,6 +310,64 @@ CALLS: Final = (
         problems=(*_KEYED, NotFound, InvalidRequest),
     ),
     Call(
+        "post_channel",
+        "POST",
+        "/v1/channels",
+        "Make a broadcast channel (APNs, iOS 18).",
+        Answer(201, "The channel is there.", Channel, headers=(("Location", "Its path."),)),
+        description=(
+            "Live Activities listen to a channel by its id; a push with the target "
+            '`{"platform": "apns", "channel": "<id>"}` updates or ends them all. APNs allows 10,000 channels an app: '
+            "delete those whose event is over. 409 says that APNs allows no more, or that broadcasts are switched off "
+            "for the app."
+        ),
+        scopes=("push", "admin"),
+        body=ChannelDocument,
+        problems=(MalformedBody, *_ASKED, RequestTimeout, ContentTooLarge, UnsupportedMediaType),
+    ),
+    Call(
+        "get_channels",
+        "GET",
+        "/v1/channels",
+        "The ids of all broadcast channels of the app.",
+        Answer(200, "All ids.", ChannelList),
+        scopes=("push", "admin"),
+        problems=_ASKED,
+    ),
+    Call(
+        "get_channel",
+        "GET",
+        "/v1/channels/{id}",
+        "Read a broadcast channel.",
+        Answer(200, "The channel.", Channel),
+        scopes=("push", "admin"),
+        problems=(*_ASKED, NotFound),
+    ),
+    Call(
+        "delete_channel",
+        "DELETE",
+        "/v1/channels/{id}",
+        "Delete a broadcast channel, for good.",
+        Answer(204, "It is gone. What APNs had stored may still be delivered."),
+        scopes=("push", "admin"),
+        problems=(*_ASKED, NotFound),
+    ),
+    Call(
+        "post_restore",
+        "POST",
+        "/v1/devices/restore",
+        "Undo prunes.",
+        Answer(200, "So many are back.", Restored),
+        description=(
+            "A device that was pruned keeps its user, tags and topics until it is buried, and comes back with all of "
+            "them; its token is sent to again. A dry run tells in `left` how many are meant. One call restores up to "
+            f"{MOST_RESTORED:,}: call again while `left` is more than 0."
+        ),
+        scopes=("devices", "admin"),
+        body=RestoreDocument,
+        problems=(MalformedBody, *_KEYED, RequestTimeout, ContentTooLarge, UnsupportedMediaType, InvalidRequest),
+    ),
+    Call(
         "get_healthz",
         "GET",
         "/healthz",
@@ -316,7 +381,8 @@ CALLS: Final = (
         "Whether pushes are accepted.",
         Answer(200, "They are.", Health),
         description="With 503 `errors` names each part that is not ready, and why. `held` names routes that do not "
-        "send now: what is accepted for them waits.",
+        "send now: what is accepted for them waits. `frozen` names routes that prune no device now, because too many "
+        "of their answers are bad.",
         problems=(Unavailable, InternalError),
     ),
     Call(

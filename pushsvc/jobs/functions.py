@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 from rq.timeouts import BaseTimeoutException
 
-from .. import fanout
-from ..errors import StoreError
-from ..runtime import Current, environments, store_config
+from .. import fanout, webhooks
+from ..errors import ConfigError, StoreError
+from ..runtime import Current, environments, store_config, webhook_configs
 from ..settings import Settings
 from ..store import Store, open_store
 from ..telemetry import REPLAYED, get_logger
@@ -146,4 +146,40 @@ def _room(store: Store, settings: Settings) -> Callable[[], Awaitable[bool]]:
     return has_room
 
 
-FUNCTIONS: Mapping[str, Function] = {"replay": replay, "expand": expand}
+RECONSIDER = 30.0
+"""Seconds until a webhook that cannot even be tried is looked at again."""
+
+
+async def webhook(context: Context, app: str) -> int:
+    """Tell the feedback events of an app for a while: until all are told, or its slice is over, or the receiver does
+    not take them.
+
+    Killed at any point, it goes on with the batch that was under way. How many events were told.
+    """
+    config = webhook_configs(context.settings).get(app)
+    if config is None:
+        return 0  # It was taken out of the configuration meanwhile.
+    turn = Turn(context)
+    lease = context.settings.jobs.takeover
+    async with (
+        open_store(context.store_url, store_config(context.settings)) as store,
+        store.webhooks.claimed(app, config.place, lease=lease) as claim,
+    ):
+        if claim is None:
+            return 0  # Somebody is at it already.
+        try:
+            async with webhooks.open_caller(config, app) as caller:
+                return await webhooks.deliver(claim, caller, config, app, over=lambda: turn.over)
+        except ConfigError as error:
+            get_logger("jobs").error("webhook_cannot_be_called", app=app, error=str(error))
+            await claim.rest(RECONSIDER)
+            return 0
+        except (StoreError, BaseTimeoutException):
+            raise  # Redis is away or very slow: it goes on when it can
+        except Exception:
+            # The next run would end in the same way, at once.
+            await claim.rest(RECONSIDER)
+            raise
+
+
+FUNCTIONS: Mapping[str, Function] = {"replay": replay, "expand": expand, "webhook": webhook}

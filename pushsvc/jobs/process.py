@@ -42,7 +42,7 @@ RESULT_TTL = 300
 FAILURE_TTL = 7 * 86400
 MAINTENANCE = 30
 SWEEP = 0.5
-"""Seconds between two looks for replays that are due."""
+"""Seconds between two looks for replays that are due, and for webhooks."""
 SOON = 0.2
 """And for pushes whose audience is to be looked up: somebody waits for their first delivery."""
 PAUSE = 1.0
@@ -130,6 +130,7 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
             periodics = [
                 Periodic("replays", SWEEP, lambda: enqueue_replays(store, queue, settings)),
                 Periodic("expansions", SOON, lambda: enqueue_expansions(store, queue, current.settings)),
+                Periodic("webhooks", SWEEP, lambda: enqueue_webhooks(store, queue, current.settings)),
             ]
             await _keep_schedule(store, periodics, name, stop, gone)
 
@@ -203,6 +204,13 @@ async def enqueue_expansions(store: Store, queue: Queue, settings: Settings) -> 
     await _enqueue_each(queue, "expand", calls, first=fresh)
     for app, push_id in calls.values():
         await store.expansions.keep(app, push_id, lease=int(settings.jobs.takeover * 1000))
+
+
+async def enqueue_webhooks(store: Store, queue: Queue, settings: Settings) -> None:
+    """Give each webhook that has something to tell, and that nobody works on, to rq."""
+    configs = runtime.webhook_configs(settings)
+    due = await asyncio.gather(*(store.webhooks.due(app, config.place) for app, config in configs.items()))
+    await _enqueue_each(queue, "webhook", {app: (app,) for app, now in zip(configs, due, strict=True) if now})
 
 
 async def _enqueue_each(

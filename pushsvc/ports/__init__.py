@@ -5,7 +5,7 @@ Every method that talks to Redis raises `StoreUnavailable` when it cannot, and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 from msgspec import Struct
@@ -48,8 +48,9 @@ class Renderer(Protocol):
 
     platform: Platform
 
-    def render(self, content: Content, *, push_id: str, starts_at: int) -> Message:
-        """Render once a push, not once a target. `starts_at`, in Unix ms, is from when on its `ttl` runs.
+    def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = ("token",)) -> Message:
+        """Render once a push, not once a target. `starts_at`, in Unix ms, is from when on its `ttl` runs; `kinds` are
+        those of the targets that it is for: what may be sent depends on them.
 
         Raises `RenderError` with every fault at once.
         """
@@ -217,7 +218,7 @@ class ReceiptLog(Protocol):
         ...
 
     async def record(self, app: str, done: Sequence[tuple[str, Receipt, FeedbackEvent | None]]) -> None:
-        """One atomic step: append the events, suppress where the action says so, acknowledge the receipts."""
+        """One atomic step: append the events, suppress where the action is `suppressed`, acknowledge the receipts."""
         ...
 
     async def events(self, app: str, *, after: str, limit: int) -> list[tuple[str, FeedbackEvent]]: ...

@@ -11,6 +11,7 @@ from msgspec import Struct
 from ..devices import Environment
 from ..model import Platform, Route
 from ..ports import Provider, Renderer
+from ..ports.channels import ChannelAccount
 from ..rates import AccountLimits
 
 
@@ -31,6 +32,12 @@ class OpenProvider(Protocol):
     def __call__(
         self, route: Route, config: Any, *, request_timeout: float
     ) -> AbstractAsyncContextManager[Provider]: ...
+
+
+class OpenChannels(Protocol):
+    """Opens the management of broadcast channels, where the provider has them. Raises `CredentialError`."""
+
+    def __call__(self, config: Any, *, request_timeout: float) -> AbstractAsyncContextManager[ChannelAccount]: ...
 
 
 def no_limits(config: Any) -> AccountLimits:
@@ -54,5 +61,6 @@ class ProviderKind(Struct, frozen=True):
     """Takes the config, reads its files, touches no network."""
     account_limits: Callable[[Any], AccountLimits] = no_limits
     """Takes the config: what the provider allows to the account."""
+    open_channels: OpenChannels | None = None
     environment: Callable[[Any], Environment | None] = no_environment
     """Takes the config: the environment whose tokens the account can send to, where tokens belong to one."""

@@ -34,6 +34,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | dead letter can be sent again                         |
 | `ps:T:replay:<job>`        | hash   | 7 days                 | a replay: `cursor`, `end`, `moved`, `skipped`, `up`;  |
 |                            |        |                        | in shard 0 also `spec`, `st`, `at`, `matched`, `error`|
+| `ps:T:answers:<platform>:<minute>` | hash | 24 h           | `sent:<s>`, `dead:<s>`, `suspect:<s>`: what was       |
+|                            |        |                        | answered of tokens in ten seconds from second s on    |
 | `ps:T:receipts`            | stream | entry: until recorded  | `r` encoded Receipt; consumer group `feedback`        |
 | `ps:T:events`              | stream | entry: events TTL      | `e` encoded FeedbackEvent; capped                     |
 | `ps:T:sup:<platform>`      | zset   | member: suppression TTL| 16-byte digest of a dead token; score recorded at ms  |
@@ -41,6 +43,13 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | span of time; see limiter.lua                         |
 | `ps:{owner}:bucket:<name>` | hash   | till full, in seconds  | TAT of a rate that an app or an account shares: see   |
 |                            |        |                        | lease.lua                                             |
+| `ps:T:hook`                | hash   | for good               | in shard 0, the app's webhook: `after` event told     |
+|                            |        |                        | last; of the batch under way `last` event, `n` events,|
+|                            |        |                        | `tries`; `fails` in a row and `why`; `own`er and lease|
+|                            |        |                        | or rest `until` ms; `off` the place that answered 410 |
+| `ps:T:hook:dead`           | hash   | field: events TTL      | in shard 0: id -> DeadBatch as JSON, without events   |
+| `ps:T:hook:asked`          | zset   | until tried            | in shard 0: ids of dead batches to be told again;     |
+|                            |        |                        | score last event recorded at ms                       |
 | `ps:T:i:<digest>`          | string | 24 h                   | record of an idempotency key: what the first call     |
 |                            |        |                        | was and was answered; its pushes are in this shard    |
 | `ps:T:quarantine`          | stream | until an operator acts | what could not be decoded: `b` bytes, `from` key,     |
@@ -197,8 +206,24 @@ def replay(app: str, shard: int, job: str) -> str:
     return f"{prefix(app, shard)}replay:{job}"
 
 
+def hook(app: str) -> str:
+    return f"{prefix(app, 0)}hook"
+
+
+def hook_dead(app: str) -> str:
+    return f"{prefix(app, 0)}hook:dead"
+
+
+def hook_asked(app: str) -> str:
+    return f"{prefix(app, 0)}hook:asked"
+
+
 def lock(name: str) -> str:
     return f"ps:lock:{name}"
+
+
+def answers(app: str, shard: int, platform: Platform, minute: int) -> str:
+    return f"{prefix(app, shard)}answers:{platform}:{minute}"
 
 
 def receipts(app: str, shard: int) -> str:

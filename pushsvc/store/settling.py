@@ -51,10 +51,11 @@ def lua_string(blob: bytes) -> msgspec.Raw:
 class _Group:
     """What is to be recorded of the deliveries of one chunk."""
 
-    __slots__ = ("chunk", "dead", "ends", "receipts", "retries", "rows_of_sent")
+    __slots__ = ("asked", "chunk", "dead", "ends", "receipts", "retries", "rows_of_sent")
 
     def __init__(self, chunk: Chunk) -> None:
         self.chunk = chunk
+        self.asked = not chunk.dry_run
         # Of a push that is made from an audience nobody knows yet whether it will have more than SMALL.
         self.rows_of_sent = 0 if chunk.total > SMALL else SMALL
         """Deliveries from this index on need no row when they end as `sent`."""
@@ -92,6 +93,7 @@ class _Group:
             lua_string(letter),
             [(starts[end] + place, blob) for end, place, blob in self.dead],
             [(starts[segment] + place, blob) for segment, place, blob in self.receipts],
+            int(self.asked),
         ]
 
 
@@ -113,7 +115,14 @@ def pack(
         verdict = settlement.verdict
         outcome = settlement.outcome
         spoken = type(outcome) is TokenDead or type(outcome) is TokenSuspect
-        if chunk.total == 1 and type(verdict) is Ended and not verdict.dead_letter and not spoken and target.index == 0:
+        if (
+            chunk.total == 1
+            and type(verdict) is Ended
+            and not verdict.dead_letter
+            and not spoken
+            and not chunk.dry_run
+            and target.index == 0
+        ):
             kind = (chunk.platform, chunk.lane, verdict.end, chunk.turn, int(chunk.starts_at < renew_before))
             single = singles.get(kind)
             if single is None:
@@ -124,6 +133,8 @@ def pack(
         group = groups.get(id(chunk))
         if group is None:
             group = groups[id(chunk)] = _Group(chunk)
+        if not group.asked and outcome is not None and outcome.status:
+            group.asked = True  # a dry run that the provider has a word for
         segment: object
         if type(verdict) is Ended:
             end = segment = verdict.end

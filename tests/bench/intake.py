@@ -29,6 +29,7 @@ import uvloop
 from aiohttp import web
 
 from pushsvc import telemetry
+from pushsvc.channels import OpenedChannels
 from pushsvc.intake import IntakeApp, IntakeConfig, build_app, serve
 from pushsvc.model import ApiKey, Push
 from pushsvc.providers import REGISTRY
@@ -90,6 +91,7 @@ async def application(kind: str, redis: str) -> AsyncIterator[web.Application]:
             registry=registry,
             keys=keys,
             dead=dead,
+            channels=OpenedChannels(dict, request_timeout=10.0),
             ready=ready,
             metrics=metrics,
             config=IntakeConfig(),

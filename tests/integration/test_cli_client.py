@@ -130,6 +130,48 @@ def test_whom_it_is_for(flags: list[str], to: dict[str, Any], tmp_path: Path) ->
     assert json.loads(body) == {"to": to, "lane": "bulk", "notification": {"title": "T"}}
 
 
+def test_channels_are_made_listed_shown_and_deleted(capsys: pytest.CaptureFixture[str]) -> None:
+    channel = {"id": "a/b+c==", "storage": "latest"}
+    answers = [
+        answer(201, channel),
+        answer(200, {"channels": ["a/b+c==", "d"]}),
+        answer(200, channel),
+        answer(204, b""),
+        answer(409, {"title": "The state forbids it", "detail": "APNs answers 400 FeatureNotEnabled: .."}),
+    ]
+    with scripted(answers) as (url, asked):
+        run = [
+            cli.main(["channels", *words, "--url", url])
+            for words in (["new", "--storage", "latest"], ["list"], ["show", "a/b+c=="], ["delete", "a/b+c=="], ["new"])
+        ]
+    assert run == [0, 0, 0, 0, 1]
+    told = capsys.readouterr()
+    assert told.out.splitlines() == ["a/b+c==", "a/b+c==", "d", "id\tstorage", "a/b+c==\tlatest", "deleted a/b+c=="]
+    assert told.err == "pushsvc: The state forbids it: APNs answers 400 FeatureNotEnabled: .. (409)\n"
+    assert [(call, json.loads(body) if body else None) for call, _, body in asked] == [
+        ("POST /v1/channels", {"storage": "latest"}),
+        ("GET /v1/channels", None),
+        ("GET /v1/channels/a%2Fb%2Bc==", None),
+        ("DELETE /v1/channels/a%2Fb%2Bc==", None),
+        ("POST /v1/channels", {"storage": "none"}),
+    ]
+    assert all(headers["Authorization"] == "Bearer secret-key" for _, headers, _ in asked)
+
+
+def test_channels_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    channel = {"id": "d", "storage": "none"}
+    with scripted([answer(201, channel), answer(200, {"channels": ["d"]}), answer(200, channel), answer(204, b"")]) as (
+        url,
+        _,
+    ):
+        printed = []
+        for words in (["new"], ["list"], ["show", "d"], ["delete", "d"]):
+            assert cli.main(["channels", *words, "--url", url, "--json"]) == 0
+            printed.append(json.loads(capsys.readouterr().out))
+    assert printed == [channel, {"channels": ["d"]}, channel, {"id": "d", "deleted": True}]
+    assert cli.main(["channels", "new", "--storage", "all"]) == 2
+
+
 def test_when_it_is_to_be_sent(capsys: pytest.CaptureFixture[str]) -> None:
     accepted = answer(202, {"id": "p1", "state": "scheduled", "deliveries": 1})
     with scripted([accepted, accepted]) as (url, asked):

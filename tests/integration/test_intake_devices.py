@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
-from pushsvc.intake.answers import instant
+from pushsvc.documents import instant
 from pushsvc.ports.registry import MOST_OF_USER, MOST_TOPICS, Prune
 
 from .test_intake_kit import NOW, TOKEN, Service, running

@@ -7,32 +7,29 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import rq
 from redis import Redis
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from pushsvc.codec import encode_audience
-from pushsvc.devices import ByTopic, Device
+from pushsvc.codec import CodecError, encode_event
 from pushsvc.errors import ConfigError
 from pushsvc.jobs import FUNCTIONS, QUEUE, Context, NotAllowed, make_job_class, make_worker
-from pushsvc.jobs.functions import LONGEST, SLICE, Turn
-from pushsvc.jobs.process import enqueue_expansions, enqueue_replays
+from pushsvc.jobs.functions import webhook
+from pushsvc.jobs.process import enqueue_replays, enqueue_webhooks
 from pushsvc.jobs.worker import make_queue
-from pushsvc.model import Push
+from pushsvc.model import FeedbackEvent
 from pushsvc.ports import DeadFilter, ReplaySpec
-from pushsvc.runtime import Current
-from pushsvc.settings import AppSettings, Settings
-from pushsvc.store import Store, StoreConfig, open_store
+from pushsvc.runtime import Current, webhook_configs
+from pushsvc.settings import AppSettings, Settings, WebhookSettings
+from pushsvc.signing import write_secret
+from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.connect import open_sync_redis
 
 from .servers import KINDS, Server, running_server, wait_until
@@ -204,7 +201,7 @@ def test_pickle_is_not_read(connection: Redis, tmp_path: Path) -> None:
 
 
 def test_the_table_holds_what_it_says() -> None:
-    assert set(FUNCTIONS) == {"replay", "expand"}
+    assert set(FUNCTIONS) == {"replay", "webhook", "expand"}
     job = make_job_class(FUNCTIONS, None).create("replay", connection=Redis(), serializer=JSONSerializer)
     with pytest.raises(NotAllowed, match="only enqueues"):
         job.perform()
@@ -248,99 +245,65 @@ def test_a_replay_that_waits_in_the_queue_is_not_enqueued_again(server: Server) 
     play(server, story)
 
 
-# --- audiences ------------------------------------------------------------------------------------
-
-CROWD = 20_000
+# --- webhooks -------------------------------------------------------------------------------------
 
 
-async def register(store: Store, count: int) -> None:
-    devices = [Device(id=f"d{n}", platform="apns", token=f"t{n}", topics=("news",)) for n in range(count)]
-    for start in range(0, count, 500):
-        await store.registry.put_many("shop", devices[start : start + 500])
+def with_webhook(**more: Any) -> Settings:
+    hook = WebhookSettings(url="https://127.0.0.1:1/", secret=write_secret(bytes(32)), **more)
+    return Settings(apps={"shop": AppSettings(name="shop", webhook=hook), "bare": AppSettings(name="bare")})
 
 
-def to_topic(push_id: str) -> Push:
-    return msgspec.structs.replace(make_push(push_id, 0), targets={}, audience=encode_audience(ByTopic("news")))
+EVENT = encode_event(FeedbackEvent(1, "apns", "t", "Unregistered", "suppressed"))
 
 
-async def standing(store: Store, push_id: str) -> tuple[str, int]:
-    status = await store.pushes.status("shop", push_id)
-    assert status is not None
-    return status.state, status.counts.total
-
-
-async def has_more_than(store: Store, count: int) -> bool:
-    return (await standing(store, "p"))[1] > count
-
-
-async def is_sending(store: Store) -> bool:
-    return (await standing(store, "p"))[0] == "sending"
-
-
-def test_an_expansion_killed_again_and_again_numbers_each_device_once(server: Server, tmp_path: Path) -> None:
+def test_a_webhook_is_enqueued_once_when_there_is_something_to_tell(server: Server) -> None:
     async def story(store: Store) -> None:
-        await register(store, CROWD)
-        await store.pushes.accept(to_topic("p"))
-        states = []
-        for least in (0, CROWD // 2):
-            with worker(server, tmp_path) as process:
-                await until(partial(has_more_than, store, least))
-                process.send_signal(signal.SIGKILL)
-                await asyncio.to_thread(process.wait)
-            states.append((await standing(store, "p"))[0])
-        assert states[0] == "expanding"
-        with worker(server, tmp_path) as last:
-            await until(partial(is_sending, store))
-            last.send_signal(signal.SIGTERM)
-            assert await asyncio.to_thread(last.wait) == 0
-        targets = [target for each in await take_all(store) for target in each.chunk.targets]
-        assert sorted(target.index for target in targets) == list(range(CROWD))
-        assert {target.device_id for target in targets} == {f"d{n}" for n in range(CROWD)}
-        assert await standing(store, "p") == ("sending", CROWD)
-
-    play(server, story)
-
-
-def test_a_push_that_has_not_begun_goes_before_all_that_waits(server: Server) -> None:
-    async def story(store: Store) -> None:
-        await register(store, 2)
-        await fail_all(store, make_push("r", 1))
-        await store.dead.request(ReplaySpec("shop"))
-        for push_id in ("p", "q"):
-            await store.pushes.accept(to_topic(push_id))
-        at = await store.expansions.load("shop", "p")
-        assert at is not None
-        await store.expansions.advance(at, {}, cursor="1", lease=0)
-        settings = Settings(apps={"shop": AppSettings(name="shop")})
+        settings = with_webhook()
         with Redis(unix_socket_path=str(server.folder / "socket")) as connection:
             queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
-            await enqueue_replays(store, queue, settings)
-            await enqueue_expansions(store, queue, settings)
-            await enqueue_expansions(store, queue, settings)
-            assert [job.args for job in queue.jobs] == [
-                ["shop", "q"],
-                ["shop", queue.jobs[1].args[1]],
-                ["shop", "p"],
-            ]
-            assert [job.func_name for job in queue.jobs] == ["expand", "replay", "expand"]
-            assert await store.expansions.due(["shop"]) == []
-            await store.pushes.cancel("shop", "q")
-            await store.expansions.keep("shop", "p", lease=0)
-            await enqueue_expansions(store, queue, settings)
-            assert queue.count == 3
+            await enqueue_webhooks(store, queue, settings)
+            assert queue.count == 0
+            await store.link.call("XADD", keys.events("shop", 0), "*", "e", EVENT)
+            await enqueue_webhooks(store, queue, settings)
+            await enqueue_webhooks(store, queue, settings)
+            assert queue.count == 1
+            await enqueue_webhooks(store, queue, Settings())
+            assert queue.count == 1
 
     play(server, story)
 
 
-def turn(began: float, *, stopping: bool = False, waiting: bool = False) -> Turn:
-    found = Turn(Context(Current(Settings()), "", stopping=lambda: stopping, waiting=lambda: waiting))
-    found._began = time.monotonic() - began  # as if it had begun so long ago
-    return found
+@pytest.mark.parametrize(("broken", "more"), [(b"", {"ca_file": "/nonexistent"}), (b"\xff", {})])
+def test_a_webhook_that_cannot_be_tried_is_not_tried_all_the_time(
+    server: Server, broken: bytes, more: dict[str, Any]
+) -> None:
+    async def story(store: Store) -> None:
+        settings = with_webhook(**more)
+        place = webhook_configs(settings)["shop"].place
+        await store.link.call("XADD", keys.events("shop", 0), "*", "e", broken or EVENT)
+        assert await store.webhooks.due("shop", place)
+        context = Context(Current(settings), server.url)
+        if broken:
+            with pytest.raises(CodecError):
+                await webhook(context, "shop")
+        else:
+            assert await webhook(context, "shop") == 0
+        assert not await store.webhooks.due("shop", place)
+        assert (await store.webhooks.standing("shop", place)).due_in > 25_000
+
+    play(server, story)
 
 
-def test_a_turn_is_over_when_others_wait_or_it_is_long() -> None:
-    assert not turn(0, waiting=True).over
-    assert turn(SLICE, waiting=True).over
-    assert not turn(SLICE).over
-    assert turn(LONGEST).over
-    assert turn(0, stopping=True).over
+def test_a_webhook_that_is_gone_or_at_work_is_left_alone(server: Server) -> None:
+    async def story(store: Store) -> None:
+        settings = with_webhook()
+        assert await webhook(Context(Current(Settings()), server.url), "shop") == 0
+        async with store.webhooks.claimed("shop", "place", lease=30):
+            await store.link.call("XADD", keys.events("shop", 0), "*", "e", EVENT)
+            assert await webhook(Context(Current(settings), server.url), "shop") == 0
+            assert (await store.webhooks.standing("shop", "place")).failures == 0
+        assert await webhook(Context(Current(settings), server.url), "shop") == 0
+        standing = await store.webhooks.standing("shop", "place")
+        assert (standing.failures, standing.reason) == (1, "address_refused")
+
+    play(server, story)

@@ -639,7 +639,7 @@ def test_an_app_over_several_shards(server: Server, monkeypatch: pytest.MonkeyPa
         _urls[id(store)] = server.url
         await _whole_life(store)
 
-    monkeypatch.setattr(receipts, "_SETTLED", 2)
+    monkeypatch.setattr(receipts, "SETTLED", 2)
     play(server, story, SHARDED)
 
 
@@ -653,7 +653,7 @@ def test_every_step_stays_in_one_slot(kind: Any, monkeypatch: pytest.MonkeyPatch
             _urls[id(store)] = url
             await _whole_life(store)
 
-    monkeypatch.setattr(receipts, "_SETTLED", 2)
+    monkeypatch.setattr(receipts, "SETTLED", 2)
     with running_server(kind, tcp=True, cluster=True) as server:
         asyncio.run(main(server))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Collection
 from html.parser import HTMLParser
 from typing import Any
 
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from pushsvc.documents import instant
 from pushsvc.errors import ContentTooLarge, Fault, InvalidRequest
 from pushsvc.intake import IntakeConfig, new_push_id, uuid7
-from pushsvc.intake.answers import instant
+from pushsvc.intake.audiences import platforms_of
 from pushsvc.intake.docs import render as render_page
-from pushsvc.intake.document import read
+from pushsvc.intake.document import Draft, read
 from pushsvc.intake.faults import Rules
 from pushsvc.intake.ids import UUID
 from pushsvc.intake.openapi import EXAMPLES, build
@@ -26,7 +28,7 @@ from pushsvc.intake.pushes import lifetime, render
 from pushsvc.intake.query import Param
 from pushsvc.intake.query import read as read_query
 from pushsvc.intake.routes import CALLS
-from pushsvc.model import Content, Message
+from pushsvc.model import Content, Message, Target
 from pushsvc.ports import Renderer, RenderError
 
 # --- ids --------------------------------------------------------------------------------------------
@@ -117,8 +119,10 @@ class Says:
     def __init__(self, platform: str, error: RenderError | None = None) -> None:
         self.platform = platform
         self.error = error
+        self.kinds: Collection[str] = ()
 
-    def render(self, content: Content, *, push_id: str, starts_at: int) -> Message:
+    def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = ("token",)) -> Message:
+        self.kinds = kinds
         if self.error is not None:
             raise self.error
         return Message(self.platform, f"{push_id} {starts_at}".encode())
@@ -138,6 +142,17 @@ def rendered(**errors: RenderError | None) -> dict[str, Message]:
 
 def test_each_platform_among_the_targets_is_rendered() -> None:
     assert rendered(apns=None, fcm=None) == {"apns": Message("apns", b"p 7"), "fcm": Message("fcm", b"p 7")}
+
+
+def test_each_is_told_the_kinds_of_its_targets() -> None:
+    apns, fcm = Says("apns"), Says("fcm")
+    targets: dict[str, tuple[Target, ...]] = {
+        "apns": (Target(0, "aa", None, "activity"), Target(2, "bb", None, "activity")),
+        "fcm": (Target(1, "cc"), Target(3, "dd", None, "fid")),
+    }
+    platforms = platforms_of(Draft(Content(), "normal", targets, 4), ())
+    render({"apns": apns, "fcm": fcm}, Content(), platforms, push_id="p", starts_at=7)
+    assert (set(apns.kinds), set(fcm.kinds)) == ({"activity"}, {"token", "fid"})
 
 
 def test_size_alone_is_413() -> None:
@@ -202,8 +217,9 @@ def test_the_examples_are_taken() -> None:
     rules = Rules("shop", dict.fromkeys(("apns", "fcm"), lambda token, kind: None), frozenset({"apns", "fcm"}))
     now = 1_796_000_000_000  # a day before the time that one of them names
     drafts = [read(msgspec.json.encode(example["value"]), rules, now) for example in EXAMPLES.values()]
-    assert [draft.total for draft in drafts] == [2, 1, 1, 0, 0, 1]
-    assert [draft.send_at is None for draft in drafts] == [True, True, False, True, True, True]
+    named = [name for name, example in EXAMPLES.items() if "tokens" in example["value"]["to"]]
+    assert [name for name, draft in zip(EXAMPLES, drafts, strict=True) if draft.total] == named
+    assert [name for name, draft in zip(EXAMPLES, drafts, strict=True) if draft.send_at is not None] == ["scheduled"]
 
 
 def test_the_page_shows_every_call_and_loads_nothing() -> None:
