@@ -109,6 +109,8 @@ def health(slots: Slots, at: int, policy: FreezePolicy) -> Health:
 def _worst(sums: list[Answers], own: int, policy: FreezePolicy) -> Freeze | None:
     """Of all spans with too large a share the one with the most answers, and of those the shortest."""
     worst: Freeze | None = None
+    if not _possible(sums[-1], policy):
+        return None  # as nearly always: no need to look at each
     for end in range(own + 1, len(sums)):
         for start in range(own, -1, -1):
             span = sums[end] - sums[start]
@@ -119,6 +121,11 @@ def _worst(sums: list[Answers], own: int, policy: FreezePolicy) -> Freeze | None
                 seconds = (end - start) * SLOT_MS // 1000
                 worst = Freeze(cause, span.dead if cause == "dead" else span.suspect, span.total, seconds)
     return worst
+
+
+def _possible(whole: Answers, policy: FreezePolicy) -> bool:
+    """Whether there are enough bad answers for any span to hold too large a share."""
+    return whole.dead > policy.dead * policy.dead_answers or whole.suspect > policy.suspect * policy.suspect_answers
 
 
 def _cause(span: Answers, policy: FreezePolicy) -> Cause | None:

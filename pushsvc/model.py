@@ -36,6 +36,11 @@ ENDS: tuple[End, ...] = ("sent", "failed", "invalid", "expired", "suppressed", "
 ROWS_FOR_ALL = 1000
 """Pushes of up to so many deliveries keep a row for each of them; larger ones only for those not `sent`."""
 
+ActivityEvent = Literal["start", "update", "end"]
+ACTIVITY_EVENTS: tuple[ActivityEvent, ...] = ("start", "update", "end")
+ACTIVITY_ALERT = ("title", "body", "sound")
+"""What the alert of a Live Activity can have of a notification."""
+
 PushState = Literal["scheduled", "expanding", "sending", "done", "cancelled"]
 
 
@@ -60,7 +65,7 @@ class Notification(Struct, frozen=True, forbid_unknown_fields=True, omit_default
 class LiveActivity(Struct, frozen=True, omit_defaults=True):
     """What becomes of a Live Activity (Apple). The objects are the caller's own JSON, untouched."""
 
-    event: Literal["start", "update", "end"]
+    event: ActivityEvent
     content_state: dict[str, Raw] | None = None
     attributes_type: str | None = None
     """With `attributes`: which activity is started."""

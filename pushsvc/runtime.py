@@ -186,9 +186,9 @@ def _exposition(current: Current, store: Store) -> Callable[[], Awaitable[None]]
             return
         read_at = time.monotonic()
         show_gauges(await store.gauges({app: tuple(each.providers) for app, each in current.settings.apps.items()}))
+        show_frozen(current.settings, await frozen_routes(current.settings, store))
         for app, config in webhook_configs(current.settings).items():
             show_webhook(app, await store.webhooks.standing(app, config.place))
-        show_frozen(current.settings, await frozen_routes(current.settings, store))
 
     return refresh
 
@@ -203,17 +203,17 @@ def show_gauges(gauges: Gauges) -> None:
         telemetry.SCHEDULED.labels(app).set(each.scheduled)
 
 
+def show_frozen(settings: Settings, frozen: Mapping[str, str]) -> None:
+    """Set the alarm of each route."""
+    for route in routes_of(settings):
+        telemetry.PRUNING_FROZEN.labels(route.app, route.platform).set(f"{route.app}/{route.platform}" in frozen)
+
+
 def show_webhook(app: str, standing: Standing) -> None:
     """Set the metrics of one webhook that are read from Redis."""
     since = standing.waiting_since
     telemetry.WEBHOOK_LAG.labels(app).set(0.0 if since is None else max(0.0, time.time() - since / 1000))
     telemetry.WEBHOOK_DEAD.labels(app).set(standing.dead)
-
-
-def show_frozen(settings: Settings, frozen: Mapping[str, str]) -> None:
-    """Set the alarm of each route."""
-    for route in routes_of(settings):
-        telemetry.PRUNING_FROZEN.labels(route.app, route.platform).set(f"{route.app}/{route.platform}" in frozen)
 
 
 # --- intake -------------------------------------------------------------------------------------
@@ -285,8 +285,8 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 receipts=store.receipts,
                 keys=store.keys,
                 dead=store.dead,
-                channels=channels,
                 registry=store.registry,
+                channels=channels,
                 ready=ready,
                 metrics=metrics,
                 held=held,

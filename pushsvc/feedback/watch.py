@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -17,13 +18,11 @@ async def frozen_routes(
     answers: RecentAnswers, routes: Iterable[Route], config: FeedbackConfig, now: int
 ) -> dict[Route, Freeze]:
     """The routes whose pruning is frozen at this instant, Unix ms."""
-    found = {}
-    for route in routes:
-        slots = await answers.read(route.app, route.platform, *slots_around(now, now, config.freeze))
-        freeze = health(slots, now, config.freeze).freeze
-        if freeze is not None and config.freezes(route, now):
-            found[route] = freeze
-    return found
+    asked = [route for route in routes if config.freezes(route, now)]
+    span = slots_around(now, now, config.freeze)
+    read = await asyncio.gather(*(answers.read(route.app, route.platform, *span) for route in asked))
+    found = {route: health(slots, now, config.freeze).freeze for route, slots in zip(asked, read, strict=True)}
+    return {route: freeze for route, freeze in found.items() if freeze is not None}
 
 
 class Watch:

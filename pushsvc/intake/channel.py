@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, get_args
 
-import msgspec
 from msgspec import Meta, Struct
 
-from ..errors import Fault, InvalidRequest, MalformedBody
+from ..errors import Fault, InvalidRequest
 from ..ports.channels import Storage
-from .refusal import explain, utf8
+from .refusal import parse
 from .wording import expected, join
 
 STORAGES: Final[tuple[Storage, ...]] = get_args(Storage)
@@ -41,11 +40,7 @@ class ChannelList(Struct, frozen=True):
 
 def read_channel(body: bytes) -> Storage:
     """The storage that is asked for. Raises `MalformedBody`, or `InvalidRequest` with every fault."""
-    utf8(body)
-    try:
-        value = msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
-        raise MalformedBody(explain(body, str(error))) from None
+    value = parse(body)
     if not isinstance(value, dict):
         raise InvalidRequest(faults=[Fault("$", expected("an object", value))])
     faults = [Fault(join("", name), "unknown field; known here: storage") for name in value if name != "storage"]

@@ -7,20 +7,16 @@ over faults about those of the plain JSON.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from ..model import ACTIVITY_ALERT, ACTIVITY_EVENTS, ActivityEvent, Notification
 from ..model import LiveActivity as PlainLiveActivity
-from ..model import Notification
 from .depth import MAX_DEPTH, too_deep
 from .instants import Instant, parse_instant
 from .wording import expected, names
-
-EVENTS: Final = ("start", "update", "end")
-ALERT: Final = ("title", "body", "sound")
-"""What an activity's alert can have of the notification."""
 
 _OBJECTS: Final = ("content_state", "attributes", "alert")
 _DATES: Final = ("stale_date", "dismissal_date")
@@ -33,7 +29,7 @@ class LiveActivity(Struct, forbid_unknown_fields=True, gc=False):
     """What becomes of a Live Activity (Apple). It is started on `push_to_start` targets, updated and ended on
     `activity` and `channel` targets; its alert may also be given as the push's `notification`."""
 
-    event: Literal["start", "update", "end"]
+    event: ActivityEvent
     content_state: Annotated[
         dict[str, Raw] | None, Meta(description="What it shows. Needed to start and to update it.")
     ] = None
@@ -86,7 +82,7 @@ def judge(activity: LiveActivity, notification: Notification | None, *, silent: 
 def fault_of(name: str, value: Any) -> str | None:
     """What is wrong with the value of a field, or None."""
     if name == "event":
-        return None if value in EVENTS else expected('one of "start", "update", "end"', value)
+        return None if value in ACTIVITY_EVENTS else expected('one of "start", "update", "end"', value)
     if name in _OBJECTS:
         if not isinstance(value, dict):
             return expected("an object", value)
@@ -125,7 +121,7 @@ def disagreements(given: dict[str, Any], shown: Collection[str], *, silent: bool
                 yield name, "is missing: it says which activity is started"
         if not alerts:
             yield "alert", "is missing: who is started an activity is told; give it here or as `notification`"
-    elif event in EVENTS:
+    elif event in ACTIVITY_EVENTS:
         for name in _OF_START:
             if name in has:
                 yield name, f"belongs to `start`, not to `{event}`"
@@ -135,7 +131,7 @@ def disagreements(given: dict[str, Any], shown: Collection[str], *, silent: bool
         yield "input_push_token", "either this or `input_push_channel`: it is updated by the one or the other"
     if given.get("alert") and shown:
         yield "alert", "is said twice: here and by `notification`"
-    elif foreign := [name for name in shown if name not in ALERT]:
-        yield "", f"its alert has {names(ALERT)} of the notification: leave out {names(foreign)}"
+    elif foreign := [name for name in shown if name not in ACTIVITY_ALERT]:
+        yield "", f"its alert has {names(ACTIVITY_ALERT)} of the notification: leave out {names(foreign)}"
     if silent:
         yield "", "is seen: leave out `silent`"

@@ -27,8 +27,8 @@ STRUCTS: Final = (
     *(PushDocument, Accepted, BatchResults, Status, Deliveries, FeedbackPage, Health, Problem),
     *(ReplayDocument, ReplayAccepted, Replay, DeadLetterPage),
     *(DeviceDocument, RegisteredDevice, DeviceList, Topic, Erased),
-    *(ChannelDocument, Channel, ChannelList),
     *(RestoreDocument, Restored),
+    *(ChannelDocument, Channel, ChannelList),
 )
 
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {

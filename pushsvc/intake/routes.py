@@ -310,6 +310,21 @@ CALLS: Final = (
         problems=(*_KEYED, NotFound, InvalidRequest),
     ),
     Call(
+        "post_restore",
+        "POST",
+        "/v1/devices/restore",
+        "Undo prunes.",
+        Answer(200, "So many are back.", Restored),
+        description=(
+            "A device that was pruned keeps its user, tags and topics until it is buried, and comes back with all of "
+            "them; its token is sent to again. A dry run tells in `left` how many are meant. One call restores up to "
+            f"{MOST_RESTORED:,}: call again while `left` is more than 0."
+        ),
+        scopes=("devices", "admin"),
+        body=RestoreDocument,
+        problems=(MalformedBody, *_KEYED, RequestTimeout, ContentTooLarge, UnsupportedMediaType, InvalidRequest),
+    ),
+    Call(
         "post_channel",
         "POST",
         "/v1/channels",
@@ -351,21 +366,6 @@ CALLS: Final = (
         Answer(204, "It is gone. What APNs had stored may still be delivered."),
         scopes=("push", "admin"),
         problems=(*_ASKED, NotFound),
-    ),
-    Call(
-        "post_restore",
-        "POST",
-        "/v1/devices/restore",
-        "Undo prunes.",
-        Answer(200, "So many are back.", Restored),
-        description=(
-            "A device that was pruned keeps its user, tags and topics until it is buried, and comes back with all of "
-            "them; its token is sent to again. A dry run tells in `left` how many are meant. One call restores up to "
-            f"{MOST_RESTORED:,}: call again while `left` is more than 0."
-        ),
-        scopes=("devices", "admin"),
-        body=RestoreDocument,
-        problems=(MalformedBody, *_KEYED, RequestTimeout, ContentTooLarge, UnsupportedMediaType, InvalidRequest),
     ),
     Call(
         "get_healthz",

@@ -13,10 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..model import LiveActivity, Notification
-
-ALERT_FIELDS = ("title", "body", "sound")
-"""Of a notification: what an activity's alert can have."""
+from ..model import ACTIVITY_ALERT, LiveActivity, Notification
 
 
 def aps_of(activity: LiveActivity, notification: Notification | None, start: int) -> dict[str, Any]:
@@ -41,7 +38,7 @@ def aps_of(activity: LiveActivity, notification: Notification | None, start: int
     if activity.alert:
         aps["alert"] = activity.alert
     elif notification is not None:
-        shown = {name: getattr(notification, name) for name in ALERT_FIELDS}
+        shown = {name: getattr(notification, name) for name in ACTIVITY_ALERT}
         if alert := {name: text for name, text in shown.items() if text is not None}:
             aps["alert"] = alert
     return aps

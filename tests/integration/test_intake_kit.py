@@ -226,8 +226,8 @@ class Service:
     failing: dict[str, str] = field(default_factory=dict)
     now: float = 0.0
     dead: MemoryDeadLetters = field(default_factory=lambda: MemoryStore().dead)
-    channels: Channels = field(default_factory=Channels)
     registry: Registry = field(default_factory=lambda: MemoryStore().registry)
+    channels: Channels = field(default_factory=Channels)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -263,8 +263,8 @@ class Service:
             receipts=self.store,
             keys=self.store,
             dead=self.dead,
-            channels=self.channels,
             registry=self.registry,
+            channels=self.channels,
             ready=self.ready,
             metrics=self.metrics,
             config=config,

@@ -15,7 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from pushsvc.codec import decode_chunk, encode_audience
-from pushsvc.devices import ToAll
+from pushsvc.devices import Device, ToAll
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model import (
     LANES,
@@ -29,6 +29,7 @@ from pushsvc.model import (
     Unavailable,
 )
 from pushsvc.ports import Bucket, ReplaySpec
+from pushsvc.ports.registry import Prune
 from pushsvc.rates import Rate
 from pushsvc.store import Store, StoreConfig, keys, open_store, receipts
 from pushsvc.store.dead import decode_dead
@@ -325,12 +326,13 @@ async def _suppress_all(store: Store) -> int:
 
 def _documented() -> list[tuple[re.Pattern[str], str, bool]]:
     """The table of keys.py: name, type, and whether the key itself runs out."""
-    rows = re.findall(r"^\| `(ps:[^`]+)` +\| (\w+) +\| ([^|]+)\|", keys.__doc__ or "", re.MULTILINE)
-    assert len(rows) >= 18
+    rows = re.findall(r"^\| (`ps:[^|]+`) +\| (\w+) +\| ([^|]+)\|", keys.__doc__ or "", re.MULTILINE)
+    named = [(name, kind, lifetime) for names, kind, lifetime in rows for name in re.findall("`([^`]+)`", names)]
+    assert len(named) >= 18
     found = []
-    for name, kind, lifetime in rows:
-        pattern = re.escape(name).replace("ps:T:", r"ps:\{[a-z]+\.\d\}:")
-        pattern = re.sub(r"<\w+>", "[^:]+", pattern).replace(r"\{owner\}", r"\{[^}]+\}")
+    for name, kind, lifetime in named:
+        pattern = re.escape(name).replace("ps:T:", r"ps:\{[a-z]+\.\d\}:").replace("ps:D:", r"ps:\{[a-z]+\.devices\}:")
+        pattern = re.sub("<[^>]+>", "[^:]+", pattern).replace(r"\{owner\}", r"\{[^}]+\}")
         runs_out = ("TTL", "days", "seconds", "24 h")
         expires = (lifetime.strip().endswith(runs_out) and ":" not in lifetime) or "renewed" in lifetime
         found.append((re.compile(pattern + "$"), kind, expires))
@@ -367,6 +369,18 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await store.pushes.accept(make_push("scheduled", 1, send_at=NOW + 60_000))
         await store.pushes.accept(msgspec.structs.replace(make_push("many", 0), audience=encode_audience(ToAll())))
         await store.queue.beat({"shop/apns": "unreachable"})
+        for name in ("living", "pruned"):
+            device = Device(id=name, platform="apns", token=f"token of {name}", user="u", registered_at=NOW)
+            await store.registry.put("shop", device)
+            await store.registry.subscribe("shop", "news", name)
+        pruned = Prune("pruned", "token of pruned", "Unregistered", NOW + 60_000)
+        assert await store.registry.prune("shop", [pruned]) == [True]
+        async with store.webhooks.claimed("shop", "place", lease=30) as claim:
+            assert claim is not None
+            batch = await claim.next(1)
+            assert batch is not None
+            assert await claim.bury(batch, "http_400")
+        assert await store.webhooks.ask_again("shop", await store.webhooks.dead("shop")) == 1
 
         documented = _documented()
         seen = set()

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from firebase_admin import messaging
 from firebase_admin._messaging_encoder import MessageEncoder
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
@@ -500,6 +500,7 @@ _json = st.recursive(
 )
 
 
+@example(notification=None, data=None, silent=True, collapse=None, override=b'{"android": null, "apns": null}')
 @given(
     notification=st.one_of(st.none(), st.just(FULL), st.just({"badge": 1})),
     data=st.one_of(st.none(), st.dictionaries(st.text(max_size=30), st.text(max_size=30), max_size=4)),

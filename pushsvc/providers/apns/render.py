@@ -32,7 +32,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from ...errors import Fault
-from ...model import Content, Message, Notification, Platform
+from ...model import ACTIVITY_EVENTS, Content, Message, Notification, Platform
 from ...ports import RenderError
 from ..live_activity import aps_of
 from ..merge import NotAnObjectError, decode_object, encode, merge_patch
@@ -42,7 +42,6 @@ from .vocabulary import (
     BACKGROUND,
     CHANNEL,
     COLLAPSE_LIMIT,
-    EVENTS,
     HIGH,
     LIVEACTIVITY,
     NORMAL,
@@ -281,7 +280,7 @@ def _infer(payload: dict[str, Any]) -> str:
     aps = payload.get("aps")
     if not isinstance(aps, dict):
         return ALERT
-    if aps.get("event") in EVENTS and "content-state" in aps:
+    if aps.get("event") in ACTIVITY_EVENTS and "content-state" in aps:
         return LIVEACTIVITY
     if aps.get("content-available") == 1 and not any(key in aps for key in _SEEN):
         return BACKGROUND

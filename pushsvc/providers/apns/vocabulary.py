@@ -41,9 +41,6 @@ PUSH_TO_START: Final = "push_to_start"
 KINDS: Final = (TOKEN, CHANNEL, ACTIVITY, PUSH_TO_START)
 """What a target can be: a device, a broadcast channel, one Live Activity on a device, the right to start one there."""
 
-EVENTS: Final = ("start", "update", "end")
-"""`aps.event` of a Live Activity."""
-
 HIGH: Final = PRIORITY_HIGH
 NORMAL: Final = PRIORITY_NORMAL
 PRIORITIES: Final = (HIGH, NORMAL, "1")

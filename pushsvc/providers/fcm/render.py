@@ -94,7 +94,7 @@ class FcmRenderer:
             message, body = own, bytes(raw).strip()
         else:
             body = encode(message)
-        if not message and not content.silent and not faults:
+        if not message and not faults:
             faults.append(Fault("overrides.fcm", "is missing: there is nothing to send to FCM devices"))
         if faults:
             raise RenderError(faults)
