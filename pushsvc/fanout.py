@@ -53,11 +53,12 @@ async def expand(
     environments: Mapping[Platform, Environment],
     lease: int,
     go_on: Callable[[], bool],
-    has_room: Callable[[], Awaitable[bool]],
+    has_room: Callable[[int], Awaitable[bool]],
 ) -> Run:
     """Take steps until the audience has been gone through, or one of `go_on` and `has_room` says no.
 
-    Others leave the push alone for `lease` ms after each step. Raises `StoreUnavailable`; what was written stands.
+    `has_room` is told how many deliveries were made here so far. Others leave the push alone for `lease` ms after each
+    step. Raises `StoreUnavailable`; what was written stands.
     """
     at = await expansions.load(app, push_id)
     if at is None:
@@ -72,7 +73,7 @@ async def expand(
             if not go_on():
                 await expansions.keep(app, push_id, lease=0)
                 return Run(at.total - begun, "paused")
-            if not await has_room():
+            if not await has_room(at.total - begun):
                 await expansions.keep(app, push_id, lease=FULL_PAUSE)
                 return Run(at.total - begun, "full")
             devices, cursor = await reading

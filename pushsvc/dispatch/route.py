@@ -104,23 +104,22 @@ class RouteWorker:
         self._in_flight = 0
         self._congestion = Congestion(self._loop.time())
         self._log = get_logger("dispatch").bind(app=self.route.app, platform=self.route.platform)
-        self._on_exceed = limits.on_exceed if limits else "delay"
+        self._limits = RouteLimits()
         self._gate: Gate | None = None
         self._pacer: Pacer | None = None
-        if limiter is not None and limits is not None:
-            if limits.gated:
-                self._gate = Gate(
-                    self.route,
-                    limits,
-                    limiter,
-                    self._lanes,
-                    refuse=self._refuse,
-                    wake=self._passed,
-                    congested=lambda: settler.congested,
-                )
-            if buckets := limits.paced(self.route):
-                self._pacer = Pacer(buckets, limiter, wake=self.wake)
-        self._enqueue = self._gate.add if self._gate else self._lanes.add
+        self._enqueue = self._lanes.add
+        if limiter is not None:
+            self._gate = Gate(
+                self.route,
+                self._limits,
+                limiter,
+                self._lanes,
+                refuse=self._refuse,
+                wake=self._passed,
+                congested=lambda: settler.congested,
+            )
+            self._pacer = Pacer((), limiter, wake=self.wake)
+            self.limit(limits or self._limits)
         provider.on_room(self.wake)
 
     # --- reading ------------------------------------------------------------
@@ -157,6 +156,17 @@ class RouteWorker:
         provider.on_room(self.wake)
         self.health.probe_now()
         self.wake()
+
+    def limit(self, limits: RouteLimits) -> None:
+        """Hold the route to these limits from now on."""
+        self._limits = limits
+        if self._gate is not None and self._pacer is not None:
+            self._gate.use(limits)
+            self._pacer.use(limits.paced(self.route))
+            if limits.gated:
+                # Once it has been needed the gate stays in the way, so that nothing overtakes what waits in it.
+                self._enqueue = self._gate.add
+            self.wake()
 
     async def _read(self, lane: Lane) -> None:
         space = self._space[lane]
@@ -238,8 +248,9 @@ class RouteWorker:
         room = self._provider.room
         reserve = int((room + self._in_flight) * RESERVE)
         budget = min(room, BURST, allowance)
-        if self._pacer is not None:
-            budget = self._paced(budget)
+        pacer = self._pacer
+        if pacer:
+            budget = self._paced(pacer, budget)
         granted = budget
         now = int(self._wall_clock() * 1000)
         submit, on_outcome = self._provider.submit, self._on_outcome
@@ -260,8 +271,8 @@ class RouteWorker:
             budget -= len(targets)
             room -= len(targets)
         self._signal_space()
-        if self._pacer is not None:
-            self._pacer.spend(granted - budget)
+        if pacer:
+            pacer.spend(granted - budget)
         if self._gate is not None:
             self._gate.refill()
         if granted > 0 >= budget and room > 0 and self._lanes:
@@ -280,12 +291,11 @@ class RouteWorker:
 
     # --- limits -------------------------------------------------------------
 
-    def _paced(self, budget: int) -> int:
-        assert self._pacer is not None
-        permits = self._pacer.permits()
+    def _paced(self, pacer: Pacer, budget: int) -> int:
+        permits = pacer.permits()
         if permits < budget:
             # The pump is woken when there are more.
-            self._pacer.want(min(budget, sum(self._lanes.size.values())))
+            pacer.want(min(budget, sum(self._lanes.size.values())))
         return max(0, min(budget, permits))
 
     def _passed(self) -> None:
@@ -298,7 +308,7 @@ class RouteWorker:
         chunk = entry.chunk
         due_at = -(-(now + max(1, wait_ms)) // DUE_STEP_MS) * DUE_STEP_MS
         verdict: Verdict
-        if self._on_exceed == "drop":
+        if self._limits.on_exceed == "drop":
             verdict = DROPPED
         elif due_at >= chunk.expires_at:
             verdict = EXPIRED

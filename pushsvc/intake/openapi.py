@@ -258,20 +258,16 @@ def _responses(call: Call) -> dict[str, Any]:
 
 
 def _good(answer: Answer) -> dict[str, Any]:
-    good: dict[str, Any] = {"description": answer.description}
-    if answer.status != 204:
-        good["content"] = {answer.media: {"schema": _answer_schema(answer)}}
+    response: dict[str, Any] = {"description": answer.description}
+    if answer.body is not None:
+        response["content"] = {answer.media: {"schema": _ref(answer.body)}}
+    elif answer.status != 204:
+        response["content"] = {answer.media: {"schema": {"type": "object" if answer.media == JSON else "string"}}}
     if answer.headers:
-        good["headers"] = {
+        response["headers"] = {
             name: {"description": says, "required": True, "schema": {"type": "string"}} for name, says in answer.headers
         }
-    return good
-
-
-def _answer_schema(answer: Answer) -> dict[str, Any]:
-    if answer.body is not None:
-        return _ref(answer.body)
-    return {"type": "object"} if answer.media == JSON else {"type": "string"}
+    return response
 
 
 def _problem(problem: type[RequestError]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ SLICE = 2.0
 LONGEST = 60.0
 """Seconds after which it ends in any case, and is enqueued again: rq believes jobs to be short."""
 LOOK = 0.1
-"""Seconds for which what is known of the queue's length is good enough."""
+"""Seconds for which what is known of the queue's length is good enough, while there is room."""
 
 
 @dataclass(frozen=True)
@@ -130,18 +130,20 @@ async def expand(context: Context, app: str, push_id: str) -> dict[str, Any]:
     return {"made": run.made, "end": run.end}
 
 
-def _room(store: Store, settings: Settings) -> Callable[[], Awaitable[bool]]:
-    """Whether fewer deliveries than `queue.max_pending` wait, of all apps together. Looked at now and then: what
-    several processes make in between may go beyond the bound."""
-    routes = {name: tuple(app.providers) for name, app in settings.apps.items()}
-    room, until = True, 0.0
+def _room(store: Store, settings: Settings) -> Callable[[int], Awaitable[bool]]:
+    """Whether fewer deliveries than `queue.max_pending` wait, of all apps together, after so many were made here.
 
-    async def has_room() -> bool:
-        nonlocal room, until
-        if time.monotonic() >= until:
-            pending = (await store.gauges(routes)).pending
-            room, until = sum(pending.values()) < settings.queue.max_pending, time.monotonic() + LOOK
-        return room
+    One process passes the bound by a step at most; several by what the others make between two looks.
+    """
+    until, full_at = 0.0, 0
+
+    async def has_room(made: int) -> bool:
+        nonlocal until, full_at
+        if made >= full_at or time.monotonic() >= until:
+            await store.pushes.recount(settings.apps)
+            full_at = made + settings.queue.max_pending - store.pushes.pending
+            until = time.monotonic() + LOOK
+        return made < full_at
 
     return has_room
 

@@ -8,7 +8,7 @@ expires anything, and knows one shard.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -61,6 +61,9 @@ class MemoryPushes:
         """Deliveries that have not ended."""
         return sum(record.left for record in self._state.pushes.values())
 
+    async def recount(self, apps: Iterable[str]) -> int:
+        return self.pending
+
     async def accept(self, push: Push) -> None:
         state = self._state
         if (push.app, push.id) not in state.pushes:
@@ -89,6 +92,9 @@ class MemoryPushes:
     async def status(self, app: str, push_id: str) -> PushStatus | None:
         record = self._state.pushes.get((app, push_id))
         return record.status() if record else None
+
+    async def statuses(self, pushes: Sequence[tuple[str, str]]) -> list[PushStatus | None]:
+        return [await self.status(*push) for push in pushes]
 
     async def deliveries(
         self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int

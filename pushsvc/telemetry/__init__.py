@@ -19,6 +19,7 @@ from .metrics import (
     PRUNED,
     PRUNING_FROZEN,
     QUEUE_PENDING,
+    REFUSED,
     REPLAYED,
     REQUESTS,
     RETRY_PENDING,
@@ -37,6 +38,7 @@ from .redaction import REDACTED, is_secret, redact, scrub_text
 __all__ = [
     "REQUESTS",
     "ACCEPTED",
+    "REFUSED",
     "DELIVERIES",
     "ATTEMPTS",
     "QUEUE_PENDING",

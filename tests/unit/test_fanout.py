@@ -55,7 +55,7 @@ def small_steps() -> Iterator[None]:
         yield
 
 
-async def always() -> bool:
+async def always(made: int) -> bool:
     return True
 
 
@@ -70,7 +70,7 @@ class Desk:
         self.audience = audience or ToAll()
         self.environments: Any = {"apns": "production"}
         self.go_on: Callable[[], bool] = lambda: True
-        self.has_room: Callable[[], Coroutine[Any, Any, bool]] = always
+        self.has_room: Callable[[int], Coroutine[Any, Any, bool]] = always
 
     async def accept(self, push: Push = PUSH) -> None:
         for start in range(0, len(self.devices), 500):
@@ -219,7 +219,8 @@ def test_it_waits_while_the_queue_is_full() -> None:
         desk = Desk([device(n) for n in range(35)])
         await desk.accept()
 
-        async def has_room() -> bool:
+        async def has_room(made: int) -> bool:
+            assert made in (0, 10, 20)
             return (await desk.standing())[1] < 15
 
         desk.has_room = has_room
@@ -240,8 +241,8 @@ def test_a_cancelled_push_is_left() -> None:
         desk = Desk([device(n) for n in range(35)])
         await desk.accept()
 
-        async def cancelled_after_a_step() -> bool:
-            if (await desk.standing())[1]:
+        async def cancelled_after_a_step(made: int) -> bool:
+            if made:
                 await desk.store.pushes.cancel("shop", "p")
             return True
 
