@@ -29,7 +29,7 @@ from .restore import RestoreCalls
 from .routes import CALLS
 from .waits import Waits
 
-_OF_ONE = ("get_push", "cancel_push")
+_PATHS = frozenset(call.path for call in CALLS)
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 HANDLERS: web.AppKey[dict[str, Handler]] = web.AppKey("handlers", dict[str, Handler])
@@ -55,9 +55,9 @@ def build_app(
     new_id: Callable[[int], str] = new_push_id,
     monotonic: Callable[[], float] = time.monotonic,
     limiter: Limiter | None = None,
-    erase: Erase | None = None,
     backlog: Backlog | None = None,
     waits: Waits | None = None,
+    erase: Erase | None = None,
 ) -> web.Application:
     """The HTTP API over these ports.
 
@@ -118,10 +118,7 @@ def build_app(
     for call in CALLS:
         handlers[call.name] = next(getattr(owner, call.name) for owner in owners if hasattr(owner, call.name))
         handler = partial(_latest, handlers, call.name)
-        # `batch` is no push id: without this, aiohttp would allow at its path what it allows for a push.
-        path = (
-            call.path.replace("/v1/push/{id}", "/v1/push/{id:(?!batch$)[^/]+}") if call.name in _OF_ONE else call.path
-        )
+        path = _pattern(call.path)
         if call.method == "GET":
             app.router.add_get(path, handler, allow_head=True, expect_handler=_expect)
         else:
@@ -134,6 +131,17 @@ def reload_app(app: web.Application, newer: web.Application) -> None:
     handlers: dict[str, Handler] = app[HANDLERS]
     latest: dict[str, Handler] = newer[HANDLERS]
     handlers.update(latest)
+
+
+def _pattern(path: str) -> str:
+    """The path as aiohttp matches it: `/v1/push/batch` is a call, so `batch` is no push id, nor `restore` a device's.
+
+    Without this, aiohttp would allow at the path of the call what it allows for a push.
+    """
+    parent, _, last = path.rpartition("/")
+    beside = {other.rpartition("/")[2] for other in _PATHS if other.rpartition("/")[0] == parent}
+    calls = sorted(end for end in beside if not end.startswith("{"))
+    return f"{parent}/{{{last[1:-1]}:(?!(?:{'|'.join(calls)})$)[^/]+}}" if last.startswith("{") and calls else path
 
 
 async def _latest(handlers: Mapping[str, Handler], name: str, request: web.Request) -> web.StreamResponse:

@@ -3,7 +3,7 @@
 Decided here, where the contract leaves it open:
 
 - Ids of devices and users and names of topics are 1 to 128 printable characters without spaces; `.` and `..` are none,
-  since a client makes another path of them.
+  since a client makes another path of them. A device is not called `restore`, which is a call.
 - `null` is the same as leaving a field out, a tag too. What is left out of a refresh is gone: the document replaces.
 - The service does not judge what it only keeps: a locale, a timezone and an app version are short texts.
 """

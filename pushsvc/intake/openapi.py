@@ -168,10 +168,9 @@ def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig)
         (several,) = [kind for kind in to["properties"][name]["anyOf"] if kind.get("type") == "array"]
         several["maxItems"] = config.max_targets
     to["properties"]["all"]["enum"] = [True, None]
-    kinds = {"tokens": "array", "devices": "array", "users": "array", "topic": "string", "where": "string"}
-    to["oneOf"] = [
-        {"required": [name], "properties": {name: {"type": kind}}} for name, kind in {**kinds, "all": "boolean"}.items()
-    ]
+    ways = dict.fromkeys(("tokens", "devices", "users"), "array")
+    ways.update({"topic": "string", "where": "string", "all": "boolean"})
+    to["oneOf"] = [{"required": [name], "properties": {name: {"type": kind}}} for name, kind in ways.items()]
     push = schemas["PushDocument"]
     push["anyOf"] = [
         {"required": [name], "properties": {name: {"type": "object", "minProperties": 1}}}
@@ -186,11 +185,11 @@ def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig)
         {"type": "null"},
     ]
     push["properties"]["overrides"]["description"] += f" At most {MAX_DEPTH} levels deep."
-    for name, kinds_of in (("TokenTarget", TARGETS), ("DeviceDocument", ("token", "fid"))):
-        addressed = schemas[name]
+    for schema, kinds in (("TokenTarget", TARGETS), ("DeviceDocument", ("token", "fid"))):
+        addressed = schemas[schema]
         addressed["properties"]["platform"]["enum"] = platforms
         del addressed["properties"]["platform"]["examples"]
-        addressed["oneOf"] = [{"required": [kind], "properties": {kind: {"type": "string"}}} for kind in kinds_of]
+        addressed["oneOf"] = [{"required": [name], "properties": {name: {"type": "string"}}} for name in kinds]
 
 
 def _paths() -> dict[str, Any]:
@@ -258,16 +257,20 @@ def _responses(call: Call) -> dict[str, Any]:
 
 
 def _good(answer: Answer) -> dict[str, Any]:
-    response: dict[str, Any] = {"description": answer.description}
-    if answer.body is not None:
-        response["content"] = {answer.media: {"schema": _ref(answer.body)}}
-    elif answer.status != 204:
-        response["content"] = {answer.media: {"schema": {"type": "object" if answer.media == JSON else "string"}}}
+    good: dict[str, Any] = {"description": answer.description}
+    if answer.status != 204:
+        good["content"] = {answer.media: {"schema": _answer_schema(answer)}}
     if answer.headers:
-        response["headers"] = {
+        good["headers"] = {
             name: {"description": says, "required": True, "schema": {"type": "string"}} for name, says in answer.headers
         }
-    return response
+    return good
+
+
+def _answer_schema(answer: Answer) -> dict[str, Any]:
+    if answer.body is not None:
+        return _ref(answer.body)
+    return {"type": "object"} if answer.media == JSON else {"type": "string"}
 
 
 def _problem(problem: type[RequestError]) -> dict[str, Any]:

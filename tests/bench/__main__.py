@@ -14,6 +14,7 @@ BENCHES = (
     "memory",
     "lanes",
     "replay",
+    "registry",
     "schedules",
     "audience",
 )

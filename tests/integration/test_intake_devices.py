@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 from msgspec.structs import replace
+from yarl import URL
 
 from pushsvc.documents import instant
 from pushsvc.ports.registry import MOST_OF_USER, MOST_TOPICS, Prune
@@ -59,6 +60,10 @@ def test_a_device_is_registered_refreshed_read_and_removed() -> None:
         async with session.put("/v1/devices/phone", json=PHONE) as answer:
             assert (answer.status, answer.headers["Location"]) == (201, "/v1/devices/phone")
             shown = await answer.json()
+        async with session.put(URL("/v1/devices/a%2Fb", encoded=True), json={**PHONE, "token": "00"}) as answer:
+            assert (answer.status, answer.headers["Location"]) == (201, "/v1/devices/a%2Fb")
+            assert (await answer.json())["id"] == "a/b"
+        assert await service.registry.remove("shop", "a/b")
         assert shown == {
             **PHONE,
             "tags": {name: tag for name, tag in PHONE["tags"].items() if tag is not None},

@@ -337,10 +337,16 @@ def test_many_at_once_leave_all_indexes_in_agreement(server: Server | None) -> N
 
 
 def test_a_lost_step_is_taken_again(server: Server | None) -> None:
-    """All subscribe one device at once, each to a topic of its own: none is lost."""
+    """All register one new device at once, then all subscribe one: it is new once, and no subscription is lost."""
 
     async def story(world: World) -> None:
         stores = [await world.store(name) for name in "abcd"]
+        new = await asyncio.gather(
+            *(stores[n % 4].registry.put("shop", device("new", token=f"{n:064d}")) for n in range(40))
+        )
+        assert [is_new for _, is_new in new].count(True) == 1
+        if isinstance(stores[0], Store):
+            assert len(await audit(stores[0])) == 1
         await stores[0].registry.put("shop", device("d"))
         topics = [f"t{n}" for n in range(40)]
         found = await asyncio.gather(
