@@ -306,6 +306,9 @@ class Receipt(Struct, frozen=True, array_like=True):
         return f"Receipt({self.app}/{self.platform} {self.token_hash} {self.kind} {self.reason} at={self.at})"
 
 
+Action = Literal["suppressed", "pruned", "suspected", "kept"]
+
+
 class FeedbackEvent(Struct, frozen=True, array_like=True):
     """One row of `GET /v1/feedback`: the caller's own tokens, so the token is whole here."""
 
@@ -313,7 +316,7 @@ class FeedbackEvent(Struct, frozen=True, array_like=True):
     platform: Platform
     token: str
     reason: str
-    action: Literal["suppressed", "pruned", "suspected", "kept"]
+    action: Action
     device_id: str | None = None
 
     def __repr__(self) -> str:

@@ -24,7 +24,7 @@ COMMANDS = {
     "serve": ("parts:serve", "Run the HTTP API."),
     "dispatch": ("parts:dispatch", "Run the workers that send to the providers."),
     "feedback": ("parts:feedback", "Run the loop that acts on dead tokens."),
-    "jobs": ("jobs:jobs", "Run the workers that replay dead letters."),
+    "jobs": ("jobs:jobs", "Run the workers that replay dead letters and tell webhooks."),
     "simulate": ("simulate:simulate", "Run the provider simulator: APNs and FCM on loopback."),
     "send": ("send:send", "Send a push, from flags or a JSON file."),
     "status": ("status:status", "Show where a push stands, or follow it to its end."),
@@ -32,7 +32,9 @@ COMMANDS = {
     "stats": ("stats:stats", "Show queues, rates, outcomes and held routes; --watch stays."),
     "failed": ("failed:failed", "List dead letters: deliveries that failed for good."),
     "replay": ("replay:replay", "Send dead letters again."),
+    "devices": ("devices:devices", "See, delete and restore devices."),
     "channels": ("channels:channels", "Make, list and delete broadcast channels (APNs)."),
+    "webhooks": ("webhooks:webhooks", "See, try and repair the webhooks that tell feedback events."),
     "keys": ("keys:keys", "Make, list and revoke API keys."),
     "check": ("check:check", "Check the configuration, Redis and each credential."),
 }

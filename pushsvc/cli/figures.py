@@ -50,6 +50,8 @@ class Figures(Struct, frozen=True, kw_only=True):
     routes: list[RouteFigures] = field(default_factory=list)
     held: dict[str, str] = field(default_factory=dict)
     """`app/platform` and why."""
+    frozen: dict[str, str] = field(default_factory=dict)
+    """Routes whose pruning is frozen, and why."""
     api: str = ""
     """Why the counters are missing: the API does not answer. Empty: they are not."""
 
@@ -81,6 +83,7 @@ def figures(
     *,
     now: float | None = None,
     api: str = "",
+    frozen: Mapping[str, str] | None = None,
 ) -> Figures:
     """Join one look at the store and one at `/metrics` (None: it did not answer, `api` says why)."""
     now = time.time() if now is None else now
@@ -117,6 +120,7 @@ def figures(
         sent_rate=sum(rates) if rates else None,
         routes=routes,
         held=dict(held),
+        frozen=dict(frozen or {}),
         api=api,
     )
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from ..documents import Feedback, Time, feedback_document, instant
 from ..model import Counts, DeliveryRow, End, FeedbackEvent, PushState, PushStatus
-
-Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-12-01T09:00:00.000Z"])]
 
 encode = msgspec.json.Encoder().encode
 
@@ -56,18 +54,6 @@ class Deliveries(Struct, frozen=True):
     cursor: str | None
 
 
-class Feedback(Struct, frozen=True):
-    """A token that the provider called dead or suspect, and what was done about it."""
-
-    id: str
-    at: Time
-    device_id: str | None
-    platform: str
-    token: Annotated[str, Meta(description="The caller's own token, whole.")]
-    reason: str
-    action: Literal["suppressed", "pruned", "suspected", "kept"]
-
-
 class FeedbackPage(Struct, frozen=True):
     """Events in order. `cursor` is where to go on: give it as `after`, also when `items` was empty."""
 
@@ -82,11 +68,10 @@ class Health(Struct, frozen=True):
     held: Annotated[
         dict[str, str] | UnsetType, Meta(description="Routes that do not send now, `app/platform`, and why.")
     ] = UNSET
-
-
-def instant(unix_ms: int) -> str:
-    """RFC 3339 in UTC with milliseconds."""
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    frozen: Annotated[
+        dict[str, str] | UnsetType,
+        Meta(description="Routes that prune no device now, because too many of their answers are bad."),
+    ] = UNSET
 
 
 def accepted(push_id: str, state: PushState, deliveries: int) -> bytes:
@@ -122,16 +107,5 @@ def deliveries(rows: list[DeliveryRow], cursor: str | None) -> bytes:
 
 def feedback(events: list[tuple[str, FeedbackEvent]], after: str | None) -> bytes:
     """A page of feedback events that follow `after`."""
-    items = [
-        Feedback(
-            id=event_id,
-            at=instant(event.at),
-            device_id=event.device_id,
-            platform=event.platform,
-            token=event.token,
-            reason=event.reason,
-            action=event.action,
-        )
-        for event_id, event in events
-    ]
+    items = [feedback_document(event_id, event) for event_id, event in events]
     return encode(FeedbackPage(items, items[-1].id if items else after))

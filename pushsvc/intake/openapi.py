@@ -19,10 +19,12 @@ from .faults import TARGETS
 from .problems import MEDIA_TYPE, Problem
 from .replays import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
 from .routes import CALLS, JSON, Call
+from .tombstones import Restored, RestoreDocument
 
 STRUCTS: Final = (
     *(PushDocument, Accepted, BatchResults, Status, Deliveries, FeedbackPage, Health, Problem),
     *(ReplayDocument, ReplayAccepted, Replay, DeadLetterPage),
+    *(RestoreDocument, Restored),
     *(ChannelDocument, Channel, ChannelList),
 )
 
@@ -82,6 +84,12 @@ _EXAMPLES_OF: Final = {
         "outage": {
             "summary": "What failed while the provider was in trouble, gently",
             "value": {"reason": "ServiceUnavailable", "since": "2026-12-01T09:00:00Z", "rate": 100},
+        },
+    },
+    "post_restore": {
+        "mistake": {
+            "summary": "What was pruned while the wrong key was in place",
+            "value": {"platform": "apns", "since": "2026-12-01T09:00:00Z", "until": "2026-12-01T10:00:00Z"},
         },
     },
 }

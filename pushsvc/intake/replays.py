@@ -8,9 +8,9 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from ..documents import Time, instant
 from ..errors import Fault, InvalidRequest, MalformedBody
 from ..ports import DeadFilter, DeadRow, ReplayStatus
-from .answers import Time, instant
 from .instants import Instant, parse_instant
 from .refusal import explain, utf8
 from .wording import expected, join

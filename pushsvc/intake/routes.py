@@ -28,6 +28,8 @@ from .once import PARAM as IDEMPOTENCY_KEY
 from .problems import InternalError, RequestTimeout, UnsupportedMediaType
 from .query import Param
 from .replays import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
+from .tombstones import MOST as MOST_RESTORED
+from .tombstones import Restored, RestoreDocument
 
 JSON: Final = "application/json"
 
@@ -224,6 +226,21 @@ CALLS: Final = (
         problems=(*_KEYED, NotFound, InvalidRequest),
     ),
     Call(
+        "post_restore",
+        "POST",
+        "/v1/devices/restore",
+        "Undo prunes.",
+        Answer(200, "So many are back.", Restored),
+        description=(
+            "A device that was pruned keeps its user, tags and topics until it is buried, and comes back with all of "
+            "them; its token is sent to again. A dry run tells in `left` how many are meant. One call restores up to "
+            f"{MOST_RESTORED:,}: call again while `left` is more than 0."
+        ),
+        scopes=("devices", "admin"),
+        body=RestoreDocument,
+        problems=(MalformedBody, *_KEYED, RequestTimeout, ContentTooLarge, UnsupportedMediaType, InvalidRequest),
+    ),
+    Call(
         "post_channel",
         "POST",
         "/v1/channels",
@@ -280,7 +297,8 @@ CALLS: Final = (
         "Whether pushes are accepted.",
         Answer(200, "They are.", Health),
         description="With 503 `errors` names each part that is not ready, and why. `held` names routes that do not "
-        "send now: what is accepted for them waits.",
+        "send now: what is accepted for them waits. `frozen` names routes that prune no device now, because too many "
+        "of their answers are bad.",
         problems=(Unavailable, InternalError),
     ),
     Call(

@@ -8,7 +8,19 @@ from typing import Protocol
 from msgspec import Struct
 
 from ..devices import ByDevices, ByTopic, ByUsers, Device, ToAll
+from ..errors import PushsvcError
 from ..model import Platform
+
+MOST_OF_USER = 1000
+"""Devices of one user. A user is a person: a name that stands for everybody belongs into no `user` at all."""
+
+
+class UserFull(PushsvcError):
+    """These devices, by id, would give their user more than `MOST_OF_USER`. Nothing of the call was done."""
+
+    def __init__(self, device_ids: Sequence[str]) -> None:
+        super().__init__(f"a user has at most {MOST_OF_USER:,} devices")
+        self.device_ids = tuple(device_ids)
 
 
 class Members(Struct, frozen=True):
@@ -33,6 +45,33 @@ class Prune(Struct, frozen=True):
         return f"Prune({self.device_id!r}, {self.reason}, at={self.at})"
 
 
+class Holding(Struct, frozen=True):
+    """A device by its id, or, where that is None, the one that has the token."""
+
+    device_id: str | None
+    platform: Platform
+    token: str
+
+    def __repr__(self) -> str:
+        return f"Holding({self.device_id!r}, {self.platform})"
+
+
+class Strike(Struct, frozen=True):
+    """A suspect answer that is to be counted, if the device is still what it was judged to be."""
+
+    device_id: str
+    token: str
+    at: int
+    """The instant of the answer, Unix ms."""
+    count: int
+    """The device's strikes with this one."""
+    after: int
+    """The instant of the strike before, as it was read. Nothing happens when there was another one since."""
+
+    def __repr__(self) -> str:
+        return f"Strike({self.device_id!r}, {self.count}, at={self.at})"
+
+
 class PrunedFilter(Struct, frozen=True, omit_defaults=True):
     """Which tombstones are meant; what is left empty does not narrow. Instants in Unix ms, `until` exclusive."""
 
@@ -53,16 +92,21 @@ class Registry(Protocol):
         """Register or refresh; the document after it, and whether the device is new.
 
         `registered_at` and `last_seen_at` of `device` are the present instant, also where the token is the same as
-        before: the app has just got it from the provider. Topics are kept; strikes and tombstone go.
+        before: the app has just got it from the provider. Topics are kept; strikes and tombstone go. The token is taken
+        off the suppression list. Raises UserFull.
         """
         ...
 
     async def put_many(self, app: str, devices: Sequence[Device]) -> list[bool]:
-        """`put` for an import, at most some hundred at once: whether each is new. Here `registered_at`, `last_seen_at`
-        and `topics` are taken as they stand in each device."""
+        """`put` for an import, at most some hundred at once, in one step and in their order: whether each is new. Here
+        the whole device is taken as it stands, with its times, topics, strikes and tombstone. Raises UserFull."""
         ...
 
     async def get(self, app: str, device_id: str) -> Device | None: ...
+
+    async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
+        """For each the device that is meant, be it a tombstone."""
+        ...
 
     async def by_token(self, app: str, platform: Platform, token: str) -> Device | None: ...
 
@@ -100,14 +144,22 @@ class Registry(Protocol):
         """
         ...
 
+    async def scan(self, app: str, *, after: str, limit: int) -> Members:
+        """As `members` of `ToAll`, tombstones too."""
+        ...
+
     # --- tombstones -----------------------------------------------------------------------------
 
     async def prune(self, app: str, prunes: Sequence[Prune]) -> list[bool]:
         """Make tombstones; for each whether it took effect."""
         ...
 
-    async def strike(self, app: str, device_id: str, token: str, at: int) -> int:
-        """Count a suspect answer; the strikes that the device has now. 0: it has another token by now, or is gone."""
+    async def strike(self, app: str, strikes: Sequence[Strike]) -> list[bool]:
+        """Count suspect answers; for each whether it took effect."""
+        ...
+
+    async def pruned(self, app: str, which: PrunedFilter) -> int:
+        """How many tombstones are meant."""
         ...
 
     async def restore(self, app: str, which: PrunedFilter, *, limit: int) -> int:

@@ -10,6 +10,7 @@ from .loading import check_name, load, load_server
 from .schema import (
     AppSettings,
     DispatchSettings,
+    FeedbackSettings,
     KeySettings,
     LimitsSettings,
     LoggingSettings,
@@ -39,6 +40,7 @@ __all__ = [
     "DispatchSettings",
     "QueueSettings",
     "RetrySettings",
+    "FeedbackSettings",
     "AppSettings",
     "KeySettings",
     "LimitsSettings",

@@ -74,7 +74,7 @@ class Simulator(Controls):
             channels=self.channels,
         )
         fcm = SimulatedFcm(
-            frozenset({config.project_id, *config.more_projects}),
+            (config.project_id, *config.more_projects),
             AccessTokens(keys.secret, config.access_token_life),
             record=record.fcm,
             clock=clock,

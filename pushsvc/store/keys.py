@@ -2,7 +2,8 @@
 
 `T` is the hash tag `{app.shard}`: all that one atomic step touches shares it, so that the step stays in one slot
 of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a suppressed token
-`crc32(digest) % shards`, where `shards` is the app's number in the configuration (1 unless told).
+`crc32(digest) % shards`, where `shards` is the app's number in the configuration (1 unless told). `D` is the hash tag
+`{app.devices}`: the whole registry of an app; `registry.py` says why.
 
 | key                        | type   | lifetime               | meaning                                               |
 |----------------------------|--------|------------------------|-------------------------------------------------------|
@@ -29,6 +30,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | dead letter can be sent again                         |
 | `ps:T:replay:<job>`        | hash   | 7 days                 | a replay: `cursor`, `end`, `moved`, `skipped`, `up`;  |
 |                            |        |                        | in shard 0 also `spec`, `st`, `at`, `matched`, `error`|
+| `ps:T:answers:<platform>:<minute>` | hash | 24 h           | `sent:<s>`, `dead:<s>`, `suspect:<s>`: what was       |
+|                            |        |                        | answered of tokens in ten seconds from second s on    |
 | `ps:T:receipts`            | stream | entry: until recorded  | `r` encoded Receipt; consumer group `feedback`        |
 | `ps:T:events`              | stream | entry: events TTL      | `e` encoded FeedbackEvent; capped                     |
 | `ps:T:sup:<platform>`      | zset   | member: suppression TTL| 16-byte digest of a dead token; score recorded at ms  |
@@ -36,10 +39,28 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | span of time; see limiter.lua                         |
 | `ps:{owner}:bucket:<name>` | hash   | till full, in seconds  | TAT of a rate that an app or an account shares: see   |
 |                            |        |                        | lease.lua                                             |
+| `ps:T:hook`                | hash   | for good               | in shard 0, the app's webhook: `after` event told     |
+|                            |        |                        | last; of the batch under way `last` event, `n` events,|
+|                            |        |                        | `tries`; `fails` in a row and `why`; `own`er and lease|
+|                            |        |                        | or rest `until` ms; `off` the place that answered 410 |
+| `ps:T:hook:dead`           | hash   | field: events TTL      | in shard 0: id -> DeadBatch as JSON, without events   |
+| `ps:T:hook:asked`          | zset   | until tried            | in shard 0: ids of dead batches to be told again;     |
+|                            |        |                        | score last event recorded at ms                       |
 | `ps:T:i:<digest>`          | string | 24 h                   | record of an idempotency key: what the first call     |
 |                            |        |                        | was and was answered; its pushes are in this shard    |
 | `ps:T:quarantine`          | stream | until an operator acts | what could not be decoded: `b` bytes, `from` key,     |
 |                            |        |                        | `id` entry, `why`                                     |
+| `ps:D:count`               | hash   | for good               | `next` ordinal of a device; `active` devices          |
+| `ps:D:d:<n / 128>`         | list   | while one is left      | first how many devices are left, then 128 encoded     |
+|                            |        |                        | Devices by ordinal; empty where one is gone           |
+| `ps:D:i:<b>`, `ps:D:k:<b>` | hash   | field: as its device   | digest of an id (`i`), a token (`k`) -> ordinal; `b`  |
+|                            |        |                        | its first 2 bytes in hex, the field the other 10      |
+| `ps:D:u:<b>`               | hash   | field: as its devices  | digest of a user -> ordinals with commas between      |
+| `ps:D:t:<topic>`           | hash   | while it has a device  | `#` active devices; `<n / 4096>` -> which of these    |
+|                            |        |                        | ordinals: 2 bytes each, or a bitmap of 512 bytes      |
+| `ps:D:x:<platform>:<why>`  | zset   | member: until restored | ordinal of a tombstone; score pruned at ms            |
+|                            |        | or buried              |                                                       |
+| `ps:D:x`                   | hash   | field: as its zset     | `<platform>:<why>` -> number of tombstones            |
 | `ps:replays`               | zset   | until done             | `<app> <job>` of replays that are not done; score the |
 |                            |        |                        | ms at which one that nobody works on is taken up      |
 | `ps:lock:<name>`           | string | seconds                | whose turn it is to do what is done periodically      |
@@ -103,9 +124,19 @@ def prefix(app: str, shard: int) -> str:
 
     Raises ValueError for an app whose name would break the hash tag; settings refuse such names earlier.
     """
+    return _tagged(app, str(shard))
+
+
+def _tagged(app: str, part: str) -> str:
     if not app or "{" in app or "}" in app:
         raise ValueError("the name of an app is neither empty nor contains curly brackets")
-    return f"ps:{{{app}.{shard}}}:"
+    return f"ps:{{{app}.{part}}}:"
+
+
+@lru_cache(maxsize=1024)
+def devices(app: str) -> str:
+    """`ps:{app.devices}:`, in front of every key of an app's registry. Raises ValueError as `prefix` does."""
+    return _tagged(app, "devices")
 
 
 @lru_cache(maxsize=16384)
@@ -159,8 +190,24 @@ def replay(app: str, shard: int, job: str) -> str:
     return f"{prefix(app, shard)}replay:{job}"
 
 
+def hook(app: str) -> str:
+    return f"{prefix(app, 0)}hook"
+
+
+def hook_dead(app: str) -> str:
+    return f"{prefix(app, 0)}hook:dead"
+
+
+def hook_asked(app: str) -> str:
+    return f"{prefix(app, 0)}hook:asked"
+
+
 def lock(name: str) -> str:
     return f"ps:lock:{name}"
+
+
+def answers(app: str, shard: int, platform: Platform, minute: int) -> str:
+    return f"{prefix(app, shard)}answers:{platform}:{minute}"
 
 
 def receipts(app: str, shard: int) -> str:
@@ -183,6 +230,23 @@ def limits(app: str, shard: int, platform: Platform, family: str) -> str:
 
 def bucket(owner: str, name: str) -> str:
     return f"ps:{{{owner}}}:bucket:{name}"
+
+
+def device_counts(app: str) -> str:
+    return f"{devices(app)}count"
+
+
+def device_block(app: str, number: int) -> str:
+    return f"{devices(app)}d:{number}"
+
+
+def topic(app: str, name: str) -> str:
+    return f"{devices(app)}t:{name}"
+
+
+def tombstones(app: str, label: str = "") -> str:
+    """Those of a label, or how many each label has."""
+    return f"{devices(app)}x:{label}" if label else f"{devices(app)}x"
 
 
 def quarantine(app: str, shard: int) -> str:

@@ -33,13 +33,16 @@ from ..model import (
     TokenSuspect,
 )
 from ..ports import EntryRef, Taken
+from .answers import slot_of
 from .clock import Clock, wall_clock
 from .config import StoreConfig
 from .dead import DeadLetter
 from .gauges import Gauges
 from .keys import SMALL
 from .memory_dead import MemoryDeadLetters
+from .memory_feedback import MemoryAnswers, MemorySuppressions
 from .memory_gauges import figures
+from .memory_registry import MemoryRegistry
 from .memory_state import Record, State
 from .pushes import after_cursor, page
 from .receipts import parse_event_id
@@ -169,6 +172,7 @@ class MemoryQueue:
                 continue
             applied += 1
             record.updated_at = state.clock()
+            state.count_answer(Route(app, chunk.platform), slot_of(settlements, 0), settlement)
             if isinstance(settlement.outcome, TokenDead | TokenSuspect):
                 state.receipts[app].add(receipt_of(settlement, settlement.outcome))
             if isinstance(verdict, Ended):
@@ -262,8 +266,8 @@ class MemoryReceipts:
         for entry_id, receipt, event in done:
             if self._state.receipts[app].remove(entry_id) and event is not None:
                 self._state.events[app].append((f"{next(self._state.numbers)}-0", event))
-                if event.action in ("suppressed", "pruned"):
-                    self._state.suppressed.add((app, receipt.platform, receipt.token))
+                if event.action == "suppressed":
+                    self._state.suppressed[app, receipt.platform, receipt.token] = receipt.at
 
     async def events(self, app: str, *, after: str, limit: int) -> list[tuple[str, FeedbackEvent]]:
         start = parse_event_id(after)[:2]
@@ -311,8 +315,11 @@ class MemoryStore:
         self.pushes = MemoryPushes(self._state)
         self.queue = MemoryQueue(self._state, consumer)
         self.receipts = MemoryReceipts(self._state, consumer)
+        self.answers = MemoryAnswers(self._state)
+        self.suppressions = MemorySuppressions(self._state)
         self.keys = MemoryKeyRing(self._state)
         self.dead = MemoryDeadLetters(self._state)
+        self.registry = MemoryRegistry(self._state)
 
     def as_consumer(self, consumer: str) -> MemoryStore:
         """What a process of that name would see that has just started."""

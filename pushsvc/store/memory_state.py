@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from ..codec import split
+from ..devices import Device
+from ..freeze import Answers
 from ..model import (
     ENDS,
     ApiKey,
@@ -24,11 +26,16 @@ from ..model import (
     PushStatus,
     Receipt,
     Route,
+    Sent,
+    Settlement,
+    TokenDead,
+    TokenSuspect,
 )
 from ..ports import ReplayStatus
 from .clock import Clock
 from .config import StoreConfig
 from .dead import DeadLetter
+from .registry_changes import Kept
 from .status import counts_of
 
 T = TypeVar("T")
@@ -101,14 +108,39 @@ class State:
         self.retries: dict[Route, list[tuple[int, Chunk]]] = defaultdict(list)
         self.receipts: dict[str, Stream[Receipt]] = defaultdict(lambda: Stream(self.numbers))
         self.events: dict[str, list[tuple[str, FeedbackEvent]]] = defaultdict(list)
+        self.answers: dict[Route, dict[int, Answers]] = defaultdict(lambda: defaultdict(Answers))
         self.dead: dict[str, dict[int, DeadLetter]] = defaultdict(dict)
         self.replays: dict[tuple[str, str], ReplayStatus] = {}
         self.replay_ends: dict[str, tuple[int, int]] = {}
-        self.suppressed: set[tuple[str, Platform, str]] = set()
+        self.suppressed: dict[tuple[str, Platform, str], int] = {}
+        """App, platform and token, with the instant from which they are."""
+        self.devices: dict[str, dict[str, Kept]] = defaultdict(dict)
+        """Of an app, by id, in the order of their ordinals."""
+        self.owners: dict[str, dict[tuple[Platform, str], str]] = defaultdict(dict)
+        """Of an app, who has a token."""
+        self.crowds: dict[str, Counter[str]] = defaultdict(Counter)
+        """Of an app, how many devices a user has."""
         self.keys: dict[str, ApiKey] = {}
         self.once: dict[tuple[str, bytes], bytes] = {}
         self.alive: set[str] = set()
         self._changed: list[asyncio.Future[None]] = []
+
+    def count_answer(self, route: Route, slot: int, settlement: Settlement) -> None:
+        """Count what the provider said of the token, if it was asked."""
+        match settlement.outcome:
+            case Sent(status=status) if status or not settlement.delivery.chunk.dry_run:
+                self.answers[route][slot] += Answers(sent=1)
+            case TokenDead():
+                self.answers[route][slot] += Answers(dead=1)
+            case TokenSuspect():
+                self.answers[route][slot] += Answers(suspect=1)
+
+    def lift(self, app: str, devices: Iterable[Device], *, always: bool = False) -> None:
+        """Suppress these devices' tokens no more, where they were suppressed before they were registered, or always."""
+        for device in devices:
+            key = (app, device.platform, device.token)
+            if key in self.suppressed and (always or self.suppressed[key] <= device.registered_at):
+                del self.suppressed[key]
 
     def launch(self, record: Record) -> None:
         """Put its chunks into the lanes."""

@@ -25,6 +25,7 @@ from ..errors import StoreError
 from ..model import LANES, Lane, Route, Settlement
 from ..ports import EntryRef, Taken
 from . import keys
+from .answers import ANSWERS_TTL, slot_of
 from .clock import Clock
 from .config import StoreConfig
 from .entries import Opener, Read, entries_of, entries_read
@@ -220,7 +221,10 @@ class RedisQueue:
         config = self._config
         now = self._clock()
         groups, singles = pack(settlements, closed, renew_before=now - config.status_ttl * 1000 // RENEWAL)
-        blob = _pack((now, config.status_ttl * 1000, config.dead_ttl * 1000, groups, singles, refs))
+        slot = slot_of(settlements, now)
+        blob = _pack(
+            (now, config.status_ttl * 1000, config.dead_ttl * 1000, groups, singles, refs, slot, ANSWERS_TTL * 1000)
+        )
         answer: list[Any] = await self._link.script(
             "settle", [keys.pending(app, shard)], [keys.prefix(app, shard), blob]
         )

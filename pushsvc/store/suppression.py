@@ -1,4 +1,4 @@
-"""Tokens known to be dead: looked up for all targets of a read in one round trip.
+"""Tokens known to be dead: looked up for all targets of a read in one round trip, added and lifted by feedback.
 
 A token's place is the app shard of its digest, not that of the push through which we learnt of it: a push of any
 shard finds it with one question. Kept as digests under the store's own key, so that the list tells nobody a token.
@@ -6,8 +6,10 @@ shard finds it with one question. Kept as digests under the store's own key, so 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+from ..devices import Device
 from ..model import Chunk, Platform
 from . import keys
 from .clock import Clock
@@ -32,6 +34,17 @@ class Suppression:
         """The app shard of a token, and the digest it is known by."""
         digest = token_digest(self._hash_key, token)
         return keys.token_shard(digest, self._config.shards_of(app)), digest
+
+    async def add(self, app: str, tokens: Sequence[tuple[Platform, str, int]]) -> None:
+        """Suppress each token, as of an instant in Unix ms; what is too old to count leaves its list."""
+        found: dict[str, list[int | bytes]] = {}
+        for platform, token, at in tokens:
+            shard, digest = self.locate(app, token)
+            found.setdefault(keys.suppressed(app, shard, platform), []).extend((at, digest))
+        commands: list[tuple[Any, ...]] = []
+        for key, pairs in found.items():
+            commands += (("ZADD", key, *pairs), ("ZREMRANGEBYSCORE", key, "-inf", f"({self.oldest}"))
+        await self._link.many(commands)
 
     async def sizes(self, app: str, platform: Platform) -> list[int]:
         """How long the list is in each shard."""
@@ -60,3 +73,23 @@ class Suppression:
             for token, score in zip(tokens, scores, strict=True)
             if score is not None and float(score) >= oldest
         }
+
+    async def lift(self, app: str, devices: Iterable[Device], *, always: bool = False) -> None:
+        """Take these devices' tokens off the list, where they were put there before they were registered, or always."""
+        asked: dict[str, tuple[list[bytes], list[int]]] = {}
+        for device in devices:
+            shard, digest = self.locate(app, device.token)
+            digests, since = asked.setdefault(keys.suppressed(app, shard, device.platform), ([], []))
+            digests.append(digest)
+            since.append(device.registered_at)
+        answers = await self._link.many([("ZMSCORE", key, *digests) for key, (digests, _) in asked.items()])
+        commands: list[tuple[Any, ...]] = []
+        for (key, (digests, since)), scores in zip(asked.items(), answers, strict=True):
+            lifted = [
+                digest
+                for digest, registered_at, score in zip(digests, since, scores, strict=True)
+                if score is not None and (always or float(score) <= registered_at)
+            ]
+            if lifted:
+                commands.append(("ZREM", key, *lifted))
+        await self._link.many(commands)

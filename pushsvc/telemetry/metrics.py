@@ -62,6 +62,19 @@ DEAD_LETTERS = Gauge(
     multiprocess_mode="livemostrecent",
 )
 REPLAYED = Counter("pushsvc_replayed_total", "Dead letters that were put back into their lanes.", ["app"])
+WEBHOOKS = Counter("pushsvc_webhooks_total", "Calls of webhooks, by what followed.", ["app", "result"])
+WEBHOOK_LAG = Gauge(
+    "pushsvc_webhook_lag_seconds",
+    "Age of the oldest event that a webhook has still to tell; read from Redis by the process that is scraped.",
+    ["app"],
+    multiprocess_mode="livemostrecent",
+)
+WEBHOOK_DEAD = Gauge(
+    "pushsvc_webhook_dead_batches",
+    "Batches of events that a webhook has given up; read from Redis by the process that is scraped.",
+    ["app"],
+    multiprocess_mode="livemostrecent",
+)
 JOBS = Counter("pushsvc_jobs_total", "Jobs that ended, by how.", ["job", "result"])
 PROVIDER_SECONDS = Histogram(
     "pushsvc_provider_seconds",
@@ -82,6 +95,12 @@ ROUTE_HELD = Gauge(
     multiprocess_mode="livemax",
 )
 PRUNED = Counter("pushsvc_pruned_total", "Tokens that were pruned or suppressed.", ["app", "platform", "reason"])
+PRUNING_FROZEN = Gauge(
+    "pushsvc_pruning_frozen",
+    "1 while too many answers of the route are bad for any device to be pruned; read from Redis by who is scraped.",
+    ["app", "platform"],
+    multiprocess_mode="livemostrecent",
+)
 CREDENTIAL_EXPIRY = Gauge(
     "pushsvc_credential_expiry_seconds",
     # An instant does not go stale between two looks at the certificate, a remaining span would.

@@ -77,9 +77,10 @@ async def application(kind: str, redis: str) -> AsyncIterator[web.Application]:
         store: Any = Nothing()
         keys: Any = store
         dead: Any = store
+        registry: Any = store
         if kind == "redis":
             opened = await stack.enter_async_context(open_store(redis, StoreConfig()))
-            store, keys, dead = opened.pushes, opened.keys, opened.dead
+            store, keys, dead, registry = opened.pushes, opened.keys, opened.dead, opened.registry
         key = ApiKey("bench", "shop", hashlib.sha256(KEY.encode()).hexdigest(), ("push",))
         known = {name: kind.renderer for name, kind in REGISTRY.items()}
         yield build_app(
@@ -89,6 +90,7 @@ async def application(kind: str, redis: str) -> AsyncIterator[web.Application]:
             receipts=store,
             keys=keys,
             dead=dead,
+            registry=registry,
             channels=OpenedChannels(dict, request_timeout=10.0),
             ready=ready,
             metrics=metrics,

@@ -37,6 +37,7 @@ from pushsvc.model import (
 )
 from pushsvc.ports import RenderError
 from pushsvc.ports.channels import Channel, Storage
+from pushsvc.ports.registry import Registry
 from pushsvc.store import MemoryStore
 from pushsvc.store.memory_dead import MemoryDeadLetters
 
@@ -225,6 +226,7 @@ class Service:
     failing: dict[str, str] = field(default_factory=dict)
     now: float = 0.0
     dead: MemoryDeadLetters = field(default_factory=lambda: MemoryStore().dead)
+    registry: Registry = field(default_factory=lambda: MemoryStore().registry)
     channels: Channels = field(default_factory=Channels)
 
     @property
@@ -259,6 +261,7 @@ class Service:
             receipts=self.store,
             keys=self.store,
             dead=self.dead,
+            registry=self.registry,
             channels=self.channels,
             ready=self.ready,
             metrics=self.metrics,

@@ -365,6 +365,12 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await store.pushes.accept_once([make_push("once", 1)], key=b"sixteen digest b", record=b"record")
         await store.pushes.accept(make_push("scheduled", 1, send_at=NOW + 60_000))
         await store.queue.beat({"shop/apns": "unreachable"})
+        async with store.webhooks.claimed("shop", "place", lease=30) as claim:
+            assert claim is not None
+            batch = await claim.next(1)
+            assert batch is not None
+            assert await claim.bury(batch, "http_400")
+        assert await store.webhooks.ask_again("shop", await store.webhooks.dead("shop")) == 1
 
         documented = _documented()
         seen = set()
@@ -637,7 +643,7 @@ def test_an_app_over_several_shards(server: Server, monkeypatch: pytest.MonkeyPa
         _urls[id(store)] = server.url
         await _whole_life(store)
 
-    monkeypatch.setattr(receipts, "_SETTLED", 2)
+    monkeypatch.setattr(receipts, "SETTLED", 2)
     play(server, story, SHARDED)
 
 
@@ -651,7 +657,7 @@ def test_every_step_stays_in_one_slot(kind: Any, monkeypatch: pytest.MonkeyPatch
             _urls[id(store)] = url
             await _whole_life(store)
 
-    monkeypatch.setattr(receipts, "_SETTLED", 2)
+    monkeypatch.setattr(receipts, "SETTLED", 2)
     with running_server(kind, tcp=True, cluster=True) as server:
         asyncio.run(main(server))
 

@@ -15,8 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from pushsvc.documents import instant as shown_at
 from pushsvc.errors import Fault, InvalidRequest, MalformedBody
-from pushsvc.intake.answers import instant as shown_at
 from pushsvc.intake.depth import MAX_DEPTH
 from pushsvc.intake.document import Draft, read
 from pushsvc.intake.faults import LIMIT, Rules, walk

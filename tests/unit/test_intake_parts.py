@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from pushsvc.documents import instant
 from pushsvc.errors import ContentTooLarge, Fault, InvalidRequest
 from pushsvc.intake import IntakeConfig, new_push_id, uuid7
-from pushsvc.intake.answers import instant
 from pushsvc.intake.docs import render as render_page
 from pushsvc.intake.document import read
 from pushsvc.intake.faults import Rules

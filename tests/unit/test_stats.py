@@ -56,6 +56,12 @@ def test_rates_are_those_between_two_looks() -> None:
     assert (route.sent_rate, route.outcomes["failed"], route.consumers) == (100.0, 3, 2)
 
 
+def test_frozen_routes_are_told() -> None:
+    look = figures(gauges(), {}, "", frozen={"shop/apns": "300 of 300 answers within 10 s were `dead`"}, now=1.0)
+    assert summary(look)[3:] == ["frozen    shop/apns: 300 of 300 answers within 10 s were `dead`; nothing is pruned"]
+    assert plain(look).endswith(" frozen=shop/apns")
+
+
 def test_a_counter_that_began_anew_is_no_negative_rate() -> None:
     first = figures(gauges(), {}, TEXT.format(sent=100, accepted=200), now=1000.0)
     assert figures(gauges(), {}, TEXT.format(sent=5, accepted=5), first, now=1001.0).sent_rate == 0.0

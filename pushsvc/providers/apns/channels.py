@@ -23,9 +23,9 @@ from msgspec import Struct
 
 from ...errors import BadGateway, Conflict, NotFound, RequestError, Unavailable
 from ...ports.channels import Channel, Storage
+from ...retry_after import retry_after
 from ..endpoint import authority
 from ..exchange import Answer, Failure, Response
-from ..retry_after import retry_after
 from ..transport import HTTPS, POST, Pool, field, path
 from ..transport import authority as authority_field
 from .classify import EXPIRED_TOKEN, TOO_MANY_TOKENS, UNRELATED_KEY

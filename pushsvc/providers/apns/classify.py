@@ -37,8 +37,8 @@ from ...model import (
     TokenSuspect,
     Unavailable,
 )
+from ...retry_after import retry_after
 from ..exchange import Answer, Failure
-from ..retry_after import retry_after
 from .vocabulary import TOPIC_SUFFIX
 
 EXPIRED_TOKEN: Final = "ExpiredProviderToken"  # noqa: S105  # a reason of Apple's
