@@ -278,7 +278,11 @@ class Service:
                         api_key("full", "shop", "push", "feedback", "admin"),
                     ),
                 ),
-                "news": IntakeApp("news", frozenset({"fcm"}), (api_key("newsie", "news", "push", "devices"),)),
+                "news": IntakeApp(
+                    "news",
+                    frozenset({"fcm"}),
+                    (api_key("newsie", "news", "push"), api_key("newsroom", "news", "devices")),
+                ),
             },
             renderers={"apns": Apns(), "fcm": Fcm()},
             pushes=self.store,

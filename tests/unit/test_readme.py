@@ -94,7 +94,7 @@ def _blocks(language: str, text: str = README) -> list[str]:
 
 
 def test_it_stays_short_enough_to_be_read() -> None:
-    assert len(README.splitlines()) <= 565
+    assert len(README.splitlines()) <= 568
     assert README.count("```") % 2 == 0
 
 
