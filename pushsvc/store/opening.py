@@ -13,6 +13,7 @@ from ..model import Platform
 from .answers import RedisAnswers
 from .clock import Clock, wall_clock
 from .config import StoreConfig, with_consumer
+from .expansions import RedisExpansions
 from .gauges import Gauges, read_gauges
 from .held import read_held
 from .keyring import RedisKeyRing, load_hash_key
@@ -50,6 +51,7 @@ class Store:
         self.webhooks = RedisWebhooks(link, config, self.receipts, clock)
         self.limiter = RedisLimiter(link, config, hash_key)
         self.registry = RedisRegistry(link, hash_key, suppression)
+        self.expansions = RedisExpansions(link, config, clock)
 
     @property
     def consumer(self) -> str:
