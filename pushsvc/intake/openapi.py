@@ -168,10 +168,9 @@ def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig)
         (several,) = [kind for kind in to["properties"][name]["anyOf"] if kind.get("type") == "array"]
         several["maxItems"] = config.max_targets
     to["properties"]["all"]["enum"] = [True, None]
-    kinds = {"tokens": "array", "devices": "array", "users": "array", "topic": "string", "where": "string"}
-    to["oneOf"] = [
-        {"required": [name], "properties": {name: {"type": kind}}} for name, kind in {**kinds, "all": "boolean"}.items()
-    ]
+    ways = dict.fromkeys(("tokens", "devices", "users"), "array")
+    ways.update({"topic": "string", "where": "string", "all": "boolean"})
+    to["oneOf"] = [{"required": [name], "properties": {name: {"type": kind}}} for name, kind in ways.items()]
     push = schemas["PushDocument"]
     push["anyOf"] = [
         {"required": [name], "properties": {name: {"type": "object", "minProperties": 1}}}
