@@ -8,7 +8,19 @@ from typing import Protocol
 from msgspec import Struct
 
 from ..devices import ByDevices, ByTopic, ByUsers, Device, ToAll
+from ..errors import PushsvcError
 from ..model import Platform
+
+MOST_OF_USER = 1000
+"""Devices of one user. A user is a person: a name that stands for everybody belongs into no `user` at all."""
+
+
+class UserFull(PushsvcError):
+    """These devices, by id, would give their user more than `MOST_OF_USER`. Nothing of the call was done."""
+
+    def __init__(self, device_ids: Sequence[str]) -> None:
+        super().__init__(f"a user has at most {MOST_OF_USER:,} devices")
+        self.device_ids = tuple(device_ids)
 
 
 class Members(Struct, frozen=True):
@@ -53,13 +65,14 @@ class Registry(Protocol):
         """Register or refresh; the document after it, and whether the device is new.
 
         `registered_at` and `last_seen_at` of `device` are the present instant, also where the token is the same as
-        before: the app has just got it from the provider. Topics are kept; strikes and tombstone go.
+        before: the app has just got it from the provider. Topics are kept; strikes and tombstone go. The token is taken
+        off the suppression list. Raises UserFull.
         """
         ...
 
     async def put_many(self, app: str, devices: Sequence[Device]) -> list[bool]:
-        """`put` for an import, at most some hundred at once: whether each is new. Here `registered_at`, `last_seen_at`
-        and `topics` are taken as they stand in each device."""
+        """`put` for an import, at most some hundred at once, in one step and in their order: whether each is new. Here
+        the whole device is taken as it stands, with its times, topics, strikes and tombstone. Raises UserFull."""
         ...
 
     async def get(self, app: str, device_id: str) -> Device | None: ...
@@ -98,6 +111,10 @@ class Registry(Protocol):
         Devices that are registered while somebody pages may be met or not; none that was there before the first page
         and stayed is missed.
         """
+        ...
+
+    async def scan(self, app: str, *, after: str, limit: int) -> Members:
+        """As `members` of `ToAll`, tombstones too."""
         ...
 
     # --- tombstones -----------------------------------------------------------------------------

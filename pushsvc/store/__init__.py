@@ -8,6 +8,7 @@ How the parts stand to one another::
                          ├─ keys      API keys                                              keyring.py
                          ├─ dead      dead letters listed and replayed                      letters.py, replays.py
                          ├─ limiter   admit, lease                                          limiter.py
+                         ├─ registry  devices, users, topics, tombstones                    registry.py
                          └─ gauges()  figures for metrics and `stats`                       gauges.py
                               │
                               └── link.py (round trips, faults) ── scripts.py (*.lua) ── connect.py (URL to client)

@@ -2,7 +2,8 @@
 
 `T` is the hash tag `{app.shard}`: all that one atomic step touches shares it, so that the step stays in one slot
 of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a suppressed token
-`crc32(digest) % shards`, where `shards` is the app's number in the configuration (1 unless told).
+`crc32(digest) % shards`, where `shards` is the app's number in the configuration (1 unless told). `D` is the hash tag
+`{app.devices}`: the whole registry of an app; `registry.py` says why.
 
 | key                        | type   | lifetime               | meaning                                               |
 |----------------------------|--------|------------------------|-------------------------------------------------------|
@@ -36,6 +37,17 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | was and was answered; its pushes are in this shard    |
 | `ps:T:quarantine`          | stream | until an operator acts | what could not be decoded: `b` bytes, `from` key,     |
 |                            |        |                        | `id` entry, `why`                                     |
+| `ps:D:count`               | hash   | for good               | `next` ordinal of a device; `active` devices          |
+| `ps:D:d:<n / 128>`         | list   | while one is left      | first how many devices are left, then 128 encoded     |
+|                            |        |                        | Devices by ordinal; empty where one is gone           |
+| `ps:D:i:<b>`, `ps:D:k:<b>` | hash   | field: as its device   | digest of an id (`i`), a token (`k`) -> ordinal; `b`  |
+|                            |        |                        | its first 2 bytes in hex, the field the other 10      |
+| `ps:D:u:<b>`               | hash   | field: as its devices  | digest of a user -> ordinals with commas between      |
+| `ps:D:t:<topic>`           | hash   | while it has a device  | `#` active devices; `<n / 4096>` -> which of these    |
+|                            |        |                        | ordinals: 2 bytes each, or a bitmap of 512 bytes      |
+| `ps:D:x:<platform>:<why>`  | zset   | member: until restored | ordinal of a tombstone; score pruned at ms            |
+|                            |        | or buried              |                                                       |
+| `ps:D:x`                   | hash   | field: as its zset     | `<platform>:<why>` -> number of tombstones            |
 | `ps:replays`               | zset   | until done             | `<app> <job>` of replays that are not done; score the |
 |                            |        |                        | ms at which one that nobody works on is taken up      |
 | `ps:lock:<name>`           | string | seconds                | whose turn it is to do what is done periodically      |
@@ -95,9 +107,19 @@ def prefix(app: str, shard: int) -> str:
 
     Raises ValueError for an app whose name would break the hash tag; settings refuse such names earlier.
     """
+    return _tagged(app, str(shard))
+
+
+def _tagged(app: str, part: str) -> str:
     if not app or "{" in app or "}" in app:
         raise ValueError("the name of an app is neither empty nor contains curly brackets")
-    return f"ps:{{{app}.{shard}}}:"
+    return f"ps:{{{app}.{part}}}:"
+
+
+@lru_cache(maxsize=1024)
+def devices(app: str) -> str:
+    """`ps:{app.devices}:`, in front of every key of an app's registry. Raises ValueError as `prefix` does."""
+    return _tagged(app, "devices")
 
 
 @lru_cache(maxsize=16384)
@@ -167,6 +189,23 @@ def limits(app: str, shard: int, platform: Platform, family: str) -> str:
 
 def bucket(owner: str, name: str) -> str:
     return f"ps:{{{owner}}}:bucket:{name}"
+
+
+def device_counts(app: str) -> str:
+    return f"{devices(app)}count"
+
+
+def device_block(app: str, number: int) -> str:
+    return f"{devices(app)}d:{number}"
+
+
+def topic(app: str, name: str) -> str:
+    return f"{devices(app)}t:{name}"
+
+
+def tombstones(app: str, label: str = "") -> str:
+    """Those of a label, or how many each label has."""
+    return f"{devices(app)}x:{label}" if label else f"{devices(app)}x"
 
 
 def quarantine(app: str, shard: int) -> str:

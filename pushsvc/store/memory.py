@@ -40,6 +40,7 @@ from .dead import DeadLetter
 from .gauges import AppGauges, Gauges
 from .keys import SMALL
 from .memory_dead import MemoryDeadLetters
+from .memory_registry import MemoryRegistry
 from .memory_state import Record, State
 from .pushes import after_cursor, page
 from .receipts import parse_event_id
@@ -254,7 +255,7 @@ class MemoryReceipts:
             if self._state.receipts[app].remove(entry_id) and event is not None:
                 self._state.events[app].append((f"{next(self._state.numbers)}-0", event))
                 if event.action in ("suppressed", "pruned"):
-                    self._state.suppressed.add((app, receipt.platform, receipt.token))
+                    self._state.suppressed[app, receipt.platform, receipt.token] = receipt.at
 
     async def events(self, app: str, *, after: str, limit: int) -> list[tuple[str, FeedbackEvent]]:
         start = parse_event_id(after)[:2]
@@ -304,6 +305,7 @@ class MemoryStore:
         self.receipts = MemoryReceipts(self._state, consumer)
         self.keys = MemoryKeyRing(self._state)
         self.dead = MemoryDeadLetters(self._state)
+        self.registry = MemoryRegistry(self._state)
 
     def as_consumer(self, consumer: str) -> MemoryStore:
         """What a process of that name would see that has just started."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from ..devices import Device
 from ..model import (
     ENDS,
     ApiKey,
@@ -95,7 +96,10 @@ class State:
         self.dead: dict[str, dict[int, DeadLetter]] = defaultdict(dict)
         self.replays: dict[tuple[str, str], ReplayStatus] = {}
         self.replay_ends: dict[str, tuple[int, int]] = {}
-        self.suppressed: set[tuple[str, Platform, str]] = set()
+        self.suppressed: dict[tuple[str, Platform, str], int] = {}
+        """App, platform and token, with the instant from which they are."""
+        self.devices: dict[str, dict[int, Device]] = defaultdict(dict)
+        """Of an app, by ordinal."""
         self.keys: dict[str, ApiKey] = {}
         self.once: dict[tuple[str, bytes], bytes] = {}
         self.alive: set[str] = set()

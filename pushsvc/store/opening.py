@@ -21,6 +21,7 @@ from .liveness import Liveness
 from .pushes import RedisPushes
 from .queue import RedisQueue
 from .receipts import RedisReceipts
+from .registry import RedisRegistry
 from .replays import RedisReplays
 from .suppression import Suppression
 
@@ -42,6 +43,7 @@ class Store:
         self.keys = RedisKeyRing(link)
         self.dead = RedisReplays(link, config, clock)
         self.limiter = RedisLimiter(link, config, hash_key)
+        self.registry = RedisRegistry(link, hash_key, suppression)
 
     @property
     def consumer(self) -> str:

@@ -6,8 +6,10 @@ shard finds it with one question. Kept as digests under the store's own key, so 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+from ..devices import Device
 from ..model import Chunk, Platform
 from . import keys
 from .clock import Clock
@@ -60,3 +62,23 @@ class Suppression:
             for token, score in zip(tokens, scores, strict=True)
             if score is not None and float(score) >= oldest
         }
+
+    async def lift(self, app: str, devices: Iterable[Device], *, always: bool = False) -> None:
+        """Take these devices' tokens off the list, where they were put there before they were registered, or always."""
+        asked: dict[str, tuple[list[bytes], list[int]]] = {}
+        for device in devices:
+            shard, digest = self.locate(app, device.token)
+            digests, since = asked.setdefault(keys.suppressed(app, shard, device.platform), ([], []))
+            digests.append(digest)
+            since.append(device.registered_at)
+        answers = await self._link.many([("ZMSCORE", key, *digests) for key, (digests, _) in asked.items()])
+        commands: list[tuple[Any, ...]] = []
+        for (key, (digests, since)), scores in zip(asked.items(), answers, strict=True):
+            lifted = [
+                digest
+                for digest, registered_at, score in zip(digests, since, scores, strict=True)
+                if score is not None and (always or float(score) <= registered_at)
+            ]
+            if lifted:
+                commands.append(("ZREM", key, *lifted))
+        await self._link.many(commands)

@@ -165,7 +165,7 @@ def test_cancelled_and_suppressed_targets_are_settled_and_not_sent() -> None:
         provider.says = lambda delivery: Sent(status=200)
         await store.pushes.accept(push("cancelled", *many("c", 5)))
         await store.pushes.cancel("shop", "cancelled")
-        store._state.suppressed.add(("shop", "apns", "dead"))
+        store._state.suppressed["shop", "apns", "dead"] = 0
         await store.pushes.accept(push("mixed", "alive-1", "dead", "alive-2"))
         await store.pushes.accept(push("all dead", "dead"))
         async with working(store.queue, provider):

@@ -1,0 +1,242 @@
+"""`Registry` over Redis: packed documents, and indexes that know a device by a small number.
+
+The registry of an app lives in one slot, `{app.devices}`: each change touches a document and up to six indexes, which
+only a single slot can change in one atomic step. Pushes are spread over shards because millions are under way; a
+registry is written when an app starts on somebody's phone, and a node holds tens of millions of devices.
+
+A device has an ordinal, a counter's value that is never given again. By it the parts are small:
+
+- documents: lists of 128. A list keeps its elements packed one behind the other, whatever their size, where the
+  field of a hash with more than 64 bytes costs some 70 more; and what was read for one page comes in order.
+- ids, tokens and users: 65,536 hashes each by the first two bytes of a keyed digest of 12, so that each stays packed
+  (up to 512 fields) until an app has 33 million devices. A document is believed, not a digest: whoever comes by a
+  digest is compared with what the document says.
+- topics: the members among 4,096 ordinals are a list of 2-byte numbers, or a bitmap where that is shorter. A topic of
+  a million devices costs less than a byte a member, and is paged through with a number for a cursor.
+- tombstones keep their document and every index, so that a restored device is what it was; counters and expansions
+  leave them out. An ordered set by platform and reason finds them by time.
+
+There is no index of tags or of when a device was last seen: `where` and cleanup go through all documents.
+
+A change reads what it concerns, decides (`registry_changes.py`) and writes the difference with what it had read as
+the fence (`registry_apply.lua`); where another process came in between, it begins anew. So the form of a document is
+known in one place, and the rules are Python that needs no server.
+
+A registration takes the token off the suppression list where it was put there before. The list lies in another slot,
+so that happens after the registration: a process that dies in between leaves a token suppressed that the next refresh
+of the device frees. A restored tombstone's token is freed before, since nothing refreshes it: what may be left then is
+a tombstone, restored by the next call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
+
+from ..devices import ByDevices, ByTopic, ByUsers, Device, ToAll
+from ..errors import StoreUnavailable
+from ..model import Platform
+from ..ports.registry import MOST_OF_USER, Members, Prune, PrunedFilter, UserFull
+from . import keys
+from .link import Link
+from .registry_changes import Change, Desk
+from .registry_documents import decode_device
+from .registry_wire import Digests, Found, Question, is_meant, read_found
+from .suppression import Suppression
+
+T = TypeVar("T")
+
+BLOCK = 128
+"""Documents in one list; also in registry_*.lua."""
+_TRIES = 100
+"""How often a step may find that another came first: of those who meet, one always gets through."""
+_PAGE = 500
+"""Tombstones in one step."""
+
+
+class RedisRegistry:
+    """See `ports.Registry`."""
+
+    def __init__(self, link: Link, hash_key: bytes, suppression: Suppression) -> None:
+        self._link = link
+        self._digests = Digests(hash_key)
+        self._suppression = suppression
+
+    async def put(self, app: str, device: Device) -> tuple[Device, bool]:
+        about = Question(ids=[device.id], tokens=[(device.platform, device.token)])
+        result = await self._change(app, about, lambda desk: desk.register(device))
+        await self._suppression.lift(app, [device])
+        return result
+
+    async def put_many(self, app: str, devices: Sequence[Device]) -> list[bool]:
+        about = Question(
+            ids=[device.id for device in devices], tokens=[(device.platform, device.token) for device in devices]
+        )
+        new = await self._change(app, about, lambda desk: [desk.put(device) for device in devices])
+        await self._suppression.lift(app, _active(devices))
+        return new
+
+    async def get(self, app: str, device_id: str) -> Device | None:
+        return (await self._find(app, Question(ids=[device_id]))).desk.devices.get(device_id)
+
+    async def by_token(self, app: str, platform: Platform, token: str) -> Device | None:
+        return (await self._find(app, Question(tokens=[(platform, token)]))).desk.owner(platform, token)
+
+    async def remove(self, app: str, device_id: str) -> bool:
+        return await self._change(app, Question(ids=[device_id]), lambda desk: desk.remove(device_id) is not None)
+
+    async def of_user(self, app: str, user: str) -> list[Device]:
+        return (await self._find(app, Question(users=[user]))).desk.of_user(user)
+
+    async def remove_user(self, app: str, user: str) -> list[Device]:
+        return await self._change(app, Question(users=[user]), lambda desk: desk.remove_user(user))
+
+    async def subscribe(self, app: str, topic: str, device_id: str) -> bool:
+        return await self._change(app, Question(ids=[device_id]), lambda desk: desk.subscribe(device_id, topic))
+
+    async def unsubscribe(self, app: str, topic: str, device_id: str) -> bool:
+        return await self._change(app, Question(ids=[device_id]), lambda desk: desk.unsubscribe(device_id, topic))
+
+    async def topic_size(self, app: str, topic: str) -> int | None:
+        size = await self._link.call("HGET", keys.topic(app, topic), "#")
+        return None if size is None else int(size)
+
+    async def count(self, app: str) -> int:
+        return int(await self._link.call("HGET", keys.device_counts(app), "active") or 0)
+
+    # --- paging -----------------------------------------------------------------------------------
+
+    async def members(
+        self, app: str, audience: ByDevices | ByUsers | ByTopic | ToAll, *, after: str, limit: int
+    ) -> Members:
+        match audience:
+            case ByDevices(ids):
+                return await self._listed(app, ids, int(after or 0), limit)
+            case ByUsers(users):
+                return await self._of_users(app, users, int(after or 0), limit)
+            case ByTopic(topic):
+                return await self._subscribed(app, topic, int(after or 0), limit)
+            case ToAll():
+                page = await self.scan(app, after=after, limit=limit)
+                return Members(_active(page.devices), page.cursor)
+
+    async def scan(self, app: str, *, after: str, limit: int) -> Members:
+        first = int(after or 0)
+        end = first + max(1, limit // BLOCK)
+        known, *blocks = await self._link.many(
+            [
+                ("HGET", keys.device_counts(app), "next"),
+                *(("LRANGE", keys.device_block(app, number), 1, -1) for number in range(first, end)),
+            ]
+        )
+        devices = [decode_device(blob) for block in blocks for blob in block if blob]
+        return Members(devices, str(end) if end * BLOCK < int(known or 0) else None)
+
+    async def _listed(self, app: str, ids: Sequence[str], first: int, limit: int) -> Members:
+        distinct = list(dict.fromkeys(ids))
+        page = distinct[first : first + limit]
+        known = (await self._find(app, Question(ids=page))).desk.devices
+        devices = _active(known[device_id] for device_id in page if device_id in known)
+        return Members(devices, str(first + limit) if first + limit < len(distinct) else None)
+
+    async def _of_users(self, app: str, users: Sequence[str], first: int, limit: int) -> Members:
+        distinct = list(dict.fromkeys(users))
+        asked = Question(users=distinct[first : first + limit], most=limit)
+        found = await self._find(app, asked)
+        wanted = set(asked.users)
+        devices = _active(device for device in found.desk.devices.values() if device.user in wanted)
+        end = first + found.users_read
+        return Members(devices, str(end) if end < len(distinct) else None)
+
+    async def _subscribed(self, app: str, topic: str, first: int, limit: int) -> Members:
+        following, *blobs = await self._link.script(
+            "registry_page", [keys.topic(app, topic)], [keys.devices(app), first, limit]
+        )
+        return Members(_active(map(decode_device, blobs)), str(following) if following >= 0 else None)
+
+    # --- tombstones -------------------------------------------------------------------------------
+
+    async def prune(self, app: str, prunes: Sequence[Prune]) -> list[bool]:
+        about = Question(ids=[prune.device_id for prune in prunes])
+        return await self._change(app, about, lambda desk: [desk.prune(prune) for prune in prunes])
+
+    async def strike(self, app: str, device_id: str, token: str, at: int) -> int:
+        return await self._change(app, Question(ids=[device_id]), lambda desk: desk.strike(device_id, token, at))
+
+    async def restore(self, app: str, which: PrunedFilter, *, limit: int) -> int:
+        async def step(devices: Sequence[Device]) -> int:
+            await self._suppression.lift(app, devices, always=True)
+            ids = [device.id for device in devices]
+            return await self._change(app, Question(ids=ids), lambda desk: sum(map(desk.restore, ids)))
+
+        return await self._of_tombstones(app, which, step, limit)
+
+    async def bury(self, app: str, before: int, *, limit: int, dry_run: bool = False) -> int:
+        async def step(devices: Sequence[Device]) -> int:
+            ids = [device.id for device in devices]
+            about = Question(ids=ids)
+            return await self._change(app, about, lambda desk: sum(desk.bury(each, before) for each in ids))
+
+        which = PrunedFilter(until=before)
+        if not dry_run:
+            return await self._of_tombstones(app, which, step, limit)
+        labels = await self._labels(app, which)
+        return sum(await self._link.many([("ZCOUNT", keys.tombstones(app, label), *_range(which)) for label in labels]))
+
+    async def _of_tombstones(
+        self, app: str, which: PrunedFilter, step: Callable[[Sequence[Device]], Awaitable[int]], limit: int
+    ) -> int:
+        """Take a step with those that are meant, the oldest of each label first, until so many have left."""
+        done = 0
+        for label in await self._labels(app, which):
+            moved = 1
+            while moved and done < limit:
+                devices = await self._tombstones(app, label, which, min(_PAGE, limit - done))
+                moved = await step(devices) if devices else 0
+                done += moved
+        return done
+
+    async def _labels(self, app: str, which: PrunedFilter) -> list[str]:
+        found = await self._link.call("HKEYS", keys.tombstones(app))
+        return sorted(label for label in map(bytes.decode, found) if is_meant(label, which))
+
+    async def _tombstones(self, app: str, label: str, which: PrunedFilter, limit: int) -> list[Device]:
+        members = await self._link.call("ZRANGEBYSCORE", keys.tombstones(app, label), *_range(which), "LIMIT", 0, limit)
+        blobs = await self._link.many(
+            [("LINDEX", keys.device_block(app, n // BLOCK), 1 + n % BLOCK) for n in map(int, members)]
+        )
+        return [decode_device(blob) for blob in blobs if blob]
+
+    # --- one step ---------------------------------------------------------------------------------
+
+    async def _change(self, app: str, about: Question, decide: Callable[[Desk], T]) -> T:
+        for _ in range(_TRIES):
+            found = await self._find(app, about)
+            result = decide(found.desk)
+            changes = found.desk.changes()
+            if not changes or await self._apply(app, found, changes):
+                return result
+        raise StoreUnavailable("too many change the same devices at once")
+
+    async def _find(self, app: str, question: Question) -> Found:
+        args = [keys.devices(app), *self._digests.ask(question)]
+        return read_found(question, await self._link.script("registry_find", [keys.device_counts(app)], args))
+
+    async def _apply(self, app: str, found: Found, changes: Sequence[Change]) -> bool:
+        """False: something is not what it was. Raises UserFull where a user would have too many devices."""
+        args = [keys.devices(app), MOST_OF_USER, *self._digests.tell(found, changes)]
+        done, *refused = await self._link.script("registry_apply", [keys.device_counts(app)], args)
+        if refused:
+            raise UserFull([device.id for place in refused if (device := changes[place].after)])
+        return bool(done)
+
+
+def _active(devices: Iterable[Device]) -> list[Device]:
+    return [device for device in devices if device.state == "active"]
+
+
+def _range(which: PrunedFilter) -> tuple[str, str]:
+    return (
+        "-inf" if which.since is None else str(which.since),
+        "+inf" if which.until is None else f"({which.until}",
+    )

@@ -1,0 +1,86 @@
+-- Reads a page of a topic's devices, in the order of their ordinals.
+--
+-- KEYS  1 ps:D:t:<topic>
+-- ARGV  1 prefix `ps:D:`; 2 the first ordinal that is wanted; 3 how many at most
+-- Returns { where to go on, or -1 where there are no more, document, document, .. }
+
+local BLOCK = 128
+local CONTAINER = 4096
+local DENSE = CONTAINER / 8
+local PROBE = 32 -- containers asked for at once; where all are empty, the names of all are looked through
+
+local prefix, first, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+
+-- The containers from `number` on that are likely to be the next ones, in order.
+local function following(number)
+  local names = {}
+  for i = 1, PROBE do
+    names[i] = string.format('%d', number + i - 1)
+  end
+  local values, found = redis.call('HMGET', KEYS[1], unpack(names)), {}
+  for i = 1, PROBE do
+    if values[i] then
+      found[#found + 1] = { number + i - 1, values[i] }
+    end
+  end
+  if #found > 0 then
+    return found
+  end
+  local nearest
+  for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
+    local candidate = tonumber(name) -- nil is the count's name
+    if candidate and candidate >= number and not (nearest and nearest <= candidate) then
+      nearest = candidate
+    end
+  end
+  return nearest and { { nearest, redis.call('HGET', KEYS[1], string.format('%d', nearest)) } } or {}
+end
+
+-- The members of a container, in order.
+local function members_of(number, value)
+  local base, members = number * CONTAINER, {}
+  if #value < DENSE then
+    for i = 1, #value, 2 do
+      members[#members + 1] = base + struct.unpack('>I2', value, i)
+    end
+    table.sort(members)
+    return members
+  end
+  for i = 1, DENSE do
+    local byte = string.byte(value, i)
+    if byte ~= 0 then
+      local bit, n = 128, base + (i - 1) * 8
+      while byte > 0 do
+        if byte >= bit then
+          byte = byte - bit
+          members[#members + 1] = n
+        end
+        bit, n = bit / 2, n + 1
+      end
+    end
+  end
+  return members
+end
+
+local wanted = {}
+local number = math.floor(first / CONTAINER)
+while #wanted < room do
+  local found = following(number)
+  if #found == 0 then
+    break
+  end
+  for _, each in ipairs(found) do
+    for _, n in ipairs(#wanted < room and members_of(each[1], each[2]) or {}) do
+      if n >= first and #wanted < room then
+        wanted[#wanted + 1] = n
+      end
+    end
+    number = each[1] + 1
+  end
+end
+
+local answer = { #wanted < room and -1 or wanted[#wanted] + 1 }
+for _, n in ipairs(wanted) do
+  answer[#answer + 1] = redis.call('LINDEX', string.format('%sd:%d', prefix, math.floor(n / BLOCK)), 1 + n % BLOCK)
+end
+return answer

@@ -1,0 +1,152 @@
+"""What the registry's scripts are told and what they answer: digests, ordinals and documents in flat lists. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import Any, TypeAlias
+
+from msgspec import Struct
+
+from ..devices import Device
+from ..model import Platform
+from ..ports.registry import PrunedFilter
+from .registry_changes import Change, Desk, Kept
+from .registry_documents import decode_device, encode_device
+
+Token: TypeAlias = tuple[Platform, str]
+
+NONE = b""
+
+
+class Question(Struct, frozen=True, kw_only=True):
+    """What devices are asked for by."""
+
+    ids: Sequence[str] = ()
+    tokens: Sequence[Token] = ()
+    users: Sequence[str] = ()
+    most: int = 1_000_000
+    """No further users are read once there are more devices than that."""
+
+
+class Found(Struct, frozen=True):
+    """The answer, and what the indexes said: the fence of what is written upon it."""
+
+    desk: Desk
+    ids: dict[str, bytes]
+    tokens: dict[Token, bytes]
+    users_read: int
+
+
+class Digests:
+    """Keyed, so that nobody can make two of the same, and a copy of Redis does not tell whose devices there are."""
+
+    def __init__(self, hash_key: bytes) -> None:
+        self._copy = blake2b(digest_size=12, key=hash_key).copy  # cheaper than a new keyed hash
+
+    def of(self, text: str) -> bytes:
+        digest = self._copy()
+        digest.update(text.encode())
+        return digest.digest()
+
+    def of_token(self, platform: Platform, token: str) -> bytes:
+        return self.of(f"{platform}\0{token}")
+
+    def ask(self, question: Question) -> list[Any]:
+        """The arguments of registry_find.lua, behind the prefix."""
+        return [
+            len(question.ids),
+            len(question.tokens),
+            question.most,
+            *map(self.of, question.ids),
+            *(self.of_token(platform, token) for platform, token in question.tokens),
+            *map(self.of, question.users),
+        ]
+
+    def tell(self, found: Found, changes: Iterable[Change]) -> list[Any]:
+        """The arguments of registry_apply.lua, behind the prefix and the bound."""
+        args: list[Any] = []
+        for change in changes:
+            args += self._told(found, change)
+        return args
+
+    def _told(self, found: Found, change: Change) -> list[Any]:
+        before, after = change.before, change.after
+        old = None if before is None else before.device
+        held, taken = _token(old), _token(after)
+        left, joined = (None if device is None else device.user for device in (old, after))
+        stone, new_stone = _tombstone(old), _tombstone(after)
+        topics = _topics(old, after)
+        return [
+            NONE if before is None else before.n,
+            NONE if before is None else before.blob,
+            NONE if after is None else encode_device(after),
+            self.of(device.id) if (device := _only(old, after)) else NONE,
+            found.ids.get(after.id, NONE) if before is None and after is not None else NONE,
+            NONE if held is None or held == taken else self.of_token(*held),
+            NONE if taken is None or held == taken else self.of_token(*taken),
+            NONE if taken is None or held == taken else found.tokens.get(taken, NONE),
+            NONE if left is None or left == joined else self.of(left),
+            NONE if joined is None or left == joined else self.of(joined),
+            _counts(after) - _counts(old),
+            NONE if stone is None or stone == new_stone else stone[0],
+            NONE if new_stone is None or stone == new_stone else new_stone[0],
+            0 if new_stone is None else new_stone[1],
+            len(topics) // 3,
+            *topics,
+        ]
+
+
+def read_found(question: Question, answer: Sequence[Any]) -> Found:
+    """What registry_find.lua answered."""
+    known, users_read, *flat = answer
+    kept = (Kept(n, blob, decode_device(blob)) for n, blob in zip(flat[::2], flat[1::2], strict=True))
+    return Found(
+        Desk(kept),
+        dict(zip(question.ids, known, strict=False)),
+        dict(zip(question.tokens, known[len(question.ids) :], strict=True)),
+        users_read,
+    )
+
+
+def label_of(device: Device) -> str:
+    """Under which a tombstone is kept."""
+    return f"{device.platform}:{device.pruned_for}"
+
+
+def is_meant(label: str, which: PrunedFilter) -> bool:
+    """Whether tombstones of that label pass the filter, their time aside."""
+    platform, _, reason = label.partition(":")
+    return which.platform in ("", platform) and which.reason in ("", reason)
+
+
+def _only(old: Device | None, new: Device | None) -> Device | None:
+    """The one of the two that there is, or None where there are both."""
+    return new if old is None else old if new is None else None
+
+
+def _token(device: Device | None) -> Token | None:
+    return None if device is None else (device.platform, device.token)
+
+
+def _counts(device: Device | None) -> int:
+    return 0 if device is None or device.state != "active" else 1
+
+
+def _tombstone(device: Device | None) -> tuple[str, int] | None:
+    return None if device is None or device.state != "pruned" else (label_of(device), device.pruned_at)
+
+
+def _topics(old: Device | None, new: Device | None) -> list[Any]:
+    """Name, joined or left, and by how much its count changes, of each topic that changes."""
+    had, has = (frozenset(() if device is None else device.topics) for device in (old, new))
+    counted, counts = _counts(old), _counts(new)
+    flat: list[Any] = []
+    if had == has and counted == counts:
+        return flat
+    for topic in had | has:
+        moved = (topic in has) - (topic in had)
+        change = counts * (topic in has) - counted * (topic in had)
+        if moved or change:
+            flat += (topic, moved, change)
+    return flat
