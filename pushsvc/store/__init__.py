@@ -9,6 +9,8 @@ How the parts stand to one another::
                          ├─ dead      dead letters listed and replayed                      letters.py, replays.py
                          ├─ limiter   admit, lease                                          limiter.py
                          ├─ registry  devices, users, topics, tombstones                    registry.py
+                         ├─ leftovers what has outlived its use, found and removed          leftovers.py, orphans.py
+                         ├─ cleanups  the record of cleanups, and whose turn it is          cleanups.py
                          └─ gauges()  figures for metrics and `stats`                       gauges.py
                               │
                               └── link.py (round trips, faults) ── scripts.py (*.lua) ── connect.py (URL to client)

@@ -50,6 +50,9 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:D:x`                   | hash   | field: as its zset     | `<platform>:<why>` -> number of tombstones            |
 | `ps:replays`               | zset   | until done             | `<app> <job>` of replays that are not done; score the |
 |                            |        |                        | ms at which one that nobody works on is taken up      |
+| `ps:cleanup`               | hash   | for good               | cleanups: `at` began ms, `place` where the one that   |
+|                            |        |                        | is under way goes on, `ended` ms; `run <app> <what>`  |
+|                            |        |                        | and `all <app> <what>` removed by it and by all       |
 | `ps:lock:<name>`           | string | seconds                | whose turn it is to do what is done periodically      |
 | `ps:alive:<consumer>`      | string | takeover, renewed      | the consumer lives; without it its entries are taken  |
 | `ps:held`                  | hash   | field: see `held.py`   | `app/platform` -> until ms and why the route is held  |
@@ -72,7 +75,9 @@ provider's own date, which may lie months back and would let the entry go at onc
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
+from typing import NamedTuple
 from zlib import crc32
 
 from ..model import ROWS_FOR_ALL, Lane, Platform
@@ -89,6 +94,28 @@ HELD = "ps:held"
 KEYRING = "ps:keys"
 HASH_KEY = "ps:hash_key"
 REPLAYS = "ps:replays"
+CLEANUP = "ps:cleanup"
+
+DEVICES = "devices"
+"""The part of an app that is its registry; the others are the numbers of its shards."""
+_NAME = re.compile(r"ps:\{([^{}]+)\.([^.{}]+)\}:([^:]+)(?::(.*))?", re.DOTALL)
+
+
+class Name(NamedTuple):
+    """What the name of an app's key says."""
+
+    app: str
+    part: str
+    kind: str
+    """What stands first behind the hash tag: `p`, `dead`."""
+    rest: str
+    """What follows the kind, or nothing."""
+
+
+def parse(key: str) -> Name | None:
+    """None for keys that are not an app's."""
+    found = _NAME.fullmatch(key)
+    return None if found is None else Name(found[1], found[2], found[3], found[4] or "")
 
 
 def shard_of(push_id: str, shards: int) -> int:
@@ -119,7 +146,7 @@ def _tagged(app: str, part: str) -> str:
 @lru_cache(maxsize=1024)
 def devices(app: str) -> str:
     """`ps:{app.devices}:`, in front of every key of an app's registry. Raises ValueError as `prefix` does."""
-    return _tagged(app, "devices")
+    return _tagged(app, DEVICES)
 
 
 @lru_cache(maxsize=16384)
@@ -201,6 +228,10 @@ def device_block(app: str, number: int) -> str:
 
 def topic(app: str, name: str) -> str:
     return f"{devices(app)}t:{name}"
+
+
+def index_bucket(app: str, index: str, number: int) -> str:
+    return f"{devices(app)}{index}:{number:04x}"
 
 
 def tombstones(app: str, label: str = "") -> str:

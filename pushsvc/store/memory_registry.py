@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from ..devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from ..model import Platform
-from ..ports.registry import MOST_OF_USER, Members, Prune, PrunedFilter, UserFull
+from ..ports.registry import MOST_OF_USER, Judge, Members, Prune, PrunedFilter, UserFull
 from .memory_state import State
 from .registry_changes import Desk, Kept
 from .registry_wire import is_meant, label_of
@@ -81,6 +81,13 @@ class MemoryRegistry:
 
     async def scan(self, app: str, *, after: str, limit: int) -> Members:
         return self._page(app, lambda _: True, after, limit)
+
+    async def revise(
+        self, app: str, device_ids: Sequence[str], judge: Judge, *, dry_run: bool = False
+    ) -> list[tuple[Device, Device | None]]:
+        if dry_run:
+            return self._desk(app).revise(device_ids, judge)
+        return self._change(app, lambda desk: desk.revise(device_ids, judge))
 
     async def prune(self, app: str, prunes: Sequence[Prune]) -> list[bool]:
         return self._change(app, lambda desk: [desk.prune(prune) for prune in prunes])

@@ -10,11 +10,13 @@ from contextlib import asynccontextmanager, suppress
 
 from ..errors import StoreError
 from ..model import Platform
+from .cleanups import RedisCleanups
 from .clock import Clock, wall_clock
 from .config import StoreConfig, with_consumer
 from .gauges import Gauges, read_gauges
 from .held import read_held
 from .keyring import RedisKeyRing, load_hash_key
+from .leftovers import RedisLeftovers
 from .limiter import RedisLimiter
 from .link import Link
 from .liveness import Liveness
@@ -44,6 +46,8 @@ class Store:
         self.dead = RedisReplays(link, config, clock)
         self.limiter = RedisLimiter(link, config, hash_key)
         self.registry = RedisRegistry(link, hash_key, suppression)
+        self.leftovers = RedisLeftovers(link, config, hash_key, clock)
+        self.cleanups = RedisCleanups(link, clock)
 
     @property
     def consumer(self) -> str:
