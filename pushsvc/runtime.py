@@ -18,17 +18,18 @@ from pathlib import Path
 
 from aiohttp import web
 
-from . import feedback, intake, telemetry
+from . import feedback, intake, janitor, telemetry
 from .accounts import Accounts
 from .dispatch import DispatchConfig, Dispatcher, RouteLimits
 from .errors import PushsvcError, StoreOwned, StoreUnavailable
 from .model import ApiKey, Route
 from .policy import RetryPolicy
 from .ports import KeyRing
+from .ports.cleanup import CleanupRecord
 from .providers import REGISTRY
 from .reload import versions
-from .settings import AppSettings, RetrySettings, Settings, load
-from .store import Gauges, Store, StoreConfig, attach_embedded, open_embedded, open_store, token_hash
+from .settings import AppSettings, CleanupSettings, RetrySettings, Settings, load
+from .store import Gauges, Store, StoreConfig, attach_embedded, open_embedded, open_store, token_hash, wall_clock
 
 GAUGES_EVERY = 2.0
 """Seconds that the figures read from Redis are good for, however often `/metrics` is scraped."""
@@ -142,12 +143,15 @@ async def open_configured_store(settings: Settings) -> AsyncIterator[Store]:
         yield store
 
 
+async def running_store_url(settings: Settings) -> str | None:
+    """The configured store's URL, or that of the embedded store where one runs."""
+    return settings.redis.url or await asyncio.to_thread(attach_embedded, settings.store.data_dir)
+
+
 @asynccontextmanager
 async def open_running_store(settings: Settings) -> AsyncIterator[Store]:
     """The store of the configuration, for somebody who only looks: none is started. Raises `StoreUnavailable`."""
-    url: str | None = settings.redis.url
-    if not url:
-        url = await asyncio.to_thread(attach_embedded, settings.store.data_dir)
+    url = await running_store_url(settings)
     if not url:
         raise StoreUnavailable(f"no store runs in {settings.store.data_dir}: is the service running on this machine?")
     async with open_store(url, store_config(settings)) as store:
@@ -171,6 +175,7 @@ def _exposition(current: Current, store: Store) -> Callable[[], Awaitable[None]]
             return
         read_at = time.monotonic()
         show_gauges(await store.gauges({app: tuple(each.providers) for app, each in current.settings.apps.items()}))
+        show_cleanups(await store.cleanups.record())
 
     return refresh
 
@@ -182,6 +187,13 @@ def show_gauges(gauges: Gauges) -> None:
     telemetry.RETRY_PENDING.set(gauges.retry_pending)
     for app, each in gauges.apps.items():
         telemetry.DEAD_LETTERS.labels(app).set(each.dead_letters)
+
+
+def show_cleanups(record: CleanupRecord) -> None:
+    """Set the metrics of what cleanups have done, whichever process ran them."""
+    for (app, what), count in record.total.items():
+        telemetry.CLEANUP_REMOVED.labels(app, what).set(count)
+    telemetry.CLEANUP_ENDED.set(record.ended_at / 1000)
 
 
 # --- intake -------------------------------------------------------------------------------------
@@ -358,6 +370,26 @@ async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Ca
             while not stop.is_set():
                 turn.clear()
                 await feedback.run(store.receipts, current.settings.apps, turn)
+
+
+# --- cleanup ------------------------------------------------------------------------------------
+
+
+def ages(settings: CleanupSettings) -> janitor.Ages:
+    """When a device has outlived its use, as the janitor knows it."""
+    return janitor.Ages(
+        tombstones=settings.tombstones,
+        suspects=settings.suspects,
+        stale={"fcm": settings.fcm_stale},
+        stale_else=settings.stale,
+    )
+
+
+def cleanup_plan(settings: Settings, store: Store, *, dry_run: bool = False) -> list[janitor.Sweep]:
+    """What a cleanup of every configured app does."""
+    return janitor.sweeps(
+        store.registry, store.leftovers, list(settings.apps), ages(settings.cleanup), clock=wall_clock, dry_run=dry_run
+    )
 
 
 class Current:

@@ -32,6 +32,7 @@ COMMANDS = {
     "stats": ("stats:stats", "Show queues, rates, outcomes and held routes; --watch stays."),
     "failed": ("failed:failed", "List dead letters: deliveries that failed for good."),
     "replay": ("replay:replay", "Send dead letters again."),
+    "cleanup": ("cleanup:cleanup", "Remove what has outlived its use; for cron."),
     "keys": ("keys:keys", "Make, list and revoke API keys."),
     "check": ("check:check", "Check the configuration, Redis and each credential."),
 }

@@ -1,14 +1,18 @@
 """`pushsvc check`: what would keep the service from working, with the mend beside each fault.
 
-It reads the configuration, starts or reaches the store, and looks at each credential's files. It asks no provider:
-whether Apple or Google take a credential shows with the first push (`pushsvc_route_held`).
+It reads the configuration, reaches the store or tries whether one would start, and looks at each credential's files.
+It asks no provider: whether Apple or Google take a credential shows with the first push (`pushsvc_route_held`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -92,19 +96,41 @@ def _of_config_error(error: ConfigError) -> Iterator[Row]:
 
 
 async def _store(settings: Settings) -> list[Row]:
-    from ..runtime import open_configured_store
+    """The store that runs; else a short-lived embedded one elsewhere, because a check leaves nothing behind."""
+    from ..runtime import open_running_store, running_store_url, store_config
+    from ..store import open_embedded, open_store
 
     where = settings.redis.shown or f"embedded under {settings.store.data_dir}"
     try:
-        async with open_configured_store(settings) as store:
-            server = await store.link.call("INFO")
-            missing = await store.link.call("EVAL", _MISSING_COMMANDS, 0, *NEEDED_COMMANDS)
+        with ExitStack() as trial:
+            if await running_store_url(settings):
+                opened = open_running_store(settings)
+            else:
+                where += ", not running"
+                folder = trial.enter_context(tempfile.TemporaryDirectory(prefix="pushsvc-check-"))
+                url = await asyncio.to_thread(lambda: trial.enter_context(open_embedded(Path(folder))))
+                opened = open_store(url, store_config(settings))
+            async with opened as store:
+                server = await store.link.call("INFO")
+                missing = await store.link.call("EVAL", _MISSING_COMMANDS, 0, *NEEDED_COMMANDS)
     except ConfigError as error:
         return [Row(error.path, "error", error.message, error.mend)]
     except StoreError as error:
         mend = "is Redis running there, and may this user run COMMAND, INFO and EVAL?" if settings.redis.url else ""
         return [Row("redis", "error", f"{where}: {error}", mend)]
-    return list(judge_server(where, server, missing))
+    return [*judge_server(where, server, missing), *_data_dir(settings)]
+
+
+def _data_dir(settings: Settings) -> Iterator[Row]:
+    """Whether the embedded store may write where it is to live."""
+    if settings.redis.url:
+        return
+    folder = settings.store.data_dir
+    there = next((each for each in (folder, *folder.parents) if each.exists()), folder)
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        yield Row(
+            "store.data_dir", "error", f"{there} cannot be written to", "change its owner, or name another folder"
+        )
 
 
 def judge_server(where: str, server: dict[str, Any], missing: list[bytes]) -> Iterator[Row]:

@@ -9,6 +9,6 @@ do no harm, and what each says adds up.
 """
 
 from .ageing import Ages, revise
-from .run import NOTHING, Cleaned, Progress, clean, sweeps
+from .run import Cleaned, Progress, Sweep, clean, sweeps
 
-__all__ = ["clean", "sweeps", "Cleaned", "Progress", "NOTHING", "Ages", "revise"]
+__all__ = ["clean", "sweeps", "Sweep", "Cleaned", "Progress", "Ages", "revise"]

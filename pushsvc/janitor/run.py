@@ -18,7 +18,6 @@ from ..ports.cleanup import Leftovers, Removed, Swept
 from ..ports.registry import Registry
 from .ageing import STALE, SUSPECT, Ages, revise
 
-NOTHING: Final[Removed] = {}
 WHAT: Final = {STALE: "stale", SUSPECT: "suspects"}
 _PAGE: Final = 500
 """Devices looked at in one step."""

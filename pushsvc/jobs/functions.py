@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, TypeAlias
 from rq.timeouts import BaseTimeoutException
 
 from ..errors import StoreError
+from ..janitor import Progress, clean
 from ..settings import Settings
 from ..store import Store, open_store
 from ..telemetry import REPLAYED, get_logger
@@ -82,4 +84,43 @@ async def _replay(context: Context, store: Store, app: str, job: str) -> dict[st
     return {"moved": moved, "skipped": skipped}
 
 
-FUNCTIONS: Mapping[str, Function] = {"replay": replay}
+async def cleanup(context: Context) -> dict[str, int]:
+    """Go on with the cleanup that is under way, for a slice. What was removed in it.
+
+    Killed at any point, it goes on where its last step began.
+    """
+    from ..runtime import cleanup_plan, store_config
+
+    settings = context.settings
+    owner, began = secrets.token_hex(8), time.monotonic()
+    lease = settings.jobs.takeover
+    async with open_store(context.store_url, store_config(settings)) as store:
+        cleanups = store.cleanups
+        record = await cleanups.record()
+        if record.place is None or not await cleanups.hold(owner, lease=lease):
+            return {}  # it is done, or somebody is at it
+        lost = False
+
+        async def note(progress: Progress) -> None:
+            nonlocal lost
+            await cleanups.note(progress.removed, place=progress.place)
+            lost = not await cleanups.hold(owner, lease=lease)
+
+        try:
+            cleaned = await clean(
+                cleanup_plan(settings, store),
+                share=settings.cleanup.share,
+                place=record.place,
+                stopping=lambda: lost or context.stopping() or time.monotonic() - began > SLICE,
+                after=note,
+            )
+            if cleaned.place is None:
+                whole = (await cleanups.record()).removed
+                await cleanups.finish(whole)
+                get_logger("jobs").info("cleanup_done", removed=sum(whole.values()))
+        finally:
+            await cleanups.release(owner)
+    return {f"{app} {what}": count for (app, what), count in cleaned.removed.items()}
+
+
+FUNCTIONS: Mapping[str, Function] = {"replay": replay, "cleanup": cleanup}

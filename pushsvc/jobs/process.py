@@ -108,9 +108,13 @@ def _companion(settings: Settings, name: str, watch: Callable[[asyncio.Event], N
             await runtime.serve_part_metrics(stack, runtime.Current(settings), "jobs", store)
             queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
             ready.set_result(url)
-            await _keep_schedule(
-                store, [Periodic("replays", SWEEP, lambda: enqueue_replays(store, queue, settings))], name, stop, gone
-            )
+            periodics = [
+                Periodic("replays", SWEEP, lambda: enqueue_replays(store, queue, settings)),
+                Periodic("cleanup-slices", SWEEP, lambda: enqueue_cleanup(store, queue)),
+            ]
+            if settings.cleanup.every:
+                periodics.append(Periodic("cleanup-runs", settings.cleanup.every, store.cleanups.request))
+            await _keep_schedule(store, periodics, name, stop, gone)
 
     def run() -> None:
         try:
@@ -164,6 +168,15 @@ async def enqueue_replays(store: Store, queue: Queue, settings: Settings) -> Non
         if name not in waiting:
             await asyncio.to_thread(_enqueue, queue, "replay", (app, job), f"{name}-{time.time_ns()}")
         await store.dead.keep(app, job, lease=int(settings.jobs.takeover * 1000))
+
+
+async def enqueue_cleanup(store: Store, queue: Queue) -> None:
+    """Give the cleanup that is under way to rq, unless somebody works on it or it waits there already."""
+    record = await store.cleanups.record()
+    if record.place is None or await store.cleanups.holder() is not None:
+        return
+    if not any(job_id.startswith("cleanup-") for job_id in await asyncio.to_thread(queue.get_job_ids)):
+        await asyncio.to_thread(_enqueue, queue, "cleanup", (), f"cleanup-{time.time_ns()}")
 
 
 def _enqueue(queue: Queue, function: str, arguments: tuple[str, ...], job_id: str) -> Job:

@@ -312,7 +312,8 @@ class Pool:
                 failures += 1
                 self._stats.connects_failed += 1
                 self._fault = describe(error, self._origin)
-                _log.warning("http2_connect_failed", origin=str(self._origin), error=self._fault, failures=failures)
+                if failures & (failures - 1) == 0:  # the 1st, 2nd, 4th, 8th: an outage is no flood of lines
+                    _log.warning("http2_connect_failed", origin=str(self._origin), error=self._fault, failures=failures)
                 continue
             opened = self._now()
             self._stats.connections_opened += 1

@@ -18,6 +18,7 @@ How the parts stand to one another::
 `keys.py` holds every key with its type, TTL and meaning in one table. `embedded.py` runs the server of one machine.
 """
 
+from .clock import wall_clock
 from .config import StoreConfig
 from .embedded import attach_embedded, open_embedded
 from .gauges import AppGauges, Gauges
@@ -35,4 +36,5 @@ __all__ = [
     "open_embedded",
     "attach_embedded",
     "token_hash",
+    "wall_clock",
 ]

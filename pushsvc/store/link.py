@@ -67,12 +67,13 @@ class Link:
         node, _, position = (cursor or "0:0").partition(":")
         words = ("SCAN", int(position), "MATCH", match, "COUNT", count)
         with store_faults():
-            if not isinstance(self._client, RedisCluster):
-                following, names = await self._client.execute_command(*words)
+            if isinstance(self._client, RedisCluster):
+                await self._client.initialize()
+                nodes = sorted(self._client.get_primaries(), key=lambda each: each.name)
+                answer, names = await self._client.execute_command(*words, target_nodes=nodes[int(node)])
+            else:
+                following, names = await self.call(*words)
                 return names, f"0:{following}" if int(following) else None
-            await self._client.initialize()
-            nodes = sorted(self._client.get_primaries(), key=lambda each: each.name)
-            answer, names = await self._client.execute_command(*words, target_nodes=nodes[int(node)])
         following = int(next(iter(answer.values())))
         if following:
             return names, f"{node}:{following}"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from ..devices import Device
 from ..model import (
     ENDS,
     ApiKey,
@@ -29,6 +28,7 @@ from ..ports import ReplayStatus
 from .clock import Clock
 from .config import StoreConfig
 from .dead import DeadLetter
+from .registry_changes import Kept
 from .status import counts_of
 
 T = TypeVar("T")
@@ -98,8 +98,12 @@ class State:
         self.replay_ends: dict[str, tuple[int, int]] = {}
         self.suppressed: dict[tuple[str, Platform, str], int] = {}
         """App, platform and token, with the instant from which they are."""
-        self.devices: dict[str, dict[int, Device]] = defaultdict(dict)
-        """Of an app, by ordinal."""
+        self.devices: dict[str, dict[str, Kept]] = defaultdict(dict)
+        """Of an app, by id, in the order of their ordinals."""
+        self.owners: dict[str, dict[tuple[Platform, str], str]] = defaultdict(dict)
+        """Of an app, who has a token."""
+        self.crowds: dict[str, Counter[str]] = defaultdict(Counter)
+        """Of an app, how many devices a user has."""
         self.keys: dict[str, ApiKey] = {}
         self.once: dict[tuple[str, bytes], bytes] = {}
         self.alive: set[str] = set()

@@ -8,6 +8,8 @@ from .logs import LEVELS, configure_logging, get_logger
 from .metrics import (
     ACCEPTED,
     ATTEMPTS,
+    CLEANUP_ENDED,
+    CLEANUP_REMOVED,
     CONTENT_TYPE,
     CREDENTIAL_EXPIRY,
     DEAD_LETTERS,
@@ -38,6 +40,8 @@ __all__ = [
     "RETRY_PENDING",
     "DEAD_LETTERS",
     "REPLAYED",
+    "CLEANUP_REMOVED",
+    "CLEANUP_ENDED",
     "JOBS",
     "PROVIDER_SECONDS",
     "DELIVERY_SECONDS",

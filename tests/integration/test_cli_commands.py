@@ -224,3 +224,16 @@ def test_checking(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
         ]
 
     play(tmp_path, capsys, monkeypatch, scene)
+
+
+def test_a_check_leaves_nothing_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the embedded store does not run, whether it would is tried elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["check"]) == 0
+    assert f"embedded under {tmp_path / 'var'}, not running: Valkey" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "var").write_text("a file where the folder should be")
+    assert cli.main(["check"]) == 1
+    assert f"error\tstore.data_dir\t{tmp_path / 'var'} cannot be written to" in capsys.readouterr().out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,10 +11,13 @@ import pytest
 from msgspec.structs import replace
 
 from pushsvc.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
-from pushsvc.ports.registry import Prune, PrunedFilter, Registry
+from pushsvc.model import Ended, FeedbackEvent, TokenDead
+from pushsvc.ports.registry import MOST_OF_USER, Prune, PrunedFilter, Registry, UserFull
+from pushsvc.store import Store, StoreConfig
 
-from .servers import Server
-from .test_store_kit import NOW, Backend, World, backend_server, play
+from .registry_audit import audit
+from .servers import Server, running_server
+from .test_store_kit import NOW, AnyStore, Backend, World, backend_server, make_push, play, settlement, take
 
 BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
 
@@ -192,3 +197,208 @@ def test_strikes(server: Server | None) -> None:
         assert await registry.get("shop", "d") == device("d")
 
     play(server, story)
+
+
+# --- bounds ---------------------------------------------------------------------------------------
+
+
+def test_a_user_is_a_person(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        registry = (await world.store()).registry
+        await registry.put_many("shop", [device(f"d{n}", user="u") for n in range(MOST_OF_USER)])
+        with pytest.raises(UserFull) as refused:
+            await registry.put("shop", device("x", user="u"))
+        assert refused.value.device_ids == ("x",)
+        with pytest.raises(UserFull) as refused:
+            await registry.put_many("shop", [device("y"), device("x", user="u"), device("d0", user="u")])
+        assert refused.value.device_ids == ("x",)
+        assert await registry.get("shop", "y") is None
+        await registry.put("shop", device("d0", user="u", locale="de"))
+        await registry.put("shop", device("moved", user="u", token=device("d1").token))
+        await registry.put("shop", device("d0", user="v"))
+        await registry.put("shop", device("x", user="u"))
+        assert len(await registry.of_user("shop", "u")) == MOST_OF_USER
+        assert len(await registry.remove_user("shop", "u")) == MOST_OF_USER
+        assert await registry.count("shop") == 1
+
+    play(server, story)
+
+
+def test_tokens_change_hands_within_one_call(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        registry = (await world.store()).registry
+        a, b = device("a", user="u"), device("b", user="u")
+        await registry.put_many("shop", [a, b])
+        swapped = [device("a", user="u", token=b.token), device("b", user="u", token=a.token)]
+        assert await registry.put_many("shop", swapped) == [False, True]
+        assert [await registry.get("shop", name) for name in "ab"] == swapped
+        assert await registry.by_token("shop", "apns", a.token) == swapped[1]
+        assert await registry.put_many("shop", [a, device("c", token=a.token), a]) == [False, True, True]
+        assert await registry.get("shop", "c") is None
+        assert {each.id for each in await registry.of_user("shop", "u")} == {"a"}
+
+    play(server, story)
+
+
+def test_large_and_far_apart_topics(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        registry = (await world.store()).registry
+        names = [f"d{n}" for n in range(9000)]
+        for first in range(0, len(names), 500):
+            many = [
+                device(
+                    name,
+                    topics=("all", *(["ends"] if n in (0, 8999) else []), *(["some"] if n % 20 == 3 else [])),
+                )
+                for n, name in enumerate(names[first : first + 500], first)
+            ]
+            await registry.put_many("shop", many)
+        assert await everyone(registry, ByTopic("all"), 777) == names
+        assert await everyone(registry, ByTopic("some"), 10) == names[3::20]
+        assert await everyone(registry, ByTopic("ends"), 1) == ["d0", "d8999"]
+        for name in names[5::9]:
+            assert await registry.unsubscribe("shop", "all", name)
+        assert await everyone(registry, ByTopic("all")) == [name for n, name in enumerate(names) if n % 9 != 5]
+        assert await registry.topic_size("shop", "all") == 8000
+
+    play(server, story)
+
+
+# --- in company -----------------------------------------------------------------------------------
+
+
+def test_many_at_once_leave_all_indexes_in_agreement(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        stores = [await world.store(name) for name in "abcd"]
+
+        async def work(number: int) -> None:
+            registry = stores[number % 4].registry
+            for turn in range(8):
+                name, token = f"d{(number + turn) % 5}", f"{(number * turn) % 7:064d}"
+                match (number + turn) % 6:
+                    case 0:
+                        await registry.remove("shop", name)
+                    case 1:
+                        await registry.subscribe("shop", "news", name)
+                    case 2:
+                        await registry.prune("shop", [Prune(name, token, "Unregistered", NOW + 1)])
+                    case 3:
+                        await registry.put_many(
+                            "shop", [device(f"d{n}", token=f"{n:064d}", topics=("news",)) for n in range(3)]
+                        )
+                    case _:
+                        await registry.put("shop", device(name, token=token, user=f"u{turn % 2}"))
+
+        await asyncio.gather(*map(work, range(24)))
+        await stores[0].registry.put("shop", device("last"))
+        if isinstance(stores[0], Store):
+            found = await audit(stores[0])
+            assert "last" in {each.id for each in found.values()}
+
+    play(server, story)
+
+
+def test_a_lost_step_is_taken_again(server: Server | None) -> None:
+    """All add one strike at once: none is lost."""
+
+    async def story(world: World) -> None:
+        stores = [await world.store(name) for name in "abcd"]
+        await stores[0].registry.put("shop", device("d"))
+        found = await asyncio.gather(
+            *(stores[n % 4].registry.strike("shop", "d", device("d").token, NOW + n) for n in range(40))
+        )
+        assert sorted(found) == list(range(1, 41))
+
+    play(server, story)
+
+
+# --- suppression ----------------------------------------------------------------------------------
+
+
+async def suppressed_at(store: AnyStore, name: str, at: int) -> str:
+    """A token that the provider called dead at that instant, by the whole way that this takes."""
+    await store.pushes.accept(make_push(name))
+    (taken,) = await take(store)
+    settled = settlement(taken.chunk, 0, Ended("invalid"), TokenDead(status=410), at=at)
+    await store.queue.settle("shop", [settled], [taken.ref])
+    ((entry, receipt),) = await store.receipts.take("shop", limit=10, wait_ms=0)
+    event = FeedbackEvent(at, "apns", receipt.token, "Unregistered", "pruned")
+    await store.receipts.record("shop", [(entry, receipt, event)])
+    assert await suppressed(store) == 1
+    return receipt.token
+
+
+async def suppressed(store: AnyStore) -> int:
+    return (await store.gauges({"shop": ("apns",)})).apps["shop"].suppressed["apns"]
+
+
+def test_a_later_registration_takes_a_token_off_the_suppression_list(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        token = await suppressed_at(store, "p", NOW)
+        await store.registry.put_many("shop", [device("d", token=token, registered_at=NOW - 1)])
+        await store.registry.put_many("shop", [device("d", token=token, registered_at=NOW + 1, state="pruned")])
+        assert await suppressed(store) == 1
+        await store.registry.put_many("shop", [device("d", token=token, registered_at=NOW + 1)])
+        assert await suppressed(store) == 0
+        token = await suppressed_at(store, "q", NOW)
+        await store.registry.put("shop", device("e"))
+        assert await suppressed(store) == 1
+        await store.registry.put("shop", device("e", token=token, registered_at=NOW))
+        assert await suppressed(store) == 0
+
+    play(server, story, StoreConfig(shards=3))
+
+
+def test_a_restored_token_is_off_the_suppression_list(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.registry.put("shop", device("d", token="p-0"))
+        await suppressed_at(store, "p", NOW + 1)
+        assert await store.registry.prune("shop", [Prune("d", "p-0", "Unregistered", NOW + 1)]) == [True]
+        assert await store.registry.restore("shop", PrunedFilter(), limit=10) == 1
+        assert await suppressed(store) == 0
+
+    play(server, story, StoreConfig(shards=3))
+
+
+# --- Redis alone ----------------------------------------------------------------------------------
+
+
+def test_blocks_of_removed_devices_are_given_back() -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        assert isinstance(store, Store)
+        await store.registry.put_many("shop", [device(f"d{n}") for n in range(300)])
+        for n in range(256):
+            await store.registry.remove("shop", f"d{n}")
+        found = await audit(store)
+        assert sorted(found) == list(range(256, 300))
+        assert await store.link.call("KEYS", "*:d:*") == [b"ps:{shop.devices}:d:2"]
+        await store.registry.put("shop", device("d0"))
+        assert max(await audit(store)) == 300
+        assert await everyone(store.registry, ToAll(), 1) == [*(f"d{n}" for n in range(256, 300)), "d0"]
+
+    with backend_server("redis") as server:
+        play(server, story)
+
+
+def test_a_cluster_takes_every_step_in_one_slot() -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        assert isinstance(store, Store)
+        assert store.link.cluster
+        registry = store.registry
+        many = [device(f"d{n}", user="u", topics=("news",)) for n in range(200)]
+        await registry.put_many("shop", many)
+        assert await everyone(registry, ToAll(), 130) == [each.id for each in many]
+        assert await everyone(registry, ByTopic("news"), 130) == [each.id for each in many]
+        prunes = [Prune(each.id, each.token, "stale", NOW + 1) for each in many[:50]]
+        assert await registry.prune("shop", prunes) == [True] * 50
+        assert await registry.restore("shop", PrunedFilter(), limit=30) == 30
+        assert await registry.bury("shop", NOW + 2, limit=5) == 5
+        assert await registry.bury("shop", NOW + 2, limit=5, dry_run=True) == 15
+        assert len(await registry.remove_user("shop", "u")) == 195
+
+    with running_server("valkey", tcp=True, cluster=True) as server:
+        play(dataclasses.replace(server, url=f"redis+cluster://127.0.0.1:{server.port}"), story)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from pushsvc.providers import transport
 from pushsvc.providers.transport import Failure, Pool, open_pool
@@ -51,6 +52,21 @@ def test_nobody_listens_and_then_somebody_does(tmp_path: Path, uvloop: bool) -> 
         await server.stop()
 
     run(main, uvloop=uvloop)
+
+
+def test_an_outage_is_no_flood_of_log_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "BACKOFF", (0.001, 0.001))
+
+    async def main() -> None:
+        server = ScriptedServer(Certificates(tmp_path))
+        server.port = free_ports()
+        with capture_logs() as logs:
+            async with client(server, connections=1) as mine:
+                await until(lambda: mine.pool.stats.connects_failed >= 20)
+        failed = [line["failures"] for line in logs if line["event"] == "http2_connect_failed"]
+        assert failed[:5] == [1, 2, 4, 8, 16]
+
+    run(main)
 
 
 Break = Callable[[ScriptedServer], object]
