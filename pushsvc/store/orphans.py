@@ -28,8 +28,8 @@ Index: TypeAlias = Literal["i", "k", "u"]
 INDEXES: tuple[Index, ...] = ("i", "k", "u")
 BUCKETS = 1 << 16
 """Hashes of each index."""
-_AT_ONCE = 32
-"""Buckets read in one round trip: with a million devices, some 500 entries."""
+_BUCKETS = 2048
+"""Buckets looked at in one step, where most are empty."""
 _DEVICES = 500
 """Devices read in one step, about."""
 _CONTAINERS = 16
@@ -62,18 +62,14 @@ class Orphans:
 
     async def in_buckets(self, app: str, index: Index, first: int, *, dry_run: bool) -> tuple[int, int]:
         """Look at some buckets of an index from `first` on; how many orphans, and where to go on."""
-        end = min(first + _AT_ONCE, BUCKETS)
-        numbers = range(first, end)
-        answers = await self._link.many([("HGETALL", keys.index_bucket(app, index, number)) for number in numbers])
-        found = [
-            (number, field, value)
-            for number, entries in zip(numbers, answers, strict=True)
-            for field, value in entries.items()
-        ]
-        ordinals = [[int(n) for n in value.split(b",")] for _, _, value in found]
-        documents = await self._documents(app, [n for each in ordinals for n in each])
+        following, flat, read = await self._link.script(
+            "registry_buckets", [keys.device_counts(app)], [keys.devices(app), index, first, _BUCKETS, _DEVICES]
+        )
+        found = list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+        documents = dict(zip(read[::2], read[1::2], strict=True))
         mends = []
-        for (number, field, value), listed in zip(found, ordinals, strict=True):
+        for number, field, value in found:
+            listed = [int(n) for n in value.split(b",")]
             digest = number.to_bytes(2, "big") + field
             wrong = [n for n in listed if not self._is_about(index, digest, documents[n])]
             if wrong or len(set(listed)) < len(listed):
@@ -89,7 +85,7 @@ class Orphans:
                         [(n, documents[n]) for n in dict.fromkeys(listed)],
                     )
                 )
-        return await self._mend(app, mends, dry_run=dry_run), end
+        return await self._mend(app, mends, dry_run=dry_run), following
 
     async def in_topic(self, app: str, topic: str, position: str, *, dry_run: bool) -> tuple[int, str | None]:
         """Look at some members of a topic."""
