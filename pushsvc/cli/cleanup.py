@@ -19,6 +19,7 @@ import typer
 
 from ..errors import PushsvcError
 from .output import Json, print_json, print_table
+from .parts import until_signalled
 
 if TYPE_CHECKING:
     from ..janitor import Cleaned, Progress
@@ -37,7 +38,7 @@ def cleanup(
     """Remove what has outlived its use: old tombstones, stale and suspect devices, orphans, what is too old.
 
     Stale and suspect devices become tombstones first; `pushsvc devices restore` brings them back. Where another cleanup
-    is under way this one says so and ends, with 0: the work is being done.
+    is under way this one says so and ends, with 0: the work is being done. Ctrl-C or SIGTERM end it between two steps.
     """
     settings: Settings = context.obj.settings()
     settings.require_apps()
@@ -57,19 +58,24 @@ def cleanup(
         for app, what, count in rows:
             apps[app][what] = count
         told = {"dry_run": dry_run, "total": total, "seconds": round(seconds, 3), "apps": apps}
-        print_json({"state": "done", **told})
-        return
-    if rows:
-        print_table(("app", "what", "would go" if dry_run else "gone"), [[a, w, f"{count:,}"] for a, w, count in rows])
-    print(f"{total:,} would go" if dry_run else f"{total:,} gone, in {seconds:,.1f} s")
+        print_json({"state": "done" if cleaned.place is None else "stopped", **told})
+    else:
+        if rows:
+            titles = ("app", "what", "would go" if dry_run else "gone")
+            print_table(titles, [[app, what, f"{count:,}"] for app, what, count in rows])
+        print(f"{total:,} would go" if dry_run else f"{total:,} gone, in {seconds:,.1f} s")
+    if cleaned.place is not None:
+        typer.echo("stopped half-way: the rest is left to the next run", err=True)
+        raise typer.Exit(130)
 
 
 async def _cleanup(settings: Settings, *, dry_run: bool, quiet: bool) -> Cleaned | str:
     """What was done, or who else does it."""
-    from ..janitor import clean
+    from ..janitor import clean, holding
     from ..runtime import cleanup_plan, open_configured_store
 
     share = settings.cleanup.share
+    stop = until_signalled()
     async with open_configured_store(settings) as store:
         with _display(quiet) as show:
 
@@ -77,23 +83,23 @@ async def _cleanup(settings: Settings, *, dry_run: bool, quiet: bool) -> Cleaned
                 show(progress)
 
             if dry_run:  # it changes nothing, so it waits for nobody
-                return await clean(cleanup_plan(settings, store, dry_run=True), share=share, after=look)
-            owner, lease = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}", settings.jobs.takeover
-            if not await store.cleanups.hold(owner, lease=lease):
-                return (await store.cleanups.holder() or "somebody else").rpartition(":")[0]
-            try:
+                plan = cleanup_plan(settings, store, dry_run=True)
+                return await clean(plan, share=share, stopping=stop.is_set, after=look)
+            owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+            async with holding(store.cleanups, owner, lease=settings.jobs.takeover) as lost:
+                if lost is None:
+                    return (await store.cleanups.holder() or "somebody else").rpartition(":")[0]
 
                 async def note(progress: Progress) -> None:
                     show(progress)
                     await store.cleanups.note(progress.removed)
-                    if not await store.cleanups.hold(owner, lease=lease):
+                    if lost():
                         raise CleanupLost("another cleanup has begun meanwhile; this one had been still for too long")
 
-                cleaned = await clean(cleanup_plan(settings, store), share=share, after=note)
-                await store.cleanups.finish(cleaned.removed)
+                cleaned = await clean(cleanup_plan(settings, store), share=share, stopping=stop.is_set, after=note)
+                if cleaned.place is None:
+                    await store.cleanups.finish(cleaned.removed)
                 return cleaned
-            finally:
-                await store.cleanups.release(owner)
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from ..ports.registry import Registry
 from .ageing import STALE, SUSPECT, Ages, revise
 
 WHAT: Final = {STALE: "stale", SUSPECT: "suspects"}
+NAP: Final = 0.1
+"""Seconds until a rest hears that it is to stop."""
 _PAGE: Final = 500
 """Devices looked at in one step."""
 
@@ -72,8 +74,8 @@ def sweeps(
 
     found = []
     for app in apps:
-        found.append(Sweep(f"{app} indexes", indexes(app)))
         found.append(Sweep(f"{app} devices", devices(app)))
+        found.append(Sweep(f"{app} indexes", indexes(app)))
     found.append(Sweep("keys", lambda cursor: leftovers.keys(apps, cursor=cursor, dry_run=dry_run)))
     return found
 
@@ -110,12 +112,18 @@ async def clean(
                 await after(Progress(sweep.name, 1.0 if over else swept.done, swept.removed, place))
             if over and not following:
                 return Cleaned(removed, None)
+            await _rest((time.monotonic() - began) * (1 / share - 1), stopping)
             if stopping():
                 return Cleaned(removed, place)
-            await asyncio.sleep((time.monotonic() - began) * (1 / share - 1))
             if over:
                 break
     return Cleaned(removed, None)
+
+
+async def _rest(seconds: float, stopping: Callable[[], bool]) -> None:
+    while seconds > 0 and not stopping():
+        await asyncio.sleep(min(seconds, NAP))
+        seconds -= NAP
 
 
 async def _devices(

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from rq.timeouts import BaseTimeoutException
 
 from ..errors import StoreError
-from ..janitor import Progress, clean
+from ..janitor import Progress, clean, holding
 from ..settings import Settings
 from ..store import Store, open_store
 from ..telemetry import REPLAYED, get_logger
@@ -91,35 +91,28 @@ async def cleanup(context: Context) -> dict[str, int]:
     """
     from ..runtime import cleanup_plan, store_config
 
-    settings = context.settings
-    owner, began = secrets.token_hex(8), time.monotonic()
-    lease = settings.jobs.takeover
+    settings, began = context.settings, time.monotonic()
     async with open_store(context.store_url, store_config(settings)) as store:
-        cleanups = store.cleanups
-        record = await cleanups.record()
-        if record.place is None or not await cleanups.hold(owner, lease=lease):
-            return {}  # it is done, or somebody is at it
-        lost = False
+        cleanups, owner = store.cleanups, secrets.token_hex(8)
+        async with holding(cleanups, owner, lease=settings.jobs.takeover) as lost:
+            record = await cleanups.record()
+            if lost is None or record.place is None:
+                return {}  # somebody is at it, or it is done
 
-        async def note(progress: Progress) -> None:
-            nonlocal lost
-            await cleanups.note(progress.removed, place=progress.place)
-            lost = not await cleanups.hold(owner, lease=lease)
+            async def note(progress: Progress) -> None:
+                await cleanups.note(progress.removed, place=progress.place)
 
-        try:
             cleaned = await clean(
                 cleanup_plan(settings, store),
                 share=settings.cleanup.share,
                 place=record.place,
-                stopping=lambda: lost or context.stopping() or time.monotonic() - began > SLICE,
+                stopping=lambda: lost() or context.stopping() or time.monotonic() - began > SLICE,
                 after=note,
             )
             if cleaned.place is None:
                 whole = (await cleanups.record()).removed
                 await cleanups.finish(whole)
                 get_logger("jobs").info("cleanup_done", removed=sum(whole.values()))
-        finally:
-            await cleanups.release(owner)
     return {f"{app} {what}": count for (app, what), count in cleaned.removed.items()}
 
 

@@ -33,8 +33,11 @@ async def make_devices(store: Store, app: str = "shop", times: int = 1) -> Remov
     """Devices that stay, and devices that do not; what a cleanup makes of them."""
     for lap in range(times):
         found = [
-            *(device(f"good-{lap}-{n}", user=f"u{n % 7}", topics=("news", f"t{n % 3}")) for n in range(40)),
-            *(device(f"stale-{lap}-{n}", platform="fcm", last_seen_at=NOW - 271 * DAY, user="u1") for n in range(5)),
+            *(device(f"good-{lap}-{n}", user=f"u{lap}-{n % 7}", topics=("news", f"t{n % 3}")) for n in range(40)),
+            *(
+                device(f"stale-{lap}-{n}", platform="fcm", last_seen_at=NOW - 271 * DAY, user=f"u{lap}-1")
+                for n in range(5)
+            ),
             *(device(f"suspect-{lap}-{n}", strikes=1, struck_at=NOW - 91 * DAY, last_seen_at=0) for n in range(4)),
             *(
                 device(f"old-{lap}-{n}", state="pruned", pruned_at=NOW - 31 * DAY, pruned_for="Unregistered")

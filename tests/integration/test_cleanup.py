@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pushsvc.janitor import clean, sweeps
+from pushsvc.janitor import clean, holding, sweeps
 from pushsvc.store import Store, keys, open_store
 from pushsvc.store.cleanups import RedisCleanups
 from pushsvc.store.registry_wire import Digests
@@ -190,6 +190,28 @@ def test_one_holds_the_lock_until_it_lets_go_or_is_gone(server: Server) -> None:
             await asyncio.sleep(0.01)
         assert not await cleanups.hold("a", lease=30.0)
         await cleanups.release("a")
+        assert await cleanups.holder() == "b"
+
+    play(server, story)
+
+
+def test_it_is_held_for_as_long_as_its_owner_lives(server: Server) -> None:
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        cleanups = store.cleanups
+        async with holding(cleanups, "a", lease=2.0) as lost:
+            assert lost is not None
+            async with holding(cleanups, "b", lease=2.0) as other:
+                assert other is None
+            left = 2000
+            while (now := await store.link.call("PTTL", keys.lock("cleanup"))) <= left:  # until it was renewed
+                left = now
+                await asyncio.sleep(0.01)
+            assert not lost()
+            await cleanups.release("a")  # as if the lease had run out
+            assert await cleanups.hold("b", lease=30.0)
+            while not lost():
+                await asyncio.sleep(0.01)
         assert await cleanups.holder() == "b"
 
     play(server, story)

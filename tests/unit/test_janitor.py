@@ -130,7 +130,21 @@ def test_the_rest_is_as_long_as_the_share_says(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("pushsvc.janitor.run.asyncio.sleep", nap)
     monkeypatch.setattr("pushsvc.janitor.run.time.monotonic", lambda: next(now))
     asyncio.run(clean([counting("a", 3, [])], share=0.25))
-    assert naps == [9.0, 9.0]  # each step takes 3 s: a quarter of 12
+    assert sum(naps) == pytest.approx(18.0)  # each step takes 3 s: a quarter of 12; there is none after the last
+    assert max(naps) == 0.1
+
+
+def test_a_rest_hears_that_it_is_to_stop() -> None:
+    ran: list[str] = []
+    asked = 0
+
+    def stopping() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 3
+
+    cleaned = asyncio.run(clean([counting("a", 3, ran)], share=1e-9, stopping=stopping))
+    assert (ran, cleaned.place) == (["a0"], "a\n1")
 
 
 def test_devices_are_revised_page_by_page_and_counted() -> None:
