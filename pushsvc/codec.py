@@ -83,7 +83,7 @@ def split(push: Push, size: int) -> list[Chunk]:
             platform=platform,
             lane=push.lane,
             total=total,
-            created_at=push.created_at,
+            starts_at=push.starts_at,
             expires_at=push.expires_at,
             message=push.messages[platform],
             targets=targets[start : start + size],

@@ -16,6 +16,7 @@ PushsvcError
     ├── ContentTooLarge    the body or a rendered payload     413
     ├── InvalidRequest     fields that do not validate        422
     ├── TooManyRequests    an intake bound is reached         429
+    ├── BadGateway         a provider refuses us              502
     └── Unavailable        a part that is needed is away      503
 
 Each `RequestError` becomes an RFC 9457 problem document in one place, `intake/problems.py`.
@@ -119,6 +120,10 @@ class InvalidRequest(RequestError):
 
 class TooManyRequests(RequestError):
     status, type, title = 429, "too-many-requests", "Too many requests"
+
+
+class BadGateway(RequestError):
+    status, type, title = 502, "bad-gateway", "A provider refuses us, or its answer cannot be read"
 
 
 class Unavailable(RequestError):

@@ -36,6 +36,11 @@ ENDS: tuple[End, ...] = ("sent", "failed", "invalid", "expired", "suppressed", "
 ROWS_FOR_ALL = 1000
 """Pushes of up to so many deliveries keep a row for each of them; larger ones only for those not `sent`."""
 
+ActivityEvent = Literal["start", "update", "end"]
+ACTIVITY_EVENTS: tuple[ActivityEvent, ...] = ("start", "update", "end")
+ACTIVITY_ALERT = ("title", "body", "sound")
+"""What the alert of a Live Activity can have of a notification."""
+
 PushState = Literal["scheduled", "expanding", "sending", "done", "cancelled"]
 
 
@@ -57,16 +62,38 @@ class Notification(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     channel: str | None = None
 
 
+class LiveActivity(Struct, frozen=True, omit_defaults=True):
+    """What becomes of a Live Activity (Apple). The objects are the caller's own JSON, untouched."""
+
+    event: ActivityEvent
+    content_state: dict[str, Raw] | None = None
+    attributes_type: str | None = None
+    """With `attributes`: which activity is started."""
+    attributes: dict[str, Raw] | None = None
+    alert: dict[str, Raw] | None = None
+    """Apple's alert; where it is left out, the push's notification is."""
+    stale_date: int | None = None
+    """Unix seconds."""
+    dismissal_date: int | None = None
+    """Unix seconds."""
+    relevance_score: float | None = None
+    input_push_channel: str | None = None
+    """The broadcast channel that the started activity listens to."""
+    input_push_token: bool = False
+    """The started activity gets a token of its own, to be updated by."""
+
+
 class Content(Struct, frozen=True, omit_defaults=True):
     """What to say, without to whom: the validated push document less `to`, `send_at` and `lane`."""
 
     notification: Notification | None = None
+    live_activity: LiveActivity | None = None
     data: dict[str, str] | None = None
     priority: Literal["high", "normal"] | None = None
     push_type: str | None = None
     silent: bool = False
     ttl: int | None = None
-    """Seconds from acceptance after which nothing is sent any more."""
+    """Seconds after which nothing is sent any more, from acceptance or from `send_at` on."""
     collapse: str | None = None
     dry_run: bool = False
     overrides: dict[Platform, Raw] = msgspec.field(default_factory=dict)
@@ -93,7 +120,7 @@ class Target(Struct, frozen=True, array_like=True, gc=False):
     token: str
     device_id: str | None = None
     kind: str = "token"
-    """What `token` is to the provider: `token`, or FCM's `fid`."""
+    """What `token` is to the provider: `token`, FCM's `fid`, or one of APNs' `channel`, `activity`, `push_to_start`."""
 
     def __repr__(self) -> str:
         return f"Target(index={self.index}, kind={self.kind!r}, device_id={self.device_id!r})"
@@ -110,11 +137,25 @@ class Push(Struct, frozen=True):
     messages: dict[Platform, Message]
     targets: dict[Platform, tuple[Target, ...]]
     dry_run: bool = False
+    send_at: int | None = None
+    """When it is to be sent, where that was later than its acceptance."""
+
+    @property
+    def starts_at(self) -> int:
+        """From when on it is to be sent: its `ttl` and its latency are reckoned from there."""
+        return self.created_at if self.send_at is None else self.send_at
 
     @property
     def total(self) -> int:
         """How many deliveries the push makes."""
         return sum(len(targets) for targets in self.targets.values())
+
+    @property
+    def first_state(self) -> PushState:
+        """Where it stands when it has been accepted."""
+        if not self.total:
+            return "done"
+        return "sending" if self.send_at is None else "scheduled"
 
 
 class Chunk(Struct, frozen=True, array_like=True):
@@ -126,7 +167,8 @@ class Chunk(Struct, frozen=True, array_like=True):
     lane: Lane
     total: int
     """Deliveries of the whole push."""
-    created_at: int
+    starts_at: int
+    """From when on it is to be sent: its acceptance, its `send_at`, or its replay."""
     expires_at: int
     message: Message
     targets: tuple[Target, ...]
@@ -264,6 +306,9 @@ class Receipt(Struct, frozen=True, array_like=True):
         return f"Receipt({self.app}/{self.platform} {self.token_hash} {self.kind} {self.reason} at={self.at})"
 
 
+Action = Literal["suppressed", "pruned", "suspected", "kept"]
+
+
 class FeedbackEvent(Struct, frozen=True, array_like=True):
     """One row of `GET /v1/feedback`: the caller's own tokens, so the token is whole here."""
 
@@ -271,7 +316,7 @@ class FeedbackEvent(Struct, frozen=True, array_like=True):
     platform: Platform
     token: str
     reason: str
-    action: Literal["suppressed", "pruned", "suspected", "kept"]
+    action: Action
     device_id: str | None = None
 
     def __repr__(self) -> str:
@@ -304,6 +349,8 @@ class PushStatus(Struct, frozen=True):
     created_at: int
     updated_at: int
     counts: Counts
+    send_at: int | None = None
+    """Of pushes that are, or were, scheduled."""
 
 
 class DeliveryRow(Struct, frozen=True, array_like=True, gc=False):

@@ -1,7 +1,7 @@
 """What follows from an outcome: pure judgement, with the clock and the dice as arguments.
 
 `classify` (one per provider) says what an answer means; `decide` says what becomes of the delivery; `prune` says what
-becomes of the token. Nobody else judges.
+becomes of the device and its token. Nobody else judges.
 
     Outcome            the delivery                                   costs an attempt
     Sent               ends `sent`
@@ -14,20 +14,35 @@ becomes of the token. Nobody else judges.
     Unavailable        never left us: waits by back-off               no
                        else: waits by back-off                        yes
     any wait that would pass the expiry ends `expired`; any that would pass the attempts ends `failed`, kept
+
+Only `TokenDead` and `TokenSuspect` leave a receipt: an error of the payload never comes before `prune` at all.
+
+    the receipt says     of                                                the device or token
+    anything             a route whose pruning is frozen                   is kept
+    dead                 a raw token that no device has                    is suppressed
+    dead since t         a device registered at t or before                is pruned
+    dead                 a device registered before the answer             is pruned
+    suspect              a device registered before the answer, while the  gets a strike; at the last one it is pruned
+                         same identity was good for others
+    suspect              a raw token that no device has                    is reported
+    anything             a device registered later, gone, or with another  is kept
+                         token by now
 """
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Literal, assert_never
 
 from msgspec import Struct, field
 
+from .devices import Device
+from .freeze import Health
 from .model import (
+    Action,
     BadNotification,
     Chunk,
     Ended,
     Expired,
-    FeedbackEvent,
     Misconfigured,
     Outcome,
     Receipt,
@@ -109,13 +124,88 @@ def _wait(chunk: Chunk, now: int, seconds: float, attempt: int) -> Verdict:
     return EXPIRED if due_at >= chunk.expires_at else Retry(due_at, attempt)
 
 
-def judge_token(receipt: Receipt) -> FeedbackEvent:
-    """What becomes of a token that its caller posted raw: a dead one is suppressed, a suspect one only reported."""
-    return FeedbackEvent(
-        at=receipt.at,
-        platform=receipt.platform,
-        token=receipt.token,
-        reason=receipt.reason,
-        action="suppressed" if receipt.kind == "dead" else "suspected",
-        device_id=receipt.device_id,
-    )
+class PrunePolicy(Struct, frozen=True):
+    """How many suspect answers make a dead device. Spans in seconds."""
+
+    strikes: int = 3
+    strike_span: float = 86400.0
+    """Between the first and the last strike of a device lies at least this."""
+    strike_memory: float = 30 * 86400.0
+    """A device whose last strike is older begins anew."""
+
+
+class PruneDecision(Struct, frozen=True, gc=False):
+    """What is to be done about a receipt, and what is told of it."""
+
+    deed: Literal["none", "prune", "strike", "suppress"]
+    action: Action | None
+    """The word of the feedback event; None: there is nothing to tell."""
+    why: str
+    """For the log: of a few words."""
+    strikes: int = 0
+    """Those of the device, this one included, where the deed is a strike."""
+
+
+def prune(receipt: Receipt, device: Device | None, health: Health, policy: PrunePolicy) -> PruneDecision:
+    """The judgement on a receipt. `device` is the one that the receipt names, else the one that has the token now;
+    `health` is the route's at the instant of the answer.
+
+    Judged again after a crash, a receipt comes to the same word: what it did itself is known by its instant.
+    """
+    if device is not None and _is_other(device, receipt):
+        return _keep("other_token")
+    if device is not None and device.state == "pruned":
+        if device.pruned_at == receipt.at:
+            return PruneDecision("none", "pruned", "pruned_before_a_crash")
+        return PruneDecision("none", None, "pruned_already")
+    if not health.counted:
+        return _keep("counts_are_gone")
+    if health.freeze is not None:
+        return _keep("frozen")
+    if device is None:
+        return _judge_raw(receipt)
+    if receipt.kind == "dead":
+        return _judge_dead(receipt, device)
+    return _judge_suspect(receipt, device, health, policy)
+
+
+def _keep(why: str) -> PruneDecision:
+    return PruneDecision("none", "kept", why)
+
+
+def _is_other(device: Device, receipt: Receipt) -> bool:
+    return (device.platform, device.token) != (receipt.platform, receipt.token)
+
+
+def _judge_raw(receipt: Receipt) -> PruneDecision:
+    if receipt.device_id is not None:
+        return _keep("gone")
+    if receipt.kind == "dead":
+        return PruneDecision("suppress", "suppressed", "dead")
+    return PruneDecision("none", "suspected", "suspect")
+
+
+def _judge_dead(receipt: Receipt, device: Device) -> PruneDecision:
+    # APNs: "the time at which APNs confirmed the token was no longer valid for the topic"; a token that was registered
+    # after it is good again. A clock of theirs that runs ahead must not reach beyond the answer.
+    # https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns
+    if receipt.since is not None:
+        died_after = device.registered_at <= min(receipt.since, receipt.at)
+    else:
+        died_after = device.registered_at < receipt.at
+    return PruneDecision("prune", "pruned", "dead") if died_after else _keep("registered_later")
+
+
+def _judge_suspect(receipt: Receipt, device: Device, health: Health, policy: PrunePolicy) -> PruneDecision:
+    if device.registered_at >= receipt.at:
+        return _keep("registered_later")
+    if not health.vouched:
+        return PruneDecision("none", "suspected", "nobody_vouches_for_us")
+    since_last = (receipt.at - device.struck_at) / 1000
+    strikes = device.strikes if since_last <= policy.strike_memory else 0
+    # Strikes lie apart, so that the last one comes a whole span after the first; never is one counted twice.
+    if strikes and (since_last <= 0 or since_last < policy.strike_span / max(1, policy.strikes - 1)):
+        return PruneDecision("none", "suspected", "too_soon_for_a_strike")
+    if strikes + 1 >= policy.strikes:
+        return PruneDecision("prune", "pruned", "strikes")
+    return PruneDecision("strike", "suspected", "suspect", strikes + 1)

@@ -41,16 +41,17 @@ def stamp_of(files: list[Path]) -> Stamp:
     return tuple(found)
 
 
-def files_of(provider: Struct) -> list[Path]:
-    """The credential files of one account: its keys that end in `_file`."""
-    values = msgspec.structs.asdict(provider)
+def files_of(section: Struct) -> list[Path]:
+    """The files that one section names, as an account its credentials: its keys that end in `_file`."""
+    values = msgspec.structs.asdict(section)
     return [Path(value) for key, value in sorted(values.items()) if key.endswith("_file") and value]
 
 
 def all_files(settings: Settings) -> list[Path]:
-    """The configuration file and every credential file that it names."""
+    """The configuration file and every file that its apps name."""
     own = [settings.file] if settings.file else []
-    return own + [file for app in settings.apps.values() for each in app.providers.values() for file in files_of(each)]
+    sections = [section for app in settings.apps.values() for section in (*app.providers.values(), app.webhook)]
+    return own + [file for section in sections for file in files_of(section)]
 
 
 async def versions(
@@ -62,7 +63,7 @@ async def versions(
 ) -> AsyncIterator[Settings]:
     """Each later version of the configuration until `stop`, SIGHUP or a changed file being the occasion.
 
-    Only `apps` and what is below can change under a running process; for other sections the log asks for a restart.
+    Only `apps` and `feedback` can change under a running process; for other sections the log asks for a restart.
     """
     log = get_logger("reload")
     # The files may have changed between being read at the start and this first look: it counts as a change, quietly.
@@ -95,7 +96,7 @@ async def versions(
 
 def _fixed(old: Settings, new: Settings) -> list[str]:
     """Sections that differ and are read at the start only."""
-    names = [name for name in Settings.__struct_fields__ if name not in ("apps", "file")]
+    names = [name for name in Settings.__struct_fields__ if name not in ("apps", "feedback", "file")]
     return [name for name in names if getattr(old, name) != getattr(new, name)]
 
 
@@ -114,7 +115,8 @@ _listeners: set[asyncio.Event] = set()
 """Several parts may live in one process, as in tests: SIGHUP is for each of them."""
 
 
-def _ask_all() -> None:
+def ask_all() -> None:
+    """Let everybody who follows the configuration look at it now. In their own loop: events know no threads."""
     for asked in _listeners:
         asked.set()
 
@@ -126,7 +128,7 @@ def _hang_ups() -> Iterator[asyncio.Event]:
     _listeners.add(asked)
     # Outside the main thread there are no signals; the files are watched all the same.
     with suppress(ValueError, RuntimeError, NotImplementedError):
-        loop.add_signal_handler(signal.SIGHUP, _ask_all)
+        loop.add_signal_handler(signal.SIGHUP, ask_all)
     try:
         yield asked
     finally:

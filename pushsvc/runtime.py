@@ -18,17 +18,21 @@ from pathlib import Path
 
 from aiohttp import web
 
-from . import feedback, intake, janitor, telemetry
+from . import feedback, intake, janitor, telemetry, webhooks
 from .accounts import Accounts
+from .channels import OpenedChannels
 from .dispatch import DispatchConfig, Dispatcher, RouteLimits
 from .errors import PushsvcError, StoreOwned, StoreUnavailable
+from .freeze import FreezePolicy
 from .model import ApiKey, Route
-from .policy import RetryPolicy
+from .policy import PrunePolicy, RetryPolicy
 from .ports import KeyRing
 from .ports.cleanup import CleanupRecord
+from .ports.webhooks import Standing
 from .providers import REGISTRY
 from .reload import versions
-from .settings import AppSettings, CleanupSettings, RetrySettings, Settings, load
+from .settings import AppSettings, CleanupSettings, FeedbackSettings, RetrySettings, Settings, load
+from .signing import parse_secret
 from .store import Gauges, Store, StoreConfig, attach_embedded, open_embedded, open_store, token_hash, wall_clock
 
 GAUGES_EVERY = 2.0
@@ -175,6 +179,9 @@ def _exposition(current: Current, store: Store) -> Callable[[], Awaitable[None]]
             return
         read_at = time.monotonic()
         show_gauges(await store.gauges({app: tuple(each.providers) for app, each in current.settings.apps.items()}))
+        show_frozen(current.settings, await frozen_routes(current.settings, store))
+        for app, config in webhook_configs(current.settings).items():
+            show_webhook(app, await store.webhooks.standing(app, config.place))
         show_cleanups(await store.cleanups.record())
 
     return refresh
@@ -187,6 +194,20 @@ def show_gauges(gauges: Gauges) -> None:
     telemetry.RETRY_PENDING.set(gauges.retry_pending)
     for app, each in gauges.apps.items():
         telemetry.DEAD_LETTERS.labels(app).set(each.dead_letters)
+        telemetry.SCHEDULED.labels(app).set(each.scheduled)
+
+
+def show_frozen(settings: Settings, frozen: Mapping[str, str]) -> None:
+    """Set the alarm of each route."""
+    for route in routes_of(settings):
+        telemetry.PRUNING_FROZEN.labels(route.app, route.platform).set(f"{route.app}/{route.platform}" in frozen)
+
+
+def show_webhook(app: str, standing: Standing) -> None:
+    """Set the metrics of one webhook that are read from Redis."""
+    since = standing.waiting_since
+    telemetry.WEBHOOK_LAG.labels(app).set(0.0 if since is None else max(0.0, time.time() - since / 1000))
+    telemetry.WEBHOOK_DEAD.labels(app).set(standing.dead)
 
 
 def show_cleanups(record: CleanupRecord) -> None:
@@ -217,8 +238,9 @@ def intake_apps(settings: Settings) -> dict[str, intake.IntakeApp]:
 async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
     """Serve the HTTP API until `stop`; `listening` is told its URL."""
     settings.require_apps()
-    async with open_configured_store(settings) as store:
-        current = Current(settings)
+    current = Current(settings)
+    channels = OpenedChannels(lambda: current.settings.apps, request_timeout=settings.retry.request_timeout)
+    async with open_configured_store(settings) as store, channels:
         refresh = _exposition(current, store)
 
         async def ready() -> Mapping[str, str]:
@@ -233,6 +255,12 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 return await store.held()
             except StoreUnavailable:
                 return {}  # Redis went between two calls; the next `ready` says so.
+
+        async def frozen() -> Mapping[str, str]:
+            try:
+                return await frozen_routes(current.settings, store)
+            except StoreUnavailable:
+                return {}
 
         async def metrics() -> bytes:
             try:
@@ -257,9 +285,12 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 receipts=store.receipts,
                 keys=store.keys,
                 dead=store.dead,
+                registry=store.registry,
+                channels=channels,
                 ready=ready,
                 metrics=metrics,
                 held=held,
+                frozen=frozen,
                 config=config,
                 limiter=store.limiter,
             )
@@ -347,11 +378,50 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
 # --- feedback -----------------------------------------------------------------------------------
 
 
+def routes_of(settings: Settings) -> list[Route]:
+    """Every route of the configuration."""
+    return [Route(name, platform) for name, app in settings.apps.items() for platform in app.providers]
+
+
+def feedback_config(settings: FeedbackSettings) -> feedback.FeedbackConfig:
+    """The configured rules as feedback knows them."""
+    return feedback.FeedbackConfig(
+        prune=PrunePolicy(
+            strikes=settings.strikes, strike_span=settings.strike_span, strike_memory=settings.strike_memory
+        ),
+        freeze=FreezePolicy(
+            window=settings.freeze_window,
+            dead=settings.freeze_dead,
+            dead_answers=settings.freeze_dead_answers,
+            suspect=settings.freeze_suspect,
+            suspect_answers=settings.freeze_suspect_answers,
+        ),
+        prune_anyway={
+            Route(*route.split("/", 1)): int(until.timestamp() * 1000) for route, until in settings.prune_anyway.items()
+        },
+    )
+
+
+async def frozen_routes(settings: Settings, store: Store) -> dict[str, str]:
+    """The routes whose pruning is frozen now, `app/platform` and why."""
+    frozen = await feedback.frozen_routes(
+        store.answers, routes_of(settings), feedback_config(settings.feedback), store.clock()
+    )
+    return {f"{route.app}/{route.platform}": freeze.why for route, freeze in frozen.items()}
+
+
 async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
     """Judge receipts until `stop`."""
     settings.require_apps()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_configured_store(settings))
+        ports = feedback.FeedbackPorts(
+            receipts=store.receipts,
+            registry=store.registry,
+            answers=store.answers,
+            suppressions=store.suppressions,
+            clock=store.clock,
+        )
         current = Current(settings)
         await serve_part_metrics(stack, current, "feedback", store)
         listening(f"{len(settings.apps)} apps as {socket.gethostname()}:{os.getpid()}")
@@ -369,7 +439,32 @@ async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Ca
             tasks.create_task(end_turn())
             while not stop.is_set():
                 turn.clear()
-                await feedback.run(store.receipts, current.settings.apps, turn)
+                config = feedback_config(current.settings.feedback)
+                await feedback.run(ports, current.settings.apps, config, turn)
+
+
+# --- webhooks -----------------------------------------------------------------------------------
+
+
+def webhook_configs(settings: Settings) -> dict[str, webhooks.WebhookConfig]:
+    """The webhook of each app that has one."""
+    found = {}
+    for app, each in settings.apps.items():
+        hook = each.webhook
+        if hook.url:
+            found[app] = webhooks.WebhookConfig(
+                url=hook.url,
+                keys=tuple(parse_secret(secret) for secret in (hook.secret, hook.old_secret) if secret),
+                allow_private=hook.allow_private,
+                ca_file=hook.ca_file,
+                batch=hook.batch,
+                timeout=hook.timeout,
+                attempts=hook.attempts,
+                retry_for=hook.retry_for,
+                base=hook.base,
+                cap=hook.cap,
+            )
+    return found
 
 
 # --- cleanup ------------------------------------------------------------------------------------
@@ -390,6 +485,9 @@ def cleanup_plan(settings: Settings, store: Store, *, dry_run: bool = False) -> 
     return janitor.sweeps(
         store.registry, store.leftovers, list(settings.apps), ages(settings.cleanup), clock=wall_clock, dry_run=dry_run
     )
+
+
+# --- what the parts share -----------------------------------------------------------------------
 
 
 class Current:

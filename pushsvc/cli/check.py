@@ -1,7 +1,8 @@
 """`pushsvc check`: what would keep the service from working, with the mend beside each fault.
 
-It reads the configuration, reaches the store or tries whether one would start, and looks at each credential's files.
-It asks no provider: whether Apple or Google take a credential shows with the first push (`pushsvc_route_held`).
+It reads the configuration, reaches the store or tries whether one would start, looks at each credential's files and
+resolves the names of webhooks. It asks no provider: whether Apple or Google take a credential shows with the first push
+(`pushsvc_route_held`).
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ def _rows(state: Any) -> Iterator[Row]:
         yield Row(error.path, "warning", error.message, error.mend)
     yield from asyncio.run(_store(settings))
     yield from _credentials(settings)
+    yield from asyncio.run(_webhooks(settings))
 
 
 def _of_config_error(error: ConfigError) -> Iterator[Row]:
@@ -178,6 +180,17 @@ def _credentials(settings: Settings) -> Iterator[Row]:
                     yield Row(part, finding.level, finding.what, finding.mend, finding.expires)
             except CredentialError as error:
                 yield Row(part, "error", f"{error.path}: {error.message}", error.mend)
+
+
+async def _webhooks(settings: Settings) -> list[Row]:
+    from .. import webhooks
+    from ..runtime import webhook_configs
+
+    return [
+        Row(f"apps.{app}.webhook", finding.level, finding.what, finding.mend)
+        for app, config in webhook_configs(settings).items()
+        for finding in await webhooks.check(config, app)
+    ]
 
 
 def _until(row: Row) -> str:

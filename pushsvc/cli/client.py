@@ -105,6 +105,20 @@ class Client:
             if not cursor:
                 return
 
+    async def make_channel(self, storage: str) -> JsonObject:
+        return await self._call("POST", "/v1/channels", {"storage": storage})
+
+    async def channels(self) -> list[str]:
+        """The ids of all broadcast channels."""
+        listed: list[str] = (await self._call("GET", "/v1/channels"))["channels"]
+        return listed
+
+    async def channel(self, channel_id: str) -> JsonObject:
+        return await self._call("GET", _channel(channel_id))
+
+    async def delete_channel(self, channel_id: str) -> None:
+        await self._call("DELETE", _channel(channel_id))
+
     async def _call(
         self,
         method: Literal["GET", "POST", "DELETE"],
@@ -132,6 +146,8 @@ class Client:
         if status >= 400:
             again = f", try again in {wait} s" if wait.isdecimal() else ""
             raise ApiProblem(status, _told(status, answer) + again)
+        if status == 204:
+            return {}
         if not isinstance(answer, dict):
             raise ApiProblem(status, f"{self._url} answered {status} without a JSON object: is it pushsvc?")
         return answer
@@ -143,6 +159,10 @@ async def open_client(at: Access) -> AsyncIterator[Client]:
     headers = {"Authorization": f"Bearer {at.key}", "User-Agent": "pushsvc-cli"}
     async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=60)) as session:
         yield Client(session, at.url)
+
+
+def _channel(channel_id: str) -> str:
+    return f"/v1/channels/{quote(channel_id, safe='')}"
 
 
 def _cause(error: BaseException) -> str:

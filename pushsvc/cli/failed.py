@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -14,6 +13,7 @@ from ..errors import ConfigError
 from ..ports import DeadFilter, DeadLetters, DeadRow
 from .instants import parse_instant
 from .output import Json, print_json, print_table
+from .times import time_of
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -85,17 +85,13 @@ async def _failed(settings: Settings, apps: list[str], which: DeadFilter, limit:
         matched = sum([await store.dead.count(app, which) for app in apps])
         for app in apps:
             found += [(app, row) async for row in rows_of(store.dead, app, which, limit - len(found))]
-    shown = [{**msgspec.structs.asdict(row), "app": app, "at": _time(row.at)} for app, row in found]
+    shown = [{**msgspec.structs.asdict(row), "app": app, "at": time_of(row.at)} for app, row in found]
     if json:
         print_json({"matched": matched, "items": shown})
         return
     print_table(COLUMNS, [[_cell(row[name]) for name in COLUMNS] for row in shown])
     if matched > len(found):
         typer.echo(f"{len(found):,} of {matched:,}; --limit shows more", err=True)
-
-
-def _time(at: int) -> str:
-    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _cell(value: object) -> str:

@@ -39,6 +39,8 @@ class Figures(Struct, frozen=True, kw_only=True):
     pending: dict[str, int]
     """By lane, over all apps."""
     retrying: int
+    scheduled: int
+    """Deliveries of pushes that wait for their time; not pending yet."""
     dead_letters: dict[str, int]
     accepted: dict[str, int]
     """Deliveries that the API has taken since it started, by app."""
@@ -48,6 +50,8 @@ class Figures(Struct, frozen=True, kw_only=True):
     routes: list[RouteFigures] = field(default_factory=list)
     held: dict[str, str] = field(default_factory=dict)
     """`app/platform` and why."""
+    frozen: dict[str, str] = field(default_factory=dict)
+    """Routes whose pruning is frozen, and why."""
     api: str = ""
     """Why the counters are missing: the API does not answer. Empty: they are not."""
 
@@ -79,6 +83,7 @@ def figures(
     *,
     now: float | None = None,
     api: str = "",
+    frozen: Mapping[str, str] | None = None,
 ) -> Figures:
     """Join one look at the store and one at `/metrics` (None: it did not answer, `api` says why)."""
     now = time.time() if now is None else now
@@ -108,12 +113,14 @@ def figures(
         at=now,
         pending={str(lane): count for lane, count in gauges.pending.items()},
         retrying=gauges.retry_pending,
+        scheduled=gauges.scheduled,
         dead_letters={app: each.dead_letters for app, each in gauges.apps.items()},
         accepted=taken,
         accepted_rate=_rate(sum(taken.values()), None if before is None else sum(before.accepted.values()), span),
         sent_rate=sum(rates) if rates else None,
         routes=routes,
         held=dict(held),
+        frozen=dict(frozen or {}),
         api=api,
     )
 

@@ -1,30 +1,38 @@
-"""Instants as people give them at a shell: `2026-12-01T09:00:00Z`, `2026-12-01`, or `2h`, meaning two hours ago."""
+"""Instants as people give them at a shell: `2026-12-01T09:00:00Z`, `2026-12-01`, or `2h`, two hours ago or ahead."""
 
 from __future__ import annotations
 
 import re
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 
 import typer
 
-_AGO = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
+_SPAN = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
+_LAST = 253_402_300_799_000
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
-def parse_instant(text: str, *, option: str, now: float | None = None) -> int | None:
+def parse_instant(text: str, *, option: str, now: float | None = None, ahead: bool = False) -> int | None:
     """Unix milliseconds; None for an empty text. A time without an offset is the machine's own. `now` in Unix seconds.
 
-    Ends with wrong usage (2) where it is neither.
+    `2h` is two hours ago, or `ahead` of now. Ends with wrong usage (2) where it is neither.
     """
     if not text:
         return None
-    ago = _AGO.fullmatch(text)
-    if ago:
-        return int(((time.time() if now is None else now) - int(ago[1]) * _SECONDS[ago[2]]) * 1000)
+    span = _SPAN.fullmatch(text)
+    if span:
+        seconds = int(span[1]) * _SECONDS[span[2]]
+        return int(((time.time() if now is None else now) + (seconds if ahead else -seconds)) * 1000)
     try:
         return int(datetime.fromisoformat(text).timestamp() * 1000)
     except (ValueError, OverflowError):
+        meaning = "from now" if ahead else "ago"
         raise typer.BadParameter(
-            f"{option}: {text!r} is no instant: give 2026-12-01T09:00:00Z, or 30m, 2h, 7d for that long ago"
+            f"{option}: {text!r} is no instant: give 2026-12-01T09:00:00Z, or 30m, 2h, 7d for that long {meaning}"
         ) from None
+
+
+def rfc3339(unix_ms: int) -> str:
+    """As the API takes it. What lies beyond the year 9999 becomes its end, and the API says that it is too far."""
+    return datetime.fromtimestamp(min(unix_ms, _LAST) / 1000, UTC).isoformat(timespec="milliseconds")

@@ -1,4 +1,4 @@
-"""`pushsvc jobs`: the rq worker, which runs replays."""
+"""`pushsvc jobs`: the rq worker, which runs replays and tells webhooks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..settings import Settings
 from .parts import Processes, child_environ, until_signalled
 from .supervisor import LIFELINE, Child, Supervisor, watch_lifeline
 
-GRACE = 20.0
-"""Seconds: a job returns after its step, which takes one at most."""
+GRACE = 35.0
+"""Seconds: a job returns after its step, of which the longest is a call of a webhook, 30 at most."""
 
 
 def jobs(context: typer.Context, processes: Processes = 0) -> None:
-    """Run the workers that replay dead letters."""
+    """Run the workers that replay dead letters and tell webhooks."""
     settings = context.obj.settings()
     settings.require_apps()
     log = telemetry.get_logger("jobs")

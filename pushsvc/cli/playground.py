@@ -51,6 +51,7 @@ key_id = "{key_id}"
 team_id = "{team_id}"
 topic = "{topic}"
 endpoint = "{apns_url}"
+channels_endpoint = "{apns_url}"
 ca_file = "{ca_file}"
 
 [apps.{app}.fcm]

@@ -14,6 +14,7 @@ from ..errors import PushsvcError
 from ..model import JsonObject
 from .client import Access, App, Key, Url, access, open_client
 from .follow import follow, verdict
+from .instants import parse_instant, rfc3339
 from .output import Json, print_json
 
 Text = str | None
@@ -56,6 +57,9 @@ def send(
     silent: Annotated[bool, typer.Option("--silent", help="Wake the app, show nothing.")] = False,
     ttl: Annotated[int | None, _option("--ttl", "Give up after so many seconds.", "SECONDS")] = None,
     collapse: Annotated[Text, _option("--collapse", "Replaces an earlier one with this id.", "ID")] = None,
+    send_at: Annotated[
+        str, _option("--send-at", "Not before then: 2026-12-01T09:00:00Z, or 30m, 2h, 7d from now.", "WHEN")
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but show it on a phone.")] = False,
     idempotency_key: Annotated[
         Text, _option("--idempotency-key", "A repeat with the same key sends nothing.", "KEY")
@@ -76,6 +80,7 @@ def send(
         "link": link, "category": category, "thread": thread, "channel": channel,
     }  # fmt: skip
     how = {"lane": lane, "priority": priority, "push_type": push_type, "ttl": ttl, "collapse": collapse}
+    starts_at = parse_instant(send_at, option="--send-at", ahead=True)
     lay_over(
         document,
         tokens=[
@@ -88,6 +93,7 @@ def send(
         rest={
             **{name: value for name, value in how.items() if value is not None},
             **({"silent": True} if silent else {}),
+            **({} if starts_at is None else {"send_at": rfc3339(starts_at)}),
             **({"dry_run": True} if dry_run else {}),
         },
     )

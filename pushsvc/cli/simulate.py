@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import ConfigError
-from ..simulator import Address, ScenarioError, SimulatorConfig, apns_token, fcm_token, run_forever
+from ..simulator import Address, ScenarioError, SimulatorConfig, apns_token, channel_id, fcm_token, run_forever
 
 _DEFAULTS = SimulatorConfig()
 
@@ -106,6 +106,7 @@ key_id = "{credentials.key_id}"
 team_id = "{credentials.team_id}"
 topic = "{credentials.topic}"
 endpoint = "{address.apns_url}"
+channels_endpoint = "{address.apns_url}"
 ca_file = "{ca_file}"
 
 [apps.shop.fcm]
@@ -118,14 +119,14 @@ ca_file = "{ca_file}"
 
 
 def _print_tokens(scenario: str) -> None:
-    """Both platforms' tokens where both know the words; exit 2 with the known ones when neither does."""
+    """The tokens of those that know the words; exit 2 with the known ones when none does."""
     faults = []
-    for name, make in (("apns", apns_token), ("fcm", fcm_token)):
+    for name, make in (("apns", apns_token), ("fcm", fcm_token), ("channel", channel_id)):
         try:
-            print(f"{name:<5} {make(scenario, 'demo')}")
+            print(f"{name:<8} {make(scenario, 'demo')}")
         except ScenarioError as error:
             faults.append(f"{name}: {error}")
-    if len(faults) == 2:
+    if len(faults) == 3:
         typer.echo("\n".join(faults), err=True)
         raise typer.Exit(2)
     sys.stdout.flush()

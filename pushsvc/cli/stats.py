@@ -25,7 +25,7 @@ TITLES = ("app", "platform", "urgent", "normal", "bulk", "retrying", "workers", 
 
 
 def stats(context: typer.Context, watch: Watch = False, every: Every = 1.0, url: Url = "", json: Json = False) -> None:
-    """Show queues, rates, outcomes by app and platform, and held routes.
+    """Show queues, rates, outcomes by app and platform, and held and frozen routes.
 
     Rates are those between two looks. Counters are since the start of the processes; they come from the API's
     /metrics, everything else from the store. With --watch and --json each look is one line.
@@ -59,7 +59,7 @@ async def _stats(settings: Settings, url: str, *, watch: bool, every: float, jso
 
 async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[Figures, None]:
     """One look after the other, for as long as somebody wants them."""
-    from ..runtime import open_running_store
+    from ..runtime import frozen_routes, open_running_store
 
     platforms = {app: tuple(each.providers) for app, each in settings.apps.items()}
     last: Figures | None = None
@@ -67,7 +67,8 @@ async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[F
     async with open_running_store(settings) as store, aiohttp.ClientSession(timeout=timeout) as session:
         while True:
             metrics, why = await _metrics(session, url)
-            last = figures(await store.gauges(platforms), await store.held(), metrics, last, api=why)
+            held, frozen = await store.held(), await frozen_routes(settings, store)
+            last = figures(await store.gauges(platforms), held, metrics, last, api=why, frozen=frozen)
             yield last
             await asyncio.sleep(every)
 
@@ -102,11 +103,12 @@ def summary(look: Figures) -> list[str]:
     """The figures over all apps, in a few lines."""
     lanes = ", ".join(f"{count:,} {lane}" for lane, count in look.pending.items())
     lines = [
-        f"queued    {lanes}; {look.retrying:,} of them wait for a retry",
+        f"queued    {lanes}; {look.retrying:,} of them wait for a retry; {look.scheduled:,} more are scheduled",
         f"rates     accepted {_number(look.accepted_rate)}/s, sent {_number(look.sent_rate)}/s",
         f"dead      {sum(look.dead_letters.values()):,} dead letters",
     ]
     lines += [f"held      {route}: {why}" for route, why in look.held.items()]
+    lines += [f"frozen    {route}: {why}; nothing is pruned" for route, why in look.frozen.items()]
     if look.api:
         lines.append(f"counters  missing: {look.api}")
     return lines
@@ -115,9 +117,11 @@ def summary(look: Figures) -> list[str]:
 def plain(look: Figures) -> str:
     """One look in one line, for a pipe."""
     held = "".join(f" held={route}:{why}" for route, why in look.held.items())
+    held += "".join(f" frozen={route}" for route in look.frozen)
     lanes = " ".join(f"{lane}={count}" for lane, count in look.pending.items())
     return (
-        f"{lanes} retrying={look.retrying} accepted/s={_number(look.accepted_rate)} sent/s={_number(look.sent_rate)}"
+        f"{lanes} retrying={look.retrying} scheduled={look.scheduled}"
+        f" accepted/s={_number(look.accepted_rate)} sent/s={_number(look.sent_rate)}"
         f" dead={sum(look.dead_letters.values())}{held}"
     )
 
@@ -153,4 +157,6 @@ def _picture(look: Figures) -> RenderableType:
     for row in rows(look):
         # As text, never as markup: a reason is the provider's word.
         table.add_row(*(Text(cell) for cell in row[:-1]), Text(row[-1], style="bold red"))
-    return Group(*(Text(line, style="bold red" if line.startswith("held") else "") for line in summary(look)), table)
+    return Group(
+        *(Text(line, style="bold red" if line.startswith(("held", "frozen")) else "") for line in summary(look)), table
+    )

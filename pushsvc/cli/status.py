@@ -59,7 +59,8 @@ def print_status(document: JsonObject) -> None:
     """The status document in a few lines."""
     print(f"{document['id']}  {document['state']}")
     print(counts_line(document["counts"]))
-    print(f"created {document['created_at']}, updated {document['updated_at']}")
+    scheduled = f", scheduled for {document['send_at']}" if "send_at" in document else ""
+    print(f"created {document['created_at']}{scheduled}, updated {document['updated_at']}")
 
 
 def _cell(value: object) -> str:

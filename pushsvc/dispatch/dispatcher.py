@@ -61,12 +61,14 @@ class Dispatcher:
         for provider in self._providers:
             self.add(provider)
         beating = self._watch(asyncio.create_task(self._beat(), name="beat"))
+        launching = self._watch(asyncio.create_task(self._launch(), name="launch"))
         stopped = asyncio.create_task(stop.wait(), name="stop")
         try:
             either: list[asyncio.Future[Any]] = [stopped, self._fault]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if self._fault.done():
                 self._fault.result()
+            launching.cancel()
             await self._drain()
             for line in self._lines.values():
                 line.worker.flush_metrics()
@@ -77,9 +79,9 @@ class Dispatcher:
             for settler, _ in self._settlers.values():
                 settler.close()
             tasks = [line.reading for line in self._lines.values()] + [task for _, task in self._settlers.values()]
-            for task in (beating, *tasks, stopped):
+            for task in (beating, launching, *tasks, stopped):
                 task.cancel()
-            await asyncio.gather(beating, *tasks, stopped, return_exceptions=True)
+            await asyncio.gather(beating, launching, *tasks, stopped, return_exceptions=True)
             self._fault.cancel()
 
     # --- routes that come, change and go, while `run` runs -------------------------------------------
@@ -170,6 +172,23 @@ class Dispatcher:
                 except StoreUnavailable as error:
                     self._log.warning("beat_waits_for_redis", error=str(error))
             await asyncio.sleep(min(1.0, self._config.beat_every))
+
+    async def _launch(self) -> None:
+        """Look every `launch_every` seconds for scheduled pushes of our apps that are due.
+
+        Each process looks, and the store sees to it that each push is launched once. The apps take turns, so that a
+        million pushes of one, all for nine o'clock, do not make those of another late. An app that is no longer
+        configured keeps its schedule: nobody would send what is launched.
+        """
+        while not self._stopping:
+            now = int(self._wall_clock() * 1000)
+            apps = {route.app for route in self._lines}
+            try:
+                while apps and not self._stopping:
+                    apps = {app for app in apps if await self._queue.launch(app, now)}
+            except StoreUnavailable as error:
+                self._log.warning("launch_waits_for_redis", error=str(error))
+            await asyncio.sleep(self._config.launch_every)
 
     def _wake_all(self) -> None:
         for line in self._lines.values():

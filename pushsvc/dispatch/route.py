@@ -55,6 +55,8 @@ class DispatchConfig(Struct, frozen=True):
     """Targets a lane holds in memory at most, give or take one entry."""
     read_wait: float = 2.0
     promote_every: float = 0.2
+    launch_every: float = 0.2
+    """A scheduled push leaves at most about so much after its time."""
     reclaim_every: float = 5.0
     beat_every: float = 4.0
     drain_timeout: float = 25.0
@@ -326,7 +328,7 @@ class RouteWorker:
             self._observe(outcome, delivery.probe, now_monotonic)
         seconds = now_monotonic - delivery.started
         self._congestion.answered(seconds, self._in_flight, now_monotonic)
-        self._tally.answered(outcome, chunk.lane, seconds, now_wall - chunk.created_at / 1000)
+        self._tally.answered(outcome, chunk.lane, seconds, now_wall - chunk.starts_at / 1000)
         self._settle(delivery, delivery.entry, outcome, verdict, now, outcome.reason)
         self.wake()
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from ..documents import Feedback, Time, feedback_document, instant
 from ..model import Counts, DeliveryRow, End, FeedbackEvent, PushState, PushStatus
-
-Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-12-01T09:00:00.000Z"])]
 
 encode = msgspec.json.Encoder().encode
 
 
 class Accepted(Struct, frozen=True):
-    """The push is in Redis and will be sent."""
+    """The push is in Redis and will be sent: at once, or when it is scheduled."""
 
     id: Annotated[str, Meta(description="A UUIDv7.", extra_json_schema={"format": "uuid"})]
     state: PushState
@@ -32,6 +30,7 @@ class Status(Struct, frozen=True):
     created_at: Time
     updated_at: Time
     counts: Counts
+    send_at: Annotated[Time | UnsetType, Meta(description="Of pushes that are, or were, scheduled.")] = UNSET
 
 
 class Delivery(Struct, frozen=True):
@@ -55,18 +54,6 @@ class Deliveries(Struct, frozen=True):
     cursor: str | None
 
 
-class Feedback(Struct, frozen=True):
-    """A token that the provider called dead or suspect, and what was done about it."""
-
-    id: str
-    at: Time
-    device_id: str | None
-    platform: str
-    token: Annotated[str, Meta(description="The caller's own token, whole.")]
-    reason: str
-    action: Literal["suppressed", "pruned", "suspected", "kept"]
-
-
 class FeedbackPage(Struct, frozen=True):
     """Events in order. `cursor` is where to go on: give it as `after`, also when `items` was empty."""
 
@@ -81,22 +68,22 @@ class Health(Struct, frozen=True):
     held: Annotated[
         dict[str, str] | UnsetType, Meta(description="Routes that do not send now, `app/platform`, and why.")
     ] = UNSET
+    frozen: Annotated[
+        dict[str, str] | UnsetType,
+        Meta(description="Routes that prune no device now, because too many of their answers are bad."),
+    ] = UNSET
 
 
-def instant(unix_ms: int) -> str:
-    """RFC 3339 in UTC with milliseconds."""
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
-
-
-def accepted(push_id: str, deliveries: int) -> bytes:
+def accepted(push_id: str, state: PushState, deliveries: int) -> bytes:
     """The answer to `POST /v1/push`."""
-    return encode(Accepted(push_id, "sending", deliveries))
+    return encode(Accepted(push_id, state, deliveries))
 
 
 def status(push: PushStatus) -> bytes:
     """The status document."""
     created, updated = instant(push.created_at), instant(push.updated_at)
-    return encode(Status(push.id, push.app, push.state, created, updated, push.counts))
+    send_at = UNSET if push.send_at is None else instant(push.send_at)
+    return encode(Status(push.id, push.app, push.state, created, updated, push.counts, send_at))
 
 
 def deliveries(rows: list[DeliveryRow], cursor: str | None) -> bytes:
@@ -120,16 +107,5 @@ def deliveries(rows: list[DeliveryRow], cursor: str | None) -> bytes:
 
 def feedback(events: list[tuple[str, FeedbackEvent]], after: str | None) -> bytes:
     """A page of feedback events that follow `after`."""
-    items = [
-        Feedback(
-            id=event_id,
-            at=instant(event.at),
-            device_id=event.device_id,
-            platform=event.platform,
-            token=event.token,
-            reason=event.reason,
-            action=event.action,
-        )
-        for event_id, event in events
-    ]
+    items = [feedback_document(event_id, event) for event_id, event in events]
     return encode(FeedbackPage(items, items[-1].id if items else after))

@@ -11,8 +11,11 @@ from aiohttp import web
 
 from ..model import Platform
 from ..ports import DeadLetters, KeyRing, Limiter, PushStore, ReceiptLog, Renderer
+from ..ports.channels import Channels
+from ..ports.registry import Registry
 from . import openapi
 from .auth import Gate
+from .channels import ChannelCalls
 from .config import IntakeApp, IntakeConfig
 from .failed import FailedCalls
 from .ids import new_push_id, now_ms
@@ -20,6 +23,7 @@ from .limits import IntakeLimits
 from .meta import MetaCalls
 from .problems import ExpectationFailed, boundary, respond
 from .pushes import PushCalls
+from .restore import RestoreCalls
 from .routes import CALLS
 
 _OF_ONE = ("get_push", "cancel_push")
@@ -37,9 +41,12 @@ def build_app(
     receipts: ReceiptLog,
     keys: KeyRing,
     dead: DeadLetters,
+    registry: Registry,
+    channels: Channels,
     ready: Callable[[], Awaitable[Mapping[str, str]]],
     metrics: Callable[[], Awaitable[bytes]],
     held: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
+    frozen: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     config: IntakeConfig,
     clock: Callable[[], int] = now_ms,
     new_id: Callable[[int], str] = new_push_id,
@@ -50,7 +57,7 @@ def build_app(
 
     `renderers` are those of every platform that exists; which of them an app may use is in its `platforms`.
     `ready` names the parts that are not ready, with why; empty means ready. `metrics` gives Prometheus' text,
-    `held` the routes that do not send now, and why.
+    `held` the routes that do not send now, and why; `frozen` those that prune nothing now, and why.
     `clock` gives Unix milliseconds, `new_id` a push id for such an instant, `monotonic` seconds.
     `limiter` holds the apps to their `limit`; without it there is none.
     """
@@ -70,9 +77,19 @@ def build_app(
         limits=IntakeLimits(limiter, rates, monotonic=monotonic) if limiter is not None and rates else None,
     )
     about_itself = MetaCalls(
-        ready=ready, metrics=metrics, held=held, document=openapi.build(platforms=renderers, config=config)
+        ready=ready,
+        metrics=metrics,
+        held=held,
+        frozen=frozen,
+        document=openapi.build(platforms=renderers, config=config),
     )
-    owners = (about_pushes, FailedCalls(dead=dead, gate=gate, config=config), about_itself)
+    owners = (
+        about_pushes,
+        FailedCalls(dead=dead, gate=gate, config=config),
+        RestoreCalls(registry=registry, gate=gate, config=config),
+        ChannelCalls(channels=channels, gate=gate, config=config),
+        about_itself,
+    )
     app = web.Application(middlewares=[boundary()], client_max_size=config.body_limit)
     handlers: dict[str, Handler] = {}
     app[HANDLERS] = handlers

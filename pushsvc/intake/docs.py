@@ -78,7 +78,8 @@ def _call(path: str, verb: str, call: dict[str, Any]) -> str:
         (
             f"<code>{status}</code>",
             " ".join(
-                f"{_type(media['schema'])} <span class=soft>{kind}</span>" for kind, media in item["content"].items()
+                f"{_type(media['schema'])} <span class=soft>{kind}</span>"
+                for kind, media in item.get("content", {}).items()
             ),
             _text(item["description"]) + _headers(item.get("headers", {})),
         )

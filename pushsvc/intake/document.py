@@ -11,7 +11,7 @@ Decided here, where RFC 8259 leaves it open:
 - NaN, Infinity, numbers beyond a double, lone surrogates, and a byte order mark are not JSON: 400.
 - Of a name given twice in one object the last counts, as in most parsers; where its other value is wrong, the
   repeat is named as the fault.
-- What stands in `overrides` travels byte for byte; it must be an object, at most `faults.MAX_DEPTH` levels deep.
+- What stands in `overrides` travels byte for byte; it must be an object, at most `depth.MAX_DEPTH` levels deep.
 - The same token twice in one push is one delivery.
 """
 
@@ -25,7 +25,11 @@ from msgspec import Meta, Raw, Struct
 
 from ..model import Content, Lane, Platform, Target
 from ..model import Notification as PlainNotification
-from .faults import MAX_BADGE, MAX_TTL, VISIBLE, Rules, has_payload, too_deep
+from . import live_activity
+from .depth import too_deep
+from .faults import MAX_BADGE, MAX_TTL, TARGETS, VISIBLE, Rules, has_payload
+from .instants import DAYS_AHEAD, Instant, parse_send_at
+from .live_activity import LiveActivity
 from .refusal import refuse, utf8
 
 # --- the document, as the OpenAPI description shows it ---------------------------------------------
@@ -33,11 +37,15 @@ from .refusal import refuse, utf8
 
 
 class TokenTarget(Struct, forbid_unknown_fields=True, gc=False):
-    """One device by the token that its provider gave it: `token`, or for FCM also `fid`."""
+    """One target by what its provider gave it: a device by its `token` (FCM: also `fid`), or at APNs a broadcast
+    `channel`, one Live `activity`, or the right to start one (`push_to_start`). Exactly one of these."""
 
     platform: Annotated[str, Meta(description="A provider that is configured for the app.", examples=["apns", "fcm"])]
     token: Annotated[str | None, Meta(description="The device token (APNs) or registration token (FCM).")] = None
     fid: Annotated[str | None, Meta(description="A Firebase installation id, in place of `token`.")] = None
+    channel: Annotated[str | None, Meta(description="The id of a broadcast channel of APNs (iOS 18).")] = None
+    activity: Annotated[str | None, Meta(description="The push token of one Live Activity.")] = None
+    push_to_start: Annotated[str | None, Meta(description="A token by which Live Activities are started.")] = None
 
 
 class To(Struct, forbid_unknown_fields=True, gc=False):
@@ -70,10 +78,11 @@ class Notification(PlainNotification, frozen=True, forbid_unknown_fields=True, o
 
 
 class PushDocument(Struct, forbid_unknown_fields=True, gc=False):
-    """One push. Besides `to` it needs `notification`, `data`, or an override with a payload."""
+    """One push. Besides `to` it needs `notification`, `live_activity`, `data`, or an override with a payload."""
 
     to: To
     notification: Notification | None = None
+    live_activity: LiveActivity | None = None
     data: Annotated[
         dict[str, str] | None, Meta(description="Values for the app; each is a string.", examples=[{"order": "7"}])
     ] = None
@@ -99,8 +108,13 @@ class PushDocument(Struct, forbid_unknown_fields=True, gc=False):
         Annotated[str, Meta(min_length=1)] | None,
         Meta(description="A later push with the same value replaces this one on the device."),
     ] = None
-    # Null is the same as leaving it out; any other value is refused with the list of faults.
-    send_at: None = None
+    send_at: Annotated[
+        Instant | None,
+        Meta(
+            description=f"When to send it, at most {DAYS_AHEAD} days ahead; its `ttl` begins then. "
+            "Default, and for an instant that has passed: at once."
+        ),
+    ] = None
     dry_run: Annotated[bool | None, Meta(description="Have it checked by the provider and not delivered.")] = None
     overrides: Annotated[
         dict[str, Raw] | None,
@@ -115,6 +129,8 @@ class Draft(Struct, frozen=True, gc=False):
     lane: Lane
     targets: dict[Platform, tuple[Target, ...]]
     total: int
+    send_at: int | None = None
+    """Unix milliseconds; None: at once."""
 
 
 # --- reading ----------------------------------------------------------------------------------------
@@ -124,22 +140,25 @@ _plain = msgspec.json.Decoder().decode
 _NOTHING: Final = Notification()
 
 
-def read(body: bytes, rules: Rules) -> Draft:
-    """The push that `body` asks for. Raises `MalformedBody` (400), or `InvalidRequest` (422) naming every fault."""
+def read(body: bytes, rules: Rules, now: int) -> Draft:
+    """The push that `body` asks for at `now`, in Unix milliseconds.
+
+    Raises `MalformedBody` (400), or `InvalidRequest` (422) naming every fault.
+    """
     try:
         document = _decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        refuse(body, rules)
-    draft = judge(document, rules)
+        refuse(body, rules, now)
+    draft = judge(document, rules, now)
     if draft is None:
-        refuse(body, rules)
+        refuse(body, rules, now)
     # msgspec looks into the strings that it decodes; what it passes on raw it does not read as UTF-8.
-    if document.overrides:
+    if document.overrides or document.live_activity:
         utf8(body)
     return draft
 
 
-def judge(document: PushDocument, rules: Rules) -> Draft | None:
+def judge(document: PushDocument, rules: Rules, now: int) -> Draft | None:
     """The draft, or None where the walk will find a fault."""
     notification = None if document.notification == _NOTHING else document.notification
     overrides = document.overrides or {}
@@ -154,11 +173,22 @@ def judge(document: PushDocument, rules: Rules) -> Draft | None:
         if type(value) is not dict or too_deep(value):
             return None
         payload = payload or has_payload(value)
-    if notification is None and not document.data and not payload:
-        return None
+    activity = None
     silent = document.silent or False
+    if document.live_activity is not None:
+        activity = live_activity.judge(document.live_activity, notification, silent=silent)
+        if activity is None:
+            return None
+    elif notification is None and not document.data and not payload:
+        return None
     if silent and notification is not None and any(getattr(notification, name) is not None for name in VISIBLE):
         return None
+    send_at = None
+    if document.send_at is not None:
+        try:
+            send_at = parse_send_at(document.send_at, now)
+        except ValueError:
+            return None
     tokens = document.to.tokens
     if len(tokens) > rules.max_targets:
         return None
@@ -167,6 +197,7 @@ def judge(document: PushDocument, rules: Rules) -> Draft | None:
         return None
     content = Content(
         notification=notification,
+        live_activity=activity,
         data=document.data or None,
         priority=document.priority,
         push_type=document.push_type,
@@ -176,14 +207,14 @@ def judge(document: PushDocument, rules: Rules) -> Draft | None:
         dry_run=document.dry_run or False,
         overrides=overrides,
     )
-    return Draft(content, document.lane or "normal", targets, sum(map(len, targets.values())))
+    return Draft(content, document.lane or "normal", targets, sum(map(len, targets.values())), send_at)
 
 
 def receivers(
     tokens: list[TokenTarget], checks: Mapping[Platform, Callable[[str, str], str | None]]
 ) -> dict[Platform, tuple[Target, ...]] | None:
     """The distinct targets by platform, numbered in the order of the request; None where one has a fault."""
-    groups: dict[Platform, tuple[Callable[[str, str], str | None], set[str], set[str], list[Target]]] = {}
+    groups: dict[Platform, tuple[Callable[[str, str], str | None], set[str], set[tuple[str, str]], list[Target]]] = {}
     index = 0
     for entry in tokens:
         group = groups.get(entry.platform)
@@ -192,10 +223,10 @@ def receivers(
             if check is None:
                 return None
             group = groups[entry.platform] = (check, set(), set(), [])
-        check, seen, seen_fids, targets = group
+        check, seen, seen_others, targets = group
         token = entry.token
         if token is not None:
-            if entry.fid is not None:
+            if not (entry.fid is entry.channel is entry.activity is entry.push_to_start is None):
                 return None
             if token in seen:
                 continue
@@ -204,14 +235,21 @@ def receivers(
             seen.add(token)
             targets.append(Target(index, token))
         else:
-            fid = entry.fid
-            if fid is None:
+            other = _other(entry)
+            if other is None:
                 return None
-            if fid in seen_fids:
+            if other in seen_others:
                 continue
-            if check(fid, "fid") is not None:
+            kind, text = other
+            if check(text, kind) is not None:
                 return None
-            seen_fids.add(fid)
-            targets.append(Target(index, fid, None, "fid"))
+            seen_others.add(other)
+            targets.append(Target(index, text, None, kind))
         index += 1
     return {platform: tuple(group[3]) for platform, group in groups.items()}
+
+
+def _other(entry: TokenTarget) -> tuple[str, str] | None:
+    """Kind and text of a target that is given by something else than its `token`; None where it is not by one thing."""
+    given = [(kind, text) for kind in TARGETS if (text := getattr(entry, kind)) is not None]
+    return given[0] if len(given) == 1 else None

@@ -15,18 +15,21 @@ from typing import Any, Final
 
 from ..errors import Fault
 from ..model import LANES, Platform
+from . import live_activity
+from .depth import MAX_DEPTH, too_deep
+from .instants import parse_send_at
 from .wording import expected, join, kind, names, secret_kind
 
 MAX_TTL: Final = 2_419_200
 """28 days, FCM's limit and its default (https://firebase.google.com/docs/cloud-messaging/customize-messages/setting-message-lifespan)."""
 MAX_BADGE: Final = 2**31 - 1
-MAX_DEPTH: Final = 100
-"""Levels of nesting within `overrides`; what fits into a provider's payload limit has far fewer."""
 LIMIT: Final = 1000
 """How many faults are listed."""
 VISIBLE: Final = ("title", "subtitle", "body", "image", "sound", "badge")
 """The fields of a notification that the user notices."""
 
+TARGETS: Final = ("token", "fid", "channel", "activity", "push_to_start")
+"""By which field a target is given; the field is the target's kind."""
 _SUGGESTIONS: Final = 20  # Beyond so many unknown names a likeness is not worth its time.
 
 
@@ -60,11 +63,11 @@ class _Enough(Exception):
     """The list is full."""
 
 
-def walk(value: Any, rules: Rules) -> Found:
-    """Every fault of the document that `value` is, in the order of the document."""
+def walk(value: Any, rules: Rules, now: int) -> Found:
+    """Every fault of the document that `value` is at `now` (Unix ms), in the order of the document."""
     found = Found()
     with suppress(_Enough):
-        _push(value, rules, found)
+        _push(value, rules, now, found)
     return found
 
 
@@ -94,6 +97,16 @@ def _whole(value: Any, path: str, found: Found, *, least: int, most: int) -> Non
 def _flag(value: Any, path: str, found: Found) -> None:
     if not isinstance(value, bool):
         found.add(path, expected("true or false", value))
+
+
+def _send_at(value: Any, path: str, found: Found, *, now: int) -> None:
+    if not isinstance(value, str):
+        found.add(path, expected("a string", value))
+        return
+    try:
+        parse_send_at(value, now)
+    except ValueError as error:
+        found.add(path, str(error))
 
 
 def _choice(value: Any, path: str, found: Found, *, options: tuple[str, ...]) -> None:
@@ -149,6 +162,18 @@ def _notification(value: Any, path: str, found: Found) -> None:
         found.add(path, expected("an object", value))
 
 
+def _live_activity(value: Any, path: str, found: Found) -> None:
+    if isinstance(value, dict):
+        _fields(value, path, found, dict.fromkeys(live_activity.FIELDS, _activity_field))
+    else:
+        found.add(path, expected("an object", value))
+
+
+def _activity_field(value: Any, path: str, found: Found) -> None:
+    if (fault := live_activity.fault_of(path.rpartition(".")[2], value)) is not None:
+        found.add(path, fault)
+
+
 def _data(value: Any, path: str, found: Found) -> None:
     if not isinstance(value, dict):
         found.add(path, expected("an object of strings", value))
@@ -173,6 +198,7 @@ _NOTIFICATION: Final[dict[str, Check]] = {
 
 _PUSH: Final[dict[str, Check]] = {
     "notification": _notification,
+    "live_activity": _live_activity,
     "data": _data,
     "lane": partial(_choice, options=LANES),
     "priority": partial(_choice, options=("high", "normal")),
@@ -180,7 +206,6 @@ _PUSH: Final[dict[str, Check]] = {
     "silent": _flag,
     "ttl": partial(_whole, least=0, most=MAX_TTL),
     "collapse": partial(_text, least=1),
-    "send_at": partial(_later, check=_text, mend="leave it out to send at once"),
     "dry_run": _flag,
 }
 
@@ -190,13 +215,14 @@ _TO: Final[dict[str, Check]] = {
 }
 
 
-def _push(value: Any, rules: Rules, found: Found) -> None:
+def _push(value: Any, rules: Rules, now: int, found: Found) -> None:
     if not isinstance(value, dict):
         found.add("", expected("a push document, which is an object", value))
         return
     checks: dict[str, Check] = {
         **_PUSH,
         "to": partial(_to, rules=rules),
+        "send_at": partial(_send_at, now=now),
         "overrides": partial(_overrides, rules=rules),
     }
     if value.get("to") is None:
@@ -207,6 +233,7 @@ def _push(value: Any, rules: Rules, found: Found) -> None:
 
 def _content(value: dict[str, Any], found: Found) -> None:
     notification, data, overrides = value.get("notification"), value.get("data"), value.get("overrides")
+    activity = value.get("live_activity")
     shapes = (notification, data, overrides)
     # A wrong type was already named; whether it would have held anything is then not to be known.
     if all(shape is None or isinstance(shape, dict) for shape in shapes):
@@ -214,8 +241,14 @@ def _content(value: dict[str, Any], found: Found) -> None:
         payload = isinstance(overrides, dict) and any(
             not isinstance(item, dict) or has_payload(item) for item in overrides.values()
         )
-        if not says and not data and not payload:
+        if not says and not data and not payload and activity is None:
             found.add("", "says nothing: `notification`, `data` or an override with a payload is needed")
+    if isinstance(activity, dict):
+        shown = [
+            name for name in _NOTIFICATION if isinstance(notification, dict) and notification.get(name) is not None
+        ]
+        for name, fault in live_activity.disagreements(activity, shown, silent=value.get("silent") is True):
+            found.add(join("live_activity", name) if name else "live_activity", fault)
     if value.get("silent") is True and isinstance(notification, dict):
         seen = [name for name in VISIBLE if notification.get(name) is not None]
         if seen:
@@ -225,21 +258,6 @@ def _content(value: dict[str, Any], found: Found) -> None:
 def has_payload(override: dict[str, Any]) -> bool:
     """Whether a platform's override holds anything to send, rather than only how to send it."""
     return any(name != "headers" for name in override)
-
-
-def too_deep(value: Any) -> bool:
-    """Whether lists and objects are nested more than `MAX_DEPTH` levels."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, (dict, list))
-        ]
-        if not level:
-            return False
-    return True
 
 
 def _overrides(value: Any, path: str, found: Found, *, rules: Rules) -> None:
@@ -289,14 +307,15 @@ def _token(value: Any, path: str, found: Found, rules: Rules) -> None:
         found.add(path, f'expected an object such as {{"platform": "apns", "token": ".."}}, found {secret_kind(value)}')
         return
     for name in value:
-        if name not in ("platform", "token", "fid"):
-            found.add(join(path, name), _unknown(name, ("platform", "token", "fid"), found))
+        if name not in ("platform", *TARGETS):
+            found.add(join(path, name), _unknown(name, ("platform", *TARGETS), found))
     check = _platform(value, path, found, rules)
-    given = [name for name in ("token", "fid") if value.get(name) is not None]
+    given = [name for name in TARGETS if value.get(name) is not None]
     if not given:
         found.add(f"{path}.token", "is missing")
-    if len(given) == 2:
-        found.add(path, "holds either `token` or `fid`, not both")
+    if len(given) > 1:
+        many = "both" if len(given) == 2 else "all of them"
+        found.add(path, f"holds either {' or '.join(f'`{name}`' for name in given)}, not {many}")
     for name in given:
         text = value[name]
         if not isinstance(text, str):

@@ -27,11 +27,13 @@ class MetaCalls:
         ready: Callable[[], Awaitable[Mapping[str, str]]],
         metrics: Callable[[], Awaitable[bytes]],
         held: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
+        frozen: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
         document: dict[str, Any],
     ) -> None:
         self._ready = ready
         self._metrics = metrics
         self._held = held
+        self._frozen = frozen
         self._openapi = msgspec.json.encode(document)
         self._page = docs.render(document).encode()
 
@@ -40,14 +42,17 @@ class MetaCalls:
         return web.Response(body=answers.encode(answers.Health("ok")), headers=_NO_STORE)
 
     async def get_readyz(self, _: web.Request) -> web.Response:
-        """`GET /readyz`: 503 names each part that is not ready. A held route is named, but accepting goes on."""
+        """`GET /readyz`: 503 names each part that is not ready. A held or frozen route is named, but accepting goes
+        on."""
         failing = await self._ready()
         if failing:
             parts = ", ".join(failing)
             faults = [Fault(name, why) for name, why in failing.items()]
             raise Unavailable(f"Not ready: {parts}.", faults=faults, retry_after=RETRY_AFTER)
         held = dict(await self._held()) if self._held is not None else {}
-        return web.Response(body=answers.encode(answers.Health("ready", held or UNSET)), headers=_NO_STORE)
+        frozen = dict(await self._frozen()) if self._frozen is not None else {}
+        body = answers.encode(answers.Health("ready", held or UNSET, frozen or UNSET))
+        return web.Response(body=body, headers=_NO_STORE)
 
     async def get_metrics(self, _: web.Request) -> web.Response:
         """`GET /metrics`."""

@@ -11,16 +11,21 @@ from .. import __version__
 from ..errors import RequestError
 from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
 from .batch import MOST, BatchResults
+from .channel import Channel, ChannelDocument, ChannelList
 from .config import IntakeConfig
+from .depth import MAX_DEPTH
 from .document import PushDocument
-from .faults import MAX_DEPTH
+from .faults import TARGETS
 from .problems import MEDIA_TYPE, Problem
 from .replays import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
 from .routes import CALLS, JSON, Call
+from .tombstones import Restored, RestoreDocument
 
 STRUCTS: Final = (
     *(PushDocument, Accepted, BatchResults, Status, Deliveries, FeedbackPage, Health, Problem),
     *(ReplayDocument, ReplayAccepted, Replay, DeadLetterPage),
+    *(RestoreDocument, Restored),
+    *(ChannelDocument, Channel, ChannelList),
 )
 
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
@@ -48,6 +53,21 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
             "lane": "bulk",
         },
     },
+    "scheduled": {
+        "summary": "At a time of its own",
+        "value": {
+            "to": {"tokens": [{"platform": "apns", "token": "8f3c" * 16}]},
+            "notification": {"title": "The sale begins"},
+            "send_at": "2026-12-01T09:00:00Z",
+        },
+    },
+    "activity": {
+        "summary": "A Live Activity, updated for all who listen to a broadcast channel",
+        "value": {
+            "to": {"tokens": [{"platform": "apns", "channel": "dHN0LXNyY2gtY2hubA=="}]},
+            "live_activity": {"event": "update", "content_state": {"home": 1, "away": 0}},
+        },
+    },
     "override": {
         "summary": "A provider's own fields",
         "value": {
@@ -59,10 +79,17 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
 
 _EXAMPLES_OF: Final = {
     "post_push": EXAMPLES,
+    "post_channel": {"frequent": {"summary": "For an event with many updates", "value": {"storage": "none"}}},
     "post_replay": {
         "outage": {
             "summary": "What failed while the provider was in trouble, gently",
             "value": {"reason": "ServiceUnavailable", "since": "2026-12-01T09:00:00Z", "rate": 100},
+        },
+    },
+    "post_restore": {
+        "mistake": {
+            "summary": "What was pruned while the wrong key was in place",
+            "value": {"platform": "apns", "since": "2026-12-01T09:00:00Z", "until": "2026-12-01T10:00:00Z"},
         },
     },
 }
@@ -108,10 +135,9 @@ def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig)
     # These only take null today; a later version will take more, and describes them then.
     to["properties"] = {"tokens": {**to["properties"]["tokens"], "maxItems": config.max_targets}}
     push = schemas["PushDocument"]
-    del push["properties"]["send_at"]
     push["anyOf"] = [
         {"required": [name], "properties": {name: {"type": "object", "minProperties": 1}}}
-        for name in ("notification", "data", "overrides")
+        for name in ("notification", "live_activity", "data", "overrides")
     ]
     push["properties"]["overrides"]["anyOf"] = [
         {
@@ -125,7 +151,7 @@ def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig)
     token = schemas["TokenTarget"]
     token["properties"]["platform"]["enum"] = platforms
     del token["properties"]["platform"]["examples"]
-    token["oneOf"] = [{"required": [name], "properties": {name: {"type": "string"}}} for name in ("token", "fid")]
+    token["oneOf"] = [{"required": [name], "properties": {name: {"type": "string"}}} for name in TARGETS]
 
 
 def _paths() -> dict[str, Any]:
@@ -148,8 +174,9 @@ def _operation(call: Call) -> dict[str, Any]:
         named = {"name": "job", "in": "path", "required": True, "description": "The replay's id."}
         parameters.append({**named, "schema": {"type": "string", "pattern": "^[0-9a-f]{1,40}$"}})
     if "{id}" in call.path:
-        description = "The push's id."
-        schema = {"type": "string", "format": "uuid"}
+        description, schema = "The push's id.", dict[str, Any](type="string", format="uuid")
+        if call.path.startswith("/v1/channels"):
+            description, schema = "The channel's id, percent-encoded.", dict[str, Any](type="string", minLength=1)
         parameters.append({"name": "id", "in": "path", "required": True, "description": description, "schema": schema})
     parameters += [
         {"name": param.name, "in": "query", "description": param.description, "schema": param.schema()}
@@ -182,7 +209,8 @@ def _operation(call: Call) -> dict[str, Any]:
 def _responses(call: Call) -> dict[str, Any]:
     answer = call.answer
     good: dict[str, Any] = {"description": answer.description}
-    good["content"] = {answer.media: {"schema": _answer_schema(call)}}
+    if answer.status != 204:
+        good["content"] = {answer.media: {"schema": _answer_schema(call)}}
     if answer.headers:
         good["headers"] = {
             name: {"description": says, "required": True, "schema": {"type": "string"}} for name, says in answer.headers

@@ -86,7 +86,7 @@ class PushCalls:
         if key is not None and (kept := await self._pushes.recall(app.name, key)) is not None:
             return _again(once.first_answer(kept, request.path, body))
         push = self._prepare(app.name, body, key)
-        answer = answers.accepted(push.id, push.total)
+        answer = answers.accepted(push.id, push.first_state, push.total)
         if key is None:
             await self._pushes.accept(push)
         else:
@@ -122,7 +122,7 @@ class PushCalls:
                 results.append(refused(error))
             else:
                 pushes.append((place, push))
-                results.append(BatchItem(202, id=push.id, state="sending", deliveries=push.total))
+                results.append(BatchItem(202, id=push.id, state=push.first_state, deliveries=push.total))
         if key is not None and pushes:
             record = once.record(request.path, body, answers.encode(BatchResults(results)))
             kept = await self._pushes.accept_once([push for _, push in pushes], key=key, record=record)
@@ -150,8 +150,9 @@ class PushCalls:
 
     def _prepare(self, app: str, body: bytes, key: bytes | None) -> Push:
         """The push that `body` asks for, with an id that lets it live beside the record of its idempotency key."""
-        draft = read(body, self._rules[app])
         created_at = self._clock()
+        draft = read(body, self._rules[app], created_at)
+        starts_at = created_at if draft.send_at is None else draft.send_at
         push_id = self._new_id(created_at)
         while key is not None and not self._pushes.beside(app, push_id, key):
             push_id = self._new_id(created_at)
@@ -161,10 +162,11 @@ class PushCalls:
             app=app,
             lane=draft.lane,
             created_at=created_at,
-            expires_at=created_at + 1000 * lifetime(content.ttl),
-            messages=render(self._renderers, content, draft.targets, push_id=push_id, created_at=created_at),
+            expires_at=starts_at + 1000 * lifetime(content.ttl),
+            messages=render(self._renderers, content, draft.targets, push_id=push_id, starts_at=starts_at),
             targets=draft.targets,
             dry_run=content.dry_run,
+            send_at=draft.send_at,
         )
 
     async def get_push(self, request: web.Request) -> web.Response:
@@ -241,7 +243,7 @@ def render(
     targets: Mapping[Platform, tuple[Target, ...]],
     *,
     push_id: str,
-    created_at: int,
+    starts_at: int,
 ) -> dict[Platform, Message]:
     """What each platform among the targets will be sent.
 
@@ -249,9 +251,10 @@ def render(
     """
     messages: dict[Platform, Message] = {}
     errors: list[RenderError] = []
-    for platform in targets:
+    for platform, receivers in targets.items():
+        kinds = {target.kind for target in receivers}
         try:
-            messages[platform] = renderers[platform].render(content, push_id=push_id, created_at=created_at)
+            messages[platform] = renderers[platform].render(content, push_id=push_id, starts_at=starts_at, kinds=kinds)
         except RenderError as error:
             errors.append(error)
     if errors:

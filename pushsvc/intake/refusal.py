@@ -20,10 +20,10 @@ _plain = msgspec.json.Decoder().decode
 _BYTE: Final = re.compile(r"^(?:JSON is malformed: )?(?P<what>.*?)(?: \(byte (?P<byte>\d+)\))?$")
 
 
-def refuse(body: bytes, rules: Rules) -> NoReturn:
+def refuse(body: bytes, rules: Rules, now: int) -> NoReturn:
     """Raise what is wrong with a body that `read` could not take."""
     value = parse(body)
-    found = walk(value, rules)
+    found = walk(value, rules, now)
     # What the typed decoder saw and the walk did not can only be a value that a later one of the same name hid.
     listed = found.items or repeats(body)
     if not listed:

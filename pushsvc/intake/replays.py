@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
+from ..documents import Time, instant
 from ..errors import Fault, InvalidRequest, MalformedBody
 from ..ports import DeadFilter, DeadRow, ReplayStatus
-from .answers import Time, instant
+from .instants import Instant, parse_instant
 from .refusal import explain, utf8
 from .wording import expected, join
 
 MAX_LIMIT: Final = 2**31 - 1
 MIN_RATE: Final = 0.1
 MAX_RATE: Final = 1_000_000
-_INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _TEXTS: Final = ("push", "platform", "reason")
 _INSTANTS: Final = ("since", "until")
 
 Text = Annotated[str, Meta(min_length=1, max_length=128)]
-Instant = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-12-01T09:00:00Z"])]
 
 
 class ReplayDocument(Struct, forbid_unknown_fields=True):
@@ -83,16 +80,6 @@ class Replay(Struct, frozen=True):
     moved: int
     skipped: Annotated[int, Meta(description="Of pushes that were cancelled, or of which nothing is known any more.")]
     error: str
-
-
-def parse_instant(text: str) -> int:
-    """RFC 3339 as Unix milliseconds. Raises `ValueError` with what is wrong."""
-    if not _INSTANT.fullmatch(text):
-        raise ValueError("must be an instant as in RFC 3339, with its offset: 2026-12-01T09:00:00Z")
-    try:
-        return int(datetime.fromisoformat(text.upper()).timestamp() * 1000)
-    except (ValueError, OverflowError):
-        raise ValueError("is no instant that the calendar has") from None
 
 
 def read_filter(values: Mapping[str, Any], faults: list[Fault]) -> DeadFilter:

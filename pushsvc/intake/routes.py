@@ -7,6 +7,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from ..errors import (
+    BadGateway,
     Conflict,
     ContentTooLarge,
     Forbidden,
@@ -21,11 +22,14 @@ from ..errors import (
 from ..model import ENDS, Scope
 from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
 from .batch import NDJSON, BatchResults
+from .channel import Channel, ChannelDocument, ChannelList
 from .document import PushDocument
 from .once import PARAM as IDEMPOTENCY_KEY
 from .problems import InternalError, RequestTimeout, UnsupportedMediaType
 from .query import Param
 from .replays import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
+from .tombstones import MOST as MOST_RESTORED
+from .tombstones import Restored, RestoreDocument
 
 JSON: Final = "application/json"
 
@@ -69,6 +73,9 @@ class Call(Struct, frozen=True):
 
 _KEYED: Final[tuple[type[RequestError], ...]] = (Unauthorized, Forbidden, Unavailable, InternalError)
 
+_ASKED: Final[tuple[type[RequestError], ...]] = (*_KEYED, Conflict, BadGateway, InvalidRequest)
+"""Of calls that ask a provider."""
+
 _LIMIT: Final = Param("limit", "How many items at most.", least=1, most=1000, default=100)
 
 CALLS: Final = (
@@ -82,7 +89,8 @@ CALLS: Final = (
         ),
         description=(
             "Answers only after Redis holds the push; a body is never half accepted. The payload limits of the "
-            "providers are checked before. The same token twice in one push is one delivery."
+            "providers are checked before. The same token twice in one push is one delivery. With `send_at` the push "
+            "is `scheduled` until then."
         ),
         scopes=("push",),
         headers=(IDEMPOTENCY_KEY,),
@@ -138,7 +146,10 @@ CALLS: Final = (
         "/v1/push/{id}/deliveries",
         "How its deliveries ended.",
         Answer(200, "A page of rows, in the order of the request.", Deliveries),
-        description="One row a delivery that did not end as `sent`; of pushes of up to 1,000 deliveries all of them.",
+        description=(
+            "One row a delivery that did not end as `sent`; of pushes of up to 1,000 deliveries all of them. None of a "
+            "push that was cancelled before its `send_at`: no delivery was begun."
+        ),
         scopes=("push", "admin"),
         params=(
             Param("outcome", "Only deliveries that ended so.", options=ENDS),
@@ -215,6 +226,64 @@ CALLS: Final = (
         problems=(*_KEYED, NotFound, InvalidRequest),
     ),
     Call(
+        "post_restore",
+        "POST",
+        "/v1/devices/restore",
+        "Undo prunes.",
+        Answer(200, "So many are back.", Restored),
+        description=(
+            "A device that was pruned keeps its user, tags and topics until it is buried, and comes back with all of "
+            "them; its token is sent to again. A dry run tells in `left` how many are meant. One call restores up to "
+            f"{MOST_RESTORED:,}: call again while `left` is more than 0."
+        ),
+        scopes=("devices", "admin"),
+        body=RestoreDocument,
+        problems=(MalformedBody, *_KEYED, RequestTimeout, ContentTooLarge, UnsupportedMediaType, InvalidRequest),
+    ),
+    Call(
+        "post_channel",
+        "POST",
+        "/v1/channels",
+        "Make a broadcast channel (APNs, iOS 18).",
+        Answer(201, "The channel is there.", Channel, headers=(("Location", "Its path."),)),
+        description=(
+            "Live Activities listen to a channel by its id; a push with the target "
+            '`{"platform": "apns", "channel": "<id>"}` updates or ends them all. APNs allows 10,000 channels an app: '
+            "delete those whose event is over. 409 says that APNs allows no more, or that broadcasts are switched off "
+            "for the app."
+        ),
+        scopes=("push", "admin"),
+        body=ChannelDocument,
+        problems=(MalformedBody, *_ASKED, RequestTimeout, ContentTooLarge, UnsupportedMediaType),
+    ),
+    Call(
+        "get_channels",
+        "GET",
+        "/v1/channels",
+        "The ids of all broadcast channels of the app.",
+        Answer(200, "All ids.", ChannelList),
+        scopes=("push", "admin"),
+        problems=_ASKED,
+    ),
+    Call(
+        "get_channel",
+        "GET",
+        "/v1/channels/{id}",
+        "Read a broadcast channel.",
+        Answer(200, "The channel.", Channel),
+        scopes=("push", "admin"),
+        problems=(*_ASKED, NotFound),
+    ),
+    Call(
+        "delete_channel",
+        "DELETE",
+        "/v1/channels/{id}",
+        "Delete a broadcast channel, for good.",
+        Answer(204, "It is gone. What APNs had stored may still be delivered."),
+        scopes=("push", "admin"),
+        problems=(*_ASKED, NotFound),
+    ),
+    Call(
         "get_healthz",
         "GET",
         "/healthz",
@@ -228,7 +297,8 @@ CALLS: Final = (
         "Whether pushes are accepted.",
         Answer(200, "They are.", Health),
         description="With 503 `errors` names each part that is not ready, and why. `held` names routes that do not "
-        "send now: what is accepted for them waits.",
+        "send now: what is accepted for them waits. `frozen` names routes that prune no device now, because too many "
+        "of their answers are bad.",
         problems=(Unavailable, InternalError),
     ),
     Call(

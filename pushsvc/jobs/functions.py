@@ -11,8 +11,10 @@ from typing import Any, TypeAlias
 
 from rq.timeouts import BaseTimeoutException
 
-from ..errors import StoreError
+from .. import webhooks
+from ..errors import ConfigError, StoreError
 from ..janitor import Progress, clean, holding
+from ..runtime import Current, cleanup_plan, store_config, webhook_configs
 from ..settings import Settings
 from ..store import Store, open_store
 from ..telemetry import REPLAYED, get_logger
@@ -27,10 +29,15 @@ SLICE = 30.0
 class Context:
     """What a function is given by its process. `store_url` is that of pushsvc's store."""
 
-    settings: Settings
+    current: Current
     store_url: str
     stopping: Callable[[], bool] = lambda: False
     """Whether the process has been asked to end: return between two steps."""
+
+    @property
+    def settings(self) -> Settings:
+        """The configuration as it is now."""
+        return self.current.settings
 
 
 Function: TypeAlias = Callable[..., Awaitable[Any]]
@@ -41,8 +48,6 @@ async def replay(context: Context, app: str, job: str) -> dict[str, int]:
 
     Killed at any point, it goes on where its last step ended. What was moved in this slice.
     """
-    from ..runtime import store_config
-
     async with open_store(context.store_url, store_config(context.settings)) as store:
         try:
             return await _replay(context, store, app, job)
@@ -84,13 +89,51 @@ async def _replay(context: Context, store: Store, app: str, job: str) -> dict[st
     return {"moved": moved, "skipped": skipped}
 
 
+RECONSIDER = 30.0
+"""Seconds until a webhook that cannot even be tried is looked at again."""
+
+
+async def webhook(context: Context, app: str) -> int:
+    """Tell the feedback events of an app for a while: until all are told, or its slice is over, or the receiver does
+    not take them.
+
+    Killed at any point, it goes on with the batch that was under way. How many events were told.
+    """
+    config = webhook_configs(context.settings).get(app)
+    if config is None:
+        return 0  # It was taken out of the configuration meanwhile.
+    began = time.monotonic()
+
+    def over() -> bool:
+        return context.stopping() or time.monotonic() - began > SLICE
+
+    lease = context.settings.jobs.takeover
+    async with (
+        open_store(context.store_url, store_config(context.settings)) as store,
+        store.webhooks.claimed(app, config.place, lease=lease) as claim,
+    ):
+        if claim is None:
+            return 0  # Somebody is at it already.
+        try:
+            async with webhooks.open_caller(config, app) as caller:
+                return await webhooks.deliver(claim, caller, config, app, over=over)
+        except ConfigError as error:
+            get_logger("jobs").error("webhook_cannot_be_called", app=app, error=str(error))
+            await claim.rest(RECONSIDER)
+            return 0
+        except (StoreError, BaseTimeoutException):
+            raise  # Redis is away or very slow: it goes on when it can
+        except Exception:
+            # The next run would end in the same way, at once.
+            await claim.rest(RECONSIDER)
+            raise
+
+
 async def cleanup(context: Context) -> dict[str, int]:
     """Go on with the cleanup that is under way, for a slice. What was removed in it.
 
     Killed at any point, it goes on where its last step began.
     """
-    from ..runtime import cleanup_plan, store_config
-
     settings, began = context.settings, time.monotonic()
     async with open_store(context.store_url, store_config(settings)) as store:
         cleanups, owner = store.cleanups, secrets.token_hex(8)
@@ -116,4 +159,4 @@ async def cleanup(context: Context) -> dict[str, int]:
     return {f"{app} {what}": count for (app, what), count in cleaned.removed.items()}
 
 
-FUNCTIONS: Mapping[str, Function] = {"replay": replay, "cleanup": cleanup}
+FUNCTIONS: Mapping[str, Function] = {"replay": replay, "webhook": webhook, "cleanup": cleanup}

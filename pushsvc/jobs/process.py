@@ -14,9 +14,11 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
+from types import FrameType
 
 from msgspec import Struct
 from redis.exceptions import RedisError
@@ -26,6 +28,7 @@ from rq.job import Job
 
 from .. import runtime, telemetry
 from ..errors import StoreError
+from ..reload import ask_all, versions
 from ..settings import Settings
 from ..store import Store, open_store
 from ..store.connect import open_sync_redis
@@ -39,7 +42,7 @@ RESULT_TTL = 300
 FAILURE_TTL = 7 * 86400
 MAINTENANCE = 30
 SWEEP = 0.5
-"""Seconds between two looks for replays that are due."""
+"""Seconds between two looks for replays that are due, and for webhooks."""
 PAUSE = 1.0
 
 
@@ -64,9 +67,10 @@ def run_jobs(
     settings.require_apps()
     logging.getLogger("rq").setLevel(logging.WARNING)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    with _companion(settings, name, watch) as store_url:
+    current = runtime.Current(settings)
+    with _companion(current, name, watch) as store_url:
         worker: JobsWorker | None = None
-        context = Context(settings, store_url, stopping=lambda: worker is not None and worker.stop_was_requested)
+        context = Context(current, store_url, stopping=lambda: worker is not None and worker.stop_was_requested)
         job_class = make_job_class(FUNCTIONS, context)
         listening(f"queue {QUEUE} as {name}")
         for turn in range(1_000_000):
@@ -90,8 +94,12 @@ def run_jobs(
 
 
 @contextmanager
-def _companion(settings: Settings, name: str, watch: Callable[[asyncio.Event], None]) -> Iterator[str]:
-    """Run the companion beside the block; yields the store's URL. What ends it early ends the process."""
+def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Event], None]) -> Iterator[str]:
+    """Run the companion beside the block; yields the store's URL. What ends it early ends the process.
+
+    It also brings `current` up to date. SIGHUP arrives on the main thread, and is handed over to it.
+    """
+    settings = current.settings
     ready: Future[str] = Future()
     loops: list[asyncio.AbstractEventLoop] = []
     stop = asyncio.Event()
@@ -105,11 +113,14 @@ def _companion(settings: Settings, name: str, watch: Callable[[asyncio.Event], N
             connection = open_sync_redis(settings.jobs.url or url, name=f"{name}:schedule")
             stack.callback(connection.close)
             store = await stack.enter_async_context(open_store(url, runtime.store_config(settings)))
-            await runtime.serve_part_metrics(stack, runtime.Current(settings), "jobs", store)
+            await runtime.serve_part_metrics(stack, current, "jobs", store)
             queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
+            following = asyncio.create_task(_follow(current, stop), name="reload")
+            stack.callback(following.cancel)
             ready.set_result(url)
             periodics = [
                 Periodic("replays", SWEEP, lambda: enqueue_replays(store, queue, settings)),
+                Periodic("webhooks", SWEEP, lambda: enqueue_webhooks(store, queue, current.settings)),
                 Periodic("cleanup-slices", SWEEP, lambda: enqueue_cleanup(store, queue)),
             ]
             if settings.cleanup.every:
@@ -126,14 +137,26 @@ def _companion(settings: Settings, name: str, watch: Callable[[asyncio.Event], N
             telemetry.get_logger("jobs").error("companion_ended", error=type(error).__name__, exc_info=True)
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def hang_up(signum: int, frame: FrameType | None) -> None:
+        if thread.is_alive() and loops:
+            loops[0].call_soon_threadsafe(ask_all)
+
     thread = threading.Thread(target=run, name="companion", daemon=True)
     thread.start()
+    before = signal.signal(signal.SIGHUP, hang_up)
     try:
         yield ready.result()
     finally:
+        signal.signal(signal.SIGHUP, before)
         if thread.is_alive() and loops:
             loops[0].call_soon_threadsafe(stop.set)
         thread.join(timeout=10)
+
+
+async def _follow(current: runtime.Current, stop: asyncio.Event) -> None:
+    settings = current.settings
+    async for newer in versions(settings, partial(runtime.load_settings, settings.file), stop):
+        current.settings = newer
 
 
 async def _keep_schedule(
@@ -158,16 +181,29 @@ async def _keep_schedule(
 
 
 async def enqueue_replays(store: Store, queue: Queue, settings: Settings) -> None:
-    """Give each replay that nobody works on to rq, unless it waits there already."""
+    """Give each replay that nobody works on to rq."""
     due = await store.dead.unfinished()
-    if not due:
+    await _enqueue_each(queue, "replay", {f"{app}-{job}": (app, job) for app, job in due})
+    for app, job in due:
+        await store.dead.keep(app, job, lease=int(settings.jobs.takeover * 1000))
+
+
+async def enqueue_webhooks(store: Store, queue: Queue, settings: Settings) -> None:
+    """Give each webhook that has something to tell, and that nobody works on, to rq."""
+    configs = runtime.webhook_configs(settings)
+    due = await asyncio.gather(*(store.webhooks.due(app, config.place) for app, config in configs.items()))
+    await _enqueue_each(queue, "webhook", {app: (app,) for app, now in zip(configs, due, strict=True) if now})
+
+
+async def _enqueue_each(queue: Queue, function: str, calls: Mapping[str, tuple[str, ...]]) -> None:
+    """Each call by its name, unless one of that name waits there already."""
+    if not calls:
         return
     waiting = {job_id.rpartition("-")[0] for job_id in await asyncio.to_thread(queue.get_job_ids)}
-    for app, job in due:
-        name = f"replay-{app}-{job}"
-        if name not in waiting:
-            await asyncio.to_thread(_enqueue, queue, "replay", (app, job), f"{name}-{time.time_ns()}")
-        await store.dead.keep(app, job, lease=int(settings.jobs.takeover * 1000))
+    for name, arguments in calls.items():
+        if f"{function}-{name}" not in waiting:
+            job_id = f"{function}-{name}-{time.time_ns()}"
+            await asyncio.to_thread(_enqueue, queue, function, arguments, job_id)
 
 
 async def enqueue_cleanup(store: Store, queue: Queue) -> None:

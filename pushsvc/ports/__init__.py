@@ -5,7 +5,7 @@ Every method that talks to Redis raises `StoreUnavailable` when it cannot, and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 from msgspec import Struct
@@ -48,8 +48,12 @@ class Renderer(Protocol):
 
     platform: Platform
 
-    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
-        """Render once a push, not once a target. Raises `RenderError` with every fault at once."""
+    def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = ("token",)) -> Message:
+        """Render once a push, not once a target. `starts_at`, in Unix ms, is from when on its `ttl` runs; `kinds` are
+        those of the targets that it is for: what may be sent depends on them.
+
+        Raises `RenderError` with every fault at once.
+        """
         ...
 
     def token_fault(self, token: str, kind: str) -> str | None:
@@ -149,7 +153,10 @@ class PushStore(Protocol):
         ...
 
     async def cancel(self, app: str, push_id: str) -> PushStatus | None:
-        """Cancel what has not been sent. None: no such push. Raises `Conflict` when it is already done."""
+        """Cancel what has not been sent. None: no such push. Raises `Conflict` when it is already done.
+
+        Of a push that is still scheduled nothing is ever sent, and its deliveries leave no rows.
+        """
         ...
 
     async def ping(self) -> None: ...
@@ -172,6 +179,12 @@ class DeliveryQueue(Protocol):
 
     async def promote(self, route: Route, now: int) -> int:
         """Move retries that are due back into their lanes, atomically. Returns how many deliveries."""
+        ...
+
+    async def launch(self, app: str, now: int) -> int:
+        """Move scheduled pushes that are due into their lanes, atomically: each once, or not at all where it was
+        cancelled before. Returns how many pushes; call again while it returns any.
+        """
         ...
 
     async def reclaim(self, route: Route) -> list[Taken]:
@@ -205,7 +218,7 @@ class ReceiptLog(Protocol):
         ...
 
     async def record(self, app: str, done: Sequence[tuple[str, Receipt, FeedbackEvent | None]]) -> None:
-        """One atomic step: append the events, suppress where the action says so, acknowledge the receipts."""
+        """One atomic step: append the events, suppress where the action is `suppressed`, acknowledge the receipts."""
         ...
 
     async def events(self, app: str, *, after: str, limit: int) -> list[tuple[str, FeedbackEvent]]: ...

@@ -47,6 +47,33 @@ class Prune(Struct, frozen=True):
         return f"Prune({self.device_id!r}, {self.reason}, at={self.at})"
 
 
+class Holding(Struct, frozen=True):
+    """A device by its id, or, where that is None, the one that has the token."""
+
+    device_id: str | None
+    platform: Platform
+    token: str
+
+    def __repr__(self) -> str:
+        return f"Holding({self.device_id!r}, {self.platform})"
+
+
+class Strike(Struct, frozen=True):
+    """A suspect answer that is to be counted, if the device is still what it was judged to be."""
+
+    device_id: str
+    token: str
+    at: int
+    """The instant of the answer, Unix ms."""
+    count: int
+    """The device's strikes with this one."""
+    after: int
+    """The instant of the strike before, as it was read. Nothing happens when there was another one since."""
+
+    def __repr__(self) -> str:
+        return f"Strike({self.device_id!r}, {self.count}, at={self.at})"
+
+
 class PrunedFilter(Struct, frozen=True, omit_defaults=True):
     """Which tombstones are meant; what is left empty does not narrow. Instants in Unix ms, `until` exclusive."""
 
@@ -83,6 +110,10 @@ class Registry(Protocol):
         ...
 
     async def get(self, app: str, device_id: str) -> Device | None: ...
+
+    async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
+        """For each the device that is meant, be it a tombstone."""
+        ...
 
     async def by_token(self, app: str, platform: Platform, token: str) -> Device | None: ...
 
@@ -140,8 +171,12 @@ class Registry(Protocol):
         """Make tombstones; for each whether it took effect."""
         ...
 
-    async def strike(self, app: str, device_id: str, token: str, at: int) -> int:
-        """Count a suspect answer; the strikes that the device has now. 0: it has another token by now, or is gone."""
+    async def strike(self, app: str, strikes: Sequence[Strike]) -> list[bool]:
+        """Count suspect answers; for each whether it took effect."""
+        ...
+
+    async def pruned(self, app: str, which: PrunedFilter) -> int:
+        """How many tombstones are meant."""
         ...
 
     async def restore(self, app: str, which: PrunedFilter, *, limit: int) -> int:

@@ -1,7 +1,7 @@
 """The providers, by platform. A new one is a package with the same fixed names, and one line here.
 
-The fixed names: `PLATFORM`, `Config`, `RENDERER` (pure), `classify` (pure), `open_provider` (I/O), `check`, and
-`account_limits` where the provider has some.
+The fixed names: `PLATFORM`, `Config`, `RENDERER` (pure), `classify` (pure), `open_provider` (I/O), `check`, and where
+the provider has them `account_limits` and `open_channels` (I/O).
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ __all__ = ["REGISTRY", "Finding", "ProviderKind"]
 
 def _kind(package: ModuleType) -> ProviderKind:
     limits = getattr(package, "account_limits", no_limits)
+    channels = getattr(package, "open_channels", None)
     return ProviderKind(
-        package.PLATFORM, package.Config, package.RENDERER, package.open_provider, package.check, limits
+        package.PLATFORM, package.Config, package.RENDERER, package.open_provider, package.check, limits, channels
     )
 
 

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from ..model import Platform, Route
 from ..ports import Provider, Renderer
+from ..ports.channels import ChannelAccount
 from ..rates import AccountLimits
 
 
@@ -32,6 +33,12 @@ class OpenProvider(Protocol):
     ) -> AbstractAsyncContextManager[Provider]: ...
 
 
+class OpenChannels(Protocol):
+    """Opens the management of broadcast channels, where the provider has them. Raises `CredentialError`."""
+
+    def __call__(self, config: Any, *, request_timeout: float) -> AbstractAsyncContextManager[ChannelAccount]: ...
+
+
 def no_limits(config: Any) -> AccountLimits:
     """Of a provider that names none."""
     return AccountLimits()
@@ -49,3 +56,4 @@ class ProviderKind(Struct, frozen=True):
     """Takes the config, reads its files, touches no network."""
     account_limits: Callable[[Any], AccountLimits] = no_limits
     """Takes the config: what the provider allows to the account."""
+    open_channels: OpenChannels | None = None

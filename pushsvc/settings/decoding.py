@@ -168,7 +168,7 @@ def _bounds(meta: msgspec.Meta) -> str:
     if low is not None:
         return f" of at least {low}"
     if meta.gt is not None:
-        return f" greater than {meta.gt}"
+        return f" greater than {meta.gt}" + (f" and of at most {high}" if high is not None else "")
     if high is not None:
         return f" of at most {high}"
     return f" that matches {meta.pattern}" if meta.pattern else ""

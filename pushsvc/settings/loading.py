@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 from ..errors import ConfigError
 from .decoding import Faults, decode, did_you_mean, join, show
 from .environment import PREFIX, overlay, sections_of
-from .schema import AppSettings, Name, ServerSettings, Settings, StoreSettings
+from .schema import AppSettings, FeedbackSettings, Name, ServerSettings, Settings, StoreSettings
 
 
 def load(path: Path | None, environ: Mapping[str, str], *, providers: Mapping[str, type[Struct]]) -> Settings:
@@ -91,6 +91,7 @@ def _settings(
     if faults:
         return None
     _check_keys(values.get("apps", {}), faults)
+    _check_routes(values, faults)
     if faults:
         return None
     store: StoreSettings = values.get("store", StoreSettings())
@@ -134,8 +135,17 @@ def _app(
         elif key in providers:
             accounts[key] = decode(_with_files(raw, base), providers[key], where, faults)
         else:
-            values[key] = decode(raw, known[key], where, faults)
+            values[key] = decode(_with_files(raw, base), known[key], where, faults)
     return None if faults else AppSettings(name=name, providers=accounts, **values)
+
+
+def _check_routes(values: Mapping[str, Any], faults: Faults) -> None:
+    """A route that there is not would be overridden without anybody noticing."""
+    feedback: FeedbackSettings = values.get("feedback", FeedbackSettings())
+    known = [f"{app.name}/{platform}" for app in values.get("apps", {}).values() for platform in app.providers]
+    for route in feedback.prune_anyway:
+        if route not in known:
+            faults(f"feedback.prune_anyway.{route}", f"no such route, {did_you_mean(route, known)}")
 
 
 def _check_keys(apps: Mapping[str, AppSettings], faults: Faults) -> None:

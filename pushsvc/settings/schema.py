@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
@@ -14,10 +15,12 @@ from msgspec import Meta, Struct, field
 from ..errors import ConfigError
 from ..model import Scope
 from ..rates import Rate
+from ..signing import parse_secret
 
 Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
 Positive: TypeAlias = Annotated[float, Meta(gt=0)]
 NotNegative: TypeAlias = Annotated[float, Meta(ge=0)]
+Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 Name: TypeAlias = Annotated[
     str,
@@ -172,6 +175,30 @@ class RetrySettings(Struct, frozen=True, kw_only=True):
             raise ValueError("base: must not be greater than `cap`")
 
 
+class FeedbackSettings(Struct, frozen=True, kw_only=True):
+    """`[feedback]`: what prunes a device, and what stops the pruning. It may change under running processes."""
+
+    strikes: Count = 3
+    strike_span: NotNegative = 86400.0
+    strike_memory: Positive = 30 * 86400.0
+    freeze_window: Annotated[float, Meta(ge=10, le=3600)] = 600.0
+    freeze_dead: Share = 0.5
+    freeze_dead_answers: Count = 200
+    freeze_suspect: Share = 0.2
+    freeze_suspect_answers: Count = 100
+    prune_anyway: Annotated[
+        dict[str, Annotated[datetime, Meta(tz=True)]],
+        Meta(description='routes with an instant each, as in { "shop/apns" = 2026-12-01T09:00:00Z }'),
+    ] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.strikes > 1 and self.strike_memory < self.strike_span / (self.strikes - 1):
+            raise ValueError(
+                "strike_memory: must not be shorter than `strike_span` / (`strikes` - 1): "
+                "no device would have two strikes"
+            )
+
+
 class KeySettings(Struct, frozen=True, kw_only=True):
     """`[[apps.NAME.keys]]`: an API key, as its hash."""
 
@@ -196,17 +223,58 @@ class LimitsSettings(Struct, frozen=True, kw_only=True):
 
 
 class WebhookSettings(Struct, frozen=True, kw_only=True):
-    """`[apps.NAME.webhook]`: where outcomes are told. Its secret is left out of `repr`."""
+    """`[apps.NAME.webhook]`: where feedback events are told. URL and secrets are left out of `repr`."""
 
     url: str = ""
     secret: str = ""
+    old_secret: str = ""
+    """Signs too, while receivers change to a new `secret`."""
+    allow_private: bool = False
+    """Whether `http://`, and addresses that are not of the public internet, may be called."""
+    ca_file: str = ""
+    batch: Annotated[int, Meta(ge=1, le=1000)] = 50
+    """Events in one call at most. An event is about 300 bytes; the specification asks for calls of less than 20 kB."""
+    timeout: Annotated[float, Meta(gt=0, le=30)] = 15.0
+    """The specification: "somewhere between 15 and 30s". A process that is to stop waits for no longer."""
+    attempts: Annotated[int, Meta(ge=1, le=1000)] = 10
+    retry_for: Annotated[int, Meta(ge=0)] = 3 * 86400
+    """Calls with events that are younger are never given up, nor are those of less than `attempts`."""
+    base: Positive = 1.0
+    cap: Positive = 3600.0
 
     def __post_init__(self) -> None:
-        if self.url and urlsplit(self.url).scheme not in ("http", "https"):
-            raise ValueError("url: expected empty, http:// or https://")
+        if self.url:
+            _check_webhook_url(self.url, private=self.allow_private)
+            if not self.secret:
+                raise ValueError("secret: needed beside `url`, to sign with; `pushsvc webhooks secret` makes one")
+        for name in ("secret", "old_secret"):
+            if text := getattr(self, name):
+                try:
+                    parse_secret(text)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
+        if self.base > self.cap:
+            raise ValueError("base: must not be greater than `cap`")
 
     def __repr__(self) -> str:
         return f"WebhookSettings(set={bool(self.url)})"
+
+
+def _check_webhook_url(url: str, *, private: bool) -> None:
+    """Raises ValueError, which does not quote it: its path may be all that keeps strangers out."""
+    try:
+        parts = urlsplit(url)
+        host, user, _ = parts.hostname, parts.username, parts.port
+    except ValueError:
+        raise ValueError("url: expected https://host/path") from None
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("url: expected empty, http:// or https://")
+    if not host or any(char.isspace() or not char.isprintable() for char in url):
+        raise ValueError("url: expected https://host/path")
+    if user is not None or parts.fragment:
+        raise ValueError("url: expected no user, password or fragment in it; the signature says who calls")
+    if parts.scheme == "http" and not private:
+        raise ValueError("url: expected https://; http:// only with `allow_private`")
 
 
 class AppSettings(Struct, frozen=True, kw_only=True):
@@ -233,6 +301,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     cleanup: CleanupSettings = CleanupSettings()
     queue: QueueSettings = QueueSettings()
     retry: RetrySettings = RetrySettings()
+    feedback: FeedbackSettings = FeedbackSettings()
     apps: dict[str, AppSettings] = field(default_factory=dict)
     file: Path | None = None
     """Where it was read from; not a key."""

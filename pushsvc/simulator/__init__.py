@@ -22,7 +22,7 @@ from .process import Address, SimulatorHandle, run_forever, simulator_process
 from .record import PlatformRecord, Received, Record
 from .scenario import ScenarioError
 from .server import Simulator
-from .tokens import apns_token, fcm_token
+from .tokens import apns_token, channel_id, fcm_token
 
 __all__ = [
     "Simulator",
@@ -39,5 +39,6 @@ __all__ = [
     "run_forever",
     "apns_token",
     "fcm_token",
+    "channel_id",
     "ScenarioError",
 ]

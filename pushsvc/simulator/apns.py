@@ -156,6 +156,14 @@ class Verifier:
             session.passed[shared] = (until, limit)
         return _judge_own(fields, path[len(_PATH) :], body, limit)
 
+    def judge_identity(self, authorization: bytes | None, session: Session, now: float) -> str | None:
+        """The reason for which APNs does not know who asks, or None."""
+        return None if session.certificate is not None else self._judge_token(authorization, session, now)[0]
+
+    def bundle_ids(self, session: Session) -> frozenset[str]:
+        """For which bundle ids the connection may speak."""
+        return self._identity.topics if session.certificate is None else frozenset({session.certificate})
+
     def _judge_shared(
         self,
         authorization: bytes | None,

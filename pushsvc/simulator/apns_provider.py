@@ -7,13 +7,16 @@ from typing import Final
 
 from . import apns
 from .apns import Identity, Session, Verifier
+from .broadcast import Channels
+from .broadcasts import Broadcasts
 from .hpack import Headers
 from .http2 import Answer, Connection
 from .provider import Clock, Decision, SimulatedProvider
 from .record import PlatformRecord
 from .scenario import ScenarioError, Stage, Step
 
-_PATH: Final = len(b"/3/device/")
+_DEVICE: Final = b"/3/device/"
+_PATH: Final = len(_DEVICE)
 _SIM: Final = b"sim:".hex().encode()
 _INTERFERENCE: Final = {
     "unavailable": "ServiceUnavailable",
@@ -38,6 +41,7 @@ class SimulatedApns(SimulatedProvider):
         one_stream_at_start: bool,
         throttle: bool,
         sandbox: bool,
+        channels: Channels,
     ) -> None:
         stage = Stage(apns.REASONS)
         super().__init__(record=record, stage=stage, clock=clock, latency=latency, streams=streams, throttle=throttle)
@@ -47,6 +51,14 @@ class SimulatedApns(SimulatedProvider):
         seed = secrets.token_hex(9)
         self._id_prefix = f"{seed[:8].upper()}-{seed[8:12].upper()}-4{seed[12:15].upper()}-A{seed[15:].upper()}-"
         self._ids = 0
+        self._broadcasts = Broadcasts(
+            self._verifier,
+            channels,
+            self.switches,
+            echo=self._echo,
+            unique_id=self._unique_id,
+            retry_after=self.retry_after,
+        )
 
     def opened(self, connection: Connection) -> int:
         """With token authentication one stream until a push was accepted, as Apple's page on tokens says."""
@@ -60,6 +72,8 @@ class SimulatedApns(SimulatedProvider):
 
     def decide(self, headers: Headers, body: bytes, memory: Session, now: float) -> Decision:
         fields = {field[0]: field[1] for field in headers}
+        if not fields.get(b":path", _DEVICE).startswith(_DEVICE):
+            return self._broadcasts.decide(fields, len(headers), body, memory, now)
         message_id = fields.get(b"apns-id")
         if self.switches.active:
             interference = self.switches.interfere(fields.get(b"apns-topic", b""), now)
@@ -82,7 +96,11 @@ class SimulatedApns(SimulatedProvider):
         return message_id if message_id is not None and apns.well_formed_id(message_id) else self._make_id()
 
     def _accept(self, message_id: bytes) -> Answer:
-        return apns.accept(message_id, self._make_id().lower() if self._sandbox else None)
+        return apns.accept(message_id, self._unique_id())
+
+    def _unique_id(self) -> bytes | None:
+        """The sandbox's own id of a push."""
+        return self._make_id().lower() if self._sandbox else None
 
     def _play(self, token: bytes, client_id: bytes | None, body: bytes, now: float) -> Decision:
         message_id = self._echo(client_id)
@@ -104,6 +122,10 @@ class SimulatedApns(SimulatedProvider):
             retry_after=self.retry_after(step, now),
             empty=step.empty,
         )
+
+    def reset_scenarios(self) -> None:
+        super().reset_scenarios()
+        self._broadcasts.reset_scenarios()
 
 
 def _certificate_topic(connection: Connection) -> str | None:

@@ -27,6 +27,10 @@ class SimulatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     more_projects: tuple[str, ...] = ()
     environment: Literal["production", "sandbox"] = "production"
     """The sandbox adds `apns-unique-id` to its answers."""
+    broadcasts: bool = True
+    """Whether broadcasts are switched on for the bundle ids."""
+    most_channels: int = 10_000
+    """How many broadcast channels a bundle id may have."""
     token_updates: bool = True
     """Whether a new APNs token more often than each 20 minutes on one connection is refused."""
     access_token_life: int = 3599

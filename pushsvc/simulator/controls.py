@@ -222,8 +222,8 @@ class Controls:
     def clear(self) -> None:
         """Forget the requests, and how often each token with a scenario came."""
         self.record.clear()
-        self._apns.stage.reset()
-        self._fcm.stage.reset()
+        self._apns.reset_scenarios()
+        self._fcm.reset_scenarios()
 
     def state(self) -> dict[str, Any]:
         """What is switched on, and how many connections and waiting requests there are."""

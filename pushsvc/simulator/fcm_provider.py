@@ -22,7 +22,7 @@ class SimulatedFcm(SimulatedProvider):
 
     def __init__(
         self,
-        projects: frozenset[str],
+        projects: tuple[str, ...],
         tokens: AccessTokens,
         *,
         record: PlatformRecord,
@@ -33,7 +33,8 @@ class SimulatedFcm(SimulatedProvider):
         stage = Stage(fcm.ERRORS)
         super().__init__(record=record, stage=stage, clock=clock, latency=latency, streams=streams, throttle=False)
         self.tokens = tokens
-        self._verifier = Verifier(projects)
+        self._projects = projects
+        self._verifier = Verifier(frozenset(projects))
         self._messages = round(clock() * 1_000_000)
 
     def decide(self, headers: Headers, body: bytes, memory: Any, now: float) -> Decision:
@@ -61,6 +62,8 @@ class SimulatedFcm(SimulatedProvider):
         except ScenarioError as error:
             bad = Refusal("INVALID_ARGUMENT", (Violation("message.token", str(error)),), str(error), fcm_error=True)
             return fcm.refuse(bad), token, None, None
+        if step.sender is not None and message.project != self._projects[step.sender % len(self._projects)]:
+            return fcm.refuse(Refusal("SENDER_ID_MISMATCH")), token, None, step
         if step.name in fcm.ERRORS or (step.name == "status" and step.status != 200):
             return self._refuse(step, now), token, None, step
         return self._accept(message), token, None if message.validate_only else body, step

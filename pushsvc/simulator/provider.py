@@ -24,7 +24,7 @@ Decision: TypeAlias = tuple[Answer, bytes, bytes | None, Step | None]
 """The answer, the token, the delivery's identity when it is accepted, and the scenario's step when there is one."""
 
 _UNANSWERED: Final = {name: Answer(0, name, b"") for name in ("stall", "held", "reset", "refuse", "goaway", "drop")}
-_NO_ERROR: Final = (200, 410)  # APNs does not count 410 as an error condition
+_NO_ERROR: Final = (200, 201, 204, 410)  # APNs does not count 410 as an error condition
 
 
 class SimulatedProvider(ABC):
@@ -51,6 +51,10 @@ class SimulatedProvider(ABC):
 
     def opened(self, connection: Connection) -> int:
         return self.streams
+
+    def reset_scenarios(self) -> None:
+        """Forget how often each token with a scenario came."""
+        self.stage.reset()
 
     def request(self, connection: Connection, stream: int, headers: Headers, body: bytes) -> None:
         """One whole request of a client."""

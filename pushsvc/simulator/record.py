@@ -5,7 +5,8 @@ token, and when it was accepted also of its token and of its identity), from whi
 are asked. That two different pushes share a hash, and look like a duplicate, has a chance of 1 in 30 million at a
 million pushes.
 
-The identity of a delivery is its `apns-id`; for FCM, which has none, it is the request's body.
+The identity of a delivery is its `apns-id`, of a broadcast its `apns-request-id`; for FCM, which has none, it is the
+request's body. The token of a broadcast is the id of its channel.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ class PlatformRecord:
         for at, connection, stream, headers, body, answer in self._last:
             fields = tuple((field[0], field[1]) for field in headers)
             item = Received(at, self.platform, connection, stream, fields, body, answer.status, answer.reason)
-            if apns_id is not None and item.fields.get("apns-id") != apns_id:
+            if apns_id is not None and apns_id not in (item.fields.get("apns-id"), item.fields.get("apns-request-id")):
                 continue
             if token is not None and not _is_for(item, token):
                 continue
@@ -198,7 +199,7 @@ class PlatformRecord:
 
 def _is_for(item: Received, token: str) -> bool:
     if item.platform == "apns":
-        return item.fields.get(":path", "").endswith(f"/{token}")
+        return item.fields.get("apns-channel-id") == token or item.fields.get(":path", "").endswith(f"/{token}")
     return f'"{token}"'.encode() in item.body
 
 

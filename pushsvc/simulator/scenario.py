@@ -15,8 +15,9 @@ and without it for ever. After the last one everything is accepted::
     sim:stall.1,Unregistered:a          no answer to the first request, then 410 for ever
 
 Modifiers hold for every request of the token, or with `.N` for its first N: `slow-<ms>`, `since-<unix ms>` (the
-timestamp of an APNs 410), `retry-after-<s>` and `retry-at-<s>` (the Retry-After header in seconds or as a date that
-many seconds ahead), `empty` (the status without a body).
+timestamp of an APNs 410), `sender-<n>` (an FCM token of the simulator's nth project, from 0: for the others it is
+SENDER_ID_MISMATCH), `retry-after-<s>` and `retry-at-<s>` (the Retry-After header in seconds or as a date that many
+seconds ahead), `empty` (the status without a body).
 """
 
 from __future__ import annotations
@@ -45,12 +46,13 @@ TRANSPORT: Final = {
 MODIFIERS: Final = {
     "slow": "slow-<ms>: answer that many milliseconds late",
     "since": "since-<unix ms>: the timestamp in an APNs 410",
+    "sender": "sender-<n>: the FCM token is one of the simulator's nth project, from 0",
     "retry-after": "retry-after-<s>: the Retry-After header, in seconds",
     "retry-at": "retry-at-<s>: the Retry-After header, as a date that many seconds from now",
     "empty": "answer the status without a body",
 }
 
-_NUMBERED: Final = frozenset({"status", "slow", "since", "retry-after", "retry-at"})
+_NUMBERED: Final = frozenset({"status", "slow", "since", "sender", "retry-after", "retry-at"})
 _TEXT: Final = re.compile(r"sim:(?P<actions>[A-Za-z0-9_.,-]+):(?P<unique>[A-Za-z0-9_.,:-]+)")
 _ACTION: Final = re.compile(
     r"(?P<name>[A-Za-z_]+(?:-[a-z]+)*)(?:-(?P<number>[0-9]{1,15}))?(?:\.(?P<times>[1-9][0-9]{0,8}))?"
@@ -91,6 +93,7 @@ class Step(Struct, frozen=True):
     status: int | None = None
     delay_ms: int = 0
     since: int | None = None
+    sender: int | None = None
     retry_after: int | None = None
     retry_at: int | None = None
     empty: bool = False
@@ -135,6 +138,7 @@ def step(scenario: Scenario, nth: int) -> Step:
         status=status,
         delay_ms=modifiers.get("slow", 0),
         since=modifiers.get("since"),
+        sender=modifiers.get("sender"),
         retry_after=modifiers.get("retry-after"),
         retry_at=modifiers.get("retry-at"),
         empty="empty" in modifiers,

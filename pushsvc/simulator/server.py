@@ -14,6 +14,7 @@ from aiohttp import web
 from ..errors import ConfigError
 from .apns import Identity
 from .apns_provider import SimulatedApns
+from .broadcast import Channels
 from .certificates import Credentials, Keys, open_keys, service_account_email, write_credentials
 from .config import SimulatorConfig
 from .control import ControlApi
@@ -59,6 +60,8 @@ class Simulator(Controls):
             topics=frozenset({config.topic, *config.more_topics}),
             token_updates=config.token_updates,
         )
+        self.channels = Channels(most=config.most_channels, enabled=config.broadcasts)
+        """The broadcast channels that there are; they may be switched off under way."""
         apns = SimulatedApns(
             identity,
             record=record.apns,
@@ -68,9 +71,10 @@ class Simulator(Controls):
             one_stream_at_start=config.one_stream_at_start,
             throttle=config.throttle_rejections,
             sandbox=config.environment == "sandbox",
+            channels=self.channels,
         )
         fcm = SimulatedFcm(
-            frozenset({config.project_id, *config.more_projects}),
+            (config.project_id, *config.more_projects),
             AccessTokens(keys.secret, config.access_token_life),
             record=record.fcm,
             clock=clock,

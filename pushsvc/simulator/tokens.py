@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from . import apns, fcm
+import base64
+
+from . import apns, broadcast, fcm
 from .scenario import PREFIX, parse
 
 
@@ -14,3 +16,11 @@ def apns_token(scenario: str, unique: str) -> str:
 def fcm_token(scenario: str, unique: str) -> str:
     """An FCM token that plays `scenario`: `fcm_token("UNREGISTERED", "7")`. Raises `ScenarioError`."""
     return str(parse(f"{PREFIX}{scenario}:{unique}", fcm.ERRORS))
+
+
+def channel_id(scenario: str, unique: str) -> str:
+    """The id of a broadcast channel that plays `scenario`: `channel_id("TooManyRequests.2", "7")`.
+
+    Raises `ScenarioError`.
+    """
+    return base64.b64encode(str(parse(f"{PREFIX}{scenario}:{unique}", broadcast.REASONS)).encode()).decode()

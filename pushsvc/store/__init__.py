@@ -3,10 +3,13 @@
 How the parts stand to one another::
 
     open_store ── Store ─┬─ pushes    accept (group commit), status, deliveries, cancel     pushes.py
-                         ├─ queue     take, settle, promote, reclaim, beat                  queue.py
+                         ├─ queue     take, settle, promote, launch, reclaim, beat          queue.py
                          ├─ receipts  take, record, events                                  receipts.py
+                         ├─ answers   what providers said of tokens lately                  answers.py
+                         ├─ suppressions  tokens that are not sent to                       suppression.py
                          ├─ keys      API keys                                              keyring.py
                          ├─ dead      dead letters listed and replayed                      letters.py, replays.py
+                         ├─ webhooks  what is to be told, and what could not be         webhooks.py
                          ├─ limiter   admit, lease                                          limiter.py
                          ├─ registry  devices, users, topics, tombstones                    registry.py
                          ├─ leftovers what has outlived its use, found and removed          leftovers.py, orphans.py

@@ -1,4 +1,4 @@
--- Accepts pushes: each becomes a status hash and its entries in the lanes, whole or not at all.
+-- Accepts pushes: each becomes a status hash and its entries, whole or not at all.
 --
 -- A push whose id is known already is left alone, so that the caller may try again after an answer that was lost.
 -- When memory is full the first write is refused before anything else is written.
@@ -6,11 +6,10 @@
 -- cost more than writing them.
 --
 -- KEYS  1 ps:T:pending
--- ARGV  1 prefix `ps:T:`; 2 status TTL in ms; then for each push:
---         id, total, created at ms, number of chunks, and for each chunk: platform, lane, number of targets, blob
+-- ARGV  1 prefix `ps:T:`; then the pushes, see enqueue.lua
 -- Returns the pending counters of the shard, flat: field, value, ...
 
 -- include: enqueue
 
-enqueue(ARGV[1], ARGV[2], 3)
+enqueue(ARGV[1], 2)
 return redis.call('HGETALL', KEYS[1])

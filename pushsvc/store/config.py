@@ -13,7 +13,7 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
 
     shards: int | dict[str, int] = 1
     """Slots an app is spread over, for all apps or by name. It decides where a push lives: change it only while
-    nothing is queued, and expect the status documents of before to be gone."""
+    nothing is queued or scheduled, and expect the status documents of before to be gone."""
     chunk_size: int = 500
     """Targets in one stream entry."""
     status_ttl: int = 7 * DAY

@@ -21,6 +21,8 @@ class AppGauges(Struct, frozen=True):
     """Deliveries accepted and not ended, by lane; those that wait for a retry among them."""
     retry_pending: dict[Platform, int]
     """Deliveries that wait for the time of their retry."""
+    scheduled: int
+    """Deliveries of pushes that wait for their time; not pending yet."""
     entries: dict[Platform, dict[Lane, int]]
     """Entries in the lanes' streams, those being worked on included."""
     in_flight: dict[Platform, dict[Lane, int]]
@@ -35,7 +37,7 @@ class AppGauges(Struct, frozen=True):
     quarantined: int
     """Entries that could not be decoded."""
     by_shard: list[int]
-    """Deliveries that have not ended, in each shard."""
+    """Deliveries that have not ended, in each shard; those that are scheduled among them."""
 
     @property
     def total_pending(self) -> int:
@@ -58,9 +60,14 @@ class Gauges(Struct, frozen=True):
         """Deliveries of all apps that wait for the time of their retry."""
         return sum(count for app in self.apps.values() for count in app.retry_pending.values())
 
+    @property
+    def scheduled(self) -> int:
+        """Deliveries of all apps that wait for the time of their push."""
+        return sum(app.scheduled for app in self.apps.values())
+
 
 def pending_of(counters: Mapping[bytes, Any]) -> int:
-    """Deliveries that have not ended: the fields `<platform>:<lane>` say it; `<platform>:retry` is a part of them."""
+    """Deliveries that have not ended, which all fields say but `<platform>:retry`, a part of the others."""
     return sum(int(count) for field, count in counters.items() if not field.endswith(b":retry"))
 
 
@@ -95,7 +102,7 @@ def _sum_up(shards: Sequence[Sequence[Any]], platforms: Sequence[Platform]) -> A
     def numbers(place: int) -> list[int]:
         return [0 if isinstance(shard[place], Exception) else int(shard[place]) for shard in shards]
 
-    def pending(field: str) -> int:
+    def counted(field: str) -> int:
         return sum(int(shard[0].get(field.encode(), 0)) for shard in shards if isinstance(shard[0], dict))
 
     first = 5
@@ -117,8 +124,9 @@ def _sum_up(shards: Sequence[Sequence[Any]], platforms: Sequence[Platform]) -> A
         ]
 
     return AppGauges(
-        pending=by_lane([pending(f"{platform}:{lane}") for platform, lane in lanes]),
-        retry_pending={platform: pending(f"{platform}:retry") for platform in platforms},
+        pending=by_lane([counted(f"{platform}:{lane}") for platform, lane in lanes]),
+        retry_pending={platform: counted(f"{platform}:retry") for platform in platforms},
+        scheduled=counted("scheduled"),
         entries=by_lane([sum(numbers(lengths + at)) for at in range(len(lanes))]),
         in_flight=by_lane([sum(of_group(groups + at, b"pending")) for at in range(len(lanes))]),
         consumers=by_lane([max(of_group(groups + at, b"consumers"), default=0) for at in range(len(lanes))]),

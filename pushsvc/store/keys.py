@@ -11,7 +11,11 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | targets; consumer group `dispatch`                    |
 | `ps:T:retry:<platform>`    | zset   | member: until due      | score due ms; member `<lane> <n> <encoded Chunk>`     |
 | `ps:T:pending`             | hash   | for good               | `<platform>:<lane>` deliveries that have not ended;   |
-|                            |        |                        | `<platform>:retry` those of them that wait in `retry` |
+|                            |        |                        | `<platform>:retry` those of them that wait in `retry`;|
+|                            |        |                        | `scheduled` deliveries of pushes in `scheduled`       |
+| `ps:T:scheduled`           | zset   | member: until due      | ids of scheduled pushes; score due ms                 |
+| `ps:T:s:<id>`              | list   | entry: until due       | what a scheduled push puts into the lanes: platform,  |
+|                            |        |                        | lane, number of targets, encoded Chunk, and so on     |
 | `ps:T:p:<id>`              | hash   | status TTL             | one push: see below                                   |
 | `ps:T:b:<id>`              | string | status TTL             | pushes of > 1,000: a bit a delivery that has ended    |
 | `ps:T:r:<id>`              | zset   | status TTL             | pushes of > 1,000: rows of those not `sent`; score    |
@@ -26,6 +30,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | dead letter can be sent again                         |
 | `ps:T:replay:<job>`        | hash   | 7 days                 | a replay: `cursor`, `end`, `moved`, `skipped`, `up`;  |
 |                            |        |                        | in shard 0 also `spec`, `st`, `at`, `matched`, `error`|
+| `ps:T:answers:<platform>:<minute>` | hash | 24 h           | `sent:<s>`, `dead:<s>`, `suspect:<s>`: what was       |
+|                            |        |                        | answered of tokens in ten seconds from second s on    |
 | `ps:T:receipts`            | stream | entry: until recorded  | `r` encoded Receipt; consumer group `feedback`        |
 | `ps:T:events`              | stream | entry: events TTL      | `e` encoded FeedbackEvent; capped                     |
 | `ps:T:sup:<platform>`      | zset   | member: suppression TTL| 16-byte digest of a dead token; score recorded at ms  |
@@ -33,6 +39,13 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | span of time; see limiter.lua                         |
 | `ps:{owner}:bucket:<name>` | hash   | till full, in seconds  | TAT of a rate that an app or an account shares: see   |
 |                            |        |                        | lease.lua                                             |
+| `ps:T:hook`                | hash   | for good               | in shard 0, the app's webhook: `after` event told     |
+|                            |        |                        | last; of the batch under way `last` event, `n` events,|
+|                            |        |                        | `tries`; `fails` in a row and `why`; `own`er and lease|
+|                            |        |                        | or rest `until` ms; `off` the place that answered 410 |
+| `ps:T:hook:dead`           | hash   | field: events TTL      | in shard 0: id -> DeadBatch as JSON, without events   |
+| `ps:T:hook:asked`          | zset   | until tried            | in shard 0: ids of dead batches to be told again;     |
+|                            |        |                        | score last event recorded at ms                       |
 | `ps:T:i:<digest>`          | string | 24 h                   | record of an idempotency key: what the first call     |
 |                            |        |                        | was and was answered; its pushes are in this shard    |
 | `ps:T:quarantine`          | stream | until an operator acts | what could not be decoded: `b` bytes, `from` key,     |
@@ -59,11 +72,15 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:keys`                  | hash   | for good               | SHA-256 of an API key -> ApiKey as JSON               |
 | `ps:hash_key`              | string | for good               | 32 random bytes that key every token hash             |
 
-The push's hash `ps:T:p:<id>` has `st` state, `n` total, `at` created ms, `up` updated ms, `rt` how many are being
-retried, `n:<end>` how many ended so, and for pushes of up to 1,000 deliveries under each index that has ended its
-encoded DeliveryRow: that the field is there *is* the mark that the delivery ended. What is queued is not stored but
-reckoned, `n - rt - sum of n:<end>`, so that the counts cannot disagree. Names are short because each is kept once a
-push for a week.
+The push's hash `ps:T:p:<id>` has `st` state, `n` total, `at` created ms, `up` updated ms, `due` ms where it was
+scheduled, `rt` how many are being retried, `n:<end>` how many ended so, and for pushes of up to 1,000 deliveries under
+each index that has ended its encoded DeliveryRow: that the field is there *is* the mark that the delivery ended. What
+is queued is not stored but reckoned, `n - rt - sum of n:<end>`, so that the counts cannot disagree. Names are short
+because each is kept once a push for a week.
+
+What a scheduled push will send has no lifetime. Its status is kept for as long as the push may be sent and for the
+status TTL after that; the status TTL begins when the push is launched. Until then its deliveries are not counted by
+platform and lane: they wait for a clock, and no dispatcher could make them fewer.
 
 A push that has failed deliveries keeps all of this for as long as a dead letter lives, where that is longer than the
 status TTL: a replay opens its deliveries again, and must know which have ended, in which turn.
@@ -168,6 +185,14 @@ def push(app: str, shard: int, push_id: str) -> str:
     return f"{prefix(app, shard)}p:{push_id}"
 
 
+def scheduled(app: str, shard: int) -> str:
+    return f"{prefix(app, shard)}scheduled"
+
+
+def waiting(app: str, shard: int, push_id: str) -> str:
+    return f"{prefix(app, shard)}s:{push_id}"
+
+
 def rows(app: str, shard: int, push_id: str) -> str:
     return f"{prefix(app, shard)}r:{push_id}"
 
@@ -192,8 +217,24 @@ def replay(app: str, shard: int, job: str) -> str:
     return f"{prefix(app, shard)}replay:{job}"
 
 
+def hook(app: str) -> str:
+    return f"{prefix(app, 0)}hook"
+
+
+def hook_dead(app: str) -> str:
+    return f"{prefix(app, 0)}hook:dead"
+
+
+def hook_asked(app: str) -> str:
+    return f"{prefix(app, 0)}hook:asked"
+
+
 def lock(name: str) -> str:
     return f"ps:lock:{name}"
+
+
+def answers(app: str, shard: int, platform: Platform, minute: int) -> str:
+    return f"{prefix(app, shard)}answers:{platform}:{minute}"
 
 
 def receipts(app: str, shard: int) -> str:

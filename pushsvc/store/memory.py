@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from ..codec import split
 from ..errors import Conflict
 from ..model import (
     LANES,
@@ -34,19 +33,20 @@ from ..model import (
     TokenSuspect,
 )
 from ..ports import EntryRef, Taken
+from .answers import slot_of
 from .clock import Clock, wall_clock
 from .config import StoreConfig
 from .dead import DeadLetter
-from .gauges import AppGauges, Gauges
+from .gauges import Gauges
 from .keys import SMALL
 from .memory_dead import MemoryDeadLetters
+from .memory_feedback import MemoryAnswers, MemorySuppressions
+from .memory_gauges import figures
 from .memory_registry import MemoryRegistry
 from .memory_state import Record, State
 from .pushes import after_cursor, page
 from .receipts import parse_event_id
 from .settling import dead_letter_of, receipt_of, row_of
-
-_Counted = dict[Platform, dict[Lane, int]]
 
 
 class MemoryPushes:
@@ -58,15 +58,14 @@ class MemoryPushes:
     @property
     def pending(self) -> int:
         """Deliveries that have not ended."""
-        return sum(record.push.total - len(record.ended) for record in self._state.pushes.values())
+        return sum(record.left for record in self._state.pushes.values())
 
     async def accept(self, push: Push) -> None:
         state = self._state
         if (push.app, push.id) not in state.pushes:
-            state.pushes[push.app, push.id] = Record(push, "sending" if push.total else "done", push.created_at)
-            for chunk in split(push, state.config.chunk_size):
-                state.lanes[push.app, chunk.platform, chunk.lane].add(chunk)
-            state.change()
+            record = state.pushes[push.app, push.id] = Record(push, push.first_state, push.created_at)
+            if record.state == "sending":
+                state.launch(record)
 
     async def accept_once(self, pushes: Sequence[Push], *, key: bytes, record: bytes) -> bytes | None:
         app = pushes[0].app
@@ -173,6 +172,7 @@ class MemoryQueue:
                 continue
             applied += 1
             record.updated_at = state.clock()
+            state.count_answer(Route(app, chunk.platform), slot_of(settlements, 0), settlement)
             if isinstance(settlement.outcome, TokenDead | TokenSuspect):
                 state.receipts[app].add(receipt_of(settlement, settlement.outcome))
             if isinstance(verdict, Ended):
@@ -209,6 +209,18 @@ class MemoryQueue:
         if due:
             self._state.change()
         return sum(len(chunk.targets) for chunk in due)
+
+    async def launch(self, app: str, now: int) -> int:
+        due = [
+            record
+            for (owner, _), record in self._state.pushes.items()
+            if owner == app and record.state == "scheduled" and record.push.starts_at <= now
+        ]
+        for record in due:
+            record.state = "sending"
+            record.updated_at = now
+            self._state.launch(record)
+        return len(due)
 
     async def reclaim(self, route: Route) -> list[Taken]:
         taken: list[Taken] = []
@@ -254,7 +266,7 @@ class MemoryReceipts:
         for entry_id, receipt, event in done:
             if self._state.receipts[app].remove(entry_id) and event is not None:
                 self._state.events[app].append((f"{next(self._state.numbers)}-0", event))
-                if event.action in ("suppressed", "pruned"):
+                if event.action == "suppressed":
                     self._state.suppressed[app, receipt.platform, receipt.token] = receipt.at
 
     async def events(self, app: str, *, after: str, limit: int) -> list[tuple[str, FeedbackEvent]]:
@@ -303,6 +315,8 @@ class MemoryStore:
         self.pushes = MemoryPushes(self._state)
         self.queue = MemoryQueue(self._state, consumer)
         self.receipts = MemoryReceipts(self._state, consumer)
+        self.answers = MemoryAnswers(self._state)
+        self.suppressions = MemorySuppressions(self._state)
         self.keys = MemoryKeyRing(self._state)
         self.dead = MemoryDeadLetters(self._state)
         self.registry = MemoryRegistry(self._state)
@@ -319,41 +333,4 @@ class MemoryStore:
         return list(self._state.dead[app].values())
 
     async def gauges(self, routes: Mapping[str, Sequence[Platform]]) -> Gauges:
-        return Gauges(apps={app: self._figures(app, platforms) for app, platforms in routes.items()})
-
-    def _figures(self, app: str, platforms: Sequence[Platform]) -> AppGauges:
-        state = self._state
-        pending: _Counted = {platform: dict.fromkeys(LANES, 0) for platform in platforms}
-        entries: _Counted = {platform: dict.fromkeys(LANES, 0) for platform in platforms}
-        in_flight: _Counted = {platform: dict.fromkeys(LANES, 0) for platform in platforms}
-        consumers: _Counted = {platform: dict.fromkeys(LANES, 0) for platform in platforms}
-        for (owner, _), record in state.pushes.items():
-            for platform, targets in record.push.targets.items() if owner == app else ():
-                if platform in pending:
-                    left = sum(1 for target in targets if target.index not in record.ended)
-                    pending[platform][record.push.lane] += left
-        for platform in platforms:
-            for lane in LANES:
-                stream = state.lanes[app, platform, lane]
-                owners = [owner for owner in stream.owner.values() if owner is not None]
-                entries[platform][lane] = len(stream.entries)
-                in_flight[platform][lane] = len(owners)
-                consumers[platform][lane] = len(set(owners))
-        return AppGauges(
-            pending=pending,
-            retry_pending={
-                platform: sum(len(chunk.targets) for _, chunk in state.retries[Route(app, platform)])
-                for platform in platforms
-            },
-            entries=entries,
-            in_flight=in_flight,
-            consumers=consumers,
-            suppressed={
-                platform: sum(1 for entry in state.suppressed if entry[:2] == (app, platform)) for platform in platforms
-            },
-            dead_letters=len(state.dead[app]),
-            receipts=len(state.receipts[app].entries),
-            events=len(state.events[app]),
-            quarantined=0,
-            by_shard=[sum(sum(lanes.values()) for lanes in pending.values())],
-        )
+        return Gauges(apps={app: figures(self._state, app, platforms) for app, platforms in routes.items()})

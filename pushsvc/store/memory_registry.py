@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from ..devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from ..model import Platform
-from ..ports.registry import MOST_OF_USER, Judge, Members, Prune, PrunedFilter, UserFull
+from ..ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
 from .memory_state import State
 from .registry_changes import Change, Desk, Kept
-from .registry_wire import Question, is_meant, label_of
+from .registry_wire import Question, held_by, is_meant, label_of
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class MemoryRegistry:
     async def put(self, app: str, device: Device) -> tuple[Device, bool]:
         about = Question(ids=[device.id], tokens=[(device.platform, device.token)])
         result = self._change(app, about, lambda desk: desk.register(device))
-        self._lift(app, [device])
+        self._state.lift(app, [device])
         return result
 
     async def put_many(self, app: str, devices: Sequence[Device]) -> list[bool]:
@@ -35,7 +35,7 @@ class MemoryRegistry:
             ids=[device.id for device in devices], tokens=[(device.platform, device.token) for device in devices]
         )
         new = self._change(app, about, lambda desk: [desk.put(device) for device in devices])
-        self._lift(app, _active(devices))
+        self._state.lift(app, _active(devices))
         return new
 
     async def get(self, app: str, device_id: str) -> Device | None:
@@ -43,6 +43,10 @@ class MemoryRegistry:
 
     async def by_token(self, app: str, platform: Platform, token: str) -> Device | None:
         return self._desk(app, Question(tokens=[(platform, token)])).owner(platform, token)
+
+    async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
+        desk = self._desk(app, held_by(wanted))
+        return [desk.holder(each) for each in wanted]
 
     async def remove(self, app: str, device_id: str) -> bool:
         return self._change(app, Question(ids=[device_id]), lambda desk: desk.remove(device_id) is not None)
@@ -110,12 +114,16 @@ class MemoryRegistry:
         about = Question(ids=[prune.device_id for prune in prunes])
         return self._change(app, about, lambda desk: [desk.prune(prune) for prune in prunes])
 
-    async def strike(self, app: str, device_id: str, token: str, at: int) -> int:
-        return self._change(app, Question(ids=[device_id]), lambda desk: desk.strike(device_id, token, at))
+    async def strike(self, app: str, strikes: Sequence[Strike]) -> list[bool]:
+        about = Question(ids=[strike.device_id for strike in strikes])
+        return self._change(app, about, lambda desk: [desk.strike(strike) for strike in strikes])
+
+    async def pruned(self, app: str, which: PrunedFilter) -> int:
+        return len(self._tombstones(app, which))
 
     async def restore(self, app: str, which: PrunedFilter, *, limit: int) -> int:
         devices = self._tombstones(app, which)[:limit]
-        self._lift(app, devices, always=True)
+        self._state.lift(app, devices, always=True)
         ids = [device.id for device in devices]
         return self._change(app, Question(ids=ids), lambda desk: sum(map(desk.restore, ids)))
 
@@ -168,13 +176,6 @@ class MemoryRegistry:
                 devices[new.id] = Kept(n, b"", new)
                 owners[new.platform, new.token] = new.id
         return result
-
-    def _lift(self, app: str, devices: Iterable[Device], *, always: bool = False) -> None:
-        suppressed = self._state.suppressed
-        for device in devices:
-            key = (app, device.platform, device.token)
-            if key in suppressed and (always or suppressed[key] <= device.registered_at):
-                del suppressed[key]
 
 
 def _moves(crowds: Counter[str], changes: Sequence[Change]) -> Counter[str]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from ..codec import split
+from ..devices import Device
+from ..freeze import Answers
 from ..model import (
     ENDS,
     ApiKey,
@@ -23,6 +26,10 @@ from ..model import (
     PushStatus,
     Receipt,
     Route,
+    Sent,
+    Settlement,
+    TokenDead,
+    TokenSuspect,
 )
 from ..ports import ReplayStatus
 from .clock import Clock
@@ -44,6 +51,13 @@ class Record:
     ended: dict[int, End] = field(default_factory=dict)
     rows: dict[int, DeliveryRow] = field(default_factory=dict)
     turns: dict[int, int] = field(default_factory=dict)
+    launched: bool = False
+    """Its chunks were put into the lanes: a push that is cancelled before its time never is."""
+
+    @property
+    def left(self) -> int:
+        """Deliveries that have not ended."""
+        return self.push.total - len(self.ended) if self.launched or self.state == "scheduled" else 0
 
     def open(self, index: int, turn: int) -> bool:
         return index not in self.ended and self.turns.get(index, 1) == turn
@@ -57,6 +71,7 @@ class Record:
             created_at=self.push.created_at,
             updated_at=self.updated_at,
             counts=counts_of(self.state, self.push.total, len(self.turns), ended),
+            send_at=self.push.send_at,
         )
 
 
@@ -93,6 +108,7 @@ class State:
         self.retries: dict[Route, list[tuple[int, Chunk]]] = defaultdict(list)
         self.receipts: dict[str, Stream[Receipt]] = defaultdict(lambda: Stream(self.numbers))
         self.events: dict[str, list[tuple[str, FeedbackEvent]]] = defaultdict(list)
+        self.answers: dict[Route, dict[int, Answers]] = defaultdict(lambda: defaultdict(Answers))
         self.dead: dict[str, dict[int, DeadLetter]] = defaultdict(dict)
         self.replays: dict[tuple[str, str], ReplayStatus] = {}
         self.replay_ends: dict[str, tuple[int, int]] = {}
@@ -108,6 +124,30 @@ class State:
         self.once: dict[tuple[str, bytes], bytes] = {}
         self.alive: set[str] = set()
         self._changed: list[asyncio.Future[None]] = []
+
+    def count_answer(self, route: Route, slot: int, settlement: Settlement) -> None:
+        """Count what the provider said of the token, if it was asked."""
+        match settlement.outcome:
+            case Sent(status=status) if status or not settlement.delivery.chunk.dry_run:
+                self.answers[route][slot] += Answers(sent=1)
+            case TokenDead():
+                self.answers[route][slot] += Answers(dead=1)
+            case TokenSuspect():
+                self.answers[route][slot] += Answers(suspect=1)
+
+    def lift(self, app: str, devices: Iterable[Device], *, always: bool = False) -> None:
+        """Suppress these devices' tokens no more, where they were suppressed before they were registered, or always."""
+        for device in devices:
+            key = (app, device.platform, device.token)
+            if key in self.suppressed and (always or self.suppressed[key] <= device.registered_at):
+                del self.suppressed[key]
+
+    def launch(self, record: Record) -> None:
+        """Put its chunks into the lanes."""
+        for chunk in split(record.push, self.config.chunk_size):
+            self.lanes[record.push.app, chunk.platform, chunk.lane].add(chunk)
+        record.launched = True
+        self.change()
 
     def change(self) -> None:
         """Wake whoever waits for an entry."""

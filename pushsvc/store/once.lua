@@ -4,17 +4,17 @@
 -- to this very call was lost and it comes again, its first push is there already, and that is no repeat.
 --
 -- KEYS  1 ps:T:pending; 2 ps:T:i:<digest>
--- ARGV  1 prefix `ps:T:`; 2 status TTL in ms; 3 record TTL in ms; 4 record; then the pushes, see enqueue.lua
+-- ARGV  1 prefix `ps:T:`; 2 record TTL in ms; 3 record; then the pushes, see enqueue.lua
 -- Returns { the earlier record, or false where this call was accepted; pending counters, flat }
 
 -- include: enqueue
 
 local kept = redis.call('GET', KEYS[2])
-if kept and redis.call('EXISTS', ARGV[1] .. 'p:' .. ARGV[5]) == 0 then
+if kept and redis.call('EXISTS', ARGV[1] .. 'p:' .. ARGV[4]) == 0 then
   return { kept, redis.call('HGETALL', KEYS[1]) }
 end
 if not kept then
-  redis.call('SET', KEYS[2], ARGV[4], 'PX', ARGV[3])
-  enqueue(ARGV[1], ARGV[2], 5)
+  redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[2])
+  enqueue(ARGV[1], 4)
 end
 return { false, redis.call('HGETALL', KEYS[1]) }

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 
 from ..errors import StoreError
 from ..model import Platform
+from .answers import RedisAnswers
 from .cleanups import RedisCleanups
 from .clock import Clock, wall_clock
 from .config import StoreConfig, with_consumer
@@ -26,6 +27,7 @@ from .receipts import RedisReceipts
 from .registry import RedisRegistry
 from .replays import RedisReplays
 from .suppression import Suppression
+from .webhooks import RedisWebhooks
 
 
 class Store:
@@ -34,7 +36,8 @@ class Store:
     def __init__(self, link: Link, config: StoreConfig, hash_key: bytes, clock: Clock) -> None:
         suppression = Suppression(link, config, hash_key, clock)
         liveness = Liveness(link, config, clock)
-        self._clock = clock
+        self.clock = clock
+        """Unix ms."""
         self.config = config
         self.hash_key = hash_key
         """Keys `token_hash`; the same in every process of this Redis."""
@@ -42,8 +45,11 @@ class Store:
         self.pushes = RedisPushes(link, config, clock)
         self.queue = RedisQueue(link, config, suppression, liveness, clock)
         self.receipts = RedisReceipts(link, config, suppression, liveness, clock)
+        self.answers = RedisAnswers(link, config)
+        self.suppressions = suppression
         self.keys = RedisKeyRing(link)
         self.dead = RedisReplays(link, config, clock)
+        self.webhooks = RedisWebhooks(link, config, self.receipts, clock)
         self.limiter = RedisLimiter(link, config, hash_key)
         self.registry = RedisRegistry(link, hash_key, suppression)
         self.leftovers = RedisLeftovers(link, config, hash_key, clock)
@@ -63,7 +69,7 @@ class Store:
 
     async def held(self) -> dict[str, str]:
         """The routes that a dispatcher holds, `app/platform` and why."""
-        return await read_held(self.link, self._clock)
+        return await read_held(self.link, self.clock)
 
 
 @asynccontextmanager

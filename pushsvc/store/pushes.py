@@ -54,7 +54,11 @@ class RedisPushes:
     def _pack(self, push: Push) -> tuple[Args, int]:
         """What `enqueue.lua` reads of a push, and its size in bytes."""
         chunks = split(push, self._config.chunk_size)
-        args: Args = [push.id, push.total, push.created_at, len(chunks)]
+        lifetime = self._config.status_ttl * 1000
+        if push.send_at is not None:
+            # Until it would expire, and beyond: it may be launched late. The status TTL itself begins at its launch.
+            lifetime += push.expires_at - push.created_at
+        args: Args = [push.id, push.total, push.created_at, push.send_at or 0, lifetime, len(chunks)]
         size = 0
         for chunk in chunks:
             blob = encode_chunk(chunk)
@@ -87,7 +91,7 @@ class RedisPushes:
         kept, flat = await self._link.script(
             "once",
             [keys.pending(app, shard), keys.once(app, shard, key)],
-            [keys.prefix(app, shard), self._config.status_ttl * 1000, KEEP_RECORD * 1000, record, *args],
+            [keys.prefix(app, shard), KEEP_RECORD * 1000, record, *args],
         )
         self._note(app, shard, flat)
         earlier: bytes | None = kept
@@ -95,10 +99,10 @@ class RedisPushes:
 
     def _commit(self, app: str, shard: int) -> GroupCommit:
         counters = [keys.pending(app, shard)]
-        head = (keys.prefix(app, shard), self._config.status_ttl * 1000)
+        prefix = keys.prefix(app, shard)
 
         async def write(args: Args) -> None:
-            flat = await self._link.script("accept", counters, (*head, *args))
+            flat = await self._link.script("accept", counters, (prefix, *args))
             self._note(app, shard, flat)
 
         return GroupCommit(write)
@@ -116,7 +120,10 @@ class RedisPushes:
         shard = keys.shard_of(push_id, self._config.shards_of(app))
         values = await self._link.script(
             "cancel",
-            [keys.push(app, shard, push_id), keys.cancelled(app, shard), keys.epoch(app, shard)],
+            [
+                *(keys.push(app, shard, push_id), keys.cancelled(app, shard), keys.epoch(app, shard)),
+                *(keys.waiting(app, shard, push_id), keys.scheduled(app, shard), keys.pending(app, shard)),
+            ],
             [push_id, self._clock(), self._config.status_ttl * 1000, *FIELDS],
         )
         status = status_of(app, push_id, values)

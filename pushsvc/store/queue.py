@@ -1,10 +1,10 @@
-"""The dispatcher's side: entries read, settled, promoted and taken over.
+"""The dispatcher's side: entries read, settled, promoted, launched and taken over.
 
 How an entry lives::
 
-    accept ─> lane ─take─> held by a consumer ─settle─> deleted
-               ^                  │      └─ its consumer dies ─reclaim─> held by another, open targets only
-               └──promote── retry zset <─ settle with a Retry (turn + 1)
+    accept ─────────────> lane ─take─> held by a consumer ─settle─> deleted
+      └> scheduled ─launch─^ ^                │      └─ its consumer dies ─reclaim─> held by another, open targets only
+                             └──promote── retry zset <─ settle with a Retry (turn + 1)
 
 A read is never repeated blindly. When its answer is lost (fault, cancelled call) the server may have given this
 consumer entries that it has never seen; as the consumer lives, nobody would take them over. So a lane whose read
@@ -25,6 +25,7 @@ from ..errors import StoreError
 from ..model import LANES, Lane, Route, Settlement
 from ..ports import EntryRef, Taken
 from . import keys
+from .answers import ANSWERS_TTL, slot_of
 from .clock import Clock
 from .config import StoreConfig
 from .entries import Opener, Read, entries_of, entries_read
@@ -39,6 +40,8 @@ _SETTLE = 1000
 """Settlements in one atomic step: it keeps the server from its other clients for some milliseconds."""
 _PROMOTE = 500
 """Chunks that one call moves back."""
+_LAUNCH = 200
+"""Chunks of scheduled pushes that one call moves, about: 2 ms in which the server does nothing else."""
 _RECLAIM = 100
 """Entries that one call takes over from a lane."""
 _BURST = 64
@@ -218,7 +221,10 @@ class RedisQueue:
         config = self._config
         now = self._clock()
         groups, singles = pack(settlements, closed, renew_before=now - config.status_ttl * 1000 // RENEWAL)
-        blob = _pack((now, config.status_ttl * 1000, config.dead_ttl * 1000, groups, singles, refs))
+        slot = slot_of(settlements, now)
+        blob = _pack(
+            (now, config.status_ttl * 1000, config.dead_ttl * 1000, groups, singles, refs, slot, ANSWERS_TTL * 1000)
+        )
         answer: list[Any] = await self._link.script(
             "settle", [keys.pending(app, shard)], [keys.prefix(app, shard), blob]
         )
@@ -240,6 +246,20 @@ class RedisQueue:
             )
         )
         return sum(moved)
+
+    async def launch(self, app: str, now: int) -> int:
+        """About 200 chunks a call and shard; call again while it returns something."""
+        launched = await asyncio.gather(
+            *(
+                self._link.script(
+                    "launch",
+                    [keys.scheduled(app, shard), keys.pending(app, shard)],
+                    [keys.prefix(app, shard), now, self._config.status_ttl * 1000, _LAUNCH],
+                )
+                for shard in range(self._config.shards_of(app))
+            )
+        )
+        return sum(launched)
 
     async def reclaim(self, route: Route) -> list[Taken]:
         """Up to 100 entries a lane and shard; consumers that are gone and own nothing leave the group."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..codec import CodecError, decode_event, decode_receipt, encode_event
 from ..errors import Fault, InvalidRequest
-from ..model import FeedbackEvent, Receipt
+from ..model import FeedbackEvent, Platform, Receipt
 from . import keys
 from .clock import Clock
 from .config import StoreConfig
@@ -23,7 +23,7 @@ from .quarantine import set_aside
 from .suppression import Suppression
 
 _POLL = 0.05
-_SETTLED = 1000
+SETTLED = 1000
 """How old events must be, in ms, before those of several shards are merged: no shard appends one in between later."""
 
 
@@ -90,27 +90,23 @@ class RedisReceipts:
                 await self._link.script("reclaim", [stream], [keys.FEEDBACK, self._config.consumer, 1000, *names])
 
     async def record(self, app: str, done: Sequence[tuple[str, Receipt, FeedbackEvent | None]]) -> None:
-        """Suppress where the event's action says `suppressed` or `pruned`."""
+        """A `pruned` token was suppressed before its device was pruned: see feedback."""
         by_shard: dict[int, list[Any]] = {}
-        foreign: dict[tuple[int, str], list[Any]] = {}
+        foreign: list[tuple[Platform, str, int]] = []
         for entry, receipt, event in done:
             shard_text, _, entry_id = entry.partition(":")
             shard = int(shard_text)
             platform, digest = "", b""
-            if event is not None and event.action in ("suppressed", "pruned"):
+            if event is not None and event.action == "suppressed":
                 place, digest = self._suppression.locate(app, receipt.token)
                 if place == shard:
                     platform = receipt.platform
                 else:
-                    foreign.setdefault((place, receipt.platform), []).extend((receipt.at, digest))
+                    foreign.append((receipt.platform, receipt.token, receipt.at))
             blob = encode_event(event) if event is not None else b""
             by_shard.setdefault(shard, []).extend((entry_id, blob, platform, digest, receipt.at))
+        await self._suppression.add(app, foreign)
         oldest = self._suppression.oldest
-        commands: list[tuple[Any, ...]] = []
-        for (place, platform), pairs in foreign.items():
-            key = keys.suppressed(app, place, platform)
-            commands += (("ZADD", key, *pairs), ("ZREMRANGEBYSCORE", key, "-inf", f"({oldest}"))
-        await self._link.many(commands)
         for shard, args in by_shard.items():
             await self._link.script(
                 "record",
@@ -134,7 +130,7 @@ class RedisReceipts:
         """
         ms, sequence, behind = parse_event_id(after)
         shards = self._config.shards_of(app)
-        end = "+" if shards == 1 else str(await self._server_ms() - _SETTLED)
+        end = "+" if shards == 1 else str(await self._server_ms() - SETTLED)
         answers = await self._link.many(
             [
                 ("XRANGE", keys.events(app, shard), start_of(ms, sequence, shard <= behind), end, "COUNT", limit)

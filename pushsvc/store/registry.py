@@ -36,12 +36,12 @@ from typing import TypeVar
 from ..devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from ..errors import StoreUnavailable
 from ..model import Platform
-from ..ports.registry import MOST_OF_USER, Judge, Members, Prune, PrunedFilter, UserFull
+from ..ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
 from . import keys
 from .link import Link
 from .registry_changes import Change, Desk
 from .registry_documents import decode_device
-from .registry_wire import Digests, Found, Question, is_meant, read_found
+from .registry_wire import Digests, Found, Question, held_by, is_meant, read_found
 from .suppression import Suppression
 
 T = TypeVar("T")
@@ -81,6 +81,10 @@ class RedisRegistry:
 
     async def by_token(self, app: str, platform: Platform, token: str) -> Device | None:
         return (await self._find(app, Question(tokens=[(platform, token)]))).desk.owner(platform, token)
+
+    async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
+        desk = (await self._find(app, held_by(wanted))).desk
+        return [desk.holder(each) for each in wanted]
 
     async def remove(self, app: str, device_id: str) -> bool:
         return await self._change(app, Question(ids=[device_id]), lambda desk: desk.remove(device_id) is not None)
@@ -171,8 +175,13 @@ class RedisRegistry:
         about = Question(ids=[prune.device_id for prune in prunes])
         return await self._change(app, about, lambda desk: [desk.prune(prune) for prune in prunes])
 
-    async def strike(self, app: str, device_id: str, token: str, at: int) -> int:
-        return await self._change(app, Question(ids=[device_id]), lambda desk: desk.strike(device_id, token, at))
+    async def strike(self, app: str, strikes: Sequence[Strike]) -> list[bool]:
+        about = Question(ids=[strike.device_id for strike in strikes])
+        return await self._change(app, about, lambda desk: [desk.strike(strike) for strike in strikes])
+
+    async def pruned(self, app: str, which: PrunedFilter) -> int:
+        labels = await self._labels(app, which)
+        return sum(await self._link.many([("ZCOUNT", keys.tombstones(app, label), *_range(which)) for label in labels]))
 
     async def restore(self, app: str, which: PrunedFilter, *, limit: int) -> int:
         async def step(devices: Sequence[Device]) -> int:
@@ -191,8 +200,7 @@ class RedisRegistry:
         which = PrunedFilter(until=before)
         if not dry_run:
             return await self._of_tombstones(app, which, step, limit)
-        labels = await self._labels(app, which)
-        return sum(await self._link.many([("ZCOUNT", keys.tombstones(app, label), *_range(which)) for label in labels]))
+        return await self.pruned(app, which)
 
     async def _of_tombstones(
         self, app: str, which: PrunedFilter, step: Callable[[Sequence[Device]], Awaitable[int]], limit: int

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from ..devices import Device
 from ..model import Platform
-from ..ports.registry import Judge, Prune
+from ..ports.registry import Holding, Judge, Prune, Strike
 
 
 class Kept(Struct, frozen=True):
@@ -44,6 +44,11 @@ class Desk:
     def owner(self, platform: Platform, token: str) -> Device | None:
         device_id = self._owners.get((platform, token))
         return None if device_id is None else self.devices[device_id]
+
+    def holder(self, holding: Holding) -> Device | None:
+        if holding.device_id is None:
+            return self.owner(holding.platform, holding.token)
+        return self.devices.get(holding.device_id)
 
     def put(self, device: Device) -> bool:
         """The device as it stands; whether it is new. Whoever else had its token is gone."""
@@ -97,12 +102,12 @@ class Desk:
         self.devices[device.id] = replace(device, state="pruned", pruned_at=prune.at, pruned_for=prune.reason)
         return True
 
-    def strike(self, device_id: str, token: str, at: int) -> int:
-        device = self.devices.get(device_id)
-        if device is None or device.token != token:
-            return 0
-        self.devices[device_id] = replace(device, strikes=device.strikes + 1, struck_at=at)
-        return device.strikes + 1
+    def strike(self, strike: Strike) -> bool:
+        device = self.devices.get(strike.device_id)
+        if device is None or device.token != strike.token or device.struck_at != strike.after:
+            return False
+        self.devices[device.id] = replace(device, strikes=strike.count, struck_at=strike.at)
+        return True
 
     def restore(self, device_id: str) -> bool:
         device = self.devices.get(device_id)

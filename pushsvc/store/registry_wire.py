@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from ..devices import Device
 from ..model import Platform
-from ..ports.registry import PrunedFilter
+from ..ports.registry import Holding, PrunedFilter
 from .registry_changes import Change, Desk, Kept
 from .registry_documents import decode_device, encode_device
 
@@ -27,6 +27,14 @@ class Question(Struct, frozen=True, kw_only=True):
     users: Sequence[str] = ()
     most: int = 1_000_000
     """No further users are read once there are more devices than that."""
+
+
+def held_by(wanted: Sequence[Holding]) -> Question:
+    """What to ask for these."""
+    return Question(
+        ids=[each.device_id for each in wanted if each.device_id is not None],
+        tokens=[(each.platform, each.token) for each in wanted if each.device_id is None],
+    )
 
 
 class Found(Struct, frozen=True):

@@ -1,7 +1,7 @@
 """Dead letters become chunks again. Pure.
 
 A replayed delivery is the same delivery: same push, same index, and so the same apns-id, collapse id and tag. It has
-all its attempts again, and as long to live as it had from its acceptance on.
+all its attempts again, and as long to live as it had at its beginning.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def refreshed(message: Message, *, expires_at: int, expires_again: int) -> Messa
 
 def reopened(head: Chunk, found: Sequence[Letter], *, now: int) -> Reopening:
     """One chunk of dead letters of one push, platform and turn. `head` is their chunk without targets."""
-    expires_again = now + head.expires_at - head.created_at
+    expires_again = now + head.expires_at - head.starts_at
     chunk = msgspec.structs.replace(
         head,
         targets=tuple(letter.target for _, letter in found),
-        created_at=now,
+        starts_at=now,
         expires_at=expires_again,
         message=refreshed(head.message, expires_at=head.expires_at, expires_again=expires_again),
         attempt=1,

@@ -6,19 +6,23 @@
 -- are returned; the caller settles again without them, and until then nothing is acknowledged.
 -- The end of a push's only delivery, the most frequent case, has a way of its own that makes no tables: it takes the
 -- server a fifth of the time. Keys other than KEYS[1] are built from the prefix and share its hash tag.
+-- What the provider said of tokens is counted a platform and slot of time, not a delivery: `sent` and `invalid` (its
+-- token is dead) are ends, and who leaves a receipt beyond the dead was suspect.
 --
 -- KEYS  1 ps:T:pending
 -- ARGV  1 prefix `ps:T:`; 2 MessagePack of
---         { now ms, status TTL ms, dead-letter TTL ms, groups, singles, finished }
---         group:    { push id, platform, lane, total, turn, indexes, ends, retries, head, dead, receipts }
+--         { now ms, status TTL ms, dead-letter TTL ms, groups, singles, finished, slot, answers' TTL ms }
+--         group:    { push id, platform, lane, total, turn, indexes, ends, retries, head, dead, receipts, asked }
 --           indexes  of all its deliveries, those that end first, in the order of `ends` and `retries`
 --           ends     { end, count, rows }       rows are encoded DeliveryRows, or none for `sent` of large pushes
 --           retries  { due ms, count, chunk }   the chunk is encoded, with its next turn in it
 --           head     the encoded chunk without targets, for dead letters; else an empty string
 --           dead, receipts   { place in indexes, blob }
+--           asked    1 where the provider was asked; 0 for a dry run that it has no word for
 --         singles:  { platform, lane, end, turn, renew, { push id, row, push id, row, .. } }, of pushes with a total of
 --                   1 and index 0; `renew` is 1 where the status TTL is to begin anew
 --         finished: { platform, lane, entry ids }
+--         slot:     the answers' instant in tens of seconds since the epoch
 -- Returns the number of settlements that took effect, then for each closed target of a retry: push id, index.
 
 -- include: fence
@@ -26,13 +30,21 @@
 local ENDS = { sent = 3, failed = 4, invalid = 5, expired = 6, suppressed = 7, cancelled = 8 } -- places in head
 
 local prefix = ARGV[1]
-local now, ttl, dead_ttl, groups, singles, finished = unpack(cmsgpack.unpack(ARGV[2]))
+local now, ttl, dead_ttl, groups, singles, finished, slot, answers_ttl = unpack(cmsgpack.unpack(ARGV[2]))
 local pending = {}
+local answers = {} -- platform -> kind -> count
 local closed = {}
 local applied = 0
 
+local function count_answers(platform, kind, count)
+  if count > 0 then
+    answers[platform] = answers[platform] or {}
+    answers[platform][kind] = (answers[platform][kind] or 0) + count
+  end
+end
+
 local function settle(group)
-  local id, platform, lane, total, turn, index, ends, retries, letter, dead, receipts = unpack(group)
+  local id, platform, lane, total, turn, index, ends, retries, letter, dead, receipts, asked = unpack(group)
   local head, open = fence(prefix, id, total, turn, index)
   local large = total > SMALL
 
@@ -60,6 +72,7 @@ local function settle(group)
   local fields = { 'HSET', push, 'up', now }
   local bits, rows, turns = {}, {}, {}
   local ended, retried = 0, 0
+  local sent, invalid = 0, 0
   place = 0
   for e = 1, #ends do
     local name, count, kept = ends[e][1], ends[e][2], ends[e][3]
@@ -84,6 +97,11 @@ local function settle(group)
           turns[#turns + 1] = i
         end
       end
+    end
+    if name == 'sent' then
+      sent = hits
+    elseif name == 'invalid' then
+      invalid = hits
     end
     if hits > 0 then
       ended = ended + hits
@@ -180,10 +198,17 @@ local function settle(group)
       redis.call('XADD', prefix .. 'dead', 'MINID', '~', string.format('%d', now - dead_ttl), '*', 'd', dead[d][2])
     end
   end
+  local told = 0
   for r = 1, #receipts do
     if open[receipts[r][1]] then
+      told = told + 1
       redis.call('XADD', prefix .. 'receipts', '*', 'r', receipts[r][2])
     end
+  end
+  if asked == 1 then
+    count_answers(platform, 'sent', sent)
+    count_answers(platform, 'dead', invalid)
+    count_answers(platform, 'suspect', told - invalid)
   end
 end
 
@@ -233,10 +258,22 @@ for s = 1, #singles do
   applied = applied + ended
   local at = platform .. ':' .. lane
   pending[at] = (pending[at] or 0) - ended
+  if name == 'sent' then
+    count_answers(platform, 'sent', ended)
+  end
 end
 for field, change in pairs(pending) do
   if change ~= 0 then
     redis.call('HINCRBY', KEYS[1], field, change)
+  end
+end
+for platform, kinds in pairs(answers) do
+  local key = prefix .. string.format('answers:%s:%d', platform, math.floor(slot / 6))
+  for kind, count in pairs(kinds) do
+    local field = string.format('%s:%d', kind, slot % 6 * 10)
+    if redis.call('HINCRBY', key, field, count) == count then
+      redis.call('PEXPIRE', key, answers_ttl)
+    end
   end
 end
 if #closed == 0 then

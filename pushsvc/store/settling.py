@@ -34,7 +34,7 @@ from .keys import SMALL
 
 Bucket: TypeAlias = tuple[int, int]
 RENEWAL = 16
-"""A push that ends within a sixteenth of its status TTL keeps the one from its acceptance: one command less."""
+"""A push that ends within a sixteenth of its status TTL keeps the one from its beginning: one command less."""
 
 Closed: TypeAlias = set[tuple[str, int]]
 """Push id and index of deliveries that the store has closed."""
@@ -51,10 +51,11 @@ def lua_string(blob: bytes) -> msgspec.Raw:
 class _Group:
     """What is to be recorded of the deliveries of one chunk."""
 
-    __slots__ = ("chunk", "dead", "ends", "large", "receipts", "retries")
+    __slots__ = ("asked", "chunk", "dead", "ends", "large", "receipts", "retries")
 
     def __init__(self, chunk: Chunk) -> None:
         self.chunk = chunk
+        self.asked = not chunk.dry_run
         self.large = chunk.total > SMALL
         self.ends: dict[str, tuple[list[int], list[msgspec.Raw]]] = {}
         self.retries: dict[Bucket, tuple[list[Target], list[int]]] = {}
@@ -90,6 +91,7 @@ class _Group:
             lua_string(letter),
             [(starts[end] + place, blob) for end, place, blob in self.dead],
             [(starts[segment] + place, blob) for segment, place, blob in self.receipts],
+            int(self.asked),
         ]
 
 
@@ -98,7 +100,7 @@ def pack(
 ) -> tuple[list[list[Any]], list[tuple[Any, ...]]]:
     """The `groups` and the `singles` of one app shard, less what is known to be closed.
 
-    The status of a push that was accepted before `renew_before` (Unix ms) has its lifetime renewed at the end.
+    The status of a push that was to be sent before `renew_before` (Unix ms) has its lifetime renewed at the end.
     """
     groups: dict[int, _Group] = {}
     singles: dict[tuple[str, str, str, int, int], list[Any]] = {}
@@ -111,8 +113,15 @@ def pack(
         verdict = settlement.verdict
         outcome = settlement.outcome
         spoken = type(outcome) is TokenDead or type(outcome) is TokenSuspect
-        if chunk.total == 1 and type(verdict) is Ended and not verdict.dead_letter and not spoken and target.index == 0:
-            kind = (chunk.platform, chunk.lane, verdict.end, chunk.turn, int(chunk.created_at < renew_before))
+        if (
+            chunk.total == 1
+            and type(verdict) is Ended
+            and not verdict.dead_letter
+            and not spoken
+            and not chunk.dry_run
+            and target.index == 0
+        ):
+            kind = (chunk.platform, chunk.lane, verdict.end, chunk.turn, int(chunk.starts_at < renew_before))
             single = singles.get(kind)
             if single is None:
                 single = singles[kind] = []
@@ -122,6 +131,8 @@ def pack(
         group = groups.get(id(chunk))
         if group is None:
             group = groups[id(chunk)] = _Group(chunk)
+        if not group.asked and outcome is not None and outcome.status:
+            group.asked = True  # a dry run that the provider has a word for
         segment: object
         if type(verdict) is Ended:
             end = segment = verdict.end

@@ -1,7 +1,8 @@
 """What a push's hash says, as a status document. Pure; the twin in memory reckons by the same rule.
 
 Queued is what is left when everything else is counted. In a cancelled push all that has not ended counts as
-cancelled, so that the sum holds at once; what was in flight just then and ends as sent moves over.
+cancelled, so that the sum holds at once; what was in flight just then and ends as sent moves over. Of a push that was
+cancelled before its time that is all there ever is.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, cast
 
 from ..model import ENDS, Counts, PushState, PushStatus
 
-FIELDS: tuple[str, ...] = ("st", "n", "at", "up", "rt", *(f"n:{end}" for end in ENDS))
+FIELDS: tuple[str, ...] = ("st", "n", "at", "up", "due", "rt", *(f"n:{end}" for end in ENDS))
 
 
 def counts_of(state: PushState, total: int, retrying: int, ended: Mapping[str, int]) -> Counts:
@@ -27,7 +28,7 @@ def status_of(app: str, push_id: str, values: Sequence[Any] | None) -> PushStatu
     if not values or values[0] is None:
         return None
     state = cast(PushState, values[0].decode())
-    total, created, updated, retrying, *ends = (int(value or 0) for value in values[1:])
+    total, created, updated, due, retrying, *ends = (int(value or 0) for value in values[1:])
     return PushStatus(
         id=push_id,
         app=app,
@@ -35,4 +36,5 @@ def status_of(app: str, push_id: str, values: Sequence[Any] | None) -> PushStatu
         created_at=created,
         updated_at=updated,
         counts=counts_of(state, total, retrying, dict(zip(ENDS, ends, strict=True))),
+        send_at=due or None,
     )

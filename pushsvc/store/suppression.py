@@ -1,4 +1,4 @@
-"""Tokens known to be dead: looked up for all targets of a read in one round trip.
+"""Tokens known to be dead: looked up for all targets of a read in one round trip, added and lifted by feedback.
 
 A token's place is the app shard of its digest, not that of the push through which we learnt of it: a push of any
 shard finds it with one question. Kept as digests under the store's own key, so that the list tells nobody a token.
@@ -34,6 +34,17 @@ class Suppression:
         """The app shard of a token, and the digest it is known by."""
         digest = token_digest(self._hash_key, token)
         return keys.token_shard(digest, self._config.shards_of(app)), digest
+
+    async def add(self, app: str, tokens: Sequence[tuple[Platform, str, int]]) -> None:
+        """Suppress each token, as of an instant in Unix ms; what is too old to count leaves its list."""
+        found: dict[str, list[int | bytes]] = {}
+        for platform, token, at in tokens:
+            shard, digest = self.locate(app, token)
+            found.setdefault(keys.suppressed(app, shard, platform), []).extend((at, digest))
+        commands: list[tuple[Any, ...]] = []
+        for key, pairs in found.items():
+            commands += (("ZADD", key, *pairs), ("ZREMRANGEBYSCORE", key, "-inf", f"({self.oldest}"))
+        await self._link.many(commands)
 
     async def sizes(self, app: str, platform: Platform) -> list[int]:
         """How long the list is in each shard."""

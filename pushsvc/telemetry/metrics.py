@@ -49,6 +49,12 @@ RETRY_PENDING = Gauge(
     "Deliveries that wait for their retry; read from Redis by the process that is scraped.",
     multiprocess_mode="livemostrecent",
 )
+SCHEDULED = Gauge(
+    "pushsvc_scheduled",
+    "Deliveries of pushes that wait for their time; read from Redis by the process that is scraped.",
+    ["app"],
+    multiprocess_mode="livemostrecent",
+)
 DEAD_LETTERS = Gauge(
     "pushsvc_dead_letters",
     "Dead letters kept; read from Redis by the process that is scraped.",
@@ -56,6 +62,19 @@ DEAD_LETTERS = Gauge(
     multiprocess_mode="livemostrecent",
 )
 REPLAYED = Counter("pushsvc_replayed_total", "Dead letters that were put back into their lanes.", ["app"])
+WEBHOOKS = Counter("pushsvc_webhooks_total", "Calls of webhooks, by what followed.", ["app", "result"])
+WEBHOOK_LAG = Gauge(
+    "pushsvc_webhook_lag_seconds",
+    "Age of the oldest event that a webhook has still to tell; read from Redis by the process that is scraped.",
+    ["app"],
+    multiprocess_mode="livemostrecent",
+)
+WEBHOOK_DEAD = Gauge(
+    "pushsvc_webhook_dead_batches",
+    "Batches of events that a webhook has given up; read from Redis by the process that is scraped.",
+    ["app"],
+    multiprocess_mode="livemostrecent",
+)
 CLEANUP_REMOVED = Gauge(
     "pushsvc_cleanup_removed",
     "What cleanups have removed so far, by what; read from Redis by the process that is scraped.",
@@ -76,7 +95,7 @@ PROVIDER_SECONDS = Histogram(
 )
 DELIVERY_SECONDS = Histogram(
     "pushsvc_delivery_seconds",
-    "Seconds from acceptance to the provider's answer.",
+    "Seconds from acceptance, or from the time for which it was scheduled, to the provider's answer.",
     ["app", "platform", "lane"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0),
 )
@@ -87,6 +106,12 @@ ROUTE_HELD = Gauge(
     multiprocess_mode="livemax",
 )
 PRUNED = Counter("pushsvc_pruned_total", "Tokens that were pruned or suppressed.", ["app", "platform", "reason"])
+PRUNING_FROZEN = Gauge(
+    "pushsvc_pruning_frozen",
+    "1 while too many answers of the route are bad for any device to be pruned; read from Redis by who is scraped.",
+    ["app", "platform"],
+    multiprocess_mode="livemostrecent",
+)
 CREDENTIAL_EXPIRY = Gauge(
     "pushsvc_credential_expiry_seconds",
     # An instant does not go stale between two looks at the certificate, a remaining span would.

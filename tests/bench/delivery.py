@@ -230,7 +230,7 @@ async def ours(
     message = REGISTRY[platform].renderer.render(
         msgspec.convert({"notification": {"title": "Order 7 shipped", "body": "Arrives Friday"}}, Content),
         push_id="bench",
-        created_at=int(time.time() * 1000),
+        starts_at=int(time.time() * 1000),
     )
     async with open_store(store_url) as store:
         now = int(time.time() * 1000)

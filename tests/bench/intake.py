@@ -29,6 +29,7 @@ import uvloop
 from aiohttp import web
 
 from pushsvc import telemetry
+from pushsvc.channels import OpenedChannels
 from pushsvc.intake import IntakeApp, IntakeConfig, build_app, serve
 from pushsvc.model import ApiKey, Push
 from pushsvc.providers import REGISTRY
@@ -76,9 +77,10 @@ async def application(kind: str, redis: str) -> AsyncIterator[web.Application]:
         store: Any = Nothing()
         keys: Any = store
         dead: Any = store
+        registry: Any = store
         if kind == "redis":
             opened = await stack.enter_async_context(open_store(redis, StoreConfig()))
-            store, keys, dead = opened.pushes, opened.keys, opened.dead
+            store, keys, dead, registry = opened.pushes, opened.keys, opened.dead, opened.registry
         key = ApiKey("bench", "shop", hashlib.sha256(KEY.encode()).hexdigest(), ("push",))
         known = {name: kind.renderer for name, kind in REGISTRY.items()}
         yield build_app(
@@ -88,6 +90,8 @@ async def application(kind: str, redis: str) -> AsyncIterator[web.Application]:
             receipts=store,
             keys=keys,
             dead=dead,
+            registry=registry,
+            channels=OpenedChannels(dict, request_timeout=10.0),
             ready=ready,
             metrics=metrics,
             config=IntakeConfig(),

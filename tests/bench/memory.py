@@ -38,7 +38,7 @@ async def run(playground: Playground, deliveries: int) -> None:
     content = Content(notification=Notification(title="Order 7 shipped", body="Arrives Friday"))
     now = int(time.time() * 1000)
     messages = {
-        platform: kind.renderer.render(content, push_id="bench", created_at=now) for platform, kind in REGISTRY.items()
+        platform: kind.renderer.render(content, push_id="bench", starts_at=now) for platform, kind in REGISTRY.items()
     }
     async with runtime.own_embedded(settings) as url, runtime.open_configured_store(settings) as store:
         dispatcher = subprocess.Popen(  # noqa: ASYNC220  # nothing else runs in this loop yet

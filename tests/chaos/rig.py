@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ LATENCY = 0.05
 """Seconds that the providers take to answer, so that there is always something in flight."""
 SIZES = (1, 1, 1, 2, 10, 100, 300)
 DEAD_SHARE = 0.02
+SCHEDULED_SHARE = 0.2
+SCHEDULED_AHEAD = 2.0
+"""Seconds until a scheduled push is to be sent, at most."""
 WINDOW = {"apns": 2 * 1000, "fcm": 2 * 100}
 """Requests in flight at most: connections by the streams that the simulator allows on each."""
 UNRECORDED = 2000
@@ -161,13 +165,15 @@ class Rig:
         while ledger.accepted < DELIVERIES:
             call += 1
             tokens, dead = _targets(dice, f"{self.loads}-{caller}-{call}")
-            body = msgspec.json.encode(
-                {
-                    "to": {"tokens": tokens},
-                    "lane": dice.choice(("urgent", "normal", "bulk")),
-                    "notification": {"title": "chaos"},
-                }
-            )
+            document: dict[str, Any] = {
+                "to": {"tokens": tokens},
+                "lane": dice.choice(("urgent", "normal", "bulk")),
+                "notification": {"title": "chaos"},
+            }
+            if dice.random() < SCHEDULED_SHARE:
+                at = datetime.fromtimestamp(time.time() + dice.uniform(0.0, SCHEDULED_AHEAD), UTC)
+                document["send_at"] = at.isoformat()
+            body = msgspec.json.encode(document)
             try:
                 async with self.session.post("/v1/push", data=body) as answer:
                     told = await answer.read()
@@ -236,7 +242,8 @@ class Rig:
                     text = await answer.text()
             except aiohttp.ClientError:
                 return False
-            pending = [line for line in text.splitlines() if line.startswith("pushsvc_queue_pending{")]
+            waiting = ("pushsvc_queue_pending{", "pushsvc_scheduled{")
+            pending = [line for line in text.splitlines() if line.startswith(waiting)]
             return bool(pending) and all(float(line.split()[-1]) == 0 for line in pending)
 
         await self.until("the queue is empty", empty)

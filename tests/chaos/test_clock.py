@@ -107,7 +107,7 @@ async def _send_through(url: str, clock: JumpingClock, config: Any, jump: float)
 def _push(number: int, now: int) -> Push:
     lane: Lane = "normal"
     message = REGISTRY["apns"].renderer.render(
-        msgspec.convert({"notification": {"title": "clock"}}, Content), push_id=f"push-{number}", created_at=now
+        msgspec.convert({"notification": {"title": "clock"}}, Content), push_id=f"push-{number}", starts_at=now
     )
     scenarios = ["ServiceUnavailable.2" if index % 10 == 0 else "ok" for index in range(1000)]
     return Push(

@@ -44,7 +44,7 @@ class Rig:
         platform = self.provider.route.platform
         push_id = f"push-{self._pushes}"
         given = content or Content(notification=Notification(title="Hi"))
-        message = REGISTRY[platform].renderer.render(given, push_id=push_id, created_at=CREATED_AT)
+        message = REGISTRY[platform].renderer.render(given, push_id=push_id, starts_at=CREATED_AT, kinds=(kind,))
         targets = tuple(Target(index, token, None, kind) for index, token in enumerate(tokens))
         chunk = Chunk(push_id, "shop", platform, "normal", len(targets), CREATED_AT, 1 << 60, message, targets)
         if dry_run:
@@ -80,7 +80,12 @@ def section(platform: Platform, simulator: Simulator, credentials: Credentials, 
     if platform == "fcm":
         account = str(credentials.service_account_file)
         return {"service_account_file": account, "endpoint": simulator.fcm_url, **common}
-    apns = {"topic": credentials.topic, "endpoint": simulator.apns_url, **common}
+    apns = {
+        "topic": credentials.topic,
+        "endpoint": simulator.apns_url,
+        "channels_endpoint": simulator.apns_url,
+        **common,
+    }
     if "cert_file" in options:
         return apns
     return {

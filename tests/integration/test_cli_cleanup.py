@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pushsvc.jobs import FUNCTIONS, Context, functions
-from pushsvc.runtime import load_settings
+from pushsvc.runtime import Current, load_settings
 from pushsvc.store import Store, open_store
 
 from .cleanup_rig import CONFIG, Removed, make_aged, make_bystanders, make_devices, make_orphans, make_statuses
@@ -225,7 +225,7 @@ def test_slice_by_slice_it_is_one_cleanup(server: Server, tmp_path: Path, monkey
         expected = await make_all(store, times=30)
         (tmp_path / "pushsvc.toml").write_text(FILE.format(url=server.url, folder=tmp_path))
         settings = load_settings(tmp_path / "pushsvc.toml", {"PUSHSVC__CLEANUP__SHARE": "1.0"})
-        context = Context(settings, server.url)
+        context = Context(Current(settings), server.url)
         assert await FUNCTIONS["cleanup"](context) == {}  # nobody has asked for one
         await store.cleanups.request()
         await store.cleanups.hold("another", lease=30.0)

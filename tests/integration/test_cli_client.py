@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -76,7 +78,8 @@ def test_what_is_sent(capsys: pytest.CaptureFixture[str]) -> None:
     flags = (
         "--apns a1 --apns a2 --fcm f1 --fid i1 --title T --subtitle S --body B --image I --sound default --badge 0 "
         "--link L --category C --thread H --channel N --data k=v --data e= --lane bulk --priority high "
-        "--push-type alert --silent --ttl 0 --collapse X --dry-run --idempotency-key once"
+        "--push-type alert --silent --ttl 0 --collapse X --dry-run --idempotency-key once "
+        "--send-at 2026-12-01T10:00:00.250+01:00"
     )
     with scripted([answer(202, {"id": "p1", "state": "sending", "deliveries": 4})]) as (url, asked):
         assert cli.main(["send", "--url", url + "/", *flags.split()]) == 0
@@ -101,8 +104,78 @@ def test_what_is_sent(capsys: pytest.CaptureFixture[str]) -> None:
         },
         "data": {"k": "v", "e": ""},
         "lane": "bulk", "priority": "high", "push_type": "alert", "silent": True, "ttl": 0, "collapse": "X",
-        "dry_run": True,
+        "dry_run": True, "send_at": "2026-12-01T09:00:00.250+00:00",
     }  # fmt: skip
+
+
+def test_channels_are_made_listed_shown_and_deleted(capsys: pytest.CaptureFixture[str]) -> None:
+    channel = {"id": "a/b+c==", "storage": "latest"}
+    answers = [
+        answer(201, channel),
+        answer(200, {"channels": ["a/b+c==", "d"]}),
+        answer(200, channel),
+        answer(204, b""),
+        answer(409, {"title": "The state forbids it", "detail": "APNs answers 400 FeatureNotEnabled: .."}),
+    ]
+    with scripted(answers) as (url, asked):
+        run = [
+            cli.main(["channels", *words, "--url", url])
+            for words in (["new", "--storage", "latest"], ["list"], ["show", "a/b+c=="], ["delete", "a/b+c=="], ["new"])
+        ]
+    assert run == [0, 0, 0, 0, 1]
+    told = capsys.readouterr()
+    assert told.out.splitlines() == ["a/b+c==", "a/b+c==", "d", "id\tstorage", "a/b+c==\tlatest", "deleted a/b+c=="]
+    assert told.err == "pushsvc: The state forbids it: APNs answers 400 FeatureNotEnabled: .. (409)\n"
+    assert [(call, json.loads(body) if body else None) for call, _, body in asked] == [
+        ("POST /v1/channels", {"storage": "latest"}),
+        ("GET /v1/channels", None),
+        ("GET /v1/channels/a%2Fb%2Bc==", None),
+        ("DELETE /v1/channels/a%2Fb%2Bc==", None),
+        ("POST /v1/channels", {"storage": "none"}),
+    ]
+    assert all(headers["Authorization"] == "Bearer secret-key" for _, headers, _ in asked)
+
+
+def test_channels_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    channel = {"id": "d", "storage": "none"}
+    with scripted([answer(201, channel), answer(200, {"channels": ["d"]}), answer(200, channel), answer(204, b"")]) as (
+        url,
+        _,
+    ):
+        printed = []
+        for words in (["new"], ["list"], ["show", "d"], ["delete", "d"]):
+            assert cli.main(["channels", *words, "--url", url, "--json"]) == 0
+            printed.append(json.loads(capsys.readouterr().out))
+    assert printed == [channel, {"channels": ["d"]}, channel, {"id": "d", "deleted": True}]
+    assert cli.main(["channels", "new", "--storage", "all"]) == 2
+
+
+def test_when_it_is_to_be_sent(capsys: pytest.CaptureFixture[str]) -> None:
+    accepted = answer(202, {"id": "p1", "state": "scheduled", "deliveries": 1})
+    with scripted([accepted, accepted]) as (url, asked):
+        before = time.time()
+        for when in ("30m", "99999w"):
+            assert cli.main(["send", "--url", url, "--apns", "a1", "--title", "T", "--send-at", when]) == 0
+        after = time.time()
+    soon, far = (datetime.fromisoformat(json.loads(body)["send_at"]) for _, _, body in asked)
+    assert before - 0.001 <= soon.timestamp() - 1800 <= after
+    assert far.year > 3900  # which the API refuses, and says why
+    capsys.readouterr()
+    assert cli.main(["send", "--url", url, "--apns", "a1", "--title", "T", "--send-at", "soon"]) == 2
+    assert "--send-at: 'soon' is no instant: give 2026-12-01T09:00:00Z, or 30m, 2h, 7d" in " ".join(
+        capsys.readouterr().err.replace("│", " ").split()
+    )
+
+
+def test_a_scheduled_push_says_for_when(capsys: pytest.CaptureFixture[str]) -> None:
+    document = {**status_document("scheduled", total=2, queued=2), "send_at": "2026-12-01T09:00:00.000Z"}
+    with scripted([answer(200, document), answer(200, status_document("done", total=2, sent=2))]) as (url, _):
+        for _ in range(2):
+            assert cli.main(["status", "--url", url, "p1"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "p1  scheduled"
+    assert told[2] == "created a, scheduled for 2026-12-01T09:00:00.000Z, updated b"
+    assert told[5] == "created a, updated b"
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ The renderers here judge tokens and sizes about as the real ones do; the real on
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import io
 import re
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ import aiohttp
 import msgspec
 import uvloop
 
-from pushsvc.errors import Conflict, Fault, StoreUnavailable
+from pushsvc.errors import Conflict, Fault, NotFound, RequestError, StoreUnavailable
 from pushsvc.intake import IntakeApp, IntakeConfig, build_app, serve
 from pushsvc.model import (
     ApiKey,
@@ -35,10 +36,13 @@ from pushsvc.model import (
     Scope,
 )
 from pushsvc.ports import RenderError
+from pushsvc.ports.channels import Channel, Storage
+from pushsvc.ports.registry import Registry
 from pushsvc.store import MemoryStore
 from pushsvc.store.memory_dead import MemoryDeadLetters
 
 HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,200}")
+BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 FCM = re.compile(r"[\w:-]{1,512}", re.ASCII)
 TOKEN = "8f3c" * 16
 NOW = 1_796_115_600_000
@@ -48,17 +52,19 @@ ALERT: dict[str, Any] = {"to": {"tokens": [{"platform": "apns", "token": TOKEN}]
 class Apns:
     platform = "apns"
 
-    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+    def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = ("token",)) -> Message:
         return _message(self.platform, content)
 
     def token_fault(self, token: str, kind: str) -> str | None:
-        return None if kind == "token" and HEX.fullmatch(token) else "must be a device token: hexadecimal"
+        if kind == "channel":
+            return None if BASE64.fullmatch(token) else "must be the id of a channel: base64"
+        return None if kind != "fid" and HEX.fullmatch(token) else "must be a device token: hexadecimal"
 
 
 class Fcm:
     platform = "fcm"
 
-    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+    def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = ("token",)) -> Message:
         return _message(self.platform, content)
 
     def token_fault(self, token: str, kind: str) -> str | None:
@@ -122,7 +128,7 @@ class Store:
         if push is None or push.app != app:
             return None
         counts = Counts(total=push.total, queued=push.total)
-        return PushStatus(push.id, app, "sending", push.created_at, push.created_at, counts)
+        return PushStatus(push.id, app, push.first_state, push.created_at, push.created_at, counts, push.send_at)
 
     async def deliveries(
         self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int
@@ -171,6 +177,39 @@ class Store:
         raise AssertionError("intake revokes no keys")
 
 
+@dataclass
+class Channels:
+    """Broadcast channels in memory, the same for every app. `error` makes each call fail."""
+
+    kept: dict[str, Storage] = field(default_factory=dict)
+    error: RequestError | None = None
+    asked: list[str] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def of(self, app: str) -> AsyncIterator[Channels]:
+        self.asked.append(app)
+        if self.error is not None:
+            raise self.error
+        yield self
+
+    async def create(self, storage: Storage) -> Channel:
+        channel_id = base64.b64encode(f"channel/{len(self.kept)}?".encode()).decode()
+        self.kept[channel_id] = storage
+        return Channel(channel_id, storage)
+
+    async def all(self) -> list[str]:
+        return list(self.kept)
+
+    async def get(self, channel_id: str) -> Channel:
+        if channel_id not in self.kept:
+            raise NotFound("no such channel")
+        return Channel(channel_id, self.kept[channel_id])
+
+    async def delete(self, channel_id: str) -> None:
+        await self.get(channel_id)
+        del self.kept[channel_id]
+
+
 def api_key(text: str, app: str, *scopes: Scope) -> ApiKey:
     return ApiKey(text, app, hashlib.sha256(text.encode()).hexdigest(), scopes)
 
@@ -187,6 +226,8 @@ class Service:
     failing: dict[str, str] = field(default_factory=dict)
     now: float = 0.0
     dead: MemoryDeadLetters = field(default_factory=lambda: MemoryStore().dead)
+    registry: Registry = field(default_factory=lambda: MemoryStore().registry)
+    channels: Channels = field(default_factory=Channels)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -220,6 +261,8 @@ class Service:
             receipts=self.store,
             keys=self.store,
             dead=self.dead,
+            registry=self.registry,
+            channels=self.channels,
             ready=self.ready,
             metrics=self.metrics,
             config=config,

@@ -14,7 +14,7 @@ from pushsvc.model import Route
 from pushsvc.store import Store, StoreConfig, open_store
 
 from .servers import running_server
-from .test_intake_kit import ALERT, CONFIG, TOKEN, Answer, Service, call, run, run_loop
+from .test_intake_kit import ALERT, CONFIG, NOW, TOKEN, Answer, Service, call, run, run_loop
 
 KEY = {"Idempotency-Key": "order 7"}
 OTHER = {**ALERT, "notification": {"title": "other"}}
@@ -102,6 +102,30 @@ def test_a_batch_under_a_key_is_one_call() -> None:
         assert await queued(store) == 2
         assert (await call(services[0], "POST", "/v1/push/batch", body[:1], headers=KEY)).status == 409
         assert (await call(services[0], "POST", "/v1/push", ALERT, headers=KEY)).status == 409
+
+    over_valkey(main)
+
+
+def test_scheduled_pushes_under_a_key_are_scheduled_once() -> None:
+    later = {**ALERT, "send_at": "2026-12-01T10:00:00Z"}
+    due = NOW + 3_600_000
+
+    async def main(services: list[Service], store: Store) -> None:
+        posts = [call(services[number % 2], "POST", "/v1/push", later, headers=KEY) for number in range(20)]
+        answers = await asyncio.gather(*posts)
+        assert {(answer.status, answer.json["state"]) for answer in answers} == {(202, "scheduled")}
+        assert len({answer.body for answer in answers}) == 1
+        body = [{**alert(1), "send_at": "2026-12-01T10:00:00Z"}, {**ALERT, "send_at": "tomorrow"}, alert(2)]
+        for headers in ({"Idempotency-Key": "batch"}, {"Idempotency-Key": "batch"}, {}):
+            results = (await call(services[0], "POST", "/v1/push/batch", body, headers=headers)).json["results"]
+            assert [each.get("state") for each in results] == ["scheduled", None, "sending"]
+            assert [fault["path"] for fault in results[1]["error"]["errors"]] == ["send_at"]
+        figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
+        assert (figures.total_pending, figures.scheduled) == (2, 3)
+        assert await store.queue.launch("shop", due - 1) == 0
+        assert await store.queue.launch("shop", due) == 3
+        assert await store.queue.launch("shop", due) == 0
+        assert await queued(store) == 5
 
     over_valkey(main)
 

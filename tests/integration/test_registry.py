@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from pushsvc.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from pushsvc.model import Ended, FeedbackEvent, TokenDead
-from pushsvc.ports.registry import MOST_OF_USER, Prune, PrunedFilter, Registry, UserFull
+from pushsvc.ports.registry import MOST_OF_USER, Holding, Prune, PrunedFilter, Registry, Strike, UserFull
 from pushsvc.store import Store, StoreConfig
 
 from .registry_audit import audit
@@ -67,6 +67,13 @@ def test_a_device_is_registered_read_and_removed(server: Server | None) -> None:
         assert await registry.get("shop", "phone") == phone
         assert await registry.by_token("shop", "apns", phone.token) == phone
         assert await registry.by_token("shop", "fcm", phone.token) is None
+        wanted = [
+            Holding("phone", "apns", "any"),
+            Holding(None, "apns", phone.token),
+            Holding("nobody", "apns", phone.token),
+            Holding(None, "fcm", phone.token),
+        ]
+        assert await registry.holders("shop", wanted) == [phone, phone, None, None]
         assert await registry.of_user("shop", "u1") == [phone]
         assert await registry.get("other", "phone") is None
         later = replace(phone, user="u2", tags={}, registered_at=NOW + 5, last_seen_at=NOW + 7)
@@ -172,6 +179,8 @@ def test_tombstones(server: Server | None) -> None:
         assert (gone.state, gone.pruned_at, gone.pruned_for) == ("pruned", NOW + 2, "stale")
         assert len((await registry.scan("shop", after="", limit=100)).devices) == 6
         assert await registry.bury("shop", NOW + 2, limit=10, dry_run=True) == 1
+        assert await registry.pruned("shop", PrunedFilter()) == 2
+        assert await registry.pruned("shop", PrunedFilter("apns", "stale", NOW + 2, NOW + 3)) == 1
         assert await registry.restore("shop", PrunedFilter(reason="stale", since=NOW + 3), limit=10) == 0
         assert await registry.restore("shop", PrunedFilter(reason="stale"), limit=10) == 1
         assert (await registry.count("shop"), await registry.topic_size("shop", "news")) == (5, 5)
@@ -188,10 +197,16 @@ def test_strikes(server: Server | None) -> None:
     async def story(world: World) -> None:
         registry = (await world.store()).registry
         await registry.put("shop", device("d"))
-        assert await registry.strike("shop", "d", device("d").token, NOW + 1) == 1
-        assert await registry.strike("shop", "d", device("d").token, NOW + 9) == 2
-        assert await registry.strike("shop", "d", "00", NOW + 9) == 0
-        assert await registry.strike("shop", "nobody", "00", NOW + 9) == 0
+        token = device("d").token
+        strikes = [
+            Strike("d", token, NOW + 1, 1, after=0),
+            Strike("d", token, NOW + 5, 1, after=0),  # another came first
+            Strike("d", token, NOW + 9, 2, after=NOW + 1),
+            Strike("d", "00", NOW + 10, 3, after=NOW + 9),
+            Strike("nobody", "00", NOW + 9, 1, after=0),
+        ]
+        assert await registry.strike("shop", strikes) == [True, False, True, False, False]
+        assert await registry.strike("shop", strikes) == [False] * 5
         assert await registry.get("shop", "d") == device("d", strikes=2, struck_at=NOW + 9)
         await registry.put("shop", device("d"))
         assert await registry.get("shop", "d") == device("d")
@@ -299,15 +314,33 @@ def test_many_at_once_leave_all_indexes_in_agreement(server: Server | None) -> N
 
 
 def test_a_lost_step_is_taken_again(server: Server | None) -> None:
-    """All add one strike at once: none is lost."""
+    """All subscribe one device at once, each to a topic of its own: none is lost."""
 
     async def story(world: World) -> None:
         stores = [await world.store(name) for name in "abcd"]
         await stores[0].registry.put("shop", device("d"))
+        topics = [f"t{n}" for n in range(40)]
         found = await asyncio.gather(
-            *(stores[n % 4].registry.strike("shop", "d", device("d").token, NOW + n) for n in range(40))
+            *(stores[n % 4].registry.subscribe("shop", topic, "d") for n, topic in enumerate(topics))
         )
-        assert sorted(found) == list(range(1, 41))
+        assert found == [True] * 40
+        kept = await stores[0].registry.get("shop", "d")
+        assert kept is not None
+        assert set(kept.topics) == set(topics)
+
+    play(server, story)
+
+
+def test_of_strikes_that_follow_the_same_one_counts_the_first(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        stores = [await world.store(name) for name in "abcd"]
+        await stores[0].registry.put("shop", device("d"))
+        strikes = [Strike("d", device("d").token, NOW + n, 1, after=0) for n in range(1, 41)]
+        found = await asyncio.gather(
+            *(stores[n % 4].registry.strike("shop", [strike]) for n, strike in enumerate(strikes))
+        )
+        (won,) = [strike for strike, took in zip(strikes, found, strict=True) if took == [True]]
+        assert await stores[0].registry.get("shop", "d") == device("d", strikes=1, struck_at=won.at)
 
     play(server, story)
 
@@ -322,7 +355,7 @@ async def suppressed_at(store: AnyStore, name: str, at: int) -> str:
     settled = settlement(taken.chunk, 0, Ended("invalid"), TokenDead(status=410), at=at)
     await store.queue.settle("shop", [settled], [taken.ref])
     ((entry, receipt),) = await store.receipts.take("shop", limit=10, wait_ms=0)
-    event = FeedbackEvent(at, "apns", receipt.token, "Unregistered", "pruned")
+    event = FeedbackEvent(at, "apns", receipt.token, "Unregistered", "suppressed")
     await store.receipts.record("shop", [(entry, receipt, event)])
     assert await suppressed(store) == 1
     return receipt.token

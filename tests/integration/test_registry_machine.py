@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from msgspec.structs import replace
 
 from pushsvc.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
-from pushsvc.ports.registry import Prune, PrunedFilter
+from pushsvc.ports.registry import Holding, Prune, PrunedFilter, Strike
 from pushsvc.store import Store, StoreConfig
 
 from .registry_audit import audit
@@ -166,14 +166,37 @@ class RegistryMachine(RuleBasedStateMachine):
                 self.model[name] = replace(old, state="pruned", pruned_at=prune.at, pruned_for=reason)
         assert self.run(self.registry.prune("shop", prunes)) == expected
 
-    @rule(name=ids, token=st.sampled_from(TOKENS))
-    def strike(self, name: str, token: str) -> None:
-        old = self.model.get(name)
-        expected = old.strikes + 1 if old and old.token == token else 0
-        at = self.tick()
-        if old and expected:
-            self.model[name] = replace(old, strikes=expected, struck_at=at)
-        assert self.run(self.registry.strike("shop", name, token, at)) == expected
+    @rule(
+        asked=st.lists(
+            st.tuples(ids, st.sampled_from(TOKENS), st.booleans(), st.sampled_from([0, 3]), st.integers(1, 3)),
+            max_size=4,
+        )
+    )
+    def strike(self, asked: list[tuple[str, str, bool, int, int]]) -> None:
+        strikes, expected = [], []
+        for name, token, right, other, count in asked:
+            old = self.model.get(name)
+            strike = Strike(
+                name,
+                old.token if old and right else token,
+                self.tick(),
+                count,
+                after=(old.struck_at if old else 0) + other,
+            )
+            strikes.append(strike)
+            hit = old is not None and old.token == strike.token and old.struck_at == strike.after
+            expected.append(hit)
+            if old and hit:
+                self.model[name] = replace(old, strikes=count, struck_at=strike.at)
+        assert self.run(self.registry.strike("shop", strikes)) == expected
+
+    @rule(asked=st.lists(st.tuples(st.none() | ids, st.sampled_from(TOKENS)), max_size=4))
+    def holders(self, asked: list[tuple[str | None, str]]) -> None:
+        wanted = [Holding(name, "apns", token) for name, token in asked]
+        owners = {each.token: each for each in self.model.values() if each.platform == "apns"}
+        expected = [owners.get(token) if name is None else self.model.get(name) for name, token in asked]
+        found = self.run(self.registry.holders("shop", wanted))
+        assert found == expected
 
     @rule(
         platform=st.sampled_from(["", *PLATFORMS]),
@@ -195,6 +218,7 @@ class RegistryMachine(RuleBasedStateMachine):
             and (since is None or each.pruned_at >= since)
             and (until is None or each.pruned_at < until)
         ]
+        assert self.run(self.registry.pruned("shop", which)) == len(meant)
         assert self.run(self.registry.restore("shop", which, limit=limit)) == min(limit, len(meant))
         self.follow(
             meant,

@@ -20,7 +20,7 @@ import httpx
 import jwt
 import pytest
 
-from pushsvc.simulator import Address, SimulatorHandle, apns_token, fcm_token, simulator_process
+from pushsvc.simulator import Address, SimulatorHandle, apns_token, channel_id, fcm_token, simulator_process
 
 TOKEN = "ab" * 32
 
@@ -142,7 +142,11 @@ def test_the_command_prints_a_configuration_to_paste(tmp_path: Path) -> None:
 def test_the_command_prints_tokens() -> None:
     run = subprocess.run([*COMMAND, "--token", "stall.1"], capture_output=True, text=True, check=False)
     assert run.returncode == 0
-    assert run.stdout.split() == ["apns", apns_token("stall.1", "demo"), "fcm", fcm_token("stall.1", "demo")]
+    tokens = {"apns": apns_token, "fcm": fcm_token, "channel": channel_id}
+    printed = run.stdout.split()
+    assert dict(zip(printed[::2], printed[1::2], strict=True)) == {
+        name: make("stall.1", "demo") for name, make in tokens.items()
+    }
     run = subprocess.run([*COMMAND, "--token", "Oops"], capture_output=True, text=True, check=False)
     assert (run.returncode, "unknown action 'Oops'" in run.stderr) == (2, True)
 

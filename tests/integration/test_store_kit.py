@@ -105,6 +105,7 @@ def make_push(
     app: str = "shop",
     platforms: Sequence[Platform] = ("apns",),
     created_at: int = NOW,
+    send_at: int | None = None,
 ) -> Push:
     """A push of `targets` targets at each platform; the token of index 3 of push `p` is `p-3`."""
     message = b'{"aps":{"alert":"hello"}}'
@@ -113,7 +114,7 @@ def make_push(
         app=app,
         lane=lane,
         created_at=created_at,
-        expires_at=created_at + 3_600_000,
+        expires_at=(created_at if send_at is None else send_at) + 3_600_000,
         messages={platform: Message(platform, message, {"apns-priority": "10"}) for platform in platforms},
         targets={
             platform: tuple(
@@ -121,6 +122,7 @@ def make_push(
             )
             for place, platform in enumerate(platforms)
         },
+        send_at=send_at,
     )
 
 

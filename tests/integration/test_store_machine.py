@@ -1,4 +1,5 @@
-"""Any order of accept, take, settle, retry, replay, cancel, death and take-over: counts balance, nothing is lost.
+"""Any order of accept, schedule, take, settle, retry, replay, cancel, death and take-over: counts balance, nothing is
+lost.
 
 hypothesis drives consumers against a store and against a model that knows, for each delivery, only whether it has
 ended and which turn it is in. After every step each push's status must be what the model says; in the end everything
@@ -42,16 +43,36 @@ VERDICTS: list[tuple[Verdict, Outcome | None]] = [
 class _PushModel:
     """What must be true of a push."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, due: int | None = None) -> None:
         self.total = total
+        self.due = due
+        """When it is launched; None: it was, or needed not to be."""
         self.cancelled = False
         self.ended: dict[int, End] = {}
         self.turns: dict[int, int] = {}
         self.dead: dict[int, int] = {}
         """Index and turn of dead letters."""
 
+    @property
+    def never_began(self) -> bool:
+        """Cancelled before its time: nobody will ever see one of its deliveries."""
+        return self.cancelled and self.due is not None
+
+    @property
+    def left(self) -> int:
+        """Deliveries that will be handed out and have not ended."""
+        return 0 if self.due is not None else self.total - len(self.ended)
+
+    @property
+    def state(self) -> str:
+        if self.cancelled:
+            return "cancelled"
+        if self.due is not None:
+            return "scheduled"
+        return "done" if len(self.ended) == self.total else "sending"
+
     def open(self, index: int, turn: int) -> bool:
-        return index not in self.ended and self.turns.get(index, 1) == turn
+        return self.due is None and index not in self.ended and self.turns.get(index, 1) == turn
 
     def expected(self) -> dict[str, int]:
         found: dict[str, int] = {end: list(self.ended.values()).count(end) for end in ENDS}
@@ -106,11 +127,15 @@ class StoreMachine(RuleBasedStateMachine):
 
     # --- what may happen ------------------------------------------------------------------------
 
-    @rule(total=st.sampled_from(TOTALS), lane=st.sampled_from(["urgent", "bulk"]))
-    def accept(self, total: int, lane: Lane) -> None:
+    @rule(
+        total=st.sampled_from(TOTALS),
+        lane=st.sampled_from(["urgent", "bulk"]),
+        send_at=st.sampled_from([None, None, NOW + 10, NOW + 5000]),
+    )
+    def accept(self, total: int, lane: Lane, send_at: int | None) -> None:
         push_id = f"p{len(self.pushes)}"
-        self.pushes[push_id] = _PushModel(total)
-        push = make_push(push_id, total, lane=lane)
+        self.pushes[push_id] = _PushModel(total, send_at)
+        push = make_push(push_id, total, lane=lane, send_at=send_at)
         self.run(self.stores["a"].pushes.accept(push))
         self.run(self.stores["b"].pushes.accept(push))
 
@@ -170,6 +195,17 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(now=st.sampled_from([NOW, NOW + 10, NOW + 5000]), consumer=st.sampled_from(CONSUMERS))
     def promote(self, now: int, consumer: str) -> None:
         self.run(self.stores[consumer].queue.promote(ROUTE, now))
+
+    @rule(now=st.sampled_from([NOW, NOW + 10, NOW + 5000]), consumer=st.sampled_from(CONSUMERS))
+    def launch(self, now: int, consumer: str) -> None:
+        due = [
+            model
+            for model in self.pushes.values()
+            if model.due is not None and model.due <= now and not model.cancelled
+        ]
+        assert self.run(self.stores[consumer].queue.launch("shop", now)) == len(due)
+        for model in due:
+            model.due = None
 
     @precondition(lambda self: any(model.dead for model in self.pushes.values()))
     @rule(consumer=st.sampled_from(CONSUMERS), most=st.sampled_from([1, 100, 2000]), steps=st.sampled_from([1, 50]))
@@ -239,13 +275,14 @@ class StoreMachine(RuleBasedStateMachine):
             status = self.run(self.stores["a"].pushes.status("shop", push_id))
             assert status is not None
             assert msgspec.structs.asdict(status.counts) == model.expected()
-            over = len(model.ended) == model.total
-            assert status.state == ("cancelled" if model.cancelled else "done" if over else "sending")
+            assert status.state == model.state
 
     @invariant()
     def gauges_are_what_happened(self) -> None:
         gauges = self.run(self.stores["a"].gauges({"shop": ("apns",)}))
-        assert sum(gauges.pending.values()) == sum(model.total - len(model.ended) for model in self.pushes.values())
+        models = self.pushes.values()
+        assert sum(gauges.pending.values()) == sum(model.left for model in models)
+        assert gauges.scheduled == sum(model.total for model in models if model.state == "scheduled")
 
     def teardown(self) -> None:
         """Everybody dies; one newcomer brings everything to its end."""
@@ -259,6 +296,9 @@ class StoreMachine(RuleBasedStateMachine):
             self.run(self.world.kill(name))
         heir = self.run(self.world.store("heir"))
         self.run(heir.queue.beat())
+        self.run(heir.queue.launch("shop", NOW + 10_000))
+        for model in self.pushes.values():
+            model.due = model.due if model.cancelled else None
         while True:
             self.run(heir.queue.promote(ROUTE, NOW + 10_000))
             taken = self.run(heir.queue.reclaim(ROUTE))
@@ -277,10 +317,10 @@ class StoreMachine(RuleBasedStateMachine):
                 self.record(heir, settlements, [holding.taken.ref])
         self.status_is_what_happened()
         for model in self.pushes.values():
-            assert len(model.ended) == model.total
+            assert len(model.ended) == (0 if model.never_began else model.total)
         gauges = self.run(heir.gauges({"shop": ("apns",)}))
         figures = gauges.apps["shop"]
-        assert (figures.total_pending, gauges.retry_pending) == (0, 0)
+        assert (figures.total_pending, gauges.retry_pending, gauges.scheduled) == (0, 0, 0)
         assert sum(figures.entries["apns"].values()) == 0
 
 

@@ -15,6 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from pushsvc.codec import decode_chunk
+from pushsvc.devices import Device
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model import (
     LANES,
@@ -28,6 +29,7 @@ from pushsvc.model import (
     Unavailable,
 )
 from pushsvc.ports import Bucket, ReplaySpec
+from pushsvc.ports.registry import Prune
 from pushsvc.rates import Rate
 from pushsvc.store import Store, StoreConfig, keys, open_store, receipts
 from pushsvc.store.dead import decode_dead
@@ -231,6 +233,7 @@ def test_a_server_that_is_gone_and_comes_back() -> None:
             store.pushes.ping(),
             take(store, wait_ms=50),
             store.queue.promote(ROUTE, NOW),
+            store.queue.launch("shop", NOW),
             store.queue.reclaim(ROUTE),
             store.queue.beat(),
             store.receipts.take("shop", limit=5, wait_ms=50),
@@ -323,12 +326,13 @@ async def _suppress_all(store: Store) -> int:
 
 def _documented() -> list[tuple[re.Pattern[str], str, bool]]:
     """The table of keys.py: name, type, and whether the key itself runs out."""
-    rows = re.findall(r"^\| `(ps:[^`]+)` +\| (\w+) +\| ([^|]+)\|", keys.__doc__ or "", re.MULTILINE)
-    assert len(rows) >= 18
+    rows = re.findall(r"^\| (`ps:[^|]+`) +\| (\w+) +\| ([^|]+)\|", keys.__doc__ or "", re.MULTILINE)
+    named = [(name, kind, lifetime) for names, kind, lifetime in rows for name in re.findall("`([^`]+)`", names)]
+    assert len(named) >= 18
     found = []
-    for name, kind, lifetime in rows:
-        pattern = re.escape(name).replace("ps:T:", r"ps:\{[a-z]+\.\d\}:")
-        pattern = re.sub(r"<\w+>", "[^:]+", pattern).replace(r"\{owner\}", r"\{[^}]+\}")
+    for name, kind, lifetime in named:
+        pattern = re.escape(name).replace("ps:T:", r"ps:\{[a-z]+\.\d\}:").replace("ps:D:", r"ps:\{[a-z]+\.devices\}:")
+        pattern = re.sub("<[^>]+>", "[^:]+", pattern).replace(r"\{owner\}", r"\{[^}]+\}")
         runs_out = ("TTL", "days", "seconds", "24 h")
         expires = (lifetime.strip().endswith(runs_out) and ":" not in lifetime) or "renewed" in lifetime
         found.append((re.compile(pattern + "$"), kind, expires))
@@ -362,7 +366,20 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await store.limiter.admit(ROUTE, Rate(10, 60), ["token"])
         await store.limiter.lease(Bucket("shop.0", "app", Rate(10, 60), burst=60.0), 1)
         await store.pushes.accept_once([make_push("once", 1)], key=b"sixteen digest b", record=b"record")
+        await store.pushes.accept(make_push("scheduled", 1, send_at=NOW + 60_000))
         await store.queue.beat({"shop/apns": "unreachable"})
+        for name in ("living", "pruned"):
+            device = Device(id=name, platform="apns", token=f"token of {name}", user="u", registered_at=NOW)
+            await store.registry.put("shop", device)
+            await store.registry.subscribe("shop", "news", name)
+        pruned = Prune("pruned", "token of pruned", "Unregistered", NOW + 60_000)
+        assert await store.registry.prune("shop", [pruned]) == [True]
+        async with store.webhooks.claimed("shop", "place", lease=30) as claim:
+            assert claim is not None
+            batch = await claim.next(1)
+            assert batch is not None
+            assert await claim.bury(batch, "http_400")
+        assert await store.webhooks.ask_again("shop", await store.webhooks.dead("shop")) == 1
 
         documented = _documented()
         seen = set()
@@ -554,7 +571,13 @@ def test_a_filter_that_fits_nothing_answers_with_a_cursor(server: Server) -> Non
 async def _whole_life(store: Store) -> None:
     """Everything a push can meet, over several shards."""
     for number in range(30):
-        await store.pushes.accept(make_push(f"p{number}", 2))
+        # Every other one goes the way of a schedule.
+        await store.pushes.accept(make_push(f"p{number}", 2, send_at=NOW + 1 if number % 2 else None))
+    await store.pushes.accept(make_push("never", 2, send_at=NOW + 1))
+    cancelled = await store.pushes.cancel("shop", "never")
+    assert cancelled is not None
+    assert cancelled.counts.cancelled == 2
+    assert await store.queue.launch("shop", NOW + 1) == 15
     await store.pushes.cancel("shop", "p7")
     taken = await take_all(store)
     assert len({each.ref.shard for each in taken}) == 3
@@ -629,7 +652,7 @@ def test_an_app_over_several_shards(server: Server, monkeypatch: pytest.MonkeyPa
         _urls[id(store)] = server.url
         await _whole_life(store)
 
-    monkeypatch.setattr(receipts, "_SETTLED", 2)
+    monkeypatch.setattr(receipts, "SETTLED", 2)
     play(server, story, SHARDED)
 
 
@@ -643,7 +666,7 @@ def test_every_step_stays_in_one_slot(kind: Any, monkeypatch: pytest.MonkeyPatch
             _urls[id(store)] = url
             await _whole_life(store)
 
-    monkeypatch.setattr(receipts, "_SETTLED", 2)
+    monkeypatch.setattr(receipts, "SETTLED", 2)
     with running_server(kind, tcp=True, cluster=True) as server:
         asyncio.run(main(server))
 

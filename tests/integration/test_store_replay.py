@@ -124,7 +124,7 @@ def test_a_replay_sends_each_once_and_the_counts_balance(server: Server | None, 
         taken = await take_all(store)
         assert sorted(target.index for each in taken for target in each.chunk.targets) == list(range(total))
         assert {(each.chunk.turn, each.chunk.attempt) for each in taken} == {(2, 1)}
-        assert all(each.chunk.expires_at - each.chunk.created_at == 3_600_000 for each in taken)
+        assert all(each.chunk.expires_at - each.chunk.starts_at == 3_600_000 for each in taken)
         for each in taken:
             await store.queue.settle("shop", *all_of(each))
         status = await store.pushes.status("shop", "p")

@@ -46,17 +46,20 @@ def push(
     platform: Platform = "apns",
     ttl: float = 3600.0,
     app: str = "shop",
+    wait: float | None = None,
 ) -> Push:
-    """A push that is accepted now."""
+    """A push that is accepted now, to be sent in `wait` seconds where that is given."""
+    send_at = None if wait is None else now_ms() + int(wait * 1000)
     targets = tuple(Target(index, token) for index, token in enumerate(tokens))
     return Push(
         id=name,
         app=app,
         lane=lane,
         created_at=now_ms(),
-        expires_at=now_ms() + int(ttl * 1000),
+        expires_at=(now_ms() if send_at is None else send_at) + int(ttl * 1000),
         messages={platform: Message(platform, b"{}")},
         targets={platform: targets},
+        send_at=send_at,
     )
 
 
@@ -166,6 +169,10 @@ class FakeQueue:
         return taken
 
     async def promote(self, route: Route, now: int) -> int:
+        self._come()
+        return 0
+
+    async def launch(self, app: str, now: int) -> int:
         self._come()
         return 0
 

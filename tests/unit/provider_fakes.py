@@ -47,7 +47,7 @@ def chunk(message: Message, *tokens: str, kind: str = "token", dry_run: bool = F
         platform=message.platform,
         lane="normal",
         total=len(tokens),
-        created_at=CREATED_AT,
+        starts_at=CREATED_AT,
         expires_at=CREATED_AT + 3_600_000,
         message=message,
         targets=tuple(Target(index, token, None, kind) for index, token in enumerate(tokens)),

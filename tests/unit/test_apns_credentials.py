@@ -47,6 +47,15 @@ def test_the_endpoint_follows_the_environment() -> None:
     assert Config(**KEY, environment="sandbox", endpoint="https://[::1]:8443/").endpoint == "https://[::1]:8443"
 
 
+def test_broadcasts_follow_the_endpoint_and_channels_the_environment() -> None:
+    own = Config(**KEY, endpoint="https://[::1]:8443/")
+    assert own.broadcast_endpoint == "https://[::1]:8443"
+    assert own.channels_endpoint == "https://api-manage-broadcast.push.apple.com:2196"
+    sandbox = Config(**KEY, environment="sandbox", broadcast_endpoint="https://b.example/")
+    assert sandbox.broadcast_endpoint == "https://b.example"
+    assert sandbox.channels_endpoint == "https://api-manage-broadcast.sandbox.push.apple.com:2195"
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
@@ -60,6 +69,8 @@ def test_the_endpoint_follows_the_environment() -> None:
         ({"endpoint": "http://api.push.apple.com"}, "endpoint: must be https"),
         ({"endpoint": "https://api.push.apple.com/3/device"}, "endpoint: must hold nothing but"),
         ({"endpoint": "https://host:x"}, "endpoint: is not a URL"),
+        ({"broadcast_endpoint": "host"}, "broadcast_endpoint: must be https"),
+        ({"channels_endpoint": "https://host/1/apps"}, "channels_endpoint: must hold nothing but"),
         ({"connections": 0}, "connections"),
         ({"window": 0}, "window"),
         ({"environment": "test"}, "environment"),
@@ -129,7 +140,13 @@ def test_a_key_that_others_may_read_is_warned_about(tmp_path: Path) -> None:
     [
         ({"key_id": "ABC"}, "warning", "key_id 'ABC' does not have 10"),
         ({"topic": "com.example.shop.voip"}, "warning", "pushsvc adds itself"),
-        ({"endpoint": "https://api.sandbox.push.apple.com"}, "error", "Apple's for sandbox"),
+        ({"endpoint": "https://api.sandbox.push.apple.com"}, "error", "endpoint https://api.sandbox.push.apple.com is"),
+        ({"broadcast_endpoint": "https://api.sandbox.push.apple.com"}, "error", "broadcast_endpoint https://api.sandb"),
+        (
+            {"channels_endpoint": "https://api-manage-broadcast.sandbox.push.apple.com:2195"},
+            "error",
+            "is Apple's for sandbox",
+        ),
         ({"ca_file": "/no/such/ca.pem"}, "error", "/no/such/ca.pem: cannot be read"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

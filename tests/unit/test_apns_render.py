@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import Raw
+from msgspec import Raw, structs
 
-from pushsvc.model import Content, Message
+from pushsvc.model import Content, LiveActivity, Message
 from pushsvc.ports import RenderError
 from pushsvc.providers.apns import RENDERER
 
@@ -32,13 +32,13 @@ FULL = {
 }
 
 
-def render(given: Content, push_id: str = PUSH_ID) -> Message:
-    return RENDERER.render(given, push_id=push_id, created_at=CREATED_AT)
+def render(given: Content, *kinds: str, push_id: str = PUSH_ID) -> Message:
+    return RENDERER.render(given, push_id=push_id, starts_at=CREATED_AT, kinds=kinds or ("token",))
 
 
-def faults(given: Content) -> dict[str, str]:
+def faults(given: Content, *kinds: str) -> dict[str, str]:
     with pytest.raises(RenderError) as caught:
-        render(given)
+        render(given, *kinds)
     assert not caught.value.too_large
     return {fault.path: fault.message for fault in caught.value.faults}
 
@@ -235,6 +235,174 @@ def test_null_is_the_same_as_leaving_it_out() -> None:
         assert render(content(notification={"title": "Hi"}, overrides={"apns": override})) == plain
 
 
+# --- Live Activities ----------------------------------------------------------------------------
+
+STATE = {"currentHealthLevel": Raw(b"100"), "eventDescription": Raw(b'"Adventure has begun!"')}
+START = LiveActivity(
+    event="start",
+    content_state=STATE,
+    attributes_type="AdventureAttributes",
+    attributes={"hero": Raw(b'{"name":"Power Panda","level":3.0}')},
+)
+UPDATE = LiveActivity(event="update", content_state=STATE)
+
+
+def test_a_live_activity_is_started() -> None:
+    activity = structs.replace(
+        START, alert={"title": Raw(b'{"loc-key":"K"}')}, stale_date=1_800_000_000, input_push_channel="dA=="
+    )
+    message = render(content(live_activity=activity), "push_to_start")
+
+    assert message.body == (
+        b'{"aps":{"timestamp":1700000000,"event":"start",'
+        b'"content-state":{"currentHealthLevel":100,"eventDescription":"Adventure has begun!"},'
+        b'"attributes-type":"AdventureAttributes","attributes":{"hero":{"name":"Power Panda","level":3.0}},'
+        b'"input-push-channel":"dA==","stale-date":1800000000,"alert":{"title":{"loc-key":"K"}}}}'
+    )
+    assert message.headers == {"apns-push-type": "liveactivity", "apns-priority": "10"}
+
+
+def test_the_alert_of_a_live_activity_may_be_the_notification() -> None:
+    given = content(
+        live_activity=structs.replace(START, input_push_token=True),
+        notification={"title": "Go", "body": "Now", "sound": "chime.aiff"},
+        ttl=60,
+        priority="normal",
+    )
+    message = render(given, "push_to_start")
+
+    aps = json.loads(message.body)["aps"]
+    assert aps["alert"] == {"title": "Go", "body": "Now", "sound": "chime.aiff"}
+    assert aps["input-push-token"] == 1
+    assert message.headers == {
+        "apns-push-type": "liveactivity",
+        "apns-priority": "5",
+        "apns-expiration": "1700000060",
+    }
+
+
+def test_a_live_activity_is_ended_and_data_stands_beside_aps() -> None:
+    ended = LiveActivity(event="end", dismissal_date=1_685_959_200, relevance_score=0.5)
+    message = render(content(live_activity=ended, data={"a": "1"}), "activity")
+
+    assert json.loads(message.body) == {
+        "aps": {"timestamp": 1700000000, "event": "end", "dismissal-date": 1_685_959_200, "relevance-score": 0.5},
+        "a": "1",
+    }
+    assert message.headers["apns-push-type"] == "liveactivity"
+
+
+def test_an_own_payload_is_merged_into_a_live_activity_at_any_depth() -> None:
+    patch = {"aps": {"timestamp": 5, "attributes": {"hero": {"level": 4}}, "filter": "x"}}
+    message = render(content(live_activity=START, overrides={"apns": {"payload": patch}}), "push_to_start")
+
+    aps = json.loads(message.body)["aps"]
+    assert (aps["timestamp"], aps["filter"]) == (5, "x")
+    assert aps["attributes"] == {"hero": {"name": "Power Panda", "level": 4}}
+
+
+BROADCAST = content(live_activity=UPDATE)
+
+
+def test_a_broadcast_says_its_expiration_and_stores_nothing_unless_told() -> None:
+    assert render(BROADCAST, "channel").headers == {
+        "apns-push-type": "liveactivity",
+        "apns-priority": "10",
+        "apns-expiration": "0",
+    }
+    stored = content(live_activity=UPDATE, ttl=3600)
+    assert render(stored, "channel").headers["apns-expiration"] == "1700003600"
+    own = {"headers": {"apns-expiration": "0", "apns-priority": "1"}}
+    headers = render(content(live_activity=UPDATE, ttl=60, overrides={"apns": own}), "channel").headers
+    assert (headers["apns-expiration"], headers["apns-priority"]) == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("given", "kinds", "says"),
+    [
+        (content(live_activity=START), ("activity",), "started on `push_to_start` targets, not on `activity`"),
+        (content(live_activity=START), ("channel",), "started on `push_to_start` targets, not on `channel`"),
+        (content(live_activity=UPDATE), ("push_to_start",), "only starts"),
+        (content(live_activity=UPDATE), ("token",), "not to device tokens"),
+        (content(live_activity=UPDATE), ("activity", "token"), "not to device tokens"),
+        (content(live_activity=UPDATE), ("activity", "channel"), "do not share a push"),
+        (content(notification={"title": "Hi"}), ("activity",), "`live_activity` is missing"),
+        (content(data={"a": "1"}), ("channel", "push_to_start"), "`live_activity` is missing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_target_of_the_wrong_kind_is_refused(given: Content, kinds: tuple[str, ...], says: str) -> None:
+    refused = faults(given, *kinds)
+    assert refused.keys() == {"to.tokens"}
+    with pytest.raises(RenderError, match=re.escape(says)):
+        render(given, *kinds)
+
+
+def test_an_own_payload_goes_to_whom_the_caller_vouches_for() -> None:
+    update = {"aps": {"timestamp": 1, "event": "update", "content-state": {}}}
+    own = content(overrides={"apns": {"payload": update}})
+    for kind in ("token", "activity", "channel"):
+        assert render(own, kind).headers["apns-push-type"] == "liveactivity"
+    assert "only starts" in faults(own, "push_to_start")["to.tokens"]
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "says"),
+    [
+        (content(live_activity=UPDATE, push_type="alert"), "push_type", "of type `liveactivity`"),
+        (content(live_activity=UPDATE, silent=True), "silent", "shows nothing"),
+        (
+            content(live_activity=structs.replace(UPDATE, input_push_channel="!")),
+            "live_activity.input_push_channel",
+            "base64",
+        ),
+        (
+            content(live_activity=UPDATE, overrides={"apns": {"headers": {"apns-push-type": "voip"}}}),
+            "overrides.apns.headers.apns-push-type",
+            "of type `liveactivity`",
+        ),
+        (content(live_activity=UPDATE, collapse="x"), "collapse", "collapses nothing"),
+        (
+            content(live_activity=UPDATE, overrides={"apns": {"headers": {"apns-collapse-id": "x"}}}),
+            "overrides.apns.headers.apns-collapse-id",
+            "collapses nothing",
+        ),
+        (
+            content(live_activity=UPDATE, overrides={"apns": {"headers": {"apns-topic": "x"}}}),
+            "overrides.apns.headers.apns-topic",
+            "configured topic",
+        ),
+        (
+            content(live_activity=UPDATE, overrides={"apns": {"headers": {"apns-channel-id": "x"}}}),
+            "overrides.apns.headers.apns-channel-id",
+            "given in `to.tokens`",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_each_fault_of_a_live_activity_names_its_place(given: Content, path: str, says: str) -> None:
+    assert says in faults(given, "channel")[path]
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("channel", 5120), ("activity", 4096)])
+def test_a_broadcast_may_be_larger(kind: str, limit: int) -> None:
+    def sized(size: int) -> Content:
+        empty = len(
+            render(
+                content(live_activity=LiveActivity(event="update", content_state={"x": Raw(b'""')})), "activity"
+            ).body
+        )
+        return content(
+            live_activity=LiveActivity(event="update", content_state={"x": Raw(b'"' + b"x" * (size - empty) + b'"')})
+        )
+
+    assert len(render(sized(limit), kind).body) == limit
+    with pytest.raises(RenderError, match=f"is {limit + 1:,} bytes.* is {limit:,}") as caught:
+        render(sized(limit + 1), kind)
+    assert caught.value.too_large
+    assert [fault.path for fault in caught.value.faults] == ["live_activity"]
+
+
 # --- faults -------------------------------------------------------------------------------------
 
 
@@ -375,6 +543,16 @@ def test_what_cannot_be_a_token_is_refused_without_being_quoted(token: str) -> N
 
 def test_apns_knows_no_fid() -> None:
     assert "fid" in (RENDERER.token_fault("00", "fid") or "")
+
+
+@pytest.mark.parametrize("channel", ["dHN0LXNyY2gtY2hubA==", "a", "+/_-09AZ=", "x" * 510])
+def test_the_ids_of_channels_are_base64_of_any_size(channel: str) -> None:
+    assert RENDERER.token_fault(channel, "channel") is None
+
+
+@pytest.mark.parametrize("channel", ["", "=", "a===", "a=b", "a b", "a\n", "ä", "x" * 511])
+def test_what_cannot_be_the_id_of_a_channel_is_refused(channel: str) -> None:
+    assert "base64" in (RENDERER.token_fault(channel, "channel") or "")
 
 
 # --- properties ---------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import jwt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from pushsvc.model import (
     BadNotification,
@@ -43,9 +44,9 @@ ROUTE = Route("shop", "apns")
 class Opened:
     """One provider on a fake pool, with what it was told and the clock it goes by."""
 
-    def __init__(self, provider: Provider, pool: FakePool, clock: Clock) -> None:
+    def __init__(self, provider: Provider, pools: list[FakePool], clock: Clock) -> None:
         self.provider = provider
-        self.pool = pool
+        self.pool, *self.others = pools
         self.clock = clock
         self.outcomes = Outcomes()
 
@@ -61,14 +62,14 @@ async def opened(config: Config) -> AsyncIterator[Opened]:
 
     def open_pool(origin: str, **options: Any) -> FakePool:
         pools.append(FakePool(origin, **options))
-        return pools[0]
+        return pools[-1]
 
     clock = Clock()
     async with open_provider(
         ROUTE, config, request_timeout=10.0, clock=clock, open_pool=cast(Any, open_pool)
     ) as provider:
-        yield Opened(provider, pools[0], clock)
-    assert pools[0].closed
+        yield Opened(provider, pools, clock)
+    assert all(pool.closed for pool in pools)
 
 
 def run(config: Config, scene: Callable[[Opened], Awaitable[None]]) -> None:
@@ -151,6 +152,67 @@ def test_each_push_type_has_its_topic(config: Config, push_type: str, topic: str
         assert all(request.headers["apns-push-type"] == push_type for request in it.pool.requests)
 
     run(config, scene)
+
+
+BROADCAST = Message(
+    "apns",
+    b'{"aps":{"event":"update"}}',
+    {"apns-push-type": "liveactivity", "apns-priority": "5", "apns-expiration": "0"},
+)
+CHANNEL = "dHN0LXNyY2gtY2hubA=="
+
+
+def test_a_broadcast_goes_to_the_path_of_the_bundle_id(config: Config) -> None:
+    async def scene(it: Opened) -> None:
+        extra = {**BROADCAST.headers, "apns-topic": "x", "apns-collapse-id": "y", "apns-of-tomorrow": "z"}
+        it.send(BROADCAST, CHANNEL, kind="channel")
+        it.send(Message("apns", b"{}", extra), CHANNEL, kind="channel")
+        it.send(ALERT)
+        first, second, third = it.pool.requests
+        got = first.headers
+        assert got.pop("authorization").startswith("bearer ")
+        assert [name for name, _ in first.pairs[:4]] == [":method", ":scheme", ":authority", ":path"]
+        assert got == {
+            ":method": "POST",
+            ":scheme": "https",
+            ":authority": "api.push.apple.com",
+            ":path": "/4/broadcasts/apps/com.example.shop",
+            "apns-channel-id": CHANNEL,
+            "apns-request-id": apns_id(PUSH_ID, 0),
+            "apns-push-type": "liveactivity",
+            "apns-priority": "5",
+            "apns-expiration": "0",
+        }
+        assert first.body == BROADCAST.body
+        assert second.headers == {**first.headers, "apns-of-tomorrow": "z"}
+        assert third.headers[":path"] == f"/3/device/{TOKEN}"
+        first.answer(response(200))
+        second.answer(response(400, {"reason": "ChannelNotRegistered"}))
+        assert [outcome for _, outcome in it.outcomes] == [
+            Sent(status=200, provider_id=apns_id(PUSH_ID, 0)),
+            TokenDead(status=400, reason="ChannelNotRegistered"),
+        ]
+
+    run(config, scene)
+
+
+def test_broadcasts_of_another_host_have_their_own_connection(config: Config) -> None:
+    apart = structs.replace(config, broadcast_endpoint="https://api-broadcast.push.apple.com/")
+
+    async def scene(it: Opened) -> None:
+        it.send(BROADCAST, CHANNEL, kind="channel")
+        it.send(ALERT)
+        (request,) = it.others[0].requests
+        assert it.others[0].origin == "https://api-broadcast.push.apple.com"
+        assert request.headers[":authority"] == "api-broadcast.push.apple.com"
+        assert it.others[0].options["connections"] == 1
+        assert [r.headers[":path"] for r in it.pool.requests] == [f"/3/device/{TOKEN}"]
+        request.answer(response(403, {"reason": "UnrelatedKeyIdInToken"}))
+        assert (it.pool.renewals, it.others[0].renewals) == (1, 1)
+        assert len(it.others[0].requests) == 2
+        assert it.others[0].requests[1].headers["apns-request-id"] == apns_id(PUSH_ID, 0)
+
+    run(apart, scene)
 
 
 def test_neighbours_share_all_but_path_and_id_and_chunks_do_not_mix(config: Config) -> None:

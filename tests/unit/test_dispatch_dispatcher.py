@@ -159,6 +159,10 @@ class FaultyQueue(FakeQueue):
         self._bug("promote")
         return await super().promote(route, now)
 
+    async def launch(self, app: str, now: int) -> int:
+        self._bug("launch")
+        return await super().launch(app, now)
+
     async def beat(self, held: Mapping[str, str] | None = None) -> None:
         self._bug("beat")
         await super().beat(held)
@@ -168,7 +172,7 @@ class FaultyQueue(FakeQueue):
         return len(settlements)
 
 
-@pytest.mark.parametrize("method", ["take", "promote", "beat", "settle"])
+@pytest.mark.parametrize("method", ["take", "promote", "launch", "beat", "settle"])
 def test_a_part_that_ends_by_a_fault_ends_the_whole(method: str) -> None:
     """A process that takes pushes and records none, or shows no sign of life, is worse than none."""
 

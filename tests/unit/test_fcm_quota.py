@@ -27,7 +27,7 @@ from pushsvc.rates import Rate
 )
 def test_collapsible(document: dict[str, object], collapsible: bool) -> None:
     content = msgspec.json.decode(msgspec.json.encode(document), type=Content)
-    message = REGISTRY["fcm"].renderer.render(content, push_id="p", created_at=0)
+    message = REGISTRY["fcm"].renderer.render(content, push_id="p", starts_at=0)
     assert is_collapsible(message.body) is collapsible
 
 

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 from firebase_admin import messaging
 from firebase_admin._messaging_encoder import MessageEncoder
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from pushsvc.model import Content, Message
+from pushsvc.model import Content, LiveActivity, Message
 from pushsvc.ports import RenderError
 from pushsvc.providers.fcm import RENDERER
 from pushsvc.providers.fcm.limits import size_of
@@ -36,7 +36,7 @@ FULL = {
 
 
 def render(given: Content, push_id: str = PUSH_ID) -> Message:
-    return RENDERER.render(given, push_id=push_id, created_at=CREATED_AT)
+    return RENDERER.render(given, push_id=push_id, starts_at=CREATED_AT)
 
 
 def rendered(given: Content) -> dict[str, Any]:
@@ -314,6 +314,74 @@ def test_data_beside_an_own_notification_is_not_made_a_background_push(own: dict
     assert message["android"]["notification"]["tag"] == PUSH_ID
 
 
+# --- Live Activities ----------------------------------------------------------------------------
+
+UPDATE = LiveActivity(event="update", content_state={"demo": Raw(b'{"x":1.10}')})
+
+
+def test_firebases_live_activity_is_rendered() -> None:
+    """https://firebase.google.com/docs/cloud-messaging/customize-messages/live-activity"""
+    start = LiveActivity(
+        event="start",
+        content_state={"demo": Raw(b"1")},
+        attributes_type="DemoAttributes",
+        attributes={"demoAttribute": Raw(b"1")},
+    )
+    given = content(
+        live_activity=start,
+        notification={"title": "test title", "body": "test body"},
+        overrides={"fcm": {"apns": {"live_activity_token": "LIVE_ACTIVITY_PUSH_TO_START_TOKEN"}}},
+    )
+    assert rendered(given) == {
+        "apns": {
+            "live_activity_token": "LIVE_ACTIVITY_PUSH_TO_START_TOKEN",
+            "headers": {"apns-priority": "10"},
+            "payload": {
+                "aps": {
+                    "timestamp": 1700000000,
+                    "event": "start",
+                    "content-state": {"demo": 1},
+                    "attributes-type": "DemoAttributes",
+                    "attributes": {"demoAttribute": 1},
+                    "alert": {"title": "test title", "body": "test body"},
+                }
+            },
+        }
+    }
+
+
+def test_a_live_activity_takes_the_neutral_fields_and_either_spelling() -> None:
+    own = {"apns": {"liveActivityToken": "t", "payload": {"aps": {"content-state": {"demo": {"y": 2}}}}}}
+    given = content(
+        live_activity=UPDATE, data={"a": "1"}, ttl=60, priority="normal", collapse="c", overrides={"fcm": own}
+    )
+    assert rendered(given) == {
+        "data": {"a": "1"},
+        "apns": {
+            "live_activity_token": "t",
+            "headers": {"apns-priority": "5", "apns-expiration": "1700000060", "apns-collapse-id": "c"},
+            "payload": {
+                "aps": {"timestamp": 1700000000, "event": "update", "content-state": {"demo": {"x": 1.1, "y": 2}}}
+            },
+        },
+    }
+    assert b"1.10" in render(given).body
+
+
+def test_a_live_activity_without_its_token_is_refused() -> None:
+    missing = faults(content(live_activity=UPDATE, silent=True, push_type="alert", data={"from": "x"}))
+    assert missing.keys() == {"overrides.fcm.apns.live_activity_token", "silent", "push_type", "data.from"}
+    with pytest.raises(RenderError) as caught:
+        render(
+            content(
+                live_activity=LiveActivity(event="update", content_state={"x": Raw(b'"' + b"x" * 4096 + b'"')}),
+                overrides={"fcm": {"apns": {"live_activity_token": "t"}}},
+            )
+        )
+    assert caught.value.too_large
+    assert [fault.path for fault in caught.value.faults] == ["live_activity"]
+
+
 # --- faults -------------------------------------------------------------------------------------
 
 
@@ -432,6 +500,7 @@ _json = st.recursive(
 )
 
 
+@example(notification=None, data=None, silent=True, collapse=None, override=b'{"android": null, "apns": null}')
 @given(
     notification=st.one_of(st.none(), st.just(FULL), st.just({"badge": 1})),
     data=st.one_of(st.none(), st.dictionaries(st.text(max_size=30), st.text(max_size=30), max_size=4)),

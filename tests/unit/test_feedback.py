@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,22 +13,34 @@ from prometheus_client import REGISTRY
 
 from pushsvc import feedback
 from pushsvc.errors import StoreUnavailable
+from pushsvc.feedback import FeedbackConfig, FeedbackPorts
 from pushsvc.model import Delivery, FeedbackEvent, Outcome, Receipt, Route, Sent, Settlement, TokenDead, TokenSuspect
 from pushsvc.policy import SENT
 from pushsvc.store import MemoryStore
 
-from .dispatch_fakes import counts, many, memory_store, push
+from .dispatch_fakes import counts, many, memory_store, now_ms, push
 from .virtual_time import run, until
 
 DEAD = TokenDead(status=410, reason="Unregistered", since=1_700_000_000_000)
 SUSPECT = TokenSuspect(status=400, reason="BadDeviceToken")
+DEFAULT = FeedbackConfig()
+
+
+def ports_of(store: MemoryStore) -> FeedbackPorts:
+    return FeedbackPorts(
+        receipts=store.receipts,
+        registry=store.registry,
+        answers=store.answers,
+        suppressions=store.suppressions,
+        clock=now_ms,
+    )
 
 
 @asynccontextmanager
-async def judging(receipts: Any, *apps: str) -> AsyncIterator[None]:
+async def judging(store: MemoryStore, *apps: str, config: FeedbackConfig = DEFAULT) -> AsyncIterator[None]:
     """The stage at work; at the end it is told to stop and must."""
     stop = asyncio.Event()
-    task = asyncio.create_task(feedback.run(receipts, apps, stop))
+    task = asyncio.create_task(feedback.run(ports_of(store), apps, config, stop))
     try:
         yield
     finally:
@@ -60,7 +73,7 @@ def test_a_dead_token_is_suppressed_and_a_suspect_one_only_reported() -> None:
         store = memory_store()
         before = pruned("shop")
         await answered(store, "p", {"good": Sent(status=200), "dead": DEAD, "suspect": SUSPECT})
-        async with judging(store.receipts, "shop"):
+        async with judging(store, "shop"):
             await until(lambda: len(store._state.events["shop"]) == 2)
         assert [(event.token, event.reason, event.action) for event in await events(store)] == [
             ("dead", "Unregistered", "suppressed"),
@@ -81,7 +94,7 @@ def test_a_dead_token_is_suppressed_and_a_suspect_one_only_reported() -> None:
 def test_each_app_has_a_follower_of_its_own() -> None:
     async def main() -> None:
         store = memory_store()
-        async with judging(store.receipts, "shop", "news"):
+        async with judging(store, "shop", "news"):
             await answered(store, "p", {"dead": DEAD}, app="news")
             await until(lambda: store._state.events["news"])
         assert await events(store, "shop") == []
@@ -105,7 +118,7 @@ def test_many_are_judged_in_batches() -> None:
             await record(app, done)
 
         store.receipts.record = noted  # type: ignore[method-assign]  # only to watch it
-        async with judging(store.receipts, "shop"):
+        async with judging(store, "shop"):
             await until(lambda: sum(sizes) == 3 * (total // 3))
         assert max(sizes) == feedback.BATCH
         assert len({event.token for event in await events(store)}) == 3 * (total // 3)
@@ -130,7 +143,7 @@ def test_while_redis_is_away_receipts_wait_and_are_judged_once(method: str) -> N
             return await real(*arguments, **options)
 
         setattr(store.receipts, method, away)
-        async with judging(store.receipts, "shop"):
+        async with judging(store, "shop"):
             await until(lambda: store._state.events["shop"])
         assert failures == 10
         assert [event.token for event in await events(store)] == ["dead"]
@@ -145,7 +158,7 @@ def test_what_one_process_left_is_judged_by_the_next() -> None:
         await answered(store, "p", {"dead": DEAD})
         assert len(await store.receipts.take("shop", limit=10, wait_ms=0)) == 1
         store.kill(store.consumer)
-        async with judging(store.as_consumer("heir").receipts, "shop"):
+        async with judging(store.as_consumer("heir"), "shop"):
             await until(lambda: store._state.events["shop"])
         assert [event.token for event in await events(store)] == ["dead"]
 
@@ -155,7 +168,7 @@ def test_what_one_process_left_is_judged_by_the_next() -> None:
 def test_a_stop_is_heard_within_one_wait() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        async with judging(memory_store().receipts, "shop", "news"):
+        async with judging(memory_store(), "shop", "news"):
             await asyncio.sleep(10.0)
             stopping = loop.time()
         assert loop.time() - stopping <= feedback.WAIT_MS / 1000
@@ -169,8 +182,9 @@ def test_a_bug_ends_the_stage_and_is_heard() -> None:
             raise ZeroDivisionError
 
     async def main() -> None:
+        ports = replace(ports_of(memory_store()), receipts=Faulty())  # type: ignore[arg-type]  # a part of the port
         with pytest.raises(ExceptionGroup, match="TaskGroup") as caught:
-            await feedback.run(Faulty(), ["shop"], asyncio.Event())  # type: ignore[arg-type]  # a part of the port
+            await feedback.run(ports, ["shop"], FeedbackConfig(), asyncio.Event())
         assert [type(error) for error in caught.value.exceptions] == [ZeroDivisionError]
 
     run(main())
@@ -180,7 +194,7 @@ def test_tokens_stay_out_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
     async def main() -> None:
         store = memory_store()
         await answered(store, "p", {"a-very-secret-token": DEAD})
-        async with judging(store.receipts, "shop"):
+        async with judging(store, "shop"):
             await until(lambda: store._state.events["shop"])
 
     run(main())

@@ -13,19 +13,24 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec import Raw
 
+from pushsvc.documents import instant as shown_at
 from pushsvc.errors import Fault, InvalidRequest, MalformedBody
+from pushsvc.intake.depth import MAX_DEPTH
 from pushsvc.intake.document import Draft, read
-from pushsvc.intake.faults import LIMIT, MAX_DEPTH, Rules, walk
+from pushsvc.intake.faults import LIMIT, Rules, walk
 from pushsvc.intake.wording import kind
-from pushsvc.model import Target
+from pushsvc.model import LiveActivity, Target
 
 HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,200}")
 
 
 def apns_fault(token: str, kind: str) -> str | None:
-    if kind != "token":
-        return "APNs knows device tokens only"
+    if kind == "fid":
+        return "APNs knows no fid"
+    if kind == "channel":
+        return None if re.fullmatch(r"[\w+/]+=*", token, re.ASCII) else "must be base64"
     return None if HEX.fullmatch(token) else "must be hexadecimal"
 
 
@@ -35,6 +40,9 @@ def fcm_fault(token: str, kind: str) -> str | None:
 
 RULES = Rules("shop", {"apns": apns_fault, "fcm": fcm_fault}, frozenset({"apns", "fcm", "webpush"}), max_targets=50)
 TOKEN = {"platform": "apns", "token": "8f3c"}
+NOW = 1_796_115_600_000
+"""2026-12-01T09:00:00Z."""
+DAY = 86_400_000
 
 
 def push(**fields: Any) -> dict[str, Any]:
@@ -42,7 +50,7 @@ def push(**fields: Any) -> dict[str, Any]:
 
 
 def take(document: Any) -> Draft:
-    return read(msgspec.json.encode(document), RULES)
+    return read(msgspec.json.encode(document), RULES, NOW)
 
 
 def faults(document: Any) -> list[tuple[str, str]]:
@@ -53,7 +61,7 @@ def faults(document: Any) -> list[tuple[str, str]]:
 
 def malformed(body: bytes) -> str:
     with pytest.raises(MalformedBody) as caught:
-        read(body, RULES)
+        read(body, RULES, NOW)
     return caught.value.detail
 
 
@@ -118,10 +126,107 @@ def test_the_same_token_twice_is_one_delivery_and_indexes_have_no_gap() -> None:
     assert draft.total == 3
 
 
+def test_each_kind_of_target_has_its_field() -> None:
+    entries = [
+        {"platform": "apns", "channel": "dHN0LXNyY2gtY2hubA=="},
+        {"platform": "apns", "activity": "8f3c"},
+        {"platform": "apns", "push_to_start": "8f3c"},
+        {"platform": "apns", "activity": "8f3c", "token": None},
+        {"platform": "apns", "token": "8f3c"},
+    ]
+    draft = take(push(to={"tokens": entries}))
+    assert draft.targets == {
+        "apns": (
+            Target(0, "dHN0LXNyY2gtY2hubA==", None, "channel"),
+            Target(1, "8f3c", None, "activity"),
+            Target(2, "8f3c", None, "push_to_start"),
+            Target(3, "8f3c"),
+        )
+    }
+
+
+START = {
+    "event": "start",
+    "content_state": {"score": "0:0", "clock": 1},
+    "attributes_type": "MatchAttributes",
+    "attributes": {"home": "A"},
+    "alert": {"title": "Kick-off", "sound": "whistle.aiff"},
+    "stale_date": "2026-12-01T10:00:00+01:00",
+    "relevance_score": 75,
+    "input_push_channel": "dHN0LXNyY2gtY2hubA==",
+}
+ACTIVITY = {"platform": "apns", "activity": "8f3c"}
+
+
+def activity(**fields: Any) -> dict[str, Any]:
+    """A push that updates a Live Activity, with these fields over it."""
+    return {
+        "to": {"tokens": [ACTIVITY]},
+        "live_activity": {"event": "update", "content_state": {"score": "1:0"}, **fields},
+    }
+
+
+def test_a_live_activity_reaches_the_model_byte_for_byte() -> None:
+    text = b'{ "a":1.10 ,"b":{"z":1, "a":[ ]}}'
+    body = msgspec.json.encode({"to": {"tokens": [ACTIVITY]}, "live_activity": {**START, "content_state": Raw(text)}})
+    live = read(body, RULES, NOW).content.live_activity
+    assert live is not None
+    assert live.content_state == {"a": Raw(b"1.10"), "b": Raw(b'{"z":1, "a":[ ]}')}
+    assert live == LiveActivity(
+        event="start",
+        content_state=live.content_state,
+        attributes_type="MatchAttributes",
+        attributes={"home": Raw(b'"A"')},
+        alert={"title": Raw(b'"Kick-off"'), "sound": Raw(b'"whistle.aiff"')},
+        stale_date=1_796_115_600,
+        relevance_score=75,
+        input_push_channel="dHN0LXNyY2gtY2hubA==",
+    )
+
+
+def test_the_notification_may_be_the_alert_of_a_live_activity() -> None:
+    started = {name: value for name, value in START.items() if name != "alert"}
+    content = take(push(live_activity=started, notification={"title": "Kick-off", "sound": "default"})).content
+    assert content.notification is not None
+    assert content.live_activity is not None
+    assert content.live_activity.alert is None
+
+
+def test_an_activity_ends_without_a_last_state_and_null_is_nothing() -> None:
+    ended = {"event": "end", "dismissal_date": "2020-01-01T00:00:00Z"}
+    live = take({"to": {"tokens": [ACTIVITY]}, "live_activity": ended}).content.live_activity
+    assert live == LiveActivity(event="end", dismissal_date=1_577_836_800)
+    nulls = {**dict.fromkeys(START), "input_push_token": False, **ended}
+    assert take({"to": {"tokens": [ACTIVITY]}, "live_activity": nulls}).content.live_activity == live
+
+
 def test_overrides_pass_byte_for_byte() -> None:
     raw = b'{ "payload" : {"z":1.0, "a":1e2,\t"b":12345678901234567890, "c":"\\u00e9\\/", "a": 2} }'
     body = b'{"to":{"tokens":[{"platform":"apns","token":"8f3c"}]},"overrides":{"apns": ' + raw + b" }}"
-    assert bytes(read(body, RULES).content.overrides["apns"]) == raw
+    assert bytes(read(body, RULES, NOW).content.overrides["apns"]) == raw
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("2026-12-01T09:00:00.001Z", NOW + 1),
+        ("2026-12-01t10:30:00.25z", NOW + 90 * 60_000 + 250),
+        ("2026-12-01 10:00:01+01:00", NOW + 1000),
+        ("2026-11-30T23:00:00.123456789-10:01", NOW + 60_123),
+        ("2027-12-02T09:00:00Z", NOW + 366 * DAY),
+        # What has passed, or is now, means at once.
+        ("2026-12-01T09:00:00Z", None),
+        ("2026-12-01T09:59:59+01:00", None),
+        ("0001-01-01T00:00:00+23:59", None),
+    ],
+)
+def test_when_it_is_to_be_sent(text: str, at: int | None) -> None:
+    assert take(push(send_at=text)).send_at == at
+
+
+@given(st.integers(NOW + 1, NOW + 366 * DAY))
+def test_an_instant_is_exact_to_the_millisecond(at: int) -> None:
+    assert take(push(send_at=shown_at(at))).send_at == at
 
 
 def test_null_is_the_same_as_leaving_out() -> None:
@@ -203,6 +308,84 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
         ],
     ),
     (push(to={"tokens": [{**TOKEN, "user": "u1"}]}), [("to.tokens[0].user", "unknown field")]),
+    (
+        push(to={"tokens": [{"platform": "apns", "channel": "é", "activity": "xy", "push_to_start": "8f3c"}]}),
+        [
+            ("to.tokens[0]", "holds either `channel` or `activity` or `push_to_start`, not all of them"),
+            ("to.tokens[0].channel", "must be base64"),
+            ("to.tokens[0].activity", "must be hexadecimal"),
+        ],
+    ),
+    # Live Activities.
+    (push(live_activity=[]), [("live_activity", "expected an object, found a list")]),
+    (push(live_activity={}), [("live_activity.event", 'is missing: one of "start", "update", "end"')]),
+    (
+        activity(event="begin", title="x"),
+        [
+            ("live_activity.event", 'expected one of "start", "update", "end", found "begin"'),
+            ("live_activity.title", "unknown field"),
+        ],
+    ),
+    (
+        {"to": {"tokens": [ACTIVITY]}, "live_activity": {"event": "start"}},
+        [
+            ("live_activity.content_state", "is missing: it is what the activity shows after `start`"),
+            ("live_activity.attributes_type", "is missing: it says which activity is started"),
+            ("live_activity.attributes", "is missing: it says which activity is started"),
+            (
+                "live_activity.alert",
+                "is missing: who is started an activity is told; give it here or as `notification`",
+            ),
+        ],
+    ),
+    (
+        activity(content_state=None),
+        [("live_activity.content_state", "is missing: it is what the activity shows after `update`")],
+    ),
+    (
+        activity(attributes={}, attributes_type="A", input_push_token=True, dismissal_date="2026-12-01T09:00:00Z"),
+        [
+            ("live_activity.attributes_type", "belongs to `start`, not to `update`"),
+            ("live_activity.attributes", "belongs to `start`, not to `update`"),
+            ("live_activity.input_push_token", "belongs to `start`, not to `update`"),
+            ("live_activity.dismissal_date", "belongs to `end`, not to `update`"),
+        ],
+    ),
+    (
+        activity(content_state="1:0", stale_date=1_796_115_600, relevance_score="high", input_push_channel=""),
+        [
+            ("live_activity.content_state", "expected an object, found a string"),
+            ("live_activity.stale_date", "expected a string, found the number 1796115600"),
+            ("live_activity.relevance_score", 'expected a number, found "high"'),
+            ("live_activity.input_push_channel", "must not be empty"),
+            ("live_activity.input_push_channel", "belongs to `start`, not to `update`"),
+        ],
+    ),
+    (
+        activity(stale_date="tomorrow"),
+        [("live_activity.stale_date", "must be an instant as in RFC 3339, with its offset: 2026-12-01T09:00:00Z")],
+    ),
+    (
+        push(live_activity={**START, "input_push_token": True}, silent=True),
+        [
+            (
+                "live_activity.input_push_token",
+                "either this or `input_push_channel`: it is updated by the one or the other",
+            ),
+            ("live_activity.alert", "is said twice: here and by `notification`"),
+            ("live_activity", "is seen: leave out `silent`"),
+            ("silent", "a silent push shows nothing: leave out `silent`, or `title` of `notification`"),
+        ],
+    ),
+    (
+        {**activity(), "notification": {"title": "Goal", "badge": 1, "thread": "t"}},
+        [
+            (
+                "live_activity",
+                "its alert has `title`, `body`, `sound` of the notification: leave out `badge`, `thread`",
+            )
+        ],
+    ),
     (push(notification="hello there"), [("notification", "expected an object, found a string")]),
     (push(notification={"title": 5}), [("notification.title", "expected a string, found the number 5")]),
     (push(notification={"badge": True}), [("notification.badge", "expected a whole number, found true")]),
@@ -246,12 +429,19 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
         {"to": {"tokens": [TOKEN]}, "overrides": {"apns": {"headers": {"apns-topic": "x"}}}},
         [("$", "says nothing: `notification`, `data` or an override with a payload is needed")],
     ),
-    # Fields of later versions: their types are checked, and then they are refused by name.
-    (
-        push(send_at="2026-12-01T09:00:00Z"),
-        [("send_at", "this version of pushsvc does not take `send_at` yet; leave it out to send at once")],
-    ),
     (push(send_at=7), [("send_at", "expected a string, found the number 7")]),
+    (push(send_at=1_796_115_600), [("send_at", "expected a string, found the number 1796115600")]),
+    *(
+        (
+            push(send_at=text),
+            [("send_at", "must be an instant as in RFC 3339, with its offset: 2026-12-01T09:00:00Z")],
+        )
+        for text in ("", "tomorrow", "2026-12-01", "2026-12-01T09:00:00", "2026-12-01T09:00Z", "1796115600")
+    ),
+    (push(send_at="2027-02-29T09:00:00Z"), [("send_at", "is no instant that the calendar has")]),
+    (push(send_at="2027-12-02T09:00:00.001Z"), [("send_at", "must not be more than 366 days ahead")]),
+    (push(send_at="9999-12-31T23:59:59-23:59"), [("send_at", "must not be more than 366 days ahead")]),
+    # Fields of later versions: their types are checked, and then they are refused by name.
     (
         push(to={"topic": "news"}),
         [("to.topic", "this version of pushsvc does not take `to.topic` yet; use `to.tokens`")],
@@ -372,9 +562,9 @@ def test_depth_within_overrides_is_bounded() -> None:
 
 
 def test_of_a_name_given_twice_the_last_counts() -> None:
-    assert read(b'{"ttl":1,"ttl":2,' + msgspec.json.encode(push())[1:], RULES).content.ttl == 2
+    assert read(b'{"ttl":1,"ttl":2,' + msgspec.json.encode(push())[1:], RULES, NOW).content.ttl == 2
     with pytest.raises(InvalidRequest) as caught:
-        read(b'{"ttl":"x","ttl":2,' + msgspec.json.encode(push())[1:], RULES)
+        read(b'{"ttl":"x","ttl":2,' + msgspec.json.encode(push())[1:], RULES, NOW)
     assert caught.value.faults == (Fault("ttl", "is given more than once in one object"),)
 
 
@@ -411,6 +601,11 @@ tokens = st.one_of(
         optional={"token": st.just("8f"), "fid": st.just("8f"), "x": scalars},
     ),
     st.fixed_dictionaries({"platform": st.just("apns"), "token": st.just("8f3c")}),
+    st.fixed_dictionaries({"platform": st.just("apns"), "channel": mostly(st.sampled_from(["dA==", "é", ""]))}),
+    st.fixed_dictionaries(
+        {"platform": st.just("apns")},
+        optional={"activity": mostly(st.just("8f")), "push_to_start": mostly(st.just("8f"))},
+    ),
 )
 good_token = st.fixed_dictionaries({"platform": st.just("fcm"), "token": st.text(string.ascii_letters, min_size=1)})
 receivers = st.fixed_dictionaries(
@@ -428,10 +623,42 @@ shown = st.fixed_dictionaries(
         "sound": mostly(words),
     },
 )
+instants = st.one_of(
+    st.integers(NOW - DAY, NOW + 366 * DAY + 2).map(shown_at),
+    st.integers(NOW - 2, NOW + 2).map(shown_at),
+    st.integers(NOW + 366 * DAY - 2, NOW + 366 * DAY + 2).map(shown_at),
+    st.datetimes().map(lambda when: when.isoformat() + "+02:00"),
+)
+objects = st.dictionaries(words, anything, max_size=2)
+dates = st.sampled_from(["2026-12-01T09:00:00Z", "2026-12-01T10:00:00.5+01:00", "2026-13-01T09:00:00Z", "soon"])
+activities = st.fixed_dictionaries(
+    {"event": mostly(st.sampled_from(["start", "update", "end"])), "content_state": mostly(objects)},
+    optional={
+        "attributes_type": mostly(words),
+        "attributes": mostly(objects),
+        "alert": mostly(objects),
+        "stale_date": mostly(dates),
+        "dismissal_date": mostly(dates),
+        "relevance_score": scalars,
+        "input_push_channel": mostly(words),
+        "input_push_token": mostly(st.booleans()),
+        "x": st.none(),
+    },
+)
+started = st.fixed_dictionaries(
+    {
+        "event": st.just("start"),
+        "content_state": objects,
+        "attributes_type": st.just("A"),
+        "attributes": objects,
+    },
+    optional={"alert": objects, "input_push_token": st.booleans()},
+)
 documents = st.fixed_dictionaries(
     {"to": mostly(receivers)},
     optional={
         "notification": mostly(shown),
+        "live_activity": st.one_of(st.none(), mostly(st.one_of(activities, started))),
         "data": mostly(st.dictionaries(words, mostly(words), max_size=3)),
         "lane": mostly(st.sampled_from(["urgent", "normal", "bulk"])),
         "priority": mostly(st.sampled_from(["high", "normal"])),
@@ -439,7 +666,7 @@ documents = st.fixed_dictionaries(
         "silent": mostly(st.booleans()),
         "ttl": mostly(st.integers(-1, 2_419_201)),
         "collapse": mostly(words),
-        "send_at": st.none() | words,
+        "send_at": mostly(instants),
         "dry_run": mostly(st.booleans()),
         "overrides": mostly(
             st.dictionaries(
@@ -457,19 +684,25 @@ documents = st.fixed_dictionaries(
 @example(document=push())
 @example(document=push(notification={}, data={}))
 @example(document=push(notification={"thread": "x"}, silent=True))
+@example(document=activity())
+@example(document=push(live_activity={**START, "alert": {}}))
+@example(document=push(live_activity={**START, "alert": None}, notification={"sound": "x"}))
+@example(document=activity(content_state={"x": 1e300}, alert={}, relevance_score=2**70))
+@example(document=push(send_at=shown_at(NOW + 366 * DAY)))
+@example(document=push(send_at=shown_at(NOW + 366 * DAY + 1)))
 def test_the_fast_way_takes_exactly_what_the_walk_finds_no_fault_in(document: Any) -> None:
     refused: list[Fault] = []
     try:
         take(document)
     except InvalidRequest as error:
         refused = list(error.faults) or [Fault("", "a refusal names its faults")]
-    assert refused == walk(document, RULES).items
+    assert refused == walk(document, RULES, NOW).items
 
 
 @given(text=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_no_bytes_crash_it(text: bytes) -> None:
     with pytest.raises((MalformedBody, InvalidRequest)) as caught:
-        read(text, RULES)
+        read(text, RULES, NOW)
     assert str(caught.value)
 
 
@@ -483,7 +716,7 @@ def test_no_mangled_document_crashes_it(document: Any, data: st.DataObject) -> N
             break
     named = 1
     try:
-        named = read(bytes(body), RULES).total
+        named = read(bytes(body), RULES, NOW).total
     except MalformedBody:
         with pytest.raises((msgspec.MsgspecError, UnicodeDecodeError)):
             msgspec.json.decode(bytes(body))
@@ -500,7 +733,7 @@ def test_kinds_are_short(value: Any) -> None:
 def test_the_walk_changes_nothing() -> None:
     document = push(to={"tokens": [TOKEN], "topic": "x"}, ttl=math.pi)
     before = copy.deepcopy(document)
-    walk(document, RULES)
+    walk(document, RULES, NOW)
     assert document == before
 
 
@@ -513,5 +746,6 @@ def test_the_walk_ends_when_the_list_is_full() -> None:
         return "no"
 
     rules = Rules("shop", {"apns": count}, RULES.known)
-    found = walk(push(to={"tokens": [{"platform": "apns", "token": str(number)} for number in range(10_000)]}), rules)
+    document = push(to={"tokens": [{"platform": "apns", "token": str(number)} for number in range(10_000)]})
+    found = walk(document, rules, NOW)
     assert (len(found.items), found.more, asked) == (LIMIT, True, LIMIT + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Collection
 from html.parser import HTMLParser
 from typing import Any
 
@@ -13,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from pushsvc.documents import instant
 from pushsvc.errors import ContentTooLarge, Fault, InvalidRequest
 from pushsvc.intake import IntakeConfig, new_push_id, uuid7
-from pushsvc.intake.answers import instant
 from pushsvc.intake.docs import render as render_page
 from pushsvc.intake.document import read
 from pushsvc.intake.faults import Rules
@@ -25,7 +26,7 @@ from pushsvc.intake.pushes import lifetime, render
 from pushsvc.intake.query import Param
 from pushsvc.intake.query import read as read_query
 from pushsvc.intake.routes import CALLS
-from pushsvc.model import Content, Message
+from pushsvc.model import Content, Message, Target
 from pushsvc.ports import Renderer, RenderError
 
 # --- ids --------------------------------------------------------------------------------------------
@@ -116,11 +117,13 @@ class Says:
     def __init__(self, platform: str, error: RenderError | None = None) -> None:
         self.platform = platform
         self.error = error
+        self.kinds: Collection[str] = ()
 
-    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+    def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = ("token",)) -> Message:
+        self.kinds = kinds
         if self.error is not None:
             raise self.error
-        return Message(self.platform, f"{push_id} {created_at}".encode())
+        return Message(self.platform, f"{push_id} {starts_at}".encode())
 
     def token_fault(self, token: str, kind: str) -> str | None:
         return None
@@ -132,11 +135,21 @@ BAD = Fault("collapse", "longer than 64 bytes")
 
 def rendered(**errors: RenderError | None) -> dict[str, Message]:
     renderers: dict[str, Renderer] = {name: Says(name, error) for name, error in errors.items()}
-    return render(renderers, Content(), dict.fromkeys(errors, ()), push_id="p", created_at=7)
+    return render(renderers, Content(), dict.fromkeys(errors, ()), push_id="p", starts_at=7)
 
 
 def test_each_platform_among_the_targets_is_rendered() -> None:
     assert rendered(apns=None, fcm=None) == {"apns": Message("apns", b"p 7"), "fcm": Message("fcm", b"p 7")}
+
+
+def test_each_is_told_the_kinds_of_its_targets() -> None:
+    apns, fcm = Says("apns"), Says("fcm")
+    targets = {
+        "apns": (Target(0, "aa", None, "activity"), Target(2, "bb", None, "activity")),
+        "fcm": (Target(1, "cc"), Target(3, "dd", None, "fid")),
+    }
+    render({"apns": apns, "fcm": fcm}, Content(), targets, push_id="p", starts_at=7)
+    assert (set(apns.kinds), set(fcm.kinds)) == ({"activity"}, {"token", "fid"})
 
 
 def test_size_alone_is_413() -> None:
@@ -174,7 +187,6 @@ def test_bounds_of_the_configuration_are_in_the_document() -> None:
 def test_what_comes_later_is_not_described() -> None:
     schemas = DOCUMENT["components"]["schemas"]
     assert list(schemas["To"]["properties"]) == ["tokens"]
-    assert "send_at" not in schemas["PushDocument"]["properties"]
 
 
 def test_every_refusal_has_its_problem_document() -> None:
@@ -187,8 +199,10 @@ def test_every_refusal_has_its_problem_document() -> None:
 
 def test_the_examples_are_taken() -> None:
     rules = Rules("shop", dict.fromkeys(("apns", "fcm"), lambda token, kind: None), frozenset({"apns", "fcm"}))
-    totals = [read(msgspec.json.encode(example["value"]), rules).total for example in EXAMPLES.values()]
-    assert totals == [2, 1, 1]
+    now = 1_796_000_000_000  # a day before the time that one of them names
+    drafts = [read(msgspec.json.encode(example["value"]), rules, now) for example in EXAMPLES.values()]
+    assert [draft.total for draft in drafts] == [2, *[1] * (len(EXAMPLES) - 1)]
+    assert [name for name, draft in zip(EXAMPLES, drafts, strict=True) if draft.send_at is not None] == ["scheduled"]
 
 
 def test_the_page_shows_every_call_and_loads_nothing() -> None:

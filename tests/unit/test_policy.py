@@ -14,7 +14,6 @@ from pushsvc.model import (
     Message,
     Misconfigured,
     Outcome,
-    Receipt,
     Retry,
     Sent,
     Throttled,
@@ -23,7 +22,7 @@ from pushsvc.model import (
     Unavailable,
     Verdict,
 )
-from pushsvc.policy import RetryPolicy, backoff, decide, judge_token
+from pushsvc.policy import RetryPolicy, backoff, decide
 
 NOW = 1_000_000
 POLICY = RetryPolicy()
@@ -36,7 +35,7 @@ def chunk(*, platform: str = "apns", attempt: int = 1, turn: int = 1, expires_at
         platform=platform,
         lane="normal",
         total=1,
-        created_at=0,
+        starts_at=0,
         expires_at=expires_at,
         message=Message(platform, b"{}"),
         targets=(),
@@ -105,11 +104,3 @@ def test_a_retry_is_in_the_future_and_before_the_expiry(
             assert NOW < verdict.due_at < of.expires_at
             assert attempt <= verdict.attempt <= POLICY.attempts
             assert told is None or verdict.due_at >= NOW + int(told * 1000)
-
-
-def test_a_dead_token_is_suppressed_and_a_suspect_one_only_reported() -> None:
-    def receipt(kind: str) -> Receipt:
-        return Receipt("shop", "apns", "aa", "h", kind, "r", NOW)  # type: ignore[arg-type]  # both literals below
-
-    assert judge_token(receipt("dead")).action == "suppressed"
-    assert judge_token(receipt("suspect")).action == "suspected"

@@ -16,7 +16,7 @@ from msgspec import Raw
 from pushsvc.providers import REGISTRY
 from pushsvc.providers.endpoint import authority, endpoint_fault
 from pushsvc.providers.merge import NotAnObjectError, decode_object, encode, merge_patch
-from pushsvc.providers.retry_after import LONGEST, retry_after
+from pushsvc.retry_after import LONGEST, retry_after
 
 NOW = datetime(2026, 10, 21, 7, 27, 0, tzinfo=UTC).timestamp()
 

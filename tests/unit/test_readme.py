@@ -23,6 +23,7 @@ from pushsvc.intake import IntakeConfig, openapi
 from pushsvc.intake.answers import Status
 from pushsvc.intake.document import read
 from pushsvc.intake.faults import Rules
+from pushsvc.intake.instants import DAYS_AHEAD
 from pushsvc.intake.problems import TYPE_BASE
 from pushsvc.intake.routes import CALLS
 from pushsvc.model import Chunk, Ended, Message, Outcome, Retry, Unavailable
@@ -92,7 +93,7 @@ def _blocks(language: str, text: str = README) -> list[str]:
 
 
 def test_it_stays_short_enough_to_be_read() -> None:
-    assert len(README.splitlines()) <= 450
+    assert len(README.splitlines()) <= 545
     assert README.count("```") % 2 == 0
 
 
@@ -173,7 +174,7 @@ def test_keys_without_effect_are_those_that_nothing_reads() -> None:
     for name, (_, _, meaning) in zip(_names("key"), TABLES["key"], strict=True):
         parts = name.split(".")
         # The sections of an app that nobody opens: what is in them has names that others have too.
-        reader = parts[2] if parts[0] == "apps" and parts[2] in ("limits", "webhook") else parts[-1]
+        reader = parts[2] if parts[0] == "apps" and parts[2] == "limits" else parts[-1]
         if name != "logging.format":  # read within the settings, by `LoggingSettings.json`
             assert (reader in used) == (NO_EFFECT not in meaning), name
 
@@ -182,10 +183,9 @@ def test_keys_without_effect_are_those_that_nothing_reads() -> None:
 
 
 def test_every_field_of_the_push_document() -> None:
-    # What only a later version takes is not in the OpenAPI document; the page says so.
-    assert set(_names("field")) == {*SCHEMAS["PushDocument"]["properties"], "send_at"}
+    assert set(_names("field")) == set(SCHEMAS["PushDocument"]["properties"])
     meanings = dict(zip(_names("field"), (row[1] for row in TABLES["field"]), strict=True))
-    assert "refused" in meanings["send_at"]
+    assert f"{DAYS_AHEAD} days" in meanings["send_at"]
     assert f"{SCHEMAS['To']['properties']['tokens']['maxItems']:,}" in meanings["to"]
 
 
@@ -195,10 +195,10 @@ def test_the_example_push_is_taken_and_rendered() -> None:
     assert set(document["notification"]) == set(SCHEMAS["Notification"]["properties"])
     assert set(document) <= set(SCHEMAS["PushDocument"]["properties"])
     checks = {platform: kind.renderer.token_fault for platform, kind in REGISTRY.items()}
-    draft = read(text.encode(), Rules("shop", checks, frozenset(checks)))
+    draft = read(text.encode(), Rules("shop", checks, frozenset(checks)), now=0)
     assert draft.total == len(document["to"]["tokens"])
     for platform in draft.targets:
-        message = REGISTRY[platform].renderer.render(draft.content, push_id="p", created_at=0)
+        message = REGISTRY[platform].renderer.render(draft.content, push_id="p", starts_at=0)
         assert msgspec.json.decode(message.body)
 
 
@@ -377,7 +377,6 @@ def test_what_is_not_there_is_not_there() -> None:
         assert verb.lower() not in OPENAPI["paths"].get(path, {}), path
     for name in re.findall(r"`to\.(\w+)`", missing):
         assert name not in SCHEMAS["To"]["properties"], name
-    assert "send_at" not in SCHEMAS["PushDocument"]["properties"]
     answered = _answered()
     assert {"404", "422", "429", "503"} <= set(answered)
 

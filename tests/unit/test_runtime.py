@@ -11,11 +11,13 @@ from prometheus_client import REGISTRY
 
 from pushsvc import runtime
 from pushsvc.errors import ConfigError
+from pushsvc.feedback import FeedbackConfig
+from pushsvc.freeze import FreezePolicy
 from pushsvc.intake import IntakeApp
-from pushsvc.model import ApiKey, Lane
-from pushsvc.policy import RetryPolicy
+from pushsvc.model import ApiKey, Lane, Route
+from pushsvc.policy import PrunePolicy, RetryPolicy
 from pushsvc.providers import REGISTRY as PROVIDERS
-from pushsvc.settings import RetrySettings, Settings
+from pushsvc.settings import FeedbackSettings, RetrySettings, Settings
 from pushsvc.store import AppGauges, Gauges, StoreConfig
 
 SHA = "ab" * 32
@@ -70,6 +72,43 @@ def test_every_rule_of_the_configuration_reaches_policy(tmp_path: Path) -> None:
 
 def test_the_defaults_of_configuration_and_policy_agree() -> None:
     assert runtime.retry_policy(RetrySettings()) == RetryPolicy()
+
+
+def test_every_rule_of_the_configuration_reaches_feedback(tmp_path: Path) -> None:
+    text = """
+    [feedback]
+    strikes = 4
+    strike_span = 100.0
+    strike_memory = 200.0
+    freeze_window = 30.0
+    freeze_dead = 0.4
+    freeze_dead_answers = 41
+    freeze_suspect = 0.3
+    freeze_suspect_answers = 31
+    prune_anyway = { "shop/apns" = 1970-01-01T00:00:07Z }
+    """
+    assert runtime.feedback_config(load(tmp_path, CONFIG + text).feedback) == FeedbackConfig(
+        prune=PrunePolicy(strikes=4, strike_span=100.0, strike_memory=200.0),
+        freeze=FreezePolicy(window=30.0, dead=0.4, dead_answers=41, suspect=0.3, suspect_answers=31),
+        prune_anyway={Route("shop", "apns"): 7000},
+    )
+
+
+def test_the_defaults_of_configuration_and_feedback_agree() -> None:
+    assert runtime.feedback_config(FeedbackSettings()) == FeedbackConfig()
+
+
+def test_the_alarm_of_each_route_is_set_and_taken_back(tmp_path: Path) -> None:
+    settings = load(tmp_path)
+
+    def alarms() -> list[float | None]:
+        routes = ({"app": "shop", "platform": "apns"}, {"app": "news", "platform": "fcm"})
+        return [REGISTRY.get_sample_value("pushsvc_pruning_frozen", labels) for labels in routes]
+
+    runtime.show_frozen(settings, {"shop/apns": "300 of 300 answers within 10 s were `dead`"})
+    assert alarms() == [1, 0]
+    runtime.show_frozen(settings, {})
+    assert alarms() == [0, 0]
 
 
 def test_the_dispatcher_is_told_its_times(tmp_path: Path) -> None:
@@ -128,11 +167,12 @@ def value(name: str, **labels: str) -> float | None:
 
 
 def test_figures_of_redis_become_metrics() -> None:
-    def figures(dead: int, retries: int, waiting: int) -> AppGauges:
+    def figures(dead: int, retries: int, waiting: int, scheduled: int) -> AppGauges:
         lanes: dict[Lane, int] = {"urgent": 1, "normal": waiting, "bulk": 0}
         return AppGauges(
             pending={"apns": lanes, "fcm": dict.fromkeys(lanes, 1)},
             retry_pending={"apns": retries},
+            scheduled=scheduled,
             entries={},
             in_flight={},
             consumers={},
@@ -144,13 +184,15 @@ def test_figures_of_redis_become_metrics() -> None:
             by_shard=[],
         )
 
-    gauges = Gauges(apps={"runtime-a": figures(3, 4, 10), "runtime-b": figures(0, 1, 20)})
+    gauges = Gauges(apps={"runtime-a": figures(3, 4, 10, 7), "runtime-b": figures(0, 1, 20, 0)})
     runtime.show_gauges(gauges)
     assert {lane: value("pushsvc_queue_pending", lane=lane) for lane in gauges.pending} == gauges.pending
     assert gauges.pending == {"urgent": 4, "normal": 32, "bulk": 2}
     assert value("pushsvc_retry_pending") == 5
     assert value("pushsvc_dead_letters", app="runtime-a") == 3
     assert value("pushsvc_dead_letters", app="runtime-b") == 0
+    assert value("pushsvc_scheduled", app="runtime-a") == 7
+    assert value("pushsvc_scheduled", app="runtime-b") == 0
 
 
 # --- the process ------------------------------------------------------------------------------------

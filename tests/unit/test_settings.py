@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ class FakeApns(Struct, frozen=True, kw_only=True):
 
 PROVIDERS: dict[str, type[Struct]] = {"apns": FakeApns}
 HASH = "ab" * 32
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 def written(folder: Path, text: str) -> Path:
@@ -88,7 +90,8 @@ def test_a_whole_app(tmp_path: Path) -> None:
         on_exceed = "drop"
         [apps.shop.webhook]
         url = "https://example.com/hook"
-        secret = "s3cr3t"
+        secret = "{SECRET}"
+        ca_file = "hook-ca.pem"
         """,
     )
     app = settings.apps["shop"]
@@ -96,10 +99,13 @@ def test_a_whole_app(tmp_path: Path) -> None:
     assert [(key.name, key.sha256, key.scopes) for key in app.keys] == [("backend", HASH, ("push", "devices"))]
     assert app.providers == {"apns": FakeApns(key_id="K", key_file=str(tmp_path / "keys" / "a.p8"))}
     assert app.limits == LimitsSettings(per_token=None, per_app=Rate(500, 10), intake=None, on_exceed="drop")
-    assert app.webhook == WebhookSettings(url="https://example.com/hook", secret="s3cr3t")
+    assert app.webhook == WebhookSettings(
+        url="https://example.com/hook", secret=SECRET, ca_file=str(tmp_path / "hook-ca.pem")
+    )
     assert settings.store.data_dir == tmp_path / "data"
     assert settings.file == tmp_path / "pushsvc.toml"
-    assert "s3cr3t" not in repr(settings)
+    assert SECRET not in repr(settings)
+    assert "example.com/hook" not in repr(settings)
 
 
 def test_paths_absolute_home_and_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +132,7 @@ FAULTS = [
     ("[servers]", "servers: unknown section, did you mean `server`? (in FILE)"),
     (
         "[zzz]",
-        "zzz: unknown section, known: apps, dispatch, jobs, logging, metrics, queue, redis, retry, server, store (in FILE)",
+        "zzz: unknown section, known: apps, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store (in FILE)",
     ),
     (
         "[logging]\nlevel = 'loud'",
@@ -170,9 +176,53 @@ FAULTS = [
         "apps.a.limits.per_app: expected a rate such as `240/min`, `10/s`, `500/10s` (units s, min, h, day), or `0` for "
         "no limit, found 'fast' (in FILE)",
     ),
+    ("[feedback]\nfreeze_dead = 1.5", "feedback.freeze_dead: expected a number from 0 to 1, found 1.5 (in FILE)"),
+    (
+        "[feedback]\nstrike_memory = 43199",
+        "feedback.strike_memory: must not be shorter than `strike_span` / (`strikes` - 1): no device would have two strikes (in FILE)",
+    ),
+    (
+        "[feedback.prune_anyway]\n'a/apns' = '2026-12-01'",
+        "feedback.prune_anyway: expected routes with an instant each, as in { \"shop/apns\" = 2026-12-01T09:00:00Z }, found a section (in FILE)",
+    ),
+    (
+        "[feedback.prune_anyway]\n'a/apsn' = 2026-12-01T09:00:00Z\n[apps.a.apns]\nkey_id = 'K'",
+        "feedback.prune_anyway.a/apsn: no such route, did you mean `a/apns`? (in FILE)",
+    ),
     ("[apps.a.webhook]\nurl = 'ftp://x'", "apps.a.webhook.url: expected empty, http:// or https:// (in FILE)"),
+    ("[apps.a.webhook]\nurl = 'https:///x'", "apps.a.webhook.url: expected https://host/path (in FILE)"),
+    ("[apps.a.webhook]\nurl = 'https://x y/'", "apps.a.webhook.url: expected https://host/path (in FILE)"),
+    ("[apps.a.webhook]\nurl = 'https://x:y/'", "apps.a.webhook.url: expected https://host/path (in FILE)"),
+    (
+        "[apps.a.webhook]\nurl = 'https://me:hunter22@x/'",
+        "apps.a.webhook.url: expected no user, password or fragment in it; the signature says who calls (in FILE)",
+    ),
+    (
+        "[apps.a.webhook]\nurl = 'http://x/'",
+        "apps.a.webhook.url: expected https://; http:// only with `allow_private` (in FILE)",
+    ),
+    (
+        "[apps.a.webhook]\nurl = 'https://x/'",
+        "apps.a.webhook.secret: needed beside `url`, to sign with; `pushsvc webhooks secret` makes one (in FILE)",
+    ),
+    (
+        "[apps.a.webhook]\nsecret = 'hunter22'",
+        "apps.a.webhook.secret: expected `whsec_` and the base64 of 24 to 64 random bytes, as `pushsvc webhooks secret` "
+        "makes (in FILE)",
+    ),
+    (
+        f"[apps.a.webhook]\nsecret = '{SECRET}'\nold_secret = 'whsec_x'",
+        "apps.a.webhook.old_secret: expected `whsec_` and the base64 of 24 to 64 random bytes, as `pushsvc webhooks "
+        "secret` makes (in FILE)",
+    ),
+    (
+        "[apps.a.webhook]\ntimeout = 31.0",
+        "apps.a.webhook.timeout: expected a number greater than 0 and of at most 30, found 31.0 (in FILE)",
+    ),
+    ("[apps.a.webhook]\nbatch = 0", "apps.a.webhook.batch: expected a whole number from 1 to 1000, found 0 (in FILE)"),
+    ("[apps.a.webhook]\nbase = 9\ncap = 3", "apps.a.webhook.base: must not be greater than `cap` (in FILE)"),
     ("[apps.a.webhook]\nsecret = 12", "apps.a.webhook.secret: expected a text, found a number (in FILE)"),
-    ("file = 'x'", "file: unknown section, known: apps, dispatch, jobs, logging, metrics, queue, redis, retry, server, store (in FILE)"),
+    ("file = 'x'", "file: unknown section, known: apps, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store (in FILE)"),
     ("x = ", "FILE: not valid TOML: Invalid value (at line 1, column 5) (see https://toml.io/en/v1.0.0)"),
 ]  # fmt: skip
 
@@ -187,13 +237,21 @@ def test_a_fault_says_where_what_and_what_is_allowed(tmp_path: Path, text: str, 
         assert told == error
 
 
+def test_a_route_that_is_pruned_anyway(tmp_path: Path) -> None:
+    text = "[apps.a.apns]\nkey_id = 'K'\n[feedback]\nprune_anyway = { 'a/apns' = 2026-12-01T09:00:00+01:00 }"
+    until = datetime(2026, 12, 1, 8, tzinfo=UTC)
+    assert loaded(tmp_path, text).feedback.prune_anyway == {"a/apns": until}
+    environ = {"PUSHSVC__FEEDBACK__PRUNE_ANYWAY": '{"a/apns": "2026-12-01T08:00:00Z"}'}
+    assert loaded(tmp_path, "[apps.a.apns]\nkey_id = 'K'", **environ).feedback.prune_anyway == {"a/apns": until}
+
+
 def test_all_faults_at_once(tmp_path: Path) -> None:
     told = refused(
         tmp_path, "[server]\nport = -1\nhots = ''\n[apps.a.apns]\nwindow = 'x'\n[nope]", PUSHSVC__RETRY__BASE="soon"
     )
     assert told.splitlines() == [
         f"{tmp_path / 'pushsvc.toml'}: 6 faults",
-        "  nope: unknown section, known: apps, dispatch, jobs, logging, metrics, queue, redis, retry, server, store",
+        "  nope: unknown section, known: apps, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store",
         "  server.hots: unknown key, did you mean `host`?",
         "  server.port: expected a whole number from 0 to 65535, found -1",
         "  retry.base (from PUSHSVC__RETRY__BASE): expected a number greater than 0, found 'soon'",
@@ -285,7 +343,8 @@ def test_the_example_documents_every_key_with_its_default() -> None:
     shop = example["apps"]["shop"]
     assert set(shop["keys"][0]) == {"name", "sha256", "scopes"}
     assert shop["limits"] == {"per_token": "240/min", "per_app": "0", "intake": "0", "on_exceed": "delay"}
-    assert shop["webhook"] == {"url": "", "secret": ""}
+    assert WebhookSettings(**shop["webhook"]) == WebhookSettings()
+    assert set(shop["webhook"]) == set(WebhookSettings.__struct_fields__)
     for platform, kind in REGISTRY.items():
         written_there = text.partition(f"[apps.shop.{platform}]\n")[2].partition("\n[")[0]
         for field in structs.fields(kind.config):

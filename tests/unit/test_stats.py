@@ -27,6 +27,7 @@ def gauges() -> Gauges:
     app = AppGauges(
         pending={"apns": LANES},
         retry_pending={"apns": 5},
+        scheduled=40,
         entries={"apns": NONE},
         in_flight={"apns": NONE},
         consumers={"apns": {"urgent": 2, "normal": 2, "bulk": 2}},
@@ -55,6 +56,12 @@ def test_rates_are_those_between_two_looks() -> None:
     assert (route.sent_rate, route.outcomes["failed"], route.consumers) == (100.0, 3, 2)
 
 
+def test_frozen_routes_are_told() -> None:
+    look = figures(gauges(), {}, "", frozen={"shop/apns": "300 of 300 answers within 10 s were `dead`"}, now=1.0)
+    assert summary(look)[3:] == ["frozen    shop/apns: 300 of 300 answers within 10 s were `dead`; nothing is pruned"]
+    assert plain(look).endswith(" frozen=shop/apns")
+
+
 def test_a_counter_that_began_anew_is_no_negative_rate() -> None:
     first = figures(gauges(), {}, TEXT.format(sent=100, accepted=200), now=1000.0)
     assert figures(gauges(), {}, TEXT.format(sent=5, accepted=5), first, now=1001.0).sent_rate == 0.0
@@ -63,13 +70,14 @@ def test_a_counter_that_began_anew_is_no_negative_rate() -> None:
 def test_held_routes_and_a_silent_api_are_told() -> None:
     look = figures(gauges(), {"shop/apns": "InvalidProviderToken"}, None, api="http://x does not answer", now=1.0)
     assert summary(look) == [
-        "queued    1 urgent, 2 normal, 3,000 bulk; 5 of them wait for a retry",
+        "queued    1 urgent, 2 normal, 3,000 bulk; 5 of them wait for a retry; 40 more are scheduled",
         "rates     accepted -/s, sent -/s",
         "dead      7 dead letters",
         "held      shop/apns: InvalidProviderToken",
         "counters  missing: http://x does not answer",
     ]
     assert rows(look)[0][-1] == "InvalidProviderToken"
+    assert plain(look).startswith("urgent=1 normal=2 bulk=3000 retrying=5 scheduled=40 accepted/s=-")
     assert plain(look).endswith("dead=7 held=shop/apns:InvalidProviderToken")
 
 

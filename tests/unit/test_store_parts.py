@@ -107,12 +107,16 @@ def test_counts_always_balance(ended: dict[str, int], queued: int, retrying: int
 
 
 def test_status_from_the_fields_of_a_hash() -> None:
-    values: list[bytes | None] = [b"sending", b"5", b"100", b"200", b"1", b"2", None, None, None, None, None]
+    values: list[bytes | None] = [b"sending", b"5", b"100", b"200", None, b"1", b"2", None, None, None, None, None]
     assert len(values) == len(FIELDS)
     status = status_of("shop", "p", values)
     assert status is not None
     assert (status.created_at, status.updated_at) == (100, 200)
     assert status.counts == Counts(total=5, queued=2, retrying=1, sent=2)
+    assert status.send_at is None
+    scheduled = status_of("shop", "p", [b"scheduled", b"5", b"100", b"100", b"900", *[None] * 7])
+    assert scheduled is not None
+    assert (scheduled.state, scheduled.send_at, scheduled.counts) == ("scheduled", 900, Counts(total=5, queued=5))
     assert status_of("shop", "p", [None] * len(FIELDS)) is None
     assert status_of("shop", "p", None) is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,14 +32,14 @@ SENT = Sent(status=200, provider_id="id-1")
 AT = 1_000_000
 
 
-def chunk(total: int, *, push_id: str = "p", turn: int = 1, attempt: int = 1, created_at: int = AT) -> Chunk:
+def chunk(total: int, *, push_id: str = "p", turn: int = 1, attempt: int = 1, starts_at: int = AT) -> Chunk:
     return Chunk(
         push_id=push_id,
         app="shop",
         platform="apns",
         lane="urgent",
         total=total,
-        created_at=created_at,
+        starts_at=starts_at,
         expires_at=AT * 2,
         message=Message("apns", b"{}"),
         targets=tuple(Target(index, f"t{index}", device_id=f"d{index}") for index in range(min(total, 20))),
@@ -67,7 +68,7 @@ def test_a_blob_is_a_messagepack_string(data: bytes) -> None:
 
 def test_the_only_delivery_of_a_push_goes_the_short_way() -> None:
     first, second = chunk(1), chunk(1, push_id="q")
-    old = chunk(1, push_id="old", created_at=AT - 500)
+    old = chunk(1, push_id="old", starts_at=AT - 500)
     settlements = [settle(each, 0, Ended("sent")) for each in (first, second, old)]
     groups, singles = pack(settlements, renew_before=AT - 100)
     assert groups == []
@@ -100,7 +101,7 @@ def test_what_leaves_more_than_a_row_goes_the_long_way() -> None:
 def test_a_small_push_keeps_every_row_and_a_large_one_only_the_failures() -> None:
     for total, rows in ((1000, 2), (1001, 0)):
         of = chunk(total)
-        ((push_id, platform, lane, all_of_it, turn, indexes, ends, retries, letter, dead, receipts),), _ = pack(
+        ((push_id, platform, lane, all_of_it, turn, indexes, ends, retries, letter, dead, receipts, asked),), _ = pack(
             [settle(of, 3, Ended("sent")), settle(of, 4, Ended("sent")), settle(of, 5, Ended("expired"), None, "ttl")]
         )
         assert (push_id, platform, lane, all_of_it, turn) == ("p", "apns", "urgent", total, 1)
@@ -108,7 +109,7 @@ def test_a_small_push_keeps_every_row_and_a_large_one_only_the_failures() -> Non
         assert [(end, count, len(kept)) for end, count, kept in ends] == [("sent", 2, rows), ("expired", 1, 1)]
         row = decode_row(blob(ends[1][2][0]))
         assert (row.outcome, row.reason, row.status, row.attempts) == ("expired", "ttl", 0, 0)
-        assert (retries, blob(letter), dead, receipts) == ([], b"", [], [])
+        assert (retries, blob(letter), dead, receipts, asked) == ([], b"", [], [], 1)
 
 
 def test_dead_letters_and_receipts_name_their_place() -> None:
@@ -139,6 +140,14 @@ def test_dead_letters_and_receipts_name_their_place() -> None:
     assert decode_receipt(blob(receipts[1][1])).kind == "suspect"
     head = decode_chunk(blob(group[8]))
     assert (head.targets, head.message) == ((), of.message)
+
+
+@pytest.mark.parametrize("total", [1, 2])
+@pytest.mark.parametrize(("status", "asked"), [(0, 0), (200, 1)])
+def test_a_dry_run_tells_whether_the_provider_was_asked(total: int, status: int, asked: int) -> None:
+    of = msgspec.structs.replace(chunk(total), dry_run=True)
+    groups, singles = pack([settle(of, index, Ended("sent"), Sent(status=status)) for index in range(total)])
+    assert ([group[11] for group in groups], singles) == ([asked], [])
 
 
 def test_what_is_closed_is_left_out() -> None:

@@ -25,6 +25,7 @@ NAMES = [
     (telemetry.QUEUE_PENDING, "pushsvc_queue_pending", ("lane",), Gauge),
     (telemetry.RETRY_PENDING, "pushsvc_retry_pending", (), Gauge),
     (telemetry.DEAD_LETTERS, "pushsvc_dead_letters", ("app",), Gauge),
+    (telemetry.SCHEDULED, "pushsvc_scheduled", ("app",), Gauge),
     (telemetry.REPLAYED, "pushsvc_replayed", ("app",), Counter),
     (telemetry.JOBS, "pushsvc_jobs", ("job", "result"), Counter),
     (telemetry.PROVIDER_SECONDS, "pushsvc_provider_seconds", ("app", "platform"), Histogram),

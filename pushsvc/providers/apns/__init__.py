@@ -8,11 +8,13 @@ became 483 requests); a request has no timeout; and cancelling one call ends its
 repeats pushes in the trouble that this service exists for.
 
 `config` the account · `vocabulary` the words · `render` and `classify` pure · `credentials` who we are ·
-`check` what can be said without a network · `send` the deliveries
+`check` what can be said without a network · `send` the deliveries · `targets` which token goes with which push ·
+`channels` broadcast channels, managed
 """
 
 from __future__ import annotations
 
+from .channels import open_channels
 from .check import check
 from .classify import classify
 from .config import Config
@@ -20,4 +22,4 @@ from .render import RENDERER
 from .send import open_provider
 from .vocabulary import PLATFORM
 
-__all__ = ["PLATFORM", "Config", "RENDERER", "classify", "open_provider", "check"]
+__all__ = ["PLATFORM", "Config", "RENDERER", "classify", "open_provider", "check", "open_channels"]

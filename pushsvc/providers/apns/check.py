@@ -14,7 +14,7 @@ from ...errors import CredentialError
 from ..endpoint import check_ca
 from ..files import as_finding, check_private
 from ..kind import Finding
-from .config import ENDPOINTS, Config
+from .config import CHANNELS_ENDPOINTS, ENDPOINTS, Config
 from .credentials import client_context, load_certificate, load_key
 from .vocabulary import TOPIC_SUFFIX
 
@@ -114,9 +114,16 @@ def _check_names(config: Config) -> list[Finding]:
         if config.topic.endswith(suffix):
             text = f"topic {config.topic!r} ends in {suffix!r}, which pushsvc adds itself for such pushes"
             found.append(Finding("warning", text, "give the plain bundle id"))
-    host = urlsplit(config.endpoint).hostname
     other = "sandbox" if config.environment == "production" else "production"
-    if host == urlsplit(ENDPOINTS[other]).hostname:
-        text = f"endpoint {config.endpoint} is Apple's for {other}, environment is {config.environment}"
-        found.append(Finding("error", text, "drop `endpoint`, or correct `environment`"))
+    for name, theirs in (
+        ("endpoint", ENDPOINTS),
+        ("broadcast_endpoint", ENDPOINTS),
+        ("channels_endpoint", CHANNELS_ENDPOINTS),
+    ):
+        url = getattr(config, name)
+        # What follows `endpoint` is not wrong once more.
+        inherited = name == "broadcast_endpoint" and url == config.endpoint
+        if urlsplit(url).hostname == urlsplit(theirs[other]).hostname and not inherited:
+            text = f"{name} {url} is Apple's for {other}, environment is {config.environment}"
+            found.append(Finding("error", text, f"drop `{name}`, or correct `environment`"))
     return found

@@ -1,6 +1,6 @@
 """What an answer of APNs means. Pure; the golden table is `tests/unit/golden/apns_classify.toml`.
 
-Three judgements that the vendor's page does not make:
+Six judgements that the vendor's pages do not make:
 
 - A topic that the push chose itself, by `apns-topic` or by a push type that has a topic of its own, and that is
   refused, is that push's fault (`BadNotification`). Only a refusal of the app's plain topic holds the route: one bad
@@ -8,8 +8,15 @@ Three judgements that the vendor's page does not make:
   same reason `DeviceTokenNotForTopic` then says nothing about the token.
 - `BadDeviceToken` is what Apple also answers to a good token of the other environment, so it is suspicion, not death.
 - A status that Apple's table does not have is worth another try from 500 up and nobody's death below.
+- A channel that is not registered is gone for good, since ids are never given out again: it is dead like a token. An
+  id that APNs cannot even read is suspicious, like a bad token.
+- Broadcasts that are not switched on (`FeatureNotEnabled`) concern no other push, so they must not hold the route.
+  Somebody mends that at developer.apple.com; the delivery looks again every few minutes and ends, when its attempts
+  are used up, as a dead letter that can be replayed.
+- `TopicMismatch` says that our key is for other bundle ids, which is so for every push: it holds the route.
 
-Source: https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns
+Sources, under https://developer.apple.com/documentation/usernotifications/: handling-notification-responses-from-apns
+and, for broadcasts, handling-error-responses-from-apns.
 """
 
 from __future__ import annotations
@@ -30,13 +37,16 @@ from ...model import (
     TokenSuspect,
     Unavailable,
 )
+from ...retry_after import retry_after
 from ..exchange import Answer, Failure
-from ..retry_after import retry_after
 from .vocabulary import TOPIC_SUFFIX
 
 EXPIRED_TOKEN: Final = "ExpiredProviderToken"  # noqa: S105  # a reason of Apple's
 UNRELATED_KEY: Final = "UnrelatedKeyIdInToken"
 TOO_MANY_TOKENS: Final = "TooManyProviderTokenUpdates"
+
+PORTAL_WAIT: Final = 300.0
+"""Seconds between two looks whether somebody switched broadcasts on."""
 
 _REASONS: Final[dict[tuple[int, str], str]] = {
     **{
@@ -50,6 +60,10 @@ _REASONS: Final[dict[tuple[int, str], str]] = {
             "InvalidPushType",
             "MissingDeviceToken",
             "PayloadEmpty",
+            "BadRequestParams",
+            "BadRequestPayload",
+            "MissingChannelId",
+            "MissingPushType",
         )
     },
     (404, "BadPath"): "notification",
@@ -57,6 +71,9 @@ _REASONS: Final[dict[tuple[int, str], str]] = {
     (413, "PayloadTooLarge"): "notification",
     **{(400, reason): "topic" for reason in ("BadTopic", "MissingTopic", "TopicDisallowed")},
     (400, "BadDeviceToken"): "suspect",
+    (400, "BadChannelId"): "suspect",
+    (400, "ChannelNotRegistered"): "dead",
+    (400, "FeatureNotEnabled"): "switched off",
     (400, "DeviceTokenNotForTopic"): "suspect for the topic",
     (400, "IdleTimeout"): "unavailable",
     **{
@@ -69,6 +86,7 @@ _REASONS: Final[dict[tuple[int, str], str]] = {
             "BadCertificateEnvironment",
             "BadEnvironmentKeyIdInToken",
             "Forbidden",
+            "TopicMismatch",
             UNRELATED_KEY,
         )
     },
@@ -118,6 +136,8 @@ def classify(answer: Answer, message: Message, now: float) -> Outcome:
             return Misconfigured(status=status, reason=reason)
         case "dead":
             return TokenDead(status=status, reason=reason, since=_milliseconds(error.timestamp))
+        case "switched off":
+            return Unavailable(status=status, reason=reason, retry_after=PORTAL_WAIT)
         case "throttled":
             return Throttled(status=status, reason=reason, retry_after=retry_after(answer.headers, now))
         case "throttled route":

@@ -13,6 +13,11 @@ ENDPOINTS = {
     "production": "https://api.push.apple.com",
     "sandbox": "https://api.sandbox.push.apple.com",
 }
+CHANNELS_ENDPOINTS = {
+    "production": "https://api-manage-broadcast.push.apple.com:2196",
+    "sandbox": "https://api-manage-broadcast.sandbox.push.apple.com:2195",
+}
+"""Source: https://developer.apple.com/documentation/usernotifications/sending-channel-management-requests-to-apns"""
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,6 +43,11 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     environment: Literal["production", "sandbox"] = "production"
     endpoint: str = ""
     """Where APNs is reached; by default Apple's host of the environment."""
+    broadcast_endpoint: str = ""
+    """Where broadcasts are sent; by default `endpoint`. The text of Apple's page says so, its samples name others
+    (https://developer.apple.com/documentation/usernotifications/sending-broadcast-push-notification-requests-to-apns)."""
+    channels_endpoint: str = ""
+    """Where broadcast channels are managed; by default Apple's host of the environment."""
     ca_file: str = ""
     """Trust these certificate authorities (PEM) and no others: for a simulator or a proxy."""
     connections: Annotated[int, Meta(ge=1, le=100)] = 2
@@ -63,11 +73,16 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                     raise ValueError(f"{name}: missing; a token key needs `key_id` and `team_id` beside it")
                 if not (value.isascii() and value.isalnum()):
                     raise ValueError(f"{name}: expected letters and digits as Apple's developer pages show them")
-        if not self.endpoint:
-            force_setattr(self, "endpoint", ENDPOINTS[self.environment])
-        if fault := endpoint_fault(self.endpoint):
-            raise ValueError(f"endpoint: {fault}")
-        force_setattr(self, "endpoint", origin(self.endpoint))
+        self._reach("endpoint", ENDPOINTS[self.environment])
+        self._reach("broadcast_endpoint", self.endpoint)
+        self._reach("channels_endpoint", CHANNELS_ENDPOINTS[self.environment])
+
+    def _reach(self, name: str, default: str) -> None:
+        """Put the default where an endpoint is left out, and look at it."""
+        url: str = getattr(self, name) or default
+        if fault := endpoint_fault(url):
+            raise ValueError(f"{name}: {fault}")
+        force_setattr(self, name, origin(url))
 
     def __repr__(self) -> str:
         return f"Config(topic={self.topic!r}, endpoint={self.endpoint!r})"  # The password stays out.

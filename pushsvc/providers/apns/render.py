@@ -8,49 +8,61 @@ rendered, because there is neither a notification nor data, the caller's bytes t
     .image    the custom key `image`, and aps.mutable-content so that the app's service extension sees it
     .link     the custom key `link`; APNs has no field of its own for either
     data      keys beside `aps`; they win over `image` and `link`
+    live_activity    the whole of `aps`: see `..live_activity`
+
+To a broadcast channel the expiration must be said, and the channels that store nothing take only 0: so it is 0 unless
+the push has a `ttl`.
 
 The push type is what the caller says (`overrides.apns.headers` before `push_type`), else it is read from the finished
 payload where that leaves no doubt: `aps.event` with `aps.content-state` is a Live Activity, `content-available`
 without alert, badge and sound is `background`, all else is `alert`. VoIP and the others cannot be told from their
 payload and must be named.
 
-Sources: https://developer.apple.com/documentation/usernotifications/generating-a-remote-notification and
-https://developer.apple.com/documentation/usernotifications/sending-notification-requests-to-apns
+Sources, under https://developer.apple.com/documentation/usernotifications/: generating-a-remote-notification,
+sending-notification-requests-to-apns and sending-broadcast-push-notification-requests-to-apns.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
 from ...errors import Fault
-from ...model import Content, Message, Notification, Platform
+from ...model import ACTIVITY_EVENTS, Content, Message, Notification, Platform
 from ...ports import RenderError
+from ..live_activity import aps_of
 from ..merge import NotAnObjectError, decode_object, encode, merge_patch
+from .targets import fault_of, judge
 from .vocabulary import (
     ALERT,
     BACKGROUND,
+    CHANNEL,
     COLLAPSE_LIMIT,
     HIGH,
     LIVEACTIVITY,
     NORMAL,
     PLATFORM,
     PRIORITIES,
+    TOKEN,
     TOPIC_SUFFIX,
     payload_limit,
 )
 
-_HEX: Final = re.compile(r"(?:[0-9a-fA-F]{2}){1,200}").fullmatch
 _APNS_HEADER: Final = re.compile(r"apns-[a-z0-9-]{1,60}").fullmatch
 _PRINTABLE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?").fullmatch
 _DIGITS: Final = re.compile(r"[0-9]{1,15}").fullmatch
 _HEADERS: Final = "overrides.apns.headers"
 _PAYLOAD: Final = "overrides.apns.payload"
 _SEEN: Final = ("alert", "badge", "sound")
-_EVENTS: Final = ("start", "update", "end")
+_OURS: Final = {
+    "apns-id": "is made for each delivery; it cannot be given",
+    "apns-request-id": "is made for each delivery; it cannot be given",
+    "apns-channel-id": "is the target of a broadcast, which is given in `to.tokens`",
+}
 
 
 class _Override(Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,23 +82,24 @@ class ApnsRenderer:
     platform: Platform = PLATFORM
 
     def token_fault(self, token: str, kind: str) -> str | None:
-        """Hexadecimal of even length, up to 400 characters: Apple asks not to assume a size."""
-        if kind != "token":
-            return f"APNs knows device tokens only, not `{kind}`"
-        if _HEX(token) is None:
-            return "must be an APNs device token: an even number of hexadecimal digits, 2 to 400"
-        return None
+        """Hexadecimal of even length, up to 400 characters; a channel's id is base64."""
+        return fault_of(token, kind)
 
-    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+    def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = (TOKEN,)) -> Message:
         """The payload and headers for every target of the push. Raises `RenderError` with every fault at once."""
         faults: list[Fault] = []
+        start = starts_at // 1000
+        broadcast = CHANNEL in kinds
         raw = content.overrides.get(PLATFORM)
         override = _NONE if raw is None else _read(raw, faults)
         headers = _own_headers(override, faults) if override.headers else {}
-        payload = _payload(content, faults)
+        payload = _payload(content, start, faults)
         if override.payload:
             own = _own_payload(override.payload, faults)
             exact = payload is None
+            if content.live_activity is not None:
+                # What the caller gave raw in it is read first, so that its inner fields can be merged too.
+                payload = decode_object(encode(payload))
             payload = own if payload is None else merge_patch(payload, own)
             body = bytes(override.payload) if exact else encode(payload)
         elif payload is not None:
@@ -96,14 +109,18 @@ class ApnsRenderer:
                 faults.append(Fault(_PAYLOAD, "is missing: there is nothing to send to APNs devices"))
             raise RenderError(faults)
         push_type = _push_type(content, headers, payload, faults)
-        result = _headers(content, push_type, push_id, created_at // 1000, faults)
+        result = _headers(content, push_type, push_id, start, faults)
         result.update(headers)
         _judge(result, push_type, faults)
+        if broadcast:
+            _judge_broadcast(content, headers, faults)
+            result.setdefault("apns-expiration", "0")
+        judge(kinds, push_type, _event_of(payload), faults, neutral=content.live_activity is not None)
         if faults:
             raise RenderError(faults)
-        limit = payload_limit(push_type)
+        limit = payload_limit(push_type, broadcast=broadcast)
         if len(body) > limit:
-            path = _PAYLOAD if override.payload else "notification" if content.notification else "data"
+            path = _PAYLOAD if override.payload else _largest(content)
             text = f"the APNs payload is {len(body):,} bytes, the limit for `{push_type}` is {limit:,}"
             raise RenderError([Fault(path, text)], too_large=True)
         return Message(PLATFORM, body, result)
@@ -112,21 +129,26 @@ class ApnsRenderer:
 # --- the payload --------------------------------------------------------------------------------
 
 
-def _payload(content: Content, faults: list[Fault]) -> dict[str, Any] | None:
-    """What we render, or None where the push has neither a notification nor data."""
-    notification, data = content.notification, content.data
+def _payload(content: Content, start: int, faults: list[Fault]) -> dict[str, Any] | None:
+    """What we render, or None where the push has neither a notification nor data. `start` is in Unix seconds."""
+    notification, data, activity = content.notification, content.data, content.live_activity
     aps: dict[str, Any] = {}
     payload: dict[str, Any] = {"aps": aps}
-    if notification is not None:
+    if activity is not None:
+        aps.update(aps_of(activity, notification, start))
+        channel = activity.input_push_channel
+        if channel is not None and (fault := fault_of(channel, CHANNEL)) is not None:
+            faults.append(Fault("live_activity.input_push_channel", fault))
+    elif notification is not None:
         _show(notification, aps, payload)
         if not aps and not payload.keys() - {"aps"}:
             notification = None
-    if notification is None and not data and not content.silent:
+    if notification is None and activity is None and not data and not content.silent:
         return None
-    wakes = content.silent or not any(key in aps for key in _SEEN)
-    if content.silent and any(key in aps for key in _SEEN):
+    shows = activity is not None or any(key in aps for key in _SEEN)
+    if content.silent and shows:
         faults.append(Fault("silent", "a silent push shows nothing: leave out `silent`, or what is seen"))
-    elif wakes and content.push_type in (None, BACKGROUND):
+    elif not shows and content.push_type in (None, BACKGROUND):
         # "aps may only contain content-available": category and thread would belong to an alert.
         aps.clear()
         aps["content-available"] = 1
@@ -212,8 +234,8 @@ def _own_headers(override: _Override, faults: list[Fault]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for given, value in override.headers.items():
         name, path, text = given.lower(), f"{_HEADERS}.{given}", str(value)
-        if name == "apns-id":
-            faults.append(Fault(path, "is made for each delivery; it cannot be given"))
+        if name in _OURS:
+            faults.append(Fault(path, _OURS[name]))
         elif name == "authorization" or name.startswith(":"):
             faults.append(Fault(path, "belongs to the connection, not to the push"))
         elif _APNS_HEADER(name) is None:
@@ -235,6 +257,10 @@ def _push_type(content: Content, headers: dict[str, str], payload: dict[str, Any
     push_type = headers.get("apns-push-type")
     if push_type is None:
         path, push_type = "push_type", content.push_type
+    if content.live_activity is not None:
+        if push_type not in (None, LIVEACTIVITY):
+            faults.append(Fault(path, f"a Live Activity is of type `{LIVEACTIVITY}`"))
+        return LIVEACTIVITY
     if push_type is None:
         return _infer(payload)
     if push_type not in TOPIC_SUFFIX:
@@ -254,19 +280,24 @@ def _infer(payload: dict[str, Any]) -> str:
     aps = payload.get("aps")
     if not isinstance(aps, dict):
         return ALERT
-    if aps.get("event") in _EVENTS and "content-state" in aps:
+    if aps.get("event") in ACTIVITY_EVENTS and "content-state" in aps:
         return LIVEACTIVITY
     if aps.get("content-available") == 1 and not any(key in aps for key in _SEEN):
         return BACKGROUND
     return ALERT
 
 
-def _headers(content: Content, push_type: str, push_id: str, created: int, faults: list[Fault]) -> dict[str, str]:
-    """The headers by the neutral fields. `created` is in Unix seconds."""
+def _event_of(payload: dict[str, Any]) -> object:
+    aps = payload.get("aps")
+    return aps.get("event") if isinstance(aps, dict) else None
+
+
+def _headers(content: Content, push_type: str, push_id: str, start: int, faults: list[Fault]) -> dict[str, str]:
+    """The headers by the neutral fields. `start` is in Unix seconds."""
     normal = content.priority == "normal" or push_type == BACKGROUND
     headers = {"apns-push-type": push_type, "apns-priority": NORMAL if normal else HIGH}
     if content.ttl is not None:
-        headers["apns-expiration"] = str(created + content.ttl) if content.ttl else "0"
+        headers["apns-expiration"] = str(start + content.ttl) if content.ttl else "0"
     collapse = content.collapse
     if collapse is None:
         # One id for the push, so that a repeat after a crash replaces the first instead of standing beside it.
@@ -290,6 +321,23 @@ def _judge(headers: dict[str, str], push_type: str, faults: list[Fault]) -> None
         faults.append(Fault(f"{_HEADERS}.apns-priority", "`background` pushes must have priority 5"))
     if "apns-expiration" in headers and _DIGITS(headers["apns-expiration"]) is None:
         faults.append(Fault(f"{_HEADERS}.apns-expiration", "must be a time in Unix seconds, or 0"))
+
+
+def _judge_broadcast(content: Content, headers: dict[str, str], faults: list[Fault]) -> None:
+    """What the caller says and a request to a broadcast channel has no header for. `headers` are the caller's own."""
+    if content.collapse is not None:
+        faults.append(Fault("collapse", "a broadcast channel collapses nothing: leave it out"))
+    if "apns-collapse-id" in headers:
+        faults.append(Fault(f"{_HEADERS}.apns-collapse-id", "a broadcast channel collapses nothing: leave it out"))
+    if "apns-topic" in headers:
+        faults.append(Fault(f"{_HEADERS}.apns-topic", "a broadcast channel belongs to the configured topic"))
+
+
+def _largest(content: Content) -> str:
+    """The field to blame for the size of a payload."""
+    if content.live_activity is not None:
+        return "live_activity"
+    return "notification" if content.notification else "data"
 
 
 RENDERER: Final = ApnsRenderer()

@@ -5,6 +5,9 @@ its path and its `apns-id`, and one tuple is all that waits for the answer.
 
 Two refusals are ours to mend and are sent again once, at once: an expired provider token, and a connection that is
 bound to another key. Every other repeat is policy's to decide.
+
+A target that is a broadcast channel is sent to at another path, under the app's bundle id, which has no suffix there:
+https://developer.apple.com/documentation/usernotifications/sending-broadcast-push-notification-requests-to-apns
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ import functools
 import hashlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeAlias
 
 from ...model import BadNotification, Chunk, Delivery, Misconfigured, Route, Sent, Throttled
@@ -27,7 +30,7 @@ from ..transport import authority as authority_field
 from .classify import EXPIRED_TOKEN, TOO_MANY_TOKENS, UNRELATED_KEY, classify
 from .config import Config
 from .credentials import ProviderToken, client_context
-from .vocabulary import TOPIC_SUFFIX
+from .vocabulary import CHANNEL, TOPIC_SUFFIX
 
 NAMESPACE: Final = uuid.UUID("6d1c4d0c-2f0b-5f0a-9c43-6f0a3c1b7a52")
 """Of all apns-ids that pushsvc makes. Fixed for ever: another would break the promise of `apns_id`."""
@@ -36,6 +39,7 @@ _NAMESPACE: Final = NAMESPACE.bytes
 _Context: TypeAlias = tuple[Delivery, OnOutcome, str]
 
 _COMMON_NAMES: Final = frozenset({"apns-push-type", "apns-priority", "apns-topic"})
+_NOT_OF_BROADCASTS: Final = frozenset({"apns-topic", "apns-collapse-id"})
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _DRY_RUN: Final = Sent(reason="dry_run")
 
@@ -82,11 +86,14 @@ class ApnsProvider:
         pool: Pool,
         token: ProviderToken | None,
         *,
+        broadcasts: Pool,
         request_timeout: float,
         clock: Callable[[], float],
     ) -> None:
+        """`broadcasts` is the pool for channels: `pool` itself where they are reached at the same host."""
         self.route = route
         self._pool = pool
+        self._broadcasts = broadcasts
         self._token = token
         self._clock = clock
         self._request_timeout = request_timeout
@@ -94,6 +101,12 @@ class ApnsProvider:
         self._loop = asyncio.get_running_loop()
         self._topic = config.topic
         self._head = POST + HTTPS + authority_field(authority(config.endpoint))
+        self._broadcast_head = (
+            POST
+            + HTTPS
+            + authority_field(authority(config.broadcast_endpoint))
+            + path(f"/4/broadcasts/apps/{config.topic}")
+        )
         self._authorization = field("authorization", token.header) if token else b""
         self._common: dict[tuple[str | None, str | None, str | None], bytes] = {}
         # Of the chunk at hand.
@@ -113,7 +126,7 @@ class ApnsProvider:
         self._pool.on_room(wake)
 
     async def aclose(self) -> None:
-        await self._pool.aclose()
+        await asyncio.gather(self._pool.aclose(), self._broadcasts.aclose())
 
     # --- sending ------------------------------------------------------------
 
@@ -133,11 +146,21 @@ class ApnsProvider:
             sha = self._sha.copy()
             sha.update(b"%d" % target.index)
             own_id = _format(sha.hexdigest())
+            if target.kind == CHANNEL:
+                fields = self._broadcast_fields(chunk.message.headers, target.token, own_id)
+                self._broadcasts.submit(fields, chunk.message.body, (delivery, on_outcome, own_id), on_answer)
+                return
             fields = self._head + _path(target.token) + self._tail + _opening("apns-id", 36) + own_id.encode()
             self._pool.submit(fields, chunk.message.body, (delivery, on_outcome, own_id), on_answer)
         except ValueError:
             # A field that HTTP/2 cannot carry. Intake lets none through, but a store may outlive its rules.
             self._loop.call_soon(on_outcome, delivery, BadNotification(reason="malformed_request"))
+
+    def _broadcast_fields(self, headers: Mapping[str, str], channel: str, own_id: str) -> bytes:
+        """One request reaches everybody who listens, so these are few: nothing is kept of them."""
+        own = [_field(name, value) for name, value in headers.items() if name not in _NOT_OF_BROADCASTS]
+        given = field("apns-channel-id", channel) + field("apns-request-id", own_id)
+        return self._broadcast_head + self._authorization + b"".join(own) + given
 
     def _prepare(self, chunk: Chunk) -> None:
         """Build what the deliveries of the chunk share."""
@@ -203,7 +226,8 @@ class ApnsProvider:
             # All that was in flight on the old connections is refused alike: one renewal answers them all.
             if now - self._renewed_at > self._request_timeout:
                 self._renewed_at = now
-                self._pool.renew()
+                for pool in {self._pool, self._broadcasts}:
+                    pool.renew()
             return True
         return False
 
@@ -223,11 +247,22 @@ async def open_provider(
     Raises `CredentialError`, before anything is opened.
     """
     token = ProviderToken(config, clock) if config.key_file else None
-    async with open_pool(
-        config.endpoint,
-        ssl=client_context(config),
-        connections=config.connections,
-        window=config.window,
-        request_timeout=request_timeout,
-    ) as pool:
-        yield ApnsProvider(route, config, pool, token, request_timeout=request_timeout, clock=clock)
+    ssl = client_context(config)
+    async with AsyncExitStack() as stack:
+        pool = broadcasts = await stack.enter_async_context(
+            open_pool(
+                config.endpoint,
+                ssl=ssl,
+                connections=config.connections,
+                window=config.window,
+                request_timeout=request_timeout,
+            )
+        )
+        if config.broadcast_endpoint != config.endpoint:
+            # One request reaches everybody, so one connection is plenty.
+            broadcasts = await stack.enter_async_context(
+                open_pool(config.broadcast_endpoint, ssl=ssl, connections=1, request_timeout=request_timeout)
+            )
+        yield ApnsProvider(
+            route, config, pool, token, broadcasts=broadcasts, request_timeout=request_timeout, clock=clock
+        )

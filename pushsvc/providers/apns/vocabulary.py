@@ -1,6 +1,7 @@
 """The words of APNs: aioapns's, and the push types that came after its last release.
 
-Source: https://developer.apple.com/documentation/usernotifications/sending-notification-requests-to-apns
+Sources, under https://developer.apple.com/documentation/usernotifications/: sending-notification-requests-to-apns and
+sending-broadcast-push-notification-requests-to-apns.
 """
 
 from __future__ import annotations
@@ -33,16 +34,26 @@ TOPIC_SUFFIX: Final[dict[str, str]] = {
 }
 """By `apns-push-type`: what follows the bundle id in `apns-topic`."""
 
+TOKEN: Final = "token"  # noqa: S105  # a kind of target
+CHANNEL: Final = "channel"
+ACTIVITY: Final = "activity"
+PUSH_TO_START: Final = "push_to_start"
+KINDS: Final = (TOKEN, CHANNEL, ACTIVITY, PUSH_TO_START)
+"""What a target can be: a device, a broadcast channel, one Live Activity on a device, the right to start one there."""
+
 HIGH: Final = PRIORITY_HIGH
 NORMAL: Final = PRIORITY_NORMAL
 PRIORITIES: Final = (HIGH, NORMAL, "1")
 
 PAYLOAD_LIMIT: Final = 4096
 VOIP_PAYLOAD_LIMIT: Final = 5120
+BROADCAST_PAYLOAD_LIMIT: Final = 5120
 COLLAPSE_LIMIT: Final = 64
 """Bytes."""
 
 
-def payload_limit(push_type: str) -> int:
+def payload_limit(push_type: str, *, broadcast: bool) -> int:
     """How many bytes the payload may have."""
+    if broadcast:
+        return BROADCAST_PAYLOAD_LIMIT
     return VOIP_PAYLOAD_LIMIT if push_type == VOIP else PAYLOAD_LIMIT

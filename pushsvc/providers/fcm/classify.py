@@ -35,8 +35,8 @@ from ...model import (
     TokenSuspect,
     Unavailable,
 )
+from ...retry_after import retry_after
 from ..exchange import Answer, Failure, Response
-from ..retry_after import retry_after
 
 CONSOLE_WAIT: Final = 300.0
 """Seconds between two looks whether somebody mended the project's APNs or web push key."""

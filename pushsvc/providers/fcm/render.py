@@ -11,6 +11,10 @@ every call.
     .category    android.notification.click_action, aps.category (Firebase's own pairing)
     .link        data.link (unless `data` has one) and, if https, webpush.fcm_options.link
     collapse     android.collapse_key, android.notification.tag, apns-collapse-id
+    live_activity    message.apns.payload.aps, and nothing else but `data`
+
+A Live Activity is reached by its own token beside the registration token, in `overrides.fcm.apns.live_activity_token`:
+one push for each (https://firebase.google.com/docs/cloud-messaging/customize-messages/live-activity).
 
 Without `collapse`, tag and apns-collapse-id of what is seen are the push's id, so that a repeat after a crash replaces
 the first instead of standing beside it. `overrides.fcm` is merged over all this (RFC 7396), in either spelling of the
@@ -24,6 +28,7 @@ https://firebase.google.com/docs/cloud-messaging/customize-messages/cross-platfo
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any, Final
 
 from msgspec import Raw
@@ -31,6 +36,7 @@ from msgspec import Raw
 from ...errors import Fault
 from ...model import Content, Message, Notification, Platform
 from ...ports import RenderError
+from ..live_activity import aps_of
 from ..merge import NotAnObjectError, decode_object, encode, merge_patch
 from .limits import LIMIT, size_of
 
@@ -51,6 +57,7 @@ _SPELLINGS: Final[tuple[tuple[tuple[str, ...], str, str], ...]] = (
     (("android", "notification"), "clickAction", "click_action"),
     (("android", "notification"), "notificationCount", "notification_count"),
     (("apns",), "fcmOptions", "fcm_options"),
+    (("apns",), "liveActivityToken", "live_activity_token"),
     (("webpush",), "fcmOptions", "fcm_options"),
 )
 """Fields that are rendered here and that proto3 JSON lets a caller spell in another way: both at once are an error."""
@@ -69,12 +76,15 @@ class FcmRenderer:
             return "must be an FCM token: 1 to 4,096 letters, digits and any of _ : . , % ~ + / = -"
         return None
 
-    def render(self, content: Content, *, push_id: str, created_at: int) -> Message:
+    def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = ("token",)) -> Message:
         """The message for every target of the push. Raises `RenderError` with every fault at once."""
         faults: list[Fault] = []
         raw = content.overrides.get(PLATFORM)
         own = {} if raw is None else _own(raw, faults)
-        message = _message(content, push_id, created_at // 1000, _shows(own), faults)
+        if content.live_activity is not None:
+            message = _activity(content, starts_at // 1000, own, faults)
+        else:
+            message = _message(content, push_id, starts_at // 1000, _shows(own), faults)
         if own and message:
             if "androidV2" in own or "android_v2" in own:
                 message.pop("android", None)  # FCM takes one of the two
@@ -84,13 +94,14 @@ class FcmRenderer:
             message, body = own, bytes(raw).strip()
         else:
             body = encode(message)
-        if not message and not content.silent and not faults:
+        if not message and not faults:
             faults.append(Fault("overrides.fcm", "is missing: there is nothing to send to FCM devices"))
         if faults:
             raise RenderError(faults)
         # JSON is never shorter than the keys and values in it, so a short body need not be measured.
         if len(body) > LIMIT and (size := size_of(message)) > LIMIT:
             path = "notification" if content.notification else "data" if content.data else "overrides.fcm"
+            path = "live_activity" if content.live_activity is not None else path
             text = f"notification and data are {size:,} bytes for FCM, the limit is {LIMIT:,}"
             raise RenderError([Fault(path, text)], too_large=True)
         return Message(PLATFORM, body)
@@ -100,9 +111,9 @@ class FcmRenderer:
 
 
 def _message(
-    content: Content, push_id: str, created: int, shown_by_override: bool, faults: list[Fault]
+    content: Content, push_id: str, start: int, shown_by_override: bool, faults: list[Fault]
 ) -> dict[str, Any]:
-    """The message that the neutral fields make; empty when there are none. `created` is in Unix seconds."""
+    """The message that the neutral fields make; empty when there are none. `start` is in Unix seconds."""
     notification, data = content.notification, content.data
     common: dict[str, Any] = {}
     android: dict[str, Any] = {}
@@ -143,7 +154,7 @@ def _message(
     if content.ttl is not None:
         ttl = min(content.ttl, LONGEST_TTL)
         android["ttl"] = f"{ttl}s"
-        headers["apns-expiration"] = str(created + ttl) if ttl else "0"
+        headers["apns-expiration"] = str(start + ttl) if ttl else "0"
         webpush["headers"] = {"TTL": str(ttl)}
     collapse_id = push_id if collapse is None and seen else collapse
     if collapse_id is not None and _COLLAPSE_ID(collapse_id) is not None:
@@ -208,6 +219,30 @@ def _assemble(
     if webpush:
         message["webpush"] = webpush
     return message
+
+
+def _activity(content: Content, start: int, own: dict[str, Any], faults: list[Fault]) -> dict[str, Any]:
+    """The message of a Live Activity, whose token the caller gives in `own`. `start` is in Unix seconds."""
+    assert content.live_activity is not None
+    apns = _within(_respelt(own), "apns")
+    if not isinstance(apns.get("live_activity_token"), str):
+        text = "is missing: FCM reaches a Live Activity by it, beside the registration token"
+        faults.append(Fault("overrides.fcm.apns.live_activity_token", text))
+    if content.silent:
+        faults.append(Fault("silent", "a Live Activity is seen: leave out `silent`"))
+    if content.push_type not in (None, "liveactivity"):
+        faults.append(Fault("push_type", "a Live Activity is of type `liveactivity`"))
+    headers = {"apns-priority": "5" if content.priority == "normal" else "10"}
+    if content.ttl is not None:
+        headers["apns-expiration"] = str(start + content.ttl) if content.ttl else "0"
+    if content.collapse is not None and _COLLAPSE_ID(content.collapse) is not None:
+        headers["apns-collapse-id"] = content.collapse
+    aps = aps_of(content.live_activity, content.notification, start)
+    if content.data:
+        _check_data(content.data, "data", faults)
+    # Read again, so that what the caller gave raw in it can be merged with.
+    payload = decode_object(encode({"aps": aps}))
+    return {**({"data": content.data} if content.data else {}), "apns": {"headers": headers, "payload": payload}}
 
 
 # --- the caller's own ---------------------------------------------------------------------------

@@ -1,0 +1,98 @@
+"""`pushsvc channels`: broadcast channels of APNs, by the API of a running service."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Literal
+
+import typer
+
+from .client import Access, App, Key, Url, access, open_client
+from .output import Json, print_json, print_table
+
+channels = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Make, list and delete broadcast channels (APNs).",
+)
+
+ChannelId = Annotated[str, typer.Argument(metavar="ID", help="The channel's id, as APNs gave it.")]
+
+
+@channels.command("new")
+def new(
+    context: typer.Context,
+    storage: Annotated[
+        Literal["none", "latest"],
+        typer.Option(
+            "--storage",
+            help="What APNs keeps for phones that are away: nothing (then more may be sent), or the latest.",
+        ),
+    ] = "none",
+    url: Url = "",
+    key: Key = "",
+    app: App = "",
+    json: Json = False,
+) -> None:
+    """Make a channel and print its id."""
+    made = asyncio.run(_new(access(context.obj, url, key, app), storage))
+    if json:
+        print_json(made)
+    else:
+        print(made["id"])
+
+
+@channels.command("list")
+def list_channels(context: typer.Context, url: Url = "", key: Key = "", app: App = "", json: Json = False) -> None:
+    """List the ids of all channels of the app."""
+    ids = asyncio.run(_all(access(context.obj, url, key, app)))
+    if json:
+        print_json({"channels": ids})
+    else:
+        for each in ids:
+            print(each)
+
+
+@channels.command("show")
+def show(
+    context: typer.Context, channel_id: ChannelId, url: Url = "", key: Key = "", app: App = "", json: Json = False
+) -> None:
+    """Show a channel."""
+    found = asyncio.run(_show(access(context.obj, url, key, app), channel_id))
+    if json:
+        print_json(found)
+    else:
+        print_table(("id", "storage"), [[str(found["id"]), str(found["storage"])]])
+
+
+@channels.command("delete")
+def delete(
+    context: typer.Context, channel_id: ChannelId, url: Url = "", key: Key = "", app: App = "", json: Json = False
+) -> None:
+    """Delete a channel, for good: its id is never given out again."""
+    asyncio.run(_delete(access(context.obj, url, key, app), channel_id))
+    if json:
+        print_json({"id": channel_id, "deleted": True})
+    else:
+        print(f"deleted {channel_id}")
+
+
+async def _new(at: Access, storage: str) -> dict[str, object]:
+    async with open_client(at) as client:
+        return await client.make_channel(storage)
+
+
+async def _all(at: Access) -> list[str]:
+    async with open_client(at) as client:
+        return await client.channels()
+
+
+async def _show(at: Access, channel_id: str) -> dict[str, object]:
+    async with open_client(at) as client:
+        return await client.channel(channel_id)
+
+
+async def _delete(at: Access, channel_id: str) -> None:
+    async with open_client(at) as client:
+        await client.delete_channel(channel_id)

@@ -1,0 +1,95 @@
+"""`pushsvc devices`: look at a device, delete one, undo prunes. It works on the store, so it needs no API key."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from ..errors import NotFound
+from .failed import apps_of
+from .output import Json, print_json, print_table
+from .restore import restore
+from .times import time_of
+
+if TYPE_CHECKING:
+    from ..devices import Device
+    from ..settings import Settings
+
+devices = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="See, delete and restore devices."
+)
+devices.command("restore")(restore)
+
+Id = Annotated[str, typer.Argument(help="The device's id.", metavar="ID")]
+AppName = Annotated[str, typer.Option("--app", help="The app; by default every app that knows the id.", metavar="APP")]
+
+INSTANTS = ("registered_at", "last_seen_at", "pruned_at", "struck_at")
+
+
+@devices.command("show")
+def show(context: typer.Context, device_id: Id, app: AppName = "", json: Json = False) -> None:
+    """Show what is known of a device. Its token shows as the short hash that logs have."""
+    settings = context.obj.settings()
+    found = asyncio.run(_find(settings, apps_of(settings, app), device_id))
+    if not found:
+        raise NotFound(f"no app knows a device {device_id!r}" if not app else f"{app} knows no device {device_id!r}")
+    if json:
+        print_json(found)
+        return
+    for document in found:
+        print_table(("field", "value"), [[name, _cell(value)] for name, value in document.items()])
+
+
+@devices.command("delete")
+def delete(
+    context: typer.Context,
+    device_id: Id,
+    app: Annotated[str, typer.Option("--app", help="The app.", metavar="APP")],
+    json: Json = False,
+) -> None:
+    """Delete a device and its place in every index. Deliveries that are queued for it still go."""
+    settings = context.obj.settings()
+    apps_of(settings, app)
+    if not asyncio.run(_delete(settings, app, device_id)):
+        raise NotFound(f"{app} knows no device {device_id!r}")
+    if json:
+        print_json({"app": app, "id": device_id, "deleted": True})
+    else:
+        print(f"deleted {device_id} of {app}")
+
+
+async def _find(settings: Settings, apps: list[str], device_id: str) -> list[dict[str, Any]]:
+    from ..runtime import open_configured_store
+    from ..store import token_hash
+
+    async with open_configured_store(settings) as store:
+        return [
+            _document(app, device, token_hash(store.hash_key, device.token))
+            for app in apps
+            if (device := await store.registry.get(app, device_id)) is not None
+        ]
+
+
+async def _delete(settings: Settings, app: str, device_id: str) -> bool:
+    from ..runtime import open_configured_store
+
+    async with open_configured_store(settings) as store:
+        return await store.registry.remove(app, device_id)
+
+
+def _document(app: str, device: Device, token_hash: str) -> dict[str, Any]:
+    known = {"app": app, **msgspec.structs.asdict(device)}
+    del known["token"]
+    known["token_hash"] = token_hash
+    for name in INSTANTS:
+        known[name] = time_of(known[name]) if known[name] else None
+    return known
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_cell(each)}" for name, each in value.items())
+    return " ".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)

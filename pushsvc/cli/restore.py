@@ -1,0 +1,84 @@
+"""`pushsvc devices restore`: undo prunes. Each step is whole, so that it may be broken off and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..ports.registry import PrunedFilter
+from .failed import apps_of
+from .instants import parse_instant
+from .output import Json, print_json
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+
+STEP = 500
+"""Devices in one step."""
+
+AppName = Annotated[str, typer.Option("--app", help="Those of this app; by default of every app.", metavar="APP")]
+Platform = Annotated[str, typer.Option("--platform", help="Those of this provider.", metavar="PLATFORM")]
+Reason = Annotated[str, typer.Option("--reason", help="Those that were pruned for this reason.", metavar="REASON")]
+Since = Annotated[
+    str,
+    typer.Option("--since", help="Those pruned by an answer since then: 2026-12-01T09:00:00Z, or 2h.", metavar="TIME"),
+]
+Until = Annotated[str, typer.Option("--until", help="Those pruned by an answer before then.", metavar="TIME")]
+
+
+def restore(
+    context: typer.Context,
+    app: AppName = "",
+    platform: Platform = "",
+    reason: Reason = "",
+    since: Since = "",
+    until: Until = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be restored.")] = False,
+    json: Json = False,
+) -> None:
+    """Undo prunes: bring devices back with their users, tags and topics, and send to their tokens again."""
+    which = PrunedFilter(
+        platform=platform,
+        reason=reason,
+        since=parse_instant(since, option="--since"),
+        until=parse_instant(until, option="--until"),
+    )
+    settings = context.obj.settings()
+    asyncio.run(_restore(settings, apps_of(settings, app), which, dry_run=dry_run, json=json))
+
+
+async def _restore(settings: Settings, apps: list[str], which: PrunedFilter, *, dry_run: bool, json: bool) -> None:
+    from ..runtime import open_configured_store
+
+    restored = dict.fromkeys(apps, 0)
+    async with open_configured_store(settings) as store:
+        matched = {app: await store.registry.pruned(app, which) for app in apps}
+        with _display(sum(matched.values()), quiet=json or dry_run) as advance:
+            for app in apps if not dry_run else ():
+                while step := await store.registry.restore(app, which, limit=STEP):
+                    restored[app] += step
+                    advance(step)
+    if json:
+        print_json({"matched": sum(matched.values()), "restored": sum(restored.values()), "apps": restored})
+    elif dry_run:
+        print(f"{sum(matched.values()):,} devices would be restored")
+    else:
+        print(f"{sum(restored.values()):,} devices restored")
+
+
+@contextmanager
+def _display(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    if quiet or not sys.stdout.isatty():
+        yield lambda step: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn()) as progress:
+        task = progress.add_task("restoring", total=total)
+        yield lambda step: progress.advance(task, step)

@@ -1,0 +1,260 @@
+"""`pushsvc webhooks`: where each webhook stands, what it could not tell, and another try.
+
+It reads the store, so it needs the configuration, no API key. `test` makes its call from here; all other calls are made
+by `pushsvc jobs`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from ..documents import instant
+from ..errors import ConfigError
+from ..ports.webhooks import DeadBatch, Standing
+from .failed import apps_of
+from .instants import parse_instant
+from .output import Json, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..ports.webhooks import Webhooks
+    from ..settings import Settings
+    from ..webhooks import WebhookConfig
+
+webhooks = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="See, try and repair the webhooks that tell feedback events.",
+)
+
+LOOK = 0.2
+"""Seconds between two looks."""
+PATIENCE = 10.0
+"""Seconds after which somebody is told that nobody has begun."""
+
+AppName = Annotated[str, typer.Option("--app", help="The app.", metavar="APP")]
+Apps = Annotated[str, typer.Option("--app", help="That of this app; by default of every app.", metavar="APP")]
+Since = Annotated[
+    str,
+    typer.Option(
+        "--since", help="Those whose last event is of then or later: 2026-12-01T09:00:00Z, or 2h.", metavar="TIME"
+    ),
+]
+Until = Annotated[str, typer.Option("--until", help="Those whose last event is of before then.", metavar="TIME")]
+
+STANDING = ("app", "host", "state", "waiting since", "failures", "reason", "next call", "given up")
+DEAD = ("app", "batch", "events", "attempts", "reason", "given up at")
+
+
+@webhooks.command("list")
+def list_webhooks(context: typer.Context, app: Apps = "", json: Json = False) -> None:
+    """Show where each webhook stands."""
+    settings: Settings = context.obj.settings()
+    found = asyncio.run(_standings(settings, apps_of(settings, app)))
+    if json:
+        print_json(
+            [
+                {"app": name, "host": config.host, "state": state_of(standing), **msgspec.structs.asdict(standing)}
+                for name, config, standing in found
+            ]
+        )
+        return
+    print_table(
+        STANDING,
+        [
+            [
+                name,
+                config.host,
+                state_of(standing),
+                "" if standing.waiting_since is None else instant(standing.waiting_since),
+                str(standing.failures),
+                standing.reason,
+                f"in {standing.due_in / 1000:,.0f} s" if standing.due_in and standing.failures else "",
+                str(standing.dead),
+            ]
+            for name, config, standing in found
+        ],
+        marks={"ok": "green", "failing": "yellow", "off": "bold red"},
+    )
+
+
+def state_of(standing: Standing) -> str:
+    """In a word."""
+    return "off" if standing.off else "failing" if standing.failures else "ok"
+
+
+@webhooks.command("failed")
+def failed(
+    context: typer.Context,
+    app: Apps = "",
+    since: Since = "",
+    until: Until = "",
+    json: Json = False,
+) -> None:
+    """List the batches that were given up. `pushsvc webhooks redeliver` tells them again."""
+    span = parse_instant(since, option="--since"), parse_instant(until, option="--until")
+    settings: Settings = context.obj.settings()
+    found = asyncio.run(_dead(settings, apps_of(settings, app), span))
+    if json:
+        print_json([{"app": name, **_shown(batch)} for name, batches in found.items() for batch in batches])
+        return
+    print_table(
+        DEAD,
+        [
+            [name, batch.id, str(batch.events), str(batch.attempts), batch.reason, instant(batch.at)]
+            for name, batches in found.items()
+            for batch in batches
+        ],
+    )
+
+
+@webhooks.command("redeliver")
+def redeliver(
+    context: typer.Context,
+    app: Apps = "",
+    since: Since = "",
+    until: Until = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be told again.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for its end.")] = False,
+    json: Json = False,
+) -> None:
+    """Tell batches that were given up again, before new events. Exit with 1 when any failed again.
+
+    Each is tried once; one that fails is kept, and where the receiver is in trouble the rest is not tried. It needs a
+    running `pushsvc jobs` (or `pushsvc up`), and goes on when this command is interrupted.
+    """
+    span = parse_instant(since, option="--since"), parse_instant(until, option="--until")
+    settings: Settings = context.obj.settings()
+    if not asyncio.run(_redeliver(settings, apps_of(settings, app), span, dry_run=dry_run, detach=detach, json=json)):
+        raise typer.Exit(1)
+
+
+@webhooks.command("resume")
+def resume(context: typer.Context, app: AppName) -> None:
+    """Let a webhook go on at once, that was switched off by a 410 or waits for its next try."""
+    settings: Settings = context.obj.settings()
+    _config_of(settings, app)
+    asyncio.run(_resume(settings, app))
+    print(f"the webhook of {app} goes on")
+
+
+@webhooks.command("test")
+def call(context: typer.Context, app: AppName, json: Json = False) -> None:
+    """Call a webhook from here, with no events. Exit with 1 when it does not answer with a 2xx."""
+    settings: Settings = context.obj.settings()
+    config = _config_of(settings, app)
+    began = time.monotonic()
+    status, reason = asyncio.run(_call(config, app))
+    good, seconds = 200 <= status < 300, round(time.monotonic() - began, 3)
+    if json:
+        print_json({"app": app, "ok": good, "status": status, "reason": reason, "seconds": seconds})
+    else:
+        print(f"{config.host}: {'ok' if good else 'failed'}, {reason} after {seconds:.3f} s")
+    if not good:
+        raise typer.Exit(1)
+
+
+@webhooks.command("secret")
+def secret() -> None:
+    """Make a secret for `apps.NAME.webhook.secret`, and print it."""
+    from ..signing import write_secret
+
+    print(write_secret(secrets.token_bytes(32)))
+
+
+def _config_of(settings: Settings, app: str) -> WebhookConfig:
+    from ..runtime import webhook_configs
+
+    apps_of(settings, app)
+    config = webhook_configs(settings).get(app)
+    if config is None:
+        raise ConfigError(f"apps.{app}.webhook.url", "the app has no webhook", "set `url` and `secret`")
+    return config
+
+
+def _shown(batch: DeadBatch) -> dict[str, object]:
+    return {**msgspec.structs.asdict(batch), "at": instant(batch.at)}
+
+
+Span = tuple[int | None, int | None]
+
+
+async def _standings(settings: Settings, apps: list[str]) -> list[tuple[str, WebhookConfig, Standing]]:
+    from ..runtime import open_configured_store, webhook_configs
+
+    configs = webhook_configs(settings)
+    async with open_configured_store(settings) as store:
+        return [
+            (app, configs[app], await store.webhooks.standing(app, configs[app].place))
+            for app in apps
+            if app in configs
+        ]
+
+
+async def _dead(settings: Settings, apps: list[str], span: Span) -> dict[str, list[DeadBatch]]:
+    from ..runtime import open_configured_store
+
+    async with open_configured_store(settings) as store:
+        return {app: await store.webhooks.dead(app, since=span[0], until=span[1]) for app in apps}
+
+
+async def _resume(settings: Settings, app: str) -> None:
+    from ..runtime import open_configured_store
+
+    async with open_configured_store(settings) as store:
+        await store.webhooks.resume(app)
+
+
+async def _call(config: WebhookConfig, app: str) -> tuple[int, str]:
+    from ..webhooks import open_caller, trial_body
+
+    now = time.time_ns() // 1_000_000
+    async with open_caller(config, app) as caller:
+        answer = await caller.post(f"test_{app}_{now}", trial_body(app, now))
+    return answer.status, answer.reason
+
+
+async def _redeliver(
+    settings: Settings, apps: list[str], span: Span, *, dry_run: bool, detach: bool, json: bool
+) -> bool:
+    from ..runtime import open_configured_store
+
+    async with open_configured_store(settings) as store:
+        found = {app: await store.webhooks.dead(app, since=span[0], until=span[1]) for app in apps}
+        wanted = {app: batches for app, batches in found.items() if batches}
+        told: dict[str, int] = {}
+        if not dry_run:
+            for app, dead in wanted.items():
+                _config_of(settings, app)
+                await store.webhooks.ask_again(app, dead)
+        if not dry_run and not detach:
+            told = {app: await _follow(store.webhooks, app, dead) for app, dead in wanted.items()}
+    batches = sum(map(len, wanted.values()))
+    if json:
+        shown = {app: [_shown(batch) for batch in dead] for app, dead in wanted.items()}
+        print_json({"matched": batches, "batches": shown, "told": told})
+    else:
+        events = sum(batch.events for dead in wanted.values() for batch in dead)
+        what = f"{batches:,} batches of {events:,} events"
+        done = f"{sum(told.values()):,} of {what} were told" if batches else "no batch was given up"
+        print(f"{what} would be told again" if dry_run else f"{what} were asked for" if detach else done)
+    return dry_run or detach or sum(told.values()) == batches
+
+
+async def _follow(store: Webhooks, app: str, batches: list[DeadBatch]) -> int:
+    """Until each has been tried; how many were told."""
+    loop = asyncio.get_running_loop()
+    ids = {batch.id for batch in batches}
+    began, warned = loop.time(), False
+    while left := ids.intersection(await store.asked(app)):
+        if left == ids and not warned and loop.time() - began > PATIENCE:
+            warned = True
+            typer.echo("nobody has begun yet: does `pushsvc jobs` run?", err=True)
+        await asyncio.sleep(LOOK)
+    return len(ids - {batch.id for batch in await store.dead(app)})

@@ -1,0 +1,23 @@
+"""How deeply the JSON that passes through untouched may be nested. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+MAX_DEPTH: Final = 100
+"""Levels of lists and objects; what fits into a provider's payload limit has far fewer."""
+
+
+def too_deep(value: Any) -> bool:
+    """Whether lists and objects are nested more than `MAX_DEPTH` levels."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return False
+    return True

@@ -1,0 +1,30 @@
+"""What the feedback stage knows and does besides receipts and the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from ..devices import Device
+from ..freeze import Slots
+from ..model import Platform
+
+
+class RecentAnswers(Protocol):
+    """What the providers answered of tokens lately. Whoever takes a receipt finds its answer counted."""
+
+    async def read(self, app: str, platform: Platform, first: int, last: int) -> Slots:
+        """The counts of a route from one slot to another, both included. They are kept for a day."""
+        ...
+
+
+class Suppressions(Protocol):
+    """Tokens that are not sent to, whoever posts them."""
+
+    async def add(self, app: str, tokens: Sequence[tuple[Platform, str, int]]) -> None:
+        """Suppress each token, as of an instant in Unix ms. Doing it twice is the same as once."""
+        ...
+
+    async def lift(self, app: str, devices: Iterable[Device], *, always: bool = False) -> None:
+        """Send to these devices' tokens again, where they were suppressed before they were registered, or always."""
+        ...

@@ -1,0 +1,65 @@
+"""What a target of APNs may be, and which targets go with which push. Pure.
+
+A Live Activity has tokens of its own, and Apple answers a token of the wrong sort with no more than `BadDeviceToken`.
+So a target says what it is, and what does not fit is refused before anything is accepted:
+
+    token           a device; also whatever the caller vouches for by an own payload
+    push_to_start   a Live Activity is started by it, and nothing else
+    activity        a Live Activity is updated or ended by it, and nothing else
+    channel         the same for all who listen to a broadcast channel
+
+Channels do not share a push with others: their requests have other headers and another payload limit.
+
+Sources: https://developer.apple.com/documentation/activitykit/starting-and-updating-live-activities-with-activitykit-push-notifications
+and https://developer.apple.com/documentation/usernotifications/sending-channel-management-requests-to-apns
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Final
+
+from ...errors import Fault
+from .vocabulary import CHANNEL, KINDS, LIVEACTIVITY, PUSH_TO_START, TOKEN
+
+_HEX: Final = re.compile(r"(?:[0-9a-fA-F]{2}){1,200}").fullmatch
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{1,510}={0,2}").fullmatch
+
+
+def fault_of(text: str, kind: str) -> str | None:
+    """Why this cannot be a target of that kind, or None. Apple asks to assume no size, neither of tokens nor of ids."""
+    if kind == CHANNEL:
+        return None if _BASE64(text) else "must be the id of a broadcast channel, base64 as APNs gave it"
+    if kind not in KINDS:
+        return f"APNs knows `token`, `channel`, `activity` and `push_to_start`, not `{kind}`"
+    if _HEX(text) is None:
+        return "must be an APNs device token: an even number of hexadecimal digits, 2 to 400"
+    return None
+
+
+def judge(kinds: Collection[str], push_type: str, event: object, faults: list[Fault], *, neutral: bool) -> None:
+    """Add what is wrong with a push of this type to targets of these kinds.
+
+    `event` is what the payload's `aps.event` holds; `neutral` says that the push has a `live_activity`.
+    """
+    own = sorted(set(kinds) - {TOKEN})
+    wrong = [kind for kind in own if (kind == PUSH_TO_START) != (event == "start")]
+    if neutral and TOKEN in kinds:
+        text = "a Live Activity goes to `push_to_start`, `activity` or `channel` targets, not to device tokens"
+        faults.append(Fault("to.tokens", text))
+    if CHANNEL in own and len(set(kinds)) > 1:
+        faults.append(Fault("to.tokens", "broadcast channels do not share a push with tokens: send two"))
+    if own and push_type != LIVEACTIVITY:
+        text = f"{_named(own)} targets take Live Activities only: `live_activity` is missing"
+        faults.append(Fault("to.tokens", text))
+    elif wrong and event == "start":
+        text = f"a Live Activity is started on `push_to_start` targets, not on {_named(wrong)}"
+        faults.append(Fault("to.tokens", text))
+    elif wrong:
+        text = "a `push_to_start` target only starts a Live Activity; `activity` and `channel` targets take the rest"
+        faults.append(Fault("to.tokens", text))
+
+
+def _named(kinds: Collection[str]) -> str:
+    return " and ".join(f"`{kind}`" for kind in kinds)

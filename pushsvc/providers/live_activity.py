@@ -1,0 +1,44 @@
+"""A Live Activity as the `aps` dictionary that ActivityKit reads, for APNs and for FCM's way there. Pure.
+
+    event            aps.event               alert, or the notification's     aps.alert
+    content_state    aps.content-state         title, body and sound
+    attributes_type  aps.attributes-type     stale_date, dismissal_date       the same with a dash, in Unix seconds
+    attributes       aps.attributes          relevance_score                  aps.relevance-score
+    input_push_..    the same with dashes    (acceptance, or `send_at`)        aps.timestamp
+
+Source: https://developer.apple.com/documentation/activitykit/starting-and-updating-live-activities-with-activitykit-push-notifications
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..model import ACTIVITY_ALERT, LiveActivity, Notification
+
+
+def aps_of(activity: LiveActivity, notification: Notification | None, start: int) -> dict[str, Any]:
+    """The dictionary. `start`, in Unix seconds, is its timestamp: of several updates the phone shows the latest."""
+    aps: dict[str, Any] = {"timestamp": start, "event": activity.event}
+    if activity.content_state is not None:
+        aps["content-state"] = activity.content_state
+    if activity.attributes_type is not None:
+        aps["attributes-type"] = activity.attributes_type
+    if activity.attributes is not None:
+        aps["attributes"] = activity.attributes
+    if activity.input_push_channel is not None:
+        aps["input-push-channel"] = activity.input_push_channel
+    if activity.input_push_token:
+        aps["input-push-token"] = 1
+    if activity.stale_date is not None:
+        aps["stale-date"] = activity.stale_date
+    if activity.dismissal_date is not None:
+        aps["dismissal-date"] = activity.dismissal_date
+    if activity.relevance_score is not None:
+        aps["relevance-score"] = activity.relevance_score
+    if activity.alert:
+        aps["alert"] = activity.alert
+    elif notification is not None:
+        shown = {name: getattr(notification, name) for name in ACTIVITY_ALERT}
+        if alert := {name: text for name, text in shown.items() if text is not None}:
+            aps["alert"] = alert
+    return aps

@@ -1,0 +1,46 @@
+-- Launches scheduled pushes that are due: their chunks go into their lanes, and the push is being sent.
+--
+-- Several processes may do so at once, and one may cancel meanwhile: each push is launched or cancelled, once, and by
+-- whoever comes first. A push is launched whole, so a call moves a little more than it was told at most. The lifetime
+-- of the status begins here. Where the status has run out, because nothing ran for longer than the push was to live,
+-- its deliveries travel all the same and expire.
+--
+-- KEYS  1 ps:T:scheduled; 2 ps:T:pending
+-- ARGV  1 prefix `ps:T:`; 2 now ms; 3 status TTL ms; 4 how many chunks, about
+-- Returns how many pushes were launched.
+
+local prefix, room = ARGV[1], tonumber(ARGV[4])
+local change = {}
+
+-- Moves the chunks of a push; returns how many there were.
+local function move(id)
+  local key = prefix .. 's:' .. id
+  local parts = redis.call('LRANGE', key, 0, -1)
+  for at = 1, #parts, 4 do
+    local lane, count = parts[at] .. ':' .. parts[at + 1], parts[at + 2]
+    redis.call('XADD', prefix .. 'q:' .. lane, '*', 'c', parts[at + 3], 'n', count)
+    change[lane] = (change[lane] or 0) + count
+    change.scheduled = (change.scheduled or 0) - count
+  end
+  redis.call('DEL', key)
+  return #parts / 4
+end
+
+local launched = 0
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'LIMIT', 0, room)) do
+  if room <= 0 then
+    break
+  end
+  room = room - move(id)
+  local push = prefix .. 'p:' .. id
+  if redis.call('EXISTS', push) == 1 then
+    redis.call('HSET', push, 'st', 'sending', 'up', ARGV[2])
+    redis.call('PEXPIRE', push, ARGV[3])
+  end
+  redis.call('ZREM', KEYS[1], id)
+  launched = launched + 1
+end
+for field, count in pairs(change) do
+  redis.call('HINCRBY', KEYS[2], field, count)
+end
+return launched

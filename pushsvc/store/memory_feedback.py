@@ -1,0 +1,34 @@
+"""Recent answers and suppressions of the twin in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ..devices import Device
+from ..freeze import Slots
+from ..model import Platform, Route
+from .memory_state import State
+
+
+class MemoryAnswers:
+    """`RecentAnswers` in memory."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def read(self, app: str, platform: Platform, first: int, last: int) -> Slots:
+        counts = self._state.answers[Route(app, platform)]
+        return {slot: answers for slot, answers in counts.items() if first <= slot <= last}
+
+
+class MemorySuppressions:
+    """`Suppressions` in memory."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def add(self, app: str, tokens: Sequence[tuple[Platform, str, int]]) -> None:
+        self._state.suppressed |= {(app, platform, token): at for platform, token, at in tokens}
+
+    async def lift(self, app: str, devices: Iterable[Device], *, always: bool = False) -> None:
+        self._state.lift(app, devices, always=always)

@@ -1,0 +1,301 @@
+"""Webhooks over Redis: how far each has told the feedback events, what is under way, and what was given up.
+
+The events themselves stand where `GET /v1/feedback` reads them, merged over the shards in one order; a webhook is a
+cursor into them, and a batch a pair of ids. Nothing is copied, so that nothing has to be erased twice.
+
+One record an app. Whoever works on it has it under a lease, by Redis' clock, and every change names its owner: of two
+processes of which one was thought dead, the second to speak is not heard (see webhook.lua).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import msgspec
+from msgspec import Struct
+
+from ..errors import StoreError
+from ..model import FeedbackEvent
+from ..ports import ReceiptLog
+from ..ports.webhooks import Batch, DeadBatch, Standing
+from . import keys
+from .clock import Clock
+from .config import StoreConfig
+from .link import Link
+from .receipts import SETTLED, parse_event_id, start_of
+
+_pack = msgspec.msgpack.Encoder().encode
+_decode_dead = msgspec.json.Decoder(DeadBatch).decode
+_FIELDS = ("after", "last", "n", "tries", "fails", "why", "off")
+_UNDER_WAY = ("last", "n", "tries")
+
+
+class Change(Struct, frozen=True):
+    """What is to become of a record; see webhook.lua."""
+
+    seconds: float
+    """Until others may have it."""
+    stays: bool = True
+    """Whether its owner stays its owner."""
+    put: dict[str, str | int] = {}
+    delete: Sequence[str] = ()
+    bury: Sequence[DeadBatch] = ()
+    drop: Sequence[str] = ()
+    answered: Sequence[str] = ()
+
+
+class _Span(Struct, frozen=True):
+    """The batch that a claim works on, by the events that it began with."""
+
+    id: str
+    after: str
+    last: str
+    events: int
+
+
+def batch_id(app: str, last: str) -> str:
+    """The id of the batch that ends with this event: no two end with the same. Without the full stop of an event id,
+    which would let id and instant of a signature be read in two ways."""
+    return f"feedback_{app}_{last.replace('.', '_')}"
+
+
+def recorded_at(event_id: str) -> int:
+    """When the event was recorded, Unix ms by Redis' clock."""
+    return parse_event_id(event_id)[0]
+
+
+class RedisWebhooks:
+    """`Webhooks` over Redis."""
+
+    def __init__(self, link: Link, config: StoreConfig, receipts: ReceiptLog, clock: Clock) -> None:
+        self._link = link
+        self._config = config
+        self._receipts = receipts
+        self._clock = clock
+
+    async def due(self, app: str, place: str) -> bool:
+        left, (fields, asked) = await asyncio.gather(
+            self._link.script("claim", [keys.hook(app)], ["", 0]),
+            self._link.many(
+                [("HMGET", keys.hook(app), "after", "last", "off"), ("EXISTS", keys.hook_asked(app))],
+            ),
+        )
+        after, last, off = map(_text, fields)
+        if left or off == place:
+            return False
+        if asked or last:
+            return True
+        since = await self._waiting_since(app, after)
+        # Events of several shards have their order, and can be read, when they have settled.
+        settled = 0 if self._config.shards_of(app) == 1 else SETTLED
+        return since is not None and since <= self._clock() - settled
+
+    @asynccontextmanager
+    async def claimed(self, app: str, place: str, *, lease: float) -> AsyncIterator[RedisWebhookClaim | None]:
+        owner = secrets.token_hex(8)
+        if await self._link.script("claim", [keys.hook(app)], [owner, int(lease * 1000)]):
+            yield None
+            return
+        claim = RedisWebhookClaim(self, app, place, owner, lease)
+        renewing = asyncio.create_task(claim.renew(), name=f"webhook:{app}")
+        try:
+            yield claim
+        finally:
+            renewing.cancel()
+            with suppress(asyncio.CancelledError):
+                await renewing
+            with suppress(StoreError):  # else the lease runs out
+                await claim.rest(0.0)
+
+    async def standing(self, app: str, place: str) -> Standing:
+        left, (fields, dead, asked) = await asyncio.gather(
+            self._link.script("claim", [keys.hook(app)], ["", 0]),
+            self._link.many(
+                [
+                    ("HMGET", keys.hook(app), *_FIELDS),
+                    ("HLEN", keys.hook_dead(app)),
+                    ("ZCARD", keys.hook_asked(app)),
+                ]
+            ),
+        )
+        after, _, _, tries, fails, why, off = map(_text, fields)
+        return Standing(
+            cursor=after,
+            waiting_since=await self._waiting_since(app, after),
+            attempts=int(tries or 0),
+            failures=int(fails or 0),
+            reason=why,
+            due_in=left,
+            off=off == place,
+            dead=dead,
+            asked=asked,
+        )
+
+    async def _waiting_since(self, app: str, after: str) -> int | None:
+        """When the first event behind that one was recorded, Unix ms."""
+        ms, sequence, behind = parse_event_id(after)
+        commands = [
+            ("XRANGE", keys.events(app, shard), start_of(ms, sequence, shard <= behind), "+", "COUNT", 1)
+            for shard in range(self._config.shards_of(app))
+        ]
+        found = [recorded_at(entries[0][0].decode()) for entries in await self._link.many(commands) if entries]
+        return min(found, default=None)
+
+    async def dead(self, app: str, *, since: int | None = None, until: int | None = None) -> list[DeadBatch]:
+        found = [_decode_dead(blob) for blob in await self._link.call("HVALS", keys.hook_dead(app))]
+        return sorted(
+            (
+                batch
+                for batch in found
+                if (since is None or recorded_at(batch.last) >= since)
+                and (until is None or recorded_at(batch.last) < until)
+            ),
+            key=lambda batch: parse_event_id(batch.last),
+        )
+
+    async def ask_again(self, app: str, batches: Sequence[DeadBatch]) -> int:
+        flat = [part for batch in batches for part in (recorded_at(batch.last), batch.id)]
+        asked: int = await self._link.script("ask", _keys(app), flat)
+        return asked
+
+    async def asked(self, app: str) -> list[str]:
+        return [member.decode() for member in await self._link.call("ZRANGE", keys.hook_asked(app), 0, -1)]
+
+    async def resume(self, app: str) -> None:
+        await self._link.script("ask", _keys(app), [])
+
+    # --- for a claim ----------------------------------------------------------------------------
+
+    async def look(self, app: str) -> tuple[list[str], str]:
+        """The fields of the record, and the id of the first batch that was asked for, if any."""
+        fields, asked = await self._link.many(
+            [("HMGET", keys.hook(app), *_FIELDS), ("ZRANGE", keys.hook_asked(app), 0, 0)]
+        )
+        return [_text(field) for field in fields], _text(asked[0] if asked else None)
+
+    async def dead_one(self, app: str, batch_id: str) -> DeadBatch | None:
+        blob = await self._link.call("HGET", keys.hook_dead(app), batch_id)
+        return None if blob is None else _decode_dead(blob)
+
+    async def events(self, app: str, after: str, last: str, limit: int) -> list[tuple[str, FeedbackEvent]]:
+        """Up to `limit` events behind one, up to and with another; to the end where that is empty."""
+        found = await self._receipts.events(app, after=after, limit=limit)
+        end = parse_event_id(last)
+        return [pair for pair in found if parse_event_id(pair[0]) <= end] if last else found
+
+    async def expired(self, app: str) -> list[str]:
+        """The dead batches whose events are no longer kept."""
+        oldest = self._clock() - self._config.events_ttl * 1000
+        return [batch.id for batch in await self.dead(app, until=oldest)]
+
+    async def change(self, app: str, owner: str, what: Change) -> bool:
+        """False: it is another's, and stays as it is."""
+        told = (
+            owner,
+            what.stays,
+            int(what.seconds * 1000),
+            [str(part) for pair in what.put.items() for part in pair],
+            what.delete,
+            [part for batch in what.bury for part in (batch.id, msgspec.json.encode(batch).decode())],
+            what.drop,
+            what.answered,
+        )
+        return bool(await self._link.script("webhook", _keys(app), [_pack(told)]))
+
+    def now(self) -> int:
+        """Unix ms."""
+        return self._clock()
+
+
+class RedisWebhookClaim:
+    """`WebhookClaim` over Redis."""
+
+    def __init__(self, webhooks: RedisWebhooks, app: str, place: str, owner: str, lease: float) -> None:
+        self._webhooks = webhooks
+        self._app = app
+        self._place = place
+        self._owner = owner
+        self._lease = lease
+        self._span = _Span("", "", "", 0)
+
+    async def renew(self) -> None:
+        """Until it is another's."""
+        held = True
+        while held:
+            await asyncio.sleep(self._lease / 3)
+            with suppress(StoreError):  # the next time, perhaps
+                held = await self._change(Change(self._lease))
+
+    async def next(self, most: int) -> Batch | None:
+        while True:
+            (after, last, count, tries, fails, _, off), asked = await self._webhooks.look(self._app)
+            if off == self._place:
+                return None
+            failures = int(fails or 0)
+            if asked:
+                dead = await self._webhooks.dead_one(self._app, asked)
+                if dead is not None:
+                    self._span = _Span(dead.id, dead.after, dead.last, dead.events)
+                    if events := await self._events():
+                        return Batch(dead.id, events, dead.attempts, failures, again=True)
+                # Its events are no longer kept.
+                if not await self._change(Change(self._lease, drop=[asked])):
+                    return None
+            elif last:
+                self._span = _Span(batch_id(self._app, last), after, last, int(count))
+                if events := await self._events():
+                    return Batch(self._span.id, events, int(tries or 0), failures)
+                if not await self._change(Change(self._lease, put={"after": last}, delete=_UNDER_WAY)):
+                    return None
+            else:
+                events = await self._webhooks.events(self._app, after, "", most)
+                if not events:
+                    return None
+                pinned: dict[str, str | int] = {"last": events[-1][0], "n": len(events)}
+                if not await self._change(Change(self._lease, put=pinned)):
+                    return None
+
+    async def told(self, batch: Batch) -> bool:
+        if batch.again:
+            return await self._change(Change(self._lease, delete=["fails", "why"], drop=[batch.id]))
+        put: dict[str, str | int] = {"after": self._span.last}
+        return await self._change(Change(self._lease, put=put, delete=[*_UNDER_WAY, "fails", "why"]))
+
+    async def failed(self, batch: Batch, reason: str, *, wait: float) -> bool:
+        put: dict[str, str | int] = {"tries": batch.attempts + 1, "fails": batch.failures + 1, "why": reason}
+        return await self._change(Change(wait, stays=False, put=put))
+
+    async def bury(self, batch: Batch, reason: str) -> bool:
+        span = self._span
+        dead = DeadBatch(batch.id, span.after, span.last, span.events, batch.attempts + 1, reason, self._webhooks.now())
+        if batch.again:
+            return await self._change(Change(self._lease, bury=[dead], answered=[batch.id]))
+        put: dict[str, str | int] = {"after": span.last, "fails": batch.failures + 1, "why": reason}
+        expired = await self._webhooks.expired(self._app)
+        return await self._change(Change(self._lease, put=put, delete=_UNDER_WAY, bury=[dead], drop=expired))
+
+    async def drop_asked(self) -> bool:
+        return await self._change(Change(self._lease, answered=await self._webhooks.asked(self._app)))
+
+    async def switch_off(self, reason: str) -> bool:
+        return await self._change(Change(0.0, stays=False, put={"off": self._place, "why": reason}))
+
+    async def rest(self, wait: float) -> bool:
+        return await self._change(Change(wait, stays=False))
+
+    async def _events(self) -> list[tuple[str, FeedbackEvent]]:
+        return await self._webhooks.events(self._app, self._span.after, self._span.last, self._span.events)
+
+    async def _change(self, what: Change) -> bool:
+        return await self._webhooks.change(self._app, self._owner, what)
+
+
+def _keys(app: str) -> list[str]:
+    return [keys.hook(app), keys.hook_dead(app), keys.hook_asked(app)]
+
+
+def _text(field: bytes | None) -> str:
+    return (field or b"").decode()

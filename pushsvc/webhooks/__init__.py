@@ -1,0 +1,19 @@
+"""Feedback events told to a receiver over HTTP: signed, in order, in batches, at least once.
+
+    verdict.py    what follows from an answer: pure
+    body.py       what a call says: pure
+    address.py    which addresses may be called: pure
+    caller.py     one call
+    delivery.py   call after call, as long as there is something to tell
+    check.py      what can be seen without a call
+
+What is to be told next stands in the store (`ports.webhooks`), and so does what could not be told.
+"""
+
+from .body import trial_body
+from .caller import open_caller
+from .check import check
+from .config import WebhookConfig
+from .delivery import deliver
+
+__all__ = ["WebhookConfig", "open_caller", "deliver", "check", "trial_body"]

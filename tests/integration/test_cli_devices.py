@@ -1,0 +1,81 @@
+"""`pushsvc devices` against a running service, as a shell would call it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pushsvc import runtime
+from pushsvc.devices import Device
+from pushsvc.ports.registry import Prune
+from tests.integration.harness import apns
+from tests.integration.test_cli_commands import Shell, play
+from tests.integration.test_store_kit import NOW
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
+        monkeypatch.delenv(name)
+
+
+def test_devices_are_shown_restored_and_deleted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(shell: Shell) -> None:
+        target = apns("ok", "phone")
+        token = target[0]["token"]
+        many = [Device(id=f"d{number}", platform="fcm", token=f"t{number}") for number in range(700)]
+        phone = Device(
+            id="phone",
+            platform="apns",
+            token=token,
+            user="u1",
+            tags={"plan": "pro", "likes": ("a", "b")},
+            topics=("news",),
+            registered_at=NOW,
+        )
+        async with runtime.open_running_store(shell.service.settings) as store:
+            await store.registry.put_many("shop", [phone, *many[:400]])
+            await store.registry.put_many("shop", many[400:])
+            for page in ([phone, *many[:400]], many[400:]):
+                prunes = [Prune(each.id, each.token, "Unregistered", NOW + 1) for each in page]
+                assert all(await store.registry.prune("shop", prunes))
+                await store.suppressions.add("shop", [(each.platform, each.token, NOW + 1) for each in page])
+
+            told = await shell.json("devices", "show", "phone")
+            assert [(each["app"], each["state"], each["pruned_for"]) for each in told] == [
+                ("shop", "pruned", "Unregistered")
+            ]
+            code, out, _ = await shell("devices", "show", "phone", "--app", "shop")
+            assert code == 0
+            assert "user\tu1\n" in out
+            assert "topics\tnews\n" in out
+            assert "tags\tplan=pro, likes=a b\n" in out
+            assert token not in out
+            assert (await shell("devices", "show", "nobody"))[0] == 1
+            assert (await shell("devices", "show", "phone", "--app", "shoop"))[0] == 1
+
+            code, out, _ = await shell("devices", "restore", "--dry-run", "--reason", "Unregistered")
+            assert (code, out) == (0, "701 devices would be restored\n")
+            code, out, _ = await shell("devices", "restore", "--platform", "apns", "--since", "1h")
+            assert (code, out) == (0, "1 devices restored\n")
+            assert await store.registry.get("shop", "phone") == phone
+            push = await shell.service.push(target)
+            assert await shell.service.done(push) == {"total": 1, "sent": 1}
+            told = await shell.json("devices", "restore", "--app", "shop", "--until", "2099-01-01")
+            assert told == {"matched": 700, "restored": 700, "apps": {"shop": 700}}
+            assert await store.registry.count("shop") == 701
+            assert (await shell("devices", "restore", "--since", "soon"))[0] == 2
+
+            assert await shell.json("devices", "delete", "phone", "--app", "shop") == {
+                "app": "shop",
+                "id": "phone",
+                "deleted": True,
+            }
+            assert (await shell("devices", "delete", "phone", "--app", "shop"))[0] == 1
+            assert (await shell("devices", "delete", "d1", "--app", "shop"))[1] == "deleted d1 of shop\n"
+
+    play(tmp_path, capsys, monkeypatch, scene)

@@ -1,0 +1,159 @@
+"""`/v1/channels` over HTTP: who may, what is refused, what is shown; and how ids travel in a path."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import pytest
+
+from pushsvc.errors import BadGateway, Conflict, Unavailable
+
+from .test_intake_kit import Service, running_in_thread
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    with running_in_thread() as service:
+        yield service
+
+
+def play(
+    service: Service, act: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, None]], key: str = "full"
+) -> None:
+    async def main() -> None:
+        headers = {"Authorization": f"Bearer {key}"}
+        async with aiohttp.ClientSession(service.url, headers=headers) as session:
+            await act(session)
+
+    asyncio.run(main())
+
+
+def path(channel_id: str) -> str:
+    """The path of a channel, as a caller writes it."""
+    return f"/v1/channels/{quote(channel_id, safe='')}"
+
+
+def test_a_channel_is_made_listed_read_and_deleted(service: Service) -> None:
+    async def act(session: aiohttp.ClientSession) -> None:
+        async with session.post("/v1/channels", json={"storage": "latest"}) as answer:
+            made = await answer.json()
+            assert answer.status == 201
+            assert made == {"id": made["id"], "storage": "latest"}
+            location = answer.headers["Location"]
+        assert made["id"].endswith("=")
+        assert location == path(made["id"])
+        async with session.get(location) as answer:
+            assert (answer.status, await answer.json()) == (200, made)
+        async with session.get("/v1/channels") as answer:
+            assert (answer.status, await answer.json()) == (200, {"channels": [made["id"]]})
+        async with session.delete(path(made["id"])) as answer:
+            assert (answer.status, await answer.read()) == (204, b"")
+            assert "Content-Type" not in answer.headers
+        for method in ("GET", "DELETE"):
+            async with session.request(method, path(made["id"])) as answer:
+                assert answer.status == 404
+                assert (await answer.json(content_type=None))["type"] == "urn:pushsvc:problem:not-found"
+        assert set(service.channels.asked) == {"shop"}
+
+    play(service, act)
+
+
+@pytest.mark.parametrize("channel_id", ["a/b+c==", "++//==", "-_", "x" * 512])
+def test_every_character_of_base64_travels_in_a_path(service: Service, channel_id: str) -> None:
+    service.channels.kept[channel_id] = "none"
+
+    async def act(session: aiohttp.ClientSession) -> None:
+        async with session.get(path(channel_id)) as answer:
+            assert (answer.status, await answer.json()) == (200, {"id": channel_id, "storage": "none"})
+
+    play(service, act)
+
+
+@pytest.mark.parametrize("channel_id", ["a b", "ä", "x" * 513, "\x00", "{}"])
+def test_what_no_id_can_be_is_not_asked_for(service: Service, channel_id: str) -> None:
+    async def act(session: aiohttp.ClientSession) -> None:
+        async with session.delete(path(channel_id)) as answer:
+            assert answer.status == 404
+        assert service.channels.asked == []
+
+    play(service, act)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "faults"),
+    [
+        ({}, 422, {"storage": 'is missing: "none" or "latest"'}),
+        ({"storage": None}, 422, {"storage": 'is missing: "none" or "latest"'}),
+        (
+            {"storage": 1, "policy": 0, "name": "x"},
+            422,
+            {
+                "storage": 'expected "none" or "latest", found the number 1',
+                "policy": "unknown field; known here: storage",
+                "name": "unknown field; known here: storage",
+            },
+        ),
+        ({"storage": ["none"]}, 422, {"storage": 'expected "none" or "latest", found a list'}),
+        ([], 422, {"$": "expected an object, found a list"}),
+        (b"", 400, {}),
+        (b"{", 400, {}),
+        (b'{"storage": "\xff"}', 400, {}),
+    ],
+    ids=str,
+)
+def test_a_wrong_body_makes_no_channel(service: Service, body: Any, status: int, faults: dict[str, str]) -> None:
+    async def act(session: aiohttp.ClientSession) -> None:
+        sent: dict[str, Any] = {"data": body} if isinstance(body, bytes) else {"json": body}
+        headers = {"Content-Type": "application/json"}
+        async with session.post("/v1/channels", headers=headers, **sent) as answer:
+            problem = await answer.json(content_type=None)
+        assert answer.status == status
+        assert {fault["path"]: fault["message"] for fault in problem.get("errors", [])} == faults
+        assert service.channels.asked == []
+
+    play(service, act)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (Conflict("APNs answers 400 FeatureNotEnabled: .."), 409, "conflict"),
+        (BadGateway("APNs answers 403 InvalidProviderToken: .."), 502, "bad-gateway"),
+        (Unavailable("APNs answers 503 Shutdown: ..", retry_after=7), 503, "unavailable"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_the_provider_says_is_a_problem_document(service: Service, error: Any, status: int, kind: str) -> None:
+    service.channels.error = error
+
+    async def act(session: aiohttp.ClientSession) -> None:
+        for method, where in (("GET", "/v1/channels"), ("GET", "/v1/channels/x"), ("DELETE", "/v1/channels/x")):
+            async with session.request(method, where) as answer:
+                problem = await answer.json(content_type=None)
+            assert (answer.status, problem["type"]) == (status, f"urn:pushsvc:problem:{kind}")
+            assert problem["detail"] == error.detail
+            assert answer.headers.get("Retry-After") == ("7" if status == 503 else None)
+
+    play(service, act)
+
+
+@pytest.mark.parametrize(("key", "status"), [("pusher", 200), ("admin", 200), ("reader", 403), ("nobody", 401)])
+def test_who_pushes_may_manage_channels(service: Service, key: str, status: int) -> None:
+    async def act(session: aiohttp.ClientSession) -> None:
+        async with session.get("/v1/channels") as answer:
+            assert answer.status == status
+
+    play(service, act, key)
+
+
+def test_unknown_parameters_are_refused(service: Service) -> None:
+    async def act(session: aiohttp.ClientSession) -> None:
+        async with session.post("/v1/channels", params={"storage": "none"}, json={"storage": "none"}) as answer:
+            assert answer.status == 422
+        assert service.channels.kept == {}
+
+    play(service, act)

@@ -1,0 +1,332 @@
+"""The record of a webhook over real servers: one owner at a time, pinned batches, nothing passed over or twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from pushsvc.codec import encode_event
+from pushsvc.model import FeedbackEvent
+from pushsvc.ports.webhooks import Batch, DeadBatch
+from pushsvc.store import Store, StoreConfig, keys, open_store
+from pushsvc.store.webhooks import RedisWebhookClaim
+
+from .servers import KINDS, Server, running_server
+
+PLACE = "somewhere"
+APP = "shop"
+
+
+@pytest.fixture(scope="module", params=[*KINDS, "cluster"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    if request.param == "cluster":
+        with running_server("valkey", tcp=True, cluster=True) as found:
+            found.url = found.url.replace("redis://", "redis+cluster://").removesuffix("/0")
+            yield found
+    else:
+        with running_server(request.param) as found:
+            yield found
+
+
+def play(server: Server, story: Callable[[Store], Awaitable[None]], config: StoreConfig | None = None) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(60), open_store(server.url, config or StoreConfig(consumer="a")) as store:
+            await story(store)
+
+    server.flush()
+    asyncio.run(main())
+
+
+async def record(store: Store, *numbers: int, shard: int = 0) -> list[str]:
+    """Events as feedback records them; their ids."""
+    key = keys.events(APP, shard)
+    blobs = [encode_event(FeedbackEvent(n, "apns", f"t{n}", "Unregistered", "suppressed")) for n in numbers]
+    return [(await store.link.call("XADD", key, "*", "e", blob)).decode() for blob in blobs]
+
+
+def numbers(batch: Batch | None) -> list[int]:
+    assert batch is not None
+    return [event.at for _, event in batch.events]
+
+
+def mine(claim: RedisWebhookClaim | None) -> RedisWebhookClaim:
+    assert claim is not None
+    return claim
+
+
+async def all_of(claim: RedisWebhookClaim, most: int) -> list[list[int]]:
+    """Told to its end: the numbers of each batch."""
+    found = []
+    while batch := await claim.next(most):
+        found.append(numbers(batch))
+        assert await claim.told(batch)
+    return found
+
+
+def test_batches_follow_one_another_to_the_end(server: Server) -> None:
+    async def story(store: Store) -> None:
+        hooks = store.webhooks
+        assert not await hooks.due(APP, PLACE)
+        ids = await record(store, *range(7))
+        assert await hooks.due(APP, PLACE)
+        async with hooks.claimed(APP, PLACE, lease=30) as claim:
+            assert not await hooks.due(APP, PLACE)  # somebody is at it
+            first = await mine(claim).next(3)
+            assert first is not None
+            assert (first.id, first.attempts, first.failures) == (f"feedback_shop_{ids[2]}", 0, 0)
+            assert first.oldest == int(ids[0].partition("-")[0])
+            assert await mine(claim).told(first)
+            assert await all_of(mine(claim), 3) == [[3, 4, 5], [6]]
+        assert not await hooks.due(APP, PLACE)
+        await record(store, 7)
+        assert await hooks.due(APP, PLACE)
+        assert (await hooks.standing(APP, PLACE)).cursor == ids[6]
+
+    play(server, story)
+
+
+def test_a_batch_stays_what_it_was_when_it_is_repeated(server: Server) -> None:
+    async def story(store: Store) -> None:
+        hooks = store.webhooks
+        await record(store, 1, 2)
+        async with hooks.claimed(APP, PLACE, lease=30) as claim:
+            first = await mine(claim).next(50)
+            assert first is not None
+            assert await mine(claim).failed(first, "http_500", wait=0.0)
+        await record(store, 3, 4)
+        standing = await hooks.standing(APP, PLACE)
+        assert (standing.attempts, standing.failures, standing.reason, standing.cursor) == (1, 1, "http_500", "")
+        async with hooks.claimed(APP, PLACE, lease=30) as claim:
+            again = await mine(claim).next(50)
+            assert again is not None
+            assert (again.id, again.events, again.attempts, again.failures) == (first.id, first.events, 1, 1)
+            assert await mine(claim).told(again)
+            assert await all_of(mine(claim), 50) == [[3, 4]]
+        standing = await hooks.standing(APP, PLACE)
+        assert (standing.attempts, standing.failures, standing.reason, standing.waiting_since) == (0, 0, "", None)
+
+    play(server, story)
+
+
+def test_it_rests_after_a_failure(server: Server) -> None:
+    async def story(store: Store) -> None:
+        hooks = store.webhooks
+        await record(store, 1)
+        async with hooks.claimed(APP, PLACE, lease=30) as claim:
+            batch = await mine(claim).next(1)
+            assert batch is not None
+            await mine(claim).failed(batch, "timeout", wait=600.0)
+        assert not await hooks.due(APP, PLACE)
+        assert 590_000 < (await hooks.standing(APP, PLACE)).due_in <= 600_000
+        async with hooks.claimed(APP, PLACE, lease=30) as claim:
+            assert claim is None
+        await hooks.resume(APP)
+        assert await hooks.due(APP, PLACE)
+        assert (await hooks.standing(APP, PLACE)).failures == 0
+
+    play(server, story)
+
+
+def test_one_owner_at_a_time_and_the_slower_is_not_heard(server: Server) -> None:
+    async def story(store: Store) -> None:
+        hooks = store.webhooks
+        await record(store, 1, 2)
+        async with hooks.claimed(APP, PLACE, lease=0.15) as dead:
+            batch = await mine(dead).next(1)
+            assert batch is not None
+            async with hooks.claimed(APP, PLACE, lease=30) as other:
+                assert other is None
+            await asyncio.sleep(0.5)  # a living owner renews its lease
+            async with hooks.claimed(APP, PLACE, lease=30) as other:
+                assert other is None
+            # One that stands still does not; what it says later is heard as long as nobody has missed it.
+            await store.link.call("HSET", keys.hook(APP), "until", 1)
+            assert await mine(dead).told(batch)
+            second = await mine(dead).next(1)
+            assert second is not None
+            await store.link.call("HSET", keys.hook(APP), "until", 1)
+            async with hooks.claimed(APP, PLACE, lease=30) as living:
+                repeated = await mine(living).next(1)
+                assert repeated is not None
+                assert (repeated.id, repeated.events) == (second.id, second.events)
+                assert not await mine(dead).told(second)
+                assert not await mine(dead).failed(second, "timeout", wait=600.0)
+                assert not await mine(dead).bury(second, "timeout")
+                assert not await mine(dead).switch_off("http_410")
+                assert await mine(living).told(repeated)
+                assert await mine(living).next(1) is None
+        assert await hooks.dead(APP) == []
+        assert not (await hooks.standing(APP, PLACE)).off
+
+    play(server, story)
+
+
+def test_a_place_that_is_off_is_left_alone_until_it_is_another(server: Server) -> None:
+    async def story(store: Store) -> None:
+        hooks = store.webhooks
+        await record(store, 1)
+        async with hooks.claimed(APP, PLACE, lease=30) as claim:
+            assert await mine(claim).next(1)
+            assert await mine(claim).switch_off("http_410")
+        assert not await hooks.due(APP, PLACE)
+        assert (await hooks.standing(APP, PLACE)).off
+        async with hooks.claimed(APP, PLACE, lease=30) as claim:
+            assert await mine(claim).next(1) is None
+        assert await hooks.due(APP, "another")
+        assert not (await hooks.standing(APP, "another")).off
+        await hooks.resume(APP)
+        assert await hooks.due(APP, PLACE)
+
+    play(server, story)
+
+
+async def bury_all(store: Store, most: int) -> list[DeadBatch]:
+    async with store.webhooks.claimed(APP, PLACE, lease=30) as claim:
+        while batch := await mine(claim).next(most):
+            assert await mine(claim).bury(batch, "http_400")
+    return await store.webhooks.dead(APP)
+
+
+def test_what_is_given_up_is_kept_and_told_again_when_asked_for(server: Server) -> None:
+    async def story(store: Store) -> None:
+        hooks = store.webhooks
+        ids = await record(store, 1, 2, 3)
+        dead = await bury_all(store, 2)
+        assert [(each.id, each.after, each.last, each.events, each.attempts, each.reason) for each in dead] == [
+            (f"feedback_shop_{ids[1]}", "", ids[1], 2, 1, "http_400"),
+            (f"feedback_shop_{ids[2]}", ids[1], ids[2], 1, 1, "http_400"),
+        ]
+        assert not await hooks.due(APP, PLACE)
+        assert (await hooks.standing(APP, PLACE)).dead == 2
+        await record(store, 4)
+        stranger = DeadBatch("feedback_shop_0-1", "", "0-1", 1, 1, "http_400", 0)
+        assert await hooks.ask_again(APP, [*reversed(dead), stranger]) == 2
+        assert await hooks.asked(APP) == [each.id for each in dead]
+        async with hooks.claimed(APP, PLACE, lease=30) as claim:
+            first = await mine(claim).next(50)
+            assert (numbers(first), first and first.again, first and first.id) == ([1, 2], True, dead[0].id)
+            assert first is not None
+            assert await mine(claim).told(first)
+            second = await mine(claim).next(50)
+            assert numbers(second) == [3]
+            assert second is not None
+            assert await mine(claim).bury(second, "http_422")
+            assert await all_of(mine(claim), 50) == [[4]]
+        (left,) = await hooks.dead(APP)
+        assert (left.id, left.attempts, left.reason) == (dead[1].id, 2, "http_422")
+        assert await hooks.asked(APP) == []
+        await hooks.ask_again(APP, [left])
+        async with hooks.claimed(APP, PLACE, lease=30) as claim:
+            assert await mine(claim).next(50)
+            assert await mine(claim).drop_asked()
+            assert await mine(claim).next(50) is None
+        assert len(await hooks.dead(APP)) == 1
+
+    play(server, story)
+
+
+async def bury_three(server: Server, config: StoreConfig, look: Callable[[Store], Awaitable[None]]) -> None:
+    """Give up events of the instants 1000, 2000 and 3000 when it is 5000, then `look`."""
+    async with asyncio.timeout(60), open_store(server.url, config, clock=lambda: 5000) as store:
+        for at in (1000, 2000, 3000):
+            event = encode_event(FeedbackEvent(at, "apns", "t", "Unregistered", "suppressed"))
+            await store.link.call("XADD", keys.events(APP, 0), f"{at}-0", "e", event)
+        assert len(await bury_all(store, 1)) in (1, 3)
+        await look(store)
+
+
+def test_dead_batches_are_found_by_the_time_of_their_last_event(server: Server) -> None:
+    async def look(store: Store) -> None:
+        assert [each.last for each in await store.webhooks.dead(APP, since=2000)] == ["2000-0", "3000-0"]
+        assert [each.last for each in await store.webhooks.dead(APP, until=3000)] == ["1000-0", "2000-0"]
+        assert [each.last for each in await store.webhooks.dead(APP, since=2000, until=3000)] == ["2000-0"]
+
+    server.flush()
+    asyncio.run(bury_three(server, StoreConfig(consumer="a"), look))
+
+
+def test_dead_batches_go_when_their_events_are_too_old(server: Server) -> None:
+    async def look(store: Store) -> None:
+        assert [each.last for each in await store.webhooks.dead(APP)] == ["3000-0"]
+
+    server.flush()
+    asyncio.run(bury_three(server, StoreConfig(consumer="a", events_ttl=2), look))
+
+
+def test_what_is_erased_or_too_old_holds_nothing_up(server: Server) -> None:
+    async def story(store: Store) -> None:
+        ids = await record(store, 1, 2, 3, 4)
+        key = keys.events(APP, 0)
+        async with store.webhooks.claimed(APP, PLACE, lease=30) as claim:
+            first = await mine(claim).next(2)
+            assert numbers(first) == [1, 2]
+            assert first is not None
+            await mine(claim).bury(first, "http_400")
+            assert numbers(await mine(claim).next(2)) == [3, 4]
+            await store.link.call("XDEL", key, ids[3])
+            partly = await mine(claim).next(2)
+            assert numbers(partly) == [3]
+            await store.link.call("XDEL", key, ids[2])
+            await record(store, 5)
+            assert numbers(await mine(claim).next(2)) == [5]
+            await store.webhooks.ask_again(APP, await store.webhooks.dead(APP))
+            await store.link.call("XTRIM", key, "MINID", ids[2])
+            assert numbers(await mine(claim).next(2)) == [5]
+        assert await store.webhooks.dead(APP) == []
+        assert await store.webhooks.asked(APP) == []
+
+    play(server, story)
+
+
+def test_the_last_event_of_a_batch_may_be_erased_while_it_is_told(server: Server) -> None:
+    async def story(store: Store) -> None:
+        ids = await record(store, 1, 2, 3)
+        async with store.webhooks.claimed(APP, PLACE, lease=30) as claim:
+            first = await mine(claim).next(2)
+            assert first is not None
+            await store.link.call("XDEL", keys.events(APP, 0), ids[1])
+            again = await mine(claim).next(2)
+            assert again is not None
+            assert (numbers(again), again.id) == ([1], first.id)
+            assert await mine(claim).told(again)
+            assert await all_of(mine(claim), 2) == [[3]]
+
+    play(server, story)
+
+
+def test_events_of_several_shards_keep_one_order(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pushsvc.store.receipts.SETTLED", 2)
+    monkeypatch.setattr("pushsvc.store.webhooks.SETTLED", 2)
+
+    async def story(store: Store) -> None:
+        for number in range(12):
+            await record(store, number, shard=number % 3)
+            await asyncio.sleep(0.003)  # in one millisecond, the shard decides
+
+        while not await store.webhooks.due(APP, PLACE):
+            await asyncio.sleep(0.005)
+        async with store.webhooks.claimed(APP, PLACE, lease=30) as claim:
+            found: list[int] = []
+            while len(found) < 12:
+                batch = await mine(claim).next(5)
+                if batch is None:
+                    await asyncio.sleep(0.005)
+                    continue
+                assert "." not in batch.id
+                found += numbers(batch)
+                assert await mine(claim).told(batch)
+        assert found == list(range(12))
+        assert not await store.webhooks.due(APP, PLACE)
+
+    play(server, story, StoreConfig(consumer="a", shards=3))
+
+
+def test_an_event_that_cannot_be_read_does_not_stop_whoever_looks(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await store.link.call("XADD", keys.events(APP, 0), "*", "e", b"\xff")
+        assert await store.webhooks.due(APP, PLACE)
+        assert (await store.webhooks.standing(APP, PLACE)).waiting_since is not None
+
+    play(server, story)

@@ -1,0 +1,342 @@
+"""One call on real sockets: what arrives, what an answer means, and which places are never reached."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pushsvc.errors import ConfigError
+from pushsvc.signing import sign
+from pushsvc.simulator.certificates import Keys
+from pushsvc.webhooks import WebhookConfig, check, open_caller
+from pushsvc.webhooks.verdict import Answer
+
+KEY = bytes(range(32))
+NOW = 1_796_115_600.75
+
+Answering = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Seen:
+    """What a server has seen."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.connections = 0
+        self.requests: list[bytes] = []
+        self.gone = asyncio.Event()
+        """The caller has closed a connection."""
+
+
+@asynccontextmanager
+async def listening(answer: Answering | bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[Seen]:
+    """A server on IPv4's loopback that reads requests and answers them, by bytes or by hand."""
+    seen = Seen()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.connections += 1
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+                request = head + await reader.readexactly(length)
+                seen.requests.append(request)
+                if isinstance(answer, bytes):
+                    writer.write(answer)
+                    await writer.drain()
+                else:
+                    await answer(request, reader, writer)
+        except (OSError, asyncio.IncompleteReadError):
+            seen.gone.set()
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    seen.port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield seen
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def config(url: str, **more: Any) -> WebhookConfig:
+    plain = WebhookConfig(url=url, keys=(KEY,), allow_private=True, timeout=20.0)
+    return msgspec.structs.replace(plain, **more)
+
+
+async def post(told: WebhookConfig, times: int = 1) -> Answer:
+    """The last answer."""
+    async with open_caller(told, "shop", clock=lambda: NOW) as caller:
+        for _ in range(times):
+            answer = await caller.post("feedback_shop_1-0", b'{"a":1}')
+    return answer
+
+
+def play(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(60):
+            await story()
+
+    asyncio.run(main())
+
+
+def test_what_arrives() -> None:
+    async def story() -> None:
+        async with listening(OK) as seen:
+            assert await post(config(f"http://127.0.0.1:{seen.port}/a%2Fb?c=d%26e"), 2) == Answer(200, "http_200")
+            head, _, body = seen.requests[0].partition(b"\r\n\r\n")
+            first, *lines = head.decode().split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+            assert first == "POST /a%2Fb?c=d%26e HTTP/1.1"
+            assert body == b'{"a":1}'
+            wanted = sign([KEY], "feedback_shop_1-0", 1_796_115_600, body)
+            assert {name: headers[name] for name in wanted} == wanted
+            assert headers["content-type"] == "application/json"
+            assert headers["user-agent"].startswith("pushsvc/")
+            assert "cookie" not in headers
+            # The second went by the same connection.
+            assert (len(seen.requests), seen.connections) == (2, 1)
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("raw", "answer"),
+    [
+        (b"HTTP/1.1 204 No Content\r\n\r\n", Answer(204, "http_204")),
+        (b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n", Answer(410, "http_410")),
+        (b"HTTP/1.1 429 x\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n", Answer(429, "http_429", 7.0)),
+        (
+            b"HTTP/1.1 503 x\r\nDate: Tue, 01 Dec 2026 09:00:00 GMT\r\nRetry-After: Tue, 01 Dec 2026 09:01:00 GMT\r\n"
+            b"Content-Length: 0\r\n\r\n",
+            Answer(503, "http_503", 60.0),
+        ),
+        (b"HTTP/1.1 302 x\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", Answer(302, "http_302")),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nnot all", Answer(200, "http_200")),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nxxxx", Answer(200, "http_200")),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", Answer(0, "broken_off")),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", Answer(0, "broken_off")),
+    ],
+    ids=["204", "410", "seconds", "date", "redirect", "cut short", "no gzip", "endless header", "no HTTP"],
+)
+def test_answers(raw: bytes, answer: Answer) -> None:
+    async def reply(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(raw)
+        await writer.drain()
+        raise ConnectionAbortedError
+
+    async def story() -> None:
+        async with listening(reply) as seen:
+            assert await post(config(f"http://127.0.0.1:{seen.port}/")) == answer
+
+    play(story)
+
+
+def test_an_endless_answer_is_left() -> None:
+    async def endless(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(b"x" * 65536)
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    async def story() -> None:
+        async with listening(endless) as seen:
+            assert await post(config(f"http://127.0.0.1:{seen.port}/")) == Answer(200, "http_200")
+            await seen.gone.wait()
+
+    play(story)
+
+
+def test_an_answer_that_drips_is_left() -> None:
+    async def drip(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    async def story() -> None:
+        async with listening(drip) as seen:
+            assert await post(config(f"http://127.0.0.1:{seen.port}/")) == Answer(200, "http_200")
+            await seen.gone.wait()
+
+    play(story)
+
+
+def test_no_answer() -> None:
+    async def silence(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+
+    async def hang_up(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        raise ConnectionAbortedError
+
+    async def story() -> None:
+        async with listening(silence) as seen:
+            assert await post(config(f"http://127.0.0.1:{seen.port}/", timeout=0.1)) == Answer(0, "timeout")
+        async with listening(hang_up) as seen:
+            assert await post(config(f"http://127.0.0.1:{seen.port}/")) == Answer(0, "broken_off")
+        # Nobody listens there any more.
+        assert await post(config(f"http://127.0.0.1:{seen.port}/")) == Answer(0, "unreachable")
+        assert await post(config("https://no.such.host.invalid/")) == Answer(0, "name_unknown")
+
+    play(story)
+
+
+def test_certificates(tmp_path: Path) -> None:
+    async def story() -> None:
+        ours, others = Keys(), Keys()
+        for name, keys in (("ours", ours), ("others", others)):
+            (tmp_path / name).write_bytes(keys.ca_pem)
+        async with listening(OK, ours.server_context("127.0.0.1", ["http/1.1"])) as seen:
+            url = f"https://127.0.0.1:{seen.port}/"
+            good = config(url, ca_file=str(tmp_path / "ours"))
+            assert await post(good) == Answer(200, "http_200")
+            assert await post(config(url, ca_file=str(tmp_path / "others"))) == Answer(0, "tls")
+            assert await post(config(url)) == Answer(0, "tls")
+            assert len(seen.requests) == 1
+            levels = [(each.level, each.what) for each in await check(good, "shop")]
+            assert levels[0] == ("ok", "127.0.0.1 leads to 127.0.0.1")
+            assert levels[1][0] == "ok"
+        (tmp_path / "empty").touch()
+        for name, why in (("empty", "not certificates"), ("missing", "No such file")):
+            bad = config(url, ca_file=str(tmp_path / name))
+            with pytest.raises(ConfigError, match=rf"apps\.shop\.webhook\.ca_file: .*{why}"):
+                await post(bad)
+            assert (await check(bad, "shop"))[-1].level == "error"
+
+    play(story)
+
+
+def test_a_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with listening(OK) as proxy, listening(OK) as seen:
+            for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+                monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+            assert (await post(config(f"http://127.0.0.1:{seen.port}/"))).status == 200
+            assert (proxy.connections, len(seen.requests)) == (0, 1)
+
+    play(story)
+
+
+# --- places that are not to be reached --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("127.0.0.1", "address_refused"),
+        ("localhost", "address_refused"),
+        ("localhost.", None),
+        ("LOCALHOST", "address_refused"),
+        ("0.0.0.0", "address_refused"),
+        ("[::1]", "address_refused"),
+        ("[::]", "address_refused"),
+        ("[::ffff:127.0.0.1]", "address_refused"),
+        ("[::ffff:7f00:1]", "address_refused"),
+        ("169.254.169.254", "address_refused"),
+        ("[fd00:ec2::254]", "address_refused"),
+        ("2130706433", "bad_url"),
+        ("0x7f000001", None),
+        ("0177.0.0.1", None),
+        ("127.1", "bad_url"),
+        ("①②⑦.⓪.⓪.①", "address_refused"),
+    ],
+)
+def test_no_way_of_writing_it_leads_to_this_machine(host: str, reason: str | None) -> None:
+    async def story() -> None:
+        async with listening(OK) as seen:
+            answer = await post(config(f"http://{host}:{seen.port}/", allow_private=False, timeout=5.0))
+            assert answer.status == 0
+            assert reason in (None, answer.reason)
+            assert seen.connections == 0
+
+    play(story)
+
+
+NAME = "rebinding.example"
+
+
+@pytest.fixture
+def resolver(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What a hostile resolver says of `NAME`, one list of addresses after the other, the last for good."""
+    real = socket.getaddrinfo
+    says: list[list[str]] = []
+
+    def resolve(host: Any, port: Any, *more: Any, **named: Any) -> Any:
+        if host != NAME:
+            return real(host, port, *more, **named)
+        addresses = says.pop(0) if len(says) > 1 else says[0]
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    return says
+
+
+def test_a_name_that_changes_where_it_leads_does_not_help(resolver: list[list[str]]) -> None:
+    """DNS rebinding: whatever the resolver says, and when, no socket is made for an address that is not public."""
+
+    async def story() -> None:
+        async with listening(OK) as seen:
+            hostile = config(f"http://{NAME}:{seen.port}/", allow_private=False)
+            resolver[:] = [["198.41.0.4"], ["127.0.0.1"]]
+            found = await check(hostile, "shop")
+            assert found[0].level == "ok"  # it leads to a public address, this once
+            assert await post(hostile) == Answer(0, "address_refused")
+            resolver[:] = [["127.0.0.1", "10.0.0.1", "169.254.169.254"]]
+            assert await post(hostile) == Answer(0, "address_refused")
+            assert (await check(hostile, "shop"))[0].level == "error"
+            resolver[:] = [["127.0.0.1", "198.41.0.4"]]
+            assert (await check(hostile, "shop"))[0].level == "warning"
+            assert seen.connections == 0
+            # The same, where its owner allows it.
+            resolver[:] = [["127.0.0.1"]]
+            assert (await post(msgspec.structs.replace(hostile, allow_private=True))).status == 200
+
+    play(story)
+
+
+def test_of_several_addresses_only_those_that_are_allowed_are_called(
+    resolver: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No test calls a public address: one of this machine stands for it.
+    monkeypatch.setattr("pushsvc.webhooks.caller.is_public", lambda address: address == "127.0.0.1")
+
+    async def story() -> None:
+        async with listening(OK) as seen:
+            private = 0
+
+            async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                nonlocal private
+                private += 1
+                writer.close()
+
+            async with await asyncio.start_server(count, "127.0.0.2", seen.port):
+                mixed = config(f"http://{NAME}:{seen.port}/", allow_private=False)
+                for addresses in (["127.0.0.2", "127.0.0.1"], ["127.0.0.1", "127.0.0.2"]):
+                    resolver[:] = [addresses]
+                    assert (await post(mixed)).status == 200
+                assert (private, len(seen.requests)) == (0, 2)
+
+    play(story)
+
+
+def test_check_says_what_it_cannot_resolve() -> None:
+    async def story() -> None:
+        (found,) = await check(config("https://no.such.host.invalid/hidden"), "shop")
+        assert (found.level, found.what) == ("warning", "no.such.host.invalid: no such name")
+        refused = await check(config("http://[::1]:1/hidden", allow_private=False), "shop")
+        assert [each.level for each in refused] == ["error", "warning"]
+        assert "::1, not to the public internet" in refused[0].what
+        assert not any("hidden" in each.what + each.mend for each in [found, *refused])
+
+    play(story)

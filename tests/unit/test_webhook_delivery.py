@@ -1,0 +1,124 @@
+"""The loop of one webhook, call after call, over a claim and a receiver made of lists."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from pushsvc import telemetry
+from pushsvc.model import FeedbackEvent
+from pushsvc.ports.webhooks import Batch
+from pushsvc.webhooks import WebhookConfig, deliver
+from pushsvc.webhooks.caller import Caller
+from pushsvc.webhooks.verdict import Answer
+
+CONFIG = WebhookConfig(url="https://example.com/", keys=(b"k" * 32,), attempts=2, retry_for=0, base=1.0)
+OK, BAD, AWAY = Answer(200, "http_200"), Answer(400, "http_400"), Answer(503, "http_503", 5.0)
+
+
+@dataclass
+class Claim:
+    """Hands out its batches, and notes what is said of them. `lost`: what is said is not heard."""
+
+    batches: list[Batch]
+    lost: bool = False
+    said: list[str] = field(default_factory=list)
+
+    async def next(self, most: int) -> Batch | None:
+        return self.batches.pop(0) if self.batches else None
+
+    def _say(self, what: str) -> bool:
+        self.said.append(what)
+        return not self.lost
+
+    async def told(self, batch: Batch) -> bool:
+        return self._say(f"told {batch.id}")
+
+    async def failed(self, batch: Batch, reason: str, *, wait: float) -> bool:
+        return self._say(f"failed {batch.id} {reason} {wait}")
+
+    async def bury(self, batch: Batch, reason: str) -> bool:
+        return self._say(f"bury {batch.id} {reason}")
+
+    async def drop_asked(self) -> bool:
+        return self._say("drop asked")
+
+    async def switch_off(self, reason: str) -> bool:
+        return self._say(f"off {reason}")
+
+    async def rest(self, wait: float) -> bool:
+        return self._say(f"rest {wait}")
+
+
+@dataclass
+class Receiver:
+    """Gives its answers one by one."""
+
+    answers: Iterator[Answer]
+
+    async def post(self, message_id: str, body: bytes) -> Answer:
+        return next(self.answers)
+
+
+def batch(name: str, **more: Any) -> Batch:
+    return Batch(name, [("1-0", FeedbackEvent(1, "apns", "t", "Unregistered", "suppressed"))] * 3, **more)
+
+
+def run(claim: Claim, *answers: Answer, calls: int = 100) -> int:
+    left = iter(range(calls))
+
+    def over() -> bool:
+        return next(left, None) is None
+
+    receiver = cast(Caller, Receiver(iter(answers)))
+    return asyncio.run(
+        deliver(claim, receiver, CONFIG, "shop", over=over, clock=lambda: 1_796_115_600.0, jitter=lambda: 0.5)
+    )
+
+
+@pytest.mark.parametrize(
+    ("batches", "answers", "said", "told"),
+    [
+        ([batch("a"), batch("b")], [OK, OK], ["told a", "told b"], 6),
+        ([batch("a"), batch("b")], [OK, AWAY], ["told a", "failed b http_503 5.5"], 3),
+        ([batch("a", attempts=1), batch("b")], [BAD, OK], ["bury a http_400", "told b"], 3),
+        ([batch("a"), batch("b")], [Answer(410, "http_410")], ["off http_410"], 0),
+        ([batch("a", again=True), batch("b")], [BAD, OK], ["bury a http_400", "told b"], 3),
+        ([batch("a", again=True), batch("b")], [AWAY, OK], ["bury a http_503", "drop asked", "told b"], 3),
+    ],
+)
+def test_what_is_said_of_each(batches: list[Batch], answers: list[Answer], said: list[str], told: int) -> None:
+    claim = Claim(batches)
+    assert run(claim, *answers) == told
+    assert claim.said == said
+
+
+def test_it_ends_between_two_calls() -> None:
+    claim = Claim([batch("a"), batch("b"), batch("c")])
+    assert run(claim, OK, OK, OK, calls=2) == 6
+    assert claim.said == ["told a", "told b"]
+
+
+def test_it_ends_where_somebody_else_has_taken_over() -> None:
+    claim = Claim([batch("a"), batch("b")], lost=True)
+    assert run(claim, OK, OK) == 0
+    assert claim.said == ["told a"]
+
+
+def test_calls_are_counted_by_what_followed() -> None:
+    def count(result: str) -> float:
+        return float(telemetry.WEBHOOKS.labels("shop", result)._value.get())
+
+    before = {result: count(result) for result in ("told", "failed", "given_up", "gone")}
+    run(Claim([batch("a"), batch("b", attempts=1), batch("c"), batch("d")]), OK, BAD, AWAY)
+    run(Claim([batch("a")]), Answer(410, "http_410"))
+    assert {result: count(result) - before[result] for result in before} == {
+        "told": 1,
+        "failed": 1,
+        "given_up": 1,
+        "gone": 1,
+    }

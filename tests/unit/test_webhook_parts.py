@@ -1,0 +1,193 @@
+"""The pure parts of webhooks: addresses, verdicts, bodies."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushsvc.documents import feedback_document
+from pushsvc.intake import answers
+from pushsvc.model import FeedbackEvent
+from pushsvc.ports.webhooks import Batch
+from pushsvc.store.webhooks import batch_id
+from pushsvc.webhooks import WebhookConfig, trial_body
+from pushsvc.webhooks.address import is_public
+from pushsvc.webhooks.body import feedback_body
+from pushsvc.webhooks.verdict import Answer, GivenUp, Gone, Later, Told, Verdict, judge
+
+NOW = 1_796_115_600_000
+HOUR = 3600
+EVENT = FeedbackEvent(NOW - 5, "apns", "8f3c", "Unregistered", "suppressed", "d1")
+
+
+# --- addresses ------------------------------------------------------------------------------------
+
+PUBLIC = ["1.1.1.1", "8.8.8.8", "93.184.216.34", "172.15.0.1", "172.32.0.1", "2606:4700::1111", "2a00:1450:4001::1"]
+NOT_PUBLIC = [
+    "127.0.0.1",
+    "127.255.255.254",
+    "0.0.0.0",
+    "10.1.2.3",
+    "172.16.0.1",
+    "172.31.255.255",
+    "192.168.0.1",
+    "169.254.169.254",  # metadata of AWS, Google, Azure
+    "100.100.100.200",  # .. of Alibaba
+    "192.0.0.192",  # .. of Oracle
+    "168.63.129.16",  # Azure's own
+    "192.0.2.1",
+    "198.18.0.1",
+    "198.51.100.1",
+    "203.0.113.1",
+    "192.88.99.1",
+    "224.0.0.1",
+    "239.255.255.250",
+    "240.0.0.1",
+    "255.255.255.255",
+    "::",
+    "::1",
+    "::ffff:127.0.0.1",
+    "::ffff:8.8.8.8",
+    "::7f00:1",
+    "64:ff9b::7f00:1",  # NAT64 of 127.0.0.1
+    "2002:7f00:1::",  # 6to4 of 127.0.0.1
+    "2001:0:4136:e378:8000:63bf:3fff:fdd2",  # Teredo
+    "2001:db8::1",
+    "3fff::1",
+    "fc00::1",
+    "fd00:ec2::254",  # metadata of AWS
+    "fe80::1",
+    "fe80::1%eth0",
+    "fec0::1",
+    "ff02::1",
+    "100::1",
+    "4000::1",
+    "",
+    "localhost",
+    "2130706433",
+    "0x7f.1",
+    "127.1",
+]
+
+
+@pytest.mark.parametrize("address", PUBLIC)
+def test_public(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize("address", NOT_PUBLIC)
+def test_not_public(address: str) -> None:
+    assert not is_public(address)
+
+
+@given(st.ip_addresses())
+def test_never_more_generous_than_python(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    if is_public(str(address)):
+        assert address.is_global
+        not_global = ("private", "loopback", "link_local", "multicast", "reserved", "unspecified")
+        assert not [word for word in not_global if getattr(address, f"is_{word}")]
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_judged(text: str) -> None:
+    assert is_public(text) in (True, False)
+
+
+# --- verdicts -------------------------------------------------------------------------------------
+
+CONFIG = WebhookConfig(url="https://example.com/", keys=(b"k" * 32,), attempts=3, retry_for=HOUR, base=1.0, cap=60.0)
+
+
+def batch(attempts: int = 0, failures: int = 0, *, age: float = 0.0, again: bool = False) -> Batch:
+    return Batch("b", [(f"{NOW - int(age * 1000)}-0", EVENT)], attempts, failures, again=again)
+
+
+def no(status: int, retry_after: float | None = None) -> Answer:
+    return Answer(status, f"http_{status}" if status else "timeout", retry_after)
+
+
+VERDICTS: list[tuple[str, Answer, Batch, Verdict]] = [
+    ("200", no(200), batch(), Told()),
+    ("204", no(204), batch(5, 5, age=2 * HOUR), Told()),
+    ("299", no(299), batch(), Told()),
+    ("asked for again, told", no(200), batch(9, again=True), Told()),
+    ("a redirect is not followed", no(302), batch(), Later(0.5)),
+    ("304", no(304), batch(), Later(0.5)),
+    ("the first failure", no(500), batch(), Later(0.5)),
+    ("its third in a row", no(500), batch(0, 2), Later(2.0)),
+    ("capped", no(503), batch(1, 40), Later(30.0)),
+    ("Retry-After comes on top", no(503, 20.0), batch(), Later(20.5)),
+    ("Retry-After of any refusal", no(429, 7.0), batch(0, 1), Later(8.0)),
+    ("no answer", no(0), batch(), Later(0.5)),
+    ("a client error is no other", no(400), batch(), Later(0.5)),
+    ("gone", no(410), batch(), Gone()),
+    ("gone for those asked for too", no(410), batch(again=True), Gone()),
+    ("often, and young", no(500), batch(50), Later(0.5)),
+    ("old, and seldom", no(500), batch(1, age=2 * HOUR), Later(0.5)),
+    ("old and often", no(500), batch(2, age=HOUR), GivenUp()),
+    ("not quite old", no(500), batch(2, age=HOUR - 0.001), Later(0.5)),
+    ("asked for again has one try", no(500), batch(again=True), GivenUp()),
+]
+
+
+@pytest.mark.parametrize(("answer", "told", "verdict"), [row[1:] for row in VERDICTS], ids=[row[0] for row in VERDICTS])
+def test_verdicts(answer: Answer, told: Batch, verdict: Verdict) -> None:
+    assert judge(answer, told, CONFIG, now=NOW, jitter=0.5) == verdict
+
+
+@given(st.integers(0, 599), st.integers(0, 10**6), st.integers(0, 10**6), st.floats(0, 1), st.floats(0, 10**7))
+def test_a_wait_is_bounded_and_nothing_young_is_given_up(
+    status: int, attempts: int, failures: int, jitter: float, age: float
+) -> None:
+    verdict = judge(no(status), batch(attempts, failures, age=age), CONFIG, now=NOW, jitter=jitter)
+    if isinstance(verdict, Later):
+        assert 0 <= verdict.wait <= CONFIG.cap
+    if isinstance(verdict, GivenUp):
+        assert age >= HOUR - 0.001
+        assert attempts + 1 >= CONFIG.attempts
+
+
+@pytest.mark.parametrize(
+    ("status", "trouble"), [(0, True), (408, True), (429, True), (500, True), (503, True), (400, False), (302, False)]
+)
+def test_whether_the_receiver_is_in_trouble(status: int, trouble: bool) -> None:
+    assert no(status).in_trouble == trouble
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+def test_the_events_are_the_documents_of_the_api() -> None:
+    events = [("1-0", EVENT), ("2-0.3", EVENT)]
+    document = json.loads(feedback_body("shop", Batch("b", events)))
+    assert document == {
+        "type": "feedback",
+        "timestamp": "2026-12-01T08:59:59.995Z",
+        "app": "shop",
+        "events": json.loads(answers.feedback(events, None))["items"],
+    }
+    assert feedback_body("shop", Batch("b", events)) == feedback_body("shop", Batch("b", events, attempts=3))
+    assert json.loads(trial_body("shop", NOW)) == {
+        "type": "test",
+        "timestamp": "2026-12-01T09:00:00.000Z",
+        "app": "shop",
+        "events": [],
+    }
+
+
+def test_an_id_has_no_full_stop() -> None:
+    assert batch_id("shop", "17-3.2") == "feedback_shop_17-3_2"
+    assert batch_id("shop", "17-3") != batch_id("shop", "17-4")
+
+
+def test_no_repr_shows_a_token_a_key_or_a_path() -> None:
+    config = WebhookConfig(url="https://example.com/hidden", keys=(b"hidden",))
+    told = f"{config!r} {feedback_document('1-0', EVENT)!r} {Batch('b', [('1-0', EVENT)])!r}"
+    assert "hidden" not in told
+    assert "8f3c" not in told
+    assert config.host == "example.com"
+    assert "hidden" not in config.place
