@@ -17,6 +17,7 @@ from . import openapi
 from .auth import Gate
 from .channels import ChannelCalls
 from .config import IntakeApp, IntakeConfig
+from .devices import DeviceCalls, Erase
 from .failed import FailedCalls
 from .ids import new_push_id, now_ms
 from .limits import IntakeLimits
@@ -26,7 +27,7 @@ from .pushes import PushCalls
 from .restore import RestoreCalls
 from .routes import CALLS
 
-_OF_ONE = ("get_push", "cancel_push")
+_PATHS = frozenset(call.path for call in CALLS)
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 HANDLERS: web.AppKey[dict[str, Handler]] = web.AppKey("handlers", dict[str, Handler])
@@ -52,6 +53,7 @@ def build_app(
     new_id: Callable[[int], str] = new_push_id,
     monotonic: Callable[[], float] = time.monotonic,
     limiter: Limiter | None = None,
+    erase: Erase | None = None,
 ) -> web.Application:
     """The HTTP API over these ports.
 
@@ -59,7 +61,8 @@ def build_app(
     `ready` names the parts that are not ready, with why; empty means ready. `metrics` gives Prometheus' text,
     `held` the routes that do not send now, and why; `frozen` those that prune nothing now, and why.
     `clock` gives Unix milliseconds, `new_id` a push id for such an instant, `monotonic` seconds.
-    `limiter` holds the apps to their `limit`; without it there is none.
+    `limiter` holds the apps to their `limit`; without it there is none. `erase` removes a user from everywhere; without
+    it, from the registry.
     """
     gate = Gate(
         apps, keys, monotonic=monotonic, cache_seconds=config.key_cache_seconds, cache_size=config.key_cache_size
@@ -85,6 +88,9 @@ def build_app(
     )
     owners = (
         about_pushes,
+        DeviceCalls(
+            apps=apps, renderers=renderers, registry=registry, erase=erase, gate=gate, config=config, clock=clock
+        ),
         FailedCalls(dead=dead, gate=gate, config=config),
         RestoreCalls(registry=registry, gate=gate, config=config),
         ChannelCalls(channels=channels, gate=gate, config=config),
@@ -96,10 +102,7 @@ def build_app(
     for call in CALLS:
         handlers[call.name] = next(getattr(owner, call.name) for owner in owners if hasattr(owner, call.name))
         handler = partial(_latest, handlers, call.name)
-        # `batch` is no push id: without this, aiohttp would allow at its path what it allows for a push.
-        path = (
-            call.path.replace("/v1/push/{id}", "/v1/push/{id:(?!batch$)[^/]+}") if call.name in _OF_ONE else call.path
-        )
+        path = _pattern(call.path)
         if call.method == "GET":
             app.router.add_get(path, handler, allow_head=True, expect_handler=_expect)
         else:
@@ -112,6 +115,17 @@ def reload_app(app: web.Application, newer: web.Application) -> None:
     handlers: dict[str, Handler] = app[HANDLERS]
     latest: dict[str, Handler] = newer[HANDLERS]
     handlers.update(latest)
+
+
+def _pattern(path: str) -> str:
+    """The path as aiohttp matches it: `/v1/push/batch` is a call, so `batch` is no push id, nor `restore` a device's.
+
+    Without this, aiohttp would allow at the path of the call what it allows for a push.
+    """
+    parent, _, last = path.rpartition("/")
+    beside = {other.rpartition("/")[2] for other in _PATHS if other.rpartition("/")[0] == parent}
+    calls = sorted(end for end in beside if not end.startswith("{"))
+    return f"{parent}/{{{last[1:-1]}:(?!(?:{'|'.join(calls)})$)[^/]+}}" if last.startswith("{") and calls else path
 
 
 async def _latest(handlers: Mapping[str, Handler], name: str, request: web.Request) -> web.StreamResponse:

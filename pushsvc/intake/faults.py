@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from ..errors import Fault
 from ..model import LANES, Platform
+from ..ports import Renderer
 from . import live_activity
 from .depth import MAX_DEPTH, too_deep
 from .instants import parse_send_at
@@ -43,6 +44,19 @@ class Rules:
     known: frozenset[Platform]
     max_targets: int = 10_000
 
+    @classmethod
+    def of(
+        cls,
+        app: str,
+        platforms: frozenset[Platform],
+        renderers: Mapping[Platform, Renderer],
+        *,
+        max_targets: int = 10_000,
+    ) -> Rules:
+        """The rules of an app with these platforms, of those that there are renderers for."""
+        checks = {name: renderers[name].token_fault for name in sorted(platforms & renderers.keys())}
+        return cls(app=app, checks=checks, known=frozenset(renderers), max_targets=max_targets)
+
 
 @dataclass
 class Found:
@@ -55,18 +69,18 @@ class Found:
     def add(self, path: str, message: str) -> None:
         if len(self.items) >= LIMIT:
             self.more = True
-            raise _Enough
+            raise Enough
         self.items.append(Fault(path or "$", message))
 
 
-class _Enough(Exception):
+class Enough(Exception):
     """The list is full."""
 
 
 def walk(value: Any, rules: Rules, now: int) -> Found:
     """Every fault of the document that `value` is at `now` (Unix ms), in the order of the document."""
     found = Found()
-    with suppress(_Enough):
+    with suppress(Enough):
         _push(value, rules, now, found)
     return found
 
@@ -134,7 +148,7 @@ def _later(value: Any, path: str, found: Found, *, check: Check, mend: str) -> N
         found.add(path, f"this version of pushsvc does not take `{path}` yet; {mend}")
 
 
-def _fields(value: dict[str, Any], path: str, found: Found, checks: Mapping[str, Check]) -> None:
+def check_fields(value: dict[str, Any], path: str, found: Found, checks: Mapping[str, Check]) -> None:
     """Check each field that is given; null is the same as leaving it out."""
     for name, item in value.items():
         check = checks.get(name)
@@ -157,14 +171,14 @@ def _unknown(name: str, known: Collection[str], found: Found) -> str:
 
 def _notification(value: Any, path: str, found: Found) -> None:
     if isinstance(value, dict):
-        _fields(value, path, found, _NOTIFICATION)
+        check_fields(value, path, found, _NOTIFICATION)
     else:
         found.add(path, expected("an object", value))
 
 
 def _live_activity(value: Any, path: str, found: Found) -> None:
     if isinstance(value, dict):
-        _fields(value, path, found, dict.fromkeys(live_activity.FIELDS, _activity_field))
+        check_fields(value, path, found, dict.fromkeys(live_activity.FIELDS, _activity_field))
     else:
         found.add(path, expected("an object", value))
 
@@ -227,7 +241,7 @@ def _push(value: Any, rules: Rules, now: int, found: Found) -> None:
     }
     if value.get("to") is None:
         found.add("to", "is missing: it says who receives the push")
-    _fields(value, "", found, checks)
+    check_fields(value, "", found, checks)
     _content(value, found)
 
 
@@ -287,7 +301,7 @@ def _to(value: Any, path: str, found: Found, *, rules: Rules) -> None:
         found.add(path, "names no receivers: `tokens` is needed")
     elif len(given) > 1:
         found.add(path, f"holds exactly one of {names(kinds)}; found {names(given)}")
-    _fields(value, path, found, {**_TO, "tokens": partial(_tokens, rules=rules)})
+    check_fields(value, path, found, {**_TO, "tokens": partial(_tokens, rules=rules)})
 
 
 def _tokens(value: Any, path: str, found: Found, *, rules: Rules) -> None:
@@ -309,7 +323,7 @@ def _token(value: Any, path: str, found: Found, rules: Rules) -> None:
     for name in value:
         if name not in ("platform", *TARGETS):
             found.add(join(path, name), _unknown(name, ("platform", *TARGETS), found))
-    check = _platform(value, path, found, rules)
+    check = platform_check(value, path, found, rules)
     given = [name for name in TARGETS if value.get(name) is not None]
     if not given:
         found.add(f"{path}.token", "is missing")
@@ -324,10 +338,12 @@ def _token(value: Any, path: str, found: Found, rules: Rules) -> None:
             found.add(f"{path}.{name}", fault)
 
 
-def _platform(value: dict[str, Any], path: str, found: Found, rules: Rules) -> Callable[[str, str], str | None] | None:
+def platform_check(
+    value: dict[str, Any], path: str, found: Found, rules: Rules
+) -> Callable[[str, str], str | None] | None:
     """The token check of the target's platform, or None when there is no such platform to ask."""
     platform = value.get("platform")
-    path = f"{path}.platform"
+    path = join(path, "platform")
     if "platform" not in value:
         found.add(path, f"is missing: one of {names(sorted(rules.known))}")
     elif not isinstance(platform, str):

@@ -8,22 +8,25 @@ from typing import Any, Final
 import msgspec
 
 from .. import __version__
+from ..devices import MAX_NAME
 from ..errors import RequestError
 from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
 from .batch import MOST, BatchResults
 from .channel import Channel, ChannelDocument, ChannelList
 from .config import IntakeConfig
 from .depth import MAX_DEPTH
+from .device_document import DeviceDocument, DeviceList, Erased, RegisteredDevice, Topic
 from .document import PushDocument
 from .faults import TARGETS
 from .problems import MEDIA_TYPE, Problem
 from .replays import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
-from .routes import CALLS, JSON, Call
+from .routes import CALLS, JSON, Answer, Call
 from .tombstones import Restored, RestoreDocument
 
 STRUCTS: Final = (
     *(PushDocument, Accepted, BatchResults, Status, Deliveries, FeedbackPage, Health, Problem),
     *(ReplayDocument, ReplayAccepted, Replay, DeadLetterPage),
+    *(DeviceDocument, RegisteredDevice, DeviceList, Topic, Erased),
     *(RestoreDocument, Restored),
     *(ChannelDocument, Channel, ChannelList),
 )
@@ -79,6 +82,20 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
 
 _EXAMPLES_OF: Final = {
     "post_push": EXAMPLES,
+    "put_device": {
+        "phone": {
+            "summary": "An iPhone with a user and tags",
+            "value": {
+                "platform": "apns",
+                "token": "8f3c" * 16,
+                "user": "u1",
+                "tags": {"plan": "pro", "beta": True},
+                "locale": "de-AT",
+                "timezone": "Europe/Vienna",
+                "app_version": "3.2.0",
+            },
+        },
+    },
     "post_channel": {"frequent": {"summary": "For an event with many updates", "value": {"storage": "none"}}},
     "post_replay": {
         "outage": {
@@ -148,10 +165,11 @@ def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig)
         {"type": "null"},
     ]
     push["properties"]["overrides"]["description"] += f" At most {MAX_DEPTH} levels deep."
-    token = schemas["TokenTarget"]
-    token["properties"]["platform"]["enum"] = platforms
-    del token["properties"]["platform"]["examples"]
-    token["oneOf"] = [{"required": [name], "properties": {name: {"type": "string"}}} for name in TARGETS]
+    for schema, kinds in (("TokenTarget", TARGETS), ("DeviceDocument", ("token", "fid"))):
+        addressed = schemas[schema]
+        addressed["properties"]["platform"]["enum"] = platforms
+        del addressed["properties"]["platform"]["examples"]
+        addressed["oneOf"] = [{"required": [name], "properties": {name: {"type": "string"}}} for name in kinds]
 
 
 def _paths() -> dict[str, Any]:
@@ -178,6 +196,11 @@ def _operation(call: Call) -> dict[str, Any]:
         if call.path.startswith("/v1/channels"):
             description, schema = "The channel's id, percent-encoded.", dict[str, Any](type="string", minLength=1)
         parameters.append({"name": "id", "in": "path", "required": True, "description": description, "schema": schema})
+    parameters += [
+        {"name": name, "in": "path", "required": True, "description": description, "schema": _NAME_SCHEMA}
+        for name, description in _NAMES.items()
+        if f"{{{name}}}" in call.path
+    ]
     parameters += [
         {"name": param.name, "in": "query", "description": param.description, "schema": param.schema()}
         for param in call.params
@@ -207,24 +230,27 @@ def _operation(call: Call) -> dict[str, Any]:
 
 
 def _responses(call: Call) -> dict[str, Any]:
-    answer = call.answer
-    good: dict[str, Any] = {"description": answer.description}
-    if answer.status != 204:
-        good["content"] = {answer.media: {"schema": _answer_schema(call)}}
-    if answer.headers:
-        good["headers"] = {
-            name: {"description": says, "required": True, "schema": {"type": "string"}} for name, says in answer.headers
-        }
-    responses = {str(answer.status): good}
+    responses = {str(answer.status): _good(answer) for answer in (call.answer, *call.also)}
     for problem in sorted(call.problems, key=lambda problem: problem.status):
         responses[str(problem.status)] = _problem(problem)
     return responses
 
 
-def _answer_schema(call: Call) -> dict[str, Any]:
-    if call.answer.body is not None:
-        return _ref(call.answer.body)
-    return {"type": "object"} if call.answer.media == JSON else {"type": "string"}
+def _good(answer: Answer) -> dict[str, Any]:
+    good: dict[str, Any] = {"description": answer.description}
+    if answer.status != 204:
+        good["content"] = {answer.media: {"schema": _answer_schema(answer)}}
+    if answer.headers:
+        good["headers"] = {
+            name: {"description": says, "required": True, "schema": {"type": "string"}} for name, says in answer.headers
+        }
+    return good
+
+
+def _answer_schema(answer: Answer) -> dict[str, Any]:
+    if answer.body is not None:
+        return _ref(answer.body)
+    return {"type": "object"} if answer.media == JSON else {"type": "string"}
 
 
 def _problem(problem: type[RequestError]) -> dict[str, Any]:
@@ -241,6 +267,13 @@ def _problem(problem: type[RequestError]) -> dict[str, Any]:
     return response
 
 
+_NAMES: Final = {
+    "device_id": "The device's id: the caller's own name for it.",
+    "user": "The user's id.",
+    "topic": "The topic's name.",
+}
+"""What stands in paths besides ids that the service gives."""
+_NAME_SCHEMA: Final = {"type": "string", "minLength": 1, "maxLength": MAX_NAME}
 _SAYS: Final = {"WWW-Authenticate": "How to come in (RFC 6750).", "Retry-After": "Seconds to wait."}
 
 

@@ -63,12 +63,7 @@ class PushCalls:
         self._clock = clock
         self._new_id = new_id
         self._rules = {
-            app.name: Rules(
-                app=app.name,
-                checks={name: renderers[name].token_fault for name in sorted(app.platforms & renderers.keys())},
-                known=frozenset(renderers),
-                max_targets=config.max_targets,
-            )
+            app.name: Rules.of(app.name, app.platforms, renderers, max_targets=config.max_targets)
             for app in apps.values()
         }
         self._accepted = {app.name: telemetry.ACCEPTED.labels(app.name) for app in apps.values()}

@@ -13,6 +13,8 @@ from ..model import Platform
 
 MOST_OF_USER = 1000
 """Devices of one user. A user is a person: a name that stands for everybody belongs into no `user` at all."""
+MOST_TOPICS = 1000
+"""Topics of one device."""
 
 
 class UserFull(PushsvcError):
@@ -21,6 +23,13 @@ class UserFull(PushsvcError):
     def __init__(self, device_ids: Sequence[str]) -> None:
         super().__init__(f"a user has at most {MOST_OF_USER:,} devices")
         self.device_ids = tuple(device_ids)
+
+
+class TopicsFull(PushsvcError):
+    """The device would be subscribed to more than `MOST_TOPICS`."""
+
+    def __init__(self) -> None:
+        super().__init__(f"a device is subscribed to at most {MOST_TOPICS:,} topics")
 
 
 class Members(Struct, frozen=True):
@@ -128,7 +137,7 @@ class Registry(Protocol):
         ...
 
     async def subscribe(self, app: str, topic: str, device_id: str) -> bool:
-        """False: there is no such device. A topic begins with its first subscriber."""
+        """False: there is no such device. A topic begins with its first subscriber. Raises TopicsFull."""
         ...
 
     async def unsubscribe(self, app: str, topic: str, device_id: str) -> bool: ...

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from ..devices import Device
 from ..model import Platform
-from ..ports.registry import Holding, Judge, Prune, Strike
+from ..ports.registry import MOST_TOPICS, Holding, Judge, Prune, Strike, TopicsFull
 
 
 class Kept(Struct, frozen=True):
@@ -85,6 +85,8 @@ class Desk:
     def subscribe(self, device_id: str, topic: str) -> bool:
         device = self.devices.get(device_id)
         if device is not None and topic not in device.topics:
+            if len(device.topics) >= MOST_TOPICS:
+                raise TopicsFull
             self.devices[device_id] = replace(device, topics=(*device.topics, topic))
         return device is not None
 

@@ -336,8 +336,8 @@ def test_any_order_of_steps(backend: Backend) -> None:
         run_state_machine_as_test(
             machine,
             settings=settings(
-                max_examples=25,
-                stateful_step_count=30,
+                max_examples=20,
+                stateful_step_count=25,
                 deadline=None,
                 suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
             ),
