@@ -10,6 +10,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:q:<platform>:<lane>` | stream | entry: until settled   | the lane: `c` encoded Chunk, `n` its number of        |
 |                            |        |                        | targets; consumer group `dispatch`                    |
 | `ps:T:retry:<platform>`    | zset   | member: until due      | score due ms; member `<lane> <n> <encoded Chunk>`     |
+| `ps:T:recall:<platform>`   | hash   | 60 s, renewed          | `<lane> <entry id>` of entries that dispatchers shall |
+|                            |        |                        | give back: an erasure waits for them                  |
 | `ps:T:pending`             | hash   | for good               | `<platform>:<lane>` deliveries that have not ended;   |
 |                            |        |                        | `<platform>:retry` those of them that wait in `retry`;|
 |                            |        |                        | `scheduled` deliveries of pushes in `scheduled`       |
@@ -61,6 +63,9 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:D:x:<platform>:<why>`  | zset   | member: until restored | ordinal of a tombstone; score pruned at ms            |
 |                            |        | or buried              |                                                       |
 | `ps:D:x`                   | hash   | field: as its zset     | `<platform>:<why>` -> number of tombstones            |
+| `ps:D:erase`               | hash   | field: until done      | digest of a user -> erasure that is under way, with   |
+|                            |        |                        | ids and tokens; `pass`: how far the present look is   |
+| `ps:D:erased:<digest>`     | string | 1 h                    | what an erasure has removed, as JSON: counts          |
 | `ps:replays`               | zset   | until done             | `<app> <job>` of replays that are not done; score the |
 |                            |        |                        | ms at which one that nobody works on is taken up      |
 | `ps:cleanup`               | hash   | for good               | cleanups: `at` began ms, `place` where the one that   |
@@ -177,6 +182,11 @@ def retries(app: str, shard: int, platform: Platform) -> str:
 
 
 @lru_cache(maxsize=4096)
+def recall(app: str, shard: int, platform: Platform) -> str:
+    return f"{prefix(app, shard)}recall:{platform}"
+
+
+@lru_cache(maxsize=4096)
 def pending(app: str, shard: int) -> str:
     return f"{prefix(app, shard)}pending"
 
@@ -278,6 +288,14 @@ def index_bucket(app: str, index: str, number: int) -> str:
 def tombstones(app: str, label: str = "") -> str:
     """Those of a label, or how many each label has."""
     return f"{devices(app)}x:{label}" if label else f"{devices(app)}x"
+
+
+def erase(app: str) -> str:
+    return f"{devices(app)}erase"
+
+
+def erased(app: str, digest: str) -> str:
+    return f"{devices(app)}erased:{digest}"
 
 
 def quarantine(app: str, shard: int) -> str:

@@ -14,6 +14,7 @@ from .answers import RedisAnswers
 from .cleanups import RedisCleanups
 from .clock import Clock, wall_clock
 from .config import StoreConfig, with_consumer
+from .erasure import RedisErasures
 from .gauges import Gauges, read_gauges
 from .held import read_held
 from .keyring import RedisKeyRing, load_hash_key
@@ -52,6 +53,16 @@ class Store:
         self.webhooks = RedisWebhooks(link, config, self.receipts, clock)
         self.limiter = RedisLimiter(link, config, hash_key)
         self.registry = RedisRegistry(link, hash_key, suppression)
+        self.erasures = RedisErasures(
+            link,
+            config,
+            hash_key,
+            registry=self.registry,
+            suppression=suppression,
+            queue=self.queue,
+            liveness=liveness,
+            clock=clock,
+        )
         self.leftovers = RedisLeftovers(link, config, hash_key, clock)
         self.cleanups = RedisCleanups(link, clock)
 
