@@ -20,6 +20,8 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec import Raw, Struct
 
+from .rates import Rate
+
 Platform: TypeAlias = str
 """The name of a provider in `providers.REGISTRY`: `apns`, `fcm`."""
 
@@ -375,6 +377,8 @@ class ApiKey(Struct, frozen=True, omit_defaults=True):
     sha256: str
     scopes: tuple[Scope, ...]
     created_at: int = 0
+    intake: Rate | None = None
+    """Of the pushes that may be posted with it; None is no limit of its own."""
 
 
 JsonObject: TypeAlias = dict[str, Any]

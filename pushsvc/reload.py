@@ -15,8 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
-import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from .errors import ConfigError
 from .settings import Settings
@@ -43,7 +42,7 @@ def stamp_of(files: list[Path]) -> Stamp:
 
 def files_of(section: Struct) -> list[Path]:
     """The files that one section names, as an account its credentials: its keys that end in `_file`."""
-    values = msgspec.structs.asdict(section)
+    values = structs.asdict(section)
     return [Path(value) for key, value in sorted(values.items()) if key.endswith("_file") and value]
 
 
@@ -63,7 +62,8 @@ async def versions(
 ) -> AsyncIterator[Settings]:
     """Each later version of the configuration until `stop`, SIGHUP or a changed file being the occasion.
 
-    Only `apps` and `feedback` can change under a running process; for other sections the log asks for a restart.
+    Only `apps`, `feedback` and `queue.max_pending` can change under a running process; for the rest the log asks for a
+    restart.
     """
     log = get_logger("reload")
     # The files may have changed between being read at the start and this first look: it counts as a change, quietly.
@@ -97,6 +97,7 @@ async def versions(
 def _fixed(old: Settings, new: Settings) -> list[str]:
     """Sections that differ and are read at the start only."""
     names = [name for name in Settings.__struct_fields__ if name not in ("apps", "feedback", "file")]
+    new = structs.replace(new, queue=structs.replace(new.queue, max_pending=old.queue.max_pending))
     return [name for name in names if getattr(old, name) != getattr(new, name)]
 
 

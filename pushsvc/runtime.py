@@ -33,7 +33,17 @@ from .providers import REGISTRY
 from .reload import versions
 from .settings import AppSettings, CleanupSettings, FeedbackSettings, RetrySettings, Settings, load
 from .signing import parse_secret
-from .store import Gauges, Store, StoreConfig, attach_embedded, open_embedded, open_store, token_hash, wall_clock
+from .store import (
+    Fsync,
+    Gauges,
+    Store,
+    StoreConfig,
+    attach_embedded,
+    open_embedded,
+    open_store,
+    token_hash,
+    wall_clock,
+)
 
 GAUGES_EVERY = 2.0
 """Seconds that the figures read from Redis are good for, however often `/metrics` is scraped."""
@@ -105,7 +115,13 @@ async def own_embedded(settings: Settings) -> AsyncIterator[str]:
 
 def _open_embedded(opened: ExitStack, settings: Settings) -> str:
     opened.close()
-    return opened.enter_context(open_embedded(settings.store.data_dir, fsync=settings.store.fsync))
+    return opened.enter_context(open_embedded(settings.store.data_dir, fsync=embedded_fsync(settings)))
+
+
+def embedded_fsync(settings: Settings) -> Fsync:
+    """When the embedded store flushes. Where a push waits for the disk it is with each write, because Valkey does not
+    say truly when it has flushed otherwise; see `store/durable.py`."""
+    return "always" if settings.queue.durability == "fsync" else settings.store.fsync
 
 
 async def _keep_embedded(opened: ExitStack, settings: Settings, stop: asyncio.Event) -> None:
@@ -137,7 +153,15 @@ def store_config(settings: Settings) -> StoreConfig:
         suppression_ttl=settings.queue.suppression_retention,
         events_ttl=settings.queue.feedback_retention,
         alive_ttl=settings.dispatch.takeover,
+        fsync=settings.queue.durability == "fsync",
     )
+
+
+async def require_durability(settings: Settings, url: str) -> None:
+    """Raises `ConfigError` where `queue.durability` is more than the store at `url` can keep."""
+    if settings.queue.durability == "fsync":
+        async with open_store(url, store_config(settings)) as store:
+            await store.pushes.require_durable(settings.apps)
 
 
 @asynccontextmanager
@@ -227,7 +251,8 @@ def intake_apps(settings: Settings) -> dict[str, intake.IntakeApp]:
             name=name,
             platforms=frozenset(app.providers),
             keys=tuple(
-                ApiKey(name=key.name, app=name, sha256=key.sha256, scopes=tuple(key.scopes)) for key in app.keys
+                ApiKey(name=key.name, app=name, sha256=key.sha256, scopes=tuple(key.scopes), intake=key.intake)
+                for key in app.keys
             ),
             limit=app.limits.intake,
         )
@@ -240,7 +265,8 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
     settings.require_apps()
     current = Current(settings)
     channels = OpenedChannels(lambda: current.settings.apps, request_timeout=settings.retry.request_timeout)
-    async with open_configured_store(settings) as store, channels:
+    async with redis_url(settings) as url, open_store(url, store_config(settings)) as store, channels:
+        await require_durability(settings, url)
         refresh = _exposition(current, store)
 
         async def ready() -> Mapping[str, str]:
@@ -277,6 +303,9 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             shutdown_timeout=settings.server.shutdown_timeout,
         )
 
+        backlog = intake.Backlog(store.pushes, settings.queue.max_pending, settings.apps, monotonic=time.monotonic)
+        waits = intake.Waits(store.pushes, most=config.max_waiting)
+
         def build(settings: Settings) -> web.Application:
             return intake.build_app(
                 apps=intake_apps(settings),
@@ -293,17 +322,20 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 frozen=frozen,
                 config=config,
                 limiter=store.limiter,
+                backlog=backlog,
+                waits=waits,
             )
 
         app = build(settings)
 
         async def change(newer: Settings) -> None:
             current.settings = newer
+            backlog.hold(newer.queue.max_pending, newer.apps)
             intake.reload_app(app, build(newer))
 
         quiet_gc()
-        async with intake.serve(app, config) as url, _following(settings, stop, change):
-            listening(url)
+        async with backlog.watching(), intake.serve(app, config) as at, _following(settings, stop, change):
+            listening(at)
             await stop.wait()
 
 

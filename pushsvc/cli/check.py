@@ -24,6 +24,7 @@ from .output import Json, print_json, print_table
 
 if TYPE_CHECKING:
     from ..settings import Settings
+    from ..store import Store
 
 NEEDED_COMMANDS = ("XAUTOCLAIM", "XADD", "XREADGROUP", "XPENDING", "XCLAIM", "BITFIELD", "ZADD", "HSET", "EVALSHA")
 """XAUTOCLAIM is the youngest: Redis 6.2, and every Valkey."""
@@ -99,7 +100,7 @@ def _of_config_error(error: ConfigError) -> Iterator[Row]:
 
 async def _store(settings: Settings) -> list[Row]:
     """The store that runs; else a short-lived embedded one elsewhere, because a check leaves nothing behind."""
-    from ..runtime import open_running_store, running_store_url, store_config
+    from ..runtime import embedded_fsync, open_running_store, running_store_url, store_config
     from ..store import open_embedded, open_store
 
     where = settings.redis.shown or f"embedded under {settings.store.data_dir}"
@@ -110,17 +111,28 @@ async def _store(settings: Settings) -> list[Row]:
             else:
                 where += ", not running"
                 folder = trial.enter_context(tempfile.TemporaryDirectory(prefix="pushsvc-check-"))
-                url = await asyncio.to_thread(lambda: trial.enter_context(open_embedded(Path(folder))))
+                fsync = embedded_fsync(settings)
+                url = await asyncio.to_thread(lambda: trial.enter_context(open_embedded(Path(folder), fsync=fsync)))
                 opened = open_store(url, store_config(settings))
             async with opened as store:
                 server = await store.link.call("INFO")
                 missing = await store.link.call("EVAL", _MISSING_COMMANDS, 0, *NEEDED_COMMANDS)
+                durable = [] if settings.queue.durability == "memory" else [await _durable(store, settings)]
     except ConfigError as error:
         return [Row(error.path, "error", error.message, error.mend)]
     except StoreError as error:
         mend = "is Redis running there, and may this user run COMMAND, INFO and EVAL?" if settings.redis.url else ""
         return [Row("redis", "error", f"{where}: {error}", mend)]
-    return [*judge_server(where, server, missing), *_data_dir(settings)]
+    return [*judge_server(where, server, missing), *durable, *_data_dir(settings)]
+
+
+async def _durable(store: Store, settings: Settings) -> Row:
+    """Whether the server flushes when it is waited for, and how long that takes."""
+    try:
+        seconds = await store.pushes.require_durable(settings.apps or ("check",))
+    except ConfigError as error:
+        return Row(error.path, "error", error.message, error.mend)
+    return Row("queue.durability", "ok", f"fsync: a flush takes {seconds:.2f} s here, so much later answers a POST")
 
 
 def _data_dir(settings: Settings) -> Iterator[Row]:

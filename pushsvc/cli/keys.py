@@ -18,6 +18,7 @@ import typer
 
 from ..errors import ConfigError, NotFound, PushsvcError
 from ..model import SCOPES, ApiKey
+from ..rates import parse_rate
 from .output import Json, print_json, print_table
 
 if TYPE_CHECKING:
@@ -47,10 +48,17 @@ def new(
         list[str] | None,
         typer.Option("--scope", help=f"One of {', '.join(SCOPES)}; may be repeated. By default push.", metavar="SCOPE"),
     ] = None,
+    intake: Annotated[
+        str, typer.Option("--intake", help="How many pushes may be posted with it, as 600/min.", metavar="RATE")
+    ] = "0",
     json: Json = False,
 ) -> None:
     """Make a key and print it, this once."""
     wanted = set(scope or ("push",))
+    try:
+        rate = parse_rate(intake)
+    except ValueError as error:
+        raise typer.BadParameter(f"--intake: {error}") from None
     if unknown := wanted.difference(SCOPES):
         raise typer.BadParameter(f"--scope: no {', '.join(sorted(unknown))}; there are {', '.join(SCOPES)}")
     settings = context.obj.settings()
@@ -62,6 +70,7 @@ def new(
         sha256=hashlib.sha256(text.encode()).hexdigest(),
         scopes=tuple(each for each in SCOPES if each in wanted),
         created_at=int(time.time() * 1000),
+        intake=rate,
     )
     _check_name(settings, key)
     asyncio.run(_add(settings, key))
@@ -91,8 +100,8 @@ def list_keys(
         print_json([_row(key, where) for key, where in kept])
         return
     print_table(
-        ("app", "name", "scopes", "created", "kept in"),
-        [[key.app, key.name, ", ".join(key.scopes), _made(key) or "", where] for key, where in kept],
+        ("app", "name", "scopes", "intake", "created", "kept in"),
+        [[key.app, key.name, ", ".join(key.scopes), _rate(key) or "", _made(key) or "", where] for key, where in kept],
     )
 
 
@@ -131,7 +140,7 @@ def _check_name(settings: Settings, key: ApiKey) -> None:
 
 def _configured(settings: Settings) -> list[ApiKey]:
     return [
-        ApiKey(name=key.name, app=app.name, sha256=key.sha256, scopes=key.scopes)
+        ApiKey(name=key.name, app=app.name, sha256=key.sha256, scopes=key.scopes, intake=key.intake)
         for app in settings.apps.values()
         for key in app.keys
     ]
@@ -161,7 +170,18 @@ async def _revoke(settings: Settings, app: str, name: str) -> bool:
 
 
 def _row(key: ApiKey, kept_in: str) -> dict[str, object]:
-    return {"app": key.app, "name": key.name, "scopes": key.scopes, "created_at": _made(key), "kept_in": kept_in}
+    return {
+        "app": key.app,
+        "name": key.name,
+        "scopes": key.scopes,
+        "intake": _rate(key),
+        "created_at": _made(key),
+        "kept_in": kept_in,
+    }
+
+
+def _rate(key: ApiKey) -> str | None:
+    return str(key.intake) if key.intake is not None else None
 
 
 def _made(key: ApiKey) -> str | None:

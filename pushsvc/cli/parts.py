@@ -69,6 +69,8 @@ def _run_part(
         stop = until_signalled()
         # The copies share one embedded store, which this process owns, and one exposition of their metrics.
         async with runtime.redis_url(settings) as url:
+            if part == "serve":
+                await runtime.require_durability(settings, url)
             with tempfile.TemporaryDirectory(prefix="pushsvc-metrics-") as folder:
                 environ = child_environ(context, url, Path(folder))
                 if part == "serve":

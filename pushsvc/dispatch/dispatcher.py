@@ -108,8 +108,12 @@ class Dispatcher:
         self._lines[provider.route] = _Line(worker, provider, reading)
 
     def limit(self, limits: Mapping[Route, RouteLimits]) -> None:
-        """The limits of routes that are added from now on; those that run keep theirs."""
+        """Hold the routes to these limits from now on, those that run and those that are added later."""
         self._limits = limits
+        for route, line in self._lines.items():
+            # One that is not named is about to go: it keeps its limits until then.
+            if (own := limits.get(route)) is not None:
+                line.worker.limit(own)
 
     def replace(self, provider: Provider) -> None:
         """Send by this provider from now on. The caller closes the old one, whose answers are still recorded."""

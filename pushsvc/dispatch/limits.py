@@ -10,6 +10,9 @@ question for the gate as well.
 The gate asks as late as it can, for little more than the provider takes next (`READY`), because a push counts from the
 question on. When the provider stalls, what was asked for before goes out after it, beside what is asked for then: at
 most `READY` and one entry a lane.
+
+Limits change under a running route (`use`). What waits in the gate is asked for by the limits of that moment; what has
+passed it, and what waits in Redis for its time, keeps what it was told.
 """
 
 from __future__ import annotations
@@ -24,10 +27,10 @@ from msgspec import Struct
 
 from ..errors import StoreUnavailable
 from ..model import LANES, Lane, Route, Target
-from ..ports import Bucket, Lease, Limiter
+from ..ports import Bucket, EntryRef, Lease, Limiter
 from ..rates import AccountLimits, Rate
 from ..telemetry import get_logger
-from .lanes import Lanes, OpenEntry
+from .lanes import Lanes, OpenEntry, take_out
 
 READY: Final = 256
 """Targets of a lane that have passed the gate and are not yet sent; below it the gate asks for more."""
@@ -112,12 +115,25 @@ class Gate:
         self._more = asyncio.Event()
         self._log = get_logger("dispatch").bind(app=route.app, platform=route.platform)
 
+    def use(self, limits: RouteLimits) -> None:
+        """Ask by these limits from the next question on; by none where they need no question."""
+        self._limits = limits
+
     def add(self, entry: OpenEntry) -> None:
         """Put the entry's targets at the end of its lane. Then `refill`, once for all that was added."""
         if entry.targets:
             lane = entry.chunk.lane
             self._waiting[lane].append(entry)
             self.size[lane] += len(entry.targets)
+
+    def withdraw(self, wanted: Callable[[EntryRef], bool]) -> list[tuple[OpenEntry, tuple[Target, ...]]]:
+        """Take entries that were not asked for out of the line."""
+        taken = []
+        for lane, waiting in self._waiting.items():
+            for entry in take_out(waiting, wanted):
+                self.size[lane] -= len(entry.targets)
+                taken.append((entry, entry.targets))
+        return taken
 
     def refill(self) -> None:
         """Ask for more, where there is more and a lane runs low. Call it whenever something was added or drawn."""
@@ -242,6 +258,15 @@ class Pacer:
         self._wanted = 0
         self._need = asyncio.Event()
         self._log = get_logger("dispatch")
+
+    def __bool__(self) -> bool:
+        """Whether there is a bucket to draw from: without one, nobody need ask for permits."""
+        return bool(self._purses)
+
+    def use(self, buckets: Sequence[Bucket]) -> None:
+        """Draw from these from now on. Permits of a bucket that stays are kept."""
+        kept = {purse.bucket: purse for purse in self._purses}
+        self._purses = [kept.get(bucket) or _Purse(bucket) for bucket in buckets]
 
     def permits(self) -> int:
         """How many may go now."""

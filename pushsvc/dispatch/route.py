@@ -12,6 +12,7 @@ from ..errors import StoreUnavailable
 from ..model import (
     LANES,
     ROWS_FOR_ALL,
+    Chunk,
     Delivery,
     Ended,
     Expired,
@@ -43,6 +44,8 @@ RESERVE: Final = 0.05
 
 DROPPED: Final = Ended("suppressed")
 
+RECALLED: Final = "recalled"
+
 DUE_STEP_MS: Final = 100
 """Retries fall due on such steps, so that those of one entry stay together in one entry."""
 
@@ -58,6 +61,7 @@ class DispatchConfig(Struct, frozen=True):
     launch_every: float = 0.2
     """A scheduled push leaves at most about so much after its time."""
     reclaim_every: float = 5.0
+    recall_every: float = 1.0
     beat_every: float = 4.0
     drain_timeout: float = 25.0
 
@@ -104,23 +108,22 @@ class RouteWorker:
         self._in_flight = 0
         self._congestion = Congestion(self._loop.time())
         self._log = get_logger("dispatch").bind(app=self.route.app, platform=self.route.platform)
-        self._on_exceed = limits.on_exceed if limits else "delay"
+        self._limits = RouteLimits()
         self._gate: Gate | None = None
         self._pacer: Pacer | None = None
-        if limiter is not None and limits is not None:
-            if limits.gated:
-                self._gate = Gate(
-                    self.route,
-                    limits,
-                    limiter,
-                    self._lanes,
-                    refuse=self._refuse,
-                    wake=self._passed,
-                    congested=lambda: settler.congested,
-                )
-            if buckets := limits.paced(self.route):
-                self._pacer = Pacer(buckets, limiter, wake=self.wake)
-        self._enqueue = self._gate.add if self._gate else self._lanes.add
+        self._enqueue = self._lanes.add
+        if limiter is not None:
+            self._gate = Gate(
+                self.route,
+                self._limits,
+                limiter,
+                self._lanes,
+                refuse=self._refuse,
+                wake=self._passed,
+                congested=lambda: settler.congested,
+            )
+            self._pacer = Pacer((), limiter, wake=self.wake)
+            self.limit(limits or self._limits)
         provider.on_room(self.wake)
 
     # --- reading ------------------------------------------------------------
@@ -135,6 +138,7 @@ class RouteWorker:
                     tasks.create_task(part.run())
             tasks.create_task(self._every(self._config.promote_every, self._promote))
             tasks.create_task(self._every(self._config.reclaim_every, self._reclaim))
+            tasks.create_task(self._every(self._config.recall_every, self._give_back))
 
     def stop(self) -> None:
         """Submit nothing more. What was read and not sent stays in Redis, for whoever comes next.
@@ -157,6 +161,17 @@ class RouteWorker:
         provider.on_room(self.wake)
         self.health.probe_now()
         self.wake()
+
+    def limit(self, limits: RouteLimits) -> None:
+        """Hold the route to these limits from now on."""
+        self._limits = limits
+        if self._gate is not None and self._pacer is not None:
+            self._gate.use(limits)
+            self._pacer.use(limits.paced(self.route))
+            if limits.gated:
+                # Once it has been needed the gate stays in the way, so that nothing overtakes what waits in it.
+                self._enqueue = self._gate.add
+            self.wake()
 
     async def _read(self, lane: Lane) -> None:
         space = self._space[lane]
@@ -198,6 +213,21 @@ class RouteWorker:
     async def _reclaim(self) -> None:
         self._admit(await self._queue.reclaim(self.route))
 
+    async def _give_back(self) -> None:
+        """Let go of entries that are asked for: what is not sent of them waits in Redis, at no cost of an attempt."""
+        wanted = await self._queue.recalled(self.route)
+        if not wanted:
+            return
+        waiting = self._lanes.withdraw(wanted.__contains__)
+        if self._gate is not None:
+            waiting += self._gate.withdraw(wanted.__contains__)
+        now = int(self._wall_clock() * 1000)
+        for entry, targets in waiting:
+            verdict = _waits(entry.chunk, now, 0)
+            for target in targets:
+                self._settle(Delivery(entry.chunk, target), entry, None, verdict, now, RECALLED)
+        self._signal_space()
+
     def _admit(self, taken: list[Taken]) -> None:
         if not taken:
             return
@@ -238,8 +268,9 @@ class RouteWorker:
         room = self._provider.room
         reserve = int((room + self._in_flight) * RESERVE)
         budget = min(room, BURST, allowance)
-        if self._pacer is not None:
-            budget = self._paced(budget)
+        pacer = self._pacer
+        if pacer:
+            budget = self._paced(pacer, budget)
         granted = budget
         now = int(self._wall_clock() * 1000)
         submit, on_outcome = self._provider.submit, self._on_outcome
@@ -260,8 +291,8 @@ class RouteWorker:
             budget -= len(targets)
             room -= len(targets)
         self._signal_space()
-        if self._pacer is not None:
-            self._pacer.spend(granted - budget)
+        if pacer:
+            pacer.spend(granted - budget)
         if self._gate is not None:
             self._gate.refill()
         if granted > 0 >= budget and room > 0 and self._lanes:
@@ -280,12 +311,11 @@ class RouteWorker:
 
     # --- limits -------------------------------------------------------------
 
-    def _paced(self, budget: int) -> int:
-        assert self._pacer is not None
-        permits = self._pacer.permits()
+    def _paced(self, pacer: Pacer, budget: int) -> int:
+        permits = pacer.permits()
         if permits < budget:
             # The pump is woken when there are more.
-            self._pacer.want(min(budget, sum(self._lanes.size.values())))
+            pacer.want(min(budget, sum(self._lanes.size.values())))
         return max(0, min(budget, permits))
 
     def _passed(self) -> None:
@@ -296,14 +326,7 @@ class RouteWorker:
         """A target is over its limit: it waits in Redis, at no cost of an attempt, or ends."""
         now = int(self._wall_clock() * 1000)
         chunk = entry.chunk
-        due_at = -(-(now + max(1, wait_ms)) // DUE_STEP_MS) * DUE_STEP_MS
-        verdict: Verdict
-        if self._on_exceed == "drop":
-            verdict = DROPPED
-        elif due_at >= chunk.expires_at:
-            verdict = EXPIRED
-        else:
-            verdict = Retry(due_at, chunk.attempt)
+        verdict = DROPPED if self._limits.on_exceed == "drop" else _waits(chunk, now, wait_ms)
         self._tally.limited()
         self._settle(Delivery(chunk, target), entry, None, verdict, now, RATE_LIMITED)
 
@@ -357,3 +380,9 @@ class RouteWorker:
         )
         self._tally.ended(settlement)
         self._settler.add(settlement, entry)
+
+
+def _waits(chunk: Chunk, now: int, wait_ms: int) -> Verdict:
+    """It goes again in so many ms, as the same attempt, or has expired by then."""
+    due_at = -(-(now + max(1, wait_ms)) // DUE_STEP_MS) * DUE_STEP_MS
+    return EXPIRED if due_at >= chunk.expires_at else Retry(due_at, chunk.attempt)

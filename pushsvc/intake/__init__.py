@@ -5,8 +5,21 @@ The calls stand in `routes.py`; a push goes through `auth.Gate`, `document.read`
 """
 
 from .app import build_app, reload_app
+from .backlog import Backlog
 from .config import IntakeApp, IntakeConfig
 from .ids import new_push_id, now_ms, uuid7
 from .server import serve
+from .waits import Waits
 
-__all__ = ["build_app", "reload_app", "serve", "IntakeApp", "IntakeConfig", "new_push_id", "now_ms", "uuid7"]
+__all__ = [
+    "build_app",
+    "reload_app",
+    "serve",
+    "Backlog",
+    "Waits",
+    "IntakeApp",
+    "IntakeConfig",
+    "new_push_id",
+    "now_ms",
+    "uuid7",
+]

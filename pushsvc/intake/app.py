@@ -15,6 +15,7 @@ from ..ports.channels import Channels
 from ..ports.registry import Registry
 from . import openapi
 from .auth import Gate
+from .backlog import Backlog
 from .channels import ChannelCalls
 from .config import IntakeApp, IntakeConfig
 from .devices import DeviceCalls, Erase
@@ -26,6 +27,7 @@ from .problems import ExpectationFailed, boundary, respond
 from .pushes import PushCalls
 from .restore import RestoreCalls
 from .routes import CALLS
+from .waits import Waits
 
 _PATHS = frozenset(call.path for call in CALLS)
 
@@ -53,6 +55,8 @@ def build_app(
     new_id: Callable[[int], str] = new_push_id,
     monotonic: Callable[[], float] = time.monotonic,
     limiter: Limiter | None = None,
+    backlog: Backlog | None = None,
+    waits: Waits | None = None,
     erase: Erase | None = None,
 ) -> web.Application:
     """The HTTP API over these ports.
@@ -61,13 +65,16 @@ def build_app(
     `ready` names the parts that are not ready, with why; empty means ready. `metrics` gives Prometheus' text,
     `held` the routes that do not send now, and why; `frozen` those that prune nothing now, and why.
     `clock` gives Unix milliseconds, `new_id` a push id for such an instant, `monotonic` seconds.
-    `limiter` holds the apps to their `limit`; without it there is none. `erase` removes a user from everywhere; without
-    it, from the registry.
+    `limiter` holds apps and keys to their limits, `backlog` all of them to the bound of the queue; without them there
+    are none. `waits` has the requests that wait for the end of their push: give the same to each application that is
+    to take the place of this one. `erase` removes a user from everywhere; without it, from the registry.
     """
+    waits = waits or Waits(pushes, most=config.max_waiting)
     gate = Gate(
         apps, keys, monotonic=monotonic, cache_seconds=config.key_cache_seconds, cache_size=config.key_cache_size
     )
     rates = {name: each.limit for name, each in apps.items() if each.limit is not None}
+    limits = IntakeLimits(limiter, rates, monotonic=monotonic) if limiter is not None else None
     about_pushes = PushCalls(
         apps=apps,
         renderers=renderers,
@@ -77,7 +84,9 @@ def build_app(
         config=config,
         clock=clock,
         new_id=new_id,
-        limits=IntakeLimits(limiter, rates, monotonic=monotonic) if limiter is not None and rates else None,
+        limits=limits,
+        backlog=backlog,
+        waits=waits,
     )
     about_itself = MetaCalls(
         ready=ready,
@@ -97,6 +106,12 @@ def build_app(
         about_itself,
     )
     app = web.Application(middlewares=[boundary()], client_max_size=config.body_limit)
+
+    async def stop_waiting(_: web.Application) -> None:
+        await waits.aclose()
+
+    # Before the server waits for what is being handled.
+    app.on_shutdown.append(stop_waiting)
     handlers: dict[str, Handler] = {}
     app[HANDLERS] = handlers
     for call in CALLS:

@@ -41,6 +41,13 @@ class MissingScope(Challenge, Forbidden):
         self.challenge = f'{REALM}, error="insufficient_scope", scope="{" ".join(needed)}"'
 
 
+class Caller(Struct, frozen=True):
+    """Who calls: the app, and the one of its keys."""
+
+    app: IntakeApp
+    key: ApiKey
+
+
 class _Known(Struct, frozen=True):
     until: float
     key: ApiKey | None
@@ -68,6 +75,10 @@ class Gate:
 
     async def enter(self, request: web.Request, needed: tuple[Scope, ...]) -> IntakeApp:
         """The app that the request's key belongs to. Raises `Unauthorized` or `Forbidden`, with their challenge."""
+        return (await self.caller(request, needed)).app
+
+    async def caller(self, request: web.Request, needed: tuple[Scope, ...]) -> Caller:
+        """The same, with the key."""
         scheme, _, text = request.headers.get("Authorization", "").partition(" ")
         text = text.strip()
         if not text or scheme.lower() != "bearer":
@@ -89,7 +100,7 @@ class Gate:
         request[APP] = app.name
         if not any(scope in key.scopes for scope in needed):
             raise MissingScope(needed, key)
-        return app
+        return Caller(app, key)
 
     async def _find(self, sha256: str) -> ApiKey | None:
         now = self._monotonic()

@@ -134,8 +134,12 @@ def problem(error: RequestError, *, instance: str | None = None) -> Problem:
 
 
 def away() -> Unavailable:
-    """Redis cannot be reached, in the words of HTTP."""
-    return Unavailable("Redis cannot be reached; nothing was accepted. Try again.", retry_after=RETRY_AFTER)
+    """Redis cannot be reached, or has not said in time that it has everything, in the words of HTTP."""
+    return Unavailable(
+        "Redis cannot be reached, or its answer was lost. Try again. What was posted may have been accepted; under an "
+        "`Idempotency-Key` a repeat sends nothing twice.",
+        retry_after=RETRY_AFTER,
+    )
 
 
 def translate(request: web.BaseRequest, error: web.HTTPException) -> web.Response:

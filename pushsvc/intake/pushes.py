@@ -13,8 +13,9 @@ from .. import telemetry
 from ..errors import ContentTooLarge, InvalidRequest, NotFound, RequestError, StoreUnavailable
 from ..model import Content, Message, Platform, Push, Target
 from ..ports import PushStore, ReceiptLog, Renderer, RenderError
-from . import answers, once
+from . import answers, once, prefer
 from .auth import Gate
+from .backlog import Backlog
 from .batch import NDJSON, BatchItem, BatchResults, documents, refused
 from .config import IntakeApp, IntakeConfig
 from .document import read
@@ -25,6 +26,7 @@ from .problems import SERVER, ClientGone, RequestTimeout, UnsupportedMediaType, 
 from .query import read as read_query
 from .refusal import summary
 from .routes import CALLS, JSON
+from .waits import Waits
 
 _CALL: Final = {call.name: call for call in CALLS}
 UNTOLD: Final = "application/x-www-form-urlencoded"
@@ -53,8 +55,12 @@ class PushCalls:
         clock: Callable[[], int],
         new_id: Callable[[int], str],
         limits: IntakeLimits | None = None,
+        backlog: Backlog | None = None,
+        waits: Waits,
     ) -> None:
+        self._waits = waits
         self._limits = limits
+        self._backlog = backlog
         self._renderers = renderers
         self._pushes = pushes
         self._receipts = receipts
@@ -69,31 +75,56 @@ class PushCalls:
         self._accepted = {app.name: telemetry.ACCEPTED.labels(app.name) for app in apps.values()}
 
     async def post_push(self, request: web.Request) -> web.Response:
-        """`POST /v1/push`: 202 once Redis holds it."""
-        app = await self._gate.enter(request, _CALL["post_push"].scopes)
+        """`POST /v1/push`: 202 once Redis holds it; or 200 once it has ended, for a caller who waits for that."""
+        caller = await self._gate.caller(request, _CALL["post_push"].scopes)
+        app = caller.app
         if self._limits is not None:
-            await self._limits.count(app.name)
+            await self._limits.count(caller.key)
         if request.query_string:
             read_query(request.query.items(), ())
         check_headers(request)
         key = once.key_of(request.headers)
         body = await read_body(request, self._config)
         if key is not None and (kept := await self._pushes.recall(app.name, key)) is not None:
-            return _again(once.first_answer(kept, request.path, body))
+            return await self._again(request, app.name, once.first_answer(kept, request.path, body))
         push = self._prepare(app.name, body, key)
         answer = answers.accepted(push.id, push.first_state, push.total)
+        if self._backlog is not None:
+            await self._backlog.admit(app.name, push.total)
         if key is None:
             await self._pushes.accept(push)
         else:
             kept = await self._pushes.accept_once([push], key=key, record=once.record(request.path, body, answer))
             if kept is not None:
-                return _again(once.first_answer(kept, request.path, body))
+                return await self._again(request, app.name, once.first_answer(kept, request.path, body))
         self._accepted[app.name].inc(push.total)
-        return _accepted(push.id, answer)
+        return await self._answer(request, app.name, push.id, answer)
+
+    async def _again(self, request: web.Request, app: str, answer: bytes) -> web.Response:
+        push_id = msgspec.json.decode(answer, type=answers.Accepted).id
+        return await self._answer(request, app, push_id, answer, once.REPLAYED)
+
+    async def _answer(
+        self, request: web.Request, app: str, push_id: str, accepted: bytes, headers: Mapping[str, str] | None = None
+    ) -> web.Response:
+        """`accepted` with 202; or, where the caller would wait and has waited long enough, the status with 200."""
+        if prefer.HEADER not in request.headers:
+            return _accepted(push_id, accepted, headers)
+        seconds = prefer.wait_of(request.headers.getall(prefer.HEADER))
+        if seconds is None or self._waits.full:
+            return _accepted(push_id, accepted, headers)
+        status = await self._waits.until_ended(app, push_id, seconds, gone=lambda: request.transport is None)
+        applied = {**(headers or {}), prefer.APPLIED: f"wait={seconds}"}
+        if status is not None:
+            return _ok(answers.status(status), {**applied, "Content-Location": f"/v1/push/{push_id}"})
+        if request.transport is None:
+            raise ClientGone
+        return _accepted(push_id, accepted, applied)
 
     async def post_batch(self, request: web.Request) -> web.Response:
         """`POST /v1/push/batch`: 200 with what became of each push."""
-        app = await self._gate.enter(request, _CALL["post_batch"].scopes)
+        caller = await self._gate.caller(request, _CALL["post_batch"].scopes)
+        app = caller.app
         if request.query_string:
             read_query(request.query.items(), ())
         lines = request.content_type == NDJSON
@@ -107,7 +138,7 @@ class PushCalls:
         pushes: list[tuple[int, Push]] = []
         asked = list(documents(body, lines=lines))
         if self._limits is not None:
-            await self._limits.count(app.name, len(asked))
+            await self._limits.count(caller.key, len(asked))
         for place, document in enumerate(asked):
             if place % _BREATH == _BREATH - 1:
                 await asyncio.sleep(0)
@@ -119,14 +150,35 @@ class PushCalls:
                 pushes.append((place, push))
                 results.append(BatchItem(202, id=push.id, state=push.first_state, deliveries=push.total))
         if key is not None and pushes:
+            # All or none: a refusal that is kept would be the answer to each repeat.
+            if self._backlog is not None:
+                await self._backlog.admit(app.name, sum(push.total for _, push in pushes), path="$")
             record = once.record(request.path, body, answers.encode(BatchResults(results)))
             kept = await self._pushes.accept_once([push for _, push in pushes], key=key, record=record)
             if kept is not None:
                 return _ok(once.first_answer(kept, request.path, body), once.REPLAYED)
             self._accepted[app.name].inc(sum(push.total for _, push in pushes))
         else:
-            await self._accept_each(app.name, pushes, results)
+            await self._accept_each(app.name, await self._that_fit(app.name, pushes, results), results)
         return _ok(answers.encode(BatchResults(results)))
+
+    async def _that_fit(
+        self, app: str, pushes: Sequence[tuple[int, Push]], results: list[BatchItem]
+    ) -> list[tuple[int, Push]]:
+        """Those for which the queue has room; the others have their refusal in their place."""
+        if self._backlog is None:
+            return list(pushes)
+        fitting: list[tuple[int, Push]] = []
+        deliveries = 0
+        for place, push in pushes:
+            try:
+                await self._backlog.admit(app, push.total, beside=deliveries)
+            except RequestError as error:
+                results[place] = refused(error)
+            else:
+                fitting.append((place, push))
+                deliveries += push.total
+        return fitting
 
     async def _accept_each(self, app: str, pushes: Sequence[tuple[int, Push]], results: list[BatchItem]) -> None:
         """Accept them in one group commit; what Redis did not take has 503 in its place."""
@@ -222,10 +274,6 @@ def _ok(body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
 def _accepted(push_id: str, body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
     sent = {"Content-Type": JSON, "Location": f"/v1/push/{push_id}", "Server": SERVER, **(headers or {})}
     return web.Response(status=202, body=body, headers=sent)
-
-
-def _again(body: bytes) -> web.Response:
-    return _accepted(msgspec.json.decode(body, type=answers.Accepted).id, body, once.REPLAYED)
 
 
 def _no_push(push_id: str) -> NotFound:

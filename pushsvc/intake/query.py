@@ -21,7 +21,7 @@ class Param(Struct, frozen=True):
     most: int | None = None
     default: int | None = None
     length: int = 128
-    """Characters of a text, at most."""
+    """Characters of a text, at most; 0 for a header that is never refused."""
 
     def schema(self) -> dict[str, Any]:
         """Its JSON Schema."""
@@ -29,7 +29,7 @@ class Param(Struct, frozen=True):
             return {"type": "string", "enum": list(self.options)}
         if self.least is not None:
             return {"type": "integer", "minimum": self.least, "maximum": self.most, "default": self.default}
-        return {"type": "string", "minLength": 1, "maxLength": self.length}
+        return {"type": "string", "minLength": 1, "maxLength": self.length} if self.length else {"type": "string"}
 
     def parse(self, text: str) -> str | int:
         """Its value. Raises `ValueError` with what is wrong."""

@@ -26,6 +26,7 @@ from .channel import Channel, ChannelDocument, ChannelList
 from .device_document import DeviceDocument, DeviceList, Erased, RegisteredDevice, Topic
 from .document import PushDocument
 from .once import PARAM as IDEMPOTENCY_KEY
+from .prefer import PARAM as PREFER
 from .problems import InternalError, RequestTimeout, UnsupportedMediaType
 from .query import Param
 from .replays import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
@@ -90,13 +91,21 @@ CALLS: Final = (
         Answer(
             202, "The push is in Redis and will be sent.", Accepted, headers=(("Location", "The path of its status."),)
         ),
+        also=(
+            Answer(
+                200,
+                "Every delivery has ended, as `Prefer: wait` asked for: the status document.",
+                Status,
+                headers=(("Preference-Applied", "`wait=N`."), ("Content-Location", "The path of its status.")),
+            ),
+        ),
         description=(
             "Answers only after Redis holds the push; a body is never half accepted. The payload limits of the "
             "providers are checked before. The same token twice in one push is one delivery. With `send_at` the push "
             "is `scheduled` until then."
         ),
         scopes=("push",),
-        headers=(IDEMPOTENCY_KEY,),
+        headers=(IDEMPOTENCY_KEY, PREFER),
         body=PushDocument,
         problems=(
             MalformedBody,

@@ -5,7 +5,7 @@ Every method that talks to Redis raises `StoreUnavailable` when it cannot, and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 from msgspec import Struct
@@ -124,8 +124,18 @@ class Taken(Struct, frozen=True):
 class PushStore(Protocol):
     """Intake's side of the queue."""
 
+    @property
+    def pending(self) -> int:
+        """Deliveries of all apps that have not ended, as far as is heard of them, and those that are being written."""
+        ...
+
+    async def recount(self, apps: Iterable[str]) -> int:
+        """`pending`, after a look at everything that waits for these apps; of others nothing is counted any more."""
+        ...
+
     async def accept(self, push: Push) -> None:
-        """Write the push durably, whole or not at all. Concurrent calls share round trips."""
+        """Write the push durably, whole or not at all. Concurrent calls share round trips. Counts in `pending` from its
+        first step on."""
         ...
 
     async def accept_once(self, pushes: Sequence[Push], *, key: bytes, record: bytes) -> bytes | None:
@@ -145,6 +155,10 @@ class PushStore(Protocol):
         ...
 
     async def status(self, app: str, push_id: str) -> PushStatus | None: ...
+
+    async def statuses(self, pushes: Sequence[tuple[str, str]]) -> list[PushStatus | None]:
+        """Those of many pushes, each an app and an id, in one round trip."""
+        ...
 
     async def deliveries(
         self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int
@@ -189,6 +203,10 @@ class DeliveryQueue(Protocol):
 
     async def reclaim(self, route: Route) -> list[Taken]:
         """Take over entries of consumers that are gone, at the targets without an outcome."""
+        ...
+
+    async def recalled(self, route: Route) -> frozenset[EntryRef]:
+        """Entries that their holders shall give back: let go of what is not sent of them."""
         ...
 
     def release(self, route: Route) -> None:

@@ -12,7 +12,16 @@ from msgspec import Struct, structs
 from ..errors import ConfigError
 from .decoding import Faults, decode, did_you_mean, join, show
 from .environment import PREFIX, overlay, sections_of
-from .schema import AppSettings, FeedbackSettings, Name, ServerSettings, Settings, StoreSettings
+from .schema import (
+    AppSettings,
+    FeedbackSettings,
+    Name,
+    QueueSettings,
+    RedisSettings,
+    ServerSettings,
+    Settings,
+    StoreSettings,
+)
 
 
 def load(path: Path | None, environ: Mapping[str, str], *, providers: Mapping[str, type[Struct]]) -> Settings:
@@ -92,6 +101,7 @@ def _settings(
         return None
     _check_keys(values.get("apps", {}), faults)
     _check_routes(values, faults)
+    _check_durability(values, faults)
     if faults:
         return None
     store: StoreSettings = values.get("store", StoreSettings())
@@ -137,6 +147,15 @@ def _app(
         else:
             values[key] = decode(_with_files(raw, base), known[key], where, faults)
     return None if faults else AppSettings(name=name, providers=accounts, **values)
+
+
+def _check_durability(values: Mapping[str, Any], faults: Faults) -> None:
+    """A push cannot wait for a flush that the embedded store never makes."""
+    redis: RedisSettings = values.get("redis", RedisSettings())
+    store: StoreSettings = values.get("store", StoreSettings())
+    queue: QueueSettings = values.get("queue", QueueSettings())
+    if not redis.url and queue.durability == "fsync" and store.fsync == "no":
+        faults("queue.durability", '"fsync" waits for the disk, to which store.fsync = "no" flushes nothing')
 
 
 def _check_routes(values: Mapping[str, Any], faults: Faults) -> None:

@@ -151,6 +151,8 @@ class QueueSettings(Struct, frozen=True, kw_only=True):
     """`[queue]`: what the store holds at most, and for how long."""
 
     max_pending: Count = 5_000_000
+    durability: Literal["memory", "fsync"] = "memory"
+    """What a 202 promises: that Redis has the push, or that its disk has."""
     status_retention: Count = 7 * 86400
     dead_letter_retention: Count = 30 * 86400
     suppression_retention: Count = 180 * 86400
@@ -211,6 +213,8 @@ class KeySettings(Struct, frozen=True, kw_only=True):
         ),
     ]
     scopes: tuple[Scope, ...] = ("push",)
+    intake: Rate | None = None
+    """Of the pushes that may be posted with it, beside the app's own limit."""
 
 
 class LimitsSettings(Struct, frozen=True, kw_only=True):

@@ -2,7 +2,8 @@
 
 How the parts stand to one another::
 
-    open_store ── Store ─┬─ pushes    accept (group commit), status, deliveries, cancel     pushes.py
+    open_store ── Store ─┬─ pushes    status, deliveries, cancel                            pushes.py
+                         │            accept: in groups, to the disk where wanted           accepting.py, durable.py
                          ├─ queue     take, settle, promote, launch, reclaim, beat          queue.py
                          ├─ receipts  take, record, events                                  receipts.py
                          ├─ answers   what providers said of tokens lately                  answers.py
@@ -23,7 +24,7 @@ How the parts stand to one another::
 
 from .clock import wall_clock
 from .config import StoreConfig
-from .embedded import attach_embedded, open_embedded
+from .embedded import Fsync, attach_embedded, open_embedded
 from .gauges import AppGauges, Gauges
 from .hashing import token_hash
 from .memory import MemoryStore
@@ -38,6 +39,7 @@ __all__ = [
     "AppGauges",
     "open_embedded",
     "attach_embedded",
+    "Fsync",
     "token_hash",
     "wall_clock",
 ]

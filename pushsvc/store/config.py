@@ -28,8 +28,10 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
     of one that is gone goes on with its entries at once. Empty: a name nobody else has, and the entries of a process
     that died are taken over once its sign of life has run out."""
     alive_ttl: float = 15.0
+    fsync: bool = False
+    """Answer for a push only when the server's disk has it; see durable.py."""
     timeout: float = 5.0
-    """How long Redis may take over one round trip."""
+    """How long Redis may take over one round trip, and its disk over one flush."""
 
     def shards_of(self, app: str) -> int:
         return self.shards if isinstance(self.shards, int) else self.shards.get(app, 1)

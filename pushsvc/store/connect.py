@@ -50,13 +50,15 @@ _UNAVAILABLE = (
     faults.ClusterError,
     faults.RedisClusterException,
     faults.TryAgainError,
+    faults.AskError,
     faults.MovedError,
     OSError,
     TimeoutError,
 )
-# In front of the text, or in the middle of it where Redis 6.2 says what stopped a script.
+# In front of the text, or in the middle of it: where Redis 6.2 says what stopped a script, and where redis-py says
+# which command of a pipeline it was.
 _UNAVAILABLE_CODE = re.compile(
-    r"(?:^|[ -])(?:MISCONF|NOREPLICAS|LOADING|MASTERDOWN|BUSY|UNBLOCKED|OOM|NOAUTH|READONLY|CLUSTERDOWN) "
+    r"(?:^|[ '\"-])(?:MISCONF|NOREPLICAS|LOADING|MASTERDOWN|BUSY|UNBLOCKED|OOM|NOAUTH|READONLY|CLUSTERDOWN) "
 )
 
 
@@ -68,15 +70,17 @@ def store_faults() -> Iterator[None]:
     except _UNAVAILABLE as error:
         raise StoreUnavailable(f"Redis is not available: {_short(error)}") from error
     except faults.RedisError as error:
-        text = _short(error)
-        kind = StoreUnavailable if _UNAVAILABLE_CODE.search(text) else StoreError
-        raise kind(f"Redis refused: {text}") from error
+        kind = StoreUnavailable if _UNAVAILABLE_CODE.search(_told(error)) else StoreError
+        raise kind(f"Redis refused: {_short(error)}") from error
+
+
+def _told(error: BaseException) -> str:
+    # Redis quotes the arguments of a command that it does not know, and an argument may hold a token.
+    return str(error).split(", with args", 1)[0]
 
 
 def _short(error: BaseException) -> str:
-    # Redis quotes the arguments of a command that it does not know, and an argument may hold a token.
-    text = str(error).split(", with args", 1)[0][:200]
-    return text or type(error).__name__
+    return _told(error)[:200] or type(error).__name__
 
 
 def open_redis(url: str, *, name: str, timeout: float = 5.0, blocking: bool = False) -> Client:

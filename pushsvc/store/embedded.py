@@ -77,10 +77,15 @@ def open_embedded(data_dir: Path, *, fsync: Fsync = "everysec") -> Iterator[str]
             ) from None
         path = _place_socket(folder)
         server = _adopt(folder, path)
+        adopted = server is not None
         if server is None:
             server = _start(folder, path, fsync)
         stack.callback(_stop, folder, path, server)
         _await_answer(folder, path, server)
+        if adopted:
+            # It was started as the configuration was then.
+            with suppress(TimeoutError):
+                _ask(path, f"CONFIG SET appendfsync {fsync}".encode())
         yield _url(path)
 
 

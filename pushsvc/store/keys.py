@@ -50,6 +50,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | score last event recorded at ms                       |
 | `ps:T:i:<digest>`          | string | 24 h                   | record of an idempotency key: what the first call     |
 |                            |        |                        | was and was answered; its pushes are in this shard    |
+| `ps:T:mark`                | string | 60 seconds             | written before WAITAOF, which waits for what was      |
+|                            |        |                        | written last; see durable.py                          |
 | `ps:T:quarantine`          | stream | until an operator acts | what could not be decoded: `b` bytes, `from` key,     |
 |                            |        |                        | `id` entry, `why`                                     |
 | `ps:D:count`               | hash   | for good               | `next` ordinal of a device; `active` devices          |
@@ -304,6 +306,10 @@ def quarantine(app: str, shard: int) -> str:
 
 def once(app: str, shard: int, key: bytes) -> str:
     return f"{prefix(app, shard)}i:{key.hex()}"
+
+
+def mark(app: str, shard: int) -> str:
+    return f"{prefix(app, shard)}mark"
 
 
 def alive(consumer: str) -> str:

@@ -8,9 +8,10 @@ silently gone is noticed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
 
+from redis import exceptions as faults
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import NoScriptError
 
@@ -18,6 +19,8 @@ from . import scripts
 from .connect import Client, close_redis, open_redis, store_faults
 
 Command = tuple[Any, ...]
+ScriptCall: TypeAlias = tuple[str, Sequence[str], Sequence[Any]]
+"""A script's name, its keys and its arguments."""
 
 
 def pairs(flat: Sequence[Any]) -> dict[Any, Any]:
@@ -79,6 +82,60 @@ class Link:
             return names, f"{node}:{following}"
         return names, f"{int(node) + 1}:0" if int(node) + 1 < len(nodes) else None
 
+    async def scripts(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Run several in one round trip, each an atomic step of its own. The first that fails raises."""
+        if len(calls) == 1:
+            return [await self.script(*calls[0])]
+
+        async def run(commands: Sequence[Command]) -> list[Any]:
+            return await self._pipeline(self._client, commands, errors=True)
+
+        return await self.by_digest(calls, run)
+
+    @staticmethod
+    async def by_digest(
+        calls: Sequence[ScriptCall], run: Callable[[Sequence[Command]], Awaitable[list[Any]]]
+    ) -> list[Any]:
+        """What `run` answers to the calls as commands. It gives faults among its answers, and the first is raised;
+        where the server does not know a script, all go again with their texts.
+        """
+        known = [(scripts.load(name), keys, args) for name, keys, args in calls]
+        answers = await run([("EVALSHA", script.sha, len(keys), *keys, *args) for script, keys, args in known])
+        if any(isinstance(answer, NoScriptError) for answer in answers):
+            answers = await run([("EVAL", script.text, len(keys), *keys, *args) for script, keys, args in known])
+        with store_faults():
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+        return answers
+
+    async def pinned(self, key: str, commands: Sequence[Command], wait_ms: int) -> list[Any]:
+        """Commands in one go on one connection, to the node that has `key`; some of them may block, for `wait_ms` in
+        all. Tried once more, all of them, where the connection broke. Faults are among the answers.
+        """
+        with store_faults():
+            async with asyncio.timeout(wait_ms / 1000 + self._timeout):
+                try:
+                    return await self._pinned(key, commands)
+                except faults.ConnectionError:
+                    return await self._pinned(key, commands)
+
+    async def _pinned(self, key: str, commands: Sequence[Command]) -> list[Any]:
+        client = self._waiting
+        if not isinstance(client, RedisCluster):
+            async with client.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                result: list[Any] = await pipe.execute(raise_on_error=False)
+                return result
+        await client.initialize()
+        answers = await self._on_node_of(client, key, commands)
+        if any(isinstance(answer, faults.MovedError) for answer in answers):
+            # A command of one key finds the slot's new node, and the client remembers it.
+            await client.execute_command("EXISTS", key)
+            answers = await self._on_node_of(client, key, commands)
+        return answers
+
     async def aclose(self) -> None:
         await close_redis(self._client)
         await close_redis(self._waiting)
@@ -93,3 +150,16 @@ class Link:
                     pipe.execute_command(*command)
                 result: list[Any] = await pipe.execute(raise_on_error=not errors)
                 return result
+
+    @staticmethod
+    async def _on_node_of(client: RedisCluster, key: str, commands: Sequence[Command]) -> list[Any]:
+        node = client.get_node_from_key(key)
+        async with client.pipeline() as pipe:
+            for command in commands:
+                pipe.execute_command(*command, target_nodes=node)
+            # Redirected one by one, they would not be on one connection any more.
+            answers: list[Any] = await pipe.execute(raise_on_error=False, allow_redirections=False)
+        for answer in answers:
+            if isinstance(answer, faults.ConnectionError):
+                raise answer
+        return answers

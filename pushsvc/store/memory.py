@@ -8,7 +8,7 @@ expires anything, and knows one shard.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -60,6 +60,9 @@ class MemoryPushes:
         """Deliveries that have not ended."""
         return sum(record.left for record in self._state.pushes.values())
 
+    async def recount(self, apps: Iterable[str]) -> int:
+        return self.pending
+
     async def accept(self, push: Push) -> None:
         state = self._state
         if (push.app, push.id) not in state.pushes:
@@ -86,6 +89,9 @@ class MemoryPushes:
     async def status(self, app: str, push_id: str) -> PushStatus | None:
         record = self._state.pushes.get((app, push_id))
         return record.status() if record else None
+
+    async def statuses(self, pushes: Sequence[tuple[str, str]]) -> list[PushStatus | None]:
+        return [await self.status(*push) for push in pushes]
 
     async def deliveries(
         self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int
@@ -229,6 +235,10 @@ class MemoryQueue:
             left = [entry_id for entry_id, owner in stream.owner.items() if self._state.gone(owner)]
             taken += self._open(route, lane, left, again=True)
         return taken
+
+    async def recalled(self, route: Route) -> frozenset[EntryRef]:
+        """Nobody asks: the erasure in memory takes what it wants."""
+        return frozenset()
 
     def release(self, route: Route) -> None:
         for lane in LANES:

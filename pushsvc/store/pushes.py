@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
 
 from ..codec import decode_row, encode_chunk, split
 from ..errors import Conflict, Fault, InvalidRequest
 from ..model import DeliveryRow, End, Push, PushStatus
 from . import keys
+from .accepting import Accepting, Args, Part
 from .clock import Clock
-from .commit import Args, GroupCommit
 from .config import StoreConfig
-from .gauges import pending_of
 from .link import Link
 from .status import FIELDS, status_of
 
-KEEP_RECORD = 24 * 60 * 60
-"""Seconds for which a repeat under the same idempotency key is known."""
 _PAGE = 2000
 """Rows looked at in one round trip."""
 _LOOK = 20_000
@@ -30,26 +28,36 @@ class RedisPushes:
         self._link = link
         self._config = config
         self._clock = clock
-        self._commits: dict[tuple[str, int], GroupCommit] = {}
-        self._pending: dict[str, dict[int, int]] = {}
+        self._accepting = Accepting(link, config)
 
     @property
     def pending(self) -> int:
-        """Deliveries that have not ended, of all apps, as of the last accept of each shard or the last `gauges()`."""
-        return sum(count for shards in self._pending.values() for count in shards.values())
+        """See `Accepting.pending`."""
+        return self._accepting.pending
 
     def note_pending(self, app: str, by_shard: Sequence[int]) -> None:
         """Told by whoever has just read it: the app's deliveries that have not ended, in each shard."""
-        self._pending[app] = dict(enumerate(by_shard))
+        for shard, count in enumerate(by_shard):
+            self._accepting.note(app, shard, count)
+
+    async def recount(self, apps: Iterable[str]) -> int:
+        """`pending`, after a look at every shard of these apps."""
+        await self._accepting.recount(apps)
+        return self.pending
+
+    async def require_durable(self, apps: Iterable[str]) -> float:
+        """Seconds that a flush to the disk takes. Raises `ConfigError` where a server of these apps makes none that can
+        be waited for."""
+        marks = [keys.mark(app, shard) for app in apps for shard in range(self._config.shards_of(app))]
+        if not self._link.cluster:
+            del marks[1:]
+        return max(await asyncio.gather(*(self._accepting.durable.probe(mark) for mark in marks)), default=0.0)
 
     async def accept(self, push: Push) -> None:
         """Write the push durably, whole or not at all. May be called again with the same push: it is written once."""
         shard = keys.shard_of(push.id, self._config.shards_of(push.app))
-        commit = self._commits.get((push.app, shard))
-        if commit is None:
-            commit = self._commits[push.app, shard] = self._commit(push.app, shard)
         args, size = self._pack(push)
-        await commit.add(args, size)
+        await self._accepting.write(push.app, shard, Part(args, push.total), size)
 
     def _pack(self, push: Push) -> tuple[Args, int]:
         """What `enqueue.lua` reads of a push, and its size in bytes."""
@@ -75,45 +83,41 @@ class RedisPushes:
         """The record that is kept under an idempotency key."""
         shard = keys.token_shard(key, self._config.shards_of(app))
         record: bytes | None = await self._link.call("GET", keys.once(app, shard, key))
+        if record is not None and self._config.fsync:
+            # The call that wrote it may have gone without an answer, because the disk was slow.
+            await self._accepting.write(app, shard, Part([], 0), 0)
         return record
 
     async def accept_once(self, pushes: Sequence[Push], *, key: bytes, record: bytes) -> bytes | None:
-        """A round trip of its own: the pushes and the record are one atomic step. Raises ValueError for a push that is
-        not `beside` the key.
-        """
+        """The pushes and the record are one atomic step. Raises ValueError for a push that is not `beside` the key."""
         app = pushes[0].app
         shard = keys.token_shard(key, self._config.shards_of(app))
         if not all(self.beside(app, push.id, key) for push in pushes):
             raise ValueError("the pushes of an idempotent call live in the shard of its key")
         args: Args = []
+        size = len(record)
         for push in pushes:
-            args += self._pack(push)[0]
-        kept, flat = await self._link.script(
-            "once",
-            [keys.pending(app, shard), keys.once(app, shard, key)],
-            [keys.prefix(app, shard), KEEP_RECORD * 1000, record, *args],
-        )
-        self._note(app, shard, flat)
-        earlier: bytes | None = kept
-        return earlier
-
-    def _commit(self, app: str, shard: int) -> GroupCommit:
-        counters = [keys.pending(app, shard)]
-        prefix = keys.prefix(app, shard)
-
-        async def write(args: Args) -> None:
-            flat = await self._link.script("accept", counters, (prefix, *args))
-            self._note(app, shard, flat)
-
-        return GroupCommit(write)
-
-    def _note(self, app: str, shard: int, flat: Sequence[bytes]) -> None:
-        self._pending.setdefault(app, {})[shard] = pending_of(dict(zip(flat[::2], flat[1::2], strict=True)))
+            own, own_size = self._pack(push)
+            args += own
+            size += own_size
+        part = Part(args, sum(push.total for push in pushes), key=key, record=record)
+        await self._accepting.write(app, shard, part, size)
+        return part.kept
 
     async def status(self, app: str, push_id: str) -> PushStatus | None:
         shard = keys.shard_of(push_id, self._config.shards_of(app))
         values = await self._link.call("HMGET", keys.push(app, shard, push_id), *FIELDS)
         return status_of(app, push_id, values)
+
+    async def statuses(self, pushes: Sequence[tuple[str, str]]) -> list[PushStatus | None]:
+        shards = self._config.shards_of
+        answers = await self._link.many(
+            [
+                ("HMGET", keys.push(app, keys.shard_of(push_id, shards(app)), push_id), *FIELDS)
+                for app, push_id in pushes
+            ]
+        )
+        return [status_of(*push, values) for push, values in zip(pushes, answers, strict=True)]
 
     async def cancel(self, app: str, push_id: str) -> PushStatus | None:
         """Raises Conflict when every delivery has ended already."""
@@ -161,8 +165,7 @@ class RedisPushes:
         await self._link.call("PING")
 
     async def aclose(self) -> None:
-        for commit in self._commits.values():
-            await commit.aclose()
+        await self._accepting.aclose()
 
 
 def after_cursor(cursor: str) -> int:

@@ -21,6 +21,7 @@ from .metrics import (
     PRUNED,
     PRUNING_FROZEN,
     QUEUE_PENDING,
+    REFUSED,
     REPLAYED,
     REQUESTS,
     RETRY_PENDING,
@@ -39,6 +40,7 @@ from .redaction import REDACTED, is_secret, redact, scrub_text
 __all__ = [
     "REQUESTS",
     "ACCEPTED",
+    "REFUSED",
     "DELIVERIES",
     "ATTEMPTS",
     "QUEUE_PENDING",

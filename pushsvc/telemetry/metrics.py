@@ -33,6 +33,9 @@ from ..errors import ConfigError
 from .logs import get_logger
 
 REQUESTS = Counter("pushsvc_requests_total", "HTTP requests answered.", ["app", "route", "status"])
+REFUSED = Counter(
+    "pushsvc_refused_total", "Pushes refused with 429, by the limit that they were over.", ["app", "limit"]
+)
 ACCEPTED = Counter("pushsvc_accepted_total", "Deliveries accepted into the queue.", ["app"])
 DELIVERIES = Counter(
     "pushsvc_deliveries_total", "Deliveries that ended, by how.", ["app", "platform", "outcome", "reason"]

@@ -149,8 +149,8 @@ def test_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
         assert "shown only now" in err
         code, _, _ = await shell("send", "--key", key, "--apns", apns_token("ok", "1"), "--title", "x", "--follow")
         assert code == 0
-        made = await shell.json(*new, "all", "--scope", "admin", "--scope", "push")
-        assert made["scopes"] == ["push", "admin"]
+        made = await shell.json(*new, "all", "--scope", "admin", "--scope", "push", "--intake", "2/h")
+        assert (made["scopes"], made["intake"]) == (["push", "admin"], "2/3600s")
         assert made["key"] != key.strip()
 
         code, _, err = await shell(*new, "backend")
@@ -161,16 +161,23 @@ def test_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
         code, _, err = await shell(*new, "test")
         assert (code, err) == (1, "pushsvc: the configuration has a key 'test' of shop: choose another name")
         assert (await shell(*new, "a b"))[0] == 2
+        code, _, err = await shell(*new, "fast", "--intake", "very")
+        assert code == 2
+        assert "--intake: expected a rate such as" in err
+        for limited in (0, 0, 1):
+            code, _, err = await shell("send", "--key", made["key"], "--apns", apns_token("ok", "1"), "--title", "x")
+            assert code == limited
+        assert "The key 'all' may post 2 pushes in 3600 s" in err
         code, _, err = await shell("keys", "new", "--app", "shp", "--name", "x")
         assert (code, err) == (1, "pushsvc: apps.shp: no such app in the configuration (did you mean shop?)")
 
         code, out, _ = await shell("keys", "list", "--app", "shop")
         assert code == 0
         rows = [line.split("\t") for line in out.splitlines()]
-        assert [(row[1], row[2], row[4]) for row in rows[1:]] == [
-            ("all", "push, admin", "store"),
-            ("backend", "push", "store"),
-            ("test", "push, devices, feedback, admin", "configuration"),
+        assert [(row[1], row[2], row[3], row[5]) for row in rows[1:]] == [
+            ("all", "push, admin", "2/3600s", "store"),
+            ("backend", "push", "", "store"),
+            ("test", "push, devices, feedback, admin", "", "configuration"),
         ]
         listed = await shell.json("keys", "list")
         assert [row["name"] for row in listed] == ["all", "backend", "test"]

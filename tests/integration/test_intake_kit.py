@@ -11,7 +11,17 @@ import hashlib
 import io
 import re
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +31,7 @@ import msgspec
 import uvloop
 
 from pushsvc.errors import Conflict, Fault, NotFound, RequestError, StoreUnavailable
-from pushsvc.intake import IntakeApp, IntakeConfig, build_app, serve
+from pushsvc.intake import Backlog, IntakeApp, IntakeConfig, Waits, build_app, serve
 from pushsvc.model import (
     ApiKey,
     Content,
@@ -100,6 +110,14 @@ class Store:
         if self.away:
             raise StoreUnavailable("connection refused")
 
+    @property
+    def pending(self) -> int:
+        return sum(push.total for push in self.pushes.values())
+
+    async def recount(self, apps: Iterable[str]) -> int:
+        self._come()
+        return self.pending
+
     async def accept(self, push: Push) -> None:
         self._come()
         if self.gate is not None:
@@ -129,6 +147,9 @@ class Store:
             return None
         counts = Counts(total=push.total, queued=push.total)
         return PushStatus(push.id, app, push.first_state, push.created_at, push.created_at, counts, push.send_at)
+
+    async def statuses(self, pushes: Sequence[tuple[str, str]]) -> list[PushStatus | None]:
+        return [await self.status(*push) for push in pushes]
 
     async def deliveries(
         self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int
@@ -225,6 +246,8 @@ class Service:
     url: str = ""
     failing: dict[str, str] = field(default_factory=dict)
     now: float = 0.0
+    backlog: Backlog | None = None
+    waits: Waits | None = None
     dead: MemoryDeadLetters = field(default_factory=lambda: MemoryStore().dead)
     registry: Registry = field(default_factory=lambda: MemoryStore().registry)
     channels: Channels = field(default_factory=Channels)
@@ -269,6 +292,8 @@ class Service:
             config=config,
             clock=lambda: NOW,
             monotonic=lambda: self.now,
+            backlog=self.backlog,
+            waits=self.waits,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,46 @@ def test_intake_refuses_what_is_over_the_apps_limit(tmp_path: Path) -> None:
             assert (await answer.json(content_type=None))["type"].endswith("too-many-requests")
 
     play(tmp_path, limits(intake="10/h"), act)
+
+
+KEYS = """
+[[apps.shop.keys]]
+name = "slow"
+sha256 = "{slow}"
+intake = "5/h"
+[[apps.shop.keys]]
+name = "other"
+sha256 = "{other}"
+[apps.shop.limits]
+intake = "12/h"
+"""
+
+
+def test_a_key_has_a_limit_of_its_own_beside_the_apps(tmp_path: Path) -> None:
+    async def act(service: Service) -> None:
+        document = {"to": {"tokens": apns("ok", 1)}, "notification": {"title": "x"}}
+
+        async def post(key: str, path: str = "/v1/push", body: Any = document) -> tuple[int, str]:
+            headers = {"Authorization": f"Bearer {key}"}
+            async with service.session.post(path, json=body, headers=headers) as answer:
+                return answer.status, str((await answer.json(content_type=None)).get("detail", ""))
+
+        answers = await asyncio.gather(*(post("slow") for _ in range(10)))
+        assert sorted(status for status, _ in answers) == [202] * 5 + [429] * 5
+        assert {told for status, told in answers if status == 429} == {
+            "The key 'slow' may post 5 pushes in 3600 s, and has done so."
+        }
+        answers = [await post("other") for _ in range(10)]
+        assert [status for status, _ in answers] == [202] * 7 + [429] * 3
+        assert answers[-1][1] == "The app may post 12 pushes in 3600 s, and has done so."
+        assert (await post("slow", "/v1/push/batch", [document]))[0] == 429
+
+        async def counted() -> bool:
+            refused = 'pushsvc_refused_total{app="shop",limit='
+            # Counters are of this test's process, in which other tests may have refused something.
+            return await metric(service, refused + '"key"}') >= 6 and await metric(service, refused + '"app"}') >= 3
+
+        await service.until("the metric says which", counted)
+
+    slow, other = (sha256(key.encode()).hexdigest() for key in ("slow", "other"))
+    play(tmp_path, KEYS.format(slow=slow, other=other), act)

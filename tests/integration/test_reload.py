@@ -12,8 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
+
+from pushsvc.reload import _fixed
+from pushsvc.settings import AppSettings, Settings
 
 from .harness import KEY, Service, apns, fcm, running_service
+from .servers import ask
 
 OTHER = "test-key-of-the-other"
 
@@ -220,5 +225,49 @@ def test_accounts_change_under_load_and_each_push_is_sent_once(tmp_path: Path) -
             await service.until("new connections are up", are_up)
         assert await service.done(*pushes) == {"total": 12_000, "sent": 12_000}
         assert service.simulator.record.apns.duplicates == 0
+
+    play(tmp_path, act)
+
+
+def test_only_what_is_read_at_the_start_asks_for_a_restart() -> None:
+    old = Settings()
+    larger = structs.replace(
+        old, queue=structs.replace(old.queue, max_pending=1), apps={"shop": AppSettings(name="shop")}
+    )
+    assert _fixed(old, larger) == []
+    assert _fixed(old, structs.replace(larger, queue=structs.replace(larger.queue, durability="fsync"))) == ["queue"]
+    assert _fixed(old, structs.replace(larger, retry=structs.replace(old.retry, attempts=2))) == ["retry"]
+
+
+def test_limits_change_under_a_running_route_and_what_waits_for_them_is_sent(tmp_path: Path) -> None:
+    async def act(service: Service, file: Path) -> None:
+        text = file.read_text()
+
+        def limits(rates: str) -> None:
+            file.write_text(f"{text}\n[apps.shop.limits]\n{rates}\n")
+
+        limits('per_token = "1/h"\non_exceed = "drop"')
+
+        async def dropped() -> bool:
+            ends = await service.done(await service.push(apns("ok", "busy")))
+            return "suppressed" in ends
+
+        await service.until("the limit of a token holds", dropped)
+
+        # Of the app: what is over it stays in the line ..
+        limits('per_token = "0"\nper_app = "300/h"')
+
+        async def asked() -> bool:
+            await service.done(await service.push(apns("ok", "busy")))
+            return ask(service.settings.store.data_dir / "store.sock", "EXISTS ps:{shop.0}:bucket:app") == b":1\r\n"
+
+        await service.until("the dispatcher asks for permits of the app", asked)
+        push = await service.push(apns("ok", *range(1000)))
+        waiting = await service.push(apns("ok", *range(1000, 1400)))
+        assert (await service.status(push))["counts"]["queued"] >= 650
+        assert (await service.status(waiting))["counts"]["queued"] == 400
+        # .. until there is no such limit.
+        limits('per_token = "0"')
+        assert await service.done(push, waiting) == {"total": 1400, "sent": 1400}
 
     play(tmp_path, act)

@@ -161,6 +161,37 @@ def test_many_accepts_at_once_are_all_written(server: Server | None) -> None:
     play(server, story)
 
 
+def test_what_waits_is_heard_of_in_every_process(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        one, two = await world.store("a"), await world.store("b")
+        accepting = [asyncio.ensure_future(one.pushes.accept(make_push(f"p{number}", 3))) for number in range(5)]
+        await asyncio.sleep(0)
+        assert one.pushes.pending == 15  # before Redis has answered
+        await asyncio.gather(*accepting)
+        own = next(name for name in map(str, range(1000)) if one.pushes.beside("shop", name, b"key"))
+        await one.pushes.accept_once([make_push(own, 4)], key=b"key", record=b"r")
+        await two.pushes.accept(make_push("n", 2, app="news"))
+        assert await two.pushes.recount(["shop", "news"]) == 21 == two.pushes.pending
+        for taken in await take_all(two):
+            await two.queue.settle("shop", *all_of(taken))
+        assert await one.pushes.recount(["shop", "news"]) == 2
+
+    play(server, story, StoreConfig(shards=3) if server else None)
+
+
+def test_many_statuses_in_one_look(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        for name in ("p", "q", "r"):
+            await store.pushes.accept(make_push(name, 2))
+        await store.pushes.cancel("shop", "q")
+        asked = [("shop", "p"), ("shop", "nobody"), ("news", "p"), ("shop", "q"), ("shop", "r"), ("shop", "p")]
+        assert await store.pushes.statuses(asked) == [await store.pushes.status(*each) for each in asked]
+        assert await store.pushes.statuses([]) == []
+
+    play(server, story)
+
+
 def test_a_push_to_nobody_is_done(server: Server | None) -> None:
     async def story(world: World) -> None:
         store = await world.store()

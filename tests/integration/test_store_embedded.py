@@ -19,7 +19,7 @@ from pushsvc.errors import ConfigError, StoreOwned, StoreUnavailable
 from pushsvc.model import PushStatus
 from pushsvc.store import Store, StoreConfig, attach_embedded, embedded, open_embedded, open_store
 
-from .servers import find_binary, wait_until
+from .servers import ask, find_binary, wait_until
 from .test_store_kit import make_push, take_all
 
 OWNER = """
@@ -139,8 +139,9 @@ def test_a_server_that_its_owner_has_left_is_adopted(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         assert alive(pid)
-        with open_embedded(tmp_path) as again:
+        with open_embedded(tmp_path, fsync="always") as again:
             assert server_pid(again) == pid
+            assert b"always" in ask(tmp_path / "store.sock", "CONFIG GET appendfsync")
             assert status(again, "p") is not None
         wait_until(lambda: not alive(pid))
     with open_embedded(tmp_path) as url:

@@ -314,6 +314,40 @@ def test_the_suppression_list_is_asked_only_when_there_is_one(server: Server) ->
     play(server, story)
 
 
+async def _mixed(store: Store) -> None:
+    """Pushes with a record and pushes without, at once: the second group of each shard has both."""
+    plain = [store.pushes.accept(make_push(f"p{number}")) for number in range(40)]
+    keyed = []
+    for number in range(40):
+        key = f"{number:016}".encode()
+        own = next(name for name in (f"k{number}-{n}" for n in range(1000)) if store.pushes.beside("shop", name, key))
+        keyed.append(store.pushes.accept_once([make_push(own)], key=key, record=b"r"))
+    assert await asyncio.gather(*plain[:1], *keyed, *plain[1:]) == [None] * 80
+    assert len(await take_all(store)) == 80 == store.pushes.pending
+
+
+def test_pushes_with_and_without_a_record_share_round_trips(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await _mixed(store)
+        await store.link.call("SCRIPT", "FLUSH")
+        await store.link.call("FLUSHALL")
+        await store.link.call("CONFIG", "RESETSTAT")
+        await _mixed(store)
+        assert await _calls(store, "get") < 500
+
+    play(server, story, StoreConfig(consumer="a", shards=3))
+
+
+def test_they_do_so_in_a_cluster_too() -> None:
+    async def main(server: Server) -> None:
+        url = f"redis+cluster://127.0.0.1:{server.port}"
+        async with asyncio.timeout(60), open_store(url, StoreConfig(consumer="a", shards=3)) as store:
+            await _mixed(store)
+
+    with running_server("valkey", tcp=True, cluster=True) as server:
+        asyncio.run(main(server))
+
+
 async def _suppress_all(store: Store) -> int:
     found = await store.receipts.take("shop", limit=1000, wait_ms=0)
     events = [FeedbackEvent(each.at, each.platform, each.token, each.reason, "suppressed") for _, each in found]
@@ -368,6 +402,9 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await store.pushes.accept_once([make_push("once", 1)], key=b"sixteen digest b", record=b"record")
         await store.pushes.accept(make_push("scheduled", 1, send_at=NOW + 60_000))
         await store.queue.beat({"shop/apns": "unreachable"})
+        async with open_store(server.url, StoreConfig(fsync=True)) as strict:
+            with pytest.raises(StoreUnavailable):  # neither of these servers keeps an append-only file
+                await strict.pushes.accept(make_push("strict"))
         for name in ("living", "pruned"):
             device = Device(id=name, platform="apns", token=f"token of {name}", user="u", registered_at=NOW)
             await store.registry.put("shop", device)

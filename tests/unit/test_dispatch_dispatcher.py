@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from pushsvc.dispatch import DispatchConfig, Dispatcher
+from pushsvc.dispatch import DispatchConfig, Dispatcher, RouteLimits
 from pushsvc.dispatch.settling import BATCH, BOUND
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model import Lane, Misconfigured, Route, Sent
 from pushsvc.policy import RetryPolicy
-from pushsvc.ports import DeliveryQueue, Taken
+from pushsvc.ports import Bucket, DeliveryQueue, Lease, Taken
+from pushsvc.rates import Rate
 
 from .dispatch_fakes import FakeProvider, FakeQueue, chunk, counts, many, memory_store, push, taken, wall_clock
 from .virtual_time import run, until
@@ -272,5 +273,118 @@ def test_a_store_that_is_away_at_the_end_is_said_and_not_raised() -> None:
     async def main() -> None:
         async with running(dispatcher(Away(), FakeProvider())):
             await asyncio.sleep(1.0)
+
+    run(main())
+
+
+# --- limits that change -----------------------------------------------------------------------------
+
+
+class Counting:
+    """A limiter that lets everybody through until it is told otherwise, and counts what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Rate, int]] = []
+        self.wait_ms = 0
+        self.leases = 0
+
+    async def admit(
+        self, route: Route, rate: Rate, tokens: Sequence[str], *, family: str = "all"
+    ) -> Sequence[tuple[int, int]]:
+        await asyncio.sleep(0.001)
+        self.asked.append((rate, len(tokens)))
+        return [(place, self.wait_ms) for place in range(len(tokens))] if self.wait_ms else []
+
+    async def lease(self, bucket: Bucket, wanted: int) -> Lease:
+        await asyncio.sleep(0.001)
+        self.leases += 1
+        return Lease(0, self.wait_ms) if self.wait_ms else Lease(wanted)
+
+
+APNS = Route("shop", "apns")
+HOURLY = Rate(1, 3600)
+
+
+def limited(queue: DeliveryQueue, limiter: Counting, limits: RouteLimits, provider: FakeProvider) -> Dispatcher:
+    return Dispatcher(
+        queue,
+        [provider],
+        CONFIG,
+        hash_token=lambda token: "",
+        limiter=limiter,
+        limits={APNS: limits},
+        wall_clock=wall_clock,
+        dice=lambda: 0.5,
+    )
+
+
+def test_what_waits_for_the_apps_rate_goes_when_the_rate_is_lifted() -> None:
+    async def main() -> None:
+        store, provider, limiter = memory_store(), FakeProvider(APNS), Counting()
+        provider.says = lambda delivery: Sent(status=200)
+        limiter.wait_ms = 3_600_000
+        own = limited(store.queue, limiter, RouteLimits(per_app=HOURLY), provider)
+        async with running(own):
+            await store.pushes.accept(push("p", *many("t", 700)))
+            await asyncio.sleep(10.0)
+            assert provider.submitted == []
+            own.limit({APNS: RouteLimits()})
+            await until(lambda: len(provider.submitted) == 700, 2.0)
+            asked = limiter.leases
+            own.limit({Route("shop", "fcm"): RouteLimits(per_app=HOURLY)})  # not about this one
+            await store.pushes.accept(push("q", *many("u", 10)))
+            await until(lambda: len(provider.submitted) == 710, 2.0)
+        assert limiter.leases == asked
+        assert await counts(store, "p") == {"total": 700, "sent": 700}
+
+    run(main())
+
+
+def test_other_limits_hold_for_a_running_route_at_once() -> None:
+    async def main() -> None:
+        store, provider, limiter = memory_store(), FakeProvider(APNS), Counting()
+        provider.says = lambda delivery: Sent(status=200)
+        own = limited(store.queue, limiter, RouteLimits(), provider)
+        async with running(own):
+            await store.pushes.accept(push("free", "t"))
+            await until(lambda: provider.tokens == ["t"])
+            assert limiter.asked == []
+            limiter.wait_ms = 3_600_000
+            own.limit({APNS: RouteLimits(per_token=HOURLY, on_exceed="drop")})
+            await store.pushes.accept(push("dropped", "t"))
+            await until(lambda: store._state.pushes["shop", "dropped"].state == "done")
+            own.limit({APNS: RouteLimits(per_token=Rate(2, 1))})
+            await store.pushes.accept(push("delayed", "t", ttl=7200.0))
+            await until(lambda: len(limiter.asked) == 2)
+            await asyncio.sleep(1.0)
+        assert limiter.asked == [(HOURLY, 1), (Rate(2, 1), 1)]
+        assert await counts(store, "dropped") == {"total": 1, "suppressed": 1}
+        assert await counts(store, "delayed") == {"total": 1, "retrying": 1}
+
+    run(main())
+
+
+def test_limits_that_change_all_the_time_lose_nothing_and_send_nothing_twice() -> None:
+    ways = [
+        RouteLimits(per_token=Rate(240, 60)),
+        RouteLimits(),
+        RouteLimits(per_app=Rate(1000, 1)),
+        RouteLimits(per_app=Rate(1000, 1), on_exceed="drop"),
+        RouteLimits(per_token=HOURLY, per_app=Rate(5, 1)),
+    ]
+
+    async def main() -> None:
+        store, provider, limiter = memory_store(), FakeProvider(APNS, room=50), Counting()
+        provider.says = lambda delivery: Sent(status=200)
+        own = limited(store.queue, limiter, ways[0], provider)
+        async with running(own):
+            for number in range(40):
+                await store.pushes.accept(push(f"p{number}", *many(f"p{number}", 100)))
+                own.limit({APNS: ways[number % len(ways)]})
+                await asyncio.sleep(0.003)
+            await until(lambda: len(provider.submitted) == 4000)
+            await until(lambda: all(record.state == "done" for record in store._state.pushes.values()))
+        assert len(set(provider.tokens)) == 4000
+        assert {rate for rate, _ in limiter.asked} == {Rate(240, 60), HOURLY}
 
     run(main())

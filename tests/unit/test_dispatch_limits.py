@@ -185,6 +185,63 @@ def test_the_apps_rate_may_drop_the_rest() -> None:
     play(RouteLimits(per_app=RATE, on_exceed="drop"), limiter, act)
 
 
+def test_what_waits_is_asked_for_by_the_limits_of_that_moment() -> None:
+    limiter = FakeLimiter(over="x", faults=1)
+
+    async def act(rig: Rig) -> None:
+        rig.add("a", "x", lane="urgent")  # Redis is away at the first try: the question lasts
+        await asyncio.sleep(0)
+        rig.add("b", "x", body=b"collapse")
+        account = AccountLimits(collapsible=RATE, is_collapsible=lambda body: body == b"collapse")
+        rig.gate.use(RouteLimits(account=account))
+        while rig.ready.size != {"urgent": 1, "normal": 1, "bulk": 0}:
+            rig.woken.clear()
+            await rig.woken.wait()
+        assert limiter.asked == [("all", ["a", "x"]), ("collapsible", ["b", "x"])]
+        assert rig.refused == [("x", 1000), ("x", 1000)]
+        rig.gate.use(RouteLimits())
+        rig.add("x", "x", lane="bulk")
+        while not rig.ready.size["bulk"]:
+            rig.woken.clear()
+            await rig.woken.wait()
+        assert rig.drawn() == ["a", "b", "x", "x"]
+        assert len(limiter.asked) == 2
+
+    play(RouteLimits(per_token=RATE), limiter, act)
+
+
+def test_the_pacer_draws_on_other_buckets_and_keeps_the_permits_of_those_that_stay() -> None:
+    limiter = FakeLimiter(permits=60)
+    app, quota = Bucket("shop.0", "app", Rate(100, 1), 1.0), Bucket("fcm/p", "quota", Rate(10_000, 1), 1.0)
+
+    async def main() -> None:
+        woken = asyncio.Event()
+        pacer = Pacer((), limiter, wake=woken.set, clock=lambda: 100.0)
+        assert not pacer
+        running = asyncio.create_task(pacer.run())
+        pacer.use([quota])
+        assert pacer
+        async with asyncio.timeout(20):
+            pacer.want(40)
+            await woken.wait()
+            assert pacer.permits() == 40
+            pacer.use([app, quota])
+            assert pacer.permits() == 0
+            woken.clear()
+            pacer.want(40)
+            await woken.wait()
+            assert limiter.leased == [("quota", 40), ("app", 5)]
+            assert pacer.permits() == 5
+            pacer.use([quota])
+            assert pacer.permits() == 40
+            pacer.use([Bucket("fcm/p", "quota", Rate(20_000, 1), 1.0)])
+            assert pacer.permits() == 0
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
+
+
 def test_the_pacer_gives_the_least_of_its_buckets_and_forgets_what_was_not_used() -> None:
     now = 100.0
     limiter = FakeLimiter(permits=60)

@@ -70,6 +70,13 @@ def test_serving_needs_an_app_with_a_provider(tmp_path: Path) -> None:
     loaded(tmp_path, '[apps.shop.apns]\nkey_id = "K"').require_apps()
 
 
+def test_a_push_cannot_wait_for_a_flush_that_is_never_made(tmp_path: Path) -> None:
+    never = '[store]\nfsync = "no"\n[queue]\ndurability = "fsync"\n'
+    with pytest.raises(ConfigError, match=r'^queue\.durability: "fsync" waits for the disk'):
+        loaded(tmp_path, never)
+    assert loaded(tmp_path, never + '[redis]\nurl = "redis://elsewhere"').queue.durability == "fsync"
+
+
 def test_a_whole_app(tmp_path: Path) -> None:
     settings = loaded(
         tmp_path,
@@ -341,7 +348,8 @@ def test_the_example_documents_every_key_with_its_default() -> None:
         want |= {name: str(value) for name, value in want.items() if isinstance(value, Path)}
         assert example[section.name] == want, section.name
     shop = example["apps"]["shop"]
-    assert set(shop["keys"][0]) == {"name", "sha256", "scopes"}
+    assert set(shop["keys"][0]) == {"name", "sha256", "scopes", "intake"}
+    assert shop["keys"][0]["intake"] == "0"
     assert shop["limits"] == {"per_token": "240/min", "per_app": "0", "intake": "0", "on_exceed": "delay"}
     assert WebhookSettings(**shop["webhook"]) == WebhookSettings()
     assert set(shop["webhook"]) == set(WebhookSettings.__struct_fields__)

@@ -17,7 +17,7 @@ from pushsvc.codec import CodecError
 from pushsvc.errors import ConfigError, InvalidRequest, StoreError, StoreUnavailable
 from pushsvc.model import ENDS, Counts, Target
 from pushsvc.store import StoreConfig, keys, scripts, token_hash
-from pushsvc.store.commit import Args, GroupCommit
+from pushsvc.store.commit import GroupCommit
 from pushsvc.store.connect import open_redis, store_faults
 from pushsvc.store.dead import DeadLetter, decode_dead, encode_dead
 from pushsvc.store.receipts import parse_event_id, start_of
@@ -218,6 +218,17 @@ def test_urls_that_cannot_be_meant(url: str) -> None:
             faults.ResponseError("Error running script (call to f_1): 2: -OOM command not"),
             StoreUnavailable,
         ),
+        (
+            faults.ResponseError(
+                "Command # 1 (XREADGROUP GROUP dispatch a COUNT 64 BLOCK 2000 STREAMS ps:{shop.0}:q:apns:normal) of "
+                f"pipeline caused error: ('UNBLOCKED force unblock, instance state changed',){' ' * 300}"
+            ),
+            StoreUnavailable,
+        ),
+        (
+            faults.ResponseError("Command # 2 (HSET k f OOM-1) of pipeline caused error: ('WRONGTYPE of key',)"),
+            StoreError,
+        ),
         (faults.ResponseError("WRONGTYPE Operation against a key"), StoreError),
         (faults.DataError("Invalid input"), StoreError),
     ],
@@ -246,12 +257,12 @@ class _Writes:
     """A write that waits until it is let go."""
 
     def __init__(self) -> None:
-        self.seen: list[Args] = []
+        self.seen: list[list[int]] = []
         self.gate = asyncio.Event()
         self.error: Exception | None = None
 
-    async def __call__(self, args: Args) -> None:
-        self.seen.append(args)
+    async def __call__(self, items: list[int]) -> None:
+        self.seen.append(items)
         await self.gate.wait()
         if self.error is not None:
             raise self.error
@@ -261,9 +272,9 @@ def test_what_comes_in_one_tick_or_during_a_write_shares_the_next() -> None:
     async def main() -> None:
         writes = _Writes()
         commit = GroupCommit(writes)
-        first = [commit.add([1], 1), commit.add([2], 1)]
+        first = [commit.add(1, 1), commit.add(2, 1)]
         await asyncio.sleep(0)
-        later = [commit.add([3], 1), commit.add([4], 1)]
+        later = [commit.add(3, 1), commit.add(4, 1)]
         await asyncio.sleep(0)
         assert writes.seen == [[1, 2]]
         assert not any(future.done() for future in first)
@@ -288,8 +299,8 @@ def test_a_write_is_bounded(limits: dict[str, int], sizes: list[int], expected: 
         writes = _Writes()
         writes.gate.set()
         commit = GroupCommit(writes, **limits)
-        await asyncio.gather(*(commit.add([size], size) for size in sizes))
-        return [len(args) for args in writes.seen]
+        await asyncio.gather(*(commit.add(size, size) for size in sizes))
+        return [len(items) for items in writes.seen]
 
     assert asyncio.run(main()) == expected
 
@@ -299,11 +310,11 @@ def test_a_failed_write_fails_its_own_callers_only() -> None:
         writes = _Writes()
         commit = GroupCommit(writes)
         writes.error = StoreUnavailable("away")
-        failing = [commit.add([1], 1), commit.add([2], 1)]
+        failing = [commit.add(1, 1), commit.add(2, 1)]
         writes.gate.set()
         found: list[Any] = await asyncio.gather(*failing, return_exceptions=True)
         writes.error = None
-        after = commit.add([3], 1)
+        after = commit.add(3, 1)
         await after
         return [*found, after.exception()]
 
@@ -317,7 +328,7 @@ def test_a_caller_that_gives_up_does_not_hurt_the_others() -> None:
     async def main() -> None:
         writes = _Writes()
         commit = GroupCommit(writes)
-        leaving, staying = commit.add([1], 1), commit.add([2], 1)
+        leaving, staying = commit.add(1, 1), commit.add(2, 1)
         await asyncio.sleep(0)
         leaving.cancel()
         writes.gate.set()
@@ -329,13 +340,34 @@ def test_a_caller_that_gives_up_does_not_hurt_the_others() -> None:
 
 
 def test_closing_lets_what_was_handed_over_be_written() -> None:
-    async def main() -> list[Args]:
+    async def main() -> list[list[int]]:
         writes = _Writes()
         commit = GroupCommit(writes)
-        future = commit.add([1], 1)
+        future = commit.add(1, 1)
         writes.gate.set()
         await commit.aclose()
         assert future.done()
         return writes.seen
 
     assert asyncio.run(main()) == [[1]]
+
+
+def test_a_few_writes_may_be_under_way_at_once_and_the_rest_gathers() -> None:
+    async def main() -> None:
+        writes = _Writes()
+        commit = GroupCommit(writes, flights=2)
+        futures = []
+        for number in range(4):
+            futures += [commit.add(number, 1), commit.add(number + 10, 1)]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert writes.seen == [[0, 10], [1, 11]]
+        writes.gate.set()
+        await asyncio.gather(*futures)
+        assert writes.seen == [[0, 10], [1, 11], [2, 12, 3, 13]]
+        await commit.aclose()
+        again = commit.add(9, 1)
+        await again
+        assert writes.seen[-1] == [9]
+
+    asyncio.run(main())

@@ -7,11 +7,16 @@ where nothing but the outside world could go on, the loop says so instead of wai
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+TURN = 1e-12
+"""Seconds that a turn of the loop takes. A clock that stood still while the loop works would let a timer that the loop
+takes a hair too early, within its resolution, come round for ever."""
 
 
 class _Selector(selectors.BaseSelector):
@@ -35,7 +40,7 @@ class _Selector(selectors.BaseSelector):
         if not ready:
             if timeout is None:
                 raise RuntimeError("everything waits, and for nothing that could come")
-            self.now += max(timeout, 0.0)
+            self.now += max(timeout, TURN, math.ulp(self.now))
         return ready
 
     def close(self) -> None:

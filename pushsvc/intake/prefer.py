@@ -1,0 +1,55 @@
+"""`Prefer: wait=N` (RFC 7240): for how long a caller would rather wait for the end of its push than be told 202. Pure.
+
+A preference is no demand: one that is not known, or whose value makes no sense, is ignored
+(https://www.rfc-editor.org/rfc/rfc7240#section-2). So nothing here is ever refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from .query import Param
+
+HEADER: Final = "Prefer"
+APPLIED: Final = "Preference-Applied"
+LONGEST: Final = 30
+"""Seconds; who asks for more waits so long. Shorter than the patience of common proxies."""
+PARAM: Final = Param(
+    HEADER,
+    f"`wait=N`: answer 200 with the status document once every delivery has ended, or 202 as usual after N seconds, "
+    f"{LONGEST} at most (RFC 7240). Other preferences are ignored, and so is this one while too many wait already: it "
+    f"was followed where `{APPLIED}` says so.",
+    length=0,
+)
+
+_NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_WORD: Final = rf'(?:{_NAME}|"(?:[^"\\]|\\.)*")'
+_PREFERENCE: Final = re.compile(
+    rf"[ \t]*(?P<name>{_NAME})(?:[ \t]*=[ \t]*(?P<value>{_WORD}))?"
+    rf"(?:[ \t]*;(?:[ \t]*{_NAME}(?:[ \t]*=[ \t]*{_WORD})?)?)*[ \t]*(?:,|$)"
+)
+_NEXT: Final = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)*(?:,|$)')
+"""Up to the end of what is no preference."""
+
+
+def wait_of(headers: Iterable[str]) -> int | None:
+    """Seconds to wait, from the values of all `Prefer` headers in order; None where there is no such wish."""
+    for text in headers:
+        at = 0
+        while at < len(text):
+            found = _PREFERENCE.match(text, at)
+            if found is not None and found["name"].lower() == "wait":
+                # Of a preference that is given twice only the first is considered.
+                return _seconds(found["value"] or "")
+            end = found or _NEXT.match(text, at)
+            at = max(end.end() if end is not None else len(text), at + 1)
+    return None
+
+
+def _seconds(value: str) -> int | None:
+    digits = value.strip('"')
+    if not (digits.isascii() and digits.isdecimal()):
+        return None
+    return LONGEST if len(digits) > 9 else min(LONGEST, int(digits))

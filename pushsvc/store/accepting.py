@@ -1,0 +1,125 @@
+"""Pushes on their way into Redis: what many callers write to a shard at once, and how much waits there by now.
+
+accept ──────┐
+accept_once ─┴─ one group a shard ── one round trip, a script for the plain ones and one for each record
+                                      └─ with `fsync`: and a barrier for all of them, see durable.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+from . import keys
+from .commit import GroupCommit
+from .config import StoreConfig
+from .durable import FLIGHTS, Durable
+from .gauges import pending_of
+from .link import Link, ScriptCall, pairs
+
+Args: TypeAlias = list[Any]
+
+KEEP_RECORD = 24 * 60 * 60
+"""Seconds for which a repeat under the same idempotency key is known."""
+
+_Place: TypeAlias = tuple[str, int]
+
+
+class Part:
+    """One caller's share of a group: pushes as `enqueue.lua` reads them, with the record of a key or without. One that
+    has no pushes waits for what is there already to be on the disk.
+    """
+
+    __slots__ = ("args", "deliveries", "kept", "key", "record")
+
+    def __init__(self, args: Args, deliveries: int, *, key: bytes | None = None, record: bytes = b"") -> None:
+        self.args = args
+        self.deliveries = deliveries
+        self.key = key
+        self.record = record
+        self.kept: bytes | None = None
+        """The record of an earlier call under the same key, once it has been written."""
+
+
+class Accepting:
+    """The groups of one process, over all apps and shards."""
+
+    def __init__(self, link: Link, config: StoreConfig) -> None:
+        self._link = link
+        self._config = config
+        self.durable = Durable(link, timeout=config.timeout)
+        self._groups: dict[_Place, GroupCommit[Part]] = {}
+        self._heard: dict[_Place, int] = {}
+        self._sum = 0
+        self._under_way = 0
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    async def write(self, app: str, shard: int, part: Part, size: int) -> None:
+        """Write the part, of about `size` bytes, with whatever else is on its way to the shard."""
+        self._under_way += part.deliveries
+        group = self._groups.get((app, shard))
+        if group is None:
+            group = self._groups[app, shard] = self._group(app, shard)
+        await group.add(part, size)
+
+    def _group(self, app: str, shard: int) -> GroupCommit[Part]:
+        async def write(parts: list[Part]) -> None:
+            try:
+                await self._write(app, shard, parts)
+            finally:
+                # With the answer, or without one: no longer ours to count.
+                self._under_way -= sum(part.deliveries for part in parts)
+
+        return GroupCommit(write, flights=FLIGHTS if self._config.fsync else 1)
+
+    async def _write(self, app: str, shard: int, parts: list[Part]) -> None:
+        counters, prefix = keys.pending(app, shard), keys.prefix(app, shard)
+        plain: Args = []
+        keyed: list[tuple[Part, ScriptCall]] = []
+        for part in parts:
+            if part.key is None:
+                plain += part.args
+            else:
+                args = [prefix, KEEP_RECORD * 1000, part.record, *part.args]
+                keyed.append((part, ("once", [counters, keys.once(app, shard, part.key)], args)))
+        calls = [call for _, call in keyed]
+        if plain:
+            calls.append(("accept", [counters], [prefix, *plain]))
+        if self._config.fsync:
+            answers = await self.durable.scripts(keys.mark(app, shard), calls)
+        else:
+            answers = await self._link.scripts(calls)
+        for (part, _), (kept, counts) in zip(keyed, answers, strict=False):
+            part.kept = kept
+            self.note(app, shard, pending_of(pairs(counts)))
+        if plain:
+            self.note(app, shard, pending_of(pairs(answers[-1])))
+
+    async def aclose(self) -> None:
+        """Let what was handed over be written."""
+        for group in self._groups.values():
+            await group.aclose()
+
+    # --- counting ---------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> int:
+        """Deliveries that have not ended, of all apps and shards: what was heard of each last, in answer to a write or
+        to `recount`, and what this process is writing.
+        """
+        return self._sum + self._under_way
+
+    def note(self, app: str, shard: int, count: int) -> None:
+        """So many of the shard's deliveries have not ended."""
+        self._sum += count - self._heard.get((app, shard), 0)
+        self._heard[app, shard] = count
+
+    async def recount(self, apps: Iterable[str]) -> None:
+        """Hear of every shard of these apps, and forget others, in one round trip."""
+        places = [(app, shard) for app in apps for shard in range(self._config.shards_of(app))]
+        answers = await self._link.many([("HGETALL", keys.pending(*place)) for place in places])
+        for place in self._heard.keys() - set(places):
+            self.note(*place, 0)
+        for place, counters in zip(places, answers, strict=True):
+            self.note(*place, pending_of(counters))

@@ -1,0 +1,193 @@
+"""`queue.max_pending` on real sockets, over real servers, in one process and in two."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pushsvc import runtime
+from pushsvc.intake import Backlog, serve
+from pushsvc.model import Route
+from pushsvc.store import Store, StoreConfig, open_store
+
+from .harness import Service as WholeService
+from .harness import apns, running_service
+from .servers import KINDS, Server, running_server
+from .test_intake_kit import ALERT, CONFIG, Answer, Service, call, run_loop
+from .test_store_kit import all_of
+
+NEWS = {"to": {"tokens": [{"platform": "fcm", "token": "n1"}]}, "notification": {"title": "x"}}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with running_server(request.param) as found:
+        yield found
+
+
+Story = Callable[[list[Service], Store], Awaitable[None]]
+
+
+def play(server: Server, most: int, main: Story, processes: int = 1) -> None:
+    """So many intakes, each with a connection and a backlog of its own."""
+
+    async def whole() -> None:
+        async with asyncio.timeout(60), AsyncExitStack() as stack:
+            services = []
+            for _ in range(processes):
+                store = await stack.enter_async_context(open_store(server.url, StoreConfig(shards=4)))
+                service = Service(store.pushes)  # type: ignore[arg-type]  # pushes are all that these calls ask for
+                service.backlog = Backlog(store.pushes, most, ["shop", "news"], monotonic=time.monotonic)
+                await stack.enter_async_context(service.backlog.watching())
+                service.url = await stack.enter_async_context(serve(service.app(CONFIG), CONFIG))
+                services.append(service)
+            await main(services, store)
+
+    server.flush()
+    run_loop(whole())
+
+
+async def post(service: Service, document: Any = ALERT, *, key: str = "full", **headers: str) -> Answer:
+    path = "/v1/push/batch" if isinstance(document, list) else "/v1/push"
+    return await call(service, "POST", path, document, key=key, headers=headers)
+
+
+async def until_taken(service: Service, document: Any = ALERT, **headers: str) -> Answer:
+    """The answer of a service whose queue has room, once it has noticed."""
+    async with asyncio.timeout(20):
+        while (answer := await post(service, document, **headers)).status == 429:
+            await asyncio.sleep(0.02)
+    return answer
+
+
+async def waiting(store: Store) -> int:
+    return sum((await store.gauges({"shop": ("apns",), "news": ("fcm",)})).pending.values())
+
+
+async def send_all(store: Store) -> None:
+    """What a dispatcher does."""
+    while taken := await store.queue.take(Route("shop", "apns"), "normal", targets=1000, wait_ms=0):
+        for each in taken:
+            await store.queue.settle("shop", *all_of(each))
+
+
+def test_one_process_fills_the_queue_to_its_bound_and_not_beyond(server: Server) -> None:
+    async def main(services: list[Service], store: Store) -> None:
+        (service,) = services
+        answers = await asyncio.gather(*(post(service) for _ in range(60)))
+        assert {answer.status for answer in answers} <= {202, 429}
+        assert await waiting(store) == sum(answer.status == 202 for answer in answers) <= 25
+        # What was refused early, while others were being written, fits now.
+        while (answer := await post(service)).status == 202:
+            pass
+        assert await waiting(store) == 25
+        assert (answer.status, answer.headers["retry-after"]) == (429, "5")
+        assert answer.json["type"] == "urn:pushsvc:problem:too-many-requests"
+        assert (await post(service, {**ALERT, "to": 7})).status == 422
+        await send_all(store)
+        assert (await until_taken(service)).status == 202
+
+    play(server, 25, main)
+
+
+def test_several_processes_pass_it_by_no_more_than_they_write_at_once(server: Server) -> None:
+    async def main(services: list[Service], store: Store) -> None:
+        async def caller(service: Service) -> int:
+            accepted = 0
+            while (await post(service)).status == 202:
+                accepted += 1
+            return accepted
+
+        callers = [caller(service) for service in services for _ in range(6)]
+        assert sum(await asyncio.gather(*callers)) == await waiting(store)
+        # They hear of one another with each write, or else within a second.
+        assert 100 <= await waiting(store) <= 100 + 100
+
+        async with asyncio.timeout(20):
+            while not all(answer.status == 429 for answer in [await post(service) for service in services]):
+                await asyncio.sleep(0.1)
+
+    play(server, 100, main, processes=2)
+
+
+def test_it_counts_what_others_have_accepted_for_other_apps(server: Server) -> None:
+    async def main(services: list[Service], store: Store) -> None:
+        first, second = services
+        for _ in range(10):
+            assert (await post(first, NEWS, key="newsie")).status == 202
+        async with asyncio.timeout(20):
+            while (await post(second)).status == 202:
+                await asyncio.sleep(0.1)
+        assert await waiting(store) >= 10
+
+    play(server, 10, main, processes=2)
+
+
+def test_of_a_batch_those_that_do_not_fit_have_429_in_their_place(server: Server) -> None:
+    async def main(services: list[Service], store: Store) -> None:
+        (service,) = services
+        tokens = [{"platform": "apns", "token": f"{number:064x}"} for number in range(4)]
+        large = {"to": {"tokens": tokens}, "notification": {"title": "x"}}
+        vast = {**large, "to": {"tokens": [*tokens, *({"platform": "fcm", "token": f"t{n}"} for n in range(4))]}}
+        answer = await post(service, [ALERT, large, vast, {"to": 7}, large, ALERT, ALERT, ALERT])
+        assert [each["status"] for each in answer.json["results"]] == [202, 202, 422, 422, 429, 202, 202, 429]
+        assert "7" in str(answer.json["results"][2]["error"]["errors"])
+        assert answer.json["results"][4]["error"]["type"] == "urn:pushsvc:problem:too-many-requests"
+        assert await waiting(store) == 7
+        await send_all(store)
+
+        # Under a key it is one call: refused as a whole, and good for another try.
+        key = {"Idempotency-Key": "order 7"}
+        assert (await until_taken(service, [large], **key)).status == 200
+        again = await post(service, [large, {"to": 7}], **{"Idempotency-Key": "order 8"})
+        assert (again.status, "retry-after" in again.headers) == (429, True)
+        assert (await post(service, [large, large], **{"Idempotency-Key": "order 9"})).status == 422
+        # A repeat sends nothing, so it is not refused.
+        repeat = await post(service, [large], **key)
+        assert (repeat.status, repeat.headers["idempotent-replay"]) == (200, "true")
+        await send_all(store)
+        again = await until_taken(service, [large, {"to": 7}], **{"Idempotency-Key": "order 8"})
+        assert [each["status"] for each in again.json["results"]] == [202, 422]
+
+    play(server, 7, main)
+
+
+def test_the_bound_is_changed_under_a_running_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "GAUGES_EVERY", 0.0)
+
+    async def act(service: WholeService) -> None:
+        file = service.settings.file
+        assert file is not None
+        text = file.read_text()
+        service.simulator.break_credentials("apns")
+        document = {"to": {"tokens": apns("ok", 1)}, "notification": {"title": "x"}}
+
+        async def reaches(count: int) -> bool:
+            await service.post(document)
+            async with service.session.get("/metrics") as answer:
+                lines = (await answer.text()).splitlines()
+            pending = [float(line.split()[-1]) for line in lines if line.startswith("pushsvc_queue_pending{")]
+            return sum(pending) == count and (await service.post(document))[0] == 429
+
+        await service.until("the queue is full", lambda: reaches(5))
+        file.write_text(text.replace("max_pending = 5", "max_pending = 9"))
+        await service.until("there is room for four more", lambda: reaches(9))
+        service.simulator.mend_credentials("apns")
+        await service.until("the queue takes more when it is emptied", lambda: is_taken(service, document))
+        async with service.session.get("/metrics") as answer:
+            assert 'pushsvc_refused_total{app="shop",limit="queue"}' in await answer.text()
+
+    async def is_taken(service: WholeService, document: Any) -> bool:
+        return (await service.post(document))[0] == 202
+
+    async def main() -> None:
+        async with running_service(tmp_path, extra="[queue]\nmax_pending = 5\n") as service:
+            await act(service)
+
+    asyncio.run(main())

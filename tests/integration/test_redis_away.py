@@ -1,0 +1,195 @@
+"""Redis goes, is silent, is full or no primary any more: every call says 503 and when to come again; then all goes on.
+
+The whole service in one loop, over a Redis and a Valkey of its own and over the embedded one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from pushsvc import runtime
+
+from .harness import Service, apns, fcm, running_service
+from .servers import KINDS, Kind, Server, ask, running_server
+
+OPTIONS = ("--appendonly", "yes")
+NOBODY = "019ad8f0-0000-7000-8000-000000000000"
+
+
+class Place:
+    """A server that can be killed and started again with its data."""
+
+    def __init__(self, kind: Kind, folder: Path, stack: ExitStack) -> None:
+        self._kind = kind
+        self._folder = folder
+        self._stack = stack
+        self.server = self._start()
+
+    def _start(self) -> Server:
+        return self._stack.enter_context(running_server(self._kind, folder=self._folder, options=OPTIONS))
+
+    def start_again(self) -> None:
+        self.server = self._start()
+
+
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    with TemporaryDirectory(prefix="ps-") as folder, ExitStack() as stack:
+        yield Place(request.param, Path(folder), stack)
+
+
+def play(folder: Path, act: Callable[[Service], Coroutine[Any, Any, None]], url: str = "") -> None:
+    async def main() -> None:
+        extra = f'[redis]\nurl = "{url}"\n' if url else ""
+        async with running_service(folder, extra=extra) as service:
+            await act(service)
+
+    asyncio.run(main())
+
+
+def document(*tokens: object) -> dict[str, Any]:
+    return {"to": {"tokens": apns("ok", *tokens)}, "notification": {"title": "hello"}}
+
+
+Headers = dict[str, str]
+
+
+async def call(service: Service, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Headers]:
+    async with service.session.request(method, path, json=body, headers=headers) as answer:
+        await answer.read()
+        return answer.status, dict(answer.headers)
+
+
+async def refuses_everything(service: Service) -> None:
+    """Each call that needs Redis, at once."""
+    calls: list[tuple[str, str, Any]] = [
+        ("POST", "/v1/push", document("away")),
+        ("POST", "/v1/push/batch", [document("away"), document("away")]),
+        ("GET", f"/v1/push/{NOBODY}", None),
+        ("GET", f"/v1/push/{NOBODY}/deliveries", None),
+        ("DELETE", f"/v1/push/{NOBODY}", None),
+        ("GET", "/v1/feedback", None),
+        ("GET", "/v1/failed", None),
+        ("POST", "/v1/failed/replay", {}),
+        ("GET", "/readyz", None),
+    ]
+    answers = await asyncio.gather(
+        *(call(service, *each) for each in calls),
+        call(service, "POST", "/v1/push", document("away"), **{"Idempotency-Key": "away", "Prefer": "wait=5"}),
+    )
+    for (method, path, _), (status, headers) in zip([*calls, ("POST", "under a key", None)], answers, strict=True):
+        assert (status, headers["Content-Type"]) == (503, "application/problem+json"), (method, path)
+        assert int(headers["Retry-After"]) >= 1, (method, path)
+    for path in ("/healthz", "/metrics", "/openapi.json"):
+        assert (await call(service, "GET", path))[0] == 200, path
+
+
+async def goes_on(service: Service, *before: str) -> None:
+    """What was accepted before is sent, and so is what comes now; what was refused was not taken."""
+
+    async def ready() -> bool:
+        return (await call(service, "GET", "/readyz"))[0] == 200
+
+    await service.until("it is ready again", ready)
+    after = await service.push([*apns("ok", "after"), *apns("Unregistered", "dead"), *fcm("ok", "after")])
+    assert await service.done(after) == {"total": 3, "sent": 2, "invalid": 1}
+    for push in before:
+        await service.done(push)
+    status, headers = await call(service, "POST", "/v1/push", document("again"), **{"Idempotency-Key": "away"})
+    assert (status, "Idempotent-Replay" in headers) == (202, False)
+
+    async def told() -> bool:
+        async with service.session.get("/v1/feedback") as answer:
+            return bool((await answer.json())["items"])
+
+    await service.until("feedback has gone on too", told)
+    record = service.simulator.record.apns
+    (away,) = apns("ok", "away")
+    assert (record.duplicates, record.requests_of(away["token"])) == (0, 0)
+
+
+def test_a_server_that_dies_and_is_started_again(tmp_path: Path, place: Place) -> None:
+    async def act(service: Service) -> None:
+        service.simulator.break_credentials("apns")
+        waiting = await service.push(apns("ok", *range(300)))
+        place.server.kill()
+        await refuses_everything(service)
+        service.simulator.mend_credentials("apns")
+        place.start_again()
+        await goes_on(service, waiting)
+        assert (await service.status(waiting))["counts"]["sent"] == 300
+
+    play(tmp_path, act, place.server.url)
+
+
+def test_a_server_that_is_silent(tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = runtime.store_config
+    monkeypatch.setattr(runtime, "store_config", lambda settings: structs.replace(config(settings), timeout=0.5))
+
+    async def act(service: Service) -> None:
+        waiting = await service.push(apns("ok", 1))
+        await service.done(waiting)
+        pid = place.server.process.pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await refuses_everything(service)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+        async def ready() -> bool:
+            return (await call(service, "GET", "/readyz"))[0] == 200
+
+        # What it was asked before it fell silent it does now: nobody can have known, and 503 says so.
+        await service.until("it is ready again", ready)
+        assert await service.done(await service.push(apns("ok", 2))) == {"total": 1, "sent": 1}
+
+    play(tmp_path, act, place.server.url)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "mend"),
+    [
+        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+    ],
+    ids=["full", "no primary"],
+)
+def test_a_server_that_takes_no_writes(
+    tmp_path: Path, place: Place, trouble: tuple[str, ...], mend: tuple[str, ...]
+) -> None:
+    async def act(service: Service) -> None:
+        before = await service.push(apns("ok", 1))
+        await service.done(before)
+        place.server.command(*trouble)
+        for path, body in (("/v1/push", document("away")), ("/v1/push/batch", [document("away")])):
+            status, headers = await call(service, "POST", path, body)
+            assert (status, int(headers["Retry-After"]) >= 1) == (503, True)
+        assert (await service.status(before))["counts"]["sent"] == 1
+        place.server.command(*mend)
+        await goes_on(service, before)
+
+    play(tmp_path, act, place.server.url)
+
+
+def test_the_embedded_server_is_started_again_by_its_owner(tmp_path: Path) -> None:
+    async def act(service: Service) -> None:
+        service.simulator.break_credentials("apns")
+        waiting = await service.push(apns("ok", *range(300)))
+        info = ask(service.settings.store.data_dir / "store.sock", "INFO server")
+        os.kill(int(info.partition(b"process_id:")[2].split()[0]), signal.SIGKILL)
+        await refuses_everything(service)
+        service.simulator.mend_credentials("apns")
+        await goes_on(service, waiting)
+        assert (await service.status(waiting))["counts"]["sent"] == 300
+
+    play(tmp_path, act)
