@@ -10,7 +10,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:q:<platform>:<lane>` | stream | entry: until settled   | the lane: `c` encoded Chunk, `n` its number of        |
 |                            |        |                        | targets; consumer group `dispatch`                    |
 | `ps:T:retry:<platform>`    | zset   | member: until due      | score due ms; member `<lane> <n> <encoded Chunk>`     |
-| `ps:T:recall:<platform>`   | hash   | 60 s, renewed          | `<lane> <entry id>` of entries that dispatchers shall |
+| `ps:T:recall:<platform>`   | hash   | 60 seconds, renewed    | `<lane> <entry id>` of entries that dispatchers shall |
 |                            |        |                        | give back: an erasure waits for them                  |
 | `ps:T:pending`             | hash   | for good               | `<platform>:<lane>` deliveries that have not ended;   |
 |                            |        |                        | `<platform>:retry` those of them that wait in `retry`;|
@@ -48,6 +48,9 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:hook:dead`           | hash   | field: events TTL      | in shard 0: id -> DeadBatch as JSON, without events   |
 | `ps:T:hook:asked`          | zset   | until tried            | in shard 0: ids of dead batches to be told again;     |
 |                            |        |                        | score last event recorded at ms                       |
+| `ps:T:erase`               | hash   | field: until done      | in shard 0: digest of a user -> erasure under way,    |
+|                            |        |                        | with ids and tokens; `pass`: where the present one is |
+| `ps:T:erased:<digest>`     | string | 3600 seconds           | in shard 0: what an erasure has removed, as JSON      |
 | `ps:T:i:<digest>`          | string | 24 h                   | record of an idempotency key: what the first call     |
 |                            |        |                        | was and was answered; its pushes are in this shard    |
 | `ps:T:mark`                | string | 60 seconds             | written before WAITAOF, which waits for what was      |
@@ -65,9 +68,6 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:D:x:<platform>:<why>`  | zset   | member: until restored | ordinal of a tombstone; score pruned at ms            |
 |                            |        | or buried              |                                                       |
 | `ps:D:x`                   | hash   | field: as its zset     | `<platform>:<why>` -> number of tombstones            |
-| `ps:D:erase`               | hash   | field: until done      | digest of a user -> erasure that is under way, with   |
-|                            |        |                        | ids and tokens; `pass`: how far the present look is   |
-| `ps:D:erased:<digest>`     | string | 1 h                    | what an erasure has removed, as JSON: counts          |
 | `ps:replays`               | zset   | until done             | `<app> <job>` of replays that are not done; score the |
 |                            |        |                        | ms at which one that nobody works on is taken up      |
 | `ps:cleanup`               | hash   | for good               | cleanups: `at` began ms, `place` where the one that   |
@@ -293,11 +293,11 @@ def tombstones(app: str, label: str = "") -> str:
 
 
 def erase(app: str) -> str:
-    return f"{devices(app)}erase"
+    return f"{prefix(app, 0)}erase"
 
 
 def erased(app: str, digest: str) -> str:
-    return f"{devices(app)}erased:{digest}"
+    return f"{prefix(app, 0)}erased:{digest}"
 
 
 def quarantine(app: str, shard: int) -> str:

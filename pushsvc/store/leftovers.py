@@ -15,11 +15,11 @@ from msgspec import Struct
 
 from ..ports.cleanup import Swept
 from . import keys
+from .accepting import KEEP_RECORD
 from .clock import Clock
 from .config import DAY, StoreConfig
 from .link import Link
 from .orphans import BUCKETS, INDEXES, Orphans
-from .pushes import KEEP_RECORD
 from .replays import RECORD_TTL
 
 _KEYS = 200

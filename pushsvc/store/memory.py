@@ -40,6 +40,7 @@ from .dead import DeadLetter
 from .gauges import Gauges
 from .keys import SMALL
 from .memory_dead import MemoryDeadLetters
+from .memory_erasure import MemoryErasures
 from .memory_feedback import MemoryAnswers, MemorySuppressions
 from .memory_gauges import figures
 from .memory_registry import MemoryRegistry
@@ -330,6 +331,7 @@ class MemoryStore:
         self.keys = MemoryKeyRing(self._state)
         self.dead = MemoryDeadLetters(self._state)
         self.registry = MemoryRegistry(self._state)
+        self.erasures = MemoryErasures(self._state, self.registry, self.hash_key)
 
     def as_consumer(self, consumer: str) -> MemoryStore:
         """What a process of that name would see that has just started."""

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from msgspec.structs import replace
+
 from ..codec import split
 from ..devices import Device
 from ..freeze import Answers
@@ -143,9 +145,13 @@ class State:
                 del self.suppressed[key]
 
     def launch(self, record: Record) -> None:
-        """Put its chunks into the lanes."""
+        """Put its chunks into the lanes, without what has ended before."""
         for chunk in split(record.push, self.config.chunk_size):
-            self.lanes[record.push.app, chunk.platform, chunk.lane].add(chunk)
+            left = tuple(target for target in chunk.targets if target.index not in record.ended)
+            if len(left) < len(chunk.targets):
+                chunk = replace(chunk, targets=left)
+            if left:
+                self.lanes[record.push.app, chunk.platform, chunk.lane].add(chunk)
         record.launched = True
         self.change()
 
