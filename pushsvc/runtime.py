@@ -315,6 +315,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 keys=store.keys,
                 dead=store.dead,
                 registry=store.registry,
+                erasures=store.erasures,
                 channels=channels,
                 ready=ready,
                 metrics=metrics,

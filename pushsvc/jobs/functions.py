@@ -159,4 +159,14 @@ async def cleanup(context: Context) -> dict[str, int]:
     return {f"{app} {what}": count for (app, what), count in cleaned.removed.items()}
 
 
-FUNCTIONS: Mapping[str, Function] = {"replay": replay, "webhook": webhook, "cleanup": cleanup}
+async def erase(context: Context, app: str) -> bool:
+    """Go on with the erasures of an app, for a slice. Whether there is nothing left to do.
+
+    Killed at any point, it goes on where its last step began.
+    """
+    began = time.monotonic()
+    async with open_store(context.store_url, store_config(context.settings)) as store:
+        return await store.erasures.work(app, stopping=lambda: context.stopping() or time.monotonic() - began > SLICE)
+
+
+FUNCTIONS: Mapping[str, Function] = {"replay": replay, "webhook": webhook, "cleanup": cleanup, "erase": erase}

@@ -121,6 +121,7 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
             periodics = [
                 Periodic("replays", SWEEP, lambda: enqueue_replays(store, queue, settings)),
                 Periodic("webhooks", SWEEP, lambda: enqueue_webhooks(store, queue, current.settings)),
+                Periodic("erasures", SWEEP, lambda: enqueue_erasures(store, queue, current.settings)),
                 Periodic("cleanup-slices", SWEEP, lambda: enqueue_cleanup(store, queue)),
             ]
             if settings.cleanup.every:
@@ -206,13 +207,18 @@ async def _enqueue_each(queue: Queue, function: str, calls: Mapping[str, tuple[s
             await asyncio.to_thread(_enqueue, queue, function, arguments, job_id)
 
 
+async def enqueue_erasures(store: Store, queue: Queue, settings: Settings) -> None:
+    """Give the erasures of each app that nobody works on to rq."""
+    due = await store.erasures.unfinished(list(settings.apps))
+    await _enqueue_each(queue, "erase", {app: (app,) for app in due})
+
+
 async def enqueue_cleanup(store: Store, queue: Queue) -> None:
     """Give the cleanup that is under way to rq, unless somebody works on it or it waits there already."""
     record = await store.cleanups.record()
     if record.place is None or await store.cleanups.holder() is not None:
         return
-    if not any(job_id.startswith("cleanup-") for job_id in await asyncio.to_thread(queue.get_job_ids)):
-        await asyncio.to_thread(_enqueue, queue, "cleanup", (), f"cleanup-{time.time_ns()}")
+    await _enqueue_each(queue, "cleanup", {"run": ()})
 
 
 def _enqueue(queue: Queue, function: str, arguments: tuple[str, ...], job_id: str) -> Job:

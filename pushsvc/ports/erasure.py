@@ -33,7 +33,7 @@ class Erasures(Protocol):
 
     async def erase(self, app: str, user: str, *, wait: float) -> Erasure:
         """Begin, or go on, and take part for up to `wait` seconds. The devices are gone, and nothing more is sent to
-        their tokens, when this returns, whatever is left to do."""
+        their tokens, when this returns, whatever is left to do. For an hour after its end this tells the same again."""
         ...
 
     async def unfinished(self, apps: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from ..model import Chunk, DeliveryRow, Target
 from ..ports.erasure import Erasure
 from .erasure.queue import ERASED
-from .erasure.subjects import Subjects, joined
+from .erasure.subjects import Subjects, joined, key_of
 from .memory_registry import MemoryRegistry
 from .memory_state import Record, State
 
@@ -33,7 +33,10 @@ class MemoryErasures:
             if not who.learnt:
                 break
             subject = replace(subject, devices=(*subject.devices, *who.learnt[user]))
-        return Erasure(len(devices), True, dict(removed))
+        key = app, key_of(user, self._hash_key)
+        if devices:
+            self._state.erased[key] = Erasure(len(devices), True, dict(removed))
+        return self._state.erased.get(key, Erasure(0, True))
 
     async def unfinished(self, apps: Sequence[str]) -> list[str]:
         return []

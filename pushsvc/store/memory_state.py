@@ -34,6 +34,7 @@ from ..model import (
     TokenSuspect,
 )
 from ..ports import ReplayStatus
+from ..ports.erasure import Erasure
 from .clock import Clock
 from .config import StoreConfig
 from .dead import DeadLetter
@@ -122,6 +123,8 @@ class State:
         """Of an app, who has a token."""
         self.crowds: dict[str, Counter[str]] = defaultdict(Counter)
         """Of an app, how many devices a user has."""
+        self.erased: dict[tuple[str, str], Erasure] = {}
+        """By app and digest of the user."""
         self.keys: dict[str, ApiKey] = {}
         self.once: dict[tuple[str, bytes], bytes] = {}
         self.alive: set[str] = set()

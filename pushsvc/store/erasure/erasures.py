@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -26,7 +25,7 @@ from ..registry import RedisRegistry
 from ..suppression import Suppression
 from .keepers import Step
 from .passes import ORDER, keepers
-from .subjects import Counts, Record, Subjects, decode_record, encode_record, joined, learnt, noted
+from .subjects import Counts, Record, Subjects, decode_record, encode_record, joined, key_of, learnt, noted
 
 LEASE = 5.0
 """Seconds after which the turn of a process that has died is over."""
@@ -76,10 +75,10 @@ class RedisErasures:
     # --- what callers ask -------------------------------------------------------------------------
 
     async def erase(self, app: str, user: str, *, wait: float) -> Erasure:
-        key = blake2b(user.encode(), digest_size=16, key=self._hash_key).hexdigest()
+        key = key_of(user, self._hash_key)
         deadline = time.monotonic() + wait
         if not await self._begin(app, key, user):
-            return Erasure(0, True)
+            return await self._report(app, key)
         while True:
             await self.work(app, stopping=lambda: time.monotonic() >= deadline)
             record = await self._record(app, key)
@@ -222,4 +221,4 @@ class RedisErasures:
 
 
 def _lock(app: str) -> str:
-    return f"erasure:{app}"
+    return f"erasure-{app}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from hashlib import blake2b
 from typing import TypeAlias
 
 import msgspec
@@ -34,6 +35,11 @@ class Record(Struct, frozen=True):
 
 encode_record = msgspec.msgpack.Encoder().encode
 decode_record = msgspec.msgpack.Decoder(Record).decode
+
+
+def key_of(user: str, hash_key: bytes) -> str:
+    """What a record stands under: it tells nobody whose it is."""
+    return blake2b(user.encode(), digest_size=16, key=hash_key).hexdigest()
 
 
 def joined(record: Record | None, *, user: str, devices: Iterable[Device], suppressed: int) -> Record:
