@@ -80,7 +80,7 @@ class ByTopic(Struct, frozen=True, tag="topic"):
 
 
 class ByWhere(Struct, frozen=True, tag="where"):
-    """All devices for which an expression is true; see `where.py`."""
+    """All devices for which an expression is true; see `where`."""
 
     text: str
 

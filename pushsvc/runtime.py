@@ -21,10 +21,11 @@ from aiohttp import web
 from . import feedback, intake, janitor, telemetry, webhooks
 from .accounts import Accounts
 from .channels import OpenedChannels
+from .devices import Environment
 from .dispatch import DispatchConfig, Dispatcher, RouteLimits
 from .errors import PushsvcError, StoreOwned, StoreUnavailable
 from .freeze import FreezePolicy
-from .model import ApiKey, Route
+from .model import ApiKey, Platform, Route
 from .policy import PrunePolicy, RetryPolicy
 from .ports import KeyRing
 from .ports.cleanup import CleanupRecord
@@ -193,6 +194,13 @@ async def open_keyring(settings: Settings) -> AsyncIterator[KeyRing]:
         yield store.keys
 
 
+def environments(settings: Settings, app: str) -> dict[Platform, Environment]:
+    """By platform the environment whose tokens the app's account can send to, where tokens belong to one."""
+    accounts = settings.apps[app].providers
+    found = {platform: REGISTRY[platform].environment(config) for platform, config in accounts.items()}
+    return {platform: environment for platform, environment in found.items() if environment is not None}
+
+
 def _exposition(current: Current, store: Store) -> Callable[[], Awaitable[None]]:
     """A step that brings the gauges that live in Redis up to date, at most every `GAUGES_EVERY` seconds."""
     read_at = 0.0
@@ -250,6 +258,7 @@ def intake_apps(settings: Settings) -> dict[str, intake.IntakeApp]:
         name: intake.IntakeApp(
             name=name,
             platforms=frozenset(app.providers),
+            environments=environments(settings, name),
             keys=tuple(
                 ApiKey(name=key.name, app=name, sha256=key.sha256, scopes=tuple(key.scopes), intake=key.intake)
                 for key in app.keys

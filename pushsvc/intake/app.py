@@ -81,6 +81,7 @@ def build_app(
         renderers=renderers,
         pushes=pushes,
         receipts=receipts,
+        registry=registry,
         gate=gate,
         config=config,
         clock=clock,

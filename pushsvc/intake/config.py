@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
 
+from ..devices import Environment
 from ..model import ApiKey, Platform
 from ..rates import Rate
 
@@ -20,6 +22,8 @@ class IntakeApp(Struct, frozen=True):
     """The providers that are configured for it."""
     keys: tuple[ApiKey, ...] = ()
     """Those of the configuration; those of `pushsvc keys new` are asked of the `KeyRing`."""
+    environments: Mapping[Platform, Environment] = {}
+    """Of the platforms whose tokens belong to one: the one that the app uses."""
     limit: Rate | None = None
     """Of the pushes that it may post."""
 

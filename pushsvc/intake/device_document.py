@@ -22,7 +22,7 @@ from ..devices import MAX_NAME, Device, TagValue, name_fault
 from ..documents import Time, instant
 from ..errors import Fault, InvalidRequest
 from ..ports.registry import MOST_OF_USER
-from .faults import Check, Enough, Found, Rules, check_fields, platform_check
+from .faults import Check, Enough, Found, Rules, check_fields, check_name, platform_check
 from .refusal import parse, summary
 from .wording import expected, join, secret_kind
 
@@ -223,13 +223,6 @@ def _known(value: Any, path: str, found: Found) -> None:
     """The platform, which was looked at before its token."""
 
 
-def _name(value: Any, path: str, found: Found) -> None:
-    if not isinstance(value, str):
-        found.add(path, expected("a string", value))
-    elif (fault := name_fault(value)) is not None:
-        found.add(path, fault)
-
-
 def _short(value: Any, path: str, found: Found) -> None:
     if not isinstance(value, str):
         found.add(path, expected("a string", value))
@@ -280,7 +273,7 @@ def _tag_fault(value: Any) -> str | None:
 
 _FIELDS: Final[dict[str, Check]] = {
     "platform": _known,
-    "user": _name,
+    "user": check_name,
     "tags": _tags,
     "locale": _short,
     "timezone": _short,

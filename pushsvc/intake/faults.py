@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
+from ..devices import name_fault
 from ..errors import Fault
 from ..model import LANES, Platform
 from ..ports import Renderer
+from ..where import WhereError, compile_where
 from . import live_activity
 from .depth import MAX_DEPTH, too_deep
 from .instants import parse_send_at
@@ -128,24 +130,17 @@ def _choice(value: Any, path: str, found: Found, *, options: tuple[str, ...]) ->
         found.add(path, expected("one of " + ", ".join(f'"{option}"' for option in options), value))
 
 
-def _texts(value: Any, path: str, found: Found) -> None:
-    if not isinstance(value, list):
-        found.add(path, expected("a list of strings", value))
-        return
-    for index, item in enumerate(value):
-        _text(item, f"{path}[{index}]", found, least=1)
+def check_name(value: Any, path: str, found: Found) -> None:
+    """The id of a device or a user, or the name of a topic."""
+    if not isinstance(value, str):
+        found.add(path, expected("a string", value))
+    elif (fault := name_fault(value)) is not None:
+        found.add(path, fault)
 
 
 def _true(value: Any, path: str, found: Found) -> None:
     if value is not True:
         found.add(path, expected("true", value))
-
-
-def _later(value: Any, path: str, found: Found, *, check: Check, mend: str) -> None:
-    before = len(found.items)
-    check(value, path, found)
-    if len(found.items) == before:
-        found.add(path, f"this version of pushsvc does not take `{path}` yet; {mend}")
 
 
 def check_fields(value: dict[str, Any], path: str, found: Found, checks: Mapping[str, Check]) -> None:
@@ -223,11 +218,6 @@ _PUSH: Final[dict[str, Check]] = {
     "dry_run": _flag,
 }
 
-_TO: Final[dict[str, Check]] = {
-    name: partial(_later, check=check, mend="use `to.tokens`")
-    for name, check in {"devices": _texts, "users": _texts, "topic": _text, "where": _text, "all": _true}.items()
-}
-
 
 def _push(value: Any, rules: Rules, now: int, found: Found) -> None:
     if not isinstance(value, dict):
@@ -295,28 +285,46 @@ def _to(value: Any, path: str, found: Found, *, rules: Rules) -> None:
     if not isinstance(value, dict):
         found.add(path, expected('an object such as {"tokens": [..]}', value))
         return
-    kinds = ("tokens", *_TO)
-    given = [name for name in kinds if value.get(name) is not None]
+    checks: dict[str, Check] = {
+        "tokens": partial(_many, what="token", check=partial(_token, rules=rules), rules=rules),
+        "devices": partial(_many, what="device", check=check_name, rules=rules),
+        "users": partial(_many, what="user", check=check_name, rules=rules),
+        "topic": check_name,
+        "where": partial(_where, rules=rules),
+        "all": _true,
+    }
+    given = [name for name in checks if value.get(name) is not None]
     if not given:
-        found.add(path, "names no receivers: `tokens` is needed")
+        found.add(path, f"names no receivers: one of {names(checks)} is needed")
     elif len(given) > 1:
-        found.add(path, f"holds exactly one of {names(kinds)}; found {names(given)}")
-    check_fields(value, path, found, {**_TO, "tokens": partial(_tokens, rules=rules)})
+        found.add(path, f"holds exactly one of {names(checks)}; found {names(given)}")
+    check_fields(value, path, found, checks)
 
 
-def _tokens(value: Any, path: str, found: Found, *, rules: Rules) -> None:
+def _many(value: Any, path: str, found: Found, *, what: str, check: Check, rules: Rules) -> None:
     if not isinstance(value, list):
         found.add(path, expected("a list", value))
         return
     if not value:
-        found.add(path, "is empty: at least one token is needed")
+        found.add(path, f"is empty: at least one {what} is needed")
     if len(value) > rules.max_targets:
-        found.add(path, f"holds {len(value):,} targets, at most {rules.max_targets:,} are taken in one call")
+        found.add(path, f"holds {len(value):,} {what}s, at most {rules.max_targets:,} are taken in one call")
     for index, item in enumerate(value):
-        _token(item, f"{path}[{index}]", found, rules)
+        check(item, f"{path}[{index}]", found)
 
 
-def _token(value: Any, path: str, found: Found, rules: Rules) -> None:
+def _where(value: Any, path: str, found: Found, *, rules: Rules) -> None:
+    if not isinstance(value, str):
+        found.add(path, expected("an expression, which is a string", value))
+        return
+    try:
+        compile_where(value, now=0, platforms=sorted(rules.checks))
+    except WhereError as error:
+        for fault in error.faults:
+            found.add(path, str(fault))
+
+
+def _token(value: Any, path: str, found: Found, *, rules: Rules) -> None:
     if not isinstance(value, dict):
         found.add(path, f'expected an object such as {{"platform": "apns", "token": ".."}}, found {secret_kind(value)}')
         return

@@ -64,6 +64,21 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
             "send_at": "2026-12-01T09:00:00Z",
         },
     },
+    "topic": {
+        "summary": "To whoever has subscribed",
+        "value": {
+            "to": {"topic": "news"},
+            "notification": {"title": "Rain tonight", "body": "Take an umbrella"},
+            "lane": "bulk",
+        },
+    },
+    "where": {
+        "summary": "To all devices for which an expression is true",
+        "value": {
+            "to": {"where": "tags.plan == 'pro' and locale in ('de', 'at') and last_seen > '30d'"},
+            "notification": {"title": "Neu für Sie"},
+        },
+    },
     "activity": {
         "summary": "A Live Activity, updated for all who listen to a broadcast channel",
         "value": {
@@ -149,8 +164,13 @@ def build(*, platforms: Iterable[str], config: IntakeConfig) -> dict[str, Any]:
 def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig) -> None:
     """Say what the structs cannot: bounds of the configuration, and which fields need one another."""
     to = schemas["To"]
-    # These only take null today; a later version will take more, and describes them then.
-    to["properties"] = {"tokens": {**to["properties"]["tokens"], "maxItems": config.max_targets}}
+    for name in ("tokens", "devices", "users"):
+        (several,) = [kind for kind in to["properties"][name]["anyOf"] if kind.get("type") == "array"]
+        several["maxItems"] = config.max_targets
+    to["properties"]["all"]["enum"] = [True, None]
+    ways = dict.fromkeys(("tokens", "devices", "users"), "array")
+    ways.update({"topic": "string", "where": "string", "all": "boolean"})
+    to["oneOf"] = [{"required": [name], "properties": {name: {"type": kind}}} for name, kind in ways.items()]
     push = schemas["PushDocument"]
     push["anyOf"] = [
         {"required": [name], "properties": {name: {"type": "object", "minProperties": 1}}}
@@ -165,11 +185,11 @@ def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig)
         {"type": "null"},
     ]
     push["properties"]["overrides"]["description"] += f" At most {MAX_DEPTH} levels deep."
-    for schema, kinds in (("TokenTarget", TARGETS), ("DeviceDocument", ("token", "fid"))):
-        addressed = schemas[schema]
+    for name, kinds_of in (("TokenTarget", TARGETS), ("DeviceDocument", ("token", "fid"))):
+        addressed = schemas[name]
         addressed["properties"]["platform"]["enum"] = platforms
         del addressed["properties"]["platform"]["examples"]
-        addressed["oneOf"] = [{"required": [name], "properties": {name: {"type": "string"}}} for name in kinds]
+        addressed["oneOf"] = [{"required": [kind], "properties": {kind: {"type": "string"}}} for kind in kinds_of]
 
 
 def _paths() -> dict[str, Any]:

@@ -24,6 +24,10 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | index, member `<index> <encoded DeliveryRow>`         |
 | `ps:T:t:<id>`              | hash   | status TTL             | index -> turn, of deliveries that were retried and    |
 |                            |        |                        | have not ended; 1 where there is none                 |
+| `ps:T:x:<id>`              | hash   | status TTL             | the expansion of a push from its audience: `push`     |
+|                            |        |                        | encoded Push, `step` steps taken, `cursor` of the next|
+| `ps:T:expansions`          | zset   | until done             | ids of pushes that are being expanded; score the ms   |
+|                            |        |                        | at which one that nobody works on is taken up         |
 | `ps:T:cancelled`           | zset   | member: status TTL     | ids of cancelled pushes that still have deliveries    |
 |                            |        |                        | not ended; score cancelled at ms                      |
 | `ps:T:epoch`               | string | for good               | counter, raised by each cancel: a cheap question      |
@@ -84,6 +88,10 @@ scheduled, `rt` how many are being retried, `n:<end>` how many ended so, and for
 each index that has ended its encoded DeliveryRow: that the field is there *is* the mark that the delivery ended. What
 is queued is not stored but reckoned, `n - rt - sum of n:<end>`, so that the counts cannot disagree. Names are short
 because each is kept once a push for a week.
+
+A push that is made from an audience has `x` 1. Its `n` grows with each step of its expansion; since nobody knows how
+many there will be, it is kept like one of more than 1,000 from its first delivery on, with rows also of the first 1,000
+that end as `sent`: if there are no more than these, each delivery has its row.
 
 What a scheduled push will send has no lifetime. Its status is kept for as long as the push may be sent and for the
 status TTL after that; the status TTL begins when the push is launched. Until then its deliveries are not counted by
@@ -211,6 +219,14 @@ def rows(app: str, shard: int, push_id: str) -> str:
 
 def cancelled(app: str, shard: int) -> str:
     return f"{prefix(app, shard)}cancelled"
+
+
+def expansion(app: str, shard: int, push_id: str) -> str:
+    return f"{prefix(app, shard)}x:{push_id}"
+
+
+def expansions(app: str, shard: int) -> str:
+    return f"{prefix(app, shard)}expansions"
 
 
 def epoch(app: str, shard: int) -> str:

@@ -33,6 +33,7 @@ _LIFETIMES: dict[str, str | int] = {
     "b": "part",
     "r": "part",
     "t": "part",
+    "x": "part",
     "i": KEEP_RECORD * 1000,
     "replay": RECORD_TTL,
     "lim": DAY * 1000,

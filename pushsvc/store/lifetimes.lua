@@ -28,7 +28,7 @@ end
 local function mend_push(push)
   local at = ending(push)
   local over = at <= now
-  for _, first in ipairs({ 'p', 'b', 'r', 't' }) do
+  for _, first in ipairs({ 'p', 'b', 'r', 't', 'x' }) do
     local key = of_push(push, first)
     if not count_only and redis.call('PTTL', key) == -1 then
       if over then

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
+from ..codec import decode_audience, encode_audience
 from ..model import Chunk, DeliveryRow, Target
 from ..ports.erasure import Erasure
+from .erasure.audiences import without_names
 from .erasure.queue import ERASED
 from .erasure.subjects import Subjects, joined, key_of
 from .memory_registry import MemoryRegistry
@@ -98,7 +100,10 @@ class MemoryErasures:
             )
             for platform, targets in record.push.targets.items()
         }
-        record.push = replace(record.push, targets=bare)
+        audience = record.push.audience
+        if audience:
+            audience = encode_audience(without_names(decode_audience(audience), who.users, who.device_ids))
+        record.push = replace(record.push, targets=bare, audience=audience)
         return ended
 
 

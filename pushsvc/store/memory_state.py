@@ -45,8 +45,17 @@ T = TypeVar("T")
 
 
 @dataclass
+class Walk:
+    """How far the expansion of an audience has come, and when it is taken up by somebody else."""
+
+    due: int
+    step: int = 0
+    cursor: str = ""
+
+
+@dataclass
 class Record:
-    """What is known of a push."""
+    """What is known of a push. One that is made from an audience gets its targets step by step."""
 
     push: Push
     state: PushState
@@ -56,6 +65,7 @@ class Record:
     turns: dict[int, int] = field(default_factory=dict)
     launched: bool = False
     """Its chunks were put into the lanes: a push that is cancelled before its time never is."""
+    walk: Walk | None = None
 
     @property
     def left(self) -> int:

@@ -15,6 +15,7 @@ from .cleanups import RedisCleanups
 from .clock import Clock, wall_clock
 from .config import StoreConfig, with_consumer
 from .erasure import RedisErasures
+from .expansions import RedisExpansions
 from .gauges import Gauges, read_gauges
 from .held import read_held
 from .keyring import RedisKeyRing, load_hash_key
@@ -53,6 +54,7 @@ class Store:
         self.webhooks = RedisWebhooks(link, config, self.receipts, clock)
         self.limiter = RedisLimiter(link, config, hash_key)
         self.registry = RedisRegistry(link, hash_key, suppression)
+        self.expansions = RedisExpansions(link, config, clock)
         self.erasures = RedisErasures(
             link,
             config,

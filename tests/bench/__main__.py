@@ -16,6 +16,7 @@ BENCHES = (
     "replay",
     "registry",
     "schedules",
+    "audience",
 )
 
 if __name__ == "__main__":

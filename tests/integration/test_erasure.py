@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from pushsvc.devices import Device
+from pushsvc.audience import targets_of
+from pushsvc.codec import decode_audience, encode_audience
+from pushsvc.devices import Audience, ByDevices, ByUsers, ByWhere, Device, ToAll
+from pushsvc.fanout import expand
 from pushsvc.model import (
     LANES,
     BadNotification,
@@ -531,3 +534,80 @@ def test_every_name_has_its_keeper(real: Server) -> None:
         assert len(set(WHAT)) == len(WHAT)
 
     play(real, story)
+
+
+# --- pushes to an audience --------------------------------------------------------------------------
+
+
+def to_audience(name: str, audience: Audience, send_at: int | None = None) -> Push:
+    messages = {platform: Message(platform, b"{}") for platform in ("apns", "fcm")}
+    return Push(name, "shop", "bulk", NOW, NOW + 3_600_000, messages, {}, False, send_at, encode_audience(audience))
+
+
+def test_an_audience_names_her_no_more_and_everybody_else(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        more = [device(f"more-{n}", user=f"more-{n}") for n in range(3)]
+        await store.registry.put_many("shop", [*ANNA, *BERT, *more])
+        both = ("anna@example.com", "bert@example.com")
+        audiences: dict[str, Audience] = {
+            "users": ByUsers((*both, "more-0", "anna@example.com", "more-1")),
+            "devices": ByDevices(tuple(each.id for each in (*ANNA, *BERT, *more))),
+            "where": ByWhere("user in ('anna@example.com', \"bert@example.com\") or not user != 'anna@example.com'"),
+            "all": ToAll(),
+        }
+        for name, audience in audiences.items():
+            await store.pushes.accept(to_audience(name, audience))
+            await store.pushes.accept(to_audience(f"{name}-later", audience, NOW + 30 * 86_400_000))
+        assert (await store.erasures.erase("shop", "anna@example.com", wait=30.0)).done
+        await nothing_left(store, ANNA)
+        expected = {"users": 4, "devices": 5, "where": 2, "all": 5}
+        environments: dict[str, Any] = {}
+        for name, size in expected.items():
+            run = await expand(
+                "shop",
+                name,
+                expansions=store.expansions,
+                registry=store.registry,
+                environments=environments,
+                lease=1000,
+                go_on=lambda: True,
+                has_room=has_room,
+            )
+            assert (run.made, run.end) == (size, "done"), name
+            assert (await store.expansions.load("shop", f"{name}-later")) is not None
+
+    async def has_room(made: int) -> bool:
+        return True
+
+    play(server, story)
+
+
+def test_an_expansion_under_way_goes_on_at_its_place(server: Server | None) -> None:
+    """It has passed some of its users when one of them, and one that is to come, are erased."""
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        many = [device(f"u{n}-phone", user=f"u{n}") for n in range(8)]
+        await store.registry.put_many("shop", many)
+        audience = ByUsers(tuple(f"u{n}" for n in range(8)))
+        await store.pushes.accept(to_audience("users", audience))
+        at = await store.expansions.load("shop", "users")
+        assert at is not None
+        page = await store.registry.members("shop", audience, after="", limit=3)
+        at = await store.expansions.advance(at, targets_of(page.devices, 0), cursor=page.cursor, lease=0)
+        for user in ("u1", "u5"):
+            assert (await store.erasures.erase("shop", user, wait=30.0)).done
+        await nothing_left(store, [many[1], many[5]])
+        at = await store.expansions.load("shop", "users")
+        assert at is not None
+        found = []
+        cursor: str | None = at.cursor
+        while cursor is not None:
+            page = await store.registry.members("shop", decode_audience(at.push.audience), after=cursor, limit=3)  # type: ignore[arg-type]  # of users
+            found += page.devices
+            cursor = page.cursor
+        met = {each.id for each in found} | {"u0-phone", "u2-phone"}
+        assert met == {each.id for each in many} - {"u1-phone", "u5-phone"}
+
+    play(server, story)

@@ -284,6 +284,7 @@ class Service:
                         api_key("registrar", "shop", "devices"),
                         api_key("full", "shop", "push", "feedback", "admin"),
                     ),
+                    environments={"apns": "production"},
                 ),
                 "news": IntakeApp("news", frozenset({"fcm"}), (api_key("newsie", "news", "push", "devices"),)),
             },

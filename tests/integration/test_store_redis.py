@@ -14,8 +14,8 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from pushsvc.codec import decode_chunk
-from pushsvc.devices import Device
+from pushsvc.codec import decode_chunk, encode_audience
+from pushsvc.devices import Device, ToAll
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model import (
     LANES,
@@ -401,6 +401,7 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await store.limiter.lease(Bucket("shop.0", "app", Rate(10, 60), burst=60.0), 1)
         await store.pushes.accept_once([make_push("once", 1)], key=b"sixteen digest b", record=b"record")
         await store.pushes.accept(make_push("scheduled", 1, send_at=NOW + 60_000))
+        await store.pushes.accept(msgspec.structs.replace(make_push("many", 0), audience=encode_audience(ToAll())))
         await store.queue.beat({"shop/apns": "unreachable"})
         async with open_store(server.url, StoreConfig(fsync=True)) as strict:
             with pytest.raises(StoreUnavailable):  # neither of these servers keeps an append-only file

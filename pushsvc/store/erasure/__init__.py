@@ -2,6 +2,7 @@
 
     subjects.py   who is being erased, and how their devices are known again
     keepers.py    what a keeper of data is
+    audiences.py  pushes that are still being made from an audience
     queue.py      deliveries that have not ended
     logs.py       dead letters, receipts, feedback events, quarantine
     rows.py       statuses and rate limits

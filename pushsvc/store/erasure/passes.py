@@ -10,14 +10,15 @@ from ..config import StoreConfig
 from ..link import Link
 from ..liveness import Liveness
 from ..queue import RedisQueue
+from .audiences import Audiences
 from .keepers import Keeper
 from .logs import Letters, Log, of_bytes, of_event, of_receipt
 from .queue import Queue
 from .rows import Rows
 
-ORDER: Final = ("letters", "queue", "letters", "receipts", "events", "quarantine", "rows")
-"""Each before those that its data may still move to: a replay takes letters into the queue; a delivery that was on its
-way becomes a letter, a receipt, a row; a receipt becomes an event. Rows stay where they are."""
+ORDER: Final = ("audiences", "letters", "queue", "letters", "receipts", "events", "quarantine", "rows")
+"""Each before those that its data may still move to: audiences and, by a replay, letters go into the queue; a delivery
+that was on its way becomes a letter, a receipt, a row; a receipt becomes an event. Rows stay where they are."""
 
 KEEPERS: Final[dict[str, str]] = {
     # the table of keys.py: who takes the data of a device out of it; or, in brackets, why there is none in it
@@ -31,6 +32,8 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:T:b:<id>": "(bits)",
     "ps:T:r:<id>": "rows",
     "ps:T:t:<id>": "(numbers)",
+    "ps:T:x:<id>": "audiences",
+    "ps:T:expansions": "(ids of pushes)",
     "ps:T:cancelled": "(ids of pushes)",
     "ps:T:epoch": "(a number)",
     "ps:T:mark": "(a number)",
@@ -82,6 +85,7 @@ def keepers(
 ) -> dict[str, Keeper]:
     """Each by its name."""
     return {
+        "audiences": Audiences(link, config),
         "letters": Letters(link, config),
         "queue": Queue(link, config, queue, liveness, clock),
         "receipts": Log(link, config, "receipts", keys.receipts, of_receipt, group=keys.FEEDBACK),
