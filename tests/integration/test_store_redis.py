@@ -419,6 +419,12 @@ def test_every_key_is_as_documented(server: Server) -> None:
             assert await claim.bury(batch, "http_400")
         assert await store.webhooks.ask_again("shop", await store.webhooks.dead("shop")) == 1
 
+        await store.cleanups.finish({})
+        for name, token, wait in (("gone", "nobody's", 30.0), ("held", "some-0", 0.2)):
+            await store.registry.put("shop", Device(id=name, platform="apns", token=token, user=name))
+            erased = await store.erasures.erase("shop", name, wait=wait)
+            assert (erased.devices, erased.done) == (1, name == "gone")  # the other's entry is held by ourselves
+
         documented = _documented()
         seen = set()
         for key in await store.link.call("KEYS", "*"):
