@@ -18,6 +18,7 @@ from ...devices import Audience, ByDevices, ByUsers, ByWhere
 from ...where import WhereError
 from ...where.words import words_of
 from .. import keys
+from ..clock import Clock
 from ..config import StoreConfig
 from ..link import Link
 from .keepers import Step
@@ -25,6 +26,8 @@ from .subjects import Subjects
 
 _PUSHES = 50
 """Pushes looked at in one step."""
+_SOON = 300_000
+"""Milliseconds: what is due later waits for its time. Whoever is at work puts the instant off by less."""
 _GRACE = 1.0
 """Seconds in which a page of devices that was read before they were removed is in a lane."""
 
@@ -62,15 +65,16 @@ class _Cursor(Struct, frozen=True, array_like=True):
     shard: int = 0
     position: str = ""
     busy: bool = False
-    """Whether there was any push that is being expanded."""
+    """Whether there was any push that may be at work now."""
 
 
 class Audiences:
     """See `Keeper`."""
 
-    def __init__(self, link: Link, config: StoreConfig) -> None:
+    def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
         self._link = link
         self._config = config
+        self._clock = clock
 
     async def step(self, app: str, who: Subjects, cursor: str) -> Step:
         at = msgspec.json.decode(cursor, type=_Cursor) if cursor else _Cursor()
@@ -83,7 +87,8 @@ class Audiences:
         following, flat = await self._link.call("ZSCAN", key, at.position or 0, "COUNT", _PUSHES)
         for push_id, _ in flat:
             await self._exchange(keys.expansion(app, at.shard, push_id.decode()), who)
-        busy = at.busy or bool(flat)
+        soon = self._clock() + _SOON
+        busy = at.busy or any(float(due) <= soon for _, due in flat)
         further = str(int(following)) if int(following) else ""
         return Step(Counter(), _written(_Cursor(at.shard if further else at.shard + 1, further, busy)))
 

@@ -85,7 +85,7 @@ def keepers(
 ) -> dict[str, Keeper]:
     """Each by its name."""
     return {
-        "audiences": Audiences(link, config),
+        "audiences": Audiences(link, config, clock),
         "letters": Letters(link, config),
         "queue": Queue(link, config, queue, liveness, clock),
         "receipts": Log(link, config, "receipts", keys.receipts, of_receipt, group=keys.FEEDBACK),
