@@ -18,7 +18,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from . import feedback, intake, telemetry, webhooks
+from . import feedback, intake, janitor, telemetry, webhooks
 from .accounts import Accounts
 from .channels import OpenedChannels
 from .devices import Environment
@@ -28,10 +28,11 @@ from .freeze import FreezePolicy
 from .model import ApiKey, Platform, Route
 from .policy import PrunePolicy, RetryPolicy
 from .ports import KeyRing
+from .ports.cleanup import CleanupRecord
 from .ports.webhooks import Standing
 from .providers import REGISTRY
 from .reload import versions
-from .settings import AppSettings, FeedbackSettings, RetrySettings, Settings, load
+from .settings import AppSettings, CleanupSettings, FeedbackSettings, RetrySettings, Settings, load
 from .signing import parse_secret
 from .store import (
     Fsync,
@@ -42,6 +43,7 @@ from .store import (
     open_embedded,
     open_store,
     token_hash,
+    wall_clock,
 )
 
 GAUGES_EVERY = 2.0
@@ -212,6 +214,7 @@ def _exposition(current: Current, store: Store) -> Callable[[], Awaitable[None]]
         show_frozen(current.settings, await frozen_routes(current.settings, store))
         for app, config in webhook_configs(current.settings).items():
             show_webhook(app, await store.webhooks.standing(app, config.place))
+        show_cleanups(await store.cleanups.record())
 
     return refresh
 
@@ -237,6 +240,13 @@ def show_webhook(app: str, standing: Standing) -> None:
     since = standing.waiting_since
     telemetry.WEBHOOK_LAG.labels(app).set(0.0 if since is None else max(0.0, time.time() - since / 1000))
     telemetry.WEBHOOK_DEAD.labels(app).set(standing.dead)
+
+
+def show_cleanups(record: CleanupRecord) -> None:
+    """Set the metrics of what cleanups have done, whichever process ran them."""
+    for (app, what), count in record.total.items():
+        telemetry.CLEANUP_REMOVED.labels(app, what).set(count)
+    telemetry.CLEANUP_ENDED.set(record.ended_at / 1000)
 
 
 # --- intake -------------------------------------------------------------------------------------
@@ -314,6 +324,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 keys=store.keys,
                 dead=store.dead,
                 registry=store.registry,
+                erasures=store.erasures,
                 channels=channels,
                 ready=ready,
                 metrics=metrics,
@@ -496,6 +507,26 @@ def webhook_configs(settings: Settings) -> dict[str, webhooks.WebhookConfig]:
                 cap=hook.cap,
             )
     return found
+
+
+# --- cleanup ------------------------------------------------------------------------------------
+
+
+def ages(settings: CleanupSettings) -> janitor.Ages:
+    """When a device has outlived its use, as the janitor knows it."""
+    return janitor.Ages(
+        tombstones=settings.tombstones,
+        suspects=settings.suspects,
+        stale={"fcm": settings.fcm_stale},
+        stale_else=settings.stale,
+    )
+
+
+def cleanup_plan(settings: Settings, store: Store, *, dry_run: bool = False) -> list[janitor.Sweep]:
+    """What a cleanup of every configured app does."""
+    return janitor.sweeps(
+        store.registry, store.leftovers, list(settings.apps), ages(settings.cleanup), clock=wall_clock, dry_run=dry_run
+    )
 
 
 # --- what the parts share -----------------------------------------------------------------------

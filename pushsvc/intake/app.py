@@ -12,13 +12,14 @@ from aiohttp import web
 from ..model import Platform
 from ..ports import DeadLetters, KeyRing, Limiter, PushStore, ReceiptLog, Renderer
 from ..ports.channels import Channels
+from ..ports.erasure import Erasures
 from ..ports.registry import Registry
 from . import openapi
 from .auth import Gate
 from .backlog import Backlog
 from .channels import ChannelCalls
 from .config import IntakeApp, IntakeConfig
-from .devices import DeviceCalls, Erase
+from .devices import DeviceCalls
 from .failed import FailedCalls
 from .ids import new_push_id, now_ms
 from .limits import IntakeLimits
@@ -45,6 +46,7 @@ def build_app(
     keys: KeyRing,
     dead: DeadLetters,
     registry: Registry,
+    erasures: Erasures,
     channels: Channels,
     ready: Callable[[], Awaitable[Mapping[str, str]]],
     metrics: Callable[[], Awaitable[bytes]],
@@ -57,7 +59,6 @@ def build_app(
     limiter: Limiter | None = None,
     backlog: Backlog | None = None,
     waits: Waits | None = None,
-    erase: Erase | None = None,
 ) -> web.Application:
     """The HTTP API over these ports.
 
@@ -67,7 +68,7 @@ def build_app(
     `clock` gives Unix milliseconds, `new_id` a push id for such an instant, `monotonic` seconds.
     `limiter` holds apps and keys to their limits, `backlog` all of them to the bound of the queue; without them there
     are none. `waits` has the requests that wait for the end of their push: give the same to each application that is
-    to take the place of this one. `erase` removes a user from everywhere; without it, from the registry.
+    to take the place of this one.
     """
     waits = waits or Waits(pushes, most=config.max_waiting)
     gate = Gate(
@@ -99,7 +100,7 @@ def build_app(
     owners = (
         about_pushes,
         DeviceCalls(
-            apps=apps, renderers=renderers, registry=registry, erase=erase, gate=gate, config=config, clock=clock
+            apps=apps, renderers=renderers, registry=registry, erasures=erasures, gate=gate, config=config, clock=clock
         ),
         FailedCalls(dead=dead, gate=gate, config=config),
         RestoreCalls(registry=registry, gate=gate, config=config),

@@ -48,6 +48,8 @@ class IntakeConfig(Struct, frozen=True):
     """How long requests that are being handled may take when the server stops."""
     max_waiting: int = 1000
     """Requests of one process that may wait for the end of their push. Each holds a connection and some 20 KB."""
+    erase_wait: float = 20.0
+    """How long a request may take part in the erasure of its user; then it goes on without it."""
     key_cache_seconds: float = 5.0
     """How long the answer of the `KeyRing` is believed: a revoked key works that much longer at most."""
     key_cache_size: int = 4096

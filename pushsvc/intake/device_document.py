@@ -104,10 +104,26 @@ class Topic(Struct, frozen=True):
     devices: int
 
 
-class Erased(Struct, frozen=True):
-    """So many devices were removed."""
+class ErasedParts(Struct, frozen=True):
+    """What was erased beside the devices."""
 
-    erased: int
+    deliveries: Annotated[int, Meta(description="Taken out of the queue; they end as `cancelled`.")]
+    dead_letters: int
+    receipts: Annotated[int, Meta(description="Of tokens that a provider had called dead or suspect.")]
+    events: Annotated[int, Meta(description="Of `GET /v1/feedback`.")]
+    statuses: Annotated[int, Meta(description="Rows of pushes, which stay without saying whose they are.")]
+    suppressions: int
+    quarantined: Annotated[int, Meta(description="Entries that nobody could read, and that held a token.")]
+
+
+class Erased(Struct, frozen=True):
+    """A user is erased, or being erased."""
+
+    erased: Annotated[int, Meta(description="Devices that were removed.")]
+    done: Annotated[
+        bool, Meta(description="Nothing is left. Else it goes on by itself; the same call tells how far it has come.")
+    ]
+    removed: ErasedParts
 
 
 def shown(device: Device) -> RegisteredDevice:

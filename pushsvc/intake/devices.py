@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from aiohttp import web
 from msgspec import Struct
@@ -12,19 +12,17 @@ from ..devices import name_fault
 from ..errors import Fault, InvalidRequest, NotFound
 from ..model import Platform
 from ..ports import Renderer
+from ..ports.erasure import Erasures
 from ..ports.registry import MOST_OF_USER, Registry, TopicsFull, UserFull
 from .answers import encode
 from .auth import Gate
 from .config import IntakeApp, IntakeConfig
-from .device_document import DeviceList, Erased, Topic, read_device, shown
+from .device_document import DeviceList, Erased, ErasedParts, Topic, read_device, shown
 from .faults import Rules
 from .problems import SERVER
 from .pushes import check_headers, read_body
 from .query import read as read_query
 from .routes import CALL, JSON
-
-Erase: TypeAlias = Callable[[str, str], Awaitable[int]]
-"""Remove everything that is kept of a user of an app; how many devices that were."""
 
 _EMPTY: Final = {"Server": SERVER, "Cache-Control": "no-store"}
 
@@ -38,13 +36,13 @@ class DeviceCalls:
         apps: Mapping[str, IntakeApp],
         renderers: Mapping[Platform, Renderer],
         registry: Registry,
-        erase: Erase | None,
+        erasures: Erasures,
         gate: Gate,
         config: IntakeConfig,
         clock: Callable[[], int],
     ) -> None:
         self._registry = registry
-        self._erase = erase or self._remove
+        self._erasures = erasures
         self._gate = gate
         self._config = config
         self._clock = clock
@@ -92,7 +90,9 @@ class DeviceCalls:
     async def delete_user(self, request: web.Request) -> web.Response:
         """`DELETE /v1/users/{user}`."""
         app, names = await self._enter(request, "delete_user")
-        return _json(200, Erased(await self._erase(app.name, names["user"])))
+        erasure = await self._erasures.erase(app.name, names["user"], wait=self._config.erase_wait)
+        removed = ErasedParts(**{what: erasure.removed.get(what, 0) for what in ErasedParts.__struct_fields__})
+        return _json(200, Erased(erasure.devices, erasure.done, removed))
 
     async def put_subscription(self, request: web.Request) -> web.Response:
         """`PUT /v1/topics/{topic}/devices/{device_id}`: 204, also where it was subscribed before."""
@@ -118,9 +118,6 @@ class DeviceCalls:
         if size is None:
             raise NotFound("There is no such topic; it begins with its first subscriber.")
         return _json(200, Topic(names["topic"], size))
-
-    async def _remove(self, app: str, user: str) -> int:
-        return len(await self._registry.remove_user(app, user))
 
     async def _enter(self, request: web.Request, name: str) -> tuple[IntakeApp, Mapping[str, str]]:
         """The app, and the names in the path. Raises `InvalidRequest` for those that nothing can have."""

@@ -286,7 +286,11 @@ CALLS: Final = (
         "DELETE",
         "/v1/users/{user}",
         "Erase a user.",
-        Answer(200, "So many devices were removed.", Erased),
+        Answer(200, "What was erased.", Erased),
+        description=(
+            "The devices go, and all that is kept of their ids and tokens: deliveries that are queued, dead letters, "
+            "feedback events, rows of statuses, suppressions. When this answers, nothing more is sent to them."
+        ),
         scopes=("devices", "admin"),
         problems=(*_KEYED, InvalidRequest),
     ),

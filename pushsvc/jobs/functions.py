@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from rq.timeouts import BaseTimeoutException
 
 from .. import fanout, webhooks
 from ..errors import ConfigError, StoreError
-from ..runtime import Current, environments, store_config, webhook_configs
+from ..janitor import Progress, clean, holding
+from ..runtime import Current, cleanup_plan, environments, store_config, webhook_configs
 from ..settings import Settings
 from ..store import Store, open_store
 from ..telemetry import REPLAYED, get_logger
@@ -184,4 +186,50 @@ async def webhook(context: Context, app: str) -> int:
             raise
 
 
-FUNCTIONS: Mapping[str, Function] = {"replay": replay, "expand": expand, "webhook": webhook}
+async def cleanup(context: Context) -> dict[str, int]:
+    """Go on with the cleanup that is under way, for a slice. What was removed in it.
+
+    Killed at any point, it goes on where its last step began.
+    """
+    settings, turn = context.settings, Turn(context)
+    async with open_store(context.store_url, store_config(settings)) as store:
+        cleanups, owner = store.cleanups, secrets.token_hex(8)
+        async with holding(cleanups, owner, lease=settings.jobs.takeover) as lost:
+            record = await cleanups.record()
+            if lost is None or record.place is None:
+                return {}  # somebody is at it, or it is done
+
+            async def note(progress: Progress) -> None:
+                await cleanups.note(progress.removed, place=progress.place)
+
+            cleaned = await clean(
+                cleanup_plan(settings, store),
+                share=settings.cleanup.share,
+                place=record.place,
+                stopping=lambda: lost() or turn.over,
+                after=note,
+            )
+            if cleaned.place is None:
+                whole = (await cleanups.record()).removed
+                await cleanups.finish(whole)
+                get_logger("jobs").info("cleanup_done", removed=sum(whole.values()))
+    return {f"{app} {what}": count for (app, what), count in cleaned.removed.items()}
+
+
+async def erase(context: Context, app: str) -> bool:
+    """Go on with the erasures of an app, for a slice. Whether there is nothing left to do.
+
+    Killed at any point, it goes on where its last step began.
+    """
+    turn = Turn(context)
+    async with open_store(context.store_url, store_config(context.settings)) as store:
+        return await store.erasures.work(app, stopping=lambda: turn.over)
+
+
+FUNCTIONS: Mapping[str, Function] = {
+    "replay": replay,
+    "expand": expand,
+    "webhook": webhook,
+    "cleanup": cleanup,
+    "erase": erase,
+}

@@ -131,7 +131,11 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
                 Periodic("replays", SWEEP, lambda: enqueue_replays(store, queue, settings)),
                 Periodic("expansions", SOON, lambda: enqueue_expansions(store, queue, current.settings)),
                 Periodic("webhooks", SWEEP, lambda: enqueue_webhooks(store, queue, current.settings)),
+                Periodic("erasures", SWEEP, lambda: enqueue_erasures(store, queue, current.settings)),
+                Periodic("cleanup-slices", SWEEP, lambda: enqueue_cleanup(store, queue)),
             ]
+            if settings.cleanup.every:
+                periodics.append(Periodic("cleanup-runs", settings.cleanup.every, store.cleanups.request))
             await _keep_schedule(store, periodics, name, stop, gone)
 
     def run() -> None:
@@ -224,6 +228,20 @@ async def _enqueue_each(
         if f"{function}-{name}" not in waiting:
             job_id = f"{function}-{name}-{time.time_ns()}"
             await asyncio.to_thread(_enqueue, queue, function, arguments, job_id, name in first)
+
+
+async def enqueue_erasures(store: Store, queue: Queue, settings: Settings) -> None:
+    """Give the erasures of each app that nobody works on to rq."""
+    due = await store.erasures.unfinished(list(settings.apps))
+    await _enqueue_each(queue, "erase", {app: (app,) for app in due})
+
+
+async def enqueue_cleanup(store: Store, queue: Queue) -> None:
+    """Give the cleanup that is under way to rq, unless somebody works on it or it waits there already."""
+    record = await store.cleanups.record()
+    if record.place is None or await store.cleanups.holder() is not None:
+        return
+    await _enqueue_each(queue, "cleanup", {"run": ()})
 
 
 def _enqueue(queue: Queue, function: str, arguments: tuple[str, ...], job_id: str, at_front: bool) -> Job:

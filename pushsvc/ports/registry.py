@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -38,6 +38,8 @@ class Members(Struct, frozen=True):
     devices: list[Device]
     cursor: str | None
     """Give it as `after` to go on; None: the audience has been gone through. A page may be empty and not the last."""
+    done: float = 0.0
+    """Of a `scan`, which part lies behind, from 0 to 1."""
 
 
 class Prune(Struct, frozen=True):
@@ -88,6 +90,11 @@ class PrunedFilter(Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     since: int | None = None
     until: int | None = None
+
+
+Judge: TypeAlias = Callable[[Device], Device | None]
+"""What shall become of a device: itself where nothing is to change, another in its place, or None: it goes. It may not
+give it another id, platform or token. It may be asked more than once."""
 
 
 class Registry(Protocol):
@@ -150,11 +157,23 @@ class Registry(Protocol):
 
         Devices that are registered while somebody pages may be met or not; none that was there before the first page
         and stayed is missed.
+        A device that changes hands between two users of `ByUsers` while somebody pages may be met at both, or at
+        neither.
         """
         ...
 
     async def scan(self, app: str, *, after: str, limit: int) -> Members:
         """As `members` of `ToAll`, tombstones too."""
+        ...
+
+    async def revise(
+        self, app: str, device_ids: Sequence[str], judge: Judge, *, dry_run: bool = False
+    ) -> list[tuple[Device, Device | None]]:
+        """Judge each of these devices as it stands, at most some hundred, and make it what it shall be, in one step.
+
+        The changes that took place, or would to a dry run: what a device was, and what it is. Whoever read the devices
+        earlier has chosen them by what they were; the judgement that counts is of what they are.
+        """
         ...
 
     # --- tombstones -----------------------------------------------------------------------------

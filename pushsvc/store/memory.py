@@ -40,6 +40,7 @@ from .dead import DeadLetter
 from .gauges import Gauges
 from .keys import SMALL
 from .memory_dead import MemoryDeadLetters
+from .memory_erasure import MemoryErasures
 from .memory_expansions import MemoryExpansions
 from .memory_feedback import MemoryAnswers, MemorySuppressions
 from .memory_gauges import figures
@@ -245,6 +246,10 @@ class MemoryQueue:
             taken += self._open(route, lane, left, again=True)
         return taken
 
+    async def recalled(self, route: Route) -> frozenset[EntryRef]:
+        """Nobody asks: the erasure in memory takes what it wants."""
+        return frozenset()
+
     def release(self, route: Route) -> None:
         for lane in LANES:
             self._held -= set(self._state.lanes[route.app, route.platform, lane].owner)
@@ -335,6 +340,7 @@ class MemoryStore:
         self.keys = MemoryKeyRing(self._state)
         self.dead = MemoryDeadLetters(self._state)
         self.registry = MemoryRegistry(self._state)
+        self.erasures = MemoryErasures(self._state, self.registry, self.hash_key)
         self.expansions = MemoryExpansions(self._state)
 
     def as_consumer(self, consumer: str) -> MemoryStore:

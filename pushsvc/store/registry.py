@@ -48,7 +48,7 @@ from typing import TypeVar
 from ..devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from ..errors import StoreUnavailable
 from ..model import Platform
-from ..ports.registry import MOST_OF_USER, Holding, Members, Prune, PrunedFilter, Strike, UserFull
+from ..ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
 from . import keys
 from .link import Link
 from .registry_changes import Change, Desk
@@ -120,6 +120,14 @@ class RedisRegistry:
     async def count(self, app: str) -> int:
         return int(await self._link.call("HGET", keys.device_counts(app), "active") or 0)
 
+    async def revise(
+        self, app: str, device_ids: Sequence[str], judge: Judge, *, dry_run: bool = False
+    ) -> list[tuple[Device, Device | None]]:
+        about = Question(ids=device_ids)
+        if dry_run:
+            return (await self._find(app, about)).desk.revise(device_ids, judge)
+        return await self._change(app, about, lambda desk: desk.revise(device_ids, judge))
+
     # --- paging -----------------------------------------------------------------------------------
 
     async def members(
@@ -146,7 +154,10 @@ class RedisRegistry:
             ]
         )
         devices = [decode_device(blob) for block in blocks for blob in block if blob]
-        return Members(devices, str(end) if end * BLOCK < int(known or 0) else None)
+        total = int(known or 0)
+        if end * BLOCK >= total:
+            return Members(devices, None, 1.0)
+        return Members(devices, str(end), end * BLOCK / total)
 
     async def _listed(self, app: str, ids: Sequence[str], first: int, limit: int) -> Members:
         distinct = list(dict.fromkeys(ids))

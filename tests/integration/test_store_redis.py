@@ -419,6 +419,13 @@ def test_every_key_is_as_documented(server: Server) -> None:
             assert await claim.bury(batch, "http_400")
         assert await store.webhooks.ask_again("shop", await store.webhooks.dead("shop")) == 1
 
+        await store.cleanups.finish({})
+        for name, token in (("gone", "nobody's"), ("held", "some-0")):
+            await store.registry.put("shop", Device(id=name, platform="apns", token=token, user=name))
+        assert (await store.erasures.erase("shop", "gone", wait=60.0)).done
+        while not await store.queue.recalled(ROUTE):  # its entry is held by ourselves
+            assert not (await store.erasures.erase("shop", "held", wait=0.2)).done
+
         documented = _documented()
         seen = set()
         for key in await store.link.call("KEYS", "*"):
