@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pushsvc.store import Store
 from .harness import Service, running_service
 from .test_replay_flow import worker
 
+NOW = int(time.time() * 1000)  # who was not seen for long is cleaned up
 NEWS = {"notification": {"title": "Rain tonight"}}
 
 
@@ -25,7 +27,7 @@ def device(number: int, scenario: str = "ok", **fields: Any) -> Device:
     else:
         platform, token = "fcm", fcm_token(scenario, str(number))
     named: dict[str, Any] = {"topics": ("news",), **fields}
-    return Device(id=f"d{number}", platform=platform, token=token, registered_at=1, last_seen_at=1, **named)
+    return Device(id=f"d{number}", platform=platform, token=token, registered_at=NOW, last_seen_at=NOW, **named)
 
 
 def play(folder: Path, story: Callable[[Service, Store], Awaitable[None]], extra: str = "") -> None:

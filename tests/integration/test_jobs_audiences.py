@@ -25,7 +25,7 @@ from pushsvc.store import Store
 
 from .servers import Server
 from .test_jobs import play, server, until, worker
-from .test_store_kit import make_push, take_all
+from .test_store_kit import NOW, make_push, take_all
 from .test_store_replay import fail_all
 
 __all__ = ["server"]  # the fixture
@@ -34,7 +34,8 @@ CROWD = 20_000
 
 
 async def register(store: Store, count: int) -> None:
-    devices = [Device(id=f"d{n}", platform="apns", token=f"t{n}", topics=("news",)) for n in range(count)]
+    seen = {"registered_at": NOW, "last_seen_at": NOW}
+    devices = [Device(id=f"d{n}", platform="apns", token=f"t{n}", topics=("news",), **seen) for n in range(count)]
     for start in range(0, count, 500):
         await store.registry.put_many("shop", devices[start : start + 500])
 
