@@ -157,7 +157,8 @@ class Importer:
                 break
         due = time.monotonic() + SAVE_EVERY
         while not stopping():
-            taken, batch = 0, list[tuple[Entry, Device]]()
+            taken = 0
+            batch: list[tuple[Entry, Device]] = []
             while len(batch) < BATCH and taken < 2 * BATCH and (entry := next(records, None)) is not None:
                 taken += 1
                 device = self._judged(entry)
