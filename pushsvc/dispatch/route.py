@@ -263,7 +263,8 @@ class RouteWorker:
         allowance = self.health.allowance(started)
         if not allowance:
             if self.health.probe_at > started:
-                self._loop.call_at(self.health.probe_at, self.wake)
+                # A loop may call by its clock's resolution too early, and would be asked for the same instant again.
+                self._loop.call_at(self.health.probe_at + 1e-6, self.wake)
             return
         room = self._provider.room
         reserve = int((room + self._in_flight) * RESERVE)

@@ -45,6 +45,10 @@ class TokenTarget(Struct, forbid_unknown_fields=True, gc=False):
     platform: Annotated[str, Meta(description="A provider that is configured for the app.", examples=["apns", "fcm"])]
     token: Annotated[str | None, Meta(description="The device token (APNs) or registration token (FCM).")] = None
     fid: Annotated[str | None, Meta(description="A Firebase installation id, in place of `token`.")] = None
+    topic: Annotated[str | None, Meta(description="A topic that FCM itself keeps, and not `to.topic`.")] = None
+    condition: Annotated[
+        str | None, Meta(description="A condition over FCM's own topics.", examples=["'news' in topics"])
+    ] = None
     channel: Annotated[str | None, Meta(description="The id of a broadcast channel of APNs (iOS 18).")] = None
     activity: Annotated[str | None, Meta(description="The push token of one Live Activity.")] = None
     push_to_start: Annotated[str | None, Meta(description="A token by which Live Activities are started.")] = None
@@ -272,6 +276,8 @@ def targets_of(
         token = entry.token
         if token is not None:
             if not (entry.fid is entry.channel is entry.activity is entry.push_to_start is None):
+                return None
+            if not (entry.topic is entry.condition is None):
                 return None
             if token in seen:
                 continue

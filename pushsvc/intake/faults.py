@@ -31,7 +31,7 @@ LIMIT: Final = 1000
 VISIBLE: Final = ("title", "subtitle", "body", "image", "sound", "badge")
 """The fields of a notification that the user notices."""
 
-TARGETS: Final = ("token", "fid", "channel", "activity", "push_to_start")
+TARGETS: Final = ("token", "fid", "topic", "condition", "channel", "activity", "push_to_start")
 """By which field a target is given; the field is the target's kind."""
 _SUGGESTIONS: Final = 20  # Beyond so many unknown names a likeness is not worth its time.
 

@@ -157,6 +157,8 @@ class Registry(Protocol):
 
         Devices that are registered while somebody pages may be met or not; none that was there before the first page
         and stayed is missed.
+        A device that changes hands between two users of `ByUsers` while somebody pages may be met at both, or at
+        neither.
         """
         ...
 

@@ -265,7 +265,7 @@ def test_who_may() -> None:
             for key, status in (("pusher", 403), ("unknown", 401)):
                 told = await ask(session, method, path, body, headers={"Authorization": f"Bearer {key}"})
                 assert told[0] == status
-        foreign = {"Authorization": "Bearer newsie"}
+        foreign = {"Authorization": "Bearer newsroom"}
         assert (await ask(session, "GET", "/v1/devices/phone", headers=foreign))[0] == 404
         assert (await ask(session, "DELETE", "/v1/users/u1", headers=foreign))[1]["erased"] == 0
         admin = {"Authorization": "Bearer admin"}

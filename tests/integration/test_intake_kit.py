@@ -286,7 +286,11 @@ class Service:
                     ),
                     environments={"apns": "production"},
                 ),
-                "news": IntakeApp("news", frozenset({"fcm"}), (api_key("newsie", "news", "push", "devices"),)),
+                "news": IntakeApp(
+                    "news",
+                    frozenset({"fcm"}),
+                    (api_key("newsie", "news", "push"), api_key("newsroom", "news", "devices")),
+                ),
             },
             renderers={"apns": Apns(), "fcm": Fcm()},
             pushes=self.store,

@@ -660,6 +660,10 @@ tokens = st.one_of(
         optional={"token": st.just("8f"), "fid": st.just("8f"), "x": scalars},
     ),
     st.fixed_dictionaries({"platform": st.just("apns"), "token": st.just("8f3c")}),
+    st.fixed_dictionaries(
+        {"platform": st.just("fcm")},
+        optional={"topic": mostly(st.just("a")), "condition": mostly(st.sampled_from(["a", "", "'a' in topics"]))},
+    ),
     st.fixed_dictionaries({"platform": st.just("apns"), "channel": mostly(st.sampled_from(["dA==", "é", ""]))}),
     st.fixed_dictionaries(
         {"platform": st.just("apns")},
