@@ -6,9 +6,12 @@ than guess: an older dispatcher must not settle what it cannot read.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import msgspec
 
-from .model import Chunk, DeliveryRow, FeedbackEvent, Push, Receipt
+from .devices import Audience
+from .model import Chunk, DeliveryRow, FeedbackEvent, Platform, Push, Receipt, Target
 
 VERSION = b"\x01"
 
@@ -17,6 +20,8 @@ _chunk = msgspec.msgpack.Decoder(Chunk)
 _row = msgspec.msgpack.Decoder(DeliveryRow)
 _receipt = msgspec.msgpack.Decoder(Receipt)
 _event = msgspec.msgpack.Decoder(FeedbackEvent)
+_push = msgspec.msgpack.Decoder(Push)
+_audience: msgspec.msgpack.Decoder[Audience] = msgspec.msgpack.Decoder(Audience)
 
 
 class CodecError(ValueError):
@@ -73,9 +78,35 @@ def decode_event(blob: bytes) -> FeedbackEvent:
         raise CodecError(f"not a feedback event: {error}") from None
 
 
+def encode_push(push: Push) -> bytes:
+    return VERSION + _encode(push)
+
+
+def decode_push(blob: bytes) -> Push:
+    try:
+        return _push.decode(_body(blob))
+    except msgspec.MsgspecError as error:
+        raise CodecError(f"not a push: {error}") from None
+
+
+def encode_audience(audience: Audience) -> bytes:
+    return VERSION + _encode(audience)
+
+
+def decode_audience(blob: bytes) -> Audience:
+    try:
+        return _audience.decode(_body(blob))
+    except msgspec.MsgspecError as error:
+        raise CodecError(f"not an audience: {error}") from None
+
+
 def split(push: Push, size: int) -> list[Chunk]:
     """The push as chunks of at most `size` targets, platform by platform."""
-    total = push.total
+    return chunks_of(push, push.targets, push.total, size)
+
+
+def chunks_of(push: Push, found: Mapping[Platform, Sequence[Target]], total: int, size: int) -> list[Chunk]:
+    """Some targets of the push as its chunks. `total` is 0 where there may be more of them."""
     return [
         Chunk(
             push_id=push.id,
@@ -86,9 +117,9 @@ def split(push: Push, size: int) -> list[Chunk]:
             starts_at=push.starts_at,
             expires_at=push.expires_at,
             message=push.messages[platform],
-            targets=targets[start : start + size],
+            targets=tuple(targets[start : start + size]),
             dry_run=push.dry_run,
         )
-        for platform, targets in push.targets.items()
+        for platform, targets in found.items()
         for start in range(0, len(targets), size)
     ]

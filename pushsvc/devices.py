@@ -5,7 +5,7 @@ A device's token is a secret: it is left out of `repr`.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -48,6 +48,16 @@ class Device(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return f"Device({self.id!r}, {self.platform}, {self.state}, user={self.user!r})"
 
 
+MAX_NAME: Final = 128
+
+
+def name_fault(text: str) -> str | None:
+    """Why this cannot be the id of a device or a user or the name of a topic, or None."""
+    if not (1 <= len(text) <= MAX_NAME and text.isprintable() and " " not in text):
+        return f"must be 1 to {MAX_NAME} printable characters without spaces"
+    return "must not be a dot or two: in a path these lead elsewhere" if text in (".", "..") else None
+
+
 # --- whom a push is for -------------------------------------------------------------------------
 
 
@@ -70,7 +80,7 @@ class ByTopic(Struct, frozen=True, tag="topic"):
 
 
 class ByWhere(Struct, frozen=True, tag="where"):
-    """All devices for which an expression is true; see `where.py`."""
+    """All devices for which an expression is true; see `where`."""
 
     text: str
 

@@ -141,6 +141,8 @@ class Push(Struct, frozen=True):
     dry_run: bool = False
     send_at: int | None = None
     """When it is to be sent, where that was later than its acceptance."""
+    audience: bytes = b""
+    """Whom it is for, where that is found out page by page (`codec.encode_audience`): then it has no `targets`."""
 
     @property
     def starts_at(self) -> int:
@@ -155,9 +157,11 @@ class Push(Struct, frozen=True):
     @property
     def first_state(self) -> PushState:
         """Where it stands when it has been accepted."""
-        if not self.total:
+        if not self.total and not self.audience:
             return "done"
-        return "sending" if self.send_at is None else "scheduled"
+        if self.send_at is not None:
+            return "scheduled"
+        return "expanding" if self.audience else "sending"
 
 
 class Chunk(Struct, frozen=True, array_like=True):
@@ -168,7 +172,7 @@ class Chunk(Struct, frozen=True, array_like=True):
     platform: Platform
     lane: Lane
     total: int
-    """Deliveries of the whole push."""
+    """Deliveries of the whole push; 0 where it is made from an audience, as nobody knows then."""
     starts_at: int
     """From when on it is to be sent: its acceptance, its `send_at`, or its replay."""
     expires_at: int

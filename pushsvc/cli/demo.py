@@ -36,7 +36,7 @@ def demo(context: typer.Context, once: Once = False) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pushsvc-demo-")))
         view = stack.enter_context(open_view(Console()))
-        view.say("start", "embedded store, provider simulator, API, dispatcher and feedback: five processes")
+        view.say("start", "embedded store, provider simulator, API, dispatcher, feedback and jobs: six processes")
         playground = stack.enter_context(open_playground(folder, port=free_port()))
         context.obj.config = playground.config_file
         settings = context.obj.settings()

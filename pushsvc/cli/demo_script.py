@@ -50,9 +50,25 @@ class Scene:
         """Targets at the simulated FCM that answer by `scenario`."""
         return [{"platform": "fcm", "token": fcm_token(scenario, self._unique())} for _ in range(count)]
 
-    async def send(self, tokens: Sequence[dict[str, str]], title: str, **fields: Any) -> str:
-        """POST one push; its id."""
-        body = {"to": {"tokens": list(tokens)}, "notification": {"title": title}, **fields}
+    async def register(self, device: str, target: dict[str, str], **fields: Any) -> None:
+        """PUT a device, and subscribe it to `news`."""
+        for path, body in (
+            (f"/v1/devices/{device}", {**target, **fields}),
+            (f"/v1/topics/news/devices/{device}", None),
+        ):
+            async with self._session.put(path, json=body) as answer:
+                if answer.status not in (201, 204):
+                    raise DemoError(f"PUT {path} answered {answer.status}: {await answer.text()}")
+
+    async def get(self, path: str) -> Any:
+        """What a path says."""
+        async with self._session.get(path) as answer:
+            return await answer.json()
+
+    async def send(self, to: Sequence[dict[str, str]] | dict[str, Any], title: str, **fields: Any) -> str:
+        """POST one push, to tokens or to an audience; its id."""
+        receivers = to if isinstance(to, dict) else {"tokens": list(to)}
+        body = {"to": receivers, "notification": {"title": title}, **fields}
         async with self._session.post("/v1/push", json=body) as answer:
             document = await answer.json()
             if answer.status != 202:
@@ -63,8 +79,7 @@ class Scene:
         """Follow a push until its counts are as wanted."""
         deadline = asyncio.get_running_loop().time() + PATIENCE
         while True:
-            async with self._session.get(f"/v1/push/{push}") as answer:
-                document = await answer.json()
+            document = await self.get(f"/v1/push/{push}")
             counts: dict[str, int] = document["counts"]
             self._counts[push] = counts
             self.view.show(self.totals(), await self.held())
@@ -77,8 +92,9 @@ class Scene:
             await asyncio.sleep(0.05)
 
     async def until_done(self, push: str) -> dict[str, int]:
-        """Follow a push until nothing of it is queued."""
-        return await self.until(push, lambda counts: not counts["queued"] and not counts["retrying"])
+        """Follow a push until everything of it has ended, which of an audience is known once it is looked up."""
+        counts = await self.until(push, lambda counts: counts["total"] > 0 == counts["queued"] + counts["retrying"])
+        return counts if (await self.get(f"/v1/push/{push}"))["state"] == "done" else await self.until_done(push)
 
     async def held(self) -> str:
         """The routes that `/metrics` says are held."""
@@ -98,9 +114,8 @@ class Scene:
 
     async def feedback(self) -> list[dict[str, Any]]:
         """What `GET /v1/feedback` tells."""
-        async with self._session.get("/v1/feedback") as answer:
-            items: list[dict[str, Any]] = (await answer.json())["items"]
-            return items
+        items: list[dict[str, Any]] = (await self.get("/v1/feedback"))["items"]
+        return items
 
     def totals(self) -> dict[str, int]:
         """The counts of all pushes of the demo, added up."""
@@ -125,7 +140,7 @@ class Scene:
 
 async def play(scene: Scene) -> None:
     """All acts. Raises `DemoError` when one does not end as it should."""
-    for act in (sent, retried, pruned, held, totals):
+    for act in (sent, registered, retried, pruned, held, totals):
         await act(scene)
 
 
@@ -147,6 +162,17 @@ async def sent(scene: Scene) -> None:
     scene.view.say("sent", "5,000 of 5,000")
 
 
+async def registered(scene: Scene) -> None:
+    for device, target in (("ann-phone", scene.apns()), ("ann-tablet", scene.fcm()), ("bob-phone", scene.fcm())):
+        user = device.partition("-")[0]
+        await scene.register(device, target[0], user=user, tags={"plan": "pro" if user == "ann" else "free"})
+    scene.view.say("devices", "three are registered: Ann's phone and tablet, Bob's phone; all follow the topic `news`")
+    expect(await scene.until_done(await scene.send({"users": ["ann"]}, "For Ann")), sent=2)
+    expect(await scene.until_done(await scene.send({"where": "tags.plan == 'free'"}, "For who pays nothing")), sent=1)
+    expect(await scene.until_done(await scene.send({"topic": "news"}, "News for all")), sent=3)
+    scene.view.say("sent", "2 to the user ann, 1 where tags.plan == 'free', 3 to the topic")
+
+
 async def retried(scene: Scene) -> None:
     push = await scene.send(scene.apns("ServiceUnavailable.2", 3) + scene.apns(), "Twice unavailable")
     await scene.until(push, lambda counts: counts["retrying"] > 0)
@@ -159,19 +185,22 @@ async def retried(scene: Scene) -> None:
 
 
 async def pruned(scene: Scene) -> None:
-    dead = scene.apns("Unregistered")
-    push = await scene.send(dead + scene.apns(), "To a phone that is gone")
-    expect(await scene.until_done(push), invalid=1, sent=1)
-    scene.view.say("dead", "APNs says 410 Unregistered: that delivery ends as `invalid`")
+    (dead,) = scene.apns("Unregistered")
+    await scene.register("cid-phone", dead, user="cid")
+    push = await scene.send({"topic": "news"}, "One of these phones is gone")
+    expect(await scene.until_done(push), invalid=1, sent=3)
+    scene.view.say("dead", "APNs says 410 Unregistered of Cid's phone: that delivery ends as `invalid`")
     deadline = asyncio.get_running_loop().time() + PATIENCE
-    while not (events := [event for event in await scene.feedback() if event["token"] == dead[0]["token"]]):
+    while not (events := [event for event in await scene.feedback() if event["token"] == dead["token"]]):
         if asyncio.get_running_loop().time() > deadline:
             raise DemoError("the dead token never came up in /v1/feedback")
         await asyncio.sleep(0.05)
-    scene.view.say("dead", f"feedback: reason {events[0]['reason']}, action {events[0]['action']}")
-    push = await scene.send(dead + scene.apns(), "Once more to the same phones")
+    state = (await scene.get("/v1/devices/cid-phone"))["state"]
+    scene.view.say("dead", f"feedback: {events[0]['device_id']} {events[0]['action']}, its state is {state}")
+    expect(await scene.until_done(await scene.send({"topic": "news"}, "News again")), total=3, sent=3)
+    push = await scene.send([dead, *scene.apns()], "To its token all the same")
     expect(await scene.until_done(push), suppressed=1, sent=1)
-    scene.view.say("dead", "the next push does not go to it any more: `suppressed`")
+    scene.view.say("dead", "the topic leaves it out from now on, and its bare token is `suppressed`")
 
 
 async def held(scene: Scene) -> None:

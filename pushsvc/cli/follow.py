@@ -94,10 +94,12 @@ def _bar() -> Iterator[Show]:
         def show(status: JsonObject) -> None:
             counts = status["counts"]
             waiting = counts.get("queued", 0) + counts.get("retrying", 0)
+            # While an audience is being looked up nobody knows of how many it will be.
+            total = None if status["state"] == "expanding" else counts["total"] or None
             progress.update(
                 task,
                 description=str(status["state"]),
-                total=counts["total"] or None,
+                total=total,
                 completed=counts["total"] - waiting,
                 counts=counts_line(counts),
             )

@@ -35,6 +35,13 @@ def send(
     apns: Annotated[list[str] | None, _option("--apns", "An APNs device token; may be repeated.", "TOKEN")] = None,
     fcm: Annotated[list[str] | None, _option("--fcm", "An FCM registration token; may be repeated.", "TOKEN")] = None,
     fid: Annotated[list[str] | None, _option("--fid", "A Firebase installation id; may be repeated.", "FID")] = None,
+    device: Annotated[list[str] | None, _option("--device", "A registered device; may be repeated.", "ID")] = None,
+    user: Annotated[list[str] | None, _option("--user", "All devices of a user; may be repeated.", "USER")] = None,
+    topic: Annotated[Text, _option("--topic", "All devices that are subscribed to it.", "TOPIC")] = None,
+    where: Annotated[
+        Text, _option("--where", "All devices that fit: \"tags.plan == 'pro' and locale == 'de'\".", "EXPRESSION")
+    ] = None,
+    everybody: Annotated[bool, typer.Option("--all", help="All devices of the app.")] = False,
     title: Annotated[Text, _option("--title", "The title.")] = None,
     subtitle: Annotated[Text, _option("--subtitle", "The subtitle (APNs).")] = None,
     body: Annotated[Text, _option("--body", "The text.")] = None,
@@ -81,13 +88,15 @@ def send(
     }  # fmt: skip
     how = {"lane": lane, "priority": priority, "push_type": push_type, "ttl": ttl, "collapse": collapse}
     starts_at = parse_instant(send_at, option="--send-at", ahead=True)
+    tokens = [
+        *({"platform": "apns", "token": token} for token in apns or ()),
+        *({"platform": "fcm", "token": token} for token in fcm or ()),
+        *({"platform": "fcm", "fid": name} for name in fid or ()),
+    ]
+    to = {"tokens": tokens, "devices": device, "users": user, "topic": topic, "where": where, "all": everybody}
     lay_over(
         document,
-        tokens=[
-            *({"platform": "apns", "token": token} for token in apns or ()),
-            *({"platform": "fcm", "token": token} for token in fcm or ()),
-            *({"platform": "fcm", "fid": name} for name in fid or ()),
-        ],
+        to={name: value for name, value in to.items() if value not in (None, False, [])},
         notification={name: value for name, value in words.items() if value is not None},
         data=dict(_pair(text) for text in data or ()),
         rest={
@@ -98,7 +107,10 @@ def send(
         },
     )
     if "to" not in document:
-        raise typer.BadParameter("Nobody to send to: give --apns TOKEN, --fcm TOKEN, or a FILE with `to`.")
+        raise typer.BadParameter(
+            "Nobody to send to: --apns or --fcm TOKEN, --device ID, --user USER, --topic TOPIC, --where EXPRESSION "
+            "or --all, or a FILE with `to`."
+        )
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
     asyncio.run(_send(access(context.obj, url, key, app), document, headers, follow_it=follow_it, json=json))
 
@@ -140,14 +152,15 @@ def read_document(file: Path) -> JsonObject:
 def lay_over(
     document: JsonObject,
     *,
-    tokens: list[dict[str, str]],
+    to: dict[str, Any],
     notification: dict[str, Any],
     data: dict[str, str],
     rest: dict[str, Any],
 ) -> None:
-    """Put what the flags say into the document. Tokens replace its `to`; the others are merged key by key."""
-    if tokens:
-        document["to"] = {"tokens": tokens}
+    """Put what the flags say into the document. Receivers replace its `to`; that they are named in one way only is the
+    API's to say. The others are merged key by key."""
+    if to:
+        document["to"] = to
     for name, values in (("notification", notification), ("data", data)):
         if values:
             there = document.get(name)

@@ -8,6 +8,7 @@ and urgent never waits for more than one slice.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from ..model import LANES, Chunk, Lane, Target
@@ -32,6 +33,14 @@ class OpenEntry:
         self.cursor = 0
         self.unsettled = len(chunk.targets)
         self.jitter = jitter
+
+
+def take_out(queue: deque[OpenEntry], wanted: Callable[[EntryRef], bool]) -> list[OpenEntry]:
+    """Take entries out of a queue, in their order; the others keep theirs."""
+    taken = [entry for entry in queue if wanted(entry.ref)]
+    for entry in taken:
+        queue.remove(entry)
+    return taken
 
 
 class Lanes:
@@ -66,6 +75,16 @@ class Lanes:
         self.size[lane] -= len(drawn)
         self._settle_credit(lane, len(drawn))
         return entry, drawn
+
+    def withdraw(self, wanted: Callable[[EntryRef], bool]) -> list[tuple[OpenEntry, tuple[Target, ...]]]:
+        """Take what was not drawn of these entries out of the line."""
+        taken = []
+        for lane, queue in self._queues.items():
+            for entry in take_out(queue, wanted):
+                left = entry.targets[entry.cursor :]
+                self.size[lane] -= len(left)
+                taken.append((entry, left))
+        return taken
 
     def _next_lane(self, urgent_only: bool) -> Lane | None:
         if urgent_only:

@@ -27,10 +27,10 @@ from msgspec import Struct
 
 from ..errors import StoreUnavailable
 from ..model import LANES, Lane, Route, Target
-from ..ports import Bucket, Lease, Limiter
+from ..ports import Bucket, EntryRef, Lease, Limiter
 from ..rates import AccountLimits, Rate
 from ..telemetry import get_logger
-from .lanes import Lanes, OpenEntry
+from .lanes import Lanes, OpenEntry, take_out
 
 READY: Final = 256
 """Targets of a lane that have passed the gate and are not yet sent; below it the gate asks for more."""
@@ -125,6 +125,15 @@ class Gate:
             lane = entry.chunk.lane
             self._waiting[lane].append(entry)
             self.size[lane] += len(entry.targets)
+
+    def withdraw(self, wanted: Callable[[EntryRef], bool]) -> list[tuple[OpenEntry, tuple[Target, ...]]]:
+        """Take entries that were not asked for out of the line."""
+        taken = []
+        for lane, waiting in self._waiting.items():
+            for entry in take_out(waiting, wanted):
+                self.size[lane] -= len(entry.targets)
+                taken.append((entry, entry.targets))
+        return taken
 
     def refill(self) -> None:
         """Ask for more, where there is more and a lane runs low. Call it whenever something was added or drawn."""

@@ -12,6 +12,7 @@ from ..errors import StoreUnavailable
 from ..model import (
     LANES,
     ROWS_FOR_ALL,
+    Chunk,
     Delivery,
     Ended,
     Expired,
@@ -43,6 +44,8 @@ RESERVE: Final = 0.05
 
 DROPPED: Final = Ended("suppressed")
 
+RECALLED: Final = "recalled"
+
 DUE_STEP_MS: Final = 100
 """Retries fall due on such steps, so that those of one entry stay together in one entry."""
 
@@ -58,6 +61,7 @@ class DispatchConfig(Struct, frozen=True):
     launch_every: float = 0.2
     """A scheduled push leaves at most about so much after its time."""
     reclaim_every: float = 5.0
+    recall_every: float = 1.0
     beat_every: float = 4.0
     drain_timeout: float = 25.0
 
@@ -134,6 +138,7 @@ class RouteWorker:
                     tasks.create_task(part.run())
             tasks.create_task(self._every(self._config.promote_every, self._promote))
             tasks.create_task(self._every(self._config.reclaim_every, self._reclaim))
+            tasks.create_task(self._every(self._config.recall_every, self._give_back))
 
     def stop(self) -> None:
         """Submit nothing more. What was read and not sent stays in Redis, for whoever comes next.
@@ -208,6 +213,21 @@ class RouteWorker:
     async def _reclaim(self) -> None:
         self._admit(await self._queue.reclaim(self.route))
 
+    async def _give_back(self) -> None:
+        """Let go of entries that are asked for: what is not sent of them waits in Redis, at no cost of an attempt."""
+        wanted = await self._queue.recalled(self.route)
+        if not wanted:
+            return
+        waiting = self._lanes.withdraw(wanted.__contains__)
+        if self._gate is not None:
+            waiting += self._gate.withdraw(wanted.__contains__)
+        now = int(self._wall_clock() * 1000)
+        for entry, targets in waiting:
+            verdict = _waits(entry.chunk, now, 0)
+            for target in targets:
+                self._settle(Delivery(entry.chunk, target), entry, None, verdict, now, RECALLED)
+        self._signal_space()
+
     def _admit(self, taken: list[Taken]) -> None:
         if not taken:
             return
@@ -243,7 +263,8 @@ class RouteWorker:
         allowance = self.health.allowance(started)
         if not allowance:
             if self.health.probe_at > started:
-                self._loop.call_at(self.health.probe_at, self.wake)
+                # A loop may call by its clock's resolution too early, and would be asked for the same instant again.
+                self._loop.call_at(self.health.probe_at + 1e-6, self.wake)
             return
         room = self._provider.room
         reserve = int((room + self._in_flight) * RESERVE)
@@ -306,14 +327,7 @@ class RouteWorker:
         """A target is over its limit: it waits in Redis, at no cost of an attempt, or ends."""
         now = int(self._wall_clock() * 1000)
         chunk = entry.chunk
-        due_at = -(-(now + max(1, wait_ms)) // DUE_STEP_MS) * DUE_STEP_MS
-        verdict: Verdict
-        if self._limits.on_exceed == "drop":
-            verdict = DROPPED
-        elif due_at >= chunk.expires_at:
-            verdict = EXPIRED
-        else:
-            verdict = Retry(due_at, chunk.attempt)
+        verdict = DROPPED if self._limits.on_exceed == "drop" else _waits(chunk, now, wait_ms)
         self._tally.limited()
         self._settle(Delivery(chunk, target), entry, None, verdict, now, RATE_LIMITED)
 
@@ -367,3 +381,9 @@ class RouteWorker:
         )
         self._tally.ended(settlement)
         self._settler.add(settlement, entry)
+
+
+def _waits(chunk: Chunk, now: int, wait_ms: int) -> Verdict:
+    """It goes again in so many ms, as the same attempt, or has expired by then."""
+    due_at = -(-(now + max(1, wait_ms)) // DUE_STEP_MS) * DUE_STEP_MS
+    return EXPIRED if due_at >= chunk.expires_at else Retry(due_at, chunk.attempt)

@@ -18,7 +18,7 @@ class Accepted(Struct, frozen=True):
 
     id: Annotated[str, Meta(description="A UUIDv7.", extra_json_schema={"format": "uuid"})]
     state: PushState
-    deliveries: Annotated[int | None, Meta(description="How many distinct targets it goes to.")]
+    deliveries: Annotated[int | None, Meta(description="Distinct targets; null while they are still to be found.")]
 
 
 class Status(Struct, frozen=True):
@@ -74,7 +74,7 @@ class Health(Struct, frozen=True):
     ] = UNSET
 
 
-def accepted(push_id: str, state: PushState, deliveries: int) -> bytes:
+def accepted(push_id: str, state: PushState, deliveries: int | None) -> bytes:
     """The answer to `POST /v1/push`."""
     return encode(Accepted(push_id, state, deliveries))
 

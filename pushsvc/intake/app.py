@@ -12,12 +12,14 @@ from aiohttp import web
 from ..model import Platform
 from ..ports import DeadLetters, KeyRing, Limiter, PushStore, ReceiptLog, Renderer
 from ..ports.channels import Channels
+from ..ports.erasure import Erasures
 from ..ports.registry import Registry
 from . import openapi
 from .auth import Gate
 from .backlog import Backlog
 from .channels import ChannelCalls
 from .config import IntakeApp, IntakeConfig
+from .devices import DeviceCalls
 from .failed import FailedCalls
 from .ids import new_push_id, now_ms
 from .limits import IntakeLimits
@@ -28,7 +30,7 @@ from .restore import RestoreCalls
 from .routes import CALLS
 from .waits import Waits
 
-_OF_ONE = ("get_push", "cancel_push")
+_PATHS = frozenset(call.path for call in CALLS)
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 HANDLERS: web.AppKey[dict[str, Handler]] = web.AppKey("handlers", dict[str, Handler])
@@ -44,6 +46,7 @@ def build_app(
     keys: KeyRing,
     dead: DeadLetters,
     registry: Registry,
+    erasures: Erasures,
     channels: Channels,
     ready: Callable[[], Awaitable[Mapping[str, str]]],
     metrics: Callable[[], Awaitable[bytes]],
@@ -78,6 +81,7 @@ def build_app(
         renderers=renderers,
         pushes=pushes,
         receipts=receipts,
+        registry=registry,
         gate=gate,
         config=config,
         clock=clock,
@@ -95,6 +99,9 @@ def build_app(
     )
     owners = (
         about_pushes,
+        DeviceCalls(
+            apps=apps, renderers=renderers, registry=registry, erasures=erasures, gate=gate, config=config, clock=clock
+        ),
         FailedCalls(dead=dead, gate=gate, config=config),
         RestoreCalls(registry=registry, gate=gate, config=config),
         ChannelCalls(channels=channels, gate=gate, config=config),
@@ -112,10 +119,7 @@ def build_app(
     for call in CALLS:
         handlers[call.name] = next(getattr(owner, call.name) for owner in owners if hasattr(owner, call.name))
         handler = partial(_latest, handlers, call.name)
-        # `batch` is no push id: without this, aiohttp would allow at its path what it allows for a push.
-        path = (
-            call.path.replace("/v1/push/{id}", "/v1/push/{id:(?!batch$)[^/]+}") if call.name in _OF_ONE else call.path
-        )
+        path = _pattern(call.path)
         if call.method == "GET":
             app.router.add_get(path, handler, allow_head=True, expect_handler=_expect)
         else:
@@ -128,6 +132,17 @@ def reload_app(app: web.Application, newer: web.Application) -> None:
     handlers: dict[str, Handler] = app[HANDLERS]
     latest: dict[str, Handler] = newer[HANDLERS]
     handlers.update(latest)
+
+
+def _pattern(path: str) -> str:
+    """The path as aiohttp matches it: `/v1/push/batch` is a call, so `batch` is no push id, nor `restore` a device's.
+
+    Without this, aiohttp would allow at the path of the call what it allows for a push.
+    """
+    parent, _, last = path.rpartition("/")
+    beside = {other.rpartition("/")[2] for other in _PATHS if other.rpartition("/")[0] == parent}
+    calls = sorted(end for end in beside if not end.startswith("{"))
+    return f"{parent}/{{{last[1:-1]}:(?!(?:{'|'.join(calls)})$)[^/]+}}" if last.startswith("{") and calls else path
 
 
 async def _latest(handlers: Mapping[str, Handler], name: str, request: web.Request) -> web.StreamResponse:

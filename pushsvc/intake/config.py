@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
 
+from ..devices import Environment
 from ..model import ApiKey, Platform
 from ..rates import Rate
 
@@ -20,6 +22,8 @@ class IntakeApp(Struct, frozen=True):
     """The providers that are configured for it."""
     keys: tuple[ApiKey, ...] = ()
     """Those of the configuration; those of `pushsvc keys new` are asked of the `KeyRing`."""
+    environments: Mapping[Platform, Environment] = {}
+    """Of the platforms whose tokens belong to one: the one that the app uses."""
     limit: Rate | None = None
     """Of the pushes that it may post."""
 
@@ -44,6 +48,8 @@ class IntakeConfig(Struct, frozen=True):
     """How long requests that are being handled may take when the server stops."""
     max_waiting: int = 1000
     """Requests of one process that may wait for the end of their push. Each holds a connection and some 20 KB."""
+    erase_wait: float = 20.0
+    """How long a request may take part in the erasure of its user; then it goes on without it."""
     key_cache_seconds: float = 5.0
     """How long the answer of the `KeyRing` is believed: a revoked key works that much longer at most."""
     key_cache_size: int = 4096

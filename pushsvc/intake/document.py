@@ -23,8 +23,10 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from ..devices import MAX_NAME, Audience, ByDevices, ByTopic, ByUsers, ByWhere, ToAll, name_fault
 from ..model import Content, Lane, Platform, Target
 from ..model import Notification as PlainNotification
+from ..where import MAX_LENGTH, WhereError, compile_where
 from . import live_activity
 from .depth import too_deep
 from .faults import MAX_BADGE, MAX_TTL, TARGETS, VISIBLE, Rules, has_payload
@@ -43,21 +45,39 @@ class TokenTarget(Struct, forbid_unknown_fields=True, gc=False):
     platform: Annotated[str, Meta(description="A provider that is configured for the app.", examples=["apns", "fcm"])]
     token: Annotated[str | None, Meta(description="The device token (APNs) or registration token (FCM).")] = None
     fid: Annotated[str | None, Meta(description="A Firebase installation id, in place of `token`.")] = None
+    topic: Annotated[str | None, Meta(description="A topic that FCM itself keeps, and not `to.topic`.")] = None
+    condition: Annotated[
+        str | None, Meta(description="A condition over FCM's own topics.", examples=["'news' in topics"])
+    ] = None
     channel: Annotated[str | None, Meta(description="The id of a broadcast channel of APNs (iOS 18).")] = None
     activity: Annotated[str | None, Meta(description="The push token of one Live Activity.")] = None
     push_to_start: Annotated[str | None, Meta(description="A token by which Live Activities are started.")] = None
 
 
-class To(Struct, forbid_unknown_fields=True, gc=False):
-    """The receivers. The same token twice is one delivery."""
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 
-    tokens: Annotated[list[TokenTarget], Meta(min_length=1)]
-    # Null is the same as leaving it out; any other value is refused with the list of faults.
-    devices: None = None
-    users: None = None
-    topic: None = None
-    where: None = None
-    all: None = None
+
+class To(Struct, forbid_unknown_fields=True, gc=False):
+    """The receivers, named in exactly one of these ways. What is named twice is one delivery."""
+
+    tokens: Annotated[list[TokenTarget], Meta(min_length=1)] | None = None
+    devices: Annotated[
+        Annotated[list[Name], Meta(min_length=1)] | None, Meta(description="Registered devices, by id.")
+    ] = None
+    users: Annotated[
+        Annotated[list[Name], Meta(min_length=1)] | None, Meta(description="All devices of these users.")
+    ] = None
+    topic: Annotated[Name | None, Meta(description="All devices that are subscribed to it.", examples=["news"])] = None
+    where: Annotated[
+        Annotated[str, Meta(max_length=MAX_LENGTH)] | None,
+        Meta(
+            description="All devices for which an expression is true, over `platform`, `user`, `locale`, `timezone`, "
+            "`app_version`, `environment`, `registered`, `last_seen` and `tags.NAME`, with `== != < <= > >= in not and "
+            "or` and brackets.",
+            examples=["tags.plan == 'pro' and locale in ('de', 'at')"],
+        ),
+    ] = None
+    all: Annotated[bool | None, Meta(description="All devices of the app: `true`, or leave it out.")] = None
 
 
 class Notification(PlainNotification, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -131,6 +151,10 @@ class Draft(Struct, frozen=True, gc=False):
     total: int
     send_at: int | None = None
     """Unix milliseconds; None: at once."""
+    audience: Audience | None = None
+    """Whom it is for where that is to be looked up; then there are no targets."""
+    only: frozenset[Platform] | None = None
+    """The platforms that it says something to, where these are not all: it has nothing but their overrides."""
 
 
 # --- reading ----------------------------------------------------------------------------------------
@@ -162,7 +186,7 @@ def judge(document: PushDocument, rules: Rules, now: int) -> Draft | None:
     """The draft, or None where the walk will find a fault."""
     notification = None if document.notification == _NOTHING else document.notification
     overrides = document.overrides or {}
-    payload = False
+    payload: set[Platform] = set()
     for platform, raw in overrides.items():
         if platform not in rules.known:
             return None
@@ -172,7 +196,8 @@ def judge(document: PushDocument, rules: Rules, now: int) -> Draft | None:
             return None
         if type(value) is not dict or too_deep(value):
             return None
-        payload = payload or has_payload(value)
+        if has_payload(value):
+            payload.add(platform)
     activity = None
     silent = document.silent or False
     if document.live_activity is not None:
@@ -189,12 +214,10 @@ def judge(document: PushDocument, rules: Rules, now: int) -> Draft | None:
             send_at = parse_send_at(document.send_at, now)
         except ValueError:
             return None
-    tokens = document.to.tokens
-    if len(tokens) > rules.max_targets:
+    found = receivers(document.to, rules)
+    if found is None:
         return None
-    targets = receivers(tokens, rules.checks)
-    if targets is None:
-        return None
+    targets, audience = (found, None) if isinstance(found, dict) else ({}, found)
     content = Content(
         notification=notification,
         live_activity=activity,
@@ -207,10 +230,36 @@ def judge(document: PushDocument, rules: Rules, now: int) -> Draft | None:
         dry_run=document.dry_run or False,
         overrides=overrides,
     )
-    return Draft(content, document.lane or "normal", targets, sum(map(len, targets.values())), send_at)
+    only = None if notification is not None or document.data or activity is not None else frozenset(payload)
+    total = sum(map(len, targets.values()))
+    return Draft(content, document.lane or "normal", targets, total, send_at, audience, only)
 
 
-def receivers(
+def receivers(to: To, rules: Rules) -> dict[Platform, tuple[Target, ...]] | Audience | None:
+    """The targets, or whom to look up; None where one has a fault."""
+    ways = (to.tokens, to.devices, to.users, to.topic, to.where, to.all)
+    if ways.count(None) != len(ways) - 1:
+        return None
+    if to.tokens is not None:
+        return None if len(to.tokens) > rules.max_targets else targets_of(to.tokens, rules.checks)
+    if to.topic is not None:
+        return ByTopic(to.topic) if name_fault(to.topic) is None else None
+    if to.where is not None:
+        try:
+            compile_where(to.where, now=0, platforms=sorted(rules.checks))
+        except WhereError:
+            return None
+        return ByWhere(to.where)
+    if to.all is not None:
+        return ToAll() if to.all else None
+    names = to.devices or to.users or ()
+    if len(names) > rules.max_targets or any(map(name_fault, names)):
+        return None
+    distinct = tuple(dict.fromkeys(names))
+    return ByDevices(distinct) if to.devices else ByUsers(distinct)
+
+
+def targets_of(
     tokens: list[TokenTarget], checks: Mapping[Platform, Callable[[str, str], str | None]]
 ) -> dict[Platform, tuple[Target, ...]] | None:
     """The distinct targets by platform, numbered in the order of the request; None where one has a fault."""
@@ -227,6 +276,8 @@ def receivers(
         token = entry.token
         if token is not None:
             if not (entry.fid is entry.channel is entry.activity is entry.push_to_start is None):
+                return None
+            if not (entry.topic is entry.condition is None):
                 return None
             if token in seen:
                 continue

@@ -13,8 +13,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
+from ..devices import name_fault
 from ..errors import Fault
 from ..model import LANES, Platform
+from ..ports import Renderer
+from ..where import WhereError, compile_where
 from . import live_activity
 from .depth import MAX_DEPTH, too_deep
 from .instants import parse_send_at
@@ -28,7 +31,7 @@ LIMIT: Final = 1000
 VISIBLE: Final = ("title", "subtitle", "body", "image", "sound", "badge")
 """The fields of a notification that the user notices."""
 
-TARGETS: Final = ("token", "fid", "channel", "activity", "push_to_start")
+TARGETS: Final = ("token", "fid", "topic", "condition", "channel", "activity", "push_to_start")
 """By which field a target is given; the field is the target's kind."""
 _SUGGESTIONS: Final = 20  # Beyond so many unknown names a likeness is not worth its time.
 
@@ -43,6 +46,19 @@ class Rules:
     known: frozenset[Platform]
     max_targets: int = 10_000
 
+    @classmethod
+    def of(
+        cls,
+        app: str,
+        platforms: frozenset[Platform],
+        renderers: Mapping[Platform, Renderer],
+        *,
+        max_targets: int = 10_000,
+    ) -> Rules:
+        """The rules of an app with these platforms, of those that there are renderers for."""
+        checks = {name: renderers[name].token_fault for name in sorted(platforms & renderers.keys())}
+        return cls(app=app, checks=checks, known=frozenset(renderers), max_targets=max_targets)
+
 
 @dataclass
 class Found:
@@ -55,18 +71,18 @@ class Found:
     def add(self, path: str, message: str) -> None:
         if len(self.items) >= LIMIT:
             self.more = True
-            raise _Enough
+            raise Enough
         self.items.append(Fault(path or "$", message))
 
 
-class _Enough(Exception):
+class Enough(Exception):
     """The list is full."""
 
 
 def walk(value: Any, rules: Rules, now: int) -> Found:
     """Every fault of the document that `value` is at `now` (Unix ms), in the order of the document."""
     found = Found()
-    with suppress(_Enough):
+    with suppress(Enough):
         _push(value, rules, now, found)
     return found
 
@@ -114,12 +130,12 @@ def _choice(value: Any, path: str, found: Found, *, options: tuple[str, ...]) ->
         found.add(path, expected("one of " + ", ".join(f'"{option}"' for option in options), value))
 
 
-def _texts(value: Any, path: str, found: Found) -> None:
-    if not isinstance(value, list):
-        found.add(path, expected("a list of strings", value))
-        return
-    for index, item in enumerate(value):
-        _text(item, f"{path}[{index}]", found, least=1)
+def check_name(value: Any, path: str, found: Found) -> None:
+    """The id of a device or a user, or the name of a topic."""
+    if not isinstance(value, str):
+        found.add(path, expected("a string", value))
+    elif (fault := name_fault(value)) is not None:
+        found.add(path, fault)
 
 
 def _true(value: Any, path: str, found: Found) -> None:
@@ -127,14 +143,7 @@ def _true(value: Any, path: str, found: Found) -> None:
         found.add(path, expected("true", value))
 
 
-def _later(value: Any, path: str, found: Found, *, check: Check, mend: str) -> None:
-    before = len(found.items)
-    check(value, path, found)
-    if len(found.items) == before:
-        found.add(path, f"this version of pushsvc does not take `{path}` yet; {mend}")
-
-
-def _fields(value: dict[str, Any], path: str, found: Found, checks: Mapping[str, Check]) -> None:
+def check_fields(value: dict[str, Any], path: str, found: Found, checks: Mapping[str, Check]) -> None:
     """Check each field that is given; null is the same as leaving it out."""
     for name, item in value.items():
         check = checks.get(name)
@@ -157,14 +166,14 @@ def _unknown(name: str, known: Collection[str], found: Found) -> str:
 
 def _notification(value: Any, path: str, found: Found) -> None:
     if isinstance(value, dict):
-        _fields(value, path, found, _NOTIFICATION)
+        check_fields(value, path, found, _NOTIFICATION)
     else:
         found.add(path, expected("an object", value))
 
 
 def _live_activity(value: Any, path: str, found: Found) -> None:
     if isinstance(value, dict):
-        _fields(value, path, found, dict.fromkeys(live_activity.FIELDS, _activity_field))
+        check_fields(value, path, found, dict.fromkeys(live_activity.FIELDS, _activity_field))
     else:
         found.add(path, expected("an object", value))
 
@@ -209,11 +218,6 @@ _PUSH: Final[dict[str, Check]] = {
     "dry_run": _flag,
 }
 
-_TO: Final[dict[str, Check]] = {
-    name: partial(_later, check=check, mend="use `to.tokens`")
-    for name, check in {"devices": _texts, "users": _texts, "topic": _text, "where": _text, "all": _true}.items()
-}
-
 
 def _push(value: Any, rules: Rules, now: int, found: Found) -> None:
     if not isinstance(value, dict):
@@ -227,7 +231,7 @@ def _push(value: Any, rules: Rules, now: int, found: Found) -> None:
     }
     if value.get("to") is None:
         found.add("to", "is missing: it says who receives the push")
-    _fields(value, "", found, checks)
+    check_fields(value, "", found, checks)
     _content(value, found)
 
 
@@ -281,35 +285,53 @@ def _to(value: Any, path: str, found: Found, *, rules: Rules) -> None:
     if not isinstance(value, dict):
         found.add(path, expected('an object such as {"tokens": [..]}', value))
         return
-    kinds = ("tokens", *_TO)
-    given = [name for name in kinds if value.get(name) is not None]
+    checks: dict[str, Check] = {
+        "tokens": partial(_many, what="token", check=partial(_token, rules=rules), rules=rules),
+        "devices": partial(_many, what="device", check=check_name, rules=rules),
+        "users": partial(_many, what="user", check=check_name, rules=rules),
+        "topic": check_name,
+        "where": partial(_where, rules=rules),
+        "all": _true,
+    }
+    given = [name for name in checks if value.get(name) is not None]
     if not given:
-        found.add(path, "names no receivers: `tokens` is needed")
+        found.add(path, f"names no receivers: one of {names(checks)} is needed")
     elif len(given) > 1:
-        found.add(path, f"holds exactly one of {names(kinds)}; found {names(given)}")
-    _fields(value, path, found, {**_TO, "tokens": partial(_tokens, rules=rules)})
+        found.add(path, f"holds exactly one of {names(checks)}; found {names(given)}")
+    check_fields(value, path, found, checks)
 
 
-def _tokens(value: Any, path: str, found: Found, *, rules: Rules) -> None:
+def _many(value: Any, path: str, found: Found, *, what: str, check: Check, rules: Rules) -> None:
     if not isinstance(value, list):
         found.add(path, expected("a list", value))
         return
     if not value:
-        found.add(path, "is empty: at least one token is needed")
+        found.add(path, f"is empty: at least one {what} is needed")
     if len(value) > rules.max_targets:
-        found.add(path, f"holds {len(value):,} targets, at most {rules.max_targets:,} are taken in one call")
+        found.add(path, f"holds {len(value):,} {what}s, at most {rules.max_targets:,} are taken in one call")
     for index, item in enumerate(value):
-        _token(item, f"{path}[{index}]", found, rules)
+        check(item, f"{path}[{index}]", found)
 
 
-def _token(value: Any, path: str, found: Found, rules: Rules) -> None:
+def _where(value: Any, path: str, found: Found, *, rules: Rules) -> None:
+    if not isinstance(value, str):
+        found.add(path, expected("an expression, which is a string", value))
+        return
+    try:
+        compile_where(value, now=0, platforms=sorted(rules.checks))
+    except WhereError as error:
+        for fault in error.faults:
+            found.add(path, str(fault))
+
+
+def _token(value: Any, path: str, found: Found, *, rules: Rules) -> None:
     if not isinstance(value, dict):
         found.add(path, f'expected an object such as {{"platform": "apns", "token": ".."}}, found {secret_kind(value)}')
         return
     for name in value:
         if name not in ("platform", *TARGETS):
             found.add(join(path, name), _unknown(name, ("platform", *TARGETS), found))
-    check = _platform(value, path, found, rules)
+    check = platform_check(value, path, found, rules)
     given = [name for name in TARGETS if value.get(name) is not None]
     if not given:
         found.add(f"{path}.token", "is missing")
@@ -324,10 +346,12 @@ def _token(value: Any, path: str, found: Found, rules: Rules) -> None:
             found.add(f"{path}.{name}", fault)
 
 
-def _platform(value: dict[str, Any], path: str, found: Found, rules: Rules) -> Callable[[str, str], str | None] | None:
+def platform_check(
+    value: dict[str, Any], path: str, found: Found, rules: Rules
+) -> Callable[[str, str], str | None] | None:
     """The token check of the target's platform, or None when there is no such platform to ask."""
     platform = value.get("platform")
-    path = f"{path}.platform"
+    path = join(path, "platform")
     if "platform" not in value:
         found.add(path, f"is missing: one of {names(sorted(rules.known))}")
     elif not isinstance(platform, str):

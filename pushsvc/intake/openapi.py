@@ -8,12 +8,14 @@ from typing import Any, Final
 import msgspec
 
 from .. import __version__
+from ..devices import MAX_NAME
 from ..errors import RequestError
 from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
 from .batch import MOST, BatchResults
 from .channel import Channel, ChannelDocument, ChannelList
 from .config import IntakeConfig
 from .depth import MAX_DEPTH
+from .device_document import DeviceDocument, DeviceList, Erased, RegisteredDevice, Topic
 from .document import PushDocument
 from .faults import TARGETS
 from .problems import MEDIA_TYPE, Problem
@@ -24,6 +26,7 @@ from .tombstones import Restored, RestoreDocument
 STRUCTS: Final = (
     *(PushDocument, Accepted, BatchResults, Status, Deliveries, FeedbackPage, Health, Problem),
     *(ReplayDocument, ReplayAccepted, Replay, DeadLetterPage),
+    *(DeviceDocument, RegisteredDevice, DeviceList, Topic, Erased),
     *(RestoreDocument, Restored),
     *(ChannelDocument, Channel, ChannelList),
 )
@@ -61,6 +64,21 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
             "send_at": "2026-12-01T09:00:00Z",
         },
     },
+    "topic": {
+        "summary": "To whoever has subscribed",
+        "value": {
+            "to": {"topic": "news"},
+            "notification": {"title": "Rain tonight", "body": "Take an umbrella"},
+            "lane": "bulk",
+        },
+    },
+    "where": {
+        "summary": "To all devices for which an expression is true",
+        "value": {
+            "to": {"where": "tags.plan == 'pro' and locale in ('de', 'at') and last_seen > '30d'"},
+            "notification": {"title": "Neu für Sie"},
+        },
+    },
     "activity": {
         "summary": "A Live Activity, updated for all who listen to a broadcast channel",
         "value": {
@@ -79,6 +97,20 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
 
 _EXAMPLES_OF: Final = {
     "post_push": EXAMPLES,
+    "put_device": {
+        "phone": {
+            "summary": "An iPhone with a user and tags",
+            "value": {
+                "platform": "apns",
+                "token": "8f3c" * 16,
+                "user": "u1",
+                "tags": {"plan": "pro", "beta": True},
+                "locale": "de-AT",
+                "timezone": "Europe/Vienna",
+                "app_version": "3.2.0",
+            },
+        },
+    },
     "post_channel": {"frequent": {"summary": "For an event with many updates", "value": {"storage": "none"}}},
     "post_replay": {
         "outage": {
@@ -132,8 +164,13 @@ def build(*, platforms: Iterable[str], config: IntakeConfig) -> dict[str, Any]:
 def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig) -> None:
     """Say what the structs cannot: bounds of the configuration, and which fields need one another."""
     to = schemas["To"]
-    # These only take null today; a later version will take more, and describes them then.
-    to["properties"] = {"tokens": {**to["properties"]["tokens"], "maxItems": config.max_targets}}
+    for name in ("tokens", "devices", "users"):
+        (several,) = [kind for kind in to["properties"][name]["anyOf"] if kind.get("type") == "array"]
+        several["maxItems"] = config.max_targets
+    to["properties"]["all"]["enum"] = [True, None]
+    ways = dict.fromkeys(("tokens", "devices", "users"), "array")
+    ways.update({"topic": "string", "where": "string", "all": "boolean"})
+    to["oneOf"] = [{"required": [name], "properties": {name: {"type": kind}}} for name, kind in ways.items()]
     push = schemas["PushDocument"]
     push["anyOf"] = [
         {"required": [name], "properties": {name: {"type": "object", "minProperties": 1}}}
@@ -148,10 +185,11 @@ def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig)
         {"type": "null"},
     ]
     push["properties"]["overrides"]["description"] += f" At most {MAX_DEPTH} levels deep."
-    token = schemas["TokenTarget"]
-    token["properties"]["platform"]["enum"] = platforms
-    del token["properties"]["platform"]["examples"]
-    token["oneOf"] = [{"required": [name], "properties": {name: {"type": "string"}}} for name in TARGETS]
+    for name, kinds_of in (("TokenTarget", TARGETS), ("DeviceDocument", ("token", "fid"))):
+        addressed = schemas[name]
+        addressed["properties"]["platform"]["enum"] = platforms
+        del addressed["properties"]["platform"]["examples"]
+        addressed["oneOf"] = [{"required": [kind], "properties": {kind: {"type": "string"}}} for kind in kinds_of]
 
 
 def _paths() -> dict[str, Any]:
@@ -178,6 +216,11 @@ def _operation(call: Call) -> dict[str, Any]:
         if call.path.startswith("/v1/channels"):
             description, schema = "The channel's id, percent-encoded.", dict[str, Any](type="string", minLength=1)
         parameters.append({"name": "id", "in": "path", "required": True, "description": description, "schema": schema})
+    parameters += [
+        {"name": name, "in": "path", "required": True, "description": description, "schema": _NAME_SCHEMA}
+        for name, description in _NAMES.items()
+        if f"{{{name}}}" in call.path
+    ]
     parameters += [
         {"name": param.name, "in": "query", "description": param.description, "schema": param.schema()}
         for param in call.params
@@ -214,16 +257,20 @@ def _responses(call: Call) -> dict[str, Any]:
 
 
 def _good(answer: Answer) -> dict[str, Any]:
-    response: dict[str, Any] = {"description": answer.description}
-    if answer.body is not None:
-        response["content"] = {answer.media: {"schema": _ref(answer.body)}}
-    elif answer.status != 204:
-        response["content"] = {answer.media: {"schema": {"type": "object" if answer.media == JSON else "string"}}}
+    good: dict[str, Any] = {"description": answer.description}
+    if answer.status != 204:
+        good["content"] = {answer.media: {"schema": _answer_schema(answer)}}
     if answer.headers:
-        response["headers"] = {
+        good["headers"] = {
             name: {"description": says, "required": True, "schema": {"type": "string"}} for name, says in answer.headers
         }
-    return response
+    return good
+
+
+def _answer_schema(answer: Answer) -> dict[str, Any]:
+    if answer.body is not None:
+        return _ref(answer.body)
+    return {"type": "object"} if answer.media == JSON else {"type": "string"}
 
 
 def _problem(problem: type[RequestError]) -> dict[str, Any]:
@@ -240,6 +287,13 @@ def _problem(problem: type[RequestError]) -> dict[str, Any]:
     return response
 
 
+_NAMES: Final = {
+    "device_id": "The device's id: the caller's own name for it.",
+    "user": "The user's id.",
+    "topic": "The topic's name.",
+}
+"""What stands in paths besides ids that the service gives."""
+_NAME_SCHEMA: Final = {"type": "string", "minLength": 1, "maxLength": MAX_NAME}
 _SAYS: Final = {"WWW-Authenticate": "How to come in (RFC 6750).", "Retry-After": "Seconds to wait."}
 
 

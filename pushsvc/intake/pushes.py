@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
 from .. import telemetry
+from ..codec import encode_audience
 from ..errors import ContentTooLarge, InvalidRequest, NotFound, RequestError, StoreUnavailable
-from ..model import Content, Message, Platform, Push, Target
+from ..model import Content, Message, Platform, Push
 from ..ports import PushStore, ReceiptLog, Renderer, RenderError
+from ..ports.registry import Registry
 from . import answers, once, prefer
+from .audiences import Lookup, platforms_of
 from .auth import Gate
 from .backlog import Backlog
 from .batch import NDJSON, BatchItem, BatchResults, documents, refused
@@ -50,6 +53,7 @@ class PushCalls:
         renderers: Mapping[Platform, Renderer],
         pushes: PushStore,
         receipts: ReceiptLog,
+        registry: Registry,
         gate: Gate,
         config: IntakeConfig,
         clock: Callable[[], int],
@@ -64,17 +68,13 @@ class PushCalls:
         self._renderers = renderers
         self._pushes = pushes
         self._receipts = receipts
+        self._lookup = Lookup(registry, apps)
         self._gate = gate
         self._config = config
         self._clock = clock
         self._new_id = new_id
         self._rules = {
-            app.name: Rules(
-                app=app.name,
-                checks={name: renderers[name].token_fault for name in sorted(app.platforms & renderers.keys())},
-                known=frozenset(renderers),
-                max_targets=config.max_targets,
-            )
+            app.name: Rules.of(app.name, app.platforms, renderers, max_targets=config.max_targets)
             for app in apps.values()
         }
         self._accepted = {app.name: telemetry.ACCEPTED.labels(app.name) for app in apps.values()}
@@ -92,8 +92,8 @@ class PushCalls:
         body = await read_body(request, self._config)
         if key is not None and (kept := await self._pushes.recall(app.name, key)) is not None:
             return await self._again(request, app.name, once.first_answer(kept, request.path, body))
-        push = self._prepare(app.name, body, key)
-        answer = answers.accepted(push.id, push.first_state, push.total)
+        push = await self._lookup.at_once(self._prepare(app.name, body, key))
+        answer = answers.accepted(push.id, push.first_state, _deliveries(push))
         if self._backlog is not None:
             await self._backlog.admit(app.name, push.total)
         if key is None:
@@ -148,12 +148,12 @@ class PushCalls:
             if place % _BREATH == _BREATH - 1:
                 await asyncio.sleep(0)
             try:
-                push = self._prepare(app.name, document, key)
+                push = await self._lookup.at_once(self._prepare(app.name, document, key))
             except RequestError as error:
                 results.append(refused(error))
             else:
                 pushes.append((place, push))
-                results.append(BatchItem(202, id=push.id, state=push.first_state, deliveries=push.total))
+                results.append(BatchItem(202, id=push.id, state=push.first_state, deliveries=_deliveries(push)))
         if key is not None and pushes:
             # All or none: a refusal that is kept would be the answer to each repeat.
             if self._backlog is not None:
@@ -209,16 +209,18 @@ class PushCalls:
         while key is not None and not self._pushes.beside(app, push_id, key):
             push_id = self._new_id(created_at)
         content = draft.content
+        platforms = platforms_of(draft, self._rules[app].checks)
         return Push(
             id=push_id,
             app=app,
             lane=draft.lane,
             created_at=created_at,
             expires_at=starts_at + 1000 * lifetime(content.ttl),
-            messages=render(self._renderers, content, draft.targets, push_id=push_id, starts_at=starts_at),
+            messages=render(self._renderers, content, platforms, push_id=push_id, starts_at=starts_at),
             targets=draft.targets,
             dry_run=content.dry_run,
             send_at=draft.send_at,
+            audience=b"" if draft.audience is None else encode_audience(draft.audience),
         )
 
     async def get_push(self, request: web.Request) -> web.Response:
@@ -265,6 +267,11 @@ class PushCalls:
         return app, push_id, query
 
 
+def _deliveries(push: Push) -> int | None:
+    """None: they are still to be found."""
+    return None if push.audience else push.total
+
+
 def lifetime(ttl: int | None) -> int:
     """Seconds for which the service tries. With `ttl` 0 the provider stores nothing; going out takes time even so."""
     if ttl is None:
@@ -288,19 +295,18 @@ def _no_push(push_id: str) -> NotFound:
 def render(
     renderers: Mapping[Platform, Renderer],
     content: Content,
-    targets: Mapping[Platform, tuple[Target, ...]],
+    platforms: Mapping[Platform, Collection[str]],
     *,
     push_id: str,
     starts_at: int,
 ) -> dict[Platform, Message]:
-    """What each platform among the targets will be sent.
+    """What each of these platforms will be sent, by targets of these kinds.
 
     Raises `InvalidRequest` with the faults of all of them, or `ContentTooLarge` when size is the only one.
     """
     messages: dict[Platform, Message] = {}
     errors: list[RenderError] = []
-    for platform, receivers in targets.items():
-        kinds = {target.kind for target in receivers}
+    for platform, kinds in platforms.items():
         try:
             messages[platform] = renderers[platform].render(content, push_id=push_id, starts_at=starts_at, kinds=kinds)
         except RenderError as error:

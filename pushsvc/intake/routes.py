@@ -23,6 +23,7 @@ from ..model import ENDS, Scope
 from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
 from .batch import NDJSON, BatchResults
 from .channel import Channel, ChannelDocument, ChannelList
+from .device_document import DeviceDocument, DeviceList, Erased, RegisteredDevice, Topic
 from .document import PushDocument
 from .once import PARAM as IDEMPOTENCY_KEY
 from .prefer import PARAM as PREFER
@@ -57,7 +58,7 @@ class Call(Struct, frozen=True):
     summary: str
     answer: Answer
     also: tuple[Answer, ...] = ()
-    """Other good answers, which the caller asks for."""
+    """Other good answers."""
     description: str = ""
     scopes: tuple[Scope, ...] = ()
     """Any one of them lets in; none: the call needs no key."""
@@ -234,6 +235,91 @@ CALLS: Final = (
         "Where a replay stands.",
         Answer(200, "Its progress.", Replay),
         scopes=("push", "admin"),
+        problems=(*_KEYED, NotFound, InvalidRequest),
+    ),
+    Call(
+        "put_device",
+        "PUT",
+        "/v1/devices/{device_id}",
+        "Register a device, or refresh it.",
+        Answer(200, "The device as it is after it.", RegisteredDevice),
+        also=(Answer(201, "The device is new.", RegisteredDevice, headers=(("Location", "Its path."),)),),
+        description=(
+            "Call it each time that the app starts, with the token that the app has got. The document replaces what "
+            "was known of the device; its topics stay. A token belongs to one device: it leaves the one that had it "
+            "before, which is then gone. A pruned device is active again, and a token that was suppressed is sent to "
+            "again."
+        ),
+        scopes=("devices", "admin"),
+        body=DeviceDocument,
+        problems=(MalformedBody, *_KEYED, RequestTimeout, ContentTooLarge, UnsupportedMediaType, InvalidRequest),
+    ),
+    Call(
+        "get_device",
+        "GET",
+        "/v1/devices/{device_id}",
+        "Read a device.",
+        Answer(200, "The device.", RegisteredDevice),
+        scopes=("devices", "admin"),
+        problems=(*_KEYED, NotFound, InvalidRequest),
+    ),
+    Call(
+        "delete_device",
+        "DELETE",
+        "/v1/devices/{device_id}",
+        "Remove a device.",
+        Answer(204, "It is gone, from its topics and its user too."),
+        scopes=("devices", "admin"),
+        problems=(*_KEYED, NotFound, InvalidRequest),
+    ),
+    Call(
+        "get_user_devices",
+        "GET",
+        "/v1/users/{user}/devices",
+        "A user's devices.",
+        Answer(200, "All of them, pruned ones too.", DeviceList),
+        scopes=("devices", "admin"),
+        problems=(*_KEYED, InvalidRequest),
+    ),
+    Call(
+        "delete_user",
+        "DELETE",
+        "/v1/users/{user}",
+        "Erase a user.",
+        Answer(200, "What was erased.", Erased),
+        description=(
+            "The devices go, and all that is kept of their ids and tokens: deliveries that are queued, dead letters, "
+            "feedback events, rows of statuses, suppressions. When this answers, nothing more is sent to them."
+        ),
+        scopes=("devices", "admin"),
+        problems=(*_KEYED, InvalidRequest),
+    ),
+    Call(
+        "put_subscription",
+        "PUT",
+        "/v1/topics/{topic}/devices/{device_id}",
+        "Subscribe a device to a topic.",
+        Answer(204, "It is subscribed."),
+        description="A topic begins with its first subscriber and ends with its last.",
+        scopes=("devices", "admin"),
+        problems=(*_KEYED, NotFound, InvalidRequest),
+    ),
+    Call(
+        "delete_subscription",
+        "DELETE",
+        "/v1/topics/{topic}/devices/{device_id}",
+        "Unsubscribe a device from a topic.",
+        Answer(204, "It is not subscribed."),
+        scopes=("devices", "admin"),
+        problems=(*_KEYED, InvalidRequest),
+    ),
+    Call(
+        "get_topic",
+        "GET",
+        "/v1/topics/{topic}",
+        "How many devices a topic has.",
+        Answer(200, "Devices that are subscribed and active.", Topic),
+        scopes=("devices", "admin"),
         problems=(*_KEYED, NotFound, InvalidRequest),
     ),
     Call(

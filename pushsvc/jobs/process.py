@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
@@ -43,6 +43,8 @@ FAILURE_TTL = 7 * 86400
 MAINTENANCE = 30
 SWEEP = 0.5
 """Seconds between two looks for replays that are due, and for webhooks."""
+SOON = 0.2
+"""And for pushes whose audience is to be looked up: somebody waits for their first delivery."""
 PAUSE = 1.0
 
 
@@ -70,8 +72,15 @@ def run_jobs(
     current = runtime.Current(settings)
     with _companion(current, name, watch) as store_url:
         worker: JobsWorker | None = None
-        context = Context(current, store_url, stopping=lambda: worker is not None and worker.stop_was_requested)
+        queue: Queue | None = None
+        context = Context(
+            current,
+            store_url,
+            stopping=lambda: worker is not None and worker.stop_was_requested,
+            waiting=lambda: queue is not None and queue.count > 0,
+        )
         job_class = make_job_class(FUNCTIONS, context)
+        runtime.quiet_gc()
         listening(f"queue {QUEUE} as {name}")
         for turn in range(1_000_000):
             queue = make_queue(QUEUE, open_sync_redis(settings.jobs.url or store_url, name=name), job_class)
@@ -120,8 +129,13 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
             ready.set_result(url)
             periodics = [
                 Periodic("replays", SWEEP, lambda: enqueue_replays(store, queue, settings)),
+                Periodic("expansions", SOON, lambda: enqueue_expansions(store, queue, current.settings)),
                 Periodic("webhooks", SWEEP, lambda: enqueue_webhooks(store, queue, current.settings)),
+                Periodic("erasures", SWEEP, lambda: enqueue_erasures(store, queue, current.settings)),
+                Periodic("cleanup-slices", SWEEP, lambda: enqueue_cleanup(store, queue)),
             ]
+            if settings.cleanup.every:
+                periodics.append(Periodic("cleanup-runs", settings.cleanup.every, store.cleanups.request))
             await _keep_schedule(store, periodics, name, stop, gone)
 
     def run() -> None:
@@ -185,6 +199,17 @@ async def enqueue_replays(store: Store, queue: Queue, settings: Settings) -> Non
         await store.dead.keep(app, job, lease=int(settings.jobs.takeover * 1000))
 
 
+async def enqueue_expansions(store: Store, queue: Queue, settings: Settings) -> None:
+    """Give each push whose audience nobody looks up to rq; one that has not begun goes before all that waits."""
+    due = await store.expansions.due(settings.apps)
+    found = {place: await store.expansions.load(*place) for place in due}
+    calls = {f"{app}-{push_id}": (app, push_id) for (app, push_id), at in found.items() if at is not None}
+    fresh = {f"{app}-{push_id}" for (app, push_id), at in found.items() if at is not None and at.step == 0}
+    await _enqueue_each(queue, "expand", calls, first=fresh)
+    for app, push_id in calls.values():
+        await store.expansions.keep(app, push_id, lease=int(settings.jobs.takeover * 1000))
+
+
 async def enqueue_webhooks(store: Store, queue: Queue, settings: Settings) -> None:
     """Give each webhook that has something to tell, and that nobody works on, to rq."""
     configs = runtime.webhook_configs(settings)
@@ -192,18 +217,34 @@ async def enqueue_webhooks(store: Store, queue: Queue, settings: Settings) -> No
     await _enqueue_each(queue, "webhook", {app: (app,) for app, now in zip(configs, due, strict=True) if now})
 
 
-async def _enqueue_each(queue: Queue, function: str, calls: Mapping[str, tuple[str, ...]]) -> None:
-    """Each call by its name, unless one of that name waits there already."""
+async def _enqueue_each(
+    queue: Queue, function: str, calls: Mapping[str, tuple[str, ...]], *, first: Collection[str] = ()
+) -> None:
+    """Each call by its name, unless one of that name waits there already. Those of `first` go to the front."""
     if not calls:
         return
     waiting = {job_id.rpartition("-")[0] for job_id in await asyncio.to_thread(queue.get_job_ids)}
     for name, arguments in calls.items():
         if f"{function}-{name}" not in waiting:
             job_id = f"{function}-{name}-{time.time_ns()}"
-            await asyncio.to_thread(_enqueue, queue, function, arguments, job_id)
+            await asyncio.to_thread(_enqueue, queue, function, arguments, job_id, name in first)
 
 
-def _enqueue(queue: Queue, function: str, arguments: tuple[str, ...], job_id: str) -> Job:
+async def enqueue_erasures(store: Store, queue: Queue, settings: Settings) -> None:
+    """Give the erasures of each app that nobody works on to rq."""
+    due = await store.erasures.unfinished(list(settings.apps))
+    await _enqueue_each(queue, "erase", {app: (app,) for app in due})
+
+
+async def enqueue_cleanup(store: Store, queue: Queue) -> None:
+    """Give the cleanup that is under way to rq, unless somebody works on it or it waits there already."""
+    record = await store.cleanups.record()
+    if record.place is None or await store.cleanups.holder() is not None:
+        return
+    await _enqueue_each(queue, "cleanup", {"run": ()})
+
+
+def _enqueue(queue: Queue, function: str, arguments: tuple[str, ...], job_id: str, at_front: bool) -> Job:
     return queue.enqueue_call(
         function,
         args=arguments,
@@ -212,4 +253,5 @@ def _enqueue(queue: Queue, function: str, arguments: tuple[str, ...], job_id: st
         failure_ttl=FAILURE_TTL,
         job_id=job_id,
         description=function,
+        at_front=at_front,
     )

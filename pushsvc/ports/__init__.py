@@ -205,6 +205,10 @@ class DeliveryQueue(Protocol):
         """Take over entries of consumers that are gone, at the targets without an outcome."""
         ...
 
+    async def recalled(self, route: Route) -> frozenset[EntryRef]:
+        """Entries that their holders shall give back: let go of what is not sent of them."""
+        ...
+
     def release(self, route: Route) -> None:
         """Send no more for this route: what was read and not settled is taken anew when somebody asks again."""
         ...

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -13,6 +13,8 @@ from ..model import Platform
 
 MOST_OF_USER = 1000
 """Devices of one user. A user is a person: a name that stands for everybody belongs into no `user` at all."""
+MOST_TOPICS = 1000
+"""Topics of one device."""
 
 
 class UserFull(PushsvcError):
@@ -23,12 +25,21 @@ class UserFull(PushsvcError):
         self.device_ids = tuple(device_ids)
 
 
+class TopicsFull(PushsvcError):
+    """The device would be subscribed to more than `MOST_TOPICS`."""
+
+    def __init__(self) -> None:
+        super().__init__(f"a device is subscribed to at most {MOST_TOPICS:,} topics")
+
+
 class Members(Struct, frozen=True):
     """A page of an audience, pruned devices left out."""
 
     devices: list[Device]
     cursor: str | None
     """Give it as `after` to go on; None: the audience has been gone through. A page may be empty and not the last."""
+    done: float = 0.0
+    """Of a `scan`, which part lies behind, from 0 to 1."""
 
 
 class Prune(Struct, frozen=True):
@@ -81,6 +92,11 @@ class PrunedFilter(Struct, frozen=True, omit_defaults=True):
     until: int | None = None
 
 
+Judge: TypeAlias = Callable[[Device], Device | None]
+"""What shall become of a device: itself where nothing is to change, another in its place, or None: it goes. It may not
+give it another id, platform or token. It may be asked more than once."""
+
+
 class Registry(Protocol):
     """Devices by id, token, user and topic; every change is one atomic step that leaves all indexes in agreement.
 
@@ -121,7 +137,7 @@ class Registry(Protocol):
         ...
 
     async def subscribe(self, app: str, topic: str, device_id: str) -> bool:
-        """False: there is no such device. A topic begins with its first subscriber."""
+        """False: there is no such device. A topic begins with its first subscriber. Raises TopicsFull."""
         ...
 
     async def unsubscribe(self, app: str, topic: str, device_id: str) -> bool: ...
@@ -141,11 +157,23 @@ class Registry(Protocol):
 
         Devices that are registered while somebody pages may be met or not; none that was there before the first page
         and stayed is missed.
+        A device that changes hands between two users of `ByUsers` while somebody pages may be met at both, or at
+        neither.
         """
         ...
 
     async def scan(self, app: str, *, after: str, limit: int) -> Members:
         """As `members` of `ToAll`, tombstones too."""
+        ...
+
+    async def revise(
+        self, app: str, device_ids: Sequence[str], judge: Judge, *, dry_run: bool = False
+    ) -> list[tuple[Device, Device | None]]:
+        """Judge each of these devices as it stands, at most some hundred, and make it what it shall be, in one step.
+
+        The changes that took place, or would to a dry run: what a device was, and what it is. Whoever read the devices
+        earlier has chosen them by what they were; the judgement that counts is of what they are.
+        """
         ...
 
     # --- tombstones -----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
+from ..devices import Environment
 from ..model import Platform, Route
 from ..ports import Provider, Renderer
 from ..ports.channels import ChannelAccount
@@ -44,6 +45,10 @@ def no_limits(config: Any) -> AccountLimits:
     return AccountLimits()
 
 
+def no_environment(config: Any) -> None:
+    """Of a provider whose tokens are good everywhere."""
+
+
 class ProviderKind(Struct, frozen=True):
     """One line of the registry: the fixed names of a provider's package, as values."""
 
@@ -57,3 +62,5 @@ class ProviderKind(Struct, frozen=True):
     account_limits: Callable[[Any], AccountLimits] = no_limits
     """Takes the config: what the provider allows to the account."""
     open_channels: OpenChannels | None = None
+    environment: Callable[[Any], Environment | None] = no_environment
+    """Takes the config: the environment whose tokens the account can send to, where tokens belong to one."""

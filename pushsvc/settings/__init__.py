@@ -9,6 +9,7 @@ from .environment import PREFIX
 from .loading import check_name, load, load_server
 from .schema import (
     AppSettings,
+    CleanupSettings,
     DispatchSettings,
     FeedbackSettings,
     KeySettings,
@@ -38,6 +39,7 @@ __all__ = [
     "LoggingSettings",
     "MetricsSettings",
     "DispatchSettings",
+    "CleanupSettings",
     "QueueSettings",
     "RetrySettings",
     "FeedbackSettings",

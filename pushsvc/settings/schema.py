@@ -131,6 +131,22 @@ class JobsSettings(Struct, frozen=True, kw_only=True):
         return f"JobsSettings(processes={self.processes}, takeover={self.takeover}, url_set={bool(self.url)})"
 
 
+class CleanupSettings(Struct, frozen=True, kw_only=True):
+    """`[cleanup]`: what goes when it has outlived its use. 0 is never, but for `share`."""
+
+    every: NotNegative = 86400.0
+    share: Annotated[float, Meta(gt=0, le=1)] = 0.25
+    """The part of its time in which a cleanup works."""
+    tombstones: NotNegative = 30 * 86400.0
+    suspects: NotNegative = 90 * 86400.0
+    fcm_stale: NotNegative = 270 * 86400.0
+    """Google: "when stale tokens reach 270 days of inactivity, FCM considers them expired tokens"
+    (https://firebase.google.com/docs/cloud-messaging/manage-tokens)."""
+    stale: NotNegative = 0.0
+    """Of the other platforms. Apple names no span: APNs tells of dead tokens by 410, and a device that is merely quiet
+    is a good one."""
+
+
 class QueueSettings(Struct, frozen=True, kw_only=True):
     """`[queue]`: what the store holds at most, and for how long."""
 
@@ -286,6 +302,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     metrics: MetricsSettings = MetricsSettings()
     dispatch: DispatchSettings = DispatchSettings()
     jobs: JobsSettings = JobsSettings()
+    cleanup: CleanupSettings = CleanupSettings()
     queue: QueueSettings = QueueSettings()
     retry: RetrySettings = RetrySettings()
     feedback: FeedbackSettings = FeedbackSettings()

@@ -13,6 +13,8 @@ How the parts stand to one another::
                          ├─ webhooks  what is to be told, and what could not be         webhooks.py
                          ├─ limiter   admit, lease                                          limiter.py
                          ├─ registry  devices, users, topics, tombstones                    registry.py
+                         ├─ leftovers what has outlived its use, found and removed          leftovers.py, orphans.py
+                         ├─ cleanups  the record of cleanups, and whose turn it is          cleanups.py
                          └─ gauges()  figures for metrics and `stats`                       gauges.py
                               │
                               └── link.py (round trips, faults) ── scripts.py (*.lua) ── connect.py (URL to client)
@@ -20,6 +22,7 @@ How the parts stand to one another::
 `keys.py` holds every key with its type, TTL and meaning in one table. `embedded.py` runs the server of one machine.
 """
 
+from .clock import wall_clock
 from .config import StoreConfig
 from .embedded import Fsync, attach_embedded, open_embedded
 from .gauges import AppGauges, Gauges
@@ -38,4 +41,5 @@ __all__ = [
     "attach_embedded",
     "Fsync",
     "token_hash",
+    "wall_clock",
 ]

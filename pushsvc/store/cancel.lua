@@ -1,9 +1,11 @@
 -- Cancels a push: nothing more of it is sent, and dispatchers learn of it with their next read.
 --
 -- A push that is done stays done. Cancelling twice is the same as once. A push that is scheduled is not in any lane:
--- its chunks are deleted here and now, and no dispatcher ever hears of it.
+-- its chunks are deleted here and now, and no dispatcher ever hears of it. One whose audience is being expanded takes
+-- no further step: it has the deliveries that it has.
 --
--- KEYS  1 ps:T:p:<id>; 2 ps:T:cancelled; 3 ps:T:epoch; 4 ps:T:s:<id>; 5 ps:T:scheduled; 6 ps:T:pending
+-- KEYS  1 ps:T:p:<id>; 2 ps:T:cancelled; 3 ps:T:epoch; 4 ps:T:s:<id>; 5 ps:T:scheduled; 6 ps:T:pending;
+--       7 ps:T:x:<id>; 8 ps:T:expansions
 -- ARGV  1 push id; 2 now ms; 3 status TTL ms; then the fields to return
 -- Returns the values of those fields after the step, or false for a push that is not known.
 
@@ -14,10 +16,12 @@ end
 if state ~= 'done' and state ~= 'cancelled' then
   redis.call('HSET', KEYS[1], 'st', 'cancelled', 'up', ARGV[2])
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  redis.call('DEL', KEYS[7])
+  redis.call('ZREM', KEYS[8], ARGV[1])
   if state == 'scheduled' then
     redis.call('DEL', KEYS[4])
     redis.call('ZREM', KEYS[5], ARGV[1])
-    redis.call('HINCRBY', KEYS[6], 'scheduled', -total)
+    redis.call('HINCRBY', KEYS[6], 'scheduled', 0 - total) -- -0 is no integer to Redis
   else
     redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
     redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[2] - ARGV[3])

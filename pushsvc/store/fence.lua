@@ -3,9 +3,16 @@
 -- A delivery is open for a turn when it has not ended and this turn is the one that is recorded for it; without a
 -- record the turn is 1. This is the fence: what a process that was thought dead still has to say, or what is said
 -- twice, finds its delivery closed.
+--
+-- A push of more than SMALL deliveries is large: it has a bit a delivery in place of a row. So is a push with a total
+-- of 0: it is made from an audience, page by page, and nobody knew its total when the chunk was written.
 
 local SMALL = 1000 -- keys.SMALL
 local SLICE = 1000 -- Lua cannot unpack more than about 7,000 values at once
+
+local function is_large(total)
+  return total > SMALL or total == 0
+end
 
 -- Returns head, open. `head` is nil when the status of the push has run out: then nothing is known, and everything
 -- is open. Else it is st, rt, n:sent, n:failed, n:invalid, n:expired, n:suppressed, n:cancelled. `open` has true or
@@ -15,7 +22,7 @@ local function fence(prefix, id, total, turn, index)
   local head = nil
   for first = 1, #index, SLICE do
     local last = math.min(first + SLICE - 1, #index)
-    if total <= SMALL then
+    if not is_large(total) then
       head = redis.call('HMGET', prefix .. 'p:' .. id, 'st', 'rt', 'n:sent', 'n:failed', 'n:invalid', 'n:expired',
         'n:suppressed', 'n:cancelled', unpack(index, first, last))
       for place = first, last do
@@ -33,7 +40,7 @@ local function fence(prefix, id, total, turn, index)
       end
     end
   end
-  if total > SMALL then
+  if is_large(total) then
     head = redis.call('HMGET', prefix .. 'p:' .. id, 'st', 'rt', 'n:sent', 'n:failed', 'n:invalid', 'n:expired',
       'n:suppressed', 'n:cancelled')
   end

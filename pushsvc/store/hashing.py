@@ -5,6 +5,7 @@ Keyed, because a bare hash of a device token can be matched against a list of kn
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 
@@ -16,3 +17,18 @@ def token_hash(key: bytes, token: str) -> str:
 def token_digest(key: bytes, token: str) -> bytes:
     """16 bytes, by which the suppression list knows a token."""
     return blake2b(token.encode(), digest_size=16, key=key).digest()
+
+
+def limiter_digests(key: bytes) -> Callable[[Sequence[str]], list[bytes]]:
+    """Tokens as the limiter knows them, by 8 bytes each."""
+    copy = blake2b(digest_size=8, key=key).copy  # a copy of a keyed hash is cheaper than a new one
+
+    def digests(tokens: Sequence[str]) -> list[bytes]:
+        found = []
+        for token in tokens:
+            digest = copy()
+            digest.update(token.encode())
+            found.append(digest.digest())
+        return found
+
+    return digests

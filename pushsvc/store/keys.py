@@ -10,6 +10,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:q:<platform>:<lane>` | stream | entry: until settled   | the lane: `c` encoded Chunk, `n` its number of        |
 |                            |        |                        | targets; consumer group `dispatch`                    |
 | `ps:T:retry:<platform>`    | zset   | member: until due      | score due ms; member `<lane> <n> <encoded Chunk>`     |
+| `ps:T:recall:<platform>`   | hash   | 60 seconds, renewed    | `<lane> <entry id>` of entries that dispatchers shall |
+|                            |        |                        | give back: an erasure waits for them                  |
 | `ps:T:pending`             | hash   | for good               | `<platform>:<lane>` deliveries that have not ended;   |
 |                            |        |                        | `<platform>:retry` those of them that wait in `retry`;|
 |                            |        |                        | `scheduled` deliveries of pushes in `scheduled`       |
@@ -22,6 +24,10 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | index, member `<index> <encoded DeliveryRow>`         |
 | `ps:T:t:<id>`              | hash   | status TTL             | index -> turn, of deliveries that were retried and    |
 |                            |        |                        | have not ended; 1 where there is none                 |
+| `ps:T:x:<id>`              | hash   | status TTL             | the expansion of a push from its audience: `push`     |
+|                            |        |                        | encoded Push, `step` steps taken, `cursor` of the next|
+| `ps:T:expansions`          | zset   | until done             | ids of pushes that are being expanded; score the ms   |
+|                            |        |                        | at which one that nobody works on is taken up         |
 | `ps:T:cancelled`           | zset   | member: status TTL     | ids of cancelled pushes that still have deliveries    |
 |                            |        |                        | not ended; score cancelled at ms                      |
 | `ps:T:epoch`               | string | for good               | counter, raised by each cancel: a cheap question      |
@@ -46,6 +52,9 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:hook:dead`           | hash   | field: events TTL      | in shard 0: id -> DeadBatch as JSON, without events   |
 | `ps:T:hook:asked`          | zset   | until tried            | in shard 0: ids of dead batches to be told again;     |
 |                            |        |                        | score last event recorded at ms                       |
+| `ps:T:erase`               | hash   | field: until done      | in shard 0: digest of a user -> erasure under way,    |
+|                            |        |                        | with ids and tokens; `pass`: where the present one is |
+| `ps:T:erased:<digest>`     | string | 3600 seconds           | in shard 0: what an erasure has removed, as JSON      |
 | `ps:T:i:<digest>`          | string | 24 h                   | record of an idempotency key: what the first call     |
 |                            |        |                        | was and was answered; its pushes are in this shard    |
 | `ps:T:mark`                | string | 60 seconds             | written before WAITAOF, which waits for what was      |
@@ -65,6 +74,9 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:D:x`                   | hash   | field: as its zset     | `<platform>:<why>` -> number of tombstones            |
 | `ps:replays`               | zset   | until done             | `<app> <job>` of replays that are not done; score the |
 |                            |        |                        | ms at which one that nobody works on is taken up      |
+| `ps:cleanup`               | hash   | for good               | cleanups: `at` began ms, `place` where the one that   |
+|                            |        |                        | is under way goes on, `ended` ms; `run <app> <what>`  |
+|                            |        |                        | and `all <app> <what>` removed by it and by all       |
 | `ps:lock:<name>`           | string | seconds                | whose turn it is to do what is done periodically      |
 | `ps:alive:<consumer>`      | string | takeover, renewed      | the consumer lives; without it its entries are taken  |
 | `ps:held`                  | hash   | field: see `held.py`   | `app/platform` -> until ms and why the route is held  |
@@ -76,6 +88,10 @@ scheduled, `rt` how many are being retried, `n:<end>` how many ended so, and for
 each index that has ended its encoded DeliveryRow: that the field is there *is* the mark that the delivery ended. What
 is queued is not stored but reckoned, `n - rt - sum of n:<end>`, so that the counts cannot disagree. Names are short
 because each is kept once a push for a week.
+
+A push that is made from an audience has `x` 1. Its `n` grows with each step of its expansion; since nobody knows how
+many there will be, it is kept like one of more than 1,000 from its first delivery on, with rows also of the first 1,000
+that end as `sent`: if there are no more than these, each delivery has its row.
 
 What a scheduled push will send has no lifetime. Its status is kept for as long as the push may be sent and for the
 status TTL after that; the status TTL begins when the push is launched. Until then its deliveries are not counted by
@@ -91,7 +107,9 @@ provider's own date, which may lie months back and would let the entry go at onc
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
+from typing import NamedTuple
 from zlib import crc32
 
 from ..model import ROWS_FOR_ALL, Lane, Platform
@@ -108,6 +126,28 @@ HELD = "ps:held"
 KEYRING = "ps:keys"
 HASH_KEY = "ps:hash_key"
 REPLAYS = "ps:replays"
+CLEANUP = "ps:cleanup"
+
+DEVICES = "devices"
+"""The part of an app that is its registry; the others are the numbers of its shards."""
+_NAME = re.compile(r"ps:\{([^{}]+)\.([^.{}]+)\}:([^:]+)(?::(.*))?", re.DOTALL)
+
+
+class Name(NamedTuple):
+    """What the name of an app's key says."""
+
+    app: str
+    part: str
+    kind: str
+    """What stands first behind the hash tag: `p`, `dead`."""
+    rest: str
+    """What follows the kind, or nothing."""
+
+
+def parse(key: str) -> Name | None:
+    """None for keys that are not an app's."""
+    found = _NAME.fullmatch(key)
+    return None if found is None else Name(found[1], found[2], found[3], found[4] or "")
 
 
 def shard_of(push_id: str, shards: int) -> int:
@@ -138,7 +178,7 @@ def _tagged(app: str, part: str) -> str:
 @lru_cache(maxsize=1024)
 def devices(app: str) -> str:
     """`ps:{app.devices}:`, in front of every key of an app's registry. Raises ValueError as `prefix` does."""
-    return _tagged(app, "devices")
+    return _tagged(app, DEVICES)
 
 
 @lru_cache(maxsize=16384)
@@ -149,6 +189,11 @@ def lane(app: str, shard: int, platform: Platform, lane: Lane) -> str:
 @lru_cache(maxsize=4096)
 def retries(app: str, shard: int, platform: Platform) -> str:
     return f"{prefix(app, shard)}retry:{platform}"
+
+
+@lru_cache(maxsize=4096)
+def recall(app: str, shard: int, platform: Platform) -> str:
+    return f"{prefix(app, shard)}recall:{platform}"
 
 
 @lru_cache(maxsize=4096)
@@ -174,6 +219,14 @@ def rows(app: str, shard: int, push_id: str) -> str:
 
 def cancelled(app: str, shard: int) -> str:
     return f"{prefix(app, shard)}cancelled"
+
+
+def expansion(app: str, shard: int, push_id: str) -> str:
+    return f"{prefix(app, shard)}x:{push_id}"
+
+
+def expansions(app: str, shard: int) -> str:
+    return f"{prefix(app, shard)}expansions"
 
 
 def epoch(app: str, shard: int) -> str:
@@ -246,9 +299,21 @@ def topic(app: str, name: str) -> str:
     return f"{devices(app)}t:{name}"
 
 
+def index_bucket(app: str, index: str, number: int) -> str:
+    return f"{devices(app)}{index}:{number:04x}"
+
+
 def tombstones(app: str, label: str = "") -> str:
     """Those of a label, or how many each label has."""
     return f"{devices(app)}x:{label}" if label else f"{devices(app)}x"
+
+
+def erase(app: str) -> str:
+    return f"{prefix(app, 0)}erase"
+
+
+def erased(app: str, digest: str) -> str:
+    return f"{prefix(app, 0)}erased:{digest}"
 
 
 def quarantine(app: str, shard: int) -> str:

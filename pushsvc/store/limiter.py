@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from hashlib import blake2b
 
 from ..gcra import FLOOR, US, interval_of
 from ..model import Route
@@ -17,6 +16,7 @@ from ..ports import Bucket, Lease
 from ..rates import Rate
 from . import keys
 from .config import StoreConfig
+from .hashing import limiter_digests
 from .link import Link
 
 _BATCH = 1000
@@ -31,17 +31,7 @@ class RedisLimiter:
     def __init__(self, link: Link, config: StoreConfig, hash_key: bytes) -> None:
         self._link = link
         self._config = config
-        # A copy of a keyed hash is cheaper than a new one.
-        self._copy = blake2b(digest_size=8, key=hash_key).copy
-
-    def _digests(self, tokens: Sequence[str]) -> list[bytes]:
-        copy = self._copy
-        digests = []
-        for token in tokens:
-            digest = copy()
-            digest.update(token.encode())
-            digests.append(digest.digest())
-        return digests
+        self._digests = limiter_digests(hash_key)
 
     async def admit(
         self, route: Route, rate: Rate, tokens: Sequence[str], *, family: str = "all"

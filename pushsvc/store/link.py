@@ -62,6 +62,26 @@ class Link:
             except NoScriptError:
                 return await self._client.execute_command("EVAL", text, len(keys), *keys, *args)
 
+    async def scan(self, match: str, cursor: str, count: int) -> tuple[list[bytes], str | None]:
+        """Names of keys, about `count` of those looked at, and where to go on; None: all were looked at.
+
+        On a cluster node after node. A name may come twice where keys come and go meanwhile.
+        """
+        node, _, position = (cursor or "0:0").partition(":")
+        words = ("SCAN", int(position), "MATCH", match, "COUNT", count)
+        with store_faults():
+            if isinstance(self._client, RedisCluster):
+                await self._client.initialize()
+                nodes = sorted(self._client.get_primaries(), key=lambda each: each.name)
+                answer, names = await self._client.execute_command(*words, target_nodes=nodes[int(node)])
+            else:
+                following, names = await self.call(*words)
+                return names, f"0:{following}" if int(following) else None
+        following = int(next(iter(answer.values())))
+        if following:
+            return names, f"{node}:{following}"
+        return names, f"{int(node) + 1}:0" if int(node) + 1 < len(nodes) else None
+
     async def scripts(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Run several in one round trip, each an atomic step of its own. The first that fails raises."""
         if len(calls) == 1:

@@ -40,10 +40,12 @@ from .dead import DeadLetter
 from .gauges import Gauges
 from .keys import SMALL
 from .memory_dead import MemoryDeadLetters
+from .memory_erasure import MemoryErasures
+from .memory_expansions import MemoryExpansions
 from .memory_feedback import MemoryAnswers, MemorySuppressions
 from .memory_gauges import figures
 from .memory_registry import MemoryRegistry
-from .memory_state import Record, State
+from .memory_state import Record, State, Walk
 from .pushes import after_cursor, page
 from .receipts import parse_event_id
 from .settling import dead_letter_of, receipt_of, row_of
@@ -67,7 +69,9 @@ class MemoryPushes:
         state = self._state
         if (push.app, push.id) not in state.pushes:
             record = state.pushes[push.app, push.id] = Record(push, push.first_state, push.created_at)
-            if record.state == "sending":
+            if push.audience:
+                record.walk = Walk(due=push.starts_at)
+            elif record.state == "sending":
                 state.launch(record)
 
     async def accept_once(self, pushes: Sequence[Push], *, key: bytes, record: bytes) -> bytes | None:
@@ -100,7 +104,12 @@ class MemoryPushes:
         record = self._state.pushes.get((app, push_id))
         if record is None:
             return None
-        return page(((index, row) for index, row in sorted(record.rows.items()) if index >= start), outcome, limit)
+        rows = [
+            (index, row)
+            for index, row in sorted(record.rows.items())
+            if index >= start and (row.outcome != "sent" or record.push.total <= SMALL)
+        ]
+        return page(iter(rows), outcome, limit)
 
     async def cancel(self, app: str, push_id: str) -> PushStatus | None:
         record = self._state.pushes.get((app, push_id))
@@ -110,6 +119,7 @@ class MemoryPushes:
             raise Conflict("every delivery of this push has ended: there is nothing left to cancel")
         if record.state != "cancelled":
             record.state = "cancelled"
+            record.walk = None
             record.updated_at = self._state.clock()
         return record.status()
 
@@ -200,11 +210,11 @@ class MemoryQueue:
         push, index = record.push, settlement.delivery.target.index
         record.ended[index] = verdict.end
         record.turns.pop(index, None)
-        if push.total <= SMALL or verdict.end != "sent":
+        if push.total <= SMALL or verdict.end != "sent" or (push.audience and index < SMALL):
             record.rows[index] = row_of(settlement, verdict)
         if verdict.dead_letter:
             self._state.dead[push.app][next(self._state.numbers)] = dead_letter_of(settlement)
-        if len(record.ended) == push.total and record.state != "cancelled":
+        if len(record.ended) == push.total and record.state == "sending":
             record.state = "done"
 
     async def promote(self, route: Route, now: int) -> int:
@@ -220,7 +230,7 @@ class MemoryQueue:
         due = [
             record
             for (owner, _), record in self._state.pushes.items()
-            if owner == app and record.state == "scheduled" and record.push.starts_at <= now
+            if owner == app and record.state == "scheduled" and not record.walk and record.push.starts_at <= now
         ]
         for record in due:
             record.state = "sending"
@@ -235,6 +245,10 @@ class MemoryQueue:
             left = [entry_id for entry_id, owner in stream.owner.items() if self._state.gone(owner)]
             taken += self._open(route, lane, left, again=True)
         return taken
+
+    async def recalled(self, route: Route) -> frozenset[EntryRef]:
+        """Nobody asks: the erasure in memory takes what it wants."""
+        return frozenset()
 
     def release(self, route: Route) -> None:
         for lane in LANES:
@@ -326,6 +340,8 @@ class MemoryStore:
         self.keys = MemoryKeyRing(self._state)
         self.dead = MemoryDeadLetters(self._state)
         self.registry = MemoryRegistry(self._state)
+        self.erasures = MemoryErasures(self._state, self.registry, self.hash_key)
+        self.expansions = MemoryExpansions(self._state)
 
     def as_consumer(self, consumer: str) -> MemoryStore:
         """What a process of that name would see that has just started."""

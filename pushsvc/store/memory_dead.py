@@ -90,7 +90,7 @@ class MemoryDeadLetters:
                 del record.ended[index], state.dead[app][int(entry)]
                 record.rows.pop(index)
                 record.turns[index] = reopening.chunk.turn
-            record.state = "sending"
+            record.state = "sending" if record.state == "done" else record.state
             state.lanes[app, platform, head.lane].add(reopening.chunk)
             moved += len(group)
         state.replay_ends[job] = (found[-1][0], end)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ..devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from ..model import Platform
-from ..ports.registry import MOST_OF_USER, Holding, Members, Prune, PrunedFilter, Strike, UserFull
+from ..ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
 from .memory_state import State
 from .registry_changes import Change, Desk, Kept
 from .registry_wire import Question, held_by, is_meant, label_of
@@ -69,6 +69,14 @@ class MemoryRegistry:
 
     async def count(self, app: str) -> int:
         return len(_active(kept.device for kept in self._kept(app)))
+
+    async def revise(
+        self, app: str, device_ids: Sequence[str], judge: Judge, *, dry_run: bool = False
+    ) -> list[tuple[Device, Device | None]]:
+        about = Question(ids=device_ids)
+        if dry_run:
+            return self._desk(app, about).revise(device_ids, judge)
+        return self._change(app, about, lambda desk: desk.revise(device_ids, judge))
 
     # --- paging -----------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from msgspec.structs import replace
+
 from ..codec import split
 from ..devices import Device
 from ..freeze import Answers
@@ -32,6 +34,7 @@ from ..model import (
     TokenSuspect,
 )
 from ..ports import ReplayStatus
+from ..ports.erasure import Erasure
 from .clock import Clock
 from .config import StoreConfig
 from .dead import DeadLetter
@@ -42,8 +45,17 @@ T = TypeVar("T")
 
 
 @dataclass
+class Walk:
+    """How far the expansion of an audience has come, and when it is taken up by somebody else."""
+
+    due: int
+    step: int = 0
+    cursor: str = ""
+
+
+@dataclass
 class Record:
-    """What is known of a push."""
+    """What is known of a push. One that is made from an audience gets its targets step by step."""
 
     push: Push
     state: PushState
@@ -53,6 +65,7 @@ class Record:
     turns: dict[int, int] = field(default_factory=dict)
     launched: bool = False
     """Its chunks were put into the lanes: a push that is cancelled before its time never is."""
+    walk: Walk | None = None
 
     @property
     def left(self) -> int:
@@ -120,6 +133,8 @@ class State:
         """Of an app, who has a token."""
         self.crowds: dict[str, Counter[str]] = defaultdict(Counter)
         """Of an app, how many devices a user has."""
+        self.erased: dict[tuple[str, str], Erasure] = {}
+        """By app and digest of the user."""
         self.keys: dict[str, ApiKey] = {}
         self.once: dict[tuple[str, bytes], bytes] = {}
         self.alive: set[str] = set()
@@ -143,9 +158,13 @@ class State:
                 del self.suppressed[key]
 
     def launch(self, record: Record) -> None:
-        """Put its chunks into the lanes."""
+        """Put its chunks into the lanes, without what has ended before."""
         for chunk in split(record.push, self.config.chunk_size):
-            self.lanes[record.push.app, chunk.platform, chunk.lane].add(chunk)
+            left = tuple(target for target in chunk.targets if target.index not in record.ended)
+            if len(left) < len(chunk.targets):
+                chunk = replace(chunk, targets=left)
+            if left:
+                self.lanes[record.push.app, chunk.platform, chunk.lane].add(chunk)
         record.launched = True
         self.change()
 

@@ -11,11 +11,15 @@ from contextlib import asynccontextmanager, suppress
 from ..errors import StoreError
 from ..model import Platform
 from .answers import RedisAnswers
+from .cleanups import RedisCleanups
 from .clock import Clock, wall_clock
 from .config import StoreConfig, with_consumer
+from .erasure import RedisErasures
+from .expansions import RedisExpansions
 from .gauges import Gauges, read_gauges
 from .held import read_held
 from .keyring import RedisKeyRing, load_hash_key
+from .leftovers import RedisLeftovers
 from .limiter import RedisLimiter
 from .link import Link
 from .liveness import Liveness
@@ -50,6 +54,19 @@ class Store:
         self.webhooks = RedisWebhooks(link, config, self.receipts, clock)
         self.limiter = RedisLimiter(link, config, hash_key)
         self.registry = RedisRegistry(link, hash_key, suppression)
+        self.expansions = RedisExpansions(link, config, clock)
+        self.erasures = RedisErasures(
+            link,
+            config,
+            hash_key,
+            registry=self.registry,
+            suppression=suppression,
+            queue=self.queue,
+            liveness=liveness,
+            clock=clock,
+        )
+        self.leftovers = RedisLeftovers(link, config, hash_key, clock)
+        self.cleanups = RedisCleanups(link, clock)
 
     @property
     def consumer(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from ..codec import decode_row, encode_chunk, split
+from ..codec import decode_row, encode_chunk, encode_push, split
 from ..errors import Conflict, Fault, InvalidRequest
 from ..model import DeliveryRow, End, Push, PushStatus
 from . import keys
@@ -65,8 +65,9 @@ class RedisPushes:
         if push.send_at is not None:
             # Until it would expire, and beyond: it may be launched late. The status TTL itself begins at its launch.
             lifetime += push.expires_at - push.created_at
-        args: Args = [push.id, push.total, push.created_at, push.send_at or 0, lifetime, len(chunks)]
-        size = 0
+        whole = encode_push(push) if push.audience else b""
+        args: Args = [push.id, push.total, push.created_at, push.send_at or 0, lifetime, whole, len(chunks)]
+        size = len(whole)
         for chunk in chunks:
             blob = encode_chunk(chunk)
             args += (chunk.platform, chunk.lane, len(chunk.targets), blob)
@@ -126,6 +127,7 @@ class RedisPushes:
             [
                 *(keys.push(app, shard, push_id), keys.cancelled(app, shard), keys.epoch(app, shard)),
                 *(keys.waiting(app, shard, push_id), keys.scheduled(app, shard), keys.pending(app, shard)),
+                *(keys.expansion(app, shard, push_id), keys.expansions(app, shard)),
             ],
             [push_id, self._clock(), self._config.status_ttl * 1000, *FIELDS],
         )
@@ -141,10 +143,10 @@ class RedisPushes:
         start = after_cursor(cursor)
         shard = keys.shard_of(push_id, self._config.shards_of(app))
         push = keys.push(app, shard, push_id)
-        total = await self._link.call("HGET", push, "n")
+        total, expanded = await self._link.call("HMGET", push, "n", "x")
         if total is None:
             return None
-        if int(total) <= keys.SMALL:
+        if int(total) <= keys.SMALL and expanded is None:
             indexes = range(start, int(total))
             blobs = await self._link.call("HMGET", push, *indexes) if indexes else []
             rows = ((index, decode_row(blob)) for index, blob in zip(indexes, blobs, strict=True) if blob is not None)
@@ -153,7 +155,7 @@ class RedisPushes:
         key = keys.rows(app, shard, push_id)
         for _ in range(0, _LOOK, _PAGE):
             members = await self._link.call("ZRANGEBYSCORE", key, start, "+inf", "LIMIT", 0, _PAGE)
-            some, more = page(_numbered(members), outcome, limit - len(found))
+            some, more = page(_numbered(members, sent=int(total) <= keys.SMALL), outcome, limit - len(found))
             found += some
             if more is not None or len(members) < _PAGE:
                 return found, more
@@ -191,7 +193,10 @@ def page(
     return found, None
 
 
-def _numbered(members: list[bytes]) -> Iterator[tuple[int, DeliveryRow]]:
+def _numbered(members: list[bytes], *, sent: bool) -> Iterator[tuple[int, DeliveryRow]]:
+    """The rows of a large push, or of one from an audience, which may have some of `sent` that it needs no more."""
     for member in members:
         index, _, blob = member.partition(b" ")
-        yield int(index), decode_row(blob)
+        row = decode_row(blob)
+        if sent or row.outcome != "sent":
+            yield int(index), row

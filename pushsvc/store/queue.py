@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from redis.exceptions import ResponseError
@@ -280,6 +280,17 @@ class RedisQueue:
             for state in states:
                 state.lost(self._config.timeout)
             raise
+
+    async def recalled(self, route: Route) -> frozenset[EntryRef]:
+        """Asked for by an erasure; see `erasure/queue.py`."""
+        app, platform = route.app, route.platform
+        shards = range(self._config.shards_of(app))
+        names = await self._link.many([("HKEYS", keys.recall(app, shard, platform)) for shard in shards])
+        return frozenset(
+            EntryRef(app=app, shard=shard, platform=platform, lane=cast(Lane, lane), entry_id=entry_id)
+            for shard, found in zip(shards, names, strict=True)
+            for lane, _, entry_id in (name.decode().partition(" ") for name in found)
+        )
 
     def release(self, route: Route) -> None:
         """The next `take` begins as a new process with our name would: with our pending entries."""

@@ -22,6 +22,9 @@ local CONTAINER = 4096
 local DENSE = CONTAINER / 8 -- bytes of a bitmap; a list of 2-byte numbers is shorter than that
 local EMPTY = string.rep('\0', DENSE)
 
+local call, format, byte, sub = redis.call, string.format, string.byte, string.sub
+local floor, pack, unpack_bytes = math.floor, struct.pack, struct.unpack
+
 local prefix, most = ARGV[1], tonumber(ARGV[2])
 local changes, at = {}, 3
 while at <= #ARGV do
@@ -29,51 +32,52 @@ while at <= #ARGV do
   at = at + 15 + 3 * tonumber(ARGV[at + 14])
 end
 
+-- The hash that a digest lies in, and its field.
 local function bucket(kind, digest)
-  return prefix .. kind .. string.format(':%02x%02x', string.byte(digest, 1, 2)), string.sub(digest, 3)
+  return format('%s%s:%02x%02x', prefix, kind, byte(digest, 1, 2)), sub(digest, 3)
 end
 
 local function look_up(kind, digest)
-  return redis.call('HGET', bucket(kind, digest)) or ''
-end
-
-local function block_of(n)
-  return string.format('%sd:%d', prefix, math.floor(n / BLOCK))
+  return call('HGET', bucket(kind, digest)) or ''
 end
 
 local function text(n)
-  return string.format('%d', n)
+  return format('%d', n)
+end
+
+local function block_of(n)
+  return format('%sd:%d', prefix, floor(n / BLOCK))
 end
 
 -- 1. Is everything what it was?
 
-local joining, leaving = {}, {}
+local lists, growth, full = {}, {}, {} -- of users: their ordinals, and by how many they grow
+
+local function move(user, by)
+  if user ~= '' then
+    lists[user] = lists[user] or look_up('u', user)
+    growth[user] = (growth[user] or 0) + by
+  end
+end
+
 for _, c in ipairs(changes) do
-  local n, gains, leaves, joins = ARGV[c], ARGV[c + 6], ARGV[c + 8], ARGV[c + 9]
+  local n, gains = ARGV[c], ARGV[c + 6]
   if n == '' then
     if look_up('i', ARGV[c + 3]) ~= ARGV[c + 4] then
       return { 0 }
     end
-  elseif redis.call('LINDEX', block_of(n), 1 + n % BLOCK) ~= ARGV[c + 1] then
+  elseif call('LINDEX', block_of(n), 1 + n % BLOCK) ~= ARGV[c + 1] then
     return { 0 }
   end
   if gains ~= '' and look_up('k', gains) ~= ARGV[c + 7] then
     return { 0 }
   end
-  if joins ~= '' then
-    joining[joins] = (joining[joins] or 0) + 1
-  end
-  if leaves ~= '' then
-    leaving[leaves] = (leaving[leaves] or 0) + 1
-  end
+  move(ARGV[c + 8], -1)
+  move(ARGV[c + 9], 1)
 end
-
-local full = {}
-for user, count in pairs(joining) do
-  local _, had = string.gsub(look_up('u', user), '%d+', '')
-  if had + count - (leaving[user] or 0) > most then
-    full[user] = true
-  end
+for user, by in pairs(growth) do
+  local _, had = string.gsub(lists[user], '%d+', '')
+  full[user] = by > 0 and had + by > most or nil
 end
 if next(full) then
   local refused = { -1 }
@@ -85,59 +89,60 @@ if next(full) then
   return refused
 end
 
--- 2. Topics: a hash of containers, each the members among 4,096 ordinals; read and written once for all changes.
+-- 2. Topics: a hash of containers, each the members among 4,096 ordinals; read and written once for all changes. In
+-- between, a bitmap is a table of its bytes, and a list what it is.
 
 local containers, counts, left = {}, {}, {}
 
-local function container(topic, number)
+local function open_container(topic, number)
   local of_topic = containers[topic] or {}
   containers[topic] = of_topic
-  of_topic[number] = of_topic[number] or redis.call('HGET', prefix .. 't:' .. topic, text(number)) or ''
-  return of_topic
+  local members = of_topic[number]
+  if not members then
+    members = call('HGET', prefix .. 't:' .. topic, text(number)) or ''
+    members = #members == DENSE and { byte(members, 1, DENSE) } or members
+    of_topic[number] = members
+  end
+  return of_topic, members
 end
 
--- The bitmap with a bit set or cleared; the highest bit of a byte comes first, as with SETBIT.
-local function with_bit(members, low, wanted)
-  local position, bit = math.floor(low / 8) + 1, 2 ^ (7 - low % 8)
-  local byte = string.byte(members, position)
-  if math.floor(byte / bit) % 2 == wanted then
-    return members
+-- The highest bit of a byte comes first, as with SETBIT.
+local function set_bit(bytes, low, wanted)
+  local position, bit = floor(low / 8) + 1, 2 ^ (7 - low % 8)
+  if floor(bytes[position] / bit) % 2 ~= wanted then
+    bytes[position] = bytes[position] + (wanted == 1 and bit or -bit)
   end
-  byte = byte + (wanted == 1 and bit or -bit)
-  return string.sub(members, 1, position - 1) .. string.char(byte) .. string.sub(members, position + 1)
 end
 
 local function add(topic, n)
-  local number, low = math.floor(n / CONTAINER), n % CONTAINER
-  local of_topic = container(topic, number)
-  local members = of_topic[number]
-  if #members + 2 < DENSE then
-    of_topic[number] = members .. struct.pack('>I2', low)
-    return
-  end
-  if #members < DENSE then
-    local bitmap = EMPTY
-    for i = 1, #members, 2 do
-      bitmap = with_bit(bitmap, (struct.unpack('>I2', members, i)), 1)
+  local number, low = floor(n / CONTAINER), n % CONTAINER
+  local of_topic, members = open_container(topic, number)
+  if type(members) == 'string' then
+    if #members + 2 < DENSE then
+      of_topic[number] = members .. pack('>I2', low)
+      return
     end
-    members = bitmap
+    local bytes = { byte(EMPTY, 1, DENSE) }
+    for i = 1, #members, 2 do
+      set_bit(bytes, (unpack_bytes('>I2', members, i)), 1)
+    end
+    of_topic[number], members = bytes, bytes
   end
-  of_topic[number] = with_bit(members, low, 1)
+  set_bit(members, low, 1)
 end
 
 local function remove(topic, n)
-  local number, low = math.floor(n / CONTAINER), n % CONTAINER
-  local of_topic = container(topic, number)
-  local members = of_topic[number]
+  local number, low = floor(n / CONTAINER), n % CONTAINER
+  local of_topic, members = open_container(topic, number)
   left[topic] = true
-  if #members == DENSE then
-    of_topic[number] = with_bit(members, low, 0)
+  if type(members) == 'table' then
+    set_bit(members, low, 0)
     return
   end
-  local wanted = struct.pack('>I2', low)
+  local wanted = pack('>I2', low)
   for i = 1, #members, 2 do
-    if string.sub(members, i, i + 1) == wanted then
-      of_topic[number] = string.sub(members, 1, i - 1) .. string.sub(members, i + 2)
+    if sub(members, i, i + 1) == wanted then
+      of_topic[number] = sub(members, 1, i - 1) .. sub(members, i + 2)
       return
     end
   end
@@ -146,81 +151,86 @@ end
 -- 3. Users: a list of ordinals in one value, since most have one device.
 
 local function join(user, n)
+  local list = lists[user]
+  list = list == '' and text(n) or list .. ',' .. text(n)
+  lists[user] = list
   local key, field = bucket('u', user)
-  local list = redis.call('HGET', key, field)
-  redis.call('HSET', key, field, list and list .. ',' .. text(n) or text(n))
+  call('HSET', key, field, list)
 end
 
 local function leave(user, n)
-  local key, field = bucket('u', user)
   local others = {}
-  for other in string.gmatch(redis.call('HGET', key, field) or '', '%d+') do
+  for other in string.gmatch(lists[user], '%d+') do
     if tonumber(other) ~= n then
       others[#others + 1] = other
     end
   end
+  lists[user] = table.concat(others, ',')
+  local key, field = bucket('u', user)
   if #others > 0 then
-    redis.call('HSET', key, field, table.concat(others, ','))
+    call('HSET', key, field, lists[user])
   else
-    redis.call('HDEL', key, field)
+    call('HDEL', key, field)
   end
 end
 
 -- 4. Tombstones: an ordered set under each label, and how many each has.
 
-local function bury(label, n)
-  redis.call('ZREM', prefix .. 'x:' .. label, text(n))
-  if redis.call('HINCRBY', prefix .. 'x', label, -1) == 0 then
-    redis.call('HDEL', prefix .. 'x', label)
+local function unearth(label, n)
+  call('ZREM', prefix .. 'x:' .. label, text(n))
+  if call('HINCRBY', prefix .. 'x', label, -1) == 0 then
+    call('HDEL', prefix .. 'x', label)
   end
 end
 
 local function entomb(label, n, ms)
-  redis.call('ZADD', prefix .. 'x:' .. label, ms, text(n))
-  redis.call('HINCRBY', prefix .. 'x', label, 1)
+  call('ZADD', prefix .. 'x:' .. label, ms, text(n))
+  call('HINCRBY', prefix .. 'x', label, 1)
 end
 
 -- 5. The changes. An index entry is taken out only where it is still this device's: another change may have taken it.
 
 local living, active = {}, 0
+local following = tonumber(call('HGET', KEYS[1], 'next') or 0)
+local first = following
 
 local function forget(kind, digest, n)
   local key, field = bucket(kind, digest)
-  if redis.call('HGET', key, field) == text(n) then
-    redis.call('HDEL', key, field)
+  if call('HGET', key, field) == text(n) then
+    call('HDEL', key, field)
   end
 end
 
-local function append(document)
-  local n = redis.call('HINCRBY', KEYS[1], 'next', 1) - 1
-  if n % BLOCK == 0 then
-    redis.call('RPUSH', block_of(n), 0)
-  end
-  redis.call('RPUSH', block_of(n), document)
-  return n
+local function note(kind, digest, n)
+  local key, field = bucket(kind, digest)
+  call('HSET', key, field, text(n))
 end
 
 for _, c in ipairs(changes) do
-  local known, after, id = ARGV[c], ARGV[c + 2], ARGV[c + 3]
-  local n = tonumber(known)
+  local n, after, id = tonumber(ARGV[c]), ARGV[c + 2], ARGV[c + 3]
   if not n then
-    n = append(after)
-    local key, field = bucket('i', id)
-    redis.call('HSET', key, field, text(n))
-    living[block_of(n)] = (living[block_of(n)] or 0) + 1
+    n, following = following, following + 1
+    local block = block_of(n)
+    if n % BLOCK == 0 then
+      call('RPUSH', block, 0, after)
+    else
+      call('RPUSH', block, after)
+    end
+    living[block] = (living[block] or 0) + 1
+    note('i', id, n)
   else
-    redis.call('LSET', block_of(n), 1 + n % BLOCK, after)
+    local block = block_of(n)
+    call('LSET', block, 1 + n % BLOCK, after)
     if after == '' then
+      living[block] = (living[block] or 0) - 1
       forget('i', id, n)
-      living[block_of(n)] = (living[block_of(n)] or 0) - 1
     end
   end
   if ARGV[c + 5] ~= '' then
     forget('k', ARGV[c + 5], n)
   end
   if ARGV[c + 6] ~= '' then
-    local key, field = bucket('k', ARGV[c + 6])
-    redis.call('HSET', key, field, text(n))
+    note('k', ARGV[c + 6], n)
   end
   if ARGV[c + 8] ~= '' then
     leave(ARGV[c + 8], n)
@@ -230,7 +240,7 @@ for _, c in ipairs(changes) do
   end
   active = active + tonumber(ARGV[c + 10])
   if ARGV[c + 11] ~= '' then
-    bury(ARGV[c + 11], n)
+    unearth(ARGV[c + 11], n)
   end
   if ARGV[c + 12] ~= '' then
     entomb(ARGV[c + 12], n, ARGV[c + 13])
@@ -248,31 +258,35 @@ end
 
 -- 6. What was gathered.
 
+if following > first then
+  call('HSET', KEYS[1], 'next', text(following))
+end
 if active ~= 0 then
-  redis.call('HINCRBY', KEYS[1], 'active', active)
+  call('HINCRBY', KEYS[1], 'active', active)
 end
 for topic, change in pairs(counts) do
-  redis.call('HINCRBY', prefix .. 't:' .. topic, '#', change)
+  call('HINCRBY', prefix .. 't:' .. topic, '#', change)
 end
 for topic, numbers in pairs(containers) do
   local key = prefix .. 't:' .. topic
   for number, members in pairs(numbers) do
+    members = type(members) == 'table' and string.char(unpack(members)) or members
     if members == '' or members == EMPTY then
-      redis.call('HDEL', key, text(number))
+      call('HDEL', key, text(number))
     else
-      redis.call('HSET', key, text(number), members)
+      call('HSET', key, text(number), members)
     end
   end
-  if left[topic] and redis.call('HLEN', key) == 1 then
-    redis.call('DEL', key) -- its count alone
+  if left[topic] and call('HLEN', key) == 1 then
+    call('DEL', key) -- its count alone
   end
 end
 for block, change in pairs(living) do
-  local count = redis.call('LINDEX', block, 0) + change
-  if count == 0 and redis.call('LLEN', block) == 1 + BLOCK then
-    redis.call('DEL', block)
+  local count = call('LINDEX', block, 0) + change
+  if count == 0 and call('LLEN', block) == 1 + BLOCK then
+    call('DEL', block)
   else
-    redis.call('LSET', block, 0, count)
+    call('LSET', block, 0, count)
   end
 end
 return { 1 }

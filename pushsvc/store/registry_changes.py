@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from ..devices import Device
 from ..model import Platform
-from ..ports.registry import Holding, Prune, Strike
+from ..ports.registry import MOST_TOPICS, Holding, Judge, Prune, Strike, TopicsFull
 
 
 class Kept(Struct, frozen=True):
@@ -85,6 +85,8 @@ class Desk:
     def subscribe(self, device_id: str, topic: str) -> bool:
         device = self.devices.get(device_id)
         if device is not None and topic not in device.topics:
+            if len(device.topics) >= MOST_TOPICS:
+                raise TopicsFull
             self.devices[device_id] = replace(device, topics=(*device.topics, topic))
         return device is not None
 
@@ -124,6 +126,20 @@ class Desk:
             and device.pruned_at < before
             and bool(self.remove(device_id))
         )
+
+    def revise(self, device_ids: Iterable[str], judge: Judge) -> list[tuple[Device, Device | None]]:
+        changes: list[tuple[Device, Device | None]] = []
+        for device_id in device_ids:
+            device = self.devices.get(device_id)
+            revised = device if device is None else judge(device)
+            if device is None or revised is device:
+                continue
+            if revised is None:
+                self.remove(device_id)
+            else:
+                self.devices[device_id] = revised
+            changes.append((device, revised))
+        return changes
 
     def of_user(self, user: str) -> list[Device]:
         return [device for device in self.devices.values() if device.user == user]

@@ -82,10 +82,10 @@ def encode_device(device: Device) -> bytes:
 
 def decode_device(blob: bytes) -> Device:
     """Raises CodecError for bytes that this version of pushsvc cannot read."""
-    if blob[:1] != VERSION:
+    if not blob.startswith(VERSION):
         raise CodecError(f"unknown version {blob[:1]!r}: written by a newer pushsvc?")
     try:
-        document = _decode(memoryview(blob)[1:])
+        document = _decode(blob[1:])
         fate = document.fate
         token, user = document.token, document.user
         platform = document.platform
@@ -104,7 +104,7 @@ def decode_device(blob: bytes) -> Device:
             last_seen_at=document.registered_at + document.seen_after,
             topics=document.topics,
         )
-    except (msgspec.MsgspecError, KeyError, AttributeError) as error:
+    except (msgspec.MsgspecError, KeyError, AttributeError, TypeError) as error:
         raise CodecError(f"not a device: {type(error).__name__}") from None
     if fate is None:
         return device
@@ -134,7 +134,7 @@ def _shortest(text: str) -> str | bytes:
 
 
 def _text(raw: bytes) -> str:
-    digits = raw.hex()
     if len(raw) != _UUID:
-        return digits
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+        return raw.hex()
+    words = raw.hex("-", 2)
+    return f"{words[:4]}{words[5:29]}{words[30:34]}{words[35:]}"

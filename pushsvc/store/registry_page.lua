@@ -7,6 +7,7 @@
 local BLOCK = 128
 local CONTAINER = 4096
 local DENSE = CONTAINER / 8
+local FEW = 16 -- documents of one list that are asked for one by one
 local PROBE = 32 -- containers asked for at once; where all are empty, the names of all are looked through
 
 local prefix, first, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -80,7 +81,19 @@ while #wanted < room do
 end
 
 local answer = { #wanted < room and -1 or wanted[#wanted] + 1 }
-for _, n in ipairs(wanted) do
-  answer[#answer + 1] = redis.call('LINDEX', string.format('%sd:%d', prefix, math.floor(n / BLOCK)), 1 + n % BLOCK)
+local from = 1
+while from <= #wanted do
+  local block, to = math.floor(wanted[from] / BLOCK), from
+  while to < #wanted and wanted[to + 1] < (block + 1) * BLOCK do
+    to = to + 1
+  end
+  local key = string.format('%sd:%d', prefix, block)
+  -- A list is walked to each place that is asked for: of many it is read once, as a whole.
+  local all = to - from >= FEW and redis.call('LRANGE', key, 1, -1)
+  for i = from, to do
+    local place = 1 + wanted[i] % BLOCK
+    answer[#answer + 1] = all and all[place] or redis.call('LINDEX', key, place)
+  end
+  from = to + 1
 end
 return answer

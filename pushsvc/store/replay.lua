@@ -13,7 +13,7 @@
 -- Returns { moved, skipped }, or { -1 } where the cursor is another, or { -2 } where a dead letter is gone by now: then
 -- read again.
 
-local SMALL = 1000 -- keys.SMALL
+-- include: fence
 
 local prefix = ARGV[1]
 local now, ttl, record_ttl, seen, cursor, skipped, groups = unpack(cmsgpack.unpack(ARGV[2]))
@@ -34,7 +34,7 @@ local pending = {}
 local function reopen(group)
   local id, platform, lane, total, turn, chunk, index, entries = unpack(group)
   local push = prefix .. 'p:' .. id
-  local large = total > SMALL
+  local large = is_large(total)
   local head = redis.call('HMGET', push, 'st', 'rt', 'n:failed')
   local closed = head[1] and head[1] ~= 'cancelled'
   for p = 1, #index do

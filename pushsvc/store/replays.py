@@ -20,6 +20,7 @@ from ..ports import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
 from . import keys
 from .clock import Clock
 from .config import DAY, StoreConfig
+from .leases import Leases
 from .letters import LOOK, RedisLetters, first_id, fits, letters, shards_meant
 from .link import Link
 from .reopening import Letter, Reopening, grouped, reopened
@@ -47,6 +48,7 @@ class RedisReplays:
         self._config = config
         self._clock = clock
         self._letters = RedisLetters(link, config)
+        self._leases = Leases(link, clock)
 
     async def page(self, app: str, which: DeadFilter, *, cursor: str, limit: int) -> tuple[list[DeadRow], str | None]:
         return await self._letters.page(app, which, cursor=cursor, limit=limit)
@@ -94,12 +96,12 @@ class RedisReplays:
 
     async def unfinished(self, *, due: bool = True) -> list[tuple[str, str]]:
         """App and job of replays that are not done; those only that nobody works on, unless told."""
-        found = await self._link.call("ZRANGEBYSCORE", keys.REPLAYS, "-inf", self._clock() if due else "+inf")
-        return [(app, job) for app, _, job in (member.decode().partition(" ") for member in found)]
+        found = (await self._leases.due([keys.REPLAYS]))[0] if due else await self._leases.all(keys.REPLAYS)
+        return [(app, job) for app, _, job in (name.partition(" ") for name in found)]
 
     async def keep(self, app: str, job: str, *, lease: int) -> None:
         """Say that somebody works on it for so many ms, or soon will; 0: nobody does. A done one stays done."""
-        await self._link.call("ZADD", keys.REPLAYS, "XX", self._clock() + lease, f"{app} {job}")
+        await self._leases.keep(keys.REPLAYS, f"{app} {job}", lease)
 
     async def finish(self, app: str, job: str, error: str = "") -> None:
         """It is done, or has failed."""

@@ -14,7 +14,8 @@
 --         { now ms, status TTL ms, dead-letter TTL ms, groups, singles, finished, slot, answers' TTL ms }
 --         group:    { push id, platform, lane, total, turn, indexes, ends, retries, head, dead, receipts, asked }
 --           indexes  of all its deliveries, those that end first, in the order of `ends` and `retries`
---           ends     { end, count, rows }       rows are encoded DeliveryRows, or none for `sent` of large pushes
+--           ends     { end, count, rows }       rows are encoded DeliveryRows; false, or no more of them, for those
+--                                               of large pushes that need none
 --           retries  { due ms, count, chunk }   the chunk is encoded, with its next turn in it
 --           head     the encoded chunk without targets, for dead letters; else an empty string
 --           dead, receipts   { place in indexes, blob }
@@ -46,7 +47,7 @@ end
 local function settle(group)
   local id, platform, lane, total, turn, index, ends, retries, letter, dead, receipts, asked = unpack(group)
   local head, open = fence(prefix, id, total, turn, index)
-  local large = total > SMALL
+  local large = is_large(total)
 
   -- Retries come last in `index`: see that each is open or closed as a whole before anything is written.
   local place = #index
@@ -169,7 +170,12 @@ local function settle(group)
     for at = 3, 8 do
       over = over + tonumber(head[at] or 0)
     end
-    if over == total then
+    local whole = total
+    if total == 0 then
+      -- While an audience is being expanded there is no total to be reached.
+      whole = head[1] ~= 'expanding' and tonumber(redis.call('HGET', push, 'n'))
+    end
+    if over == whole then
       if head[1] == 'cancelled' then
         redis.call('ZREM', prefix .. 'cancelled', id)
       else
@@ -178,7 +184,7 @@ local function settle(group)
       end
     end
     redis.call(unpack(fields))
-    if large or retried > 0 or over == total or #dead > 0 then
+    if large or retried > 0 or over == whole or #dead > 0 then
       redis.call('PEXPIRE', push, ttl)
     end
   end

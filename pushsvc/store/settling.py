@@ -51,13 +51,15 @@ def lua_string(blob: bytes) -> msgspec.Raw:
 class _Group:
     """What is to be recorded of the deliveries of one chunk."""
 
-    __slots__ = ("asked", "chunk", "dead", "ends", "large", "receipts", "retries")
+    __slots__ = ("asked", "chunk", "dead", "ends", "receipts", "retries", "rows_of_sent")
 
     def __init__(self, chunk: Chunk) -> None:
         self.chunk = chunk
         self.asked = not chunk.dry_run
-        self.large = chunk.total > SMALL
-        self.ends: dict[str, tuple[list[int], list[msgspec.Raw]]] = {}
+        # Of a push that is made from an audience nobody knows yet whether it will have more than SMALL.
+        self.rows_of_sent = 0 if chunk.total > SMALL else SMALL
+        """Deliveries from this index on need no row when they end as `sent`."""
+        self.ends: dict[str, tuple[list[int], list[msgspec.Raw | bool]]] = {}
         self.retries: dict[Bucket, tuple[list[Target], list[int]]] = {}
         self.dead: list[tuple[str, int, msgspec.Raw]] = []
         self.receipts: list[tuple[object, int, msgspec.Raw]] = []
@@ -142,10 +144,12 @@ def pack(
             places, rows = held
             place = len(places)
             places.append(target.index)
-            if not group.large or end != "sent":
+            if end != "sent" or target.index < group.rows_of_sent:
                 rows.append(lua_string(encode_row(row_of(settlement, verdict))))
                 if verdict.dead_letter:
                     group.dead.append((end, place, lua_string(encode_dead(dead_letter_of(settlement)))))
+            elif group.rows_of_sent:
+                rows.append(False)  # a row of a later place may follow
         else:
             retry = cast(Retry, verdict)
             segment = bucket = _bucket(retry, settlement.at)

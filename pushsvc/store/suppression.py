@@ -46,6 +46,22 @@ class Suppression:
             commands += (("ZADD", key, *pairs), ("ZREMRANGEBYSCORE", key, "-inf", f"({self.oldest}"))
         await self._link.many(commands)
 
+    async def known(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> int:
+        """How many of these tokens are on the list."""
+        asked = [(platform, *self.locate(app, token)) for platform, token in tokens]
+        scores = await self._link.many(
+            [("ZSCORE", keys.suppressed(app, shard, platform), digest) for platform, shard, digest in asked]
+        )
+        return sum(score is not None for score in scores)
+
+    async def remove(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> None:
+        """As if these tokens had never been suppressed."""
+        found: dict[str, list[bytes]] = {}
+        for platform, token in tokens:
+            shard, digest = self.locate(app, token)
+            found.setdefault(keys.suppressed(app, shard, platform), []).append(digest)
+        await self._link.many([("ZREM", key, *digests) for key, digests in found.items()])
+
     async def sizes(self, app: str, platform: Platform) -> list[int]:
         """How long the list is in each shard."""
         shards = range(self._config.shards_of(app))

@@ -8,6 +8,8 @@ from .logs import LEVELS, configure_logging, get_logger
 from .metrics import (
     ACCEPTED,
     ATTEMPTS,
+    CLEANUP_ENDED,
+    CLEANUP_REMOVED,
     CONTENT_TYPE,
     CREDENTIAL_EXPIRY,
     DEAD_LETTERS,
@@ -46,6 +48,8 @@ __all__ = [
     "SCHEDULED",
     "DEAD_LETTERS",
     "REPLAYED",
+    "CLEANUP_REMOVED",
+    "CLEANUP_ENDED",
     "JOBS",
     "WEBHOOKS",
     "WEBHOOK_LAG",

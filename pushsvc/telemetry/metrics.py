@@ -78,6 +78,17 @@ WEBHOOK_DEAD = Gauge(
     ["app"],
     multiprocess_mode="livemostrecent",
 )
+CLEANUP_REMOVED = Gauge(
+    "pushsvc_cleanup_removed",
+    "What cleanups have removed so far, by what; read from Redis by the process that is scraped.",
+    ["app", "what"],
+    multiprocess_mode="livemostrecent",
+)
+CLEANUP_ENDED = Gauge(
+    "pushsvc_cleanup_ended_seconds",
+    "Unix time at which the last cleanup ended, 0 before the first; read from Redis by the process that is scraped.",
+    multiprocess_mode="livemostrecent",
+)
 JOBS = Counter("pushsvc_jobs_total", "Jobs that ended, by how.", ["job", "result"])
 PROVIDER_SECONDS = Histogram(
     "pushsvc_provider_seconds",

@@ -5,7 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("simulator", "transport", "delivery", "intake", "volume", "memory", "lanes", "replay", "schedules")
+BENCHES = (
+    "simulator",
+    "transport",
+    "delivery",
+    "intake",
+    "volume",
+    "memory",
+    "lanes",
+    "replay",
+    "registry",
+    "schedules",
+    "audience",
+)
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or BENCHES:

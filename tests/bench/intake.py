@@ -78,9 +78,11 @@ async def application(kind: str, redis: str) -> AsyncIterator[web.Application]:
         keys: Any = store
         dead: Any = store
         registry: Any = store
+        erasures: Any = store
         if kind == "redis":
             opened = await stack.enter_async_context(open_store(redis, StoreConfig()))
-            store, keys, dead, registry = opened.pushes, opened.keys, opened.dead, opened.registry
+            store, keys, dead = opened.pushes, opened.keys, opened.dead
+            registry, erasures = opened.registry, opened.erasures
         key = ApiKey("bench", "shop", hashlib.sha256(KEY.encode()).hexdigest(), ("push",))
         known = {name: kind.renderer for name, kind in REGISTRY.items()}
         yield build_app(
@@ -88,9 +90,10 @@ async def application(kind: str, redis: str) -> AsyncIterator[web.Application]:
             renderers=known,
             pushes=store,
             receipts=store,
+            registry=registry,
             keys=keys,
             dead=dead,
-            registry=registry,
+            erasures=erasures,
             channels=OpenedChannels(dict, request_timeout=10.0),
             ready=ready,
             metrics=metrics,

@@ -146,14 +146,14 @@ def test_fcm_reaches_an_activity_by_its_token(play: Play) -> None:
     [
         ({"to": {"tokens": [{"platform": "apns", "activity": "aa"}]}, "live_activity": {**GOAL, "event": "start"}},
          ["live_activity.attributes_type", "live_activity.attributes", "live_activity.alert"]),
-        ({"to": {"tokens": [{"platform": "apns", "push_to_start": "aa"}]}, "live_activity": GOAL}, ["to.tokens"]),
-        ({"to": {"tokens": [{"platform": "apns", "token": "aa"}]}, "live_activity": GOAL}, ["to.tokens"]),
-        ({"to": {"tokens": [{"platform": "apns", "channel": "AA=="}]}, "notification": {"title": "x"}}, ["to.tokens"]),
+        ({"to": {"tokens": [{"platform": "apns", "push_to_start": "aa"}]}, "live_activity": GOAL}, ["to"]),
+        ({"to": {"tokens": [{"platform": "apns", "token": "aa"}]}, "live_activity": GOAL}, ["to"]),
+        ({"to": {"tokens": [{"platform": "apns", "channel": "AA=="}]}, "notification": {"title": "x"}}, ["to"]),
         ({"to": {"tokens": [{"platform": "apns", "channel": "AA=="}]}, "live_activity": GOAL, "collapse": "x"},
          ["collapse"]),
         ({"to": {"tokens": [{"platform": "fcm", "channel": "AA=="}]}, "live_activity": GOAL}, ["to.tokens[0].channel"]),
         ({"to": {"tokens": [{"platform": "fcm", "token": "aa"}, {"platform": "apns", "token": "aa"}]},
-          "live_activity": GOAL}, ["overrides.fcm.apns.live_activity_token", "to.tokens"]),
+          "live_activity": GOAL}, ["overrides.fcm.apns.live_activity_token", "to"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip

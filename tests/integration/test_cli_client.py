@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,6 +107,27 @@ def test_what_is_sent(capsys: pytest.CaptureFixture[str]) -> None:
         "lane": "bulk", "priority": "high", "push_type": "alert", "silent": True, "ttl": 0, "collapse": "X",
         "dry_run": True, "send_at": "2026-12-01T09:00:00.250+00:00",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "to"),
+    [
+        (["--device", "d1", "--device", "d 2"], {"devices": ["d1", "d 2"]}),
+        (["--user", "u1"], {"users": ["u1"]}),
+        (["--topic", "news"], {"topic": "news"}),
+        (["--where", "tags.plan == 'pro'"], {"where": "tags.plan == 'pro'"}),
+        (["--all"], {"all": True}),
+        # Which of the two is meant the API asks.
+        (["--all", "--topic", ""], {"topic": "", "all": True}),
+    ],
+)
+def test_whom_it_is_for(flags: list[str], to: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "push.json"
+    file.write_text('{"to": {"users": ["u9"]}, "lane": "bulk"}')
+    with scripted([answer(202, {"id": "p1", "state": "expanding", "deliveries": None})]) as (url, asked):
+        assert cli.main(["send", "--url", url, str(file), *flags, "--title", "T"]) == 0
+    ((_, _, body),) = asked
+    assert json.loads(body) == {"to": to, "lane": "bulk", "notification": {"title": "T"}}
 
 
 def test_channels_are_made_listed_shown_and_deleted(capsys: pytest.CaptureFixture[str]) -> None:

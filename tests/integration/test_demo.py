@@ -48,20 +48,20 @@ def test_piped_it_tells_the_story_in_plain_lines(processes: Processes, scratch: 
     assert times == sorted(times)
     kinds = [kind for kind, _ in story]
     # Act by act: each kind comes up, and none before its time.
-    acts = "start ready accepted sent retry failed dead held mended resumed totals done"
+    acts = "start ready accepted sent devices retry failed dead held mended resumed totals done"
     assert " ".join(dict.fromkeys(kinds)) == acts
     told = dict(zip(kinds, (text for _, text in story), strict=True))
     assert "503" in told["retry"]
     assert "BadPriority" in told["failed"]
     assert [text for kind, text in story if kind == "dead"] == [
-        "APNs says 410 Unregistered: that delivery ends as `invalid`",
-        "feedback: reason Unregistered, action suppressed",
-        "the next push does not go to it any more: `suppressed`",
+        "APNs says 410 Unregistered of Cid's phone: that delivery ends as `invalid`",
+        "feedback: cid-phone pruned, its state is pruned",
+        "the topic leaves it out from now on, and its bare token is `suppressed`",
     ]
     assert re.fullmatch(r"apns \(InvalidProviderToken\): 200 sent by FCM, 200 wait, 0 failed", told["held"])
     assert told["resumed"] == "400 of 400 sent, no token lost"
     assert [text for kind, text in story if kind == "totals"] == [
-        "5,412 accepted = sent 5,409, failed 1, invalid 1, suppressed 1",
+        "5,423 accepted = sent 5,420, failed 1, invalid 1, suppressed 1",
         "by the simulator's record 0 of them arrived twice",
     ]
     assert "Traceback" not in err

@@ -567,14 +567,6 @@ def test_unknown_paths_are_404(path: str) -> None:
     run(main)
 
 
-def test_calls_of_later_versions_are_not_there() -> None:
-    async def main(service: Service) -> None:
-        assert (await call(service, "PUT", "/v1/devices/d1", {})).status == 404
-        assert (await call(service, "GET", "/v1/users/u1/devices")).status == 404
-
-    run(main)
-
-
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "TRACE", "PROPFIND"])
 def test_other_methods_are_405_with_allow(method: str) -> None:
     async def main(service: Service) -> None:

@@ -248,9 +248,16 @@ class Service:
     now: float = 0.0
     backlog: Backlog | None = None
     waits: Waits | None = None
-    dead: MemoryDeadLetters = field(default_factory=lambda: MemoryStore().dead)
-    registry: Registry = field(default_factory=lambda: MemoryStore().registry)
+    memory: MemoryStore = field(default_factory=MemoryStore)
     channels: Channels = field(default_factory=Channels)
+
+    @property
+    def dead(self) -> MemoryDeadLetters:
+        return self.memory.dead
+
+    @property
+    def registry(self) -> Registry:
+        return self.memory.registry
 
     @property
     def address(self) -> tuple[str, int]:
@@ -274,10 +281,16 @@ class Service:
                         api_key("reader", "shop", "feedback"),
                         api_key("admin", "shop", "admin"),
                         api_key("none", "shop", "devices"),
+                        api_key("registrar", "shop", "devices"),
                         api_key("full", "shop", "push", "feedback", "admin"),
                     ),
+                    environments={"apns": "production"},
                 ),
-                "news": IntakeApp("news", frozenset({"fcm"}), (api_key("newsie", "news", "push"),)),
+                "news": IntakeApp(
+                    "news",
+                    frozenset({"fcm"}),
+                    (api_key("newsie", "news", "push"), api_key("newsroom", "news", "devices")),
+                ),
             },
             renderers={"apns": Apns(), "fcm": Fcm()},
             pushes=self.store,
@@ -285,6 +298,7 @@ class Service:
             keys=self.store,
             dead=self.dead,
             registry=self.registry,
+            erasures=self.memory.erasures,
             channels=self.channels,
             ready=self.ready,
             metrics=self.metrics,

@@ -55,10 +55,11 @@ DOCUMENT = build(platforms=["apns", "fcm"], config=CONFIG)
 def tried() -> dict[str, Any]:
     """The document, with what a token looks like here: the schema leaves that to the renderers."""
     document: dict[str, Any] = copy.deepcopy(DOCUMENT)
-    token = document["components"]["schemas"]["TokenTarget"]["properties"]
-    for name in ("token", "fid"):
-        token[name]["anyOf"][0]["pattern"] = "^([0-9a-f]{2}){1,9}$"
-    token["platform"]["enum"] = ["fcm"]
+    for schema in ("TokenTarget", "DeviceDocument"):
+        token = document["components"]["schemas"][schema]["properties"]
+        for name in ("token", "fid"):
+            token[name]["anyOf"][0]["pattern"] = "^([0-9a-f]{2}){1,9}$"
+        token["platform"]["enum"] = ["fcm"]
     return document
 
 

@@ -201,7 +201,7 @@ def test_pickle_is_not_read(connection: Redis, tmp_path: Path) -> None:
 
 
 def test_the_table_holds_what_it_says() -> None:
-    assert set(FUNCTIONS) == {"replay", "webhook"}
+    assert set(FUNCTIONS) == {"replay", "webhook", "expand", "cleanup", "erase"}
     job = make_job_class(FUNCTIONS, None).create("replay", connection=Redis(), serializer=JSONSerializer)
     with pytest.raises(NotAllowed, match="only enqueues"):
         job.perform()

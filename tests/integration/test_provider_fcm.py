@@ -83,8 +83,10 @@ def test_firebases_examples_arrive_byte_for_byte(tmp_path: Path) -> None:
 )
 def test_what_we_render_passes_the_schema(tmp_path: Path, content: Content) -> None:
     async def scene(rig: Rig) -> None:
-        outcomes = [*await rig.send(TOKEN, content=content), *await rig.send("fid-1", content=content, kind="fid")]
-        assert [type(outcome) for outcome in outcomes] == [Sent, Sent], outcomes
+        targets = {"token": TOKEN, "fid": "fid-1", "topic": "news", "condition": "'a' in topics && 'b' in topics"}
+        for kind, target in targets.items():
+            (outcome,) = await rig.send(target, content=content, kind=kind)
+            assert type(outcome) is Sent, (kind, outcome)
 
     play("fcm", tmp_path, scene)
 

@@ -12,7 +12,17 @@ from msgspec.structs import replace
 
 from pushsvc.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from pushsvc.model import Ended, FeedbackEvent, TokenDead
-from pushsvc.ports.registry import MOST_OF_USER, Holding, Prune, PrunedFilter, Registry, Strike, UserFull
+from pushsvc.ports.registry import (
+    MOST_OF_USER,
+    MOST_TOPICS,
+    Holding,
+    Prune,
+    PrunedFilter,
+    Registry,
+    Strike,
+    TopicsFull,
+    UserFull,
+)
 from pushsvc.store import Store, StoreConfig
 
 from .registry_audit import audit
@@ -239,6 +249,19 @@ def test_a_user_is_a_person(server: Server | None) -> None:
     play(server, story)
 
 
+def test_a_device_has_only_so_many_topics(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        registry = (await world.store()).registry
+        topics = tuple(f"t{n}" for n in range(MOST_TOPICS))
+        await registry.put_many("shop", [device("d", topics=topics)])
+        assert await registry.subscribe("shop", "t0", "d")
+        with pytest.raises(TopicsFull):
+            await registry.subscribe("shop", "one-more", "d")
+        assert await registry.topic_size("shop", "one-more") is None
+
+    play(server, story)
+
+
 def test_tokens_change_hands_within_one_call(server: Server | None) -> None:
     async def story(world: World) -> None:
         registry = (await world.store()).registry
@@ -314,10 +337,16 @@ def test_many_at_once_leave_all_indexes_in_agreement(server: Server | None) -> N
 
 
 def test_a_lost_step_is_taken_again(server: Server | None) -> None:
-    """All subscribe one device at once, each to a topic of its own: none is lost."""
+    """All register one new device at once, then all subscribe one: it is new once, and no subscription is lost."""
 
     async def story(world: World) -> None:
         stores = [await world.store(name) for name in "abcd"]
+        new = await asyncio.gather(
+            *(stores[n % 4].registry.put("shop", device("new", token=f"{n:064d}")) for n in range(40))
+        )
+        assert [is_new for _, is_new in new].count(True) == 1
+        if isinstance(stores[0], Store):
+            assert len(await audit(stores[0])) == 1
         await stores[0].registry.put("shop", device("d"))
         topics = [f"t{n}" for n in range(40)]
         found = await asyncio.gather(

@@ -235,6 +235,32 @@ class RegistryMachine(RuleBasedStateMachine):
         if not dry_run:
             self.follow(meant, limit, lambda each: None)
 
+    @rule(
+        names=st.lists(ids, unique=True),
+        fate=st.sampled_from(["stay", "go", "stale", "rename"]),
+        dry_run=st.booleans(),
+    )
+    def revise(self, names: list[str], fate: str, dry_run: bool) -> None:
+        at = self.tick()
+
+        def judge(each: Device) -> Device | None:
+            if fate == "stay" or (fate == "stale" and each.state == "pruned"):
+                return each
+            if fate == "go":
+                return None
+            if fate == "rename":
+                return replace(each, user="u1", locale=f"x-{at}")
+            return replace(each, state="pruned", pruned_at=at, pruned_for="stale")
+
+        old = [self.model[name] for name in names if name in self.model]
+        expected = [(each, judge(each)) for each in old if judge(each) is not each]
+        assert self.run(self.registry.revise("shop", names, judge, dry_run=dry_run)) == expected
+        for each, became in () if dry_run else expected:
+            if became is None:
+                del self.model[each.id]
+            else:
+                self.model[each.id] = became
+
     def follow(self, meant: list[Device], limit: int, become: Any) -> None:
         """With a limit it is the registry's own choice which: each is either as before or as it shall be."""
         changed = 0
@@ -310,8 +336,8 @@ def test_any_order_of_steps(backend: Backend) -> None:
         run_state_machine_as_test(
             machine,
             settings=settings(
-                max_examples=25,
-                stateful_step_count=30,
+                max_examples=20,
+                stateful_step_count=25,
                 deadline=None,
                 suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
             ),

@@ -1,5 +1,5 @@
-"""Any order of accept, schedule, take, settle, retry, replay, cancel, death and take-over: counts balance, nothing is
-lost.
+"""Any order of accept, schedule, expand, take, settle, retry, replay, cancel, death and take-over: counts balance,
+nothing is lost.
 
 hypothesis drives consumers against a store and against a model that knows, for each delivery, only whether it has
 ended and which turn it is in. After every step each push's status must be what the model says; in the end everything
@@ -19,9 +19,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from pushsvc.codec import encode_audience
+from pushsvc.devices import ToAll
 from pushsvc.errors import Conflict
-from pushsvc.model import ENDS, End, Ended, Lane, Outcome, Retry, Settlement, TokenDead, Unavailable, Verdict
+from pushsvc.model import ENDS, End, Ended, Lane, Outcome, Retry, Settlement, Target, TokenDead, Unavailable, Verdict
 from pushsvc.ports import DeadFilter, EntryRef, ReplaySpec, Taken
+from pushsvc.ports.expansion import Expansion
 from pushsvc.store import StoreConfig, token_hash
 
 from .servers import Server
@@ -52,6 +55,9 @@ class _PushModel:
         self.turns: dict[int, int] = {}
         self.dead: dict[int, int] = {}
         """Index and turn of dead letters."""
+        self.walks: list[Expansion] = []
+        """How far the expansion of its audience has come, at each step: the last is the present one."""
+        self.expanding = False
 
     @property
     def never_began(self) -> bool:
@@ -69,6 +75,8 @@ class _PushModel:
             return "cancelled"
         if self.due is not None:
             return "scheduled"
+        if self.expanding:
+            return "expanding"
         return "done" if len(self.ended) == self.total else "sending"
 
     def open(self, index: int, turn: int) -> bool:
@@ -138,6 +146,42 @@ class StoreMachine(RuleBasedStateMachine):
         push = make_push(push_id, total, lane=lane, send_at=send_at)
         self.run(self.stores["a"].pushes.accept(push))
         self.run(self.stores["b"].pushes.accept(push))
+
+    @rule(lane=st.sampled_from(["urgent", "bulk"]))
+    def accept_for_an_audience(self, lane: Lane) -> None:
+        push_id = f"p{len(self.pushes)}"
+        self.pushes[push_id] = model = _PushModel(0)
+        audience = encode_audience(ToAll())
+        push = msgspec.structs.replace(make_push(push_id, 0, lane=lane), targets={}, audience=audience)
+        self.run(self.stores["a"].pushes.accept(push))
+        model.expanding = True
+        at = self.run(self.stores["b"].expansions.load("shop", push_id))
+        assert at is not None
+        model.walks.append(at)
+
+    @precondition(lambda self: any(model.walks for model in self.pushes.values()))
+    @rule(
+        data=st.data(),
+        consumer=st.sampled_from(CONSUMERS),
+        count=st.sampled_from([0, 1, 4, 160, 1003]),
+        last=st.booleans(),
+    )
+    def expand(self, data: st.DataObject, consumer: str, count: int, last: bool) -> None:
+        """A step from where it stands, or by somebody who was thought dead, from where it stood."""
+        push_id = data.draw(st.sampled_from(sorted(name for name, model in self.pushes.items() if model.walks)))
+        model = self.pushes[push_id]
+        at = model.walks[-data.draw(st.integers(1, min(2, len(model.walks))))]
+        targets = {"apns": [Target(n, f"{push_id}-{n}") for n in range(at.total, at.total + count)]}
+        cursor = None if last else f"after {at.step}"
+        end = self.run(self.stores[consumer].expansions.advance(at, targets, cursor=cursor, lease=1000))
+        if at is not model.walks[-1] or not model.expanding or model.cancelled:
+            assert end is None
+            return
+        assert end == Expansion(at.push, at.step + 1, cursor or "", at.total + count)
+        assert self.run(self.stores["b"].expansions.load("shop", push_id)) == (None if last else end)
+        model.walks.append(end)
+        model.total += count
+        model.expanding = not last
 
     @rule(
         consumer=st.sampled_from(CONSUMERS), lane=st.sampled_from(["urgent", "bulk"]), wanted=st.sampled_from([1, 300])
@@ -247,7 +291,7 @@ class StoreMachine(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         push_id = data.draw(st.sampled_from(sorted(self.pushes)))
         model = self.pushes[push_id]
-        if len(model.ended) == model.total and not model.cancelled:
+        if model.state == "done":
             with pytest.raises(Conflict):
                 self.run(self.stores["c"].pushes.cancel("shop", push_id))
         else:
@@ -299,6 +343,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.run(heir.queue.launch("shop", NOW + 10_000))
         for model in self.pushes.values():
             model.due = model.due if model.cancelled else None
+            if model.expanding and not model.cancelled:
+                self.run(heir.expansions.advance(model.walks[-1], {}, cursor=None, lease=0))
+                model.expanding = False
         while True:
             self.run(heir.queue.promote(ROUTE, NOW + 10_000))
             taken = self.run(heir.queue.reclaim(ROUTE))

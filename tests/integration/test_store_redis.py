@@ -14,8 +14,8 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from pushsvc.codec import decode_chunk
-from pushsvc.devices import Device
+from pushsvc.codec import decode_chunk, encode_audience
+from pushsvc.devices import Device, ToAll
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model import (
     LANES,
@@ -401,6 +401,7 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await store.limiter.lease(Bucket("shop.0", "app", Rate(10, 60), burst=60.0), 1)
         await store.pushes.accept_once([make_push("once", 1)], key=b"sixteen digest b", record=b"record")
         await store.pushes.accept(make_push("scheduled", 1, send_at=NOW + 60_000))
+        await store.pushes.accept(msgspec.structs.replace(make_push("many", 0), audience=encode_audience(ToAll())))
         await store.queue.beat({"shop/apns": "unreachable"})
         async with open_store(server.url, StoreConfig(fsync=True)) as strict:
             with pytest.raises(StoreUnavailable):  # neither of these servers keeps an append-only file
@@ -417,6 +418,13 @@ def test_every_key_is_as_documented(server: Server) -> None:
             assert batch is not None
             assert await claim.bury(batch, "http_400")
         assert await store.webhooks.ask_again("shop", await store.webhooks.dead("shop")) == 1
+
+        await store.cleanups.finish({})
+        for name, token in (("gone", "nobody's"), ("held", "some-0")):
+            await store.registry.put("shop", Device(id=name, platform="apns", token=token, user=name))
+        assert (await store.erasures.erase("shop", "gone", wait=60.0)).done
+        while not await store.queue.recalled(ROUTE):  # its entry is held by ourselves
+            assert not (await store.erasures.erase("shop", "held", wait=0.2)).done
 
         documented = _documented()
         seen = set()

@@ -145,6 +145,7 @@ class FakeQueue:
     fault: BaseException | None = None
     retired: int = 0
     beats: int = 0
+    wanted_back: Sequence[EntryRef] = ()
 
     def _come(self) -> None:
         if self.away:
@@ -182,6 +183,9 @@ class FakeQueue:
     async def beat(self, held: Mapping[str, str] | None = None) -> None:
         self._come()
         self.beats += 1
+
+    async def recalled(self, route: Route) -> frozenset[EntryRef]:
+        return frozenset(self.wanted_back)
 
     def release(self, route: Route) -> None:
         """Nothing is kept of a route."""

@@ -333,7 +333,7 @@ def test_a_broadcast_says_its_expiration_and_stores_nothing_unless_told() -> Non
 )
 def test_a_target_of_the_wrong_kind_is_refused(given: Content, kinds: tuple[str, ...], says: str) -> None:
     refused = faults(given, *kinds)
-    assert refused.keys() == {"to.tokens"}
+    assert refused.keys() == {"to"}
     with pytest.raises(RenderError, match=re.escape(says)):
         render(given, *kinds)
 
@@ -343,7 +343,7 @@ def test_an_own_payload_goes_to_whom_the_caller_vouches_for() -> None:
     own = content(overrides={"apns": {"payload": update}})
     for kind in ("token", "activity", "channel"):
         assert render(own, kind).headers["apns-push-type"] == "liveactivity"
-    assert "only starts" in faults(own, "push_to_start")["to.tokens"]
+    assert "only starts" in faults(own, "push_to_start")["to"]
 
 
 @pytest.mark.parametrize(

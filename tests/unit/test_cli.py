@@ -185,7 +185,7 @@ def test_flags_are_laid_over_the_document() -> None:
     document = {"to": {"topic": "x"}, "notification": {"title": "old", "body": "kept"}, "data": {"a": "1"}, "ttl": 5}
     lay_over(
         document,
-        tokens=[{"platform": "apns", "token": "t"}],
+        to={"tokens": [{"platform": "apns", "token": "t"}]},
         notification={"title": "new"},
         data={"b": "2"},
         rest={"ttl": 9},
@@ -197,7 +197,7 @@ def test_flags_are_laid_over_the_document() -> None:
         "ttl": 9,
     }
     untouched = {"to": {"topic": "x"}}
-    lay_over(untouched, tokens=[], notification={}, data={}, rest={})
+    lay_over(untouched, to={}, notification={}, data={}, rest={})
     assert untouched == {"to": {"topic": "x"}}
 
 

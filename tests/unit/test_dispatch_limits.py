@@ -273,3 +273,16 @@ def test_the_pacer_gives_the_least_of_its_buckets_and_forgets_what_was_not_used(
         await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(main())
+
+
+def test_entries_that_were_not_asked_for_can_be_withdrawn() -> None:
+    async def main() -> None:
+        rig = Rig(RouteLimits(per_token=RATE), FakeLimiter())
+        for tokens in (("a", "b"), ("c",)):
+            rig.add(*tokens, lane="bulk")
+        taken = rig.gate.withdraw(lambda ref: ref.lane == "bulk")
+        assert [[target.token for target in left] for _, left in taken] == [["a", "b"], ["c"]]
+        assert rig.gate.size["bulk"] == 0
+        assert rig.gate.withdraw(lambda ref: True) == []
+
+    asyncio.run(main())

@@ -482,8 +482,35 @@ def test_what_cannot_be_a_token_is_refused_without_being_quoted(token: str) -> N
     assert len(token) < 3 or token not in fault
 
 
-def test_fcm_knows_tokens_and_fids_only() -> None:
-    assert "topic" in (RENDERER.token_fault("a", "topic") or "")
+@pytest.mark.parametrize(
+    ("target", "kind", "good"),
+    [
+        ("news", "topic", True),
+        ("a-Z0.9_~%", "topic", True),
+        ("x" * 900, "topic", True),
+        ("x" * 901, "topic", False),
+        ("", "topic", False),
+        ("/topics/news", "topic", False),
+        ("'a' in topics && ('b' in topics || 'c' in topics)", "condition", True),
+        ("", "condition", False),
+        ("  ", "condition", False),
+        ("'a'\nin topics", "condition", False),
+        ("x" * 4097, "condition", False),
+        ("a", "channel", False),
+    ],
+)
+def test_what_else_may_be_a_target(target: str, kind: str, good: bool) -> None:
+    assert (RENDERER.token_fault(target, kind) is None) is good
+
+
+@pytest.mark.parametrize("kinds", [("topic",), ("condition", "token")])
+def test_a_message_to_topics_may_be_half_as_large(kinds: tuple[str, ...]) -> None:
+    small, large = (Content(data={"k": "x" * size}, overrides={}) for size in (1900, 2100))
+    assert RENDERER.render(small, push_id="p", starts_at=0, kinds=kinds).platform == "fcm"
+    assert RENDERER.render(large, push_id="p", starts_at=0).platform == "fcm"
+    with pytest.raises(RenderError, match=r"the limit is 2,048") as caught:
+        RENDERER.render(large, push_id="p", starts_at=0, kinds=kinds)
+    assert caught.value.too_large
 
 
 # --- properties ---------------------------------------------------------------------------------

@@ -130,6 +130,8 @@ def test_fids_dry_runs_and_empty_messages(tmp_path: Path) -> None:
             *it.send(NOTE, "tok", dry_run=True),
             *it.send(Message("fcm", b"{}")),
             *it.send(NOTE, 'quo"te'),
+            *it.send(NOTE, "news", kind="topic"),
+            *it.send(NOTE, "'a' in topics", kind="condition", dry_run=True),
         ]
 
         assert [request.body for request in bodies] == [
@@ -138,6 +140,8 @@ def test_fids_dry_runs_and_empty_messages(tmp_path: Path) -> None:
             b'{"validate_only":true,"message":{"token":"tok","notification":{"title":"Hi"}}}',
             b'{"message":{"token":"tok"}}',
             b'{"message":{"token":"quo\\"te","notification":{"title":"Hi"}}}',
+            b'{"message":{"topic":"news","notification":{"title":"Hi"}}}',
+            b'{"validate_only":true,"message":{"condition":"\'a\' in topics","notification":{"title":"Hi"}}}',
         ]
 
     run(tmp_path, scene)

@@ -15,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from pushsvc.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, ToAll
 from pushsvc.documents import instant as shown_at
 from pushsvc.errors import Fault, InvalidRequest, MalformedBody
 from pushsvc.intake.depth import MAX_DEPTH
@@ -43,6 +44,9 @@ TOKEN = {"platform": "apns", "token": "8f3c"}
 NOW = 1_796_115_600_000
 """2026-12-01T09:00:00Z."""
 DAY = 86_400_000
+
+
+WAYS = "`tokens`, `devices`, `users`, `topic`, `where`, `all`"
 
 
 def push(**fields: Any) -> dict[str, Any]:
@@ -245,6 +249,35 @@ def test_an_override_alone_is_enough_when_it_has_a_payload() -> None:
     assert take({"to": {"tokens": [TOKEN]}, "overrides": {"fcm": {"android": {}}}}).total == 1
 
 
+@pytest.mark.parametrize(
+    ("to", "audience"),
+    [
+        ({"devices": ["d1", "d2", "d1"]}, ByDevices(("d1", "d2"))),
+        ({"users": ["ü"]}, ByUsers(("ü",))),
+        ({"devices": ["x" * 128]}, ByDevices(("x" * 128,))),
+        ({"topic": "news"}, ByTopic("news")),
+        ({"where": " tags.plan == 'pro'\n"}, ByWhere(" tags.plan == 'pro'\n")),
+        ({"all": True}, ToAll()),
+    ],
+)
+def test_an_audience_stands_in_place_of_targets(to: dict[str, Any], audience: Audience) -> None:
+    draft = take(push(to=to))
+    assert (draft.audience, draft.targets, draft.total, draft.only) == (audience, {}, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "only"),
+    [
+        ({"notification": {"title": "x"}, "overrides": {"apns": {"payload": {}}}}, None),
+        ({"data": {"a": "b"}}, None),
+        ({"overrides": {"apns": {"payload": {}}, "fcm": {"headers": {}}}}, {"apns"}),
+        ({"overrides": {"apns": {"payload": {}}, "fcm": {"android": {}}}, "notification": {}}, {"apns", "fcm"}),
+    ],
+)
+def test_overrides_alone_speak_to_their_platforms_only(fields: dict[str, Any], only: set[str] | None) -> None:
+    assert take({"to": {"all": True}, **fields}).only == only
+
+
 # --- refused ----------------------------------------------------------------------------------------
 
 REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
@@ -259,16 +292,19 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
     ),
     (push(to=None), [("to", "is missing: it says who receives the push")]),
     (push(to=[TOKEN]), [("to", 'expected an object such as {"tokens": [..]}, found a list')]),
-    (push(to={}), [("to", "names no receivers: `tokens` is needed")]),
+    (push(to={}), [("to", f"names no receivers: one of {WAYS} is needed")]),
     (push(to={"tokens": []}), [("to.tokens", "is empty: at least one token is needed")]),
     (push(to={"tokens": "8f"}), [("to.tokens", "expected a list, found a string")]),
     (
         push(to={"token": [TOKEN]}),
-        [("to", "names no receivers: `tokens` is needed"), ("to.token", "unknown field; did you mean `tokens`?")],
+        [
+            ("to", f"names no receivers: one of {WAYS} is needed"),
+            ("to.token", "unknown field; did you mean `tokens`?"),
+        ],
     ),
     (
         push(to={"tokens": [TOKEN] * 51}),
-        [("to.tokens", "holds 51 targets, at most 50 are taken in one call")],
+        [("to.tokens", "holds 51 tokens, at most 50 are taken in one call")],
     ),
     (
         push(to={"tokens": ["8f3c"]}),
@@ -441,26 +477,49 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
     (push(send_at="2027-02-29T09:00:00Z"), [("send_at", "is no instant that the calendar has")]),
     (push(send_at="2027-12-02T09:00:00.001Z"), [("send_at", "must not be more than 366 days ahead")]),
     (push(send_at="9999-12-31T23:59:59-23:59"), [("send_at", "must not be more than 366 days ahead")]),
-    # Fields of later versions: their types are checked, and then they are refused by name.
+    # Audiences.
+    (push(to={"topic": "a b"}), [("to.topic", "must be 1 to 128 printable characters without spaces")]),
+    (push(to={"topic": ["news"]}), [("to.topic", "expected a string, found a list")]),
     (
-        push(to={"topic": "news"}),
-        [("to.topic", "this version of pushsvc does not take `to.topic` yet; use `to.tokens`")],
+        push(to={"where": "tags.plan = 'pro'"}),
+        [("to.where", "column 11: `=` cannot stand here; write `==`")],
     ),
     (
-        push(to={"where": "tags.plan == 'pro'"}),
-        [("to.where", "this version of pushsvc does not take `to.where` yet; use `to.tokens`")],
+        push(to={"where": "user < 'a' or platform == 'ios'"}),
+        [
+            ("to.where", "column 6: `user` has no order; compare it with ==, != or in"),
+            ("to.where", "column 27: `platform` is 'apns' or 'fcm'"),
+        ],
+    ),
+    (push(to={"where": True}), [("to.where", "expected an expression, which is a string, found true")]),
+    (
+        push(to={"where": "x" * 4097}),
+        [("to.where", "column 4097: is 4,097 characters long, at most 4,096")],
     ),
     (push(to={"all": False}), [("to.all", "expected true, found false")]),
-    (push(to={"users": ["u1", 2]}), [("to.users[1]", "expected a string, found the number 2")]),
-    (push(to={"devices": {}}), [("to.devices", "expected a list of strings, found an object")]),
+    (push(to={"all": "yes"}), [("to.all", 'expected true, found "yes"')]),
+    (
+        push(to={"users": ["u1", 2, ""]}),
+        [
+            ("to.users[1]", "expected a string, found the number 2"),
+            ("to.users[2]", "must be 1 to 128 printable characters without spaces"),
+        ],
+    ),
+    (push(to={"users": []}), [("to.users", "is empty: at least one user is needed")]),
+    (push(to={"devices": {}}), [("to.devices", "expected a list, found an object")]),
+    (
+        push(to={"devices": ["d"] * 51}),
+        [("to.devices", "holds 51 devices, at most 50 are taken in one call")],
+    ),
     (
         push(to={"tokens": [TOKEN], "all": True}),
+        [("to", f"holds exactly one of {WAYS}; found `tokens`, `all`")],
+    ),
+    (
+        push(to={"devices": ["d"], "where": "tags.", "topic": None}),
         [
-            (
-                "to",
-                "holds exactly one of `tokens`, `devices`, `users`, `topic`, `where`, `all`; found `tokens`, `all`",
-            ),
-            ("to.all", "this version of pushsvc does not take `to.all` yet; use `to.tokens`"),
+            ("to", f"holds exactly one of {WAYS}; found `devices`, `where`"),
+            ("to.where", "column 6: expected the name of a tag after `tags.`, found the end; or write tags['..']"),
         ],
     ),
 ]
@@ -601,6 +660,10 @@ tokens = st.one_of(
         optional={"token": st.just("8f"), "fid": st.just("8f"), "x": scalars},
     ),
     st.fixed_dictionaries({"platform": st.just("apns"), "token": st.just("8f3c")}),
+    st.fixed_dictionaries(
+        {"platform": st.just("fcm")},
+        optional={"topic": mostly(st.just("a")), "condition": mostly(st.sampled_from(["a", "", "'a' in topics"]))},
+    ),
     st.fixed_dictionaries({"platform": st.just("apns"), "channel": mostly(st.sampled_from(["dA==", "é", ""]))}),
     st.fixed_dictionaries(
         {"platform": st.just("apns")},
@@ -608,10 +671,17 @@ tokens = st.one_of(
     ),
 )
 good_token = st.fixed_dictionaries({"platform": st.just("fcm"), "token": st.text(string.ascii_letters, min_size=1)})
-receivers = st.fixed_dictionaries(
-    {"tokens": st.one_of(st.lists(good_token, min_size=1, max_size=4), mostly(st.lists(tokens, max_size=4)))},
-    optional={name: st.none() for name in ("devices", "users", "where")}
-    | {"topic": st.sampled_from([None, None, "news", 7]), "all": st.sampled_from([None, None, True, False])},
+ways: dict[str, st.SearchStrategy[Any]] = {
+    "tokens": st.one_of(st.lists(good_token, min_size=1, max_size=4), mostly(st.lists(tokens, max_size=4))),
+    "devices": mostly(st.lists(mostly(words), max_size=51)),
+    "users": mostly(st.lists(mostly(words), max_size=4)),
+    "topic": mostly(words),
+    "where": mostly(st.sampled_from(["tags.a", "tags.a ==", "platform == 'webpush'", "platform != 'fcm'", "a or b"])),
+    "all": mostly(st.booleans()),
+}
+receivers = st.one_of(
+    *(st.fixed_dictionaries({way: given}, optional={"x": st.none()}) for way, given in ways.items()),
+    st.fixed_dictionaries({}, optional=ways),
 )
 shown = st.fixed_dictionaries(
     {},
@@ -716,7 +786,8 @@ def test_no_mangled_document_crashes_it(document: Any, data: st.DataObject) -> N
             break
     named = 1
     try:
-        named = read(bytes(body), RULES, NOW).total
+        draft = read(bytes(body), RULES, NOW)
+        named = draft.total + (draft.audience is not None)
     except MalformedBody:
         with pytest.raises((msgspec.MsgspecError, UnicodeDecodeError)):
             msgspec.json.decode(bytes(body))
@@ -731,7 +802,7 @@ def test_kinds_are_short(value: Any) -> None:
 
 
 def test_the_walk_changes_nothing() -> None:
-    document = push(to={"tokens": [TOKEN], "topic": "x"}, ttl=math.pi)
+    document = push(to={"tokens": [TOKEN], "where": "x"}, ttl=math.pi)
     before = copy.deepcopy(document)
     walk(document, RULES, NOW)
     assert document == before

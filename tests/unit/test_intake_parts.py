@@ -12,13 +12,15 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from pushsvc.documents import instant
 from pushsvc.errors import ContentTooLarge, Fault, InvalidRequest
 from pushsvc.intake import IntakeConfig, new_push_id, uuid7
+from pushsvc.intake.audiences import platforms_of
 from pushsvc.intake.docs import render as render_page
-from pushsvc.intake.document import read
+from pushsvc.intake.document import Draft, read
 from pushsvc.intake.faults import Rules
 from pushsvc.intake.ids import UUID
 from pushsvc.intake.openapi import EXAMPLES, build
@@ -144,11 +146,12 @@ def test_each_platform_among_the_targets_is_rendered() -> None:
 
 def test_each_is_told_the_kinds_of_its_targets() -> None:
     apns, fcm = Says("apns"), Says("fcm")
-    targets = {
+    targets: dict[str, tuple[Target, ...]] = {
         "apns": (Target(0, "aa", None, "activity"), Target(2, "bb", None, "activity")),
         "fcm": (Target(1, "cc"), Target(3, "dd", None, "fid")),
     }
-    render({"apns": apns, "fcm": fcm}, Content(), targets, push_id="p", starts_at=7)
+    platforms = platforms_of(Draft(Content(), "normal", targets, 4), ())
+    render({"apns": apns, "fcm": fcm}, Content(), platforms, push_id="p", starts_at=7)
     assert (set(apns.kinds), set(fcm.kinds)) == ({"activity"}, {"token", "fid"})
 
 
@@ -180,13 +183,26 @@ def test_the_document_has_the_calls_of_the_table_and_no_other() -> None:
 
 def test_bounds_of_the_configuration_are_in_the_document() -> None:
     schemas = DOCUMENT["components"]["schemas"]
-    assert schemas["To"]["properties"]["tokens"]["maxItems"] == 123
+    for name in ("tokens", "devices", "users"):
+        assert schemas["To"]["properties"][name]["anyOf"][0]["maxItems"] == 123
     assert schemas["TokenTarget"]["properties"]["platform"]["enum"] == ["apns", "fcm"]
 
 
-def test_what_comes_later_is_not_described() -> None:
-    schemas = DOCUMENT["components"]["schemas"]
-    assert list(schemas["To"]["properties"]) == ["tokens"]
+@pytest.mark.parametrize(
+    ("to", "right"),
+    [
+        ({"topic": "news"}, True),
+        ({"all": True}, True),
+        ({"users": ["u1"], "devices": None, "all": None}, True),
+        ({"users": ["u1"], "all": True}, False),
+        ({"all": False}, False),
+        ({"topic": None}, False),
+        ({}, False),
+    ],
+)
+def test_the_receivers_are_named_in_exactly_one_way(to: dict[str, Any], right: bool) -> None:
+    schema = {**DOCUMENT["components"]["schemas"]["To"], "components": DOCUMENT["components"]}
+    assert OAS31Validator(schema).is_valid(to) is right
 
 
 def test_every_refusal_has_its_problem_document() -> None:
@@ -201,7 +217,8 @@ def test_the_examples_are_taken() -> None:
     rules = Rules("shop", dict.fromkeys(("apns", "fcm"), lambda token, kind: None), frozenset({"apns", "fcm"}))
     now = 1_796_000_000_000  # a day before the time that one of them names
     drafts = [read(msgspec.json.encode(example["value"]), rules, now) for example in EXAMPLES.values()]
-    assert [draft.total for draft in drafts] == [2, *[1] * (len(EXAMPLES) - 1)]
+    named = [name for name, example in EXAMPLES.items() if "tokens" in example["value"]["to"]]
+    assert [name for name, draft in zip(EXAMPLES, drafts, strict=True) if draft.total] == named
     assert [name for name, draft in zip(EXAMPLES, drafts, strict=True) if draft.send_at is not None] == ["scheduled"]
 
 

@@ -81,3 +81,20 @@ def test_every_target_is_drawn_once_and_in_the_order_of_its_lane(
         turn += 1
     assert drawn == expected
     assert lanes.draw(1) is None
+
+
+def test_what_is_withdrawn_is_what_was_not_drawn_and_the_others_keep_their_order() -> None:
+    lanes = Lanes()
+    first, second, third = (entry("bulk", 40, name) for name in "abc")
+    for each in (first, second, third):
+        lanes.add(each)
+    lanes.draw(SLICE)
+    wanted = {id(first.chunk), id(third.chunk)}
+    refs = {id(each.ref): each for each in (first, second, third)}
+    taken = lanes.withdraw(lambda ref: id(refs[id(ref)].chunk) in wanted)
+    assert [(own, len(left)) for own, left in taken] == [(first, 40 - SLICE), (third, 40)]
+    assert lanes.size["bulk"] == 40
+    drawn = lanes.draw(SLICE)
+    assert drawn is not None
+    assert drawn[0] is second
+    assert lanes.withdraw(lambda ref: False) == []

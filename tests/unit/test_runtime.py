@@ -137,6 +137,7 @@ def test_intake_knows_each_app_its_platforms_and_its_keys(tmp_path: Path) -> Non
             name="shop",
             platforms=frozenset({"apns"}),
             keys=(ApiKey(name="backend", app="shop", sha256=SHA, scopes=("push", "feedback")),),
+            environments={"apns": "production"},
         ),
         "news": IntakeApp(name="news", platforms=frozenset({"fcm"}), keys=()),
     }

@@ -139,7 +139,7 @@ FAULTS = [
     ("[servers]", "servers: unknown section, did you mean `server`? (in FILE)"),
     (
         "[zzz]",
-        "zzz: unknown section, known: apps, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store (in FILE)",
+        "zzz: unknown section, known: apps, cleanup, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store (in FILE)",
     ),
     (
         "[logging]\nlevel = 'loud'",
@@ -229,7 +229,7 @@ FAULTS = [
     ("[apps.a.webhook]\nbatch = 0", "apps.a.webhook.batch: expected a whole number from 1 to 1000, found 0 (in FILE)"),
     ("[apps.a.webhook]\nbase = 9\ncap = 3", "apps.a.webhook.base: must not be greater than `cap` (in FILE)"),
     ("[apps.a.webhook]\nsecret = 12", "apps.a.webhook.secret: expected a text, found a number (in FILE)"),
-    ("file = 'x'", "file: unknown section, known: apps, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store (in FILE)"),
+    ("file = 'x'", "file: unknown section, known: apps, cleanup, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store (in FILE)"),
     ("x = ", "FILE: not valid TOML: Invalid value (at line 1, column 5) (see https://toml.io/en/v1.0.0)"),
 ]  # fmt: skip
 
@@ -258,7 +258,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
     )
     assert told.splitlines() == [
         f"{tmp_path / 'pushsvc.toml'}: 6 faults",
-        "  nope: unknown section, known: apps, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store",
+        "  nope: unknown section, known: apps, cleanup, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store",
         "  server.hots: unknown key, did you mean `host`?",
         "  server.port: expected a whole number from 0 to 65535, found -1",
         "  retry.base (from PUSHSVC__RETRY__BASE): expected a number greater than 0, found 'soon'",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
+from ...devices import Environment
 from ..endpoint import endpoint_fault, origin
 
 ENDPOINTS = {
@@ -40,7 +41,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The certificate's private key, PEM, where `cert_file` does not hold it."""
     cert_password: str = ""
     """The password of the private key or of the .p12 file."""
-    environment: Literal["production", "sandbox"] = "production"
+    environment: Environment = "production"
     endpoint: str = ""
     """Where APNs is reached; by default Apple's host of the environment."""
     broadcast_endpoint: str = ""
@@ -86,3 +87,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __repr__(self) -> str:
         return f"Config(topic={self.topic!r}, endpoint={self.endpoint!r})"  # The password stays out.
+
+
+def environment(config: Config) -> Environment:
+    """The environment of the tokens that it can send to: Apple gives others to apps that are still being built."""
+    return config.environment

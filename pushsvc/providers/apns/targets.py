@@ -47,18 +47,18 @@ def judge(kinds: Collection[str], push_type: str, event: object, faults: list[Fa
     wrong = [kind for kind in own if (kind == PUSH_TO_START) != (event == "start")]
     if neutral and TOKEN in kinds:
         text = "a Live Activity goes to `push_to_start`, `activity` or `channel` targets, not to device tokens"
-        faults.append(Fault("to.tokens", text))
+        faults.append(Fault("to", text))
     if CHANNEL in own and len(set(kinds)) > 1:
-        faults.append(Fault("to.tokens", "broadcast channels do not share a push with tokens: send two"))
+        faults.append(Fault("to", "broadcast channels do not share a push with tokens: send two"))
     if own and push_type != LIVEACTIVITY:
         text = f"{_named(own)} targets take Live Activities only: `live_activity` is missing"
-        faults.append(Fault("to.tokens", text))
+        faults.append(Fault("to", text))
     elif wrong and event == "start":
         text = f"a Live Activity is started on `push_to_start` targets, not on {_named(wrong)}"
-        faults.append(Fault("to.tokens", text))
+        faults.append(Fault("to", text))
     elif wrong:
         text = "a `push_to_start` target only starts a Live Activity; `activity` and `channel` targets take the rest"
-        faults.append(Fault("to.tokens", text))
+        faults.append(Fault("to", text))
 
 
 def _named(kinds: Collection[str]) -> str:

@@ -19,6 +19,9 @@ from ..merge import encode
 
 LIMIT: Final = 4096
 """Bytes for a message to a token or fid."""
+TOPIC_LIMIT: Final = 2048
+"""Bytes for a message to a topic or a condition; see what INVALID_ARGUMENT says of too large payloads at
+https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode."""
 
 
 def size_of(message: dict[str, Any]) -> int:

@@ -38,14 +38,22 @@ from ...model import Content, Message, Notification, Platform
 from ...ports import RenderError
 from ..live_activity import aps_of
 from ..merge import NotAnObjectError, decode_object, encode, merge_patch
-from .limits import LIMIT, size_of
+from .limits import LIMIT, TOPIC_LIMIT, size_of
 
 PLATFORM: Final[Platform] = "fcm"
+
+KINDS: Final = ("token", "fid", "topic", "condition")
+"""What a target may be, by the field of `message` that names it."""
+TOPICS: Final = frozenset({"topic", "condition"})
+"""Kinds of targets that FCM itself expands."""
+MAX_CONDITION: Final = 4096
+"""Characters; a topic's name has up to 900, and a condition up to five of them."""
 
 LONGEST_TTL: Final = 2_419_200
 """Seconds: four weeks, FCM's maximum. A longer wish is cut to it."""
 
 _TARGET: Final = re.compile(r"[A-Za-z0-9_:.,%~+/=-]{1,4096}").fullmatch
+_TOPIC: Final = re.compile(r"[a-zA-Z0-9-_.~%]{1,900}").fullmatch
 _COLLAPSE_ID: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,62}[\x21-\x7e])?").fullmatch
 _RESERVED: Final = frozenset({"from", "message_type"})
 _RESERVED_PREFIXES: Final = ("google.", "gcm.notification.")
@@ -70,8 +78,15 @@ class FcmRenderer:
 
     def token_fault(self, token: str, kind: str) -> str | None:
         """A token or fid is opaque; only what could not be one is refused."""
-        if kind not in ("token", "fid"):
-            return f"FCM knows `token` and `fid`, not `{kind}`"
+        if kind == "topic":
+            return None if _TOPIC(token) else "must be the name of an FCM topic: 1 to 900 letters, digits and - _ . ~ %"
+        if kind == "condition":
+            good = 1 <= len(token) <= MAX_CONDITION and token.isprintable() and not token.isspace()
+            return (
+                None if good else f"must be a condition over FCM topics, up to {MAX_CONDITION:,} printable characters"
+            )
+        if kind not in KINDS:
+            return f"FCM knows `token`, `fid`, `topic` and `condition`, not `{kind}`"
         if _TARGET(token) is None:
             return "must be an FCM token: 1 to 4,096 letters, digits and any of _ : . , % ~ + / = -"
         return None
@@ -99,10 +114,11 @@ class FcmRenderer:
         if faults:
             raise RenderError(faults)
         # JSON is never shorter than the keys and values in it, so a short body need not be measured.
-        if len(body) > LIMIT and (size := size_of(message)) > LIMIT:
+        limit = LIMIT if TOPICS.isdisjoint(kinds) else TOPIC_LIMIT
+        if len(body) > limit and (size := size_of(message)) > limit:
             path = "notification" if content.notification else "data" if content.data else "overrides.fcm"
             path = "live_activity" if content.live_activity is not None else path
-            text = f"notification and data are {size:,} bytes for FCM, the limit is {LIMIT:,}"
+            text = f"notification and data are {size:,} bytes for FCM, the limit is {limit:,}"
             raise RenderError([Fault(path, text)], too_large=True)
         return Message(PLATFORM, body)
 
@@ -256,9 +272,7 @@ def _own(raw: Raw, faults: list[Fault]) -> dict[str, Any]:
         faults.append(Fault("overrides.fcm", str(error)))
         return {}
     faults.extend(
-        Fault(f"overrides.fcm.{name}", "the target is given in `to`")
-        for name in ("token", "fid", "topic", "condition", "name")
-        if name in own
+        Fault(f"overrides.fcm.{name}", "the target is given in `to`") for name in (*KINDS, "name") if name in own
     )
     for name in ("message", "validate_only", "validateOnly"):
         if name in own:

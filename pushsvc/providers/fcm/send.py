@@ -25,9 +25,14 @@ from ..transport import authority as authority_field
 from .classify import classify, concerns_access_token, message_name
 from .config import Config
 from .credentials import AccessToken, Fetch, load_service_account
+from .render import KINDS
 
 _Context: TypeAlias = tuple[Delivery, OnOutcome, int]
 """The delivery, whom to tell, and the number of the access token that it went with."""
+
+_BEFORE: Final = {kind: b'{"message":{"%b":' % kind.encode() for kind in KINDS}
+_BEFORE_DRY: Final = {kind: b'{"validate_only":true,"message":{"%b":' % kind.encode() for kind in KINDS}
+"""The body in front of a target, by its kind."""
 
 _quote: Final = msgspec.json.Encoder().encode
 
@@ -62,7 +67,7 @@ class FcmProvider:
         self._fields = b""
         # Of the chunk at hand.
         self._chunk: Chunk | None = None
-        self._before_token = self._before_fid = b""
+        self._before = _BEFORE
         self._after = b""
         self._keeper = self._loop.create_task(self._token.keep())
 
@@ -100,15 +105,14 @@ class FcmProvider:
         target = delivery.target
         self._pool.submit(
             self._fields,
-            (self._before_fid if target.kind == "fid" else self._before_token) + _quote(target.token) + self._after,
+            self._before[target.kind] + _quote(target.token) + self._after,
             (delivery, on_outcome, self._token.number),
             on_answer,
         )
 
     def _prepare(self, chunk: Chunk) -> None:
         """Build what the deliveries of the chunk share: the body before and behind the target."""
-        opening = b'{"validate_only":true,"message":{' if chunk.dry_run else b'{"message":{'
-        self._before_token, self._before_fid = opening + b'"token":', opening + b'"fid":'
+        self._before = _BEFORE_DRY if chunk.dry_run else _BEFORE
         rest = chunk.message.body[1:]
         self._after = (rest if rest == b"}" else b"," + rest) + b"}"
         self._chunk = chunk

@@ -1,0 +1,124 @@
+"""`pushsvc cleanup`: what has outlived its use goes. For cron; `pushsvc jobs` does the same by itself each day.
+
+It works on the store from here, so it needs the configuration, no API key and no other part of the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import PushsvcError
+from .output import Json, print_json, print_table
+from .parts import until_signalled
+
+if TYPE_CHECKING:
+    from ..janitor import Cleaned, Progress
+    from ..settings import Settings
+
+
+class CleanupLost(PushsvcError):
+    """Another cleanup has begun, because this one had shown no sign of life for too long."""
+
+
+def cleanup(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would go.")] = False,
+    json: Json = False,
+) -> None:
+    """Remove what has outlived its use: old tombstones, stale and suspect devices, orphans, what is too old.
+
+    Stale and suspect devices become tombstones first; `pushsvc devices restore` brings them back. Where another cleanup
+    is under way this one says so and ends, with 0: the work is being done. Ctrl-C or SIGTERM end it between two steps.
+    """
+    settings: Settings = context.obj.settings()
+    settings.require_apps()
+    began = time.monotonic()
+    cleaned = asyncio.run(_cleanup(settings, dry_run=dry_run, quiet=json))
+    seconds = time.monotonic() - began
+    if isinstance(cleaned, str):
+        if json:
+            print_json({"state": "elsewhere", "holder": cleaned})
+        else:
+            print(f"another cleanup is under way, by {cleaned}: nothing was done here")
+        return
+    rows = sorted((app, what, count) for (app, what), count in cleaned.removed.items() if count)
+    total = sum(count for _, _, count in rows)
+    if json:
+        apps: dict[str, dict[str, int]] = {app: {} for app in settings.apps}
+        for app, what, count in rows:
+            apps[app][what] = count
+        told = {"dry_run": dry_run, "total": total, "seconds": round(seconds, 3), "apps": apps}
+        print_json({"state": "done" if cleaned.place is None else "stopped", **told})
+    else:
+        if rows:
+            titles = ("app", "what", "would go" if dry_run else "gone")
+            print_table(titles, [[app, what, f"{count:,}"] for app, what, count in rows])
+        print(f"{total:,} would go" if dry_run else f"{total:,} gone, in {seconds:,.1f} s")
+    if cleaned.place is not None:
+        typer.echo("stopped half-way: the rest is left to the next run", err=True)
+        raise typer.Exit(130)
+
+
+async def _cleanup(settings: Settings, *, dry_run: bool, quiet: bool) -> Cleaned | str:
+    """What was done, or who else does it."""
+    from ..janitor import clean, holding
+    from ..runtime import cleanup_plan, open_configured_store
+
+    share = settings.cleanup.share
+    stop = until_signalled()
+    async with open_configured_store(settings) as store:
+        with _display(quiet) as show:
+
+            async def look(progress: Progress) -> None:
+                show(progress)
+
+            if dry_run:  # it changes nothing, so it waits for nobody
+                plan = cleanup_plan(settings, store, dry_run=True)
+                return await clean(plan, share=share, stopping=stop.is_set, after=look)
+            owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+            async with holding(store.cleanups, owner, lease=settings.jobs.takeover) as lost:
+                if lost is None:
+                    return (await store.cleanups.holder() or "somebody else").rpartition(":")[0]
+
+                async def note(progress: Progress) -> None:
+                    show(progress)
+                    await store.cleanups.note(progress.removed)
+                    if lost():
+                        raise CleanupLost("another cleanup has begun meanwhile; this one had been still for too long")
+
+                cleaned = await clean(cleanup_plan(settings, store), share=share, stopping=stop.is_set, after=note)
+                if cleaned.place is None:
+                    await store.cleanups.finish(cleaned.removed)
+                return cleaned
+
+
+@contextmanager
+def _display(quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """A bar a sweep at a terminal, nothing else."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda progress: None
+        return
+    from rich import progress as rich
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks = {}
+
+        def show(progress: Progress) -> None:
+            if progress.sweep not in tasks:
+                tasks[progress.sweep] = bars.add_task(progress.sweep, total=1.0)
+            bars.update(tasks[progress.sweep], completed=progress.done)
+
+        yield show

@@ -1,0 +1,39 @@
+"""Of several that would clean up at once, one does: a lock with a lease, renewed for as long as its owner lives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from ..errors import StoreError, StoreUnavailable
+from ..ports.cleanup import Cleanups
+
+
+@asynccontextmanager
+async def holding(cleanups: Cleanups, owner: str, *, lease: float) -> AsyncIterator[Callable[[], bool] | None]:
+    """Be the one who cleans up for the block. Yields whether that was lost meanwhile, or None where another is.
+
+    It is lost when this process stood still for longer than the lease (seconds), and another has begun.
+    """
+    if not await cleanups.hold(owner, lease=lease):
+        yield None
+        return
+    lost = False
+
+    async def renew() -> None:
+        nonlocal lost
+        while not lost:
+            await asyncio.sleep(lease / 3)
+            with suppress(StoreUnavailable):  # the next time, perhaps
+                lost = not await cleanups.hold(owner, lease=lease)
+
+    renewing = asyncio.create_task(renew(), name="holding")
+    try:
+        yield lambda: lost
+    finally:
+        renewing.cancel()
+        with suppress(asyncio.CancelledError):
+            await renewing
+        with suppress(StoreError):  # else the lease runs out
+            await cleanups.release(owner)

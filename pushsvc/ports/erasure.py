@@ -1,0 +1,45 @@
+"""Erasure: everything that is kept of a user goes, and what was done can be told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+
+class Erasure(Struct, frozen=True):
+    """How far the erasure of a user has come."""
+
+    devices: int
+    """Removed from the registry."""
+    done: bool
+    """Nothing is left. Else it goes on: by whoever asks again, and by `pushsvc jobs`."""
+    removed: Mapping[str, int] = {}
+    """How many of what, by the names of `WHAT`, so far."""
+
+
+WHAT = ("deliveries", "dead_letters", "receipts", "events", "statuses", "suppressions", "quarantined")
+"""`deliveries` that were queued and end as `cancelled`; rows of `statuses`, which stay without saying whose they are;
+entries of the others."""
+
+
+class Erasures(Protocol):
+    """What is erased is what is kept of the devices that the user has when it begins: by their ids and their tokens.
+
+    It is recorded before anything is removed, so that it is carried out to its end whoever dies meanwhile. The record
+    holds the ids and tokens, and is the last that goes.
+    """
+
+    async def erase(self, app: str, user: str, *, wait: float) -> Erasure:
+        """Begin, or go on, and take part for up to `wait` seconds. The devices are gone, and nothing more is sent to
+        their tokens, when this returns, whatever is left to do. For an hour after its end this tells the same again."""
+        ...
+
+    async def unfinished(self, apps: Sequence[str]) -> list[str]:
+        """The apps in which somebody is being erased, and nobody works on it."""
+        ...
+
+    async def work(self, app: str, *, stopping: Callable[[], bool]) -> bool:
+        """Go on with the erasures of an app; whether there is nothing left to do."""
+        ...

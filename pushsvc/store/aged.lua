@@ -1,0 +1,29 @@
+-- Takes what is too old out of a stream or a sorted set, a piece at a time.
+--
+-- KEYS  1 the stream, or sorted set of what happened by its instant
+-- ARGV  1 the oldest instant that stays, ms; 2 how many at most; 3 1 to count only; 4 where to go on counting, or ''
+-- Returns { how many, where to go on or '' where that was all }
+
+local oldest, most, count_only = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind == 'zset' then
+  if count_only then
+    return { redis.call('ZCOUNT', KEYS[1], '-inf', '(' .. oldest), '' }
+  end
+  local found = #redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. oldest, 'LIMIT', 0, most)
+  if found > 0 then
+    redis.call('ZREMRANGEBYRANK', KEYS[1], 0, found - 1)
+  end
+  return { found, found == most and 'on' or '' }
+elseif kind ~= 'stream' then
+  return { 0, '' }
+end
+local first = (count_only and ARGV[4] ~= '') and '(' .. ARGV[4] or '-'
+local entries = redis.call('XRANGE', KEYS[1], first, string.format('%.0f', oldest - 1), 'COUNT', most)
+for e = 1, #entries do
+  entries[e] = entries[e][1]
+end
+if #entries > 0 and not count_only then
+  redis.call('XDEL', KEYS[1], unpack(entries))
+end
+return { #entries, #entries == most and entries[most] or '' }

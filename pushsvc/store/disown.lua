@@ -1,0 +1,21 @@
+-- Exchanges rows of deliveries for others that say less, each only where it is still what it was.
+--
+-- KEYS  1 ps:T:p:<id> or ps:T:r:<id>
+-- ARGV  for each row: index, row as it was, row as it shall be
+-- Returns how many were exchanged.
+
+local done = 0
+local sorted = redis.call('TYPE', KEYS[1]).ok == 'zset'
+for at = 1, #ARGV, 3 do
+  local index, before, after = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  if sorted then
+    if redis.call('ZREM', KEYS[1], index .. ' ' .. before) == 1 then
+      redis.call('ZADD', KEYS[1], index, index .. ' ' .. after)
+      done = done + 1
+    end
+  elseif redis.call('HGET', KEYS[1], index) == before then
+    redis.call('HSET', KEYS[1], index, after)
+    done = done + 1
+  end
+end
+return done

@@ -1,0 +1,224 @@
+"""`Erasures` over Redis: the records, whose turn it is, and the passes through the keepers."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ...errors import StoreError
+from ...ports.erasure import Erasure
+from .. import keys
+from ..clock import Clock
+from ..config import StoreConfig
+from ..link import Link
+from ..liveness import Liveness
+from ..queue import RedisQueue
+from ..registry import RedisRegistry
+from ..suppression import Suppression
+from .keepers import Step
+from .passes import ORDER, keepers
+from .subjects import Counts, Record, Subjects, decode_record, encode_record, joined, key_of, learnt, noted
+
+LEASE = 5.0
+"""Seconds after which the turn of a process that has died is over."""
+REPORT_TTL = 3600
+SHARE = 0.5
+"""The part of the time in which a pass works; the rest it leaves to others."""
+LOOK = 0.02
+"""Seconds between two looks at an erasure that somebody else carries out."""
+_PRESENT = "pass"
+"""The field in which the present pass stands; the others are digests, which are longer."""
+
+
+class _Pass(Struct, frozen=True, array_like=True):
+    """A pass that is under way: for whom, and where it stands."""
+
+    keys: tuple[str, ...]
+    at: int = 0
+    cursor: str = ""
+
+
+_encode_pass = msgspec.msgpack.Encoder().encode
+_decode_pass = msgspec.msgpack.Decoder(_Pass).decode
+
+
+class RedisErasures:
+    """See `ports.Erasures`."""
+
+    def __init__(
+        self,
+        link: Link,
+        config: StoreConfig,
+        hash_key: bytes,
+        *,
+        registry: RedisRegistry,
+        suppression: Suppression,
+        queue: RedisQueue,
+        liveness: Liveness,
+        clock: Clock,
+    ) -> None:
+        self._link = link
+        self._hash_key = hash_key
+        self._registry = registry
+        self._suppression = suppression
+        self._clock = clock
+        self._keepers = keepers(link, config, queue, liveness, hash_key, clock)
+
+    # --- what callers ask -------------------------------------------------------------------------
+
+    async def erase(self, app: str, user: str, *, wait: float) -> Erasure:
+        key = key_of(user, self._hash_key)
+        deadline = time.monotonic() + wait
+        if not await self._begin(app, key, user):
+            return await self._report(app, key)
+        while True:
+            await self.work(app, stopping=lambda: time.monotonic() >= deadline)
+            record = await self._record(app, key)
+            if record is None:
+                return await self._report(app, key)
+            if time.monotonic() >= deadline:
+                return Erasure(record.erased, False, record.removed)
+            await asyncio.sleep(LOOK)
+
+    async def unfinished(self, apps: Sequence[str]) -> list[str]:
+        asked = [("HLEN", keys.erase(app)) for app in apps] + [("EXISTS", keys.lock(_lock(app))) for app in apps]
+        answers = await self._link.many(asked)
+        return [
+            app
+            for app, records, worked_on in zip(apps, answers, answers[len(apps) :], strict=False)
+            if records and not worked_on
+        ]
+
+    async def work(self, app: str, *, stopping: Callable[[], bool]) -> bool:
+        owner, lock = secrets.token_hex(8), keys.lock(_lock(app))
+        if not await self._link.script("hold", [lock], [owner, int(LEASE * 1000)]):
+            return False
+        renewing = asyncio.create_task(self._renew(lock, owner), name="erasure")
+        try:
+            while not stopping() and not renewing.done():
+                if not await self._work_on(app, lambda: stopping() or renewing.done()):
+                    break
+            return not await self._link.call("HLEN", keys.erase(app))
+        finally:
+            renewing.cancel()
+            with suppress(asyncio.CancelledError):
+                await renewing
+            with suppress(StoreError):  # else the lease runs out
+                await self._link.script("hold", [lock], [owner, 0])
+
+    async def _renew(self, lock: str, owner: str) -> None:
+        held = True
+        while held:
+            await asyncio.sleep(LEASE / 3)
+            with suppress(StoreError):  # the next time, perhaps
+                held = bool(await self._link.script("hold", [lock], [owner, int(LEASE * 1000)]))
+
+    # --- the beginning and the end ----------------------------------------------------------------
+
+    async def _begin(self, app: str, key: str, user: str) -> bool:
+        """Recorded, suppressed, out of the registry, in this order. False: there is nobody to be erased."""
+        known = await self._record(app, key)
+        while devices := await self._registry.of_user(app, user):
+            tokens = [(device.platform, device.token) for device in devices]
+            known = await self._change(
+                app,
+                key,
+                partial(joined, user=user, devices=devices, suppressed=await self._suppression.known(app, tokens)),
+            )
+            now = self._clock()
+            await self._suppression.add(app, [(*token, now) for token in tokens])
+            ids = [device.id for device in devices]
+            await self._registry.revise(app, ids, lambda device: None if device.user == user else device)
+        return known is not None
+
+    async def _finish(self, app: str, who: Subjects, records: Mapping[str, Record]) -> None:
+        """The last traces, then the records. One that has grown meanwhile is left to the next pass."""
+        for key, record in records.items():
+            if record.devices != (await self._record(app, key) or record).devices:
+                continue
+            await self._suppression.remove(app, [(platform, token) for _, platform, token in record.devices])
+            report = msgspec.json.encode(Erasure(record.erased, True, record.removed))
+            await self._link.call("SET", keys.erased(app, key), report, "EX", REPORT_TTL)
+            await self._swap(app, key, encode_record(record), b"")
+
+    async def _report(self, app: str, key: str) -> Erasure:
+        report = await self._link.call("GET", keys.erased(app, key))
+        return Erasure(0, True) if report is None else msgspec.json.decode(report, type=Erasure)
+
+    # --- a pass -----------------------------------------------------------------------------------
+
+    async def _work_on(self, app: str, stopping: Callable[[], bool]) -> bool:
+        """Carry on with the pass that is under way, or begin one for all records. False: there are none."""
+        fields = {name.decode(): blob for name, blob in (await self._link.call("HGETALL", keys.erase(app))).items()}
+        kept = fields.pop(_PRESENT, None)
+        records = {key: decode_record(blob) for key, blob in fields.items()}
+        present = _Pass(tuple(records)) if kept is None else _decode_pass(kept)
+        own = {key: records[key] for key in present.keys if key in records}
+        if not own:
+            await self._link.call("HDEL", keys.erase(app), _PRESENT)
+            return bool(records)
+        who = Subjects(own, self._hash_key)
+        while present.at < len(ORDER):
+            began = time.monotonic()
+            step: Step = await self._keepers[ORDER[present.at]].step(app, who, present.cursor)
+            over = step.cursor is None
+            present = _Pass(present.keys, present.at + over, step.cursor or "")
+            if step.removed or over:
+                await self._note(app, step.removed)
+            await self._link.call("HSET", keys.erase(app), _PRESENT, _encode_pass(present))
+            if stopping():
+                await self._learn(app, who)
+                return True
+            await asyncio.sleep(max(step.wait, (time.monotonic() - began) * (1 / SHARE - 1)))
+        if await self._learn(app, who):
+            # Tokens of earlier registrations: they may stand where this pass has been already.
+            await self._link.call("HDEL", keys.erase(app), _PRESENT)
+            return True
+        latest = {key: record for key in own if (record := await self._record(app, key)) is not None}
+        await self._finish(app, who, latest)
+        await self._link.call("HDEL", keys.erase(app), _PRESENT)
+        return True
+
+    async def _learn(self, app: str, who: Subjects) -> bool:
+        """Keep what was learnt on the way; whether that was anything."""
+        now = self._clock()
+        for key, devices in who.learnt.items():
+            await self._suppression.add(app, [(platform, token, now) for _, platform, token in devices])
+            await self._change(app, key, partial(learnt, devices=devices))
+        return bool(who.learnt)
+
+    async def _note(self, app: str, removed: Counts) -> None:
+        for key in {key for key, _ in removed}:
+            own = {what: count for (each, what), count in removed.items() if each == key}
+            await self._change(app, key, partial(noted, removed=own))
+
+    # --- records ----------------------------------------------------------------------------------
+
+    async def _record(self, app: str, key: str) -> Record | None:
+        blob = await self._link.call("HGET", keys.erase(app), key)
+        return None if blob is None else decode_record(blob)
+
+    async def _change(self, app: str, key: str, become: Callable[[Record | None], Record | None]) -> Record | None:
+        """Make a record what it shall be, whoever else changes it too."""
+        while True:
+            blob = await self._link.call("HGET", keys.erase(app), key)
+            record = become(None if blob is None else decode_record(blob))
+            after = b"" if record is None else encode_record(record)
+            if after == (blob or b"") or await self._swap(app, key, blob or b"", after):
+                return record
+
+    async def _swap(self, app: str, key: str, before: bytes, after: bytes) -> bool:
+        answer: Any = await self._link.script("swap", [keys.erase(app)], [key, before, after])
+        return bool(answer)
+
+
+def _lock(app: str) -> str:
+    return f"erasure-{app}"

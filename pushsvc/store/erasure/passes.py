@@ -1,0 +1,95 @@
+"""One pass of an erasure: what is kept where, in the order in which it must be looked at."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from .. import keys
+from ..clock import Clock
+from ..config import StoreConfig
+from ..link import Link
+from ..liveness import Liveness
+from ..queue import RedisQueue
+from .audiences import Audiences
+from .keepers import Keeper
+from .logs import Letters, Log, of_bytes, of_event, of_receipt
+from .queue import Queue
+from .rows import Rows
+
+ORDER: Final = ("audiences", "letters", "queue", "letters", "receipts", "events", "quarantine", "rows")
+"""Each before those that its data may still move to: audiences and, by a replay, letters go into the queue; a delivery
+that was on its way becomes a letter, a receipt, a row; a receipt becomes an event. Rows stay where they are."""
+
+KEEPERS: Final[dict[str, str]] = {
+    # the table of keys.py: who takes the data of a device out of it; or, in brackets, why there is none in it
+    "ps:T:q:<platform>:<lane>": "queue",
+    "ps:T:retry:<platform>": "queue",
+    "ps:T:recall:<platform>": "(ids of entries)",
+    "ps:T:pending": "(counts)",
+    "ps:T:scheduled": "(ids of pushes)",
+    "ps:T:s:<id>": "queue",
+    "ps:T:p:<id>": "rows",
+    "ps:T:b:<id>": "(bits)",
+    "ps:T:r:<id>": "rows",
+    "ps:T:t:<id>": "(numbers)",
+    "ps:T:x:<id>": "audiences",
+    "ps:T:expansions": "(ids of pushes)",
+    "ps:T:cancelled": "(ids of pushes)",
+    "ps:T:epoch": "(a number)",
+    "ps:T:mark": "(a number)",
+    "ps:T:dead": "letters",
+    "ps:T:m:<id>": "letters",
+    "ps:T:replay:<job>": "(ids and counts)",
+    "ps:T:answers:<platform>:<minute>": "(counts)",
+    "ps:T:receipts": "receipts",
+    "ps:T:events": "events",
+    "ps:T:sup:<platform>": "erasures",
+    "ps:T:lim:<platform>:<family>:<kind>:<number>": "rows",
+    "ps:{owner}:bucket:<name>": "(a number)",
+    "ps:T:hook": "(ids of events)",
+    "ps:T:hook:dead": "(ids of events)",
+    "ps:T:hook:asked": "(ids of events)",
+    "ps:T:i:<digest>": "(a digest, and an answer of ids)",
+    "ps:T:quarantine": "quarantine",
+    "ps:D:count": "(numbers)",
+    "ps:D:d:<n / 128>": "erasures",
+    "ps:D:i:<b>": "erasures",
+    "ps:D:k:<b>": "erasures",
+    "ps:D:u:<b>": "erasures",
+    "ps:D:t:<topic>": "erasures",
+    "ps:D:x:<platform>:<why>": "erasures",
+    "ps:D:x": "erasures",
+    "ps:T:erase": "erasures",
+    "ps:T:erased:<digest>": "(a keyed digest, and counts)",
+    "ps:replays": "(ids)",
+    "ps:cleanup": "(counts)",
+    "ps:lock:<name>": "(names of processes)",
+    "ps:alive:<consumer>": "(names of processes)",
+    "ps:held": "(reasons)",
+    "ps:keys": "(API keys)",
+    "ps:hash_key": "(a key)",
+}
+"""`erasures` is the erasure itself: through the registry, and at its end."""
+
+
+class Place(NamedTuple):
+    """Where a pass stands."""
+
+    at: int
+    """In `ORDER`."""
+    cursor: str
+
+
+def keepers(
+    link: Link, config: StoreConfig, queue: RedisQueue, liveness: Liveness, hash_key: bytes, clock: Clock
+) -> dict[str, Keeper]:
+    """Each by its name."""
+    return {
+        "audiences": Audiences(link, config, clock),
+        "letters": Letters(link, config),
+        "queue": Queue(link, config, queue, liveness, clock),
+        "receipts": Log(link, config, "receipts", keys.receipts, of_receipt, group=keys.FEEDBACK),
+        "events": Log(link, config, "events", keys.events, of_event),
+        "quarantine": Log(link, config, "quarantined", keys.quarantine, of_bytes),
+        "rows": Rows(link, hash_key),
+    }

@@ -1,0 +1,110 @@
+"""What a look at every key of an app finds: rows of statuses, and counts of rate limits.
+
+There is no index from a device to the pushes that it was sent, so this goes through all that is kept. A row stays,
+since it is the mark that its delivery ended, and says no longer whose it was.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ...codec import CodecError, decode_row, encode_row
+from .. import keys
+from ..hashing import limiter_digests
+from ..link import Link
+from .keepers import Step
+from .subjects import Counts, Subjects
+
+_KEYS = 200
+"""Keys looked at in one step, about."""
+_FEW = 32
+"""Fields of a push that is read together with others."""
+_ROWS = 500
+"""Rows of one large push looked at in one step."""
+
+
+class _Cursor(Struct, frozen=True, array_like=True):
+    listing: str | None = ""
+    waiting: tuple[str, ...] = ()
+    """Keys that were listed, hold many rows, and were not looked through yet."""
+    rank: int = 0
+
+
+class Rows:
+    """See `Keeper`."""
+
+    def __init__(self, link: Link, hash_key: bytes) -> None:
+        self._link = link
+        self._digests = limiter_digests(hash_key)
+
+    async def step(self, app: str, who: Subjects, cursor: str) -> Step:
+        at = msgspec.json.decode(cursor, type=_Cursor) if cursor else _Cursor()
+        removed: Counts = Counter()
+        if at.waiting:
+            further = await self._look_at_many(at.waiting[0], who, at.rank, removed)
+            following = _Cursor(at.listing, at.waiting if further else at.waiting[1:], further)
+        elif at.listing is None:
+            return Step(removed, None)
+        else:
+            names, listing = await self._link.scan(f"ps:{{{app}.*", at.listing, _KEYS)
+            later = await self._look_at_keys(app, who, [name.decode() for name in names], removed)
+            following = _Cursor(listing, tuple(later))
+        return Step(removed, msgspec.json.encode(following).decode())
+
+    async def _look_at_keys(self, app: str, who: Subjects, names: Sequence[str], removed: Counts) -> list[str]:
+        """Those that hold many rows are left for later."""
+        later: list[str] = []
+        slots: dict[str, list[str]] = {}
+        commands: list[tuple[Any, ...]] = []
+        for key in names:
+            name = keys.parse(key)
+            if name is None or name.app != app or name.part == keys.DEVICES:
+                continue
+            if name.kind == "p":
+                slots.setdefault(name.part, []).append(key)
+            elif name.kind == "r":
+                later.append(key)
+            elif name.kind == "lim":
+                commands.append(("HDEL", key, *self._digests([token for _, token in who.tokens])))
+        for pushes in slots.values():
+            for key, flat in zip(pushes, await self._link.script("rows", pushes, [_FEW]), strict=True):
+                if flat is None:
+                    later.append(key)
+                else:
+                    await self._disown(key, who, list(zip(flat[::2], flat[1::2], strict=True)), removed)
+        await self._link.many(commands)
+        return later
+
+    async def _look_at_many(self, key: str, who: Subjects, rank: int, removed: Counts) -> int:
+        """Where to go on, or 0."""
+        name = keys.parse(key)
+        if name is not None and name.kind == "p":
+            fields = await self._link.call("HGETALL", key)
+            await self._disown(key, who, [row for row in fields.items() if row[0].isdigit()], removed)
+            return 0
+        members = await self._link.call("ZRANGE", key, rank, rank + _ROWS - 1)
+        rows = [(index, blob) for index, _, blob in (member.partition(b" ") for member in members)]
+        await self._disown(key, who, rows, removed)
+        return rank + _ROWS if len(members) == _ROWS else 0
+
+    async def _disown(self, key: str, who: Subjects, rows: Sequence[tuple[bytes, bytes]], removed: Counts) -> None:
+        args: list[bytes] = []
+        owners: list[str] = []
+        for index, blob in rows:
+            try:
+                row = decode_row(blob)
+            except CodecError:
+                continue
+            owner = who.of_row(row.device_id, row.token_hash)
+            if owner is not None:
+                bare = msgspec.structs.replace(row, device_id=None, token_hash="", provider_id="")
+                args += (index, blob, encode_row(bare))
+                owners.append(owner)
+        if args:
+            await self._link.script("disown", [key], args)
+            removed.update((owner, "statuses") for owner in owners)

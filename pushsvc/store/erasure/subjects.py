@@ -1,0 +1,119 @@
+"""Who is being erased: the devices that a user had, and how they are known again wherever they turn up. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ...devices import Device
+from ...model import Platform
+from ..hashing import token_hash
+
+Counts: TypeAlias = Counter[tuple[str, str]]
+"""How many of what were removed, by the key of a record and what."""
+
+
+class Record(Struct, frozen=True):
+    """An erasure as Redis keeps it while it is under way."""
+
+    user: str
+    devices: tuple[tuple[str, Platform, str], ...]
+    """Id, platform and token of each. A token that was met later under such an id is another one with that id."""
+    erased: int
+    """How many devices that were."""
+    removed: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"Record({self.erased} devices)"
+
+
+encode_record = msgspec.msgpack.Encoder().encode
+decode_record = msgspec.msgpack.Decoder(Record).decode
+
+
+def key_of(user: str, hash_key: bytes) -> str:
+    """What a record stands under: it tells nobody whose it is."""
+    return blake2b(user.encode(), digest_size=16, key=hash_key).hexdigest()
+
+
+def joined(record: Record | None, *, user: str, devices: Iterable[Device], suppressed: int) -> Record:
+    """The record with these devices in it too, of whose tokens so many were suppressed before."""
+    record = record or Record(user, (), 0)
+    own = [(device.id, device.platform, device.token) for device in devices]
+    new = [each for each in own if each not in record.devices]
+    if not new:
+        return record
+    joined = replace(record, devices=(*record.devices, *new), erased=record.erased + len(new))
+    return noted(joined, removed={"suppressions": suppressed} if suppressed else {}) or joined
+
+
+def learnt(record: Record | None, *, devices: Iterable[tuple[str, Platform, str]]) -> Record | None:
+    """The record with further tokens of its devices."""
+    return record and replace(record, devices=(*record.devices, *sorted(devices)))
+
+
+def noted(record: Record | None, *, removed: Mapping[str, int]) -> Record | None:
+    """The record with so many more removed."""
+    return record and replace(record, removed=dict(Counter(record.removed) + Counter(removed)))
+
+
+class Subjects:
+    """All whom one pass erases. A device id leads to its user whatever the token, a token whatever the device."""
+
+    def __init__(self, records: Mapping[str, Record], hash_key: bytes) -> None:
+        self._hash_key = hash_key
+        self._by_id: dict[str, str] = {}
+        self._by_token: dict[str, str] = {}
+        self._by_hash: dict[str, str] = {}
+        self.tokens: set[tuple[Platform, str]] = set()
+        self.learnt: dict[str, set[tuple[str, Platform, str]]] = {}
+        """By key, devices with a token that nobody knew of: of an earlier registration. They are searched for too."""
+        for key, record in records.items():
+            for device_id, platform, token in record.devices:
+                self._by_id[device_id] = key
+                self._know(key, platform, token)
+        self.keys = frozenset(records)
+        self.users = {record.user: key for key, record in records.items()}
+
+    @property
+    def platforms(self) -> list[Platform]:
+        return sorted({platform for platform, _ in self.tokens})
+
+    @property
+    def device_ids(self) -> frozenset[str]:
+        return frozenset(self._by_id)
+
+    def of(self, device_id: str | None, platform: Platform, token: str) -> str | None:
+        """The key of whose it is, or None."""
+        key = self._by_token.get(token)
+        if key is not None or device_id is None:
+            return key
+        key = self._by_id.get(device_id)
+        if key is not None:
+            self.learnt.setdefault(key, set()).add((device_id, platform, token))
+            self._know(key, platform, token)
+        return key
+
+    def of_row(self, device_id: str | None, hashed: str) -> str | None:
+        """The same of what shows a token as its hash."""
+        key = self._by_hash.get(hashed)
+        return key if key is not None or device_id is None else self._by_id.get(device_id)
+
+    def within(self, blob: bytes) -> str | None:
+        """Whose token, or id of some length, stands in bytes that nobody can read."""
+        for names in (self._by_token, self._by_id):
+            for name, key in names.items():
+                if len(name) >= 8 and name.encode() in blob:
+                    return key
+        return None
+
+    def _know(self, key: str, platform: Platform, token: str) -> None:
+        self._by_token[token] = key
+        self._by_hash[token_hash(self._hash_key, token)] = key
+        self.tokens.add((platform, token))

@@ -1,0 +1,47 @@
+-- Takes one step in the expansion of a push: the deliveries of a page of its audience go into their lanes, the push has
+-- so many more, and the expansion stands at the next page. All of it or nothing.
+--
+-- It takes place only where as many steps have been taken as its caller believes: of two processes that work on the
+-- same push, one having been thought dead, the second to speak is told and stops. Cancelling takes the record away, so
+-- that a cancelled push takes no further step.
+-- The indexes in the encoded chunks go on where the push's total stands; the number of steps vouches for it.
+--
+-- KEYS  1 ps:T:pending; 2 ps:T:p:<id>; 3 ps:T:x:<id>; 4 ps:T:expansions
+-- ARGV  1 prefix `ps:T:`; 2 push id; 3 now ms; 4 status TTL ms; 5 steps seen; 6 next cursor; 7 1 where nothing follows;
+--       8 lease ms; then for each chunk: platform, lane, number of targets, blob
+-- Returns the deliveries of the push so far, or -1 where the step did not take place.
+
+local id, now, ttl = ARGV[2], ARGV[3], ARGV[4]
+if redis.call('HGET', KEYS[3], 'step') ~= ARGV[5] then
+  return -1
+end
+
+local added, found = {}, 0
+for at = 9, #ARGV, 4 do
+  local lane, count = ARGV[at] .. ':' .. ARGV[at + 1], tonumber(ARGV[at + 2])
+  redis.call('XADD', ARGV[1] .. 'q:' .. lane, '*', 'c', ARGV[at + 3], 'n', count)
+  added[lane] = (added[lane] or 0) + count
+  found = found + count
+end
+for lane, count in pairs(added) do
+  redis.call('HINCRBY', KEYS[1], lane, count)
+end
+
+local total = redis.call('HINCRBY', KEYS[2], 'n', found)
+if ARGV[7] ~= '1' then
+  redis.call('HSET', KEYS[2], 'st', 'expanding', 'up', now)
+  redis.call('HSET', KEYS[3], 'step', ARGV[5] + 1, 'cursor', ARGV[6])
+  redis.call('PEXPIRE', KEYS[3], ttl)
+  redis.call('ZADD', KEYS[4], 'XX', now + ARGV[8], id)
+else
+  local over = 0
+  for _, count in ipairs(redis.call('HMGET', KEYS[2], 'n:sent', 'n:failed', 'n:invalid', 'n:expired', 'n:suppressed',
+    'n:cancelled')) do
+    over = over + (tonumber(count or 0))
+  end
+  redis.call('HSET', KEYS[2], 'st', over == total and 'done' or 'sending', 'up', now)
+  redis.call('DEL', KEYS[3])
+  redis.call('ZREM', KEYS[4], id)
+end
+redis.call('PEXPIRE', KEYS[2], ttl)
+return total

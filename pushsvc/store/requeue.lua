@@ -1,0 +1,34 @@
+-- Puts an entry of a lane behind the others with fewer targets, or takes it out where none is left.
+--
+-- Only where nobody works on it, or whoever did is known to be gone: else somebody would be sending it meanwhile.
+--
+-- KEYS  1 ps:T:q:<platform>:<lane>
+-- ARGV  1 group; 2 entry id; 3 the consumer that is gone and had it, or ''; 4 how many targets are left, or '' to look
+--       only; 5 encoded chunk with these targets, or '' where there are none
+-- Returns { 1 }, { 0 } where the entry is gone, or { -1, the consumer that has it }.
+
+local key, group, id, gone, count, chunk = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+if #redis.call('XRANGE', key, id, id) == 0 then
+  return { 0 }
+end
+local pending = redis.pcall('XPENDING', key, group, id, id, 1)
+if pending.err then
+  if not string.find(pending.err, 'NOGROUP', 1, true) then
+    return redis.error_reply(pending.err)
+  end
+elseif #pending > 0 then
+  if pending[1][2] ~= gone then
+    return { -1, pending[1][2] }
+  end
+  if count ~= '' then
+    redis.call('XACK', key, group, id)
+  end
+end
+if count == '' then
+  return { 1 }
+end
+redis.call('XDEL', key, id)
+if chunk ~= '' then
+  redis.call('XADD', key, '*', 'c', chunk, 'n', count)
+end
+return { 1 }

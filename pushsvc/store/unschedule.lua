@@ -1,0 +1,60 @@
+-- Takes targets out of a push that is still scheduled: they end as cancelled, the others wait on.
+--
+-- Nothing of it is in any lane yet, so that this is one step. A push of which nothing is left is done.
+--
+-- KEYS  1 ps:T:scheduled; 2 ps:T:pending; 3 ps:T:s:<id>; 4 ps:T:p:<id>
+-- ARGV  1 prefix `ps:T:`; 2 push id; 3 now ms; 4 number of chunks that change, then for each: its place in the list,
+--       the chunk as it was, the chunk as it shall be or '', how many targets that leaves; then for each target that
+--       goes: index, encoded row
+-- Returns how many targets went, or -1 where something is not what it was.
+
+local SMALL = 1000 -- keys.SMALL
+
+local prefix, id, chunks = ARGV[1], ARGV[2], tonumber(ARGV[4])
+local behind = 5 + 4 * chunks
+for at = 5, behind - 1, 4 do
+  if redis.call('LINDEX', KEYS[3], ARGV[at] + 3) ~= ARGV[at + 1] then
+    return -1
+  end
+end
+
+local went = (#ARGV - behind + 1) / 2
+for at = 5, behind - 1, 4 do
+  local place = tonumber(ARGV[at])
+  if ARGV[at + 2] == '' then
+    for part = place, place + 3 do
+      redis.call('LSET', KEYS[3], part, 'gone')
+    end
+  else
+    redis.call('LSET', KEYS[3], place + 2, ARGV[at + 3])
+    redis.call('LSET', KEYS[3], place + 3, ARGV[at + 2])
+  end
+end
+redis.call('LREM', KEYS[3], 0, 'gone')
+redis.call('HINCRBY', KEYS[2], 'scheduled', -went)
+
+local total = tonumber(redis.call('HGET', KEYS[4], 'n') or 0)
+if total > 0 then
+  for at = behind, #ARGV, 2 do
+    if total <= SMALL then
+      redis.call('HSET', KEYS[4], ARGV[at], ARGV[at + 1])
+    else
+      redis.call('SETBIT', prefix .. 'b:' .. id, ARGV[at], 1)
+      redis.call('ZADD', prefix .. 'r:' .. id, ARGV[at], ARGV[at] .. ' ' .. ARGV[at + 1])
+    end
+  end
+  if total > SMALL then
+    local left = redis.call('PTTL', KEYS[4])
+    redis.call('PEXPIRE', prefix .. 'b:' .. id, left)
+    redis.call('PEXPIRE', prefix .. 'r:' .. id, left)
+  end
+  redis.call('HINCRBY', KEYS[4], 'n:cancelled', went)
+  redis.call('HSET', KEYS[4], 'up', ARGV[3])
+end
+if redis.call('EXISTS', KEYS[3]) == 0 then
+  redis.call('ZREM', KEYS[1], id)
+  if total > 0 then
+    redis.call('HSET', KEYS[4], 'st', 'done')
+  end
+end
+return went

@@ -1,0 +1,253 @@
+"""Cleanup over real servers: what goes and what stays, counted before and after; races, steps, a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pushsvc.janitor import clean, holding, sweeps
+from pushsvc.store import Store, keys, open_store
+from pushsvc.store.cleanups import RedisCleanups
+from pushsvc.store.registry_wire import Digests
+
+from .cleanup_rig import (
+    AGES,
+    CONFIG,
+    Removed,
+    dump,
+    make_aged,
+    make_bystanders,
+    make_devices,
+    make_orphans,
+    make_statuses,
+    numbered,
+    pack,
+    run,
+)
+from .registry_audit import audit
+from .servers import KINDS, Server, running_server
+from .test_registry import device
+from .test_store_kit import NOW, World, play
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with running_server(request.param) as found:
+        yield found
+
+
+def unlived(kept: dict[bytes, Any]) -> dict[bytes, Any]:
+    """Without the signs of life, which come and go by themselves."""
+    return {name: value for name, value in kept.items() if not name.startswith(b"ps:alive:")}
+
+
+async def open_real(world: World) -> Store:
+    store = await world.store()
+    assert isinstance(store, Store)
+    return store
+
+
+def test_what_has_outlived_its_use_goes_and_the_dry_run_knew_it(server: Server) -> None:
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        expected: Removed = Counter()
+        for app in ("shop", "news"):
+            for make in (make_devices, make_orphans, make_aged, make_statuses):
+                expected += await make(store, app)
+        await make_bystanders(store)
+        before = await dump(store)
+        assert await run(store, dry_run=True, apps=("shop", "news")) == expected
+        assert unlived(await dump(store)) == unlived(before)
+        assert await run(store, apps=("shop", "news")) == expected
+        for app in ("shop", "news"):
+            left = Counter(each.id.partition("-")[0] for each in (await audit(store, app)).values())
+            assert left == {"good": 40, "stale": 5, "suspect": 4, "young": 2, "witness": 1}
+        after = await dump(store)
+        untouched = ("quarantine", "receipts", "failed", "under-way", "good", "elsewhere", "somebody", "q:", "pending")
+        for name, value in before.items():
+            if any(part in name.decode() for part in untouched):
+                assert after[name] == value, name
+        assert await run(store, dry_run=True, apps=("shop", "news")) == Counter()
+        assert await run(store, apps=("shop", "news")) == Counter()
+
+    play(server, story, CONFIG)
+
+
+def test_what_is_left_lives_for_a_while_again(server: Server) -> None:
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        await make_statuses(store)
+        await run(store)
+        names = [name for name in await dump(store) if name != b"ps:hash_key"]
+        assert names
+        lifetimes = await store.link.many([("PTTL", name) for name in names])
+        assert all(0 < left <= 30 * 86_400_000 for left in lifetimes), dict(zip(names, lifetimes, strict=True))
+        young = await store.link.call("PTTL", "ps:{shop.0}:p:young")
+        assert 0.9 * 86_400_000 < young <= 86_400_000
+        assert await store.link.call("PTTL", "ps:{shop.0}:b:young") == pytest.approx(young, abs=1000)
+
+    play(server, story, CONFIG)
+
+
+def test_much_goes_in_many_small_steps(server: Server) -> None:
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        expected = await make_devices(store, times=60) + await make_aged(store, many=1300)
+        call = store.link.call
+        lost = list(range(900_000, 902_000))
+        # A dense container, two sparse ones, and one behind a gap.
+        bitmap = bytearray(512)
+        for n in lost:
+            bitmap[n % 4096 // 8] |= 0x80 >> n % 8
+        await call("HSET", keys.topic("shop", "lost"), "219", bytes(bitmap), "#", 2400)
+        for number in (220, 222, 4000):
+            await call("HSET", keys.topic("shop", "lost"), str(number), pack(*range(100)))
+        await store.link.many([("ZADD", keys.tombstones("shop", "fcm:lost"), 1, n) for n in lost])
+        orphans = sum(bin(byte).count("1") for byte in bitmap) + 300 + len(lost)
+        expected += Counter({("shop", "orphans"): orphans})
+        steps: list[int] = []
+        for dry_run in (True, False):
+            plan = sweeps(store.registry, store.leftovers, ["shop"], AGES, clock=lambda: NOW, dry_run=dry_run)
+
+            async def note(progress: Any) -> None:
+                steps.append(sum(progress.removed.values()))
+                assert 0 <= progress.done <= 1
+
+            assert Counter((await clean(plan, share=1.0, after=note)).removed) == expected
+        assert max(steps) <= 1300  # a dry run counts a sorted set at once; nothing else takes more than a page
+        assert sum(1 for step in steps if step >= 500) >= 10
+        await audit(store)
+
+    play(server, story, CONFIG)
+
+
+def test_what_becomes_right_meanwhile_is_left_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look and the step: the lost id is registered, the device that an entry was not about becomes it."""
+
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        await make_orphans(store)
+        script = store.link.script
+        digest = Digests(store.hash_key).of("lost")
+
+        async def late(name: str, names: Any, args: Any) -> Any:
+            if name == "registry_mend" and not raced:
+                raced.append(True)
+                assert await store.registry.remove("shop", "witness")
+                await store.registry.put("shop", device("lost"))
+            return await script(name, names, args)
+
+        raced: list[bool] = []
+        monkeypatch.setattr(store.link, "script", late)
+        await run(store)
+        assert raced
+        ordinals = {name: n for n, name in (await numbered(store, "shop")).items()}
+        place = (keys.index_bucket("shop", "i", int.from_bytes(digest[:2], "big")), digest[2:])
+        assert int(await store.link.call("HGET", *place)) == ordinals["lost"]
+        assert await store.registry.get("shop", "lost") == device("lost")
+        await run(store)
+        await audit(store)
+
+    play(server, story, CONFIG)
+
+
+def test_a_device_that_is_seen_meanwhile_stays(server: Server) -> None:
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        await make_devices(store)
+        fresh = device("stale-0-0", platform="fcm", last_seen_at=NOW, registered_at=NOW)
+        page = await store.registry.scan("shop", after="", limit=1000)
+        await store.registry.put("shop", fresh)
+
+        class Behind:
+            """A registry whose page was read before the device was seen."""
+
+            revise = store.registry.revise
+
+            async def scan(self, app: str, *, after: str, limit: int) -> Any:
+                return page
+
+        plan = sweeps(Behind(), store.leftovers, ["shop"], AGES, clock=lambda: NOW, dry_run=False)  # type: ignore[arg-type]  # all that is asked of it
+        assert (await clean(plan, share=1.0)).removed[("shop", "stale")] == 4
+        assert await store.registry.get("shop", "stale-0-0") == fresh
+
+    play(server, story, CONFIG)
+
+
+def test_one_holds_the_lock_until_it_lets_go_or_is_gone(server: Server) -> None:
+    async def story(world: World) -> None:
+        cleanups = (await open_real(world)).cleanups
+        assert await cleanups.hold("a", lease=30.0)
+        assert not await cleanups.hold("b", lease=30.0)
+        await cleanups.release("b")
+        assert await cleanups.holder() == "a"
+        assert await cleanups.hold("a", lease=0.05)
+        while not await cleanups.hold("b", lease=30.0):
+            await asyncio.sleep(0.01)
+        assert not await cleanups.hold("a", lease=30.0)
+        await cleanups.release("a")
+        assert await cleanups.holder() == "b"
+
+    play(server, story)
+
+
+def test_it_is_held_for_as_long_as_its_owner_lives(server: Server) -> None:
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        cleanups = store.cleanups
+        async with holding(cleanups, "a", lease=2.0) as lost:
+            assert lost is not None
+            async with holding(cleanups, "b", lease=2.0) as other:
+                assert other is None
+            left = 2000
+            while (now := await store.link.call("PTTL", keys.lock("cleanup"))) <= left:  # until it was renewed
+                left = now
+                await asyncio.sleep(0.01)
+            assert not lost()
+            await cleanups.release("a")  # as if the lease had run out
+            assert await cleanups.hold("b", lease=30.0)
+            while not lost():
+                await asyncio.sleep(0.01)
+        assert await cleanups.holder() == "b"
+
+    play(server, story)
+
+
+def test_the_record_tells_of_the_run_and_of_all_runs(server: Server) -> None:
+    async def story(world: World) -> None:
+        cleanups: RedisCleanups = (await open_real(world)).cleanups
+        assert (await cleanups.record()).place is None
+        await cleanups.request()
+        await cleanups.note({("shop", "stale"): 2, ("shop", "orphans"): 1}, place="shop devices\n3")
+        await cleanups.request()  # one is under way
+        record = await cleanups.record()
+        assert (record.place, record.ended_at) == ("shop devices\n3", 0)
+        assert record.removed == record.total == {("shop", "stale"): 2, ("shop", "orphans"): 1}
+        await cleanups.note({("shop", "stale"): 5})  # another, from the shell
+        await cleanups.finish({("shop", "stale"): 5})
+        record = await cleanups.record()
+        assert record.place is None
+        assert record.removed == {("shop", "stale"): 5}
+        assert record.total == {("shop", "stale"): 7, ("shop", "orphans"): 1}
+        assert record.ended_at >= record.began_at > 0
+
+    play(server, story)
+
+
+def test_on_a_cluster() -> None:
+    async def main(url: str) -> None:
+        async with open_store(url, CONFIG) as store:
+            expected: Removed = Counter()
+            for app in ("shop", "news"):
+                for make in (make_devices, make_orphans, make_aged, make_statuses):
+                    expected += await make(store, app)
+            for dry_run in (True, False):
+                assert await run(store, dry_run=dry_run, apps=("shop", "news")) == expected
+            assert await run(store, apps=("shop", "news")) == Counter()
+
+    with running_server("valkey", tcp=True, cluster=True) as server:
+        asyncio.run(main(server.url.replace("redis://", "redis+cluster://")))

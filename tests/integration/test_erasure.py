@@ -1,0 +1,613 @@
+"""Erasure of a user over real servers: everything that is kept of the devices goes, everybody else's stays.
+
+What is left is found by a scan of every key and every value of the server, which knows nothing of the layout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from pushsvc.audience import targets_of
+from pushsvc.codec import decode_audience, encode_audience
+from pushsvc.devices import Audience, ByDevices, ByUsers, ByWhere, Device, ToAll
+from pushsvc.fanout import expand
+from pushsvc.model import (
+    LANES,
+    BadNotification,
+    Ended,
+    FeedbackEvent,
+    Message,
+    Push,
+    Retry,
+    Route,
+    Settlement,
+    Target,
+    TokenDead,
+    Unavailable,
+)
+from pushsvc.ports import DeadFilter
+from pushsvc.ports.erasure import WHAT, Erasure
+from pushsvc.store import MemoryStore, Store, StoreConfig, keys, token_hash
+from pushsvc.store.erasure.passes import KEEPERS, ORDER, keepers
+from pushsvc.store.erasure.subjects import Subjects
+
+from .registry_audit import audit
+from .servers import Server
+from .test_registry import device
+from .test_store_kit import (
+    NOW,
+    AnyStore,
+    Backend,
+    World,
+    all_of,
+    backend_server,
+    play,
+    settlement,
+    take,
+    take_all,
+)
+from .test_store_replay import counts
+
+BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
+SHARDED = StoreConfig(shards=3)
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
+    with backend_server(request.param) as found:
+        yield found
+
+
+@pytest.fixture(scope="module", params=BACKENDS[1:])
+def real(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with backend_server(request.param) as found:
+        assert found is not None
+        yield found
+
+
+ANNA = [
+    device("anna-iphone-0815", user="anna@example.com", topics=("news",), tags={"who": "anna@example.com"}),
+    device("anna-pixel-4711", user="anna@example.com", platform="fcm", token="fcm-token-of-annas-pixel:APA91b"),
+]
+BERT = [
+    device("bert-iphone-0816", user="bert@example.com", topics=("news",)),
+    device("bert-pixel-4712", user="bert@example.com", platform="fcm", token="fcm-token-of-berts-pixel:APA91b"),
+]
+
+
+def to(name: str, *devices: Device, raw: bool = False, lane: Any = "normal", send_at: int | None = None) -> Push:
+    """A push to these devices, or to their tokens alone."""
+    targets: dict[str, tuple[Target, ...]] = {}
+    for index, each in enumerate(devices):
+        own = Target(index, each.token, None if raw else each.id)
+        targets[each.platform] = (*targets.get(each.platform, ()), own)
+    return Push(
+        id=name,
+        app="shop",
+        lane=lane,
+        created_at=NOW,
+        expires_at=NOW + 3_600_000,
+        messages={platform: Message(platform, b'{"hello":"you"}') for platform in targets},
+        targets=targets,
+        send_at=send_at,
+    )
+
+
+ROUTES = [Route("shop", "apns"), Route("shop", "fcm")]
+
+
+async def settle_all(store: AnyStore, verdict: Any, outcome: Any, lane: Any = "normal") -> None:
+    """What waits in a lane ends, or is to be retried."""
+    for route in ROUTES:
+        for taken in await take_all(store, lane, route):
+            settlements = [told(store, each) for each in all_of(taken, verdict, outcome)[0]]
+            await store.queue.settle("shop", settlements, [taken.ref])
+
+
+def told(store: AnyStore, each: Settlement) -> Settlement:
+    """With the store's own hash of the token, as a dispatcher would give it."""
+    key = store.hash_key if isinstance(store, Store) else bytes(32)
+    return replace(each, token_hash=token_hash(key, each.delivery.target.token))
+
+
+async def scan(store: Store) -> dict[bytes, bytes]:
+    """Every key, with all that is in it as bytes."""
+    names: list[bytes] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        found, cursor = await store.link.scan("*", cursor, 1000)
+        names += found
+    everything = {}
+    for name in sorted(set(names)):
+        kind = (await store.link.call("TYPE", name)).decode()
+        value = await store.link.call(
+            *{
+                "string": ("GET", name),
+                "hash": ("HGETALL", name),
+                "list": ("LRANGE", name, 0, -1),
+                "zset": ("ZRANGE", name, 0, -1),
+                "stream": ("XRANGE", name, "-", "+"),
+                "set": ("SMEMBERS", name),
+            }[kind]
+        )
+        everything[name] = b"\n".join(flatten(value))
+    return everything
+
+
+def flatten(value: Any) -> Iterator[bytes]:
+    if isinstance(value, bytes):
+        yield value
+        return
+    if isinstance(value, dict):
+        value = [part for pair in value.items() for part in pair]
+    for each in value if isinstance(value, list | tuple | set) else ():
+        yield from flatten(each)
+
+
+def traces(devices: list[Device], hash_key: bytes) -> list[bytes]:
+    """Everything by which these devices could be known again, as it may be written."""
+    found: list[bytes] = []
+    for each in devices:
+        texts = (each.id, each.token, token_hash(hash_key, each.token), *([each.user] if each.user else []))
+        found += [text.encode() for text in texts]
+        if re.fullmatch("([0-9a-f]{2})+", each.token):
+            found.append(bytes.fromhex(each.token))
+    return found
+
+
+async def nothing_left(store: AnyStore, devices: list[Device]) -> None:
+    if isinstance(store, MemoryStore):
+        assert not any(str(each.token) in repr_of_state(store) for each in devices)
+        return
+    for key, value in (await scan(store)).items():
+        for trace in traces(devices, store.hash_key):
+            assert trace not in key + value, (key, trace)
+
+
+def repr_of_state(store: MemoryStore) -> str:
+    """All that is in memory; the nouns leave tokens out of their repr, so their fields are walked."""
+    seen: list[str] = []
+
+    def walk(value: Any) -> None:
+        if isinstance(value, str | bytes):
+            seen.append(value.decode(errors="replace") if isinstance(value, bytes) else value)
+        elif isinstance(value, dict):
+            for pair in value.items():
+                walk(list(pair))
+        elif isinstance(value, list | tuple | set | frozenset):
+            for each in value:
+                walk(each)
+        elif hasattr(value, "__struct_fields__"):
+            walk([getattr(value, name) for name in value.__struct_fields__])
+        elif hasattr(value, "__dict__") and not callable(value):
+            walk(vars(value))
+
+    walk(vars(store._state))
+    return "\n".join(seen)
+
+
+async def fill(store: AnyStore) -> None:
+    """Pushes of every fate to the four devices; each fate has its own push."""
+    both = [*ANNA, *BERT]
+    await store.registry.put_many("shop", both)
+    await store.pushes.accept(to("sent", *both))
+    await settle_all(store, Ended("sent"), None)
+    await store.pushes.accept(to("sent-to-tokens", *both, raw=True))
+    await settle_all(store, Ended("sent"), None)
+    await store.pushes.accept(to("failed", *both))
+    await store.pushes.accept(to("failed-alone", ANNA[0]))
+    await settle_all(store, Ended("failed", dead_letter=True), BadNotification(status=400, reason="BadTopic"))
+    await store.pushes.accept(to("retried", *both))
+    await settle_all(store, Retry(NOW + 60_000, 2), Unavailable(status=503))
+    await store.pushes.accept(to("dead", *both))
+    await settle_all(store, Ended("invalid"), TokenDead(status=410, reason="Unregistered"))
+    found = await store.receipts.take("shop", limit=100, wait_ms=0)
+    assert len(found) == 4
+    for entry, receipt in found[:2]:  # one of each; the others are left to be recorded
+        event = FeedbackEvent(NOW, receipt.platform, receipt.token, "Unregistered", "suppressed", receipt.device_id)
+        await store.receipts.record("shop", [(entry, receipt, event)])
+    await store.suppressions.lift("shop", BERT, always=True)
+    await store.pushes.accept(to("queued", *both, lane="bulk"))
+    await store.pushes.accept(to("queued-alone", ANNA[0], lane="bulk"))
+    await store.pushes.accept(to("queued-tokens", *both, raw=True, lane="urgent"))
+    await store.pushes.accept(to("scheduled", *both, send_at=NOW + 3_000_000))
+    await store.pushes.accept(to("scheduled-alone", *ANNA, send_at=NOW + 3_000_000))
+
+
+async def balance(store: AnyStore, name: str) -> dict[str, int]:
+    status = await store.pushes.status("shop", name)
+    found = counts(status)
+    assert status is not None
+    return {**found, "state": status.state} if status.state != "sending" else found  # type: ignore[dict-item]  # read by people
+
+
+@pytest.mark.parametrize("config", [StoreConfig(), SHARDED], ids=["one shard", "three"])
+def test_nothing_is_left_of_one_and_everything_of_the_other(server: Server | None, config: StoreConfig) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await fill(store)
+        erased = await store.erasures.erase("shop", "anna@example.com", wait=30.0)
+        assert (erased.devices, erased.done) == (2, True)
+        assert erased.removed == {
+            "deliveries": 2 + 2 + 1 + 2 + 2 + 2,  # retried, queued, queued alone, to tokens, scheduled, scheduled alone
+            "dead_letters": 3,
+            "receipts": 1,
+            "events": 1,
+            # Of each push that has ended rows, and of those that ended here none: their rows never said whose they are.
+            "statuses": 2 + 2 + 2 + 1 + 2,
+            "suppressions": 1,
+        }
+        await nothing_left(store, ANNA)
+        assert await balance(store, "sent") == {"sent": 4, "state": "done"}
+        assert await balance(store, "failed") == {"failed": 4, "state": "done"}
+        assert await balance(store, "dead") == {"invalid": 4, "state": "done"}
+        assert await balance(store, "retried") == {"retrying": 2, "cancelled": 2}
+        assert await balance(store, "queued") == {"queued": 2, "cancelled": 2}
+        assert await balance(store, "queued-alone") == {"cancelled": 1, "state": "done"}
+        assert await balance(store, "queued-tokens") == {"queued": 2, "cancelled": 2}
+        assert await balance(store, "scheduled") == {"queued": 2, "cancelled": 2, "state": "scheduled"}
+        assert await balance(store, "scheduled-alone") == {"cancelled": 2, "state": "done"}
+
+        # Bert's is whole: his devices, his letters, his events, and what waits for him.
+        assert await store.registry.count("shop") == 2
+        assert await store.registry.topic_size("shop", "news") == 1
+        assert await store.dead.count("shop", DeadFilter()) == 2
+        rows = await store.pushes.deliveries("shop", "failed", outcome=None, cursor="", limit=10)
+        assert rows is not None
+        assert [row.device_id for row in rows[0]] == [None, None, *(each.id for each in BERT)]
+        gauges = await store.gauges({"shop": ("apns", "fcm")})
+        assert (gauges.apps["shop"].events, gauges.apps["shop"].receipts) == (1, 1)
+        assert gauges.retry_pending == 2
+        assert gauges.scheduled == 2
+        assert gauges.pending == {"urgent": 2, "normal": 2, "bulk": 2}
+        for route in ROUTES:
+            await store.queue.promote(route, NOW + 120_000)
+        await store.queue.launch("shop", NOW + 4_000_000)
+        sent = []
+        for lane in LANES:
+            for route in ROUTES:
+                for taken in await take_all(store, lane, route):
+                    sent += [target.token for target in taken.chunk.targets if target.index not in taken.skip]
+                    await store.queue.settle("shop", *all_of(taken))
+        assert sorted(sent) == sorted([each.token for each in BERT] * 4)
+        for name in ("retried", "queued", "queued-tokens", "scheduled"):
+            assert await balance(store, name) == {"sent": 2, "cancelled": 2, "state": "done"}
+        assert (await store.gauges({"shop": ("apns", "fcm")})).pending == {"urgent": 0, "normal": 0, "bulk": 0}
+
+        assert await store.erasures.erase("shop", "anna@example.com", wait=1.0) == erased  # it is told for an hour
+        if isinstance(store, Store):
+            await audit(store)
+
+    play(server, story, config)
+
+
+def test_who_was_erased_may_come_again(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await fill(store)
+        assert (await store.erasures.erase("shop", "anna@example.com", wait=30.0)).done
+        await store.registry.put_many("shop", ANNA)
+        await store.pushes.accept(to("again", *ANNA, lane="urgent"))
+        (taken,) = [each for each in await take_all(store, "urgent") if each.chunk.push_id == "again"]
+        assert taken.skip == {}  # her token is suppressed no more
+
+    play(server, story)
+
+
+def test_a_user_that_nobody_knows(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        assert await store.erasures.erase("shop", "nobody", wait=1.0) == Erasure(0, True)
+        assert await store.erasures.unfinished(["shop", "other"]) == []
+
+    play(server, story)
+
+
+# --- what only real servers show --------------------------------------------------------------------
+
+
+async def open_real(world: World, consumer: str = "a") -> Store:
+    store = await world.store(consumer)
+    assert isinstance(store, Store)
+    return store
+
+
+def test_it_goes_on_where_it_was_left_step_by_step(real: Server) -> None:
+    """Each call has time for one step; another process carries on each time."""
+
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        await fill(store)
+        first = await store.erasures.erase("shop", "anna@example.com", wait=0.0)
+        assert (first.devices, first.done) == (2, False)
+        assert await store.registry.of_user("shop", "anna@example.com") == []
+        steps = 0
+        while await store.erasures.unfinished(["shop"]):
+            asked = 0
+
+            def once() -> bool:
+                nonlocal asked
+                asked += 1
+                return asked > 1
+
+            await (await open_real(world, f"worker-{steps % 3}")).erasures.work("shop", stopping=once)
+            steps += 1
+        assert steps > len(ORDER)
+        await nothing_left(store, ANNA)
+        again = await store.erasures.erase("shop", "anna@example.com", wait=1.0)
+        assert (again.devices, again.done) == (2, True)
+        assert again.removed["deliveries"] == 11
+
+    play(real, story)
+
+
+def test_several_at_once_are_erased_by_few_passes(real: Server) -> None:
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        await fill(store)
+        more = [device(f"user-{n}-phone", user=f"user-{n}") for n in range(20)]
+        await store.registry.put_many("shop", more)
+        await store.pushes.accept(to("to-all", *more, lane="bulk"))
+        others = [await open_real(world, f"api-{n}") for n in range(4)]
+        users = [*(f"user-{n}" for n in range(20)), "anna@example.com"]
+        found = await asyncio.gather(
+            *(others[n % 4].erasures.erase("shop", user, wait=40.0) for n, user in enumerate(users))
+        )
+        assert all(each.done for each in found)
+        assert [each.devices for each in found] == [1] * 20 + [2]
+        assert [each.removed for each in found[:20]] == [{"deliveries": 1}] * 20
+        await nothing_left(store, [*more, *ANNA])
+        assert await balance(store, "to-all") == {"cancelled": 20, "state": "done"}
+
+    play(real, story)
+
+
+def test_what_a_dispatcher_holds_is_asked_back(real: Server) -> None:
+    async def story(world: World) -> None:
+        store, dispatcher = await open_real(world), await open_real(world, "dispatcher")
+        await store.registry.put_many("shop", [*ANNA, *BERT])
+        await store.pushes.accept(to("held", *ANNA, *BERT))
+        (taken,) = await take(dispatcher)
+        first = await store.erasures.erase("shop", "anna@example.com", wait=0.5)
+        assert not first.done
+        assert await dispatcher.queue.recalled(ROUTES[0]) == {taken.ref}
+        # It lets go: what was in flight ended, what was not waits.
+        hers, his = taken.chunk.targets
+        ended = [
+            told(store, settlement(taken.chunk, hers.index)),
+            settlement(taken.chunk, his.index, Retry(NOW, 1), None),
+        ]
+        await dispatcher.queue.settle("shop", ended, [taken.ref])
+        assert (await store.erasures.erase("shop", "anna@example.com", wait=20.0)).done
+        await nothing_left(store, ANNA)
+        assert await balance(store, "held") == {"retrying": 1, "queued": 1, "sent": 1, "cancelled": 1}
+
+    play(real, story)
+
+
+def test_what_a_dead_dispatcher_held_goes_on_without_her(real: Server) -> None:
+    async def story(world: World) -> None:
+        store, dispatcher = await open_real(world), await open_real(world, "dispatcher")
+        await store.registry.put_many("shop", [*ANNA, *BERT])
+        more = [device(f"more-{n}") for n in range(3)]
+        await store.pushes.accept(to("held", ANNA[0], BERT[0], *more))
+        (taken,) = await take(dispatcher)
+        await dispatcher.queue.settle("shop", [settlement(taken.chunk, 3)], [])
+        await world.kill("dispatcher")
+        assert (await store.erasures.erase("shop", "anna@example.com", wait=40.0)).done
+        await nothing_left(store, ANNA)
+        assert await balance(store, "held") == {"queued": 3, "sent": 1, "cancelled": 1}
+        (again,) = await take(store)
+        assert [target.index for target in again.chunk.targets] == [1, 2, 4]
+
+    play(real, story)
+
+
+def test_a_delivery_that_moves_while_it_is_looked_for(real: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was in flight when the erasure began, and goes to the retries just after these were looked at."""
+
+    async def story(world: World) -> None:
+        store, dispatcher = await open_real(world), await open_real(world, "dispatcher")
+        await store.registry.put_many("shop", [*ANNA, *BERT])
+        await store.pushes.accept(to("moving", ANNA[0], BERT[0]))
+        (taken,) = await take(dispatcher)
+        moved = False
+        call = store.link.call
+
+        async def late(*command: Any) -> Any:
+            nonlocal moved
+            if not moved and command[0] == "XRANGE" and ":q:apns:urgent" in command[1]:
+                moved = True
+                settlements, refs = all_of(taken, Retry(NOW, 2), Unavailable())
+                await dispatcher.queue.settle("shop", settlements, refs)
+            return await call(*command)
+
+        monkeypatch.setattr(store.link, "call", late)
+        assert (await store.erasures.erase("shop", "anna@example.com", wait=40.0)).removed == {"deliveries": 1}
+        assert moved
+        await nothing_left(store, ANNA)
+        assert await balance(store, "moving") == {"retrying": 1, "cancelled": 1}
+
+    play(real, story)
+
+
+def test_tokens_of_earlier_registrations_are_found_by_the_device(real: Server) -> None:
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        old = replace(ANNA[0], token="0ld0" * 16)
+        await store.registry.put_many("shop", [*ANNA, *BERT])
+        # By its id and the old token, and by the old token alone: the second is only known when the first was found.
+        await store.pushes.accept(to("queued", old, BERT[0], raw=True, lane="urgent"))
+        await store.pushes.accept(to("failed", old))
+        await settle_all(store, Ended("failed", dead_letter=True), BadNotification(status=400))
+        assert (await store.erasures.erase("shop", "anna@example.com", wait=40.0)).done
+        await nothing_left(store, [*ANNA, old])
+        assert await balance(store, "queued") == {"queued": 1, "cancelled": 1}
+
+    play(real, story)
+
+
+def test_a_large_push_and_what_nobody_can_read(real: Server) -> None:
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        await store.registry.put_many("shop", [*ANNA, *BERT])
+        crowd = [device(f"crowd-{n}") for n in range(1500)]
+        await store.pushes.accept(to("large", *crowd[:700], ANNA[0], *crowd[700:]))
+        await settle_all(store, Ended("failed", dead_letter=True), BadNotification(status=400))
+        await store.pushes.accept(to("large-queued", *crowd[:700], ANNA[0], *crowd[700:], lane="bulk"))
+        await store.link.call("XADD", keys.quarantine("shop", 0), "*", "b", b"\xff" + ANNA[0].token.encode())
+        await store.link.call("XADD", keys.quarantine("shop", 0), "*", "b", b"\xff" + BERT[0].token.encode())
+        await store.link.call("HSET", f"{keys.limits('shop', 0, 'apns', 'all')}:s:1", b"12345678", 1)
+        erased = await store.erasures.erase("shop", "anna@example.com", wait=60.0)
+        assert erased.done
+        assert erased.removed == {"deliveries": 1, "dead_letters": 1, "statuses": 1, "quarantined": 1}
+        await nothing_left(store, ANNA)
+        assert await balance(store, "large") == {"failed": 1501, "state": "done"}
+        assert await balance(store, "large-queued") == {"queued": 1500, "cancelled": 1}
+        left = [taken.chunk.targets for taken in await take_all(store, "bulk")]
+        assert sum(map(len, left)) == 1500
+        assert await store.link.call("XLEN", keys.quarantine("shop", 0)) == 1
+        assert await store.dead.count("shop", DeadFilter()) == 1500
+
+    play(real, story)
+
+
+def test_a_message_goes_with_its_last_letter(real: Server) -> None:
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        await store.registry.put_many("shop", [*ANNA, *BERT])
+        await store.pushes.accept(to("hers", *ANNA))
+        await store.pushes.accept(to("theirs", *ANNA, *BERT))
+        await settle_all(store, Ended("failed", dead_letter=True), BadNotification(status=400))
+        assert (await store.erasures.erase("shop", "anna@example.com", wait=40.0)).done
+        assert await store.link.call("EXISTS", keys.message("shop", 0, "hers")) == 0
+        assert await store.link.call("HLEN", keys.message("shop", 0, "theirs")) == 2
+
+    play(real, story)
+
+
+def test_the_limiters_digests_go_too(real: Server) -> None:
+    from pushsvc.rates import Rate
+
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        await store.registry.put_many("shop", [*ANNA, *BERT])
+        for _ in range(3):
+            await store.limiter.admit(ROUTES[0], Rate(1, 3600), [ANNA[0].token, BERT[0].token])
+        before = await fields_of_limits(store)
+        assert (await store.erasures.erase("shop", "anna@example.com", wait=40.0)).done
+        after = await fields_of_limits(store)
+        assert len(after) == len(before) / 2 > 0
+
+    async def fields_of_limits(store: Store) -> list[bytes]:
+        names = [key for key in await scan(store) if b":lim:" in key]
+        return [field for name in names for field in await store.link.call("HKEYS", name)]
+
+    play(real, story)
+
+
+# --- the table --------------------------------------------------------------------------------------
+
+
+def test_every_key_of_the_table_has_a_keeper_or_a_reason() -> None:
+    """Whoever adds a key decides here whether data of a device may stand in it."""
+    rows = re.findall(r"^\| (`ps:[^|]+`) +\| \w+ +\|", keys.__doc__ or "", re.MULTILINE)
+    assert {name for row in rows for name in re.findall("`([^`]+)`", row)} == set(KEEPERS)
+    named = {keeper for keeper in KEEPERS.values() if not re.fullmatch(r"\(.+\)", keeper)}
+    assert named == {*ORDER, "erasures"}
+
+
+def test_every_name_has_its_keeper(real: Server) -> None:
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        own = keepers(store.link, store.config, store.queue, None, bytes(32), lambda: 0)  # type: ignore[arg-type]  # is not asked
+        assert set(own) == set(ORDER)
+        for name in ORDER:
+            step = await own[name].step("shop", Subjects({}, bytes(32)), "")
+            assert step.removed == {}
+        assert len(set(WHAT)) == len(WHAT)
+
+    play(real, story)
+
+
+# --- pushes to an audience --------------------------------------------------------------------------
+
+
+def to_audience(name: str, audience: Audience, send_at: int | None = None) -> Push:
+    messages = {platform: Message(platform, b"{}") for platform in ("apns", "fcm")}
+    return Push(name, "shop", "bulk", NOW, NOW + 3_600_000, messages, {}, False, send_at, encode_audience(audience))
+
+
+def test_an_audience_names_her_no_more_and_everybody_else(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        more = [device(f"more-{n}", user=f"more-{n}") for n in range(3)]
+        await store.registry.put_many("shop", [*ANNA, *BERT, *more])
+        both = ("anna@example.com", "bert@example.com")
+        audiences: dict[str, Audience] = {
+            "users": ByUsers((*both, "more-0", "anna@example.com", "more-1")),
+            "devices": ByDevices(tuple(each.id for each in (*ANNA, *BERT, *more))),
+            "where": ByWhere("user in ('anna@example.com', \"bert@example.com\") or not user != 'anna@example.com'"),
+            "all": ToAll(),
+        }
+        for name, audience in audiences.items():
+            await store.pushes.accept(to_audience(name, audience))
+            await store.pushes.accept(to_audience(f"{name}-later", audience, NOW + 30 * 86_400_000))
+        assert (await store.erasures.erase("shop", "anna@example.com", wait=30.0)).done
+        await nothing_left(store, ANNA)
+        expected = {"users": 4, "devices": 5, "where": 2, "all": 5}
+        environments: dict[str, Any] = {}
+        for name, size in expected.items():
+            run = await expand(
+                "shop",
+                name,
+                expansions=store.expansions,
+                registry=store.registry,
+                environments=environments,
+                lease=1000,
+                go_on=lambda: True,
+                has_room=has_room,
+            )
+            assert (run.made, run.end) == (size, "done"), name
+            assert (await store.expansions.load("shop", f"{name}-later")) is not None
+
+    async def has_room(made: int) -> bool:
+        return True
+
+    play(server, story)
+
+
+def test_an_expansion_under_way_goes_on_at_its_place(server: Server | None) -> None:
+    """It has passed some of its users when one of them, and one that is to come, are erased."""
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        many = [device(f"u{n}-phone", user=f"u{n}") for n in range(8)]
+        await store.registry.put_many("shop", many)
+        audience = ByUsers(tuple(f"u{n}" for n in range(8)))
+        await store.pushes.accept(to_audience("users", audience))
+        at = await store.expansions.load("shop", "users")
+        assert at is not None
+        page = await store.registry.members("shop", audience, after="", limit=3)
+        at = await store.expansions.advance(at, targets_of(page.devices, 0), cursor=page.cursor, lease=0)
+        for user in ("u1", "u5"):
+            assert (await store.erasures.erase("shop", user, wait=30.0)).done
+        await nothing_left(store, [many[1], many[5]])
+        at = await store.expansions.load("shop", "users")
+        assert at is not None
+        found = []
+        cursor: str | None = at.cursor
+        while cursor is not None:
+            page = await store.registry.members("shop", decode_audience(at.push.audience), after=cursor, limit=3)  # type: ignore[arg-type]  # of users
+            found += page.devices
+            cursor = page.cursor
+        met = {each.id for each in found} | {"u0-phone", "u2-phone"}
+        assert met == {each.id for each in many} - {"u1-phone", "u5-phone"}
+
+    play(server, story)

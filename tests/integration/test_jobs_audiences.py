@@ -1,0 +1,126 @@
+"""`pushsvc jobs` as a real process, looking up audiences: killed again and again, in turn with other jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import msgspec
+from redis import Redis
+
+from pushsvc.codec import encode_audience
+from pushsvc.devices import ByTopic, Device
+from pushsvc.jobs import FUNCTIONS, QUEUE, Context, make_job_class
+from pushsvc.jobs.functions import LONGEST, SLICE, Turn
+from pushsvc.jobs.process import enqueue_expansions, enqueue_replays
+from pushsvc.jobs.worker import make_queue
+from pushsvc.model import Push
+from pushsvc.ports import ReplaySpec
+from pushsvc.runtime import Current
+from pushsvc.settings import AppSettings, Settings
+from pushsvc.store import Store
+
+from .servers import Server
+from .test_jobs import play, server, until, worker
+from .test_store_kit import make_push, take_all
+from .test_store_replay import fail_all
+
+__all__ = ["server"]  # the fixture
+
+CROWD = 20_000
+
+
+async def register(store: Store, count: int) -> None:
+    devices = [Device(id=f"d{n}", platform="apns", token=f"t{n}", topics=("news",)) for n in range(count)]
+    for start in range(0, count, 500):
+        await store.registry.put_many("shop", devices[start : start + 500])
+
+
+def to_topic(push_id: str) -> Push:
+    return msgspec.structs.replace(make_push(push_id, 0), targets={}, audience=encode_audience(ByTopic("news")))
+
+
+async def standing(store: Store, push_id: str) -> tuple[str, int]:
+    status = await store.pushes.status("shop", push_id)
+    assert status is not None
+    return status.state, status.counts.total
+
+
+async def has_more_than(store: Store, count: int) -> bool:
+    return (await standing(store, "p"))[1] > count
+
+
+async def is_sending(store: Store) -> bool:
+    return (await standing(store, "p"))[0] == "sending"
+
+
+def test_an_expansion_killed_again_and_again_numbers_each_device_once(server: Server, tmp_path: Path) -> None:
+    async def story(store: Store) -> None:
+        await register(store, CROWD)
+        await store.pushes.accept(to_topic("p"))
+        states = []
+        for least in (0, CROWD // 2):
+            with worker(server, tmp_path) as process:
+                await until(partial(has_more_than, store, least))
+                process.send_signal(signal.SIGKILL)
+                await asyncio.to_thread(process.wait)
+            states.append((await standing(store, "p"))[0])
+        assert states[0] == "expanding"
+        with worker(server, tmp_path) as last:
+            await until(partial(is_sending, store))
+            last.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(last.wait) == 0
+        targets = [target for each in await take_all(store) for target in each.chunk.targets]
+        assert sorted(target.index for target in targets) == list(range(CROWD))
+        assert {target.device_id for target in targets} == {f"d{n}" for n in range(CROWD)}
+        assert await standing(store, "p") == ("sending", CROWD)
+
+    play(server, story)
+
+
+def test_a_push_that_has_not_begun_goes_before_all_that_waits(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await register(store, 2)
+        await fail_all(store, make_push("r", 1))
+        await store.dead.request(ReplaySpec("shop"))
+        for push_id in ("p", "q"):
+            await store.pushes.accept(to_topic(push_id))
+        at = await store.expansions.load("shop", "p")
+        assert at is not None
+        await store.expansions.advance(at, {}, cursor="1", lease=0)
+        settings = Settings(apps={"shop": AppSettings(name="shop")})
+        with Redis(unix_socket_path=str(server.folder / "socket")) as connection:
+            queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
+            await enqueue_replays(store, queue, settings)
+            await enqueue_expansions(store, queue, settings)
+            await enqueue_expansions(store, queue, settings)
+            assert [job.args for job in queue.jobs] == [
+                ["shop", "q"],
+                ["shop", queue.jobs[1].args[1]],
+                ["shop", "p"],
+            ]
+            assert [job.func_name for job in queue.jobs] == ["expand", "replay", "expand"]
+            assert await store.expansions.due(["shop"]) == []
+            await store.pushes.cancel("shop", "q")
+            await store.expansions.keep("shop", "p", lease=0)
+            await enqueue_expansions(store, queue, settings)
+            assert queue.count == 3
+
+    play(server, story)
+
+
+def turn(began: float, *, stopping: bool = False, waiting: bool = False) -> Turn:
+    found = Turn(Context(Current(Settings()), "", stopping=lambda: stopping, waiting=lambda: waiting))
+    found._began = time.monotonic() - began  # as if it had begun so long ago
+    return found
+
+
+def test_a_turn_is_over_when_others_wait_or_it_is_long() -> None:
+    assert not turn(0, waiting=True).over
+    assert turn(SLICE, waiting=True).over
+    assert not turn(SLICE).over
+    assert turn(LONGEST).over
+    assert turn(0, stopping=True).over

@@ -1,0 +1,163 @@
+"""The registry's pure parts: documents there and back, and what a change tells the script."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushsvc.codec import CodecError
+from pushsvc.devices import Device
+from pushsvc.ports.registry import PrunedFilter
+from pushsvc.store.registry_changes import Desk, Kept
+from pushsvc.store.registry_documents import VERSION, decode_device, encode_device
+from pushsvc.store.registry_wire import Digests, Question, is_meant, read_found
+
+HEX = st.binary(min_size=1, max_size=40).map(bytes.hex)
+UUIDS = st.uuids().map(str)
+TEXTS = st.text(max_size=40) | HEX | HEX.map(str.upper) | UUIDS | UUIDS.map(str.upper) | st.just("-" * 36)
+TAGS = st.dictionaries(
+    st.text(max_size=9),
+    st.text(max_size=9)
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False)
+    | st.lists(st.text(max_size=5), max_size=3).map(tuple),
+    max_size=4,
+)
+DEVICES = st.builds(
+    Device,
+    id=TEXTS,
+    platform=st.sampled_from(["apns", "fcm", "web"]),
+    token=TEXTS,
+    kind=st.sampled_from(["token", "fid", "other"]),
+    user=st.none() | TEXTS,
+    tags=TAGS,
+    locale=st.none() | st.text(max_size=9),
+    timezone=st.none() | st.text(max_size=9),
+    app_version=st.none() | st.text(max_size=9),
+    environment=st.sampled_from(["production", "sandbox"]),
+    registered_at=st.integers(0, 2**50),
+    last_seen_at=st.integers(0, 2**50),
+    topics=st.lists(st.text(max_size=9), max_size=3).map(tuple),
+    state=st.sampled_from(["active", "pruned"]),
+    pruned_at=st.integers(0, 2**50),
+    pruned_for=st.sampled_from(["", "Unregistered"]),
+    strikes=st.integers(0, 3),
+    struck_at=st.integers(0, 2**50),
+)
+
+
+@given(DEVICES)
+def test_a_document_says_the_device_to_the_letter(device: Device) -> None:
+    found = decode_device(encode_device(device))
+    assert found == device
+    assert [(name, type(tag)) for name, tag in found.tags.items()] == [
+        (name, type(tag)) for name, tag in device.tags.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("8f3c" * 16, 34), (str(uuid.UUID(int=2**127)), 18), ("8F3C" * 16, 66), ("dQw4w9WgXcQ", 12), ("ab" * 16, 34)],
+)
+def test_what_a_token_takes(text: str, size: int) -> None:
+    """Hexadecimal digits and UUIDs half as much as their letters, where that gives the same letters back."""
+    empty = len(encode_device(Device(id="d", platform="apns", token="")))
+    assert len(encode_device(Device(id="d", platform="apns", token=text))) - empty + 1 == size
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [b"", b"\x02", VERSION, VERSION + b"\x90", b"\x01\xc0", encode_device(Device(id="d", platform="a", token=""))[:-1]],
+)
+def test_other_bytes_are_refused(blob: bytes) -> None:
+    with pytest.raises(CodecError):
+        decode_device(blob)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_device_or_refused(blob: bytes) -> None:
+    try:
+        device = decode_device(VERSION + blob)
+    except CodecError:
+        return
+    assert decode_device(encode_device(device)) == device
+
+
+def test_a_digest_is_keyed_and_knows_platforms_apart() -> None:
+    digests = Digests(bytes(32))
+    assert digests.of("x") != Digests(b"k" * 32).of("x")
+    assert len({digests.of("x"), digests.of_token("apns", "x"), digests.of_token("fcm", "x")}) == 3
+    assert len(digests.of("x")) == 12
+
+
+def test_what_is_not_asked_for_by_its_own_name_is_not_found() -> None:
+    """Two texts with one digest: the document says whose it is."""
+    other = encode_device(Device(id="other", platform="apns", token="t"))
+    question = Question(ids=["d"], tokens=[("apns", "u")])
+    found = read_found(question, [[b"5", b"5"], 0, 5, other])
+    assert found.desk.devices.get("d") is None
+    assert found.desk.owner("apns", "u") is None
+    new, _ = found.desk.register(Device(id="d", platform="apns", token="u"))
+    (change,) = found.desk.changes()
+    told = Digests(bytes(32)).tell(found, [change])
+    # New, under the digest that has another's ordinal: the entry is expected to be what it was, and is taken over.
+    assert (told[0], told[4], told[7]) == (b"", b"5", b"5")
+    assert new.id == "d"
+
+
+def told(before: Device | None, after: Device | None) -> list[Any]:
+    """The arguments of one change."""
+    desk = Desk([] if before is None else [Kept(7, encode_device(before), before)])
+    if before is not None:
+        desk.remove(before.id)
+    if after is not None:
+        desk.put(after)
+    found = read_found(Question(), [[], 0])
+    return Digests(bytes(32)).tell(found, desk.changes())
+
+
+def test_a_change_says_only_what_changes() -> None:
+    device = Device(id="d", platform="apns", token="t", user="u", topics=("a", "b"))
+    assert told(device, device) == []
+    digests = Digests(bytes(32))
+    empty = b""
+    new = [
+        *(empty, empty, encode_device(device), digests.of("d"), empty),
+        *(empty, digests.of_token("apns", "t"), empty, empty, digests.of("u")),
+        *(1, empty, empty, 0, 2),
+    ]
+    added = told(None, device)
+    assert added[:15] == new
+    assert sorted((added[at], added[at + 1], added[at + 2]) for at in (15, 18)) == [("a", 1, 1), ("b", 1, 1)]
+    pruned = Device(
+        id="d", platform="apns", token="t", user="u", topics=("b",), state="pruned", pruned_at=9, pruned_for="Gone"
+    )
+    change = told(device, pruned)
+    assert change[3:15] == [*[empty] * 7, -1, empty, "apns:Gone", 9, 2]
+    assert sorted((change[at], change[at + 1], change[at + 2]) for at in (15, 18)) == [("a", -1, -1), ("b", 0, -1)]
+    gone = told(pruned, None)
+    assert gone[:15] == [
+        *(7, encode_device(pruned), empty, digests.of("d"), empty),
+        *(digests.of_token("apns", "t"), empty, empty, digests.of("u"), empty),
+        *(0, "apns:Gone", empty, 0, 1),
+    ]
+    assert gone[15:] == ["b", -1, 0]
+
+
+@pytest.mark.parametrize(
+    ("label", "which", "meant"),
+    [
+        ("apns:Unregistered", PrunedFilter(), True),
+        ("apns:Unregistered", PrunedFilter(platform="apns", reason="Unregistered"), True),
+        ("apns:Unregistered", PrunedFilter(platform="fcm"), False),
+        ("apns:a:b", PrunedFilter(reason="a:b"), True),
+        ("apns:a:b", PrunedFilter(reason="b"), False),
+    ],
+)
+def test_labels_of_tombstones(label: str, which: PrunedFilter, meant: bool) -> None:
+    assert is_meant(label, which) is meant
