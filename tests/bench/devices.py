@@ -230,9 +230,8 @@ async def run(site: Site, count: int, seconds: float) -> None:
         assert (told["imported"], told["new"], told["rejected"]) == (count, count, 0), told
         importing.show(count)
         used = int((await store.link.call("INFO", "memory"))["used_memory"]) - before
-        print(
-            f"{used / count:.1f} bytes of the store a device, {file.stat().st_size / count:.0f} of the file", flush=True
-        )
+        line = file.stat().st_size / count
+        print(f"{used / count:.1f} bytes of the store a device; a line has {line:.0f}", flush=True)
 
         exporting = Watch(site, "devices", "export", str(back), "--app", "shop")
         await exporting.run()
@@ -262,7 +261,7 @@ async def run(site: Site, count: int, seconds: float) -> None:
         cleaning.show(count)
         share = cleaning.store_cpu / cleaning.seconds
         print(
-            f"the cleanup, and the load, took {share:.0%} of a core of the store; found {found['shop']}, as its dry run"
+            f"the store took {share:.0%} of a core for it and the load; it removed {found['shop']}, as its dry run said"
         )
         print(f"p99 beside the cleanup against alone: {beside / ((alone + again) / 2):.2f}", flush=True)
 
