@@ -38,7 +38,7 @@ COMMANDS = {
     "webhooks": ("webhooks:webhooks", "See, try and repair the webhooks that tell feedback events."),
     "cleanup": ("cleanup:cleanup", "Remove what has outlived its use; for cron."),
     "keys": ("keys:keys", "Make, list and revoke API keys."),
-    "bench": ("bench:bench", "Load the running service against the simulator; print rates and latencies."),
+    "bench": ("bench:bench", "Load the running service against the simulator."),
     "check": ("check:check", "Check the configuration, Redis and each credential."),
 }
 
