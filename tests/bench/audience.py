@@ -56,8 +56,8 @@ def device(number: int) -> Device:
         tags={"plan": "pro" if number % 4 == 0 else "free"},
         locale="de-AT" if number % 3 else "en-GB",
         app_version="3.2.0",
-        registered_at=1_750_000_000_000,
-        last_seen_at=1_750_000_000_000,
+        registered_at=int(time.time() * 1000),
+        last_seen_at=int(time.time() * 1000),
         topics=("news", "few") if number < SMALL else ("news",),
     )
 

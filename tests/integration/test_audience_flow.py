@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ def device(number: int, scenario: str = "ok", **fields: Any) -> Device:
     else:
         platform, token = "fcm", fcm_token(scenario, str(number))
     named: dict[str, Any] = {"topics": ("news",), **fields}
-    return Device(id=f"d{number}", platform=platform, token=token, registered_at=1, last_seen_at=1, **named)
+    now = int(time.time() * 1000)  # what has not been seen for 270 days, a cleanup prunes
+    return Device(id=f"d{number}", platform=platform, token=token, registered_at=now, last_seen_at=now, **named)
 
 
 def play(folder: Path, story: Callable[[Service, Store], Awaitable[None]], extra: str = "") -> None:
