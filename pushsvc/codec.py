@@ -7,6 +7,7 @@ than guess: an older dispatcher must not settle what it cannot read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -14,6 +15,7 @@ from .devices import Audience
 from .model import Chunk, DeliveryRow, FeedbackEvent, Platform, Push, Receipt, Target
 
 VERSION = b"\x01"
+T = TypeVar("T")
 
 _encode = msgspec.msgpack.Encoder().encode
 _chunk = msgspec.msgpack.Decoder(Chunk)
@@ -28,10 +30,14 @@ class CodecError(ValueError):
     """Bytes that this version of pushsvc cannot read."""
 
 
-def _body(blob: bytes) -> memoryview:
+def read(decoder: msgspec.msgpack.Decoder[T], blob: bytes, what: str) -> T:
+    """The value of a blob that begins with `VERSION`. Raises `CodecError`, which says that it is not `what`."""
     if blob[:1] != VERSION:
         raise CodecError(f"unknown version {blob[:1]!r}: written by a newer pushsvc?")
-    return memoryview(blob)[1:]
+    try:
+        return decoder.decode(memoryview(blob)[1:])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CodecError(f"not {what}: {error}") from None
 
 
 def encode_chunk(chunk: Chunk) -> bytes:
@@ -39,10 +45,7 @@ def encode_chunk(chunk: Chunk) -> bytes:
 
 
 def decode_chunk(blob: bytes) -> Chunk:
-    try:
-        return _chunk.decode(_body(blob))
-    except msgspec.MsgspecError as error:
-        raise CodecError(f"not a chunk: {error}") from None
+    return read(_chunk, blob, "a chunk")
 
 
 def encode_row(row: DeliveryRow) -> bytes:
@@ -50,10 +53,7 @@ def encode_row(row: DeliveryRow) -> bytes:
 
 
 def decode_row(blob: bytes) -> DeliveryRow:
-    try:
-        return _row.decode(_body(blob))
-    except msgspec.MsgspecError as error:
-        raise CodecError(f"not a delivery row: {error}") from None
+    return read(_row, blob, "a delivery row")
 
 
 def encode_receipt(receipt: Receipt) -> bytes:
@@ -61,10 +61,7 @@ def encode_receipt(receipt: Receipt) -> bytes:
 
 
 def decode_receipt(blob: bytes) -> Receipt:
-    try:
-        return _receipt.decode(_body(blob))
-    except msgspec.MsgspecError as error:
-        raise CodecError(f"not a receipt: {error}") from None
+    return read(_receipt, blob, "a receipt")
 
 
 def encode_event(event: FeedbackEvent) -> bytes:
@@ -72,10 +69,7 @@ def encode_event(event: FeedbackEvent) -> bytes:
 
 
 def decode_event(blob: bytes) -> FeedbackEvent:
-    try:
-        return _event.decode(_body(blob))
-    except msgspec.MsgspecError as error:
-        raise CodecError(f"not a feedback event: {error}") from None
+    return read(_event, blob, "a feedback event")
 
 
 def encode_push(push: Push) -> bytes:
@@ -83,10 +77,7 @@ def encode_push(push: Push) -> bytes:
 
 
 def decode_push(blob: bytes) -> Push:
-    try:
-        return _push.decode(_body(blob))
-    except msgspec.MsgspecError as error:
-        raise CodecError(f"not a push: {error}") from None
+    return read(_push, blob, "a push")
 
 
 def encode_audience(audience: Audience) -> bytes:
@@ -94,10 +85,7 @@ def encode_audience(audience: Audience) -> bytes:
 
 
 def decode_audience(blob: bytes) -> Audience:
-    try:
-        return _audience.decode(_body(blob))
-    except msgspec.MsgspecError as error:
-        raise CodecError(f"not an audience: {error}") from None
+    return read(_audience, blob, "an audience")
 
 
 def split(push: Push, size: int) -> list[Chunk]:

@@ -32,12 +32,13 @@ COMMANDS = {
     "stats": ("stats:stats", "Show queues, rates, outcomes and held routes; --watch stays."),
     "failed": ("failed:failed", "List dead letters: deliveries that failed for good."),
     "replay": ("replay:replay", "Send dead letters again."),
-    "devices": ("devices:devices", "See, delete and restore devices."),
+    "devices": ("devices:devices", "See, delete, restore, import and export devices."),
     "users": ("users:users", "Erase a user."),
     "channels": ("channels:channels", "Make, list and delete broadcast channels (APNs)."),
     "webhooks": ("webhooks:webhooks", "See, try and repair the webhooks that tell feedback events."),
     "cleanup": ("cleanup:cleanup", "Remove what has outlived its use; for cron."),
     "keys": ("keys:keys", "Make, list and revoke API keys."),
+    "bench": ("bench:bench", "Load the running service against the simulator."),
     "check": ("check:check", "Check the configuration, Redis and each credential."),
 }
 

@@ -1,4 +1,7 @@
-"""`pushsvc devices`: look at a device, delete one, undo prunes. It works on the store, so it needs no API key."""
+"""`pushsvc devices`: look at a device, delete one, undo prunes, import and export all.
+
+It works on the store, so it needs no API key.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import msgspec
 import typer
 
 from ..errors import NotFound
+from .device_export import export_devices
+from .device_import import import_devices
 from .failed import apps_of
 from .output import Json, print_json, print_table
 from .restore import restore
@@ -19,9 +24,14 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 devices = typer.Typer(
-    no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="See, delete and restore devices."
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="See, delete, restore, import and export devices.",
 )
 devices.command("restore")(restore)
+devices.command("import")(import_devices)
+devices.command("export")(export_devices)
 
 Id = Annotated[str, typer.Argument(help="The device's id.", metavar="ID")]
 AppName = Annotated[str, typer.Option("--app", help="The app; by default every app that knows the id.", metavar="APP")]

@@ -178,7 +178,7 @@ async def _keep_schedule(
         for each in periodics:
             try:
                 if await store.dead.turn(each.name, owner, each.seconds):
-                    await each.act()
+                    await _act(store, each, owner)
             except (StoreError, RedisError) as error:
                 log.warning("schedule_waits_for_redis", task=each.name, error=type(error).__name__)
                 await asyncio.sleep(PAUSE)
@@ -189,6 +189,15 @@ async def _keep_schedule(
             await asyncio.wait_for(stop.wait(), min(each.seconds for each in periodics) / 2)
         except TimeoutError:
             continue
+
+
+async def _act(store: Store, periodic: Periodic, owner: str) -> None:
+    """What could not be done now is done at the next look, however long its period."""
+    try:
+        await periodic.act()
+    except (StoreError, RedisError):
+        await store.dead.give_back(periodic.name, owner)
+        raise
 
 
 async def enqueue_replays(store: Store, queue: Queue, settings: Settings) -> None:

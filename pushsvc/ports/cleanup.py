@@ -11,6 +11,14 @@ Removed: TypeAlias = Mapping[tuple[str, str], int]
 """How many of what, by app and what: `orphans`, `dead_letters` .."""
 
 
+WHAT = (
+    *("stale", "suspects", "tombstones", "orphans"),
+    *("dead_letters", "events", "suppressions", "cancelled", "statuses", "lifetimes"),
+)
+"""What is counted: devices that became tombstones and tombstones that went; entries; and keys that went, or have a
+lifetime again."""
+
+
 class Swept(Struct, frozen=True):
     """What one step has found and, unless it was a dry run, removed."""
 

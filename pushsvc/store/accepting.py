@@ -7,7 +7,7 @@ accept_once ─┴─ one group a shard ── one round trip, a script for the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from . import keys
@@ -50,6 +50,8 @@ class Accepting:
         self.durable = Durable(link, timeout=config.timeout)
         self._groups: dict[_Place, GroupCommit[Part]] = {}
         self._heard: dict[_Place, int] = {}
+        self._sent = 0
+        self._answered: dict[_Place, int] = {}
         self._sum = 0
         self._under_way = 0
 
@@ -86,15 +88,17 @@ class Accepting:
         calls = [call for _, call in keyed]
         if plain:
             calls.append(("accept", [counters], [prefix, *plain]))
+        number = self._sent = self._sent + 1
         if self._config.fsync:
             answers = await self.durable.scripts(keys.mark(app, shard), calls)
         else:
             answers = await self._link.scripts(calls)
-        for (part, _), (kept, counts) in zip(keyed, answers, strict=False):
+        for (part, _), (kept, _) in zip(keyed, answers, strict=False):
             part.kept = kept
-            self.note(app, shard, pending_of(pairs(counts)))
-        if plain:
-            self.note(app, shard, pending_of(pairs(answers[-1])))
+        # Of several in flight the answers may come in another order.
+        if calls and number > self._answered.get((app, shard), 0):
+            self._answered[app, shard] = number
+            self._note((app, shard), pending_of(pairs(answers[-1] if plain else answers[-1][1])))
 
     async def aclose(self) -> None:
         """Let what was handed over be written."""
@@ -110,16 +114,30 @@ class Accepting:
         """
         return self._sum + self._under_way
 
-    def note(self, app: str, shard: int, count: int) -> None:
-        """So many of the shard's deliveries have not ended."""
-        self._sum += count - self._heard.get((app, shard), 0)
-        self._heard[app, shard] = count
+    def _note(self, place: _Place, count: int) -> None:
+        self._sum += count - self._heard.get(place, 0)
+        self._heard[place] = count
 
-    async def recount(self, apps: Iterable[str]) -> None:
+    def looking(self) -> Callable[[str, Sequence[int]], None]:
+        """What to tell of a look that begins now, once it is over: an app, and the deliveries of each of its shards.
+
+        A shard to which something was written meanwhile keeps what the answer to that said: it may be newer.
+        """
+        before = dict(self._answered)
+
+        def tell(app: str, by_shard: Sequence[int]) -> None:
+            for shard, count in enumerate(by_shard):
+                if self._answered.get((app, shard)) == before.get((app, shard)):
+                    self._note((app, shard), count)
+
+        return tell
+
+    async def recount(self, apps: Sequence[str]) -> None:
         """Hear of every shard of these apps, and forget others, in one round trip."""
         places = [(app, shard) for app in apps for shard in range(self._config.shards_of(app))]
-        answers = await self._link.many([("HGETALL", keys.pending(*place)) for place in places])
+        tell = self.looking()
+        answers = iter(await self._link.many([("HGETALL", keys.pending(*place)) for place in places]))
+        for app in apps:
+            tell(app, [pending_of(next(answers)) for _ in range(self._config.shards_of(app))])
         for place in self._heard.keys() - set(places):
-            self.note(*place, 0)
-        for place, counters in zip(places, answers, strict=True):
-            self.note(*place, pending_of(counters))
+            self._note(place, 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from ..codec import VERSION, CodecError
+from ..codec import VERSION, read
 from ..model import Platform, Target
 
 
@@ -31,7 +31,7 @@ class DeadLetter(Struct, frozen=True, array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(DeadLetter).decode
+_decoder = msgspec.msgpack.Decoder(DeadLetter)
 
 
 def encode_dead(letter: DeadLetter) -> bytes:
@@ -40,9 +40,4 @@ def encode_dead(letter: DeadLetter) -> bytes:
 
 def decode_dead(blob: bytes) -> DeadLetter:
     """Raises CodecError."""
-    if blob[:1] != VERSION:
-        raise CodecError(f"unknown version {blob[:1]!r}: written by a newer pushsvc?")
-    try:
-        return _decode(memoryview(blob)[1:])
-    except msgspec.MsgspecError as error:
-        raise CodecError(f"not a dead letter: {error}") from None
+    return read(_decoder, blob, "a dead letter")

@@ -12,8 +12,9 @@ What must hold, and how:
 - **The owner's lock is not the server's.** Its descriptor is not inherited (close-on-exec), and a forked child of the
   owner closes it, else the lock would outlive the owner in its children.
 
-The append-only file is flushed each second by default: a kill of any process loses nothing, a power cut at most the
-last second. There is no TCP port and no RDB snapshot beside the append-only file.
+The append-only file is flushed each second by default: a kill of any other process loses nothing; a power cut, or a
+kill of the server while a flush is under way, during which it does not write, up to two seconds. There is no TCP port
+and no RDB snapshot beside the append-only file.
 """
 
 from __future__ import annotations

@@ -75,9 +75,10 @@ class Store:
 
     async def gauges(self, routes: Mapping[str, Sequence[Platform]]) -> Gauges:
         """The figures of these apps at these platforms, in one round trip. Also brings `pushes.pending` up to date."""
+        tell = self.pushes.looking()
         gauges = await read_gauges(self.link, self.config, routes)
         for app, figures in gauges.apps.items():
-            self.pushes.note_pending(app, figures.by_shard)
+            tell(app, figures.by_shard)
         return gauges
 
     async def held(self) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..codec import decode_row, encode_chunk, encode_push, split
 from ..errors import Conflict, Fault, InvalidRequest
@@ -35,14 +35,13 @@ class RedisPushes:
         """See `Accepting.pending`."""
         return self._accepting.pending
 
-    def note_pending(self, app: str, by_shard: Sequence[int]) -> None:
-        """Told by whoever has just read it: the app's deliveries that have not ended, in each shard."""
-        for shard, count in enumerate(by_shard):
-            self._accepting.note(app, shard, count)
+    def looking(self) -> Callable[[str, Sequence[int]], None]:
+        """See `Accepting.looking`."""
+        return self._accepting.looking()
 
     async def recount(self, apps: Iterable[str]) -> int:
         """`pending`, after a look at every shard of these apps."""
-        await self._accepting.recount(apps)
+        await self._accepting.recount(tuple(apps))
         return self.pending
 
     async def require_durable(self, apps: Iterable[str]) -> float:

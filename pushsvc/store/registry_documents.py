@@ -104,7 +104,7 @@ def decode_device(blob: bytes) -> Device:
             last_seen_at=document.registered_at + document.seen_after,
             topics=document.topics,
         )
-    except (msgspec.MsgspecError, KeyError, AttributeError, TypeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
         raise CodecError(f"not a device: {type(error).__name__}") from None
     if fate is None:
         return device

@@ -219,3 +219,7 @@ class RedisReplays:
         key = keys.lock(name)
         taken = await self._link.call("SET", key, owner, "NX", "PX", int(seconds * 1000))
         return taken is not None
+
+    async def give_back(self, name: str, owner: str) -> None:
+        """`owner` could not do it: it is anybody's turn."""
+        await self._link.script("hold", [keys.lock(name)], [owner, 0])

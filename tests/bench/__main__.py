@@ -17,6 +17,7 @@ BENCHES = (
     "registry",
     "schedules",
     "audience",
+    "devices",
 )
 
 if __name__ == "__main__":

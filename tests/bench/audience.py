@@ -41,7 +41,6 @@ from pushsvc.store import Store, keys, open_store
 from .memory import resident_mb
 from .replay import job_processes
 
-NOW = int(time.time() * 1000)
 SMALL = 1000
 """Devices of another topic, whose push shows how soon one is sent that does not have to wait for its own expansion."""
 
@@ -57,8 +56,8 @@ def device(number: int) -> Device:
         tags={"plan": "pro" if number % 4 == 0 else "free"},
         locale="de-AT" if number % 3 else "en-GB",
         app_version="3.2.0",
-        registered_at=NOW,
-        last_seen_at=NOW,
+        registered_at=int(time.time() * 1000),
+        last_seen_at=int(time.time() * 1000),
         topics=("news", "few") if number < SMALL else ("news",),
     )
 

@@ -70,7 +70,7 @@ async def make_orphans(store: Store, app: str = "shop") -> Removed:
     await point("u", digests.of("w"), f"{nowhere},{witness},{witness}")
     # In the sparse container of a topic that somebody has, in a dense one, and in one that nobody has.
     await store.registry.subscribe(app, "sparse", "witness")
-    await call("HSET", keys.topic(app, "sparse"), "0", pack(witness, witness + 1), "#", 2)
+    await call("HSET", keys.topic(app, "sparse"), str(witness // 4096), pack(witness, witness + 1), "#", 2)
     await call("HSET", keys.topic(app, "lost"), "219", pack(nowhere % 4096), "#", 1)
     await call("HSET", keys.topic(app, "empty"), "#", 3)
     await call("ZADD", keys.tombstones(app, "apns:lost"), 5, nowhere, 6, witness)

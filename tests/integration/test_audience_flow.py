@@ -16,7 +16,6 @@ from pushsvc.store import Store
 from .harness import Service, running_service
 from .test_replay_flow import worker
 
-NOW = int(time.time() * 1000)  # who was not seen for long is cleaned up
 NEWS = {"notification": {"title": "Rain tonight"}}
 
 
@@ -27,7 +26,8 @@ def device(number: int, scenario: str = "ok", **fields: Any) -> Device:
     else:
         platform, token = "fcm", fcm_token(scenario, str(number))
     named: dict[str, Any] = {"topics": ("news",), **fields}
-    return Device(id=f"d{number}", platform=platform, token=token, registered_at=NOW, last_seen_at=NOW, **named)
+    now = int(time.time() * 1000)  # what has not been seen for 270 days, a cleanup prunes
+    return Device(id=f"d{number}", platform=platform, token=token, registered_at=now, last_seen_at=now, **named)
 
 
 def play(folder: Path, story: Callable[[Service, Store], Awaitable[None]], extra: str = "") -> None:

@@ -89,6 +89,10 @@ def test_everything_of_a_user_goes_while_the_service_works(tmp_path: Path, serve
             await register(service, *anna, *bert)
             ended = await service.push(targets(*anna, *bert))
 
+            once = {"to": {"tokens": targets(anna[0])}, "data": {"hello": "once"}}
+            async with service.session.post("/v1/push", json=once, headers={"Idempotency-Key": "key-1"}) as answer:
+                assert answer.status == 202
+
             async def only_the_busy_wait() -> bool:
                 return await waiting(service, ended) == 2
 

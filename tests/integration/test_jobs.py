@@ -19,10 +19,10 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from pushsvc.codec import CodecError, encode_event
-from pushsvc.errors import ConfigError
-from pushsvc.jobs import FUNCTIONS, QUEUE, Context, NotAllowed, make_job_class, make_worker
+from pushsvc.errors import ConfigError, StoreUnavailable
+from pushsvc.jobs import FUNCTIONS, QUEUE, Context, NotAllowed, make_job_class, make_worker, process
 from pushsvc.jobs.functions import webhook
-from pushsvc.jobs.process import enqueue_replays, enqueue_webhooks
+from pushsvc.jobs.process import Periodic, enqueue_replays, enqueue_webhooks
 from pushsvc.jobs.worker import make_queue
 from pushsvc.model import FeedbackEvent
 from pushsvc.ports import DeadFilter, ReplaySpec
@@ -226,6 +226,22 @@ def test_of_many_schedulers_one_has_the_turn(server: Server) -> None:
         assert owners == [True] + [False] * 19
         assert await store.dead.turn("cleanup", "owner-1", 0.05)
         await until(lambda: store.dead.turn("cleanup", "owner-2", 30.0))
+        await store.dead.give_back("cleanup", "owner-1")
+        assert not await store.dead.turn("cleanup", "owner-1", 30.0)
+        await store.dead.give_back("cleanup", "owner-2")
+        assert await store.dead.turn("cleanup", "owner-1", 30.0)
+
+
+def test_what_could_not_be_done_is_not_put_off_for_its_period(server: Server) -> None:
+    async def story(store: Store) -> None:
+        async def fails() -> None:
+            raise StoreUnavailable("away")
+
+        daily = Periodic("daily", 86_400.0, fails)
+        assert await store.dead.turn("daily", "me", 86_400.0)
+        with pytest.raises(StoreUnavailable):
+            await process._act(store, daily, "me")
+        assert await store.dead.turn("daily", "another", 60.0)
 
     play(server, story)
 

@@ -34,8 +34,10 @@ CROWD = 20_000
 
 
 async def register(store: Store, count: int) -> None:
-    seen = {"registered_at": NOW, "last_seen_at": NOW}
-    devices = [Device(id=f"d{n}", platform="apns", token=f"t{n}", topics=("news",), **seen) for n in range(count)]
+    devices = [
+        Device(id=f"d{n}", platform="apns", token=f"t{n}", topics=("news",), registered_at=NOW, last_seen_at=NOW)
+        for n in range(count)
+    ]
     for start in range(0, count, 500):
         await store.registry.put_many("shop", devices[start : start + 500])
 

@@ -192,6 +192,35 @@ def test_many_statuses_in_one_look(server: Server | None) -> None:
     play(server, story)
 
 
+def test_looks_never_hide_what_is_written_meanwhile(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        written = 0
+        hidden: list[tuple[int, int]] = []
+
+        def compare() -> None:
+            if store.pushes.pending < written:
+                hidden.append((store.pushes.pending, written))
+
+        async def write(first: int) -> None:
+            nonlocal written
+            for number in range(first, 300, 10):
+                await store.pushes.accept(make_push(f"p{number}"))
+                written += 1
+                compare()
+
+        async def look() -> None:
+            while written < 300:
+                await store.pushes.recount(["shop"])
+                compare()
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(write(number) for number in range(10)), *(look() for _ in range(4)))
+        assert (store.pushes.pending, hidden) == (300, [])
+
+    play(server, story)
+
+
 def test_a_push_to_nobody_is_done(server: Server | None) -> None:
     async def story(world: World) -> None:
         store = await world.store()

@@ -256,7 +256,7 @@ def test_refusals_and_batches_do_not_wait(server: Server) -> None:
 
 def test_redis_may_go_and_come_back_meanwhile() -> None:
     async def main(folder: Path) -> None:
-        options = ("--appendonly", "yes")
+        options = ("--appendonly", "yes", "--appendfsync", "always")
         with running_server("valkey", folder=folder, options=options) as first:
             async with asyncio.timeout(60), intake(first) as (service, store, waits):
                 waiting = [asyncio.create_task(post(service, Prefer=wish)) for wish in ("wait=30", "wait=1")]

@@ -17,6 +17,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from pushsvc import cli, policy, providers, settings, telemetry
+from pushsvc.cli import device_lines
 from pushsvc.cli.lazy import LazyCommand
 from pushsvc.devices import Device
 from pushsvc.errors import RequestError
@@ -29,6 +30,7 @@ from pushsvc.intake.instants import DAYS_AHEAD
 from pushsvc.intake.problems import TYPE_BASE
 from pushsvc.intake.routes import CALLS
 from pushsvc.model import Chunk, Ended, Message, Outcome, Retry, Unavailable
+from pushsvc.ports import cleanup
 from pushsvc.providers import REGISTRY
 from pushsvc.settings.environment import sections_of
 from pushsvc.where import WhereError, compile_where
@@ -254,6 +256,18 @@ def test_every_count_and_the_status_document() -> None:
     counts: dict[str, int] = structs.asdict(status.counts)
     assert counts["total"] == sum(count for name, count in counts.items() if name != "total")
     assert list(msgspec.json.decode(text)["counts"]) == _names("count") == list(counts)
+
+
+def test_every_column_of_a_file_of_devices() -> None:
+    told = [name for row in TABLES["column"] for name in _code(row[0])]
+    document = set(SCHEMAS["DeviceDocument"]["properties"])
+    assert set(told) == set(device_lines.FIELDS) - document | {"tags"} | set(device_lines.TOMBSTONE)
+    assert document <= set(device_lines.FIELDS)
+
+
+def test_all_that_a_cleanup_counts() -> None:
+    told = [name for row in TABLES["what"] for name in _code(row[0])]
+    assert sorted(told) == sorted(cleanup.WHAT)
 
 
 # --- HTTP ---------------------------------------------------------------------------------------

@@ -1,0 +1,121 @@
+"""`pushsvc devices export`: the registry of an app as a file, page by page, in the order of registration.
+
+The file appears when it is whole, and nobody else can read it: it holds the device tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+
+from .device_files import format_of
+from .device_import import private
+from .device_lines import Format, csv_of, header, ndjson_of
+from .failed import apps_of
+from .parts import until_signalled
+
+if TYPE_CHECKING:
+    from ..ports.registry import Registry
+    from ..settings import Settings
+
+PAGE = 1000
+
+
+def export_devices(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(help="Where to; `-` is standard output.", metavar="FILE")],
+    app: Annotated[str, typer.Option("--app", help="The app.", metavar="APP")],
+    form: Annotated[
+        str, typer.Option("--format", help="csv or ndjson; by default by the file's suffix.", metavar="FORMAT")
+    ] = "",
+    tombstones: Annotated[bool, typer.Option("--tombstones", help="Pruned devices too.")] = False,
+) -> None:
+    """Write all devices of an app to a file, for `pushsvc devices import` or anybody else.
+
+    The file holds the device tokens: keep it as you keep a password. It can be read by its owner only.
+    """
+    settings: Settings = context.obj.settings()
+    apps_of(settings, app)
+    wanted = format_of(file, form)
+    began = time.monotonic()
+    count = asyncio.run(_export(settings, app, file, wanted, tombstones=tombstones))
+    if count is None:
+        raise typer.Exit(130)
+    seconds = time.monotonic() - began
+    typer.echo(f"{count:,} devices in {seconds:,.1f} s; the file holds their tokens: keep it safe", err=True)
+
+
+async def _export(settings: Settings, app: str, file: str, form: Format, *, tombstones: bool) -> int | None:
+    """How many devices were written. None: it was told to stop."""
+    from ..runtime import open_configured_store
+
+    stop = until_signalled()
+    async with open_configured_store(settings) as store:
+        if file == "-":
+            return await _write(store.registry, app, sys.stdout.buffer, form, stop.is_set, tombstones=tombstones)
+        path = Path(file)
+        part = path.with_name(path.name + ".part")
+        try:
+            with private(part) as stream:
+                count = await _write(store.registry, app, stream, form, stop.is_set, tombstones=tombstones)
+            if count is not None:
+                part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        return count
+
+
+async def _write(
+    registry: Registry, app: str, stream: BinaryIO, form: Format, stopping: Callable[[], bool], *, tombstones: bool
+) -> int | None:
+    if form == "csv":
+        stream.write(header(tombstones=tombstones))
+    count, cursor = 0, ""
+    with _display() as show:
+        while not stopping():
+            page = await registry.scan(app, after=cursor, limit=PAGE)
+            devices = [device for device in page.devices if tombstones or device.state == "active"]
+            stream.write(ndjson_of(devices) if form == "ndjson" else csv_of(devices, tombstones=tombstones))
+            count += len(devices)
+            show(page.done, count)
+            if page.cursor is None:
+                stream.flush()
+                return count
+            cursor = page.cursor
+    return None
+
+
+@contextmanager
+def _display() -> Iterator[Callable[[float, int], None]]:
+    """A bar with the rate and the time left at a terminal, nothing else."""
+    if not sys.stderr.isatty():
+        yield lambda done, count: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    shown = TextColumn("{task.fields[devices]:,} devices, {task.fields[rate]:,.0f}/s", markup=False)
+    columns = (BarColumn(), TaskProgressColumn(), shown, TimeElapsedColumn(), TimeRemainingColumn())
+    began = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=1.0, devices=0, rate=0.0)
+
+        def show(done: float, count: int) -> None:
+            rate = count / max(0.001, time.monotonic() - began)
+            progress.update(task, completed=done, devices=count, rate=rate)
+
+        yield show

@@ -1,0 +1,231 @@
+"""A device as a line of a file: NDJSON or CSV, read with the rules of `PUT /v1/devices/{device_id}`. Pure.
+
+A line is the document that the API shows, with what it does not show: strikes. An instant has milliseconds, and fields
+come in one order, so that a registry always makes the same file. In CSV (RFC 4180, with a header, UTF-8) `tags` is a
+JSON object, since a tag has a type, and `topics` are names with spaces between; an empty cell is a field left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
+
+from ..devices import Device, name_fault
+from ..errors import Fault, PushsvcError
+from ..intake.device_document import device_faults, device_of
+from ..intake.faults import Rules
+from ..intake.instants import parse_instant
+from ..ports.registry import MOST_TOPICS
+from .times import time_of
+
+Format: TypeAlias = Literal["ndjson", "csv"]
+
+FIELDS: Final = (
+    *("id", "platform", "token", "fid", "user", "tags", "locale", "timezone", "app_version", "environment"),
+    *("registered_at", "last_seen_at", "topics", "strikes", "struck_at"),
+)
+TOMBSTONE: Final = ("state", "pruned_at", "pruned_for")
+_OWN: Final = frozenset(("id", "registered_at", "last_seen_at", "topics", "strikes", "struck_at", *TOMBSTONE))
+"""What `PUT` does not take in its body."""
+_INSTANTS: Final = ("registered_at", "last_seen_at", "struck_at", "pruned_at")
+_MOST_STRIKES: Final = 1_000_000
+_LONGEST_REASON: Final = 100
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+class BadLine(PushsvcError):
+    """A line that makes no device, with everything that is wrong with it."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__("; ".join(f"{fault.path}: {fault.message}" for fault in faults))
+        self.faults = tuple(faults)
+
+
+class BadHeader(PushsvcError):
+    """The first line of a CSV names a column that there is not, or leaves one out that is needed."""
+
+
+# --- writing ----------------------------------------------------------------------------------------
+
+
+def document_of(device: Device) -> dict[str, Any]:
+    """What a line says, in its order; what is empty is left out."""
+    pruned = device.state == "pruned"
+    told: dict[str, Any] = {
+        "id": device.id,
+        "platform": device.platform,
+        "fid" if device.kind == "fid" else "token": device.token,
+        "user": device.user,
+        "tags": device.tags or None,
+        "locale": device.locale,
+        "timezone": device.timezone,
+        "app_version": device.app_version,
+        "environment": device.environment,
+        "registered_at": time_of(device.registered_at),
+        "last_seen_at": time_of(device.last_seen_at),
+        "topics": device.topics or None,
+        "strikes": device.strikes or None,
+        "struck_at": time_of(device.struck_at) if device.struck_at else None,
+        "state": device.state if pruned else None,
+        "pruned_at": time_of(device.pruned_at) if pruned else None,
+        "pruned_for": device.pruned_for if pruned else None,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def ndjson_of(devices: Sequence[Device]) -> bytes:
+    """Lines of JSON."""
+    return b"".join(_encode(document_of(device)) + b"\n" for device in devices)
+
+
+def header(*, tombstones: bool) -> bytes:
+    """The first line of a CSV."""
+    return (",".join(columns(tombstones=tombstones)) + "\n").encode()
+
+
+def columns(*, tombstones: bool) -> tuple[str, ...]:
+    return (*FIELDS, *TOMBSTONE) if tombstones else FIELDS
+
+
+def csv_of(devices: Sequence[Device], *, tombstones: bool) -> bytes:
+    """Lines of CSV, without the header."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = columns(tombstones=tombstones)
+    for device in devices:
+        told = document_of(device)
+        if "tags" in told:
+            told["tags"] = _encode(told["tags"]).decode()
+        told["topics"] = " ".join(told.get("topics", ()))
+        writer.writerow([told.get(name, "") for name in names])
+    return text.getvalue().encode()
+
+
+# --- reading ----------------------------------------------------------------------------------------
+
+
+def read_ndjson(line: bytes) -> Any:
+    """Any JSON. Raises BadLine."""
+    try:
+        return _decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadLine([Fault("$", f"is not JSON: {type(error).__name__}")]) from None
+
+
+def check_header(names: Sequence[str]) -> None:
+    """Raises BadHeader."""
+    known = columns(tombstones=True)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise BadHeader(f"the header names {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise BadHeader(f"the header names {', '.join(twice)} twice")
+    missing = [name for name in ("id", "platform") if name not in names]
+    if missing or not {"token", "fid"}.intersection(names):
+        raise BadHeader(f"the header lacks {', '.join(missing) or 'token'}; it begins as {','.join(FIELDS[:3])}")
+
+
+def read_row(names: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
+    """A row of a CSV as the object that a line of NDJSON would be. Raises BadLine."""
+    if len(cells) != len(names):
+        raise BadLine([Fault("$", f"has {len(cells):,} cells, the header {len(names):,}")])
+    found: dict[str, Any] = {name: cell for name, cell in zip(names, cells, strict=True) if cell}
+    faults = []
+    if "tags" in found:
+        try:
+            found["tags"] = _decode(found["tags"])
+        except (msgspec.MsgspecError, RecursionError):
+            faults.append(Fault("tags", 'must be a JSON object, as {"plan": "pro"}'))
+    if "topics" in found:
+        found["topics"] = found["topics"].split()
+    if "strikes" in found:
+        if found["strikes"].isascii() and found["strikes"].isdigit():
+            found["strikes"] = int(found["strikes"][:18])
+        else:
+            faults.append(Fault("strikes", "must be a whole number"))
+    if faults:
+        raise BadLine(faults)
+    return found
+
+
+def read_device(value: Any, rules: Rules, now: int) -> Device:
+    """The device of a line. Without its own times it is registered at `now` (Unix ms). Raises BadLine."""
+    if not isinstance(value, dict):
+        raise BadLine([Fault("$", "expected an object")])
+    given = {name: item for name, item in value.items() if item is not None}
+    document = {name: item for name, item in given.items() if name not in _OWN}
+    faults = [*_own_faults(given), *device_faults(document, rules).items]
+    if faults:
+        raise BadLine(faults)
+    times = {name: parse_instant(given[name]) for name in _INSTANTS if name in given}
+    registered_at = times.get("registered_at", now)
+    return replace(
+        device_of(document, given["id"], now),
+        registered_at=registered_at,
+        last_seen_at=times.get("last_seen_at", registered_at),
+        topics=tuple(dict.fromkeys(given.get("topics", ()))),
+        strikes=given.get("strikes", 0),
+        struck_at=times.get("struck_at", 0),
+        state=given.get("state", "active"),
+        pruned_at=times.get("pruned_at", 0),
+        pruned_for=given.get("pruned_for", ""),
+    )
+
+
+def _own_faults(given: Mapping[str, Any]) -> Iterator[Fault]:
+    device_id = given.get("id")
+    if not isinstance(device_id, str):
+        yield Fault("id", "is missing" if device_id is None else "expected a string")
+    elif fault := name_fault(device_id):
+        yield Fault("id", fault)
+    for name in _INSTANTS:
+        if name in given and (fault := _instant_fault(given[name])):
+            yield Fault(name, fault)
+    yield from _topic_faults(given.get("topics", []))
+    strikes = given.get("strikes", 0)
+    if isinstance(strikes, bool) or not isinstance(strikes, int) or not 0 <= strikes <= _MOST_STRIKES:
+        yield Fault("strikes", f"must be a whole number from 0 to {_MOST_STRIKES:,}")
+    yield from _tombstone_faults(given)
+
+
+def _instant_fault(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return "expected a string"
+    try:
+        at = parse_instant(value)
+    except ValueError as error:
+        return str(error)
+    return None if at >= 0 else "must not lie before 1970"
+
+
+def _topic_faults(value: Any) -> Iterator[Fault]:
+    if not isinstance(value, list):
+        yield Fault("topics", "expected a list of strings")
+        return
+    if len(value) > MOST_TOPICS:
+        yield Fault("topics", f"holds {len(value):,} topics, at most {MOST_TOPICS:,} are taken")
+    for place, name in enumerate(value):
+        fault = name_fault(name) if isinstance(name, str) else "expected a string"
+        if fault:
+            yield Fault(f"topics[{place}]", fault)
+
+
+def _tombstone_faults(given: Mapping[str, Any]) -> Iterator[Fault]:
+    state = given.get("state", "active")
+    if state not in ("active", "pruned"):
+        yield Fault("state", 'expected "active" or "pruned"')
+    reason = given.get("pruned_for")
+    if reason is not None and not (isinstance(reason, str) and reason.isprintable() and len(reason) <= _LONGEST_REASON):
+        yield Fault("pruned_for", f"must be up to {_LONGEST_REASON} printable characters")
+    for name in ("pruned_at", "pruned_for"):
+        if state == "pruned" and name not in given:
+            yield Fault(name, "is missing: a pruned device says when and why")
+        if state == "active" and name in given:
+            yield Fault(name, 'belongs to a device whose `state` is "pruned"')

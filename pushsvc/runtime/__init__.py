@@ -1,0 +1,89 @@
+"""The composition root: the only module that knows both the providers and the store.
+
+    configuration.py  the file and the environment, with the providers' own sections
+    plans.py          the configuration in the words of each part: pure
+    store.py          the store that it names, or an embedded one
+    parts.py          one process's work each
+    figures.py        what `/metrics` shows of Redis
+
+Lifetimes are context managers, innermost last: what was opened last is closed first.
+"""
+
+from __future__ import annotations
+
+from .configuration import load_settings
+from .figures import (
+    GAUGES_EVERY,
+    Current,
+    exposition,
+    frozen_routes,
+    serve_part_metrics,
+    show_cleanups,
+    show_frozen,
+    show_gauges,
+    show_webhook,
+)
+from .parts import quiet_gc, run_dispatch, run_feedback, run_intake
+from .plans import (
+    ages,
+    cleanup_plan,
+    dispatch_config,
+    environments,
+    feedback_config,
+    intake_apps,
+    retry_policy,
+    route_limits,
+    routes_of,
+    webhook_configs,
+)
+from .store import (
+    EMBEDDED_LOOK,
+    EMBEDDED_START,
+    embedded_fsync,
+    open_configured_store,
+    open_keyring,
+    open_running_store,
+    own_embedded,
+    redis_url,
+    require_durability,
+    running_store_url,
+    store_config,
+)
+
+__all__ = [
+    "EMBEDDED_START",
+    "EMBEDDED_LOOK",
+    "redis_url",
+    "own_embedded",
+    "embedded_fsync",
+    "store_config",
+    "require_durability",
+    "open_configured_store",
+    "running_store_url",
+    "open_running_store",
+    "open_keyring",
+    "environments",
+    "intake_apps",
+    "retry_policy",
+    "dispatch_config",
+    "route_limits",
+    "routes_of",
+    "feedback_config",
+    "webhook_configs",
+    "ages",
+    "cleanup_plan",
+    "GAUGES_EVERY",
+    "Current",
+    "exposition",
+    "show_gauges",
+    "show_frozen",
+    "show_webhook",
+    "show_cleanups",
+    "frozen_routes",
+    "serve_part_metrics",
+    "quiet_gc",
+    "run_intake",
+    "run_dispatch",
+    "run_feedback",
+    "load_settings",
+]

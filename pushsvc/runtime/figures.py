@@ -1,0 +1,90 @@
+"""What `/metrics` shows of Redis, brought up to date when somebody looks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+
+from .. import feedback, telemetry
+from ..ports.cleanup import CleanupRecord
+from ..ports.webhooks import Standing
+from ..settings import Settings
+from ..store import Gauges, Store
+from .plans import feedback_config, routes_of, webhook_configs
+
+GAUGES_EVERY = 2.0
+"""Seconds that the figures read from Redis are good for, however often `/metrics` is scraped."""
+
+
+class Current:
+    """The configuration as it is now."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+
+def exposition(current: Current, store: Store) -> Callable[[], Awaitable[None]]:
+    """A step that brings the gauges that live in Redis up to date, at most every `GAUGES_EVERY` seconds."""
+    read_at = 0.0
+
+    async def refresh() -> None:
+        nonlocal read_at
+        if time.monotonic() - read_at < GAUGES_EVERY:
+            return
+        read_at = time.monotonic()
+        show_gauges(await store.gauges({app: tuple(each.providers) for app, each in current.settings.apps.items()}))
+        show_frozen(current.settings, await frozen_routes(current.settings, store))
+        for app, config in webhook_configs(current.settings).items():
+            show_webhook(app, await store.webhooks.standing(app, config.place))
+        show_cleanups(await store.cleanups.record())
+
+    return refresh
+
+
+def show_gauges(gauges: Gauges) -> None:
+    """Set the metrics that are read from Redis."""
+    for lane, count in gauges.pending.items():
+        telemetry.QUEUE_PENDING.labels(lane).set(count)
+    telemetry.RETRY_PENDING.set(gauges.retry_pending)
+    for app, each in gauges.apps.items():
+        telemetry.DEAD_LETTERS.labels(app).set(each.dead_letters)
+        telemetry.SCHEDULED.labels(app).set(each.scheduled)
+
+
+def show_frozen(settings: Settings, frozen: Mapping[str, str]) -> None:
+    """Set the alarm of each route."""
+    for route in routes_of(settings):
+        telemetry.PRUNING_FROZEN.labels(route.app, route.platform).set(f"{route.app}/{route.platform}" in frozen)
+
+
+def show_webhook(app: str, standing: Standing) -> None:
+    """Set the metrics of one webhook that are read from Redis."""
+    since = standing.waiting_since
+    telemetry.WEBHOOK_LAG.labels(app).set(0.0 if since is None else max(0.0, time.time() - since / 1000))
+    telemetry.WEBHOOK_DEAD.labels(app).set(standing.dead)
+
+
+def show_cleanups(record: CleanupRecord) -> None:
+    """Set the metrics of what cleanups have done, whichever process ran them."""
+    for (app, what), count in record.total.items():
+        telemetry.CLEANUP_REMOVED.labels(app, what).set(count)
+    telemetry.CLEANUP_ENDED.set(record.ended_at / 1000)
+
+
+async def frozen_routes(settings: Settings, store: Store) -> dict[str, str]:
+    """The routes whose pruning is frozen now, `app/platform` and why."""
+    frozen = await feedback.frozen_routes(
+        store.answers, routes_of(settings), feedback_config(settings.feedback), store.clock()
+    )
+    return {f"{route.app}/{route.platform}": freeze.why for route, freeze in frozen.items()}
+
+
+async def serve_part_metrics(stack: AsyncExitStack, current: Current, part: str, store: Store) -> None:
+    """The listener for `/metrics` of a part without an HTTP API, where one is configured."""
+    settings = current.settings
+    port = settings.metrics.port_of(part)  # type: ignore[arg-type]  # all callers pass a literal
+    if port is not None:
+        await stack.enter_async_context(
+            telemetry.serve_metrics(settings.metrics.host, port, refresh=exposition(current, store))
+        )

@@ -1,0 +1,196 @@
+"""One process's work each, from its first connection to its last: it returns when `stop` is set."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+
+from aiohttp import web
+
+from .. import feedback, intake, telemetry
+from ..accounts import Accounts
+from ..channels import OpenedChannels
+from ..dispatch import Dispatcher
+from ..errors import StoreUnavailable
+from ..providers import REGISTRY
+from ..reload import versions
+from ..settings import Settings
+from ..store import open_store, token_hash
+from .configuration import load_settings
+from .figures import Current, exposition, frozen_routes, serve_part_metrics
+from .plans import dispatch_config, feedback_config, intake_apps, route_limits
+from .store import open_configured_store, redis_url, require_durability, store_config
+
+
+def quiet_gc() -> None:
+    """Look for garbage cycles seldom: deliveries make none, and a look at every object costs a tenth of the speed."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
+async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
+    """Serve the HTTP API until `stop`; `listening` is told its URL."""
+    settings.require_apps()
+    current = Current(settings)
+    channels = OpenedChannels(lambda: current.settings.apps, request_timeout=settings.retry.request_timeout)
+    async with redis_url(settings) as url, open_store(url, store_config(settings)) as store, channels:
+        await require_durability(settings, url)
+        refresh = exposition(current, store)
+
+        async def ready() -> Mapping[str, str]:
+            try:
+                await store.pushes.ping()
+            except StoreUnavailable as error:
+                return {"redis": str(error)}
+            return {}
+
+        async def held() -> Mapping[str, str]:
+            try:
+                return await store.held()
+            except StoreUnavailable:
+                return {}  # Redis went between two calls; the next `ready` says so.
+
+        async def frozen() -> Mapping[str, str]:
+            try:
+                return await frozen_routes(current.settings, store)
+            except StoreUnavailable:
+                return {}
+
+        async def metrics() -> bytes:
+            try:
+                await refresh()
+            except StoreUnavailable as error:
+                telemetry.get_logger("telemetry").warning("gauges_wait_for_redis", error=str(error))
+            return telemetry.exposition()
+
+        config = intake.IntakeConfig(
+            host=settings.server.host,
+            port=settings.server.port,
+            reuse_port=settings.server.processes > 1,
+            body_limit=settings.server.body_limit,
+            shutdown_timeout=settings.server.shutdown_timeout,
+        )
+
+        backlog = intake.Backlog(store.pushes, settings.queue.max_pending, settings.apps, monotonic=time.monotonic)
+        waits = intake.Waits(store.pushes, most=config.max_waiting)
+
+        def build(settings: Settings) -> web.Application:
+            return intake.build_app(
+                apps=intake_apps(settings),
+                renderers={platform: kind.renderer for platform, kind in REGISTRY.items()},
+                pushes=store.pushes,
+                receipts=store.receipts,
+                keys=store.keys,
+                dead=store.dead,
+                registry=store.registry,
+                erasures=store.erasures,
+                channels=channels,
+                ready=ready,
+                metrics=metrics,
+                held=held,
+                frozen=frozen,
+                config=config,
+                limiter=store.limiter,
+                backlog=backlog,
+                waits=waits,
+            )
+
+        app = build(settings)
+
+        async def change(newer: Settings) -> None:
+            current.settings = newer
+            backlog.hold(newer.queue.max_pending, newer.apps)
+            intake.reload_app(app, build(newer))
+
+        quiet_gc()
+        async with backlog.watching(), intake.serve(app, config) as at, _following(settings, stop, change):
+            listening(at)
+            await stop.wait()
+
+
+async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
+    """Send what the queue holds until `stop`, then drain."""
+    settings.require_apps()
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_configured_store(settings))
+        accounts = await stack.enter_async_context(Accounts(request_timeout=settings.retry.request_timeout))
+        await accounts.open_all(settings.apps)
+        dispatcher = Dispatcher(
+            store.queue,
+            accounts.providers,
+            dispatch_config(settings),
+            hash_token=partial(token_hash, store.hash_key),
+            limiter=store.limiter,
+            limits=route_limits(settings.apps),
+        )
+        current = Current(settings)
+        await serve_part_metrics(stack, current, "dispatch", store)
+        listening(f"{len(accounts.providers)} routes as {socket.gethostname()}:{os.getpid()}")
+        quiet_gc()
+
+        async def change(newer: Settings) -> None:
+            current.settings = newer
+            dispatcher.limit(route_limits(newer.apps))
+            await accounts.follow(newer.apps, dispatcher)
+
+        async with _following(settings, stop, change):
+            await dispatcher.run(stop)
+
+
+async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
+    """Judge receipts until `stop`."""
+    settings.require_apps()
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_configured_store(settings))
+        ports = feedback.FeedbackPorts(
+            receipts=store.receipts,
+            registry=store.registry,
+            answers=store.answers,
+            suppressions=store.suppressions,
+            clock=store.clock,
+        )
+        current = Current(settings)
+        await serve_part_metrics(stack, current, "feedback", store)
+        listening(f"{len(settings.apps)} apps as {socket.gethostname()}:{os.getpid()}")
+        turn = asyncio.Event()
+
+        async def change(newer: Settings) -> None:
+            current.settings = newer
+            turn.set()
+
+        async def end_turn() -> None:
+            await stop.wait()
+            turn.set()
+
+        async with _following(settings, stop, change), asyncio.TaskGroup() as tasks:
+            tasks.create_task(end_turn())
+            while not stop.is_set():
+                turn.clear()
+                config = feedback_config(current.settings.feedback)
+                await feedback.run(ports, current.settings.apps, config, turn)
+
+
+@asynccontextmanager
+async def _following(
+    settings: Settings, stop: asyncio.Event, change: Callable[[Settings], Awaitable[None]]
+) -> AsyncIterator[None]:
+    """Call `change` with each later version of the configuration while the block lasts."""
+
+    async def follow() -> None:
+        async for newer in versions(settings, partial(load_settings, settings.file), stop):
+            await change(newer)
+
+    following = asyncio.create_task(follow(), name="reload")
+    try:
+        yield
+    finally:
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following

@@ -1,0 +1,138 @@
+"""The configuration in the words of each part: what the parts are told, since none of them knows the settings. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .. import feedback, intake, janitor, webhooks
+from ..devices import Environment
+from ..dispatch import DispatchConfig, RouteLimits
+from ..freeze import FreezePolicy
+from ..model import ApiKey, Platform, Route
+from ..policy import PrunePolicy, RetryPolicy
+from ..providers import REGISTRY
+from ..settings import AppSettings, CleanupSettings, FeedbackSettings, RetrySettings, Settings
+from ..signing import parse_secret
+from ..store import Store, wall_clock
+
+
+def environments(settings: Settings, app: str) -> dict[Platform, Environment]:
+    """By platform the environment whose tokens the app's account can send to, where tokens belong to one."""
+    accounts = settings.apps[app].providers
+    found = {platform: REGISTRY[platform].environment(config) for platform, config in accounts.items()}
+    return {platform: environment for platform, environment in found.items() if environment is not None}
+
+
+def intake_apps(settings: Settings) -> dict[str, intake.IntakeApp]:
+    """The configured apps as intake knows them."""
+    return {
+        name: intake.IntakeApp(
+            name=name,
+            platforms=frozenset(app.providers),
+            environments=environments(settings, name),
+            keys=tuple(
+                ApiKey(name=key.name, app=name, sha256=key.sha256, scopes=tuple(key.scopes), intake=key.intake)
+                for key in app.keys
+            ),
+            limit=app.limits.intake,
+        )
+        for name, app in settings.apps.items()
+    }
+
+
+def retry_policy(settings: RetrySettings) -> RetryPolicy:
+    """The configured retry rules as policy knows them."""
+    return RetryPolicy(
+        attempts=settings.attempts,
+        base=settings.base,
+        cap=settings.cap,
+        server_error={"apns": settings.apns_5xx},
+        throttled={"fcm": settings.fcm_429},
+    )
+
+
+def dispatch_config(settings: Settings) -> DispatchConfig:
+    """What the dispatcher is told by the configuration. Several signs of life, and looks for dead consumers, fit into
+    the time after which entries are taken over."""
+    return DispatchConfig(
+        retry=retry_policy(settings.retry),
+        drain_timeout=settings.dispatch.drain_timeout,
+        beat_every=settings.dispatch.takeover / 4,
+        reclaim_every=settings.dispatch.takeover / 3,
+    )
+
+
+def route_limits(apps: Mapping[str, AppSettings]) -> dict[Route, RouteLimits]:
+    """The limits of each route: the app's own, and those of its account at the provider."""
+    return {
+        Route(name, platform): RouteLimits(
+            per_token=app.limits.per_token,
+            per_app=app.limits.per_app,
+            on_exceed=app.limits.on_exceed,
+            account=REGISTRY[platform].account_limits(config),
+        )
+        for name, app in apps.items()
+        for platform, config in app.providers.items()
+    }
+
+
+def routes_of(settings: Settings) -> list[Route]:
+    """Every route of the configuration."""
+    return [Route(name, platform) for name, app in settings.apps.items() for platform in app.providers]
+
+
+def feedback_config(settings: FeedbackSettings) -> feedback.FeedbackConfig:
+    """The configured rules as feedback knows them."""
+    return feedback.FeedbackConfig(
+        prune=PrunePolicy(
+            strikes=settings.strikes, strike_span=settings.strike_span, strike_memory=settings.strike_memory
+        ),
+        freeze=FreezePolicy(
+            window=settings.freeze_window,
+            dead=settings.freeze_dead,
+            dead_answers=settings.freeze_dead_answers,
+            suspect=settings.freeze_suspect,
+            suspect_answers=settings.freeze_suspect_answers,
+        ),
+        prune_anyway={
+            Route(*route.split("/", 1)): int(until.timestamp() * 1000) for route, until in settings.prune_anyway.items()
+        },
+    )
+
+
+def webhook_configs(settings: Settings) -> dict[str, webhooks.WebhookConfig]:
+    """The webhook of each app that has one."""
+    found = {}
+    for app, each in settings.apps.items():
+        hook = each.webhook
+        if hook.url:
+            found[app] = webhooks.WebhookConfig(
+                url=hook.url,
+                keys=tuple(parse_secret(secret) for secret in (hook.secret, hook.old_secret) if secret),
+                allow_private=hook.allow_private,
+                ca_file=hook.ca_file,
+                batch=hook.batch,
+                timeout=hook.timeout,
+                attempts=hook.attempts,
+                retry_for=hook.retry_for,
+                base=hook.base,
+                cap=hook.cap,
+            )
+    return found
+
+
+def ages(settings: CleanupSettings) -> janitor.Ages:
+    """When a device has outlived its use, as the janitor knows it."""
+    return janitor.Ages(
+        tombstones=settings.tombstones,
+        suspects=settings.suspects,
+        stale={"fcm": settings.fcm_stale},
+        stale_else=settings.stale,
+    )
+
+
+def cleanup_plan(settings: Settings, store: Store, *, dry_run: bool = False) -> list[janitor.Sweep]:
+    """What a cleanup of every configured app does."""
+    return janitor.sweeps(
+        store.registry, store.leftovers, list(settings.apps), ages(settings.cleanup), clock=wall_clock, dry_run=dry_run
+    )

@@ -1,0 +1,144 @@
+"""The store of the configuration: the one that is named, or an embedded one that this process owns or joins."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+
+from .. import telemetry
+from ..errors import PushsvcError, StoreOwned, StoreUnavailable
+from ..ports import KeyRing
+from ..settings import Settings
+from ..store import Fsync, Store, StoreConfig, attach_embedded, open_embedded, open_store
+
+EMBEDDED_START = 15.0
+"""Seconds that a part waits for the embedded store that another one starts."""
+
+
+EMBEDDED_LOOK = 0.5
+"""Seconds between two looks at the embedded server by its owner; two in vain, and it is started again."""
+
+
+@asynccontextmanager
+async def redis_url(settings: Settings) -> AsyncIterator[str]:
+    """The store's URL: the configured one, else that of a living embedded store, else of one started here.
+
+    Parts that start at the same time find one another: one of them owns the store, the others wait until it is up.
+    """
+    if settings.redis.url:
+        yield settings.redis.url
+        return
+    deadline = time.monotonic() + EMBEDDED_START
+    async with AsyncExitStack() as stack:
+        while True:
+            url = await asyncio.to_thread(attach_embedded, settings.store.data_dir)
+            if url is not None:
+                break
+            try:
+                url = await stack.enter_async_context(own_embedded(settings))
+                break
+            except StoreOwned:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.1)
+        yield url
+
+
+@asynccontextmanager
+async def own_embedded(settings: Settings) -> AsyncIterator[str]:
+    """Start the embedded store and own it; a server that dies is started again. Raises `StoreOwned` when another
+    process does."""
+    opened = ExitStack()
+    url = await asyncio.to_thread(_open_embedded, opened, settings)
+    stop = asyncio.Event()
+    keeping = asyncio.create_task(_keep_embedded(opened, settings, stop), name="embedded")
+    try:
+        yield url
+    finally:
+        stop.set()
+        try:
+            await keeping
+        finally:
+            await asyncio.to_thread(opened.close)
+
+
+def _open_embedded(opened: ExitStack, settings: Settings) -> str:
+    opened.close()
+    return opened.enter_context(open_embedded(settings.store.data_dir, fsync=embedded_fsync(settings)))
+
+
+def embedded_fsync(settings: Settings) -> Fsync:
+    """When the embedded store flushes. Where a push waits for the disk it is with each write, because Valkey does not
+    say truly when it has flushed otherwise; see `store/durable.py`."""
+    return "always" if settings.queue.durability == "fsync" else settings.store.fsync
+
+
+async def _keep_embedded(opened: ExitStack, settings: Settings, stop: asyncio.Event) -> None:
+    """Look after the server each second. Its files hold all that was accepted, and its socket stays where it is, so
+    that everybody goes on when it is back."""
+    log = telemetry.get_logger("store")
+    missed = 0
+    while not stop.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), EMBEDDED_LOOK)
+        living = await asyncio.to_thread(attach_embedded, settings.store.data_dir)
+        missed = missed + 1 if living is None else 0
+        if missed > 1 and not stop.is_set():
+            log.error("embedded_store_died", data_dir=str(settings.store.data_dir))
+            try:
+                await asyncio.to_thread(_open_embedded, opened, settings)
+            except PushsvcError as error:
+                log.error("embedded_store_stays_away", error=str(error))
+            missed = 0
+
+
+def store_config(settings: Settings) -> StoreConfig:
+    """What the store is told by the configuration."""
+    return StoreConfig(
+        shards=settings.redis.shards,
+        chunk_size=settings.dispatch.chunk,
+        status_ttl=settings.queue.status_retention,
+        dead_ttl=settings.queue.dead_letter_retention,
+        suppression_ttl=settings.queue.suppression_retention,
+        events_ttl=settings.queue.feedback_retention,
+        alive_ttl=settings.dispatch.takeover,
+        fsync=settings.queue.durability == "fsync",
+    )
+
+
+async def require_durability(settings: Settings, url: str) -> None:
+    """Raises `ConfigError` where `queue.durability` is more than the store at `url` can keep."""
+    if settings.queue.durability == "fsync":
+        async with open_store(url, store_config(settings)) as store:
+            await store.pushes.require_durable(settings.apps)
+
+
+@asynccontextmanager
+async def open_configured_store(settings: Settings) -> AsyncIterator[Store]:
+    """The store of the configuration, connected."""
+    async with redis_url(settings) as url, open_store(url, store_config(settings)) as store:
+        yield store
+
+
+async def running_store_url(settings: Settings) -> str | None:
+    """The configured store's URL, or that of the embedded store where one runs."""
+    return settings.redis.url or await asyncio.to_thread(attach_embedded, settings.store.data_dir)
+
+
+@asynccontextmanager
+async def open_running_store(settings: Settings) -> AsyncIterator[Store]:
+    """The store of the configuration, for somebody who only looks: none is started. Raises `StoreUnavailable`."""
+    url = await running_store_url(settings)
+    if not url:
+        raise StoreUnavailable(f"no store runs in {settings.store.data_dir}: is the service running on this machine?")
+    async with open_store(url, store_config(settings)) as store:
+        yield store
+
+
+@asynccontextmanager
+async def open_keyring(settings: Settings) -> AsyncIterator[KeyRing]:
+    """The API keys kept in the store."""
+    async with open_configured_store(settings) as store:
+        yield store.keys

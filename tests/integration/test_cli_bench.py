@@ -1,0 +1,51 @@
+"""`pushsvc bench` against a running service: its figures are plausible, and it leaves real providers alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pushsvc.cli.bench import percentile, require_simulator
+from pushsvc.errors import ConfigError
+from pushsvc.runtime import load_settings
+
+from .ports import free_ports
+from .processes import own_processes
+
+
+def test_it_loads_the_service_and_tells(tmp_path: Path) -> None:
+    with own_processes(tmp_path) as own:
+        up = own.start("up", "--simulator", PUSHSVC__SERVER__PORT=str(free_ports()))
+        key = up.until(r"API key of the app `demo`: (\S+)")[1]
+        config = str(own.folder / "var" / "playground" / "pushsvc.toml")
+        words = ("--config", config, "-n", "350", "--targets", "100", "--callers", "3")
+        code, out, err = own.run("bench", *words, "--json", PUSHSVC_KEY=key)
+        assert code == 0, err
+        told = json.loads(out)
+        assert (told["deliveries"], told["posts"]) == (350, 4)
+        assert 0 < told["post_p50"] <= told["post_p99"]
+        assert 0 < told["delivery_p50"] <= told["delivery_p99"] <= told["seconds"] * 1000
+        assert told["sent_rate"] == pytest.approx(350 / told["seconds"])
+        code, out, err = own.run("bench", "--config", config, "-n", "5", "--platform", "fcm", PUSHSVC_KEY=key)
+        assert code == 0, err
+        assert [line.split("\t")[0] for line in out.splitlines()][1:] == [
+            "deliveries",
+            "accepted",
+            "sent",
+            "POST to 202",
+            "POST to answer",
+        ]
+        assert up.end() == 0
+
+
+def test_real_providers_are_left_alone() -> None:
+    example = Path(__file__).parents[2] / "config" / "example.toml"
+    with pytest.raises(ConfigError, match=r"apps\.shop\.apns\.endpoint"):
+        require_simulator(load_settings(example, {}))
+
+
+def test_percentiles() -> None:
+    assert percentile([0.001, 0.002, 0.003, 0.1], 0.5) == 3.0
+    assert percentile([0.001], 0.99) == 1.0
