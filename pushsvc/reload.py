@@ -66,11 +66,12 @@ async def versions(
     restart.
     """
     log = get_logger("reload")
-    # The files may have changed between being read at the start and this first look: it counts as a change, quietly.
+    # The files may have changed between being read at the start and this first look, and a SIGHUP may have come before
+    # anybody listened: so it is taken at once, and counts as a change, quietly.
     first = settings.file is not None
     seen = stamp_of(all_files(settings))
     with _hang_ups() as asked:
-        while not await _wait(stop, asked, every):
+        while not await _wait(stop, asked, 0.0 if first else every):
             now = stamp_of(all_files(settings))
             if now == seen and not asked.is_set() and not first:
                 continue
