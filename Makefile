@@ -23,7 +23,8 @@ UV_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-emi
 	--custom-compile-command "make lock"
 
 DEMO_FLAGS ?= --once
-PYTEST_FLAGS ?= -n auto
+# A test that hangs is ended after 10 minutes, with the stacks of its threads: it must not take the run's own word with it.
+PYTEST_FLAGS ?= -n auto -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 BENCH_FLAGS ?=
 CHAOS_DELIVERIES ?= 100000
 

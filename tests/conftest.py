@@ -1,4 +1,4 @@
-"""What all tests share: how hypothesis searches, and logging that no test leaves changed.
+"""What all tests share: how hypothesis searches, signals that processes heed, and logging that no test leaves changed.
 
 In CI the search takes the same examples each time, so that a red build is red again; at a desk it goes on looking.
 No deadlines: a slow machine is not a fault in the code.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -18,13 +19,33 @@ settings.register_profile("desk", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
+# A shell starts what it puts into the background with SIGINT ignored, nohup with SIGHUP ignored, and a process hands
+# that on to all it starts: those here would not hear the Ctrl-C that a test sends. Only what is ignored is changed.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-def pytest_configure() -> None:
+
+def pytest_configure(config: pytest.Config) -> None:
     """No module's logger is kept at its first use: it would go on by the configuration of then, in other tests."""
+    config.pluginmanager.register(_FailuresAtOnce(config))
     configure = structlog.configure
     pytest.MonkeyPatch().setattr(
         structlog, "configure", lambda **how: configure(**{**how, "cache_logger_on_first_use": False})
     )
+
+
+class _FailuresAtOnce:
+    """Says each failure when it comes, not only at the end: a run that is killed has told what it knew."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._plugins = config.pluginmanager
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._plugins.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.write_line(f"\n{report.nodeid}: {report.when} failed\n{report.longreprtext}")
 
 
 @pytest.fixture(autouse=True)
