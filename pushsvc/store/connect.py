@@ -12,6 +12,7 @@ without harm. A read of a stream is the exception: it is never repeated here, se
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,14 +65,28 @@ _UNAVAILABLE_CODE = re.compile(
 
 @contextmanager
 def store_faults() -> Iterator[None]:
-    """Turn redis-py's exceptions into `StoreUnavailable` or, for what is not a matter of reach, `StoreError`."""
+    """Turn redis-py's exceptions into `StoreUnavailable` or, for what is not a matter of reach, `StoreError`.
+
+    A cancellation that redis-py swallows, as it does where it connects, is raised again: who is told to end must not
+    go on, least of all into a wait that nobody ends (redis/redis-py#2551).
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
     try:
         yield
     except _UNAVAILABLE as error:
+        _heed_cancellation(task, before)
         raise StoreUnavailable(f"Redis is not available: {_short(error)}") from error
     except faults.RedisError as error:
+        _heed_cancellation(task, before)
         kind = StoreUnavailable if _UNAVAILABLE_CODE.search(_told(error)) else StoreError
         raise kind(f"Redis refused: {_short(error)}") from error
+    _heed_cancellation(task, before)
+
+
+def _heed_cancellation(task: asyncio.Task[Any] | None, before: int) -> None:
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 def _told(error: BaseException) -> str:

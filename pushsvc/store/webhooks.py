@@ -58,8 +58,11 @@ class _Span(Struct, frozen=True):
 
 def batch_id(app: str, last: str) -> str:
     """The id of the batch that ends with this event: no two end with the same. Without the full stop of an event id,
-    which would let id and instant of a signature be read in two ways."""
-    return f"feedback_{app}_{last.replace('.', '_')}"
+    which would let id and instant of a signature be read in two ways. As text the ids have the order of the events, by
+    which Redis ranks those that were recorded in the same millisecond.
+    """
+    ms, sequence, shard = parse_event_id(last)
+    return f"feedback_{app}_{ms}-{sequence:012}_{shard:05}"
 
 
 def recorded_at(event_id: str) -> int:

@@ -33,6 +33,7 @@ from pushsvc.ports.registry import Prune
 from pushsvc.rates import Rate
 from pushsvc.store import Store, StoreConfig, keys, open_store, receipts
 from pushsvc.store.dead import decode_dead
+from pushsvc.store.link import Link
 
 from .servers import KINDS, Server, running_server
 from .test_store_kit import NOW, ROUTE, all_of, make_push, settlement, take, take_all
@@ -57,6 +58,50 @@ def play(server: Server, story: Story, config: StoreConfig | None = None, **more
             await story(store)
 
     server.flush()
+    asyncio.run(main())
+
+
+Call = Callable[[Link], Awaitable[Any]]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda link: link.call("PING"),
+        lambda link: link.script("lifetimes", [], []),
+        lambda link: link.many([("PING",), ("PING",)]),
+        lambda link: link.wait([("PING",)], 1000),
+    ],
+    ids=["call", "script", "many", "wait"],
+)
+def test_a_cancellation_ends_a_call_wherever_it_stands(server: Server, call: Call) -> None:
+    """redis-py swallows one while it connects: a worker that is told to end would ask on for ever."""
+
+    async def cancelled_after(turns: int) -> bool:
+        """Whether the call had been answered by then; else it must have ended by the cancellation."""
+        link = Link(server.url, name="cancelled", timeout=5.0)
+        answered = asyncio.Event()
+
+        async def ask() -> None:
+            await call(link)
+            answered.set()
+
+        asking = asyncio.create_task(ask())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        done = answered.is_set()
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        assert done or asking.cancelled(), turns
+        await link.aclose()
+        return done
+
+    async def main() -> None:
+        turns = 0
+        while not await cancelled_after(turns):
+            turns += 1
+        assert turns > 5
+
     asyncio.run(main())
 
 

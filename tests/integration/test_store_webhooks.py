@@ -11,7 +11,7 @@ from pushsvc.codec import encode_event
 from pushsvc.model import FeedbackEvent
 from pushsvc.ports.webhooks import Batch, DeadBatch
 from pushsvc.store import Store, StoreConfig, keys, open_store
-from pushsvc.store.webhooks import RedisWebhookClaim
+from pushsvc.store.webhooks import RedisWebhookClaim, batch_id
 
 from .servers import KINDS, Server, running_server
 
@@ -75,7 +75,7 @@ def test_batches_follow_one_another_to_the_end(server: Server) -> None:
             assert not await hooks.due(APP, PLACE)  # somebody is at it
             first = await mine(claim).next(3)
             assert first is not None
-            assert (first.id, first.attempts, first.failures) == (f"feedback_shop_{ids[2]}", 0, 0)
+            assert (first.id, first.attempts, first.failures) == (batch_id("shop", ids[2]), 0, 0)
             assert first.oldest == int(ids[0].partition("-")[0])
             assert await mine(claim).told(first)
             assert await all_of(mine(claim), 3) == [[3, 4, 5], [6]]
@@ -195,8 +195,8 @@ def test_what_is_given_up_is_kept_and_told_again_when_asked_for(server: Server) 
         ids = await record(store, 1, 2, 3)
         dead = await bury_all(store, 2)
         assert [(each.id, each.after, each.last, each.events, each.attempts, each.reason) for each in dead] == [
-            (f"feedback_shop_{ids[1]}", "", ids[1], 2, 1, "http_400"),
-            (f"feedback_shop_{ids[2]}", ids[1], ids[2], 1, 1, "http_400"),
+            (batch_id("shop", ids[1]), "", ids[1], 2, 1, "http_400"),
+            (batch_id("shop", ids[2]), ids[1], ids[2], 1, 1, "http_400"),
         ]
         assert not await hooks.due(APP, PLACE)
         assert (await hooks.standing(APP, PLACE)).dead == 2

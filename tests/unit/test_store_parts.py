@@ -234,20 +234,25 @@ def test_urls_that_cannot_be_meant(url: str) -> None:
     ],
 )
 def test_faults_become_store_errors(fault: Exception, expected: type[Exception]) -> None:
-    with pytest.raises(StoreError) as caught, store_faults():
-        raise fault
+    with pytest.raises(StoreError) as caught:
+        asyncio.run(failing(fault))
     assert type(caught.value) is expected
 
 
+async def failing(fault: Exception) -> None:
+    with store_faults():
+        raise fault
+
+
 def test_what_redis_quotes_of_arguments_is_left_out() -> None:
-    with pytest.raises(StoreError) as caught, store_faults():
-        raise faults.ResponseError("unknown command 'EVALSHA', with args beginning with: 'my-token'")
+    with pytest.raises(StoreError) as caught:
+        asyncio.run(failing(faults.ResponseError("unknown command 'EVALSHA', with args beginning with: 'my-token'")))
     assert "my-token" not in str(caught.value)
 
 
 def test_what_is_not_about_the_store_passes() -> None:
-    with pytest.raises(KeyError), store_faults():
-        raise KeyError("mine")
+    with pytest.raises(KeyError):
+        asyncio.run(failing(KeyError("mine")))
 
 
 # --- group commit ---------------------------------------------------------------------------------

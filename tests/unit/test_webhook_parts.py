@@ -179,9 +179,10 @@ def test_the_events_are_the_documents_of_the_api() -> None:
     }
 
 
-def test_an_id_has_no_full_stop() -> None:
-    assert batch_id("shop", "17-3.2") == "feedback_shop_17-3_2"
-    assert batch_id("shop", "17-3") != batch_id("shop", "17-4")
+def test_ids_have_no_full_stop_and_the_order_of_their_events() -> None:
+    assert batch_id("shop", "17-3.2") == "feedback_shop_17-000000000003_00002"
+    ids = [batch_id("shop", f"17-{sequence}.{shard}") for sequence in (0, 9, 10, 19, 100) for shard in (0, 9, 10)]
+    assert ids == sorted(set(ids))
 
 
 def test_no_repr_shows_a_token_a_key_or_a_path() -> None:
