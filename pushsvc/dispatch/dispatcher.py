@@ -12,6 +12,7 @@ from ..errors import StoreUnavailable
 from ..model import Route
 from ..ports import DeliveryQueue, Limiter, Provider
 from ..telemetry import get_logger
+from .haste import Haste
 from .limits import RouteLimits
 from .route import DispatchConfig, RouteWorker
 from .settling import Settler
@@ -43,6 +44,7 @@ class Dispatcher:
         self._limits = limits or {}
         self._wall_clock = wall_clock
         self._dice = dice
+        self._haste = Haste()
         self._lines: dict[Route, _Line] = {}
         self._settlers: dict[str, tuple[Settler, asyncio.Task[None]]] = {}
         self._fault: asyncio.Future[None] | None = None
@@ -101,6 +103,7 @@ class Dispatcher:
             hash_token=self._hash_token,
             wall_clock=self._wall_clock,
             random=self._dice,
+            haste=self._haste,
             limiter=self._limiter,
             limits=self._limits.get(provider.route),
         )

@@ -8,7 +8,7 @@ and urgent never waits for more than one slice.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ..model import LANES, Chunk, Lane, Target
@@ -61,9 +61,15 @@ class Lanes:
             self._queues[lane].append(entry)
             self.size[lane] += len(entry.targets)
 
-    def draw(self, limit: int, *, urgent_only: bool = False) -> tuple[OpenEntry, tuple[Target, ...]] | None:
-        """The next slice: at most `limit` targets of one entry. None when nothing waits."""
-        lane = self._next_lane(urgent_only)
+    def draw(
+        self, limit: int, *, spare: int | None = None, lean: int | None = None, overtaken: Sequence[Lane] = ()
+    ) -> tuple[OpenEntry, tuple[Target, ...]] | None:
+        """The next slice: at most `limit` targets of one entry. None when nothing waits that may go.
+
+        What is not urgent takes at most `spare`, and `lean` where its lane is one of the `overtaken` and its credit
+        does not say that it is its turn.
+        """
+        lane, limit = self._next_lane(limit, limit if spare is None else spare, lean, overtaken)
         if lane is None:
             return None
         entry = self._queues[lane][0]
@@ -86,13 +92,20 @@ class Lanes:
                 taken.append((entry, left))
         return taken
 
-    def _next_lane(self, urgent_only: bool) -> Lane | None:
-        if urgent_only:
-            return "urgent" if self.size["urgent"] else None
-        for lane in LANES:
-            if self._credit[lane] >= SLICE and self.size[lane]:
-                return lane
-        return next((lane for lane in LANES if self.size[lane]), None)
+    def _next_lane(
+        self, limit: int, spare: int, lean: int | None, overtaken: Sequence[Lane]
+    ) -> tuple[Lane | None, int]:
+        """The lane whose turn it is, and how much of it may go."""
+        due = [lane for lane in LANES if self._credit[lane] >= SLICE]
+        for lane in (*due, *LANES):
+            if not self.size[lane]:
+                continue
+            room = limit if lane == "urgent" else min(limit, spare)
+            if lean is not None and lane in overtaken and lane not in due:
+                room = min(room, lean)
+            if room > 0:
+                return lane, room
+        return None, 0
 
     def _settle_credit(self, lane: Lane, drawn: int) -> None:
         for other in LANES:

@@ -29,6 +29,7 @@ from ..policy import EXPIRED, SENT, RetryPolicy, decide
 from ..ports import DeliveryQueue, Limiter, Provider, Taken
 from ..telemetry import get_logger
 from .congestion import Congestion
+from .haste import TRICKLE, Haste
 from .health import RouteHealth
 from .lanes import Lanes, OpenEntry
 from .limits import RATE_LIMITED, Gate, Pacer, RouteLimits
@@ -87,6 +88,7 @@ class RouteWorker:
         hash_token: Callable[[str], str],
         wall_clock: Callable[[], float],
         random: Callable[[], float],
+        haste: Haste | None = None,
         limiter: Limiter | None = None,
         limits: RouteLimits | None = None,
     ) -> None:
@@ -107,6 +109,7 @@ class RouteWorker:
         self._pump_scheduled = False
         self._in_flight = 0
         self._congestion = Congestion(self._loop.time())
+        self._haste = haste or Haste()
         self._log = get_logger("dispatch").bind(app=self.route.app, platform=self.route.platform)
         self._limits = RouteLimits()
         self._gate: Gate | None = None
@@ -191,6 +194,8 @@ class RouteWorker:
                 await asyncio.sleep(pause)
                 pause = min(2.0, pause * 2)
                 continue
+            if taken and self._held(lane) + sum(len(t.chunk.targets) for t in taken) <= TRICKLE:
+                self._haste.note(self.route, lane, self._loop.time())
             self._admit(taken)
 
     async def _every(self, seconds: float, step: Callable[[], Awaitable[None]]) -> None:
@@ -275,9 +280,16 @@ class RouteWorker:
         granted = budget
         now = int(self._wall_clock() * 1000)
         submit, on_outcome = self._provider.submit, self._on_outcome
+        overtaken = self._haste.overtaken(self.route, started)
+        calm, lean = self._congestion.calm, self._congestion.lean
+        self._congestion.turn(started, lean=bool(overtaken))
         while budget > 0:
-            spare = min(room - reserve, self._congestion.limit - self._in_flight)
-            drawn = self._lanes.draw(min(budget, spare) if spare > 0 else budget, urgent_only=spare <= 0)
+            drawn = self._lanes.draw(
+                budget,
+                spare=min(room - reserve, calm.limit - self._in_flight),
+                lean=lean.limit - self._in_flight,
+                overtaken=overtaken,
+            )
             if drawn is None:
                 break
             entry, targets = drawn

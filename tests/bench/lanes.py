@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import math
 import os
 import tempfile
 import time
@@ -96,8 +97,8 @@ class Caller:
 
 
 def p(sorted_values: list[float], share: float) -> float:
-    """The percentile, in milliseconds."""
-    return sorted_values[min(len(sorted_values) - 1, int(share * len(sorted_values)))] * 1000
+    """The percentile by the nearest rank, in milliseconds."""
+    return sorted_values[math.ceil(share * len(sorted_values)) - 1] * 1000
 
 
 def show(what: str, idle: list[float], busy: list[float]) -> float:

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from pushsvc.dispatch.congestion import LEAST, UNBOUND, Congestion
+from pushsvc.dispatch.congestion import CALM, LEAN, UNBOUND, Congestion, Window
 
 WINDOW = 2000
 
@@ -24,12 +24,21 @@ class Line:
         self.flights: list[tuple[float, float]] = []
         self.congestion = Congestion(0.0)
         self.answers = 0
+        self.lean = False
+
+    @property
+    def window(self) -> Window:
+        return self.congestion.lean if self.lean else self.congestion.calm
+
+    def overtaken(self, lean: bool) -> None:
+        self.lean = lean
+        self.congestion.turn(self.now, lean=lean)
 
     def run(self, seconds: float, window: int = WINDOW) -> float:
         """Keep the line full for so long; answers a second."""
         began, before = self.now, self.answers
         while self.now < began + seconds:
-            while len(self.flights) < min(window, self.congestion.limit):
+            while len(self.flights) < min(window, self.window.limit):
                 self.free_at = max(self.free_at, self.now + self.away / 2) + self.each
                 back = self.free_at + self.away / 2 + self.jitter * self.dice.random()
                 heapq.heappush(self.flights, (back, self.now))
@@ -46,9 +55,9 @@ def test_a_provider_at_its_limit_is_kept_busy_without_a_queue(away: float, each:
     line.run(30)
     rate = line.run(10)
     assert rate >= 0.9 / each
-    in_flight = min(line.congestion.limit, WINDOW)
+    in_flight = min(line.window.limit, WINDOW)
     # What is in flight takes hardly longer than the way there and back, or there is as little of it as may be.
-    assert in_flight * each < 3 * away + 0.01 or in_flight <= 2 * LEAST
+    assert in_flight * each < 3 * away + 0.01 or in_flight <= 2 * CALM.least
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.2])
@@ -62,7 +71,7 @@ def test_a_provider_that_is_far_away_keeps_its_window(jitter: float) -> None:
 def test_it_opens_again_when_the_provider_gets_faster() -> None:
     line = Line(0.02, 500e-6)
     line.run(20)
-    assert line.congestion.limit < 200
+    assert line.window.limit < 200
     line.each = 10e-6
     line.run(30)
     assert line.run(10) >= 0.8 * WINDOW / (0.02 + WINDOW * 10e-6)
@@ -70,5 +79,37 @@ def test_it_opens_again_when_the_provider_gets_faster() -> None:
 
 def test_a_line_that_is_not_full_is_never_bound() -> None:
     line = Line(0.001, 1e-3)
-    line.run(30, window=LEAST // 2)
-    assert line.congestion.limit == UNBOUND
+    line.run(30, window=CALM.least // 2)
+    assert line.window.limit == UNBOUND
+
+
+def test_a_line_that_is_overtaken_gives_up_the_queue_that_it_is_quicker_for() -> None:
+    line = Line(0.0005, 20e-6)
+    line.run(10)
+    calm = line.run(5)
+    in_flight = len(line.flights)
+    line.overtaken(True)
+    line.run(5)
+    assert line.run(5) >= 0.5 * calm
+    assert len(line.flights) < max(in_flight, 2 * LEAN.least)
+    assert line.window.limit <= 2 * LEAN.least
+    line.overtaken(False)
+    line.run(5)
+    assert line.run(5) >= 0.9 * calm
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.2])
+def test_a_line_that_is_far_away_is_not_slowed_down_when_it_is_overtaken(jitter: float) -> None:
+    line = Line(0.05, 1e-6, jitter)
+    line.run(30)
+    line.overtaken(True)
+    line.run(10)
+    assert line.run(30) >= 0.9 * WINDOW / (0.05 + jitter / 2)
+
+
+def test_a_trial_that_is_interrupted_is_given_up() -> None:
+    line = Line(0.02, 500e-6)
+    while line.window.limit == UNBOUND:
+        line.run(0.05)
+    line.overtaken(True)
+    assert line.congestion.calm.limit == UNBOUND

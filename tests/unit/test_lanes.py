@@ -51,11 +51,35 @@ def test_waiting_lanes_get_their_share_and_no_more() -> None:
 def test_the_reserve_is_for_urgent_alone() -> None:
     lanes = Lanes()
     lanes.add(entry("bulk", 5))
-    assert lanes.draw(5, urgent_only=True) is None
+    assert lanes.draw(5, spare=0) is None
     lanes.add(entry("urgent", 5))
-    drawn = lanes.draw(5, urgent_only=True)
+    drawn = lanes.draw(5, spare=0)
     assert drawn is not None
     assert drawn[0].chunk.lane == "urgent"
+
+
+def test_a_lane_that_is_overtaken_takes_what_is_lean() -> None:
+    lanes = Lanes()
+    lanes.add(entry("bulk", 500))
+    assert lanes.draw(64, spare=50, lean=0, overtaken=("bulk",)) is None
+    drawn = lanes.draw(64, spare=50, lean=7, overtaken=("bulk",))
+    assert drawn is not None
+    assert len(drawn[1]) == 7
+    drawn = lanes.draw(64, spare=20, lean=7, overtaken=())
+    assert drawn is not None
+    assert len(drawn[1]) == 20
+
+
+def test_a_lane_that_is_overtaken_still_gets_its_share() -> None:
+    lanes = Lanes()
+    lanes.add(entry("normal", 100_000))
+    lanes.add(entry("bulk", 100_000))
+    sent: Counter[Lane] = Counter()
+    while sent.total() < 50_000:
+        drawn = lanes.draw(SLICE, spare=1000, lean=0, overtaken=("bulk",))
+        assert drawn is not None
+        sent[drawn[0].chunk.lane] += len(drawn[1])
+    assert abs(sent["bulk"] / sent.total() - SHARE["bulk"]) < 0.01
 
 
 @given(

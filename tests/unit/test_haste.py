@@ -1,0 +1,32 @@
+"""Who overtakes whom: a table."""
+
+from __future__ import annotations
+
+import pytest
+
+from pushsvc.dispatch.haste import SPAN, Haste
+from pushsvc.model import Lane, Route
+
+SHOP, NEWS = Route("shop", "apns"), Route("news", "apns")
+BELOW_URGENT, BELOW_NORMAL = ("normal", "bulk"), ("bulk",)
+
+
+@pytest.mark.parametrize(
+    ("seen", "shop", "news"),
+    [
+        ([], (), ()),
+        ([(SHOP, "urgent")], BELOW_URGENT, ("urgent", *BELOW_URGENT)),
+        ([(SHOP, "normal")], BELOW_NORMAL, BELOW_URGENT),
+        ([(SHOP, "bulk")], (), BELOW_NORMAL),
+        ([(SHOP, "normal"), (NEWS, "normal")], BELOW_URGENT, BELOW_URGENT),
+        ([(SHOP, "normal"), (NEWS, "normal"), (NEWS, "normal")], BELOW_URGENT, BELOW_URGENT),
+        ([(NEWS, "normal"), (SHOP, "urgent")], BELOW_URGENT, ("urgent", *BELOW_URGENT)),
+    ],
+)
+def test_what_is_overtaken(seen: list[tuple[Route, Lane]], shop: tuple[Lane, ...], news: tuple[Lane, ...]) -> None:
+    haste = Haste()
+    for route, lane in seen:
+        haste.note(route, lane, 10.0)
+    assert haste.overtaken(SHOP, 10.0 + SPAN / 2) == shop
+    assert haste.overtaken(NEWS, 10.0 + SPAN / 2) == news
+    assert haste.overtaken(NEWS, 10.1 + SPAN) == ()
