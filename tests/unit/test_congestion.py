@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from pushsvc.dispatch.congestion import CALM, LEAN, UNBOUND, Congestion, Window
+from pushsvc.dispatch.congestion import CALM, LEAN, MORE, UNBOUND, Congestion, Window
 
 WINDOW = 2000
 
@@ -92,7 +92,7 @@ def test_a_line_that_is_overtaken_gives_up_the_queue_that_it_is_quicker_for() ->
     line.run(5)
     assert line.run(5) >= 0.5 * calm
     assert len(line.flights) < max(in_flight, 2 * LEAN.least)
-    assert line.window.limit <= 2 * LEAN.least
+    assert line.window.limit * line.each <= MORE * (LEAN.stretch * (line.away + line.each) + LEAN.slack)
     line.overtaken(False)
     line.run(5)
     assert line.run(5) >= 0.9 * calm
