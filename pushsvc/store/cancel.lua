@@ -7,18 +7,25 @@
 -- KEYS  1 ps:T:p:<id>; 2 ps:T:cancelled; 3 ps:T:epoch; 4 ps:T:s:<id>; 5 ps:T:scheduled; 6 ps:T:pending;
 --       7 ps:T:x:<id>; 8 ps:T:expansions
 -- ARGV  1 push id; 2 now ms; 3 status TTL ms; then the fields to return
--- Returns the values of those fields after the step, or false for a push that is not known.
+-- Returns the values of those fields after the step, and of a push that was scheduled platform, count, platform, count,
+-- .. of what has ended here; or false for a push that is not known.
 
 local state, total = unpack(redis.call('HMGET', KEYS[1], 'st', 'n'))
 if not state then
   return false
 end
+local ended = {}
 if state ~= 'done' and state ~= 'cancelled' then
   redis.call('HSET', KEYS[1], 'st', 'cancelled', 'up', ARGV[2])
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
   redis.call('DEL', KEYS[7])
   redis.call('ZREM', KEYS[8], ARGV[1])
   if state == 'scheduled' then
+    local parts = redis.call('LRANGE', KEYS[4], 0, -1)
+    for at = 1, #parts, 4 do
+      ended[#ended + 1] = parts[at]
+      ended[#ended + 1] = tonumber(parts[at + 2])
+    end
     redis.call('DEL', KEYS[4])
     redis.call('ZREM', KEYS[5], ARGV[1])
     redis.call('HINCRBY', KEYS[6], 'scheduled', 0 - total) -- -0 is no integer to Redis
@@ -28,4 +35,4 @@ if state ~= 'done' and state ~= 'cancelled' then
     redis.call('INCR', KEYS[3])
   end
 end
-return redis.call('HMGET', KEYS[1], unpack(ARGV, 4))
+return { redis.call('HMGET', KEYS[1], unpack(ARGV, 4)), ended }

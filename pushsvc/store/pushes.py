@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from .. import telemetry
 from ..codec import decode_row, encode_chunk, encode_push, split
 from ..errors import Conflict, Fault, InvalidRequest
 from ..model import DeliveryRow, End, Push, PushStatus
@@ -120,9 +121,10 @@ class RedisPushes:
         return [status_of(*push, values) for push, values in zip(pushes, answers, strict=True)]
 
     async def cancel(self, app: str, push_id: str) -> PushStatus | None:
-        """Raises Conflict when every delivery has ended already."""
+        """Raises Conflict when every delivery has ended already. What was scheduled is counted here: no dispatcher is
+        to hear of it."""
         shard = keys.shard_of(push_id, self._config.shards_of(app))
-        values = await self._link.script(
+        answer = await self._link.script(
             "cancel",
             [
                 *(keys.push(app, shard, push_id), keys.cancelled(app, shard), keys.epoch(app, shard)),
@@ -131,6 +133,9 @@ class RedisPushes:
             ],
             [push_id, self._clock(), self._config.status_ttl * 1000, *FIELDS],
         )
+        values, ended = answer or (None, [])
+        for platform, count in zip(ended[::2], ended[1::2], strict=True):
+            telemetry.DELIVERIES.labels(app, platform.decode(), "cancelled", "cancelled").inc(count)
         status = status_of(app, push_id, values)
         if status is not None and status.state == "done":
             raise Conflict("every delivery of this push has ended: there is nothing left to cancel")

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Iterator
 
 import pytest
 
+from pushsvc import telemetry
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model import Counts, PushStatus, Route
 from pushsvc.store import Store, StoreConfig, keys
@@ -171,14 +172,26 @@ def test_many_at_one_instant_are_launched_once_by_several(server: Server | None)
 # --- cancelled ------------------------------------------------------------------------------------
 
 
+def ended_as_cancelled() -> float:
+    """By the metric of this process, which the store in memory leaves alone."""
+    samples = [sample for metric in telemetry.DELIVERIES.collect() for sample in metric.samples]
+    return sum(
+        sample.value
+        for sample in samples
+        if sample.name == "pushsvc_deliveries_total" and sample.labels["outcome"] == "cancelled"
+    )
+
+
 @pytest.mark.parametrize("total", [1, 7, 1203])
 def test_a_push_that_is_cancelled_before_its_time_is_never_launched(server: Server | None, total: int) -> None:
     async def story(world: World) -> None:
         store = await world.store()
         for push_id in ("p", "q"):
             await store.pushes.accept(make_push(push_id, total, send_at=DUE))
+        before = ended_as_cancelled()
         status = await store.pushes.cancel("shop", "p")
         assert status is not None
+        assert server is None or ended_as_cancelled() - before == total
         assert (status.state, status.send_at) == ("cancelled", DUE)
         assert status.counts == Counts(total=total, cancelled=total)
         assert await store.pushes.cancel("shop", "p") == status
