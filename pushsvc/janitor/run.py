@@ -21,7 +21,7 @@ from .ageing import STALE, SUSPECT, Ages, revise
 WHAT: Final = {STALE: "stale", SUSPECT: "suspects"}
 NAP: Final = 0.1
 """Seconds until a rest hears that it is to stop."""
-_PAGE: Final = 500
+_PAGE: Final = 200
 """Devices looked at in one step."""
 
 Step: TypeAlias = Callable[[str], Awaitable[Swept]]

@@ -28,10 +28,10 @@ Index: TypeAlias = Literal["i", "k", "u"]
 INDEXES: tuple[Index, ...] = ("i", "k", "u")
 BUCKETS = 1 << 16
 """Hashes of each index."""
-_BUCKETS = 2048
+_BUCKETS = 512
 """Buckets looked at in one step, where most are empty."""
-_DEVICES = 500
-"""Devices read in one step, about."""
+_DEVICES = 100
+"""Devices read in one step, about: a millisecond in which Redis does nothing else."""
 _CONTAINERS = 16
 """Containers of a topic asked for at once: 8 KB."""
 

@@ -72,10 +72,10 @@ class Site:
         sha256 = hashlib.sha256(KEY.encode()).hexdigest()
         self.config.write_text(CONFIG.format(port=self.port, url=server.url, sha256=sha256, folder=folder))
 
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
+    def start(self, *words: str, **environ: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", "pushsvc", *words],
-            env={**os.environ, "PUSHSVC_CONFIG": str(self.config)},
+            env={**os.environ, "PUSHSVC_CONFIG": str(self.config), **environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
@@ -84,9 +84,10 @@ class Site:
 class Watch:
     """A command from outside: its memory while it runs, and the CPU of it and of the store."""
 
-    def __init__(self, site: Site, *words: str) -> None:
+    def __init__(self, site: Site, *words: str, **environ: str) -> None:
         self._site = site
         self.words = words
+        self._environ = environ
         self.rss: list[float] = []
         self.seconds = self.cpu = self.store_cpu = 0.0
         self.out = b""
@@ -94,7 +95,7 @@ class Watch:
     async def run(self) -> None:
         store = self._site.server.process.pid
         began, store_before = time.perf_counter(), cpu_of(store)
-        process = self._site.start(*self.words)
+        process = self._site.start(*self.words, **self._environ)
         reading = asyncio.create_task(asyncio.to_thread(process.communicate))
         while process.poll() is None:
             self.rss.append(resident_mb(process.pid))
@@ -247,7 +248,7 @@ async def run(site: Site, count: int, seconds: float) -> None:
             await load.until(lambda: time.monotonic() > warm)
             end = time.monotonic() + seconds
             alone = show_latencies("alone", await load.until(lambda: time.monotonic() > end))
-            dry = Watch(site, "cleanup", "--dry-run", "--json")
+            dry = Watch(site, "cleanup", "--dry-run", "--json", PUSHSVC__CLEANUP__SHARE="1.0")
             await dry.run()
             cleaning = Watch(site, "cleanup", "--json")
             task = asyncio.create_task(cleaning.run())
