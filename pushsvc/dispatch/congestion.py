@@ -95,6 +95,7 @@ class Window:
         "_best",
         "_count",
         "_floor",
+        "_from",
         "_full",
         "_kept",
         "_passing",
@@ -116,7 +117,7 @@ class Window:
         self._tuning = tuning
         self._quickest = quickest
         self._best = 0.0
-        self._before = 0
+        self._before = self._from = 0
         self._kept = self._floor = 0.0
         self._rest, self._rest_until = REST[0], now
         self.begin(now)
@@ -159,8 +160,11 @@ class Window:
             self._passing = False
             return
         if self._before:
+            failed = seen.rate < max(self._kept * self._best, self._floor)
+            if failed and self._wider():
+                return
             before, self._before = self._before, 0
-            if seen.rate < max(self._kept * self._best, self._floor):
+            if failed:
                 # What was enough before may be too little as well.
                 self.limit = min(UNBOUND, int(before * MORE))
                 self._rest_until = now + self._rest
@@ -180,6 +184,15 @@ class Window:
         if self.limit == UNBOUND and self._queued(seen, now):
             self._try(seen, int(seen.rate * self._patience(now)), now)
 
+    def _wider(self) -> bool:
+        """Where a part of the rate may go, try something between this window and the one of before, if there is any."""
+        wider = int(self.limit / self._tuning.less)
+        if self._tuning.kept is not None or wider >= self._from:
+            return False
+        self._kept = (1 + wider / self._from) / 2
+        self.limit, self._passing = wider, True
+        return True
+
     def _patience(self, now: float) -> float:
         """Seconds that an answer takes where there is no queue, at most."""
         return self._tuning.stretch * self._quickest.get(now) + self._tuning.slack
@@ -193,7 +206,8 @@ class Window:
         tuning = self._tuning
         smaller = max(tuning.least, smaller)
         if smaller < self.limit and now >= self._rest_until:
-            self._kept = (1 + smaller / max(smaller, seen.used)) / 2 if tuning.kept is None else tuning.kept
+            self._from = max(smaller, seen.used)
+            self._kept = (1 + smaller / self._from) / 2 if tuning.kept is None else tuning.kept
             self._before, self.limit, self._passing = self.limit, smaller, True
 
 

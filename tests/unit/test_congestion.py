@@ -16,8 +16,9 @@ class Line:
     """A provider at a distance of `away` seconds that works on one request at a time, `each` seconds long; sent to as
     much as window and congestion allow."""
 
-    def __init__(self, away: float, each: float, jitter: float = 0.0) -> None:
-        self.away, self.each, self.jitter = away, each, jitter
+    def __init__(self, away: float, each: float, jitter: float = 0.0, alone: float = 0.0) -> None:
+        """`alone`: seconds more for one that comes alone; who comes in company shares them."""
+        self.away, self.each, self.jitter, self.alone = away, each, jitter, alone
         self.now = 0.0
         self.free_at = 0.0
         self.dice = random.Random(1)
@@ -40,6 +41,7 @@ class Line:
         while self.now < began + seconds:
             while len(self.flights) < min(window, self.window.limit):
                 self.free_at = max(self.free_at, self.now + self.away / 2) + self.each
+                self.free_at += self.alone / (len(self.flights) + 1)
                 back = self.free_at + self.away / 2 + self.jitter * self.dice.random()
                 heapq.heappush(self.flights, (back, self.now))
             self.now, sent = heapq.heappop(self.flights)
@@ -96,6 +98,18 @@ def test_a_line_that_is_overtaken_gives_up_the_queue_that_it_is_quicker_for() ->
     line.overtaken(False)
     line.run(5)
     assert line.run(5) >= 0.9 * calm
+
+
+@pytest.mark.parametrize("alone", [0.0005, 0.002, 0.01])
+def test_a_line_that_is_overtaken_keeps_half_of_its_rate(alone: float) -> None:
+    """The smaller the window, the more a request costs: somewhere between is the least that is quick enough."""
+    line = Line(0.0005, 20e-6, alone=alone)
+    line.run(10)
+    calm = line.run(5)
+    line.overtaken(True)
+    line.run(10)
+    assert line.run(10) >= 0.45 * calm
+    assert line.window.limit < 0.6 * WINDOW
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.2])
