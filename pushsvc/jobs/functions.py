@@ -21,8 +21,11 @@ from ..telemetry import REPLAYED, get_logger
 
 STEP = 500
 """Deliveries that one atomic step moves: it keeps Redis from its other clients for some milliseconds."""
-SLICE = 2.0
-"""Seconds after which a long job lets others have their turn, where there are any: it goes to the end of the queue."""
+SLICE = 0.5
+"""Seconds after which a long job lets others have their turn, where there are any: it goes to the end of the queue.
+So short, because somebody may wait for the first delivery to an audience."""
+BACKGROUND = 0.1
+"""The same for what nobody waits for."""
 LONGEST = 60.0
 """Seconds after which it ends in any case, and is enqueued again: rq believes jobs to be short."""
 LOOK = 0.1
@@ -49,8 +52,10 @@ class Context:
 class Turn:
     """The time that a job has for itself, from now on."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, most: float = LONGEST) -> None:
+        """At most so many seconds where others wait."""
         self._context = context
+        self._most = min(SLICE, most)
         self._began = time.monotonic()
 
     @property
@@ -58,7 +63,7 @@ class Turn:
         spent = time.monotonic() - self._began
         if self._context.stopping() or spent > LONGEST:
             return True
-        return spent > SLICE and self._context.waiting()
+        return spent > self._most and self._context.waiting()
 
 
 Function: TypeAlias = Callable[..., Awaitable[Any]]
@@ -191,7 +196,7 @@ async def cleanup(context: Context) -> dict[str, int]:
 
     Killed at any point, it goes on where its last step began.
     """
-    settings, turn = context.settings, Turn(context)
+    settings, turn = context.settings, Turn(context, BACKGROUND)
     async with open_store(context.store_url, store_config(settings)) as store:
         cleanups, owner = store.cleanups, secrets.token_hex(8)
         async with holding(cleanups, owner, lease=settings.jobs.takeover) as lost:
