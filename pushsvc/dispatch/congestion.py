@@ -97,7 +97,6 @@ class Window:
         "_floor",
         "_from",
         "_full",
-        "_kept",
         "_passing",
         "_quickest",
         "_rest",
@@ -118,7 +117,7 @@ class Window:
         self._quickest = quickest
         self._best = 0.0
         self._before = self._from = 0
-        self._kept = self._floor = 0.0
+        self._floor = 0.0
         self._rest, self._rest_until = REST[0], now
         self.begin(now)
 
@@ -160,7 +159,7 @@ class Window:
             self._passing = False
             return
         if self._before:
-            failed = seen.rate < max(self._kept * self._best, self._floor)
+            failed = seen.rate < max(self._kept() * self._best, self._floor)
             if failed and self._wider():
                 return
             before, self._before = self._before, 0
@@ -184,12 +183,16 @@ class Window:
         if self.limit == UNBOUND and self._queued(seen, now):
             self._try(seen, int(seen.rate * self._patience(now)), now)
 
+    def _kept(self) -> float:
+        """The share of the rate that the trial under way must keep."""
+        kept = self._tuning.kept
+        return (1 + self.limit / self._from) / 2 if kept is None else kept
+
     def _wider(self) -> bool:
         """Where a part of the rate may go, try something between this window and the one of before, if there is any."""
         wider = int(self.limit / self._tuning.less)
         if self._tuning.kept is not None or wider >= self._from:
             return False
-        self._kept = (1 + wider / self._from) / 2
         self.limit, self._passing = wider, True
         return True
 
@@ -203,11 +206,9 @@ class Window:
     def _try(self, seen: Round, smaller: int, now: float) -> None:
         """Let a smaller window show what it is worth."""
         self._best = max(self._best, seen.rate)
-        tuning = self._tuning
-        smaller = max(tuning.least, smaller)
+        smaller = max(self._tuning.least, smaller)
         if smaller < self.limit and now >= self._rest_until:
             self._from = max(smaller, seen.used)
-            self._kept = (1 + smaller / self._from) / 2 if tuning.kept is None else tuning.kept
             self._before, self.limit, self._passing = self.limit, smaller, True
 
 

@@ -144,10 +144,7 @@ class RouteWorker:
             tasks.create_task(self._every(self._config.recall_every, self._give_back))
 
     def stop(self) -> None:
-        """Submit nothing more. What was read and not sent stays in Redis, for whoever comes next.
-
-        The flag also ends the loops: a client that is cancelled while it connects may swallow the cancellation.
-        """
+        """Submit nothing more. What was read and not sent stays in Redis, for whoever comes next."""
         self._stopping = True
 
     @property
