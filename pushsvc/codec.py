@@ -20,6 +20,7 @@ T = TypeVar("T")
 _encode = msgspec.msgpack.Encoder().encode
 _chunk = msgspec.msgpack.Decoder(Chunk)
 _row = msgspec.msgpack.Decoder(DeliveryRow)
+_rows: msgspec.msgpack.Decoder[list[tuple[int, DeliveryRow]]] = msgspec.msgpack.Decoder(list[tuple[int, DeliveryRow]])
 _receipt = msgspec.msgpack.Decoder(Receipt)
 _event = msgspec.msgpack.Decoder(FeedbackEvent)
 _push = msgspec.msgpack.Decoder(Push)
@@ -54,6 +55,15 @@ def encode_row(row: DeliveryRow) -> bytes:
 
 def decode_row(blob: bytes) -> DeliveryRow:
     return read(_row, blob, "a delivery row")
+
+
+def encode_rows(rows: Sequence[tuple[int, DeliveryRow]]) -> bytes:
+    """Rows of one push, each with the index of its delivery."""
+    return VERSION + _encode(rows)
+
+
+def decode_rows(blob: bytes) -> list[tuple[int, DeliveryRow]]:
+    return read(_rows, blob, "delivery rows")
 
 
 def encode_receipt(receipt: Receipt) -> bytes:

@@ -1,7 +1,7 @@
 -- Exchanges rows of deliveries for others that say less, each only where it is still what it was.
 --
 -- KEYS  1 ps:T:p:<id> or ps:T:r:<id>
--- ARGV  for each row: index, row as it was, row as it shall be
+-- ARGV  for each row, or member with rows: index, the encoded form as it was, as it shall be
 -- Returns how many were exchanged.
 
 local done = 0

@@ -4,75 +4,86 @@
 -- record the turn is 1. This is the fence: what a process that was thought dead still has to say, or what is said
 -- twice, finds its delivery closed.
 --
--- A push of more than SMALL deliveries is large: it has a bit a delivery in place of a row. So is a push with a total
--- of 0: it is made from an audience, page by page, and nobody knew its total when the chunk was written.
+-- A push of more than FEW deliveries is large: it has a bit a delivery instead of a row under its index. So is a push
+-- with a total of 0: it is made from an audience, page by page, and nobody knew its total when the chunk was written.
 
-local SMALL = 1000 -- keys.SMALL
+local FEW = 32 -- keys.FEW
 local SLICE = 1000 -- Lua cannot unpack more than about 7,000 values at once
 
 local function is_large(total)
-  return total > SMALL or total == 0
+  return total > FEW or total == 0
 end
 
--- Returns head, open. `head` is nil when the status of the push has run out: then nothing is known, and everything
--- is open. Else it is st, rt, n:sent, n:failed, n:invalid, n:expired, n:suppressed, n:cancelled. `open` has true or
--- false for each place in `index`; an index that comes twice is open at its first place only.
-local function fence(prefix, id, total, turn, index)
-  local open = {}
-  local head = nil
-  for first = 1, #index, SLICE do
-    local last = math.min(first + SLICE - 1, #index)
-    if not is_large(total) then
-      head = redis.call('HMGET', prefix .. 'p:' .. id, 'st', 'rt', 'n:sent', 'n:failed', 'n:invalid', 'n:expired',
-        'n:suppressed', 'n:cancelled', unpack(index, first, last))
-      for place = first, last do
-        open[place] = not head[8 + place - first + 1]
-      end
-    else
-      local ask = {}
-      for place = first, last do
-        local at = #ask
-        ask[at + 1], ask[at + 2], ask[at + 3] = 'GET', 'u1', index[place]
-      end
-      local bits = redis.call('BITFIELD', prefix .. 'b:' .. id, unpack(ask))
-      for place = first, last do
-        open[place] = bits[place - first + 1] == 0
-      end
+-- The bytes of a bitmap from `first` on with those of `mask` added, or nil where one of these bits is set already.
+local function added(key, first, mask)
+  local before = redis.call('GETRANGE', key, first, first + #mask - 1)
+  local bytes = {}
+  for at = 1, #mask do
+    local own, new = string.byte(before, at) or 0, string.byte(mask, at)
+    if bit.band(own, new) ~= 0 then
+      return nil
     end
+    bytes[at] = bit.bor(own, new)
   end
-  if is_large(total) then
-    head = redis.call('HMGET', prefix .. 'p:' .. id, 'st', 'rt', 'n:sent', 'n:failed', 'n:invalid', 'n:expired',
-      'n:suppressed', 'n:cancelled')
-  end
+  return string.char(unpack(bytes))
+end
 
-  if not head or not head[1] then
-    head = nil
-    for place = 1, #index do
-      open[place] = true
+-- What has ended of a large push, a 1 for each place in `index`.
+local function ended_of(key, index)
+  local found = {}
+  for first = 1, #index, SLICE do
+    local ask = {}
+    for place = first, math.min(first + SLICE - 1, #index) do
+      local at = #ask
+      ask[at + 1], ask[at + 2], ask[at + 3] = 'GET', 'u1', index[place]
     end
-  elseif tonumber(head[2] or 0) == 0 then
-    if turn ~= 1 then
-      for place = 1, #index do
-        open[place] = false
-      end
+    local bits = redis.call('BITFIELD', key, unpack(ask))
+    for place = 1, #bits do
+      found[first + place - 1] = bits[place]
+    end
+  end
+  return found
+end
+
+-- Returns head, open, bytes. `head` is nil when the status of the push has run out: then nothing is known, and
+-- everything is open. Else it is st, rt, n:sent, n:failed, n:invalid, n:expired, n:suppressed, n:cancelled. `open` is
+-- true when everything is, else it has true or false for each place in `index`. No index may come twice.
+-- `mask` is '' or, from byte `first` of the bitmap on, the bits of all of `index`: the quick way, and where everything
+-- is open by it `bytes` is what the bitmap must have there when all of them have ended.
+local function fence(prefix, id, total, turn, index, first, mask)
+  local push, bitmap = prefix .. 'p:' .. id, prefix .. 'b:' .. id
+  local large = is_large(total)
+  local head = redis.call('HMGET', push, 'st', 'rt', 'n:sent', 'n:failed', 'n:invalid', 'n:expired', 'n:suppressed',
+    'n:cancelled', unpack(large and {} or index))
+  if not head[1] then
+    return nil, true
+  end
+  local open = {}
+  local retrying = tonumber(head[2] or 0) > 0
+  if not retrying and turn ~= 1 then
+    return head, open
+  end
+  if large then
+    local bytes = not retrying and mask ~= '' and added(bitmap, first, mask)
+    if bytes then
+      return head, true, bytes
+    end
+    local ended = ended_of(bitmap, index)
+    for place = 1, #index do
+      open[place] = ended[place] == 0
     end
   else
-    for first = 1, #index, SLICE do
-      local last = math.min(first + SLICE - 1, #index)
-      local turns = redis.call('HMGET', prefix .. 't:' .. id, unpack(index, first, last))
-      for place = first, last do
-        open[place] = open[place] and tonumber(turns[place - first + 1] or 1) == turn
-      end
+    for place = 1, #index do
+      open[place] = not head[8 + place]
     end
   end
-
-  if #index > 1 then
-    local seen = {}
-    for place = 1, #index do
-      if seen[index[place]] then
-        open[place] = false
+  if retrying then
+    for from = 1, #index, SLICE do
+      local turns = redis.call('HMGET', prefix .. 't:' .. id, unpack(index, from, math.min(from + SLICE - 1, #index)))
+      for at = 1, #turns do
+        local place = from + at - 1
+        open[place] = open[place] and tonumber(turns[at] or 1) == turn
       end
-      seen[index[place]] = true
     end
   end
   return head, open

@@ -19,9 +19,9 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:s:<id>`              | list   | entry: until due       | what a scheduled push puts into the lanes: platform,  |
 |                            |        |                        | lane, number of targets, encoded Chunk, and so on     |
 | `ps:T:p:<id>`              | hash   | status TTL             | one push: see below                                   |
-| `ps:T:b:<id>`              | string | status TTL             | pushes of > 1,000: a bit a delivery that has ended    |
-| `ps:T:r:<id>`              | zset   | status TTL             | pushes of > 1,000: rows of those not `sent`; score    |
-|                            |        |                        | index, member `<index> <encoded DeliveryRow>`         |
+| `ps:T:b:<id>`              | string | status TTL             | pushes of > 32: a bit a delivery that has ended       |
+| `ps:T:r:<id>`              | zset   | status TTL             | pushes of > 32: rows; score index, member `<index>    |
+|                            |        |                        | <encoded rows>`, from that index on                   |
 | `ps:T:t:<id>`              | hash   | status TTL             | index -> turn, of deliveries that were retried and    |
 |                            |        |                        | have not ended; 1 where there is none                 |
 | `ps:T:x:<id>`              | hash   | status TTL             | the expansion of a push from its audience: `push`     |
@@ -84,13 +84,18 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:hash_key`              | string | for good               | 32 random bytes that key every token hash             |
 
 The push's hash `ps:T:p:<id>` has `st` state, `n` total, `at` created ms, `up` updated ms, `due` ms where it was
-scheduled, `rt` how many are being retried, `n:<end>` how many ended so, and for pushes of up to 1,000 deliveries under
+scheduled, `rt` how many are being retried, `n:<end>` how many ended so, and for pushes of up to 32 deliveries under
 each index that has ended its encoded DeliveryRow: that the field is there *is* the mark that the delivery ended. What
 is queued is not stored but reckoned, `n - rt - sum of n:<end>`, so that the counts cannot disagree. Names are short
 because each is kept once a push for a week.
 
+Of a larger push the marks are bits and the rows stand beside it. Each that did not end as `sent` is a member of its
+own, since a replay takes it out again; those that were sent share one for each time that something was recorded of
+their chunk, so that Redis has one value to write where it had hundreds. Up to 1,000 deliveries each has its row, beyond
+that what was sent has none.
+
 A push that is made from an audience has `x` 1. Its `n` grows with each step of its expansion; since nobody knows how
-many there will be, it is kept like one of more than 1,000 from its first delivery on, with rows also of the first 1,000
+many there will be, it is kept like one of more than 32 from its first delivery on, with rows also of the first 1,000
 that end as `sent`: if there are no more than these, each delivery has its row.
 
 What a scheduled push will send has no lifetime. Its status is kept for as long as the push may be sent and for the
@@ -119,8 +124,11 @@ DISPATCH = "dispatch"
 FEEDBACK = "feedback"
 """The consumer group of every receipts stream."""
 
+FEW = 32
+"""Pushes of up to this many deliveries keep their rows in their hash; larger ones beside it, with a bitmap."""
+
 SMALL = ROWS_FOR_ALL
-"""Pushes of up to this many deliveries keep a row of each; larger ones a bitmap, and rows only of what failed."""
+"""Pushes of up to this many deliveries keep a row of each; larger ones only of what was not sent."""
 
 HELD = "ps:held"
 KEYRING = "ps:keys"

@@ -10,10 +10,10 @@ local chunks = cmsgpack.unpack(ARGV[2])
 local found = {}
 for c = 1, #chunks do
   local id, total, turn, index = unpack(chunks[c])
-  local _, open = fence(ARGV[1], id, total, turn, index)
+  local _, open = fence(ARGV[1], id, total, turn, index, 0, '')
   local left = {}
   for place = 1, #index do
-    if open[place] then
+    if open == true or open[place] then
       left[#left + 1] = index[place]
     end
   end

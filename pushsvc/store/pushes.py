@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 
 from .. import telemetry
-from ..codec import decode_row, encode_chunk, encode_push, split
+from ..codec import decode_row, decode_rows, encode_chunk, encode_push, split
 from ..errors import Conflict, Fault, InvalidRequest
 from ..model import DeliveryRow, End, Push, PushStatus
 from . import keys
@@ -151,16 +152,27 @@ class RedisPushes:
         total, expanded = await self._link.call("HMGET", push, "n", "x")
         if total is None:
             return None
-        if int(total) <= keys.SMALL and expanded is None:
+        if int(total) <= keys.FEW and expanded is None:
             indexes = range(start, int(total))
             blobs = await self._link.call("HMGET", push, *indexes) if indexes else []
             rows = ((index, decode_row(blob)) for index, blob in zip(indexes, blobs, strict=True) if blob is not None)
             return page(rows, outcome, limit)
-        found: list[DeliveryRow] = []
         key = keys.rows(app, shard, push_id)
+        if int(total) <= keys.SMALL:
+            members = await self._link.call("ZRANGE", key, 0, -1)
+            found = [row for member in members for row in rows_of(member) if row[0] >= start]
+            return page(iter(sorted(found, key=itemgetter(0))), outcome, limit)
+        return await self._deliveries_not_sent(key, start, outcome, limit)
+
+    async def _deliveries_not_sent(
+        self, key: str, start: int, outcome: End | None, limit: int
+    ) -> tuple[list[DeliveryRow], str | None]:
+        """Each is a member of its own. Beside them may be some `sent`, of an audience that has grown since."""
+        found: list[DeliveryRow] = []
         for _ in range(0, _LOOK, _PAGE):
             members = await self._link.call("ZRANGEBYSCORE", key, start, "+inf", "LIMIT", 0, _PAGE)
-            some, more = page(_numbered(members, sent=int(total) <= keys.SMALL), outcome, limit - len(found))
+            rows = (row for member in members for row in rows_of(member) if row[1].outcome != "sent")
+            some, more = page(rows, outcome, limit - len(found))
             found += some
             if more is not None or len(members) < _PAGE:
                 return found, more
@@ -198,10 +210,6 @@ def page(
     return found, None
 
 
-def _numbered(members: list[bytes], *, sent: bool) -> Iterator[tuple[int, DeliveryRow]]:
-    """The rows of a large push, or of one from an audience, which may have some of `sent` that it needs no more."""
-    for member in members:
-        index, _, blob = member.partition(b" ")
-        row = decode_row(blob)
-        if sent or row.outcome != "sent":
-            yield int(index), row
+def rows_of(member: bytes) -> list[tuple[int, DeliveryRow]]:
+    """The rows that a member of a large push's sorted set holds."""
+    return decode_rows(member.partition(b" ")[2])

@@ -2,8 +2,8 @@
 --
 -- Only deliveries that are open for their turn (see fence.lua) take effect, so that the step may run twice and may
 -- be told things by processes that were thought dead. The targets of one retry travel together in one encoded chunk
--- that Lua cannot take apart: where only some of them are open, the group is left untouched and its closed targets
--- are returned; the caller settles again without them, and until then nothing is acknowledged.
+-- that Lua cannot take apart, and so do rows: where only some of them are open, the group is left untouched and its
+-- closed targets are returned; the caller settles again without them, and until then nothing is acknowledged.
 -- The end of a push's only delivery, the most frequent case, has a way of its own that makes no tables: it takes the
 -- server a fifth of the time. Keys other than KEYS[1] are built from the prefix and share its hash tag.
 -- What the provider said of tokens is counted a platform and slot of time, not a delivery: `sent` and `invalid` (its
@@ -12,10 +12,13 @@
 -- KEYS  1 ps:T:pending
 -- ARGV  1 prefix `ps:T:`; 2 MessagePack of
 --         { now ms, status TTL ms, dead-letter TTL ms, groups, singles, finished, slot, answers' TTL ms }
---         group:    { push id, platform, lane, total, turn, indexes, ends, retries, head, dead, receipts, asked }
---           indexes  of all its deliveries, those that end first, in the order of `ends` and `retries`
---           ends     { end, count, rows }       rows are encoded DeliveryRows; false, or no more of them, for those
---                                               of large pushes that need none
+--         group:    { push id, platform, lane, total, turn, indexes, first, mask, ends, retries, head, dead, receipts,
+--                     asked }
+--           indexes  of all its deliveries, each once, those that end first, in the order of `ends` and `retries`
+--           first, mask  '' or, of a large push, the bits of all of them from this byte of the bitmap on, see fence.lua
+--           ends     { end, count, rows, together }   of a small push a row for each: an encoded DeliveryRow; of a
+--                    large one { index, member, index, member, .. }, none for those that need no row; `together` is 1
+--                    where a member has the rows of several
 --           retries  { due ms, count, chunk }   the chunk is encoded, with its next turn in it
 --           head     the encoded chunk without targets, for dead letters; else an empty string
 --           dead, receipts   { place in indexes, blob }
@@ -44,28 +47,47 @@ local function count_answers(platform, kind, count)
   end
 end
 
-local function settle(group)
-  local id, platform, lane, total, turn, index, ends, retries, letter, dead, receipts, asked = unpack(group)
-  local head, open = fence(prefix, id, total, turn, index)
-  local large = is_large(total)
+-- Whether all of `count` places behind `place` are open or all closed; else says which of them are closed.
+local function as_one(id, index, open, place, count)
+  local opened = 0
+  for p = place + 1, place + count do
+    opened = opened + (open[p] and 1 or 0)
+  end
+  if opened == 0 or opened == count then
+    return true
+  end
+  for p = place + 1, place + count do
+    if not open[p] then
+      closed[#closed + 1] = id
+      closed[#closed + 1] = index[p]
+    end
+  end
+  return false
+end
 
-  -- Retries come last in `index`: see that each is open or closed as a whole before anything is written.
-  local place = #index
-  for r = #retries, 1, -1 do
-    local count, opened = retries[r][2], 0
-    for p = place - count + 1, place do
-      opened = opened + (open[p] and 1 or 0)
-    end
-    if opened > 0 and opened < count then
-      for p = place - count + 1, place do
-        if not open[p] then
-          closed[#closed + 1] = id
-          closed[#closed + 1] = index[p]
-        end
-      end
-      return
-    end
-    place = place - count
+-- Whether what travels together in the group is open or closed as a whole. Asked before anything is written.
+local function is_whole(id, index, open, ends, retries)
+  local place, whole = 0, true
+  for e = 1, #ends do
+    local count = ends[e][2]
+    whole = (ends[e][4] == 0 or as_one(id, index, open, place, count)) and whole
+    place = place + count
+  end
+  for r = 1, #retries do
+    local count = retries[r][2]
+    whole = as_one(id, index, open, place, count) and whole
+    place = place + count
+  end
+  return whole
+end
+
+local function settle(group)
+  local id, platform, lane, total, turn, index, first, mask, ends, retries, letter, dead, receipts, asked = unpack(group)
+  local head, open, bytes = fence(prefix, id, total, turn, index, first, mask)
+  local large = is_large(total)
+  local all = open == true
+  if not all and not is_whole(id, index, open, ends, retries) then
+    return
   end
 
   local push = prefix .. 'p:' .. id
@@ -74,31 +96,39 @@ local function settle(group)
   local bits, rows, turns = {}, {}, {}
   local ended, retried = 0, 0
   local sent, invalid = 0, 0
-  place = 0
+  local place = 0
   for e = 1, #ends do
-    local name, count, kept = ends[e][1], ends[e][2], ends[e][3]
+    local name, count, kept, together = unpack(ends[e])
     local hits = 0
-    for k = 1, count do
-      place = place + 1
-      if open[place] then
-        local i = index[place]
-        hits = hits + 1
-        if not large then
-          local at = #fields
-          fields[at + 1], fields[at + 2] = i, kept[k]
-        else
-          local at = #bits
-          bits[at + 1], bits[at + 2], bits[at + 3], bits[at + 4] = 'SET', 'u1', i, 1
-          if kept[k] then
-            at = #rows
-            rows[at + 1], rows[at + 2] = i, string.format('%d ', i) .. kept[k]
+    if all and bytes then
+      hits = count -- of a first turn, since nothing of the push is being retried
+    else
+      for p = place + 1, place + count do
+        if all or open[p] then
+          local i = index[p]
+          hits = hits + 1
+          if large then
+            local at = #bits
+            bits[at + 1], bits[at + 2], bits[at + 3], bits[at + 4] = 'SET', 'u1', i, 1
+          else
+            local at = #fields
+            fields[at + 1], fields[at + 2] = i, kept[p - place]
           end
-        end
-        if turn > 1 then
-          turns[#turns + 1] = i
+          if turn > 1 then
+            turns[#turns + 1] = i
+          end
         end
       end
     end
+    if large and hits > 0 then
+      for k = 1, #kept, 2 do
+        if hits == count or open[place + (k + 1) / 2] then
+          local at = #rows
+          rows[at + 1], rows[at + 2] = kept[k], kept[k + 1]
+        end
+      end
+    end
+    place = place + count
     if name == 'sent' then
       sent = hits
     elseif name == 'invalid' then
@@ -122,7 +152,7 @@ local function settle(group)
   local next_turns = {}
   for r = 1, #retries do
     local due, count, chunk = unpack(retries[r])
-    if open[place + 1] then
+    if all or open[place + 1] then
       redis.call('ZADD', prefix .. 'retry:' .. platform, due, lane .. ' ' .. string.format('%d ', count) .. chunk)
       retried = retried + count
       for p = place + 1, place + count do
@@ -156,14 +186,16 @@ local function settle(group)
       redis.call('HSET', prefix .. 't:' .. id, unpack(next_turns))
       redis.call('PEXPIRE', prefix .. 't:' .. id, ttl)
     end
-    if #bits > 0 then
-      redis.call('BITFIELD', prefix .. 'b:' .. id, unpack(bits))
-      redis.call('PEXPIRE', prefix .. 'b:' .. id, ttl)
-    end
-    if #rows > 0 then
-      redis.call('ZADD', prefix .. 'r:' .. id, unpack(rows))
-    end
     if large then
+      if bytes then
+        redis.call('SETRANGE', prefix .. 'b:' .. id, first, bytes)
+      elseif #bits > 0 then
+        redis.call('BITFIELD', prefix .. 'b:' .. id, unpack(bits))
+      end
+      if #rows > 0 then
+        redis.call('ZADD', prefix .. 'r:' .. id, unpack(rows))
+      end
+      redis.call('PEXPIRE', prefix .. 'b:' .. id, ttl)
       redis.call('PEXPIRE', prefix .. 'r:' .. id, ttl)
     end
     local over = 0
@@ -195,7 +227,7 @@ local function settle(group)
   pending[at] = (pending[at] or 0) + retried
 
   for d = 1, #dead do
-    if open[dead[d][1]] then
+    if all or open[dead[d][1]] then
       if letter then
         redis.call('HSETNX', prefix .. 'm:' .. id, platform, letter)
         redis.call('PEXPIRE', prefix .. 'm:' .. id, dead_ttl)
@@ -206,7 +238,7 @@ local function settle(group)
   end
   local told = 0
   for r = 1, #receipts do
-    if open[receipts[r][1]] then
+    if all or open[receipts[r][1]] then
       told = told + 1
       redis.call('XADD', prefix .. 'receipts', '*', 'r', receipts[r][2])
     end

@@ -1,7 +1,8 @@
 """Settlements become what `settle.lua` reads: grouped by chunk, with rows, retries, dead letters and receipts.
 
 Pure. It runs once a delivery, so it avoids what costs: one dictionary look-up finds the group (by the identity of
-the chunk, which all deliveries of an entry share), and only what must be kept is encoded.
+the chunk, which all deliveries of an entry share), and only what must be kept is encoded. What was sent of a large push
+goes as one value with all its rows, and a mask of its bits: Redis has then nothing to do for each delivery.
 
 Retries of one chunk that fall due at about the same time travel on as one chunk, at the time of the last of them: a
 held route would else turn an entry of 500 targets into 500 copies of its message. "About" is a sixteenth of the wait,
@@ -15,7 +16,7 @@ from typing import Any, TypeAlias, cast
 
 import msgspec
 
-from ..codec import encode_chunk, encode_receipt, encode_row
+from ..codec import encode_chunk, encode_receipt, encode_row, encode_rows
 from ..model import (
     Chunk,
     DeliveryRow,
@@ -30,9 +31,11 @@ from ..model import (
 )
 from ..ports import EntryRef
 from .dead import DeadLetter, encode_dead
-from .keys import SMALL
+from .keys import FEW, SMALL
 
 Bucket: TypeAlias = tuple[int, int]
+WIDEST = 1024
+"""Bytes of a mask, at most."""
 RENEWAL = 16
 """A push that ends within a sixteenth of its status TTL keeps the one from its beginning: one command less."""
 
@@ -48,10 +51,30 @@ def lua_string(blob: bytes) -> msgspec.Raw:
     return msgspec.Raw(b"\xdb" + size.to_bytes(4, "big") + blob)
 
 
+class _End:
+    """Deliveries of a chunk that have ended alike: their indexes, and the rows of those that need one."""
+
+    __slots__ = ("places", "rows")
+
+    def __init__(self) -> None:
+        self.places: list[int] = []
+        self.rows: list[tuple[int, DeliveryRow]] = []
+
+    def packed(self, end: str, *, large: bool) -> tuple[str, int, list[Any], int]:
+        rows = self.rows
+        if not large:
+            return end, len(self.places), [lua_string(encode_row(row)) for _, row in rows], 0
+        # What is not `sent` may be taken back one by one, by a replay.
+        together = int(end == "sent" and bool(rows))
+        members = [rows] if together else [[row] for row in rows]
+        kept = [word for some in members for word in (some[0][0], lua_string(member_of(some)))]
+        return end, len(self.places), kept, together
+
+
 class _Group:
     """What is to be recorded of the deliveries of one chunk."""
 
-    __slots__ = ("asked", "chunk", "dead", "ends", "receipts", "retries", "rows_of_sent")
+    __slots__ = ("asked", "chunk", "dead", "ends", "receipts", "retries", "rows_of_sent", "seen")
 
     def __init__(self, chunk: Chunk) -> None:
         self.chunk = chunk
@@ -59,7 +82,8 @@ class _Group:
         # Of a push that is made from an audience nobody knows yet whether it will have more than SMALL.
         self.rows_of_sent = 0 if chunk.total > SMALL else SMALL
         """Deliveries from this index on need no row when they end as `sent`."""
-        self.ends: dict[str, tuple[list[int], list[msgspec.Raw | bool]]] = {}
+        self.seen: set[int] = set()
+        self.ends: dict[str, _End] = {}
         self.retries: dict[Bucket, tuple[list[Target], list[int]]] = {}
         self.dead: list[tuple[str, int, msgspec.Raw]] = []
         self.receipts: list[tuple[object, int, msgspec.Raw]] = []
@@ -67,13 +91,15 @@ class _Group:
     def packed(self) -> list[Any]:
         """The group in the shape that settle.lua documents."""
         chunk = self.chunk
+        large = chunk.total > FEW or not chunk.total
         indexes: list[int] = []
         starts: dict[object, int] = {}
         ends = []
-        for end, (places, rows) in self.ends.items():
-            starts[end] = len(indexes) + 1
-            indexes += places
-            ends.append((end, len(places), rows))
+        for name, end in self.ends.items():
+            starts[name] = len(indexes) + 1
+            indexes += end.places
+            ends.append(end.packed(name, large=large))
+        first, mask = mask_of(indexes) if large and not self.retries else (0, b"")
         retries = []
         for bucket, (targets, dues) in self.retries.items():
             starts[bucket] = len(indexes) + 1
@@ -88,6 +114,8 @@ class _Group:
             chunk.total,
             chunk.turn,
             indexes,
+            first,
+            lua_string(mask),
             ends,
             retries,
             lua_string(letter),
@@ -95,6 +123,27 @@ class _Group:
             [(starts[segment] + place, blob) for segment, place, blob in self.receipts],
             int(self.asked),
         ]
+
+
+def mask_of(indexes: Sequence[int]) -> tuple[int, bytes]:
+    """The bits of these indexes in a bitmap of Redis, and the number of the byte that they begin with.
+
+    The first bit of a byte is its highest (https://redis.io/docs/latest/commands/setbit/). No bytes where the indexes
+    lie so far apart that a command a bit is the cheaper way.
+    """
+    first, last = min(indexes) >> 3, max(indexes) >> 3
+    if last - first >= WIDEST:
+        return 0, b""
+    end = (last << 3) + 7
+    bits = 0
+    for index in indexes:
+        bits |= 1 << (end - index)
+    return first, bits.to_bytes(last - first + 1, "big")
+
+
+def member_of(rows: Sequence[tuple[int, DeliveryRow]]) -> bytes:
+    """Rows of a large push as its sorted set keeps them, under the first of their indexes."""
+    return b"%d %s" % (rows[0][0], encode_rows(rows))
 
 
 def pack(
@@ -133,23 +182,23 @@ def pack(
         group = groups.get(id(chunk))
         if group is None:
             group = groups[id(chunk)] = _Group(chunk)
+        if target.index in group.seen:
+            continue  # what was said of it first counts
+        group.seen.add(target.index)
         if not group.asked and outcome is not None and outcome.status:
             group.asked = True  # a dry run that the provider has a word for
         segment: object
         if type(verdict) is Ended:
-            end = segment = verdict.end
-            held = group.ends.get(end)
-            if held is None:
-                held = group.ends[end] = ([], [])
-            places, rows = held
-            place = len(places)
-            places.append(target.index)
-            if end != "sent" or target.index < group.rows_of_sent:
-                rows.append(lua_string(encode_row(row_of(settlement, verdict))))
+            segment = verdict.end
+            end = group.ends.get(verdict.end)
+            if end is None:
+                end = group.ends[verdict.end] = _End()
+            place = len(end.places)
+            end.places.append(target.index)
+            if verdict.end != "sent" or target.index < group.rows_of_sent:
+                end.rows.append((target.index, row_of(settlement, verdict)))
                 if verdict.dead_letter:
-                    group.dead.append((end, place, lua_string(encode_dead(dead_letter_of(settlement)))))
-            elif group.rows_of_sent:
-                rows.append(False)  # a row of a later place may follow
+                    group.dead.append((verdict.end, place, lua_string(encode_dead(dead_letter_of(settlement)))))
         else:
             retry = cast(Retry, verdict)
             segment = bucket = _bucket(retry, settlement.at)

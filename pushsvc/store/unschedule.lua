@@ -5,10 +5,10 @@
 -- KEYS  1 ps:T:scheduled; 2 ps:T:pending; 3 ps:T:s:<id>; 4 ps:T:p:<id>
 -- ARGV  1 prefix `ps:T:`; 2 push id; 3 now ms; 4 number of chunks that change, then for each: its place in the list,
 --       the chunk as it was, the chunk as it shall be or '', how many targets that leaves; then for each target that
---       goes: index, encoded row
+--       goes: index, encoded row of a small push, or member of a large one (see settle.lua)
 -- Returns how many targets went, or -1 where something is not what it was.
 
-local SMALL = 1000 -- keys.SMALL
+local FEW = 32 -- keys.FEW
 
 local prefix, id, chunks = ARGV[1], ARGV[2], tonumber(ARGV[4])
 local behind = 5 + 4 * chunks
@@ -36,14 +36,14 @@ redis.call('HINCRBY', KEYS[2], 'scheduled', -went)
 local total = tonumber(redis.call('HGET', KEYS[4], 'n') or 0)
 if total > 0 then
   for at = behind, #ARGV, 2 do
-    if total <= SMALL then
+    if total <= FEW then
       redis.call('HSET', KEYS[4], ARGV[at], ARGV[at + 1])
     else
       redis.call('SETBIT', prefix .. 'b:' .. id, ARGV[at], 1)
-      redis.call('ZADD', prefix .. 'r:' .. id, ARGV[at], ARGV[at] .. ' ' .. ARGV[at + 1])
+      redis.call('ZADD', prefix .. 'r:' .. id, ARGV[at], ARGV[at + 1])
     end
   end
-  if total > SMALL then
+  if total > FEW then
     local left = redis.call('PTTL', KEYS[4])
     redis.call('PEXPIRE', prefix .. 'b:' .. id, left)
     redis.call('PEXPIRE', prefix .. 'r:' .. id, left)

@@ -20,6 +20,7 @@ from pushsvc.fanout import expand
 from pushsvc.model import (
     LANES,
     BadNotification,
+    DeliveryRow,
     Ended,
     FeedbackEvent,
     Message,
@@ -474,6 +475,32 @@ def test_a_large_push_and_what_nobody_can_read(real: Server) -> None:
         assert sum(map(len, left)) == 1500
         assert await store.link.call("XLEN", keys.quarantine("shop", 0)) == 1
         assert await store.dead.count("shop", DeadFilter()) == 1500
+
+    play(real, story)
+
+
+def test_rows_that_stand_together_keep_the_others(real: Server) -> None:
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        await store.registry.put_many("shop", [*ANNA, *BERT])
+        await store.pushes.accept(to("sent", *(device(f"crowd-{n}") for n in range(40)), *ANNA, *BERT))
+        await settle_all(store, Ended("sent"), None)
+        before = await rows(store, "sent")
+        erased = await store.erasures.erase("shop", "anna@example.com", wait=60.0)
+        assert (erased.done, erased.removed) == (True, {"statuses": 2})
+        await nothing_left(store, ANNA)
+        assert await rows(store, "sent") == [
+            row
+            if row.device_id not in {each.id for each in ANNA}
+            else replace(row, device_id=None, token_hash="", provider_id="")
+            for row in before
+        ]
+
+    async def rows(store: AnyStore, name: str) -> list[DeliveryRow]:
+        found = await store.pushes.deliveries("shop", name, outcome=None, cursor="", limit=100)
+        assert found is not None
+        assert len(found[0]) == 40 + len(ANNA) + len(BERT)
+        return found[0]
 
     play(real, story)
 

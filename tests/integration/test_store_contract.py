@@ -25,7 +25,7 @@ from pushsvc.model import (
     TokenSuspect,
     Unavailable,
 )
-from pushsvc.store import StoreConfig
+from pushsvc.store import StoreConfig, token_hash
 
 from .servers import Server
 from .test_store_kit import (
@@ -291,7 +291,7 @@ def test_settling_twice_counts_once(server: Server | None) -> None:
     play(server, story)
 
 
-@pytest.mark.parametrize("total", [1, 2, 1001])
+@pytest.mark.parametrize("total", [1, 2, 40, 1001])
 def test_the_same_delivery_twice_in_one_batch_counts_once(server: Server | None, total: int) -> None:
     async def story(world: World) -> None:
         store = await world.store()
@@ -343,7 +343,7 @@ def test_every_end_is_counted_and_has_its_row(server: Server | None) -> None:
     play(server, story)
 
 
-@pytest.mark.parametrize("total", [300, 1200])
+@pytest.mark.parametrize("total", [20, 300, 1200])
 def test_rows_come_page_by_page_in_order(server: Server | None, total: int) -> None:
     async def story(world: World) -> None:
         store = await world.store()
@@ -368,7 +368,7 @@ def test_rows_come_page_by_page_in_order(server: Server | None, total: int) -> N
         everything = await store.pushes.deliveries("shop", "p", outcome=None, cursor="", limit=5000)
         assert everything is not None
         # A large push keeps rows only of what was not sent.
-        assert len(everything[0]) == (300 if total <= 1000 else 400)
+        assert len(everything[0]) == (total if total <= 1000 else 400)
         assert everything[1] is None
 
     play(server, story)
@@ -392,7 +392,7 @@ def test_unknown_pushes_and_wrong_cursors(server: Server | None) -> None:
 # --- retries --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("total", [1, 4, 1001])
+@pytest.mark.parametrize("total", [1, 4, 40, 1001])
 def test_a_retry_goes_again_when_it_is_due(server: Server | None, total: int) -> None:
     async def story(world: World) -> None:
         store = await world.store()
@@ -437,7 +437,7 @@ def test_a_wait_that_costs_no_attempt(server: Server | None) -> None:
     play(server, story)
 
 
-@pytest.mark.parametrize("total", [1, 4, 1001])
+@pytest.mark.parametrize("total", [1, 4, 40, 1001])
 def test_a_settlement_of_an_older_turn_changes_nothing(server: Server | None, total: int) -> None:
     async def story(world: World) -> None:
         store = await world.store()
@@ -459,7 +459,7 @@ def test_a_settlement_of_an_older_turn_changes_nothing(server: Server | None, to
     play(server, story)
 
 
-@pytest.mark.parametrize("total", [6, 1001])
+@pytest.mark.parametrize("total", [6, 40, 1001])
 def test_a_retry_of_which_some_have_ended_elsewhere(server: Server | None, total: int) -> None:
     """The chunk that goes again must not hold the targets that somebody else has settled meanwhile."""
 
@@ -483,10 +483,39 @@ def test_a_retry_of_which_some_have_ended_elsewhere(server: Server | None, total
     play(server, story)
 
 
+@pytest.mark.parametrize("total", [6, 40, 1001])
+def test_what_was_sent_of_which_some_have_ended_elsewhere(server: Server | None, total: int) -> None:
+    """Each delivery has the row of its first end, and no other, also where rows are written together."""
+
+    async def story(world: World) -> None:
+        a, b = await world.store("a"), await world.store("b")
+        await a.pushes.accept(make_push("p", total))
+        (held, *_) = await take_all(a)
+        await world.kill("a")
+        (taken, *_) = await b.queue.reclaim(ROUTE)
+        first = [settlement(taken.chunk, 4), settlement(taken.chunk, 1, Ended("expired"), None)]
+        assert await b.queue.settle("shop", first, []) == 2
+        late = [settlement(held.chunk, index) for index in (4, 0, 1, 2)]
+        assert await a.queue.settle("shop", late, []) == 2
+        assert await a.queue.settle("shop", late, []) == 0
+        found = await a.pushes.deliveries("shop", "p", outcome=None, cursor="", limit=10)
+        assert found is not None
+        of_large = [("expired", 1)]
+        assert [(row.outcome, index_of(row.token_hash)) for row in found[0]] == (
+            [("sent", 0), *of_large, ("sent", 2), ("sent", 4)] if total <= 1000 else of_large
+        )
+        assert counts(await a.pushes.status("shop", "p"))["sent"] == 3
+
+    def index_of(hashed: str) -> int:
+        return next(index for index in range(total) if token_hash(bytes(32), f"p-{index}") == hashed)
+
+    play(server, story)
+
+
 # --- cancelling -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("total", [1, 5, 1001])
+@pytest.mark.parametrize("total", [1, 5, 40, 1001])
 def test_a_cancelled_push_is_not_sent(server: Server | None, total: int) -> None:
     async def story(world: World) -> None:
         store = await world.store()
@@ -514,7 +543,7 @@ def test_a_cancelled_push_is_not_sent(server: Server | None, total: int) -> None
     play(server, story)
 
 
-@pytest.mark.parametrize("total", [3, 1001])
+@pytest.mark.parametrize("total", [3, 40, 1001])
 def test_what_was_in_flight_at_the_cancelling_moves_over(server: Server | None, total: int) -> None:
     async def story(world: World) -> None:
         store = await world.store()

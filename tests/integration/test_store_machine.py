@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import ExitStack
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -32,7 +33,7 @@ from .test_store_kit import NOW, ROUTE, SENT, AnyStore, Backend, World, backend_
 
 T = TypeVar("T")
 CONSUMERS = ("a", "b", "c")
-TOTALS = (1, 1, 2, 3, 7, 1003)
+TOTALS = (1, 1, 2, 3, 7, 40, 170, 1003)
 INVALID: tuple[Verdict, Outcome | None] = (Ended("invalid"), TokenDead(status=410))
 VERDICTS: list[tuple[Verdict, Outcome | None]] = [
     (Ended("sent"), SENT),
@@ -41,6 +42,12 @@ VERDICTS: list[tuple[Verdict, Outcome | None]] = [
     (Retry(NOW + 10, 2), Unavailable(status=503)),
     (Retry(NOW + 2000, 1), Unavailable(status=429)),
 ]
+
+
+@cache
+def hashed(push_id: str, index: int) -> str:
+    """The hash of a token of `make_push`."""
+    return token_hash(bytes(32), f"{push_id}-{index}")
 
 
 class _PushModel:
@@ -235,6 +242,8 @@ class StoreMachine(RuleBasedStateMachine):
                 else:
                     model.turns[index] = chunk.turn + 1
         assert self.run(store.queue.settle("shop", settlements, finished)) == effective
+        for push_id in {each.delivery.chunk.push_id for each in settlements}:
+            self.rows_are_what_happened(push_id)
 
     @rule(now=st.sampled_from([NOW, NOW + 10, NOW + 5000]), consumer=st.sampled_from(CONSUMERS))
     def promote(self, now: int, consumer: str) -> None:
@@ -283,7 +292,7 @@ class StoreMachine(RuleBasedStateMachine):
             (push_id, index)
             for push_id, model in self.pushes.items()
             for index in range(model.total)
-            if token_hash(bytes(32), f"{push_id}-{index}") in hashes
+            if hashed(push_id, index) in hashes
         }
 
     @precondition(lambda self: self.pushes)
@@ -320,6 +329,17 @@ class StoreMachine(RuleBasedStateMachine):
             assert status is not None
             assert msgspec.structs.asdict(status.counts) == model.expected()
             assert status.state == model.state
+
+    def rows_are_what_happened(self, push_id: str) -> None:
+        """Of each delivery that has ended, in the order of their indexes; of a large push what was not sent."""
+        model = self.pushes[push_id]
+        found = self.run(self.stores["a"].pushes.deliveries("shop", push_id, outcome=None, cursor="", limit=5000))
+        assert found is not None
+        assert [(row.token_hash, row.outcome) for row in found[0]] == [
+            (hashed(push_id, index), end)
+            for index, end in sorted(model.ended.items())
+            if model.total <= 1000 or end != "sent"
+        ]
 
     @invariant()
     def gauges_are_what_happened(self) -> None:
@@ -363,7 +383,8 @@ class StoreMachine(RuleBasedStateMachine):
                 ]
                 self.record(heir, settlements, [holding.taken.ref])
         self.status_is_what_happened()
-        for model in self.pushes.values():
+        for push_id, model in self.pushes.items():
+            self.rows_are_what_happened(push_id)
             assert len(model.ended) == (0 if model.never_began else model.total)
         gauges = self.run(heir.gauges({"shop": ("apns",)}))
         figures = gauges.apps["shop"]

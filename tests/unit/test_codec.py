@@ -17,10 +17,20 @@ from pushsvc.codec import (
     decode_push,
     decode_receipt,
     decode_row,
+    decode_rows,
 )
 from pushsvc.store.dead import decode_dead
 
-DECODERS = (decode_chunk, decode_row, decode_receipt, decode_event, decode_push, decode_audience, decode_dead)
+DECODERS = (
+    decode_chunk,
+    decode_row,
+    decode_rows,
+    decode_receipt,
+    decode_event,
+    decode_push,
+    decode_audience,
+    decode_dead,
+)
 
 
 @pytest.mark.parametrize("decode", DECODERS)

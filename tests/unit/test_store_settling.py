@@ -12,6 +12,7 @@ from pushsvc.model import (
     BadNotification,
     Chunk,
     Delivery,
+    End,
     Ended,
     Message,
     Outcome,
@@ -26,7 +27,9 @@ from pushsvc.model import (
 )
 from pushsvc.ports import EntryRef
 from pushsvc.store.dead import decode_dead
-from pushsvc.store.settling import batches, lua_string, pack, pack_finished
+from pushsvc.store.keys import FEW, SMALL
+from pushsvc.store.pushes import rows_of
+from pushsvc.store.settling import WIDEST, batches, lua_string, mask_of, pack, pack_finished
 
 SENT = Sent(status=200, provider_id="id-1")
 AT = 1_000_000
@@ -98,18 +101,74 @@ def test_what_leaves_more_than_a_row_goes_the_long_way() -> None:
         assert (len(groups), singles) == (1, [])
 
 
-def test_a_small_push_keeps_every_row_and_a_large_one_only_the_failures() -> None:
-    for total, rows in ((1000, 2), (1001, 0)):
-        of = chunk(total)
-        ((push_id, platform, lane, all_of_it, turn, indexes, ends, retries, letter, dead, receipts, asked),), _ = pack(
-            [settle(of, 3, Ended("sent")), settle(of, 4, Ended("sent")), settle(of, 5, Ended("expired"), None, "ttl")]
-        )
-        assert (push_id, platform, lane, all_of_it, turn) == ("p", "apns", "urgent", total, 1)
-        assert indexes == [3, 4, 5]
-        assert [(end, count, len(kept)) for end, count, kept in ends] == [("sent", 2, rows), ("expired", 1, 1)]
-        row = decode_row(blob(ends[1][2][0]))
-        assert (row.outcome, row.reason, row.status, row.attempts) == ("expired", "ttl", 0, 0)
-        assert (retries, blob(letter), dead, receipts, asked) == ([], b"", [], [], 1)
+def test_a_small_push_keeps_a_row_under_each_index() -> None:
+    of = chunk(FEW)
+    (group,), _ = pack(
+        [settle(of, 3, Ended("sent")), settle(of, 4, Ended("sent")), settle(of, 5, Ended("expired"), None, "ttl")]
+    )
+    assert group[:8] == ["p", "apns", "urgent", FEW, 1, [3, 4, 5], 0, lua_string(b"")]
+    assert [(end, count, len(kept), together) for end, count, kept, together in group[8]] == [
+        ("sent", 2, 2, 0),
+        ("expired", 1, 1, 0),
+    ]
+    row = decode_row(blob(group[8][1][2][0]))
+    assert (row.outcome, row.reason, row.status, row.attempts) == ("expired", "ttl", 0, 0)
+    assert (group[9], blob(group[10]), group[11], group[12], group[13]) == ([], b"", [], [], 1)
+
+
+@pytest.mark.parametrize(("total", "rows_of_sent"), [(FEW + 1, [4, 3]), (SMALL, [4, 3]), (SMALL + 1, []), (0, [4, 3])])
+def test_rows_of_a_large_push_stand_together_where_it_was_sent(total: int, rows_of_sent: list[int]) -> None:
+    of = msgspec.structs.replace(chunk(20), total=total)
+    ends: list[tuple[int, End]] = [(4, "sent"), (3, "sent"), (6, "expired"), (5, "expired")]
+    (group,), _ = pack([settle(of, index, Ended(end)) for index, end in ends])
+    assert group[5:8] == [[4, 3, 6, 5], 0, lua_string(bytes([0b00011110]))]
+    (sent, sent_count, sent_rows, together), (expired, expired_count, expired_rows, alone) = group[8]
+    assert (sent, sent_count, together) == ("sent", 2, int(bool(rows_of_sent)))
+    assert (expired, expired_count, alone) == ("expired", 2, 0)
+    found = [(index, rows_of(blob(member))) for index, member in zip(sent_rows[::2], sent_rows[1::2], strict=True)]
+    assert [(index, [number for number, _ in rows]) for index, rows in found] == ([(4, rows_of_sent)] if found else [])
+    assert bool(found) == bool(rows_of_sent)
+    assert expired_rows[::2] == [6, 5]
+    for place, member in ((6, expired_rows[1]), (5, expired_rows[3])):
+        assert blob(member).startswith(b"%d " % place)
+        ((number, row),) = rows_of(blob(member))
+        assert (number, row.outcome, row.token_hash) == (place, "expired", f"h{place}")
+
+
+def test_rows_of_an_audience_that_may_grow_are_those_of_its_first_thousand() -> None:
+    targets = tuple(Target(index, f"t{index}") for index in range(SMALL - 2, SMALL + 2))
+    of = msgspec.structs.replace(chunk(20), total=0, targets=targets)
+    (group,), _ = pack([settle(of, place, Ended("sent")) for place in range(4)])
+    ((_, count, kept, together),) = group[8]
+    assert (count, together) == (4, 1)
+    assert [number for number, _ in rows_of(blob(kept[1]))] == [SMALL - 2, SMALL - 1]
+
+
+@given(st.sets(st.integers(0, 1_000_000), min_size=1, max_size=60))
+def test_a_mask_has_the_bit_of_each_index(indexes: set[int]) -> None:
+    near = {min(indexes) + index % 8000 for index in indexes}
+    for some in (indexes, near):
+        first, mask = mask_of(list(some))
+        if not mask:
+            assert max(some) // 8 - min(some) // 8 >= WIDEST
+            continue
+        assert len(mask) <= WIDEST
+        found = {8 * (first + place) + bit for place, byte in enumerate(mask) for bit in range(8) if byte << bit & 128}
+        assert found == some
+
+
+def test_what_is_said_of_a_delivery_first_counts() -> None:
+    of = chunk(40)
+    again = Retry(AT + 5, 2)
+    settlements = [settle(of, 1, Ended("sent")), settle(of, 1, again, Unavailable()), settle(of, 1, Ended("sent"))]
+    (group,), _ = pack(settlements)
+    assert (group[5], [end[:2] for end in group[8]], group[9]) == ([1], [("sent", 1)], [])
+
+
+def test_a_mask_is_only_for_what_ends() -> None:
+    of = chunk(40)
+    (group,), _ = pack([settle(of, 1, Ended("sent")), settle(of, 2, Retry(AT + 5, 2), Unavailable())])
+    assert group[5:8] == [[1, 2], 0, lua_string(b"")]
 
 
 def test_dead_letters_and_receipts_name_their_place() -> None:
@@ -123,7 +182,7 @@ def test_dead_letters_and_receipts_name_their_place() -> None:
         settle(of, 5, Retry(AT + 5, 4), TokenDead(status=410)),
     ]
     (group,), _ = pack(settlements)
-    indexes, dead, receipts = group[5], group[9], group[10]
+    indexes, dead, receipts = group[5], group[11], group[12]
     assert indexes == [1, 2, 4, 3, 0, 5]  # by end, then by retry
     assert [indexes[place - 1] for place, _ in dead] == [2, 4]
     assert [indexes[place - 1] for place, _ in receipts] == [3, 4, 5]
@@ -138,7 +197,7 @@ def test_dead_letters_and_receipts_name_their_place() -> None:
         "d3",
     )
     assert decode_receipt(blob(receipts[1][1])).kind == "suspect"
-    head = decode_chunk(blob(group[8]))
+    head = decode_chunk(blob(group[10]))
     assert (head.targets, head.message) == ((), of.message)
 
 
@@ -147,14 +206,14 @@ def test_dead_letters_and_receipts_name_their_place() -> None:
 def test_a_dry_run_tells_whether_the_provider_was_asked(total: int, status: int, asked: int) -> None:
     of = msgspec.structs.replace(chunk(total), dry_run=True)
     groups, singles = pack([settle(of, index, Ended("sent"), Sent(status=status)) for index in range(total)])
-    assert ([group[11] for group in groups], singles) == ([asked], [])
+    assert ([group[13] for group in groups], singles) == ([asked], [])
 
 
 def test_what_is_closed_is_left_out() -> None:
     of = chunk(3)
     (group,), _ = pack([settle(of, index, Retry(AT + 1, 2), Unavailable()) for index in range(3)], {("p", 1)})
     assert group[5] == [0, 2]
-    assert [target.index for target in decode_chunk(blob(group[7][0][2])).targets] == [0, 2]
+    assert [target.index for target in decode_chunk(blob(group[9][0][2])).targets] == [0, 2]
 
 
 @given(
@@ -167,7 +226,7 @@ def test_retries_travel_together_and_never_early(waits: list[tuple[int, int]], t
         settle(of, index, Retry(AT + wait, attempt), Unavailable()) for index, (wait, attempt) in enumerate(waits)
     ]
     (group,), _ = pack(settlements)
-    indexes, retries = group[5], group[7]
+    indexes, retries = group[5], group[9]
     assert sorted(indexes) == list(range(len(waits)))
     place = 0
     for due, count, encoded in retries:
@@ -185,7 +244,7 @@ def test_retries_travel_together_and_never_early(waits: list[tuple[int, int]], t
 def test_retries_of_one_time_are_one_chunk() -> None:
     of = chunk(20)
     (group,), _ = pack([settle(of, index, Retry(AT + 900_000, 2), Unavailable()) for index in range(20)])
-    assert [(due, count) for due, count, _ in group[7]] == [(AT + 900_000, 20)]
+    assert [(due, count) for due, count, _ in group[9]] == [(AT + 900_000, 20)]
 
 
 def test_finished_entries_by_lane() -> None:

@@ -26,6 +26,7 @@ from ..config import StoreConfig
 from ..link import Link
 from ..liveness import Liveness
 from ..queue import RedisQueue
+from ..settling import member_of
 from .keepers import Step
 from .subjects import Counts, Subjects
 
@@ -259,7 +260,9 @@ class Queue:
             rest = encode_chunk(msgspec.structs.replace(found.chunk, targets=left)) if left else b""
             changes += (place, blob, rest, len(left))
             for target, owner in found.gone:
-                rows += (target.index, encode_row(_row(found.chunk.platform, now)))
+                row = _row(found.chunk.platform, now)
+                large = found.chunk.total > keys.FEW
+                rows += (target.index, member_of([(target.index, row)]) if large else encode_row(row))
                 owners.append(owner)
         if not changes:
             return True

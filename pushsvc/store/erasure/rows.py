@@ -7,13 +7,14 @@ since it is the mark that its delivery ended, and says no longer whose it was.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
-from ...codec import CodecError, decode_row, encode_row
+from ...codec import CodecError, decode_row, decode_rows, encode_row, encode_rows
+from ...model import DeliveryRow
 from .. import keys
 from ..hashing import limiter_digests
 from ..link import Link
@@ -22,16 +23,19 @@ from .subjects import Counts, Subjects
 
 _KEYS = 200
 """Keys looked at in one step, about."""
-_FEW = 32
-"""Fields of a push that is read together with others."""
-_ROWS = 500
-"""Rows of one large push looked at in one step."""
+_MEMBERS = 500
+"""Members of one large push looked at in one step: rows that did not end as `sent`, and 1,000 others at most."""
+
+
+_Rows: TypeAlias = list[tuple[int, DeliveryRow]]
+_Kept: TypeAlias = tuple[bytes, bytes, _Rows]
+"""Index, encoded form, rows."""
 
 
 class _Cursor(Struct, frozen=True, array_like=True):
     listing: str | None = ""
     waiting: tuple[str, ...] = ()
-    """Keys that were listed, hold many rows, and were not looked through yet."""
+    """Rows of large pushes that were listed and not looked through yet."""
     rank: int = 0
 
 
@@ -46,7 +50,7 @@ class Rows:
         at = msgspec.json.decode(cursor, type=_Cursor) if cursor else _Cursor()
         removed: Counts = Counter()
         if at.waiting:
-            further = await self._look_at_many(at.waiting[0], who, at.rank, removed)
+            further = await self._look_at_large(at.waiting[0], who, at.rank, removed)
             following = _Cursor(at.listing, at.waiting if further else at.waiting[1:], further)
         elif at.listing is None:
             return Step(removed, None)
@@ -57,7 +61,7 @@ class Rows:
         return Step(removed, msgspec.json.encode(following).decode())
 
     async def _look_at_keys(self, app: str, who: Subjects, names: Sequence[str], removed: Counts) -> list[str]:
-        """Those that hold many rows are left for later."""
+        """Rows of large pushes are left for later."""
         later: list[str] = []
         slots: dict[str, list[str]] = {}
         commands: list[tuple[Any, ...]] = []
@@ -72,39 +76,47 @@ class Rows:
             elif name.kind == "lim":
                 commands.append(("HDEL", key, *self._digests([token for _, token in who.tokens])))
         for pushes in slots.values():
-            for key, flat in zip(pushes, await self._link.script("rows", pushes, [_FEW]), strict=True):
-                if flat is None:
-                    later.append(key)
-                else:
-                    await self._disown(key, who, list(zip(flat[::2], flat[1::2], strict=True)), removed)
+            for key, flat in zip(pushes, await self._link.script("rows", pushes, []), strict=True):
+                found = []
+                for index, blob in zip(flat[::2], flat[1::2], strict=True):
+                    try:
+                        found.append((index, blob, [(int(index), decode_row(blob))]))
+                    except CodecError:
+                        continue
+                await self._disown(key, who, found, lambda rows: encode_row(rows[0][1]), removed)
         await self._link.many(commands)
         return later
 
-    async def _look_at_many(self, key: str, who: Subjects, rank: int, removed: Counts) -> int:
+    async def _look_at_large(self, key: str, who: Subjects, rank: int, removed: Counts) -> int:
         """Where to go on, or 0."""
-        name = keys.parse(key)
-        if name is not None and name.kind == "p":
-            fields = await self._link.call("HGETALL", key)
-            await self._disown(key, who, [row for row in fields.items() if row[0].isdigit()], removed)
-            return 0
-        members = await self._link.call("ZRANGE", key, rank, rank + _ROWS - 1)
-        rows = [(index, blob) for index, _, blob in (member.partition(b" ") for member in members)]
-        await self._disown(key, who, rows, removed)
-        return rank + _ROWS if len(members) == _ROWS else 0
-
-    async def _disown(self, key: str, who: Subjects, rows: Sequence[tuple[bytes, bytes]], removed: Counts) -> None:
-        args: list[bytes] = []
-        owners: list[str] = []
-        for index, blob in rows:
+        members = await self._link.call("ZRANGE", key, rank, rank + _MEMBERS - 1)
+        found = []
+        for index, _, blob in (member.partition(b" ") for member in members):
             try:
-                row = decode_row(blob)
+                found.append((index, blob, decode_rows(blob)))
             except CodecError:
                 continue
-            owner = who.of_row(row.device_id, row.token_hash)
-            if owner is not None:
-                bare = msgspec.structs.replace(row, device_id=None, token_hash="", provider_id="")
-                args += (index, blob, encode_row(bare))
-                owners.append(owner)
+        await self._disown(key, who, found, encode_rows, removed)
+        return rank + _MEMBERS if len(members) == _MEMBERS else 0
+
+    async def _disown(
+        self, key: str, who: Subjects, found: Sequence[_Kept], encode: Callable[[_Rows], bytes], removed: Counts
+    ) -> None:
+        args: list[bytes] = []
+        owners: list[str] = []
+        for index, blob, rows in found:
+            bare: _Rows = []
+            own: list[str] = []
+            for number, row in rows:
+                owner = who.of_row(row.device_id, row.token_hash)
+                if owner is None:
+                    bare.append((number, row))
+                else:
+                    own.append(owner)
+                    bare.append((number, msgspec.structs.replace(row, device_id=None, token_hash="", provider_id="")))
+            if own:
+                args += (index, blob, encode(bare))
+                owners += own
         if args:
             await self._link.script("disown", [key], args)
             removed.update((owner, "statuses") for owner in owners)
