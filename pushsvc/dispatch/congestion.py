@@ -2,13 +2,14 @@
 it, and an urgent push waits there behind everything that was sent before.
 
 A round is a tenth of a second or more. Where its answers took much longer than the quickest of late, there is a queue
-somewhere on the way, and the next round tries with less in flight. If fewer answers come of it, the window was needed
-after all: it is restored, and tried again later. So a provider that is merely far away keeps its whole window, and one
-that is at its limit is kept busy with as little as it takes. Only what is not urgent is bound by it.
+somewhere on the way, and the next round tries with less in flight. Only what is not urgent is bound by it.
 
-Two windows are kept. The calm one must not cost any speed. The lean one is for what others overtake, while they do
-(`haste.py`): it also shrinks where a part of the speed goes with it, up to half, as long as more is saved in waiting.
-A machine that is busy to its last core is a queue too, in front of every process; only less work makes it shorter.
+Two windows are kept. The *calm* one must not cost any speed: if fewer answers come of a trial, the window was needed
+after all: it is restored, and tried again later. So a provider that is merely far away keeps its whole window, and one
+that is at its limit is kept busy with as little as it takes. The *lean* one is for what others overtake, while they do
+(`haste.py`): a machine that is busy to its last core is a queue too, in front of every process, and only less work
+makes it shorter. So this window begins with little and is widened until a third of the speed is kept; where answers come
+no sooner for it there was no queue, and it goes back to what it was.
 
 The idea is that of delay-based congestion control: LEDBAT, https://www.rfc-editor.org/rfc/rfc6817, and BBR,
 https://datatracker.ietf.org/doc/draft-ietf-ccwg-bbr/. Pure: the clock is an argument.
@@ -16,6 +17,7 @@ https://datatracker.ietf.org/doc/draft-ietf-ccwg-bbr/. Pure: the clock is an arg
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Final
 
 from msgspec import Struct
@@ -30,8 +32,14 @@ MEMORY: Final = 600.0
 there is no quick answer; one that is out of date only brings about trials that fail."""
 REST: Final = (0.5, 30.0)
 """Seconds without another trial after one that failed: the first, doubled with each up to the second."""
-FLOOR: Final = 0.5
-"""The share of the calm window's rate that a trial of the lean one must keep, however many there were before it."""
+KEPT: Final = 0.95
+"""The share of the best rate that a trial of the calm window must keep."""
+FADE: Final = 0.98
+"""What a round leaves of the best rate: it is forgotten within seconds where it cannot be had again."""
+FLOOR: Final = 1 / 3
+"""The share of the calm window's rate that the lean one keeps."""
+SOONER: Final = 0.75
+"""A trial of the lean window is worth it when answers take so much of the time that they took before."""
 UNBOUND: Final = 1 << 30
 
 
@@ -43,17 +51,11 @@ class Tuning(Struct, frozen=True):
     """There is a queue when answers take `stretch` times the quickest and `slack` seconds more."""
     less: float
     """What a trial leaves of the window."""
-    kept: float | None
-    """The share of the rate that a trial must keep. None: half-way between all of it and what would be left if the
-    window had been needed whole."""
-    fade: float
-    """What a round leaves of the best rate, which is the one to be kept: it is forgotten within seconds where it cannot
-    be had again. 0: only the rate just before the trial counts."""
     least: int
 
 
-CALM: Final = Tuning(stretch=2.0, slack=0.002, less=0.8, kept=0.95, fade=0.98, least=64)
-LEAN: Final = Tuning(stretch=1.5, slack=0.0005, less=0.4, kept=None, fade=0.0, least=32)
+CALM: Final = Tuning(stretch=2.0, slack=0.002, less=0.8, least=64)
+LEAN: Final = Tuning(stretch=1.5, slack=0.0005, less=0.4, least=16)
 
 
 class Round(Struct, frozen=True):
@@ -87,15 +89,11 @@ class Quickest:
         return min(self._before, self._now)
 
 
-class Window:
+class Window(ABC):
     """One search. `limit` is how many deliveries may be in flight before something must wait."""
 
     __slots__ = (
-        "_before",
-        "_best",
         "_count",
-        "_floor",
-        "_from",
         "_full",
         "_passing",
         "_quickest",
@@ -105,26 +103,18 @@ class Window:
         "_sum",
         "_tuning",
         "_used",
-        "last",
         "limit",
     )
 
     def __init__(self, tuning: Tuning, quickest: Quickest, now: float) -> None:
         self.limit = UNBOUND
-        self.last: Round | None = None
-        """The latest full one, of any time."""
         self._tuning = tuning
         self._quickest = quickest
-        self._best = 0.0
-        self._before = self._from = 0
-        self._floor = 0.0
         self._rest, self._rest_until = REST[0], now
         self.begin(now)
 
     def begin(self, now: float) -> None:
-        """Count from here: what was seen before belongs to another window. A trial under way is given up."""
-        if self._before:
-            self.limit, self._before = self._before, 0
+        """Count from here: what was seen before belongs to another window."""
         self._passing = self._full = False
         self._round_at, self._count, self._sum, self._used = now, 0, 0.0, 0
 
@@ -143,58 +133,19 @@ class Window:
         span = now - self._round_at
         if span < 2 * mean:
             return
-        rate = self._count / span
         full = self._used >= (self._tuning.least if self.limit == UNBOUND else FULL * self.limit)
         if full and self._full:
-            self.last = Round(rate, self._used, mean)
-            self._judge(self.last, now)
+            if self._passing:
+                # Half of these answers belong to what was sent before the trial began.
+                self._passing = False
+            else:
+                self._judge(Round(self._count / span, self._used, mean), now)
         self._full = full
-        if self._tuning.fade or not self._before:
-            self._best *= self._tuning.fade
         self._round_at, self._count, self._sum, self._used = now, 0, 0.0, 0
 
+    @abstractmethod
     def _judge(self, seen: Round, now: float) -> None:
-        if self._passing:
-            # Half of these answers belong to what was sent before the trial began.
-            self._passing = False
-            return
-        if self._before:
-            failed = seen.rate < max(self._kept() * self._best, self._floor)
-            if failed and self._wider():
-                return
-            before, self._before = self._before, 0
-            if failed:
-                # What was enough before may be too little as well.
-                self.limit = min(UNBOUND, int(before * MORE))
-                self._rest_until = now + self._rest
-                self._rest = min(REST[1], self._rest * 2)
-                return
-            self._rest = REST[0]
-        if self._queued(seen, now):
-            self._try(seen, int(min(self.limit, seen.used) * self._tuning.less), now)
-        else:
-            self._best = max(self._best, seen.rate)
-            if self.limit < UNBOUND:
-                self.limit = int(self.limit * MORE)
-
-    def seek(self, seen: Round, now: float) -> None:
-        """Begin with what should do, by what another window has seen: the rate, times what an answer may take."""
-        self._floor = FLOOR * seen.rate
-        if self.limit == UNBOUND and self._queued(seen, now):
-            self._try(seen, int(seen.rate * self._patience(now)), now)
-
-    def _kept(self) -> float:
-        """The share of the rate that the trial under way must keep."""
-        kept = self._tuning.kept
-        return (1 + self.limit / self._from) / 2 if kept is None else kept
-
-    def _wider(self) -> bool:
-        """Where a part of the rate may go, try something between this window and the one of before, if there is any."""
-        wider = int(self.limit / self._tuning.less)
-        if self._tuning.kept is not None or wider >= self._from:
-            return False
-        self.limit, self._passing = wider, True
-        return True
+        """What follows from a full round."""
 
     def _patience(self, now: float) -> float:
         """Seconds that an answer takes where there is no queue, at most."""
@@ -203,12 +154,98 @@ class Window:
     def _queued(self, seen: Round, now: float) -> bool:
         return seen.mean > self._patience(now)
 
-    def _try(self, seen: Round, smaller: int, now: float) -> None:
-        """Let a smaller window show what it is worth."""
+    def _failed(self, now: float) -> None:
+        """No trial for a while, and for twice as long the next time."""
+        self._rest_until = now + self._rest
+        self._rest = min(REST[1], self._rest * 2)
+
+
+class Calm(Window):
+    """The smallest window that costs no speed."""
+
+    __slots__ = ("_before", "_best", "last")
+
+    def __init__(self, quickest: Quickest, now: float) -> None:
+        self.last: Round | None = None
+        """The latest full one, of any time."""
+        self._best = 0.0
+        self._before = 0
+        """The window before the trial that is under way."""
+        super().__init__(CALM, quickest, now)
+
+    def begin(self, now: float) -> None:
+        if self._before:
+            self.limit, self._before = self._before, 0
+        super().begin(now)
+
+    def _close(self, now: float) -> None:
+        began = self._round_at
+        super()._close(now)
+        if self._round_at != began:
+            self._best *= FADE
+
+    def _judge(self, seen: Round, now: float) -> None:
+        self.last = seen
+        if self._before:
+            before, self._before = self._before, 0
+            if seen.rate < KEPT * self._best:
+                # What was enough before may be too little as well.
+                self.limit = min(UNBOUND, int(before * MORE))
+                self._failed(now)
+                return
+            self._rest = REST[0]
         self._best = max(self._best, seen.rate)
-        smaller = max(self._tuning.least, smaller)
+        if not self._queued(seen, now):
+            if self.limit < UNBOUND:
+                self.limit = int(self.limit * MORE)
+            return
+        smaller = max(self._tuning.least, int(min(self.limit, seen.used) * self._tuning.less))
         if smaller < self.limit and now >= self._rest_until:
-            self._from = max(smaller, seen.used)
+            self._before, self.limit, self._passing = self.limit, smaller, True
+
+
+class Lean(Window):
+    """The smallest window that keeps a third of the speed, where that makes answers come sooner."""
+
+    __slots__ = ("_before", "_floor", "_mean")
+
+    def __init__(self, quickest: Quickest, now: float) -> None:
+        self._floor = 0.0
+        self._before = 0
+        """The window before the trial that is under way, and what an answer took then."""
+        self._mean = 0.0
+        super().__init__(LEAN, quickest, now)
+
+    def begin(self, now: float) -> None:
+        if self._before:
+            self.limit, self._before = self._before, 0
+        super().begin(now)
+
+    def seek(self, seen: Round, now: float) -> None:
+        """Begin with what should do by what the calm window has seen: the rate, times what an answer may take."""
+        self._floor = FLOOR * seen.rate
+        if self.limit == UNBOUND and self._queued(seen, now):
+            self._try(seen, int(seen.rate * self._patience(now)), now)
+
+    def _judge(self, seen: Round, now: float) -> None:
+        if self._before:
+            before, self._before = self._before, 0
+            if seen.mean > SOONER * self._mean:
+                self.limit = before
+                self._failed(now)
+                return
+            self._rest = REST[0]
+        if seen.rate < self._floor:
+            self.limit = min(UNBOUND, int(self.limit * MORE))
+            self._failed(now)
+            return
+        if self._queued(seen, now):
+            self._try(seen, int(min(self.limit, seen.used) * self._tuning.less), now)
+
+    def _try(self, seen: Round, smaller: int, now: float) -> None:
+        smaller = max(self._tuning.least, smaller)
+        if smaller < min(self.limit, seen.used) and now >= self._rest_until:
+            self._mean = seen.mean
             self._before, self.limit, self._passing = self.limit, smaller, True
 
 
@@ -219,13 +256,13 @@ class Congestion:
 
     def __init__(self, now: float) -> None:
         self._quickest = Quickest(now)
-        self.calm = Window(CALM, self._quickest, now)
-        self.lean = Window(LEAN, self._quickest, now)
-        self._active = self.calm
+        self.calm = Calm(self._quickest, now)
+        self.lean = Lean(self._quickest, now)
+        self._active: Window = self.calm
 
     def turn(self, now: float, *, lean: bool) -> None:
         """Which window bounds what is sent from now on, and is judged by it."""
-        active = self.lean if lean else self.calm
+        active: Window = self.lean if lean else self.calm
         if active is not self._active:
             self._active.begin(now)
             active.begin(now)

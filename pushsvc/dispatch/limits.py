@@ -9,7 +9,8 @@ question for the gate as well.
 
 The gate asks as late as it can, for little more than the provider takes next (`READY`), because a push counts from the
 question on. When the provider stalls, what was asked for before goes out after it, beside what is asked for then: at
-most `READY` and one entry a lane.
+most `READY` and one entry a lane. Each lane asks for itself, so that an urgent push never waits for the answer to a
+question about hundreds of others.
 
 Limits change under a running route (`use`). What waits in the gate is asked for by the limits of that moment; what has
 passed it, and what waits in Redis for its time, keeps what it was told.
@@ -112,7 +113,7 @@ class Gate:
         self._waiting: dict[Lane, deque[OpenEntry]] = {lane: deque() for lane in LANES}
         self.size: dict[Lane, int] = dict.fromkeys(LANES, 0)
         """Targets that were not yet asked for."""
-        self._more = asyncio.Event()
+        self._more = {lane: asyncio.Event() for lane in LANES}
         self._log = get_logger("dispatch").bind(app=route.app, platform=route.platform)
 
     def use(self, limits: RouteLimits) -> None:
@@ -140,34 +141,39 @@ class Gate:
         ready = self._ready.size
         for lane, size in self.size.items():
             if size and ready[lane] < READY:
-                self._more.set()
-                return
+                self._more[lane].set()
 
     async def run(self) -> None:
         """Ask until cancelled. Nothing passes while Redis is away: nobody could say what is allowed."""
+        async with asyncio.TaskGroup() as lanes:
+            for lane in LANES:
+                lanes.create_task(self._run(lane))
+
+    async def _run(self, lane: Lane) -> None:
+        more = self._more[lane]
         while True:
-            await self._more.wait()
+            await more.wait()
             while self._congested():  # noqa: ASYNC110  # seldom, and its relief has another listener
                 await asyncio.sleep(0.01)
-            entries = self._next()
+            entries = self._next(lane)
             if not entries:
-                self._more.clear()
+                more.clear()
                 continue
             await self._ask_until_answered(entries)
             for entry in entries:
                 self._ready.add(entry)
             self._wake()
 
-    def _next(self) -> list[OpenEntry]:
+    def _next(self, lane: Lane) -> list[OpenEntry]:
+        waiting = self._waiting[lane]
         entries = []
-        for lane, waiting in self._waiting.items():
-            taken = 0
-            wanted = BATCH if self._ready.size[lane] < READY else 0
-            while waiting and taken < wanted:
-                entry = waiting.popleft()
-                entries.append(entry)
-                taken += len(entry.targets)
-            self.size[lane] -= taken
+        taken = 0
+        wanted = BATCH if self._ready.size[lane] < READY else 0
+        while waiting and taken < wanted:
+            entry = waiting.popleft()
+            entries.append(entry)
+            taken += len(entry.targets)
+        self.size[lane] -= taken
         return entries
 
     async def _ask_until_answered(self, entries: list[OpenEntry]) -> None:

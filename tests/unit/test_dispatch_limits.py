@@ -185,16 +185,48 @@ def test_the_apps_rate_may_drop_the_rest() -> None:
     play(RouteLimits(per_app=RATE, on_exceed="drop"), limiter, act)
 
 
+def test_an_urgent_push_does_not_wait_for_the_answer_to_a_question_about_others() -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    class Slow(FakeLimiter):
+        async def admit(
+            self, route: Route, rate: Rate, tokens: Sequence[str], *, family: str = "all"
+        ) -> Sequence[tuple[int, int]]:
+            if len(tokens) > 1:
+                asked.set()
+                await answer.wait()
+            return await super().admit(route, rate, tokens, family=family)
+
+    limiter = Slow()
+
+    async def act(rig: Rig) -> None:
+        rig.add(*(f"b{n}" for n in range(BATCH)), lane="bulk")
+        await asked.wait()
+        rig.add("u", lane="urgent")
+        while not rig.ready.size["urgent"]:
+            rig.woken.clear()
+            await rig.woken.wait()
+        assert limiter.asked == [("all", ["u"])]
+        assert not rig.ready.size["bulk"]
+        answer.set()
+        while rig.ready.size["bulk"] < BATCH:
+            rig.woken.clear()
+            await rig.woken.wait()
+
+    play(RouteLimits(per_token=RATE), limiter, act)
+
+
 def test_what_waits_is_asked_for_by_the_limits_of_that_moment() -> None:
     limiter = FakeLimiter(over="x", faults=1)
 
     async def act(rig: Rig) -> None:
-        rig.add("a", "x", lane="urgent")  # Redis is away at the first try: the question lasts
-        await asyncio.sleep(0)
-        rig.add("b", "x", body=b"collapse")
+        rig.add("a", "x", lane="urgent")
+        while limiter.faults:  # Redis is away at the first try: the question lasts
+            await asyncio.sleep(0)
+        rig.add("b", "x", lane="urgent", body=b"collapse")
         account = AccountLimits(collapsible=RATE, is_collapsible=lambda body: body == b"collapse")
         rig.gate.use(RouteLimits(account=account))
-        while rig.ready.size != {"urgent": 1, "normal": 1, "bulk": 0}:
+        while rig.ready.size != {"urgent": 2, "normal": 0, "bulk": 0}:
             rig.woken.clear()
             await rig.woken.wait()
         assert limiter.asked == [("all", ["a", "x"]), ("collapsible", ["b", "x"])]
