@@ -8,8 +8,8 @@ Two windows are kept. The *calm* one must not cost any speed: if fewer answers c
 after all: it is restored, and tried again later. So a provider that is merely far away keeps its whole window, and one
 that is at its limit is kept busy with as little as it takes. The *lean* one is for what others overtake, while they do
 (`haste.py`): a machine that is busy to its last core is a queue too, in front of every process, and only less work
-makes it shorter. So this window begins with little and is widened until a third of the speed is kept; where answers come
-no sooner for it there was no queue, and it goes back to what it was.
+makes it shorter. So this window begins with little and is widened until a third of the speed is kept; where answers
+come no sooner for it there was no queue, and it goes back to what it was.
 
 The idea is that of delay-based congestion control: LEDBAT, https://www.rfc-editor.org/rfc/rfc6817, and BBR,
 https://datatracker.ietf.org/doc/draft-ietf-ccwg-bbr/. Pure: the clock is an argument.
