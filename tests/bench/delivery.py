@@ -1,6 +1,6 @@
 """The delivery path's speed: one core for the client, the simulator and the store on the other, in one run.
 
-    python -m tests.bench.delivery [--scale 1.0] [--rounds 3] [--profile]
+    python -m tests.bench.delivery [--scale 1.0] [--rounds 5] [--profile]
 
 For APNs and for FCM: the bare transport, the vendor's or the field's own client (aioapns, firebase-admin async), and
 our whole path from stream entry to recorded outcome, in deliveries a second and CPU microseconds a delivery of the
@@ -436,7 +436,7 @@ def main(scale: float, rounds: int, profile: Path | None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of deliveries")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--profile", type=Path, help="write a cProfile of our path to this file")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
