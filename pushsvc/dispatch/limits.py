@@ -33,6 +33,9 @@ from ..rates import AccountLimits, Rate
 from ..telemetry import get_logger
 from .lanes import Lanes, OpenEntry, take_out
 
+SMALL: Final = 128
+"""Targets of one question while others overtake the lane: Redis answers theirs in between."""
+
 READY: Final = 256
 """Targets of a lane that have passed the gate and are not yet sent; below it the gate asks for more."""
 
@@ -100,10 +103,12 @@ class Gate:
         refuse: Refuse,
         wake: Callable[[], None],
         congested: Callable[[], bool],
+        overtaken: Callable[[Lane], bool],
     ) -> None:
         """`refuse` is told of each target that must wait, `wake` when others have passed; nothing is asked for while
-        it is `congested`, because a refusal must be recorded too."""
+        it is `congested`, because a refusal must be recorded too. Who is `overtaken` asks small questions."""
         self._congested = congested
+        self._overtaken = overtaken
         self._route = route
         self._limits = limits
         self._limiter = limiter
@@ -159,7 +164,7 @@ class Gate:
             if not entries:
                 more.clear()
                 continue
-            await self._ask_until_answered(entries)
+            await self._ask_until_answered(lane, entries)
             for entry in entries:
                 self._ready.add(entry)
             self._wake()
@@ -176,29 +181,34 @@ class Gate:
         self.size[lane] -= taken
         return entries
 
-    async def _ask_until_answered(self, entries: list[OpenEntry]) -> None:
+    async def _ask_until_answered(self, lane: Lane, entries: list[OpenEntry]) -> None:
         limits = self._limits
         if limits.per_token is not None:
-            await self._ask(entries, limits.per_token, "all")
+            await self._ask(lane, entries, limits.per_token, "all")
         account = limits.account
         if account.collapsible is not None and account.is_collapsible is not None:
             judged = account.is_collapsible
             collapsible = [entry for entry in entries if judged(entry.chunk.message.body)]
             if collapsible:
-                await self._ask(collapsible, account.collapsible, "collapsible")
+                await self._ask(lane, collapsible, account.collapsible, "collapsible")
         if limits.per_app is not None and limits.on_exceed == "drop":
             await self._draw_on_the_app(entries, app_bucket(self._route.app, limits.per_app))
 
-    async def _ask(self, entries: Sequence[OpenEntry], rate: Rate, family: str) -> None:
+    async def _ask(self, lane: Lane, entries: Sequence[OpenEntry], rate: Rate, family: str) -> None:
         tokens = [target.token for entry in entries for target in entry.targets]
-        while True:
+        waits: dict[int, int] = {}
+        asked = 0
+        while asked < len(tokens):
+            some = tokens[asked : asked + SMALL] if self._overtaken(lane) else tokens[asked:]
             try:
-                waits = await self._limiter.admit(self._route, rate, tokens, family=family)
-                break
+                answer = await self._limiter.admit(self._route, rate, some, family=family)
             except StoreUnavailable as error:
                 await self._pause(error)
+                continue
+            waits.update((asked + place, wait) for place, wait in answer)
+            asked += len(some)
         if waits:
-            self._take_out(entries, dict(waits))
+            self._take_out(entries, waits)
 
     async def _draw_on_the_app(self, entries: Sequence[OpenEntry], bucket: Bucket) -> None:
         total = sum(len(entry.targets) for entry in entries)

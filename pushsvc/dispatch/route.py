@@ -124,6 +124,7 @@ class RouteWorker:
                 refuse=self._refuse,
                 wake=self._passed,
                 congested=lambda: settler.congested,
+                overtaken=lambda lane: lane in self._haste.overtaken(self.route, self._loop.time()),
             )
             self._pacer = Pacer((), limiter, wake=self.wake)
             self.limit(limits or self._limits)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from pushsvc.dispatch.lanes import Lanes, OpenEntry
-from pushsvc.dispatch.limits import BATCH, PERMIT_LIFE, READY, Gate, Pacer, RouteLimits
+from pushsvc.dispatch.limits import BATCH, PERMIT_LIFE, READY, SMALL, Gate, Pacer, RouteLimits
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model import Chunk, Lane, Message, Route, Target
 from pushsvc.ports import Bucket, EntryRef, Lease
@@ -52,6 +52,7 @@ class Rig:
 
     def __init__(self, limits: RouteLimits, limiter: FakeLimiter) -> None:
         self.ready = Lanes()
+        self.overtaken: set[Lane] = set()
         self.refused: list[tuple[str, int]] = []
         self.woken = asyncio.Event()
         self.gate = Gate(
@@ -62,6 +63,7 @@ class Rig:
             refuse=lambda entry, target, wait: self.refused.append((target.token, wait)),
             wake=self.woken.set,
             congested=lambda: False,
+            overtaken=lambda lane: lane in self.overtaken,
         )
 
     def add(self, *tokens: str, lane: Lane = "normal", body: bytes = b"{}") -> None:
@@ -212,6 +214,24 @@ def test_an_urgent_push_does_not_wait_for_the_answer_to_a_question_about_others(
         while rig.ready.size["bulk"] < BATCH:
             rig.woken.clear()
             await rig.woken.wait()
+
+    play(RouteLimits(per_token=RATE), limiter, act)
+
+
+def test_who_is_overtaken_asks_small_questions() -> None:
+    tokens = [f"b{n}" for n in range(2 * SMALL + 10)]
+    over = [tokens[0], tokens[SMALL], tokens[2 * SMALL + 9]]
+    limiter = FakeLimiter(over=over)
+
+    async def act(rig: Rig) -> None:
+        rig.overtaken = {"bulk"}
+        rig.add(*tokens, lane="bulk")
+        while not rig.ready.size["bulk"]:
+            rig.woken.clear()
+            await rig.woken.wait()
+        assert [len(asked) for _, asked in limiter.asked] == [SMALL, SMALL, 10]
+        assert rig.refused == [(token, 1000) for token in over]
+        assert rig.drawn() == [token for token in tokens if token not in over]
 
     play(RouteLimits(per_token=RATE), limiter, act)
 
