@@ -93,6 +93,7 @@ class Window(ABC):
     """One search. `limit` is how many deliveries may be in flight before something must wait."""
 
     __slots__ = (
+        "_before",
         "_count",
         "_full",
         "_passing",
@@ -111,10 +112,14 @@ class Window(ABC):
         self._tuning = tuning
         self._quickest = quickest
         self._rest, self._rest_until = REST[0], now
+        self._before = 0
+        """The window before the trial that is under way."""
         self.begin(now)
 
     def begin(self, now: float) -> None:
-        """Count from here: what was seen before belongs to another window."""
+        """Count from here: what was seen before belongs to another window. A trial under way is given up."""
+        if self._before:
+            self.limit, self._before = self._before, 0
         self._passing = self._full = False
         self._round_at, self._count, self._sum, self._used = now, 0, 0.0, 0
 
@@ -154,6 +159,13 @@ class Window(ABC):
     def _queued(self, seen: Round, now: float) -> bool:
         return seen.mean > self._patience(now)
 
+    def _begin_trial(self, smaller: int, now: float) -> bool:
+        """Let a smaller window show what it is worth. False: not yet, after one that failed."""
+        if now < self._rest_until:
+            return False
+        self._before, self.limit, self._passing = self.limit, smaller, True
+        return True
+
     def _failed(self, now: float) -> None:
         """No trial for a while, and for twice as long the next time."""
         self._rest_until = now + self._rest
@@ -163,20 +175,13 @@ class Window(ABC):
 class Calm(Window):
     """The smallest window that costs no speed."""
 
-    __slots__ = ("_before", "_best", "last")
+    __slots__ = ("_best", "last")
 
     def __init__(self, quickest: Quickest, now: float) -> None:
         self.last: Round | None = None
         """The latest full one, of any time."""
         self._best = 0.0
-        self._before = 0
-        """The window before the trial that is under way."""
         super().__init__(CALM, quickest, now)
-
-    def begin(self, now: float) -> None:
-        if self._before:
-            self.limit, self._before = self._before, 0
-        super().begin(now)
 
     def _close(self, now: float) -> None:
         began = self._round_at
@@ -200,26 +205,20 @@ class Calm(Window):
                 self.limit = int(self.limit * MORE)
             return
         smaller = max(self._tuning.least, int(min(self.limit, seen.used) * self._tuning.less))
-        if smaller < self.limit and now >= self._rest_until:
-            self._before, self.limit, self._passing = self.limit, smaller, True
+        if smaller < self.limit:
+            self._begin_trial(smaller, now)
 
 
 class Lean(Window):
     """The smallest window that keeps a third of the speed, where that makes answers come sooner."""
 
-    __slots__ = ("_before", "_floor", "_mean")
+    __slots__ = ("_floor", "_mean")
 
     def __init__(self, quickest: Quickest, now: float) -> None:
         self._floor = 0.0
-        self._before = 0
-        """The window before the trial that is under way, and what an answer took then."""
         self._mean = 0.0
+        """What an answer took before the trial."""
         super().__init__(LEAN, quickest, now)
-
-    def begin(self, now: float) -> None:
-        if self._before:
-            self.limit, self._before = self._before, 0
-        super().begin(now)
 
     def seek(self, seen: Round, now: float) -> None:
         """Begin with what should do by what the calm window has seen: the rate, times what an answer may take."""
@@ -244,9 +243,8 @@ class Lean(Window):
 
     def _try(self, seen: Round, smaller: int, now: float) -> None:
         smaller = max(self._tuning.least, smaller)
-        if smaller < min(self.limit, seen.used) and now >= self._rest_until:
+        if smaller < min(self.limit, seen.used) and self._begin_trial(smaller, now):
             self._mean = seen.mean
-            self._before, self.limit, self._passing = self.limit, smaller, True
 
 
 class Congestion:

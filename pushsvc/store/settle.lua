@@ -98,7 +98,7 @@ local function settle(group)
   local sent, invalid = 0, 0
   local place = 0
   for e = 1, #ends do
-    local name, count, kept, together = unpack(ends[e])
+    local name, count, kept = unpack(ends[e])
     local hits = 0
     if all and bytes then
       hits = count -- of a first turn, since nothing of the push is being retried
