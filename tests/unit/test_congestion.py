@@ -100,7 +100,7 @@ def test_a_line_that_is_overtaken_gives_up_the_queue_that_it_is_quicker_for() ->
     assert line.run(5) >= 0.9 * calm
 
 
-@pytest.mark.parametrize("alone", [0.0005, 0.002, 0.01])
+@pytest.mark.parametrize("alone", [0.0005, 0.001, 0.002, 0.003, 0.004, 0.006, 0.01])
 def test_a_line_that_is_overtaken_keeps_a_third_of_its_rate(alone: float) -> None:
     """The smaller the window, the more a request costs: somewhere between is the least that is quick enough."""
     line = Line(0.0005, 20e-6, alone=alone)
@@ -110,6 +110,20 @@ def test_a_line_that_is_overtaken_keeps_a_third_of_its_rate(alone: float) -> Non
     line.run(10)
     assert line.run(10) >= 0.9 * FLOOR * calm
     assert line.window.limit < 0.6 * WINDOW
+
+
+def test_a_lean_window_that_is_too_small_is_widened() -> None:
+    """It begins with what should do by the quickest answer ever, which came before small windows became dear."""
+    line = Line(0.0005, 20e-6)
+    line.run(1, window=1)
+    line.alone = 0.004
+    line.run(10)
+    calm = line.run(5)
+    line.overtaken(True)
+    assert line.run(0.3) < 0.9 * FLOOR * calm
+    line.run(5)
+    assert line.run(10) >= 0.9 * FLOOR * calm
+    assert line.window.limit < line.congestion.calm.limit / 2
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.2])
