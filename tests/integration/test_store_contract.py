@@ -25,12 +25,14 @@ from pushsvc.model import (
     TokenSuspect,
     Unavailable,
 )
+from pushsvc.ports import Taken
 from pushsvc.store import StoreConfig, token_hash
 
 from .servers import Server
 from .test_store_kit import (
     NOW,
     ROUTE,
+    AnyStore,
     Backend,
     World,
     all_of,
@@ -459,16 +461,22 @@ def test_a_settlement_of_an_older_turn_changes_nothing(server: Server | None, to
     play(server, story)
 
 
+async def taken_twice(world: World, total: int) -> tuple[AnyStore, Taken, AnyStore, Taken]:
+    """A push in the hands of one who is thought dead, and of whoever took it over."""
+    a, b = await world.store("a"), await world.store("b")
+    await a.pushes.accept(make_push("p", total))
+    (held, *_) = await take_all(a)
+    await world.kill("a")
+    (taken, *_) = await b.queue.reclaim(ROUTE)
+    return a, held, b, taken
+
+
 @pytest.mark.parametrize("total", [6, 40, 1001])
 def test_a_retry_of_which_some_have_ended_elsewhere(server: Server | None, total: int) -> None:
     """The chunk that goes again must not hold the targets that somebody else has settled meanwhile."""
 
     async def story(world: World) -> None:
-        a, b = await world.store("a"), await world.store("b")
-        await a.pushes.accept(make_push("p", total))
-        (held, *_) = await take_all(a)
-        await world.kill("a")
-        (taken, *_) = await b.queue.reclaim(ROUTE)
+        a, held, b, taken = await taken_twice(world, total)
         assert await b.queue.settle("shop", [settlement(taken.chunk, 1), settlement(taken.chunk, 4)], []) == 2
         indexes = [0, 1, 2, 4]
         again = [settlement(held.chunk, index, Retry(NOW, 2), Unavailable(status=503)) for index in indexes]
@@ -488,11 +496,7 @@ def test_what_was_sent_of_which_some_have_ended_elsewhere(server: Server | None,
     """Each delivery has the row of its first end, and no other, also where rows are written together."""
 
     async def story(world: World) -> None:
-        a, b = await world.store("a"), await world.store("b")
-        await a.pushes.accept(make_push("p", total))
-        (held, *_) = await take_all(a)
-        await world.kill("a")
-        (taken, *_) = await b.queue.reclaim(ROUTE)
+        a, held, b, taken = await taken_twice(world, total)
         first = [settlement(taken.chunk, 4), settlement(taken.chunk, 1, Ended("expired"), None)]
         assert await b.queue.settle("shop", first, []) == 2
         late = [settlement(held.chunk, index) for index in (4, 0, 1, 2)]
