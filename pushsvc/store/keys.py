@@ -158,6 +158,11 @@ def parse(key: str) -> Name | None:
     return None if found is None else Name(found[1], found[2], found[3], found[4] or "")
 
 
+def is_large(total: int) -> bool:
+    """Whether a chunk's push keeps its rows beside its hash; a total of 0 is that of an audience. See fence.lua."""
+    return total > FEW or total == 0
+
+
 def shard_of(push_id: str, shards: int) -> int:
     """The app shard in which everything about a push lives."""
     return crc32(push_id.encode()) % shards if shards > 1 else 0

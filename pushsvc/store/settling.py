@@ -31,7 +31,7 @@ from ..model import (
 )
 from ..ports import EntryRef
 from .dead import DeadLetter, encode_dead
-from .keys import FEW, SMALL
+from .keys import SMALL, is_large
 
 Bucket: TypeAlias = tuple[int, int]
 WIDEST = 1024
@@ -91,7 +91,7 @@ class _Group:
     def packed(self) -> list[Any]:
         """The group in the shape that settle.lua documents."""
         chunk = self.chunk
-        large = chunk.total > FEW or not chunk.total
+        large = is_large(chunk.total)
         indexes: list[int] = []
         starts: dict[object, int] = {}
         ends = []

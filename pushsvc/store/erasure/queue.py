@@ -261,7 +261,7 @@ class Queue:
             changes += (place, blob, rest, len(left))
             for target, owner in found.gone:
                 row = _row(found.chunk.platform, now)
-                large = found.chunk.total > keys.FEW
+                large = keys.is_large(found.chunk.total)
                 rows += (target.index, member_of([(target.index, row)]) if large else encode_row(row))
                 owners.append(owner)
         if not changes:
