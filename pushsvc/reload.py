@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -115,6 +115,8 @@ async def _wait(stop: asyncio.Event, asked: asyncio.Event, seconds: float) -> bo
 
 _listeners: set[asyncio.Event] = set()
 """Several parts may live in one process, as in tests: SIGHUP is for each of them."""
+_hearing = ExitStack()
+"""Open while there are listeners."""
 
 
 def ask_all() -> None:
@@ -124,17 +126,36 @@ def ask_all() -> None:
 
 
 @contextmanager
+def on_hang_up(act: Callable[[], None]) -> Iterator[None]:
+    """Call `act` in the running loop at each SIGHUP while the block lasts; afterwards SIGHUP does what it did before.
+
+    Outside the main thread there are no signals, and nothing happens.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        before = signal.getsignal(signal.SIGHUP)
+        loop.add_signal_handler(signal.SIGHUP, act)
+    except (ValueError, RuntimeError, NotImplementedError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(ValueError, RuntimeError):
+            loop.remove_signal_handler(signal.SIGHUP)
+            # The loop leaves the default, by which a process that drains would be killed.
+            signal.signal(signal.SIGHUP, before)
+
+
+@contextmanager
 def _hang_ups() -> Iterator[asyncio.Event]:
     asked = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    if not _listeners:
+        _hearing.enter_context(on_hang_up(ask_all))
     _listeners.add(asked)
-    # Outside the main thread there are no signals; the files are watched all the same.
-    with suppress(ValueError, RuntimeError, NotImplementedError):
-        loop.add_signal_handler(signal.SIGHUP, ask_all)
     try:
         yield asked
     finally:
         _listeners.discard(asked)
         if not _listeners:
-            with suppress(ValueError, RuntimeError, NotImplementedError):
-                loop.remove_signal_handler(signal.SIGHUP)
+            _hearing.close()

@@ -1,21 +1,13 @@
 """The command line: one line a command, each loaded when it is called.
 
 What a command prints goes to standard output, logs and errors to standard error. Exit codes: 0 ok, 1 failed,
-2 wrong usage, 130 stopped by Ctrl-C.
+2 wrong usage, 130 stopped by Ctrl-C, 129 and 143 by SIGHUP and SIGTERM. `root.py` runs a command; before it is even
+imported, `main` has signals and standard streams in hand (`process.py`), so importing this package costs nothing.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from ..errors import PushsvcError
-from .lazy import LazyCommand, lazy_group
-from .state import State
+from collections.abc import Sequence
 
 COMMANDS = {
     # name: (module:function or module:Typer, what `--help` says)
@@ -43,56 +35,15 @@ COMMANDS = {
 }
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        print(f"pushsvc {version('pushsvc')}")
-        raise typer.Exit
-
-
-def _root(
-    context: typer.Context,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", envvar="PUSHSVC_CONFIG", help="The configuration, a TOML file.", metavar="FILE"),
-    ] = None,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
-    ] = False,
-) -> None:
-    """Self-hosted push notifications: HTTP in, APNs and FCM out, nothing lost."""
-    context.obj = State(config)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code. An error of ours is one clear text, never a traceback."""
-    root = lazy_group(
-        _root, {name: LazyCommand(name, target, told, __package__) for name, (target, told) in COMMANDS.items()}
-    )
-    try:
-        root.main(None if arguments is None else list(arguments), prog_name="pushsvc")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except KeyboardInterrupt:
-        return 130
-    except PushsvcError as error:
-        print(f"pushsvc: {error}", file=sys.stderr)
-        return 1
-    except BaseExceptionGroup as group:
-        # Tasks that ran side by side failed. Anything that is not ours is a bug, and then the whole is shown.
-        leaves = list(_leaves(group))
-        if not all(isinstance(leaf, PushsvcError) for leaf in leaves):
-            raise
-        for text in dict.fromkeys(str(leaf) for leaf in leaves):
-            print(f"pushsvc: {text}", file=sys.stderr)
-        return 1
-    return 0
+    """Run the command line and return its exit code. An error of ours is one clear text, never a traceback.
 
+    Without `arguments` this is the process's own command line: signals and standard streams are made safe first.
+    """
+    if arguments is not None:
+        from .root import run
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+        return run(list(arguments))
+    from . import process
+
+    return process.run()

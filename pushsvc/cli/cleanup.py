@@ -74,11 +74,11 @@ def cleanup(
 async def _cleanup(settings: Settings, *, dry_run: bool, quiet: bool) -> Cleaned | str:
     """What was done, or who else does it."""
     from ..janitor import clean, holding
-    from ..runtime import cleanup_plan, open_configured_store
+    from ..runtime import cleanup_plan, open_existing_store, open_running_store
 
     share = settings.cleanup.share
     stop = until_signalled()
-    async with open_configured_store(settings) as store:
+    async with (open_running_store if dry_run else open_existing_store)(settings) as store:
         with _display(quiet) as show:
 
             async def look(progress: Progress) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
@@ -166,7 +167,11 @@ def _channel(channel_id: str) -> str:
 
 
 def _cause(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not trusted: {error.certificate_error}"
     if isinstance(error, aiohttp.ClientConnectorError):
+        if isinstance(error.os_error, ssl.SSLError):  # whose number is OpenSSL's, not the system's
+            return "it does not speak TLS, or not as we do: is it http://?"
         number = error.os_error.errno
         return os.strerror(number).lower() if number and number > 0 else str(error.os_error)
     if isinstance(error, TimeoutError):

@@ -9,16 +9,16 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
 from .device_files import format_of
-from .device_import import private
 from .device_lines import Format, csv_of, header, ndjson_of
 from .failed import apps_of
+from .files import replacing
 from .parts import until_signalled
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 PAGE = 1000
+
+
+class Stopped(Exception):
+    """The export was told to stop: its file is not to appear."""
 
 
 def export_devices(
@@ -54,27 +58,20 @@ def export_devices(
 
 async def _export(settings: Settings, app: str, file: str, form: Format, *, tombstones: bool) -> int | None:
     """How many devices were written. None: it was told to stop."""
-    from ..runtime import open_configured_store
+    from ..runtime import open_running_store
 
-    stop = until_signalled()
-    async with open_configured_store(settings) as store:
-        if file == "-":
-            return await _write(store.registry, app, sys.stdout.buffer, form, stop.is_set, tombstones=tombstones)
-        path = Path(file)
-        part = path.with_name(path.name + ".part")
-        try:
-            with private(part) as stream:
-                count = await _write(store.registry, app, stream, form, stop.is_set, tombstones=tombstones)
-            if count is not None:
-                part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-        return count
+    stop = until_signalled(hang_up=True)
+    async with open_running_store(settings) as store:
+        to = nullcontext(sys.stdout.buffer) if file == "-" else replacing(Path(file))
+        with suppress(Stopped), to as stream:
+            return await _write(store.registry, app, stream, form, stop.is_set, tombstones=tombstones)
+    return None
 
 
 async def _write(
     registry: Registry, app: str, stream: BinaryIO, form: Format, stopping: Callable[[], bool], *, tombstones: bool
-) -> int | None:
+) -> int:
+    """How many devices were written. Raises Stopped."""
     if form == "csv":
         stream.write(header(tombstones=tombstones))
     count, cursor = 0, ""
@@ -89,7 +86,7 @@ async def _write(
                 stream.flush()
                 return count
             cursor = page.cursor
-    return None
+    raise Stopped
 
 
 @contextmanager

@@ -76,65 +76,42 @@ def _ndjson(lines: Iterator[tuple[int, bytes | None]]) -> Iterator[Entry]:
                 yield Entry(number, text, fault=fault)
 
 
-class _Rows:
-    """The lines of a CSV as its reader takes them, and those that the present record is made of."""
-
-    def __init__(self, lines: Iterator[tuple[int, bytes | None]]) -> None:
-        self._lines = lines
-        self.first = 0
-        self.taken: list[str] = []
-        self.fault: BadLine | None = None
-
-    def begin(self) -> None:
-        self.first, self.taken, self.fault = 0, [], None
-
-    def __iter__(self) -> _Rows:
-        return self
-
-    def __next__(self) -> str:
-        number, line = next(self._lines)
-        self.first = self.first or number
-        if line is None or sum(map(len, self.taken)) > LONGEST:
-            self.fault = _too_long()
-            return "\n"
-        try:
-            text = line.decode()
-        except UnicodeDecodeError:
-            self.fault = BadLine([Fault("$", "is not UTF-8")])
-            text = line.decode(errors="replace")
-        self.taken.append(text)
-        return text
-
-
 def _csv(lines: Iterator[tuple[int, bytes | None]]) -> Iterator[Entry]:
-    rows = _Rows(lines)
+    """Each line is a record, whatever its quotes say: no field of a device may hold a newline, so one that is left open
+    spoils its own line only."""
     csv.field_size_limit(LONGEST)
-    reader = csv.reader(rows, strict=True)
-    try:
-        names = next(reader, None)
-    except csv.Error as error:
-        raise BadHeader(f"the first line is no header: {error}") from None
-    if names is None:
-        return
-    check_header(names)
-    while True:
-        rows.begin()
-        fault: BadLine | None = None
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            cells, fault = [], BadLine([Fault("$", f"is not CSV: {error}")])
-        if cells is None:
-            return
-        text = "".join(rows.taken).rstrip("\r\n")
-        fault = rows.fault or fault
-        if fault is not None:
-            yield Entry(rows.first, text, fault=fault)
+    names: list[str] | None = None
+    for number, line in lines:
+        text, cells, fault = _cells(line)
+        if names is None:
+            if fault is not None:
+                raise BadHeader(f"the first line is no header: {fault}")
+            check_header(cells)
+            names = cells
+        elif fault is not None:
+            yield Entry(number, text, fault=fault)
         elif cells:
             try:
-                yield Entry(rows.first, text, read_row(names, cells))
+                yield Entry(number, text, read_row(names, cells))
             except BadLine as bad:
-                yield Entry(rows.first, text, fault=bad)
+                yield Entry(number, text, fault=bad)
+
+
+def _cells(line: bytes | None) -> tuple[str, list[str], BadLine | None]:
+    """The text of a line, its cells, and what is wrong with it."""
+    if line is None:
+        return "", [], _too_long()
+    try:
+        text = line.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        return line.decode(errors="replace").rstrip("\r\n"), [], BadLine([Fault("$", "is not UTF-8")])
+    if not text:
+        return text, [], None
+    try:
+        return text, next(csv.reader([text], strict=True)), None
+    except csv.Error as error:
+        why = "a quote is not closed" if "end of data" in str(error) else str(error)
+        return text, [], BadLine([Fault("$", f"is not CSV: {why}")])
 
 
 def _too_long() -> BadLine:

@@ -1,18 +1,20 @@
 """`pushsvc devices import`: a file becomes devices, some hundred at a time, each line judged as the API would judge it.
 
-Beside the file stands `FILE.position` while it is being read: how many records Redis has. A run that is broken off,
-by Ctrl-C or kill -9, is gone on with by `--resume`; the records of its last second may be written twice, which is the
-same as once. Lines that make no device go to `FILE.rejected`, with their number and what is wrong.
+Beside a regular file stands `FILE.position` while it is being read: how many records Redis has. `--resume` goes on
+where a run was broken off, by Ctrl-C or kill -9; the records of its last second may be written twice, which is the same
+as once. Lines that make no device go to `FILE.rejected`, with their number and what is wrong. A pipe has no position,
+and its bad lines go where `--rejects` says.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
@@ -20,11 +22,12 @@ import msgspec
 import typer
 from msgspec import Struct
 
-from ..errors import Fault, PushsvcError
+from ..errors import Fault
 from ..ports.registry import MOST_OF_USER, Registry, UserFull
 from .device_files import Entry, entries, format_of
 from .device_lines import BadLine, Format, read_device
 from .failed import apps_of
+from .files import FileFailed, is_regular, open_private, reading, write_whole
 from .output import Json, print_json
 from .parts import until_signalled
 
@@ -40,20 +43,28 @@ SAVE_EVERY = 1.0
 """Seconds between two notes of the position."""
 
 
+HEAD = 1 << 20
+"""Bytes from the file's beginning by which it is known again."""
+
+
+class Identity(Struct, frozen=True):
+    """What a file is known by: nobody goes on in another one, or in another version of it."""
+
+    size: int
+    changed_ns: int
+    head: str
+    """SHA-256 of its first `HEAD` bytes."""
+
+
 class Position(Struct, frozen=True):
     """How far an import has come, as it stands beside the file."""
 
     app: str
-    size: int
-    """Of the file: another one is not gone on with."""
+    file: Identity
     records: int = 0
     imported: int = 0
     new: int = 0
     rejected: int = 0
-
-
-class FileUnreadable(PushsvcError):
-    """The file cannot be opened, or is not the one that was begun with."""
 
 
 def import_devices(
@@ -79,11 +90,12 @@ def import_devices(
     settings: Settings = context.obj.settings()
     apps_of(settings, app)
     wanted = format_of(file, form)
-    if file == "-" and resume:
-        raise typer.BadParameter("--resume: standard input cannot be gone on with")
-    bad = Path(rejects or ("devices.rejected" if file == "-" else f"{file}.rejected"))
+    plain = file != "-" and is_regular(Path(file))
+    if resume and not plain:
+        raise typer.BadParameter("--resume: only a regular file can be resumed")
+    bad = Path(rejects or (f"{file}.rejected" if plain else "devices.rejected"))
     began = time.monotonic()
-    at, done = asyncio.run(_import(settings, app, file, wanted, bad, resume=resume, quiet=json))
+    at, done = asyncio.run(_import(settings, app, file, wanted, bad, plain=plain, resume=resume, quiet=json))
     seconds = time.monotonic() - began
     told = {
         "app": app,
@@ -101,7 +113,7 @@ def import_devices(
         if at.rejected:
             typer.echo(f"{at.rejected:,} bad lines: {bad} says what is wrong", err=True)
     if not done:
-        typer.echo("broken off: --resume goes on" if file != "-" else "broken off", err=True)
+        typer.echo("interrupted; --resume continues" if plain else "interrupted", err=True)
         raise typer.Exit(130)
     if strict and at.rejected:
         raise typer.Exit(1)
@@ -117,25 +129,41 @@ def rules_of(settings: Settings, app: str) -> Rules:
 
 
 async def _import(
-    settings: Settings, app: str, file: str, form: Format, rejects: Path, *, resume: bool, quiet: bool
+    settings: Settings,
+    app: str,
+    file: str,
+    form: Format,
+    rejects: Path,
+    *,
+    plain: bool,
+    resume: bool,
+    quiet: bool,
 ) -> tuple[Position, bool]:
     """How far it has come, and whether that is the end."""
     from ..runtime import open_configured_store
 
-    stop = until_signalled()
+    stop = until_signalled(hang_up=True)
     with ExitStack() as stack:
-        stream = stack.enter_context(_opened(file))
-        notes = Notes(None if file == "-" else Path(f"{file}.position"))
-        size = 0 if file == "-" else os.fstat(stream.fileno()).st_size
-        start = notes.read(app, size) if resume else Position(app, size)
+        stream = stack.enter_context(reading(file))
+        identity = identify(stream) if plain else None
+        notes = Notes(Path(f"{file}.position") if plain else None)
+        start = notes.read(app, identity) if resume and identity else Position(app, identity or Identity(0, 0, ""))
         bad = stack.enter_context(Rejects(rejects, kept=start.rejected))
-        show = stack.enter_context(_display(stream, size, start, quiet))
+        show = stack.enter_context(_display(stream, identity.size if identity else 0, start, quiet))
         async with open_configured_store(settings) as store:
             importer = Importer(store.registry, rules_of(settings, app), start, bad, notes)
             done = await importer.run(entries(stream, form), stop.is_set, show)
         if done:
             notes.remove()
         return importer.at, done
+
+
+def identify(stream: BinaryIO) -> Identity:
+    """What this regular file is known by; it stands at its beginning afterwards."""
+    status = os.fstat(stream.fileno())
+    head = hashlib.sha256(stream.read(HEAD)).hexdigest()
+    stream.seek(0)
+    return Identity(status.st_size, status.st_mtime_ns, head)
 
 
 class Importer:
@@ -212,92 +240,75 @@ class Importer:
 
 
 class Rejects:
-    """The file of bad lines, made when there is the first. Its lines hold what was given, and so may hold tokens."""
+    """The file of bad lines; it stays when there are any. Its lines hold what was given, and so may hold tokens."""
 
     def __init__(self, path: Path, *, kept: int) -> None:
-        """`kept` lines of an earlier run are gone on with; what stands behind them is written again."""
+        """`kept` lines of an earlier run stay; what stands behind them is written again."""
         self._path = path
-        self._file: BinaryIO | None = None
+        self._stack = ExitStack()
         self.count = kept
 
     def __enter__(self) -> Rejects:
-        if not self.count:
-            self._path.unlink(missing_ok=True)
-        elif self._path.exists():
-            with self._path.open("r+b") as file:
-                for _ in range(self.count):
-                    file.readline()
-                file.truncate(file.tell())
+        # Opened before anything is imported: where it cannot be written, that is said at once.
+        try:
+            self._file = self._stack.enter_context(open_private(self._path, keep=self._kept_bytes()))
+        except FileFailed as error:
+            raise FileFailed(f"{error}; --rejects names another place for bad lines") from None
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._stack.close()
+        if not self.count and is_regular(self._path):
+            with suppress(OSError):
+                Path(os.path.realpath(self._path)).unlink(missing_ok=True)
+
+    def _kept_bytes(self) -> int:
+        if not self.count or not is_regular(self._path) or not self._path.exists():
+            return 0
+        with reading(str(self._path)) as file:
+            return sum(len(file.readline()) for _ in range(self.count))
 
     def add(self, entry: Entry, faults: object) -> None:
-        if self._file is None:
-            self._file = private(self._path, append=True)
         told = {"line": entry.line, "errors": faults, "given": entry.text}
         self._file.write(msgspec.json.encode(told) + b"\n")
         self.count += 1
 
     def flush(self) -> None:
-        if self._file is not None:
-            self._file.flush()
+        self._file.flush()
 
 
 class Notes:
-    """The position beside the file; there is none for standard input."""
+    """The position beside the file; there is none for what is no regular file."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
 
-    def read(self, app: str, size: int) -> Position:
-        """The position of the earlier run; the beginning where there is none. Raises FileUnreadable."""
+    def read(self, app: str, file: Identity) -> Position:
+        """The position of the earlier run; the beginning where there is none. Raises FileFailed."""
         assert self._path is not None
         try:
             at = msgspec.json.decode(self._path.read_bytes(), type=Position)
         except FileNotFoundError:
-            return Position(app, size)
+            return Position(app, file)
         except (OSError, msgspec.MsgspecError) as error:
-            raise FileUnreadable(
-                f"{self._path} cannot be read ({type(error).__name__}): import without --resume"
-            ) from None
-        if (at.app, at.size) != (app, size):
-            raise FileUnreadable(
-                f"{self._path} is of another app or another version of the file: import without --resume"
-            )
+            raise FileFailed(f"{self._path} cannot be read ({type(error).__name__}): {ANEW}") from None
+        if (at.app, at.file) != (app, file):
+            raise FileFailed(f"{self._path} is of another app or another version of the file: {ANEW}")
         return at
 
     def write(self, at: Position) -> None:
-        if self._path is not None:
-            fresh = self._path.with_name(self._path.name + ".new")
-            fresh.write_bytes(msgspec.json.encode(at))
-            fresh.replace(self._path)
+        if self._path is None:
+            return
+        try:
+            write_whole(self._path, msgspec.json.encode(at))
+        except FileFailed as error:
+            typer.echo(f"{error}; this import goes on, but cannot be resumed", err=True)
+            self._path = None
 
     def remove(self) -> None:
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
-
-
-def private(path: Path, *, append: bool = False) -> BinaryIO:
-    """A file that nobody else can read, for writing: what goes into it holds device tokens."""
-    flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC)
-    try:
-        number = os.open(path, flags, 0o600)
-        os.fchmod(number, 0o600)  # also where it was there before
-    except OSError as error:
-        raise FileUnreadable(f"{path} cannot be written: {error.strerror}") from None
-    return os.fdopen(number, "wb")
-
-
-def _opened(file: str) -> AbstractContextManager[BinaryIO]:
-    if file == "-":
-        return nullcontext(sys.stdin.buffer)
-    try:
-        return Path(file).open("rb")
-    except OSError as error:
-        raise FileUnreadable(f"{file} cannot be read: {error.strerror}") from None
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
 
 @contextmanager

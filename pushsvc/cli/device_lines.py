@@ -2,7 +2,8 @@
 
 A line is the document that the API shows, with what it does not show: strikes. An instant has milliseconds, and fields
 come in one order, so that a registry always makes the same file. In CSV (RFC 4180, with a header, UTF-8) `tags` is a
-JSON object, since a tag has a type, and `topics` are names with spaces between; an empty cell is a field left out.
+JSON object, since a tag has a type, and `topics` are names with spaces between; an empty cell is a field left out. A
+record is one line.
 """
 
 from __future__ import annotations

@@ -72,10 +72,10 @@ def delete(
 
 
 async def _find(settings: Settings, apps: list[str], device_id: str) -> list[dict[str, Any]]:
-    from ..runtime import open_configured_store
+    from ..runtime import open_running_store
     from ..store import token_hash
 
-    async with open_configured_store(settings) as store:
+    async with open_running_store(settings) as store:
         return [
             _document(app, device, token_hash(store.hash_key, device.token))
             for app in apps
@@ -84,9 +84,9 @@ async def _find(settings: Settings, apps: list[str], device_id: str) -> list[dic
 
 
 async def _delete(settings: Settings, app: str, device_id: str) -> bool:
-    from ..runtime import open_configured_store
+    from ..runtime import open_existing_store
 
-    async with open_configured_store(settings) as store:
+    async with open_existing_store(settings) as store:
         return await store.registry.remove(app, device_id)
 
 

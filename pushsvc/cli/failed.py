@@ -60,7 +60,9 @@ def chosen(push: str, platform: str, reason: str, since: str, until: str) -> Dea
 
 
 def apps_of(settings: Settings, app: str) -> list[str]:
-    """The app that is named, or all. Raises `ConfigError` for one that there is not."""
+    """The app that is named, or all. Raises `ConfigError` for one that there is not, and where there is none."""
+    if not settings.apps:
+        settings.require_apps()
     if app and app not in settings.apps:
         known = ", ".join(settings.apps) or "none"
         raise ConfigError(f"apps.{app}", "no such app in the configuration", f"it has {known}")
@@ -78,10 +80,10 @@ async def rows_of(dead: DeadLetters, app: str, which: DeadFilter, limit: int) ->
 
 
 async def _failed(settings: Settings, apps: list[str], which: DeadFilter, limit: int, *, json: bool) -> None:
-    from ..runtime import open_configured_store
+    from ..runtime import open_running_store
 
     found: list[tuple[str, DeadRow]] = []
-    async with open_configured_store(settings) as store:
+    async with open_running_store(settings) as store:
         matched = sum([await store.dead.count(app, which) for app in apps])
         for app in apps:
             found += [(app, row) async for row in rows_of(store.dead, app, which, limit - len(found))]

@@ -91,6 +91,8 @@ def list_keys(
     settings = context.obj.settings()
     if app:
         _require_app(settings, app)
+    elif not settings.apps:
+        settings.require_apps()
     stored = asyncio.run(_all(settings))
     both = [(key, "configuration") for key in _configured(settings)] + [(key, "store") for key in stored]
     kept = sorted(
@@ -147,26 +149,26 @@ def _configured(settings: Settings) -> list[ApiKey]:
 
 
 async def _add(settings: Settings, key: ApiKey) -> None:
-    from ..runtime import open_keyring
+    from ..runtime import open_configured_store
 
-    async with open_keyring(settings) as ring:
-        if any(other.app == key.app and other.name == key.name for other in await ring.all()):
+    async with open_configured_store(settings) as store:
+        if any(other.app == key.app and other.name == key.name for other in await store.keys.all()):
             raise KeyExists(f"{key.app} has a key {key.name!r} already: revoke it first or choose another name")
-        await ring.add(key)
+        await store.keys.add(key)
 
 
 async def _all(settings: Settings) -> Sequence[ApiKey]:
-    from ..runtime import open_keyring
+    from ..runtime import open_running_store
 
-    async with open_keyring(settings) as ring:
-        return await ring.all()
+    async with open_running_store(settings) as store:
+        return await store.keys.all()
 
 
 async def _revoke(settings: Settings, app: str, name: str) -> bool:
-    from ..runtime import open_keyring
+    from ..runtime import open_existing_store
 
-    async with open_keyring(settings) as ring:
-        return await ring.revoke(name, app)
+    async with open_existing_store(settings) as store:
+        return await store.keys.revoke(name, app)
 
 
 def _row(key: ApiKey, kept_in: str) -> dict[str, object]:

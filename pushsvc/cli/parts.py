@@ -44,12 +44,16 @@ def feedback(context: typer.Context, processes: Processes = 0) -> None:
     _run_part("feedback", processes or 1, runtime.run_feedback, settings, context)
 
 
-def until_signalled() -> asyncio.Event:
-    """An event that SIGTERM, SIGINT or the end of the supervisor sets."""
+def until_signalled(*, hang_up: bool = False) -> asyncio.Event:
+    """An event that SIGTERM, SIGINT or the end of the supervisor sets.
+
+    `hang_up`: SIGHUP too, for a command; to a part of the service it means a reload.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for number in (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hang_up else [])):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and a shell's background leave it
+            loop.add_signal_handler(number, stop.set)
     watch_lifeline(stop)
     return stop
 

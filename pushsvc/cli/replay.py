@@ -70,9 +70,9 @@ async def _replay(
     detach: bool,
     json: bool,
 ) -> bool:
-    from ..runtime import open_configured_store
+    from ..runtime import open_running_store
 
-    async with open_configured_store(settings) as store:
+    async with open_running_store(settings) as store:
         meant = share({app: await store.dead.count(app, which) for app in apps}, limit)
         matched = sum(meant.values())
         if dry_run or not matched:

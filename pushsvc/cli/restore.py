@@ -53,10 +53,10 @@ def restore(
 
 
 async def _restore(settings: Settings, apps: list[str], which: PrunedFilter, *, dry_run: bool, json: bool) -> None:
-    from ..runtime import open_configured_store
+    from ..runtime import open_existing_store, open_running_store
 
     restored = dict.fromkeys(apps, 0)
-    async with open_configured_store(settings) as store:
+    async with (open_running_store if dry_run else open_existing_store)(settings) as store:
         matched = {app: await store.registry.pruned(app, which) for app in apps}
         with _display(sum(matched.values()), quiet=json or dry_run) as advance:
             for app in apps if not dry_run else ():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -13,6 +12,7 @@ import typer
 from ..errors import PushsvcError
 from ..model import JsonObject
 from .client import Access, App, Key, Url, access, open_client
+from .files import reading
 from .follow import follow, verdict
 from .instants import parse_instant, rfc3339
 from .output import Json, print_json
@@ -136,10 +136,8 @@ async def _send(at: Access, document: JsonObject, headers: dict[str, str], *, fo
 def read_document(file: Path) -> JsonObject:
     """The push document of a file, or of standard input for `-`."""
     name = "standard input" if str(file) == "-" else str(file)
-    try:
-        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-    except OSError as error:
-        raise PushsvcError(f"{name}: {error.strerror}") from None
+    with reading(str(file)) as stream:
+        content = stream.read()
     try:
         document = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -12,12 +12,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self
 
 from msgspec import Struct
 
+from ..reload import on_hang_up
 from ..telemetry import get_logger
 
 LIFELINE = "PUSHSVC_LIFELINE"
@@ -58,13 +59,13 @@ class Supervisor:
         self._processes: dict[int, set[asyncio.subprocess.Process]] = {}
         self._stopping: dict[int, asyncio.Event] = {child.stage: asyncio.Event() for child in children}
         self._lifeline: tuple[int, int] = (-1, -1)
+        self._hang_ups = ExitStack()
         self._log = get_logger("supervisor")
 
     async def __aenter__(self) -> Self:
         self._lifeline = os.pipe()
         # Where there are no signals, as outside the main thread, the children still see changed files by themselves.
-        with suppress(ValueError, RuntimeError, NotImplementedError):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.forward, signal.SIGHUP)
+        self._hang_ups.enter_context(on_hang_up(lambda: self.forward(signal.SIGHUP)))
         for child in self._children:
             for number in range(child.copies):
                 task = asyncio.create_task(self._keep(child, number), name=f"keep:{child.name}")
@@ -74,12 +75,11 @@ class Supervisor:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(ValueError, RuntimeError, NotImplementedError):
-            asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
         try:
             for stage in sorted(self._keepers):
                 await self._stop_stage(stage)
         finally:
+            self._hang_ups.close()
             for end in self._lifeline:
                 os.close(end)
 

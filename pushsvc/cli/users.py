@@ -62,7 +62,7 @@ def erase(
 
 
 async def _erase(settings: Settings, app: str, user: str, wait: float) -> Erasure:
-    from ..runtime import open_configured_store
+    from ..runtime import open_existing_store
 
-    async with open_configured_store(settings) as store:
+    async with open_existing_store(settings) as store:
         return await store.erasures.erase(app, user, wait=wait)

@@ -186,10 +186,10 @@ Span = tuple[int | None, int | None]
 
 
 async def _standings(settings: Settings, apps: list[str]) -> list[tuple[str, WebhookConfig, Standing]]:
-    from ..runtime import open_configured_store, webhook_configs
+    from ..runtime import open_running_store, webhook_configs
 
     configs = webhook_configs(settings)
-    async with open_configured_store(settings) as store:
+    async with open_running_store(settings) as store:
         return [
             (app, configs[app], await store.webhooks.standing(app, configs[app].place))
             for app in apps
@@ -198,16 +198,16 @@ async def _standings(settings: Settings, apps: list[str]) -> list[tuple[str, Web
 
 
 async def _dead(settings: Settings, apps: list[str], span: Span) -> dict[str, list[DeadBatch]]:
-    from ..runtime import open_configured_store
+    from ..runtime import open_running_store
 
-    async with open_configured_store(settings) as store:
+    async with open_running_store(settings) as store:
         return {app: await store.webhooks.dead(app, since=span[0], until=span[1]) for app in apps}
 
 
 async def _resume(settings: Settings, app: str) -> None:
-    from ..runtime import open_configured_store
+    from ..runtime import open_existing_store
 
-    async with open_configured_store(settings) as store:
+    async with open_existing_store(settings) as store:
         await store.webhooks.resume(app)
 
 
@@ -223,9 +223,9 @@ async def _call(config: WebhookConfig, app: str) -> tuple[int, str]:
 async def _redeliver(
     settings: Settings, apps: list[str], span: Span, *, dry_run: bool, detach: bool, json: bool
 ) -> bool:
-    from ..runtime import open_configured_store
+    from ..runtime import open_running_store
 
-    async with open_configured_store(settings) as store:
+    async with open_running_store(settings) as store:
         found = {app: await store.webhooks.dead(app, since=span[0], until=span[1]) for app in apps}
         wanted = {app: batches for app, batches in found.items() if batches}
         told: dict[str, int] = {}

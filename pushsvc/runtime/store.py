@@ -9,9 +9,8 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 
 from .. import telemetry
 from ..errors import PushsvcError, StoreOwned, StoreUnavailable
-from ..ports import KeyRing
 from ..settings import Settings
-from ..store import Fsync, Store, StoreConfig, attach_embedded, open_embedded, open_store
+from ..store import Fsync, Store, StoreConfig, attach_embedded, holds_data, open_embedded, open_store
 
 EMBEDDED_START = 15.0
 """Seconds that a part waits for the embedded store that another one starts."""
@@ -117,7 +116,7 @@ async def require_durability(settings: Settings, url: str) -> None:
 
 @asynccontextmanager
 async def open_configured_store(settings: Settings) -> AsyncIterator[Store]:
-    """The store of the configuration, connected."""
+    """The store of the configuration, connected; an embedded one that does not run is started, or made."""
     async with redis_url(settings) as url, open_store(url, store_config(settings)) as store:
         yield store
 
@@ -132,13 +131,24 @@ async def open_running_store(settings: Settings) -> AsyncIterator[Store]:
     """The store of the configuration, for somebody who only looks: none is started. Raises `StoreUnavailable`."""
     url = await running_store_url(settings)
     if not url:
-        raise StoreUnavailable(f"no store runs in {settings.store.data_dir}: is the service running on this machine?")
+        raise StoreUnavailable(_no_store(settings, "runs"))
     async with open_store(url, store_config(settings)) as store:
         yield store
 
 
 @asynccontextmanager
-async def open_keyring(settings: Settings) -> AsyncIterator[KeyRing]:
-    """The API keys kept in the store."""
+async def open_existing_store(settings: Settings) -> AsyncIterator[Store]:
+    """The store of the configuration, for somebody who changes what is in it: an embedded one that does not run is
+    started where there is data, and none is made. Raises `StoreUnavailable`."""
+    if not settings.redis.url and not holds_data(settings.store.data_dir):
+        raise StoreUnavailable(_no_store(settings, "is"))
     async with open_configured_store(settings) as store:
-        yield store.keys
+        yield store
+
+
+def _no_store(settings: Settings, verb: str) -> str:
+    named = f"the configuration {settings.file}" if settings.file else "no configuration (--config)"
+    return (
+        f"no store {verb} in {settings.store.data_dir}, which {named} names: start the service there "
+        "(`pushsvc up`), or name its configuration or redis.url"
+    )

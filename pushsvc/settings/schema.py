@@ -317,7 +317,10 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise ConfigError(
                 "apps",
                 f"{where} names no app",
-                "add a section [apps.NAME], see config/example.toml; or play: pushsvc up --simulator",
+                f"of the playground: --config {played}"
+                if (played := self.store.data_dir / "playground" / "pushsvc.toml").exists()
+                else "name one with --config or PUSHSVC_CONFIG, or add a section [apps.NAME] (see config/example.toml);"
+                " or play: pushsvc up --simulator",
             )
         if bare := [name for name, app in self.apps.items() if not app.providers]:
             raise ConfigError(

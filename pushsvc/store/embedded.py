@@ -104,6 +104,11 @@ def attach_embedded(data_dir: Path) -> str | None:
         return _url(path)  # it lives, but is busy; whoever uses the URL waits for it, or says so
 
 
+def holds_data(data_dir: Path) -> bool:
+    """Whether a store has ever run in this folder."""
+    return (data_dir / "appendonlydir").is_dir()
+
+
 # --- locks ----------------------------------------------------------------------------------------
 
 

@@ -198,7 +198,7 @@ def test_killed_half_way_it_is_gone_on_with(server: Server, processes: Processes
         await until(further)
         second.process.send_signal(signal.SIGINT)
         assert await asyncio.to_thread(second.wait) == 130
-        assert "--resume goes on" in second.err.read_text()
+        assert "--resume continues" in second.err.read_text()
 
         code, out, _ = await run(processes, "import", str(file), "--app", "shop", "--resume", "--json")
         told = json.loads(out)

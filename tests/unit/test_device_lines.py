@@ -190,6 +190,7 @@ def test_lines_of_csv_that_cannot_be_read() -> None:
         b"a,fcm,t,,,\r\n"
         b"b,fcm\r\n"
         b'c,fcm,t,"{""plan"":\n""two lines""}",news  sport,2\r\n'
+        b'c,fcm,t,"{""plan"": ""one line""}",news  sport,2\r\n'
         b"\r\n"
         b"d,fcm,t,{oops,,\r\n"
         b"e,fcm,t,,,two\r\n"
@@ -198,18 +199,18 @@ def test_lines_of_csv_that_cannot_be_read() -> None:
         b"h,fcm,t,,,\r\n"
         b'i,fcm,"t'
     )
-    assert [line for line, _ in faults(blob, "csv")] == [3, 7, 8, 9, 10, 12]
+    assert [line for line, _ in faults(blob, "csv")] == [3, 4, 5, 8, 9, 10, 11, 13]
     good = [entry for entry in entries(io.BytesIO(blob), "csv") if entry.fault is None]
-    assert [entry.line for entry in good] == [2, 4, 11]
+    assert [entry.line for entry in good] == [2, 6, 12]
     assert good[1].value == {
         "id": "c",
         "platform": "fcm",
         "token": "t",
-        "tags": {"plan": "two lines"},
+        "tags": {"plan": "one line"},
         "topics": ["news", "sport"],
         "strikes": 2,
     }
-    assert good[1].text == 'c,fcm,t,"{""plan"":\n""two lines""}",news  sport,2'
+    assert good[1].text == 'c,fcm,t,"{""plan"": ""one line""}",news  sport,2'
 
 
 @pytest.mark.parametrize(
@@ -225,6 +226,36 @@ def test_lines_of_csv_that_cannot_be_read() -> None:
 def test_headers_that_are_refused(line: str, told: str) -> None:
     with pytest.raises(BadHeader, match=told):
         list(entries(io.BytesIO(line.encode()), "csv"))
+
+
+def test_an_open_quote_spoils_its_own_line_only() -> None:
+    blob = (
+        b"id,platform,token,user\n"
+        + b"".join(b"a%d,fcm,%022d,u\n" % (number, number) for number in range(500))
+        + b'bad,fcm,t,"Ann\n'
+        + b"".join(b'b%d,fcm,%022d,"u"\n' % (number, number) for number in range(500))
+    )
+    found = list(entries(io.BytesIO(blob), "csv"))
+    assert [entry.line for entry in found] == list(range(2, 1003))
+    bad = [entry for entry in found if entry.fault is not None]
+    assert [(entry.line, entry.text) for entry in bad] == [(502, 'bad,fcm,t,"Ann')]
+    assert "a quote is not closed" in str(bad[0].fault)
+
+
+@given(garbage=st.lists(st.binary(max_size=40).filter(lambda line: b"\n" not in line and bool(line.strip()))))
+@pytest.mark.parametrize("form", ["csv", "ndjson"])
+def test_every_line_is_counted_whatever_stands_before_it(form: Format, garbage: list[bytes]) -> None:
+    """A reader recovers at the next physical line: the good one behind any others is found."""
+    good = b"x,fcm,t" if form == "csv" else b'{"id": "x"}'
+    head = b"id,platform,token\n" if form == "csv" else b""
+    found = list(entries(io.BytesIO(head + b"\n".join([*garbage, good, b""])), form))
+    assert found[-1].fault is None
+    assert found[-1].text.encode() == good
+    # Only what is white space to the format is no record.
+    told = {entry.line for entry in found}
+    first = 2 if form == "csv" else 1
+    skipped = [line for number, line in enumerate(garbage, first) if number not in told]
+    assert all(not line.strip() for line in skipped)
 
 
 def test_an_empty_file_has_no_devices() -> None:

@@ -63,7 +63,9 @@ def test_nothing_at_all_is_the_defaults(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_serving_needs_an_app_with_a_provider(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^apps: .*names no app \(add a section \[apps\.NAME\]"):
+    with pytest.raises(
+        ConfigError, match=r"^apps: .*names no app \(name one with --config .*add a section \[apps\.NAME\]"
+    ):
         loaded(tmp_path, "").require_apps()
     with pytest.raises(ConfigError, match=r"^apps\.shop: the app has no provider \(add \[apps\.shop\.apns\]"):
         loaded(tmp_path, "[apps.shop]").require_apps()

@@ -1,0 +1,118 @@
+"""The files that commands write and read: the only place that knows what is no regular file.
+
+    regular, or not there yet   written beside itself and put in place when it is whole; a link stays a link
+    a FIFO, a device            written straight into: it can be neither replaced nor taken back
+
+What is written holds device tokens or keys, so nobody but its owner may read it. A command that is broken off, by
+Ctrl-C, SIGTERM or SIGHUP, leaves no unfinished file. Each fault is a `FileFailed` that names the file.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import PushsvcError
+
+
+class FileFailed(PushsvcError):
+    """A file cannot be read or written. Its text names the file and the reason."""
+
+
+class _Raw(io.FileIO):
+    """An open file whose faults name it."""
+
+    def __init__(self, number: int, shown: str) -> None:
+        super().__init__(number, "wb")
+        self._shown = shown
+
+    def write(self, data: object, /) -> int:
+        try:
+            return super().write(data) or 0  # type: ignore[arg-type]  # a buffer, by the protocol of RawIOBase
+        except OSError as error:
+            raise _failed(self._shown, "written", error) from None
+
+
+def _failed(path: Path | str, done: str, error: OSError) -> FileFailed:
+    return FileFailed(f"{path} cannot be {done}: {error.strerror or error}")
+
+
+def is_regular(path: Path) -> bool:
+    """Whether this is a regular file, or a link to one, or not there yet. Raises FileFailed."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise _failed(path, "looked at", error) from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write `path` as a whole: it appears, or is replaced, when the block has ended without an error.
+
+    Raises FileFailed.
+    """
+    if not is_regular(path):
+        with open_private(path) as stream:
+            yield stream
+        return
+    target = Path(os.path.realpath(path))
+    try:
+        number, name = tempfile.mkstemp(prefix=f"{target.name}.", suffix=".part", dir=target.parent)  # mode 600
+    except OSError as error:
+        raise _failed(path, "written", error) from None
+    part = Path(name)
+    try:
+        with io.BufferedWriter(_Raw(number, str(path))) as stream:
+            yield stream
+        try:
+            part.replace(target)
+        except OSError as error:
+            raise _failed(path, "written", error) from None
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def open_private(path: Path, *, keep: int | None = None) -> BinaryIO:
+    """Open a file for writing that nobody else can read; `keep` bytes of what is in it, by default none.
+
+    What is no regular file keeps its mode and has nothing to cut off. Raises FileFailed.
+    """
+    try:
+        number = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        if stat.S_ISREG(os.fstat(number).st_mode):
+            os.fchmod(number, 0o600)  # also where it was there before
+            os.truncate(number, keep or 0)
+            os.lseek(number, 0, os.SEEK_END)
+    except OSError as error:
+        raise _failed(path, "written", error) from None
+    return io.BufferedWriter(_Raw(number, str(path)))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `path` as a whole. Raises FileFailed."""
+    with replacing(path) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def reading(name: str) -> Iterator[BinaryIO]:
+    """A file, or standard input for `-`. Raises FileFailed, also for what turns out unreadable within the block."""
+    shown = "standard input" if name == "-" else name
+    try:
+        if name == "-":
+            yield sys.stdin.buffer
+        else:
+            with Path(name).open("rb") as stream:
+                yield stream
+    except OSError as error:
+        raise _failed(shown, "read", error) from None

@@ -1,0 +1,166 @@
+"""What stands before every command of a process: signals in hand, standard streams that can be relied on.
+
+Nothing here imports more than the standard library's smallest modules: a signal that comes in the first instants, or a
+stream that was closed by whoever started us, must meet this first.
+
+- **Signals.** SIGTERM and SIGHUP end a command as Ctrl-C does, by an exception, so that what it has open is closed and
+  its unfinished files are removed. To a part of the service SIGHUP means "read the configuration anew": it is never
+  fatal, and what came before anybody listened is made good by the first look at the files (`pushsvc.reload`).
+- **Standard streams.** A closed descriptor 0, 1 or 2 is opened on /dev/null, else the next file or socket would get
+  its number. Standard input that was closed cannot be read: a command that needs it says so.
+- **Standard error** takes everything and never fails: what cannot be written is dropped. Nobody's terminal, pipe or
+  full disk may end a service.
+- **Standard output** carries data: when it cannot be written the command fails, and says why. A reader that has gone
+  is no fault worth a text.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Final, TextIO
+
+PARTS: Final = frozenset(("up", "serve", "dispatch", "feedback", "jobs"))
+"""Commands to which SIGHUP means a reload."""
+
+
+class OutputFailed(Exception):
+    """Standard output cannot be written. Its text is the reason."""
+
+
+def run() -> int:
+    """Run this process's command line; the exit code."""
+    arguments = sys.argv[1:]
+    catch_signals(arguments)
+    open_closed()
+    output = replace_streams()
+    try:
+        try:
+            from .root import run as run_command
+
+            code = run_command(arguments)
+        except SystemExit as end:  # a signal between two commands
+            code = end.code if isinstance(end.code, int) else 1
+        except KeyboardInterrupt:
+            code = 130
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return 1
+    except OutputFailed as failed:
+        print(f"pushsvc: standard output cannot be written: {failed}", file=sys.stderr)
+        return 1
+    finally:
+        output.give_up()
+
+
+# --- signals --------------------------------------------------------------------------------------
+
+
+def catch_signals(arguments: list[str]) -> None:
+    """What each signal does until the command has a loop of its own. What was inherited as ignored stays so."""
+    part = any(word in PARTS for word in arguments)
+    handlers = (
+        {signal.SIGTERM: _stop, signal.SIGINT: _stop, signal.SIGHUP: _later}
+        if part
+        else {signal.SIGTERM: _end, signal.SIGHUP: _end}
+    )
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """A part that is stopped before it has begun has ended as it was asked to."""
+    sys.exit(0)
+
+
+def _later(number: int, frame: FrameType | None) -> None:
+    """The configuration is read after this anyway."""
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+
+def open_closed() -> None:
+    """Put /dev/null where a standard descriptor is closed: for standard input in a way that cannot be read."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_WRONLY)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+
+
+def replace_streams() -> Output:
+    """Standard streams that behave as the module says; the one of standard output comes back."""
+    output = Output(1)
+    # The buffers of the streams of before are empty: nothing was written yet. They stay open, unused.
+    sys.stdout = _text(io.BufferedWriter(output), sys.stdout)
+    sys.stderr = _text(io.BufferedWriter(Diagnostics(2)), sys.stderr, always_lines=True)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115  # open for as long as the process
+    return output
+
+
+def _text(buffer: io.BufferedWriter, before: TextIO | None, *, always_lines: bool = False) -> TextIO:
+    """A text stream over this, in the encoding and with the buffering of the one of before."""
+    encoding = before.encoding if before is not None else "utf-8"
+    unbuffered = isinstance(before, io.TextIOWrapper) and before.write_through
+    lines = always_lines or unbuffered or os.isatty(buffer.fileno())
+    return io.TextIOWrapper(buffer, encoding=encoding, errors="backslashreplace", line_buffering=lines)
+
+
+class Output(io.RawIOBase):
+    """A descriptor for data. Raises OutputFailed, or BrokenPipeError where nobody reads any more."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._given_up = False
+
+    def fileno(self) -> int:
+        return self._number
+
+    def isatty(self) -> bool:
+        return os.isatty(self._number)
+
+    def writable(self) -> bool:
+        return True
+
+    def give_up(self) -> None:
+        """Drop everything from now on, so that the interpreter's own last flush does not fail again."""
+        self._given_up = True
+
+    def write(self, data: object) -> int:
+        content = memoryview(data).cast("B")  # type: ignore[arg-type]  # a buffer, by the protocol of RawIOBase
+        if self._given_up:
+            return len(content)
+        try:
+            return os.write(self._number, content)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputFailed(error.strerror or str(error)) from None
+
+
+class Diagnostics(Output):
+    """A descriptor for words: what cannot be written is dropped."""
+
+    def write(self, data: object) -> int:
+        content = memoryview(data).cast("B")  # type: ignore[arg-type]  # as above
+        left = content
+        while left:
+            try:
+                left = left[os.write(self._number, left) :]
+            except OSError:
+                break
+        return len(content)

@@ -1,0 +1,148 @@
+"""The process around a command: closed and full standard streams, characters, and signals in the first instants."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PUSHSVC = f"{sys.executable} -m pushsvc"
+
+
+def shell(line: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of a shell, in which `pushsvc` is this one."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PUSHSVC", "LC_", "LANG"))}
+    text = line.replace("pushsvc", PUSHSVC, 1)
+    return subprocess.run(
+        ["sh", "-c", text], cwd=cwd, env={**kept, **environ}, capture_output=True, text=True, check=False
+    )
+
+
+def python(text: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "out", "err"),
+    [
+        ("pushsvc --version >&-", 0, "", ""),
+        ("pushsvc --version 2>&-", 0, "pushsvc 0.1.0\n", ""),
+        ("pushsvc --version <&- >&- 2>&-", 0, "", ""),
+        ("pushsvc check -c none.toml 2>&-", 1, "error\tnone.toml\tno such file", ""),
+        ("pushsvc check -c none.toml --json 2>/dev/full", 1, '{\n  "ok": false', ""),
+        ("pushsvc check -c none.toml >&-", 1, "", ""),
+        (
+            "pushsvc --version >/dev/full",
+            1,
+            "",
+            "pushsvc: standard output cannot be written: No space left on device\n",
+        ),
+        (
+            "pushsvc check -c none.toml --json >/dev/full",
+            1,
+            "",
+            "pushsvc: standard output cannot be written: No space left on device\n",
+        ),
+        ("pushsvc --help >/dev/full 2>/dev/full", 1, "", ""),
+        ("pushsvc send - <&-", 1, "", "pushsvc: standard input cannot be read: Bad file descriptor\n"),
+    ],
+)
+def test_closed_and_full_streams(line: str, code: int, out: str, err: str, tmp_path: Path) -> None:
+    done = shell(line, tmp_path)
+    assert (done.returncode, done.stderr) == (code, err)
+    assert out in done.stdout
+
+
+def test_a_reader_that_has_gone_is_no_fault_worth_a_text(tmp_path: Path) -> None:
+    done = shell("(pushsvc webhooks secret; echo $? >&2) | true", tmp_path)
+    assert done.stderr.strip() in ("0", "1")  # 0 where the text went before its reader did
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as broken:
+        gone = subprocess.run(
+            [sys.executable, "-m", "pushsvc", "--version"], stdout=broken, stderr=subprocess.PIPE, check=False
+        )
+    assert (gone.returncode, gone.stderr) == (1, b"")
+
+
+def test_descriptors_of_closed_streams_go_to_nobody_else() -> None:
+    """What is opened next must not get number 2, and with it whatever is written to standard error."""
+    text = (
+        "import os; from pushsvc.cli import process; [os.close(number) for number in (0, 1, 2)];"
+        "process.open_closed(); number = os.open(os.devnull, os.O_RDONLY); os._exit(number)"
+    )
+    assert python(text).returncode > 2
+
+
+@pytest.mark.parametrize(
+    ("environ", "title", "told"),
+    [
+        (
+            {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+            "Grüße",
+            "pushsvc: argument 3 cannot be read as ascii: set LC_ALL=C.UTF-8, or PYTHONUTF8=1\n",
+        ),
+        ({"LC_ALL": "C.UTF-8"}, "Gr\udcfc\udcdfe", "pushsvc: argument 3 cannot be read as utf-8: it is not UTF-8\n"),
+    ],
+)
+def test_arguments_that_are_no_text(environ: dict[str, str], title: str, told: str, tmp_path: Path) -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PUSHSVC")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pushsvc", "send", "--title", os.fsencode(title)],
+        cwd=tmp_path,
+        env={**kept, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (2, told)
+
+
+def test_what_an_encoding_lacks_is_escaped(tmp_path: Path) -> None:
+    done = shell("pushsvc check -c müller.toml", tmp_path, PYTHONIOENCODING="ascii", LC_ALL="C.UTF-8")
+    assert done.returncode == 1
+    assert "m\\xfcller.toml\tno such file" in done.stdout
+
+
+# --- signals ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["up", "serve", "dispatch", "feedback", "jobs"])
+def test_no_signal_kills_a_part_before_it_listens_to_it(command: str) -> None:
+    """SIGHUP is a reload, and whoever is stopped before beginning has ended well."""
+    raised = "process.catch_signals([%r]); os.kill(os.getpid(), signal.%s); print('lives')"
+    head = "import os, signal; from pushsvc.cli import process; "
+    hung_up = python(head + raised % (command, "SIGHUP"))
+    assert (hung_up.returncode, hung_up.stdout) == (0, "lives\n")
+    for number in ("SIGTERM", "SIGINT"):
+        stopped = python(head + raised % (command, number))
+        assert (stopped.returncode, stopped.stdout, stopped.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_ends_by_an_exception_that_lets_it_clean_up(number: signal.Signals) -> None:
+    done = python(
+        "import os; from pushsvc.cli import process; process.catch_signals(['devices', 'export'])\n"
+        f"try:\n os.kill(os.getpid(), {int(number)})\nfinally:\n print('cleaned up')"
+    )
+    assert (done.returncode, done.stdout) == (128 + number, "cleaned up\n")
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    done = python(
+        "import os, signal; from pushsvc.cli import process; signal.signal(signal.SIGHUP, signal.SIG_IGN);"
+        "process.catch_signals(['failed']); os.kill(os.getpid(), signal.SIGHUP); print('lives')"
+    )
+    assert (done.returncode, done.stdout) == (0, "lives\n")
+
+
+def test_signals_are_caught_before_anything_is_imported() -> None:
+    text = (
+        "import sys; sys.argv = ['pushsvc', 'serve']; import pushsvc.cli.process as process;"
+        "print(sorted({'typer', 'msgspec', 'aiohttp', 'asyncio', 'dataclasses'}.intersection(sys.modules)))"
+    )
+    assert python(text).stdout == "[]\n"
