@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -19,18 +20,20 @@ from .auth import Gate
 from .backlog import Backlog
 from .channels import ChannelCalls
 from .config import IntakeApp, IntakeConfig
+from .connections import Connection
 from .devices import DeviceCalls
 from .failed import FailedCalls
 from .ids import new_push_id, now_ms
 from .limits import IntakeLimits
 from .meta import MetaCalls
-from .problems import ExpectationFailed, boundary, respond
+from .problems import REQUEST_ID, ExpectationFailed, boundary, request_id_of, respond
 from .pushes import PushCalls
 from .restore import RestoreCalls
 from .routes import CALLS
 from .waits import Waits
 
 _PATHS = frozenset(call.path for call in CALLS)
+_NAMED = re.compile(r"\{(\w+)\}")
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 HANDLERS: web.AppKey[dict[str, Handler]] = web.AppKey("handlers", dict[str, Handler])
@@ -107,7 +110,7 @@ def build_app(
         ChannelCalls(channels=channels, gate=gate, config=config),
         about_itself,
     )
-    app = web.Application(middlewares=[boundary()], client_max_size=config.body_limit)
+    app = web.Application(middlewares=[boundary(_leave)], client_max_size=config.body_limit)
 
     async def stop_waiting(_: web.Application) -> None:
         await waits.aclose()
@@ -137,12 +140,14 @@ def reload_app(app: web.Application, newer: web.Application) -> None:
 def _pattern(path: str) -> str:
     """The path as aiohttp matches it: `/v1/push/batch` is a call, so `batch` is no push id, nor `restore` a device's.
 
-    Without this, aiohttp would allow at the path of the call what it allows for a push.
+    Without this, aiohttp would allow at the path of the call what it allows for a push. A name may hold anything but a
+    slash; by itself aiohttp takes no braces, which are common around GUIDs.
     """
     parent, _, last = path.rpartition("/")
     beside = {other.rpartition("/")[2] for other in _PATHS if other.rpartition("/")[0] == parent}
     calls = sorted(end for end in beside if not end.startswith("{"))
-    return f"{parent}/{{{last[1:-1]}:(?!(?:{'|'.join(calls)})$)[^/]+}}" if last.startswith("{") and calls else path
+    others = f"(?!(?:{'|'.join(calls)})$)" if calls else ""
+    return _NAMED.sub(r"{\1:[^/]+}", parent) + "/" + _NAMED.sub(rf"{{\1:{others}[^/]+}}", last)
 
 
 async def _latest(handlers: Mapping[str, Handler], name: str, request: web.Request) -> web.StreamResponse:
@@ -157,5 +162,11 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
         request.writer.output_size = 0
         return None
     response = respond(ExpectationFailed("Only `Expect: 100-continue` is understood."))
+    response.headers[REQUEST_ID] = request_id_of(request)
     response.force_close()
     return response
+
+
+def _leave(request: web.Request) -> None:
+    if isinstance(request.protocol, Connection):
+        request.protocol.leave(request.content)

@@ -15,10 +15,10 @@ from ..ports.channels import Channels
 from . import channel
 from .answers import encode
 from .auth import Gate
+from .body import check_headers, read_body
 from .channel import ChannelList, read_channel
 from .config import IntakeApp, IntakeConfig
 from .problems import SERVER
-from .pushes import check_headers, read_body
 from .query import read as read_query
 from .routes import CALL, JSON
 

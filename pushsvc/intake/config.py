@@ -43,7 +43,12 @@ class IntakeConfig(Struct, frozen=True):
     body_timeout: float = 30.0
     """How long a body may take to arrive."""
     keepalive_timeout: float = 75.0
-    """How long a connection may be idle. Longer than the 60 s of common load balancers, which must close first."""
+    """How long a connection may be idle between two requests. Longer than the 60 s of common load balancers, which must
+    close first."""
+    first_request: float = 15.0
+    """How long a connection may take to send its first request with all its headers."""
+    max_connections: int = 10_000
+    """Of one process. There are never more than three quarters of the files that it may open."""
     shutdown_timeout: float = 30.0
     """How long requests that are being handled may take when the server stops."""
     max_waiting: int = 1000

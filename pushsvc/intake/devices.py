@@ -16,11 +16,11 @@ from ..ports.erasure import Erasures
 from ..ports.registry import MOST_OF_USER, Registry, TopicsFull, UserFull
 from .answers import encode
 from .auth import Gate
+from .body import check_headers, read_body
 from .config import IntakeApp, IntakeConfig
 from .device_document import DeviceList, Erased, ErasedParts, Topic, read_device, shown
 from .faults import Rules
 from .problems import SERVER
-from .pushes import check_headers, read_body
 from .query import read as read_query
 from .routes import CALL, JSON
 

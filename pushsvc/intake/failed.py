@@ -13,9 +13,9 @@ from ..errors import Fault, InvalidRequest, NotFound
 from ..ports import DeadLetters, ReplaySpec
 from .answers import encode
 from .auth import Gate
+from .body import check_headers, read_body
 from .config import IntakeConfig
 from .problems import SERVER
-from .pushes import check_headers, read_body
 from .query import read as read_query
 from .replays import DeadLetterPage, ReplayAccepted, read_filter, read_replay, shown, shown_replay
 from .routes import CALL, JSON

@@ -7,6 +7,7 @@ neither holds anything of the body.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import traceback
@@ -14,6 +15,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Annotated, Any, Final
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 import structlog
@@ -35,6 +37,9 @@ from ..errors import (
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_BASE: Final = "urn:pushsvc:problem:"
 SERVER: Final = "pushsvc"
+ACCEPT_ENCODING: Final = "gzip, deflate"
+"""The codings of bodies that are taken."""
+REQUEST_ID: Final = "X-Request-Id"
 RETRY_AFTER: Final = 1  # Seconds; Redis is usually away for a failover or a restart.
 
 _log: FilteringBoundLogger = structlog.get_logger("intake")
@@ -50,6 +55,10 @@ class UnsupportedMediaType(RequestError):
     """The body is of a type that is not taken."""
 
     status, type, title = 415, "unsupported-media-type", "The body is not of a type that is taken"
+
+
+class UnsupportedCoding(UnsupportedMediaType):
+    """The body is compressed in a way that is not taken; the answer says which are (RFC 9110, section 15.5.16)."""
 
 
 class ExpectationFailed(RequestError):
@@ -122,6 +131,8 @@ def respond(error: RequestError, *, headers: dict[str, str] | None = None, insta
     sent = dict(headers or {})
     if isinstance(error, Challenge):
         sent["WWW-Authenticate"] = error.challenge
+    elif isinstance(error, UnsupportedCoding):
+        sent["Accept-Encoding"] = ACCEPT_ENCODING
     if error.status in (429, 503):
         sent["Retry-After"] = str(RETRY_AFTER if error.retry_after is None else error.retry_after)
     return answer(problem(error, instance=instance), sent)
@@ -161,13 +172,14 @@ def translate(request: web.BaseRequest, error: web.HTTPException) -> web.Respons
             return answer(Problem(TYPE_BASE + title.lower().replace(" ", "-"), title, error.status, title), {})
 
 
-def crash(request: web.BaseRequest, error: BaseException) -> web.Response:
+def crash(request: web.BaseRequest, error: BaseException, request_id: str) -> web.Response:
     """Log what went wrong without what the error says, which may quote the body, and answer 500."""
     instance = f"urn:uuid:{uuid.uuid4()}"
     _log.error(
         "request_failed",
         method=request.method,
         instance=instance,
+        request_id=request_id,
         error=type(error).__name__,
         where="".join(traceback.format_tb(error.__traceback__)[-8:]),
     )
@@ -180,16 +192,22 @@ APP: Final = web.RequestKey("pushsvc.app", str)
 """Where authorisation leaves the app's name on the request, for the log and the metric."""
 
 
-def boundary() -> Any:
-    """The middleware around every call. aiohttp's own type for it is private."""
+def boundary(unread: Callable[[web.Request], None]) -> Any:
+    """The middleware around every call. aiohttp's own type for it is private.
+
+    `unread` is told of each request whose body is not at its end when it is answered.
+    """
     children: dict[tuple[str, str, int], Any] = {}
     clock = time.perf_counter
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = clock()
+        request_id = request_id_of(request)
         response: web.StreamResponse
         try:
+            if "%" in request.raw_path or not request.raw_path.isascii():
+                check_path(request.raw_path)
             response = await handler(request)
         except RequestError as error:
             response = respond(error)
@@ -198,7 +216,7 @@ def boundary() -> Any:
         except web.HTTPException as error:
             response = translate(request, error)
         except Exception as error:
-            response = crash(request, error)
+            response = crash(request, error, request_id)
         resource = request.match_info.route.resource
         # Paths that nobody serves are one route, or a scanner would make a metric of each.
         route = f"{_method(request)} {resource.canonical}" if resource is not None else "unmatched"
@@ -209,7 +227,11 @@ def boundary() -> Any:
             child = children[app, route, status] = telemetry.REQUESTS.labels(app, route, str(status))
         child.inc()
         say = _log.debug if status < 400 else _log.info
-        say("request", method=request.method, route=route, status=status, ms=(clock() - started) * 1000, app=app)
+        ms = (clock() - started) * 1000
+        say("request", method=request.method, route=route, status=status, ms=ms, app=app, request_id=request_id)
+        response.headers[REQUEST_ID] = request_id
+        if not request.content.is_eof():
+            unread(request)
         return response
 
     return middleware
@@ -218,6 +240,33 @@ def boundary() -> Any:
 def _method(request: web.Request) -> str:
     # aiohttp answers HEAD where GET is served: it is the same call.
     return "GET" if request.method == "HEAD" else request.method
+
+
+# --- the request's id and path ------------------------------------------------------------------------
+
+_OWN_ID: Final = re.compile(r"[!-~]{1,128}")
+
+
+def new_request_id() -> str:
+    """An id for a request that brings none."""
+    return os.urandom(12).hex()
+
+
+def request_id_of(request: web.BaseRequest) -> str:
+    """The caller's own `X-Request-Id` where it is of up to 128 visible ASCII characters, else a new one."""
+    told = request.headers.get(REQUEST_ID)
+    return told if told is not None and _OWN_ID.fullmatch(told) else new_request_id()
+
+
+def check_path(raw: str) -> None:
+    """Raises `MalformedRequest` where the percent-encoding of a path or query is not UTF-8.
+
+    Left as text, two URLs would be one name, and an erasure of `Jos%E9` would answer that it is done.
+    """
+    try:
+        unquote_to_bytes(raw.encode("utf-8", "surrogateescape")).decode()
+    except UnicodeDecodeError:
+        raise MalformedRequest("The percent-encoding of the path or the query is not UTF-8 (é is `%C3%A9`).") from None
 
 
 # --- what goes wrong before there is a request -------------------------------------------------------

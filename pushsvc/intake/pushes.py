@@ -20,20 +20,19 @@ from .audiences import Lookup, platforms_of
 from .auth import Gate
 from .backlog import Backlog
 from .batch import NDJSON, BatchItem, BatchResults, documents, refused
+from .body import check_headers, read_body
 from .config import IntakeApp, IntakeConfig
 from .document import read
 from .faults import LIMIT, MAX_TTL, Rules
 from .ids import UUID
 from .limits import IntakeLimits
-from .problems import SERVER, ClientGone, RequestTimeout, UnsupportedMediaType, away, body_error
+from .problems import SERVER, ClientGone, away
 from .query import read as read_query
 from .refusal import summary
 from .routes import CALLS, JSON
 from .waits import Waits
 
 _CALL: Final = {call.name: call for call in CALLS}
-UNTOLD: Final = "application/x-www-form-urlencoded"
-"""What `curl -d` says of a body when it is not told: taken as JSON, or nobody's first try would work."""
 _HEADERS: Final = {"Content-Type": JSON, "Server": SERVER, "Cache-Control": "no-store"}
 
 
@@ -261,9 +260,9 @@ class PushCalls:
         call = _CALL[name]
         app = await self._gate.enter(request, call.scopes)
         query = read_query(request.query.items(), call.params)
-        push_id = request.match_info["id"]
+        push_id = request.match_info["id"].lower()
         if not UUID.fullmatch(push_id):
-            raise NotFound("There is no push of this id; ids are lower-case UUIDs.")
+            raise NotFound("There is no push of this id; ids are UUIDs.")
         return app, push_id, query
 
 
@@ -318,46 +317,3 @@ def render(
             raise ContentTooLarge("; ".join(fault.message for fault in listed), faults=listed)
         raise InvalidRequest(summary(len(listed), more), faults=listed)
     return messages
-
-
-# --- the request ------------------------------------------------------------------------------------
-
-
-def check_headers(request: web.Request) -> None:
-    """Raises `UnsupportedMediaType` for what is not JSON."""
-    headers = request.headers
-    content_type = headers.get("Content-Type")
-    # The common value first: parsing each is what it would cost.
-    if content_type is not None and content_type != JSON:
-        kind, charset = request.content_type, request.charset
-        if kind not in (JSON, UNTOLD) and not (kind.startswith("application/") and kind.endswith("+json")):
-            raise UnsupportedMediaType(
-                "Send the push as JSON with the header `Content-Type: application/json` (curl: `--json @push.json`)."
-            )
-        if charset is not None and charset.lower() not in ("utf-8", "utf8", "us-ascii"):
-            raise UnsupportedMediaType("Send the JSON as UTF-8.")
-
-
-async def read_body(request: web.Request, config: IntakeConfig) -> bytes:
-    """The whole body. Raises `ContentTooLarge`, `RequestTimeout`, `MalformedBody` or `ClientGone`."""
-    limit = config.body_limit
-    if (request.content_length or 0) > limit:
-        raise _too_large(limit)
-    try:
-        if request.content.is_eof():
-            # It came with the headers: there is nothing to wait for, so no timer is needed.
-            return await request.read()
-        async with asyncio.timeout(config.body_timeout):
-            return await request.read()
-    except TimeoutError:
-        raise RequestTimeout(f"The body did not arrive within {config.body_timeout:g} seconds.") from None
-    except web.HTTPRequestEntityTooLarge:
-        raise _too_large(limit) from None
-    except ConnectionError:
-        raise ClientGone from None
-    except web.RequestPayloadError as error:
-        raise body_error(error) from None
-
-
-def _too_large(limit: int) -> ContentTooLarge:
-    return ContentTooLarge(f"The body is larger than {limit:,} bytes; split the targets over several pushes.")

@@ -92,7 +92,7 @@ def read_filter(values: Mapping[str, Any], faults: list[Fault]) -> DeadFilter:
             except ValueError as error:
                 faults.append(Fault(name, str(error)))
     push, platform, reason = (values.get(name) or "" for name in _TEXTS)
-    return DeadFilter(push, platform, reason, instants.get("since"), instants.get("until"))
+    return DeadFilter(push.lower(), platform, reason, instants.get("since"), instants.get("until"))
 
 
 def read_replay(body: bytes) -> tuple[DeadFilter, int, float, bool]:

@@ -7,9 +7,9 @@ from aiohttp import web
 from ..ports.registry import Registry
 from .answers import encode
 from .auth import Gate
+from .body import check_headers, read_body
 from .config import IntakeConfig
 from .problems import SERVER
-from .pushes import check_headers, read_body
 from .query import read as read_query
 from .routes import CALL, JSON
 from .tombstones import MOST, Restored, read_restore

@@ -1,8 +1,4 @@
-"""Binding and draining: the application on a socket for as long as a block lasts.
-
-aiohttp answers what its parser cannot read as plain text and logs a traceback for it; `_Connection` makes problem
-documents of those as well, so that there is one form of error.
-"""
+"""Binding and draining: the application on a socket for as long as a block lasts."""
 
 from __future__ import annotations
 
@@ -10,40 +6,12 @@ import asyncio
 import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
-import structlog
 from aiohttp import web
-from structlog.typing import FilteringBoundLogger
 
 from ..errors import ConfigError
 from .config import IntakeConfig
-from .problems import crash, respond, unreadable
-
-_log: FilteringBoundLogger = structlog.get_logger("intake")
-
-
-class _Connection(web.RequestHandler):
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if request.writer.output_size > 0:
-            # A part of an answer is out already: nothing can be said any more.
-            raise ConnectionError
-        if status < 500:
-            error = unreadable(exc)
-            _log.debug("unreadable", status=error.status, error=type(exc).__name__)
-            response = respond(error)
-        else:
-            response = crash(request, exc or RuntimeError())
-        response.force_close()
-        return response
+from .connections import Connections
 
 
 @asynccontextmanager
@@ -59,10 +27,10 @@ async def serve(app: web.Application, config: IntakeConfig) -> AsyncIterator[str
     try:
         server = runner.server
         assert server is not None
-        options: dict[str, Any] = {"keepalive_timeout": config.keepalive_timeout, "access_log": None}
+        connections = Connections(server, config)
         try:
             listener = await loop.create_server(
-                lambda: _Connection(server, loop=loop, **options),
+                connections.make,
                 config.host,
                 config.port,
                 reuse_port=config.reuse_port or None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -35,9 +36,18 @@ def quiet_gc() -> None:
     gc.set_threshold(50_000, 20, 20)
 
 
+def raise_file_limit() -> None:
+    """Let this process open as many files as it is allowed to ask for: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):  # A system may have a lower bound of its own, as macOS does.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
     """Serve the HTTP API until `stop`; `listening` is told its URL."""
     settings.require_apps()
+    raise_file_limit()
     current = Current(settings)
     channels = OpenedChannels(lambda: current.settings.apps, request_timeout=settings.retry.request_timeout)
     async with redis_url(settings) as url, open_store(url, store_config(settings)) as store, channels:
@@ -76,6 +86,9 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             reuse_port=settings.server.processes > 1,
             body_limit=settings.server.body_limit,
             shutdown_timeout=settings.server.shutdown_timeout,
+            keepalive_timeout=settings.server.keepalive,
+            first_request=settings.server.first_request,
+            max_connections=settings.server.max_connections,
         )
 
         backlog = intake.Backlog(store.pushes, settings.queue.max_pending, settings.apps, monotonic=time.monotonic)
@@ -118,6 +131,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
 async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
     """Send what the queue holds until `stop`, then drain."""
     settings.require_apps()
+    raise_file_limit()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_configured_store(settings))
         accounts = await stack.enter_async_context(Accounts(request_timeout=settings.retry.request_timeout))

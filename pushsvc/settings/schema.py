@@ -42,6 +42,12 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     body_limit: Annotated[int, Meta(ge=1024)] = 4 * 1024 * 1024
     """Bytes. 10,000 targets with FCM's long tokens make about 2.5 MB."""
     shutdown_timeout: NotNegative = 30.0
+    keepalive: Positive = 75.0
+    """How long a connection may be idle between two requests."""
+    first_request: Positive = 15.0
+    """How long a connection may take to send its first request with all its headers."""
+    max_connections: Count = 10_000
+    """Of one process."""
 
 
 class RedisSettings(Struct, frozen=True, kw_only=True):

@@ -104,6 +104,8 @@ class Store:
     finds: int = 0
     away: bool = False
     gate: asyncio.Event | None = None
+    waiting: int = 0
+    """Calls that have come to the gate."""
     asked: list[Any] = field(default_factory=list)
 
     def _come(self) -> None:
@@ -121,6 +123,7 @@ class Store:
     async def accept(self, push: Push) -> None:
         self._come()
         if self.gate is not None:
+            self.waiting += 1
             await self.gate.wait()
         self.pushes[push.id] = push
 

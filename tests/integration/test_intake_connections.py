@@ -1,0 +1,130 @@
+"""Connections that send nothing or little: closed early, and never so many that nobody else comes in."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import Awaitable, Callable
+
+import pytest
+import uvloop
+
+from pushsvc.intake import IntakeConfig
+from pushsvc.intake.connections import most_connections
+from pushsvc.runtime.parts import raise_file_limit
+
+from . import test_intake_kit
+from .test_intake_kit import Service, answer, call, run
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture(autouse=True, params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_intake_kit, "new_loop", request.param)
+
+
+def quick(most: int = 10_000, *, first_request: float = 15.0) -> IntakeConfig:
+    return IntakeConfig(port=0, first_request=first_request, max_connections=most)
+
+
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+def with_streams(main: Callable[[Service, Callable[[], Awaitable[Stream]]], Awaitable[None]], most: int) -> None:
+    async def whole(service: Service) -> None:
+        opened: list[asyncio.StreamWriter] = []
+
+        async def connect() -> Stream:
+            stream = await asyncio.open_connection(*service.address)
+            opened.append(stream[1])
+            return stream
+
+        try:
+            await main(service, connect)
+        finally:
+            for writer in opened:
+                writer.close()
+
+    run(whole, quick(most))
+
+
+@pytest.mark.parametrize("begun", [b"", GET[:-2], b"GET"])
+def test_who_sends_no_request_is_closed_long_before_who_has_sent_one(begun: bytes) -> None:
+    async def main(service: Service) -> None:
+        reader, writer = await asyncio.open_connection(*service.address)
+        writer.write(GET)
+        assert (await answer(reader)).status == 200
+        silent_reader, silent_writer = await asyncio.open_connection(*service.address)
+        silent_writer.write(begun)
+        async with asyncio.timeout(20):
+            assert await silent_reader.read() == b""
+        writer.write(GET)
+        assert (await answer(reader)).status == 200
+        writer.close()
+        silent_writer.close()
+
+    run(main, quick(first_request=0.3))
+
+
+def test_silent_connections_give_way_to_new_ones() -> None:
+    async def main(service: Service, connect: Callable[[], Awaitable[Stream]]) -> None:
+        reader, writer = await connect()
+        writer.write(GET)
+        assert (await answer(reader)).status == 200
+        silent = [await connect() for _ in range(100)]
+        assert (await call(service, "GET", "/healthz", key=None)).status == 200
+        # The oldest silent ones are gone, and who has sent a request before is still there.
+        async with asyncio.timeout(20):
+            assert await silent[0][0].read() == b""
+        writer.write(GET)
+        assert (await answer(reader)).status == 200
+
+    with_streams(main, 20)
+
+
+def test_of_those_that_have_sent_requests_the_longest_idle_goes_first() -> None:
+    async def main(service: Service, connect: Callable[[], Awaitable[Stream]]) -> None:
+        streams = [await connect() for _ in range(8)]
+        for reader, writer in [*streams[1:], streams[0]]:
+            writer.write(GET)
+            assert (await answer(reader)).status == 200
+        assert (await call(service, "GET", "/healthz", key=None)).status == 200
+        async with asyncio.timeout(20):
+            assert await streams[1][0].read() == b""
+        for reader, writer in [*streams[2:], streams[0]]:
+            writer.write(GET)
+            assert (await answer(reader)).status == 200
+
+    with_streams(main, 8)
+
+
+def test_busy_connections_are_never_closed_for_a_new_one() -> None:
+    async def main(service: Service, connect: Callable[[], Awaitable[Stream]]) -> None:
+        service.store.gate = asyncio.Event()
+        body = b'{"to":{"tokens":[{"platform":"apns","token":"' + b"8f3c" * 16 + b'"}]},"notification":{"title":"x"}}'
+        post = b"POST /v1/push HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer pusher\r\nContent-Length: "
+        busy = [await connect() for _ in range(4)]
+        for _, writer in busy:
+            writer.write(post + str(len(body)).encode() + b"\r\n\r\n" + body)
+        async with asyncio.timeout(20):
+            while service.store.waiting < 4:
+                await asyncio.sleep(0.005)
+            late, _ = await connect()
+            assert await late.read() == b""
+        service.store.gate.set()
+        for reader, _ in busy:
+            assert (await answer(reader)).status == 202
+
+    with_streams(main, 4)
+
+
+def test_there_are_never_more_than_the_files_allow() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1000, hard))
+        assert (most_connections(10_000), most_connections(10)) == (750, 10)
+        raise_file_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
