@@ -81,7 +81,7 @@ def bench(
         ("POST to 202", f"p50 {figures.post_p50:.1f} ms, p99 {figures.post_p99:.1f} ms"),
         ("POST to answer", f"p50 {figures.delivery_p50:.1f} ms, p99 {figures.delivery_p99:.1f} ms"),
     ]
-    print_table(("", "measured"), rows)
+    print_table(("", "measured"), rows, prose=("measured",))
 
 
 def require_simulator(settings: Settings) -> None:

@@ -65,8 +65,9 @@ def check(
         print_json({"ok": good, "findings": rows})
     else:
         print_table(
-            ("", "part", "found", "mend"),
+            ("", "part", "found", "fix"),
             [[row.level, row.part, row.what + _until(row), row.mend] for row in rows],
+            prose=("part", "found", "fix"),
             marks=MARKS,
         )
     if not good:

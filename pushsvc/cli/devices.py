@@ -50,7 +50,7 @@ def show(context: typer.Context, device_id: Id, app: AppName = "", json: Json = 
         print_json(found)
         return
     for document in found:
-        print_table(("field", "value"), [[name, _cell(value)] for name, value in document.items()])
+        print_table(("field", "value"), [[name, _cell(value)] for name, value in document.items()], prose=("value",))
 
 
 @devices.command("delete")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -21,23 +21,26 @@ def print_json(value: object) -> None:
 
 
 def print_table(
-    titles: Sequence[str], rows: Sequence[Sequence[str]], *, marks: Mapping[str, str] | None = None
+    titles: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    prose: Collection[str] = (),
+    marks: Mapping[str, str] | None = None,
 ) -> None:
-    """A table at a terminal, tab-separated lines when piped. `marks` colours cells by their text."""
+    """A table at a terminal, tab-separated lines when piped.
+
+    `prose` names the columns that may be folded where the terminal is narrow; `marks` colours cells by their text.
+    """
     if not sys.stdout.isatty():
         for row in [titles, *rows]:
             print("\t".join(cell.replace("\n", " ") for cell in row))
         return
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    table = Table(*titles, box=SIMPLE_HEAD, pad_edge=False)
-    for row in rows:
-        # As text, never as markup: a file's name may hold brackets.
-        table.add_row(*(Text(cell, style=(marks or {}).get(cell, "")) for cell in row))
-    Console().print(table)
+    from .tables import table
+
+    console = Console()
+    console.print(table(titles, rows, console.width, prose=prose, marks=marks), soft_wrap=False)
 
 
 def counts_line(counts: Mapping[str, int]) -> str:

@@ -54,7 +54,7 @@ async def _stats(settings: Settings, url: str, *, watch: bool, every: float, jso
         print_json(last)
     else:
         print("\n".join(summary(last)))
-        print_table(TITLES, rows(last), marks={})
+        print_table(TITLES, rows(last), prose=("held",))
 
 
 async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[Figures, None]:
@@ -96,7 +96,7 @@ async def _follow(looks: AsyncIterator[Figures], *, json: bool) -> None:
 
     with Live(auto_refresh=False) as live:
         async for look in looks:
-            live.update(_picture(look), refresh=True)
+            live.update(_picture(look, live.console.width), refresh=True)
 
 
 def summary(look: Figures) -> list[str]:
@@ -147,16 +147,13 @@ def _number(rate: float | None) -> str:
     return "-" if rate is None else f"{rate:,.0f}"
 
 
-def _picture(look: Figures) -> RenderableType:
-    from rich.box import SIMPLE_HEAD
+def _picture(look: Figures, width: int) -> RenderableType:
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(*TITLES, box=SIMPLE_HEAD, pad_edge=False)
-    for row in rows(look):
-        # As text, never as markup: a reason is the provider's word.
-        table.add_row(*(Text(cell) for cell in row[:-1]), Text(row[-1], style="bold red"))
+    from .tables import table
+
     return Group(
-        *(Text(line, style="bold red" if line.startswith(("held", "frozen")) else "") for line in summary(look)), table
+        *(Text(line, style="bold red" if line.startswith(("held", "frozen")) else "") for line in summary(look)),
+        table(TITLES, rows(look), width, prose=("held",), styles={"held": "bold red"}),
     )

@@ -1,0 +1,105 @@
+"""Tables at a terminal, however narrow it is: nothing in them is ever cut off.
+
+An id, an instant or a reason of which a part is missing can neither be copied nor searched for. So a table that is
+wider than the terminal first leaves out columns that say nothing in any row, then folds columns of prose, and where
+that is not enough shows each row as a paragraph of `title value` pairs. Columns of numbers stand to the right.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+GAP = 2
+"""Columns of the terminal between two of the table."""
+PROSE = 24
+"""The least width that prose is folded into."""
+_NUMBER = re.compile(r"-|-?[\d,]+(\.\d+)?", re.ASCII)
+_NOTHING = frozenset(("", "0", "-"))
+
+Rows = Sequence[Sequence[str]]
+
+
+def table(
+    titles: Sequence[str],
+    rows: Rows,
+    width: int,
+    *,
+    prose: Collection[str] = (),
+    marks: Mapping[str, str] | None = None,
+    styles: Mapping[str, str] | None = None,
+) -> RenderableType:
+    """Draw it within `width`. `prose` are the titles that may be folded; `marks` colours cells by their text, `styles`
+    columns by their title."""
+    cells = [[" ".join(cell.split("\n")) for cell in row] for row in rows]
+    marks, styles = marks or {}, styles or {}
+
+    def text(title: str, cell: str) -> Text:
+        # As text, never as markup: a file's name may hold brackets.
+        return Text(cell, style=marks.get(cell, styles.get(title, "")))
+
+    kept = fitting(titles, cells, width, prose)
+    if not kept:
+        return Group(*(_paragraph(titles, row, width, text) for row in cells))
+    drawn = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+    for at in kept:
+        drawn.add_column(
+            titles[at],
+            justify="right" if _is_number(at, cells) else "left",
+            no_wrap=titles[at] not in prose,
+            overflow="fold",
+        )
+    for row in cells:
+        drawn.add_row(*(text(titles[at], row[at]) for at in kept))
+    return drawn
+
+
+def fitting(titles: Sequence[str], rows: Rows, width: int, prose: Collection[str]) -> list[int]:
+    """The columns, by number, of a table that fits; none where no table does. Pure."""
+    everything = list(range(len(titles)))
+    telling = [at for at in everything if not rows or any(row[at] not in _NOTHING for row in rows)]
+    for columns in (everything, telling):
+        if _width(titles, rows, columns, ()) <= width:
+            return columns
+    return telling if telling and _width(titles, rows, telling, prose) <= width else []
+
+
+def _width(titles: Sequence[str], rows: Rows, columns: Sequence[int], folded: Collection[str]) -> int:
+    total = GAP * max(0, len(columns) - 1)
+    for at in columns:
+        widest = max((cell_len(row[at]) for row in rows), default=0)
+        if titles[at] in folded:
+            widest = min(widest, PROSE)
+        total += max(widest, cell_len(titles[at]))
+    return total
+
+
+def _is_number(at: int, rows: Rows) -> bool:
+    told = [row[at] for row in rows if row[at]]
+    return bool(told) and all(_NUMBER.fullmatch(cell) for cell in told)
+
+
+def _paragraph(titles: Sequence[str], row: Sequence[str], width: int, text: Callable[[str, str], Text]) -> Text:
+    """The row as `title value` pairs, as many on a line as fit; later lines are indented. Only a pair that is longer
+    than a whole line is folded."""
+    shown = Text(overflow="fold")
+    used = 0
+    for title, cell in zip(titles, row, strict=True):
+        if not cell:
+            continue
+        pair = Text.assemble((f"{title} " if title else "", "bold"), text(title, cell))
+        if used and used + GAP + pair.cell_len > width:
+            shown.append("\n" + " " * GAP)
+            used = GAP
+        elif used:
+            shown.append(" " * GAP)
+            used += GAP
+        shown.append_text(pair)
+        used += pair.cell_len
+    return shown

@@ -1,0 +1,74 @@
+"""Tables at a terminal: at every width everything is there, whole."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from pushsvc.cli.failed import COLUMNS
+from pushsvc.cli.stats import TITLES
+from pushsvc.cli.tables import table
+
+DEAD = [
+    "2026-11-28T12:00:00.000Z",
+    "shop",
+    "01a220ea-7a65-70b5-90b4-17d69aedec70",
+    "apns",
+    "BadDeviceToken",
+    "400",
+    "1",
+    "",
+    "3fd2ab0199ce",
+]
+ROUTE = ["shop", "apns", "0", "1,200", "0", "7", "1", "1,024", "52,000", "3", "1", "0", "0", "0", ""]
+
+
+def drawn(titles: tuple[str, ...], rows: list[list[str]], width: int, *, prose: tuple[str, ...] = ()) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    console.print(table(titles, rows, width, prose=prose))
+    text = console.file
+    assert isinstance(text, io.StringIO)
+    return text.getvalue()
+
+
+@pytest.mark.parametrize("width", [48, 80, 100, 120, 160])
+def test_ids_instants_and_reasons_are_whole_at_every_width(width: int) -> None:
+    shown = drawn(COLUMNS, [DEAD, DEAD], width)
+    for cell in filter(None, DEAD):
+        assert shown.count(cell) >= 2, cell
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= width
+
+
+def test_columns_without_a_word_are_left_out_where_there_is_no_room() -> None:
+    wide, narrow = drawn(TITLES, [ROUTE], 160), drawn(TITLES, [ROUTE], 80)
+    assert "expired" in wide
+    assert "expired" not in narrow
+    assert "platform" in narrow
+    for cell in ("1,200", "1,024", "52,000", "shop"):
+        assert cell in narrow
+    assert len(narrow.strip().splitlines()) == 3  # a heading, its line, a row
+
+
+def test_numbers_stand_to_the_right_and_prose_is_folded() -> None:
+    lines = drawn(("app", "n"), [["shop", "1"], ["shop", "1,000"]], 80).splitlines()
+    assert [line.rstrip() for line in lines if "shop" in line] == ["shop      1", "shop  1,000"]
+    text = " ".join(f"word{number}" for number in range(40))
+    folded = drawn(("", "found"), [["error", text]], 80, prose=("found",))
+    assert " ".join(folded.split()).endswith(text)
+    assert max(map(len, folded.splitlines())) <= 80
+
+
+@given(
+    rows=st.lists(st.lists(st.text("abz019- ", max_size=30).map(str.strip), min_size=4, max_size=4), max_size=4),
+    width=st.integers(20, 120),
+)
+def test_no_cell_is_ever_cut(rows: list[list[str]], width: int) -> None:
+    shown = "".join(drawn(("a", "bb", "ccc", "dddd"), rows, width).split())
+    for row in rows:
+        for cell in row:
+            assert cell in ("0", "-") or "".join(cell.split()) in shown
