@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,25 +31,32 @@ class CleanupLost(PushsvcError):
 def cleanup(
     context: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would go.")] = False,
+    share: Annotated[
+        float,
+        typer.Option(
+            "--share", min=0.01, max=1, help="The part of its time in which it works; the rest is others'.", metavar="S"
+        ),
+    ] = 1.0,
     json: Json = False,
 ) -> None:
     """Remove what has outlived its use: old tombstones, stale and suspect devices, orphans, what is too old.
 
     Stale and suspect devices become tombstones first; `pushsvc devices restore` brings them back. Where another cleanup
     is under way this one says so and ends, with 0: the work is being done. Ctrl-C or SIGTERM end it between two steps.
+    Age is judged by Redis' clock, and nothing is removed where this machine's differs from it by more than a minute.
     """
     settings: Settings = context.obj.settings()
     settings.require_apps()
     # Whoever answers somebody on this machine goes first.
     os.setpriority(os.PRIO_PROCESS, 0, max(10, os.getpriority(os.PRIO_PROCESS, 0)))
     began = time.monotonic()
-    cleaned = asyncio.run(_cleanup(settings, dry_run=dry_run, quiet=json))
+    cleaned = asyncio.run(_cleanup(settings, share, dry_run=dry_run, quiet=json))
     seconds = time.monotonic() - began
     if isinstance(cleaned, str):
         if json:
             print_json({"state": "elsewhere", "holder": cleaned})
         else:
-            print(f"another cleanup is under way, by {cleaned}: nothing was done here")
+            print(f"another cleanup is under way, by {cleaned or 'another process'}: nothing was done here")
         return
     rows = sorted((app, what, count) for (app, what), count in cleaned.removed.items() if count)
     total = sum(count for _, _, count in rows)
@@ -71,26 +76,25 @@ def cleanup(
         raise typer.Exit(130)
 
 
-async def _cleanup(settings: Settings, *, dry_run: bool, quiet: bool) -> Cleaned | str:
+async def _cleanup(settings: Settings, share: float, *, dry_run: bool, quiet: bool) -> Cleaned | str:
     """What was done, or who else does it."""
-    from ..janitor import clean, holding
+    from ..janitor import clean, holding, process_name
     from ..runtime import cleanup_plan, open_existing_store, open_running_store
 
-    share = settings.cleanup.share
-    stop = until_signalled()
+    stop = until_signalled(hang_up=True)
     async with (open_running_store if dry_run else open_existing_store)(settings) as store:
+        clock = await store.cleanups.clock()
         with _display(quiet) as show:
 
             async def look(progress: Progress) -> None:
                 show(progress)
 
             if dry_run:  # it changes nothing, so it waits for nobody
-                plan = cleanup_plan(settings, store, dry_run=True)
+                plan = cleanup_plan(settings, store, clock, dry_run=True)
                 return await clean(plan, share=share, stopping=stop.is_set, after=look)
-            owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-            async with holding(store.cleanups, owner, lease=settings.jobs.takeover) as lost:
+            async with holding(store.cleanups, process_name(), lease=settings.jobs.takeover) as lost:
                 if lost is None:
-                    return (await store.cleanups.holder() or "somebody else").rpartition(":")[0]
+                    return (await store.cleanups.holder() or "").rpartition(" (")[0]
 
                 async def note(progress: Progress) -> None:
                     show(progress)
@@ -98,7 +102,8 @@ async def _cleanup(settings: Settings, *, dry_run: bool, quiet: bool) -> Cleaned
                     if lost():
                         raise CleanupLost("another cleanup has begun meanwhile; this one had been still for too long")
 
-                cleaned = await clean(cleanup_plan(settings, store), share=share, stopping=stop.is_set, after=note)
+                plan = cleanup_plan(settings, store, clock)
+                cleaned = await clean(plan, share=share, stopping=stop.is_set, after=note)
                 if cleaned.place is None:
                     await store.cleanups.finish(cleaned.removed)
                 return cleaned

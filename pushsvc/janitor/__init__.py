@@ -10,7 +10,7 @@ do no harm, and what each says adds up.
 """
 
 from .ageing import Ages, revise
-from .holding import holding
+from .holding import holding, process_name
 from .run import Cleaned, Progress, Sweep, clean, sweeps
 
-__all__ = ["clean", "sweeps", "holding", "Sweep", "Cleaned", "Progress", "Ages", "revise"]
+__all__ = ["clean", "sweeps", "holding", "process_name", "Sweep", "Cleaned", "Progress", "Ages", "revise"]

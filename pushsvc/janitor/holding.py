@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from ..errors import StoreError, StoreUnavailable
 from ..ports.cleanup import Cleanups
+
+
+def process_name() -> str:
+    """A name for this process, for whoever is told that it holds something."""
+    return f"process {os.getpid()} on {socket.gethostname()} ({secrets.token_hex(4)})"
 
 
 @asynccontextmanager

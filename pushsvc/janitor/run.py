@@ -76,7 +76,7 @@ def sweeps(
     for app in apps:
         found.append(Sweep(f"{app} devices", devices(app)))
         found.append(Sweep(f"{app} indexes", indexes(app)))
-    found.append(Sweep("keys", lambda cursor: leftovers.keys(apps, cursor=cursor, dry_run=dry_run)))
+    found.append(Sweep("keys", lambda cursor: leftovers.keys(apps, cursor=cursor, now=clock(), dry_run=dry_run)))
     return found
 
 

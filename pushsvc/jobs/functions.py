@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from rq.timeouts import BaseTimeoutException
 
 from .. import fanout, webhooks
 from ..errors import ConfigError, StoreError
-from ..janitor import Progress, clean, holding
+from ..janitor import Progress, clean, holding, process_name
+from ..ports.cleanup import ClocksApart
 from ..runtime import Current, cleanup_plan, environments, store_config, webhook_configs
 from ..settings import Settings
 from ..store import Store, open_store
@@ -198,17 +198,23 @@ async def cleanup(context: Context) -> dict[str, int]:
     """
     settings, turn = context.settings, Turn(context, BACKGROUND)
     async with open_store(context.store_url, store_config(settings)) as store:
-        cleanups, owner = store.cleanups, secrets.token_hex(8)
+        cleanups, owner = store.cleanups, process_name()
         async with holding(cleanups, owner, lease=settings.jobs.takeover) as lost:
             record = await cleanups.record()
             if lost is None or record.place is None:
                 return {}  # somebody is at it, or it is done
+            try:
+                clock = await cleanups.clock()
+            except ClocksApart as error:
+                await cleanups.give_up()
+                get_logger("jobs").error("cleanup_refused", error=str(error))
+                return {}
 
             async def note(progress: Progress) -> None:
                 await cleanups.note(progress.removed, place=progress.place)
 
             cleaned = await clean(
-                cleanup_plan(settings, store),
+                cleanup_plan(settings, store, clock),
                 share=settings.cleanup.share,
                 place=record.place,
                 stopping=lambda: lost() or turn.over,

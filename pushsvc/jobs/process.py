@@ -46,6 +46,8 @@ SWEEP = 0.5
 SOON = 0.2
 """And for pushes whose audience is to be looked up: somebody waits for their first delivery."""
 PAUSE = 1.0
+LOOK = 60.0
+"""Seconds between two looks at whether the next cleanup is due."""
 
 
 class Periodic(Struct, frozen=True):
@@ -135,7 +137,11 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
                 Periodic("cleanup-slices", SWEEP, lambda: enqueue_cleanup(store, queue)),
             ]
             if settings.cleanup.every:
-                periodics.append(Periodic("cleanup-runs", settings.cleanup.every, store.cleanups.request))
+                # The record says when the last one began: a lock that lived as long as the period would outlive the
+                # process that took it, and a shorter period of a later start.
+                every = settings.cleanup.every
+                runs = Periodic("cleanup-runs", min(LOOK, every), lambda: store.cleanups.request(every=every))
+                periodics.append(runs)
             await _keep_schedule(store, periodics, name, stop, gone)
 
     def run() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from msgspec import Struct
+
+from ..errors import PushsvcError
 
 Removed: TypeAlias = Mapping[tuple[str, str], int]
 """How many of what, by app and what: `orphans`, `dead_letters` .."""
@@ -37,10 +39,10 @@ class Leftovers(Protocol):
         """Entries of the registry's indexes by id, token and user that lead to no device: `orphans`."""
         ...
 
-    async def keys(self, apps: Sequence[str], *, cursor: str, dry_run: bool) -> Swept:
+    async def keys(self, apps: Sequence[str], *, cursor: str, now: int, dry_run: bool) -> Swept:
         """One look at each key of these apps: `orphans` of topics and tombstones; `dead_letters`, `events`,
-        `suppressions` and marks of `cancelled` pushes that are too old; `statuses` that were never to end; and keys
-        that were to have a `lifetimes` and have it from now on."""
+        `suppressions` and marks of `cancelled` pushes that are too old at `now` (Unix ms); `statuses` that were never
+        to end; and keys that were to have a `lifetimes` and have it from now on."""
         ...
 
 
@@ -59,6 +61,10 @@ class CleanupRecord(Struct, frozen=True):
     """What all of them have removed, as long as the store lives."""
 
 
+class ClocksApart(PushsvcError):
+    """This machine's clock and Redis' differ by more than a minute."""
+
+
 class Cleanups(Protocol):
     """Of several that would clean up at once one does, and a run that is interrupted may go on."""
 
@@ -72,8 +78,17 @@ class Cleanups(Protocol):
         """Who cleans up at present."""
         ...
 
-    async def request(self) -> None:
-        """Let one begin, to be done in slices, unless one is under way."""
+    async def clock(self) -> Callable[[], int]:
+        """The clock by which a cleanup judges, Unix ms: Redis' own, which all machines share. What it removes is gone
+        for good, so it raises `ClocksApart` where this machine's is another: nobody knows which one is right."""
+        ...
+
+    async def request(self, *, every: float = 0.0) -> None:
+        """Let one begin, to be done in slices, unless one is under way or has begun within `every` seconds."""
+        ...
+
+    async def give_up(self) -> None:
+        """Leave the one under way as it is; the next one begins anew."""
         ...
 
     async def record(self) -> CleanupRecord: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from .. import feedback, intake, janitor, webhooks
 from ..devices import Environment
@@ -13,7 +13,7 @@ from ..policy import PrunePolicy, RetryPolicy
 from ..providers import REGISTRY
 from ..settings import AppSettings, CleanupSettings, FeedbackSettings, RetrySettings, Settings
 from ..signing import parse_secret
-from ..store import Store, wall_clock
+from ..store import Store
 
 
 def environments(settings: Settings, app: str) -> dict[Platform, Environment]:
@@ -131,8 +131,10 @@ def ages(settings: CleanupSettings) -> janitor.Ages:
     )
 
 
-def cleanup_plan(settings: Settings, store: Store, *, dry_run: bool = False) -> list[janitor.Sweep]:
-    """What a cleanup of every configured app does."""
+def cleanup_plan(
+    settings: Settings, store: Store, clock: Callable[[], int], *, dry_run: bool = False
+) -> list[janitor.Sweep]:
+    """What a cleanup of every configured app does, by the clock that `store.cleanups` gave it."""
     return janitor.sweeps(
-        store.registry, store.leftovers, list(settings.apps), ages(settings.cleanup), clock=wall_clock, dry_run=dry_run
+        store.registry, store.leftovers, list(settings.apps), ages(settings.cleanup), clock=clock, dry_run=dry_run
     )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..ports.cleanup import CleanupRecord, Removed
+from ..ports.cleanup import CleanupRecord, ClocksApart, Removed
 from . import keys
 from .clock import Clock
 from .link import Link
 
 LOCK = "cleanup"
+APART = 60_000
+"""Milliseconds by which clocks may differ where what is too old goes for good."""
 
 
 class RedisCleanups:
@@ -30,13 +32,29 @@ class RedisCleanups:
         owner = await self._link.call("GET", keys.lock(LOCK))
         return None if owner is None else owner.decode()
 
-    async def request(self) -> None:
+    async def clock(self) -> Clock:
+        here = self._clock()
+        ahead = int(await self._link.script("now", [keys.lock(LOCK)], [])) - here
+        if abs(ahead) > APART:
+            raise ClocksApart(
+                f"Redis' clock and this machine's differ by {abs(ahead) / 1000:,.0f} s: nothing is cleaned up before "
+                "they agree (synchronize both, as by NTP)"
+            )
+        return lambda: self._clock() + ahead
+
+    async def request(self, *, every: float = 0.0) -> None:
         """The place is set last: a record with a place is whole."""
-        if await self._link.call("HEXISTS", keys.CLEANUP, "place"):
+        at, place = await self._link.call("HMGET", keys.CLEANUP, "at", "place")
+        now = self._clock()
+        # One that began in the future was begun by a clock that was wrong.
+        if place is not None or (at is not None and 0 <= now - int(at) < every * 1000):
             return
         await self._forget_run()
-        await self._link.call("HSET", keys.CLEANUP, "at", self._clock())
+        await self._link.call("HSET", keys.CLEANUP, "at", now)
         await self._link.call("HSETNX", keys.CLEANUP, "place", "")
+
+    async def give_up(self) -> None:
+        await self._link.call("HDEL", keys.CLEANUP, "place")
 
     async def record(self) -> CleanupRecord:
         fields = {name.decode(): value for name, value in (await self._link.call("HGETALL", keys.CLEANUP)).items()}

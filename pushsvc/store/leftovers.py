@@ -16,7 +16,6 @@ from msgspec import Struct
 from ..ports.cleanup import Swept
 from . import keys
 from .accepting import KEEP_RECORD
-from .clock import Clock
 from .config import DAY, StoreConfig
 from .link import Link
 from .orphans import BUCKETS, INDEXES, Orphans
@@ -54,10 +53,9 @@ class _Cursor(Struct, frozen=True):
 class RedisLeftovers:
     """See `ports.Leftovers`."""
 
-    def __init__(self, link: Link, config: StoreConfig, hash_key: bytes, clock: Clock) -> None:
+    def __init__(self, link: Link, config: StoreConfig, hash_key: bytes) -> None:
         self._link = link
         self._config = config
-        self._clock = clock
         self._orphans = Orphans(link, hash_key)
 
     async def indexes(self, app: str, *, cursor: str, dry_run: bool) -> Swept:
@@ -70,16 +68,16 @@ class RedisLeftovers:
         removed = {(app, "orphans"): found} if found else {}
         return Swept(removed, f"{at}:{end}" if at < len(INDEXES) else None, done)
 
-    async def keys(self, apps: Sequence[str], *, cursor: str, dry_run: bool) -> Swept:
+    async def keys(self, apps: Sequence[str], *, cursor: str, now: int, dry_run: bool) -> Swept:
         at = msgspec.json.decode(cursor, type=_Cursor) if cursor else _Cursor("")
         if at.waiting:
-            removed, position = await self._step(at.waiting[0], at.position, dry_run=dry_run)
+            removed, position = await self._step(at.waiting[0], at.position, now, dry_run=dry_run)
             waiting = at.waiting if position else at.waiting[1:]
             following = _Cursor(at.listing, waiting, position or "")
         else:
             assert at.listing is not None
             names, listing = await self._link.scan("ps:{*", at.listing, _KEYS)
-            removed, waiting = await self._look(set(apps), names, dry_run=dry_run)
+            removed, waiting = await self._look(set(apps), names, now, dry_run=dry_run)
             following = _Cursor(listing, waiting)
         over = following.listing is None and not following.waiting
         return Swept(
@@ -88,8 +86,10 @@ class RedisLeftovers:
             1.0 if over else _part(following.listing),
         )
 
-    async def _look(self, apps: set[str], names: Sequence[bytes], *, dry_run: bool) -> tuple[Counter[Any], list[str]]:
-        """Mend lifetimes at once; the other keys in which something may be to do come back."""
+    async def _look(
+        self, apps: set[str], names: Sequence[bytes], now: int, *, dry_run: bool
+    ) -> tuple[Counter[Any], list[str]]:
+        """Repair lifetimes at once; the other keys in which something may be to do come back."""
         waiting: list[str] = []
         slots: dict[tuple[str, str], list[tuple[str, str | int]]] = {}
         for key in (name.decode() for name in names):
@@ -106,7 +106,7 @@ class RedisLeftovers:
             elif name.kind in _LIFETIMES:
                 slots.setdefault(name[:2], []).append((key, _LIFETIMES[name.kind]))
         removed: Counter[Any] = Counter()
-        now, status_ttl, dead_ttl = self._clock(), self._config.status_ttl * 1000, self._config.dead_ttl * 1000
+        status_ttl, dead_ttl = self._config.status_ttl * 1000, self._config.dead_ttl * 1000
         for (app, _), found in slots.items():
             answer = await self._link.script(
                 "lifetimes",
@@ -117,14 +117,16 @@ class RedisLeftovers:
             removed[app, "lifetimes"] += answer.count(2)
         return +removed, waiting
 
-    async def _step(self, key: str, position: str, *, dry_run: bool) -> tuple[dict[tuple[str, str], int], str | None]:
+    async def _step(
+        self, key: str, position: str, now: int, *, dry_run: bool
+    ) -> tuple[dict[tuple[str, str], int], str | None]:
         name = keys.parse(key)
         assert name is not None
         what = "orphans"
         if name.part != keys.DEVICES:
             what = _WHAT[name.kind]
             found, following = await self._link.script(
-                "aged", [key], [self._oldest(name.kind), _AGED, int(dry_run), position]
+                "aged", [key], [self._oldest(name.kind, now), _AGED, int(dry_run), position]
             )
             further = following.decode() or None
         elif name.kind == "t":
@@ -133,7 +135,7 @@ class RedisLeftovers:
             found, further = await self._orphans.of_label(name.app, name.rest, position, dry_run=dry_run)
         return ({(name.app, what): found} if found else {}), further
 
-    def _oldest(self, kind: str) -> int:
+    def _oldest(self, kind: str, now: int) -> int:
         """The instant from which on what is in such a key is kept, Unix ms."""
         config = self._config
         ttl = {
@@ -142,7 +144,7 @@ class RedisLeftovers:
             "sup": config.suppression_ttl,
             "cancelled": config.status_ttl,
         }
-        return max(0, self._clock() - ttl[kind] * 1000)
+        return max(0, now - ttl[kind] * 1000)
 
 
 def _part(listing: str | None) -> float:

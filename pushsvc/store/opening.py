@@ -65,7 +65,7 @@ class Store:
             liveness=liveness,
             clock=clock,
         )
-        self.leftovers = RedisLeftovers(link, config, hash_key, clock)
+        self.leftovers = RedisLeftovers(link, config, hash_key)
         self.cleanups = RedisCleanups(link, clock)
 
     @property

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from pushsvc.janitor import clean, holding, sweeps
-from pushsvc.store import Store, keys, open_store
+from pushsvc.jobs import Context, functions
+from pushsvc.ports.cleanup import ClocksApart
+from pushsvc.runtime import Current
+from pushsvc.settings import AppSettings, Settings
+from pushsvc.store import Store, keys, open_store, wall_clock
 from pushsvc.store.cleanups import RedisCleanups
 from pushsvc.store.registry_wire import Digests
 
@@ -238,6 +244,63 @@ def test_the_record_tells_of_the_run_and_of_all_runs(server: Server) -> None:
     play(server, story)
 
 
+def test_the_next_one_is_due_by_the_record_and_not_by_a_lock(server: Server) -> None:
+    """A lock for the whole period outlives the process that took it, and a shorter period of a later start."""
+
+    async def main() -> None:
+        now = [wall_clock()]
+        async with open_store(server.url, CONFIG, clock=lambda: now[0]) as store:
+
+            async def due(every: float) -> bool:
+                await store.cleanups.request(every=every)
+                found = (await store.cleanups.record()).place is not None
+                await store.cleanups.give_up()
+                return found
+
+            assert await due(86400.0)
+            now[0] += 3_600_000
+            assert not await due(86400.0)
+            assert await due(3600.0)  # after a restart with another period
+            now[0] -= 60_000
+            assert await due(86400.0)  # one of the future was begun by a wrong clock
+
+    server.flush()
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("apart", [-400 * 86_400_000, -61_000, -30_000, 0, 30_000, 61_000, 400 * 86_400_000])
+def test_redis_clock_decides_and_a_wrong_one_removes_nothing(server: Server, apart: int) -> None:
+    """What a cleanup removes is gone for good: one machine's clock is not enough for it."""
+
+    async def main() -> None:
+        async with open_store(server.url, CONFIG, clock=lambda: wall_clock() + apart) as store:
+            devices = [device(f"d{n}", platform="fcm", last_seen_at=wall_clock()) for n in range(40)]
+            await store.registry.put_many("shop", devices)
+            if abs(apart) > 60_000:
+                with pytest.raises(ClocksApart, match="nothing is cleaned up before they agree"):
+                    await store.cleanups.clock()
+            else:
+                clock = await store.cleanups.clock()
+                assert abs(clock() - wall_clock()) < 5_000
+                plan = sweeps(store.registry, store.leftovers, ["shop"], AGES, clock=clock, dry_run=False)
+                assert (await clean(plan, share=1.0)).removed == {}
+            # And `pushsvc jobs` leaves it at a line in the log, until the next one is due.
+            settings = structs.replace(Settings(), apps={"shop": AppSettings(name="shop")})
+            await store.cleanups.request()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(functions, "open_store", lambda url, config: nullcontext(store))
+                await functions.cleanup(Context(Current(settings), server.url))
+            assert [each.state for each in (await store.registry.scan("shop", after="", limit=100)).devices] == [
+                "active"
+            ] * 40
+            record = await store.cleanups.record()
+            assert record.place is None or abs(apart) <= 60_000
+            assert record.ended_at == 0 or abs(apart) <= 60_000
+
+    server.flush()
+    asyncio.run(main())
+
+
 def test_on_a_cluster() -> None:
     async def main(url: str) -> None:
         async with open_store(url, CONFIG) as store:
@@ -248,6 +311,7 @@ def test_on_a_cluster() -> None:
             for dry_run in (True, False):
                 assert await run(store, dry_run=dry_run, apps=("shop", "news")) == expected
             assert await run(store, apps=("shop", "news")) == Counter()
+            assert abs((await store.cleanups.clock())() - wall_clock()) < 5_000
 
     with running_server("valkey", tcp=True, cluster=True) as server:
         asyncio.run(main(server.url.replace("redis://", "redis+cluster://")))

@@ -76,7 +76,7 @@ def test_the_command_does_what_its_dry_run_says(server: Server, processes: Proce
     async def story(store: Store) -> None:
         expected = await make_all(store)
         for words in (("--dry-run",), ()):
-            code, told = await run(processes, *words, PUSHSVC__CLEANUP__SHARE="1.0")
+            code, told = await run(processes, *words)
             assert (code, told["state"], told["dry_run"]) == (0, "done", bool(words))
             assert of_shop(told) == expected
             assert told["total"] == expected.total()
@@ -84,7 +84,7 @@ def test_the_command_does_what_its_dry_run_says(server: Server, processes: Proce
         record = await store.cleanups.record()
         assert (record.place, record.removed, record.total) == (None, expected, expected)
         assert record.ended_at > 0
-        command = start(processes, PUSHSVC__CLEANUP__SHARE="1.0")
+        command = start(processes)
         assert await asyncio.to_thread(command.wait) == 0
         assert command.out.read_text().startswith("0 gone, in ")
         assert (await store.cleanups.record()).removed == {}
@@ -96,7 +96,7 @@ def test_the_command_does_what_its_dry_run_says(server: Server, processes: Proce
 def test_two_at_once_and_one_killed_half_way(server: Server, processes: Processes) -> None:
     async def story(store: Store) -> None:
         expected = await make_all(store, times=100)
-        first = start(processes, "--json", PUSHSVC__CLEANUP__SHARE="0.02")
+        first = start(processes, "--json", "--share", "0.02")
 
         async def half_way() -> bool:
             return (await store.cleanups.record()).total.get(("shop", "stale"), 0) >= 100
@@ -107,20 +107,20 @@ def test_two_at_once_and_one_killed_half_way(server: Server, processes: Processe
         assert str(first.pid) in told["holder"]
         text = start(processes)
         assert await asyncio.to_thread(text.wait) == 0
-        assert "another cleanup is under way" in text.out.read_text()
+        assert f"another cleanup is under way, by process {first.pid} on " in text.out.read_text()
 
         first.process.send_signal(signal.SIGKILL)
         assert await asyncio.to_thread(first.wait) == -signal.SIGKILL
-        code, left = await run(processes, "--dry-run", PUSHSVC__CLEANUP__SHARE="1.0")
+        code, left = await run(processes, "--dry-run")
         assert 0 < left["total"] < expected.total()
         while True:  # until the lease of the one that was killed is over
-            code, told = await run(processes, PUSHSVC__CLEANUP__SHARE="1.0")
+            code, told = await run(processes)
             if told["state"] != "elsewhere":
                 break
         assert (code, told["apps"]) == (0, left["apps"])
         kept = Counter(each.id.partition("-")[0] for each in (await audit(store)).values())
         assert kept == {"good": 4000, "stale": 500, "suspect": 400, "young": 200, "witness": 1}
-        code, told = await run(processes, "--dry-run", PUSHSVC__CLEANUP__SHARE="1.0")
+        code, told = await run(processes, "--dry-run")
         assert told["total"] == 0
         # What was removed in the step in which it was killed is not in the sum; nothing is in it twice.
         total = Counter((await store.cleanups.record()).total)
@@ -136,7 +136,7 @@ def test_a_signal_ends_it_between_two_steps_and_frees_the_lock(
 ) -> None:
     async def story(store: Store) -> None:
         await make_all(store, times=30)
-        command = start(processes, PUSHSVC__CLEANUP__SHARE="0.01")
+        command = start(processes, "--share", "0.01")
         await until(lambda: held(store))
         assert await asyncio.to_thread(command.end, number) == 130
         assert await store.cleanups.holder() is None
@@ -178,7 +178,8 @@ def test_jobs_clean_up_by_themselves(server: Server, tmp_path: Path) -> None:
         record = await store.cleanups.record()
         assert record.removed == record.total == expected
         # The day is not over: neither another process nor this one after a restart does it again.
-        assert not await store.dead.turn("cleanup-runs", "another", 60.0)
+        await store.cleanups.request(every=86400.0)
+        assert (await store.cleanups.record()).place is None
         await audit(store)
 
     play(server, story)

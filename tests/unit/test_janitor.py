@@ -149,10 +149,10 @@ def test_a_rest_hears_that_it_is_to_stop() -> None:
 
 def test_devices_are_revised_page_by_page_and_counted() -> None:
     class Nothing:
-        async def indexes(self, app: str, *, cursor: str, dry_run: bool) -> Swept:
+        async def indexes(self, app: str, *, cursor: str, now: int = 0, dry_run: bool) -> Swept:
             return Swept({}, None, 1.0)
 
-        async def keys(self, apps: Sequence[str], *, cursor: str, dry_run: bool) -> Swept:
+        async def keys(self, apps: Sequence[str], *, cursor: str, now: int = 0, dry_run: bool) -> Swept:
             return Swept({}, None, 1.0)
 
     async def main() -> None:
