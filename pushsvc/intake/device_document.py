@@ -97,11 +97,25 @@ class DeviceList(Struct, frozen=True):
     items: list[RegisteredDevice]
 
 
+class DevicePage(Struct, frozen=True):
+    """Devices, and the cursor of the next page: null on the last. A page may be short, or empty, and not the last."""
+
+    items: list[RegisteredDevice]
+    cursor: str | None
+
+
 class Topic(Struct, frozen=True):
     """A topic, and how many devices a push to it goes to."""
 
     topic: str
     devices: int
+
+
+class TopicPage(Struct, frozen=True):
+    """Topics in the order of their names, and the cursor of the next page: null on the last."""
+
+    items: list[Topic]
+    cursor: str | None
 
 
 class ErasedParts(Struct, frozen=True):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 from msgspec import Struct
 
-from ..devices import name_fault
+from ..devices import ByTopic, name_fault
 from ..errors import Fault, InvalidRequest, NotFound
 from ..model import Platform
 from ..ports import Renderer
@@ -18,12 +20,25 @@ from .answers import encode
 from .auth import Gate
 from .body import check_headers, read_body
 from .config import IntakeApp, IntakeConfig
-from .device_document import DeviceList, Erased, ErasedParts, Topic, read_device, shown
+from .device_document import (
+    DeviceList,
+    DevicePage,
+    Erased,
+    ErasedParts,
+    RegisteredDevice,
+    Topic,
+    TopicPage,
+    read_device,
+    shown,
+)
 from .faults import Rules
 from .problems import SERVER
 from .query import read as read_query
 from .routes import CALL, JSON
 
+_LOOKS: Final = 20
+"""Pages of the registry that one call looks at: a filter that fits few answers with a cursor, not with silence."""
+_ORDINAL: Final = re.compile(r"[0-9]{1,15}")
 _EMPTY: Final = {"Server": SERVER, "Cache-Control": "no-store"}
 
 
@@ -65,6 +80,39 @@ class DeviceCalls:
             raise InvalidRequest(faults=[fault]) from None
         headers = {"Location": f"/v1/devices/{request.rel_url.raw_parts[-1]}"} if new else None
         return _json(201 if new else 200, shown(device), headers)
+
+    async def get_devices(self, request: web.Request) -> web.Response:
+        """`GET /v1/devices`."""
+        app, query = await self._list(request, "get_devices")
+        cursor, topic = query["cursor"] or "", query["topic"]
+        if cursor and not _ORDINAL.fullmatch(cursor):
+            raise _bad_cursor()
+        if topic is not None and (fault := name_fault(topic)) is not None:
+            raise InvalidRequest("The query parameters do not validate.", faults=[Fault("topic", fault)])
+        found: list[RegisteredDevice] = []
+        more: str | None = cursor
+        for _ in range(_LOOKS):
+            room = query["limit"] - len(found)
+            if topic is None:
+                page = await self._registry.page(app, after=more or "", limit=room)
+            else:
+                page = await self._registry.members(app, ByTopic(topic), after=more or "", limit=room)
+            found += [
+                shown(device)
+                for device in page.devices
+                if query["platform"] in (None, device.platform) and query["state"] in (None, device.state)
+            ]
+            more = page.cursor
+            if more is None or len(found) == query["limit"]:
+                break
+            await asyncio.sleep(0)
+        return _json(200, DevicePage(found, more))
+
+    async def get_topics(self, request: web.Request) -> web.Response:
+        """`GET /v1/topics`."""
+        app, query = await self._list(request, "get_topics")
+        found, more = await self._registry.topics(app, after=query["cursor"] or "", limit=query["limit"])
+        return _json(200, TopicPage([Topic(name, size) for name, size in found], more))
 
     async def get_device(self, request: web.Request) -> web.Response:
         """`GET /v1/devices/{device_id}`."""
@@ -119,6 +167,11 @@ class DeviceCalls:
             raise NotFound("There is no such topic; it begins with its first subscriber.")
         return _json(200, Topic(names["topic"], size))
 
+    async def _list(self, request: web.Request, name: str) -> tuple[str, Mapping[str, Any]]:
+        call = CALL[name]
+        app = await self._gate.enter(request, call.scopes)
+        return app.name, read_query(request.query.items(), call.params)
+
     async def _enter(self, request: web.Request, name: str) -> tuple[IntakeApp, Mapping[str, str]]:
         """The app, and the names in the path. Raises `InvalidRequest` for those that nothing can have."""
         call = CALL[name]
@@ -129,6 +182,10 @@ class DeviceCalls:
         if faults:
             raise InvalidRequest("The path does not validate.", faults=faults)
         return app, names
+
+
+def _bad_cursor() -> InvalidRequest:
+    return InvalidRequest(faults=[Fault("cursor", "is not a cursor that an earlier page has given")])
 
 
 def _no_device() -> NotFound:

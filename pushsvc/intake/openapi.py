@@ -15,7 +15,15 @@ from .batch import MOST, BatchResults
 from .channel import Channel, ChannelDocument, ChannelList
 from .config import IntakeConfig
 from .depth import MAX_DEPTH
-from .device_document import DeviceDocument, DeviceList, Erased, RegisteredDevice, Topic
+from .device_document import (
+    DeviceDocument,
+    DeviceList,
+    DevicePage,
+    Erased,
+    RegisteredDevice,
+    Topic,
+    TopicPage,
+)
 from .document import PushDocument
 from .faults import TARGETS
 from .problems import MEDIA_TYPE, Problem
@@ -26,7 +34,7 @@ from .tombstones import Restored, RestoreDocument
 STRUCTS: Final = (
     *(PushDocument, Accepted, BatchResults, Status, Deliveries, FeedbackPage, Health, Problem),
     *(ReplayDocument, ReplayAccepted, Replay, DeadLetterPage),
-    *(DeviceDocument, RegisteredDevice, DeviceList, Topic, Erased),
+    *(DeviceDocument, RegisteredDevice, DeviceList, DevicePage, Topic, TopicPage, Erased),
     *(RestoreDocument, Restored),
     *(ChannelDocument, Channel, ChannelList),
 )

@@ -23,7 +23,15 @@ from ..model import ENDS, Scope
 from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
 from .batch import NDJSON, BatchResults
 from .channel import Channel, ChannelDocument, ChannelList
-from .device_document import DeviceDocument, DeviceList, Erased, RegisteredDevice, Topic
+from .device_document import (
+    DeviceDocument,
+    DeviceList,
+    DevicePage,
+    Erased,
+    RegisteredDevice,
+    Topic,
+    TopicPage,
+)
 from .document import PushDocument
 from .once import PARAM as IDEMPOTENCY_KEY
 from .prefer import PARAM as PREFER
@@ -238,6 +246,23 @@ CALLS: Final = (
         problems=(*_KEYED, NotFound, InvalidRequest),
     ),
     Call(
+        "get_devices",
+        "GET",
+        "/v1/devices",
+        "All devices of the app.",
+        Answer(200, "A page of them, pruned ones too, in the order in which they were registered first.", DevicePage),
+        description="Of a topic, those that are subscribed and active. To have all, follow `cursor` until it is null.",
+        scopes=("devices", "admin"),
+        params=(
+            Param("topic", "Only those that are subscribed to it."),
+            Param("platform", "Only those of this provider."),
+            Param("state", "Only those in this state.", options=("active", "pruned")),
+            Param("cursor", "The `cursor` of the page before."),
+            _LIMIT,
+        ),
+        problems=(*_KEYED, InvalidRequest),
+    ),
+    Call(
         "put_device",
         "PUT",
         "/v1/devices/{device_id}",
@@ -311,6 +336,16 @@ CALLS: Final = (
         "Unsubscribe a device from a topic.",
         Answer(204, "It is not subscribed."),
         scopes=("devices", "admin"),
+        problems=(*_KEYED, InvalidRequest),
+    ),
+    Call(
+        "get_topics",
+        "GET",
+        "/v1/topics",
+        "All topics of the app.",
+        Answer(200, "A page of them, in the order of their names.", TopicPage),
+        scopes=("devices", "admin"),
+        params=(Param("cursor", "The `cursor` of the page before."), _LIMIT),
         problems=(*_KEYED, InvalidRequest),
     ),
     Call(

@@ -166,6 +166,16 @@ class Registry(Protocol):
         """As `members` of `ToAll`, tombstones too."""
         ...
 
+    async def page(self, app: str, *, after: str, limit: int) -> Members:
+        """Up to `limit` devices, tombstones too, in the order in which they were registered first. A page may be short,
+        or empty, and not the last."""
+        ...
+
+    async def topics(self, app: str, *, after: str, limit: int) -> tuple[list[tuple[str, int]], str | None]:
+        """Topics in the order of their names, those behind the name `after`, each with its active devices; and the name
+        to go on behind, None where there are no more."""
+        ...
+
     async def revise(
         self, app: str, device_ids: Sequence[str], judge: Judge, *, dry_run: bool = False
     ) -> list[tuple[Device, Device | None]]:

@@ -69,6 +69,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:D:u:<b>`               | hash   | field: as its devices  | digest of a user -> ordinals with commas between      |
 | `ps:D:t:<topic>`           | hash   | while it has a device  | `#` active devices; `<n / 4096>` -> which of these    |
 |                            |        |                        | ordinals: 2 bytes each, or a bitmap of 512 bytes      |
+| `ps:D:topics`              | zset   | member: as its topic   | names of topics, in the order of their bytes          |
 | `ps:D:x:<platform>:<why>`  | zset   | member: until restored | ordinal of a tombstone; score pruned at ms            |
 |                            |        | or buried              |                                                       |
 | `ps:D:x`                   | hash   | field: as its zset     | `<platform>:<why>` -> number of tombstones            |
@@ -306,6 +307,10 @@ def device_counts(app: str) -> str:
 
 def device_block(app: str, number: int) -> str:
     return f"{devices(app)}d:{number}"
+
+
+def topics(app: str) -> str:
+    return f"{devices(app)}topics"
 
 
 def topic(app: str, name: str) -> str:

@@ -102,6 +102,18 @@ class MemoryRegistry:
     async def scan(self, app: str, *, after: str, limit: int) -> Members:
         return self._page(app, lambda _: True, after, limit)
 
+    async def page(self, app: str, *, after: str, limit: int) -> Members:
+        return self._page(app, lambda _: True, after, limit)
+
+    async def topics(self, app: str, *, after: str, limit: int) -> tuple[list[tuple[str, int]], str | None]:
+        sizes: Counter[str] = Counter()
+        for kept in self._kept(app):
+            for topic in kept.device.topics:
+                sizes[topic] += kept.device.state == "active"
+        names = sorted((name for name in sizes if name.encode() > after.encode()), key=str.encode)
+        found = names[:limit]
+        return [(name, sizes[name]) for name in found], found[-1] if len(names) > limit else None
+
     def _page(self, app: str, wanted: Callable[[Device], bool], after: str, limit: int) -> Members:
         first = int(after or 0)
         found = (kept for kept in self._kept(app) if kept.n >= first and wanted(kept.device))

@@ -159,6 +159,35 @@ class RedisRegistry:
             return Members(devices, None, 1.0)
         return Members(devices, str(end), end * BLOCK / total)
 
+    async def page(self, app: str, *, after: str, limit: int) -> Members:
+        first = int(after or 0)
+        block = first // BLOCK
+        end = block + 1 + limit // BLOCK
+        known, *blocks = await self._link.many(
+            [
+                ("HGET", keys.device_counts(app), "next"),
+                *(("LRANGE", keys.device_block(app, number), 1, -1) for number in range(block, end)),
+            ]
+        )
+        devices: list[Device] = []
+        for number, blobs in enumerate(blocks, block):
+            for place, blob in enumerate(blobs):
+                n = number * BLOCK + place
+                if n >= first and blob:
+                    if len(devices) == limit:
+                        return Members(devices, str(n))
+                    devices.append(decode_device(blob))
+        return Members(devices, str(end * BLOCK) if end * BLOCK < int(known or 0) else None)
+
+    async def topics(self, app: str, *, after: str, limit: int) -> tuple[list[tuple[str, int]], str | None]:
+        first = f"({after}" if after else "-"
+        found = await self._link.call("ZRANGEBYLEX", keys.topics(app), first, "+", "LIMIT", 0, limit + 1)
+        names = [name.decode() for name in found[:limit]]
+        sizes = await self._link.many([("HGET", keys.topic(app, name), "#") for name in names])
+        return [(name, int(size or 0)) for name, size in zip(names, sizes, strict=True)], (
+            names[-1] if len(found) > limit else None
+        )
+
     async def _listed(self, app: str, ids: Sequence[str], first: int, limit: int) -> Members:
         distinct = list(dict.fromkeys(ids))
         page = distinct[first : first + limit]

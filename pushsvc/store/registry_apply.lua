@@ -92,7 +92,7 @@ end
 -- 2. Topics: a hash of containers, each the members among 4,096 ordinals; read and written once for all changes. In
 -- between, a bitmap is a table of its bytes, and a list what it is.
 
-local containers, counts, left = {}, {}, {}
+local containers, counts, left, joined = {}, {}, {}, {}
 
 local function open_container(topic, number)
   local of_topic = containers[topic] or {}
@@ -115,6 +115,7 @@ local function set_bit(bytes, low, wanted)
 end
 
 local function add(topic, n)
+  joined[topic] = true
   local number, low = floor(n / CONTAINER), n % CONTAINER
   local of_topic, members = open_container(topic, number)
   if type(members) == 'string' then
@@ -279,6 +280,9 @@ for topic, numbers in pairs(containers) do
   end
   if left[topic] and call('HLEN', key) == 1 then
     call('DEL', key) -- its count alone
+    call('ZREM', prefix .. 'topics', topic)
+  elseif joined[topic] then
+    call('ZADD', prefix .. 'topics', 0, topic)
   end
 end
 for block, change in pairs(living) do

@@ -23,6 +23,7 @@ local function leave_topic(key, entries)
   redis.call('HSET', key, '#', string.format('%d', left))
   if redis.call('HLEN', key) == 1 then
     redis.call('DEL', key)
+    redis.call('ZREM', prefix .. 'topics', string.sub(key, #prefix + 3))
   end
 end
 

@@ -88,6 +88,7 @@ def _expected(devices: dict[int, Device], hash_key: bytes) -> dict[str, Any]:
             indexes[f"t:{topic}"] = of_topic
             of_topic["#"] += device.state == "active"
             of_topic["members"].add(n)
+            indexes["topics"][topic] = 0
         if device.state == "pruned":
             label = f"{device.platform}:{device.pruned_for}"
             indexes[f"x:{label}"][n] = device.pruned_at
@@ -111,6 +112,8 @@ def _read(name: str, value: Any) -> Any:
                     assert not members & own
                     members |= own
             return {"#": int(value[b"#"]), "members": members}
+        case "topics":
+            return {_text(member): int(score) for member, score in zip(value[::2], value[1::2], strict=True)}
         case "x" if name == "x":
             return {_text(label): int(count) for label, count in value.items()}
         case "x":

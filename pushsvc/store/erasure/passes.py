@@ -57,6 +57,7 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:D:k:<b>": "erasures",
     "ps:D:u:<b>": "erasures",
     "ps:D:t:<topic>": "erasures",
+    "ps:D:topics": "(names of topics)",
     "ps:D:x:<platform>:<why>": "erasures",
     "ps:D:x": "erasures",
     "ps:T:erase": "erasures",
