@@ -1,29 +1,26 @@
 """Which devices a push reaches, and the targets that they make. Pure.
 
-Of the devices that an audience names, a push reaches those of a platform that it says something to, and of the
-environment in which the app's credentials are valid: a sandbox token is a stranger to the production host, and would
-only come back as suspect.
+Of the devices that an audience names, a push is for those of a platform that it says something to. Each goes by the
+route of its platform and environment: a sandbox token is a stranger to the production host, and would only come back as
+suspect. Devices whose route the app does not have are targets all the same, and end as `failed`, reason `no_route`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from .devices import Audience, ByWhere, Device, Environment
+from .devices import Audience, ByWhere, Device
 from .model import Platform, Push, Target
+from .routing import RouteTable
 from .where import Predicate, compile_where
 
 
-def reached(push: Push, audience: Audience, environments: Mapping[Platform, Environment]) -> Predicate:
-    """Whether the push goes to a device that the registry found for its audience.
-
-    `environments` has the platforms whose tokens belong to one, and which the app uses. Raises `WhereError`.
-    """
-    platforms = push.messages
+def reached(push: Push, audience: Audience) -> Predicate:
+    """Whether the push is for a device that the registry found for its audience. Raises `WhereError`."""
+    only = push.only
 
     def addressed(device: Device) -> bool:
-        platform = device.platform
-        return platform in platforms and environments.get(platform, device.environment) == device.environment
+        return not only or device.platform in only
 
     if not isinstance(audience, ByWhere):
         return addressed
@@ -31,12 +28,14 @@ def reached(push: Push, audience: Audience, environments: Mapping[Platform, Envi
     return lambda device: addressed(device) and fits(device)
 
 
-def targets_of(devices: Iterable[Device], first: int) -> dict[Platform, list[Target]]:
-    """One target a device, by platform, numbered from `first` on."""
+def targets_of(devices: Iterable[Device], first: int, routes: RouteTable) -> dict[Platform, list[Target]]:
+    """One target a device, by the name of its route, numbered from `first` on."""
     found: dict[Platform, list[Target]] = {}
     for index, device in enumerate(devices, first):
-        targets = found.get(device.platform)
+        platform = device.platform
+        route = routes.get((platform, device.environment), platform)
+        targets = found.get(route)
         if targets is None:
-            targets = found[device.platform] = []
+            targets = found[route] = []
         targets.append(Target(index, device.token, device.id, device.kind))
     return found

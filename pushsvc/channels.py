@@ -82,10 +82,12 @@ class OpenedChannels:
 
     async def _find(self, app: str) -> _Opened:
         settings = self._apps().get(app)
-        for platform, config in settings.providers.items() if settings is not None else ():
-            open_channels = REGISTRY[platform].open_channels
-            if open_channels is None:
+        accounts = settings.providers if settings is not None else {}
+        for platform, kind in REGISTRY.items():  # the account in production before the other one
+            open_channels = kind.open_channels
+            if open_channels is None or platform not in accounts:
                 continue
+            config = accounts[platform]
             mark = (config, stamp_of(files_of(config)))
             found = self._open.get(app)
             if found is not None and found.mark == mark:

@@ -12,7 +12,8 @@ from typing import TypeVar
 import msgspec
 
 from .devices import Audience
-from .model import Chunk, DeliveryRow, FeedbackEvent, Platform, Push, Receipt, Target
+from .model import Chunk, DeliveryRow, FeedbackEvent, Message, Platform, Push, Receipt, Target
+from .routing import platform_of
 
 VERSION = b"\x01"
 T = TypeVar("T")
@@ -99,25 +100,40 @@ def decode_audience(blob: bytes) -> Audience:
 
 
 def split(push: Push, size: int) -> list[Chunk]:
-    """The push as chunks of at most `size` targets, platform by platform."""
+    """The push as chunks of at most `size` targets, route by route."""
     return chunks_of(push, push.targets, push.total, size)
 
 
 def chunks_of(push: Push, found: Mapping[Platform, Sequence[Target]], total: int, size: int) -> list[Chunk]:
-    """Some targets of the push as its chunks. `total` is 0 where there may be more of them."""
+    """Some targets of the push, by route, as its chunks. `total` is 0 where there may be more of them.
+
+    Targets that no route of the app reaches travel in the lane of another one, without a message: who takes them from
+    there records that they failed. So they are counted and have their rows like all others.
+    """
     return [
         Chunk(
             push_id=push.id,
             app=push.app,
-            platform=platform,
+            platform=lane,
             lane=push.lane,
             total=total,
             starts_at=push.starts_at,
             expires_at=push.expires_at,
-            message=push.messages[platform],
+            message=message,
             targets=tuple(targets[start : start + size]),
             dry_run=push.dry_run,
         )
-        for platform, targets in found.items()
+        for route, targets in found.items()
+        for lane, message in (_carried(push, route),)
         for start in range(0, len(targets), size)
     ]
+
+
+def _carried(push: Push, route: Platform) -> tuple[Platform, Message]:
+    """In whose lane the route's targets travel, and with what."""
+    message = push.messages.get(route)
+    if message is not None:
+        return route, message
+    platform = platform_of(route)
+    related = [name for name in push.messages if platform_of(name) == platform]
+    return next(iter(related or push.messages)), Message(platform, b"")

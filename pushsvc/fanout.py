@@ -12,17 +12,17 @@ in a thousand makes chunks worth their while; it is cut off after `PAGES` pages,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Final, Literal, NamedTuple
 
 from msgspec import Struct
 
 from .audience import reached, targets_of
 from .codec import decode_audience
-from .devices import Audience, ByWhere, Device, Environment, ToAll
-from .model import Platform
+from .devices import Audience, ByWhere, Device, ToAll
 from .ports.expansion import Expansions
 from .ports.registry import Registry
+from .routing import RouteTable
 from .telemetry import ACCEPTED
 from .where import Predicate
 
@@ -50,7 +50,7 @@ async def expand(
     *,
     expansions: Expansions,
     registry: Registry,
-    environments: Mapping[Platform, Environment],
+    routes: RouteTable,
     lease: int,
     go_on: Callable[[], bool],
     has_room: Callable[[int], Awaitable[bool]],
@@ -64,7 +64,7 @@ async def expand(
     if at is None:
         return Run(0, "left")
     audience = decode_audience(at.push.audience)
-    reader = _Reader(registry, app, audience, reached(at.push, audience, environments))
+    reader = _Reader(registry, app, audience, reached(at.push, audience))
     accepted = ACCEPTED.labels(app)
     begun = at.total
     reading = asyncio.ensure_future(reader.read(at.cursor))
@@ -79,7 +79,7 @@ async def expand(
             devices, cursor = await reading
             if cursor is not None:
                 reading = asyncio.ensure_future(reader.read(cursor))
-            further = await expansions.advance(at, targets_of(devices, at.total), cursor=cursor, lease=lease)
+            further = await expansions.advance(at, targets_of(devices, at.total, routes), cursor=cursor, lease=lease)
             if further is None:
                 return Run(at.total - begun, "left")
             accepted.inc(len(devices))

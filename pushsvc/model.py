@@ -107,7 +107,9 @@ class Message(Struct, frozen=True, array_like=True):
 
     platform: Platform
     body: bytes
-    """APNs: the JSON payload. FCM: the JSON of the `message` object without its target."""
+    """Empty where no route of the app reaches the targets: they end as `failed`, reason `no_route`.
+
+    APNs: the JSON payload. FCM: the JSON of the `message` object without its target."""
     headers: dict[str, str] = {}
     """Request headers that the push itself decides, by lower-case name."""
 
@@ -137,12 +139,16 @@ class Push(Struct, frozen=True):
     created_at: int
     expires_at: int
     messages: dict[Platform, Message]
+    """By the name of each route that it may use."""
     targets: dict[Platform, tuple[Target, ...]]
+    """By the name of their route. One that has no message is a route that the app does not have."""
     dry_run: bool = False
     send_at: int | None = None
     """When it is to be sent, where that was later than its acceptance."""
     audience: bytes = b""
     """Whom it is for, where that is found out page by page (`codec.encode_audience`): then it has no `targets`."""
+    only: tuple[Platform, ...] = ()
+    """The platforms that it says something to; empty: all."""
 
     @property
     def starts_at(self) -> int:
@@ -184,12 +190,18 @@ class Chunk(Struct, frozen=True, array_like=True):
     """How often these targets were queued, from 1. It fences: a settlement of an older turn changes nothing."""
     dry_run: bool = False
 
+    @property
+    def unreachable(self) -> bool:
+        """Whether no route of the app reaches these targets: nothing is sent to them."""
+        return not self.message.body
+
 
 class Route(Struct, frozen=True, order=True):
     """Deliveries that share a fate: one app's credentials at one provider."""
 
     app: str
     platform: Platform
+    """The name of the account: that of the platform, or of the platform and an environment (see `routing`)."""
 
 
 class Delivery(Struct, frozen=True, gc=False):

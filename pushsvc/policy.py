@@ -54,6 +54,7 @@ from .model import (
     Unavailable,
     Verdict,
 )
+from .routing import platform_of
 
 SENT = Ended("sent")
 INVALID = Ended("invalid")
@@ -99,7 +100,7 @@ def decide(chunk: Chunk, outcome: Outcome, *, now: int, jitter: float, policy: R
         case Misconfigured():
             return _wait(chunk, now, policy.held * (0.5 + jitter), chunk.attempt)
         case Throttled(retry_after=told):
-            least = told if told is not None else policy.throttled.get(chunk.platform, 0.0)
+            least = told if told is not None else policy.throttled.get(platform_of(chunk.platform), 0.0)
             return _wait(chunk, now, least + backoff(chunk.turn, jitter, policy), chunk.attempt)
         case Unavailable(status=status, maybe_sent=maybe_sent, retry_after=told, reason=reason):
             if not status and not maybe_sent:
@@ -116,7 +117,7 @@ def _least_wait(chunk: Chunk, status: int, reason: str, policy: RetryPolicy) -> 
     # A connection that shuts down (503 Shutdown) says nothing about the next one.
     if status < 500 or reason == "Shutdown":
         return 0.0
-    return policy.server_error.get(chunk.platform, 0.0)
+    return policy.server_error.get(platform_of(chunk.platform), 0.0)
 
 
 def _wait(chunk: Chunk, now: int, seconds: float, attempt: int) -> Verdict:
@@ -174,7 +175,7 @@ def _keep(why: str) -> PruneDecision:
 
 
 def _is_other(device: Device, receipt: Receipt) -> bool:
-    return (device.platform, device.token) != (receipt.platform, receipt.token)
+    return (device.platform, device.token) != (platform_of(receipt.platform), receipt.token)
 
 
 def _judge_raw(receipt: Receipt) -> PruneDecision:

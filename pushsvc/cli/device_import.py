@@ -124,7 +124,7 @@ def rules_of(settings: Settings, app: str) -> Rules:
     from ..intake.faults import Rules
     from ..providers import REGISTRY
 
-    renderers = {platform: kind.renderer for platform, kind in REGISTRY.items()}
+    renderers = {kind.platform: kind.renderer for kind in REGISTRY.values()}
     return Rules.of(app, frozenset(settings.apps[app].providers), renderers)
 
 

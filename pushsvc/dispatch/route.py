@@ -45,6 +45,10 @@ RESERVE: Final = 0.05
 
 DROPPED: Final = Ended("suppressed")
 
+NO_ROUTE: Final = "no_route"
+UNREACHABLE: Final = Ended("failed")
+"""No dead letter: nobody could send it again as it is."""
+
 RECALLED: Final = "recalled"
 
 DUE_STEP_MS: Final = 100
@@ -245,6 +249,10 @@ class RouteWorker:
                 if target.index in skip:
                     end = skip[target.index]
                     self._settle(Delivery(chunk, target), entry, None, Ended(end), now, end)
+            if chunk.unreachable:
+                for target in targets:
+                    self._settle(Delivery(chunk, target), entry, None, UNREACHABLE, now, NO_ROUTE)
+                continue
             self._enqueue(entry)
         if self._gate is not None:
             self._gate.refill()

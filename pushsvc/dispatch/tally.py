@@ -13,6 +13,7 @@ from prometheus_client import Histogram
 
 from .. import telemetry
 from ..model import LANES, Ended, Lane, Outcome, Route, Settlement
+from ..routing import platform_of
 
 
 class Tally:
@@ -20,11 +21,12 @@ class Tally:
 
     def __init__(self, route: Route) -> None:
         self._route = (route.app, route.platform)
+        self._labels = (route.app, platform_of(route.platform))
         self._attempts: Counter[type[Outcome]] = Counter()
         self._deliveries: Counter[tuple[str, str]] = Counter()
-        self._provider = _Gathered(telemetry.PROVIDER_SECONDS.labels(*self._route))
+        self._provider = _Gathered(telemetry.PROVIDER_SECONDS.labels(*self._labels))
         self._delivery: dict[Lane, _Gathered] = {
-            lane: _Gathered(telemetry.DELIVERY_SECONDS.labels(*self._route, lane)) for lane in LANES
+            lane: _Gathered(telemetry.DELIVERY_SECONDS.labels(*self._labels, lane)) for lane in LANES
         }
         self._held_reason = ""
         self._limited = 0
@@ -57,11 +59,11 @@ class Tally:
     def flush(self) -> None:
         """Hand what was gathered to prometheus_client."""
         for kind, count in self._attempts.items():
-            telemetry.ATTEMPTS.labels(*self._route, snake(kind.__name__)).inc(count)
+            telemetry.ATTEMPTS.labels(*self._labels, snake(kind.__name__)).inc(count)
         for (end, reason), count in self._deliveries.items():
-            telemetry.DELIVERIES.labels(*self._route, end, reason).inc(count)
+            telemetry.DELIVERIES.labels(*self._labels, end, reason).inc(count)
         if self._limited:
-            telemetry.ATTEMPTS.labels(*self._route, "rate_limited").inc(self._limited)
+            telemetry.ATTEMPTS.labels(*self._labels, "rate_limited").inc(self._limited)
             self._limited = 0
         self._attempts.clear()
         self._deliveries.clear()

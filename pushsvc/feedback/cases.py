@@ -10,6 +10,7 @@ from ..devices import Device
 from ..freeze import Health
 from ..model import FeedbackEvent, Receipt
 from ..policy import PruneDecision, PrunePolicy, prune
+from ..routing import platform_of
 
 TOO_LATE: Final = PruneDecision("none", "kept", "changed_meanwhile")
 _ONCE: Final = PruneDecision("none", None, "judged_already")
@@ -42,7 +43,9 @@ class Case:
         receipt, action = self.receipt, self.decision.action
         if action is None:
             return None
-        return FeedbackEvent(receipt.at, receipt.platform, receipt.token, receipt.reason, action, self.device_id)
+        return FeedbackEvent(
+            receipt.at, platform_of(receipt.platform), receipt.token, receipt.reason, action, self.device_id
+        )
 
 
 def judge(

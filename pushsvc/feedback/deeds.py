@@ -9,6 +9,7 @@ from ..devices import Device
 from ..model import Receipt
 from ..policy import PrunePolicy
 from ..ports.registry import Holding, Prune, Strike
+from ..routing import platform_of
 from .cases import Case
 from .config import FeedbackPorts
 
@@ -24,7 +25,7 @@ class Deeds:
 
     async def holders(self, receipts: Iterable[Receipt]) -> list[Device | None]:
         """The device that each receipt is about."""
-        wanted = [Holding(receipt.device_id, receipt.platform, receipt.token) for receipt in receipts]
+        wanted = [Holding(receipt.device_id, platform_of(receipt.platform), receipt.token) for receipt in receipts]
         return await self._ports.registry.holders(self._app, wanted)
 
     async def strike(self, cases: Iterable[Case]) -> None:
@@ -64,7 +65,7 @@ class Deeds:
             await self._ports.suppressions.lift(self._app, registered, always=True)
         for case in cases:
             if case.decision.deed in ("prune", "suppress"):
-                telemetry.PRUNED.labels(self._app, case.receipt.platform, case.receipt.reason).inc()
+                telemetry.PRUNED.labels(self._app, platform_of(case.receipt.platform), case.receipt.reason).inc()
             self._log.info(
                 "token_judged",
                 platform=case.receipt.platform,

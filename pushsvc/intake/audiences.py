@@ -17,6 +17,7 @@ from ..devices import ByDevices, ByUsers
 from ..errors import Fault, InvalidRequest
 from ..model import Platform, Push
 from ..ports.registry import Registry
+from ..routing import platform_of
 from .config import IntakeApp
 from .document import Draft
 from .wording import names
@@ -36,14 +37,17 @@ def platforms_of(draft: Draft, configured: Collection[Platform]) -> Mapping[Plat
     Raises `InvalidRequest` where none of these is configured: nobody could ever receive it.
     """
     if draft.audience is None:
-        return {platform: {target.kind for target in targets} for platform, targets in draft.targets.items()}
+        found: dict[Platform, set[str]] = {}
+        for route, targets in draft.targets.items():
+            found.setdefault(platform_of(route), set()).update({target.kind for target in targets})
+        return found
     if draft.only is None:
         return dict.fromkeys(configured, DEVICE)
-    found = [platform for platform in configured if platform in draft.only]
-    if not found:
+    addressed = [platform for platform in configured if platform in draft.only]
+    if not addressed:
         message = f"says something to {names(sorted(draft.only))} only, and the app uses {names(sorted(configured))}"
         raise InvalidRequest(faults=[Fault("overrides", message)])
-    return dict.fromkeys(found, DEVICE)
+    return dict.fromkeys(addressed, DEVICE)
 
 
 class Lookup:
@@ -51,7 +55,7 @@ class Lookup:
 
     def __init__(self, registry: Registry, apps: Mapping[str, IntakeApp]) -> None:
         self._registry = registry
-        self._environments = {app.name: app.environments for app in apps.values()}
+        self._routes = {app.name: app.routes for app in apps.values()}
 
     async def at_once(self, push: Push) -> Push:
         """The push with its targets where these are few, else as it is. Whom a scheduled push is for is looked up when
@@ -63,8 +67,9 @@ class Lookup:
                 page = await self._registry.members(push.app, audience, after="", limit=MOST)
                 if page.cursor is not None:
                     return push
-                wanted = filter(reached(push, audience, self._environments[push.app]), page.devices)
-                targets = {platform: tuple(found) for platform, found in targets_of(wanted, 0).items()}
+                wanted = filter(reached(push, audience), page.devices)
+                found = targets_of(wanted, 0, self._routes[push.app])
+                targets = {route: tuple(own) for route, own in found.items()}
                 return msgspec.structs.replace(push, audience=b"", targets=targets)
             case _:
                 return push

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
 
-from ..devices import Environment
 from ..model import ApiKey, Platform
 from ..rates import Rate
+from ..routing import RouteTable, platform_of
 
 MIB: Final = 1024 * 1024
 
@@ -18,14 +17,19 @@ class IntakeApp(Struct, frozen=True):
     """One configured app."""
 
     name: str
-    platforms: frozenset[Platform]
-    """The providers that are configured for it."""
+    accounts: frozenset[Platform]
+    """The accounts that are configured for it, by the names of their routes."""
     keys: tuple[ApiKey, ...] = ()
     """Those of the configuration; those of `pushsvc keys new` are asked of the `KeyRing`."""
-    environments: Mapping[Platform, Environment] = {}
-    """Of the platforms whose tokens belong to one: the one that the app uses."""
+    routes: RouteTable = {}
+    """Which of the accounts reaches a token, where tokens belong to an environment."""
     limit: Rate | None = None
     """Of the pushes that it may post."""
+
+    @property
+    def platforms(self) -> frozenset[Platform]:
+        """The platforms of its accounts."""
+        return frozenset(map(platform_of, self.accounts))
 
 
 class IntakeConfig(Struct, frozen=True):

@@ -23,9 +23,10 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from ..devices import MAX_NAME, Audience, ByDevices, ByTopic, ByUsers, ByWhere, ToAll, name_fault
+from ..devices import MAX_NAME, Audience, ByDevices, ByTopic, ByUsers, ByWhere, Environment, ToAll, name_fault
 from ..model import Content, Lane, Platform, Target
 from ..model import Notification as PlainNotification
+from ..routing import RouteTable
 from ..where import MAX_LENGTH, WhereError, compile_where
 from . import live_activity
 from .depth import too_deep
@@ -52,6 +53,13 @@ class TokenTarget(Struct, forbid_unknown_fields=True, gc=False):
     channel: Annotated[str | None, Meta(description="The id of a broadcast channel of APNs (iOS 18).")] = None
     activity: Annotated[str | None, Meta(description="The push token of one Live Activity.")] = None
     push_to_start: Annotated[str | None, Meta(description="A token by which Live Activities are started.")] = None
+    environment: Annotated[
+        Environment | None,
+        Meta(
+            description="Of an app that has an account in both environments of APNs: to which one the token belongs. "
+            "Default: the account `apns`."
+        ),
+    ] = None
 
 
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
@@ -148,6 +156,7 @@ class Draft(Struct, frozen=True, gc=False):
     content: Content
     lane: Lane
     targets: dict[Platform, tuple[Target, ...]]
+    """By the name of their route."""
     total: int
     send_at: int | None = None
     """Unix milliseconds; None: at once."""
@@ -241,7 +250,7 @@ def receivers(to: To, rules: Rules) -> dict[Platform, tuple[Target, ...]] | Audi
     if ways.count(None) != len(ways) - 1:
         return None
     if to.tokens is not None:
-        return None if len(to.tokens) > rules.max_targets else targets_of(to.tokens, rules.checks)
+        return None if len(to.tokens) > rules.max_targets else targets_of(to.tokens, rules.checks, rules.routes)
     if to.topic is not None:
         return ByTopic(to.topic) if name_fault(to.topic) is None else None
     if to.where is not None:
@@ -260,19 +269,28 @@ def receivers(to: To, rules: Rules) -> dict[Platform, tuple[Target, ...]] | Audi
 
 
 def targets_of(
-    tokens: list[TokenTarget], checks: Mapping[Platform, Callable[[str, str], str | None]]
+    tokens: list[TokenTarget], checks: Mapping[Platform, Callable[[str, str], str | None]], routes: RouteTable
 ) -> dict[Platform, tuple[Target, ...]] | None:
-    """The distinct targets by platform, numbered in the order of the request; None where one has a fault."""
+    """The distinct targets by route, numbered in the order of the request; None where one has a fault."""
     groups: dict[Platform, tuple[Callable[[str, str], str | None], set[str], set[tuple[str, str]], list[Target]]] = {}
+    found: dict[Platform, list[Target]] = {}
     index = 0
     for entry in tokens:
-        group = groups.get(entry.platform)
+        platform = entry.platform
+        group = groups.get(platform)
         if group is None:
-            check = checks.get(entry.platform)
+            check = checks.get(platform)
             if check is None:
                 return None
-            group = groups[entry.platform] = (check, set(), set(), [])
+            group = groups[platform] = (
+                check,
+                set(),
+                set(),
+                found.setdefault(routes.get((platform, None), platform), []),
+            )
         check, seen, seen_others, targets = group
+        if entry.environment is not None:
+            targets = found.setdefault(routes.get((platform, entry.environment), platform), [])
         token = entry.token
         if token is not None:
             if not (entry.fid is entry.channel is entry.activity is entry.push_to_start is None):
@@ -297,7 +315,7 @@ def targets_of(
             seen_others.add(other)
             targets.append(Target(index, text, None, kind))
         index += 1
-    return {platform: tuple(group[3]) for platform, group in groups.items()}
+    return {route: tuple(targets) for route, targets in found.items() if targets}
 
 
 def _other(entry: TokenTarget) -> tuple[str, str] | None:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, get_args
 
-from ..devices import name_fault
+from ..devices import Environment, name_fault
 from ..errors import Fault
 from ..model import LANES, Platform
 from ..ports import Renderer
+from ..routing import RouteTable
 from ..where import WhereError, compile_where
 from . import live_activity
 from .depth import MAX_DEPTH, too_deep
@@ -31,6 +32,7 @@ LIMIT: Final = 1000
 VISIBLE: Final = ("title", "subtitle", "body", "image", "sound", "badge")
 """The fields of a notification that the user notices."""
 
+ENVIRONMENTS: Final[tuple[str, ...]] = get_args(Environment)
 TARGETS: Final = ("token", "fid", "topic", "condition", "channel", "activity", "push_to_start")
 """By which field a target is given; the field is the target's kind."""
 _SUGGESTIONS: Final = 20  # Beyond so many unknown names a likeness is not worth its time.
@@ -45,6 +47,8 @@ class Rules:
     """By configured platform its `Renderer.token_fault`."""
     known: frozenset[Platform]
     max_targets: int = 10_000
+    routes: RouteTable = field(default_factory=dict)
+    """Which account a token goes by, where tokens belong to an environment."""
 
     @classmethod
     def of(
@@ -54,10 +58,11 @@ class Rules:
         renderers: Mapping[Platform, Renderer],
         *,
         max_targets: int = 10_000,
+        routes: RouteTable | None = None,
     ) -> Rules:
         """The rules of an app with these platforms, of those that there are renderers for."""
         checks = {name: renderers[name].token_fault for name in sorted(platforms & renderers.keys())}
-        return cls(app=app, checks=checks, known=frozenset(renderers), max_targets=max_targets)
+        return cls(app, checks, frozenset(renderers), max_targets, routes or {})
 
 
 @dataclass
@@ -329,8 +334,11 @@ def _token(value: Any, path: str, found: Found, *, rules: Rules) -> None:
         found.add(path, f'expected an object such as {{"platform": "apns", "token": ".."}}, found {secret_kind(value)}')
         return
     for name in value:
-        if name not in ("platform", *TARGETS):
-            found.add(join(path, name), _unknown(name, ("platform", *TARGETS), found))
+        if name not in ("platform", "environment", *TARGETS):
+            found.add(join(path, name), _unknown(name, ("platform", "environment", *TARGETS), found))
+    environment = value.get("environment")
+    if environment is not None and (not isinstance(environment, str) or environment not in ENVIRONMENTS):
+        found.add(f"{path}.environment", f"must be one of {names(ENVIRONMENTS)}")
     check = platform_check(value, path, found, rules)
     given = [name for name in TARGETS if value.get(name) is not None]
     if not given:

@@ -15,6 +15,7 @@ from ..errors import ContentTooLarge, InvalidRequest, NotFound, RequestError, St
 from ..model import Content, Message, Platform, Push
 from ..ports import PushStore, ReceiptLog, Renderer, RenderError
 from ..ports.registry import Registry
+from ..routing import platform_of
 from . import answers, once, prefer
 from .audiences import Lookup, platforms_of
 from .auth import Gate
@@ -73,8 +74,11 @@ class PushCalls:
         self._clock = clock
         self._new_id = new_id
         self._rules = {
-            app.name: Rules.of(app.name, app.platforms, renderers, max_targets=config.max_targets)
+            app.name: Rules.of(app.name, app.platforms, renderers, max_targets=config.max_targets, routes=app.routes)
             for app in apps.values()
+        }
+        self._accounts = {
+            app.name: [(route, platform_of(route)) for route in sorted(app.accounts)] for app in apps.values()
         }
         self._accepted = {app.name: telemetry.ACCEPTED.labels(app.name) for app in apps.values()}
 
@@ -209,17 +213,19 @@ class PushCalls:
             push_id = self._new_id(created_at)
         content = draft.content
         platforms = platforms_of(draft, self._rules[app].checks)
+        rendered = render(self._renderers, content, platforms, push_id=push_id, starts_at=starts_at)
         return Push(
             id=push_id,
             app=app,
             lane=draft.lane,
             created_at=created_at,
             expires_at=starts_at + 1000 * lifetime(content.ttl),
-            messages=render(self._renderers, content, platforms, push_id=push_id, starts_at=starts_at),
+            messages={route: rendered[platform] for route, platform in self._accounts[app] if platform in rendered},
             targets=draft.targets,
             dry_run=content.dry_run,
             send_at=draft.send_at,
             audience=b"" if draft.audience is None else encode_audience(draft.audience),
+            only=() if draft.only is None or draft.audience is None else tuple(sorted(draft.only)),
         )
 
     async def get_push(self, request: web.Request) -> web.Response:

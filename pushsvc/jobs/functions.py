@@ -14,7 +14,7 @@ from .. import fanout, webhooks
 from ..errors import ConfigError, StoreError
 from ..janitor import Progress, clean, holding, process_name
 from ..ports.cleanup import ClocksApart
-from ..runtime import Current, cleanup_plan, environments, store_config, webhook_configs
+from ..runtime import Current, cleanup_plan, route_table, store_config, webhook_configs
 from ..settings import Settings
 from ..store import Store, open_store
 from ..telemetry import REPLAYED, get_logger
@@ -128,7 +128,7 @@ async def expand(context: Context, app: str, push_id: str) -> dict[str, Any]:
             push_id,
             expansions=store.expansions,
             registry=store.registry,
-            environments=environments(settings, app),
+            routes=route_table(settings, app),
             lease=int(settings.jobs.takeover * 1000),
             go_on=lambda: not turn.over,
             has_room=_room(store, settings),

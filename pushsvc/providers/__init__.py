@@ -1,13 +1,16 @@
-"""The providers, by platform. A new one is a package with the same fixed names, and one line here.
+"""The providers, by the names of their routes. A new one is a package with the same fixed names, and one line here.
 
 The fixed names: `PLATFORM`, `Config`, `RENDERER` (pure), `classify` (pure), `open_provider` (I/O), `check`, and where
-the provider has them `account_limits`, `environment` and `open_channels` (I/O).
+the provider has them `account_limits`, `environment`, `open_channels` (I/O), and `MORE`: the sections of further
+accounts that an app may have there, by the names of their routes.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
 from typing import Final
+
+from msgspec import Struct
 
 from ..model import Platform
 from . import apns, fcm
@@ -16,13 +19,19 @@ from .kind import Finding, ProviderKind, no_environment, no_limits
 __all__ = ["REGISTRY", "Finding", "ProviderKind"]
 
 
-def _kind(package: ModuleType) -> ProviderKind:
-    return ProviderKind(
-        *(package.PLATFORM, package.Config, package.RENDERER, package.open_provider, package.check),
-        account_limits=getattr(package, "account_limits", no_limits),
-        open_channels=getattr(package, "open_channels", None),
-        environment=getattr(package, "environment", no_environment),
-    )
+def _kinds(package: ModuleType) -> dict[Platform, ProviderKind]:
+    sections: dict[Platform, type[Struct]] = {package.PLATFORM: package.Config, **getattr(package, "MORE", {})}
+    return {
+        route: ProviderKind(
+            *(package.PLATFORM, config, package.RENDERER, package.open_provider, package.check),
+            account_limits=getattr(package, "account_limits", no_limits),
+            open_channels=getattr(package, "open_channels", None),
+            environment=getattr(package, "environment", no_environment),
+        )
+        for route, config in sections.items()
+    }
 
 
-REGISTRY: Final[dict[Platform, ProviderKind]] = {package.PLATFORM: _kind(package) for package in (apns, fcm)}
+REGISTRY: Final[dict[Platform, ProviderKind]] = {
+    route: kind for package in (apns, fcm) for route, kind in _kinds(package).items()
+}

@@ -54,7 +54,7 @@ class ProviderKind(Struct, frozen=True):
 
     platform: Platform
     config: type[Struct]
-    """The section `[apps.NAME.<platform>]` of the configuration."""
+    """The section of the configuration, `[apps.NAME.<name of the route>]`."""
     renderer: Renderer
     open_provider: OpenProvider
     check: Callable[[Any], list[Finding]]

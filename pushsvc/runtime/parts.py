@@ -97,7 +97,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
         def build(settings: Settings) -> web.Application:
             return intake.build_app(
                 apps=intake_apps(settings),
-                renderers={platform: kind.renderer for platform, kind in REGISTRY.items()},
+                renderers={kind.platform: kind.renderer for kind in REGISTRY.values()},
                 pushes=store.pushes,
                 receipts=store.receipts,
                 keys=store.keys,

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from .. import feedback, intake, janitor, webhooks
-from ..devices import Environment
 from ..dispatch import DispatchConfig, RouteLimits
 from ..freeze import FreezePolicy
-from ..model import ApiKey, Platform, Route
+from ..model import ApiKey, Route
 from ..policy import PrunePolicy, RetryPolicy
 from ..providers import REGISTRY
+from ..routing import RouteTable, table_of
 from ..settings import AppSettings, CleanupSettings, FeedbackSettings, RetrySettings, Settings
 from ..signing import parse_secret
 from ..store import Store
 
 
-def environments(settings: Settings, app: str) -> dict[Platform, Environment]:
-    """By platform the environment whose tokens the app's account can send to, where tokens belong to one."""
+def route_table(settings: Settings, app: str) -> RouteTable:
+    """Which of the app's accounts reaches a token, where tokens belong to an environment."""
     accounts = settings.apps[app].providers
-    found = {platform: REGISTRY[platform].environment(config) for platform, config in accounts.items()}
-    return {platform: environment for platform, environment in found.items() if environment is not None}
+    found = {route: REGISTRY[route].environment(config) for route, config in accounts.items()}
+    return table_of({route: environment for route, environment in found.items() if environment is not None})
 
 
 def intake_apps(settings: Settings) -> dict[str, intake.IntakeApp]:
@@ -28,8 +28,8 @@ def intake_apps(settings: Settings) -> dict[str, intake.IntakeApp]:
     return {
         name: intake.IntakeApp(
             name=name,
-            platforms=frozenset(app.providers),
-            environments=environments(settings, name),
+            accounts=frozenset(app.providers),
+            routes=route_table(settings, name),
             keys=tuple(
                 ApiKey(name=key.name, app=name, sha256=key.sha256, scopes=tuple(key.scopes), intake=key.intake)
                 for key in app.keys

@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from ..errors import ConfigError
+from ..routing import platform_of
 from .decoding import Faults, decode, did_you_mean, join, show
 from .environment import PREFIX, overlay, sections_of
 from .schema import (
@@ -101,6 +102,7 @@ def _settings(
         return None
     _check_keys(values.get("apps", {}), faults)
     _check_routes(values, faults)
+    _check_environments(values.get("apps", {}), faults)
     _check_durability(values, faults)
     if faults:
         return None
@@ -165,6 +167,18 @@ def _check_routes(values: Mapping[str, Any], faults: Faults) -> None:
     for route in feedback.prune_anyway:
         if route not in known:
             faults(f"feedback.prune_anyway.{route}", f"no such route, {did_you_mean(route, known)}")
+
+
+def _check_environments(apps: Mapping[str, AppSettings], faults: Faults) -> None:
+    """Two accounts of one environment: nobody could say by which of them a token is reached."""
+    for app in apps.values():
+        owners: dict[tuple[str, str], str] = {}
+        for route, config in app.providers.items():
+            environment = getattr(config, "environment", route)
+            owner = owners.setdefault((platform_of(route), environment), route)
+            if owner != route:
+                text = f"[apps.{app.name}.{owner}] and [apps.{app.name}.{route}] are both for {environment}"
+                faults(f"apps.{app.name}.{owner}.environment", f"{text}: each environment has one account")
 
 
 def _check_keys(apps: Mapping[str, AppSettings], faults: Faults) -> None:

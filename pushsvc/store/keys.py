@@ -119,6 +119,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from ..model import ROWS_FOR_ALL, Lane, Platform
+from ..routing import platform_of
 
 DISPATCH = "dispatch"
 """The consumer group of every lane."""
@@ -289,7 +290,7 @@ def events(app: str, shard: int) -> str:
 
 @lru_cache(maxsize=4096)
 def suppressed(app: str, shard: int, platform: Platform) -> str:
-    return f"{prefix(app, shard)}sup:{platform}"
+    return f"{prefix(app, shard)}sup:{platform_of(platform)}"
 
 
 @lru_cache(maxsize=4096)

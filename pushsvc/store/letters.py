@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterable
 from ..codec import CodecError
 from ..errors import Fault, InvalidRequest
 from ..ports import DeadFilter, DeadRow
+from ..routing import platform_of
 from . import keys
 from .config import StoreConfig
 from .dead import DeadLetter, decode_dead
@@ -32,7 +33,7 @@ def fits(letter: DeadLetter, which: DeadFilter) -> bool:
     """Whether the filter means it."""
     return (
         (not which.push or letter.push_id == which.push)
-        and (not which.platform or letter.platform == which.platform)
+        and (not which.platform or platform_of(letter.platform) == which.platform)
         and (not which.reason or letter.reason == which.reason)
         and (which.since is None or letter.at >= which.since)
         and (which.until is None or letter.at < which.until)
@@ -44,7 +45,7 @@ def row_of_letter(cursor: str, letter: DeadLetter) -> DeadRow:
     return DeadRow(
         id=cursor,
         push_id=letter.push_id,
-        platform=letter.platform,
+        platform=platform_of(letter.platform),
         device_id=letter.target.device_id,
         token_hash=letter.token_hash,
         reason=letter.reason,

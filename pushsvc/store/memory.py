@@ -33,6 +33,7 @@ from ..model import (
     TokenSuspect,
 )
 from ..ports import EntryRef, Taken
+from ..routing import platform_of
 from .answers import slot_of
 from .clock import Clock, wall_clock
 from .config import StoreConfig
@@ -170,7 +171,7 @@ class MemoryQueue:
             for target in chunk.targets:
                 if record.state == "cancelled":
                     skip[target.index] = "cancelled"
-                elif (route.app, route.platform, target.token) in self._state.suppressed:
+                elif (route.app, platform_of(route.platform), target.token) in self._state.suppressed:
                     skip[target.index] = "suppressed"
             ref = EntryRef(app=route.app, shard=0, platform=route.platform, lane=lane, entry_id=entry_id)
             taken.append(Taken(ref=ref, chunk=chunk, skip=skip))
@@ -287,7 +288,7 @@ class MemoryReceipts:
             if self._state.receipts[app].remove(entry_id) and event is not None:
                 self._state.events[app].append((f"{next(self._state.numbers)}-0", event))
                 if event.action == "suppressed":
-                    self._state.suppressed[app, receipt.platform, receipt.token] = receipt.at
+                    self._state.suppressed[app, platform_of(receipt.platform), receipt.token] = receipt.at
 
     async def events(self, app: str, *, after: str, limit: int) -> list[tuple[str, FeedbackEvent]]:
         start = parse_event_id(after)[:2]

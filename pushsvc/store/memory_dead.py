@@ -80,7 +80,9 @@ class MemoryDeadLetters:
             [(str(number), letter) for number, letter in found], state.config.chunk_size
         ):
             record = state.pushes[app, push_id]
-            head: Chunk = next(chunk for chunk in split(record.push, 1) if chunk.platform == platform)
+            head: Chunk = next(
+                chunk for chunk in split(record.push, 1) if chunk.platform == platform and not chunk.unreachable
+            )
             reopening = reopened(head, group, now=state.clock())
             if record.state == "cancelled":
                 skipped += len(group)

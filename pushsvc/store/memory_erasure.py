@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from ..codec import decode_audience, encode_audience
 from ..model import Chunk, DeliveryRow, Target
 from ..ports.erasure import Erasure
+from ..routing import platform_of
 from .erasure.audiences import without_names
 from .erasure.queue import ERASED
 from .erasure.subjects import Subjects, joined, key_of
@@ -88,7 +89,9 @@ class MemoryErasures:
                 mine = who.of(target.device_id, platform, target.token)
                 if mine and target.index not in record.ended and record.state != "cancelled":
                     record.ended[target.index] = "cancelled"
-                    record.rows[target.index] = DeliveryRow(platform, None, "", "cancelled", ERASED, 0, 0, "", now)
+                    record.rows[target.index] = DeliveryRow(
+                        platform_of(platform), None, "", "cancelled", ERASED, 0, 0, "", now
+                    )
                     record.turns.pop(target.index, None)
                     ended += 1
         if ended and len(record.ended) == record.push.total:

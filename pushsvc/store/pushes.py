@@ -10,6 +10,7 @@ from .. import telemetry
 from ..codec import decode_row, decode_rows, encode_chunk, encode_push, split
 from ..errors import Conflict, Fault, InvalidRequest
 from ..model import DeliveryRow, End, Push, PushStatus
+from ..routing import platform_of
 from . import keys
 from .accepting import Accepting, Args, Part
 from .clock import Clock
@@ -136,7 +137,7 @@ class RedisPushes:
         )
         values, ended = answer or (None, [])
         for platform, count in zip(ended[::2], ended[1::2], strict=True):
-            telemetry.DELIVERIES.labels(app, platform.decode(), "cancelled", "cancelled").inc(count)
+            telemetry.DELIVERIES.labels(app, platform_of(platform.decode()), "cancelled", "cancelled").inc(count)
         status = status_of(app, push_id, values)
         if status is not None and status.state == "done":
             raise Conflict("every delivery of this push has ended: there is nothing left to cancel")

@@ -13,6 +13,7 @@ from typing import Any
 from ..codec import CodecError, decode_event, decode_receipt, encode_event
 from ..errors import Fault, InvalidRequest
 from ..model import FeedbackEvent, Platform, Receipt
+from ..routing import platform_of
 from . import keys
 from .clock import Clock
 from .config import StoreConfig
@@ -100,7 +101,7 @@ class RedisReceipts:
             if event is not None and event.action == "suppressed":
                 place, digest = self._suppression.locate(app, receipt.token)
                 if place == shard:
-                    platform = receipt.platform
+                    platform = platform_of(receipt.platform)
                 else:
                     foreign.append((receipt.platform, receipt.token, receipt.at))
             blob = encode_event(event) if event is not None else b""

@@ -243,7 +243,7 @@ def row_of(settlement: Settlement, verdict: Ended) -> DeliveryRow:
     delivery = settlement.delivery
     outcome = settlement.outcome
     return DeliveryRow(
-        platform=delivery.chunk.platform,
+        platform=delivery.chunk.message.platform,
         device_id=delivery.target.device_id,
         token_hash=settlement.token_hash,
         outcome=verdict.end,

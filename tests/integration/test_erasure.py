@@ -589,14 +589,13 @@ def test_an_audience_names_her_no_more_and_everybody_else(server: Server | None)
         assert (await store.erasures.erase("shop", "anna@example.com", wait=30.0)).done
         await nothing_left(store, ANNA)
         expected = {"users": 4, "devices": 5, "where": 2, "all": 5}
-        environments: dict[str, Any] = {}
         for name, size in expected.items():
             run = await expand(
                 "shop",
                 name,
                 expansions=store.expansions,
                 registry=store.registry,
-                environments=environments,
+                routes={},
                 lease=1000,
                 go_on=lambda: True,
                 has_room=has_room,
@@ -622,7 +621,7 @@ def test_an_expansion_under_way_goes_on_at_its_place(server: Server | None) -> N
         at = await store.expansions.load("shop", "users")
         assert at is not None
         page = await store.registry.members("shop", audience, after="", limit=3)
-        at = await store.expansions.advance(at, targets_of(page.devices, 0), cursor=page.cursor, lease=0)
+        at = await store.expansions.advance(at, targets_of(page.devices, 0, {}), cursor=page.cursor, lease=0)
         for user in ("u1", "u5"):
             assert (await store.erasures.erase("shop", user, wait=30.0)).done
         await nothing_left(store, [many[1], many[5]])

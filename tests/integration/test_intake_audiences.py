@@ -67,7 +67,12 @@ def test_a_large_audience_is_left_to_the_jobs(to: dict[str, Any], audience: Audi
     [
         (
             {"users": ["u1", "u2", "u3", "u1", "nobody"]},
-            {"apns": (Target(0, "t1", "d1"),), "fcm": (Target(1, "t2", "d2", "fid"),)},
+            {
+                "apns": (Target(0, "t1", "d1"),),
+                "fcm": (Target(1, "t2", "d2", "fid"),),
+                "apns_sandbox": (Target(2, "t3", "d3"),),
+                "webpush": (Target(3, "t4", "d4"),),
+            },
         ),
         ({"devices": ["d6", "d9", "d1"]}, {"apns": (Target(0, "t6", "d6"), Target(1, "t1", "d1"))}),
         ({"users": ["nobody"]}, {}),

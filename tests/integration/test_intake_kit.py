@@ -48,6 +48,7 @@ from pushsvc.model import (
 from pushsvc.ports import RenderError
 from pushsvc.ports.channels import Channel, Storage
 from pushsvc.ports.registry import Registry
+from pushsvc.routing import table_of
 from pushsvc.store import MemoryStore
 from pushsvc.store.memory_dead import MemoryDeadLetters
 
@@ -287,7 +288,7 @@ class Service:
                         api_key("registrar", "shop", "devices"),
                         api_key("full", "shop", "push", "feedback", "admin"),
                     ),
-                    environments={"apns": "production"},
+                    routes=table_of({"apns": "production"}),
                 ),
                 "news": IntakeApp(
                     "news",

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from pushsvc import fanout
 from pushsvc.codec import encode_audience
-from pushsvc.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, Device, ToAll
+from pushsvc.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, Device, Environment, ToAll
 from pushsvc.errors import StoreUnavailable
 from pushsvc.fanout import Run, expand
-from pushsvc.model import Message, Push
+from pushsvc.model import Message, Platform, Push
 from pushsvc.ports.registry import Members
+from pushsvc.routing import RouteTable, platform_of, table_of
 from pushsvc.store import MemoryStore
 
 NOW = 1_750_000_000_000
@@ -68,7 +69,7 @@ class Desk:
         self.registry: Any = self.store.registry
         self.devices = devices
         self.audience = audience or ToAll()
-        self.environments: Any = {"apns": "production"}
+        self.routes: RouteTable = table_of({"apns": "production"})
         self.go_on: Callable[[], bool] = lambda: True
         self.has_room: Callable[[int], Coroutine[Any, Any, bool]] = always
 
@@ -82,7 +83,7 @@ class Desk:
             "shop",
             "p",
             **{"expansions": self.store.expansions, "registry": self.registry, **parts},
-            environments=self.environments,
+            routes=self.routes,
             lease=15_000,
             go_on=self.go_on,
             has_room=self.has_room,
@@ -97,7 +98,7 @@ class Desk:
         """Index, platform, token, device and kind of what was put into the lanes, by index."""
         state = self.store._state  # the twin's memory: nothing else tells what lies in a lane without taking it
         return sorted(
-            (target.index, chunk.platform, target.token, target.device_id, target.kind)
+            (target.index, chunk.message.platform, target.token, target.device_id, target.kind)
             for stream in state.lanes.values()
             for chunk in stream.entries.values()
             for target in chunk.targets
@@ -107,18 +108,18 @@ class Desk:
 @pytest.mark.parametrize(
     ("audience", "reached"),
     [
-        (ToAll(), ["d1", "d2", "d4"]),
-        (ByTopic("news"), ["d1", "d2"]),
+        (ToAll(), ["d1", "d2", "d3", "d4", "d5"]),
+        (ByTopic("news"), ["d1", "d2", "d3", "d5"]),
         (ByTopic("olds"), []),
-        (ByUsers(("u1", "u2", "u3", "u1")), ["d1", "d2"]),
+        (ByUsers(("u1", "u2", "u3", "u1")), ["d1", "d2", "d3"]),
         (ByDevices(("d4", "d6", "d1", "d4", "d9")), ["d1", "d4"]),
-        (ByWhere("tags.plan == 'pro' or environment == 'sandbox'"), ["d1", "d4"]),
+        (ByWhere("tags.plan == 'pro' or environment == 'sandbox'"), ["d1", "d3", "d4"]),
         (ByWhere("last_seen > '30d'"), ["d2"]),
-        (ByWhere("platform == 'webpush'"), []),
+        (ByWhere("platform == 'webpush'"), ["d5"]),
     ],
 )
 def test_whom_a_push_reaches(audience: Audience, reached: list[str]) -> None:
-    """No tombstone, no platform that the push says nothing to, and nobody of the other environment."""
+    """All but tombstones; also those that no account of the app reaches, who must not be left out silently."""
 
     async def story() -> None:
         desk = Desk(ALL, audience)
@@ -136,13 +137,35 @@ def test_whom_a_push_reaches(audience: Audience, reached: list[str]) -> None:
     asyncio.run(story())
 
 
-def test_an_environment_is_asked_for_where_tokens_belong_to_one() -> None:
+@pytest.mark.parametrize(
+    ("environments", "sent", "unreachable"),
+    [
+        ({"apns": "production"}, [("apns", "d1"), ("fcm", "d2")], ["d3"]),
+        ({"apns": "sandbox"}, [("apns", "d3"), ("fcm", "d2")], ["d1"]),
+        (
+            {"apns": "production", "apns_sandbox": "sandbox"},
+            [("apns", "d1"), ("apns_sandbox", "d3"), ("fcm", "d2")],
+            [],
+        ),
+    ],
+)
+def test_each_goes_by_the_account_of_its_environment(
+    environments: dict[Platform, Environment], sent: list[tuple[str, str]], unreachable: list[str]
+) -> None:
+    """Whom no account reaches is a target all the same, without a message: nobody is left out silently."""
+
     async def story() -> None:
         desk = Desk(ALL, ByTopic("news"))
-        desk.environments = {"apns": "sandbox"}
-        await desk.accept()
-        await desk.expand()
-        assert [row[3] for row in desk.targets()] == ["d2", "d3"]
+        desk.routes = table_of(environments)
+        messages = {route: Message(platform_of(route), b"{}") for route in (*environments, "fcm")}
+        await desk.accept(msgspec.structs.replace(PUSH, messages=messages))
+        assert await desk.expand() == Run(4, "done")
+        found: dict[bool, list[tuple[str, str | None]]] = {False: [], True: []}
+        for stream in desk.store._state.lanes.values():
+            for chunk in stream.entries.values():
+                found[chunk.unreachable] += [(chunk.platform, target.device_id) for target in chunk.targets]
+        assert sorted(found[False]) == sent
+        assert found[True] == [("apns", device_id) for device_id in (*unreachable, "d5")]
 
     asyncio.run(story())
 

@@ -42,7 +42,8 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PACKAGE = ROOT / "pushsvc"
 
-SECTIONS = {kind.platform: kind.config for kind in REGISTRY.values()}
+SECTIONS = {kind.platform: kind.config for kind in reversed(REGISTRY.values())}
+"""A further account of a provider has the keys of the first."""
 OPENAPI = openapi.build(platforms=REGISTRY, config=IntakeConfig())
 SCHEMAS: dict[str, Any] = OPENAPI["components"]["schemas"]
 

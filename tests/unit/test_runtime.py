@@ -17,6 +17,7 @@ from pushsvc.intake import IntakeApp
 from pushsvc.model import ApiKey, Lane, Route
 from pushsvc.policy import PrunePolicy, RetryPolicy
 from pushsvc.providers import REGISTRY as PROVIDERS
+from pushsvc.routing import table_of
 from pushsvc.settings import FeedbackSettings, RetrySettings, Settings
 from pushsvc.store import AppGauges, Gauges, StoreConfig
 
@@ -135,11 +136,11 @@ def test_intake_knows_each_app_its_platforms_and_its_keys(tmp_path: Path) -> Non
     assert runtime.intake_apps(load(tmp_path)) == {
         "shop": IntakeApp(
             name="shop",
-            platforms=frozenset({"apns"}),
+            accounts=frozenset({"apns"}),
             keys=(ApiKey(name="backend", app="shop", sha256=SHA, scopes=("push", "feedback")),),
-            environments={"apns": "production"},
+            routes=table_of({"apns": "production"}),
         ),
-        "news": IntakeApp(name="news", platforms=frozenset({"fcm"}), keys=()),
+        "news": IntakeApp(name="news", accounts=frozenset({"fcm"}), keys=()),
     }
 
 

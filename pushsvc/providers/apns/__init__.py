@@ -17,9 +17,19 @@ from __future__ import annotations
 from .channels import open_channels
 from .check import check
 from .classify import classify
-from .config import Config, environment
+from .config import MORE, Config, environment
 from .render import RENDERER
 from .send import open_provider
 from .vocabulary import PLATFORM
 
-__all__ = ["PLATFORM", "Config", "RENDERER", "classify", "open_provider", "check", "open_channels", "environment"]
+__all__ = [
+    "PLATFORM",
+    "Config",
+    "MORE",
+    "RENDERER",
+    "classify",
+    "open_provider",
+    "check",
+    "open_channels",
+    "environment",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
@@ -87,6 +87,18 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __repr__(self) -> str:
         return f"Config(topic={self.topic!r}, endpoint={self.endpoint!r})"  # The password stays out.
+
+
+class SandboxConfig(Config, frozen=True, kw_only=True, forbid_unknown_fields=True, repr_omit_defaults=True):
+    """`[apps.NAME.apns_sandbox]`: the app's account in the other environment, where it needs both at once."""
+
+    environment: Literal["sandbox"] = "sandbox"
+
+    __repr__ = Config.__repr__
+
+
+MORE: Final = {"apns_sandbox": SandboxConfig}
+"""Further accounts that an app may have here, by the names of their routes."""
 
 
 def environment(config: Config) -> Environment:

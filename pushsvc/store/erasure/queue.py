@@ -114,9 +114,9 @@ class Queue:
         """In the order in which deliveries travel."""
         for shard in range(self._config.shards_of(app)):
             yield _Source(shard, "", None)
-            for platform in who.platforms:
+            for platform in who.routes:
                 yield _Source(shard, platform, None)
-            for platform in who.platforms:
+            for platform in who.routes:
                 for lane in LANES:
                     yield _Source(shard, platform, lane)
 
@@ -260,7 +260,7 @@ class Queue:
             rest = encode_chunk(msgspec.structs.replace(found.chunk, targets=left)) if left else b""
             changes += (place, blob, rest, len(left))
             for target, owner in found.gone:
-                row = _row(found.chunk.platform, now)
+                row = _row(found.chunk.message.platform, now)
                 large = keys.is_large(found.chunk.total)
                 rows += (target.index, member_of([(target.index, row)]) if large else encode_row(row))
                 owners.append(owner)

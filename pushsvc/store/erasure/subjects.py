@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from ...devices import Device
 from ...model import Platform
+from ...routing import platform_of, routes_of
 from ..hashing import token_hash
 
 Counts: TypeAlias = Counter[tuple[str, str]]
@@ -82,15 +83,17 @@ class Subjects:
         self.users = {record.user: key for key, record in records.items()}
 
     @property
-    def platforms(self) -> list[Platform]:
-        return sorted({platform for platform, _ in self.tokens})
+    def routes(self) -> list[Platform]:
+        """The names of the routes by which these tokens can be sent to."""
+        return sorted({route for platform, _ in self.tokens for route in routes_of(platform)})
 
     @property
     def device_ids(self) -> frozenset[str]:
         return frozenset(self._by_id)
 
     def of(self, device_id: str | None, platform: Platform, token: str) -> str | None:
-        """The key of whose it is, or None."""
+        """The key of whose it is, or None. `platform` may be the name of a route."""
+        platform = platform_of(platform)
         key = self._by_token.get(token)
         if key is not None or device_id is None:
             return key

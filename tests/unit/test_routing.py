@@ -1,0 +1,140 @@
+"""Which account of an app reaches a device or a token, and what becomes of those that none reaches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pushsvc.codec import split
+from pushsvc.devices import Environment
+from pushsvc.dispatch.route import NO_ROUTE
+from pushsvc.errors import ConfigError, InvalidRequest
+from pushsvc.intake.document import read
+from pushsvc.intake.faults import ENVIRONMENTS, Rules
+from pushsvc.intake.wording import names
+from pushsvc.model import Message, Platform, Push, Sent, Target
+from pushsvc.providers import REGISTRY
+from pushsvc.routing import RouteTable, platform_of, routes_of, table_of
+from pushsvc.settings import load
+
+from .dispatch_fakes import FakeProvider, memory_store, push
+from .test_dispatch_route import until_ended, working
+from .virtual_time import run
+
+BOTH: dict[Platform, Environment] = {"apns": "production", "apns_sandbox": "sandbox"}
+
+
+@pytest.mark.parametrize(
+    ("accounts", "unknown", "production", "sandbox"),
+    [
+        ({"apns": "production"}, "apns", "apns", "apns_sandbox"),
+        ({"apns": "sandbox"}, "apns", "apns_production", "apns"),
+        (BOTH, "apns", "apns", "apns_sandbox"),
+        ({"apns_sandbox": "sandbox"}, "apns_sandbox", "apns_production", "apns_sandbox"),
+    ],
+)
+def test_each_environment_has_its_route(
+    accounts: dict[Platform, Environment], unknown: str, production: str, sandbox: str
+) -> None:
+    table = table_of(accounts)
+    assert (table["apns", None], table["apns", "production"], table["apns", "sandbox"]) == (
+        unknown,
+        production,
+        sandbox,
+    )
+    assert {platform_of(route) for route in table.values()} == {"apns"}
+    assert set(table.values()) <= set(routes_of("apns"))
+    assert ("fcm", "sandbox") not in table  # its tokens belong to none
+
+
+def test_the_registry_and_the_names_of_routes_agree() -> None:
+    for route, kind in REGISTRY.items():
+        assert platform_of(route) == kind.platform
+        assert route in routes_of(kind.platform)
+
+
+def _rules(routes: RouteTable) -> Rules:
+    renderers = {kind.platform: kind.renderer for kind in REGISTRY.values()}
+    return Rules.of("shop", frozenset({"apns", "fcm"}), renderers, routes=routes)
+
+
+def _tokens(*entries: dict[str, str]) -> bytes:
+    return msgspec.json.encode({"to": {"tokens": entries}, "notification": {"title": "t"}})
+
+
+def test_a_token_says_where_it_belongs() -> None:
+    entries = (
+        {"platform": "apns", "token": "aa" * 32},
+        {"platform": "apns", "token": "bb" * 32, "environment": "sandbox"},
+        {"platform": "fcm", "token": "cc", "environment": "sandbox"},
+        {"platform": "apns", "token": "dd" * 32, "environment": "production"},
+        {"platform": "apns", "token": "bb" * 32},  # named twice is one delivery
+    )
+    draft = read(_tokens(*entries), _rules(table_of(BOTH)), 0)
+    assert draft.total == 4
+    assert draft.targets == {
+        "apns": (Target(0, "aa" * 32), Target(3, "dd" * 32)),
+        "apns_sandbox": (Target(1, "bb" * 32),),
+        "fcm": (Target(2, "cc"),),
+    }
+
+
+def test_another_environment_is_a_fault() -> None:
+    body = _tokens({"platform": "apns", "token": "aa" * 32, "environment": "staging"})
+    with pytest.raises(InvalidRequest) as refused:
+        read(body, _rules(table_of(BOTH)), 0)
+    assert [(fault.path, fault.message) for fault in refused.value.faults] == [
+        ("to.tokens[0].environment", f"must be one of {names(ENVIRONMENTS)}")
+    ]
+
+
+def _push(messages: dict[Platform, Message], targets: dict[Platform, tuple[Target, ...]]) -> Push:
+    return Push("p", "shop", "normal", 0, 1 << 50, messages, targets)
+
+
+@pytest.mark.parametrize(
+    ("accounts", "route", "lane", "platform"),
+    [
+        (("apns", "fcm"), "apns_sandbox", "apns", "apns"),
+        (("fcm", "apns_sandbox"), "apns_production", "apns_sandbox", "apns"),
+        (("fcm",), "apns", "fcm", "apns"),
+    ],
+)
+def test_whom_no_account_reaches_travels_in_the_lane_of_another(
+    accounts: tuple[str, ...], route: str, lane: str, platform: str
+) -> None:
+    messages = {name: Message(platform_of(name), b"{}") for name in accounts}
+    (chunk,) = split(_push(messages, {route: (Target(0, "aa"),)}), 10)
+    assert (chunk.platform, chunk.message, chunk.unreachable) == (lane, Message(platform, b""), True)
+
+
+def test_they_end_as_failed_and_nothing_is_sent() -> None:
+    async def story() -> None:
+        store, provider = memory_store(), FakeProvider()
+        mixed = msgspec.structs.replace(
+            push("p", "t0"), targets={"apns": (Target(0, "t0"),), "apns_sandbox": (Target(1, "t1", "d1"),)}
+        )
+        await store.pushes.accept(mixed)
+        provider.says = lambda delivery: Sent(status=200)
+        async with working(store.queue, provider):
+            assert await until_ended(store, "p") == {"total": 2, "sent": 1, "failed": 1}
+        assert provider.tokens == ["t0"]
+        found = await store.pushes.deliveries("shop", "p", outcome="failed", cursor="", limit=10)
+        assert found is not None
+        ((row,), _) = found
+        assert (row.platform, row.device_id, row.reason, row.attempts) == ("apns", "d1", NO_ROUTE, 0)
+
+    run(story())
+
+
+def test_two_accounts_of_one_environment_are_refused(tmp_path: Path) -> None:
+    account = 'topic = "com.example"\ncert_file = "a.pem"\n'
+    file = tmp_path / "pushsvc.toml"
+    file.write_text(f'[apps.a.apns]\n{account}environment = "sandbox"\n[apps.a.apns_sandbox]\n{account}')
+    with pytest.raises(ConfigError, match=r"\[apps.a.apns\] and \[apps.a.apns_sandbox\] are both for sandbox"):
+        load(file, {}, providers={route: kind.config for route, kind in REGISTRY.items()})
+    file.write_text(f"[apps.a.apns]\n{account}[apps.a.apns_sandbox]\n{account}")
+    settings = load(file, {}, providers={route: kind.config for route, kind in REGISTRY.items()})
+    assert settings.apps["a"].providers["apns_sandbox"].endpoint == "https://api.sandbox.push.apple.com"  # type: ignore[attr-defined]  # of APNs
