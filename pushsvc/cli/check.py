@@ -1,4 +1,4 @@
-"""`pushsvc check`: what would keep the service from working, with the mend beside each fault.
+"""`pushsvc check`: what would keep the service from working, with the fix beside each fault.
 
 It reads the configuration, reaches the store or tries whether one would start, looks at each credential's files and
 resolves the names of webhooks. It asks no provider: whether Apple or Google take a credential shows with the first push
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from ..errors import ConfigError, CredentialError, StoreError
+from ..errors import ConfigError, CredentialError, StoreError, StoreUnavailable
+from .files import FileFailed, temporary_folder
 from .output import Json, print_json, print_table
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ MARKS = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 
 class Row(Struct, frozen=True):
-    """One line of the table. `part` is a dotted key of the configuration."""
+    """One line of the table. `part` is a dotted key of the configuration, `mend` what to do about it."""
 
     part: str
     level: Literal["ok", "warning", "error"]
@@ -57,12 +58,13 @@ def check(
     json: Json = False,
     strict: Annotated[bool, typer.Option("--strict", help="Let warnings fail too.")] = False,
 ) -> None:
-    """Check the configuration, Redis and each credential. Exit with 1 when there is an error."""
+    """Check the configuration, Redis and each credential, with the fix beside each fault. Exit with 1 on an error."""
     rows = list(_rows(context.obj))
     bad = {"error", "warning"} if strict else {"error"}
     good = not any(row.level in bad for row in rows)
     if json:
-        print_json({"ok": good, "findings": rows})
+        # `fix` is what the table calls it; `mend` stays for those who read it.
+        print_json({"ok": good, "findings": [{**structs.asdict(row), "fix": row.mend} for row in rows]})
     else:
         print_table(
             ("", "part", "found", "fix"),
@@ -111,20 +113,54 @@ async def _store(settings: Settings) -> list[Row]:
                 opened = open_running_store(settings)
             else:
                 where += ", not running"
-                folder = trial.enter_context(tempfile.TemporaryDirectory(prefix="pushsvc-check-"))
+                folder = trial.enter_context(temporary_folder("pushsvc-check-", settings.store.data_dir))
                 fsync = embedded_fsync(settings)
                 url = await asyncio.to_thread(lambda: trial.enter_context(open_embedded(Path(folder), fsync=fsync)))
                 opened = open_store(url, store_config(settings))
             async with opened as store:
-                server = await store.link.call("INFO")
-                missing = await store.link.call("EVAL", _MISSING_COMMANDS, 0, *NEEDED_COMMANDS)
+                server = await _permitted(store, "INFO")
+                missing = await _permitted(store, "EVAL", _MISSING_COMMANDS, 0, *NEEDED_COMMANDS)
+                apart = await clocks_apart(store)
                 durable = [] if settings.queue.durability == "memory" else [await _durable(store, settings)]
     except ConfigError as error:
         return [Row(error.path, "error", error.message, error.mend)]
     except StoreError as error:
         mend = "is Redis running there, and may this user run COMMAND, INFO and EVAL?" if settings.redis.url else ""
         return [Row("redis", "error", f"{where}: {error}", mend)]
-    return [*judge_server(where, server, missing), *durable, *_data_dir(settings)]
+    except FileFailed as error:
+        return [Row("store.data_dir", "error", f"no store can be tried: {error}", "name another folder")]
+    return [*judge_server(where, server, missing), *judge_clocks(apart), *durable, *_data_dir(settings)]
+
+
+async def _permitted(store: Store, *command: Any) -> Any:
+    """The answer to a command, or None where this user of Redis may not give it: the service needs none of these."""
+    try:
+        return await store.link.call(*command)
+    except StoreUnavailable:
+        raise
+    except StoreError as error:
+        if "permission" in str(error).lower():
+            return None
+        raise
+
+
+async def clocks_apart(store: Store) -> float:
+    """Seconds by which Redis' clock is ahead of this machine's."""
+    before = time.time()
+    at: int = await store.link.script("now", ["ps:check"], [])
+    return at / 1000 - (before + time.time()) / 2
+
+
+def judge_clocks(apart: float) -> Iterator[Row]:
+    """A row where the clocks of Redis and of this machine differ: one of them is wrong. Pure."""
+    if abs(apart) > 5:
+        yield Row(
+            "clock",
+            "error" if abs(apart) > 60 else "warning",
+            f"Redis' clock and this machine's differ by {abs(apart):,.0f} s; with a wrong one pushes expire too early "
+            "or too late, and APNs and Google refuse our credentials (InvalidProviderToken, invalid_grant)",
+            "synchronize the clocks, as by NTP (timedatectl)",
+        )
 
 
 async def _durable(store: Store, settings: Settings) -> Row:
@@ -148,8 +184,14 @@ def _data_dir(settings: Settings) -> Iterator[Row]:
         )
 
 
-def judge_server(where: str, server: dict[str, Any], missing: list[bytes]) -> Iterator[Row]:
-    """Rows for what INFO says of a server, and for the commands that it lacks. Pure."""
+def judge_server(where: str, server: dict[str, Any] | None, missing: list[bytes] | None) -> Iterator[Row]:
+    """Rows for what INFO says of a server, and for the commands that it lacks; None: it may not be asked. Pure."""
+    if server is None or missing is None:
+        what = (
+            f"{where}: this user may not run INFO or COMMAND: its version, memory policy and files were not looked at"
+        )
+        yield Row("redis", "warning", what, "allow them: ACL SETUSER .. +info +command")
+        return
     # A cluster may answer once a node: {node: its INFO}.
     info = next((each for each in server.values() if isinstance(each, dict) and "redis_version" in each), server)
     name = "Valkey" if info.get("server_name") == "valkey" or "valkey_version" in info else "Redis"

@@ -49,7 +49,8 @@ def failed(
 
 
 def chosen(push: str, platform: str, reason: str, since: str, until: str) -> DeadFilter:
-    """The filter of the options."""
+    """The filter of the options. Ends with wrong usage where there is no such platform."""
+    require_platform(platform)
     return DeadFilter(
         push=push,
         platform=platform,
@@ -57,6 +58,15 @@ def chosen(push: str, platform: str, reason: str, since: str, until: str) -> Dea
         since=parse_instant(since, option="--since"),
         until=parse_instant(until, option="--until"),
     )
+
+
+def require_platform(platform: str) -> None:
+    """End with wrong usage (2) where there is no such provider."""
+    if platform:
+        from ..providers import REGISTRY
+
+        if platform not in REGISTRY:
+            raise typer.BadParameter(f"--platform: no {platform!r}; there are {', '.join(REGISTRY)}")
 
 
 def apps_of(settings: Settings, app: str) -> list[str]:

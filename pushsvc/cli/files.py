@@ -116,3 +116,17 @@ def reading(name: str) -> Iterator[BinaryIO]:
                 yield stream
     except OSError as error:
         raise _failed(shown, "read", error) from None
+
+
+@contextmanager
+def temporary_folder(prefix: str, otherwise: Path) -> Iterator[Path]:
+    """A folder for the block: where the system keeps temporary files, else in `otherwise`. Raises FileFailed."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=prefix)
+    except OSError:  # a container of which only the data folder can be written
+        try:
+            folder = tempfile.TemporaryDirectory(prefix=prefix, dir=otherwise)
+        except OSError as error:
+            raise _failed(otherwise, "written", error) from None
+    with folder as name:
+        yield Path(name)

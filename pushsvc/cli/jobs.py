@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
-from pathlib import Path
 
 import typer
 import uvloop
@@ -13,6 +11,7 @@ import uvloop
 from .. import jobs as work
 from .. import runtime, telemetry
 from ..settings import Settings
+from .files import temporary_folder
 from .parts import Processes, child_environ, until_signalled
 from .supervisor import LIFELINE, Child, Supervisor, watch_lifeline
 
@@ -39,11 +38,11 @@ def jobs(context: typer.Context, processes: Processes = 0) -> None:
 async def _many(context: typer.Context, settings: Settings, processes: int) -> None:
     stop: asyncio.Event = until_signalled()
     async with runtime.redis_url(settings) as url:
-        with tempfile.TemporaryDirectory(prefix="pushsvc-metrics-") as folder:
+        with temporary_folder("pushsvc-metrics-", settings.store.data_dir) as folder:
             async with Supervisor(
                 [Child("jobs", ("jobs", "--processes", "1"), copies=processes)],
-                environ=child_environ(context, url, Path(folder)),
+                environ=child_environ(context, url, folder),
                 grace=GRACE,
-                on_exit=lambda pid: telemetry.mark_process_dead(pid, Path(folder)),
+                on_exit=lambda pid: telemetry.mark_process_dead(pid, folder),
             ):
                 await stop.wait()

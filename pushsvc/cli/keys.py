@@ -75,10 +75,11 @@ def new(
     _check_name(settings, key)
     asyncio.run(_add(settings, key))
     if json:
-        print_json({"key": text, **_row(key, "store")})
+        print_json({"key": text, "sha256": key.sha256, **_row(key, "store")})
     else:
         typer.echo(f"The key {name!r} of {app}, shown only now:", err=True)
         print(text)
+        typer.echo(f"Its SHA-256, as a configuration has it: {key.sha256}", err=True)
 
 
 @keys.command("list")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import tempfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
@@ -15,6 +14,7 @@ import uvloop
 
 from .. import runtime, telemetry
 from ..settings import Settings
+from .files import temporary_folder
 from .supervisor import LIFELINE, Child, Supervisor, watch_lifeline
 
 Processes = Annotated[int, typer.Option("--processes", "-n", min=0, help="How many; 0: as configured.")]
@@ -75,8 +75,8 @@ def _run_part(
         async with runtime.redis_url(settings) as url:
             if part == "serve":
                 await runtime.require_durability(settings, url)
-            with tempfile.TemporaryDirectory(prefix="pushsvc-metrics-") as folder:
-                environ = child_environ(context, url, Path(folder))
+            with temporary_folder("pushsvc-metrics-", settings.store.data_dir) as folder:
+                environ = child_environ(context, url, folder)
                 if part == "serve":
                     environ["PUSHSVC__SERVER__PROCESSES"] = str(processes)
                 children = [Child(part, (part, "--processes", "1"), copies=processes)]
@@ -85,7 +85,7 @@ def _run_part(
                     children,
                     environ=environ,
                     grace=grace,
-                    on_exit=lambda pid: telemetry.mark_process_dead(pid, Path(folder)),
+                    on_exit=lambda pid: telemetry.mark_process_dead(pid, folder),
                 ):
                     await stop.wait()
 

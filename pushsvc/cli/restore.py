@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..ports.registry import PrunedFilter
-from .failed import apps_of
+from .failed import apps_of, require_platform
 from .instants import parse_instant
 from .output import Json, print_json
 
@@ -42,6 +42,7 @@ def restore(
     json: Json = False,
 ) -> None:
     """Undo prunes: bring devices back with their users, tags and topics, and send to their tokens again."""
+    require_platform(platform)
     which = PrunedFilter(
         platform=platform,
         reason=reason,

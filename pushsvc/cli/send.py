@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -139,12 +139,12 @@ def read_document(file: Path) -> JsonObject:
     with reading(str(file)) as stream:
         content = stream.read()
     try:
-        document = msgspec.json.decode(content)
+        # Values as they stand there: through Python's numbers 1.10 would become 1.1, and 2**53 + 1.0 another number.
+        return dict(msgspec.json.decode(content.decode("utf-8-sig"), type=dict[str, msgspec.Raw]))
+    except msgspec.ValidationError:
+        raise PushsvcError(f'{name} does not hold a push document: a JSON object such as {{"to": ..}}') from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise PushsvcError(f"{name} is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise PushsvcError(f'{name} does not hold a push document: a JSON object such as {{"to": ..}}')
-    return cast(JsonObject, document)
 
 
 def lay_over(
@@ -161,9 +161,18 @@ def lay_over(
         document["to"] = to
     for name, values in (("notification", notification), ("data", data)):
         if values:
-            there = document.get(name)
-            document[name] = {**(there if isinstance(there, dict) else {}), **values}
+            document[name] = {**_entries(document.get(name)), **values}
     document.update(rest)
+
+
+def _entries(value: Any) -> dict[str, Any]:
+    """The keys of an object, its values as they stand there; nothing of anything else."""
+    if not isinstance(value, msgspec.Raw):
+        return value if isinstance(value, dict) else {}
+    try:
+        return dict(msgspec.json.decode(value, type=dict[str, msgspec.Raw]))
+    except msgspec.ValidationError:
+        return {}
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -84,7 +84,7 @@ def decode(raw: object, kind: Any, path: str, faults: Faults) -> Any:
                 return parse_rate(str(raw))
             except ValueError:
                 pass
-        faults(path, f"expected {RATE_HELP}, found {show(path, raw)}")
+        faults(path, f"expected {RATE_HELP}, found {show('rate', raw)}")  # a rate is no secret, `per_token` neither
         return None
     try:
         return msgspec.convert(raw, kind, dec_hook=_plain)
@@ -116,6 +116,8 @@ def show(path: str, raw: object) -> str:
     match raw:
         case Mapping():
             return "a section"
+        case list() | tuple() if raw and len(raw) <= 5 and all(isinstance(item, str | int | float) for item in raw):
+            return f"the list {', '.join(show(path, item) for item in raw)}"
         case list() | tuple():
             return "a list"
         case str() if is_secret(name) or name == "sha256":

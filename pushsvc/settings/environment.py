@@ -5,11 +5,15 @@ Two underscores part the names, and names are compared without regard to case: `
 so `MY_APP` also means an app that the file calls `my-app`; where there is none, it makes the app `my_app`.
 A value is read by its key's type: numbers and `true`/`false` as they stand, lists with commas or as JSON,
 sections as JSON.
+
+`.._FILE`, or `..__FILE`, names a file that holds the value, as Docker and Kubernetes hand secrets over:
+`PUSHSVC__REDIS__URL_FILE=/run/secrets/redis`. Its last newline does not count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -21,6 +25,7 @@ from .decoding import Faults, did_you_mean, expected, is_struct, join, show, str
 from .schema import AppSettings, Settings
 
 PREFIX = "PUSHSVC__"
+_FILE = "_file"
 
 Sections = Mapping[str, Any]
 """Names to types: the keys of one section."""
@@ -72,14 +77,24 @@ class _Walk:
     def _section(self, tree: dict[str, Any], kind: type[Struct], names: list[str], path: str) -> None:
         known = sections_of(kind, self.providers)
         by_case = {name.lower(): name for name in known}
-        name = by_case.get(names[0].lower())
+        given = names[0].lower()
+        name = by_case.get(given)
+        if name is None and given.endswith(_FILE) and len(names) == 1 and (name := by_case.get(given[: -len(_FILE)])):
+            names = [name, "file"]
         if name is None:
             self.faults(self.variable, f"no such key `{join(path, names[0].lower())}`, {did_you_mean(names[0], known)}")
             return
         self._value(tree, name, known[name], names[1:], join(path, name))
 
     def _value(self, tree: dict[str, Any], name: str, kind: Any, rest: list[str], path: str) -> None:
-        if not rest:
+        if [each.lower() for each in rest] == ["file"] and not is_struct(kind) and struct_element(kind) is None:
+            if path == "apps":
+                self._app(self._child(tree, name), rest)
+            elif self._read_file(path):
+                self._value(tree, name, kind, [], path)
+        elif not rest:
+            if path in self.origins:
+                self.faults(self.variable, f"sets `{path}`, as {self.origins[path]} does: leave one of them out")
             tree[name] = self._parse(kind, path)
             self.origins[path] = self.variable
         elif path == "apps":
@@ -90,6 +105,19 @@ class _Walk:
             self._item(tree, name, element, rest, path)
         else:
             self.faults(self.variable, f"`{path}` is a value and has no keys of its own")
+
+    def _read_file(self, path: str) -> bool:
+        """Take the file that the variable names for its text; whether it could be read."""
+        file = Path(self.text.strip()).expanduser()
+        try:
+            self.text = file.read_bytes().decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+        except OSError as error:
+            self.faults(self.variable, f"{file}, which holds `{path}`, cannot be read: {error.strerror or error}")
+        except UnicodeDecodeError as error:
+            self.faults(self.variable, f"{file}, which holds `{path}`, is not UTF-8 at byte {error.start}")
+        else:
+            return True
+        return False
 
     def _app(self, apps: dict[str, Any], rest: list[str]) -> None:
         whole = "__".join(rest).lower()

@@ -70,11 +70,13 @@ def check_name(name: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8"))
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(
             str(path), "no such file", "name one with --config or PUSHSVC_CONFIG; begin with config/example.toml"
         ) from None
+    except IsADirectoryError:
+        raise ConfigError(str(path), "is a folder", "name the file in it: --config FILE") from None
     except OSError as error:
         raise ConfigError(str(path), f"cannot be read: {error.strerror}", "check its permissions") from None
     except UnicodeDecodeError as error:

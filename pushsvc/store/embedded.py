@@ -159,9 +159,16 @@ def _place_socket(folder: Path) -> Path:
     if plain.is_symlink():
         return Path(os.readlink(plain))
     # The temporary folder may be the very thing that is long.
-    base = tempfile.gettempdir() if len(os.fsencode(tempfile.gettempdir())) < _LONGEST - 50 else "/tmp"  # noqa: S108  # a folder of our own in it, 0700
-    short = Path(base) / f"pushsvc-{os.getuid()}"
-    short.mkdir(mode=0o700, exist_ok=True)
+    try:
+        base = tempfile.gettempdir() if len(os.fsencode(tempfile.gettempdir())) < _LONGEST - 50 else "/tmp"  # noqa: S108  # a folder of our own in it, 0700
+        short = Path(base) / f"pushsvc-{os.getuid()}"
+        short.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            "store.data_dir",
+            f"{folder} is too long a path for a socket, and no temporary folder can be used: {error.strerror}",
+            "name a folder with a shorter path",
+        ) from None
     if short.is_symlink() or short.stat().st_uid != os.getuid():
         raise ConfigError("store.data_dir", f"{short} is not ours", "name a folder with a shorter path")
     path = short / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}.sock"

@@ -254,3 +254,29 @@ def test_a_certificate_that_cannot_be_used_is_refused_without_asking_at_the_term
             client_context(config)
         assert caught.value.path == form["cert_file"]
         assert levels(config) == ["error"]
+
+
+def test_a_key_file_that_is_called_as_another_key_is_pointed_out(tmp_path: Path) -> None:
+    """Apple hands keys out as AuthKey_ID.p8, and refuses a token that names another id."""
+    path, _ = write_p8(tmp_path)
+    named = tmp_path / "AuthKey_ZZZZ123456.p8"
+    named.write_bytes(Path(path).read_bytes())
+    named.chmod(0o600)
+    told = found(Config(**{**KEY, "key_file": str(named)}))
+    assert [(each.level, "the file is called as the key ZZZZ123456" in each.what) for each in told] == [
+        ("ok", False),
+        ("warning", True),
+    ]
+    right = found(Config(**{**KEY, "key_file": str(named), "key_id": "ZZZZ123456"}))
+    assert [each.level for each in right] == ["ok"]
+
+
+def test_a_p12_needs_no_folder_that_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate, key = make_certificate(start=NOW - DAY, end=NOW + DAY)
+    file = write(tmp_path / "shop.p12", p12(certificate, key, b"geheim"))
+
+    def nowhere(*_: object, **__: object) -> None:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", nowhere)
+    client_context(Config(topic="com.example.shop", cert_file=file, cert_password="geheim"))

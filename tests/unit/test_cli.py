@@ -10,11 +10,12 @@ import typing
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 import typer
 
 from pushsvc import cli
-from pushsvc.cli.check import judge_server
+from pushsvc.cli.check import judge_clocks, judge_server
 from pushsvc.cli.client import Access, access
 from pushsvc.cli.follow import ended, verdict
 from pushsvc.cli.output import COUNTS, counts_line, print_json, print_table
@@ -220,7 +221,27 @@ def test_an_unreadable_document(tmp_path: Path, content: bytes | None, told: str
 
 def test_a_document_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"to": 1}')))
-    assert read_document(Path("-")) == {"to": 1}
+    assert msgspec.json.encode(read_document(Path("-"))) == b'{"to":1}'
+
+
+def test_numbers_of_a_document_go_out_as_they_stand_there(tmp_path: Path) -> None:
+    file = tmp_path / "push.json"
+    exact = '{"x": 1.10, "y": 9007199254740993.0, "z": [1e400, 0.1000000000000000055511151231257827]}'
+    start = '{"to": {"topic": "a"}, "ttl": 3600.0, "data": {"k": "v"}, "overrides": {"apns": {"payload": '
+    file.write_text(start + exact + "}}}")
+    document = read_document(file)
+    lay_over(document, to={}, notification={"title": "t"}, data={"a": "b"}, rest={"silent": True})
+    sent = msgspec.json.encode(document).decode()
+    assert exact in sent
+    assert '"ttl":3600.0' in sent
+    assert '"data":{"k":"v","a":"b"}' in sent.replace('"k": "v"', '"k":"v"')
+    assert '"notification":{"title":"t"}' in sent
+
+
+@pytest.mark.parametrize("command", [["failed"], ["replay"], ["devices", "restore"]])
+def test_a_platform_that_there_is_not_is_wrong_usage(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*command, "--platform", "apsn"]) == 2
+    assert "--platform: no 'apsn'; there are apns, fcm" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_key_comes_from_the_environment_of_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,3 +339,15 @@ def test_tables_at_a_terminal_take_nothing_for_markup(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     print_table(("", "part"), [("error", "[red]apps[/red]")], marks={"error": "red"})
     assert "[red]apps[/red]" in capsys.readouterr().out
+
+
+def test_clocks_that_differ_are_pointed_out() -> None:
+    assert list(judge_clocks(2.0)) == []
+    (near,), (far,) = list(judge_clocks(-20.0)), list(judge_clocks(3600.0))
+    assert (near.level, far.level) == ("warning", "error")
+    assert "InvalidProviderToken" in far.what
+
+
+def test_a_server_that_may_not_be_asked_is_no_error() -> None:
+    (row,) = judge_server("redis://h", None, None)
+    assert row.level == "warning"

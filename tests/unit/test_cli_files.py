@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from pushsvc.cli.device_files import Entry
 from pushsvc.cli.device_import import Identity, Notes, Position, Rejects, identify
-from pushsvc.cli.files import FileFailed, is_regular, open_private, reading, replacing, write_whole
+from pushsvc.cli.files import FileFailed, is_regular, open_private, reading, replacing, temporary_folder, write_whole
 
 
 def test_a_file_appears_when_it_is_whole_and_only_for_its_owner(tmp_path: Path) -> None:
@@ -134,3 +135,14 @@ def test_private_files_keep_what_is_asked_for(tmp_path: Path) -> None:
         stream.write(b"!")
     assert file.read_bytes() == b"12!"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_temporary_folder_is_found_where_only_the_data_folder_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "read-only"))
+    with temporary_folder("pushsvc-", tmp_path) as folder:
+        assert folder.parent == tmp_path
+    assert not folder.exists()
+    with pytest.raises(FileFailed, match="cannot be written"), temporary_folder("pushsvc-", tmp_path / "none"):
+        pass

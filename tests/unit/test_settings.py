@@ -173,8 +173,8 @@ FAULTS = [
     ),
     (
         f"[[apps.a.keys]]\nname = 'k'\nsha256 = '{HASH}'\nscopes = ['push', 'root']",
-        "apps.a.keys[0].scopes: expected a list of which each is one of push, devices, feedback, admin, found a list "
-        "(in FILE)",
+        "apps.a.keys[0].scopes: expected a list of which each is one of push, devices, feedback, admin, found the "
+        "list 'push', 'root' (in FILE)",
     ),
     (
         f"[[apps.a.keys]]\nname = 'k'\nsha256 = '{HASH}'\n[[apps.b.keys]]\nname = 'k'\nsha256 = '{HASH}'",
@@ -283,7 +283,7 @@ def test_an_unreadable_file(tmp_path: Path, content: bytes | None, told: str) ->
 
 
 def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match=r"is a folder \(name the file in it"):
         load(tmp_path, {}, providers=PROVIDERS)
 
 
@@ -366,3 +366,10 @@ def test_the_example_documents_every_key_with_its_default() -> None:
     for number, line in enumerate(lines):
         if line and not line.startswith(("#", "[")):
             assert lines[number - 1].startswith("#"), f"no comment above line {number + 1}: {line}"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    """As editors on Windows write it."""
+    file = tmp_path / "pushsvc.toml"
+    file.write_bytes(b"\xef\xbb\xbf[server]\nport = 9000\n")
+    assert load(file, {}, providers=PROVIDERS).server.port == 9000

@@ -150,3 +150,55 @@ def test_any_environment_loads_or_is_refused(environ: dict[str, str]) -> None:
     except ConfigError:
         return
     assert isinstance(settings, Settings)
+
+
+# --- values in files --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["_FILE", "__FILE", "_file", "__File"])
+def test_a_secret_may_stand_in_a_file(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "redis").write_text("redis://:pass@db:6379/0\n")
+    (tmp_path / "secret").write_text("\ufeffwhsec_" + "QUJD" * 10 + "\r\n")
+    (tmp_path / "port").write_text("9000")
+    environ = {
+        f"PUSHSVC__REDIS__URL{suffix}": str(tmp_path / "redis"),
+        f"PUSHSVC__APPS__MY_APP__WEBHOOK__SECRET{suffix}": str(tmp_path / "secret"),
+        f"PUSHSVC__APPS__MY_APP__KEYS__0__SHA256{suffix}": str(tmp_path / "hash"),
+        f"PUSHSVC__SERVER__PORT{suffix}": str(tmp_path / "port"),
+    }
+    (tmp_path / "hash").write_text(HASH + "\n")
+    text = '[apps.my-app.webhook]\nurl = "https://x/"\n[[apps.my-app.keys]]\nname = "n"\nsha256 = "' + "ab" * 32 + '"'
+    settings = loaded(tmp_path, text, **environ)
+    assert settings.redis.url == "redis://:pass@db:6379/0"
+    assert settings.apps["my-app"].webhook.secret == "whsec_" + "QUJD" * 10
+    assert settings.apps["my-app"].keys[0].sha256 == HASH
+    assert settings.server.port == 9000
+
+
+def test_keys_that_are_files_themselves_are_still_set(tmp_path: Path) -> None:
+    settings = loaded(
+        tmp_path, '[apps.shop.webhook]\nurl = "https://x/"\nsecret = "whsec_' + "QUJD" * 10 + '"', PUSHSVC__APPS__SHOP__WEBHOOK__CA_FILE="/etc/ca.pem"
+    )  # fmt: skip
+    assert settings.apps["shop"].webhook.ca_file == "/etc/ca.pem"
+
+
+def test_a_file_that_cannot_be_read_is_named_and_its_content_is_not(tmp_path: Path) -> None:
+    told = refused(tmp_path, "", PUSHSVC__REDIS__URL_FILE=str(tmp_path / "none"))
+    assert "PUSHSVC__REDIS__URL_FILE" in told
+    assert f"{tmp_path}/none, which holds `redis.url`, cannot be read: No such file or directory" in told
+    (tmp_path / "latin").write_bytes(b"passw\xf6rd")
+    assert "is not UTF-8 at byte 5" in refused(tmp_path, "", PUSHSVC__REDIS__URL_FILE=str(tmp_path / "latin"))
+    (tmp_path / "secret").write_text("hunter2")
+    told = refused(
+        tmp_path,
+        '[apps.shop.webhook]\nurl = "https://x/"',
+        PUSHSVC__APPS__SHOP__WEBHOOK__SECRET_FILE=str(tmp_path / "secret"),
+    )
+    assert "PUSHSVC__APPS__SHOP__WEBHOOK__SECRET_FILE" in told
+    assert "hunter2" not in told
+
+
+def test_a_value_that_is_set_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "redis").write_text("redis://a")
+    told = refused(tmp_path, "", PUSHSVC__REDIS__URL="redis://b", PUSHSVC__REDIS__URL_FILE=str(tmp_path / "redis"))
+    assert "sets `redis.url`, as PUSHSVC__REDIS__URL does: leave one of them out" in told

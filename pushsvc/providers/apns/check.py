@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -28,6 +30,8 @@ _ENVIRONMENTS: Final = {
     "production": x509.ObjectIdentifier("1.2.840.113635.100.6.3.2"),
 }
 """Apple's extensions that mark the environments of a certificate."""
+_KEY_FILE: Final = re.compile(r"AuthKey_([A-Z0-9]{10})\.p8", re.IGNORECASE)
+"""The name under which Apple hands a key out: its id is a part of it."""
 
 
 def check(config: Config, *, clock: Callable[[], float] = time.time) -> list[Finding]:
@@ -42,6 +46,10 @@ def _check_key(config: Config) -> list[Finding]:
     except CredentialError as error:
         return [as_finding(error)]
     found = [Finding("ok", f"{config.key_file} is a P-256 key; token keys do not expire")]
+    named = _KEY_FILE.fullmatch(Path(config.key_file).name)
+    if named and named[1] != config.key_id:
+        text = f"the file is called as the key {named[1]}, `key_id` is {config.key_id!r}: APNs would refuse the token"
+        found.append(Finding("warning", text, "correct `key_id`, or name the file of that key"))
     for name in ("key_id", "team_id"):
         if len(getattr(config, name)) != 10:
             text = f"{name} {getattr(config, name)!r} does not have 10 characters as Apple's do"

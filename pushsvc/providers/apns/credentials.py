@@ -13,8 +13,9 @@ import os
 import secrets
 import ssl
 import tempfile
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, Final, cast
 
 from aioapns.connection import JWTAuthorizationHeaderProvider
 from cryptography import x509
@@ -125,11 +126,21 @@ def _load_p12(context: ssl.SSLContext, config: Config) -> None:
     _, chain, key = open_p12(config)
     password = secrets.token_hex(16).encode()
     # The ssl module reads certificates from files only; the key lies there for a moment, encrypted.
-    with tempfile.NamedTemporaryFile(prefix="pushsvc-", suffix=".pem") as file:
-        os.fchmod(file.fileno(), 0o600)
+    with _short_lived() as (file, name):
         file.write(key(password) + b"".join(part.public_bytes(serialization.Encoding.PEM) for part in chain))
         file.flush()
-        context.load_cert_chain(file.name, password=password)
+        context.load_cert_chain(name, password=password)
+
+
+@contextmanager
+def _short_lived() -> Iterator[tuple[BinaryIO, str]]:
+    """A file and its name: in memory where the system can, so that no folder needs to be writable."""
+    if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
+        with os.fdopen(os.memfd_create("pushsvc"), "wb") as file:
+            yield file, f"/proc/self/fd/{file.fileno()}"
+    else:
+        with tempfile.NamedTemporaryFile(prefix="pushsvc-", suffix=".pem") as temporary:  # mode 600
+            yield cast(BinaryIO, temporary), temporary.name
 
 
 def open_p12(config: Config) -> tuple[x509.Certificate, list[x509.Certificate], Callable[[bytes], bytes]]:
