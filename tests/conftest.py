@@ -15,6 +15,8 @@ import pytest
 import structlog
 from hypothesis import settings
 
+from pushsvc.telemetry import REDIS
+
 settings.register_profile("desk", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
@@ -56,5 +58,6 @@ def _logging_as_before() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    REDIS.reset()
     logging.captureWarnings(False)
     structlog.reset_defaults()

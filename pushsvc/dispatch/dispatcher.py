@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import StoreUnavailable
 from ..model import Route
 from ..ports import DeliveryQueue, Limiter, Provider
-from ..telemetry import get_logger
+from ..telemetry import REDIS, get_logger
 from .haste import Haste
 from .limits import RouteLimits
 from .route import DispatchConfig, RouteWorker
@@ -176,8 +176,9 @@ class Dispatcher:
                     await self._queue.beat(held)
                     told = held
                     due = loop.time() + self._config.beat_every
+                    REDIS.end("beat")
                 except StoreUnavailable as error:
-                    self._log.warning("beat_waits_for_redis", error=str(error))
+                    REDIS.begin("beat", error=str(error))
             await asyncio.sleep(min(1.0, self._config.beat_every))
 
     async def _launch(self) -> None:
@@ -193,8 +194,9 @@ class Dispatcher:
             try:
                 while apps and not self._stopping:
                     apps = {app for app in apps if await self._queue.launch(app, now)}
+                REDIS.end("launch")
             except StoreUnavailable as error:
-                self._log.warning("launch_waits_for_redis", error=str(error))
+                REDIS.begin("launch", error=str(error))
             await asyncio.sleep(self._config.launch_every)
 
     def _wake_all(self) -> None:

@@ -30,7 +30,7 @@ from ..errors import StoreUnavailable
 from ..model import LANES, Lane, Route, Target
 from ..ports import Bucket, EntryRef, Lease, Limiter
 from ..rates import AccountLimits, Rate
-from ..telemetry import get_logger
+from ..telemetry import REDIS
 from .lanes import Lanes, OpenEntry, take_out
 
 SMALL: Final = 128
@@ -119,7 +119,7 @@ class Gate:
         self.size: dict[Lane, int] = dict.fromkeys(LANES, 0)
         """Targets that were not yet asked for."""
         self._more = {lane: asyncio.Event() for lane in LANES}
-        self._log = get_logger("dispatch").bind(app=route.app, platform=route.platform)
+        self._who = ("limits", route)
 
     def use(self, limits: RouteLimits) -> None:
         """Ask by these limits from the next question on; by none where they need no question."""
@@ -205,6 +205,7 @@ class Gate:
             except StoreUnavailable as error:
                 await self._pause(error)
                 continue
+            REDIS.end(self._who)
             waits.update((asked + place, wait) for place, wait in answer)
             asked += len(some)
         if waits:
@@ -219,6 +220,7 @@ class Gate:
             except StoreUnavailable as error:
                 await self._pause(error)
                 continue
+            REDIS.end(self._who)
             if not lease.granted:
                 self._take_out(entries, dict.fromkeys(range(granted, total), lease.wait_ms))
                 break
@@ -237,7 +239,7 @@ class Gate:
             start += len(targets)
 
     async def _pause(self, error: StoreUnavailable) -> None:
-        self._log.warning("limits_wait_for_redis", error=str(error))
+        REDIS.begin(self._who, error=str(error))
         await asyncio.sleep(0.2)
 
 
@@ -273,7 +275,6 @@ class Pacer:
         self._clock = clock
         self._wanted = 0
         self._need = asyncio.Event()
-        self._log = get_logger("dispatch")
 
     def __bool__(self) -> bool:
         """Whether there is a bucket to draw from: without one, nobody need ask for permits."""
@@ -321,8 +322,9 @@ class Pacer:
         try:
             lease: Lease = await self._limiter.lease(purse.bucket, missing)
         except StoreUnavailable as error:
-            self._log.warning("limits_wait_for_redis", error=str(error))
+            REDIS.begin(purse.bucket, error=str(error))
             return 0.2
+        REDIS.end(purse.bucket)
         if not lease.granted:
             # Not for long: another dispatcher may go, and leave its share.
             return min(1.0, max(0.001, lease.wait_ms / 1000))

@@ -27,7 +27,7 @@ from ..model import (
 )
 from ..policy import EXPIRED, SENT, RetryPolicy, decide
 from ..ports import DeliveryQueue, Limiter, Provider, Taken
-from ..telemetry import get_logger
+from ..telemetry import REDIS, get_logger
 from .congestion import Congestion
 from .haste import TRICKLE, Haste
 from .health import RouteHealth
@@ -182,6 +182,7 @@ class RouteWorker:
         space = self._space[lane]
         wait_ms = int(self._config.read_wait * 1000)
         pause = 0.05
+        who = ("read", self.route, lane)
         while not self._stopping:
             wanted = self._config.prefetch - self._held(lane)
             if wanted < self._config.prefetch // 4:
@@ -191,8 +192,9 @@ class RouteWorker:
             try:
                 taken = await self._queue.take(self.route, lane, targets=wanted, wait_ms=wait_ms)
                 pause = 0.05
+                REDIS.end(who)
             except StoreUnavailable as error:
-                self._log.warning("read_waits_for_redis", lane=lane, error=str(error))
+                REDIS.begin(who, error=str(error))
                 await asyncio.sleep(pause)
                 pause = min(2.0, pause * 2)
                 continue
@@ -201,11 +203,13 @@ class RouteWorker:
             self._admit(taken)
 
     async def _every(self, seconds: float, step: Callable[[], Awaitable[None]]) -> None:
+        who = ("upkeep", self.route, step.__name__)
         while not self._stopping:
             try:
                 await step()
+                REDIS.end(who)
             except StoreUnavailable as error:
-                self._log.warning("upkeep_waits_for_redis", error=str(error))
+                REDIS.begin(who, error=str(error))
             await asyncio.sleep(seconds)
 
     async def _promote(self) -> None:

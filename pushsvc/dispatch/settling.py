@@ -15,7 +15,7 @@ from typing import Final
 from ..errors import StoreUnavailable
 from ..model import Settlement
 from ..ports import DeliveryQueue, EntryRef
-from ..telemetry import get_logger
+from ..telemetry import REDIS
 from .lanes import OpenEntry
 
 BATCH: Final = 400
@@ -40,7 +40,6 @@ class Settler:
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
-        self._log = get_logger("dispatch")
 
     @property
     def congested(self) -> bool:
@@ -99,13 +98,13 @@ class Settler:
 
     async def _record(self, settlements: list[Settlement], finished: list[EntryRef]) -> None:
         pause = 0.05
+        who = ("settle", self._app)
         while not self._closed:
             try:
                 await self._queue.settle(self._app, settlements, finished)
+                REDIS.end(who)
                 break
             except StoreUnavailable as error:
-                self._log.warning(
-                    "settle_waits_for_redis", app=self._app, error=str(error), unrecorded=len(settlements)
-                )
+                REDIS.begin(who, error=str(error), unrecorded=len(self._waiting) + len(settlements))
                 await asyncio.sleep(pause)
                 pause = min(2.0, pause * 2)

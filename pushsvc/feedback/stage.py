@@ -46,11 +46,11 @@ class _Follower:
         self._policy = config.prune
         self._watch = Watch(ports, app, config)
         self._deeds = Deeds(ports, app, config.prune)
-        self._log = telemetry.get_logger("feedback").bind(app=app)
 
     async def follow(self, stop: asyncio.Event) -> None:
         """Until `stop`."""
         pause = 0.05
+        who = ("receipts", self._app)
         while not stop.is_set():
             try:
                 taken = await self._ports.receipts.take(self._app, limit=BATCH, wait_ms=WAIT_MS)
@@ -59,8 +59,9 @@ class _Follower:
                 else:
                     await self._watch.look_for_thaw()
                 pause = 0.05
+                telemetry.REDIS.end(who)
             except StoreUnavailable as error:
-                self._log.warning("feedback_waits_for_redis", error=str(error))
+                telemetry.REDIS.begin(who, error=str(error))
                 await asyncio.sleep(pause)
                 pause = min(2.0, pause * 2)
 

@@ -91,5 +91,8 @@ class Backlog:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(EVERY)
-            with suppress(StoreError):  # Whoever posts is told; here is nobody.
+            try:
                 await self._look(EVERY / 2)
+                telemetry.REDIS.end("backlog")
+            except StoreError as error:
+                telemetry.REDIS.begin("backlog", error=str(error))

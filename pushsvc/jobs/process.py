@@ -27,7 +27,7 @@ from rq.exceptions import StopRequested
 from rq.job import Job
 
 from .. import runtime, telemetry
-from ..errors import StoreError
+from ..errors import StoreError, StoreUnavailable
 from ..reload import ask_all, versions
 from ..settings import Settings
 from ..store import Store, open_store
@@ -87,6 +87,8 @@ def run_jobs(
         for turn in range(1_000_000):
             queue = make_queue(QUEUE, open_sync_redis(settings.jobs.url or store_url, name=name), job_class)
             try:
+                queue.connection.ping()
+                telemetry.REDIS.end("jobs")
                 # A worker registers its name once: the next one after a fault has another.
                 worker = make_worker(
                     queue, name=f"{name}-{turn}", job_class=job_class, maintenance=MAINTENANCE, result_ttl=RESULT_TTL
@@ -98,7 +100,7 @@ def run_jobs(
             except StopRequested:
                 return
             except RedisError as error:
-                telemetry.get_logger("jobs").warning("jobs_wait_for_redis", error=type(error).__name__)
+                telemetry.REDIS.begin("jobs", error=type(error).__name__)
                 time.sleep(PAUSE)
             finally:
                 queue.connection.close()
@@ -185,8 +187,13 @@ async def _keep_schedule(
             try:
                 if await store.dead.turn(each.name, owner, each.seconds):
                     await _act(store, each, owner)
-            except (StoreError, RedisError) as error:
-                log.warning("schedule_waits_for_redis", task=each.name, error=type(error).__name__)
+                telemetry.REDIS.end(each.name)
+            except (StoreUnavailable, RedisError) as error:
+                telemetry.REDIS.begin(each.name, error=type(error).__name__)
+                await asyncio.sleep(PAUSE)
+            except StoreError as error:
+                log.error("schedule_failed", task=each.name, error=type(error).__name__)
+                await asyncio.sleep(PAUSE)
                 await asyncio.sleep(PAUSE)
         if gone.is_set():
             os.kill(os.getpid(), signal.SIGTERM)

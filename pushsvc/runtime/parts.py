@@ -76,8 +76,9 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
         async def metrics() -> bytes:
             try:
                 await refresh()
+                telemetry.REDIS.end("gauges")
             except StoreUnavailable as error:
-                telemetry.get_logger("telemetry").warning("gauges_wait_for_redis", error=str(error))
+                telemetry.REDIS.begin("gauges", error=str(error))
             return telemetry.exposition()
 
         config = intake.IntakeConfig(

@@ -1,7 +1,8 @@
 """Metrics and logs: the names of every metric, one exposition for them, and one configuration of structlog.
 
-`metrics.py` holds the metrics and their listener, `logs.py` structlog and the standard library's loggers,
-`redaction.py` the last line of defence against secrets in logs. Everything that others use stands here.
+`metrics.py` holds the metrics and their listener, `logs.py` structlog and the standard library's loggers, `states.py`
+the log of a state that lasts, `redaction.py` the last line of defence against secrets in logs. Everything that others
+use stands here.
 """
 
 from .logs import LEVELS, configure_logging, get_logger
@@ -36,6 +37,7 @@ from .metrics import (
     serve_metrics,
 )
 from .redaction import REDACTED, is_secret, redact, scrub_text
+from .states import REDIS, StateLog
 
 __all__ = [
     "REQUESTS",
@@ -73,4 +75,6 @@ __all__ = [
     "is_secret",
     "redact",
     "scrub_text",
+    "REDIS",
+    "StateLog",
 ]
