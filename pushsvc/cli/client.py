@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from ..errors import PushsvcError
 from ..model import JsonObject
+from ..tls import client_context
 from .state import State
 
 Url = Annotated[
@@ -158,7 +159,9 @@ class Client:
 async def open_client(at: Access) -> AsyncIterator[Client]:
     """A client with its session. A call may take a minute: `Prefer: wait` holds one open for up to 30 s."""
     headers = {"Authorization": f"Bearer {at.key}", "User-Agent": "pushsvc-cli"}
-    async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=60)) as session:
+    connector = aiohttp.TCPConnector(ssl=client_context() if at.url.startswith("https:") else True)
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as session:
         yield Client(session, at.url)
 
 

@@ -97,7 +97,11 @@ class Notification(PlainNotification, frozen=True, forbid_unknown_fields=True, o
     image: Annotated[str | None, Meta(description="The URL of a picture.")] = None
     sound: Annotated[str | None, Meta(examples=["default"])] = None
     badge: Annotated[
-        Annotated[int, Meta(ge=0, le=MAX_BADGE)] | None, Meta(description="The number on the app's icon; 0 clears it.")
+        Annotated[int, Meta(ge=0, le=MAX_BADGE)] | None,
+        Meta(
+            description="The number on the app's icon (Apple), where 0 removes it. On Android how many items a "
+            "notification stands for; there 0 says nothing, and a badge alone shows nothing."
+        ),
     ] = None
     link: Annotated[str | None, Meta(description="Where a tap leads.")] = None
     category: Annotated[str | None, Meta(description="The APNs category, the Android click action.")] = None

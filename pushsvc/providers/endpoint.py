@@ -6,6 +6,7 @@ import ssl
 from urllib.parse import urlsplit
 
 from ..errors import CredentialError
+from ..tls import client_context
 from .files import as_finding
 from .kind import Finding
 
@@ -40,10 +41,9 @@ def tls_context(ca_file: str) -> ssl.SSLContext:
     Raises `CredentialError`.
     """
     try:
-        context = ssl.create_default_context(cafile=ca_file or None)
+        context = client_context(ca_file)
     except OSError as error:
         raise CredentialError(ca_file, _reason(error), "`ca_file` must be a PEM file of CA certificates") from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # both vendors ask for 1.2 or later
     context.set_alpn_protocols(["h2"])
     return context
 

@@ -96,12 +96,14 @@ class Keys:
             names.append(x509.DNSName(host))
         names.extend(x509.IPAddress(address) for address in sorted(addresses, key=str))
         with tempfile.NamedTemporaryFile() as file:  # the ssl module reads certificates from files only
-            file.write(
-                self._issue("pushsvc simulator", ExtendedKeyUsageOID.SERVER_AUTH, x509.SubjectAlternativeName(names))
-            )
+            file.write(self.server_certificate("pushsvc simulator", x509.SubjectAlternativeName(names)))
             file.flush()
             context.load_cert_chain(file.name)
         return context
+
+    def server_certificate(self, common_name: str, names: x509.SubjectAlternativeName | None) -> bytes:
+        """PEM of a server's certificate and its key."""
+        return self._issue(common_name, ExtendedKeyUsageOID.SERVER_AUTH, names)
 
     def client_certificate(self, topic: str) -> bytes:
         """PEM of a client certificate for APNs and its key; its subject's UID is the topic, as in Apple's."""

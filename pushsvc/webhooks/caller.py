@@ -22,6 +22,7 @@ from .. import __version__
 from ..errors import ConfigError
 from ..retry_after import retry_after
 from ..signing import sign
+from ..tls import client_context
 from .address import is_public
 from .config import WebhookConfig
 from .verdict import Answer
@@ -115,7 +116,7 @@ async def open_caller(
 def tls_context(config: WebhookConfig, app: str) -> ssl.SSLContext:
     """What a receiver's certificate is judged by."""
     try:
-        return ssl.create_default_context(cafile=config.ca_file or None)
+        return client_context(config.ca_file)
     except OSError as error:  # ssl.SSLError is one
         why = error.strerror if not isinstance(error, ssl.SSLError) else "not certificates in PEM form"
         raise ConfigError(f"apps.{app}.webhook.ca_file", f"{config.ca_file}: {why}", "correct `ca_file`") from None

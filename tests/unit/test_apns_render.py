@@ -228,6 +228,32 @@ def test_own_headers_win() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("headers", "push_type", "path"),
+    [
+        ({"apns-push-type": "nowplaying", "apns-topic": "com.example.shop.push-type.nowplaying"}, None, None),
+        ({"apns-push-type": "nowplaying"}, None, "overrides.apns.headers.apns-push-type"),
+        ({"apns-topic": "com.example.shop.push-type.nowplaying"}, "nowplaying", "push_type"),
+        ({"apns-push-type": "mdm"}, None, "overrides.apns.headers.apns-push-type"),
+        ({}, "mdm", "push_type"),
+        ({"apns-topic": "com.apple.mgmt.External.1"}, "mdm", None),
+    ],
+)
+def test_a_push_type_without_a_topic_of_ours_brings_its_own(
+    headers: dict[str, str], push_type: str | None, path: str | None
+) -> None:
+    """Apple adds types: one that is not in our list passes as it is. The topic of `mdm` no suffix can make."""
+    own = {"headers": headers, "payload": {"mdm": "magic"}}
+    given = content(push_type=push_type, overrides={"apns": own})
+    if path is None:
+        sent = render(given).headers
+        assert sent.items() >= headers.items()
+        assert sent["apns-push-type"] == headers.get("apns-push-type", push_type)
+        assert "apns-collapse-id" not in sent
+    else:
+        assert list(faults(given)) == [path]
+
+
 def test_null_is_the_same_as_leaving_it_out() -> None:
     plain = render(content(notification={"title": "Hi"}))
 
@@ -259,7 +285,8 @@ def test_a_live_activity_is_started() -> None:
         b'"attributes-type":"AdventureAttributes","attributes":{"hero":{"name":"Power Panda","level":3.0}},'
         b'"input-push-channel":"dA==","stale-date":1800000000,"alert":{"title":{"loc-key":"K"}}}}'
     )
-    assert message.headers == {"apns-push-type": "liveactivity", "apns-priority": "10"}
+    # A repeat after a time-out must not start a second one.
+    assert message.headers == {"apns-push-type": "liveactivity", "apns-priority": "10", "apns-collapse-id": PUSH_ID}
 
 
 def test_the_alert_of_a_live_activity_may_be_the_notification() -> None:
@@ -278,6 +305,7 @@ def test_the_alert_of_a_live_activity_may_be_the_notification() -> None:
         "apns-push-type": "liveactivity",
         "apns-priority": "5",
         "apns-expiration": "1700000060",
+        "apns-collapse-id": PUSH_ID,
     }
 
 

@@ -190,6 +190,12 @@ def _transport_error(cause: object) -> Exception:
             True,
             "127.0.0.1:9 refuses the service account: invalid_grant: Invalid JWT Signature.",
         ),
+        (
+            _Answer(400, b'{"error":"invalid_grant"}'),
+            "invalid_grant",
+            True,
+            "127.0.0.1:9 refuses the service account: invalid_grant",
+        ),
         (_Answer(403, b"<html>" + b"x" * 5000), "token_refused", True, "refuses the service account: <html>xxx"),
         (_Answer(200, b"{}"), "token_refused", True, "No access token"),
         (_transport_error("long text"), "token_endpoint_unreachable", False, "cannot be reached"),
@@ -200,7 +206,7 @@ def _transport_error(cause: object) -> Exception:
             "127.0.0.1:9 cannot be reached: ConnectionRefusedError",
         ),
     ],
-    ids=["invalid_grant", "html", "no token", "transport", "refused connection"],
+    ids=["invalid_grant", "no description", "html", "no token", "transport", "refused connection"],
 )
 def test_a_token_that_is_not_given_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any, reason: str, final: bool, says: str

@@ -115,7 +115,7 @@ def _sdk(given: Content) -> dict[str, Any]:
                 tag=tag,
                 channel_id=shown.channel,
                 click_action=shown.category,
-                notification_count=shown.badge,
+                notification_count=shown.badge or None,
             ),
         ),
         apns=messaging.APNSConfig(
@@ -310,8 +310,61 @@ def test_data_beside_an_own_notification_is_not_made_a_background_push(own: dict
     message = rendered(content(data={"a": "1"}, overrides={"fcm": own}))
 
     assert "apns-push-type" not in message["apns"]["headers"]
-    assert message["android"]["priority"] == "HIGH"
-    assert message["android"]["notification"]["tag"] == PUSH_ID
+    if "apns" in own:  # to Android these are data, and nothing but data
+        assert message["android"] == {"priority": "NORMAL"}
+    else:
+        assert message["android"]["priority"] == "HIGH"
+        assert message["android"]["notification"]["tag"] == PUSH_ID
+
+
+@pytest.mark.parametrize(
+    ("notification", "aps"),
+    [
+        ({"badge": 3}, {"badge": 3}),
+        ({"badge": 0}, {"badge": 0}),
+        ({"sound": "default"}, {"sound": "default"}),
+        ({"badge": 1, "channel": "orders", "category": "ORDER"}, {"badge": 1, "category": "ORDER"}),
+    ],
+    ids=["badge", "no badge", "sound", "badge and channel"],
+)
+def test_what_has_no_text_displays_nothing_on_android(notification: dict[str, Any], aps: dict[str, Any]) -> None:
+    """https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages#androidnotification"""
+    message = rendered(content(notification=notification))
+
+    assert message["android"] == {"priority": "NORMAL"}
+    assert message["apns"]["payload"]["aps"] == aps
+    assert "apns-priority" not in message["apns"]["headers"]
+
+
+@pytest.mark.parametrize(("badge", "count"), [(0, None), (1, 1)])
+def test_a_count_of_zero_is_no_count(badge: int, count: int | None) -> None:
+    """ "If zero or unspecified, .. increment": there is no way to clear it."""
+    message = rendered(content(notification={"title": "Hi", "badge": badge}))
+
+    assert message["apns"]["payload"]["aps"]["badge"] == badge
+    assert message["android"]["notification"].get("notification_count") == count
+
+
+@pytest.mark.parametrize(
+    ("own", "path"),
+    [
+        ({"data": {"a": None}}, "data.a"),
+        ({"android": {"data": {"a": None}}}, "android.data.a"),
+        ({"webpush": {"data": {"a": None}}}, "webpush.data.a"),
+        ({"webpush": {"headers": {"TTL": None}}, "data": {"a": "1"}}, "webpush.headers.TTL"),
+        ({"apns": {"headers": {"apns-priority": None}}, "data": {"a": "1"}}, "apns.headers.apns-priority"),
+    ],
+)
+def test_a_null_among_strings_is_refused_where_nothing_is_rendered(own: dict[str, Any], path: str) -> None:
+    with pytest.raises(RenderError) as refused:
+        render(content(overrides={"fcm": own}))
+    assert [fault.path for fault in refused.value.faults] == [f"overrides.fcm.{path}"]
+
+
+def test_a_null_takes_away_what_is_rendered() -> None:
+    message = rendered(content(data={"a": "1", "b": "2"}, overrides={"fcm": {"data": {"a": None}}}))
+
+    assert message["data"] == {"b": "2"}
 
 
 # --- Live Activities ----------------------------------------------------------------------------
@@ -335,7 +388,7 @@ def test_firebases_live_activity_is_rendered() -> None:
     assert rendered(given) == {
         "apns": {
             "live_activity_token": "LIVE_ACTIVITY_PUSH_TO_START_TOKEN",
-            "headers": {"apns-priority": "10"},
+            "headers": {"apns-priority": "10", "apns-collapse-id": PUSH_ID},
             "payload": {
                 "aps": {
                     "timestamp": 1700000000,

@@ -134,6 +134,9 @@ def classify(answer: Answer, message: Message, now: float) -> Outcome:
             return TokenSuspect(status=status, reason=reason)
         case "identity":
             return Misconfigured(status=status, reason=reason)
+        case "dead" if "apns-topic" in message.headers:
+            # "No longer valid for the topic": for the push's own topic, that is, not for the app's.
+            return BadNotification(status=status, reason=reason)
         case "dead":
             return TokenDead(status=status, reason=reason, since=_milliseconds(error.timestamp))
         case "switched off":

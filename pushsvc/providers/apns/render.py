@@ -44,6 +44,7 @@ from .vocabulary import (
     COLLAPSE_LIMIT,
     HIGH,
     LIVEACTIVITY,
+    MDM,
     NORMAL,
     PLATFORM,
     PRIORITIES,
@@ -109,13 +110,14 @@ class ApnsRenderer:
                 faults.append(Fault(_PAYLOAD, "is missing: there is nothing to send to APNs devices"))
             raise RenderError(faults)
         push_type = _push_type(content, headers, payload, faults)
-        result = _headers(content, push_type, push_id, start, faults)
+        event = _event_of(payload)
+        result = _headers(content, push_type, event, push_id, start, faults)
         result.update(headers)
         _judge(result, push_type, faults)
         if broadcast:
             _judge_broadcast(content, headers, faults)
             result.setdefault("apns-expiration", "0")
-        judge(kinds, push_type, _event_of(payload), faults, neutral=content.live_activity is not None)
+        judge(kinds, push_type, event, faults, neutral=content.live_activity is not None)
         if faults:
             raise RenderError(faults)
         limit = payload_limit(push_type, broadcast=broadcast)
@@ -264,8 +266,14 @@ def _push_type(content: Content, headers: dict[str, str], payload: dict[str, Any
     if push_type is None:
         return _infer(payload)
     if push_type not in TOPIC_SUFFIX:
-        faults.append(Fault(path, f"is not one of {', '.join(sorted(TOPIC_SUFFIX))}"))
+        if path != "push_type" and "apns-topic" in headers:
+            return push_type  # Apple adds types; with the topic beside it nothing of it need be known here
+        more = f"; another needs to be given as `{_HEADERS}.apns-push-type`, with its `apns-topic` beside it"
+        faults.append(Fault(path, f"is not one of {', '.join(sorted(TOPIC_SUFFIX))}{more}"))
         return ALERT
+    if push_type == MDM and "apns-topic" not in headers:
+        text = f"`{MDM}` needs `{_HEADERS}.apns-topic`: the UID of the MDM certificate's subject"
+        faults.append(Fault(path, text))
     if path == "push_type" and content.silent and push_type != BACKGROUND:
         faults.append(Fault(path, "a silent push is of type `background`"))
     if push_type == BACKGROUND:
@@ -292,7 +300,9 @@ def _event_of(payload: dict[str, Any]) -> object:
     return aps.get("event") if isinstance(aps, dict) else None
 
 
-def _headers(content: Content, push_type: str, push_id: str, start: int, faults: list[Fault]) -> dict[str, str]:
+def _headers(
+    content: Content, push_type: str, event: object, push_id: str, start: int, faults: list[Fault]
+) -> dict[str, str]:
     """The headers by the neutral fields. `start` is in Unix seconds."""
     normal = content.priority == "normal" or push_type == BACKGROUND
     headers = {"apns-push-type": push_type, "apns-priority": NORMAL if normal else HIGH}
@@ -300,8 +310,10 @@ def _headers(content: Content, push_type: str, push_id: str, start: int, faults:
         headers["apns-expiration"] = str(start + content.ttl) if content.ttl else "0"
     collapse = content.collapse
     if collapse is None:
-        # One id for the push, so that a repeat after a crash replaces the first instead of standing beside it.
-        if push_type == ALERT and len(push_id) <= COLLAPSE_LIMIT:
+        # One id for the push, so that a repeat after a crash replaces the first instead of standing beside it. An
+        # update or end of a Live Activity is the same twice; a second start would be a second activity.
+        once = push_type == ALERT or (push_type == LIVEACTIVITY and event == "start")
+        if once and len(push_id) <= COLLAPSE_LIMIT:
             headers["apns-collapse-id"] = push_id
     elif len(collapse) > COLLAPSE_LIMIT or _PRINTABLE(collapse) is None:
         faults.append(Fault("collapse", f"for APNs it is at most {COLLAPSE_LIMIT} bytes of printable ASCII"))

@@ -18,6 +18,7 @@ ALERT: Final = PushType.ALERT.value
 BACKGROUND: Final = PushType.BACKGROUND.value
 VOIP: Final = PushType.VOIP.value
 LIVEACTIVITY: Final = PushType.LIVEACTIVITY.value
+MDM: Final = PushType.MDM.value
 
 TOPIC_SUFFIX: Final[dict[str, str]] = {
     ALERT: "",
@@ -25,7 +26,7 @@ TOPIC_SUFFIX: Final[dict[str, str]] = {
     VOIP: ".voip",
     PushType.COMPLICATION.value: ".complication",
     PushType.FILEPROVIDER.value: ".pushkit.fileprovider",
-    PushType.MDM.value: "",  # its topic is the UID of the MDM certificate's subject, which no suffix makes
+    MDM: "",  # its topic is the UID of the MDM certificate's subject, which no suffix makes
     LIVEACTIVITY: ".push-type.liveactivity",
     "controls": ".push-type.controls",
     "location": ".location-query",

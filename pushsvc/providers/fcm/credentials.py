@@ -96,7 +96,8 @@ def _fetch(google: Any, token_uri: str, ca_file: str, timeout: float) -> tuple[s
         # Given with each request: what the session says, an environment variable would override.
         google.refresh(functools.partial(request, timeout=timeout, **({"verify": ca_file} if ca_file else {})))
     except RefreshError as error:
-        text = " ".join(str(error.args[0] if error.args else "").split())[:200]
+        # google-auth puts `None` where the answer has no description.
+        text = " ".join(str(error.args[0] if error.args else "").split())[:200].removesuffix(": None")
         final = not error.retryable
         said = f"the token endpoint {host} " + ("refuses the service account" if final else "is in trouble")
         raise TokenRefusedError(f"{said}: {text}", reason=_word(text), final=final) from None

@@ -7,7 +7,8 @@ every call.
 
     notification.title, body, image    message.notification       .channel    android.notification.channel_id
     .subtitle    Apple devices only: apns aps.alert               .sound      android.notification.sound, aps.sound
-    .badge       android.notification.notification_count, aps.badge           .thread     aps.thread-id
+    .badge       aps.badge; of a push that shows something, and above 0, android.notification.notification_count
+    .thread      aps.thread-id
     .category    android.notification.click_action, aps.category (Firebase's own pairing)
     .link        data.link (unless `data` has one) and, if https, webpush.fcm_options.link
     collapse     android.collapse_key, android.notification.tag, apns-collapse-id
@@ -17,9 +18,9 @@ A Live Activity is reached by its own token beside the registration token, in `o
 one push for each (https://firebase.google.com/docs/cloud-messaging/customize-messages/live-activity).
 
 Without `collapse`, tag and apns-collapse-id of what is seen are the push's id, so that a repeat after a crash replaces
-the first instead of standing beside it. `overrides.fcm` is merged over all this (RFC 7396), in either spelling of the
-field names. A push that has nothing but `overrides.fcm` travels byte for byte; the neutral `ttl`, `priority` and
-`collapse` beside it are merged in where given.
+the first instead of standing beside it; the start of a Live Activity has that id too, lest a repeat starts another.
+`overrides.fcm` is merged over all this (RFC 7396), in either spelling of the field names. A push that has nothing but
+`overrides.fcm` travels byte for byte; the neutral `ttl`, `priority` and `collapse` beside it are merged in where given.
 
 Sources: https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages and
 https://firebase.google.com/docs/cloud-messaging/customize-messages/cross-platform
@@ -97,15 +98,16 @@ class FcmRenderer:
         raw = content.overrides.get(PLATFORM)
         own = {} if raw is None else _own(raw, faults)
         if content.live_activity is not None:
-            message = _activity(content, starts_at // 1000, own, faults)
+            message = _activity(content, push_id, starts_at // 1000, own, faults)
         else:
-            message = _message(content, push_id, starts_at // 1000, _shows(own), faults)
+            message = _message(content, push_id, starts_at // 1000, own, faults)
         if own and message:
             if "androidV2" in own or "android_v2" in own:
                 message.pop("android", None)  # FCM takes one of the two
             message = merge_patch(message, _respelt(own))
             body = encode(message)
         elif raw is not None and own:
+            _check_maps(own, "overrides.fcm", faults)
             message, body = own, bytes(raw).strip()
         else:
             body = encode(message)
@@ -126,10 +128,9 @@ class FcmRenderer:
 # --- ours ---------------------------------------------------------------------------------------
 
 
-def _message(
-    content: Content, push_id: str, start: int, shown_by_override: bool, faults: list[Fault]
-) -> dict[str, Any]:
-    """The message that the neutral fields make; empty when there are none. `start` is in Unix seconds."""
+def _message(content: Content, push_id: str, start: int, own: dict[str, Any], faults: list[Fault]) -> dict[str, Any]:
+    """The message that the neutral fields make; empty when there are none. `start` is in Unix seconds, `own` what the
+    caller gave: it may show what the neutral fields do not."""
     notification, data = content.notification, content.data
     common: dict[str, Any] = {}
     android: dict[str, Any] = {}
@@ -146,14 +147,19 @@ def _message(
             data = {"link": notification.link, **(data or {})}
             if notification.link.startswith("https://"):
                 webpush["fcm_options"] = {"link": notification.link}
-    seen = bool(common) or any(key in aps for key in _SEEN)
+    # A badge or a sound alone is something to an Apple device; on Android it would be a message without a text.
+    displayed = bool(common)
+    seen = displayed or any(key in aps for key in _SEEN)
     collapse = content.collapse
     if content.silent and seen:
         faults.append(Fault("silent", "a silent push shows nothing: leave out `silent`, or what is seen"))
-    if shown_by_override and (notification is not None or data or content.silent):
-        seen = True
-    if seen:
+    if notification is not None or data or content.silent:
+        displayed = displayed or _displays(own)
+        seen = seen or displayed or _alerts(own)
+    if displayed:
         tray["tag"] = push_id if collapse is None else collapse
+    elif seen:
+        tray.clear()
     elif content.silent or data or tray or aps:
         # A category or a channel without anything to see is not a notification: the app is woken.
         tray.clear()
@@ -163,9 +169,11 @@ def _message(
     if collapse is not None:
         android["collapse_key"] = collapse
     if seen or aps or content.priority is not None:
-        normal = content.priority == "normal" or (content.priority is None and not seen)
-        android["priority"] = "NORMAL" if normal else "HIGH"
-        if normal or "apns-push-type" in headers:
+        android["priority"] = (
+            "HIGH" if content.priority == "high" or (content.priority is None and displayed) else "NORMAL"
+        )
+        quiet = content.priority == "normal" or (content.priority is None and not seen)
+        if quiet or "apns-push-type" in headers:
             headers["apns-priority"] = "5"  # also what Apple asks of every background push
     if content.ttl is not None:
         ttl = min(content.ttl, LONGEST_TTL)
@@ -195,7 +203,11 @@ def _show(notification: Notification, common: dict[str, Any], tray: dict[str, An
     if notification.sound is not None:
         tray["sound"] = aps["sound"] = notification.sound
     if notification.badge is not None:
-        tray["notification_count"] = aps["badge"] = notification.badge
+        aps["badge"] = notification.badge
+        if notification.badge:
+            # "If zero or unspecified, systems that support badging use the default, which is to increment a number
+            # displayed on the long-press menu": there is no way to clear it.
+            tray["notification_count"] = notification.badge
     if notification.channel is not None:
         tray["channel_id"] = notification.channel
     if notification.category is not None:
@@ -237,7 +249,7 @@ def _assemble(
     return message
 
 
-def _activity(content: Content, start: int, own: dict[str, Any], faults: list[Fault]) -> dict[str, Any]:
+def _activity(content: Content, push_id: str, start: int, own: dict[str, Any], faults: list[Fault]) -> dict[str, Any]:
     """The message of a Live Activity, whose token the caller gives in `own`. `start` is in Unix seconds."""
     assert content.live_activity is not None
     apns = _within(_respelt(own), "apns")
@@ -251,8 +263,11 @@ def _activity(content: Content, start: int, own: dict[str, Any], faults: list[Fa
     headers = {"apns-priority": "5" if content.priority == "normal" else "10"}
     if content.ttl is not None:
         headers["apns-expiration"] = str(start + content.ttl) if content.ttl else "0"
-    if content.collapse is not None and _COLLAPSE_ID(content.collapse) is not None:
-        headers["apns-collapse-id"] = content.collapse
+    collapse = content.collapse
+    if collapse is None and content.live_activity.event == "start":
+        collapse = push_id  # a repeat must not start a second one
+    if collapse is not None and _COLLAPSE_ID(collapse) is not None:
+        headers["apns-collapse-id"] = collapse
     aps = aps_of(content.live_activity, content.notification, start)
     if content.data:
         _check_data(content.data, "data", faults)
@@ -290,11 +305,15 @@ def _own(raw: Raw, faults: list[Fault]) -> dict[str, Any]:
     return own
 
 
-def _shows(own: dict[str, Any]) -> bool:
-    """Whether the caller's own fields make a notification that is seen."""
+def _displays(own: dict[str, Any]) -> bool:
+    """Whether the caller's own fields make a notification that is displayed, on Android too."""
+    return bool(own.get("notification") or _within(own, "android").get("notification"))
+
+
+def _alerts(own: dict[str, Any]) -> bool:
+    """Whether the caller's own fields are noticed on an Apple device."""
     aps = _within(own, "apns", "payload", "aps")
-    shown = own.get("notification") or _within(own, "android").get("notification")
-    return bool(shown) or any(key in aps for key in _SEEN)
+    return any(key in aps for key in _SEEN)
 
 
 def _within(value: Any, *names: str) -> dict[str, Any]:
@@ -311,6 +330,23 @@ def _check_data(data: object, path: str, faults: list[Fault]) -> None:
             faults.append(Fault(f"{path}.{key}", "is a name that FCM keeps for itself"))
         elif not isinstance(value, str) and value is not None:
             faults.append(Fault(f"{path}.{key}", "must be a string: FCM carries no other values"))
+
+
+_MAPS: Final = (
+    *(("data",), ("android", "data"), ("androidV2", "data"), ("android_v2", "data")),
+    *(("webpush", "data"), ("webpush", "headers"), ("apns", "headers")),
+)
+"""The fields whose values are strings by a name of the caller's."""
+
+
+def _check_maps(own: dict[str, Any], path: str, faults: list[Fault]) -> None:
+    """What is not merged over anything travels as it is, and FCM refuses a null in a map of strings."""
+    for names in _MAPS:
+        faults.extend(
+            Fault(".".join((path, *names, key)), "must be a string; null only takes away what pushsvc renders")
+            for key, value in _within(own, *names).items()
+            if value is None
+        )
 
 
 def _respelt(own: dict[str, Any]) -> dict[str, Any]:
