@@ -76,7 +76,7 @@ def test_deliveries(server: Server | None, total: int, mixture: str) -> None:
     ends: list[End] = []
     for index in range(total):
         if mixture == "in turns":
-            ends.append(("failed", "invalid")[index % 2])  # type: ignore[arg-type]  # both are ends
+            ends.append(("failed", "invalid")[index % 2])
         elif mixture == "at random":
             ends.append(chance.choice((*ENDS, "sent", "sent")))
         else:
@@ -93,7 +93,7 @@ def test_deliveries(server: Server | None, total: int, mixture: str) -> None:
                 assert page is not None
                 return [row.reason for row in page[0] if row.outcome != "sent"], page[1]
 
-            for limit in LIMITS:
+            for limit in LIMITS[0 if total < 100 else 4 :]:
                 assert await all_pages(limit, ask) == want, (outcome, limit)
 
     play(server, story)
@@ -189,13 +189,12 @@ def test_devices_and_topics(server: Server | None) -> None:
         sizes = dict.fromkeys(topics, 0)
         for name in left:
             sizes[topics[names.index(name) % len(topics)]] += 1
-        want = sorted(
-            ((topic, size) for topic, size in {**sizes, "all": 160}.items() if size), key=lambda x: x[0].encode()
-        )
+        sizes["all"] = len(left)
+        want = [f"{topic} {sizes[topic]}" for topic in sorted(sizes, key=str.encode) if sizes[topic]]
         for limit in LIMITS:
             assert await all_pages(limit, page) == left
             assert await all_pages(limit, members) == left
-            assert await all_pages(limit, list_topics) == [f"{topic} {size}" for topic, size in want]
+            assert await all_pages(limit, list_topics) == want
 
     play(server, story)
 
