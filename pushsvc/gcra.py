@@ -60,11 +60,18 @@ class Leased(Struct, frozen=True):
     level: Level
     granted: int
     wait: int
-    """Until the next permit, where none was granted."""
+    """Until `least` permits are there, where none was granted."""
 
 
-def lease(level: Level, now: int, wanted: int, *, interval: int, span: int, ramp: int) -> Leased:
-    """Up to `wanted` permits at once. `span` is how far the TAT may be ahead; `ramp` 0 gives the whole rate at once.
+def span_of(interval: int, rate: Rate, burst: float) -> int:
+    """How far a TAT may be ahead for `burst` seconds of the rate to come at once: whole permits, at least one."""
+    return interval * max(1, int(burst * rate.count / rate.seconds + 1e-9))
+
+
+def lease(level: Level, now: int, wanted: int, *, interval: int, span: int, ramp: int, least: int = 1) -> Leased:
+    """Up to `wanted` permits at once, or none where there are less than `least`; less than 0 gives permits back.
+
+    `span` is how far the TAT may be ahead; `ramp` 0 gives the whole rate at once.
 
     While ramping a permit costs `interval / share`. Time in which the bucket was used up raises the share, `ramp` of
     it from nothing to the whole; idle time lowers it likewise. So the share follows what is really sent.
@@ -78,5 +85,9 @@ def lease(level: Level, now: int, wanted: int, *, interval: int, span: int, ramp
     span = max(span, cost)
     tat = min(max(level.tat, now), now + span)
     granted = min(wanted, (now + span - tat) // cost)
-    wait = 0 if granted else tat + cost - span - now
+    wait = 0
+    if wanted < 0:
+        granted = wanted
+    elif granted < least:
+        granted, wait = 0, tat + least * cost - span - now
     return Leased(Level(tat + granted * cost, now, share), granted, wait)

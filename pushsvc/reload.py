@@ -62,8 +62,8 @@ async def versions(
 ) -> AsyncIterator[Settings]:
     """Each later version of the configuration until `stop`, SIGHUP or a changed file being the occasion.
 
-    Only `apps`, `feedback` and `queue.max_pending` can change under a running process; for the rest the log asks for a
-    restart.
+    Only `apps`, `feedback`, `queue.max_pending` and `queue.app_share` can change under a running process; for the rest
+    the log asks for a restart.
     """
     log = get_logger("reload")
     # The files may have changed between being read at the start and this first look, and a SIGHUP may have come before
@@ -98,7 +98,8 @@ async def versions(
 def _fixed(old: Settings, new: Settings) -> list[str]:
     """Sections that differ and are read at the start only."""
     names = [name for name in Settings.__struct_fields__ if name not in ("apps", "feedback", "file")]
-    new = structs.replace(new, queue=structs.replace(new.queue, max_pending=old.queue.max_pending))
+    queue = structs.replace(new.queue, max_pending=old.queue.max_pending, app_share=old.queue.app_share)
+    new = structs.replace(new, queue=queue)
     return [name for name in names if getattr(old, name) != getattr(new, name)]
 
 

@@ -86,8 +86,18 @@ class PushCalls:
         """`POST /v1/push`: 202 once Redis holds it; or 200 once it has ended, for a caller who waits for that."""
         caller = await self._gate.caller(request, _CALL["post_push"].scopes)
         app = caller.app
-        if self._limits is not None:
-            await self._limits.count(caller.key)
+        if self._limits is None:
+            return await self._post_push(request, app)
+        await self._limits.count(caller.key)
+        try:
+            return await self._post_push(request, app)
+        except ClientGone:
+            raise  # Perhaps after its push was accepted.
+        except (RequestError, StoreUnavailable):
+            await self._limits.give_back(caller.key)
+            raise
+
+    async def _post_push(self, request: web.Request, app: IntakeApp) -> web.Response:
         if request.query_string:
             read_query(request.query.items(), ())
         check_headers(request)
@@ -142,16 +152,35 @@ class PushCalls:
         body = await read_body(request, self._config)
         if key is not None and (kept := await self._pushes.recall(app.name, key)) is not None:
             return _ok(once.first_answer(kept, request.path, body), once.REPLAYED)
-        results: list[BatchItem] = []
-        pushes: list[tuple[int, Push]] = []
         asked = list(documents(body, lines=lines))
-        if self._limits is not None:
-            await self._limits.count(caller.key, len(asked))
+        if self._limits is None:
+            return await self._post_batch(request, app.name, body, asked, key, [])
+        await self._limits.count(caller.key, len(asked))
+        results: list[BatchItem] = []
+        accepted = 0
+        try:
+            answer = await self._post_batch(request, app.name, body, asked, key, results)
+            accepted = sum(result.status == 202 for result in results)
+            return answer
+        finally:
+            await self._limits.give_back(caller.key, len(asked) - accepted)
+
+    async def _post_batch(
+        self,
+        request: web.Request,
+        app: str,
+        body: bytes,
+        asked: Sequence[bytes],
+        key: bytes | None,
+        results: list[BatchItem],
+    ) -> web.Response:
+        """What became of each is put into `results`."""
+        pushes: list[tuple[int, Push]] = []
         for place, document in enumerate(asked):
             if place % _BREATH == _BREATH - 1:
                 await asyncio.sleep(0)
             try:
-                push = await self._lookup.at_once(self._prepare(app.name, document, key))
+                push = await self._lookup.at_once(self._prepare(app, document, key))
             except RequestError as error:
                 results.append(refused(error))
             else:
@@ -160,14 +189,14 @@ class PushCalls:
         if key is not None and pushes:
             # All or none: a refusal that is kept would be the answer to each repeat.
             if self._backlog is not None:
-                await self._backlog.admit(app.name, sum(push.total for _, push in pushes), path="$")
+                await self._backlog.admit(app, sum(push.total for _, push in pushes), path="$")
             record = once.record(request.path, body, answers.encode(BatchResults(results)))
             kept = await self._pushes.accept_once([push for _, push in pushes], key=key, record=record)
             if kept is not None:
                 return _ok(once.first_answer(kept, request.path, body), once.REPLAYED)
-            self._accepted[app.name].inc(sum(push.total for _, push in pushes))
+            self._accepted[app].inc(sum(push.total for _, push in pushes))
         else:
-            await self._accept_each(app.name, await self._that_fit(app.name, pushes, results), results)
+            await self._accept_each(app, await self._that_fit(app, pushes, results), results)
         return _ok(answers.encode(BatchResults(results)))
 
     async def _that_fit(

@@ -131,14 +131,15 @@ async def expand(context: Context, app: str, push_id: str) -> dict[str, Any]:
             routes=route_table(settings, app),
             lease=int(settings.jobs.takeover * 1000),
             go_on=lambda: not turn.over,
-            has_room=_room(store, settings),
+            has_room=_room(store, settings, app),
         )
     get_logger("jobs").info("push_expanded", app=app, push=push_id, made=run.made, end=run.end)
     return {"made": run.made, "end": run.end}
 
 
-def _room(store: Store, settings: Settings) -> Callable[[int], Awaitable[bool]]:
-    """Whether fewer deliveries than `queue.max_pending` wait, of all apps together, after so many were made here.
+def _room(store: Store, settings: Settings, app: str) -> Callable[[int], Awaitable[bool]]:
+    """Whether fewer deliveries than `queue.max_pending` wait, of all apps together, and of this one fewer than its
+    share, after so many were made here.
 
     One process passes the bound by a step at most; several by what the others make between two looks.
     """
@@ -148,7 +149,8 @@ def _room(store: Store, settings: Settings) -> Callable[[int], Awaitable[bool]]:
         nonlocal until, full_at
         if made >= full_at or time.monotonic() >= until:
             await store.pushes.recount(settings.apps)
-            full_at = made + settings.queue.max_pending - store.pushes.pending
+            room = settings.queue.max_pending - store.pushes.pending
+            full_at = made + min(room, settings.queue_shares()[app] - store.pushes.pending_of(app))
             until = time.monotonic() + LOOK
         return made < full_at
 

@@ -129,6 +129,10 @@ class PushStore(Protocol):
         """Deliveries of all apps that have not ended, as far as is heard of them, and those that are being written."""
         ...
 
+    def pending_of(self, app: str) -> int:
+        """Those of `pending` that are the app's."""
+        ...
+
     async def recount(self, apps: Iterable[str]) -> int:
         """`pending`, after a look at everything that waits for these apps; of others nothing is counted any more."""
         ...
@@ -342,7 +346,7 @@ class Bucket(Struct, frozen=True):
 
 
 class Lease(Struct, frozen=True):
-    """What a bucket gave: permits to use soon, or, where there is none, how long to wait for the next."""
+    """What a bucket gave: permits to use soon, or, where there are too few, how long to wait for enough."""
 
     granted: int
     wait_ms: int = 0
@@ -361,6 +365,7 @@ class Limiter(Protocol):
         """
         ...
 
-    async def lease(self, bucket: Bucket, wanted: int) -> Lease:
-        """Up to `wanted` permits of a bucket, counted whether they are used or not."""
+    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1) -> Lease:
+        """Up to `wanted` permits of a bucket, counted whether they are used or not; none where it has fewer than
+        `least`. `wanted` less than 0 gives so many back that were leased and not used."""
         ...

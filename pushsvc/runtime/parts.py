@@ -92,7 +92,9 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             max_connections=settings.server.max_connections,
         )
 
-        backlog = intake.Backlog(store.pushes, settings.queue.max_pending, settings.apps, monotonic=time.monotonic)
+        backlog = intake.Backlog(
+            store.pushes, settings.queue.max_pending, settings.queue_shares(), monotonic=time.monotonic
+        )
         waits = intake.Waits(store.pushes, most=config.max_waiting)
 
         def build(settings: Settings) -> web.Application:
@@ -120,7 +122,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
 
         async def change(newer: Settings) -> None:
             current.settings = newer
-            backlog.hold(newer.queue.max_pending, newer.apps)
+            backlog.hold(newer.queue.max_pending, newer.queue_shares())
             intake.reload_app(app, build(newer))
 
         quiet_gc()

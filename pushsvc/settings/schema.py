@@ -157,6 +157,8 @@ class QueueSettings(Struct, frozen=True, kw_only=True):
     """`[queue]`: what the store holds at most, and for how long."""
 
     max_pending: Count = 5_000_000
+    app_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    """Of `max_pending`: what one of several apps may take, where its own `limits.max_pending` says nothing else."""
     durability: Literal["memory", "fsync"] = "memory"
     """What a 202 promises: that Redis has the push, or that its disk has."""
     status_retention: Count = 7 * 86400
@@ -229,6 +231,8 @@ class LimitsSettings(Struct, frozen=True, kw_only=True):
     per_token: Rate | None = Rate(240, 60)
     per_app: Rate | None = None
     intake: Rate | None = None
+    max_pending: Annotated[int, Meta(ge=0)] = 0
+    """Deliveries that may wait; 0: the app's share of the queue."""
     on_exceed: Literal["delay", "drop"] = "delay"
 
 
@@ -315,6 +319,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     apps: dict[str, AppSettings] = field(default_factory=dict)
     file: Path | None = None
     """Where it was read from; not a key."""
+
+    def queue_shares(self) -> dict[str, int]:
+        """By app how many deliveries may wait. Whoever is alone has the whole queue."""
+        most = self.queue.max_pending
+        share = most if len(self.apps) == 1 else max(1, int(most * self.queue.app_share))
+        return {name: min(most, app.limits.max_pending or share) for name, app in self.apps.items()}
 
     def require_apps(self) -> None:
         """Raises `ConfigError` where there is nothing to serve."""

@@ -7,6 +7,7 @@ accept_once ─┴─ one group a shard ── one round trip, a script for the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -54,12 +55,14 @@ class Accepting:
         self._answered: dict[_Place, int] = {}
         self._sum = 0
         self._under_way = 0
+        self._of_app: Counter[str] = Counter()
 
     # --- writing ----------------------------------------------------------------------------------
 
     async def write(self, app: str, shard: int, part: Part, size: int) -> None:
         """Write the part, of about `size` bytes, with whatever else is on its way to the shard."""
         self._under_way += part.deliveries
+        self._of_app[app] += part.deliveries
         group = self._groups.get((app, shard))
         if group is None:
             group = self._groups[app, shard] = self._group(app, shard)
@@ -71,7 +74,9 @@ class Accepting:
                 await self._write(app, shard, parts)
             finally:
                 # With the answer, or without one: no longer ours to count.
-                self._under_way -= sum(part.deliveries for part in parts)
+                written = sum(part.deliveries for part in parts)
+                self._under_way -= written
+                self._of_app[app] -= written
 
         return GroupCommit(write, flights=FLIGHTS if self._config.fsync else 1)
 
@@ -114,8 +119,14 @@ class Accepting:
         """
         return self._sum + self._under_way
 
+    def pending_of(self, app: str) -> int:
+        """Those of `pending` that are the app's."""
+        return self._of_app[app]
+
     def _note(self, place: _Place, count: int) -> None:
-        self._sum += count - self._heard.get(place, 0)
+        change = count - self._heard.get(place, 0)
+        self._sum += change
+        self._of_app[place[0]] += change
         self._heard[place] = count
 
     def looking(self) -> Callable[[str, Sequence[int]], None]:

@@ -1,13 +1,14 @@
 -- Gives permits of one bucket that many processes share (GCRA, see gcra.py), by this server's clock.
 --
 -- KEYS  1 ps:T:bucket:<name> or ps:{account}:bucket:<name>
--- ARGV  1 permits wanted; 2 interval us; 3 span us that may come at once; 4 ramp us, or 0; 5 least share of the rate
--- Returns { granted, us until the next where none was }
+-- ARGV  1 permits wanted, less than 0: so many are given back; 2 interval us; 3 span us that may come at once;
+--       4 ramp us, or 0; 5 least share of the rate; 6 least permits that are of any use: fewer are not taken
+-- Returns { granted, us until the least are there where none was }
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local wanted, interval, span = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local ramp, least = tonumber(ARGV[4]), tonumber(ARGV[5])
+local ramp, least, useful = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local kept = redis.call('HMGET', KEYS[1], 'tat', 'at', 'share')
 local tat, at = tonumber(kept[1] or 0), tonumber(kept[2] or 0)
 
@@ -22,9 +23,11 @@ span = math.max(span, cost)
 tat = math.min(math.max(tat, now), now + span)
 local granted = math.min(wanted, math.floor((now + span - tat) / cost))
 local wait = 0
-if granted < 1 then
+if wanted < 0 then
+  granted = wanted
+elseif granted < useful then
   granted = 0
-  wait = tat + cost - span - now
+  wait = tat + useful * cost - span - now
 end
 redis.call(
   'HSET', KEYS[1],

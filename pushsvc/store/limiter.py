@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from ..gcra import FLOOR, US, interval_of
+from ..gcra import FLOOR, US, interval_of, span_of
 from ..model import Route
 from ..ports import Bucket, Lease
 from ..rates import Rate
@@ -75,12 +75,12 @@ class RedisLimiter:
             waits += [(start + place, wait) for place, wait in zip(flat[::2], flat[1::2], strict=True)]
         return waits
 
-    async def lease(self, bucket: Bucket, wanted: int) -> Lease:
+    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1) -> Lease:
         """See `ports.Limiter`."""
         interval = interval_of(bucket.rate)
         granted, wait = await self._link.script(
             "lease",
             [keys.bucket(bucket.owner, bucket.name)],
-            [wanted, interval, max(interval, int(bucket.burst * US)), int(bucket.ramp * US), FLOOR],
+            [wanted, interval, span_of(interval, bucket.rate, bucket.burst), int(bucket.ramp * US), FLOOR, least],
         )
         return Lease(granted, -(-wait // 1000))

@@ -38,6 +38,10 @@ class RedisPushes:
         """See `Accepting.pending`."""
         return self._accepting.pending
 
+    def pending_of(self, app: str) -> int:
+        """See `Accepting.pending_of`."""
+        return self._accepting.pending_of(app)
+
     def looking(self) -> Callable[[str, Sequence[int]], None]:
         """See `Accepting.looking`."""
         return self._accepting.looking()

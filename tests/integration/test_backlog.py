@@ -43,7 +43,7 @@ def play(server: Server, most: int, main: Story, processes: int = 1) -> None:
             for _ in range(processes):
                 store = await stack.enter_async_context(open_store(server.url, StoreConfig(shards=4)))
                 service = Service(store.pushes)  # type: ignore[arg-type]  # pushes are all that these calls ask for
-                service.backlog = Backlog(store.pushes, most, ["shop", "news"], monotonic=time.monotonic)
+                service.backlog = Backlog(store.pushes, most, {"shop": most, "news": most}, monotonic=time.monotonic)
                 await stack.enter_async_context(service.backlog.watching())
                 service.url = await stack.enter_async_context(serve(service.app(CONFIG), CONFIG))
                 services.append(service)
@@ -136,7 +136,7 @@ def test_of_a_batch_those_that_do_not_fit_have_429_in_their_place(server: Server
         large = {"to": {"tokens": tokens}, "notification": {"title": "x"}}
         vast = {**large, "to": {"tokens": [*tokens, *({"platform": "fcm", "token": f"t{n}"} for n in range(4))]}}
         answer = await post(service, [ALERT, large, vast, {"to": 7}, large, ALERT, ALERT, ALERT])
-        assert [each["status"] for each in answer.json["results"]] == [202, 202, 422, 422, 429, 202, 202, 429]
+        assert [each["status"] for each in answer.json["results"]] == [202, 202, 413, 422, 429, 202, 202, 429]
         assert "7" in str(answer.json["results"][2]["error"]["errors"])
         assert answer.json["results"][4]["error"]["type"] == "urn:pushsvc:problem:too-many-requests"
         assert await waiting(store) == 7
@@ -147,7 +147,7 @@ def test_of_a_batch_those_that_do_not_fit_have_429_in_their_place(server: Server
         assert (await until_taken(service, [large], **key)).status == 200
         again = await post(service, [large, {"to": 7}], **{"Idempotency-Key": "order 8"})
         assert (again.status, "retry-after" in again.headers) == (429, True)
-        assert (await post(service, [large, large], **{"Idempotency-Key": "order 9"})).status == 422
+        assert (await post(service, [large, large], **{"Idempotency-Key": "order 9"})).status == 413
         # A repeat sends nothing, so it is not refused.
         repeat = await post(service, [large], **key)
         assert (repeat.status, repeat.headers["idempotent-replay"]) == (200, "true")

@@ -117,6 +117,9 @@ class Store:
     def pending(self) -> int:
         return sum(push.total for push in self.pushes.values())
 
+    def pending_of(self, app: str) -> int:
+        return sum(push.total for push in self.pushes.values() if push.app == app)
+
     async def recount(self, apps: Iterable[str]) -> int:
         self._come()
         return self.pending

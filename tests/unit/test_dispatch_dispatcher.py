@@ -295,7 +295,7 @@ class Counting:
         self.asked.append((rate, len(tokens)))
         return [(place, self.wait_ms) for place in range(len(tokens))] if self.wait_ms else []
 
-    async def lease(self, bucket: Bucket, wanted: int) -> Lease:
+    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1) -> Lease:
         await asyncio.sleep(0.001)
         self.leases += 1
         return Lease(0, self.wait_ms) if self.wait_ms else Lease(wanted)

@@ -34,7 +34,7 @@ class FakeLimiter:
         self.asked.append((family, list(tokens)))
         return [(place, 1000) for place, token in enumerate(tokens) if token in self.over]
 
-    async def lease(self, bucket: Bucket, wanted: int) -> Lease:
+    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1) -> Lease:
         self._fail()
         self.leased.append((bucket.name, wanted))
         granted = min(wanted, self.permits)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pushsvc.errors import InvalidRequest, StoreUnavailable, TooManyRequests
+from pushsvc.errors import ContentTooLarge, StoreUnavailable, TooManyRequests
 from pushsvc.intake import Backlog
 from pushsvc.intake.backlog import EVERY, FRESH
 
@@ -28,6 +28,9 @@ class Waiting:
     def pending(self) -> int:
         return self.heard
 
+    def pending_of(self, app: str) -> int:
+        return self.heard if app == "shop" else 0
+
     async def recount(self, apps: Iterable[str]) -> int:
         await asyncio.sleep(0.01)
         if self.away:
@@ -37,8 +40,9 @@ class Waiting:
         return self.heard
 
 
-def backlog(store: Any, most: int = 100) -> Backlog:
-    return Backlog(store, most, ["shop", "news"], monotonic=asyncio.get_running_loop().time)
+def backlog(store: Any, most: int = 100, share: int = 0) -> Backlog:
+    shares = dict.fromkeys(["shop", "news"], share or most)
+    return Backlog(store, most, shares, monotonic=asyncio.get_running_loop().time)
 
 
 async def refused(own: Backlog, deliveries: int, *, beside: int = 0) -> bool:
@@ -97,14 +101,14 @@ def test_what_would_never_fit_is_no_matter_of_waiting() -> None:
     async def main() -> None:
         store = Waiting()
         own = backlog(store)
-        with pytest.raises(InvalidRequest) as caught:
+        with pytest.raises(ContentTooLarge) as caught:
             await own.admit("shop", 101)
         assert [(fault.path, fault.message) for fault in caught.value.faults] == [
-            ("to", "makes 101 deliveries; the queue may hold 100 in all: split it")
+            ("to", "makes 101 deliveries; the queue holds 100 of the app (queue.max_pending): split it")
         ]
-        own.hold(101, ["shop"])
+        own.hold(101, {"shop": 101})
         await own.admit("shop", 101)
-        own.hold(50, ["news"])
+        own.hold(50, {"news": 50})
         store.heard = store.waits = 1
         assert await refused(own, 50)
         assert store.looks == [("news",)]
@@ -131,5 +135,44 @@ def test_it_looks_by_itself_each_second_also_when_redis_was_away() -> None:
         await asyncio.sleep(EVERY * 3)
         assert len(store.looks) == 5
         assert len(asyncio.all_tasks()) == 1
+
+    run(main())
+
+
+def test_one_app_has_its_share_and_leaves_the_rest_to_the_others() -> None:
+    async def main() -> None:
+        store = Waiting()
+        own = backlog(store, most=100, share=60)
+        store.heard = store.waits = 60
+        with pytest.raises(TooManyRequests) as caught:
+            await own.admit("shop", 1)
+        assert caught.value.detail.startswith("60 deliveries of the app wait; of one app the queue holds 60 (")
+        await own.admit("news", 40)
+        assert own.full() == {"shop": caught.value.detail.rstrip(".")}
+        with pytest.raises(ContentTooLarge):
+            await own.admit("news", 61)
+        store.heard = store.waits = 100
+        with pytest.raises(TooManyRequests) as caught:
+            await own.admit("news", 1)
+        assert caught.value.detail == "100 deliveries wait; the queue holds 100 (queue.max_pending)."
+        assert "queue" in own.full()
+
+    run(main())
+
+
+@pytest.mark.parametrize(("a_second", "missing", "seconds"), [(10, 25, 3), (10, 1, 1), (1, 500, 60), (0, 1, 60)])
+def test_retry_after_follows_from_how_fast_the_queue_empties(a_second: int, missing: int, seconds: int) -> None:
+    async def main() -> None:
+        store = Waiting()
+        store.waits = 1000
+        own = backlog(store, most=2000)
+        async with own.watching():
+            for _ in range(20):
+                await asyncio.sleep(EVERY / 2)
+                store.waits -= a_second // 2 if a_second > 1 else a_second * (_ % 2)
+            own.hold(store.waits, {"shop": store.waits})
+            with pytest.raises(TooManyRequests) as caught:
+                await own.admit("shop", missing)
+            assert caught.value.retry_after == seconds
 
     run(main())

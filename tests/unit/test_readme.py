@@ -152,7 +152,7 @@ def test_every_key_of_the_configuration_with_its_default() -> None:
             continue
         (text,) = _code(cell)
         told = tomllib.loads(f"value = {text}")["value"]
-        if name.endswith(".intake") or (".limits." in name and not name.endswith("on_exceed")):
+        if name.endswith(".intake") or (".limits." in name and not name.endswith(("on_exceed", "max_pending"))):
             told = settings.parse_rate(told)
         assert told == _written(default), name
         assert type(told) is type(_written(default)), name

@@ -352,7 +352,8 @@ def test_the_example_documents_every_key_with_its_default() -> None:
     shop = example["apps"]["shop"]
     assert set(shop["keys"][0]) == {"name", "sha256", "scopes", "intake"}
     assert shop["keys"][0]["intake"] == "0"
-    assert shop["limits"] == {"per_token": "240/min", "per_app": "0", "intake": "0", "on_exceed": "delay"}
+    limits = {"per_token": "240/min", "per_app": "0", "intake": "0", "max_pending": 0, "on_exceed": "delay"}
+    assert shop["limits"] == limits
     assert WebhookSettings(**shop["webhook"]) == WebhookSettings()
     assert set(shop["webhook"]) == set(WebhookSettings.__struct_fields__)
     for platform, kind in ((kind.platform, kind) for kind in REGISTRY.values()):
