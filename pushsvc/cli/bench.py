@@ -23,6 +23,7 @@ from ..model import JsonObject
 from .client import Access, App, Client, Key, Url, access, open_client
 from .follow import ended
 from .output import Json, print_json, print_table
+from .running import run
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -70,7 +71,7 @@ def bench(
     """Load the running service against the simulator; print rates and latencies. Exit with 1 unless all was sent."""
     require_simulator(context.obj.settings())
     at = access(context.obj, url, key, app)
-    figures = asyncio.run(_run(at, deliveries, targets, callers, platform, lane))
+    figures = run(_run(at, deliveries, targets, callers, platform, lane))
     if json:
         print_json(figures)
         return

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
 
 from .client import Access, App, Key, Url, access, open_client
 from .output import Json, print_json
+from .running import run
 from .status import print_status
 
 
@@ -21,7 +21,7 @@ def cancel(
     json: Json = False,
 ) -> None:
     """Cancel what has not been sent of a push, and show where that leaves it."""
-    asyncio.run(_cancel(access(context.obj, url, key, app), push_id, json=json))
+    run(_cancel(access(context.obj, url, key, app), push_id, json=json))
 
 
 async def _cancel(at: Access, push_id: str, *, json: bool) -> None:

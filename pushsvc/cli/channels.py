@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Literal
 
 import typer
 
 from .client import Access, App, Key, Url, access, open_client
 from .output import Json, print_json, print_table
+from .running import run
 
 channels = typer.Typer(
     no_args_is_help=True,
@@ -36,7 +36,7 @@ def new(
     json: Json = False,
 ) -> None:
     """Make a channel and print its id."""
-    made = asyncio.run(_new(access(context.obj, url, key, app), storage))
+    made = run(_new(access(context.obj, url, key, app), storage))
     if json:
         print_json(made)
     else:
@@ -46,7 +46,7 @@ def new(
 @channels.command("list")
 def list_channels(context: typer.Context, url: Url = "", key: Key = "", app: App = "", json: Json = False) -> None:
     """List the ids of all channels of the app."""
-    ids = asyncio.run(_all(access(context.obj, url, key, app)))
+    ids = run(_all(access(context.obj, url, key, app)))
     if json:
         print_json({"channels": ids})
     else:
@@ -59,7 +59,7 @@ def show(
     context: typer.Context, channel_id: ChannelId, url: Url = "", key: Key = "", app: App = "", json: Json = False
 ) -> None:
     """Show a channel."""
-    found = asyncio.run(_show(access(context.obj, url, key, app), channel_id))
+    found = run(_show(access(context.obj, url, key, app), channel_id))
     if json:
         print_json(found)
     else:
@@ -71,7 +71,7 @@ def delete(
     context: typer.Context, channel_id: ChannelId, url: Url = "", key: Key = "", app: App = "", json: Json = False
 ) -> None:
     """Delete a channel, for good: its id is never given out again."""
-    asyncio.run(_delete(access(context.obj, url, key, app), channel_id))
+    run(_delete(access(context.obj, url, key, app), channel_id))
     if json:
         print_json({"id": channel_id, "deleted": True})
     else:

@@ -22,6 +22,7 @@ from msgspec import Struct, structs
 from ..errors import ConfigError, CredentialError, StoreError, StoreUnavailable
 from .files import FileFailed, temporary_folder
 from .output import Json, print_json, print_table
+from .running import run
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -87,9 +88,9 @@ def _rows(state: Any) -> Iterator[Row]:
         settings.require_apps()
     except ConfigError as error:
         yield Row(error.path, "warning", error.message, error.mend)
-    yield from asyncio.run(_store(settings))
+    yield from run(_store(settings))
     yield from _credentials(settings)
-    yield from asyncio.run(_webhooks(settings))
+    yield from run(_webhooks(settings))
 
 
 def _of_config_error(error: ConfigError) -> Iterator[Row]:

@@ -5,7 +5,6 @@ It works on the store from here, so it needs the configuration, no API key and n
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import time
@@ -18,6 +17,7 @@ import typer
 from ..errors import PushsvcError
 from .output import Json, print_json, print_table
 from .parts import until_signalled
+from .running import run
 
 if TYPE_CHECKING:
     from ..janitor import Cleaned, Progress
@@ -50,7 +50,7 @@ def cleanup(
     # Whoever answers somebody on this machine goes first.
     os.setpriority(os.PRIO_PROCESS, 0, max(10, os.getpriority(os.PRIO_PROCESS, 0)))
     began = time.monotonic()
-    cleaned = asyncio.run(_cleanup(settings, share, dry_run=dry_run, quiet=json))
+    cleaned = run(_cleanup(settings, share, dry_run=dry_run, quiet=json))
     seconds = time.monotonic() - began
     if isinstance(cleaned, str):
         if json:

@@ -5,7 +5,6 @@ The file appears when it is whole, and nobody else can read it: it holds the dev
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from .device_lines import Format, csv_of, header, ndjson_of
 from .failed import apps_of
 from .files import replacing
 from .parts import until_signalled
+from .running import run
 
 if TYPE_CHECKING:
     from ..ports.registry import Registry
@@ -49,7 +49,7 @@ def export_devices(
     apps_of(settings, app)
     wanted = format_of(file, form)
     began = time.monotonic()
-    count = asyncio.run(_export(settings, app, file, wanted, tombstones=tombstones))
+    count = run(_export(settings, app, file, wanted, tombstones=tombstones))
     if count is None:
         raise typer.Exit(130)
     seconds = time.monotonic() - began

@@ -8,7 +8,6 @@ and its bad lines go where `--rejects` says.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import sys
@@ -30,6 +29,7 @@ from .failed import apps_of
 from .files import FileFailed, is_regular, open_private, reading, write_whole
 from .output import Json, print_json
 from .parts import until_signalled
+from .running import run
 
 if TYPE_CHECKING:
     from ..devices import Device
@@ -95,7 +95,7 @@ def import_devices(
         raise typer.BadParameter("--resume: only a regular file can be resumed")
     bad = Path(rejects or (f"{file}.rejected" if plain else "devices.rejected"))
     began = time.monotonic()
-    at, done = asyncio.run(_import(settings, app, file, wanted, bad, plain=plain, resume=resume, quiet=json))
+    at, done = run(_import(settings, app, file, wanted, bad, plain=plain, resume=resume, quiet=json))
     seconds = time.monotonic() - began
     told = {
         "app": app,

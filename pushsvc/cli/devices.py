@@ -5,7 +5,6 @@ It works on the store, so it needs no API key.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -17,6 +16,7 @@ from .device_import import import_devices
 from .failed import apps_of
 from .output import Json, print_json, print_table
 from .restore import restore
+from .running import run
 from .times import time_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ INSTANTS = ("registered_at", "last_seen_at", "pruned_at", "struck_at")
 def show(context: typer.Context, device_id: Id, app: AppName = "", json: Json = False) -> None:
     """Show what is known of a device. Its token shows as the short hash that logs have."""
     settings = context.obj.settings()
-    found = asyncio.run(_find(settings, apps_of(settings, app), device_id))
+    found = run(_find(settings, apps_of(settings, app), device_id))
     if not found:
         raise NotFound(f"no app knows a device {device_id!r}" if not app else f"{app} knows no device {device_id!r}")
     if json:
@@ -63,7 +63,7 @@ def delete(
     """Delete a device and its place in every index. Deliveries that are queued for it still go."""
     settings = context.obj.settings()
     apps_of(settings, app)
-    if not asyncio.run(_delete(settings, app, device_id)):
+    if not run(_delete(settings, app, device_id)):
         raise NotFound(f"{app} knows no device {device_id!r}")
     if json:
         print_json({"app": app, "id": device_id, "deleted": True})

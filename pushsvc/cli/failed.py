@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,7 @@ from ..errors import ConfigError
 from ..ports import DeadFilter, DeadLetters, DeadRow
 from .instants import parse_instant
 from .output import Json, print_json, print_table
+from .running import run
 from .times import time_of
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def failed(
     """List dead letters: deliveries that failed for good. `pushsvc replay` sends them again."""
     which = chosen(push, platform, reason, since, until)
     settings = context.obj.settings()
-    asyncio.run(_failed(settings, apps_of(settings, app), which, limit, json=json))
+    run(_failed(settings, apps_of(settings, app), which, limit, json=json))
 
 
 def chosen(push: str, platform: str, reason: str, since: str, until: str) -> DeadFilter:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..model import JsonObject
 from .client import ApiProblem, ApiUnreachable, Client
-from .output import counts_line
+from .output import counts_line, going_on
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -43,7 +43,8 @@ async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonOb
     Raises `ApiProblem` when the server refuses, `ApiUnreachable` when it is away for longer than a restart takes.
     """
     pause, failures = FIRST_LOOK, 0
-    with _display(quiet) as show:
+    told = f"the push goes on; `pushsvc cancel {push_id}` cancels what has not been sent"
+    with going_on(lambda: told), _display(quiet) as show:
         while True:
             try:
                 status = await client.status(push_id)

@@ -5,7 +5,6 @@ The key's text is made here, printed once and forgotten; the store keeps its SHA
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import hashlib
 import secrets
@@ -20,6 +19,7 @@ from ..errors import ConfigError, NotFound, PushsvcError
 from ..model import SCOPES, ApiKey
 from ..rates import parse_rate
 from .output import Json, print_json, print_table
+from .running import run
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -73,7 +73,7 @@ def new(
         intake=rate,
     )
     _check_name(settings, key)
-    asyncio.run(_add(settings, key))
+    run(_add(settings, key))
     if json:
         print_json({"key": text, "sha256": key.sha256, **_row(key, "store")})
     else:
@@ -94,7 +94,7 @@ def list_keys(
         _require_app(settings, app)
     elif not settings.apps:
         settings.require_apps()
-    stored = asyncio.run(_all(settings))
+    stored = run(_all(settings))
     both = [(key, "configuration") for key in _configured(settings)] + [(key, "store") for key in stored]
     kept = sorted(
         ((key, where) for key, where in both if not app or key.app == app), key=lambda pair: (pair[0].app, pair[0].name)
@@ -116,7 +116,7 @@ def revoke(context: typer.Context, app: AppName, name: KeyName, json: Json = Fal
         raise ConfigError(
             f"apps.{app}.keys", f"the key {name!r} is in the configuration", "remove it there and restart the service"
         )
-    if not asyncio.run(_revoke(settings, app, name)):
+    if not run(_revoke(settings, app, name)):
         raise NotFound(f"{app} has no key {name!r} in the store; `pushsvc keys list` shows what there is")
     if json:
         print_json({"app": app, "name": name, "revoked": True})

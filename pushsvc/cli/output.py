@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import msgspec
@@ -41,6 +43,16 @@ def print_table(
 
     console = Console()
     console.print(table(titles, rows, console.width, prose=prose, marks=marks), soft_wrap=False)
+
+
+@contextmanager
+def going_on(told: Callable[[], str]) -> Iterator[None]:
+    """Around the watching of what others do: interrupted, say that it goes on, and how it is stopped."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        typer.echo(f"interrupted: {told()}", err=True)
+        raise
 
 
 def counts_line(counts: Mapping[str, int]) -> str:

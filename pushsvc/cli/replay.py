@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +16,8 @@ import typer
 
 from ..ports import DeadFilter, DeadLetters, ReplaySpec, ReplayStatus
 from .failed import AppName, Platform, PushId, Reason, Since, Until, apps_of, chosen
-from .output import Json, print_json
+from .output import Json, going_on, print_json
+from .running import run
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -52,9 +53,7 @@ def replay(
     if 0 < rate < 0.1:
         raise typer.BadParameter("--rate: at least 0.1")
     settings = context.obj.settings()
-    good = asyncio.run(
-        _replay(settings, apps_of(settings, app), which, limit, rate, dry_run=dry_run, detach=detach, json=json)
-    )
+    good = run(_replay(settings, apps_of(settings, app), which, limit, rate, dry_run=dry_run, detach=detach, json=json))
     if not good:
         raise typer.Exit(1)
 
@@ -87,13 +86,21 @@ async def _replay(
             if count
         ]
         if not detach:
-            asked = [await _follow(store.dead, each, quiet=json) for each in asked]
+            with going_on(lambda: _left(asked)):
+                for place, each in enumerate(asked):
+                    asked[place] = await _follow(store.dead, each, quiet=json)
     if json:
         print_json({"matched": matched, "apps": meant, "jobs": [msgspec.to_builtins(each) for each in asked]})
     elif detach:
         for each in asked:
             print(f"{each.job}  {each.spec.app}")
     return all(each.state != "failed" for each in asked)
+
+
+def _left(asked: Sequence[ReplayStatus]) -> str:
+    """What goes on when nobody watches any more."""
+    jobs = ", ".join(f"{each.job} of {each.spec.app}" for each in asked if each.state not in ("done", "failed"))
+    return f"`pushsvc jobs` goes on with the replay {jobs}"
 
 
 def share(matched: dict[str, int], limit: int) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from ..ports.registry import PrunedFilter
 from .failed import apps_of, require_platform
 from .instants import parse_instant
 from .output import Json, print_json
+from .running import run
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -50,7 +50,7 @@ def restore(
         until=parse_instant(until, option="--until"),
     )
     settings = context.obj.settings()
-    asyncio.run(_restore(settings, apps_of(settings, app), which, dry_run=dry_run, json=json))
+    run(_restore(settings, apps_of(settings, app), which, dry_run=dry_run, json=json))
 
 
 async def _restore(settings: Settings, apps: list[str], which: PrunedFilter, *, dry_run: bool, json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from .files import reading
 from .follow import follow, verdict
 from .instants import parse_instant, rfc3339
 from .output import Json, print_json
+from .running import run
 
 Text = str | None
 
@@ -112,7 +112,7 @@ def send(
             "or --all, or a FILE with `to`."
         )
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-    asyncio.run(_send(access(context.obj, url, key, app), document, headers, follow_it=follow_it, json=json))
+    run(_send(access(context.obj, url, key, app), document, headers, follow_it=follow_it, json=json))
 
 
 async def _send(at: Access, document: JsonObject, headers: dict[str, str], *, follow_it: bool, json: bool) -> None:

@@ -12,6 +12,7 @@ import typer
 from .client import Url
 from .figures import OUTCOMES, Figures, figures
 from .output import Json, print_json, print_table
+from .running import run
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,7 +35,7 @@ def stats(context: typer.Context, watch: Watch = False, every: Every = 1.0, url:
     settings.require_apps()
     base = (url or context.obj.server_url()).rstrip("/")
     try:
-        asyncio.run(_stats(settings, base, watch=watch, every=every, json=json))
+        run(_stats(settings, base, watch=watch, every=every, json=json))
     except KeyboardInterrupt:
         if not watch:
             raise

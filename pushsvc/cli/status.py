@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ from ..model import JsonObject
 from .client import Access, App, Key, Url, access, open_client
 from .follow import follow, verdict
 from .output import Json, counts_line, print_json, print_table
+from .running import run
 
 COLUMNS = ("platform", "outcome", "reason", "status", "attempts", "token_hash", "device_id", "provider_id", "at")
 
@@ -34,7 +34,7 @@ def status(
     With --follow, exit with 1 when not one delivery was sent.
     """
     at = access(context.obj, url, key, app)
-    asyncio.run(_status(at, push_id, follow_it=follow_it, deliveries=deliveries, json=json))
+    run(_status(at, push_id, follow_it=follow_it, deliveries=deliveries, json=json))
 
 
 async def _status(at: Access, push_id: str, *, follow_it: bool, deliveries: bool, json: bool) -> None:

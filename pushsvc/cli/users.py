@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +9,8 @@ import typer
 from ..errors import InvalidRequest, PushsvcError
 from ..ports.erasure import WHAT, Erasure
 from .failed import apps_of
-from .output import Json, print_json, print_table
+from .output import Json, going_on, print_json, print_table
+from .running import run
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -49,7 +49,7 @@ def erase(
     apps_of(settings, app)
     if fault := name_fault(user):
         raise InvalidRequest(f"the user {fault}")
-    erasure = asyncio.run(_erase(settings, app, user, wait))
+    erasure = run(_erase(settings, app, user, wait))
     if json:
         removed = {what: erasure.removed.get(what, 0) for what in WHAT}
         print_json({"app": app, "user": user, "erased": erasure.devices, "done": erasure.done, "removed": removed})
@@ -65,4 +65,5 @@ async def _erase(settings: Settings, app: str, user: str, wait: float) -> Erasur
     from ..runtime import open_existing_store
 
     async with open_existing_store(settings) as store:
-        return await store.erasures.erase(app, user, wait=wait)
+        with going_on(lambda: "once begun, `pushsvc jobs` goes on with the erasure; so does this command"):
+            return await store.erasures.erase(app, user, wait=wait)

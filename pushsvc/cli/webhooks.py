@@ -19,7 +19,8 @@ from ..errors import ConfigError
 from ..ports.webhooks import DeadBatch, Standing
 from .failed import apps_of
 from .instants import parse_instant
-from .output import Json, print_json, print_table
+from .output import Json, going_on, print_json, print_table
+from .running import run
 
 if TYPE_CHECKING:
     from ..ports.webhooks import Webhooks
@@ -56,7 +57,7 @@ DEAD = ("app", "batch", "events", "attempts", "reason", "given up at")
 def list_webhooks(context: typer.Context, app: Apps = "", json: Json = False) -> None:
     """Show where each webhook stands."""
     settings: Settings = context.obj.settings()
-    found = asyncio.run(_standings(settings, apps_of(settings, app)))
+    found = run(_standings(settings, apps_of(settings, app)))
     if json:
         print_json(
             [
@@ -100,7 +101,7 @@ def failed(
     """List the batches that were given up. `pushsvc webhooks redeliver` tells them again."""
     span = parse_instant(since, option="--since"), parse_instant(until, option="--until")
     settings: Settings = context.obj.settings()
-    found = asyncio.run(_dead(settings, apps_of(settings, app), span))
+    found = run(_dead(settings, apps_of(settings, app), span))
     if json:
         print_json([{"app": name, **_shown(batch)} for name, batches in found.items() for batch in batches])
         return
@@ -131,7 +132,7 @@ def redeliver(
     """
     span = parse_instant(since, option="--since"), parse_instant(until, option="--until")
     settings: Settings = context.obj.settings()
-    if not asyncio.run(_redeliver(settings, apps_of(settings, app), span, dry_run=dry_run, detach=detach, json=json)):
+    if not run(_redeliver(settings, apps_of(settings, app), span, dry_run=dry_run, detach=detach, json=json)):
         raise typer.Exit(1)
 
 
@@ -140,7 +141,7 @@ def resume(context: typer.Context, app: AppName) -> None:
     """Let a webhook go on at once, that was switched off by a 410 or waits for its next try."""
     settings: Settings = context.obj.settings()
     _config_of(settings, app)
-    asyncio.run(_resume(settings, app))
+    run(_resume(settings, app))
     print(f"the webhook of {app} goes on")
 
 
@@ -150,7 +151,7 @@ def call(context: typer.Context, app: AppName, json: Json = False) -> None:
     settings: Settings = context.obj.settings()
     config = _config_of(settings, app)
     began = time.monotonic()
-    status, reason = asyncio.run(_call(config, app))
+    status, reason = run(_call(config, app))
     good, seconds = 200 <= status < 300, round(time.monotonic() - began, 3)
     if json:
         print_json({"app": app, "ok": good, "status": status, "reason": reason, "seconds": seconds})
@@ -234,7 +235,8 @@ async def _redeliver(
                 _config_of(settings, app)
                 await store.webhooks.ask_again(app, dead)
         if not dry_run and not detach:
-            told = {app: await _follow(store.webhooks, app, dead) for app, dead in wanted.items()}
+            with going_on(lambda: "`pushsvc jobs` goes on with it"):
+                told = {app: await _follow(store.webhooks, app, dead) for app, dead in wanted.items()}
     batches = sum(map(len, wanted.values()))
     if json:
         shown = {app: [_shown(batch) for batch in dead] for app, dead in wanted.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -307,18 +308,38 @@ def test_rows_come_page_by_page(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_tls_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """OpenSSL's numbers are not the system's: 1 is not `operation not permitted`."""
+    with socket.create_server(("127.0.0.1", 0)) as plain:
+
+        def refuse() -> None:
+            connection, _ = plain.accept()
+            connection.recv(1000)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            connection.close()
+
+        answering = threading.Thread(target=refuse)
+        answering.start()
+        assert cli.main(["status", "p1", "--url", f"https://127.0.0.1:{plain.getsockname()[1]}"]) == 1
+        answering.join()
+    told = capsys.readouterr().err
+    assert "does not answer: it does not speak TLS, or not as we do: is it http://?" in told
+
+
 def test_as_a_process_of_its_own() -> None:
-    """Ctrl-C is quiet, and a reader that has gone is no traceback."""
+    """A signal says what goes on, and a reader that has gone is no traceback."""
     environ = {**os.environ, "PUSHSVC_KEY": "k"}
     waiting = [answer(200, status_document("sending", total=1, queued=1))] * 1000
     with scripted(waiting) as (url, asked):
         command = [sys.executable, "-m", "pushsvc", "status", "p1", "--url", url, "--follow"]
-        process = subprocess.Popen(command, env=environ, stdout=-1, stderr=-1, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "sending: 0 of 1: 1 queued\n"
-        process.send_signal(2)
-        out, err = process.communicate()
-        assert (process.returncode, out, err) == (130, "", "")
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            process = subprocess.Popen(command, env=environ, stdout=-1, stderr=-1, text=True)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "sending: 0 of 1: 1 queued\n"
+            process.send_signal(number)
+            out, err = process.communicate()
+            told = "interrupted: the push goes on; `pushsvc cancel p1` cancels what has not been sent\n"
+            assert (process.returncode, out, err) == (128 + number, "", told)
 
         piped = subprocess.Popen([*command[:-1], "--json"], env=environ, stdout=-1, stderr=-1, text=True, pipesize=4096)
         assert piped.stdout is not None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import subprocess
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -19,10 +22,13 @@ from pushsvc.cli.check import judge_clocks, judge_server
 from pushsvc.cli.client import Access, access
 from pushsvc.cli.follow import ended, verdict
 from pushsvc.cli.output import COUNTS, counts_line, print_json, print_table
+from pushsvc.cli.replay import _replay
 from pushsvc.cli.send import lay_over, read_document
 from pushsvc.cli.state import State
 from pushsvc.errors import ConfigError, PushsvcError
 from pushsvc.model import Counts
+from pushsvc.ports import DeadFilter, ReplaySpec, ReplayStatus
+from pushsvc.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -241,7 +247,7 @@ def test_numbers_of_a_document_go_out_as_they_stand_there(tmp_path: Path) -> Non
 @pytest.mark.parametrize("command", [["failed"], ["replay"], ["devices", "restore"]])
 def test_a_platform_that_there_is_not_is_wrong_usage(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*command, "--platform", "apsn"]) == 2
-    assert "--platform: no 'apsn'; there are apns, fcm" in " ".join(capsys.readouterr().err.split())
+    assert "--platform: no 'apsn'; there are apns, " in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_key_comes_from_the_environment_of_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,3 +357,39 @@ def test_clocks_that_differ_are_pointed_out() -> None:
 def test_a_server_that_may_not_be_asked_is_no_error() -> None:
     (row,) = judge_server("redis://h", None, None)
     assert row.level == "warning"
+
+
+def test_a_replay_that_nobody_watches_any_more_says_that_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    status = ReplayStatus(
+        job="0199ab", spec=ReplaySpec("shop", DeadFilter()), state="running", created_at=1, updated_at=1, matched=60
+    )
+
+    class Dead:
+        async def count(self, app: str, which: DeadFilter) -> int:
+            return 60
+
+        async def request(self, spec: ReplaySpec) -> ReplayStatus:
+            return status
+
+        async def replay(self, app: str, job: str) -> ReplayStatus:
+            watched.set()
+            return status
+
+    @asynccontextmanager
+    async def opened(settings: object) -> AsyncIterator[SimpleNamespace]:
+        yield SimpleNamespace(dead=Dead())
+
+    async def main() -> None:
+        task = asyncio.ensure_future(
+            _replay(Settings(), ["shop"], DeadFilter(), 0, 0.0, dry_run=False, detach=False, json=False)
+        )
+        await watched.wait()
+        task.cancel()  # as Ctrl-C does
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    watched = asyncio.Event()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pushsvc.runtime.open_running_store", opened)
+        asyncio.run(main())
+    assert "`pushsvc jobs` goes on with the replay 0199ab of shop" in capsys.readouterr().err
