@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from msgspec import Struct, structs
 
 from .errors import ConfigError
 from .settings import Settings
-from .telemetry import get_logger
+from .telemetry import RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, get_logger
 
 EVERY = 1.0
 """Seconds between two looks at the files."""
@@ -66,6 +67,7 @@ async def versions(
     the log asks for a restart.
     """
     log = get_logger("reload")
+    _note(accepted=True)
     # The files may have changed between being read at the start and this first look, and a SIGHUP may have come before
     # anybody listened: so it is taken at once, and counts as a change, quietly.
     first = settings.file is not None
@@ -83,7 +85,9 @@ async def versions(
                 newer.require_apps()
             except ConfigError as error:
                 log.error("reload_refused", error=str(error), running="the configuration of before")
+                _note(accepted=False)
                 continue
+            _note(accepted=True)
             quiet = quiet and newer == settings
             if (fixed := _fixed(settings, newer)) and not quiet:
                 log.warning("reload_needs_restart", sections=fixed)
@@ -93,6 +97,24 @@ async def versions(
             if not quiet:
                 log.info("reloaded", apps=sorted(settings.apps))
             yield settings
+
+
+_refused_at: float | None = None
+"""When the configuration on disk was refused, Unix seconds; None: it is the one that runs."""
+
+
+def refused_since() -> float | None:
+    """Since when this process goes on with an older configuration than that on disk, Unix seconds, or None."""
+    return _refused_at
+
+
+def _note(*, accepted: bool) -> None:
+    global _refused_at  # of the process, as its metrics are
+    now = time.time()
+    _refused_at = None if accepted else (_refused_at or now)
+    RELOAD_SUCCESSFUL.set(accepted)
+    if accepted:
+        RELOAD_TIMESTAMP.set(now)
 
 
 def _fixed(old: Settings, new: Settings) -> list[str]:

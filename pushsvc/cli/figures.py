@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -52,9 +53,13 @@ class Figures(Struct, frozen=True, kw_only=True):
     """`app/platform` and why."""
     frozen: dict[str, str] = field(default_factory=dict)
     """Routes whose pruning is frozen, and why."""
+    reload_refused: bool = False
+    """Whether a process runs on an older configuration than that on disk, which it has refused."""
     api: str = ""
     """Why the counters are missing: the API does not answer. Empty: they are not."""
 
+
+_REFUSED = re.compile(r"^pushsvc_config_last_reload_successful(\{.*\})? 0(\.0)?$", re.MULTILINE)
 
 Counters = Mapping[tuple[str, ...], float]
 
@@ -121,6 +126,7 @@ def figures(
         routes=routes,
         held=dict(held),
         frozen=dict(frozen or {}),
+        reload_refused=bool(_REFUSED.search(metrics or "")),
         api=api,
     )
 

@@ -24,6 +24,9 @@ Watch = Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show it li
 
 TITLES = ("app", "platform", "urgent", "normal", "bulk", "retrying", "workers", "sent/s", *OUTCOMES, "held")
 
+ALARMS = ("held", "frozen", "config")
+"""With which a line of the summary begins that needs somebody."""
+
 
 def stats(context: typer.Context, watch: Watch = False, every: Every = 1.0, url: Url = "", json: Json = False) -> None:
     """Show queues, rates, outcomes by app and platform, and held and frozen routes.
@@ -110,6 +113,8 @@ def summary(look: Figures) -> list[str]:
     ]
     lines += [f"held      {route}: {why}" for route, why in look.held.items()]
     lines += [f"frozen    {route}: {why}; nothing is pruned" for route, why in look.frozen.items()]
+    if look.reload_refused:
+        lines.append("config    the changed one was refused, an older one runs: see the log, or `pushsvc check`")
     if look.api:
         lines.append(f"counters  missing: {look.api}")
     return lines
@@ -155,6 +160,6 @@ def _picture(look: Figures, width: int) -> RenderableType:
     from .tables import table
 
     return Group(
-        *(Text(line, style="bold red" if line.startswith(("held", "frozen")) else "") for line in summary(look)),
+        *(Text(line, style="bold red" if line.startswith(ALARMS) else "") for line in summary(look)),
         table(TITLES, rows(look), width, prose=("held",), styles={"held": "bold red"}),
     )

@@ -72,6 +72,9 @@ class Health(Struct, frozen=True):
         dict[str, str] | UnsetType,
         Meta(description="Routes that prune no device now, because too many of their answers are bad."),
     ] = UNSET
+    notes: Annotated[
+        list[str] | UnsetType, Meta(description="What an operator should look at, though pushes are accepted.")
+    ] = UNSET
 
 
 def accepted(push_id: str, state: PushState, deliveries: int | None) -> bytes:

@@ -55,6 +55,7 @@ def build_app(
     metrics: Callable[[], Awaitable[bytes]],
     held: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     frozen: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
+    notes: Callable[[], list[str]] | None = None,
     config: IntakeConfig,
     clock: Callable[[], int] = now_ms,
     new_id: Callable[[int], str] = new_push_id,
@@ -67,7 +68,8 @@ def build_app(
 
     `renderers` are those of every platform that exists; which of them an app may use is in its `platforms`.
     `ready` names the parts that are not ready, with why; empty means ready. `metrics` gives Prometheus' text,
-    `held` the routes that do not send now, and why; `frozen` those that prune nothing now, and why.
+    `held` the routes that do not send now, and why; `frozen` those that prune nothing now, and why; `notes` what
+    an operator should look at besides.
     `clock` gives Unix milliseconds, `new_id` a push id for such an instant, `monotonic` seconds.
     `limiter` holds apps and keys to their limits, `backlog` all of them to the bound of the queue; without them there
     are none. `waits` has the requests that wait for the end of their push: give the same to each application that is
@@ -98,6 +100,7 @@ def build_app(
         metrics=metrics,
         held=held,
         frozen=frozen,
+        notes=notes,
         document=openapi.build(platforms=renderers, config=config),
     )
     owners = (

@@ -18,15 +18,20 @@ from .. import feedback, intake, telemetry
 from ..accounts import Accounts
 from ..channels import OpenedChannels
 from ..dispatch import Dispatcher
+from ..documents import instant
 from ..errors import StoreUnavailable
 from ..providers import REGISTRY
-from ..reload import versions
+from ..reload import refused_since, versions
 from ..settings import Settings
 from ..store import open_store, token_hash
 from .configuration import load_settings
 from .figures import Current, exposition, frozen_routes, serve_part_metrics
 from .plans import dispatch_config, feedback_config, intake_apps, route_limits
 from .store import open_configured_store, redis_url, require_durability, store_config
+
+REFUSED = (
+    "the changed configuration was refused, an older one runs: see `reload_refused` in the log, or `pushsvc check`"
+)
 
 
 def quiet_gc() -> None:
@@ -73,6 +78,10 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             except StoreUnavailable:
                 return {}
 
+        def notes() -> list[str]:
+            since = refused_since()
+            return [] if since is None else [f"{REFUSED}, since {instant(int(since * 1000))}"]
+
         async def metrics() -> bytes:
             try:
                 await refresh()
@@ -112,6 +121,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 metrics=metrics,
                 held=held,
                 frozen=frozen,
+                notes=notes,
                 config=config,
                 limiter=store.limiter,
                 backlog=backlog,

@@ -123,6 +123,17 @@ CREDENTIAL_EXPIRY = Gauge(
     multiprocess_mode="livemin",
 )
 
+RELOAD_SUCCESSFUL = Gauge(
+    "pushsvc_config_last_reload_successful",
+    "1 while the configuration that was read last is the one that runs, 0 where any process has refused it.",
+    multiprocess_mode="livemin",
+)
+RELOAD_TIMESTAMP = Gauge(
+    "pushsvc_config_last_reload_timestamp_seconds",
+    "Unix time at which the configuration that runs was read.",
+    multiprocess_mode="livemostrecent",
+)
+
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 """The `Content-Type` of `exposition()`."""
 

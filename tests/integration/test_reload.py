@@ -181,13 +181,27 @@ def test_a_bad_configuration_is_refused_and_the_old_one_goes_on(
 
         await service.until("each part has refused it", refused)
         assert "apps.shop.nonsense" in log
+        ready, metrics = await about(service)
+        assert len(ready["notes"]) == 1
+        assert "the changed configuration was refused" in ready["notes"][0]
+        assert "pushsvc_config_last_reload_successful 0.0" in metrics
         assert await service.done(await service.push(apns("ok", 1))) == {"total": 1, "sent": 1}
         file.write_text(good.replace(hashlib.sha256(KEY.encode()).hexdigest(), "ab" * 32))
 
         async def locked_out() -> bool:
             return (await post(service, KEY, apns("ok", 2)))[0] == 401
 
-        await service.until("a mended configuration is taken, with its other key", locked_out)
+        await service.until("a corrected configuration is taken, with its other key", locked_out)
+
+        async def noted() -> bool:
+            ready, metrics = await about(service)
+            return "notes" not in ready and "pushsvc_config_last_reload_successful 1.0" in metrics
+
+        await service.until("nothing is to be looked at any more", noted)
+
+    async def about(service: Service) -> tuple[Any, str]:
+        async with service.session.get("/readyz") as ready, service.session.get("/metrics") as metrics:
+            return await ready.json(), await metrics.text()
 
     play(tmp_path, act)
 

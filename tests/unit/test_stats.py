@@ -62,6 +62,12 @@ def test_frozen_routes_are_told() -> None:
     assert plain(look).endswith(" frozen=shop/apns")
 
 
+def test_a_refused_configuration_is_told() -> None:
+    for value, told in (("0.0", True), ("1.0", False)):
+        look = figures(gauges(), {}, f"pushsvc_config_last_reload_successful {value}\n", now=1.0)
+        assert any(line.startswith("config ") for line in summary(look)) == told
+
+
 def test_a_counter_that_began_anew_is_no_negative_rate() -> None:
     first = figures(gauges(), {}, TEXT.format(sent=100, accepted=200), now=1000.0)
     assert figures(gauges(), {}, TEXT.format(sent=5, accepted=5), first, now=1001.0).sent_rate == 0.0
