@@ -102,6 +102,10 @@ class Content(Struct, frozen=True, omit_defaults=True):
     """Per platform the caller's own JSON object, untouched."""
 
 
+Span: TypeAlias = tuple[int, int]
+"""Of digits in a body: where they begin, and how many."""
+
+
 class Message(Struct, frozen=True, array_like=True):
     """A `Content` rendered for one provider: the bytes that travel, less what differs by target."""
 
@@ -112,6 +116,8 @@ class Message(Struct, frozen=True, array_like=True):
     APNs: the JSON payload. FCM: the JSON of the `message` object without its target."""
     headers: dict[str, str] = {}
     """Request headers that the push itself decides, by lower-case name."""
+    spans: tuple[Span, ...] = ()
+    """Where the body says for how many seconds it is to be kept: those that are left when it is sent go in there."""
 
 
 # --- to whom ------------------------------------------------------------------------------------

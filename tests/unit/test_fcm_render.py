@@ -18,6 +18,7 @@ from pushsvc.model import Content, LiveActivity, Message
 from pushsvc.ports import RenderError
 from pushsvc.providers.fcm import RENDERER
 from pushsvc.providers.fcm.limits import size_of
+from pushsvc.providers.fcm.spans import filled
 
 from .provider_fakes import CREATED_AT, GOLDEN, PUSH_ID, content, golden
 
@@ -82,6 +83,48 @@ def test_nothing_of_an_own_message_is_touched() -> None:
     text = '{ "notification":{"body":"\\u00e4 \\/ ä"},\n"x":1.10, "big":123456789012345678901, "x":2 ,"none":null}'
 
     assert render(content(overrides={"fcm": f" {text}\n"})).body == text.encode()
+
+
+# --- spans ---------------------------------------------------------------------------------------
+
+
+@given(
+    ttl=st.integers(1, 9_999_999),
+    left=st.integers(0, 9_999_999),
+    text=st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20),
+)
+def test_only_our_own_spans_change_with_the_time_that_is_left(ttl: int, left: int, text: str) -> None:
+    message = render(content(notification={"title": text, "body": f'"ttl":"{ttl}s"'}, data={"ttl": f"{ttl}s"}, ttl=ttl))
+    before, after = json.loads(message.body), json.loads(filled(message.body, message.spans, left))
+    wanted = str(min(left, 2_419_200))
+
+    assert before["android"]["ttl"] == f"{min(ttl, 2_419_200)}s"
+    assert (after["android"].pop("ttl"), after["webpush"].pop("headers")) == (f"{wanted}s", {"TTL": wanted})
+    del before["android"]["ttl"], before["webpush"]["headers"]
+    assert before == after
+
+
+@pytest.mark.parametrize(
+    ("own", "spans"),
+    [
+        ({}, 2),
+        ({"android": {"ttl": "30s"}}, 1),
+        ({"android": {"ttl": "30s"}, "webpush": {"headers": {"TTL": "30"}}}, 0),
+        ({"android_v2": {"ttl": "30s"}}, 1),
+        ({"webpush": None}, 1),
+    ],
+)
+def test_a_span_of_the_callers_is_theirs(own: dict[str, Any], spans: int) -> None:
+    message = render(content(notification={"title": "Hi"}, ttl=60, overrides={"fcm": own}))
+
+    assert len(message.spans) == spans
+    assert b"30s" in filled(message.body, message.spans, 5) or "30s" not in str(own)
+
+
+def test_now_or_never_is_no_span() -> None:
+    assert render(content(notification={"title": "Hi"}, ttl=0)).spans == ()
+    assert render(content(notification={"title": "Hi"})).spans == ()
+    assert render(content(ttl=60, overrides={"fcm": {"data": {"a": "1"}}})).spans != ()
 
 
 # --- held against firebase-admin ----------------------------------------------------------------

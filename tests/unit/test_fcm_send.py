@@ -11,15 +11,29 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from msgspec import structs
 
 from pushsvc.model import Delivery, Message, Misconfigured, Route, Sent, TokenDead, Unavailable
 from pushsvc.ports import Provider
 from pushsvc.providers.exchange import Failure
-from pushsvc.providers.fcm import Config, open_provider
+from pushsvc.providers.fcm import RENDERER, Config, open_provider
 from pushsvc.providers.fcm.credentials import AccessToken, TokenRefusedError
 
 from .credential_files import write_service_account
-from .provider_fakes import GOLDEN, Clock, FakePool, Outcomes, Submitted, chunk, golden, never_indexed, response
+from .provider_fakes import (
+    CREATED_AT,
+    GOLDEN,
+    PUSH_ID,
+    Clock,
+    FakePool,
+    Outcomes,
+    Submitted,
+    chunk,
+    content,
+    golden,
+    never_indexed,
+    response,
+)
 
 NOTE = Message("fcm", b'{"notification":{"title":"Hi"}}')
 ROUTE = Route("shop", "fcm")
@@ -176,6 +190,39 @@ def test_the_project_of_the_configuration_wins(tmp_path: Path) -> None:
             assert (it.provider.trouble, it.provider.route) == ("refused", ROUTE)
 
     asyncio.run(main())
+
+
+def test_spans_are_what_is_left_when_it_is_sent(tmp_path: Path) -> None:
+    """FCM counts them from when it gets the message: https://firebase.google.com/docs/cloud-messaging/customize-messages/setting-message-lifespan"""
+    note = RENDERER.render(content(notification={"title": "Hi"}, ttl=10), push_id=PUSH_ID, starts_at=CREATED_AT)
+
+    async def scene(it: Opened) -> None:
+        made = structs.replace(chunk(note, "a", "b"), expires_at=CREATED_AT + 10_000)
+        first, second = (Delivery(made, target) for target in made.targets)
+
+        def sent(delivery: Delivery, at: float) -> tuple[str, str, str]:
+            it.clock.now = CREATED_AT / 1000 + at
+            before = len(it.pool.requests)
+            it.provider.submit(delivery, it.outcomes)
+            message = json.loads(it.pool.requests[before].body)["message"]
+            return (
+                message["android"]["ttl"],
+                message["webpush"]["headers"]["TTL"],
+                message["apns"]["headers"]["apns-expiration"],
+            )
+
+        end = str(CREATED_AT // 1000 + 10)
+        assert sent(first, 0.0) == ("10s", "10", end)
+        assert sent(second, 0.9) == ("10s", "10", end)
+        assert sent(first, 1.0) == ("9s", "9", end)  # of the same chunk, a second later
+        assert sent(second, 6.2) == ("4s", "4", end)
+        assert sent(first, 10.5) == ("0s", "0", end)
+        again = structs.replace(made, attempt=2, turn=2)  # as a retry, or from a lane where it waited
+        assert sent(Delivery(again, made.targets[0]), 6.9) == ("4s", "4", end)
+        replayed = structs.replace(made, expires_at=made.expires_at + 3_600_000)
+        assert sent(Delivery(replayed, made.targets[0]), 3600.0) == ("10s", "10", end)
+
+    run(tmp_path, scene)
 
 
 # --- answers ------------------------------------------------------------------------------------

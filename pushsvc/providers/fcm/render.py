@@ -35,11 +35,12 @@ from typing import Any, Final
 from msgspec import Raw
 
 from ...errors import Fault
-from ...model import Content, Message, Notification, Platform
+from ...model import Content, Message, Notification, Platform, Span
 from ...ports import RenderError
 from ..live_activity import aps_of
 from ..merge import NotAnObjectError, decode_object, encode, merge_patch
 from .limits import LIMIT, TOPIC_LIMIT, size_of
+from .spans import LONGEST, Spans
 
 PLATFORM: Final[Platform] = "fcm"
 
@@ -49,9 +50,6 @@ TOPICS: Final = frozenset({"topic", "condition"})
 """Kinds of targets that FCM itself expands."""
 MAX_CONDITION: Final = 4096
 """Characters; a topic's name has up to 900, and a condition up to five of them."""
-
-LONGEST_TTL: Final = 2_419_200
-"""Seconds: four weeks, FCM's maximum. A longer wish is cut to it."""
 
 _TARGET: Final = re.compile(r"[A-Za-z0-9_:.,%~+/=-]{1,4096}").fullmatch
 _TOPIC: Final = re.compile(r"[a-zA-Z0-9-_.~%]{1,900}").fullmatch
@@ -97,20 +95,22 @@ class FcmRenderer:
         faults: list[Fault] = []
         raw = content.overrides.get(PLATFORM)
         own = {} if raw is None else _own(raw, faults)
+        spans = None if content.ttl is None else Spans(push_id, content.ttl)
+        places: tuple[Span, ...] = ()
         if content.live_activity is not None:
             message = _activity(content, push_id, starts_at // 1000, own, faults)
         else:
-            message = _message(content, push_id, starts_at // 1000, own, faults)
+            message = _message(content, push_id, starts_at // 1000, own, spans, faults)
         if own and message:
             if "androidV2" in own or "android_v2" in own:
                 message.pop("android", None)  # FCM takes one of the two
             message = merge_patch(message, _respelt(own))
-            body = encode(message)
+            body, places = _encode(message, spans)
         elif raw is not None and own:
             _check_maps(own, "overrides.fcm", faults)
             message, body = own, bytes(raw).strip()
         else:
-            body = encode(message)
+            body, places = _encode(message, spans)
         if not message and not faults:
             faults.append(Fault("overrides.fcm", "is missing: there is nothing to send to FCM devices"))
         if faults:
@@ -122,13 +122,19 @@ class FcmRenderer:
             path = "live_activity" if content.live_activity is not None else path
             text = f"notification and data are {size:,} bytes for FCM, the limit is {limit:,}"
             raise RenderError([Fault(path, text)], too_large=True)
-        return Message(PLATFORM, body)
+        return Message(PLATFORM, body, {}, places)
+
+
+def _encode(message: dict[str, Any], spans: Spans | None) -> tuple[bytes, tuple[Span, ...]]:
+    return (encode(message), ()) if spans is None else spans.encode(message)
 
 
 # --- ours ---------------------------------------------------------------------------------------
 
 
-def _message(content: Content, push_id: str, start: int, own: dict[str, Any], faults: list[Fault]) -> dict[str, Any]:
+def _message(
+    content: Content, push_id: str, start: int, own: dict[str, Any], spans: Spans | None, faults: list[Fault]
+) -> dict[str, Any]:
     """The message that the neutral fields make; empty when there are none. `start` is in Unix seconds, `own` what the
     caller gave: it may show what the neutral fields do not."""
     notification, data = content.notification, content.data
@@ -175,11 +181,10 @@ def _message(content: Content, push_id: str, start: int, own: dict[str, Any], fa
         quiet = content.priority == "normal" or (content.priority is None and not seen)
         if quiet or "apns-push-type" in headers:
             headers["apns-priority"] = "5"  # also what Apple asks of every background push
-    if content.ttl is not None:
-        ttl = min(content.ttl, LONGEST_TTL)
-        android["ttl"] = f"{ttl}s"
-        headers["apns-expiration"] = str(start + ttl) if ttl else "0"
-        webpush["headers"] = {"TTL": str(ttl)}
+    if content.ttl is not None and spans is not None:
+        android["ttl"] = f"{spans.mark}s"
+        headers["apns-expiration"] = str(start + min(content.ttl, LONGEST)) if content.ttl else "0"
+        webpush["headers"] = {"TTL": spans.mark}
     collapse_id = push_id if collapse is None and seen else collapse
     if collapse_id is not None and _COLLAPSE_ID(collapse_id) is not None:
         headers["apns-collapse-id"] = collapse_id

@@ -10,6 +10,7 @@ Every other repeat is policy's to decide.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -26,6 +27,7 @@ from .classify import classify, concerns_access_token, message_name
 from .config import Config
 from .credentials import AccessToken, Fetch, load_service_account
 from .render import KINDS
+from .spans import filled
 
 _Context: TypeAlias = tuple[Delivery, OnOutcome, int]
 """The delivery, whom to tell, and the number of the access token that it went with."""
@@ -69,6 +71,8 @@ class FcmProvider:
         self._chunk: Chunk | None = None
         self._before = _BEFORE
         self._after = b""
+        self._fresh_until = math.inf
+        """Unix seconds until which the spans in `_after` are true."""
         self._keeper = self._loop.create_task(self._token.keep())
 
     @property
@@ -100,7 +104,7 @@ class FcmProvider:
 
     def _send(self, delivery: Delivery, on_outcome: OnOutcome, on_answer: Callable[[Any, Answer], None]) -> None:
         chunk = delivery.chunk
-        if chunk is not self._chunk:
+        if chunk is not self._chunk or (chunk.message.spans and self._clock() >= self._fresh_until):
             self._prepare(chunk)
         target = delivery.target
         self._pool.submit(
@@ -113,7 +117,13 @@ class FcmProvider:
     def _prepare(self, chunk: Chunk) -> None:
         """Build what the deliveries of the chunk share: the body before and behind the target."""
         self._before = _BEFORE_DRY if chunk.dry_run else _BEFORE
-        rest = chunk.message.body[1:]
+        body = chunk.message.body
+        if chunk.message.spans:
+            expires_at = chunk.expires_at / 1000
+            left = max(0, math.ceil(expires_at - self._clock()))
+            self._fresh_until = expires_at - left + 1
+            body = filled(body, chunk.message.spans, left)
+        rest = body[1:]
         self._after = (rest if rest == b"}" else b"," + rest) + b"}"
         self._chunk = chunk
 
