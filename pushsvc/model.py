@@ -195,6 +195,8 @@ class Chunk(Struct, frozen=True, array_like=True):
     turn: int = 1
     """How often these targets were queued, from 1. It fences: a settlement of an older turn changes nothing."""
     dry_run: bool = False
+    part: str = ""
+    """The part of its route that these targets were refused for before; see `Misconfigured.part`."""
 
     @property
     def unreachable(self) -> bool:
@@ -256,6 +258,11 @@ class BadNotification(_Answer, frozen=True):
 class Misconfigured(_Answer, frozen=True):
     """Our credentials or topic are refused. The route is held; the delivery waits."""
 
+    part: str = ""
+    """The part of the route that is refused (`apple`: FCM's credential for Apple), where the rest of it is not."""
+    chosen: bool = False
+    """Whether the push chose something itself that may be what is refused: then it is no proof against the route."""
+
 
 class TokenSuspect(_Answer, frozen=True):
     """The token and our identity disagree: wrong environment, wrong topic, wrong sender. Not proof of death."""
@@ -294,6 +301,8 @@ class Retry(Struct, frozen=True, gc=False):
 
     due_at: int
     attempt: int
+    part: str = ""
+    """The part of the route that it waits for."""
 
 
 Verdict: TypeAlias = Ended | Retry

@@ -10,10 +10,18 @@ becomes of the device and its token. Nobody else judges.
     TokenSuspect       ends `failed`, kept as a dead letter: it may be our identity that is wrong
     BadNotification    ends `failed`, kept as a dead letter
     Throttled          waits as told, else by back-off                no
-    Misconfigured      waits; its route is held                       no
+    Misconfigured      waits; its route, or a part of it, is held     no
+                       of the push's own choice: by back-off          yes, unless the route is held
     Unavailable        never left us: waits by back-off               no
+                       the route is in trouble: waits                 no
+                       nobody can say whose fault: by back-off        no
                        else: waits by back-off                        yes
     any wait that would pass the expiry ends `expired`; any that would pass the attempts ends `failed`, kept
+
+Whose fault a trouble is, `blame`, is found by the dispatcher, which sees the whole route (`dispatch/health.py`).
+
+Every wait is the least one, as told or as the vendor defines it, and a random part on top: a share of the back-off or
+of a quarter of the least wait, whichever is longer, so that what failed together does not come back together.
 
 Only `TokenDead` and `TokenSuspect` leave a receipt: an error of the payload never comes before `prune` at all.
 
@@ -31,7 +39,8 @@ Only `TokenDead` and `TokenSuspect` leave a receipt: an error of the payload nev
 
 from __future__ import annotations
 
-from typing import Literal, assert_never
+import math
+from typing import Literal, TypeAlias, assert_never
 
 from msgspec import Struct, field
 
@@ -62,20 +71,29 @@ EXPIRED = Ended("expired")
 FAILED = Ended("failed", dead_letter=True)
 
 
+Blame: TypeAlias = Literal["delivery", "route", "nobody"]
+"""Whose fault a trouble is: the delivery's own, its route's, or nobody can say."""
+
+
 class RetryPolicy(Struct, frozen=True):
     """How long to wait and how often to try. Spans in seconds; defaults are the vendors' words."""
 
     attempts: int = 8
     base: float = 1.0
     cap: float = 900.0
-    server_error: dict[str, float] = field(default_factory=lambda: {"apns": 900.0})
+    server_error: dict[str, float] = field(default_factory=lambda: {"apns": 900.0, "fcm": 10.0})
     """Per platform the least wait after a 5xx without Retry-After. Apple: "retry after 15 minutes"
-    (https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns)."""
+    (https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns). Google:
+    "Wait at least 10 seconds before retrying a failed request" (https://firebase.google.com/docs/cloud-messaging/scale-fcm)."""
+    silent: dict[str, float] = field(default_factory=lambda: {"fcm": 10.0})
+    """Per platform the least wait after a request that was not answered."""
     throttled: dict[str, float] = field(default_factory=lambda: {"fcm": 60.0})
     """Per platform the least wait after a 429 without Retry-After. Google: "default to 60 seconds"
     (https://firebase.google.com/docs/cloud-messaging/scale-fcm)."""
     held: float = 5.0
     """Between two looks at a delivery whose route is held."""
+    part: tuple[float, float] = (5.0, 60.0)
+    """Between two looks at a delivery whose part of the route is held: at first, doubled with each, and at most."""
 
 
 def backoff(nth: int, jitter: float, policy: RetryPolicy) -> float:
@@ -86,8 +104,10 @@ def backoff(nth: int, jitter: float, policy: RetryPolicy) -> float:
     return jitter * min(policy.cap, policy.base * 2.0 ** min(nth - 1, 60))
 
 
-def decide(chunk: Chunk, outcome: Outcome, *, now: int, jitter: float, policy: RetryPolicy) -> Verdict:
-    """The verdict on one delivery of `chunk`. `now` in Unix milliseconds, `jitter` from 0 to 1."""
+def decide(
+    chunk: Chunk, outcome: Outcome, *, now: int, jitter: float, policy: RetryPolicy, blame: Blame = "delivery"
+) -> Verdict:
+    """The verdict on one delivery of `chunk`. `now` in Unix milliseconds, `jitter` from 0 to 1, one a delivery."""
     match outcome:
         case Sent():
             return SENT
@@ -97,32 +117,56 @@ def decide(chunk: Chunk, outcome: Outcome, *, now: int, jitter: float, policy: R
             return EXPIRED
         case BadNotification() | TokenSuspect():
             return FAILED
-        case Misconfigured():
+        case Misconfigured(part=part) if part:
+            return look_again(chunk, now=now, jitter=jitter, policy=policy, part=part)
+        case Misconfigured(chosen=chosen):
+            if chosen and blame != "route":
+                return _attempt(chunk, now, policy.held, jitter, policy)
             return _wait(chunk, now, policy.held * (0.5 + jitter), chunk.attempt)
         case Throttled(retry_after=told):
             least = told if told is not None else policy.throttled.get(platform_of(chunk.platform), 0.0)
-            return _wait(chunk, now, least + backoff(chunk.turn, jitter, policy), chunk.attempt)
-        case Unavailable(status=status, maybe_sent=maybe_sent, retry_after=told, reason=reason):
-            if not status and not maybe_sent:
-                return _wait(chunk, now, backoff(chunk.turn, jitter, policy), chunk.attempt)
-            if chunk.attempt >= policy.attempts:
-                return FAILED
-            least = told if told is not None else _least_wait(chunk, status, reason, policy)
-            return _wait(chunk, now, least + backoff(chunk.attempt, jitter, policy), chunk.attempt + 1)
+            return _wait(chunk, now, _spread(least, chunk.turn, jitter, policy), chunk.attempt)
+        case Unavailable(status=status, maybe_sent=maybe_sent, retry_after=told):
+            least = told if told is not None else _least_wait(chunk, outcome, policy)
+            if blame == "route":
+                # The route is probed, and opens when it can: a growing wait would only be lost time.
+                return _wait(chunk, now, _spread(least, 1, jitter, policy), chunk.attempt)
+            if blame == "nobody" or not (status or maybe_sent):
+                return _wait(chunk, now, _spread(least, chunk.turn, jitter, policy), chunk.attempt)
+            return _attempt(chunk, now, least, jitter, policy)
         case _:
             assert_never(outcome)
 
 
-def _least_wait(chunk: Chunk, status: int, reason: str, policy: RetryPolicy) -> float:
+def look_again(chunk: Chunk, *, now: int, jitter: float, policy: RetryPolicy, part: str) -> Verdict:
+    """The verdict on a delivery whose part of the route is held: it looks again, at no cost of an attempt."""
+    first, most = policy.part
+    span = min(most, first * 2.0 ** min(chunk.turn - 1, 60))
+    return _wait(chunk, now, span * (0.75 + jitter / 4), chunk.attempt, part)
+
+
+def _attempt(chunk: Chunk, now: int, least: float, jitter: float, policy: RetryPolicy) -> Verdict:
+    if chunk.attempt >= policy.attempts:
+        return FAILED
+    return _wait(chunk, now, _spread(least, chunk.attempt, jitter, policy), chunk.attempt + 1)
+
+
+def _spread(least: float, nth: int, jitter: float, policy: RetryPolicy) -> float:
+    return least + max(backoff(nth, jitter, policy), jitter * least / 4)
+
+
+def _least_wait(chunk: Chunk, outcome: Unavailable, policy: RetryPolicy) -> float:
     # A connection that shuts down (503 Shutdown) says nothing about the next one.
-    if status < 500 or reason == "Shutdown":
-        return 0.0
-    return policy.server_error.get(platform_of(chunk.platform), 0.0)
+    if outcome.status >= 500 and outcome.reason != "Shutdown":
+        return policy.server_error.get(platform_of(chunk.platform), 0.0)
+    if outcome.reason == "timeout" and outcome.maybe_sent:
+        return policy.silent.get(platform_of(chunk.platform), 0.0)
+    return 0.0
 
 
-def _wait(chunk: Chunk, now: int, seconds: float, attempt: int) -> Verdict:
-    due_at = now + max(1, int(seconds * 1000))
-    return EXPIRED if due_at >= chunk.expires_at else Retry(due_at, attempt)
+def _wait(chunk: Chunk, now: int, seconds: float, attempt: int, part: str = "") -> Verdict:
+    due_at = now + max(1, math.ceil(seconds * 1000))
+    return EXPIRED if due_at >= chunk.expires_at else Retry(due_at, attempt, part)
 
 
 class PrunePolicy(Struct, frozen=True):

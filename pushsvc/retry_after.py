@@ -5,10 +5,13 @@ https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
+
+_SECONDS: Final = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 
 LONGEST: Final = 86_400.0
 """Seconds. A longer wait is taken for a mistake of the server and cut to this."""
@@ -23,17 +26,19 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     value = headers.get("retry-after", "").strip()
     if not value:
         return None
-    if value.isascii() and value.isdigit():
-        # The length is cut first: int() refuses thousands of digits.
-        return min(LONGEST, float(int(value[:12])))
-    until = _instant(value)
+    if _SECONDS.fullmatch(value):
+        # The length is cut first: int() refuses thousands of digits. A fraction, which RFC 9110 does not know and some
+        # servers send, is rounded up: nobody is to come too soon.
+        whole, _, fraction = value.partition(".")
+        return min(LONGEST, float(int(whole[:12] or "0") + (fraction.strip("0") != "")))
+    until = instant(value)
     if until is None:
         return None
-    sent = _instant(headers.get("date", ""))
+    sent = instant(headers.get("date", ""))
     return min(LONGEST, max(0.0, until - (now if sent is None else sent)))
 
 
-def _instant(text: str) -> float | None:
+def instant(text: str) -> float | None:
     """An HTTP date as Unix seconds, or None."""
     try:
         date = parsedate_to_datetime(text)

@@ -37,6 +37,7 @@ level = "warning"
 [retry]
 base = 0.2
 apns_5xx = 0.5
+fcm_5xx = 0.5
 fcm_429 = 0.5
 
 [apps.{app}]

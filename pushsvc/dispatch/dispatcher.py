@@ -52,9 +52,8 @@ class Dispatcher:
         self._log = get_logger("dispatch")
 
     def held(self) -> dict[str, str]:
-        """The routes that do not send now, `app/platform`, and why."""
-        troubles = {f"{route.app}/{route.platform}": line.worker.trouble for route, line in self._lines.items()}
-        return {route: why for route, why in troubles.items() if why}
+        """The routes that do not send now, `app/platform`, and parts of them, `app/platform/part`, and why."""
+        return {name: why for line in self._lines.values() for name, why in line.worker.held.items()}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Send until `stop` is set; then let what is in flight end and record it, within `drain_timeout`."""
@@ -133,6 +132,7 @@ class Dispatcher:
         await line.provider.aclose()
         await self._settlers[route.app][0].drain()
         line.worker.flush_metrics()
+        line.worker.forget_metrics()
         self._queue.release(route)
 
     def _watch(self, task: asyncio.Task[None]) -> asyncio.Task[None]:

@@ -8,7 +8,7 @@ and urgent never waits for more than one slice.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from ..model import LANES, Chunk, Lane, Target
@@ -24,15 +24,14 @@ SLICE: Final = 32
 class OpenEntry:
     """A stream entry of which some targets are not yet settled. When `unsettled` is 0 it may be acknowledged."""
 
-    __slots__ = ("chunk", "cursor", "jitter", "ref", "targets", "unsettled")
+    __slots__ = ("chunk", "cursor", "ref", "targets", "unsettled")
 
-    def __init__(self, ref: EntryRef, chunk: Chunk, targets: tuple[Target, ...], jitter: float) -> None:
+    def __init__(self, ref: EntryRef, chunk: Chunk, targets: tuple[Target, ...]) -> None:
         self.ref = ref
         self.chunk = chunk
         self.targets = targets
         self.cursor = 0
         self.unsettled = len(chunk.targets)
-        self.jitter = jitter
 
 
 def take_out(queue: deque[OpenEntry], wanted: Callable[[EntryRef], bool]) -> list[OpenEntry]:
@@ -81,6 +80,31 @@ class Lanes:
         self.size[lane] -= len(drawn)
         self._settle_credit(lane, len(drawn))
         return entry, drawn
+
+    def draw_probe(self, avoid: Collection[str], *, only_others: bool) -> tuple[OpenEntry, Target] | None:
+        """One target for a probe, the most urgent first: of a push that is not to be avoided, where one waits; else,
+        unless `only_others`, of any."""
+        choice: OpenEntry | None = None
+        for lane in LANES:
+            for entry in self._queues[lane]:
+                if entry.chunk.push_id not in avoid:
+                    return self._draw_one(entry)
+                choice = choice or entry
+        return None if only_others or choice is None else self._draw_one(choice)
+
+    def _draw_one(self, entry: OpenEntry) -> tuple[OpenEntry, Target]:
+        target = entry.targets[entry.cursor]
+        entry.cursor += 1
+        lane = entry.chunk.lane
+        self.size[lane] -= 1
+        if entry.cursor == len(entry.targets):
+            self._queues[lane].remove(entry)
+        return entry, target
+
+    def expired(self, now: int) -> list[tuple[OpenEntry, tuple[Target, ...]]]:
+        """Take out what waits and whose time was over at `now`, in Unix ms."""
+        over = {entry.ref for queue in self._queues.values() for entry in queue if entry.chunk.expires_at <= now}
+        return self.withdraw(over.__contains__) if over else []
 
     def withdraw(self, wanted: Callable[[EntryRef], bool]) -> list[tuple[OpenEntry, tuple[Target, ...]]]:
         """Take what was not drawn of these entries out of the line."""

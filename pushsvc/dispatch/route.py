@@ -25,16 +25,17 @@ from ..model import (
     Target,
     Verdict,
 )
-from ..policy import EXPIRED, SENT, RetryPolicy, decide
+from ..policy import EXPIRED, SENT, RetryPolicy, decide, look_again
 from ..ports import DeliveryQueue, Limiter, Provider, Taken
 from ..telemetry import REDIS, get_logger
 from .congestion import Congestion
 from .haste import TRICKLE, Haste
-from .health import RouteHealth
+from .health import UNBOUNDED
 from .lanes import Lanes, OpenEntry
 from .limits import RATE_LIMITED, Gate, Pacer, RouteLimits
 from .settling import Settler
 from .tally import Tally
+from .watch import RouteWatch
 
 BURST: Final = 64
 """Deliveries submitted before other routes and the sockets get the loop again. Four times as many made urgent pushes
@@ -51,8 +52,10 @@ UNREACHABLE: Final = Ended("failed")
 
 RECALLED: Final = "recalled"
 
+PART_HELD: Final = "part_held"
+
 DUE_STEP_MS: Final = 100
-"""Retries fall due on such steps, so that those of one entry stay together in one entry."""
+"""What waits for a limit falls due on such steps, so that the targets of one entry stay together in one entry."""
 
 
 class DispatchConfig(Struct, frozen=True):
@@ -97,7 +100,6 @@ class RouteWorker:
         limits: RouteLimits | None = None,
     ) -> None:
         self.route: Route = provider.route
-        self.health = RouteHealth()
         self._provider = provider
         self._queue = queue
         self._settler = settler
@@ -109,6 +111,10 @@ class RouteWorker:
         self._lanes = Lanes()
         self._space: dict[Lane, asyncio.Event] = {lane: asyncio.Event() for lane in LANES}
         self._tally = Tally(self.route)
+        self._watch = RouteWatch(self.route, config.retry, self._tally, self._loop.time())
+        self.health = self._watch.health
+        self._later: asyncio.TimerHandle | None = None
+        self._later_at = 0.0
         self._stopping = False
         self._pump_scheduled = False
         self._in_flight = 0
@@ -153,9 +159,9 @@ class RouteWorker:
         self._stopping = True
 
     @property
-    def trouble(self) -> str:
-        """Why nothing is sent, or the empty string."""
-        return self.health.held_for or self._provider.trouble
+    def held(self) -> dict[str, str]:
+        """What does not send now, the route or a part of it, by its name, and why."""
+        return self._watch.held(self._provider, self._loop.time())
 
     def use(self, provider: Provider) -> None:
         """Send by another provider of the same route from now on, at once also where the route is held.
@@ -214,12 +220,27 @@ class RouteWorker:
 
     async def _promote(self) -> None:
         self._tally.flush()
+        self._look()
         await self._queue.promote(self.route, int(self._wall_clock() * 1000))
-        self._tally.held(self.health.held_for or (self._provider.trouble and "unreachable"))
+
+    def _look(self) -> None:
+        """Say how the route is; while nothing goes, end what waits in memory and has expired."""
+        self._watch.tick(self._provider, self._loop.time())
+        if not self.health.is_open or not self._provider.room:
+            now = int(self._wall_clock() * 1000)
+            over = self._lanes.expired(now)
+            for entry, targets in over:
+                self._expire(entry, targets, now)
+            if over:
+                self._signal_space()
 
     def flush_metrics(self) -> None:
         """Make the last figures visible."""
         self._tally.flush()
+
+    def forget_metrics(self) -> None:
+        """The route is gone: so are the series that say how it is."""
+        self._tally.held(set())
 
     async def _reclaim(self) -> None:
         self._admit(await self._queue.reclaim(self.route))
@@ -245,7 +266,7 @@ class RouteWorker:
         now = int(self._wall_clock() * 1000)
         for ref, chunk, skip in ((t.ref, t.chunk, t.skip) for t in taken):
             targets = tuple(t for t in chunk.targets if t.index not in skip) if skip else chunk.targets
-            entry = OpenEntry(ref, chunk, targets, self._random())
+            entry = OpenEntry(ref, chunk, targets)
             if not entry.unsettled:
                 self._settler.finish(entry)
                 continue
@@ -257,10 +278,23 @@ class RouteWorker:
                 for target in targets:
                     self._settle(Delivery(chunk, target), entry, None, UNREACHABLE, now, NO_ROUTE)
                 continue
+            if chunk.part:
+                self._hold_part(entry, now)
             self._enqueue(entry)
         if self._gate is not None:
             self._gate.refill()
         self.wake()
+
+    def _hold_part(self, entry: OpenEntry, now: int) -> None:
+        """Of a part of the route that is held one target goes as a probe, or none; the others look again later."""
+        admitted = self._watch.parts.admits(entry.chunk.part, self._loop.time()) if entry.targets else None
+        if admitted is None:
+            return
+        waiting, entry.targets = entry.targets[admitted:], entry.targets[:admitted]
+        jitter, chunk = self._random(), entry.chunk
+        verdict = look_again(chunk, now=now, jitter=jitter, policy=self._config.retry, part=chunk.part)
+        for target in waiting:
+            self._settle(Delivery(chunk, target), entry, None, verdict, now, PART_HELD)
 
     # --- sending ------------------------------------------------------------
 
@@ -275,13 +309,17 @@ class RouteWorker:
         if self._stopping or self._settler.congested or not self._lanes:
             return
         started = self._loop.time()
-        allowance = self.health.allowance(started)
-        if not allowance:
-            if self.health.probe_at > started:
-                # A loop may call by its clock's resolution too early, and would be asked for the same instant again.
-                self._loop.call_at(self.health.probe_at + 1e-6, self.wake)
-            return
         room = self._provider.room
+        health = self.health
+        allowance = UNBOUNDED
+        if not health.is_open:
+            if health.trouble is not None:
+                self._probe(started, room)
+                return
+            allowance = health.allowance(started)
+            if not allowance:
+                self._wake_at(health.next_at(started))
+                return
         reserve = int((room + self._in_flight) * RESERVE)
         budget = min(room, BURST, allowance)
         pacer = self._pacer
@@ -308,18 +346,52 @@ class RouteWorker:
                 self._expire(entry, targets, now)
                 continue
             for target in targets:
-                probe = self.health.begin_probe()
-                submit(Flight(chunk, target, entry, started, probe), on_outcome)
+                submit(Flight(chunk, target, entry, started, False), on_outcome)
             self._in_flight += len(targets)
             budget -= len(targets)
             room -= len(targets)
         self._signal_space()
         if pacer:
             pacer.spend(granted - budget)
+        if allowance != UNBOUNDED:
+            health.spend(granted - budget, started)
         if self._gate is not None:
             self._gate.refill()
         if granted > 0 >= budget and room > 0 and self._lanes:
             self.wake()
+
+    def _probe(self, started: float, room: int) -> None:
+        """The route is held: send one delivery where it is time for a probe, and come back when it is."""
+        health = self.health
+        due = health.allowance(started) > 0
+        if not due and not health.wants_others(started):
+            self._wake_at(health.next_at(started))
+            return
+        drawn = self._lanes.draw_probe(health.suspects, only_others=not due) if room > 0 else None
+        if drawn is None:
+            if not due:
+                self._wake_at(health.next_at(started))
+            return  # The pump is woken when there is room, or something to send.
+        entry, target = drawn
+        now = int(self._wall_clock() * 1000)
+        if entry.chunk.expires_at <= now:
+            self._expire(entry, (target,), now)
+            self.wake()
+            return
+        health.spend(1, started)
+        self._in_flight += 1
+        self._provider.submit(Flight(entry.chunk, target, entry, started, True), self._on_outcome)
+        self._signal_space()
+
+    def _wake_at(self, when: float) -> None:
+        """Call the pump then, by one timer however often this is asked for."""
+        # A loop may call by its clock's resolution too early, and would be asked for the same instant again.
+        when += 1e-6
+        if self._later is not None:
+            if self._loop.time() < self._later_at <= when:
+                return
+            self._later.cancel()
+        self._later, self._later_at = self._loop.call_at(when, self.wake), when
 
     def _signal_space(self) -> None:
         low_water = self._config.prefetch - self._config.prefetch // 4
@@ -367,25 +439,27 @@ class RouteWorker:
         now_wall = self._wall_clock()
         now = int(now_wall * 1000)
         verdict: Verdict = SENT
-        if type(outcome) is not Sent:
-            stepped = -(-now // DUE_STEP_MS) * DUE_STEP_MS
-            verdict = decide(chunk, outcome, now=stepped, jitter=delivery.entry.jitter, policy=self._config.retry)
-        if delivery.probe or type(outcome) is not Sent:
-            self._observe(outcome, delivery.probe, now_monotonic)
+        if type(outcome) is Sent and outcome.status and not delivery.probe and not chunk.part:
+            self.health.worked_at = now_monotonic
+            if self.health.watching:
+                self.health.worked(now_monotonic)
+        else:
+            blame = self._watch.judge(
+                outcome,
+                now_monotonic,
+                token=delivery.target.token,
+                push=chunk.push_id,
+                part=chunk.part,
+                probe=delivery.probe,
+            )
+            if type(outcome) is not Sent:
+                policy = self._config.retry
+                verdict = decide(chunk, outcome, now=now, jitter=self._random(), policy=policy, blame=blame)
         seconds = now_monotonic - delivery.started
         self._congestion.answered(seconds, self._in_flight, now_monotonic)
         self._tally.answered(outcome, chunk.lane, seconds, now_wall - chunk.starts_at / 1000)
         self._settle(delivery, delivery.entry, outcome, verdict, now, outcome.reason)
         self.wake()
-
-    def _observe(self, outcome: Outcome, probe: bool, now: float) -> None:
-        change = self.health.observe(outcome, probe=probe, now=now)
-        if change == "held":
-            self._log.error("route_held", reason=self.health.held_for)
-            self._tally.held(self.health.held_for)
-        elif change == "resumed":
-            self._log.info("route_resumed")
-            self._tally.held("")
 
     def _settle(
         self,

@@ -28,7 +28,7 @@ class Tally:
         self._delivery: dict[Lane, _Gathered] = {
             lane: _Gathered(telemetry.DELIVERY_SECONDS.labels(*self._labels, lane)) for lane in LANES
         }
-        self._held_reason = ""
+        self._held_reasons: set[str] = set()
         self._limited = 0
 
     def answered(self, outcome: Outcome, lane: Lane, provider_seconds: float, delivery_seconds: float) -> None:
@@ -47,14 +47,13 @@ class Tally:
         """A delivery was over a limit of ours, and was not attempted."""
         self._limited += 1
 
-    def held(self, reason: str) -> None:
-        """The route is held for `reason`; the empty string: it is open."""
-        if reason != self._held_reason:
-            if self._held_reason:
-                telemetry.ROUTE_HELD.labels(*self._route, self._held_reason).set(0)
-            if reason:
-                telemetry.ROUTE_HELD.labels(*self._route, reason).set(1)
-            self._held_reason = reason
+    def held(self, reasons: set[str]) -> None:
+        """What the route, or a part of it, is held for; none: it is open. The series of a reason that is over ends."""
+        for reason in self._held_reasons - reasons:
+            telemetry.forget(telemetry.ROUTE_HELD, *self._route, reason)
+        for reason in reasons - self._held_reasons:
+            telemetry.ROUTE_HELD.labels(*self._route, reason).set(1)
+        self._held_reasons = reasons
 
     def flush(self) -> None:
         """Hand what was gathered to prometheus_client."""

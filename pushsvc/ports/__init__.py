@@ -93,6 +93,10 @@ class Provider(Protocol):
         """Why no connection is up (`connection refused`, `bad certificate`), or the empty string."""
         ...
 
+    def remedy(self, reason: str) -> str:
+        """What an operator can do where this is why our credentials, or a part of them, are refused; may be empty."""
+        ...
+
     async def aclose(self) -> None:
         """Let what is in flight end within the request timeout, then close every connection."""
         ...

@@ -46,7 +46,8 @@ def retry_policy(settings: RetrySettings) -> RetryPolicy:
         attempts=settings.attempts,
         base=settings.base,
         cap=settings.cap,
-        server_error={"apns": settings.apns_5xx},
+        server_error={"apns": settings.apns_5xx, "fcm": settings.fcm_5xx},
+        silent={"fcm": settings.fcm_5xx},
         throttled={"fcm": settings.fcm_429},
     )
 

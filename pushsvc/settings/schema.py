@@ -177,6 +177,9 @@ class RetrySettings(Struct, frozen=True, kw_only=True):
     apns_5xx: NotNegative = 900.0
     """Apple: "retry after 15 minutes"
     (https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns)."""
+    fcm_5xx: NotNegative = 10.0
+    """Google: "Wait at least 10 seconds before retrying a failed request"
+    (https://firebase.google.com/docs/cloud-messaging/scale-fcm). Also after a request without an answer."""
     fcm_429: NotNegative = 60.0
     """Google: "default to 60 seconds" (https://firebase.google.com/docs/cloud-messaging/scale-fcm)."""
 

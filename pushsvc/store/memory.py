@@ -26,6 +26,7 @@ from ..model import (
     Push,
     PushStatus,
     Receipt,
+    Retry,
     Route,
     Settlement,
     Target,
@@ -49,7 +50,7 @@ from .memory_registry import MemoryRegistry
 from .memory_state import Record, State, Walk
 from .pushes import after_cursor, page
 from .receipts import parse_event_id
-from .settling import dead_letter_of, receipt_of, row_of
+from .settling import again_as, dead_letter_of, receipt_of, row_of
 
 
 class MemoryPushes:
@@ -180,7 +181,7 @@ class MemoryQueue:
     async def settle(self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]) -> int:
         state = self._state
         applied = 0
-        again: dict[tuple[int, int, int], tuple[Chunk, list[Target]]] = {}
+        again: dict[tuple[int, Retry], tuple[Chunk, list[Target]]] = {}
         for settlement in settlements:
             delivery, verdict = settlement.delivery, settlement.verdict
             chunk, target = delivery.chunk, delivery.target
@@ -196,11 +197,9 @@ class MemoryQueue:
                 self._end(record, settlement, verdict)
             else:
                 record.turns[target.index] = chunk.turn + 1
-                key = (id(chunk), verdict.due_at, verdict.attempt)
-                again.setdefault(key, (chunk, []))[1].append(target)
-        for (_, due_at, attempt), (chunk, targets) in again.items():
-            retry = msgspec.structs.replace(chunk, targets=tuple(targets), attempt=attempt, turn=chunk.turn + 1)
-            state.retries[Route(app, chunk.platform)].append((due_at, retry))
+                again.setdefault((id(chunk), verdict), (chunk, []))[1].append(target)
+        for (_, retry), (chunk, targets) in again.items():
+            state.retries[Route(app, chunk.platform)].append((retry.due_at, again_as(chunk, targets, retry)))
         for ref in finished:
             state.lanes[ref.app, ref.platform, ref.lane].remove(ref.entry_id)
             self._held.discard(ref.entry_id)

@@ -4,15 +4,16 @@ Pure. It runs once a delivery, so it avoids what costs: one dictionary look-up f
 the chunk, which all deliveries of an entry share), and only what must be kept is encoded. What was sent of a large push
 goes as one value with all its rows, and a mask of its bits: Redis has then nothing to do for each delivery.
 
-Retries of one chunk that fall due at about the same time travel on as one chunk, at the time of the last of them: a
-held route would else turn an entry of 500 targets into 500 copies of its message. "About" is a sixteenth of the wait,
-so that jitter keeps its use and nobody goes before it is due.
+Retries of one chunk that fall due at about the same time travel on as one chunk, at the time of the last of them, so
+that nobody goes before it is due: a held route would else turn an entry of 500 targets into 500 copies of its message.
+At most `TOGETHER` groups are made of the retries of one chunk in one step, evenly over their time, so that what failed
+together comes back spread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
@@ -33,7 +34,11 @@ from ..ports import EntryRef
 from .dead import DeadLetter, encode_dead
 from .keys import SMALL, is_large
 
-Bucket: TypeAlias = tuple[int, int]
+Again: TypeAlias = tuple[int, str]
+"""What retries that travel together have in common: the attempt, and the part of the route that they wait for."""
+TOGETHER: Final = 32
+STEP_MS: Final = 100
+"""Retries that fall due within the same step are not told apart."""
 WIDEST = 1024
 """Bytes of a mask, at most."""
 RENEWAL = 16
@@ -84,28 +89,28 @@ class _Group:
         """Deliveries from this index on need no row when they end as `sent`."""
         self.seen: set[int] = set()
         self.ends: dict[str, _End] = {}
-        self.retries: dict[Bucket, tuple[list[Target], list[int]]] = {}
-        self.dead: list[tuple[str, int, msgspec.Raw]] = []
-        self.receipts: list[tuple[object, int, msgspec.Raw]] = []
+        self.retries: dict[Again, list[tuple[int, Target]]] = {}
+        self.dead: list[tuple[int, msgspec.Raw]] = []
+        self.receipts: list[tuple[int, msgspec.Raw]] = []
 
     def packed(self) -> list[Any]:
         """The group in the shape that settle.lua documents."""
         chunk = self.chunk
         large = is_large(chunk.total)
         indexes: list[int] = []
-        starts: dict[object, int] = {}
         ends = []
         for name, end in self.ends.items():
-            starts[name] = len(indexes) + 1
             indexes += end.places
             ends.append(end.packed(name, large=large))
         first, mask = mask_of(indexes) if large and not self.retries else (0, b"")
         retries = []
-        for bucket, (targets, dues) in self.retries.items():
-            starts[bucket] = len(indexes) + 1
-            indexes += [target.index for target in targets]
-            again = msgspec.structs.replace(chunk, targets=tuple(targets), attempt=bucket[1], turn=chunk.turn + 1)
-            retries.append((max(dues), len(targets), lua_string(encode_chunk(again))))
+        for (attempt, part), waiting in self.retries.items():
+            for due_at, targets in together(waiting):
+                indexes += [target.index for target in targets]
+                again = again_as(chunk, targets, Retry(due_at, attempt, part))
+                retries.append((due_at, len(targets), lua_string(encode_chunk(again))))
+        # Few deliveries have either, so this is seldom made.
+        places = {index: place for place, index in enumerate(indexes, 1)} if self.dead or self.receipts else {}
         letter = encode_chunk(msgspec.structs.replace(chunk, targets=())) if self.dead else b""
         return [
             chunk.push_id,
@@ -119,8 +124,8 @@ class _Group:
             ends,
             retries,
             lua_string(letter),
-            [(starts[end] + place, blob) for end, place, blob in self.dead],
-            [(starts[segment] + place, blob) for segment, place, blob in self.receipts],
+            [(places[index], blob) for index, blob in self.dead],
+            [(places[index], blob) for index, blob in self.receipts],
             int(self.asked),
         ]
 
@@ -187,35 +192,21 @@ def pack(
         group.seen.add(target.index)
         if not group.asked and outcome is not None and outcome.status:
             group.asked = True  # a dry run that the provider has a word for
-        segment: object
         if type(verdict) is Ended:
-            segment = verdict.end
             end = group.ends.get(verdict.end)
             if end is None:
                 end = group.ends[verdict.end] = _End()
-            place = len(end.places)
             end.places.append(target.index)
             if verdict.end != "sent" or target.index < group.rows_of_sent:
                 end.rows.append((target.index, row_of(settlement, verdict)))
                 if verdict.dead_letter:
-                    group.dead.append((verdict.end, place, lua_string(encode_dead(dead_letter_of(settlement)))))
+                    group.dead.append((target.index, lua_string(encode_dead(dead_letter_of(settlement)))))
         else:
             retry = cast(Retry, verdict)
-            segment = bucket = _bucket(retry, settlement.at)
-            waiting = group.retries.get(bucket)
-            if waiting is None:
-                waiting = group.retries[bucket] = ([], [])
-            place = len(waiting[0])
-            waiting[0].append(target)
-            waiting[1].append(retry.due_at)
+            group.retries.setdefault((retry.attempt, retry.part), []).append((retry.due_at, target))
         if spoken:
-            group.receipts.append(
-                (
-                    segment,
-                    place,
-                    lua_string(encode_receipt(receipt_of(settlement, cast(TokenDead | TokenSuspect, outcome)))),
-                )
-            )
+            receipt = receipt_of(settlement, cast(TokenDead | TokenSuspect, outcome))
+            group.receipts.append((target.index, lua_string(encode_receipt(receipt))))
     return [group.packed() for group in groups.values()], [(*kind, flat) for kind, flat in singles.items()]
 
 
@@ -233,9 +224,22 @@ def batches(settlements: Sequence[Settlement], size: int) -> Iterator[tuple[Sequ
         yield settlements[start : start + size], start + size >= len(settlements)
 
 
-def _bucket(retry: Retry, at: int) -> Bucket:
-    width = 1 << max((max(retry.due_at - at, 1) // 16).bit_length() - 1, 0)
-    return retry.due_at // width * width, retry.attempt
+def together(waiting: Sequence[tuple[int, Target]]) -> list[tuple[int, list[Target]]]:
+    """Targets by the instant at which they go again together: that of the last of them, at most `TOGETHER` instants."""
+    dues = [due_at for due_at, _ in waiting]
+    first, last = min(dues), max(dues)
+    width = max(STEP_MS, (last - first) // TOGETHER + 1)
+    groups: dict[int, list[tuple[int, Target]]] = {}
+    for due_at, target in waiting:
+        groups.setdefault((due_at - first) // width, []).append((due_at, target))
+    return [(max(due for due, _ in group), [target for _, target in group]) for group in groups.values()]
+
+
+def again_as(chunk: Chunk, targets: Sequence[Target], retry: Retry) -> Chunk:
+    """The chunk of some targets that go again."""
+    return msgspec.structs.replace(
+        chunk, targets=tuple(targets), attempt=retry.attempt, turn=chunk.turn + 1, part=retry.part
+    )
 
 
 def row_of(settlement: Settlement, verdict: Ended) -> DeliveryRow:

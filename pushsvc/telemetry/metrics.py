@@ -165,6 +165,14 @@ def prepare_multiprocess(folder: Path) -> dict[str, str]:
     return {MULTIPROCESS_ENV: str(folder)}
 
 
+def forget(gauge: Gauge, *labels: str, value: float = 0.0) -> None:
+    """End a series of what is over or gone. Where processes share a folder its value goes to `value` instead: the files
+    cannot lose a series."""
+    gauge.labels(*labels).set(value)
+    if not _MULTIPROCESS:
+        gauge.remove(*labels)
+
+
 def mark_process_dead(pid: int, folder: Path) -> None:
     """Forget the gauges of a process that has ended; its counters stay."""
     multiprocess.mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]  # as above

@@ -32,6 +32,7 @@ port = 0
 [retry]
 base = 0.05
 apns_5xx = 0.0
+fcm_5xx = 0.0
 fcm_429 = 0.0
 request_timeout = {request_timeout}
 [dispatch]

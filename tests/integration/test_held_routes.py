@@ -40,7 +40,10 @@ def test_a_held_route_is_named_until_it_is_open_again(
             assert await service.done(await service.push(apns("ok", "before"))) == {"total": 1, "sent": 1}
             service.simulator.break_credentials("apns")
             push = await service.push(apns("ok", *range(20)))
-            held = {"shop/apns": "InvalidProviderToken"}
+            held = {
+                "shop/apns": "InvalidProviderToken: correct `key_file`, `key_id` or `team_id`; "
+                "compare this machine's clock with the true time"
+            }
 
             async def told() -> bool:
                 return bool((await readyz(service)).get("held") == held)
@@ -50,7 +53,7 @@ def test_a_held_route_is_named_until_it_is_open_again(
             assert document["held"] == held
             assert document["pending"]["normal"] == 20
             (route,) = [each for each in document["routes"] if each["platform"] == "apns"]
-            assert (route["held"], route["outcomes"]["sent"] >= 1) == ("InvalidProviderToken", True)
+            assert (route["held"], route["outcomes"]["sent"] >= 1) == (held["shop/apns"], True)
             table = await stats(service, "--every", "0.2")
             assert "held      shop/apns: InvalidProviderToken" in table
             assert "shop\tapns\t0\t20\t0" in table

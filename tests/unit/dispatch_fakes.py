@@ -113,6 +113,9 @@ class FakeProvider:
     def on_room(self, wake: Callable[[], None]) -> None:
         self._wakes.append(wake)
 
+    def remedy(self, reason: str) -> str:
+        return f"look after {reason}"
+
     def widen(self, window: int) -> None:
         """Another window, and say so."""
         self.window = window

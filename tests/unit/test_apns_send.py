@@ -343,41 +343,77 @@ def test_each_answer_reaches_its_own_delivery_once(config: Config) -> None:
     run(config, scene)
 
 
-def test_a_token_that_expired_is_replaced_and_all_that_it_failed_go_again_once(config: Config) -> None:
+def refused(reason: str, **headers: str) -> Any:
+    return response(403, {"reason": reason}, headers)
+
+
+def test_one_delivery_tries_a_new_token_and_what_the_old_one_failed_follows_it(config: Config) -> None:
     async def scene(it: Opened) -> None:
-        it.send(ALERT, "aa", "bb")
+        it.send(ALERT, "aa", "bb", "cc")
         old = it.pool.requests[0].headers["authorization"]
         it.clock.now += 1300  # more than the 20 minutes that a token must last
         for request in it.pool.requests[:2]:
-            request.answer(response(403, {"reason": "ExpiredProviderToken"}))
-        again = it.pool.requests[2:]
+            request.answer(refused("ExpiredProviderToken"))
+        (trial,) = it.pool.requests[3:]
+        assert it.provider.room == 0, "nothing else goes until it is known whether the new one is any better"
+        trial.answer(response(200))
+        assert it.provider.room > 0
+        it.pool.requests[2].answer(refused("ExpiredProviderToken"))
+        again = it.pool.requests[3:]
         fresh = {request.headers["authorization"] for request in again}
 
-        assert [request.headers[":path"][-2:] for request in again] == ["aa", "bb"]
-        assert [request.headers["apns-id"] for request in again] == [apns_id(PUSH_ID, 0), apns_id(PUSH_ID, 1)]
-        assert len(fresh) == 1  # one new token for both
+        assert [request.headers[":path"][-2:] for request in again] == ["aa", "bb", "cc"]
+        assert [request.headers["apns-id"] for request in again] == [apns_id(PUSH_ID, index) for index in range(3)]
+        assert len(fresh) == 1  # one new token for all
         assert old not in fresh
-        again[0].answer(response(200))
-        again[1].answer(response(403, {"reason": "ExpiredProviderToken"}))
+        again[1].answer(response(200))
+        again[2].answer(refused("ExpiredProviderToken"))
         assert [outcome for _, outcome in it.outcomes] == [
             Sent(status=200, provider_id=apns_id(PUSH_ID, 0)),
+            Sent(status=200, provider_id=apns_id(PUSH_ID, 1)),
             Misconfigured(status=403, reason="ExpiredProviderToken"),
         ]
-        assert len(it.pool.requests) == 4
+        assert len(it.pool.requests) == 6
 
     run(config, scene)
 
 
-def test_a_new_token_is_never_made_sooner_than_after_20_minutes(config: Config) -> None:
+def test_a_young_token_that_is_called_expired_is_not_made_anew_and_nothing_is_sent_twice(config: Config) -> None:
     async def scene(it: Opened) -> None:
         for _ in range(5):
             it.send()
-            it.pool.requests[-1].answer(response(403, {"reason": "ExpiredProviderToken"}))
-            it.pool.requests[-1].answer(response(403, {"reason": "ExpiredProviderToken"}))
+            it.pool.requests[-1].answer(refused("ExpiredProviderToken"))
             it.clock.now += 200
 
         assert len({request.headers["authorization"] for request in it.pool.requests}) == 1
-        assert len(it.outcomes) == 5
+        assert len(it.outcomes) == len(it.pool.requests) == 5
+
+    run(config, scene)
+
+
+def test_a_clock_that_is_put_right_makes_a_new_token(config: Config) -> None:
+    async def scene(it: Opened) -> None:
+        it.clock.now += 3600  # it ran ahead when the token was signed
+        it.send()
+        it.clock.now -= 3600 - 5
+        it.send()
+        first, second = (request.headers["authorization"] for request in it.pool.requests)
+        assert first != second
+        it.clock.now -= 7200
+        it.pool.requests[-1].answer(refused("ExpiredProviderToken"))
+        assert it.pool.requests[-1].headers["authorization"] not in (first, second)
+
+    run(config, scene)
+
+
+def test_a_refusal_says_how_far_our_clock_is_from_theirs(config: Config) -> None:
+    async def scene(it: Opened) -> None:
+        assert "clock" in it.provider.remedy("ExpiredProviderToken")
+        assert "clock" not in it.provider.remedy("BadTopic")
+        it.send()
+        it.clock.now = 1_792_000_000.0
+        it.pool.requests[-1].answer(refused("ExpiredProviderToken", date="Wed, 14 Oct 2026 16:46:40 GMT"))
+        assert "clock is 3,600 s ahead" in it.provider.remedy("ExpiredProviderToken")
 
     run(config, scene)
 
@@ -413,24 +449,56 @@ def test_apns_may_ask_for_fewer_new_tokens(config: Config) -> None:
     run(config, scene)
 
 
-def test_another_key_needs_other_connections_once_for_all_in_flight(config: Config) -> None:
+@pytest.mark.parametrize("reason", ["UnrelatedKeyIdInToken", "InvalidProviderToken"])
+def test_a_connection_that_refuses_our_key_is_replaced_before_the_refusal_is_reported(
+    config: Config, reason: str
+) -> None:
     async def scene(it: Opened) -> None:
         it.send(ALERT, "aa", "bb", "cc")
         for request in it.pool.requests[:3]:
-            request.answer(response(403, {"reason": "UnrelatedKeyIdInToken"}))
+            request.answer(refused(reason))
         assert it.pool.renewals == 1
-        assert [request.headers[":path"][-2:] for request in it.pool.requests[3:]] == ["aa", "bb", "cc"]
-        it.pool.requests[3].answer(response(403, {"reason": "UnrelatedKeyIdInToken"}))
-        assert it.outcomes.last == Misconfigured(status=403, reason="UnrelatedKeyIdInToken")
-        it.clock.now += 11
-        it.send()
-        it.pool.requests[-1].answer(response(403, {"reason": "UnrelatedKeyIdInToken"}))
-        assert it.pool.renewals == 2
+        assert [request.headers[":path"][-2:] for request in it.pool.requests[3:]] == ["aa"]
+        it.pool.requests[3].answer(response(200))
+        assert [request.headers[":path"][-2:] for request in it.pool.requests[4:]] == ["bb", "cc"]
+        assert [type(outcome) for _, outcome in it.outcomes] == [Sent]
 
     run(config, scene)
 
 
-@pytest.mark.parametrize("reason", ["InvalidProviderToken", "BadCertificate", "Forbidden", "BadTopic"])
+def test_refused_for_good_it_costs_one_more_request_and_connections_ever_more_seldom(config: Config) -> None:
+    async def scene(it: Opened) -> None:
+        it.send(ALERT, "aa", "bb", "cc")
+        for request in it.pool.requests[:3]:
+            request.answer(refused("InvalidProviderToken"))
+        it.pool.requests[3].answer(refused("InvalidProviderToken"))
+        assert [outcome for _, outcome in it.outcomes] == [Misconfigured(status=403, reason="InvalidProviderToken")] * 3
+        assert len(it.pool.requests) == 4
+        renewals = []
+        for _ in range(40):
+            it.provider._replaced_at -= 5.0  # type: ignore[attr-defined]  # five seconds later
+            it.send()
+            it.pool.requests[-1].answer(refused("InvalidProviderToken"))
+            if it.provider.room == 0:
+                it.pool.requests[-1].answer(refused("InvalidProviderToken"))
+            renewals.append(it.pool.renewals)
+        assert renewals.index(2) < 4
+        assert renewals[-1] <= 5
+
+    run(config, scene)
+
+
+def test_a_push_that_named_its_own_topic_replaces_no_connection(config: Config) -> None:
+    async def scene(it: Opened) -> None:
+        it.send(Message("apns", b"{}", {"apns-push-type": "alert", "apns-topic": "com.example.other"}))
+        it.pool.requests[-1].answer(refused("InvalidProviderToken"))
+        assert it.pool.renewals == 0
+        assert it.outcomes.last == Misconfigured(status=403, reason="InvalidProviderToken", chosen=True)
+
+    run(config, scene)
+
+
+@pytest.mark.parametrize("reason", ["BadCertificate", "Forbidden", "BadTopic"])
 def test_no_other_refusal_is_sent_again(config: Config, reason: str) -> None:
     async def scene(it: Opened) -> None:
         it.send()

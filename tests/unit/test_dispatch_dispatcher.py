@@ -258,9 +258,14 @@ def test_it_says_which_routes_are_held() -> None:
         async with running(own):
             await store.pushes.accept(push("p", "t"))
             await until(lambda: refused.open)
-            assert own.held() == {"shop/fcm": "connection refused"}
+            assert own.held() == {}, "connections may be replaced"
+            await until(own.held)
+            assert own.held() == {"shop/fcm": "unreachable: connection refused"}
             refused.answer(Misconfigured(status=403, reason="InvalidProviderToken"))
-            assert own.held() == {"shop/apns": "InvalidProviderToken", "shop/fcm": "connection refused"}
+            assert own.held() == {
+                "shop/apns": "InvalidProviderToken: look after InvalidProviderToken",
+                "shop/fcm": "unreachable: connection refused",
+            }
 
     run(main())
 

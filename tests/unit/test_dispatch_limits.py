@@ -69,7 +69,7 @@ class Rig:
     def add(self, *tokens: str, lane: Lane = "normal", body: bytes = b"{}") -> None:
         targets = tuple(Target(index, token) for index, token in enumerate(tokens))
         chunk = Chunk("p", "shop", "fcm", lane, len(targets), 0, 1 << 50, Message("fcm", body), targets)
-        self.gate.add(OpenEntry(EntryRef("shop", 0, "fcm", lane, "1-0"), chunk, targets, 0.0))
+        self.gate.add(OpenEntry(EntryRef("shop", 0, "fcm", lane, "1-0"), chunk, targets))
         self.gate.refill()
 
     def drawn(self) -> list[str]:

@@ -42,9 +42,9 @@ PATIENT = RetryPolicy(attempts=3, base=1.0, server_error={}, throttled={})
 
 @asynccontextmanager
 async def working(
-    queue: DeliveryQueue, provider: FakeProvider, config: DispatchConfig | None = None
+    queue: DeliveryQueue, provider: FakeProvider, config: DispatchConfig | None = None, *, spread: bool = False
 ) -> AsyncIterator[RouteWorker]:
-    """A worker at work, with a settler of its own."""
+    """A worker at work, with a settler of its own. Every jitter is a half, unless they are to `spread`."""
     settler = Settler("shop", queue, lambda: worker.wake())
     worker = RouteWorker(
         provider,
@@ -53,7 +53,7 @@ async def working(
         config or DispatchConfig(retry=PATIENT),
         hash_token=lambda token: f"hash of {token}",
         wall_clock=wall_clock,
-        random=lambda: 0.5,
+        random=random.Random(7).random if spread else lambda: 0.5,
     )
     tasks = [asyncio.create_task(settler.run()), asyncio.create_task(worker.run())]
     try:
@@ -68,10 +68,10 @@ async def working(
             assert ended is None or isinstance(ended, asyncio.CancelledError), ended
 
 
-async def until_ended(store: MemoryStore, name: str) -> dict[str, int]:
+async def until_ended(store: MemoryStore, name: str, seconds: float = 600.0) -> dict[str, int]:
     """Wait until nothing of a push is under way; its counts, without the zeros."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + 600.0
+    deadline = loop.time() + seconds
     while (told := await counts(store, name)).keys() & {"queued", "retrying"}:
         assert loop.time() < deadline, told
         await asyncio.sleep(0.02)
@@ -318,7 +318,7 @@ def test_a_refused_route_waits_sends_one_probe_and_resumes_by_itself() -> None:
             provider.answer(None, 8)
             provider.answer(REFUSED, 1)
             held_at = loop.time()
-            assert worker.health.held_for == "InvalidProviderToken"
+            assert worker.held == {"shop/apns": "InvalidProviderToken: look after InvalidProviderToken"}
 
             await store.pushes.accept(push("second", *many("second", 20)))
             await until(lambda: provider.open)
@@ -335,7 +335,7 @@ def test_a_refused_route_waits_sends_one_probe_and_resumes_by_itself() -> None:
 
             provider.says = lambda delivery: Sent(status=200)
             provider.answer()
-            assert worker.health.held_for == ""
+            assert worker.held == {}
             for name, total in (("first", 10), ("second", 20)):
                 assert await until_ended(store, name) == {"total": total, "sent": total}
         # Waits that were not the deliveries' fault cost no attempt.

@@ -20,7 +20,7 @@ from .virtual_time import run, until
 
 def entry(name: str, count: int) -> OpenEntry:
     own = chunk(*many(name, count), name=name)
-    return OpenEntry(EntryRef("shop", 0, "apns", "normal", name), own, own.targets, 0.5)
+    return OpenEntry(EntryRef("shop", 0, "apns", "normal", name), own, own.targets)
 
 
 def add(settler: Settler, entry: OpenEntry, index: int) -> None:

@@ -132,7 +132,7 @@ def test_nothing_shows_before_the_flush() -> None:
     assert samples(app)[key] == 1
 
 
-def test_a_held_route_shows_its_one_reason() -> None:
+def test_a_held_route_shows_its_reasons_and_the_series_of_what_is_over_ends() -> None:
     app = unused()
     tally = Tally(Route(app, "apns"))
 
@@ -143,11 +143,11 @@ def test_a_held_route_shows_its_one_reason() -> None:
             if name == "pushsvc_route_held"
         }
 
-    tally.held("")
+    tally.held(set())
     assert held() == {}
-    tally.held("InvalidProviderToken")
+    tally.held({"InvalidProviderToken"})
     assert held() == {"InvalidProviderToken": 1}
-    tally.held("unreachable")
-    assert held() == {"InvalidProviderToken": 0, "unreachable": 1}
-    tally.held("")
-    assert held() == {"InvalidProviderToken": 0, "unreachable": 0}
+    tally.held({"unreachable", "THIRD_PARTY_AUTH_ERROR"})
+    assert held() == {"THIRD_PARTY_AUTH_ERROR": 1, "unreachable": 1}
+    tally.held(set())
+    assert held() == {}

@@ -387,7 +387,7 @@ def test_a_key_that_lies_in_the_firebase_project_asks_for_no_new_token(tmp_path:
         details = [{"@type": "x/google.firebase.fcm.v1.FcmError", "errorCode": "THIRD_PARTY_AUTH_ERROR"}]
         request.answer(response(401, {"error": {"details": details}}))
 
-        assert it.outcomes.last == Unavailable(status=401, reason="THIRD_PARTY_AUTH_ERROR", retry_after=300.0)
+        assert it.outcomes.last == Misconfigured(status=401, reason="THIRD_PARTY_AUTH_ERROR", part="apple")
         assert it.endpoint.calls == 1
         assert it.provider.room
 

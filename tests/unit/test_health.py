@@ -1,75 +1,346 @@
-"""A held route: one probe at a time, further and further apart, and back at the first good answer."""
+"""When a route is held and when it opens: the judgement as a table, the spans, and what holds of every history."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pushsvc.dispatch.health import FIRST_PROBE, LAST_PROBE, UNBOUNDED, RouteHealth
-from pushsvc.model import Misconfigured, Outcome, Sent, Throttled, TokenDead, Unavailable
+from pushsvc.dispatch.evidence import Cause, cause_of
+from pushsvc.dispatch.health import (
+    BENEFIT,
+    CONFIRMED,
+    ENOUGH,
+    FIRST_PROBE,
+    FULL_RATE,
+    GUILT,
+    LAST_PROBE,
+    LONGEST,
+    OTHERS,
+    QUIET,
+    STEP,
+    UNBOUNDED,
+    RouteHealth,
+    Trouble,
+)
+from pushsvc.model import (
+    BadNotification,
+    Expired,
+    Misconfigured,
+    Outcome,
+    Sent,
+    Throttled,
+    TokenDead,
+    TokenSuspect,
+    Unavailable,
+)
 
-REFUSED = Misconfigured(status=403, reason="InvalidProviderToken")
+REFUSED = Trouble("credentials", "InvalidProviderToken", 403)
+BROKEN = Trouble("unavailable", "UNAVAILABLE", 503)
+SILENT = Trouble("timeout", "timeout")
+SLOWER = Trouble("throttled", "QUOTA_EXCEEDED", 429)
 
 
-def held_at(now: float) -> RouteHealth:
-    health = RouteHealth()
-    assert health.observe(REFUSED, probe=False, now=now) == "held"
+def trouble(health: RouteHealth, what: Trouble, now: float, count: int = 1, *, pushes: int = 2) -> None:
+    """So many tokens meet this trouble at that instant."""
+    for number in range(count):
+        health.troubled(what, now, token=f"t{number}", push=f"p{number % pushes}")
+
+
+def held(health: RouteHealth) -> bool:
+    return health.trouble is not None
+
+
+def held_by(what: Trouble, now: float = 0.0) -> RouteHealth:
+    health = RouteHealth(now)
+    trouble(health, what, now, ENOUGH, pushes=ENOUGH)
+    assert health.trouble == what
     return health
+
+
+@pytest.mark.parametrize(
+    ("outcome", "cause"),
+    [
+        (Sent(status=200), "works"),
+        (Sent(reason="dry_run"), None),
+        (TokenDead(status=410, reason="Unregistered"), "works"),
+        (TokenSuspect(status=400, reason="BadDeviceToken"), "works"),
+        (BadNotification(status=400, reason="BadPriority"), "works"),
+        (BadNotification(reason="malformed_request"), None),
+        (Expired(reason="ttl"), None),
+        (Throttled(status=429, reason="TooManyRequests"), "works"),
+        (Throttled(status=429, reason="QUOTA_EXCEEDED", scope="route"), "throttled"),
+        (Misconfigured(status=403, reason="InvalidProviderToken"), "credentials"),
+        (Misconfigured(status=403, reason="TopicMismatch", chosen=True), None),
+        (Misconfigured(status=401, reason="THIRD_PARTY_AUTH_ERROR", part="apple"), None),
+        (Unavailable(status=500, reason="INTERNAL"), "unavailable"),
+        (Unavailable(status=502, reason="unknown_502"), "unavailable"),
+        (Unavailable(status=503, reason="UNAVAILABLE"), "unavailable"),
+        (Unavailable(status=400, reason="IdleTimeout"), None),
+        (Unavailable(reason="timeout", maybe_sent=True), "timeout"),
+        (Unavailable(reason="timeout"), "timeout"),
+        (Unavailable(reason="connection_lost", maybe_sent=True), "unreachable"),
+        (Unavailable(reason="reset"), "unreachable"),
+        (Unavailable(reason="unreachable"), "unreachable"),
+        (Unavailable(reason="closing"), None),
+    ],
+)
+def test_what_each_outcome_says_of_its_route(outcome: Outcome, cause: str | None) -> None:
+    assert cause_of(outcome) == cause
 
 
 def test_an_open_route_sends_without_bound() -> None:
     health = RouteHealth()
     assert health.allowance(0.0) == UNBOUNDED
-    assert not health.begin_probe()
+    assert health.is_open
+    assert not health.watching
 
 
-def test_a_held_route_lets_one_probe_through_when_it_is_time() -> None:
-    health = held_at(10.0)
-    assert health.held_for == "InvalidProviderToken"
-    assert health.allowance(10.0) == 0
-    assert health.allowance(10.0 + FIRST_PROBE) == 1
-    assert health.begin_probe()
-    assert health.allowance(10.0 + FIRST_PROBE) == 0
+@pytest.mark.parametrize("what", [REFUSED, SLOWER])
+def test_one_answer_that_speaks_of_the_route_holds_it(what: Trouble) -> None:
+    health = RouteHealth()
+    assert health.troubled(what, 0.0, token="t", push="p") == "route"
+    assert health.spoken_of(0.0) == what
+    assert health.allowance(0.0) == 0
 
 
-def test_probes_come_at_growing_distances_up_to_a_bound() -> None:
-    health, now, waits = held_at(0.0), 0.0, []
+@pytest.mark.parametrize("what", [BROKEN, SILENT, Trouble("unreachable", "reset")])
+def test_of_other_troubles_it_takes_several_tokens_with_nothing_good_in_between(what: Trouble) -> None:
+    health = RouteHealth()
+    trouble(health, what, 0.0, ENOUGH - 1)
+    health.worked(0.1)
+    trouble(health, what, 0.2, ENOUGH - 1)
+    assert not held(health)
+    health.troubled(what, 0.3, token="one more", push="p")
+    assert health.trouble == what
+    assert health.spoken_of(0.3) is None, "what is in flight may prove it wrong"
+    assert health.spoken_of(0.3 + CONFIRMED) == what
+
+
+def test_one_token_never_holds_a_route() -> None:
+    health = RouteHealth()
+    for second in range(1000):
+        health.troubled(BROKEN, float(second), token="bad", push=f"p{second}")
+    assert health.trouble is None
+
+
+def test_a_push_that_breaks_its_provider_delays_the_others_by_one_round_trip() -> None:
+    health = RouteHealth()
+    trouble(health, BROKEN, 10.0, 100, pushes=1)
+    assert health.allowance(10.1) == 0
+    assert health.wants_others(10.1), "a delivery of another push may go at once"
+    assert health.suspects == {"p0"}
+    health.spend(1, 10.1)
+    assert not health.wants_others(10.1 + OTHERS / 2)
+    health.worked(10.2, push="another", probe=True)
+    assert health.is_open
+    assert health.allowance(10.2) == UNBOUNDED
+    assert health.troubled(BROKEN, 10.3, token="t0", push="p0") == "delivery"
+    trouble(health, BROKEN, 10.4, 100, pushes=1)
+    assert health.is_open, "its troubles prove nothing any more"
+    trouble(health, BROKEN, 10.2 + GUILT, 100, pushes=1)
+    assert held(health)
+
+
+def test_trouble_of_many_pushes_wants_no_more_probes_than_the_spans_say() -> None:
+    health = held_by(BROKEN, 10.0)
+    assert not health.wants_others(10.2)
+
+
+def test_a_false_alarm_is_over_with_the_next_answer_that_works() -> None:
+    health = held_by(BROKEN, 0.0)
+    health.worked(0.01)
+    assert health.is_open
+    assert health.allowance(0.01) == UNBOUNDED
+
+
+@pytest.mark.parametrize("what", [REFUSED, SLOWER])
+def test_answers_to_what_went_before_do_not_end_a_refusal(what: Trouble) -> None:
+    health = held_by(what)
+    health.worked(0.5)
+    assert health.trouble == what
+
+
+def test_probes_come_at_growing_spans_up_to_a_bound() -> None:
+    health, now, waits = held_by(REFUSED), 0.0, []
     for _ in range(8):
         waits.append(health.probe_at - now)
         now = health.probe_at
-        health.begin_probe()
-        assert health.observe(REFUSED, probe=True, now=now) is None
-    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, LAST_PROBE, LAST_PROBE, LAST_PROBE]
+        assert health.allowance(now) == 1
+        assert health.spend(1, now)
+        assert health.allowance(now) == 0, "one at a time"
+        health.troubled(REFUSED, now, token="t", push="p", probe=True)
+    assert waits == [FIRST_PROBE, 2.0, 4.0, 8.0, 16.0, LAST_PROBE, LAST_PROBE, LAST_PROBE]
 
 
-@pytest.mark.parametrize("outcome", [Sent(status=200), TokenDead(status=410)])
-def test_an_answer_that_accepts_who_we_are_opens_the_route(outcome: Outcome) -> None:
-    health = held_at(0.0)
-    health.begin_probe()
-    assert health.observe(outcome, probe=True, now=1.0) == "resumed"
-    assert health.allowance(1.0) == UNBOUNDED
-    assert health.held_for == ""
+def test_what_the_provider_asks_for_is_waited_for_up_to_an_hour() -> None:
+    health = RouteHealth()
+    health.troubled(SLOWER, 0.0, token="t", push="p", wait=5.0)
+    assert health.allowance(4.9) == 0
+    health.troubled(SLOWER, 2.0, token="u", push="p", wait=5.0)
+    assert health.allowance(6.9) == 0
+    assert health.allowance(7.0) == 1
+    health.spend(1, 7.0)
+    health.troubled(SLOWER, 7.1, token="v", push="p", wait=86_400.0, probe=True)
+    assert health.probe_at == 7.1 + LONGEST
 
 
-@pytest.mark.parametrize("outcome", [Unavailable(status=503), Throttled(status=429)])
-def test_a_provider_in_trouble_says_nothing_about_the_credentials(outcome: Outcome) -> None:
-    health = held_at(0.0)
-    health.begin_probe()
-    assert health.observe(outcome, probe=True, now=1.0) is None
-    assert health.held_for == "InvalidProviderToken"
-    assert health.allowance(1.0) == 0
-    assert health.allowance(health.probe_at) == 1
+def test_a_provider_in_trouble_says_nothing_about_the_credentials() -> None:
+    health = held_by(REFUSED)
+    health.spend(1, 1.0)
+    health.troubled(BROKEN, 1.0, token="t", push="p", probe=True)
+    assert health.trouble == REFUSED
+    assert health.probe_at == 1.0 + FIRST_PROBE
 
 
-def test_stragglers_of_before_change_nothing() -> None:
-    health = held_at(0.0)
-    probe_at = health.probe_at
-    assert health.observe(REFUSED, probe=False, now=0.5) is None
-    assert health.observe(Sent(status=200), probe=False, now=0.5) is None
-    assert health.probe_at == probe_at
-    assert health.held_for
+def test_the_cause_follows_what_the_probes_meet() -> None:
+    health = held_by(SILENT)
+    health.spend(1, 1.0)
+    health.troubled(BROKEN, 2.0, token="t", push="p", probe=True)
+    assert health.trouble == BROKEN
+    health.troubled(REFUSED, 2.1, token="u", push="p")
+    assert health.trouble == REFUSED
 
 
-def test_a_mend_is_probed_at_once() -> None:
-    health = held_at(100.0)
+def opened(health: RouteHealth, now: float) -> float:
+    """Let the probe pass and everything work from then on; how long it takes until the route is open."""
+    started = now
+    health.spend(1, now)
+    health.worked(now, push="p0", probe=True)
+    while not health.is_open:
+        now += 0.05
+        health.spend(health.allowance(now), now)
+        health.worked(now)
+        assert now < started + 600
+    return now - started
+
+
+def test_it_opens_step_by_step_and_within_seconds() -> None:
+    health = held_by(BROKEN)
+    health.troubled(BROKEN, 1.0, token="t", push="p", probe=True)
+    now = health.probe_at
+    health.spend(1, now)
+    health.worked(now, push="p0", probe=True)
+    went: list[int] = []
+    while not health.is_open and len(went) < 1000:
+        now += 0.05
+        allowed = health.allowance(now)
+        health.spend(allowed, now)
+        went.append(allowed)
+        health.worked(now)
+    assert len(went) * 0.05 < 5.0
+    assert sum(went[:20]) < 200, "a second after the probe it is no storm"
+
+
+def test_nothing_grows_while_nothing_works() -> None:
+    health = held_by(BROKEN)
+    health.spend(1, 1.0)
+    health.troubled(BROKEN, 1.0, token="t", push="p", probe=True)
+    health.spend(1, 3.0)
+    health.worked(3.0, push="p", probe=True)
+    before = health.allowance(100.0)
+    assert before < UNBOUNDED
+    assert health.allowance(200.0) == before
+
+
+def test_after_a_throttle_it_grows_gently_from_half_the_rate_that_was_too_much() -> None:
+    health = held_by(SLOWER)
+    health.spend(1, 1.0)
+    health.worked(1.0, push="p", probe=True)
+    now = 1.0
+    while health._rate < 256:
+        now += STEP
+        health.worked(now)
+    health.troubled(SLOWER, now, token="t", push="p")
+    now = health.probe_at
+    health.spend(1, now)
+    health.worked(now, push="p", probe=True)
+    rates = []
+    for _ in range(6):
+        now += STEP
+        health.worked(now)
+        rates.append(health._rate)
+    assert rates[:3] == [32, 64, 128]
+    assert rates[3:] == pytest.approx([128 * 1.05, 128 * 1.05**2, 128 * 1.05**3])
+
+
+def test_trouble_while_it_opens_goes_on_with_longer_spans() -> None:
+    health = held_by(SLOWER)
+    health.spend(1, 1.0)
+    health.worked(1.0, push="p", probe=True)
+    health.troubled(SLOWER, 1.5, token="t", push="p")
+    assert health.probe_at == 1.5 + 2 * FIRST_PROBE
+
+
+def test_whose_fault_a_trouble_is() -> None:
+    health = RouteHealth(0.0)
+    assert health.troubled(BROKEN, 1.0, token="t", push="p") == "delivery", "others may work"
+    assert health.troubled(BROKEN, QUIET + 1.0, token="t", push="p") == "nobody", "nothing else was sent"
+    assert health.troubled(BROKEN, BENEFIT, token="t", push="p") == "nobody"
+    assert health.troubled(BROKEN, BENEFIT + 2.0, token="t", push="p") == "delivery", "the benefit of the doubt ends"
+    health.worked(BENEFIT + 3.0)
+    assert health.troubled(BROKEN, BENEFIT + 4.0, token="t", push="p") == "delivery"
+    trouble(health, BROKEN, BENEFIT + 5.0, ENOUGH)
+    assert health.troubled(BROKEN, BENEFIT + 6.0, token="t", push="p") == "route"
+
+
+def test_no_connection_holds_the_route_and_the_first_thing_to_go_is_a_probe() -> None:
+    health = RouteHealth()
+    health.lost(Trouble("unreachable", "no connection"), 5.0)
+    assert health.allowance(5.0) == 1
+    health.spend(1, 5.0)
+    assert health.allowance(5.0) == 0
+
+
+def test_a_correction_is_probed_at_once() -> None:
+    health = held_by(REFUSED, 100.0)
+    health.spend(1, 101.0)
     health.probe_now()
-    assert health.allowance(100.0) == 1
+    assert health.allowance(101.0) == 1
+
+
+CAUSES: tuple[Cause, ...] = ("credentials", "throttled", "unavailable", "timeout", "unreachable")
+
+
+@given(data=st.data())
+def test_of_every_history(data: st.DataObject) -> None:
+    """A held route always has a probe due; what may go is bounded; a probe that works ends every hold."""
+    health, now, probes, went = RouteHealth(), 0.0, 0, 0
+    for _ in range(data.draw(st.integers(1, 60))):
+        now += data.draw(st.sampled_from([0.0, 0.01, 0.3, 1.0, 20.0, 90.0]))
+        step = data.draw(st.sampled_from(["send", "works", "trouble", "trouble", "unjudged", "lost", "correct"]))
+        token, push = (f"{data.draw(st.integers(0, 9))}" for _ in "ab")
+        is_probe = probes > 0 and data.draw(st.booleans())
+        if step == "send":
+            allowed = min(health.allowance(now), 100)
+            assert health.trouble is None or allowed <= 1
+            if allowed:
+                probes += health.spend(allowed, now)
+                went += allowed
+        elif step == "works":
+            health.worked(now, push=push, probe=is_probe)
+            probes -= is_probe
+        elif step == "trouble":
+            what = Trouble(data.draw(st.sampled_from(CAUSES)), "why")
+            wait = data.draw(st.sampled_from([0.0, 5.0, 1e6]))
+            blame = health.troubled(what, now, token=token, push=push, probe=is_probe, wait=wait)
+            assert (blame == "route") == (health.trouble is not None)
+            probes -= is_probe
+        elif step == "unjudged" and is_probe:
+            health.probe_unjudged(now)
+            probes -= 1
+        elif step == "lost":
+            health.lost(Trouble("unreachable", "no connection"), now)
+        elif step == "correct":
+            health.probe_now()
+        assert health.watching or health.is_open
+        if health.trouble is not None:
+            assert health.next_at(now) <= now + LONGEST + LAST_PROBE
+            assert health.allowance(max(now, health.next_at(now))) == 1
+        elif not health.is_open:
+            assert health.allowance(now) <= FULL_RATE * STEP
+            assert health.next_at(now) <= now + 1.0
+    if health.trouble is not None:
+        now = max(now, health.next_at(now))
+        opened(health, now)
+    assert health.is_open or health.trouble is None

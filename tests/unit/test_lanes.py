@@ -15,7 +15,7 @@ from pushsvc.ports import EntryRef
 def entry(lane: Lane, count: int, name: str = "p") -> OpenEntry:
     targets = tuple(Target(index, f"{name}-{index}") for index in range(count))
     chunk = Chunk(name, "shop", "apns", lane, count, 0, 1, Message("apns", b"{}"), targets)
-    return OpenEntry(EntryRef("shop", 0, "apns", lane, "1-1"), chunk, targets, 0.5)
+    return OpenEntry(EntryRef("shop", 0, "apns", lane, "1-1"), chunk, targets)
 
 
 def test_urgent_goes_before_what_waits_already() -> None:

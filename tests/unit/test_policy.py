@@ -22,7 +22,7 @@ from pushsvc.model import (
     Unavailable,
     Verdict,
 )
-from pushsvc.policy import RetryPolicy, backoff, decide
+from pushsvc.policy import Blame, RetryPolicy, backoff, decide
 
 NOW = 1_000_000
 POLICY = RetryPolicy()
@@ -55,13 +55,20 @@ def chunk(*, platform: str = "apns", attempt: int = 1, turn: int = 1, expires_at
         (chunk(), Misconfigured(status=403), Retry(NOW + 5_000, 1)),
         (chunk(attempt=3), Misconfigured(status=403), Retry(NOW + 5_000, 3)),
         # Throttled: the provider's word first, then the vendor's default, then back-off by turn.
-        (chunk(), Throttled(status=429, retry_after=7), Retry(NOW + 7_500, 1)),
-        (chunk(platform="fcm"), Throttled(status=429), Retry(NOW + 60_500, 1)),
+        (chunk(), Throttled(status=429, retry_after=7), Retry(NOW + 7_875, 1)),
+        (chunk(platform="fcm"), Throttled(status=429), Retry(NOW + 67_500, 1)),
         (chunk(turn=5, attempt=2), Throttled(status=429), Retry(NOW + 8_000, 2)),
         # Unavailable: Apple's quarter of an hour after a 5xx, but not after a connection that shuts down.
-        (chunk(), Unavailable(status=500, reason="InternalServerError"), Retry(NOW + 900_500, 2)),
+        (chunk(), Unavailable(status=500, reason="InternalServerError"), Retry(NOW + 1_012_500, 2)),
         (chunk(), Unavailable(status=503, reason="Shutdown"), Retry(NOW + 500, 2)),
-        (chunk(platform="fcm"), Unavailable(status=503), Retry(NOW + 500, 2)),
+        # Google: "Wait at least 10 seconds before retrying a failed request". A random part comes on top: a share of
+        # the back-off, or of a quarter of the least wait.
+        (chunk(platform="fcm"), Unavailable(status=503), Retry(NOW + 11_250, 2)),
+        (chunk(platform="fcm"), Unavailable(status=500), Retry(NOW + 11_250, 2)),
+        (chunk(platform="fcm"), Unavailable(status=502), Retry(NOW + 11_250, 2)),
+        (chunk(platform="fcm", attempt=5), Unavailable(status=503), Retry(NOW + 18_000, 6)),
+        (chunk(platform="fcm"), Unavailable(reason="timeout", maybe_sent=True), Retry(NOW + 11_250, 2)),
+        (chunk(platform="fcm"), Unavailable(reason="timeout"), Retry(NOW + 500, 1)),
         (chunk(), Unavailable(status=503, retry_after=3), Retry(NOW + 3_500, 2)),
         (chunk(), Unavailable(reason="timeout", maybe_sent=True), Retry(NOW + 500, 2)),
         (chunk(attempt=3), Unavailable(reason="timeout", maybe_sent=True), Retry(NOW + 2_000, 4)),
@@ -75,6 +82,30 @@ def chunk(*, platform: str = "apns", attempt: int = 1, turn: int = 1, expires_at
 )
 def test_each_row_of_the_table(of: Chunk, outcome: Outcome, verdict: Verdict) -> None:
     assert decide(of, outcome, now=NOW, jitter=0.5, policy=POLICY) == verdict
+
+
+@pytest.mark.parametrize(
+    ("blame", "of", "outcome", "verdict"),
+    [
+        # The route is in trouble: no attempt, not even the last, and no wait that grows.
+        ("route", chunk(platform="fcm", attempt=8, turn=9), Unavailable(status=503), Retry(NOW + 11_250, 8)),
+        ("route", chunk(attempt=8, turn=9), Unavailable(reason="timeout", maybe_sent=True), Retry(NOW + 500, 8)),
+        ("route", chunk(), Misconfigured(status=403, chosen=True), Retry(NOW + 5_000, 1)),
+        ("route", chunk(expires_at=NOW + 400), Unavailable(reason="timeout", maybe_sent=True), Ended("expired")),
+        # Nobody can say: no attempt, by back-off.
+        ("nobody", chunk(platform="fcm", attempt=8, turn=7), Unavailable(status=503), Retry(NOW + 42_000, 8)),
+        # Its own.
+        ("delivery", chunk(platform="fcm", attempt=8), Unavailable(status=503), Ended("failed", dead_letter=True)),
+        ("delivery", chunk(attempt=2), Misconfigured(status=403, chosen=True), Retry(NOW + 6_000, 3)),
+        ("delivery", chunk(attempt=8), Misconfigured(status=403, chosen=True), Ended("failed", dead_letter=True)),
+        # A part of the route: looks again at growing spans, at no cost.
+        ("delivery", chunk(attempt=8), Misconfigured(status=401, part="apple"), Retry(NOW + 4_375, 8, "apple")),
+        ("route", chunk(turn=3), Misconfigured(status=401, part="apple"), Retry(NOW + 17_500, 1, "apple")),
+        ("route", chunk(turn=30), Misconfigured(status=401, part="apple"), Retry(NOW + 52_500, 1, "apple")),
+    ],
+)
+def test_an_attempt_is_the_deliverys_own(blame: Blame, of: Chunk, outcome: Outcome, verdict: Verdict) -> None:
+    assert decide(of, outcome, now=NOW, jitter=0.5, policy=POLICY, blame=blame) == verdict
 
 
 @given(

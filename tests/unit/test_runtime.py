@@ -41,6 +41,7 @@ attempts = 5
 base = 2.0
 cap = 60.0
 apns_5xx = 30.0
+fcm_5xx = 3.0
 fcm_429 = 6.0
 [[apps.shop.keys]]
 name = "backend"
@@ -67,7 +68,12 @@ def load(tmp_path: Path, text: str = CONFIG, **environ: str) -> Settings:
 
 def test_every_rule_of_the_configuration_reaches_policy(tmp_path: Path) -> None:
     assert runtime.retry_policy(load(tmp_path).retry) == RetryPolicy(
-        attempts=5, base=2.0, cap=60.0, server_error={"apns": 30.0}, throttled={"fcm": 6.0}
+        attempts=5,
+        base=2.0,
+        cap=60.0,
+        server_error={"apns": 30.0, "fcm": 3.0},
+        silent={"fcm": 3.0},
+        throttled={"fcm": 6.0},
     )
 
 

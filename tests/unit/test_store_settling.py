@@ -29,7 +29,7 @@ from pushsvc.ports import EntryRef
 from pushsvc.store.dead import decode_dead
 from pushsvc.store.keys import FEW, SMALL
 from pushsvc.store.pushes import rows_of
-from pushsvc.store.settling import WIDEST, batches, lua_string, mask_of, pack, pack_finished
+from pushsvc.store.settling import STEP_MS, TOGETHER, WIDEST, batches, lua_string, mask_of, pack, pack_finished
 
 SENT = Sent(status=200, provider_id="id-1")
 AT = 1_000_000
@@ -237,8 +237,21 @@ def test_retries_travel_together_and_never_early(waits: list[tuple[int, int]], t
         for target in again.targets:
             wait, attempt = waits[target.index]
             assert attempt == again.attempt
-            assert 0 <= due - (AT + wait) <= max(wait, 1) / 8
+            of_its_attempt = [wait for wait, nth in waits if nth == attempt]
+            spread = max(of_its_attempt) - min(of_its_attempt)
+            assert 0 <= due - (AT + wait) <= max(STEP_MS, spread / TOGETHER + 1)
     assert place == len(waits)
+
+
+def test_a_mass_of_retries_is_spread_evenly_over_few_records() -> None:
+    targets = tuple(Target(index, f"t{index}") for index in range(500))
+    of = msgspec.structs.replace(chunk(1), targets=targets, total=500)
+    dues = [AT + 10_000 + number * 5 for number in range(500)]
+    (group,), _ = pack([settle(of, index, Retry(due, 2), Unavailable()) for index, due in enumerate(dues)])
+    counts = [count for _, count, _ in group[9]]
+    assert sum(counts) == 500
+    assert TOGETHER / 2 <= len(counts) <= TOGETHER
+    assert max(counts) <= 2 * 500 / TOGETHER
 
 
 def test_retries_of_one_time_are_one_chunk() -> None:

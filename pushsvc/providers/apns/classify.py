@@ -10,10 +10,13 @@ Six judgements that the vendor's pages do not make:
 - A status that Apple's table does not have is worth another try from 500 up and nobody's death below.
 - A channel that is not registered is gone for good, since ids are never given out again: it is dead like a token. An
   id that APNs cannot even read is suspicious, like a bad token.
-- Broadcasts that are not switched on (`FeatureNotEnabled`) concern no other push, so they must not hold the route.
-  Somebody mends that at developer.apple.com; the delivery looks again every few minutes and ends, when its attempts
-  are used up, as a dead letter that can be replayed.
-- `TopicMismatch` says that our key is for other bundle ids, which is so for every push: it holds the route.
+- Broadcasts that are not switched on (`FeatureNotEnabled`) concern no other push: that part of the route waits until
+  somebody switches them on at developer.apple.com, and the rest of it goes on.
+- `TopicMismatch` says that our key or certificate is for other bundle ids. With a topic that the push named itself it
+  is that push's fault, like any refused topic. With a push type that has a topic of its own it may be: it holds the
+  route only where a push of the plain topic gets it too (`chosen`).
+- Any other refusal of our identity, to a push that named its own topic, may come of that topic (of another team, say),
+  and holds the route only where a push that chose nothing gets it too.
 
 Sources, under https://developer.apple.com/documentation/usernotifications/: handling-notification-responses-from-apns
 and, for broadcasts, handling-error-responses-from-apns.
@@ -42,11 +45,12 @@ from ..exchange import Answer, Failure
 from .vocabulary import TOPIC_SUFFIX
 
 EXPIRED_TOKEN: Final = "ExpiredProviderToken"  # noqa: S105  # a reason of Apple's
+INVALID_TOKEN: Final = "InvalidProviderToken"  # noqa: S105  # as above
 UNRELATED_KEY: Final = "UnrelatedKeyIdInToken"
 TOO_MANY_TOKENS: Final = "TooManyProviderTokenUpdates"
 
-PORTAL_WAIT: Final = 300.0
-"""Seconds between two looks whether somebody switched broadcasts on."""
+BROADCASTS: Final = "broadcasts"
+"""The part of a route that broadcasts are."""
 
 _REASONS: Final[dict[tuple[int, str], str]] = {
     **{
@@ -80,16 +84,16 @@ _REASONS: Final[dict[tuple[int, str], str]] = {
         (403, reason): "identity"
         for reason in (
             EXPIRED_TOKEN,
-            "InvalidProviderToken",
+            INVALID_TOKEN,
             "MissingProviderToken",
             "BadCertificate",
             "BadCertificateEnvironment",
             "BadEnvironmentKeyIdInToken",
             "Forbidden",
-            "TopicMismatch",
             UNRELATED_KEY,
         )
     },
+    (403, "TopicMismatch"): "identity for the topic",
     (410, "Unregistered"): "dead",
     (410, "ExpiredToken"): "dead",
     (429, "TooManyRequests"): "throttled",
@@ -132,15 +136,17 @@ def classify(answer: Answer, message: Message, now: float) -> Outcome:
             return BadNotification(status=status, reason=reason)
         case "suspect" | "suspect for the topic":
             return TokenSuspect(status=status, reason=reason)
+        case "identity for the topic" if not _named_topic(message):
+            return Misconfigured(status=status, reason=reason, chosen=_chose_topic(message))
         case "identity":
-            return Misconfigured(status=status, reason=reason)
-        case "dead" if "apns-topic" in message.headers:
+            return Misconfigured(status=status, reason=reason, chosen=_named_topic(message))
+        case "dead" if _named_topic(message):
             # "No longer valid for the topic": for the push's own topic, that is, not for the app's.
             return BadNotification(status=status, reason=reason)
         case "dead":
             return TokenDead(status=status, reason=reason, since=_milliseconds(error.timestamp))
         case "switched off":
-            return Unavailable(status=status, reason=reason, retry_after=PORTAL_WAIT)
+            return Misconfigured(status=status, reason=reason, part=BROADCASTS)
         case "throttled":
             return Throttled(status=status, reason=reason, retry_after=retry_after(answer.headers, now))
         case "throttled route":
@@ -166,9 +172,13 @@ def _by_status(status: int) -> str:
     return "notification" if 400 <= status < 500 else "unavailable"
 
 
+def _named_topic(message: Message) -> bool:
+    return "apns-topic" in message.headers
+
+
 def _chose_topic(message: Message) -> bool:
     headers = message.headers
-    return "apns-topic" in headers or TOPIC_SUFFIX.get(headers.get("apns-push-type", ""), "") != ""
+    return _named_topic(message) or TOPIC_SUFFIX.get(headers.get("apns-push-type", ""), "") != ""
 
 
 def _milliseconds(timestamp: object) -> int | None:

@@ -66,15 +66,18 @@ class ProviderToken:
         self._sign()
 
     def refresh(self) -> bool:
-        """Replace the header when that is due; True when it has changed."""
-        if self._clock() < self.renew_at:
+        """Replace the header when that is due; True when it has changed.
+
+        One that was made in the future is due as well: the clock was put back, and APNs would refuse its `iat`.
+        """
+        if self._made_at <= self._clock() < self.renew_at:
             return False
         self._sign()
         return True
 
     def refuse(self) -> bool:
         """APNs calls the token expired: replace it, unless that would come too soon. True when it has changed."""
-        if self._clock() - self._made_at < EARLIEST:
+        if 0 <= self._clock() - self._made_at < EARLIEST:
             return False
         self._sign()
         return True

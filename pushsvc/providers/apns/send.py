@@ -3,8 +3,11 @@
 What a delivery costs here is paid for each of millions, so: what a chunk shares is built once a chunk, a delivery adds
 its path and its `apns-id`, and one tuple is all that waits for the answer.
 
-Two refusals are ours to mend and are sent again once, at once: an expired provider token, and a connection that is
-bound to another key. Every other repeat is policy's to decide.
+A refused provider token may be too old, or refused by one connection alone (each is bound to the key of its first
+request). So before such a refusal is reported, a new token is signed where that is allowed, the connections are
+replaced, and one delivery tries it; what is refused meanwhile waits for that answer and nothing else is sent. It is
+done where it makes something new, so never twice for one fault, and with permanently refused credentials ever more
+seldom. Every other repeat is policy's to decide.
 
 A target that is a broadcast channel is sent to at another path, under the app's bundle id, which has no suffix there:
 https://developer.apple.com/documentation/usernotifications/sending-broadcast-push-notification-requests-to-apns
@@ -21,22 +24,30 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeAlias
 
-from ...model import BadNotification, Chunk, Delivery, Misconfigured, Route, Sent, Throttled
+from ...model import BadNotification, Chunk, Delivery, Misconfigured, Outcome, Route, Sent, Throttled
 from ...ports import OnOutcome
+from ..clocks import clock_skew
 from ..endpoint import authority
 from ..exchange import Answer, Response
 from ..transport import HTTPS, POST, Pool, field, path
 from ..transport import authority as authority_field
-from .classify import EXPIRED_TOKEN, TOO_MANY_TOKENS, UNRELATED_KEY, classify
+from .classify import EXPIRED_TOKEN, INVALID_TOKEN, TOO_MANY_TOKENS, UNRELATED_KEY, classify
 from .config import Config
 from .credentials import ProviderToken, client_context
+from .remedies import remedy
 from .vocabulary import CHANNEL, TOPIC_SUFFIX
 
 NAMESPACE: Final = uuid.UUID("6d1c4d0c-2f0b-5f0a-9c43-6f0a3c1b7a52")
 """Of all apns-ids that pushsvc makes. Fixed for ever: another would break the promise of `apns_id`."""
 _NAMESPACE: Final = NAMESPACE.bytes
 
-_Context: TypeAlias = tuple[Delivery, OnOutcome, str]
+_Context: TypeAlias = tuple[Delivery, OnOutcome, str, int]
+"""The delivery, whom to tell, its `apns-id`, and how often the credentials had been renewed when it went."""
+
+RENEWALS: Final = (10.0, 3600.0)
+"""Seconds between two replacements of the connections for a refusal: at first, doubled with each, and at most."""
+
+_RENEWABLE: Final = frozenset({EXPIRED_TOKEN, INVALID_TOKEN, UNRELATED_KEY})
 
 _COMMON_NAMES: Final = frozenset({"apns-push-type", "apns-priority", "apns-topic"})
 _NOT_OF_BROADCASTS: Final = frozenset({"apns-topic", "apns-collapse-id"})
@@ -87,7 +98,6 @@ class ApnsProvider:
         token: ProviderToken | None,
         *,
         broadcasts: Pool,
-        request_timeout: float,
         clock: Callable[[], float],
     ) -> None:
         """`broadcasts` is the pool for channels: `pool` itself where they are reached at the same host."""
@@ -96,8 +106,15 @@ class ApnsProvider:
         self._broadcasts = broadcasts
         self._token = token
         self._clock = clock
-        self._request_timeout = request_timeout
-        self._renewed_at = float("-inf")
+        self._renewed = 0
+        """How often the credentials were renewed: a token signed, or the connections replaced."""
+        self._replaced_at = float("-inf")
+        self._replace_after = RENEWALS[0]
+        self._refused: list[tuple[_Context, Misconfigured]] | None = None
+        """While one delivery tries renewed credentials: what was refused meanwhile."""
+        self._wakes: list[Callable[[], None]] = []
+        self._skew = 0.0
+        """Seconds that the provider's clock was ahead of ours when it last refused us."""
         self._loop = asyncio.get_running_loop()
         self._topic = config.topic
         self._head = POST + HTTPS + authority_field(authority(config.endpoint))
@@ -116,17 +133,22 @@ class ApnsProvider:
 
     @property
     def room(self) -> int:
-        return self._pool.room
+        return self._pool.room if self._refused is None else 0
 
     @property
     def trouble(self) -> str:
         return self._pool.trouble
 
     def on_room(self, wake: Callable[[], None]) -> None:
+        self._wakes.append(wake)
         self._pool.on_room(wake)
+
+    def remedy(self, reason: str) -> str:
+        return remedy(reason, self._skew)
 
     async def aclose(self) -> None:
         await asyncio.gather(self._pool.aclose(), self._broadcasts.aclose())
+        await asyncio.sleep(0)  # A closed pool answers at the next turn of the loop.
 
     # --- sending ------------------------------------------------------------
 
@@ -148,10 +170,12 @@ class ApnsProvider:
             own_id = _format(sha.hexdigest())
             if target.kind == CHANNEL:
                 fields = self._broadcast_fields(chunk.message.headers, target.token, own_id)
-                self._broadcasts.submit(fields, chunk.message.body, (delivery, on_outcome, own_id), on_answer)
+                self._broadcasts.submit(
+                    fields, chunk.message.body, (delivery, on_outcome, own_id, self._renewed), on_answer
+                )
                 return
             fields = self._head + _path(target.token) + self._tail + _opening("apns-id", 36) + own_id.encode()
-            self._pool.submit(fields, chunk.message.body, (delivery, on_outcome, own_id), on_answer)
+            self._pool.submit(fields, chunk.message.body, (delivery, on_outcome, own_id, self._renewed), on_answer)
         except ValueError:
             # A field that HTTP/2 cannot carry. Intake lets none through, but a store may outlive its rules.
             self._loop.call_soon(on_outcome, delivery, BadNotification(reason="malformed_request"))
@@ -191,7 +215,7 @@ class ApnsProvider:
 
     def _on_answer(self, context: _Context, answer: Answer) -> None:
         if type(answer) is Response and answer.status == 200:
-            delivery, on_outcome, own_id = context
+            delivery, on_outcome, own_id, _ = context
             on_outcome(delivery, Sent(status=200, provider_id=own_id))
         else:
             self._judge(context, answer, again=True)
@@ -200,36 +224,76 @@ class ApnsProvider:
         self._judge(context, answer, again=False)
 
     def _judge(self, context: _Context, answer: Answer, *, again: bool) -> None:
-        delivery, on_outcome, own_id = context
-        outcome = classify(answer, delivery.chunk.message, self._clock())
-        if type(outcome) is Sent:
-            outcome = Sent(status=200, provider_id=own_id)
-        elif again and type(outcome) is Misconfigured and self._mend(outcome.reason):
-            # The pool lets it wait for its turn, within another request timeout.
-            self._send(delivery, on_outcome, self._on_last_answer)
+        outcome = self._classify(context, answer)
+        if (
+            again
+            and type(outcome) is Misconfigured
+            and outcome.reason in _RENEWABLE
+            and not outcome.chosen
+            and self._try_renewed(context, outcome)
+        ):
             return
+        context[1](context[0], outcome)
+
+    def _classify(self, context: _Context, answer: Answer) -> Outcome:
+        outcome = classify(answer, context[0].chunk.message, self._clock())
+        if type(outcome) is Sent:
+            return Sent(status=200, provider_id=context[2])
         if type(outcome) is Throttled and outcome.reason == TOO_MANY_TOKENS and self._token is not None:
             self._token.hold()
-        on_outcome(delivery, outcome)
+        if type(outcome) is Misconfigured and type(answer) is Response:
+            self._skew = clock_skew(answer.headers, self._clock())
+        return outcome
 
-    def _mend(self, reason: str) -> bool:
-        """Do what makes another try worth while; False when nothing does."""
+    # --- renewed credentials ------------------------------------------------
+
+    def _try_renewed(self, context: _Context, outcome: Misconfigured) -> bool:
+        """Send a refused delivery again where there are newer credentials than it went with; False where there are
+        none. It is answered later."""
+        if self._refused is not None:
+            self._refused.append((context, outcome))
+            return True
+        if context[3] < self._renewed:
+            self._send(context[0], context[1], self._on_last_answer)
+            return True
+        if not self._renew(outcome.reason):
+            return False
+        self._refused = []
+        self._send(context[0], context[1], self._on_trial)
+        return True
+
+    def _renew(self, reason: str) -> bool:
+        """Make the credentials new; False where nothing can be made new now."""
         if self._token is None:
             return False
-        if reason == EXPIRED_TOKEN:
-            if self._token.refuse():
-                self._authorization = field("authorization", self._token.header)
-                self._chunk = None
-            return True
-        if reason == UNRELATED_KEY:
-            now = self._clock()
-            # All that was in flight on the old connections is refused alike: one renewal answers them all.
-            if now - self._renewed_at > self._request_timeout:
-                self._renewed_at = now
-                for pool in {self._pool, self._broadcasts}:
-                    pool.renew()
-            return True
-        return False
+        renewed = self._token.refuse()
+        if renewed:
+            self._authorization = field("authorization", self._token.header)
+            self._chunk = None
+        now = self._loop.time()
+        if reason != EXPIRED_TOKEN and now - self._replaced_at >= self._replace_after:
+            calm = now - self._replaced_at > RENEWALS[1]
+            self._replace_after = RENEWALS[0] if calm else min(RENEWALS[1], self._replace_after * 2)
+            self._replaced_at = now
+            for pool in {self._pool, self._broadcasts}:
+                pool.renew()
+            renewed = True
+        self._renewed += renewed
+        return renewed
+
+    def _on_trial(self, context: _Context, answer: Answer) -> None:
+        """The one that tried the renewed credentials is answered: so are those that waited for it."""
+        waiting, self._refused = self._refused or [], None
+        outcome = self._classify(context, answer)
+        context[1](context[0], outcome)
+        for other, refusal in waiting:
+            if type(outcome) is Misconfigured:
+                other[1](other[0], refusal)
+            else:
+                # The pool lets it wait for its turn, within another request timeout.
+                self._send(other[0], other[1], self._on_last_answer)
+        for wake in self._wakes:
+            wake()
 
 
 @asynccontextmanager
@@ -243,7 +307,7 @@ async def open_provider(
 ) -> AsyncIterator[ApnsProvider]:
     """Open the connections of one route and keep them; on leaving, what is in flight ends first.
 
-    `request_timeout` in seconds. A delivery that is sent again (see above) may take twice that.
+    `request_timeout` in seconds. A delivery that is sent again (see above) may take three times that.
     Raises `CredentialError`, before anything is opened.
     """
     token = ProviderToken(config, clock) if config.key_file else None
@@ -263,6 +327,4 @@ async def open_provider(
             broadcasts = await stack.enter_async_context(
                 open_pool(config.broadcast_endpoint, ssl=ssl, connections=1, request_timeout=request_timeout)
             )
-        yield ApnsProvider(
-            route, config, pool, token, broadcasts=broadcasts, request_timeout=request_timeout, clock=clock
-        )
+        yield ApnsProvider(route, config, pool, token, broadcasts=broadcasts, clock=clock)

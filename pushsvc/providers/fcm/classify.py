@@ -6,9 +6,8 @@ Four judgements that the vendor's page does not make:
   Only where FCM's own error (`FcmError`, not the JSON reader's `BadRequest` alone) speaks of the registration token
   is it suspicion, and never death.
 - `THIRD_PARTY_AUTH_ERROR` says that the Firebase project's own APNs key or web push key is missing or wrong. It
-  concerns only the Apple and web tokens of the project, so it must not hold the route for Android. It is mended in
-  the Firebase console, by a person, so the delivery is tried again every few minutes and ends, when its attempts are
-  used up, as a dead letter that can be replayed: nothing is lost, and no token is blamed.
+  concerns only the Apple and web tokens of the project, so it must not hold the route for Android: that part of the
+  route waits until somebody corrects it in the Firebase console, and no token is blamed.
 - `UNSPECIFIED_ERROR` promises nothing of another try, so it ends as a dead letter at once.
 - 403 and 404 without FCM's own word are about the project or the account, not the message: wrong project, API
   disabled, role missing.
@@ -38,8 +37,8 @@ from ...model import (
 from ...retry_after import retry_after
 from ..exchange import Answer, Failure, Response
 
-CONSOLE_WAIT: Final = 300.0
-"""Seconds between two looks whether somebody mended the project's APNs or web push key."""
+APPLE: Final = "apple"
+"""The part of a route that FCM hands on to others: to Apple, and to the web."""
 
 _IN_BETWEEN: Final = (502, 503, 504)
 """Statuses of a server that could not do its part now, whatever word stands beside them."""
@@ -123,7 +122,7 @@ def classify(answer: Answer, message: Message, now: float) -> Outcome:
         case "SENDER_ID_MISMATCH":
             return TokenSuspect(status=status, reason=reason)
         case "THIRD_PARTY_AUTH_ERROR" | "APNS_AUTH_ERROR":
-            return Unavailable(status=status, reason=reason, retry_after=CONSOLE_WAIT)
+            return Misconfigured(status=status, reason=reason, part=APPLE)
         case "INVALID_ARGUMENT" if status == 400 and _blames_token(told):
             return TokenSuspect(status=status, reason=reason)
         case "UNSPECIFIED_ERROR" if status not in _IN_BETWEEN:
@@ -150,7 +149,7 @@ def _by_status(answer: Response, reason: str, told: _Told, now: float) -> Outcom
         return Misconfigured(status=status, reason=reason)
     if status == 429:
         # Without Retry-After, Google's 60 seconds are policy's to add: an operator may configure them.
-        scope: Any = "token" if "device" in told.text else "route"
+        scope: Any = "token" if "device" in told.text or "topic" in told.text else "route"
         return Throttled(status=status, reason=reason, retry_after=retry_after(answer.headers, now), scope=scope)
     if 400 <= status < 500:
         return BadNotification(status=status, reason=reason)

@@ -92,13 +92,23 @@ def _fetch(google: Any, token_uri: str, ca_file: str, timeout: float) -> tuple[s
     """One token request. A connection of its own: it is needed once an hour."""
     request = Request()
     host = urlsplit(token_uri).netloc
+    statuses: list[int] = []
+
+    # Given with each request: what the session says, an environment variable would override.
+    given: dict[str, Any] = {"timeout": timeout, **({"verify": ca_file} if ca_file else {})}
+
+    def ask(*words: Any, **options: Any) -> Any:
+        answer = request(*words, **{**options, **given})
+        statuses.append(answer.status)
+        return answer
+
     try:
-        # Given with each request: what the session says, an environment variable would override.
-        google.refresh(functools.partial(request, timeout=timeout, **({"verify": ca_file} if ca_file else {})))
+        google.refresh(ask)
     except RefreshError as error:
-        # google-auth puts `None` where the answer has no description.
+        # google-auth puts `None` where the answer has no description, and its own list of what is worth another try
+        # lacks the 502 of a gateway, for one.
         text = " ".join(str(error.args[0] if error.args else "").split())[:200].removesuffix(": None")
-        final = not error.retryable
+        final = not error.retryable and not (statuses and statuses[-1] >= 500)
         said = f"the token endpoint {host} " + ("refuses the service account" if final else "is in trouble")
         raise TokenRefusedError(f"{said}: {text}", reason=_word(text), final=final) from None
     except (GoogleAuthError, OSError, ValueError) as error:
@@ -155,11 +165,19 @@ class AccessToken:
         self._expires_at = 0.0
         self._due = asyncio.Event()
 
+    def usable(self) -> bool:
+        """Whether there is a token whose time is not over. By a clock that goes on while the machine sleeps; one that
+        was put back before the token's issue says nothing, so a new token is asked for."""
+        if self.value and not self._fetched_at <= self._clock() < self._expires_at:
+            self.value = ""
+            self._due.set()
+        return bool(self.value)
+
     def refuse(self, number: int) -> bool:
         """FCM refuses the token with this number. False when a newer one is no remedy, because this one is new."""
         if number != self.number or not self.value:
             return True  # It is being replaced, or has been.
-        if self._clock() - self._fetched_at < LEAST_LIFE:
+        if 0 <= self._clock() - self._fetched_at < LEAST_LIFE:
             return False
         self.value = ""
         self._due.set()

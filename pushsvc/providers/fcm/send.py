@@ -20,12 +20,14 @@ import msgspec
 
 from ...model import Chunk, Delivery, Misconfigured, Outcome, Route, Sent, Unavailable
 from ...ports import OnOutcome
+from ..clocks import clock_skew
 from ..endpoint import authority, tls_context
 from ..transport import HTTPS, POST, Answer, Pool, Response, field, path
 from ..transport import authority as authority_field
 from .classify import classify, concerns_access_token, message_name
 from .config import Config
 from .credentials import AccessToken, Fetch, load_service_account
+from .remedies import remedy
 from .render import KINDS
 from .spans import filled
 
@@ -67,6 +69,8 @@ class FcmProvider:
             + field("content-type", "application/json; charset=UTF-8")
         )
         self._fields = b""
+        self._skew = 0.0
+        """Seconds that the provider's clock was ahead of ours when it last refused us."""
         # Of the chunk at hand.
         self._chunk: Chunk | None = None
         self._before = _BEFORE
@@ -77,7 +81,7 @@ class FcmProvider:
 
     @property
     def room(self) -> int:
-        return self._pool.room if self._token.value else 0
+        return self._pool.room if self._token.usable() else 0
 
     @property
     def trouble(self) -> str:
@@ -88,6 +92,9 @@ class FcmProvider:
     def on_room(self, wake: Callable[[], None]) -> None:
         self._wakes.append(wake)
         self._pool.on_room(wake)
+
+    def remedy(self, reason: str) -> str:
+        return remedy(reason, self._skew)
 
     async def aclose(self) -> None:
         # The pool goes first: what it has in flight may still be refused and wait for a token.
@@ -145,7 +152,11 @@ class FcmProvider:
 
     def _on_last_answer(self, context: _Context, answer: Answer) -> None:
         delivery, on_outcome, _ = context
-        on_outcome(delivery, classify(answer, delivery.chunk.message, self._clock()))
+        now = self._clock()
+        outcome = classify(answer, delivery.chunk.message, now)
+        if type(outcome) is Misconfigured and type(answer) is Response:
+            self._skew = clock_skew(answer.headers, now)
+        on_outcome(delivery, outcome)
 
     def _again(self, context: _Context) -> None:
         # The pool lets it wait for its turn, within another request timeout.

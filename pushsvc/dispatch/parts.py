@@ -1,0 +1,77 @@
+"""Parts of a route that are refused while the rest of it works: FCM's credential for Apple, APNs' broadcasts.
+
+Nobody can tell before it is sent whether a delivery belongs to such a part, so a first request of each goes out. Those
+that were refused for it carry the part's name (`Chunk.part`) and wait in Redis; when their time comes one of them is
+sent as a probe and the others wait again, at no cost of an attempt, until a probe passes. Pure: the clock is an
+argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+
+FIRST_PROBE: Final = 1.0
+LAST_PROBE: Final = 30.0
+PROBE_LIFE: Final = 300.0
+"""Seconds after which a probe that nobody answered for does not count any more."""
+
+
+class _Part(Struct):
+    reason: str
+    probe_at: float
+    delay: float = FIRST_PROBE
+    probing_until: float = 0.0
+
+
+class Parts:
+    """Those of one route that are in trouble. Times are seconds of one monotonic clock."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, _Part] = {}
+        self._passed: set[str] = set()
+        """Parts of which the last probe passed: what still carries their name may go."""
+
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
+    @property
+    def held(self) -> Mapping[str, str]:
+        """The parts in trouble that were seen to be, and the provider's word for it."""
+        return {name: part.reason for name, part in self._held.items() if part.reason}
+
+    def refused(self, name: str, reason: str, now: float, *, probe: bool) -> None:
+        """The provider refuses this part."""
+        self._passed.discard(name)
+        part = self._held.get(name)
+        if part is None:
+            self._held[name] = _Part(reason, now + FIRST_PROBE)
+            return
+        part.reason = reason
+        if probe:
+            part.probing_until = 0.0
+            part.delay = min(LAST_PROBE, part.delay * 2)
+            part.probe_at = now + part.delay
+
+    def passed(self, name: str) -> None:
+        """A probe was not refused for its part: the part works."""
+        self._held.pop(name, None)
+        self._passed.add(name)
+
+    def unjudged(self, name: str) -> None:
+        """The probe came back without a word on its part: another one may go."""
+        if (part := self._held.get(name)) is not None:
+            part.probing_until = 0.0
+
+    def admits(self, name: str, now: float) -> int | None:
+        """How many deliveries of this part may go now: 1 for a probe, 0, or None where nothing holds them."""
+        if name in self._passed:
+            return None
+        # A process that has just started does not know yet, and asks by one delivery.
+        part = self._held.setdefault(name, _Part("", now))
+        if now < part.probe_at or now < part.probing_until:
+            return 0
+        part.probing_until = now + PROBE_LIFE
+        return 1

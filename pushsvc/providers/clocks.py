@@ -1,0 +1,24 @@
+"""A machine's clock that is wrong makes good credentials look bad: what the provider's answers tell of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from ..retry_after import instant
+
+SIGNIFICANT: Final = 60.0
+"""Seconds. Less is what answers take, and no provider minds it."""
+
+
+def clock_skew(headers: Mapping[str, str], now: float) -> float:
+    """Seconds that the server's clock is ahead of ours, by its `Date`; 0 where it says none. `now` in Unix seconds."""
+    sent = instant(headers.get("date", ""))
+    return 0.0 if sent is None else sent - now
+
+
+def clock_hint(skew: float) -> str:
+    """What is to be said of a clock that differs by so much."""
+    if abs(skew) < SIGNIFICANT:
+        return "compare this machine's clock with the true time"
+    return f"this machine's clock is {abs(skew):,.0f} s {'behind' if skew > 0 else 'ahead'}: set it (NTP)"

@@ -1,0 +1,33 @@
+"""What an operator can do where FCM refuses who we are. Pure; the words are those of `classify.py` and OAuth's."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..clocks import SIGNIFICANT, clock_hint
+
+_CLOCK: Final = frozenset({"invalid_grant", "UNAUTHENTICATED"})
+_PART: Final = (
+    "the Firebase project's APNs key (or web push key) is missing or refused: correct it in the Firebase console, "
+    "project settings, Cloud Messaging. Android is not concerned"
+)
+
+_REMEDIES: Final[dict[str, str]] = {
+    "invalid_grant": "the key of `service_account_file` was revoked or is not the account's: download it again",
+    "invalid_client": "the service account is unknown: correct `service_account_file`",
+    "invalid_scope": "the service account may not ask for messaging: correct `service_account_file`",
+    "unauthorized_client": "the service account may not ask for tokens: look at it in the Google Cloud console",
+    "UNAUTHENTICATED": "the access token is refused: look at `service_account_file`",
+    "PERMISSION_DENIED": "give the service account the role for Firebase Cloud Messaging, and enable its API",
+    "NOT_FOUND": "there is no such project: correct `project_id` or `service_account_file`",
+    "THIRD_PARTY_AUTH_ERROR": _PART,
+    "APNS_AUTH_ERROR": _PART,
+}
+
+
+def remedy(reason: str, skew: float) -> str:
+    """The remedy; `skew` is how many seconds Google's clock is ahead of ours, as far as is known."""
+    words = [_REMEDIES.get(reason, "look at the credentials with `pushsvc check`")]
+    if reason in _CLOCK or abs(skew) >= SIGNIFICANT:
+        words.append(clock_hint(skew))
+    return "; ".join(words)

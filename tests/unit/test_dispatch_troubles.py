@@ -1,0 +1,295 @@
+"""A route in trouble, in virtual time: nothing is lost, nothing ends that need not, and the provider is not stormed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from pushsvc.dispatch.route import DispatchConfig
+from pushsvc.model import (
+    Delivery,
+    Message,
+    Misconfigured,
+    Outcome,
+    Platform,
+    Push,
+    Route,
+    Sent,
+    Target,
+    Throttled,
+    Unavailable,
+)
+from pushsvc.policy import RetryPolicy
+from pushsvc.ports import OnOutcome
+
+from .dispatch_fakes import FakeProvider, many, memory_store, push
+from .dispatch_fakes import counts as counts_of
+from .test_dispatch_route import rows, until_ended, working
+from .virtual_time import run, until
+
+DEFAULTS = DispatchConfig()
+
+
+class Weather(FakeProvider):
+    """A provider that answers each request after `seconds` by `says`, and notes when each came."""
+
+    def __init__(self, platform: Platform, *, room: int = 1000) -> None:
+        super().__init__(Route("shop", platform), room=room)
+        self.seconds = 0.02
+        self.came: list[float] = []
+        self.weather: Outcome | None = None
+        """What everything is answered; None: accepted."""
+
+    def submit(self, delivery: Delivery, on_outcome: OnOutcome) -> None:
+        loop = asyncio.get_running_loop()
+        assert self.room > 0, "submitted without room"
+        self.came.append(loop.time())
+        self.submitted.append(delivery)
+        own = (delivery, on_outcome)
+        self.open.append(own)
+        weather = self.weather
+        silent = isinstance(weather, Unavailable) and weather.reason == "timeout"
+        loop.call_later(10.0 if silent else self.seconds, self._back, own, weather)
+
+    def _back(self, own: tuple[Delivery, OnOutcome], weather: Outcome | None) -> None:
+        self.open.remove(own)
+        said = self.says(own[0]) if self.says is not None else weather
+        own[1](own[0], said or Sent(status=200))
+        for wake in self._wakes:
+            wake()
+
+    def between(self, since: float, until: float) -> int:
+        """Requests that came in that span."""
+        return sum(since <= at < until for at in self.came)
+
+
+SERVER_ERROR = Unavailable(status=503, reason="UNAVAILABLE")
+SILENCE = Unavailable(reason="timeout", maybe_sent=True)
+CUT = Unavailable(reason="connection_lost", maybe_sent=True)
+TOTAL = 10_000
+OUTAGE = 600.0
+
+
+@pytest.mark.parametrize("platform", ["apns", "fcm"])
+@pytest.mark.parametrize("trouble", [SERVER_ERROR, SILENCE, CUT], ids=["503", "silence", "cut"])
+def test_ten_minutes_of_trouble_end_no_delivery(
+    platform: Platform, trouble: Unavailable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store, provider = memory_store(), Weather(platform)
+        provider.weather = trouble
+        async with working(store.queue, provider, DEFAULTS) as worker:
+            began = loop.time()
+            for part in range(20):
+                await store.pushes.accept(
+                    push(f"p{part}", *many(f"{part}", TOTAL // 20), platform=platform, ttl=28 * 86400.0)
+                )
+            await until(lambda: worker.held)
+            shown = loop.time() - began
+            await asyncio.sleep(began + OUTAGE - loop.time())
+            provider.weather = None
+            over = loop.time()
+            for part in range(20):
+                assert await until_ended(store, f"p{part}", 2000.0) == {"total": TOTAL // 20, "sent": TOTAL // 20}
+            seconds = loop.time() - over
+            first, later = provider.between(0, 60), provider.between(60, over)
+            print(f"{platform} {trouble.status or trouble.reason}: shown after {shown:.1f} s, {first} requests in the")
+            print(f"first minute, {later / (over - 60):.2f} a second after it, all sent {seconds:.0f} s after the end")
+            # What was in flight, what came back of it, and few probes.
+            assert first <= provider.window + 200
+            assert later / (over - 60) <= 1.0
+            assert provider.between(over, over + 1.0) <= 64, "it opens step by step"
+            # In flight at the beginning, they wait as long as the vendor says: Apple, 15 minutes after a 5xx.
+            assert seconds <= (1200.0 if platform == "apns" and trouble.status else 60.0)
+            assert not worker.held
+        attempts: Counter[int] = Counter()
+        for part in range(20):
+            attempts.update(row[2] for row in (await rows(store, f"p{part}")).values())
+        assert attempts.total() == TOTAL
+        assert sum(count for tries, count in attempts.items() if tries > 1) <= 10
+
+    run(main())
+
+
+@pytest.mark.parametrize("retry_after", [5.0, None])
+def test_a_throttle_of_the_whole_route_slows_everything_to_probes(retry_after: float | None) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store, provider = memory_store(), Weather("fcm", room=500)
+        provider.weather = Throttled(status=429, reason="QUOTA_EXCEEDED", retry_after=retry_after, scope="route")
+        config = DispatchConfig(retry=RetryPolicy(throttled={"fcm": 60.0}))
+        async with working(store.queue, provider, config) as worker:
+            await store.pushes.accept(push("p", *many("t", 5000), platform="fcm", ttl=1e6))
+            await until(lambda: worker.held)
+            assert "429 QUOTA_EXCEEDED" in worker.held["shop/fcm"]
+            await asyncio.sleep(max(0.0, 12.0 - loop.time()))
+            assert provider.between(0, 0.5) <= 500
+            assert provider.between(0.5, 12.0) <= (3 if retry_after else 0)
+            provider.weather = None
+            assert await until_ended(store, "p") == {"total": 5000, "sent": 5000}
+        assert {row[2] for row in (await rows(store, "p")).values()} <= {1}
+
+    run(main())
+
+
+def test_a_lone_delivery_outlives_an_outage_and_its_doubt_has_an_end() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store, provider = memory_store(), Weather("fcm")
+        provider.weather = SERVER_ERROR
+        async with working(store.queue, provider, DEFAULTS):
+            await store.pushes.accept(push("alone", "t", platform="fcm", ttl=28 * 86400.0))
+            await asyncio.sleep(1800.0)
+            assert await counts_of(store, "alone") == {"total": 1, "retrying": 1}
+            provider.weather = None
+            assert await until_ended(store, "alone", 2000.0) == {"total": 1, "sent": 1}
+            provider.weather = SERVER_ERROR
+            await store.pushes.accept(push("bad", "u", platform="fcm", ttl=28 * 86400.0))
+            assert await until_ended(store, "bad", 20_000.0) == {"total": 1, "failed": 1}
+        assert loop.time() < 30_000
+
+    run(main())
+
+
+def test_one_bad_push_costs_the_others_nothing_and_ends() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store, provider = memory_store(), Weather("fcm")
+        provider.says = lambda delivery: SERVER_ERROR if delivery.chunk.push_id == "bad" else Sent(status=200)
+        waits = []
+        async with working(store.queue, provider, DEFAULTS):
+            await store.pushes.accept(push("bad", *many("bad", 500), platform="fcm", ttl=1e6))
+            for number in range(400):
+                name, at = f"good {number}", loop.time()
+                await store.pushes.accept(push(name, f"good {number}", platform="fcm", lane="urgent"))
+                assert await until_ended(store, name) == {"total": 1, "sent": 1}
+                waits.append(loop.time() - at)
+                await asyncio.sleep(0.5)
+            assert await until_ended(store, "bad", 5000.0) == {"total": 500, "failed": 500}
+        assert sorted(waits)[len(waits) // 2] <= 0.1
+        assert max(waits) <= 0.5
+
+    run(main())
+
+
+def test_a_push_that_chose_what_is_refused_ends_and_holds_nothing() -> None:
+    async def main() -> None:
+        store, provider = memory_store(), Weather("apns")
+        refused = Misconfigured(status=403, reason="InvalidProviderToken", chosen=True)
+        provider.says = lambda delivery: refused if delivery.chunk.push_id == "chose" else Sent(status=200)
+        async with working(store.queue, provider, DEFAULTS) as worker:
+            await store.pushes.accept(push("chose", *many("c", 50), ttl=28 * 86400.0))
+            for number in range(20):
+                await store.pushes.accept(push(f"p{number}", f"t{number}"))
+                assert await until_ended(store, f"p{number}") == {"total": 1, "sent": 1}
+                assert worker.held == {}
+            assert await until_ended(store, "chose", 5000.0) == {"total": 50, "failed": 50}
+
+    run(main())
+
+
+def test_what_waits_on_a_held_route_ends_with_its_ttl() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store, provider = memory_store(), Weather("fcm", room=50)
+        provider.weather = SERVER_ERROR
+        async with working(store.queue, provider, DEFAULTS):
+            await store.pushes.accept(push("long", *many("l", 100), platform="fcm", ttl=1e6))
+            await store.pushes.accept(push("short", *many("s", 100), platform="fcm", ttl=30.0))
+            assert await until_ended(store, "short") == {"total": 100, "expired": 100}
+            assert loop.time() <= 32.0
+
+    run(main())
+
+
+def apple(delivery: Delivery) -> bool:
+    return delivery.target.token.startswith("apple")
+
+
+def test_trouble_of_a_part_holds_that_part_alone_is_named_and_ends_by_one_probe() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store, provider = memory_store(), Weather("fcm")
+        refused = Misconfigured(status=401, reason="THIRD_PARTY_AUTH_ERROR", part="apple")
+        provider.says = lambda delivery: refused if apple(delivery) else Sent(status=200)
+        async with working(store.queue, provider, DEFAULTS) as worker:
+            tokens = [*many("apple", 300), *many("android", 300)]
+            await store.pushes.accept(push("p", *tokens, platform="fcm", ttl=1e6))
+            await until(lambda: worker.held)
+            assert worker.held == {"shop/fcm/apple": "THIRD_PARTY_AUTH_ERROR: look after THIRD_PARTY_AUTH_ERROR"}
+            await asyncio.sleep(120.0)
+            assert await counts_of(store, "p") == {"total": 600, "sent": 300, "retrying": 300}
+            probes = sum(map(apple, provider.submitted)) - 300
+            assert 1 <= probes <= 40
+            await store.pushes.accept(push("android", *many("android", 100), platform="fcm"))
+            assert await until_ended(store, "android") == {"total": 100, "sent": 100}
+            corrected = loop.time()
+            provider.says = None
+            assert await until_ended(store, "p") == {"total": 600, "sent": 600}
+            assert loop.time() - corrected <= 130.0
+            assert worker.held == {}
+        assert {row[2] for row in (await rows(store, "p")).values()} == {1}
+
+    run(main())
+
+
+def test_a_part_that_is_corrected_at_once_is_released_soon() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store, provider = memory_store(), Weather("fcm")
+        provider.weather = Misconfigured(status=401, reason="THIRD_PARTY_AUTH_ERROR", part="apple")
+        async with working(store.queue, provider, DEFAULTS):
+            await store.pushes.accept(push("p", *many("apple", 50), platform="fcm", ttl=1e6))
+            await asyncio.sleep(3.5)
+            provider.weather = None
+            assert await until_ended(store, "p") == {"total": 50, "sent": 50}
+            assert loop.time() <= 20.0
+
+    run(main())
+
+
+def test_a_dry_run_that_asks_nobody_does_not_open_a_route() -> None:
+    async def main() -> None:
+        store, provider = memory_store(), Weather("apns")
+        refused = Misconfigured(status=403, reason="InvalidProviderToken")
+        provider.says = lambda delivery: Sent(reason="dry_run") if delivery.chunk.dry_run else refused
+        async with working(store.queue, provider, DEFAULTS) as worker:
+            await store.pushes.accept(push("p", *many("t", 5), ttl=1e6))
+            await until(lambda: worker.held)
+            await store.pushes.accept(
+                Push(
+                    id="dry",
+                    app="shop",
+                    lane="urgent",
+                    created_at=0,
+                    expires_at=1 << 50,
+                    messages={"apns": Message("apns", b"{}")},
+                    targets={"apns": (Target(0, "d"),)},
+                    dry_run=True,
+                )
+            )
+            assert await until_ended(store, "dry") == {"total": 1, "sent": 1}
+            assert worker.held
+
+    run(main())
+
+
+def test_retries_of_one_push_are_spread() -> None:
+    async def main() -> None:
+        store, provider = memory_store(), Weather("fcm")
+        provider.says = lambda delivery: (
+            SERVER_ERROR if delivery.chunk.turn == 1 and delivery.target.token.startswith("t") else Sent(status=200)
+        )
+        async with working(store.queue, provider, DEFAULTS, spread=True):
+            tokens = [token for pair in zip(many("t", 60), many("ok", 60), strict=True) for token in pair]
+            await store.pushes.accept(push("p", *tokens, platform="fcm", ttl=1e6))
+            assert await until_ended(store, "p") == {"total": 120, "sent": 120}
+        again = [at for at, each in zip(provider.came, provider.submitted, strict=True) if each.chunk.turn == 2]
+        assert len(again) == 60
+        assert min(again) >= 10.0
+        assert len({round(at, 1) for at in again}) >= 10
+
+    run(main())
