@@ -32,7 +32,7 @@ def render(document: dict[str, Any]) -> str:
         _prose(info["description"]),
         '<p><a href="openapi.json">openapi.json</a></p>',
         "<h2>Calls</h2>",
-        *(_call(path, verb, call) for path, verb, call in calls),
+        *(_call(path, verb, call, document["components"]["responses"]) for path, verb, call in calls),
         "<h2>Documents</h2>",
         *(_schema(name, schema) for name, schema in schemas.items()),
     ]
@@ -53,7 +53,7 @@ def _prose(text: str) -> str:
     return "".join(f"<p>{_text(paragraph)}</p>" for paragraph in text.split("\n\n"))
 
 
-def _call(path: str, verb: str, call: dict[str, Any]) -> str:
+def _call(path: str, verb: str, call: dict[str, Any], shared: dict[str, Any]) -> str:
     parts = [
         f'<section class=card id="{call["operationId"]}">',
         f"<h3>{_verb(verb)} <code>{escape(path)}</code></h3>",
@@ -74,6 +74,10 @@ def _call(path: str, verb: str, call: dict[str, Any]) -> str:
             for example in media.get("examples", {}).values():
                 shown = escape(json.dumps(example["value"], indent=2))
                 parts.append(f"<details><summary>{escape(example['summary'])}</summary><pre>{shown}</pre></details>")
+    answers = [
+        (status, shared[item["$ref"].rpartition("/")[2]] if "$ref" in item else item)
+        for status, item in call["responses"].items()
+    ]
     rows = [
         (
             f"<code>{status}</code>",
@@ -83,7 +87,7 @@ def _call(path: str, verb: str, call: dict[str, Any]) -> str:
             ),
             _text(item["description"]) + _headers(item.get("headers", {})),
         )
-        for status, item in call["responses"].items()
+        for status, item in answers
     ]
     parts.append("<h4>Answers</h4>" + _table(("status", "body", "meaning"), rows))
     return "".join([*parts, "</section>"])

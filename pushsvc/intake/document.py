@@ -7,7 +7,8 @@ fails does `refusal.refuse` walk the plain JSON to name every fault at once (`fa
 Decided here, where RFC 8259 leaves it open:
 
 - `null` is the same as leaving a field out, wherever a field may be left out.
-- A whole number is written as one: `3.0` and `3e0` are refused for `badge` and `ttl`.
+- A whole number may be written as `3.0` or `3e0`, as JSON Schema has it (2020-12 validation, section 6.1.1): Lua, PHP
+  and others have no other form for a double.
 - NaN, Infinity, numbers beyond a double, lone surrogates, and a byte order mark are not JSON: 400.
 - Of a name given twice in one object the last counts, as in most parsers; where its other value is wrong, the
   repeat is named as the fault.
@@ -88,6 +89,13 @@ class To(Struct, forbid_unknown_fields=True, gc=False):
     all: Annotated[bool | None, Meta(description="All devices of the app: `true`, or leave it out.")] = None
 
 
+_Whole = Annotated[int, Meta(ge=0, le=MAX_BADGE)] | Annotated[float, Meta(ge=0, le=MAX_BADGE)]
+_BADGE: Final = (
+    "The number on the app's icon (Apple), where 0 removes it. On Android how many items a notification stands for: "
+    "there 0 says nothing, and a badge alone shows nothing."
+)
+
+
 class Notification(PlainNotification, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """What the user sees, rendered to each provider's own form."""
 
@@ -96,13 +104,7 @@ class Notification(PlainNotification, frozen=True, forbid_unknown_fields=True, o
     body: str | None = None
     image: Annotated[str | None, Meta(description="The URL of a picture.")] = None
     sound: Annotated[str | None, Meta(examples=["default"])] = None
-    badge: Annotated[
-        Annotated[int, Meta(ge=0, le=MAX_BADGE)] | None,
-        Meta(
-            description="The number on the app's icon (Apple), where 0 removes it. On Android how many items a "
-            "notification stands for; there 0 says nothing, and a badge alone shows nothing."
-        ),
-    ] = None
+    badge: Annotated[_Whole | None, Meta(description=_BADGE)] = None  # type: ignore[assignment]  # see `judge`
     link: Annotated[str | None, Meta(description="Where a tap leads.")] = None
     category: Annotated[str | None, Meta(description="The APNs category, the Android click action.")] = None
     thread: Annotated[str | None, Meta(description="Notifications of one thread are grouped.")] = None
@@ -133,7 +135,7 @@ class PushDocument(Struct, forbid_unknown_fields=True, gc=False):
         bool | None, Meta(description="Wakes the app and shows nothing: no visible `notification` beside it.")
     ] = None
     ttl: Annotated[
-        Annotated[int, Meta(ge=0, le=MAX_TTL)] | None,
+        Annotated[int, Meta(ge=0, le=MAX_TTL)] | Annotated[float, Meta(ge=0, le=MAX_TTL)] | None,
         Meta(description="Seconds after which it is not sent any more; 0: now or never. Default: 2,419,200 (28 days)."),
     ] = None
     collapse: Annotated[
@@ -198,6 +200,15 @@ def read(body: bytes, rules: Rules, now: int) -> Draft:
 def judge(document: PushDocument, rules: Rules, now: int) -> Draft | None:
     """The draft, or None where the walk will find a fault."""
     notification = None if document.notification == _NOTHING else document.notification
+    if notification is not None and isinstance(notification.badge, float):
+        if not notification.badge.is_integer():
+            return None
+        notification = msgspec.structs.replace(notification, badge=int(notification.badge))
+    ttl = document.ttl
+    if isinstance(ttl, float):
+        if not ttl.is_integer():
+            return None
+        ttl = int(ttl)
     overrides = document.overrides or {}
     payload: set[Platform] = set()
     for platform, raw in overrides.items():
@@ -238,7 +249,7 @@ def judge(document: PushDocument, rules: Rules, now: int) -> Draft | None:
         priority=document.priority,
         push_type=document.push_type,
         silent=silent,
-        ttl=document.ttl,
+        ttl=ttl,
         collapse=document.collapse,
         dry_run=document.dry_run or False,
         overrides=overrides,

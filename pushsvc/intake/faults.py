@@ -108,8 +108,8 @@ def _text(value: Any, path: str, found: Found, *, least: int = 0, most: int | No
 
 def _whole(value: Any, path: str, found: Found, *, least: int, most: int) -> None:
     if isinstance(value, float) and value.is_integer():
-        found.add(path, "a whole number is written without decimal point and exponent")
-    elif isinstance(value, bool) or not isinstance(value, int):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
         found.add(path, expected("a whole number", value))
     elif not least <= value <= most:
         found.add(path, f"must be from {least:,} to {most:,}, found {kind(value)}")

@@ -25,7 +25,6 @@ from .device_document import (
     TopicPage,
 )
 from .document import PushDocument
-from .faults import TARGETS
 from .problems import MEDIA_TYPE, Problem
 from .replays import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
 from .routes import CALLS, JSON, Answer, Call
@@ -139,7 +138,7 @@ Push notifications over HTTP: one document in, APNs and FCM out, every delivery 
 
 A push is accepted with 202 only once Redis holds it. Errors are RFC 9457 problem documents that name every fault at
 once. `null` is the same as leaving a field out. Unknown fields are an error, unknown query parameters too; of a name
-that stands twice in one object the last counts."""
+that stands twice in one object the last counts. Every answer carries `X-Request-Id`: the caller's own, or a new one."""
 
 
 def build(*, platforms: Iterable[str], config: IntakeConfig) -> dict[str, Any]:
@@ -155,9 +154,11 @@ def build(*, platforms: Iterable[str], config: IntakeConfig) -> dict[str, Any]:
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
+        "tags": [{"name": name, "description": says} for name, says in _TAGS.items()],
         "paths": _paths(),
         "components": {
             "schemas": dict(sorted(schemas.items())),
+            "responses": {problem.__name__: _problem(problem) for problem in _PROBLEMS},
             "securitySchemes": {
                 "key": {
                     "type": "http",
@@ -175,15 +176,8 @@ def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig)
     for name in ("tokens", "devices", "users"):
         (several,) = [kind for kind in to["properties"][name]["anyOf"] if kind.get("type") == "array"]
         several["maxItems"] = config.max_targets
-    to["properties"]["all"]["enum"] = [True, None]
-    ways = dict.fromkeys(("tokens", "devices", "users"), "array")
-    ways.update({"topic": "string", "where": "string", "all": "boolean"})
-    to["oneOf"] = [{"required": [name], "properties": {name: {"type": kind}}} for name, kind in ways.items()]
+    to["properties"]["all"] = {"type": "boolean", "description": to["properties"]["all"]["description"]}
     push = schemas["PushDocument"]
-    push["anyOf"] = [
-        {"required": [name], "properties": {name: {"type": "object", "minProperties": 1}}}
-        for name in ("notification", "live_activity", "data", "overrides")
-    ]
     push["properties"]["overrides"]["anyOf"] = [
         {
             "type": "object",
@@ -193,11 +187,34 @@ def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig)
         {"type": "null"},
     ]
     push["properties"]["overrides"]["description"] += f" At most {MAX_DEPTH} levels deep."
-    for name, kinds_of in (("TokenTarget", TARGETS), ("DeviceDocument", ("token", "fid"))):
-        addressed = schemas[name]
-        addressed["properties"]["platform"]["enum"] = platforms
-        del addressed["properties"]["platform"]["examples"]
-        addressed["oneOf"] = [{"required": [kind], "properties": {kind: {"type": "string"}}} for kind in kinds_of]
+    for name in ("TokenTarget", "DeviceDocument"):
+        platform = schemas[name]["properties"]["platform"]
+        platform["enum"] = platforms
+        del platform["examples"]
+    for whole in (push["properties"]["ttl"], schemas["Notification"]["properties"]["badge"]):
+        # 3600.0 is an integer to JSON Schema (2020-12 validation, section 6.1.1).
+        whole["anyOf"] = [option for option in whole["anyOf"] if option["type"] != "number"]
+    for schema in schemas.values():
+        _for_generators(schema)
+
+
+def _for_generators(schema: Any) -> None:
+    """Leave out what is right by JSON Schema and makes generated clients wrong.
+
+    An `anyOf` beside `properties` makes a generator forget the properties, an `enum` without a `type` is anything to
+    it, and a `default` makes an optional field a required one. So "one of these is needed" is said in words, and 422
+    says it with the place.
+    """
+    if isinstance(schema, list):
+        for item in schema:
+            _for_generators(item)
+    elif isinstance(schema, dict):
+        if schema.get("default", 0) is None:
+            del schema["default"]
+        if isinstance(schema.get("enum"), list):
+            schema.setdefault("type", "string")
+        for item in schema.values():
+            _for_generators(item)
 
 
 def _paths() -> dict[str, Any]:
@@ -207,8 +224,12 @@ def _paths() -> dict[str, Any]:
     return paths
 
 
+def _tag_of(call: Call) -> str:
+    return next((name for name in _TAGS if call.path.removeprefix("/v1/").startswith(name.rstrip("s"))), "service")
+
+
 def _operation(call: Call) -> dict[str, Any]:
-    operation: dict[str, Any] = {"operationId": call.name, "summary": call.summary}
+    operation: dict[str, Any] = {"operationId": call.name, "summary": call.summary, "tags": [_tag_of(call)]}
     notes = [call.description] if call.description else []
     if call.scopes:
         notes.append("Needs a key with the scope " + " or ".join(f"`{scope}`" for scope in call.scopes) + ".")
@@ -260,7 +281,7 @@ def _operation(call: Call) -> dict[str, Any]:
 def _responses(call: Call) -> dict[str, Any]:
     responses = {str(answer.status): _good(answer) for answer in (call.answer, *call.also)}
     for problem in sorted(call.problems, key=lambda problem: problem.status):
-        responses[str(problem.status)] = _problem(problem)
+        responses[str(problem.status)] = {"$ref": f"#/components/responses/{problem.__name__}"}
     return responses
 
 
@@ -295,6 +316,18 @@ def _problem(problem: type[RequestError]) -> dict[str, Any]:
     return response
 
 
+_TAGS: Final = {
+    "push": "Send, follow and cancel pushes.",
+    "feedback": "What the providers said of tokens.",
+    "failed": "Dead letters, and sending them again.",
+    "devices": "Registered devices.",
+    "users": "Devices of a user, and erasure.",
+    "topics": "Topics and their subscribers.",
+    "channels": "Broadcast channels of APNs.",
+    "service": "The service itself.",
+}
+"""By the beginning of the path; the last has what is left."""
+_PROBLEMS: Final = sorted({problem for call in CALLS for problem in call.problems}, key=lambda each: each.__name__)
 _NAMES: Final = {
     "device_id": "The device's id: the caller's own name for it.",
     "user": "The user's id.",

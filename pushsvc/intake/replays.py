@@ -115,7 +115,7 @@ def read_replay(body: bytes) -> tuple[DeadFilter, int, float, bool]:
     which = read_filter(right, faults)
     if faults:
         raise InvalidRequest(faults=faults[:1000])
-    return which, value.get("limit") or 0, float(value.get("rate") or 0), bool(value.get("dry_run"))
+    return which, int(value.get("limit") or 0), float(value.get("rate") or 0), bool(value.get("dry_run"))
 
 
 def _fault(name: str, given: Any) -> str:
@@ -123,7 +123,7 @@ def _fault(name: str, given: Any) -> str:
     if name == "dry_run":
         return "" if isinstance(given, bool) else expected("true or false", given)
     if name == "limit":
-        if isinstance(given, int) and number and 1 <= given <= MAX_LIMIT:
+        if number and 1 <= given <= MAX_LIMIT and given == int(given):
             return ""
         return expected(f"a whole number from 1 to {MAX_LIMIT}", given)
     if name == "rate":

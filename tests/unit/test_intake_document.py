@@ -426,8 +426,8 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
     (push(notification={"title": 5}), [("notification.title", "expected a string, found the number 5")]),
     (push(notification={"badge": True}), [("notification.badge", "expected a whole number, found true")]),
     (
-        push(notification={"badge": 3.0}),
-        [("notification.badge", "a whole number is written without decimal point and exponent")],
+        push(notification={"badge": 3.5}),
+        [("notification.badge", "expected a whole number, found the number 3.5")],
     ),
     (
         push(notification={"badge": -1}),
@@ -688,7 +688,7 @@ shown = st.fixed_dictionaries(
     optional={
         "title": mostly(words),
         "body": mostly(words),
-        "badge": mostly(st.sampled_from([0, 3, 2**31 - 1])),
+        "badge": mostly(st.sampled_from([0, 3, 3.0, 3.5, 2**31 - 1])),
         "thread": mostly(words),
         "sound": mostly(words),
     },
@@ -734,7 +734,7 @@ documents = st.fixed_dictionaries(
         "priority": mostly(st.sampled_from(["high", "normal"])),
         "push_type": mostly(st.text(max_size=33)),
         "silent": mostly(st.booleans()),
-        "ttl": mostly(st.integers(-1, 2_419_201)),
+        "ttl": mostly(st.integers(-1, 2_419_201) | st.sampled_from([0.0, -0.0, 60.0, 0.5, 2_419_200.0, 2_419_201.0])),
         "collapse": mostly(words),
         "send_at": mostly(instants),
         "dry_run": mostly(st.booleans()),
@@ -820,3 +820,11 @@ def test_the_walk_ends_when_the_list_is_full() -> None:
     document = push(to={"tokens": [{"platform": "apns", "token": str(number)} for number in range(10_000)]})
     found = walk(document, rules, NOW)
     assert (len(found.items), found.more, asked) == (LIMIT, True, LIMIT + 1)
+
+
+def test_a_whole_number_may_have_a_decimal_point() -> None:
+    draft = read(b'{"ttl":36e2,"notification":{"title":"x","badge":3.0},' + msgspec.json.encode(push())[1:], RULES, NOW)
+    assert repr((draft.content.ttl, draft.content.notification)).count(".0") == 0
+    content = read(msgspec.json.encode(push(ttl=3600.0, notification={"title": "x", "badge": 3.0})), RULES, NOW).content
+    assert content.notification is not None
+    assert (repr(content.ttl), repr(content.notification.badge)) == ("3600", "3")
