@@ -1,4 +1,5 @@
-"""Reaching a provider: a fresh look-up, TCP, TLS with ALPN `h2`, the server's first SETTINGS, within one time limit.
+"""Reaching a provider: a fresh look-up, TCP, perhaps a proxy's tunnel, TLS with ALPN `h2`, the server's first SETTINGS,
+within one time limit.
 
 Every connect asks the resolver again, since providers spread their load by DNS and Apple asks for it by name
 (https://developer.apple.com/documentation/usernotifications/sending-notification-requests-to-apns). The addresses are
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -18,8 +20,12 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from .http2 import Connection
+from .proxy import Proxy
 
 SHUTDOWN_TIMEOUT: Final = 1.0
+ANSWER_LIMIT: Final = 16_384
+"""Bytes of a proxy's answer, at most."""
+_CONNECT_STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3})[^\r\n]*").match
 KEEPALIVE: Final = 60
 """Seconds of quiet after which the kernel asks whether the peer's is still there."""
 
@@ -50,13 +56,26 @@ def prepare(context: ssl.SSLContext) -> None:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
 
 
-async def dial(origin: Origin, context: ssl.SSLContext, make: Callable[[], Connection], timeout: float) -> Connection:
+class ProxyError(OSError):
+    """The way ends at the proxy. The text names it."""
+
+
+async def dial(
+    origin: Origin,
+    context: ssl.SSLContext,
+    make: Callable[[], Connection],
+    timeout: float,
+    proxy: Proxy | None = None,
+) -> Connection:
     """A connection that has seen the server's SETTINGS. Raises OSError, which `describe` puts into words."""
     loop = asyncio.get_running_loop()
     connection: Connection | None = None
     try:
         async with asyncio.timeout(timeout):
-            sock = await _reach(loop, origin, timeout)
+            if proxy is None:
+                sock = await _reach(loop, origin.host, origin.port, timeout)
+            else:
+                sock = await _tunnel(loop, proxy, origin, timeout)
             connection = make()
             made = connection
             await loop.create_connection(  # which closes the socket if it fails
@@ -75,9 +94,42 @@ async def dial(origin: Origin, context: ssl.SSLContext, make: Callable[[], Conne
     return connection
 
 
-async def _reach(loop: asyncio.AbstractEventLoop, origin: Origin, timeout: float) -> socket.socket:
-    found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-    failure: OSError = OSError(f"no address for {origin.host}")
+async def _tunnel(loop: asyncio.AbstractEventLoop, proxy: Proxy, origin: Origin, timeout: float) -> socket.socket:
+    """A socket on which the proxy passes everything on. The proxy looks the host up: here its name may be unknown."""
+    try:
+        sock = await _reach(loop, proxy.host, proxy.port, timeout)
+    except OSError as error:
+        raise ProxyError(f"{proxy.name}: {_fault(error)}") from error
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    lines = [f"CONNECT {host}:{origin.port} HTTP/1.1", f"Host: {host}:{origin.port}", "User-Agent: pushsvc"]
+    if proxy.authorization:
+        lines.append(f"Proxy-Authorization: {proxy.authorization}")
+    try:
+        await loop.sock_sendall(sock, "\r\n".join((*lines, "", "")).encode())
+        answer = b""
+        # A server behind TLS speaks second: no byte of it can follow the proxy's answer.
+        while b"\r\n\r\n" not in answer:
+            part = await loop.sock_recv(sock, 4096)
+            if not part or len(answer) > ANSWER_LIMIT:
+                raise ProxyError(f"{proxy.name} broke off instead of opening a tunnel to {origin}")
+            answer += part
+        status = _CONNECT_STATUS(answer)
+        if status is None:
+            raise ProxyError(f"{proxy.name} does not answer in HTTP/1")
+        if not 200 <= int(status[1]) < 300:
+            said = " ".join(status[0].decode("latin-1").split()[1:])[:100]
+            raise ProxyError(f"{proxy.name} refuses the tunnel to {origin}: {said}")
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, OSError) and not isinstance(error, ProxyError | TimeoutError):
+            raise ProxyError(f"{proxy.name}: {_fault(error)}") from error
+        raise
+    return sock
+
+
+async def _reach(loop: asyncio.AbstractEventLoop, host: str, port: int, timeout: float) -> socket.socket:
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    failure: OSError = OSError(f"no address for {host}")
     for family, kind, protocol, _, address in found:
         sock = socket.socket(family, kind, protocol)
         try:
@@ -109,9 +161,16 @@ def _tune(sock: socket.socket) -> None:
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), KEEPALIVE)
 
 
-def describe(error: BaseException, origin: Origin) -> str:
+def describe(error: BaseException, origin: Origin, proxy: Proxy | None = None) -> str:
     """What is wrong, for an operator to read."""
+    way = "" if proxy is None or isinstance(error, ProxyError) else f"through the {proxy.name}: "
+    return f"{origin}: {way}{_fault(error)}"
+
+
+def _fault(error: BaseException) -> str:
     match error:
+        case ProxyError():
+            fault = str(error)
         case ssl.SSLCertVerificationError():
             fault = f"certificate verify failed: {error.verify_message}"
         case ssl.SSLError() if "NO_APPLICATION_PROTOCOL" in str(error.reason):
@@ -128,4 +187,4 @@ def describe(error: BaseException, origin: Origin) -> str:
             fault = error.strerror.lower()
         case _:
             fault = str(error) or type(error).__name__
-    return f"{origin}: {fault}"
+    return fault

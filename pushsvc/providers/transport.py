@@ -53,6 +53,7 @@ from .exchange import (
 )
 from .hpack_fields import HTTPS, POST, authority, field, path
 from .http2 import Connection
+from .proxy import Proxy
 
 __all__ = [
     "Pool",
@@ -83,6 +84,7 @@ class Pool:
         origin: str,
         *,
         ssl: _ssl.SSLContext,
+        proxy: Proxy | None = None,
         connections: int = 2,
         window: int = 1000,
         request_timeout: float = 10.0,
@@ -98,7 +100,7 @@ class Pool:
             raise ValueError("a pool needs a connection, a window of one request and a timeout above 0")
         prepare(ssl)
         self._stats = Stats()
-        self._origin, self._ssl = Origin.of(origin), ssl
+        self._origin, self._ssl, self._proxy = Origin.of(origin), ssl, proxy
         self._size, self._connect_timeout, self._ping_after = connections, connect_timeout, ping_after
         self._terms = Terms(window, request_timeout, body_limit, receive_window)
         self._timeout = request_timeout
@@ -306,12 +308,12 @@ class Pool:
                 await asyncio.sleep(min(BACKOFF[1], BACKOFF[0] * 2 ** min(failures - 1, 20)) * self._random())
             epoch = self._epoch
             try:
-                connection = await dial(self._origin, self._ssl, self._make, self._connect_timeout)
+                connection = await dial(self._origin, self._ssl, self._make, self._connect_timeout, self._proxy)
             except Exception as error:
                 # Whatever it is, it is this connect that failed; another one may do better.
                 failures += 1
                 self._stats.connects_failed += 1
-                self._fault = describe(error, self._origin)
+                self._fault = describe(error, self._origin, self._proxy)
                 if failures & (failures - 1) == 0:  # the 1st, 2nd, 4th, 8th: an outage is no flood of lines
                     _log.warning("http2_connect_failed", origin=str(self._origin), error=self._fault, failures=failures)
                 continue

@@ -17,14 +17,15 @@ from pushsvc.providers import REGISTRY
 from pushsvc.providers.endpoint import authority, endpoint_fault
 from pushsvc.providers.merge import NotAnObjectError, decode_object, encode, merge_patch
 from pushsvc.retry_after import LONGEST, retry_after
+from pushsvc.routing import platform_of
 
 NOW = datetime(2026, 10, 21, 7, 27, 0, tzinfo=UTC).timestamp()
 
 
 def test_the_registry_knows_each_provider_by_its_platform() -> None:
-    assert set(REGISTRY) == {"apns", "fcm"}
-    for platform, kind in REGISTRY.items():
-        assert kind.platform == kind.renderer.platform == platform
+    assert set(REGISTRY) == {"apns", "apns_sandbox", "fcm"}
+    for route, kind in REGISTRY.items():
+        assert kind.platform == kind.renderer.platform == platform_of(route)
         assert issubclass(kind.config, msgspec.Struct)
 
 

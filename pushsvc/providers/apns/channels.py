@@ -11,6 +11,7 @@ and handling-error-responses-from-apns.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 import uuid
@@ -26,6 +27,7 @@ from ...ports.channels import Channel, Storage
 from ...retry_after import retry_after
 from ..endpoint import authority
 from ..exchange import Answer, Failure, Response
+from ..proxy import proxy_for
 from ..transport import HTTPS, POST, Pool, field, path
 from ..transport import authority as authority_field
 from .classify import EXPIRED_TOKEN, TOO_MANY_TOKENS, UNRELATED_KEY
@@ -209,6 +211,7 @@ async def open_channels(
     async with open_pool(
         config.channels_endpoint,
         ssl=client_context(config),
+        proxy=proxy_for(config.channels_endpoint, config.proxy, os.environ),
         connections=1,
         request_timeout=request_timeout,
         body_limit=LIST_LIMIT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from ...errors import CredentialError
 from ..endpoint import check_ca
 from ..files import as_finding, check_private
 from ..kind import Finding
+from ..proxy import check_proxy
 from .config import CHANNELS_ENDPOINTS, ENDPOINTS, Config
 from .credentials import client_context, load_certificate, load_key
 from .vocabulary import TOPIC_SUFFIX
@@ -37,7 +39,8 @@ _KEY_FILE: Final = re.compile(r"AuthKey_([A-Z0-9]{10})\.p8", re.IGNORECASE)
 def check(config: Config, *, clock: Callable[[], float] = time.time) -> list[Finding]:
     """Findings on one account, the gravest not necessarily first. Reads its files, touches no network."""
     identity = _check_key(config) if config.key_file else _check_certificate(config, clock())
-    return [*identity, *_check_names(config), *check_ca(config.ca_file)]
+    way = check_proxy(config.endpoint, config.proxy, os.environ)
+    return [*identity, *_check_names(config), *check_ca(config.ca_file), *way]
 
 
 def _check_key(config: Config) -> list[Finding]:

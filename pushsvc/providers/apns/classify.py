@@ -140,7 +140,7 @@ def classify(answer: Answer, message: Message, now: float) -> Outcome:
             return Misconfigured(status=status, reason=reason, chosen=_chose_topic(message))
         case "identity":
             return Misconfigured(status=status, reason=reason, chosen=_named_topic(message))
-        case "dead" if _named_topic(message):
+        case "dead" if status == 410 and _named_topic(message):
             # "No longer valid for the topic": for the push's own topic, that is, not for the app's.
             return BadNotification(status=status, reason=reason)
         case "dead":

@@ -9,6 +9,7 @@ from msgspec.structs import force_setattr
 
 from ...devices import Environment
 from ..endpoint import endpoint_fault, origin
+from ..proxy import proxy_fault
 
 ENDPOINTS = {
     "production": "https://api.push.apple.com",
@@ -51,6 +52,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where broadcast channels are managed; by default Apple's host of the environment."""
     ca_file: str = ""
     """Trust these certificate authorities (PEM) and no others: for a simulator or a proxy."""
+    proxy: str = ""
+    """The HTTP proxy on the way, `http://user:password@host:port`. Empty: as the environment says; `none`: none."""
     connections: Annotated[int, Meta(ge=1, le=100)] = 2
     """HTTP/2 connections to keep."""
     window: Annotated[int, Meta(ge=1, le=100_000)] = 1000
@@ -74,6 +77,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                     raise ValueError(f"{name}: missing; a token key needs `key_id` and `team_id` beside it")
                 if not (value.isascii() and value.isalnum()):
                     raise ValueError(f"{name}: expected letters and digits as Apple's developer pages show them")
+        if fault := proxy_fault(self.proxy):
+            raise ValueError(f"proxy: {fault}")
         self._reach("endpoint", ENDPOINTS[self.environment])
         self._reach("broadcast_endpoint", self.endpoint)
         self._reach("channels_endpoint", CHANNELS_ENDPOINTS[self.environment])

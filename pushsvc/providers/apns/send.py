@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -29,6 +30,7 @@ from ...ports import OnOutcome
 from ..clocks import clock_skew
 from ..endpoint import authority
 from ..exchange import Answer, Response
+from ..proxy import proxy_for
 from ..transport import HTTPS, POST, Pool, field, path
 from ..transport import authority as authority_field
 from .classify import EXPIRED_TOKEN, INVALID_TOKEN, TOO_MANY_TOKENS, UNRELATED_KEY, classify
@@ -317,6 +319,7 @@ async def open_provider(
             open_pool(
                 config.endpoint,
                 ssl=ssl,
+                proxy=proxy_for(config.endpoint, config.proxy, os.environ),
                 connections=config.connections,
                 window=config.window,
                 request_timeout=request_timeout,
@@ -325,6 +328,12 @@ async def open_provider(
         if config.broadcast_endpoint != config.endpoint:
             # One request reaches everybody, so one connection is plenty.
             broadcasts = await stack.enter_async_context(
-                open_pool(config.broadcast_endpoint, ssl=ssl, connections=1, request_timeout=request_timeout)
+                open_pool(
+                    config.broadcast_endpoint,
+                    ssl=ssl,
+                    proxy=proxy_for(config.broadcast_endpoint, config.proxy, os.environ),
+                    connections=1,
+                    request_timeout=request_timeout,
+                )
             )
         yield ApnsProvider(route, config, pool, token, broadcasts=broadcasts, clock=clock)

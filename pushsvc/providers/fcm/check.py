@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from urllib.parse import urlsplit
 
 from ...errors import CredentialError
 from ..endpoint import check_ca
 from ..files import as_finding, check_private
 from ..kind import Finding
+from ..proxy import check_proxy
 from .config import Config
 from .credentials import load_service_account
 
@@ -28,4 +30,6 @@ def check(config: Config) -> list[Finding]:
         text = f"{account.email} belongs to another project than {account.project_id}"
         mend = "correct `project_id`, or grant the account the role Firebase Cloud Messaging API Admin there"
         found.append(Finding("warning", text, mend))
+    for url in (config.endpoint, account.token_uri):
+        found += check_proxy(url, config.proxy, os.environ)
     return [*found, *check_private(path), *check_ca(config.ca_file)]

@@ -10,6 +10,7 @@ from msgspec.structs import force_setattr
 
 from ...rates import parse_rate
 from ..endpoint import endpoint_fault, origin
+from ..proxy import proxy_fault
 
 ENDPOINT: Final = "https://fcm.googleapis.com"
 
@@ -28,6 +29,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where FCM is reached."""
     ca_file: str = ""
     """Trust these certificate authorities (PEM) and no others, for FCM and for the token endpoint."""
+    proxy: str = ""
+    """The HTTP proxy on the way, `http://user:password@host:port`. Empty: as the environment says; `none`: none."""
     connections: Annotated[int, Meta(ge=1, le=100)] = 2
     """HTTP/2 connections to keep."""
     window: Annotated[int, Meta(ge=1, le=100_000)] = 1000
@@ -43,6 +46,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError("service_account_file: missing, expected the service account's JSON file")
         if self.project_id and PROJECT.fullmatch(self.project_id) is None:
             raise ValueError("project_id: expected the id or number of a Firebase project")
+        if fault := proxy_fault(self.proxy):
+            raise ValueError(f"proxy: {fault}")
         for name in ("quota", "collapsible"):
             text = getattr(self, name)
             if name == "quota" and text == "auto":
@@ -56,3 +61,6 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if fault := endpoint_fault(self.endpoint):
             raise ValueError(f"endpoint: {fault}")
         force_setattr(self, "endpoint", origin(self.endpoint))
+
+    def __repr__(self) -> str:
+        return f"Config(project_id={self.project_id!r}, endpoint={self.endpoint!r})"  # A proxy's password stays out.

@@ -13,6 +13,7 @@ import asyncio
 import datetime
 import functools
 import json
+import os
 import time
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
@@ -25,6 +26,7 @@ from msgspec import Struct
 
 from ...errors import CredentialError
 from ..files import read_credential
+from ..proxy import Proxy, proxy_for
 from .config import PROJECT, Config
 
 AHEAD: Final = 300.0
@@ -84,18 +86,19 @@ def load_service_account(config: Config, *, timeout: float = 10.0) -> ServiceAcc
     if PROJECT.fullmatch(project_id) is None:
         raise CredentialError(path, "names no project", "give `project_id`")
     google = certificate.get_credential()
-    fetch = functools.partial(_fetch, google, info["token_uri"], config.ca_file, timeout)
+    proxy = proxy_for(info["token_uri"], config.proxy, os.environ)
+    fetch = functools.partial(_fetch, google, info["token_uri"], config.ca_file, proxy, timeout)
     return ServiceAccount(project_id, info["client_email"], info["token_uri"], fetch)
 
 
-def _fetch(google: Any, token_uri: str, ca_file: str, timeout: float) -> tuple[str, float]:
+def _fetch(google: Any, token_uri: str, ca_file: str, proxy: Proxy | None, timeout: float) -> tuple[str, float]:
     """One token request. A connection of its own: it is needed once an hour."""
     request = Request()
     host = urlsplit(token_uri).netloc
     statuses: list[int] = []
 
     # Given with each request: what the session says, an environment variable would override.
-    given: dict[str, Any] = {"timeout": timeout, **({"verify": ca_file} if ca_file else {})}
+    given: dict[str, Any] = {"timeout": timeout, "proxies": _proxies(proxy), **({"verify": ca_file} if ca_file else {})}
 
     def ask(*words: Any, **options: Any) -> Any:
         answer = request(*words, **{**options, **given})
@@ -112,7 +115,8 @@ def _fetch(google: Any, token_uri: str, ca_file: str, timeout: float) -> tuple[s
         said = f"the token endpoint {host} " + ("refuses the service account" if final else "is in trouble")
         raise TokenRefusedError(f"{said}: {text}", reason=_word(text), final=final) from None
     except (GoogleAuthError, OSError, ValueError) as error:
-        text = f"the token endpoint {host} cannot be reached: {type(_innermost(error)).__name__}"
+        way = "" if proxy is None else f" through the {proxy.name}"
+        text = f"the token endpoint {host} cannot be reached{way}: {type(_innermost(error)).__name__}"
         raise TokenRefusedError(text, reason="token_endpoint_unreachable", final=False) from None
     finally:
         request.session.close()
@@ -123,6 +127,11 @@ def _fetch(google: Any, token_uri: str, ca_file: str, timeout: float) -> tuple[s
         return google.token, 3600.0
     # google-auth keeps it in UTC without saying so.
     return google.token, expiry.replace(tzinfo=datetime.UTC).timestamp() - time.time()
+
+
+def _proxies(proxy: Proxy | None) -> dict[str, str]:
+    """In requests' words. Without a proxy nothing of the environment counts either: that has been asked."""
+    return {"no_proxy": "*"} if proxy is None else {"https": proxy.url, "http": proxy.url}
 
 
 def _word(text: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from ...model import Chunk, Delivery, Misconfigured, Outcome, Route, Sent, Unava
 from ...ports import OnOutcome
 from ..clocks import clock_skew
 from ..endpoint import authority, tls_context
+from ..proxy import proxy_for
 from ..transport import HTTPS, POST, Answer, Pool, Response, field, path
 from ..transport import authority as authority_field
 from .classify import classify, concerns_access_token, message_name
@@ -206,6 +208,7 @@ async def open_provider(
     async with open_pool(
         config.endpoint,
         ssl=tls_context(config.ca_file),
+        proxy=proxy_for(config.endpoint, config.proxy, os.environ),
         connections=config.connections,
         window=config.window,
         request_timeout=request_timeout,
