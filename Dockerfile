@@ -28,7 +28,7 @@ ENV PATH=/opt/pushsvc/bin:$PATH \
 USER 10001:10001
 WORKDIR /var/lib/pushsvc
 VOLUME /var/lib/pushsvc
-EXPOSE 8080 9464 9465
+EXPOSE 8080 9464 9465 9466
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(os.environ['PUSHSVC_HEALTH_URL'], timeout=4)"]

@@ -8,8 +8,10 @@ to run where an app's providers are not on this machine.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
@@ -52,7 +54,7 @@ class Figures(Struct, frozen=True, kw_only=True):
     post_p50: float
     post_p99: float
     delivery_p50: float
-    """From the POST's begin to the provider's answer."""
+    """From the POST's begin to the provider's answer, which may come before the caller has read the 202."""
     delivery_p99: float
 
 
@@ -71,7 +73,7 @@ def bench(
     """Load the running service against the simulator; print rates and latencies. Exit with 1 unless all was sent."""
     require_simulator(context.obj.settings())
     at = access(context.obj, url, key, app)
-    figures = run(_run(at, deliveries, targets, callers, platform, lane))
+    figures = run(_run(at, deliveries, targets, callers, platform, lane, quiet=json))
     if json:
         print_json(figures)
         return
@@ -80,7 +82,7 @@ def bench(
         ("accepted", f"{figures.posts_rate:,.0f} pushes/s, {figures.accepted_rate:,.0f} deliveries/s"),
         ("sent", f"{figures.sent_rate:,.0f} deliveries/s, from the first POST to the last answer"),
         ("POST to 202", f"p50 {figures.post_p50:.1f} ms, p99 {figures.post_p99:.1f} ms"),
-        ("POST to answer", f"p50 {figures.delivery_p50:.1f} ms, p99 {figures.delivery_p99:.1f} ms"),
+        ("POST to answer", f"p50 {figures.delivery_p50:.1f} ms, p99 {figures.delivery_p99:.1f} ms, of the provider"),
     ]
     print_table(("", "measured"), rows, prose=("measured",))
 
@@ -114,25 +116,31 @@ class Posted(NamedTuple):
     ended: float
 
 
-async def _run(at: Access, deliveries: int, targets: int, callers: int, platform: str, lane: str) -> Figures:
+async def _run(
+    at: Access, deliveries: int, targets: int, callers: int, platform: str, lane: str, *, quiet: bool
+) -> Figures:
     posted: list[Posted] = []
     async with open_client(at) as client:
         began = time.time()
         documents = _documents(deliveries, targets, platform, lane)
+        pushes = -(-deliveries // targets)
 
-        async def caller() -> None:
+        async def caller(posting: Callable[[], None]) -> None:
             for document in documents:
                 started = time.time()
                 answer = await client.send(document, {})
                 posted.append(Posted(str(answer["id"]), started, time.time()))
+                posting()
 
-        await asyncio.gather(*(caller() for _ in range(callers)))
-        accepted = time.time()
-        await asyncio.gather(*(_until_sent(client, posted[first::callers]) for first in range(callers)))
+        with _display(pushes, quiet=quiet) as (posting, ending):
+            await asyncio.gather(*(caller(posting) for _ in range(callers)))
+            accepted = time.time()
+            await asyncio.gather(*(_until_sent(client, posted[first::callers], ending) for first in range(callers)))
         # The last answers come to the last pushes, but a few of the others may be as late.
         answers = await _answers(client, [*posted[:: max(1, len(posted) // SAMPLE)], *posted[-callers:]])
     over = max(answered for _, answered in answers)
-    posts = sorted(push.ended - push.began for push in posted)
+    # Of the same pushes as the answers: percentiles of two samples cannot be compared.
+    posts = sorted(push.ended - push.began for push in {push.id: push for push, _ in answers}.values())
     times = sorted(answered - push.began for push, answered in answers)
     return Figures(
         deliveries=deliveries,
@@ -160,8 +168,8 @@ def _documents(deliveries: int, targets: int, platform: str, lane: str) -> Itera
         yield {"to": {"tokens": tokens}, "lane": lane, "notification": {"title": "Order 7 shipped"}}
 
 
-async def _until_sent(client: Client, posted: list[Posted]) -> None:
-    """Return when every delivery of these pushes was sent."""
+async def _until_sent(client: Client, posted: list[Posted], ending: Callable[[], None]) -> None:
+    """Return when every delivery of these pushes was sent; `ending` is called for each push."""
     deadline = time.monotonic() + PATIENCE
     for push in posted:
         while not ended(status := await client.status(push.id)):
@@ -170,7 +178,23 @@ async def _until_sent(client: Client, posted: list[Posted]) -> None:
             await asyncio.sleep(0.02)
         if status["counts"]["sent"] != status["counts"]["total"]:
             raise NotAllSent(f"push {push.id} ended otherwise: {status['counts']}")
+        ending()
         deadline = time.monotonic() + PATIENCE
+
+
+@contextmanager
+def _display(pushes: int, *, quiet: bool) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
+    """Two bars at a terminal, nothing else: to be called at each push that was posted, and at each that has ended."""
+    if quiet or not sys.stderr.isatty():
+        yield (lambda: None), (lambda: None)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bars = [progress.add_task(what, total=pushes) for what in ("pushes posted", "pushes sent")]
+        yield (lambda: progress.advance(bars[0])), (lambda: progress.advance(bars[1]))
 
 
 async def _answers(client: Client, posted: Iterable[Posted]) -> list[tuple[Posted, float]]:

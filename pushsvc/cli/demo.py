@@ -31,8 +31,10 @@ Once = Annotated[bool, typer.Option("--once", help="Play the script once and end
 def demo(context: typer.Context, once: Once = False) -> None:
     """See it all: pushes that arrive, fail and retry, a dead token that leaves, a held route that recovers."""
     started = time.monotonic()
-    # Both ways of asking it to end leave nothing behind.
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    # All ways of asking it to end leave nothing behind.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: signal.raise_signal(signal.SIGINT))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pushsvc-demo-")))
         view = stack.enter_context(open_view(Console()))

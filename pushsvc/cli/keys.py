@@ -112,6 +112,8 @@ def list_keys(
 def revoke(context: typer.Context, app: AppName, name: KeyName, json: Json = False) -> None:
     """Revoke a key. Servers that run stop taking it within seconds."""
     settings = context.obj.settings()
+    if not settings.apps:
+        settings.require_apps()
     if any(key.app == app and key.name == name for key in _configured(settings)):
         raise ConfigError(
             f"apps.{app}.keys", f"the key {name!r} is in the configuration", "remove it there and restart the service"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
+import shlex
 import socket
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +24,9 @@ from .service import open_service
 Simulator = Annotated[
     bool, typer.Option("--simulator", help="Play: an app `demo` whose providers are the simulator. Needs no accounts.")
 ]
+
+SIMULATOR_LOOK = 1.0
+"""Seconds between two looks at whether the simulator lives."""
 
 
 def up(context: typer.Context, simulator: Simulator = False) -> None:
@@ -43,12 +48,31 @@ async def _run(settings: Settings, config: Path | None, playground: Playground |
     console = Console(stderr=True)
     async with open_service(settings, config, os.environ) as service:
         say = speaker(console)
-        say(f"pushsvc listens on {service.url}  (API page: {service.url}/docs, metrics: {service.url}/metrics)")
-        if playground is not None:
-            say(f"Simulator: APNs {playground.simulator.apns_url}, FCM {playground.simulator.fcm_url}")
+        # A terminal makes a link of all that follows `http://` up to a space.
+        say(f"pushsvc listens on {service.url}")
+        say(f"  API page  {service.url}/docs\n  metrics   {service.url}/metrics")
+        if playground is None:
+            await stop.wait()
+        else:
+            say(f"  APNs      {playground.simulator.apns_url} (simulator)")
+            say(f"  FCM       {playground.simulator.fcm_url} (simulator)")
             say(f"API key of the app `demo`: {playground.api_key}\n\nTry:\n{example(service.url, playground.api_key)}")
-        await stop.wait()
+            say(commands(playground))
+            await keep_simulator(playground, stop, say)
         say("stopping: what was accepted is sent or stays in the store")
+
+
+async def keep_simulator(playground: Playground, stop: asyncio.Event, say: Callable[[str], None]) -> None:
+    """Until `stop`: start the simulator again when its process has ended, and say so."""
+    while not stop.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), SIMULATOR_LOOK)
+        try:
+            if not stop.is_set() and await asyncio.to_thread(playground.simulator.revive):
+                say("the simulator's process had ended and was started again; its record begins anew")
+        except RuntimeError as error:
+            say(f"the simulator's process has ended and cannot be started again: {error}")
+            await stop.wait()
 
 
 def speaker(console: Console) -> Callable[[str], None]:
@@ -58,6 +82,18 @@ def speaker(console: Console) -> Callable[[str], None]:
         console.print(text, markup=False, highlight=console.is_terminal, soft_wrap=True)
 
     return say
+
+
+def commands(playground: Playground) -> str:
+    """How the other commands find a playground."""
+    folder = playground.config_file.parent
+    return (
+        "The commands find it by:\n"
+        f"  export PUSHSVC_CONFIG={shlex.quote(str(playground.config_file))} "
+        f"PUSHSVC_KEY=$(cat {shlex.quote(str(folder / 'api-key'))})\n"
+        "  pushsvc send --title 'Order 7 shipped' --apns $(pushsvc simulate --token ok | awk '/^apns/ {print $2}') -f\n"
+        "  pushsvc stats\n"
+    )
 
 
 def example(url: str, api_key: str) -> str:

@@ -14,13 +14,13 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from .certificates import Credentials
 from .config import SimulatorConfig
@@ -48,14 +48,28 @@ class Address(Struct, frozen=True):
 class SimulatorHandle:
     """A simulator in another process."""
 
-    def __init__(self, address: Address, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, address: Address, process: subprocess.Popen[bytes], config: SimulatorConfig) -> None:
         self.apns_url = address.apns_url
         self.fcm_url = address.fcm_url
         self.control_url = address.control_url
         self.credentials = address.credentials
         self.pid = address.pid
         self.process = process
+        self._config = config
         self._context = ssl.create_default_context(cafile=str(address.credentials.ca_file))
+
+    def revive(self) -> bool:
+        """Start the simulator again, where its process has ended: at the same addresses, with the same files and an
+        empty record. Whether it had. Raises `RuntimeError` when it does not start. Blocks for a moment."""
+        if self.process.poll() is None:
+            return False
+        _close(self.process)
+        ports = [urlsplit(url).port for url in (self.apns_url, self.fcm_url, self.control_url)]
+        names = ("apns_port", "fcm_port", "control_port")
+        config = structs.replace(self._config, **dict(zip(names, ports, strict=True)))
+        address, self.process = _start(config)
+        self.pid = address.pid
+        return True
 
     def call(self, method: str, path: str, content: Any = None) -> Any:
         """One call of the control API. Raises `RuntimeError` with its answer when that is not 2xx."""
@@ -106,6 +120,15 @@ def simulator_process(folder: Path, **flags: Any) -> Iterator[SimulatorHandle]:
     Raises `RuntimeError` with what it wrote when it does not start.
     """
     config = SimulatorConfig(folder=str(folder), **flags)
+    handle = SimulatorHandle(*_start(config), config)
+    try:
+        yield handle
+    finally:
+        _close(handle.process)
+
+
+def _start(config: SimulatorConfig) -> tuple[Address, subprocess.Popen[bytes]]:
+    """A simulator that listens, and its process."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pushsvc.simulator"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     )
@@ -113,19 +136,27 @@ def simulator_process(folder: Path, **flags: Any) -> Iterator[SimulatorHandle]:
     assert process.stdout is not None
     try:
         process.stdin.write(msgspec.json.encode(config) + b"\n")
-        line = process.stdout.readline()
-        if not line:
+        if not (line := process.stdout.readline()):
             raise RuntimeError(f"the simulator did not start (exit {process.wait()}); its reason is on standard error")
-        yield SimulatorHandle(Address.from_json(line), process)
-    finally:
-        # Its input's end is the word to end. A signal as well could meet it when its handlers are gone already.
+        return Address.from_json(line), process
+    except BaseException:
+        _close(process)
+        raise
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    """End it, where it has not ended: its input's end is the word to. A signal as well could meet it when its handlers
+    are gone already."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with suppress(BrokenPipeError):
         process.stdin.close()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
 
 
 async def run(config: SimulatorConfig, ready: Callable[[Address], None], *, until_eof: bool = False) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,11 @@ def test_it_loads_the_service_and_tells(tmp_path: Path) -> None:
             "POST to 202",
             "POST to answer",
         ]
+        # A simulator that dies is started again where it was, and that is said.
+        os.kill(own.find_one("pushsvc.simulator"), signal.SIGKILL)
+        up.until("the simulator's process had ended and was started again")
+        code, _, err = own.run("bench", "--config", config, "-n", "5", PUSHSVC_KEY=key)
+        assert code == 0, err
         assert up.end() == 0
 
 

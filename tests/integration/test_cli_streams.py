@@ -1,0 +1,182 @@
+"""A service whose terminal, pipe or disk for its words has gone serves on and ends well; a command says what failed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pushsvc import cli
+from pushsvc.cli.device_export import _export
+from pushsvc.settings import Settings
+from pushsvc.store import open_store
+from tests.bench.registry import Population
+
+from .ports import free_ports
+from .processes import Api, Processes, own_processes, until
+from .servers import Server, running_server
+from .test_jobs import CONFIG as FILE
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running_server("redis") as found:
+        yield found
+
+
+@pytest.fixture
+def processes(tmp_path: Path, server: Server) -> Iterator[Processes]:
+    server.flush()
+    (tmp_path / "pushsvc.toml").write_text(FILE.format(url=server.url, folder=tmp_path))
+    with own_processes(tmp_path) as own:
+        yield own
+
+
+def shell(processes: Processes, line: str, **environ: str) -> subprocess.Popen[bytes]:
+    """A line of a shell, in which `pushsvc` is this one; it becomes the command."""
+    text = "exec " + line.replace("pushsvc", f"{sys.executable} -m pushsvc", 1)
+    return subprocess.Popen(
+        ["bash", "-c", text],
+        cwd=processes.folder,
+        env=processes.environ(PUSHSVC_CONFIG=str(processes.folder / "pushsvc.toml"), **environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize("stream", [">&- 2>&- <&-", "2> >(true)"])
+def test_a_service_does_not_need_anybody_to_hear_it(processes: Processes, stream: str) -> None:
+    port = str(free_ports())
+    up = shell(processes, f"pushsvc up {stream}", PUSHSVC__SERVER__PORT=port, PUSHSVC__LOGGING__LEVEL="debug")
+    api = Api(f"http://127.0.0.1:{port}")
+    api.until_ready()
+    assert api.call("GET", "/healthz")[0] == 200
+    up.send_signal(signal.SIGTERM)
+    assert up.wait(60) == 0
+    up.communicate()
+
+
+def test_a_part_that_is_told_to_stop_in_its_first_instant_ends_well(processes: Processes) -> None:
+    """Whatever it is at then: loading, connecting, or not even that."""
+    for command, number in (("serve", 2), ("dispatch", 15), ("feedback", 15), ("jobs", 15)):
+        part = shell(processes, f"pushsvc {command}", PUSHSVC__SERVER__PORT=str(free_ports()))
+        # From then on its signals are its own: the interpreter has started.
+        until(lambda: f"{command} catches signals", lambda: catches(part.pid, signal.SIGTERM))  # noqa: B023  # at once
+        part.send_signal(signal.SIGHUP)
+        part.send_signal(number)
+        out, err = part.communicate(timeout=60)
+        assert part.returncode == 0, (command, err)
+        assert b"Traceback" not in out + err
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    for line in (Path("/proc") / str(pid) / "status").read_text().splitlines():
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) & 1 << (number - 1))
+    return False
+
+
+def fill(server: Server, count: int) -> None:
+    async def main() -> None:
+        async with open_store(server.url) as store:
+            await store.registry.put_many("shop", Population(3).range(0, count))
+
+    asyncio.run(main())
+
+
+def test_an_export_into_what_is_no_regular_file(server: Server, processes: Processes) -> None:
+    fill(server, 700)
+    fifo = processes.folder / "f.ndjson"
+    os.mkfifo(fifo)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(fifo.read_bytes()))
+    reader.start()
+    export = shell(processes, "pushsvc devices export f.ndjson --app shop")
+    assert export.wait(60) == 0
+    export.communicate()
+    reader.join(60)
+    assert read[0].count(b"\n") == 700
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+
+    full = shell(processes, "pushsvc devices export /dev/full --app shop --format csv")
+    _, err = full.communicate(timeout=60)
+    assert (full.returncode, err) == (1, b"pushsvc: /dev/full cannot be written: No space left on device\n")
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
+    out = shell(processes, "pushsvc devices export - --app shop >/dev/full")
+    _, err = out.communicate(timeout=60)
+    assert (out.returncode, err) == (1, b"pushsvc: standard output cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_an_export_that_is_broken_off_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    class Endless:
+        async def scan(self, app: str, *, after: str, limit: int) -> SimpleNamespace:
+            (part,) = tmp_path.glob("e.csv.*.part")
+            assert stat.S_IMODE(part.stat().st_mode) == 0o600
+            os.kill(os.getpid(), number)
+            await asyncio.sleep(0)
+            return SimpleNamespace(devices=[], cursor="further", done=0.5)
+
+    @asynccontextmanager
+    async def opened(settings: Settings) -> AsyncIterator[SimpleNamespace]:
+        yield SimpleNamespace(registry=Endless())
+
+    monkeypatch.setattr("pushsvc.runtime.open_running_store", opened)
+    export = _export(Settings(), "shop", str(tmp_path / "e.csv"), "csv", tombstones=False)
+    assert asyncio.run(export) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_import_from_a_pipe_has_no_files_beside_it(server: Server, processes: Processes) -> None:
+    line = """pushsvc devices import <(sleep 1.5; echo '{"id": "a", "platform": "apns", "token": "%s"}'; echo bad)"""
+    piped = shell(processes, line % ("ab" * 32) + " --app shop --format ndjson --rejects bad")
+    out, err = piped.communicate(timeout=60)
+    assert (piped.returncode, err) == (0, b"1 bad lines: bad says what is wrong\n")
+    assert out.startswith(b"1 devices imported")
+    assert (processes.folder / "bad").exists()
+    assert not list(Path("/dev/fd").glob("*.position"))
+    resumed = shell(processes, "pushsvc devices import <(true) --app shop --format ndjson --resume")
+    _, err = resumed.communicate(timeout=60)
+    assert resumed.returncode == 2
+    assert b"only a regular file can be resumed" in err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("failed", "keys list", "webhooks list", "devices show d", "devices export x.csv --app shop", "stats"),
+        *("cleanup --dry-run", "replay --dry-run", "devices restore --dry-run", "users erase u --app shop", "cleanup"),
+        *("devices delete d --app shop", "keys revoke --app shop --name n"),
+    ],
+)
+def test_a_command_that_looks_starts_no_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    """An answer from an empty store of one's own is a wrong answer. Nor does a change make one."""
+    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    config = FILE.split("[redis]")[0] + FILE[FILE.index("[apps.shop.apns]") :]
+    (tmp_path / "pushsvc.toml").write_text(config.format(url="", folder=tmp_path))
+    assert cli.main([*line.split(), "--config", "pushsvc.toml"]) == 1
+    told = capsys.readouterr().err
+    assert "no store" in told
+    assert "start the service there (`pushsvc up`)" in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pushsvc.toml"]
+    assert cli.main(line.split()) == 1
+    told = capsys.readouterr().err
+    assert "names no app" in told or "no such app" in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pushsvc.toml"]
