@@ -1,14 +1,17 @@
 """The accounts at the providers, opened for a dispatcher and exchanged under it when the configuration changes.
 
 The new connections are opened first; then the route sends by them, and the old ones end when what is in flight on
-them has been answered. An account that cannot be opened leaves the old one at work.
+them has been answered. An account that cannot be opened leaves the old one at work, and that is noted.
+
+Where there is no old one, as at the start, that route alone is held: its deliveries wait, the other routes go on, and
+the account is tried again as soon as one of its files changes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -17,8 +20,8 @@ from msgspec import Struct
 from . import telemetry
 from .dispatch import Dispatcher
 from .errors import CredentialError
-from .model import Route
-from .ports import Provider
+from .model import Delivery, Route
+from .ports import CREDENTIAL, OnOutcome, Provider
 from .providers import REGISTRY
 from .reload import Stamp, files_of, stamp_of
 from .settings import AppSettings
@@ -28,7 +31,7 @@ Mark: TypeAlias = tuple[Struct, Stamp]
 
 
 class _Account:
-    def __init__(self, mark: Mark, opened: AbstractAsyncContextManager[Provider], provider: Provider) -> None:
+    def __init__(self, mark: Mark, opened: AbstractAsyncContextManager[object], provider: Provider) -> None:
         self.mark = mark
         self.opened = opened
         self.provider = provider
@@ -36,6 +39,28 @@ class _Account:
     async def close(self) -> None:
         """Let what is in flight end, then close."""
         await self.opened.__aexit__(None, None, None)
+
+
+class _Refused:
+    """`ports.Provider` of an account that cannot be opened: it sends nothing and says why."""
+
+    room = 0
+
+    def __init__(self, route: Route, error: CredentialError) -> None:
+        self.route = route
+        self.trouble = f"{CREDENTIAL}{error}"
+
+    def submit(self, delivery: Delivery, on_outcome: OnOutcome) -> None:
+        raise AssertionError("there is no room")
+
+    def on_room(self, wake: Callable[[], None]) -> None:
+        """There never is."""
+
+    def remedy(self, reason: str) -> str:
+        return ""
+
+    async def aclose(self) -> None:
+        """Nothing was opened."""
 
 
 class Accounts:
@@ -63,27 +88,36 @@ class Accounts:
         return [account.provider for account in self._open.values()]
 
     async def open_all(self, apps: Mapping[str, AppSettings]) -> None:
-        """At the start: every account, or `CredentialError`."""
+        """At the start: every account. One that cannot be opened holds its route, and no other."""
         for route, mark in _wanted(apps).items():
-            self._open[route] = await self._open_one(route, mark)
+            try:
+                self._open[route] = await self._open_one(route, mark)
+            except CredentialError as error:
+                self._open[route] = self._refuse(route, mark, error)
 
     async def follow(self, apps: Mapping[str, AppSettings], dispatcher: Dispatcher) -> None:
-        """Bring a running dispatcher to these apps. What cannot be opened is logged, and stays as it was."""
+        """Bring a running dispatcher to these apps. What cannot be opened is logged and noted, and stays as it was."""
         wanted = _wanted(apps)
         for route in [route for route in self._open if route not in wanted]:
             account = self._open.pop(route)
+            dispatcher.notes.pop(route, None)
             await dispatcher.remove(route)
             await account.close()
             self._log.info("route_removed", app=route.app, platform=route.platform)
         for route, mark in wanted.items():
             before = self._open.get(route)
             if before is not None and before.mark == mark:
+                dispatcher.notes.pop(route, None)  # what was wrong meanwhile is as it was
                 continue
             try:
                 account = await self._open_one(route, mark)
             except CredentialError as error:
-                self._log.error("account_refused", app=route.app, platform=route.platform, error=str(error))
-                continue
+                account = self._refuse(route, mark, error)
+                if before is not None and not isinstance(before.provider, _Refused):
+                    dispatcher.notes[route] = f"sends by its earlier account: {account.provider.trouble}"
+                    continue
+            else:
+                dispatcher.notes.pop(route, None)
             self._open[route] = account
             if before is None:
                 dispatcher.add(account.provider)
@@ -94,6 +128,10 @@ class Accounts:
                 self._closing.add(closing)
                 closing.add_done_callback(self._closing.discard)
                 self._log.info("route_reopened", app=route.app, platform=route.platform)
+
+    def _refuse(self, route: Route, mark: Mark, error: CredentialError) -> _Account:
+        self._log.error("account_refused", app=route.app, platform=route.platform, error=str(error))
+        return _Account(mark, AsyncExitStack(), _Refused(route, error))
 
     async def _open_one(self, route: Route, mark: Mark) -> _Account:
         config = mark[0]

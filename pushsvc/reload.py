@@ -25,8 +25,8 @@ from .telemetry import RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, get_logger
 EVERY = 1.0
 """Seconds between two looks at the files."""
 
-Stamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
-"""Of each file its path, when it was changed, its size and its inode; -1 where there is none."""
+Stamp: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
+"""Of each file its path, when it was changed, its size, its inode and who may read it; -1 where there is none."""
 
 
 def stamp_of(files: list[Path]) -> Stamp:
@@ -35,9 +35,9 @@ def stamp_of(files: list[Path]) -> Stamp:
     for file in files:
         try:
             status = os.stat(file)
-            found.append((str(file), status.st_mtime_ns, status.st_size, status.st_ino))
+            found.append((str(file), status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode))
         except OSError:
-            found.append((str(file), -1, -1, -1))
+            found.append((str(file), -1, -1, -1, -1))
     return tuple(found)
 
 

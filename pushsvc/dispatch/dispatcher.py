@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import StoreUnavailable
 from ..model import Route
-from ..ports import DeliveryQueue, Limiter, Provider
+from ..ports import NOTE, DeliveryQueue, Limiter, Provider
 from ..telemetry import REDIS, get_logger
 from .haste import Haste
 from .limits import RouteLimits
@@ -46,10 +46,16 @@ class Dispatcher:
         self._dice = dice
         self._haste = Haste()
         self._lines: dict[Route, _Line] = {}
+        self._notes: dict[Route, str] = {}
         self._settlers: dict[str, tuple[Settler, asyncio.Task[None]]] = {}
         self._fault: asyncio.Future[None] | None = None
         self._stopping = False
         self._log = get_logger("dispatch")
+
+    @property
+    def notes(self) -> dict[Route, str]:
+        """What an operator should know of routes that do send; the caller writes it here."""
+        return self._notes
 
     def held(self) -> dict[str, str]:
         """The routes that do not send now, `app/platform`, and parts of them, `app/platform/part`, and why."""
@@ -171,6 +177,7 @@ class Dispatcher:
         due = 0.0
         while not self._stopping:
             held = self.held()
+            held |= {f"{NOTE}{route.app}/{route.platform}": text for route, text in self._notes.items()}
             if held != told or loop.time() >= due:
                 try:
                     await self._queue.beat(held)

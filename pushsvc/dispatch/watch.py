@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from ..model import Misconfigured, Outcome, Route, Throttled, Unavailable
 from ..policy import Blame, RetryPolicy
+from ..ports import CREDENTIAL
 from ..routing import platform_of
 from ..telemetry import get_logger
 from .evidence import cause_of, text_of
@@ -83,7 +84,7 @@ class RouteWatch:
 
     def tick(self, provider: Knows, now: float) -> None:
         """Look at the connections; say what has changed. Due a few times a second."""
-        if not provider.trouble:
+        if not provider.trouble or provider.trouble.startswith(CREDENTIAL):
             self._away_since = None
         elif self._away_since is None:
             self._away_since = now
@@ -104,7 +105,9 @@ class RouteWatch:
         route = f"{self._route.app}/{self._route.platform}"
         found: dict[str, tuple[str, str]] = {}
         trouble = self.health.spoken_of(now)
-        if trouble is not None and trouble.cause == "credentials":
+        if provider.trouble.startswith(CREDENTIAL):
+            found[route] = ("credential", provider.trouble)
+        elif trouble is not None and trouble.cause == "credentials":
             found[route] = (trouble.label, _with(trouble.reason, provider.remedy(trouble.reason)))
         elif provider.trouble and self._away_since is not None and now - self._away_since >= AWAY:
             found[route] = ("unreachable", f"unreachable: {provider.trouble}")

@@ -55,7 +55,7 @@ def build_app(
     metrics: Callable[[], Awaitable[bytes]],
     held: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     frozen: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
-    notes: Callable[[], list[str]] | None = None,
+    notes: Callable[[], Awaitable[list[str]]] | None = None,
     config: IntakeConfig,
     clock: Callable[[], int] = now_ms,
     new_id: Callable[[int], str] = new_push_id,

@@ -28,7 +28,7 @@ class MetaCalls:
         metrics: Callable[[], Awaitable[bytes]],
         held: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
         frozen: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
-        notes: Callable[[], list[str]] | None = None,
+        notes: Callable[[], Awaitable[list[str]]] | None = None,
         document: dict[str, Any],
     ) -> None:
         self._ready = ready
@@ -53,7 +53,7 @@ class MetaCalls:
             raise Unavailable(f"Not ready: {parts}.", faults=faults, retry_after=RETRY_AFTER)
         held = dict(await self._held()) if self._held is not None else {}
         frozen = dict(await self._frozen()) if self._frozen is not None else {}
-        notes = self._notes() if self._notes is not None else []
+        notes = await self._notes() if self._notes is not None else []
         body = answers.encode(answers.Health("ready", held or UNSET, frozen or UNSET, notes or UNSET))
         return web.Response(body=body, headers=_NO_STORE)
 

@@ -6,7 +6,7 @@ Every method that talks to Redis raises `StoreUnavailable` when it cannot, and n
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -100,6 +100,12 @@ class Provider(Protocol):
     async def aclose(self) -> None:
         """Let what is in flight end within the request timeout, then close every connection."""
         ...
+
+
+CREDENTIAL: Final = "credential: "
+"""Begins the `trouble` of a provider whose credentials cannot be read: no connection is even tried."""
+NOTE: Final = "note:"
+"""Begins the name of a route in `DeliveryQueue.beat` that does send, and of which an operator should know something."""
 
 
 # --- the queue ----------------------------------------------------------------------------------
@@ -224,7 +230,8 @@ class DeliveryQueue(Protocol):
     async def beat(self, held: Mapping[str, str] | None = None) -> None:
         """Say that this consumer lives; due every few seconds, or others take its entries over.
 
-        `held` says which routes it holds, `app/platform` and why, for whoever asks; None leaves that as it was.
+        `held` says which routes it holds, `app/platform` and why, for whoever asks; None leaves that as it was. A
+        name that begins with `NOTE` is of a route that sends.
         """
         ...
 

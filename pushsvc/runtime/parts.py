@@ -78,9 +78,12 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             except StoreUnavailable:
                 return {}
 
-        def notes() -> list[str]:
+        async def notes() -> list[str]:
             since = refused_since()
-            return [] if since is None else [f"{REFUSED}, since {instant(int(since * 1000))}"]
+            found = [] if since is None else [f"{REFUSED}, since {instant(int(since * 1000))}"]
+            with suppress(StoreUnavailable):
+                found += [f"{route}: {text}" for route, text in sorted((await store.notes()).items())]
+            return found
 
         async def metrics() -> bytes:
             try:

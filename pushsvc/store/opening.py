@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 
 from ..errors import StoreError
 from ..model import Platform
+from ..ports import NOTE
 from .answers import RedisAnswers
 from .cleanups import RedisCleanups
 from .clock import Clock, wall_clock
@@ -83,7 +84,13 @@ class Store:
 
     async def held(self) -> dict[str, str]:
         """The routes that a dispatcher holds, `app/platform` and why."""
-        return await read_held(self.link, self.clock)
+        found = await read_held(self.link, self.clock)
+        return {name: why for name, why in found.items() if not name.startswith(NOTE)}
+
+    async def notes(self) -> dict[str, str]:
+        """What living dispatchers say of routes that do send, `app/platform` and what."""
+        found = await read_held(self.link, self.clock)
+        return {name.removeprefix(NOTE): text for name, text in found.items() if name.startswith(NOTE)}
 
 
 @asynccontextmanager

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
+
+from prometheus_client import REGISTRY
 
 from pushsvc.simulator import Simulator, SimulatorConfig, apns_token
 
-from .harness import running_service
+from .harness import apns, fcm, running_service
 
 
 def test_each_environment_is_reached_by_its_own_account(tmp_path: Path) -> None:
@@ -68,5 +71,65 @@ def test_whom_no_account_reaches_is_counted_and_has_a_row(tmp_path: Path) -> Non
             assert (row["platform"], row["reason"], row["attempts"]) == ("apns", "no_route", 0)
             async with service.session.get("/v1/failed") as answer:
                 assert (await answer.json())["items"] == []
+
+    asyncio.run(main())
+
+
+def _account(folder: Path, simulator: Simulator, key_file: str) -> str:
+    credentials = simulator.write_credentials(folder)
+    return f"""
+[apps.shop.apns_sandbox]
+key_file = "{key_file}"
+key_id = "{credentials.key_id}"
+team_id = "{credentials.team_id}"
+topic = "{credentials.topic}"
+endpoint = "{simulator.apns_url}"
+ca_file = "{credentials.ca_file}"
+"""
+
+
+def test_a_credential_that_cannot_be_read_holds_its_own_route_until_it_can(tmp_path: Path) -> None:
+    """The others start and send; where it is damaged later, the route goes on by the earlier one and says so."""
+
+    async def main() -> None:
+        async with Simulator(SimulatorConfig(folder=str(tmp_path / "sandbox"))) as sandbox:
+            key_file = tmp_path / "missing.p8"
+            good = sandbox.write_credentials(tmp_path / "sandbox").apns_key_file.read_bytes()
+            account = _account(tmp_path / "sandbox", sandbox, str(key_file))
+            async with running_service(tmp_path, extra=account) as service:
+
+                async def ready() -> dict[str, Any]:
+                    async with service.session.get("/readyz") as answer:
+                        assert answer.status == 200
+                        found: dict[str, Any] = await answer.json()
+                        return found
+
+                async def is_held() -> bool:
+                    why = (await ready()).get("held", {}).get("shop/apns_sandbox", "")
+                    return bool(why.startswith("credential: ") and "missing.p8: no such file" in why)
+
+                async def is_noted() -> bool:
+                    notes = (await ready()).get("notes", [])
+                    return len(notes) == 1 and notes[0].startswith("shop/apns_sandbox: sends by its earlier account")
+
+                async def all_is_well() -> bool:
+                    return await ready() == {"status": "ready"}
+
+                waiting = await service.push([{**token, "environment": "sandbox"} for token in apns("ok", 1)])
+                assert await service.done(await service.push(apns("ok", 2) + fcm("ok", 2))) == {"total": 2, "sent": 2}
+                await service.until("the route is held for its credential", is_held)
+                labels = {"app": "shop", "platform": "apns_sandbox", "reason": "credential"}
+                await service.until(
+                    "the metric says so", lambda: REGISTRY.get_sample_value("pushsvc_route_held", labels) == 1.0
+                )
+                key_file.write_bytes(good)
+                assert await service.done(waiting) == {"total": 1, "sent": 1}
+                await service.until("nothing is held", all_is_well)
+                key_file.write_bytes(b"damaged")
+                await service.until("it is noted", is_noted)
+                again = await service.push([{**token, "environment": "sandbox"} for token in apns("ok", 3)])
+                assert await service.done(again) == {"total": 1, "sent": 1}
+                key_file.write_bytes(good)
+                await service.until("the note is gone", all_is_well)
 
     asyncio.run(main())
