@@ -1,5 +1,7 @@
 # Build with `docker build -t pushsvc .`; run with
 #   docker run -p 8080:8080 -v ./config.toml:/etc/pushsvc/config.toml:ro -v pushsvc:/var/lib/pushsvc pushsvc
+# `docker stop -t 60` gives what is in flight the time to end, which may be more than Docker's 10 seconds; with
+# `docker run --init` somebody waits for the processes that `docker exec` leaves behind.
 # Another part: `docker run .. pushsvc dispatch`, with PUSHSVC_HEALTH_URL=http://127.0.0.1:9464/healthz.
 
 FROM python:3.13-slim AS build

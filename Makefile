@@ -73,6 +73,7 @@ $(LOCK)/.made: Makefile | python
 
 # Made anew rather than brought up to date: what an older lock had installed does not stay behind.
 define make_environment
+	@echo "making $(1) from $(2): this takes a minute or two, once"
 	rm -rf $(1)
 	$(PYTHON) -m venv $(1)
 	$(1)/bin/python -m pip install $(PIP_FLAGS) --require-hashes -r $(2)

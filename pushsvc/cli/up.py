@@ -56,8 +56,8 @@ async def _run(settings: Settings, config: Path | None, playground: Playground |
         else:
             say(f"  APNs      {playground.simulator.apns_url} (simulator)")
             say(f"  FCM       {playground.simulator.fcm_url} (simulator)")
-            say(f"API key of the app `demo`: {playground.api_key}\n\nTry:\n{example(service.url, playground.api_key)}")
-            say(commands(playground))
+            say(f"API key of the app `demo`: {playground.api_key}\n\n{commands(playground)}")
+            say(f"Try:\n{example(service.url, playground.api_key)}")
             await keep_simulator(playground, stop, say)
         say("stopping: what was accepted is sent or stays in the store")
 
@@ -88,11 +88,9 @@ def commands(playground: Playground) -> str:
     """How the other commands find a playground."""
     folder = playground.config_file.parent
     return (
-        "The commands find it by:\n"
+        "The other commands find it by:\n"
         f"  export PUSHSVC_CONFIG={shlex.quote(str(playground.config_file))} "
         f"PUSHSVC_KEY=$(cat {shlex.quote(str(folder / 'api-key'))})\n"
-        "  pushsvc send --title 'Order 7 shipped' --apns $(pushsvc simulate --token ok | awk '/^apns/ {print $2}') -f\n"
-        "  pushsvc stats\n"
     )
 
 

@@ -6,7 +6,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,10 @@ from typing import Any
 
 import pytest
 
+from pushsvc.simulator import simulator_process
+
 from .ports import free_ports
-from .processes import Api, Command, Processes, own_processes
+from .processes import Api, Command, Processes, own_processes, until
 from .servers import skip_or_fail
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -97,3 +101,43 @@ def test_the_demo_prints_what_the_page_shows(tmp_path: Path) -> None:
         code, out, err = processes.run("demo", "--once")
         assert code == 0, err
         assert without_figures(out) == without_figures(shown)
+
+
+def test_the_installation_works_letter_by_letter(tmp_path: Path) -> None:
+    """But for the virtual environment, which is this one, and for an account's files, which are the simulator's."""
+    section = README[README.index("## Install it for real") : README.index("## Configuration\n")]
+    prepare, begin = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    with own_processes(tmp_path) as processes, simulator_process(tmp_path / "simulator") as simulator:
+        (tmp_path / "config").mkdir()
+        shutil.copy(Path(__file__).parents[2] / "config" / "example.toml", tmp_path / "config")
+        (tmp_path / "venv" / "bin").mkdir(parents=True)
+        program = tmp_path / "venv" / "bin" / "pushsvc"
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m pushsvc "$@"\n')
+        program.chmod(0o755)
+        (install,) = [line for line in prepare.splitlines() if "pip install" in line]
+        account = simulator.credentials
+        edited = {
+            "key_file": account.apns_key_file,
+            "key_id": account.key_id,
+            "service_account_file": account.service_account_file,
+        }
+        edit = "\n".join(f"""sed -i 's|^{key} = .*|{key} = "{value}"|' pushsvc.toml""" for key, value in edited.items())
+        *commands, last = begin.splitlines()
+        assert last == "pushsvc up"
+        script = "\n".join([prepare.replace(install, ""), edit, *commands, f"exec {last}"])
+        out, err = tmp_path / "out", tmp_path / "err"
+        port = str(free_ports())
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            shell = subprocess.Popen(
+                ["bash", "-euo", "pipefail", "-c", script],
+                cwd=tmp_path,
+                env=processes.environ(PUSHSVC__SERVER__PORT=port),
+                stdout=stdout,
+                stderr=stderr,
+            )
+        until(lambda: f"it serves: {err.read_text()}", lambda: shell.poll() or "pushsvc listens on" in err.read_text())
+        key = next(line for line in out.read_text().splitlines() if line.startswith("pushsvc_"))
+        status, _ = Api(f"http://127.0.0.1:{port}", key).call("GET", "/v1/push/nonesuch")
+        assert status == 404  # not 401: the key is one
+        shell.send_signal(signal.SIGINT)
+        assert shell.wait(60) == 0
