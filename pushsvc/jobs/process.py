@@ -195,7 +195,7 @@ async def _keep_schedule(
                 log.error("schedule_failed", task=each.name, error=type(error).__name__)
                 await asyncio.sleep(PAUSE)
                 await asyncio.sleep(PAUSE)
-        if gone.is_set():
+        if gone.is_set() or store.replaced.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
             await stop.wait()
         try:

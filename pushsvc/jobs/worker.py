@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from redis import Redis
 from rq import Queue, SimpleWorker
@@ -16,6 +16,8 @@ from rq.serializers import JSONSerializer
 from ..errors import PushsvcError
 from ..telemetry import JOBS
 from .functions import Context, Function
+
+DEQUEUE: Final = 4
 
 
 class NotAllowed(PushsvcError):
@@ -66,6 +68,17 @@ class JobsWorker(SimpleWorker):
     """
 
     stop_was_requested = False
+
+    @property
+    def dequeue_timeout(self) -> int:
+        """Seconds that one wait for a job lasts. Short, so that a server that has silently gone is noticed as soon
+        as by the rest of the process: rq's own wait is its lifetime in Redis, 45 s."""
+        return DEQUEUE
+
+    @property
+    def connection_timeout(self) -> int:
+        """Seconds that the connection may be silent: a little more than a wait."""
+        return DEQUEUE + 2
 
     def subscribe(self) -> None:
         """Nobody may stop jobs or the worker by a message."""

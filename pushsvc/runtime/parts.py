@@ -19,11 +19,11 @@ from ..accounts import Accounts
 from ..channels import OpenedChannels
 from ..dispatch import Dispatcher
 from ..documents import instant
-from ..errors import StoreUnavailable
+from ..errors import StoreError, StoreUnavailable
 from ..providers import REGISTRY
 from ..reload import refused_since, versions
 from ..settings import Settings
-from ..store import open_store, token_hash
+from ..store import Store, open_store, token_hash
 from .configuration import load_settings
 from .figures import Current, exposition, frozen_routes, serve_part_metrics
 from .plans import dispatch_config, feedback_config, intake_apps, route_limits
@@ -139,7 +139,12 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             intake.reload_app(app, build(newer))
 
         quiet_gc()
-        async with backlog.watching(), intake.serve(app, config) as at, _following(settings, stop, change):
+        async with (
+            _ending_with(store, stop),
+            backlog.watching(),
+            intake.serve(app, config) as at,
+            _following(settings, stop, change),
+        ):
             listening(at)
             await stop.wait()
 
@@ -170,7 +175,7 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
             dispatcher.limit(route_limits(newer.apps))
             await accounts.follow(newer.apps, dispatcher)
 
-        async with _following(settings, stop, change):
+        async with _ending_with(store, stop), _following(settings, stop, change):
             await dispatcher.run(stop)
 
 
@@ -199,12 +204,30 @@ async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Ca
             await stop.wait()
             turn.set()
 
-        async with _following(settings, stop, change), asyncio.TaskGroup() as tasks:
+        async with _ending_with(store, stop), _following(settings, stop, change), asyncio.TaskGroup() as tasks:
             tasks.create_task(end_turn())
             while not stop.is_set():
                 turn.clear()
                 config = feedback_config(current.settings.feedback)
                 await feedback.run(ports, current.settings.apps, config, turn)
+
+
+@asynccontextmanager
+async def _ending_with(store: Store, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Set `stop` when the store has been replaced by another, and raise `StoreError` for it: who is started again
+    begins with what is there now."""
+
+    async def watch() -> None:
+        await store.replaced.wait()
+        stop.set()
+
+    watching = asyncio.create_task(watch(), name="replaced")
+    try:
+        yield
+    finally:
+        watching.cancel()
+    if store.replaced.is_set():
+        raise StoreError("Redis has come back empty and was begun anew by others: start again")
 
 
 @asynccontextmanager

@@ -2,12 +2,14 @@
 
 `redis://`, `rediss://` (TLS) and `unix://` are redis-py's own forms. `redis+sentinel://host:port,host2/master/db` asks
 the sentinels for the master (`rediss+sentinel://` speaks TLS to it; user and password are the master's, those of the
-sentinels go into `?sentinel_username=..&sentinel_password=..`). `redis+cluster://host:port,host2` is a Redis Cluster.
+sentinels go into `?sentinel_username=..&sentinel_password=..`), see `sentinels.py`. `redis+cluster://host:port,host2`
+is a Redis Cluster. `urls.py` refuses what cannot be meant.
 
 redis-py's defaults are not used for three reasons: a read times out after 5 s, which breaks blocking reads; a failed
 command is tried up to 10 times, which turns a dead server into a minute's silence; and a pool that is used up raises
 instead of waiting. A command whose connection broke is tried once more, because each step of the store may run twice
-without harm. A read of a stream is the exception: it is never repeated here, see `queue.py`.
+without harm. What hands out entries of a stream is the exception: it goes over the client of `blocking`, which repeats
+nothing, see `Link.read` and `queue.py`.
 """
 
 from __future__ import annotations
@@ -25,19 +27,19 @@ from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry as SyncRetry
 from redis.sentinel import Sentinel as SyncSentinel
 
 from ..errors import ConfigError, StoreError, StoreUnavailable
+from .sentinels import Sentinels, primary_client
+from .urls import FORMS, check_url
 
 Client: TypeAlias = Redis | RedisCluster
 
-SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
-_FORMS = (
-    "redis://host:6379/0, rediss://.., unix:///path, redis+sentinel://host:26379,host2/master/0, redis+cluster://.."
-)
+SENTINEL_TIMEOUT = 1.0
+"""Seconds that a sentinel may take: a silent one must not hold up what the others say."""
 _CONNECTIONS = 64
 """More round trips at once do not make one Redis faster; who comes next waits for a free connection."""
 
@@ -59,8 +61,14 @@ _UNAVAILABLE = (
 # In front of the text, or in the middle of it: where Redis 6.2 says what stopped a script, and where redis-py says
 # which command of a pipeline it was.
 _UNAVAILABLE_CODE = re.compile(
-    r"(?:^|[ '\"-])(?:MISCONF|NOREPLICAS|LOADING|MASTERDOWN|BUSY|UNBLOCKED|OOM|NOAUTH|READONLY|CLUSTERDOWN) "
+    r"(?:^|[ '\"-])(?:MISCONF|NOREPLICAS|LOADING|MASTERDOWN|BUSY|UNBLOCKED|OOM|NOAUTH|READONLY|CLUSTERDOWN|TRYAGAIN"
+    r"|NOGROUP|WRONGTYPE) "
+    # Of a slot that moves, where a script makes the names of its keys from their prefix.
+    r"|attempted to access a non local key"
 )
+_DRIVER = ("redis.", "uvloop", "asyncio.")
+"""Modules whose own RuntimeErrors and the like say that a connection went while they used it: uvloop writes to a closed
+transport, redis-py asks a parser that a disconnect has taken away."""
 
 
 @contextmanager
@@ -81,7 +89,21 @@ def store_faults() -> Iterator[None]:
         _heed_cancellation(task, before)
         kind = StoreUnavailable if _UNAVAILABLE_CODE.search(_told(error)) else StoreError
         raise kind(f"Redis refused: {_short(error)}") from error
+    except (RuntimeError, AttributeError, LookupError, TypeError) as error:
+        _heed_cancellation(task, before)
+        if not _of_driver(error):
+            raise
+        raise StoreUnavailable(f"Redis is not available: the connection went ({type(error).__name__})") from error
     _heed_cancellation(task, before)
+
+
+def _of_driver(error: BaseException) -> bool:
+    """Whether it was raised within redis-py or what carries its bytes, not by what calls it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = str(trace.tb_frame.f_globals.get("__name__", "")) if trace is not None else ""
+    return f"{module}.".startswith(_DRIVER) or "Transport closed" in str(error)
 
 
 def _heed_cancellation(task: asyncio.Task[Any] | None, before: int) -> None:
@@ -102,9 +124,7 @@ def open_redis(url: str, *, name: str, timeout: float = 5.0, blocking: bool = Fa
     """A client, not yet connected. `blocking` is for reads that wait: no time limit, no second try, as many
     connections as there are readers. Raises ConfigError for a URL that cannot be meant.
     """
-    scheme = url.partition("://")[0]
-    if scheme not in SCHEMES:
-        raise ConfigError("redis.url", "not the URL of a Redis", f"use one of {_FORMS}")
+    scheme = check_url(url)
     options: dict[str, Any] = {
         "client_name": _client_name(name),
         "protocol": 2,
@@ -126,7 +146,7 @@ def open_redis(url: str, *, name: str, timeout: float = 5.0, blocking: bool = Fa
         )
     except (ValueError, KeyError) as error:
         # The URL may hold a password, so the error names what is wrong but does not quote it.
-        raise ConfigError("redis.url", f"cannot be read ({type(error).__name__})", f"use one of {_FORMS}") from None
+        raise ConfigError("redis.url", f"cannot be read ({type(error).__name__})", f"use one of {FORMS}") from None
 
 
 async def close_redis(client: Client) -> None:
@@ -181,12 +201,14 @@ def _open_sentinel(url: str, options: dict[str, Any]) -> Redis:
             "redis.url", "the name of the sentinels' master is missing", "redis+sentinel://host:26379/mymaster/0"
         )
     own = {key[len("sentinel_") :]: value for key, value in parse_qsl(parts.query) if key.startswith("sentinel_")}
-    sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py gives it no types
+    sentinels = Sentinels(
         _nodes(parts.netloc, 26379),
-        sentinel_kwargs={"socket_timeout": options["socket_connect_timeout"], "protocol": 2, **own},
+        unquote(master),
+        timeout=min(SENTINEL_TIMEOUT, options["socket_connect_timeout"]),
+        options={"protocol": 2, **own},
     )
-    client: Redis = sentinel.master_for(unquote(master), db=int(db or 0), max_connections=100_000, **kwargs)
-    return client
+    tls = bool(kwargs.pop("ssl", False))
+    return primary_client(sentinels, unquote(master), tls=tls, db=int(db or 0), **kwargs)
 
 
 def _open_cluster(url: str, options: dict[str, Any]) -> RedisCluster:
@@ -197,8 +219,8 @@ def _open_cluster(url: str, options: dict[str, Any]) -> RedisCluster:
 
 def open_sync_redis(url: str, *, name: str, timeout: float = 5.0) -> SyncRedis:
     """A client for rq, which knows no event loop; not yet connected. Raises ConfigError, also for a cluster."""
-    scheme = url.partition("://")[0]
-    if scheme not in SCHEMES or scheme.endswith("+cluster"):
+    scheme = check_url(url, "jobs.url")
+    if scheme.endswith("+cluster"):
         raise ConfigError(
             "jobs.url", "rq does not run on a Redis Cluster", "set it to the URL of a Redis that is not a cluster"
         )
@@ -206,8 +228,11 @@ def open_sync_redis(url: str, *, name: str, timeout: float = 5.0) -> SyncRedis:
         "client_name": _client_name(name),
         "protocol": 2,
         "socket_connect_timeout": timeout,
+        "socket_timeout": timeout,
         "retry": SyncRetry(ConstantBackoff(0.05), 1),
     }
+    if scheme != "unix":
+        options["socket_keepalive"] = True
     try:
         if not scheme.endswith("+sentinel"):
             return SyncRedis.from_url(url, **options)
@@ -220,4 +245,4 @@ def open_sync_redis(url: str, *, name: str, timeout: float = 5.0) -> SyncRedis:
         client: SyncRedis = sentinel.master_for(unquote(master), db=int(db or 0), **kwargs)  # type: ignore[no-untyped-call]  # as above
         return client
     except (ValueError, KeyError) as error:
-        raise ConfigError("jobs.url", f"cannot be read ({type(error).__name__})", f"use one of {_FORMS}") from None
+        raise ConfigError("jobs.url", f"cannot be read ({type(error).__name__})", f"use one of {FORMS}") from None

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
+from ..errors import StoreError
 from ..model import ApiKey
+from ..telemetry import get_logger
 from . import keys
 from .link import Link
+
+KEY_LOOK: Final = 1.0
+"""Seconds between two looks at the key of all token hashes."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ApiKey).decode
@@ -41,6 +49,32 @@ class RedisKeyRing:
 
 async def load_hash_key(link: Link) -> bytes:
     """32 random bytes that all processes share: made by the first, kept for good."""
-    await link.call("SET", keys.HASH_KEY, secrets.token_bytes(32), "NX")
-    key: bytes = await link.call("GET", keys.HASH_KEY)
+    # Read first: who only looks may open a Redis that takes no writes.
+    key: bytes | None = await link.call("GET", keys.HASH_KEY)
+    if key is None:
+        await link.call("SET", keys.HASH_KEY, secrets.token_bytes(32), "NX")
+        key = await link.call("GET", keys.HASH_KEY)
+    assert key is not None
     return key
+
+
+async def keep_hash_key(link: Link, own: bytes, replaced: Callable[[], None]) -> None:
+    """Look after the key until cancelled: one that has gone, as with all of a Redis that came back empty, is put back
+    as it was, so that whoever runs goes on with the same. Where there is another by then, `replaced` is called: whoever
+    knows tokens by the old one would not find what others write, and must begin anew.
+    """
+    log = get_logger("store")
+    while True:
+        await asyncio.sleep(KEY_LOOK)
+        try:
+            kept: bytes | None = await link.call("GET", keys.HASH_KEY)
+            if kept is None:
+                await link.call("SET", keys.HASH_KEY, own, "NX")
+                log.error("store_came_back_empty")
+                link.changed()
+        except StoreError:
+            continue  # who has something to do says so
+        if kept is not None and kept != own:
+            log.error("store_was_replaced")
+            replaced()
+            return

@@ -82,6 +82,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:alive:<consumer>`      | string | takeover, renewed      | the consumer lives; without it its entries are taken  |
 | `ps:held`                  | hash   | field: see `held.py`   | `app/platform` -> until ms and why the route is held  |
 | `ps:keys`                  | hash   | for good               | SHA-256 of an API key -> ApiKey as JSON               |
+| `ps:probe`                 | string | 60 seconds             | written to learn whether writes are taken: `/readyz`  |
 | `ps:hash_key`              | string | for good               | 32 random bytes that key every token hash             |
 
 The push's hash `ps:T:p:<id>` has `st` state, `n` total, `at` created ms, `up` updated ms, `due` ms where it was
@@ -135,6 +136,7 @@ SMALL = ROWS_FOR_ALL
 HELD = "ps:held"
 KEYRING = "ps:keys"
 HASH_KEY = "ps:hash_key"
+PROBE = "ps:probe"
 REPLAYS = "ps:replays"
 CLEANUP = "ps:cleanup"
 

@@ -7,11 +7,15 @@ import asyncio
 from ..model import Lane, Route
 from . import keys
 
+LOOK = 60.0
+"""Seconds between two looks at one's own pending entries: after a failover the new server may call pending what was
+acknowledged on the old one, and as its consumer lives nobody would take it over."""
+
 
 class LaneState:
     """One stream, as one consumer sees it."""
 
-    __slots__ = ("cursor", "expected", "held", "key", "place", "sure_after", "unsure")
+    __slots__ = ("cursor", "expected", "held", "key", "look_at", "place", "sure_after", "unsure")
 
     def __init__(self, route: Route, shard: int, lane: Lane) -> None:
         self.place = (route.app, shard, route.platform, lane)
@@ -21,6 +25,8 @@ class LaneState:
         self.unsure = True
         """Entries may be pending under our name that were never handed out."""
         self.sure_after = 0.0
+        self.look_at = 0.0
+        """When to look for such entries though nothing says that there are any."""
         self.cursor: bytes | str = "0"
         # Recent targets an entry. The first guess is a full chunk, so that the first reads take too few, not too many.
         self.expected = 500.0
@@ -33,7 +39,9 @@ class LaneState:
 
     def empty(self) -> None:
         """Nothing (more) is pending that is not held."""
-        self.unsure = asyncio.get_running_loop().time() < self.sure_after
+        now = asyncio.get_running_loop().time()
+        self.unsure = now < self.sure_after
+        self.look_at = now + LOOK
         self.cursor = "0"
 
     def learn(self, targets: int, entries: int) -> None:

@@ -1,26 +1,38 @@
 """Round trips to Redis: one command, many commands, one script, or a wait; faults come out as `StoreError`.
 
-Two clients stand behind it. Short commands share a small pool with a time limit. Reads that block have a connection
-each, without a limit on the socket; the limit is put around the whole wait instead, so that a server that has
-silently gone is noticed.
+Two clients stand behind it. Short commands share a small pool with a time limit, and are tried once more where their
+connection broke: each may run twice without harm. Reads that block, and scripts that hand out entries of a stream, have
+a connection each without a limit on the socket and are never repeated; the limit is put around the whole wait instead,
+so that a server that has silently gone is noticed.
+
+Behind sentinels, `follow` asks each second where the primary is. When it is another, every connection ends at once, so
+that nobody writes to the old one or believes what it says, and who asked by `on_change` is told.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias
+from contextlib import suppress
+from typing import Any, Final, TypeAlias
 
 from redis import exceptions as faults
 from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import NoScriptError
 
+from ..telemetry import get_logger
 from . import scripts
 from .connect import Client, close_redis, open_redis, store_faults
+from .sentinels import drop_connections
 
 Command = tuple[Any, ...]
 ScriptCall: TypeAlias = tuple[str, Sequence[str], Sequence[Any]]
 """A script's name, its keys and its arguments."""
+
+
+LOOK: Final = 1.0
+"""Seconds between two questions to the sentinels."""
 
 
 def pairs(flat: Sequence[Any]) -> dict[Any, Any]:
@@ -37,6 +49,47 @@ class Link:
         self._client: Client = open_redis(url, name=name, timeout=timeout)
         self._waiting: Client = open_redis(url, name=f"{name}:reader", timeout=timeout, blocking=True)
         self.cluster = isinstance(self._client, RedisCluster)
+        self._changed: list[Callable[[], None]] = []
+
+    @property
+    def sentinels(self) -> SentinelConnectionPool | None:
+        """The pool of the sentinels' primary, where there are sentinels."""
+        pool = None if isinstance(self._client, RedisCluster) else self._client.connection_pool
+        return pool if isinstance(pool, SentinelConnectionPool) else None
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Call this whenever another server has become the primary: what the old one said last may not hold."""
+        self._changed.append(changed)
+
+    async def follow(self) -> None:
+        """Follow the primary until cancelled. Returns at once where there are no sentinels."""
+        pool = self.sentinels
+        if pool is None:
+            return
+        known = pool.master_address
+        while True:
+            await asyncio.sleep(LOOK)
+            try:
+                address = await pool.sentinel_manager.discover_master(pool.service_name)
+            except (faults.RedisError, OSError):
+                continue
+            if known is not None and address != known:
+                get_logger("store").warning("primary_changed", host=address[0], port=address[1])
+                await self.drop()
+            known = address
+
+    async def drop(self) -> None:
+        """End every connection and tell whoever wants to know."""
+        for client in (self._client, self._waiting):
+            if not isinstance(client, RedisCluster):
+                with suppress(faults.RedisError, OSError):
+                    await drop_connections(client)
+        self.changed()
+
+    def changed(self) -> None:
+        """Tell who wants to know that the server is another, or has forgotten."""
+        for changed in self._changed:
+            changed()
 
     async def call(self, *command: Any) -> Any:
         """One command."""
@@ -55,32 +108,50 @@ class Link:
 
     async def script(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run `<name>.lua`."""
+        return await self._run(self._client, name, keys, args)
+
+    async def read(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run `<name>.lua`, which hands out entries of a stream, once: a second run would hand out others, and nobody
+        would know of the first. After a `StoreError` entries may be pending that were never seen.
+        """
+        with store_faults():
+            async with asyncio.timeout(self._timeout):
+                return await self._run(self._waiting, name, keys, args)
+
+    @staticmethod
+    async def _run(client: Client, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         text, sha = scripts.load(name)
         with store_faults():
             try:
-                return await self._client.execute_command("EVALSHA", sha, len(keys), *keys, *args)
+                return await client.execute_command("EVALSHA", sha, len(keys), *keys, *args)
             except NoScriptError:
-                return await self._client.execute_command("EVAL", text, len(keys), *keys, *args)
+                return await client.execute_command("EVAL", text, len(keys), *keys, *args)
 
     async def scan(self, match: str, cursor: str, count: int) -> tuple[list[bytes], str | None]:
         """Names of keys, about `count` of those looked at, and where to go on; None: all were looked at.
 
-        On a cluster node after node. A name may come twice where keys come and go meanwhile.
+        On a cluster node after node: a cursor names its node, since a position means something to that one alone.
+        Where it is no primary any more the listing begins again. A name may come twice.
         """
-        node, _, position = (cursor or "0:0").partition(":")
+        position, _, place = cursor.partition("@")
+        if not position.isdecimal():
+            position, place = "0", ""
         words = ("SCAN", int(position), "MATCH", match, "COUNT", count)
+        if not isinstance(self._client, RedisCluster):
+            following, names = await self.call(*words)
+            return names, f"{int(following)}@" if int(following) else None
         with store_faults():
-            if isinstance(self._client, RedisCluster):
-                await self._client.initialize()
-                nodes = sorted(self._client.get_primaries(), key=lambda each: each.name)
-                answer, names = await self._client.execute_command(*words, target_nodes=nodes[int(node)])
-            else:
-                following, names = await self.call(*words)
-                return names, f"0:{following}" if int(following) else None
+            await self._client.initialize()
+            nodes = {node.name: node for node in self._client.get_primaries()}
+            order = sorted(nodes)
+            if place not in nodes:
+                place, words = order[0], (words[0], 0, *words[2:])
+            answer, names = await self._client.execute_command(*words, target_nodes=nodes[place])
         following = int(next(iter(answer.values())))
         if following:
-            return names, f"{node}:{following}"
-        return names, f"{int(node) + 1}:0" if int(node) + 1 < len(nodes) else None
+            return names, f"{following}@{place}"
+        later = order[order.index(place) + 1 :]
+        return names, f"0@{later[0]}" if later else None
 
     async def scripts(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Run several in one round trip, each an atomic step of its own. The first that fails raises."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import socket
@@ -19,7 +20,7 @@ from .erasure import RedisErasures
 from .expansions import RedisExpansions
 from .gauges import Gauges, read_gauges
 from .held import read_held
-from .keyring import RedisKeyRing, load_hash_key
+from .keyring import RedisKeyRing, keep_hash_key, load_hash_key
 from .leftovers import RedisLeftovers
 from .limiter import RedisLimiter
 from .link import Link
@@ -45,6 +46,8 @@ class Store:
         self.hash_key = hash_key
         """Keys `token_hash`; the same in every process of this Redis."""
         self.link = link
+        self.replaced = asyncio.Event()
+        """Set when this Redis has come back empty and has been begun anew by others: end, and be started again."""
         self.pushes = RedisPushes(link, config, clock)
         self.queue = RedisQueue(link, config, suppression, liveness, clock)
         self.receipts = RedisReceipts(link, config, suppression, liveness, clock)
@@ -102,9 +105,16 @@ async def open_store(url: str, config: StoreConfig | None = None, *, clock: Cloc
     link = Link(url, name=config.consumer, timeout=config.timeout)
     try:
         store = Store(link, config, await load_hash_key(link), clock)
+        watching = (
+            asyncio.create_task(link.follow(), name="follow"),
+            asyncio.create_task(keep_hash_key(link, store.hash_key, store.replaced.set), name="hash key"),
+        )
         try:
             yield store
         finally:
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
             await store.pushes.aclose()
             with suppress(StoreError):  # others notice by themselves when the sign of life runs out
                 await store.queue.retire()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
+from typing import Any
 
 from .. import telemetry
 from ..codec import decode_row, decode_rows, encode_chunk, encode_push, split
@@ -20,6 +21,9 @@ from .status import FIELDS, status_of
 
 _PAGE = 2000
 """Rows looked at in one round trip."""
+_PROBE = 1.0
+"""Seconds that the answer to `ping` is good for, whoever asks."""
+_PROBE_LIFE = 60_000
 _LOOK = 20_000
 """Rows looked at in one call: a filter that fits few of them answers with a cursor instead of a long silence."""
 
@@ -32,6 +36,8 @@ class RedisPushes:
         self._config = config
         self._clock = clock
         self._accepting = Accepting(link, config)
+        self._probe: asyncio.Future[Any] | None = None
+        self._probed_at = 0.0
 
     @property
     def pending(self) -> int:
@@ -192,7 +198,13 @@ class RedisPushes:
         return found, str(last)
 
     async def ping(self) -> None:
-        await self._link.call("PING")
+        """A write of the kind that accepts goes through, now or within the last second. Raises `StoreUnavailable`."""
+        now = asyncio.get_running_loop().time()
+        if self._probe is None or (self._probe.done() and now - self._probed_at >= _PROBE):
+            self._probed_at = now
+            self._probe = asyncio.ensure_future(self._link.script("probe", [keys.PROBE], [_PROBE_LIFE]))
+            self._probe.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(self._probe)
 
     async def aclose(self) -> None:
         await self._accepting.aclose()

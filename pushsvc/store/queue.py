@@ -9,7 +9,10 @@ How an entry lives::
 A read is never repeated blindly. When its answer is lost (fault, cancelled call) the server may have given this
 consumer entries that it has never seen; as the consumer lives, nobody would take them over. So a lane whose read
 failed is *unsure*, as each is at the start, and the next `take` first asks for the consumer's own pending entries
-and hands out those that are not held. That is also how a process resumes that starts again with the same name.
+and hands out those that are not held. That is also how a process resumes that starts again with the same name. After a
+failover every lane is unsure, and each is looked at every minute anyway: a server that was promoted may be behind. What
+was acknowledged on the old one comes back then, and the fence finds what of it has ended; what was handed out comes
+undelivered a second time, and is held already.
 """
 
 from __future__ import annotations
@@ -47,6 +50,9 @@ _RECLAIM = 100
 _BURST = 64
 """Entries that one wait returns at most."""
 _POLL = 0.05
+_RECOUNT = 60.0
+_RECOUNTED = 1000
+"""Retries of a platform that are counted in one step, at most; with more of them they are left for later."""
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -64,6 +70,8 @@ class RedisQueue:
         self._held = HeldRoutes(link, config, clock)
         self._opener = Opener(link, suppression)
         self._lanes: dict[tuple[str, int, str, Lane], LaneState] = {}
+        self._counted_at = 0.0
+        link.on_change(self.distrust)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -71,8 +79,9 @@ class RedisQueue:
         """Own entries of before come first. At least one entry is returned where there is one, however large."""
         await self._liveness.begin()
         states = self._states(route, lane)
+        now = asyncio.get_running_loop().time()
         for state in states:
-            if state.unsure:
+            if state.unsure or now >= state.look_at:
                 resumed = await self._resume(route, state, targets)
                 if resumed:
                     return resumed
@@ -112,7 +121,7 @@ class RedisQueue:
 
     async def _read_one(self, route: Route, state: LaneState, targets: int) -> tuple[list[bytes], bytes, int]:
         app, shard = state.place[:2]
-        answer: tuple[list[bytes], bytes, int] = await self._link.script(
+        answer: tuple[list[bytes], bytes, int] = await self._link.read(
             "take",
             [state.key, keys.epoch(app, shard), keys.suppressed(app, shard, route.platform)],
             [keys.DISPATCH, self._config.consumer, targets, state.expected],
@@ -271,7 +280,7 @@ class RedisQueue:
         try:
             for state, names in zip(states, leavers, strict=True):
                 if names:
-                    flat = await self._link.script(
+                    flat = await self._link.read(
                         "reclaim", [state.key], [keys.DISPATCH, self._config.consumer, _RECLAIM, *names]
                     )
                     claimed.append((state, entries_of(flat)))
@@ -292,6 +301,12 @@ class RedisQueue:
             for lane, _, entry_id in (name.decode().partition(" ") for name in found)
         )
 
+    def distrust(self) -> None:
+        """Another server answers from now on: entries may be pending on it that are not held here."""
+        for state in self._lanes.values():
+            state.lost(0.0)
+        self._counted_at = 0.0
+
     def release(self, route: Route) -> None:
         """The next `take` begins as a new process with our name would: with our pending entries."""
         for place in [place for place in self._lanes if (place[0], place[2]) == (route.app, route.platform)]:
@@ -303,6 +318,20 @@ class RedisQueue:
         await self._liveness.beat()
         if held is not None:
             await self._held.tell(held)
+        await self._recount()
+
+    async def _recount(self) -> None:
+        """Now and then, and soon after a failover: what is counted as pending where nothing is, is counted no more."""
+        now = asyncio.get_running_loop().time()
+        if now < self._counted_at + _RECOUNT:
+            return
+        self._counted_at = now
+        shards = sorted({(app, shard) for app, shard, _, _ in self._lanes})
+        for app, shard in shards:
+            platforms = sorted({place[2] for place in self._lanes if place[:2] == (app, shard)})
+            await self._link.script(
+                "recount", [keys.pending(app, shard)], [keys.prefix(app, shard), _RECOUNTED, *platforms]
+            )
 
     async def retire(self) -> None:
         """What this consumer has not settled may be taken over at once. Taking again brings it back to life."""

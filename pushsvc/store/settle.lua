@@ -301,8 +301,8 @@ for s = 1, #singles do
   end
 end
 for field, change in pairs(pending) do
-  if change ~= 0 then
-    redis.call('HINCRBY', KEYS[1], field, change)
+  if change ~= 0 and redis.call('HINCRBY', KEYS[1], field, change) < 0 then
+    redis.call('HSET', KEYS[1], field, 0) -- what ended was never counted here: this server was behind, or empty
   end
 end
 for platform, kinds in pairs(answers) do

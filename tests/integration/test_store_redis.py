@@ -28,7 +28,7 @@ from pushsvc.model import (
     TokenDead,
     Unavailable,
 )
-from pushsvc.ports import Bucket, ReplaySpec
+from pushsvc.ports import Bucket, DeadFilter, ReplaySpec
 from pushsvc.ports.registry import Prune
 from pushsvc.rates import Rate
 from pushsvc.store import Store, StoreConfig, keys, open_store, receipts
@@ -165,18 +165,18 @@ def test_a_pending_entry_that_was_deleted_is_forgotten(server: Server) -> None:
 
 def _lose_answers(store: Store, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the script run, once, and lose its answer on the way back."""
-    script = store.link.script
+    run = store.link._run
     lost = False
 
-    async def losing(which: str, *args: Any) -> Any:
+    async def losing(client: Any, which: str, *args: Any) -> Any:
         nonlocal lost
-        answer = await script(which, *args)
+        answer = await run(client, which, *args)
         if which == name and not lost:
             lost = True
             raise StoreUnavailable("the answer was lost")
         return answer
 
-    monkeypatch.setattr(store.link, "script", losing)
+    monkeypatch.setattr(store.link, "_run", losing)
 
 
 def test_entries_whose_read_was_lost_come_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,6 +308,46 @@ def test_no_server_at_all(tmp_path: Path) -> None:
         asyncio.run(main())
 
 
+async def _look_at_everything(server: Server) -> None:
+    """What only reads needs no memory: an operator looks at a full Redis by the same calls."""
+    async with open_store(server.url) as store:
+        assert await store.pushes.status("shop", "before") is not None
+        await store.pushes.deliveries("shop", "before", outcome=None, cursor="", limit=10)
+        assert (await store.gauges({"shop": ("apns",)})).apps["shop"].dead_letters == 0
+        assert (await store.dead.page("shop", DeadFilter(), cursor="", limit=10))[0] == []
+        assert await store.held() == {}
+        assert await store.keys.all() == []
+        assert await store.registry.get("shop", "nobody") is None
+        assert await store.registry.of_user("shop", "nobody") == []
+        await store.receipts.events("shop", after="", limit=10)
+        await store.cleanups.record()
+
+
+@pytest.mark.parametrize(
+    ("refuse", "mend"),
+    [
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+        ("ACL SETUSER default -evalsha", "ACL SETUSER default +evalsha"),
+    ],
+)
+def test_what_refuses_a_push_refuses_readiness(server: Server, refuse: str, mend: str) -> None:
+    async def story(store: Store) -> None:
+        await store.pushes.ping()
+        server.command(*refuse.split())
+        try:
+            with pytest.raises(StoreUnavailable):
+                await store.pushes.accept(make_push("p"))
+            await store.pushes.ping()  # good for a second, whoever asks
+            store.pushes._probed_at -= 1.0
+            with pytest.raises(StoreUnavailable):
+                await store.pushes.ping()
+        finally:
+            server.command(*mend.split())
+
+    play(server, story)
+
+
 def test_a_full_memory_refuses_a_push_whole(server: Server) -> None:
     async def story(store: Store) -> None:
         await store.pushes.accept(make_push("before"))
@@ -315,6 +355,9 @@ def test_a_full_memory_refuses_a_push_whole(server: Server) -> None:
         try:
             with pytest.raises(StoreUnavailable):
                 await store.pushes.accept(make_push("p", 2000))
+            with pytest.raises(StoreUnavailable, match="maxmemory"):
+                await store.pushes.ping()
+            await _look_at_everything(server)
         finally:
             await store.link.call("CONFIG", "SET", "maxmemory", "0")
         assert await store.pushes.status("shop", "p") is None
@@ -448,6 +491,7 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await store.pushes.accept(make_push("scheduled", 1, send_at=NOW + 60_000))
         await store.pushes.accept(msgspec.structs.replace(make_push("many", 0), audience=encode_audience(ToAll())))
         await store.queue.beat({"shop/apns": "unreachable"})
+        await store.pushes.ping()
         async with open_store(server.url, StoreConfig(fsync=True)) as strict:
             with pytest.raises(StoreUnavailable):  # neither of these servers keeps an append-only file
                 await strict.pushes.accept(make_push("strict"))

@@ -227,9 +227,21 @@ def test_urls_that_cannot_be_meant(url: str) -> None:
         ),
         (
             faults.ResponseError("Command # 2 (HSET k f OOM-1) of pipeline caused error: ('WRONGTYPE of key',)"),
-            StoreError,
+            StoreUnavailable,
         ),
-        (faults.ResponseError("WRONGTYPE Operation against a key"), StoreError),
+        (faults.ResponseError("WRONGTYPE Operation against a key"), StoreUnavailable),
+        (faults.ResponseError("NOGROUP No such key 'ps:{shop.0}:q:apns:normal'"), StoreUnavailable),
+        (
+            faults.ResponseError("ERR Script attempted to access a non local key in a cluster node script: f_1"),
+            StoreUnavailable,
+        ),
+        (
+            RuntimeError(
+                "unable to perform operation on <TCPTransport closed=True reading=False>; the Transport closed"
+            ),
+            StoreUnavailable,
+        ),
+        (faults.ResponseError("ERR wrong number of arguments"), StoreError),
         (faults.DataError("Invalid input"), StoreError),
     ],
 )

@@ -1,0 +1,152 @@
+"""The primary that the sentinels name, and connections that go nowhere else.
+
+redis-py asks the first sentinel that answers, and only when it opens a connection: connections that are open stay with
+the old primary after a failover. A failover by `SENTINEL FAILOVER` leaves that one a primary for about ten seconds
+more, and throws away what it took meanwhile (https://redis.io/docs/latest/operate/oss_and_stack/management/sentinel/).
+So all sentinels are asked, each second too, and their word is weighed:
+
+- A higher configuration epoch is newer. The sentinel that leads a failover names the new primary before it tells the
+  new epoch, so it goes before the others of its epoch.
+- What was believed stays believed against an older epoch for `MEMORY` seconds: a sentinel that is cut off names the
+  old primary. After that the present word counts, as after the sentinels were set up anew.
+- A new connection asks its server for its ROLE before it is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
+
+from redis.asyncio import Redis
+from redis.asyncio.sentinel import (
+    MasterNotFoundError,
+    Sentinel,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
+from redis.exceptions import ConnectionError as NoConnection
+from redis.exceptions import RedisError, ResponseError
+
+MEMORY: Final = 30.0
+"""Seconds for which a newer word stands against an older one."""
+
+Address = tuple[str, int]
+
+
+class Word(NamedTuple):
+    """What one sentinel says."""
+
+    epoch: int
+    leads: bool
+    """It is in the middle of a failover, and names the one that it promotes."""
+    address: Address
+    down: bool = False
+
+    @property
+    def rank(self) -> tuple[int, bool]:
+        return self.epoch, self.leads
+
+
+def elect(words: Iterable[Word], believed: Word | None) -> Word | None:
+    """The newest of these words, unless what is believed is newer still; None where nobody names a living primary."""
+    newest = max((word for word in words if not word.down), key=lambda word: word.rank, default=None)
+    if newest is None or (believed is not None and believed.rank > newest.rank):
+        return believed if newest is not None else None
+    return newest
+
+
+def read_word(address: Any, master: Any) -> Word | None:
+    """From SENTINEL GET-MASTER-ADDR-BY-NAME and SENTINEL MASTER; None where this sentinel does not know it."""
+    if not address or isinstance(master, Exception) or not master:
+        return None
+    fields = dict(zip(master[::2], master[1::2], strict=True))
+    named = (address[0].decode(), int(address[1]))
+    own = (fields[b"ip"].decode(), int(fields[b"port"]))
+    flags = fields[b"flags"].split(b",")
+    leads = named != own
+    return Word(int(fields[b"config-epoch"]), leads, named, not leads and (b"s_down" in flags or b"o_down" in flags))
+
+
+class Sentinels(Sentinel):
+    """All sentinels of one primary."""
+
+    def __init__(
+        self,
+        nodes: list[Address],
+        master: str,
+        *,
+        timeout: float,
+        options: dict[str, Any],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        options = {"socket_timeout": timeout, "socket_connect_timeout": timeout, **options}
+        super().__init__(nodes, sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # redis-py gives it no types
+        self._name = master
+        self._timeout = timeout
+        self._clock = clock
+        self._believed: Word | None = None
+        self._heard = 0.0
+
+    async def discover_master(self, service_name: str) -> Address:
+        """Where the primary is. Raises redis-py's `MasterNotFoundError`."""
+        words = await asyncio.gather(*(self._ask(sentinel) for sentinel in self.sentinels))
+        known = [word for word in words if word is not None]
+        now = self._clock()
+        elected = elect(known, self._believed if now - self._heard < MEMORY else None)
+        if elected is None:
+            raise MasterNotFoundError(f"the sentinels name no living primary {service_name!r}")
+        if elected in known:
+            self._heard = now
+        self._believed = elected
+        return elected.address
+
+    async def _ask(self, sentinel: Redis) -> Word | None:
+        try:
+            async with asyncio.timeout(self._timeout), sentinel.pipeline(transaction=False) as pipe:
+                pipe.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name)
+                pipe.execute_command("SENTINEL", "MASTER", self._name)
+                address, master = await pipe.execute(raise_on_error=False)
+        except (RedisError, OSError, TimeoutError):
+            return None
+        return None if isinstance(address, Exception) else read_word(address, master)
+
+
+class _Checked(SentinelManagedConnection):
+    """Trusted when its server says that it is a primary."""
+
+    async def connect_to(self, address: Address) -> None:
+        await super().connect_to(address)  # type: ignore[no-untyped-call]  # redis-py gives it no types
+        try:
+            await self.send_command("ROLE", check_health=False)
+            role = (await self.read_response(disable_decoding=True))[0]
+        except ResponseError:
+            return  # this user may not ask: the sentinels' word has to do
+        if role != b"master":
+            await self.disconnect()
+            raise NoConnection("the server that the sentinels name is not a primary (yet)")
+
+
+class _CheckedTLS(_Checked, SentinelManagedSSLConnection):
+    """The same over TLS."""
+
+
+def primary_client(sentinels: Sentinels, master: str, *, tls: bool, **options: Any) -> Redis:
+    """A client of whatever is the primary, not yet connected."""
+    kind = _CheckedTLS if tls else _Checked
+    client: Redis = sentinels.master_for(master, connection_class=kind, max_connections=100_000, **options)
+    return client
+
+
+async def drop_connections(client: Redis) -> None:
+    """Every connection of the client ends, those in use too: whoever waits on one has a lost answer."""
+    pool = client.connection_pool
+    if isinstance(pool, SentinelConnectionPool):
+        # As a server's end does it, so that redis-py takes it for one: its own `disconnect` pulls the parser away from
+        # under a read.
+        for connection in list(pool._in_use_connections):
+            if connection._writer is not None:
+                connection._writer.transport.abort()
+        await pool.disconnect(inuse_connections=False)

@@ -1,0 +1,199 @@
+"""What a Redis that fails over, forgets or loses an answer must not do: lose a push, or leave one lying for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import cast
+
+import pytest
+from structlog.testing import capture_logs
+
+from pushsvc.errors import StoreUnavailable
+from pushsvc.store import StoreConfig, keys, lanes, open_store, scripts
+from pushsvc.store.keyring import KEY_LOOK
+
+from .servers import KINDS, Kind, running_server
+from .test_store_kit import ROUTE, all_of, make_push, take, take_all
+
+
+class CuttingProxy:
+    """Stands before a server, and cuts one connection when the answer to a script is on its way."""
+
+    def __init__(self, port: int) -> None:
+        self.port = 0
+        self.cut = 0
+        self._server_port = port
+        self._sha = b""
+        self._serving: set[asyncio.Task[None]] = set()
+
+    def lose_the_answer_to(self, script: str) -> None:
+        self._sha = scripts.load(script).sha.encode()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield
+        finally:
+            server.close()
+            await asyncio.gather(*self._serving)  # each ends when its client has gone
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._serving.add(cast("asyncio.Task[None]", asyncio.current_task()))
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+        doomed = False
+
+        async def ask() -> None:
+            nonlocal doomed
+            while data := await reader.read(65536):
+                if self._sha and self._sha in data:
+                    self._sha, doomed = b"", True
+                up_writer.write(data)
+
+        async def answer() -> None:
+            while data := await up_reader.read(65536):
+                if doomed:
+                    self.cut += 1
+                    return
+                writer.write(data)
+
+        tasks = [asyncio.create_task(ask()), asyncio.create_task(answer())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for each in (writer, up_writer):
+                each.close()
+                with suppress(OSError):
+                    await each.wait_closed()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lost_answer_of_a_read_leaves_nothing_lying(kind: Kind) -> None:
+    """The server has handed the entries out, and as their consumer lives nobody would take them over."""
+
+    async def main(port: int) -> None:
+        proxy = CuttingProxy(port)
+        async with proxy.running():
+            url = f"redis://127.0.0.1:{proxy.port}/0"
+            async with asyncio.timeout(30), open_store(url, StoreConfig(consumer="a")) as store:
+                await take(store)
+                for number in range(20):
+                    await store.pushes.accept(make_push(f"p{number}", 50))
+                proxy.lose_the_answer_to("take")
+                with pytest.raises(StoreUnavailable):
+                    await take(store, targets=500)
+                assert proxy.cut == 1
+                taken = await take_all(store)
+                assert sorted(each.chunk.push_id for each in taken) == sorted(f"p{number}" for number in range(20))
+
+    with running_server(kind, tcp=True) as server:
+        asyncio.run(main(server.port))
+
+
+def test_what_is_pending_and_not_held_is_found_within_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A promoted replica may call pending what was acknowledged on the old primary, and nothing here failed."""
+
+    async def main(url: str) -> None:
+        async with asyncio.timeout(30), open_store(url, StoreConfig(consumer="a")) as store:
+            assert await take(store) == []
+            await store.pushes.accept(make_push("p"))
+            lane = keys.lane("shop", 0, "apns", "normal")
+            assert await store.link.call("XREADGROUP", "GROUP", "dispatch", "a", "STREAMS", lane, ">")
+            assert await take(store) == []
+            (state,) = (each for each in store.queue._lanes.values() if each.key == lane)
+            state.look_at -= lanes.LOOK
+            (taken,) = await take(store)
+            assert taken.chunk.push_id == "p"
+            state.look_at -= lanes.LOOK
+            assert await take(store) == []  # it is held now
+
+    with running_server() as server:
+        asyncio.run(main(server.url))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_that_came_back_empty(kind: Kind) -> None:
+    """Whoever runs goes on with one hash key; what ends was never counted here, and the counters do not go below 0."""
+
+    async def main(url: str) -> None:
+        async with asyncio.timeout(30), open_store(url, StoreConfig(consumer="a")) as store:
+            await store.pushes.accept(make_push("p", 100))
+            (taken,) = await take(store)
+            await store.link.call("FLUSHALL")
+            with capture_logs() as logs:
+                await store.queue.settle("shop", *all_of(taken))
+                await asyncio.sleep(KEY_LOOK * 1.5)
+            assert [line["event"] for line in logs] == ["store_came_back_empty"]
+            async with open_store(url) as later:
+                assert later.hash_key == store.hash_key
+                assert (await later.gauges({"shop": ("apns",)})).pending["normal"] == 0
+            assert not store.replaced.is_set()
+            await store.pushes.accept(make_push("q"))
+            assert [each.chunk.push_id for each in await take(store)] == ["q"]
+
+    with running_server(kind) as server:
+        asyncio.run(main(server.url))
+
+
+def test_a_server_that_others_have_begun_anew() -> None:
+    async def main(url: str) -> None:
+        async with asyncio.timeout(30), open_store(url) as store:
+            await store.link.call("SET", keys.HASH_KEY, b"another" * 5)
+            with capture_logs():
+                await store.replaced.wait()
+
+    with running_server() as server:
+        asyncio.run(main(server.url))
+
+
+def test_counters_of_empty_lanes_are_set_right() -> None:
+    async def main(url: str) -> None:
+        async with asyncio.timeout(30), open_store(url, StoreConfig(consumer="a")) as store:
+            await take(store)
+            wrong = {"apns:normal": 1254, "apns:bulk": -3, "apns:retry": 7, "scheduled": -1}
+            fields = [word for pair in wrong.items() for word in pair]
+            await store.link.call("HSET", keys.pending("shop", 0), *fields)
+            await store.pushes.accept(make_push("p", 5, lane="urgent"))
+            store.queue.distrust()
+            await store.queue.beat()
+            gauges = await store.gauges({"shop": ("apns",)})
+            assert gauges.pending == {"urgent": 5, "normal": 0, "bulk": 0}
+            assert gauges.retry_pending == 0
+            assert gauges.apps["shop"].scheduled == 0
+
+    with running_server() as server:
+        asyncio.run(main(server.url))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_that_goes_or_is_none_ends_no_process(kind: Kind) -> None:
+    """From Redis 7.2 on a blocked read of a stream that is deleted answers NOGROUP."""
+
+    async def main(url: str) -> None:
+        lane = keys.lane("shop", 0, "apns", "normal")
+        async with asyncio.timeout(30), open_store(url, StoreConfig(consumer="a")) as store:
+            await take(store)
+            waiting = asyncio.create_task(store.queue.take(ROUTE, "normal", targets=10, wait_ms=5000))
+            while not waiting.done() and b"blocked=1" not in (
+                b"blocked=%d" % (await store.link.call("INFO", "clients"))["blocked_clients"]
+            ):
+                await asyncio.sleep(0.01)
+            await store.link.call("DEL", lane)
+            await store.pushes.accept(make_push("p"))
+            try:
+                taken = await waiting
+            except StoreUnavailable:
+                taken = []
+            assert [each.chunk.push_id for each in taken or await take_all(store)] == ["p"]
+            await store.link.call("SET", lane, "not a stream")
+            with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
+                await take(store)
+
+    with running_server(kind) as server:
+        asyncio.run(main(server.url))
