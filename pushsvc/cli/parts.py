@@ -52,7 +52,7 @@ def until_signalled(*, hang_up: bool = False) -> asyncio.Event:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hang_up else [])):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and a shell's background leave it
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
             loop.add_signal_handler(number, stop.set)
     watch_lifeline(stop)
     return stop

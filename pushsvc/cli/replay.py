@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from ..errors import NotFound
 from ..ports import DeadFilter, DeadLetters, ReplaySpec, ReplayStatus
 from .failed import AppName, Platform, PushId, Reason, Since, Until, apps_of, chosen
 from .output import Json, going_on, print_json
@@ -42,13 +43,19 @@ def replay(
     ] = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be sent again.")] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for its end.")] = False,
+    stop: Annotated[str, typer.Option("--stop", help="Stop this replay, and do nothing else.", metavar="JOB")] = "",
     json: Json = False,
 ) -> None:
     """Send dead letters again. Exit with 1 when the replay has failed.
 
     Each is the same delivery of the same push again. It needs a running `pushsvc jobs` (or `pushsvc up`). Interrupt
-    this command, or kill the worker: the replay goes on, and nothing is sent twice.
+    this command, or kill the worker: the replay goes on, and nothing is sent twice. `--stop JOB` stops it: what it has
+    not sent again stays a dead letter.
     """
+    if stop:
+        settings = context.obj.settings()
+        run(_stop(settings, apps_of(settings, app), stop, json=json))
+        return
     which = chosen(push, platform, reason, since, until)
     if 0 < rate < 0.1:
         raise typer.BadParameter("--rate: at least 0.1")
@@ -56,6 +63,21 @@ def replay(
     good = run(_replay(settings, apps_of(settings, app), which, limit, rate, dry_run=dry_run, detach=detach, json=json))
     if not good:
         raise typer.Exit(1)
+
+
+async def _stop(settings: Settings, apps: list[str], job: str, *, json: bool) -> None:
+    from ..runtime import open_running_store
+
+    async with open_running_store(settings) as store:
+        for app in apps:
+            if status := await store.dead.stop(app, job):
+                break
+        else:
+            raise NotFound(f"no app knows a replay {job!r}; they are known for a week")
+    if json:
+        print_json(status)
+    else:
+        print(f"{status.job}  {status.spec.app}: {status.state}, {status.moved:,} were sent again")
 
 
 async def _replay(
@@ -94,13 +116,13 @@ async def _replay(
     elif detach:
         for each in asked:
             print(f"{each.job}  {each.spec.app}")
-    return all(each.state != "failed" for each in asked)
+    return not any(each.state in ("failed", "stopped") for each in asked)
 
 
 def _left(asked: Sequence[ReplayStatus]) -> str:
     """What goes on when nobody watches any more."""
-    jobs = ", ".join(f"{each.job} of {each.spec.app}" for each in asked if each.state not in ("done", "failed"))
-    return f"`pushsvc jobs` goes on with the replay {jobs}"
+    jobs = ", ".join(f"{each.job} of {each.spec.app}" for each in asked if each.state in ("queued", "running"))
+    return f"`pushsvc jobs` goes on with the replay {jobs}; `pushsvc replay --stop JOB` stops it"
 
 
 def share(matched: dict[str, int], limit: int) -> dict[str, int]:
@@ -124,6 +146,8 @@ async def _follow(dead: DeadLetters, status: ReplayStatus, *, quiet: bool) -> Re
             if status.state == "queued" and not told and loop.time() - began > PATIENCE:
                 told = True
                 typer.echo("nobody has taken the replay up yet: does `pushsvc jobs` run?", err=True)
+    if status.state == "stopped":
+        typer.echo(f"the replay {status.job} was stopped", err=True)
     if status.state == "failed":
         typer.echo(f"pushsvc: the replay {status.job} has failed: {status.error}", err=True)
     return status

@@ -1,16 +1,16 @@
-"""The calls about dead letters: list them, ask for a replay, see where it stands."""
+"""The calls about dead letters: list them, ask for a replay, see where it stands, stop it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from aiohttp import web
 from msgspec import Struct
 
 from ..errors import Fault, InvalidRequest, NotFound
-from ..ports import DeadLetters, ReplaySpec
+from ..ports import DeadLetters, ReplaySpec, ReplayStatus
 from .answers import encode
 from .auth import Gate
 from .body import check_headers, read_body
@@ -18,7 +18,7 @@ from .config import IntakeConfig
 from .problems import SERVER
 from .query import read as read_query
 from .replays import DeadLetterPage, ReplayAccepted, read_filter, read_replay, shown, shown_replay
-from .routes import CALL, JSON
+from .routes import CALL, JSON, Call
 
 JOB: Final = re.compile(r"[0-9a-f]{1,40}")
 
@@ -60,11 +60,19 @@ class FailedCalls:
 
     async def get_replay(self, request: web.Request) -> web.Response:
         """`GET /v1/failed/replay/{job}`."""
-        call = CALL["get_replay"]
+        return await self._about(request, CALL["get_replay"], self._dead.replay)
+
+    async def delete_replay(self, request: web.Request) -> web.Response:
+        """`DELETE /v1/failed/replay/{job}`: what it has not moved stays a dead letter."""
+        return await self._about(request, CALL["delete_replay"], self._dead.stop)
+
+    async def _about(
+        self, request: web.Request, call: Call, act: Callable[[str, str], Awaitable[ReplayStatus | None]]
+    ) -> web.Response:
         app = await self._gate.enter(request, call.scopes)
         read_query(request.query.items(), call.params)
         job = request.match_info["job"]
-        status = await self._dead.replay(app.name, job) if JOB.fullmatch(job) else None
+        status = await act(app.name, job) if JOB.fullmatch(job) else None
         if status is None:
             raise NotFound("There is no replay of this id; they are known for a week.")
         return _json(200, shown_replay(status))

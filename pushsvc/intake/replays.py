@@ -73,7 +73,7 @@ class Replay(Struct, frozen=True):
     """Where a replay stands. `moved` deliveries are on their way again; `skipped` dead letters stay what they are."""
 
     job: str
-    state: Literal["queued", "running", "done", "failed"]
+    state: Literal["queued", "running", "done", "failed", "stopped"]
     created_at: Time
     updated_at: Time
     matched: int

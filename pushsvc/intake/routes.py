@@ -246,6 +246,19 @@ CALLS: Final = (
         problems=(*_KEYED, NotFound, InvalidRequest),
     ),
     Call(
+        "delete_replay",
+        "DELETE",
+        "/v1/failed/replay/{job}",
+        "Stop a replay.",
+        Answer(200, "Where it stands; one that has ended stays as it is.", Replay),
+        description=(
+            "What it has moved is on its way; what it has not stays a dead letter. A step that is under way, of up to "
+            "500 deliveries, still ends."
+        ),
+        scopes=("push", "admin"),
+        problems=(*_KEYED, NotFound, InvalidRequest),
+    ),
+    Call(
         "get_devices",
         "GET",
         "/v1/devices",

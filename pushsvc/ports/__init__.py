@@ -310,7 +310,7 @@ class ReplayStatus(Struct, frozen=True):
 
     job: str
     spec: ReplaySpec
-    state: Literal["queued", "running", "done", "failed"]
+    state: Literal["queued", "running", "done", "failed", "stopped"]
     created_at: int
     updated_at: int
     matched: int
@@ -337,6 +337,11 @@ class DeadLetters(Protocol):
 
     async def replay(self, app: str, job: str) -> ReplayStatus | None:
         """Where a replay stands. None: no such replay."""
+        ...
+
+    async def stop(self, app: str, job: str) -> ReplayStatus | None:
+        """Move no more of its dead letters; a step that is under way ends. What was moved is on its way. A replay that
+        has ended stays as it is. None: no such replay."""
         ...
 
 

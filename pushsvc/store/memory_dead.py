@@ -10,7 +10,7 @@ from ..ports import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
 from .letters import fits, parse_cursor, row_of_letter
 from .memory_state import State
 from .reopening import grouped, reopened
-from .replays import Step
+from .replays import ENDED, Step
 
 
 class MemoryDeadLetters:
@@ -49,6 +49,12 @@ class MemoryDeadLetters:
     async def replay(self, app: str, job: str) -> ReplayStatus | None:
         return self._state.replays.get((app, job))
 
+    async def stop(self, app: str, job: str) -> ReplayStatus | None:
+        status = self._state.replays.get((app, job))
+        if status is not None and status.state not in ENDED:
+            status = self._state.replays[app, job] = msgspec.structs.replace(status, state="stopped")
+        return status
+
     async def unfinished(self, *, due: bool = True) -> list[tuple[str, str]]:
         return [place for place, status in self._state.replays.items() if status.state in ("queued", "running")]
 
@@ -57,13 +63,14 @@ class MemoryDeadLetters:
 
     async def finish(self, app: str, job: str, error: str = "") -> None:
         status = self._state.replays[app, job]
-        state = "failed" if error else "done"
-        self._state.replays[app, job] = msgspec.structs.replace(status, state=state, error=error)
+        if status.state != "stopped":
+            state = "failed" if error else "done"
+            self._state.replays[app, job] = msgspec.structs.replace(status, state=state, error=error)
 
     async def step(self, app: str, job: str, *, most: int) -> Step:
         state = self._state
         status = state.replays.get((app, job))
-        if status is None or status.state in ("done", "failed"):
+        if status is None or status.state in ENDED:
             return Step(over=True)
         seen, end = state.replay_ends[job]
         spec = status.spec

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -27,7 +27,8 @@ from .reopening import Letter, Reopening, grouped, reopened
 from .settling import lua_string
 
 RECORD_TTL = 7 * DAY * 1000
-_FIELDS = ("spec", "st", "at", "matched", "error", "up", "moved", "skipped")
+_FIELDS = ("spec", "st", "at", "matched", "error", "up", "moved", "skipped", "stop")
+ENDED: Final = ("done", "failed", "stopped")
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -85,7 +86,7 @@ class RedisReplays:
         return ReplayStatus(
             job=job,
             spec=msgspec.json.decode(spec, type=ReplaySpec),
-            state=state.decode(),
+            state="stopped" if answers[0][8] else state.decode(),
             created_at=int(created),
             updated_at=max(int(answer[5] or 0) for answer in answers),
             matched=int(matched),
@@ -93,6 +94,16 @@ class RedisReplays:
             skipped=sum(int(answer[7] or 0) for answer in answers),
             error=(error or b"").decode(),
         )
+
+    async def stop(self, app: str, job: str) -> ReplayStatus | None:
+        """A field of its own says so: a worker that is at a step may still write the state."""
+        status = await self.replay(app, job)
+        if status is None or status.state in ENDED:
+            return status
+        head = keys.replay(app, 0, job)
+        await self._link.many([("HSET", head, "stop", 1, "up", self._clock()), ("PEXPIRE", head, RECORD_TTL)])
+        await self._link.call("ZREM", keys.REPLAYS, f"{app} {job}")
+        return await self.replay(app, job)
 
     async def unfinished(self, *, due: bool = True) -> list[tuple[str, str]]:
         """App and job of replays that are not done; those only that nobody works on, unless told."""
@@ -116,7 +127,7 @@ class RedisReplays:
     async def step(self, app: str, job: str, *, most: int) -> Step:
         """Put up to `most` deliveries back into their lanes, in one atomic step of one shard."""
         status = await self.replay(app, job)
-        if status is None or status.state in ("done", "failed"):
+        if status is None or status.state in ENDED:
             return Step(over=True)
         if status.state == "queued":
             await self._link.call("HSET", keys.replay(app, 0, job), "st", "running")

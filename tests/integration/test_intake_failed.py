@@ -92,6 +92,12 @@ def test_a_replay_is_asked_for_and_followed() -> None:
             assert answer.status == 404
         async with session.post("/v1/failed/replay", json={}) as answer:
             assert (await answer.json())["matched"] == 3
+        async with session.delete(path, headers={"Authorization": "Bearer newsie"}) as answer:
+            assert answer.status == 404
+        async with session.delete(path) as answer:
+            shown = await answer.json()
+            assert (answer.status, shown["state"], shown["moved"]) == (200, "stopped", 2)
+        assert (await service.dead.step("shop", told["job"], most=2)).over
 
     play(act)
 

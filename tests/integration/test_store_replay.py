@@ -274,3 +274,37 @@ def test_of_two_workers_on_one_replay_the_slower_is_told(server: Server | None) 
         assert await dead.unfinished(due=False) == []
 
     play(server, story)
+
+
+def test_one_that_is_stopped_moves_nothing_more_and_what_it_moved_is_on_its_way(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        push = make_push("p", 30)
+        await fail_all(store, push)
+        status = await store.dead.request(ReplaySpec("shop", ANY))
+        assert (await store.dead.step("shop", status.job, most=10)).moved == 10
+        stopped = await store.dead.stop("shop", status.job)
+        assert stopped is not None
+        assert (stopped.state, stopped.moved) == ("stopped", 10)
+        assert await store.dead.unfinished(due=False) == []
+        # A worker that was at it meanwhile finds that it is over, and does not call it done.
+        await store.dead.keep("shop", status.job, lease=0)
+        assert await store.dead.unfinished(due=False) == []
+        assert (await store.dead.step("shop", status.job, most=10)).over
+        await store.dead.finish("shop", status.job)
+        again = await store.dead.stop("shop", status.job)
+        assert again is not None
+        assert (again.state, again.moved) == ("stopped", 10)
+        assert counts(await store.pushes.status("shop", push.id)) == {"retrying": 10, "failed": 20}
+        assert await store.dead.count("shop", ANY) == 20
+        assert await store.dead.stop("shop", "0badc0de") is None
+        # One that has ended stays as it is.
+        second = await store.dead.request(ReplaySpec("shop", ANY))
+        while not (await store.dead.step("shop", second.job, most=100)).over:
+            pass
+        await store.dead.finish("shop", second.job)
+        done = await store.dead.stop("shop", second.job)
+        assert done is not None
+        assert done.state == "done"
+
+    play(server, story)
