@@ -2,13 +2,27 @@
 --
 -- A push that is done stays done. Cancelling twice is the same as once. A push that is scheduled is not in any lane:
 -- its chunks are deleted here and now, and no dispatcher ever hears of it. One whose audience is being expanded takes
--- no further step: it has the deliveries that it has.
+-- no further step: it has the deliveries that it has. Where none of them is open, its status has a lifetime from now on.
 --
 -- KEYS  1 ps:T:p:<id>; 2 ps:T:cancelled; 3 ps:T:epoch; 4 ps:T:s:<id>; 5 ps:T:scheduled; 6 ps:T:pending;
 --       7 ps:T:x:<id>; 8 ps:T:expansions
--- ARGV  1 push id; 2 now ms; 3 status TTL ms; then the fields to return
+-- ARGV  1 push id; 2 now ms; 3 status TTL ms; 4 ms for which a delivery may be open; then the fields to return
 -- Returns the values of those fields after the step, and of a push that was scheduled platform, count, platform, count,
 -- .. of what has ended here; or false for a push that is not known.
+
+-- include: retire
+
+local prefix = string.match(KEYS[1], '^ps:%b{}:')
+
+-- How many of its deliveries have ended.
+local function over()
+  local found = 0
+  for _, count in ipairs(redis.call('HMGET', KEYS[1], 'n:sent', 'n:failed', 'n:invalid', 'n:expired', 'n:suppressed',
+    'n:cancelled')) do
+    found = found + tonumber(count or 0)
+  end
+  return found
+end
 
 local state, total = unpack(redis.call('HMGET', KEYS[1], 'st', 'n'))
 if not state then
@@ -17,7 +31,6 @@ end
 local ended = {}
 if state ~= 'done' and state ~= 'cancelled' then
   redis.call('HSET', KEYS[1], 'st', 'cancelled', 'up', ARGV[2])
-  redis.call('PEXPIRE', KEYS[1], ARGV[3])
   redis.call('DEL', KEYS[7])
   redis.call('ZREM', KEYS[8], ARGV[1])
   if state == 'scheduled' then
@@ -29,10 +42,13 @@ if state ~= 'done' and state ~= 'cancelled' then
     redis.call('DEL', KEYS[4])
     redis.call('ZREM', KEYS[5], ARGV[1])
     redis.call('HINCRBY', KEYS[6], 'scheduled', 0 - total) -- -0 is no integer to Redis
+    retire(prefix, ARGV[1], true, ARGV[3])
+  elseif over() == tonumber(total) then
+    retire(prefix, ARGV[1], true, ARGV[3])
   else
     redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
-    redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[2] - ARGV[3])
+    redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[2] - ARGV[4])
     redis.call('INCR', KEYS[3])
   end
 end
-return { redis.call('HMGET', KEYS[1], unpack(ARGV, 4)), ended }
+return { redis.call('HMGET', KEYS[1], unpack(ARGV, 5)), ended }

@@ -6,6 +6,8 @@ import msgspec
 from msgspec import Struct
 
 DAY = 24 * 60 * 60
+OPEN_MOST = 29 * DAY * 1000
+"""Milliseconds for which a delivery may be open once its push is being sent: the longest `ttl`, and a day in hand."""
 
 
 class StoreConfig(Struct, frozen=True, kw_only=True):

@@ -1,15 +1,16 @@
 -- Included by others: writes pushes, each as a status hash and its entries in the lanes.
 --
--- From ARGV[at] on for each push: id, total, created at ms, due ms or 0 for at once, lifetime of its status in ms,
+-- From ARGV[at] on for each push: id, total, created at ms, due ms or 0 for at once, status TTL in ms,
 -- encoded push or '', number of chunks, and for each chunk: platform, lane, number of targets, blob. A push whose id is
 -- known already is left alone. The chunks of one that is scheduled wait beside the lanes until launch.lua moves them
 -- there; until then its deliveries are counted as `scheduled`. A push that comes encoded is made from an audience: it
--- has no chunks yet, and expand.lua goes on from here, when the push is due.
+-- has no chunks yet, and expand.lua goes on from here, when the push is due. A status has no lifetime while deliveries
+-- of its push are open: the step that ends the last of them gives it one.
 
 local function enqueue(prefix, at)
   local added = {}
   while at <= #ARGV do
-    local id, total, created, due, lifetime = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+    local id, total, created, due, ttl = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
     local whole, chunks = ARGV[at + 5], tonumber(ARGV[at + 6])
     local push = prefix .. 'p:' .. id
     local new = redis.call('EXISTS', push) == 0
@@ -19,8 +20,6 @@ local function enqueue(prefix, at)
       local state = due == '0' and 'expanding' or 'scheduled'
       redis.call('HSET', push, 'n', 0, 'st', state, 'at', created, 'up', created, 'x', 1)
       redis.call('HSET', record, 'push', whole, 'step', 0, 'cursor', '')
-      redis.call('PEXPIRE', push, lifetime)
-      redis.call('PEXPIRE', record, lifetime)
       redis.call('ZADD', prefix .. 'expansions', due == '0' and created or due, id)
       if due ~= '0' then
         redis.call('HSET', push, 'due', due)
@@ -28,7 +27,9 @@ local function enqueue(prefix, at)
     elseif new then
       local state = total == '0' and 'done' or later and 'scheduled' or 'sending'
       redis.call('HSET', push, 'n', total, 'st', state, 'at', created, 'up', created)
-      redis.call('PEXPIRE', push, lifetime)
+      if total == '0' then
+        redis.call('PEXPIRE', push, ttl)
+      end
     end
     if new and later then
       redis.call('HSET', push, 'due', due)

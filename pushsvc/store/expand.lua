@@ -11,6 +11,8 @@
 --       8 lease ms; then for each chunk: platform, lane, number of targets, blob
 -- Returns the deliveries of the push so far, or -1 where the step did not take place.
 
+-- include: retire
+
 local id, now, ttl = ARGV[2], ARGV[3], ARGV[4]
 if redis.call('HGET', KEYS[3], 'step') ~= ARGV[5] then
   return -1
@@ -31,7 +33,6 @@ local total = redis.call('HINCRBY', KEYS[2], 'n', found)
 if ARGV[7] ~= '1' then
   redis.call('HSET', KEYS[2], 'st', 'expanding', 'up', now)
   redis.call('HSET', KEYS[3], 'step', ARGV[5] + 1, 'cursor', ARGV[6])
-  redis.call('PEXPIRE', KEYS[3], ttl)
   redis.call('ZADD', KEYS[4], 'XX', now + ARGV[8], id)
 else
   local over = 0
@@ -42,6 +43,8 @@ else
   redis.call('HSET', KEYS[2], 'st', over == total and 'done' or 'sending', 'up', now)
   redis.call('DEL', KEYS[3])
   redis.call('ZREM', KEYS[4], id)
+  if over == total then
+    retire(ARGV[1], id, true, ttl)
+  end
 end
-redis.call('PEXPIRE', KEYS[2], ttl)
 return total

@@ -18,23 +18,23 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:scheduled`           | zset   | member: until due      | ids of scheduled pushes; score due ms                 |
 | `ps:T:s:<id>`              | list   | entry: until due       | what a scheduled push puts into the lanes: platform,  |
 |                            |        |                        | lane, number of targets, encoded Chunk, and so on     |
-| `ps:T:p:<id>`              | hash   | status TTL             | one push: see below                                   |
-| `ps:T:b:<id>`              | string | status TTL             | pushes of > 32: a bit a delivery that has ended       |
-| `ps:T:r:<id>`              | zset   | status TTL             | pushes of > 32: rows; score index, member `<index>    |
+| `ps:T:p:<id>`              | hash   | once done: status TTL  | one push: see below                                   |
+| `ps:T:b:<id>`              | string | once done: status TTL  | pushes of > 32: a bit a delivery that has ended       |
+| `ps:T:r:<id>`              | zset   | once done: status TTL  | pushes of > 32: rows; score index, member `<index>    |
 |                            |        |                        | <encoded rows>`, from that index on                   |
-| `ps:T:t:<id>`              | hash   | status TTL             | index -> turn, of deliveries that were retried and    |
+| `ps:T:t:<id>`              | hash   | field: until it ends   | index -> turn, of deliveries that were retried and    |
 |                            |        |                        | have not ended; 1 where there is none                 |
-| `ps:T:x:<id>`              | hash   | status TTL             | the expansion of a push from its audience: `push`     |
+| `ps:T:x:<id>`              | hash   | until all are found    | the expansion of a push from its audience: `push`     |
 |                            |        |                        | encoded Push, `step` steps taken, `cursor` of the next|
 | `ps:T:expansions`          | zset   | until done             | ids of pushes that are being expanded; score the ms   |
 |                            |        |                        | at which one that nobody works on is taken up         |
-| `ps:T:cancelled`           | zset   | member: status TTL     | ids of cancelled pushes that still have deliveries    |
+| `ps:T:cancelled`           | zset   | member: until it ends  | ids of cancelled pushes that still have deliveries    |
 |                            |        |                        | not ended; score cancelled at ms                      |
 | `ps:T:epoch`               | string | for good               | counter, raised by each cancel: a cheap question      |
 | `ps:T:dead`                | stream | entry: dead-letter TTL | dead letters: `d` encoded DeadLetter                  |
 | `ps:T:m:<id>`              | hash   | dead-letter TTL        | platform -> encoded Chunk without targets, so that a  |
 |                            |        |                        | dead letter can be sent again                         |
-| `ps:T:replay:<job>`        | hash   | 7 days                 | a replay: `cursor`, `end`, `moved`, `skipped`, `up`;  |
+| `ps:T:replay:<job>`        | hash   | once done: 7 days      | a replay: `cursor`, `end`, `moved`, `skipped`, `up`;  |
 |                            |        |                        | in shard 0 also `spec`, `st`, `at`, `matched`, `error`|
 | `ps:T:answers:<platform>:<minute>` | hash | 24 h           | `sent:<s>`, `dead:<s>`, `suspect:<s>`: what was       |
 |                            |        |                        | answered of tokens in ten seconds from second s on    |
@@ -100,9 +100,13 @@ A push that is made from an audience has `x` 1. Its `n` grows with each step of 
 many there will be, it is kept like one of more than 32 from its first delivery on, with rows also of the first 1,000
 that end as `sent`: if there are no more than these, each delivery has its row.
 
-What a scheduled push will send has no lifetime. Its status is kept for as long as the push may be sent and for the
-status TTL after that; the status TTL begins when the push is launched. Until then its deliveries are not counted by
-platform and lane: they wait for a clock, and no dispatcher could make them fewer.
+Whatever still has work to do has no lifetime: a push's status, bitmap and rows while deliveries of it are open, its
+chunks while it is scheduled, its audience while it is being expanded, a replay while it is not done. Their lifetime
+begins with the step that ends the last of them (retire.lua), however long they waited before. Cleanup removes a status
+whose deliveries were all lost: it has been open for longer than any of them may live (`OPEN_MOST`).
+
+The deliveries of a scheduled push are not counted by platform and lane: they wait for a clock, and no dispatcher could
+make them fewer.
 
 A push that has failed deliveries keeps all of this for as long as a dead letter lives, where that is longer than the
 status TTL: a replay opens its deliveries again, and must know which have ended, in which turn.

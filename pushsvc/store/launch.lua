@@ -1,15 +1,14 @@
 -- Launches scheduled pushes that are due: their chunks go into their lanes, and the push is being sent.
 --
 -- Several processes may do so at once, and one may cancel meanwhile: each push is launched or cancelled, once, and by
--- whoever comes first. A push is launched whole, so a call moves a little more than it was told at most. The lifetime
--- of the status begins here. Where the status has run out, because nothing ran for longer than the push was to live,
--- its deliveries travel all the same and expire.
+-- whoever comes first. A push is launched whole, so a call moves a little more than it was told at most. Where the
+-- status is gone its deliveries travel all the same.
 --
 -- KEYS  1 ps:T:scheduled; 2 ps:T:pending
--- ARGV  1 prefix `ps:T:`; 2 now ms; 3 status TTL ms; 4 how many chunks, about
+-- ARGV  1 prefix `ps:T:`; 2 now ms; 3 how many chunks, about
 -- Returns how many pushes were launched.
 
-local prefix, room = ARGV[1], tonumber(ARGV[4])
+local prefix, room = ARGV[1], tonumber(ARGV[3])
 local change = {}
 
 -- Moves the chunks of a push; returns how many there were.
@@ -35,7 +34,6 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'LIMIT
   local push = prefix .. 'p:' .. id
   if redis.call('EXISTS', push) == 1 then
     redis.call('HSET', push, 'st', 'sending', 'up', ARGV[2])
-    redis.call('PEXPIRE', push, ARGV[3])
   end
   redis.call('ZREM', KEYS[1], id)
   launched = launched + 1

@@ -16,7 +16,7 @@ from msgspec import Struct
 from ..ports.cleanup import Swept
 from . import keys
 from .accepting import KEEP_RECORD
-from .config import DAY, StoreConfig
+from .config import DAY, OPEN_MOST, StoreConfig
 from .link import Link
 from .orphans import BUCKETS, INDEXES, Orphans
 from .replays import RECORD_TTL
@@ -34,7 +34,6 @@ _LIFETIMES: dict[str, str | int] = {
     "t": "part",
     "x": "part",
     "i": KEEP_RECORD * 1000,
-    "replay": RECORD_TTL,
     "lim": DAY * 1000,
     "bucket": DAY * 1000,
 }
@@ -91,6 +90,7 @@ class RedisLeftovers:
     ) -> tuple[Counter[Any], list[str]]:
         """Repair lifetimes at once; the other keys in which something may be to do come back."""
         waiting: list[str] = []
+        replays: list[str] = []
         slots: dict[tuple[str, str], list[tuple[str, str | int]]] = {}
         for key in (name.decode() for name in names):
             name = keys.parse(key)
@@ -101,17 +101,26 @@ class RedisLeftovers:
                     waiting.append(key)
             elif name.kind in _WHAT:
                 waiting.append(key)
+            elif name.kind == "replay":
+                replays.append(key)
             elif name.kind == "m":
                 slots.setdefault(name[:2], []).append((key, self._config.dead_ttl * 1000))
             elif name.kind in _LIFETIMES:
                 slots.setdefault(name[:2], []).append((key, _LIFETIMES[name.kind]))
+        if replays:
+            # One that is not done has no lifetime yet.
+            busy = {name.decode().replace(" ", ":") for name in await self._link.call("ZRANGE", keys.REPLAYS, 0, -1)}
+            for key in replays:
+                name = keys.parse(key)
+                if name is not None and f"{name.app}:{name.rest}" not in busy:
+                    slots.setdefault(name[:2], []).append((key, RECORD_TTL))
         removed: Counter[Any] = Counter()
         status_ttl, dead_ttl = self._config.status_ttl * 1000, self._config.dead_ttl * 1000
         for (app, _), found in slots.items():
             answer = await self._link.script(
                 "lifetimes",
                 [key for key, _ in found],
-                [now, status_ttl, dead_ttl, int(dry_run), *(kind for _, kind in found)],
+                [now, status_ttl, dead_ttl, int(dry_run), OPEN_MOST, *(kind for _, kind in found)],
             )
             removed[app, "statuses"] += answer.count(1)
             removed[app, "lifetimes"] += answer.count(2)
@@ -142,7 +151,7 @@ class RedisLeftovers:
             "dead": config.dead_ttl,
             "events": config.events_ttl,
             "sup": config.suppression_ttl,
-            "cancelled": config.status_ttl,
+            "cancelled": OPEN_MOST // 1000,
         }
         return max(0, now - ttl[kind] * 1000)
 

@@ -15,7 +15,7 @@ from ..routing import platform_of
 from . import keys
 from .accepting import Accepting, Args, Part
 from .clock import Clock
-from .config import StoreConfig
+from .config import OPEN_MOST, StoreConfig
 from .link import Link
 from .status import FIELDS, status_of
 
@@ -74,12 +74,9 @@ class RedisPushes:
     def _pack(self, push: Push) -> tuple[Args, int]:
         """What `enqueue.lua` reads of a push, and its size in bytes."""
         chunks = split(push, self._config.chunk_size)
-        lifetime = self._config.status_ttl * 1000
-        if push.send_at is not None:
-            # Until it would expire, and beyond: it may be launched late. The status TTL itself begins at its launch.
-            lifetime += push.expires_at - push.created_at
+        ttl = self._config.status_ttl * 1000
         whole = encode_push(push) if push.audience else b""
-        args: Args = [push.id, push.total, push.created_at, push.send_at or 0, lifetime, whole, len(chunks)]
+        args: Args = [push.id, push.total, push.created_at, push.send_at or 0, ttl, whole, len(chunks)]
         size = len(whole)
         for chunk in chunks:
             blob = encode_chunk(chunk)
@@ -143,7 +140,7 @@ class RedisPushes:
                 *(keys.waiting(app, shard, push_id), keys.scheduled(app, shard), keys.pending(app, shard)),
                 *(keys.expansion(app, shard, push_id), keys.expansions(app, shard)),
             ],
-            [push_id, self._clock(), self._config.status_ttl * 1000, *FIELDS],
+            [push_id, self._clock(), self._config.status_ttl * 1000, OPEN_MOST, *FIELDS],
         )
         values, ended = answer or (None, [])
         for platform, count in zip(ended[::2], ended[1::2], strict=True):

@@ -36,7 +36,7 @@ from .held import HeldRoutes
 from .lanes import LaneState
 from .link import Link
 from .liveness import Liveness
-from .settling import RENEWAL, Closed, batches, pack, pack_finished
+from .settling import Closed, batches, pack, pack_finished
 from .suppression import Suppression
 
 _SETTLE = 1000
@@ -229,7 +229,7 @@ class RedisQueue:
     ) -> list[Any]:
         config = self._config
         now = self._clock()
-        groups, singles = pack(settlements, closed, renew_before=now - config.status_ttl * 1000 // RENEWAL)
+        groups, singles = pack(settlements, closed)
         slot = slot_of(settlements, now)
         blob = _pack(
             (now, config.status_ttl * 1000, config.dead_ttl * 1000, groups, singles, refs, slot, ANSWERS_TTL * 1000)
@@ -263,7 +263,7 @@ class RedisQueue:
                 self._link.script(
                     "launch",
                     [keys.scheduled(app, shard), keys.pending(app, shard)],
-                    [keys.prefix(app, shard), now, self._config.status_ttl * 1000, _LAUNCH],
+                    [keys.prefix(app, shard), now, _LAUNCH],
                 )
                 for shard in range(self._config.shards_of(app))
             )

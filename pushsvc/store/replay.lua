@@ -7,8 +7,7 @@
 --
 -- KEYS  1 ps:T:pending; 2 ps:T:dead; 3 ps:T:replay:<job>
 -- ARGV  1 prefix `ps:T:`; 2 MessagePack of
---         { now ms, lifetime of statuses ms, lifetime of the replay's record ms, cursor seen, next cursor,
---           skipped already, groups }
+--         { now ms, cursor seen, next cursor, skipped already, groups }
 --         group: { push id, platform, lane, total, turn, encoded chunk, indexes, ids of the dead letters }
 -- Returns { moved, skipped }, or { -1 } where the cursor is another, or { -2 } where a dead letter is gone by now: then
 -- read again.
@@ -16,7 +15,7 @@
 -- include: fence
 
 local prefix = ARGV[1]
-local now, ttl, record_ttl, seen, cursor, skipped, groups = unpack(cmsgpack.unpack(ARGV[2]))
+local now, seen, cursor, skipped, groups = unpack(cmsgpack.unpack(ARGV[2]))
 if (redis.call('HGET', KEYS[3], 'cursor') or '') ~= seen then
   return { -1 }
 end
@@ -60,8 +59,8 @@ local function reopen(group)
   end
   redis.call('HSET', push, 'up', now, 'rt', tonumber(head[2] or 0) + #index,
     'n:failed', tonumber(head[3] or 0) - #index, 'st', head[1] == 'done' and 'sending' or head[1])
-  for _, key in ipairs({ 'p:', 't:', 'b:', 'r:' }) do
-    redis.call('PEXPIRE', prefix .. key .. id, ttl)
+  for _, key in ipairs({ 'p:', 'b:', 'r:' }) do
+    redis.call('PERSIST', prefix .. key .. id) -- it is open again
   end
   redis.call('XADD', prefix .. 'q:' .. platform .. ':' .. lane, '*', 'c', chunk, 'n', #index)
   local at = platform .. ':' .. lane
@@ -78,5 +77,4 @@ end
 redis.call('HINCRBY', KEYS[3], 'moved', moved)
 redis.call('HINCRBY', KEYS[3], 'skipped', skipped)
 redis.call('HSET', KEYS[3], 'cursor', cursor, 'up', now)
-redis.call('PEXPIRE', KEYS[3], record_ttl)
 return { moved, skipped }

@@ -69,10 +69,10 @@ class RedisReplays:
         commands: list[tuple[Any, ...]] = []
         for shard, newest in zip(shards, last, strict=True):
             key = keys.replay(app, shard, job)
-            commands += [("HSET", key, "end", newest[0][0] if newest else "0-0"), ("PEXPIRE", key, RECORD_TTL)]
+            commands.append(("HSET", key, "end", newest[0][0] if newest else "0-0"))
         head = keys.replay(app, 0, job)
         told = ("spec", msgspec.json.encode(spec), "st", "queued", "at", now, "up", now, "matched", matched)
-        commands += [("HSET", head, *told), ("PEXPIRE", head, RECORD_TTL)]
+        commands.append(("HSET", head, *told))
         await self._link.many(commands)
         await self._link.call("ZADD", keys.REPLAYS, now, f"{app} {job}")
         return ReplayStatus(job=job, spec=spec, state="queued", created_at=now, updated_at=now, matched=matched)
@@ -117,9 +117,10 @@ class RedisReplays:
     async def finish(self, app: str, job: str, error: str = "") -> None:
         """It is done, or has failed."""
         state = "failed" if error else "done"
-        head = keys.replay(app, 0, job)
+        records = [keys.replay(app, shard, job) for shard in range(self._config.shards_of(app))]
         told = ("st", state, "error", error, "up", self._clock())
-        await self._link.many([("HSET", head, *told), ("PEXPIRE", head, RECORD_TTL)])
+        lifetimes = [("PEXPIRE", record, RECORD_TTL) for record in records]
+        await self._link.many([("HSET", records[0], *told), *lifetimes])
         await self._link.call("ZREM", keys.REPLAYS, f"{app} {job}")
 
     # --- steps ----------------------------------------------------------------------------------
@@ -201,7 +202,6 @@ class RedisReplays:
     async def _move(
         self, app: str, shard: int, job: str, progress: tuple[str, str, int], reopenings: Sequence[Reopening]
     ) -> list[int]:
-        config = self._config
         groups = [
             (
                 each.chunk.push_id,
@@ -215,11 +215,10 @@ class RedisReplays:
             )
             for each in reopenings
         ]
-        lifetime = max(config.status_ttl, config.dead_ttl) * 1000
         answer: list[int] = await self._link.script(
             "replay",
             [keys.pending(app, shard), keys.dead(app, shard), keys.replay(app, shard, job)],
-            [keys.prefix(app, shard), _pack((self._clock(), lifetime, RECORD_TTL, *progress, groups))],
+            [keys.prefix(app, shard), _pack((self._clock(), *progress, groups))],
         )
         return answer
 

@@ -23,13 +23,14 @@
 --           head     the encoded chunk without targets, for dead letters; else an empty string
 --           dead, receipts   { place in indexes, blob }
 --           asked    1 where the provider was asked; 0 for a dry run that it has no word for
---         singles:  { platform, lane, end, turn, renew, { push id, row, push id, row, .. } }, of pushes with a total of
---                   1 and index 0; `renew` is 1 where the status TTL is to begin anew
+--         singles:  { platform, lane, end, turn, { push id, row, push id, row, .. } }, of pushes with a total of 1 and
+--                   index 0
 --         finished: { platform, lane, entry ids }
 --         slot:     the answers' instant in tens of seconds since the epoch
 -- Returns the number of settlements that took effect, then for each closed target of a retry: push id, index.
 
 -- include: fence
+-- include: retire
 
 local ENDS = { sent = 3, failed = 4, invalid = 5, expired = 6, suppressed = 7, cancelled = 8 } -- places in head
 
@@ -184,7 +185,6 @@ local function settle(group)
     end
     if retried > 0 then
       redis.call('HSET', prefix .. 't:' .. id, unpack(next_turns))
-      redis.call('PEXPIRE', prefix .. 't:' .. id, ttl)
     end
     if large then
       if bytes then
@@ -195,8 +195,6 @@ local function settle(group)
       if #rows > 0 then
         redis.call('ZADD', prefix .. 'r:' .. id, unpack(rows))
       end
-      redis.call('PEXPIRE', prefix .. 'b:' .. id, ttl)
-      redis.call('PEXPIRE', prefix .. 'r:' .. id, ttl)
     end
     local over = 0
     for at = 3, 8 do
@@ -216,8 +214,8 @@ local function settle(group)
       end
     end
     redis.call(unpack(fields))
-    if large or retried > 0 or over == whole or #dead > 0 then
-      redis.call('PEXPIRE', push, ttl)
+    if over == whole then
+      retire(prefix, id, large, ttl)
     end
   end
 
@@ -251,7 +249,7 @@ local function settle(group)
 end
 
 -- The same as `settle` for the only delivery of each of these pushes; returns how many took effect.
-local function settle_singles(name, turn, renew, list)
+local function settle_singles(name, turn, list)
   local ended = 0
   local first, tally = prefix .. 'p:', 'n:' .. name
   for at = 1, #list, 2 do
@@ -275,12 +273,12 @@ local function settle_singles(name, turn, renew, list)
       elseif state then
         redis.call('HSET', push, 'up', now, tally, 1, '0', list[at + 1], 'st', 'done')
       end
-      if state and turn > 1 then
-        redis.call('HSET', push, 'rt', 0)
-        redis.call('DEL', prefix .. 't:' .. id)
-      end
-      if renew == 1 then
+      if state then
         redis.call('PEXPIRE', push, ttl)
+        if turn > 1 then
+          redis.call('HSET', push, 'rt', 0)
+          redis.call('DEL', prefix .. 't:' .. id)
+        end
       end
     end
   end
@@ -291,8 +289,8 @@ for g = 1, #groups do
   settle(groups[g])
 end
 for s = 1, #singles do
-  local platform, lane, name, turn, renew, list = unpack(singles[s])
-  local ended = settle_singles(name, turn, renew, list)
+  local platform, lane, name, turn, list = unpack(singles[s])
+  local ended = settle_singles(name, turn, list)
   applied = applied + ended
   local at = platform .. ':' .. lane
   pending[at] = (pending[at] or 0) - ended

@@ -41,8 +41,6 @@ STEP_MS: Final = 100
 """Retries that fall due within the same step are not told apart."""
 WIDEST = 1024
 """Bytes of a mask, at most."""
-RENEWAL = 16
-"""A push that ends within a sixteenth of its status TTL keeps the one from its beginning: one command less."""
 
 Closed: TypeAlias = set[tuple[str, int]]
 """Push id and index of deliveries that the store has closed."""
@@ -152,14 +150,11 @@ def member_of(rows: Sequence[tuple[int, DeliveryRow]]) -> bytes:
 
 
 def pack(
-    settlements: Iterable[Settlement], closed: Closed | None = None, *, renew_before: int = 0
+    settlements: Iterable[Settlement], closed: Closed | None = None
 ) -> tuple[list[list[Any]], list[tuple[Any, ...]]]:
-    """The `groups` and the `singles` of one app shard, less what is known to be closed.
-
-    The status of a push that was to be sent before `renew_before` (Unix ms) has its lifetime renewed at the end.
-    """
+    """The `groups` and the `singles` of one app shard, less what is known to be closed."""
     groups: dict[int, _Group] = {}
-    singles: dict[tuple[str, str, str, int, int], list[Any]] = {}
+    singles: dict[tuple[str, str, str, int], list[Any]] = {}
     for settlement in settlements:
         delivery = settlement.delivery
         chunk = delivery.chunk
@@ -177,7 +172,7 @@ def pack(
             and not chunk.dry_run
             and target.index == 0
         ):
-            kind = (chunk.platform, chunk.lane, verdict.end, chunk.turn, int(chunk.starts_at < renew_before))
+            kind = (chunk.platform, chunk.lane, verdict.end, chunk.turn)
             single = singles.get(kind)
             if single is None:
                 single = singles[kind] = []

@@ -3,23 +3,25 @@
 -- Nothing of it is in any lane yet, so that this is one step. A push of which nothing is left is done.
 --
 -- KEYS  1 ps:T:scheduled; 2 ps:T:pending; 3 ps:T:s:<id>; 4 ps:T:p:<id>
--- ARGV  1 prefix `ps:T:`; 2 push id; 3 now ms; 4 number of chunks that change, then for each: its place in the list,
---       the chunk as it was, the chunk as it shall be or '', how many targets that leaves; then for each target that
---       goes: index, encoded row of a small push, or member of a large one (see settle.lua)
+-- ARGV  1 prefix `ps:T:`; 2 push id; 3 now ms; 4 status TTL ms; 5 number of chunks that change, then for each: its place
+--       in the list, the chunk as it was, the chunk as it shall be or '', how many targets that leaves; then for each
+--       target that goes: index, encoded row of a small push, or member of a large one (see settle.lua)
 -- Returns how many targets went, or -1 where something is not what it was.
+
+-- include: retire
 
 local FEW = 32 -- keys.FEW
 
-local prefix, id, chunks = ARGV[1], ARGV[2], tonumber(ARGV[4])
-local behind = 5 + 4 * chunks
-for at = 5, behind - 1, 4 do
+local prefix, id, chunks = ARGV[1], ARGV[2], tonumber(ARGV[5])
+local behind = 6 + 4 * chunks
+for at = 6, behind - 1, 4 do
   if redis.call('LINDEX', KEYS[3], ARGV[at] + 3) ~= ARGV[at + 1] then
     return -1
   end
 end
 
 local went = (#ARGV - behind + 1) / 2
-for at = 5, behind - 1, 4 do
+for at = 6, behind - 1, 4 do
   local place = tonumber(ARGV[at])
   if ARGV[at + 2] == '' then
     for part = place, place + 3 do
@@ -43,11 +45,6 @@ if total > 0 then
       redis.call('ZADD', prefix .. 'r:' .. id, ARGV[at], ARGV[at + 1])
     end
   end
-  if total > FEW then
-    local left = redis.call('PTTL', KEYS[4])
-    redis.call('PEXPIRE', prefix .. 'b:' .. id, left)
-    redis.call('PEXPIRE', prefix .. 'r:' .. id, left)
-  end
   redis.call('HINCRBY', KEYS[4], 'n:cancelled', went)
   redis.call('HSET', KEYS[4], 'up', ARGV[3])
 end
@@ -55,6 +52,7 @@ if redis.call('EXISTS', KEYS[3]) == 0 then
   redis.call('ZREM', KEYS[1], id)
   if total > 0 then
     redis.call('HSET', KEYS[4], 'st', 'done')
+    retire(prefix, id, total > FEW, ARGV[4])
   end
 end
 return went

@@ -103,8 +103,8 @@ async def make_aged(store: Store, app: str = "shop", many: int = 3) -> Removed:
     await call("XADD", keys.events(app, 0), f"{NOW - 29 * DAY}-1", "e", b"\x01x")
     old = [part for n in range(many) for part in (NOW - 181 * DAY - n, b"old%d" % n)]
     await call("ZADD", keys.suppressed(app, 0, "fcm"), *old, NOW - 179 * DAY, b"young")
-    old = [part for n in range(many) for part in (NOW - 8 * DAY - n, b"old%d" % n)]
-    await call("ZADD", keys.cancelled(app, 0), *old, NOW - 6 * DAY, b"young")
+    old = [part for n in range(many) for part in (NOW - 30 * DAY - n, b"old%d" % n)]
+    await call("ZADD", keys.cancelled(app, 0), *old, NOW - 28 * DAY, b"young")
     return Counter({(app, what): many for what in ("dead_letters", "events", "suppressions", "cancelled")})
 
 
@@ -127,13 +127,19 @@ async def make_statuses(store: Store, app: str = "shop") -> Removed:
     await call("HSET", f"ps:{{{app}.0}}:b:gone", "x", "1")  # gone: its push is
     for kind, value in (("m", "gone"), ("i", "aa"), ("replay", "j"), ("lim", "apns:all:s:1"), ("bucket", "app")):
         await call("HSET", f"ps:{{{app}.0}}:{kind}:{value}", "x", "1")  # live again
-    return Counter({(app, "statuses"): 2, (app, "lifetimes"): 3 + 5})
+    lost = f"ps:{{{app}.0}}:p:lost"  # gone: no delivery of it can be open any more
+    await call("HSET", lost, "st", "sending", "n", 2, "up", NOW - 37 * DAY, "n:sent", 1)
+    return Counter({(app, "statuses"): 3, (app, "lifetimes"): 3 + 5})
 
 
 async def make_bystanders(store: Store) -> None:
     """What no cleanup touches: pushes under way and ended, receipts, quarantine, keys of an app that is not ours."""
     await fail_all(store, make_push("failed", 2))
     await store.pushes.accept(make_push("under-way", 3))
+    call = store.link.call
+    await call("HSET", "ps:{shop.0}:p:under-way-still", "st", "sending", "n", 2, "up", NOW - 20 * DAY, "n:sent", 1)
+    await call("HSET", "ps:{shop.0}:p:under-way-unread", "st", "expanding", "n", 0, "up", NOW - 60 * DAY)
+    await call("HSET", "ps:{shop.0}:x:under-way-unread", "step", 0)
     await store.link.call("XADD", "ps:{shop.0}:quarantine", "1-1", "b", "old")
     await store.link.call("XADD", "ps:{shop.0}:receipts", "1-1", "r", "old")
     await store.link.call("XADD", "ps:{elsewhere.0}:events", "1-1", "e", "old")

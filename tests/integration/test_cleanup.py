@@ -77,6 +77,8 @@ def test_what_has_outlived_its_use_goes_and_the_dry_run_knew_it(server: Server) 
         for name, value in before.items():
             if any(part in name.decode() for part in untouched):
                 assert after[name] == value, name
+            if "under-way" in name.decode():
+                assert await store.link.call("PTTL", name) == -1, name
         assert await run(store, dry_run=True, apps=("shop", "news")) == Counter()
         assert await run(store, apps=("shop", "news")) == Counter()
 

@@ -25,6 +25,7 @@ from pushsvc.model import (
     FeedbackEvent,
     Retry,
     Route,
+    Target,
     TokenDead,
     Unavailable,
 )
@@ -446,8 +447,8 @@ async def _suppress_all(store: Store) -> int:
 # --- lifetimes ------------------------------------------------------------------------------------
 
 
-def _documented() -> list[tuple[re.Pattern[str], str, bool]]:
-    """The table of keys.py: name, type, and whether the key itself runs out."""
+def _documented() -> list[tuple[re.Pattern[str], str, bool | None]]:
+    """The table of keys.py: name, type, and whether the key itself runs out; None: once what it is about is done."""
     rows = re.findall(r"^\| (`ps:[^|]+`) +\| (\w+) +\| ([^|]+)\|", keys.__doc__ or "", re.MULTILINE)
     named = [(name, kind, lifetime) for names, kind, lifetime in rows for name in re.findall("`([^`]+)`", names)]
     assert len(named) >= 18
@@ -456,7 +457,9 @@ def _documented() -> list[tuple[re.Pattern[str], str, bool]]:
         pattern = re.escape(name).replace("ps:T:", r"ps:\{[a-z]+\.\d\}:").replace("ps:D:", r"ps:\{[a-z]+\.devices\}:")
         pattern = re.sub("<[^>]+>", "[^:]+", pattern).replace(r"\{owner\}", r"\{[^}]+\}")
         runs_out = ("TTL", "days", "seconds", "24 h")
-        expires = (lifetime.strip().endswith(runs_out) and ":" not in lifetime) or "renewed" in lifetime
+        expires: bool | None = (lifetime.strip().endswith(runs_out) and ":" not in lifetime) or "renewed" in lifetime
+        if lifetime.startswith("once done:"):
+            expires = None
         found.append((re.compile(pattern + "$"), kind, expires))
     return found
 
@@ -522,25 +525,81 @@ def test_every_key_is_as_documented(server: Server) -> None:
             ((pattern, kind, expires),) = [row for row in documented if row[0].match(name)]
             seen.add(pattern)
             assert (await store.link.call("TYPE", name)).decode() == kind, name
+            if expires is None:
+                about = re.sub(r":[brp]:", ":p:", name)
+                expires = await store.link.call("HGET", about, "st") == b"done"
             assert (await store.link.call("PTTL", name) > 0) == expires, name
         assert seen == {pattern for pattern, _, _ in documented}
 
     play(server, story)
 
 
-def test_a_status_lives_from_its_end_on(server: Server) -> None:
+@pytest.mark.parametrize("total", [1, 2, 1001])
+def test_a_status_lives_from_its_end_on(server: Server, total: int) -> None:
     async def story(store: Store) -> None:
-        old = NOW - 40_000
-        for push_id, created_at in (("old", old), ("new", NOW)):
-            await store.pushes.accept(make_push(push_id, 1, created_at=created_at))
-            await store.link.call("PEXPIRE", keys.push("shop", 0, push_id), 50_000)
-        for taken in await take_all(store):
-            await store.queue.settle("shop", *all_of(taken))
-        # Renewed where it matters: a push that ended soon after it was accepted keeps its first lifetime.
-        assert await store.link.call("PTTL", keys.push("shop", 0, "old")) > 90_000
-        assert await store.link.call("PTTL", keys.push("shop", 0, "new")) <= 50_000
+        call = store.link.call
+        kept = [keys.push("shop", 0, "p"), keys.rows("shop", 0, "p"), keys.prefix("shop", 0) + "b:p"]
 
-    play(server, story, StoreConfig(consumer="a", status_ttl=100), clock=lambda: NOW)
+        async def lifetimes() -> set[int]:
+            return {left for left in [await call("PTTL", key) for key in kept] if left != -2}
+
+        await store.pushes.accept(make_push("p", total))
+        assert await lifetimes() == {-1}
+        first, *rest = await take_all(store)
+        await store.queue.settle("shop", *all_of(first, Retry(NOW, 2), Unavailable()))
+        for taken in rest:
+            await store.queue.settle("shop", *all_of(taken))
+        assert await lifetimes() == {-1}
+        await store.queue.promote(ROUTE, NOW)
+        (again,) = await take_all(store)
+        await store.queue.settle("shop", *all_of(again, FAILED, BadNotification()))
+        # A replay opens it again.
+        assert all(290_000 < left <= 300_000 for left in await lifetimes())
+        job = (await store.dead.request(ReplaySpec("shop"))).job
+        assert await call("PTTL", keys.replay("shop", 0, job)) == -1
+        assert (await store.dead.step("shop", job, most=1000)).moved == len(again.chunk.targets)
+        assert await lifetimes() == {-1}
+        await store.dead.finish("shop", job)
+        assert await call("PTTL", keys.replay("shop", 0, job)) > 0
+        (last,) = await take_all(store)
+        await store.queue.settle("shop", *all_of(last))
+        assert all(90_000 < left <= 100_000 for left in await lifetimes())
+        assert await call("EXISTS", keys.prefix("shop", 0) + "t:p") == 0
+
+    play(server, story, StoreConfig(consumer="a", status_ttl=100, dead_ttl=300), clock=lambda: NOW)
+
+
+def test_an_audience_that_waits_longer_than_a_status_is_kept_whole(server: Server) -> None:
+    async def story(store: Store) -> None:
+        push = msgspec.structs.replace(make_push("p", 0), audience=encode_audience(ToAll()))
+        await store.pushes.accept(push)
+        await store.pushes.accept(make_push("q", 1))
+        await asyncio.sleep(1.2)  # the retention of statuses is a second
+        at = await store.expansions.load("shop", "p")
+        assert at is not None
+        found = {"apns": [Target(0, "t", "d")]}
+        assert await store.expansions.advance(at, found, cursor=None, lease=0) is not None
+        for taken in await take_all(store):
+            assert await store.queue.settle("shop", *all_of(taken)) == 1
+        for push_id in ("p", "q"):
+            status = await store.pushes.status("shop", push_id)
+            assert status is not None
+            assert (status.state, status.counts.sent) == ("done", 1)
+
+    play(server, story, StoreConfig(consumer="a", status_ttl=1))
+
+
+def test_a_push_stays_cancelled_for_as_long_as_a_delivery_may_wait(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await store.pushes.accept(make_push("old", 1))
+        await store.pushes.cancel("shop", "old")
+        now[0] += 10 * 86_400_000  # longer than its status is kept
+        await store.pushes.accept(make_push("new", 1))
+        await store.pushes.cancel("shop", "new")
+        assert all(taken.skip == {0: "cancelled"} for taken in await take_all(store))
+
+    now = [NOW]
+    play(server, story, StoreConfig(consumer="a"), clock=lambda: now[0])
 
 
 @pytest.mark.parametrize("total", [1, 2, 1001])

@@ -71,15 +71,13 @@ def test_a_blob_is_a_messagepack_string(data: bytes) -> None:
 
 def test_the_only_delivery_of_a_push_goes_the_short_way() -> None:
     first, second = chunk(1), chunk(1, push_id="q")
-    old = chunk(1, push_id="old", starts_at=AT - 500)
-    settlements = [settle(each, 0, Ended("sent")) for each in (first, second, old)]
-    groups, singles = pack(settlements, renew_before=AT - 100)
+    settlements = [settle(each, 0, Ended("sent")) for each in (first, second)]
+    groups, singles = pack(settlements)
     assert groups == []
-    (kind, rest) = singles
-    assert kind[:5] == ("apns", "urgent", "sent", 1, 0)
-    assert kind[5][::2] == ["p", "q"]
-    assert rest[4:5] + tuple(rest[5][:1]) == (1, "old")
-    row = decode_row(blob(kind[5][1]))
+    (kind,) = singles
+    assert kind[:4] == ("apns", "urgent", "sent", 1)
+    assert kind[4][::2] == ["p", "q"]
+    row = decode_row(blob(kind[4][1]))
     assert (row.outcome, row.status, row.attempts, row.provider_id, row.token_hash, row.device_id) == (
         "sent",
         200,

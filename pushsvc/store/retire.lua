@@ -1,0 +1,12 @@
+-- Included by others: nothing of a push is open any more, so that its status has a lifetime from now on.
+--
+-- Until then it has none, however long the push waits: for its time, for its audience, in a lane, on a held route or
+-- for a retry. What is kept beside it (bitmap and rows of a large push) ends with it.
+
+local function retire(prefix, id, large, ttl)
+  redis.call('PEXPIRE', prefix .. 'p:' .. id, ttl)
+  if large then
+    redis.call('PEXPIRE', prefix .. 'b:' .. id, ttl)
+    redis.call('PEXPIRE', prefix .. 'r:' .. id, ttl)
+  end
+end
