@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
-    from ..store import Gauges
+    from ..store import Gauges, Worker
 
 OUTCOMES = ("sent", "failed", "invalid", "expired", "suppressed", "cancelled")
 
@@ -25,7 +25,7 @@ class RouteFigures(Struct, frozen=True, kw_only=True):
     """Deliveries that have not ended, by lane; those that wait for a retry among them."""
     retrying: int
     consumers: int
-    """Dispatchers that read it."""
+    """Living dispatchers that serve it."""
     outcomes: dict[str, int]
     sent_rate: float | None = None
     held: str = ""
@@ -53,6 +53,8 @@ class Figures(Struct, frozen=True, kw_only=True):
     """`app/platform` and why."""
     frozen: dict[str, str] = field(default_factory=dict)
     """Routes whose pruning is frozen, and why."""
+    unserved: dict[str, str] = field(default_factory=dict)
+    """Routes and parts of the service that no living process serves, and why."""
     reload_refused: bool = False
     """Whether a process runs on an older configuration than that on disk, which it has refused."""
     api: str = ""
@@ -89,6 +91,8 @@ def figures(
     now: float | None = None,
     api: str = "",
     frozen: Mapping[str, str] | None = None,
+    workers: Sequence[Worker] = (),
+    unserved: Mapping[str, str] | None = None,
 ) -> Figures:
     """Join one look at the store and one at `/metrics` (None: it did not answer, `api` says why)."""
     now = time.time() if now is None else now
@@ -106,7 +110,9 @@ def figures(
                     platform=platform,
                     pending={str(lane): count for lane, count in lanes.items()},
                     retrying=each.retry_pending[platform],
-                    consumers=max(each.consumers[platform].values(), default=0),
+                    consumers=sum(
+                        worker.part == "dispatch" and f"{app}/{platform}" in worker.serves for worker in workers
+                    ),
                     outcomes=outcomes,
                     sent_rate=_rate(outcomes["sent"], None if last is None else last.outcomes["sent"], span),
                     held=held.get(f"{app}/{platform}", ""),
@@ -126,6 +132,7 @@ def figures(
         routes=routes,
         held=dict(held),
         frozen=dict(frozen or {}),
+        unserved=dict(unserved or {}),
         reload_refused=bool(_REFUSED.search(metrics or "")),
         api=api,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +25,7 @@ Watch = Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show it li
 
 TITLES = ("app", "platform", "urgent", "normal", "bulk", "retrying", "workers", "sent/s", *OUTCOMES, "held")
 
-ALARMS = ("held", "frozen", "config")
+ALARMS = ("held", "frozen", "unserved", "config")
 """With which a line of the summary begins that needs somebody."""
 
 
@@ -32,7 +33,8 @@ def stats(context: typer.Context, watch: Watch = False, every: Every = 1.0, url:
     """Show queues, rates, outcomes by app and platform, and held and frozen routes.
 
     Rates are those between two looks. Counters are since the start of the processes; they come from the API's
-    /metrics, everything else from the store. With --watch and --json each look is one line.
+    /metrics, everything else from the store. Where /metrics asks for a key, PUSHSVC_KEY is sent. With --watch and
+    --json each look is one line.
     """
     settings = context.obj.settings()
     settings.require_apps()
@@ -63,16 +65,29 @@ async def _stats(settings: Settings, url: str, *, watch: bool, every: float, jso
 
 async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[Figures, None]:
     """One look after the other, for as long as somebody wants them."""
-    from ..runtime import frozen_routes, open_running_store
+    from ..runtime import frozen_routes, open_running_store, unserved
 
     platforms = {app: tuple(each.providers) for app, each in settings.apps.items()}
     last: Figures | None = None
     timeout = aiohttp.ClientTimeout(total=5)
-    async with open_running_store(settings) as store, aiohttp.ClientSession(timeout=timeout) as session:
+    key = os.environ.get("PUSHSVC_KEY")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    session = aiohttp.ClientSession(timeout=timeout, headers=headers)
+    async with session, open_running_store(settings) as store:
         while True:
             metrics, why = await _metrics(session, url)
             held, frozen = await store.held(), await frozen_routes(settings, store)
-            last = figures(await store.gauges(platforms), held, metrics, last, api=why, frozen=frozen)
+            workers = await store.workers.living()
+            last = figures(
+                await store.gauges(platforms),
+                held,
+                metrics,
+                last,
+                api=why,
+                frozen=frozen,
+                workers=workers,
+                unserved=unserved(settings, workers),
+            )
             yield last
             await asyncio.sleep(every)
 
@@ -82,7 +97,8 @@ async def _metrics(session: aiohttp.ClientSession, url: str) -> tuple[str | None
         async with session.get(f"{url}/metrics") as answer:
             if answer.status == 200:
                 return await answer.text(), ""
-            return None, f"{url}/metrics answers {answer.status}"
+            remedy = "; set PUSHSVC_KEY to a key with the scope admin" if answer.status in (401, 403) else ""
+            return None, f"{url}/metrics answers {answer.status}{remedy}"
     except (aiohttp.ClientError, TimeoutError, OSError):
         return None, f"{url} does not answer"
 
@@ -112,6 +128,7 @@ def summary(look: Figures) -> list[str]:
         f"dead      {sum(look.dead_letters.values()):,} dead letters",
     ]
     lines += [f"held      {route}: {why}" for route, why in look.held.items()]
+    lines += [f"unserved  {what}: {why}" for what, why in look.unserved.items()]
     lines += [f"frozen    {route}: {why}; nothing is pruned" for route, why in look.frozen.items()]
     if look.reload_refused:
         lines.append("config    the changed one was refused, an older one runs: see the log, or `pushsvc check`")
@@ -124,6 +141,7 @@ def plain(look: Figures) -> str:
     """One look in one line, for a pipe."""
     held = "".join(f" held={route}:{why}" for route, why in look.held.items())
     held += "".join(f" frozen={route}" for route in look.frozen)
+    held += "".join(f" unserved={what}" for what in look.unserved)
     lanes = " ".join(f"{lane}={count}" for lane, count in look.pending.items())
     return (
         f"{lanes} retrying={look.retrying} scheduled={look.scheduled}"

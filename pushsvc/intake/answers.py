@@ -72,6 +72,14 @@ class Health(Struct, frozen=True):
         dict[str, str] | UnsetType,
         Meta(description="Routes that prune no device now, because too many of their answers are bad."),
     ] = UNSET
+    unserved: Annotated[
+        dict[str, str] | UnsetType,
+        Meta(description="What no living process serves, and why: routes, `app/platform`, or parts of the service."),
+    ] = UNSET
+    full: Annotated[
+        dict[str, str] | UnsetType,
+        Meta(description="`queue`, or apps, whose pushes are refused with 429 now because too many deliveries wait."),
+    ] = UNSET
     notes: Annotated[
         list[str] | UnsetType, Meta(description="What an operator should look at, though pushes are accepted.")
     ] = UNSET

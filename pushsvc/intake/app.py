@@ -55,7 +55,9 @@ def build_app(
     metrics: Callable[[], Awaitable[bytes]],
     held: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     frozen: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
+    unserved: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     notes: Callable[[], Awaitable[list[str]]] | None = None,
+    public: bool = True,
     config: IntakeConfig,
     clock: Callable[[], int] = now_ms,
     new_id: Callable[[int], str] = new_push_id,
@@ -100,7 +102,10 @@ def build_app(
         metrics=metrics,
         held=held,
         frozen=frozen,
+        unserved=unserved,
+        full=backlog.full if backlog is not None else None,
         notes=notes,
+        gate=None if public else gate,
         document=openapi.build(platforms=renderers, config=config),
     )
     owners = (

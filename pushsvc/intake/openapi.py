@@ -9,7 +9,7 @@ import msgspec
 
 from .. import __version__
 from ..devices import MAX_NAME
-from ..errors import RequestError
+from ..errors import RequestError, Unauthorized
 from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
 from .batch import MOST, BatchResults
 from .channel import Channel, ChannelDocument, ChannelList
@@ -235,7 +235,9 @@ def _operation(call: Call) -> dict[str, Any]:
         notes.append("Needs a key with the scope " + " or ".join(f"`{scope}`" for scope in call.scopes) + ".")
     if notes:
         operation["description"] = " ".join(notes)
-    operation["security"] = [{"key": []}] if call.needs_key else []
+    # Those that may ask for a key say so by the problems that they have.
+    asks = call.needs_key or Unauthorized in call.problems or call.name == "get_readyz"
+    operation["security"] = [{"key": []}] if call.needs_key else [{}, {"key": []}] if asks else []
     parameters = []
     if "{job}" in call.path:
         named = {"name": "job", "in": "path", "required": True, "description": "The replay's id."}

@@ -443,7 +443,9 @@ CALLS: Final = (
         Answer(200, "They are.", Health),
         description="With 503 `errors` names each part that is not ready, and why. `held` names routes that do not "
         "send now: what is accepted for them waits. `frozen` names routes that prune no device now, because too many "
-        "of their answers are bad.",
+        "of their answers are bad. `unserved` names routes and parts that no living process serves, `full` whose "
+        "pushes are refused because the queue is full. Where the API is open to others than its own machine, a key "
+        "with the scope `admin` is needed for anything but `status`.",
         problems=(Unavailable, InternalError),
     ),
     Call(
@@ -452,7 +454,8 @@ CALLS: Final = (
         "/metrics",
         "Metrics in the text format of Prometheus.",
         Answer(200, "The exposition.", media="text/plain"),
-        problems=(Unavailable, InternalError),
+        description="Where the API is open to others than its own machine, a key with the scope `admin` is needed.",
+        problems=(Unauthorized, Forbidden, Unavailable, InternalError),
     ),
     Call(
         "get_openapi",

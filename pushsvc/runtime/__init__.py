@@ -5,6 +5,7 @@
     store.py          the store that it names, or an embedded one
     parts.py          one process's work each
     figures.py        what `/metrics` shows of Redis
+    workers.py        which processes live, and what nobody serves
 
 Lifetimes are context managers, innermost last: what was opened last is closed first.
 """
@@ -49,8 +50,11 @@ from .store import (
     running_store_url,
     store_config,
 )
+from .workers import telling, unserved
 
 __all__ = [
+    "telling",
+    "unserved",
     "EMBEDDED_START",
     "EMBEDDED_LOOK",
     "redis_url",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 
 from .. import feedback, telemetry
 from ..ports.cleanup import CleanupRecord
 from ..ports.webhooks import Standing
 from ..settings import Settings
-from ..store import Gauges, Store
+from ..store import Gauges, Store, Worker
 from .plans import feedback_config, routes_of, webhook_configs
 
+PARTS = ("serve", "dispatch", "feedback", "jobs")
+"""Of the service, each a process or more."""
 GAUGES_EVERY = 2.0
 """Seconds that the figures read from Redis are good for, however often `/metrics` is scraped."""
 
@@ -34,6 +37,8 @@ def exposition(current: Current, store: Store) -> Callable[[], Awaitable[None]]:
             return
         read_at = time.monotonic()
         show_gauges(await store.gauges({app: tuple(each.providers) for app, each in current.settings.apps.items()}))
+        telemetry.QUEUE_LIMIT.set(current.settings.queue.max_pending)
+        show_workers(await store.workers.living())
         show_frozen(current.settings, await frozen_routes(current.settings, store))
         for app, config in webhook_configs(current.settings).items():
             show_webhook(app, await store.webhooks.standing(app, config.place))
@@ -50,6 +55,13 @@ def show_gauges(gauges: Gauges) -> None:
     for app, each in gauges.apps.items():
         telemetry.DEAD_LETTERS.labels(app).set(each.dead_letters)
         telemetry.SCHEDULED.labels(app).set(each.scheduled)
+
+
+def show_workers(workers: Iterable[Worker]) -> None:
+    """Set how many processes of each part live."""
+    living = Counter(worker.part for worker in workers)
+    for part in PARTS:
+        telemetry.WORKERS.labels(part).set(living[part])
 
 
 def show_frozen(settings: Settings, frozen: Mapping[str, str]) -> None:

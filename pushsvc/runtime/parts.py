@@ -26,8 +26,9 @@ from ..settings import Settings
 from ..store import Store, open_store, token_hash
 from .configuration import load_settings
 from .figures import Current, exposition, frozen_routes, serve_part_metrics
-from .plans import dispatch_config, feedback_config, intake_apps, route_limits
+from .plans import api_is_open, dispatch_config, feedback_config, intake_apps, route_limits, routes_of
 from .store import open_configured_store, redis_url, require_durability, store_config
+from .workers import name_of, telling, unserved, watching
 
 REFUSED = (
     "the changed configuration was refused, an older one runs: see `reload_refused` in the log, or `pushsvc check`"
@@ -78,6 +79,12 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             except StoreUnavailable:
                 return {}
 
+        async def without() -> Mapping[str, str]:
+            try:
+                return unserved(current.settings, await store.workers.living())
+            except StoreUnavailable:
+                return {}
+
         async def notes() -> list[str]:
             since = refused_since()
             found = [] if since is None else [f"{REFUSED}, since {instant(int(since * 1000))}"]
@@ -124,7 +131,9 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 metrics=metrics,
                 held=held,
                 frozen=frozen,
+                unserved=without,
                 notes=notes,
+                public=api_is_open(settings),
                 config=config,
                 limiter=store.limiter,
                 backlog=backlog,
@@ -144,6 +153,8 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             backlog.watching(),
             intake.serve(app, config) as at,
             _following(settings, stop, change),
+            telling(store, "serve", lambda: current.settings.apps),
+            watching(store, current),
         ):
             listening(at)
             await stop.wait()
@@ -175,7 +186,8 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
             dispatcher.limit(route_limits(newer.apps))
             await accounts.follow(newer.apps, dispatcher)
 
-        async with _ending_with(store, stop), _following(settings, stop, change):
+        routes = telling(store, "dispatch", lambda: map(name_of, routes_of(current.settings)))
+        async with _ending_with(store, stop), _following(settings, stop, change), routes:
             await dispatcher.run(stop)
 
 
@@ -204,7 +216,8 @@ async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Ca
             await stop.wait()
             turn.set()
 
-        async with _ending_with(store, stop), _following(settings, stop, change), asyncio.TaskGroup() as tasks:
+        apps = telling(store, "feedback", lambda: current.settings.apps)
+        async with _ending_with(store, stop), _following(settings, stop, change), apps, asyncio.TaskGroup() as tasks:
             tasks.create_task(end_turn())
             while not stop.is_set():
                 turn.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from ipaddress import ip_address
 
 from .. import feedback, intake, janitor, webhooks
 from ..dispatch import DispatchConfig, RouteLimits
@@ -75,6 +76,15 @@ def route_limits(apps: Mapping[str, AppSettings]) -> dict[Route, RouteLimits]:
         for name, app in apps.items()
         for platform, config in app.providers.items()
     }
+
+
+def api_is_open(settings: Settings) -> bool:
+    """Whether `/metrics` and the details of `/readyz` need no key: on the machine itself, or where it is wanted."""
+    host = settings.server.host
+    try:
+        return settings.metrics.public or ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def routes_of(settings: Settings) -> list[Route]:

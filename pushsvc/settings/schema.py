@@ -100,6 +100,8 @@ class MetricsSettings(Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65533)] = 9464
+    public: bool = False
+    """Whether the API shows `/metrics` and the details of `/readyz` to everybody, wherever it listens."""
 
     def port_of(self, part: Literal["dispatch", "feedback", "jobs"]) -> int | None:
         """The parts listen side by side from `port` on, so that all can run on one machine. None: not at all."""

@@ -15,6 +15,7 @@ How the parts stand to one another::
                          ├─ registry  devices, users, topics, tombstones                    registry.py
                          ├─ leftovers what has outlived its use, found and removed          leftovers.py, orphans.py
                          ├─ cleanups  the record of cleanups, and whose turn it is          cleanups.py
+                         ├─ workers   which processes live, and what they serve             workers.py
                          └─ gauges()  figures for metrics and `stats`                       gauges.py
                               │
                               └── link.py (round trips, faults) ── scripts.py (*.lua) ── connect.py (URL to client)
@@ -29,6 +30,7 @@ from .gauges import AppGauges, Gauges
 from .hashing import token_hash
 from .memory import MemoryStore
 from .opening import Store, open_store
+from .workers import Worker
 
 __all__ = [
     "open_store",
@@ -36,6 +38,7 @@ __all__ = [
     "StoreConfig",
     "MemoryStore",
     "Gauges",
+    "Worker",
     "AppGauges",
     "open_embedded",
     "attach_embedded",

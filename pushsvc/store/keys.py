@@ -81,6 +81,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:lock:<name>`           | string | seconds                | whose turn it is to do what is done periodically      |
 | `ps:alive:<consumer>`      | string | takeover, renewed      | the consumer lives; without it its entries are taken  |
 | `ps:held`                  | hash   | field: see `held.py`   | `app/platform` -> until ms and why the route is held  |
+| `ps:workers`               | hash   | field: see workers.py  | `<part> <consumer>` of a process -> until ms, and the |
+|                            |        |                        | routes or apps that it serves                         |
 | `ps:keys`                  | hash   | for good               | SHA-256 of an API key -> ApiKey as JSON               |
 | `ps:probe`                 | string | 60 seconds             | written to learn whether writes are taken: `/readyz`  |
 | `ps:hash_key`              | string | for good               | 32 random bytes that key every token hash             |
@@ -138,6 +140,7 @@ SMALL = ROWS_FOR_ALL
 """Pushes of up to this many deliveries keep a row of each; larger ones only of what was not sent."""
 
 HELD = "ps:held"
+WORKERS = "ps:workers"
 KEYRING = "ps:keys"
 HASH_KEY = "ps:hash_key"
 PROBE = "ps:probe"

@@ -32,6 +32,7 @@ from .registry import RedisRegistry
 from .replays import RedisReplays
 from .suppression import Suppression
 from .webhooks import RedisWebhooks
+from .workers import RedisWorkers
 
 
 class Store:
@@ -71,6 +72,7 @@ class Store:
         )
         self.leftovers = RedisLeftovers(link, config, hash_key)
         self.cleanups = RedisCleanups(link, clock)
+        self.workers = RedisWorkers(link, config)
 
     @property
     def consumer(self) -> str:

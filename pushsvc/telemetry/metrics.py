@@ -47,6 +47,17 @@ QUEUE_PENDING = Gauge(
     ["lane"],
     multiprocess_mode="livemostrecent",
 )
+QUEUE_LIMIT = Gauge(
+    "pushsvc_queue_limit",
+    "Deliveries that may wait: queue.max_pending.",
+    multiprocess_mode="livemostrecent",
+)
+WORKERS = Gauge(
+    "pushsvc_workers",
+    "Living processes of each part; read from Redis by the process that is scraped.",
+    ["part"],
+    multiprocess_mode="livemostrecent",
+)
 RETRY_PENDING = Gauge(
     "pushsvc_retry_pending",
     "Deliveries that wait for their retry; read from Redis by the process that is scraped.",

@@ -253,6 +253,8 @@ class Service:
     url: str = ""
     failing: dict[str, str] = field(default_factory=dict)
     now: float = 0.0
+    public: bool = True
+    held: dict[str, str] = field(default_factory=dict)
     backlog: Backlog | None = None
     waits: Waits | None = None
     memory: MemoryStore = field(default_factory=MemoryStore)
@@ -273,6 +275,9 @@ class Service:
 
     async def ready(self) -> Mapping[str, str]:
         return self.failing
+
+    async def held_now(self) -> Mapping[str, str]:
+        return self.held
 
     async def metrics(self) -> bytes:
         return b"# HELP x y\n"
@@ -309,6 +314,8 @@ class Service:
             channels=self.channels,
             ready=self.ready,
             metrics=self.metrics,
+            held=self.held_now,
+            public=self.public,
             config=config,
             clock=lambda: NOW,
             monotonic=lambda: self.now,

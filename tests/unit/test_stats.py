@@ -7,7 +7,7 @@ import pytest
 from pushsvc.cli.figures import figures, read_counters
 from pushsvc.cli.stats import plain, rows, summary
 from pushsvc.model import Lane
-from pushsvc.store import AppGauges, Gauges
+from pushsvc.store import AppGauges, Gauges, Worker
 from pushsvc.store.held import still_held
 
 LANES: dict[Lane, int] = {"urgent": 1, "normal": 2, "bulk": 3000}
@@ -50,10 +50,12 @@ def test_counters_of_all_reasons_are_one_figure() -> None:
 def test_rates_are_those_between_two_looks() -> None:
     first = figures(gauges(), {}, TEXT.format(sent=100, accepted=200), now=1000.0)
     assert first.sent_rate is None
-    second = figures(gauges(), {}, TEXT.format(sent=300, accepted=1200), first, now=1002.0)
+    living = [Worker("dispatch", name, frozenset(serves)) for name, serves in (("a", ["shop/apns"]), ("b", ["x/fcm"]))]
+    living.append(Worker("serve", "c", frozenset(["shop/apns"])))
+    second = figures(gauges(), {}, TEXT.format(sent=300, accepted=1200), first, now=1002.0, workers=living)
     assert (second.sent_rate, second.accepted_rate) == (100.0, 500.0)
     (route,) = second.routes
-    assert (route.sent_rate, route.outcomes["failed"], route.consumers) == (100.0, 3, 2)
+    assert (route.sent_rate, route.outcomes["failed"], route.consumers) == (100.0, 3, 1)
 
 
 def test_frozen_routes_are_told() -> None:
@@ -93,3 +95,9 @@ def test_held_routes_and_a_silent_api_are_told() -> None:
 )
 def test_what_a_dead_dispatcher_said_is_not_believed_for_ever(told: bytes, believed: dict[str, str]) -> None:
     assert still_held({b"a/apns": told}, 1000) == believed
+
+
+def test_what_nobody_serves_is_told() -> None:
+    look = figures(gauges(), {}, "", unserved={"shop/apns": "no `pushsvc dispatch` runs: nothing is sent"}, now=1.0)
+    assert summary(look)[-1] == "unserved  shop/apns: no `pushsvc dispatch` runs: nothing is sent"
+    assert plain(look).endswith(" unserved=shop/apns")

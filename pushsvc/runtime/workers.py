@@ -1,0 +1,102 @@
+"""Processes say that they live, and what nobody serves is said: on `/readyz`, in `stats`, by a metric and in the log.
+
+An accepted push that no dispatcher reads waits without a word until its `ttl` is over. So each process tells every few
+seconds what it serves, and is believed for the takeover time; what the configuration has and nobody tells is unserved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from .. import telemetry
+from ..errors import StoreError
+from ..model import Route
+from ..settings import Settings
+from ..store import Store, Worker
+from .figures import Current
+from .plans import routes_of
+
+_WITHOUT: Final = {
+    "dispatch": "nothing is sent",
+    "feedback": "dead tokens are not pruned, webhooks hear of nothing",
+    "jobs": "audiences, replays, webhooks and cleanups wait",
+}
+_LOG: Final = telemetry.StateLog("serve", "unserved", "unserved_still", "served_again", level="error")
+
+
+def name_of(route: Route) -> str:
+    """`app/platform`."""
+    return f"{route.app}/{route.platform}"
+
+
+def unserved(settings: Settings, workers: Collection[Worker]) -> dict[str, str]:
+    """What the configuration has and no living process serves, and why: `app/platform`, or a part with its app."""
+    found: dict[str, str] = {}
+    names = {"dispatch": list(map(name_of, routes_of(settings)))}
+    for part, without in _WITHOUT.items():
+        served = [worker.serves for worker in workers if worker.part == part]
+        if not served and part != "dispatch":
+            found[part] = f"no `pushsvc {part}` runs: {without}"
+            continue
+        why = (
+            f"no `pushsvc {part}` that runs knows it: start them all with the same configuration"
+            if served
+            else f"no `pushsvc {part}` runs: {without}"
+        )
+        everything = frozenset[str]().union(*served)
+        for name in names.get(part, settings.apps):
+            if name not in everything:
+                found[name if part == "dispatch" else f"{part} {name}"] = why
+    return found
+
+
+@asynccontextmanager
+async def telling(store: Store, part: str, serves: Callable[[], Iterable[str]]) -> AsyncIterator[None]:
+    """Tell while the block lasts that this process lives, and what it serves."""
+    every = store.config.alive_ttl / 4
+
+    async def tell() -> None:
+        while True:
+            with suppress(StoreError):  # Whoever works is told; a sign of life is simply not there.
+                await store.workers.tell(part, serves())
+            await asyncio.sleep(every)
+
+    task = asyncio.create_task(tell(), name="telling")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        with suppress(StoreError):
+            await store.workers.leave(part)
+
+
+@asynccontextmanager
+async def watching(store: Store, current: Current) -> AsyncIterator[None]:
+    """Say in the log while the block lasts what nobody serves for longer than a start takes."""
+    every = store.config.alive_ttl / 3
+
+    async def watch() -> None:
+        before: dict[str, str] = {}
+        while True:
+            await asyncio.sleep(every)
+            with suppress(StoreError):
+                found = unserved(current.settings, await store.workers.living())
+                lasting = {name: why for name, why in found.items() if name in before}
+                before = found
+                if lasting:
+                    _LOG.begin(unserved=lasting)
+                else:
+                    _LOG.end()
+
+    task = asyncio.create_task(watch(), name="unserved")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

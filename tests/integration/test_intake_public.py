@@ -1,0 +1,71 @@
+"""What strangers may see: where the API is open to others than its machine, figures and details need an admin's key."""
+
+from __future__ import annotations
+
+import pytest
+
+from pushsvc.intake import IntakeConfig, serve
+from pushsvc.runtime.plans import api_is_open
+from pushsvc.settings import MetricsSettings, ServerSettings, Settings
+
+from .test_intake_kit import CONFIG, Service, Store, call, run_loop
+
+HELD = {"shop/apns": "InvalidProviderToken"}
+
+
+@pytest.mark.parametrize(
+    ("host", "public", "is_open"),
+    [
+        ("127.0.0.1", False, True),
+        ("127.8.8.8", False, True),
+        ("::1", False, True),
+        ("localhost", False, True),
+        ("0.0.0.0", False, False),
+        ("::", False, False),
+        ("", False, False),
+        ("192.0.2.1", False, False),
+        ("push.example.com", False, False),
+        ("0.0.0.0", True, True),
+    ],
+)
+def test_only_the_machine_itself_sees_everything(host: str, public: bool, is_open: bool) -> None:
+    settings = Settings(server=ServerSettings(host=host), metrics=MetricsSettings(public=public))
+    assert api_is_open(settings) is is_open
+
+
+def play(public: bool, config: IntakeConfig, main: object) -> None:
+    async def whole() -> None:
+        service = Service(Store(), public=public, held=HELD)
+        async with serve(service.app(config), config) as service.url:
+            assert callable(main)
+            await main(service)
+
+    run_loop(whole())
+
+
+def test_without_the_admins_key_there_is_no_more_than_ready_or_not() -> None:
+    async def main(service: Service) -> None:
+        for key in (None, "pusher", "nobody"):
+            found = await call(service, "GET", "/readyz", key=key)
+            assert (found.status, found.json) == (200, {"status": "ready"})
+        assert (await call(service, "GET", "/readyz", key="admin")).json == {"status": "ready", "held": HELD}
+        for key, status in ((None, 401), ("nobody", 401), ("pusher", 403), ("admin", 200)):
+            assert (await call(service, "GET", "/metrics", key=key)).status == status
+        service.failing["redis"] = "connection refused to 10.0.0.7"
+        stranger = await call(service, "GET", "/readyz", key=None)
+        assert (stranger.status, "10.0.0.7" in str(stranger.body), "errors" in stranger.json) == (503, False, False)
+        assert (await call(service, "GET", "/readyz", key="admin")).errors == [("redis", service.failing["redis"])]
+        # Keys of the store cannot be looked up now: that is no reason for another answer.
+        service.store.away = True
+        assert (await call(service, "GET", "/readyz", key="nobody")).status == 503
+        assert (await call(service, "GET", "/healthz", key=None)).status == 200
+
+    play(False, CONFIG, main)
+
+
+def test_where_it_is_open_nobody_needs_a_key() -> None:
+    async def main(service: Service) -> None:
+        assert (await call(service, "GET", "/readyz", key=None)).json == {"status": "ready", "held": HELD}
+        assert (await call(service, "GET", "/metrics", key=None)).status == 200
+
+    play(True, CONFIG, main)

@@ -1,0 +1,132 @@
+"""Living processes are known, and what none of them serves is said: on `/readyz`, by a metric, in the log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from pushsvc import runtime
+from pushsvc.runtime.figures import Current
+from pushsvc.runtime.workers import watching
+from pushsvc.settings import AppSettings, Settings
+from pushsvc.store import StoreConfig, Worker, open_store
+
+from .harness import running_service
+from .servers import KINDS, Server, running_server
+
+ALL = ("serve", "dispatch", "feedback", "jobs")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with running_server(request.param) as running:
+        yield running
+
+
+def settings(*apps: str) -> Settings:
+    return Settings(apps={name: AppSettings(name=name, providers={"apns": object()}) for name in apps})  # type: ignore[dict-item]  # a section that nobody reads here
+
+
+def workers(**parts: str) -> list[Worker]:
+    return [Worker(part, "a", frozenset(serves.split())) for part, serves in parts.items()]
+
+
+def test_whoever_serves_it_is_enough() -> None:
+    everything = workers(dispatch="shop/apns", feedback="shop", jobs="shop other")
+    assert runtime.unserved(settings("shop"), everything) == {}
+    shared = [*workers(dispatch="shop/apns"), *workers(dispatch="news/apns", feedback="shop news", jobs="shop news")]
+    assert runtime.unserved(settings("shop", "news"), shared) == {}
+
+
+def test_what_nobody_serves_has_its_reason() -> None:
+    found = runtime.unserved(settings("shop", "news"), workers(dispatch="shop/apns", jobs="news"))
+    assert list(found) == ["news/apns", "feedback", "jobs shop"]
+    assert "same configuration" in found["news/apns"]
+    assert found["feedback"].startswith("no `pushsvc feedback` runs")
+    assert list(runtime.unserved(settings("shop"), [])) == ["shop/apns", "feedback", "jobs"]
+
+
+def test_a_process_is_believed_for_the_takeover_time(server: Server) -> None:
+    async def main() -> None:
+        config = StoreConfig(alive_ttl=0.2)
+        server.flush()
+        async with open_store(server.url, config) as one, open_store(server.url, config) as two:
+            await one.workers.tell("dispatch", ["shop/fcm", "shop/apns"])
+            await two.workers.tell("serve", ["shop"])
+            assert {(each.part, each.serves) for each in await one.workers.living()} == {
+                ("dispatch", frozenset({"shop/apns", "shop/fcm"})),
+                ("serve", frozenset({"shop"})),
+            }
+            await two.workers.leave("serve")
+            assert [each.part for each in await one.workers.living()] == ["dispatch"]
+            async with asyncio.timeout(20):
+                while await one.workers.living():
+                    await two.workers.tell("serve", [])
+                    await two.workers.leave("serve")
+                    await asyncio.sleep(0.02)
+                # It is forgotten in the end, also where nobody took it back.
+                while await one.link.call("HLEN", "ps:workers"):
+                    await two.workers.tell("serve", [])
+                    await two.workers.leave("serve")
+                    await asyncio.sleep(0.02)
+
+    asyncio.run(main())
+
+
+def test_what_nobody_serves_is_logged_once_and_its_end_too(server: Server) -> None:
+    async def main() -> None:
+        server.flush()
+        current = Current(settings("shop"))
+        async with open_store(server.url, StoreConfig(alive_ttl=0.3)) as store, AsyncExitStack() as stack:
+            with capture_logs() as logs:
+
+                async def until(event: str) -> None:
+                    async with asyncio.timeout(20):
+                        while event not in [line["event"] for line in logs]:
+                            await asyncio.sleep(0.01)
+
+                for part in ("feedback", "jobs"):
+                    await stack.enter_async_context(runtime.telling(store, part, lambda: ["shop"]))
+                async with watching(store, current):
+                    await until("unserved")
+                    async with runtime.telling(store, "dispatch", lambda: ["shop/apns"]):
+                        await until("served_again")
+        (line,) = [line for line in logs if line["event"] == "unserved"]
+        assert line["log_level"] == "error"
+        assert line["unserved"] == {"shop/apns": "no `pushsvc dispatch` runs: nothing is sent"}
+
+    asyncio.run(main())
+
+
+def test_a_route_without_a_dispatcher_is_named_on_readyz(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running_service(tmp_path, dispatchers=0) as service:
+
+            async def names(*routes: str) -> bool:
+                async with service.session.get("/readyz") as answer:
+                    assert answer.status == 200
+                    found: dict[str, Any] = await answer.json()
+                return [name for name in found.get("unserved", {}) if "/" in name] == list(routes)
+
+            async def counts(part: str, living: str) -> bool:
+                async with service.session.get("/metrics") as answer:
+                    return f'pushsvc_workers{{part="{part}"}} {living}' in (await answer.text()).splitlines()
+
+            await service.until("nobody serves the routes", lambda: names("shop/apns", "shop/fcm"))
+            stop = asyncio.Event()
+            part = asyncio.create_task(runtime.run_dispatch(service.settings, stop, listening=lambda _: None))
+            await service.until("somebody serves them", names)
+            await service.until("the metric says so", lambda: counts("dispatch", "1.0"))
+            assert await counts("serve", "1.0")
+            stop.set()
+            await part
+            assert await names("shop/apns", "shop/fcm")
+            await service.until("the metric says so", lambda: counts("dispatch", "0.0"))
+
+    asyncio.run(main())
