@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..documents import Feedback, Time, feedback_document, instant
 from ..model import Counts, DeliveryRow, End, FeedbackEvent, PushState, PushStatus
+from .problems import ProblemFault
 
 encode = msgspec.json.Encoder().encode
 
@@ -19,6 +20,10 @@ class Accepted(Struct, frozen=True):
     id: Annotated[str, Meta(description="A UUIDv7.", extra_json_schema={"format": "uuid"})]
     state: PushState
     deliveries: Annotated[int | None, Meta(description="Distinct targets; null while they are still to be found.")]
+    warnings: Annotated[
+        list[ProblemFault] | UnsetType,
+        Meta(description="What the providers' pages say against it, and whom no account reaches. It is accepted."),
+    ] = UNSET
 
 
 class Status(Struct, frozen=True):
@@ -85,9 +90,11 @@ class Health(Struct, frozen=True):
     ] = UNSET
 
 
-def accepted(push_id: str, state: PushState, deliveries: int | None) -> bytes:
+def accepted(
+    push_id: str, state: PushState, deliveries: int | None, warnings: list[ProblemFault] | None = None
+) -> bytes:
     """The answer to `POST /v1/push`."""
-    return encode(Accepted(push_id, state, deliveries))
+    return encode(Accepted(push_id, state, deliveries, warnings or UNSET))
 
 
 def status(push: PushStatus) -> bytes:

@@ -13,7 +13,7 @@ from msgspec import Meta, Raw, Struct
 
 from ..errors import Fault, InvalidRequest, RequestError
 from ..model import PushState
-from .problems import Problem, problem
+from .problems import Problem, ProblemFault, problem
 from .refusal import parse
 
 MOST: Final = 1000
@@ -30,6 +30,7 @@ class BatchItem(Struct, frozen=True, omit_defaults=True):
     state: PushState | None = None
     deliveries: int | None = None
     error: Problem | None = None
+    warnings: Annotated[list[ProblemFault] | None, Meta(description="As those of a single push.")] = None
 
 
 class BatchResults(Struct, frozen=True):

@@ -27,7 +27,7 @@ from .document import read
 from .faults import LIMIT, MAX_TTL, Rules
 from .ids import UUID
 from .limits import IntakeLimits
-from .problems import SERVER, ClientGone, away
+from .problems import SERVER, ClientGone, ProblemFault, away
 from .query import read as read_query
 from .refusal import summary
 from .routes import CALLS, JSON
@@ -39,6 +39,8 @@ _HEADERS: Final = {"Content-Type": JSON, "Server": SERVER, "Cache-Control": "no-
 
 _BREATH: Final = 25
 """Pushes of a batch that are read before other requests have their turn."""
+MOST_WARNINGS: Final = 20
+"""Warnings that an answer has, at most."""
 NOW_OR_NEVER: Final = 30
 """Seconds that a push with `ttl` 0 has to leave the service."""
 
@@ -105,8 +107,10 @@ class PushCalls:
         body = await read_body(request, self._config)
         if key is not None and (kept := await self._pushes.recall(app.name, key)) is not None:
             return await self._again(request, app.name, once.first_answer(kept, request.path, body))
-        push = await self._lookup.at_once(self._prepare(app.name, body, key))
-        answer = answers.accepted(push.id, push.first_state, _deliveries(push))
+        prepared, warnings = self._prepare(app.name, body, key)
+        push = await self._lookup.at_once(prepared)
+        warnings += unreached(push)
+        answer = answers.accepted(push.id, push.first_state, _deliveries(push), warnings)
         if self._backlog is not None:
             await self._backlog.admit(app.name, push.total)
         if key is None:
@@ -180,12 +184,22 @@ class PushCalls:
             if place % _BREATH == _BREATH - 1:
                 await asyncio.sleep(0)
             try:
-                push = await self._lookup.at_once(self._prepare(app, document, key))
+                prepared, warnings = self._prepare(app, document, key)
+                push = await self._lookup.at_once(prepared)
             except RequestError as error:
                 results.append(refused(error))
             else:
                 pushes.append((place, push))
-                results.append(BatchItem(202, id=push.id, state=push.first_state, deliveries=_deliveries(push)))
+                warnings += unreached(push)
+                results.append(
+                    BatchItem(
+                        202,
+                        id=push.id,
+                        state=push.first_state,
+                        deliveries=_deliveries(push),
+                        warnings=warnings or None,
+                    )
+                )
         if key is not None and pushes:
             # All or none: a refusal that is kept would be the answer to each repeat.
             if self._backlog is not None:
@@ -232,8 +246,9 @@ class PushCalls:
         if lost and lost == len(pushes):
             raise away()
 
-    def _prepare(self, app: str, body: bytes, key: bytes | None) -> Push:
-        """The push that `body` asks for, with an id that lets it live beside the record of its idempotency key."""
+    def _prepare(self, app: str, body: bytes, key: bytes | None) -> tuple[Push, list[ProblemFault]]:
+        """The push that `body` asks for, with an id that lets it live beside the record of its idempotency key; and
+        what the providers' pages say against it."""
         created_at = self._clock()
         draft = read(body, self._rules[app], created_at)
         starts_at = created_at if draft.send_at is None else draft.send_at
@@ -243,7 +258,7 @@ class PushCalls:
         content = draft.content
         platforms = platforms_of(draft, self._rules[app].checks)
         rendered = render(self._renderers, content, platforms, push_id=push_id, starts_at=starts_at)
-        return Push(
+        push = Push(
             id=push_id,
             app=app,
             lane=draft.lane,
@@ -256,6 +271,12 @@ class PushCalls:
             audience=b"" if draft.audience is None else encode_audience(draft.audience),
             only=() if draft.only is None or draft.audience is None else tuple(sorted(draft.only)),
         )
+        found = [
+            fault
+            for platform, message in rendered.items()
+            for fault in self._renderers[platform].warnings(content, message, platforms[platform])
+        ]
+        return push, [ProblemFault(fault.path, fault.message) for fault in found[:MOST_WARNINGS]]
 
     async def get_push(self, request: web.Request) -> web.Response:
         """`GET /v1/push/{id}`."""
@@ -299,6 +320,18 @@ class PushCalls:
         if not UUID.fullmatch(push_id):
             raise NotFound("There is no push of this id; ids are UUIDs.")
         return app, push_id, query
+
+
+def unreached(push: Push) -> list[ProblemFault]:
+    """Whom no account of the app reaches, of the targets that are known already: a warning a route that is missing."""
+    found = []
+    for route, targets in push.targets.items():
+        if route not in push.messages:
+            platform = platform_of(route)
+            which = platform if route == platform else f"{platform} in the environment {route[len(platform) + 1 :]}"
+            text = f"no account of the app reaches {len(targets):,} of the targets, of {which}: they end as `failed`, "
+            found.append(ProblemFault("to", f"{text}reason `no_route`"))
+    return found
 
 
 def _deliveries(push: Push) -> int | None:

@@ -56,6 +56,11 @@ class Renderer(Protocol):
         """
         ...
 
+    def warnings(self, content: Content, message: Message, kinds: Collection[str] = ("token",)) -> list[Fault]:
+        """What the vendor's pages say against a rendered push that is taken all the same. Cheap where the neutral
+        fields alone made it."""
+        ...
+
     def token_fault(self, token: str, kind: str) -> str | None:
         """Why this cannot be a token of the provider, or None. Generous: the provider knows best."""
         ...

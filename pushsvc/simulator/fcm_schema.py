@@ -1,158 +1,28 @@
-"""The JSON schema of FCM's `projects.messages.send`, as one table, and the check of a body against it. Pure.
+"""Decoders for FCM's schema (`pushsvc.fcm_schema`): msgspec types that accept nearly every right body at once.
 
-Source: https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages and the API's discovery document,
-https://fcm.googleapis.com/$discovery/rest?version=v1. Field names are accepted in camelCase and in snake_case, as the
-JSON form of protocol buffers asks for (https://protobuf.dev/programming-guides/json/).
-
-Two readers share the table. `FAST` are msgspec types that accept nearly every right body at once; whatever they refuse
-goes to `violations`, which decides and says what is wrong in Google's words.
+Whatever they refuse goes to `violations`, which decides and says what is wrong in Google's words.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-_NOTIFICATION_PRIORITY = "PRIORITY_UNSPECIFIED|PRIORITY_MIN|PRIORITY_LOW|PRIORITY_DEFAULT|PRIORITY_HIGH|PRIORITY_MAX"
-_VISIBILITY = "VISIBILITY_UNSPECIFIED|PRIVATE|PUBLIC|SECRET"
+from ..fcm_schema import DURATION, SCHEMA, TIMESTAMP, Violation, camel, snake, violations
 
-_ANDROID: Final = {
-    "bandwidth_constrained_ok": "boolean",
-    "collapse_key": "string",
-    "data": "{string}",
-    "direct_boot_ok": "boolean",
-    "fcm_options": "AndroidFcmOptions",
-    "restricted_package_name": "string",
-    "restricted_satellite_ok": "boolean",
-    "ttl": "duration",
-}
-_ANDROID_NOTIFICATION: Final = {
-    "body": "string",
-    "body_loc_args": "[string]",
-    "body_loc_key": "string",
-    "channel_id": "string",
-    "click_action": "string",
-    "color": "string",
-    "default_light_settings": "boolean",
-    "default_sound": "boolean",
-    "default_vibrate_timings": "boolean",
-    "event_time": "timestamp",
-    "icon": "string",
-    "image": "string",
-    "light_settings": "LightSettings",
-    "local_only": "boolean",
-    "notification_count": "int32",
-    "notification_priority": _NOTIFICATION_PRIORITY,
-    "sound": "string",
-    "sticky": "boolean",
-    "tag": "string",
-    "ticker": "string",
-    "title": "string",
-    "title_loc_args": "[string]",
-    "title_loc_key": "string",
-    "vibrate_timings": "[duration]",
-    "visibility": _VISIBILITY,
-}
+__all__ = ["FAST", "SCHEMA", "Violation", "camel", "snake", "violations"]
 
-SCHEMA: Final[dict[str, dict[str, str]]] = {
-    "SendMessageRequest": {"message": "Message", "validate_only": "boolean"},
-    "Message": {
-        "android": "AndroidConfig",
-        "android_v2": "AndroidConfigV2",
-        "apns": "ApnsConfig",
-        "condition": "string",
-        "data": "{string}",
-        "fcm_options": "FcmOptions",
-        "fid": "string",
-        "name": "string",
-        "notification": "Notification",
-        "token": "string",
-        "topic": "string",
-        "webpush": "WebpushConfig",
-    },
-    "Notification": {"body": "string", "image": "string", "title": "string"},
-    "AndroidConfig": {**_ANDROID, "notification": "AndroidNotification", "priority": "NORMAL|HIGH"},
-    "AndroidNotification": {
-        **_ANDROID_NOTIFICATION,
-        "bypass_proxy_notification": "boolean",
-        "proxy": "PROXY_UNSPECIFIED|ALLOW|DENY|IF_PRIORITY_LOWERED",
-    },
-    "LightSettings": {"color": "Color", "light_off_duration": "duration", "light_on_duration": "duration"},
-    "Color": {"red": "number", "green": "number", "blue": "number", "alpha": "number"},
-    "AndroidConfigV2": {
-        **_ANDROID,
-        "background_sync": "AndroidBackgroundSyncMessage",
-        "remote_notification": "AndroidRemoteNotification",
-    },
-    "AndroidBackgroundSyncMessage": {},
-    "AndroidRemoteNotification": {
-        "mutable_content": "boolean",
-        "notification": "AndroidNotificationV2",
-        "use_as_v1_data_message": "boolean",
-    },
-    "AndroidNotificationV2": {**_ANDROID_NOTIFICATION, "id": "int32"},
-    "AndroidFcmOptions": {"analytics_label": "string"},
-    "WebpushConfig": {
-        "data": "{string}",
-        "fcm_options": "WebpushFcmOptions",
-        "headers": "{string}",
-        "notification": "{any}",
-    },
-    "WebpushFcmOptions": {"analytics_label": "string", "link": "string"},
-    "ApnsConfig": {
-        "fcm_options": "ApnsFcmOptions",
-        "headers": "{string}",
-        "live_activity_token": "string",
-        "payload": "{any}",
-    },
-    "ApnsFcmOptions": {"analytics_label": "string", "image": "string"},
-    "FcmOptions": {"analytics_label": "string"},
-}
-"""By message: the type of each field. `[x]` is a list, `{x}` a map with string keys, `A|B` an enumeration."""
-
-_DURATION: Final = r"^-?[0-9]{1,12}(\.[0-9]{1,9})?s$"
-_TIMESTAMP: Final = (
-    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
-)
 _SCALARS: Final[dict[str, Any]] = {
     "string": str,
     "boolean": bool,
     "int32": Annotated[int, Meta(ge=-(2**31), lt=2**31)],
     "number": float,
-    "duration": Annotated[str, Meta(pattern=_DURATION)],
-    "timestamp": Annotated[str, Meta(pattern=_TIMESTAMP)],
+    "duration": Annotated[str, Meta(pattern=DURATION)],
+    "timestamp": Annotated[str, Meta(pattern=TIMESTAMP)],
     "any": msgspec.Raw,
 }
-_GOOGLE_TYPE: Final = {
-    "string": "TYPE_STRING",
-    "boolean": "TYPE_BOOL",
-    "int32": "TYPE_INT32",
-    "number": "TYPE_FLOAT",
-    "duration": "type.googleapis.com/google.protobuf.Duration",
-    "timestamp": "type.googleapis.com/google.protobuf.Timestamp",
-    "any": "TYPE_MESSAGE",
-}
-
-
-class Violation(Struct, frozen=True):
-    """One bad field, as in `google.rpc.BadRequest.FieldViolation`."""
-
-    field: str
-    description: str
-
-
-def camel(name: str) -> str:
-    """`body_loc_args` as `bodyLocArgs`."""
-    return re.sub(r"_([a-z0-9])", lambda found: found[1].upper(), name)
-
-
-def snake(name: str) -> str:
-    """`bodyLocArgs` as `body_loc_args`."""
-    return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda found: "_" + found[1].lower(), name)
 
 
 def _struct(name: str, *, in_camel: bool) -> type[Struct]:
@@ -175,71 +45,3 @@ FAST: Final[tuple[msgspec.json.Decoder[Any], ...]] = tuple(
     msgspec.json.Decoder(_struct("SendMessageRequest", in_camel=in_camel)) for in_camel in (False, True)
 )
 """Decoders of a body that is right and spells its names in one way throughout."""
-
-
-def violations(document: Any) -> list[Violation]:
-    """Everything in a decoded body that the schema does not allow, in Google's words."""
-    if not isinstance(document, dict):
-        return [Violation("", "Invalid JSON payload received. A message must be a JSON object.")]
-    return list(_message(document, "SendMessageRequest", ""))
-
-
-def _message(document: dict[str, Any], name: str, path: str) -> Iterator[Violation]:
-    schema = SCHEMA[name]
-    for key, value in document.items():
-        field = key if key in schema else snake(key)
-        if field not in schema or key not in (field, camel(field)):
-            where = f" at '{path}'" if path else ""
-            yield Violation(path, f'Invalid JSON payload received. Unknown name "{key}"{where}: Cannot find field.')
-        elif value is not None:
-            yield from _value(value, schema[field], f"{path}.{field}" if path else field)
-
-
-def _value(value: Any, kind: str, path: str) -> Iterator[Violation]:
-    if kind.startswith("["):
-        if isinstance(value, list):
-            for index, item in enumerate(value):
-                yield from _value(item, kind[1:-1], f"{path}[{index}]")
-        else:
-            yield _invalid(path, kind[1:-1], value)
-    elif kind.startswith("{"):
-        if not isinstance(value, dict):
-            yield _invalid(path, "any", value)
-        elif kind != "{any}":
-            for index, item in enumerate(value.values()):
-                yield from _value(item, kind[1:-1], f"{path}[{index}].value")
-    elif "|" in kind:
-        if not isinstance(value, str) or value.upper() not in kind.split("|"):
-            yield Violation(path, f"Invalid value at '{path}' (TYPE_ENUM), {_shown(value)}")
-    elif kind in SCHEMA:
-        if isinstance(value, dict):
-            yield from _message(value, kind, path)
-        else:
-            yield _invalid(path, "any", value)
-    elif not _is_scalar(value, kind):
-        yield _invalid(path, kind, value)
-
-
-def _is_scalar(value: Any, kind: str) -> bool:
-    if kind == "boolean":
-        return isinstance(value, bool)
-    if kind in ("int32", "number"):
-        if isinstance(value, str) and re.fullmatch(r"-?[0-9]+", value):
-            value = int(value)  # the JSON form of protocol buffers takes numbers in quotes as well
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return False
-        return kind == "number" or (value == int(value) and -(2**31) <= value < 2**31)
-    if not isinstance(value, str):
-        return False
-    if kind in ("duration", "timestamp"):
-        return re.match(_DURATION if kind == "duration" else _TIMESTAMP, value) is not None
-    return True
-
-
-def _invalid(path: str, kind: str, value: Any) -> Violation:
-    return Violation(path, f"Invalid value at '{path}' ({_GOOGLE_TYPE.get(kind, 'TYPE_MESSAGE')}), {_shown(value)}")
-
-
-def _shown(value: Any) -> str:
-    """The value as Google shows it, cut short."""
-    return msgspec.json.encode(value).decode()[:80]

@@ -65,12 +65,31 @@ def test_whom_no_account_reaches_is_counted_and_has_a_row(tmp_path: Path) -> Non
     async def main() -> None:
         async with running_service(tmp_path) as service:
             stranger = {"platform": "apns", "token": apns_token("ok", "s"), "environment": "sandbox"}
-            push = await service.push([{"platform": "apns", "token": apns_token("ok", "p")}, stranger])
+            tokens = [{"platform": "apns", "token": apns_token("ok", "p")}, stranger]
+            document = {"to": {"tokens": tokens}, "notification": {"title": "t"}}
+            status, body = await service.post(document)
+            assert status == 202
+            warning = {
+                "path": "to",
+                "message": "no account of the app reaches 1 of the targets, of apns in the environment sandbox: "
+                "they end as `failed`, reason `no_route`",
+            }
+            assert body["warnings"] == [warning]
+            push = body["id"]
             assert await service.done(push) == {"total": 2, "sent": 1, "failed": 1}
             (row,) = [row for row in await service.rows(push) if row["outcome"] == "failed"]
             assert (row["platform"], row["reason"], row["attempts"]) == ("apns", "no_route", 0)
             async with service.session.get("/v1/failed") as answer:
                 assert (await answer.json())["items"] == []
+            # What the vendors' pages say stands beside it, in a batch and in a dry run as well.
+            own = {"apns": {"payload": {"aps": {"badge": "3"}}}}
+            odd = {"to": {"tokens": tokens[:1]}, "notification": {"title": "t"}, "overrides": own, "dry_run": True}
+            said = {"path": "overrides.apns.payload.aps.badge", "message": "is expected to be a whole number from 0 up"}
+            status, body = await service.post(odd)
+            assert (status, body["warnings"]) == (202, [said])
+            async with service.session.post("/v1/push/batch", json=[odd, document, {**odd, "overrides": {}}]) as answer:
+                results = (await answer.json())["results"]
+            assert [result.get("warnings") for result in results] == [[said], [warning], None]
 
     asyncio.run(main())
 

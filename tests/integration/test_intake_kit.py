@@ -66,6 +66,9 @@ class Apns:
     def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = ("token",)) -> Message:
         return _message(self.platform, content)
 
+    def warnings(self, content: Content, message: Message, kinds: Collection[str] = ("token",)) -> list[Fault]:
+        return []
+
     def token_fault(self, token: str, kind: str) -> str | None:
         if kind == "channel":
             return None if BASE64.fullmatch(token) else "must be the id of a channel: base64"
@@ -77,6 +80,9 @@ class Fcm:
 
     def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = ("token",)) -> Message:
         return _message(self.platform, content)
+
+    def warnings(self, content: Content, message: Message, kinds: Collection[str] = ("token",)) -> list[Fault]:
+        return []
 
     def token_fault(self, token: str, kind: str) -> str | None:
         return None if FCM.fullmatch(token) else "must be a registration token"

@@ -17,7 +17,7 @@ from msgspec import Raw
 from pushsvc.model import Content, LiveActivity, Message
 from pushsvc.ports import RenderError
 from pushsvc.providers.fcm import RENDERER
-from pushsvc.providers.fcm.limits import size_of
+from pushsvc.providers.fcm.limits import size_of, sizes_of
 from pushsvc.providers.fcm.spans import filled
 
 from .provider_fakes import CREATED_AT, GOLDEN, PUSH_ID, content, golden
@@ -524,33 +524,73 @@ def test_all_faults_come_at_once() -> None:
 # --- size ---------------------------------------------------------------------------------------
 
 
-def test_the_limit_counts_keys_and_values_and_the_fault_names_both_sizes() -> None:
-    def sized(size: int) -> Content:
-        return content(data={"key": "ä" * ((size - 3) // 2) + "x" * ((size - 3) % 2)})
-
-    assert size_of(rendered(sized(4000))) > 4000  # Apple's form, which has aps beside the data
+@pytest.mark.parametrize(
+    ("given", "size", "warned"),
+    [
+        (lambda size: content(data={"k": "x" * (size - 1)}), 4096, "Apple"),
+        (lambda size: content(data={"k": '"' * (size - 1)}), 4096, "Apple"),
+        (lambda size: content(data={"key": "ä" * ((size - 3) // 2) + "x" * ((size - 3) % 2)}), 4096, "Apple"),
+        (lambda size: content(notification={"title": "x" * (size - 5)}), 4096, None),
+        (lambda size: content(notification={"title": "x" * (size - 5), "sound": "s"}), 4096 - 6, "Apple"),
+        (lambda size: content(overrides={"fcm": {"data": {"k": "x" * (size - 1)}}}), 4096, None),
+        (lambda size: content(overrides={"fcm": {"android": {"data": {"k": "x" * (size - 1)}}}}), 4096, None),
+        (
+            lambda size: content(overrides={"fcm": {"apns": {"payload": {"aps": {}, "k": "x" * (size - 17)}}}}),
+            4096,
+            None,
+        ),
+    ],
+    ids=["data", "quotes", "umlauts", "title", "title and sound", "own data", "own android", "own apns"],
+)
+def test_the_limit_is_googles_and_the_stricter_form_a_warning(given: Any, size: int, warned: str | None) -> None:
+    """ "Maximum payload .. is 4096 bytes", of keys and values: all of them can be used."""
+    largest = given(size)
+    message = render(largest)
+    found = [fault.message for fault in RENDERER.warnings(largest, message) if "bytes" in fault.message]
+    assert [text.partition(" devices")[0] for text in found] == (
+        [] if warned is None else [f"is too large for {warned}"]
+    )
     with pytest.raises(RenderError, match=r"bytes for FCM, the limit is 4,096") as caught:
-        render(sized(4097))
+        render(given(size + 1))
     assert caught.value.too_large
-    assert [fault.path for fault in caught.value.faults] == ["data"]
+
+
+def test_a_topic_takes_half() -> None:
+    def told(size: int) -> list[str]:
+        given = content(data={"k": "x" * (size - 1)})
+        message = RENDERER.render(given, push_id=PUSH_ID, starts_at=CREATED_AT, kinds=("topic",))
+        assert RENDERER.warnings(given, message, ("token",)) == []
+        return [fault.message for fault in RENDERER.warnings(given, message, ("topic",))]
+
+    assert told(2000) == []
+    (text,) = told(2048)
+    assert "2,048 for Android, 2,085 for Apple of at most 2,048 bytes" in text
+    with pytest.raises(RenderError, match=r"the limit is 2,048"):
+        told(2049)
 
 
 @pytest.mark.parametrize(
-    ("message", "size"),
+    ("message", "sizes"),
     [
-        ({"data": {"key": "ä" * 10}}, 23),
-        ({"notification": {"title": "a", "body": "b"}, "data": {"c": "d"}}, 13),
-        ({"notification": {"title": "a"}, "android": {"notification": {"title": "abc", "tag": "t"}}}, 12),
-        ({"data": {"a": "b"}, "android": {"data": {"long": "value"}}}, 9),
-        ({"android": {"notification": {"body_loc_args": ["a", "b"], "sticky": True}}}, 13 + 9 + 6 + 4),
-        ({"data": {"a": "b"}, "apns": {"payload": {"aps": {}}}}, len('{"aps":{},"a":"b"}')),
-        ({"data": "nonsense", "apns": 7}, 0),
-        ({"webpush": {"notification": {"body": "not counted"}}}, 0),
+        ({"data": {"key": "ä" * 10}}, {"Android": 23}),
+        ({"notification": {"title": "a", "body": "b"}, "data": {"c": "d"}}, {"Android": 13}),
+        ({"notification": {"title": "a"}, "android": {"notification": {"title": "abc", "tag": "t"}}}, {"Android": 8}),
+        ({"data": {"a": "b"}, "android": {"data": {"long": "value"}}}, {"Android": 9}),
+        ({"android": {"notification": {"body_loc_args": ["a", "b"], "sticky": True}}}, {"Android": 13 + 9 + 6 + 4}),
+        ({"data": {"a": "b"}, "apns": {"payload": {"aps": {}}}}, {"Android": 2, "Apple": len('{"aps":{},"a":"b"}')}),
+        (
+            {"notification": {"title": "a"}, "apns": {"payload": {"aps": {"badge": 1}}}},
+            {"Android": 6, "Apple": len('{"aps":{"badge":1,"alert":{"title":"a"}}}')},
+        ),
+        ({"data": {"a": "b"}, "apns": {"live_activity_token": "t", "payload": {"aps": {}}}}, {"Apple": 18}),
+        ({"data": "nonsense", "apns": 7}, {}),
+        ({"webpush": {"notification": {"body": "not counted"}}}, {}),
     ],
     ids=str,
 )
-def test_what_counts(message: dict[str, Any], size: int) -> None:
-    assert size_of(message) == size
+def test_what_counts(message: dict[str, Any], sizes: dict[str, int]) -> None:
+    assert sizes_of(message) == sizes
+    assert size_of(message) == min(sizes.values(), default=0)
 
 
 def test_an_own_message_of_white_space_is_not_too_large() -> None:

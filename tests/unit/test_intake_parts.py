@@ -126,6 +126,9 @@ class Says:
             raise self.error
         return Message(self.platform, f"{push_id} {starts_at}".encode())
 
+    def warnings(self, content: Content, message: Message, kinds: Collection[str] = ("token",)) -> list[Fault]:
+        return []
+
     def token_fault(self, token: str, kind: str) -> str | None:
         return None
 

@@ -52,6 +52,7 @@ from .vocabulary import (
     TOPIC_SUFFIX,
     payload_limit,
 )
+from .warnings import warnings_of
 
 _APNS_HEADER: Final = re.compile(r"apns-[a-z0-9-]{1,60}").fullmatch
 _PRINTABLE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?").fullmatch
@@ -81,6 +82,10 @@ class ApnsRenderer:
     """The pure half of APNs."""
 
     platform: Platform = PLATFORM
+
+    def warnings(self, content: Content, message: Message, kinds: Collection[str] = (TOKEN,)) -> list[Fault]:
+        """What Apple's pages say against it."""
+        return warnings_of(content, message)
 
     def token_fault(self, token: str, kind: str) -> str | None:
         """Hexadecimal of even length, up to 400 characters; a channel's id is base64."""

@@ -2,11 +2,14 @@
 
 "Maximum payload for both message types is 4096 bytes"
 (https://firebase.google.com/docs/cloud-messaging/customize-messages/set-message-type), which Google measures in keys
-and values. What a device gets of a block of its platform lies over the common fields, so the larger form counts:
+and values. Which form of a message a device gets depends on what the device is, and a token does not say it:
 
 - Android: keys and values of `notification` with `android.notification` laid over it, and of `android.data`, or else
-  `data`.
-- Apple: the JSON of `apns.payload` and of `data`, which FCM puts beside it.
+  `data`. The tag, which is ours in most messages, is left out.
+- Apple: the JSON of `apns.payload` and of `data`, which FCM puts beside it, with `notification` as its alert.
+
+A message is refused where every form that it has is too large. Where only one is, the caller is warned: it may well be
+for a device of the other kind, and else comes back as a refused notification.
 
 FCM's own arithmetic is not public; what passes here and is still too large comes back as a refused notification.
 """
@@ -24,17 +27,27 @@ TOPIC_LIMIT: Final = 2048
 https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode."""
 
 
+def sizes_of(message: dict[str, Any]) -> dict[str, int]:
+    """The bytes of a `message` object that count towards `LIMIT`, in each form in which a device may get it."""
+    data, common = _object(message.get("data")), _object(message.get("notification"))
+    android, apns = _object(message.get("android")), _object(message.get("apns"))
+    payload = _object(apns.get("payload"))
+    forms = {}
+    if "live_activity_token" not in apns and (data or common or android):
+        tray = {**common, **_object(android.get("notification"))}
+        tray.pop("tag", None)  # in most messages ours
+        forms["Android"] = _count(tray) + _count(_object(android.get("data")) or data)
+    if payload:
+        aps = _object(payload.get("aps"))
+        if common and "alert" not in aps:
+            payload = {**payload, "aps": {**aps, "alert": common}}
+        forms["Apple"] = len(encode({**payload, **data}))
+    return forms
+
+
 def size_of(message: dict[str, Any]) -> int:
-    """The bytes of a `message` object that count towards `LIMIT`."""
-    data = _object(message.get("data"))
-    common = _object(message.get("notification"))
-    android = _object(message.get("android"))
-    on_android = _count({**common, **_object(android.get("notification"))}) + _count(
-        _object(android.get("data")) or data
-    )
-    payload = _object(_object(message.get("apns")).get("payload"))
-    on_apple = len(encode({**payload, **data})) if payload else 0
-    return max(_count(common) + _count(data), on_android, on_apple)
+    """The bytes that count where they are least: what is over the limit even so, no device can get."""
+    return min(sizes_of(message).values(), default=0)
 
 
 def _count(fields: dict[str, Any]) -> int:

@@ -41,6 +41,7 @@ from ..live_activity import aps_of
 from ..merge import NotAnObjectError, decode_object, encode, merge_patch
 from .limits import LIMIT, TOPIC_LIMIT, size_of
 from .spans import LONGEST, Spans
+from .warnings import warnings_of
 
 PLATFORM: Final[Platform] = "fcm"
 
@@ -74,6 +75,10 @@ class FcmRenderer:
     """The pure half of FCM."""
 
     platform: Platform = PLATFORM
+
+    def warnings(self, content: Content, message: Message, kinds: Collection[str] = ("token",)) -> list[Fault]:
+        """What Google's pages say against it."""
+        return warnings_of(content, message, _limit(kinds))
 
     def token_fault(self, token: str, kind: str) -> str | None:
         """A token or fid is opaque; only what could not be one is refused."""
@@ -116,13 +121,17 @@ class FcmRenderer:
         if faults:
             raise RenderError(faults)
         # JSON is never shorter than the keys and values in it, so a short body need not be measured.
-        limit = LIMIT if TOPICS.isdisjoint(kinds) else TOPIC_LIMIT
+        limit = _limit(kinds)
         if len(body) > limit and (size := size_of(message)) > limit:
             path = "notification" if content.notification else "data" if content.data else "overrides.fcm"
             path = "live_activity" if content.live_activity is not None else path
             text = f"notification and data are {size:,} bytes for FCM, the limit is {limit:,}"
             raise RenderError([Fault(path, text)], too_large=True)
         return Message(PLATFORM, body, {}, places)
+
+
+def _limit(kinds: Collection[str]) -> int:
+    return LIMIT if TOPICS.isdisjoint(kinds) else TOPIC_LIMIT
 
 
 def _encode(message: dict[str, Any], spans: Spans | None) -> tuple[bytes, tuple[Span, ...]]:

@@ -1,0 +1,36 @@
+"""What Apple's pages say of a push that was accepted here all the same. Pure; see `..aps` for the payload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from ...errors import Fault
+from ...model import Content, Message
+from ..aps import meant, payload_warnings
+from ..merge import decode_object
+from .vocabulary import PLATFORM, TOPIC_SUFFIX
+
+_HEADERS: Final = frozenset({"apns-push-type", "apns-priority", "apns-topic", "apns-expiration", "apns-collapse-id"})
+"""Those that a caller may give: sending-notification-requests-to-apns."""
+
+
+def warnings_of(content: Content, message: Message) -> list[Fault]:
+    """Nothing where the neutral fields alone made it: what they render is right."""
+    own = content.overrides.get(PLATFORM)
+    if own is None and content.push_type is None:
+        return []
+    path = "overrides.apns.payload"
+    push_type = message.headers.get("apns-push-type", "")
+    found = list(_headers(message, push_type))
+    found += payload_warnings(decode_object(message.body), path, push_type=push_type)
+    return found
+
+
+def _headers(message: Message, push_type: str) -> Iterator[Fault]:
+    for name in message.headers:
+        if name not in _HEADERS:
+            yield Fault(f"overrides.apns.headers.{name}", f"is no header of Apple's{meant(name, _HEADERS)}")
+    if push_type not in TOPIC_SUFFIX:
+        text = f"`{push_type}` is not in Apple's list as pushsvc knows it; it is passed on as it is"
+        yield Fault("overrides.apns.headers.apns-push-type", text)

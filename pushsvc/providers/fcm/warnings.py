@@ -1,0 +1,67 @@
+"""What Google's pages say of a message that was accepted here all the same. Pure.
+
+A caller's own fields travel as they are, and FCM refuses what its schema does not have, or Android ignores it. Each
+rule has its row in `tests/unit/golden/warnings.toml`, with the page that it stands on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from ...errors import Fault
+from ...fcm_schema import snake, violations_of
+from ...model import Content, Message
+from ..aps import payload_warnings
+from ..merge import decode_object
+from .limits import sizes_of
+
+_COLOR: Final = re.compile(r"#[0-9a-fA-F]{6}").fullmatch
+_PREFIX: Final = "Invalid JSON payload received. "
+
+
+def warnings_of(content: Content, message: Message, limit: int) -> list[Fault]:
+    """Nothing where the neutral fields alone made it and it is small: what they render is right."""
+    own = content.overrides.get("fcm")
+    if own is None and len(message.body) <= limit:
+        return []
+    document = decode_object(message.body)
+    found = [] if own is None else list(_own(document))
+    sizes = sizes_of(document)
+    path = "notification" if content.notification else "data" if content.data else "overrides.fcm"
+    for form in [form for form, size in sizes.items() if size > limit]:
+        each = ", ".join(f"{size:,} for {name}" for name, size in sizes.items())
+        text = f"is too large for {form} devices: {each} of at most {limit:,} bytes; FCM may refuse it"
+        found.append(Fault(path, text))
+    return found
+
+
+def _own(message: dict[str, Any]) -> Iterator[Fault]:
+    path = "overrides.fcm"
+    for violation in violations_of(message):
+        names = ".".join(part for part in (path, violation.field, violation.unknown) if part)
+        yield Fault(names, f"FCM: {violation.description.removeprefix(_PREFIX)}")
+    for block in ("android", "android_v2", "androidV2"):
+        tray = _within(message, block, "notification") or _within(message, block, "remote_notification", "notification")
+        color = tray.get("color")
+        if isinstance(color, str) and not _COLOR(color):
+            yield Fault(f"{path}.{block}.notification.color", "is expected in the form #rrggbb")
+    link = _within(message, "webpush", "fcm_options").get("link")
+    if isinstance(link, str) and not link.startswith("https://"):
+        yield Fault(f"{path}.webpush.fcm_options.link", "is expected to begin with https://")
+    apns = _within(message, "apns")
+    headers = {snake(name).replace("_", "-"): value for name, value in _within(apns, "headers").items()}
+    priority = headers.get("apns-priority")
+    if priority is not None and priority not in ("10", "5", "1"):
+        yield Fault(f"{path}.apns.headers.apns-priority", "is expected to be one of 10, 5, 1")
+    if payload := _within(apns, "payload"):
+        # Where FCM has something to show it makes the alert itself.
+        push_type = "liveactivity" if "live_activity_token" in apns else "" if "aps" not in payload else "alert"
+        yield from payload_warnings(payload, f"{path}.apns.payload", push_type=push_type)
+
+
+def _within(value: Any, *names: str) -> dict[str, Any]:
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
