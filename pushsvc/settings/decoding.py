@@ -78,6 +78,9 @@ def decode(raw: object, kind: Any, path: str, faults: Faults) -> Any:
             faults(path, f"expected a list of sections [[{path}]], found {show(path, raw)}")
             return None
         return tuple(decode_struct(item, element, f"{path}[{index}]", faults) for index, item in enumerate(raw))
+    if isinstance(raw, str) and "\0" in raw:
+        faults(path, "holds a NUL character, which no path, host or secret may have")
+        return None
     if kind == Rate | None:
         if isinstance(raw, str | int) and not isinstance(raw, bool):
             try:

@@ -108,7 +108,7 @@ class _Walk:
 
     def _read_file(self, path: str) -> bool:
         """Take the file that the variable names for its text; whether it could be read."""
-        file = Path(self.text.strip()).expanduser()
+        file = Path(self.text.strip())
         try:
             self.text = file.read_bytes().decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
         except OSError as error:

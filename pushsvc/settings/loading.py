@@ -109,7 +109,7 @@ def _settings(
     if faults:
         return None
     store: StoreSettings = values.get("store", StoreSettings())
-    values["store"] = structs.replace(store, data_dir=base / store.data_dir.expanduser())
+    values["store"] = structs.replace(store, data_dir=base / _expanded(store.data_dir))
     return Settings(**values)
 
 
@@ -198,12 +198,20 @@ def _check_keys(apps: Mapping[str, AppSettings], faults: Faults) -> None:
                 faults(join(path, "sha256"), f"the same key as {owner}; each key belongs to one app, once")
 
 
+def _expanded(path: Path) -> Path:
+    """With the home folder in place of `~`; of somebody whom the system does not know it stays a name."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def _with_files(raw: object, base: Path) -> object:
     """The section with its relative paths made absolute: keys that end in `_file`, empty meaning none."""
     if not isinstance(raw, Mapping):
         return raw
     return {
-        name: str(base / Path(value).expanduser())
+        name: str(base / _expanded(Path(value)))
         if name.endswith("_file") and isinstance(value, str) and value
         else value
         for name, value in raw.items()
