@@ -319,6 +319,8 @@ class Settlement(Struct, frozen=True, gc=False):
     token_hash: str
     """The token's short keyed hash: all of it that a status row or a log may show."""
     reason: str = ""
+    asked_at: int | None = None
+    """When the request left, where there was one: its answer knows of nothing later."""
 
 
 class Receipt(Struct, frozen=True, array_like=True):
@@ -334,6 +336,13 @@ class Receipt(Struct, frozen=True, array_like=True):
     since: int | None = None
     device_id: str | None = None
     push_id: str = ""
+    asked_at: int | None = None
+    """When the request left that this answers."""
+
+    @property
+    def knows_until(self) -> int:
+        """Evidence is as old as the request: of what was registered later it says nothing."""
+        return self.at if self.asked_at is None else self.asked_at
 
     def __repr__(self) -> str:
         return f"Receipt({self.app}/{self.platform} {self.token_hash} {self.kind} {self.reason} at={self.at})"

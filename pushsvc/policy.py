@@ -29,9 +29,9 @@ Only `TokenDead` and `TokenSuspect` leave a receipt: an error of the payload nev
     anything             a route whose pruning is frozen                   is kept
     dead                 a raw token that no device has                    is suppressed
     dead since t         a device registered at t or before                is pruned
-    dead                 a device registered before the answer             is pruned
-    suspect              a device registered before the answer, while the  gets a strike; at the last one it is pruned
-                         same identity was good for others
+    dead                 a device registered before the request left       is pruned
+    suspect              a device registered before the request left,      gets a strike; at the last one it is pruned
+                         while the same identity was good for others
     suspect              a raw token that no device has                    is reported
     anything             a device registered later, gone, or with another  is kept
                          token by now
@@ -232,17 +232,18 @@ def _judge_raw(receipt: Receipt) -> PruneDecision:
 
 def _judge_dead(receipt: Receipt, device: Device) -> PruneDecision:
     # APNs: "the time at which APNs confirmed the token was no longer valid for the topic"; a token that was registered
-    # after it is good again. A clock of theirs that runs ahead must not reach beyond the answer.
+    # after it is good again. A clock of theirs that runs ahead must not reach beyond what
+    # our request can have asked about.
     # https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns
     if receipt.since is not None:
-        died_after = device.registered_at <= min(receipt.since, receipt.at)
+        died_after = device.registered_at <= min(receipt.since, receipt.knows_until)
     else:
-        died_after = device.registered_at < receipt.at
+        died_after = device.registered_at < receipt.knows_until
     return PruneDecision("prune", "pruned", "dead") if died_after else _keep("registered_later")
 
 
 def _judge_suspect(receipt: Receipt, device: Device, health: Health, policy: PrunePolicy) -> PruneDecision:
-    if device.registered_at >= receipt.at:
+    if device.registered_at >= receipt.knows_until:
         return _keep("registered_later")
     if not health.vouched:
         return PruneDecision("none", "suspected", "nobody_vouches_for_us")

@@ -15,7 +15,6 @@ from ..model import (
     Chunk,
     Delivery,
     Ended,
-    Expired,
     Lane,
     Outcome,
     Retry,
@@ -427,7 +426,7 @@ class RouteWorker:
 
     def _expire(self, entry: OpenEntry, targets: tuple[Target, ...], now: int) -> None:
         for target in targets:
-            self._settle(Delivery(entry.chunk, target), entry, Expired(reason="ttl"), EXPIRED, now, "ttl")
+            self._settle(Delivery(entry.chunk, target), entry, None, EXPIRED, now, "ttl")
 
     # --- judging ------------------------------------------------------------
 
@@ -458,7 +457,8 @@ class RouteWorker:
         seconds = now_monotonic - delivery.started
         self._congestion.answered(seconds, self._in_flight, now_monotonic)
         self._tally.answered(outcome, chunk.lane, seconds, now_wall - chunk.starts_at / 1000)
-        self._settle(delivery, delivery.entry, outcome, verdict, now, outcome.reason)
+        asked_at = now - int(seconds * 1000)
+        self._settle(delivery, delivery.entry, outcome, verdict, now, outcome.reason, asked_at)
         self.wake()
 
     def _settle(
@@ -469,11 +469,12 @@ class RouteWorker:
         verdict: Verdict,
         now: int,
         reason: str,
+        asked_at: int | None = None,
     ) -> None:
         # A broadcast keeps no row for what was sent, so nobody would read the hash.
         silent = verdict is SENT and entry.chunk.total > ROWS_FOR_ALL
         settlement = Settlement(
-            delivery, outcome, verdict, now, "" if silent else self._hash_token(delivery.target.token), reason
+            delivery, outcome, verdict, now, "" if silent else self._hash_token(delivery.target.token), reason, asked_at
         )
         self._tally.ended(settlement)
         self._settler.add(settlement, entry)

@@ -138,6 +138,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 limiter=store.limiter,
                 backlog=backlog,
                 waits=waits,
+                clock=store.clock,
             )
 
         app = build(settings)
@@ -173,6 +174,7 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
             accounts.providers,
             dispatch_config(settings),
             hash_token=partial(token_hash, store.hash_key),
+            wall_clock=store.seconds,
             limiter=store.limiter,
             limits=route_limits(settings.apps),
         )

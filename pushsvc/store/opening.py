@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from ..errors import StoreError
@@ -14,7 +14,7 @@ from ..model import Platform
 from ..ports import NOTE
 from .answers import RedisAnswers
 from .cleanups import RedisCleanups
-from .clock import Clock, wall_clock
+from .clock import Clock, StoreClock, wall_clock
 from .config import StoreConfig, with_consumer
 from .erasure import RedisErasures
 from .expansions import RedisExpansions
@@ -42,6 +42,8 @@ class Store:
         suppression = Suppression(link, config, hash_key, clock)
         liveness = Liveness(link, config, clock)
         self.clock = clock
+        self.seconds: Callable[[], float] = clock.seconds if isinstance(clock, StoreClock) else lambda: clock() / 1000
+        """The same clock in Unix seconds."""
         """Unix ms."""
         self.config = config
         self.hash_key = hash_key
@@ -71,7 +73,8 @@ class Store:
             clock=clock,
         )
         self.leftovers = RedisLeftovers(link, config, hash_key)
-        self.cleanups = RedisCleanups(link, clock)
+        # Its business is to notice a machine whose own clock is wrong.
+        self.cleanups = RedisCleanups(link, wall_clock if isinstance(clock, StoreClock) else clock)
         self.workers = RedisWorkers(link, config)
 
     @property
@@ -99,24 +102,33 @@ class Store:
 
 
 @asynccontextmanager
-async def open_store(url: str, config: StoreConfig | None = None, *, clock: Clock = wall_clock) -> AsyncIterator[Store]:
-    """A connected store; Redis has answered once. Raises ConfigError for the URL, StoreUnavailable without Redis."""
+async def open_store(
+    url: str, config: StoreConfig | None = None, *, clock: Clock | None = None
+) -> AsyncIterator[Store]:
+    """A connected store; Redis has answered once. Its clock is Redis' own unless another one is given.
+
+    Raises ConfigError for the URL, StoreUnavailable without Redis.
+    """
     config = config or StoreConfig()
     if not config.consumer:
         config = with_consumer(config, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
     link = Link(url, name=config.consumer, timeout=config.timeout)
     try:
-        store = Store(link, config, await load_hash_key(link), clock)
-        watching = (
-            asyncio.create_task(link.follow(), name="follow"),
-            asyncio.create_task(keep_hash_key(link, store.hash_key, store.replaced.set), name="hash key"),
-        )
+        hash_key = await load_hash_key(link)
+        tasks = []
+        if clock is None:
+            clock = StoreClock()
+            await clock.measure(link.call)
+            tasks.append(asyncio.create_task(clock.keep(link.call), name="clock"))
+        store = Store(link, config, hash_key, clock)
+        tasks.append(asyncio.create_task(link.follow(), name="follow"))
+        tasks.append(asyncio.create_task(keep_hash_key(link, hash_key, store.replaced.set), name="hash key"))
         try:
             yield store
         finally:
-            for task in watching:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*watching, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await store.pushes.aclose()
             with suppress(StoreError):  # others notice by themselves when the sign of life runs out
                 await store.queue.retire()

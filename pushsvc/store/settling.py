@@ -285,6 +285,7 @@ def receipt_of(settlement: Settlement, outcome: TokenDead | TokenSuspect) -> Rec
         since=outcome.since if isinstance(outcome, TokenDead) else None,
         device_id=delivery.target.device_id,
         push_id=delivery.chunk.push_id,
+        asked_at=settlement.asked_at,
     )
 
 

@@ -27,9 +27,13 @@ HEALTH = {
 }
 
 
-def receipt(kind: Literal["dead", "suspect"], *, since: int | None = None, raw: bool = False) -> Receipt:
+def receipt(
+    kind: Literal["dead", "suspect"], *, since: int | None = None, raw: bool = False, asked: int | None = None
+) -> Receipt:
     device_id = None if raw else "phone"
-    return Receipt("shop", "apns", "token", "hash", kind, "Reason", AT, since=since, device_id=device_id)
+    return Receipt(
+        "shop", "apns", "token", "hash", kind, "Reason", AT, since=since, device_id=device_id, asked_at=asked
+    )
 
 
 def device(registered: int, **row: Any) -> Device:
@@ -50,7 +54,12 @@ def device(registered: int, **row: Any) -> Device:
 def test_each_row_of_the_table(row: dict[str, Any]) -> None:
     since = row["since"] * HOUR if "since" in row else None
     decision = prune(
-        receipt(row["kind"], since=since, raw=row.get("raw", False)),
+        receipt(
+            row["kind"],
+            since=since,
+            raw=row.get("raw", False),
+            asked=row["asked"] * HOUR if "asked" in row else None,
+        ),
         device(**row["device"]) if "device" in row else None,
         HEALTH[row.get("health", "good")],
         msgspec.convert(row.get("policy", {}), PrunePolicy),

@@ -1,0 +1,80 @@
+"""One clock for all: Redis' own, measured, whatever the wall clocks of the machines say."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushsvc.errors import StoreUnavailable
+from pushsvc.store.clock import LOOK, SLOW, StoreClock
+
+from .virtual_time import run
+
+REDIS = 1_700_000_000.0
+
+
+@given(
+    wrong_by=st.floats(-1e7, 1e7),
+    there=st.floats(0, SLOW),
+    back=st.floats(0, SLOW),
+    steady=st.floats(0, 1e7),
+)
+def test_it_is_as_far_from_redis_as_the_answer_took_at_most(
+    wrong_by: float, there: float, back: float, steady: float
+) -> None:
+    now = [steady]
+    clock = StoreClock(lambda: now[0])
+    clock.learn(REDIS, steady, steady)
+    clock.learn(REDIS + wrong_by + there, steady, steady + there + back)
+    now[0] = steady + there + back
+    truly = REDIS + wrong_by + there + back
+    assert abs(clock.seconds() - truly) <= (there + back) / 2 + 1e-3
+    assert abs(clock() / 1000 - clock.seconds()) <= 0.002
+
+
+@pytest.mark.parametrize("off", [3600.0, -3600.0])
+def test_a_wall_clock_that_is_wrong_or_jumps_changes_nothing(monkeypatch: pytest.MonkeyPatch, off: float) -> None:
+    monkeypatch.setattr("time.time", lambda: REDIS + off)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        clock = StoreClock(loop.time)
+        away = [False]
+
+        async def ask(command: str) -> Any:
+            assert command == "TIME"
+            if away[0]:
+                raise StoreUnavailable("gone")
+            now = REDIS + loop.time() + ahead[0]
+            return b"%d" % int(now), b"%d" % int(now % 1 * 1e6)
+
+        ahead = [0.0]
+        await clock.measure(ask)
+        assert clock() == pytest.approx(REDIS * 1000, abs=2)
+        keeping = asyncio.create_task(clock.keep(ask))
+        monkeypatch.setattr("time.time", lambda: REDIS - off)
+        await asyncio.sleep(100.0)
+        assert clock() == pytest.approx((REDIS + 100) * 1000, abs=2)
+        away[0] = True
+        await asyncio.sleep(100.0)
+        assert clock() == pytest.approx((REDIS + 200) * 1000, abs=2)
+        # The machine slept for an hour: its steady clock did not go on, Redis' did.
+        away[0], ahead[0] = False, 3600.0
+        await asyncio.sleep(LOOK + 0.1)
+        assert clock() == pytest.approx((REDIS + 3600 + 200 + LOOK + 0.1) * 1000, abs=2)
+        keeping.cancel()
+
+    run(main())
+
+
+def test_a_slow_answer_counts_only_where_it_proves_that_we_are_wrong() -> None:
+    clock = StoreClock(lambda: 0.0)
+    clock.learn(REDIS, 0.0, 0.0)
+    clock.learn(REDIS + 0.4, 0.0, 1.0)
+    assert clock.seconds() == REDIS
+    clock.learn(REDIS + 60.0, 0.0, 1.0)
+    assert clock.seconds() == pytest.approx(REDIS + 59.5)
