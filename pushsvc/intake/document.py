@@ -25,6 +25,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from ..devices import MAX_NAME, Audience, ByDevices, ByTopic, ByUsers, ByWhere, Environment, ToAll, name_fault
+from ..errors import ContentTooLarge, Fault
 from ..model import Content, Lane, Platform, Target
 from ..model import Notification as PlainNotification
 from ..routing import RouteTable
@@ -177,6 +178,8 @@ class Draft(Struct, frozen=True, gc=False):
 _decode = msgspec.json.Decoder(PushDocument).decode
 _plain = msgspec.json.Decoder().decode
 _NOTHING: Final = Notification()
+MAX_CONTENT: Final = 64 * 1024
+"""Bytes of what one part of a document may say: more than ten times what a provider takes, with room for blanks."""
 
 
 def read(body: bytes, rules: Rules, now: int) -> Draft:
@@ -188,6 +191,8 @@ def read(body: bytes, rules: Rules, now: int) -> Draft:
         document = _decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         refuse(body, rules, now)
+    if len(body) > MAX_CONTENT:
+        _check_size(document)
     draft = judge(document, rules, now)
     if draft is None:
         refuse(body, rules, now)
@@ -195,6 +200,27 @@ def read(body: bytes, rules: Rules, now: int) -> Draft:
     if document.overrides or document.live_activity:
         utf8(body)
     return draft
+
+
+def _check_size(document: PushDocument) -> None:
+    """Look at how much a large document says before anything looks into it: only its receivers may make it large.
+
+    Raises `ContentTooLarge` for what is far beyond any provider's limit.
+    """
+    raws = {f"overrides.{name}": len(raw) for name, raw in (document.overrides or {}).items()}
+    if (activity := document.live_activity) is not None:
+        for name in ("content_state", "attributes", "alert"):
+            raws[f"live_activity.{name}"] = sum(map(len, (getattr(activity, name) or {}).values()))
+    raws["data"] = sum(len(name) + len(text) for name, text in (document.data or {}).items())
+    notification = msgspec.structs.astuple(document.notification or _NOTHING)
+    raws["notification"] = sum(len(text) for text in notification if isinstance(text, str))
+    faults = [
+        Fault(path, f"is {size:,} bytes long, at most {MAX_CONTENT:,} are read; the providers take some 4,000")
+        for path, size in raws.items()
+        if size > MAX_CONTENT
+    ]
+    if faults:
+        raise ContentTooLarge("What the push says is too large for any provider.", faults=faults)
 
 
 def judge(document: PushDocument, rules: Rules, now: int) -> Draft | None:

@@ -14,6 +14,8 @@ DAYS_AHEAD: Final = 366
 Instant = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-12-01T09:00:00Z"])]
 
 _INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_LOST_PLUS: Final = re.compile(r" (?=\d\d:\d\d\Z)", re.ASCII)
+"""A bare `+` in a query is a space to whoever reads it."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
 
@@ -21,6 +23,8 @@ _MS: Final = timedelta(milliseconds=1)
 def parse_instant(text: str) -> int:
     """RFC 3339 as Unix milliseconds. Raises `ValueError` with what is wrong."""
     if not _INSTANT.fullmatch(text):
+        if _INSTANT.fullmatch(_LOST_PLUS.sub("+", text)):
+            raise ValueError("has a space before its offset: in a URL the `+` is written `%2B`")
         raise ValueError("must be an instant as in RFC 3339, with its offset: 2026-12-01T09:00:00Z")
     try:
         return (datetime.fromisoformat(text.upper()) - _EPOCH) // _MS

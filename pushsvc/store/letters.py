@@ -6,8 +6,10 @@ them takes about a second. A cursor is `<shard>-<entry id>`, of the last one tha
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from ..codec import CodecError
 from ..errors import Fault, InvalidRequest
@@ -19,7 +21,9 @@ from .dead import DeadLetter, decode_dead
 from .link import Link
 
 PAGE = 1000
-"""Dead letters looked at in one round trip."""
+"""Dead letters looked at in one round trip, by whoever has the process for itself."""
+STEP = 250
+"""The same beside others who wait: some milliseconds."""
 LOOK = 20_000
 """Dead letters looked at in one call: a filter that fits few of them answers with a cursor, not with silence."""
 SLACK = 3_600_000
@@ -77,18 +81,30 @@ def first_id(which: DeadFilter) -> str:
 
 
 async def letters(
-    link: Link, app: str, shard: int, *, after: str, first: str, last: str = "+", page: int = PAGE
+    link: Link,
+    app: str,
+    shard: int,
+    *,
+    after: str,
+    first: str,
+    last: str = "+",
+    page: int = PAGE,
+    turn: AbstractAsyncContextManager[None] | None = None,
 ) -> AsyncIterator[list[tuple[str, DeadLetter]]]:
-    """Pages of entry ids and dead letters, up to and with `last`. What cannot be read is left out."""
+    """Pages of entry ids and dead letters, up to and with `last`, each read within `turn`. What cannot be read is left
+    out."""
     start = f"({after}" if after else first
     while True:
-        answer = await link.call("XRANGE", keys.dead(app, shard), start, last, "COUNT", page)
-        found = []
-        for entry_id, fields in answer:
-            try:
-                found.append((entry_id.decode(), decode_dead(fields[b"d"])))
-            except (CodecError, KeyError):
-                continue
+        async with turn or nullcontext():
+            answer = await link.call("XRANGE", keys.dead(app, shard), start, last, "COUNT", page)
+            found = []
+            for entry_id, fields in answer:
+                try:
+                    found.append((entry_id.decode(), decode_dead(fields[b"d"])))
+                except (CodecError, KeyError):
+                    continue
+            if turn is not None:
+                await asyncio.sleep(0)
         yield found
         if len(answer) < page:
             return
@@ -101,6 +117,8 @@ class RedisLetters:
     def __init__(self, link: Link, config: StoreConfig) -> None:
         self._link = link
         self._config = config
+        self._turn = asyncio.Semaphore(1)
+        """Of those who look through everything: one step at a time, so that any number of them slows nobody else."""
 
     async def page(self, app: str, which: DeadFilter, *, cursor: str, limit: int) -> tuple[list[DeadRow], str | None]:
         """Shard by shard; within each, oldest first."""
@@ -111,7 +129,7 @@ class RedisLetters:
             if shard < from_shard:
                 continue
             own = after if shard == from_shard else ""
-            async for found in letters(self._link, app, shard, after=own, first=first_id(which)):
+            async for found in self._steps(app, shard, own, which):
                 for entry_id, letter in found:
                     if fits(letter, which):
                         if len(rows) == limit:
@@ -122,6 +140,11 @@ class RedisLetters:
                     return rows, f"{shard}-{found[-1][0]}"
         return rows, None
 
+    def _steps(
+        self, app: str, shard: int, after: str, which: DeadFilter
+    ) -> AsyncIterator[list[tuple[str, DeadLetter]]]:
+        return letters(self._link, app, shard, after=after, first=first_id(which), page=STEP, turn=self._turn)
+
     async def count(self, app: str, which: DeadFilter) -> int:
         """How many the filter means."""
         if which == DeadFilter():
@@ -129,6 +152,6 @@ class RedisLetters:
             return sum(await self._link.many(lengths))
         counted = 0
         for shard in shards_meant(app, which, self._config):
-            async for found in letters(self._link, app, shard, after="", first=first_id(which)):
+            async for found in self._steps(app, shard, "", which):
                 counted += sum(1 for _, letter in found if fits(letter, which))
         return counted

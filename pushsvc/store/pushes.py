@@ -19,7 +19,7 @@ from .config import OPEN_MOST, StoreConfig
 from .link import Link
 from .status import FIELDS, status_of
 
-_PAGE = 2000
+_PAGE = 500
 """Rows looked at in one round trip."""
 _PROBE = 1.0
 """Seconds that the answer to `ping` is good for, whoever asks."""
@@ -36,6 +36,8 @@ class RedisPushes:
         self._config = config
         self._clock = clock
         self._accepting = Accepting(link, config)
+        self._turn = asyncio.Semaphore(1)
+        """Of those who look through the rows of large pushes: one page at a time, so that they slow nobody else."""
         self._probe: asyncio.Future[Any] | None = None
         self._probed_at = 0.0
 
@@ -179,8 +181,11 @@ class RedisPushes:
         found: list[DeliveryRow] = []
         last = start - 1
         for _ in range(0, _LOOK, _PAGE):
-            members = await self._link.call("ZRANGEBYSCORE", key, start, "+inf", "LIMIT", 0, _PAGE)
-            for index, row in (each for member in members for each in rows_of(member)):
+            async with self._turn:
+                members = await self._link.call("ZRANGEBYSCORE", key, start, "+inf", "LIMIT", 0, _PAGE)
+                read = [each for member in members for each in rows_of(member)]
+                await asyncio.sleep(0)
+            for index, row in read:
                 if row.outcome == "sent" or (outcome is not None and row.outcome != outcome):
                     continue
                 if len(found) == limit:
@@ -191,7 +196,6 @@ class RedisPushes:
                 return found, None
             start = int(members[-1].partition(b" ")[0]) + 1
             last = start - 1
-            await asyncio.sleep(0)  # 2,000 rows take some milliseconds to read.
         return found, str(last)
 
     async def ping(self) -> None:

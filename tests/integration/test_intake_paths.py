@@ -109,3 +109,17 @@ def test_a_crash_names_the_request_in_the_log() -> None:
         assert line["request_id"] == found.headers["x-request-id"]
 
     run(main)
+
+
+@pytest.mark.parametrize("query", ["since=2026-11-28T00:00:00+01:00", "until=2026-11-28T00:00:00.5+01:00"])
+def test_a_bare_plus_in_an_instant_is_named(query: str) -> None:
+    async def main(service: Service) -> None:
+        head = f"GET /v1/failed?{query} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer full\r\n\r\n"
+        found = await raw(service, head.encode())
+        assert (found.status, found.errors[0][1]) == (
+            422,
+            "has a space before its offset: in a URL the `+` is written `%2B`",
+        )
+        assert (await raw(service, head.replace("+", "%2B").encode())).status == 200
+
+    run(main)

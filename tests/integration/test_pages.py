@@ -33,7 +33,7 @@ def short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a call looks at before it answers with a cursor: little, so that few rows have many ends of a look."""
     monkeypatch.setattr(pushes, "_PAGE", 40)
     monkeypatch.setattr(pushes, "_LOOK", 200)
-    monkeypatch.setattr(letters, "PAGE", 40)
+    monkeypatch.setattr(letters, "STEP", 40)
     monkeypatch.setattr(letters, "LOOK", 200)
 
 

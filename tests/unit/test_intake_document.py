@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import re
 import string
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import pytest
@@ -17,7 +18,7 @@ from msgspec import Raw
 
 from pushsvc.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, ToAll
 from pushsvc.documents import instant as shown_at
-from pushsvc.errors import Fault, InvalidRequest, MalformedBody
+from pushsvc.errors import ContentTooLarge, Fault, InvalidRequest, MalformedBody
 from pushsvc.intake.depth import MAX_DEPTH
 from pushsvc.intake.document import Draft, read
 from pushsvc.intake.faults import LIMIT, Rules, walk
@@ -828,3 +829,38 @@ def test_a_whole_number_may_have_a_decimal_point() -> None:
     content = read(msgspec.json.encode(push(ttl=3600.0, notification={"title": "x", "badge": 3.0})), RULES, NOW).content
     assert content.notification is not None
     assert (repr(content.ttl), repr(content.notification.badge)) == ("3600", "3")
+
+
+LARGE = "x" * 70_000
+
+
+@pytest.mark.parametrize(
+    ("document", "path"),
+    [
+        (push(overrides={"apns": {"payload": {"deep": [[[LARGE]]]}}}), "overrides.apns"),
+        (push(overrides={"apns": {"payload": {}}, "fcm": {"data": {"a": LARGE}}}), "overrides.fcm"),
+        (push(data={"a": LARGE}), "data"),
+        (push(data={f"k{number}": "x" for number in range(20_000)}), "data"),
+        (push(notification={"title": LARGE}), "notification"),
+        (activity(content_state={"a": LARGE}), "live_activity.content_state"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_no_provider_takes_is_refused_before_anybody_looks_into_it(
+    document: dict[str, Any], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looked(*_: object) -> NoReturn:
+        raise AssertionError("it was looked into")
+
+    monkeypatch.setattr("pushsvc.intake.document.judge", looked)
+    monkeypatch.setattr("pushsvc.intake.document.refuse", looked)
+    with pytest.raises(ContentTooLarge) as caught:
+        read(msgspec.json.encode(document), RULES, NOW)
+    assert [fault.path for fault in caught.value.faults] == [path]
+
+
+def test_many_receivers_make_a_large_document_and_are_taken() -> None:
+    tokens = [{"platform": "apns", "token": f"{number:064x}"} for number in range(5000)]
+    overrides = {"apns": {"payload": {"a": "x" * 60_000}}}
+    rules = dataclasses.replace(RULES, max_targets=5000)
+    assert read(msgspec.json.encode(push(to={"tokens": tokens}, overrides=overrides)), rules, NOW).total == 5000

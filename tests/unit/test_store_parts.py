@@ -16,10 +16,12 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from pushsvc.codec import CodecError
 from pushsvc.errors import ConfigError, InvalidRequest, StoreError, StoreUnavailable
 from pushsvc.model import ENDS, Counts, Target
+from pushsvc.ports import DeadFilter
 from pushsvc.store import StoreConfig, keys, scripts, token_hash
 from pushsvc.store.commit import GroupCommit
 from pushsvc.store.connect import open_redis, store_faults
 from pushsvc.store.dead import DeadLetter, decode_dead, encode_dead
+from pushsvc.store.letters import LOOK, STEP, RedisLetters
 from pushsvc.store.receipts import parse_event_id, start_of
 from pushsvc.store.status import FIELDS, counts_of, status_of
 
@@ -386,5 +388,36 @@ def test_a_few_writes_may_be_under_way_at_once_and_the_rest_gathers() -> None:
         again = commit.add(9, 1)
         await again
         assert writes.seen[-1] == [9]
+
+    asyncio.run(main())
+
+
+class OneAtATime:
+    """A link to dead letters that nobody means: how many steps are under way at once, and how large they are."""
+
+    def __init__(self) -> None:
+        self.now = self.most = self.steps = 0
+        self.sizes: set[int] = set()
+
+    async def call(self, *command: Any) -> list[Any]:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0)
+        self.now -= 1
+        self.steps += 1
+        self.sizes.add(command[-1])
+        letter = DeadLetter("p", "apns", Target(0, "t"), "h", "BadTopic", 400, 1, 1)
+        return [(b"%d-0" % number, {b"d": encode_dead(letter)}) for number in range(command[-1])]
+
+
+def test_looks_through_all_dead_letters_take_turns() -> None:
+    async def main() -> None:
+        link = OneAtATime()
+        own = RedisLetters(link, StoreConfig())  # type: ignore[arg-type]  # a link that answers one command
+        which = DeadFilter(reason="nope")
+        pages = await asyncio.gather(*(own.page("shop", which, cursor="", limit=100) for _ in range(20)))
+        assert [rows for rows, _ in pages] == [[]] * 20
+        assert all(cursor for _, cursor in pages)
+        assert (link.most, link.steps, link.sizes) == (1, 20 * LOOK // STEP, {STEP})
 
     asyncio.run(main())
