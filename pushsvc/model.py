@@ -197,6 +197,8 @@ class Chunk(Struct, frozen=True, array_like=True):
     dry_run: bool = False
     part: str = ""
     """The part of its route that these targets were refused for before; see `Misconfigured.part`."""
+    counted: bool = False
+    """The limits have counted these deliveries, and do not ask for them again."""
 
     @property
     def unreachable(self) -> bool:
@@ -303,6 +305,8 @@ class Retry(Struct, frozen=True, gc=False):
     attempt: int
     part: str = ""
     """The part of the route that it waits for."""
+    counted: bool = True
+    """The limits have counted it: they do not ask for it again."""
 
 
 Verdict: TypeAlias = Ended | Retry

@@ -6,16 +6,22 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from ..errors import StoreUnavailable
 from ..model import Route
 from ..ports import NOTE, DeliveryQueue, Limiter, Provider
 from ..telemetry import REDIS, get_logger
 from .haste import Haste
+from .lease import Lease, boot_clock
 from .limits import RouteLimits
+from .revoking import Heard
 from .route import DispatchConfig, RouteWorker
 from .settling import Settler
+
+FOLLOW_WAIT: Final = 1.0
+"""Seconds of one wait for revocations; an app that is added meanwhile is followed after it."""
+FOLLOW_PAUSE: Final = 0.2
 
 
 class Dispatcher:
@@ -35,6 +41,7 @@ class Dispatcher:
         limits: Mapping[Route, RouteLimits] | None = None,
         wall_clock: Callable[[], float] = time.time,
         dice: Callable[[], float] = random.random,
+        lease_clock: Callable[[], float] = boot_clock,
     ) -> None:
         self._queue = queue
         self._providers = list(providers)
@@ -45,6 +52,9 @@ class Dispatcher:
         self._wall_clock = wall_clock
         self._dice = dice
         self._haste = Haste()
+        self._heard = Heard()
+        self._lease = Lease(config.takeover, lease_clock)
+        self._lease.on_lapse(self._give_up)
         self._lines: dict[Route, _Line] = {}
         self._notes: dict[Route, str] = {}
         self._settlers: dict[str, tuple[Settler, asyncio.Task[None]]] = {}
@@ -68,6 +78,7 @@ class Dispatcher:
         for provider in self._providers:
             self.add(provider)
         beating = self._watch(asyncio.create_task(self._beat(), name="beat"))
+        following = self._watch(asyncio.create_task(self._follow(), name="follow"))
         launching = self._watch(asyncio.create_task(self._launch(), name="launch"))
         stopped = asyncio.create_task(stop.wait(), name="stop")
         try:
@@ -86,9 +97,9 @@ class Dispatcher:
             for settler, _ in self._settlers.values():
                 settler.close()
             tasks = [line.reading for line in self._lines.values()] + [task for _, task in self._settlers.values()]
-            for task in (beating, launching, *tasks, stopped):
+            for task in (beating, following, launching, *tasks, stopped):
                 task.cancel()
-            await asyncio.gather(beating, launching, *tasks, stopped, return_exceptions=True)
+            await asyncio.gather(beating, following, launching, *tasks, stopped, return_exceptions=True)
             self._fault.cancel()
 
     # --- routes that come, change and go, while `run` runs -------------------------------------------
@@ -109,6 +120,8 @@ class Dispatcher:
             wall_clock=self._wall_clock,
             random=self._dice,
             haste=self._haste,
+            heard=self._heard,
+            lease=self._lease,
             limiter=self._limiter,
             limits=self._limits.get(provider.route),
         )
@@ -179,14 +192,40 @@ class Dispatcher:
             held = self.held()
             held |= {f"{NOTE}{route.app}/{route.platform}": text for route, text in self._notes.items()}
             if held != told or loop.time() >= due:
+                asked_at = self._lease.clock()
+                lapsed = not self._lease.holds
                 try:
                     await self._queue.beat(held)
+                    self._lease.renew(asked_at)
+                    if lapsed:
+                        self._wake_all()
                     told = held
                     due = loop.time() + self._config.beat_every
                     REDIS.end("beat")
                 except StoreUnavailable as error:
                     REDIS.begin("beat", error=str(error))
             await asyncio.sleep(min(1.0, self._config.beat_every))
+
+    async def _follow(self) -> None:
+        """Apply what is taken back, and say so: whoever takes it back waits for that."""
+        wait_ms = int(FOLLOW_WAIT * 1000)
+        while not self._stopping:
+            try:
+                apps = {route.app for route in self._lines}
+                for news in await self._queue.revoked(apps, wait_ms):
+                    self._heard.add(news.revoked, asyncio.get_running_loop().time())
+                    own = [line.worker for route, line in self._lines.items() if route.app == news.app]
+                    for worker in own:
+                        await worker.revoke(news.revoked)
+                    await self._settlers[news.app][0].acknowledge(news)
+                REDIS.end("follow")
+            except StoreUnavailable as error:
+                REDIS.begin("follow", error=str(error))
+                await asyncio.sleep(FOLLOW_PAUSE)
+
+    def _give_up(self) -> None:
+        for line in self._lines.values():
+            line.worker.give_up()
 
     async def _launch(self) -> None:
         """Look every `launch_every` seconds for scheduled pushes of our apps that are due.

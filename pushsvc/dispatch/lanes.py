@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from ..model import LANES, Chunk, Lane, Target
 from ..ports import EntryRef
@@ -22,9 +22,10 @@ SLICE: Final = 32
 
 
 class OpenEntry:
-    """A stream entry of which some targets are not yet settled. When `unsettled` is 0 it may be acknowledged."""
+    """A stream entry of which some targets are not yet settled. When `unsettled` is 0 it may be acknowledged, unless it
+    was `dropped`: then another may have it. Of one that is `revoked` nothing more is sent."""
 
-    __slots__ = ("chunk", "cursor", "ref", "targets", "unsettled")
+    __slots__ = ("chunk", "cursor", "dropped", "ref", "revoked", "targets", "unsettled")
 
     def __init__(self, ref: EntryRef, chunk: Chunk, targets: tuple[Target, ...]) -> None:
         self.ref = ref
@@ -32,14 +33,40 @@ class OpenEntry:
         self.targets = targets
         self.cursor = 0
         self.unsettled = len(chunk.targets)
+        self.revoked = False
+        self.dropped = False
+
+    @property
+    def left(self) -> tuple[Target, ...]:
+        """The targets that were not drawn."""
+        return self.targets[self.cursor :]
+
+    def without(self, gone: Sequence[Target]) -> None:
+        """Take targets out that were not drawn."""
+        if len(gone) == len(self.targets) - self.cursor:
+            self.targets = self.targets[: self.cursor]
+        elif gone:
+            indexes = {target.index for target in gone}
+            kept = tuple(target for target in self.left if target.index not in indexes)
+            self.targets = self.targets[: self.cursor] + kept
 
 
-def take_out(queue: deque[OpenEntry], wanted: Callable[[EntryRef], bool]) -> list[OpenEntry]:
-    """Take entries out of a queue, in their order; the others keep theirs."""
-    taken = [entry for entry in queue if wanted(entry.ref)]
-    for entry in taken:
-        queue.remove(entry)
-    return taken
+Choice: TypeAlias = Callable[[OpenEntry], tuple[Target, ...]]
+"""Which of an entry's `left` targets are to be taken out."""
+Withdrawn: TypeAlias = list[tuple[OpenEntry, tuple[Target, ...]]]
+
+
+def sift(queue: deque[OpenEntry], choose: Choice) -> Withdrawn:
+    """Take targets out of the entries of a queue, and entries out of it that have none left; the others keep their
+    order."""
+    found = [(entry, gone) for entry in queue if (gone := choose(entry))]
+    for entry, gone in found:
+        entry.without(gone)
+    if found:
+        kept = [entry for entry in queue if entry.cursor < len(entry.targets)]
+        queue.clear()
+        queue.extend(kept)
+    return found
 
 
 class Lanes:
@@ -101,20 +128,18 @@ class Lanes:
             self._queues[lane].remove(entry)
         return entry, target
 
-    def expired(self, now: int) -> list[tuple[OpenEntry, tuple[Target, ...]]]:
+    def expired(self, now: int) -> Withdrawn:
         """Take out what waits and whose time was over at `now`, in Unix ms."""
-        over = {entry.ref for queue in self._queues.values() for entry in queue if entry.chunk.expires_at <= now}
-        return self.withdraw(over.__contains__) if over else []
+        return self.sift(lambda entry: entry.left if entry.chunk.expires_at <= now else ())
 
-    def withdraw(self, wanted: Callable[[EntryRef], bool]) -> list[tuple[OpenEntry, tuple[Target, ...]]]:
-        """Take what was not drawn of these entries out of the line."""
-        taken = []
+    def sift(self, choose: Choice) -> Withdrawn:
+        """Take targets that were not drawn out of the line."""
+        found: Withdrawn = []
         for lane, queue in self._queues.items():
-            for entry in take_out(queue, wanted):
-                left = entry.targets[entry.cursor :]
-                self.size[lane] -= len(left)
-                taken.append((entry, left))
-        return taken
+            own = sift(queue, choose)
+            self.size[lane] -= sum(len(gone) for _, gone in own)
+            found += own
+        return found
 
     def _next_lane(
         self, limit: int, spare: int, lean: int | None, overtaken: Sequence[Lane]

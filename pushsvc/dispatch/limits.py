@@ -28,10 +28,10 @@ from msgspec import Struct
 
 from ..errors import StoreUnavailable
 from ..model import LANES, Lane, Route, Target
-from ..ports import Bucket, EntryRef, Lease, Limiter
+from ..ports import Bucket, Lease, Limiter
 from ..rates import AccountLimits, Rate
 from ..telemetry import REDIS
-from .lanes import Lanes, OpenEntry, take_out
+from .lanes import Choice, Lanes, OpenEntry, Withdrawn, sift
 
 SMALL: Final = 128
 """Targets of one question while others overtake the lane: Redis answers theirs in between."""
@@ -88,6 +88,8 @@ def app_bucket(app: str, rate: Rate) -> Bucket:
 
 Refuse = Callable[[OpenEntry, Target, int], None]
 """Takes a target that is over its limit, and the milliseconds to wait."""
+Passed = Callable[[OpenEntry], None]
+"""Takes an entry that may be sent."""
 
 
 class Gate:
@@ -100,13 +102,16 @@ class Gate:
         limiter: Limiter,
         ready: Lanes,
         *,
+        asking: Callable[[], Passed],
         refuse: Refuse,
         wake: Callable[[], None],
         congested: Callable[[], bool],
         overtaken: Callable[[Lane], bool],
     ) -> None:
-        """`refuse` is told of each target that must wait, `wake` when others have passed; nothing is asked for while
-        it is `congested`, because a refusal must be recorded too. Who is `overtaken` asks small questions."""
+        """`asking` is called as a question begins, and what it returned with each entry that has passed. `refuse` is
+        told of each target that must wait, `wake` when others have passed; nothing is asked for while it is
+        `congested`, because a refusal must be recorded too. Who is `overtaken` asks small questions."""
+        self._asking = asking
         self._congested = congested
         self._overtaken = overtaken
         self._route = route
@@ -132,14 +137,15 @@ class Gate:
             self._waiting[lane].append(entry)
             self.size[lane] += len(entry.targets)
 
-    def withdraw(self, wanted: Callable[[EntryRef], bool]) -> list[tuple[OpenEntry, tuple[Target, ...]]]:
-        """Take entries that were not asked for out of the line."""
-        taken = []
+    def sift(self, choose: Choice) -> Withdrawn:
+        """Take targets that were not asked for out of the line. What is being asked for just now is
+        not among them: see `asking`."""
+        found: Withdrawn = []
         for lane, waiting in self._waiting.items():
-            for entry in take_out(waiting, wanted):
-                self.size[lane] -= len(entry.targets)
-                taken.append((entry, entry.targets))
-        return taken
+            own = sift(waiting, choose)
+            self.size[lane] -= sum(len(gone) for _, gone in own)
+            found += own
+        return found
 
     def refill(self) -> None:
         """Ask for more, where there is more and a lane runs low. Call it whenever something was added or drawn."""
@@ -164,9 +170,10 @@ class Gate:
             if not entries:
                 more.clear()
                 continue
+            passed = self._asking()
             await self._ask_until_answered(lane, entries)
             for entry in entries:
-                self._ready.add(entry)
+                passed(entry)
             self._wake()
 
     def _next(self, lane: Lane) -> list[OpenEntry]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
+from functools import partial
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
@@ -26,12 +27,15 @@ from ..model import (
 )
 from ..policy import EXPIRED, SENT, RetryPolicy, decide, look_again
 from ..ports import DeliveryQueue, Limiter, Provider, Taken
+from ..ports.entries import Revoked
 from ..telemetry import REDIS, get_logger
 from .congestion import Congestion
 from .haste import TRICKLE, Haste
 from .health import UNBOUNDED
 from .lanes import Lanes, OpenEntry
+from .lease import Lease, unlimited
 from .limits import RATE_LIMITED, Gate, Pacer, RouteLimits
+from .revoking import Heard, chosen_by, everything
 from .settling import Settler
 from .tally import Tally
 from .watch import RouteWatch
@@ -50,6 +54,13 @@ UNREACHABLE: Final = Ended("failed")
 """No dead letter: nobody could send it again as it is."""
 
 RECALLED: Final = "recalled"
+CANCELLED: Final = Ended("cancelled")
+
+LAPSED_LOOK: Final = 0.1
+"""Seconds between two looks at a sign of life that has run out."""
+
+BREATH: Final = 500
+"""Deliveries taken back before others get the loop again."""
 
 PART_HELD: Final = "part_held"
 
@@ -68,9 +79,17 @@ class DispatchConfig(Struct, frozen=True):
     launch_every: float = 0.2
     """A scheduled push leaves at most about so much after its time."""
     reclaim_every: float = 5.0
-    recall_every: float = 1.0
     beat_every: float = 4.0
+    takeover: float = 15.0
+    """How long a sign of life is good for: without a newer one nothing is submitted."""
     drain_timeout: float = 25.0
+
+
+class Mark(NamedTuple):
+    """A moment, to tell later what has been taken back since, and whether our sign of life ran out."""
+
+    heard: int
+    generation: int
 
 
 class Flight(Delivery, frozen=True, gc=False):
@@ -95,6 +114,8 @@ class RouteWorker:
         wall_clock: Callable[[], float],
         random: Callable[[], float],
         haste: Haste | None = None,
+        heard: Heard | None = None,
+        lease: Lease | None = None,
         limiter: Limiter | None = None,
         limits: RouteLimits | None = None,
     ) -> None:
@@ -119,6 +140,8 @@ class RouteWorker:
         self._in_flight = 0
         self._congestion = Congestion(self._loop.time())
         self._haste = haste or Haste()
+        self._heard = heard or Heard()
+        self._lease = lease or unlimited()
         self._log = get_logger("dispatch").bind(app=self.route.app, platform=self.route.platform)
         self._limits = RouteLimits()
         self._gate: Gate | None = None
@@ -130,6 +153,7 @@ class RouteWorker:
                 self._limits,
                 limiter,
                 self._lanes,
+                asking=lambda: partial(self._pass, self._mark()),
                 refuse=self._refuse,
                 wake=self._passed,
                 congested=lambda: settler.congested,
@@ -143,6 +167,7 @@ class RouteWorker:
 
     async def run(self) -> None:
         """Read, promote and take over until cancelled."""
+        await self._enrol()
         async with asyncio.TaskGroup() as tasks:
             for lane in LANES:
                 tasks.create_task(self._read(lane))
@@ -151,7 +176,6 @@ class RouteWorker:
                     tasks.create_task(part.run())
             tasks.create_task(self._every(self._config.promote_every, self._promote))
             tasks.create_task(self._every(self._config.reclaim_every, self._reclaim))
-            tasks.create_task(self._every(self._config.recall_every, self._give_back))
 
     def stop(self) -> None:
         """Submit nothing more. What was read and not sent stays in Redis, for whoever comes next."""
@@ -194,6 +218,10 @@ class RouteWorker:
                 space.clear()
                 await space.wait()
                 continue
+            if not self._lease.holds:
+                await asyncio.sleep(LAPSED_LOOK)
+                continue
+            mark = self._mark()
             try:
                 taken = await self._queue.take(self.route, lane, targets=wanted, wait_ms=wait_ms)
                 pause = 0.05
@@ -205,7 +233,18 @@ class RouteWorker:
                 continue
             if taken and self._held(lane) + sum(len(t.chunk.targets) for t in taken) <= TRICKLE:
                 self._haste.note(self.route, lane, self._loop.time())
-            self._admit(taken)
+            self._admit(taken, mark)
+
+    async def _enrol(self) -> None:
+        who = ("enrol", self.route)
+        while True:
+            try:
+                await self._queue.enrol(self.route.app)
+                REDIS.end(who)
+                return
+            except StoreUnavailable as error:
+                REDIS.begin(who, error=str(error))
+                await asyncio.sleep(0.5)
 
     async def _every(self, seconds: float, step: Callable[[], Awaitable[None]]) -> None:
         who = ("upkeep", self.route, step.__name__)
@@ -242,33 +281,25 @@ class RouteWorker:
         self._tally.held(set())
 
     async def _reclaim(self) -> None:
-        self._admit(await self._queue.reclaim(self.route))
+        mark = self._mark()
+        if self._lease.holds:
+            self._admit(await self._queue.reclaim(self.route), mark)
 
-    async def _give_back(self) -> None:
-        """Let go of entries that are asked for: what is not sent of them waits in Redis, at no cost of an attempt."""
-        wanted = await self._queue.recalled(self.route)
-        if not wanted:
-            return
-        waiting = self._lanes.withdraw(wanted.__contains__)
-        if self._gate is not None:
-            waiting += self._gate.withdraw(wanted.__contains__)
-        now = int(self._wall_clock() * 1000)
-        for entry, targets in waiting:
-            verdict = _waits(entry.chunk, now, 0)
-            for target in targets:
-                self._settle(Delivery(entry.chunk, target), entry, None, verdict, now, RECALLED)
-        self._signal_space()
-
-    def _admit(self, taken: list[Taken]) -> None:
+    def _admit(self, taken: list[Taken], mark: Mark) -> None:
         if not taken:
             return
+        if not self._lease.holds or mark.generation != self._lease.generation:
+            self._queue.forget([each.ref for each in taken])
+            return
         now = int(self._wall_clock() * 1000)
-        for ref, chunk, skip in ((t.ref, t.chunk, t.skip) for t in taken):
+        revoked = self._heard.since(mark.heard)
+        for ref, chunk, skip, again in ((t.ref, t.chunk, t.skip, t.again) for t in taken):
             targets = tuple(t for t in chunk.targets if t.index not in skip) if skip else chunk.targets
             entry = OpenEntry(ref, chunk, targets)
             if not entry.unsettled:
                 self._settler.finish(entry)
                 continue
+            self._settler.hold(entry)
             for target in chunk.targets if skip else ():
                 if target.index in skip:
                     end = skip[target.index]
@@ -279,7 +310,12 @@ class RouteWorker:
                 continue
             if chunk.part:
                 self._hold_part(entry, now)
-            self._enqueue(entry)
+            if revoked:
+                self._take_back(entry, revoked)
+            if again or chunk.counted:
+                self._lanes.add(entry)
+            else:
+                self._enqueue(entry)
         if self._gate is not None:
             self._gate.refill()
         self.wake()
@@ -295,6 +331,70 @@ class RouteWorker:
         for target in waiting:
             self._settle(Delivery(chunk, target), entry, None, verdict, now, PART_HELD)
 
+    # --- taken back -----------------------------------------------------------
+
+    def _mark(self) -> Mark:
+        """The present moment, for what is asked for now and comes later."""
+        return Mark(self._heard.number, self._lease.generation)
+
+    async def revoke(self, revoked: Revoked) -> None:
+        """Let go of it: when this returns nothing of it waits here. The caller has added it to `heard` just before."""
+        held = [entry for push_id in revoked.pushes for entry in self._settler.held(push_id)]
+        if not held and not revoked.tokens and not revoked.entries:
+            return
+        for entry in held:
+            entry.revoked = True
+        choose = chosen_by(revoked)
+        asked = self._lanes.sift(choose)
+        waiting = [] if self._gate is None else self._gate.sift(choose)
+        self._signal_space()
+        done = 0
+        for counted, found in ((True, asked), (False, waiting)):
+            for entry, targets in found:
+                self._let_go(entry, targets, counted=counted)
+                done += len(targets)
+                if done >= BREATH:
+                    done = 0
+                    await asyncio.sleep(0)
+
+    def give_up(self) -> None:
+        """Our sign of life has run out: what is not in flight may be another's by now."""
+        given_up = self._lanes.sift(everything)
+        if self._gate is not None:
+            given_up += self._gate.sift(everything)
+        self._settler.drop(given_up)
+        self._signal_space()
+        self._log.warning("lease_lapsed", given_up=sum(len(targets) for _, targets in given_up))
+
+    def _take_back(self, entry: OpenEntry, revoked: Revoked, *, counted: bool = False) -> None:
+        """The same for an entry that is in no line."""
+        gone = chosen_by(revoked)(entry)
+        entry.without(gone)
+        self._let_go(entry, gone, counted=counted)
+
+    def _let_go(self, entry: OpenEntry, targets: tuple[Target, ...], *, counted: bool) -> None:
+        """Of a cancelled push they end. Others wait in Redis, at no cost of an attempt, to be looked at as they are
+        taken again."""
+        now = int(self._wall_clock() * 1000)
+        chunk = entry.chunk
+        verdict: Verdict = CANCELLED
+        if not entry.revoked:
+            verdict = _waits(chunk, now, 0, counted=counted or chunk.counted)
+        reason = CANCELLED.end if entry.revoked else RECALLED
+        for target in targets:
+            self._settle(Delivery(chunk, target), entry, None, verdict, now, reason)
+
+    def _pass(self, mark: Mark, entry: OpenEntry) -> None:
+        """The limits let it go; it was asked for at `mark`."""
+        if mark.generation != self._lease.generation:
+            left = entry.left
+            entry.without(left)
+            self._settler.drop([(entry, left)])
+            return
+        if revoked := self._heard.since(mark.heard):
+            self._take_back(entry, revoked, counted=True)
+        self._lanes.add(entry)
+
     # --- sending ------------------------------------------------------------
 
     def wake(self) -> None:
@@ -305,7 +405,7 @@ class RouteWorker:
 
     def _pump(self) -> None:
         self._pump_scheduled = False
-        if self._stopping or self._settler.congested or not self._lanes:
+        if self._stopping or self._settler.congested or not self._lanes or not self._lease.holds:
             return
         started = self._loop.time()
         room = self._provider.room
@@ -330,7 +430,8 @@ class RouteWorker:
         overtaken = self._haste.overtaken(self.route, started)
         calm, lean = self._congestion.calm, self._congestion.lean
         self._congestion.turn(started, lean=bool(overtaken))
-        while budget > 0:
+        lease = self._lease
+        while budget > 0 and lease.holds:
             drawn = self._lanes.draw(
                 budget,
                 spare=min(room - reserve, calm.limit - self._in_flight),
@@ -420,7 +521,8 @@ class RouteWorker:
         """A target is over its limit: it waits in Redis, at no cost of an attempt, or ends."""
         now = int(self._wall_clock() * 1000)
         chunk = entry.chunk
-        verdict = DROPPED if self._limits.on_exceed == "drop" else _waits(chunk, now, wait_ms)
+        drops = self._limits.on_exceed == "drop" and chunk.turn == 1
+        verdict = DROPPED if drops else _waits(chunk, now, wait_ms, counted=False)
         self._tally.limited()
         self._settle(Delivery(chunk, target), entry, None, verdict, now, RATE_LIMITED)
 
@@ -454,6 +556,8 @@ class RouteWorker:
             if type(outcome) is not Sent:
                 policy = self._config.retry
                 verdict = decide(chunk, outcome, now=now, jitter=self._random(), policy=policy, blame=blame)
+                if type(verdict) is Retry and delivery.entry.revoked:
+                    verdict = CANCELLED
         seconds = now_monotonic - delivery.started
         self._congestion.answered(seconds, self._in_flight, now_monotonic)
         self._tally.answered(outcome, chunk.lane, seconds, now_wall - chunk.starts_at / 1000)
@@ -480,7 +584,7 @@ class RouteWorker:
         self._settler.add(settlement, entry)
 
 
-def _waits(chunk: Chunk, now: int, wait_ms: int) -> Verdict:
+def _waits(chunk: Chunk, now: int, wait_ms: int, *, counted: bool) -> Verdict:
     """It goes again in so many ms, as the same attempt, or has expired by then."""
     due_at = -(-(now + max(1, wait_ms)) // DUE_STEP_MS) * DUE_STEP_MS
-    return EXPIRED if due_at >= chunk.expires_at else Retry(due_at, chunk.attempt)
+    return EXPIRED if due_at >= chunk.expires_at else Retry(due_at, chunk.attempt, chunk.part, counted)

@@ -13,7 +13,6 @@ from msgspec import Struct
 from ..errors import Fault, PushsvcError
 from ..model import (
     ApiKey,
-    Chunk,
     Content,
     Delivery,
     DeliveryRow,
@@ -30,6 +29,9 @@ from ..model import (
     Settlement,
 )
 from ..rates import Rate
+from .entries import EntryRef as EntryRef
+from .entries import News as News
+from .entries import Taken as Taken
 
 # --- providers ----------------------------------------------------------------------------------
 
@@ -116,26 +118,6 @@ NOTE: Final = "note:"
 # --- the queue ----------------------------------------------------------------------------------
 
 
-class EntryRef(Struct, frozen=True):
-    """Where a stream entry lives: enough to acknowledge it."""
-
-    app: str
-    shard: int
-    platform: Platform
-    lane: Lane
-    entry_id: str
-
-
-class Taken(Struct, frozen=True):
-    """An entry read for sending."""
-
-    ref: EntryRef
-    chunk: Chunk
-    """Only the targets that still await an outcome in this turn."""
-    skip: dict[int, End]
-    """Targets, by index, that must not be sent: `cancelled` or `suppressed`. Settle them so."""
-
-
 class PushStore(Protocol):
     """Intake's side of the queue."""
 
@@ -188,6 +170,10 @@ class PushStore(Protocol):
     async def cancel(self, app: str, push_id: str) -> PushStatus | None:
         """Cancel what has not been sent. None: no such push. Raises `Conflict` when it is already done.
 
+        Waits up to two seconds until each dispatcher has said that it holds nothing of the push any more and how many
+        of its deliveries it has in flight: those stay `queued` until they are answered, all others are `cancelled`.
+        Where a dispatcher says nothing in that time (it is paused, or has died), its deliveries count as they stand
+        until it speaks or another takes them over: it sends nothing once its sign of life has run out.
         Of a push that is still scheduled nothing is ever sent, and its deliveries leave no rows.
         """
         ...
@@ -224,8 +210,22 @@ class DeliveryQueue(Protocol):
         """Take over entries of consumers that are gone, at the targets without an outcome."""
         ...
 
-    async def recalled(self, route: Route) -> frozenset[EntryRef]:
-        """Entries that their holders shall give back: let go of what is not sent of them."""
+    async def enrol(self, app: str) -> None:
+        """Called before anything of an app is taken: from now on a revocation waits for this consumer's word."""
+        ...
+
+    async def revoked(self, apps: Collection[str], wait_ms: int) -> Sequence[News]:
+        """What was taken back of these apps since the last call; waits up to `wait_ms` for it. Each is acknowledged,
+        in this order. Apps that are not named any more are no longer followed."""
+        ...
+
+    async def acknowledge(self, news: News, in_flight: Mapping[str, int]) -> None:
+        """Nothing of what `news` names will be submitted any more; so many of its cancelled pushes are in flight, or
+        answered and not settled. No `settle` of the app may be under way."""
+        ...
+
+    def forget(self, refs: Iterable[EntryRef]) -> None:
+        """These entries are held no longer: `take` hands them out anew, as far as they are still this consumer's."""
         ...
 
     def release(self, route: Route) -> None:

@@ -59,6 +59,7 @@ def dispatch_config(settings: Settings) -> DispatchConfig:
     return DispatchConfig(
         retry=retry_policy(settings.retry),
         drain_timeout=settings.dispatch.drain_timeout,
+        takeover=settings.dispatch.takeover,
         beat_every=settings.dispatch.takeover / 4,
         reclaim_every=settings.dispatch.takeover / 3,
     )

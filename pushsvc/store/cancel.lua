@@ -1,14 +1,17 @@
--- Cancels a push: nothing more of it is sent, and dispatchers learn of it with their next read.
+-- Cancels a push: nothing more of it is sent. Dispatchers are told, and whoever reads an entry of it from now on knows.
 --
 -- A push that is done stays done. Cancelling twice is the same as once. A push that is scheduled is not in any lane:
 -- its chunks are deleted here and now, and no dispatcher ever hears of it. One whose audience is being expanded takes
 -- no further step: it has the deliveries that it has. Where none of them is open, its status has a lifetime from now on.
 --
+-- `ck` says that every dispatcher has let go of the push; it is set here where there is nobody to wait for.
+--
 -- KEYS  1 ps:T:p:<id>; 2 ps:T:cancelled; 3 ps:T:epoch; 4 ps:T:s:<id>; 5 ps:T:scheduled; 6 ps:T:pending;
---       7 ps:T:x:<id>; 8 ps:T:expansions
--- ARGV  1 push id; 2 now ms; 3 status TTL ms; 4 ms for which a delivery may be open; then the fields to return
--- Returns the values of those fields after the step, and of a push that was scheduled platform, count, platform, count,
--- .. of what has ended here; or false for a push that is not known.
+--       7 ps:T:x:<id>; 8 ps:T:expansions; 9 ps:T:revoked; 10 ps:T:heard
+-- ARGV  1 push id; 2 now ms; 3 status TTL ms; 4 ms for which a delivery may be open; 5 lifetime of a revocation ms;
+--       then the fields to return
+-- Returns the values of those fields after the step; of a push that was scheduled platform, count, platform, count,
+-- .. of what has ended here; and the revocation to wait for, or ''. Or false for a push that is not known.
 
 -- include: retire
 
@@ -24,7 +27,7 @@ local function over()
   return found
 end
 
-local state, total = unpack(redis.call('HMGET', KEYS[1], 'st', 'n'))
+local state, total, place, confirmed = unpack(redis.call('HMGET', KEYS[1], 'st', 'n', 'cx', 'ck'))
 if not state then
   return false
 end
@@ -34,21 +37,33 @@ if state ~= 'done' and state ~= 'cancelled' then
   redis.call('DEL', KEYS[7])
   redis.call('ZREM', KEYS[8], ARGV[1])
   if state == 'scheduled' then
-    local parts = redis.call('LRANGE', KEYS[4], 0, -1)
+    local parts, gone = redis.call('LRANGE', KEYS[4], 0, -1), 0
     for at = 1, #parts, 4 do
       ended[#ended + 1] = parts[at]
       ended[#ended + 1] = tonumber(parts[at + 2])
+      gone = gone + tonumber(parts[at + 2])
     end
     redis.call('DEL', KEYS[4])
     redis.call('ZREM', KEYS[5], ARGV[1])
-    redis.call('HINCRBY', KEYS[6], 'scheduled', 0 - total) -- -0 is no integer to Redis
-    retire(prefix, ARGV[1], true, ARGV[3])
+    redis.call('HINCRBY', KEYS[6], 'scheduled', 0 - gone) -- -0 is no integer to Redis
+    confirmed = '1'
   elseif over() == tonumber(total) then
-    retire(prefix, ARGV[1], true, ARGV[3])
+    confirmed = '1'
   else
     redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
     redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[2] - ARGV[4])
     redis.call('INCR', KEYS[3])
+    local oldest = string.format('%.0f', ARGV[2] - ARGV[5])
+    place = redis.call('XADD', KEYS[9], 'MINID', '~', oldest, '*', 'p', ARGV[1])
+    redis.call('PEXPIRE', KEYS[9], ARGV[5])
+    redis.call('HSET', KEYS[1], 'cx', place)
+    confirmed = redis.call('HLEN', KEYS[10]) == 0 and '1'
+  end
+  if confirmed then
+    redis.call('HSET', KEYS[1], 'ck', 1)
+  end
+  if not place then
+    retire(prefix, ARGV[1], true, ARGV[3])
   end
 end
-return { redis.call('HMGET', KEYS[1], unpack(ARGV, 5)), ended }
+return { redis.call('HMGET', KEYS[1], unpack(ARGV, 6)), ended, not confirmed and place or '' }

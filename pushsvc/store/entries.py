@@ -63,13 +63,15 @@ class Opener:
         for (state, entries), epoch in zip(reads, epochs, strict=True):
             decoded = await self._outstanding(state, await self._decode(state, entries))
             found.append((state, decoded, await self._cancelled_of(state, int(epoch or 0))))
-        return await self._hold(route, found, sizes)
+        return await self._hold(route, found, sizes, again=True)
 
     async def _hold(
         self,
         route: Route,
         found: Sequence[tuple[LaneState, list[tuple[EntryRef, Chunk]], frozenset[str]]],
         sizes: Sequence[int],
+        *,
+        again: bool = False,
     ) -> list[Taken]:
         chunks = [chunk for _, decoded, _ in found for _, chunk in decoded]
         suppressed = await self._suppression.among(route.app, route.platform, chunks, sizes)
@@ -86,7 +88,7 @@ class Opener:
                     skip = {target.index: "cancelled" for target in chunk.targets}
                 elif suppressed:
                     skip = {target.index: "suppressed" for target in chunk.targets if target.token in suppressed}
-                taken.append(Taken(ref=ref, chunk=chunk, skip=skip))
+                taken.append(Taken(ref=ref, chunk=chunk, skip=skip, again=again))
         return taken
 
     async def _decode(self, state: LaneState, entries: Iterable[Entry]) -> list[tuple[EntryRef, Chunk]]:

@@ -10,8 +10,6 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:q:<platform>:<lane>` | stream | entry: until settled   | the lane: `c` encoded Chunk, `n` its number of        |
 |                            |        |                        | targets; consumer group `dispatch`                    |
 | `ps:T:retry:<platform>`    | zset   | member: until due      | score due ms; member `<lane> <n> <encoded Chunk>`     |
-| `ps:T:recall:<platform>`   | hash   | 60 seconds, renewed    | `<lane> <entry id>` of entries that dispatchers shall |
-|                            |        |                        | give back: an erasure waits for them                  |
 | `ps:T:pending`             | hash   | for good               | `<platform>:<lane>` deliveries that have not ended;   |
 |                            |        |                        | `<platform>:retry` those of them that wait in `retry`;|
 |                            |        |                        | `scheduled` deliveries of pushes in `scheduled`       |
@@ -31,6 +29,10 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:cancelled`           | zset   | member: until it ends  | ids of cancelled pushes that still have deliveries    |
 |                            |        |                        | not ended; score cancelled at ms                      |
 | `ps:T:epoch`               | string | for good               | counter, raised by each cancel: a cheap question      |
+| `ps:T:revoked`             | stream | 3600 seconds, renewed  | what dispatchers shall let go of, see revocations.py: |
+|                            |        |                        | `p` a push id, `t` marks of tokens, `e` an entry      |
+| `ps:T:heard`               | hash   | field: its dispatcher  | consumer -> the last entry of `revoked` that it has   |
+|                            |        |                        | applied                                               |
 | `ps:T:dead`                | stream | entry: dead-letter TTL | dead letters: `d` encoded DeadLetter                  |
 | `ps:T:m:<id>`              | hash   | dead-letter TTL        | platform -> encoded Chunk without targets, so that a  |
 |                            |        |                        | dead letter can be sent again                         |
@@ -91,7 +93,8 @@ The push's hash `ps:T:p:<id>` has `st` state, `n` total, `at` created ms, `up` u
 scheduled, `rt` how many are being retried, `n:<end>` how many ended so, and for pushes of up to 32 deliveries under
 each index that has ended its encoded DeliveryRow: that the field is there *is* the mark that the delivery ended. What
 is queued is not stored but reckoned, `n - rt - sum of n:<end>`, so that the counts cannot disagree. Names are short
-because each is kept once a push for a week.
+because each is kept once a push for a week. A push that was cancelled has `cx` its entry in `revoked`, `fi` how many of
+it the dispatchers had in flight then and have not settled since, and `ck` 1 once every dispatcher has told that.
 
 Of a larger push the marks are bits and the rows stand beside it. Each that did not end as `sent` is a member of its
 own, since a replay takes it out again; those that were sent share one for each time that something was recorded of
@@ -216,8 +219,13 @@ def retries(app: str, shard: int, platform: Platform) -> str:
 
 
 @lru_cache(maxsize=4096)
-def recall(app: str, shard: int, platform: Platform) -> str:
-    return f"{prefix(app, shard)}recall:{platform}"
+def revoked(app: str, shard: int) -> str:
+    return f"{prefix(app, shard)}revoked"
+
+
+@lru_cache(maxsize=4096)
+def heard(app: str, shard: int) -> str:
+    return f"{prefix(app, shard)}heard"
 
 
 @lru_cache(maxsize=4096)

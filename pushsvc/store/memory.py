@@ -8,7 +8,10 @@ expires anything, and knows one shard.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import reduce
+from operator import or_
 
 import msgspec
 
@@ -33,7 +36,7 @@ from ..model import (
     TokenDead,
     TokenSuspect,
 )
-from ..ports import EntryRef, Taken
+from ..ports.entries import EntryRef, News, Revoked, Taken, token_mark
 from ..routing import platform_of
 from .answers import slot_of
 from .clock import Clock, wall_clock
@@ -120,9 +123,14 @@ class MemoryPushes:
         if record.state == "done":
             raise Conflict("every delivery of this push has ended: there is nothing left to cancel")
         if record.state != "cancelled":
+            record.in_flight = 0 if record.state == "scheduled" else None
             record.state = "cancelled"
             record.walk = None
             record.updated_at = self._state.clock()
+            if record.in_flight is None:
+                record.revoked = self._state.revoke(app, Revoked(pushes=frozenset((push_id,))))
+        if record.in_flight is None and await self._state.applied(app, record.revoked):
+            record.in_flight = record.flying
         return record.status()
 
     async def ping(self) -> None: ...
@@ -135,6 +143,8 @@ class MemoryQueue:
         self._state = state
         self._consumer = consumer
         self._held: set[str] = set()
+        self._places: dict[str, int] = {}
+        self._counted: Counter[tuple[str, str]] = Counter()
 
     async def take(self, route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
         self._state.alive.add(self._consumer)
@@ -175,7 +185,7 @@ class MemoryQueue:
                 elif (route.app, platform_of(route.platform), target.token) in self._state.suppressed:
                     skip[target.index] = "suppressed"
             ref = EntryRef(app=route.app, shard=0, platform=route.platform, lane=lane, entry_id=entry_id)
-            taken.append(Taken(ref=ref, chunk=chunk, skip=skip))
+            taken.append(Taken(ref=ref, chunk=chunk, skip=skip, again=again))
         return taken
 
     async def settle(self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]) -> int:
@@ -189,6 +199,11 @@ class MemoryQueue:
             if not record.open(target.index, chunk.turn):
                 continue
             applied += 1
+            if self._counted[app, chunk.push_id] and settlement.outcome is not None:
+                self._counted[app, chunk.push_id] -= 1
+                record.flying -= 1
+                if record.in_flight is not None:
+                    record.in_flight = record.flying
             record.updated_at = state.clock()
             state.count_answer(Route(app, chunk.platform), slot_of(settlements, 0), settlement)
             if isinstance(settlement.outcome, TokenDead | TokenSuspect):
@@ -246,9 +261,31 @@ class MemoryQueue:
             taken += self._open(route, lane, left, again=True)
         return taken
 
-    async def recalled(self, route: Route) -> frozenset[EntryRef]:
-        """Nobody asks: the erasure in memory takes what it wants."""
-        return frozenset()
+    async def enrol(self, app: str) -> None:
+        self._state.heard[app].setdefault(self._consumer, len(self._state.revoked[app]))
+
+    async def revoked(self, apps: Collection[str], wait_ms: int) -> Sequence[News]:
+        state = self._state
+        until = asyncio.get_running_loop().time() + wait_ms / 1000
+        while True:
+            news = []
+            for app in apps:
+                told, after = state.revoked[app], self._places.get(app, state.heard[app].get(self._consumer, 0))
+                if len(told) > after:
+                    self._places[app] = len(told)
+                    news.append(News(app, 0, str(len(told)), reduce(or_, told[after:])))
+            if news or not await state.changed(until):
+                return news
+
+    async def acknowledge(self, news: News, in_flight: Mapping[str, int]) -> None:
+        for push_id, count in in_flight.items():
+            self._state.pushes[news.app, push_id].flying += count
+            self._counted[news.app, push_id] += count
+        self._state.heard[news.app][self._consumer] = int(news.place)
+        self._state.change()
+
+    def forget(self, refs: Iterable[EntryRef]) -> None:
+        self._held -= {ref.entry_id for ref in refs}
 
     def release(self, route: Route) -> None:
         for lane in LANES:
@@ -259,6 +296,8 @@ class MemoryQueue:
 
     async def retire(self) -> None:
         self._state.alive.discard(self._consumer)
+        for heard in self._state.heard.values():
+            heard.pop(self._consumer, None)
 
 
 class MemoryReceipts:
@@ -288,6 +327,7 @@ class MemoryReceipts:
                 self._state.events[app].append((f"{next(self._state.numbers)}-0", event))
                 if event.action == "suppressed":
                     self._state.suppressed[app, platform_of(receipt.platform), receipt.token] = receipt.at
+                    self._state.revoke(app, Revoked(tokens=frozenset((token_mark(receipt.token),))))
 
     async def events(self, app: str, *, after: str, limit: int) -> list[tuple[str, FeedbackEvent]]:
         start = parse_event_id(after)[:2]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from ..devices import Device
 from ..freeze import Slots
 from ..model import Platform, Route
+from ..ports.entries import Revoked, token_mark
 from .memory_state import State
 
 
@@ -29,6 +30,7 @@ class MemorySuppressions:
 
     async def add(self, app: str, tokens: Sequence[tuple[Platform, str, int]]) -> None:
         self._state.suppressed |= {(app, platform, token): at for platform, token, at in tokens}
+        self._state.revoke(app, Revoked(tokens=frozenset(token_mark(token) for _, token, _ in tokens)))
 
     async def lift(self, app: str, devices: Iterable[Device], *, always: bool = False) -> None:
         self._state.lift(app, devices, always=always)

@@ -34,12 +34,14 @@ from ..model import (
     TokenSuspect,
 )
 from ..ports import ReplayStatus
+from ..ports.entries import Revoked
 from ..ports.erasure import Erasure
 from .clock import Clock
 from .config import StoreConfig
 from .dead import DeadLetter
 from .registry_changes import Kept
-from .status import counts_of
+from .revocations import PATIENCE
+from .status import counts_of, state_of
 
 T = TypeVar("T")
 
@@ -66,6 +68,12 @@ class Record:
     launched: bool = False
     """Its chunks were put into the lanes: a push that is cancelled before its time never is."""
     walk: Walk | None = None
+    revoked: int = 0
+    """Where its cancel stands among the revocations."""
+    flying: int = 0
+    """How many of a cancelled push are in flight, as far as dispatchers have said."""
+    in_flight: int | None = None
+    """The same once all have."""
 
     @property
     def left(self) -> int:
@@ -77,13 +85,14 @@ class Record:
 
     def status(self) -> PushStatus:
         ended: dict[str, int] = {end: sum(1 for own in self.ended.values() if own == end) for end in ENDS}
+        counts = counts_of(self.state, self.push.total, len(self.turns), ended, self.in_flight)
         return PushStatus(
             id=self.push.id,
             app=self.push.app,
-            state=self.state,
+            state=state_of(self.state, counts),
             created_at=self.push.created_at,
             updated_at=self.updated_at,
-            counts=counts_of(self.state, self.push.total, len(self.turns), ended),
+            counts=counts,
             send_at=self.push.send_at,
         )
 
@@ -138,6 +147,10 @@ class State:
         self.keys: dict[str, ApiKey] = {}
         self.once: dict[tuple[str, bytes], bytes] = {}
         self.alive: set[str] = set()
+        self.revoked: dict[str, list[Revoked]] = defaultdict(list)
+        """Of an app, in order; the number of one is its place."""
+        self.heard: dict[str, dict[str, int]] = defaultdict(dict)
+        """Of an app, by consumer, how many of them it has applied."""
         self._changed: list[asyncio.Future[None]] = []
 
     def count_answer(self, route: Route, slot: int, settlement: Settlement) -> None:
@@ -167,6 +180,20 @@ class State:
                 self.lanes[record.push.app, chunk.platform, chunk.lane].add(chunk)
         record.launched = True
         self.change()
+
+    def revoke(self, app: str, revoked: Revoked) -> int:
+        """Tell it; the place to wait for."""
+        self.revoked[app].append(revoked)
+        self.change()
+        return len(self.revoked[app])
+
+    async def applied(self, app: str, place: int) -> bool:
+        """Wait until every consumer has heard so much, for `PATIENCE` at most; whether they have."""
+        until = asyncio.get_running_loop().time() + PATIENCE
+        while any(heard < place for heard in self.heard[app].values()):
+            if not await self.changed(until):
+                return False
+        return True
 
     def change(self) -> None:
         """Wake whoever waits for an entry."""

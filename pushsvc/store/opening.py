@@ -30,6 +30,7 @@ from .queue import RedisQueue
 from .receipts import RedisReceipts
 from .registry import RedisRegistry
 from .replays import RedisReplays
+from .revocations import Following, Revocations
 from .suppression import Suppression
 from .webhooks import RedisWebhooks
 from .workers import RedisWorkers
@@ -39,7 +40,8 @@ class Store:
     """Redis behind the ports, for one process and one event loop."""
 
     def __init__(self, link: Link, config: StoreConfig, hash_key: bytes, clock: Clock) -> None:
-        suppression = Suppression(link, config, hash_key, clock)
+        revocations = Revocations(link, clock)
+        suppression = Suppression(link, config, hash_key, revocations, clock)
         liveness = Liveness(link, config, clock)
         self.clock = clock
         self.seconds: Callable[[], float] = clock.seconds if isinstance(clock, StoreClock) else lambda: clock() / 1000
@@ -51,8 +53,8 @@ class Store:
         self.link = link
         self.replaced = asyncio.Event()
         """Set when this Redis has come back empty and has been begun anew by others: end, and be started again."""
-        self.pushes = RedisPushes(link, config, clock)
-        self.queue = RedisQueue(link, config, suppression, liveness, clock)
+        self.pushes = RedisPushes(link, config, revocations, clock)
+        self.queue = RedisQueue(link, config, suppression, liveness, Following(link, config, liveness), clock)
         self.receipts = RedisReceipts(link, config, suppression, liveness, clock)
         self.answers = RedisAnswers(link, config)
         self.suppressions = suppression
@@ -70,6 +72,7 @@ class Store:
             suppression=suppression,
             queue=self.queue,
             liveness=liveness,
+            revocations=revocations,
             clock=clock,
         )
         self.leftovers = RedisLeftovers(link, config, hash_key)

@@ -17,6 +17,7 @@ from .accepting import Accepting, Args, Part
 from .clock import Clock
 from .config import OPEN_MOST, StoreConfig
 from .link import Link
+from .revocations import LIFETIME, Revocations
 from .status import FIELDS, status_of
 
 _PAGE = 500
@@ -31,8 +32,9 @@ _LOOK = 20_000
 class RedisPushes:
     """`PushStore` over Redis."""
 
-    def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
+    def __init__(self, link: Link, config: StoreConfig, revocations: Revocations, clock: Clock) -> None:
         self._link = link
+        self._revocations = revocations
         self._config = config
         self._clock = clock
         self._accepting = Accepting(link, config)
@@ -141,12 +143,16 @@ class RedisPushes:
                 *(keys.push(app, shard, push_id), keys.cancelled(app, shard), keys.epoch(app, shard)),
                 *(keys.waiting(app, shard, push_id), keys.scheduled(app, shard), keys.pending(app, shard)),
                 *(keys.expansion(app, shard, push_id), keys.expansions(app, shard)),
+                *(keys.revoked(app, shard), keys.heard(app, shard)),
             ],
-            [push_id, self._clock(), self._config.status_ttl * 1000, OPEN_MOST, *FIELDS],
+            [push_id, self._clock(), self._config.status_ttl * 1000, OPEN_MOST, LIFETIME, *FIELDS],
         )
-        values, ended = answer or (None, [])
+        values, ended, place = answer or (None, [], b"")
         for platform, count in zip(ended[::2], ended[1::2], strict=True):
             telemetry.DELIVERIES.labels(app, platform_of(platform.decode()), "cancelled", "cancelled").inc(count)
+        if place:
+            await self._revocations.heard(app, shard, place.decode(), push_id)
+            return await self.status(app, push_id)
         status = status_of(app, push_id, values)
         if status is not None and status.state == "done":
             raise Conflict("every delivery of this push has ended: there is nothing left to cancel")
@@ -208,6 +214,7 @@ class RedisPushes:
         await asyncio.shield(self._probe)
 
     async def aclose(self) -> None:
+        await self._revocations.aclose()
         await self._accepting.aclose()
 
 

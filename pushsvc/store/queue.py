@@ -18,15 +18,15 @@ undelivered a second time, and is held already.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 from redis.exceptions import ResponseError
 
 from ..errors import StoreError
 from ..model import LANES, Lane, Route, Settlement
-from ..ports import EntryRef, Taken
+from ..ports import EntryRef, News, Taken
 from . import keys
 from .answers import ANSWERS_TTL, slot_of
 from .clock import Clock
@@ -36,6 +36,7 @@ from .held import HeldRoutes
 from .lanes import LaneState
 from .link import Link
 from .liveness import Liveness
+from .revocations import Following
 from .settling import Closed, batches, pack, pack_finished
 from .suppression import Suppression
 
@@ -61,12 +62,21 @@ class RedisQueue:
     """`DeliveryQueue` over Redis Streams, for one consumer."""
 
     def __init__(
-        self, link: Link, config: StoreConfig, suppression: Suppression, liveness: Liveness, clock: Clock
+        self,
+        link: Link,
+        config: StoreConfig,
+        suppression: Suppression,
+        liveness: Liveness,
+        following: Following,
+        clock: Clock,
     ) -> None:
         self._link = link
         self._config = config
         self._liveness = liveness
         self._clock = clock
+        self._following = following
+        self._counted: dict[str, int] = {}
+        """Cancelled pushes, with how many of our deliveries in flight the store has counted."""
         self._held = HeldRoutes(link, config, clock)
         self._opener = Opener(link, suppression)
         self._lanes: dict[tuple[str, int, str, Lane], LaneState] = {}
@@ -206,6 +216,8 @@ class RedisQueue:
             state = self._lanes.get((ref.app, ref.shard, ref.platform, ref.lane))
             if state is not None:
                 state.held.discard(ref.entry_id)
+        if self._counted:
+            self._landed(settlements)
         return sum(applied)
 
     async def _settle_shard(
@@ -229,7 +241,7 @@ class RedisQueue:
     ) -> list[Any]:
         config = self._config
         now = self._clock()
-        groups, singles = pack(settlements, closed)
+        groups, singles = pack(settlements, closed, counted=self._counted)
         slot = slot_of(settlements, now)
         blob = _pack(
             (now, config.status_ttl * 1000, config.dead_ttl * 1000, groups, singles, refs, slot, ANSWERS_TTL * 1000)
@@ -290,16 +302,32 @@ class RedisQueue:
                 state.lost(self._config.timeout)
             raise
 
-    async def recalled(self, route: Route) -> frozenset[EntryRef]:
-        """Asked for by an erasure; see `erasure/queue.py`."""
-        app, platform = route.app, route.platform
-        shards = range(self._config.shards_of(app))
-        names = await self._link.many([("HKEYS", keys.recall(app, shard, platform)) for shard in shards])
-        return frozenset(
-            EntryRef(app=app, shard=shard, platform=platform, lane=cast(Lane, lane), entry_id=entry_id)
-            for shard, found in zip(shards, names, strict=True)
-            for lane, _, entry_id in (name.decode().partition(" ") for name in found)
-        )
+    # --- what was taken back ------------------------------------------------------------------------
+
+    async def enrol(self, app: str) -> None:
+        await self._following.enrol(app)
+
+    async def revoked(self, apps: Collection[str], wait_ms: int) -> Sequence[News]:
+        return await self._following.news(apps, wait_ms)
+
+    async def acknowledge(self, news: News, in_flight: Mapping[str, int]) -> None:
+        await self._following.acknowledge(news, in_flight)
+        self._counted.update({push_id: count for push_id, count in in_flight.items() if count})
+
+    def _landed(self, settlements: Sequence[Settlement]) -> None:
+        for settlement in settlements:
+            push_id = settlement.delivery.chunk.push_id
+            if settlement.outcome is not None and push_id in self._counted:
+                self._counted[push_id] -= 1
+                if self._counted[push_id] <= 0:
+                    del self._counted[push_id]
+
+    def forget(self, refs: Iterable[EntryRef]) -> None:
+        for ref in refs:
+            state = self._lanes.get((ref.app, ref.shard, ref.platform, ref.lane))
+            if state is not None:
+                state.held.discard(ref.entry_id)
+                state.lost(0.0)
 
     def distrust(self) -> None:
         """Another server answers from now on: entries may be pending on it that are not held here."""
@@ -336,4 +364,5 @@ class RedisQueue:
     async def retire(self) -> None:
         """What this consumer has not settled may be taken over at once. Taking again brings it back to life."""
         await self._held.tell({})
+        await self._following.end()
         await self._liveness.end()

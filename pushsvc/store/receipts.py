@@ -121,6 +121,8 @@ class RedisReceipts:
                     *args,
                 ],
             )
+        own = [receipt.token for _, receipt, event in done if event is not None and event.action == "suppressed"]
+        await self._suppression.told(app, own)
 
     async def events(self, app: str, *, after: str, limit: int) -> list[tuple[str, FeedbackEvent]]:
         """Events in order, after the one of that id; all from the beginning when it is empty.

@@ -13,16 +13,17 @@
 -- ARGV  1 prefix `ps:T:`; 2 MessagePack of
 --         { now ms, status TTL ms, dead-letter TTL ms, groups, singles, finished, slot, answers' TTL ms }
 --         group:    { push id, platform, lane, total, turn, indexes, first, mask, ends, retries, head, dead, receipts,
---                     asked }
+--                     asked, counted }
 --           indexes  of all its deliveries, each once, those that end first, in the order of `ends` and `retries`
 --           first, mask  '' or, of a large push, the bits of all of them from this byte of the bitmap on, see fence.lua
---           ends     { end, count, rows, together }   of a small push a row for each: an encoded DeliveryRow; of a
---                    large one { index, member, index, member, .. }, none for those that need no row; `together` is 1
---                    where a member has the rows of several
---           retries  { due ms, count, chunk }   the chunk is encoded, with its next turn in it
+--           ends     { end, count, rows, together, flew }   of a small push a row for each: an encoded DeliveryRow;
+--                    of a large one { index, member, index, member, .. }, none for those that need no row; `together`
+--                    is 1 where a member has the rows of several, `flew` 1 where they were submitted, of a `counted`
+--           retries  { due ms, count, chunk, flew }   the chunk is encoded, with its next turn in it
 --           head     the encoded chunk without targets, for dead letters; else an empty string
 --           dead, receipts   { place in indexes, blob }
 --           asked    1 where the provider was asked; 0 for a dry run that it has no word for
+--           counted  1 of a cancelled push whose deliveries in flight this dispatcher has counted, see heard.lua
 --         singles:  { platform, lane, end, turn, { push id, row, push id, row, .. } }, of pushes with a total of 1 and
 --                   index 0
 --         finished: { platform, lane, entry ids }
@@ -83,7 +84,8 @@ local function is_whole(id, index, open, ends, retries)
 end
 
 local function settle(group)
-  local id, platform, lane, total, turn, index, first, mask, ends, retries, letter, dead, receipts, asked = unpack(group)
+  local id, platform, lane, total, turn, index, first, mask, ends, retries, letter, dead, receipts, asked, counted =
+    unpack(group)
   local head, open, bytes = fence(prefix, id, total, turn, index, first, mask)
   local large = is_large(total)
   local all = open == true
@@ -96,7 +98,7 @@ local function settle(group)
   local fields = { 'HSET', push, 'up', now }
   local bits, rows, turns = {}, {}, {}
   local ended, retried = 0, 0
-  local sent, invalid = 0, 0
+  local sent, invalid, landed = 0, 0, 0
   local place = 0
   for e = 1, #ends do
     local name, count, kept = unpack(ends[e])
@@ -137,6 +139,7 @@ local function settle(group)
     end
     if hits > 0 then
       ended = ended + hits
+      landed = landed + hits * ends[e][5]
       if head then
         local tally = tonumber(head[ENDS[name]] or 0) + hits
         head[ENDS[name]] = tally
@@ -154,6 +157,7 @@ local function settle(group)
   for r = 1, #retries do
     local due, count, chunk = unpack(retries[r])
     if all or open[place + 1] then
+      landed = landed + count * retries[r][4]
       redis.call('ZADD', prefix .. 'retry:' .. platform, due, lane .. ' ' .. string.format('%d ', count) .. chunk)
       retried = retried + count
       for p = place + 1, place + count do
@@ -214,6 +218,9 @@ local function settle(group)
       end
     end
     redis.call(unpack(fields))
+    if counted == 1 and head[1] == 'cancelled' and landed > 0 then
+      redis.call('HINCRBY', push, 'fi', -landed)
+    end
     if over == whole then
       retire(prefix, id, large, ttl)
     end

@@ -12,7 +12,7 @@ together comes back spread.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeAlias, cast
 
 import msgspec
@@ -34,11 +34,14 @@ from ..ports import EntryRef
 from .dead import DeadLetter, encode_dead
 from .keys import SMALL, is_large
 
-Again: TypeAlias = tuple[int, str]
-"""What retries that travel together have in common: the attempt, and the part of the route that they wait for."""
+Again: TypeAlias = tuple[int, str, bool, bool]
+"""What retries that travel together have in common: the attempt, the part of the route that they wait for, whether the
+limits have counted them, and whether they were submitted."""
 TOGETHER: Final = 32
 STEP_MS: Final = 100
 """Retries that fall due within the same step are not told apart."""
+Segment: TypeAlias = tuple[str, bool]
+"""An end, and whether its deliveries were submitted."""
 WIDEST = 1024
 """Bytes of a mask, at most."""
 
@@ -63,30 +66,32 @@ class _End:
         self.places: list[int] = []
         self.rows: list[tuple[int, DeliveryRow]] = []
 
-    def packed(self, end: str, *, large: bool) -> tuple[str, int, list[Any], int]:
+    def packed(self, end: str, flew: int, *, large: bool) -> tuple[str, int, list[Any], int, int]:
         rows = self.rows
         if not large:
-            return end, len(self.places), [lua_string(encode_row(row)) for _, row in rows], 0
+            return end, len(self.places), [lua_string(encode_row(row)) for _, row in rows], 0, flew
         # What is not `sent` may be taken back one by one, by a replay.
         together = int(end == "sent" and bool(rows))
         members = [rows] if together else [[row] for row in rows]
         kept = [word for some in members for word in (some[0][0], lua_string(member_of(some)))]
-        return end, len(self.places), kept, together
+        return end, len(self.places), kept, together, flew
 
 
 class _Group:
     """What is to be recorded of the deliveries of one chunk."""
 
-    __slots__ = ("asked", "chunk", "dead", "ends", "receipts", "retries", "rows_of_sent", "seen")
+    __slots__ = ("asked", "chunk", "counted", "dead", "ends", "receipts", "retries", "rows_of_sent", "seen")
 
-    def __init__(self, chunk: Chunk) -> None:
+    def __init__(self, chunk: Chunk, counted: bool) -> None:
         self.chunk = chunk
         self.asked = not chunk.dry_run
+        self.counted = counted
+        """What is in flight of it was counted when it was cancelled: what comes back of that is told apart."""
         # Of a push that is made from an audience nobody knows yet whether it will have more than SMALL.
         self.rows_of_sent = 0 if chunk.total > SMALL else SMALL
         """Deliveries from this index on need no row when they end as `sent`."""
         self.seen: set[int] = set()
-        self.ends: dict[str, _End] = {}
+        self.ends: dict[Segment, _End] = {}
         self.retries: dict[Again, list[tuple[int, Target]]] = {}
         self.dead: list[tuple[int, msgspec.Raw]] = []
         self.receipts: list[tuple[int, msgspec.Raw]] = []
@@ -97,16 +102,16 @@ class _Group:
         large = is_large(chunk.total)
         indexes: list[int] = []
         ends = []
-        for name, end in self.ends.items():
+        for segment, end in self.ends.items():
             indexes += end.places
-            ends.append(end.packed(name, large=large))
+            ends.append(end.packed(segment[0], int(segment[1]), large=large))
         first, mask = mask_of(indexes) if large and not self.retries else (0, b"")
         retries = []
-        for (attempt, part), waiting in self.retries.items():
+        for (attempt, part, counted, flew), waiting in self.retries.items():
             for due_at, targets in together(waiting):
                 indexes += [target.index for target in targets]
-                again = again_as(chunk, targets, Retry(due_at, attempt, part))
-                retries.append((due_at, len(targets), lua_string(encode_chunk(again))))
+                again = again_as(chunk, targets, Retry(due_at, attempt, part, counted))
+                retries.append((due_at, len(targets), lua_string(encode_chunk(again)), int(flew)))
         # Few deliveries have either, so this is seldom made.
         places = {index: place for place, index in enumerate(indexes, 1)} if self.dead or self.receipts else {}
         letter = encode_chunk(msgspec.structs.replace(chunk, targets=())) if self.dead else b""
@@ -125,6 +130,7 @@ class _Group:
             [(places[index], blob) for index, blob in self.dead],
             [(places[index], blob) for index, blob in self.receipts],
             int(self.asked),
+            int(self.counted),
         ]
 
 
@@ -150,9 +156,12 @@ def member_of(rows: Sequence[tuple[int, DeliveryRow]]) -> bytes:
 
 
 def pack(
-    settlements: Iterable[Settlement], closed: Closed | None = None
+    settlements: Iterable[Settlement], closed: Closed | None = None, *, counted: Collection[str] = ()
 ) -> tuple[list[list[Any]], list[tuple[Any, ...]]]:
-    """The `groups` and the `singles` of one app shard, less what is known to be closed."""
+    """The `groups` and the `singles` of one app shard, less what is known to be closed.
+
+    `counted` are the cancelled pushes of which it was told how many deliveries are in flight.
+    """
     groups: dict[int, _Group] = {}
     singles: dict[tuple[str, str, str, int], list[Any]] = {}
     for settlement in settlements:
@@ -181,16 +190,18 @@ def pack(
             continue
         group = groups.get(id(chunk))
         if group is None:
-            group = groups[id(chunk)] = _Group(chunk)
+            group = groups[id(chunk)] = _Group(chunk, chunk.push_id in counted)
         if target.index in group.seen:
             continue  # what was said of it first counts
         group.seen.add(target.index)
         if not group.asked and outcome is not None and outcome.status:
             group.asked = True  # a dry run that the provider has a word for
+        flew = group.counted and outcome is not None
         if type(verdict) is Ended:
-            end = group.ends.get(verdict.end)
+            segment = (verdict.end, flew)
+            end = group.ends.get(segment)
             if end is None:
-                end = group.ends[verdict.end] = _End()
+                end = group.ends[segment] = _End()
             end.places.append(target.index)
             if verdict.end != "sent" or target.index < group.rows_of_sent:
                 end.rows.append((target.index, row_of(settlement, verdict)))
@@ -198,7 +209,8 @@ def pack(
                     group.dead.append((target.index, lua_string(encode_dead(dead_letter_of(settlement)))))
         else:
             retry = cast(Retry, verdict)
-            group.retries.setdefault((retry.attempt, retry.part), []).append((retry.due_at, target))
+            again = (retry.attempt, retry.part, retry.counted, flew)
+            group.retries.setdefault(again, []).append((retry.due_at, target))
         if spoken:
             receipt = receipt_of(settlement, cast(TokenDead | TokenSuspect, outcome))
             group.receipts.append((target.index, lua_string(encode_receipt(receipt))))
@@ -233,7 +245,12 @@ def together(waiting: Sequence[tuple[int, Target]]) -> list[tuple[int, list[Targ
 def again_as(chunk: Chunk, targets: Sequence[Target], retry: Retry) -> Chunk:
     """The chunk of some targets that go again."""
     return msgspec.structs.replace(
-        chunk, targets=tuple(targets), attempt=retry.attempt, turn=chunk.turn + 1, part=retry.part
+        chunk,
+        targets=tuple(targets),
+        attempt=retry.attempt,
+        turn=chunk.turn + 1,
+        part=retry.part,
+        counted=retry.counted,
     )
 
 

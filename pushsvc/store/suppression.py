@@ -16,13 +16,17 @@ from .clock import Clock
 from .config import StoreConfig
 from .hashing import token_digest
 from .link import Link
+from .revocations import Revocations
 
 
 class Suppression:
-    def __init__(self, link: Link, config: StoreConfig, hash_key: bytes, clock: Clock) -> None:
+    def __init__(
+        self, link: Link, config: StoreConfig, hash_key: bytes, revocations: Revocations, clock: Clock
+    ) -> None:
         self._link = link
         self._config = config
         self._hash_key = hash_key
+        self._revocations = revocations
         self._clock = clock
 
     @property
@@ -35,8 +39,9 @@ class Suppression:
         digest = token_digest(self._hash_key, token)
         return keys.token_shard(digest, self._config.shards_of(app)), digest
 
-    async def add(self, app: str, tokens: Sequence[tuple[Platform, str, int]]) -> None:
-        """Suppress each token, as of an instant in Unix ms; what is too old to count leaves its list."""
+    async def add(self, app: str, tokens: Sequence[tuple[Platform, str, int]], *, wait: bool = False) -> None:
+        """Suppress each token, as of an instant in Unix ms; what is too old to count leaves its list. Dispatchers are
+        told, and waited for where that is asked."""
         found: dict[str, list[int | bytes]] = {}
         for platform, token, at in tokens:
             shard, digest = self.locate(app, token)
@@ -45,6 +50,11 @@ class Suppression:
         for key, pairs in found.items():
             commands += (("ZADD", key, *pairs), ("ZREMRANGEBYSCORE", key, "-inf", f"({self.oldest}"))
         await self._link.many(commands)
+        await self.told(app, [token for _, token, _ in tokens], wait=wait)
+
+    async def told(self, app: str, tokens: Sequence[str], *, wait: bool = False) -> None:
+        """Tell the dispatchers of tokens that are suppressed by now."""
+        await self._revocations.tell_tokens(app, tokens, wait=wait)
 
     async def known(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> int:
         """How many of these tokens are on the list."""

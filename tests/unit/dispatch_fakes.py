@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pushsvc.errors import StoreUnavailable
@@ -21,7 +21,7 @@ from pushsvc.model import (
     Settlement,
     Target,
 )
-from pushsvc.ports import EntryRef, OnOutcome, Taken
+from pushsvc.ports import EntryRef, News, OnOutcome, Taken
 from pushsvc.store import MemoryStore
 
 START = 1_700_000_000.0
@@ -148,7 +148,11 @@ class FakeQueue:
     fault: BaseException | None = None
     retired: int = 0
     beats: int = 0
-    wanted_back: Sequence[EntryRef] = ()
+    news: list[News] = field(default_factory=list)
+    """What `revoked` says next."""
+    acknowledged: list[tuple[News, dict[str, int]]] = field(default_factory=list)
+    forgotten: list[EntryRef] = field(default_factory=list)
+    enrolled: list[str] = field(default_factory=list)
 
     def _come(self) -> None:
         if self.away:
@@ -187,8 +191,20 @@ class FakeQueue:
         self._come()
         self.beats += 1
 
-    async def recalled(self, route: Route) -> frozenset[EntryRef]:
-        return frozenset(self.wanted_back)
+    async def enrol(self, app: str) -> None:
+        self.enrolled.append(app)
+
+    async def revoked(self, apps: Collection[str], wait_ms: int) -> Sequence[News]:
+        if not self.news:
+            await asyncio.sleep(wait_ms / 1000)
+        news, self.news = self.news, []
+        return news
+
+    async def acknowledge(self, news: News, in_flight: Mapping[str, int]) -> None:
+        self.acknowledged.append((news, dict(in_flight)))
+
+    def forget(self, refs: Iterable[EntryRef]) -> None:
+        self.forgotten += refs
 
     def release(self, route: Route) -> None:
         """Nothing is kept of a route."""

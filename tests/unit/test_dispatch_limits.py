@@ -60,6 +60,7 @@ class Rig:
             limits,
             limiter,
             self.ready,
+            asking=lambda: self.ready.add,
             refuse=lambda entry, target, wait: self.refused.append((target.token, wait)),
             wake=self.woken.set,
             congested=lambda: False,
@@ -332,9 +333,9 @@ def test_entries_that_were_not_asked_for_can_be_withdrawn() -> None:
         rig = Rig(RouteLimits(per_token=RATE), FakeLimiter())
         for tokens in (("a", "b"), ("c",)):
             rig.add(*tokens, lane="bulk")
-        taken = rig.gate.withdraw(lambda ref: ref.lane == "bulk")
+        taken = rig.gate.sift(lambda own: own.left)
         assert [[target.token for target in left] for _, left in taken] == [["a", "b"], ["c"]]
         assert rig.gate.size["bulk"] == 0
-        assert rig.gate.withdraw(lambda ref: True) == []
+        assert rig.gate.sift(lambda own: own.left) == []
 
     asyncio.run(main())

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,14 +21,13 @@ from pushsvc.model import (
     Delivery,
     Misconfigured,
     Outcome,
-    Retry,
     Sent,
     Throttled,
     TokenDead,
     TokenSuspect,
     Unavailable,
 )
-from pushsvc.policy import EXPIRED, RetryPolicy
+from pushsvc.policy import RetryPolicy
 from pushsvc.ports import DeliveryQueue
 from pushsvc.store import MemoryStore, StoreConfig
 
@@ -466,46 +464,5 @@ def test_whatever_is_answered_every_delivery_ends_once(sizes: list[tuple[str, in
         assert max(final.values()) <= 1
         assert final.total() == sum(each.get("sent", 0) for each in told)
         assert not any(stream.entries for stream in store._state.lanes.values())
-
-    run(main())
-
-
-# --- what is asked back -----------------------------------------------------------------------------
-
-
-def test_an_entry_that_is_asked_back_is_let_go_at_what_is_not_sent() -> None:
-    async def main() -> None:
-        queue, provider = FakeQueue(), FakeProvider(room=2)
-        asked, other = taken(chunk(*many("t", 5))), taken(chunk("x", name="q"), "2-0")
-        queue.entries = [asked, other]
-        async with working(queue, provider):
-            await until(lambda: len(provider.open) == 2)
-            queue.wanted_back = [asked.ref]
-            await until(lambda: sum(len(each) for each, _ in queue.settled) == 3)
-            given_back = [each for settlements, _ in queue.settled for each in settlements]
-            assert [each.delivery.target.token for each in given_back] == ["t-2", "t-3", "t-4"]
-            for each in given_back:
-                assert isinstance(each.verdict, Retry)
-                assert each.verdict.attempt == 1  # it cost none
-                assert each.verdict.due_at - now_ms() <= 200
-            assert not any(finished for _, finished in queue.settled)  # two are on their way
-            provider.says = lambda delivery: Sent(status=200)
-            provider.answer()
-            await until(lambda: any(asked.ref in finished for _, finished in queue.settled))
-            await until(lambda: any(other.ref in finished for _, finished in queue.settled))
-        assert provider.tokens == ["t-0", "t-1", "x"]
-
-    run(main())
-
-
-def test_what_has_no_time_left_when_it_is_asked_back_expires() -> None:
-    async def main() -> None:
-        queue, provider = FakeQueue(), FakeProvider(room=0)
-        own = taken(msgspec.structs.replace(chunk("t"), expires_at=now_ms() + 50))
-        queue.entries, queue.wanted_back = [own], [own.ref]
-        async with working(queue, provider):
-            await until(lambda: bool(queue.settled))
-            ((settlement,), finished) = queue.settled[0]
-            assert (settlement.verdict, list(finished)) == (EXPIRED, [own.ref])
 
     run(main())

@@ -114,11 +114,14 @@ def test_what_is_withdrawn_is_what_was_not_drawn_and_the_others_keep_their_order
         lanes.add(each)
     lanes.draw(SLICE)
     wanted = {id(first.chunk), id(third.chunk)}
-    refs = {id(each.ref): each for each in (first, second, third)}
-    taken = lanes.withdraw(lambda ref: id(refs[id(ref)].chunk) in wanted)
+    taken = lanes.sift(lambda own: own.left if id(own.chunk) in wanted else ())
     assert [(own, len(left)) for own, left in taken] == [(first, 40 - SLICE), (third, 40)]
     assert lanes.size["bulk"] == 40
     drawn = lanes.draw(SLICE)
     assert drawn is not None
     assert drawn[0] is second
-    assert lanes.withdraw(lambda ref: False) == []
+    assert lanes.sift(lambda own: ()) == []
+    # Of an entry whose targets go only in part the others stay, in their order.
+    assert lanes.sift(lambda own: own.left[::2])[0][0] is second
+    assert lanes.size["bulk"] == 4
+    assert lanes.draw(SLICE) == (second, second.chunk.targets[SLICE + 1 :: 2])

@@ -23,7 +23,7 @@ from pushsvc.store.connect import open_redis, store_faults
 from pushsvc.store.dead import DeadLetter, decode_dead, encode_dead
 from pushsvc.store.letters import LOOK, STEP, RedisLetters
 from pushsvc.store.receipts import parse_event_id, start_of
-from pushsvc.store.status import FIELDS, counts_of, status_of
+from pushsvc.store.status import FIELDS, counts_of, state_of, status_of
 
 # --- keys -----------------------------------------------------------------------------------------
 
@@ -95,30 +95,39 @@ def test_includes_are_part_of_the_digest() -> None:
 # --- status ---------------------------------------------------------------------------------------
 
 
-@given(st.dictionaries(st.sampled_from(ENDS), st.integers(0, 50)), st.integers(0, 50), st.integers(0, 50))
-def test_counts_always_balance(ended: dict[str, int], queued: int, retrying: int) -> None:
+@given(
+    st.dictionaries(st.sampled_from(ENDS), st.integers(0, 50)),
+    st.integers(0, 50),
+    st.integers(0, 50),
+    st.none() | st.integers(-1, 120),
+)
+def test_counts_always_balance(ended: dict[str, int], queued: int, retrying: int, in_flight: int | None) -> None:
     total = sum(ended.values()) + queued + retrying
     for state in ("sending", "cancelled"):
-        counts = counts_of(state, total, retrying, ended)
+        counts = counts_of(state, total, retrying, ended, in_flight)
         found = {name: getattr(counts, name) for name in Counts.__struct_fields__ if name != "total"}
         assert counts.total == total == sum(found.values())
-        if state == "cancelled":
-            assert (counts.queued, counts.retrying) == (0, 0)
+        if state == "cancelled" and in_flight is not None:
+            assert (counts.queued, counts.retrying) == (min(max(in_flight, 0), queued + retrying), 0)
         else:
             assert (counts.queued, counts.retrying) == (queued, retrying)
+        assert (state_of(state, counts) == state) == (state == "sending" or counts.queued + counts.retrying == 0)
 
 
 def test_status_from_the_fields_of_a_hash() -> None:
-    values: list[bytes | None] = [b"sending", b"5", b"100", b"200", None, b"1", b"2", None, None, None, None, None]
+    values: list[bytes | None] = [b"sending", b"5", b"100", b"200", None, b"1", *[None] * 2, b"2", *[None] * 5]
     assert len(values) == len(FIELDS)
     status = status_of("shop", "p", values)
     assert status is not None
     assert (status.created_at, status.updated_at) == (100, 200)
     assert status.counts == Counts(total=5, queued=2, retrying=1, sent=2)
     assert status.send_at is None
-    scheduled = status_of("shop", "p", [b"scheduled", b"5", b"100", b"100", b"900", *[None] * 7])
+    scheduled = status_of("shop", "p", [b"scheduled", b"5", b"100", b"100", b"900", *[None] * 9])
     assert scheduled is not None
     assert (scheduled.state, scheduled.send_at, scheduled.counts) == ("scheduled", 900, Counts(total=5, queued=5))
+    cancelled = status_of("shop", "p", [b"cancelled", b"9", b"1", b"2", None, b"1", b"3", b"1", b"2", *[None] * 5])
+    assert cancelled is not None
+    assert (cancelled.state, cancelled.counts) == ("sending", Counts(total=9, queued=3, sent=2, cancelled=4))
     assert status_of("shop", "p", [None] * len(FIELDS)) is None
     assert status_of("shop", "p", None) is None
 

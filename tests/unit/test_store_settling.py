@@ -105,13 +105,13 @@ def test_a_small_push_keeps_a_row_under_each_index() -> None:
         [settle(of, 3, Ended("sent")), settle(of, 4, Ended("sent")), settle(of, 5, Ended("expired"), None, "ttl")]
     )
     assert group[:8] == ["p", "apns", "urgent", FEW, 1, [3, 4, 5], 0, lua_string(b"")]
-    assert [(end, count, len(kept), together) for end, count, kept, together in group[8]] == [
-        ("sent", 2, 2, 0),
-        ("expired", 1, 1, 0),
+    assert [(end, count, len(kept), *rest) for end, count, kept, *rest in group[8]] == [
+        ("sent", 2, 2, 0, 0),
+        ("expired", 1, 1, 0, 0),
     ]
     row = decode_row(blob(group[8][1][2][0]))
     assert (row.outcome, row.reason, row.status, row.attempts) == ("expired", "ttl", 0, 0)
-    assert (group[9], blob(group[10]), group[11], group[12], group[13]) == ([], b"", [], [], 1)
+    assert (group[9], blob(group[10]), group[11], group[12], group[13:]) == ([], b"", [], [], [1, 0])
 
 
 @pytest.mark.parametrize(("total", "rows_of_sent"), [(FEW + 1, [4, 3]), (SMALL, [4, 3]), (SMALL + 1, []), (0, [4, 3])])
@@ -120,7 +120,7 @@ def test_rows_of_a_large_push_stand_together_where_it_was_sent(total: int, rows_
     ends: list[tuple[int, End]] = [(4, "sent"), (3, "sent"), (6, "expired"), (5, "expired")]
     (group,), _ = pack([settle(of, index, Ended(end)) for index, end in ends])
     assert group[5:8] == [[4, 3, 6, 5], 0, lua_string(bytes([0b00011110]))]
-    (sent, sent_count, sent_rows, together), (expired, expired_count, expired_rows, alone) = group[8]
+    (sent, sent_count, sent_rows, together, _), (expired, expired_count, expired_rows, alone, _) = group[8]
     assert (sent, sent_count, together) == ("sent", 2, int(bool(rows_of_sent)))
     assert (expired, expired_count, alone) == ("expired", 2, 0)
     found = [(index, rows_of(blob(member))) for index, member in zip(sent_rows[::2], sent_rows[1::2], strict=True)]
@@ -137,7 +137,7 @@ def test_rows_of_an_audience_that_may_grow_are_those_of_its_first_thousand() -> 
     targets = tuple(Target(index, f"t{index}") for index in range(SMALL - 2, SMALL + 2))
     of = msgspec.structs.replace(chunk(20), total=0, targets=targets)
     (group,), _ = pack([settle(of, place, Ended("sent")) for place in range(4)])
-    ((_, count, kept, together),) = group[8]
+    ((_, count, kept, together, _),) = group[8]
     assert (count, together) == (4, 1)
     assert [number for number, _ in rows_of(blob(kept[1]))] == [SMALL - 2, SMALL - 1]
 
@@ -227,7 +227,7 @@ def test_retries_travel_together_and_never_early(waits: list[tuple[int, int]], t
     indexes, retries = group[5], group[9]
     assert sorted(indexes) == list(range(len(waits)))
     place = 0
-    for due, count, encoded in retries:
+    for due, count, encoded, _ in retries:
         again = decode_chunk(blob(encoded))
         assert [target.index for target in again.targets] == indexes[place : place + count]
         assert (again.turn, again.message, again.total) == (turn + 1, of.message, 20)
@@ -246,7 +246,7 @@ def test_a_mass_of_retries_is_spread_evenly_over_few_records() -> None:
     of = msgspec.structs.replace(chunk(1), targets=targets, total=500)
     dues = [AT + 10_000 + number * 5 for number in range(500)]
     (group,), _ = pack([settle(of, index, Retry(due, 2), Unavailable()) for index, due in enumerate(dues)])
-    counts = [count for _, count, _ in group[9]]
+    counts = [count for _, count, *_ in group[9]]
     assert sum(counts) == 500
     assert TOGETHER / 2 <= len(counts) <= TOGETHER
     assert max(counts) <= 2 * 500 / TOGETHER
@@ -255,7 +255,44 @@ def test_a_mass_of_retries_is_spread_evenly_over_few_records() -> None:
 def test_retries_of_one_time_are_one_chunk() -> None:
     of = chunk(20)
     (group,), _ = pack([settle(of, index, Retry(AT + 900_000, 2), Unavailable()) for index in range(20)])
-    assert [(due, count) for due, count, _ in group[9]] == [(AT + 900_000, 20)]
+    assert [(due, count) for due, count, *_ in group[9]] == [(AT + 900_000, 20)]
+
+
+def test_of_a_cancelled_push_what_was_in_flight_is_told_apart() -> None:
+    of = chunk(9)
+    settlements = [
+        settle(of, 0, Ended("cancelled"), Unavailable(status=503)),
+        settle(of, 1, Ended("cancelled"), None),
+        settle(of, 2, Retry(AT + 5, 1), None),
+        settle(of, 3, Retry(AT + 5, 2), Unavailable()),
+        settle(of, 4, Ended("sent")),
+    ]
+    (group,), _ = pack(settlements, counted={"p"})
+    assert [(end, count, flew) for end, count, _, _, flew in group[8]] == [
+        ("cancelled", 1, 1),
+        ("cancelled", 1, 0),
+        ("sent", 1, 1),
+    ]
+    assert [(count, flew) for _, count, _, flew in group[9]] == [(1, 0), (1, 1)]
+    assert (group[5], group[14]) == ([0, 1, 4, 2, 3], 1)
+    (other,), _ = pack(settlements, counted={"q"})
+    assert [(end, count, flew) for end, count, _, _, flew in other[8]] == [("cancelled", 2, 0), ("sent", 1, 0)]
+
+
+def test_a_retry_says_whether_limits_have_counted_it() -> None:
+    of = chunk(9)
+    (group,), _ = pack(
+        [
+            settle(of, 0, Retry(AT + 5, 1, counted=False), None),
+            settle(of, 1, Retry(AT + 5, 1), Unavailable()),
+            settle(of, 2, Retry(AT + 5, 1, counted=False), None),
+        ]
+    )
+    again = [decode_chunk(blob(encoded)) for _, _, encoded, _ in group[9]]
+    assert [([target.index for target in each.targets], each.counted) for each in again] == [
+        ([0, 2], False),
+        ([1], True),
+    ]
 
 
 def test_finished_entries_by_lane() -> None:

@@ -22,6 +22,7 @@ from ..link import Link
 from ..liveness import Liveness
 from ..queue import RedisQueue
 from ..registry import RedisRegistry
+from ..revocations import Revocations
 from ..suppression import Suppression
 from .keepers import Step
 from .passes import ORDER, keepers
@@ -63,6 +64,7 @@ class RedisErasures:
         suppression: Suppression,
         queue: RedisQueue,
         liveness: Liveness,
+        revocations: Revocations,
         clock: Clock,
     ) -> None:
         self._link = link
@@ -70,7 +72,7 @@ class RedisErasures:
         self._registry = registry
         self._suppression = suppression
         self._clock = clock
-        self._keepers = keepers(link, config, queue, liveness, hash_key, clock)
+        self._keepers = keepers(link, config, queue, liveness, revocations, hash_key, clock)
 
     # --- what callers ask -------------------------------------------------------------------------
 
@@ -134,7 +136,7 @@ class RedisErasures:
                 partial(joined, user=user, devices=devices, suppressed=await self._suppression.known(app, tokens)),
             )
             now = self._clock()
-            await self._suppression.add(app, [(*token, now) for token in tokens])
+            await self._suppression.add(app, [(*token, now) for token in tokens], wait=True)
             ids = [device.id for device in devices]
             await self._registry.revise(app, ids, lambda device: None if device.user == user else device)
         return known is not None

@@ -10,6 +10,7 @@ from ..config import StoreConfig
 from ..link import Link
 from ..liveness import Liveness
 from ..queue import RedisQueue
+from ..revocations import Revocations
 from .audiences import Audiences
 from .keepers import Keeper
 from .logs import Letters, Log, of_bytes, of_event, of_receipt
@@ -24,7 +25,6 @@ KEEPERS: Final[dict[str, str]] = {
     # the table of keys.py: who takes the data of a device out of it; or, in brackets, why there is none in it
     "ps:T:q:<platform>:<lane>": "queue",
     "ps:T:retry:<platform>": "queue",
-    "ps:T:recall:<platform>": "(ids of entries)",
     "ps:T:pending": "(counts)",
     "ps:T:scheduled": "(ids of pushes)",
     "ps:T:s:<id>": "queue",
@@ -36,6 +36,8 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:T:expansions": "(ids of pushes)",
     "ps:T:cancelled": "(ids of pushes)",
     "ps:T:epoch": "(a number)",
+    "ps:T:revoked": "(ids, and 32 bits of a token's CRC)",
+    "ps:T:heard": "(names of processes)",
     "ps:T:mark": "(a number)",
     "ps:T:dead": "letters",
     "ps:T:m:<id>": "letters",
@@ -83,13 +85,19 @@ class Place(NamedTuple):
 
 
 def keepers(
-    link: Link, config: StoreConfig, queue: RedisQueue, liveness: Liveness, hash_key: bytes, clock: Clock
+    link: Link,
+    config: StoreConfig,
+    queue: RedisQueue,
+    liveness: Liveness,
+    revocations: Revocations,
+    hash_key: bytes,
+    clock: Clock,
 ) -> dict[str, Keeper]:
     """Each by its name."""
     return {
         "audiences": Audiences(link, config, clock),
         "letters": Letters(link, config),
-        "queue": Queue(link, config, queue, liveness, clock),
+        "queue": Queue(link, config, queue, liveness, revocations, clock),
         "receipts": Log(link, config, "receipts", keys.receipts, of_receipt, group=keys.FEEDBACK),
         "events": Log(link, config, "events", keys.events, of_event),
         "quarantine": Log(link, config, "quarantined", keys.quarantine, of_bytes),

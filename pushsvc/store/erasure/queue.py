@@ -11,6 +11,7 @@ is not returns through the retries, where the second look finds it.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -18,14 +19,18 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from ... import telemetry
 from ...codec import CodecError, decode_chunk, encode_chunk, encode_row
 from ...model import LANES, Chunk, Delivery, DeliveryRow, Ended, Lane, Platform, Settlement, Target
+from ...ports import EntryRef
+from ...routing import platform_of
 from .. import keys
 from ..clock import Clock
 from ..config import StoreConfig
 from ..link import Link
 from ..liveness import Liveness
 from ..queue import RedisQueue
+from ..revocations import Revocations
 from ..settling import member_of
 from .keepers import Step
 from .subjects import Counts, Subjects
@@ -40,8 +45,8 @@ _MOST = 500
 _RETRIES = 20
 _SCHEDULED = 20
 _WAIT = 0.1
-RECALL = 60_000
-"""Milliseconds for which an entry is asked back, if nobody says so again."""
+RECALL = 1.0
+"""Seconds after which an entry that is still held is asked back again."""
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -90,12 +95,23 @@ class _Found(Struct, frozen=True):
 class Queue:
     """See `Keeper`."""
 
-    def __init__(self, link: Link, config: StoreConfig, queue: RedisQueue, liveness: Liveness, clock: Clock) -> None:
+    def __init__(
+        self,
+        link: Link,
+        config: StoreConfig,
+        queue: RedisQueue,
+        liveness: Liveness,
+        revocations: Revocations,
+        clock: Clock,
+    ) -> None:
         self._link = link
         self._config = config
         self._queue = queue
         self._liveness = liveness
+        self._revocations = revocations
         self._clock = clock
+        self._asked: dict[_Held, float] = {}
+        """When entries were asked back last."""
 
     async def step(self, app: str, who: Subjects, cursor: str) -> Step:
         at = msgspec.json.decode(cursor, type=_Cursor) if cursor else _Cursor()
@@ -194,6 +210,7 @@ class Queue:
             for target, _ in found.gone
         ]
         ended = await self._queue.settle(app, settlements, [])
+        _count(app, found.chunk.platform, ended)
         removed.update((key, "deliveries") for _, key in found.gone[:ended])
 
     async def _outstanding(self, app: str, shard: int, chunk: Chunk, targets: Sequence[Target]) -> tuple[Target, ...]:
@@ -208,8 +225,13 @@ class Queue:
         return tuple(target for target in targets if target.index in wanted)
 
     async def _recall(self, app: str, at: _Held) -> None:
-        key = keys.recall(app, at.shard, at.platform)
-        await self._link.many([("HSET", key, f"{at.lane} {at.entry_id}", 1), ("PEXPIRE", key, RECALL)])
+        """Ask for it, and again from time to time: who has it now may not have had it when it was asked for."""
+        now = asyncio.get_running_loop().time()
+        if now - self._asked.get(at, -RECALL) < RECALL:
+            return
+        self._asked = {each: when for each, when in self._asked.items() if now - when < RECALL} | {at: now}
+        ref = EntryRef(app=app, shard=at.shard, platform=at.platform, lane=at.lane, entry_id=at.entry_id)
+        await self._revocations.recall(ref)
 
     # --- retries ----------------------------------------------------------------------------------
 
@@ -251,6 +273,7 @@ class Queue:
         changes: list[Any] = []
         rows: list[Any] = []
         owners: list[str] = []
+        platforms: list[Platform] = []
         for place in range(0, len(parts), 4):
             blob = parts[place + 3]
             found = _found(who, blob)
@@ -264,6 +287,7 @@ class Queue:
                 large = keys.is_large(found.chunk.total)
                 rows += (target.index, member_of([(target.index, row)]) if large else encode_row(row))
                 owners.append(owner)
+                platforms.append(found.chunk.platform)
         if not changes:
             return True
         went = await self._link.script(
@@ -273,6 +297,8 @@ class Queue:
         )
         if went < 0:
             return False
+        for platform, count in Counter(platforms).items():
+            _count(app, platform, count)
         removed.update((owner, "deliveries") for owner in owners)
         return True
 
@@ -285,6 +311,11 @@ def _found(who: Subjects, blob: bytes) -> _Found | None:
         return None
     owners = ((target, who.of(target.device_id, chunk.platform, target.token)) for target in chunk.targets)
     return _Found(chunk, [(target, key) for target, key in owners if key is not None])
+
+
+def _count(app: str, platform: Platform, ended: int) -> None:
+    if ended:
+        telemetry.DELIVERIES.labels(app, platform_of(platform), CANCELLED.end, ERASED).inc(ended)
 
 
 def _row(platform: Platform, at: int) -> DeliveryRow:

@@ -1,0 +1,65 @@
+"""Whether a process may still send what it holds: its own sign of life, as its own clock sees it.
+
+Others take over what a process holds once its sign of life in the store has run out. A process that was stopped
+(SIGSTOP, a frozen cgroup, a virtual machine that is moved) or cut off from the store does not notice that by itself, so
+it looks before it submits. The span begins before the sign was sent, so that it ends here before it ends in the store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+
+def boot_clock() -> float:
+    """Seconds that also pass while the machine is suspended, where the system has such a clock."""
+    return _read(_CLOCK)
+
+
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_read: Final = time.clock_gettime
+
+
+class Lease:
+    """Good for `span` seconds from each renewal; from when it runs out until it is renewed again it is lapsed.
+
+    `generation` grows each time that it lapses: what was asked of the store in an earlier one may be another's.
+    """
+
+    def __init__(self, span: float, clock: Callable[[], float] = boot_clock) -> None:
+        self.clock = clock
+        self.generation = 0
+        self._span = span
+        self._until = float("-inf")
+        self._lapsed = True
+        self._on_lapse: list[Callable[[], None]] = []
+
+    def on_lapse(self, give_up: Callable[[], None]) -> None:
+        """Call this at once when it is found to have run out."""
+        self._on_lapse.append(give_up)
+
+    @property
+    def holds(self) -> bool:
+        """Whether something may be submitted now."""
+        if self.clock() < self._until:
+            return True
+        if not self._lapsed:
+            self._lapsed = True
+            self.generation += 1
+            for give_up in self._on_lapse:
+                give_up()
+        return False
+
+    def renew(self, asked_at: float) -> None:
+        """A sign of life was recorded, that was sent at `asked_at` or after it."""
+        _ = self.holds  # what was held when it lapsed is not held again by the renewal
+        self._until = max(self._until, asked_at + self._span)
+        self._lapsed = self.clock() >= self._until
+
+
+def unlimited() -> Lease:
+    """One that always holds, for a queue that nobody else reads."""
+    lease = Lease(float("inf"))
+    lease.renew(0.0)
+    return lease

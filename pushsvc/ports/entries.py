@@ -1,0 +1,64 @@
+"""What a dispatcher holds of the queue, and what it is told to let go of."""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+from msgspec import Struct
+
+from ..model import Chunk, End, Lane, Platform
+
+
+class EntryRef(Struct, frozen=True):
+    """Where a stream entry lives: enough to acknowledge it."""
+
+    app: str
+    shard: int
+    platform: Platform
+    lane: Lane
+    entry_id: str
+
+
+class Taken(Struct, frozen=True):
+    """An entry read for sending."""
+
+    ref: EntryRef
+    chunk: Chunk
+    """Only the targets that still await an outcome in this turn."""
+    skip: dict[int, End]
+    """Targets, by index, that must not be sent: `cancelled` or `suppressed`. Settle them so."""
+    again: bool = False
+    """Somebody has had it before: what limits count was, or may have been, counted then."""
+
+
+class Revoked(Struct, frozen=True):
+    """What was taken back since it was read. The store holds the truth of it; this says where to look again.
+
+    Deliveries of `pushes` end as cancelled. Those to `tokens` and of `entries` are given back unsent: whoever takes
+    them next finds what has become of them. Tokens are told as `token_mark` says, which tells nobody a token; two
+    tokens of one mark cost a needless way back and nothing else.
+    """
+
+    pushes: frozenset[str] = frozenset()
+    tokens: frozenset[int] = frozenset()
+    entries: frozenset[EntryRef] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.pushes or self.tokens or self.entries)
+
+    def __or__(self, other: Revoked) -> Revoked:
+        return Revoked(self.pushes | other.pushes, self.tokens | other.tokens, self.entries | other.entries)
+
+
+class News(Struct, frozen=True):
+    """Revocations of one app shard, up to `place`: acknowledge it when they are applied."""
+
+    app: str
+    shard: int
+    place: str
+    revoked: Revoked
+
+
+def token_mark(token: str) -> int:
+    """The few bits by which a revocation names a token."""
+    return crc32(token.encode())

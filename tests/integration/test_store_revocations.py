@@ -1,0 +1,238 @@
+"""What is taken back reaches every dispatcher that lives, and the answer says so: one suite over every backend."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pushsvc.model import Ended, PushStatus, Retry, Unavailable
+from pushsvc.ports.entries import News, Revoked, token_mark
+from pushsvc.store import Store, StoreConfig, keys
+from pushsvc.store.revocations import PATIENCE, place_of
+
+from .servers import Server
+from .test_store_kit import NOW, ROUTE, AnyStore, Backend, World, backend_server, make_push, play, settlement, take
+
+BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
+CANCELLED = Ended("cancelled")
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
+    with backend_server(request.param) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def real() -> Iterator[Server]:
+    with backend_server("valkey") as found:
+        assert found is not None
+        yield found
+
+
+def counts(status: PushStatus | None) -> tuple[str, dict[str, int]]:
+    """State, and what is not 0."""
+    assert status is not None
+    found = msgspec.structs.asdict(status.counts)
+    assert found["total"] == sum(count for name, count in found.items() if name != "total")
+    return status.state, {name: count for name, count in found.items() if count and name != "total"}
+
+
+async def hear(store: AnyStore) -> News:
+    """The next revocations."""
+    while not (news := await store.queue.revoked({"shop"}, 1000)):
+        pass
+    (only,) = news
+    return only
+
+
+def test_a_cancel_waits_for_every_dispatcher_and_tells_what_is_in_flight(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        caller, first, second = [await world.store(name) for name in ("caller", "first", "second")]
+        await caller.pushes.accept(make_push("p", 40))
+        await caller.pushes.accept(make_push("q", 1))
+        for store in (first, second):
+            await store.queue.enrol("shop")
+        taken = {each.chunk.push_id: each for each in await take(first)}
+        cancelling = asyncio.create_task(caller.pushes.cancel("shop", "p"))
+        news = await hear(first)
+        assert news.revoked == Revoked(pushes=frozenset({"p"}))
+        assert counts(await second.pushes.status("shop", "p")) == ("sending", {"queued": 40})
+        await first.queue.acknowledge(news, {"p": 12})
+        await second.queue.acknowledge(await hear(second), {})
+        assert counts(await cancelling) == ("sending", {"queued": 12, "cancelled": 28})
+        # What is let go of ends, and what was in flight ends as its provider says; no count goes back.
+        chunk = taken["p"].chunk
+        await first.queue.settle("shop", [settlement(chunk, n, CANCELLED, None) for n in range(12, 40)], [])
+        assert counts(await second.pushes.status("shop", "p")) == ("sending", {"queued": 12, "cancelled": 28})
+        await first.queue.settle("shop", [settlement(chunk, n) for n in range(9)], [])
+        assert counts(await second.pushes.status("shop", "p")) == ("sending", {"queued": 3, "sent": 9, "cancelled": 28})
+        busy = Unavailable(status=503)
+        await first.queue.settle("shop", [settlement(chunk, 9, Retry(NOW + 9000, 2), busy)], [])
+        assert counts(await second.pushes.status("shop", "p")) == ("sending", {"queued": 2, "sent": 9, "cancelled": 29})
+        last = [settlement(chunk, 10, CANCELLED, busy), settlement(chunk, 11)]
+        await first.queue.settle("shop", last, [taken["p"].ref])
+        assert counts(await second.pushes.status("shop", "p")) == ("cancelled", {"sent": 10, "cancelled": 30})
+        assert counts(await second.pushes.status("shop", "q")) == ("sending", {"queued": 1})
+        # The one that waited for a retry ends when it is taken.
+        await first.queue.promote(ROUTE, NOW + 10_000)
+        (again,) = await take(second)
+        assert again.skip == {9: "cancelled"}
+        assert counts(await caller.pushes.cancel("shop", "p")) == ("cancelled", {"sent": 10, "cancelled": 30})
+
+    play(server, story)
+
+
+def test_a_dispatcher_that_says_nothing_leaves_the_counts_as_they_stand(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        caller, deaf = await world.store("caller"), await world.store("deaf")
+        await deaf.queue.enrol("shop")
+        await caller.pushes.accept(make_push("p", 3))
+        (taken,) = await take(deaf)
+        began = asyncio.get_running_loop().time()
+        assert counts(await caller.pushes.cancel("shop", "p")) == ("sending", {"queued": 3})
+        assert PATIENCE <= asyncio.get_running_loop().time() - began < PATIENCE + 2
+        await deaf.queue.settle("shop", [settlement(taken.chunk, 0), settlement(taken.chunk, 1, CANCELLED, None)], [])
+        assert counts(await caller.pushes.status("shop", "p")) == ("sending", {"queued": 1, "sent": 1, "cancelled": 1})
+        # It is asked again with the next call, and one that has gone is not waited for.
+        await deaf.queue.retire()
+        assert counts(await caller.pushes.cancel("shop", "p")) == ("cancelled", {"sent": 1, "cancelled": 2})
+
+    play(server, story)
+
+
+def test_who_suppresses_a_token_tells_it(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.queue.enrol("shop")
+        await store.suppressions.add("shop", [("apns", "a", NOW), ("apns", "b", NOW)])
+        news = await hear(store)
+        assert news.revoked == Revoked(tokens=frozenset({token_mark("a"), token_mark("b")}))
+        assert await store.queue.revoked({"shop"}, 1) == []
+
+    play(server, story)
+
+
+def test_many_cancels_at_once_are_heard_in_few_messages(real: Server) -> None:
+    async def story(world: World) -> None:
+        caller, store = await world.store("caller"), await world.store("dispatcher")
+        await store.queue.enrol("shop")
+        names = [f"p{number}" for number in range(2000)]
+        await asyncio.gather(*(caller.pushes.accept(make_push(name)) for name in names))
+        heard: list[News] = []
+
+        async def follow() -> None:
+            while sum(len(news.revoked.pushes) for news in heard) < len(names):
+                for news in await store.queue.revoked({"shop"}, 1000):
+                    heard.append(news)
+                    await store.queue.acknowledge(news, {})
+
+        following = asyncio.create_task(follow())
+        await asyncio.gather(*(caller.pushes.cancel("shop", name) for name in names))
+        await following
+        # On a machine that is busy some callers have had their answer before; all are confirmed.
+        while {counts(each)[0] for each in await caller.pushes.statuses([("shop", name) for name in names])} != {
+            "cancelled"
+        }:
+            await asyncio.sleep(0.01)
+        assert len(heard) < len(names) / 4
+
+    play(real, story)
+
+
+def test_one_that_died_is_struck_off_and_one_that_lives_is_not(real: Server) -> None:
+    async def story(world: World) -> None:
+        store, dead = await world.store("living"), await world.store("dead")
+        assert isinstance(store, Store)
+        for each in (store, dead):
+            await each.queue.enrol("shop")
+            await each.queue.beat()
+        await world.kill("dead")
+        key = keys.heard("shop", 0)
+        while await store.link.call("HEXISTS", key, "dead"):
+            await store.queue.beat()
+            await store.queue.revoked({"shop"}, 20)
+        assert await store.link.call("HKEYS", key) == [b"living"]
+        # Who was thought gone is heard of again.
+        await store.link.call("DEL", key)
+        while not await store.link.call("HEXISTS", key, "living"):
+            await store.queue.revoked({"shop"}, 20)
+
+    play(real, story, StoreConfig(alive_ttl=0.3))
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_counts_only_grow_whatever_happens_after_a_cancel(real: Server, data: st.DataObject) -> None:
+    """Two dispatchers hold parts of a push; a cancel comes, and each lets go and settles in any order."""
+
+    size = data.draw(st.sampled_from([6, 60]))
+
+    async def story(world: World) -> None:
+        caller = await world.store("caller")
+        stores = [await world.store(name) for name in ("a", "b")]
+        await caller.pushes.accept(make_push("p", size))
+        held = []
+        for store in stores:
+            await store.queue.enrol("shop")
+            held.append((await take(store, targets=1))[0])
+        flying = [[t.index for t in each.chunk.targets if data.draw(st.booleans())] for each in held]
+        before = dict.fromkeys(("sent", "cancelled"), 0)
+
+        async def look() -> None:
+            status = await caller.pushes.status("shop", "p")
+            _, told = counts(status)
+            for end in before:
+                assert told.get(end, 0) >= before[end], (told, before)
+                before[end] = told.get(end, 0)
+
+        async def settle_some(who: int, *, in_flight: bool) -> None:
+            chunk = held[who].chunk
+            own = flying[who] if in_flight else [t.index for t in chunk.targets if t.index not in flying[who]]
+            count = data.draw(st.integers(0, len(own)))
+            some = own[:count]
+            busy = Unavailable(status=503)
+            kinds = (
+                [settlement(chunk, n) if n % 3 else settlement(chunk, n, CANCELLED, busy) for n in some]
+                if in_flight
+                else [settlement(chunk, n, CANCELLED, None) for n in some]
+            )
+            await stores[who].queue.settle("shop", kinds, [])
+            if in_flight:
+                flying[who] = own[count:]
+            await look()
+
+        await settle_some(data.draw(st.sampled_from([0, 1])), in_flight=True)
+        cancelling = asyncio.create_task(caller.pushes.cancel("shop", "p"))
+        news = [await hear(store) for store in stores]
+        for who in data.draw(st.permutations([0, 1])):
+            if data.draw(st.booleans()):
+                await settle_some(who, in_flight=True)
+            await stores[who].queue.acknowledge(news[who], {"p": len(flying[who])})
+            await look()
+            await settle_some(who, in_flight=data.draw(st.booleans()))
+        await cancelling
+        await look()
+        left = sum(len(each) for each in flying)
+        _, told = counts(await caller.pushes.status("shop", "p"))
+        assert told.get("queued", 0) == left
+        for who in data.draw(st.permutations([0, 0, 1, 1])):
+            await settle_some(who, in_flight=data.draw(st.booleans()))
+        for who in (0, 1):
+            chunk = held[who].chunk
+            rest = [settlement(chunk, n) for n in flying[who]]
+            rest += [settlement(chunk, t.index, CANCELLED, None) for t in chunk.targets if t.index not in flying[who]]
+            await stores[who].queue.settle("shop", rest, [held[who].ref])
+            await look()
+        assert counts(await caller.pushes.status("shop", "p"))[0] == "cancelled"
+
+    play(real, story, StoreConfig(chunk_size=size // 2))
+
+
+def test_places_are_in_order() -> None:
+    assert place_of(b"5-10") > place_of("5-9") > place_of("4-99") > place_of("0-0")
