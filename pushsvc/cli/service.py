@@ -26,8 +26,11 @@ class Service(Struct, frozen=True):
 
 
 @asynccontextmanager
-async def open_service(settings: Settings, config: Path | None, environ: Mapping[str, str]) -> AsyncIterator[Service]:
-    """Start store, API, dispatchers and feedback; yields once the API is ready. Raises `ConfigError`, `StoreOwned`.
+async def open_service(
+    settings: Settings, config: Path | None, environ: Mapping[str, str], stop: asyncio.Event | None = None
+) -> AsyncIterator[Service]:
+    """Start store, API, dispatchers and feedback; yields once the API is ready, or `stop` is set before that.
+    Raises `ConfigError`, `StoreOwned`.
 
     They stop in the order in which pushes travel: the API first, so that what it accepted can still be sent.
     """
@@ -59,7 +62,7 @@ async def open_service(settings: Settings, config: Path | None, environ: Mapping
             )
         )
         url = local_url(settings.server.host, settings.server.port)
-        await _until_ready(url)
+        await _until_ready(url, stop or asyncio.Event())
         yield Service(url, store_url)
 
 
@@ -94,11 +97,11 @@ async def _until_free(server: ServerSettings, seconds: float = 5.0) -> None:
         await asyncio.sleep(0.1)
 
 
-async def _until_ready(url: str, seconds: float = 90.0) -> None:
+async def _until_ready(url: str, stop: asyncio.Event, seconds: float = 90.0) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0)) as session:
-        while True:
+        while not stop.is_set():
             try:
                 async with session.get(f"{url}/readyz") as answer:
                     if answer.status == 200:

@@ -46,8 +46,10 @@ def up(context: typer.Context, simulator: Simulator = False) -> None:
 async def _run(settings: Settings, config: Path | None, playground: Playground | None) -> None:
     stop = until_signalled()
     console = Console(stderr=True)
-    async with open_service(settings, config, os.environ) as service:
+    async with open_service(settings, config, os.environ, stop) as service:
         say = speaker(console)
+        if stop.is_set():
+            return
         # A terminal makes a link of all that follows `http://` up to a space.
         say(f"pushsvc listens on {service.url}")
         say(f"  API page  {service.url}/docs\n  metrics   {service.url}/metrics")
