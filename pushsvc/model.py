@@ -235,6 +235,8 @@ class Sent(_Answer, frozen=True):
     """The provider accepted it."""
 
     provider_id: str = ""
+    unique_id: str = ""
+    """Another id of the provider's for it, where it gave one: APNs does in the sandbox, for its console."""
 
 
 class Throttled(_Answer, frozen=True):
@@ -411,6 +413,7 @@ class DeliveryRow(Struct, frozen=True, array_like=True, gc=False):
     attempts: int
     provider_id: str
     at: int
+    unique_id: str = ""
 
 
 class ApiKey(Struct, frozen=True, omit_defaults=True):

@@ -50,6 +50,10 @@ class Delivery(Struct, frozen=True):
     attempts: int
     provider_id: Annotated[str, Meta(description="The provider's own id of the message.")]
     at: Time
+    provider_unique_id: Annotated[
+        str | UnsetType,
+        Meta(description="`apns-unique-id`, which APNs gives in the sandbox: its console finds the push by it."),
+    ] = UNSET
 
 
 class Deliveries(Struct, frozen=True):
@@ -117,6 +121,7 @@ def deliveries(rows: list[DeliveryRow], cursor: str | None) -> bytes:
             attempts=row.attempts,
             provider_id=row.provider_id,
             at=instant(row.at),
+            provider_unique_id=row.unique_id or UNSET,
         )
         for row in rows
     ]

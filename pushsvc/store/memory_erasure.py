@@ -113,7 +113,7 @@ class MemoryErasures:
 def _disown(record: Record, who: Subjects) -> int:
     own = [index for index, row in record.rows.items() if who.of_row(row.device_id, row.token_hash)]
     for index in own:
-        record.rows[index] = replace(record.rows[index], device_id=None, token_hash="", provider_id="")
+        record.rows[index] = replace(record.rows[index], device_id=None, token_hash="", provider_id="", unique_id="")
     return len(own)
 
 

@@ -268,6 +268,7 @@ def row_of(settlement: Settlement, verdict: Ended) -> DeliveryRow:
         attempts=attempts_of(settlement),
         provider_id=outcome.provider_id if type(outcome) is Sent else "",
         at=settlement.at,
+        unique_id=outcome.unique_id if type(outcome) is Sent else "",
     )
 
 

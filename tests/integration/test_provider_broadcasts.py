@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from pushsvc.channels import OpenedChannels
 from pushsvc.errors import BadGateway, Conflict, NotFound, Unavailable
-from pushsvc.model import BadNotification, Content, LiveActivity, Route, Sent, Throttled, TokenDead
+from pushsvc.model import BadNotification, Content, LiveActivity, Misconfigured, Route, Sent, Throttled, TokenDead
 from pushsvc.model import Unavailable as Retried
 from pushsvc.ports.channels import ChannelAccount
 from pushsvc.providers.apns import Config, open_channels, open_provider
@@ -208,7 +208,12 @@ def test_a_broadcast_reaches_its_channel_with_the_right_headers(tmp_path: Path) 
         outcomes = await rig.send(none, latest, content=Content(live_activity=UPDATE), kind="channel")
         ids = [str(uuid.uuid5(NAMESPACE, f"push-1:{index}")) for index in range(2)]
         assert outcomes == [Sent(status=200, provider_id=own_id) for own_id in ids]
-        (received,) = rig.simulator.record.apns.requests(token=none)
+        # What says no expiration lasts to its end where the channel keeps it; that this one keeps nothing is learnt.
+        end = str((1 << 60) // 1000)
+        first, received = rig.simulator.record.apns.requests(token=none)
+        assert (first.reason, first.fields["apns-expiration"]) == ("BadExpirationDate", end)
+        (kept,) = rig.simulator.record.apns.requests(token=latest)
+        assert (kept.status, kept.fields["apns-expiration"]) == (200, end)
         assert received.body == b'{"aps":{"timestamp":1700000000,"event":"update","content-state":{"score":"1:0"}}}'
         assert {name: value for name, value in received.fields.items() if name != "authorization"} == {
             ":method": "POST",
@@ -226,6 +231,7 @@ def test_a_broadcast_reaches_its_channel_with_the_right_headers(tmp_path: Path) 
         rig._pushes = 0
         await rig.send(none, content=Content(live_activity=UPDATE), kind="channel")
         assert rig.simulator.record.apns.duplicates == 1
+        assert [item.status for item in rig.simulator.record.apns.requests(token=none)] == [400, 200, 200]
 
         stored = Content(live_activity=UPDATE, ttl=3600)
         outcomes = await rig.send(none, latest, content=stored, kind="channel")
@@ -265,7 +271,7 @@ def test_each_refusal_of_a_broadcast_has_its_class(tmp_path: Path) -> None:
         own_id = str(uuid.uuid5(NAMESPACE, "push-1:5"))
         assert outcomes == [
             TokenDead(status=400, reason="ChannelNotRegistered"),
-            Retried(status=400, reason="FeatureNotEnabled", retry_after=300.0),
+            Misconfigured(status=400, reason="FeatureNotEnabled", part="broadcasts"),
             Throttled(status=429, reason="TooManyRequests", retry_after=3.0),
             Retried(status=500, reason="InternalServerError"),
             BadNotification(status=400, reason="BadPriority"),

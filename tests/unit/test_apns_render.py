@@ -332,12 +332,8 @@ def test_an_own_payload_is_merged_into_a_live_activity_at_any_depth() -> None:
 BROADCAST = content(live_activity=UPDATE)
 
 
-def test_a_broadcast_says_its_expiration_and_stores_nothing_unless_told() -> None:
-    assert render(BROADCAST, "channel").headers == {
-        "apns-push-type": "liveactivity",
-        "apns-priority": "10",
-        "apns-expiration": "0",
-    }
+def test_a_broadcast_says_the_expiration_that_it_is_given() -> None:
+    assert render(BROADCAST, "channel").headers == {"apns-push-type": "liveactivity", "apns-priority": "10"}
     stored = content(live_activity=UPDATE, ttl=3600)
     assert render(stored, "channel").headers["apns-expiration"] == "1700003600"
     own = {"headers": {"apns-expiration": "0", "apns-priority": "1"}}

@@ -125,7 +125,8 @@ def classify(answer: Answer, message: Message, now: float) -> Outcome:
         return Unavailable(reason=answer.reason, maybe_sent=answer.maybe_sent)
     status = answer.status
     if status == 200:
-        return Sent(status=200, provider_id=answer.headers.get("apns-id", ""))
+        headers = answer.headers
+        return Sent(status=200, provider_id=headers.get("apns-id", ""), unique_id=headers.get("apns-unique-id", ""))
     error = _read(answer.body)
     kind = _REASONS.get((status, error.reason)) or _by_status(status)
     reason = error.reason if error.reason in _KNOWN else f"unknown_{status}"

@@ -10,8 +10,8 @@ rendered, because there is neither a notification nor data, the caller's bytes t
     data      keys beside `aps`; they win over `image` and `link`
     live_activity    the whole of `aps`: see `..live_activity`
 
-To a broadcast channel the expiration must be said, and the channels that store nothing take only 0: so it is 0 unless
-the push has a `ttl`.
+To a broadcast channel the expiration must be said, and the channels that store nothing take only 0. Where the push has
+no `ttl` it is left to `send`, which knows them.
 
 The push type is what the caller says (`overrides.apns.headers` before `push_type`), else it is read from the finished
 payload where that leaves no doubt: `aps.event` with `aps.content-state` is a Live Activity, `content-available`
@@ -121,7 +121,6 @@ class ApnsRenderer:
         _judge(result, push_type, faults)
         if broadcast:
             _judge_broadcast(content, headers, faults)
-            result.setdefault("apns-expiration", "0")
         judge(kinds, push_type, event, faults, neutral=content.live_activity is not None)
         if faults:
             raise RenderError(faults)

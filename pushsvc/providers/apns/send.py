@@ -21,9 +21,11 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeAlias
+
+from msgspec import structs
 
 from ...model import BadNotification, Chunk, Delivery, Misconfigured, Outcome, Route, Sent, Throttled
 from ...ports import OnOutcome
@@ -51,6 +53,9 @@ RENEWALS: Final = (10.0, 3600.0)
 
 _RENEWABLE: Final = frozenset({EXPIRED_TOKEN, INVALID_TOKEN, UNRELATED_KEY})
 
+EXPIRATION: Final = "apns-expiration"
+MOST_STORELESS: Final = 10_000
+"""Channels that are remembered, at most: as many as Apple allows to an app."""
 _COMMON_NAMES: Final = frozenset({"apns-push-type", "apns-priority", "apns-topic"})
 _NOT_OF_BROADCASTS: Final = frozenset({"apns-topic", "apns-collapse-id"})
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
@@ -119,6 +124,10 @@ class ApnsProvider:
         """Seconds that the provider's clock was ahead of ours when it last refused us."""
         self._loop = asyncio.get_running_loop()
         self._topic = config.topic
+        self._sandbox = config.environment == "sandbox"
+        """Only there APNs gives an id for its console, which is not worth decoding each answer's headers elsewhere."""
+        self._storeless: set[str] = set()
+        """Channels that keep nothing, which take no expiration but 0."""
         self._head = POST + HTTPS + authority_field(authority(config.endpoint))
         self._broadcast_head = (
             POST
@@ -171,7 +180,7 @@ class ApnsProvider:
             sha.update(b"%d" % target.index)
             own_id = _format(sha.hexdigest())
             if target.kind == CHANNEL:
-                fields = self._broadcast_fields(chunk.message.headers, target.token, own_id)
+                fields = self._broadcast_fields(chunk, target.token, own_id)
                 self._broadcasts.submit(
                     fields, chunk.message.body, (delivery, on_outcome, own_id, self._renewed), on_answer
                 )
@@ -182,8 +191,16 @@ class ApnsProvider:
             # A field that HTTP/2 cannot carry. Intake lets none through, but a store may outlive its rules.
             self._loop.call_soon(on_outcome, delivery, BadNotification(reason="malformed_request"))
 
-    def _broadcast_fields(self, headers: Mapping[str, str], channel: str, own_id: str) -> bytes:
-        """One request reaches everybody who listens, so these are few: nothing is kept of them."""
+    def _broadcast_fields(self, chunk: Chunk, channel: str, own_id: str) -> bytes:
+        """One request reaches everybody who listens, so these are few: nothing is kept of them.
+
+        The expiration must be said. Where the push says none it is the push's own end, so that a channel that keeps the
+        latest keeps it; a channel that keeps nothing refuses that once, and is known from then on.
+        """
+        headers = chunk.message.headers
+        if EXPIRATION not in headers:
+            end = "0" if channel in self._storeless else str(chunk.expires_at // 1000)
+            headers = {**headers, EXPIRATION: end}
         own = [_field(name, value) for name, value in headers.items() if name not in _NOT_OF_BROADCASTS]
         given = field("apns-channel-id", channel) + field("apns-request-id", own_id)
         return self._broadcast_head + self._authorization + b"".join(own) + given
@@ -218,7 +235,8 @@ class ApnsProvider:
     def _on_answer(self, context: _Context, answer: Answer) -> None:
         if type(answer) is Response and answer.status == 200:
             delivery, on_outcome, own_id, _ = context
-            on_outcome(delivery, Sent(status=200, provider_id=own_id))
+            unique_id = answer.headers.get("apns-unique-id", "") if self._sandbox else ""
+            on_outcome(delivery, Sent(status=200, provider_id=own_id, unique_id=unique_id))
         else:
             self._judge(context, answer, again=True)
 
@@ -235,12 +253,27 @@ class ApnsProvider:
             and self._try_renewed(context, outcome)
         ):
             return
+        if again and type(outcome) is BadNotification and self._learn_storage(context[0], outcome):
+            self._send(context[0], context[1], self._on_last_answer)
+            return
         context[1](context[0], outcome)
+
+    def _learn_storage(self, delivery: Delivery, outcome: BadNotification) -> bool:
+        """Whether it was refused because its channel keeps nothing, and can go without an expiration of ours."""
+        target = delivery.target
+        if outcome.reason != "BadExpirationDate" or target.kind != CHANNEL:
+            return False
+        if EXPIRATION in delivery.chunk.message.headers:
+            return False
+        if len(self._storeless) >= MOST_STORELESS:
+            self._storeless.clear()
+        self._storeless.add(target.token)
+        return True
 
     def _classify(self, context: _Context, answer: Answer) -> Outcome:
         outcome = classify(answer, context[0].chunk.message, self._clock())
         if type(outcome) is Sent:
-            return Sent(status=200, provider_id=context[2])
+            return structs.replace(outcome, provider_id=context[2])
         if type(outcome) is Throttled and outcome.reason == TOO_MANY_TOKENS and self._token is not None:
             self._token.hold()
         if type(outcome) is Misconfigured and type(answer) is Response:

@@ -113,7 +113,12 @@ class Rows:
                     bare.append((number, row))
                 else:
                     own.append(owner)
-                    bare.append((number, msgspec.structs.replace(row, device_id=None, token_hash="", provider_id="")))
+                    bare.append(
+                        (
+                            number,
+                            msgspec.structs.replace(row, device_id=None, token_hash="", provider_id="", unique_id=""),
+                        )
+                    )
             if own:
                 args += (index, blob, encode(bare))
                 owners += own
