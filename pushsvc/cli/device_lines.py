@@ -34,6 +34,8 @@ TOMBSTONE: Final = ("state", "pruned_at", "pruned_for")
 _OWN: Final = frozenset(("id", "registered_at", "last_seen_at", "topics", "strikes", "struck_at", *TOMBSTONE))
 """What `PUT` does not take in its body."""
 _INSTANTS: Final = ("registered_at", "last_seen_at", "struck_at", "pruned_at")
+AHEAD: Final = 60_000
+"""Milliseconds by which two clocks may differ: a device that was registered in the future could never be pruned."""
 _MOST_STRIKES: Final = 1_000_000
 _LONGEST_REASON: Final = 100
 
@@ -162,7 +164,7 @@ def read_device(value: Any, rules: Rules, now: int) -> Device:
         raise BadLine([Fault("$", "expected an object")])
     given = {name: item for name, item in value.items() if item is not None}
     document = {name: item for name, item in given.items() if name not in _OWN}
-    faults = [*_own_faults(given), *device_faults(document, rules).items]
+    faults = [*_own_faults(given, now), *device_faults(document, rules).items]
     if faults:
         raise BadLine(faults)
     times = {name: parse_instant(given[name]) for name in _INSTANTS if name in given}
@@ -180,14 +182,14 @@ def read_device(value: Any, rules: Rules, now: int) -> Device:
     )
 
 
-def _own_faults(given: Mapping[str, Any]) -> Iterator[Fault]:
+def _own_faults(given: Mapping[str, Any], now: int) -> Iterator[Fault]:
     device_id = given.get("id")
     if not isinstance(device_id, str):
         yield Fault("id", "is missing" if device_id is None else "expected a string")
     elif fault := name_fault(device_id):
         yield Fault("id", fault)
     for name in _INSTANTS:
-        if name in given and (fault := _instant_fault(given[name])):
+        if name in given and (fault := _instant_fault(given[name], now)):
             yield Fault(name, fault)
     yield from _topic_faults(given.get("topics", []))
     strikes = given.get("strikes", 0)
@@ -196,13 +198,15 @@ def _own_faults(given: Mapping[str, Any]) -> Iterator[Fault]:
     yield from _tombstone_faults(given)
 
 
-def _instant_fault(value: Any) -> str | None:
+def _instant_fault(value: Any, now: int) -> str | None:
     if not isinstance(value, str):
         return "expected a string"
     try:
         at = parse_instant(value)
     except ValueError as error:
         return str(error)
+    if at > now + AHEAD:
+        return "lies in the future: the clock that wrote it, or that of this machine, is wrong"
     return None if at >= 0 else "must not lie before 1970"
 
 

@@ -21,6 +21,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from ..devices import MAX_NAME, Device, TagValue, name_fault
 from ..documents import Time, instant
 from ..errors import Fault, InvalidRequest
+from ..identity import canonical
 from ..ports.registry import MOST_OF_USER
 from .faults import Check, Enough, Found, Rules, check_fields, check_name, platform_check
 from .refusal import parse, summary
@@ -83,7 +84,9 @@ class RegisteredDevice(Struct, frozen=True):
         Literal["active", "pruned"],
         Meta(description="A pruned device is sent nothing; it comes back when it registers again, or is restored."),
     ]
-    token: Annotated[str | UnsetType, Meta(description="As it was registered; or `fid`.")] = UNSET
+    token: Annotated[
+        str | UnsetType, Meta(description="As it was registered, an APNs token in lower case; or `fid`.")
+    ] = UNSET
     fid: str | UnsetType = UNSET
     pruned_at: Time | UnsetType = UNSET
     pruned_for: Annotated[
@@ -198,7 +201,7 @@ def device_of(value: Mapping[str, Any], device_id: str, now: int) -> Device:
     return Device(
         id=device_id,
         platform=given["platform"],
-        token=given[kind],
+        token=canonical(given["platform"], given[kind], kind),
         kind=kind,
         user=given.get("user"),
         tags={

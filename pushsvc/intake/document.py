@@ -13,7 +13,8 @@ Decided here, where RFC 8259 leaves it open:
 - Of a name given twice in one object the last counts, as in most parsers; where its other value is wrong, the
   repeat is named as the fault.
 - What stands in `overrides` travels byte for byte; it must be an object, at most `depth.MAX_DEPTH` levels deep.
-- The same token twice in one push is one delivery.
+- The same token twice in one push is one delivery, in whatever case an APNs token is written, and so is an FCM token
+  beside the id of its installation; the first of them is sent to.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from msgspec import Meta, Raw, Struct
 
 from ..devices import MAX_NAME, Audience, ByDevices, ByTopic, ByUsers, ByWhere, Environment, ToAll, name_fault
 from ..errors import ContentTooLarge, Fault
+from ..identity import canonical, identity
 from ..model import Content, Lane, Platform, Target
 from ..model import Notification as PlainNotification
 from ..routing import RouteTable
@@ -338,22 +340,28 @@ def targets_of(
                 return None
             if not (entry.topic is entry.condition is None):
                 return None
-            if token in seen:
-                continue
             if check(token, "token") is not None:
                 return None
-            seen.add(token)
-            targets.append(Target(index, token))
+            text = canonical(platform, token)
+            same = identity(text)
+            if same in seen:
+                continue
+            seen.add(same)
+            targets.append(Target(index, text))
         else:
             other = _other(entry)
             if other is None:
                 return None
-            if other in seen_others:
-                continue
             kind, text = other
             if check(text, kind) is not None:
                 return None
-            seen_others.add(other)
+            text = canonical(platform, text, kind)
+            if text in seen if kind == "fid" else (kind, text) in seen_others:
+                continue
+            if kind == "fid":
+                seen.add(text)
+            else:
+                seen_others.add((kind, text))
             targets.append(Target(index, text, None, kind))
         index += 1
     return {route: tuple(targets) for route, targets in found.items() if targets}

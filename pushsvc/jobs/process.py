@@ -46,6 +46,8 @@ SWEEP = 0.5
 SOON = 0.2
 """And for pushes whose audience is to be looked up: somebody waits for their first delivery."""
 PAUSE = 1.0
+ADOPTING = 0.02
+"""Seconds between two steps of bringing stored devices to the form of today."""
 LOOK = 60.0
 """Seconds between two looks at whether the next cleanup is due."""
 
@@ -131,6 +133,8 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
             queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
             following = asyncio.create_task(_follow(current, stop), name="reload")
             stack.callback(following.cancel)
+            adopting = asyncio.create_task(adopt_devices(store, list(settings.apps)), name="adopt")
+            stack.callback(adopting.cancel)
             ready.set_result(url)
             periodics = [
                 Periodic("replays", SWEEP, lambda: enqueue_replays(store, queue, settings)),
@@ -212,6 +216,19 @@ async def _act(store: Store, periodic: Periodic, owner: str) -> None:
     except (StoreError, RedisError):
         await store.dead.give_back(periodic.name, owner)
         raise
+
+
+async def adopt_devices(store: Store, apps: Collection[str]) -> None:
+    """Bring the devices that an earlier pushsvc wrote to the form of today, step by step; once that is done it costs a
+    question an app."""
+    for app in apps:
+        more = True
+        while more:
+            try:
+                more = await store.registry.adopt(app)
+                await asyncio.sleep(ADOPTING if more else 0)
+            except StoreError:
+                await asyncio.sleep(PAUSE)
 
 
 async def enqueue_replays(store: Store, queue: Queue, settings: Settings) -> None:

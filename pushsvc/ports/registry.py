@@ -101,7 +101,8 @@ class Registry(Protocol):
     """Devices by id, token, user and topic; every change is one atomic step that leaves all indexes in agreement.
 
     A token belongs to one device of the app: registered for another, it leaves the one that had it, which is then
-    gone. Times are Unix milliseconds.
+    gone. Tokens are in their canonical form, and two of the same identity are one; see `identity`. Times are Unix
+    milliseconds.
     """
 
     async def put(self, app: str, device: Device) -> tuple[Device, bool]:
@@ -184,6 +185,12 @@ class Registry(Protocol):
         The changes that took place, or would to a dry run: what a device was, and what it is. Whoever read the devices
         earlier has chosen them by what they were; the judgement that counts is of what they are.
         """
+        ...
+
+    async def adopt(self, app: str) -> bool:
+        """Bring some of the devices that an earlier pushsvc wrote to the form of today, with the canonical form of
+        their tokens; of two that turn out to have one token, the one that was registered later stays. False: all are.
+        It may be broken off, and repeated, at any point."""
         ...
 
     # --- tombstones -----------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Tokens as hashes: a short one to show, a longer one to look up. Both are keyed with the store's own random key.
 
 Keyed, because a bare hash of a device token can be matched against a list of known tokens by whoever reads the log.
+What is shown and what is limited goes by a token's `identity`; a suppression is about the very text that was refused.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
+from ..identity import identity
+
 
 def token_hash(key: bytes, token: str) -> str:
     """16 hex characters: all of a token that logs, metrics and status documents may show."""
-    return blake2b(token.encode(), digest_size=8, key=key).hexdigest()
+    return blake2b(identity(token).encode(), digest_size=8, key=key).hexdigest()
 
 
 def token_digest(key: bytes, token: str) -> bytes:
@@ -27,7 +30,7 @@ def limiter_digests(key: bytes) -> Callable[[Sequence[str]], list[bytes]]:
         found = []
         for token in tokens:
             digest = copy()
-            digest.update(token.encode())
+            digest.update(identity(token).encode())
             found.append(digest.digest())
         return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from ..devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from ..model import Platform
 from ..ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
 from .memory_state import State
-from .registry_changes import Change, Desk, Kept
+from .registry_changes import Change, Desk, Kept, address_of, joining_of, spare
 from .registry_wire import Question, held_by, is_meant, label_of
 
 T = TypeVar("T")
@@ -25,14 +26,15 @@ class MemoryRegistry:
         self._state = state
 
     async def put(self, app: str, device: Device) -> tuple[Device, bool]:
-        about = Question(ids=[device.id], tokens=[(device.platform, device.token)])
+        about = Question(ids=[device.id], tokens=[address_of(device.platform, device.token)])
         result = self._change(app, about, lambda desk: desk.register(device))
         self._state.lift(app, [device])
         return result
 
     async def put_many(self, app: str, devices: Sequence[Device]) -> list[bool]:
         about = Question(
-            ids=[device.id for device in devices], tokens=[(device.platform, device.token) for device in devices]
+            ids=[device.id for device in devices],
+            tokens=[address_of(device.platform, device.token) for device in devices],
         )
         new = self._change(app, about, lambda desk: [desk.put(device) for device in devices])
         self._state.lift(app, _active(devices))
@@ -42,7 +44,7 @@ class MemoryRegistry:
         return self._desk(app, Question(ids=[device_id])).devices.get(device_id)
 
     async def by_token(self, app: str, platform: Platform, token: str) -> Device | None:
-        return self._desk(app, Question(tokens=[(platform, token)])).owner(platform, token)
+        return self._desk(app, Question(tokens=[address_of(platform, token)])).owner(platform, token)
 
     async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
         desk = self._desk(app, held_by(wanted))
@@ -116,9 +118,13 @@ class MemoryRegistry:
 
     def _page(self, app: str, wanted: Callable[[Device], bool], after: str, limit: int) -> Members:
         first = int(after or 0)
-        found = (kept for kept in self._kept(app) if kept.n >= first and wanted(kept.device))
+        in_order = sorted(self._kept(app), key=lambda kept: kept.n)
+        found = (kept for kept in in_order if kept.n >= first and wanted(kept.device))
         page = list(islice(found, limit))
         return Members([kept.device for kept in page], str(page[-1].n + 1) if len(page) == limit else None)
+
+    async def adopt(self, app: str) -> bool:
+        return False
 
     # --- tombstones -------------------------------------------------------------------------------
 
@@ -175,19 +181,31 @@ class MemoryRegistry:
         changes = desk.changes()
         state = self._state
         devices, owners, crowds = state.devices[app], state.owners[app], state.crowds[app]
-        crowds.update(_moves(crowds, changes))
+        try:
+            crowds.update(_moves(crowds, changes))
+        except UserFull:
+            for user, joining in joining_of(changes).items():
+                stones = spare(self._desk(app, Question(users=[user])).of_user(user), joining)
+                if stones:
+                    self._change(app, Question(ids=stones), partial(_remove, ids=stones))
+                    return self._change(app, about, decide)
+            raise
         for change in changes:
             if change.before is not None:
                 old = change.before.device
-                del owners[old.platform, old.token]
-                if change.after is None:
-                    del devices[old.id]
+                del owners[address_of(old.platform, old.token)]
+                del devices[old.id]
         for change in changes:
             if (new := change.after) is not None:
                 n = next(self._state.numbers) if change.before is None else change.before.n
                 devices[new.id] = Kept(n, b"", new)
-                owners[new.platform, new.token] = new.id
+                owners[address_of(new.platform, new.token)] = new.id
         return result
+
+
+def _remove(desk: Desk, ids: Iterable[str]) -> None:
+    for device_id in ids:
+        desk.remove(device_id)
 
 
 def _moves(crowds: Counter[str], changes: Sequence[Change]) -> Counter[str]:

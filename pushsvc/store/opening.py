@@ -62,7 +62,7 @@ class Store:
         self.dead = RedisReplays(link, config, clock)
         self.webhooks = RedisWebhooks(link, config, self.receipts, clock)
         self.limiter = RedisLimiter(link, config, hash_key)
-        self.registry = RedisRegistry(link, hash_key, suppression)
+        self.registry = RedisRegistry(link, hash_key, suppression, clock)
         self.expansions = RedisExpansions(link, config, clock)
         self.erasures = RedisErasures(
             link,

@@ -19,7 +19,8 @@ from ..codec import CodecError
 from ..devices import Device
 from . import keys
 from .link import Link
-from .registry_documents import decode_device
+from .registry_changes import Kept
+from .registry_documents import decode_device, former_token
 from .registry_wire import Digests, label_of
 from .topic_members import members_of, without
 
@@ -170,7 +171,7 @@ class Orphans:
         if index == "i":
             return self._digests.of(device.id) == digest
         if index == "k":
-            return self._digests.of_token(device.platform, device.token) == digest
+            return self._digests.of_kept(Kept(0, document, device, former_token(document))) == digest
         return device.user is not None and self._digests.of(device.user) == digest
 
 

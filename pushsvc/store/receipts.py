@@ -10,8 +10,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from ..codec import CodecError, decode_event, decode_receipt, encode_event
 from ..errors import Fault, InvalidRequest
+from ..identity import recognised
 from ..model import FeedbackEvent, Platform, Receipt
 from ..routing import platform_of
 from . import keys
@@ -66,7 +69,7 @@ class RedisReceipts:
             flat = await self._link.script("receipts", [stream], [keys.FEEDBACK, self._config.consumer, room])
             for entry_id, blob in entries_of(flat):
                 try:
-                    found.append((f"{shard}:{entry_id}", decode_receipt(blob)))
+                    found.append((f"{shard}:{entry_id}", _canonical(decode_receipt(blob))))
                 except CodecError as error:
                     quarantine = keys.quarantine(app, shard)
                     await set_aside(self._link, stream, keys.FEEDBACK, quarantine, entry_id, error)
@@ -153,6 +156,12 @@ class RedisReceipts:
     async def _server_ms(self) -> int:
         seconds, micros = await self._link.call("TIME")
         return int(seconds) * 1000 + int(micros) // 1000
+
+
+def _canonical(receipt: Receipt) -> Receipt:
+    """What an earlier pushsvc had queued may have another form of the token than the registry has by now."""
+    token = recognised(platform_of(receipt.platform), receipt.token)
+    return receipt if token == receipt.token else msgspec.structs.replace(receipt, token=token)
 
 
 def parse_event_id(text: str) -> tuple[int, int, int]:

@@ -42,6 +42,8 @@ a tombstone, restored by the next call.
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -50,9 +52,10 @@ from ..errors import StoreUnavailable
 from ..model import Platform
 from ..ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
 from . import keys
+from .clock import Clock, wall_clock
 from .link import Link
-from .registry_changes import Change, Desk
-from .registry_documents import decode_device
+from .registry_changes import Change, Desk, address_of, joining_of, spare
+from .registry_documents import decode_device, former_token
 from .registry_wire import Digests, Found, Question, held_by, is_meant, read_found
 from .suppression import Suppression
 
@@ -60,30 +63,34 @@ T = TypeVar("T")
 
 BLOCK = 128
 """Documents in one list; also in registry_*.lua."""
-_TRIES = 100
+_TRIES = 200
 """How often a step may find that another came first: of those who meet, one always gets through."""
+_AT_ONCE = 3
+"""So many tries follow each other at once; before a further one those who meet wait for a random while."""
+_LONGEST = 0.25
+"""Seconds that one such wait takes at most."""
 _PAGE = 500
-"""Tombstones in one step."""
+"""Tombstones, or devices that are adopted, in one step."""
+_ALL = b"all"
 
 
 class RedisRegistry:
     """See `ports.Registry`."""
 
-    def __init__(self, link: Link, hash_key: bytes, suppression: Suppression) -> None:
+    def __init__(self, link: Link, hash_key: bytes, suppression: Suppression, clock: Clock = wall_clock) -> None:
         self._link = link
+        self._clock = clock
         self._digests = Digests(hash_key)
         self._suppression = suppression
 
     async def put(self, app: str, device: Device) -> tuple[Device, bool]:
-        about = Question(ids=[device.id], tokens=[(device.platform, device.token)])
+        about = _about([device])
         result = await self._change(app, about, lambda desk: desk.register(device))
         await self._suppression.lift(app, [device])
         return result
 
     async def put_many(self, app: str, devices: Sequence[Device]) -> list[bool]:
-        about = Question(
-            ids=[device.id for device in devices], tokens=[(device.platform, device.token) for device in devices]
-        )
+        about = _about(devices)
         new = await self._change(app, about, lambda desk: [desk.put(device) for device in devices])
         await self._suppression.lift(app, _active(devices))
         return new
@@ -92,7 +99,7 @@ class RedisRegistry:
         return (await self._find(app, Question(ids=[device_id]))).desk.devices.get(device_id)
 
     async def by_token(self, app: str, platform: Platform, token: str) -> Device | None:
-        return (await self._find(app, Question(tokens=[(platform, token)]))).desk.owner(platform, token)
+        return (await self._find(app, Question(tokens=[address_of(platform, token)]))).desk.owner(platform, token)
 
     async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
         desk = (await self._find(app, held_by(wanted))).desk
@@ -270,13 +277,64 @@ class RedisRegistry:
     # --- one step ---------------------------------------------------------------------------------
 
     async def _change(self, app: str, about: Question, decide: Callable[[Desk], T]) -> T:
-        for _ in range(_TRIES):
+        """Raises UserFull, and StoreUnavailable also where so many change the same devices that none gets through."""
+        for number in range(_TRIES):
+            if number >= _AT_ONCE:
+                await asyncio.sleep(random.random() * min(_LONGEST, 0.002 * 2 ** min(number, 10)))  # noqa: S311 - no secret  # noqa: S311 - no secret
             found = await self._find(app, about)
+            if outdated := found.desk.outdated:
+                await self._bring(app, [found.desk.devices[device_id] for device_id in outdated])
+                continue
             result = decide(found.desk)
             changes = found.desk.changes()
-            if not changes or await self._apply(app, found, changes):
-                return result
+            try:
+                if not changes or await self._apply(app, found, changes):
+                    return result
+            except UserFull:
+                if not await self._make_room(app, changes):
+                    raise
         raise StoreUnavailable("too many change the same devices at once")
+
+    async def _bring(self, app: str, devices: Sequence[Device]) -> None:
+        """Write documents of an earlier form anew; see `Desk.adopt`."""
+        about = _about(devices)
+        for _ in range(_TRIES):
+            found = await self._find(app, about)
+            for device_id in found.desk.outdated:
+                found.desk.adopt(device_id, self._clock())
+            changes = found.desk.changes()
+            if not changes or await self._apply(app, found, changes):
+                return
+        raise StoreUnavailable("too many change the same devices at once")
+
+    async def _make_room(self, app: str, changes: Sequence[Change]) -> bool:
+        """Bury the oldest tombstones of users who have too many devices with these; whether that can help.
+
+        A tombstone is there to be restored; it does not keep a phone that is in use out.
+        """
+        made = False
+        for user, joining in joining_of(changes).items():
+            if ids := spare(await self.of_user(app, user), joining):
+                await self.revise(app, ids, lambda device: None if device.state == "pruned" else device)
+                made = True
+        return made
+
+    async def adopt(self, app: str) -> bool:
+        """See `ports.Registry`. How far it has come stands beside the counts."""
+        known, place = await self._link.call("HMGET", keys.device_counts(app), "next", "adopted")
+        if place == _ALL:
+            return False
+        first = int(place or 0)
+        end = first + _PAGE // BLOCK
+        blocks = await self._link.many(
+            [("LRANGE", keys.device_block(app, number), 1, -1) for number in range(first, end)]
+        )
+        outdated = [decode_device(blob) for block in blocks for blob in block if former_token(blob) is not None]
+        if outdated:
+            await self._bring(app, outdated)
+        over = end * BLOCK >= int(known or 0)
+        await self._link.call("HSET", keys.device_counts(app), "adopted", _ALL if over else end)
+        return not over
 
     async def _find(self, app: str, question: Question) -> Found:
         args = [keys.devices(app), *self._digests.ask(question)]
@@ -289,6 +347,15 @@ class RedisRegistry:
         if refused:
             raise UserFull([device.id for place in refused if (device := changes[place].after)])
         return bool(done)
+
+
+def _about(devices: Iterable[Device]) -> Question:
+    """Who is concerned when these are registered."""
+    devices = list(devices)
+    return Question(
+        ids=[device.id for device in devices],
+        tokens=[address_of(device.platform, device.token) for device in devices],
+    )
 
 
 def _active(devices: Iterable[Device]) -> list[Device]:

@@ -6,14 +6,15 @@
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; 2 most devices of a user; then for each change:
 --          1 ordinal, or '' where the device is new          2 its document before, or ''
---          3 its document after, or '' where it is gone      4 digest of its id, where it is new or gone
---          5 the ordinal that the index knows under it, or '' where it is new
---          6 digest of the token that it loses, or ''        7 digest of the token that it gains, or ''
---          8 the ordinal that the index knows under that, or ''
---          9 digest of the user that it leaves, or ''       10 digest of the user that it joins, or ''
---         11 change of the number of active devices         12 label under which it was pruned, or ''
---         13 label under which it is pruned, or ''          14 at ms
---         15 number of topics that change, then for each: its name; 1 joined, -1 left, 0 neither; change of its count
+--          3 its document after, or '' where it is gone
+--          4 digest of the id that it loses, or ''           5 digest of the id that it gains, or ''
+--          6 the ordinal that the index knows under that, or ''
+--          7 digest of the token that it loses, or ''        8 digest of the token that it gains, or ''
+--          9 the ordinal that the index knows under that, or ''
+--         10 digest of the user that it leaves, or ''       11 digest of the user that it joins, or ''
+--         12 change of the number of active devices         13 label under which it was pruned, or ''
+--         14 label under which it is pruned, or ''          15 at ms
+--         16 number of topics that change, then for each: its name; 1 joined, -1 left, 0 neither; change of its count
 -- Returns { 1 }; { 0 } where something is not what it was: read again; or { -1, place, .. }, the places from 0 of those
 -- changes that would give a user too many devices.
 
@@ -29,7 +30,7 @@ local prefix, most = ARGV[1], tonumber(ARGV[2])
 local changes, at = {}, 3
 while at <= #ARGV do
   changes[#changes + 1] = at
-  at = at + 15 + 3 * tonumber(ARGV[at + 14])
+  at = at + 16 + 3 * tonumber(ARGV[at + 15])
 end
 
 -- The hash that a digest lies in, and its field.
@@ -61,19 +62,18 @@ local function move(user, by)
 end
 
 for _, c in ipairs(changes) do
-  local n, gains = ARGV[c], ARGV[c + 6]
-  if n == '' then
-    if look_up('i', ARGV[c + 3]) ~= ARGV[c + 4] then
-      return { 0 }
-    end
-  elseif call('LINDEX', block_of(n), 1 + n % BLOCK) ~= ARGV[c + 1] then
+  local n, id, gains = ARGV[c], ARGV[c + 4], ARGV[c + 7]
+  if n ~= '' and call('LINDEX', block_of(n), 1 + n % BLOCK) ~= ARGV[c + 1] then
     return { 0 }
   end
-  if gains ~= '' and look_up('k', gains) ~= ARGV[c + 7] then
+  if id ~= '' and look_up('i', id) ~= ARGV[c + 5] then
     return { 0 }
   end
-  move(ARGV[c + 8], -1)
-  move(ARGV[c + 9], 1)
+  if gains ~= '' and look_up('k', gains) ~= ARGV[c + 8] then
+    return { 0 }
+  end
+  move(ARGV[c + 9], -1)
+  move(ARGV[c + 10], 1)
 end
 for user, by in pairs(growth) do
   local _, had = string.gsub(lists[user], '%d+', '')
@@ -82,7 +82,7 @@ end
 if next(full) then
   local refused = { -1 }
   for place, c in ipairs(changes) do
-    if full[ARGV[c + 9]] then
+    if full[ARGV[c + 10]] then
       refused[#refused + 1] = place - 1
     end
   end
@@ -202,13 +202,18 @@ local function forget(kind, digest, n)
   end
 end
 
-local function note(kind, digest, n)
-  local key, field = bucket(kind, digest)
-  call('HSET', key, field, text(n))
+local function exchange(kind, loses, gains, n)
+  if loses ~= '' then
+    forget(kind, loses, n)
+  end
+  if gains ~= '' then
+    local key, field = bucket(kind, gains)
+    call('HSET', key, field, text(n))
+  end
 end
 
 for _, c in ipairs(changes) do
-  local n, after, id = tonumber(ARGV[c]), ARGV[c + 2], ARGV[c + 3]
+  local n, after = tonumber(ARGV[c]), ARGV[c + 2]
   if not n then
     n, following = following, following + 1
     local block = block_of(n)
@@ -218,35 +223,29 @@ for _, c in ipairs(changes) do
       call('RPUSH', block, after)
     end
     living[block] = (living[block] or 0) + 1
-    note('i', id, n)
   else
     local block = block_of(n)
     call('LSET', block, 1 + n % BLOCK, after)
     if after == '' then
       living[block] = (living[block] or 0) - 1
-      forget('i', id, n)
     end
   end
-  if ARGV[c + 5] ~= '' then
-    forget('k', ARGV[c + 5], n)
-  end
-  if ARGV[c + 6] ~= '' then
-    note('k', ARGV[c + 6], n)
-  end
-  if ARGV[c + 8] ~= '' then
-    leave(ARGV[c + 8], n)
-  end
+  exchange('i', ARGV[c + 3], ARGV[c + 4], n)
+  exchange('k', ARGV[c + 6], ARGV[c + 7], n)
   if ARGV[c + 9] ~= '' then
-    join(ARGV[c + 9], n)
+    leave(ARGV[c + 9], n)
   end
-  active = active + tonumber(ARGV[c + 10])
-  if ARGV[c + 11] ~= '' then
-    unearth(ARGV[c + 11], n)
+  if ARGV[c + 10] ~= '' then
+    join(ARGV[c + 10], n)
   end
+  active = active + tonumber(ARGV[c + 11])
   if ARGV[c + 12] ~= '' then
-    entomb(ARGV[c + 12], n, ARGV[c + 13])
+    unearth(ARGV[c + 12], n)
   end
-  for t = c + 15, c + 14 + 3 * tonumber(ARGV[c + 14]), 3 do
+  if ARGV[c + 13] ~= '' then
+    entomb(ARGV[c + 13], n, ARGV[c + 14])
+  end
+  for t = c + 16, c + 15 + 3 * tonumber(ARGV[c + 15]), 3 do
     local topic, moved = ARGV[t], ARGV[t + 1]
     counts[topic] = (counts[topic] or 0) + tonumber(ARGV[t + 2])
     if moved == '1' then

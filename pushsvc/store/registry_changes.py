@@ -8,14 +8,24 @@ writes knows none of them: it is told which index gains what.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from ..devices import Device
+from ..identity import identity
 from ..model import Platform
-from ..ports.registry import MOST_TOPICS, Holding, Judge, Prune, Strike, TopicsFull
+from ..ports.registry import MOST_OF_USER, MOST_TOPICS, Holding, Judge, Prune, Strike, TopicsFull
+
+Address: TypeAlias = tuple[Platform, str]
+"""A platform and the identity of a token: it belongs to one device of the app."""
+
+
+def address_of(platform: Platform, token: str) -> Address:
+    return platform, identity(token)
 
 
 class Kept(Struct, frozen=True):
@@ -24,10 +34,13 @@ class Kept(Struct, frozen=True):
     n: int
     blob: bytes
     device: Device
+    former: str | None = None
+    """Of a document of the first form, the text under which the index has its token."""
 
 
 class Change(Struct, frozen=True):
-    """A device before and after: None before it is new, None after it is gone."""
+    """A device before and after: None before it is new, None after it is gone. Its id changes where another device
+    takes its token over."""
 
     before: Kept | None
     after: Device | None
@@ -37,12 +50,16 @@ class Desk:
     """Devices as they were read, and as they shall be."""
 
     def __init__(self, found: Iterable[Kept]) -> None:
-        self._before = {kept.device.id: kept for kept in found}
-        self.devices = {device_id: kept.device for device_id, kept in self._before.items()}
-        self._owners = {(device.platform, device.token): device.id for device in self.devices.values()}
+        self._found = list(found)
+        self._places = {kept.device.id: kept for kept in self._found}
+        """Which document that was read becomes that of a device."""
+        self.devices = {device_id: kept.device for device_id, kept in self._places.items()}
+        self._owners: dict[Address, str] = {}
+        for device in sorted(self.devices.values(), key=lambda device: device.registered_at):
+            self._owners[_address(device)] = device.id
 
     def owner(self, platform: Platform, token: str) -> Device | None:
-        device_id = self._owners.get((platform, token))
+        device_id = self._owners.get(address_of(platform, token))
         return None if device_id is None else self.devices[device_id]
 
     def holder(self, holding: Holding) -> Device | None:
@@ -51,16 +68,39 @@ class Desk:
         return self.devices.get(holding.device_id)
 
     def put(self, device: Device) -> bool:
-        """The device as it stands; whether it is new. Whoever else had its token is gone."""
+        """The device as it stands; whether it is new. Whoever else had its token is gone.
+
+        Its place is then that of the other one: who pages through an audience meets each token at one place, whatever
+        its device is called.
+        """
         owner = self.owner(device.platform, device.token)
-        if owner is not None and owner.id != device.id:
-            self.remove(owner.id)
         old = self.devices.get(device.id)
         if old is not None:
-            del self._owners[old.platform, old.token]
+            self._disown(old)
+        if owner is not None and owner.id != device.id:
+            self.remove(owner.id)
+            if (place := self._places.pop(owner.id, None)) is not None:
+                self._places[device.id] = place
         self.devices[device.id] = device
-        self._owners[device.platform, device.token] = device.id
+        self._owners[_address(device)] = device.id
         return old is None
+
+    def adopt(self, device_id: str, now: int) -> None:
+        """Bring what an earlier pushsvc wrote to the form of today: of two devices that turn out to have one token the
+        one that was registered later keeps it, and nobody was registered in the future."""
+        device = self.devices.get(device_id)
+        if device is None:
+            return
+        owner = self.owner(device.platform, device.token)
+        if owner is not None and owner.id != device.id and owner.registered_at >= device.registered_at:
+            self.remove(device.id)
+        else:
+            self.put(replace(device, registered_at=min(device.registered_at, now)))
+
+    @property
+    def outdated(self) -> list[str]:
+        """Ids of devices whose documents are of an earlier form."""
+        return [kept.device.id for kept in self._found if kept.former is not None]
 
     def register(self, device: Device) -> tuple[Device, bool]:
         """The device with the topics that it has had; strikes and tombstone go."""
@@ -79,8 +119,12 @@ class Desk:
     def remove(self, device_id: str) -> Device | None:
         device = self.devices.pop(device_id, None)
         if device is not None:
-            del self._owners[device.platform, device.token]
+            self._disown(device)
         return device
+
+    def _disown(self, device: Device) -> None:
+        if self._owners.get(_address(device)) == device.id:
+            del self._owners[_address(device)]
 
     def subscribe(self, device_id: str, topic: str) -> bool:
         device = self.devices.get(device_id)
@@ -152,10 +196,33 @@ class Desk:
 
     def changes(self) -> list[Change]:
         """What is to be written; those that go come first."""
-        before, after = self._before, self.devices
-        gone = [Change(kept, None) for device_id, kept in before.items() if device_id not in after]
-        for device_id, device in after.items():
-            kept = before.get(device_id)
-            if kept is None or kept.device != device:
-                gone.append(Change(kept, device))
-        return gone
+        places = {device_id: self._places.get(device_id) for device_id in self.devices}
+        used = {kept.n for kept in places.values() if kept is not None}
+        found = [Change(kept, None) for kept in self._found if kept.n not in used]
+        for device_id, device in self.devices.items():
+            kept = places[device_id]
+            if kept is None or kept.device != device or kept.former is not None:
+                found.append(Change(kept, device))
+        return found
+
+
+def _address(device: Device) -> Address:
+    return address_of(device.platform, device.token)
+
+
+def joining_of(changes: Iterable[Change]) -> Counter[str]:
+    """How many devices each user would gain."""
+    found: Counter[str] = Counter()
+    for change in changes:
+        left = None if change.before is None else change.before.device.user
+        if change.after is not None and change.after.user is not None and change.after.user != left:
+            found[change.after.user] += 1
+    return found
+
+
+def spare(devices: Sequence[Device], joining: int) -> list[str]:
+    """Which of a user's tombstones, the oldest first, must go so that so many more devices fit; none where that is not
+    needed or does not help. A tombstone is there to be restored; it keeps no phone out that is in use."""
+    stones = sorted((each for each in devices if each.state == "pruned"), key=lambda each: each.pruned_at)
+    excess = len(devices) + joining - MOST_OF_USER
+    return [stone.id for stone in stones[:excess]] if 0 < excess <= len(stones) else []

@@ -5,6 +5,9 @@ bytes is kept short: an APNs token is 64 hexadecimal digits of 32 bytes, and ids
 bytes. Both are kept as the bytes that they stand for, where writing those out again gives the same text to the letter.
 `last_seen_at` is kept as its distance from `registered_at`, which is mostly 0; what few devices have (tombstones and
 strikes) is one `nil` in the others.
+
+Documents of the first form hold a token as its client wrote it, and the index has it under that text. They are read in
+its canonical form, and written anew by whatever changes them, or by `Registry.adopt`.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ from msgspec import Struct
 
 from ..codec import CodecError
 from ..devices import Device, TagValue
+from ..identity import canonical
 from ..model import Platform
 
-VERSION: Final = b"\x01"
+VERSION: Final = b"\x02"
+_FIRST: Final = b"\x01"
 _CODES: Final[dict[Platform, int]] = {"apns": 1, "fcm": 2}
 _PLATFORMS: Final = {code: platform for platform, code in _CODES.items()}
 _UUID: Final = 16
@@ -82,7 +87,7 @@ def encode_device(device: Device) -> bytes:
 
 def decode_device(blob: bytes) -> Device:
     """Raises CodecError for bytes that this version of pushsvc cannot read."""
-    if not blob.startswith(VERSION):
+    if not blob.startswith((VERSION, _FIRST)):
         raise CodecError(f"unknown version {blob[:1]!r}: written by a newer pushsvc?")
     try:
         document = _decode(blob[1:])
@@ -106,6 +111,8 @@ def decode_device(blob: bytes) -> Device:
         )
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
         raise CodecError(f"not a device: {type(error).__name__}") from None
+    if blob.startswith(_FIRST):
+        device = msgspec.structs.replace(device, token=canonical(device.platform, device.token, device.kind))
     if fate is None:
         return device
     return msgspec.structs.replace(
@@ -116,6 +123,14 @@ def decode_device(blob: bytes) -> Device:
         strikes=fate.strikes,
         struck_at=fate.struck_at,
     )
+
+
+def former_token(blob: bytes) -> str | None:
+    """The token to the letter, of a document of the first form; else None."""
+    if not blob.startswith(_FIRST):
+        return None
+    token = _decode(blob[1:]).token
+    return token if isinstance(token, str) else _text(token)
 
 
 def _shortest(text: str) -> str | bytes:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import Any
 
 from msgspec import Struct
 
 from ..devices import Device
-from ..model import Platform
 from ..ports.registry import Holding, PrunedFilter
-from .registry_changes import Change, Desk, Kept
-from .registry_documents import decode_device, encode_device
-
-Token: TypeAlias = tuple[Platform, str]
+from .registry_changes import Address, Change, Desk, Kept, address_of
+from .registry_documents import decode_device, encode_device, former_token
 
 NONE = b""
 
@@ -23,7 +20,7 @@ class Question(Struct, frozen=True, kw_only=True):
     """What devices are asked for by."""
 
     ids: Sequence[str] = ()
-    tokens: Sequence[Token] = ()
+    tokens: Sequence[Address] = ()
     users: Sequence[str] = ()
     most: int = 1_000_000
     """No further users are read once there are more devices than that."""
@@ -33,7 +30,7 @@ def held_by(wanted: Sequence[Holding]) -> Question:
     """What to ask for these."""
     return Question(
         ids=[each.device_id for each in wanted if each.device_id is not None],
-        tokens=[(each.platform, each.token) for each in wanted if each.device_id is None],
+        tokens=[address_of(each.platform, each.token) for each in wanted if each.device_id is None],
     )
 
 
@@ -42,7 +39,7 @@ class Found(Struct, frozen=True):
 
     desk: Desk
     ids: dict[str, bytes]
-    tokens: dict[Token, bytes]
+    tokens: dict[Address, bytes]
     users_read: int
 
 
@@ -57,8 +54,15 @@ class Digests:
         digest.update(text.encode())
         return digest.digest()
 
-    def of_token(self, platform: Platform, token: str) -> bytes:
-        return self.of(f"{platform}\0{token}")
+    def of_address(self, address: Address) -> bytes:
+        return self.of("\0".join(address))
+
+    def of_kept(self, kept: Kept) -> bytes:
+        """Under which the index has the token of a device as it was read."""
+        device = kept.device
+        if kept.former is not None:
+            return self.of_address((device.platform, kept.former))
+        return self.of_address(address_of(device.platform, device.token))
 
     def ask(self, question: Question) -> list[Any]:
         """The arguments of registry_find.lua, behind the prefix."""
@@ -67,7 +71,7 @@ class Digests:
             len(question.tokens),
             question.most,
             *map(self.of, question.ids),
-            *(self.of_token(platform, token) for platform, token in question.tokens),
+            *map(self.of_address, question.tokens),
             *map(self.of, question.users),
         ]
 
@@ -81,7 +85,11 @@ class Digests:
     def _told(self, found: Found, change: Change) -> list[Any]:
         before, after = change.before, change.after
         old = None if before is None else before.device
-        held, taken = _token(old), _token(after)
+        taken = None if after is None else address_of(after.platform, after.token)
+        loses = NONE if before is None else self.of_kept(before)
+        gains = NONE if taken is None else self.of_address(taken)
+        kept_token = loses == gains
+        renamed = old is None or after is None or old.id != after.id
         left, joined = (None if device is None else device.user for device in (old, after))
         stone, new_stone = _tombstone(old), _tombstone(after)
         topics = _topics(old, after)
@@ -89,11 +97,12 @@ class Digests:
             NONE if before is None else before.n,
             NONE if before is None else before.blob,
             NONE if after is None else encode_device(after),
-            self.of(device.id) if (device := _only(old, after)) else NONE,
-            found.ids.get(after.id, NONE) if before is None and after is not None else NONE,
-            NONE if held is None or held == taken else self.of_token(*held),
-            NONE if taken is None or held == taken else self.of_token(*taken),
-            NONE if taken is None or held == taken else found.tokens.get(taken, NONE),
+            self.of(old.id) if renamed and old is not None else NONE,
+            self.of(after.id) if renamed and after is not None else NONE,
+            found.ids.get(after.id, NONE) if renamed and after is not None else NONE,
+            NONE if kept_token else loses,
+            NONE if kept_token else gains,
+            NONE if kept_token or taken is None else found.tokens.get(taken, NONE),
             NONE if left is None or left == joined else self.of(left),
             NONE if joined is None or left == joined else self.of(joined),
             _counts(after) - _counts(old),
@@ -108,7 +117,9 @@ class Digests:
 def read_found(question: Question, answer: Sequence[Any]) -> Found:
     """What registry_find.lua answered."""
     known, users_read, *flat = answer
-    kept = (Kept(n, blob, decode_device(blob)) for n, blob in zip(flat[::2], flat[1::2], strict=True))
+    kept = (
+        Kept(n, blob, decode_device(blob), former_token(blob)) for n, blob in zip(flat[::2], flat[1::2], strict=True)
+    )
     return Found(
         Desk(kept),
         dict(zip(question.ids, known, strict=False)),
@@ -126,15 +137,6 @@ def is_meant(label: str, which: PrunedFilter) -> bool:
     """Whether tombstones of that label pass the filter, their time aside."""
     platform, _, reason = label.partition(":")
     return which.platform in ("", platform) and which.reason in ("", reason)
-
-
-def _only(old: Device | None, new: Device | None) -> Device | None:
-    """The one of the two that there is, or None where there are both."""
-    return new if old is None else old if new is None else None
-
-
-def _token(device: Device | None) -> Token | None:
-    return None if device is None else (device.platform, device.token)
 
 
 def _counts(device: Device | None) -> int:

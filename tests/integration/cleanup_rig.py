@@ -64,8 +64,8 @@ async def make_orphans(store: Store, app: str = "shop") -> Removed:
     await store.registry.put(app, device("witness", user="w"))
     (witness,) = [n for n, each in (await numbered(store, app)).items() if each == "witness"]
     await point("i", digests.of("lost"), str(nowhere))
-    await point("k", digests.of_token("apns", "lost"), str(nowhere + 1))
-    await point("k", digests.of_token("apns", "not the witness's"), str(witness))
+    await point("k", digests.of_address(("apns", "lost")), str(nowhere + 1))
+    await point("k", digests.of_address(("apns", "not the witness's")), str(witness))
     await point("u", digests.of("lost"), f"{nowhere},{nowhere + 2}")
     await point("u", digests.of("w"), f"{nowhere},{witness},{witness}")
     # In the sparse container of a topic that somebody has, in a dense one, and in one that nobody has.

@@ -25,6 +25,7 @@ from pushsvc.cli.device_lines import (
     ndjson_of,
     read_device,
 )
+from pushsvc.cli.times import time_of
 from pushsvc.devices import Device
 from pushsvc.intake.faults import Rules
 from pushsvc.providers import REGISTRY
@@ -44,7 +45,7 @@ values = st.one_of(
     st.floats(-1e15, 1e15),
     st.lists(st.text(max_size=5), max_size=3).map(tuple),
 )
-instants = st.integers(1, 4_000_000_000_000)
+instants = st.integers(1, NOW)
 
 
 @st.composite
@@ -285,3 +286,12 @@ def test_the_format_is_told_or_seen() -> None:
     for name, told in (("devices.txt", ""), ("a.csv", "xml")):
         with pytest.raises(typer.BadParameter, match="--format"):
             format_of(name, told)
+
+
+@pytest.mark.parametrize("name", ["registered_at", "last_seen_at"])
+def test_nobody_was_registered_in_the_future(name: str) -> None:
+    line = {"id": "d", "platform": "apns", "token": "AB12"}
+    ahead = {**line, name: time_of(NOW + 60_000)}
+    assert read_device(ahead, RULES, NOW).token == "ab12"
+    with pytest.raises(BadLine, match="future"):
+        read_device({**line, name: time_of(NOW + 61_000)}, RULES, NOW)

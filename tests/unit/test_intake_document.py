@@ -80,7 +80,7 @@ def test_a_whole_document_reaches_the_model() -> None:
                 "tokens": [
                     {"platform": "apns", "token": "8f3c"},
                     {"platform": "fcm", "token": "dQw4"},
-                    {"platform": "fcm", "fid": "dQw4"},
+                    {"platform": "fcm", "fid": "dQw5"},
                     {"platform": "apns", "token": "aa"},
                 ]
             },
@@ -99,7 +99,7 @@ def test_a_whole_document_reaches_the_model() -> None:
     assert draft.total == 4
     assert draft.targets == {
         "apns": (Target(0, "8f3c"), Target(3, "aa")),
-        "fcm": (Target(1, "dQw4"), Target(2, "dQw4", None, "fid")),
+        "fcm": (Target(1, "dQw4"), Target(2, "dQw5", None, "fid")),
     }
     content = draft.content
     assert content.notification is not None
@@ -122,13 +122,33 @@ def test_defaults() -> None:
 
 
 def test_the_same_token_twice_is_one_delivery_and_indexes_have_no_gap() -> None:
-    entries = [TOKEN, {"platform": "fcm", "token": "a"}, TOKEN, {"platform": "fcm", "fid": "a"}, TOKEN]
+    entries = [TOKEN, {"platform": "fcm", "token": "a"}, TOKEN, {"platform": "fcm", "fid": "b"}, TOKEN]
     draft = take(push(to={"tokens": entries}))
     assert draft.targets == {
         "apns": (Target(0, "8f3c"),),
-        "fcm": (Target(1, "a"), Target(2, "a", None, "fid")),
+        "fcm": (Target(1, "a"), Target(2, "b", None, "fid")),
     }
     assert draft.total == 3
+
+
+@pytest.mark.parametrize("kind", ["token", "activity", "push_to_start"])
+def test_an_apns_token_is_one_in_either_case(kind: str) -> None:
+    draft = take(push(to={"tokens": [{"platform": "apns", kind: "AB12"}, {"platform": "apns", kind: "ab12"}]}))
+    assert draft.targets == {"apns": (Target(0, "ab12", None, kind),)}
+
+
+def test_what_is_no_hexadecimal_is_told_apart_by_case() -> None:
+    given = [("fcm", "token", "Ab"), ("fcm", "token", "ab"), ("apns", "channel", "Ab=="), ("apns", "channel", "ab==")]
+    draft = take(push(to={"tokens": [{"platform": platform, kind: text} for platform, kind, text in given]}))
+    assert [target.token for targets in draft.targets.values() for target in targets] == ["Ab", "ab", "Ab==", "ab=="]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(("token", "F:APA91b"), ("fid", "F")), (("fid", "F"), ("token", "F:APA91b"))]
+)
+def test_an_fcm_token_and_its_installation_are_one_delivery(first: tuple[str, str], second: tuple[str, str]) -> None:
+    draft = take(push(to={"tokens": [{"platform": "fcm", kind: text} for kind, text in (first, second)]}))
+    assert draft.targets == {"fcm": (Target(0, first[1], None, first[0]),)}
 
 
 def test_each_kind_of_target_has_its_field() -> None:

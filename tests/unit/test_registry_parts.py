@@ -91,7 +91,7 @@ def test_any_bytes_are_a_device_or_refused(blob: bytes) -> None:
 def test_a_digest_is_keyed_and_knows_platforms_apart() -> None:
     digests = Digests(bytes(32))
     assert digests.of("x") != Digests(b"k" * 32).of("x")
-    assert len({digests.of("x"), digests.of_token("apns", "x"), digests.of_token("fcm", "x")}) == 3
+    assert len({digests.of("x"), digests.of_address(("apns", "x")), digests.of_address(("fcm", "x"))}) == 3
     assert len(digests.of("x")) == 12
 
 
@@ -106,7 +106,7 @@ def test_what_is_not_asked_for_by_its_own_name_is_not_found() -> None:
     (change,) = found.desk.changes()
     told = Digests(bytes(32)).tell(found, [change])
     # New, under the digest that has another's ordinal: the entry is expected to be what it was, and is taken over.
-    assert (told[0], told[4], told[7]) == (b"", b"5", b"5")
+    assert (told[0], told[5], told[8]) == (b"", b"5", b"5")
     assert new.id == "d"
 
 
@@ -127,26 +127,26 @@ def test_a_change_says_only_what_changes() -> None:
     digests = Digests(bytes(32))
     empty = b""
     new = [
-        *(empty, empty, encode_device(device), digests.of("d"), empty),
-        *(empty, digests.of_token("apns", "t"), empty, empty, digests.of("u")),
+        *(empty, empty, encode_device(device), empty, digests.of("d"), empty),
+        *(empty, digests.of_address(("apns", "t")), empty, empty, digests.of("u")),
         *(1, empty, empty, 0, 2),
     ]
     added = told(None, device)
-    assert added[:15] == new
-    assert sorted((added[at], added[at + 1], added[at + 2]) for at in (15, 18)) == [("a", 1, 1), ("b", 1, 1)]
+    assert added[:16] == new
+    assert sorted((added[at], added[at + 1], added[at + 2]) for at in (16, 19)) == [("a", 1, 1), ("b", 1, 1)]
     pruned = Device(
         id="d", platform="apns", token="t", user="u", topics=("b",), state="pruned", pruned_at=9, pruned_for="Gone"
     )
     change = told(device, pruned)
-    assert change[3:15] == [*[empty] * 7, -1, empty, "apns:Gone", 9, 2]
-    assert sorted((change[at], change[at + 1], change[at + 2]) for at in (15, 18)) == [("a", -1, -1), ("b", 0, -1)]
+    assert change[3:16] == [*[empty] * 8, -1, empty, "apns:Gone", 9, 2]
+    assert sorted((change[at], change[at + 1], change[at + 2]) for at in (16, 19)) == [("a", -1, -1), ("b", 0, -1)]
     gone = told(pruned, None)
-    assert gone[:15] == [
-        *(7, encode_device(pruned), empty, digests.of("d"), empty),
-        *(digests.of_token("apns", "t"), empty, empty, digests.of("u"), empty),
+    assert gone[:16] == [
+        *(7, encode_device(pruned), empty, digests.of("d"), empty, empty),
+        *(digests.of_address(("apns", "t")), empty, empty, digests.of("u"), empty),
         *(0, "apns:Gone", empty, 0, 1),
     ]
-    assert gone[15:] == ["b", -1, 0]
+    assert gone[16:] == ["b", -1, 0]
 
 
 @pytest.mark.parametrize(

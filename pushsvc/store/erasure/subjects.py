@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...devices import Device
+from ...identity import identity, recognised
 from ...model import Platform
 from ...routing import platform_of, routes_of
 from ..hashing import token_hash
@@ -70,14 +71,17 @@ class Subjects:
     def __init__(self, records: Mapping[str, Record], hash_key: bytes) -> None:
         self._hash_key = hash_key
         self._by_id: dict[str, str] = {}
-        self._by_token: dict[str, str] = {}
+        self._by_token: dict[tuple[Platform, str], str] = {}
         self._by_hash: dict[str, str] = {}
+        self._device_of: dict[str, str] = {}
+        """By key the id of a device, under which another form of its token is kept."""
         self.tokens: set[tuple[Platform, str]] = set()
         self.learnt: dict[str, set[tuple[str, Platform, str]]] = {}
         """By key, devices with a token that nobody knew of: of an earlier registration. They are searched for too."""
         for key, record in records.items():
             for device_id, platform, token in record.devices:
                 self._by_id[device_id] = key
+                self._device_of[key] = device_id
                 self._know(key, platform, token)
         self.keys = frozenset(records)
         self.users = {record.user: key for key, record in records.items()}
@@ -94,11 +98,12 @@ class Subjects:
     def of(self, device_id: str | None, platform: Platform, token: str) -> str | None:
         """The key of whose it is, or None. `platform` may be the name of a route."""
         platform = platform_of(platform)
-        key = self._by_token.get(token)
-        if key is not None or device_id is None:
-            return key
-        key = self._by_id.get(device_id)
-        if key is not None:
+        token = recognised(platform, token)
+        key = self._by_token.get((platform, identity(token)))
+        if key is None and device_id is not None:
+            key = self._by_id.get(device_id)
+        if key is not None and (platform, token) not in self.tokens:
+            device_id = device_id or self._device_of[key]
             self.learnt.setdefault(key, set()).add((device_id, platform, token))
             self._know(key, platform, token)
         return key
@@ -110,13 +115,14 @@ class Subjects:
 
     def within(self, blob: bytes) -> str | None:
         """Whose token, or id of some length, stands in bytes that nobody can read."""
-        for names in (self._by_token, self._by_id):
+        by_text = {text: key for (_, text), key in self._by_token.items()}
+        for names in (by_text, self._by_id):
             for name, key in names.items():
                 if len(name) >= 8 and name.encode() in blob:
                     return key
         return None
 
     def _know(self, key: str, platform: Platform, token: str) -> None:
-        self._by_token[token] = key
+        self._by_token[platform, identity(token)] = key
         self._by_hash[token_hash(self._hash_key, token)] = key
         self.tokens.add((platform, token))

@@ -1,0 +1,142 @@
+"""The registry knows a token by its identity: whatever its device is called, and in whatever form it was stored."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from msgspec.structs import replace
+
+from pushsvc.devices import Device, ToAll
+from pushsvc.ports.registry import MOST_OF_USER
+from pushsvc.store import Store, keys
+from pushsvc.store.registry_documents import encode_device
+from pushsvc.store.registry_wire import Digests
+
+from .registry_audit import audit
+from .servers import Server
+from .test_registry import device, everyone
+from .test_store_kit import NOW, Backend, World, backend_server, play
+
+BACKENDS: tuple[Backend, ...] = ("memory", "redis")
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
+    with backend_server(request.param) as found:
+        yield found
+
+
+def test_an_fcm_token_and_its_installation_are_one_device(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        registry = store.registry
+        await registry.put("shop", device("old", platform="fcm", token="F:APA91b-1", user="u"))
+        later = device("new", platform="fcm", token="F", kind="fid", user="u")
+        assert await registry.put("shop", later) == (later, True)
+        assert await registry.get("shop", "old") is None
+        assert await registry.of_user("shop", "u") == [later]
+        for token in ("F", "F:APA91b-1", "F:APA91b-2"):
+            assert await registry.by_token("shop", "fcm", token) == later
+        if isinstance(store, Store):
+            await audit(store)
+
+    play(server, story)
+
+
+def test_a_token_that_changes_its_device_is_met_once_by_who_pages(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        registry = store.registry
+        await registry.put_many("shop", [device(f"d{n}", topics=("t",)) for n in range(300)])
+        page = await registry.members("shop", ToAll(), after="", limit=128)
+        met = [each.token for each in page.devices]
+        moving = ["d0", "d100", "d150", "d299"]
+        for name in moving:
+            await registry.put("shop", device(f"renamed-{name}", token=device(name).token))
+        # A device that is there already, and takes over the token of another.
+        await registry.put("shop", device("d5", token=device("d6").token))
+        while page.cursor is not None:
+            page = await registry.members("shop", ToAll(), after=page.cursor, limit=128)
+            met += [each.token for each in page.devices]
+        assert sorted(met) == sorted(device(f"d{n}").token for n in range(300))
+        names = await everyone(registry, ToAll())
+        assert {f"renamed-{name}" for name in moving} | {"d5"} <= set(names)
+        assert not {*moving, "d6"} & set(names)
+        if isinstance(store, Store):
+            await audit(store)
+
+    play(server, story)
+
+
+def test_tombstones_keep_no_phone_out(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        registry = (await world.store()).registry
+        stones = [
+            device(f"d{n}", user="u", state="pruned", pruned_at=NOW - n, pruned_for="Unregistered")
+            for n in range(MOST_OF_USER)
+        ]
+        await registry.put_many("shop", stones)
+        await registry.put("shop", device("phone", user="u"))
+        found = {each.id for each in await registry.of_user("shop", "u")}
+        assert len(found) == MOST_OF_USER
+        assert "phone" in found
+        assert f"d{MOST_OF_USER - 1}" not in found  # the oldest made room
+
+    play(server, story)
+
+
+def test_many_registrations_of_one_device_at_once_all_get_through(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        registry = (await world.store()).registry
+        await asyncio.gather(*(registry.put("shop", device("d", user=f"u{n}")) for n in range(128)))
+        assert await registry.count("shop") == 1
+
+    play(server, story)
+
+
+async def write_first_form(store: Store, original: Device) -> None:
+    """As an earlier pushsvc kept it: the token as its client wrote it, and so in the index."""
+    await store.registry.put("shop", original)
+    index = Digests(store.hash_key)
+    new = index.of_address((original.platform, original.token.partition(":")[0]))
+    old = index.of_address((original.platform, original.token))
+    call = store.link.call
+    n = await call("HGET", keys.index_bucket("shop", "k", int.from_bytes(new[:2], "big")), new[2:])
+    await call("HDEL", keys.index_bucket("shop", "k", int.from_bytes(new[:2], "big")), new[2:])
+    await call("HSET", keys.index_bucket("shop", "k", int.from_bytes(old[:2], "big")), old[2:], n)
+    await call(
+        "LSET", keys.device_block("shop", int(n) // 128), 1 + int(n) % 128, b"\x01" + encode_device(original)[1:]
+    )
+
+
+@pytest.mark.parametrize("broken_off", [False, True])
+def test_what_an_earlier_pushsvc_stored_is_brought_to_the_canonical_form(broken_off: bool) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        assert isinstance(store, Store)
+        hexes = device("lower").token[:-2] + "ab"
+        stored = [
+            device("lower", token=hexes, registered_at=NOW),
+            device("upper", token=hexes.upper(), registered_at=NOW + 1, user="u"),
+            device("alone", token=device("alone").token[:-1] + "F"),
+            device("fcm", platform="fcm", token="F:APA91b", registered_at=NOW * 2),
+        ]
+        for each in stored:
+            await write_first_form(store, each)
+        assert (await store.registry.get("shop", "alone")) == replace(stored[2], token=stored[2].token.lower())
+        if broken_off:
+            # One of them was brought by a change that came first.
+            await store.registry.subscribe("shop", "t", "alone")
+        while await store.registry.adopt("shop"):
+            pass
+        assert not await store.registry.adopt("shop")
+        found = {each.id: each for each in (await audit(store)).values()}
+        assert set(found) == {"upper", "alone", "fcm"}  # the later registered one keeps the token
+        assert {found["upper"].token, found["alone"].token} == {hexes, stored[2].token.lower()}
+        assert found["fcm"].registered_at < NOW * 2  # nobody was registered in the future
+        assert await store.registry.by_token("shop", "fcm", "F") == found["fcm"]
+
+    with backend_server("redis") as server:
+        play(server, story)
