@@ -43,7 +43,9 @@ def replay(
     ] = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be sent again.")] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for its end.")] = False,
-    stop: Annotated[str, typer.Option("--stop", help="Stop this replay, and do nothing else.", metavar="JOB")] = "",
+    stop: Annotated[
+        str, typer.Option("--stop", "--cancel", help="Stop this replay, and do nothing else.", metavar="JOB")
+    ] = "",
     json: Json = False,
 ) -> None:
     """Send dead letters again. Exit with 1 when the replay has failed.

@@ -3,20 +3,21 @@
 -- Its delivery is open again for a later turn (see fence.lua): it counts as being retried, no longer as failed, and its
 -- push as being sent. Dead letters of pushes that were cancelled, or of which nothing is known any more, stay.
 -- The step also says how far the replay has come, and takes place only where the cursor is the one that its caller
--- saw: of two workers that run the same replay, one having been thought dead, the second to speak is told and stops.
+-- saw: of two workers that run the same replay, one having been thought dead, the second to speak is told and stops. So
+-- is one whose replay was stopped while it was at this step.
 --
 -- KEYS  1 ps:T:pending; 2 ps:T:dead; 3 ps:T:replay:<job>
 -- ARGV  1 prefix `ps:T:`; 2 MessagePack of
 --         { now ms, cursor seen, next cursor, skipped already, groups }
 --         group: { push id, platform, lane, total, turn, encoded chunk, indexes, ids of the dead letters }
--- Returns { moved, skipped }, or { -1 } where the cursor is another, or { -2 } where a dead letter is gone by now: then
--- read again.
+-- Returns { moved, skipped }, or { -1 } where the cursor is another or the replay was stopped, or { -2 } where a dead
+-- letter is gone by now: then read again.
 
 -- include: fence
 
 local prefix = ARGV[1]
 local now, seen, cursor, skipped, groups = unpack(cmsgpack.unpack(ARGV[2]))
-if (redis.call('HGET', KEYS[3], 'cursor') or '') ~= seen then
+if (redis.call('HGET', KEYS[3], 'cursor') or '') ~= seen or redis.call('HEXISTS', KEYS[3], 'stop') == 1 then
   return { -1 }
 end
 for g = 1, #groups do

@@ -96,12 +96,14 @@ class RedisReplays:
         )
 
     async def stop(self, app: str, job: str) -> ReplayStatus | None:
-        """A field of its own says so: a worker that is at a step may still write the state."""
+        """A field of its own says so, in each shard: a worker that is at a step may still write the state, and moves
+        nothing any more once this has returned."""
         status = await self.replay(app, job)
         if status is None or status.state in ENDED:
             return status
-        head = keys.replay(app, 0, job)
-        await self._link.many([("HSET", head, "stop", 1, "up", self._clock()), ("PEXPIRE", head, RECORD_TTL)])
+        for shard in range(self._config.shards_of(app)):
+            key = keys.replay(app, shard, job)
+            await self._link.many([("HSET", key, "stop", 1, "up", self._clock()), ("PEXPIRE", key, RECORD_TTL)])
         await self._link.call("ZREM", keys.REPLAYS, f"{app} {job}")
         return await self.replay(app, job)
 
