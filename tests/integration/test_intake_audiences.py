@@ -83,6 +83,7 @@ def test_few_are_looked_up_at_once(to: dict[str, Any], targets: dict[str, tuple[
         await service.registry.put_many("shop", DEVICES)
         answer, push = await post(service, to)
         total = sum(map(len, targets.values()))
+        answer.pop("warnings", None)  # of a device that no account of the app reaches
         assert answer == {"id": push.id, "state": "sending" if total else "done", "deliveries": total}
         assert (push.targets, push.audience) == (targets, b"")
 
