@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 COMMANDS = {
     # name: (module:function or module:Typer, what `--help` says)
-    "demo": ("demo:demo", "See it all at work, in one command."),
+    "demo": ("demo:demo", "Show the whole service at work, in one command."),
     "up": ("up:up", "Run the whole service on this machine."),
     "serve": ("parts:serve", "Run the HTTP API."),
     "dispatch": ("parts:dispatch", "Run the workers that send to the providers."),
     "feedback": ("parts:feedback", "Run the loop that acts on dead tokens."),
-    "jobs": ("jobs:jobs", "Run the workers that replay dead letters and tell webhooks."),
+    "jobs": ("jobs:jobs", "Run the workers for audiences, replays and webhooks."),
     "simulate": ("simulate:simulate", "Run the provider simulator: APNs and FCM on loopback."),
     "send": ("send:send", "Send a push, from flags or a JSON file."),
     "status": ("status:status", "Show where a push stands, or follow it to its end."),
@@ -24,10 +24,10 @@ COMMANDS = {
     "stats": ("stats:stats", "Show queues, rates, outcomes and held routes; --watch stays."),
     "failed": ("failed:failed", "List dead letters: deliveries that failed for good."),
     "replay": ("replay:replay", "Send dead letters again."),
-    "devices": ("devices:devices", "See, delete, restore, import and export devices."),
+    "devices": ("devices:devices", "Show, delete, restore, import and export devices."),
     "users": ("users:users", "Erase a user."),
     "channels": ("channels:channels", "Make, list and delete broadcast channels (APNs)."),
-    "webhooks": ("webhooks:webhooks", "See, try and repair the webhooks that tell feedback events."),
+    "webhooks": ("webhooks:webhooks", "Inspect, test and repair webhooks."),
     "cleanup": ("cleanup:cleanup", "Remove what has outlived its use; for cron."),
     "keys": ("keys:keys", "Make, list and revoke API keys."),
     "bench": ("bench:bench", "Load the running service against the simulator."),

@@ -34,7 +34,7 @@ def cleanup(
     share: Annotated[
         float,
         typer.Option(
-            "--share", min=0.01, max=1, help="The part of its time in which it works; the rest is others'.", metavar="S"
+            "--share", min=0.01, max=1, help="The share of the time in which it works, from 0.01 to 1.", metavar="S"
         ),
     ] = 1.0,
     json: Json = False,

@@ -211,7 +211,7 @@ async def held(scene: Scene) -> None:
     counts = await scene.until(push, lambda counts: counts["sent"] >= 200)
     scene.view.say("held", f"{where}: {counts['sent']} sent by FCM, {counts['total'] - counts['sent']} wait, 0 failed")
     await asyncio.to_thread(scene.simulator.mend_credentials, "apns")
-    scene.view.say("mended", "the credentials are good again; the next probe finds out by itself")
+    scene.view.say("fixed", "the credentials are good again; the next probe finds out by itself")
     await scene.until_held(False)
     expect(await scene.until_done(push), sent=400)
     scene.view.say("resumed", "400 of 400 sent, no token lost")

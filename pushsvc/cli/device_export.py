@@ -29,7 +29,7 @@ PAGE = 1000
 
 
 class Stopped(Exception):
-    """The export was told to stop: its file is not to appear."""
+    """The export was asked to stop: its file does not appear."""
 
 
 def export_devices(
@@ -41,7 +41,7 @@ def export_devices(
     ] = "",
     tombstones: Annotated[bool, typer.Option("--tombstones", help="Pruned devices too.")] = False,
 ) -> None:
-    """Write all devices of an app to a file, for `pushsvc devices import` or anybody else.
+    """Write all devices of an app to a file, for `pushsvc devices import` or other programs.
 
     The file holds the device tokens: keep it as you keep a password. It can be read by its owner only.
     """
@@ -57,7 +57,7 @@ def export_devices(
 
 
 async def _export(settings: Settings, app: str, file: str, form: Format, *, tombstones: bool) -> int | None:
-    """How many devices were written. None: it was told to stop."""
+    """How many devices were written. None: it was asked to stop."""
     from ..runtime import open_running_store
 
     stop = until_signalled(hang_up=True)

@@ -74,7 +74,7 @@ def import_devices(
     form: Annotated[
         str, typer.Option("--format", help="csv or ndjson; by default by the file's suffix.", metavar="FORMAT")
     ] = "",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run was broken off.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted import.")] = False,
     rejects: Annotated[
         str, typer.Option("--rejects", help="Where bad lines go; by default FILE.rejected.", metavar="FILE")
     ] = "",

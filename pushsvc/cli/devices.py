@@ -27,7 +27,7 @@ devices = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="See, delete, restore, import and export devices.",
+    help="Show, delete, restore, import and export devices.",
 )
 devices.command("restore")(restore)
 devices.command("import")(import_devices)

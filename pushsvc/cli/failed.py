@@ -1,4 +1,4 @@
-"""`pushsvc failed`: the dead letters, and why they are. It reads the store, so it needs the configuration, no key."""
+"""`pushsvc failed`: the dead letters, and why. It reads the store, so it needs the configuration, no key."""
 
 from __future__ import annotations
 
@@ -21,14 +21,19 @@ if TYPE_CHECKING:
 COLUMNS = ("at", "app", "push_id", "platform", "reason", "status", "attempts", "device_id", "token_hash")
 PAGE = 1000
 
-PushId = Annotated[str, typer.Option("--push", help="Those of this push.", metavar="ID")]
-AppName = Annotated[str, typer.Option("--app", help="Those of this app; by default of every app.", metavar="APP")]
-Platform = Annotated[str, typer.Option("--platform", help="Those of this provider.", metavar="PLATFORM")]
-Reason = Annotated[str, typer.Option("--reason", help="Those that failed for this reason.", metavar="REASON")]
+PushId = Annotated[str, typer.Option("--push", help="Only those of this push.", metavar="ID")]
+AppName = Annotated[str, typer.Option("--app", help="Only those of this app; by default of every app.", metavar="APP")]
+Platform = Annotated[str, typer.Option("--platform", help="Only those of this provider.", metavar="PLATFORM")]
+Reason = Annotated[str, typer.Option("--reason", help="Only those that failed for this reason.", metavar="REASON")]
 Since = Annotated[
-    str, typer.Option("--since", help="Those that failed since then: 2026-12-01T09:00:00Z, or 2h.", metavar="TIME")
+    str,
+    typer.Option(
+        "--since",
+        help="Only those that failed since: 2026-12-01T09:00:00Z, or 2h.",
+        metavar="TIME",
+    ),
 ]
-Until = Annotated[str, typer.Option("--until", help="Those that failed before then.", metavar="TIME")]
+Until = Annotated[str, typer.Option("--until", help="Only those that failed before this time.", metavar="TIME")]
 
 
 def failed(
@@ -39,7 +44,7 @@ def failed(
     reason: Reason = "",
     since: Since = "",
     until: Until = "",
-    limit: Annotated[int, typer.Option("--limit", min=1, help="So many rows at most.", metavar="N")] = 100,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many rows.", metavar="N")] = 100,
     json: Json = False,
 ) -> None:
     """List dead letters: deliveries that failed for good. `pushsvc replay` sends them again."""

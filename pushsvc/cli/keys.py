@@ -53,7 +53,7 @@ def new(
     ] = "0",
     json: Json = False,
 ) -> None:
-    """Make a key and print it, this once."""
+    """Make a key and print it; it is shown only once."""
     wanted = set(scope or ("push",))
     try:
         rate = parse_rate(intake)

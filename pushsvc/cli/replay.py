@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LOOK = 0.2
 """Seconds between two looks."""
 PATIENCE = 10.0
-"""Seconds after which somebody is told that nobody has taken the replay up."""
+"""Seconds after which we say that no worker has taken the replay up."""
 
 
 def replay(
@@ -37,12 +37,12 @@ def replay(
     reason: Reason = "",
     since: Since = "",
     until: Until = "",
-    limit: Annotated[int, typer.Option("--limit", min=0, help="So many deliveries at most; 0: all.", metavar="N")] = 0,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="At most this many; 0: all.", metavar="N")] = 0,
     rate: Annotated[
-        float, typer.Option("--rate", min=0, help="So many deliveries a second; 0: as fast as it goes.", metavar="N")
+        float, typer.Option("--rate", min=0, help="Deliveries per second; 0: as fast as possible.", metavar="N")
     ] = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be sent again.")] = False,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for its end.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for it to finish.")] = False,
     stop: Annotated[
         str, typer.Option("--stop", "--cancel", help="Stop this replay, and do nothing else.", metavar="JOB")
     ] = "",
@@ -147,7 +147,7 @@ async def _follow(dead: DeadLetters, status: ReplayStatus, *, quiet: bool) -> Re
             show(status)
             if status.state == "queued" and not told and loop.time() - began > PATIENCE:
                 told = True
-                typer.echo("nobody has taken the replay up yet: does `pushsvc jobs` run?", err=True)
+                typer.echo("no worker has taken the replay up yet: does `pushsvc jobs` run?", err=True)
     if status.state == "stopped":
         typer.echo(f"the replay {status.job} was stopped", err=True)
     if status.state == "failed":

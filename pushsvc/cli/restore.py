@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 STEP = 500
 """Devices in one step."""
 
-AppName = Annotated[str, typer.Option("--app", help="Those of this app; by default of every app.", metavar="APP")]
-Platform = Annotated[str, typer.Option("--platform", help="Those of this provider.", metavar="PLATFORM")]
-Reason = Annotated[str, typer.Option("--reason", help="Those that were pruned for this reason.", metavar="REASON")]
+AppName = Annotated[str, typer.Option("--app", help="Only those of this app; by default of every app.", metavar="APP")]
+Platform = Annotated[str, typer.Option("--platform", help="Only those of this provider.", metavar="PLATFORM")]
+Reason = Annotated[str, typer.Option("--reason", help="Only those that were pruned for this reason.", metavar="REASON")]
 Since = Annotated[
     str,
-    typer.Option("--since", help="Those pruned by an answer since then: 2026-12-01T09:00:00Z, or 2h.", metavar="TIME"),
+    typer.Option("--since", help="Only those pruned since: 2026-12-01T09:00:00Z, or 2h.", metavar="TIME"),
 ]
-Until = Annotated[str, typer.Option("--until", help="Those pruned by an answer before then.", metavar="TIME")]
+Until = Annotated[str, typer.Option("--until", help="Only those pruned before this time.", metavar="TIME")]
 
 
 def restore(

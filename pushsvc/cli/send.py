@@ -39,7 +39,7 @@ def send(
     user: Annotated[list[str] | None, _option("--user", "All devices of a user; may be repeated.", "USER")] = None,
     topic: Annotated[Text, _option("--topic", "All devices that are subscribed to it.", "TOPIC")] = None,
     where: Annotated[
-        Text, _option("--where", "All devices that fit: \"tags.plan == 'pro' and locale == 'de'\".", "EXPRESSION")
+        Text, _option("--where", "All devices that match: \"tags.plan == 'pro' and locale == 'de'\".", "EXPRESSION")
     ] = None,
     everybody: Annotated[bool, typer.Option("--all", help="All devices of the app.")] = False,
     title: Annotated[Text, _option("--title", "The title.")] = None,
@@ -62,16 +62,16 @@ def send(
     ] = None,
     push_type: Annotated[Text, _option("--push-type", "APNs push type: alert, background, voip ..")] = None,
     silent: Annotated[bool, typer.Option("--silent", help="Wake the app, show nothing.")] = False,
-    ttl: Annotated[int | None, _option("--ttl", "Give up after so many seconds.", "SECONDS")] = None,
+    ttl: Annotated[int | None, _option("--ttl", "Expire after this many seconds.", "SECONDS")] = None,
     collapse: Annotated[Text, _option("--collapse", "Replaces an earlier one with this id.", "ID")] = None,
     send_at: Annotated[
-        str, _option("--send-at", "Not before then: 2026-12-01T09:00:00Z, or 30m, 2h, 7d from now.", "WHEN")
+        str, _option("--send-at", "When to send it: 2026-12-01T09:00:00Z, or 30m, 2h, 7d from now.", "WHEN")
     ] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but show it on a phone.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything except show it on a phone.")] = False,
     idempotency_key: Annotated[
         Text, _option("--idempotency-key", "A repeat with the same key sends nothing.", "KEY")
     ] = None,
-    follow_it: Annotated[bool, typer.Option("--follow", "-f", help="Stay until every delivery has ended.")] = False,
+    follow_it: Annotated[bool, typer.Option("--follow", "-f", help="Wait until every delivery has ended.")] = False,
     url: Url = "",
     key: Key = "",
     app: App = "",

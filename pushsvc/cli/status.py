@@ -19,7 +19,7 @@ def status(
     context: typer.Context,
     push_id: Annotated[str, typer.Argument(metavar="ID", help="The push's id, as `pushsvc send` printed it.")],
     follow_it: Annotated[
-        bool, typer.Option("--follow", "-f", "--watch", help="Stay until every delivery has ended.")
+        bool, typer.Option("--follow", "-f", "--watch", help="Wait until every delivery has ended.")
     ] = False,
     deliveries: Annotated[
         bool, typer.Option("--deliveries", "-d", help="Also list deliveries: those that were not sent, and why.")

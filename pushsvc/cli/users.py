@@ -33,15 +33,15 @@ def erase(
     user: Annotated[str, typer.Argument(help="The user, as the devices name them.", metavar="USER")],
     app: Annotated[str, typer.Option("--app", help="The app.", metavar="APP")],
     wait: Annotated[
-        float, typer.Option("--wait", min=0, help="Give up waiting for its end after so long.", metavar="SECONDS")
+        float, typer.Option("--wait", min=0, help="How long to wait for it to finish.", metavar="SECONDS")
     ] = 300.0,
     json: Json = False,
 ) -> None:
     """Erase a user: devices, and all that is kept of their ids and tokens. Exit with 1 when that is not done yet.
 
-    From its begin on nothing more is sent to them. Interrupted, or not done in time, it is gone on with by `pushsvc
-    jobs`, or by the same command again. For an hour after its end the same command tells the same; a user whom nobody
-    knows is no fault.
+    Once it has begun, nothing more is sent to them. Interrupted, or not finished in time, it is continued by `pushsvc
+    jobs`, or by the same command again. For an hour after its end the same command prints the same; an unknown user is
+    no error.
     """
     from ..devices import name_fault
 
@@ -58,7 +58,7 @@ def erase(
         rows += [[what.replace("_", " "), f"{count:,}"] for what in WHAT if (count := erasure.removed.get(what))]
         print_table(("erased", ""), rows)
     if not erasure.done:
-        raise NotErased("it is not done yet; `pushsvc jobs` goes on with it, and so does this command")
+        raise NotErased("it is not done yet; `pushsvc jobs` continues it, and so does this command")
 
 
 async def _erase(settings: Settings, app: str, user: str, wait: float) -> Erasure:

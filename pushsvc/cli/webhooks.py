@@ -31,23 +31,25 @@ webhooks = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="See, try and repair the webhooks that tell feedback events.",
+    help="Inspect, test and repair webhooks.",
 )
 
 LOOK = 0.2
 """Seconds between two looks."""
 PATIENCE = 10.0
-"""Seconds after which somebody is told that nobody has begun."""
+"""Seconds after which we say that nothing has begun."""
 
 AppName = Annotated[str, typer.Option("--app", help="The app.", metavar="APP")]
 Apps = Annotated[str, typer.Option("--app", help="That of this app; by default of every app.", metavar="APP")]
 Since = Annotated[
     str,
     typer.Option(
-        "--since", help="Those whose last event is of then or later: 2026-12-01T09:00:00Z, or 2h.", metavar="TIME"
+        "--since",
+        help="Only those since: 2026-12-01T09:00:00Z, or 2h.",
+        metavar="TIME",
     ),
 ]
-Until = Annotated[str, typer.Option("--until", help="Those whose last event is of before then.", metavar="TIME")]
+Until = Annotated[str, typer.Option("--until", help="Those whose last event is older.", metavar="TIME")]
 
 STANDING = ("app", "host", "state", "waiting since", "failures", "reason", "next call", "given up")
 DEAD = ("app", "batch", "events", "attempts", "reason", "given up at")
@@ -98,7 +100,7 @@ def failed(
     until: Until = "",
     json: Json = False,
 ) -> None:
-    """List the batches that were given up. `pushsvc webhooks redeliver` tells them again."""
+    """List the batches that were given up. `pushsvc webhooks redeliver` delivers them again."""
     span = parse_instant(since, option="--since"), parse_instant(until, option="--until")
     settings: Settings = context.obj.settings()
     found = run(_dead(settings, apps_of(settings, app), span))
@@ -121,11 +123,11 @@ def redeliver(
     app: Apps = "",
     since: Since = "",
     until: Until = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be told again.")] = False,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for its end.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be delivered again.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for it to finish.")] = False,
     json: Json = False,
 ) -> None:
-    """Tell batches that were given up again, before new events. Exit with 1 when any failed again.
+    """Deliver batches again that were given up, before new events. Exit with 1 when any fails again.
 
     Each is tried once; one that fails is kept, and where the receiver is in trouble the rest is not tried. It needs a
     running `pushsvc jobs` (or `pushsvc up`), and goes on when this command is interrupted.
@@ -138,16 +140,16 @@ def redeliver(
 
 @webhooks.command("resume")
 def resume(context: typer.Context, app: AppName) -> None:
-    """Let a webhook go on at once, that was switched off by a 410 or waits for its next try."""
+    """Resume a webhook at once that was switched off by a 410 or waits for its next attempt."""
     settings: Settings = context.obj.settings()
     _config_of(settings, app)
     run(_resume(settings, app))
-    print(f"the webhook of {app} goes on")
+    print(f"the webhook of {app} is resumed")
 
 
 @webhooks.command("test")
 def call(context: typer.Context, app: AppName, json: Json = False) -> None:
-    """Call a webhook from here, with no events. Exit with 1 when it does not answer with a 2xx."""
+    """Call a webhook from this machine, with no events. Exit with 1 when it does not answer with a 2xx."""
     settings: Settings = context.obj.settings()
     config = _config_of(settings, app)
     began = time.monotonic()
@@ -244,8 +246,8 @@ async def _redeliver(
     else:
         events = sum(batch.events for dead in wanted.values() for batch in dead)
         what = f"{batches:,} batches of {events:,} events"
-        done = f"{sum(told.values()):,} of {what} were told" if batches else "no batch was given up"
-        print(f"{what} would be told again" if dry_run else f"{what} were asked for" if detach else done)
+        done = f"{sum(told.values()):,} of {what} were delivered" if batches else "no batch was given up"
+        print(f"{what} would be delivered again" if dry_run else f"{what} will be delivered again" if detach else done)
     return dry_run or detach or sum(told.values()) == batches
 
 
@@ -257,6 +259,6 @@ async def _follow(store: Webhooks, app: str, batches: list[DeadBatch]) -> int:
     while left := ids.intersection(await store.asked(app)):
         if left == ids and not warned and loop.time() - began > PATIENCE:
             warned = True
-            typer.echo("nobody has begun yet: does `pushsvc jobs` run?", err=True)
+            typer.echo("nothing has begun yet: does `pushsvc jobs` run?", err=True)
         await asyncio.sleep(LOOK)
     return len(ids - {batch.id for batch in await store.dead(app)})

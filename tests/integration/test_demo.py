@@ -48,7 +48,7 @@ def test_piped_it_tells_the_story_in_plain_lines(processes: Processes, scratch: 
     assert times == sorted(times)
     kinds = [kind for kind, _ in story]
     # Act by act: each kind comes up, and none before its time.
-    acts = "start ready accepted sent devices retry failed dead held mended resumed totals done"
+    acts = "start ready accepted sent devices retry failed dead held fixed resumed totals done"
     assert " ".join(dict.fromkeys(kinds)) == acts
     told = dict(zip(kinds, (text for _, text in story), strict=True))
     assert "503" in told["retry"]

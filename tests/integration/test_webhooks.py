@@ -273,11 +273,11 @@ def test_a_redelivered_batch_and_one_that_is_refused_hold_nobody_up(
             row = out.splitlines()[1].split("\t")
             assert (row[0], row[2:5]) == ("shop", ["20", "2", "http_400"])
             code, out = await rig.command("webhooks", "redeliver", "--dry-run", "--app", "shop")
-            assert (code, out) == (0, "1 batches of 20 events would be told again\n")
+            assert (code, out) == (0, "1 batches of 20 events would be delivered again\n")
             code, out = await rig.command("webhooks", "redeliver", "--until", "2020-01-01")
             assert (code, out) == (0, "no batch was given up\n")
             code, out = await rig.command("webhooks", "redeliver", "--since", "1h")
-            assert (code, out) == (0, "1 of 1 batches of 20 events were told\n")
+            assert (code, out) == (0, "1 of 1 batches of 20 events were delivered\n")
             assert sorted(event["reason"] for event in rig.had()) == sorted(f"R{n}" for n in range(100))
             first, second = (call for call in rig.calls() if call["did"] == 400)
             assert rig.calls()[-1]["call"] == first["call"] == second["call"]
@@ -296,7 +296,7 @@ def test_what_cannot_be_redelivered_stays(valkey: Server, tmp_path: Path, capsys
                 await rig.until("all three were given up", lambda: len(rig.calls()) == 3)
             async with rig.receiver(422, 503):
                 code, out = await rig.command("webhooks", "redeliver")
-                assert (code, out) == (1, "0 of 3 batches of 60 events were told\n")
+                assert (code, out) == (1, "0 of 3 batches of 60 events were delivered\n")
                 # The first was refused for its own sake; with the second the receiver was in trouble.
                 assert [call["did"] for call in rig.calls()[3:]] == [422, 503]
                 told = json.loads((await rig.command("webhooks", "failed", "--json"))[1])
@@ -327,7 +327,7 @@ def test_gone_switches_it_off_until_somebody_resumes_it_or_its_url_is_another(
             row = out.splitlines()[1].split("\t")
             assert (code, row[0], row[1], row[2], row[5]) == (0, "shop", f"127.0.0.1:{rig.port}", "off", "http_410")
             code, out = await rig.command("webhooks", "resume", "--app", "shop")
-            assert (code, out) == (0, "the webhook of shop goes on\n")
+            assert (code, out) == (0, "the webhook of shop is resumed\n")
             await rig.until("it is off again", off)
             assert len(rig.had()) == 5
             rig.configure(path="/other?key=hidden")
