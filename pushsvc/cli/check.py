@@ -122,7 +122,7 @@ async def _store(settings: Settings) -> list[Row]:
                 server = await _permitted(store, "INFO")
                 missing = await _permitted(store, "EVAL", _MISSING_COMMANDS, 0, *NEEDED_COMMANDS)
                 apart = await clocks_apart(store)
-                durable = [] if settings.queue.durability == "memory" else [await _durable(store, settings)]
+                durable = [await _durable(store, settings)]
     except ConfigError as error:
         return [Row(error.path, "error", error.message, error.mend)]
     except StoreError as error:
@@ -165,7 +165,13 @@ def judge_clocks(apart: float) -> Iterator[Row]:
 
 
 async def _durable(store: Store, settings: Settings) -> Row:
-    """Whether the server flushes when it is waited for, and how long that takes."""
+    """What a 202 rests on: whether the server flushes when it is waited for, and how long that takes; or replicas."""
+    if settings.queue.durability != "fsync":
+        try:
+            await store.pushes.ping()
+        except StoreUnavailable as error:
+            return Row("queue.durability", "error", str(error), "see the README on Redis that fails over")
+        return Row("queue.durability", "ok", store.link.promise_is)
     try:
         seconds = await store.pushes.require_durable(settings.apps or ("check",))
     except ConfigError as error:
@@ -208,6 +214,14 @@ def judge_server(where: str, server: dict[str, Any] | None, missing: list[bytes]
             "warning",
             f"a full {name} drops keys ({info['maxmemory_policy']}): accepted pushes could vanish",
             "set maxmemory-policy noeviction",
+        )
+    # INFO tells of good replicas only where min-replicas-to-write is set.
+    if info.get("connected_slaves") and "min_slaves_good_slaves" not in info:
+        yield Row(
+            "redis",
+            "warning",
+            f"{name} has replicas and takes writes without them: a failover loses what none of them has",
+            "set min-replicas-to-write 1 and min-replicas-max-lag 10 on the primary and its replicas",
         )
     if str(info.get("aof_enabled", 1)) == "0":
         yield Row(

@@ -104,14 +104,18 @@ def store_config(settings: Settings) -> StoreConfig:
         events_ttl=settings.queue.feedback_retention,
         alive_ttl=settings.dispatch.takeover,
         fsync=settings.queue.durability == "fsync",
+        replicas={"auto": None, "replicas": settings.queue.replicas}.get(settings.queue.durability, 0),
     )
 
 
 async def require_durability(settings: Settings, url: str) -> None:
-    """Raises `ConfigError` where `queue.durability` is more than the store at `url` can keep."""
-    if settings.queue.durability == "fsync":
-        async with open_store(url, store_config(settings)) as store:
+    """Raises `ConfigError` where `queue.durability` is more than the store at `url` can keep. Logs what it is."""
+    async with open_store(url, store_config(settings)) as store:
+        promise = store.link.promise_is
+        if settings.queue.durability == "fsync":
             await store.pushes.require_durable(settings.apps)
+            promise = "fsync: the disk of Redis has it"
+        telemetry.get_logger("store").info("durability", promise=promise)
 
 
 @asynccontextmanager

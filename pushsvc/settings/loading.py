@@ -154,12 +154,14 @@ def _app(
 
 
 def _check_durability(values: Mapping[str, Any], faults: Faults) -> None:
-    """A push cannot wait for a flush that the embedded store never makes."""
+    """A push cannot wait for a flush that the embedded store never makes, or for a replica that it has not."""
     redis: RedisSettings = values.get("redis", RedisSettings())
     store: StoreSettings = values.get("store", StoreSettings())
     queue: QueueSettings = values.get("queue", QueueSettings())
     if not redis.url and queue.durability == "fsync" and store.fsync == "no":
         faults("queue.durability", '"fsync" waits for the disk, to which store.fsync = "no" flushes nothing')
+    if not redis.url and queue.durability == "replicas":
+        faults("queue.durability", '"replicas" waits for replicas, and the embedded store has none: name a redis.url')
 
 
 def _check_routes(values: Mapping[str, Any], faults: Faults) -> None:

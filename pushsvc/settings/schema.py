@@ -161,8 +161,11 @@ class QueueSettings(Struct, frozen=True, kw_only=True):
     max_pending: Count = 5_000_000
     app_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
     """Of `max_pending`: what one of several apps may take, where its own `limits.max_pending` says nothing else."""
-    durability: Literal["memory", "fsync"] = "memory"
-    """What a 202 promises: that Redis has the push, or that its disk has."""
+    durability: Literal["auto", "memory", "fsync", "replicas"] = "auto"
+    """What a 202 promises: that Redis has the push, that its disk has, or that replicas have. "auto": replicas where
+    redis.url is of sentinels or a cluster whose primary has any, else memory."""
+    replicas: Annotated[int, Meta(ge=1, le=10)] = 1
+    """Under "replicas" so many must have it at least."""
     status_retention: Count = 7 * 86400
     dead_letter_retention: Count = 30 * 86400
     suppression_retention: Count = 180 * 86400

@@ -2,7 +2,8 @@
 
 accept ──────┐
 accept_once ─┴─ one group a shard ── one round trip, a script for the plain ones and one for each record
-                                      └─ with `fsync`: and a barrier for all of them, see durable.py
+                                      └─ with `fsync` or `replicas`: and a barrier for all of them, see
+                                         durable.py and replicas.py
 """
 
 from __future__ import annotations
@@ -57,6 +58,11 @@ class Accepting:
         self._under_way = 0
         self._of_app: Counter[str] = Counter()
 
+    @property
+    def waits(self) -> bool:
+        """Whether what is written waits for more than the server's memory."""
+        return self._config.fsync or self._link.waits
+
     # --- writing ----------------------------------------------------------------------------------
 
     async def write(self, app: str, shard: int, part: Part, size: int) -> None:
@@ -78,7 +84,7 @@ class Accepting:
                 self._under_way -= written
                 self._of_app[app] -= written
 
-        return GroupCommit(write, flights=FLIGHTS if self._config.fsync else 1)
+        return GroupCommit(write, flights=FLIGHTS if self.waits else 1)
 
     async def _write(self, app: str, shard: int, parts: list[Part]) -> None:
         counters, prefix = keys.pending(app, shard), keys.prefix(app, shard)
@@ -97,7 +103,7 @@ class Accepting:
         if self._config.fsync:
             answers = await self.durable.scripts(keys.mark(app, shard), calls)
         else:
-            answers = await self._link.scripts(calls)
+            answers = await self._link.guarded(keys.mark(app, shard), calls)
         for (part, _), (kept, _) in zip(keyed, answers, strict=False):
             part.kept = kept
         # Of several in flight the answers may come in another order.

@@ -30,7 +30,7 @@ class RedisKeyRing:
 
     async def add(self, key: ApiKey) -> None:
         """The same SHA-256 again replaces the key."""
-        await self._link.call("HSET", keys.KEYRING, key.sha256, _encode(key))
+        await self._link.promise("HSET", keys.KEYRING, key.sha256, _encode(key))
 
     async def all(self) -> list[ApiKey]:
         """By app and name."""
@@ -44,7 +44,7 @@ class RedisKeyRing:
     async def revoke(self, name: str, app: str) -> bool:
         """Remove every key of that name from the app; false when there was none."""
         hashes = [key.sha256 for key in await self.all() if key.name == name and key.app == app]
-        return bool(hashes and await self._link.call("HDEL", keys.KEYRING, *hashes))
+        return bool(hashes and await self._link.promise("HDEL", keys.KEYRING, *hashes))
 
 
 async def load_hash_key(link: Link) -> bytes:

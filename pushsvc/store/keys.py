@@ -59,8 +59,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:erased:<digest>`     | string | 3600 seconds           | in shard 0: what an erasure has removed, as JSON      |
 | `ps:T:i:<digest>`          | string | 24 h                   | record of an idempotency key: what the first call     |
 |                            |        |                        | was and was answered; its pushes are in this shard    |
-| `ps:T:mark`                | string | 60 seconds             | written before WAITAOF, which waits for what was      |
-|                            |        |                        | written last; see durable.py                          |
+| `ps:T:mark`, `ps:D:mark`   | string | 60 seconds             | written before WAITAOF or WAIT, which wait for what   |
+|                            |        |                        | was written last; see durable.py, replicas.py         |
 | `ps:T:quarantine`          | stream | until an operator acts | what could not be decoded: `b` bytes, `from` key,     |
 |                            |        |                        | `id` entry, `why`                                     |
 | `ps:D:count`               | hash   | for good               | `next` ordinal of a device; `active` devices;         |
@@ -363,6 +363,11 @@ def once(app: str, shard: int, key: bytes) -> str:
 
 def mark(app: str, shard: int) -> str:
     return f"{prefix(app, shard)}mark"
+
+
+def mark_beside(key: str) -> str:
+    """The mark in the slot of an app's key."""
+    return f"{key[: key.index('}') + 1]}:mark" if "}" in key else f"{{{key}}}:mark"
 
 
 def alive(consumer: str) -> str:

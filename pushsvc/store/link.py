@@ -50,6 +50,8 @@ class Link:
         self._waiting: Client = open_redis(url, name=f"{name}:reader", timeout=timeout, blocking=True)
         self.cluster = isinstance(self._client, RedisCluster)
         self._changed: list[Callable[[], None]] = []
+        self.confirmed = 0.0
+        """When the sentinels were last asked, and named the primary that is used; the loop's clock."""
 
     @property
     def sentinels(self) -> SentinelConnectionPool | None:
@@ -69,6 +71,7 @@ class Link:
         known = pool.master_address
         while True:
             await asyncio.sleep(LOOK)
+            asked = asyncio.get_running_loop().time()
             try:
                 address = await pool.sentinel_manager.discover_master(pool.service_name)
             except (faults.RedisError, OSError):
@@ -76,7 +79,7 @@ class Link:
             if known is not None and address != known:
                 get_logger("store").warning("primary_changed", host=address[0], port=address[1])
                 await self.drop()
-            known = address
+            known, self.confirmed = address, asked
 
     async def drop(self) -> None:
         """End every connection and tell whoever wants to know."""
@@ -90,6 +93,25 @@ class Link:
         """Tell who wants to know that the server is another, or has forgotten."""
         for changed in self._changed:
             changed()
+
+    @property
+    def promise_is(self) -> str:
+        """What a promise rests on, for people."""
+        return "memory: Redis has it"
+
+    @property
+    def waits(self) -> bool:
+        """Whether `guarded` waits for others than the server itself."""
+        return False
+
+    async def guarded(self, mark: str, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Scripts that somebody is told of and relies on, in one round trip; `mark` is a key in their slot. With
+        `queue.durability = "replicas"` their writes are on replicas when this returns; see replicas.py."""
+        return await self.scripts(calls)
+
+    async def promise(self, *command: Any) -> Any:
+        """The same for one command, whose second word is its key."""
+        return await self.call(*command)
 
     async def call(self, *command: Any) -> Any:
         """One command."""
@@ -174,6 +196,11 @@ class Link:
         answers = await run([("EVALSHA", script.sha, len(keys), *keys, *args) for script, keys, args in known])
         if any(isinstance(answer, NoScriptError) for answer in answers):
             answers = await run([("EVAL", script.text, len(keys), *keys, *args) for script, keys, args in known])
+        return Link.raised(answers)
+
+    @staticmethod
+    def raised(answers: list[Any]) -> list[Any]:
+        """The answers, or the first fault among them raised."""
         with store_faults():
             for answer in answers:
                 if isinstance(answer, Exception):

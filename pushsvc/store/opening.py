@@ -31,6 +31,7 @@ from .receipts import RedisReceipts
 from .registry import RedisRegistry
 from .replays import RedisReplays
 from .revocations import Following, Revocations
+from .replicas import open_link
 from .suppression import Suppression
 from .webhooks import RedisWebhooks
 from .workers import RedisWorkers
@@ -115,7 +116,7 @@ async def open_store(
     config = config or StoreConfig()
     if not config.consumer:
         config = with_consumer(config, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
-    link = Link(url, name=config.consumer, timeout=config.timeout)
+    link = await open_link(url, name=config.consumer, timeout=config.timeout, replicas=config.replicas)
     try:
         hash_key = await load_hash_key(link)
         tasks = []

@@ -97,8 +97,8 @@ class RedisPushes:
         """The record that is kept under an idempotency key."""
         shard = keys.token_shard(key, self._config.shards_of(app))
         record: bytes | None = await self._link.call("GET", keys.once(app, shard, key))
-        if record is not None and self._config.fsync:
-            # The call that wrote it may have gone without an answer, because the disk was slow.
+        if record is not None and self._accepting.waits:
+            # The call that wrote it may have gone without an answer, because the disk or a replica was slow.
             await self._accepting.write(app, shard, Part([], 0), 0)
         return record
 

@@ -74,7 +74,7 @@ class RedisReplays:
         told = ("spec", msgspec.json.encode(spec), "st", "queued", "at", now, "up", now, "matched", matched)
         commands.append(("HSET", head, *told))
         await self._link.many(commands)
-        await self._link.call("ZADD", keys.REPLAYS, now, f"{app} {job}")
+        await self._link.promise("ZADD", keys.REPLAYS, now, f"{app} {job}")
         return ReplayStatus(job=job, spec=spec, state="queued", created_at=now, updated_at=now, matched=matched)
 
     async def replay(self, app: str, job: str) -> ReplayStatus | None:

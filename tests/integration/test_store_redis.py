@@ -35,6 +35,7 @@ from pushsvc.rates import Rate
 from pushsvc.store import Store, StoreConfig, keys, open_store, receipts
 from pushsvc.store.dead import decode_dead
 from pushsvc.store.link import Link
+from pushsvc.store.replicas import ReplicatedLink
 
 from .servers import KINDS, Server, running_server
 from .test_store_kit import NOW, ROUTE, all_of, make_push, settlement, take, take_all
@@ -495,6 +496,9 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await store.pushes.accept(msgspec.structs.replace(make_push("many", 0), audience=encode_audience(ToAll())))
         await store.queue.beat({"shop/apns": "unreachable"})
         await store.pushes.ping()
+        replicated = ReplicatedLink(server.url, name="a", timeout=5.0, least=0, strict=False)
+        await replicated.guarded(keys.mark_beside(keys.devices("shop")), [])
+        await replicated.aclose()
         async with open_store(server.url, StoreConfig(fsync=True)) as strict:
             with pytest.raises(StoreUnavailable):  # neither of these servers keeps an append-only file
                 await strict.pushes.accept(make_push("strict"))
