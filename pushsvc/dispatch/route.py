@@ -426,6 +426,7 @@ class RouteWorker:
             budget = self._paced(pacer, budget)
         granted = budget
         now = int(self._wall_clock() * 1000)
+        history = self._queue.history
         submit, on_outcome = self._provider.submit, self._on_outcome
         overtaken = self._haste.overtaken(self.route, started)
         calm, lean = self._congestion.calm, self._congestion.lean
@@ -442,6 +443,8 @@ class RouteWorker:
                 break
             entry, targets = drawn
             chunk = entry.chunk
+            if entry.ref.history != history:
+                continue  # read from a server that is no longer the primary: it is read again from the new one
             if chunk.expires_at <= now:
                 self._expire(entry, targets, now)
                 continue
@@ -473,6 +476,9 @@ class RouteWorker:
                 self._wake_at(health.next_at(started))
             return  # The pump is woken when there is room, or something to send.
         entry, target = drawn
+        if entry.ref.history != self._queue.history:
+            self.wake()
+            return
         now = int(self._wall_clock() * 1000)
         if entry.chunk.expires_at <= now:
             self._expire(entry, (target,), now)

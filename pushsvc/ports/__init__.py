@@ -232,6 +232,11 @@ class DeliveryQueue(Protocol):
         """Send no more for this route: what was read and not settled is taken anew when somebody asks again."""
         ...
 
+    @property
+    def history(self) -> int:
+        """Another number once another server answers: what was read before is not sent any more, and comes again."""
+        ...
+
     async def beat(self, held: Mapping[str, str] | None = None) -> None:
         """Say that this consumer lives; due every few seconds, or others take its entries over.
 

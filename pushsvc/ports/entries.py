@@ -17,6 +17,8 @@ class EntryRef(Struct, frozen=True):
     platform: Platform
     lane: Lane
     entry_id: str
+    history: int = 0
+    """Which server it was read from: that of one `DeliveryQueue.history`."""
 
 
 class Taken(Struct, frozen=True):

@@ -32,7 +32,7 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
     alive_ttl: float = 15.0
     fsync: bool = False
     """Answer for a push only when the server's disk has it; see durable.py."""
-    replicas: int | None = 0
+    replicas: int | None = None
     """Answer for a push, or whatever else somebody relies on, only when so many replicas have it; None: when those of a
     Redis that fails over have it, where there are any. See replicas.py."""
     timeout: float = 5.0

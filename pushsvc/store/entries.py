@@ -80,7 +80,7 @@ class Opener:
         taken = []
         for state, decoded, cancelled in found:
             for ref, chunk in decoded:
-                if ref.entry_id in state.held:
+                if ref.entry_id in state.held or ref.history != self._link.history:
                     continue
                 state.held.add(ref.entry_id)
                 skip: dict[int, End] = {}
@@ -95,7 +95,7 @@ class Opener:
         app, shard, platform, lane = state.place
         decoded = []
         for entry_id, blob in entries:
-            ref = EntryRef(app=app, shard=shard, platform=platform, lane=lane, entry_id=entry_id)
+            ref = EntryRef(app, shard, platform, lane, entry_id, self._link.history)
             try:
                 decoded.append((ref, decode_chunk(blob)))
             except CodecError as error:

@@ -71,7 +71,6 @@ async def keep_hash_key(link: Link, own: bytes, replaced: Callable[[], None]) ->
             if kept is None:
                 await link.call("SET", keys.HASH_KEY, own, "NX")
                 log.error("store_came_back_empty")
-                link.changed()
         except StoreError:
             continue  # who has something to do says so
         if kept is not None and kept != own:

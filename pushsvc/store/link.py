@@ -50,6 +50,8 @@ class Link:
         self._waiting: Client = open_redis(url, name=f"{name}:reader", timeout=timeout, blocking=True)
         self.cluster = isinstance(self._client, RedisCluster)
         self._changed: list[Callable[[], None]] = []
+        self.history = 0
+        """Raised when another server becomes the primary: an entry id of before may be another entry's there."""
         self.confirmed = 0.0
         """When the sentinels were last asked, and named the primary that is used; the loop's clock."""
 
@@ -83,14 +85,11 @@ class Link:
 
     async def drop(self) -> None:
         """End every connection and tell whoever wants to know."""
+        self.history += 1
         for client in (self._client, self._waiting):
             if not isinstance(client, RedisCluster):
                 with suppress(faults.RedisError, OSError):
                     await drop_connections(client)
-        self.changed()
-
-    def changed(self) -> None:
-        """Tell who wants to know that the server is another, or has forgotten."""
         for changed in self._changed:
             changed()
 

@@ -291,6 +291,8 @@ class MemoryQueue:
         for lane in LANES:
             self._held -= set(self._state.lanes[route.app, route.platform, lane].owner)
 
+    history = 0
+
     async def beat(self, held: Mapping[str, str] | None = None) -> None:
         self._state.alive.add(self._consumer)
 

@@ -30,8 +30,8 @@ from .queue import RedisQueue
 from .receipts import RedisReceipts
 from .registry import RedisRegistry
 from .replays import RedisReplays
-from .revocations import Following, Revocations
 from .replicas import open_link
+from .revocations import Following, Revocations
 from .suppression import Suppression
 from .webhooks import RedisWebhooks
 from .workers import RedisWorkers

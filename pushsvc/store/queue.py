@@ -12,7 +12,8 @@ failed is *unsure*, as each is at the start, and the next `take` first asks for 
 and hands out those that are not held. That is also how a process resumes that starts again with the same name. After a
 failover every lane is unsure, and each is looked at every minute anyway: a server that was promoted may be behind. What
 was acknowledged on the old one comes back then, and the fence finds what of it has ended; what was handed out comes
-undelivered a second time, and is held already.
+undelivered a second time. What was read from the old one is not sent from memory any more, and not acknowledged: its
+ids may be those of other entries on the new one. It is read again there, and the fence knows what has ended.
 """
 
 from __future__ import annotations
@@ -200,6 +201,8 @@ class RedisQueue:
     async def settle(self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]) -> int:
         """Entries are acknowledged with the last settlements of their shard, never before."""
         shards = self._config.shards_of(app)
+        if finished and finished[0].history != self._link.history:
+            finished = [ref for ref in finished if ref.history == self._link.history]
         by_shard: dict[int, tuple[list[Settlement], list[EntryRef]]] = {}
         if shards == 1 and all(ref.shard == 0 for ref in finished):
             by_shard[0] = (list(settlements), list(finished))
@@ -329,9 +332,14 @@ class RedisQueue:
                 state.held.discard(ref.entry_id)
                 state.lost(0.0)
 
+    @property
+    def history(self) -> int:
+        return self._link.history
+
     def distrust(self) -> None:
         """Another server answers from now on: entries may be pending on it that are not held here."""
         for state in self._lanes.values():
+            state.held.clear()
             state.lost(0.0)
         self._counted_at = 0.0
 

@@ -66,10 +66,11 @@ class RedisReceipts:
             if room <= 0:
                 break
             stream = keys.receipts(app, shard)
+            history = self._link.history
             flat = await self._link.script("receipts", [stream], [keys.FEEDBACK, self._config.consumer, room])
             for entry_id, blob in entries_of(flat):
                 try:
-                    found.append((f"{shard}:{entry_id}", _canonical(decode_receipt(blob))))
+                    found.append((f"{shard}:{entry_id}:{history}", _canonical(decode_receipt(blob))))
                 except CodecError as error:
                     quarantine = keys.quarantine(app, shard)
                     await set_aside(self._link, stream, keys.FEEDBACK, quarantine, entry_id, error)
@@ -98,7 +99,9 @@ class RedisReceipts:
         by_shard: dict[int, list[Any]] = {}
         foreign: list[tuple[Platform, str, int]] = []
         for entry, receipt, event in done:
-            shard_text, _, entry_id = entry.partition(":")
+            shard_text, entry_id, history = entry.split(":")
+            if int(history) != self._link.history:
+                continue  # another server is the primary by now: it comes again from there
             shard = int(shard_text)
             platform, digest = "", b""
             if event is not None and event.action == "suppressed":

@@ -85,7 +85,7 @@ class Following:
             if entries:
                 place = entries[-1][0].decode()
                 self._places[app, shard] = place
-                news.append(News(app, shard, place, _read(app, shard, entries)))
+                news.append(News(app, shard, place, _read(app, shard, entries, self._link.history)))
         return news
 
     async def _poll(self, streams: Sequence[tuple[tuple[str, int], str]], wait_ms: int) -> list[Any]:
@@ -139,7 +139,7 @@ class Following:
         await self._link.many(commands)
 
 
-def _read(app: str, shard: int, entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> Revoked:
+def _read(app: str, shard: int, entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]], history: int) -> Revoked:
     pushes: set[str] = set()
     tokens: set[int] = set()
     found: set[EntryRef] = set()
@@ -152,7 +152,7 @@ def _read(app: str, shard: int, entries: Iterable[tuple[bytes, Mapping[bytes, by
                 tokens.update(int(mark) for mark in text.split())
             elif kind == b"e":
                 platform, lane, entry_id = text.split()
-                found.add(EntryRef(app=app, shard=shard, platform=platform, lane=cast(Lane, lane), entry_id=entry_id))
+                found.add(EntryRef(app, shard, platform, cast(Lane, lane), entry_id, history))
     return Revoked(frozenset(pushes), frozenset(tokens), frozenset(found))
 
 

@@ -91,6 +91,9 @@ class Ledger:
     doubtful: int = 0
     """Deliveries of calls that broke before an answer or were answered 503: accepted or not, nobody can say."""
     refused: int = 0
+    accepted_at: float = 0.0
+    silence: float = 0.0
+    """Seconds, the longest between two pushes that were accepted."""
     done: bool = False
 
 
@@ -187,6 +190,9 @@ class Rig:
                 ledger.doubtful_dead += len(dead)
                 continue
             if status == 202:
+                now = time.monotonic()
+                ledger.silence = max(ledger.silence, now - (ledger.accepted_at or now))
+                ledger.accepted_at = now
                 ledger.pushes.append(msgspec.json.decode(told)["id"])
                 ledger.accepted += len(tokens)
                 ledger.dead.update(dead)
@@ -292,9 +298,11 @@ def child_pids(parent: int, part: str) -> list[int]:
 
 @asynccontextmanager
 async def open_rig(
-    *, seed: str, fsync: str = "everysec", serve: int = 1, dispatch: int = 1, **environ: str
+    *, seed: str, fsync: str = "everysec", serve: int = 1, dispatch: int = 1, url: str = "", **environ: str
 ) -> AsyncIterator[Rig]:
-    """Start it all. `environ` overrides configuration: `RETRY__ATTEMPTS="9"`."""
+    """Start it all. `environ` overrides configuration: `RETRY__ATTEMPTS="9"`. With the `url` of another store the
+    rig's own holds the jobs alone.
+    """
     telemetry.configure_logging("critical", json=False)
     # Not pytest's tmp_path: a socket's path has at most 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="ps-"))
@@ -307,7 +315,8 @@ async def open_rig(
         stack.callback(store.stop)
         playground = stack.enter_context(open_playground(folder / "play", port=free_ports(), latency=LATENCY))
         told = {
-            "REDIS__URL": store.url,
+            "REDIS__URL": url or store.url,
+            "JOBS__URL": store.url if url else "",
             "SERVER__PROCESSES": str(serve),
             "DISPATCH__PROCESSES": str(dispatch),
             "DISPATCH__TAKEOVER": "3",

@@ -143,6 +143,7 @@ class FakeQueue:
     attempts: list[list[Settlement]] = field(default_factory=list)
     away: int = 0
     seconds: float = 0.0
+    history: int = 0
     """How long a settle takes."""
     entries: list[Taken] = field(default_factory=list)
     fault: BaseException | None = None

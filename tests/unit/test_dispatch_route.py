@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -464,5 +465,24 @@ def test_whatever_is_answered_every_delivery_ends_once(sizes: list[tuple[str, in
         assert max(final.values()) <= 1
         assert final.total() == sum(each.get("sent", 0) for each in told)
         assert not any(stream.entries for stream in store._state.lanes.values())
+
+    run(main())
+
+
+def test_what_was_read_from_the_old_primary_is_not_sent_from_memory() -> None:
+    """Its entry ids may be those of others on the new one, which hands out again what is open."""
+
+    async def main() -> None:
+        queue, provider = FakeQueue(), FakeProvider(room=0)
+        async with working(queue, provider) as route:
+            route._admit([taken(chunk("before"))], route._mark())
+            queue.history = 1
+            again = taken(chunk("after"))
+            route._admit(
+                [msgspec.structs.replace(again, ref=msgspec.structs.replace(again.ref, history=1))], route._mark()
+            )
+            provider.widen(10)
+            await until(lambda: bool(provider.tokens), 1.0)
+            assert provider.tokens == ["after"]
 
     run(main())
