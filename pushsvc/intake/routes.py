@@ -184,6 +184,12 @@ CALLS: Final = (
         "/v1/push/{id}",
         "Cancel what has not been sent.",
         Answer(200, "The status document after it.", Status),
+        description=(
+            "It answers when every dispatcher has let go of the push, after two seconds at most. What was in flight "
+            "then stays `queued`, and the push `sending`, until the provider has answered; all else is `cancelled`. "
+            "What a dispatcher holds that says nothing in that time counts as it stands until it speaks or another "
+            "takes it over."
+        ),
         scopes=("push", "admin"),
         problems=(*_KEYED, NotFound, Conflict, InvalidRequest),
     ),

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from pushsvc import telemetry
 from pushsvc.audience import targets_of
 from pushsvc.codec import decode_audience, encode_audience
 from pushsvc.devices import Audience, ByDevices, ByUsers, ByWhere, Device, ToAll
@@ -368,6 +369,27 @@ def test_several_at_once_are_erased_by_few_passes(real: Server) -> None:
         assert [each.removed for each in found[:20]] == [{"deliveries": 1}] * 20
         await nothing_left(store, [*more, *ANNA])
         assert await balance(store, "to-all") == {"cancelled": 20, "state": "done"}
+
+    play(real, story)
+
+
+def test_a_scheduled_push_that_is_cancelled_after_an_erasure_is_counted_once(real: Server) -> None:
+    def counted(reason: str) -> float:
+        return float(telemetry.DELIVERIES.labels("shop", "apns", "cancelled", reason)._value.get())
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.registry.put_many("shop", [*ANNA, *BERT])
+        await store.pushes.accept(to("later", ANNA[0], BERT[0], device("other"), send_at=NOW + 3_000_000))
+        erased, cancelled = counted("erased"), counted("cancelled")
+        assert (await store.erasures.erase("shop", "anna@example.com", wait=30.0)).done
+        assert counted("erased") - erased == 1
+        assert await store.pushes.cancel("shop", "later") is not None
+        assert counted("cancelled") - cancelled == 2
+        assert await balance(store, "later") == {"cancelled": 3, "state": "cancelled"}
+        assert (await store.gauges({"shop": ("apns",)})).scheduled == 0
+        await store.pushes.cancel("shop", "later")
+        assert counted("cancelled") - cancelled == 2
 
     play(real, story)
 
