@@ -31,8 +31,6 @@ PAGE: Final = 2000
 ENOUGH: Final = 1000
 """Devices with which a step is worth to be written."""
 PAGES: Final = 16
-FULL_PAUSE: Final = 500
-"""Milliseconds after which a push that found the queue full is looked at again."""
 
 
 class Run(Struct, frozen=True):
@@ -42,6 +40,8 @@ class Run(Struct, frozen=True):
     """Deliveries."""
     end: Literal["done", "paused", "full", "left"]
     """`paused`: time was up. `full`: the queue is. `left`: it is cancelled, or over, or somebody else works on it."""
+    late: bool = False
+    """Its time to live was over when all were found: some deliveries at least end as expired."""
 
 
 async def expand(
@@ -54,11 +54,12 @@ async def expand(
     lease: int,
     go_on: Callable[[], bool],
     has_room: Callable[[int], Awaitable[bool]],
+    now: Callable[[], int],
 ) -> Run:
     """Take steps until the audience has been gone through, or one of `go_on` and `has_room` says no.
 
     `has_room` is told how many deliveries were made here so far. Others leave the push alone for `lease` ms after each
-    step. Raises `StoreUnavailable`; what was written stands.
+    step. `now` gives Unix ms. Raises `StoreUnavailable`; what was written stands.
     """
     at = await expansions.load(app, push_id)
     if at is None:
@@ -71,10 +72,10 @@ async def expand(
     try:
         while True:
             if not go_on():
-                await expansions.keep(app, push_id, lease=0)
+                await expansions.release(at)
                 return Run(at.total - begun, "paused")
             if not await has_room(at.total - begun):
-                await expansions.keep(app, push_id, lease=FULL_PAUSE)
+                await expansions.release(at)
                 return Run(at.total - begun, "full")
             devices, cursor = await reading
             if cursor is not None:
@@ -85,7 +86,7 @@ async def expand(
             accepted.inc(len(devices))
             at = further
             if cursor is None:
-                return Run(at.total - begun, "done")
+                return Run(at.total - begun, "done", now() > at.push.expires_at)
     finally:
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)

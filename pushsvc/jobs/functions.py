@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from rq.timeouts import BaseTimeoutException
 
 from .. import fanout, webhooks
+from ..codec import CodecError
 from ..errors import ConfigError, StoreError
 from ..janitor import Progress, clean, holding, process_name
 from ..ports.cleanup import ClocksApart
+from ..ports.expansion import Waiting
 from ..runtime import Current, cleanup_plan, route_table, store_config, webhook_configs
 from ..settings import Settings
 from ..store import Store, open_store
 from ..telemetry import REPLAYED, get_logger
+from ..turns import Turns
 
 STEP = 500
 """Deliveries that one atomic step moves: it keeps Redis from its other clients for some milliseconds."""
@@ -28,6 +30,8 @@ BACKGROUND = 0.1
 """The same for what nobody waits for."""
 LONGEST = 60.0
 """Seconds after which it ends in any case, and is enqueued again: rq believes jobs to be short."""
+BEHIND = 1000
+"""Milliseconds that a replay with a rate may make up for."""
 LOOK = 0.1
 """Seconds for which what is known of the queue's length is good enough, while there is room."""
 
@@ -42,6 +46,8 @@ class Context:
     """Whether the process has been asked to end: return between two steps."""
     waiting: Callable[[], bool] = lambda: True
     """Whether there are other jobs to be done."""
+    turns: Turns = field(default_factory=Turns)
+    """Whose audience was looked up when."""
 
     @property
     def settings(self) -> Settings:
@@ -91,7 +97,8 @@ async def _replay(context: Context, store: Store, app: str, job: str) -> dict[st
     status = await store.dead.replay(app, job)
     rate = status.spec.rate if status else 0.0
     most = max(1, min(STEP, int(rate))) if rate else STEP
-    turn, began, moved, skipped = Turn(context), time.monotonic(), 0, 0
+    turn, moved, skipped = Turn(context, BACKGROUND), 0, 0
+    pace = Pace(rate, await store.dead.due_at(app, job)) if rate else None
     while True:
         await store.dead.keep(app, job, lease=lease)
         step = await store.dead.step(app, job, most=most)
@@ -105,36 +112,86 @@ async def _replay(context: Context, store: Store, app: str, job: str) -> dict[st
             await store.dead.finish(app, job)
             log.info("replay_done", app=app, job=job, moved=moved, skipped=skipped)
             break
-        due = began + moved / rate if rate else 0.0
-        while (left := due - time.monotonic()) > 0 and not context.stopping():
-            await asyncio.sleep(min(left, 0.2))
-            await store.dead.keep(app, job, lease=lease)
+        now = store.clock()
+        due = now if pace is None else pace.after(step.moved, now)
+        if due > now:
+            await store.dead.put_off(app, job, due)
+            break
         if turn.over:
             await store.dead.keep(app, job, lease=0)
             break
     return {"moved": moved, "skipped": skipped}
 
 
-async def expand(context: Context, app: str, push_id: str) -> dict[str, Any]:
-    """Look up the audience of a push for a while: until all are found, or its slice is over, or the queue is full.
+class Pace:
+    """When the next step of a replay is due that moves so many a second. Pure. Instants in Unix ms.
 
-    Killed at any point, it goes on where its last step ended. What came of this slice.
+    Reckoned from when the step was due, not from when somebody came to take it, so that the rate is kept although
+    nobody waits beside it; a step that comes more than `BEHIND` late is no reason to hurry for longer than that.
     """
-    settings = context.settings
+
+    def __init__(self, rate: float, due: int) -> None:
+        self._rate = rate
+        self._due = due
+
+    def after(self, moved: int, now: int) -> int:
+        """After a step at `now` that has moved so many."""
+        self._due = max(self._due, now - BEHIND) + int(moved / self._rate * 1000)
+        return self._due
+
+
+async def expand(context: Context) -> dict[str, int]:
+    """Look up audiences, each for a slice, in fair turns, until nothing waits or other jobs do.
+
+    Killed at any point, each goes on where its last step ended. How many deliveries were made.
+    """
+    settings, turn, made = context.settings, Turn(context), 0
+    full: set[str] = set()
     async with open_store(context.store_url, store_config(settings)) as store:
-        turn = Turn(context)
+        while not turn.over:
+            waiting = [each for each in await store.expansions.due(settings.apps) if each.app not in full]
+            if not waiting:
+                break
+            which = context.turns.choose(waiting)
+            run = await _expand_one(context, store, which)
+            made += run.made
+            if run.end == "full":
+                full.add(which.app)
+    return {"made": made}
+
+
+async def _expand_one(context: Context, store: Store, which: Waiting) -> fanout.Run:
+    """For a slice. What ends it in vain is said, and it is put off: it must not be the next one again at once."""
+    settings, log = context.settings, get_logger("jobs").bind(app=which.app, push=which.push_id)
+    lease = int(settings.jobs.takeover * 1000)
+    if not await store.expansions.take_up(which, lease=lease):
+        return fanout.Run(0, "left")
+    until = time.monotonic() + SLICE
+    try:
         run = await fanout.expand(
-            app,
-            push_id,
+            which.app,
+            which.push_id,
             expansions=store.expansions,
             registry=store.registry,
-            routes=route_table(settings, app),
-            lease=int(settings.jobs.takeover * 1000),
-            go_on=lambda: not turn.over,
-            has_room=_room(store, settings, app),
+            routes=route_table(settings, which.app),
+            lease=lease,
+            go_on=lambda: time.monotonic() < until and not context.stopping(),
+            has_room=_room(store, settings, which.app),
+            now=store.clock,
         )
-    get_logger("jobs").info("push_expanded", app=app, push=push_id, made=run.made, end=run.end)
-    return {"made": run.made, "end": run.end}
+    except CodecError as error:
+        await store.expansions.set_aside(which, str(error).partition(":")[0])
+        return fanout.Run(0, "left")
+    except (StoreError, BaseTimeoutException):
+        raise  # Redis is away or very slow: the lease runs out, and somebody takes it up
+    except Exception as error:
+        wait = await store.expansions.put_off(which)
+        log.error("expansion_failed", error=type(error).__name__, again_in=wait / 1000, exc_info=True)
+        return fanout.Run(0, "left")
+    if run.late:
+        log.warning("audience_expired", made=run.made)
+    log.info("push_expanded", made=run.made, end=run.end)
+    return run
 
 
 def _room(store: Store, settings: Settings, app: str) -> Callable[[int], Awaitable[bool]]:

@@ -240,14 +240,9 @@ async def enqueue_replays(store: Store, queue: Queue, settings: Settings) -> Non
 
 
 async def enqueue_expansions(store: Store, queue: Queue, settings: Settings) -> None:
-    """Give each push whose audience nobody looks up to rq; one that has not begun goes before all that waits."""
-    due = await store.expansions.due(settings.apps)
-    found = {place: await store.expansions.load(*place) for place in due}
-    calls = {f"{app}-{push_id}": (app, push_id) for (app, push_id), at in found.items() if at is not None}
-    fresh = {f"{app}-{push_id}" for (app, push_id), at in found.items() if at is not None and at.step == 0}
-    await _enqueue_each(queue, "expand", calls, first=fresh)
-    for app, push_id in calls.values():
-        await store.expansions.keep(app, push_id, lease=int(settings.jobs.takeover * 1000))
+    """Let a worker look up audiences where some wait, before all else; which ones it decides when it has its turn."""
+    if await store.expansions.due(settings.apps):
+        await _enqueue_each(queue, "expand", {"run": ()}, first=True)
 
 
 async def enqueue_webhooks(store: Store, queue: Queue, settings: Settings) -> None:
@@ -258,16 +253,16 @@ async def enqueue_webhooks(store: Store, queue: Queue, settings: Settings) -> No
 
 
 async def _enqueue_each(
-    queue: Queue, function: str, calls: Mapping[str, tuple[str, ...]], *, first: Collection[str] = ()
+    queue: Queue, function: str, calls: Mapping[str, tuple[str, ...]], *, first: bool = False
 ) -> None:
-    """Each call by its name, unless one of that name waits there already. Those of `first` go to the front."""
+    """Each call by its name, unless one of that name waits there already; before all that waits where told."""
     if not calls:
         return
     waiting = {job_id.rpartition("-")[0] for job_id in await asyncio.to_thread(queue.get_job_ids)}
     for name, arguments in calls.items():
         if f"{function}-{name}" not in waiting:
             job_id = f"{function}-{name}-{time.time_ns()}"
-            await asyncio.to_thread(_enqueue, queue, function, arguments, job_id, name in first)
+            await asyncio.to_thread(_enqueue, queue, function, arguments, job_id, first)
 
 
 async def enqueue_erasures(store: Store, queue: Queue, settings: Settings) -> None:

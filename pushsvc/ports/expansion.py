@@ -7,7 +7,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from ..model import Platform, Push, Target
+from ..model import Lane, Platform, Push, Target
 
 
 class Expansion(Struct, frozen=True):
@@ -23,19 +23,41 @@ class Expansion(Struct, frozen=True):
     """Deliveries that were made so far: the index of the next one."""
 
 
+class Waiting(Struct, frozen=True):
+    """A push whose audience nobody looks up at present, and whose time has come."""
+
+    app: str
+    push_id: str
+    lane: Lane
+    since: int
+    """When it was to begin, Unix ms; later where somebody who worked on it has died, or it could not be done."""
+
+
 class Expansions(Protocol):
     """Pushes whose audience is being looked up. Each step is atomic; of two that begin at the same place one counts.
 
-    Who works on a push is not locked: whoever does puts off the instant at which it is taken up by others (`keep`,
+    Who works on a push is not locked: whoever does puts off the instant at which it is taken up by others (`take_up`,
     `advance`), and when two work on it all the same the later one to speak is told to leave it.
     """
 
-    async def due(self, apps: Iterable[str]) -> list[tuple[str, str]]:
-        """App and id of pushes that nobody works on at present, and whose time has come; some of them, if many."""
+    async def due(self, apps: Iterable[str]) -> list[Waiting]:
+        """Of each app and lane those that have waited longest."""
         ...
 
-    async def keep(self, app: str, push_id: str, *, lease: int) -> None:
-        """Say that somebody works on it for so many ms, or soon will; 0: nobody does."""
+    async def take_up(self, which: Waiting, *, lease: int) -> bool:
+        """Leave it to the caller for so many ms. False: somebody else was faster, or it is over."""
+        ...
+
+    async def release(self, at: Expansion) -> None:
+        """Nobody works on it: it waits again, at the place that it had in its app and lane."""
+        ...
+
+    async def put_off(self, which: Waiting) -> int:
+        """It could not be done: wait before it is tried again, each time twice as long. Those ms."""
+        ...
+
+    async def set_aside(self, which: Waiting, why: str) -> None:
+        """Its record cannot be read: keep it in the quarantine, and end the push with what it has."""
         ...
 
     async def load(self, app: str, push_id: str) -> Expansion | None:

@@ -7,7 +7,7 @@
 -- `ck` says that every dispatcher has let go of the push; it is set here where there is nobody to wait for.
 --
 -- KEYS  1 ps:T:p:<id>; 2 ps:T:cancelled; 3 ps:T:epoch; 4 ps:T:s:<id>; 5 ps:T:scheduled; 6 ps:T:pending;
---       7 ps:T:x:<id>; 8 ps:T:expansions; 9 ps:T:revoked; 10 ps:T:heard
+--       7 ps:T:x:<id>; 8 ps:T:revoked; 9 ps:T:heard; from 10 on ps:T:expansions:<lane> of each lane
 -- ARGV  1 push id; 2 now ms; 3 status TTL ms; 4 ms for which a delivery may be open; 5 lifetime of a revocation ms;
 --       then the fields to return
 -- Returns the values of those fields after the step; of a push that was scheduled platform, count, platform, count,
@@ -17,16 +17,6 @@
 
 local prefix = string.match(KEYS[1], '^ps:%b{}:')
 
--- How many of its deliveries have ended.
-local function over()
-  local found = 0
-  for _, count in ipairs(redis.call('HMGET', KEYS[1], 'n:sent', 'n:failed', 'n:invalid', 'n:expired', 'n:suppressed',
-    'n:cancelled')) do
-    found = found + tonumber(count or 0)
-  end
-  return found
-end
-
 local state, total, place, confirmed = unpack(redis.call('HMGET', KEYS[1], 'st', 'n', 'cx', 'ck'))
 if not state then
   return false
@@ -35,7 +25,9 @@ local ended = {}
 if state ~= 'done' and state ~= 'cancelled' then
   redis.call('HSET', KEYS[1], 'st', 'cancelled', 'up', ARGV[2])
   redis.call('DEL', KEYS[7])
-  redis.call('ZREM', KEYS[8], ARGV[1])
+  for k = 10, #KEYS do
+    redis.call('ZREM', KEYS[k], ARGV[1])
+  end
   if state == 'scheduled' then
     local parts, gone = redis.call('LRANGE', KEYS[4], 0, -1), 0
     for at = 1, #parts, 4 do
@@ -47,17 +39,17 @@ if state ~= 'done' and state ~= 'cancelled' then
     redis.call('ZREM', KEYS[5], ARGV[1])
     redis.call('HINCRBY', KEYS[6], 'scheduled', 0 - gone) -- -0 is no integer to Redis
     confirmed = '1'
-  elseif over() == tonumber(total) then
+  elseif ended_of_push(KEYS[1]) == tonumber(total) then
     confirmed = '1'
   else
     redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
     redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[2] - ARGV[4])
     redis.call('INCR', KEYS[3])
     local oldest = string.format('%.0f', ARGV[2] - ARGV[5])
-    place = redis.call('XADD', KEYS[9], 'MINID', '~', oldest, '*', 'p', ARGV[1])
-    redis.call('PEXPIRE', KEYS[9], ARGV[5])
+    place = redis.call('XADD', KEYS[8], 'MINID', '~', oldest, '*', 'p', ARGV[1])
+    redis.call('PEXPIRE', KEYS[8], ARGV[5])
     redis.call('HSET', KEYS[1], 'cx', place)
-    confirmed = redis.call('HLEN', KEYS[10]) == 0 and '1'
+    confirmed = redis.call('HLEN', KEYS[9]) == 0 and '1'
   end
   if confirmed then
     redis.call('HSET', KEYS[1], 'ck', 1)

@@ -1,7 +1,7 @@
 -- Included by others: writes pushes, each as a status hash and its entries in the lanes.
 --
 -- From ARGV[at] on for each push: id, total, created at ms, due ms or 0 for at once, status TTL in ms,
--- encoded push or '', number of chunks, and for each chunk: platform, lane, number of targets, blob. A push whose id is
+-- '' or `<lane> <encoded push>`, number of chunks, and for each chunk: platform, lane, number of targets, blob. A push whose id is
 -- known already is left alone. The chunks of one that is scheduled wait beside the lanes until launch.lua moves them
 -- there; until then its deliveries are counted as `scheduled`. A push that comes encoded is made from an audience: it
 -- has no chunks yet, and expand.lua goes on from here, when the push is due. A status has no lifetime while deliveries
@@ -19,8 +19,10 @@ local function enqueue(prefix, at)
       local record = prefix .. 'x:' .. id
       local state = due == '0' and 'expanding' or 'scheduled'
       redis.call('HSET', push, 'n', 0, 'st', state, 'at', created, 'up', created, 'x', 1)
-      redis.call('HSET', record, 'push', whole, 'step', 0, 'cursor', '')
-      redis.call('ZADD', prefix .. 'expansions', due == '0' and created or due, id)
+      local space = string.find(whole, ' ', 1, true)
+      local lane = string.sub(whole, 1, space - 1)
+      redis.call('HSET', record, 'push', string.sub(whole, space + 1), 'step', 0, 'cursor', '')
+      redis.call('ZADD', prefix .. 'expansions:' .. lane, due == '0' and created or due, id)
       if due ~= '0' then
         redis.call('HSET', push, 'due', due)
       end

@@ -6,7 +6,7 @@
 -- that a cancelled push takes no further step.
 -- The indexes in the encoded chunks go on where the push's total stands; the number of steps vouches for it.
 --
--- KEYS  1 ps:T:pending; 2 ps:T:p:<id>; 3 ps:T:x:<id>; 4 ps:T:expansions
+-- KEYS  1 ps:T:pending; 2 ps:T:p:<id>; 3 ps:T:x:<id>; 4 ps:T:expansions:<lane>
 -- ARGV  1 prefix `ps:T:`; 2 push id; 3 now ms; 4 status TTL ms; 5 steps seen; 6 next cursor; 7 1 where nothing follows;
 --       8 lease ms; then for each chunk: platform, lane, number of targets, blob
 -- Returns the deliveries of the push so far, or -1 where the step did not take place.
@@ -35,11 +35,7 @@ if ARGV[7] ~= '1' then
   redis.call('HSET', KEYS[3], 'step', ARGV[5] + 1, 'cursor', ARGV[6])
   redis.call('ZADD', KEYS[4], 'XX', now + ARGV[8], id)
 else
-  local over = 0
-  for _, count in ipairs(redis.call('HMGET', KEYS[2], 'n:sent', 'n:failed', 'n:invalid', 'n:expired', 'n:suppressed',
-    'n:cancelled')) do
-    over = over + (tonumber(count or 0))
-  end
+  local over = ended_of_push(KEYS[2])
   redis.call('HSET', KEYS[2], 'st', over == total and 'done' or 'sending', 'up', now)
   redis.call('DEL', KEYS[3])
   redis.call('ZREM', KEYS[4], id)

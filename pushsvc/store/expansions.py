@@ -11,13 +11,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..codec import chunks_of, decode_push, encode_chunk
-from ..model import Platform, Target
-from ..ports.expansion import Expansion
+from ..model import LANES, Platform, Target
+from ..ports.expansion import Expansion, Waiting
+from ..telemetry import get_logger
 from . import keys
 from .clock import Clock
 from .config import StoreConfig
-from .leases import Leases
 from .link import Link
+
+HEAD = 4
+"""Pushes of one app and lane that are named at once: whoever comes second takes the next."""
+FIRST_PAUSE, LONGEST_PAUSE = 5_000, 600_000
+"""Milliseconds until an expansion that fails is tried again."""
+
+
+def pause(faults: int) -> int:
+    """Milliseconds after so many faults."""
+    return min(LONGEST_PAUSE, FIRST_PAUSE << min(faults - 1, 10))
 
 
 class RedisExpansions:
@@ -27,15 +37,50 @@ class RedisExpansions:
         self._link = link
         self._config = config
         self._clock = clock
-        self._leases = Leases(link, clock)
 
-    async def due(self, apps: Iterable[str]) -> list[tuple[str, str]]:
-        places = [(app, shard) for app in apps for shard in range(self._config.shards_of(app))]
-        found = await self._leases.due([keys.expansions(app, shard) for app, shard in places])
-        return [(app, push_id) for (app, _), ids in zip(places, found, strict=True) for push_id in ids]
+    async def due(self, apps: Iterable[str]) -> list[Waiting]:
+        places = [(app, shard, lane) for app in apps for shard in range(self._config.shards_of(app)) for lane in LANES]
+        now = self._clock()
+        found = await self._link.many(
+            [
+                ("ZRANGEBYSCORE", keys.expansions(*place), "-inf", now, "WITHSCORES", "LIMIT", 0, HEAD)
+                for place in places
+            ]
+        )
+        return [
+            Waiting(app, push_id.decode(), lane, int(since))
+            for (app, _, lane), flat in zip(places, found, strict=True)
+            for push_id, since in zip(flat[::2], flat[1::2], strict=True)
+        ]
 
-    async def keep(self, app: str, push_id: str, *, lease: int) -> None:
-        await self._leases.keep(keys.expansions(app, self._shard(app, push_id)), push_id, lease)
+    async def take_up(self, which: Waiting, *, lease: int) -> bool:
+        now = self._clock()
+        return bool(await self._link.script("take_up", [self._set_of(which)], [which.push_id, now, now + lease]))
+
+    async def release(self, at: Expansion) -> None:
+        push = at.push
+        place = keys.expansions(push.app, self._shard(push.app, push.id), push.lane)
+        await self._link.call("ZADD", place, "XX", push.starts_at, push.id)
+
+    async def put_off(self, which: Waiting) -> int:
+        record = keys.expansion(which.app, self._shard(which.app, which.push_id), which.push_id)
+        wait = pause(int(await self._link.call("HINCRBY", record, "faults", 1)))
+        await self._link.call("ZADD", self._set_of(which), "XX", self._clock() + wait, which.push_id)
+        return wait
+
+    async def set_aside(self, which: Waiting, why: str) -> None:
+        app, push_id = which.app, which.push_id
+        shard = self._shard(app, push_id)
+        record = keys.expansion(app, shard, push_id)
+        await self._link.script(
+            "abandon",
+            [keys.push(app, shard, push_id), record, self._set_of(which), keys.quarantine(app, shard)],
+            [keys.prefix(app, shard), push_id, self._clock(), self._config.status_ttl * 1000, why],
+        )
+        get_logger("store").error("expansion_quarantined", app=app, push=push_id, error=why)
+
+    def _set_of(self, which: Waiting) -> str:
+        return keys.expansions(which.app, self._shard(which.app, which.push_id), which.lane)
 
     async def load(self, app: str, push_id: str) -> Expansion | None:
         shard = self._shard(app, push_id)
@@ -47,7 +92,9 @@ class RedisExpansions:
         )
         blob, step, cursor = record
         if blob is None:
-            await self._link.call("ZREM", keys.expansions(app, shard), push_id)
+            places = [("ZREM", keys.expansions(app, shard, lane), push_id) for lane in LANES]
+            if any(await self._link.many(places)):
+                get_logger("store").error("expansion_lost", app=app, push=push_id)
             return None
         return Expansion(decode_push(blob), int(step), cursor.decode(), int(total or 0))
 
@@ -63,7 +110,7 @@ class RedisExpansions:
             "expand",
             [
                 *(keys.pending(push.app, shard), keys.push(push.app, shard, push.id)),
-                *(keys.expansion(push.app, shard, push.id), keys.expansions(push.app, shard)),
+                *(keys.expansion(push.app, shard, push.id), keys.expansions(push.app, shard, push.lane)),
             ],
             [
                 *(keys.prefix(push.app, shard), push.id, self._clock(), self._config.status_ttl * 1000),

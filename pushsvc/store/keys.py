@@ -24,7 +24,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | have not ended; 1 where there is none                 |
 | `ps:T:x:<id>`              | hash   | until all are found    | the expansion of a push from its audience: `push`     |
 |                            |        |                        | encoded Push, `step` steps taken, `cursor` of the next|
-| `ps:T:expansions`          | zset   | until done             | ids of pushes that are being expanded; score the ms   |
+|                            |        |                        | and `faults` that it met                              |
+| `ps:T:expansions:<lane>`   | zset   | until done             | ids of pushes that are being expanded; score the ms   |
 |                            |        |                        | at which one that nobody works on is taken up         |
 | `ps:T:cancelled`           | zset   | member: until it ends  | ids of cancelled pushes that still have deliveries    |
 |                            |        |                        | not ended; score cancelled at ms                      |
@@ -38,6 +39,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | dead letter can be sent again                         |
 | `ps:T:replay:<job>`        | hash   | once done: 7 days      | a replay: `cursor`, `end`, `moved`, `skipped`, `up`;  |
 |                            |        |                        | in shard 0 also `spec`, `st`, `at`, `matched`, `error`|
+|                            |        |                        | and `due` ms of the next step of one with a rate      |
 | `ps:T:answers:<platform>:<minute>` | hash | 24 h           | `sent:<s>`, `dead:<s>`, `suspect:<s>`: what was       |
 |                            |        |                        | answered of tokens in ten seconds from second s on    |
 | `ps:T:receipts`            | stream | entry: until recorded  | `r` encoded Receipt; consumer group `feedback`        |
@@ -258,8 +260,8 @@ def expansion(app: str, shard: int, push_id: str) -> str:
     return f"{prefix(app, shard)}x:{push_id}"
 
 
-def expansions(app: str, shard: int) -> str:
-    return f"{prefix(app, shard)}expansions"
+def expansions(app: str, shard: int, lane: Lane) -> str:
+    return f"{prefix(app, shard)}expansions:{lane}"
 
 
 def epoch(app: str, shard: int) -> str:

@@ -61,6 +61,12 @@ class MemoryDeadLetters:
     async def keep(self, app: str, job: str, *, lease: int) -> None:
         """Nobody dies here."""
 
+    async def due_at(self, app: str, job: str) -> int:
+        return 0
+
+    async def put_off(self, app: str, job: str, due: int) -> None:
+        """Nobody waits here."""
+
     async def finish(self, app: str, job: str, error: str = "") -> None:
         status = self._state.replays[app, job]
         if status.state != "stopped":

@@ -8,8 +8,9 @@ import msgspec
 
 from ..codec import chunks_of
 from ..model import Platform, Target
-from ..ports.expansion import Expansion
-from .memory_state import Record, State
+from ..ports.expansion import Expansion, Waiting
+from .expansions import pause
+from .memory_state import Record, State, Walk
 
 
 class MemoryExpansions:
@@ -18,18 +19,44 @@ class MemoryExpansions:
     def __init__(self, state: State) -> None:
         self._state = state
 
-    async def due(self, apps: Iterable[str]) -> list[tuple[str, str]]:
+    async def due(self, apps: Iterable[str]) -> list[Waiting]:
         wanted, now = set(apps), self._state.clock()
-        return [
-            place
-            for place, record in self._state.pushes.items()
-            if place[0] in wanted and record.walk is not None and record.walk.due <= now
+        found = [
+            Waiting(app, push_id, record.push.lane, record.walk.due)
+            for (app, push_id), record in self._state.pushes.items()
+            if app in wanted and record.walk is not None and record.walk.due <= now
         ]
+        return sorted(found, key=lambda each: (each.since, each.push_id))
 
-    async def keep(self, app: str, push_id: str, *, lease: int) -> None:
+    async def take_up(self, which: Waiting, *, lease: int) -> bool:
+        walk = self._walk(which.app, which.push_id)
+        if walk is None or walk.due > self._state.clock():
+            return False
+        walk.due = self._state.clock() + lease
+        return True
+
+    async def release(self, at: Expansion) -> None:
+        walk = self._walk(at.push.app, at.push.id)
+        if walk is not None:
+            walk.due = at.push.starts_at
+
+    async def put_off(self, which: Waiting) -> int:
+        walk = self._walk(which.app, which.push_id)
+        if walk is None:
+            return 0
+        walk.faults += 1
+        wait = pause(walk.faults)
+        walk.due = self._state.clock() + wait
+        return wait
+
+    async def set_aside(self, which: Waiting, why: str) -> None:
+        record = self._state.pushes[which.app, which.push_id]
+        record.walk = None
+        record.state = "done" if record.left == 0 else "sending"
+
+    def _walk(self, app: str, push_id: str) -> Walk | None:
         record = self._state.pushes.get((app, push_id))
-        if record is not None and record.walk is not None:
-            record.walk.due = self._state.clock() + lease
+        return None if record is None else record.walk
 
     async def load(self, app: str, push_id: str) -> Expansion | None:
         record = self._state.pushes.get((app, push_id))

@@ -53,6 +53,7 @@ class Walk:
     due: int
     step: int = 0
     cursor: str = ""
+    faults: int = 0
 
 
 @dataclass

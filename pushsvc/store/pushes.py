@@ -10,7 +10,7 @@ from typing import Any
 from .. import telemetry
 from ..codec import decode_row, decode_rows, encode_chunk, encode_push, split
 from ..errors import Conflict, Fault, InvalidRequest
-from ..model import DeliveryRow, End, Push, PushStatus
+from ..model import LANES, DeliveryRow, End, Push, PushStatus
 from ..routing import platform_of
 from . import keys
 from .accepting import Accepting, Args, Part
@@ -79,7 +79,7 @@ class RedisPushes:
         """What `enqueue.lua` reads of a push, and its size in bytes."""
         chunks = split(push, self._config.chunk_size)
         ttl = self._config.status_ttl * 1000
-        whole = encode_push(push) if push.audience else b""
+        whole = b"%s %s" % (push.lane.encode(), encode_push(push)) if push.audience else b""
         args: Args = [push.id, push.total, push.created_at, push.send_at or 0, ttl, whole, len(chunks)]
         size = len(whole)
         for chunk in chunks:
@@ -142,8 +142,8 @@ class RedisPushes:
             [
                 *(keys.push(app, shard, push_id), keys.cancelled(app, shard), keys.epoch(app, shard)),
                 *(keys.waiting(app, shard, push_id), keys.scheduled(app, shard), keys.pending(app, shard)),
-                *(keys.expansion(app, shard, push_id), keys.expansions(app, shard)),
-                *(keys.revoked(app, shard), keys.heard(app, shard)),
+                *(keys.expansion(app, shard, push_id), keys.revoked(app, shard), keys.heard(app, shard)),
+                *(keys.expansions(app, shard, lane) for lane in LANES),
             ],
             [push_id, self._clock(), self._config.status_ttl * 1000, OPEN_MOST, LIFETIME, *FIELDS],
         )

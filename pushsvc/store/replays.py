@@ -116,6 +116,15 @@ class RedisReplays:
         """Say that somebody works on it for so many ms, or soon will; 0: nobody does. A done one stays done."""
         await self._leases.keep(keys.REPLAYS, f"{app} {job}", lease)
 
+    async def due_at(self, app: str, job: str) -> int:
+        """When its next step was due by its rate, Unix ms; 0 before the first."""
+        return int(await self._link.call("HGET", keys.replay(app, 0, job), "due") or 0)
+
+    async def put_off(self, app: str, job: str, due: int) -> None:
+        """Its next step is due at that ms, and nobody works on it until then."""
+        await self._link.call("HSET", keys.replay(app, 0, job), "due", due)
+        await self._link.call("ZADD", keys.REPLAYS, "XX", due, f"{app} {job}")
+
     async def finish(self, app: str, job: str, error: str = "") -> None:
         """It is done, or has failed."""
         state = "failed" if error else "done"

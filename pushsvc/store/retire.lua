@@ -10,3 +10,13 @@ local function retire(prefix, id, large, ttl)
     redis.call('PEXPIRE', prefix .. 'r:' .. id, ttl)
   end
 end
+
+-- How many deliveries of a push have ended.
+local function ended_of_push(push)
+  local found = 0
+  for _, count in ipairs(redis.call('HMGET', push, 'n:sent', 'n:failed', 'n:invalid', 'n:expired', 'n:suppressed',
+    'n:cancelled')) do
+    found = found + tonumber(count or 0)
+  end
+  return found
+end

@@ -625,6 +625,7 @@ def test_an_audience_names_her_no_more_and_everybody_else(server: Server | None)
             run = await expand(
                 "shop",
                 name,
+                now=lambda: NOW,
                 expansions=store.expansions,
                 registry=store.registry,
                 routes={},

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import rq
+from hypothesis import given
+from hypothesis import strategies as st
 from redis import Redis
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
@@ -21,7 +23,7 @@ from rq.serializers import JSONSerializer
 from pushsvc.codec import CodecError, encode_event
 from pushsvc.errors import ConfigError, StoreUnavailable
 from pushsvc.jobs import FUNCTIONS, QUEUE, Context, NotAllowed, make_job_class, make_worker, process
-from pushsvc.jobs.functions import webhook
+from pushsvc.jobs.functions import BEHIND, STEP, Pace, replay, webhook
 from pushsvc.jobs.process import Periodic, enqueue_replays, enqueue_webhooks
 from pushsvc.jobs.worker import make_queue
 from pushsvc.model import FeedbackEvent
@@ -33,7 +35,7 @@ from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.connect import open_sync_redis
 
 from .servers import KINDS, Server, running_server, wait_until
-from .test_store_kit import make_push, take_all
+from .test_store_kit import NOW, make_push, take_all
 from .test_store_replay import fail_all
 
 CONFIG = """
@@ -128,6 +130,35 @@ def test_a_killed_replay_goes_on_and_moves_each_once(server: Server, tmp_path: P
     play(server, story)
 
 
+@given(st.floats(0.01, 1000), st.lists(st.integers(0, 3000), min_size=1, max_size=50))
+def test_a_replay_keeps_its_rate_however_late_each_step_is_taken(rate: float, late: list[int]) -> None:
+    most, now, moved = max(1, min(STEP, int(rate))), NOW, 0
+    due = 0
+    for wait in late:
+        assert moved <= rate * (now - NOW + BEHIND) / 1000 + most
+        moved += most
+        due = Pace(rate, due).after(most, now)  # each step by another process
+        now = max(now, due) + wait
+    if not any(wait > BEHIND for wait in late):
+        assert moved >= rate * (due - NOW) / 1000 * 0.99 - 1
+
+
+def test_a_slow_replay_leaves_the_worker_to_others(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await fail_all(store, make_push("p", 3))
+        job = (await store.dead.request(ReplaySpec("shop", rate=0.1))).job
+        context = Context(Current(Settings()), server.url)
+        before = store.clock()
+        assert await replay(context, "shop", job) == {"moved": 1, "skipped": 0}
+        assert store.clock() - before < 5_000
+        assert await store.dead.unfinished() == []
+        assert await store.dead.unfinished(due=False) == [("shop", job)]
+        due = await store.link.call("ZSCORE", keys.REPLAYS, f"shop {job}")
+        assert float(due) - before > 8_000
+
+    play(server, story)
+
+
 def test_a_worker_that_is_asked_to_stop_ends_between_two_steps(server: Server, tmp_path: Path) -> None:
     async def story(store: Store) -> None:
         await fail_all(store, make_push("p", 1000))
@@ -136,7 +167,7 @@ def test_a_worker_that_is_asked_to_stop_ends_between_two_steps(server: Server, t
             await until(lambda: moved(store, job, 10))
             process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(process.wait) == 0
-        assert await store.dead.unfinished() == [("shop", job)]
+        assert await store.dead.unfinished(due=False) == [("shop", job)]
         status = await store.dead.replay("shop", job)
         assert status is not None
         assert (status.state, status.error) == ("running", "")

@@ -7,13 +7,17 @@ import signal
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import pytest
 from redis import Redis
+from structlog.testing import capture_logs
 
+from pushsvc import fanout
 from pushsvc.codec import encode_audience
 from pushsvc.devices import ByTopic, Device
-from pushsvc.jobs import FUNCTIONS, QUEUE, Context, make_job_class
+from pushsvc.jobs import FUNCTIONS, QUEUE, Context, functions, make_job_class
 from pushsvc.jobs.functions import LONGEST, SLICE, Turn
 from pushsvc.jobs.process import enqueue_expansions, enqueue_replays
 from pushsvc.jobs.worker import make_queue
@@ -21,7 +25,7 @@ from pushsvc.model import Push
 from pushsvc.ports import ReplaySpec
 from pushsvc.runtime import Current
 from pushsvc.settings import AppSettings, Settings
-from pushsvc.store import Store
+from pushsvc.store import Store, keys
 
 from .servers import Server
 from .test_jobs import play, server, until, worker
@@ -84,33 +88,72 @@ def test_an_expansion_killed_again_and_again_numbers_each_device_once(server: Se
     play(server, story)
 
 
-def test_a_push_that_has_not_begun_goes_before_all_that_waits(server: Server) -> None:
+def test_audiences_go_before_all_that_waits(server: Server) -> None:
     async def story(store: Store) -> None:
         await register(store, 2)
         await fail_all(store, make_push("r", 1))
         await store.dead.request(ReplaySpec("shop"))
         for push_id in ("p", "q"):
             await store.pushes.accept(to_topic(push_id))
-        at = await store.expansions.load("shop", "p")
-        assert at is not None
-        await store.expansions.advance(at, {}, cursor="1", lease=0)
         settings = Settings(apps={"shop": AppSettings(name="shop")})
         with Redis(unix_socket_path=str(server.folder / "socket")) as connection:
             queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
             await enqueue_replays(store, queue, settings)
             await enqueue_expansions(store, queue, settings)
             await enqueue_expansions(store, queue, settings)
-            assert [job.args for job in queue.jobs] == [
-                ["shop", "q"],
-                ["shop", queue.jobs[1].args[1]],
-                ["shop", "p"],
-            ]
-            assert [job.func_name for job in queue.jobs] == ["expand", "replay", "expand"]
-            assert await store.expansions.due(["shop"]) == []
-            await store.pushes.cancel("shop", "q")
-            await store.expansions.keep("shop", "p", lease=0)
+            assert [job.func_name for job in queue.jobs] == ["expand", "replay"]
+            for each in await store.expansions.due(["shop"]):
+                await store.pushes.cancel("shop", each.push_id)
+            queue.delete()
             await enqueue_expansions(store, queue, settings)
-            assert queue.count == 3
+            assert queue.count == 0
+
+    play(server, story)
+
+
+def settings_of(*apps: str) -> Settings:
+    return Settings(apps={name: AppSettings(name=name) for name in apps})
+
+
+def test_one_that_cannot_be_read_or_fails_stops_no_other(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(store: Store) -> None:
+        await register(store, 2)
+        for push_id in ("newer", "broken", "good"):
+            await store.pushes.accept(to_topic(push_id))
+        await store.link.call("HSET", keys.expansion("shop", 0, "newer"), "push", b"\x02 of a later version")
+        expand = fanout.expand
+
+        async def failing(app: str, push_id: str, **rest: Any) -> fanout.Run:
+            if push_id == "broken":
+                raise RuntimeError("a fault of ours")
+            return await expand(app, push_id, **rest)
+
+        monkeypatch.setattr(fanout, "expand", failing)
+        with capture_logs() as logs:
+            assert await functions.expand(Context(Current(settings_of("shop")), server.url)) == {"made": 2}
+        assert [line["event"] for line in logs if line["log_level"] == "error"] == [
+            "expansion_failed",
+            "expansion_quarantined",
+        ]
+        assert await standing(store, "good") == ("sending", 2)
+        assert await standing(store, "newer") == ("done", 0)
+        assert await standing(store, "broken") == ("expanding", 0)
+        assert await store.expansions.due(["shop"]) == []  # until its pause is over
+        assert await store.link.call("ZCARD", keys.expansions("shop", 0, "normal")) == 1
+        assert await store.link.call("XLEN", keys.quarantine("shop", 0)) == 1
+
+    play(server, story)
+
+
+def test_what_expired_while_it_waited_is_said_and_ends_as_expired(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await register(store, 2)
+        late = msgspec.structs.replace(to_topic("p"), created_at=1_000, expires_at=2_000)
+        await store.pushes.accept(late)
+        with capture_logs() as logs:
+            assert await functions.expand(Context(Current(settings_of("shop")), server.url)) == {"made": 2}
+        assert "audience_expired" in [line["event"] for line in logs]
+        assert await standing(store, "p") == ("sending", 2)
 
     play(server, story)
 

@@ -24,7 +24,7 @@ from pushsvc.model import (
     Unavailable,
 )
 from pushsvc.ports import DeadFilter, ReplaySpec
-from pushsvc.ports.expansion import Expansion
+from pushsvc.ports.expansion import Expansion, Waiting
 from pushsvc.store import StoreConfig
 
 from .servers import Server
@@ -311,19 +311,26 @@ def test_who_works_on_it_keeps_it_from_others(server: Server | None) -> None:
         store = await world.store()
         at = await begun(store, to_topic("p"))
         await store.pushes.accept(msgspec.structs.replace(to_topic("q"), app="other"))
-        assert await store.expansions.due(["shop", "nobody"]) == [("shop", "p")]
-        assert sorted(await store.expansions.due(["shop", "other"])) == [("other", "q"), ("shop", "p")]
-        await store.expansions.keep("shop", "p", lease=LEASE)
+        p = Waiting("shop", "p", "normal", NOW)
+        assert await store.expansions.due(["shop", "nobody"]) == [p]
+        found = await store.expansions.due(["shop", "other"])
+        assert sorted(each.push_id for each in found) == ["p", "q"]
+        assert await store.expansions.take_up(p, lease=LEASE)
+        assert not await store.expansions.take_up(p, lease=LEASE)
         assert await store.expansions.due(["shop"]) == []
-        await store.expansions.keep("shop", "p", lease=0)
-        assert await store.expansions.due(["shop"]) == [("shop", "p")]
+        await store.expansions.release(at)
+        assert await store.expansions.due(["shop"]) == [p]
         at = await step(store, at, 1)
         assert await store.expansions.due(["shop"]) == []
-        await store.expansions.keep("shop", "p", lease=0)
+        await store.expansions.release(at)
+        waits = [await store.expansions.put_off(p) for _ in range(3)]
+        assert waits == [5_000, 10_000, 20_000]
+        assert await store.expansions.due(["shop"]) == []
+        await store.expansions.release(at)
         await step(store, at, 1, None)
         assert await store.expansions.due(["shop"]) == []
-        await store.expansions.keep("shop", "p", lease=0)
-        await store.expansions.keep("shop", "unknown", lease=0)
+        await store.expansions.release(at)
+        assert not await store.expansions.take_up(p, lease=LEASE)
         assert await store.expansions.due(["shop"]) == []
 
     play(server, story)
@@ -334,7 +341,7 @@ def test_a_scheduled_push_is_looked_up_when_it_is_due(server: Server | None) -> 
         store = await world.store()
         await store.pushes.accept(to_topic("p", send_at=NOW + 3_600_000))
         await store.pushes.accept(to_topic("q", send_at=NOW - 1))
-        assert await store.expansions.due(["shop"]) == [("shop", "q")]
+        assert [each.push_id for each in await store.expansions.due(["shop"])] == ["q"]
         assert await standing(store) == ("scheduled", {})
         assert await store.queue.launch("shop", NOW + 7_200_000) == 0
         at = await store.expansions.load("shop", "q")
@@ -353,7 +360,7 @@ def test_of_one_call_under_a_key_it_is_accepted_once(server: Server | None) -> N
         store = await world.store()
         assert await store.pushes.accept_once([to_topic("p"), make_push("q", 2)], key=b"key", record=b"r") is None
         assert await store.pushes.accept_once([to_topic("r")], key=b"key", record=b"s") == b"r"
-        assert await store.expansions.due(["shop"]) == [("shop", "p")]
+        assert [each.push_id for each in await store.expansions.due(["shop"])] == ["p"]
         await store.pushes.accept(to_topic("p"))
         at = await store.expansions.load("shop", "p")
         assert at is not None

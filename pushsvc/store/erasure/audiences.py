@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from ...codec import CodecError, decode_audience, decode_push, encode_audience, encode_push
 from ...devices import Audience, ByDevices, ByUsers, ByWhere
+from ...model import LANES
 from ...where import WhereError
 from ...where.words import words_of
 from .. import keys
@@ -62,7 +63,8 @@ def _expression_without(text: str, users: Collection[str]) -> str:
 
 
 class _Cursor(Struct, frozen=True, array_like=True):
-    shard: int = 0
+    place: int = 0
+    """Of the sets of all shards and lanes."""
     position: str = ""
     busy: bool = False
     """Whether there was any push that may be at work now."""
@@ -78,19 +80,20 @@ class Audiences:
 
     async def step(self, app: str, who: Subjects, cursor: str) -> Step:
         at = msgspec.json.decode(cursor, type=_Cursor) if cursor else _Cursor()
-        shards = self._config.shards_of(app)
-        if at.shard == shards and at.busy:
+        places = self._config.shards_of(app) * len(LANES)
+        if at.place == places and at.busy:
             return Step(Counter(), _written(replace(at, busy=False)), _GRACE)
-        if at.shard == shards:
+        if at.place == places:
             return Step(Counter(), None)
-        key = keys.expansions(app, at.shard)
+        shard, lane = divmod(at.place, len(LANES))
+        key = keys.expansions(app, shard, LANES[lane])
         following, flat = await self._link.call("ZSCAN", key, at.position or 0, "COUNT", _PUSHES)
         for push_id, _ in flat:
-            await self._exchange(keys.expansion(app, at.shard, push_id.decode()), who)
+            await self._exchange(keys.expansion(app, shard, push_id.decode()), who)
         soon = self._clock() + _SOON
         busy = at.busy or any(float(due) <= soon for _, due in flat)
         further = str(int(following)) if int(following) else ""
-        return Step(Counter(), _written(_Cursor(at.shard if further else at.shard + 1, further, busy)))
+        return Step(Counter(), _written(_Cursor(at.place if further else at.place + 1, further, busy)))
 
     async def _exchange(self, key: str, who: Subjects) -> None:
         blob = await self._link.call("HGET", key, "push")
