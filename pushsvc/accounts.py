@@ -70,6 +70,8 @@ class Accounts:
         self._request_timeout = request_timeout
         self._open: dict[Route, _Account] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._expiring: set[Route] = set()
+        """Routes whose credential is shown to expire."""
         self._log = telemetry.get_logger("dispatch")
 
     async def __aenter__(self) -> Self:
@@ -103,6 +105,7 @@ class Accounts:
             dispatcher.notes.pop(route, None)
             await dispatcher.remove(route)
             await account.close()
+            self._show_expiry(route, None)
             self._log.info("route_removed", app=route.app, platform=route.platform)
         for route, mark in wanted.items():
             before = self._open.get(route)
@@ -133,12 +136,20 @@ class Accounts:
         self._log.error("account_refused", app=route.app, platform=route.platform, error=str(error))
         return _Account(mark, AsyncExitStack(), _Refused(route, error))
 
+    def _show_expiry(self, route: Route, expires: float | None) -> None:
+        """Of an account that has none any more, or is gone, the series ends."""
+        if expires is not None:
+            telemetry.CREDENTIAL_EXPIRY.labels(route.app, route.platform).set(expires)
+            self._expiring.add(route)
+        elif route in self._expiring:
+            self._expiring.discard(route)
+            telemetry.forget(telemetry.CREDENTIAL_EXPIRY, route.app, route.platform, value=float("inf"))
+
     async def _open_one(self, route: Route, mark: Mark) -> _Account:
         config = mark[0]
         kind = REGISTRY[route.platform]
-        for finding in kind.check(config):
-            if finding.expires is not None:
-                telemetry.CREDENTIAL_EXPIRY.labels(route.app, route.platform).set(finding.expires)
+        expiries = [finding.expires for finding in kind.check(config) if finding.expires is not None]
+        self._show_expiry(route, min(expiries, default=None))
         opened = kind.open_provider(route, config, request_timeout=self._request_timeout)
         return _Account(mark, opened, await opened.__aenter__())
 

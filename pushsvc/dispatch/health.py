@@ -21,7 +21,8 @@ broken connections; refused credentials and a throttle end by a probe alone, bec
 know of them.
 
 **Opening** lets a rate through that doubles each `STEP` in which something worked. After a throttle it doubles up to
-half the rate at which the provider said stop, and grows by `GENTLE` from there.
+half the rate at which the provider said stop, and grows by `GENTLE` from there. Credentials that are good again open
+the route at once: the provider was never in trouble.
 
 **Whose fault it is** (`blame`): while the route is held, a trouble is the route's and costs the delivery nothing. Where
 others have worked within `QUIET`, it is the delivery's own. Between the two nobody can say (nothing else was sent): it
@@ -133,12 +134,16 @@ class RouteHealth:
 
     def wants_others(self, now: float) -> bool:
         """Whether a delivery of a push that was not seen in trouble may go as a probe before it is time for one."""
-        return (
-            self.trouble is not None
-            and self.trouble.cause not in AT_ONCE
-            and len(self._suspects) <= FEW
-            and now >= self._other_at
-        )
+        return self._few and now >= self._other_at
+
+    def look_at(self, now: float) -> float:
+        """When to look again for something to send: at `next_at`, or earlier for a push not seen in trouble."""
+        at = self.next_at(now)
+        return min(at, self._other_at) if self._few and now < self._other_at else at
+
+    @property
+    def _few(self) -> bool:
+        return self.trouble is not None and self.trouble.cause not in AT_ONCE and len(self._suspects) <= FEW
 
     @property
     def suspects(self) -> frozenset[str]:
@@ -179,11 +184,11 @@ class RouteHealth:
         if few:
             self._guilty = {push: until for push, until in self._guilty.items() if until > now}
             self._guilty.update(dict.fromkeys(self._suspects, now + GUILT))
-        # Either it was never proven, or it was a push's own: nothing that would call for caution.
-        false_alarm = few or not (probe or self._proven)
+        # It was never proven, or it was a push's own, or the provider had no trouble at all: nothing calls for caution.
+        at_once = few or not (probe or self._proven) or trouble.cause == "credentials"
         self.trouble = None
         self._forget()
-        if false_alarm:
+        if at_once:
             self._open()
             return
         self._rate, self._credit, self._credit_at = FIRST_RATE, FIRST_RATE * STEP, now

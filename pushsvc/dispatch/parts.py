@@ -15,7 +15,7 @@ from msgspec import Struct
 
 FIRST_PROBE: Final = 1.0
 LAST_PROBE: Final = 30.0
-PROBE_LIFE: Final = 300.0
+PROBE_LIFE: Final = 60.0
 """Seconds after which a probe that nobody answered for does not count any more."""
 
 

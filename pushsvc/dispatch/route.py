@@ -468,12 +468,12 @@ class RouteWorker:
         health = self.health
         due = health.allowance(started) > 0
         if not due and not health.wants_others(started):
-            self._wake_at(health.next_at(started))
+            self._wake_at(health.look_at(started))
             return
         drawn = self._lanes.draw_probe(health.suspects, only_others=not due) if room > 0 else None
         if drawn is None:
             if not due:
-                self._wake_at(health.next_at(started))
+                self._wake_at(health.look_at(started))
             return  # The pump is woken when there is room, or something to send.
         entry, target = drawn
         if entry.ref.history != self._queue.history:
@@ -586,7 +586,6 @@ class RouteWorker:
         settlement = Settlement(
             delivery, outcome, verdict, now, "" if silent else self._hash_token(delivery.target.token), reason, asked_at
         )
-        self._tally.ended(settlement)
         self._settler.add(settlement, entry)
 
 

@@ -20,6 +20,7 @@ from ..model import Settlement
 from ..ports import DeliveryQueue, EntryRef, News
 from ..telemetry import REDIS
 from .lanes import OpenEntry, Withdrawn
+from .tally import count_ended
 
 BATCH: Final = 400
 """Settlements a step: enough to share its cost, few enough that Redis serves others in between."""
@@ -170,7 +171,11 @@ class Settler:
         return settlements, finished, forgotten
 
     async def _record(self, settlements: list[Settlement], finished: list[EntryRef]) -> None:
-        await self._until_told(lambda: self._queue.settle(self._app, settlements, finished))
+        async def settle() -> None:
+            await self._queue.settle(self._app, settlements, finished)
+            count_ended(settlements)
+
+        await self._until_told(settle)
 
     async def _until_told(self, tell: Callable[[], Awaitable[object]]) -> None:
         pause = 0.05

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterable
 
 from prometheus_client import Histogram
 
@@ -23,7 +24,6 @@ class Tally:
         self._route = (route.app, route.platform)
         self._labels = (route.app, platform_of(route.platform))
         self._attempts: Counter[type[Outcome]] = Counter()
-        self._deliveries: Counter[tuple[str, str]] = Counter()
         self._provider = _Gathered(telemetry.PROVIDER_SECONDS.labels(*self._labels))
         self._delivery: dict[Lane, _Gathered] = {
             lane: _Gathered(telemetry.DELIVERY_SECONDS.labels(*self._labels, lane)) for lane in LANES
@@ -36,12 +36,6 @@ class Tally:
         self._attempts[type(outcome)] += 1
         self._provider.observe(provider_seconds)
         self._delivery[lane].observe(delivery_seconds)
-
-    def ended(self, settlement: Settlement) -> None:
-        """A delivery ended, or is to go again."""
-        verdict = settlement.verdict
-        if isinstance(verdict, Ended):
-            self._deliveries[verdict.end, settlement.reason] += 1
 
     def limited(self) -> None:
         """A delivery was over a limit of ours, and was not attempted."""
@@ -59,16 +53,29 @@ class Tally:
         """Hand what was gathered to prometheus_client."""
         for kind, count in self._attempts.items():
             telemetry.ATTEMPTS.labels(*self._labels, snake(kind.__name__)).inc(count)
-        for (end, reason), count in self._deliveries.items():
-            telemetry.DELIVERIES.labels(*self._labels, end, reason).inc(count)
         if self._limited:
             telemetry.ATTEMPTS.labels(*self._labels, "rate_limited").inc(self._limited)
             self._limited = 0
         self._attempts.clear()
-        self._deliveries.clear()
         self._provider.flush()
         for gathered in self._delivery.values():
             gathered.flush()
+
+
+def count_ended(settlements: Iterable[Settlement]) -> None:
+    """Count the deliveries of a batch that have ended, once the batch is recorded.
+
+    Not when they are answered: what a process that is killed had not recorded is recorded by another one, and counted
+    there. So a kill costs the counters one batch at most.
+    """
+    ended: Counter[tuple[str, str, str, str]] = Counter()
+    for settlement in settlements:
+        verdict = settlement.verdict
+        if type(verdict) is Ended:
+            chunk = settlement.delivery.chunk
+            ended[chunk.app, chunk.platform, verdict.end, settlement.reason] += 1
+    for (app, route, end, reason), count in ended.items():
+        telemetry.DELIVERIES.labels(app, platform_of(route), end, reason).inc(count)
 
 
 class _Gathered:

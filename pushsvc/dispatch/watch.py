@@ -59,6 +59,8 @@ class RouteWatch:
             return "delivery"
         if part:
             self.parts.unjudged(part)
+        if isinstance(outcome, Misconfigured) and self.health.trouble is not None:
+            cause = "credentials"  # It begins no hold, but as a probe it does not end one either.
         if cause is None:
             if probe:
                 self.health.probe_unjudged(now)

@@ -22,7 +22,7 @@ from .figures import (
     show_cleanups,
     show_frozen,
     show_gauges,
-    show_webhook,
+    show_webhooks,
 )
 from .parts import quiet_gc, run_dispatch, run_feedback, run_intake
 from .plans import (
@@ -81,7 +81,7 @@ __all__ = [
     "exposition",
     "show_gauges",
     "show_frozen",
-    "show_webhook",
+    "show_webhooks",
     "show_cleanups",
     "frozen_routes",
     "serve_part_metrics",

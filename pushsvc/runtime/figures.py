@@ -40,8 +40,8 @@ def exposition(current: Current, store: Store) -> Callable[[], Awaitable[None]]:
         telemetry.QUEUE_LIMIT.set(current.settings.queue.max_pending)
         show_workers(await store.workers.living())
         show_frozen(current.settings, await frozen_routes(current.settings, store))
-        for app, config in webhook_configs(current.settings).items():
-            show_webhook(app, await store.webhooks.standing(app, config.place))
+        hooks = webhook_configs(current.settings).items()
+        show_webhooks({app: await store.webhooks.standing(app, config.place) for app, config in hooks})
         show_cleanups(await store.cleanups.record())
 
     return refresh
@@ -52,9 +52,8 @@ def show_gauges(gauges: Gauges) -> None:
     for lane, count in gauges.pending.items():
         telemetry.QUEUE_PENDING.labels(lane).set(count)
     telemetry.RETRY_PENDING.set(gauges.retry_pending)
-    for app, each in gauges.apps.items():
-        telemetry.DEAD_LETTERS.labels(app).set(each.dead_letters)
-        telemetry.SCHEDULED.labels(app).set(each.scheduled)
+    telemetry.show(telemetry.DEAD_LETTERS, {(app,): each.dead_letters for app, each in gauges.apps.items()})
+    telemetry.show(telemetry.SCHEDULED, {(app,): each.scheduled for app, each in gauges.apps.items()})
 
 
 def show_workers(workers: Iterable[Worker]) -> None:
@@ -65,16 +64,22 @@ def show_workers(workers: Iterable[Worker]) -> None:
 
 
 def show_frozen(settings: Settings, frozen: Mapping[str, str]) -> None:
-    """Set the alarm of each route."""
-    for route in routes_of(settings):
-        telemetry.PRUNING_FROZEN.labels(route.app, route.platform).set(f"{route.app}/{route.platform}" in frozen)
+    """Set the alarm of each route; that of a route which is gone ends."""
+    alarms = {
+        (route.app, route.platform): float(f"{route.app}/{route.platform}" in frozen) for route in routes_of(settings)
+    }
+    telemetry.show(telemetry.PRUNING_FROZEN, alarms)
 
 
-def show_webhook(app: str, standing: Standing) -> None:
-    """Set the metrics of one webhook that are read from Redis."""
-    since = standing.waiting_since
-    telemetry.WEBHOOK_LAG.labels(app).set(0.0 if since is None else max(0.0, time.time() - since / 1000))
-    telemetry.WEBHOOK_DEAD.labels(app).set(standing.dead)
+def show_webhooks(standings: Mapping[str, Standing]) -> None:
+    """Set the metrics of each app's webhook that are read from Redis; those of a webhook that is gone end."""
+    now = time.time()
+    lags = {
+        (app,): 0.0 if each.waiting_since is None else max(0.0, now - each.waiting_since / 1000)
+        for app, each in standings.items()
+    }
+    telemetry.show(telemetry.WEBHOOK_LAG, lags)
+    telemetry.show(telemetry.WEBHOOK_DEAD, {(app,): each.dead for app, each in standings.items()})
 
 
 def show_cleanups(record: CleanupRecord) -> None:

@@ -40,6 +40,7 @@ from .metrics import (
     mark_process_dead,
     prepare_multiprocess,
     serve_metrics,
+    show,
 )
 from .redaction import REDACTED, is_secret, redact, scrub_text
 from .states import REDIS, StateLog
@@ -76,6 +77,7 @@ __all__ = [
     "exposition",
     "forget",
     "serve_metrics",
+    "show",
     "prepare_multiprocess",
     "mark_process_dead",
     "LEVELS",

@@ -13,10 +13,10 @@ how it is summed; all of them are of the living processes only, which is why who
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -182,6 +182,20 @@ def forget(gauge: Gauge, *labels: str, value: float = 0.0) -> None:
     gauge.labels(*labels).set(value)
     if not _MULTIPROCESS:
         gauge.remove(*labels)
+
+
+Labels = TypeVar("Labels", bound=tuple[str, ...])
+
+_SHOWN: dict[Gauge, set[tuple[str, ...]]] = {}
+
+
+def show(gauge: Gauge, values: Mapping[Labels, float]) -> None:
+    """Set all series of a gauge, by their labels; those that were shown before and are not among them end."""
+    for labels in _SHOWN.get(gauge, set()) - values.keys():
+        forget(gauge, *labels)
+    for labels, value in values.items():
+        gauge.labels(*labels).set(value)
+    _SHOWN[gauge] = set(values)
 
 
 def mark_process_dead(pid: int, folder: Path) -> None:

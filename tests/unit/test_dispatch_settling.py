@@ -6,9 +6,11 @@ import asyncio
 import random
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from pushsvc.dispatch.lanes import OpenEntry
 from pushsvc.dispatch.settling import BATCH, BOUND, LINGER, Settler
@@ -206,3 +208,29 @@ def test_too_much_unrecorded_is_said_and_so_is_the_relief(empties: int) -> None:
 
     run(main())
     assert relieved == [1]
+
+
+def test_what_ended_is_counted_once_when_it_is_recorded() -> None:
+    queue = FakeQueue(away=3)
+    name = "counted-when-recorded"
+
+    def count() -> float:
+        labels = {"app": name, "platform": "apns", "outcome": "sent", "reason": ""}
+        return REGISTRY.get_sample_value("pushsvc_deliveries_total", labels) or 0.0
+
+    own = msgspec.structs.replace(chunk(*many("c", 10)), app=name)
+    entry = OpenEntry(EntryRef(name, 0, "apns", "normal", "1-0"), own, own.targets)
+
+    async def main() -> None:
+        settler = Settler(name, queue, lambda: None)
+        task = asyncio.create_task(settler.run())
+        for index in range(10):
+            settler.add(settlement(own, own.targets[index]), entry)
+        await until(lambda: queue.attempts)
+        assert count() == 0, "nothing is recorded while Redis is away"
+        await settler.drain()
+        assert count() == 10
+        settler.close()
+        await task
+
+    run(main())

@@ -6,13 +6,14 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY, Metric
 
 from pushsvc import telemetry
-from pushsvc.dispatch.tally import Tally, snake
+from pushsvc.dispatch.tally import Tally, count_ended, snake
 from pushsvc.model import (
     LANES,
     BadNotification,
@@ -45,8 +46,6 @@ KINDS: dict[type[Outcome], str] = {
     TokenDead: "token_dead",
     Expired: "expired",
 }
-OWN = chunk("t")
-DELIVERY = Delivery(OWN, OWN.targets[0])
 _serial = itertools.count()
 
 Sample = tuple[str, tuple[tuple[str, str], ...]]
@@ -68,8 +67,13 @@ def unused() -> str:
     return f"tally-{next(_serial)}"
 
 
-def settled(verdict: Verdict, reason: str) -> Settlement:
-    return Settlement(DELIVERY, None, verdict, 0, "", reason)
+def delivery_of(app: str, platform: str) -> Delivery:
+    own = msgspec.structs.replace(chunk("t"), app=app, platform=platform)
+    return Delivery(own, own.targets[0])
+
+
+def settled(verdict: Verdict, reason: str, app: str, platform: str = "apns") -> Settlement:
+    return Settlement(delivery_of(app, platform), None, verdict, 0, "", reason)
 
 
 def test_every_kind_of_outcome_has_its_label() -> None:
@@ -106,10 +110,10 @@ def test_it_counts_what_prometheus_client_would_have(
         if number in flushes:
             tally.flush()
     for verdict, reason in ends:
-        tally.ended(settled(verdict, reason))
         if isinstance(verdict, Ended):
             telemetry.DELIVERIES.labels(counted, "apns", verdict.end, reason).inc()
     tally.flush()
+    count_ended([settled(verdict, reason, tallied) for verdict, reason in ends])
 
     ours, theirs = samples(tallied), samples(counted)
     assert ours.keys() == theirs.keys()
@@ -125,9 +129,14 @@ def test_nothing_shows_before_the_flush() -> None:
     tally = Tally(Route(app, "fcm"))
     before = samples(app)
     tally.answered(Sent(), "urgent", 0.1, 0.2)
-    tally.ended(settled(Ended("sent"), ""))
     assert samples(app) == before
     tally.flush()
+    assert samples(app) != before
+
+
+def test_what_ended_is_counted_by_the_batch() -> None:
+    app = unused()
+    count_ended([settled(Ended("sent"), "", app, "fcm"), settled(Retry(1, 2), "UNAVAILABLE", app, "fcm")])
     key = ("pushsvc_deliveries_total", (("outcome", "sent"), ("platform", "fcm"), ("reason", "")))
     assert samples(app)[key] == 1
 

@@ -132,6 +132,7 @@ def test_a_push_that_breaks_its_provider_delays_the_others_by_one_round_trip() -
     assert health.suspects == {"p0"}
     health.spend(1, 10.1)
     assert not health.wants_others(10.1 + OTHERS / 2)
+    assert health.look_at(10.1 + OTHERS / 2) == 10.1 + OTHERS
     health.worked(10.2, push="another", probe=True)
     assert health.is_open
     assert health.allowance(10.2) == UNBOUNDED

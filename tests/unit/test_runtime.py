@@ -16,6 +16,7 @@ from pushsvc.freeze import FreezePolicy
 from pushsvc.intake import IntakeApp
 from pushsvc.model import ApiKey, Lane, Route
 from pushsvc.policy import PrunePolicy, RetryPolicy
+from pushsvc.ports.webhooks import Standing
 from pushsvc.providers import REGISTRY as PROVIDERS
 from pushsvc.routing import table_of
 from pushsvc.settings import FeedbackSettings, RetrySettings, Settings
@@ -201,6 +202,20 @@ def test_figures_of_redis_become_metrics() -> None:
     assert value("pushsvc_dead_letters", app="runtime-b") == 0
     assert value("pushsvc_scheduled", app="runtime-a") == 7
     assert value("pushsvc_scheduled", app="runtime-b") == 0
+    runtime.show_gauges(Gauges(apps={"runtime-a": figures(3, 4, 10, 7)}))
+    assert value("pushsvc_scheduled", app="runtime-a") == 7
+    assert value("pushsvc_scheduled", app="runtime-b") is None, "an app that is gone has no series"
+    assert value("pushsvc_dead_letters", app="runtime-b") is None
+
+
+def test_a_webhook_that_is_gone_has_no_series() -> None:
+    standing = Standing(waiting_since=0, dead=2)
+    runtime.show_webhooks({"runtime-a": standing, "runtime-b": standing})
+    assert value("pushsvc_webhook_dead_batches", app="runtime-b") == 2
+    runtime.show_webhooks({"runtime-a": standing})
+    assert value("pushsvc_webhook_dead_batches", app="runtime-a") == 2
+    assert value("pushsvc_webhook_dead_batches", app="runtime-b") is None
+    assert value("pushsvc_webhook_lag_seconds", app="runtime-b") is None
 
 
 # --- the process ------------------------------------------------------------------------------------
