@@ -39,7 +39,6 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:T:revoked": "(ids, and 32 bits of a token's CRC)",
     "ps:T:heard": "(names of processes)",
     "ps:T:mark": "(a number)",
-    "ps:probe": "(a number)",
     "ps:T:dead": "letters",
     "ps:T:m:<id>": "letters",
     "ps:T:replay:<job>": "(ids and counts)",
