@@ -160,6 +160,6 @@ def _part(listing: str | None) -> float:
     """How much of the keys a listing has passed, about: SCAN counts upwards from the highest bit of its cursor."""
     if listing is None:
         return 1.0
-    cursor = int(listing.partition(":")[2])
+    cursor = int(listing.partition("@")[0] or 0)
     bits = max(1, cursor.bit_length())
     return int(f"{cursor:0{bits}b}"[::-1], 2) / (1 << bits)

@@ -157,6 +157,8 @@ class Link:
         position, _, place = cursor.partition("@")
         if not position.isdecimal():
             position, place = "0", ""
+        if place and not self.cluster:
+            position = "0"
         words = ("SCAN", int(position), "MATCH", match, "COUNT", count)
         if not isinstance(self._client, RedisCluster):
             following, names = await self.call(*words)

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from pushsvc.errors import StoreUnavailable
 from pushsvc.store import StoreConfig, keys, lanes, open_store, scripts
 from pushsvc.store.keyring import KEY_LOOK
+from pushsvc.store.leftovers import _part
 
 from .servers import KINDS, Kind, running_server
 from .test_store_kit import ROUTE, all_of, make_push, take, take_all
@@ -197,3 +198,24 @@ def test_a_stream_that_goes_or_is_none_ends_no_process(kind: Kind) -> None:
 
     with running_server(kind) as server:
         asyncio.run(main(server.url))
+
+
+@pytest.mark.parametrize("cluster", [False, True])
+def test_a_listing_names_its_node_and_begins_again_where_that_is_gone(cluster: bool) -> None:
+    async def main(url: str) -> None:
+        async with asyncio.timeout(30), open_store(url) as store:
+            for number in range(50):
+                await store.pushes.accept(make_push(f"p{number}"))
+            names, cursor = await store.link.scan("ps:{*", "", 5)
+            assert cursor is not None
+            assert 0.0 <= _part(cursor) < 1.0
+            for at in (cursor, "7@10.0.0.1:6379", "3:0", ""):
+                found = set(names) if at == cursor else set()
+                following: str | None = at
+                while following is not None:
+                    names, following = await store.link.scan("ps:{*", following, 5)
+                    found |= set(names)
+                assert len([name for name in found if b":p:p" in name]) == 50, at
+
+    with running_server("redis", tcp=True, cluster=cluster) as server:
+        asyncio.run(main(f"redis+cluster://127.0.0.1:{server.port}" if cluster else server.url))
