@@ -16,9 +16,11 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
+from itertools import count
 from types import FrameType
+from typing import Any
 
 from msgspec import Struct
 from redis.exceptions import RedisError
@@ -39,13 +41,19 @@ QUEUE = "pushsvc"
 TIMEOUT = 180
 """Seconds that a job may take; long ones return after a slice and are enqueued again."""
 RESULT_TTL = 300
-FAILURE_TTL = 7 * 86400
+FAILURE_TTL = 3600
+"""Seconds for which rq keeps a job that has failed, with its traceback: the log has it too."""
+LAST = 30.0
+"""Seconds after the first signal at which the process ends, whatever it waits for: less than its supervisor gives it.
+What a job had not finished is taken up by another process, as after a kill."""
 MAINTENANCE = 30
 SWEEP = 0.5
 """Seconds between two looks for replays that are due, and for webhooks."""
 SOON = 0.2
 """And for pushes whose audience is to be looked up: somebody waits for their first delivery."""
 PAUSE = 1.0
+GRACE = 2.0
+"""Seconds that the companion has to end by itself."""
 ADOPTING = 0.02
 """Seconds between two steps of bringing stored devices to the form of today."""
 LOOK = 60.0
@@ -58,6 +66,41 @@ class Periodic(Struct, frozen=True):
     name: str
     seconds: float
     act: Callable[[], Awaitable[None]]
+
+
+class Stopping:
+    """What SIGTERM and SIGINT do while the process works: they ask nobody, least of all Redis.
+
+    The first lets the job that is under way return after its step, and ends everything else; the second ends the
+    process at once. In use as a context manager on the main thread.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.worker: JobsWorker | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Stopping:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        self.requested = True
+        last = threading.Timer(LAST, os._exit, (0,))
+        last.daemon = True
+        last.start()
+        if self.worker is None:
+            raise StopRequested
+        self.worker.stop()
 
 
 def run_jobs(
@@ -74,38 +117,34 @@ def run_jobs(
     logging.getLogger("rq").setLevel(logging.WARNING)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     current = runtime.Current(settings)
-    with _companion(current, name, watch) as store_url:
-        worker: JobsWorker | None = None
+    with suppress(StopRequested), Stopping() as stopping, _companion(current, name, watch) as store_url:
         queue: Queue | None = None
         context = Context(
             current,
             store_url,
-            stopping=lambda: worker is not None and worker.stop_was_requested,
+            stopping=lambda: stopping.requested,
             waiting=lambda: queue is not None and queue.count > 0,
         )
         job_class = make_job_class(FUNCTIONS, context)
         runtime.quiet_gc()
         listening(f"queue {QUEUE} as {name}")
-        for turn in range(1_000_000):
+        for turn in count():
             queue = make_queue(QUEUE, open_sync_redis(settings.jobs.url or store_url, name=name), job_class)
             try:
                 queue.connection.ping()
                 telemetry.REDIS.end("jobs")
                 # A worker registers its name once: the next one after a fault has another.
-                worker = make_worker(
+                stopping.worker = make_worker(
                     queue, name=f"{name}-{turn}", job_class=job_class, maintenance=MAINTENANCE, result_ttl=RESULT_TTL
                 )
-                worker.work(logging_level=None)
-                if worker.stop_was_requested:
-                    return
-                time.sleep(PAUSE)
-            except StopRequested:
-                return
+                stopping.worker.work(logging_level=None)
             except RedisError as error:
                 telemetry.REDIS.begin("jobs", error=type(error).__name__)
-                time.sleep(PAUSE)
             finally:
                 queue.connection.close()
+            if stopping.requested:
+                return
+            time.sleep(PAUSE)
 
 
 @contextmanager
@@ -117,10 +156,18 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
     settings = current.settings
     ready: Future[str] = Future()
     loops: list[asyncio.AbstractEventLoop] = []
+    tasks: list[asyncio.Task[None] | None] = []
     stop = asyncio.Event()
+
+    def end() -> None:
+        """It may stand in a call to a Redis that does not answer."""
+        stop.set()
+        if tasks and tasks[0] is not None:
+            loops[0].call_later(GRACE, tasks[0].cancel)
 
     async def main() -> None:
         loops.append(asyncio.get_running_loop())
+        tasks.append(asyncio.current_task())
         gone = asyncio.Event()
         watch(gone)
         async with AsyncExitStack() as stack:
@@ -158,6 +205,8 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
             if not ready.done():
                 ready.set_exception(error)
                 return
+            if stop.is_set():
+                return
             telemetry.get_logger("jobs").error("companion_ended", error=type(error).__name__, exc_info=True)
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -173,7 +222,7 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
     finally:
         signal.signal(signal.SIGHUP, before)
         if thread.is_alive() and loops:
-            loops[0].call_soon_threadsafe(stop.set)
+            loops[0].call_soon_threadsafe(end)
         thread.join(timeout=10)
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Callable, Mapping
-from types import FrameType
 from typing import Any, Final
 
 from redis import Redis
 from rq import Queue, SimpleWorker
+from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from ..errors import PushsvcError
-from ..telemetry import JOBS
+from ..errors import PushsvcError, StoreUnavailable
+from ..telemetry import JOBS, REDIS
 from .functions import Context, Function
 
 DEQUEUE: Final = 4
@@ -54,7 +53,12 @@ def make_job_class(functions: Mapping[str, Function], context: Context | None) -
                     raise NotAllowed("this process only enqueues")
                 answer = asyncio.run(function(context, *self.args, **self.kwargs))
                 result = "done"
+                REDIS.end("job")
                 return answer
+            except StoreUnavailable as error:
+                # No fault of the job, which goes on when its lease is over: not one to keep and to quote for each try.
+                REDIS.begin("job", error=type(error).__name__)
+                return None
             finally:
                 JOBS.labels(known, result).inc()
 
@@ -64,9 +68,12 @@ def make_job_class(functions: Mapping[str, Function], context: Context | None) -
 class JobsWorker(SimpleWorker):
     """One process, no forks, no remote commands: `rq`'s pub/sub channel is not listened to.
 
-    SIGTERM or SIGINT: the running job returns after its step, then the worker ends. A second one ends it at once.
+    Signals are the process's: rq's own handlers ask Redis before they stop anything, and a Redis that is away would
+    keep the worker alive.
     """
 
+    at_work = False
+    """Whether a job is under way, or what came of it is being recorded."""
     stop_was_requested = False
 
     @property
@@ -86,14 +93,24 @@ class JobsWorker(SimpleWorker):
     def unsubscribe(self) -> None:
         """There is nothing to leave."""
 
-    def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        self.stop_was_requested = True
-        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]  # rq gives it no types
+    def _install_signal_handlers(self) -> None:
+        """None: see `process.Stopping`."""
 
-    def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
-        """A job that dies here is taken up by another worker."""
-        signal.signal(signum, signal.SIG_DFL)
-        super().request_force_stop(signum, frame)
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        self.at_work = True
+        try:
+            super().execute_job(job, queue)
+        finally:
+            self.at_work = False
+        if self.stop_was_requested:
+            raise StopRequested
+
+    def stop(self) -> None:
+        """End after the job that is under way. Raises `StopRequested` where there is none: to be called by a signal's
+        handler, so that it ends whatever the worker waits for."""
+        self.stop_was_requested = True
+        if not self.at_work:
+            raise StopRequested
 
     def procline(self, message: str) -> None:
         """The process keeps the name that its operator knows."""

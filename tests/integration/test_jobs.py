@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from pushsvc.codec import CodecError, encode_event
 from pushsvc.errors import ConfigError, StoreUnavailable
 from pushsvc.jobs import FUNCTIONS, QUEUE, Context, NotAllowed, make_job_class, make_worker, process
 from pushsvc.jobs.functions import BEHIND, STEP, Pace, replay, webhook
-from pushsvc.jobs.process import Periodic, enqueue_replays, enqueue_webhooks
+from pushsvc.jobs.process import LAST, Periodic, enqueue_replays, enqueue_webhooks
 from pushsvc.jobs.worker import make_queue
 from pushsvc.model import FeedbackEvent
 from pushsvc.ports import DeadFilter, ReplaySpec
@@ -173,6 +174,38 @@ def test_a_worker_that_is_asked_to_stop_ends_between_two_steps(server: Server, t
         assert (status.state, status.error) == ("running", "")
 
     play(server, story)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_jobs_end_when_they_are_told_to_whatever_redis_does(tmp_path: Path, silent: bool) -> None:
+    def says(text: str) -> bool:
+        return text in (tmp_path / "log").read_text()
+
+    with running_server("redis") as own, worker(own, tmp_path) as process:
+        wait_until(lambda: says('"ready"'), 60)
+        if silent:
+            own.process.send_signal(signal.SIGSTOP)
+        else:
+            own.kill()
+        wait_until(lambda: says("redis_away"), 60)
+        told = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        own.process.send_signal(signal.SIGCONT)
+        assert time.monotonic() - told < LAST / 2
+        assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_redis_that_is_away_leaves_no_failed_job(connection: Redis) -> None:
+    async def away(context: Context) -> None:
+        raise StoreUnavailable("away")
+
+    job_class = make_job_class({"away": away}, Context(Current(Settings()), ""))
+    queue = make_queue(QUEUE, connection, job_class)
+    job = queue.enqueue_call("away")
+    make_worker(queue, name="test-away", job_class=job_class, maintenance=30).work(burst=True)
+    assert job.get_status(refresh=True) == JobStatus.FINISHED
+    assert queue.failed_job_registry.count == 0
 
 
 @pytest.fixture

@@ -69,7 +69,6 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:lock:<name>": "(names of processes)",
     "ps:alive:<consumer>": "(names of processes)",
     "ps:held": "(reasons)",
-    "ps:probe": "(an instant)",
     "ps:workers": "(names of processes and apps)",
     "ps:keys": "(API keys)",
     "ps:hash_key": "(a key)",
