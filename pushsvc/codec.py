@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from .devices import Audience
+from .devices import Audience, ByTopic
 from .model import Chunk, DeliveryRow, FeedbackEvent, Message, Platform, Push, Receipt, Target
 from .routing import platform_of
 
@@ -110,6 +110,7 @@ def chunks_of(push: Push, found: Mapping[Platform, Sequence[Target]], total: int
     Targets that no route of the app reaches travel in the lane of another one, without a message: who takes them from
     there records that they failed. So they are counted and have their rows like all others.
     """
+    topic = topic_of(push)
     return [
         Chunk(
             push_id=push.id,
@@ -122,11 +123,18 @@ def chunks_of(push: Push, found: Mapping[Platform, Sequence[Target]], total: int
             message=message,
             targets=tuple(targets[start : start + size]),
             dry_run=push.dry_run,
+            topic=topic,
         )
         for route, targets in found.items()
         for lane, message in (_carried(push, route),)
         for start in range(0, len(targets), size)
     ]
+
+
+def topic_of(push: Push) -> str:
+    """The topic that the push is for, or the empty string."""
+    audience = decode_audience(push.audience) if push.audience else None
+    return audience.topic if isinstance(audience, ByTopic) else ""
 
 
 def _carried(push: Push, route: Platform) -> tuple[Platform, Message]:

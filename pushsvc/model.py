@@ -131,6 +131,8 @@ class Target(Struct, frozen=True, array_like=True, gc=False):
     device_id: str | None = None
     kind: str = "token"
     """What `token` is to the provider: `token`, FCM's `fid`, or one of APNs' `channel`, `activity`, `push_to_start`."""
+    owner: bytes = b""
+    """Of a target that came from the registry, and so has a `device_id`: `audience.owner_of` its device."""
 
     def __repr__(self) -> str:
         return f"Target(index={self.index}, kind={self.kind!r}, device_id={self.device_id!r})"
@@ -197,6 +199,8 @@ class Chunk(Struct, frozen=True, array_like=True):
     dry_run: bool = False
     part: str = ""
     """The part of its route that these targets were refused for before; see `Misconfigured.part`."""
+    topic: str = ""
+    """The topic that its push is for, where it is for one: whoever has left it meanwhile is sent nothing."""
     counted: bool = False
     """The limits have counted these deliveries, and do not ask for them again."""
 

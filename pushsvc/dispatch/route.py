@@ -293,7 +293,7 @@ class RouteWorker:
             return
         now = int(self._wall_clock() * 1000)
         revoked = self._heard.since(mark.heard)
-        for ref, chunk, skip, again in ((t.ref, t.chunk, t.skip, t.again) for t in taken):
+        for ref, chunk, skip, why, again in ((t.ref, t.chunk, t.skip, t.why, t.again) for t in taken):
             targets = tuple(t for t in chunk.targets if t.index not in skip) if skip else chunk.targets
             entry = OpenEntry(ref, chunk, targets)
             if not entry.unsettled:
@@ -303,7 +303,7 @@ class RouteWorker:
             for target in chunk.targets if skip else ():
                 if target.index in skip:
                     end = skip[target.index]
-                    self._settle(Delivery(chunk, target), entry, None, Ended(end), now, end)
+                    self._settle(Delivery(chunk, target), entry, None, Ended(end), now, why.get(target.index, end))
             if chunk.unreachable:
                 for target in targets:
                     self._settle(Delivery(chunk, target), entry, None, UNREACHABLE, now, NO_ROUTE)

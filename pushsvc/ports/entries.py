@@ -29,6 +29,8 @@ class Taken(Struct, frozen=True):
     """Only the targets that still await an outcome in this turn."""
     skip: dict[int, End]
     """Targets, by index, that must not be sent: `cancelled` or `suppressed`. Settle them so."""
+    why: dict[int, str] = {}
+    """The reason of some of these, where it is not the end itself: `audience.present` says which there are."""
     again: bool = False
     """Somebody has had it before: what limits count was, or may have been, counted then."""
 

@@ -13,6 +13,7 @@ from ..ports import EntryRef, Taken
 from . import keys
 from .lanes import LaneState
 from .link import Link
+from .presence import Presence
 from .quarantine import set_aside
 from .suppression import Suppression
 
@@ -37,20 +38,24 @@ class Read(NamedTuple):
 class Opener:
     """Opens entries for one consumer."""
 
-    def __init__(self, link: Link, suppression: Suppression) -> None:
+    def __init__(self, link: Link, suppression: Suppression, presence: Presence) -> None:
         self._link = link
+        self._presence = presence
         self._suppression = suppression
         self._cancelled: dict[tuple[str, int], tuple[int, frozenset[str]]] = {}
 
-    async def open(self, route: Route, reads: Iterable[Read], sizes: Sequence[int]) -> list[Taken]:
-        """Open entries that nobody has worked on. `sizes` are those of the suppression lists, by shard."""
+    async def open(
+        self, route: Route, reads: Iterable[Read], sizes: Sequence[int], newest: Sequence[float]
+    ) -> list[Taken]:
+        """Open entries that nobody has worked on. By shard, `sizes` are those of the suppression lists, and `newest`
+        says when a device changed last."""
         found = []
         for state, entries, epoch in reads:
             if entries:
                 decoded = await self._decode(state, entries)
                 state.learn(sum(len(chunk.targets) for _, chunk in decoded), len(entries))
                 found.append((state, decoded, await self._cancelled_of(state, epoch)))
-        return await self._hold(route, found, sizes)
+        return await self._hold(route, found, sizes, newest)
 
     async def open_again(self, route: Route, reads: Sequence[tuple[LaneState, list[Entry]]]) -> list[Taken]:
         """Open entries that somebody has worked on before, at the targets that have no outcome in their turn."""
@@ -59,22 +64,25 @@ class Opener:
             return []
         epochs = await self._link.many([("GET", keys.epoch(*state.place[:2])) for state, _ in reads])
         sizes = await self._suppression.sizes(route.app, route.platform)
+        newest = await self._presence.newest(route.app, route.platform)
         found = []
         for (state, entries), epoch in zip(reads, epochs, strict=True):
             decoded = await self._outstanding(state, await self._decode(state, entries))
             found.append((state, decoded, await self._cancelled_of(state, int(epoch or 0))))
-        return await self._hold(route, found, sizes, again=True)
+        return await self._hold(route, found, sizes, newest, again=True)
 
     async def _hold(
         self,
         route: Route,
         found: Sequence[tuple[LaneState, list[tuple[EntryRef, Chunk]], frozenset[str]]],
         sizes: Sequence[int],
+        newest: Sequence[float],
         *,
         again: bool = False,
     ) -> list[Taken]:
         chunks = [chunk for _, decoded, _ in found for _, chunk in decoded]
         suppressed = await self._suppression.among(route.app, route.platform, chunks, sizes)
+        changed = await self._presence.of(route.app, route.platform, chunks, newest)
         # Nothing is awaited from here on: an entry that two calls have read at once is handed out by one of them, and
         # a call that is cancelled before this holds nothing.
         taken = []
@@ -84,11 +92,16 @@ class Opener:
                     continue
                 state.held.add(ref.entry_id)
                 skip: dict[int, End] = {}
+                why: dict[int, str] = {}
                 if chunk.push_id in cancelled:
                     skip = {target.index: "cancelled" for target in chunk.targets}
                 elif suppressed:
                     skip = {target.index: "suppressed" for target in chunk.targets if target.token in suppressed}
-                taken.append(Taken(ref=ref, chunk=chunk, skip=skip, again=again))
+                if id(chunk) in changed and chunk.push_id not in cancelled:
+                    chunk, why, renewed = changed[id(chunk)]
+                    skip = {index: end for index, end in skip.items() if index not in renewed}
+                    skip.update(dict.fromkeys(why, "suppressed"))
+                taken.append(Taken(ref=ref, chunk=chunk, skip=skip, why=why, again=again))
         return taken
 
     async def _decode(self, state: LaneState, entries: Iterable[Entry]) -> list[tuple[EntryRef, Chunk]]:

@@ -45,6 +45,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:receipts`            | stream | entry: until recorded  | `r` encoded Receipt; consumer group `feedback`        |
 | `ps:T:events`              | stream | entry: events TTL      | `e` encoded FeedbackEvent; capped                     |
 | `ps:T:sup:<platform>`      | zset   | member: suppression TTL| 16-byte digest of a dead token; score recorded at ms  |
+| `ps:T:moved:<platform>`    | zset   | member: 29 days        | 16-byte digest of the token of a device that changed, |
+|                            |        |                        | or may have: see presence.py; score marked at ms      |
 | `ps:T:lim:<platform>:<family>:<kind>:<number>` | hash | 2 spans, in seconds | digest -> TAT of those pushed to in a |
 |                            |        |                        | span of time; see limiter.lua                         |
 | `ps:{owner}:bucket:<name>` | hash   | till full, in seconds  | TAT of a rate that an app or an account shares: see   |
@@ -311,6 +313,11 @@ def events(app: str, shard: int) -> str:
 @lru_cache(maxsize=4096)
 def suppressed(app: str, shard: int, platform: Platform) -> str:
     return f"{prefix(app, shard)}sup:{platform_of(platform)}"
+
+
+@lru_cache(maxsize=4096)
+def moved(app: str, shard: int, platform: Platform) -> str:
+    return f"{prefix(app, shard)}moved:{platform_of(platform)}"
 
 
 @lru_cache(maxsize=4096)

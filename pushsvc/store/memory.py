@@ -15,6 +15,7 @@ from operator import or_
 
 import msgspec
 
+from ..audience import present
 from ..errors import Conflict
 from ..model import (
     LANES,
@@ -184,9 +185,29 @@ class MemoryQueue:
                     skip[target.index] = "cancelled"
                 elif (route.app, platform_of(route.platform), target.token) in self._state.suppressed:
                     skip[target.index] = "suppressed"
+            why: dict[int, str] = {}
+            if record.state != "cancelled":
+                chunk, why = self._present(route, chunk, skip)
             ref = EntryRef(app=route.app, shard=0, platform=route.platform, lane=lane, entry_id=entry_id)
-            taken.append(Taken(ref=ref, chunk=chunk, skip=skip, again=again))
+            taken.append(Taken(ref=ref, chunk=chunk, skip=skip, why=why, again=again))
         return taken
+
+    def _present(self, route: Route, chunk: Chunk, skip: dict[int, End]) -> tuple[Chunk, dict[int, str]]:
+        """The chunk as the registry has its devices now, and why some are sent nothing."""
+        state, platform = self._state, platform_of(route.platform)
+        why: dict[int, str] = {}
+        targets = list(chunk.targets)
+        for place, target in enumerate(targets):
+            if target.device_id is None or (route.app, platform, target.token) not in state.moved:
+                continue
+            kept = state.devices[route.app].get(target.device_id)
+            judged = present(target, None if kept is None else kept.device, chunk.topic)
+            if isinstance(judged, str):
+                skip[target.index], why[target.index] = "suppressed", judged
+            elif judged is not target:
+                skip.pop(target.index, None)
+                targets[place] = judged
+        return msgspec.structs.replace(chunk, targets=tuple(targets)), why
 
     async def settle(self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]) -> int:
         state = self._state

@@ -137,6 +137,8 @@ class State:
         self.replay_ends: dict[str, tuple[int, int]] = {}
         self.suppressed: dict[tuple[str, Platform, str], int] = {}
         """App, platform and token, with the instant from which they are."""
+        self.moved: set[tuple[str, Platform, str]] = set()
+        """App, platform and token of devices that have changed since a target may have been made of them."""
         self.devices: dict[str, dict[str, Kept]] = defaultdict(dict)
         """Of an app, by id, in the order of their ordinals."""
         self.owners: dict[str, dict[tuple[Platform, str], str]] = defaultdict(dict)

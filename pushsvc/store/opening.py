@@ -25,6 +25,7 @@ from .leftovers import RedisLeftovers
 from .limiter import RedisLimiter
 from .link import Link
 from .liveness import Liveness
+from .presence import Marks, Presence
 from .pushes import RedisPushes
 from .queue import RedisQueue
 from .receipts import RedisReceipts
@@ -43,6 +44,9 @@ class Store:
     def __init__(self, link: Link, config: StoreConfig, hash_key: bytes, clock: Clock) -> None:
         revocations = Revocations(link, clock)
         suppression = Suppression(link, config, hash_key, revocations, clock)
+        marks = Marks(link, suppression, revocations, clock)
+        registry = RedisRegistry(link, hash_key, suppression, marks, clock)
+        presence = Presence(marks, registry)
         liveness = Liveness(link, config, clock)
         self.clock = clock
         self.seconds: Callable[[], float] = clock.seconds if isinstance(clock, StoreClock) else lambda: clock() / 1000
@@ -55,15 +59,16 @@ class Store:
         self.replaced = asyncio.Event()
         """Set when this Redis has come back empty and has been begun anew by others: end, and be started again."""
         self.pushes = RedisPushes(link, config, revocations, clock)
-        self.queue = RedisQueue(link, config, suppression, liveness, Following(link, config, liveness), clock)
+        self.queue = RedisQueue(link, config, suppression, presence, liveness, Following(link, config, liveness), clock)
         self.receipts = RedisReceipts(link, config, suppression, liveness, clock)
         self.answers = RedisAnswers(link, config)
         self.suppressions = suppression
         self.keys = RedisKeyRing(link)
-        self.dead = RedisReplays(link, config, clock)
+        self.dead = RedisReplays(link, config, presence, clock)
         self.webhooks = RedisWebhooks(link, config, self.receipts, clock)
         self.limiter = RedisLimiter(link, config, hash_key)
-        self.registry = RedisRegistry(link, hash_key, suppression, clock)
+        self.registry = registry
+        self.presence = presence
         self.expansions = RedisExpansions(link, config, clock)
         self.erasures = RedisErasures(
             link,

@@ -37,6 +37,7 @@ from .held import HeldRoutes
 from .lanes import LaneState
 from .link import Link
 from .liveness import Liveness
+from .presence import Presence, newest_command, newest_of
 from .revocations import Following
 from .settling import Closed, batches, pack, pack_finished
 from .suppression import Suppression
@@ -67,6 +68,7 @@ class RedisQueue:
         link: Link,
         config: StoreConfig,
         suppression: Suppression,
+        presence: Presence,
         liveness: Liveness,
         following: Following,
         clock: Clock,
@@ -79,7 +81,7 @@ class RedisQueue:
         self._counted: dict[str, int] = {}
         """Cancelled pushes, with how many of our deliveries in flight the store has counted."""
         self._held = HeldRoutes(link, config, clock)
-        self._opener = Opener(link, suppression)
+        self._opener = Opener(link, suppression, presence)
         self._lanes: dict[tuple[str, int, str, Lane], LaneState] = {}
         self._counted_at = 0.0
         link.on_change(self.distrust)
@@ -121,20 +123,28 @@ class RedisQueue:
         asked = [self._read_one(route, state, share) for state in states]
         # All are waited for, so that no read is still under way when the caller asks again after a fault.
         answers = await asyncio.gather(*asked, return_exceptions=True)
-        reads, sizes = [], []
+        reads, sizes, newest = [], [], []
         for state, answer in zip(states, answers, strict=True):
             if isinstance(answer, BaseException):
                 raise answer
-            entries, epoch, size = answer
+            entries, epoch, size, mark = answer
             reads.append(Read(state, entries_of(entries), int(epoch)))
             sizes.append(size)
-        return await self._opener.open(route, reads, sizes)
+            newest.append(newest_of(mark))
+        return await self._opener.open(route, reads, sizes, newest)
 
-    async def _read_one(self, route: Route, state: LaneState, targets: int) -> tuple[list[bytes], bytes, int]:
+    async def _read_one(
+        self, route: Route, state: LaneState, targets: int
+    ) -> tuple[list[bytes], bytes, int, list[Any]]:
         app, shard = state.place[:2]
-        answer: tuple[list[bytes], bytes, int] = await self._link.read(
+        answer: tuple[list[bytes], bytes, int, list[Any]] = await self._link.read(
             "take",
-            [state.key, keys.epoch(app, shard), keys.suppressed(app, shard, route.platform)],
+            [
+                state.key,
+                keys.epoch(app, shard),
+                keys.suppressed(app, shard, route.platform),
+                keys.moved(app, shard, route.platform),
+            ],
             [keys.DISPATCH, self._config.consumer, targets, state.expected],
         )
         return answer
@@ -150,18 +160,19 @@ class RedisQueue:
                 (*command, "STREAMS", *(state.key for state in states), *(">" for _ in states)),
                 *(("GET", keys.epoch(app, state.place[1])) for state in states),
                 *(("ZCARD", keys.suppressed(app, state.place[1], route.platform)) for state in states),
+                *(newest_command(app, state.place[1], route.platform) for state in states),
             ],
             wait_ms,
         )
         if not answer:
             return []
-        epochs, sizes = rest[: len(states)], rest[len(states) :]
+        epochs, sizes, marks = (rest[at : at + len(states)] for at in range(0, len(rest), len(states)))
         by_key = {key.decode(): entries for key, entries in answer}
         reads = [
             Read(state, entries_read(by_key.get(state.key, ())), int(epoch or 0))
             for state, epoch in zip(states, epochs, strict=True)
         ]
-        return await self._opener.open(route, reads, sizes)
+        return await self._opener.open(route, reads, sizes, list(map(newest_of, marks)))
 
     async def _poll(self, route: Route, states: Sequence[LaneState], targets: int, wait_ms: int) -> list[Taken]:
         """Streams in several slots of a cluster cannot be waited for in one command."""

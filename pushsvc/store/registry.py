@@ -34,6 +34,8 @@ A change reads what it concerns, decides (`registry_changes.py`) and writes the 
 the fence (`registry_apply.lua`); where another process came in between, it begins anew. So the form of a document is
 known in one place, and the rules are Python that needs no server.
 
+A change of a device that pushes may wait for is marked before it is made: see presence.py.
+
 A registration takes the token off the suppression list where it was put there before. The list lies in another slot,
 so that happens after the registration: a process that dies in between leaves a token suppressed that the next refresh
 of the device frees. A restored tombstone's token is freed before, since nothing refreshes it: what may be left then is
@@ -54,7 +56,8 @@ from ..ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, Prune
 from . import keys
 from .clock import Clock, wall_clock
 from .link import Link
-from .registry_changes import Change, Desk, address_of, joining_of, spare
+from .presence import Marks
+from .registry_changes import Change, Desk, address_of, joining_of, spare, unsettling
 from .registry_documents import decode_device, former_token
 from .registry_wire import Digests, Found, Question, held_by, is_meant, read_found
 from .suppression import Suppression
@@ -77,9 +80,12 @@ _ALL = b"all"
 class RedisRegistry:
     """See `ports.Registry`."""
 
-    def __init__(self, link: Link, hash_key: bytes, suppression: Suppression, clock: Clock = wall_clock) -> None:
+    def __init__(
+        self, link: Link, hash_key: bytes, suppression: Suppression, marks: Marks, clock: Clock = wall_clock
+    ) -> None:
         self._link = link
         self._clock = clock
+        self._marks = marks
         self._digests = Digests(hash_key)
         self._suppression = suppression
 
@@ -288,7 +294,7 @@ class RedisRegistry:
             result = decide(found.desk)
             changes = found.desk.changes()
             try:
-                if not changes or await self._apply(app, found, changes):
+                if not changes or await self._carry_out(app, found, changes):
                     return result
             except UserFull:
                 if not await self._make_room(app, changes):
@@ -303,7 +309,7 @@ class RedisRegistry:
             for device_id in found.desk.outdated:
                 found.desk.adopt(device_id, self._clock())
             changes = found.desk.changes()
-            if not changes or await self._apply(app, found, changes):
+            if not changes or await self._carry_out(app, found, changes):
                 return
         raise StoreUnavailable("too many change the same devices at once")
 
@@ -339,6 +345,17 @@ class RedisRegistry:
     async def _find(self, app: str, question: Question) -> Found:
         args = [keys.devices(app), *self._digests.ask(question)]
         return read_found(question, await self._link.script("registry_find", [keys.device_counts(app)], args))
+
+    async def _carry_out(self, app: str, found: Found, changes: Sequence[Change]) -> bool:
+        """Between the marks of what changes, and telling those who hold it. False as `_apply`."""
+        concerned = unsettling(changes)
+        if not concerned:
+            return await self._apply(app, found, changes)
+        await self._marks.make(app, concerned)
+        done = await self._apply(app, found, changes)
+        if done:
+            await self._marks.tell(app, concerned)
+        return done
 
     async def _apply(self, app: str, found: Found, changes: Sequence[Change]) -> bool:
         """False: something is not what it was. Raises UserFull where a user would have too many devices."""

@@ -210,6 +210,23 @@ def _address(device: Device) -> Address:
     return address_of(device.platform, device.token)
 
 
+def unsettling(changes: Iterable[Change]) -> list[tuple[Platform, str]]:
+    """The tokens, as waiting targets hold them, of devices that will not be what they were to a push: see presence.py.
+    What is done about a tombstone concerns nobody, since its token was marked when it was made."""
+    found = []
+    for change in changes:
+        old = None if change.before is None else change.before.device
+        new = change.after
+        if old is None or old.state == "pruned":
+            continue
+        same = new is not None and (old.id, old.user, old.token, old.kind, old.state) == (
+            *(new.id, new.user, new.token, new.kind, new.state),
+        )
+        if new is None or not same or not set(old.topics) <= set(new.topics):
+            found.append((old.platform, old.token))
+    return found
+
+
 def joining_of(changes: Iterable[Change]) -> Counter[str]:
     """How many devices each user would gain."""
     found: Counter[str] = Counter()

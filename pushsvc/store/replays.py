@@ -23,6 +23,7 @@ from .config import DAY, StoreConfig
 from .leases import Leases
 from .letters import LOOK, RedisLetters, first_id, fits, letters, shards_meant
 from .link import Link
+from .presence import Presence
 from .reopening import Letter, Reopening, grouped, reopened
 from .settling import lua_string
 
@@ -44,8 +45,9 @@ class Step(Struct, frozen=True):
 class RedisReplays:
     """`DeadLetters` over Redis, and what a worker needs to run its replays."""
 
-    def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
+    def __init__(self, link: Link, config: StoreConfig, presence: Presence, clock: Clock) -> None:
         self._link = link
+        self._presence = presence
         self._config = config
         self._clock = clock
         self._letters = RedisLetters(link, config)
@@ -208,6 +210,7 @@ class RedisReplays:
                 skipped += len(group)
             else:
                 reopenings.append(reopened(head, group, now=now))
+        await self._presence.look_again(app, [each.chunk for each in reopenings])
         return reopenings, skipped
 
     async def _move(

@@ -34,6 +34,9 @@ class Suppression:
         """Suppressed before this instant counts no more."""
         return self._clock() - self._config.suppression_ttl * 1000
 
+    def shards_of(self, app: str) -> int:
+        return self._config.shards_of(app)
+
     def locate(self, app: str, token: str) -> tuple[int, bytes]:
         """The app shard of a token, and the digest it is known by."""
         digest = token_digest(self._hash_key, token)

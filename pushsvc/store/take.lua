@@ -4,9 +4,9 @@
 -- reached keeps what a process holds near what it asked for. At least one entry is read where there is one.
 -- The consumer group is made by the first reader, from the stream's beginning.
 --
--- KEYS  1 ps:T:q:<platform>:<lane>; 2 ps:T:epoch; 3 ps:T:sup:<platform>
+-- KEYS  1 ps:T:q:<platform>:<lane>; 2 ps:T:epoch; 3 ps:T:sup:<platform>; 4 ps:T:moved:<platform>
 -- ARGV  1 group; 2 consumer; 3 targets wanted; 4 expected targets an entry
--- Returns { entries as id, blob, id, blob, ..; epoch; size of the suppression list }
+-- Returns { entries as id, blob, id, blob, ..; epoch; size of the suppression list; the newest mark with its instant }
 
 local STEP = 16
 local wanted, expected = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -36,4 +36,5 @@ while sum < wanted do
     expected = math.max(1, (sum - before) / #got)
   end
 end
-return { entries, redis.call('GET', KEYS[2]) or '0', redis.call('ZCARD', KEYS[3]) }
+return { entries, redis.call('GET', KEYS[2]) or '0', redis.call('ZCARD', KEYS[3]),
+  redis.call('ZREVRANGE', KEYS[4], 0, 0, 'WITHSCORES') }

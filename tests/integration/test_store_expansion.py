@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from pushsvc.codec import encode_audience
-from pushsvc.devices import ByTopic
+from pushsvc.devices import ByTopic, Device
 from pushsvc.errors import Conflict
 from pushsvc.model import (
     BadNotification,
@@ -59,6 +59,12 @@ def to_topic(push_id: str, *, send_at: int | None = None) -> Push:
     """A push to whoever has subscribed to the news."""
     push = make_push(push_id, 0, platforms=("apns", "fcm"), send_at=send_at)
     return msgspec.structs.replace(push, targets={}, audience=encode_audience(ByTopic("news")))
+
+
+async def register(store: AnyStore, count: int) -> None:
+    """The devices whom such targets are made of: a replay asks for them."""
+    devices = [Device(id=f"d-{n}", platform="apns", token=f"t-{n}", topics=("news",)) for n in range(count)]
+    await store.registry.put_many("shop", devices)
 
 
 def page(first: int, count: int, platform: Platform = "apns") -> dict[Platform, list[Target]]:
@@ -207,6 +213,7 @@ def test_cancelled_before_its_first_step_it_has_nobody(server: Server | None) ->
 def test_retries_dead_letters_and_receipts_are_as_of_any_push(server: Server | None) -> None:
     async def story(world: World) -> None:
         store = await world.store()
+        await register(store, 5)
         at = await step(store, await begun(store, to_topic("p")), 4)
         (taken,) = await take(store)
         chunk = taken.chunk
@@ -241,6 +248,7 @@ def test_retries_dead_letters_and_receipts_are_as_of_any_push(server: Server | N
 def test_a_replay_of_a_push_that_is_done_opens_it_again(server: Server | None) -> None:
     async def story(world: World) -> None:
         store = await world.store()
+        await register(store, 2)
         await step(store, await begun(store, to_topic("p")), 2, None)
         (taken,) = await take(store)
         await store.queue.settle("shop", [settlement(taken.chunk, n, FAILED, BAD) for n in (0, 1)], [taken.ref])

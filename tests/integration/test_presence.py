@@ -1,0 +1,223 @@
+"""What came from the registry follows it: at a take, at a retry and at a replay, however a phone moves."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from pushsvc.audience import targets_of
+from pushsvc.codec import encode_audience
+from pushsvc.devices import ByTopic, Device
+from pushsvc.model import LANES, Chunk, Delivery, Ended, Expired, Platform, Push, Retry, Route, Settlement, Target
+from pushsvc.ports import DeadFilter, ReplaySpec
+from pushsvc.ports.registry import Prune, Registry
+from pushsvc.store import Store, keys
+from pushsvc.store.presence import SLACK
+
+from .servers import Server
+from .test_registry import device
+from .test_store_kit import NOW, AnyStore, Backend, World, backend_server, make_push, play
+
+BACKENDS: tuple[Backend, ...] = ("memory", "redis")
+PLATFORMS: tuple[Platform, ...] = ("apns", "fcm")
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
+    with backend_server(request.param) as found:
+        yield found
+
+
+ANN = device("phone", user="ann", topics=("news",))
+RENEWED = "ff" * 32
+
+
+async def another_login(registry: Registry, phone: Device) -> None:
+    await registry.put("shop", replace(phone, user="bob"))
+
+
+async def logout(registry: Registry, phone: Device) -> None:
+    await registry.put("shop", replace(phone, user=None))
+
+
+async def delete(registry: Registry, phone: Device) -> None:
+    await registry.remove("shop", phone.id)
+
+
+async def prune(registry: Registry, phone: Device) -> None:
+    await registry.prune("shop", [Prune(phone.id, phone.token, "Unregistered", NOW + 1)])
+
+
+async def another_device(registry: Registry, phone: Device) -> None:
+    await registry.put("shop", replace(phone, id="reinstalled", user="bob"))
+
+
+async def leave(registry: Registry, phone: Device) -> None:
+    await registry.unsubscribe("shop", "news", phone.id)
+
+
+async def new_token(registry: Registry, phone: Device) -> None:
+    await registry.put("shop", replace(phone, token=RENEWED))
+
+
+async def out_and_in_again(registry: Registry, phone: Device) -> None:
+    await logout(registry, phone)
+    await registry.put("shop", phone)
+
+
+async def refresh(registry: Registry, phone: Device) -> None:
+    await registry.put("shop", replace(phone, registered_at=NOW + 5, locale="de"))
+
+
+Move = Callable[[Registry, Device], Awaitable[None]]
+STORIES: list[tuple[Move, str]] = [
+    (another_login, "moved"),
+    (logout, "moved"),
+    (delete, "moved"),
+    (another_device, "moved"),
+    (prune, "pruned"),
+    (leave, "unsubscribed"),
+    (new_token, RENEWED),
+    (out_and_in_again, "same"),
+    (refresh, "same"),
+]
+
+
+def addressed(platform: Platform, devices: Sequence[Device], *, now: int, name: str = "p") -> Push:
+    """A push to what the registry has found."""
+    targets = {route: tuple(found) for route, found in targets_of(devices, 0, {}).items()}
+    made = make_push(name, platforms=[platform], created_at=now)
+    return msgspec.structs.replace(made, targets=targets, lane="normal")
+
+
+async def take_all(store: AnyStore, platform: Platform) -> list[tuple[Chunk, dict[int, str]]]:
+    found = []
+    for lane in LANES:
+        for taken in await store.queue.take(Route("shop", platform), lane, targets=1000, wait_ms=0):
+            assert set(taken.why) <= set(taken.skip)
+            found.append((taken.chunk, {index: taken.why.get(index, end) for index, end in taken.skip.items()}))
+            settlements = [
+                Settlement(Delivery(taken.chunk, target), None, Ended("suppressed"), NOW, "", "test")
+                for target in taken.chunk.targets
+            ]
+            await store.queue.settle("shop", settlements, [taken.ref])
+    return found
+
+
+def check(found: Sequence[tuple[Chunk, dict[int, str]]], phone: Device, expected: str) -> None:
+    (chunk, skip), *more = found
+    assert not more
+    (target,) = chunk.targets
+    if expected in ("moved", "pruned", "unsubscribed"):
+        assert skip == {0: expected} or (expected == "pruned" and skip == {0: "suppressed"})
+    else:
+        assert not skip
+        assert target.token == (RENEWED if expected == RENEWED else phone.token)
+        assert target.device_id == phone.id
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize(("move", "expected"), STORIES, ids=[move.__name__ for move, _ in STORIES])
+def test_what_waits_in_a_lane_follows_the_registry(
+    server: Server | None, platform: Platform, move: Move, expected: str
+) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        phone = replace(ANN, platform=platform)
+        await store.registry.put_many("shop", [phone])
+        push = addressed(platform, [phone], now=store_now(store))
+        if expected == "unsubscribed":
+            push = msgspec.structs.replace(push, audience=encode_audience(ByTopic("news")), targets={})
+            await store.pushes.accept(push)
+            at = await store.expansions.load("shop", push.id)
+            assert at is not None
+            await store.expansions.advance(at, targets_of([phone], 0, {}), cursor=None, lease=0)
+        else:
+            await store.pushes.accept(push)
+        await move(store.registry, phone)
+        check(await take_all(store, platform), phone, expected)
+
+    play(server, story)
+
+
+@pytest.mark.parametrize(("move", "expected"), [each for each in STORIES if each[0] is not leave])
+def test_what_waits_for_a_retry_or_is_replayed_does_too(move: Move, expected: str) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        assert isinstance(store, Store)
+        await store.registry.put_many("shop", [ANN])
+        now = store_now(store)
+        pushes = [addressed("apns", [ANN], now=now, name=name) for name in ("retried", "dead")]
+        for push in pushes:
+            await store.pushes.accept(push)
+        for lane in LANES:
+            for taken in await store.queue.take(Route("shop", "apns"), lane, targets=1000, wait_ms=0):
+                retried = taken.chunk.push_id == pushes[0].id
+                verdict = Retry(now, 2) if retried else Ended("failed", dead_letter=True)
+                settlement = Settlement(
+                    Delivery(taken.chunk, taken.chunk.targets[0]), Expired(reason="x"), verdict, now, "", "x"
+                )
+                await store.queue.settle("shop", [settlement], [taken.ref])
+        await move(store.registry, ANN)
+        await store.queue.promote(Route("shop", "apns"), now + 1000)
+        check(await take_all(store, "apns"), ANN, expected)
+        # As if the change lay as long back as no mark is kept.
+        await store.link.call("DEL", keys.moved("shop", 0, "apns"))
+        job = await store.dead.request(ReplaySpec("shop", DeadFilter()))
+        await store.dead.step("shop", job.job, most=10)
+        check(await take_all(store, "apns"), ANN, expected)
+
+    with backend_server("redis") as server:
+        play(server, story)
+
+
+def test_bare_tokens_are_the_callers_own(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.registry.put_many("shop", [ANN])
+        push = addressed("apns", [ANN], now=store_now(store))
+        bare = msgspec.structs.replace(push, targets={"apns": (Target(0, ANN.token),)})
+        await store.pushes.accept(bare)
+        await another_login(store.registry, ANN)
+        (chunk, skip), *_ = await take_all(store, "apns")
+        assert (chunk.targets, skip) == (bare.targets["apns"], {})
+
+    play(server, story)
+
+
+def test_nothing_is_asked_where_nothing_changed_since_the_push_began() -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        assert isinstance(store, Store)
+        await store.registry.put_many("shop", [ANN])
+        await another_login(store.registry, ANN)  # leaves a mark
+        ((_, made),) = [(0, float(pair[1])) for pair in [await store.link.call(*marks_of())]]
+        chunk = Chunk(
+            "p", "shop", "apns", "normal", 1, int(made) + SLACK + 1, int(made) * 2,
+            message=make_push("p").messages["apns"], targets=tuple(targets_of([ANN], 0, {})["apns"]),
+        )  # fmt: skip
+        before = await asked(store)
+        assert await store.presence.of("shop", "apns", [chunk], [made]) == {}
+        assert await asked(store) == before
+        early = msgspec.structs.replace(chunk, starts_at=int(made))
+        assert (await store.presence.of("shop", "apns", [early], [made]))[id(early)].gone == {0: "moved"}
+
+    with backend_server("redis") as server:
+        play(server, story)
+
+
+def marks_of() -> tuple[object, ...]:
+    return ("ZRANGE", keys.moved("shop", 0, "apns"), -1, -1, "WITHSCORES")
+
+
+async def asked(store: Store) -> int:
+    """Commands of sorted sets that the server has run."""
+    stats = await store.link.call("INFO", "commandstats")
+    return int(stats.get("cmdstat_zmscore", {}).get("calls", 0)) if isinstance(stats, dict) else stats.count(b"zmscore")
+
+
+def store_now(store: AnyStore) -> int:
+    return store.clock() if isinstance(store, Store) else NOW
