@@ -24,6 +24,7 @@ from .model import Platform
 APNS: Final = "apns"
 CASELESS: Final = frozenset({"token", "activity", "push_to_start"})
 """The kinds of APNs targets whose text is hexadecimal."""
+_REGISTRATION: Final = ":APA91"
 _HEX: Final = re.compile(r"[0-9a-fA-F]+").fullmatch
 
 
@@ -40,6 +41,7 @@ def recognised(platform: Platform, text: str) -> str:
 def identity(text: str) -> str:
     """What two canonical tokens of one platform have in common where they lead to the same app on the same phone.
 
-    That is what stands before the first colon: APNs uses none, nor do the names of FCM's topics.
+    A registration token of FCM is an installation, a colon, and a text that begins with `APA91`; whatever looks
+    otherwise is compared as a whole.
     """
-    return text.partition(":")[0]
+    return text.partition(_REGISTRATION)[0]
