@@ -46,6 +46,7 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:T:receipts": "receipts",
     "ps:T:events": "events",
     "ps:T:sup:<platform>": "erasures",
+    "ps:T:moved:<platform>": "(keyed digests, for 29 days)",
     "ps:T:lim:<platform>:<family>:<kind>:<number>": "rows",
     "ps:{owner}:bucket:<name>": "(a number)",
     "ps:T:hook": "(ids of events)",
