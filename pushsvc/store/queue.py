@@ -260,9 +260,8 @@ class RedisQueue:
         blob = _pack(
             (now, config.status_ttl * 1000, config.dead_ttl * 1000, groups, singles, refs, slot, ANSWERS_TTL * 1000)
         )
-        answer: list[Any] = await self._link.script(
-            "settle", [keys.pending(app, shard)], [keys.prefix(app, shard), blob]
-        )
+        # Not repeated by the client: it would acknowledge on a new primary what was read from the old one.
+        answer: list[Any] = await self._link.read("settle", [keys.pending(app, shard)], [keys.prefix(app, shard), blob])
         return answer
 
     # --- moving -----------------------------------------------------------------------------------
