@@ -54,6 +54,7 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:T:hook:asked": "(ids of events)",
     "ps:T:i:<digest>": "(a digest, and an answer of ids)",
     "ps:T:quarantine": "quarantine",
+    "ps:D:mark": "(a number)",
     "ps:D:count": "(numbers)",
     "ps:D:d:<n / 128>": "erasures",
     "ps:D:i:<b>": "erasures",
@@ -71,6 +72,7 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:alive:<consumer>": "(names of processes)",
     "ps:held": "(reasons)",
     "ps:workers": "(names of processes and apps)",
+    "ps:probe": "(an instant)",
     "ps:keys": "(API keys)",
     "ps:hash_key": "(a key)",
 }
