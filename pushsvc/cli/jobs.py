@@ -1,4 +1,4 @@
-"""`pushsvc jobs`: the rq worker, which runs replays and tells webhooks."""
+"""`pushsvc jobs`: the rq worker, and beside it the calls of webhooks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .parts import Processes, child_environ, until_signalled
 from .supervisor import LIFELINE, Child, Supervisor, watch_lifeline
 
 GRACE = 35.0
-"""Seconds: a job returns after its step, of which the longest is a call of a webhook, 30 at most."""
+"""Seconds: a job returns after its step; a call of a webhook that is under way may take 30."""
 
 
 def jobs(context: typer.Context, processes: Processes = 0) -> None:
-    """Run the workers that replay dead letters and tell webhooks."""
+    """Run the workers for audiences, replays and webhooks."""
     settings = context.obj.settings()
     settings.require_apps()
     log = telemetry.get_logger("jobs")

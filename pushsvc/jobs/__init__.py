@@ -2,7 +2,8 @@
 
     worker.py     rq's Job and Worker, made safe: an allow-list of functions, JSON, nothing of Redis is imported
     functions.py  the functions, by name
-    process.py    one process: the worker on the main thread, its companion (metrics, schedule) on another
+    webhooks.py   the webhooks of all apps, in the companion's loop: no job
+    process.py    one process: the worker on the main thread, its companion (metrics, schedule, webhooks) on another
 
 Why not rq's defaults. Its worker runs any importable name that stands in a job, so that whoever can write to Redis
 could run code here: ours looks the name up in a table. It forks for each job (97 jobs/s against 457 without, on one

@@ -9,13 +9,13 @@ from typing import Any, TypeAlias
 
 from rq.timeouts import BaseTimeoutException
 
-from .. import fanout, webhooks
+from .. import fanout
 from ..codec import CodecError
-from ..errors import ConfigError, StoreError
+from ..errors import StoreError
 from ..janitor import Progress, clean, holding, process_name
 from ..ports.cleanup import ClocksApart
 from ..ports.expansion import Waiting
-from ..runtime import Current, cleanup_plan, route_table, store_config, webhook_configs
+from ..runtime import Current, cleanup_plan, route_table, store_config
 from ..settings import Settings
 from ..store import Store, open_store
 from ..telemetry import REPLAYED, get_logger
@@ -214,42 +214,6 @@ def _room(store: Store, settings: Settings, app: str) -> Callable[[int], Awaitab
     return has_room
 
 
-RECONSIDER = 30.0
-"""Seconds until a webhook that cannot even be tried is looked at again."""
-
-
-async def webhook(context: Context, app: str) -> int:
-    """Tell the feedback events of an app for a while: until all are told, or its slice is over, or the receiver does
-    not take them.
-
-    Killed at any point, it goes on with the batch that was under way. How many events were told.
-    """
-    config = webhook_configs(context.settings).get(app)
-    if config is None:
-        return 0  # It was taken out of the configuration meanwhile.
-    turn = Turn(context)
-    lease = context.settings.jobs.takeover
-    async with (
-        open_store(context.store_url, store_config(context.settings)) as store,
-        store.webhooks.claimed(app, config.place, lease=lease) as claim,
-    ):
-        if claim is None:
-            return 0  # Somebody is at it already.
-        try:
-            async with webhooks.open_caller(config, app) as caller:
-                return await webhooks.deliver(claim, caller, config, app, over=lambda: turn.over)
-        except ConfigError as error:
-            get_logger("jobs").error("webhook_cannot_be_called", app=app, error=str(error))
-            await claim.rest(RECONSIDER)
-            return 0
-        except (StoreError, BaseTimeoutException):
-            raise  # Redis is away or very slow: it goes on when it can
-        except Exception:
-            # The next run would end in the same way, at once.
-            await claim.rest(RECONSIDER)
-            raise
-
-
 async def cleanup(context: Context) -> dict[str, int]:
     """Go on with the cleanup that is under way, for a slice. What was removed in it.
 
@@ -299,7 +263,6 @@ async def erase(context: Context, app: str) -> bool:
 FUNCTIONS: Mapping[str, Function] = {
     "replay": replay,
     "expand": expand,
-    "webhook": webhook,
     "cleanup": cleanup,
     "erase": erase,
 }

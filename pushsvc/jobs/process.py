@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from itertools import count
@@ -35,6 +35,7 @@ from ..settings import Settings
 from ..store import Store, open_store
 from ..store.connect import open_sync_redis
 from .functions import FUNCTIONS, Context
+from .webhooks import MOST, WebhookTasks
 from .worker import JobsWorker, make_job_class, make_queue, make_worker
 
 QUEUE = "pushsvc"
@@ -56,6 +57,9 @@ GRACE = 2.0
 """Seconds that the companion has to end by itself."""
 ADOPTING = 0.02
 """Seconds between two steps of bringing stored devices to the form of today."""
+THREADS = 2 * MOST + 8
+"""Of the companion's loop, made as they are needed. Names of receivers are resolved there, which a resolver that does
+not answer can hold up for longer than a call: it must take no thread from the other receivers, or from the schedule."""
 LOOK = 60.0
 """Seconds between two looks at whether the next cleanup is due."""
 
@@ -157,16 +161,26 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
     ready: Future[str] = Future()
     loops: list[asyncio.AbstractEventLoop] = []
     tasks: list[asyncio.Task[None] | None] = []
+    telling: list[WebhookTasks] = []
     stop = asyncio.Event()
 
     def end() -> None:
         """It may stand in a call to a Redis that does not answer."""
         stop.set()
-        if tasks and tasks[0] is not None:
-            loops[0].call_later(GRACE, tasks[0].cancel)
+        for each in telling:
+            each.stop()
+        loops[0].call_later(GRACE, cut)
+
+    def cut() -> None:
+        if any(each.working for each in telling):
+            loops[0].call_later(GRACE, cut)  # receivers have longer
+        elif tasks and tasks[0] is not None:
+            tasks[0].cancel()
 
     async def main() -> None:
-        loops.append(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(THREADS, "companion"))
+        loops.append(loop)
         tasks.append(asyncio.current_task())
         gone = asyncio.Event()
         watch(gone)
@@ -182,11 +196,14 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
             stack.callback(following.cancel)
             adopting = asyncio.create_task(adopt_devices(store, list(settings.apps)), name="adopt")
             stack.callback(adopting.cancel)
+            hooks = WebhookTasks(store.webhooks, current)
+            stack.push_async_callback(hooks.close)
+            telling.append(hooks)
             ready.set_result(url)
             periodics = [
                 Periodic("replays", SWEEP, lambda: enqueue_replays(store, queue, settings)),
                 Periodic("expansions", SOON, lambda: enqueue_expansions(store, queue, current.settings)),
-                Periodic("webhooks", SWEEP, lambda: enqueue_webhooks(store, queue, current.settings)),
+                Periodic("webhooks", SWEEP, hooks.start_due),
                 Periodic("erasures", SWEEP, lambda: enqueue_erasures(store, queue, current.settings)),
                 Periodic("cleanup-slices", SWEEP, lambda: enqueue_cleanup(store, queue)),
             ]
@@ -223,7 +240,7 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
         signal.signal(signal.SIGHUP, before)
         if thread.is_alive() and loops:
             loops[0].call_soon_threadsafe(end)
-        thread.join(timeout=10)
+        thread.join(timeout=LAST)
 
 
 async def _follow(current: runtime.Current, stop: asyncio.Event) -> None:
@@ -292,13 +309,6 @@ async def enqueue_expansions(store: Store, queue: Queue, settings: Settings) -> 
     """Let a worker look up audiences where some wait, before all else; which ones it decides when it has its turn."""
     if await store.expansions.due(settings.apps):
         await _enqueue_each(queue, "expand", {"run": ()}, first=True)
-
-
-async def enqueue_webhooks(store: Store, queue: Queue, settings: Settings) -> None:
-    """Give each webhook that has something to tell, and that nobody works on, to rq."""
-    configs = runtime.webhook_configs(settings)
-    due = await asyncio.gather(*(store.webhooks.due(app, config.place) for app, config in configs.items()))
-    await _enqueue_each(queue, "webhook", {app: (app,) for app, now in zip(configs, due, strict=True) if now})
 
 
 async def _enqueue_each(

@@ -21,17 +21,14 @@ from redis import Redis
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from pushsvc.codec import CodecError, encode_event
 from pushsvc.errors import ConfigError, StoreUnavailable
 from pushsvc.jobs import FUNCTIONS, QUEUE, Context, NotAllowed, make_job_class, make_worker, process
-from pushsvc.jobs.functions import BEHIND, STEP, Pace, replay, webhook
-from pushsvc.jobs.process import LAST, Periodic, enqueue_replays, enqueue_webhooks
+from pushsvc.jobs.functions import BEHIND, STEP, Pace, replay
+from pushsvc.jobs.process import LAST, Periodic, enqueue_replays
 from pushsvc.jobs.worker import make_queue
-from pushsvc.model import FeedbackEvent
 from pushsvc.ports import DeadFilter, ReplaySpec
-from pushsvc.runtime import Current, webhook_configs
-from pushsvc.settings import AppSettings, Settings, WebhookSettings
-from pushsvc.signing import write_secret
+from pushsvc.runtime import Current
+from pushsvc.settings import Settings
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.connect import open_sync_redis
 
@@ -265,7 +262,7 @@ def test_pickle_is_not_read(connection: Redis, tmp_path: Path) -> None:
 
 
 def test_the_table_holds_what_it_says() -> None:
-    assert set(FUNCTIONS) == {"replay", "webhook", "expand", "cleanup", "erase"}
+    assert set(FUNCTIONS) == {"replay", "expand", "cleanup", "erase"}
     job = make_job_class(FUNCTIONS, None).create("replay", connection=Redis(), serializer=JSONSerializer)
     with pytest.raises(NotAllowed, match="only enqueues"):
         job.perform()
@@ -321,69 +318,5 @@ def test_a_replay_that_waits_in_the_queue_is_not_enqueued_again(server: Server) 
             await enqueue_replays(store, queue, Settings())
             assert queue.count == 1
             assert await store.dead.unfinished() == []
-
-    play(server, story)
-
-
-# --- webhooks -------------------------------------------------------------------------------------
-
-
-def with_webhook(**more: Any) -> Settings:
-    hook = WebhookSettings(url="https://127.0.0.1:1/", secret=write_secret(bytes(32)), **more)
-    return Settings(apps={"shop": AppSettings(name="shop", webhook=hook), "bare": AppSettings(name="bare")})
-
-
-EVENT = encode_event(FeedbackEvent(1, "apns", "t", "Unregistered", "suppressed"))
-
-
-def test_a_webhook_is_enqueued_once_when_there_is_something_to_tell(server: Server) -> None:
-    async def story(store: Store) -> None:
-        settings = with_webhook()
-        with Redis(unix_socket_path=str(server.folder / "socket")) as connection:
-            queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
-            await enqueue_webhooks(store, queue, settings)
-            assert queue.count == 0
-            await store.link.call("XADD", keys.events("shop", 0), "*", "e", EVENT)
-            await enqueue_webhooks(store, queue, settings)
-            await enqueue_webhooks(store, queue, settings)
-            assert queue.count == 1
-            await enqueue_webhooks(store, queue, Settings())
-            assert queue.count == 1
-
-    play(server, story)
-
-
-@pytest.mark.parametrize(("broken", "more"), [(b"", {"ca_file": "/nonexistent"}), (b"\xff", {})])
-def test_a_webhook_that_cannot_be_tried_is_not_tried_all_the_time(
-    server: Server, broken: bytes, more: dict[str, Any]
-) -> None:
-    async def story(store: Store) -> None:
-        settings = with_webhook(**more)
-        place = webhook_configs(settings)["shop"].place
-        await store.link.call("XADD", keys.events("shop", 0), "*", "e", broken or EVENT)
-        assert await store.webhooks.due("shop", place)
-        context = Context(Current(settings), server.url)
-        if broken:
-            with pytest.raises(CodecError):
-                await webhook(context, "shop")
-        else:
-            assert await webhook(context, "shop") == 0
-        assert not await store.webhooks.due("shop", place)
-        assert (await store.webhooks.standing("shop", place)).due_in > 25_000
-
-    play(server, story)
-
-
-def test_a_webhook_that_is_gone_or_at_work_is_left_alone(server: Server) -> None:
-    async def story(store: Store) -> None:
-        settings = with_webhook()
-        assert await webhook(Context(Current(Settings()), server.url), "shop") == 0
-        async with store.webhooks.claimed("shop", "place", lease=30):
-            await store.link.call("XADD", keys.events("shop", 0), "*", "e", EVENT)
-            assert await webhook(Context(Current(settings), server.url), "shop") == 0
-            assert (await store.webhooks.standing("shop", "place")).failures == 0
-        assert await webhook(Context(Current(settings), server.url), "shop") == 0
-        standing = await store.webhooks.standing("shop", "place")
-        assert (standing.failures, standing.reason) == (1, "address_refused")
 
     play(server, story)
