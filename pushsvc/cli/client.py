@@ -18,6 +18,7 @@ from msgspec import Struct
 from ..errors import PushsvcError
 from ..model import JsonObject
 from ..tls import client_context
+from ..urls import exact_url
 from .state import State
 
 Url = Annotated[
@@ -133,10 +134,10 @@ class Client:
             sent["data"] = msgspec.json.encode(body)
             sent["headers"]["Content-Type"] = "application/json"
         try:
-            async with self._session.request(method, self._url + path, **sent) as response:
+            async with self._session.request(method, exact_url(self._url + path), **sent) as response:
                 content = await response.read()
                 status, wait = response.status, response.headers.get("Retry-After", "")
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # the last: it is no URL
             raise ApiUnreachable(
                 f"{self._url} does not answer: {_cause(error)} (is the service running there? --url or PUSHSVC_URL "
                 "says where it is)"

@@ -14,6 +14,7 @@ from msgspec import Struct
 from .. import runtime, telemetry
 from ..errors import ConfigError
 from ..settings import ServerSettings, Settings
+from ..urls import exact_url
 from .state import local_url
 from .supervisor import Child, Supervisor
 
@@ -103,7 +104,7 @@ async def _until_ready(url: str, stop: asyncio.Event, seconds: float = 90.0) -> 
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0)) as session:
         while not stop.is_set():
             try:
-                async with session.get(f"{url}/readyz") as answer:
+                async with session.get(exact_url(f"{url}/readyz")) as answer:
                     if answer.status == 200:
                         return
                     why = await answer.text()

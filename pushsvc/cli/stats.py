@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import aiohttp
 import typer
 
+from ..urls import exact_url
 from .client import Url
 from .figures import OUTCOMES, Figures, figures
 from .output import Json, print_json, print_table
@@ -94,12 +95,12 @@ async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[F
 
 async def _metrics(session: aiohttp.ClientSession, url: str) -> tuple[str | None, str]:
     try:
-        async with session.get(f"{url}/metrics") as answer:
+        async with session.get(exact_url(f"{url}/metrics")) as answer:
             if answer.status == 200:
                 return await answer.text(), ""
             remedy = "; set PUSHSVC_KEY to a key with the scope admin" if answer.status in (401, 403) else ""
             return None, f"{url}/metrics answers {answer.status}{remedy}"
-    except (aiohttp.ClientError, TimeoutError, OSError):
+    except (aiohttp.ClientError, OSError, ValueError):  # the last: it is no URL
         return None, f"{url} does not answer"
 
 

@@ -121,6 +121,7 @@ def webhook_configs(settings: Settings) -> dict[str, webhooks.WebhookConfig]:
             found[app] = webhooks.WebhookConfig(
                 url=hook.url,
                 keys=tuple(parse_secret(secret) for secret in (hook.secret, hook.old_secret) if secret),
+                headers=hook.headers,
                 allow_private=hook.allow_private,
                 ca_file=hook.ca_file,
                 batch=hook.batch,

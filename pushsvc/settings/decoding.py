@@ -123,8 +123,8 @@ def show(path: str, raw: object) -> str:
             return f"the list {', '.join(show(path, item) for item in raw)}"
         case list() | tuple():
             return "a list"
-        case str() if is_secret(name) or name == "sha256":
-            # Whoever mistakes the hash for the key would find the key in the error.
+        case str() if is_secret(name) or name in ("sha256", "headers"):
+            # Whoever mistakes the hash for the key, or one text for a section of them, would find it in the error.
             return f"a text of {len(raw)} characters"
         case str():
             return repr(scrub_text(raw if len(raw) <= 100 else raw[:100] + ".."))
@@ -161,6 +161,8 @@ def expected(kind: Any) -> str:
         return " or ".join(expected(choice) for choice in get_args(kind) if choice is not NoneType)
     if origin in (tuple, list, set, frozenset):
         return f"a list of which each is {expected(get_args(kind)[0])}"
+    if origin is dict and get_args(kind)[1] is str:
+        return "a section in which each value is a text"
     if origin is dict or is_struct(kind):
         return "a section"
     return _NAMES.get(kind, getattr(kind, "__name__", str(kind)))

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
 from msgspec import Meta, Struct, field
@@ -245,12 +247,14 @@ class LimitsSettings(Struct, frozen=True, kw_only=True):
 
 
 class WebhookSettings(Struct, frozen=True, kw_only=True):
-    """`[apps.NAME.webhook]`: where feedback events are told. URL and secrets are left out of `repr`."""
+    """`[apps.NAME.webhook]`: where feedback events are told. URL, headers and secrets are left out of `repr`."""
 
     url: str = ""
     secret: str = ""
     old_secret: str = ""
     """Signs too, while receivers change to a new `secret`."""
+    headers: dict[str, str] = {}
+    """Sent with each call; their values are secrets."""
     allow_private: bool = False
     """Whether `http://`, and addresses that are not of the public internet, may be called."""
     ca_file: str = ""
@@ -275,6 +279,7 @@ class WebhookSettings(Struct, frozen=True, kw_only=True):
                     parse_secret(text)
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from None
+        _check_headers(self.headers)
         if self.base > self.cap:
             raise ValueError("base: must not be greater than `cap`")
 
@@ -297,6 +302,34 @@ def _check_webhook_url(url: str, *, private: bool) -> None:
         raise ValueError("url: expected no user, password or fragment in it; the signature says who calls")
     if parts.scheme == "http" and not private:
         raise ValueError("url: expected https://; http:// only with `allow_private`")
+
+
+_HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""https://www.rfc-editor.org/rfc/rfc9110#section-5.1"""
+_HEADER_VALUE: Final = re.compile(r"[!-~](?:[ -~]*[!-~])?")
+_OWN_HEADERS: Final = frozenset(
+    {
+        *("accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "date"),
+        *("expect", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+        "user-agent",
+    }
+)
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    """Raises ValueError, which quotes no value."""
+    seen = set()
+    for name, value in headers.items():
+        plain = name.lower()
+        if not _HEADER.fullmatch(name):
+            raise ValueError("headers: expected names of letters, digits and dashes, as `Authorization`")
+        if plain in _OWN_HEADERS or plain.startswith("webhook-"):
+            raise ValueError(f"headers: `{name}` is set by pushsvc itself; leave it out")
+        if plain in seen:
+            raise ValueError(f"headers: `{name}` is there twice; case does not count")
+        if not _HEADER_VALUE.fullmatch(value):
+            raise ValueError(f"headers: the value of `{name}` is empty, begins or ends with a space, or is not ASCII")
+        seen.add(plain)
 
 
 class AppSettings(Struct, frozen=True, kw_only=True):

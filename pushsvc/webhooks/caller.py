@@ -23,6 +23,7 @@ from ..errors import ConfigError
 from ..retry_after import retry_after
 from ..signing import sign
 from ..tls import client_context
+from ..urls import exact_url
 from .address import is_public
 from .config import WebhookConfig
 from .verdict import Answer
@@ -55,9 +56,11 @@ class Caller:
 
     async def post(self, message_id: str, body: bytes) -> Answer:
         """Sign and send it. Raises nothing: what goes wrong is an answer too."""
-        headers = {"content-type": "application/json", **sign(self._config.keys, message_id, int(self._clock()), body)}
+        signed = sign(self._config.keys, message_id, int(self._clock()), body)
+        headers = {**self._config.headers, "content-type": "application/json", **signed}
         try:
-            async with self._session.post(self._config.url, data=body, headers=headers, allow_redirects=False) as got:
+            url = exact_url(self._config.url)
+            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as got:
                 told = {name.lower(): value for name, value in got.headers.items()}
                 answer = Answer(got.status, f"http_{got.status}", retry_after(told, self._clock()))
                 await _read_a_little(got)
@@ -88,7 +91,7 @@ def _why(error: Exception) -> str:
             return "tls"
         case aiohttp.ClientConnectorError(), _:
             return "unreachable"
-        case aiohttp.InvalidURL(), _:
+        case ValueError(), _:  # `aiohttp.InvalidURL` is one
             return "bad_url"
         case _:
             return "broken_off"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -11,11 +12,13 @@ from ..policy import RetryPolicy
 
 
 class WebhookConfig(Struct, frozen=True, kw_only=True):
-    """Spans in seconds. URL and keys are left out of `repr`: a URL's path may be a secret too."""
+    """Spans in seconds. URL, keys and headers are left out of `repr`: a URL's path may be a secret too."""
 
     url: str
     keys: tuple[bytes, ...]
     """Each signs."""
+    headers: Mapping[str, str] = {}
+    """Sent with each call, as they are configured: credentials of the receiver."""
     allow_private: bool = False
     ca_file: str = ""
     batch: int = 50

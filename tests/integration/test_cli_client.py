@@ -152,8 +152,8 @@ def test_channels_are_made_listed_shown_and_deleted(capsys: pytest.CaptureFixtur
     assert [(call, json.loads(body) if body else None) for call, _, body in asked] == [
         ("POST /v1/channels", {"storage": "latest"}),
         ("GET /v1/channels", None),
-        ("GET /v1/channels/a%2Fb%2Bc==", None),
-        ("DELETE /v1/channels/a%2Fb%2Bc==", None),
+        ("GET /v1/channels/a%2Fb%2Bc%3D%3D", None),
+        ("DELETE /v1/channels/a%2Fb%2Bc%3D%3D", None),
         ("POST /v1/channels", {"storage": "none"}),
     ]
     assert all(headers["Authorization"] == "Bearer secret-key" for _, headers, _ in asked)

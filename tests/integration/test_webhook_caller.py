@@ -91,18 +91,22 @@ def play(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def test_what_arrives() -> None:
     async def story() -> None:
+        headers = {"Authorization": "Bearer x", "X-Key": "a, b"}
         async with listening(OK) as seen:
-            assert await post(config(f"http://127.0.0.1:{seen.port}/a%2Fb?c=d%26e"), 2) == Answer(200, "http_200")
+            assert await post(
+                config(f"http://127.0.0.1:{seen.port}/a%2Fb%40?c=d%26e%3D", headers=headers), 2
+            ) == Answer(200, "http_200")
             head, _, body = seen.requests[0].partition(b"\r\n\r\n")
             first, *lines = head.decode().split("\r\n")
-            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-            assert first == "POST /a%2Fb?c=d%26e HTTP/1.1"
+            found = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+            assert first == "POST /a%2Fb%40?c=d%26e%3D HTTP/1.1"
             assert body == b'{"a":1}'
             wanted = sign([KEY], "feedback_shop_1-0", 1_796_115_600, body)
-            assert {name: headers[name] for name in wanted} == wanted
-            assert headers["content-type"] == "application/json"
-            assert headers["user-agent"].startswith("pushsvc/")
-            assert "cookie" not in headers
+            assert {name: found[name] for name in wanted} == wanted
+            assert (found["authorization"], found["x-key"]) == ("Bearer x", "a, b")
+            assert found["content-type"] == "application/json"
+            assert found["user-agent"].startswith("pushsvc/")
+            assert "cookie" not in found
             # The second went by the same connection.
             assert (len(seen.requests), seen.connections) == (2, 1)
 

@@ -101,6 +101,7 @@ def test_a_whole_app(tmp_path: Path) -> None:
         url = "https://example.com/hook"
         secret = "{SECRET}"
         ca_file = "hook-ca.pem"
+        headers.Authorization = "Bearer hunter22"
         """,
     )
     app = settings.apps["shop"]
@@ -109,12 +110,16 @@ def test_a_whole_app(tmp_path: Path) -> None:
     assert app.providers == {"apns": FakeApns(key_id="K", key_file=str(tmp_path / "keys" / "a.p8"))}
     assert app.limits == LimitsSettings(per_token=None, per_app=Rate(500, 10), intake=None, on_exceed="drop")
     assert app.webhook == WebhookSettings(
-        url="https://example.com/hook", secret=SECRET, ca_file=str(tmp_path / "hook-ca.pem")
+        url="https://example.com/hook",
+        secret=SECRET,
+        ca_file=str(tmp_path / "hook-ca.pem"),
+        headers={"Authorization": "Bearer hunter22"},
     )
     assert settings.store.data_dir == tmp_path / "data"
     assert settings.file == tmp_path / "pushsvc.toml"
     assert SECRET not in repr(settings)
     assert "example.com/hook" not in repr(settings)
+    assert "hunter22" not in repr(settings)
 
 
 def test_paths_absolute_home_and_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,6 +235,28 @@ FAULTS = [
     ),
     ("[apps.a.webhook]\nbatch = 0", "apps.a.webhook.batch: expected a whole number from 1 to 1000, found 0 (in FILE)"),
     ("[apps.a.webhook]\nbase = 9\ncap = 3", "apps.a.webhook.base: must not be greater than `cap` (in FILE)"),
+    (
+        "[apps.a.webhook.headers]\n'X Key' = 'hunter22'",
+        "apps.a.webhook.headers: expected names of letters, digits and dashes, as `Authorization` (in FILE)",
+    ),
+    (
+        "[apps.a.webhook.headers]\nWebhook-Signature = 'hunter22'",
+        "apps.a.webhook.headers: `Webhook-Signature` is set by pushsvc itself; leave it out (in FILE)",
+    ),
+    (
+        "[apps.a.webhook.headers]\ncontent-TYPE = 'hunter22'",
+        "apps.a.webhook.headers: `content-TYPE` is set by pushsvc itself; leave it out (in FILE)",
+    ),
+    (
+        "[apps.a.webhook.headers]\nX-Key = 'hunter22'\nx-key = 'hunter22'",
+        "apps.a.webhook.headers: `x-key` is there twice; case does not count (in FILE)",
+    ),
+    (
+        "[apps.a.webhook.headers]\nX-Key = \"hunter22\\r\\nX-Evil: 1\"",
+        "apps.a.webhook.headers: the value of `X-Key` is empty, begins or ends with a space, or is not ASCII (in FILE)",
+    ),
+    ("[apps.a.webhook.headers]\nX-Key = ['hunter22']", "apps.a.webhook.headers: expected a section in which each value is a text, found a section (in FILE)"),
+    ("[apps.a.webhook]\nheaders = 'hunter22'", "apps.a.webhook.headers: expected a section in which each value is a text, found a text of 8 characters (in FILE)"),
     ("[apps.a.webhook]\nsecret = 12", "apps.a.webhook.secret: expected a text, found a number (in FILE)"),
     ("file = 'x'", "file: unknown section, known: apps, cleanup, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store (in FILE)"),
     ("x = ", "FILE: not valid TOML: Invalid value (at line 1, column 5) (see https://toml.io/en/v1.0.0)"),

@@ -186,7 +186,7 @@ def test_ids_have_no_full_stop_and_the_order_of_their_events() -> None:
 
 
 def test_no_repr_shows_a_token_a_key_or_a_path() -> None:
-    config = WebhookConfig(url="https://example.com/hidden", keys=(b"hidden",))
+    config = WebhookConfig(url="https://example.com/hidden", keys=(b"hidden",), headers={"X-Key": "hidden"})
     told = f"{config!r} {feedback_document('1-0', EVENT)!r} {Batch('b', [('1-0', EVENT)])!r}"
     assert "hidden" not in told
     assert "8f3c" not in told
