@@ -78,7 +78,7 @@ class WebhookClaim(Protocol):
 
     async def next(self, most: int) -> Batch | None:
         """What is to be told next: of the batches that were asked for again the first, else the one under way, else
-        up to `most` events, which become the one under way. None: nothing."""
+        up to `most` events, which become the one under way. One under way that has more is cut. None: nothing."""
         ...
 
     async def told(self, batch: Batch) -> bool:
@@ -91,6 +91,11 @@ class WebhookClaim(Protocol):
 
     async def bury(self, batch: Batch, reason: str) -> bool:
         """Give it up: keep it as a dead batch, and go on behind it."""
+        ...
+
+    async def halve(self, batch: Batch, reason: str) -> bool:
+        """The receiver finds it too large. Next comes its first half, as a batch of its own, and for a while no call
+        has more events than that."""
         ...
 
     async def drop_asked(self) -> bool:
@@ -107,7 +112,8 @@ class WebhookClaim(Protocol):
 
 
 class Webhooks(Protocol):
-    """The webhooks of all apps. `place` stands for where one leads: a new place is not off because the old one was."""
+    """The webhooks of all apps. `place` stands for where one leads: a new place is not off because the old one was, nor
+    does it wait for what the old one has asked for."""
 
     async def due(self, app: str, place: str) -> bool:
         """Whether there is something to tell now, and nobody at work on it."""

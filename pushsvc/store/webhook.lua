@@ -6,10 +6,10 @@
 -- ARGV  1 MessagePack of
 --         { owner, whether it stays the owner, ms until others may have it, fields to set { name, value, .. },
 --           fields to delete { name, .. }, dead batches to keep { id, batch, .. }, dead batches to drop { id, .. },
---           dead batches to ask for no more { id, .. } }
+--           dead batches to ask for no more { id, .. }, dead batches to ask for { place in the order, id, .. } }
 -- Returns 1, or 0 where it is another's.
 
-local owner, stays, ms, set, delete, bury, drop, answered = unpack(cmsgpack.unpack(ARGV[1]))
+local owner, stays, ms, set, delete, bury, drop, answered, ask = unpack(cmsgpack.unpack(ARGV[1]))
 if redis.call('HGET', KEYS[1], 'own') ~= owner then
   return 0
 end
@@ -31,5 +31,8 @@ for _, id in ipairs(drop) do
 end
 for _, id in ipairs(answered) do
   redis.call('ZREM', KEYS[3], id)
+end
+for at = 1, #ask, 2 do
+  redis.call('ZADD', KEYS[3], ask[at], ask[at + 1])
 end
 return 1

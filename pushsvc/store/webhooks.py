@@ -29,7 +29,7 @@ from .receipts import SETTLED, parse_event_id, start_of
 
 _pack = msgspec.msgpack.Encoder().encode
 _decode_dead = msgspec.json.Decoder(DeadBatch).decode
-_FIELDS = ("after", "last", "n", "tries", "fails", "why", "off")
+_FIELDS = ("after", "last", "n", "tries", "fails", "why", "off", "most", "at")
 _UNDER_WAY = ("last", "n", "tries")
 
 
@@ -45,6 +45,7 @@ class Change(Struct, frozen=True):
     bury: Sequence[DeadBatch] = ()
     drop: Sequence[str] = ()
     answered: Sequence[str] = ()
+    ask: Sequence[DeadBatch] = ()
 
 
 class _Span(Struct, frozen=True):
@@ -81,7 +82,7 @@ class RedisWebhooks:
 
     async def due(self, app: str, place: str) -> bool:
         left, (fields, asked) = await asyncio.gather(
-            self._link.script("claim", [keys.hook(app)], ["", 0]),
+            self._link.script("claim", [keys.hook(app)], ["", 0, place]),
             self._link.many(
                 [("HMGET", keys.hook(app), "after", "last", "off"), ("EXISTS", keys.hook_asked(app))],
             ),
@@ -99,7 +100,7 @@ class RedisWebhooks:
     @asynccontextmanager
     async def claimed(self, app: str, place: str, *, lease: float) -> AsyncIterator[RedisWebhookClaim | None]:
         owner = secrets.token_hex(8)
-        if await self._link.script("claim", [keys.hook(app)], [owner, int(lease * 1000)]):
+        if await self._link.script("claim", [keys.hook(app)], [owner, int(lease * 1000), place]):
             yield None
             return
         claim = RedisWebhookClaim(self, app, place, owner, lease)
@@ -115,7 +116,7 @@ class RedisWebhooks:
 
     async def standing(self, app: str, place: str) -> Standing:
         left, (fields, dead, asked) = await asyncio.gather(
-            self._link.script("claim", [keys.hook(app)], ["", 0]),
+            self._link.script("claim", [keys.hook(app)], ["", 0, place]),
             self._link.many(
                 [
                     ("HMGET", keys.hook(app), *_FIELDS),
@@ -124,7 +125,9 @@ class RedisWebhooks:
                 ]
             ),
         )
-        after, _, _, tries, fails, why, off = map(_text, fields)
+        after, _, _, tries, fails, why, off, _, at = map(_text, fields)
+        if at != place:
+            tries = fails = why = ""
         return Standing(
             cursor=after,
             waiting_since=await self._waiting_since(app, after),
@@ -160,8 +163,7 @@ class RedisWebhooks:
         )
 
     async def ask_again(self, app: str, batches: Sequence[DeadBatch]) -> int:
-        flat = [part for batch in batches for part in (recorded_at(batch.last), batch.id)]
-        asked: int = await self._link.script("ask", _keys(app), flat)
+        asked: int = await self._link.script("ask", _keys(app), _asking(batches))
         return asked
 
     async def asked(self, app: str) -> list[str]:
@@ -205,6 +207,7 @@ class RedisWebhooks:
             [part for batch in what.bury for part in (batch.id, msgspec.json.encode(batch).decode())],
             what.drop,
             what.answered,
+            _asking(what.ask),
         )
         return bool(await self._link.script("webhook", _keys(app), [_pack(told)]))
 
@@ -223,6 +226,8 @@ class RedisWebhookClaim:
         self._owner = owner
         self._lease = lease
         self._span = _Span("", "", "", 0)
+        self._wanted = 0
+        self._most = 0
 
     async def renew(self) -> None:
         """Until it is another's."""
@@ -234,9 +239,11 @@ class RedisWebhookClaim:
 
     async def next(self, most: int) -> Batch | None:
         while True:
-            (after, last, count, tries, fails, _, off), asked = await self._webhooks.look(self._app)
+            (after, last, count, tries, fails, _, off, taken, _), asked = await self._webhooks.look(self._app)
             if off == self._place:
                 return None
+            self._wanted = most
+            self._most = min(most, int(taken or most))
             failures = int(fails or 0)
             if asked:
                 dead = await self._webhooks.dead_one(self._app, asked)
@@ -249,23 +256,31 @@ class RedisWebhookClaim:
                     return None
             elif last:
                 self._span = _Span(batch_id(self._app, last), after, last, int(count))
-                if events := await self._events():
+                events = await self._events()
+                if len(events) > self._most:
+                    if not await self._change(Change(self._lease, put=_pinned(events[: self._most]))):
+                        return None
+                elif events:
                     return Batch(self._span.id, events, int(tries or 0), failures)
-                if not await self._change(Change(self._lease, put={"after": last}, delete=_UNDER_WAY)):
+                elif not await self._change(Change(self._lease, put={"after": last}, delete=_UNDER_WAY)):
                     return None
             else:
-                events = await self._webhooks.events(self._app, after, "", most)
-                if not events:
-                    return None
-                pinned: dict[str, str | int] = {"last": events[-1][0], "n": len(events)}
-                if not await self._change(Change(self._lease, put=pinned)):
+                events = await self._webhooks.events(self._app, after, "", self._most)
+                if not events or not await self._change(Change(self._lease, put=_pinned(events))):
                     return None
 
     async def told(self, batch: Batch) -> bool:
         if batch.again:
             return await self._change(Change(self._lease, delete=["fails", "why"], drop=[batch.id]))
         put: dict[str, str | int] = {"after": self._span.last}
-        return await self._change(Change(self._lease, put=put, delete=[*_UNDER_WAY, "fails", "why"]))
+        delete = [*_UNDER_WAY, "fails", "why"]
+        if self._most < self._wanted and len(batch.events) >= self._most:
+            # One more the next time, so that a single 413 does not make calls small for good.
+            if self._most + 1 < self._wanted:
+                put["most"] = self._most + 1
+            else:
+                delete.append("most")
+        return await self._change(Change(self._lease, put=put, delete=delete))
 
     async def failed(self, batch: Batch, reason: str, *, wait: float) -> bool:
         put: dict[str, str | int] = {"tries": batch.attempts + 1, "fails": batch.failures + 1, "why": reason}
@@ -279,6 +294,19 @@ class RedisWebhookClaim:
         put: dict[str, str | int] = {"after": span.last, "fails": batch.failures + 1, "why": reason}
         expired = await self._webhooks.expired(self._app)
         return await self._change(Change(self._lease, put=put, delete=_UNDER_WAY, bury=[dead], drop=expired))
+
+    async def halve(self, batch: Batch, reason: str) -> bool:
+        half = batch.events[: len(batch.events) // 2]
+        if not batch.again:
+            put = {**_pinned(half), "tries": batch.attempts + 1, "most": len(half)}
+            return await self._change(Change(self._lease, put=put))
+        span, last, now = self._span, half[-1][0], self._webhooks.now()
+        tried = batch.attempts + 1
+        both = [
+            DeadBatch(batch_id(self._app, last), span.after, last, len(half), tried, reason, now),
+            DeadBatch(span.id, last, span.last, len(batch.events) - len(half), tried, reason, now),
+        ]
+        return await self._change(Change(self._lease, bury=both, ask=both))
 
     async def drop_asked(self) -> bool:
         return await self._change(Change(self._lease, answered=await self._webhooks.asked(self._app)))
@@ -298,6 +326,16 @@ class RedisWebhookClaim:
 
 def _keys(app: str) -> list[str]:
     return [keys.hook(app), keys.hook_dead(app), keys.hook_asked(app)]
+
+
+def _asking(batches: Sequence[DeadBatch]) -> list[str | int]:
+    """Place in the order and id of each."""
+    return [part for batch in batches for part in (recorded_at(batch.last), batch.id)]
+
+
+def _pinned(events: Sequence[tuple[str, FeedbackEvent]]) -> dict[str, str | int]:
+    """The fields of the batch under way that has these."""
+    return {"last": events[-1][0], "n": len(events)}
 
 
 def _text(field: bytes | None) -> str:

@@ -17,7 +17,7 @@ from ..ports.webhooks import Batch, WebhookClaim
 from .body import feedback_body
 from .caller import Caller
 from .config import WebhookConfig
-from .verdict import Answer, GivenUp, Gone, Later, Told, Verdict, judge
+from .verdict import Answer, GivenUp, Gone, Halved, Later, Told, Verdict, judge
 
 
 async def deliver(
@@ -42,7 +42,7 @@ async def deliver(
             break
         if isinstance(verdict, Told):
             told += len(batch.events)
-        if isinstance(verdict, Later | Gone):
+        if isinstance(verdict, Later | Gone) or (isinstance(verdict, GivenUp) and verdict.wait):
             break
     return told
 
@@ -54,8 +54,12 @@ async def _record(claim: WebhookClaim, batch: Batch, answer: Answer, verdict: Ve
             return await claim.told(batch)
         case Later(wait=wait):
             return await claim.failed(batch, answer.reason, wait=wait)
-        case GivenUp():
+        case Halved():
+            return await claim.halve(batch, answer.reason)
+        case GivenUp(wait=wait):
             buried = await claim.bury(batch, answer.reason)
+            if buried and wait:
+                return await claim.rest(wait)
             if buried and batch.again and answer.in_trouble:
                 return await claim.drop_asked()
             return buried
@@ -75,6 +79,9 @@ def _report(app: str, config: WebhookConfig, batch: Batch, answer: Answer, verdi
         case Later(wait=wait):
             result = "failed"
             log.warning("webhook_failed", reason=answer.reason, attempt=attempt, again_in=round(wait, 1))
+        case Halved():
+            result = "halved"
+            log.warning("webhook_halved", reason=answer.reason, attempt=attempt)
         case GivenUp():
             result = "given_up"
             log.error("webhook_given_up", reason=answer.reason, attempt=attempt)

@@ -1,10 +1,12 @@
 """What follows from the answer to a call: pure judgement, with the clock and the dice as arguments.
 
 As Standard Webhooks recommends
-(https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md#delivery-success-and-failure):
+(https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md#delivery-success-and-failure)
+and, for 413, https://www.rfc-editor.org/rfc/rfc9110#section-15.5.14:
 
     2xx                      told
     410 Gone                 the receiver wants no more: nothing is sent until its URL is another, or somebody resumes
+    413 Content Too Large    half of it, at once; a single event is set aside, as no repetition makes it smaller
     anything else, or none   again later, by back-off and Retry-After; redirects are not followed
     .. often and long        given up, and kept
     a batch asked for again  has one call, and is kept where that fails
@@ -47,15 +49,22 @@ class Later(Struct, frozen=True):
     wait: float
 
 
+class Halved(Struct, frozen=True):
+    """The receiver would take fewer events."""
+
+
 class GivenUp(Struct, frozen=True):
-    """It is set aside, and the next one goes."""
+    """It is set aside, and the next one goes, after `wait` seconds: a receiver that finds everything too large must not
+    have every event set aside in a moment."""
+
+    wait: float = 0.0
 
 
 class Gone(Struct, frozen=True):
     """The receiver wants no more."""
 
 
-Verdict: TypeAlias = Told | Later | GivenUp | Gone
+Verdict: TypeAlias = Told | Later | Halved | GivenUp | Gone
 
 
 def judge(answer: Answer, batch: Batch, config: WebhookConfig, *, now: int, jitter: float) -> Verdict:
@@ -64,8 +73,12 @@ def judge(answer: Answer, batch: Batch, config: WebhookConfig, *, now: int, jitt
         return Told()
     if answer.status == 410:
         return Gone()
+    if answer.status == 413 and len(batch.events) > 1:
+        return Halved()
     if batch.again:
         return GivenUp()
+    if answer.status == 413:
+        return GivenUp((answer.retry_after or 0.0) + backoff(batch.failures + 1, jitter, config.backoff))
     if batch.attempts + 1 >= config.attempts and now - batch.oldest >= config.retry_for * 1000:
         return GivenUp()
     return Later((answer.retry_after or 0.0) + backoff(batch.failures + 1, jitter, config.backoff))

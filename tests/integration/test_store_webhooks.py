@@ -182,6 +182,89 @@ def test_a_place_that_is_off_is_left_alone_until_it_is_another(server: Server) -
     play(server, story)
 
 
+def test_another_place_does_not_wait_for_what_the_old_one_has_asked_for(server: Server) -> None:
+    async def story(store: Store) -> None:
+        hooks = store.webhooks
+        await record(store, 1, 2)
+        async with hooks.claimed(APP, PLACE, lease=30) as claim:
+            batch = await mine(claim).next(2)
+            assert batch is not None
+            async with hooks.claimed(APP, "another", lease=30) as other:
+                assert other is None  # a call is under way there
+            assert await mine(claim).failed(batch, "http_429", wait=3600.0)
+        assert not await hooks.due(APP, PLACE)
+        assert await hooks.due(APP, "another")
+        other_standing = await hooks.standing(APP, "another")
+        assert (other_standing.failures, other_standing.reason, other_standing.due_in) == (0, "", 0)
+        async with hooks.claimed(APP, "another", lease=30) as claim:
+            again = await mine(claim).next(2)
+            assert again is not None
+            assert (again.id, again.events, again.attempts, again.failures) == (batch.id, batch.events, 0, 0)
+
+    play(server, story)
+
+
+def test_what_is_too_large_is_halved_and_grows_again(server: Server) -> None:
+    async def story(store: Store) -> None:
+        ids = await record(store, *range(12))
+        sizes = []
+        async with store.webhooks.claimed(APP, PLACE, lease=30) as claim:
+            while batch := await mine(claim).next(6):
+                sizes.append(len(batch.events))
+                assert batch.id == batch_id(APP, batch.events[-1][0])
+                if len(batch.events) > 2:
+                    assert await mine(claim).halve(batch, "http_413")
+                else:
+                    assert await mine(claim).told(batch)
+        assert sizes == [6, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2]
+        assert (await store.webhooks.standing(APP, PLACE)).cursor == ids[-1]
+        # What one receiver does not take says nothing of another, nor for good.
+        await record(store, *range(20))
+        async with store.webhooks.claimed(APP, "another", lease=30) as claim:
+            assert [len(batch) for batch in await all_of(mine(claim), 6)] == [6, 6, 6, 2]
+
+    play(server, story)
+
+
+def test_a_smaller_batch_of_the_configuration_cuts_the_one_under_way(server: Server) -> None:
+    async def story(store: Store) -> None:
+        ids = await record(store, *range(8))
+        async with store.webhooks.claimed(APP, PLACE, lease=30) as claim:
+            assert numbers(await mine(claim).next(6)) == [*range(6)]
+            cut = await mine(claim).next(2)
+            assert cut is not None
+            assert (numbers(cut), cut.id) == ([0, 1], batch_id(APP, ids[1]))
+            assert (await mine(claim).next(6)) == cut  # its repetition
+            assert await mine(claim).told(cut)
+            assert await all_of(mine(claim), 4) == [[2, 3, 4, 5], [6, 7]]
+
+    play(server, story)
+
+
+def test_a_dead_batch_that_is_too_large_is_halved(server: Server) -> None:
+    async def story(store: Store) -> None:
+        hooks = store.webhooks
+        ids = await record(store, *range(5))
+        await hooks.ask_again(APP, await bury_all(store, 5))
+        async with hooks.claimed(APP, PLACE, lease=30) as claim:
+            whole = await mine(claim).next(5)
+            assert whole is not None
+            assert await mine(claim).halve(whole, "http_413")
+            assert [(each.id, each.after, each.last, each.events) for each in await hooks.dead(APP)] == [
+                (batch_id(APP, ids[1]), "", ids[1], 2),
+                (whole.id, ids[1], ids[4], 3),
+            ]
+            first = await mine(claim).next(5)
+            assert first is not None
+            assert (numbers(first), first.again) == ([0, 1], True)
+            assert await mine(claim).told(first)
+            assert await all_of(mine(claim), 5) == [[2, 3, 4]]
+        assert await hooks.dead(APP) == []
+        assert await hooks.asked(APP) == []
+
+    play(server, story)
+
+
 async def bury_all(store: Store, most: int) -> list[DeadBatch]:
     async with store.webhooks.claimed(APP, PLACE, lease=30) as claim:
         while batch := await mine(claim).next(most):

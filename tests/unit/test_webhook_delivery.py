@@ -18,6 +18,7 @@ from pushsvc.webhooks.verdict import Answer
 
 CONFIG = WebhookConfig(url="https://example.com/", keys=(b"k" * 32,), attempts=2, retry_for=0, base=1.0)
 OK, BAD, AWAY = Answer(200, "http_200"), Answer(400, "http_400"), Answer(503, "http_503", 5.0)
+LARGE = Answer(413, "http_413")
 
 
 @dataclass
@@ -44,6 +45,9 @@ class Claim:
     async def bury(self, batch: Batch, reason: str) -> bool:
         return self._say(f"bury {batch.id} {reason}")
 
+    async def halve(self, batch: Batch, reason: str) -> bool:
+        return self._say(f"halve {batch.id} {reason}")
+
     async def drop_asked(self) -> bool:
         return self._say("drop asked")
 
@@ -65,7 +69,8 @@ class Receiver:
 
 
 def batch(name: str, **more: Any) -> Batch:
-    return Batch(name, [("1-0", FeedbackEvent(1, "apns", "t", "Unregistered", "suppressed"))] * 3, **more)
+    count = more.pop("events", 3)
+    return Batch(name, [("1-0", FeedbackEvent(1, "apns", "t", "Unregistered", "suppressed"))] * count, **more)
 
 
 def run(claim: Claim, *answers: Answer, calls: int = 100) -> int:
@@ -87,6 +92,10 @@ def run(claim: Claim, *answers: Answer, calls: int = 100) -> int:
         ([batch("a"), batch("b")], [OK, AWAY], ["told a", "failed b http_503 5.5"], 3),
         ([batch("a", attempts=1), batch("b")], [BAD, OK], ["bury a http_400", "told b"], 3),
         ([batch("a"), batch("b")], [Answer(410, "http_410")], ["off http_410"], 0),
+        ([batch("a"), batch("b")], [LARGE, OK], ["halve a http_413", "told b"], 3),
+        ([batch("a", events=1), batch("b")], [LARGE], ["bury a http_413", "rest 0.5"], 0),
+        ([batch("a", again=True), batch("b")], [LARGE, OK], ["halve a http_413", "told b"], 3),
+        ([batch("a", events=1, again=True), batch("b")], [LARGE, OK], ["bury a http_413", "told b"], 3),
         ([batch("a", again=True), batch("b")], [BAD, OK], ["bury a http_400", "told b"], 3),
         ([batch("a", again=True), batch("b")], [AWAY, OK], ["bury a http_503", "drop asked", "told b"], 3),
     ],

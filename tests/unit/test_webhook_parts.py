@@ -17,7 +17,7 @@ from pushsvc.store.webhooks import batch_id
 from pushsvc.webhooks import WebhookConfig, trial_body
 from pushsvc.webhooks.address import is_public
 from pushsvc.webhooks.body import feedback_body
-from pushsvc.webhooks.verdict import Answer, GivenUp, Gone, Later, Told, Verdict, judge
+from pushsvc.webhooks.verdict import Answer, GivenUp, Gone, Halved, Later, Told, Verdict, judge
 
 NOW = 1_796_115_600_000
 HOUR = 3600
@@ -102,8 +102,8 @@ def test_any_text_is_judged(text: str) -> None:
 CONFIG = WebhookConfig(url="https://example.com/", keys=(b"k" * 32,), attempts=3, retry_for=HOUR, base=1.0, cap=60.0)
 
 
-def batch(attempts: int = 0, failures: int = 0, *, age: float = 0.0, again: bool = False) -> Batch:
-    return Batch("b", [(f"{NOW - int(age * 1000)}-0", EVENT)], attempts, failures, again=again)
+def batch(attempts: int = 0, failures: int = 0, *, age: float = 0.0, again: bool = False, events: int = 1) -> Batch:
+    return Batch("b", [(f"{NOW - int(age * 1000)}-0", EVENT)] * events, attempts, failures, again=again)
 
 
 def no(status: int, retry_after: float | None = None) -> Answer:
@@ -126,6 +126,9 @@ VERDICTS: list[tuple[str, Answer, Batch, Verdict]] = [
     ("a client error is no other", no(400), batch(), Later(0.5)),
     ("gone", no(410), batch(), Gone()),
     ("gone for those asked for too", no(410), batch(again=True), Gone()),
+    ("too large", no(413), batch(events=2), Halved()),
+    ("too large for those asked for too", no(413), batch(events=20, again=True), Halved()),
+    ("nothing left to halve", no(413, 3.0), batch(0, 2), GivenUp(5.0)),
     ("often, and young", no(500), batch(50), Later(0.5)),
     ("old, and seldom", no(500), batch(1, age=2 * HOUR), Later(0.5)),
     ("old and often", no(500), batch(2, age=HOUR), GivenUp()),
@@ -147,6 +150,8 @@ def test_a_wait_is_bounded_and_nothing_young_is_given_up(
     if isinstance(verdict, Later):
         assert 0 <= verdict.wait <= CONFIG.cap
     if isinstance(verdict, GivenUp):
+        assert verdict.wait <= CONFIG.cap
+    if isinstance(verdict, GivenUp) and status != 413:
         assert age >= HOUR - 0.001
         assert attempts + 1 >= CONFIG.attempts
 
