@@ -1,0 +1,244 @@
+"""Several processes in one thread, over a real Redis: each has an event loop of its own, which the test turns by hand.
+
+A process that is not turned stands still as after SIGSTOP, with its sockets open; one whose sockets are shut and that
+is never turned again was killed. All share one clock, which stands while anything has something to do and is moved by
+the test, from timer to timer: back-offs and leases of many seconds take milliseconds. Only Redis is in real time; a
+wait on its side ends when something comes, as everywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import selectors
+import socket
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pushsvc.store import Store, StoreConfig, open_store
+from pushsvc.store.config import with_consumer
+
+T = TypeVar("T")
+
+TURN = 1e-9
+"""Seconds that a turn of a loop takes: a timer that is a hair early must not come round for ever."""
+REAL_LIMIT = 30.0
+"""Real seconds within which everything comes to rest."""
+ASKS = ("call", "many", "script", "read", "scripts", "pinned")
+"""What is asked of Redis and answered at once. A wait (`Link.wait`) is no sign that something is under way."""
+
+
+class SteppedClock:
+    """Seconds; `epoch` of them had passed in Unix time at 0."""
+
+    def __init__(self) -> None:
+        self.now = 1.0
+        self.epoch = float(int(time.time()))
+
+    def seconds(self) -> float:
+        return self.epoch + self.now
+
+    def ms(self) -> int:
+        return int(self.seconds() * 1000)
+
+
+class _Selector(selectors.BaseSelector):
+    """Never waits: where a loop would, it stops the loop, and keeps in mind when that wants to go on."""
+
+    def __init__(self, clock: SteppedClock) -> None:
+        self._real = selectors.DefaultSelector()
+        self._clock = clock
+        self.idle: Callable[[], None] = lambda: None
+        self.busy = False
+        self.next_at = math.inf
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._real.register(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._real.unregister(fileobj)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._real.modify(fileobj, events, data)
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = self._real.select(0)
+        if ready or timeout == 0:
+            self.busy = True
+            self._clock.now += TURN
+        else:
+            self.next_at = math.inf if timeout is None else self._clock.now + timeout
+            self.idle()
+        return ready
+
+    def close(self) -> None:
+        self._real.close()
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return self._real.get_map()
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def __init__(self, clock: SteppedClock) -> None:
+        self._clock = clock
+        self.stepped = _Selector(clock)
+        super().__init__(self.stepped)
+        self.stepped.idle = self.stop
+
+    def time(self) -> float:
+        return self._clock.now
+
+    def turn(self) -> bool:
+        """Go on until there is nothing to do; whether there was something."""
+        self.stepped.busy = False
+        self.run_forever()
+        return self.stepped.busy
+
+
+class Process:
+    """One process with a store of its own. It runs `main` until told to stop."""
+
+    def __init__(self, world: SteppedWorld, name: str, main: Callable[[Process], Awaitable[None]]) -> None:
+        self.name = name
+        self.stop = asyncio.Event()
+        self.paused_at: float | None = None
+        self.dead = False
+        self.asking = 1  # from the start, until its store is open
+        self.store: Store
+        self.loop = _Loop(world.clock)
+        self.loop.set_exception_handler(lambda _, context: world.faults.append(f"{name}: {context}"))
+        self.main = self.loop.create_task(self._run(world, main))
+        self.main.add_done_callback(lambda task: self._ended(world, task))
+
+    @property
+    def runs(self) -> bool:
+        return self.paused_at is None and not self.dead
+
+    async def _run(self, world: SteppedWorld, main: Callable[[Process], Awaitable[None]]) -> None:
+        async with open_store(world.url, with_consumer(world.config, self.name), clock=world.clock.ms) as self.store:
+            for ask in ASKS:
+                setattr(self.store.link, ask, self._counting(getattr(self.store.link, ask)))
+            self.asking -= 1
+            await main(self)
+
+    def _counting(self, ask: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def asked(*words: Any, **options: Any) -> Any:
+            self.asking += 1
+            try:
+                return await ask(*words, **options)
+            finally:
+                self.asking -= 1
+
+        return asked
+
+    def _ended(self, world: SteppedWorld, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            world.faults.append(f"{self.name} ended: {error!r}")
+
+    def shut(self) -> None:
+        """As the kernel does for one that was killed."""
+        for key in self.loop.stepped.get_map().values():
+            transport = getattr(key.data[0], "_args", None)
+            fd = key.fd
+            if transport is not None and fd != self.loop._ssock.fileno():  # type: ignore[attr-defined]
+                with socket.socket(fileno=socket.dup(fd)) as copy:
+                    copy.shutdown(socket.SHUT_RDWR)
+
+
+class SteppedWorld:
+    """The processes, their clock, and what went wrong in one of them."""
+
+    def __init__(self, url: str, config: StoreConfig) -> None:
+        self.url = url
+        self.config = config
+        self.clock = SteppedClock()
+        self.processes: list[Process] = []
+        self.faults: list[str] = []
+        self.caller = self.start("caller", _serve)
+
+    def start(self, name: str, main: Callable[[Process], Awaitable[None]]) -> Process:
+        """Start a process, up to where it waits for something."""
+        process = Process(self, name, main)
+        self.processes.append(process)
+        self.settle()
+        return process
+
+    def settle(self) -> None:
+        """Let everybody go on until nobody has anything to do, and no question to Redis is open."""
+        limit = time.monotonic() + REAL_LIMIT
+        quiet = 0
+        while quiet < 2:
+            running = [process for process in self.processes if process.runs]
+            turned = [process.loop.turn() for process in running]
+            asking = any(process.asking and not process.main.done() for process in running)
+            quiet = 0 if asking or any(turned) else quiet + 1
+            if any(turned):
+                continue
+            if time.monotonic() > limit:
+                raise AssertionError("it does not come to rest")
+            time.sleep(0.0001)
+
+    def advance(self, seconds: float, done: Callable[[], bool] = lambda: False) -> None:
+        """Let time pass, from timer to timer, or until something is done."""
+        until = self.clock.now + seconds
+        self.settle()
+        while not done():
+            at = min((process.loop.stepped.next_at for process in self.processes if process.runs), default=math.inf)
+            if at > until:
+                self.clock.now = max(self.clock.now, until)
+                self.settle()
+                break
+            self.clock.now = max(self.clock.now, at)
+            self.settle()
+        self._silence()
+
+    def _silence(self) -> None:
+        """Signs of life run out in real time: of those that stand still it is done here."""
+        for process in self.processes:
+            since = process.paused_at
+            if since is not None and self.clock.now - since >= self.config.alive_ttl and not self._lives(process.name):
+                self.call(self.caller.store.link.call("DEL", f"ps:alive:{process.name}"))
+
+    def _lives(self, name: str) -> bool:
+        return any(process.name == name and process.runs and not process.main.done() for process in self.processes)
+
+    def begin(self, step: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A call of the caller's, which goes on while time passes."""
+        return self.caller.loop.create_task(step)
+
+    def call(self, step: Coroutine[Any, Any, T], seconds: float = 10.0) -> T:
+        """A call and its answer."""
+        task = self.begin(step)
+        self.settle()
+        if not task.done():
+            self.advance(seconds, task.done)
+        assert task.done(), "no answer"
+        return task.result()
+
+    def pause(self, process: Process) -> None:
+        process.paused_at = self.clock.now
+
+    def resume(self, process: Process) -> None:
+        process.paused_at = None
+
+    def kill(self, process: Process) -> None:
+        process.dead = True
+        process.paused_at = self.clock.now
+        process.shut()
+
+    def close(self) -> None:
+        """End everybody, also the dead: nothing of them is left behind."""
+        for process in self.processes:
+            process.dead, process.paused_at = False, None
+            process.loop.set_exception_handler(lambda _, __: None)
+            for task in asyncio.all_tasks(process.loop):
+                task.cancel()
+        everybody: Sequence[Process] = self.processes
+        self.advance(60.0, lambda: not any(asyncio.all_tasks(process.loop) for process in everybody))
+        for process in everybody:
+            process.loop.close()
+
+
+async def _serve(process: Process) -> None:
+    await process.stop.wait()

@@ -1,0 +1,518 @@
+"""The whole life of a delivery, by real dispatchers over a real Redis, in any order of what may happen to it.
+
+hypothesis accepts and schedules pushes, answers what is in flight as providers do, cancels, suppresses, erases, moves
+devices, replays, and pauses, kills and restarts dispatchers, in between at any point of time. What must hold is asked
+at each submit, at each step and in the end: nothing goes out after its revocation was answered but what was in flight
+then, nothing is sent twice but what a process took to its grave, counts balance and are never taken back, and rows say
+what happened.
+
+`PUSHSVC_MACHINE_EXAMPLES` and `PUSHSVC_MACHINE_STEPS` make a longer search of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from structlog.testing import capture_logs
+
+from pushsvc.audience import targets_of
+from pushsvc.devices import Device
+from pushsvc.errors import Conflict
+from pushsvc.model import (
+    ENDS,
+    BadNotification,
+    Lane,
+    Message,
+    Outcome,
+    Push,
+    PushStatus,
+    Sent,
+    Target,
+    TokenDead,
+)
+from pushsvc.ports import DeadFilter, ReplaySpec
+from pushsvc.store import StoreConfig, keys
+
+from .delivery_model import (
+    ANNS,
+    DEAD,
+    NAMES,
+    OUTCOMES,
+    PHONES,
+    SHARED,
+    TAKEOVER,
+    Dispatching,
+    Flight,
+    Model,
+    Phone,
+    Withdrawn,
+)
+from .servers import Server
+from .stepped import Process, SteppedWorld
+from .test_store_kit import Backend, backend_server
+
+
+class DeliveryMachine(RuleBasedStateMachine):
+    """The rules. `server` and `config` are set by each test."""
+
+    server: Server
+    config = StoreConfig()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.server.flush()
+        self.stack = ExitStack()
+        self.world = SteppedWorld(self.server.url, self.config)
+        self.stack.callback(self.world.close)
+        self.store = self.world.caller.store
+        self.pushes: dict[str, Model] = {}
+        self.withdrawn: dict[str, list[Withdrawn]] = {token: [] for token in SHARED}
+        self.phones = {name: Phone() for name in PHONES}
+        self.taking_back: list[asyncio.Task[Any]] = []
+        self.dispatchers: dict[str, Dispatching] = {}
+        for name in NAMES:
+            self.dispatchers[name] = self.dispatcher(name)
+
+    def dispatcher(self, name: str) -> Dispatching:
+        """Start one."""
+        return Dispatching(self.world, name, self.submitted)
+
+    # --- what is asked at each submit -------------------------------------------------------------
+
+    def submitted(self, flight: Flight) -> None:
+        chunk, target = flight.delivery.chunk, flight.delivery.target
+        model = self.pushes[chunk.push_id]
+        what = f"{chunk.push_id}/{target.index} by {flight.process.name}"
+        say = self.world.faults.append
+        if model.cancelled and flight.process not in model.deaf:
+            say(f"{what}: sent after its cancel was answered")
+        for each in self.withdrawn.get(target.token, ()):
+            if flight.process not in each.deaf and (each.later or chunk.push_id in each.pushes):
+                say(f"{what}: sent after its token was taken back")
+        if target.device_id is not None:
+            phone = self.phones[target.device_id]
+            if flight.process not in phone.deaf and not phone.may_get(target):
+                say(f"{what}: sent to what {target.device_id} was before")
+        if chunk.expires_at <= self.world.clock.ms():
+            say(f"{what}: sent after its time")
+        if chunk.starts_at > self.world.clock.ms():
+            say(f"{what}: sent before its time")
+        for before in model.flights[target.index]:
+            if before.excused:
+                continue
+            if before.outcome is None:
+                say(f"{what}: in flight twice, also by {before.process.name}")
+            elif isinstance(before.outcome, (Sent, TokenDead, BadNotification)):
+                say(f"{what}: sent again after {before.outcome}")
+        model.flights[target.index].append(flight)
+
+    def all_flights(self, process: Process) -> list[Flight]:
+        return [
+            each
+            for model in self.pushes.values()
+            for flights in model.flights.values()
+            for each in flights
+            if each.process is process
+        ]
+
+    def standing(self) -> set[Process]:
+        return {each.process for each in self.dispatchers.values() if each.process.paused_at is not None}
+
+    def hear(self) -> None:
+        """Who runs and has had its say has heard everything by now."""
+        self.world.settle()
+        standing = self.standing()
+        for model in self.pushes.values():
+            model.deaf &= standing
+        for withdrawn in self.withdrawn.values():
+            for each in withdrawn:
+                each.deaf &= standing
+        for phone in self.phones.values():
+            phone.deaf &= standing
+
+    def pass_time(self, seconds: float) -> None:
+        self.world.advance(seconds)
+        self.hear()
+        for each in self.dispatchers.values():
+            process = each.process
+            if process.paused_at is not None and self.world.clock.now - process.paused_at >= TAKEOVER - 3.0:
+                self.excuse(process)
+            elif process.runs and seconds >= 0.02:
+                for flight in self.all_flights(process):
+                    flight.recorded |= flight.outcome is not None
+
+    def excuse(self, process: Process) -> None:
+        for flight in self.all_flights(process):
+            flight.excused |= not flight.recorded
+
+    # --- what may happen --------------------------------------------------------------------------
+
+    @rule(
+        own=st.sampled_from([0, 1, 3, 9, 40]),
+        shared=st.sets(st.sampled_from(SHARED)),
+        phones=st.sets(st.sampled_from(PHONES)),
+        lane=st.sampled_from(["urgent", "bulk"]),
+        send_in=st.sampled_from([None, None, None, 2.0]),
+        ttl=st.sampled_from([5.0, 300.0, 300.0]),
+    )
+    def accept(
+        self, own: int, shared: set[str], phones: set[str], lane: Lane, send_in: float | None, ttl: float
+    ) -> None:
+        name = f"p{len(self.pushes)}"
+        tokens = [*sorted(shared), *(f"{name}-{number}" for number in range(own))] or [f"{name}-only"]
+        targets = [Target(index, token) for index, token in enumerate(tokens)]
+        devices = [device for phone in sorted(phones) if (device := self.phones[phone].device) is not None]
+        targets += targets_of(devices, len(targets), {}).get("apns", [])
+        now = self.world.clock.ms()
+        send_at = None if send_in is None else now + int(send_in * 1000)
+        push = Push(
+            id=name,
+            app="shop",
+            lane=lane,
+            created_at=now,
+            expires_at=(send_at or now) + int(ttl * 1000),
+            messages={"apns": Message("apns", b"{}")},
+            targets={"apns": tuple(targets)},
+            send_at=send_at,
+        )
+        self.pushes[name] = Model(push)
+        self.world.call(self.store.pushes.accept(push))
+        self.hear()
+
+    @rule(
+        who=st.sampled_from(NAMES),
+        outcome=st.sampled_from([OUTCOMES[0], OUTCOMES[0], *OUTCOMES]),
+        count=st.sampled_from([1, 3, 100]),
+        wait=st.sampled_from([0.0, 0.05]),
+    )
+    def answer(self, who: str, outcome: Outcome, count: int, wait: float) -> None:
+        each = self.dispatchers[who]
+        if not each.over:
+            each.provider.say(outcome, count)
+            self.pass_time(wait)
+
+    @rule(who=st.sampled_from(NAMES), room=st.sampled_from([0, 1, 5, 50]))
+    def widen(self, who: str, room: int) -> None:
+        each = self.dispatchers[who]
+        if not each.over:
+            each.process.loop.call_soon(each.provider.widen, room)
+            self.hear()
+
+    @rule(seconds=st.sampled_from([0.05, 0.5, 2.0, 6.0, 15.0]))
+    def wait(self, seconds: float) -> None:
+        self.pass_time(seconds)
+
+    @precondition(lambda self: self.pushes)
+    @rule(data=st.data(), wait=st.booleans())
+    def cancel(self, data: st.DataObject, wait: bool) -> None:
+        model = self.pushes[data.draw(st.sampled_from(sorted(self.pushes)))]
+        model.cancelling = True
+        task = self.world.begin(self._cancel(model))
+        self.taking_back.append(task)
+        if wait:
+            self.world.advance(10.0, task.done)
+            self.hear()
+
+    async def _cancel(self, model: Model) -> None:
+        try:
+            status = await self.store.pushes.cancel("shop", model.push.id)
+        except Conflict:
+            return
+        # From here on; no loop has gone on since the answer was read.
+        model.cancelled = True
+        model.deaf |= self.standing()
+        assert status is not None
+        self.look_at(model, status)
+        if not self.standing() and not any(each.process.dead for each in self.dispatchers.values()):
+            counts = status.counts  # all have spoken
+            assert counts.queued <= len(model.open), f"{model.push.id}: {counts} but {len(model.open)} in flight"
+
+    @rule(token=st.sampled_from(DEAD), wait=st.booleans())
+    def suppress(self, token: str, wait: bool) -> None:
+        task = self.world.begin(self._suppress(token))
+        self.taking_back.append(task)
+        if wait:
+            self.world.advance(10.0, task.done)
+            self.hear()
+
+    async def _suppress(self, token: str) -> None:
+        await self.store.suppressions.add("shop", [("apns", token, self.world.clock.ms())], wait=True)
+        self.withdrawn[token].append(Withdrawn((), self.standing(), later=True))
+
+    @rule(wait=st.booleans())
+    def erase(self, wait: bool) -> None:
+        task = self.world.begin(self._erase())
+        self.taking_back.append(task)
+        if wait:
+            self.world.advance(10.0, task.done)
+            self.hear()
+
+    async def _erase(self) -> None:
+        now = self.world.clock.ms()
+        for number, token in enumerate(ANNS):
+            device = Device(id=f"d{number}", platform="apns", token=token, user="ann", registered_at=now)
+            await self.store.registry.put("shop", device)
+        before = set(self.pushes)
+        await self.store.erasures.erase("shop", "ann", wait=5.0)
+        for token in ANNS:
+            self.withdrawn[token].append(Withdrawn(before, self.standing(), later=False))
+
+    @rule(name=st.sampled_from(PHONES), user=st.sampled_from(["carl", "dora", None]), renew=st.booleans())
+    def login(self, name: str, user: str | None, renew: bool) -> None:
+        """Another user, or nobody, or the same one, perhaps with a new token."""
+        phone = self.phones[name]
+        phone.renewals += renew
+        token = f"{name}-{phone.renewals}"
+        now = self.world.clock.ms()
+        device = Device(id=name, platform="apns", token=token, user=user, registered_at=now, last_seen_at=now)
+        self.move(phone, device, self.store.registry.put("shop", device))
+
+    @rule(name=st.sampled_from(PHONES))
+    def leave(self, name: str) -> None:
+        """The device is deleted."""
+        self.move(self.phones[name], None, self.store.registry.remove("shop", name))
+
+    def move(self, phone: Phone, to: Device | None, change: Coroutine[Any, Any, Any]) -> None:
+        phone.states.append(to)
+        phone.changes += 1
+
+        async def moving() -> None:
+            await change
+            phone.states[:] = [to]
+            phone.deaf |= self.standing()
+
+        self.world.call(moving())
+        self.hear()
+
+    @precondition(lambda self: self.pushes)
+    @rule(data=st.data(), stop=st.booleans())
+    def replay(self, data: st.DataObject, stop: bool) -> None:
+        """All dead letters of a push; `stop`: taken back when a part of it has moved."""
+        model = self.pushes[data.draw(st.sampled_from(sorted(self.pushes)))]
+        self.pass_time(0.05)
+        spec = ReplaySpec("shop", DeadFilter(push=model.push.id))
+        self.world.call(self._replay(model, spec, stop=stop))
+        self.hear()
+
+    async def _replay(self, model: Model, spec: ReplaySpec, *, stop: bool) -> None:
+        dead = self.store.dead
+        job = (await dead.request(spec)).job
+        model.replayed = True
+        # What goes out again was answered before: the flights of before say nothing of those that come.
+        for flights in model.flights.values():
+            flights[:] = [each for each in flights if not each.recorded]
+        moved = 0
+        while not (step := await dead.step("shop", job, most=1 if stop else 100)).over:
+            moved += step.moved
+            if stop:
+                await dead.stop("shop", job)
+        model.told["failed"] -= moved
+
+    @rule(who=st.sampled_from(NAMES))
+    def pause(self, who: str) -> None:
+        each = self.dispatchers[who]
+        if not each.over and each.process.paused_at is None:
+            self.world.pause(each.process)
+
+    @rule(who=st.sampled_from(NAMES))
+    def resume(self, who: str) -> None:
+        each = self.dispatchers[who]
+        if not each.over and each.process.paused_at is not None:
+            self.world.resume(each.process)
+            self.hear()
+
+    @rule(who=st.sampled_from(NAMES), again=st.booleans())
+    def kill(self, who: str, again: bool) -> None:
+        """Another one with its name comes, at once or later."""
+        each = self.dispatchers[who]
+        if not each.over:
+            self.world.kill(each.process)
+            self.excuse(each.process)
+        if each.over and again:
+            self.dispatchers[who] = self.dispatcher(who)
+            self.hear()
+
+    @rule(who=st.sampled_from(NAMES))
+    def drain(self, who: str) -> None:
+        """It is told to stop, and its provider answers what is in flight."""
+        each = self.dispatchers[who]
+        if not each.over and each.process.runs:
+            each.process.loop.call_soon(each.process.stop.set)
+            self.world.settle()
+            each.provider.say(Sent(status=200), 1000)
+            self.pass_time(1.0)
+            assert each.process.main.done()
+            for flight in self.all_flights(each.process):
+                assert flight.outcome is not None
+            self.dispatchers[who] = self.dispatcher(who)
+            self.hear()
+
+    # --- what must hold ---------------------------------------------------------------------------
+
+    @invariant()
+    def holds(self) -> None:
+        self.nothing_went_wrong()
+        self.counts_balance_and_are_not_taken_back()
+        self.gauges_agree()
+        self.nothing_went_wrong()
+
+    def nothing_went_wrong(self) -> None:
+        for task in [task for task in self.taking_back if task.done()]:
+            self.taking_back.remove(task)
+            task.result()
+        assert self.world.faults == []
+
+    def counts_balance_and_are_not_taken_back(self) -> None:
+        statuses = self.world.call(self.store.pushes.statuses([("shop", name) for name in self.pushes]))
+        for model, status in zip(self.pushes.values(), statuses, strict=True):
+            assert status is not None
+            self.look_at(model, status)
+
+    def look_at(self, model: Model, status: PushStatus) -> None:
+        counts = msgspec.structs.asdict(status.counts)
+        name = model.push.id
+        assert counts.pop("total") == model.push.total == sum(counts.values()), (name, counts)
+        for end in ENDS:
+            assert counts[end] >= model.told[end], (name, end, counts, model.told)
+            model.told[end] = counts[end]
+        if status.state in ("done", "cancelled"):
+            assert counts["queued"] == counts["retrying"] == 0, (name, status)
+
+    def gauges_agree(self) -> None:
+        gauges = self.world.call(self.store.gauges({"shop": ("apns",)}))
+        statuses = self.world.call(self.store.pushes.statuses([("shop", name) for name in self.pushes]))
+        found = [status for status in statuses if status is not None]
+        scheduled = sum(each.counts.queued for each in found if each.state == "scheduled")
+        least = sum(each.counts.queued + each.counts.retrying for each in found) - scheduled
+        most = least + sum(each.counts.cancelled for each in found)
+        figures = gauges.apps["shop"]
+        assert least <= figures.total_pending <= most, (figures.total_pending, least, most)
+        assert figures.scheduled == scheduled
+
+    def teardown(self) -> None:
+        try:
+            self.finish()
+        finally:
+            self.stack.close()
+
+    def finish(self) -> None:
+        """Everybody goes on, every answer is good, and a newcomer is there in any case."""
+        self.nothing_went_wrong()
+        for each in self.dispatchers.values():
+            if not each.over:
+                self.world.resume(each.process)
+                each.process.loop.call_soon(each.provider.widen, 50)
+        self.dispatchers["heir"] = self.dispatcher("heir")
+        self.hear()
+        settled = False
+        for _ in range(150):
+            for each in self.dispatchers.values():
+                if not each.over:
+                    each.provider.say(Sent(status=200), 1000)
+            self.pass_time(2.0)
+            statuses = self.world.call(self.store.pushes.statuses([("shop", name) for name in self.pushes]))
+            settled = all(each is not None and each.state in ("done", "cancelled") for each in statuses)
+            if settled and not self.taking_back and not self.pending():
+                break
+            self.nothing_went_wrong()
+        self.nothing_went_wrong()
+        self.counts_balance_and_are_not_taken_back()
+        assert settled
+        assert not self.taking_back
+        for name, model in self.pushes.items():
+            self.ended_as_it_happened(name, model)
+        self.nothing_is_left()
+
+    def pending(self) -> int:
+        figures = self.world.call(self.store.gauges({"shop": ("apns",)})).apps["shop"]
+        return figures.total_pending + sum(figures.entries["apns"].values())
+
+    def ended_as_it_happened(self, name: str, model: Model) -> None:
+        found = self.world.call(self.store.pushes.deliveries("shop", name, outcome=None, cursor="", limit=1000))
+        assert found is not None
+        rows = found[0]
+        counted = {end: sum(row.outcome == end for row in rows) for end in ENDS}
+        if model.cancelling and model.push.send_at is not None and len(rows) < model.push.total:
+            return  # cancelled before its time: no row of its own says so
+        assert len(rows) == model.push.total, (name, len(rows))
+        assert counted == model.told, name
+        for index, row in enumerate(rows):
+            outcomes = [type(each.outcome) for each in model.flights[index]]
+            certain = [type(each.outcome) for each in model.flights[index] if each.recorded and not each.excused]
+            what = (name, index, row, outcomes)
+            if model.replayed:
+                continue
+            if Sent in certain:
+                assert row.outcome == "sent", what
+            if row.outcome == "sent":
+                assert Sent in outcomes, what
+            elif row.outcome == "invalid":
+                assert TokenDead in outcomes, what
+            elif row.outcome == "failed":
+                assert outcomes, what
+            elif row.outcome == "cancelled":
+                assert model.cancelling or any(each.pushes for each in self.withdrawn.get(model.tokens[index], ())), (
+                    what
+                )
+            elif row.outcome == "suppressed":
+                device = model.push.targets["apns"][index].device_id
+                moved = device is not None and self.phones[device].changes > 1
+                assert moved or self.withdrawn.get(model.tokens[index]), what
+
+    def nothing_is_left(self) -> None:
+        figures = self.world.call(self.store.gauges({"shop": ("apns",)})).apps["shop"]
+        assert (figures.total_pending, figures.retry_pending["apns"], figures.scheduled) == (0, 0, 0)
+        assert sum(figures.entries["apns"].values()) == sum(figures.in_flight["apns"].values()) == 0
+        call = self.store.link.call
+        for shard in range(self.config.shards_of("shop")):
+            assert self.world.call(call("ZCARD", keys.cancelled("shop", shard))) == 0
+            assert self.world.call(call("ZCARD", keys.retries("shop", shard, "apns"))) == 0
+            living = {each.process.name for each in self.dispatchers.values() if not each.over}
+            heard = {name.decode() for name in self.world.call(call("HKEYS", keys.heard("shop", shard)))}
+            assert heard >= living
+        for name, model in self.pushes.items():
+            shard = keys.shard_of(name, self.config.shards_of("shop"))
+            lost = any(each.excused for flights in model.flights.values() for each in flights)
+            if model.cancelled and not lost and model.push.total > 1:
+                flying = int(self.world.call(call("HGET", keys.push("shop", shard, name), "fi")) or 0)
+                assert flying <= 0, (name, flying)
+        # Those of an erased token go; the count stays.
+        assert figures.dead_letters <= sum(model.told["failed"] for model in self.pushes.values())
+
+
+EXAMPLES = int(os.environ.get("PUSHSVC_MACHINE_EXAMPLES", "12"))
+STEPS = int(os.environ.get("PUSHSVC_MACHINE_STEPS", "30"))
+
+
+@pytest.fixture
+def silent() -> Iterator[None]:
+    """Thousands of dispatchers start and end."""
+    with capture_logs():
+        yield
+
+
+@pytest.mark.parametrize(("backend", "shards"), [("valkey", 1), ("redis", 2)])
+@pytest.mark.usefixtures("silent")
+def test_any_life_of_a_delivery(backend: Backend, shards: int) -> None:
+    config = StoreConfig(chunk_size=4, shards=shards, alive_ttl=TAKEOVER, timeout=1e6)
+    with backend_server(backend) as server:
+        machine = type("Machine", (DeliveryMachine,), {"server": server, "config": config})
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=EXAMPLES,
+                stateful_step_count=STEPS,
+                deadline=None,
+                report_multiple_bugs=False,
+                suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+            ),
+        )
