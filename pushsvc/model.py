@@ -118,6 +118,10 @@ class Message(Struct, frozen=True, array_like=True):
     """Request headers that the push itself decides, by lower-case name."""
     spans: tuple[Span, ...] = ()
     """Where the body says for how many seconds it is to be kept: those that are left when it is sent go in there."""
+    collapse: str = ""
+    """Where the caller gave one: of messages to one target with the same value the latest replaces the others."""
+    since: int = 0
+    """With `collapse`, from when on its push was to be sent first (Unix ms): which of two is the later one."""
 
 
 # --- to whom ------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from .lanes import LaneState
 from .link import Link
 from .presence import Presence
 from .quarantine import set_aside
+from .supersession import SUPERSEDED, Supersession
 from .suppression import Suppression
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -38,8 +39,9 @@ class Read(NamedTuple):
 class Opener:
     """Opens entries for one consumer."""
 
-    def __init__(self, link: Link, suppression: Suppression, presence: Presence) -> None:
+    def __init__(self, link: Link, suppression: Suppression, presence: Presence, supersession: Supersession) -> None:
         self._link = link
+        self._supersession = supersession
         self._presence = presence
         self._suppression = suppression
         self._cancelled: dict[tuple[str, int], tuple[int, frozenset[str]]] = {}
@@ -83,6 +85,7 @@ class Opener:
         chunks = [chunk for _, decoded, _ in found for _, chunk in decoded]
         suppressed = await self._suppression.among(route.app, route.platform, chunks, sizes)
         changed = await self._presence.of(route.app, route.platform, chunks, newest)
+        superseded = await self._supersession.among(route.app, chunks, again=again)
         # Nothing is awaited from here on: an entry that two calls have read at once is handed out by one of them, and
         # a call that is cancelled before this holds nothing.
         taken = []
@@ -97,10 +100,14 @@ class Opener:
                     skip = {target.index: "cancelled" for target in chunk.targets}
                 elif suppressed:
                     skip = {target.index: "suppressed" for target in chunk.targets if target.token in suppressed}
+                behind = superseded.get(id(chunk), ())
                 if id(chunk) in changed and chunk.push_id not in cancelled:
                     chunk, why, renewed = changed[id(chunk)]
                     skip = {index: end for index, end in skip.items() if index not in renewed}
                     skip.update(dict.fromkeys(why, "suppressed"))
+                for index in behind:
+                    if index not in skip:
+                        skip[index], why[index] = "suppressed", SUPERSEDED
                 taken.append(Taken(ref=ref, chunk=chunk, skip=skip, why=why, again=again))
         return taken
 

@@ -29,6 +29,11 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | at which one that nobody works on is taken up         |
 | `ps:T:cancelled`           | zset   | member: until it ends  | ids of cancelled pushes that still have deliveries    |
 |                            |        |                        | not ended; score cancelled at ms                      |
+| `ps:T:latest:<slot>`       | hash   | 90 seconds             | digest of a target and a `collapse` -> the latest push|
+|                            |        |                        | that was accepted of it: see supersession.py          |
+| `ps:T:c:<digest>`          | hash   | a wait's TTL, renewed  | of a target and a `collapse` with a delivery that     |
+|                            |        |                        | waits: `a` latest push accepted, `o` oldest and `n`   |
+|                            |        |                        | latest that wait                                      |
 | `ps:T:epoch`               | string | for good               | counter, raised by each cancel: a cheap question      |
 | `ps:T:revoked`             | stream | 3600 seconds, renewed  | what dispatchers shall let go of, see revocations.py: |
 |                            |        |                        | `p` a push id, `t` marks of tokens, `e` an entry      |
@@ -362,6 +367,10 @@ def erase(app: str) -> str:
 
 def erased(app: str, digest: str) -> str:
     return f"{prefix(app, 0)}erased:{digest}"
+
+
+def latest(app: str, shard: int, slot: int) -> str:
+    return f"{prefix(app, shard)}latest:{slot}"
 
 
 def quarantine(app: str, shard: int) -> str:

@@ -55,6 +55,7 @@ from .memory_state import Record, State, Walk
 from .pushes import after_cursor, page
 from .receipts import parse_event_id
 from .settling import again_as, dead_letter_of, receipt_of, row_of
+from .supersession import SUPERSEDED, order_of, place_of
 
 
 class MemoryPushes:
@@ -188,6 +189,8 @@ class MemoryQueue:
             why: dict[int, str] = {}
             if record.state != "cancelled":
                 chunk, why = self._present(route, chunk, skip)
+                if chunk.message.collapse and (again or chunk.turn > 1):
+                    self._superseded(chunk, skip, why)
             ref = EntryRef(app=route.app, shard=0, platform=route.platform, lane=lane, entry_id=entry_id)
             taken.append(Taken(ref=ref, chunk=chunk, skip=skip, why=why, again=again))
         return taken
@@ -209,8 +212,30 @@ class MemoryQueue:
                 targets[place] = judged
         return msgspec.structs.replace(chunk, targets=tuple(targets)), why
 
+    def _superseded(self, chunk: Chunk, skip: dict[int, End], why: dict[int, str]) -> None:
+        for target in chunk.targets:
+            newest = self._state.superseding.get((chunk.app, *place_of(chunk, target)), "")
+            if newest > order_of(chunk) and target.index not in skip:
+                skip[target.index], why[target.index] = "suppressed", SUPERSEDED
+
+    def _supersede(self, settlement: Settlement) -> None:
+        """What was accepted, and what waits."""
+        state, verdict = self._state, settlement.verdict
+        chunk, target = settlement.delivery.chunk, settlement.delivery.target
+        if not chunk.message.collapse or chunk.dry_run:
+            return
+        place, order = (chunk.app, *place_of(chunk, target)), order_of(chunk)
+        if not isinstance(verdict, Ended) or verdict.dead_letter:
+            state.behind[place] = min(order, state.behind.get(place, order))
+        elif verdict.end == "sent":
+            state.superseding[place] = max(order, state.superseding.get(place, ""))
+            if state.behind.get(place, order) < order:
+                state.revoke(chunk.app, Revoked(tokens=frozenset((token_mark(target.token),))))
+
     async def settle(self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]) -> int:
         state = self._state
+        for settlement in settlements:
+            self._supersede(settlement)
         applied = 0
         again: dict[tuple[int, Retry], tuple[Chunk, list[Target]]] = {}
         for settlement in settlements:

@@ -139,6 +139,10 @@ class State:
         """App, platform and token, with the instant from which they are."""
         self.moved: set[tuple[str, Platform, str]] = set()
         """App, platform and token of devices that have changed since a target may have been made of them."""
+        self.superseding: dict[tuple[str, ...], str] = {}
+        """App and what two messages must have in common to replace each other, with the newest order accepted."""
+        self.behind: dict[tuple[str, ...], str] = {}
+        """The same, with the oldest order that waits."""
         self.devices: dict[str, dict[str, Kept]] = defaultdict(dict)
         """Of an app, by id, in the order of their ordinals."""
         self.owners: dict[str, dict[tuple[Platform, str], str]] = defaultdict(dict)

@@ -33,6 +33,7 @@ from .registry import RedisRegistry
 from .replays import RedisReplays
 from .replicas import open_link
 from .revocations import Following, Revocations
+from .supersession import Supersession
 from .suppression import Suppression
 from .webhooks import RedisWebhooks
 from .workers import RedisWorkers
@@ -59,7 +60,16 @@ class Store:
         self.replaced = asyncio.Event()
         """Set when this Redis has come back empty and has been begun anew by others: end, and be started again."""
         self.pushes = RedisPushes(link, config, revocations, clock)
-        self.queue = RedisQueue(link, config, suppression, presence, liveness, Following(link, config, liveness), clock)
+        self.queue = RedisQueue(
+            link,
+            config,
+            suppression,
+            presence,
+            liveness,
+            Following(link, config, liveness),
+            Supersession(link, config, hash_key, revocations, clock),
+            clock,
+        )
         self.receipts = RedisReceipts(link, config, suppression, liveness, clock)
         self.answers = RedisAnswers(link, config)
         self.suppressions = suppression

@@ -40,6 +40,7 @@ from .liveness import Liveness
 from .presence import Presence, newest_command, newest_of
 from .revocations import Following
 from .settling import Closed, batches, pack, pack_finished
+from .supersession import Supersession
 from .suppression import Suppression
 
 _SETTLE = 1000
@@ -71,6 +72,7 @@ class RedisQueue:
         presence: Presence,
         liveness: Liveness,
         following: Following,
+        supersession: Supersession,
         clock: Clock,
     ) -> None:
         self._link = link
@@ -81,7 +83,8 @@ class RedisQueue:
         self._counted: dict[str, int] = {}
         """Cancelled pushes, with how many of our deliveries in flight the store has counted."""
         self._held = HeldRoutes(link, config, clock)
-        self._opener = Opener(link, suppression, presence)
+        self._supersession = supersession
+        self._opener = Opener(link, suppression, presence, supersession)
         self._lanes: dict[tuple[str, int, str, Lane], LaneState] = {}
         self._counted_at = 0.0
         link.on_change(self.distrust)
@@ -211,6 +214,8 @@ class RedisQueue:
 
     async def settle(self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]) -> int:
         """Entries are acknowledged with the last settlements of their shard, never before."""
+        if app in self._supersession.apps:
+            await self._supersession.record(app, settlements)
         shards = self._config.shards_of(app)
         if finished and finished[0].history != self._link.history:
             finished = [ref for ref in finished if ref.history == self._link.history]

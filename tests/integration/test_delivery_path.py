@@ -69,6 +69,26 @@ def test_a_dead_token_comes_up_in_feedback_and_is_not_sent_to_again(tmp_path: Pa
     play(tmp_path, act)
 
 
+def test_an_earlier_push_that_waits_never_replaces_a_later_one(tmp_path: Path) -> None:
+    async def act(service: Service) -> None:
+        scenario = "ServiceUnavailable.1,retry-after-1"
+        phones = apns(scenario, "a") + fcm("UNAVAILABLE.1,retry-after-1", "a")
+        content = {"notification": {"title": "shipped"}, "collapse": "order-7"}
+        earlier = await service.push(phones, **content)
+
+        async def waits() -> bool:
+            return bool((await service.status(earlier))["counts"]["retrying"] == 2)
+
+        await service.until("the earlier push waits", waits)
+        assert await service.done(await service.push(phones, **content)) == {"total": 2, "sent": 2}
+        assert await service.done(earlier) == {"total": 2, "suppressed": 2}
+        assert {row["reason"] for row in await service.rows(earlier)} == {"superseded"}
+        record = service.simulator.record
+        assert [record.apns.requests_of(phones[0]["token"]), record.fcm.requests_of(phones[1]["token"])] == [2, 2]
+
+    play(tmp_path, act)
+
+
 def test_ten_thousand_dead_tokens_in_a_row_do_not_stall_the_connection(tmp_path: Path) -> None:
     async def act(service: Service) -> None:
         push = await service.push(apns("Unregistered", *range(10_000)))

@@ -23,6 +23,7 @@ from pushsvc.model import (
     BadNotification,
     Ended,
     FeedbackEvent,
+    Message,
     Retry,
     Route,
     Target,
@@ -479,6 +480,11 @@ def test_every_key_is_as_documented(server: Server) -> None:
                 *(settlement(each.chunk, target.index) for target in rest[4:-1]),
             ]
             await store.queue.settle("shop", kinds, [])
+        collapsing = Message("apns", b"{}", collapse="order-7", since=NOW)
+        await store.pushes.accept(msgspec.structs.replace(make_push("c", 2), messages={"apns": collapsing}))
+        (each,) = [each for each in await take_all(store) if each.chunk.push_id == "c"]
+        ends = [settlement(each.chunk, 0), settlement(each.chunk, 1, Retry(NOW, 2), Unavailable())]
+        await store.queue.settle("shop", ends, [each.ref])
         assert await _suppress_all(store) == 6  # of `some`, and of each chunk of `large`
         await store.pushes.cancel("shop", "large")
         for each in (await store.link.call("XRANGE", keys.lane("shop", 0, "apns", "normal"), "-", "+"))[:1]:

@@ -636,3 +636,26 @@ def test_a_push_is_rendered_whole_or_refused_with_reasons(
     assert all(re.fullmatch(r"[\x20-\x7e]+", value) for value in message.headers.values())
     assert {"apns-push-type", "apns-priority"} <= message.headers.keys()
     assert (message.headers["apns-push-type"], message.headers["apns-priority"]) != ("background", "10")
+
+
+@pytest.mark.parametrize(
+    ("given", "collapse"),
+    [
+        (content(notification={"title": "Hi"}), ""),
+        (content(data={"a": "1"}), ""),
+        (content(notification={"title": "Hi"}, collapse="c"), "c"),
+        (content(data={"a": "1"}, collapse="c"), "c"),
+        (content(notification={"title": "Hi"}, overrides={"apns": {"headers": {"apns-collapse-id": "d"}}}), "d"),
+        (
+            content(
+                notification={"title": "Hi"}, collapse="c", overrides={"apns": {"headers": {"apns-collapse-id": "d"}}}
+            ),
+            "d",
+        ),
+    ],
+)
+def test_what_replaces_an_earlier_push_says_so(given: Content, collapse: str) -> None:
+    message = render(given)
+
+    assert message.collapse == collapse
+    assert bool(message.since) == bool(collapse)

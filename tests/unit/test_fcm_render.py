@@ -693,3 +693,30 @@ def test_a_push_is_rendered_whole_or_refused_with_reasons(
     assert value
     assert not value.keys() & {"token", "fid", "topic", "condition", "name", "message"}
     assert size_of(value) <= 4096
+
+
+@pytest.mark.parametrize(
+    ("given", "collapse"),
+    [
+        (content(notification={"title": "Hi"}), ""),
+        (content(notification={"title": "Hi"}, collapse="c"), "c"),
+        (content(data={"a": "1"}, collapse="größe"), "größe"),
+        (content(notification={"title": "Hi"}, collapse="c", overrides={"fcm": {"android": {"ttl": "9s"}}}), "c"),
+        (
+            content(notification={"title": "Hi"}, collapse="c", overrides={"fcm": {"android": {"collapseKey": "d"}}}),
+            "",
+        ),
+        (
+            content(
+                notification={"title": "Hi"},
+                collapse="c",
+                overrides={"fcm": {"apns": {"headers": {"apns-collapse-id": "d"}}}},
+            ),
+            "",
+        ),
+    ],
+)
+def test_what_replaces_an_earlier_push_says_so(given: Content, collapse: str) -> None:
+    message = RENDERER.render(given, push_id=PUSH_ID, starts_at=CREATED_AT)
+
+    assert (message.collapse, message.since) == (collapse, CREATED_AT if collapse else 0)

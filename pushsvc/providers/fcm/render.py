@@ -127,7 +127,20 @@ class FcmRenderer:
             path = "live_activity" if content.live_activity is not None else path
             text = f"notification and data are {size:,} bytes for FCM, the limit is {limit:,}"
             raise RenderError([Fault(path, text)], too_large=True)
-        return Message(PLATFORM, body, {}, places)
+        if content.collapse is None or not _collapses(message, content.collapse):
+            return Message(PLATFORM, body, {}, places)
+        return Message(PLATFORM, body, {}, places, collapse=content.collapse, since=starts_at)
+
+
+def _collapses(message: dict[str, Any], collapse: str) -> bool:
+    """Whether the caller has left `collapse` its own name for every kind of device."""
+    android = _within(message, "android")
+    names = (
+        android.get("collapse_key"),
+        _within(android, "notification").get("tag"),
+        _within(_within(message, "apns"), "headers").get("apns-collapse-id"),
+    )
+    return {name for name in names if name is not None} == {collapse}
 
 
 def _limit(kinds: Collection[str]) -> int:

@@ -35,6 +35,8 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:T:x:<id>": "audiences",
     "ps:T:expansions:<lane>": "(ids of pushes)",
     "ps:T:cancelled": "(ids of pushes)",
+    "ps:T:latest:<slot>": "(keyed digests, for 90 seconds)",
+    "ps:T:c:<digest>": "(a keyed digest, and ids of pushes)",
     "ps:T:epoch": "(a number)",
     "ps:T:revoked": "(ids, and 32 bits of a token's CRC)",
     "ps:T:heard": "(names of processes)",

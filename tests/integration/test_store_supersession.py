@@ -1,0 +1,206 @@
+"""Of pushes with the same `collapse` to one target the later one stays, whatever has to be sent again: over every
+backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from pushsvc.model import Ended, Message, Push, Retry, Target, Unavailable
+from pushsvc.ports import ReplaySpec, Taken
+from pushsvc.ports.entries import token_mark
+from pushsvc.store import Store, StoreConfig, keys
+
+from .servers import Server
+from .test_store_kit import NOW, ROUTE, AnyStore, Backend, World, backend_server, make_push, play, settlement, take
+
+BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
+BUSY = Unavailable(status=503)
+AGAIN = Retry(NOW, 2)
+FAILED = Ended("failed", dead_letter=True)
+SHARDS = StoreConfig(shards=3)
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
+    with backend_server(request.param) as found:
+        yield found
+
+
+def order_push(push_id: str, *, since: int = NOW, token: str = "t", collapse: str = "order-7") -> Push:
+    """One delivery of a message with `collapse`."""
+    message = Message("apns", b"{}", collapse=collapse, since=since)
+    push = make_push(push_id, created_at=since)
+    return msgspec.structs.replace(push, messages={"apns": message}, targets={"apns": (Target(0, token),)})
+
+
+async def sent(store: AnyStore, push: Push) -> None:
+    """Accepted by us and by the provider."""
+    await store.pushes.accept(push)
+    (taken,) = await take(store)
+    await store.queue.settle("shop", [settlement(taken.chunk, 0)], [taken.ref])
+
+
+async def waits(store: AnyStore, push: Push, verdict: Retry | Ended = AGAIN) -> None:
+    """Accepted by us, and refused for the moment."""
+    await store.pushes.accept(push)
+    (taken,) = await take(store)
+    await store.queue.settle("shop", [settlement(taken.chunk, 0, verdict, BUSY)], [taken.ref])
+
+
+async def due(store: AnyStore) -> Taken:
+    """What comes back from its wait."""
+    await store.queue.promote(ROUTE, NOW + 10_000)
+    (taken,) = await take(store)
+    return taken
+
+
+def superseded(taken: Taken) -> bool:
+    assert (taken.skip == {}) == (taken.why == {})
+    assert not taken.skip or (taken.skip, taken.why) == ({0: "suppressed"}, {0: "superseded"})
+    return bool(taken.skip)
+
+
+def test_what_waits_ends_once_a_later_one_was_accepted(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        first, second = await world.store("first"), await world.store("second")
+        await waits(first, order_push("a"))
+        await sent(second, order_push("b", since=NOW + 1))
+        again = await due(first)
+        assert superseded(again)
+        end = settlement(again.chunk, 0, Ended("suppressed"), None, reason="superseded")
+        await first.queue.settle("shop", [end], [again.ref])
+        status = await second.pushes.status("shop", "a")
+        assert status is not None
+        assert (status.state, status.counts.suppressed) == ("done", 1)
+        rows = await first.pushes.deliveries("shop", "a", outcome=None, cursor="", limit=9)
+        assert rows is not None
+        assert (rows[0][0].reason, rows[0][0].attempts) == ("superseded", 1)
+
+    play(server, story, SHARDS)
+
+
+def test_what_is_in_flight_while_a_later_one_is_accepted_ends_as_well(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(order_push("a"))
+        (flying,) = await take(store)
+        await sent(store, order_push("b", since=NOW + 1))
+        await store.queue.settle("shop", [settlement(flying.chunk, 0, AGAIN, BUSY)], [flying.ref])
+        assert superseded(await due(store))
+
+    play(server, story, SHARDS)
+
+
+def test_what_is_taken_over_ends_as_well(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        killed, other = await world.store("killed"), await world.store("other")
+        await killed.pushes.accept(order_push("a"))
+        (flying,) = await take(killed)
+        await sent(other, order_push("b", since=NOW + 1))
+        await world.kill("killed")
+        (again,) = await other.queue.reclaim(ROUTE)
+        assert again.chunk == flying.chunk
+        assert superseded(again)
+
+    play(server, story)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(order_push("b", since=NOW + 1, token="u"), id="another token"),
+        pytest.param(order_push("b", since=NOW + 1, collapse="order-8"), id="another collapse"),
+        pytest.param(order_push("b", since=NOW - 1), id="an earlier one"),
+        pytest.param(order_push("9", since=NOW), id="an earlier id of the same instant"),
+        pytest.param(msgspec.structs.replace(order_push("b", since=NOW + 1), dry_run=True), id="a dry run"),
+    ],
+)
+def test_nothing_else_supersedes(server: Server | None, other: Push) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await waits(store, order_push("a"))
+        await sent(store, other)
+        assert not superseded(await due(store))
+
+    play(server, story, SHARDS)
+
+
+def test_a_later_one_that_was_not_accepted_supersedes_nothing(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await waits(store, order_push("a"))
+        await waits(store, order_push("b", since=NOW + 1), FAILED)
+        assert not superseded(await due(store))
+
+    play(server, story)
+
+
+def test_what_was_accepted_itself_goes_again_where_that_was_not_recorded(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await waits(store, order_push("a"))
+        again = await due(store)
+        assert not superseded(again)
+        # Its acceptance is recorded before its end, and a process may die in between: nothing is behind itself.
+        other = msgspec.structs.replace(again.chunk, turn=7)
+        assert await store.queue.settle("shop", [settlement(other, 0)], []) == 0
+        store.queue.forget([again.ref])
+        (again,) = await take(store)
+        assert not superseded(again)
+
+    play(server, story)
+
+
+def test_who_holds_what_has_been_superseded_is_told(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        holder, other = await world.store("holder"), await world.store("other")
+        for store in (holder, other):
+            await store.queue.enrol("shop")
+        await waits(holder, order_push("a"))
+        held = await due(holder)
+        assert not superseded(held)
+        await sent(other, order_push("b", since=NOW + 1))
+        (news,) = await holder.queue.revoked({"shop"}, 1000)
+        assert news.revoked.tokens == {token_mark("t")}
+        # It gives back what it holds, as a retry, and finds why as it takes it again.
+        await holder.queue.settle("shop", [settlement(held.chunk, 0, Retry(NOW, 2), None)], [held.ref])
+        assert superseded(await due(holder))
+        if isinstance(other, Store):  # the twin tells more than it need
+            await sent(other, order_push("c", since=NOW + 2))
+            assert await holder.queue.revoked({"shop"}, 1) == []
+
+    play(server, story)
+
+
+def test_a_dead_letter_that_is_replayed_is_no_later_one() -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        assert isinstance(store, Store)
+        await waits(store, order_push("a"), FAILED)
+        await sent(store, order_push("b", since=NOW + 1))
+        job = (await store.dead.request(ReplaySpec("shop"))).job
+        while not (await store.dead.step("shop", job, most=10)).over:
+            pass
+        (taken,) = await take(store)
+        assert superseded(taken)
+
+    with backend_server("valkey") as server:
+        play(server, story, SHARDS)
+
+
+def test_messages_without_collapse_leave_nothing() -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        assert isinstance(store, Store)
+        plain = order_push("a", collapse="")
+        await waits(store, plain)
+        await sent(store, order_push("b", since=NOW + 1, collapse=""))
+        assert not superseded(await due(store))
+        assert await store.link.call("KEYS", f"{keys.prefix('shop', 0)}latest:*") == []
+        assert await store.link.call("KEYS", f"{keys.prefix('shop', 0)}c:*") == []
+
+    with backend_server("redis") as server:
+        play(server, story)
