@@ -59,6 +59,10 @@ CANCELLED: Final = Ended("cancelled")
 LAPSED_LOOK: Final = 0.1
 """Seconds between two looks at a sign of life that has run out."""
 
+LANDING: Final = 5.0
+"""Seconds that what is in flight at a failover has to come back, before it is read from the new primary again."""
+LANDING_LOOK: Final = 0.02
+
 BREATH: Final = 500
 """Deliveries taken back before others get the loop again."""
 
@@ -136,6 +140,7 @@ class RouteWorker:
         self._later: asyncio.TimerHandle | None = None
         self._later_at = 0.0
         self._stopping = False
+        self._history = queue.history
         self._pump_scheduled = False
         self._in_flight = 0
         self._congestion = Congestion(self._loop.time())
@@ -221,6 +226,9 @@ class RouteWorker:
             if not self._lease.holds:
                 await asyncio.sleep(LAPSED_LOOK)
                 continue
+            if self._history != self._queue.history:
+                await self._land()
+                continue
             mark = self._mark()
             try:
                 taken = await self._queue.take(self.route, lane, targets=wanted, wait_ms=wait_ms)
@@ -234,6 +242,21 @@ class RouteWorker:
             if taken and self._held(lane) + sum(len(t.chunk.targets) for t in taken) <= TRICKLE:
                 self._haste.note(self.route, lane, self._loop.time())
             self._admit(taken, mark)
+
+    async def _land(self) -> None:
+        """Another server is the primary: let go of what was read from the old one, and return when what was sent of it
+        is recorded on the new one. Read before that it would be sent again."""
+        history = self._queue.history
+        self._withdraw()
+        last = self._loop.time() + LANDING
+        sent: int | None = None
+        while self._history != history:  # of several lanes the first to be done speaks for all
+            if sent is None and (not self._in_flight or self._loop.time() >= last):
+                sent = self._settler.handed_over
+            if sent is not None and self._settler.recorded >= sent:
+                self._history = history
+                return
+            await asyncio.sleep(LANDING_LOOK)
 
     async def _enrol(self) -> None:
         who = ("enrol", self.route)
@@ -282,7 +305,7 @@ class RouteWorker:
 
     async def _reclaim(self) -> None:
         mark = self._mark()
-        if self._lease.holds:
+        if self._lease.holds and self._history == self._queue.history:
             self._admit(await self._queue.reclaim(self.route), mark)
 
     def _admit(self, taken: list[Taken], mark: Mark) -> None:
@@ -359,12 +382,16 @@ class RouteWorker:
 
     def give_up(self) -> None:
         """Our sign of life has run out: what is not in flight may be another's by now."""
+        self._log.warning("lease_lapsed", given_up=self._withdraw())
+
+    def _withdraw(self) -> int:
+        """Let go of all that waits here; returns how many deliveries."""
         given_up = self._lanes.sift(everything)
         if self._gate is not None:
             given_up += self._gate.sift(everything)
         self._settler.drop(given_up)
         self._signal_space()
-        self._log.warning("lease_lapsed", given_up=sum(len(targets) for _, targets in given_up))
+        return sum(len(targets) for _, targets in given_up)
 
     def _take_back(self, entry: OpenEntry, revoked: Revoked, *, counted: bool = False) -> None:
         """The same for an entry that is in no line."""
@@ -444,7 +471,9 @@ class RouteWorker:
             entry, targets = drawn
             chunk = entry.chunk
             if entry.ref.history != history:
-                continue  # read from a server that is no longer the primary: it is read again from the new one
+                # Read from a server that is no longer the primary: it is read again from the new one.
+                self._settler.drop([(entry, targets)])
+                continue
             if chunk.expires_at <= now:
                 self._expire(entry, targets, now)
                 continue
@@ -477,6 +506,7 @@ class RouteWorker:
             return  # The pump is woken when there is room, or something to send.
         entry, target = drawn
         if entry.ref.history != self._queue.history:
+            self._settler.drop([(entry, (target,))])
             self.wake()
             return
         now = int(self._wall_clock() * 1000)

@@ -31,6 +31,9 @@ LINGER: Final = 0.004
 BOUND: Final = 20_000
 """Unrecorded settlements at which sending stops until Redis has caught up."""
 
+REPLICATED_BOUND: Final = 2_000
+"""The same where a failover may undo what is not on replicas: what another dispatcher may then send again."""
+
 
 class Settler:
     """The batches of one app."""
@@ -39,6 +42,10 @@ class Settler:
         self._app = app
         self._queue = queue
         self._on_relief = on_relief
+        self._bound = REPLICATED_BOUND if queue.replicated else BOUND
+        self._drawn = 0
+        self.recorded = 0
+        """How many of what was handed over, from the first on, are recorded."""
         self._waiting: deque[tuple[Settlement | None, OpenEntry]] = deque()
         self._held: dict[str, list[OpenEntry]] = {}
         self._news: deque[tuple[News, asyncio.Future[None]]] = deque()
@@ -50,7 +57,12 @@ class Settler:
     @property
     def congested(self) -> bool:
         """True while too much is unrecorded to send more."""
-        return len(self._waiting) >= BOUND
+        return len(self._waiting) >= self._bound
+
+    @property
+    def handed_over(self) -> int:
+        """How many were ever handed over to be recorded."""
+        return self._drawn + len(self._waiting)
 
     def hold(self, entry: OpenEntry) -> None:
         """The entry was taken, and some of it may be sent."""
@@ -119,6 +131,7 @@ class Settler:
                 was_congested = self.congested
                 settlements, finished, forgotten = self._next_batch()
                 await self._record(settlements, finished)
+                self.recorded = self._drawn
                 self._queue.forget(forgotten)
                 if was_congested and not self.congested:
                     self._on_relief()
@@ -160,7 +173,9 @@ class Settler:
         finished: list[EntryRef] = []
         forgotten: list[EntryRef] = []
         waiting = self._waiting
-        for _ in range(min(BATCH, len(waiting))):
+        size = min(BATCH, len(waiting))
+        self._drawn += size
+        for _ in range(size):
             settlement, entry = waiting.popleft()
             if settlement is not None:
                 settlements.append(settlement)

@@ -237,6 +237,11 @@ class DeliveryQueue(Protocol):
         """Another number once another server answers: what was read before is not sent any more, and comes again."""
         ...
 
+    @property
+    def replicated(self) -> bool:
+        """Whether `settle` returns only when a failover cannot undo it."""
+        ...
+
     async def beat(self, held: Mapping[str, str] | None = None) -> None:
         """Say that this consumer lives; due every few seconds, or others take its entries over.
 

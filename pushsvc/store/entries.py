@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -49,13 +50,16 @@ class Opener:
     async def open(
         self, route: Route, reads: Iterable[Read], sizes: Sequence[int], newest: Sequence[float]
     ) -> list[Taken]:
-        """Open entries that nobody has worked on. By shard, `sizes` are those of the suppression lists, and `newest`
-        says when a device changed last."""
+        """Open entries that nobody has worked on, as far as the server knows: after a failover what has ended is left
+        out. By shard, `sizes` are those of the suppression lists, and `newest` says when a device changed last."""
         found = []
+        behind = time.monotonic() < self._link.behind_until
         for state, entries, epoch in reads:
             if entries:
                 decoded = await self._decode(state, entries)
                 state.learn(sum(len(chunk.targets) for _, chunk in decoded), len(entries))
+                if behind:
+                    decoded = await self._outstanding(state, decoded)
                 found.append((state, decoded, await self._cancelled_of(state, epoch)))
         return await self._hold(route, found, sizes, newest)
 

@@ -2,7 +2,8 @@
 --
 -- Several processes may do so at once, and one may cancel meanwhile: each push is launched or cancelled, once, and by
 -- whoever comes first. A push is launched whole, so a call moves a little more than it was told at most. Where the
--- status is gone its deliveries travel all the same.
+-- status is gone its deliveries travel all the same. After a failover a push may be scheduled again whose deliveries
+-- have been sent and recorded: where all have ended nothing is left to launch.
 --
 -- KEYS  1 ps:T:scheduled; 2 ps:T:pending
 -- ARGV  1 prefix `ps:T:`; 2 now ms; 3 how many chunks, about
@@ -11,14 +12,16 @@
 local prefix, room = ARGV[1], tonumber(ARGV[3])
 local change = {}
 
--- Moves the chunks of a push; returns how many there were.
-local function move(id)
+-- Moves the chunks of a push, or takes those of one that is over away; returns how many there were.
+local function move(id, over)
   local key = prefix .. 's:' .. id
   local parts = redis.call('LRANGE', key, 0, -1)
   for at = 1, #parts, 4 do
     local lane, count = parts[at] .. ':' .. parts[at + 1], parts[at + 2]
-    redis.call('XADD', prefix .. 'q:' .. lane, '*', 'c', parts[at + 3], 'n', count)
-    change[lane] = (change[lane] or 0) + count
+    if not over then
+      redis.call('XADD', prefix .. 'q:' .. lane, '*', 'c', parts[at + 3], 'n', count)
+      change[lane] = (change[lane] or 0) + count
+    end
     change.scheduled = (change.scheduled or 0) - count
   end
   redis.call('DEL', key)
@@ -30,9 +33,10 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'LIMIT
   if room <= 0 then
     break
   end
-  room = room - move(id)
   local push = prefix .. 'p:' .. id
-  if redis.call('EXISTS', push) == 1 then
+  local state = redis.call('HGET', push, 'st')
+  room = room - move(id, state == 'done')
+  if state == 'scheduled' then
     redis.call('HSET', push, 'st', 'sending', 'up', ARGV[2])
   end
   redis.call('ZREM', KEYS[1], id)

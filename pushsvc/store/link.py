@@ -12,6 +12,7 @@ that nobody writes to the old one or believes what it says, and who asked by `on
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
@@ -34,6 +35,10 @@ ScriptCall: TypeAlias = tuple[str, Sequence[str], Sequence[Any]]
 LOOK: Final = 1.0
 """Seconds between two questions to the sentinels."""
 
+BEHIND: Final = 60.0
+"""Seconds after a change in which an entry that is handed out for the first time may have been sent already: it was
+read, launched or returned for a retry on the old primary, and the new one had not heard of that."""
+
 
 def pairs(flat: Sequence[Any]) -> dict[Any, Any]:
     """An answer of the form name, value, name, value, .. as a dictionary."""
@@ -52,6 +57,8 @@ class Link:
         self._changed: list[Callable[[], None]] = []
         self.history = 0
         """Raised when another server becomes the primary: an entry id of before may be another entry's there."""
+        self.behind_until = time.monotonic() + BEHIND if self.sentinels is not None else 0.0
+        """Until when the primary may have entries to hand out whose deliveries have ended; by `time.monotonic`."""
         self.confirmed = 0.0
         """When the sentinels were last asked, and named the primary that is used; the loop's clock."""
 
@@ -86,6 +93,7 @@ class Link:
     async def drop(self) -> None:
         """End every connection and tell whoever wants to know."""
         self.history += 1
+        self.behind_until = time.monotonic() + BEHIND
         for client in (self._client, self._waiting):
             if not isinstance(client, RedisCluster):
                 with suppress(faults.RedisError, OSError):
@@ -107,6 +115,12 @@ class Link:
         """Scripts that somebody is told of and relies on, in one round trip; `mark` is a key in their slot. With
         `queue.durability = "replicas"` their writes are on replicas when this returns; see replicas.py."""
         return await self.scripts(calls)
+
+    async def record(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run `<name>.lua`, which acknowledges entries of one server, once: a second run might reach another server,
+        where an id may be another entry's. With `queue.durability = "replicas"` the replicas have it too, as with
+        `guarded`. After a `StoreError` it may have been done."""
+        return await self.read(name, keys, args)
 
     async def promise(self, *command: Any) -> Any:
         """The same for one command, whose second word is its key."""
@@ -208,15 +222,17 @@ class Link:
                     raise answer
         return answers
 
-    async def pinned(self, key: str, commands: Sequence[Command], wait_ms: int) -> list[Any]:
+    async def pinned(self, key: str, commands: Sequence[Command], wait_ms: int, *, repeat: bool = True) -> list[Any]:
         """Commands in one go on one connection, to the node that has `key`; some of them may block, for `wait_ms` in
-        all. Tried once more, all of them, where the connection broke. Faults are among the answers.
+        all. With `repeat` all of them are tried once more where the connection broke. Faults are among the answers.
         """
         with store_faults():
             async with asyncio.timeout(wait_ms / 1000 + self._timeout):
                 try:
                     return await self._pinned(key, commands)
                 except faults.ConnectionError:
+                    if not repeat:
+                        raise
                     return await self._pinned(key, commands)
 
     async def _pinned(self, key: str, commands: Sequence[Command]) -> list[Any]:

@@ -338,6 +338,7 @@ class MemoryQueue:
             self._held -= set(self._state.lanes[route.app, route.platform, lane].owner)
 
     history = 0
+    replicated = False
 
     async def beat(self, held: Mapping[str, str] | None = None) -> None:
         self._state.alive.add(self._consumer)

@@ -265,8 +265,9 @@ class RedisQueue:
         blob = _pack(
             (now, config.status_ttl * 1000, config.dead_ttl * 1000, groups, singles, refs, slot, ANSWERS_TTL * 1000)
         )
-        # Not repeated by the client: it would acknowledge on a new primary what was read from the old one.
-        answer: list[Any] = await self._link.read("settle", [keys.pending(app, shard)], [keys.prefix(app, shard), blob])
+        answer: list[Any] = await self._link.record(
+            "settle", [keys.pending(app, shard)], [keys.prefix(app, shard), blob]
+        )
         return answer
 
     # --- moving -----------------------------------------------------------------------------------
@@ -343,13 +344,17 @@ class RedisQueue:
     def forget(self, refs: Iterable[EntryRef]) -> None:
         for ref in refs:
             state = self._lanes.get((ref.app, ref.shard, ref.platform, ref.lane))
-            if state is not None:
+            if state is not None and ref.history == self._link.history:
                 state.held.discard(ref.entry_id)
                 state.lost(0.0)
 
     @property
     def history(self) -> int:
         return self._link.history
+
+    @property
+    def replicated(self) -> bool:
+        return self._link.waits
 
     def distrust(self) -> None:
         """Another server answers from now on: entries may be pending on it that are not held here."""

@@ -6,8 +6,10 @@ in one pipeline with the writes, on one connection; in a cluster, on one to the 
 a mark, a write of its own, for a step that finds its work done and writes nothing; see durable.py.
 
 What waits is what somebody is told of and relies on, the scripts of `PROMISES`: a push that was accepted, a cancel, a
-change of a device, an erasure. What a dispatcher records does not: a settlement that is lost is sent again, a retry or
-a launch that is lost comes about again, because the server that takes over has the whole of one step or nothing.
+change of a device, an erasure. So does what a dispatcher records, a batch at a time: until replicas have it the
+dispatcher keeps it, and records it again on the server that takes over, so that nothing is sent a second time. While it
+is kept, little more is sent; see dispatch/settling.py. A launch or a retry's return that is lost comes about again,
+because the server that takes over has the whole of one step or nothing.
 
 How many must have it is judged by `Quorum`. One replica is not enough for the failover that sentinels make on demand:
 one is promoted while another still follows, and acknowledges, what is about to be thrown away. So all replicas that a
@@ -115,12 +117,20 @@ class ReplicatedLink(Link):
         return self.raised(await self._with_replicas(str(command[1]), [command], mark=False))[0]
 
     async def guarded(self, mark: str, calls: Sequence[ScriptCall]) -> list[Any]:
+        return await self._guarded(mark, calls)
+
+    async def record(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        return (await self._guarded(mark_beside(keys[0]), [(name, keys, args)], repeat=False))[0]
+
+    async def _guarded(self, mark: str, calls: Sequence[ScriptCall], *, repeat: bool = True) -> list[Any]:
         async def run(commands: Sequence[Command]) -> list[Any]:
-            return await self._with_replicas(mark, commands, mark=True)
+            return await self._with_replicas(mark, commands, mark=True, repeat=repeat)
 
         return await self.by_digest(calls, run)
 
-    async def _with_replicas(self, key: str, commands: Sequence[Command], *, mark: bool) -> list[Any]:
+    async def _with_replicas(
+        self, key: str, commands: Sequence[Command], *, mark: bool, repeat: bool = True
+    ) -> list[Any]:
         """The answers, in the order of the commands; a fault in the place of all where replicas do not have them."""
         clock = asyncio.get_running_loop().time
         quorum = self._quorums.get(key if self.cluster else "")
@@ -130,7 +140,7 @@ class ReplicatedLink(Link):
         asked = quorum.asked(clock())
         marked = [("SET", key, 1, "PX", _MARK_LIFE)] if mark else []
         barrier: list[Command] = [*marked, ("WAIT", asked, WAIT_MS), ("ROLE",)]
-        *answers, acknowledged, role = await self.pinned(key, [*commands, *barrier], WAIT_MS)
+        *answers, acknowledged, role = await self.pinned(key, [*commands, *barrier], WAIT_MS, repeat=repeat)
         if mark:
             refused = answers.pop()
             if isinstance(refused, Exception):

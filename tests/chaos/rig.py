@@ -107,6 +107,8 @@ class Rig:
     dice: random.Random
     ledger: Ledger = field(default_factory=Ledger)
     loads: int = 0
+    keyed: bool = False
+    """Each push has an Idempotency-Key of its own, and is posted until it is accepted."""
 
     # --- the processes ----------------------------------------------------------------------------
 
@@ -177,6 +179,10 @@ class Rig:
                 at = datetime.fromtimestamp(time.time() + dice.uniform(0.0, SCHEDULED_AHEAD), UTC)
                 document["send_at"] = at.isoformat()
             body = msgspec.json.encode(document)
+            if self.keyed:
+                push = await self._insist(body, f"{self.loads}-{caller}-{call}")
+                self._note(push, tokens, dead)
+                continue
             try:
                 async with self.session.post("/v1/push", data=body) as answer:
                     told = await answer.read()
@@ -190,12 +196,7 @@ class Rig:
                 ledger.doubtful_dead += len(dead)
                 continue
             if status == 202:
-                now = time.monotonic()
-                ledger.silence = max(ledger.silence, now - (ledger.accepted_at or now))
-                ledger.accepted_at = now
-                ledger.pushes.append(msgspec.json.decode(told)["id"])
-                ledger.accepted += len(tokens)
-                ledger.dead.update(dead)
+                self._note(msgspec.json.decode(told)["id"], tokens, dead)
             elif status == 503:
                 # Redis may have taken it, and the answer been lost.
                 ledger.doubtful += len(tokens)
@@ -205,6 +206,29 @@ class Rig:
                 assert status == 429, told
                 ledger.refused += len(tokens)
                 await asyncio.sleep(0.05)
+
+    async def _insist(self, body: bytes, key: str) -> str:
+        """Post it until it is accepted; returns the id of the push."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                async with self.session.post("/v1/push", data=body, headers={"Idempotency-Key": key}) as answer:
+                    told = await answer.read()
+                    if answer.status == 202:
+                        return str(msgspec.json.decode(told)["id"])
+                    assert answer.status in (429, 503), told
+            except (aiohttp.ClientError, ConnectionError, TimeoutError):
+                pass
+            assert time.monotonic() < deadline, f"not accepted within {PATIENCE:g} s"
+            await asyncio.sleep(0.05)
+
+    def _note(self, push: str, tokens: list[dict[str, str]], dead: set[str]) -> None:
+        ledger, now = self.ledger, time.monotonic()
+        ledger.silence = max(ledger.silence, now - (ledger.accepted_at or now))
+        ledger.accepted_at = now
+        ledger.pushes.append(push)
+        ledger.accepted += len(tokens)
+        ledger.dead.update(dead)
 
     # --- the account ------------------------------------------------------------------------------
 
@@ -225,7 +249,9 @@ class Rig:
                     assert counts["total"] == sum(n for name, n in counts.items() if name != "total"), counts
                     ended.update(counts)
             waiting = still
-            assert time.monotonic() < deadline, f"{len(waiting)} pushes have not ended"
+            assert time.monotonic() < deadline, (
+                f"{len(waiting)} pushes have not ended, among them {await self._status(waiting[0])}"
+            )
             if waiting:
                 await asyncio.sleep(0.2)
         return +ended

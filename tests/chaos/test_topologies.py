@@ -51,6 +51,7 @@ async def through(rig: Rig, name: str, fault: Callable[[], None]) -> None:
 def play(url: str, act: Callable[[Rig], Awaitable[None]]) -> None:
     async def main() -> None:
         async with open_rig(seed=url, url=url, DISPATCH__TAKEOVER="15") as rig:
+            rig.keyed = True
             await act(rig)
 
     asyncio.run(main())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Iterator
 
 import pytest
 
 from pushsvc import telemetry
+from pushsvc.codec import split
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model import Counts, PushStatus, Route
 from pushsvc.store import Store, StoreConfig, keys
@@ -24,6 +26,7 @@ from .test_store_kit import (
     backend_server,
     make_push,
     play,
+    settlement,
     take,
     take_all,
 )
@@ -99,6 +102,29 @@ def test_a_scheduled_push_waits_for_its_time(server: Server | None, total: int) 
         assert await figures(store) == (0, 0, 0)
 
     play(server, story, StoreConfig(chunk_size=500))
+
+
+@pytest.mark.parametrize("ended", [3, 1])
+def test_what_was_launched_and_sent_on_an_old_primary_is_not_sent_again(redis: Server, ended: int) -> None:
+    """The new primary has the push as scheduled, and its outcomes: they were recorded there after the failover."""
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        assert isinstance(store, Store)
+        push = make_push("p", 3, send_at=DUE)
+        await store.pushes.accept(push)
+        (chunk,) = split(push, 500)
+        await store.queue.settle("shop", [settlement(chunk, index) for index in range(ended)], [])
+        assert await launch_all(store) == 1
+        store.link.behind_until = math.inf
+        left = [target.index for each in await take_all(store) for target in each.chunk.targets]
+        assert left == list(range(ended, 3))
+        await store.queue.settle("shop", [settlement(chunk, index) for index in left], [])
+        status = await status_of(store)
+        assert (status.state, status.counts) == ("done", Counts(total=3, sent=3))
+        assert (await figures(store))[1] == 0
+
+    play(redis, story)
 
 
 def test_what_is_due_first_goes_first(server: Server | None) -> None:

@@ -219,8 +219,13 @@ def running_cluster(
 
 
 def _peers(node: Node) -> int:
-    return int(node.ask("CLUSTER", "INFO")["cluster_known_nodes"])  # type: ignore[index]
+    return int(_info(node)["cluster_known_nodes"])
 
 
 def _is_ok(node: Node) -> bool:
-    return bool(node.ask("CLUSTER", "INFO")["cluster_state"] == "ok")  # type: ignore[index]
+    return _info(node)["cluster_state"] == "ok"
+
+
+def _info(node: Node) -> dict[str, str]:
+    lines = str(node.ask("CLUSTER", "INFO")).split()
+    return {name: value for name, _, value in (line.partition(":") for line in lines)}

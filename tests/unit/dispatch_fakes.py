@@ -144,6 +144,7 @@ class FakeQueue:
     away: int = 0
     seconds: float = 0.0
     history: int = 0
+    replicated: bool = False
     """How long a settle takes."""
     entries: list[Taken] = field(default_factory=list)
     fault: BaseException | None = None

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pushsvc.dispatch.health import FIRST_PROBE
-from pushsvc.dispatch.route import BURST, RESERVE, DispatchConfig, RouteWorker
+from pushsvc.dispatch.route import BURST, LANDING, RESERVE, DispatchConfig, RouteWorker
 from pushsvc.dispatch.settling import Settler
 from pushsvc.model import (
     LANES,
@@ -484,5 +484,46 @@ def test_what_was_read_from_the_old_primary_is_not_sent_from_memory() -> None:
             provider.widen(10)
             await until(lambda: bool(provider.tokens), 1.0)
             assert provider.tokens == ["after"]
+
+    run(main())
+
+
+def test_after_a_failover_nothing_is_read_until_what_was_sent_is_recorded() -> None:
+    """What is in flight would be sent again otherwise: the new primary has not heard of it."""
+
+    async def main() -> None:
+        queue, provider = FakeQueue(), FakeProvider(room=2)
+        async with working(queue, provider) as route:
+            old = taken(chunk("sent", "in-flight", "waits"))
+            route._admit([old], route._mark())
+            await until(lambda: len(provider.tokens) == 2, 1.0)
+            provider.answer(count=1)
+            queue.history, queue.away = 1, 3
+            again = taken(chunk("waits"))
+            queue.entries = [msgspec.structs.replace(again, ref=msgspec.structs.replace(again.ref, history=1))]
+            await asyncio.sleep(LANDING / 2)
+            assert len(queue.entries) == 1, "read while something was in flight"
+            queue.seconds = 0.5
+            provider.answer()
+            await until(lambda: not queue.entries, 2.0)
+            assert [s.delivery.target.token for settled, _ in queue.settled for s in settled] == ["sent", "in-flight"]
+            assert [finished for _, finished in queue.settled] == [[], []]
+            await until(lambda: provider.tokens[2:] == ["waits"], 1.0)
+            provider.answer()
+
+    run(main())
+
+
+def test_an_answer_that_does_not_come_holds_reading_up_for_some_seconds_only() -> None:
+    async def main() -> None:
+        queue, provider = FakeQueue(), FakeProvider(room=2)
+        async with working(queue, provider) as route:
+            route._admit([taken(chunk("silent"))], route._mark())
+            await until(lambda: bool(provider.tokens), 1.0)
+            queue.history = 1
+            again = taken(chunk("next"))
+            queue.entries = [msgspec.structs.replace(again, ref=msgspec.structs.replace(again.ref, history=1))]
+            await until(lambda: provider.tokens == ["silent", "next"], LANDING + 3.0)
+            provider.answer()
 
     run(main())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from pushsvc.dispatch.lanes import OpenEntry
-from pushsvc.dispatch.settling import BATCH, BOUND, LINGER, Settler
+from pushsvc.dispatch.settling import BATCH, BOUND, LINGER, REPLICATED_BOUND, Settler
 from pushsvc.ports import EntryRef
 
 from .dispatch_fakes import FakeQueue, chunk, many, settlement
@@ -180,10 +180,10 @@ def test_a_close_gives_up_what_redis_does_not_take() -> None:
     assert queue.settled == []
 
 
-@pytest.mark.parametrize("empties", [0, 1, BATCH])
-def test_too_much_unrecorded_is_said_and_so_is_the_relief(empties: int) -> None:
+@pytest.mark.parametrize(("empties", "bound"), [(0, BOUND), (1, BOUND), (BATCH, BOUND), (0, REPLICATED_BOUND)])
+def test_too_much_unrecorded_is_said_and_so_is_the_relief(empties: int, bound: int) -> None:
     """`empties`: entries without an outcome wait in the same line and count like any other."""
-    queue = FakeQueue(seconds=0.01)
+    queue = FakeQueue(seconds=0.01, replicated=bound == REPLICATED_BOUND)
     relieved: list[int] = []
 
     async def main() -> None:
@@ -192,13 +192,13 @@ def test_too_much_unrecorded_is_said_and_so_is_the_relief(empties: int) -> None:
             relieved.append(len(queue.settled))
 
         settler = Settler("shop", queue, relief)
-        own = entry("large", BOUND - empties)
+        own = entry("large", bound - empties)
         for _ in range(empties):
             settler.finish(entry("empty", 0))
-        for index in range(BOUND - empties - 1):
+        for index in range(bound - empties - 1):
             add(settler, own, index)
         before = settler.congested
-        add(settler, own, BOUND - empties - 1)
+        add(settler, own, bound - empties - 1)
         assert (before, settler.congested) == (False, True)
         task = asyncio.create_task(settler.run())
         await until(lambda: relieved)
