@@ -13,6 +13,7 @@ PushsvcError
     ├── NotFound           no such thing                      404
     ├── MethodNotAllowed   the path exists, the verb does not 405
     ├── Conflict           the state forbids it               409
+    ├── Gone               it is no longer there, or never was 410
     ├── ContentTooLarge    the body or a rendered payload     413
     ├── InvalidRequest     fields that do not validate        422
     ├── TooManyRequests    an intake bound is reached         429
@@ -108,6 +109,10 @@ class MethodNotAllowed(RequestError):
 
 class Conflict(RequestError):
     status, type, title = 409, "conflict", "The state of the resource forbids it"
+
+
+class Gone(RequestError):
+    status, type, title = 410, "gone", "The resource is no longer there"
 
 
 class ContentTooLarge(RequestError):

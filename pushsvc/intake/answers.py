@@ -8,7 +8,8 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..documents import Feedback, Time, feedback_document, instant
-from ..model import Counts, DeliveryRow, End, FeedbackEvent, PushState, PushStatus
+from ..model import Counts, DeliveryRow, End, PushState, PushStatus
+from ..ports import EventPage
 from .problems import ProblemFault
 
 encode = msgspec.json.Encoder().encode
@@ -68,6 +69,13 @@ class FeedbackPage(Struct, frozen=True):
 
     items: list[Feedback]
     cursor: str | None
+    missing_to: Annotated[
+        str | UnsetType,
+        Meta(
+            description="Only where events that follow `after` have been removed by retention: the id of the last of "
+            "them. The items begin behind it."
+        ),
+    ] = UNSET
 
 
 class Health(Struct, frozen=True):
@@ -128,7 +136,8 @@ def deliveries(rows: list[DeliveryRow], cursor: str | None) -> bytes:
     return encode(Deliveries(items, cursor))
 
 
-def feedback(events: list[tuple[str, FeedbackEvent]], after: str | None) -> bytes:
+def feedback(page: EventPage, after: str | None) -> bytes:
     """A page of feedback events that follow `after`."""
-    items = [feedback_document(event_id, event) for event_id, event in events]
-    return encode(FeedbackPage(items, items[-1].id if items else after))
+    items = [feedback_document(event_id, event) for event_id, event in page.events]
+    cursor = items[-1].id if items else page.missing_to or after
+    return encode(FeedbackPage(items, cursor, page.missing_to or UNSET))

@@ -309,8 +309,13 @@ class PushCalls:
         call = _CALL["get_feedback"]
         app = await self._gate.enter(request, call.scopes)
         query = read_query(request.query.items(), call.params)
-        events = await self._receipts.events(app.name, after=query["after"] or "", limit=query["limit"])
-        return _ok(answers.feedback(events, query["after"]))
+        after = query["after"] or ""
+        page = await self._receipts.events(app.name, after=after, limit=query["limit"])
+        if page.missing_to:
+            telemetry.FEEDBACK_GAPS.labels(app.name, "api").inc()
+            log = telemetry.get_logger("intake")
+            log.warning("feedback_events_missing", app=app.name, reader="api", after=after, missing_to=page.missing_to)
+        return _ok(answers.feedback(page, query["after"]))
 
     async def _enter(self, request: web.Request, name: str) -> tuple[IntakeApp, str, Mapping[str, Any]]:
         call = _CALL[name]

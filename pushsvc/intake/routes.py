@@ -11,6 +11,7 @@ from ..errors import (
     Conflict,
     ContentTooLarge,
     Forbidden,
+    Gone,
     InvalidRequest,
     MalformedBody,
     NotFound,
@@ -199,10 +200,13 @@ CALLS: Final = (
         "/v1/feedback",
         "Tokens that the providers called dead or suspect, in order.",
         Answer(200, "A page of events.", FeedbackPage),
-        description="Keep the `cursor` and give it as `after` to go on where the last page ended.",
+        description=(
+            "Keep the `cursor` and give it as `after` to go on where the last page ended. Whoever comes later than "
+            "`queue.feedback_retention` is told in `missing_to` that events are missing."
+        ),
         scopes=("feedback", "admin"),
         params=(Param("after", "The `cursor` of the page before; without it from the oldest event on."), _LIMIT),
-        problems=(*_KEYED, InvalidRequest),
+        problems=(*_KEYED, Gone, InvalidRequest),
     ),
     Call(
         "get_failed",

@@ -258,6 +258,14 @@ class DeliveryQueue(Protocol):
 # --- feedback -----------------------------------------------------------------------------------
 
 
+class EventPage(Struct, frozen=True):
+    """Feedback events in order, each with its id."""
+
+    events: list[tuple[str, FeedbackEvent]]
+    missing_to: str = ""
+    """Where retention removed events that follow the cursor: the id of the last one of them."""
+
+
 class ReceiptLog(Protocol):
     """Receipts in, suppression and feedback events out."""
 
@@ -269,7 +277,7 @@ class ReceiptLog(Protocol):
         """One atomic step: append the events, suppress where the action is `suppressed`, acknowledge the receipts."""
         ...
 
-    async def events(self, app: str, *, after: str, limit: int) -> list[tuple[str, FeedbackEvent]]: ...
+    async def events(self, app: str, *, after: str, limit: int) -> EventPage: ...
 
 
 class KeyRing(Protocol):

@@ -51,7 +51,7 @@ class Standing(Struct, frozen=True):
     """Where the webhook of one app stands."""
 
     cursor: str = ""
-    """The id of the last event that was told or given up; empty before the first."""
+    """The id of the last event that was told or given up; before the first one a place in front of it, or empty."""
     waiting_since: int | None = None
     """When the oldest event that is to be told was recorded, Unix ms."""
     attempts: int = 0

@@ -1,6 +1,7 @@
 -- Takes what is too old out of a stream or a sorted set, a piece at a time.
 --
--- KEYS  1 the stream, or sorted set of what happened by its instant
+-- KEYS  1 the stream, or sorted set of what happened by its instant; 2 where the id of the last entry that went is kept,
+--       of streams that are read by a cursor
 -- ARGV  1 the oldest instant that stays, ms; 2 how many at most; 3 1 to count only; 4 where to go on counting, or ''
 -- Returns { how many, where to go on or '' where that was all }
 
@@ -25,5 +26,8 @@ for e = 1, #entries do
 end
 if #entries > 0 and not count_only then
   redis.call('XDEL', KEYS[1], unpack(entries))
+  if KEYS[2] then
+    redis.call('SET', KEYS[2], entries[#entries])
+  end
 end
 return { #entries, #entries == most and entries[most] or '' }

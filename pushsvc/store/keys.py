@@ -49,6 +49,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | answered of tokens in ten seconds from second s on    |
 | `ps:T:receipts`            | stream | entry: until recorded  | `r` encoded Receipt; consumer group `feedback`        |
 | `ps:T:events`              | stream | entry: events TTL      | `e` encoded FeedbackEvent; capped                     |
+| `ps:T:gone`                | string | for good               | id of the last event that retention has removed       |
 | `ps:T:sup:<platform>`      | zset   | member: suppression TTL| 16-byte digest of a dead token; score recorded at ms  |
 | `ps:T:moved:<platform>`    | zset   | member: 29 days        | 16-byte digest of the token of a device that changed, |
 |                            |        |                        | or may have: see presence.py; score marked at ms      |
@@ -287,6 +288,10 @@ def message(app: str, shard: int, push_id: str) -> str:
 
 def replay(app: str, shard: int, job: str) -> str:
     return f"{prefix(app, shard)}replay:{job}"
+
+
+def gone(app: str, shard: int) -> str:
+    return f"{prefix(app, shard)}gone"
 
 
 def hook(app: str) -> str:

@@ -134,8 +134,9 @@ class RedisLeftovers:
         what = "orphans"
         if name.part != keys.DEVICES:
             what = _WHAT[name.kind]
+            read = [keys.gone(name.app, int(name.part))] if name.kind == "events" else []
             found, following = await self._link.script(
-                "aged", [key], [self._oldest(name.kind, now), _AGED, int(dry_run), position]
+                "aged", [key, *read], [self._oldest(name.kind, now), _AGED, int(dry_run), position]
             )
             further = following.decode() or None
         elif name.kind == "t":

@@ -37,6 +37,7 @@ from ..model import (
     TokenDead,
     TokenSuspect,
 )
+from ..ports import EventPage
 from ..ports.entries import EntryRef, News, Revoked, Taken, token_mark
 from ..routing import platform_of
 from .answers import slot_of
@@ -378,9 +379,9 @@ class MemoryReceipts:
                     self._state.suppressed[app, platform_of(receipt.platform), receipt.token] = receipt.at
                     self._state.revoke(app, Revoked(tokens=frozenset((token_mark(receipt.token),))))
 
-    async def events(self, app: str, *, after: str, limit: int) -> list[tuple[str, FeedbackEvent]]:
+    async def events(self, app: str, *, after: str, limit: int) -> EventPage:
         start = parse_event_id(after)[:2]
-        return [entry for entry in self._state.events[app] if parse_event_id(entry[0])[:2] > start][:limit]
+        return EventPage([entry for entry in self._state.events[app] if parse_event_id(entry[0])[:2] > start][:limit])
 
 
 class MemoryKeyRing:

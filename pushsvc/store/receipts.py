@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 
 from ..codec import CodecError, decode_event, decode_receipt, encode_event
-from ..errors import Fault, InvalidRequest
+from ..errors import Fault, Gone, InvalidRequest
 from ..identity import recognised
 from ..model import FeedbackEvent, Platform, Receipt
+from ..ports import EventPage
 from ..routing import platform_of
 from . import keys
 from .clock import Clock
@@ -29,6 +30,8 @@ from .suppression import Suppression
 _POLL = 0.05
 SETTLED = 1000
 """How old events must be, in ms, before those of several shards are merged: no shard appends one in between later."""
+
+_BEFORE_ALL = (0, 0, -1)
 
 
 class RedisReceipts:
@@ -117,7 +120,7 @@ class RedisReceipts:
         for shard, args in by_shard.items():
             await self._link.script(
                 "record",
-                [keys.receipts(app, shard), keys.events(app, shard)],
+                [keys.receipts(app, shard), keys.events(app, shard), keys.gone(app, shard)],
                 [
                     keys.prefix(app, shard),
                     keys.FEEDBACK,
@@ -130,31 +133,47 @@ class RedisReceipts:
         own = [receipt.token for _, receipt, event in done if event is not None and event.action == "suppressed"]
         await self._suppression.told(app, own)
 
-    async def events(self, app: str, *, after: str, limit: int) -> list[tuple[str, FeedbackEvent]]:
+    async def events(self, app: str, *, after: str, limit: int) -> EventPage:
         """Events in order, after the one of that id; all from the beginning when it is empty.
 
         The id is the stream's own. With several shards that of the shard is put behind it, and events of the last
         second are left for the next call, so that the merged order never changes behind a cursor.
-        Raises InvalidRequest for an id that was not given by an earlier call.
+        What retention has removed is asked after the events: it may have gone in between, which then is said.
+        Raises InvalidRequest for what is no id, and Gone for one that no event has had yet.
         """
-        ms, sequence, behind = parse_event_id(after)
+        cursor = ms, sequence, behind = parse_event_id(after)
         shards = self._config.shards_of(app)
         end = "+" if shards == 1 else str(await self._server_ms() - SETTLED)
-        answers = await self._link.many(
+        found = await self._link.many(
             [
                 ("XRANGE", keys.events(app, shard), start_of(ms, sequence, shard <= behind), end, "COUNT", limit)
                 for shard in range(shards)
             ]
+            + [("GET", keys.gone(app, shard)) for shard in range(shards)]
         )
+        answers, removed = found[:shards], found[shards:]
+        missing = max(_places(removed), default=_BEFORE_ALL)
+        if ms > self._clock() + SETTLED and not await self._was_given(app, cursor):
+            raise Gone("No event has had this cursor: it lies in the future. Begin without `after`.")
         merged = sorted(
             (*map(int, entry_id.split(b"-")), shard, fields[b"e"])
             for shard, entries in enumerate(answers)
             for entry_id, fields in entries
         )
-        return [
-            (f"{ms}-{sequence}" if shards == 1 else f"{ms}-{sequence}.{shard}", decode_event(blob))
-            for ms, sequence, shard, blob in merged[:limit]
-        ]
+        return EventPage(
+            [
+                (_event_id(ms, sequence, shard, shards), decode_event(blob))
+                for ms, sequence, shard, blob in merged[:limit]
+            ],
+            missing_to=_event_id(*missing, shards) if after and missing > cursor else "",
+        )
+
+    async def _was_given(self, app: str, cursor: tuple[int, int, int]) -> bool:
+        """Whether an event has this id or a later one: Redis' clock may have gone back."""
+        shards = self._config.shards_of(app)
+        commands = [("XREVRANGE", keys.events(app, shard), "+", "-", "COUNT", 1) for shard in range(shards)]
+        newest = [entries[0][0] if entries else None for entries in await self._link.many(commands)]
+        return max(_places(newest), default=_BEFORE_ALL) >= cursor
 
     async def _server_ms(self) -> int:
         seconds, micros = await self._link.call("TIME")
@@ -167,10 +186,19 @@ def _canonical(receipt: Receipt) -> Receipt:
     return receipt if token == receipt.token else msgspec.structs.replace(receipt, token=token)
 
 
+def _places(ids: Sequence[bytes | None]) -> list[tuple[int, int, int]]:
+    """Places in the order of all events, of entries that stand at the number of their shard."""
+    return [(*parse_event_id(entry.decode())[:2], shard) for shard, entry in enumerate(ids) if entry is not None]
+
+
+def _event_id(ms: int, sequence: int, shard: int, shards: int) -> str:
+    return f"{ms}-{sequence}" if shards == 1 else f"{ms}-{sequence}.{shard}"
+
+
 def parse_event_id(text: str) -> tuple[int, int, int]:
     """Milliseconds, sequence and shard of an event id; `(0, 0, -1)`, in front of all, for an empty one."""
     if not text:
-        return 0, 0, -1
+        return _BEFORE_ALL
     entry, _, shard = text.partition(".")
     ms, _, sequence = entry.partition("-")
     parts = (ms, sequence or "0", shard or "0")

@@ -2,7 +2,10 @@
 --
 -- A receipt that is acknowledged already changes nothing, so that the step may run twice.
 --
--- KEYS  1 ps:T:receipts; 2 ps:T:events
+-- Whoever reads the events by a cursor is to see when some went before it had them: what retention removes leaves the
+-- id of the last one. Up to a hundred more than are to be kept may stand there, and a thousand go in one step.
+--
+-- KEYS  1 ps:T:receipts; 2 ps:T:events; 3 ps:T:gone
 -- ARGV  1 prefix `ps:T:`; 2 group; 3 most events to keep, about; 4 the oldest event to keep, ms;
 --       5 the oldest suppression to keep, ms; then for each receipt:
 --         entry id, encoded event or '', platform to suppress on or '', token digest, at ms
@@ -16,7 +19,7 @@ for at = 6, #ARGV, 5 do
     recorded = recorded + 1
     redis.call('XDEL', KEYS[1], id)
     if event ~= '' then
-      redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'e', event)
+      redis.call('XADD', KEYS[2], '*', 'e', event)
     end
     if platform ~= '' then
       redis.call('ZADD', ARGV[1] .. 'sup:' .. platform, since, digest)
@@ -25,7 +28,18 @@ for at = 6, #ARGV, 5 do
   end
 end
 if recorded > 0 then
-  redis.call('XTRIM', KEYS[2], 'MINID', '~', ARGV[4])
+  local oldest = string.format('%.0f', math.max(0, ARGV[4] - 1))
+  local last = redis.call('XREVRANGE', KEYS[2], oldest, '-', 'COUNT', 1)[1]
+  local over = redis.call('XLEN', KEYS[2]) - ARGV[3]
+  if not last and over >= 100 then
+    local first = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', math.min(over, 1000))
+    last = first[#first]
+  end
+  if last then
+    local ms, sequence = last[1]:match('^(%d+)-(%d+)$')
+    redis.call('XTRIM', KEYS[2], 'MINID', ms .. '-' .. string.format('%.0f', sequence + 1))
+    redis.call('SET', KEYS[3], last[1])
+  end
   for platform in pairs(touched) do
     redis.call('ZREMRANGEBYSCORE', ARGV[1] .. 'sup:' .. platform, '-inf', '(' .. ARGV[5])
   end

@@ -19,14 +19,16 @@ from msgspec import Struct
 
 from ..errors import StoreError
 from ..model import FeedbackEvent
-from ..ports import ReceiptLog
+from ..ports import EventPage, ReceiptLog
 from ..ports.webhooks import Batch, DeadBatch, Standing
+from ..telemetry import FEEDBACK_GAPS, get_logger
 from . import keys
 from .clock import Clock
 from .config import StoreConfig
 from .link import Link
 from .receipts import SETTLED, parse_event_id, start_of
 
+log = get_logger("webhooks")
 _pack = msgspec.msgpack.Encoder().encode
 _decode_dead = msgspec.json.Decoder(DeadBatch).decode
 _FIELDS = ("after", "last", "n", "tries", "fails", "why", "off", "most", "at")
@@ -93,9 +95,10 @@ class RedisWebhooks:
         if asked or last:
             return True
         since = await self._waiting_since(app, after)
+        if since is None or self._config.shards_of(app) == 1:
+            return since is not None
         # Events of several shards have their order, and can be read, when they have settled.
-        settled = 0 if self._config.shards_of(app) == 1 else SETTLED
-        return since is not None and since <= self._clock() - settled
+        return since <= self._clock() - SETTLED
 
     @asynccontextmanager
     async def claimed(self, app: str, place: str, *, lease: float) -> AsyncIterator[RedisWebhookClaim | None]:
@@ -185,11 +188,13 @@ class RedisWebhooks:
         blob = await self._link.call("HGET", keys.hook_dead(app), batch_id)
         return None if blob is None else _decode_dead(blob)
 
-    async def events(self, app: str, after: str, last: str, limit: int) -> list[tuple[str, FeedbackEvent]]:
+    async def events(self, app: str, after: str, last: str, limit: int) -> EventPage:
         """Up to `limit` events behind one, up to and with another; to the end where that is empty."""
-        found = await self._receipts.events(app, after=after, limit=limit)
+        page = await self._receipts.events(app, after=after, limit=limit)
+        if not last:
+            return page
         end = parse_event_id(last)
-        return [pair for pair in found if parse_event_id(pair[0]) <= end] if last else found
+        return EventPage([pair for pair in page.events if parse_event_id(pair[0]) <= end], page.missing_to)
 
     async def expired(self, app: str) -> list[str]:
         """The dead batches whose events are no longer kept."""
@@ -249,25 +254,54 @@ class RedisWebhookClaim:
                 dead = await self._webhooks.dead_one(self._app, asked)
                 if dead is not None:
                     self._span = _Span(dead.id, dead.after, dead.last, dead.events)
-                    if events := await self._events():
-                        return Batch(dead.id, events, dead.attempts, failures, again=True)
+                    page = await self._events()
+                    self._say_missing(page)
+                    if page.events:
+                        return Batch(dead.id, page.events, dead.attempts, failures, again=True)
                 # Its events are no longer kept.
                 if not await self._change(Change(self._lease, drop=[asked])):
                     return None
             elif last:
                 self._span = _Span(batch_id(self._app, last), after, last, int(count))
-                events = await self._events()
-                if len(events) > self._most:
-                    if not await self._change(Change(self._lease, put=_pinned(events[: self._most]))):
+                page = await self._events()
+                if page.missing_to:
+                    if not await self._pass_over(page, last):
                         return None
-                elif events:
-                    return Batch(self._span.id, events, int(tries or 0), failures)
+                elif len(page.events) > self._most:
+                    if not await self._change(Change(self._lease, put=_pinned(page.events[: self._most]))):
+                        return None
+                elif page.events:
+                    return Batch(self._span.id, page.events, int(tries or 0), failures)
                 elif not await self._change(Change(self._lease, put={"after": last}, delete=_UNDER_WAY)):
                     return None
             else:
-                events = await self._webhooks.events(self._app, after, "", self._most)
-                if not events or not await self._change(Change(self._lease, put=_pinned(events))):
+                page = await self._webhooks.events(self._app, after, "", self._most)
+                if page.missing_to:
+                    if not await self._pass_over(page, ""):
+                        return None
+                    continue
+                if not page.events:
                     return None
+                put = _pinned(page.events)
+                if not after:
+                    put["after"] = _just_before(page.events[0][0])
+                if not await self._change(Change(self._lease, put=put)):
+                    return None
+
+    async def _pass_over(self, page: EventPage, last: str) -> bool:
+        """Go on behind what retention has removed; the batch under way, which ends with `last`, where all of it is
+        gone."""
+        whole = bool(last) and parse_event_id(last) <= parse_event_id(page.missing_to)
+        delete = _UNDER_WAY if whole else ()
+        held = await self._change(Change(self._lease, put={"after": page.missing_to}, delete=delete))
+        if held:
+            self._say_missing(page)
+        return held
+
+    def _say_missing(self, page: EventPage) -> None:
+        if page.missing_to:
+            FEEDBACK_GAPS.labels(self._app, "webhook").inc()
+            log.warning("feedback_events_missing", app=self._app, reader="webhook", missing_to=page.missing_to)
 
     async def told(self, batch: Batch) -> bool:
         if batch.again:
@@ -317,7 +351,7 @@ class RedisWebhookClaim:
     async def rest(self, wait: float) -> bool:
         return await self._change(Change(wait, stays=False))
 
-    async def _events(self) -> list[tuple[str, FeedbackEvent]]:
+    async def _events(self) -> EventPage:
         return await self._webhooks.events(self._app, self._span.after, self._span.last, self._span.events)
 
     async def _change(self, what: Change) -> bool:
@@ -336,6 +370,12 @@ def _asking(batches: Sequence[DeadBatch]) -> list[str | int]:
 def _pinned(events: Sequence[tuple[str, FeedbackEvent]]) -> dict[str, str | int]:
     """The fields of the batch under way that has these."""
     return {"last": events[-1][0], "n": len(events)}
+
+
+def _just_before(event_id: str) -> str:
+    """A place before this event with none between, so that its removal shows. A first batch has no other before it."""
+    ms, sequence, _ = parse_event_id(event_id)
+    return f"{ms}-{sequence - 1}" if sequence else f"{ms - 1}-{10**18}"
 
 
 def _text(field: bytes | None) -> str:

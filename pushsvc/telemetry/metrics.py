@@ -76,6 +76,11 @@ DEAD_LETTERS = Gauge(
     multiprocess_mode="livemostrecent",
 )
 REPLAYED = Counter("pushsvc_replayed_total", "Dead letters that were put back into their lanes.", ["app"])
+FEEDBACK_GAPS = Counter(
+    "pushsvc_feedback_gaps_total",
+    "Stretches of feedback events that retention removed before a reader, the webhook or the API's, had them.",
+    ["app", "reader"],
+)
 WEBHOOKS = Counter("pushsvc_webhooks_total", "Calls of webhooks, by what followed.", ["app", "result"])
 WEBHOOK_LAG = Gauge(
     "pushsvc_webhook_lag_seconds",

@@ -332,7 +332,14 @@ def test_feedback_is_resumable() -> None:
         assert ([item["id"] for item in page["items"]], page["cursor"]) == (["3-0"], "3-0")
         # Nothing new: the cursor stays where it was.
         assert (await call(service, "GET", "/v1/feedback?after=3-0")).json == {"items": [], "cursor": "3-0"}
+        # Retention was quicker: the answer says so, and its cursor is behind what is missing.
+        service.store.feedback, service.store.missing_to = service.store.feedback[2:], "2-5"
+        page = (await call(service, "GET", "/v1/feedback?after=1-0")).json
+        assert ([item["id"] for item in page["items"]], page["cursor"], page["missing_to"]) == (["3-0"], "3-0", "2-5")
         service.store.feedback = []
+        page = (await call(service, "GET", "/v1/feedback?after=1-0")).json
+        assert page == {"items": [], "cursor": "2-5", "missing_to": "2-5"}
+        assert (await call(service, "GET", "/v1/feedback?after=2-5")).json == {"items": [], "cursor": "2-5"}
         assert (await call(service, "GET", "/v1/feedback")).json == {"items": [], "cursor": None}
 
     run(main)

@@ -45,7 +45,7 @@ from pushsvc.model import (
     Receipt,
     Scope,
 )
-from pushsvc.ports import RenderError
+from pushsvc.ports import EventPage, RenderError
 from pushsvc.ports.channels import Channel, Storage
 from pushsvc.ports.registry import Registry
 from pushsvc.routing import table_of
@@ -106,6 +106,7 @@ class Store:
     done: set[str] = field(default_factory=set)
     rows: list[DeliveryRow] = field(default_factory=list)
     feedback: list[tuple[str, FeedbackEvent]] = field(default_factory=list)
+    missing_to: str = ""
     keys: dict[str, ApiKey] = field(default_factory=dict)
     records: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
     finds: int = 0
@@ -191,10 +192,11 @@ class Store:
     async def record(self, app: str, done: Any) -> None:
         raise AssertionError("intake records no receipts")
 
-    async def events(self, app: str, *, after: str, limit: int) -> list[tuple[str, FeedbackEvent]]:
+    async def events(self, app: str, *, after: str, limit: int) -> EventPage:
         self._come()
         self.asked.append((after, limit))
-        return [(number, event) for number, event in self.feedback if number > after][:limit]
+        found = [(number, event) for number, event in self.feedback if number > after][:limit]
+        return EventPage(found, self.missing_to if after and self.missing_to > after else "")
 
     async def add(self, key: ApiKey) -> None:
         self.keys[key.sha256] = key

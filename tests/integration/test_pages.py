@@ -142,7 +142,7 @@ def test_feedback(server: Server | None) -> None:
         for limit in LIMITS:
             found: list[str] = []
             after = ""
-            while events := await store.receipts.events("shop", after=after, limit=limit):
+            while events := (await store.receipts.events("shop", after=after, limit=limit)).events:
                 assert len(events) <= limit
                 found += [event.reason for _, event in events]
                 after = events[-1][0]

@@ -696,10 +696,12 @@ def test_receipts_become_events_and_suppression(server: Server | None) -> None:
         await store.receipts.record("shop", done)
         await store.receipts.record("shop", done)  # the answer was lost: said again, recorded once
         assert await store.receipts.take("shop", limit=10, wait_ms=0) == []
-        seen = await store.receipts.events("shop", after="", limit=10)
+        seen = (await store.receipts.events("shop", after="", limit=10)).events
         assert [event for _, event in seen] == events
-        assert [event for _, event in await store.receipts.events("shop", after=seen[0][0], limit=1)] == events[1:2]
-        assert await store.receipts.events("shop", after=seen[-1][0], limit=10) == []
+        assert [
+            event for _, event in (await store.receipts.events("shop", after=seen[0][0], limit=1)).events
+        ] == events[1:2]
+        assert (await store.receipts.events("shop", after=seen[-1][0], limit=10)).events == []
 
         again = msgspec.structs.replace(make_push("p", 4, lane="urgent", platforms=("apns", "fcm")), id="again")
         await store.pushes.accept(again)
@@ -725,7 +727,7 @@ def test_receipts_that_were_not_recorded_come_again(server: Server | None) -> No
         assert await b.receipts.take("shop", limit=100, wait_ms=0) == []
         await a.receipts.record("shop", [(entry, receipt, None) for entry, receipt in first])
         assert len(await a.receipts.take("shop", limit=100, wait_ms=0)) == 4
-        assert await a.receipts.events("shop", after="", limit=5) == []
+        assert (await a.receipts.events("shop", after="", limit=5)).events == []
 
     play(server, story)
 
@@ -742,7 +744,7 @@ def test_receipts_of_the_dead_are_taken_over(server: Server | None) -> None:
         event = FeedbackEvent(NOW, "apns", "p-0", "Unregistered", "suppressed")
         await b.receipts.record("shop", [(entry, receipt, event) for entry, receipt in taken])
         await a.receipts.record("shop", [(entry, receipt, event) for entry, receipt in held])
-        assert len(await a.receipts.events("shop", after="", limit=10)) == 3
+        assert len((await a.receipts.events("shop", after="", limit=10)).events) == 3
 
     play(server, story)
 

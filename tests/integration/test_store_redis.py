@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from pushsvc.codec import decode_chunk, encode_audience
+from pushsvc.codec import decode_chunk, encode_audience, encode_event
 from pushsvc.devices import Device, ToAll
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model import (
@@ -30,7 +30,7 @@ from pushsvc.model import (
     TokenDead,
     Unavailable,
 )
-from pushsvc.ports import Bucket, DeadFilter, ReplaySpec
+from pushsvc.ports import Bucket, DeadFilter, EventPage, ReplaySpec
 from pushsvc.ports.registry import Prune
 from pushsvc.rates import Rate
 from pushsvc.store import Store, StoreConfig, keys, open_store, receipts
@@ -485,6 +485,8 @@ def test_every_key_is_as_documented(server: Server) -> None:
         (each,) = [each for each in await take_all(store) if each.chunk.push_id == "c"]
         ends = [settlement(each.chunk, 0), settlement(each.chunk, 1, Retry(NOW, 2), Unavailable())]
         await store.queue.settle("shop", ends, [each.ref])
+        old = encode_event(FeedbackEvent(1, "apns", "t", "Unregistered", "suppressed"))
+        await store.link.call("XADD", keys.events("shop", 0), "1-1", "e", old)
         assert await _suppress_all(store) == 6  # of `some`, and of each chunk of `large`
         await store.pushes.cancel("shop", "large")
         for each in (await store.link.call("XRANGE", keys.lane("shop", 0, "apns", "normal"), "-", "+"))[:1]:
@@ -817,8 +819,9 @@ async def _whole_life(store: Store) -> None:
     cursor = ""
     while len(seen) < 29:
         page = await store.receipts.events("shop", after=cursor, limit=4)
-        seen += [event.token for _, event in page]
-        cursor = page[-1][0] if page else cursor
+        assert page.missing_to == ""
+        seen += [event.token for _, event in page.events]
+        cursor = page.events[-1][0] if page.events else cursor
         assert asyncio.get_running_loop().time() < deadline
     assert sorted(seen) == sorted(f"p{number}-0" for number in range(30) if number != 7)
 
@@ -944,6 +947,6 @@ def test_an_empty_store_has_figures(server: Server) -> None:
         assert gauges.retry_pending == 0
         assert (await store.gauges({})).apps == {}
         assert await store.queue.reclaim(Route("shop", "fcm")) == []
-        assert await store.receipts.events("shop", after="", limit=3) == []
+        assert await store.receipts.events("shop", after="", limit=3) == EventPage([])
 
     play(server, story)

@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from pushsvc.codec import encode_event
-from pushsvc.model import FeedbackEvent
+from pushsvc import telemetry
+from pushsvc.codec import encode_event, encode_receipt
+from pushsvc.errors import Gone
+from pushsvc.model import FeedbackEvent, Receipt
 from pushsvc.ports.webhooks import Batch, DeadBatch
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.webhooks import RedisWebhookClaim, batch_id
@@ -97,7 +99,8 @@ def test_a_batch_stays_what_it_was_when_it_is_repeated(server: Server) -> None:
             assert await mine(claim).failed(first, "http_500", wait=0.0)
         await record(store, 3, 4)
         standing = await hooks.standing(APP, PLACE)
-        assert (standing.attempts, standing.failures, standing.reason, standing.cursor) == (1, 1, "http_500", "")
+        assert (standing.attempts, standing.failures, standing.reason) == (1, 1, "http_500")
+        assert standing.cursor < first.events[0][0]
         async with hooks.claimed(APP, PLACE, lease=30) as claim:
             again = await mine(claim).next(50)
             assert again is not None
@@ -245,13 +248,15 @@ def test_a_dead_batch_that_is_too_large_is_halved(server: Server) -> None:
     async def story(store: Store) -> None:
         hooks = store.webhooks
         ids = await record(store, *range(5))
-        await hooks.ask_again(APP, await bury_all(store, 5))
+        (dead,) = await bury_all(store, 5)
+        whole_after = dead.after
+        await hooks.ask_again(APP, [dead])
         async with hooks.claimed(APP, PLACE, lease=30) as claim:
             whole = await mine(claim).next(5)
             assert whole is not None
             assert await mine(claim).halve(whole, "http_413")
             assert [(each.id, each.after, each.last, each.events) for each in await hooks.dead(APP)] == [
-                (batch_id(APP, ids[1]), "", ids[1], 2),
+                (batch_id(APP, ids[1]), whole_after, ids[1], 2),
                 (whole.id, ids[1], ids[4], 3),
             ]
             first = await mine(claim).next(5)
@@ -278,7 +283,7 @@ def test_what_is_given_up_is_kept_and_told_again_when_asked_for(server: Server) 
         ids = await record(store, 1, 2, 3)
         dead = await bury_all(store, 2)
         assert [(each.id, each.after, each.last, each.events, each.attempts, each.reason) for each in dead] == [
-            (batch_id("shop", ids[1]), "", ids[1], 2, 1, "http_400"),
+            (batch_id("shop", ids[1]), dead[0].after, ids[1], 2, 1, "http_400"),
             (batch_id("shop", ids[2]), ids[1], ids[2], 1, 1, "http_400"),
         ]
         assert not await hooks.due(APP, PLACE)
@@ -359,6 +364,117 @@ def test_what_is_erased_or_too_old_holds_nothing_up(server: Server) -> None:
             assert numbers(await mine(claim).next(2)) == [5]
         assert await store.webhooks.dead(APP) == []
         assert await store.webhooks.asked(APP) == []
+
+    play(server, story)
+
+
+OLD = 3600
+"""Seconds that events are kept in the tests of retention."""
+
+
+async def record_at(store: Store, at: int, *numbers: int, shard: int = 0) -> list[str]:
+    """Events of an instant, Unix ms."""
+    ids = [f"{at}-{n}" for n in numbers]
+    for n, event_id in zip(numbers, ids, strict=True):
+        blob = encode_event(FeedbackEvent(n, "apns", f"t{n}", "Unregistered", "suppressed"))
+        await store.link.call("XADD", keys.events(APP, shard), event_id, "e", blob)
+    return ids
+
+
+async def retention(store: Store, shard: int = 0) -> None:
+    """As feedback records a receipt, which no event follows."""
+    receipt = Receipt(APP, "apns", "t", "h", "suspect", "x", store.clock())
+    await store.link.call("XADD", keys.receipts(APP, shard), "*", "r", encode_receipt(receipt))
+    found = await store.receipts.take(APP, limit=10, wait_ms=0)
+    await store.receipts.record(APP, [(*each, None) for each in found])
+
+
+def gaps() -> float:
+    return float(telemetry.FEEDBACK_GAPS.labels(APP, "webhook")._value.get())
+
+
+def test_what_retention_has_taken_is_said_once(server: Server) -> None:
+    async def story(store: Store) -> None:
+        hooks, now = store.webhooks, store.clock()
+        old = now - OLD * 1000
+        ids = await record_at(store, old - 500, 0, 1, 2, 3, 4)
+        async with hooks.claimed(APP, PLACE, lease=30) as claim:
+            first = await mine(claim).next(2)
+            assert first is not None
+            assert await mine(claim).told(first)
+            under_way = await mine(claim).next(2)
+            assert numbers(under_way) == [2, 3]
+            await record_at(store, now, 5, 6)
+            before = gaps()
+            await retention(store)
+            # The batch under way and what followed it are gone; then all is as ever.
+            assert await all_of(mine(claim), 9) == [[5, 6]]
+            assert gaps() == before + 1
+        page = await store.receipts.events(APP, after=ids[1], limit=9)
+        assert ([event.at for _, event in page.events], page.missing_to) == ([5, 6], ids[4])
+        for after in (ids[4], f"{now}-5", ""):  # nothing that follows these is missing
+            assert (await store.receipts.events(APP, after=after, limit=9)).missing_to == ""
+
+    play(server, story, StoreConfig(consumer="a", events_ttl=OLD))
+
+
+def test_a_webhook_that_never_told_anything_misses_its_first_batch_only(server: Server) -> None:
+    async def story(store: Store) -> None:
+        old, before = store.clock() - OLD * 1000, gaps()
+        await record_at(store, old - 500, 0)
+        await retention(store)
+        await record_at(store, old - 400, 1, 2)
+        async with store.webhooks.claimed(APP, PLACE, lease=30) as claim:
+            assert numbers(await mine(claim).next(9)) == [1, 2]  # a new one begins with what there is
+            assert gaps() == before
+            await retention(store)
+            assert await mine(claim).next(9) is None
+            assert gaps() == before + 1
+
+    play(server, story, StoreConfig(consumer="a", events_ttl=OLD))
+
+
+def test_more_events_than_are_kept_leave_their_last_id(server: Server) -> None:
+    async def story(store: Store) -> None:
+        now = store.clock()
+        ids = await record_at(store, now, *range(250))
+        await retention(store)
+        page = await store.receipts.events(APP, after=ids[3], limit=1)
+        assert (page.events[0][0], page.missing_to) == (ids[200], ids[199])
+        await retention(store)
+        assert (await store.receipts.events(APP, after=ids[3], limit=1)) == page
+
+    play(server, story, StoreConfig(consumer="a", events_max=50))
+
+
+def test_of_several_shards_the_last_that_is_missing_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pushsvc.store.receipts.SETTLED", 2)
+
+    async def story(store: Store) -> None:
+        old = store.clock() - OLD * 1000
+        for shard in range(3):
+            await record_at(store, old - 500 - 10 * shard, 1, shard=shard)
+            await record_at(store, old + 300_000 + shard, 2, shard=shard)
+            await retention(store, shard)
+        page = await store.receipts.events(APP, after=f"{old - 510}-1.1", limit=9)
+        assert page.missing_to == f"{old - 500}-1.0"
+        assert [event_id for event_id, _ in page.events] == [f"{old + 300_000 + n}-2.{n}" for n in range(3)]
+        assert (await store.receipts.events(APP, after=page.missing_to, limit=9)).missing_to == ""
+
+    play(server, story, StoreConfig(consumer="a", events_ttl=OLD, shards=3))
+
+
+def test_a_cursor_of_the_future_was_never_given(server: Server) -> None:
+    async def story(store: Store) -> None:
+        ahead = store.clock() + 400 * 86_400_000
+        with pytest.raises(Gone, match="future"):
+            await store.receipts.events(APP, after=f"{ahead}-0", limit=9)
+        await record(store, 1)
+        with pytest.raises(Gone, match="future"):
+            await store.receipts.events(APP, after=f"{ahead}-0", limit=9)
+        # Unless an event has it: the clock of Redis has gone back since.
+        (last,) = await record_at(store, ahead, 7)
+        assert (await store.receipts.events(APP, after=last, limit=9)).events == []
 
     play(server, story)
 

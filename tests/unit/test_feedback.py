@@ -60,7 +60,7 @@ async def answered(store: MemoryStore, name: str, outcomes: dict[str, Outcome], 
 
 
 async def events(store: MemoryStore, app: str = "shop") -> list[FeedbackEvent]:
-    return [event for _, event in await store.receipts.events(app, after="", limit=10_000)]
+    return [event for _, event in (await store.receipts.events(app, after="", limit=10_000)).events]
 
 
 def pruned(app: str) -> float:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pushsvc.documents import feedback_document
 from pushsvc.intake import answers
 from pushsvc.model import FeedbackEvent
+from pushsvc.ports import EventPage
 from pushsvc.ports.webhooks import Batch
 from pushsvc.store.webhooks import batch_id
 from pushsvc.webhooks import WebhookConfig, trial_body
@@ -173,7 +174,7 @@ def test_the_events_are_the_documents_of_the_api() -> None:
         "type": "feedback",
         "timestamp": "2026-12-01T08:59:59.995Z",
         "app": "shop",
-        "events": json.loads(answers.feedback(events, None))["items"],
+        "events": json.loads(answers.feedback(EventPage(events), None))["items"],
     }
     assert feedback_body("shop", Batch("b", events)) == feedback_body("shop", Batch("b", events, attempts=3))
     assert json.loads(trial_body("shop", NOW)) == {

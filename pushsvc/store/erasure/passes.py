@@ -47,6 +47,7 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:T:answers:<platform>:<minute>": "(counts)",
     "ps:T:receipts": "receipts",
     "ps:T:events": "events",
+    "ps:T:gone": "(an id of an event)",
     "ps:T:sup:<platform>": "erasures",
     "ps:T:moved:<platform>": "(keyed digests, for 29 days)",
     "ps:T:lim:<platform>:<family>:<kind>:<number>": "rows",
