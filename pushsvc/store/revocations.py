@@ -213,13 +213,20 @@ class _Waiter:
 
 
 class _Wait:
-    """All who wait for the dispatchers of one shard share the looks at what these have heard."""
+    """All who wait for the dispatchers of one shard share the looks at what these have heard.
+
+    A dispatcher that was waited for in vain, as one that was killed, is `silent` until it says something: nobody waits
+    for it again. What it holds it may send only until its lease runs out, and a cancel is confirmed once it has spoken
+    or was struck off, as ever.
+    """
 
     def __init__(self, link: Link, app: str, shard: int) -> None:
         self._link = link
         self._key = keys.heard(app, shard)
         self._prefix = keys.prefix(app, shard)
         self._waiting: list[_Waiter] = []
+        self._silent: dict[bytes, bytes] = {}
+        """By name, the last that it has said."""
         self._task: asyncio.Task[None] | None = None
 
     async def until(self, place: str, push_id: str) -> None:
@@ -241,22 +248,28 @@ class _Wait:
         while self._waiting:
             waiting = list(self._waiting)
             try:
-                heard = [place_of(value) for value in await self._link.call("HVALS", self._key)]
-                least = min(heard, default=None)
-                ready = [each for each in waiting if least is None or each.place <= least]
+                heard: dict[bytes, bytes] = await self._link.call("HGETALL", self._key)
+                least = min(map(place_of, heard.values()), default=None)
+                ready = {each for each in waiting if least is None or each.place <= least}
                 pushes = [each.push_id for each in ready if each.push_id]
                 for first in range(0, len(pushes), MOST):
                     await self._link.script("confirm", [self._key], [self._prefix, *pushes[first : first + MOST]])
             except StoreError as error:
                 for each in self._waiting:
-                    if loop.time() < each.until:
+                    if loop.time() < each.until and not each.future.done():
                         each.future.set_exception(error)
                 self._waiting.clear()
                 return
-            for each in ready:
-                each.future.set_result(None)
             now = loop.time()
-            self._waiting = [each for each in self._waiting if not each.future.done() and now < each.until + _AFTER]
-            urgent = any(now < each.until for each in self._waiting)
+            self._silent = {name: said for name, said in self._silent.items() if heard.get(name) == said}
+            late = max((each.place for each in waiting if now >= each.until), default=None)
+            if late is not None:
+                self._silent.update({name: said for name, said in heard.items() if place_of(said) < late})
+            speaking = min((place_of(said) for name, said in heard.items() if name not in self._silent), default=None)
+            for each in waiting:
+                if not each.future.done() and (each in ready or speaking is None or each.place <= speaking):
+                    each.future.set_result(None)
+            self._waiting = [each for each in self._waiting if each not in ready and now < each.until + _AFTER]
+            urgent = any(now < each.until and not each.future.done() for each in self._waiting)
             pause = _FIRST_LOOK if ready else min(_LAST_LOOK if urgent else 1.0, pause * 1.5)
             await asyncio.sleep(pause)

@@ -47,6 +47,11 @@ class World:
         self._stack = AsyncExitStack()
         self._killer: Store | None = None
 
+    @property
+    def real(self) -> bool:
+        """Whether there is a server, and not the twin in memory."""
+        return self._server is not None
+
     async def store(self, consumer: str = "a") -> AnyStore:
         if self._memory is not None:
             return self._memory.as_consumer(consumer)
