@@ -324,10 +324,17 @@ def child_pids(parent: int, part: str) -> list[int]:
 
 @asynccontextmanager
 async def open_rig(
-    *, seed: str, fsync: str = "everysec", serve: int = 1, dispatch: int = 1, url: str = "", **environ: str
+    *,
+    seed: str,
+    fsync: str = "everysec",
+    serve: int = 1,
+    dispatch: int = 1,
+    url: str = "",
+    keep: int = 1000,
+    **environ: str,
 ) -> AsyncIterator[Rig]:
     """Start it all. `environ` overrides configuration: `RETRY__ATTEMPTS="9"`. With the `url` of another store the
-    rig's own holds the jobs alone.
+    rig's own holds the jobs alone. `keep` requests of each platform stay whole in the simulator's record.
     """
     telemetry.configure_logging("critical", json=False)
     # Not pytest's tmp_path: a socket's path has at most 107 bytes.
@@ -339,7 +346,8 @@ async def open_rig(
         store = StoreServer(store_folder, fsync)
         store.start()
         stack.callback(store.stop)
-        playground = stack.enter_context(open_playground(folder / "play", port=free_ports(), latency=LATENCY))
+        simulator = {"latency": LATENCY, "keep": keep}
+        playground = stack.enter_context(open_playground(folder / "play", port=free_ports(), **simulator))
         told = {
             "REDIS__URL": url or store.url,
             "JOBS__URL": store.url if url else "",
