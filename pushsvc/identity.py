@@ -22,9 +22,13 @@ from typing import Final
 from .model import Platform
 
 APNS: Final = "apns"
+FCM: Final = "fcm"
 CASELESS: Final = frozenset({"token", "activity", "push_to_start"})
 """The kinds of APNs targets whose text is hexadecimal."""
 _REGISTRATION: Final = ":APA91"
+_INSTALLATION: Final = re.compile(r"[cdef][A-Za-z0-9_-]{21}").fullmatch
+"""As Firebase's SDKs make them
+(https://github.com/firebase/firebase-js-sdk/blob/main/packages/installations/src/helpers/generate-fid.ts)."""
 _HEX: Final = re.compile(r"[0-9a-fA-F]+").fullmatch
 
 
@@ -36,6 +40,12 @@ def canonical(platform: Platform, text: str, kind: str = "token") -> str:
 def recognised(platform: Platform, text: str) -> str:
     """The canonical form of a text whose kind nobody knows any more: what may be hexadecimal, is."""
     return canonical(platform, text) if _HEX(text) else text
+
+
+def names_installation(platform: Platform, text: str) -> bool:
+    """Whether a token is the id of a Firebase installation. Other than a registration token, such an id becomes valid
+    again when its app registers anew."""
+    return platform == FCM and _INSTALLATION(text) is not None
 
 
 def identity(text: str) -> str:

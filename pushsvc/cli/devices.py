@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from ..errors import NotFound
+from ..identity import recognised
 from .device_export import export_devices
 from .device_import import import_devices
 from .failed import apps_of
@@ -27,7 +28,7 @@ devices = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Show, delete, restore, import and export devices.",
+    help="Show, delete, restore, import and export devices; send to a token again.",
 )
 devices.command("restore")(restore)
 devices.command("import")(import_devices)
@@ -71,6 +72,28 @@ def delete(
         print(f"deleted {device_id} of {app}")
 
 
+@devices.command("unsuppress")
+def unsuppress(
+    context: typer.Context,
+    platform: Annotated[str, typer.Argument(help="Its provider: `apns` or `fcm`.", metavar="PLATFORM")],
+    token: Annotated[str, typer.Argument(help="The token.", metavar="TOKEN")],
+    app: Annotated[str, typer.Option("--app", help="The app.", metavar="APP")],
+    json: Json = False,
+) -> None:
+    """Send to a token again that a provider called dead. Exit with 1 where it is not suppressed.
+
+    The device that was pruned with it stays pruned; `pushsvc devices restore` brings it back, and its token with it.
+    """
+    settings = context.obj.settings()
+    apps_of(settings, app)
+    if not run(_unsuppress(settings, app, platform, token)):
+        raise NotFound(f"{app} suppresses no such token of {platform}")
+    if json:
+        print_json({"app": app, "platform": platform, "unsuppressed": True})
+    else:
+        print(f"sending to the token of {app} again")
+
+
 async def _find(settings: Settings, apps: list[str], device_id: str) -> list[dict[str, Any]]:
     from ..runtime import open_running_store
     from ..store import token_hash
@@ -88,6 +111,13 @@ async def _delete(settings: Settings, app: str, device_id: str) -> bool:
 
     async with open_existing_store(settings) as store:
         return await store.registry.remove(app, device_id)
+
+
+async def _unsuppress(settings: Settings, app: str, platform: str, token: str) -> bool:
+    from ..runtime import open_existing_store
+
+    async with open_existing_store(settings) as store:
+        return await store.suppressions.remove(app, [(platform, recognised(platform, token))]) > 0
 
 
 def _document(app: str, device: Device, token_hash: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ..model import Platform
 from ..ports import DeadLetters, KeyRing, Limiter, PushStore, ReceiptLog, Renderer
 from ..ports.channels import Channels
 from ..ports.erasure import Erasures
+from ..ports.feedback import Suppressions
 from ..ports.registry import Registry
 from . import openapi
 from .auth import Gate
@@ -30,6 +31,7 @@ from .problems import REQUEST_ID, ExpectationFailed, boundary, request_id_of, re
 from .pushes import PushCalls
 from .restore import RestoreCalls
 from .routes import CALLS
+from .suppressions import SuppressionCalls
 from .waits import Waits
 
 _PATHS = frozenset(call.path for call in CALLS)
@@ -50,6 +52,7 @@ def build_app(
     dead: DeadLetters,
     registry: Registry,
     erasures: Erasures,
+    suppressions: Suppressions,
     channels: Channels,
     ready: Callable[[], Awaitable[Mapping[str, str]]],
     metrics: Callable[[], Awaitable[bytes]],
@@ -115,6 +118,7 @@ def build_app(
         ),
         FailedCalls(dead=dead, gate=gate, config=config),
         RestoreCalls(registry=registry, gate=gate, config=config),
+        SuppressionCalls(suppressions=suppressions, gate=gate),
         ChannelCalls(channels=channels, gate=gate, config=config),
         about_itself,
     )

@@ -248,7 +248,7 @@ def _operation(call: Call) -> dict[str, Any]:
             description, schema = "The channel's id, percent-encoded.", dict[str, Any](type="string", minLength=1)
         parameters.append({"name": "id", "in": "path", "required": True, "description": description, "schema": schema})
     parameters += [
-        {"name": name, "in": "path", "required": True, "description": description, "schema": _NAME_SCHEMA}
+        {"name": name, "in": "path", "required": True, "description": description, "schema": _PATH_SCHEMAS[name]}
         for name, description in _NAMES.items()
         if f"{{{name}}}" in call.path
     ]
@@ -325,6 +325,7 @@ _TAGS: Final = {
     "devices": "Registered devices.",
     "users": "Devices of a user, and erasure.",
     "topics": "Topics and their subscribers.",
+    "suppressions": "Tokens that are not sent to.",
     "channels": "Broadcast channels of APNs.",
     "service": "The service itself.",
 }
@@ -334,9 +335,15 @@ _NAMES: Final = {
     "device_id": "The device's id: the caller's own name for it.",
     "user": "The user's id.",
     "topic": "The topic's name.",
+    "platform": "A provider, as `apns` or `fcm`.",
+    "token": "A token, or a Firebase installation id, percent-encoded; an APNs token in either case.",
 }
 """What stands in paths besides ids that the service gives."""
-_NAME_SCHEMA: Final = {"type": "string", "minLength": 1, "maxLength": MAX_NAME}
+_MAX_TOKEN: Final = 4096
+_PATH_SCHEMAS: Final = {
+    name: {"type": "string", "minLength": 1, "maxLength": _MAX_TOKEN if name == "token" else MAX_NAME}
+    for name in _NAMES
+}
 _SAYS: Final = {"WWW-Authenticate": "How to come in (RFC 6750).", "Retry-After": "Seconds to wait."}
 
 

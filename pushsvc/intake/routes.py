@@ -396,6 +396,20 @@ CALLS: Final = (
         problems=(MalformedBody, *_KEYED, RequestTimeout, ContentTooLarge, UnsupportedMediaType, InvalidRequest),
     ),
     Call(
+        "delete_suppression",
+        "DELETE",
+        "/v1/suppressions/{platform}/{token}",
+        "Send to a token again.",
+        Answer(204, "It is not suppressed any more."),
+        description=(
+            "A token that a provider called dead is not sent to. For who keeps tokens himself and has got the same one "
+            "from the app again; to register a device with it does the same. The device that was pruned with it stays "
+            "pruned: register or restore it."
+        ),
+        scopes=("devices", "admin"),
+        problems=(*_KEYED, NotFound, InvalidRequest),
+    ),
+    Call(
         "post_channel",
         "POST",
         "/v1/channels",

@@ -25,6 +25,10 @@ class Suppressions(Protocol):
         """Suppress each token, as of an instant in Unix ms. Doing it twice is the same as once."""
         ...
 
+    async def remove(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> int:
+        """As if these tokens, in their canonical form, had never been suppressed; how many of them were."""
+        ...
+
     async def lift(self, app: str, devices: Iterable[Device], *, always: bool = False) -> None:
         """Send to these devices' tokens again, where they were suppressed before they were registered, or always."""
         ...

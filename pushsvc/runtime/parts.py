@@ -125,6 +125,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 keys=store.keys,
                 dead=store.dead,
                 registry=store.registry,
+                suppressions=store.suppressions,
                 erasures=store.erasures,
                 channels=channels,
                 ready=ready,

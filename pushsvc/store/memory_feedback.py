@@ -32,5 +32,9 @@ class MemorySuppressions:
         self._state.suppressed |= {(app, platform, token): at for platform, token, at in tokens}
         self._state.revoke(app, Revoked(tokens=frozenset(token_mark(token) for _, token, _ in tokens)))
 
+    async def remove(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> int:
+        found = [self._state.suppressed.pop((app, *token), None) for token in tokens]
+        return sum(at is not None for at in found)
+
     async def lift(self, app: str, devices: Iterable[Device], *, always: bool = False) -> None:
         self._state.lift(app, devices, always=always)

@@ -7,9 +7,10 @@ shard finds it with one question. Kept as digests under the store's own key, so 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from ..devices import Device
+from ..identity import names_installation
 from ..model import Chunk, Platform
 from . import keys
 from .clock import Clock
@@ -17,6 +18,9 @@ from .config import StoreConfig
 from .hashing import token_digest
 from .link import Link
 from .revocations import Revocations
+
+INSTALLATION_TTL: Final = 86_400
+"""Seconds for which the id of a Firebase installation is suppressed, at most."""
 
 
 class Suppression:
@@ -34,6 +38,15 @@ class Suppression:
         """Suppressed before this instant counts no more."""
         return self._clock() - self._config.suppression_ttl * 1000
 
+    def counted_from(self, platform: Platform, token: str, at: int) -> int:
+        """As of which instant a token is suppressed of which a provider said at `at` that it is dead.
+
+        The id of a Firebase installation names the app on its phone also after the app has registered anew, so it is
+        tried again after a while: an earlier instant leaves the list earlier.
+        """
+        ttl = self._config.suppression_ttl
+        return at - 1000 * max(0, ttl - INSTALLATION_TTL) if names_installation(platform, token) else at
+
     def shards_of(self, app: str) -> int:
         return self._config.shards_of(app)
 
@@ -48,7 +61,8 @@ class Suppression:
         found: dict[str, list[int | bytes]] = {}
         for platform, token, at in tokens:
             shard, digest = self.locate(app, token)
-            found.setdefault(keys.suppressed(app, shard, platform), []).extend((at, digest))
+            since = self.counted_from(platform, token, at)
+            found.setdefault(keys.suppressed(app, shard, platform), []).extend((since, digest))
         commands: list[tuple[Any, ...]] = []
         for key, pairs in found.items():
             commands += (("ZADD", key, *pairs), ("ZREMRANGEBYSCORE", key, "-inf", f"({self.oldest}"))
@@ -67,13 +81,13 @@ class Suppression:
         )
         return sum(score is not None for score in scores)
 
-    async def remove(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> None:
-        """As if these tokens had never been suppressed."""
+    async def remove(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> int:
+        """As if these tokens had never been suppressed; how many of them were."""
         found: dict[str, list[bytes]] = {}
         for platform, token in tokens:
             shard, digest = self.locate(app, token)
             found.setdefault(keys.suppressed(app, shard, platform), []).append(digest)
-        await self._link.many([("ZREM", key, *digests) for key, digests in found.items()])
+        return sum(await self._link.many([("ZREM", key, *digests) for key, digests in found.items()]))
 
     async def sizes(self, app: str, platform: Platform) -> list[int]:
         """How long the list is in each shard."""

@@ -79,10 +79,11 @@ async def application(kind: str, redis: str) -> AsyncIterator[web.Application]:
         dead: Any = store
         registry: Any = store
         erasures: Any = store
+        suppressions: Any = store
         if kind == "redis":
             opened = await stack.enter_async_context(open_store(redis, StoreConfig()))
             store, keys, dead = opened.pushes, opened.keys, opened.dead
-            registry, erasures = opened.registry, opened.erasures
+            registry, erasures, suppressions = opened.registry, opened.erasures, opened.suppressions
         key = ApiKey("bench", "shop", hashlib.sha256(KEY.encode()).hexdigest(), ("push",))
         known = {name: kind.renderer for name, kind in REGISTRY.items()}
         yield build_app(
@@ -94,6 +95,7 @@ async def application(kind: str, redis: str) -> AsyncIterator[web.Application]:
             keys=keys,
             dead=dead,
             erasures=erasures,
+            suppressions=suppressions,
             channels=OpenedChannels(dict, request_timeout=10.0),
             ready=ready,
             metrics=metrics,

@@ -279,7 +279,7 @@ WAITS: Sequence[Wait] = (
 
 def test_nothing_reaches_a_token_that_is_anothers_by_now() -> None:
     async def main() -> None:
-        retry = {"RETRY__BASE": str(WAIT), "RETRY__CAP": str(2 * WAIT)}
+        retry: dict[str, Any] = {"RETRY__BASE": str(WAIT), "RETRY__CAP": str(2 * WAIT)}
         retry |= {"RETRY__APNS_5XX": str(WAIT), "RETRY__FCM_5XX": str(WAIT)}
         async with open_rig(seed="moves", dispatch=2, keep=10 * DEVICES, **retry) as rig:
             for wait in WAITS:

@@ -55,6 +55,11 @@ def test_devices_are_shown_restored_and_deleted(
             assert "topics\tnews\n" in out
             assert "tags\tplan=pro, likes=a b\n" in out
             assert token not in out
+            unsuppress = ("devices", "unsuppress", "apns", token.upper(), "--app", "shop")
+            assert (await shell(*unsuppress))[0] == 0
+            code, _, error = await shell(*unsuppress)
+            assert code == 1
+            assert token not in error.lower()
             assert (await shell("devices", "show", "nobody"))[0] == 1
             assert (await shell("devices", "show", "phone", "--app", "shoop"))[0] == 1
 

@@ -272,3 +272,23 @@ def test_who_may() -> None:
         assert (await ask(session, "GET", "/v1/devices/phone", headers=admin))[0] == 200
 
     play(act)
+
+
+def test_a_suppression_is_lifted_in_either_case_of_the_token() -> None:
+    async def act(service: Service, session: aiohttp.ClientSession) -> None:
+        suppressions = service.memory.suppressions
+        for platform, token, named in (("apns", TOKEN, TOKEN.upper()), ("fcm", "F:APA91b-x", "F%3AAPA91b-x")):
+            assert (await ask(session, "DELETE", f"/v1/suppressions/{platform}/{named}"))[0] == 404
+            await suppressions.add("shop", [(platform, token, NOW)])
+            path = URL(f"/v1/suppressions/{platform}/{named}", encoded=True)
+            assert (await ask(session, "DELETE", str(path)))[0] == 204
+            assert (await ask(session, "DELETE", str(path)))[0] == 404
+            await suppressions.add("shop", [(platform, token, NOW)])
+            assert (await ask(session, "PUT", "/v1/devices/phone", {"platform": platform, "token": token}))[0] < 300
+            assert (await ask(session, "DELETE", str(path)))[0] == 404
+        assert (await ask(session, "DELETE", "/v1/suppressions/carrier/pigeon"))[0] == 404
+        other = {"Authorization": "Bearer newsroom"}
+        await suppressions.add("shop", [("apns", TOKEN, NOW)])
+        assert (await ask(session, "DELETE", f"/v1/suppressions/apns/{TOKEN}", headers=other))[0] == 404
+
+    play(act)

@@ -319,6 +319,7 @@ class Service:
             dead=self.dead,
             registry=self.registry,
             erasures=self.memory.erasures,
+            suppressions=self.memory.suppressions,
             channels=self.channels,
             ready=self.ready,
             metrics=self.metrics,

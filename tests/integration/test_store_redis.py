@@ -950,3 +950,32 @@ def test_an_empty_store_has_figures(server: Server) -> None:
         assert await store.receipts.events("shop", after="", limit=3) == EventPage([])
 
     play(server, story)
+
+
+def test_an_installation_is_suppressed_for_a_day_and_any_token_until_it_is_lifted(server: Server) -> None:
+    now = NOW
+    installation = "cQ7_dE-fGhIjKlMnOpQrSt"
+    registration = f"{installation}:APA91bTest"
+
+    async def story(store: Store) -> None:
+        nonlocal now
+        tokens = {registration: 0, installation: 1}
+        await store.suppressions.add("shop", [("fcm", token, now) for token in tokens])
+
+        async def suppressed() -> set[str]:
+            push = make_push(f"at-{now}-{len(tokens)}", platforms=["fcm"], created_at=now)
+            targets = tuple(Target(index, token) for token, index in tokens.items())
+            await store.pushes.accept(msgspec.structs.replace(push, targets={"fcm": targets}, lane="normal"))
+            (taken,) = await store.queue.take(Route("shop", "fcm"), "normal", targets=10, wait_ms=0)
+            return {token for token, index in tokens.items() if index in taken.skip}
+
+        now += 23 * 3_600_000
+        assert await suppressed() == {installation, registration}
+        now += 2 * 3_600_000
+        assert await suppressed() == {registration}
+        assert await store.suppressions.remove("shop", [("fcm", registration)]) == 1
+        now += 1
+        assert await suppressed() == set()
+        assert await store.suppressions.remove("shop", [("fcm", registration)]) == 0
+
+    play(server, story, StoreConfig(consumer="a"), clock=lambda: now)
