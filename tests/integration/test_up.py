@@ -228,7 +228,8 @@ def test_stopped_or_killed_it_loses_nothing_and_the_next_start_goes_on(processes
     for push in pushes:
         assert site.api.until_done(push) == {"total": 2000, "sent": 2000}
     # These wait for their retry, in the store.
-    waiting = site.api.push(apns("ServiceUnavailable.6", *range(50)))
+    site.simulator.control("unavailable", platform="apns")
+    waiting = site.api.push(apns("ok", *range(9000, 9050)))
     until(lambda: "some wait", lambda: site.api.counts(waiting).get("retrying"))
     os.kill(up.pid, signal.SIGKILL)
     assert up.wait() == -signal.SIGKILL
@@ -240,6 +241,7 @@ def test_stopped_or_killed_it_loses_nothing_and_the_next_start_goes_on(processes
 
     up = start(processes, site)
     assert site.api.counts(ended) == {"total": 601, "sent": 600, "invalid": 1}
+    site.simulator.control("unavailable", on=False)
     assert site.api.until_done(waiting) == {"total": 50, "sent": 50}
     record = site.simulator.record()
     assert (record["accepted"], record["duplicates"]) == (600 + 6000 + 50, 0)
