@@ -521,13 +521,17 @@ class RouteWorker:
 
     def _wake_at(self, when: float) -> None:
         """Call the pump then, by one timer however often this is asked for."""
-        # A loop may call by its clock's resolution too early, and would be asked for the same instant again.
-        when += 1e-6
         if self._later is not None:
-            if self._loop.time() < self._later_at <= when:
+            if self._later_at <= when:
                 return
             self._later.cancel()
-        self._later, self._later_at = self._loop.call_at(when, self.wake), when
+        self._later, self._later_at = self._loop.call_at(when, self._ring), when
+
+    def _ring(self) -> None:
+        """The timer has fired: perhaps before its time, by the resolution of the loop's clock (uvloop: 1 ms), so that
+        the pump asks for the same instant once more."""
+        self._later = None
+        self.wake()
 
     def _signal_space(self) -> None:
         low_water = self._config.prefetch - self._config.prefetch // 4

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -110,6 +112,33 @@ def test_ten_minutes_of_trouble_end_no_delivery(
             attempts.update(row[2] for row in (await rows(store, f"p{part}")).values())
         assert attempts.total() == TOTAL
         assert sum(count for tries, count in attempts.items() if tries > 1) <= 10
+
+    run(main())
+
+
+def test_a_timer_that_fires_before_its_time_does_not_end_the_probes() -> None:
+    """A loop's clock may be as coarse as uvloop's, which rounds timers to 1 ms: the pump asks for the instant again."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        call_at, asked = loop.call_at, set()
+
+        def early(when: float, callback: Callable[..., object], *rest: Any, **named: Any) -> asyncio.TimerHandle:
+            at = when if when in asked else when - 0.0004
+            asked.add(when)
+            return call_at(at, callback, *rest, **named)
+
+        loop.call_at = early  # type: ignore[method-assign,assignment]
+        store, provider = memory_store(), Weather("apns", room=10)
+        provider.weather = SERVER_ERROR
+        async with working(store.queue, provider, DEFAULTS):
+            await store.pushes.accept(push("p", *many("p", 100), platform="apns"))
+            await asyncio.sleep(200.0)
+            now = loop.time()
+            assert provider.between(now - 35.0, now) >= 1
+            provider.weather = None
+            await until(lambda: provider.between(now, loop.time()) >= 70)
+            assert loop.time() - now < 40.0
 
     run(main())
 
