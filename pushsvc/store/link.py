@@ -231,9 +231,18 @@ class Link:
                 try:
                     return await self._pinned(key, commands)
                 except faults.ConnectionError:
+                    await self._look_again()
                     if not repeat:
                         raise
                     return await self._pinned(key, commands)
+
+    async def _look_again(self) -> None:
+        """Ask a cluster which node has which slot: redis-py does not where a command names its node, and would go to
+        one that is dead for ever."""
+        if isinstance(self._waiting, RedisCluster):
+            with suppress(faults.RedisError, faults.RedisClusterException, OSError, TimeoutError):
+                async with asyncio.timeout(self._timeout / 2):
+                    await self._waiting.nodes_manager.initialize()
 
     async def _pinned(self, key: str, commands: Sequence[Command]) -> list[Any]:
         client = self._waiting

@@ -42,6 +42,7 @@ PATIENCE = 600.0 if LONG else 120.0
 LATENCY = 0.05
 """Seconds that the providers take to answer, so that there is always something in flight."""
 SIZES = (1, 1, 1, 2, 10, 100, 300)
+CALLERS = 8
 DEAD_SHARE = 0.02
 SCHEDULED_SHARE = 0.2
 SCHEDULED_AHEAD = 2.0
@@ -159,7 +160,7 @@ class Rig:
         self.loads += 1
         await asyncio.to_thread(self.playground.simulator.clear)
 
-    async def load(self, callers: int = 8) -> None:
+    async def load(self, callers: int = CALLERS) -> None:
         """Post pushes of all sizes until `DELIVERIES` have been accepted; each token is used once."""
         await asyncio.gather(*(self._caller(number) for number in range(callers)))
         self.ledger.done = True

@@ -1,9 +1,14 @@
-"""Redis that fails over, under load: behind sentinels and as a cluster.
+"""Redis that fails over, refuses or forgets, under load: behind sentinels, as a cluster, and alone.
 
     PUSHSVC_CHAOS_DELIVERIES=60000 pytest tests/chaos/test_topologies.py -s
 
-After each fault: nothing that was answered 202 is lost, and each has its status; no process of the service has ended;
-what came twice was in flight, or had been answered and was not on the replica yet.
+After each fault: nothing that was answered 202 is lost, and each has its status; no process of the service has ended.
+Each push has an Idempotency-Key and is posted until it is accepted. Small loads, as in CI, see a fault of each topology
+once; larger ones see all of them, on both servers.
+
+What may come twice is bounded by what was being accepted: a dispatcher may have sent a push whose acceptance replicas
+did not have yet, and its caller posts it again. What was accepted comes once: a dispatcher keeps an outcome until
+replicas have it, and reads from a new primary when it has recorded there what it had sent.
 """
 
 from __future__ import annotations
@@ -14,27 +19,27 @@ import time
 from collections.abc import Awaitable, Callable
 
 import pytest
-from redis.exceptions import ResponseError
 
 from pushsvc.store import keys
 
-from ..integration.servers import KINDS, Kind, wait_until
+from ..integration.servers import KINDS, Kind, Server, running_server, wait_until
 from ..integration.topologies import ClusterRig, Node, SentinelRig, running_cluster, running_sentinels
-from .rig import UNRECORDED, WINDOW, Rig, open_rig
-from .test_faults import account, under_load
+from .rig import CALLERS, DELIVERIES, SIZES, Rig, open_rig
+from .test_faults import under_load
 
 pytestmark = pytest.mark.chaos
 
-BEHIND = 4000
-"""Deliveries that were answered within the second or two in which an old primary is still believed."""
-REPEATS = sum(WINDOW.values()) + UNRECORDED + BEHIND
+REPEATS = CALLERS * max(SIZES)
+"""What the callers have posted and not heard of, at most."""
+ALL = DELIVERIES >= 10_000
+"""Whether every fault strikes on every server."""
 LANE = keys.lane("demo", 0, "apns", "normal")
 
 SentinelFault = Callable[[SentinelRig], None]
 ClusterFault = Callable[[ClusterRig], None]
 
 
-async def through(rig: Rig, name: str, fault: Callable[[], None]) -> None:
+async def through(rig: Rig, name: str, fault: Callable[[], None], *, repeats: int = REPEATS) -> None:
     """One fault in the middle of the load, and the account of it."""
     parts = ("serve", "dispatch", "feedback", "jobs")
     before = {part: rig.pids(part) for part in parts}
@@ -43,8 +48,21 @@ async def through(rig: Rig, name: str, fault: Callable[[], None]) -> None:
         await asyncio.to_thread(fault)
 
     await under_load(rig, strike, 1)
-    await account(rig, name, repeats=REPEATS)
-    print(f"{'':<22} accepting again after {rig.ledger.silence:.1f} s")
+    counts = await rig.balance()
+    await rig.drained()
+    record = await rig.record()
+    ledger = rig.ledger
+    living = ledger.accepted - len(ledger.dead)
+    lost = ledger.accepted - sum(record[platform]["distinct_tokens"] for platform in ("apns", "fcm"))
+    twice = record["accepted"] - living
+    print(
+        f"\n{name}: accepted {ledger.accepted:,}, lost {lost:,}, twice {twice:,} (bound {repeats:,}),"
+        f" accepting again after {ledger.silence:.1f} s"
+    )
+    assert ledger.accepted >= DELIVERIES
+    assert lost == 0
+    assert counts == {"total": ledger.accepted, "sent": living, "invalid": len(ledger.dead)}
+    assert 0 <= twice <= repeats
     assert {part: rig.pids(part) for part in parts} == before, "no process has ended"
 
 
@@ -77,8 +95,10 @@ def freeze_primary(rig: SentinelRig) -> None:
     old.send(signal.SIGCONT)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("fault", [kill_primary, fail_over, freeze_primary], ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("kind", KINDS if ALL else KINDS[:1])
+@pytest.mark.parametrize(
+    "fault", [kill_primary, fail_over, freeze_primary] if ALL else [fail_over], ids=lambda fault: fault.__name__
+)
 def test_sentinels(kind: Kind, fault: SentinelFault) -> None:
     with running_sentinels(kind) as redis:
         play(redis.url, lambda rig: through(rig, f"{kind}: {fault.__name__}", lambda: fault(redis)))
@@ -108,12 +128,6 @@ def freeze_holder(rig: ClusterRig) -> None:
     old.send(signal.SIGCONT)
 
 
-def move_slots(rig: ClusterRig) -> None:
-    """The slot of the pushes and that of the registry go to another primary, ten keys at a time."""
-    for key in (LANE, keys.devices("demo")):
-        _move(rig, int(rig.nodes[0].ask("CLUSTER", "KEYSLOT", key)), key)  # type: ignore[call-overload]
-
-
 def _replica_of(rig: ClusterRig, primary: Node) -> Node:
     own = primary.ask("CLUSTER", "MYID")
     for node in rig.nodes:
@@ -123,25 +137,28 @@ def _replica_of(rig: ClusterRig, primary: Node) -> Node:
     raise LookupError(own)
 
 
-def _move(rig: ClusterRig, slot: int, key: str) -> None:
-    source = rig.holder(key)
-    target = next(node for node in rig.primaries() if node is not source)
-    ids = {node.port: str(node.ask("CLUSTER", "MYID")) for node in (source, target)}
-    target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.port])
-    source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.port])
-    while names := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 10):
-        source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *names)  # type: ignore[misc]
-    for node in (target, *(each for each in rig.primaries() if each is not target)):
-        try:
-            node.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[target.port])
-        except ResponseError:
-            continue  # a replica by now
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS if ALL else KINDS[-1:])
 @pytest.mark.parametrize(
-    "fault", [kill_holder, promote_replica, freeze_holder, move_slots], ids=lambda fault: fault.__name__
+    "fault",
+    [kill_holder, promote_replica, freeze_holder] if ALL else [kill_holder],
+    ids=lambda fault: fault.__name__,
 )
 def test_clusters(kind: Kind, fault: ClusterFault) -> None:
     with running_cluster(kind) as redis:
         play(redis.url, lambda rig: through(rig, f"{kind}: {fault.__name__}", lambda: fault(redis)))
+
+
+# --- alone ----------------------------------------------------------------------------------------
+
+
+def refuse_writes(server: Server) -> None:
+    """As where replicas are asked for and none is left."""
+    server.command("CONFIG SET min-replicas-to-write 1")
+    time.sleep(2)
+    server.command("CONFIG SET min-replicas-to-write 0")
+
+
+@pytest.mark.parametrize("kind", KINDS if ALL else KINDS[:1])
+def test_refused_writes(kind: Kind) -> None:
+    with running_server(kind) as redis:
+        play(redis.url, lambda rig: through(rig, f"{kind}: refused writes", lambda: refuse_writes(redis), repeats=0))
