@@ -332,10 +332,12 @@ async def open_rig(
     dispatch: int = 1,
     url: str = "",
     keep: int = 1000,
+    configure: Callable[[Playground], None] | None = None,
     **environ: str,
 ) -> AsyncIterator[Rig]:
     """Start it all. `environ` overrides configuration: `RETRY__ATTEMPTS="9"`. With the `url` of another store the
     rig's own holds the jobs alone. `keep` requests of each platform stay whole in the simulator's record.
+    `configure` may write to the configuration file before anything reads it.
     """
     telemetry.configure_logging("critical", json=False)
     # Not pytest's tmp_path: a socket's path has at most 107 bytes.
@@ -349,6 +351,8 @@ async def open_rig(
         stack.callback(store.stop)
         simulator = {"latency": LATENCY, "keep": keep}
         playground = stack.enter_context(open_playground(folder / "play", port=free_ports(), **simulator))
+        if configure is not None:
+            configure(playground)
         told = {
             "REDIS__URL": url or store.url,
             "JOBS__URL": store.url if url else "",

@@ -1,0 +1,184 @@
+"""Two apps on one service, a simulator for what is in trouble and another for what is not, and how soon pushes arrive.
+
+`crossed`: the app `demo` has its APNs at the calm simulator and its FCM at the troubled one, `other` the reverse. So a
+trouble meets an APNs route and an FCM route at once, each beside a healthy route of the same app.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pushsvc.cli.bench import percentile
+from pushsvc.cli.playground import Playground
+from pushsvc.model import Lane
+from pushsvc.simulator import SimulatorHandle, apns_token, fcm_token, simulator_process
+
+from .rig import LATENCY, Rig, open_rig
+
+Platform = Literal["apns", "fcm"]
+
+KEY = "key-of-the-other-app"
+OTHER = {"Authorization": f"Bearer {KEY}"}
+"""Headers of a call for the app `other`."""
+KEEP = 50_000
+"""Requests that a simulator keeps whole: those of a whole test."""
+GAP = 0.05
+"""Seconds between two urgent pushes that are measured."""
+
+_KEYS = """
+[apps.other]
+[[apps.other.keys]]
+name = "other"
+sha256 = "{sha256}"
+scopes = ["push", "devices", "feedback", "admin"]
+"""
+_APNS = """
+[apps.{app}.apns]
+key_file = "{each.credentials.apns_key_file}"
+key_id = "{each.credentials.key_id}"
+team_id = "{each.credentials.team_id}"
+topic = "{each.credentials.topic}"
+endpoint = "{each.apns_url}"
+ca_file = "{each.credentials.ca_file}"
+"""
+_FCM = """
+[apps.{app}.fcm]
+service_account_file = "{each.credentials.service_account_file}"
+endpoint = "{each.fcm_url}"
+ca_file = "{each.credentials.ca_file}"
+"""
+
+
+@dataclass
+class Pair:
+    """A service with the apps `demo` and `other`, and its two simulators."""
+
+    rig: Rig
+    first: SimulatorHandle
+    second: SimulatorHandle
+
+    async def post(self, tokens: list[dict[str, str]], *, other: bool = False, **fields: Any) -> str:
+        """One push of an app; its id."""
+        document = {"to": {"tokens": tokens}, "notification": {"title": "x"}, **fields}
+        async with self.rig.session.post("/v1/push", json=document, headers=OTHER if other else {}) as answer:
+            told = await answer.json()
+            assert answer.status == 202, told
+            return str(told["id"])
+
+    async def counts(self, push: str, *, other: bool = False) -> dict[str, int]:
+        async with self.rig.session.get(f"/v1/push/{push}", headers=OTHER if other else {}) as answer:
+            assert answer.status == 200
+            counts: dict[str, int] = (await answer.json())["counts"]
+            assert counts["total"] == sum(count for name, count in counts.items() if name != "total"), counts
+            return {name: count for name, count in counts.items() if count}
+
+    async def put_device(self, device: str, token: str, topic: str, *, other: bool = False) -> None:
+        """Register an iPhone that follows the topic."""
+        headers = OTHER if other else {}
+        body = {"platform": "apns", "token": token}
+        async with self.rig.session.put(f"/v1/devices/{device}", json=body, headers=headers) as answer:
+            assert answer.status in (200, 201), await answer.text()
+        async with self.rig.session.put(f"/v1/topics/{topic}/devices/{device}", headers=headers) as answer:
+            assert answer.status == 204, await answer.text()
+
+
+def targets(platform: Platform, name: str, count: int, scenario: str = "ok") -> list[dict[str, str]]:
+    """So many targets, told apart by `name`."""
+    make = apns_token if platform == "apns" else fcm_token
+    return [{"platform": platform, "token": make(scenario, f"{name}-{number}")} for number in range(count)]
+
+
+async def total(handle: SimulatorHandle, platform: Platform) -> int:
+    """Requests that a simulator has had on a platform."""
+    return int((await asyncio.to_thread(handle.record))[platform]["total"])
+
+
+@asynccontextmanager
+async def open_pair(*, seed: str, crossed: bool = False, more: str = "", **setup: Any) -> AsyncIterator[Pair]:
+    """Start two simulators and a service with two apps. `more` is configuration added at the end of its file."""
+    folder = Path(tempfile.mkdtemp(prefix="ps-"))
+    try:
+        with simulator_process(folder, latency=LATENCY, keep=KEEP) as second:
+
+            def configure(playground: Playground) -> None:
+                first = playground.simulator
+                head, _, _ = playground.config_file.read_text().partition("[apps.demo.apns]")
+                routes = (
+                    _APNS.format(app="demo", each=first),
+                    _FCM.format(app="demo", each=second if crossed else first),
+                    _KEYS.format(sha256=hashlib.sha256(KEY.encode()).hexdigest()),
+                    _APNS.format(app="other", each=second),
+                    _FCM.format(app="other", each=first if crossed else second),
+                )
+                playground.config_file.write_text(head + "".join(routes) + more)
+
+            async with open_rig(seed=seed, keep=KEEP, configure=configure, **setup) as rig:
+                yield Pair(rig, rig.playground.simulator, second)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Stopwatch:
+    """Urgent pushes, one after the other, and when each arrived at its provider by the simulator's record."""
+
+    def __init__(
+        self, pair: Pair, handle: SimulatorHandle, platform: Platform, *, other: bool, topic: str = ""
+    ) -> None:
+        self._pair = pair
+        self._handle = handle
+        self._platform: Platform = platform
+        self._other = other
+        self._topic = topic
+        self._number = 0
+
+    async def run(self, until: Callable[[], bool]) -> list[float]:
+        """Post until told; the seconds from the call to the arrival of each, in order of length."""
+        posted: dict[str, float] = {}
+        lane: Lane = "urgent"
+        while not until():
+            began = time.time()
+            self._number += 1
+            name = f"watch-{self._other}-{self._platform}-{self._number}"
+            fields: dict[str, Any] = {"lane": lane, "notification": {"title": name}}
+            if self._topic:
+                # Notifications of the one device are told apart by their titles.
+                fields["to"] = {"topic": self._topic}
+            posted[name] = began
+            await self._pair.post(targets(self._platform, name, 1), other=self._other, **fields)
+            await asyncio.sleep(max(0.0, began + GAP - time.time()))
+        arrived: dict[str, float] = {}
+
+        async def all_there() -> bool:
+            path = f"/record/{self._platform}?limit={KEEP}"
+            for request in (await asyncio.to_thread(self._handle.call, "GET", path))["requests"]:
+                _, found, rest = request["body"].partition('"watch-')
+                if found and request["status"] == 200:
+                    arrived.setdefault("watch-" + rest.partition('"')[0], request["at"])
+            return posted.keys() <= arrived.keys()
+
+        await self._pair.rig.until("each urgent push has arrived", all_there)
+        return sorted(arrived[name] - began for name, began in posted.items())
+
+    async def seconds(self, span: float) -> list[float]:
+        """The same for so many seconds."""
+        deadline = time.monotonic() + span
+        return await self.run(lambda: time.monotonic() > deadline)
+
+
+def p99(ordered: list[float]) -> float:
+    """In milliseconds."""
+    return percentile(ordered, 0.99)
+
+
+def says(ordered: list[float]) -> str:
+    """For a line of figures."""
+    return f"p50 {percentile(ordered, 0.5):.0f}, p99 {p99(ordered):.0f} ms of {len(ordered)}"

@@ -1,0 +1,161 @@
+"""What one app asks for does not hold another's: audiences, replays, webhooks, broadcasts.
+
+PUSHSVC_CHAOS_DEVICES=100000 PUSHSVC_CHAOS_BULK=50000 pytest tests/chaos/test_two_apps.py -s
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from pushsvc.devices import Device
+from pushsvc.simulator import apns_token
+from pushsvc.store import open_store
+
+from ..integration.ports import free_ports
+from .neighbours import Pair, Stopwatch, open_pair, p99, says, targets
+
+pytestmark = pytest.mark.chaos
+
+DEVICES = int(os.environ.get("PUSHSVC_CHAOS_DEVICES", "3000"))
+"""Registered with each of the two apps."""
+BULK = int(os.environ.get("PUSHSVC_CHAOS_BULK", "3000"))
+"""Deliveries of the broadcast that goes beside another app's pushes."""
+LONG = DEVICES >= 100_000
+SPAN = 15.0 if LONG else 2.0
+EVERY = 0.1
+"""Seconds between two pushes to an audience of nobody."""
+SLACK = 250.0
+"""Milliseconds that a busy machine is forgiven where the figures are small."""
+RECEIVER = Path(__file__).parent.parent / "integration" / "webhook_receiver.py"
+
+
+def test_audiences_of_nobody_do_not_hold_another_apps_audience() -> None:
+    async def main() -> None:
+        async with open_pair(seed="audiences") as pair:
+            for app in ("demo", "other"):
+                await register(pair, app, DEVICES)
+            await pair.put_device("one", apns_token("ok", "one"), "few", other=True)
+            over = asyncio.Event()
+            posted = 0
+
+            async def nobody() -> None:
+                nonlocal posted
+                began = time.monotonic()
+                while not over.is_set():
+                    document = {"to": {"where": f"tags.plan == 'none-{posted}'"}, "notification": {"title": "x"}}
+                    async with pair.rig.session.post("/v1/push", json=document) as answer:
+                        assert answer.status == 202, await answer.text()
+                    posted += 1
+                    await asyncio.sleep(max(0.0, began + posted * EVERY - time.monotonic()))
+
+            posting = asyncio.create_task(nobody())
+            await asyncio.sleep(SPAN / 2)
+            watch = Stopwatch(pair, pair.second, "apns", other=True, topic="few")
+            took = await watch.seconds(SPAN)
+            over.set()
+            await posting
+            print(
+                f"\n{posted} audiences of nobody of {DEVICES:,}: another app's topic of one {says(took)},"
+                f" at most {took[-1]:.2f} s"
+            )
+            assert took[-1] < 3.0
+
+    asyncio.run(main())
+
+
+async def register(pair: Pair, app: str, count: int) -> None:
+    async with open_store(pair.rig.store.url) as store:
+        now = int(time.time() * 1000)
+        for first in range(0, count, 500):
+            devices = [
+                Device(
+                    id=f"device-{number}",
+                    platform="apns",
+                    token=apns_token("ok", f"{app}-{number}"),
+                    tags={"plan": "free"},
+                    registered_at=now,
+                    last_seen_at=now,
+                )
+                for number in range(first, min(first + 500, count))
+            ]
+            await store.registry.put_many(app, devices)
+
+
+def test_a_slow_replay_and_a_slow_webhook_do_not_hold_another_apps_audience() -> None:
+    secret, port = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode(), free_ports()
+    more = (
+        f'[apps.demo.webhook]\nurl = "http://127.0.0.1:{port}/"\nsecret = "{secret}"\nallow_private = true\nbatch = 1\n'
+    )
+
+    async def main(record: Path) -> None:
+        async with open_pair(seed="slow", more=more) as pair:
+            await pair.put_device("one", apns_token("ok", "one"), "few", other=True)
+            watch = Stopwatch(pair, pair.second, "apns", other=True, topic="few")
+            await watch.seconds(1.0)
+            without = await watch.seconds(SPAN)
+            dead = await pair.post(targets("apns", "refused", 20, "BadPriority"))
+            await pair.post(targets("apns", "gone", 20, "Unregistered"))
+            await pair.rig.until("dead letters", lambda: failed(pair, dead, 20))
+            async with pair.rig.session.post("/v1/failed/replay", json={"rate": 0.1}) as answer:
+                assert answer.status == 202, await answer.text()
+            await pair.rig.until("the receiver is called", lambda: record.exists() and bool(record.read_text()))
+            beside = await watch.seconds(SPAN)
+            print(
+                f"\nslow replay and webhook beside another app's topic: {says(without)} without, {says(beside)} beside"
+            )
+            assert p99(beside) < max(1.5 * p99(without), SLACK)
+
+    with TemporaryDirectory(prefix="ps-") as folder:
+        record = Path(folder) / "calls"
+        words = [sys.executable, str(RECEIVER), str(port), secret, str(record), '["slow:14", "slow:14", "slow:14"]']
+        receiver = subprocess.Popen(words)
+        try:
+            asyncio.run(main(record))
+        finally:
+            receiver.kill()
+            receiver.wait()
+
+
+async def failed(pair: Pair, push: str, count: int) -> bool:
+    return (await pair.counts(push)).get("failed") == count
+
+
+def test_bulk_of_one_app_delays_no_pushes_of_another() -> None:
+    async def main() -> None:
+        async with open_pair(seed="bulk") as pair:
+            watch = Stopwatch(pair, pair.second, "apns", other=True)
+            await watch.seconds(1.0)
+            without = await watch.seconds(SPAN)
+            await asyncio.to_thread(pair.first.control, "latency", seconds=0.2)
+            size = 1000
+            pushes = [
+                await pair.post(targets("apns", f"bulk-{number}", size), lane="bulk") for number in range(BULK // size)
+            ]
+
+            sending = asyncio.Event()
+
+            async def look() -> None:
+                while (await pair.counts(pushes[-1])).get("sent") != size:
+                    await asyncio.sleep(0.1)
+                sending.set()
+
+            looking = asyncio.create_task(look())
+            beside = await watch.run(sending.is_set)
+            await looking
+            print(
+                f"\n{BULK:,} bulk of one app beside another's urgent pushes:"
+                f" {says(without)} without, {says(beside)} beside"
+            )
+            assert p99(beside) < max(1.5 * p99(without), SLACK)
+
+    asyncio.run(main())
