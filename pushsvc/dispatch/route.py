@@ -326,7 +326,10 @@ class RouteWorker:
             for target in chunk.targets if skip else ():
                 if target.index in skip:
                     end = skip[target.index]
-                    self._settle(Delivery(chunk, target), entry, None, Ended(end), now, why.get(target.index, end))
+                    verdict, reason = Ended(end), why.get(target.index, end)
+                    if chunk.push_id in revoked.pushes:
+                        verdict, reason = CANCELLED, CANCELLED.end
+                    self._settle(Delivery(chunk, target), entry, None, verdict, now, reason)
             if chunk.unreachable:
                 for target in targets:
                     self._settle(Delivery(chunk, target), entry, None, UNREACHABLE, now, NO_ROUTE)

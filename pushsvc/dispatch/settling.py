@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
 from ..errors import StoreUnavailable
-from ..model import Settlement
+from ..model import Ended, Settlement
 from ..ports import DeliveryQueue, EntryRef, News
 from ..telemetry import REDIS
 from .lanes import OpenEntry, Withdrawn
@@ -123,21 +123,42 @@ class Settler:
         while not self._closed:
             await self._more.wait()
             while self._news:
+                while self._ends_of(self._news[0][0].revoked.pushes):
+                    await self._record_next()
                 await self._tell(*self._news[0])
                 self._news.popleft()
             if self._waiting:
                 if len(self._waiting) < BATCH:
                     await asyncio.sleep(LINGER)
                 was_congested = self.congested
-                settlements, finished, forgotten = self._next_batch()
-                await self._record(settlements, finished)
-                self.recorded = self._drawn
-                self._queue.forget(forgotten)
+                await self._record_next()
                 if was_congested and not self.congested:
                     self._on_relief()
             if not self._waiting and not self._news:
                 self._more.clear()
                 self._idle.set()
+
+    async def _record_next(self) -> None:
+        settlements, finished, forgotten = self._next_batch()
+        await self._record(settlements, finished)
+        self.recorded = self._drawn
+        self._queue.forget(forgotten)
+
+    def _ends_of(self, pushes: Collection[str]) -> bool:
+        """Whether something of these pushes that was not sent has ended otherwise than by the cancel, and is not
+        recorded: it would count as cancelled from now on, and that would be taken back."""
+        return (
+            bool(pushes)
+            and not self._closed
+            and any(
+                settlement is not None
+                and settlement.outcome is None
+                and isinstance(settlement.verdict, Ended)
+                and settlement.verdict.end != "cancelled"
+                and entry.chunk.push_id in pushes
+                for settlement, entry in self._waiting
+            )
+        )
 
     async def _tell(self, news: News, told: asyncio.Future[None]) -> None:
         in_flight = self._in_flight(news.revoked.pushes)

@@ -14,6 +14,7 @@ import selectors
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from random import Random
 from typing import Any, TypeVar
 
 from pushsvc.store import Store, StoreConfig, open_store
@@ -23,6 +24,8 @@ T = TypeVar("T")
 
 TURN = 1e-9
 """Seconds that a turn of a loop takes: a timer that is a hair early must not come round for ever."""
+CHANCE = 0.6
+"""That a process goes on while others do, where they are to meet in any order."""
 REAL_LIMIT = 30.0
 """Real seconds within which everything comes to rest."""
 ASKS = ("call", "many", "script", "read", "scripts", "pinned")
@@ -155,6 +158,8 @@ class SteppedWorld:
         self.clock = SteppedClock()
         self.processes: list[Process] = []
         self.faults: list[str] = []
+        self.luck: Random | None = None
+        """Who goes on when; None: all at once."""
         self.caller = self.start("caller", _serve)
 
     def start(self, name: str, main: Callable[[Process], Awaitable[None]]) -> Process:
@@ -170,10 +175,14 @@ class SteppedWorld:
         quiet = 0
         while quiet < 2:
             running = [process for process in self.processes if process.runs]
-            turned = [process.loop.turn() for process in running]
+            chosen = [process for process in running if self.luck is None or self.luck.random() < CHANCE]
+            turned = [process.loop.turn() for process in chosen]
             asking = any(process.asking and not process.main.done() for process in running)
-            quiet = 0 if asking or any(turned) else quiet + 1
-            if any(turned):
+            if asking or any(turned):
+                quiet = 0
+            elif len(chosen) == len(running):
+                quiet += 1
+            if any(turned) or len(chosen) < len(running):
                 continue
             if time.monotonic() > limit:
                 raise AssertionError("it does not come to rest")

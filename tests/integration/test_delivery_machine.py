@@ -15,6 +15,7 @@ import asyncio
 import os
 from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack
+from random import Random
 from typing import Any
 
 import msgspec
@@ -163,10 +164,21 @@ class DeliveryMachine(RuleBasedStateMachine):
         lane=st.sampled_from(["urgent", "bulk"]),
         send_in=st.sampled_from([None, None, None, 2.0]),
         ttl=st.sampled_from([5.0, 300.0, 300.0]),
+        at_once=st.sampled_from([False, False, False, True]),
+        seed=st.integers(0, 1 << 16),
     )
     def accept(
-        self, own: int, shared: set[str], phones: set[str], lane: Lane, send_in: float | None, ttl: float
+        self,
+        own: int,
+        shared: set[str],
+        phones: set[str],
+        lane: Lane,
+        send_in: float | None,
+        ttl: float,
+        at_once: bool,
+        seed: int,
     ) -> None:
+        """`at_once`: and cancelled at once, while processes go on in an order that `seed` says."""
         name = f"p{len(self.pushes)}"
         tokens = [*sorted(shared), *(f"{name}-{number}" for number in range(own))] or [f"{name}-only"]
         targets = [Target(index, token) for index, token in enumerate(tokens)]
@@ -184,9 +196,20 @@ class DeliveryMachine(RuleBasedStateMachine):
             targets={"apns": tuple(targets)},
             send_at=send_at,
         )
-        self.pushes[name] = Model(push)
-        self.world.call(self.store.pushes.accept(push))
+        self.pushes[name] = model = Model(push)
+        if at_once:
+            model.cancelling = True
+            self.world.luck = Random(seed)
+            self.world.call(self._accept_and_cancel(model))
+            self.world.luck = None
+        else:
+            self.world.call(self.store.pushes.accept(push))
         self.hear()
+
+    async def _accept_and_cancel(self, model: Model) -> None:
+        """It is cancelled while dispatchers read it."""
+        await self.store.pushes.accept(model.push)
+        await self._cancel(model)
 
     @rule(
         who=st.sampled_from(NAMES),
@@ -489,7 +512,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         assert figures.dead_letters <= sum(model.told["failed"] for model in self.pushes.values())
 
 
-EXAMPLES = int(os.environ.get("PUSHSVC_MACHINE_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("PUSHSVC_MACHINE_EXAMPLES", "10"))
 STEPS = int(os.environ.get("PUSHSVC_MACHINE_STEPS", "30"))
 
 
