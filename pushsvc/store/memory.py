@@ -45,6 +45,7 @@ from .clock import Clock, wall_clock
 from .config import StoreConfig
 from .dead import DeadLetter
 from .gauges import Gauges
+from .hashing import token_digest
 from .keys import SMALL
 from .memory_dead import MemoryDeadLetters
 from .memory_erasure import MemoryErasures
@@ -202,7 +203,9 @@ class MemoryQueue:
         why: dict[int, str] = {}
         targets = list(chunk.targets)
         for place, target in enumerate(targets):
-            if target.device_id is None or (route.app, platform, target.token) not in state.moved:
+            if target.device_id is None:
+                continue
+            if (route.app, platform, token_digest(b"", target.token)) not in state.moved:
                 continue
             kept = state.devices[route.app].get(target.device_id)
             judged = present(target, None if kept is None else kept.device, chunk.topic)

@@ -12,6 +12,7 @@ from typing import TypeVar
 from ..devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from ..model import Platform
 from ..ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
+from .hashing import token_digest
 from .memory_state import State
 from .registry_changes import Change, Desk, Kept, address_of, joining_of, spare, unsettling
 from .registry_wire import Question, held_by, is_meant, label_of
@@ -190,7 +191,7 @@ class MemoryRegistry:
                     self._change(app, Question(ids=stones), partial(_remove, ids=stones))
                     return self._change(app, about, decide)
             raise
-        state.moved |= {(app, *token) for token in unsettling(changes)}
+        state.moved |= {(app, platform, token_digest(b"", token)) for platform, token in unsettling(changes)}
         for change in changes:
             if change.before is not None:
                 old = change.before.device

@@ -137,8 +137,8 @@ class State:
         self.replay_ends: dict[str, tuple[int, int]] = {}
         self.suppressed: dict[tuple[str, Platform, str], int] = {}
         """App, platform and token, with the instant from which they are."""
-        self.moved: set[tuple[str, Platform, str]] = set()
-        """App, platform and token of devices that have changed since a target may have been made of them."""
+        self.moved: set[tuple[str, Platform, bytes]] = set()
+        """App, platform and token digest of devices that changed after a target may have been made of them."""
         self.superseding: dict[tuple[str, ...], str] = {}
         """App and what two messages must have in common to replace each other, with the newest order accepted."""
         self.behind: dict[tuple[str, ...], str] = {}

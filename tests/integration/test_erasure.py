@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from pushsvc import telemetry
-from pushsvc.audience import targets_of
+from pushsvc.audience import owner_of, targets_of
 from pushsvc.codec import decode_audience, encode_audience
 from pushsvc.devices import Audience, ByDevices, ByUsers, ByWhere, Device, ToAll
 from pushsvc.fanout import expand
@@ -88,7 +88,7 @@ def to(name: str, *devices: Device, raw: bool = False, lane: Any = "normal", sen
     """A push to these devices, or to their tokens alone."""
     targets: dict[str, tuple[Target, ...]] = {}
     for index, each in enumerate(devices):
-        own = Target(index, each.token, None if raw else each.id)
+        own = Target(index, each.token) if raw else Target(index, each.token, each.id, owner=owner_of(each))
         targets[each.platform] = (*targets.get(each.platform, ()), own)
     return Push(
         id=name,
