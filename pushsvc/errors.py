@@ -13,6 +13,7 @@ PushsvcError
     ├── NotFound           no such thing                      404
     ├── MethodNotAllowed   the path exists, the verb does not 405
     ├── Conflict           the state forbids it               409
+    │   └── Unreadable     a newer pushsvc wrote the record
     ├── Gone               it is no longer there, or never was 410
     ├── ContentTooLarge    the body or a rendered payload     413
     ├── InvalidRequest     fields that do not validate        422
@@ -109,6 +110,15 @@ class MethodNotAllowed(RequestError):
 
 class Conflict(RequestError):
     status, type, title = 409, "conflict", "The state of the resource forbids it"
+
+
+class Unreadable(Conflict):
+    """What is asked for was written by a newer pushsvc, as after a rollback: this version neither shows nor changes it.
+    `device_ids` are those of the call that are concerned, where it is about devices."""
+
+    def __init__(self, what: str, *, device_ids: Sequence[str] = ()) -> None:
+        super().__init__(f"{what} was written in a form that this version of pushsvc cannot read: use the newer one")
+        self.device_ids = tuple(device_ids)
 
 
 class Gone(RequestError):

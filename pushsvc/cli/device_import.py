@@ -21,7 +21,7 @@ import msgspec
 import typer
 from msgspec import Struct
 
-from ..errors import Fault
+from ..errors import Fault, Unreadable
 from ..ports.registry import MOST_OF_USER, Registry, UserFull
 from .device_files import Entry, entries, format_of
 from .device_lines import BadLine, Format, read_device
@@ -235,6 +235,12 @@ class Importer:
                 for entry, device in batch:
                     if device.id in refused:
                         self._rejects.add(entry, [fault])
+                batch = [each for each in batch if each[1].id not in refused]
+            except Unreadable as hidden:
+                refused = set(hidden.device_ids)
+                for entry, device in batch:
+                    if device.id in refused:
+                        self._rejects.add(entry, [Fault("id", str(hidden))])
                 batch = [each for each in batch if each[1].id not in refused]
         return []
 

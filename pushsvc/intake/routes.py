@@ -253,7 +253,7 @@ CALLS: Final = (
         "Where a replay stands.",
         Answer(200, "Its progress.", Replay),
         scopes=("push", "admin"),
-        problems=(*_KEYED, NotFound, InvalidRequest),
+        problems=(*_KEYED, NotFound, Conflict, InvalidRequest),
     ),
     Call(
         "delete_replay",
@@ -266,7 +266,7 @@ CALLS: Final = (
             "500 deliveries, still ends."
         ),
         scopes=("push", "admin"),
-        problems=(*_KEYED, NotFound, InvalidRequest),
+        problems=(*_KEYED, NotFound, Conflict, InvalidRequest),
     ),
     Call(
         "get_devices",
@@ -300,7 +300,15 @@ CALLS: Final = (
         ),
         scopes=("devices", "admin"),
         body=DeviceDocument,
-        problems=(MalformedBody, *_KEYED, RequestTimeout, ContentTooLarge, UnsupportedMediaType, InvalidRequest),
+        problems=(
+            MalformedBody,
+            *_KEYED,
+            RequestTimeout,
+            Conflict,
+            ContentTooLarge,
+            UnsupportedMediaType,
+            InvalidRequest,
+        ),
     ),
     Call(
         "get_device",
@@ -309,7 +317,7 @@ CALLS: Final = (
         "Read a device.",
         Answer(200, "The device.", RegisteredDevice),
         scopes=("devices", "admin"),
-        problems=(*_KEYED, NotFound, InvalidRequest),
+        problems=(*_KEYED, NotFound, Conflict, InvalidRequest),
     ),
     Call(
         "delete_device",
@@ -318,7 +326,7 @@ CALLS: Final = (
         "Remove a device.",
         Answer(204, "It is gone, from its topics and its user too."),
         scopes=("devices", "admin"),
-        problems=(*_KEYED, NotFound, InvalidRequest),
+        problems=(*_KEYED, NotFound, Conflict, InvalidRequest),
     ),
     Call(
         "get_user_devices",
@@ -340,7 +348,7 @@ CALLS: Final = (
             "feedback events, rows of statuses, suppressions. When this answers, nothing more is sent to them."
         ),
         scopes=("devices", "admin"),
-        problems=(*_KEYED, InvalidRequest),
+        problems=(*_KEYED, Conflict, InvalidRequest),
     ),
     Call(
         "put_subscription",
@@ -350,7 +358,7 @@ CALLS: Final = (
         Answer(204, "It is subscribed."),
         description="A topic begins with its first subscriber and ends with its last.",
         scopes=("devices", "admin"),
-        problems=(*_KEYED, NotFound, InvalidRequest),
+        problems=(*_KEYED, NotFound, Conflict, InvalidRequest),
     ),
     Call(
         "delete_subscription",
@@ -359,7 +367,7 @@ CALLS: Final = (
         "Unsubscribe a device from a topic.",
         Answer(204, "It is not subscribed."),
         scopes=("devices", "admin"),
-        problems=(*_KEYED, InvalidRequest),
+        problems=(*_KEYED, Conflict, InvalidRequest),
     ),
     Call(
         "get_topics",

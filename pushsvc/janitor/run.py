@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
+import msgspec
 from msgspec import Struct
 
 from ..ports.cleanup import Leftovers, Removed, Swept
@@ -91,7 +92,7 @@ async def clean(
     """Take the steps, from `place` on, until all are taken or it is `stopping`; `after` each it is told.
 
     `share` is the part of the time in which it works, from above 0 to 1. A place of another configuration, whose sweep
-    is not in the plan any more, is the beginning.
+    is not in the plan any more, is the beginning, and one that a step cannot read is that of its sweep.
     """
     removed: Counter[tuple[str, str]] = Counter()
     names = [sweep.name for sweep in plan]
@@ -99,11 +100,18 @@ async def clean(
     first = names.index(name) if name in names else 0
     if name not in names:
         cursor = ""
+    given = True
     for at in range(first, len(plan)):
         sweep, following = plan[at], plan[at + 1].name if at + 1 < len(plan) else ""
         while True:
             began = time.monotonic()
-            swept = await sweep.step(cursor)
+            try:
+                swept = await sweep.step(cursor)
+            except (ValueError, msgspec.MsgspecError):
+                if not (given and cursor):
+                    raise
+                swept = await sweep.step("")
+            given = False
             removed.update(swept.removed)
             over = swept.cursor is None
             cursor = swept.cursor or ""

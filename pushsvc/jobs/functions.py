@@ -11,7 +11,7 @@ from rq.timeouts import BaseTimeoutException
 
 from .. import fanout
 from ..codec import CodecError
-from ..errors import StoreError
+from ..errors import StoreError, Unreadable
 from ..janitor import Progress, clean, holding, process_name
 from ..ports.cleanup import ClocksApart
 from ..ports.expansion import Waiting
@@ -83,6 +83,11 @@ async def replay(context: Context, app: str, job: str) -> dict[str, int]:
     async with open_store(context.store_url, store_config(context.settings)) as store:
         try:
             return await _replay(context, store, app, job)
+        except Unreadable:
+            await store.dead.finish(
+                app, job, error="written by a newer pushsvc; go back to it to see what was asked for"
+            )
+            return {}
         except (StoreError, BaseTimeoutException):
             raise  # Redis is away or very slow: its lease runs out, and somebody takes it up
         except Exception as error:

@@ -14,6 +14,7 @@ from ..model import ApiKey
 from ..telemetry import get_logger
 from . import keys
 from .link import Link
+from .unreadable import readable
 
 KEY_LOOK: Final = 1.0
 """Seconds between two looks at the key of all token hashes."""
@@ -33,13 +34,13 @@ class RedisKeyRing:
         await self._link.promise("HSET", keys.KEYRING, key.sha256, _encode(key))
 
     async def all(self) -> list[ApiKey]:
-        """By app and name."""
-        found = await self._link.call("HVALS", keys.KEYRING)
-        return sorted(map(_decode, found), key=lambda key: (key.app, key.name, key.sha256))
+        """By app and name, without those that this version cannot read: it takes none of these either."""
+        read = [readable(_decode, blob, "api_key") for blob in await self._link.call("HVALS", keys.KEYRING)]
+        return sorted(filter(None, read), key=lambda key: (key.app, key.name, key.sha256))
 
     async def find(self, sha256: str) -> ApiKey | None:
         blob = await self._link.call("HGET", keys.KEYRING, sha256)
-        return None if blob is None else _decode(blob)
+        return None if blob is None else readable(_decode, blob, "api_key")
 
     async def revoke(self, name: str, app: str) -> bool:
         """Remove every key of that name from the app; false when there was none."""

@@ -11,7 +11,6 @@ import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext
 
-from ..codec import CodecError
 from ..errors import Fault, InvalidRequest
 from ..ports import DeadFilter, DeadRow
 from ..routing import platform_of
@@ -19,6 +18,7 @@ from . import keys
 from .config import StoreConfig
 from .dead import DeadLetter, decode_dead
 from .link import Link
+from .unreadable import readable
 
 PAGE = 1000
 """Dead letters looked at in one round trip, by whoever has the process for itself."""
@@ -99,10 +99,9 @@ async def letters(
             answer = await link.call("XRANGE", keys.dead(app, shard), start, last, "COUNT", page)
             found = []
             for entry_id, fields in answer:
-                try:
-                    found.append((entry_id.decode(), decode_dead(fields[b"d"])))
-                except (CodecError, KeyError):
-                    continue
+                letter = readable(decode_dead, fields.get(b"d", b""), "dead_letter", app)
+                if letter is not None:
+                    found.append((entry_id.decode(), letter))
             if turn is not None:
                 await asyncio.sleep(0)
         yield found

@@ -142,6 +142,13 @@ class RedisReceipts:
         What retention has removed is asked after the events: it may have gone in between, which then is said.
         Raises InvalidRequest for what is no id, and Gone for one that no event has had yet.
         """
+        while True:
+            page, set_aside_too = await self._events(app, after, limit)
+            if page.events or not set_aside_too:
+                return page
+
+    async def _events(self, app: str, after: str, limit: int) -> tuple[EventPage, bool]:
+        """One page, and whether others of it could not be read: these are in quarantine now."""
         cursor = ms, sequence, behind = parse_event_id(after)
         shards = self._config.shards_of(app)
         end = "+" if shards == 1 else str(await self._server_ms() - SETTLED)
@@ -157,17 +164,22 @@ class RedisReceipts:
         if ms > self._clock() + SETTLED and not await self._was_given(app, cursor):
             raise Gone("No event has had this cursor: it lies in the future. Begin without `after`.")
         merged = sorted(
-            (*map(int, entry_id.split(b"-")), shard, fields[b"e"])
+            (*map(int, entry_id.split(b"-")), shard, fields.get(b"e", b""))
             for shard, entries in enumerate(answers)
             for entry_id, fields in entries
         )
-        return EventPage(
-            [
-                (_event_id(ms, sequence, shard, shards), decode_event(blob))
-                for ms, sequence, shard, blob in merged[:limit]
-            ],
-            missing_to=_event_id(*missing, shards) if after and missing > cursor else "",
-        )
+        readable: list[tuple[str, FeedbackEvent]] = []
+        page = merged[:limit]
+        for ms, sequence, shard, blob in page:
+            try:
+                event = decode_event(blob)
+            except CodecError as error:
+                stream, quarantine = keys.events(app, shard), keys.quarantine(app, shard)
+                await set_aside(self._link, stream, "", quarantine, f"{ms}-{sequence}", error)
+                continue
+            readable.append((_event_id(ms, sequence, shard, shards), event))
+        missing_to = _event_id(*missing, shards) if after and missing > cursor else ""
+        return EventPage(readable, missing_to=missing_to), len(readable) < len(page)
 
     async def _was_given(self, app: str, cursor: tuple[int, int, int]) -> bool:
         """Whether an event has this id or a later one: Redis' clock may have gone back."""

@@ -58,9 +58,10 @@ from .clock import Clock, wall_clock
 from .link import Link
 from .presence import Marks
 from .registry_changes import Change, Desk, address_of, joining_of, spare, unsettling
-from .registry_documents import decode_device, former_token
-from .registry_wire import Digests, Found, Question, held_by, is_meant, read_found
+from .registry_documents import decode_device, is_former
+from .registry_wire import Digests, Found, Question, held_by, is_meant, read_found, shows, spares
 from .suppression import Suppression
+from .unreadable import readable
 
 T = TypeVar("T")
 
@@ -91,18 +92,20 @@ class RedisRegistry:
 
     async def put(self, app: str, device: Device) -> tuple[Device, bool]:
         about = _about([device])
-        result = await self._change(app, about, lambda desk: desk.register(device))
+        result = await self._change(app, about, lambda desk: desk.register(device), spares([device]))
         await self._suppression.lift(app, [device])
         return result
 
     async def put_many(self, app: str, devices: Sequence[Device]) -> list[bool]:
         about = _about(devices)
-        new = await self._change(app, about, lambda desk: [desk.put(device) for device in devices])
+        new = await self._change(app, about, lambda desk: [desk.put(device) for device in devices], spares(devices))
         await self._suppression.lift(app, _active(devices))
         return new
 
     async def get(self, app: str, device_id: str) -> Device | None:
-        return (await self._find(app, Question(ids=[device_id]))).desk.devices.get(device_id)
+        found = await self._find(app, Question(ids=[device_id]))
+        shows(device_id)(found)
+        return found.desk.devices.get(device_id)
 
     async def by_token(self, app: str, platform: Platform, token: str) -> Device | None:
         return (await self._find(app, Question(tokens=[address_of(platform, token)]))).desk.owner(platform, token)
@@ -112,19 +115,23 @@ class RedisRegistry:
         return [desk.holder(each) for each in wanted]
 
     async def remove(self, app: str, device_id: str) -> bool:
-        return await self._change(app, Question(ids=[device_id]), lambda desk: desk.remove(device_id) is not None)
+        return await self._change_one(app, device_id, lambda desk: desk.remove(device_id) is not None)
 
     async def of_user(self, app: str, user: str) -> list[Device]:
         return (await self._find(app, Question(users=[user]))).desk.of_user(user)
+
+    async def hides_of_user(self, app: str, user: str) -> bool:
+        """Whether the user has devices that this version cannot read: `of_user` leaves them out."""
+        return bool((await self._find(app, Question(users=[user]))).unreadable)
 
     async def remove_user(self, app: str, user: str) -> list[Device]:
         return await self._change(app, Question(users=[user]), lambda desk: desk.remove_user(user))
 
     async def subscribe(self, app: str, topic: str, device_id: str) -> bool:
-        return await self._change(app, Question(ids=[device_id]), lambda desk: desk.subscribe(device_id, topic))
+        return await self._change_one(app, device_id, lambda desk: desk.subscribe(device_id, topic))
 
     async def unsubscribe(self, app: str, topic: str, device_id: str) -> bool:
-        return await self._change(app, Question(ids=[device_id]), lambda desk: desk.unsubscribe(device_id, topic))
+        return await self._change_one(app, device_id, lambda desk: desk.unsubscribe(device_id, topic))
 
     async def topic_size(self, app: str, topic: str) -> int | None:
         size = await self._link.call("HGET", keys.topic(app, topic), "#")
@@ -166,7 +173,7 @@ class RedisRegistry:
                 *(("LRANGE", keys.device_block(app, number), 1, -1) for number in range(first, end)),
             ]
         )
-        devices = [decode_device(blob) for block in blocks for blob in block if blob]
+        devices = self._read(app, (blob for block in blocks for blob in block))
         total = int(known or 0)
         if end * BLOCK >= total:
             return Members(devices, None, 1.0)
@@ -189,7 +196,7 @@ class RedisRegistry:
                 if n >= first and blob:
                     if len(devices) == limit:
                         return Members(devices, str(n))
-                    devices.append(decode_device(blob))
+                    devices += self._read(app, [blob])
         return Members(devices, str(end * BLOCK) if end * BLOCK < int(known or 0) else None)
 
     async def topics(self, app: str, *, after: str, limit: int) -> tuple[list[tuple[str, int]], str | None]:
@@ -221,7 +228,7 @@ class RedisRegistry:
         following, *blobs = await self._link.script(
             "registry_page", [keys.topic(app, topic)], [keys.devices(app), first, limit]
         )
-        return Members(_active(map(decode_device, blobs)), str(following) if following >= 0 else None)
+        return Members(_active(self._read(app, blobs)), str(following) if following >= 0 else None)
 
     # --- tombstones -------------------------------------------------------------------------------
 
@@ -262,32 +269,54 @@ class RedisRegistry:
         """Take a step with those that are meant, the oldest of each label first, until so many have left."""
         done = 0
         for label in await self._labels(app, which):
-            moved = 1
+            moved, skipped = 1, 0
             while moved and done < limit:
-                devices = await self._tombstones(app, label, which, min(_PAGE, limit - done))
+                devices, met = await self._tombstones(app, label, which, skipped, min(_PAGE, limit - done))
                 moved = await step(devices) if devices else 0
                 done += moved
+                # What cannot be read stays in front of what follows.
+                skipped += met - len(devices)
+                moved = moved or (met - len(devices))
         return done
 
     async def _labels(self, app: str, which: PrunedFilter) -> list[str]:
         found = await self._link.call("HKEYS", keys.tombstones(app))
         return sorted(label for label in map(bytes.decode, found) if is_meant(label, which))
 
-    async def _tombstones(self, app: str, label: str, which: PrunedFilter, limit: int) -> list[Device]:
-        members = await self._link.call("ZRANGEBYSCORE", keys.tombstones(app, label), *_range(which), "LIMIT", 0, limit)
+    async def _tombstones(
+        self, app: str, label: str, which: PrunedFilter, skipped: int, limit: int
+    ) -> tuple[list[Device], int]:
+        """Those behind the first `skipped`, and how many were met with those that cannot be read."""
+        members = await self._link.call(
+            "ZRANGEBYSCORE", keys.tombstones(app, label), *_range(which), "LIMIT", skipped, limit
+        )
         blobs = await self._link.many(
             [("LINDEX", keys.device_block(app, n // BLOCK), 1 + n % BLOCK) for n in map(int, members)]
         )
-        return [decode_device(blob) for blob in blobs if blob]
+        return self._read(app, blobs), sum(map(bool, blobs))
+
+    @staticmethod
+    def _read(app: str, blobs: Iterable[bytes | None]) -> list[Device]:
+        """Those that can be read."""
+        found = (readable(decode_device, blob, "device", app) for blob in blobs if blob)
+        return [device for device in found if device is not None]
 
     # --- one step ---------------------------------------------------------------------------------
 
-    async def _change(self, app: str, about: Question, decide: Callable[[Desk], T]) -> T:
-        """Raises UserFull, and StoreUnavailable also where so many change the same devices that none gets through."""
+    async def _change_one(self, app: str, device_id: str, decide: Callable[[Desk], T]) -> T:
+        """A change of the device of that id, if there is one. Raises Unreadable."""
+        return await self._change(app, Question(ids=[device_id]), decide, shows(device_id))
+
+    async def _change(
+        self, app: str, about: Question, decide: Callable[[Desk], T], check: Callable[[Found], None] = lambda _: None
+    ) -> T:
+        """`check` may refuse what was found. Raises UserFull, and StoreUnavailable also where so many change the same
+        devices that none gets through."""
         for number in range(_TRIES):
             if number >= _AT_ONCE:
                 await asyncio.sleep(random.random() * min(_LONGEST, 0.002 * 2 ** min(number, 10)))  # noqa: S311 - no secret  # noqa: S311 - no secret
             found = await self._find(app, about)
+            check(found)
             if outdated := found.desk.outdated:
                 await self._bring(app, [found.desk.devices[device_id] for device_id in outdated])
                 continue
@@ -335,7 +364,7 @@ class RedisRegistry:
         blocks = await self._link.many(
             [("LRANGE", keys.device_block(app, number), 1, -1) for number in range(first, end)]
         )
-        outdated = [decode_device(blob) for block in blocks for blob in block if former_token(blob) is not None]
+        outdated = self._read(app, (blob for block in blocks for blob in block if is_former(blob)))
         if outdated:
             await self._bring(app, outdated)
         over = end * BLOCK >= int(known or 0)
@@ -344,7 +373,7 @@ class RedisRegistry:
 
     async def _find(self, app: str, question: Question) -> Found:
         args = [keys.devices(app), *self._digests.ask(question)]
-        return read_found(question, await self._link.script("registry_find", [keys.device_counts(app)], args))
+        return read_found(question, await self._link.script("registry_find", [keys.device_counts(app)], args), app)
 
     async def _carry_out(self, app: str, found: Found, changes: Sequence[Change]) -> bool:
         """Between the marks of what changes, and telling those who hold it. False as `_apply`."""

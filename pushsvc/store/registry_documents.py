@@ -125,9 +125,14 @@ def decode_device(blob: bytes) -> Device:
     )
 
 
+def is_former(blob: bytes) -> bool:
+    """Whether the document is of the first form."""
+    return blob.startswith(_FIRST)
+
+
 def former_token(blob: bytes) -> str | None:
     """The token to the letter, of a document of the first form; else None."""
-    if not blob.startswith(_FIRST):
+    if not is_former(blob):
         return None
     token = _decode(blob[1:]).token
     return token if isinstance(token, str) else _text(token)

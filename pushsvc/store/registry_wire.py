@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any
 
 from msgspec import Struct
 
 from ..devices import Device
+from ..errors import Unreadable
 from ..ports.registry import Holding, PrunedFilter
 from .registry_changes import Address, Change, Desk, Kept, address_of
 from .registry_documents import decode_device, encode_device, former_token
+from .unreadable import readable
 
 NONE = b""
 
@@ -41,6 +43,38 @@ class Found(Struct, frozen=True):
     ids: dict[str, bytes]
     tokens: dict[Address, bytes]
     users_read: int
+    unreadable: frozenset[int] = frozenset()
+    """Ordinals of documents that this version cannot read: they are not on the desk."""
+
+    def hides(self, ordinal: bytes | None) -> bool:
+        """Whether the index led to a document that cannot be read."""
+        return bool(self.unreadable) and bool(ordinal) and int(ordinal or 0) in self.unreadable
+
+
+def shows(device_id: str) -> Callable[[Found], None]:
+    """A check that raises Unreadable where the device of that id cannot be read."""
+
+    def check(found: Found) -> None:
+        if found.hides(found.ids.get(device_id)):
+            raise Unreadable("The device", device_ids=[device_id])
+
+    return check
+
+
+def spares(devices: Sequence[Device]) -> Callable[[Found], None]:
+    """A check that raises Unreadable where the id or the token of one of these belongs to a device that cannot be read:
+    its topics and its places in the indexes would be lost."""
+
+    def check(found: Found) -> None:
+        if found.unreadable:
+            places = [
+                (found.ids.get(each.id), found.tokens.get(address_of(each.platform, each.token))) for each in devices
+            ]
+            hidden = [each.id for each, own in zip(devices, places, strict=True) if any(map(found.hides, own))]
+            if hidden:
+                raise Unreadable("A device with this id or token", device_ids=hidden)
+
+    return check
 
 
 class Digests:
@@ -114,17 +148,22 @@ class Digests:
         ]
 
 
-def read_found(question: Question, answer: Sequence[Any]) -> Found:
+def read_found(question: Question, answer: Sequence[Any], app: str = "") -> Found:
     """What registry_find.lua answered."""
     known, users_read, *flat = answer
-    kept = (
-        Kept(n, blob, decode_device(blob), former_token(blob)) for n, blob in zip(flat[::2], flat[1::2], strict=True)
-    )
+    kept, unreadable = [], set()
+    for n, blob in zip(flat[::2], flat[1::2], strict=True):
+        device = readable(decode_device, blob, "device", app)
+        if device is None:
+            unreadable.add(int(n))
+        else:
+            kept.append(Kept(n, blob, device, former_token(blob)))
     return Found(
         Desk(kept),
         dict(zip(question.ids, known, strict=False)),
         dict(zip(question.tokens, known[len(question.ids) :], strict=True)),
         users_read,
+        frozenset(unreadable),
     )
 
 

@@ -14,7 +14,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from ..codec import CodecError, decode_chunk, encode_chunk
+from ..codec import decode_chunk, encode_chunk
+from ..errors import Unreadable
 from ..model import Chunk, Platform
 from ..ports import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
 from . import keys
@@ -26,10 +27,12 @@ from .link import Link
 from .presence import Presence
 from .reopening import Letter, Reopening, grouped, reopened
 from .settling import lua_string
+from .unreadable import readable
 
 RECORD_TTL = 7 * DAY * 1000
 _FIELDS = ("spec", "st", "at", "matched", "error", "up", "moved", "skipped", "stop")
 ENDED: Final = ("done", "failed", "stopped")
+_decode_spec = msgspec.json.Decoder(ReplaySpec).decode
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -80,14 +83,18 @@ class RedisReplays:
         return ReplayStatus(job=job, spec=spec, state="queued", created_at=now, updated_at=now, matched=matched)
 
     async def replay(self, app: str, job: str) -> ReplayStatus | None:
+        """Raises Unreadable for one that a newer pushsvc has been asked for."""
         shards = range(self._config.shards_of(app))
         answers = await self._link.many([("HMGET", keys.replay(app, shard, job), *_FIELDS) for shard in shards])
         spec, state, created, matched, error = answers[0][:5]
         if spec is None:
             return None
+        known = readable(_decode_spec, spec, "replay", app)
+        if known is None:
+            raise Unreadable("The replay")
         return ReplayStatus(
             job=job,
-            spec=msgspec.json.decode(spec, type=ReplaySpec),
+            spec=known,
             state="stopped" if answers[0][8] else state.decode(),
             created_at=int(created),
             updated_at=max(int(answer[5] or 0) for answer in answers),
@@ -197,11 +204,9 @@ class RedisReplays:
         )
         heads: dict[tuple[str, Platform], Chunk] = {}
         for place, blob in zip(wanted, blobs, strict=True):
-            try:
-                if blob is not None:
-                    heads[place] = decode_chunk(blob)
-            except CodecError:
-                continue
+            head = None if blob is None else readable(decode_chunk, blob, "dead_letter", app)
+            if head is not None:
+                heads[place] = head
         now = self._clock()
         reopenings, skipped = [], 0
         for push_id, platform, group in groups:

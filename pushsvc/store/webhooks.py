@@ -27,6 +27,7 @@ from .clock import Clock
 from .config import StoreConfig
 from .link import Link
 from .receipts import SETTLED, parse_event_id, start_of
+from .unreadable import readable
 
 log = get_logger("webhooks")
 _pack = msgspec.msgpack.Encoder().encode
@@ -154,12 +155,16 @@ class RedisWebhooks:
         return min(found, default=None)
 
     async def dead(self, app: str, *, since: int | None = None, until: int | None = None) -> list[DeadBatch]:
-        found = [_decode_dead(blob) for blob in await self._link.call("HVALS", keys.hook_dead(app))]
+        read = [
+            readable(_decode_dead, blob, "dead_batch", app)
+            for blob in await self._link.call("HVALS", keys.hook_dead(app))
+        ]
         return sorted(
             (
                 batch
-                for batch in found
-                if (since is None or recorded_at(batch.last) >= since)
+                for batch in read
+                if batch is not None
+                and (since is None or recorded_at(batch.last) >= since)
                 and (until is None or recorded_at(batch.last) < until)
             ),
             key=lambda batch: parse_event_id(batch.last),
@@ -184,9 +189,10 @@ class RedisWebhooks:
         )
         return [_text(field) for field in fields], _text(asked[0] if asked else None)
 
-    async def dead_one(self, app: str, batch_id: str) -> DeadBatch | None:
+    async def dead_one(self, app: str, batch_id: str) -> tuple[DeadBatch | None, bool]:
+        """The batch, and whether there is one: what cannot be read is kept, and not called again."""
         blob = await self._link.call("HGET", keys.hook_dead(app), batch_id)
-        return None if blob is None else _decode_dead(blob)
+        return None if blob is None else readable(_decode_dead, blob, "dead_batch", app), blob is not None
 
     async def events(self, app: str, after: str, last: str, limit: int) -> EventPage:
         """Up to `limit` events behind one, up to and with another; to the end where that is empty."""
@@ -251,15 +257,20 @@ class RedisWebhookClaim:
             self._most = min(most, int(taken or most))
             failures = int(fails or 0)
             if asked:
-                dead = await self._webhooks.dead_one(self._app, asked)
+                dead, kept = await self._webhooks.dead_one(self._app, asked)
                 if dead is not None:
                     self._span = _Span(dead.id, dead.after, dead.last, dead.events)
                     page = await self._events()
                     self._say_missing(page)
                     if page.events:
                         return Batch(dead.id, page.events, dead.attempts, failures, again=True)
-                # Its events are no longer kept.
-                if not await self._change(Change(self._lease, drop=[asked])):
+                # Its events are no longer kept, or this version cannot read which they are.
+                over = (
+                    Change(self._lease, answered=[asked])
+                    if kept and dead is None
+                    else Change(self._lease, drop=[asked])
+                )
+                if not await self._change(over):
                     return None
             elif last:
                 self._span = _Span(batch_id(self._app, last), after, last, int(count))

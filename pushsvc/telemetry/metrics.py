@@ -75,6 +75,11 @@ DEAD_LETTERS = Gauge(
     ["app"],
     multiprocess_mode="livemostrecent",
 )
+UNREADABLE = Counter(
+    "pushsvc_unreadable_total",
+    "Records that this version could not read, as after a rollback, each time that one was met.",
+    ["app", "record"],
+)
 REPLAYED = Counter("pushsvc_replayed_total", "Dead letters that were put back into their lanes.", ["app"])
 FEEDBACK_GAPS = Counter(
     "pushsvc_feedback_gaps_total",

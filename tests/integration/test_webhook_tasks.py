@@ -9,10 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import pytest
 
 from pushsvc.codec import encode_event
 from pushsvc.jobs.webhooks import WebhookTasks
@@ -188,15 +186,12 @@ def test_each_app_has_one_task_and_rest_is_left_to_the_store(server: Server) -> 
     play(server, story)
 
 
-@pytest.mark.parametrize(("broken", "more"), [(b"", {"ca_file": "/nonexistent"}), (b"\xff", {})])
-def test_a_webhook_that_cannot_be_tried_is_not_tried_all_the_time(
-    server: Server, broken: bytes, more: dict[str, Any]
-) -> None:
+def test_a_webhook_that_cannot_be_tried_is_not_tried_all_the_time(server: Server) -> None:
     async def story(store: Store) -> None:
-        hook = WebhookSettings(url="https://127.0.0.1:1/", secret=SECRET, **more)
+        hook = WebhookSettings(url="https://127.0.0.1:1/", secret=SECRET, ca_file="/nonexistent")
         settings = Settings(apps={"shop": AppSettings(name="shop", webhook=hook), "bare": AppSettings(name="bare")})
         place = webhook_configs(settings)["shop"].place
-        await store.link.call("XADD", keys.events("shop", 0), "*", "e", broken or EVENT)
+        await store.link.call("XADD", keys.events("shop", 0), "*", "e", EVENT)
         assert await store.webhooks.due("shop", place)
         tasks = WebhookTasks(store.webhooks, Current(settings))
         await tasks.start_due()

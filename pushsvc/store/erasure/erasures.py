@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from ...errors import StoreError
+from ...errors import StoreError, Unreadable
 from ...ports.erasure import Erasure
 from .. import keys
 from ..clock import Clock
@@ -24,6 +24,7 @@ from ..queue import RedisQueue
 from ..registry import RedisRegistry
 from ..revocations import Revocations
 from ..suppression import Suppression
+from ..unreadable import readable
 from .keepers import Step
 from .passes import ORDER, keepers
 from .subjects import Counts, Record, Subjects, decode_record, encode_record, joined, key_of, learnt, noted
@@ -48,6 +49,7 @@ class _Pass(Struct, frozen=True, array_like=True):
 
 
 _encode_pass = msgspec.msgpack.Encoder().encode
+_decode_report = msgspec.json.Decoder(Erasure).decode
 _decode_pass = msgspec.msgpack.Decoder(_Pass).decode
 
 
@@ -126,7 +128,8 @@ class RedisErasures:
     # --- the beginning and the end ----------------------------------------------------------------
 
     async def _begin(self, app: str, key: str, user: str) -> bool:
-        """Recorded, suppressed, out of the registry, in this order. False: there is nobody to be erased."""
+        """Recorded, suppressed, out of the registry, in this order. False: there is nobody to be erased. All
+        devices go but those that this version cannot read: where one of these stays, it raises Unreadable."""
         known = await self._record(app, key)
         while devices := await self._registry.of_user(app, user):
             tokens = [(device.platform, device.token) for device in devices]
@@ -139,6 +142,8 @@ class RedisErasures:
             await self._suppression.add(app, [(*token, now) for token in tokens], wait=True)
             ids = [device.id for device in devices]
             await self._registry.revise(app, ids, lambda device: None if device.user == user else device)
+        if await self._registry.hides_of_user(app, user):
+            raise Unreadable("A device of this user, which is not erased,")
         return known is not None
 
     async def _finish(self, app: str, who: Subjects, records: Mapping[str, Record]) -> None:
@@ -153,7 +158,7 @@ class RedisErasures:
 
     async def _report(self, app: str, key: str) -> Erasure:
         report = await self._link.call("GET", keys.erased(app, key))
-        return Erasure(0, True) if report is None else msgspec.json.decode(report, type=Erasure)
+        return (None if report is None else readable(_decode_report, report, "erasure", app)) or Erasure(0, True)
 
     # --- a pass -----------------------------------------------------------------------------------
 
@@ -161,8 +166,10 @@ class RedisErasures:
         """Carry on with the pass that is under way, or begin one for all records. False: there are none."""
         fields = {name.decode(): blob for name, blob in (await self._link.call("HGETALL", keys.erase(app))).items()}
         kept = fields.pop(_PRESENT, None)
-        records = {key: decode_record(blob) for key, blob in fields.items()}
-        present = _Pass(tuple(records)) if kept is None else _decode_pass(kept)
+        # What a newer pushsvc has begun and this one cannot read is left to it.
+        read = {key: readable(decode_record, blob, "erasure", app) for key, blob in fields.items()}
+        records = {key: record for key, record in read.items() if record is not None}
+        present = (None if kept is None else readable(_decode_pass, kept, "erasure", app)) or _Pass(tuple(records))
         own = {key: records[key] for key in present.keys if key in records}
         if not own:
             await self._link.call("HDEL", keys.erase(app), _PRESENT)
@@ -206,13 +213,13 @@ class RedisErasures:
 
     async def _record(self, app: str, key: str) -> Record | None:
         blob = await self._link.call("HGET", keys.erase(app), key)
-        return None if blob is None else decode_record(blob)
+        return None if blob is None else _read(app, blob)
 
     async def _change(self, app: str, key: str, become: Callable[[Record | None], Record | None]) -> Record | None:
         """Make a record what it shall be, whoever else changes it too."""
         while True:
             blob = await self._link.call("HGET", keys.erase(app), key)
-            record = become(None if blob is None else decode_record(blob))
+            record = become(None if blob is None else _read(app, blob))
             after = b"" if record is None else encode_record(record)
             if after == (blob or b"") or await self._swap(app, key, blob or b"", after):
                 return record
@@ -220,6 +227,14 @@ class RedisErasures:
     async def _swap(self, app: str, key: str, before: bytes, after: bytes) -> bool:
         answer: Any = await self._link.script("swap", [keys.erase(app)], [key, before, after])
         return bool(answer)
+
+
+def _read(app: str, blob: bytes) -> Record:
+    """Raises Unreadable."""
+    record = readable(decode_record, blob, "erasure", app)
+    if record is None:
+        raise Unreadable("An erasure of this user that is under way")
+    return record
 
 
 def _lock(app: str) -> str:

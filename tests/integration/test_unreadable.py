@@ -1,0 +1,283 @@
+"""One record of a newer version, as after a rollback, stops nothing but a call for exactly that record.
+
+`RECORDS` says of every kind of key how one is made that this version cannot read, or why there is none. The story keeps
+one of each beside records that are well, and calls every reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from pushsvc.devices import Audience, ByDevices, ByTopic, ByUsers, Device, ToAll
+from pushsvc.errors import Unreadable
+from pushsvc.janitor import Ages, clean, sweeps
+from pushsvc.jobs.functions import Context, replay
+from pushsvc.model import ApiKey, BadNotification, Ended, FeedbackEvent, TokenDead
+from pushsvc.ports import DeadFilter, ReplaySpec
+from pushsvc.ports.registry import Holding, Prune, PrunedFilter
+from pushsvc.runtime import Current
+from pushsvc.settings import Settings
+from pushsvc.store import Store, keys
+from pushsvc.store.erasure.passes import KEEPERS
+
+from .servers import KINDS, Server, running_server
+from .test_store_kit import NOW, ROUTE, all_of, make_push, take_all
+from .test_store_redis import play
+
+NEWER = b"\x7fwritten by a newer pushsvc"
+FAILED = Ended("failed", dead_letter=True)
+
+RECORDS: dict[str, str] = {
+    # how the story breaks one, or in brackets why nothing of the kind has a form that could be unknown
+    "ps:T:q:<platform>:<lane>": "XADD",
+    "ps:T:retry:<platform>": "ZADD",
+    "ps:T:pending": "(counts)",
+    "ps:T:scheduled": "(ids)",
+    "ps:T:s:<id>": "LSET",
+    "ps:T:p:<id>": "HSET",
+    "ps:T:b:<id>": "(bits)",
+    "ps:T:r:<id>": "ZADD",
+    "ps:T:t:<id>": "(numbers)",
+    "ps:T:x:<id>": "(test_jobs_audiences.py has it)",
+    "ps:T:expansions:<lane>": "(ids)",
+    "ps:T:cancelled": "(ids)",
+    "ps:T:epoch": "(a number)",
+    "ps:T:revoked": "(ids and numbers; an unknown field is passed over)",
+    "ps:T:heard": "(ids of entries)",
+    "ps:T:mark": "(a number)",
+    "ps:T:dead": "XADD",
+    "ps:T:m:<id>": "HSET",
+    "ps:T:replay:<job>": "HSET",
+    "ps:T:answers:<platform>:<minute>": "(counts)",
+    "ps:T:receipts": "XADD",
+    "ps:T:events": "XADD",
+    "ps:T:gone": "(an id)",
+    "ps:T:latest:<slot>": "(ids and numbers)",
+    "ps:T:c:<digest>": "(ids and numbers)",
+    "ps:T:sup:<platform>": "(digests)",
+    "ps:T:moved:<platform>": "(digests)",
+    "ps:T:lim:<platform>:<family>:<kind>:<number>": "(numbers)",
+    "ps:{owner}:bucket:<name>": "(a number)",
+    "ps:T:hook": "(ids and numbers)",
+    "ps:T:hook:dead": "HSET",
+    "ps:T:hook:asked": "(ids)",
+    "ps:T:i:<digest>": "(the answer itself; another form is another call, and refused)",
+    "ps:T:quarantine": "(bytes that nobody decodes)",
+    "ps:D:mark": "(a number)",
+    "ps:D:count": "(numbers)",
+    "ps:D:d:<n / 128>": "LSET",
+    "ps:D:i:<b>": "(numbers)",
+    "ps:D:k:<b>": "(numbers)",
+    "ps:D:u:<b>": "(numbers)",
+    "ps:D:t:<topic>": "(numbers)",
+    "ps:D:topics": "(names)",
+    "ps:D:x:<platform>:<why>": "(numbers)",
+    "ps:D:x": "(counts)",
+    "ps:T:erase": "HSET",
+    "ps:T:erased:<digest>": "SET",
+    "ps:replays": "(ids)",
+    "ps:cleanup": "HSET",
+    "ps:lock:<name>": "(names)",
+    "ps:alive:<consumer>": "(names)",
+    "ps:held": "HSET",
+    "ps:workers": "HSET",
+    "ps:probe": "(an instant)",
+    "ps:keys": "HSET",
+    "ps:hash_key": "(a key)",
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with running_server(request.param) as found:
+        yield found
+
+
+def test_every_kind_of_record_has_its_line() -> None:
+    assert set(RECORDS) == set(KEEPERS)
+
+
+def phone(name: str, *, user: str = "ann", topics: tuple[str, ...] = ("news",)) -> Device:
+    return Device(id=name, platform="apns", token=f"token of {name}", user=user, topics=topics, registered_at=NOW)
+
+
+async def _break_device(store: Store, name: str) -> None:
+    block = keys.device_block("shop", 0)
+    for place, document in enumerate(await store.link.call("LRANGE", block, 1, -1), 1):
+        if name.encode() in document:
+            await store.link.call("LSET", block, place, NEWER)
+
+
+def test_devices(server: Server) -> None:
+    async def story(store: Store) -> None:
+        registry = store.registry
+        names = ("well", "newer", "stone", "newer-stone")
+        await registry.put_many("shop", [phone(name) for name in names])
+        stones = [Prune(name, f"token of {name}", "Unregistered", NOW + 1) for name in ("newer-stone", "stone")]
+        assert await registry.prune("shop", stones) == [True, True]
+        for name in ("newer", "newer-stone"):
+            await _break_device(store, name)
+
+        audiences: tuple[Audience, ...] = (
+            ByDevices(("newer", "well")),
+            ByUsers(("ann", "bert")),
+            ByTopic("news"),
+            ToAll(),
+        )
+        for audience in audiences:
+            page = await registry.members("shop", audience, after="", limit=100)  # type: ignore[arg-type]  # no expression
+            assert [each.id for each in page.devices] == ["well"], audience
+            assert page.cursor is None
+        assert [each.id for each in await registry.of_user("shop", "ann")] == ["well", "stone"]
+        assert {each.id for each in (await registry.page("shop", after="", limit=100)).devices} == {"well", "stone"}
+        held = [Holding(None, "apns", "token of newer"), Holding("newer", "apns", ""), Holding("well", "apns", "")]
+        found = await registry.holders("shop", held)
+        assert [each and each.id for each in found] == [None, None, "well"]
+
+        for call in (
+            registry.get("shop", "newer"),
+            registry.put("shop", phone("newer")),
+            registry.put("shop", msgspec.structs.replace(phone("other"), token="token of newer")),
+            registry.remove("shop", "newer"),
+            registry.subscribe("shop", "sport", "newer"),
+            registry.unsubscribe("shop", "news", "newer"),
+        ):
+            with pytest.raises(Unreadable):
+                await call
+        with pytest.raises(Unreadable) as refused:
+            await registry.put_many("shop", [phone("well"), phone("newer")])
+        assert refused.value.device_ids == ("newer",)
+
+        assert (await registry.put("shop", phone("well")))[1] is False
+        assert (await registry.put("shop", phone("new")))[1] is True
+        assert await registry.prune("shop", [Prune("newer", "token of newer", "Unregistered", NOW + 1)]) == [False]
+        assert await registry.restore("shop", PrunedFilter(), limit=100) == 1
+        assert await registry.prune("shop", [Prune("stone", "token of stone", "Unregistered", NOW + 1)]) == [True]
+        assert await registry.bury("shop", NOW + 1000, limit=100) == 1
+        while await registry.adopt("shop"):
+            pass
+        plan = sweeps(registry, store.leftovers, ["shop"], Ages(), clock=lambda: NOW, dry_run=False)
+        assert (await clean(plan, share=1.0)).removed == {}
+        # A place in a form that nobody knows is no place.
+        for name in ("shop devices", "shop indexes", "keys"):
+            assert (await clean(plan, share=1.0, place=f"{name}\n{NEWER!r}")).place is None
+
+        # An erasure that cannot be whole is not called done; what can be read goes.
+        with pytest.raises(Unreadable):
+            await store.erasures.erase("shop", "ann", wait=30.0)
+        await store.erasures.work("shop", stopping=lambda: False)
+        assert await registry.of_user("shop", "ann") == []
+        assert await store.link.call("LRANGE", keys.device_block("shop", 0), 2, 2) == [NEWER]
+
+    play(server, story)
+
+
+def test_everything_else(server: Server) -> None:
+    async def story(store: Store) -> None:
+        call = store.link.call
+        receipts, events = keys.receipts("shop", 0), keys.events("shop", 0)
+
+        # Rows, dead letters and receipts, of a small and of a large push.
+        for name, total in (("small", 3), ("large", 40), ("other", 1)):
+            await store.pushes.accept(make_push(name, total))
+        await call("XADD", keys.lane("shop", 0, "apns", "normal"), "*", "c", NEWER, "n", 1)
+        await call("ZADD", keys.retries("shop", 0, "apns"), NOW - 1, b"normal 1 " + NEWER)
+        await store.pushes.accept(make_push("scheduled", 2, send_at=NOW - 1))
+        await call("LSET", keys.waiting("shop", 0, "scheduled"), 3, NEWER)
+        with capture_logs() as logs:
+            await store.queue.promote(ROUTE, NOW)
+            await store.queue.launch("shop", NOW)
+            taken = await take_all(store)
+        assert sorted(each.chunk.push_id for each in taken) == ["large", "other", "small"]
+        assert [line["event"] for line in logs].count("entry_quarantined") == 3
+        for each in taken:
+            dead = TokenDead(status=410, reason="Unregistered")
+            end = (Ended("invalid"), dead) if each.chunk.push_id == "other" else (FAILED, BadNotification())
+            await store.queue.settle("shop", *all_of(each, *end))
+        await call("HSET", keys.push("shop", 0, "small"), 1, NEWER)
+        await call("ZADD", keys.rows("shop", 0, "large"), 7, b"7 " + NEWER)
+        for name, rows in (("small", 2), ("large", 40)):
+            page = await store.pushes.deliveries("shop", name, outcome=None, cursor="", limit=100)
+            assert page is not None
+            assert (len(page[0]), page[1]) == (rows, None)
+
+        # Dead letters, and the messages with which they are sent again.
+        await call("XADD", keys.dead("shop", 0), "*", "d", NEWER)
+        await call("HSET", keys.message("shop", 0, "small"), "apns", NEWER)
+        rows_of, _ = await store.dead.page("shop", DeadFilter(), cursor="", limit=100)
+        assert len(rows_of) == 43
+        newer = await store.dead.request(ReplaySpec("shop"))
+        await call("HSET", keys.replay("shop", 0, newer.job), "spec", NEWER)
+        for answer in (store.dead.replay("shop", newer.job), store.dead.stop("shop", newer.job)):
+            with pytest.raises(Unreadable):
+                await answer
+        own = await store.dead.request(ReplaySpec("shop"))
+        context = Context(Current(Settings()), server.url)
+        assert await replay(context, "shop", newer.job) == {}
+        assert await replay(context, "shop", own.job) == {"moved": 40, "skipped": 3}
+        assert await store.dead.unfinished(due=False) == []
+
+        # Receipts and events: for pollers and for webhooks.
+        await call("XADD", receipts, "*", "r", NEWER)
+        event = FeedbackEvent(NOW, "apns", "token", "Unregistered", "suppressed")
+        found = await store.receipts.take("shop", limit=10, wait_ms=0)
+        assert [each.token for _, each in found] == ["other-0"]
+        for _ in range(3):
+            await call("XADD", events, "*", "e", NEWER)
+        await store.receipts.record("shop", [(*found[0], event)])
+        told = (await store.receipts.events("shop", after="", limit=2)).events
+        assert [each for _, each in told] == [event]
+        await call("XADD", events, "*", "e", NEWER)
+        async with store.webhooks.claimed("shop", "place", lease=30) as claim:
+            assert claim is not None
+            batch = await claim.next(10)
+            assert batch is not None
+            assert [each for _, each in batch.events] == [event]
+            assert await claim.bury(batch, "http_400")
+            await call("HSET", keys.hook_dead("shop"), "newer", NEWER)
+            (known,) = await store.webhooks.dead("shop")
+            assert known.id == batch.id
+            await call("ZADD", keys.hook_asked("shop"), 0, "newer")
+            assert await claim.next(10) is None
+        assert await call("HEXISTS", keys.hook_dead("shop"), "newer") == 1
+        assert not await store.webhooks.due("shop", "place")
+        assert (await store.webhooks.standing("shop", "place")).waiting_since is None
+
+        # Keys, erasures, cleanups, processes.
+        await store.keys.add(ApiKey("backend", "shop", "a" * 64, ()))
+        await call("HSET", keys.KEYRING, "b" * 64, NEWER)
+        assert [key.name for key in await store.keys.all()] == ["backend"]
+        assert await store.keys.find("b" * 64) is None
+        assert await store.keys.revoke("backend", "shop")
+        await store.registry.put("shop", phone("hers"))
+        await call("HSET", keys.erase("shop"), "newer", NEWER, "pass", NEWER)
+        assert (await store.erasures.erase("shop", "ann", wait=30.0)).done
+        for key in await call("KEYS", keys.erased("shop", "*")):
+            await call("SET", key, NEWER)
+        assert (await store.erasures.erase("shop", "ann", wait=30.0)).devices == 0
+        await call("HSET", keys.HELD, "shop/apns", NEWER)
+        await call("HSET", keys.WORKERS, "dispatch newer", NEWER)
+        assert await store.held() == {}
+        assert await store.workers.living() == []
+
+        # Everything was kept for the newer version.
+        kept = [fields[b"b"] for _, fields in await call("XRANGE", keys.quarantine("shop", 0), "-", "+")]
+        assert kept == [NEWER] * 8
+
+    play(server, story)
+
+
+def test_an_unreadable_record_is_logged_at_growing_intervals(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await store.link.call("HSET", keys.KEYRING, "b" * 64, NEWER)
+        with capture_logs() as logs:
+            for _ in range(20):
+                await store.keys.all()
+        assert len([line for line in logs if line["event"] == "record_unreadable"]) <= 1
+        assert not any("newer pushsvc" in str(line.values()) for line in logs)
+
+    play(server, story)
