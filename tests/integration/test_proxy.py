@@ -26,12 +26,23 @@ class ConnectProxy:
         self.asked: list[str] = []
         self.refused = 0
         self.refuses = False
+        self.handlers: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
         return f"http://{USER}@127.0.0.1:{self.port}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.handlers.add(task)
+        try:
+            await self._tunnel(reader, writer)
+        finally:
+            await _close(writer)
+            self.handlers.discard(task)
+
+    async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
             head = await reader.readuntil(b"\r\n\r\n")
             lines = head.split(b"\r\n")
@@ -46,9 +57,17 @@ class ConnectProxy:
             self.asked.append(authority)
             host, _, port = authority.rpartition(":")
             far_reader, far_writer = await asyncio.open_connection(host.strip("[]"), int(port))
-            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
-        writer.close()
+            try:
+                writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+            finally:
+                await _close(far_writer)
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -68,6 +87,9 @@ async def a_proxy() -> AsyncIterator[ConnectProxy]:
         yield proxy
     finally:
         server.close()
+        for task in set(proxy.handlers):
+            task.cancel()
+        await asyncio.gather(*proxy.handlers, return_exceptions=True)
 
 
 async def held(service: Service) -> dict[str, str]:
