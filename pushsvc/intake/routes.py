@@ -36,7 +36,7 @@ from .device_document import (
 from .document import PushDocument
 from .once import PARAM as IDEMPOTENCY_KEY
 from .prefer import PARAM as PREFER
-from .problems import InternalError, RequestTimeout, UnsupportedMediaType
+from .problems import HeadersTooLarge, InternalError, RequestTimeout, UnsupportedMediaType
 from .query import Param
 from .replays import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
 from .tombstones import MOST as MOST_RESTORED
@@ -415,7 +415,7 @@ CALLS: Final = (
             "pruned: register or restore it."
         ),
         scopes=("devices", "admin"),
-        problems=(*_KEYED, NotFound, InvalidRequest),
+        problems=(*_KEYED, NotFound, InvalidRequest, HeadersTooLarge),
     ),
     Call(
         "post_channel",

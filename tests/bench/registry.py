@@ -25,7 +25,7 @@ from pushsvc.store import Store, open_store
 from tests.integration.servers import KINDS, Server, running_server
 
 BATCH = 500
-NOW = 1_796_115_600_000
+NOW = 1_764_579_600_000
 LETTERS = string.ascii_letters + string.digits + "-_"
 KEYS = {
     "documents": "d:",
@@ -33,6 +33,7 @@ KEYS = {
     "tokens": "k:",
     "users": "u:",
     "topics": "t:",
+    "names of topics": "topics",
     "tombstones": "x",
     "counters": "count",
 }

@@ -17,7 +17,7 @@ import pytest
 from pushsvc.cli.device_lines import header, ndjson_of
 from pushsvc.devices import Device
 from pushsvc.store import Store, open_store
-from tests.bench.registry import Population
+from tests.bench.registry import NOW, Population
 
 from .processes import Processes, own_processes
 from .registry_audit import audit
@@ -68,9 +68,9 @@ def crowd(count: int) -> list[Device]:
     """Devices of every kind; some are tombstones, some were struck."""
     found = Population(7).range(0, count)
     for number in range(0, count, 10):
-        fields = {"state": "pruned", "pruned_at": 1_796_115_700_000 + number, "pruned_for": "Unregistered"}
+        fields = {"state": "pruned", "pruned_at": NOW + 100_000 + number, "pruned_for": "Unregistered"}
         found[number] = Device(**{**fields_of(found[number]), **fields})
-        found[number + 1] = Device(**{**fields_of(found[number + 1]), "strikes": 2, "struck_at": 1_796_115_600_001})
+        found[number + 1] = Device(**{**fields_of(found[number + 1]), "strikes": 2, "struck_at": NOW + 1})
     return found
 
 

@@ -647,15 +647,15 @@ def test_an_expansion_under_way_goes_on_at_its_place(server: Server | None) -> N
 
     async def story(world: World) -> None:
         store = await world.store()
-        many = [device(f"u{n}-phone", user=f"u{n}") for n in range(8)]
+        many = [device(f"user-{n}-phone", user=f"user-{n}") for n in range(8)]
         await store.registry.put_many("shop", many)
-        audience = ByUsers(tuple(f"u{n}" for n in range(8)))
+        audience = ByUsers(tuple(f"user-{n}" for n in range(8)))
         await store.pushes.accept(to_audience("users", audience))
         at = await store.expansions.load("shop", "users")
         assert at is not None
         page = await store.registry.members("shop", audience, after="", limit=3)
         at = await store.expansions.advance(at, targets_of(page.devices, 0, {}), cursor=page.cursor, lease=0)
-        for user in ("u1", "u5"):
+        for user in ("user-1", "user-5"):
             assert (await store.erasures.erase("shop", user, wait=30.0)).done
         await nothing_left(store, [many[1], many[5]])
         at = await store.expansions.load("shop", "users")
@@ -666,7 +666,7 @@ def test_an_expansion_under_way_goes_on_at_its_place(server: Server | None) -> N
             page = await store.registry.members("shop", decode_audience(at.push.audience), after=cursor, limit=3)  # type: ignore[arg-type]  # of users
             found += page.devices
             cursor = page.cursor
-        met = {each.id for each in found} | {"u0-phone", "u2-phone"}
-        assert met == {each.id for each in many} - {"u1-phone", "u5-phone"}
+        met = {each.id for each in found} | {"user-0-phone", "user-2-phone"}
+        assert met == {each.id for each in many} - {"user-1-phone", "user-5-phone"}
 
     play(server, story)

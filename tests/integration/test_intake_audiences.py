@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pushsvc.audience import owner_of
 from pushsvc.codec import decode_audience
 from pushsvc.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, Device, ToAll
 from pushsvc.errors import StoreUnavailable
@@ -30,6 +31,12 @@ DEVICES = [
     device(5, user="u3", state="pruned", pruned_at=NOW),
     device(6),
 ]
+
+
+def target(index: int, number: int) -> Target:
+    """Of the device of this number, as its `index` in a push."""
+    own = DEVICES[number - 1]
+    return Target(index, own.token, own.id, own.kind, owner_of(own))
 
 
 async def post(service: Service, to: dict[str, Any], **fields: Any) -> tuple[dict[str, Any], Push]:
@@ -68,13 +75,13 @@ def test_a_large_audience_is_left_to_the_jobs(to: dict[str, Any], audience: Audi
         (
             {"users": ["u1", "u2", "u3", "u1", "nobody"]},
             {
-                "apns": (Target(0, "t1", "d1"),),
-                "fcm": (Target(1, "t2", "d2", "fid"),),
-                "apns_sandbox": (Target(2, "t3", "d3"),),
-                "webpush": (Target(3, "t4", "d4"),),
+                "apns": (target(0, 1),),
+                "fcm": (target(1, 2),),
+                "apns_sandbox": (target(2, 3),),
+                "webpush": (target(3, 4),),
             },
         ),
-        ({"devices": ["d6", "d9", "d1"]}, {"apns": (Target(0, "t6", "d6"), Target(1, "t1", "d1"))}),
+        ({"devices": ["d6", "d9", "d1"]}, {"apns": (target(0, 6), target(1, 1))}),
         ({"users": ["nobody"]}, {}),
     ],
 )
@@ -124,7 +131,7 @@ def test_an_override_alone_goes_to_the_devices_of_its_platform() -> None:
         _, push = await post(service, {"all": True}, overrides=override)
         assert push.messages.keys() == {"fcm"}
         _, push = await post(service, {"users": ["u1"]}, overrides=override)
-        assert push.targets == {"fcm": (Target(0, "t2", "d2", "fid"),)}
+        assert push.targets == {"fcm": (target(0, 2),)}
         body = {"to": {"topic": "x"}, "overrides": {"apns": {"payload": {"aps": {}}}}}
         answer = await call(service, "POST", "/v1/push", body, key="newsie")
         assert answer.status == 422
