@@ -27,7 +27,7 @@ from ..store import Store, open_store, token_hash
 from .configuration import load_settings
 from .figures import Current, exposition, frozen_routes, serve_part_metrics
 from .plans import api_is_open, dispatch_config, feedback_config, intake_apps, route_limits, routes_of
-from .store import open_configured_store, redis_url, require_durability, store_config
+from .store import log_durability, open_configured_store, redis_url, require_durability, store_config
 from .workers import name_of, telling, unserved, watching
 
 REFUSED = (
@@ -58,6 +58,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
     channels = OpenedChannels(lambda: current.settings.apps, request_timeout=settings.retry.request_timeout)
     async with redis_url(settings) as url, open_store(url, store_config(settings)) as store, channels:
         await require_durability(settings, url)
+        log_durability(settings, store)
         refresh = exposition(current, store)
 
         async def ready() -> Mapping[str, str]:

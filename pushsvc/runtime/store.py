@@ -109,13 +109,17 @@ def store_config(settings: Settings) -> StoreConfig:
 
 
 async def require_durability(settings: Settings, url: str) -> None:
-    """Raises `ConfigError` where `queue.durability` is more than the store at `url` can keep. Logs what it is."""
-    async with open_store(url, store_config(settings)) as store:
-        promise = store.link.promise_is
-        if settings.queue.durability == "fsync":
+    """Raises `ConfigError` where `queue.durability` is more than the store at `url` can keep."""
+    if settings.queue.durability == "fsync":
+        async with open_store(url, store_config(settings)) as store:
             await store.pushes.require_durable(settings.apps)
-            promise = "fsync: the disk of Redis has it"
-        telemetry.get_logger("store").info("durability", promise=promise)
+
+
+def log_durability(settings: Settings, store: Store) -> None:
+    """Log what a 202 of this process promises."""
+    fsync = settings.queue.durability == "fsync"
+    promise = "fsync: the disk of Redis has it" if fsync else store.link.promise_is
+    telemetry.get_logger("store").info("durability", promise=promise)
 
 
 @asynccontextmanager
