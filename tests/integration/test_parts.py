@@ -188,7 +188,6 @@ def test_without_an_app_there_is_nothing_to_run(part: str, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("words", "environ", "told"),
     [
-        (["dispatch"], {}, r"gone\.p8"),
         (["serve"], {"PUSHSVC__SERVER__PRT": "1"}, r"PUSHSVC__SERVER__PRT: no such key"),
         (["feedback"], {"PUSHSVC__RETRY__BASE": "much"}, r"retry\.base"),
         (["serve"], {"PUSHSVC__REDIS__URL": "redis://me:hunter2@127.0.0.1:1/0"}, r"127\.0\.0\.1:1"),
@@ -201,7 +200,6 @@ def test_without_an_app_there_is_nothing_to_run(part: str, capsys: pytest.Captur
         (["serve"], {"PUSHSVC__SERVER__HOST": "no.such.host.invalid"}, r"server\.port: .*no\.such\.host\.invalid"),
     ],
     ids=[
-        "no credential",
         "unknown key",
         "bad value",
         "no Redis for serve",
