@@ -3,6 +3,7 @@
 outcome                                              says
 Misconfigured of a push that chose nothing           the route's credentials are refused
 Throttled with scope `route`                         the provider wants less of everything
+Throttled with scope `token`                         it may be the token's own; of many tokens in a row it is not
 Unavailable: no answer in time                       silence
 Unavailable: any 5xx                                 the provider is in trouble
 Unavailable: the connection broke, was refused       the way to the provider is in trouble
@@ -17,7 +18,7 @@ from typing import Final, Literal, TypeAlias
 
 from ..model import Expired, Misconfigured, Outcome, Throttled, Unavailable
 
-Cause: TypeAlias = Literal["credentials", "throttled", "unavailable", "timeout", "unreachable"]
+Cause: TypeAlias = Literal["credentials", "throttled", "tokens_throttled", "unavailable", "timeout", "unreachable"]
 
 AT_ONCE: Final = frozenset({"credentials", "throttled"})
 """Causes of which one answer is proof: the provider speaks of the route itself. Of the others many are needed."""
@@ -27,6 +28,8 @@ _BROKEN: Final = frozenset({"unreachable", "connection_lost", "reset", "protocol
 _TEXTS: Final[dict[Cause, str]] = {
     "throttled": "the provider asks for fewer requests ({detail}): it is probed as it says; ask it for more quota, or "
     "set `limits.per_app` or the provider's `quota`",
+    "tokens_throttled": "the provider refuses one token after the other ({detail}): it is probed; send less to each "
+    "token, see `limits.per_token`",
     "unavailable": "the provider is in trouble ({detail}): it is probed; look at its status page",
     "timeout": "the provider takes requests and does not answer within `retry.request_timeout`: it is probed; look at "
     "its status page and at proxies and firewalls on the way",
@@ -39,8 +42,8 @@ def cause_of(outcome: Outcome) -> Cause | Literal["works"] | None:
     match outcome:
         case Misconfigured(part=part, chosen=chosen):
             return None if part or chosen else "credentials"
-        case Throttled(scope="route"):
-            return "throttled"
+        case Throttled(scope=scope):
+            return "throttled" if scope == "route" else "tokens_throttled"
         case Unavailable(status=status, reason=reason):
             if status >= 500:
                 return "unavailable"

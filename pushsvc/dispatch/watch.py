@@ -66,7 +66,7 @@ class RouteWatch:
                 self.health.probe_unjudged(now)
             return "route" if self.health.trouble is not None else "delivery"
         wait = 0.0
-        if isinstance(outcome, Throttled):
+        if isinstance(outcome, Throttled) and outcome.scope == "route":
             default = self._policy.throttled.get(platform_of(self._route.platform), 0.0)
             wait = default if outcome.retry_after is None else outcome.retry_after
         elif isinstance(outcome, Unavailable):

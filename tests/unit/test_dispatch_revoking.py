@@ -12,7 +12,7 @@ import pytest
 from pushsvc.dispatch import DispatchConfig, Dispatcher, RouteLimits
 from pushsvc.dispatch.lease import Lease, boot_clock, unlimited
 from pushsvc.dispatch.revoking import KEPT, Heard
-from pushsvc.model import Lane, Misconfigured, Outcome, Retry, Route, Sent, Throttled, Unavailable
+from pushsvc.model import Lane, Misconfigured, Outcome, Retry, Route, Sent, Unavailable
 from pushsvc.policy import EXPIRED, RetryPolicy
 from pushsvc.ports import Bucket, DeliveryQueue, Taken
 from pushsvc.ports import Lease as Permits
@@ -164,7 +164,7 @@ def test_a_cancel_reaches_what_waits(place: str) -> None:
                 await asyncio.sleep(0.1)
                 provider.window = 0
             elif place == "retrying":
-                provider.says = lambda delivery: Throttled(status=429, retry_after=30.0)
+                provider.says = lambda delivery: Unavailable(status=400, reason="IdleTimeout", retry_after=30.0)
                 await until(lambda: len(provider.submitted) == size)
                 await asyncio.sleep(1.0)
             elif place == "paced":

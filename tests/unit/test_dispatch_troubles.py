@@ -164,6 +164,28 @@ def test_a_throttle_of_the_whole_route_slows_everything_to_probes(retry_after: f
     run(main())
 
 
+def test_a_provider_that_throttles_one_token_after_the_other_is_probed() -> None:
+    """Apple has no word for a throttle of everything: TooManyRequests speaks of a device token."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store, provider = memory_store(), Weather("apns", room=500)
+        provider.weather = Throttled(status=429, reason="TooManyRequests", retry_after=1.0)
+        async with working(store.queue, provider, DEFAULTS) as worker:
+            await store.pushes.accept(push("p", *many("t", 5000), platform="apns", ttl=1e6))
+            await store.pushes.accept(push("q", *many("u", 100), platform="apns", ttl=1e6))
+            await until(lambda: worker.held)
+            assert "429 TooManyRequests" in worker.held["shop/apns"]
+            await asyncio.sleep(max(0.0, 12.0 - loop.time()))
+            assert provider.between(0, 12.0) <= 500 + 12 / 0.25
+            provider.weather = None
+            assert await until_ended(store, "p") == {"total": 5000, "sent": 5000}
+            assert await until_ended(store, "q") == {"total": 100, "sent": 100}
+        assert {row[2] for row in (await rows(store, "q")).values()} == {1}
+
+    run(main())
+
+
 def test_a_lone_delivery_outlives_an_outage_and_its_doubt_has_an_end() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()

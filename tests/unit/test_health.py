@@ -68,7 +68,7 @@ def held_by(what: Trouble, now: float = 0.0) -> RouteHealth:
         (BadNotification(status=400, reason="BadPriority"), "works"),
         (BadNotification(reason="malformed_request"), None),
         (Expired(reason="ttl"), None),
-        (Throttled(status=429, reason="TooManyRequests"), "works"),
+        (Throttled(status=429, reason="TooManyRequests"), "tokens_throttled"),
         (Throttled(status=429, reason="QUOTA_EXCEEDED", scope="route"), "throttled"),
         (Misconfigured(status=403, reason="InvalidProviderToken"), "credentials"),
         (Misconfigured(status=403, reason="TopicMismatch", chosen=True), None),
