@@ -104,7 +104,7 @@ def open_closed() -> None:
 def replace_streams() -> Output:
     """Standard streams that behave as the module says; the one of standard output comes back."""
     output = Output(1)
-    # The buffers of the streams of before are empty: nothing was written yet. They stay open, unused.
+    # The buffers of the previous streams are empty: nothing was written yet. They stay open, unused.
     sys.stdout = _text(io.BufferedWriter(output), sys.stdout)
     sys.stderr = _text(io.BufferedWriter(Diagnostics(2)), sys.stderr, always_lines=True)
     if sys.stdin is None:
@@ -113,7 +113,7 @@ def replace_streams() -> Output:
 
 
 def _text(buffer: io.BufferedWriter, before: TextIO | None, *, always_lines: bool = False) -> TextIO:
-    """A text stream over this, in the encoding and with the buffering of the one of before."""
+    """Return a text stream over this, with the encoding and buffering of the previous one."""
     encoding = before.encoding if before is not None else "utf-8"
     unbuffered = isinstance(before, io.TextIOWrapper) and before.write_through
     lines = always_lines or unbuffered or os.isatty(buffer.fileno())

@@ -151,7 +151,7 @@ class RouteHealth:
         return frozenset(self._suspects)
 
     def spend(self, count: int, now: float) -> bool:
-        """So many go; True when they are a probe."""
+        """Record that `count` deliveries go out. Returns True when they are a probe."""
         if self.trouble is not None:
             self._probing_until = now + PROBE_LIFE
             self._other_at = now + OTHERS

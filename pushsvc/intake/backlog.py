@@ -1,4 +1,4 @@
-"""`queue.max_pending`: so many deliveries of all apps may wait, and of one app so many of these.
+"""`queue.max_pending` bounds the waiting deliveries of all apps, and a share of it those of one app.
 
 What would pass a bound is refused with 429, and what can never fit with 413. One app may take the whole queue only
 where it is alone: else it holds at most its share (`queue.app_share`, or its own `limits.max_pending`), so that an app
@@ -81,7 +81,7 @@ class Backlog:
         self.hold(most, shares)
 
     def hold(self, most: int, shares: Mapping[str, int]) -> None:
-        """From now on so many deliveries of all these apps may wait, and of each so many."""
+        """Set the bound on the waiting deliveries of all apps, and that of each app."""
         self._most = most
         self._shares = dict(shares)
 
@@ -141,7 +141,7 @@ class Backlog:
         return _Bound(app, self._pushes.pending_of(app), self._shares[app])
 
     def _seconds_until(self, fewer: int, who: str) -> int:
-        """When so many fewer will wait, by how fast the queue has emptied of late."""
+        """Estimate when that number of places is free, from how fast the queue has emptied lately."""
         first, last = self._looks[0], self._looks[-1]
         span = last.at - first.at
         gone = first.waiting.get(who, 0) - last.waiting.get(who, 0)

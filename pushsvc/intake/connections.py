@@ -32,7 +32,7 @@ _REPORT_EVERY: Final = 60.0
 
 
 def most_connections(asked: int) -> int:
-    """So many connections at once: as asked, and never so many that the store and the log have no descriptor left."""
+    """Return the bound on connections: as asked, but leaving descriptors for the store and the log."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return asked if soft == resource.RLIM_INFINITY else max(1, min(asked, soft * 3 // 4))
 

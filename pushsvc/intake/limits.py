@@ -48,7 +48,7 @@ class IntakeLimits:
     async def count(self, key: ApiKey, pushes: int = 1) -> None:
         """Count `pushes` that are posted with the key, all or none.
 
-        Raises `TooManyRequests`, which names the limit, `ContentTooLarge` where so many never pass, or
+        Raises `TooManyRequests`, which names the limit, `ContentTooLarge` where this number can never pass, or
         `StoreUnavailable` without Redis.
         """
         purses = self._of(key)
@@ -65,7 +65,7 @@ class IntakeLimits:
             raise
 
     async def give_back(self, key: ApiKey, pushes: int = 1) -> None:
-        """So many of those that were counted were refused for another reason."""
+        """Give back the permits of pushes that were counted and then refused for another reason."""
         if pushes:
             for purse in self._of(key):
                 await purse.give_back(pushes)

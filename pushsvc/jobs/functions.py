@@ -129,7 +129,7 @@ async def _replay(context: Context, store: Store, app: str, job: str) -> dict[st
 
 
 class Pace:
-    """When the next step of a replay is due that moves so many a second. Pure. Instants in Unix ms.
+    """Computes when the next step of a replay with a given rate a second is due. Pure. Instants in Unix ms.
 
     Reckoned from when the step was due, not from when somebody came to take it, so that the rate is kept although
     nobody waits beside it; a step that comes more than `BEHIND` late is no reason to hurry for longer than that.
@@ -140,7 +140,7 @@ class Pace:
         self._due = due
 
     def after(self, moved: int, now: int) -> int:
-        """After a step at `now` that has moved so many."""
+        """Return the state after a step at `now` that has moved this number."""
         self._due = max(self._due, now - BEHIND) + int(moved / self._rate * 1000)
         return self._due
 

@@ -220,8 +220,8 @@ class DeliveryQueue(Protocol):
         ...
 
     async def acknowledge(self, news: News, in_flight: Mapping[str, int]) -> None:
-        """Nothing of what `news` names will be submitted any more; so many of its cancelled pushes are in flight, or
-        answered and not settled. No `settle` of the app may be under way."""
+        """Confirm that nothing of what `news` names will be submitted any more. `in_flight` has, by push id, the
+        deliveries that are in flight, or answered and not settled. No `settle` of the app may be under way."""
         ...
 
     def forget(self, refs: Iterable[EntryRef]) -> None:
@@ -406,5 +406,5 @@ class Limiter(Protocol):
 
     async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1) -> Lease:
         """Up to `wanted` permits of a bucket, counted whether they are used or not; none where it has fewer than
-        `least`. `wanted` less than 0 gives so many back that were leased and not used."""
+        `least`. A negative `wanted` gives back permits that were leased and not used."""
         ...

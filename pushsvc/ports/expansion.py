@@ -45,7 +45,7 @@ class Expansions(Protocol):
         ...
 
     async def take_up(self, which: Waiting, *, lease: int) -> bool:
-        """Leave it to the caller for so many ms. False: somebody else was faster, or it is over."""
+        """Lease it to the caller for `lease` ms. False: another process was faster, or it is over."""
         ...
 
     async def release(self, at: Expansion) -> None:

@@ -167,7 +167,7 @@ class QueueSettings(Struct, frozen=True, kw_only=True):
     """What a 202 promises: that Redis has the push, that its disk has, or that replicas have. "auto": replicas where
     redis.url is of sentinels or a cluster whose primary has any, else memory."""
     replicas: Annotated[int, Meta(ge=1, le=10)] = 1
-    """Under "replicas" so many must have it at least."""
+    """Under "replicas", the least number of replicas that must have a write."""
     status_retention: Count = 7 * 86400
     dead_letter_retention: Count = 30 * 86400
     suppression_retention: Count = 180 * 86400

@@ -26,7 +26,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 5_000, 600_000
 
 
 def pause(faults: int) -> int:
-    """Milliseconds after so many faults."""
+    """Return the wait in milliseconds after this number of failures."""
     return min(LONGEST_PAUSE, FIRST_PAUSE << min(faults - 1, 10))
 
 

@@ -1,7 +1,7 @@
 -- Gives permits of one bucket that many processes share (GCRA, see gcra.py), by this server's clock.
 --
 -- KEYS  1 ps:T:bucket:<name> or ps:{account}:bucket:<name>
--- ARGV  1 permits wanted, less than 0: so many are given back; 2 interval us; 3 span us that may come at once;
+-- ARGV  1 permits wanted, negative: permits given back; 2 interval us; 3 span us that may come at once;
 --       4 ramp us, or 0; 5 least share of the rate; 6 least permits that are of any use: fewer are not taken
 -- Returns { granted, us until the least are there where none was }
 

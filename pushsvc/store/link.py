@@ -56,7 +56,7 @@ class Link:
         self.cluster = isinstance(self._client, RedisCluster)
         self._changed: list[Callable[[], None]] = []
         self.history = 0
-        """Raised when another server becomes the primary: an entry id of before may be another entry's there."""
+        """Raised when another server becomes the primary: an older entry id may be that of another entry there."""
         self.behind_until = time.monotonic() + BEHIND if self.sentinels is not None else 0.0
         """Until when the primary may have entries to hand out whose deliveries have ended; by `time.monotonic`."""
         self.confirmed = 0.0

@@ -70,7 +70,7 @@ BLOCK = 128
 _TRIES = 200
 """How often a step may find that another came first: of those who meet, one always gets through."""
 _AT_ONCE = 3
-"""So many tries follow each other at once; before a further one those who meet wait for a random while."""
+"""Tries that follow each other at once; before each further one a writer waits for a random time."""
 _LONGEST = 0.25
 """Seconds that one such wait takes at most."""
 _PAGE = 500
@@ -310,11 +310,11 @@ class RedisRegistry:
     async def _change(
         self, app: str, about: Question, decide: Callable[[Desk], T], check: Callable[[Found], None] = lambda _: None
     ) -> T:
-        """`check` may refuse what was found. Raises UserFull, and StoreUnavailable also where so many change the same
-        devices that none gets through."""
+        """`check` may refuse what was found. Raises UserFull, and StoreUnavailable also where too
+        many writers change the same devices for any of them to get through."""
         for number in range(_TRIES):
             if number >= _AT_ONCE:
-                await asyncio.sleep(random.random() * min(_LONGEST, 0.002 * 2 ** min(number, 10)))  # noqa: S311 - no secret  # noqa: S311 - no secret
+                await asyncio.sleep(random.random() * min(_LONGEST, 0.002 * 2 ** min(number, 10)))  # noqa: S311 - no secret
             found = await self._find(app, about)
             check(found)
             if outdated := found.desk.outdated:

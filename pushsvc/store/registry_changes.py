@@ -238,7 +238,7 @@ def joining_of(changes: Iterable[Change]) -> Counter[str]:
 
 
 def spare(devices: Sequence[Device], joining: int) -> list[str]:
-    """Which of a user's tombstones, the oldest first, must go so that so many more devices fit; none where that is not
+    """Which of a user's tombstones, the oldest first, must go so that the joining devices fit; none where that is not
     needed or does not help. A tombstone is there to be restored; it keeps no phone out that is in use."""
     stones = sorted((each for each in devices if each.state == "pruned"), key=lambda each: each.pruned_at)
     excess = len(devices) + joining - MOST_OF_USER

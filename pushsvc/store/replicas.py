@@ -66,8 +66,8 @@ class Quorum:
         return max(self.wanted, self._connected if self._all and now >= self._try_at else 0)
 
     def judge(self, asked: int, acknowledged: int, connected: int, *, now: float, confirmed: float) -> bool:
-        """Whether a write that so many have acknowledged is safe. `confirmed`: when it was last asked, with success,
-        whether this is the primary."""
+        """Whether a write is safe that `acknowledged` of the `asked` replicas have. `confirmed` is when the sentinels
+        last said that this is the primary."""
         self._connected = connected
         if acknowledged >= self.wanted:
             self._doubted = None

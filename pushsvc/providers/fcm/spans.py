@@ -44,7 +44,7 @@ class Spans:
 
 
 def filled(body: bytes, spans: Sequence[Span], seconds: int) -> bytes:
-    """The body with so many seconds in each of its spans."""
+    """Return the body with this number of seconds in each of its spans."""
     parts, at = [], 0
     for start, length in spans:
         parts.append(body[at:start])
