@@ -24,7 +24,9 @@ UV_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-emi
 
 DEMO_FLAGS ?= --once
 # A test that hangs is ended after 10 minutes, with the stacks of its threads: it must not take the run's own word with it.
-PYTEST_FLAGS ?= -n auto -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
+# One worker more than there are cores: many tests wait for processes of their own.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
+PYTEST_FLAGS ?= -n $(WORKERS) -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 BENCH_FLAGS ?=
 CHAOS_DELIVERIES ?= 100000
 

@@ -13,7 +13,7 @@ from .model import LANES
 from .ports.expansion import Waiting
 
 ANY_LANE: Final = 4
-"""One turn in this number goes to the app that has waited longest, whatever its lane: urgent pushes without end must not
+"""One turn in this number goes to the app that has waited longest, whatever its lane: endless urgent pushes must not
 keep all others from beginning."""
 
 

@@ -33,7 +33,7 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
     fsync: bool = False
     """Answer for a push only when the server's disk has it; see durable.py."""
     replicas: int | None = None
-    """Answer for a push, or for any other promise, only when this number of replicas have it. None: when the replicas of
+    """Answer for a push, or for any other promise, only when this number of replicas have it. None: when those of
     a Redis that fails over have it, where there are any. See replicas.py."""
     timeout: float = 5.0
     """How long Redis may take over one round trip, and its disk over one flush."""

@@ -18,6 +18,7 @@ import pytest
 from pushsvc.simulator import SimulatorHandle
 
 from .neighbours import Pair, Stopwatch, open_pair, p99, says, targets, total
+from .rig import cases
 
 pytestmark = pytest.mark.chaos
 
@@ -51,7 +52,7 @@ async def end(trouble: str, handle: SimulatorHandle) -> None:
         await asyncio.to_thread(handle.control, "stall", on=False)
 
 
-@pytest.mark.parametrize("trouble", ["503", "silence", "refused"])
+@pytest.mark.parametrize("trouble", cases("503", "silence", "refused"))
 def test_an_outage_ends_no_delivery_and_disturbs_no_other_route(trouble: str) -> None:
     async def main() -> None:
         async with open_pair(seed=f"outage {trouble}", crossed=True, **RETRY) as pair:

@@ -18,7 +18,7 @@ import pytest
 
 from pushsvc.simulator import apns_token
 
-from .rig import Rig, open_rig
+from .rig import Rig, cases, open_rig
 
 pytestmark = pytest.mark.chaos
 
@@ -65,7 +65,7 @@ async def accepted(rig: Rig) -> int:
     return int((await rig.record())["accepted"])
 
 
-@pytest.mark.parametrize(("latency", "rate"), [(0.02, ""), (0.4, ""), (2.0, ""), (0.02, "600/min")])
+@pytest.mark.parametrize(("latency", "rate"), cases((0.4, ""), (0.02, ""), (2.0, ""), (0.02, "600/min")))
 def test_after_the_answer_of_a_cancel_at_most_what_was_in_flight_goes_out(latency: float, rate: str) -> None:
     async def act(rig: Rig) -> None:
         await rig.control("latency", seconds=latency)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from .neighbours import Pair, Platform, Stopwatch, open_pair, p99, says, targets, total
+from .rig import cases
 
 pytestmark = pytest.mark.chaos
 
@@ -31,7 +32,7 @@ A_FEW = 4
 DEFAULTS: dict[str, Any] = {"RETRY__ATTEMPTS": "8", "RETRY__BASE": "1", "RETRY__CAP": "900", "RETRY__APNS_5XX": "5"}
 
 
-@pytest.mark.parametrize(("platform", "status"), [("fcm", 429), ("apns", 503), ("fcm", 503)])
+@pytest.mark.parametrize(("platform", "status"), cases(("fcm", 429), ("apns", 503), ("fcm", 503)))
 def test_a_throttle_of_the_whole_route_slows_everything_to_probes(platform: Platform, status: int) -> None:
     async def act(pair: Pair) -> None:
         name = "throttle" if status == 429 else "unavailable"
