@@ -45,7 +45,7 @@ STORIES: tuple[Story, ...] = ("login", "logout", "delete", "leave", "renew", "st
 PLATFORMS: tuple[Platform, ...] = ("apns", "fcm")
 REASONS = {("login", "moved"), ("logout", "moved"), ("delete", "moved"), ("leave", "unsubscribed")}
 OK = {"apns": "ok", "fcm": "ok"}
-AGAIN = {"apns": "TooManyRequests.1", "fcm": "ok"}
+AGAIN = {"apns": "IdleTimeout.1", "fcm": "ok"}
 """Of APNs each delivery waits for itself."""
 FAILED = {"apns": "BadCollapseId.1", "fcm": "BAD_REQUEST.1"}
 
