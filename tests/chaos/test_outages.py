@@ -126,7 +126,8 @@ async def story(pair: Pair, trouble: str) -> None:
         assert record[platform]["distinct"] >= DELIVERIES
     for calm, busy in zip(without, with_trouble, strict=True):
         # Where it had to wait for the outage it would be seconds; a busy machine is forgiven some.
-        assert p99(busy) < max(2 * p99(calm), 1000.0)
+        # The suite shares its cores: there only what waits for the other provider is a fault.
+        assert p99(busy) < (max(2 * p99(calm), 1000.0) if SPAN >= 60 else 5000.0)
 
 
 async def sent(pair: Pair, push: str, count: int, *, other: bool) -> bool:
