@@ -512,7 +512,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         assert figures.dead_letters <= sum(model.told["failed"] for model in self.pushes.values())
 
 
-EXAMPLES = int(os.environ.get("PUSHSVC_MACHINE_EXAMPLES", "10"))
+EXAMPLES = int(os.environ.get("PUSHSVC_MACHINE_EXAMPLES", "6"))
 STEPS = int(os.environ.get("PUSHSVC_MACHINE_STEPS", "30"))
 
 
