@@ -315,7 +315,9 @@ def targets_of(
     tokens: list[TokenTarget], checks: Mapping[Platform, Callable[[str, str], str | None]], routes: RouteTable
 ) -> dict[Platform, tuple[Target, ...]] | None:
     """The distinct targets by route, numbered in the order of the request; None where one has a fault."""
-    groups: dict[Platform, tuple[Callable[[str, str], str | None], set[str], set[tuple[str, str]], list[Target]]] = {}
+    groups: dict[
+        Platform, tuple[Callable[[str, str], str | None], bool, set[str], set[tuple[str, str]], list[Target]]
+    ] = {}
     found: dict[Platform, list[Target]] = {}
     index = 0
     for entry in tokens:
@@ -327,11 +329,12 @@ def targets_of(
                 return None
             group = groups[platform] = (
                 check,
+                canonical(platform, "A") == "a",  # asked once: most pushes to many have thousands of one platform
                 set(),
                 set(),
                 found.setdefault(routes.get((platform, None), platform), []),
             )
-        check, seen, seen_others, targets = group
+        check, caseless, seen, seen_others, targets = group
         if entry.environment is not None:
             targets = found.setdefault(routes.get((platform, entry.environment), platform), [])
         token = entry.token
@@ -342,8 +345,8 @@ def targets_of(
                 return None
             if check(token, "token") is not None:
                 return None
-            text = canonical(platform, token)
-            same = identity(text)
+            # A text in lower case is no registration token: it is compared as it is.
+            text, same = (lower := token.lower(), lower) if caseless else (token, identity(token))
             if same in seen:
                 continue
             seen.add(same)
