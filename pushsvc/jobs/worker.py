@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from redis import Redis
+from redis.exceptions import RedisError
 from rq import Queue, SimpleWorker
 from rq.exceptions import StopRequested
 from rq.job import Job
@@ -116,6 +119,21 @@ class JobsWorker(SimpleWorker):
         """The process keeps the name that its operator knows."""
 
 
+class RedisAwayFilter(logging.Filter):
+    """Drops what rq logs at each try while Redis is away, with a traceback in places: that is a state, which
+    `telemetry.REDIS` logs when it begins and when it ends."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = sys.exception()
+        if isinstance(error, RedisError):
+            REDIS.begin("jobs", error=type(error).__name__)
+            return False
+        return True
+
+
+REDIS_AWAY: Final = RedisAwayFilter()
+
+
 def make_queue(name: str, connection: Redis, job_class: type[Job]) -> Queue:
     """The queue, in JSON."""
     return Queue(name, connection=connection, job_class=job_class, serializer=JSONSerializer)
@@ -125,7 +143,7 @@ def make_worker(
     queue: Queue, *, name: str, job_class: type[Job], maintenance: int, worker_ttl: int = 60, result_ttl: int = 300
 ) -> JobsWorker:
     """A worker of that queue. Spans in seconds: `maintenance` between two looks for abandoned jobs."""
-    return JobsWorker(
+    worker = JobsWorker(
         [queue],
         name=name,
         connection=queue.connection,
@@ -136,3 +154,5 @@ def make_worker(
         worker_ttl=worker_ttl,
         log_job_description=False,
     )
+    worker.log.addFilter(REDIS_AWAY)
+    return worker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import subprocess
@@ -12,12 +13,16 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import rq
 from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
@@ -191,6 +196,20 @@ def test_jobs_end_when_they_are_told_to_whatever_redis_does(tmp_path: Path, sile
         own.process.send_signal(signal.SIGCONT)
         assert time.monotonic() - told < LAST / 2
         assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("step", ["check_for_suspension", "run_maintenance_tasks", "dequeue_job_and_maintain_ttl"])
+@pytest.mark.parametrize("error", [RedisConnectionError("refused"), RedisTimeoutError("slow")])
+def test_a_redis_that_is_away_is_logged_as_a_state_wherever_rq_meets_it(
+    connection: Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, step: str, error: RedisError
+) -> None:
+    job_class = make_job_class({}, Context(Current(Settings()), ""))
+    worker = make_worker(make_queue(QUEUE, connection, job_class), name="away", job_class=job_class, maintenance=30)
+    fail = Mock(side_effect=error)
+    monkeypatch.setattr(worker, step, fail)
+    worker.work(burst=True)
+    fail.assert_called()
+    assert [line for line in caplog.records if line.name.startswith("rq") and line.levelno >= logging.WARNING] == []
 
 
 def test_a_redis_that_is_away_leaves_no_failed_job(connection: Redis) -> None:
