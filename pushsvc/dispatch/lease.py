@@ -9,16 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
-
-def boot_clock() -> float:
-    """Seconds that also pass while the machine is suspended, where the system has such a clock."""
-    return _read(_CLOCK)
-
-
-_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-_read: Final = time.clock_gettime
+boot_clock: Final = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+"""Seconds that also pass while the machine is suspended, where the system has such a clock."""
 
 
 class Lease:

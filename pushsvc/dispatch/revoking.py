@@ -19,8 +19,6 @@ from .lanes import Choice, OpenEntry
 KEPT: Final = 60.0
 """Seconds for which a revocation is remembered: longer than anything is under way."""
 
-NOTHING: Final = Revoked()
-
 
 class Heard:
     """The revocations that one process has applied, by number. Times are seconds of one monotonic clock."""
@@ -36,11 +34,11 @@ class Heard:
         self.number += 1
         self._latest.append((self.number, now, revoked))
 
-    def since(self, number: int) -> Revoked:
-        """All that came after that one."""
+    def since(self, number: int) -> Revoked | None:
+        """All that came after that one; None where nothing did, which is nearly always."""
         if number == self.number:
-            return NOTHING
-        return reduce(or_, (revoked for at, _, revoked in self._latest if at > number), NOTHING)
+            return None
+        return reduce(or_, (revoked for at, _, revoked in self._latest if at > number), Revoked())
 
 
 def chosen_by(revoked: Revoked) -> Choice:

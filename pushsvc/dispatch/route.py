@@ -316,7 +316,8 @@ class RouteWorker:
             return
         now = int(self._wall_clock() * 1000)
         revoked = self._heard.since(mark.heard)
-        for ref, chunk, skip, why, again in ((t.ref, t.chunk, t.skip, t.why, t.again) for t in taken):
+        for each in taken:
+            ref, chunk, skip = each.ref, each.chunk, each.skip
             targets = tuple(t for t in chunk.targets if t.index not in skip) if skip else chunk.targets
             entry = OpenEntry(ref, chunk, targets)
             if not entry.unsettled:
@@ -326,8 +327,8 @@ class RouteWorker:
             for target in chunk.targets if skip else ():
                 if target.index in skip:
                     end = skip[target.index]
-                    verdict, reason = Ended(end), why.get(target.index, end)
-                    if chunk.push_id in revoked.pushes:
+                    verdict, reason = Ended(end), each.why.get(target.index, end)
+                    if revoked is not None and chunk.push_id in revoked.pushes:
                         verdict, reason = CANCELLED, CANCELLED.end
                     self._settle(Delivery(chunk, target), entry, None, verdict, now, reason)
             if chunk.unreachable:
@@ -336,9 +337,9 @@ class RouteWorker:
                 continue
             if chunk.part:
                 self._hold_part(entry, now)
-            if revoked:
+            if revoked is not None:
                 self._take_back(entry, revoked)
-            if again or chunk.counted:
+            if each.again or chunk.counted:
                 self._lanes.add(entry)
             else:
                 self._enqueue(entry)
@@ -421,7 +422,7 @@ class RouteWorker:
             entry.without(left)
             self._settler.drop([(entry, left)])
             return
-        if revoked := self._heard.since(mark.heard):
+        if (revoked := self._heard.since(mark.heard)) is not None:
             self._take_back(entry, revoked, counted=True)
         self._lanes.add(entry)
 

@@ -104,8 +104,8 @@ class Opener:
                     skip = {target.index: "cancelled" for target in chunk.targets}
                 elif suppressed:
                     skip = {target.index: "suppressed" for target in chunk.targets if target.token in suppressed}
-                behind = superseded.get(id(chunk), ())
-                if id(chunk) in changed and chunk.push_id not in cancelled:
+                behind = superseded.get(id(chunk), ()) if superseded else ()
+                if changed and id(chunk) in changed and chunk.push_id not in cancelled:
                     chunk, why, renewed = changed[id(chunk)]
                     skip = {index: end for index, end in skip.items() if index not in renewed}
                     skip.update(dict.fromkeys(why, "suppressed"))

@@ -77,8 +77,10 @@ class FcmProvider:
         self._chunk: Chunk | None = None
         self._before = _BEFORE
         self._after = b""
-        self._fresh_until = math.inf
-        """Unix seconds until which the spans in `_after` are true."""
+        self._ages = False
+        """Whether there are spans in `_after`."""
+        self._fresh_until = 0.0
+        """Unix seconds until which they are true."""
         self._keeper = self._loop.create_task(self._token.keep())
 
     @property
@@ -113,7 +115,7 @@ class FcmProvider:
 
     def _send(self, delivery: Delivery, on_outcome: OnOutcome, on_answer: Callable[[Any, Answer], None]) -> None:
         chunk = delivery.chunk
-        if chunk is not self._chunk or (chunk.message.spans and self._clock() >= self._fresh_until):
+        if chunk is not self._chunk or (self._ages and self._clock() >= self._fresh_until):
             self._prepare(chunk)
         target = delivery.target
         self._pool.submit(
@@ -126,12 +128,14 @@ class FcmProvider:
     def _prepare(self, chunk: Chunk) -> None:
         """Build what the deliveries of the chunk share: the body before and behind the target."""
         self._before = _BEFORE_DRY if chunk.dry_run else _BEFORE
-        body = chunk.message.body
-        if chunk.message.spans:
+        message = chunk.message
+        body = message.body
+        self._ages = bool(message.spans)
+        if self._ages:
             expires_at = chunk.expires_at / 1000
             left = max(0, math.ceil(expires_at - self._clock()))
             self._fresh_until = expires_at - left + 1
-            body = filled(body, chunk.message.spans, left)
+            body = filled(body, message.spans, left)
         rest = body[1:]
         self._after = (rest if rest == b"}" else b"," + rest) + b"}"
         self._chunk = chunk

@@ -44,9 +44,12 @@ class Spans:
 
 
 def filled(body: bytes, spans: Sequence[Span], seconds: int) -> bytes:
-    """Return the body with this number of seconds in each of its spans."""
-    parts, at = [], 0
+    """Return the body with this number of seconds in each of its spans, which all say the same."""
+    text = b"%d" % (seconds if seconds < LONGEST else LONGEST)
+    if spans and body[spans[0][0] : sum(spans[0])] == text:
+        return body  # it goes within a second of its acceptance, as nearly all do
+    found, at = b"", 0
     for start, length in spans:
-        parts.append(body[at:start])
+        found += body[at:start] + text
         at = start + length
-    return str(min(seconds, LONGEST)).encode().join((*parts, body[at:]))
+    return found + body[at:]
