@@ -158,7 +158,9 @@ async def expand(context: Context) -> dict[str, int]:
             if not waiting:
                 break
             which = context.turns.choose(waiting)
+            began = time.monotonic()
             run = await _expand_one(context, store, which)
+            context.turns.use(which, time.monotonic() - began)
             made += run.made
             if run.end == "full":
                 full.add(which.app)

@@ -11,7 +11,7 @@ import hashlib
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,8 @@ KEEP = 50_000
 """Requests that a simulator keeps whole: those of a whole test."""
 GAP = 0.05
 """Seconds between two urgent pushes that are measured."""
+TOPICS = 40
+"""So that one of them gets a push every 2 s."""
 
 _KEYS = """
 [apps.other]
@@ -90,6 +92,13 @@ class Pair:
         async with self.rig.session.put(f"/v1/topics/{topic}/devices/{device}", headers=headers) as answer:
             assert answer.status == 204, await answer.text()
 
+    async def topics_of_one(self, *, other: bool = False) -> list[str]:
+        """Register devices of which each alone follows a topic; the topics."""
+        topics = [f"few-{number}" for number in range(TOPICS)]
+        for topic in topics:
+            await self.put_device(topic, apns_token("ok", topic), topic, other=other)
+        return topics
+
 
 def targets(platform: Platform, name: str, count: int, scenario: str = "ok") -> list[dict[str, str]]:
     """So many targets, told apart by `name`."""
@@ -131,13 +140,15 @@ class Stopwatch:
     """Urgent pushes, one after the other, and when each arrived at its provider by the simulator's record."""
 
     def __init__(
-        self, pair: Pair, handle: SimulatorHandle, platform: Platform, *, other: bool, topic: str = ""
+        self, pair: Pair, handle: SimulatorHandle, platform: Platform, *, other: bool, topics: Sequence[str] = ()
     ) -> None:
+        """With `topics`: each push goes to the next of them. A topic of one device must have its turn seldom enough
+        for the limit of what one token gets."""
         self._pair = pair
         self._handle = handle
         self._platform: Platform = platform
         self._other = other
-        self._topic = topic
+        self._topics = topics
         self._number = 0
 
     async def run(self, until: Callable[[], bool]) -> list[float]:
@@ -149,9 +160,9 @@ class Stopwatch:
             self._number += 1
             name = f"watch-{self._other}-{self._platform}-{self._number}"
             fields: dict[str, Any] = {"lane": lane, "notification": {"title": name}}
-            if self._topic:
-                # Notifications of the one device are told apart by their titles.
-                fields["to"] = {"topic": self._topic}
+            if self._topics:
+                # Notifications of one device are told apart by their titles.
+                fields["to"] = {"topic": self._topics[self._number % len(self._topics)]}
             posted[name] = began
             await self._pair.post(targets(self._platform, name, 1), other=self._other, **fields)
             await asyncio.sleep(max(0.0, began + GAP - time.time()))

@@ -44,7 +44,7 @@ def test_audiences_of_nobody_do_not_hold_another_apps_audience() -> None:
         async with open_pair(seed="audiences") as pair:
             for app in ("demo", "other"):
                 await register(pair, app, DEVICES)
-            await pair.put_device("one", apns_token("ok", "one"), "few", other=True)
+            topics = await pair.topics_of_one(other=True)
             over = asyncio.Event()
             posted = 0
 
@@ -60,7 +60,7 @@ def test_audiences_of_nobody_do_not_hold_another_apps_audience() -> None:
 
             posting = asyncio.create_task(nobody())
             await asyncio.sleep(SPAN / 2)
-            watch = Stopwatch(pair, pair.second, "apns", other=True, topic="few")
+            watch = Stopwatch(pair, pair.second, "apns", other=True, topics=topics)
             took = await watch.seconds(SPAN)
             over.set()
             await posting
@@ -99,8 +99,8 @@ def test_a_slow_replay_and_a_slow_webhook_do_not_hold_another_apps_audience() ->
 
     async def main(record: Path) -> None:
         async with open_pair(seed="slow", more=more) as pair:
-            await pair.put_device("one", apns_token("ok", "one"), "few", other=True)
-            watch = Stopwatch(pair, pair.second, "apns", other=True, topic="few")
+            topics = await pair.topics_of_one(other=True)
+            watch = Stopwatch(pair, pair.second, "apns", other=True, topics=topics)
             await watch.seconds(1.0)
             without = await watch.seconds(SPAN)
             dead = await pair.post(targets("apns", "refused", 20, "BadPriority"))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pushsvc.model import LANES, Lane
 from pushsvc.ports.expansion import Waiting
-from pushsvc.turns import ANY_LANE, Turns
+from pushsvc.turns import OTHERS, Turns
 
 
 def waits(app: str, push_id: str, lane: Lane = "normal", since: int = 0) -> Waiting:
@@ -17,10 +15,11 @@ def waits(app: str, push_id: str, lane: Lane = "normal", since: int = 0) -> Wait
 
 
 def order(waiting: list[Waiting]) -> list[str]:
-    """The ids in the order in which they have their turn, each done by it."""
+    """The ids in the order in which they have their turn, each done by it, in a second."""
     turns, left, found = Turns(), list(waiting), []
     while left:
         chosen = turns.choose(left)
+        turns.use(chosen, 1.0)
         left.remove(chosen)
         found.append(chosen.push_id)
     return found
@@ -35,23 +34,52 @@ def test_urgent_first_then_apps_in_turn() -> None:
         waits("b", "b", since=9),
         waits("b", "u", "urgent", 99),
     ]
-    assert order(waiting) == ["u", "a0", "b", "a1", "a2"]
+    assert order(waiting) == ["u", "a0", "a1", "b", "a2"]
 
 
-def test_many_urgent_ones_do_not_keep_others_from_beginning() -> None:
-    turns = Turns()
-    waiting = [waits("a", f"u{n}", "urgent") for n in range(100)] + [waits("b", "bulk", "bulk")]
-    chosen = [turns.choose(waiting).push_id for _ in range(ANY_LANE)]
-    assert "bulk" in chosen
+def use(turns: Turns, waiting: list[Waiting], seconds: dict[str, float], span: float) -> dict[str, float]:
+    """The seconds that each app has used of `span`, where its turns take so long and its pushes never end."""
+    used = dict.fromkeys(seconds, 0.0)
+    while sum(used.values()) < span:
+        chosen = turns.choose(waiting)
+        turns.use(chosen, seconds[chosen.app])
+        used[chosen.app] += seconds[chosen.app]
+    return used
 
 
-@given(st.integers(1, 5), st.integers(1, 50))
-def test_apps_share_alike_however_many_pushes_each_has(apps: int, flood: int) -> None:
-    turns = Turns()
-    waiting = [waits("flood", str(n)) for n in range(flood)] + [waits(f"app{n}", "x") for n in range(apps)]
-    counts = Counter(turns.choose(waiting).app for _ in range(12 * (apps + 1)))
-    assert max(counts.values()) - min(counts.values()) <= 1
-    assert len(counts) == apps + 1
+@given(st.floats(0.001, 0.5), st.floats(0.001, 0.5))
+def test_endless_urgent_ones_leave_others_their_share(short: float, long: float) -> None:
+    waiting = [waits("a", f"u{n}", "urgent") for n in range(3)] + [waits("b", "bulk", "bulk")]
+    used = use(Turns(), waiting, {"a": short, "b": long}, 100.0)
+    assert abs(used["b"] - OTHERS * 100.0) < 2.0
+
+
+@given(st.lists(st.floats(0.001, 0.5), min_size=2, max_size=6), st.integers(1, 50))
+def test_apps_share_alike_however_many_pushes_each_has_and_however_long_its_turns_are(
+    seconds: list[float], flood: int
+) -> None:
+    waiting = [waits("0", str(n)) for n in range(flood)] + [waits(str(n), "x") for n in range(1, len(seconds))]
+    used = use(Turns(), waiting, {str(n): each for n, each in enumerate(seconds)}, 50.0)
+    assert len(used) == len(seconds)
+    assert max(used.values()) - min(used.values()) <= 2 * max(seconds)
+
+
+@given(st.integers(1, 3), st.floats(0.01, 0.5), st.sampled_from(LANES))
+def test_an_app_of_short_turns_waits_for_one_turn_of_each_other_app(apps: int, slice_: float, lane: Lane) -> None:
+    """It looks up some audience every 50 ms, in 5 ms, beside apps that always have more to do."""
+    turns, now, posted, waited = Turns(), 0.0, 0, []
+    floods = [waits(f"flood{n}", "x") for n in range(apps)]
+    while now < 30.0:
+        # Posted before now, and not yet looked up.
+        own = [waits("short", f"{n:04}", lane, n) for n in range(posted, int(now / 0.05))]
+        chosen = turns.choose(floods + own)
+        seconds = 0.005 if chosen.app == "short" else slice_
+        if chosen.app == "short":
+            waited.append(now - 0.05 * posted)
+            posted += 1
+        turns.use(chosen, seconds)
+        now += seconds
+    assert max(waited) < (1 + (1 if lane == "urgent" else apps)) * slice_ + 0.1
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(LANES), st.integers(0, 3)), min_size=1, max_size=12))
