@@ -29,7 +29,7 @@ _Place: TypeAlias = tuple[str, int]
 
 class Part:
     """One caller's share of a group: pushes as `enqueue.lua` reads them, with the record of a key or without. One that
-    has no pushes waits for what is there already to be on the disk.
+    has no pushes asks for the record of its key, and waits for that to be on the disk or on replicas.
     """
 
     __slots__ = ("args", "deliveries", "kept", "key", "record")

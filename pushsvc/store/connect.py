@@ -120,9 +120,12 @@ def _short(error: BaseException) -> str:
     return _told(error)[:200] or type(error).__name__
 
 
-def open_redis(url: str, *, name: str, timeout: float = 5.0, blocking: bool = False) -> Client:
+def open_redis(
+    url: str, *, name: str, timeout: float = 5.0, blocking: bool = False, sentinels: Sentinels | None = None
+) -> Client:
     """A client, not yet connected. `blocking` is for reads that wait: no time limit, no second try, as many
-    connections as there are readers. Raises ConfigError for a URL that cannot be meant.
+    connections as there are readers. `sentinels` are those of another client of the same URL, which it shares. Raises
+    ConfigError for a URL that cannot be meant.
     """
     scheme = check_url(url)
     options: dict[str, Any] = {
@@ -138,7 +141,7 @@ def open_redis(url: str, *, name: str, timeout: float = 5.0, blocking: bool = Fa
         if scheme != "unix":
             options["socket_keepalive"] = True
         if scheme.endswith("+sentinel"):
-            return _open_sentinel(url, options)
+            return _open_sentinel(url, options, sentinels)
         if blocking:
             return Redis.from_pool(ConnectionPool.from_url(url, max_connections=100_000, **options))
         return Redis.from_pool(
@@ -149,13 +152,18 @@ def open_redis(url: str, *, name: str, timeout: float = 5.0, blocking: bool = Fa
         raise ConfigError("redis.url", f"cannot be read ({type(error).__name__})", f"use one of {FORMS}") from None
 
 
+def sentinels_of(client: Client) -> Sentinels | None:
+    """The sentinels that the client asks, where it does."""
+    pool = None if isinstance(client, RedisCluster) else client.connection_pool
+    return pool.sentinel_manager if isinstance(pool, SentinelConnectionPool) else None
+
+
 async def close_redis(client: Client) -> None:
     """Close the client, and with it the connections to the sentinels that it asked: redis-py leaves those open."""
     await client.aclose()
-    pool = None if isinstance(client, RedisCluster) else client.connection_pool
-    if isinstance(pool, SentinelConnectionPool):
-        for sentinel in pool.sentinel_manager.sentinels:
-            await sentinel.aclose()
+    sentinels = sentinels_of(client)
+    for sentinel in sentinels.sentinels if sentinels is not None else ():
+        await sentinel.aclose()
 
 
 def _client_name(name: str) -> str:
@@ -192,7 +200,7 @@ def _tls_and_rest(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any
     return parts.path, {**options, **extra, **_credentials(parts.netloc)}
 
 
-def _open_sentinel(url: str, options: dict[str, Any]) -> Redis:
+def _open_sentinel(url: str, options: dict[str, Any], shared: Sentinels | None) -> Redis:
     parts = urlsplit(url)
     path, kwargs = _tls_and_rest(url, options)
     master, _, db = path.strip("/").partition("/")
@@ -201,7 +209,7 @@ def _open_sentinel(url: str, options: dict[str, Any]) -> Redis:
             "redis.url", "the name of the sentinels' master is missing", "redis+sentinel://host:26379/mymaster/0"
         )
     own = {key[len("sentinel_") :]: value for key, value in parse_qsl(parts.query) if key.startswith("sentinel_")}
-    sentinels = Sentinels(
+    sentinels = shared or Sentinels(
         _nodes(parts.netloc, 26379),
         unquote(master),
         timeout=min(SENTINEL_TIMEOUT, options["socket_connect_timeout"]),

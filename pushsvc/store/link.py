@@ -19,13 +19,13 @@ from typing import Any, Final, TypeAlias
 
 from redis import exceptions as faults
 from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import NoScriptError
 
+from ..errors import StoreError
 from ..telemetry import get_logger
 from . import scripts
-from .connect import Client, close_redis, open_redis, store_faults
-from .sentinels import drop_connections
+from .connect import Client, close_redis, open_redis, sentinels_of, store_faults
+from .sentinels import Address, drop_connections
 
 Command = tuple[Any, ...]
 ScriptCall: TypeAlias = tuple[str, Sequence[str], Sequence[Any]]
@@ -52,21 +52,19 @@ class Link:
         """Raises ConfigError; connects on first use."""
         self._timeout = timeout
         self._client: Client = open_redis(url, name=name, timeout=timeout)
-        self._waiting: Client = open_redis(url, name=f"{name}:reader", timeout=timeout, blocking=True)
+        self.sentinels = sentinels_of(self._client)
+        """The sentinels that name the primary, where there are any."""
+        if self.sentinels is not None:
+            self.sentinels.on_switch(self._switch)
+        self._waiting: Client = open_redis(
+            url, name=f"{name}:reader", timeout=timeout, blocking=True, sentinels=self.sentinels
+        )
         self.cluster = isinstance(self._client, RedisCluster)
         self._changed: list[Callable[[], None]] = []
         self.history = 0
         """Raised when another server becomes the primary: an older entry id may be that of another entry there."""
         self.behind_until = time.monotonic() + BEHIND if self.sentinels is not None else 0.0
         """Until when the primary may have entries to hand out whose deliveries have ended; by `time.monotonic`."""
-        self.confirmed = 0.0
-        """When the sentinels were last asked, and named the primary that is used; the loop's clock."""
-
-    @property
-    def sentinels(self) -> SentinelConnectionPool | None:
-        """The pool of the sentinels' primary, where there are sentinels."""
-        pool = None if isinstance(self._client, RedisCluster) else self._client.connection_pool
-        return pool if isinstance(pool, SentinelConnectionPool) else None
 
     def on_change(self, changed: Callable[[], None]) -> None:
         """Call this whenever another server has become the primary: what the old one said last may not hold."""
@@ -74,30 +72,24 @@ class Link:
 
     async def follow(self) -> None:
         """Follow the primary until cancelled. Returns at once where there are no sentinels."""
-        pool = self.sentinels
-        if pool is None:
-            return
-        known = pool.master_address
-        while True:
+        sentinels = self.sentinels
+        while sentinels is not None:
             await asyncio.sleep(LOOK)
-            asked = asyncio.get_running_loop().time()
-            try:
-                address = await pool.sentinel_manager.discover_master(pool.service_name)
-            except (faults.RedisError, OSError):
-                continue
-            if known is not None and address != known:
-                get_logger("store").warning("primary_changed", host=address[0], port=address[1])
-                await self.drop()
-            known, self.confirmed = address, asked
+            with suppress(StoreError), store_faults():
+                await sentinels.discover_master(sentinels.name)
 
-    async def drop(self) -> None:
-        """End every connection and tell whoever wants to know."""
+    def _switch(self, address: Address) -> None:
+        get_logger("store").warning("primary_changed", host=address[0], port=address[1])
+        self.drop()
+
+    def drop(self) -> None:
+        """End every connection and tell whoever wants to know. Nothing is awaited: from here on nobody is answered by
+        the server that was the primary, but for answers that are here already."""
         self.history += 1
         self.behind_until = time.monotonic() + BEHIND
         for client in (self._client, self._waiting):
             if not isinstance(client, RedisCluster):
-                with suppress(faults.RedisError, OSError):
-                    await drop_connections(client)
+                drop_connections(client)
         for changed in self._changed:
             changed()
 

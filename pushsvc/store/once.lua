@@ -2,6 +2,7 @@
 --
 -- Record and pushes are one step in one slot: no crash and no other process can come between them. Where the answer
 -- to this very call was lost and it comes again, its first push is there already, and that is no repeat.
+-- Without pushes it only asks for the record.
 --
 -- KEYS  1 ps:T:pending; 2 ps:T:i:<digest>
 -- ARGV  1 prefix `ps:T:`; 2 record TTL in ms; 3 record; then the pushes, see enqueue.lua
@@ -10,6 +11,9 @@
 -- include: enqueue
 
 local kept = redis.call('GET', KEYS[2])
+if #ARGV < 4 then
+  return { kept, redis.call('HGETALL', KEYS[1]) }
+end
 if kept and redis.call('EXISTS', ARGV[1] .. 'p:' .. ARGV[4]) == 0 then
   return { kept, redis.call('HGETALL', KEYS[1]) }
 end

@@ -98,10 +98,13 @@ class RedisPushes:
         """The record that is kept under an idempotency key."""
         shard = keys.token_shard(key, self._config.shards_of(app))
         record: bytes | None = await self._link.call("GET", keys.once(app, shard, key))
-        if record is not None and self._accepting.waits:
-            # The call that wrote it may have gone without an answer, because the disk or a replica was slow.
-            await self._accepting.write(app, shard, Part([], 0), 0)
-        return record
+        if record is None or not self._accepting.waits:
+            return record
+        # The call that wrote it may have gone without an answer, because the disk or a replica was slow. What is waited
+        # for must be where it was read: another server may be the primary by now, and not have it.
+        part = Part([], 0, key=key)
+        await self._accepting.write(app, shard, part, 0)
+        return part.kept
 
     async def accept_once(self, pushes: Sequence[Push], *, key: bytes, record: bytes) -> bytes | None:
         """The pushes and the record are one atomic step. Raises ValueError for a push that is not `beside` the key."""

@@ -13,15 +13,19 @@ because the server that takes over has the whole of one step or nothing.
 
 How many must have it is judged by `Quorum`. One replica is not enough for the failover that sentinels make on demand:
 one is promoted while another still follows, and acknowledges, what is about to be thrown away. So all replicas that a
-primary has are waited for. When one is missing nothing is promised until the sentinels have named the same primary for
-`GRACE` seconds: it has failed, and is not waited for any more, or it was promoted, and they have named that one.
+primary has and that keep up are waited for, from the first write on: a primary is asked for them before it. When one is
+missing nothing is promised until the sentinels have named the same primary for `GRACE` seconds: it has failed, and is
+not waited for any more, or it was promoted, and they have named that one.
+
+ROLE follows WAIT in the same pipeline: what has been demoted meanwhile promises nothing, and the offsets that replicas
+have acknowledged say who keeps up (https://redis.io/docs/latest/commands/role/).
 """
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..errors import StoreUnavailable
 from ..telemetry import StateLog, get_logger
@@ -42,9 +46,27 @@ GRACE: Final = 3.0
 primary, and tells the others at once."""
 UNWATCHED: Final = 30.0
 """The same where no sentinel can say so: a primary of a cluster that is cut off stops by itself, after 15 s or so."""
+SAMPLE: Final = 1.0
+"""Seconds between two looks at how far the primary has written. A replica tells each second what it has."""
 TRY: Final = 60.0
-"""Seconds between two tries to wait for a replica that is connected but did not acknowledge."""
+"""Seconds between two tries to wait for a replica that keeps up and did not acknowledge in time all the same."""
 _MARK_LIFE: Final = 60_000
+
+
+class Role(NamedTuple):
+    """What a primary says of itself: how far it has written, and how far each replica that is connected has it."""
+
+    written: int
+    acknowledged: tuple[int, ...]
+
+
+def read_role(answer: Any) -> Role | None:
+    """From ROLE; None where this user may not ask. Raises `StoreUnavailable` where it is no primary any more."""
+    if isinstance(answer, Exception):
+        return None
+    if answer[0] != b"master":
+        raise StoreUnavailable("the server of Redis that was asked is not the primary any more")
+    return Role(int(answer[1]), tuple(int(replica[2]) for replica in answer[2]))
 
 
 class Quorum:
@@ -55,25 +77,42 @@ class Quorum:
         self._floor = least if strict else 0
         self._all = all_of_them
         self.wanted = least
-        self._connected = 0
+        self.unseen = all_of_them
+        """Nobody has said yet which replicas there are: ask by ROLE and `look` before the first write."""
+        self._in_step = 0
+        self._written = (0, 0)
+        """How far the primary had written at the last look but one that counts, and at the last."""
+        self._sampled = float("-inf")
         self._doubted: float | None = None
         self._try_at = 0.0
 
-    def asked(self, now: float) -> int:
-        """How many to wait for. While in doubt nothing is promised, so nothing is waited for either."""
-        if self._doubted is not None:
-            return max(1, self._floor)
-        return max(self.wanted, self._connected if self._all and now >= self._try_at else 0)
+    def look(self, role: Role | None, now: float) -> None:
+        """Hear which replicas there are. In step is who has what the primary had written a second or two ago."""
+        self.unseen = False
+        if role is None:
+            return
+        if now - self._sampled >= SAMPLE:
+            self._written = (self._written[1], role.written)
+            self._sampled = now
+        self._in_step = sum(has > 0 and has >= self._written[0] for has in role.acknowledged)
 
-    def judge(self, asked: int, acknowledged: int, connected: int, *, now: float, confirmed: float) -> bool:
-        """Whether a write is safe that `acknowledged` of the `asked` replicas have. `confirmed` is when the sentinels
-        last said that this is the primary."""
-        self._connected = connected
-        if acknowledged >= self.wanted:
+    def _needed(self, now: float) -> int:
+        return max(self.wanted, self._in_step if self._all and now >= self._try_at else 0)
+
+    def asked(self, now: float) -> int:
+        """How many to wait for. Where one is missing an answer that is no anyway is given at once."""
+        needed = self._needed(now)
+        if self._doubted is not None and self._in_step < needed:
+            return max(1, self._floor)
+        return needed
+
+    def judge(self, acknowledged: int, role: Role | None, *, now: float, confirmed: float) -> bool:
+        """Whether a write is safe that so many replicas have. `confirmed` is when the sentinels last said that this is
+        the primary."""
+        self.look(role, now)
+        if acknowledged >= self._needed(now):
             self._doubted = None
-            if acknowledged < asked:
-                self._try_at = now + TRY
-            elif self._all:
+            if self._all:
                 self.wanted = max(self.wanted, acknowledged)
             return True
         if self._doubted is None:
@@ -81,7 +120,8 @@ class Quorum:
         if acknowledged >= self._floor and confirmed - self._doubted >= GRACE:
             self.wanted = max(self._floor, acknowledged)
             self._doubted = None
-            self._try_at = now + TRY
+            if self._in_step > acknowledged:
+                self._try_at = now + TRY
             return True
         return False
 
@@ -132,31 +172,39 @@ class ReplicatedLink(Link):
         self, key: str, commands: Sequence[Command], *, mark: bool, repeat: bool = True
     ) -> list[Any]:
         """The answers, in the order of the commands; a fault in the place of all where replicas do not have them."""
-        clock = asyncio.get_running_loop().time
         quorum = self._quorums.get(key if self.cluster else "")
         if quorum is None:
             quorum = Quorum(self._least, strict=self._strict, all_of_them=self.sentinels is not None)
             self._quorums[key if self.cluster else ""] = quorum
-        asked = quorum.asked(clock())
+        if quorum.unseen:
+            (role,) = await self.pinned(key, [("ROLE",)], 0)
+            quorum.look(read_role(role), time.monotonic())
+        history = self.history
+        asked = quorum.asked(time.monotonic())
         marked = [("SET", key, 1, "PX", _MARK_LIFE)] if mark else []
         barrier: list[Command] = [*marked, ("WAIT", asked, WAIT_MS), ("ROLE",)]
-        *answers, acknowledged, role = await self.pinned(key, [*commands, *barrier], WAIT_MS, repeat=repeat)
+        *answers, acknowledged, told = await self.pinned(key, [*commands, *barrier], WAIT_MS, repeat=repeat)
         if mark:
             refused = answers.pop()
             if isinstance(refused, Exception):
                 return [*answers[:-1], refused] if answers else [refused]
         if isinstance(acknowledged, Exception):
             raise StoreUnavailable(f"Redis does not say which replicas have it: {acknowledged}")
-        now = clock()
-        confirmed = self.confirmed if self.sentinels is not None else now - UNWATCHED + GRACE
+        role = read_role(told)
         if acknowledged and not self._least:
             self._least = 1  # from now on one is missed when it goes
-        connected = len(role[2]) if isinstance(role, list) and role[0] == b"master" else acknowledged
-        if not quorum.judge(asked, acknowledged, connected, now=now, confirmed=confirmed):
+        now = time.monotonic()
+        if not quorum.judge(acknowledged, role, now=now, confirmed=self._confirmed(history, now)):
             self._missing.begin(key, acknowledged=acknowledged, wanted=quorum.wanted)
             raise StoreUnavailable(f"{acknowledged} of {quorum.wanted} replicas of Redis have it")
         self._missing.end(key)
         return answers
+
+    def _confirmed(self, history: int, now: float) -> float:
+        """When it was last certain that the server which was the primary in that history still is."""
+        if self.sentinels is None:
+            return now - UNWATCHED + GRACE
+        return self.sentinels.confirmed if self.history == history else float("-inf")
 
 
 async def open_link(url: str, *, name: str, timeout: float, replicas: int | None) -> Link:

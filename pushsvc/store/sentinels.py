@@ -9,7 +9,10 @@ So all sentinels are asked, each second too, and their word is weighed:
   new epoch, so it goes before the others of its epoch.
 - What was believed stays believed against an older epoch for `MEMORY` seconds: a sentinel that is cut off names the
   old primary. After that the present word counts, as after the sentinels were set up anew.
-- A new connection asks its server for its ROLE before it is used.
+- A new connection asks its server for its ROLE before it is used, and is used only while the sentinels name that
+  server: a primary that was frozen and wakes up still calls itself one for some ten seconds.
+
+One `Sentinels` stands behind all clients of a process: whoever hears of another primary first, all hear of it.
 """
 
 from __future__ import annotations
@@ -23,7 +26,6 @@ from redis.asyncio import Redis
 from redis.asyncio.sentinel import (
     MasterNotFoundError,
     Sentinel,
-    SentinelConnectionPool,
     SentinelManagedConnection,
     SentinelManagedSSLConnection,
 )
@@ -89,18 +91,39 @@ class Sentinels(Sentinel):
         self._clock = clock
         self._believed: Word | None = None
         self._heard = 0.0
+        self._switched: list[Callable[[Address], None]] = []
+        self.confirmed = float("-inf")
+        """When the sentinels were last asked and named `address`; by the clock."""
+
+    @property
+    def name(self) -> str:
+        """What the sentinels call the primary."""
+        return self._name
+
+    @property
+    def address(self) -> Address | None:
+        """The primary that was named last."""
+        return None if self._believed is None else self._believed.address
+
+    def on_switch(self, switched: Callable[[Address], None]) -> None:
+        """Call this at once whenever the sentinels name another primary than before."""
+        self._switched.append(switched)
 
     async def discover_master(self, service_name: str) -> Address:
         """Where the primary is. Raises redis-py's `MasterNotFoundError`."""
+        asked = self._clock()
         words = await asyncio.gather(*(self._ask(sentinel) for sentinel in self.sentinels))
         known = [word for word in words if word is not None]
         now = self._clock()
         elected = elect(known, self._believed if now - self._heard < MEMORY else None)
         if elected is None:
             raise MasterNotFoundError(f"the sentinels name no living primary {service_name!r}")
+        before, self._believed = self.address, elected
         if elected in known:
-            self._heard = now
-        self._believed = elected
+            self._heard, self.confirmed = now, asked
+        if before not in (None, elected.address):
+            for switched in self._switched:
+                switched(elected.address)
         return elected.address
 
     async def _ask(self, sentinel: Redis) -> Word | None:
@@ -115,7 +138,14 @@ class Sentinels(Sentinel):
 
 
 class _Checked(SentinelManagedConnection):
-    """Trusted when its server says that it is a primary."""
+    """Connects to whom the sentinels name, each time. Trusted when that server says that it is a primary, and the
+    sentinels have named no other meanwhile."""
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        if not self.is_connected:
+            # redis-py, which repeats a command whose connection broke, would go to the address of before by itself.
+            await self.connect()  # type: ignore[no-untyped-call]  # redis-py gives it no types
+        await super().send_packed_command(command, check_health)
 
     async def connect_to(self, address: Address) -> None:
         await super().connect_to(address)  # type: ignore[no-untyped-call]  # redis-py gives it no types
@@ -123,10 +153,13 @@ class _Checked(SentinelManagedConnection):
             await self.send_command("ROLE", check_health=False)
             role = (await self.read_response(disable_decoding=True))[0]
         except ResponseError:
-            return  # this user may not ask: the sentinels' word has to do
+            role = b"master"  # this user may not ask: the sentinels' word has to do
         if role != b"master":
             await self.disconnect()
             raise NoConnection("the server that the sentinels name is not a primary (yet)")
+        if self.connection_pool.sentinel_manager.address != address:
+            await self.disconnect()
+            raise NoConnection("the sentinels have named another primary meanwhile")
 
 
 class _CheckedTLS(_Checked, SentinelManagedSSLConnection):
@@ -140,13 +173,13 @@ def primary_client(sentinels: Sentinels, master: str, *, tls: bool, **options: A
     return client
 
 
-async def drop_connections(client: Redis) -> None:
-    """Every connection of the client ends, those in use too: whoever waits on one has a lost answer."""
+def drop_connections(client: Redis) -> None:
+    """Every connection of the client ends at once, those in use too: whoever waits on one has a lost answer.
+
+    As a server's end does it, so that redis-py takes it for one: its own `disconnect` pulls the parser away from under
+    a read, and lets others go on while it waits.
+    """
     pool = client.connection_pool
-    if isinstance(pool, SentinelConnectionPool):
-        # As a server's end does it, so that redis-py takes it for one: its own `disconnect` pulls the parser away from
-        # under a read.
-        for connection in list(pool._in_use_connections):
-            if connection._writer is not None:
-                connection._writer.transport.abort()
-        await pool.disconnect(inuse_connections=False)
+    for connection in (*pool._in_use_connections, *pool._available_connections):
+        if connection._writer is not None:
+            connection._writer.transport.abort()

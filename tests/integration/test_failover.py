@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import cast
 
 import pytest
+from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from pushsvc.errors import StoreUnavailable
 from pushsvc.store import StoreConfig, keys, lanes, open_store, scripts
 from pushsvc.store.keyring import KEY_LOOK
 from pushsvc.store.leftovers import _part
+from pushsvc.store.link import Link
+from pushsvc.store.sentinels import Sentinels, Word
 
-from .servers import KINDS, Kind, running_server
+from .servers import KINDS, Kind, Server, running_server
 from .test_store_kit import ROUTE, all_of, make_push, take, take_all
 
 
@@ -116,6 +120,101 @@ def test_what_is_pending_and_not_held_is_found_within_a_minute(monkeypatch: pyte
 
     with running_server() as server:
         asyncio.run(main(server.url))
+
+
+class Naming:
+    """What all sentinels say: one server is the primary."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+        self.word = Word(1, False, ("127.0.0.1", port))
+
+        async def ask(sentinels: Sentinels, sentinel: object) -> Word:
+            return self.word
+
+        monkeypatch.setattr(Sentinels, "_ask", ask)
+
+    def switch(self, port: int) -> None:
+        """Another one is, from now on."""
+        self.word = Word(self.word.epoch + 1, False, ("127.0.0.1", port))
+
+
+SENTINELS = "redis+sentinel://127.0.0.1:1/mymaster/0"
+
+
+def test_a_command_is_repeated_where_the_sentinels_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """redis-py would go to the address of before: to a primary that was frozen, and that wakes up as one."""
+
+    async def main(old: Server, new: Server) -> None:
+        naming = Naming(monkeypatch, old.port)
+        link = Link(SENTINELS, name="a", timeout=5)
+        async with asyncio.timeout(30):
+            waiting = asyncio.create_task(link.call("BLPOP", "list", 0))
+            await until(lambda: b"blocked_clients:1" in old.command("INFO clients"))
+            naming.switch(new.port)
+            await link._waiting.ping()  # whichever client hears of it first
+            assert link.history == 1
+            await until(lambda: b"blocked_clients:1" in new.command("INFO clients"))
+            new.command("RPUSH list x")
+            assert tuple(await waiting) == (b"list", b"x")
+            await link.aclose()
+
+    with running_server(tcp=True) as old, running_server(tcp=True) as new:
+        asyncio.run(main(old, new))
+
+
+def test_a_connection_in_the_making_is_not_used_after_a_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its server was frozen when it was asked for its ROLE, and still calls itself the primary."""
+
+    async def main(old: Server, new: Server) -> None:
+        naming = Naming(monkeypatch, old.port)
+        link = Link(SENTINELS, name="a", timeout=5)
+        async with asyncio.timeout(30):
+            old.process.send_signal(signal.SIGSTOP)
+            writing = asyncio.create_task(link.call("SET", "written", 1))
+            pool = cast("Redis", link._client).connection_pool
+            await until(lambda: any(each._writer is not None for each in pool._in_use_connections))
+            # Nobody ends it: it has the sentinels' word of before.
+            monkeypatch.setattr(link.sentinels, "_switched", [])
+            naming.switch(new.port)
+            await link._waiting.ping()
+            old.process.send_signal(signal.SIGCONT)
+            await writing
+            assert old.command("EXISTS written") == b":0\r\n"
+            assert new.command("EXISTS written") == b":1\r\n"
+            await link.aclose()
+
+    with running_server(tcp=True) as old, running_server(tcp=True) as new:
+        asyncio.run(main(old, new))
+
+
+def test_the_record_of_a_key_counts_where_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its call had no answer, and what it wrote went with the primary: a repeat is no replay then."""
+
+    async def main(old: Server, new: Server) -> None:
+        naming = Naming(monkeypatch, old.port)
+        async with asyncio.timeout(30), open_store(SENTINELS) as store:
+            key = b"k" * 16
+            assert await store.pushes.accept_once([make_push("p")], key=key, record=b"r") is None
+            assert await store.pushes.recall("shop", key) == b"r"
+            call = store.link.call
+
+            async def call_and_switch(*command: object) -> object:
+                answer = await call(*command)
+                monkeypatch.setattr(store.link, "call", call)
+                naming.switch(new.port)
+                await cast("Sentinels", store.link.sentinels).discover_master("mymaster")
+                return answer
+
+            monkeypatch.setattr(store.link, "call", call_and_switch)
+            assert await store.pushes.recall("shop", key) is None
+
+    with running_server(tcp=True) as old, running_server(tcp=True) as new:
+        asyncio.run(main(old, new))
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    while not reached():
+        await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("kind", KINDS)
