@@ -352,6 +352,38 @@ def test_it_goes_on_where_it_was_left_step_by_step(real: Server) -> None:
     play(real, story)
 
 
+@pytest.mark.parametrize("reached", ["letters", "receipts", "rows"])
+def test_who_comes_again_while_a_pass_is_under_way_is_erased_of_what_came_between(
+    real: Server, reached: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """She is asked for, comes again with her old token, is sent a push, and is asked for once more: the pass that was
+    under way has gone by the queue, and does not speak for the second call."""
+
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        await fill(store)
+        assert not (await store.erasures.erase("shop", "anna@example.com", wait=0.0)).done
+
+        keeper = store.erasures._keepers[reached]  # where the pass stands
+        began, step = asyncio.Event(), keeper.step
+
+        async def begin(*args: Any) -> Any:
+            began.set()
+            return await step(*args)
+
+        monkeypatch.setattr(keeper, "step", begin)
+        await store.erasures.work("shop", stopping=began.is_set)
+        assert began.is_set()
+        later = [replace(each, registered_at=NOW + 1) for each in ANNA]
+        await store.registry.put_many("shop", later)
+        await store.pushes.accept(to("between", *ANNA, *BERT, raw=True, send_at=NOW + 3_000_000))
+        assert (await store.erasures.erase("shop", "anna@example.com", wait=30.0)).done
+        assert await balance(store, "between") == {"queued": 2, "cancelled": 2, "state": "scheduled"}
+        await nothing_left(store, ANNA)
+
+    play(real, story)
+
+
 def test_several_at_once_are_erased_by_few_passes(real: Server) -> None:
     async def story(world: World) -> None:
         store = await open_real(world)

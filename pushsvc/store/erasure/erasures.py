@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -43,7 +42,8 @@ _PRESENT = "pass"
 class _Pass(Struct, frozen=True, array_like=True):
     """A pass that is under way: for whom, and where it stands."""
 
-    keys: tuple[str, ...]
+    keys: dict[str, int]
+    """With how often each was asked for when it began (`Record.asked`)."""
     at: int = 0
     cursor: str = ""
 
@@ -80,15 +80,16 @@ class RedisErasures:
 
     async def erase(self, app: str, user: str, *, wait: float) -> Erasure:
         key = key_of(user, self._hash_key)
-        deadline = time.monotonic() + wait
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + wait
         if not await self._begin(app, key, user):
             return await self._report(app, key)
         while True:
-            await self.work(app, stopping=lambda: time.monotonic() >= deadline)
+            await self.work(app, stopping=lambda: clock() >= deadline)
             record = await self._record(app, key)
             if record is None:
                 return await self._report(app, key)
-            if time.monotonic() >= deadline:
+            if clock() >= deadline:
                 return Erasure(record.erased, False, record.removed)
             await asyncio.sleep(LOOK)
 
@@ -146,15 +147,20 @@ class RedisErasures:
             raise Unreadable("A device of this user, which is not erased,")
         return known is not None
 
-    async def _finish(self, app: str, who: Subjects, records: Mapping[str, Record]) -> None:
-        """The last traces, then the records. One that has grown meanwhile is left to the next pass."""
-        for key, record in records.items():
-            if record.devices != (await self._record(app, key) or record).devices:
+    async def _finish(self, app: str, begun: Mapping[str, int]) -> None:
+        """The last traces, then the records. One that was asked for again since the pass began is left to the next:
+        what was accepted between the two may stand where this pass had been already."""
+        for key, asked in begun.items():
+            record = await self._record(app, key)
+            if record is None or record.asked != asked:
                 continue
-            await self._suppression.remove(app, [(platform, token) for _, platform, token in record.devices])
+            tokens = [(platform, token) for _, platform, token in record.devices]
+            await self._suppression.remove(app, tokens)
             report = msgspec.json.encode(Erasure(record.erased, True, record.removed))
             await self._link.call("SET", keys.erased(app, key), report, "EX", REPORT_TTL)
-            await self._swap(app, key, encode_record(record), b"")
+            if not await self._swap(app, key, encode_record(record), b""):
+                now = self._clock()
+                await self._suppression.add(app, [(*token, now) for token in tokens])
 
     async def _report(self, app: str, key: str) -> Erasure:
         report = await self._link.call("GET", keys.erased(app, key))
@@ -169,14 +175,17 @@ class RedisErasures:
         # What a newer pushsvc has begun and this one cannot read is left to it.
         read = {key: readable(decode_record, blob, "erasure", app) for key, blob in fields.items()}
         records = {key: record for key, record in read.items() if record is not None}
-        present = (None if kept is None else readable(_decode_pass, kept, "erasure", app)) or _Pass(tuple(records))
+        present = (None if kept is None else readable(_decode_pass, kept, "erasure", app)) or _Pass(
+            {key: record.asked for key, record in records.items()}
+        )
         own = {key: records[key] for key in present.keys if key in records}
         if not own:
             await self._link.call("HDEL", keys.erase(app), _PRESENT)
             return bool(records)
         who = Subjects(own, self._hash_key)
+        clock = asyncio.get_running_loop().time
         while present.at < len(ORDER):
-            began = time.monotonic()
+            began = clock()
             step: Step = await self._keepers[ORDER[present.at]].step(app, who, present.cursor)
             over = step.cursor is None
             present = _Pass(present.keys, present.at + over, step.cursor or "")
@@ -186,13 +195,12 @@ class RedisErasures:
             if stopping():
                 await self._learn(app, who)
                 return True
-            await asyncio.sleep(max(step.wait, (time.monotonic() - began) * (1 / SHARE - 1)))
+            await asyncio.sleep(max(step.wait, (clock() - began) * (1 / SHARE - 1)))
         if await self._learn(app, who):
             # Tokens of earlier registrations: they may stand where this pass has been already.
             await self._link.call("HDEL", keys.erase(app), _PRESENT)
             return True
-        latest = {key: record for key in own if (record := await self._record(app, key)) is not None}
-        await self._finish(app, who, latest)
+        await self._finish(app, present.keys)
         await self._link.call("HDEL", keys.erase(app), _PRESENT)
         return True
 

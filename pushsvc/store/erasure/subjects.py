@@ -30,6 +30,9 @@ class Record(Struct, frozen=True):
     erased: int
     """How many devices that were."""
     removed: dict[str, int] = {}
+    asked: int = 0
+    """How often devices of this user were found when the erasure was asked for: a pass that began before the latest of
+    these calls may have gone by what was accepted between them."""
 
     def __repr__(self) -> str:
         return f"Record({self.erased} devices)"
@@ -45,8 +48,10 @@ def key_of(user: str, hash_key: bytes) -> str:
 
 
 def joined(record: Record | None, *, user: str, devices: Iterable[Device], suppressed: int) -> Record:
-    """The record with these devices in it too, of whose tokens so many were suppressed before."""
+    """The record with these devices in it too, of whose tokens so many were suppressed before. It was asked for once
+    more, so that a pass that is under way does not end it."""
     record = record or Record(user, (), 0)
+    record = replace(record, asked=record.asked + 1)
     own = [(device.id, device.platform, device.token) for device in devices]
     new = [each for each in own if each not in record.devices]
     if not new:
