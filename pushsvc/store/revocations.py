@@ -15,7 +15,9 @@ taken over. Ids of stream entries are the order: whoever has acknowledged a late
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 from ..errors import StoreError
@@ -37,7 +39,6 @@ _POLL = 0.05
 _FIRST_LOOK, _LAST_LOOK = 0.002, 0.02
 _AFTER = 60.0
 """Seconds for which a cancel is still confirmed after nobody waits for it any more."""
-_BEGIN = "0-0"
 
 
 def place_of(entry_id: bytes | str) -> tuple[int, int]:
@@ -53,16 +54,24 @@ class Following:
         self._link = link
         self._config = config
         self._liveness = liveness
+        self._begin = f"0-{secrets.randbelow(1 << 32)}"
+        """Before every entry; another one than that of an earlier process with our name, of which others may believe
+        that it is gone."""
         self._places: dict[tuple[str, int], str] = {}
         """The streams that are followed, and how far."""
         self._gone: dict[str, float] = {}
         self._look_at = 0.0
+        self._enrolled = asyncio.Event()
+        """Whether there is anything to follow."""
 
     async def enrol(self, app: str) -> None:
         """See `DeliveryQueue.enrol`."""
         shards = [shard for shard in range(self._config.shards_of(app)) if (app, shard) not in self._places]
-        await self._link.many([("HSET", keys.heard(app, shard), self._config.consumer, _BEGIN) for shard in shards])
-        self._places.update({(app, shard): _BEGIN for shard in shards})
+        await self._link.many(
+            [("HSET", keys.heard(app, shard), self._config.consumer, self._begin) for shard in shards]
+        )
+        self._places.update({(app, shard): self._begin for shard in shards})
+        self._enrolled.set()
 
     async def news(self, apps: Collection[str], wait_ms: int) -> list[News]:
         """See `DeliveryQueue.revoked`."""
@@ -70,7 +79,10 @@ class Following:
         await self._strike_off()
         streams = list(self._places.items())
         if not streams:
-            await asyncio.sleep(wait_ms / 1000)
+            self._enrolled.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_ms / 1000):
+                    await self._enrolled.wait()
             return []
         if self._link.cluster and len(streams) > 1:
             answers = await self._poll(streams, wait_ms)
@@ -215,9 +227,10 @@ class _Waiter:
 class _Wait:
     """All who wait for the dispatchers of one shard share the looks at what these have heard.
 
-    A dispatcher that was waited for in vain, as one that was killed, is `silent` until it says something: nobody waits
-    for it again. What it holds it may send only until its lease runs out, and a cancel is confirmed once it has spoken
-    or was struck off, as ever.
+    A dispatcher that was waited for in vain for all of `PATIENCE`, as one that was killed, is silent until it says
+    something: nobody waits for it again. What it holds it may send only until its lease runs out, and a cancel is
+    confirmed once it has spoken or was struck off, as ever. One that has enrolled since is not silent, however much
+    earlier than it the revocation was that others were waited for in vain.
     """
 
     def __init__(self, link: Link, app: str, shard: int) -> None:
@@ -225,8 +238,9 @@ class _Wait:
         self._key = keys.heard(app, shard)
         self._prefix = keys.prefix(app, shard)
         self._waiting: list[_Waiter] = []
-        self._silent: dict[bytes, bytes] = {}
-        """By name, the last that it has said."""
+        self._said: dict[bytes, tuple[bytes, float]] = {}
+        """By name, the last that it has said, and since when we know that."""
+        self._silent: set[bytes] = set()
         self._task: asyncio.Task[None] | None = None
 
     async def until(self, place: str, push_id: str) -> None:
@@ -261,10 +275,7 @@ class _Wait:
                 self._waiting.clear()
                 return
             now = loop.time()
-            self._silent = {name: said for name, said in self._silent.items() if heard.get(name) == said}
-            late = max((each.place for each in waiting if now >= each.until), default=None)
-            if late is not None:
-                self._silent.update({name: said for name, said in heard.items() if place_of(said) < late})
+            self._listen(heard, now)
             speaking = min((place_of(said) for name, said in heard.items() if name not in self._silent), default=None)
             for each in waiting:
                 if not each.future.done() and (each in ready or speaking is None or each.place <= speaking):
@@ -273,3 +284,18 @@ class _Wait:
             urgent = any(now < each.until and not each.future.done() for each in self._waiting)
             pause = _FIRST_LOOK if ready else min(_LAST_LOOK if urgent else 1.0, pause * 1.5)
             await asyncio.sleep(pause)
+
+    def _listen(self, heard: Mapping[bytes, bytes], now: float) -> None:
+        """Note who says something new, and who was waited for in vain."""
+        known = self._said
+        self._said = {
+            name: known[name] if name in known and known[name][0] == said else (said, now)
+            for name, said in heard.items()
+        }
+        self._silent = {name for name in self._silent if self._said.get(name) == known.get(name)}
+        late = [each for each in self._waiting if now >= each.until]
+        self._silent |= {
+            name
+            for name, (said, since) in self._said.items()
+            if now >= since + PATIENCE and any(place_of(said) < each.place for each in late)
+        }

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pushsvc.model import Ended, PushStatus, Retry, Unavailable
 from pushsvc.ports.entries import News, Revoked, token_mark
-from pushsvc.store import Store, StoreConfig, keys
+from pushsvc.store import Store, StoreConfig, keys, revocations
 from pushsvc.store.revocations import PATIENCE, place_of
 
 from .servers import Server
@@ -86,6 +86,29 @@ def test_a_cancel_waits_for_every_dispatcher_and_tells_what_is_in_flight(server:
         assert counts(await caller.pushes.cancel("shop", "p")) == ("cancelled", {"sent": 10, "cancelled": 30})
 
     play(server, story)
+
+
+@pytest.mark.parametrize("name", ["silent", "fresh"])
+def test_one_that_has_just_begun_is_waited_for_whoever_was_waited_for_in_vain(
+    real: Server, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has not said anything yet, and the other one never will: also where it has the name of the other one."""
+    monkeypatch.setattr(revocations, "PATIENCE", 0.3)
+
+    async def story(world: World) -> None:
+        loop = asyncio.get_running_loop()
+        caller, silent = await world.store("caller"), await world.store("silent")
+        await silent.queue.enrol("shop")
+        await caller.pushes.accept(make_push("p", 1))
+        await caller.pushes.accept(make_push("q", 1))
+        assert counts(await caller.pushes.cancel("shop", "p")) == ("sending", {"queued": 1})
+        fresh = await world.store(name)
+        await fresh.queue.enrol("shop")
+        began = loop.time()
+        assert counts(await caller.pushes.cancel("shop", "q")) == ("sending", {"queued": 1})
+        assert loop.time() - began >= 0.3
+
+    play(real, story)
 
 
 def test_a_dispatcher_that_says_nothing_leaves_the_counts_as_they_stand(server: Server | None) -> None:
