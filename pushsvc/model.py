@@ -170,7 +170,7 @@ class Push(Struct, frozen=True):
     @property
     def total(self) -> int:
         """How many deliveries the push makes."""
-        return sum(len(targets) for targets in self.targets.values())
+        return sum(map(len, self.targets.values()))
 
     @property
     def first_state(self) -> PushState:

@@ -23,7 +23,7 @@ own."""
 
 def platform_of(route: Platform) -> Platform:
     """The platform of a route's name: `apns` of `apns_sandbox`."""
-    for ending in _ENDINGS:
+    for ending in _ENDINGS if "_" in route else ():
         if route.endswith(ending):
             return route[: -len(ending)]
     return route

@@ -39,7 +39,8 @@ def platforms_of(draft: Draft, configured: Collection[Platform]) -> Mapping[Plat
     if draft.audience is None:
         found: dict[Platform, set[str]] = {}
         for route, targets in draft.targets.items():
-            found.setdefault(platform_of(route), set()).update({target.kind for target in targets})
+            platform, kinds = platform_of(route), {target.kind for target in targets}
+            found[platform] = found[platform] | kinds if platform in found else kinds
         return found
     if draft.only is None:
         return dict.fromkeys(configured, DEVICE)

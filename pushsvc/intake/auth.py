@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from msgspec import Struct
 
 from ..errors import Forbidden, Unauthorized
@@ -79,7 +79,7 @@ class Gate:
 
     async def caller(self, request: web.Request, needed: tuple[Scope, ...]) -> Caller:
         """The same, with the key."""
-        scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+        scheme, _, text = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         text = text.strip()
         if not text or scheme.lower() != "bearer":
             raise NoKey("Send the API key in the header `Authorization: Bearer <key>`.")
@@ -98,9 +98,10 @@ class Gate:
         else:
             app, key = found
         request[APP] = app.name
-        if not any(scope in key.scopes for scope in needed):
-            raise MissingScope(needed, key)
-        return Caller(app, key)
+        for scope in needed:
+            if scope in key.scopes:
+                return Caller(app, key)
+        raise MissingScope(needed, key)
 
     async def _find(self, sha256: str) -> ApiKey | None:
         now = self._monotonic()

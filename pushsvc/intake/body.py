@@ -12,7 +12,7 @@ import asyncio
 import zlib
 from typing import Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from ..errors import ContentTooLarge, MalformedBody
 from .config import IntakeConfig
@@ -30,8 +30,7 @@ _MEMBERS: Final = 256
 
 def check_headers(request: web.Request) -> None:
     """Raises `UnsupportedMediaType` for what is not JSON."""
-    headers = request.headers
-    content_type = headers.get("Content-Type")
+    content_type = request.headers.get(hdrs.CONTENT_TYPE)
     # The common value first: parsing each is what it would cost.
     if content_type is not None and content_type != JSON:
         kind, charset = request.content_type, request.charset
@@ -51,7 +50,7 @@ async def read_body(request: web.Request, config: IntakeConfig) -> bytes:
     limit = config.body_limit
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
-    told = request.headers.get("Content-Encoding")
+    told = request.headers.get(hdrs.CONTENT_ENCODING)
     coding = None if told is None else _coding_of(told)
     body = await _read(request, config)
     return body if coding is None else await _inflate(body, coding, limit)

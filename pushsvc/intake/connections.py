@@ -25,6 +25,8 @@ from .problems import REQUEST_ID, crash, new_request_id, respond, unreadable
 
 _log: FilteringBoundLogger = structlog.get_logger("intake")
 
+_receive: Final = web.RequestHandler.data_received
+
 _LINGER: Final = 5.0
 """Seconds for which what is left of a body is read after its answer."""
 _REPORT_EVERY: Final = 60.0
@@ -131,7 +133,7 @@ class Connection(web.RequestHandler):
                 if self._left < 0:
                     self.force_close()
                     return
-        super().data_received(data)
+        _receive(self, data)
 
     def leave(self, body: StreamReader) -> None:
         """A request was answered whose body nobody will read: take a bounded rest of it."""

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Final
 
+from multidict import istr
+
 from ..errors import Conflict, Fault, InvalidRequest
 from .query import Param
 
@@ -22,13 +24,14 @@ PARAM: Final = Param(
     "`Idempotent-Replay: true`, and sends nothing; another body under the same key is refused with 409.",
     length=255,
 )
+_NAME: Final = istr(HEADER)
 _KEY: Final = re.compile(r"[ -~]{1,255}")
 _SIZE: Final = 32
 
 
 def key_of(headers: Mapping[str, str]) -> bytes | None:
     """The digest under which the request's key is kept, or None without one. Raises `InvalidRequest`."""
-    text = headers.get(HEADER)
+    text = headers.get(_NAME)
     if text is None:
         return None
     if not _KEY.fullmatch(text):

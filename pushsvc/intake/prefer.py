@@ -10,9 +10,13 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from multidict import istr
+
 from .query import Param
 
 HEADER: Final = "Prefer"
+NAME: Final = istr(HEADER)
+"""As a request's headers are asked for it."""
 APPLIED: Final = "Preference-Applied"
 LONGEST: Final = 30
 """Seconds; who asks for more waits so long. Shorter than the patience of common proxies."""
@@ -24,11 +28,11 @@ PARAM: Final = Param(
     length=0,
 )
 
-_NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_WORD: Final = rf'(?:{_NAME}|"(?:[^"\\]|\\.)*")'
+_NAMED: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_WORD: Final = rf'(?:{_NAMED}|"(?:[^"\\]|\\.)*")'
 _PREFERENCE: Final = re.compile(
-    rf"[ \t]*(?P<name>{_NAME})(?:[ \t]*=[ \t]*(?P<value>{_WORD}))?"
-    rf"(?:[ \t]*;(?:[ \t]*{_NAME}(?:[ \t]*=[ \t]*{_WORD})?)?)*[ \t]*(?:,|$)"
+    rf"[ \t]*(?P<name>{_NAMED})(?:[ \t]*=[ \t]*(?P<value>{_WORD}))?"
+    rf"(?:[ \t]*;(?:[ \t]*{_NAMED}(?:[ \t]*=[ \t]*{_WORD})?)?)*[ \t]*(?:,|$)"
 )
 _NEXT: Final = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)*(?:,|$)')
 """Up to the end of what is no preference."""

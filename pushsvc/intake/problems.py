@@ -22,6 +22,7 @@ import msgspec
 import structlog
 from aiohttp import web
 from msgspec import Meta, Struct
+from multidict import istr
 from structlog.typing import FilteringBoundLogger
 
 from .. import telemetry
@@ -40,7 +41,7 @@ TYPE_BASE: Final = "urn:pushsvc:problem:"
 SERVER: Final = "pushsvc"
 ACCEPT_ENCODING: Final = "gzip, deflate"
 """The codings of bodies that are taken."""
-REQUEST_ID: Final = "X-Request-Id"
+REQUEST_ID: Final = istr("X-Request-Id")
 RETRY_AFTER: Final = 1  # Seconds; Redis is usually away for a failover or a restart.
 
 _log: FilteringBoundLogger = structlog.get_logger("intake")
@@ -199,6 +200,7 @@ def boundary(unread: Callable[[web.Request], None]) -> Any:
     `unread` is told of each request whose body is not at its end when it is answered.
     """
     children: dict[tuple[str, str, int], Any] = {}
+    names: dict[tuple[str, Any], str] = {}
     clock = time.perf_counter
 
     @web.middleware
@@ -207,8 +209,9 @@ def boundary(unread: Callable[[web.Request], None]) -> Any:
         request_id = request_id_of(request)
         response: web.StreamResponse
         try:
-            if "%" in request.raw_path or not request.raw_path.isascii():
-                check_path(request.raw_path)
+            raw = request.raw_path
+            if "%" in raw or not raw.isascii():
+                check_path(raw)
             response = await handler(request)
         except RequestError as error:
             response = respond(error)
@@ -220,7 +223,11 @@ def boundary(unread: Callable[[web.Request], None]) -> Any:
             response = crash(request, error, request_id)
         resource = request.match_info.route.resource
         # Paths that nobody serves are one route, or a scanner would make a metric of each.
-        route = f"{_method(request)} {resource.canonical}" if resource is not None else "unmatched"
+        route = names.get((request.method, resource))
+        if route is None:
+            route = f"{_method(request)} {resource.canonical}" if resource is not None else "unmatched"
+            if resource is not None:
+                names[request.method, resource] = route
         app = request.get(APP, "")
         status = response.status
         child = children.get((app, route, status))

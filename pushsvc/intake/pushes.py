@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from .. import telemetry
 from ..codec import encode_audience
@@ -34,7 +34,7 @@ from .routes import CALLS, JSON
 from .waits import Waits
 
 _CALL: Final = {call.name: call for call in CALLS}
-_HEADERS: Final = {"Content-Type": JSON, "Server": SERVER, "Cache-Control": "no-store"}
+_HEADERS: Final[dict[str, str]] = {hdrs.CONTENT_TYPE: JSON, hdrs.SERVER: SERVER, hdrs.CACHE_CONTROL: "no-store"}
 
 
 _BREATH: Final = 25
@@ -108,18 +108,20 @@ class PushCalls:
         if key is not None and (kept := await self._pushes.recall(app.name, key)) is not None:
             return await self._again(request, app.name, once.first_answer(kept, request.path, body))
         prepared, warnings = self._prepare(app.name, body, key)
-        push = await self._lookup.at_once(prepared)
-        warnings += unreached(push)
+        push = await self._lookup.at_once(prepared) if prepared.audience else prepared
+        if push.targets.keys() - push.messages.keys():
+            warnings += unreached(push)
+        total = push.total
         answer = answers.accepted(push.id, push.first_state, _deliveries(push), warnings)
         if self._backlog is not None:
-            await self._backlog.admit(app.name, push.total)
+            await self._backlog.admit(app.name, total)
         if key is None:
             await self._pushes.accept(push)
         else:
             kept = await self._pushes.accept_once([push], key=key, record=once.record(request.path, body, answer))
             if kept is not None:
                 return await self._again(request, app.name, once.first_answer(kept, request.path, body))
-        self._accepted[app.name].inc(push.total)
+        self._accepted[app.name].inc(total)
         return await self._answer(request, app.name, push.id, answer)
 
     async def _again(self, request: web.Request, app: str, answer: bytes) -> web.Response:
@@ -130,9 +132,9 @@ class PushCalls:
         self, request: web.Request, app: str, push_id: str, accepted: bytes, headers: Mapping[str, str] | None = None
     ) -> web.Response:
         """`accepted` with 202; or, where the caller would wait and has waited long enough, the status with 200."""
-        if prefer.HEADER not in request.headers:
+        if prefer.NAME not in request.headers:
             return _accepted(push_id, accepted, headers)
-        seconds = prefer.wait_of(request.headers.getall(prefer.HEADER))
+        seconds = prefer.wait_of(request.headers.getall(prefer.NAME))
         if seconds is None or self._waits.full:
             return _accepted(push_id, accepted, headers)
         status = await self._waits.until_ended(app, push_id, seconds, gone=lambda: request.transport is None)
@@ -271,12 +273,11 @@ class PushCalls:
             audience=b"" if draft.audience is None else encode_audience(draft.audience),
             only=() if draft.only is None or draft.audience is None else tuple(sorted(draft.only)),
         )
-        found = [
-            fault
-            for platform, message in rendered.items()
-            for fault in self._renderers[platform].warnings(content, message, platforms[platform])
-        ]
-        return push, [ProblemFault(fault.path, fault.message) for fault in found[:MOST_WARNINGS]]
+        found: list[ProblemFault] = []
+        for platform, message in rendered.items():
+            said = self._renderers[platform].warnings(content, message, platforms[platform])
+            found += [ProblemFault(fault.path, fault.message) for fault in said]
+        return push, found[:MOST_WARNINGS]
 
     async def get_push(self, request: web.Request) -> web.Response:
         """`GET /v1/push/{id}`."""
@@ -356,8 +357,8 @@ def _ok(body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
 
 
 def _accepted(push_id: str, body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
-    sent = {"Content-Type": JSON, "Location": f"/v1/push/{push_id}", "Server": SERVER, **(headers or {})}
-    return web.Response(status=202, body=body, headers=sent)
+    sent: dict[str, str] = {hdrs.CONTENT_TYPE: JSON, hdrs.LOCATION: f"/v1/push/{push_id}", hdrs.SERVER: SERVER}
+    return web.Response(status=202, body=body, headers={**sent, **headers} if headers else sent)
 
 
 def _no_push(push_id: str) -> NotFound:
