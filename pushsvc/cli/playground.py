@@ -83,7 +83,7 @@ def open_playground(folder: Path, *, port: int, **simulator: Any) -> Iterator[Pl
     its configuration would be written anew under its feet.
     """
     folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _own(folder), simulator_process(folder / "simulator", **simulator) as handle:
         api_key = _api_key(folder / "api-key")
         credentials = handle.credentials

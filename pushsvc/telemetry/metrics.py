@@ -180,7 +180,7 @@ def prepare_multiprocess(folder: Path) -> dict[str, str]:
     Files of dead processes are kept while a run lasts, because their counters still count; across runs they would
     make the counters of a process id that comes up again start anywhere.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for file in folder.glob("*.db"):
         file.unlink(missing_ok=True)
     return {MULTIPROCESS_ENV: str(folder)}

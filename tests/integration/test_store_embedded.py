@@ -119,6 +119,35 @@ def test_it_is_as_durable_and_as_private_as_it_says(tmp_path: Path) -> None:
         assert (tmp_path / "store" / "store.sock").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.parametrize(("other", "folder_mode"), [("", 0o700), ("notes.txt", 0o755)])
+def test_nobody_else_reads_what_is_in_a_folder_that_everybody_could_read(
+    tmp_path: Path, other: str, folder_mode: int
+) -> None:
+    """As a volume or systemd's StateDirectory is; a folder that holds something else too keeps its own mode."""
+    folder = tmp_path / "store"
+    (folder / "appendonlydir").mkdir(parents=True)
+    folder.chmod(0o755)
+    if other:
+        (folder / other).touch()
+    before = os.umask(0o000)
+    try:
+        with open_embedded(folder) as url:
+            accept(url, "p")
+            old = [path for path in folder.rglob("*") if path.name != other]
+            for path in old:
+                path.chmod(0o755 if path.is_dir() else 0o644)  # as an earlier version left them
+        with open_embedded(folder) as url:
+            accept(url, "q")
+            assert status(url, "p") is not None
+            in_store(url, lambda store: store.link.call("BGREWRITEAOF"))
+            found = {path.name: path.stat().st_mode & 0o077 for path in folder.rglob("*") if path.name != other}
+            assert len(found) >= 8, found
+            assert set(found.values()) == {0}, found
+            assert folder.stat().st_mode & 0o777 == folder_mode
+    finally:
+        os.umask(before)
+
+
 def test_a_second_owner_is_refused(tmp_path: Path) -> None:
     with open_embedded(tmp_path) as url:
         with pytest.raises(StoreOwned, match=f"{tmp_path} belongs to the running process {os.getpid()}"):
