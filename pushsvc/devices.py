@@ -49,6 +49,8 @@ class Device(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 MAX_NAME: Final = 128
+NOBODY: Final = "\0"
+"""What begins with it is the name of no user and of no device: it is not printable."""
 
 
 def name_fault(text: str) -> str | None:

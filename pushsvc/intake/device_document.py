@@ -130,7 +130,8 @@ class ErasedParts(Struct, frozen=True):
     events: Annotated[int, Meta(description="Of `GET /v1/feedback`.")]
     statuses: Annotated[int, Meta(description="Rows of pushes, which stay without saying whose they are.")]
     suppressions: int
-    quarantined: Annotated[int, Meta(description="Entries that nobody could read, and that held a token.")]
+    quarantined: Annotated[int, Meta(description="Entries that nobody could read, and that held a token or a name.")]
+    pushes: Annotated[int, Meta(description="Pushes of which no delivery was made yet and that named nobody else.")]
 
 
 class Erased(Struct, frozen=True):

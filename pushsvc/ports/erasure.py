@@ -19,9 +19,9 @@ class Erasure(Struct, frozen=True):
     """How many of what, by the names of `WHAT`, so far."""
 
 
-WHAT = ("deliveries", "dead_letters", "receipts", "events", "statuses", "suppressions", "quarantined")
+WHAT = ("deliveries", "dead_letters", "receipts", "events", "statuses", "suppressions", "quarantined", "pushes")
 """`deliveries` that were queued and end as `cancelled`; rows of `statuses`, which stay without saying whose they are;
-entries of the others."""
+`pushes` whose audience named nobody else, which end with their text; entries of the others."""
 
 
 class Erasures(Protocol):

@@ -11,7 +11,7 @@ from ..codec import decode_audience, encode_audience
 from ..model import Chunk, DeliveryRow, Target
 from ..ports.erasure import Erasure
 from ..routing import platform_of
-from .erasure.audiences import without_names
+from .erasure.audiences import names_nobody, without_names
 from .erasure.queue import ERASED
 from .erasure.subjects import Subjects, joined, key_of
 from .memory_registry import MemoryRegistry
@@ -30,6 +30,10 @@ class MemoryErasures:
         devices = await self._registry.remove_user(app, user)
         subject = joined(None, user=user, devices=devices, suppressed=0)
         removed: Counter[str] = Counter()
+        if not devices:
+            removed["pushes"] += self._forget_name(app, Subjects({user: subject}, self._hash_key))
+            if removed["pushes"]:
+                return Erasure(0, True, dict(removed))
         while devices:
             who = Subjects({user: subject}, self._hash_key)
             removed += self._look(app, who)
@@ -54,6 +58,7 @@ class MemoryErasures:
             if owner == app:
                 removed["statuses"] += _disown(record, who)
                 removed["deliveries"] += self._cancel(record, who)
+        removed["pushes"] += self._forget_name(app, who)
         for (owner, _, _), stream in state.lanes.items():
             for entry_id, chunk in list(stream.entries.items()) if owner == app else ():
                 if left := _without(chunk, who):
@@ -103,10 +108,21 @@ class MemoryErasures:
             )
             for platform, targets in record.push.targets.items()
         }
-        audience = record.push.audience
-        if audience:
-            audience = encode_audience(without_names(decode_audience(audience), who.users, who.device_ids))
-        record.push = replace(record.push, targets=bare, audience=audience)
+        record.push = replace(record.push, targets=bare)
+        return ended
+
+    def _forget_name(self, app: str, who: Subjects) -> int:
+        """How many pushes ended because they named nobody else."""
+        ended = 0
+        for (owner, _), record in self._state.pushes.items():
+            if owner == app and record.push.audience:
+                before = decode_audience(record.push.audience)
+                audience = without_names(before, who.users, who.device_ids)
+                record.push = replace(record.push, audience=encode_audience(audience))
+                if record.walk is not None and audience != before and names_nobody(audience):
+                    record.walk, record.launched = None, True
+                    record.state = "done" if record.left == 0 else "sending"
+                    ended += 1
         return ended
 
 

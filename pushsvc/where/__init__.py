@@ -34,8 +34,8 @@ length, its depth and the number of its comparisons are bounded, so that a hosti
 anything. Source of the locale rule: https://www.rfc-editor.org/rfc/rfc4647#section-3.3.1
 """
 
-from .fields import Predicate
+from .fields import Predicate, never
 from .reading import MAX_COMPARISONS, MAX_DEPTH, compile_where
 from .words import MAX_LENGTH, WhereError
 
-__all__ = ["compile_where", "Predicate", "WhereError", "MAX_LENGTH", "MAX_DEPTH", "MAX_COMPARISONS"]
+__all__ = ["compile_where", "never", "Predicate", "WhereError", "MAX_LENGTH", "MAX_DEPTH", "MAX_COMPARISONS"]

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, Protocol, TypeAlias, get_args
 
-from ..devices import Device, Environment, TagValue
+from ..devices import NOBODY, Device, Environment, TagValue
 from .words import Value
 
 Predicate: TypeAlias = Callable[[Device], bool]
@@ -24,6 +24,11 @@ ORDERS: Final[Mapping[str, Order]] = {"<": operator.lt, "<=": operator.le, ">": 
 
 _REMEMBERED: Final = 4096
 """Different locales or versions whose answer one comparison remembers: most devices have one of a few."""
+
+
+def never(device: Device) -> bool:
+    """What no device fits; `and`, `or` and lists keep it, so that an expression that nobody can fit is this itself."""
+    return False
 
 
 class Field(Protocol):
@@ -74,6 +79,14 @@ class Text:
     def missing(self) -> Predicate:
         get = self._get
         return lambda device: get(device) is None
+
+
+class Name(Text):
+    """A name that an app gives, as `user`."""
+
+    def among(self, values: Sequence[str]) -> Predicate:
+        possible = [value for value in values if not value.startswith(NOBODY)]
+        return super().among(possible) if possible else never
 
 
 class Locale(Text):
@@ -266,7 +279,7 @@ def fields_at(now: int, platforms: Sequence[str]) -> dict[str, Field]:
     """The fields by name, but for tags. `now` in Unix milliseconds."""
     return {
         "platform": Text(operator.attrgetter("platform"), platforms),
-        "user": Text(operator.attrgetter("user")),
+        "user": Name(operator.attrgetter("user")),
         "locale": Locale(operator.attrgetter("locale")),
         "timezone": Text(operator.attrgetter("timezone")),
         "app_version": Version(),

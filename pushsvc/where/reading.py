@@ -9,7 +9,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from ..devices import Device
-from .fields import ORDERS, Field, Predicate, Tag, fields_at
+from .fields import ORDERS, Field, Predicate, Tag, fields_at, never
 from .words import WhereError, WhereFault, Word, words_of
 
 MAX_DEPTH: Final = 32
@@ -81,7 +81,7 @@ class _Reader:
     def _fault(self, column: int, message: str) -> Predicate:
         """Note the fault and go on, to find the others."""
         self._faults.append(WhereFault(column, message))
-        return _never
+        return never
 
     # --- and, or, not, brackets -------------------------------------------------------------------
 
@@ -138,7 +138,7 @@ class _Reader:
             if isinstance(named.field, Tag):
                 return named.field.among([True])
             if named.field is None:
-                return _never
+                return never
             return self._fault(word.column, f"expected an operator as `==` after `{named.shown}`, found {_shown(word)}")
         if sign in ("in", "not in"):
             predicate = self._among(named, self._list())
@@ -183,25 +183,25 @@ class _Reader:
     def _compare(self, named: _Named, sign: str, word: Word, value: Word) -> Predicate:
         field = named.field
         if field is None:
-            return _never
+            return never
         if sign in ORDERS:
             if field.orders:
                 return self._fault(word.column, f"`{named.shown}` {field.orders}")
             if value.value is None:
                 return self._fault(value.column, "null has no order; it goes with == and !=")
             found = self._read(named, value)
-            return _never if found is _UNREAD else field.ordered(ORDERS[sign], found)
+            return never if found is _UNREAD else field.ordered(ORDERS[sign], found)
         predicate = field.missing() if value.value is None else self._among(named, [value])
         return opposite(predicate) if sign == "!=" else predicate
 
     def _among(self, named: _Named, values: Sequence[Word]) -> Predicate:
         field = named.field
         if field is None:
-            return _never
+            return never
         if field.equals:
             return self._fault(named.column, f"`{named.shown}` {field.equals}")
         found = [self._read(named, value) for value in values]
-        return _never if _UNREAD in found else field.among(found)
+        return never if _UNREAD in found else field.among(found)
 
     def _read(self, named: _Named, word: Word) -> Any:
         assert named.field is not None
@@ -300,16 +300,14 @@ def _unquoted(word: Word) -> str:
 # --- predicates of predicates ---------------------------------------------------------------------
 
 
-def _never(device: Device) -> bool:
-    return False
-
-
 def opposite(predicate: Predicate) -> Predicate:
     return lambda device: not predicate(device)
 
 
 def all_of(predicates: Sequence[Predicate]) -> Predicate:
     """Two at a time where they are few: a loop costs more than a call."""
+    if never in predicates:
+        return never
     if len(predicates) == 1:
         return predicates[0]
     if len(predicates) == 2:
@@ -327,6 +325,7 @@ def all_of(predicates: Sequence[Predicate]) -> Predicate:
 
 
 def any_of(predicates: Sequence[Predicate]) -> Predicate:
+    predicates = [predicate for predicate in predicates if predicate is not never] or [never]
     if len(predicates) == 1:
         return predicates[0]
     if len(predicates) == 2:

@@ -383,6 +383,7 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     @invariant()
     def holds(self) -> None:
+        self.world.settle()  # what is compared below is read by several questions
         self.nothing_went_wrong()
         self.counts_balance_and_are_not_taken_back()
         self.gauges_agree()

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from pushsvc import telemetry
 from pushsvc.audience import owner_of, targets_of
 from pushsvc.codec import decode_audience, encode_audience
-from pushsvc.devices import Audience, ByDevices, ByUsers, ByWhere, Device, ToAll
+from pushsvc.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, Device, ToAll
 from pushsvc.fanout import expand
 from pushsvc.model import (
     LANES,
@@ -670,6 +670,58 @@ def test_an_audience_names_her_no_more_and_everybody_else(server: Server | None)
 
     async def has_room(made: int) -> bool:
         return True
+
+    play(server, story)
+
+
+def test_what_named_nobody_else_goes_with_its_text(server: Server | None) -> None:
+    """However far its time is, and also where she has no device any more. Everybody else's text stays."""
+    anna, bert, month = "anna@example.com", "bert@example.com", NOW + 30 * 86_400_000
+    hers: dict[str, Audience] = {
+        "users": ByUsers((anna,)),
+        "devices": ByDevices(tuple(each.id for each in ANNA)),
+        "where": ByWhere(f"user == '{anna}'"),
+        "where-and": ByWhere(f"platform == 'fcm' and (user in ('{anna}') or '{anna}' == user)"),
+    }
+    others: dict[str, Audience] = {
+        "all": ToAll(),
+        "topic": ByTopic("news"),
+        "both": ByUsers((anna, bert)),
+        "where-or": ByWhere(f"user == '{anna}' or tags.plan == 'pro'"),
+        "where-not": ByWhere(f"not user == '{anna}'"),
+    }
+    by_name = {"users", "where", "where-and"}
+
+    async def accept(store: AnyStore, name: str, audience: Audience) -> None:
+        push = to_audience(name, audience, month)
+        messages = {platform: Message(platform, f"text of {name}.".encode()) for platform in ("apns", "fcm")}
+        await store.pushes.accept(replace(push, messages=messages))
+
+    async def holds(store: AnyStore, gone: set[str]) -> None:
+        for name in [*hers, *others]:
+            status = await store.pushes.status("shop", name)
+            assert status is not None
+            assert (status.state, status.counts.total) == ("done" if name in gone else status.state, 0)
+            assert (await store.expansions.load("shop", name) is None) == (name in gone), name
+        assert {each.push_id for each in await store.expansions.due(["shop"])} == set()
+        if isinstance(store, Store):
+            everything = b"".join((await scan(store)).values())
+            for name in [*hers, *others]:
+                assert (f"text of {name}.".encode() in everything) == (name not in gone), name
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        for name, audience in {**hers, **others}.items():
+            await accept(store, name, audience)
+        erased = await store.erasures.erase("shop", anna, wait=30.0)
+        assert (erased.devices, erased.done, dict(erased.removed)) == (0, True, {"pushes": 3})
+        await holds(store, by_name)
+        assert await store.erasures.unfinished(["shop"]) == []
+        await store.registry.put_many("shop", [*ANNA, *BERT])
+        erased = await store.erasures.erase("shop", anna, wait=30.0)
+        assert (erased.devices, erased.done, dict(erased.removed)) == (2, True, {"pushes": 1})
+        await holds(store, set(hers))
+        assert await store.erasures.erase("shop", anna, wait=30.0) == erased
 
     play(server, story)
 

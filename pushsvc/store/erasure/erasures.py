@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -83,7 +84,9 @@ class RedisErasures:
         clock = asyncio.get_running_loop().time
         deadline = clock() + wait
         if not await self._begin(app, key, user):
-            return await self._report(app, key)
+            if (removed := await self._forget_name(app, key, user, deadline)) is not None:
+                return Erasure(0, True, removed) if removed else await self._report(app, key)
+            await self._change(app, key, partial(joined, user=user, devices=(), suppressed=0))
         while True:
             await self.work(app, stopping=lambda: clock() >= deadline)
             record = await self._record(app, key)
@@ -146,6 +149,19 @@ class RedisErasures:
         if await self._registry.hides_of_user(app, user):
             raise Unreadable("A device of this user, which is not erased,")
         return known is not None
+
+    async def _forget_name(self, app: str, key: str, user: str, deadline: float) -> dict[str, int] | None:
+        """Of somebody without devices nothing is kept but a name, in audiences that wait. What was removed of them, or
+        None where time was up before all were looked at."""
+        who = Subjects({key: Record(user, (), 0)}, self._hash_key)
+        removed: Counts = Counter()
+        cursor: str | None = ""
+        while cursor is not None:
+            step = await self._keepers["audiences"].step(app, who, cursor)
+            removed, cursor = removed + step.removed, step.cursor
+            if cursor is not None and asyncio.get_running_loop().time() > deadline:
+                return None
+        return {what: count for (_, what), count in removed.items()}
 
     async def _finish(self, app: str, begun: Mapping[str, int]) -> None:
         """The last traces, then the records. One that was asked for again since the pass began is left to the next:

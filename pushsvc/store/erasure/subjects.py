@@ -100,6 +100,10 @@ class Subjects:
     def device_ids(self) -> frozenset[str]:
         return frozenset(self._by_id)
 
+    def of_id(self, device_id: str) -> str | None:
+        """The key of whose device this is, or None."""
+        return self._by_id.get(device_id)
+
     def of(self, device_id: str | None, platform: Platform, token: str) -> str | None:
         """The key of whose it is, or None. `platform` may be the name of a route."""
         platform = platform_of(platform)
@@ -119,9 +123,9 @@ class Subjects:
         return key if key is not None or device_id is None else self._by_id.get(device_id)
 
     def within(self, blob: bytes) -> str | None:
-        """Whose token, or id of some length, stands in bytes that nobody can read."""
+        """Whose token, or name or id of some length, stands in bytes that nobody can read."""
         by_text = {text: key for (_, text), key in self._by_token.items()}
-        for names in (by_text, self._by_id):
+        for names in (by_text, self._by_id, self.users):
             for name, key in names.items():
                 if len(name) >= 8 and name.encode() in blob:
                     return key
