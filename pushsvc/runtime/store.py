@@ -100,6 +100,7 @@ def store_config(settings: Settings) -> StoreConfig:
         chunk_size=settings.dispatch.chunk,
         status_ttl=settings.queue.status_retention,
         dead_ttl=settings.queue.dead_letter_retention,
+        dead_max=settings.queue.dead_letters_max,
         suppression_ttl=settings.queue.suppression_retention,
         events_ttl=settings.queue.feedback_retention,
         alive_ttl=settings.dispatch.takeover,

@@ -170,6 +170,8 @@ class QueueSettings(Struct, frozen=True, kw_only=True):
     """Under "replicas", the least number of replicas that must have a write."""
     status_retention: Count = 7 * 86400
     dead_letter_retention: Count = 30 * 86400
+    dead_letters_max: Count = 1_000_000
+    """Of an app, about: each takes some 200 bytes. The oldest make room, which is counted and logged."""
     suppression_retention: Count = 180 * 86400
     feedback_retention: Count = 30 * 86400
 

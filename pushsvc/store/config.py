@@ -21,6 +21,8 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
     status_ttl: int = 7 * DAY
     """How long a status document is kept after the last thing that happened to it."""
     dead_ttl: int = 30 * DAY
+    dead_max: int = 1_000_000
+    """Dead letters kept for an app, about; the oldest make room."""
     suppression_ttl: int = 180 * DAY
     events_ttl: int = 30 * DAY
     events_max: int = 1_000_000
@@ -40,6 +42,10 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
 
     def shards_of(self, app: str) -> int:
         return self.shards if isinstance(self.shards, int) else self.shards.get(app, 1)
+
+    def dead_most(self, app: str) -> int:
+        """Dead letters kept in one shard of the app."""
+        return -(-self.dead_max // self.shards_of(app))
 
     def __post_init__(self) -> None:
         counts = [self.shards] if isinstance(self.shards, int) else list(self.shards.values())

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from ..codec import VERSION, read
 from ..model import Platform, Target
+from ..telemetry import DEAD_LETTERS_DROPPED, StateLog
 
 
 class DeadLetter(Struct, frozen=True, array_like=True):
@@ -28,6 +29,18 @@ class DeadLetter(Struct, frozen=True, array_like=True):
 
     def __repr__(self) -> str:
         return f"DeadLetter({self.push_id}[{self.target.index}] {self.platform} {self.reason} at={self.at})"
+
+
+_logs: dict[str, StateLog] = {}
+
+
+def note_dropped(app: str, count: int) -> None:
+    """Count dead letters that made room for later ones, and say so at growing intervals."""
+    DEAD_LETTERS_DROPPED.labels(app).inc(count)
+    log = _logs.get(app)
+    if log is None:
+        log = _logs[app] = StateLog("store", "dead_letters_dropped", "dead_letters_dropped", "dead_letters_kept")
+    log.begin(app=app, dropped=count, remedy="replay them, or raise queue.dead_letters_max")
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -39,7 +39,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | `p` a push id, `t` marks of tokens, `e` an entry      |
 | `ps:T:heard`               | hash   | field: its dispatcher  | consumer -> the last entry of `revoked` that it has   |
 |                            |        |                        | applied                                               |
-| `ps:T:dead`                | stream | entry: dead-letter TTL | dead letters: `d` encoded DeadLetter                  |
+| `ps:T:dead`                | stream | entry: dead-letter TTL,| dead letters: `d` encoded DeadLetter                  |
+|                            |        | and a number of an app |                                                       |
 | `ps:T:m:<id>`              | hash   | dead-letter TTL        | platform -> encoded Chunk without targets, so that a  |
 |                            |        |                        | dead letter can be sent again                         |
 | `ps:T:replay:<job>`        | hash   | once done: 7 days      | a replay: `cursor`, `end`, `moved`, `skipped`, `up`;  |

@@ -43,7 +43,7 @@ from ..routing import platform_of
 from .answers import slot_of
 from .clock import Clock, wall_clock
 from .config import StoreConfig
-from .dead import DeadLetter
+from .dead import DeadLetter, note_dropped
 from .gauges import Gauges
 from .hashing import token_digest
 from .keys import SMALL
@@ -278,7 +278,11 @@ class MemoryQueue:
         if push.total <= SMALL or verdict.end != "sent" or (push.audience and index < SMALL):
             record.rows[index] = row_of(settlement, verdict)
         if verdict.dead_letter:
-            self._state.dead[push.app][next(self._state.numbers)] = dead_letter_of(settlement)
+            letters = self._state.dead[push.app]
+            letters[next(self._state.numbers)] = dead_letter_of(settlement)
+            if len(letters) > self._state.config.dead_max:
+                del letters[next(iter(letters))]
+                note_dropped(push.app, 1)
         if len(record.ended) == push.total and record.state == "sending":
             record.state = "done"
 

@@ -32,6 +32,7 @@ from . import keys
 from .answers import ANSWERS_TTL, slot_of
 from .clock import Clock
 from .config import StoreConfig
+from .dead import note_dropped
 from .entries import Opener, Read, entries_of, entries_read
 from .held import HeldRoutes
 from .lanes import LaneState
@@ -247,8 +248,10 @@ class RedisQueue:
             refs = pack_finished(finished) if last else []
             closed: Closed = set()
             while True:
-                count, *more = await self._settle_once(app, shard, batch, closed, refs)
+                count, dropped, *more = await self._settle_once(app, shard, batch, closed, refs)
                 applied += count
+                if dropped:
+                    note_dropped(app, dropped)
                 if not more:
                     break
                 # Somebody else has settled some of a retry's targets: again without them. See settle.lua.
@@ -262,9 +265,8 @@ class RedisQueue:
         now = self._clock()
         groups, singles = pack(settlements, closed, counted=self._counted)
         slot = slot_of(settlements, now)
-        blob = _pack(
-            (now, config.status_ttl * 1000, config.dead_ttl * 1000, groups, singles, refs, slot, ANSWERS_TTL * 1000)
-        )
+        ttl, dead_ttl, answers_ttl = config.status_ttl * 1000, config.dead_ttl * 1000, ANSWERS_TTL * 1000
+        blob = _pack((now, ttl, dead_ttl, groups, singles, refs, slot, answers_ttl, config.dead_most(app)))
         answer: list[Any] = await self._link.record(
             "settle", [keys.pending(app, shard)], [keys.prefix(app, shard), blob]
         )

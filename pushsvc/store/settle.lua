@@ -11,7 +11,8 @@
 --
 -- KEYS  1 ps:T:pending
 -- ARGV  1 prefix `ps:T:`; 2 MessagePack of
---         { now ms, status TTL ms, dead-letter TTL ms, groups, singles, finished, slot, answers' TTL ms }
+--         { now ms, status TTL ms, dead-letter TTL ms, groups, singles, finished, slot, answers' TTL ms, most dead
+--           letters to keep, about }
 --         group:    { push id, platform, lane, total, turn, indexes, first, mask, ends, retries, head, dead, receipts,
 --                     asked, counted }
 --           indexes  of all its deliveries, each once, those that end first, in the order of `ends` and `retries`
@@ -28,7 +29,8 @@
 --                   index 0
 --         finished: { platform, lane, entry ids }
 --         slot:     the answers' instant in tens of seconds since the epoch
--- Returns the number of settlements that took effect, then for each closed target of a retry: push id, index.
+-- Returns the number of settlements that took effect and of dead letters that had to make room, the oldest, then for
+-- each closed target of a retry: push id, index.
 
 -- include: fence
 -- include: retire
@@ -36,11 +38,12 @@
 local ENDS = { sent = 3, failed = 4, invalid = 5, expired = 6, suppressed = 7, cancelled = 8 } -- places in head
 
 local prefix = ARGV[1]
-local now, ttl, dead_ttl, groups, singles, finished, slot, answers_ttl = unpack(cmsgpack.unpack(ARGV[2]))
+local now, ttl, dead_ttl, groups, singles, finished, slot, answers_ttl, dead_most = unpack(cmsgpack.unpack(ARGV[2]))
 local pending = {}
 local answers = {} -- platform -> kind -> count
 local closed = {}
 local applied = 0
+local buried = false
 
 local function count_answers(platform, kind, count)
   if count > 0 then
@@ -239,6 +242,7 @@ local function settle(group)
         letter = nil
       end
       redis.call('XADD', prefix .. 'dead', 'MINID', '~', string.format('%d', now - dead_ttl), '*', 'd', dead[d][2])
+      buried = true
     end
   end
   local told = 0
@@ -327,4 +331,8 @@ if #closed == 0 then
     redis.call('XDEL', stream, unpack(ids))
   end
 end
-return { applied, unpack(closed) }
+local dropped = 0
+if buried and redis.call('XLEN', prefix .. 'dead') > dead_most then
+  dropped = redis.call('XTRIM', prefix .. 'dead', 'MAXLEN', '~', dead_most)
+end
+return { applied, dropped, unpack(closed) }

@@ -75,6 +75,11 @@ DEAD_LETTERS = Gauge(
     ["app"],
     multiprocess_mode="livemostrecent",
 )
+DEAD_LETTERS_DROPPED = Counter(
+    "pushsvc_dead_letters_dropped_total",
+    "Dead letters that made room for later ones, because an app has more than queue.dead_letters_max.",
+    ["app"],
+)
 UNREADABLE = Counter(
     "pushsvc_unreadable_total",
     "Records that this version could not read, as after a rollback, each time that one was met.",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from pushsvc.errors import InvalidRequest
 from pushsvc.model import BadNotification, Ended, Message, Push, PushStatus, Retry, Target, Unavailable
@@ -68,6 +69,27 @@ async def replay(store: AnyStore, which: DeadFilter = ANY, *, limit: int = 0, mo
     assert status is not None
     assert status.state == "done"
     return status.moved, status.skipped
+
+
+def test_the_oldest_dead_letters_make_room_and_are_counted(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        before = dropped()
+        for number in range(4):
+            await fail_all(store, make_push(f"p-{number}", targets=150))
+        kept = await store.dead.count("shop", ANY)
+        assert 250 <= kept < 250 + 100, "a stream gives up whole nodes of a hundred entries"
+        assert dropped() - before == 600 - kept
+        rows, _ = await store.dead.page("shop", ANY, cursor="", limit=1000)
+        assert len(rows) == kept
+        assert {row.push_id for row in rows[-150:]} == {"p-3"}
+        assert await replay(store) == (kept, 0)
+
+    play(server, story, StoreConfig(consumer="a", dead_max=250))
+
+
+def dropped() -> float:
+    return REGISTRY.get_sample_value("pushsvc_dead_letters_dropped_total", {"app": "shop"}) or 0.0
 
 
 def test_dead_letters_are_listed_by_filter_and_page(server: Server | None) -> None:

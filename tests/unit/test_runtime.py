@@ -35,6 +35,7 @@ takeover = 9.0
 [queue]
 status_retention = 11
 dead_letter_retention = 12
+dead_letters_max = 15
 suppression_retention = 13
 feedback_retention = 14
 [retry]
@@ -131,7 +132,14 @@ def test_the_dispatcher_is_told_its_times(tmp_path: Path) -> None:
 
 def test_every_bound_of_the_configuration_reaches_the_store(tmp_path: Path) -> None:
     assert runtime.store_config(load(tmp_path)) == StoreConfig(
-        shards=4, chunk_size=250, status_ttl=11, dead_ttl=12, suppression_ttl=13, events_ttl=14, alive_ttl=9.0
+        shards=4,
+        chunk_size=250,
+        status_ttl=11,
+        dead_ttl=12,
+        dead_max=15,
+        suppression_ttl=13,
+        events_ttl=14,
+        alive_ttl=9.0,
     )
 
 
