@@ -130,6 +130,12 @@ make them fewer.
 A push that has failed deliveries keeps all of this for as long as a dead letter lives, where that is longer than the
 status TTL: a replay opens its deliveries again, and must know which have ended, in which turn.
 
+On a Redis Cluster each script is called with one more key, `ps:T:whole`, which is never there. While a slot moves, some
+of its keys are on one node and some on the other, and scripts make the names of most keys that they use from a prefix:
+one that went on would make a second key of a name beside the first, or stop half-way. In a slot that moves, and only
+there, Redis refuses a command of several keys that are not all there, with TRYAGAIN and before it begins
+(https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#multiple-keys-operations).
+
 Rows of large pushes sit in a sorted set, not in a hash, because `GET /v1/push/{id}/deliveries` pages in order of
 index and a hash has no order. Suppression counts its age from the day that we learnt of the death, not from the
 provider's own date, which may lie months back and would let the entry go at once.
@@ -392,8 +398,17 @@ def mark(app: str, shard: int) -> str:
 
 
 def mark_beside(key: str) -> str:
-    """The mark in the slot of an app's key."""
-    return f"{key[: key.index('}') + 1]}:mark" if "}" in key else f"{{{key}}}:mark"
+    """The mark in the slot of a key."""
+    return f"{_tag_of(key)}:mark"
+
+
+def whole_beside(key: str) -> str:
+    """What is never there, in the slot of a key: see above."""
+    return f"{_tag_of(key)}:whole"
+
+
+def _tag_of(key: str) -> str:
+    return key[: key.index("}") + 1] if "}" in key else f"{{{key}}}"
 
 
 def alive(consumer: str) -> str:

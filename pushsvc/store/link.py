@@ -25,6 +25,7 @@ from ..errors import StoreError
 from ..telemetry import get_logger
 from . import scripts
 from .connect import Client, close_redis, open_redis, sentinels_of, store_faults
+from .keys import whole_beside
 from .sentinels import Address, drop_connections
 
 Command = tuple[Any, ...]
@@ -145,14 +146,19 @@ class Link:
             async with asyncio.timeout(self._timeout):
                 return await self._run(self._waiting, name, keys, args)
 
-    @staticmethod
-    async def _run(client: Client, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        text, sha = scripts.load(name)
+    async def _run(self, client: Client, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        script, names = self._prepared(name, keys)
         with store_faults():
             try:
-                return await client.execute_command("EVALSHA", sha, len(keys), *keys, *args)
+                return await client.execute_command("EVALSHA", script.sha, len(names), *names, *args)
             except NoScriptError:
-                return await client.execute_command("EVAL", text, len(keys), *keys, *args)
+                return await client.execute_command("EVAL", script.text, len(names), *names, *args)
+
+    def _prepared(self, name: str, keys: Sequence[str]) -> tuple[scripts.Script, Sequence[str]]:
+        """The script and its keys. On a cluster one more, so that a slot that moves refuses it whole; see keys.py."""
+        if not self.cluster or not keys:
+            return scripts.load(name), keys
+        return scripts.load(name, whole=True), (*keys, whole_beside(keys[0]))
 
     async def scan(self, match: str, cursor: str, count: int) -> tuple[list[bytes], str | None]:
         """Names of keys, about `count` of those looked at, and where to go on; None: all were looked at.
@@ -192,18 +198,17 @@ class Link:
 
         return await self.by_digest(calls, run)
 
-    @staticmethod
     async def by_digest(
-        calls: Sequence[ScriptCall], run: Callable[[Sequence[Command]], Awaitable[list[Any]]]
+        self, calls: Sequence[ScriptCall], run: Callable[[Sequence[Command]], Awaitable[list[Any]]]
     ) -> list[Any]:
         """What `run` answers to the calls as commands. It gives faults among its answers, and the first is raised;
         where the server does not know a script, all go again with their texts.
         """
-        known = [(scripts.load(name), keys, args) for name, keys, args in calls]
+        known = [(*self._prepared(name, keys), args) for name, keys, args in calls]
         answers = await run([("EVALSHA", script.sha, len(keys), *keys, *args) for script, keys, args in known])
         if any(isinstance(answer, NoScriptError) for answer in answers):
             answers = await run([("EVAL", script.text, len(keys), *keys, *args) for script, keys, args in known])
-        return Link.raised(answers)
+        return self.raised(answers)
 
     @staticmethod
     def raised(answers: list[Any]) -> list[Any]:

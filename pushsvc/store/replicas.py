@@ -15,7 +15,8 @@ How many must have it is judged by `Quorum`. One replica is not enough for the f
 one is promoted while another still follows, and acknowledges, what is about to be thrown away. So all replicas that a
 primary has and that keep up are waited for, from the first write on: a primary is asked for them before it. When one is
 missing nothing is promised until the sentinels have named the same primary for `GRACE` seconds: it has failed, and is
-not waited for any more, or it was promoted, and they have named that one.
+not waited for any more, or it was promoted, and they have named that one. In a cluster its primaries are the
+sentinels: most of them must say that the slot is that node's, since no other gets it without their votes.
 
 ROLE follows WAIT in the same pipeline: what has been demoted meanwhile promises nothing, and the offsets that replicas
 have acknowledged say who keeps up (https://redis.io/docs/latest/commands/role/).
@@ -23,14 +24,21 @@ have acknowledged say who keeps up (https://redis.io/docs/latest/commands/role/)
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from ..errors import StoreUnavailable
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.crc import key_slot
+
+from ..errors import StoreError, StoreUnavailable
 from ..telemetry import StateLog, get_logger
+from .connect import store_faults
 from .keys import HASH_KEY, mark_beside
-from .link import Command, Link, ScriptCall
+from .link import LOOK, Command, Link, ScriptCall
+from .sentinels import Address
 
 PROMISES: Final = frozenset(
     {
@@ -44,10 +52,9 @@ WAIT_MS: Final = 2000
 GRACE: Final = 3.0
 """Seconds until a replica that is missing is known not to have been promoted: a sentinel asks each second who is a
 primary, and tells the others at once."""
-UNWATCHED: Final = 30.0
-"""The same where no sentinel can say so: a primary of a cluster that is cut off stops by itself, after 15 s or so."""
 SAMPLE: Final = 1.0
 """Seconds between two looks at how far the primary has written. A replica tells each second what it has."""
+NEVER: Final = float("-inf")
 TRY: Final = 60.0
 """Seconds between two tries to wait for a replica that keeps up and did not acknowledge in time all the same."""
 _MARK_LIFE: Final = 60_000
@@ -82,7 +89,7 @@ class Quorum:
         self._in_step = 0
         self._written = (0, 0)
         """How far the primary had written at the last look but one that counts, and at the last."""
-        self._sampled = float("-inf")
+        self._sampled = NEVER
         self._doubted: float | None = None
         self._try_at = 0.0
 
@@ -194,17 +201,47 @@ class ReplicatedLink(Link):
         if acknowledged and not self._least:
             self._least = 1  # from now on one is missed when it goes
         now = time.monotonic()
-        if not quorum.judge(acknowledged, role, now=now, confirmed=self._confirmed(history, now)):
+        safe = quorum.judge(acknowledged, role, now=now, confirmed=self._confirmed(history))
+        if not safe and self.cluster:
+            safe = quorum.judge(acknowledged, role, now=now, confirmed=await self._elected(key))
+        if not safe:
             self._missing.begin(key, acknowledged=acknowledged, wanted=quorum.wanted)
             raise StoreUnavailable(f"{acknowledged} of {quorum.wanted} replicas of Redis have it")
         self._missing.end(key)
         return answers
 
-    def _confirmed(self, history: int, now: float) -> float:
-        """When it was last certain that the server which was the primary in that history still is."""
-        if self.sentinels is None:
-            return now - UNWATCHED + GRACE
-        return self.sentinels.confirmed if self.history == history else float("-inf")
+    def _confirmed(self, history: int) -> float:
+        """When the sentinels last named the server that was the primary in that history."""
+        return self.sentinels.confirmed if self.sentinels is not None and self.history == history else NEVER
+
+    async def _elected(self, key: str) -> float:
+        """When most primaries of the cluster said that the key's slot is that of the node which is asked for it."""
+        client, asked = self._waiting, time.monotonic()
+        if not isinstance(client, RedisCluster):
+            return NEVER
+        node, primaries = client.get_node_from_key(key), client.get_primaries()
+        if node is None:
+            return NEVER
+        named: Address = (str(node.host), int(node.port))
+        slot = key_slot(key.encode())
+
+        async def owner_by(primary: ClusterNode) -> Address | None:
+            with suppress(StoreError), store_faults():
+                async with asyncio.timeout(LOOK):
+                    slots = await client.execute_command("CLUSTER", "SLOTS", target_nodes=primary)
+                    return owner_of(slot, slots, primary.host)
+            return None
+
+        owners = await asyncio.gather(*map(owner_by, primaries))
+        return asked if owners.count(named) * 2 > len(primaries) else NEVER
+
+
+def owner_of(slot: int, slots: Any, host: str) -> Address | None:
+    """Who has the slot, by the answer to CLUSTER SLOTS of a node that is reached at this host."""
+    for first, last, (name, port, *_), *_ in slots:
+        if first <= slot <= last:
+            return (name.decode() if name else host), int(port)
+    return None
 
 
 async def open_link(url: str, *, name: str, timeout: float, replicas: int | None) -> Link:

@@ -20,10 +20,15 @@ class Script(NamedTuple):
     sha: str
 
 
+_WITHOUT_LAST = "KEYS[#KEYS] = nil\n"
+
+
 @cache
-def load(name: str) -> Script:
-    """The script of `<name>.lua`."""
+def load(name: str, *, whole: bool = False) -> Script:
+    """The script of `<name>.lua`. `whole`: it is called with one more key, which is for Redis alone; see keys.py."""
     text = re.sub(r"^-- include: (\w+)$", lambda found: _read(found[1]), _read(name), flags=re.MULTILINE)
+    if whole:
+        text = _WITHOUT_LAST + text
     # SHA-1 is the name that Redis gives a script, not a safeguard.
     return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 

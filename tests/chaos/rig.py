@@ -44,7 +44,7 @@ def cases(*every: Any) -> tuple[Any, ...]:
     return every if LONG else every[:1]
 
 
-PATIENCE = 600.0 if LONG else 120.0
+PATIENCE = 600.0 if DELIVERIES > 20_000 else 120.0
 
 LATENCY = 0.05
 """Seconds that the providers take to answer, so that there is always something in flight."""
@@ -103,6 +103,8 @@ class Ledger:
     silence: float = 0.0
     """Seconds, the longest between two pushes that were accepted."""
     done: bool = False
+    more: bool = False
+    """The load goes on when it is complete: a fault is not over yet."""
 
 
 @dataclass
@@ -168,14 +170,15 @@ class Rig:
         await asyncio.to_thread(self.playground.simulator.clear)
 
     async def load(self, callers: int = CALLERS) -> None:
-        """Post pushes of all sizes until `DELIVERIES` have been accepted; each token is used once."""
+        """Post pushes of all sizes until `DELIVERIES` have been accepted, and `more` is false; each token is used
+        once."""
         await asyncio.gather(*(self._caller(number) for number in range(callers)))
         self.ledger.done = True
 
     async def _caller(self, caller: int) -> None:
         dice = random.Random(f"{self.dice.random()} {caller}")
         ledger, call = self.ledger, 0
-        while ledger.accepted < DELIVERIES:
+        while ledger.accepted < DELIVERIES or ledger.more:
             call += 1
             tokens, dead = _targets(dice, f"{self.loads}-{caller}-{call}")
             document: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """Redis that fails over, refuses or forgets, under load: behind sentinels, as a cluster, and alone.
 
-    PUSHSVC_CHAOS_DELIVERIES=60000 pytest tests/chaos/test_topologies.py -s
+    PUSHSVC_CHAOS_DELIVERIES=60000 pytest tests/chaos/test_topologies.py -s      all rows, a line each
 
 After each fault: nothing that was answered 202 is lost, and each has its status; no process of the service has ended.
 Each push has an Idempotency-Key and is posted until it is accepted. Small loads, as in CI, see a fault of each topology
@@ -17,16 +17,16 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
+from redis.crc import key_slot
 
 from pushsvc.store import keys
 
 from ..integration.servers import KINDS, Kind, Server, running_server, wait_until
-from ..integration.topologies import ClusterRig, Node, SentinelRig, running_cluster, running_sentinels
+from ..integration.topologies import ClusterRig, Node, SentinelRig, SlotMove, running_cluster, running_sentinels
 from .rig import CALLERS, DELIVERIES, SIZES, Rig, open_rig
-from .test_faults import under_load
 
 pytestmark = pytest.mark.chaos
 
@@ -40,34 +40,62 @@ SentinelFault = Callable[[SentinelRig], None]
 ClusterFault = Callable[[ClusterRig], None]
 
 
-async def through(rig: Rig, name: str, fault: Callable[[], None], *, repeats: int = REPEATS) -> None:
-    """One fault in the middle of the load, and the account of it."""
+async def through(
+    rig: Rig, name: str, fault: Callable[[], None], *, nodes: Sequence[Node] = (), repeats: int = REPEATS
+) -> None:
+    """One fault in the middle of the load, and the account of it in a line."""
     parts = ("serve", "dispatch", "feedback", "jobs")
     before = {part: rig.pids(part) for part in parts}
-
-    async def strike(rig: Rig) -> None:
-        await asyncio.to_thread(fault)
-
-    await under_load(rig, strike, 1)
-    counts = await rig.balance()
-    await rig.drained()
-    record = await rig.record()
     ledger = rig.ledger
+    await rig.until("every process is at work", lambda: at_work(before, nodes))
+    try:
+        await meet(rig, fault)
+        counts = await rig.balance()
+        await rig.drained()
+    except AssertionError as error:
+        print(f"\n{name:<24} FAILED accepted {ledger.accepted:,}: {error}")
+        raise
+    record = await rig.record()
     living = ledger.accepted - len(ledger.dead)
     lost = ledger.accepted - sum(record[platform]["distinct_tokens"] for platform in ("apns", "fcm"))
     twice = record["accepted"] - living
+    ended = [part for part in parts if not set(before[part]) <= set(rig.pids(part))]
     print(
-        f"\n{name}: accepted {ledger.accepted:,}, lost {lost:,}, twice {twice:,} (bound {repeats:,}),"
-        f" accepting again after {ledger.silence:.1f} s"
+        f"\n{name:<24} accepted {ledger.accepted:,}, lost {lost:,}, twice {twice:,} (bound {repeats:,}),"
+        f" accepting again after {ledger.silence:.1f} s, processes ended {len(ended)}"
     )
     assert ledger.accepted >= DELIVERIES
     assert lost == 0
     # A dead token that came twice was known to be dead the second time.
     again = counts["suppressed"]
-    ended = {"total": ledger.accepted, "sent": living, "invalid": len(ledger.dead) - again, "suppressed": again}
-    assert counts == +Counter(ended)
+    sums = {"total": ledger.accepted, "sent": living, "invalid": len(ledger.dead) - again, "suppressed": again}
+    assert counts == +Counter(sums)
     assert 0 <= twice <= repeats
-    assert {part: rig.pids(part) for part in parts} == before, "no process has ended"
+    assert not ended
+
+
+def at_work(pids: dict[str, list[int]], nodes: Sequence[Node]) -> bool:
+    """Whether each of these processes has connections to these servers: one that only starts may fail to."""
+    clients = " ".join(str(node.ask("CLIENT", "LIST")) for node in nodes)
+    return not nodes or all(f"-{pid}-" in clients for part in pids.values() for pid in part)
+
+
+async def meet(rig: Rig, fault: Callable[[], None]) -> None:
+    """Post the load. The fault strikes when a third of it is accepted, and the load goes on until each caller has been
+    answered after it."""
+    ledger = rig.ledger
+    ledger.more = True
+    load = asyncio.create_task(rig.load())
+    try:
+        await rig.until("a third is accepted", lambda: ledger.accepted >= DELIVERIES / 3)
+        await asyncio.to_thread(fault)
+        enough = len(ledger.pushes) + 2 * CALLERS
+        await rig.until("pushes are accepted again", lambda: len(ledger.pushes) >= enough)
+        ledger.more = False
+        await load
+    finally:
+        load.cancel()
+        await asyncio.gather(load, return_exceptions=True)
 
 
 def play(url: str, act: Callable[[Rig], Awaitable[None]]) -> None:
@@ -105,7 +133,7 @@ def freeze_primary(rig: SentinelRig) -> None:
 )
 def test_sentinels(kind: Kind, fault: SentinelFault) -> None:
     with running_sentinels(kind) as redis:
-        play(redis.url, lambda rig: through(rig, f"{kind}: {fault.__name__}", lambda: fault(redis)))
+        play(redis.url, lambda rig: through(rig, f"{kind} {fault.__name__}", lambda: fault(redis), nodes=redis.data))
 
 
 # --- clusters -------------------------------------------------------------------------------------
@@ -132,6 +160,19 @@ def freeze_holder(rig: ClusterRig) -> None:
     old.send(signal.SIGCONT)
 
 
+def move_slots(rig: ClusterRig) -> None:
+    """The slots of the app's deliveries and of its registry go to other primaries."""
+    for key in (LANE, keys.device_counts("demo")):
+        holder = rig.holder(key)
+        other = next(node for node in rig.primaries() if node is not holder)
+        move = SlotMove(key_slot(key.encode()), holder.port, other.port)
+        move.begin()
+        while names := move.keys(100):
+            move.carry(names)
+        move.end()
+        wait_until(lambda key=key, other=other: rig.holder(key) is other, 30)  # type: ignore[misc]  # bound for the loop
+
+
 def _replica_of(rig: ClusterRig, primary: Node) -> Node:
     own = primary.ask("CLUSTER", "MYID")
     for node in rig.nodes:
@@ -144,12 +185,12 @@ def _replica_of(rig: ClusterRig, primary: Node) -> Node:
 @pytest.mark.parametrize("kind", KINDS if ALL else KINDS[-1:])
 @pytest.mark.parametrize(
     "fault",
-    [kill_holder, promote_replica, freeze_holder] if ALL else [promote_replica],
+    [kill_holder, promote_replica, freeze_holder, move_slots] if ALL else [promote_replica, move_slots],
     ids=lambda fault: fault.__name__,
 )
 def test_clusters(kind: Kind, fault: ClusterFault) -> None:
     with running_cluster(kind) as redis:
-        play(redis.url, lambda rig: through(rig, f"{kind}: {fault.__name__}", lambda: fault(redis)))
+        play(redis.url, lambda rig: through(rig, f"{kind} {fault.__name__}", lambda: fault(redis), nodes=redis.nodes))
 
 
 # --- alone ----------------------------------------------------------------------------------------
@@ -165,4 +206,4 @@ def refuse_writes(server: Server) -> None:
 @pytest.mark.parametrize("kind", KINDS if ALL else KINDS[:1])
 def test_refused_writes(kind: Kind) -> None:
     with running_server(kind) as redis:
-        play(redis.url, lambda rig: through(rig, f"{kind}: refused writes", lambda: refuse_writes(redis), repeats=0))
+        play(redis.url, lambda rig: through(rig, f"{kind} refuse_writes", lambda: refuse_writes(redis), repeats=0))

@@ -152,3 +152,16 @@ def wait_for_answer(path: Path, process: subprocess.Popen[bytes] | None = None, 
         if time.monotonic() > deadline:
             raise TimeoutError(f"no answer from {path} within {seconds} s")
         time.sleep(0.005)
+
+
+def halve(one: Server, two: Server) -> None:
+    """Make a cluster of two nodes out of two of one: the first keeps the lower half of the slots."""
+    one.command("CLUSTER", "DELSLOTSRANGE", "8192", "16383")
+    two.command("CLUSTER", "DELSLOTSRANGE", "0", "8191")
+    one.command("CLUSTER", "SET-CONFIG-EPOCH", "1")
+    two.command("CLUSTER", "SET-CONFIG-EPOCH", "2")
+    bus = two.command("CONFIG", "GET", "cluster-port").split(b"\r\n")[-2].decode()
+    assert one.command("CLUSTER", "MEET", "127.0.0.1", str(two.port), bus).startswith(b"+OK")
+    for node in (one, two):
+        wait_until(lambda node=node: b"cluster_slots_ok:16384" in node.command("CLUSTER", "INFO"))  # type: ignore[misc]  # bound for the loop
+        wait_until(lambda node=node: b"cluster_state:ok" in node.command("CLUSTER", "INFO"))  # type: ignore[misc]  # as above

@@ -24,7 +24,7 @@ from pushsvc.store.link import Command
 
 from .harness import apns
 from .processes import Processes, open_site, own_processes
-from .servers import Server, ask, running_server, wait_until
+from .servers import Server, ask, halve, running_server
 from .test_intake_kit import ALERT, CONFIG, Service, call, run_loop
 from .test_store_kit import make_push
 
@@ -334,19 +334,6 @@ def test_the_embedded_store_keeps_it(tmp_path: Path, processes: Processes) -> No
 
 
 # --- a cluster ------------------------------------------------------------------------------------
-
-
-def halve(one: Server, two: Server) -> None:
-    """Make a cluster of two nodes out of two of one: the first keeps the lower half of the slots."""
-    one.command("CLUSTER", "DELSLOTSRANGE", "8192", "16383")
-    two.command("CLUSTER", "DELSLOTSRANGE", "0", "8191")
-    one.command("CLUSTER", "SET-CONFIG-EPOCH", "1")
-    two.command("CLUSTER", "SET-CONFIG-EPOCH", "2")
-    bus = two.command("CONFIG", "GET", "cluster-port").split(b"\r\n")[-2].decode()
-    assert one.command("CLUSTER", "MEET", "127.0.0.1", str(two.port), bus).startswith(b"+OK")
-    for node in (one, two):
-        wait_until(lambda node=node: b"cluster_slots_ok:16384" in node.command("CLUSTER", "INFO"))  # type: ignore[misc]  # bound for the loop
-        wait_until(lambda node=node: b"cluster_state:ok" in node.command("CLUSTER", "INFO"))  # type: ignore[misc]  # as above
 
 
 def test_in_a_cluster_it_waits_for_the_node_of_the_slot() -> None:

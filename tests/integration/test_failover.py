@@ -10,6 +10,7 @@ from typing import cast
 
 import pytest
 from redis.asyncio import Redis
+from redis.crc import key_slot
 from structlog.testing import capture_logs
 
 from pushsvc.errors import StoreUnavailable
@@ -19,8 +20,9 @@ from pushsvc.store.leftovers import _part
 from pushsvc.store.link import Link
 from pushsvc.store.sentinels import Sentinels, Word
 
-from .servers import KINDS, Kind, Server, running_server
+from .servers import KINDS, Kind, Server, halve, running_server
 from .test_store_kit import ROUTE, all_of, make_push, take, take_all
+from .topologies import SlotMove
 
 
 class CuttingProxy:
@@ -215,6 +217,46 @@ def test_the_record_of_a_key_counts_where_it_is_read(monkeypatch: pytest.MonkeyP
 async def until(reached: Callable[[], bool]) -> None:
     while not reached():
         await asyncio.sleep(0.01)
+
+
+def test_a_slot_that_moves_is_unavailable_and_loses_nothing() -> None:
+    """A script that went on there would make keys a second time, and the move would stop with BUSYKEY."""
+
+    async def main(one: Server, two: Server) -> None:
+        url = f"redis+cluster://127.0.0.1:{one.port}"
+        async with asyncio.timeout(60), open_store(url, StoreConfig(consumer="a")) as store:
+            for number in range(10):
+                await store.pushes.accept(make_push(f"p{number}", 40))
+            (taken, *_) = await take(store, targets=40)
+            slot = key_slot(keys.pending("shop", 0).encode())
+            move = SlotMove(slot, *(node.port for node in ((one, two) if slot < 8192 else (two, one))))
+            move.begin()
+            half = move.keys()[::2]
+            for batch in ([], half, None):
+                if batch != []:
+                    move.carry(batch or move.keys())
+                with pytest.raises(StoreUnavailable):
+                    await store.pushes.accept(make_push("x"))
+                if batch == half:
+                    with pytest.raises(StoreUnavailable):
+                        await take(store)
+                    with pytest.raises(StoreUnavailable):
+                        await store.queue.settle("shop", *all_of(taken))
+                statuses = await store.pushes.statuses([("shop", f"p{number}") for number in range(10)])
+                assert [status and status.counts.total for status in statuses] == [40] * 10
+            assert move.keys() == []
+            move.end()
+            await store.pushes.accept(make_push("x"))
+            await store.queue.settle("shop", *all_of(taken))
+            later = [each.chunk.push_id for each in await take_all(store)]
+            assert sorted([*later, taken.chunk.push_id]) == sorted(["x", *(f"p{number}" for number in range(10))])
+
+    with (
+        running_server("redis", tcp=True, cluster=True) as one,
+        running_server("redis", tcp=True, cluster=True) as two,
+    ):
+        halve(one, two)
+        asyncio.run(main(one, two))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -186,6 +187,37 @@ class ClusterRig:
             if int(first) <= slot <= int(last):
                 return next(node for node in self.nodes if node.port == int(port))
         raise LookupError(key)
+
+
+class SlotMove:
+    """A slot on its way from one primary to another, step by step as `redis-cli --cluster reshard` does it."""
+
+    def __init__(self, slot: int, source: int, target: int) -> None:
+        """By the ports of the two."""
+        self._slot = slot
+        self._port = target
+        self._both: list[Any] = [Redis(port=port, socket_timeout=10) for port in (source, target)]
+        self._source, self._target = self._both
+        self._here, self._there = (node.execute_command("CLUSTER", "MYID").decode() for node in self._both)
+
+    def begin(self) -> None:
+        self._target.execute_command("CLUSTER", "SETSLOT", self._slot, "IMPORTING", self._here)
+        self._source.execute_command("CLUSTER", "SETSLOT", self._slot, "MIGRATING", self._there)
+
+    def keys(self, count: int = 1_000_000) -> list[bytes]:
+        """Those that are still at the source."""
+        found: list[bytes] = self._source.execute_command("CLUSTER", "GETKEYSINSLOT", self._slot, count)
+        return found
+
+    def carry(self, names: Sequence[bytes]) -> None:
+        """MIGRATE these keys. It fails where the target has one of that name."""
+        self._source.execute_command("MIGRATE", "127.0.0.1", self._port, "", 0, 10_000, "KEYS", *names)
+
+    def end(self) -> None:
+        """The slot is the target's. Everybody else hears of it from the two."""
+        for node in reversed(self._both):
+            node.execute_command("CLUSTER", "SETSLOT", self._slot, "NODE", self._there)
+            node.close()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.store.replicas import GRACE, SAMPLE, TRY, Quorum, Role, read_role
+from pushsvc.store.replicas import GRACE, SAMPLE, TRY, Quorum, Role, owner_of, read_role
 
 
 def judge(quorum: Quorum, acknowledged: int, connected: int, now: float, confirmed: float | None = None) -> bool:
@@ -118,3 +118,10 @@ def test_of_a_cluster_so_many_as_are_asked_for() -> None:
     quorum = Quorum(1, strict=True, all_of_them=False)
     assert judge(quorum, 2, 2, 0.0)
     assert quorum.asked(1.0) == 1
+
+
+def test_who_has_a_slot() -> None:
+    slots = [[0, 8191, [b"10.0.0.1", 7000, b"id", []], [b"10.0.0.3", 7002, b"id", []]], [8192, 16000, [None, 7001]]]
+    assert owner_of(8191, slots, "asked") == ("10.0.0.1", 7000)
+    assert owner_of(8192, slots, "asked") == ("asked", 7001)  # a node that does not know its own address
+    assert owner_of(16001, slots, "asked") is None
