@@ -71,6 +71,7 @@ async def versions(
     # The files may have changed between being read at the start and this first look, and a SIGHUP may have come before
     # anybody listened: so it is taken at once, and counts as a change, quietly.
     first = settings.file is not None
+    started = settings
     seen = stamp_of(all_files(settings))
     with _hang_ups() as asked:
         while not await _wait(stop, asked, 0.0 if first else every):
@@ -84,10 +85,10 @@ async def versions(
                 newer = load()
                 newer.require_apps()
             except ConfigError as error:
-                log.error("reload_refused", error=str(error), running="the configuration of before")
+                log.error("reload_refused", error=str(error), running="the previous configuration")
                 _note(accepted=False)
                 continue
-            _note(accepted=True)
+            _note(accepted=True, unapplied=_fixed(started, newer))
             quiet = quiet and newer == settings
             if (fixed := _fixed(settings, newer)) and not quiet:
                 log.warning("reload_needs_restart", sections=fixed)
@@ -101,6 +102,7 @@ async def versions(
 
 _refused_at: float | None = None
 """When the configuration on disk was refused, Unix seconds; None: it is the one that runs."""
+_unapplied: list[str] = []
 
 
 def refused_since() -> float | None:
@@ -108,8 +110,15 @@ def refused_since() -> float | None:
     return _refused_at
 
 
-def _note(*, accepted: bool) -> None:
-    global _refused_at  # of the process, as its metrics are
+def unapplied() -> list[str]:
+    """Return the sections that have changed on disk since this process began, and that only a restart applies."""
+    return _unapplied
+
+
+def _note(*, accepted: bool, unapplied: list[str] | None = None) -> None:
+    global _refused_at, _unapplied  # of the process, as its metrics are
+    if unapplied is not None:
+        _unapplied = unapplied
     now = time.time()
     _refused_at = None if accepted else (_refused_at or now)
     RELOAD_SUCCESSFUL.set(accepted)

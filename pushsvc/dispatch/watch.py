@@ -112,7 +112,7 @@ class RouteWatch:
         elif trouble is not None and trouble.cause == "credentials":
             found[route] = (trouble.label, _with(trouble.reason, provider.remedy(trouble.reason)))
         elif provider.trouble and self._away_since is not None and now - self._away_since >= AWAY:
-            found[route] = ("unreachable", f"unreachable: {provider.trouble}")
+            found[route] = ("unreachable", f"unreachable: {text_of('unreachable', provider.trouble)}")
         elif trouble is not None:
             detail = " ".join(word for word in (str(trouble.status or ""), trouble.reason) if word)
             found[route] = (trouble.label, f"{trouble.label}: {text_of(trouble.cause, detail)}")

@@ -21,7 +21,7 @@ from ..dispatch import Dispatcher
 from ..documents import instant
 from ..errors import StoreError, StoreUnavailable
 from ..providers import REGISTRY
-from ..reload import refused_since, versions
+from ..reload import refused_since, unapplied, versions
 from ..settings import Settings
 from ..store import Store, open_store, token_hash
 from .configuration import load_settings
@@ -89,6 +89,8 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
         async def notes() -> list[str]:
             since = refused_since()
             found = [] if since is None else [f"{REFUSED}, since {instant(int(since * 1000))}"]
+            if sections := unapplied():
+                found.append(f"changed and not in use before a restart: {', '.join(f'[{name}]' for name in sections)}")
             with suppress(StoreUnavailable):
                 found += [f"{route}: {text}" for route, text in sorted((await store.notes()).items())]
             return found

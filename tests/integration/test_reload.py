@@ -198,6 +198,14 @@ def test_a_bad_configuration_is_refused_and_the_old_one_goes_on(
             return "notes" not in ready and "pushsvc_config_last_reload_successful 1.0" in metrics
 
         await service.until("nothing is to be looked at any more", noted)
+        corrected = file.read_text()
+        file.write_text(corrected.replace("[apps.shop]", "[cleanup]\nshare = 0.5\n[apps.shop]", 1))
+
+        async def asks_for_a_restart() -> bool:
+            ready, _ = await about(service)
+            return bool(ready.get("notes") == ["changed and not in use before a restart: [cleanup]"])
+
+        await service.until("what only a restart applies is named", asks_for_a_restart)
 
     async def about(service: Service) -> tuple[Any, str]:
         async with service.session.get("/readyz") as ready, service.session.get("/metrics") as metrics:

@@ -260,11 +260,15 @@ def test_it_says_which_routes_are_held() -> None:
             await until(lambda: refused.open)
             assert own.held() == {}, "connections may be replaced"
             await until(own.held)
-            assert own.held() == {"shop/fcm": "unreachable: connection refused"}
+            away = (
+                "unreachable: connections to the provider break (connection refused): "
+                "look at network, firewall, proxy and `endpoint`"
+            )
+            assert own.held() == {"shop/fcm": away}
             refused.answer(Misconfigured(status=403, reason="InvalidProviderToken"))
             assert own.held() == {
                 "shop/apns": "InvalidProviderToken: look after InvalidProviderToken",
-                "shop/fcm": "unreachable: connection refused",
+                "shop/fcm": away,
             }
 
     run(main())
