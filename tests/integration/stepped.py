@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 TURN = 1e-9
 """Seconds that a turn of a loop takes: a timer that is a hair early must not come round for ever."""
+AT_ONCE = 1e-5
+"""A timer of so few seconds is no wait: else it would come due by the turns of others, sooner or later."""
 CHANCE = 0.6
 """That a process goes on while others do, where they are to meet in any order."""
 REAL_LIMIT = 30.0
@@ -67,9 +69,9 @@ class _Selector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = self._real.select(0)
-        if ready or timeout == 0:
+        if ready or (timeout is not None and timeout <= AT_ONCE):
             self.busy = True
-            self._clock.now += TURN
+            self._clock.now += max(TURN, timeout or 0.0) if not ready else TURN
         else:
             self.next_at = math.inf if timeout is None else self._clock.now + timeout
             self.idle()
