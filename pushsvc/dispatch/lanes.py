@@ -70,9 +70,11 @@ def sift(queue: deque[OpenEntry], choose: Choice) -> Withdrawn:
 
 
 class Lanes:
-    """The waiting entries of one route, by lane; `size` counts their targets."""
+    """The waiting entries of one route, by lane; `size` counts their targets, `counted` those of them that the limits
+    have counted before, as they were to be sent for the first time."""
 
     def __init__(self) -> None:
+        self.counted = 0
         self._queues: dict[Lane, deque[OpenEntry]] = {lane: deque() for lane in LANES}
         self._credit: dict[Lane, float] = dict.fromkeys(LANES, 0.0)
         self.size: dict[Lane, int] = dict.fromkeys(LANES, 0)
@@ -86,16 +88,24 @@ class Lanes:
             lane = entry.chunk.lane
             self._queues[lane].append(entry)
             self.size[lane] += len(entry.targets)
+            if entry.chunk.counted:
+                self.counted += len(entry.targets)
 
     def draw(
-        self, limit: int, *, spare: int | None = None, lean: int | None = None, overtaken: Sequence[Lane] = ()
+        self,
+        limit: int,
+        *,
+        spare: int | None = None,
+        lean: int | None = None,
+        overtaken: Sequence[Lane] = (),
+        permits: int | None = None,
     ) -> tuple[OpenEntry, tuple[Target, ...]] | None:
         """The next slice: at most `limit` targets of one entry. None when nothing waits that may go.
 
         What is not urgent takes at most `spare`, and `lean` where its lane is one of the `overtaken` and its credit
-        does not say that it is its turn.
+        does not say that it is its turn. Of what the limits have not counted yet at most `permits` go.
         """
-        lane, limit = self._next_lane(limit, limit if spare is None else spare, lean, overtaken)
+        lane, limit = self._next_lane(limit, limit if spare is None else spare, lean, overtaken, permits)
         if lane is None:
             return None
         entry = self._queues[lane][0]
@@ -105,6 +115,8 @@ class Lanes:
         if end == len(entry.targets):
             self._queues[lane].popleft()
         self.size[lane] -= len(drawn)
+        if entry.chunk.counted:
+            self.counted -= len(drawn)
         self._settle_credit(lane, len(drawn))
         return entry, drawn
 
@@ -124,6 +136,7 @@ class Lanes:
         entry.cursor += 1
         lane = entry.chunk.lane
         self.size[lane] -= 1
+        self.counted -= entry.chunk.counted
         if entry.cursor == len(entry.targets):
             self._queues[lane].remove(entry)
         return entry, target
@@ -138,11 +151,12 @@ class Lanes:
         for lane, queue in self._queues.items():
             own = sift(queue, choose)
             self.size[lane] -= sum(len(gone) for _, gone in own)
+            self.counted -= sum(len(gone) for entry, gone in own if entry.chunk.counted)
             found += own
         return found
 
     def _next_lane(
-        self, limit: int, spare: int, lean: int | None, overtaken: Sequence[Lane]
+        self, limit: int, spare: int, lean: int | None, overtaken: Sequence[Lane], permits: int | None
     ) -> tuple[Lane | None, int]:
         """The lane whose turn it is, and how much of it may go."""
         due = [lane for lane in LANES if self._credit[lane] >= SLICE]
@@ -152,6 +166,8 @@ class Lanes:
             room = limit if lane == "urgent" else min(limit, spare)
             if lean is not None and lane in overtaken and lane not in due:
                 room = min(room, lean)
+            if permits is not None and permits < room and not self._queues[lane][0].chunk.counted:
+                room = permits
             if room > 0:
                 return lane, room
         return None, 0

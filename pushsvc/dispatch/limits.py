@@ -51,6 +51,8 @@ PERMIT_LIFE: Final = 1.0
 SMOOTH: Final = 1.0
 """Seconds of an account's quota that may come at once."""
 
+UNLIMITED: Final = 1 << 30
+
 RATE_LIMITED: Final = "rate_limited"
 """The reason of what was delayed or dropped."""
 
@@ -81,9 +83,12 @@ class RouteLimits(Struct, frozen=True):
         return buckets
 
 
+APP: Final = "app"
+
+
 def app_bucket(app: str, rate: Rate) -> Bucket:
     """The bucket that all platforms of the app share."""
-    return Bucket(f"{app}.0", "app", rate, burst=float(rate.seconds))
+    return Bucket(f"{app}.0", APP, rate, burst=float(rate.seconds))
 
 
 Refuse = Callable[[OpenEntry, Target, int], None]
@@ -255,6 +260,8 @@ class _Purse:
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
+        self.once = bucket.name == APP
+        """Whether a delivery is counted once, however often it is sent; a provider counts each request."""
         self.slot = max(1, int(bucket.rate.per_second * SLOT))
         self.count = 0
         self.until = 0.0
@@ -266,7 +273,10 @@ class _Purse:
 
 
 class Pacer:
-    """Permits for the pump, leased from shared buckets a little ahead of need. `clock` is monotonic, in seconds."""
+    """Permits for the pump, leased from shared buckets a little ahead of need. `clock` is monotonic, in seconds.
+
+    A delivery that goes again was *counted* against the app's own limit before: it needs no permit of that one.
+    """
 
     def __init__(
         self,
@@ -280,7 +290,8 @@ class Pacer:
         self._limiter = limiter
         self._wake = wake
         self._clock = clock
-        self._wanted = 0
+        self._fresh = self._counted = 0
+        """How many would go, if there were permits."""
         self._need = asyncio.Event()
 
     def __bool__(self) -> bool:
@@ -293,18 +304,23 @@ class Pacer:
         self._purses = [kept.get(bucket) or _Purse(bucket) for bucket in buckets]
 
     def permits(self) -> int:
-        """How many may go now."""
+        """How many may go now of those that no limit has counted."""
         now = self._clock()
         return min(purse.permits(now) for purse in self._purses)
 
-    def spend(self, count: int) -> None:
+    def permits_again(self) -> int:
+        """How many may go now of whatever was counted before."""
+        now = self._clock()
+        return min((purse.permits(now) for purse in self._purses if not purse.once), default=UNLIMITED)
+
+    def spend(self, fresh: int, counted: int = 0) -> None:
         """So many went."""
         for purse in self._purses:
-            purse.count -= count
+            purse.count -= fresh if purse.once else fresh + counted
 
-    def want(self, count: int) -> None:
+    def want(self, fresh: int, counted: int = 0) -> None:
         """So many would go, if there were permits: `wake` is called when there are."""
-        self._wanted = count
+        self._fresh, self._counted = fresh, counted
         self._need.set()
 
     async def run(self) -> None:
@@ -314,7 +330,8 @@ class Pacer:
             self._need.clear()
             wait = 0.0
             for purse in self._purses:
-                missing = min(self._wanted, purse.slot) - purse.permits(self._clock())
+                wanted = self._fresh if purse.once else self._fresh + self._counted
+                missing = min(wanted, purse.slot) - purse.permits(self._clock())
                 if missing > 0:
                     wait = max(wait, await self._lease(purse, missing))
             if wait:

@@ -452,10 +452,10 @@ class RouteWorker:
                 return
         reserve = int((room + self._in_flight) * RESERVE)
         budget = min(room, BURST, allowance)
-        pacer = self._pacer
+        pacer, permits = self._pacer, None
         if pacer:
-            budget = self._paced(pacer, budget)
-        granted = budget
+            budget, permits = self._paced(pacer, budget)
+        granted, fresh = budget, 0
         now = int(self._wall_clock() * 1000)
         history = self._queue.history
         submit, on_outcome = self._provider.submit, self._on_outcome
@@ -469,6 +469,7 @@ class RouteWorker:
                 spare=min(room - reserve, calm.limit - self._in_flight),
                 lean=lean.limit - self._in_flight,
                 overtaken=overtaken,
+                permits=permits,
             )
             if drawn is None:
                 break
@@ -486,9 +487,12 @@ class RouteWorker:
             self._in_flight += len(targets)
             budget -= len(targets)
             room -= len(targets)
+            if permits is not None and not chunk.counted:
+                permits -= len(targets)
+                fresh += len(targets)
         self._signal_space()
         if pacer:
-            pacer.spend(granted - budget)
+            pacer.spend(fresh, granted - budget - fresh)
         if allowance != UNBOUNDED:
             health.spend(granted - budget, started)
         if self._gate is not None:
@@ -550,12 +554,15 @@ class RouteWorker:
 
     # --- limits -------------------------------------------------------------
 
-    def _paced(self, pacer: Pacer, budget: int) -> int:
-        permits = pacer.permits()
-        if permits < budget:
+    def _paced(self, pacer: Pacer, budget: int) -> tuple[int, int]:
+        """How many may go, and how many of those that no limit has counted."""
+        again, permits = pacer.permits_again(), pacer.permits()
+        counted = self._lanes.counted
+        fresh = sum(self._lanes.size.values()) - counted
+        if again < min(budget, counted + fresh) or permits < min(budget, fresh):
             # The pump is woken when there are more.
-            pacer.want(min(budget, sum(self._lanes.size.values())))
-        return max(0, min(budget, permits))
+            pacer.want(min(budget, fresh), min(budget, counted))
+        return max(0, min(budget, again)), max(0, permits)
 
     def _passed(self) -> None:
         self._signal_space()

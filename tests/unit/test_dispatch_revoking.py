@@ -12,12 +12,12 @@ import pytest
 from pushsvc.dispatch import DispatchConfig, Dispatcher, RouteLimits
 from pushsvc.dispatch.lease import Lease, boot_clock, unlimited
 from pushsvc.dispatch.revoking import KEPT, Heard
-from pushsvc.model import Lane, Misconfigured, Outcome, Retry, Route, Sent, Unavailable
+from pushsvc.model import Delivery, Lane, Misconfigured, Outcome, Retry, Route, Sent, Unavailable
 from pushsvc.policy import EXPIRED, RetryPolicy
 from pushsvc.ports import Bucket, DeliveryQueue, Taken
 from pushsvc.ports import Lease as Permits
 from pushsvc.ports.entries import News, Revoked, token_mark
-from pushsvc.rates import Rate
+from pushsvc.rates import AccountLimits, Rate
 from pushsvc.store import MemoryStore
 
 from .dispatch_fakes import ROUTE, FakeProvider, FakeQueue, chunk, counts, many, memory_store, now_ms, push, taken
@@ -449,6 +449,48 @@ def test_a_delivery_is_counted_against_a_limit_once(limits: RouteLimits) -> None
             await until(lambda: store._state.pushes["shop", "p"].state == "done")
             assert await counts(store, "p") == {"total": 1, "sent": 1}
         assert limiter.asked == ["t"]
+
+    run(main())
+
+
+def test_a_retry_draws_no_second_permit_of_the_apps_limit() -> None:
+    async def main() -> None:
+        store, provider, limiter = memory_store(), FakeProvider(), Limits(permits=2)
+        limits = RouteLimits(per_app=Rate(60, 60))
+        refusals = {"a": 2, "b": 1}
+
+        def says(delivery: Delivery) -> Outcome:
+            token = delivery.target.token
+            refusals[token] = refusals.get(token, 0) - 1
+            return Unavailable(status=503) if refusals[token] >= 0 else Sent(status=200)
+
+        provider.says = says
+        async with running(dispatcher(store.queue, provider, limiter=limiter, limits=limits)):
+            await store.pushes.accept(push("p", "a", "b"))
+            await until(lambda: store._state.pushes["shop", "p"].state == "done")
+            assert (provider.tokens, limiter.permits) == (["a", "b", "a", "b", "a"], 0)
+            await store.pushes.accept(push("q", "c"))
+            await asyncio.sleep(5.0)
+            assert len(provider.tokens) == 5
+            limiter.permits = 1
+            await until(lambda: store._state.pushes["shop", "q"].state == "done")
+        assert limiter.permits == 0
+
+    run(main())
+
+
+def test_a_retry_draws_a_permit_of_the_accounts_quota() -> None:
+    """A provider counts each request."""
+
+    async def main() -> None:
+        store, provider, limiter = memory_store(), FakeProvider(), Limits(permits=3)
+        limits = RouteLimits(account=AccountLimits("p", Rate(60, 60)))
+        answers: Iterator[Outcome] = iter([Unavailable(status=503), Unavailable(status=503), Sent(status=200)])
+        provider.says = lambda delivery: next(answers)
+        async with running(dispatcher(store.queue, provider, limiter=limiter, limits=limits)):
+            await store.pushes.accept(push("p", "a"))
+            await until(lambda: store._state.pushes["shop", "p"].state == "done")
+        assert limiter.permits == 0
 
     run(main())
 
