@@ -19,7 +19,8 @@ from ..errors import PushsvcError, StoreUnavailable
 from ..telemetry import JOBS, REDIS
 from .functions import Context, Function
 
-DEQUEUE: Final = 4
+DEQUEUE: Final = 2
+"""Seconds that one wait for a job lasts. Between two of them a failover is noticed."""
 
 
 class NotAllowed(PushsvcError):

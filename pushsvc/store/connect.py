@@ -30,10 +30,10 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry as SyncRetry
-from redis.sentinel import Sentinel as SyncSentinel
 
 from ..errors import ConfigError, StoreError, StoreUnavailable
 from .sentinels import Sentinels, primary_client
+from .sync_sentinels import SyncSentinels, sync_primary_client
 from .urls import FORMS, check_url
 
 Client: TypeAlias = Redis | RedisCluster
@@ -248,9 +248,10 @@ def open_sync_redis(url: str, *, name: str, timeout: float = 5.0) -> SyncRedis:
         path, kwargs = _tls_and_rest(url, options)
         master, _, db = path.strip("/").partition("/")
         own = {key[len("sentinel_") :]: value for key, value in parse_qsl(parts.query) if key.startswith("sentinel_")}
-        limits = {"socket_timeout": timeout, "protocol": 2}
-        sentinel = SyncSentinel(_nodes(parts.netloc, 26379), sentinel_kwargs={**limits, **own})  # type: ignore[no-untyped-call]  # redis-py gives it no types
-        client: SyncRedis = sentinel.master_for(unquote(master), db=int(db or 0), **kwargs)  # type: ignore[no-untyped-call]  # as above
-        return client
+        limits = {"socket_timeout": min(SENTINEL_TIMEOUT, timeout), "protocol": 2}
+        limits["socket_connect_timeout"] = limits["socket_timeout"]
+        sentinels = SyncSentinels(_nodes(parts.netloc, 26379), unquote(master), options={**limits, **own})
+        tls = bool(kwargs.pop("ssl", False))
+        return sync_primary_client(sentinels, unquote(master), tls=tls, db=int(db or 0), **kwargs)
     except (ValueError, KeyError) as error:
         raise ConfigError("jobs.url", f"cannot be read ({type(error).__name__})", f"use one of {FORMS}") from None

@@ -191,7 +191,7 @@ class Rig:
                 document["send_at"] = at.isoformat()
             body = msgspec.json.encode(document)
             if self.keyed:
-                push = await self._insist(body, f"{self.loads}-{caller}-{call}")
+                push = await self.insist(body, f"{self.loads}-{caller}-{call}")
                 self._note(push, tokens, dead)
                 continue
             try:
@@ -218,7 +218,7 @@ class Rig:
                 ledger.refused += len(tokens)
                 await asyncio.sleep(0.05)
 
-    async def _insist(self, body: bytes, key: str) -> str:
+    async def insist(self, body: bytes, key: str) -> str:
         """Post it until it is accepted; returns the id of the push."""
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -251,7 +251,7 @@ class Rig:
         while waiting:
             still: list[str] = []
             for start in range(0, len(waiting), 32):
-                documents = await asyncio.gather(*(self._status(push) for push in waiting[start : start + 32]))
+                documents = await asyncio.gather(*(self.status(push) for push in waiting[start : start + 32]))
                 for push, document in zip(waiting[start : start + 32], documents, strict=True):
                     if document is None or document["state"] != "done":
                         still.append(push)
@@ -261,13 +261,13 @@ class Rig:
                     ended.update(counts)
             waiting = still
             assert time.monotonic() < deadline, (
-                f"{len(waiting)} pushes have not ended, among them {await self._status(waiting[0])}"
+                f"{len(waiting)} pushes have not ended, among them {await self.status(waiting[0])}"
             )
             if waiting:
                 await asyncio.sleep(0.2)
         return +ended
 
-    async def _status(self, push: str) -> dict[str, Any] | None:
+    async def status(self, push: str) -> dict[str, Any] | None:
         try:
             async with self.session.get(f"/v1/push/{push}") as answer:
                 assert answer.status in (200, 503), f"{push}: {answer.status}"

@@ -18,10 +18,13 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
+import msgspec
 import pytest
 from redis.crc import key_slot
 
+from pushsvc.simulator import apns_token
 from pushsvc.store import keys
 
 from ..integration.servers import KINDS, Kind, Server, running_server, wait_until
@@ -49,7 +52,8 @@ async def through(
     ledger = rig.ledger
     await rig.until("every process is at work", lambda: at_work(before, nodes))
     try:
-        await meet(rig, fault)
+        await register(rig)
+        reached = await meet(rig, fault)
         counts = await rig.balance()
         await rig.drained()
     except AssertionError as error:
@@ -62,7 +66,8 @@ async def through(
     ended = [part for part in parts if not set(before[part]) <= set(rig.pids(part))]
     print(
         f"\n{name:<24} accepted {ledger.accepted:,}, lost {lost:,}, twice {twice:,} (bound {repeats:,}),"
-        f" accepting again after {ledger.silence:.1f} s, processes ended {len(ended)}"
+        f" accepting again after {ledger.silence:.1f} s, an audience reached after {reached:.1f} s,"
+        f" processes ended {len(ended)}"
     )
     assert ledger.accepted >= DELIVERIES
     assert lost == 0
@@ -80,27 +85,56 @@ def at_work(pids: dict[str, list[int]], nodes: Sequence[Node]) -> bool:
     return not nodes or all(f"-{pid}-" in clients for part in pids.values() for pid in part)
 
 
-async def meet(rig: Rig, fault: Callable[[], None]) -> None:
+async def meet(rig: Rig, fault: Callable[[], None]) -> float:
     """Post the load. The fault strikes when a third of it is accepted, and the load goes on until each caller has been
-    answered after it."""
+    answered after it. Returns after how many seconds an audience that was pushed to then was reached."""
     ledger = rig.ledger
     ledger.more = True
     load = asyncio.create_task(rig.load())
     try:
         await rig.until("a third is accepted", lambda: ledger.accepted >= DELIVERIES / 3)
         await asyncio.to_thread(fault)
+        audience = asyncio.create_task(reach_audience(rig))
         enough = len(ledger.pushes) + 2 * CALLERS
         await rig.until("pushes are accepted again", lambda: len(ledger.pushes) >= enough)
         ledger.more = False
         await load
+        return await audience
     finally:
         load.cancel()
         await asyncio.gather(load, return_exceptions=True)
 
 
+async def register(rig: Rig) -> None:
+    """A device that follows a topic."""
+    body = {"platform": "apns", "token": apns_token("ok", "audience")}
+    async with rig.session.put("/v1/devices/audience", json=body) as answer:
+        assert answer.status == 201, await answer.text()
+    async with rig.session.put("/v1/topics/audience/devices/audience") as answer:
+        assert answer.status == 204, await answer.text()
+
+
+async def reach_audience(rig: Rig) -> float:
+    """Push to that topic, which `jobs` look up; seconds until it is done."""
+    started = time.monotonic()
+    body = msgspec.json.encode({"to": {"topic": "audience"}, "lane": "urgent", "notification": {"title": "chaos"}})
+    push = await rig.insist(body, "audience")
+    rig.ledger.pushes.append(push)
+    rig.ledger.accepted += 1
+
+    async def done() -> bool:
+        document = await rig.status(push)
+        return document is not None and document["state"] == "done"
+
+    await rig.until("the audience is reached", done)
+    return time.monotonic() - started
+
+
 def play(url: str, act: Callable[[Rig], Awaitable[None]]) -> None:
+    jobs: dict[str, Any] = {} if "+cluster" in url else {"JOBS__URL": ""}
+
     async def main() -> None:
-        async with open_rig(seed=url, url=url, DISPATCH__TAKEOVER="15") as rig:
+        async with open_rig(seed=url, url=url, DISPATCH__TAKEOVER="15", **jobs) as rig:
             rig.keyed = True
             await act(rig)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import cast
 
@@ -14,13 +15,15 @@ from redis.crc import key_slot
 from structlog.testing import capture_logs
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.store import StoreConfig, keys, lanes, open_store, scripts
+from pushsvc.store import StoreConfig, keys, lanes, open_store, scripts, sync_sentinels
+from pushsvc.store.connect import open_sync_redis
 from pushsvc.store.keyring import KEY_LOOK
 from pushsvc.store.leftovers import _part
 from pushsvc.store.link import Link
 from pushsvc.store.sentinels import Sentinels, Word
+from pushsvc.store.sync_sentinels import SyncSentinels
 
-from .servers import KINDS, Kind, Server, halve, running_server
+from .servers import KINDS, Kind, Server, halve, running_server, wait_until
 from .test_store_kit import ROUTE, all_of, make_push, take, take_all
 from .topologies import SlotMove
 
@@ -134,6 +137,7 @@ class Naming:
             return self.word
 
         monkeypatch.setattr(Sentinels, "_ask", ask)
+        monkeypatch.setattr(SyncSentinels, "_ask", lambda sentinels, sentinel: self.word)
 
     def switch(self, port: int) -> None:
         """Another one is, from now on."""
@@ -187,6 +191,30 @@ def test_a_connection_in_the_making_is_not_used_after_a_switch(monkeypatch: pyte
 
     with running_server(tcp=True) as old, running_server(tcp=True) as new:
         asyncio.run(main(old, new))
+
+
+def test_jobs_go_on_where_the_sentinels_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rq's wait for a job ends, or breaks; the next is at the new primary, whatever the old one calls itself."""
+    with running_server(tcp=True) as old, running_server(tcp=True) as new:
+        naming = Naming(monkeypatch, old.port)
+        monkeypatch.setattr(sync_sentinels, "LOOK", 0.0)
+        client = open_sync_redis(SENTINELS, name="a")
+        assert client.set("here", 1)
+        naming.switch(new.port)
+        client.rpush("list", "x")
+        assert old.command("LLEN list") == b":0\r\n"
+        assert new.command("LLEN list") == b":1\r\n"
+        assert client.blpop(["list"], 1) == (b"list", b"x")
+
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(client.blpop, ["list"], 20)
+            wait_until(lambda: b"blocked_clients:1" in new.command("INFO clients"))
+            naming.switch(old.port)
+            new.command("CLIENT KILL TYPE normal")
+            wait_until(lambda: b"blocked_clients:1" in old.command("INFO clients"))
+            old.command("RPUSH list y")
+            assert waiting.result(20) == (b"list", b"y")
+        client.close()
 
 
 def test_the_record_of_a_key_counts_where_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,100 @@
+"""The primary that the sentinels name, for clients without an event loop: rq's.
+
+As in `sentinels.py` all sentinels are asked, a server is used when it says that it is a primary, and a command is
+repeated where the sentinels say. Nobody follows them beside a client that blocks, so a connection asks them itself
+before a command, once a second at most: a wait for a job is short, and after it another primary is found.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import ConnectionError as NoConnection
+from redis.exceptions import RedisError, ResponseError
+from redis.sentinel import (
+    MasterNotFoundError,
+    Sentinel,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
+
+from .sentinels import MEMORY, Address, Word, elect, read_word
+
+LOOK = 1.0
+"""Seconds between two questions to the sentinels on one connection."""
+
+
+class SyncSentinels(Sentinel):
+    """All sentinels of one primary, each asked in turn."""
+
+    def __init__(self, nodes: list[Address], master: str, *, options: dict[str, Any]) -> None:
+        """`options` are those of the connections to the sentinels."""
+        super().__init__(nodes, sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # redis-py gives it no types
+        self._name = master
+        self._believed: Word | None = None
+        self._heard = 0.0
+
+    def discover_master(self, service_name: str) -> Address:
+        """Where the primary is. Raises redis-py's `MasterNotFoundError`."""
+        words = [word for sentinel in self.sentinels if (word := self._ask(sentinel)) is not None]
+        now = time.monotonic()
+        elected = elect(words, self._believed if now - self._heard < MEMORY else None)
+        if elected is None:
+            raise MasterNotFoundError(f"the sentinels name no living primary {service_name!r}")
+        if elected in words:
+            self._heard = now
+        self._believed = elected
+        return elected.address
+
+    def _ask(self, sentinel: Redis) -> Word | None:
+        try:
+            with sentinel.pipeline(transaction=False) as pipe:
+                pipe.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name)  # type: ignore[no-untyped-call]  # as above
+                pipe.execute_command("SENTINEL", "MASTER", self._name)  # type: ignore[no-untyped-call]  # as above
+                address, master = pipe.execute(raise_on_error=False)
+        except (RedisError, OSError):
+            return None
+        return None if isinstance(address, Exception) else read_word(address, master)
+
+
+class _Checked(SentinelManagedConnection):
+    """Trusted when its server says that it is a primary, and while the sentinels name no other."""
+
+    _look_at = 0.0
+
+    def connect_to(self, address: Address) -> None:
+        super().connect_to(address)  # type: ignore[no-untyped-call]  # redis-py gives it no types
+        try:
+            self.send_command("ROLE", check_health=False)  # type: ignore[no-untyped-call]  # as above
+            role = self.read_response(disable_decoding=True)[0]
+        except ResponseError:
+            role = b"master"  # this user may not ask: the sentinels' word has to do
+        if role != b"master":
+            self.disconnect()  # type: ignore[no-untyped-call]  # as above
+            raise NoConnection("the server that the sentinels name is not a primary (yet)")
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        now = time.monotonic()
+        if not self.is_connected:
+            # redis-py, which repeats a command whose connection broke, would go to the address of before by itself.
+            self._look_at = now + LOOK
+            self.connect()  # type: ignore[no-untyped-call]  # redis-py gives it no types
+        elif now >= self._look_at:
+            self._look_at = now + LOOK
+            if self.connection_pool.get_master_address() != (self.host, self.port):
+                self.disconnect()  # type: ignore[no-untyped-call]  # as above
+                raise NoConnection("the sentinels name another primary")
+        super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]  # as above
+
+
+class _CheckedTLS(_Checked, SentinelManagedSSLConnection):
+    """The same over TLS."""
+
+
+def sync_primary_client(sentinels: SyncSentinels, master: str, *, tls: bool, **options: Any) -> Redis:
+    """A client of whatever is the primary, not yet connected."""
+    kind = _CheckedTLS if tls else _Checked
+    client: Redis = sentinels.master_for(master, connection_class=kind, **options)  # type: ignore[no-untyped-call]  # redis-py gives it no types
+    return client
