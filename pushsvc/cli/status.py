@@ -59,6 +59,8 @@ def print_status(document: JsonObject) -> None:
     """The status document in a few lines."""
     print(f"{document['id']}  {document['state']}")
     print(counts_line(document["counts"]))
+    for route, why in document.get("held", {}).items():
+        print(f"held: {route}: {why}")
     scheduled = f", scheduled for {document['send_at']}" if "send_at" in document else ""
     print(f"created {document['created_at']}{scheduled}, updated {document['updated_at']}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -37,6 +38,10 @@ class Status(Struct, frozen=True):
     updated_at: Time
     counts: Counts
     send_at: Annotated[Time | UnsetType, Meta(description="Of pushes that are, or were, scheduled.")] = UNSET
+    held: Annotated[
+        dict[str, str] | UnsetType,
+        Meta(description="While deliveries wait: the app's routes that do not send now, `app/platform`, and why."),
+    ] = UNSET
 
 
 class Delivery(Struct, frozen=True):
@@ -109,11 +114,13 @@ def accepted(
     return encode(Accepted(push_id, state, deliveries, warnings or UNSET))
 
 
-def status(push: PushStatus) -> bytes:
-    """The status document."""
+def status(push: PushStatus, held: Mapping[str, str] | None = None) -> bytes:
+    """The status document. `held` are the routes that its deliveries may wait for, and why."""
     created, updated = instant(push.created_at), instant(push.updated_at)
     send_at = UNSET if push.send_at is None else instant(push.send_at)
-    return encode(Status(push.id, push.app, push.state, created, updated, push.counts, send_at))
+    return encode(
+        Status(push.id, push.app, push.state, created, updated, push.counts, send_at, dict(held) if held else UNSET)
+    )
 
 
 def deliveries(rows: list[DeliveryRow], cursor: str | None) -> bytes:

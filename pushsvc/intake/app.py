@@ -99,6 +99,7 @@ def build_app(
         limits=limits,
         backlog=backlog,
         waits=waits,
+        held=held,
     )
     about_itself = MetaCalls(
         ready=ready,

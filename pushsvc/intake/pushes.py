@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -12,7 +12,7 @@ from aiohttp import hdrs, web
 from .. import telemetry
 from ..codec import encode_audience
 from ..errors import ContentTooLarge, InvalidRequest, NotFound, RequestError, StoreUnavailable
-from ..model import Content, Message, Platform, Push
+from ..model import Content, Message, Platform, Push, PushStatus
 from ..ports import PushStore, ReceiptLog, Renderer, RenderError
 from ..ports.registry import Registry
 from ..routing import platform_of
@@ -63,7 +63,10 @@ class PushCalls:
         limits: IntakeLimits | None = None,
         backlog: Backlog | None = None,
         waits: Waits,
+        held: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     ) -> None:
+        """`held` gives the routes that do not send now, `app/platform`, and why."""
+        self._held = held
         self._waits = waits
         self._limits = limits
         self._backlog = backlog
@@ -285,7 +288,13 @@ class PushCalls:
         status = await self._pushes.status(app.name, push_id)
         if status is None:
             raise _no_push(push_id)
-        return _ok(answers.status(status))
+        return _ok(answers.status(status, await self._held_up(status)))
+
+    async def _held_up(self, status: PushStatus) -> Mapping[str, str]:
+        """The routes of the app that hold, and why, where deliveries wait."""
+        if self._held is None or not (status.counts.queued or status.counts.retrying):
+            return {}
+        return {route: why for route, why in (await self._held()).items() if route.startswith(f"{status.app}/")}
 
     async def get_deliveries(self, request: web.Request) -> web.Response:
         """`GET /v1/push/{id}/deliveries`."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pushsvc import cli
+from pushsvc.cli.status import print_status
 from pushsvc.telemetry import configure_logging
 
 from .harness import Service, apns, running_service
@@ -37,7 +38,8 @@ def test_a_held_route_is_named_until_it_is_open_again(
     async def main() -> None:
         configure_logging("info", io.StringIO())
         async with running_service(tmp_path) as service:
-            assert await service.done(await service.push(apns("ok", "before"))) == {"total": 1, "sent": 1}
+            before = await service.push(apns("ok", "before"))
+            assert await service.done(before) == {"total": 1, "sent": 1}
             service.simulator.break_credentials("apns")
             push = await service.push(apns("ok", *range(20)))
             held = {
@@ -49,6 +51,12 @@ def test_a_held_route_is_named_until_it_is_open_again(
                 return bool((await readyz(service)).get("held") == held)
 
             await service.until("readyz names the route", told)
+            waiting = await service.status(push)
+            assert waiting["held"] == held
+            capsys.readouterr()
+            print_status(waiting)
+            assert "held: shop/apns: InvalidProviderToken: correct" in capsys.readouterr().out
+            assert "held" not in await service.status(before)
             document = json.loads(await stats(service, "--json", "--every", "0.2"))
             assert document["held"] == held
             assert document["pending"]["normal"] == 20
