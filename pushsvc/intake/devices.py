@@ -38,7 +38,7 @@ from .routes import CALL, JSON
 
 _LOOKS: Final = 20
 """Pages of the registry that one call looks at: a filter that fits few answers with a cursor, not with silence."""
-_ORDINAL: Final = re.compile(r"[0-9]{1,15}")
+_PLACE: Final = re.compile(r"[0-9]{1,15}(:[0-9]{1,15})?")
 _EMPTY: Final = {"Server": SERVER, "Cache-Control": "no-store"}
 
 
@@ -85,7 +85,7 @@ class DeviceCalls:
         """`GET /v1/devices`."""
         app, query = await self._list(request, "get_devices")
         cursor, topic = query["cursor"] or "", query["topic"]
-        if cursor and not _ORDINAL.fullmatch(cursor):
+        if cursor and not _PLACE.fullmatch(cursor):
             raise _bad_cursor()
         if topic is not None and (fault := name_fault(topic)) is not None:
             raise InvalidRequest("The query parameters do not validate.", faults=[Fault("topic", fault)])

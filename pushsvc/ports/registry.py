@@ -156,8 +156,9 @@ class Registry(Protocol):
     ) -> Members:
         """A page of an audience, about `limit` devices, each device once over all pages. `after` is empty at first.
 
-        Devices that are registered while somebody pages may be met or not; none that was there before the first page
-        and stayed is missed.
+        Devices that are registered after the first page was read are in none, also where one was deleted and comes
+        again under its id: of it there is one place, or none. None that was there before the first page and stayed is
+        missed. Names of `ByDevices` mean whoever has them.
         A device that changes hands between two users of `ByUsers` while somebody pages may be met at both, or at
         neither.
         """

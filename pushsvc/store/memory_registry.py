@@ -3,6 +3,7 @@ than its tests' patience needs."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -14,7 +15,7 @@ from ..model import Platform
 from ..ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
 from .hashing import token_digest
 from .memory_state import State
-from .registry_changes import Change, Desk, Kept, address_of, joining_of, spare, unsettling
+from .registry_changes import Change, Desk, Kept, address_of, joining_of, read_place, spare, unsettling, written_place
 from .registry_wire import Question, held_by, is_meant, label_of
 
 T = TypeVar("T")
@@ -86,12 +87,16 @@ class MemoryRegistry:
     async def members(
         self, app: str, audience: ByDevices | ByUsers | ByTopic | ToAll, *, after: str, limit: int
     ) -> Members:
+        first, bound = read_place(after)
+        bound = bound or max((kept.n + 1 for kept in self._kept(app)), default=1)
+
         def page(wanted: Callable[[Device], bool]) -> Members:
-            return self._page(app, lambda device: device.state == "active" and wanted(device), after, limit)
+            found = self._page(app, lambda device: device.state == "active" and wanted(device), first, limit, bound)
+            return Members(found.devices, None if found.cursor is None else written_place(int(found.cursor), bound))
 
         match audience:
             case ByDevices(ids):
-                distinct, first = list(dict.fromkeys(ids)), int(after or 0)
+                distinct = list(dict.fromkeys(ids))
                 asked = distinct[first : first + limit]
                 found = _active(self._desk(app, Question(ids=asked)).devices.values())
                 return Members(found, str(first + limit) if first + limit < len(distinct) else None)
@@ -103,10 +108,10 @@ class MemoryRegistry:
                 return page(lambda _: True)
 
     async def scan(self, app: str, *, after: str, limit: int) -> Members:
-        return self._page(app, lambda _: True, after, limit)
+        return self._page(app, lambda _: True, int(after or 0), limit)
 
     async def page(self, app: str, *, after: str, limit: int) -> Members:
-        return self._page(app, lambda _: True, after, limit)
+        return self._page(app, lambda _: True, int(after or 0), limit)
 
     async def topics(self, app: str, *, after: str, limit: int) -> tuple[list[tuple[str, int]], str | None]:
         sizes: Counter[str] = Counter()
@@ -117,10 +122,11 @@ class MemoryRegistry:
         found = names[:limit]
         return [(name, sizes[name]) for name in found], found[-1] if len(names) > limit else None
 
-    def _page(self, app: str, wanted: Callable[[Device], bool], after: str, limit: int) -> Members:
-        first = int(after or 0)
+    def _page(
+        self, app: str, wanted: Callable[[Device], bool], first: int, limit: int, bound: float = math.inf
+    ) -> Members:
         in_order = sorted(self._kept(app), key=lambda kept: kept.n)
-        found = (kept for kept in in_order if kept.n >= first and wanted(kept.device))
+        found = (kept for kept in in_order if first <= kept.n < bound and wanted(kept.device))
         page = list(islice(found, limit))
         return Members([kept.device for kept in page], str(page[-1].n + 1) if len(page) == limit else None)
 

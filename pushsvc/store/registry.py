@@ -47,7 +47,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from ..errors import StoreUnavailable
@@ -57,7 +57,7 @@ from . import keys
 from .clock import Clock, wall_clock
 from .link import Link
 from .presence import Marks
-from .registry_changes import Change, Desk, address_of, joining_of, spare, unsettling
+from .registry_changes import Change, Desk, address_of, joining_of, read_place, spare, unsettling, written_place
 from .registry_documents import decode_device, is_former
 from .registry_wire import Digests, Found, Question, held_by, is_meant, read_found, shows, spares
 from .suppression import Suppression
@@ -153,26 +153,21 @@ class RedisRegistry:
     async def members(
         self, app: str, audience: ByDevices | ByUsers | ByTopic | ToAll, *, after: str, limit: int
     ) -> Members:
+        first, bound = read_place(after)
         match audience:
             case ByDevices(ids):
-                return await self._listed(app, ids, int(after or 0), limit)
+                return await self._listed(app, ids, first, limit)
             case ByUsers(users):
-                return await self._of_users(app, users, int(after or 0), limit)
+                return await self._of_users(app, users, first, bound, limit)
             case ByTopic(topic):
-                return await self._subscribed(app, topic, int(after or 0), limit)
+                return await self._subscribed(app, topic, first, bound, limit)
             case ToAll():
-                page = await self.scan(app, after=after, limit=limit)
-                return Members(_active(page.devices), page.cursor)
+                return await self._everybody(app, first, bound, limit)
 
     async def scan(self, app: str, *, after: str, limit: int) -> Members:
         first = int(after or 0)
         end = first + max(1, limit // BLOCK)
-        known, *blocks = await self._link.many(
-            [
-                ("HGET", keys.device_counts(app), "next"),
-                *(("LRANGE", keys.device_block(app, number), 1, -1) for number in range(first, end)),
-            ]
-        )
+        known, *blocks = await self._blocks(app, first, end)
         devices = self._read(app, (blob for block in blocks for blob in block))
         total = int(known or 0)
         if end * BLOCK >= total:
@@ -183,12 +178,7 @@ class RedisRegistry:
         first = int(after or 0)
         block = first // BLOCK
         end = block + 1 + limit // BLOCK
-        known, *blocks = await self._link.many(
-            [
-                ("HGET", keys.device_counts(app), "next"),
-                *(("LRANGE", keys.device_block(app, number), 1, -1) for number in range(block, end)),
-            ]
-        )
+        known, *blocks = await self._blocks(app, block, end)
         devices: list[Device] = []
         for number, blobs in enumerate(blocks, block):
             for place, blob in enumerate(blobs):
@@ -215,20 +205,39 @@ class RedisRegistry:
         devices = _active(known[device_id] for device_id in page if device_id in known)
         return Members(devices, str(first + limit) if first + limit < len(distinct) else None)
 
-    async def _of_users(self, app: str, users: Sequence[str], first: int, limit: int) -> Members:
+    async def _everybody(self, app: str, first: int, bound: int, limit: int) -> Members:
+        end = first + max(1, limit // BLOCK)
+        known, *blocks = await self._blocks(app, first, end)
+        bound = bound or int(known or 0)
+        older = (blob for number, block in enumerate(blocks, first) for blob in block[: max(0, bound - number * BLOCK)])
+        return Members(_active(self._read(app, older)), written_place(end, bound) if end * BLOCK < bound else None)
+
+    async def _of_users(self, app: str, users: Sequence[str], first: int, bound: int, limit: int) -> Members:
         distinct = list(dict.fromkeys(users))
         asked = Question(users=distinct[first : first + limit], most=limit)
         found = await self._find(app, asked)
         wanted = set(asked.users)
-        devices = _active(device for device in found.desk.devices.values() if device.user in wanted)
+        bound = bound or found.following
+        devices = _active(device for device in found.desk.before(bound) if device.user in wanted)
         end = first + found.users_read
-        return Members(devices, str(end) if end < len(distinct) else None)
+        return Members(devices, written_place(end, bound) if end < len(distinct) else None)
 
-    async def _subscribed(self, app: str, topic: str, first: int, limit: int) -> Members:
-        following, *blobs = await self._link.script(
-            "registry_page", [keys.topic(app, topic)], [keys.devices(app), first, limit]
+    async def _subscribed(self, app: str, topic: str, first: int, bound: int, limit: int) -> Members:
+        following, bound, *blobs = await self._link.script(
+            "registry_page",
+            [keys.topic(app, topic), keys.device_counts(app)],
+            [keys.devices(app), first, limit, bound],
         )
-        return Members(_active(self._read(app, blobs)), str(following) if following >= 0 else None)
+        return Members(_active(self._read(app, blobs)), written_place(following, bound) if following >= 0 else None)
+
+    async def _blocks(self, app: str, first: int, end: int) -> list[Any]:
+        """The ordinal that the next new device has, and the documents of these blocks."""
+        return await self._link.many(
+            [
+                ("HGET", keys.device_counts(app), "next"),
+                *(("LRANGE", keys.device_block(app, number), 1, -1) for number in range(first, end)),
+            ]
+        )
 
     # --- tombstones -------------------------------------------------------------------------------
 

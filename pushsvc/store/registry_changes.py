@@ -58,6 +58,10 @@ class Desk:
         for device in sorted(self.devices.values(), key=lambda device: device.registered_at):
             self._owners[_address(device)] = device.id
 
+    def before(self, ordinal: int) -> list[Device]:
+        """The devices as they were read, those with a smaller ordinal."""
+        return [kept.device for kept in self._found if kept.n < ordinal]
+
     def owner(self, platform: Platform, token: str) -> Device | None:
         device_id = self._owners.get(address_of(platform, token))
         return None if device_id is None else self.devices[device_id]
@@ -243,3 +247,15 @@ def spare(devices: Sequence[Device], joining: int) -> list[str]:
     stones = sorted((each for each in devices if each.state == "pruned"), key=lambda each: each.pruned_at)
     excess = len(devices) + joining - MOST_OF_USER
     return [stone.id for stone in stones[:excess]] if 0 < excess <= len(stones) else []
+
+
+def read_place(after: str) -> tuple[int, int]:
+    """Where a page of an audience begins, and the ordinal from which on devices came later than its first page; 0: not
+    known yet."""
+    place, _, bound = after.partition(":")
+    return int(place or 0), int(bound or 0)
+
+
+def written_place(place: int, bound: int) -> str:
+    """As `read_place` reads it."""
+    return f"{place}:{bound}"

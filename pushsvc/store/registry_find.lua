@@ -3,12 +3,12 @@
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; 2 number of ids; 3 number of tokens; 4 most devices, about; then digests of ids, of
 --       tokens, and of users
--- Returns { { ordinal that the index knows, or '', of each id and token .. }, users read, ordinal, document, .. }. Of the
--- users it reads at least one, and no more once there are more devices than asked for.
+-- Returns { { ordinal that the index knows, or '', of each id and token .. }, users read, the next new device's
+-- ordinal, then ordinal, document, .. }. Of the users it reads at least one, and no more once there are more devices than asked for.
 
 local prefix = ARGV[1]
 local ids, tokens, most = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local known, answer, seen = {}, { {}, 0 }, {}
+local known, answer, seen = {}, { {}, 0, tonumber(redis.call('HGET', KEYS[1], 'next') or 0) }, {}
 
 local function look_up(kind, digest)
   return redis.call('HGET', prefix .. kind .. string.format(':%02x%02x', string.byte(digest, 1, 2)), string.sub(digest, 3))
@@ -35,7 +35,7 @@ for i = 1, ids + tokens do
 end
 local users = 0
 for i = 5 + ids + tokens, #ARGV do
-  if users > 0 and #answer > 2 * most then
+  if users > 0 and #answer > 2 * most + 1 then
     break
   end
   users = users + 1

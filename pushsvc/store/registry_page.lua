@@ -1,8 +1,9 @@
 -- Reads a page of a topic's devices, in the order of their ordinals.
 --
--- KEYS  1 ps:D:t:<topic>
--- ARGV  1 prefix `ps:D:`; 2 the first ordinal that is wanted; 3 how many at most
--- Returns { where to go on, or -1 where there are no more, document, document, .. }
+-- KEYS  1 ps:D:t:<topic>; 2 ps:D:count
+-- ARGV  1 prefix `ps:D:`; 2 the first ordinal that is wanted; 3 how many at most; 4 the first that is not, or 0: that of
+--       the next new device
+-- Returns { where to go on, or -1 where there are no more, the first ordinal that is not wanted, document, .. }
 
 local BLOCK = 128
 local CONTAINER = 4096
@@ -10,7 +11,10 @@ local DENSE = CONTAINER / 8
 local FEW = 16 -- documents of one list that are asked for one by one
 local PROBE = 32 -- containers asked for at once; where all are empty, the names of all are looked through
 
-local prefix, first, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local prefix, first, room, bound = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+if bound == 0 then
+  bound = tonumber(redis.call('HGET', KEYS[2], 'next') or 0)
+end
 
 -- The containers from `number` on that are likely to be the next ones, in order.
 local function following(number)
@@ -72,7 +76,7 @@ while #wanted < room do
   end
   for _, each in ipairs(found) do
     for _, n in ipairs(#wanted < room and members_of(each[1], each[2]) or {}) do
-      if n >= first and #wanted < room then
+      if n >= first and n < bound and #wanted < room then
         wanted[#wanted + 1] = n
       end
     end
@@ -80,7 +84,7 @@ while #wanted < room do
   end
 end
 
-local answer = { #wanted < room and -1 or wanted[#wanted] + 1 }
+local answer = { #wanted < room and -1 or wanted[#wanted] + 1, bound }
 local from = 1
 while from <= #wanted do
   local block, to = math.floor(wanted[from] / BLOCK), from

@@ -45,6 +45,8 @@ class Found(Struct, frozen=True):
     users_read: int
     unreadable: frozenset[int] = frozenset()
     """Ordinals of documents that this version cannot read: they are not on the desk."""
+    following: int = 0
+    """The ordinal that the next new device has."""
 
     def hides(self, ordinal: bytes | None) -> bool:
         """Whether the index led to a document that cannot be read."""
@@ -150,7 +152,7 @@ class Digests:
 
 def read_found(question: Question, answer: Sequence[Any], app: str = "") -> Found:
     """What registry_find.lua answered."""
-    known, users_read, *flat = answer
+    known, users_read, following, *flat = answer
     kept, unreadable = [], set()
     for n, blob in zip(flat[::2], flat[1::2], strict=True):
         device = readable(decode_device, blob, "device", app)
@@ -164,6 +166,7 @@ def read_found(question: Question, answer: Sequence[Any], app: str = "") -> Foun
         dict(zip(question.tokens, known[len(question.ids) :], strict=True)),
         users_read,
         frozenset(unreadable),
+        following,
     )
 
 

@@ -146,6 +146,36 @@ def test_topics(server: Server | None) -> None:
     play(server, story)
 
 
+@pytest.mark.parametrize("audience", [ToAll(), ByTopic("all"), ByUsers(tuple(f"u{n}" for n in range(40)))])
+def test_who_comes_while_an_audience_is_read_is_not_in_it(server: Server | None, audience: Any) -> None:
+    """Each that stays is met once; one that is deleted and comes again has no second place; newcomers have none. Some
+    users have more devices than a page."""
+
+    async def story(world: World) -> None:
+        registry = (await world.store()).registry
+        many = [device(f"d{n}", user=f"u{n % 2 and n % 40}", topics=("all",)) for n in range(900)]
+        await registry.put_many("shop", many)
+        found: list[str] = []
+        after: str | None = ""
+        gone: set[str] = set()
+        pages = 0
+        while after is not None:
+            page = await registry.members("shop", audience, after=after, limit=128)
+            found += [each.id for each in page.devices]
+            after = page.cursor
+            pages += 1
+            come_again = [each for each in many[pages * 7 :: 90] if each.id not in gone]
+            for each in come_again:
+                assert await registry.remove("shop", each.id)
+            await registry.put_many("shop", [*come_again, device(f"new-{pages}", user="u39", topics=("all",))])
+            gone |= {each.id for each in come_again}
+        assert pages > 2
+        assert len(found) == len(set(found))
+        assert {each.id for each in many} - gone <= set(found) <= {each.id for each in many}
+
+    play(server, story)
+
+
 def test_audiences(server: Server | None) -> None:
     async def story(world: World) -> None:
         registry = (await world.store()).registry

@@ -99,7 +99,7 @@ def test_what_is_not_asked_for_by_its_own_name_is_not_found() -> None:
     """Two texts with one digest: the document says whose it is."""
     other = encode_device(Device(id="other", platform="apns", token="t"))
     question = Question(ids=["d"], tokens=[("apns", "u")])
-    found = read_found(question, [[b"5", b"5"], 0, 5, other])
+    found = read_found(question, [[b"5", b"5"], 0, 6, 5, other])
     assert found.desk.devices.get("d") is None
     assert found.desk.owner("apns", "u") is None
     new, _ = found.desk.register(Device(id="d", platform="apns", token="u"))
@@ -117,7 +117,7 @@ def told(before: Device | None, after: Device | None) -> list[Any]:
         desk.remove(before.id)
     if after is not None:
         desk.put(after)
-    found = read_found(Question(), [[], 0])
+    found = read_found(Question(), [[], 0, 0])
     return Digests(bytes(32)).tell(found, desk.changes())
 
 
