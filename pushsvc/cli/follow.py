@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+import typer
+
 from ..model import JsonObject
 from .client import ApiProblem, ApiUnreachable, Client
 from .output import counts_line, going_on
@@ -32,9 +34,13 @@ def ended(status: JsonObject) -> bool:
     )
 
 
-def verdict(status: JsonObject) -> bool:
-    """Whether a followed push counts as a success: something was sent, or there was nothing to send."""
-    return bool(status["counts"].get("sent")) or not status["counts"].get("total")
+def verdict(status: JsonObject, *, quiet: bool = False) -> bool:
+    """Whether a followed push counts as a success: something was sent. Says where there was nobody to send to, unless
+    it is `quiet`."""
+    counts = status["counts"]
+    if not counts.get("total") and not quiet:
+        typer.echo("the push reached no device: does anyone fit what `to` names?", err=True)
+    return bool(counts.get("sent"))
 
 
 async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonObject:

@@ -77,7 +77,7 @@ def send(
     app: App = "",
     json: Json = False,
 ) -> None:
-    """Send a push and print its id.
+    """Send a push and print its id. What the API warns of is on standard error, with --json in `warnings`.
 
     With --follow, exit with 1 when not one delivery was sent.
     """
@@ -118,6 +118,10 @@ def send(
 async def _send(at: Access, document: JsonObject, headers: dict[str, str], *, follow_it: bool, json: bool) -> None:
     async with open_client(at) as client:
         answer = await client.send(document, headers)
+        warnings = answer.get("warnings") or []
+        if not json:
+            for warning in warnings:
+                typer.echo(f"warning: {warning['path']}: {warning['message']}", err=True)
         if not follow_it:
             if json:
                 print_json(answer)
@@ -128,8 +132,8 @@ async def _send(at: Access, document: JsonObject, headers: dict[str, str], *, fo
             print(answer["id"], flush=True)
         status = await follow(client, str(answer["id"]), quiet=json)
         if json:
-            print_json(status)
-        if not verdict(status):
+            print_json({**status, "warnings": warnings} if warnings else status)
+        if not verdict(status, quiet=json):
             raise typer.Exit(1)
 
 

@@ -51,7 +51,7 @@ async def _status(at: Access, push_id: str, *, follow_it: bool, deliveries: bool
             print_status(document)
         if deliveries:
             print_table(COLUMNS, [[_cell(row.get(name)) for name in COLUMNS] for row in rows])
-    if follow_it and not verdict(document):
+    if follow_it and not verdict(document, quiet=json):
         raise typer.Exit(1)
 
 

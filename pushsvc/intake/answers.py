@@ -24,7 +24,10 @@ class Accepted(Struct, frozen=True):
     deliveries: Annotated[int | None, Meta(description="Distinct targets; null while they are still to be found.")]
     warnings: Annotated[
         list[ProblemFault] | UnsetType,
-        Meta(description="What the providers' pages say against it, and whom no account reaches. It is accepted."),
+        Meta(
+            description="What the providers' pages rule out, who is not known, and whom no account reaches. It is "
+            "accepted all the same."
+        ),
     ] = UNSET
 
 
@@ -41,6 +44,10 @@ class Status(Struct, frozen=True):
     held: Annotated[
         dict[str, str] | UnsetType,
         Meta(description="While deliveries wait: the app's routes that do not send now, `app/platform`, and why."),
+    ] = UNSET
+    warnings: Annotated[
+        list[ProblemFault] | UnsetType,
+        Meta(description="Only of `POST /v1/push` with `Prefer: wait`: what its 202 would have had."),
     ] = UNSET
 
 
@@ -114,13 +121,15 @@ def accepted(
     return encode(Accepted(push_id, state, deliveries, warnings or UNSET))
 
 
-def status(push: PushStatus, held: Mapping[str, str] | None = None) -> bytes:
-    """The status document. `held` are the routes that its deliveries may wait for, and why."""
+def status(
+    push: PushStatus, held: Mapping[str, str] | None = None, warnings: list[ProblemFault] | UnsetType = UNSET
+) -> bytes:
+    """The status document. `held` are the routes that its deliveries may wait for, and why; `warnings` are those of
+    its acceptance, where the caller has not had them."""
     created, updated = instant(push.created_at), instant(push.updated_at)
     send_at = UNSET if push.send_at is None else instant(push.send_at)
-    return encode(
-        Status(push.id, push.app, push.state, created, updated, push.counts, send_at, dict(held) if held else UNSET)
-    )
+    waits = dict(held) if held else UNSET
+    return encode(Status(push.id, push.app, push.state, created, updated, push.counts, send_at, waits, warnings))
 
 
 def deliveries(rows: list[DeliveryRow], cursor: str | None) -> bytes:

@@ -1,25 +1,27 @@
 """Audiences at intake: which platforms a push is rendered for, and whom it goes to where that is known at once.
 
 Few devices, or those of few users, are looked up while the caller waits: that is one round trip, the push has its
-total with the answer, and is sent as soon as any other. All else is looked up by `jobs`, page by page.
+total with the answer, and is sent as soon as any other. The answer names what was not found. All else is looked up by
+`jobs`, page by page, when nobody waits for warnings any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from ..audience import reached, targets_of
 from ..codec import decode_audience
-from ..devices import ByDevices, ByUsers
+from ..devices import ByDevices, ByUsers, Device
 from ..errors import Fault, InvalidRequest
-from ..model import Platform, Push
+from ..model import Platform, Push, Target
 from ..ports.registry import Registry
 from ..routing import platform_of
 from .config import IntakeApp
 from .document import Draft
+from .problems import ProblemFault
 from .wording import names
 
 DEVICE: Final = ("token",)
@@ -58,19 +60,57 @@ class Lookup:
         self._registry = registry
         self._routes = {app.name: app.routes for app in apps.values()}
 
-    async def at_once(self, push: Push) -> Push:
-        """The push with its targets where these are few, else as it is. Whom a scheduled push is for is looked up when
-        it is sent."""
+    async def at_once(self, push: Push) -> tuple[Push, list[ProblemFault]]:
+        """The push with its targets where these are few, else as it is; and warnings of whom it does not reach. Whom a
+        scheduled push is for is looked up when it is sent."""
         if not push.audience or push.send_at is not None:
-            return push
+            return push, unreached(push)
         match audience := decode_audience(push.audience):
             case ByDevices(ids=asked) | ByUsers(users=asked) if len(asked) <= FEW:
                 page = await self._registry.members(push.app, audience, after="", limit=MOST)
                 if page.cursor is not None:
-                    return push
+                    return push, []
                 wanted = filter(reached(push, audience), page.devices)
                 found = targets_of(wanted, 0, self._routes[push.app])
                 targets = {route: tuple(own) for route, own in found.items()}
-                return msgspec.structs.replace(push, audience=b"", targets=targets)
+                found_push = msgspec.structs.replace(push, audience=b"", targets=targets)
+                return found_push, [*unknown(audience, page.devices, targets), *unreached(found_push)]
             case _:
-                return push
+                return push, []
+
+
+def unknown(
+    audience: ByDevices | ByUsers, found: Sequence[Device], targets: Mapping[Platform, Sequence[Target]]
+) -> list[ProblemFault]:
+    """A warning where names of the audience lead to no active device, which nothing else in the answer would show; or
+    where their devices are all of platforms that the push says nothing to.
+
+    It gives the place of the first such name (repeats left out), not the name: the answer is kept for repeats of the
+    call, and an erased user's id must not be.
+    """
+    match audience:
+        case ByDevices(ids=asked):
+            path, what, known = "to.devices", "no device has this id, or it is pruned", {device.id for device in found}
+        case ByUsers(users=asked):
+            path, what = "to.users", "this user has no device, or pruned ones only"
+            known = {device.user for device in found if device.user is not None}
+    if len(known) < len(asked):
+        missing = [place for place, name in enumerate(asked) if name not in known]
+        more = f"; the same of {len(missing) - 1:,} more of the {len(asked):,} named" if len(missing) > 1 else ""
+        return [ProblemFault(f"{path}[{missing[0]}]", f"{what}: nothing is sent there{more}")]
+    if not targets:
+        platforms = sorted({device.platform for device in found})
+        return [ProblemFault("to", f"reaches no device: the push says nothing to {names(platforms)}")]
+    return []
+
+
+def unreached(push: Push) -> list[ProblemFault]:
+    """Whom no account of the app reaches, of the targets that are known already: a warning a route that is missing."""
+    found = []
+    for route, targets in push.targets.items():
+        if route not in push.messages:
+            platform = platform_of(route)
+            which = platform if route == platform else f"{platform} in the environment {route[len(platform) + 1 :]}"
+            text = f"no account of the app reaches {len(targets):,} of the targets, of {which}: they end as `failed`, "
+            found.append(ProblemFault("to", f"{text}reason `no_route`"))
+    return found

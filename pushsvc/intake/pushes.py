@@ -111,9 +111,10 @@ class PushCalls:
         if key is not None and (kept := await self._pushes.recall(app.name, key)) is not None:
             return await self._again(request, app.name, once.first_answer(kept, request.path, body))
         prepared, warnings = self._prepare(app.name, body, key)
-        push = await self._lookup.at_once(prepared) if prepared.audience else prepared
-        if push.targets.keys() - push.messages.keys():
-            warnings += unreached(push)
+        push = prepared
+        if push.audience or push.targets.keys() - push.messages.keys():
+            push, found = await self._lookup.at_once(prepared)
+            warnings += found
         total = push.total
         answer = answers.accepted(push.id, push.first_state, _deliveries(push), warnings)
         if self._backlog is not None:
@@ -143,7 +144,10 @@ class PushCalls:
         status = await self._waits.until_ended(app, push_id, seconds, gone=lambda: request.transport is None)
         applied = {**(headers or {}), prefer.APPLIED: f"wait={seconds}"}
         if status is not None:
-            return _ok(answers.status(status), {**applied, "Content-Location": f"/v1/push/{push_id}"})
+            warnings = msgspec.json.decode(accepted, type=answers.Accepted).warnings
+            return _ok(
+                answers.status(status, warnings=warnings), {**applied, "Content-Location": f"/v1/push/{push_id}"}
+            )
         if request.transport is None:
             raise ClientGone
         return _accepted(push_id, accepted, applied)
@@ -190,12 +194,12 @@ class PushCalls:
                 await asyncio.sleep(0)
             try:
                 prepared, warnings = self._prepare(app, document, key)
-                push = await self._lookup.at_once(prepared)
+                push, found = await self._lookup.at_once(prepared)
             except RequestError as error:
                 results.append(refused(error))
             else:
                 pushes.append((place, push))
-                warnings += unreached(push)
+                warnings += found
                 results.append(
                     BatchItem(
                         202,
@@ -335,18 +339,6 @@ class PushCalls:
         if not UUID.fullmatch(push_id):
             raise NotFound("There is no push of this id; ids are UUIDs.")
         return app, push_id, query
-
-
-def unreached(push: Push) -> list[ProblemFault]:
-    """Whom no account of the app reaches, of the targets that are known already: a warning a route that is missing."""
-    found = []
-    for route, targets in push.targets.items():
-        if route not in push.messages:
-            platform = platform_of(route)
-            which = platform if route == platform else f"{platform} in the environment {route[len(platform) + 1 :]}"
-            text = f"no account of the app reaches {len(targets):,} of the targets, of {which}: they end as `failed`, "
-            found.append(ProblemFault("to", f"{text}reason `no_route`"))
-    return found
 
 
 def _deliveries(push: Push) -> int | None:

@@ -190,6 +190,22 @@ def test_when_it_is_to_be_sent(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+@pytest.mark.parametrize("flags", [(), ("--follow",), ("--json",), ("--follow", "--json")])
+def test_warnings_are_shown(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    warnings = [{"path": "to", "message": "no account of the app reaches 1 of the targets"}]
+    accepted = answer(202, {"id": "p1", "state": "sending", "deliveries": 1, "warnings": warnings})
+    with scripted([accepted, answer(200, status_document("done", total=1, failed=1))]) as (url, _):
+        code = cli.main(["send", "--url", url, "--user", "u1", "--title", "T", *flags])
+    assert code == ("--follow" in flags)
+    told = capsys.readouterr()
+    if "--json" in flags:
+        assert json.loads(told.out)["warnings"] == warnings
+        assert told.err == ""
+    else:
+        assert told.out.splitlines()[0] == "p1"
+        assert told.err == "warning: to: no account of the app reaches 1 of the targets\n"
+
+
 def test_a_scheduled_push_says_for_when(capsys: pytest.CaptureFixture[str]) -> None:
     document = {**status_document("scheduled", total=2, queued=2), "send_at": "2026-12-01T09:00:00.000Z"}
     with scripted([answer(200, document), answer(200, status_document("done", total=2, sent=2))]) as (url, _):

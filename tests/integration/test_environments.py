@@ -94,6 +94,14 @@ def test_whom_no_account_reaches_is_counted_and_has_a_row(tmp_path: Path) -> Non
             async with service.session.post("/v1/push/batch", json=[odd, document, {**odd, "overrides": {}}]) as answer:
                 results = (await answer.json())["results"]
             assert [result.get("warnings") for result in results] == [[said], [warning], None]
+            # Whoever waits for the end has them too: with the status, and when the call is repeated.
+            for _ in range(2):
+                waiting = {"Prefer": "wait=30", "Idempotency-Key": "once"}
+                async with service.session.post("/v1/push", json=document, headers=waiting) as answer:
+                    status, body = answer.status, await answer.json()
+                assert (status, body["counts"]["failed"], body["warnings"]) == (200, 1, [warning])
+            async with service.session.get(f"/v1/push/{body['id']}") as answer:
+                assert "warnings" not in await answer.json()
 
     asyncio.run(main())
 

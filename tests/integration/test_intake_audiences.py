@@ -70,7 +70,7 @@ def test_a_large_audience_is_left_to_the_jobs(to: dict[str, Any], audience: Audi
 
 
 @pytest.mark.parametrize(
-    ("to", "targets"),
+    ("to", "targets", "unknown"),
     [
         (
             {"users": ["u1", "u2", "u3", "u1", "nobody"]},
@@ -80,17 +80,28 @@ def test_a_large_audience_is_left_to_the_jobs(to: dict[str, Any], audience: Audi
                 "apns_sandbox": (target(2, 3),),
                 "webpush": (target(3, 4),),
             },
+            ("to.users[2]", "; the same of 1 more of the 4 named"),
         ),
-        ({"devices": ["d6", "d9", "d1"]}, {"apns": (target(0, 6), target(1, 1))}),
-        ({"users": ["nobody"]}, {}),
+        ({"devices": ["d6", "d9", "d1"]}, {"apns": (target(0, 6), target(1, 1))}, ("to.devices[1]", "sent there")),
+        ({"devices": ["d6", "d1"]}, {"apns": (target(0, 6), target(1, 1))}, None),
+        ({"users": ["nobody"]}, {}, ("to.users[0]", "this user has no device, or pruned ones only")),
+        ({"devices": ["d5"]}, {}, ("to.devices[0]", "no device has this id, or it is pruned")),
     ],
 )
-def test_few_are_looked_up_at_once(to: dict[str, Any], targets: dict[str, tuple[Target, ...]]) -> None:
+def test_few_are_looked_up_at_once(
+    to: dict[str, Any], targets: dict[str, tuple[Target, ...]], unknown: tuple[str, str] | None
+) -> None:
     async def main(service: Service) -> None:
         await service.registry.put_many("shop", DEVICES)
         answer, push = await post(service, to)
         total = sum(map(len, targets.values()))
-        warned = [warning["message"] for warning in answer.pop("warnings", [])]
+        warnings = answer.pop("warnings", [])
+        if unknown is not None:
+            first = warnings.pop(0)
+            assert first["path"] == unknown[0]
+            assert unknown[1] in first["message"]
+            assert "nobody" not in first["message"]  # the answer is kept for repeats; no erasure would find it there
+        warned = [warning["message"] for warning in warnings]
         assert answer == {"id": push.id, "state": "sending" if total else "done", "deliveries": total}
         missing = targets.keys() - {"apns", "fcm"}
         assert [text for text in warned if "no account of the app reaches 1 of the targets" not in text] == []
@@ -132,6 +143,9 @@ def test_an_override_alone_goes_to_the_devices_of_its_platform() -> None:
         assert push.messages.keys() == {"fcm"}
         _, push = await post(service, {"users": ["u1"]}, overrides=override)
         assert push.targets == {"fcm": (target(0, 2),)}
+        accepted, push = await post(service, {"devices": ["d1"]}, overrides=override)
+        nobody = [{"path": "to", "message": "reaches no device: the push says nothing to `apns`"}]
+        assert (push.targets, accepted["warnings"]) == ({}, nobody)
         body = {"to": {"topic": "x"}, "overrides": {"apns": {"payload": {"aps": {}}}}}
         answer = await call(service, "POST", "/v1/push", body, key="newsie")
         assert answer.status == 422

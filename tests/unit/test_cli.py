@@ -298,15 +298,18 @@ def test_counts_in_a_line() -> None:
         ("done", {"total": 1, "sent": 1}, True, True),
         ("done", {"total": 2, "sent": 1, "failed": 1}, True, True),
         ("done", {"total": 1, "failed": 1}, True, False),
-        ("done", {"total": 0}, True, True),
+        ("done", {"total": 0}, True, False),
         ("cancelled", {"total": 2, "cancelled": 1, "queued": 1}, False, False),
         ("cancelled", {"total": 1, "cancelled": 1}, True, False),
     ],
 )
-def test_when_a_push_has_ended(state: str, counts: dict[str, int], over: bool, good: bool) -> None:
+def test_when_a_push_has_ended(
+    state: str, counts: dict[str, int], over: bool, good: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     document = {"state": state, "counts": counts}
     assert ended(document) is over
     assert verdict(document) is good
+    assert ("reached no device" in capsys.readouterr().err) is (counts["total"] == 0)
 
 
 @pytest.mark.parametrize(
