@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -185,6 +185,20 @@ class Stopwatch:
         return await self.run(lambda: time.monotonic() > deadline)
 
 
+async def in_turns(
+    watch: Stopwatch, span: float, rounds: int, busy: Callable[[int], AbstractAsyncContextManager[None]]
+) -> tuple[list[float], list[float]]:
+    """Measure without and beside what `busy` does, in turns, so that whatever else the machine does meets both. Each
+    turn of `span` seconds; all the seconds of each kind, in order of length."""
+    without: list[float] = []
+    beside: list[float] = []
+    for number in range(rounds):
+        without += await watch.seconds(span)
+        async with busy(number):
+            beside += await watch.seconds(span)
+    return sorted(without), sorted(beside)
+
+
 def p99(ordered: list[float]) -> float:
     """In milliseconds."""
     return percentile(ordered, 0.99)
@@ -193,3 +207,9 @@ def p99(ordered: list[float]) -> float:
 def says(ordered: list[float]) -> str:
     """For a line of figures."""
     return f"p50 {percentile(ordered, 0.5):.0f}, p99 {p99(ordered):.0f} ms of {len(ordered)}"
+
+
+def compared(without: list[float], beside: list[float]) -> str:
+    """The same of both, and how they compare."""
+    ratios = [percentile(beside, share) / percentile(without, share) for share in (0.5, 0.99)]
+    return f"{says(without)} without, {says(beside)} beside: ratio {ratios[0]:.2f} of p50, {ratios[1]:.2f} of p99"

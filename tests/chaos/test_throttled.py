@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from .neighbours import Pair, Platform, Stopwatch, open_pair, p99, says, targets, total
+from .neighbours import Pair, Platform, Stopwatch, compared, in_turns, open_pair, p99, targets, total
 from .rig import cases
 
 pytestmark = pytest.mark.chaos
@@ -22,6 +23,8 @@ THROTTLED = int(os.environ.get("PUSHSVC_CHAOS_THROTTLED", "2000"))
 """Deliveries that meet the throttle."""
 OWN_TOPIC = int(os.environ.get("PUSHSVC_CHAOS_OWN_TOPIC", "100"))
 """Deliveries that are refused for their own topic."""
+ROUNDS = 5 if OWN_TOPIC >= 500 else 2
+"""Turns without and beside them."""
 LONG = THROTTLED >= 20_000
 SPAN = 12.0 if LONG else 3.0
 RETRY_AFTER = 5 if LONG else 1
@@ -81,24 +84,30 @@ async def past(pair: Pair, platform: Platform, count: int) -> bool:
 def test_pushes_refused_for_their_own_topic_delay_nobody() -> None:
     async def act(pair: Pair) -> None:
         watch = Stopwatch(pair, pair.second, "apns", other=True)
-        span = 10.0 if LONG else 2.0
+        own = {"apns": {"headers": {"apns-topic": "com.example.shop.voip", "apns-push-type": "voip"}}}
+        bad: list[str] = []
+
+        async def refused(number: int) -> None:
+            for each in range(OWN_TOPIC // ROUNDS):
+                scenario = ("TopicDisallowed", "BadTopic")[each % 2]
+                tokens = targets("apns", f"bad-{number}-{each}", 1, scenario)
+                bad.append(await pair.post(tokens, other=True, overrides=own))
+
+        @asynccontextmanager
+        async def busy(number: int) -> AsyncIterator[None]:
+            posting = asyncio.create_task(refused(number))
+            yield
+            await posting
+
         await watch.seconds(1.0)
-        without = await watch.seconds(span)
-        bad = [
-            await pair.post(
-                targets("apns", f"bad-{number}", 1, scenario),
-                other=True,
-                overrides={"apns": {"headers": {"apns-topic": "com.example.shop.voip", "apns-push-type": "voip"}}},
-            )
-            for number, scenario in enumerate(["TopicDisallowed", "BadTopic"] * (OWN_TOPIC // 2))
-        ]
-        beside = await watch.seconds(span)
-        ended = 0
+        without, beside = await in_turns(watch, 4.0 if OWN_TOPIC >= 500 else 1.0, ROUNDS, busy)
         for push in bad:
-            ended += (await pair.counts(push, other=True)).get("failed", 0)
-        print(
-            f"\n{len(bad)} refused for their own topic ({ended} ended): {says(without)} without, {says(beside)} beside"
-        )
+
+            async def ended(push: str = push) -> bool:
+                return (await pair.counts(push, other=True)).get("failed") == 1
+
+            await pair.rig.until("each refused one has ended", ended)
+        print(f"\n{len(bad)} refused for their own topic: {compared(without, beside)}")
         async with pair.rig.session.get("/readyz") as answer:
             assert not (await answer.json()).get("held")
         # The suite shares its cores: there only what waits for the refused ones is a fault, and that takes seconds.
