@@ -8,8 +8,8 @@ One `RouteWorker` a route (app and platform): it has connections, readers and a 
 route stands in nobody's way. Nothing here costs a task or a future a delivery.
 """
 
+from .config import DispatchConfig
 from .dispatcher import Dispatcher
 from .limits import RouteLimits
-from .route import DispatchConfig
 
 __all__ = ["Dispatcher", "DispatchConfig", "RouteLimits"]

@@ -12,11 +12,12 @@ from ..errors import StoreUnavailable
 from ..model import Route
 from ..ports import NOTE, DeliveryQueue, Limiter, Provider
 from ..telemetry import REDIS, get_logger
+from .config import DispatchConfig
 from .haste import Haste
 from .lease import Lease, boot_clock
 from .limits import RouteLimits
 from .revoking import Heard
-from .route import DispatchConfig, RouteWorker
+from .route import RouteWorker
 from .settling import Settler
 
 FOLLOW_WAIT: Final = 1.0

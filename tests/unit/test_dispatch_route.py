@@ -13,8 +13,10 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pushsvc.dispatch.config import DispatchConfig
 from pushsvc.dispatch.health import FIRST_PROBE
-from pushsvc.dispatch.route import BURST, LANDING, RESERVE, DispatchConfig, RouteWorker
+from pushsvc.dispatch.reader import LANDING
+from pushsvc.dispatch.route import BURST, RESERVE, RouteWorker
 from pushsvc.dispatch.settling import Settler
 from pushsvc.model import (
     LANES,
@@ -475,11 +477,12 @@ def test_what_was_read_from_the_old_primary_is_not_sent_from_memory() -> None:
     async def main() -> None:
         queue, provider = FakeQueue(), FakeProvider(room=0)
         async with working(queue, provider) as route:
-            route._admit([taken(chunk("before"))], route._mark())
+            route._holdings.admit([taken(chunk("before"))], route._holdings.mark())
             queue.history = 1
             again = taken(chunk("after"))
-            route._admit(
-                [msgspec.structs.replace(again, ref=msgspec.structs.replace(again.ref, history=1))], route._mark()
+            route._holdings.admit(
+                [msgspec.structs.replace(again, ref=msgspec.structs.replace(again.ref, history=1))],
+                route._holdings.mark(),
             )
             provider.widen(10)
             await until(lambda: bool(provider.tokens), 1.0)
@@ -495,7 +498,7 @@ def test_after_a_failover_nothing_is_read_until_what_was_sent_is_recorded() -> N
         queue, provider = FakeQueue(), FakeProvider(room=2)
         async with working(queue, provider) as route:
             old = taken(chunk("sent", "in-flight", "waits"))
-            route._admit([old], route._mark())
+            route._holdings.admit([old], route._holdings.mark())
             await until(lambda: len(provider.tokens) == 2, 1.0)
             provider.answer(count=1)
             queue.history, queue.away = 1, 3
@@ -518,7 +521,7 @@ def test_an_answer_that_does_not_come_holds_reading_up_for_some_seconds_only() -
     async def main() -> None:
         queue, provider = FakeQueue(), FakeProvider(room=2)
         async with working(queue, provider) as route:
-            route._admit([taken(chunk("silent"))], route._mark())
+            route._holdings.admit([taken(chunk("silent"))], route._holdings.mark())
             await until(lambda: bool(provider.tokens), 1.0)
             queue.history = 1
             again = taken(chunk("next"))

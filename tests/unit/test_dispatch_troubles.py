@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pushsvc.dispatch.route import DispatchConfig
+from pushsvc.dispatch.config import DispatchConfig
 from pushsvc.model import (
     Delivery,
     Message,

@@ -9,7 +9,7 @@ import pytest
 
 from pushsvc.codec import split
 from pushsvc.devices import Environment
-from pushsvc.dispatch.route import NO_ROUTE
+from pushsvc.dispatch.holdings import NO_ROUTE
 from pushsvc.errors import ConfigError, InvalidRequest
 from pushsvc.intake.document import read
 from pushsvc.intake.faults import ENVIRONMENTS, Rules
