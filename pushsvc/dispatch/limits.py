@@ -21,17 +21,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final, Literal
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from itertools import count
+from typing import Final, Literal, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..errors import StoreUnavailable
 from ..model import LANES, Lane, Route, Target
-from ..ports import Bucket, Lease, Limiter
+from ..ports import Bucket, Lease, Limiter, Question
 from ..rates import AccountLimits, Rate
 from ..telemetry import REDIS
 from .lanes import Choice, Lanes, OpenEntry, Withdrawn, sift
+
+T = TypeVar("T")
 
 SMALL: Final = 128
 """Targets of one question while others overtake the lane: Redis answers theirs in between."""
@@ -130,6 +135,8 @@ class Gate:
         """Targets that were not yet asked for."""
         self._more = {lane: asyncio.Event() for lane in LANES}
         self._who = ("limits", route)
+        self._numbers = count(time.time_ns())
+        """Of questions: higher than those of a process before us that had our name."""
 
     def use(self, limits: RouteLimits) -> None:
         """Ask by these limits from the next question on; by none where they need no question."""
@@ -204,7 +211,7 @@ class Gate:
             if collapsible:
                 await self._ask(lane, collapsible, account.collapsible, "collapsible")
         if limits.per_app is not None and limits.on_exceed == "drop":
-            await self._draw_on_the_app(entries, app_bucket(self._route.app, limits.per_app))
+            await self._draw_on_the_app(lane, entries, app_bucket(self._route.app, limits.per_app))
 
     async def _ask(self, lane: Lane, entries: Sequence[OpenEntry], rate: Rate, family: str) -> None:
         tokens = [target.token for entry in entries for target in entry.targets]
@@ -212,27 +219,18 @@ class Gate:
         asked = 0
         while asked < len(tokens):
             some = tokens[asked : asked + SMALL] if self._overtaken(lane) else tokens[asked:]
-            try:
-                answer = await self._limiter.admit(self._route, rate, some, family=family)
-            except StoreUnavailable as error:
-                await self._pause(error)
-                continue
-            REDIS.end(self._who)
+            admit = partial(self._limiter.admit, self._route, rate, some, family=family)
+            answer = await self._until_answered(lane, admit)
             waits.update((asked + place, wait) for place, wait in answer)
             asked += len(some)
         if waits:
             self._take_out(entries, waits)
 
-    async def _draw_on_the_app(self, entries: Sequence[OpenEntry], bucket: Bucket) -> None:
+    async def _draw_on_the_app(self, lane: Lane, entries: Sequence[OpenEntry], bucket: Bucket) -> None:
         total = sum(len(entry.targets) for entry in entries)
         granted = 0
         while granted < total:
-            try:
-                lease = await self._limiter.lease(bucket, total - granted)
-            except StoreUnavailable as error:
-                await self._pause(error)
-                continue
-            REDIS.end(self._who)
+            lease = await self._until_answered(lane, partial(self._limiter.lease, bucket, total - granted))
             if not lease.granted:
                 self._take_out(entries, dict.fromkeys(range(granted, total), lease.wait_ms))
                 break
@@ -250,9 +248,19 @@ class Gate:
                 entry.targets = tuple(t for place, t in enumerate(targets, start) if place not in out)
             start += len(targets)
 
-    async def _pause(self, error: StoreUnavailable) -> None:
-        REDIS.begin(self._who, error=str(error))
-        await asyncio.sleep(0.2)
+    async def _until_answered(self, lane: Lane, ask: Callable[..., Awaitable[T]]) -> T:
+        """The answer to one question, which counts once: where an answer is lost it is asked again as the same."""
+        question = Question(f"{self._route.platform}.{lane}", next(self._numbers))
+        while True:
+            try:
+                answer = await ask(question=question)
+            except StoreUnavailable as error:
+                REDIS.begin(self._who, error=str(error))
+                await asyncio.sleep(0.2)
+                question = replace(question, again=True)
+                continue
+            REDIS.end(self._who)
+            return answer
 
 
 class _Purse:

@@ -391,20 +391,38 @@ class Lease(Struct, frozen=True):
     wait_ms: int = 0
 
 
+class Question(Struct, frozen=True):
+    """Names a question to the limiter, so that it counts once however often it is asked: its answer may be lost."""
+
+    asker: str
+    """Who asks one question after the other, among all of this process."""
+    number: int
+    """Higher than that of any question which this process asked before."""
+    again: bool = False
+    """It was asked before, and nobody knows whether it was counted."""
+
+
 class Limiter(Protocol):
     """Rates that hold over all processes together, by the clock of the server that keeps them."""
 
     async def admit(
-        self, route: Route, rate: Rate, tokens: Sequence[str], *, family: str = "all"
+        self,
+        route: Route,
+        rate: Rate,
+        tokens: Sequence[str],
+        *,
+        family: str = "all",
+        question: Question | None = None,
     ) -> Sequence[tuple[int, int]]:
         """Count one push to each token. Who is over `rate` is not counted, and comes back as its place in `tokens`
         and the milliseconds to wait; the waits of one token's pushes are spread, so that they do not all come at once.
 
-        `family` keeps the counts of different limits of one token apart.
+        `family` keeps the counts of different limits of one token apart. With a `question`, the same one may be asked
+        again after `StoreUnavailable`, with the same tokens.
         """
         ...
 
-    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1) -> Lease:
+    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1, question: Question | None = None) -> Lease:
         """Up to `wanted` permits of a bucket, counted whether they are used or not; none where it has fewer than
-        `least`. A negative `wanted` gives back permits that were leased and not used."""
+        `least`. A negative `wanted` gives back permits that were leased and not used. `question` as with `admit`."""
         ...

@@ -58,6 +58,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | span of time; see limiter.lua                         |
 | `ps:{owner}:bucket:<name>` | hash   | till full, in seconds  | TAT of a rate that an app or an account shares: see   |
 |                            |        |                        | lease.lua                                             |
+| `ps:{owner}:asked:<who>`   | string | 60 seconds             | the last question of an asker to the limiter: its     |
+|                            |        |                        | number and what was answered; see asked.lua           |
 | `ps:T:hook`                | hash   | for good               | in shard 0, the app's webhook: `after` event told     |
 |                            |        |                        | last; of the batch under way `last` event, `n` events,|
 |                            |        |                        | `tries`; `fails` in a row and `why`; `own`er and lease|
@@ -346,6 +348,10 @@ def limits(app: str, shard: int, platform: Platform, family: str) -> str:
 
 def bucket(owner: str, name: str) -> str:
     return f"ps:{{{owner}}}:bucket:{name}"
+
+
+def asked(owner: str, who: str) -> str:
+    return f"ps:{{{owner}}}:asked:{who}"
 
 
 def device_counts(app: str) -> str:

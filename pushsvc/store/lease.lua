@@ -1,9 +1,18 @@
 -- Gives permits of one bucket that many processes share (GCRA, see gcra.py), by this server's clock.
 --
--- KEYS  1 ps:T:bucket:<name> or ps:{account}:bucket:<name>
+-- KEYS  1 ps:T:bucket:<name> or ps:{account}:bucket:<name>; where the question may be asked again
+--       2 ps:T:asked:<consumer>.<what>
 -- ARGV  1 permits wanted, negative: permits given back; 2 interval us; 3 span us that may come at once;
---       4 ramp us, or 0; 5 least share of the rate; 6 least permits that are of any use: fewer are not taken
+--       4 ramp us, or 0; 5 least share of the rate; 6 least permits that are of any use: fewer are not taken;
+--       with KEYS[2] 7 number of the question; 8 whether it was asked before, 0 or 1
 -- Returns { granted, us until the least are there where none was }
+
+-- include: asked
+
+local answered = known_answer(ARGV[7], ARGV[8])
+if answered then
+  return answered
+end
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -35,4 +44,5 @@ redis.call(
 )
 -- Afterwards it is as if it had never been: full, and at the foot of its ramp.
 redis.call('PEXPIRE', KEYS[1], string.format('%.0f', math.ceil((span + ramp) / 1000) + 1000))
+keep_answer(ARGV[7], { granted, wait })
 return { granted, wait }

@@ -10,10 +10,17 @@
 -- Whoever must wait is told a time of its own: the end of the token's queue of waiters is kept beside the TATs. It is
 -- advice, not a promise; whoever comes is counted when it comes.
 --
--- KEYS  1 ps:T:lim:<platform>:<family>
--- ARGV  1 digests of 8 bytes each, at most 3,000; 2 interval us; 3 burst; 4 short span us; 5 long span us
+-- KEYS  1 ps:T:lim:<platform>:<family>; where the question may be asked again 2 ps:T:asked:<consumer>.<what>
+-- ARGV  1 digests of 8 bytes each, at most 3,000; 2 interval us; 3 burst; 4 short span us; 5 long span us; with
+--       KEYS[2] 6 number of the question; 7 whether it was asked before, 0 or 1
 -- Returns { place from 0, wait ms, place, wait ms, .. } of those who must wait
 
+-- include: asked
+
+local answered = known_answer(ARGV[6], ARGV[7])
+if answered then
+  return answered
+end
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local blob, interval = ARGV[1], tonumber(ARGV[2])
@@ -126,4 +133,5 @@ end
 if queued then
   write('q', long_number, long, {})
 end
+keep_answer(ARGV[6], waits)
 return waits

@@ -14,15 +14,18 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pushsvc import gcra
+from pushsvc.errors import StoreUnavailable
 from pushsvc.model import Route
-from pushsvc.ports import Bucket
+from pushsvc.ports import Bucket, Lease, Question
 from pushsvc.rates import Rate
 from pushsvc.store import Store, StoreConfig, open_store
 from tests.bench.limiter import judge
 
 from .servers import KINDS, Server, running_server
+from .test_failover import CuttingProxy
 
 ROUTE = Route("shop", "apns")
 SHORT, LONG = 2_000_000, 60_000_000
@@ -93,6 +96,28 @@ def test_the_waits_of_one_token_are_spread(server: Server) -> None:
     play(server, act)
 
 
+def test_a_question_counts_once_however_often_it_is_asked(server: Server) -> None:
+    async def act(store: Store) -> None:
+        rate, first = Rate(2, 3600), Question("normal", 1)
+        again = replace(first, again=True)
+        assert not await store.limiter.admit(ROUTE, rate, ["t"], question=first)
+        assert not await store.limiter.admit(ROUTE, rate, ["t"], question=again)  # its answer was lost
+        assert not await store.limiter.admit(ROUTE, rate, ["t"], question=Question("normal", 2, True))  # or itself
+        waits = await store.limiter.admit(ROUTE, rate, ["s", "t"], question=Question("normal", 3))
+        assert [place for place, _ in waits] == [1]
+        assert await store.limiter.admit(ROUTE, rate, ["s", "t"], question=Question("normal", 3, True)) == waits
+        # Each asker has its own, and so has each family.
+        assert not await store.limiter.admit(ROUTE, rate, ["u"], question=Question("urgent", 1))
+        assert not await store.limiter.admit(ROUTE, rate, ["u"], family="other", question=Question("urgent", 1, True))
+
+        bucket = Bucket("shop.0", "app", Rate(10, 3600), burst=3600.0)
+        lease = await store.limiter.lease(bucket, 7, question=first)
+        assert await store.limiter.lease(bucket, 7, question=again) == lease == Lease(7)
+        assert (await store.limiter.lease(bucket, 7, question=Question("normal", 2))).granted == 3
+
+    play(server, act)
+
+
 def test_families_and_routes_are_counted_apart(server: Server) -> None:
     async def act(store: Store) -> None:
         once = Rate(1, 3600)
@@ -105,6 +130,28 @@ def test_families_and_routes_are_counted_apart(server: Server) -> None:
         assert 3_590_000 < wait <= 3_600_000
 
     play(server, act)
+
+
+def test_a_count_is_not_repeated_blindly() -> None:
+    """The driver would repeat it where its connection broke, as a question of its own."""
+
+    async def main(port: int) -> None:
+        proxy = CuttingProxy(port)
+        async with proxy.running():
+            url = f"redis://127.0.0.1:{proxy.port}/0"
+            async with asyncio.timeout(30), open_store(url, StoreConfig(consumer="a")) as store:
+                rate, question = Rate(2, 3600), Question("normal", 1)
+                await store.limiter.admit(ROUTE, rate, ["warm"])  # the server learns the script
+                proxy.lose_the_answer_to("limiter")
+                with pytest.raises(StoreUnavailable):
+                    await store.limiter.admit(ROUTE, rate, ["t"], question=question)
+                assert proxy.cut == 1
+                assert not await store.limiter.admit(ROUTE, rate, ["t"], question=replace(question, again=True))
+                assert not await store.limiter.admit(ROUTE, rate, ["t"])
+                assert await store.limiter.admit(ROUTE, rate, ["t"])
+
+    with running_server(tcp=True) as server:
+        asyncio.run(main(server.port))
 
 
 def test_shards_keep_the_places(server: Server) -> None:

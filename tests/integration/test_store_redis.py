@@ -30,7 +30,7 @@ from pushsvc.model import (
     TokenDead,
     Unavailable,
 )
-from pushsvc.ports import Bucket, DeadFilter, EventPage, ReplaySpec
+from pushsvc.ports import Bucket, DeadFilter, EventPage, Question, ReplaySpec
 from pushsvc.ports.registry import Prune
 from pushsvc.rates import Rate
 from pushsvc.store import Store, StoreConfig, keys, open_store, receipts
@@ -497,7 +497,7 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await store.keys.add(ApiKey("backend", "shop", "a" * 64, ()))
         await store.dead.request(ReplaySpec("shop"))
         assert await store.dead.turn("sweep", "a", 60)
-        await store.limiter.admit(ROUTE, Rate(10, 60), ["token"])
+        await store.limiter.admit(ROUTE, Rate(10, 60), ["token"], question=Question("normal", 1))
         await store.limiter.lease(Bucket("shop.0", "app", Rate(10, 60), burst=60.0), 1)
         await store.pushes.accept_once([make_push("once", 1)], key=b"sixteen digest b", record=b"record")
         await store.pushes.accept(make_push("scheduled", 1, send_at=NOW + 60_000))

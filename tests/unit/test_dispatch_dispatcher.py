@@ -13,7 +13,7 @@ from pushsvc.dispatch.settling import BATCH, BOUND
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model import Lane, Misconfigured, Route, Sent
 from pushsvc.policy import RetryPolicy
-from pushsvc.ports import Bucket, DeliveryQueue, Lease, Taken
+from pushsvc.ports import Bucket, DeliveryQueue, Lease, Question, Taken
 from pushsvc.rates import Rate
 
 from .dispatch_fakes import FakeProvider, FakeQueue, chunk, counts, many, memory_store, push, taken, wall_clock
@@ -298,13 +298,13 @@ class Counting:
         self.leases = 0
 
     async def admit(
-        self, route: Route, rate: Rate, tokens: Sequence[str], *, family: str = "all"
+        self, route: Route, rate: Rate, tokens: Sequence[str], *, family: str = "all", question: Question | None = None
     ) -> Sequence[tuple[int, int]]:
         await asyncio.sleep(0.001)
         self.asked.append((rate, len(tokens)))
         return [(place, self.wait_ms) for place in range(len(tokens))] if self.wait_ms else []
 
-    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1) -> Lease:
+    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1, question: Question | None = None) -> Lease:
         await asyncio.sleep(0.001)
         self.leases += 1
         return Lease(0, self.wait_ms) if self.wait_ms else Lease(wanted)

@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+import pytest
+from msgspec.structs import replace
+
 from pushsvc.dispatch.lanes import Lanes, OpenEntry
 from pushsvc.dispatch.limits import BATCH, PERMIT_LIFE, READY, SMALL, Gate, Pacer, RouteLimits
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model import Chunk, Lane, Message, Route, Target
-from pushsvc.ports import Bucket, EntryRef, Lease
+from pushsvc.ports import Bucket, EntryRef, Lease, Question
 from pushsvc.rates import AccountLimits, Rate
 
 ROUTE = Route("shop", "fcm")
@@ -26,15 +29,19 @@ class FakeLimiter:
         self.faults = faults
         self.asked: list[tuple[str, list[str]]] = []
         self.leased: list[tuple[str, int]] = []
+        self.questions: list[tuple[Question | None, object]] = []
+        """With what was asked, also where nobody was answered."""
 
     async def admit(
-        self, route: Route, rate: Rate, tokens: Sequence[str], *, family: str = "all"
+        self, route: Route, rate: Rate, tokens: Sequence[str], *, family: str = "all", question: Question | None = None
     ) -> Sequence[tuple[int, int]]:
+        self.questions.append((question, list(tokens)))
         self._fail()
         self.asked.append((family, list(tokens)))
         return [(place, 1000) for place, token in enumerate(tokens) if token in self.over]
 
-    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1) -> Lease:
+    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1, question: Question | None = None) -> Lease:
+        self.questions.append((question, wanted))
         self._fail()
         self.leased.append((bucket.name, wanted))
         granted = min(wanted, self.permits)
@@ -161,6 +168,33 @@ def test_nothing_passes_while_redis_is_away_and_nothing_is_lost() -> None:
     assert limiter.faults == 0
 
 
+@pytest.mark.parametrize("limits", [RouteLimits(per_token=RATE), RouteLimits(per_app=RATE, on_exceed="drop")])
+def test_a_question_without_an_answer_is_asked_again_as_the_same(limits: RouteLimits) -> None:
+    """It may have been counted. So it keeps its number and its tokens, though the lane is overtaken meanwhile."""
+    limiter = FakeLimiter(faults=1, permits=1000)
+
+    async def act(rig: Rig) -> None:
+        tokens = [str(number) for number in range(SMALL + 10)]
+        rig.add(*tokens)
+        while limiter.faults:
+            await asyncio.sleep(0)
+        rig.overtaken = {"normal"}
+        await rig.woken.wait()
+        (first, what), (second, again), *_ = limiter.questions
+        assert first is not None
+        assert again == what
+        assert second == replace(first, again=True)
+        rig.woken.clear()
+        rig.add("x")
+        await rig.woken.wait()
+        third = limiter.questions[-1][0]
+        assert third is not None
+        assert third.number > first.number
+        assert not third.again
+
+    play(limits, limiter, act)
+
+
 def test_only_collapsible_messages_are_asked_for_a_second_time() -> None:
     limiter = FakeLimiter()
     account = AccountLimits(collapsible=Rate(20, 3600), is_collapsible=lambda body: body == b"collapse")
@@ -193,7 +227,13 @@ def test_an_urgent_push_does_not_wait_for_the_answer_to_a_question_about_others(
 
     class Slow(FakeLimiter):
         async def admit(
-            self, route: Route, rate: Rate, tokens: Sequence[str], *, family: str = "all"
+            self,
+            route: Route,
+            rate: Rate,
+            tokens: Sequence[str],
+            *,
+            family: str = "all",
+            question: Question | None = None,
         ) -> Sequence[tuple[int, int]]:
             if len(tokens) > 1:
                 asked.set()

@@ -14,7 +14,7 @@ from pushsvc.dispatch.lease import Lease, boot_clock, unlimited
 from pushsvc.dispatch.revoking import KEPT, Heard
 from pushsvc.model import Delivery, Lane, Misconfigured, Outcome, Retry, Route, Sent, Unavailable
 from pushsvc.policy import EXPIRED, RetryPolicy
-from pushsvc.ports import Bucket, DeliveryQueue, Taken
+from pushsvc.ports import Bucket, DeliveryQueue, Question, Taken
 from pushsvc.ports import Lease as Permits
 from pushsvc.ports.entries import News, Revoked, token_mark
 from pushsvc.rates import AccountLimits, Rate
@@ -39,13 +39,13 @@ class Limits:
         self.answers.set()
 
     async def admit(
-        self, route: Route, rate: Rate, tokens: Sequence[str], *, family: str = "all"
+        self, route: Route, rate: Rate, tokens: Sequence[str], *, family: str = "all", question: Question | None = None
     ) -> Sequence[tuple[int, int]]:
         self.asked += tokens
         await self.answers.wait()
         return [(place, 1000) for place, token in enumerate(tokens) if token in self.over]
 
-    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1) -> Permits:
+    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1, question: Question | None = None) -> Permits:
         granted = min(wanted, self.permits)
         self.permits -= granted
         return Permits(granted, 0 if granted else 1000)

@@ -52,6 +52,7 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:T:moved:<platform>": "(keyed digests, for 29 days)",
     "ps:T:lim:<platform>:<family>:<kind>:<number>": "rows",
     "ps:{owner}:bucket:<name>": "(a number)",
+    "ps:{owner}:asked:<who>": "(numbers)",
     "ps:T:hook": "(ids of events)",
     "ps:T:hook:dead": "(ids of events)",
     "ps:T:hook:asked": "(ids of events)",
