@@ -93,7 +93,8 @@ class Audience:
         await self.rig.control("streams", limit=STREAMS)
         await self.rig.begin()
         async with open_store(self.rig.store.url) as store:
-            await store.registry.put_many("demo", [phone.device for phone in self.phones])
+            for start in range(0, DEVICES, 500):
+                await store.registry.put_many("demo", [phone.device for phone in self.phones[start : start + 500]])
 
     async def post(self) -> None:
         document = {"to": {"topic": self.topic}, "notification": {"title": "for ann"}}

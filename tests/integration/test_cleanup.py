@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ from msgspec import structs
 
 from pushsvc.janitor import clean, holding, sweeps
 from pushsvc.jobs import Context, functions
+from pushsvc.model import BadNotification, Ended
 from pushsvc.ports.cleanup import ClocksApart
 from pushsvc.runtime import Current
 from pushsvc.settings import AppSettings, Settings
@@ -37,7 +39,7 @@ from .cleanup_rig import (
 from .registry_audit import audit
 from .servers import KINDS, Server, running_server
 from .test_registry import device
-from .test_store_kit import NOW, World, play
+from .test_store_kit import NOW, World, make_push, play, settlement, take
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -298,6 +300,57 @@ def test_redis_clock_decides_and_a_wrong_one_removes_nothing(server: Server, apa
             record = await store.cleanups.record()
             assert record.place is None or abs(apart) <= 60_000
             assert record.ended_at == 0 or abs(apart) <= 60_000
+
+    server.flush()
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("ahead", [400 * 86_400, -400 * 86_400])
+def test_what_is_removed_with_a_write_goes_by_redis_clock(
+    server: Server, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dead letters, events, suppressions, marks, revocations and cancelled pushes lose what is old when one is added:
+    a machine whose clock is a year off must neither remove what the others wrote, nor keep its own for ever."""
+
+    async def write(name: str) -> None:
+        async with open_store(server.url, structs.replace(CONFIG, consumer=name)) as store:
+            for push in (f"failed-{name}", f"open-{name}"):
+                await store.pushes.accept(make_push(push, created_at=store.clock()))
+            for taken in await take(store):
+                if taken.chunk.push_id == f"failed-{name}":
+                    failed = settlement(taken.chunk, 0, Ended("failed", True), BadNotification(status=400))
+                    await store.queue.settle("shop", [failed], [taken.ref])
+            await store.suppressions.add("shop", [("apns", f"dead-{name}", store.clock())])
+            await store.registry.put("shop", device(name, user="ann", last_seen_at=store.clock()))
+            await store.registry.remove("shop", name)
+            await store.pushes.cancel("shop", f"open-{name}")
+
+    async def kept() -> dict[str, int]:
+        async with open_store(server.url, CONFIG) as store:
+            call = store.link.call
+            return {
+                "dead letters": await call("XLEN", keys.dead("shop", 0)),
+                "suppressed": await call("ZCARD", keys.suppressed("shop", 0, "apns")),
+                "moved": await call("ZCARD", keys.moved("shop", 0, "apns")),
+                "revoked": await call("XLEN", keys.revoked("shop", 0)),
+                "cancelled": await call("ZCARD", keys.cancelled("shop", 0)),
+            }
+
+    async def main() -> None:
+        await write("right")
+        before = await kept()
+        assert all(before.values()), before
+        real, real_ns = time.time, time.time_ns
+        monkeypatch.setattr(time, "time", lambda: real() + ahead)
+        monkeypatch.setattr(time, "time_ns", lambda: real_ns() + ahead * 1_000_000_000)
+        await write("wrong")
+        monkeypatch.undo()
+        assert await kept() == {name: 2 * count for name, count in before.items()}
+        async with open_store(server.url, CONFIG) as store:
+            for name in ("suppressed", "moved"):
+                key = {"suppressed": keys.suppressed, "moved": keys.moved}[name]("shop", 0, "apns")
+                scores = (await store.link.call("ZRANGE", key, 0, -1, "WITHSCORES"))[1::2]
+                assert all(abs(float(score) / 1000 - time.time()) < 60 for score in scores), name
 
     server.flush()
     asyncio.run(main())
