@@ -45,6 +45,7 @@ class _Refused:
     """`ports.Provider` of an account that cannot be opened: it sends nothing and says why."""
 
     room = 0
+    refused = ""
 
     def __init__(self, route: Route, error: CredentialError) -> None:
         self.route = route

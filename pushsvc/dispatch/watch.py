@@ -31,6 +31,9 @@ class Knows(Protocol):
     @property
     def trouble(self) -> str: ...
 
+    @property
+    def refused(self) -> str: ...
+
     def remedy(self, reason: str) -> str: ...
 
 
@@ -109,6 +112,8 @@ class RouteWatch:
         trouble = self.health.spoken_of(now)
         if provider.trouble.startswith(CREDENTIAL):
             found[route] = ("credential", provider.trouble)
+        elif provider.refused:
+            found[route] = (provider.refused, _with(provider.trouble, provider.remedy(provider.refused)))
         elif trouble is not None and trouble.cause == "credentials":
             found[route] = (trouble.label, _with(trouble.reason, provider.remedy(trouble.reason)))
         elif provider.trouble and self._away_since is not None and now - self._away_since >= AWAY:

@@ -22,6 +22,13 @@ class Accepted(Struct, frozen=True):
     id: Annotated[str, Meta(description="A UUIDv7.", extra_json_schema={"format": "uuid"})]
     state: PushState
     deliveries: Annotated[int | None, Meta(description="Distinct targets; null while they are still to be found.")]
+    unreached: Annotated[
+        int | UnsetType,
+        Meta(
+            description="How many of those that `to` names get nothing, as far as that is known by now: no active "
+            "device that the push is for, or no account of the app that reaches it. Left out where there are none."
+        ),
+    ] = UNSET
     warnings: Annotated[
         list[ProblemFault] | UnsetType,
         Meta(
@@ -115,10 +122,14 @@ class Health(Struct, frozen=True):
 
 
 def accepted(
-    push_id: str, state: PushState, deliveries: int | None, warnings: list[ProblemFault] | None = None
+    push_id: str,
+    state: PushState,
+    deliveries: int | None,
+    unreached: int = 0,
+    warnings: list[ProblemFault] | None = None,
 ) -> bytes:
     """The answer to `POST /v1/push`."""
-    return encode(Accepted(push_id, state, deliveries, warnings or UNSET))
+    return encode(Accepted(push_id, state, deliveries, unreached or UNSET, warnings or UNSET))
 
 
 def status(

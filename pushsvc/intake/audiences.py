@@ -8,7 +8,7 @@ total with the answer, and is sent as soon as any other. The answer names what w
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -60,23 +60,40 @@ class Lookup:
         self._registry = registry
         self._routes = {app.name: app.routes for app in apps.values()}
 
-    async def at_once(self, push: Push) -> tuple[Push, list[ProblemFault]]:
-        """The push with its targets where these are few, else as it is; and warnings of whom it does not reach. Whom a
+    async def at_once(self, push: Push) -> tuple[Push, Unreached]:
+        """The push with its targets where these are few, else as it is; and whom it does not reach. Whom a
         scheduled push is for is looked up when it is sent."""
         if not push.audience or push.send_at is not None:
-            return push, unreached(push)
+            return push, Unreached().beside(push)
         match audience := decode_audience(push.audience):
             case ByDevices(ids=asked) | ByUsers(users=asked) if len(asked) <= FEW:
                 page = await self._registry.members(push.app, audience, after="", limit=MOST)
                 if page.cursor is not None:
-                    return push, []
-                wanted = filter(reached(push, audience), page.devices)
+                    return push, Unreached()
+                wanted = list(filter(reached(push, audience), page.devices))
                 found = targets_of(wanted, 0, self._routes[push.app])
                 targets = {route: tuple(own) for route, own in found.items()}
                 found_push = msgspec.structs.replace(push, audience=b"", targets=targets)
-                return found_push, [*unknown(audience, page.devices, targets), *unreached(found_push)]
+                met = {device.id if isinstance(audience, ByDevices) else device.user for device in wanted}
+                nobody = Unreached(len(asked) - len(met), unknown(audience, page.devices, targets))
+                return found_push, nobody.beside(found_push)
             case _:
-                return push, []
+                return push, Unreached()
+
+
+class Unreached(NamedTuple):
+    """Of those that `to` names, who gets nothing, as far as they are known when the answer is given."""
+
+    number: int = 0
+    """Names without a device that the push is for, and targets that no account of the app reaches."""
+    warnings: list[ProblemFault] = []  # noqa: RUF012 (never written to)
+
+    def beside(self, push: Push) -> Unreached:
+        """These, and the targets of the push that no account reaches."""
+        if push.targets.keys() <= push.messages.keys():
+            return self
+        strangers = sum(len(targets) for route, targets in push.targets.items() if route not in push.messages)
+        return Unreached(self.number + strangers, [*self.warnings, *unreached(push)])
 
 
 def unknown(

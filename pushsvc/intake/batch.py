@@ -29,6 +29,7 @@ class BatchItem(Struct, frozen=True, omit_defaults=True):
     id: Annotated[str | None, Meta(description="A UUIDv7.")] = None
     state: PushState | None = None
     deliveries: int | None = None
+    unreached: Annotated[int | None, Meta(description="As that of a single push.")] = None
     error: Problem | None = None
     warnings: Annotated[list[ProblemFault] | None, Meta(description="As those of a single push.")] = None
 

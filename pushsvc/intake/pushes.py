@@ -111,12 +111,12 @@ class PushCalls:
         if key is not None and (kept := await self._pushes.recall(app.name, key)) is not None:
             return await self._again(request, app.name, once.first_answer(kept, request.path, body))
         prepared, warnings = self._prepare(app.name, body, key)
-        push = prepared
+        push, unreached = prepared, 0
         if push.audience or push.targets.keys() - push.messages.keys():
-            push, found = await self._lookup.at_once(prepared)
+            push, (unreached, found) = await self._lookup.at_once(prepared)
             warnings += found
         total = push.total
-        answer = answers.accepted(push.id, push.first_state, _deliveries(push), warnings)
+        answer = answers.accepted(push.id, push.first_state, _deliveries(push), unreached, warnings)
         if self._backlog is not None:
             await self._backlog.admit(app.name, total)
         if key is None:
@@ -194,7 +194,7 @@ class PushCalls:
                 await asyncio.sleep(0)
             try:
                 prepared, warnings = self._prepare(app, document, key)
-                push, found = await self._lookup.at_once(prepared)
+                push, (unreached, found) = await self._lookup.at_once(prepared)
             except RequestError as error:
                 results.append(refused(error))
             else:
@@ -206,6 +206,7 @@ class PushCalls:
                         id=push.id,
                         state=push.first_state,
                         deliveries=_deliveries(push),
+                        unreached=unreached or None,
                         warnings=warnings or None,
                     )
                 )

@@ -100,6 +100,11 @@ class Provider(Protocol):
         """Why no connection is up (`connection refused`, `bad certificate`), or the empty string."""
         ...
 
+    @property
+    def refused(self) -> str:
+        """The vendor's word by which it refuses who we are before anything can be sent, or the empty string."""
+        ...
+
     def remedy(self, reason: str) -> str:
         """What an operator can do where this is why our credentials, or a part of them, are refused; may be empty."""
         ...

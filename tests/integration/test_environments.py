@@ -78,7 +78,7 @@ def test_whom_no_account_reaches_is_counted_and_has_a_row(tmp_path: Path) -> Non
                 "message": "no account of the app reaches 1 of the targets, of apns in the environment sandbox: "
                 "they end as `failed`, reason `no_route`",
             }
-            assert body["warnings"] == [warning]
+            assert (body["unreached"], body["warnings"]) == (1, [warning])
             push = body["id"]
             assert await service.done(push) == {"total": 2, "sent": 1, "failed": 1}
             (row,) = [row for row in await service.rows(push) if row["outcome"] == "failed"]

@@ -96,6 +96,9 @@ def test_few_are_looked_up_at_once(
         answer, push = await post(service, to)
         total = sum(map(len, targets.values()))
         warnings = answer.pop("warnings", [])
+        missing = targets.keys() - {"apns", "fcm"}
+        unfound = {"u3", "nobody", "d9", "d5"} & {name for names in to.values() for name in names}
+        assert answer.pop("unreached", 0) == len(missing) + len(unfound)
         if unknown is not None:
             first = warnings.pop(0)
             assert first["path"] == unknown[0]
@@ -103,7 +106,6 @@ def test_few_are_looked_up_at_once(
             assert "nobody" not in first["message"]  # the answer is kept for repeats; no erasure would find it there
         warned = [warning["message"] for warning in warnings]
         assert answer == {"id": push.id, "state": "sending" if total else "done", "deliveries": total}
-        missing = targets.keys() - {"apns", "fcm"}
         assert [text for text in warned if "no account of the app reaches 1 of the targets" not in text] == []
         assert len(warned) == len(missing)
         assert (push.targets, push.audience) == (targets, b"")

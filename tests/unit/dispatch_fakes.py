@@ -80,6 +80,7 @@ class FakeProvider:
         self.route = route
         self.window = room
         self.trouble = ""
+        self.refused = ""
         self.submitted: list[Delivery] = []
         self.open: list[tuple[Delivery, OnOutcome]] = []
         self.closed = asyncio.Event()

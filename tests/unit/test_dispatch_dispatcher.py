@@ -265,6 +265,9 @@ def test_it_says_which_routes_are_held() -> None:
                 "look at network, firewall, proxy and `endpoint`"
             )
             assert own.held() == {"shop/fcm": away}
+            cut_off.trouble, cut_off.refused = "the token endpoint refuses", "invalid_grant"
+            assert own.held() == {"shop/fcm": "the token endpoint refuses: look after invalid_grant"}
+            cut_off.trouble, cut_off.refused = "connection refused", ""
             refused.answer(Misconfigured(status=403, reason="InvalidProviderToken"))
             assert own.held() == {
                 "shop/apns": "InvalidProviderToken: look after InvalidProviderToken",

@@ -270,10 +270,11 @@ def test_a_refused_service_account_is_named_and_asked_for_again(tmp_path: Path) 
     async def scene(it: Opened) -> None:
         await it.until(lambda: endpoint.calls)
         await it.until(lambda: "invalid_grant" in it.provider.trouble)
-        assert it.provider.room == 0
+        assert (it.provider.room, it.provider.refused) == (0, "invalid_grant")
+        assert "clock" in it.provider.remedy("invalid_grant")
         endpoint.failure = None
         await it.until(lambda: it.provider.room)
-        assert it.provider.trouble == ""
+        assert (it.provider.trouble, it.provider.refused) == ("", "")
 
     run(tmp_path, scene, endpoint)
 

@@ -150,6 +150,10 @@ class ApnsProvider:
     def trouble(self) -> str:
         return self._pool.trouble
 
+    @property
+    def refused(self) -> str:
+        return ""  # What Apple refuses, it refuses in its answers.
+
     def on_room(self, wake: Callable[[], None]) -> None:
         self._wakes.append(wake)
         self._pool.on_room(wake)

@@ -93,6 +93,11 @@ class FcmProvider:
             return str(self._token.failure or "waiting for an access token")
         return self._pool.trouble
 
+    @property
+    def refused(self) -> str:
+        failure = None if self._token.value else self._token.failure
+        return failure.reason if failure is not None and failure.final else ""
+
     def on_room(self, wake: Callable[[], None]) -> None:
         self._wakes.append(wake)
         self._pool.on_room(wake)
