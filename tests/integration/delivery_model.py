@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from pushsvc.audience import owner_of
@@ -11,6 +12,7 @@ from pushsvc.model import (
     ENDS,
     BadNotification,
     Delivery,
+    Message,
     Misconfigured,
     Outcome,
     Push,
@@ -22,6 +24,8 @@ from pushsvc.model import (
 )
 from pushsvc.policy import RetryPolicy
 from pushsvc.ports import OnOutcome
+from pushsvc.ports.expansion import Expansion
+from pushsvc.ports.registry import Members
 from pushsvc.store import token_hash
 
 from ..unit.dispatch_fakes import ROUTE, FakeProvider
@@ -70,6 +74,9 @@ class Flight:
         self.process = process
         self.delivery = delivery
         self.outcome: Outcome | None = None
+        self.recorded_at = 0.0
+        self.deaf: set[Process] = set()
+        """Those that stood still when it was recorded, and have not gone on since."""
         self.excused = False
         """Its process was killed or lost its lease: nobody can know what it would have recorded."""
         self.recorded = False
@@ -131,8 +138,11 @@ class Model:
 
     def __init__(self, push: Push) -> None:
         self.push = push
-        self.tokens = [target.token for target in push.targets["apns"]]
-        self.flights: dict[int, list[Flight]] = {index: [] for index in range(push.total)}
+        self.targets: list[Target] = list(push.targets.get("apns", ()))
+        """Of an audience those that were found so far."""
+        self.page: tuple[Expansion, Members] | None = None
+        """What was read of its audience, and is not written yet."""
+        self.flights: defaultdict[int, list[Flight]] = defaultdict(list)
         """Those since its last replay."""
         self.cancelling = False
         self.cancelled = False
@@ -141,6 +151,10 @@ class Model:
         """Those that stood still then, and have not gone on since."""
         self.told = dict.fromkeys(ENDS, 0)
         self.replayed = False
+
+    @property
+    def message(self) -> Message:
+        return self.push.messages["apns"]
 
     @property
     def open(self) -> list[Flight]:
@@ -161,10 +175,12 @@ class Phone:
     def device(self) -> Device | None:
         return self.states[-1]
 
-    def may_get(self, target: Target) -> bool:
+    def may_get(self, target: Target, topic: str = "") -> bool:
         """Whether what was for this target is still for whom the device has now."""
         return any(
-            device is not None and (device.token, owner_of(device)) == (target.token, target.owner)
+            device is not None
+            and (device.token, owner_of(device)) == (target.token, target.owner)
+            and (not topic or topic in device.topics)
             for device in self.states
         )
 

@@ -1,10 +1,11 @@
 """The whole life of a delivery, by real dispatchers over a real Redis, in any order of what may happen to it.
 
-hypothesis accepts and schedules pushes, answers what is in flight as providers do, cancels, suppresses, erases, moves
-devices, replays, and pauses, kills and restarts dispatchers, in between at any point of time. What must hold is asked
-at each submit, at each step and in the end: nothing goes out after its revocation was answered but what was in flight
-then, nothing is sent twice but what a process took to its grave, counts balance and are never taken back, and rows say
-what happened.
+hypothesis accepts and schedules pushes, reads audiences, answers what is in flight as providers do, cancels,
+suppresses, erases, moves devices, has them join and leave a topic, replaces messages, replays, and pauses, kills and
+restarts dispatchers, in between at any point of time. What must hold is asked at each submit, at each step and in the
+end: nothing goes out after its revocation was answered but what was in flight then, nothing is sent twice but what a
+process took to its grave, nothing is sent again that a newer message has replaced, counts balance and are never taken
+back, and rows say what happened.
 
 `PUSHSVC_MACHINE_EXAMPLES` and `PUSHSVC_MACHINE_STEPS` make a longer search of it.
 """
@@ -25,8 +26,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from structlog.testing import capture_logs
 
-from pushsvc.audience import targets_of
-from pushsvc.devices import Device
+from pushsvc.audience import reached, targets_of
+from pushsvc.codec import decode_audience, encode_audience
+from pushsvc.devices import Audience, ByTopic, ByWhere, Device, ToAll
 from pushsvc.errors import Conflict
 from pushsvc.model import (
     ENDS,
@@ -41,6 +43,7 @@ from pushsvc.model import (
     TokenDead,
 )
 from pushsvc.ports import DeadFilter, ReplaySpec
+from pushsvc.ports.registry import Members
 from pushsvc.store import StoreConfig, keys
 
 from .delivery_model import (
@@ -60,6 +63,11 @@ from .delivery_model import (
 from .servers import Server
 from .stepped import Process, SteppedWorld
 from .test_store_kit import Backend, backend_server
+
+AUDIENCES: tuple[Audience, ...] = (ByTopic("news"), ByWhere("user == 'carl' or user == 'dora'"))
+PAGE = 128
+COLLAPSED = 55.0
+"""Seconds for which what was accepted with a `collapse` is remembered in any case."""
 
 
 class DeliveryMachine(RuleBasedStateMachine):
@@ -101,8 +109,10 @@ class DeliveryMachine(RuleBasedStateMachine):
                 say(f"{what}: sent after its token was taken back")
         if target.device_id is not None:
             phone = self.phones[target.device_id]
-            if flight.process not in phone.deaf and not phone.may_get(target):
+            if flight.process not in phone.deaf and not phone.may_get(target, chunk.topic):
                 say(f"{what}: sent to what {target.device_id} was before")
+        if chunk.turn > 1 and (newer := self.newer(model, flight)):
+            say(f"{what}: sent again after {newer}, which replaces it")
         if chunk.expires_at <= self.world.clock.ms():
             say(f"{what}: sent after its time")
         if chunk.starts_at > self.world.clock.ms():
@@ -115,6 +125,18 @@ class DeliveryMachine(RuleBasedStateMachine):
             elif isinstance(before.outcome, (Sent, TokenDead, BadNotification)):
                 say(f"{what}: sent again after {before.outcome}")
         model.flights[target.index].append(flight)
+
+    def newer(self, model: Model, flight: Flight) -> str:
+        """Another push with the same `collapse` that was accepted for the same token, a moment ago, or nothing."""
+        own, token = model.message, flight.delivery.target.token
+        for name, other in self.pushes.items() if own.collapse else ():
+            if (other.message.collapse, other.message.since, name) > (own.collapse, own.since, model.push.id):
+                for each in (each for flights in other.flights.values() for each in flights):
+                    known = each.recorded and not each.excused and flight.process not in each.deaf
+                    fresh = self.world.clock.now - each.recorded_at < COLLAPSED
+                    if known and fresh and isinstance(each.outcome, Sent) and each.delivery.target.token == token:
+                        return name
+        return ""
 
     def all_flights(self, process: Process) -> list[Flight]:
         return [
@@ -139,6 +161,10 @@ class DeliveryMachine(RuleBasedStateMachine):
                 each.deaf &= standing
         for phone in self.phones.values():
             phone.deaf &= standing
+        for model in self.pushes.values():
+            for flights in model.flights.values():
+                for flight in flights:
+                    flight.deaf &= standing
 
     def pass_time(self, seconds: float) -> None:
         self.world.advance(seconds)
@@ -149,7 +175,8 @@ class DeliveryMachine(RuleBasedStateMachine):
                 self.excuse(process)
             elif process.runs and seconds >= 0.02:
                 for flight in self.all_flights(process):
-                    flight.recorded |= flight.outcome is not None
+                    if flight.outcome is not None and not flight.recorded:
+                        flight.recorded, flight.recorded_at, flight.deaf = True, self.world.clock.now, self.standing()
 
     def excuse(self, process: Process) -> None:
         for flight in self.all_flights(process):
@@ -164,6 +191,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         lane=st.sampled_from(["urgent", "bulk"]),
         send_in=st.sampled_from([None, None, None, 2.0]),
         ttl=st.sampled_from([5.0, 300.0, 300.0]),
+        collapse=st.sampled_from(["", "", "score"]),
         at_once=st.sampled_from([False, False, False, True]),
         seed=st.integers(0, 1 << 16),
     )
@@ -175,6 +203,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         lane: Lane,
         send_in: float | None,
         ttl: float,
+        collapse: str,
         at_once: bool,
         seed: int,
     ) -> None:
@@ -192,7 +221,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             lane=lane,
             created_at=now,
             expires_at=(send_at or now) + int(ttl * 1000),
-            messages={"apns": Message("apns", b"{}")},
+            messages={"apns": Message("apns", b"{}", collapse=collapse, since=(send_at or now) if collapse else 0)},
             targets={"apns": tuple(targets)},
             send_at=send_at,
         )
@@ -210,6 +239,51 @@ class DeliveryMachine(RuleBasedStateMachine):
         """It is cancelled while dispatchers read it."""
         await self.store.pushes.accept(model.push)
         await self._cancel(model)
+
+    @rule(to=st.sampled_from(AUDIENCES), collapse=st.sampled_from(["", "score"]))
+    def broadcast(self, to: Audience, collapse: str) -> None:
+        """To whoever is in an audience when it is read."""
+        name, now = f"p{len(self.pushes)}", self.world.clock.ms()
+        push = Push(
+            id=name,
+            app="shop",
+            lane="normal",
+            created_at=now,
+            expires_at=now + 300_000,
+            messages={"apns": Message("apns", b"{}", collapse=collapse, since=now if collapse else 0)},
+            targets={},
+            audience=encode_audience(to),
+        )
+        self.pushes[name] = Model(push)
+        self.world.call(self.store.pushes.accept(push))
+        self.hear()
+
+    @precondition(lambda self: any(model.push.audience for model in self.pushes.values()))
+    @rule(data=st.data())
+    def expand(self, data: st.DataObject) -> None:
+        """Read a page of an audience, or write the deliveries of the page that was read."""
+        names = sorted(name for name, model in self.pushes.items() if model.push.audience)
+        self.world.call(self._expand(self.pushes[data.draw(st.sampled_from(names))]))
+        self.hear()
+
+    async def _expand(self, model: Model) -> None:
+        name = model.push.id
+        if model.page is None:
+            at = await self.store.expansions.load("shop", name)
+            if at is not None:
+                audience = decode_audience(at.push.audience)
+                kind = ToAll() if isinstance(audience, ByWhere) else audience
+                page = await self.store.registry.members("shop", kind, after=at.cursor, limit=PAGE)
+                found = list(filter(reached(at.push, audience), page.devices))
+                model.page = at, Members(found, page.cursor)
+            return
+        at, page = model.page
+        model.page = None
+        targets = targets_of(page.devices, at.total, {})
+        model.targets += targets.get("apns", ())
+        if await self.store.expansions.advance(at, targets, cursor=page.cursor, lease=1000) is None:
+            assert model.cancelling, name
+            del model.targets[at.total :]
 
     @rule(
         who=st.sampled_from(NAMES),
@@ -285,7 +359,8 @@ class DeliveryMachine(RuleBasedStateMachine):
             device = Device(id=f"d{number}", platform="apns", token=token, user="ann", registered_at=now)
             await self.store.registry.put("shop", device)
         before = set(self.pushes)
-        await self.store.erasures.erase("shop", "ann", wait=5.0)
+        while not (await self.store.erasures.erase("shop", "ann", wait=5.0)).done:
+            pass
         for token in ANNS:
             self.withdrawn[token].append(Withdrawn(before, self.standing(), later=False))
 
@@ -304,13 +379,22 @@ class DeliveryMachine(RuleBasedStateMachine):
         """The device is deleted."""
         self.move(self.phones[name], None, self.store.registry.remove("shop", name))
 
+    @rule(name=st.sampled_from(PHONES), joins=st.sampled_from([True, True, False]))
+    def topic(self, name: str, joins: bool) -> None:
+        """The device joins the topic, or leaves it."""
+        phone, registry = self.phones[name], self.store.registry
+        if phone.device is not None:
+            topics = ("news",) if joins else ()
+            change = (registry.subscribe if joins else registry.unsubscribe)("shop", "news", name)
+            self.move(phone, msgspec.structs.replace(phone.device, topics=topics), change)
+
     def move(self, phone: Phone, to: Device | None, change: Coroutine[Any, Any, Any]) -> None:
         phone.states.append(to)
         phone.changes += 1
 
         async def moving() -> None:
             await change
-            phone.states[:] = [to]
+            phone.states[:] = [await self.store.registry.get("shop", to.id) if to is not None else None]
             phone.deaf |= self.standing()
 
         self.world.call(moving())
@@ -404,7 +488,8 @@ class DeliveryMachine(RuleBasedStateMachine):
     def look_at(self, model: Model, status: PushStatus) -> None:
         counts = msgspec.structs.asdict(status.counts)
         name = model.push.id
-        assert counts.pop("total") == model.push.total == sum(counts.values()), (name, counts)
+        total = counts.pop("total")
+        assert total == len(model.targets) == sum(counts.values()), (name, total, counts)
         for end in ENDS:
             assert counts[end] >= model.told[end], (name, end, counts, model.told)
             model.told[end] = counts[end]
@@ -439,6 +524,9 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.hear()
         settled = False
         for _ in range(150):
+            for model in self.pushes.values():
+                if model.push.audience:
+                    self.world.call(self._expand(model))
             for each in self.dispatchers.values():
                 if not each.over:
                     each.provider.say(Sent(status=200), 1000)
@@ -465,9 +553,10 @@ class DeliveryMachine(RuleBasedStateMachine):
         assert found is not None
         rows = found[0]
         counted = {end: sum(row.outcome == end for row in rows) for end in ENDS}
-        if model.cancelling and model.push.send_at is not None and len(rows) < model.push.total:
+        total = len(model.targets)
+        if model.cancelling and model.push.send_at is not None and len(rows) < total:
             return  # cancelled before its time: no row of its own says so
-        assert len(rows) == model.push.total, (name, len(rows))
+        assert len(rows) == total, (name, len(rows))
         assert counted == model.told, name
         for index, row in enumerate(rows):
             outcomes = [type(each.outcome) for each in model.flights[index]]
@@ -484,13 +573,12 @@ class DeliveryMachine(RuleBasedStateMachine):
             elif row.outcome == "failed":
                 assert outcomes, what
             elif row.outcome == "cancelled":
-                assert model.cancelling or any(each.pushes for each in self.withdrawn.get(model.tokens[index], ())), (
-                    what
-                )
+                token = model.targets[index].token
+                assert model.cancelling or any(each.pushes for each in self.withdrawn.get(token, ())), what
             elif row.outcome == "suppressed":
-                device = model.push.targets["apns"][index].device_id
-                moved = device is not None and self.phones[device].changes > 1
-                assert moved or self.withdrawn.get(model.tokens[index]), what
+                target = model.targets[index]
+                moved = target.device_id is not None and self.phones[target.device_id].changes > 1
+                assert moved or self.withdrawn.get(target.token) or model.message.collapse, what
 
     def nothing_is_left(self) -> None:
         figures = self.world.call(self.store.gauges({"shop": ("apns",)})).apps["shop"]
@@ -506,7 +594,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         for name, model in self.pushes.items():
             shard = keys.shard_of(name, self.config.shards_of("shop"))
             lost = any(each.excused for flights in model.flights.values() for each in flights)
-            if model.cancelled and not lost and model.push.total > 1:
+            if model.cancelled and not lost and len(model.targets) > 1:
                 flying = int(self.world.call(call("HGET", keys.push("shop", shard, name), "fi")) or 0)
                 assert flying <= 0, (name, flying)
         # Those of an erased token go; the count stays.
