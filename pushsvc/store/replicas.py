@@ -13,10 +13,11 @@ because the server that takes over has the whole of one step or nothing.
 
 How many must have it is judged by `Quorum`. One replica is not enough for the failover that sentinels make on demand:
 one is promoted while another still follows, and acknowledges, what is about to be thrown away. So all replicas that a
-primary has and that keep up are waited for, from the first write on: a primary is asked for them before it. When one is
-missing nothing is promised until the sentinels have named the same primary for `GRACE` seconds: it has failed, and is
-not waited for any more, or it was promoted, and they have named that one. In a cluster its primaries are the
-sentinels: most of them must say that the slot is that node's, since no other gets it without their votes.
+primary has and that keep up are waited for, from the first write on: a primary is asked for them before it, and at the
+start of a process, which may fall into a failover, the sentinels too. When one is missing nothing is promised until the
+sentinels have named the same primary for `GRACE` seconds: it has failed, and is not waited for any more, or it was
+promoted, and they have named that one. In a cluster its primaries are the sentinels: most of them must say that the
+slot is that node's, since no other gets it without their votes.
 
 ROLE follows WAIT in the same pipeline: what has been demoted meanwhile promises nothing, and the offsets that replicas
 have acknowledged say who keeps up (https://redis.io/docs/latest/commands/role/).
@@ -32,6 +33,7 @@ from typing import Any, Final, NamedTuple
 
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.crc import key_slot
+from redis.exceptions import ConnectionError as NoConnection
 
 from ..errors import StoreError, StoreUnavailable
 from ..telemetry import StateLog, get_logger
@@ -102,6 +104,10 @@ class Quorum:
             self._written = (self._written[1], role.written)
             self._sampled = now
         self._in_step = sum(has > 0 and has >= self._written[0] for has in role.acknowledged)
+
+    def expect(self, replicas: int) -> None:
+        """So many the sentinels call living: one that is not connected may be the one that is being promoted."""
+        self.wanted = max(self.wanted, replicas)
 
     def _needed(self, now: float) -> int:
         return max(self.wanted, self._in_step if self._all and now >= self._try_at else 0)
@@ -179,11 +185,25 @@ class ReplicatedLink(Link):
         self, key: str, commands: Sequence[Command], *, mark: bool, repeat: bool = True
     ) -> list[Any]:
         """The answers, in the order of the commands; a fault in the place of all where replicas do not have them."""
+        history = self.history
+        try:
+            return await self._on_replicas(key, commands, mark=mark, repeat=repeat and self.sentinels is None)
+        except StoreUnavailable as error:
+            # Another primary has other replicas: it is asked for them before it is asked to write.
+            broken = isinstance(error.__cause__, NoConnection)
+            if self.sentinels is None or not repeat or not (broken or self.history != history):
+                raise
+            return await self._on_replicas(key, commands, mark=mark, repeat=False)
+
+    async def _on_replicas(self, key: str, commands: Sequence[Command], *, mark: bool, repeat: bool) -> list[Any]:
         quorum = self._quorums.get(key if self.cluster else "")
         if quorum is None:
             quorum = Quorum(self._least, strict=self._strict, all_of_them=self.sentinels is not None)
             self._quorums[key if self.cluster else ""] = quorum
         if quorum.unseen:
+            if self.sentinels is not None and not self.history:
+                # Later on we know whom the sentinels have replaced: the old primary, which may not follow yet.
+                quorum.expect(await self.sentinels.replicas())
             (role,) = await self.pinned(key, [("ROLE",)], 0)
             quorum.look(read_role(role), time.monotonic())
         history = self.history

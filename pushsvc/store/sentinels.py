@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
@@ -70,6 +70,14 @@ def read_word(address: Any, master: Any) -> Word | None:
     flags = fields[b"flags"].split(b",")
     leads = named != own
     return Word(int(fields[b"config-epoch"]), leads, named, not leads and (b"s_down" in flags or b"o_down" in flags))
+
+
+def living_of(replicas: Any) -> int:
+    """How many of the answer to SENTINEL REPLICAS are not down."""
+    if not replicas or isinstance(replicas, Exception):
+        return 0
+    flags = [dict(zip(flat[::2], flat[1::2], strict=True))[b"flags"].split(b",") for flat in replicas]
+    return sum(not {b"s_down", b"o_down", b"disconnected"} & set(own) for own in flags)
 
 
 class Sentinels(Sentinel):
@@ -126,15 +134,29 @@ class Sentinels(Sentinel):
                 switched(elected.address)
         return elected.address
 
+    async def replicas(self) -> int:
+        """How many living replicas the primary has, by the sentinel that knows most of them."""
+        answers = await asyncio.gather(
+            *(self._answers(each, [("SENTINEL", "REPLICAS", self._name)]) for each in self.sentinels)
+        )
+        return max((living_of(answer[0]) for answer in answers), default=0)
+
     async def _ask(self, sentinel: Redis) -> Word | None:
+        address, master = await self._answers(
+            sentinel, [("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name), ("SENTINEL", "MASTER", self._name)]
+        )
+        return None if isinstance(address, Exception) else read_word(address, master)
+
+    async def _answers(self, sentinel: Redis, commands: Sequence[tuple[str, ...]]) -> list[Any]:
+        """Faults are among them; None for each where the sentinel does not answer."""
         try:
             async with asyncio.timeout(self._timeout), sentinel.pipeline(transaction=False) as pipe:
-                pipe.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name)
-                pipe.execute_command("SENTINEL", "MASTER", self._name)
-                address, master = await pipe.execute(raise_on_error=False)
+                for command in commands:
+                    pipe.execute_command(*command)
+                answers: list[Any] = await pipe.execute(raise_on_error=False)
+                return answers
         except (RedisError, OSError, TimeoutError):
-            return None
-        return None if isinstance(address, Exception) else read_word(address, master)
+            return [None] * len(commands)
 
 
 class _Checked(SentinelManagedConnection):

@@ -10,6 +10,7 @@ BENCHES = (
     "transport",
     "delivery",
     "intake",
+    "durability",
     "volume",
     "memory",
     "lanes",

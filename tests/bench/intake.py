@@ -59,7 +59,7 @@ async def bare(request: web.Request) -> web.Response:
 
 
 @asynccontextmanager
-async def application(kind: str, redis: str) -> AsyncIterator[web.Application]:
+async def application(kind: str, redis: str, store_config: StoreConfig | None = None) -> AsyncIterator[web.Application]:
     """The application that is measured."""
     if kind == "bare":
         app = web.Application(client_max_size=4 << 20)
@@ -81,7 +81,7 @@ async def application(kind: str, redis: str) -> AsyncIterator[web.Application]:
         erasures: Any = store
         suppressions: Any = store
         if kind == "redis":
-            opened = await stack.enter_async_context(open_store(redis, StoreConfig()))
+            opened = await stack.enter_async_context(open_store(redis, store_config or StoreConfig()))
             store, keys, dead = opened.pushes, opened.keys, opened.dead
             registry, erasures, suppressions = opened.registry, opened.erasures, opened.suppressions
         key = ApiKey("bench", "shop", hashlib.sha256(KEY.encode()).hexdigest(), ("push",))
@@ -103,10 +103,10 @@ async def application(kind: str, redis: str) -> AsyncIterator[web.Application]:
         )
 
 
-async def run_server(kind: str, redis: str) -> None:
+async def run_server(kind: str, redis: str, store_config: StoreConfig | None = None) -> None:
     """Serve until stdin closes."""
     telemetry.configure_logging("info")
-    async with application(kind, redis) as app, serve(app, IntakeConfig(port=0)) as url:
+    async with application(kind, redis, store_config) as app, serve(app, IntakeConfig(port=0)) as url:
         print(url, flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 

@@ -93,6 +93,16 @@ def test_one_that_keeps_up_and_never_acknowledges_in_time_is_tried_once_a_minute
     assert quorum.wanted == 2
 
 
+def test_one_that_the_sentinels_know_is_missed_from_the_first_write_on() -> None:
+    """We have just been started, and it is being promoted: the other one still follows the old primary."""
+    quorum = Quorum(1, strict=False, all_of_them=True)
+    quorum.expect(2)
+    quorum.look(Role(100, (95,)), 0.0)
+    assert not judge(quorum, 1, 1, 0.0)
+    assert not judge(quorum, 1, 1, GRACE, confirmed=GRACE - 0.1)
+    assert judge(quorum, 1, 1, GRACE)
+
+
 def test_what_is_no_primary_any_more_promises_nothing() -> None:
     assert read_role([b"master", 7, [[b"h", b"1", b"5"], [b"h", b"2", b"7"]]]) == Role(7, (5, 7))
     assert read_role(ValueError("NOPERM")) is None

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from pushsvc.errors import ConfigError
-from pushsvc.store.sentinels import Word, elect, read_word
+from pushsvc.store.sentinels import Word, elect, living_of, read_word
 from pushsvc.store.urls import check_url
 
 OLD, NEW = ("10.0.0.1", 6379), ("10.0.0.2", 6379)
@@ -39,6 +39,12 @@ def test_what_a_sentinel_says() -> None:
     assert read_word([b"10.0.0.2", b"6379"], fields) == Word(7, True, NEW, False)
     assert read_word(None, None) is None
     assert read_word([b"10.0.0.1", b"6379"], ValueError("no such master")) is None
+
+
+def test_living_replicas() -> None:
+    flags = [b"slave", b"slave,promoted", b"s_down,slave,disconnected", b"slave,disconnected"]
+    assert living_of([[b"name", b"x", b"flags", each] for each in flags]) == 2
+    assert living_of(None) == living_of([]) == living_of(ValueError("no such master")) == 0
 
 
 @pytest.mark.parametrize(
