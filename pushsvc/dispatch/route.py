@@ -17,7 +17,7 @@ from .congestion import Congestion
 from .haste import Haste
 from .health import UNBOUNDED
 from .holdings import CANCELLED, Holdings
-from .lanes import OpenEntry
+from .lanes import SLICE, OpenEntry
 from .lease import Lease, unlimited
 from .limits import RATE_LIMITED, Gate, Pacer, RouteLimits
 from .reader import Reader
@@ -250,8 +250,13 @@ class RouteWorker:
         overtaken = self._haste.overtaken(self.route, started)
         calm, lean = self._congestion.calm, self._congestion.lean
         self._congestion.turn(started, lean=bool(overtaken))
-        lease = self._lease
-        while budget > 0 and lease.holds:
+        lease, look_at = self._lease, budget - SLICE
+        while budget > 0:
+            if budget <= look_at:
+                # A stop of the whole process may have come between two slices.
+                if not lease.holds:
+                    break
+                look_at = budget - SLICE
             drawn = self._lanes.draw(
                 budget,
                 spare=min(room - reserve, calm.limit - self._in_flight),
