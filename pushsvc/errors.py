@@ -55,7 +55,11 @@ class StoreError(PushsvcError):
 
 
 class StoreUnavailable(StoreError):
-    """Redis cannot be reached, or did not answer in time."""
+    """Redis cannot be reached, or did not answer in time. `fix` is what to do about it, where the cause says so."""
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(message)
+        self.fix = fix
 
 
 class StoreOwned(StoreError):
@@ -126,7 +130,7 @@ class Gone(RequestError):
 
 
 class ContentTooLarge(RequestError):
-    status, type, title = 413, "content-too-large", "The body or a payload is too large"
+    status, type, title = 413, "content-too-large", "The body, a payload or the number of deliveries is too large"
 
 
 class InvalidRequest(RequestError):

@@ -1,8 +1,8 @@
 """`pushsvc check`: what would keep the service from working, with the fix beside each fault.
 
 It reads the configuration, reaches the store or tries whether one would start, looks at each credential's files and
-resolves the names of webhooks. It asks no provider: whether Apple or Google take a credential shows with the first push
-(`pushsvc_route_held`).
+resolves the names of webhooks. It asks no provider: whether Apple or Google take a credential shows once something is
+sent. Where a store answers, it names the routes that are held by now, and so also those whose credentials were refused.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,10 +21,11 @@ from msgspec import Struct, structs
 
 from ..errors import ConfigError, CredentialError, StoreError, StoreUnavailable
 from .files import FileFailed, temporary_folder
-from .output import Json, print_json, print_table
+from .output import Json, counted, print_json, print_table
 from .running import run
 
 if TYPE_CHECKING:
+    from ..model import ApiKey
     from ..settings import Settings
     from ..store import Store
 
@@ -40,16 +41,19 @@ return missing
 """
 # Asked in a script because redis-py 8.1 fails on the answer for a command that there is not.
 
+NOBODYS = "0" * 64
+"""The SHA-256 of the key in `config/example.toml`."""
+
 MARKS = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 
 class Row(Struct, frozen=True):
-    """One line of the table. `part` is a dotted key of the configuration, `mend` what to do about it."""
+    """One line of the table. `part` is a dotted key of the configuration, `fix` what to do about it."""
 
     part: str
     level: Literal["ok", "warning", "error"]
     what: str
-    mend: str = ""
+    fix: str = ""
     expires: float | None = None
     """Unix seconds."""
 
@@ -59,17 +63,20 @@ def check(
     json: Json = False,
     strict: Annotated[bool, typer.Option("--strict", help="Let warnings fail too.")] = False,
 ) -> None:
-    """Check the configuration, Redis and each credential, with the fix beside each fault. Exit with 1 on an error."""
+    """Check the configuration, Redis and each credential, with the fix beside each fault. Exit with 1 on an error.
+
+    It looks at files and at the store, and asks no provider: that Apple or Google refuse a good file shows only once
+    something is sent. The routes that a running service holds for that, or for anything else, are named as warnings.
+    """
     rows = list(_rows(context.obj))
     bad = {"error", "warning"} if strict else {"error"}
     good = not any(row.level in bad for row in rows)
     if json:
-        # `fix` is what the table calls it; `mend` stays for those who read it.
-        print_json({"ok": good, "findings": [{**structs.asdict(row), "fix": row.mend} for row in rows]})
+        print_json({"ok": good, "findings": [structs.asdict(row) for row in rows]})
     else:
         print_table(
             ("", "part", "found", "fix"),
-            [[row.level, row.part, row.what + _until(row), row.mend] for row in rows],
+            [[row.level, row.part, row.what + _until(row), row.fix] for row in rows],
             prose=("part", "found", "fix"),
             marks=MARKS,
         )
@@ -110,7 +117,8 @@ async def _store(settings: Settings) -> list[Row]:
     where = settings.redis.shown or f"embedded under {settings.store.data_dir}"
     try:
         with ExitStack() as trial:
-            if await running_store_url(settings):
+            runs = bool(await running_store_url(settings))
+            if runs:
                 opened = open_running_store(settings)
             else:
                 where += ", not running"
@@ -123,14 +131,17 @@ async def _store(settings: Settings) -> list[Row]:
                 missing = await _permitted(store, "EVAL", _MISSING_COMMANDS, 0, *NEEDED_COMMANDS)
                 apart = await clocks_apart(store)
                 durable = [await _durable(store, settings)]
+                held = judge_held(await store.held())
+                keys = judge_keys(settings, await store.keys.all() if runs else None)
     except ConfigError as error:
         return [Row(error.path, "error", error.message, error.mend)]
     except StoreError as error:
-        mend = "is Redis running there, and may this user run COMMAND, INFO and EVAL?" if settings.redis.url else ""
-        return [Row("redis", "error", f"{where}: {error}", mend)]
+        fix = "is Redis running there, and may this user run COMMAND, INFO and EVAL?" if settings.redis.url else ""
+        fix = (isinstance(error, StoreUnavailable) and error.fix) or fix
+        return [Row("redis", "error", f"{where}: {error}", fix), *judge_keys(settings, None)]
     except FileFailed as error:
         return [Row("store.data_dir", "error", f"no store can be tried: {error}", "name another folder")]
-    return [*judge_server(where, server, missing), *judge_clocks(apart), *durable, *_data_dir(settings)]
+    return [*judge_server(where, server, missing), *judge_clocks(apart), *durable, *_data_dir(settings), *keys, *held]
 
 
 async def _permitted(store: Store, *command: Any) -> Any:
@@ -162,6 +173,30 @@ def judge_clocks(apart: float) -> Iterator[Row]:
             "or too late, and APNs and Google refuse our credentials (InvalidProviderToken, invalid_grant)",
             "synchronize the clocks, as by NTP (timedatectl)",
         )
+
+
+def judge_held(held: Mapping[str, str]) -> Iterator[Row]:
+    """A row for each route that a running service does not send on now, `app/platform` and why. Pure."""
+    for name, why in held.items():
+        app, _, route = name.partition("/")
+        yield Row(f"apps.{app}.{route.replace('/', '.')}", "warning", f"the route is held now: {why}")
+
+
+def judge_keys(settings: Settings, stored: Sequence[ApiKey] | None) -> Iterator[Row]:
+    """A row for each app that nobody can push to, as far as is known, and for keys that are nobody's. `stored` are the
+    keys of the store; None where it does not answer. Pure."""
+    for name, app in settings.apps.items():
+        part, makes = f"apps.{name}.keys", f"`pushsvc keys new --app {name} --name NAME` makes one in the store"
+        usable = [key for key in app.keys if key.sha256 != NOBODYS]
+        if len(usable) < len(app.keys):
+            yield Row(part, "warning", "a key of the example, which is nobody's, is in the configuration", "remove it")
+        count = sum(key.app == name for key in stored or ())
+        if count:
+            yield Row(part, "ok", f"{counted(count, 'API key')} in the store")
+        elif not usable and stored is None:
+            yield Row(part, "ok", "no API key in the configuration; the store was not asked", makes)
+        elif not usable:
+            yield Row(part, "warning", "no API key: nobody can push", makes)
 
 
 async def _durable(store: Store, settings: Settings) -> Row:
@@ -236,13 +271,6 @@ def _credentials(settings: Settings) -> Iterator[Row]:
     from ..providers import REGISTRY
 
     for name, app in settings.apps.items():
-        if not app.keys:
-            yield Row(
-                f"apps.{name}.keys",
-                "ok",
-                "no API key in the configuration",
-                f"`pushsvc keys new --app {name} --name NAME` makes one in the store",
-            )
         for platform, config in app.providers.items():
             part = f"apps.{name}.{platform}"
             try:

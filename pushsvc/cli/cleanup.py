@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import PushsvcError
-from .output import Json, print_json, print_table
+from .output import Json, counted, print_json, print_table
 from .parts import until_signalled
 from .running import run
 
@@ -39,7 +39,7 @@ def cleanup(
     ] = 1.0,
     json: Json = False,
 ) -> None:
-    """Remove what has outlived its use: old tombstones, stale and suspect devices, orphans, what is too old.
+    """Remove what is no longer needed: old tombstones, stale and suspect devices, orphans, what is too old.
 
     Stale and suspect devices become tombstones first; `pushsvc devices restore` brings them back. Where another cleanup
     is under way this one says so and ends, with 0: the work is being done. Ctrl-C or SIGTERM end it between two steps.
@@ -70,7 +70,11 @@ def cleanup(
         if rows:
             titles = ("app", "what", "would go" if dry_run else "gone")
             print_table(titles, [[app, what, f"{count:,}"] for app, what, count in rows])
-        print(f"{total:,} would go" if dry_run else f"{total:,} gone, in {seconds:,.1f} s")
+        print(
+            f"{counted(total, 'record')} would go"
+            if dry_run
+            else f"{counted(total, 'record')} gone, in {seconds:,.1f} s"
+        )
     if cleaned.place is not None:
         typer.echo("stopped half-way: the rest is left to the next run", err=True)
         raise typer.Exit(130)

@@ -19,6 +19,7 @@ from ..errors import PushsvcError
 from ..model import JsonObject
 from ..tls import client_context
 from ..urls import exact_url
+from .output import Missing
 from .state import State
 
 Url = Annotated[
@@ -66,12 +67,12 @@ def access(state: State, url: str, key: str, app: str) -> Access:
     if app:
         variable = "PUSHSVC_KEY_" + re.sub(r"[^A-Z0-9]", "_", app.upper())
         key = os.environ.get(variable) or key
-        missing = f"No API key for {app!r}: set {variable} or PUSHSVC_KEY"
+        missing = f"No API key for {app!r}: set {variable} or PUSHSVC_KEY, or give --key"
     else:
-        missing = "No API key: set PUSHSVC_KEY"
+        missing = "No API key: set PUSHSVC_KEY, or give --key"
     key = key.strip()
     if not key:
-        raise typer.BadParameter(f"{missing}. `pushsvc keys new` makes one.")
+        raise Missing(f"{missing}. `pushsvc keys new` makes one; `pushsvc up --simulator` keeps one in its folder.")
     if not key.isascii() or not key.isprintable():
         raise typer.BadParameter("The API key holds characters that no key has: was it copied whole?")
     url = url or state.server_url()

@@ -27,7 +27,7 @@ from .device_files import Entry, entries, format_of
 from .device_lines import BadLine, Format, read_device
 from .failed import apps_of
 from .files import FileFailed, is_regular, open_private, reading, write_whole
-from .output import Json, print_json
+from .output import Json, counted, print_json
 from .parts import until_signalled
 from .running import run
 
@@ -109,7 +109,7 @@ def import_devices(
     if json:
         print_json(told)
     else:
-        print(f"{at.imported:,} devices imported, {at.new:,} of them new, in {seconds:,.1f} s")
+        print(f"{counted(at.imported, 'device')} imported, {at.new:,} of them new, in {seconds:,.1f} s")
         if at.rejected:
             typer.echo(f"{at.rejected:,} bad lines: {bad} says what is wrong", err=True)
     if not done:

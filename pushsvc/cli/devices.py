@@ -46,7 +46,7 @@ def show(context: typer.Context, device_id: Id, app: AppName = "", json: Json = 
     settings = context.obj.settings()
     found = run(_find(settings, apps_of(settings, app), device_id))
     if not found:
-        raise NotFound(f"no app knows a device {device_id!r}" if not app else f"{app} knows no device {device_id!r}")
+        raise NotFound(f"no app has a device {device_id!r}" if not app else f"{app} has no device {device_id!r}")
     if json:
         print_json(found)
         return
@@ -87,7 +87,7 @@ def unsuppress(
     settings = context.obj.settings()
     apps_of(settings, app)
     if not run(_unsuppress(settings, app, platform, token)):
-        raise NotFound(f"{app} suppresses no such token of {platform}")
+        raise NotFound(f"{app} has not suppressed this token of {platform}")
     if json:
         print_json({"app": app, "platform": platform, "unsuppressed": True})
     else:

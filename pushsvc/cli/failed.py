@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("at", "app", "push_id", "platform", "reason", "status", "attempts", "device_id", "token_hash")
 PAGE = 1000
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 PushId = Annotated[str, typer.Option("--push", help="Only those of this push.", metavar="ID")]
 AppName = Annotated[str, typer.Option("--app", help="Only those of this app; by default of every app.", metavar="APP")]
@@ -54,10 +56,12 @@ def failed(
 
 
 def chosen(push: str, platform: str, reason: str, since: str, until: str) -> DeadFilter:
-    """The filter of the options. Ends with wrong usage where there is no such platform."""
+    """The filter of the options. Ends with wrong usage where there is no such platform, or the id is none."""
     require_platform(platform)
+    if push and not _UUID.fullmatch(push):
+        raise typer.BadParameter(f"--push: {push!r} is not the id of a push; ids are UUIDs")
     return DeadFilter(
-        push=push,
+        push=push.lower(),
         platform=platform,
         reason=reason,
         since=parse_instant(since, option="--since"),
@@ -69,9 +73,12 @@ def require_platform(platform: str) -> None:
     """End with wrong usage (2) where there is no such provider."""
     if platform:
         from ..providers import REGISTRY
+        from ..routing import platform_of
 
-        if platform not in REGISTRY:
-            raise typer.BadParameter(f"--platform: no {platform!r}; there are {', '.join(REGISTRY)}")
+        # An app's account for the sandbox is a route of its own; its deliveries are the platform's like all others.
+        known = list(dict.fromkeys(map(platform_of, REGISTRY)))
+        if platform not in known:
+            raise typer.BadParameter(f"--platform: unknown platform {platform!r}; there are {', '.join(known)}")
 
 
 def apps_of(settings: Settings, app: str) -> list[str]:

@@ -29,7 +29,7 @@ def parse_instant(text: str, *, option: str, now: float | None = None, ahead: bo
     except (ValueError, OverflowError):
         meaning = "from now" if ahead else "ago"
         raise typer.BadParameter(
-            f"{option}: {text!r} is no instant: give 2026-12-01T09:00:00Z, or 30m, 2h, 7d for that long {meaning}"
+            f"{option}: {text!r} is not a time: give 2026-12-01T09:00:00Z, or 30m, 2h, 7d for that long {meaning}"
         ) from None
 
 

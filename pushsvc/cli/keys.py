@@ -60,7 +60,7 @@ def new(
     except ValueError as error:
         raise typer.BadParameter(f"--intake: {error}") from None
     if unknown := wanted.difference(SCOPES):
-        raise typer.BadParameter(f"--scope: no {', '.join(sorted(unknown))}; there are {', '.join(SCOPES)}")
+        raise typer.BadParameter(f"--scope: unknown scope {', '.join(sorted(unknown))}; there are {', '.join(SCOPES)}")
     settings = context.obj.settings()
     _require_app(settings, app)
     text = PREFIX + secrets.token_urlsafe(32)
@@ -77,9 +77,9 @@ def new(
     if json:
         print_json({"key": text, "sha256": key.sha256, **_row(key, "store")})
     else:
-        typer.echo(f"The key {name!r} of {app}, shown only now:", err=True)
+        typer.echo(f"The key {name!r} of {app}; it is not shown again:", err=True)
         print(text)
-        typer.echo(f"Its SHA-256, as a configuration has it: {key.sha256}", err=True)
+        typer.echo(f"Its SHA-256, to put it into a configuration instead: {key.sha256}", err=True)
 
 
 @keys.command("list")
@@ -116,7 +116,9 @@ def revoke(context: typer.Context, app: AppName, name: KeyName, json: Json = Fal
         settings.require_apps()
     if any(key.app == app and key.name == name for key in _configured(settings)):
         raise ConfigError(
-            f"apps.{app}.keys", f"the key {name!r} is in the configuration", "remove it there and restart the service"
+            f"apps.{app}.keys",
+            f"the key {name!r} is in the configuration",
+            "remove it there: servers that run stop taking it within seconds",
         )
     if not run(_revoke(settings, app, name)):
         raise NotFound(f"{app} has no key {name!r} in the store; `pushsvc keys list` shows what there is")

@@ -16,6 +16,13 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 
+class PlainCommand(TyperCommand):
+    """A command whose usage line shows arguments as they are typed: `ID`, not typer's `{ID}`."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.removeprefix("{").removesuffix("}") for piece in super().collect_usage_pieces(ctx)]
+
+
 class LazyCommand(TyperCommand):
     """Stands in for `target` (`module:function`, the module relative to `package`) until it is called."""
 
@@ -33,10 +40,12 @@ class LazyCommand(TyperCommand):
         module, _, attribute = self._target.partition(":")
         target = getattr(import_module(f".{module}", self._package), attribute)
         if isinstance(target, typer.Typer):
+            for each in target.registered_commands:
+                each.cls = PlainCommand
             command = get_command(target)
         else:
             app = typer.Typer(add_completion=False, rich_markup_mode=None)
-            app.command(self.name)(target)
+            app.command(self.name, cls=PlainCommand)(target)
             command = get_command(app)
         _add_config(command)
         return command

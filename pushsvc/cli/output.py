@@ -13,6 +13,14 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+
+class Missing(typer.BadParameter):
+    """Wrong usage (exit code 2): something that is needed was not given, so there is no value to be called invalid."""
+
+    def format_message(self) -> str:
+        return self.message
+
+
 COUNTS = ("sent", "failed", "invalid", "expired", "suppressed", "cancelled", "retrying", "queued")
 """In the order in which people ask; together they are the total."""
 
@@ -53,6 +61,11 @@ def going_on(told: Callable[[], str]) -> Iterator[None]:
     except asyncio.CancelledError:
         typer.echo(f"interrupted: {told()}", err=True)
         raise
+
+
+def counted(count: int, what: str, plural: str = "") -> str:
+    """`1 device`, `2 devices`; `plural` where it is not made by an s."""
+    return f"{count:,} {what if count == 1 else plural or what + 's'}"
 
 
 def counts_line(counts: Mapping[str, int]) -> str:

@@ -17,7 +17,7 @@ import typer
 from ..errors import NotFound
 from ..ports import DeadFilter, DeadLetters, ReplaySpec, ReplayStatus
 from .failed import AppName, Platform, PushId, Reason, Since, Until, apps_of, chosen
-from .output import Json, going_on, print_json
+from .output import Json, counted, going_on, print_json
 from .running import run
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def replay(
 ) -> None:
     """Send dead letters again. Exit with 1 when the replay has failed.
 
+    It is done when all are in the queue again; those that then fail again are dead letters again, see `pushsvc failed`.
     Each is the same delivery of the same push again. It needs a running `pushsvc jobs` (or `pushsvc up`). Interrupt
     this command, or kill the worker: the replay goes on, and nothing is sent twice. `--stop JOB` stops it: what it has
     not sent again stays a dead letter.
@@ -75,7 +76,7 @@ async def _stop(settings: Settings, apps: list[str], job: str, *, json: bool) ->
             if status := await store.dead.stop(app, job):
                 break
         else:
-            raise NotFound(f"no app knows a replay {job!r}; they are known for a week")
+            raise NotFound(f"no app has a replay {job!r}; replays are kept for a week")
     if json:
         print_json(status)
     else:
@@ -102,7 +103,9 @@ async def _replay(
             if json:
                 print_json({"matched": matched, "apps": meant, "jobs": []})
             else:
-                print(f"{matched:,} dead letters" + (" would be sent again" if dry_run else ": nothing to send again"))
+                kept = sum([await store.dead.count(app, DeadFilter()) for app in apps])
+                fit = f"{matched:,} of {counted(kept, 'dead letter')}"
+                print(f"{fit} would be sent again" if matched else f"{fit} fit: nothing to send again")
             return True
         asked = [
             await store.dead.request(ReplaySpec(app, which, count if limit else 0, rate))
@@ -118,6 +121,9 @@ async def _replay(
     elif detach:
         for each in asked:
             print(f"{each.job}  {each.spec.app}")
+    elif moved := sum(each.moved for each in asked):
+        queued = f"{counted(moved, 'delivery', 'deliveries')} back in the queue"
+        print(f"{queued}; `pushsvc failed` lists those that fail again")
     return not any(each.state in ("failed", "stopped") for each in asked)
 
 

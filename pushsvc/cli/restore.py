@@ -12,7 +12,7 @@ import typer
 from ..ports.registry import PrunedFilter
 from .failed import apps_of, require_platform
 from .instants import parse_instant
-from .output import Json, print_json
+from .output import Json, counted, print_json
 from .running import run
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ async def _restore(settings: Settings, apps: list[str], which: PrunedFilter, *, 
     if json:
         print_json({"matched": sum(matched.values()), "restored": sum(restored.values()), "apps": restored})
     elif dry_run:
-        print(f"{sum(matched.values()):,} devices would be restored")
+        print(f"{counted(sum(matched.values()), 'device')} would be restored")
     else:
-        print(f"{sum(restored.values()):,} devices restored")
+        print(f"{counted(sum(restored.values()), 'device')} restored")
 
 
 @contextmanager

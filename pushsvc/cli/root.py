@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import PushsvcError
+from ..errors import PushsvcError, StoreUnavailable
 from . import COMMANDS
 from .lazy import LazyCommand, lazy_group
 from .state import State
@@ -52,6 +52,9 @@ def run(arguments: Sequence[str]) -> int:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         return 130
+    except StoreUnavailable as error:
+        print(f"pushsvc: {error}" + (f" ({error.fix})" if error.fix else ""), file=sys.stderr)
+        return 1
     except PushsvcError as error:
         print(f"pushsvc: {error}", file=sys.stderr)
         return 1

@@ -14,7 +14,7 @@ from .client import Access, App, Key, Url, access, open_client
 from .files import reading
 from .follow import follow, verdict
 from .instants import parse_instant, rfc3339
-from .output import Json, print_json
+from .output import Json, Missing, print_json
 from .running import run
 
 Text = str | None
@@ -107,7 +107,7 @@ def send(
         },
     )
     if "to" not in document:
-        raise typer.BadParameter(
+        raise Missing(
             "Nobody to send to: --apns or --fcm TOKEN, --device ID, --user USER, --topic TOPIC, --where EXPRESSION "
             "or --all, or a FILE with `to`."
         )

@@ -9,7 +9,17 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import ConfigError
-from ..simulator import Address, ScenarioError, SimulatorConfig, apns_token, channel_id, fcm_token, run_forever
+from ..simulator import (
+    COMMANDS,
+    GRAMMAR,
+    Address,
+    ScenarioError,
+    SimulatorConfig,
+    apns_token,
+    channel_id,
+    fcm_token,
+    run_forever,
+)
 
 _DEFAULTS = SimulatorConfig()
 
@@ -53,8 +63,11 @@ def simulate(
 ) -> None:
     """Run APNs and FCM on loopback over TLS and HTTP/2, verifying as the real ones do.
 
-    A device token may carry its own scenario; see --token. Keys and credentials in the folder are made once and used
-    again, so an app that was configured with them goes on working.
+    A device token may carry its own scenario: sim:ACTION[,ACTION]:ANY-TEXT. For FCM that text is the token, for APNs
+    its bytes in hexadecimal; another ANY-TEXT makes another token. ACTION is an answer's reason, as Unregistered or
+    UNREGISTERED, or one of stall, reset, drop, goaway, slow-500 (milliseconds) and others; with .N it holds for the
+    first N requests. --token prints such tokens, --token list every action. Keys and credentials in the folder are
+    made once and used again, so an app that was configured with them goes on working.
     """
     if token is not None:
         _print_tokens(token)
@@ -97,7 +110,10 @@ def _print_snippet(address: Address) -> None:
         f"""\
 # APNs     {address.apns_url}
 # FCM      {address.fcm_url}
-# control  {address.control_url}   (POST /control/stall .., GET /record)
+# control  {address.control_url}
+#   POST /control/COMMAND  COMMAND is {", ".join(COMMANDS)};
+#                          fields as JSON, {{"on": false}} ends a stall; calm ends everything
+#   GET /record            what came and how often; DELETE /record forgets it
 # To push there, put this into the configuration:
 
 [apps.shop.apns]
@@ -127,6 +143,9 @@ def _print_tokens(scenario: str) -> None:
         except ScenarioError as error:
             faults.append(f"{name}: {error}")
     if len(faults) == 3:
-        typer.echo("\n".join(faults), err=True)
+        typer.echo("\n".join(dict.fromkeys(faults)) + f"\n{GRAMMAR}", err=True)
         raise typer.Exit(2)
     sys.stdout.flush()
+    sends = [f"--{name} TOKEN" for name in ("apns", "fcm") if not any(fault.startswith(name) for fault in faults)]
+    if sends:
+        typer.echo(f"send to one: pushsvc send {' or '.join(sends)} --title hi --follow", err=True)

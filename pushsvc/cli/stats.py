@@ -124,7 +124,7 @@ def summary(look: Figures) -> list[str]:
     """The figures over all apps, in a few lines."""
     lanes = ", ".join(f"{count:,} {lane}" for lane, count in look.pending.items())
     lines = [
-        f"queued    {lanes}; {look.retrying:,} of them wait for a retry; {look.scheduled:,} more are scheduled",
+        f"queued    {lanes}; {look.retrying:,} of them wait for a retry; {look.scheduled:,} more scheduled",
         f"rates     accepted {_number(look.accepted_rate)}/s, sent {_number(look.sent_rate)}/s",
         f"dead      {sum(look.dead_letters.values()):,} dead letters",
     ]

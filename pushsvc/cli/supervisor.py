@@ -169,6 +169,7 @@ def watch_lifeline(stop: asyncio.Event) -> None:
     def gone() -> None:
         # Nobody ever writes: that it can be read means that it has ended.
         loop.remove_reader(reader)
+        get_logger("supervisor").warning("supervisor_gone", pid=os.getpid(), what="nobody looks after it: it stops too")
         stop.set()
 
     loop.add_reader(reader, gone)

@@ -56,7 +56,7 @@ def erase(
     else:
         rows = [["devices", f"{erasure.devices:,}"]]
         rows += [[what.replace("_", " "), f"{count:,}"] for what in WHAT if (count := erasure.removed.get(what))]
-        print_table(("erased", ""), rows)
+        print_table(("erased", "records"), rows)
     if not erasure.done:
         raise NotErased("it is not done yet; `pushsvc jobs` continues it, and so does this command")
 

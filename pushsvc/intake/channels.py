@@ -75,7 +75,7 @@ class ChannelCalls:
 def _id_of(request: web.Request) -> str:
     channel_id = request.match_info["id"]
     if not _ID.fullmatch(channel_id):
-        raise NotFound("There is no channel of this id; ids are base64, percent-encoded in the path.")
+        raise NotFound("No channel has this id; ids are base64, percent-encoded in the path.")
     return channel_id
 
 

@@ -189,7 +189,7 @@ def _bad_cursor() -> InvalidRequest:
 
 
 def _no_device() -> NotFound:
-    return NotFound("There is no device of this id.")
+    return NotFound("No device has this id.")
 
 
 def _nothing() -> web.Response:

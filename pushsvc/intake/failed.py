@@ -74,7 +74,7 @@ class FailedCalls:
         job = request.match_info["job"]
         status = await act(app.name, job) if JOB.fullmatch(job) else None
         if status is None:
-            raise NotFound("There is no replay of this id; they are known for a week.")
+            raise NotFound("No replay has this id; replays are kept for a week.")
         return _json(200, shown_replay(status))
 
 

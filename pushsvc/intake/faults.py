@@ -251,7 +251,9 @@ def _content(value: dict[str, Any], found: Found) -> None:
             not isinstance(item, dict) or has_payload(item) for item in overrides.values()
         )
         if not says and not data and not payload and activity is None:
-            found.add("", "says nothing: `notification`, `data` or an override with a payload is needed")
+            found.add(
+                "", "says nothing: `notification`, `live_activity`, `data` or an override with a payload is needed"
+            )
     if isinstance(activity, dict):
         shown = [
             name for name in _NOTIFICATION if isinstance(notification, dict) and notification.get(name) is not None

@@ -344,7 +344,7 @@ _PATH_SCHEMAS: Final = {
     name: {"type": "string", "minLength": 1, "maxLength": _MAX_TOKEN if name == "token" else MAX_NAME}
     for name in _NAMES
 }
-_SAYS: Final = {"WWW-Authenticate": "How to come in (RFC 6750).", "Retry-After": "Seconds to wait."}
+_SAYS: Final = {"WWW-Authenticate": "How to authenticate (RFC 6750).", "Retry-After": "Seconds to wait."}
 
 
 def _ref(struct: type) -> dict[str, Any]:

@@ -338,7 +338,7 @@ class PushCalls:
         query = read_query(request.query.items(), call.params)
         push_id = request.match_info["id"].lower()
         if not UUID.fullmatch(push_id):
-            raise NotFound("There is no push of this id; ids are UUIDs.")
+            raise NotFound("No push has this id; ids are UUIDs.")
         return app, push_id, query
 
 

@@ -211,7 +211,7 @@ async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Ca
         )
         current = Current(settings)
         await serve_part_metrics(stack, current, "feedback", store)
-        listening(f"{len(settings.apps)} apps as {socket.gethostname()}:{os.getpid()}")
+        listening(f"{len(settings.apps)} app{'s' * (len(settings.apps) != 1)} as {socket.gethostname()}:{os.getpid()}")
         turn = asyncio.Event()
 
         async def change(newer: Settings) -> None:

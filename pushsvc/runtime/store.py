@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from .. import telemetry
 from ..errors import PushsvcError, StoreOwned, StoreUnavailable
 from ..settings import Settings
-from ..store import Fsync, Store, StoreConfig, attach_embedded, holds_data, open_embedded, open_store
+from ..store import Fsync, Store, StoreConfig, attach_embedded, holds_data, obituary, open_embedded, open_store
 
 EMBEDDED_START = 15.0
 """Seconds that a part waits for the embedded store that another one starts."""
@@ -85,9 +85,10 @@ async def _keep_embedded(opened: ExitStack, settings: Settings, stop: asyncio.Ev
         living = await asyncio.to_thread(attach_embedded, settings.store.data_dir)
         missed = missed + 1 if living is None else 0
         if missed > 1 and not stop.is_set():
-            log.error("embedded_store_died", data_dir=str(settings.store.data_dir))
+            log.error("embedded_store_died", data_dir=str(settings.store.data_dir), **obituary(settings.store.data_dir))
             try:
                 await asyncio.to_thread(_open_embedded, opened, settings)
+                log.warning("embedded_store_started_again", data_dir=str(settings.store.data_dir))
             except PushsvcError as error:
                 log.error("embedded_store_stays_away", error=str(error))
             missed = 0

@@ -39,12 +39,12 @@ def unserved(settings: Settings, workers: Collection[Worker]) -> dict[str, str]:
     for part, without in _WITHOUT.items():
         served = [worker.serves for worker in workers if worker.part == part]
         if not served and part != "dispatch":
-            found[part] = f"no `pushsvc {part}` runs: {without}"
+            found[part] = f"no `pushsvc {part}` runs, or it hangs: {without}"
             continue
         why = (
             f"no `pushsvc {part}` that runs knows it: start them all with the same configuration"
             if served
-            else f"no `pushsvc {part}` runs: {without}"
+            else f"no `pushsvc {part}` runs, or it hangs: {without}"
         )
         everything = frozenset[str]().union(*served)
         for name in names.get(part, settings.apps):

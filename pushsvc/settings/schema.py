@@ -376,7 +376,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise ConfigError(
                 "apps",
                 f"{where} names no app",
-                f"of the playground: --config {played}"
+                f"to use the playground: --config {played}"
                 if (played := self.store.data_dir / "playground" / "pushsvc.toml").exists()
                 else "name one with --config or PUSHSVC_CONFIG, or add a section [apps.NAME] (see config/example.toml);"
                 " or play: pushsvc up --simulator",

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from .certificates import Credentials, Keys, open_keys
 from .config import SimulatorConfig
+from .controls import COMMANDS
 from .process import Address, SimulatorHandle, run_forever, simulator_process
 from .record import PlatformRecord, Received, Record
-from .scenario import ScenarioError
+from .scenario import GRAMMAR, ScenarioError
 from .server import Simulator
 from .tokens import apns_token, channel_id, fcm_token
 
@@ -41,4 +42,6 @@ __all__ = [
     "fcm_token",
     "channel_id",
     "ScenarioError",
+    "GRAMMAR",
+    "COMMANDS",
 ]

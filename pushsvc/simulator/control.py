@@ -23,7 +23,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from .controls import Command, Controls
+from .controls import COMMANDS, Command, Controls
 from .fcm_provider import SimulatedFcm
 from .hpack import new_decode
 from .http2 import Answer
@@ -83,9 +83,12 @@ class ControlApi:
         return _json({**self._controls.state(), "process": process})
 
     async def _command(self, request: web.Request) -> web.Response:
+        name = request.match_info["command"]
+        if name not in COMMANDS:
+            return _json({"error": f"unknown command {name!r}; there are {', '.join(COMMANDS)}"}, 400)
         try:
             fields = _OBJECT.decode(await request.read() or b"{}")
-            fields["command"] = msgspec.Raw(msgspec.json.encode(request.match_info["command"]))
+            fields["command"] = msgspec.Raw(msgspec.json.encode(name))
             command: Command = _COMMAND.decode(msgspec.json.encode(fields))
         except msgspec.DecodeError as error:
             return _json({"error": str(error)}, 400)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeAlias, assert_never
+from typing import Any, Final, TypeAlias, assert_never, get_args
 
 from msgspec import Struct
 
@@ -100,6 +100,10 @@ class Calm(_Command, frozen=True, tag="calm"):
 Command: TypeAlias = (
     Goaway | Reset | Stall | Unavailable | Throttle | Streams | Drop | Credentials | Revoke | Latency | Credit | Calm
 )
+
+
+COMMANDS: Final = tuple(str(each.__struct_config__.tag) for each in get_args(Command))
+"""The names of all commands."""
 
 
 class Controls:

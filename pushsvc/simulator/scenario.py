@@ -52,6 +52,16 @@ MODIFIERS: Final = {
     "empty": "answer the status without a body",
 }
 
+GRAMMAR: Final = (
+    "a scenario is ACTION[,ACTION]; ACTION.N holds for the first N requests, without it for ever. Besides the answers' "
+    "reasons:\n"
+    + "\n".join(
+        f"  {does}" if does.startswith(f"{name}-<") else f"  {name}: {does}"
+        for name, does in (TRANSPORT | MODIFIERS).items()
+    )
+)
+"""How a scenario is written, for people."""
+
 _NUMBERED: Final = frozenset({"status", "slow", "since", "sender", "retry-after", "retry-at"})
 _TEXT: Final = re.compile(r"sim:(?P<actions>[A-Za-z0-9_.,-]+):(?P<unique>[A-Za-z0-9_.,:-]+)")
 _ACTION: Final = re.compile(
@@ -114,7 +124,11 @@ def _action(text: str, known: set[str]) -> Action:
         raise ScenarioError(f"unknown action {text!r}; known are {', '.join(sorted(known, key=str.lower))}")
     name, number, times = found["name"], found["number"], found["times"]
     if (name in _NUMBERED) != (number is not None):
-        raise ScenarioError(f"{text!r}: {name} " + ("needs a number" if name in _NUMBERED else "takes no number"))
+        raise ScenarioError(
+            f"{text!r}: {name} needs a number behind a hyphen: {TRANSPORT.get(name) or MODIFIERS[name]}"
+            if name in _NUMBERED
+            else f"{text!r}: {name} takes no number; {name}.N holds for N requests"
+        )
     if name == "status" and not 200 <= int(number) <= 599:
         raise ScenarioError(f"{text!r}: an HTTP status is a number from 200 to 599")
     return Action(name, None if number is None else int(number), None if times is None else int(times))

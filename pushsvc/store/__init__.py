@@ -25,7 +25,7 @@ How the parts stand to one another::
 
 from .clock import wall_clock
 from .config import StoreConfig
-from .embedded import Fsync, attach_embedded, holds_data, open_embedded
+from .embedded import Fsync, attach_embedded, holds_data, obituary, open_embedded
 from .gauges import AppGauges, Gauges
 from .hashing import token_hash
 from .memory import MemoryStore
@@ -42,6 +42,7 @@ __all__ = [
     "AppGauges",
     "open_embedded",
     "attach_embedded",
+    "obituary",
     "holds_data",
     "Fsync",
     "token_hash",

@@ -84,7 +84,7 @@ def store_faults() -> Iterator[None]:
         yield
     except _UNAVAILABLE as error:
         _heed_cancellation(task, before)
-        raise StoreUnavailable(f"Redis is not available: {_short(error)}") from error
+        raise StoreUnavailable(f"Redis is not available: {_short(error)}", _fix(error)) from error
     except faults.RedisError as error:
         _heed_cancellation(task, before)
         kind = StoreUnavailable if _UNAVAILABLE_CODE.search(_told(error)) else StoreError
@@ -95,6 +95,15 @@ def store_faults() -> Iterator[None]:
             raise
         raise StoreUnavailable(f"Redis is not available: the connection went ({type(error).__name__})") from error
     _heed_cancellation(task, before)
+
+
+def _fix(error: BaseException) -> str:
+    """What an operator does about it, where the error says enough."""
+    if isinstance(error, faults.AuthenticationError):
+        return "correct user and password in redis.url"
+    if isinstance(error, faults.ConnectionError) and "connecting to" in str(error):
+        return "is Redis running there? redis.url says where it is"
+    return ""
 
 
 def _of_driver(error: BaseException) -> bool:

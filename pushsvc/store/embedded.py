@@ -356,6 +356,11 @@ def _await_answer(folder: Path, path: Path, server: Server) -> None:
         time.sleep(0.01)
 
 
+def obituary(data_dir: Path) -> dict[str, str]:
+    """For the log: where the server of this folder wrote its own, and the end of that. A killed one wrote nothing."""
+    return {"store_log": str(data_dir / _LOG), "last_lines": _last_words(data_dir)}
+
+
 def _last_words(folder: Path) -> str:
     with suppress(OSError):
         lines = (folder / _LOG).read_text(errors="replace").splitlines()[-3:]

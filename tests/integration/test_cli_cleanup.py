@@ -86,7 +86,7 @@ def test_the_command_does_what_its_dry_run_says(server: Server, processes: Proce
         assert record.ended_at > 0
         command = start(processes)
         assert await asyncio.to_thread(command.wait) == 0
-        assert command.out.read_text().startswith("0 gone, in ")
+        assert command.out.read_text().startswith("0 records gone, in ")
         assert (await store.cleanups.record()).removed == {}
         assert (await store.cleanups.record()).total == expected
 

@@ -185,7 +185,7 @@ def test_when_it_is_to_be_sent(capsys: pytest.CaptureFixture[str]) -> None:
     assert far.year > 3900  # which the API refuses, and says why
     capsys.readouterr()
     assert cli.main(["send", "--url", url, "--apns", "a1", "--title", "T", "--send-at", "soon"]) == 2
-    assert "--send-at: 'soon' is no instant: give 2026-12-01T09:00:00Z, or 30m, 2h, 7d" in " ".join(
+    assert "--send-at: 'soon' is not a time: give 2026-12-01T09:00:00Z, or 30m, 2h, 7d" in " ".join(
         capsys.readouterr().err.replace("│", " ").split()
     )
 

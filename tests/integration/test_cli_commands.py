@@ -15,7 +15,7 @@ import pytest
 from pushsvc import cli
 from pushsvc.simulator import apns_token, fcm_token
 from pushsvc.telemetry import configure_logging
-from tests.integration.harness import KEY, Service, running_service
+from tests.integration.harness import KEY, Service, apns, running_service
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +146,7 @@ def test_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
         code, key, err = await shell(*new, "backend")
         assert code == 0
         assert key.startswith("pushsvc_")
-        assert "shown only now" in err
+        assert "not shown again" in err
         code, _, _ = await shell("send", "--key", key, "--apns", apns_token("ok", "1"), "--title", "x", "--follow")
         assert code == 0
         made = await shell.json(*new, "all", "--scope", "admin", "--scope", "push", "--intake", "2/h")
@@ -193,7 +193,7 @@ def test_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
         assert "no key 'backend' in the store" in err
         code, _, err = await shell("keys", "revoke", "--app", "shop", "--name", "test")
         assert code == 1
-        assert "remove it there" in err
+        assert "remove it there: servers that run stop taking it within seconds" in err
         assert [row["name"] for row in await shell.json("keys", "list")] == ["all", "test"]
 
     play(tmp_path, capsys, monkeypatch, scene)
@@ -209,6 +209,19 @@ def test_checking(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
             "apps.shop.apns",
             "apps.shop.fcm",
         }
+        assert all(finding.keys() == {"part", "level", "what", "fix", "expires"} for finding in told["findings"])
+        # What a running service holds is named, though every file is good.
+        shell.service.simulator.break_credentials("apns")
+        await shell.service.push(apns("ok", "held"))
+        rows: list[list[str]] = []
+        while not any(row[1] == "apps.shop.apns" and row[0] == "warning" for row in rows):
+            code, out, _ = await shell("check")
+            rows = [line.split("\t") for line in out.splitlines()]
+        (found,) = [row[2] for row in rows if row[0] == "warning" and row[1] == "apps.shop.apns"]
+        assert code == 0
+        assert "the route is held now" in found
+        assert "InvalidProviderToken" in found
+        shell.service.simulator.mend_credentials("apns")
         monkeypatch.setenv("PUSHSVC__APPS__SHOP__APNS__KEY_FILE", "gone.p8")
         code, out, _ = await shell("check")
         assert code == 1

@@ -66,7 +66,7 @@ def test_devices_are_shown_restored_and_deleted(
             code, out, _ = await shell("devices", "restore", "--dry-run", "--reason", "Unregistered")
             assert (code, out) == (0, "701 devices would be restored\n")
             code, out, _ = await shell("devices", "restore", "--platform", "apns", "--since", "1h")
-            assert (code, out) == (0, "1 devices restored\n")
+            assert (code, out) == (0, "1 device restored\n")
             assert await store.registry.get("shop", "phone") == phone
             push = await shell.service.push(target)
             assert await shell.service.done(push) == {"total": 1, "sent": 1}

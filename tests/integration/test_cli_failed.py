@@ -30,7 +30,7 @@ def test_dead_letters_are_listed_and_sent_again(
     async def scene(shell: Shell) -> None:
         service = shell.service
         code, out, _ = await shell("replay")
-        assert (code, out) == (0, "0 dead letters: nothing to send again\n")
+        assert (code, out) == (0, "0 of 0 dead letters fit: nothing to send again\n")
         bad = apns("BadPriority", 1, 2, 3)
         push = await service.push(bad + fcm("SENDER_ID_MISMATCH", 1) + apns("ok", "good"))
         assert await service.done(push) == {"total": 5, "failed": 4, "sent": 1}
@@ -47,7 +47,9 @@ def test_dead_letters_are_listed_and_sent_again(
         assert (await shell.json("failed", "--until", "2020-01-01"))["matched"] == 0
 
         code, out, _ = await shell("replay", "--app", "shop", "--platform", "apns", "--dry-run")
-        assert (code, out) == (0, "3 dead letters would be sent again\n")
+        assert (code, out) == (0, "3 of 4 dead letters would be sent again\n")
+        code, out, _ = await shell("replay", "--reason", "Nonsense")
+        assert (code, out) == (0, "0 of 4 dead letters fit: nothing to send again\n")
         code, _, err = await shell("replay", "--app", "shoop")
         assert code == 1
         assert "apps.shoop: no such app" in err
@@ -59,7 +61,10 @@ def test_dead_letters_are_listed_and_sent_again(
         )
         try:
             code, out, _ = await shell("replay", "--push", push, "--platform", "apns", "--limit", "2")
-            assert (code, out.splitlines()[-1]) == (0, "shop: done, 2 of 2")
+            assert (code, out.splitlines()[-2]) == (0, "shop: done, 2 of 2")
+            assert (
+                out.splitlines()[-1] == "2 deliveries back in the queue; `pushsvc failed` lists those that fail again"
+            )
             # The simulator refuses them again: the same deliveries, with the same ids.
             assert await service.done(push) == {"total": 5, "failed": 4, "sent": 1}
             asked = [service.simulator.record.apns.requests(token=each["token"]) for each in bad]
@@ -89,5 +94,5 @@ def test_instants() -> None:
     assert parse_instant("7d", option="--since", now=7 * 86400.0) == 0
     local = int(time.mktime((2026, 1, 1, 0, 0, 0, 0, 0, -1)) * 1000)
     assert parse_instant("2026-01-01", option="--since") == local
-    with pytest.raises(typer.BadParameter, match="--until: 'soon' is no instant"):
+    with pytest.raises(typer.BadParameter, match="--until: 'soon' is not a time"):
         parse_instant("soon", option="--until")

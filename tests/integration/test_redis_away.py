@@ -182,7 +182,7 @@ def test_a_server_that_takes_no_writes(
     play(tmp_path, act, place.server.url)
 
 
-def test_the_embedded_server_is_started_again_by_its_owner(tmp_path: Path) -> None:
+def test_the_embedded_server_is_started_again_by_its_owner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async def act(service: Service) -> None:
         service.simulator.break_credentials("apns")
         waiting = await service.push(apns("ok", *range(300)))
@@ -192,5 +192,10 @@ def test_the_embedded_server_is_started_again_by_its_owner(tmp_path: Path) -> No
         service.simulator.mend_credentials("apns")
         await goes_on(service, waiting)
         assert (await service.status(waiting))["counts"]["sent"] == 300
+        told = capsys.readouterr().err.splitlines()
+        (died,) = [line for line in told if "embedded_store_died" in line]
+        assert f"store_log={service.settings.store.data_dir / 'store.log'}" in died
+        assert "eady to accept connections" in died  # a server that is killed has no last word
+        assert any("embedded_store_started_again" in line for line in told)
 
     play(tmp_path, act)

@@ -375,6 +375,11 @@ def test_the_control_api(tmp_path: Path) -> None:
                     answer = await client.post(f"{simulator.control_url}/control/{command}", json=fields)
                     assert answer.status_code == 400
                     assert answer.json()["error"]
+                answer = await client.post(f"{simulator.control_url}/control/resume")
+                known = (
+                    "goaway, reset, stall, unavailable, throttle, streams, drop, credentials, revoke, latency, credit"
+                )
+                assert answer.json() == {"error": f"unknown command 'resume'; there are {known}, calm"}
 
                 state = (await client.get(f"{simulator.control_url}/control")).json()
                 assert state["fcm"]["stalled"] is False

@@ -149,6 +149,10 @@ def test_the_command_prints_tokens() -> None:
     }
     run = subprocess.run([*COMMAND, "--token", "Oops"], capture_output=True, text=True, check=False)
     assert (run.returncode, "unknown action 'Oops'" in run.stderr) == (2, True)
+    assert "slow-<ms>: answer that many milliseconds late" in run.stderr
+    assert "sender-<n>: " in run.stderr
+    run = subprocess.run([*COMMAND, "--token", "Unregistered"], capture_output=True, text=True, check=False)
+    assert run.stderr == "send to one: pushsvc send --apns TOKEN --title hi --follow\n"
 
 
 def test_the_command_says_which_port_is_taken(tmp_path: Path) -> None:

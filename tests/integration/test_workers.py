@@ -99,7 +99,7 @@ def test_what_nobody_serves_is_logged_once_and_its_end_too(server: Server) -> No
                         await until("served_again")
         (line,) = [line for line in logs if line["event"] == "unserved"]
         assert line["log_level"] == "error"
-        assert line["unserved"] == {"shop/apns": "no `pushsvc dispatch` runs: nothing is sent"}
+        assert line["unserved"] == {"shop/apns": "no `pushsvc dispatch` runs, or it hangs: nothing is sent"}
 
     asyncio.run(main())
 

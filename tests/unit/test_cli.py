@@ -53,6 +53,7 @@ def test_each_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) ->
     assert cli.main([name, "--help"]) == 0
     told = capsys.readouterr().out
     assert f"Usage: pushsvc {name}" in told
+    assert "{" not in told.partition("\n\n")[0]
     # A group shows it at its commands.
     if name == "keys":
         assert cli.main([name, "new", "-h"]) == 0
@@ -92,19 +93,26 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["sned"], "Did you mean 'send'?"),
         (["--nope"], "No such option"),
         (["send", "--apns"], "requires an argument"),
-        (["send"], "Nobody to send to"),
-        (["send", "--apns", "t"], "No API key: set PUSHSVC_KEY. `pushsvc keys new` makes one."),
+        (["send"], "Error: Nobody to send to"),
+        (
+            ["send", "--apns", "t"],
+            "Error: No API key: set PUSHSVC_KEY, or give --key. `pushsvc keys new` makes one; `pushsvc up",
+        ),
         (
             ["send", "--apns", "t", "--app", "my-shop"],
             "No API key for 'my-shop': set PUSHSVC_KEY_MY_SHOP or PUSHSVC_KEY",
         ),
         (["send", "--apns", "t", "--data", "x"], "--data takes NAME=VALUE, not 'x'"),
+        (["replay", "--push", "nonsense"], "--push: 'nonsense' is not the id of a push; ids are UUIDs"),
         (["send", "--apns", "t", "--lane", "fast"], "Invalid value for '--lane'"),
         (["status"], "Missing argument"),
         (["status", "x", "--key", "a\nb"], "The API key holds characters that no key has"),
         (["status", "x", "--key", "k", "--url", "ftp://h"], "'ftp://h' is not a URL"),
         (["keys", "new", "--app", "shop"], "Missing option '--name'"),
-        (["keys", "new", "--app", "a", "--name", "n", "--scope", "root"], "--scope: no root; there are push, devices,"),
+        (
+            ["keys", "new", "--app", "a", "--name", "n", "--scope", "root"],
+            "--scope: unknown scope root; there are push, devices,",
+        ),
     ],
 )
 def test_wrong_usage(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,7 +255,7 @@ def test_numbers_of_a_document_go_out_as_they_stand_there(tmp_path: Path) -> Non
 @pytest.mark.parametrize("command", [["failed"], ["replay"], ["devices", "restore"]])
 def test_a_platform_that_there_is_not_is_wrong_usage(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*command, "--platform", "apsn"]) == 2
-    assert "--platform: no 'apsn'; there are apns, " in " ".join(capsys.readouterr().err.split())
+    assert "--platform: unknown platform 'apsn'; there are apns, " in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_key_comes_from_the_environment_of_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +341,7 @@ def test_what_is_said_of_a_server(info: dict[str, object], missing: list[bytes],
     rows = list(judge_server("at x", dict(info), missing))
     assert [row.level for row in rows] == levels
     assert told in " ".join(row.what for row in rows)
-    assert all(row.mend for row in rows if row.level != "ok")
+    assert all(row.fix for row in rows if row.level != "ok")
 
 
 def test_tables_are_tabs_when_piped(capsys: pytest.CaptureFixture[str]) -> None:

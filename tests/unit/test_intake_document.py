@@ -308,7 +308,7 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
         {},
         [
             ("to", "is missing: it says who receives the push"),
-            ("$", "says nothing: `notification`, `data` or an override with a payload is needed"),
+            ("$", "says nothing: `notification`, `live_activity`, `data` or an override with a payload is needed"),
         ],
     ),
     (push(to=None), [("to", "is missing: it says who receives the push")]),
@@ -484,7 +484,7 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
     (push(overrides={"apns": None}), [("overrides.apns", "expected an object, found null")]),
     (
         {"to": {"tokens": [TOKEN]}, "overrides": {"apns": {"headers": {"apns-topic": "x"}}}},
-        [("$", "says nothing: `notification`, `data` or an override with a payload is needed")],
+        [("$", "says nothing: `notification`, `live_activity`, `data` or an override with a payload is needed")],
     ),
     (push(send_at=7), [("send_at", "expected a string, found the number 7")]),
     (push(send_at=1_796_115_600), [("send_at", "expected a string, found the number 1796115600")]),

@@ -78,7 +78,7 @@ def test_a_counter_that_began_anew_is_no_negative_rate() -> None:
 def test_held_routes_and_a_silent_api_are_told() -> None:
     look = figures(gauges(), {"shop/apns": "InvalidProviderToken"}, None, api="http://x does not answer", now=1.0)
     assert summary(look) == [
-        "queued    1 urgent, 2 normal, 3,000 bulk; 5 of them wait for a retry; 40 more are scheduled",
+        "queued    1 urgent, 2 normal, 3,000 bulk; 5 of them wait for a retry; 40 more scheduled",
         "rates     accepted -/s, sent -/s",
         "dead      7 dead letters",
         "held      shop/apns: InvalidProviderToken",
@@ -98,6 +98,8 @@ def test_what_a_dead_dispatcher_said_is_not_believed_for_ever(told: bytes, belie
 
 
 def test_what_nobody_serves_is_told() -> None:
-    look = figures(gauges(), {}, "", unserved={"shop/apns": "no `pushsvc dispatch` runs: nothing is sent"}, now=1.0)
-    assert summary(look)[-1] == "unserved  shop/apns: no `pushsvc dispatch` runs: nothing is sent"
+    look = figures(
+        gauges(), {}, "", unserved={"shop/apns": "no `pushsvc dispatch` runs, or it hangs: nothing is sent"}, now=1.0
+    )
+    assert summary(look)[-1] == "unserved  shop/apns: no `pushsvc dispatch` runs, or it hangs: nothing is sent"
     assert plain(look).endswith(" unserved=shop/apns")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pushsvc import telemetry
 from pushsvc.cli import supervisor
 from pushsvc.cli.supervisor import LIFELINE, Child, Supervisor, watch_lifeline
 
@@ -259,7 +260,11 @@ def test_one_that_does_not_stop_in_time_is_killed(system: System) -> None:
 # --- the lifeline, in a child -----------------------------------------------------------------------
 
 
-def test_a_child_stops_when_the_other_end_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_stops_when_the_other_end_is_closed_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    telemetry.configure_logging("info", json=True)
+
     async def main() -> None:
         reader, writer = os.pipe()
         try:
@@ -275,6 +280,7 @@ def test_a_child_stops_when_the_other_end_is_closed(monkeypatch: pytest.MonkeyPa
             os.close(reader)
 
     asyncio.run(main())
+    assert '"event":"supervisor_gone"' in capsys.readouterr().err
 
 
 def test_a_command_of_its_own_has_no_lifeline(monkeypatch: pytest.MonkeyPatch) -> None:

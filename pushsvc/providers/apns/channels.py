@@ -161,7 +161,7 @@ def refusal(answer: Response, topic: str, now: float) -> RequestError:
     said = f"APNs answers {status} {reason}".rstrip()
     match reason:
         case "ChannelNotRegistered" | "BadChannelId" | "MissingChannelId":
-            return NotFound(f"There is no channel of this id ({said}).")
+            return NotFound(f"No channel has this id ({said}).")
         case "FeatureNotEnabled":
             mend = "switch them on at https://developer.apple.com/account/resources/identifiers/list"
             return Conflict(f"{said}: broadcasts are switched off for {topic}; {mend}.")
