@@ -1,11 +1,13 @@
-"""The wall clock of a process jumps, by an hour forth and by an hour back, while it sends.
+"""The wall clock of a process is an hour off: it jumps while it sends, or is wrong from the start and then put right.
 
-The clock is an argument of the store and of the dispatcher, so it can be set here without setting the machine's.
+The clock is an argument of the store and of the dispatcher, so it can be set here without setting the machine's. The
+processes of a whole service read theirs through a module that Python loads before anything else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter
 from functools import partial
@@ -19,10 +21,11 @@ from pushsvc.dispatch import DispatchConfig, Dispatcher
 from pushsvc.model import Content, Lane, Push, Route, Target
 from pushsvc.policy import RetryPolicy
 from pushsvc.providers import REGISTRY
-from pushsvc.simulator import Simulator, SimulatorConfig, apns_token
+from pushsvc.simulator import Simulator, SimulatorConfig, apns_token, fcm_token
 from pushsvc.store import open_store, token_hash
 
 from ..integration.servers import running_server
+from .rig import cases, open_rig
 
 pytestmark = pytest.mark.chaos
 
@@ -124,3 +127,111 @@ def _push(number: int, now: int) -> Push:
             )
         },
     )
+
+
+SHIFT = """
+import datetime
+import os
+import sys
+import time
+
+if {"serve", "dispatch", "feedback", "jobs"} & set(sys.orig_argv):
+    seconds, nanoseconds = time.time, time.time_ns
+
+    def off():
+        try:
+            with open(os.environ["CLOCK_OFF"]) as file:
+                return int(file.read() or 0)
+        except OSError:
+            return 0
+
+    time.time = lambda: seconds() + off()
+    time.time_ns = lambda: nanoseconds() + off() * 1_000_000_000
+
+    import google.auth._helpers as google
+
+    right = google.utcnow
+    google.utcnow = lambda: right() + datetime.timedelta(seconds=off())
+"""
+"""A `sitecustomize` that sets the wall clock of each part by a file; the providers' and Redis' clocks stay right."""
+
+WRONG = HOUR + 120
+"""Seconds: what is signed for an hour by a clock so far behind has ended when it is shown."""
+OFF = [
+    pytest.param((WRONG,), id="ahead"),
+    pytest.param((-WRONG,), id="behind"),
+    pytest.param((0, WRONG), id="set ahead"),
+    pytest.param((0, -WRONG), id="set back"),
+]
+
+
+@pytest.mark.parametrize("clocks", cases(*OFF))
+def test_a_clock_that_was_wrong_at_the_start_and_is_put_right(
+    clocks: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the providers refuse because of it waits without a loss, is said, and flows once the clock is right."""
+    off = tmp_path / "off"
+    (tmp_path / "sitecustomize.py").write_text(SHIFT)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setenv("CLOCK_OFF", str(off))
+
+    def set_clock(seconds: float) -> None:
+        beside = tmp_path / "off.new"
+        beside.write_text(str(int(seconds)))
+        beside.replace(off)
+
+    async def main() -> None:
+        set_clock(clocks[0])
+        async with open_rig(seed=f"clock {clocks}") as rig:
+            pushes = []
+
+            async def post(name: str) -> None:
+                tokens = [
+                    {"platform": platform, "token": make("ok", f"{name}-{index}")}
+                    for platform, make in (("apns", apns_token), ("fcm", fcm_token))
+                    for index in range(100)
+                ]
+                body = {"to": {"tokens": tokens}, "notification": {"title": name}, "ttl": 600}
+                async with rig.session.post("/v1/push", json=body) as answer:
+                    assert answer.status == 202, await answer.text()
+                    pushes.append((await answer.json())["id"])
+
+            async def sent() -> bool:
+                for push in pushes:
+                    async with rig.session.get(f"/v1/push/{push}") as answer:
+                        counts = (await answer.json())["counts"]
+                    assert counts["total"] == counts["sent"] + counts["queued"] + counts["retrying"] == 200, counts
+                    if counts["sent"] < 200:
+                        return False
+                return True
+
+            if len(clocks) > 1:
+                await post("right")
+                await rig.until("what was posted before is sent", sent)
+                set_clock(clocks[1])
+            await post("wrong")
+            held: dict[str, str] = {}
+
+            async def both_held() -> bool:
+                async with rig.session.get("/readyz") as answer:
+                    held.update((await answer.json()).get("held", {}))
+                return {"demo/apns", "demo/fcm"} <= held.keys()
+
+            async def nothing_held() -> bool:
+                async with rig.session.get("/readyz") as answer:
+                    return "held" not in await answer.json()
+
+            if len(clocks) == 1:  # What was signed while it was right may still hold.
+                await rig.until("both routes are held", both_held)
+                assert all("clock" in text for text in held.values()), held
+            await post("still-wrong")
+            set_clock(0)
+            began = time.monotonic()
+            await rig.until("everything is sent", sent)
+            await rig.until("nothing is held", nothing_held)
+            took = time.monotonic() - began
+            with capsys.disabled():
+                print(f"\nclock off by {clocks}: everything flows {took:.1f} s after it is right")
+
+    asyncio.run(main())
