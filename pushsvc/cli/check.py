@@ -148,8 +148,6 @@ async def _permitted(store: Store, *command: Any) -> Any:
     """The answer to a command, or None where this user of Redis may not give it: the service needs none of these."""
     try:
         return await store.link.call(*command)
-    except StoreUnavailable:
-        raise
     except StoreError as error:
         if "permission" in str(error).lower():
             return None

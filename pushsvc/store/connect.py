@@ -65,6 +65,8 @@ _UNAVAILABLE_CODE = re.compile(
     r"|NOGROUP|WRONGTYPE) "
     # Of a slot that moves, where a script makes the names of its keys from their prefix.
     r"|attempted to access a non local key"
+    # An access list that a command within a script is not on: outside of one that is a NOPERM.
+    r"|user executing the script can't run this|ACL failure in script"
 )
 _DRIVER = ("redis.", "uvloop", "asyncio.")
 """Modules whose own RuntimeErrors and the like say that a connection went while they used it: uvloop writes to a closed

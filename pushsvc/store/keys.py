@@ -102,7 +102,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:workers`               | hash   | field: see workers.py  | `<part> <consumer>` of a process -> until ms, and the |
 |                            |        |                        | routes or apps that it serves                         |
 | `ps:keys`                  | hash   | for good               | SHA-256 of an API key -> ApiKey as JSON               |
-| `ps:probe`                 | string | 60 seconds             | written to learn whether writes are taken: `/readyz`  |
+| `ps:probe`                 | stream | 60 seconds             | written to learn whether writes are taken: `/readyz`  |
 | `ps:hash_key`              | string | for good               | 32 random bytes that key every token hash             |
 
 The push's hash `ps:T:p:<id>` has `st` state, `n` total, `at` created ms, `up` updated ms, `due` ms where it was

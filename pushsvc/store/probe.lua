@@ -1,7 +1,13 @@
--- Writes a key of no meaning, as a script: what refuses this refuses pushes too.
+-- Writes a key of no meaning, as a script and by each command that accepts a push: what refuses this refuses pushes too.
 --
 -- KEYS  1 ps:probe
 -- ARGV  1 its lifetime, ms
 -- Returns nothing.
 
-redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
+redis.call('SET', KEYS[1], 1) -- first, because a full memory refuses only a script that has written nothing yet
+local writes = { { 'HSET', 'p', 1 }, { 'HINCRBY', 'p', 1 }, { 'RPUSH', 1 }, { 'ZADD', 1, 'p' }, { 'XADD', '*', 'p', 1 } }
+for _, write in ipairs(writes) do
+  redis.call('DEL', KEYS[1])
+  redis.call(write[1], KEYS[1], unpack(write, 2))
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])

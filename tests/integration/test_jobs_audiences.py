@@ -154,6 +154,8 @@ def test_what_expired_while_it_waited_is_said_and_ends_as_expired(server: Server
             assert await functions.expand(Context(Current(settings_of("shop")), server.url)) == {"made": 2}
         assert "audience_expired" in [line["event"] for line in logs]
         assert await standing(store, "p") == ("sending", 2)
+        # A dispatcher ends as expired what it takes too late.
+        assert [(len(taken.chunk.targets), taken.chunk.expires_at) for taken in await take_all(store)] == [(2, 2_000)]
 
     play(server, story)
 

@@ -332,6 +332,8 @@ async def _look_at_everything(server: Server) -> None:
         ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
         ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
         ("ACL SETUSER default -evalsha", "ACL SETUSER default +evalsha"),
+        ("ACL SETUSER default -xadd", "ACL SETUSER default +xadd"),
+        ("ACL SETUSER default -hset", "ACL SETUSER default +hset"),
     ],
 )
 def test_what_refuses_a_push_refuses_readiness(server: Server, refuse: str, mend: str) -> None:

@@ -491,6 +491,26 @@ def test_a_retry_draws_a_permit_of_the_accounts_quota() -> None:
             await store.pushes.accept(push("p", "a"))
             await until(lambda: store._state.pushes["shop", "p"].state == "done")
         assert limiter.permits == 0
+    run(main())
+
+
+def test_what_a_limit_has_delayed_is_not_dropped_once_it_drops() -> None:
+    """The configuration was changed in between: a delivery in its second turn waits on."""
+
+    async def main() -> None:
+        store, limiter = memory_store(), Limits(over="t")
+        delaying = RouteLimits(per_token=RATE)
+        async with running(dispatcher(store.queue, FakeProvider(), limiter=limiter, limits=delaying)):
+            await store.pushes.accept(push("p", "t"))
+            await until(lambda: bool(limiter.asked))
+        dropping = RouteLimits(per_token=RATE, on_exceed="drop")
+        asked, provider = len(limiter.asked), FakeProvider()
+        provider.says = lambda delivery: Sent(status=200)
+        async with running(dispatcher(store.queue, provider, limiter=limiter, limits=dropping)):
+            await until(lambda: len(limiter.asked) > asked + 1)
+            limiter.over = ""
+            await until(lambda: store._state.pushes["shop", "p"].state == "done")
+            assert await counts(store, "p") == {"total": 1, "sent": 1}
 
     run(main())
 

@@ -247,6 +247,10 @@ def test_urls_that_cannot_be_meant(url: str) -> None:
             StoreUnavailable,
         ),
         (
+            faults.ResponseError("ERR ACL failure in script: User u has no permissions to run the 'xadd' command"),
+            StoreUnavailable,
+        ),
+        (
             RuntimeError(
                 "unable to perform operation on <TCPTransport closed=True reading=False>; the Transport closed"
             ),
