@@ -16,6 +16,7 @@ from pushsvc import cli
 from pushsvc.simulator import apns_token, fcm_token
 from pushsvc.telemetry import configure_logging
 from tests.integration.harness import KEY, Service, apns, running_service
+from tests.integration.servers import KINDS, Kind, running_server
 
 
 @pytest.fixture(autouse=True)
@@ -257,3 +258,15 @@ def test_a_check_leaves_nothing_behind(
     (tmp_path / "var").write_text("a file where the folder should be")
     assert cli.main(["check"]) == 1
     assert f"error\tstore.data_dir\t{tmp_path / 'var'} cannot be written to" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_user_of_redis_who_may_not_ask_how_it_is_set_up_is_no_fault(
+    kind: Kind, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with running_server(kind) as server:
+        server.command(*["ACL", "SETUSER", "narrow", "on", ">secret", "~*", "&*", "+@all", "-info", "-command"])
+        monkeypatch.setenv("PUSHSVC__REDIS__URL", server.url.replace("unix://", "unix://narrow:secret@"))
+        assert cli.main(["check"]) == 0
+        assert "this user may not run INFO or COMMAND" in capsys.readouterr().out

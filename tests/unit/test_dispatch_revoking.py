@@ -491,6 +491,7 @@ def test_a_retry_draws_a_permit_of_the_accounts_quota() -> None:
             await store.pushes.accept(push("p", "a"))
             await until(lambda: store._state.pushes["shop", "p"].state == "done")
         assert limiter.permits == 0
+
     run(main())
 
 
