@@ -79,13 +79,21 @@ def _nothing() -> Iterator[Show]:
     yield lambda status: None
 
 
+def _line(status: JsonObject) -> str:
+    """State and counts; without these while nobody has been looked up, and so none are known."""
+    state, counts = str(status["state"]), status["counts"]
+    if state in ("expanding", "scheduled") and not counts.get("total"):
+        return f"{state}: its audience is looked up {'now' if state == 'expanding' else 'then'}"
+    return f"{state}: {counts_line(counts)}"
+
+
 @contextmanager
 def _lines() -> Iterator[Show]:
     last = ""
 
     def show(status: JsonObject) -> None:
         nonlocal last
-        line = f"{status['state']}: {counts_line(status['counts'])}"
+        line = _line(status)
         if line != last:
             print(line, flush=True)
             last = line

@@ -11,8 +11,8 @@ from aiohttp import hdrs, web
 
 from .. import telemetry
 from ..codec import encode_audience
-from ..errors import ContentTooLarge, InvalidRequest, NotFound, RequestError, StoreUnavailable
-from ..model import Content, Message, Platform, Push, PushStatus
+from ..errors import ContentTooLarge, Fault, InvalidRequest, NotFound, RequestError, StoreUnavailable
+from ..model import ROWS_FOR_ALL, Content, Message, Platform, Push, PushStatus
 from ..ports import PushStore, ReceiptLog, Renderer, RenderError
 from ..ports.registry import Registry
 from ..routing import platform_of
@@ -309,6 +309,11 @@ class PushCalls:
         )
         if page is None:
             raise _no_push(push_id)
+        if query["outcome"] == "sent" and page == ([], None):
+            status = await self._pushes.status(app.name, push_id)
+            if status is not None and status.counts.total > ROWS_FOR_ALL:
+                told = f"rows of what was sent are kept of pushes of up to {ROWS_FOR_ALL:,} deliveries; see `counts`"
+                raise InvalidRequest(faults=[Fault("outcome", told)])
         return _ok(answers.deliveries(*page))
 
     async def cancel_push(self, request: web.Request) -> web.Response:

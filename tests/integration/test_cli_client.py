@@ -260,6 +260,21 @@ def test_nowhere(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.startswith(f"pushsvc: {url.rstrip('/')} does not answer: ")
 
 
+def test_an_audience_that_is_not_known_yet_has_no_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    states = [
+        status_document("scheduled", total=0),
+        status_document("expanding", total=0),
+        status_document("done", total=1, sent=1),
+    ]
+    with scripted([answer(200, document) for document in states]) as (url, _):
+        assert cli.main(["status", "--url", url, "p1", "--follow"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "scheduled: its audience is looked up then",
+        "expanding: its audience is looked up now",
+        "done: 1 of 1: 1 sent",
+    ]
+
+
 def test_following_outlives_a_restart(capsys: pytest.CaptureFixture[str]) -> None:
     script = [
         answer(202, {"id": "p1"}),

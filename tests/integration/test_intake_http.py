@@ -237,8 +237,8 @@ def test_compressed_bodies_are_taken_and_bounded() -> None:
 # --- reading and cancelling -------------------------------------------------------------------------
 
 
-async def accepted(service: Service) -> str:
-    return str((await call(service, "POST", "/v1/push", ALERT)).json["id"])
+async def accepted(service: Service, document: dict[str, Any] = ALERT) -> str:
+    return str((await call(service, "POST", "/v1/push", document)).json["id"])
 
 
 def test_the_status_document() -> None:
@@ -294,6 +294,17 @@ def test_delivery_rows() -> None:
         }
         await call(service, "GET", f"/v1/push/{push_id}/deliveries")
         assert service.store.asked == [("failed", "7", 2), (None, "", 100)]
+        # Of a large push no rows of what was sent are kept: whoever asks for them is not answered that there are none.
+        service.store.rows = []
+        sent = await call(service, "GET", f"/v1/push/{push_id}/deliveries?outcome=sent")
+        assert sent.json == {"items": [], "cursor": None}
+        tokens = [{"platform": "fcm", "token": f"t{n}"} for n in range(1001)]
+        large = await accepted(service, {**ALERT, "to": {"tokens": tokens}})
+        sent = await call(service, "GET", f"/v1/push/{large}/deliveries?outcome=sent")
+        check_problem(sent, 422, "invalid-request")
+        assert sent.errors == [
+            ("outcome", "rows of what was sent are kept of pushes of up to 1,000 deliveries; see `counts`")
+        ]
         wrong = await call(service, "GET", f"/v1/push/{push_id}/deliveries?outcome=gone&limit=0&x=1")
         check_problem(wrong, 422, "invalid-request")
         assert [path for path, _ in wrong.errors] == ["outcome", "limit", "x"]

@@ -18,17 +18,18 @@ import pytest
 import typer
 
 from pushsvc import cli
-from pushsvc.cli.check import judge_clocks, judge_server
+from pushsvc.cli.check import NOBODYS, judge_clocks, judge_keys, judge_server
 from pushsvc.cli.client import Access, access
 from pushsvc.cli.follow import ended, verdict
-from pushsvc.cli.output import COUNTS, counts_line, print_json, print_table
+from pushsvc.cli.output import COUNTS, counted, counts_line, print_json, print_table
 from pushsvc.cli.replay import _replay
 from pushsvc.cli.send import lay_over, read_document
 from pushsvc.cli.state import State
-from pushsvc.errors import ConfigError, PushsvcError
-from pushsvc.model import Counts
+from pushsvc.errors import ConfigError, PushsvcError, StoreUnavailable
+from pushsvc.model import ApiKey, Counts
 from pushsvc.ports import DeadFilter, ReplaySpec, ReplayStatus
 from pushsvc.settings import Settings
+from pushsvc.settings.schema import AppSettings, KeySettings
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +137,8 @@ def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     ("error", "code", "told"),
     [
         (ConfigError("server.port", "taken", "choose another"), 1, "pushsvc: server.port: taken (choose another)\n"),
+        (StoreUnavailable("Redis is away", "start it"), 1, "pushsvc: Redis is away (start it)\n"),
+        (StoreUnavailable("Redis is away"), 1, "pushsvc: Redis is away\n"),
         (KeyboardInterrupt(), 130, ""),
         (typer.Exit(3), 3, ""),
         (SystemExit("text"), 1, ""),
@@ -255,7 +258,7 @@ def test_numbers_of_a_document_go_out_as_they_stand_there(tmp_path: Path) -> Non
 @pytest.mark.parametrize("command", [["failed"], ["replay"], ["devices", "restore"]])
 def test_a_platform_that_there_is_not_is_wrong_usage(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*command, "--platform", "apsn"]) == 2
-    assert "--platform: unknown platform 'apsn'; there are apns, " in " ".join(capsys.readouterr().err.split())
+    assert "--platform: unknown platform 'apsn'; there are apns, fcm" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_key_comes_from_the_environment_of_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,6 +359,39 @@ def test_tables_at_a_terminal_take_nothing_for_markup(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     print_table(("", "part"), [("error", "[red]apps[/red]")], marks={"error": "red"})
     assert "[red]apps[/red]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("configured", "stored", "told"),
+    [
+        ([], 1, [("ok", "1 API key in the store")]),
+        ([], 2, [("ok", "2 API keys in the store")]),
+        ([], 0, [("warning", "no API key: nobody can push")]),
+        ([], None, [("ok", "no API key in the configuration; the store was not asked")]),
+        (["a" * 64], None, []),
+        (["a" * 64], 0, []),
+        (
+            [NOBODYS],
+            0,
+            [
+                ("warning", "a key of the example, which is nobody's, is in the configuration"),
+                ("warning", "no API key: nobody can push"),
+            ],
+        ),
+    ],
+)
+def test_apps_that_nobody_can_push_to_are_named(
+    configured: list[str], stored: int | None, told: list[tuple[str, str]]
+) -> None:
+    own = tuple(KeySettings(name=f"k{n}", sha256=each) for n, each in enumerate(configured))
+    settings = Settings(apps={"shop": AppSettings(name="shop", keys=own)})
+    keys = None if stored is None else [ApiKey(f"s{n}", "shop", f"{n:064}", ("push",)) for n in range(1, stored + 1)]
+    assert [(row.level, row.what) for row in judge_keys(settings, keys)] == told
+
+
+def test_one_is_no_plural() -> None:
+    assert [counted(n, "device") for n in (0, 1, 2000)] == ["0 devices", "1 device", "2,000 devices"]
+    assert counted(2, "delivery", "deliveries") == "2 deliveries"
 
 
 def test_clocks_that_differ_are_pointed_out() -> None:

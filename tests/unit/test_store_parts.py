@@ -434,3 +434,20 @@ def test_looks_through_all_dead_letters_take_turns() -> None:
         assert (link.most, link.steps, link.sizes) == (1, 20 * LOOK // STEP, {STEP})
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        (faults.AuthenticationError("invalid username-password pair"), "correct user and password in redis.url"),
+        (
+            faults.ConnectionError("Error 111 connecting to 127.0.0.1:1. Connection refused."),
+            "is Redis running there? redis.url says where it is",
+        ),
+        (faults.OutOfMemoryError("OOM command not allowed"), ""),
+    ],
+)
+def test_a_refusal_says_what_to_do_where_its_cause_says_so(error: Exception, fix: str) -> None:
+    with pytest.raises(StoreUnavailable) as caught:
+        asyncio.run(failing(error))
+    assert caught.value.fix == fix
