@@ -131,7 +131,7 @@ class Process:
         async def asked(*words: Any, **options: Any) -> Any:
             self.asking += 1
             try:
-                return await ask(*words, **options)
+                return await ask(*_lasting(words), **options)
             finally:
                 self.asking -= 1
 
@@ -205,7 +205,7 @@ class SteppedWorld:
         self._silence()
 
     def _silence(self) -> None:
-        """Signs of life run out in real time: of those that stand still it is done here."""
+        """The signs of life of those that stand still run out by our clock."""
         for process in self.processes:
             since = process.paused_at
             if since is not None and self.clock.now - since >= self.config.alive_ttl and not self._lives(process.name):
@@ -249,6 +249,13 @@ class SteppedWorld:
         self.advance(60.0, lambda: not any(asyncio.all_tasks(process.loop) for process in everybody))
         for process in everybody:
             process.loop.close()
+
+
+def _lasting(words: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A sign of life without its span in real time, which a loaded machine outruns: `_silence` ends it by our clock."""
+    if words[0] == "SET" and words[1].startswith("ps:alive:"):
+        return words[:3] + words[5:]
+    return words
 
 
 async def _serve(process: Process) -> None:
