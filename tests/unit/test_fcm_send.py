@@ -455,3 +455,26 @@ def test_an_ended_token_is_not_used() -> None:
         return "token", 2.0
 
     assert _paced(cast(TokenEndpoint, fetch), 4).states == ["token", "token", "", ""]
+
+
+@pytest.mark.parametrize("jump", [3600.0, -60.0])
+def test_a_token_is_looked_at_before_it_is_used_however_long_its_keeper_slept(jump: float) -> None:
+    """A suspended machine, or a clock that is set: the keeper waits by a clock that knew nothing of it."""
+
+    async def main() -> None:
+        clock, fetched = Clock(), asyncio.Event()
+        token = AccessToken(TokenEndpoint(), clock=clock, changed=fetched.set)
+        keeper = asyncio.create_task(token.keep())
+        await fetched.wait()
+        first = token.number
+        assert token.usable()
+        fetched.clear()
+        clock.now += jump
+        assert not token.usable()
+        await asyncio.wait_for(fetched.wait(), 10)
+        assert token.usable()
+        assert token.number == first + 1
+        keeper.cancel()
+        await asyncio.wait([keeper])
+
+    asyncio.run(main())
