@@ -177,7 +177,7 @@ def test_the_command_begins_and_jobs_end_what_takes_longer(
                 await until(lambda: over(dispatcher))
             await nothing_left(dispatcher, hers)
             code, out, _ = await shell("erase", "anna-1964", "--app", "shop")
-            assert (code, out) == (0, "erased\t\ndevices\t1\ndeliveries\t1\n")
+            assert (code, out) == (0, "erased\trecords\ndevices\t1\ndeliveries\t1\n")
             assert (await shell("erase", "nobody", "--app", "shop"))[0] == 0
             assert (await shell("erase", "a b", "--app", "shop"))[0] == 1
             assert (await shell("erase", "anna-1964", "--app", "shoop"))[0] == 1
