@@ -65,7 +65,7 @@ async def accepted(rig: Rig) -> int:
     return int((await rig.record())["accepted"])
 
 
-@pytest.mark.parametrize(("latency", "rate"), cases((0.4, ""), (0.02, ""), (2.0, ""), (0.02, "600/min")))
+@pytest.mark.parametrize(("latency", "rate"), cases((2.0, ""), (0.02, "600/min"), (0.4, ""), (0.02, "")))
 def test_after_the_answer_of_a_cancel_at_most_what_was_in_flight_goes_out(latency: float, rate: str) -> None:
     async def act(rig: Rig) -> None:
         await rig.control("latency", seconds=latency)
@@ -104,6 +104,8 @@ def test_after_the_answer_of_a_cancel_at_most_what_was_in_flight_goes_out(latenc
         assert told["state"] == ("sending" if in_flight else "cancelled")
         assert after <= in_flight
         assert counts["sent"] + counts["cancelled"] == CANCEL
+        if latency >= 2 or rate:  # there are more than go at once, however late the cancel comes on a busy machine
+            assert counts["cancelled"] > 0
         assert counts["sent"] == at_answer + after
         for end in ENDS:
             numbers = [each[end] for each in seen]
