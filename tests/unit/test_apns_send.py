@@ -406,6 +406,23 @@ def test_a_clock_that_is_put_right_makes_a_new_token(config: Config) -> None:
     run(config, scene)
 
 
+@pytest.mark.parametrize("off", [3720, -3720])
+def test_after_a_clock_that_was_wrong_for_a_while_the_token_before_is_used_again(config: Config, off: int) -> None:
+    """A third within 20 minutes would be TooManyProviderTokenUpdates."""
+
+    async def scene(it: Opened) -> None:
+        used = []
+        for seconds in (0, off, 5 - off, 1700, 200):
+            it.clock.now += seconds
+            it.send()
+            used.append(it.pool.requests[-1].headers["authorization"])
+
+        assert used[0] == used[2] == used[3]
+        assert len({used[0], used[1], used[4]}) == 3
+
+    run(config, scene)
+
+
 def test_a_refusal_says_how_far_our_clock_is_from_theirs(config: Config) -> None:
     async def scene(it: Opened) -> None:
         assert "clock" in it.provider.remedy("ExpiredProviderToken")

@@ -29,6 +29,7 @@ from ..endpoint import tls_context
 from ..files import read_credential
 from .config import Config
 
+_NONE: Final = ("", 0.0, 0.0)
 EARLIEST: Final = 20 * 60.0
 """Seconds that a token must have lived before the next; sooner is 429 TooManyProviderTokenUpdates."""
 LATEST: Final = 55 * 60.0
@@ -63,6 +64,9 @@ class ProviderToken:
         self.renew_at = 0.0
         """Unix seconds from which on the header is to be replaced."""
         self._made_at = 0.0
+        self._earlier = _NONE
+        """Header, instant and due time of the previous token, which is used again once a clock that was wrong for a
+        while is right: a third within 20 minutes would be refused as too frequent."""
         self._sign()
 
     def refresh(self) -> bool:
@@ -72,19 +76,30 @@ class ProviderToken:
         """
         if self._made_at <= self._clock() < self.renew_at:
             return False
-        self._sign()
+        self._replace()
         return True
 
     def refuse(self) -> bool:
         """APNs calls the token expired: replace it, unless that would come too soon. True when it has changed."""
         if 0 <= self._clock() - self._made_at < EARLIEST:
             return False
+        self._earlier = _NONE  # it would only be refused in turn
         self._sign()
         return True
 
     def hold(self) -> None:
         """APNs calls the replacements too frequent: no new one for 20 minutes, as far as the old one lasts."""
         self.renew_at = min(max(self.renew_at, self._clock() + EARLIEST), self._made_at + LATEST)
+
+    def _replace(self) -> None:
+        """Go back to the previous token where its time is now; else sign a new one."""
+        current = (self.header, self._made_at, self.renew_at)
+        header, made_at, renew_at = self._earlier
+        if header and made_at <= self._clock() < renew_at:
+            self.header, self._made_at, self.renew_at = header, made_at, renew_at
+        else:
+            self._sign()
+        self._earlier = current
 
     def _sign(self) -> None:
         config = self._config
