@@ -62,6 +62,7 @@ RECORDS: dict[str, str] = {
     "ps:T:moved:<platform>": "(digests)",
     "ps:T:lim:<platform>:<family>:<kind>:<number>": "(numbers)",
     "ps:{owner}:bucket:<name>": "(a number)",
+    "ps:{owner}:asked:<who>": "(what this very process was answered less than a minute ago)",
     "ps:T:hook": "(ids and numbers)",
     "ps:T:hook:dead": "HSET",
     "ps:T:hook:asked": "(ids)",
