@@ -129,9 +129,10 @@ def test_cancelling(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypa
         # Refused credentials hold the route, so that its pushes wait.
         _, out, _ = await shell("send", "--apns", apns_token("InvalidProviderToken", "1"), "--title", "x")
         push = out.strip()
-        told = await shell.json("cancel", push)
-        assert told["state"] == "cancelled"
+        assert (await shell.json("cancel", push))["id"] == push
+        # A request that was in flight is waited for.
         told = await shell.json("status", push, "--follow", code=1)
+        assert told["state"] == "cancelled"
         assert told["counts"]["total"] == told["counts"]["cancelled"] == 1
         _, out, _ = await shell("send", "--fcm", fcm_token("ok", "1"), "--title", "x", "--follow")
         code, _, err = await shell("cancel", out.splitlines()[0])
