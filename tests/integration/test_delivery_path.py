@@ -191,9 +191,12 @@ def test_a_cancelled_push_stops_where_it_is(tmp_path: Path) -> None:
         push = await service.push(apns("ok", *range(2000)))
         async with service.session.delete(f"/v1/push/{push}") as answer:
             assert answer.status == 200
-            document = await answer.json()
-        assert document["state"] == "cancelled"
-        assert document["counts"]["cancelled"] == 2000
+
+        async def cancelled() -> bool:  # a request that was in flight is waited for
+            return bool((await service.status(push))["state"] == "cancelled")
+
+        await service.until("nothing of it is open", cancelled)
+        assert (await service.status(push))["counts"]["cancelled"] == 2000
         service.simulator.mend_credentials("apns")
         assert await service.done(await service.push(apns("ok", "after"))) == {"total": 1, "sent": 1}
         counts = (await service.status(push))["counts"]
