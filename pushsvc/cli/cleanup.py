@@ -70,11 +70,8 @@ def cleanup(
         if rows:
             titles = ("app", "what", "would go" if dry_run else "gone")
             print_table(titles, [[app, what, f"{count:,}"] for app, what, count in rows])
-        print(
-            f"{counted(total, 'record')} would go"
-            if dry_run
-            else f"{counted(total, 'record')} gone, in {seconds:,.1f} s"
-        )
+        records = counted(total, "record")
+        print(f"{records} would go" if dry_run else f"{records} gone, in {seconds:,.1f} s")
     if cleaned.place is not None:
         typer.echo("stopped half-way: the rest is left to the next run", err=True)
         raise typer.Exit(130)

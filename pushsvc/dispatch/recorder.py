@@ -46,6 +46,7 @@ class Recorder:
 
 
 def waits(chunk: Chunk, now: int, wait_ms: int, *, counted: bool) -> Verdict:
-    """It goes again in so many ms, as the same attempt, or has expired by then."""
+    """Return the verdict that sends it again after `wait_ms`, as the same attempt, or ends it where it has expired by
+    then."""
     due_at = -(-(now + max(1, wait_ms)) // DUE_STEP_MS) * DUE_STEP_MS
     return EXPIRED if due_at >= chunk.expires_at else Retry(due_at, chunk.attempt, chunk.part, counted)

@@ -106,7 +106,8 @@ class Quorum:
         self._in_step = sum(has > 0 and has >= self._written[0] for has in role.acknowledged)
 
     def expect(self, replicas: int) -> None:
-        """So many the sentinels call living: one that is not connected may be the one that is being promoted."""
+        """Expect at least the `replicas` that the sentinels call living: one that is not connected may be the one that
+        is being promoted."""
         self.wanted = max(self.wanted, replicas)
 
     def _needed(self, now: float) -> int:
@@ -120,8 +121,8 @@ class Quorum:
         return needed
 
     def judge(self, acknowledged: int, role: Role | None, *, now: float, confirmed: float) -> bool:
-        """Whether a write is safe that so many replicas have. `confirmed` is when the sentinels last said that this is
-        the primary."""
+        """Return whether a write that `acknowledged` replicas have is safe. `confirmed` is when the sentinels last
+        named this server as the primary."""
         self.look(role, now)
         if acknowledged >= self._needed(now):
             self._doubted = None

@@ -165,7 +165,7 @@ class _Checked(SentinelManagedConnection):
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         if not self.is_connected:
-            # redis-py, which repeats a command whose connection broke, would go to the address of before by itself.
+            # redis-py, which repeats a command whose connection broke, would use the previous address by itself.
             await self.connect()  # type: ignore[no-untyped-call]  # redis-py gives it no types
         await super().send_packed_command(command, check_health)
 

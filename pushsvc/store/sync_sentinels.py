@@ -78,7 +78,7 @@ class _Checked(SentinelManagedConnection):
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         now = time.monotonic()
         if not self.is_connected:
-            # redis-py, which repeats a command whose connection broke, would go to the address of before by itself.
+            # redis-py, which repeats a command whose connection broke, would use the previous address by itself.
             self._look_at = now + LOOK
             self.connect()  # type: ignore[no-untyped-call]  # redis-py gives it no types
         elif now >= self._look_at:

@@ -48,8 +48,8 @@ def key_of(user: str, hash_key: bytes) -> str:
 
 
 def joined(record: Record | None, *, user: str, devices: Iterable[Device], suppressed: int) -> Record:
-    """The record with these devices in it too, of whose tokens so many were suppressed before. It was asked for once
-    more, so that a pass that is under way does not end it."""
+    """Return the record with these devices added. `suppressed` of their tokens were suppressed already. It counts one
+    more request, so that a pass that is under way does not end it."""
     record = record or Record(user, (), 0)
     record = replace(record, asked=record.asked + 1)
     own = [(device.id, device.platform, device.token) for device in devices]
