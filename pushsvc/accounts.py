@@ -5,12 +5,16 @@ them has been answered. An account that cannot be opened leaves the old one at w
 
 Where there is no old one, as at the start, that route alone is held: its deliveries wait, the other routes go on, and
 the account is tried again as soon as one of its files changes.
+
+An account that is taken out of the configuration while deliveries wait leaves a held route, for as long as they do: so
+their `ttl` ends them, a cancel reaches them, and whoever looks for what does not send sees them. When the account is
+back they are sent.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Self, TypeAlias
@@ -21,7 +25,8 @@ from . import telemetry
 from .dispatch import Dispatcher
 from .errors import CredentialError
 from .model import Delivery, Route
-from .ports import CREDENTIAL, OnOutcome, Provider
+from .ports import CREDENTIAL, REMOVED, OnOutcome, Provider
+from .ports.removed import RemovedRoute
 from .providers import REGISTRY
 from .reload import Stamp, files_of, stamp_of
 from .settings import AppSettings
@@ -41,15 +46,15 @@ class _Account:
         await self.opened.__aexit__(None, None, None)
 
 
-class _Refused:
-    """`ports.Provider` of an account that cannot be opened: it sends nothing and says why."""
+class _Shut:
+    """`ports.Provider` without an account: it sends nothing and says why."""
 
     room = 0
     refused = ""
 
-    def __init__(self, route: Route, error: CredentialError) -> None:
+    def __init__(self, route: Route, trouble: str) -> None:
         self.route = route
-        self.trouble = f"{CREDENTIAL}{error}"
+        self.trouble = trouble
 
     def submit(self, delivery: Delivery, on_outcome: OnOutcome) -> None:
         raise AssertionError("there is no room")
@@ -64,12 +69,32 @@ class _Refused:
         """Nothing was opened."""
 
 
+def removal_of(each: RemovedRoute, apps: Container[str]) -> str:
+    """What waits for a route that was removed, and the remedy; `apps` are those of the configuration."""
+    app, platform = each.route.app, each.route.platform
+    waits = f"{each.waiting:,} {'delivery waits' if each.waiting == 1 else 'deliveries wait'}"
+    if each.scheduled:
+        waits += f", and of the app {each.scheduled:,} more until their time"
+    if app in apps:
+        what, remedy = (
+            f"the app has no account `{platform}`",
+            f"add [apps.{app}.{platform}] again, or cancel the pushes",
+        )
+    else:
+        what, remedy = f"the configuration has no app `{app}`", f"add [apps.{app}] and [apps.{app}.{platform}] again"
+    return f"{what} any more, {waits}: {remedy}; what is still there when its ttl is over expires"
+
+
 class Accounts:
     """Open while its `async with` block lasts."""
 
     def __init__(self, *, request_timeout: float) -> None:
         self._request_timeout = request_timeout
         self._open: dict[Route, _Account] = {}
+        self._removed: dict[Route, _Shut] = {}
+        """Routes without an account, for which something waits."""
+        self._turn = asyncio.Lock()
+        """Of those who add routes to the dispatcher and take them away."""
         self._closing: set[asyncio.Task[None]] = set()
         self._expiring: set[Route] = set()
         """Routes whose credential is shown to expire."""
@@ -98,8 +123,32 @@ class Accounts:
             except CredentialError as error:
                 self._open[route] = self._refuse(route, mark, error)
 
-    async def follow(self, apps: Mapping[str, AppSettings], dispatcher: Dispatcher) -> None:
-        """Bring a running dispatcher to these apps. What cannot be opened is logged and noted, and stays as it was."""
+    async def hold(self, removed: Sequence[RemovedRoute], apps: Container[str], dispatcher: Dispatcher) -> None:
+        """Hold these routes, which have no account any more, and let go of others that were held so. `apps` are those
+        of the configuration."""
+        async with self._turn:
+            found = {each.route: f"{REMOVED}{removal_of(each, apps)}" for each in removed}
+            for route in [route for route in self._removed if route not in found]:
+                del self._removed[route]
+                await dispatcher.remove(route)
+            for route, trouble in found.items():
+                if route in self._removed:
+                    self._removed[route].trouble = trouble
+                elif route not in self._open:  # else it came back after somebody looked
+                    provider = self._removed[route] = _Shut(route, trouble)
+                    dispatcher.add(provider)
+
+    async def follow(
+        self, apps: Mapping[str, AppSettings], dispatcher: Dispatcher, waiting: Mapping[Route, str]
+    ) -> None:
+        """Bring a running dispatcher to these apps. What cannot be opened is logged and noted, and stays as it was.
+        `waiting` has what is to be said of a route that goes while something waits for it."""
+        async with self._turn:
+            await self._follow(apps, dispatcher, waiting)
+
+    async def _follow(
+        self, apps: Mapping[str, AppSettings], dispatcher: Dispatcher, waiting: Mapping[Route, str]
+    ) -> None:
         wanted = _wanted(apps)
         for route in [route for route in self._open if route not in wanted]:
             account = self._open.pop(route)
@@ -107,7 +156,10 @@ class Accounts:
             await dispatcher.remove(route)
             await account.close()
             self._show_expiry(route, None)
-            self._log.info("route_removed", app=route.app, platform=route.platform)
+            if why := waiting.get(route):
+                self._log.warning("route_removed", app=route.app, platform=route.platform, why=why)
+            else:
+                self._log.info("route_removed", app=route.app, platform=route.platform)
         for route, mark in wanted.items():
             before = self._open.get(route)
             if before is not None and before.mark == mark:
@@ -117,13 +169,16 @@ class Accounts:
                 account = await self._open_one(route, mark)
             except CredentialError as error:
                 account = self._refuse(route, mark, error)
-                if before is not None and not isinstance(before.provider, _Refused):
+                if before is not None and not isinstance(before.provider, _Shut):
                     dispatcher.notes[route] = f"sends by its earlier account: {account.provider.trouble}"
                     continue
             else:
                 dispatcher.notes.pop(route, None)
             self._open[route] = account
-            if before is None:
+            if self._removed.pop(route, None) is not None:
+                dispatcher.replace(account.provider)
+                self._log.info("route_added", app=route.app, platform=route.platform)
+            elif before is None:
                 dispatcher.add(account.provider)
                 self._log.info("route_added", app=route.app, platform=route.platform)
             else:
@@ -135,7 +190,7 @@ class Accounts:
 
     def _refuse(self, route: Route, mark: Mark, error: CredentialError) -> _Account:
         self._log.error("account_refused", app=route.app, platform=route.platform, error=str(error))
-        return _Account(mark, AsyncExitStack(), _Refused(route, error))
+        return _Account(mark, AsyncExitStack(), _Shut(route, f"{CREDENTIAL}{error}"))
 
     def _show_expiry(self, route: Route, expires: float | None) -> None:
         """Of an account that has none any more, or is gone, the series ends."""

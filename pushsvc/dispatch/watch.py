@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from ..model import Misconfigured, Outcome, Route, Throttled, Unavailable
 from ..policy import Blame, RetryPolicy
-from ..ports import CREDENTIAL
+from ..ports import CREDENTIAL, REMOVED
 from ..routing import platform_of
 from ..telemetry import get_logger
 from .evidence import cause_of, text_of
@@ -89,7 +89,7 @@ class RouteWatch:
 
     def tick(self, provider: Knows, now: float) -> None:
         """Look at the connections; say what has changed. Due a few times a second."""
-        if not provider.trouble or provider.trouble.startswith(CREDENTIAL):
+        if not provider.trouble or _shut(provider.trouble):
             self._away_since = None
         elif self._away_since is None:
             self._away_since = now
@@ -110,8 +110,8 @@ class RouteWatch:
         route = f"{self._route.app}/{self._route.platform}"
         found: dict[str, tuple[str, str]] = {}
         trouble = self.health.spoken_of(now)
-        if provider.trouble.startswith(CREDENTIAL):
-            found[route] = ("credential", provider.trouble)
+        if label := _shut(provider.trouble):
+            found[route] = (label, provider.trouble)
         elif provider.refused:
             found[route] = (provider.refused, _with(provider.trouble, provider.remedy(provider.refused)))
         elif trouble is not None and trouble.cause == "credentials":
@@ -139,6 +139,11 @@ class _Line:
             return False
         self._at, self._gap = now + self._gap, min(REPEAT[1], self._gap * 2)
         return True
+
+
+def _shut(trouble: str) -> str:
+    """The label of a trouble that says that no connection is even tried, or the empty string."""
+    return next((begin.rstrip(": ") for begin in (CREDENTIAL, REMOVED) if trouble.startswith(begin)), "")
 
 
 def _with(reason: str, remedy: str) -> str:

@@ -190,7 +190,10 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
             stack.callback(connection.close)
             store = await stack.enter_async_context(open_store(url, runtime.store_config(settings)))
             await runtime.serve_part_metrics(stack, current, "jobs", store)
-            await stack.enter_async_context(runtime.telling(store, "jobs", lambda: current.settings.apps))
+            telling_jobs = runtime.telling(
+                store, "jobs", lambda: current.settings.apps, lambda: runtime.routes_of(current.settings)
+            )
+            await stack.enter_async_context(telling_jobs)
             queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
             following = asyncio.create_task(_follow(current, stop), name="reload")
             stack.callback(following.cancel)

@@ -116,6 +116,8 @@ class Provider(Protocol):
 
 CREDENTIAL: Final = "credential: "
 """Begins the `trouble` of a provider whose credentials cannot be read: no connection is even tried."""
+REMOVED: Final = "removed: "
+"""Begins the `trouble` of a provider that stands for an account which is no longer in the configuration."""
 NOTE: Final = "note:"
 """Begins the name of a route in `DeliveryQueue.beat` that does send, and of which an operator should know something."""
 

@@ -8,18 +8,20 @@ import os
 import resource
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 
 from aiohttp import web
 
 from .. import feedback, intake, telemetry
-from ..accounts import Accounts
+from ..accounts import Accounts, removal_of
 from ..channels import OpenedChannels
 from ..dispatch import Dispatcher
 from ..documents import instant
 from ..errors import StoreError, StoreUnavailable
+from ..model import Route
+from ..ports.removed import RemovedRoute
 from ..providers import REGISTRY
 from ..reload import refused_since, unapplied, versions
 from ..settings import Settings
@@ -28,11 +30,13 @@ from .configuration import load_settings
 from .figures import Current, exposition, frozen_routes, serve_part_metrics
 from .plans import api_is_open, dispatch_config, feedback_config, intake_apps, route_limits, routes_of
 from .store import log_durability, open_configured_store, redis_url, require_durability, store_config
-from .workers import name_of, telling, unserved, watching
+from .workers import name_of, read_unserved, telling, watching
 
 REFUSED = (
     "the changed configuration was refused, an older one runs: see `reload_refused` in the log, or `pushsvc check`"
 )
+REMOVED_EVERY = 1.0
+"""Seconds between two looks for routes that were removed while something waits for them."""
 
 
 def quiet_gc() -> None:
@@ -82,7 +86,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
 
         async def without() -> Mapping[str, str]:
             try:
-                return unserved(current.settings, await store.workers.living())
+                return await read_unserved(current.settings, store)
             except StoreUnavailable:
                 return {}
 
@@ -149,6 +153,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
 
         async def change(newer: Settings) -> None:
             current.settings = newer
+            await tell()  # before anything is accepted for what is new
             backlog.hold(newer.queue.max_pending, newer.queue_shares())
             intake.reload_app(app, build(newer))
 
@@ -156,9 +161,9 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
         async with (
             _ending_with(store, stop),
             backlog.watching(),
+            telling(store, "serve", lambda: current.settings.apps, lambda: routes_of(current.settings)) as tell,
             intake.serve(app, config) as at,
             _following(settings, stop, change),
-            telling(store, "serve", lambda: current.settings.apps),
             watching(store, current),
         ):
             listening(at)
@@ -187,14 +192,42 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
         listening(f"{len(accounts.providers)} routes as {socket.gethostname()}:{os.getpid()}")
         quiet_gc()
 
+        def routes() -> list[Route]:
+            return routes_of(current.settings)
+
         async def change(newer: Settings) -> None:
             current.settings = newer
             dispatcher.limit(route_limits(newer.apps))
-            await accounts.follow(newer.apps, dispatcher)
+            left = await _removed(store, routes(), anywhere=False)
+            waiting = {each.route: removal_of(each, newer.apps) for each in left or ()}
+            await accounts.follow(newer.apps, dispatcher, waiting)
+            await tell()
 
-        routes = telling(store, "dispatch", lambda: map(name_of, routes_of(current.settings)))
-        async with _ending_with(store, stop), _following(settings, stop, change), routes:
+        async def hold_removed() -> None:
+            while not stop.is_set():
+                left = await _removed(store, routes())
+                if left is not None and not stop.is_set():
+                    await accounts.hold(left, current.settings.apps, dispatcher)
+                await asyncio.sleep(REMOVED_EVERY)
+
+        async with (
+            _ending_with(store, stop),
+            telling(store, "dispatch", lambda: map(name_of, routes()), routes) as tell,
+            _following(settings, stop, change),
+            _beside(hold_removed, "removed"),
+        ):
             await dispatcher.run(stop)
+
+
+async def _removed(store: Store, routes: Sequence[Route], *, anywhere: bool = True) -> list[RemovedRoute] | None:
+    """Return the routes that are not among these any more and have something waiting; None where Redis is away."""
+    try:
+        left = await store.removed(routes, anywhere=anywhere)
+        telemetry.REDIS.end("removed")
+        return left
+    except StoreUnavailable as error:
+        telemetry.REDIS.begin("removed", error=str(error))
+        return None
 
 
 async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
@@ -247,6 +280,18 @@ async def _ending_with(store: Store, stop: asyncio.Event) -> AsyncIterator[None]
         watching.cancel()
     if store.replaced.is_set():
         raise StoreError("Redis has come back empty and was begun anew by others: start again")
+
+
+@asynccontextmanager
+async def _beside(work: Callable[[], Awaitable[None]], name: str) -> AsyncIterator[None]:
+    """Do this beside the block, until it ends."""
+    task = asyncio.ensure_future(work())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 @asynccontextmanager

@@ -7,13 +7,15 @@ seconds what it serves, and is believed for the takeover time; what the configur
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from .. import telemetry
+from ..accounts import removal_of
 from ..errors import StoreError
 from ..model import Route
+from ..ports.removed import RemovedRoute
 from ..settings import Settings
 from ..store import Store, Worker
 from .figures import Current
@@ -32,9 +34,12 @@ def name_of(route: Route) -> str:
     return f"{route.app}/{route.platform}"
 
 
-def unserved(settings: Settings, workers: Collection[Worker]) -> dict[str, str]:
-    """What the configuration has and no living process serves, and why: `app/platform`, or a part with its app."""
+def unserved(settings: Settings, workers: Collection[Worker], removed: Iterable[RemovedRoute] = ()) -> dict[str, str]:
+    """What the configuration has and no living process serves, and why: `app/platform`, or a part with its app. Where
+    no dispatcher lives nobody holds the `removed` routes either, so they are named here."""
     found: dict[str, str] = {}
+    if not any(worker.part == "dispatch" for worker in workers):
+        found = {name_of(each.route): removal_of(each, settings.apps) for each in removed}
     names = {"dispatch": list(map(name_of, routes_of(settings)))}
     for part, without in _WITHOUT.items():
         served = [worker.serves for worker in workers if worker.part == part]
@@ -53,20 +58,35 @@ def unserved(settings: Settings, workers: Collection[Worker]) -> dict[str, str]:
     return found
 
 
+async def read_unserved(settings: Settings, store: Store) -> dict[str, str]:
+    """See `unserved`, as it is now. Raises `StoreUnavailable`."""
+    return unserved(settings, await store.workers.living(), await store.removed(routes_of(settings)))
+
+
 @asynccontextmanager
-async def telling(store: Store, part: str, serves: Callable[[], Iterable[str]]) -> AsyncIterator[None]:
-    """Tell while the block lasts that this process lives, and what it serves."""
+async def telling(
+    store: Store,
+    part: str,
+    serves: Callable[[], Iterable[str]],
+    routes: Callable[[], Iterable[Route]] = tuple,
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Tell while the block lasts that this process lives, what it serves and which routes it has in its configuration.
+    It is told before the block begins; call what is yielded to tell at once what has changed."""
     every = store.config.alive_ttl / 4
 
     async def tell() -> None:
-        while True:
-            with suppress(StoreError):  # Whoever works is told; a sign of life is simply not there.
-                await store.workers.tell(part, serves())
-            await asyncio.sleep(every)
+        with suppress(StoreError):  # Whoever works is told; a sign of life is simply not there.
+            await store.workers.tell(part, serves(), routes())
 
-    task = asyncio.create_task(tell(), name="telling")
+    async def tell_on() -> None:
+        while True:
+            await asyncio.sleep(every)
+            await tell()
+
+    await tell()
+    task = asyncio.create_task(tell_on(), name="telling")
     try:
-        yield
+        yield tell
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -85,7 +105,7 @@ async def watching(store: Store, current: Current) -> AsyncIterator[None]:
         while True:
             await asyncio.sleep(every)
             with suppress(StoreError):
-                found = unserved(current.settings, await store.workers.living())
+                found = await read_unserved(current.settings, store)
                 lasting = {name: why for name, why in found.items() if name in before}
                 before = found
                 if lasting:

@@ -16,6 +16,7 @@ How the parts stand to one another::
                          ├─ leftovers what has outlived its use, found and removed          leftovers.py, orphans.py
                          ├─ cleanups  the record of cleanups, and whose turn it is          cleanups.py
                          ├─ workers   which processes live, and what they serve             workers.py
+                         ├─ removed() routes that were taken out while something waits     removed.py
                          └─ gauges()  figures for metrics and `stats`                       gauges.py
                               │
                               └── link.py (round trips, faults) ── scripts.py (*.lua) ── connect.py (URL to client)

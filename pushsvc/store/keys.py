@@ -101,6 +101,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:held`                  | hash   | field: see `held.py`   | `app/platform` -> until ms and why the route is held  |
 | `ps:workers`               | hash   | field: see workers.py  | `<part> <consumer>` of a process -> until ms, and the |
 |                            |        |                        | routes or apps that it serves                         |
+| `ps:routes`                | set    | for good               | `<app>/<platform>` of every route that a process had  |
+|                            |        |                        | in its configuration: see removed.py                  |
 | `ps:keys`                  | hash   | for good               | SHA-256 of an API key -> ApiKey as JSON               |
 | `ps:probe`                 | stream | 60 seconds             | written to learn whether writes are taken: `/readyz`  |
 | `ps:hash_key`              | string | for good               | 32 random bytes that key every token hash             |
@@ -166,6 +168,7 @@ SMALL = ROWS_FOR_ALL
 
 HELD = "ps:held"
 WORKERS = "ps:workers"
+ROUTES = "ps:routes"
 KEYRING = "ps:keys"
 HASH_KEY = "ps:hash_key"
 PROBE = "ps:probe"

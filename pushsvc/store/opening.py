@@ -6,12 +6,13 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from ..errors import StoreError
-from ..model import Platform
+from ..model import Platform, Route
 from ..ports import NOTE
+from ..ports.removed import RemovedRoute
 from .answers import RedisAnswers
 from .cleanups import RedisCleanups
 from .clock import Clock, StoreClock, wall_clock
@@ -30,6 +31,7 @@ from .pushes import RedisPushes
 from .queue import RedisQueue
 from .receipts import RedisReceipts
 from .registry import RedisRegistry
+from .removed import read_removed
 from .replays import RedisReplays
 from .replicas import open_link
 from .revocations import Following, Revocations
@@ -101,9 +103,18 @@ class Store:
         """The name under which this process takes entries."""
         return self.config.consumer
 
+    async def removed(self, configured: Collection[Route], *, anywhere: bool = True) -> list[RemovedRoute]:
+        """Routes with deliveries waiting that are not in this configuration any more, nor in that of a living
+        dispatcher unless `anywhere` is False: see `removed.py`."""
+        return await read_removed(self.link, self.config, self.workers, configured, anywhere=anywhere)
+
     async def gauges(self, routes: Mapping[str, Sequence[Platform]]) -> Gauges:
-        """The figures of these apps at these platforms, in one round trip. Also brings `pushes.pending` up to date."""
+        """The figures of these apps at these platforms, and of what waits for others that were removed. Also brings
+        `pushes.pending` up to date."""
         tell = self.pushes.looking()
+        routes = dict(routes)
+        for each in await self.removed([Route(app, platform) for app in routes for platform in routes[app]]):
+            routes[each.route.app] = (*routes.get(each.route.app, ()), each.route.platform)
         gauges = await read_gauges(self.link, self.config, routes)
         for app, figures in gauges.apps.items():
             tell(app, figures.by_shard)

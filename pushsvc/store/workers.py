@@ -1,4 +1,5 @@
 """Which processes live and what they serve, told to whoever asks: one hash, a field a process, good until an instant.
+Beside it the routes that any of them has ever had in its configuration: a set that only grows.
 
 A process that is killed, or hangs, cannot take back what it said, so each field says how long it is to be believed. The
 instant is the server's own, so that the clocks of the machines do not matter.
@@ -7,9 +8,11 @@ instant is the server's own, so that the clocks of the machines do not matter.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Any
 
 from msgspec import Struct
 
+from ..model import Route
 from . import keys
 from .config import StoreConfig
 from .link import Link
@@ -32,18 +35,28 @@ class RedisWorkers:
         self._link = link
         self._config = config
 
-    async def tell(self, part: str, serves: Iterable[str]) -> None:
-        """We live and serve these, for as long as a sign of life is good. Forgets whoever has long been silent."""
+    async def tell(self, part: str, serves: Iterable[str], routes: Iterable[Route] = ()) -> None:
+        """We live and serve these, for as long as a sign of life is good, and have these `routes` in our configuration.
+        Forgets whoever has long been silent."""
         now, told = await self._read()
         span = int(self._config.alive_ttl * 1000)
         field = f"{part} {self._config.consumer}"
-        await self._link.call("HSET", keys.WORKERS, field, " ".join([str(now + span), *sorted(serves)]))
+        commands: list[tuple[Any, ...]] = [("HSET", keys.WORKERS, field, " ".join([str(now + span), *sorted(serves)]))]
         if silent := [name for name, (until, _) in told.items() if until + 10 * span < now and name != field]:
-            await self._link.call("HDEL", keys.WORKERS, *silent)
+            commands.append(("HDEL", keys.WORKERS, *silent))
+        if names := sorted(f"{route.app}/{route.platform}" for route in routes):
+            commands.append(("SADD", keys.ROUTES, *names))
+        await self._link.many(commands)
 
     async def leave(self, part: str) -> None:
         """We end."""
         await self._link.call("HDEL", keys.WORKERS, f"{part} {self._config.consumer}")
+
+    async def routes(self) -> set[Route]:
+        """Every route that a process has told of."""
+        names = await self._link.call("SMEMBERS", keys.ROUTES)
+        found = [name.decode(errors="replace").partition("/") for name in names]
+        return {Route(app, platform) for app, _, platform in found if app and platform}
 
     async def living(self) -> list[Worker]:
         """Whoever is to be believed now."""

@@ -8,12 +8,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import structs
 
+from pushsvc import runtime
 from pushsvc.reload import _fixed
 from pushsvc.settings import AppSettings, Settings
 
@@ -21,6 +23,12 @@ from .harness import KEY, Service, apns, fcm, running_service
 from .servers import ask
 
 OTHER = "test-key-of-the-other"
+HELLO = {"notification": {"title": "hello"}}
+
+
+def soon(seconds: float) -> str:
+    """An instant for `send_at`."""
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +145,119 @@ def test_what_was_read_for_an_app_that_goes_is_sent_when_it_comes_back(tmp_path:
     play(tmp_path, act)
 
 
+def without(text: str, section: str) -> str:
+    """The configuration without one section, and what follows it."""
+    return text[: text.index(section)]
+
+
+async def about(service: Service) -> tuple[Any, list[str]]:
+    """What `/readyz` and `/metrics` say."""
+    async with service.session.get("/readyz") as ready, service.session.get("/metrics") as metrics:
+        return await ready.json(), (await metrics.text()).splitlines()
+
+
+def test_what_waits_for_a_removed_account_is_named_and_expires_or_is_sent_when_it_is_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def act(service: Service, file: Path) -> None:
+        text = file.read_text()
+        service.simulator.unavailable(platform="fcm")
+        retried = await service.push(fcm("ok", 1, 2), ttl=2, **HELLO)
+        later = await service.push(fcm("ok", 3), ttl=1, send_at=soon(1.5), **HELLO)
+        kept = await service.push(fcm("ok", 4, 5, 6), **HELLO)
+        cancelled = await service.push(fcm("ok", 7), **HELLO)
+
+        async def is_retried() -> bool:
+            return bool((await service.status(retried))["counts"]["retrying"])
+
+        await service.until("some wait for their retry", is_retried)
+        file.write_text(without(text, "[apps.shop.fcm]"))
+
+        async def named(waiting: str = "") -> bool:
+            held = str((await about(service))[0].get("held", {}).get("shop/fcm"))
+            return held.startswith("removed: the app has no account `fcm` any more") and waiting in held
+
+        await service.until("it is held", named)
+        answered = service.simulator.record.fcm.totals.copy()
+        service.simulator.unavailable(False, platform="fcm")
+        async with service.session.delete(f"/v1/push/{cancelled}") as answer:
+            assert (await answer.json())["counts"]["cancelled"] == 1
+        assert await service.done(retried, later) == {"total": 3, "expired": 3}
+        await service.until("what is left is counted", lambda: named("3 deliveries wait: add [apps.shop.fcm] again"))
+        assert (await service.status(kept))["held"] == (await about(service))[0]["held"]
+        assert service.simulator.record.fcm.totals == answered
+
+        async def counted() -> bool:
+            wanted = {
+                'pushsvc_route_held{app="shop",platform="fcm",reason="removed"} 1.0',
+                'pushsvc_queue_pending{lane="normal"} 3.0',
+            }
+            return wanted <= set((await about(service))[1])
+
+        await service.until("the metrics have it", counted)
+        assert await service.done(await service.push(apns("ok", 1), **HELLO)) == {"total": 1, "sent": 1}
+        file.write_text(text)
+        assert await service.done(kept) == {"total": 3, "sent": 3}
+        assert service.simulator.record.fcm.duplicates == 0
+
+        async def nothing_held() -> bool:
+            return "held" not in (await about(service))[0]
+
+        await service.until("nothing is held", nothing_held)
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "route_removed" in line]
+        assert "warning" in line
+        assert "deliveries wait: add [apps.shop.fcm]" in line
+
+    play(tmp_path, act)
+
+
+def test_a_start_without_an_app_holds_what_waits_for_it_until_it_expires_or_the_app_is_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running_service(tmp_path, dispatchers=0) as service:
+            file = service.settings.file
+            assert file is not None
+            text = file.read_text()
+            file.write_text(with_other_app(text))
+
+            async def post_for_it(to: list[dict[str, str]], **fields: Any) -> bool:
+                document = {"to": {"tokens": to}, **HELLO, **fields}
+                headers = {"Authorization": f"Bearer {OTHER}"}
+                async with service.session.post("/v1/push", json=document, headers=headers) as answer:
+                    return answer.status == 202
+
+            await service.until("the other app is known", lambda: post_for_it(apns("ok", 1, 2)))
+            assert await post_for_it(fcm("ok", 1), send_at=soon(1.5), ttl=1)
+            file.write_text(text)
+
+            async def named(where: str, begin: str) -> bool:
+                return str((await about(service))[0].get(where, {}).get("other/apns")).startswith(begin)
+
+            gone = "the configuration has no app `other` any more, 2 deliveries wait"
+            await service.until("nobody serves it", lambda: named("unserved", f"{gone}, and of the app 1 more"))
+            stop = asyncio.Event()
+            settings = runtime.load_settings(file, {})
+            part = asyncio.create_task(runtime.run_dispatch(settings, stop, listening=lambda _: None))
+
+            async def expired() -> bool:
+                labels = 'app="other",outcome="expired",platform="fcm",reason="ttl"'
+                return f"pushsvc_deliveries_total{{{labels}}} 1.0" in (await about(service))[1]
+
+            await service.until("what was scheduled has expired", expired)
+            await service.until("the rest is held", lambda: named("held", f"removed: {gone}: add [apps.other] and"))
+            assert service.simulator.record.apns.accepted == service.simulator.record.fcm.accepted == 0
+
+            async def let_go() -> bool:
+                return "other/fcm" not in (await about(service))[0]["held"]
+
+            await service.until("a route with nothing left is let go", let_go)
+            file.write_text(with_other_app(text))
+            await service.until("the app is back", lambda: service.simulator.record.apns.accepted == 2)
+            stop.set()
+            await part
+
+    asyncio.run(main())
+
+
 def test_a_mended_key_file_opens_a_held_route_and_loses_nothing(tmp_path: Path) -> None:
     async def act(service: Service, file: Path) -> None:
         config: Any = service.settings.apps["shop"].providers["apns"]
@@ -206,10 +327,6 @@ def test_a_bad_configuration_is_refused_and_the_old_one_goes_on(
             return bool(ready.get("notes") == ["changed and not in use before a restart: [cleanup]"])
 
         await service.until("what only a restart applies is named", asks_for_a_restart)
-
-    async def about(service: Service) -> tuple[Any, str]:
-        async with service.session.get("/readyz") as ready, service.session.get("/metrics") as metrics:
-            return await ready.json(), await metrics.text()
 
     play(tmp_path, act)
 

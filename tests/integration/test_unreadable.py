@@ -86,6 +86,7 @@ RECORDS: dict[str, str] = {
     "ps:alive:<consumer>": "(names)",
     "ps:held": "HSET",
     "ps:workers": "HSET",
+    "ps:routes": "(names)",
     "ps:probe": "(an instant)",
     "ps:keys": "HSET",
     "ps:hash_key": "(a key)",

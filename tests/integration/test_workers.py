@@ -12,6 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from pushsvc import runtime
+from pushsvc.model import Route
+from pushsvc.ports.removed import RemovedRoute
 from pushsvc.runtime.figures import Current
 from pushsvc.runtime.workers import watching
 from pushsvc.settings import AppSettings, Settings
@@ -19,6 +21,7 @@ from pushsvc.store import StoreConfig, Worker, open_store
 
 from .harness import running_service
 from .servers import KINDS, Server, running_server
+from .test_store_kit import NOW, make_push
 
 ALL = ("serve", "dispatch", "feedback", "jobs")
 
@@ -52,6 +55,22 @@ def test_what_nobody_serves_has_its_reason() -> None:
     assert list(runtime.unserved(settings("shop"), [])) == ["shop/apns", "feedback", "jobs"]
 
 
+def test_a_removed_route_has_its_remedy() -> None:
+    removed = [RemovedRoute(Route("shop", "fcm"), 1), RemovedRoute(Route("old", "apns"), 0, 1200)]
+    found = runtime.unserved(settings("shop"), workers(feedback="shop", jobs="shop"), removed)
+    assert found["shop/fcm"].startswith(
+        "the app has no account `fcm` any more, 1 delivery waits: add [apps.shop.fcm] again, or cancel the pushes"
+    )
+    assert found["old/apns"].startswith(
+        "the configuration has no app `old` any more, 0 deliveries wait, and of the app 1,200 more until their time: "
+        "add [apps.old] and [apps.old.apns] again"
+    )
+    # A dispatcher that lives holds them, and says so itself.
+    assert (
+        runtime.unserved(settings("shop"), workers(dispatch="shop/apns", feedback="shop", jobs="shop"), removed) == {}
+    )
+
+
 def test_a_process_is_believed_for_the_takeover_time(server: Server) -> None:
     async def main() -> None:
         config = StoreConfig(alive_ttl=0.2)
@@ -75,6 +94,32 @@ def test_a_process_is_believed_for_the_takeover_time(server: Server) -> None:
                     await two.workers.tell("serve", [])
                     await two.workers.leave("serve")
                     await asyncio.sleep(0.02)
+
+    asyncio.run(main())
+
+
+def test_a_removed_route_is_known_while_something_waits_and_nobody_serves_it(server: Server) -> None:
+    async def main() -> None:
+        server.flush()
+        both = [Route("shop", "apns"), Route("shop", "fcm")]
+        async with open_store(server.url, StoreConfig(shards=3)) as store, open_store(server.url) as elsewhere:
+            await store.workers.tell("serve", ["shop", "news"], [*both, Route("news", "apns"), Route("idle", "apns")])
+            for number in range(8):
+                await store.pushes.accept(make_push(f"p{number}", platforms=("fcm",)))
+                await store.pushes.accept(make_push(f"s{number}", app="news", send_at=NOW + 3_600_000))
+            shop, news = RemovedRoute(both[1], 8), RemovedRoute(Route("news", "apns"), 0, 8)
+            assert await store.removed([]) == [news, shop]
+            assert await store.removed(both) == [news]
+            assert await store.removed([both[0], Route("news", "fcm")]) == [shop]
+            gauges = await store.gauges({"shop": ["apns"]})
+            assert gauges.pending["normal"] == gauges.scheduled == 8
+            assert set(gauges.apps) == {"shop", "news"}
+            # One dispatcher still has it in its configuration: it is changing, or has another on purpose.
+            await elsewhere.workers.tell("dispatch", ["shop/fcm"])
+            assert await store.removed([both[0]]) == [news]
+            assert await store.removed([both[0]], anywhere=False) == [news, shop]
+            await elsewhere.workers.leave("dispatch")
+            assert await store.removed([both[0]]) == [news, shop]
 
     asyncio.run(main())
 

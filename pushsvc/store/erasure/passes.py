@@ -76,6 +76,7 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:alive:<consumer>": "(names of processes)",
     "ps:held": "(reasons)",
     "ps:workers": "(names of processes and apps)",
+    "ps:routes": "(names of apps and platforms)",
     "ps:probe": "(an instant)",
     "ps:keys": "(API keys)",
     "ps:hash_key": "(a key)",
