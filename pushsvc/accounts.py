@@ -73,8 +73,10 @@ def removal_of(each: RemovedRoute, apps: Container[str]) -> str:
     """What waits for a route that was removed, and the remedy; `apps` are those of the configuration."""
     app, platform = each.route.app, each.route.platform
     waits = f"{each.waiting:,} {'delivery waits' if each.waiting == 1 else 'deliveries wait'}"
-    if each.scheduled:
-        waits += f", and of the app {each.scheduled:,} more until their time"
+    if each.pushes:
+        waits += (
+            f", and of the app {each.pushes:,} {'push' if each.pushes == 1 else 'pushes'} scheduled or for audiences"
+        )
     if app in apps:
         what, remedy = (
             f"the app has no account `{platform}`",

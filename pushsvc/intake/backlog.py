@@ -1,4 +1,5 @@
-"""`queue.max_pending` bounds the waiting deliveries of all apps, and a share of it those of one app.
+"""`queue.max_pending` bounds the waiting deliveries of all apps, also of those that were removed from the
+configuration, and a share of it those of one app.
 
 What would pass a bound is refused with 429, and what can never fit with 413. One app may take the whole queue only
 where it is alone: else it holds at most its share (`queue.app_share`, or its own `limits.max_pending`), so that an app
@@ -55,6 +56,8 @@ class _Bound(NamedTuple):
     who: str
     waits: int
     most: int
+    removed: int = 0
+    """Those of `waits` whose app is not in the configuration any more."""
 
     @property
     def told(self) -> str:
@@ -64,7 +67,10 @@ class _Bound(NamedTuple):
                 f"{self.waits:,} deliveries of the app wait; of one app the queue holds {self.most:,} "
                 "(limits.max_pending, or queue.app_share of queue.max_pending)"
             )
-        return f"{self.waits:,} deliveries wait; the queue holds {self.most:,} (queue.max_pending)"
+        removed = (
+            f", {self.removed:,} of them for apps that were removed (see `held` of /readyz)" if self.removed else ""
+        )
+        return f"{self.waits:,} deliveries wait{removed}; the queue holds {self.most:,} (queue.max_pending)"
 
 
 class Backlog:
@@ -135,7 +141,8 @@ class Backlog:
         return None
 
     def _all(self) -> _Bound:
-        return _Bound("", self._pushes.pending, self._most)
+        pending = self._pushes.pending
+        return _Bound("", pending, self._most, pending - sum(map(self._pushes.pending_of, self._shares)))
 
     def _own(self, app: str) -> _Bound:
         return _Bound(app, self._pushes.pending_of(app), self._shares[app])

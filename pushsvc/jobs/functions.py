@@ -153,11 +153,13 @@ async def expand(context: Context) -> dict[str, int]:
     settings, turn, made = context.settings, Turn(context), 0
     full: set[str] = set()
     async with open_store(context.store_url, store_config(settings)) as store:
+        lapsed = await store.expansions.lapsed(await removed_apps(store, settings))
         while not turn.over:
-            waiting = [each for each in await store.expansions.due(settings.apps) if each.app not in full]
+            waiting = [each for each in (*await store.expansions.due(settings.apps), *lapsed) if each.app not in full]
             if not waiting:
                 break
             which = context.turns.choose(waiting)
+            lapsed = [each for each in lapsed if each != which]
             began = time.monotonic()
             run = await _expand_one(context, store, which)
             context.turns.use(which, time.monotonic() - began)
@@ -165,6 +167,11 @@ async def expand(context: Context) -> dict[str, int]:
             if run.end == "full":
                 full.add(which.app)
     return {"made": made}
+
+
+async def removed_apps(store: Store, settings: Settings) -> set[str]:
+    """The apps that are not in the configuration any more."""
+    return {route.app for route in await store.workers.routes()} - settings.apps.keys()
 
 
 async def _expand_one(context: Context, store: Store, which: Waiting) -> fanout.Run:
@@ -180,7 +187,7 @@ async def _expand_one(context: Context, store: Store, which: Waiting) -> fanout.
             which.push_id,
             expansions=store.expansions,
             registry=store.registry,
-            routes=route_table(settings, which.app),
+            routes=route_table(settings, which.app) if which.app in settings.apps else {},
             lease=lease,
             go_on=lambda: time.monotonic() < until and not context.stopping(),
             has_room=_room(store, settings, which.app),
@@ -208,13 +215,14 @@ def _room(store: Store, settings: Settings, app: str) -> Callable[[int], Awaitab
     One process passes the bound by a step at most; several by what the others make between two looks.
     """
     until, full_at = 0.0, 0
+    share = settings.queue_shares().get(app, settings.queue.max_pending)
 
     async def has_room(made: int) -> bool:
         nonlocal until, full_at
         if made >= full_at or time.monotonic() >= until:
             await store.pushes.recount(settings.apps)
             room = settings.queue.max_pending - store.pushes.pending
-            full_at = made + min(room, settings.queue_shares()[app] - store.pushes.pending_of(app))
+            full_at = made + min(room, share - store.pushes.pending_of(app))
             until = time.monotonic() + LOOK
         return made < full_at
 

@@ -34,7 +34,7 @@ from ..reload import ask_all, versions
 from ..settings import Settings
 from ..store import Store, open_store
 from ..store.connect import open_sync_redis
-from .functions import FUNCTIONS, Context
+from .functions import FUNCTIONS, Context, removed_apps
 from .webhooks import MOST, WebhookTasks
 from .worker import JobsWorker, make_job_class, make_queue, make_worker
 
@@ -52,6 +52,8 @@ SWEEP = 0.5
 """Seconds between two looks for replays that are due, and for webhooks."""
 SOON = 0.2
 """And for pushes whose audience is to be looked up: somebody waits for their first delivery."""
+LAPSED = 5.0
+"""And for audiences of apps that are not configured any more."""
 PAUSE = 1.0
 GRACE = 2.0
 """Seconds that the companion has to end by itself."""
@@ -206,6 +208,7 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
             periodics = [
                 Periodic("replays", SWEEP, lambda: enqueue_replays(store, queue, settings)),
                 Periodic("expansions", SOON, lambda: enqueue_expansions(store, queue, current.settings)),
+                Periodic("lapsed", LAPSED, lambda: enqueue_lapsed(store, queue, current.settings)),
                 Periodic("webhooks", SWEEP, hooks.start_due),
                 Periodic("erasures", SWEEP, lambda: enqueue_erasures(store, queue, current.settings)),
                 Periodic("cleanup-slices", SWEEP, lambda: enqueue_cleanup(store, queue)),
@@ -312,6 +315,12 @@ async def enqueue_expansions(store: Store, queue: Queue, settings: Settings) -> 
     """Let a worker look up audiences where some wait, before all else; which ones it decides when it has its turn."""
     if await store.expansions.due(settings.apps):
         await _enqueue_each(queue, "expand", {"run": ()}, first=True)
+
+
+async def enqueue_lapsed(store: Store, queue: Queue, settings: Settings) -> None:
+    """Let a worker end the audiences of removed apps whose time is over."""
+    if await store.expansions.lapsed(await removed_apps(store, settings)):
+        await _enqueue_each(queue, "expand", {"run": ()})
 
 
 async def _enqueue_each(

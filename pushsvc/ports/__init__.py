@@ -138,7 +138,7 @@ class PushStore(Protocol):
         ...
 
     async def recount(self, apps: Iterable[str]) -> int:
-        """`pending`, after a look at everything that waits for these apps; of others nothing is counted any more."""
+        """`pending`, after a look at everything that waits for these apps, and for others that were removed."""
         ...
 
     async def accept(self, push: Push) -> None:

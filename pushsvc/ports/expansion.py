@@ -44,6 +44,11 @@ class Expansions(Protocol):
         """Of each app and lane those that have waited longest."""
         ...
 
+    async def lapsed(self, apps: Iterable[str]) -> list[Waiting]:
+        """Those that are due and whose `ttl` is over: all that is left to do for apps that are not configured any more
+        is to end them."""
+        ...
+
     async def take_up(self, which: Waiting, *, lease: int) -> bool:
         """Lease it to the caller for `lease` ms. False: another process was faster, or it is over."""
         ...

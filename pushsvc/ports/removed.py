@@ -13,6 +13,6 @@ class RemovedRoute(Struct, frozen=True):
     route: Route
     waiting: int
     """Deliveries of the route that have not ended; those that wait for a retry among them."""
-    scheduled: int = 0
-    """Deliveries of the app whose push waits for its time, where the app has no account left at all: by then nobody
-    knows of which route they are."""
+    pushes: int = 0
+    """Pushes of the app that wait for their time, or for their audience to be looked up, where the app has no account
+    left at all. Of which route they are shows once they have begun."""

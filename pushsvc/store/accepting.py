@@ -18,6 +18,7 @@ from .config import StoreConfig
 from .durable import FLIGHTS, Durable
 from .gauges import pending_of
 from .link import Link, ScriptCall, pairs
+from .workers import routes_named
 
 Args: TypeAlias = list[Any]
 
@@ -57,6 +58,8 @@ class Accepting:
         self._sum = 0
         self._under_way = 0
         self._of_app: Counter[str] = Counter()
+        self._known: set[str] = set()
+        """Apps that are, or were once, in a configuration."""
 
     @property
     def waits(self) -> bool:
@@ -150,10 +153,15 @@ class Accepting:
         return tell
 
     async def recount(self, apps: Sequence[str]) -> None:
-        """Hear of every shard of these apps, and forget others, in one round trip."""
+        """Hear of every shard of these apps, and of those that were in a configuration once, in one round trip. A first
+        look learns which ones these are."""
+        apps = [*apps, *sorted(self._known.difference(apps))]
         places = [(app, shard) for app in apps for shard in range(self._config.shards_of(app))]
         tell = self.looking()
-        answers = iter(await self._link.many([("HGETALL", keys.pending(*place)) for place in places]))
+        questions = [("HGETALL", keys.pending(*place)) for place in places]
+        names, *found = await self._link.many([("SMEMBERS", keys.ROUTES), *questions])
+        self._known = {route.app for route in routes_named(names)}
+        answers = iter(found)
         for app in apps:
             tell(app, [pending_of(next(answers)) for _ in range(self._config.shards_of(app))])
         for place in self._heard.keys() - set(places):

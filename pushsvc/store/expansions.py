@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..codec import chunks_of, decode_push, encode_chunk
+from ..codec import CodecError, chunks_of, decode_push, encode_chunk
 from ..model import LANES, Platform, Target
 from ..ports.expansion import Expansion, Waiting
 from ..telemetry import get_logger
@@ -21,6 +21,8 @@ from .link import Link
 
 HEAD = 4
 """Pushes of one app and lane that are named at once: whoever comes second takes the next."""
+LOOK = 200
+"""And that one look goes through for those whose time is over."""
 FIRST_PAUSE, LONGEST_PAUSE = 5_000, 600_000
 """Milliseconds until an expansion that fails is tried again."""
 
@@ -39,11 +41,27 @@ class RedisExpansions:
         self._clock = clock
 
     async def due(self, apps: Iterable[str]) -> list[Waiting]:
+        return await self._due(apps, HEAD)
+
+    async def lapsed(self, apps: Iterable[str]) -> list[Waiting]:
+        """See `Expansions.lapsed`: of each app, shard and lane those among the first `LOOK`."""
+        now = self._clock()
+        found = []
+        for which in await self._due(apps, LOOK):
+            try:
+                at = await self.load(which.app, which.push_id)
+            except CodecError:
+                at = None  # whoever takes it up sets it aside
+            if at is None or at.push.expires_at <= now:
+                found.append(which)
+        return found
+
+    async def _due(self, apps: Iterable[str], most: int) -> list[Waiting]:
         places = [(app, shard, lane) for app in apps for shard in range(self._config.shards_of(app)) for lane in LANES]
         now = self._clock()
         found = await self._link.many(
             [
-                ("ZRANGEBYSCORE", keys.expansions(*place), "-inf", now, "WITHSCORES", "LIMIT", 0, HEAD)
+                ("ZRANGEBYSCORE", keys.expansions(*place), "-inf", now, "WITHSCORES", "LIMIT", 0, most)
                 for place in places
             ]
         )

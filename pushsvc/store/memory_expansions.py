@@ -28,6 +28,10 @@ class MemoryExpansions:
         ]
         return sorted(found, key=lambda each: (each.since, each.push_id))
 
+    async def lapsed(self, apps: Iterable[str]) -> list[Waiting]:
+        now, pushes = self._state.clock(), self._state.pushes
+        return [each for each in await self.due(apps) if pushes[each.app, each.push_id].push.expires_at <= now]
+
     async def take_up(self, which: Waiting, *, lease: int) -> bool:
         walk = self._walk(which.app, which.push_id)
         if walk is None or walk.due > self._state.clock():

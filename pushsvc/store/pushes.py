@@ -58,7 +58,7 @@ class RedisPushes:
         return self._accepting.looking()
 
     async def recount(self, apps: Iterable[str]) -> int:
-        """`pending`, after a look at every shard of these apps."""
+        """`pending`, after a look at every shard of these apps and of those that were removed."""
         await self._accepting.recount(tuple(apps))
         return self.pending
 

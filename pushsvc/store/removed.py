@@ -33,24 +33,31 @@ async def read_removed(
         served = {name for worker in await workers.living() if worker.part == "dispatch" for name in worker.serves}
         kept |= {route for route in known if f"{route.app}/{route.platform}" in served}
     gone = known - kept
-    places = [(app, shard) for app in sorted({route.app for route in gone}) for shard in range(config.shards_of(app))]
-    waiting: Counter[Route] = Counter()
-    scheduled: Counter[str] = Counter()
-    answers = await link.many([("HGETALL", keys.pending(*place)) for place in places])
-    for (app, _), counters in zip(places, answers, strict=True):
-        _add(app, counters, waiting, scheduled)
     headless = {route.app for route in gone} - {route.app for route in kept}
+    places = [(app, shard) for app in sorted({route.app for route in gone}) for shard in range(config.shards_of(app))]
+    answers = iter(await link.many([command for place in places for command in _questions(*place)]))
+    waiting: Counter[Route] = Counter()
+    pushes: Counter[str] = Counter()
+    for app, _ in places:
+        _add(app, next(answers), waiting)
+        pushes[app] += sum(next(answers) for _ in range(1 + len(LANES)))
     return [
-        RemovedRoute(route, waiting[route], scheduled[route.app] if route.app in headless else 0)
+        RemovedRoute(route, waiting[route], pushes[route.app] if route.app in headless else 0)
         for route in sorted({route for route in waiting if route not in kept} | gone)
-        if waiting[route] > 0 or (route.app in headless and scheduled[route.app] > 0)
+        if waiting[route] > 0 or (route.app in headless and pushes[route.app] > 0)
     ]
 
 
-def _add(app: str, counters: Mapping[bytes, Any], waiting: Counter[Route], scheduled: Counter[str]) -> None:
+def _questions(app: str, shard: int) -> list[tuple[str, str]]:
+    return [
+        ("HGETALL", keys.pending(app, shard)),
+        ("ZCARD", keys.scheduled(app, shard)),
+        *(("ZCARD", keys.expansions(app, shard, lane)) for lane in LANES),
+    ]
+
+
+def _add(app: str, counters: Mapping[bytes, Any], waiting: Counter[Route]) -> None:
     for field, count in counters.items():
         platform, _, lane = field.decode().partition(":")
         if lane in LANES:
             waiting[Route(app, platform)] += int(count)
-        elif platform == "scheduled":
-            scheduled[app] += int(count)

@@ -54,9 +54,7 @@ class RedisWorkers:
 
     async def routes(self) -> set[Route]:
         """Every route that a process has told of."""
-        names = await self._link.call("SMEMBERS", keys.ROUTES)
-        found = [name.decode(errors="replace").partition("/") for name in names]
-        return {Route(app, platform) for app, _, platform in found if app and platform}
+        return routes_named(await self._link.call("SMEMBERS", keys.ROUTES))
 
     async def living(self) -> list[Worker]:
         """Whoever is to be believed now."""
@@ -75,3 +73,9 @@ class RedisWorkers:
             until, *serves = value.decode(errors="replace").split(" ")
             told[field.decode(errors="replace")] = (int(until) if until.isdecimal() else 0, serves)
         return int(seconds) * 1000 + int(micros) // 1000, told
+
+
+def routes_named(names: Iterable[bytes]) -> set[Route]:
+    """The routes that `keys.ROUTES` has."""
+    found = [name.decode(errors="replace").partition("/") for name in names]
+    return {Route(app, platform) for app, _, platform in found if app and platform}

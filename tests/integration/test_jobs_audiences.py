@@ -19,10 +19,11 @@ from pushsvc.codec import encode_audience
 from pushsvc.devices import ByTopic, Device
 from pushsvc.jobs import FUNCTIONS, QUEUE, Context, functions, make_job_class
 from pushsvc.jobs.functions import LONGEST, SLICE, Turn
-from pushsvc.jobs.process import enqueue_expansions, enqueue_replays
+from pushsvc.jobs.process import enqueue_expansions, enqueue_lapsed, enqueue_replays
 from pushsvc.jobs.worker import make_queue
-from pushsvc.model import Push
+from pushsvc.model import Push, Route
 from pushsvc.ports import ReplaySpec
+from pushsvc.ports.removed import RemovedRoute
 from pushsvc.runtime import Current
 from pushsvc.settings import AppSettings, Settings
 from pushsvc.store import Store, keys
@@ -156,6 +157,32 @@ def test_what_expired_while_it_waited_is_said_and_ends_as_expired(server: Server
         assert await standing(store, "p") == ("sending", 2)
         # A dispatcher ends as expired what it takes too late.
         assert [(len(taken.chunk.targets), taken.chunk.expires_at) for taken in await take_all(store)] == [(2, 2_000)]
+
+    play(server, story)
+
+
+def test_audiences_of_a_removed_app_wait_and_end_when_their_time_is_over(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await register(store, 2)
+        await store.workers.tell("serve", [], [Route("shop", "apns")])
+        lasting = [
+            msgspec.structs.replace(to_topic(f"lasting-{number}"), expires_at=9_000_000_000_000) for number in range(5)
+        ]
+        for each in lasting:
+            await store.pushes.accept(each)
+        await store.pushes.accept(msgspec.structs.replace(to_topic("late"), created_at=2_000, expires_at=3_000))
+        others = settings_of("news")
+        assert await store.removed([]) == [RemovedRoute(Route("shop", "apns"), 0, 6)]
+        with Redis(unix_socket_path=str(server.folder / "socket")) as connection:
+            queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
+            await enqueue_lapsed(store, queue, others)
+            assert [job.func_name for job in queue.jobs] == ["expand"]
+        assert await functions.expand(Context(Current(others), server.url)) == {"made": 2}
+        assert await standing(store, "late") == ("sending", 2)
+        assert [each.chunk.push_id for each in await take_all(store)] == ["late"]
+        assert await functions.expand(Context(Current(others), server.url)) == {"made": 0}
+        # The app is back.
+        assert await functions.expand(Context(Current(settings_of("shop")), server.url)) == {"made": 10}
 
     play(server, story)
 

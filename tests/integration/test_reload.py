@@ -233,7 +233,7 @@ def test_a_start_without_an_app_holds_what_waits_for_it_until_it_expires_or_the_
                 return str((await about(service))[0].get(where, {}).get("other/apns")).startswith(begin)
 
             gone = "the configuration has no app `other` any more, 2 deliveries wait"
-            await service.until("nobody serves it", lambda: named("unserved", f"{gone}, and of the app 1 more"))
+            await service.until("nobody serves it", lambda: named("unserved", f"{gone}, and of the app 1 push"))
             stop = asyncio.Event()
             settings = runtime.load_settings(file, {})
             part = asyncio.create_task(runtime.run_dispatch(settings, stop, listening=lambda _: None))

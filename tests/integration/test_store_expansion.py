@@ -350,6 +350,7 @@ def test_a_scheduled_push_is_looked_up_when_it_is_due(server: Server | None) -> 
         await store.pushes.accept(to_topic("p", send_at=NOW + 3_600_000))
         await store.pushes.accept(to_topic("q", send_at=NOW - 1))
         assert [each.push_id for each in await store.expansions.due(["shop"])] == ["q"]
+        assert await store.expansions.lapsed(["shop"]) == []
         assert await standing(store) == ("scheduled", {})
         assert await store.queue.launch("shop", NOW + 7_200_000) == 0
         at = await store.expansions.load("shop", "q")

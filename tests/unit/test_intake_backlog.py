@@ -21,6 +21,7 @@ class Waiting:
     def __init__(self) -> None:
         self.heard = 0
         self.waits = 0
+        self.removed = 0
         self.looks: list[tuple[str, ...]] = []
         self.away = False
 
@@ -29,7 +30,7 @@ class Waiting:
         return self.heard
 
     def pending_of(self, app: str) -> int:
-        return self.heard if app == "shop" else 0
+        return self.heard - self.removed if app == "shop" else 0
 
     async def recount(self, apps: Iterable[str]) -> int:
         await asyncio.sleep(0.01)
@@ -155,6 +156,10 @@ def test_one_app_has_its_share_and_leaves_the_rest_to_the_others() -> None:
         with pytest.raises(TooManyRequests) as caught:
             await own.admit("news", 1)
         assert caught.value.detail == "100 deliveries wait; the queue holds 100 (queue.max_pending)."
+        store.removed = 40
+        with pytest.raises(TooManyRequests) as caught:
+            await own.admit("shop", 10)
+        assert caught.value.detail.startswith("100 deliveries wait, 40 of them for apps that were removed (see `held`")
         assert "queue" in own.full()
 
     run(main())
