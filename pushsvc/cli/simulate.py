@@ -45,7 +45,7 @@ def simulate(
     apns_streams: Annotated[int, typer.Option(min=1, help="Streams at a time on an APNs connection.")] = 1000,
     fcm_streams: Annotated[int, typer.Option(min=1, help="Streams at a time on an FCM connection.")] = 100,
     apple_throttle: Annotated[
-        bool, typer.Option(help="One stream at a time until the first push is accepted, as APNs does.")
+        bool, typer.Option(help="One stream at a time until a request with a valid provider token, as APNs.")
     ] = True,
     throttle_rejections: Annotated[
         bool, typer.Option(help="One stream at a time after a refusal, until a push is accepted.")

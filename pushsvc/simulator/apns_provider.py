@@ -61,10 +61,15 @@ class SimulatedApns(SimulatedProvider):
         )
 
     def opened(self, connection: Connection) -> int:
-        """With token authentication one stream until a push was accepted, as Apple's page on tokens says."""
+        """With token authentication one stream "until you post a request with a valid authentication token"
+        (https://developer.apple.com/documentation/usernotifications/establishing-a-connection-to-apns)."""
         certificate = _certificate_topic(connection)
         connection.memory = Session(certificate)
         return 1 if certificate is None and self._one_stream_at_start else self.streams
+
+    def knows(self, memory: Session, answer: Answer) -> bool:
+        """Whatever else is wrong with a request, one with a valid token opens the streams of its connection."""
+        return bool(memory.token) and answer.status not in (0, 403) and answer.reason != "TooManyProviderTokenUpdates"
 
     def _make_id(self) -> bytes:
         self._ids += 1

@@ -40,7 +40,7 @@ class SimulatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """SETTINGS_MAX_CONCURRENT_STREAMS of an APNs connection in good standing."""
     fcm_streams: int = 100
     one_stream_at_start: bool = True
-    """With provider tokens: one stream at a time until the first push that is not refused, as Apple says."""
+    """With provider tokens: one stream at a time until a request with a valid token, as Apple says."""
     throttle_rejections: bool = False
     """After a refusal other than 410 one stream at a time, until a push is accepted; seen at Apple, not documented."""
     connection_window: int = 1 << 20

@@ -52,6 +52,10 @@ class SimulatedProvider(ABC):
     def opened(self, connection: Connection) -> int:
         return self.streams
 
+    def knows(self, memory: Any, answer: Answer) -> bool:
+        """Whether the client has proven by now who it is, as far as this answer says."""
+        return True
+
     def reset_scenarios(self) -> None:
         """Forget how often each token with a scenario came."""
         self.stage.reset()
@@ -102,8 +106,8 @@ class SimulatedProvider(ABC):
         return _UNANSWERED[step.name]
 
     def _adjust(self, connection: Connection, answer: Answer) -> None:
-        """The stream limit follows the answers: see `SimulatorConfig.throttle_rejections`."""
-        if answer.status in _NO_ERROR:
+        """The stream limit follows the answers: see `one_stream_at_start` and `throttle_rejections` of the config."""
+        if answer.status in _NO_ERROR or (not self._throttle and self.knows(connection.memory, answer)):
             if connection.stream_limit != self.streams:
                 connection.limit_streams(self.streams)
         elif self._throttle and answer.status and connection.stream_limit != 1:

@@ -175,6 +175,22 @@ def test_stream_limit_1_then_1000_then_1_and_back(tmp_path: Path) -> None:
     run(main)
 
 
+def test_streams_open_with_the_first_valid_provider_token_whatever_is_wrong_with_the_push(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Simulator(SimulatorConfig(), keys=keys()) as simulator:
+            credentials = simulator.write_credentials(tmp_path)
+            async with connected(simulator, credentials, warm=False) as client:
+                simulator.break_credentials("apns")
+                assert await client.answers(client.post()) == [403]
+                simulator.mend_credentials("apns")
+                assert await client.answers(client.post(apns_token("InvalidProviderToken", "1"))) == [403]
+                assert client.limits == [1], "nobody has proven who it is"
+                assert await client.answers(client.post(apns_token("BadPriority", "1"))) == [400]
+                await client.until(lambda: client.limits == [1, 1000])
+
+    run(main)
+
+
 def test_no_throttle_where_it_is_switched_off(tmp_path: Path) -> None:
     async def main() -> None:
         config = SimulatorConfig(one_stream_at_start=False, apns_streams=50)
