@@ -51,9 +51,9 @@ def replay(
     """Send dead letters again. Exit with 1 when the replay has failed.
 
     It is done when all are in the queue again; those that then fail again are dead letters again, see `pushsvc failed`.
-    Each is the same delivery of the same push again. It needs a running `pushsvc jobs` (or `pushsvc up`). Interrupt
-    this command, or kill the worker: the replay goes on, and nothing is sent twice. `--stop JOB` stops it: what it has
-    not sent again stays a dead letter.
+    Each is the same delivery of the same push again; its ttl begins anew, also where it was over. It needs a running
+    `pushsvc jobs` (or `pushsvc up`). Interrupt this command, or kill the worker: the replay goes on, and nothing is
+    sent twice. `--stop JOB` stops it: what it has not sent again stays a dead letter.
     """
     if stop:
         settings = context.obj.settings()

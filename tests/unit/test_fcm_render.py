@@ -404,6 +404,20 @@ def test_a_null_among_strings_is_refused_where_nothing_is_rendered(own: dict[str
     assert [fault.path for fault in refused.value.faults] == [f"overrides.fcm.{path}"]
 
 
+@pytest.mark.parametrize("beside", ["notification", "data", "live_activity"])
+@pytest.mark.parametrize("path", ["data.a", "android.data.a", "webpush.data.a"])
+def test_a_null_that_takes_nothing_away_is_refused_beside_what_is_rendered_too(path: str, beside: str) -> None:
+    given = {"notification": {"title": "t"}, "data": {"b": "1"}, "live_activity": LiveActivity(event="end")}[beside]
+    *parents, block, key = path.split(".")
+    nothing = {block: {key: None}}
+    own = {"apns": {"live_activity_token": "t"}} | ({parents[0]: nothing} if parents else nothing)
+
+    with pytest.raises(RenderError) as refused:
+        render(content(**{beside: given}, overrides={"fcm": own}))
+
+    assert [fault.path for fault in refused.value.faults] == [f"overrides.fcm.{path}"]
+
+
 def test_a_null_takes_away_what_is_rendered() -> None:
     message = rendered(content(data={"a": "1", "b": "2"}, overrides={"fcm": {"data": {"a": None}}}))
 

@@ -6,6 +6,7 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from pushsvc.dispatch.lanes import SHARE, SLICE, Lanes, OpenEntry
 from pushsvc.model import LANES, Chunk, Lane, Message, Target
@@ -30,6 +31,17 @@ def test_urgent_goes_before_what_waits_already() -> None:
     following = lanes.draw(100)
     assert following is not None
     assert following[0].chunk.lane == "normal"
+
+
+def test_a_retry_needs_no_permit_and_does_not_overtake_what_waits_for_one_in_its_lane() -> None:
+    lanes = Lanes()
+    first, again = entry("bulk", 2, "first"), entry("bulk", 1, "again")
+    again.chunk = structs.replace(again.chunk, attempt=2, counted=True)
+    lanes.add(first)
+    lanes.add(again)
+    assert lanes.draw(SLICE, permits=0) is None
+    assert lanes.draw(SLICE, permits=2) == (first, first.targets)
+    assert lanes.draw(SLICE, permits=0) == (again, again.targets)
 
 
 def test_waiting_lanes_get_their_share_and_no_more() -> None:

@@ -106,13 +106,14 @@ class FcmRenderer:
             message = _activity(content, push_id, starts_at // 1000, own, faults)
         else:
             message = _message(content, push_id, starts_at // 1000, own, spans, faults)
+        if raw is not None and own:
+            _check_nulls(own, message, faults)
         if own and message:
             if "androidV2" in own or "android_v2" in own:
                 message.pop("android", None)  # FCM takes one of the two
             message = merge_patch(message, _respelt(own))
             body, places = _encode(message, spans)
         elif raw is not None and own:
-            _check_maps(own, "overrides.fcm", faults)
             message, body = own, bytes(raw).strip()
         else:
             body, places = _encode(message, spans)
@@ -359,20 +360,23 @@ def _check_data(data: object, path: str, faults: list[Fault]) -> None:
             faults.append(Fault(f"{path}.{key}", "must be a string: FCM carries no other values"))
 
 
-_MAPS: Final = (
-    *(("data",), ("android", "data"), ("androidV2", "data"), ("android_v2", "data")),
-    *(("webpush", "data"), ("webpush", "headers"), ("apns", "headers")),
-)
+_DATA: Final = (("data",), ("android", "data"), ("androidV2", "data"), ("android_v2", "data"), ("webpush", "data"))
+_MAPS: Final = (*_DATA, ("webpush", "headers"), ("apns", "headers"))
 """The fields whose values are strings by a name of the caller's."""
 
 
-def _check_maps(own: dict[str, Any], path: str, faults: list[Fault]) -> None:
-    """What is not merged over anything travels as it is, and FCM refuses a null in a map of strings."""
-    for names in _MAPS:
+def _check_nulls(own: dict[str, Any], rendered: dict[str, Any], faults: list[Fault]) -> None:
+    """A null takes away what is rendered here (RFC 7396). One in a map of strings that takes nothing away was meant as
+    a value, and FCM refuses it: it would travel where nothing is rendered, and vanish in silence where something else
+    is. Which headers are rendered depends on other fields, so there a null that takes nothing away harms nobody."""
+    for names in _DATA if rendered else _MAPS:
+        known = _within(rendered, *names)
         faults.extend(
-            Fault(".".join((path, *names, key)), "must be a string; null only takes away what pushsvc renders")
+            Fault(
+                ".".join(("overrides.fcm", *names, key)), "must be a string; null only takes away what pushsvc renders"
+            )
             for key, value in _within(own, *names).items()
-            if value is None
+            if value is None and key not in known
         )
 
 
