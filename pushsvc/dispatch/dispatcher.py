@@ -72,6 +72,10 @@ class Dispatcher:
         """The routes that do not send now, `app/platform`, and parts of them, `app/platform/part`, and why."""
         return {name: why for line in self._lines.values() for name, why in line.worker.held.items()}
 
+    def worked(self) -> dict[str, float]:
+        """Seconds since each route, or part of one, was seen to work; those that never were are left out."""
+        return {name: ago for line in self._lines.values() for name, ago in line.worker.worked.items()}
+
     async def run(self, stop: asyncio.Event) -> None:
         """Send until `stop` is set; then let what is in flight end and record it, within `drain_timeout`."""
         # A task that ends by itself is a fault, and the process must not live on without it.
@@ -196,7 +200,7 @@ class Dispatcher:
                 asked_at = self._lease.clock()
                 lapsed = not self._lease.holds
                 try:
-                    await self._queue.beat(held)
+                    await self._queue.beat(held, self.worked())
                     self._lease.renew(asked_at)
                     if lapsed:
                         self._wake_all()

@@ -31,8 +31,8 @@ class Parts:
 
     def __init__(self) -> None:
         self._held: dict[str, _Part] = {}
-        self._passed: set[str] = set()
-        """Parts of which the last probe passed: what still carries their name may go."""
+        self.passed_at: dict[str, float] = {}
+        """Parts that were not refused when they were tried last, and when: what still carries their name may go."""
 
     def __bool__(self) -> bool:
         return bool(self._held)
@@ -44,7 +44,7 @@ class Parts:
 
     def refused(self, name: str, reason: str, now: float, *, probe: bool) -> None:
         """The provider refuses this part."""
-        self._passed.discard(name)
+        self.passed_at.pop(name, None)
         part = self._held.get(name)
         if part is None:
             self._held[name] = _Part(reason, now + FIRST_PROBE)
@@ -55,10 +55,10 @@ class Parts:
             part.delay = min(LAST_PROBE, part.delay * 2)
             part.probe_at = now + part.delay
 
-    def passed(self, name: str) -> None:
+    def passed(self, name: str, now: float) -> None:
         """A probe was not refused for its part: the part works."""
         self._held.pop(name, None)
-        self._passed.add(name)
+        self.passed_at[name] = now
 
     def unjudged(self, name: str) -> None:
         """The probe came back without a word on its part: another one may go."""
@@ -67,7 +67,7 @@ class Parts:
 
     def admits(self, name: str, now: float) -> int | None:
         """How many deliveries of this part may go now: 1 for a probe, 0, or None where nothing holds them."""
-        if name in self._passed:
+        if name in self.passed_at:
             return None
         # A process that has just started does not know yet, and asks by one delivery.
         part = self._held.setdefault(name, _Part("", now))

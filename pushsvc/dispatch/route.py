@@ -152,6 +152,11 @@ class RouteWorker:
         """What does not send now, the route or a part of it, by its name, and why."""
         return self._watch.held(self._provider, self._loop.time())
 
+    @property
+    def worked(self) -> dict[str, float]:
+        """Seconds since the route, and each part of it that was in question, was seen to work."""
+        return self._watch.worked_ago(self._loop.time())
+
     def use(self, provider: Provider) -> None:
         """Send by another provider of the same route from now on, at once also where the route is held.
 

@@ -42,6 +42,7 @@ class RouteWatch:
 
     def __init__(self, route: Route, policy: RetryPolicy, tally: Tally, now: float) -> None:
         self.health = RouteHealth(now)
+        self._began = now
         self.parts = Parts()
         self._route = route
         self._policy = policy
@@ -80,12 +81,20 @@ class RouteWatch:
     def worked(self, now: float, *, push: str, part: str, probe: bool) -> None:
         """An answer that shows that the provider works."""
         if part:
-            self.parts.passed(part)
+            self.parts.passed(part, now)
         self.health.worked(now, push=push, probe=probe)
 
     def held(self, provider: Knows, now: float) -> dict[str, str]:
         """What does not send now, by its name (`app/platform`, `app/platform/part`), and why, with the remedy."""
         return {name: text for name, (_, text) in self._held(provider, now).items()}
+
+    def worked_ago(self, now: float) -> dict[str, float]:
+        """Seconds since the route, and each part of it that was in question, was seen to work, by their names."""
+        route = f"{self._route.app}/{self._route.platform}"
+        found = {f"{route}/{part}": now - at for part, at in self.parts.passed_at.items()}
+        if self.health.trouble is None and self.health.worked_at > self._began:
+            found[route] = now - self.health.worked_at
+        return found
 
     def tick(self, provider: Knows, now: float) -> None:
         """Look at the connections; say what has changed. Due a few times a second."""

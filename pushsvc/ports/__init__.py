@@ -249,11 +249,12 @@ class DeliveryQueue(Protocol):
         """Whether `settle` returns only when a failover cannot undo it."""
         ...
 
-    async def beat(self, held: Mapping[str, str] | None = None) -> None:
+    async def beat(self, held: Mapping[str, str] | None = None, worked: Mapping[str, float] | None = None) -> None:
         """Say that this consumer lives; due every few seconds, or others take its entries over.
 
         `held` says which routes it holds, `app/platform` and why, for whoever asks; None leaves that as it was. A
-        name that begins with `NOTE` is of a route that sends.
+        name that begins with `NOTE` is of a route that sends. `worked` says how many seconds ago this consumer saw a
+        route, or a part of one, work: what others said of it before that and died is over.
         """
         ...
 

@@ -98,7 +98,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | and `all <app> <what>` removed by it and by all       |
 | `ps:lock:<name>`           | string | seconds                | whose turn it is to do what is done periodically      |
 | `ps:alive:<consumer>`      | string | takeover, renewed      | the consumer lives; without it its entries are taken  |
-| `ps:held`                  | hash   | field: see `held.py`   | `app/platform` -> until ms and why the route is held  |
+| `ps:held`                  | hash   | field: see `held.py`   | `<consumer> app/platform` -> told ms, until ms, and   |
+|                            |        |                        | why the route is held                                 |
 | `ps:workers`               | hash   | field: see workers.py  | `<part> <consumer>` of a process -> until ms, and the |
 |                            |        |                        | routes or apps that it serves                         |
 | `ps:routes`                | set    | for good               | `<app>/<platform>` of every route that a process had  |

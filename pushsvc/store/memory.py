@@ -348,7 +348,7 @@ class MemoryQueue:
     history = 0
     replicated = False
 
-    async def beat(self, held: Mapping[str, str] | None = None) -> None:
+    async def beat(self, held: Mapping[str, str] | None = None, worked: Mapping[str, float] | None = None) -> None:
         self._state.alive.add(self._consumer)
 
     async def retire(self) -> None:

@@ -372,10 +372,10 @@ class RedisQueue:
 
     # --- signs of life ----------------------------------------------------------------------------
 
-    async def beat(self, held: Mapping[str, str] | None = None) -> None:
+    async def beat(self, held: Mapping[str, str] | None = None, worked: Mapping[str, float] | None = None) -> None:
         await self._liveness.beat()
         if held is not None:
-            await self._held.tell(held)
+            await self._held.tell(held, worked or {})
         await self._recount()
 
     async def _recount(self) -> None:
@@ -393,6 +393,6 @@ class RedisQueue:
 
     async def retire(self) -> None:
         """What this consumer has not settled may be taken over at once. Taking again brings it back to life."""
-        await self._held.tell({})
+        await self._held.leave()
         await self._following.end()
         await self._liveness.end()

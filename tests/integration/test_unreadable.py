@@ -261,7 +261,7 @@ def test_everything_else(server: Server) -> None:
         for key in await call("KEYS", keys.erased("shop", "*")):
             await call("SET", key, NEWER)
         assert (await store.erasures.erase("shop", "ann", wait=30.0)).devices == 0
-        await call("HSET", keys.HELD, "shop/apns", NEWER)
+        await call("HSET", keys.HELD, "gone shop/apns", NEWER)
         await call("HSET", keys.WORKERS, "dispatch newer", NEWER)
         assert await store.held() == {}
         assert await store.workers.living() == []

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from pushsvc import runtime
 from pushsvc.model import Route
+from pushsvc.ports import CREDENTIAL, NOTE
 from pushsvc.ports.removed import RemovedRoute
 from pushsvc.runtime.figures import Current
 from pushsvc.runtime.workers import watching
@@ -70,6 +71,62 @@ def test_a_removed_route_has_its_remedy() -> None:
     assert (
         runtime.unserved(settings("shop"), workers(dispatch="shop/apns", feedback="shop", jobs="shop"), removed) == {}
     )
+
+
+def test_a_held_route_outlives_who_said_so_until_another_sees_it_work_or_it_is_old(server: Server) -> None:
+    """A dispatcher that is killed, or stopped, leaves a route held that its heir has yet to meet."""
+    now = NOW
+
+    async def main() -> None:
+        nonlocal now
+        server.flush()
+        refused, apple = "InvalidProviderToken: look", "THIRD_PARTY_AUTH_ERROR: look"
+        trouble = {
+            "shop/apns": refused,
+            "shop/fcm/apple": apple,
+            "shop/fcm": CREDENTIAL + "no file",
+            f"{NOTE}a/apns": "n",
+        }
+        config = StoreConfig(alive_ttl=10.0)
+        async with open_store(server.url, config, clock=lambda: now) as heir:
+            async with open_store(server.url, config, clock=lambda: now) as stopped:
+                await stopped.queue.beat(trouble)
+                assert [await heir.held(), await heir.notes()] == [
+                    {name: trouble[name] for name in sorted(trouble) if not name.startswith(NOTE)},
+                    {"a/apns": "n"},
+                ]
+                now += 2_000
+                # Others that work, or worked earlier, prove nothing against one that lives.
+                await heir.queue.beat({}, {"shop/apns": 1.0})
+                assert "shop/apns" in await heir.held()
+            assert await heir.notes() == {}, "they go with who stops in order"
+            now += 10_000
+            await heir.queue.beat({}, {"shop/fcm": 1.0, "shop/apns": 13.0})
+            assert await heir.held() == {"shop/apns": refused, "shop/fcm/apple": apple}, "it worked before, not since"
+            await heir.queue.beat({}, {"shop/apns": 11.0})
+            assert await heir.held() == {"shop/fcm/apple": apple}
+            now += 28_000
+            assert await heir.held() == {"shop/fcm/apple": apple}
+            now += 1
+            assert await heir.held() == {}
+            await heir.queue.beat({})
+            assert await heir.link.call("HLEN", "ps:held") == 0
+
+    asyncio.run(main())
+
+
+def test_one_of_two_that_hold_a_route_is_over_it_and_the_other_is_believed(server: Server) -> None:
+    async def main() -> None:
+        server.flush()
+        async with open_store(server.url) as one, open_store(server.url) as two:
+            await one.queue.beat({"shop/apns": "timeout: look"})
+            await two.queue.beat({"shop/apns": "unreachable: look"})
+            await two.queue.beat({}, {"shop/apns": 0.0})
+            assert await one.held() == {"shop/apns": "timeout: look"}
+            await one.queue.beat({})
+            assert await one.held() == {}
+
+    asyncio.run(main())
 
 
 def test_a_process_is_believed_for_the_takeover_time(server: Server) -> None:

@@ -190,7 +190,7 @@ class FakeQueue:
     async def reclaim(self, route: Route) -> list[Taken]:
         return []
 
-    async def beat(self, held: Mapping[str, str] | None = None) -> None:
+    async def beat(self, held: Mapping[str, str] | None = None, worked: Mapping[str, float] | None = None) -> None:
         self._come()
         self.beats += 1
 

@@ -164,9 +164,9 @@ class FaultyQueue(FakeQueue):
         self._bug("launch")
         return await super().launch(app, now)
 
-    async def beat(self, held: Mapping[str, str] | None = None) -> None:
+    async def beat(self, held: Mapping[str, str] | None = None, worked: Mapping[str, float] | None = None) -> None:
         self._bug("beat")
-        await super().beat(held)
+        await super().beat(held, worked)
 
     async def settle(self, app: str, settlements: Sequence[object], finished: Sequence[object]) -> int:
         self._bug("settle")
@@ -259,6 +259,7 @@ def test_it_says_which_routes_are_held() -> None:
             await store.pushes.accept(push("p", "t"))
             await until(lambda: refused.open)
             assert own.held() == {}, "connections may be replaced"
+            assert own.worked() == {}, "nothing was answered yet"
             await until(own.held)
             away = (
                 "unreachable: connections to the provider break (connection refused): "
@@ -273,6 +274,24 @@ def test_it_says_which_routes_are_held() -> None:
                 "shop/apns": "InvalidProviderToken: look after InvalidProviderToken",
                 "shop/fcm": away,
             }
+
+    run(main())
+
+
+def test_it_says_since_when_which_routes_work() -> None:
+    async def main() -> None:
+        store, provider = memory_store(), FakeProvider()
+        provider.says = lambda delivery: Sent(status=200)
+        own = dispatcher(store.queue, provider)
+        async with running(own):
+            await store.pushes.accept(push("p", "t"))
+            await until(own.worked)
+            assert own.worked().keys() == {"shop/apns"}
+            assert 0.0 <= own.worked()["shop/apns"] < 1.0
+            provider.says = lambda delivery: Misconfigured(status=403, reason="InvalidProviderToken")
+            await store.pushes.accept(push("q", "t"))
+            await until(own.held)
+            assert own.worked() == {}, "it does not work now"
 
     run(main())
 

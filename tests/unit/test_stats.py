@@ -91,10 +91,21 @@ def test_held_routes_and_a_silent_api_are_told() -> None:
 
 @pytest.mark.parametrize(
     ("told", "believed"),
-    [(b"1000 bad key", {"a/apns": "bad key"}), (b"999 bad key", {}), (b"nonsense", {}), (b"1000 ", {"a/apns": ""})],
+    [
+        (b"900 1000 bad key", {"a/apns": "bad key"}),
+        (b"900 999 bad key", {}),
+        (b"nonsense", {}),
+        (b"900 1000 ", {"a/apns": ""}),
+        (b"900 1000", {"a/apns": ""}),
+    ],
 )
 def test_what_a_dead_dispatcher_said_is_not_believed_for_ever(told: bytes, believed: dict[str, str]) -> None:
-    assert still_held({b"a/apns": told}, 1000) == believed
+    assert still_held({b"me a/apns": told}, 1000) == believed
+
+
+def test_of_several_dispatchers_the_last_word_counts() -> None:
+    fields = {b"b a/apns": b"700 2000 later", b"a a/apns": b"600 2000 earlier", b"c a/fcm/apple": b"1 2000 a part"}
+    assert still_held(fields, 1000) == {"a/apns": "later", "a/fcm/apple": "a part"}
 
 
 def test_what_nobody_serves_is_told() -> None:
