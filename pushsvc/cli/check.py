@@ -26,6 +26,7 @@ from .running import run
 
 if TYPE_CHECKING:
     from ..model import ApiKey
+    from ..ports.removed import RemovedRoute
     from ..settings import Settings
     from ..store import Store
 
@@ -111,7 +112,8 @@ def _of_config_error(error: ConfigError) -> Iterator[Row]:
 
 async def _store(settings: Settings) -> list[Row]:
     """The store that runs; else a short-lived embedded one elsewhere, because a check leaves nothing behind."""
-    from ..runtime import embedded_fsync, open_running_store, running_store_url, store_config
+    from ..ports import REMOVED
+    from ..runtime import embedded_fsync, open_running_store, routes_of, running_store_url, store_config
     from ..store import open_embedded, open_store
 
     where = settings.redis.shown or f"embedded under {settings.store.data_dir}"
@@ -131,7 +133,10 @@ async def _store(settings: Settings) -> list[Row]:
                 missing = await _permitted(store, "EVAL", _MISSING_COMMANDS, 0, *NEEDED_COMMANDS)
                 apart = await clocks_apart(store)
                 durable = [await _durable(store, settings)]
-                held = judge_held(await store.held())
+                removed = judge_removed(settings, await store.removed(routes_of(settings), anywhere=False))
+                held = judge_held(
+                    {name: why for name, why in (await store.held()).items() if not why.startswith(REMOVED)}
+                )
                 keys = judge_keys(settings, await store.keys.all() if runs else None)
     except ConfigError as error:
         return [Row(error.path, "error", error.message, error.mend)]
@@ -141,7 +146,15 @@ async def _store(settings: Settings) -> list[Row]:
         return [Row("redis", "error", f"{where}: {error}", fix), *judge_keys(settings, None)]
     except FileFailed as error:
         return [Row("store.data_dir", "error", f"no store can be tried: {error}", "name another folder")]
-    return [*judge_server(where, server, missing), *judge_clocks(apart), *durable, *_data_dir(settings), *keys, *held]
+    return [
+        *judge_server(where, server, missing),
+        *judge_clocks(apart),
+        *durable,
+        *_data_dir(settings),
+        *keys,
+        *held,
+        *removed,
+    ]
 
 
 async def _permitted(store: Store, *command: Any) -> Any:
@@ -179,6 +192,15 @@ def judge_held(held: Mapping[str, str]) -> Iterator[Row]:
     for name, why in held.items():
         app, _, route = name.partition("/")
         yield Row(f"apps.{app}.{route.replace('/', '.')}", "warning", f"the route is held now: {why}")
+
+
+def judge_removed(settings: Settings, removed: Sequence[RemovedRoute]) -> Iterator[Row]:
+    """A row for each route that this configuration does not have and for which something waits. Pure."""
+    from ..accounts import removal_of
+
+    for each in removed:
+        what, _, fix = removal_of(each, settings.apps).partition(": ")
+        yield Row(f"apps.{each.route.app}.{each.route.platform}", "warning", what, fix)
 
 
 def judge_keys(settings: Settings, stored: Sequence[ApiKey] | None) -> Iterator[Row]:

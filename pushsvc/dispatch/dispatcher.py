@@ -148,11 +148,13 @@ class Dispatcher:
         line.worker.use(provider)
 
     async def remove(self, route: Route) -> None:
-        """Stop sending for a route: what is in flight ends and is recorded, the rest stays in Redis."""
+        """Stop sending for a route: what is in flight ends and is recorded, the rest waits in Redis, for another
+        process that still serves the route, too."""
         line = self._lines.pop(route)
         line.worker.stop()
         line.reading.cancel()
         await asyncio.gather(line.reading, return_exceptions=True)
+        await line.worker.hand_back()
         await line.provider.aclose()
         await self._settlers[route.app][0].drain()
         line.worker.flush_metrics()

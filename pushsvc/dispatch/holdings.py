@@ -16,7 +16,7 @@ from ..policy import look_again
 from ..ports import DeliveryQueue, Taken
 from ..ports.entries import Revoked
 from .config import DispatchConfig
-from .lanes import Lanes, OpenEntry
+from .lanes import Choice, Lanes, OpenEntry
 from .lease import Lease
 from .limits import Gate, Passed
 from .parts import Parts
@@ -170,7 +170,14 @@ class Holdings:
             return
         for entry in held:
             entry.revoked = True
-        choose = chosen_by(revoked)
+        await self._let_all_go(chosen_by(revoked))
+
+    async def hand_back(self) -> None:
+        """Let go of all that waits here, for whoever serves the route from now on: it waits in Redis, at no cost of an
+        attempt."""
+        await self._let_all_go(everything)
+
+    async def _let_all_go(self, choose: Choice) -> None:
         asked = self.lanes.sift(choose)
         waiting = [] if self.gate is None else self.gate.sift(choose)
         self.signal_space()

@@ -215,6 +215,10 @@ class RouteWorker:
         """Let go of it: when this returns nothing of it waits here. The caller has added it to `heard` just before."""
         await self._holdings.revoke(revoked)
 
+    async def hand_back(self) -> None:
+        """Others serve the route from now on, or nobody does: what waits here waits in Redis again."""
+        await self._holdings.hand_back()
+
     def give_up(self) -> None:
         """Our sign of life has run out: what is not in flight may be another's by now."""
         self._log.warning("lease_lapsed", given_up=self._holdings.withdraw())

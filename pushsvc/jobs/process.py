@@ -338,7 +338,8 @@ async def _enqueue_each(
 
 async def enqueue_erasures(store: Store, queue: Queue, settings: Settings) -> None:
     """Give the erasures of each app that nobody works on to rq."""
-    due = await store.erasures.unfinished(list(settings.apps))
+    apps = {*settings.apps, *await removed_apps(store, settings)}  # what was asked for is done all the same
+    due = await store.erasures.unfinished(sorted(apps))
     await _enqueue_each(queue, "erase", {app: (app,) for app in due})
 
 

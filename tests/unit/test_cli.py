@@ -18,7 +18,7 @@ import pytest
 import typer
 
 from pushsvc import cli
-from pushsvc.cli.check import NOBODYS, judge_clocks, judge_keys, judge_server
+from pushsvc.cli.check import NOBODYS, judge_clocks, judge_keys, judge_removed, judge_server
 from pushsvc.cli.client import Access, access
 from pushsvc.cli.follow import ended, verdict
 from pushsvc.cli.output import COUNTS, counted, counts_line, print_json, print_table
@@ -26,8 +26,9 @@ from pushsvc.cli.replay import _replay
 from pushsvc.cli.send import lay_over, read_document
 from pushsvc.cli.state import State
 from pushsvc.errors import ConfigError, PushsvcError, StoreUnavailable
-from pushsvc.model import ApiKey, Counts
+from pushsvc.model import ApiKey, Counts, Route
 from pushsvc.ports import DeadFilter, ReplaySpec, ReplayStatus
+from pushsvc.ports.removed import RemovedRoute
 from pushsvc.settings import Settings
 from pushsvc.settings.schema import AppSettings, KeySettings
 
@@ -440,3 +441,11 @@ def test_a_replay_that_nobody_watches_any_more_says_that_it_goes_on(capsys: pyte
         patch.setattr("pushsvc.runtime.open_running_store", opened)
         asyncio.run(main())
     assert "`pushsvc jobs` goes on with the replay 0199ab of shop" in capsys.readouterr().err
+
+
+def test_a_check_names_what_waits_for_accounts_that_the_configuration_lacks() -> None:
+    settings = Settings(apps={"shop": AppSettings(name="shop")})
+    (row,) = judge_removed(settings, [RemovedRoute(Route("shop", "fcm"), 20)])
+    assert (row.part, row.level) == ("apps.shop.fcm", "warning")
+    assert row.what == "the app has no account `fcm` any more, 20 deliveries wait"
+    assert row.fix.startswith("add [apps.shop.fcm] again, or cancel the pushes;")

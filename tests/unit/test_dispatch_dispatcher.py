@@ -57,6 +57,27 @@ def test_every_route_is_served() -> None:
     run(main())
 
 
+def test_what_was_read_for_a_route_that_goes_is_sent_by_whoever_still_serves_it() -> None:
+    async def main() -> None:
+        store, going, heir = memory_store(), FakeProvider(room=20), FakeProvider()
+        heir.says = lambda delivery: Sent(status=200)
+        own = dispatcher(store.queue, going)
+        async with running(own):
+            await store.pushes.accept(push("p", *many("t", 50)))
+            await until(lambda: len(going.open) == 19)
+            removing = asyncio.create_task(own.remove(going.route))
+            await until(going.closed.is_set)
+            going.answer()
+            await removing
+            assert not store._state.lanes["shop", "apns", "normal"].owner
+        async with running(dispatcher(store.as_consumer("heir").queue, heir)):
+            await until(lambda: store._state.pushes["shop", "p"].state == "done")
+        assert sorted(going.tokens + heir.tokens) == sorted(many("t", 50))
+        assert await counts(store, "p") == {"total": 50, "sent": 50}
+
+    run(main())
+
+
 # --- draining ---------------------------------------------------------------------------------------
 
 
