@@ -44,7 +44,7 @@ from typing import Literal, TypeAlias, assert_never
 
 from msgspec import Struct, field
 
-from .devices import Device
+from .devices import Device, Environment
 from .freeze import Health
 from .model import (
     Action,
@@ -191,9 +191,16 @@ class PruneDecision(Struct, frozen=True, gc=False):
     """Those of the device, this one included, where the deed is a strike."""
 
 
-def prune(receipt: Receipt, device: Device | None, health: Health, policy: PrunePolicy) -> PruneDecision:
+def prune(
+    receipt: Receipt,
+    device: Device | None,
+    health: Health,
+    policy: PrunePolicy,
+    environment: Environment | None = None,
+) -> PruneDecision:
     """The judgement on a receipt. `device` is the one that the receipt names, else the one that has the token now;
-    `health` is the route's at the instant of the answer.
+    `health` is the route's at the instant of the answer, `environment` that of the account which was answered. A token
+    is valid in one environment, so that of a device in another one the answer says nothing.
 
     Judged again after a crash, a receipt comes to the same word: what it did itself is known by its instant.
     """
@@ -207,6 +214,10 @@ def prune(receipt: Receipt, device: Device | None, health: Health, policy: Prune
         return _keep("counts_are_gone")
     if health.freeze is not None:
         return _keep("frozen")
+    if device is not None and environment not in (None, device.environment):
+        if receipt.device_id is not None:
+            return _keep("other_environment")
+        device = None
     if device is None:
         return _judge_raw(receipt)
     if receipt.kind == "dead":

@@ -3,17 +3,20 @@
 A route is one account at a provider. Most platforms have one, named like the platform. Where tokens belong to an
 environment, an app may have an account in each: the second is named after both, `apns_sandbox`. That name is the
 route's alone: rows, dead letters, feedback and the metrics of deliveries say `apns`, whichever account was used, and so
-does everything that is known of a token.
+does what is known of a token, but for whether it is dead: a token is valid in one environment, so that an answer in one
+says nothing of the other (https://developer.apple.com/documentation/usernotifications/registering-your-app-with-apns).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias, get_args
+from typing import Final, TypeAlias, get_args
 
 from .devices import Environment
 from .model import Platform
 
+DIVIDED: Final = frozenset({"apns"})
+"""Platforms whose tokens belong to an environment."""
 _ENDINGS = tuple(f"_{environment}" for environment in get_args(Environment))
 
 RouteTable: TypeAlias = Mapping[tuple[Platform, Environment | None], Platform]
@@ -31,7 +34,7 @@ def platform_of(route: Platform) -> Platform:
 
 def routes_of(platform: Platform) -> tuple[Platform, ...]:
     """Every name that a route of the platform can have."""
-    return (platform, *(platform + ending for ending in _ENDINGS))
+    return (platform, *(platform + ending for ending in _ENDINGS)) if platform in DIVIDED else (platform,)
 
 
 def table_of(environments: Mapping[Platform, Environment]) -> RouteTable:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ..devices import Device
+from ..devices import Device, Environment
 from ..freeze import Health
 from ..model import FeedbackEvent, Receipt
 from ..policy import PruneDecision, PrunePolicy, prune
 from ..routing import platform_of
+from .config import FeedbackConfig
 
 TOO_LATE: Final = PruneDecision("none", "kept", "changed_meanwhile")
 _ONCE: Final = PruneDecision("none", None, "judged_already")
@@ -25,6 +26,8 @@ class Case:
     health: Health
     device: Device | None
     decision: PruneDecision
+    environment: Environment | None = None
+    """That of the account whose answer it is."""
 
     @property
     def device_id(self) -> str | None:
@@ -35,7 +38,7 @@ class Case:
         """The deed did not take effect: the device is not what it was. Another process may have done the same, or this
         one, by a command whose answer was lost; what then is still to be done waits for the next answer."""
         self.device = device
-        decision = prune(self.receipt, device, self.health, policy)
+        decision = prune(self.receipt, device, self.health, policy, self.environment)
         self.decision = decision if decision.deed == "none" else TOO_LATE
 
     def event(self) -> FeedbackEvent | None:
@@ -52,18 +55,19 @@ def judge(
     taken: Sequence[tuple[str, Receipt]],
     healths: Iterable[Health],
     devices: Iterable[Device | None],
-    policy: PrunePolicy,
+    config: FeedbackConfig,
 ) -> list[Case]:
     """Judge a batch. One deed of a kind a device: what was read of it is old once a receipt has been acted on."""
     cases = []
     touched: dict[str, set[str]] = {}
     for (entry_id, receipt), health, device in zip(taken, healths, devices, strict=True):
-        decision = prune(receipt, device, health, policy)
+        environment = config.environment_of(receipt)
+        decision = prune(receipt, device, health, config.prune, environment)
         if device is not None and decision.deed != "none":
             deeds = touched.setdefault(device.id, set())
             if deeds & {decision.deed, "prune"}:
                 decision = _ONCE
             else:
                 deeds.add(decision.deed)
-        cases.append(Case(entry_id, receipt, health, device, decision))
+        cases.append(Case(entry_id, receipt, health, device, decision, environment))
     return cases

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
+from ..devices import Environment
 from ..freeze import FreezePolicy
-from ..model import Route
+from ..model import Receipt, Route
 from ..policy import PrunePolicy
 from ..ports import ReceiptLog
 from ..ports.feedback import RecentAnswers, Suppressions
@@ -22,6 +23,12 @@ class FeedbackConfig(Struct, frozen=True):
     freeze: FreezePolicy = FreezePolicy()
     prune_anyway: Mapping[Route, int] = {}
     """Routes that are never frozen until an instant, Unix ms."""
+    environments: Mapping[Route, Environment] = {}
+    """The environment of each account of a platform whose tokens belong to one."""
+
+    def environment_of(self, receipt: Receipt) -> Environment | None:
+        """That of the account whose answer it is; None where there is none, or where the account has gone."""
+        return self.environments.get(Route(receipt.app, receipt.platform))
 
     def freezes(self, route: Route, now: int) -> bool:
         """Whether the route may be frozen now."""

@@ -44,7 +44,7 @@ class Deeds:
         between, which makes the prune void, or after it, which lifts the suppression, is never left suppressed."""
         due = [(case, case.device) for case in cases if case.device and case.decision.deed == "prune"]
         if due:
-            marks = [(device.platform, device.token, case.receipt.at) for case, device in due]
+            marks = [(case.receipt.platform, device.token, case.receipt.at) for case, device in due]
             await self._ports.suppressions.add(self._app, marks)
             prunes = [Prune(device.id, device.token, case.receipt.reason, case.receipt.at) for case, device in due]
             took = await self._ports.registry.prune(self._app, prunes)
@@ -59,9 +59,15 @@ class Deeds:
         Whoever registered such a token while it was judged has the suppression lifted.
         """
         await self._ports.receipts.record(self._app, [(case.entry_id, case.receipt, case.event()) for case in cases])
-        raw = [case.receipt for case in cases if case.decision.deed == "suppress"]
+        raw = [case for case in cases if case.decision.deed == "suppress"]
         if raw:
-            registered = [device for device in await self.holders(raw) if device is not None]
+            holders = await self.holders(case.receipt for case in raw)
+            # A device in another environment does not vouch for the token in this one.
+            registered = [
+                device
+                for case, device in zip(raw, holders, strict=True)
+                if device is not None and case.environment in (None, device.environment)
+            ]
             await self._ports.suppressions.lift(self._app, registered, always=True)
         for case in cases:
             if case.decision.deed in ("prune", "suppress"):

@@ -43,7 +43,7 @@ class _Follower:
     def __init__(self, ports: FeedbackPorts, app: str, config: FeedbackConfig) -> None:
         self._ports = ports
         self._app = app
-        self._policy = config.prune
+        self._config = config
         self._watch = Watch(ports, app, config)
         self._deeds = Deeds(ports, app, config.prune)
 
@@ -74,7 +74,7 @@ class _Follower:
                 return  # these receipts come again
             healths = await self._watch.healths(receipts)
         self._watch.note(receipts, healths)
-        cases = judge(taken, healths, await self._deeds.holders(receipts), self._policy)
+        cases = judge(taken, healths, await self._deeds.holders(receipts), self._config)
         await self._deeds.strike(cases)
         await self._deeds.prune(cases)
         await self._deeds.record(cases)

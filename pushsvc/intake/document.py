@@ -13,13 +13,11 @@ Decided here, where RFC 8259 leaves it open:
 - Of a name given twice in one object the last counts, as in most parsers; where its other value is wrong, the
   repeat is named as the fault.
 - What stands in `overrides` travels byte for byte; it must be an object, at most `depth.MAX_DEPTH` levels deep.
-- The same token twice in one push is one delivery, in whatever case an APNs token is written, and so is an FCM token
-  beside the id of its installation; the first of them is sent to.
+- The same token twice in one push is one delivery (`tokens.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -27,17 +25,16 @@ from msgspec import Meta, Raw, Struct
 
 from ..devices import MAX_NAME, Audience, ByDevices, ByTopic, ByUsers, ByWhere, Environment, ToAll, name_fault
 from ..errors import ContentTooLarge, Fault
-from ..identity import canonical, identity
 from ..model import Content, Lane, Platform, Target
 from ..model import Notification as PlainNotification
-from ..routing import RouteTable
 from ..where import MAX_LENGTH, WhereError, compile_where
 from . import live_activity
 from .depth import too_deep
-from .faults import MAX_BADGE, MAX_TTL, TARGETS, VISIBLE, Rules, has_payload
+from .faults import MAX_BADGE, MAX_TTL, VISIBLE, Rules, has_payload
 from .instants import DAYS_AHEAD, Instant, parse_send_at
 from .live_activity import LiveActivity
 from .refusal import refuse, utf8
+from .tokens import named_for_two, targets_of
 
 # --- the document, as the OpenAPI description shows it ---------------------------------------------
 # Plain JSON makes no reference cycles: these structs need not be looked at by the garbage collector (`gc=False`).
@@ -173,6 +170,8 @@ class Draft(Struct, frozen=True, gc=False):
     """Whom it is for where that is to be looked up; then there are no targets."""
     only: frozenset[Platform] | None = None
     """The platforms that it says something to, where these are not all: it has nothing but their overrides."""
+    warnings: tuple[Fault, ...] = ()
+    """What is odd about whom it is for."""
 
 
 # --- reading ----------------------------------------------------------------------------------------
@@ -284,7 +283,9 @@ def judge(document: PushDocument, rules: Rules, now: int) -> Draft | None:
     )
     only = None if notification is not None or document.data or activity is not None else frozenset(payload)
     total = sum(map(len, targets.values()))
-    return Draft(content, document.lane or "normal", targets, total, send_at, audience, only)
+    tokens = document.to.tokens
+    odd = () if tokens is None or total == len(tokens) else named_for_two(tokens, rules.routes)
+    return Draft(content, document.lane or "normal", targets, total, send_at, audience, only, odd)
 
 
 def receivers(to: To, rules: Rules) -> dict[Platform, tuple[Target, ...]] | Audience | None:
@@ -309,68 +310,3 @@ def receivers(to: To, rules: Rules) -> dict[Platform, tuple[Target, ...]] | Audi
         return None
     distinct = tuple(dict.fromkeys(names))
     return ByDevices(distinct) if to.devices else ByUsers(distinct)
-
-
-def targets_of(
-    tokens: list[TokenTarget], checks: Mapping[Platform, Callable[[str, str], str | None]], routes: RouteTable
-) -> dict[Platform, tuple[Target, ...]] | None:
-    """The distinct targets by route, numbered in the order of the request; None where one has a fault."""
-    groups: dict[
-        Platform, tuple[Callable[[str, str], str | None], bool, set[str], set[tuple[str, str]], list[Target]]
-    ] = {}
-    found: dict[Platform, list[Target]] = {}
-    index = 0
-    for entry in tokens:
-        platform = entry.platform
-        group = groups.get(platform)
-        if group is None:
-            check = checks.get(platform)
-            if check is None:
-                return None
-            group = groups[platform] = (
-                check,
-                canonical(platform, "A") == "a",  # asked once: most pushes to many have thousands of one platform
-                set(),
-                set(),
-                found.setdefault(routes.get((platform, None), platform), []),
-            )
-        check, caseless, seen, seen_others, targets = group
-        if entry.environment is not None:
-            targets = found.setdefault(routes.get((platform, entry.environment), platform), [])
-        token = entry.token
-        if token is not None:
-            if not (entry.fid is entry.channel is entry.activity is entry.push_to_start is None):
-                return None
-            if not (entry.topic is entry.condition is None):
-                return None
-            if check(token, "token") is not None:
-                return None
-            # A text in lower case is no registration token: it is compared as it is.
-            text, same = (lower := token.lower(), lower) if caseless else (token, identity(token))
-            if same in seen:
-                continue
-            seen.add(same)
-            targets.append(Target(index, text))
-        else:
-            other = _other(entry)
-            if other is None:
-                return None
-            kind, text = other
-            if check(text, kind) is not None:
-                return None
-            text = canonical(platform, text, kind)
-            if text in seen if kind == "fid" else (kind, text) in seen_others:
-                continue
-            if kind == "fid":
-                seen.add(text)
-            else:
-                seen_others.add((kind, text))
-            targets.append(Target(index, text, None, kind))
-        index += 1
-    return {route: tuple(targets) for route, targets in found.items() if targets}
-
-
-def _other(entry: TokenTarget) -> tuple[str, str] | None:
-    """Kind and text of a target that is given by something else than its `token`; None where it is not by one thing."""
-    given = [(kind, text) for kind in TARGETS if (text := getattr(entry, kind)) is not None]
-    return given[0] if len(given) == 1 else None

@@ -281,7 +281,7 @@ class PushCalls:
             audience=b"" if draft.audience is None else encode_audience(draft.audience),
             only=() if draft.only is None or draft.audience is None else tuple(sorted(draft.only)),
         )
-        found: list[ProblemFault] = []
+        found = [ProblemFault(fault.path, fault.message) for fault in draft.warnings]
         for platform, message in rendered.items():
             said = self._renderers[platform].warnings(content, message, platforms[platform])
             found += [ProblemFault(fault.path, fault.message) for fault in said]

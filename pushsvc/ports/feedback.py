@@ -22,11 +22,12 @@ class Suppressions(Protocol):
     """Tokens that are not sent to, whoever posts them."""
 
     async def add(self, app: str, tokens: Sequence[tuple[Platform, str, int]]) -> None:
-        """Suppress each token, as of an instant in Unix ms. Doing it twice is the same as once."""
+        """Suppress each token on a route, as of an instant in Unix ms. Doing it twice is the same as once."""
         ...
 
     async def remove(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> int:
-        """As if these tokens, in their canonical form, had never been suppressed; how many of them were."""
+        """As if these tokens of a platform, in their canonical form, had never been suppressed on any of its routes; on
+        how many routes they were."""
         ...
 
     async def lift(self, app: str, devices: Iterable[Device], *, always: bool = False) -> None:

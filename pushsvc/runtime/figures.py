@@ -91,9 +91,7 @@ def show_cleanups(record: CleanupRecord) -> None:
 
 async def frozen_routes(settings: Settings, store: Store) -> dict[str, str]:
     """The routes whose pruning is frozen now, `app/platform` and why."""
-    frozen = await feedback.frozen_routes(
-        store.answers, routes_of(settings), feedback_config(settings.feedback), store.clock()
-    )
+    frozen = await feedback.frozen_routes(store.answers, routes_of(settings), feedback_config(settings), store.clock())
     return {f"{route.app}/{route.platform}": freeze.why for route, freeze in frozen.items()}
 
 

@@ -260,7 +260,7 @@ async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Ca
             tasks.create_task(end_turn())
             while not stop.is_set():
                 turn.clear()
-                config = feedback_config(current.settings.feedback)
+                config = feedback_config(current.settings)
                 await feedback.run(ports, current.settings.apps, config, turn)
 
 

@@ -6,22 +6,27 @@ from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 
 from .. import feedback, intake, janitor, webhooks
+from ..devices import Environment
 from ..dispatch import DispatchConfig, RouteLimits
 from ..freeze import FreezePolicy
-from ..model import ApiKey, Route
+from ..model import ApiKey, Platform, Route
 from ..policy import PrunePolicy, RetryPolicy
 from ..providers import REGISTRY
 from ..routing import RouteTable, table_of
-from ..settings import AppSettings, CleanupSettings, FeedbackSettings, RetrySettings, Settings
+from ..settings import AppSettings, CleanupSettings, RetrySettings, Settings
 from ..signing import parse_secret
 from ..store import Store
 
 
+def environments_of(app: AppSettings) -> dict[Platform, Environment]:
+    """The environment of each of the app's accounts, where tokens belong to one."""
+    found = {route: REGISTRY[route].environment(config) for route, config in app.providers.items()}
+    return {route: environment for route, environment in found.items() if environment is not None}
+
+
 def route_table(settings: Settings, app: str) -> RouteTable:
     """Which of the app's accounts reaches a token, where tokens belong to an environment."""
-    accounts = settings.apps[app].providers
-    found = {route: REGISTRY[route].environment(config) for route, config in accounts.items()}
-    return table_of({route: environment for route, environment in found.items() if environment is not None})
+    return table_of(environments_of(settings.apps[app]))
 
 
 def intake_apps(settings: Settings) -> dict[str, intake.IntakeApp]:
@@ -93,21 +98,25 @@ def routes_of(settings: Settings) -> list[Route]:
     return [Route(name, platform) for name, app in settings.apps.items() for platform in app.providers]
 
 
-def feedback_config(settings: FeedbackSettings) -> feedback.FeedbackConfig:
+def feedback_config(settings: Settings) -> feedback.FeedbackConfig:
     """The configured rules as feedback knows them."""
+    rules = settings.feedback
     return feedback.FeedbackConfig(
-        prune=PrunePolicy(
-            strikes=settings.strikes, strike_span=settings.strike_span, strike_memory=settings.strike_memory
-        ),
+        prune=PrunePolicy(strikes=rules.strikes, strike_span=rules.strike_span, strike_memory=rules.strike_memory),
         freeze=FreezePolicy(
-            window=settings.freeze_window,
-            dead=settings.freeze_dead,
-            dead_answers=settings.freeze_dead_answers,
-            suspect=settings.freeze_suspect,
-            suspect_answers=settings.freeze_suspect_answers,
+            window=rules.freeze_window,
+            dead=rules.freeze_dead,
+            dead_answers=rules.freeze_dead_answers,
+            suspect=rules.freeze_suspect,
+            suspect_answers=rules.freeze_suspect_answers,
         ),
         prune_anyway={
-            Route(*route.split("/", 1)): int(until.timestamp() * 1000) for route, until in settings.prune_anyway.items()
+            Route(*route.split("/", 1)): int(until.timestamp() * 1000) for route, until in rules.prune_anyway.items()
+        },
+        environments={
+            Route(name, route): environment
+            for name, app in settings.apps.items()
+            for route, environment in environments_of(app).items()
         },
     )
 

@@ -186,7 +186,7 @@ class MemoryQueue:
             for target in chunk.targets:
                 if record.state == "cancelled":
                     skip[target.index] = "cancelled"
-                elif (route.app, platform_of(route.platform), target.token) in self._state.suppressed:
+                elif (route.app, route.platform, target.token) in self._state.suppressed:
                     skip[target.index] = "suppressed"
             why: dict[int, str] = {}
             if record.state != "cancelled":
@@ -383,7 +383,7 @@ class MemoryReceipts:
             if self._state.receipts[app].remove(entry_id) and event is not None:
                 self._state.events[app].append((f"{next(self._state.numbers)}-0", event))
                 if event.action == "suppressed":
-                    self._state.suppressed[app, platform_of(receipt.platform), receipt.token] = receipt.at
+                    self._state.suppressed[app, receipt.platform, receipt.token] = receipt.at
                     self._state.revoke(app, Revoked(tokens=frozenset((token_mark(receipt.token),))))
 
     async def events(self, app: str, *, after: str, limit: int) -> EventPage:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from ..codec import decode_audience, encode_audience
 from ..model import Chunk, DeliveryRow, Target
 from ..ports.erasure import Erasure
-from ..routing import platform_of
+from ..routing import platform_of, routes_of
 from .erasure.audiences import names_nobody, without_names
 from .erasure.queue import ERASED
 from .erasure.subjects import Subjects, joined, key_of
@@ -83,7 +83,8 @@ class MemoryErasures:
         removed["events"] += len(events) - len(kept)
         events[:] = kept
         for platform, token in who.tokens:
-            removed["suppressions"] += state.suppressed.pop((app, platform, token), None) is not None
+            for name in routes_of(platform):
+                removed["suppressions"] += state.suppressed.pop((app, name, token), None) is not None
         return +removed
 
     def _cancel(self, record: Record, who: Subjects) -> int:

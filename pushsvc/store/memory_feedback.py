@@ -8,6 +8,7 @@ from ..devices import Device
 from ..freeze import Slots
 from ..model import Platform, Route
 from ..ports.entries import Revoked, token_mark
+from ..routing import routes_of
 from .memory_state import State
 
 
@@ -33,7 +34,11 @@ class MemorySuppressions:
         self._state.revoke(app, Revoked(tokens=frozenset(token_mark(token) for _, token, _ in tokens)))
 
     async def remove(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> int:
-        found = [self._state.suppressed.pop((app, *token), None) for token in tokens]
+        found = [
+            self._state.suppressed.pop((app, route, token), None)
+            for platform, token in tokens
+            for route in routes_of(platform)
+        ]
         return sum(at is not None for at in found)
 
     async def lift(self, app: str, devices: Iterable[Device], *, always: bool = False) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..model import LANES, Lane, Platform, Route
-from ..routing import platform_of
 from .gauges import AppGauges
 from .memory_state import State
 
@@ -42,8 +41,7 @@ def figures(state: State, app: str, platforms: Sequence[Platform]) -> AppGauges:
         in_flight=in_flight,
         consumers=consumers,
         suppressed={
-            platform: sum(1 for entry in state.suppressed if entry[:2] == (app, platform_of(platform)))
-            for platform in platforms
+            platform: sum(1 for entry in state.suppressed if entry[:2] == (app, platform)) for platform in platforms
         },
         dead_letters=len(state.dead[app]),
         receipts=len(state.receipts[app].entries),

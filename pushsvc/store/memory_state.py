@@ -36,6 +36,7 @@ from ..model import (
 from ..ports import ReplayStatus
 from ..ports.entries import Revoked
 from ..ports.erasure import Erasure
+from ..routing import routes_of
 from .clock import Clock
 from .config import StoreConfig
 from .dead import DeadLetter
@@ -173,9 +174,10 @@ class State:
     def lift(self, app: str, devices: Iterable[Device], *, always: bool = False) -> None:
         """Suppress these devices' tokens no more, where they were suppressed before they were registered, or always."""
         for device in devices:
-            key = (app, device.platform, device.token)
-            if key in self.suppressed and (always or self.suppressed[key] <= device.registered_at):
-                del self.suppressed[key]
+            for route in routes_of(device.platform):
+                key = (app, route, device.token)
+                if key in self.suppressed and (always or self.suppressed[key] <= device.registered_at):
+                    del self.suppressed[key]
 
     def launch(self, record: Record) -> None:
         """Put its chunks into the lanes, without what has ended before."""

@@ -106,16 +106,16 @@ class RedisReceipts:
             if int(history) != self._link.history:
                 continue  # another server is the primary by now: it comes again from there
             shard = int(shard_text)
-            platform, digest, since = "", b"", receipt.at
+            route, digest, since = "", b"", receipt.at
             if event is not None and event.action == "suppressed":
-                provider = platform_of(receipt.platform)
                 place, digest = self._suppression.locate(app, receipt.token)
                 if place == shard:
-                    platform, since = provider, self._suppression.counted_from(provider, receipt.token, receipt.at)
+                    route = receipt.platform
+                    since = self._suppression.counted_from(route, receipt.token, receipt.at)
                 else:
-                    foreign.append((provider, receipt.token, receipt.at))
+                    foreign.append((receipt.platform, receipt.token, receipt.at))
             blob = encode_event(event) if event is not None else b""
-            by_shard.setdefault(shard, []).extend((entry_id, blob, platform, digest, since))
+            by_shard.setdefault(shard, []).extend((entry_id, blob, route, digest, since))
         await self._suppression.add(app, foreign)
         oldest = self._suppression.oldest
         for shard, args in by_shard.items():

@@ -8,22 +8,22 @@
 -- KEYS  1 ps:T:receipts; 2 ps:T:events; 3 ps:T:gone
 -- ARGV  1 prefix `ps:T:`; 2 group; 3 most events to keep, about; 4 the oldest event to keep, ms;
 --       5 the oldest suppression to keep, ms; then for each receipt:
---         entry id, encoded event or '', platform to suppress on or '', token digest, at ms
+--         entry id, encoded event or '', route to suppress on or '', token digest, at ms
 -- Returns how many receipts were recorded.
 
 local recorded = 0
 local touched = {}
 for at = 6, #ARGV, 5 do
-  local id, event, platform, digest, since = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  local id, event, route, digest, since = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   if redis.call('XACK', KEYS[1], ARGV[2], id) == 1 then
     recorded = recorded + 1
     redis.call('XDEL', KEYS[1], id)
     if event ~= '' then
       redis.call('XADD', KEYS[2], '*', 'e', event)
     end
-    if platform ~= '' then
-      redis.call('ZADD', ARGV[1] .. 'sup:' .. platform, since, digest)
-      touched[platform] = true
+    if route ~= '' then
+      redis.call('ZADD', ARGV[1] .. 'sup:' .. route, since, digest)
+      touched[route] = true
     end
   end
 end
@@ -40,8 +40,8 @@ if recorded > 0 then
     redis.call('XTRIM', KEYS[2], 'MINID', ms .. '-' .. string.format('%.0f', sequence + 1))
     redis.call('SET', KEYS[3], last[1])
   end
-  for platform in pairs(touched) do
-    redis.call('ZREMRANGEBYSCORE', ARGV[1] .. 'sup:' .. platform, '-inf', '(' .. ARGV[5])
+  for route in pairs(touched) do
+    redis.call('ZREMRANGEBYSCORE', ARGV[1] .. 'sup:' .. route, '-inf', '(' .. ARGV[5])
   end
 end
 return recorded

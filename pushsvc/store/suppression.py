@@ -1,5 +1,8 @@
 """Tokens known to be dead: looked up for all targets of a read in one round trip, added and lifted by feedback.
 
+A token belongs to one environment of its provider, so each route has a list of its own. Whatever says that a token is
+good, a registration or an operator, and whatever concerns the token itself, as an erasure does, is of all of them.
+
 A token's place is the app shard of its digest, not that of the push through which we learnt of it: a push of any
 shard finds it with one question. Kept as digests under the store's own key, so that the list tells nobody a token.
 """
@@ -12,6 +15,7 @@ from typing import Any, Final
 from ..devices import Device
 from ..identity import names_installation
 from ..model import Chunk, Platform
+from ..routing import routes_of
 from . import keys
 from .clock import Clock
 from .config import StoreConfig
@@ -56,8 +60,8 @@ class Suppression:
         return keys.token_shard(digest, self._config.shards_of(app)), digest
 
     async def add(self, app: str, tokens: Sequence[tuple[Platform, str, int]], *, wait: bool = False) -> None:
-        """Suppress each token, as of an instant in Unix ms; what is too old to count leaves its list. Dispatchers are
-        told, and waited for where that is asked."""
+        """Suppress each token on the list of a route, as of an instant in Unix ms; what is too old to count leaves its
+        list. Dispatchers are told, and waited for where that is asked."""
         found: dict[str, list[int | bytes]] = {}
         for platform, token, at in tokens:
             shard, digest = self.locate(app, token)
@@ -73,28 +77,36 @@ class Suppression:
         """Tell the dispatchers of tokens that are suppressed by now."""
         await self._revocations.tell_tokens(app, tokens, wait=wait)
 
+    async def everywhere(
+        self, app: str, tokens: Iterable[tuple[Platform, str]], at: int, *, wait: bool = False
+    ) -> None:
+        """Suppress each token on the list of every route of its platform, as of an instant in Unix ms."""
+        marks = [(route, token, at) for platform, token in tokens for route in routes_of(platform)]
+        await self.add(app, marks, wait=wait)
+
     async def known(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> int:
-        """How many of these tokens are on the list."""
-        asked = [(platform, *self.locate(app, token)) for platform, token in tokens]
+        """On how many lists these tokens are."""
+        asked = [(route, *self.locate(app, token)) for platform, token in tokens for route in routes_of(platform)]
         scores = await self._link.many(
-            [("ZSCORE", keys.suppressed(app, shard, platform), digest) for platform, shard, digest in asked]
+            [("ZSCORE", keys.suppressed(app, shard, route), digest) for route, shard, digest in asked]
         )
         return sum(score is not None for score in scores)
 
     async def remove(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> int:
-        """As if these tokens had never been suppressed; how many of them were."""
+        """As if these tokens had never been suppressed; on how many lists they were."""
         found: dict[str, list[bytes]] = {}
         for platform, token in tokens:
             shard, digest = self.locate(app, token)
-            found.setdefault(keys.suppressed(app, shard, platform), []).append(digest)
+            for route in routes_of(platform):
+                found.setdefault(keys.suppressed(app, shard, route), []).append(digest)
         return sum(await self._link.many([("ZREM", key, *digests) for key, digests in found.items()]))
 
-    async def sizes(self, app: str, platform: Platform) -> list[int]:
-        """How long the list is in each shard."""
+    async def sizes(self, app: str, route: Platform) -> list[int]:
+        """How long the list of a route is in each shard."""
         shards = range(self._config.shards_of(app))
-        return await self._link.many([("ZCARD", keys.suppressed(app, shard, platform)) for shard in shards])
+        return await self._link.many([("ZCARD", keys.suppressed(app, shard, route)) for shard in shards])
 
-    async def among(self, app: str, platform: Platform, chunks: Sequence[Chunk], sizes: Sequence[int]) -> set[str]:
+    async def among(self, app: str, route: Platform, chunks: Sequence[Chunk], sizes: Sequence[int]) -> set[str]:
         """Which tokens of these chunks are suppressed. Asks only the shards whose list is not empty."""
         if not any(sizes):
             return set()
@@ -107,7 +119,7 @@ class Suppression:
                     tokens.append(target.token)
                     digests.append(digest)
         answers = await self._link.many(
-            [("ZMSCORE", keys.suppressed(app, shard, platform), *digests) for shard, (_, digests) in questions.items()]
+            [("ZMSCORE", keys.suppressed(app, shard, route), *digests) for shard, (_, digests) in questions.items()]
         )
         oldest = self.oldest
         return {
@@ -122,9 +134,10 @@ class Suppression:
         asked: dict[str, tuple[list[bytes], list[int]]] = {}
         for device in devices:
             shard, digest = self.locate(app, device.token)
-            digests, since = asked.setdefault(keys.suppressed(app, shard, device.platform), ([], []))
-            digests.append(digest)
-            since.append(device.registered_at)
+            for route in routes_of(device.platform):
+                digests, since = asked.setdefault(keys.suppressed(app, shard, route), ([], []))
+                digests.append(digest)
+                since.append(device.registered_at)
         answers = await self._link.many([("ZMSCORE", key, *digests) for key, (digests, _) in asked.items()])
         commands: list[tuple[Any, ...]] = []
         for (key, (digests, since)), scores in zip(asked.items(), answers, strict=True):

@@ -506,7 +506,7 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await store.pushes.accept(msgspec.structs.replace(make_push("many", 0), audience=encode_audience(ToAll())))
         await store.queue.beat({"shop/apns": "unreachable"})
         await store.pushes.ping()
-        await store.workers.tell("dispatch", ["shop/apns"])
+        await store.workers.tell("dispatch", ["shop/apns"], [Route("shop", "apns")])
         replicated = ReplicatedLink(server.url, name="a", timeout=5.0, least=0, strict=False)
         await replicated.guarded(keys.mark_beside(keys.devices("shop")), [])
         await replicated.aclose()

@@ -12,9 +12,24 @@ import pytest
 from prometheus_client import REGISTRY
 
 from pushsvc import feedback
+from pushsvc.devices import Device
 from pushsvc.errors import StoreUnavailable
 from pushsvc.feedback import FeedbackConfig, FeedbackPorts
-from pushsvc.model import Delivery, FeedbackEvent, Outcome, Receipt, Route, Sent, Settlement, TokenDead, TokenSuspect
+from pushsvc.model import (
+    Delivery,
+    End,
+    FeedbackEvent,
+    Message,
+    Outcome,
+    Push,
+    Receipt,
+    Route,
+    Sent,
+    Settlement,
+    Target,
+    TokenDead,
+    TokenSuspect,
+)
 from pushsvc.policy import SENT
 from pushsvc.store import MemoryStore
 
@@ -87,6 +102,52 @@ def test_a_dead_token_is_suppressed_and_a_suspect_one_only_reported() -> None:
         (taken,) = await store.queue.take(Route("shop", "apns"), "normal", targets=10, wait_ms=0)
         assert taken.skip == {1: "suppressed"}
         assert await counts(store, "next") == {"total": 3, "queued": 3}
+
+    run(main())
+
+
+def test_a_token_is_suppressed_in_the_environment_in_which_it_is_dead() -> None:
+    async def main() -> None:
+        store = memory_store()
+        production, sandbox = Route("shop", "apns"), Route("shop", "apns_sandbox")
+        config = FeedbackConfig(environments={production: "production", sandbox: "sandbox"})
+        await store.registry.put("shop", Device(id="d", platform="apns", token="phone", registered_at=now_ms()))
+
+        async def skipped(name: str) -> dict[Route, dict[int, End]]:
+            at = now_ms()
+            targets: dict[str, tuple[Target, ...]] = {
+                "apns": (Target(0, "raw"), Target(1, "phone")),
+                "apns_sandbox": (Target(2, "raw"), Target(3, "phone")),
+            }
+            messages = dict.fromkeys(targets, Message("apns", b"{}"))
+            await store.pushes.accept(Push(name, "shop", "normal", at, at + 3_600_000, messages, targets))
+            found = {}
+            for route in (production, sandbox):
+                (taken,) = await store.queue.take(route, "normal", targets=10, wait_ms=0)
+                found[route] = dict(taken.skip)
+                outcome = DEAD if route == sandbox else Sent(status=200)
+                settlements = [
+                    Settlement(Delivery(taken.chunk, target), outcome, SENT, now_ms(), "hash", outcome.reason)
+                    for target in taken.chunk.targets
+                ]
+                await store.queue.settle("shop", settlements, [taken.ref])
+            return found
+
+        await asyncio.sleep(60)
+        assert await skipped("p") == {production: {}, sandbox: {}}
+        async with judging(store, "shop", config=config):
+            await until(lambda: len(store._state.events["shop"]) == 2)
+        assert [(each.token, each.action) for each in await events(store)] == [
+            ("raw", "suppressed"),
+            ("phone", "suppressed"),
+        ]
+        device = await store.registry.get("shop", "d")
+        assert device is not None
+        assert device.state == "active", "it is in production"
+        assert await skipped("q") == {production: {}, sandbox: {2: "suppressed", 3: "suppressed"}}
+        assert await store.suppressions.remove("shop", [("apns", "raw")]) == 1
+        await store.registry.put("shop", Device(id="e", platform="apns", token="phone", registered_at=now_ms()))
+        assert await skipped("r") == {production: {}, sandbox: {}}, "who registers it says that it is good"
 
     run(main())
 

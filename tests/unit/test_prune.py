@@ -42,6 +42,7 @@ def device(registered: int, **row: Any) -> Device:
         id="phone",
         platform=row.get("platform", "apns"),
         token=row.get("token", "token"),
+        environment=row.get("environment", "production"),
         registered_at=registered * HOUR,
         strikes=row.get("strikes", 0),
         struck_at=row.get("struck", 0) * HOUR,
@@ -63,6 +64,7 @@ def test_each_row_of_the_table(row: dict[str, Any]) -> None:
         device(**row["device"]) if "device" in row else None,
         HEALTH[row.get("health", "good")],
         msgspec.convert(row.get("policy", {}), PrunePolicy),
+        row.get("environment"),
     )
     assert decision == PruneDecision(row["deed"], row.get("action"), row["why"], row.get("strikes", 0))
 

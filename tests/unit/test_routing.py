@@ -16,7 +16,8 @@ from pushsvc.intake.faults import ENVIRONMENTS, Rules
 from pushsvc.intake.wording import names
 from pushsvc.model import Message, Platform, Push, Sent, Target
 from pushsvc.providers import REGISTRY
-from pushsvc.routing import RouteTable, platform_of, routes_of, table_of
+from pushsvc.providers.kind import no_environment
+from pushsvc.routing import DIVIDED, RouteTable, platform_of, routes_of, table_of
 from pushsvc.settings import load
 
 from .dispatch_fakes import FakeProvider, memory_store, push
@@ -62,6 +63,35 @@ def _rules(routes: RouteTable) -> Rules:
 
 def _tokens(*entries: dict[str, str]) -> bytes:
     return msgspec.json.encode({"to": {"tokens": entries}, "notification": {"title": "t"}})
+
+
+def test_the_platforms_whose_tokens_belong_to_an_environment_are_known() -> None:
+    divided = {platform_of(name) for name, kind in REGISTRY.items() if kind.environment is not no_environment}
+    assert divided == DIVIDED
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        ([("A0" * 16, None), ("a0" * 16, "production"), ("b0" * 16, "sandbox")], None),
+        ([("a0" * 16, "sandbox"), ("A0" * 16, None), ("a0" * 16, "production")], "to.tokens[1]; the same of 1 more"),
+        ([("a0" * 16, None), ("b0" * 16, None), ("a0" * 16, "sandbox")], "to.tokens[2]"),
+    ],
+)
+def test_a_token_that_is_named_for_two_environments_is_one_delivery_with_a_warning(
+    tokens: list[tuple[str, str | None]], said: str | None
+) -> None:
+    named = [{"platform": "apns", "token": text} | ({"environment": where} if where else {}) for text, where in tokens]
+    draft = read(_tokens(*named), _rules(table_of(BOTH)), 0)
+    assert draft.total == len({text.lower() for text, _ in tokens})
+    if said is None:
+        assert draft.warnings == ()
+    else:
+        (fault,) = draft.warnings
+        path, _, more = said.partition("; ")
+        assert fault.path == path
+        assert "named before for another environment" in fault.message
+        assert fault.message.endswith(more or "alone")
 
 
 def test_a_token_says_where_it_belongs() -> None:

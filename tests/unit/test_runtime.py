@@ -19,7 +19,7 @@ from pushsvc.policy import PrunePolicy, RetryPolicy
 from pushsvc.ports.webhooks import Standing
 from pushsvc.providers import REGISTRY as PROVIDERS
 from pushsvc.routing import table_of
-from pushsvc.settings import FeedbackSettings, RetrySettings, Settings
+from pushsvc.settings import RetrySettings, Settings
 from pushsvc.store import AppGauges, Gauges, StoreConfig
 
 SHA = "ab" * 32
@@ -96,15 +96,16 @@ def test_every_rule_of_the_configuration_reaches_feedback(tmp_path: Path) -> Non
     freeze_suspect_answers = 31
     prune_anyway = { "shop/apns" = 1970-01-01T00:00:07Z }
     """
-    assert runtime.feedback_config(load(tmp_path, CONFIG + text).feedback) == FeedbackConfig(
+    assert runtime.feedback_config(load(tmp_path, CONFIG + text)) == FeedbackConfig(
         prune=PrunePolicy(strikes=4, strike_span=100.0, strike_memory=200.0),
         freeze=FreezePolicy(window=30.0, dead=0.4, dead_answers=41, suspect=0.3, suspect_answers=31),
         prune_anyway={Route("shop", "apns"): 7000},
+        environments={Route("shop", "apns"): "production"},
     )
 
 
 def test_the_defaults_of_configuration_and_feedback_agree() -> None:
-    assert runtime.feedback_config(FeedbackSettings()) == FeedbackConfig()
+    assert runtime.feedback_config(Settings()) == FeedbackConfig()
 
 
 def test_the_alarm_of_each_route_is_set_and_taken_back(tmp_path: Path) -> None:

@@ -142,8 +142,7 @@ class RedisErasures:
                 key,
                 partial(joined, user=user, devices=devices, suppressed=await self._suppression.known(app, tokens)),
             )
-            now = self._clock()
-            await self._suppression.add(app, [(*token, now) for token in tokens], wait=True)
+            await self._suppression.everywhere(app, tokens, self._clock(), wait=True)
             ids = [device.id for device in devices]
             await self._registry.revise(app, ids, lambda device: None if device.user == user else device)
         if await self._registry.hides_of_user(app, user):
@@ -175,8 +174,7 @@ class RedisErasures:
             report = msgspec.json.encode(Erasure(record.erased, True, record.removed))
             await self._link.call("SET", keys.erased(app, key), report, "EX", REPORT_TTL)
             if not await self._swap(app, key, encode_record(record), b""):
-                now = self._clock()
-                await self._suppression.add(app, [(*token, now) for token in tokens])
+                await self._suppression.everywhere(app, tokens, self._clock())
 
     async def _report(self, app: str, key: str) -> Erasure:
         report = await self._link.call("GET", keys.erased(app, key))
@@ -224,7 +222,7 @@ class RedisErasures:
         """Keep what was learnt on the way; whether that was anything."""
         now = self._clock()
         for key, devices in who.learnt.items():
-            await self._suppression.add(app, [(platform, token, now) for _, platform, token in devices])
+            await self._suppression.everywhere(app, [(platform, token) for _, platform, token in devices], now)
             await self._change(app, key, partial(learnt, devices=devices))
         return bool(who.learnt)
 
