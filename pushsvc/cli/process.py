@@ -5,7 +5,8 @@ stream that was closed by whoever started us, must meet this first.
 
 - **Signals.** SIGTERM and SIGHUP end a command as Ctrl-C does, by an exception, so that what it has open is closed and
   its unfinished files are removed. To a part of the service SIGHUP means "read the configuration anew": it is never
-  fatal, and what came before anybody listened is made good by the first look at the files (`pushsvc.reload`).
+  fatal, and what came before anybody listened is made good by the first look at the files (`pushsvc.reload`). Before
+  Python is up nobody can listen at all, so a supervisor forwards SIGHUP to those alone that have told it by `LISTENS`.
 - **Standard streams.** A closed descriptor 0, 1 or 2 is opened on /dev/null, else the next file or socket would get
   its number. Standard input that was closed cannot be read: a command that needs it says so.
 - **Standard error** takes everything and never fails: what cannot be written is dropped. Nobody's terminal, pipe or
@@ -23,6 +24,10 @@ import sys
 from types import FrameType
 from typing import Final, TextIO
 
+LISTENS: Final = "PUSHSVC_LISTENS"
+"""The environment variable with the descriptor of a pipe, to which a process writes its id when signals do not kill it
+any more."""
+PID_BYTES: Final = 8
 PARTS: Final = frozenset(("up", "serve", "dispatch", "feedback", "jobs"))
 """Commands to which SIGHUP means a reload."""
 
@@ -71,6 +76,12 @@ def catch_signals(arguments: list[str]) -> None:
     for number, handler in handlers.items():
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
+    if (pipe := os.environ.pop(LISTENS, None)) is not None:
+        try:
+            os.write(int(pipe), os.getpid().to_bytes(PID_BYTES, "little"))
+            os.close(int(pipe))
+        except (OSError, ValueError):
+            pass  # The supervisor is gone, which the lifeline will say.
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -3,6 +3,9 @@
 Each child holds the reading end of a pipe, its lifeline: when the parent is gone, even by `kill -9`, the pipe ends
 and the child drains and goes as well. Children have a session of their own, so that Ctrl-C reaches the parent alone
 and the order of the stop is kept.
+
+SIGHUP is forwarded to children that have said that it does not kill them (`process.LISTENS`). One that is younger reads
+the configuration after it has said so, and so needs no signal.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from msgspec import Struct
 
 from ..reload import on_hang_up
 from ..telemetry import get_logger
+from .process import LISTENS, PID_BYTES
 
 LIFELINE = "PUSHSVC_LIFELINE"
 
@@ -59,11 +63,16 @@ class Supervisor:
         self._processes: dict[int, set[asyncio.subprocess.Process]] = {}
         self._stopping: dict[int, asyncio.Event] = {child.stage: asyncio.Event() for child in children}
         self._lifeline: tuple[int, int] = (-1, -1)
+        self._heard: tuple[int, int] = (-1, -1)
+        """A pipe to which each child writes its process id when it listens to signals."""
+        self._listening: set[int] = set()
         self._hang_ups = ExitStack()
         self._log = get_logger("supervisor")
 
     async def __aenter__(self) -> Self:
         self._lifeline = os.pipe()
+        self._heard = os.pipe()
+        os.set_blocking(self._heard[0], False)
         # Where there are no signals, as outside the main thread, the children still see changed files by themselves.
         self._hang_ups.enter_context(on_hang_up(lambda: self.forward(signal.SIGHUP)))
         for child in self._children:
@@ -80,15 +89,24 @@ class Supervisor:
                 await self._stop_stage(stage)
         finally:
             self._hang_ups.close()
-            for end in self._lifeline:
+            for end in (*self._lifeline, *self._heard):
                 os.close(end)
 
     def forward(self, number: int) -> None:
-        """Send a signal to every child: SIGHUP makes them read the configuration anew."""
+        """Send a signal to every child that listens: SIGHUP makes them read the configuration anew."""
+        self._listen()
         for processes in self._processes.values():
             for process in processes:
-                with suppress(ProcessLookupError):
-                    process.send_signal(number)
+                if process.pid in self._listening:
+                    with suppress(ProcessLookupError):
+                        process.send_signal(number)
+
+    def _listen(self) -> None:
+        """Learn who listens by now."""
+        with suppress(BlockingIOError):
+            while said := os.read(self._heard[0], 512 * PID_BYTES):
+                for at in range(0, len(said), PID_BYTES):
+                    self._listening.add(int.from_bytes(said[at : at + PID_BYTES], "little"))
 
     async def _stop_stage(self, stage: int) -> None:
         self._stopping[stage].set()
@@ -126,7 +144,7 @@ class Supervisor:
 
     async def _run(self, child: Child, number: int, stopping: asyncio.Event) -> None:
         """One life of one child."""
-        environ = {**self._environ, LIFELINE: str(self._lifeline[0])}
+        environ = {**self._environ, LIFELINE: str(self._lifeline[0]), LISTENS: str(self._heard[1])}
         if number:
             # An address can be listened on once: the first copy shows the metrics of all.
             environ["PUSHSVC__METRICS__PORT"] = "0"
@@ -136,7 +154,7 @@ class Supervisor:
             "pushsvc",
             *child.arguments,
             env=environ,
-            pass_fds=(self._lifeline[0],),
+            pass_fds=(self._lifeline[0], self._heard[1]),
             start_new_session=True,
         )
         running = self._processes.setdefault(child.stage, set())
@@ -147,6 +165,8 @@ class Supervisor:
             status = await process.wait()
         finally:
             running.discard(process)
+            self._listen()  # its number may be another's soon, and the pipe must not fill up
+            self._listening.discard(process.pid)
         if not stopping.is_set():
             self._log.error("child_ended", child=child.name, pid=process.pid, status=status)
         self._on_exit(process.pid)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pushsvc.cli import process
+
 PUSHSVC = f"{sys.executable} -m pushsvc"
 
 
@@ -130,6 +132,28 @@ def test_a_command_ends_by_an_exception_that_lets_it_clean_up(number: signal.Sig
         f"try:\n os.kill(os.getpid(), {int(number)})\nfinally:\n print('cleaned up')"
     )
     assert (done.returncode, done.stdout) == (128 + number, "cleaned up\n")
+
+
+def test_whoever_listens_to_signals_tells_its_supervisor() -> None:
+    told = (
+        "import os; from pushsvc.cli import process; process.catch_signals(['serve']);"
+        "print(os.getpid(), process.LISTENS in os.environ)"
+    )
+    reader, writer = os.pipe()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", told],
+            env={**os.environ, process.LISTENS: str(writer)},
+            pass_fds=(writer,),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        pid, kept = done.stdout.split()
+        assert (os.read(reader, 64), kept) == (int(pid).to_bytes(process.PID_BYTES, "little"), "False")
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def test_an_ignored_signal_stays_ignored() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from pushsvc import telemetry
 from pushsvc.cli import supervisor
+from pushsvc.cli.process import LISTENS, PID_BYTES
 from pushsvc.cli.supervisor import LIFELINE, Child, Supervisor, watch_lifeline
 
 from .virtual_time import run, until
@@ -47,6 +48,9 @@ class Process:
     def send_signal(self, number: int) -> None:
         if not self.lives:
             raise ProcessLookupError
+        if number == signal.SIGHUP:
+            self._system.note(f"hup {self.name}")
+            return
         assert number == signal.SIGTERM
         self._system.note(f"term {self.name}")
         self._system.on_term(self)
@@ -107,7 +111,7 @@ def test_every_copy_is_started_with_the_lifeline_and_a_session_of_its_own(system
             await until(lambda: len(system.started) == 3)
             for process in system.started:
                 reader = int(process.environ[LIFELINE])
-                assert process.options["pass_fds"] == (reader,)
+                assert process.options["pass_fds"] == (reader, int(process.environ[LISTENS]))
                 assert os.fstat(reader)
                 assert process.options["start_new_session"] is True
                 assert process.environ["PATH"] == "/bin"
@@ -116,6 +120,26 @@ def test_every_copy_is_started_with_the_lifeline_and_a_session_of_its_own(system
             assert sorted(ports, key=str) == ["0", None]
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(reader)
+
+    run(main())
+
+
+def test_a_hang_up_reaches_those_alone_that_it_does_not_kill(system: System) -> None:
+    async def main() -> None:
+        async with supervise(SERVE, FEEDBACK) as children:
+            await until(lambda: len(system.started) == 2)
+            (young,) = system.of("serve")
+            children.forward(signal.SIGHUP)
+            assert "hup" not in " ".join(system.story)
+            os.write(int(young.environ[LISTENS]), young.pid.to_bytes(PID_BYTES, "little"))
+            children.forward(signal.SIGHUP)
+            children.forward(signal.SIGHUP)
+            assert [each for each in system.story if each.startswith("hup")] == ["hup serve"] * 2
+            # Whoever follows it has to say so itself.
+            young.end(1)
+            await until(lambda: len(system.of("serve")) == 2)
+            children.forward(signal.SIGHUP)
+            assert system.story.count("hup serve") == 2
 
     run(main())
 
