@@ -18,6 +18,8 @@ class DispatchConfig(Struct, frozen=True):
     launch_every: float = 0.2
     """A scheduled push leaves at most about so much after its time."""
     reclaim_every: float = 5.0
+    lapse_every: float = 1.0
+    """While nothing goes and memory is full, between two looks for what has expired behind that."""
     beat_every: float = 4.0
     takeover: float = 15.0
     """How long a sign of life is good for: without a newer one nothing is submitted."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ..errors import StoreUnavailable
-from ..model import Lane, Route
+from ..model import LANES, Lane, Route
 from ..ports import DeliveryQueue
 from ..telemetry import REDIS
 from .config import DispatchConfig
@@ -38,6 +38,7 @@ class Reader:
         lease: Lease,
         haste: Haste,
         in_flight: Callable[[], int],
+        wall_clock: Callable[[], float],
     ) -> None:
         self.stopping = False
         self._route = route
@@ -48,6 +49,7 @@ class Reader:
         self._lease = lease
         self._haste = haste
         self._in_flight = in_flight
+        self._wall_clock = wall_clock
         self._history = queue.history
         self._loop = asyncio.get_running_loop()
 
@@ -109,6 +111,15 @@ class Reader:
             except StoreUnavailable as error:
                 REDIS.begin(who, error=str(error))
                 await asyncio.sleep(0.5)
+
+    async def lapse(self) -> None:
+        """Take what has expired behind what is read already, from lanes that are not read now."""
+        for lane in LANES:
+            mark = self._holdings.mark()
+            wanted = self._config.prefetch - self._holdings.held(lane)
+            if wanted < self._config.prefetch // 4 and self._lease.holds and self._history == self._queue.history:
+                now = int(self._wall_clock() * 1000)
+                self._holdings.admit(await self._queue.lapsed(self._route, lane, now), mark)
 
     async def reclaim(self) -> None:
         """Take over what others left."""

@@ -108,6 +108,7 @@ class RouteWorker:
             lease=self._lease,
             haste=self._haste,
             in_flight=lambda: self._in_flight,
+            wall_clock=wall_clock,
         )
         self._log = get_logger("dispatch").bind(app=self.route.app, platform=self.route.platform)
         self._limits = RouteLimits()
@@ -142,6 +143,7 @@ class RouteWorker:
                     tasks.create_task(part.run())
             tasks.create_task(self._every(self._config.promote_every, self._promote))
             tasks.create_task(self._every(self._config.reclaim_every, self._reader.reclaim))
+            tasks.create_task(self._every(self._config.lapse_every, self._lapse))
 
     def stop(self) -> None:
         """Submit nothing more. What was read and not sent stays in Redis, for whoever comes next."""
@@ -191,6 +193,10 @@ class RouteWorker:
         self._tally.flush()
         self._look()
         await self._queue.promote(self.route, int(self._wall_clock() * 1000))
+
+    async def _lapse(self) -> None:
+        if self.health.trouble is not None or self._provider.trouble:
+            await self._reader.lapse()
 
     def _look(self) -> None:
         """Say how the route is; while nothing goes, end what waits in memory and has expired."""

@@ -217,6 +217,11 @@ class DeliveryQueue(Protocol):
         """Take over entries of consumers that are gone, at the targets without an outcome."""
         ...
 
+    async def lapsed(self, route: Route, lane: Lane, now: int) -> list[Taken]:
+        """Take what nobody has taken yet and whose time was over at `now` (Unix ms), also from behind what is not to be
+        taken now. A part of the lane is looked at in each call, until all of it has been."""
+        ...
+
     async def enrol(self, app: str) -> None:
         """Called before anything of an app is taken: from now on a revocation waits for this consumer's word."""
         ...

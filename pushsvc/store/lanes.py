@@ -15,7 +15,7 @@ acknowledged on the old one, and as its consumer lives nobody would take it over
 class LaneState:
     """One stream, as one consumer sees it."""
 
-    __slots__ = ("cursor", "expected", "held", "key", "look_at", "place", "sure_after", "unsure")
+    __slots__ = ("cursor", "expected", "held", "key", "look_at", "looked", "place", "sure_after", "unsure")
 
     def __init__(self, route: Route, shard: int, lane: Lane) -> None:
         self.place = (route.app, shard, route.platform, lane)
@@ -28,6 +28,8 @@ class LaneState:
         self.look_at = 0.0
         """When to look for such entries though nothing says that there are any."""
         self.cursor: bytes | str = "0"
+        self.looked = ""
+        """The last entry that was looked at for whether its time is over; empty: the next look begins in front."""
         # Recent targets an entry. The first guess is a full chunk, so that the first reads take too few, not too many.
         self.expected = 500.0
 

@@ -315,6 +315,12 @@ class MemoryQueue:
             taken += self._open(route, lane, left, again=True)
         return taken
 
+    async def lapsed(self, route: Route, lane: Lane, now: int) -> list[Taken]:
+        stream = self._state.lanes[route.app, route.platform, lane]
+        over = [entry_id for entry_id, owner in stream.owner.items() if owner is None]
+        over = [entry_id for entry_id in over if stream.entries[entry_id].expires_at <= now]
+        return self._open(route, lane, over, again=True)
+
     async def enrol(self, app: str) -> None:
         self._state.heard[app].setdefault(self._consumer, len(self._state.revoked[app]))
 

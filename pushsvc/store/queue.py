@@ -36,6 +36,7 @@ from .dead import note_dropped
 from .entries import Opener, Read, entries_of, entries_read
 from .held import HeldRoutes
 from .lanes import LaneState
+from .lapses import take_lapsed
 from .link import Link
 from .liveness import Liveness
 from .presence import Presence, newest_command, newest_of
@@ -318,6 +319,18 @@ class RedisQueue:
                     )
                     claimed.append((state, entries_of(flat)))
             return await self._opener.open_again(route, claimed)
+        except BaseException:
+            for state in states:
+                state.lost(self._config.timeout)
+            raise
+
+    async def lapsed(self, route: Route, lane: Lane, now: int) -> list[Taken]:
+        """A page a shard: see lapses.py."""
+        await self._liveness.begin()
+        states = self._states(route, lane)
+        try:
+            found = [(state, await take_lapsed(self._link, self._config.consumer, state, now)) for state in states]
+            return await self._opener.open_again(route, found)
         except BaseException:
             for state in states:
                 state.lost(self._config.timeout)

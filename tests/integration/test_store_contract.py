@@ -789,3 +789,28 @@ def test_ping(server: Server | None) -> None:
         assert (await world.store("b")).hash_key == store.hash_key
 
     play(server, story)
+
+
+def test_what_has_expired_is_taken_from_behind_what_is_not_read(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        one, two = await world.store("a"), await world.store("b")
+        assert await one.queue.lapsed(ROUTE, "normal", NOW) == []  # nobody has ever read here
+        for number in range(6):
+            late = number in (0, 2, 4)
+            own = make_push(f"p{number}", 2)
+            await one.pushes.accept(msgspec.structs.replace(own, expires_at=NOW + 1_000) if late else own)
+        (first,) = await take(two, targets=1)
+        assert first.chunk.push_id == "p0"  # in another's hands
+        assert await one.queue.lapsed(ROUTE, "normal", NOW) == []
+        found = await one.queue.lapsed(ROUTE, "normal", NOW + 1_000)
+        assert [each.chunk.push_id for each in found] == ["p2", "p4"]
+        assert await one.queue.lapsed(ROUTE, "normal", NOW + 1_000) == []
+        assert await two.queue.lapsed(ROUTE, "normal", NOW + 1_000) == []
+        for each in found:
+            assert await one.queue.settle("shop", *all_of(each, Ended("expired"), None)) == 2
+        assert [each.chunk.push_id for each in await take_all(one)] == ["p1", "p3", "p5"]
+        status = await one.pushes.status("shop", "p2")
+        assert status is not None
+        assert (status.state, status.counts.expired) == ("done", 2)
+
+    play(server, story)

@@ -527,7 +527,7 @@ def test_every_key_is_as_documented(server: Server) -> None:
         assert await store.webhooks.ask_again("shop", await store.webhooks.dead("shop")) == 1
 
         await store.cleanups.finish({})
-        await store.workers.tell("dispatch", ["shop"])
+        await store.workers.tell("dispatch", ["shop"], [ROUTE])
         for name, token in (("gone", "nobody's"), ("held", "some-0")):
             await store.registry.put("shop", Device(id=name, platform="apns", token=token, user=name))
         assert (await store.erasures.erase("shop", "gone", wait=60.0)).done

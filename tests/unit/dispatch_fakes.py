@@ -187,6 +187,9 @@ class FakeQueue:
         self._come()
         return 0
 
+    async def lapsed(self, route: Route, lane: Lane, now: int) -> list[Taken]:
+        return []
+
     async def reclaim(self, route: Route) -> list[Taken]:
         return []
 

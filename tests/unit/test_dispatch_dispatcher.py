@@ -78,6 +78,27 @@ def test_what_was_read_for_a_route_that_goes_is_sent_by_whoever_still_serves_it(
     run(main())
 
 
+def test_what_expires_behind_more_than_fits_into_memory_ends_while_its_route_is_held() -> None:
+    async def main() -> None:
+        store, provider = memory_store(), FakeProvider(room=0)
+        provider.trouble = "removed: the app has no account `apns` any more"
+        config = DispatchConfig(retry=RetryPolicy(), prefetch=100)
+        async with running(dispatcher(store.queue, provider, config=config)):
+            for name in ("a", "b", "c"):
+                await store.pushes.accept(push(name, *many(name, 100)))
+            await store.pushes.accept(push("short", *many("s", 10), ttl=5.0))
+            await until(lambda: store._state.pushes["shop", "short"].state == "done", 10.0)
+            assert await counts(store, "short") == {"total": 10, "expired": 10}
+            assert await counts(store, "c") == {"total": 100, "queued": 100}
+            provider.trouble, provider.window = "", 1000
+            provider.says = lambda delivery: Sent(status=200)
+            provider.widen(1000)
+            await until(lambda: store._state.pushes["shop", "c"].state == "done", 60.0)
+        assert provider.tokens == many("a", 100) + many("b", 100) + many("c", 100)
+
+    run(main())
+
+
 # --- draining ---------------------------------------------------------------------------------------
 
 

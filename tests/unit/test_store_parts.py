@@ -69,6 +69,7 @@ def test_a_token_hash_is_short_keyed_and_stable() -> None:
     [
         "accept",
         "cancel",
+        "lapse",
         "once",
         "outstanding",
         "promote",
