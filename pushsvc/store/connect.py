@@ -32,6 +32,7 @@ from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry as SyncRetry
 
 from ..errors import ConfigError, StoreError, StoreUnavailable
+from .packed import packed
 from .sentinels import Sentinels, primary_client
 from .sync_sentinels import SyncSentinels, sync_primary_client
 from .urls import FORMS, check_url
@@ -153,11 +154,13 @@ def open_redis(
             options["socket_keepalive"] = True
         if scheme.endswith("+sentinel"):
             return _open_sentinel(url, options, sentinels)
+        pool: ConnectionPool
         if blocking:
-            return Redis.from_pool(ConnectionPool.from_url(url, max_connections=100_000, **options))
-        return Redis.from_pool(
-            BlockingConnectionPool.from_url(url, max_connections=_CONNECTIONS, timeout=timeout, **options)
-        )
+            pool = ConnectionPool.from_url(url, max_connections=100_000, **options)
+        else:
+            pool = BlockingConnectionPool.from_url(url, max_connections=_CONNECTIONS, timeout=timeout, **options)
+        pool.connection_class = packed(pool.connection_class)
+        return Redis.from_pool(pool)
     except (ValueError, KeyError) as error:
         # The URL may hold a password, so the error names what is wrong but does not quote it.
         raise ConfigError("redis.url", f"cannot be read ({type(error).__name__})", f"use one of {FORMS}") from None

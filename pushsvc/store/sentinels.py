@@ -32,6 +32,8 @@ from redis.asyncio.sentinel import (
 from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import RedisError, ResponseError
 
+from .packed import Packed
+
 MEMORY: Final = 30.0
 """Seconds for which a newer word stands against an older one."""
 
@@ -159,7 +161,7 @@ class Sentinels(Sentinel):
             return [None] * len(commands)
 
 
-class _Checked(SentinelManagedConnection):
+class _Checked(Packed, SentinelManagedConnection):
     """Connects to whom the sentinels name, each time. Trusted when that server says that it is a primary, and the
     sentinels have named no other meanwhile."""
 

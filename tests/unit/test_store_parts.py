@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from redis import exceptions as faults
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from pushsvc.codec import CodecError
@@ -22,6 +23,7 @@ from pushsvc.store.commit import GroupCommit
 from pushsvc.store.connect import open_redis, store_faults
 from pushsvc.store.dead import DeadLetter, decode_dead, encode_dead
 from pushsvc.store.letters import LOOK, STEP, RedisLetters
+from pushsvc.store.packed import Packed
 from pushsvc.store.receipts import parse_event_id, start_of
 from pushsvc.store.status import FIELDS, counts_of, state_of, status_of
 
@@ -191,6 +193,29 @@ def test_urls_of_every_kind() -> None:
         ]
         cluster = open_redis("redis+cluster://one:7000,two", name="me")
         assert isinstance(cluster, RedisCluster)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+@pytest.mark.parametrize(
+    "url", ["redis://h", "rediss://h", "unix:///s", "redis+sentinel://one/master", "rediss+sentinel://one/master"]
+)
+def test_commands_are_packed_by_hiredis_as_redis_py_packs_them(url: str, blocking: bool) -> None:
+    async def main() -> None:
+        client = open_redis(url, name="me", blocking=blocking)
+        assert isinstance(client, Redis)
+        connection: Any = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py gives none
+        assert issubclass(type(connection), Packed)
+        words = ("SET", "key", "\u00e9 \U0001f514", b"\x00\r\n\xff", 7, -(10**18), 0.1, 1e300, "", b"x" * 10_000)
+        for command in (words, ("SCRIPT LOAD", "return 1"), ("PING",)):
+            assert b"".join(connection.pack_command(*command)) == b"".join(
+                AbstractConnection.pack_command(connection, *command)
+            )
+        whole = [words, ("PING",)] * 3
+        assert b"".join(connection.pack_commands(whole)) == b"".join(
+            b"".join(connection.pack_command(*command)) for command in whole
+        )
 
     asyncio.run(main())
 
