@@ -96,8 +96,9 @@ def app_bucket(app: str, rate: Rate) -> Bucket:
     return Bucket(f"{app}.0", APP, rate, burst=float(rate.seconds))
 
 
-Refuse = Callable[[OpenEntry, Target, int], None]
-"""Takes a target that is over its limit, and the milliseconds to wait."""
+Refuse = Callable[[OpenEntry, Target, int, RouteLimits], None]
+"""Takes a target that is over its limit, the milliseconds to wait, and the limits by which that was asked: others may
+hold by now."""
 Passed = Callable[[OpenEntry], None]
 """Takes an entry that may be sent."""
 
@@ -203,17 +204,19 @@ class Gate:
     async def _ask_until_answered(self, lane: Lane, entries: list[OpenEntry]) -> None:
         limits = self._limits
         if limits.per_token is not None:
-            await self._ask(lane, entries, limits.per_token, "all")
+            await self._ask(lane, entries, limits, limits.per_token, "all")
         account = limits.account
         if account.collapsible is not None and account.is_collapsible is not None:
             judged = account.is_collapsible
             collapsible = [entry for entry in entries if judged(entry.chunk.message.body)]
             if collapsible:
-                await self._ask(lane, collapsible, account.collapsible, "collapsible")
+                await self._ask(lane, collapsible, limits, account.collapsible, "collapsible")
         if limits.per_app is not None and limits.on_exceed == "drop":
-            await self._draw_on_the_app(lane, entries, app_bucket(self._route.app, limits.per_app))
+            await self._draw_on_the_app(lane, entries, limits, app_bucket(self._route.app, limits.per_app))
 
-    async def _ask(self, lane: Lane, entries: Sequence[OpenEntry], rate: Rate, family: str) -> None:
+    async def _ask(
+        self, lane: Lane, entries: Sequence[OpenEntry], limits: RouteLimits, rate: Rate, family: str
+    ) -> None:
         tokens = [target.token for entry in entries for target in entry.targets]
         waits: dict[int, int] = {}
         asked = 0
@@ -224,26 +227,28 @@ class Gate:
             waits.update((asked + place, wait) for place, wait in answer)
             asked += len(some)
         if waits:
-            self._take_out(entries, waits)
+            self._take_out(entries, waits, limits)
 
-    async def _draw_on_the_app(self, lane: Lane, entries: Sequence[OpenEntry], bucket: Bucket) -> None:
+    async def _draw_on_the_app(
+        self, lane: Lane, entries: Sequence[OpenEntry], limits: RouteLimits, bucket: Bucket
+    ) -> None:
         total = sum(len(entry.targets) for entry in entries)
         granted = 0
         while granted < total:
             lease = await self._until_answered(lane, partial(self._limiter.lease, bucket, total - granted))
             if not lease.granted:
-                self._take_out(entries, dict.fromkeys(range(granted, total), lease.wait_ms))
+                self._take_out(entries, dict.fromkeys(range(granted, total), lease.wait_ms), limits)
                 break
             granted += lease.granted
 
-    def _take_out(self, entries: Sequence[OpenEntry], waits: dict[int, int]) -> None:
+    def _take_out(self, entries: Sequence[OpenEntry], waits: dict[int, int], limits: RouteLimits) -> None:
         start = 0
         for entry in entries:
             targets = entry.targets
             own = [place for place in range(start, start + len(targets)) if place in waits]
             if own:
                 for place in own:
-                    self._refuse(entry, targets[place - start], waits[place])
+                    self._refuse(entry, targets[place - start], waits[place], limits)
                 out = set(own)
                 entry.targets = tuple(t for place, t in enumerate(targets, start) if place not in out)
             start += len(targets)

@@ -111,13 +111,12 @@ class RouteWorker:
             wall_clock=wall_clock,
         )
         self._log = get_logger("dispatch").bind(app=self.route.app, platform=self.route.platform)
-        self._limits = RouteLimits()
         self._gate: Gate | None = None
         self._pacer: Pacer | None = None
         if limiter is not None:
             self._gate = self._holdings.gate = Gate(
                 self.route,
-                self._limits,
+                RouteLimits(),
                 limiter,
                 self._lanes,
                 asking=self._holdings.asking,
@@ -127,7 +126,7 @@ class RouteWorker:
                 overtaken=lambda lane: lane in self._haste.overtaken(self.route, self._loop.time()),
             )
             self._pacer = Pacer((), limiter, wake=self.wake)
-            self.limit(limits or self._limits)
+            self.limit(limits or RouteLimits())
         provider.on_room(self.wake)
 
     # --- reading ------------------------------------------------------------
@@ -171,7 +170,6 @@ class RouteWorker:
 
     def limit(self, limits: RouteLimits) -> None:
         """Hold the route to these limits from now on."""
-        self._limits = limits
         if self._gate is not None and self._pacer is not None:
             self._gate.use(limits)
             self._pacer.use(limits.paced(self.route))
@@ -365,11 +363,11 @@ class RouteWorker:
         self._holdings.signal_space()
         self.wake()
 
-    def _refuse(self, entry: OpenEntry, target: Target, wait_ms: int) -> None:
+    def _refuse(self, entry: OpenEntry, target: Target, wait_ms: int, limits: RouteLimits) -> None:
         """A target is over its limit: it waits in Redis, at no cost of an attempt, or ends."""
         now = int(self._wall_clock() * 1000)
         chunk = entry.chunk
-        drops = self._limits.on_exceed == "drop" and chunk.turn == 1
+        drops = limits.on_exceed == "drop" and chunk.turn == 1
         verdict = DROPPED if drops else waits(chunk, now, wait_ms, counted=False)
         self._tally.limited()
         self._settle(Delivery(chunk, target), entry, None, verdict, now, RATE_LIMITED)

@@ -61,6 +61,7 @@ class Rig:
         self.ready = Lanes()
         self.overtaken: set[Lane] = set()
         self.refused: list[tuple[str, int]] = []
+        self.by: list[RouteLimits] = []
         self.woken = asyncio.Event()
         self.gate = Gate(
             ROUTE,
@@ -68,11 +69,15 @@ class Rig:
             limiter,
             self.ready,
             asking=lambda: self.ready.add,
-            refuse=lambda entry, target, wait: self.refused.append((target.token, wait)),
+            refuse=self.refuse,
             wake=self.woken.set,
             congested=lambda: False,
             overtaken=lambda lane: lane in self.overtaken,
         )
+
+    def refuse(self, entry: OpenEntry, target: Target, wait: int, limits: RouteLimits) -> None:
+        self.refused.append((target.token, wait))
+        self.by.append(limits)
 
     def add(self, *tokens: str, lane: Lane = "normal", body: bytes = b"{}") -> None:
         targets = tuple(Target(index, token) for index, token in enumerate(tokens))
@@ -275,6 +280,31 @@ def test_who_is_overtaken_asks_small_questions() -> None:
         assert rig.drawn() == [token for token in tokens if token not in over]
 
     play(RouteLimits(per_token=RATE), limiter, act)
+
+
+def test_a_refusal_goes_by_the_limits_that_were_asked() -> None:
+    """Else what an earlier `drop` refuses for an hour would wait that hour under a later `delay`."""
+
+    class Slow(FakeLimiter):
+        async def admit(self, *arguments: Any, **options: Any) -> Sequence[tuple[int, int]]:
+            asked.set()
+            await answer.wait()
+            return await super().admit(*arguments, **options)
+
+    before, later = RouteLimits(per_token=RATE, on_exceed="drop"), RouteLimits(per_app=RATE)
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def act(rig: Rig) -> None:
+        rig.add("over")
+        rig.gate.refill()
+        await asked.wait()
+        rig.gate.use(later)
+        answer.set()
+        await rig.woken.wait()
+        assert rig.refused == [("over", 1000)]
+        assert rig.by == [before]
+
+    play(before, Slow(over=["over"]), act)
 
 
 def test_what_waits_is_asked_for_by_the_limits_of_that_moment() -> None:
