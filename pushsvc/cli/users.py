@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InvalidRequest, PushsvcError
-from ..ports.erasure import WHAT, Erasure
+from ..ports.erasure import UNHEARD, WHAT, Erasure
 from .failed import apps_of
 from .output import Json, going_on, print_json, print_table
 from .running import run
@@ -52,11 +52,15 @@ def erase(
     erasure = run(_erase(settings, app, user, wait))
     if json:
         removed = {what: erasure.removed.get(what, 0) for what in WHAT}
-        print_json({"app": app, "user": user, "erased": erasure.devices, "done": erasure.done, "removed": removed})
+        warnings = {} if erasure.heard else {"warnings": [UNHEARD]}
+        told = {"app": app, "user": user, "erased": erasure.devices, "done": erasure.done, "removed": removed}
+        print_json({**told, **warnings})
     else:
         rows = [["devices", f"{erasure.devices:,}"]]
         rows += [[what.replace("_", " "), f"{count:,}"] for what in WHAT if (count := erasure.removed.get(what))]
         print_table(("erased", "records"), rows)
+    if not erasure.heard and not json:
+        typer.echo(f"warning: {UNHEARD}", err=True)
     if not erasure.done:
         raise NotErased("it is not done yet; `pushsvc jobs` continues it, and so does this command")
 

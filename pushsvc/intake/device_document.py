@@ -24,6 +24,7 @@ from ..errors import Fault, InvalidRequest
 from ..identity import canonical
 from ..ports.registry import MOST_OF_USER
 from .faults import Check, Enough, Found, Rules, check_fields, check_name, platform_check
+from .problems import ProblemFault
 from .refusal import parse, summary
 from .wording import expected, join, secret_kind
 
@@ -142,6 +143,10 @@ class Erased(Struct, frozen=True):
         bool, Meta(description="Nothing is left. Else it goes on by itself; the same call tells how far it has come.")
     ]
     removed: ErasedParts
+    warnings: Annotated[
+        list[ProblemFault] | UnsetType,
+        Meta(description="What may still be sent for some seconds, and what to do about it."),
+    ] = UNSET
 
 
 def shown(device: Device) -> RegisteredDevice:

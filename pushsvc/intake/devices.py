@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from aiohttp import web
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from ..devices import ByTopic, name_fault
 from ..errors import Fault, InvalidRequest, NotFound
 from ..model import Platform
 from ..ports import Renderer
-from ..ports.erasure import Erasures
+from ..ports.erasure import UNHEARD, Erasures
 from ..ports.registry import MOST_OF_USER, Registry, TopicsFull, UserFull
 from .answers import encode
 from .auth import Gate
@@ -32,7 +32,7 @@ from .device_document import (
     shown,
 )
 from .faults import Rules
-from .problems import SERVER
+from .problems import SERVER, ProblemFault
 from .query import read as read_query
 from .routes import CALL, JSON
 
@@ -140,7 +140,8 @@ class DeviceCalls:
         app, names = await self._enter(request, "delete_user")
         erasure = await self._erasures.erase(app.name, names["user"], wait=self._config.erase_wait)
         removed = ErasedParts(**{what: erasure.removed.get(what, 0) for what in ErasedParts.__struct_fields__})
-        return _json(200, Erased(erasure.devices, erasure.done, removed))
+        warnings = UNSET if erasure.heard else [ProblemFault("user", UNHEARD)]
+        return _json(200, Erased(erasure.devices, erasure.done, removed, warnings))
 
     async def put_subscription(self, request: web.Request) -> web.Response:
         """`PUT /v1/topics/{topic}/devices/{device_id}`: 204, also where it was subscribed before."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -17,7 +17,16 @@ class Erasure(Struct, frozen=True):
     """Nothing is left. Else it goes on: by whoever asks again, and by `pushsvc jobs`."""
     removed: Mapping[str, int] = {}
     """How many of what, by the names of `WHAT`, so far."""
+    heard: bool = True
+    """Whether all dispatchers have said in time that they let go of what they held. One that has not is paused or was
+    killed, and may send of it until its lease runs out."""
 
+
+UNHEARD: Final = (
+    "a dispatcher has not confirmed in time that it lets go of what it had read, and may send of that until its lease "
+    "runs out, some seconds from now; look for one that is paused or was killed, and start it again"
+)
+"""What `heard` being False means, for people."""
 
 WHAT = ("deliveries", "dead_letters", "receipts", "events", "statuses", "suppressions", "quarantined", "pushes")
 """`deliveries` that were queued and end as `cancelled`; rows of `statuses`, which stay without saying whose they are;
@@ -26,6 +35,7 @@ WHAT = ("deliveries", "dead_letters", "receipts", "events", "statuses", "suppres
 
 class Erasures(Protocol):
     """What is erased is what is kept of the devices that the user has when it begins: by their ids and their tokens.
+    Nothing that was accepted before it is done is sent to these tokens afterwards, unless they are registered again.
 
     It is recorded before anything is removed, so that it is carried out to its end whoever dies meanwhile. The record
     holds the ids and tokens, and is the last that goes.

@@ -14,10 +14,10 @@ from ..ports import EntryRef, Taken
 from . import keys
 from .lanes import LaneState
 from .link import Link
-from .presence import Presence
+from .presence import Presence, Present
 from .quarantine import set_aside
 from .supersession import SUPERSEDED, Supersession
-from .suppression import Suppression
+from .suppression import ERASED, NONE_LISTED, Listed, Suppression, accepted_at
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -87,7 +87,7 @@ class Opener:
         again: bool = False,
     ) -> list[Taken]:
         chunks = [chunk for _, decoded, _ in found for _, chunk in decoded]
-        suppressed = await self._suppression.among(route.app, route.platform, chunks, sizes)
+        listed = await self._suppression.among(route.app, route.platform, chunks, sizes)
         changed = await self._presence.of(route.app, route.platform, chunks, newest)
         superseded = await self._supersession.among(route.app, chunks, again=again)
         # Nothing is awaited from here on: an entry that two calls have read at once is handed out by one of them, and
@@ -102,13 +102,11 @@ class Opener:
                 why: dict[int, str] = {}
                 if chunk.push_id in cancelled:
                     skip = {target.index: "cancelled" for target in chunk.targets}
-                elif suppressed:
-                    skip = {target.index: "suppressed" for target in chunk.targets if target.token in suppressed}
+                elif listed is not NONE_LISTED:
+                    skip, why = _left_out(chunk, listed)
                 behind = superseded.get(id(chunk), ()) if superseded else ()
                 if changed and id(chunk) in changed and chunk.push_id not in cancelled:
-                    chunk, why, renewed = changed[id(chunk)]
-                    skip = {index: end for index, end in skip.items() if index not in renewed}
-                    skip.update(dict.fromkeys(why, "suppressed"))
+                    chunk = _changed(chunk, changed[id(chunk)], listed, skip, why)
                 for index in behind:
                     if index not in skip:
                         skip[index], why[index] = "suppressed", SUPERSEDED
@@ -162,6 +160,35 @@ class Opener:
             ids = await self._link.call("ZRANGE", keys.cancelled(app, shard), 0, -1) if epoch else []
             known = self._cancelled[app, shard] = (epoch, frozenset(push_id.decode() for push_id in ids))
         return known[1]
+
+
+def _left_out(chunk: Chunk, listed: Listed) -> tuple[dict[int, End], dict[int, str]]:
+    """Which targets are sent nothing as their tokens are dead, or were erased after they were chosen: a device is
+    chosen when the push starts, or later."""
+    skip: dict[int, End] = {}
+    why: dict[int, str] = {}
+    accepted = accepted_at(chunk) if listed.erased else 0
+    for target in chunk.targets:
+        if target.token in listed.dead:
+            skip[target.index] = "suppressed"
+        elif listed.covers(target.token, accepted if target.device_id is None else chunk.starts_at):
+            skip[target.index], why[target.index] = "cancelled", ERASED
+    return skip, why
+
+
+def _changed(chunk: Chunk, found: Present, listed: Listed, skip: dict[int, End], why: dict[int, str]) -> Chunk:
+    """The chunk as the registry has its devices now. A device that is gone with its user was erased, not moved."""
+    for index in found.renewed:
+        skip.pop(index, None)
+        why.pop(index, None)
+    for target in chunk.targets if found.gone else ():
+        if target.index not in found.gone:
+            continue
+        if listed.covers(target.token, accepted_at(chunk)):
+            skip[target.index], why[target.index] = "cancelled", ERASED
+        else:
+            skip[target.index], why[target.index] = "suppressed", found.gone[target.index]
+    return found.chunk
 
 
 def entries_of(flat: Sequence[bytes]) -> list[Entry]:

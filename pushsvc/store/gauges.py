@@ -12,6 +12,7 @@ from ..model import LANES, Lane, Platform
 from . import keys
 from .config import StoreConfig
 from .link import Link, pairs
+from .suppression import Suppression
 
 
 class AppGauges(Struct, frozen=True):
@@ -92,7 +93,7 @@ def _questions(app: str, shard: int, platforms: Sequence[Platform]) -> list[tupl
         ("XLEN", keys.receipts(app, shard)),
         ("XLEN", keys.events(app, shard)),
         ("XLEN", keys.quarantine(app, shard)),
-        *(("ZCARD", keys.suppressed(app, shard, platform)) for platform in platforms),
+        *(Suppression.counting(app, shard, platform) for platform in platforms),
         *(("XLEN", keys.lane(app, shard, platform, lane)) for platform in platforms for lane in LANES),
         *(("XINFO", "GROUPS", keys.lane(app, shard, platform, lane)) for platform in platforms for lane in LANES),
     ]

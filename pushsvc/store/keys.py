@@ -52,7 +52,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:events`              | stream | entry: events TTL      | `e` encoded FeedbackEvent; capped                     |
 | `ps:T:gone`                | string | for good               | id of the last event that retention has removed       |
 | `ps:T:sup:<platform>`      | zset   | member: suppression TTL| by route: 16-byte digest of a token that is dead      |
-|                            |        |                        | there; score recorded at ms                           |
+|                            |        |                        | there; score recorded at ms; of one that was erased,  |
+|                            |        |                        | for 29 days: see suppression.py                       |
 | `ps:T:moved:<platform>`    | zset   | member: 29 days        | 16-byte digest of the token of a device that changed, |
 |                            |        |                        | or may have: see presence.py; score marked at ms      |
 | `ps:T:lim:<platform>:<family>:<kind>:<number>` | hash | 2 spans, in seconds | digest -> TAT of those pushed to in a |

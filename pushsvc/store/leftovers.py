@@ -20,6 +20,7 @@ from .config import DAY, OPEN_MOST, StoreConfig
 from .link import Link
 from .orphans import BUCKETS, INDEXES, Orphans
 from .replays import RECORD_TTL
+from .suppression import outlived
 
 _KEYS = 200
 """Keys looked at in one step, about."""
@@ -139,6 +140,8 @@ class RedisLeftovers:
                 "aged", [key, *read], [self._oldest(name.kind, now), _AGED, int(dry_run), position]
             )
             further = following.decode() or None
+            if name.kind == "sup" and not dry_run:
+                await self._link.call(*outlived(key, now))
         elif name.kind == "t":
             found, further = await self._orphans.in_topic(name.app, name.rest, position, dry_run=dry_run)
         else:

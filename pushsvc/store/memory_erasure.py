@@ -12,10 +12,10 @@ from ..model import Chunk, DeliveryRow, Target
 from ..ports.erasure import Erasure
 from ..routing import platform_of, routes_of
 from .erasure.audiences import names_nobody, without_names
-from .erasure.queue import ERASED
 from .erasure.subjects import Subjects, joined, key_of
 from .memory_registry import MemoryRegistry
 from .memory_state import Record, State
+from .suppression import ERASED
 
 
 class MemoryErasures:

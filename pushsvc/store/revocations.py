@@ -176,14 +176,15 @@ class Revocations:
         self._clock = clock
         self._waits: dict[tuple[str, int], _Wait] = {}
 
-    async def tell_tokens(self, app: str, tokens: Iterable[str], *, wait: bool = False) -> None:
+    async def tell_tokens(self, app: str, tokens: Iterable[str], *, wait: bool = False) -> bool:
         """What waits for these tokens is to be looked at again. `wait` until the dispatchers have let go of it, for
-        `PATIENCE` at most."""
+        `PATIENCE` at most; False where one of them has not said so by then."""
         marks = " ".join(str(mark) for mark in sorted({token_mark(token) for token in tokens}))
         if marks:
             place = await self._tell(app, 0, "t", marks)
             if wait:
-                await self.heard(app, 0, place)
+                return await self.heard(app, 0, place)
+        return True
 
     async def recall(self, ref: EntryRef) -> None:
         """Whoever holds the entry is to give back what is not sent of it."""
@@ -199,13 +200,13 @@ class Revocations:
         )
         return cast(bytes, entry_id).decode()
 
-    async def heard(self, app: str, shard: int, place: str, push_id: str = "") -> None:
-        """Return when all dispatchers have applied the revocations up to `place`, or after `PATIENCE`. A cancelled push
-        is recorded as confirmed then. Raises `StoreUnavailable`."""
+    async def heard(self, app: str, shard: int, place: str, push_id: str = "") -> bool:
+        """Whether all dispatchers have applied the revocations up to `place`, once they have, or after `PATIENCE`. A
+        cancelled push is recorded as confirmed then. Raises `StoreUnavailable`."""
         wait = self._waits.get((app, shard))
         if wait is None:
             wait = self._waits[app, shard] = _Wait(self._link, app, shard)
-        await wait.until(place, push_id)
+        return await wait.until(place, push_id)
 
     async def aclose(self) -> None:
         for wait in self._waits.values():
@@ -221,7 +222,7 @@ class _Waiter:
         self.place = place_of(place)
         self.push_id = push_id
         self.until = until
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
 
 class _Wait:
@@ -243,15 +244,14 @@ class _Wait:
         self._silent: set[bytes] = set()
         self._task: asyncio.Task[None] | None = None
 
-    async def until(self, place: str, push_id: str) -> None:
+    async def until(self, place: str, push_id: str) -> bool:
         loop = asyncio.get_running_loop()
         waiter = _Waiter(place, push_id, loop.time() + PATIENCE)
         self._waiting.append(waiter)
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._look(), name="heard")
         await asyncio.wait([waiter.future], timeout=PATIENCE)
-        if waiter.future.done():
-            waiter.future.result()
+        return waiter.future.done() and waiter.future.result()
 
     def close(self) -> None:
         if self._task is not None:
@@ -279,7 +279,7 @@ class _Wait:
             speaking = min((place_of(said) for name, said in heard.items() if name not in self._silent), default=None)
             for each in waiting:
                 if not each.future.done() and (each in ready or speaking is None or each.place <= speaking):
-                    each.future.set_result(None)
+                    each.future.set_result(each in ready)
             self._waiting = [each for each in self._waiting if each not in ready and now < each.until + _AFTER]
             urgent = any(now < each.until and not each.future.done() for each in self._waiting)
             pause = _FIRST_LOOK if ready else min(_LAST_LOOK if urgent else 1.0, pause * 1.5)

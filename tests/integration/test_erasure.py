@@ -18,6 +18,7 @@ from pushsvc.audience import owner_of, targets_of
 from pushsvc.codec import decode_audience, encode_audience
 from pushsvc.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, Device, ToAll
 from pushsvc.fanout import expand
+from pushsvc.intake.ids import new_push_id, now_ms
 from pushsvc.model import (
     LANES,
     BadNotification,
@@ -39,6 +40,7 @@ from pushsvc.ports.erasure import WHAT, Erasure
 from pushsvc.store import MemoryStore, Store, StoreConfig, keys, token_hash
 from pushsvc.store.erasure.passes import KEEPERS, ORDER, keepers
 from pushsvc.store.erasure.subjects import Subjects
+from pushsvc.store.suppression import ERASED_FOR, outlived
 
 from .registry_audit import audit
 from .servers import Server
@@ -298,7 +300,8 @@ def test_who_was_erased_may_come_again(server: Server | None) -> None:
         await fill(store)
         assert (await store.erasures.erase("shop", "anna@example.com", wait=30.0)).done
         await store.registry.put_many("shop", ANNA)
-        await store.pushes.accept(to("again", *ANNA, lane="urgent"))
+        later = replace(to("again", *ANNA, lane="urgent"), created_at=now_ms() + 1000)
+        await store.pushes.accept(later)
         (taken,) = [each for each in await take_all(store, "urgent") if each.chunk.push_id == "again"]
         assert taken.skip == {}  # her token is suppressed no more
 
@@ -380,6 +383,178 @@ def test_who_comes_again_while_a_pass_is_under_way_is_erased_of_what_came_betwee
         assert (await store.erasures.erase("shop", "anna@example.com", wait=30.0)).done
         assert await balance(store, "between") == {"queued": 2, "cancelled": 2, "state": "scheduled"}
         await nothing_left(store, ANNA)
+
+    play(real, story)
+
+
+# --- what comes while an erasure goes on -----------------------------------------------------------
+
+
+def accepted_now(name: str, *devices: Device, **how: Any) -> Push:
+    """A push with an id of this instant, which says when it was accepted. `name` is its lane."""
+    now = now_ms()
+    return replace(
+        to(name, *devices, lane=name, **how), id=new_push_id(now), created_at=now, expires_at=now + 3_600_000
+    )
+
+
+@pytest.mark.parametrize("wait", [None, 60_000], ids=["at once", "scheduled"])
+def test_what_is_accepted_behind_the_last_look_is_not_sent_after_the_answer(
+    real: Server, wait: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        await store.registry.put_many("shop", [*ANNA, *BERT])
+        before: list[Push] = []
+        late = store.erasures._keepers["late"]
+        step = late.step
+
+        async def last(*args: Any) -> Any:
+            found = await step(*args)
+            if found.cursor is None and not before:
+                before.append(push(ANNA[0], BERT[0]))
+                await store.pushes.accept(before[0])
+            return found
+
+        def push(*devices: Device) -> Push:
+            return accepted_now("urgent", *devices, raw=True, send_at=None if wait is None else now_ms() + wait)
+
+        monkeypatch.setattr(late, "step", last)
+        assert (await store.erasures.erase("shop", "anna@example.com", wait=30.0)).done
+        await asyncio.sleep(0.01)  # for an id of a later instant
+        after = push(ANNA[0], BERT[0])
+        await store.pushes.accept(after)
+        await store.queue.launch("shop", now_ms() + 120_000)
+        sent = []
+        for taken in await take_all(store, "urgent"):
+            assert taken.skip == ({0: "cancelled"} if taken.chunk.push_id == before[0].id else {})
+            assert taken.why == dict.fromkeys(taken.skip, "erased")
+            sent += [taken.chunk.push_id for target in taken.chunk.targets if target.index not in taken.skip]
+        assert sorted(sent) == sorted([before[0].id, after.id, after.id])
+
+    play(real, story)
+
+
+def test_who_keeps_posting_to_the_token_does_not_keep_it_from_its_end(
+    real: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After every step of every look another push waits, in each place that is looked at."""
+
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        await store.registry.put_many("shop", [*ANNA, *BERT])
+        posted = steps = 0
+
+        async def post() -> None:
+            nonlocal posted
+            for later in (None, now_ms() + 600_000):
+                await store.pushes.accept(accepted_now("bulk", ANNA[0], raw=True, send_at=later))
+                posted += 1
+
+        for name in ("queue", "late"):
+            keeper = store.erasures._keepers[name]
+
+            async def watched(*args: Any, step: Any = keeper.step) -> Any:
+                nonlocal steps
+                steps += 1
+                await post()
+                return await step(*args)
+
+            monkeypatch.setattr(keeper, "step", watched)
+        erased = await store.erasures.erase("shop", "anna@example.com", wait=30.0)
+        assert erased.done
+        assert posted == 2 * steps
+        assert 0 < erased.removed["deliveries"] < posted
+        await store.queue.launch("shop", now_ms() + 700_000)
+        left = await take_all(store, "bulk")
+        assert all(taken.skip == {0: "cancelled"} and taken.why == {0: "erased"} for taken in left)
+        assert len(left) == posted - erased.removed["deliveries"]
+
+    play(real, story)
+
+
+def test_what_a_dispatcher_ends_for_an_erasure_is_cancelled_and_counted(real: Server) -> None:
+    """What names her devices and what names their bare tokens, taken between the beginning and the passes."""
+
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        await store.registry.put_many("shop", [*ANNA, *BERT])
+        device_push, token_push = accepted_now("urgent", *ANNA, *BERT), accepted_now("urgent", *ANNA, *BERT, raw=True)
+        for push in (device_push, token_push):
+            await store.pushes.accept(push)
+        assert not (await store.erasures.erase("shop", "anna@example.com", wait=0.0)).done
+        for route in ROUTES:
+            for taken in await take_all(store, "urgent", route):
+                hers = [target.index for target in taken.chunk.targets if target.index < 2]
+                assert taken.skip == dict.fromkeys(hers, "cancelled")
+                assert taken.why == dict.fromkeys(hers, "erased")
+                ended = [
+                    told(store, each)
+                    if each.delivery.target.index not in taken.skip
+                    else told(store, replace(each, verdict=Ended("cancelled"), outcome=None, reason="erased"))
+                    for each in all_of(taken)[0]
+                ]
+                await store.queue.settle("shop", ended, [taken.ref])
+        erased = await store.erasures.erase("shop", "anna@example.com", wait=30.0)
+        assert (erased.done, erased.removed) == (True, {"deliveries": 4})
+        await nothing_left(store, ANNA)
+        for push in (device_push, token_push):
+            assert await balance(store, push.id) == {"sent": 2, "cancelled": 2, "state": "done"}
+
+    play(real, story)
+
+
+def test_a_token_that_is_registered_while_its_erasure_goes_on_is_sent_what_comes_then(real: Server) -> None:
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        await store.registry.put_many("shop", [*ANNA, *BERT])
+        before = accepted_now("urgent", ANNA[0], raw=True)
+        await store.pushes.accept(before)
+        assert not (await store.erasures.erase("shop", "anna@example.com", wait=0.0)).done
+        await asyncio.sleep(0.01)  # for an instant after that
+        again = replace(ANNA[0], id="berts-new-phone", user="bert@example.com", registered_at=now_ms())
+        await store.registry.put_many("shop", [again])
+        await asyncio.sleep(0.01)
+        after = accepted_now("urgent", again)
+        await store.pushes.accept(after)
+        found = {taken.chunk.push_id: taken.skip for taken in await take_all(store, "urgent")}
+        assert found == {before.id: {0: "cancelled"}, after.id: {}}
+
+    play(real, story)
+
+
+def test_what_an_erasure_has_marked_is_no_suppression(real: Server) -> None:
+    """No call lifts it, no figure counts it, and it has its time."""
+
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        tokens = [(each.platform, each.token) for each in ANNA]
+        await store.registry.put_many("shop", ANNA)
+        assert (await store.erasures.erase("shop", "anna@example.com", wait=30.0)).done
+        assert await store.suppressions.remove("shop", tokens) == 0
+        gauges = await store.gauges({"shop": ("apns", "fcm")})
+        assert gauges.apps["shop"].suppressed == {"apns": 0, "fcm": 0}
+        names = [keys.suppressed("shop", 0, platform) for platform, _ in tokens]
+        assert [await store.link.call("ZCARD", name) for name in names] == [1, 1]
+        for name in names:
+            await store.link.call(*outlived(name, now_ms() + ERASED_FOR - 60_000))
+        assert [await store.link.call("ZCARD", name) for name in names] == [1, 1]
+        for name in names:
+            await store.link.call(*outlived(name, now_ms() + ERASED_FOR + 60_000))
+        assert [await store.link.call("ZCARD", name) for name in names] == [0, 0]
+
+    play(real, story)
+
+
+def test_a_dispatcher_that_says_nothing_is_named_in_the_answer(real: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(world: World) -> None:
+        monkeypatch.setattr("pushsvc.store.revocations.PATIENCE", 0.2)
+        store, silent = await open_real(world), await open_real(world, "silent")
+        await silent.queue.enrol("shop")
+        await store.registry.put_many("shop", [*ANNA, *BERT])
+        erased = await store.erasures.erase("shop", "anna@example.com", wait=30.0)
+        assert (erased.done, erased.heard) == (True, False)
+        assert not (await store.erasures.erase("shop", "bert@example.com", wait=30.0)).heard  # nobody waits again
 
     play(real, story)
 
@@ -611,7 +786,7 @@ def test_every_key_of_the_table_has_a_keeper_or_a_reason() -> None:
     rows = re.findall(r"^\| (`ps:[^|]+`) +\| \w+ +\|", keys.__doc__ or "", re.MULTILINE)
     assert {name for row in rows for name in re.findall("`([^`]+)`", row)} == set(KEEPERS)
     named = {keeper for keeper in KEEPERS.values() if not re.fullmatch(r"\(.+\)", keeper)}
-    assert named == {*ORDER, "erasures"}
+    assert named == {*ORDER, "erasures"} - {"late"}  # which is the queue once more
 
 
 def test_every_name_has_its_keeper(real: Server) -> None:

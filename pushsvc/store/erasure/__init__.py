@@ -11,11 +11,11 @@
 Whoever adds a key in which data of a device may stand adds its keeper to `KEEPERS` in passes.py; a test holds the table
 of keys.py against it.
 
-How an erasure goes: it is recorded with the ids and tokens; the tokens are suppressed, so that from now on nobody sends
-to them; the devices leave the registry. Then passes look through everything, for all users at once that wait for one.
-At the end the tokens are suppressed no more, as if nobody had ever heard of them, and the record becomes a report of
-counts. A caller does this itself as far as its time goes; what is left is gone on with by whoever comes next, from the
-step at which it was left.
+How an erasure goes: it is recorded with the ids and tokens; the tokens are marked, so that from now on nobody sends to
+them; the devices leave the registry. Then passes look through everything, for all users at once that wait for one. At
+the end the marks say when that was: what was accepted before ends as `cancelled` wherever it waits, what comes later is
+sent (see `suppression.py`). The record becomes a report of counts. A caller does this itself as far as its time goes;
+what is left is gone on with by whoever comes next, from the step at which it was left.
 """
 
 from .erasures import RedisErasures

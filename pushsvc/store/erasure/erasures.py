@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ...errors import StoreError, Unreadable
 from ...ports.erasure import Erasure
@@ -83,7 +84,8 @@ class RedisErasures:
         key = key_of(user, self._hash_key)
         clock = asyncio.get_running_loop().time
         deadline = clock() + wait
-        if not await self._begin(app, key, user):
+        begun, heard = await self._begin(app, key, user)
+        if not begun:
             if (removed := await self._forget_name(app, key, user, deadline)) is not None:
                 return Erasure(0, True, removed) if removed else await self._report(app, key)
             await self._change(app, key, partial(joined, user=user, devices=(), suppressed=0))
@@ -91,9 +93,9 @@ class RedisErasures:
             await self.work(app, stopping=lambda: clock() >= deadline)
             record = await self._record(app, key)
             if record is None:
-                return await self._report(app, key)
+                return replace(await self._report(app, key), heard=heard)
             if clock() >= deadline:
-                return Erasure(record.erased, False, record.removed)
+                return Erasure(record.erased, False, record.removed, heard)
             await asyncio.sleep(LOOK)
 
     async def unfinished(self, apps: Sequence[str]) -> list[str]:
@@ -131,10 +133,11 @@ class RedisErasures:
 
     # --- the beginning and the end ----------------------------------------------------------------
 
-    async def _begin(self, app: str, key: str, user: str) -> bool:
-        """Recorded, suppressed, out of the registry, in this order. False: there is nobody to be erased. All
-        devices go but those that this version cannot read: where one of these stays, it raises Unreadable."""
-        known = await self._record(app, key)
+    async def _begin(self, app: str, key: str, user: str) -> tuple[bool, bool]:
+        """Recorded, marked, out of the registry, in this order. Whether there is anybody to be erased, and whether all
+        dispatchers have let go of what they held. All devices go but those that this version cannot read: where one of
+        these stays, it raises Unreadable."""
+        known, heard = await self._record(app, key), True
         while devices := await self._registry.of_user(app, user):
             tokens = [(device.platform, device.token) for device in devices]
             known = await self._change(
@@ -142,12 +145,12 @@ class RedisErasures:
                 key,
                 partial(joined, user=user, devices=devices, suppressed=await self._suppression.known(app, tokens)),
             )
-            await self._suppression.everywhere(app, tokens, self._clock(), wait=True)
+            heard &= await self._suppression.erasing(app, tokens, wait=True)
             ids = [device.id for device in devices]
             await self._registry.revise(app, ids, lambda device: None if device.user == user else device)
         if await self._registry.hides_of_user(app, user):
             raise Unreadable("A device of this user, which is not erased,")
-        return known is not None
+        return known is not None, heard
 
     async def _forget_name(self, app: str, key: str, user: str, deadline: float) -> dict[str, int] | None:
         """Of somebody without devices nothing is kept but a name, in audiences that wait. What was removed of them, or
@@ -170,11 +173,11 @@ class RedisErasures:
             if record is None or record.asked != asked:
                 continue
             tokens = [(platform, token) for _, platform, token in record.devices]
-            await self._suppression.remove(app, tokens)
+            await self._suppression.erased(app, tokens)
             report = msgspec.json.encode(Erasure(record.erased, True, record.removed))
             await self._link.call("SET", keys.erased(app, key), report, "EX", REPORT_TTL)
             if not await self._swap(app, key, encode_record(record), b""):
-                await self._suppression.everywhere(app, tokens, self._clock())
+                await self._suppression.erasing(app, tokens)
 
     async def _report(self, app: str, key: str) -> Erasure:
         report = await self._link.call("GET", keys.erased(app, key))
@@ -220,9 +223,8 @@ class RedisErasures:
 
     async def _learn(self, app: str, who: Subjects) -> bool:
         """Keep what was learnt on the way; whether that was anything."""
-        now = self._clock()
         for key, devices in who.learnt.items():
-            await self._suppression.everywhere(app, [(platform, token) for _, platform, token in devices], now)
+            await self._suppression.erasing(app, [(platform, token) for _, platform, token in devices])
             await self._change(app, key, partial(learnt, devices=devices))
         return bool(who.learnt)
 

@@ -17,9 +17,10 @@ from .logs import Letters, Log, of_bytes, of_event, of_receipt
 from .queue import Queue
 from .rows import Rows
 
-ORDER: Final = ("audiences", "letters", "queue", "letters", "receipts", "events", "quarantine", "rows")
+ORDER: Final = ("audiences", "letters", "queue", "letters", "receipts", "events", "quarantine", "rows", "late")
 """Each before those that its data may still move to: audiences and, by a replay, letters go into the queue; a delivery
-that was on its way becomes a letter, a receipt, a row; a receipt becomes an event. Rows stay where they are."""
+that was on its way becomes a letter, a receipt, a row; a receipt becomes an event. Rows stay where they are. `late`
+is the queue once more, for what was accepted meanwhile."""
 
 KEEPERS: Final[dict[str, str]] = {
     # the table of keys.py: who takes the data of a device out of it; or, in brackets, why there is none in it
@@ -48,7 +49,7 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:T:receipts": "receipts",
     "ps:T:events": "events",
     "ps:T:gone": "(an id of an event)",
-    "ps:T:sup:<platform>": "erasures",
+    "ps:T:sup:<platform>": "(keyed digests: of erased tokens for 29 days)",
     "ps:T:moved:<platform>": "(keyed digests, for 29 days)",
     "ps:T:lim:<platform>:<family>:<kind>:<number>": "rows",
     "ps:{owner}:bucket:<name>": "(a number)",
@@ -105,7 +106,8 @@ def keepers(
     return {
         "audiences": Audiences(link, config, clock),
         "letters": Letters(link, config),
-        "queue": Queue(link, config, queue, liveness, revocations, clock),
+        "queue": Queue(link, config, queue, liveness, revocations, clock, looks=2),
+        "late": Queue(link, config, queue, liveness, revocations, clock, looks=1),
         "receipts": Log(link, config, "receipts", keys.receipts, of_receipt, group=keys.FEEDBACK),
         "events": Log(link, config, "events", keys.events, of_event),
         "quarantine": Log(link, config, "quarantined", keys.quarantine, of_bytes),

@@ -1,9 +1,13 @@
 """Deliveries that have not ended: queued, on their way, waiting for a retry or for their time.
 
 They end as `cancelled` and their targets leave the chunks that carry them. Nothing is missed, although a delivery moves
-from lane to retry and back while it is looked for: the tokens are suppressed before (see `__init__.py`), so that
-whoever takes an entry afterwards ends them. Only what was in flight before can move once more, from a lane to the
-retries; each such entry is waited for; and when the second look begins all of that is over.
+from lane to retry and back while it is looked for: the tokens are marked before (see `__init__.py`), so that whoever
+takes an entry afterwards ends them. Only what was in flight before can move once more, from a lane to the retries; each
+such entry is waited for; and when the second look begins all of that is over.
+
+What is accepted behind a look does not make another one follow, so that nobody who keeps posting to a token keeps its
+user from being erased: the mark that stays ends it when it is taken. A last single look (`looks=1`) at the end of the
+pass leaves little of it to wait until then.
 
 An entry that a living dispatcher holds is not touched but asked back: what is in flight ends as its provider says, what
 is not returns through the retries, where the second look finds it.
@@ -32,11 +36,10 @@ from ..liveness import Liveness
 from ..queue import RedisQueue
 from ..revocations import Revocations
 from ..settling import member_of
+from ..suppression import ERASED
 from .keepers import Step
 from .subjects import Counts, Subjects
 
-ERASED = "erased"
-"""The reason in a row."""
 CANCELLED = Ended("cancelled")
 _TARGETS = 2000
 """Targets looked at in one step, about."""
@@ -76,8 +79,8 @@ class _Cursor(Struct, frozen=True, array_like=True):
     room: int = _MOST
     """Entries to look at in the next step."""
     held: tuple[_Held, ...] = ()
-    again: bool = True
-    """Whether another look must follow."""
+    look: int = 1
+    """Which look this is, from 1."""
 
 
 class _Found(Struct, frozen=True):
@@ -103,8 +106,11 @@ class Queue:
         liveness: Liveness,
         revocations: Revocations,
         clock: Clock,
+        *,
+        looks: int,
     ) -> None:
         self._link = link
+        self._looks = looks
         self._config = config
         self._queue = queue
         self._liveness = liveness
@@ -122,8 +128,8 @@ class Queue:
         if at.held:
             removed, held = await self._look_again(app, who, at.held)
             return Step(removed, _written(msgspec.structs.replace(at, held=held)), _WAIT if held else 0.0)
-        if at.again:
-            return Step(Counter(), _written(_Cursor(again=False)))
+        if at.look < self._looks:
+            return Step(Counter(), _written(_Cursor(look=at.look + 1)))
         return Step(Counter(), None)
 
     def _sources(self, app: str, who: Subjects) -> Iterator[_Source]:
@@ -143,10 +149,9 @@ class Queue:
             removed, further = await self._look_at_retries(app, who, source, at.position)
         else:
             removed, further = await self._look_at_scheduled(app, who, source.shard, at.position)
-        again = at.again or bool(removed)
         if further is None:
-            return removed, _Cursor(at.source + 1, "", _MOST, at.held, again)
-        return removed, _Cursor(at.source, further, _MOST, at.held, again)
+            return removed, _Cursor(at.source + 1, "", _MOST, at.held, at.look)
+        return removed, _Cursor(at.source, further, _MOST, at.held, at.look)
 
     # --- lanes ------------------------------------------------------------------------------------
 
@@ -157,7 +162,7 @@ class Queue:
         first = f"({at.position}" if at.position else "-"
         entries = await self._link.call("XRANGE", key, first, "+", "COUNT", at.room)
         removed: Counts = Counter()
-        held, targets, dirty = list(at.held), 1, at.again
+        held, targets = list(at.held), 1
         for entry_id, fields in entries:
             found = _found(who, fields.get(b"c", b""))
             if found is None:
@@ -165,13 +170,12 @@ class Queue:
             targets += len(found.chunk.targets)
             if found.gone:
                 own = _Held(shard, platform, lane, entry_id.decode())
-                dirty = True
                 if not await self._take_out(app, own, found, removed):
                     held.append(own)
         if len(entries) < at.room:
-            return removed, _Cursor(at.source + 1, "", _MOST, tuple(held), dirty)
+            return removed, _Cursor(at.source + 1, "", _MOST, tuple(held), at.look)
         room = max(1, min(_MOST, _TARGETS * len(entries) // targets))
-        return removed, _Cursor(at.source, entries[-1][0].decode(), room, tuple(held), dirty)
+        return removed, _Cursor(at.source, entries[-1][0].decode(), room, tuple(held), at.look)
 
     async def _look_again(self, app: str, who: Subjects, held: Sequence[_Held]) -> tuple[Counts, tuple[_Held, ...]]:
         removed: Counts = Counter()

@@ -18,6 +18,7 @@ from ...model import DeliveryRow
 from .. import keys
 from ..hashing import limiter_digests
 from ..link import Link
+from ..suppression import ERASED
 from .keepers import Step
 from .subjects import Counts, Subjects
 
@@ -103,16 +104,17 @@ class Rows:
         self, key: str, who: Subjects, found: Sequence[_Kept], encode: Callable[[_Rows], bytes], removed: Counts
     ) -> None:
         args: list[bytes] = []
-        owners: list[str] = []
+        owners: list[tuple[str, str]] = []
         for index, blob, rows in found:
             bare: _Rows = []
-            own: list[str] = []
+            own: list[tuple[str, str]] = []
             for number, row in rows:
                 owner = who.of_row(row.device_id, row.token_hash)
                 if owner is None:
                     bare.append((number, row))
                 else:
-                    own.append(owner)
+                    # A dispatcher has ended it for the erasure.
+                    own.append((owner, "deliveries" if row.reason == ERASED else "statuses"))
                     bare.append(
                         (
                             number,
@@ -124,4 +126,4 @@ class Rows:
                 owners += own
         if args:
             await self._link.script("disown", [key], args)
-            removed.update((owner, "statuses") for owner in owners)
+            removed.update(owners)
