@@ -15,7 +15,7 @@ acknowledged on the old one, and as its consumer lives nobody would take it over
 class LaneState:
     """One stream, as one consumer sees it."""
 
-    __slots__ = ("cursor", "expected", "held", "key", "look_at", "looked", "place", "sure_after", "unsure")
+    __slots__ = ("cursor", "drained", "expected", "held", "key", "look_at", "looked", "place", "sure_after", "unsure")
 
     def __init__(self, route: Route, shard: int, lane: Lane) -> None:
         self.place = (route.app, shard, route.platform, lane)
@@ -25,6 +25,8 @@ class LaneState:
         self.unsure = True
         """Entries may be pending under our name that were never handed out."""
         self.sure_after = 0.0
+        self.drained = False
+        """The latest wait returned all that there was: the next read may begin with a wait, too."""
         self.look_at = 0.0
         """When to look for such entries though nothing says that there are any."""
         self.cursor: bytes | str = "0"
@@ -35,7 +37,7 @@ class LaneState:
 
     def lost(self, grace: float) -> None:
         """An answer was lost. The server may even serve the abandoned read later, up to `grace` seconds from now."""
-        self.unsure = True
+        self.unsure, self.drained = True, False
         self.sure_after = asyncio.get_running_loop().time() + grace
         self.cursor = "0"
 

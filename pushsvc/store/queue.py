@@ -104,7 +104,9 @@ class RedisQueue:
                 if resumed:
                     return resumed
         try:
-            taken = await self._read(route, states, targets)
+            # A wait returns at once where something is there: what comes in a trickle needs no look before it.
+            look = wait_ms <= 0 or not all(state.drained for state in states)
+            taken = await self._read(route, states, targets) if look else []
             if not taken and wait_ms > 0:
                 taken = await self._wait(route, states, targets, wait_ms)
         except BaseException:
@@ -169,10 +171,12 @@ class RedisQueue:
             ],
             wait_ms,
         )
+        by_key = {key.decode(): entries for key, entries in answer or ()}
+        for state in states:
+            state.drained = bool(answer) and len(by_key.get(state.key, ())) < count
         if not answer:
             return []
         epochs, sizes, marks = (rest[at : at + len(states)] for at in range(0, len(rest), len(states)))
-        by_key = {key.decode(): entries for key, entries in answer}
         reads = [
             Read(state, entries_read(by_key.get(state.key, ())), int(epoch or 0))
             for state, epoch in zip(states, epochs, strict=True)

@@ -389,6 +389,42 @@ def test_concurrent_accepts_share_round_trips(server: Server) -> None:
     play(server, story)
 
 
+def test_a_trickle_is_waited_for_without_a_look_before_each_wait(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait returns at once where something is there, so a look goes before it only where the wait before it left
+    something, or found nothing."""
+    looks: list[str] = []
+    read = Link.read
+
+    async def counted(link: Link, name: str, *args: Any) -> Any:
+        looks.append(name)
+        return await read(link, name, *args)
+
+    async def story(store: Store) -> None:
+        async def comes(push_id: str, *, count: int = 1) -> int:
+            """Accept so many pushes while a wait is under way, and take them; how many looks that needed."""
+            looks.clear()
+            waiting = asyncio.create_task(take(store, wait_ms=20_000))
+            while not (await store.link.call("INFO", "clients"))["blocked_clients"]:
+                await asyncio.sleep(0.001)
+            await asyncio.gather(*(store.pushes.accept(make_push(f"{push_id}-{n}")) for n in range(count)))
+            got = len(await waiting)
+            while got < count:
+                got += len(await take(store, wait_ms=20_000))
+            assert got == count
+            return looks.count("take")
+
+        assert await comes("first") == 1
+        assert [await comes(f"trickle-{number}") for number in range(3)] == [0, 0, 0]
+        assert await take(store, wait_ms=1) == []
+        assert await comes("after-a-pause") == 1
+        assert await comes("flood", count=300) > 0
+
+    monkeypatch.setattr(Link, "read", counted)
+    play(server, story)
+
+
 def test_the_suppression_list_is_asked_only_when_there_is_one(server: Server) -> None:
     async def story(store: Store) -> None:
         await store.pushes.accept(make_push("p", 3))
