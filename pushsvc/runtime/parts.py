@@ -152,8 +152,10 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
         app = build(settings)
 
         async def change(newer: Settings) -> None:
+            fresh = set(routes_of(newer)) - set(routes_of(current.settings))
             current.settings = newer
-            await tell()  # before anything is accepted for what is new
+            if fresh:
+                await tell()  # before anything is accepted for them
             backlog.hold(newer.queue.max_pending, newer.queue_shares())
             intake.reload_app(app, build(newer))
 

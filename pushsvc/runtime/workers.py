@@ -26,6 +26,8 @@ _WITHOUT: Final = {
     "feedback": "dead tokens are not pruned, webhooks hear of nothing",
     "jobs": "audiences, replays, webhooks and cleanups wait",
 }
+LEAVING: Final = 2.0
+"""Seconds that a process which ends takes at most to say so: without Redis its sign of life runs out by itself."""
 _LOG: Final = telemetry.StateLog("serve", "unserved", "unserved_still", "served_again", level="error")
 
 
@@ -91,8 +93,9 @@ async def telling(
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-        with suppress(StoreError):
-            await store.workers.leave(part)
+        with suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(LEAVING):
+                await store.workers.leave(part)
 
 
 @asynccontextmanager
