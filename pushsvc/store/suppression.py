@@ -33,9 +33,9 @@ INSTALLATION_TTL: Final = 86_400
 ERASED_FOR: Final = 29 * 86_400_000
 """Milliseconds for which what was accepted before an erasure ended is kept from being sent: the longest `ttl`, and a
 day."""
-_ERASED: Final = 1 << 50
+ERASED_AT: Final = 1 << 50
 """Added to the instant at which the erasure of a token ended; the score of a dead token is the instant alone."""
-_ERASING: Final = 1 << 51
+ERASING_AT: Final = 1 << 51
 """Added to the instant at which one began that goes on."""
 
 
@@ -67,7 +67,7 @@ def accepted_at(chunk: Chunk) -> int:
 
 def outlived(key: str, now: int) -> tuple[Any, ...]:
     """The command by which marks of erasures that have had their time leave a list."""
-    return "ZREMRANGEBYSCORE", key, _ERASED, f"({_ERASED + max(0, now - ERASED_FOR)}"
+    return "ZREMRANGEBYSCORE", key, ERASED_AT, f"({ERASED_AT + max(0, now - ERASED_FOR)}"
 
 
 class Suppression:
@@ -128,7 +128,7 @@ class Suppression:
         now = self._clock()
         found: dict[str, list[int | bytes]] = {}
         for key, digest in self._places(app, tokens):
-            found.setdefault(key, []).extend((_ERASING + now, digest))
+            found.setdefault(key, []).extend((ERASING_AT + now, digest))
         await self._link.many([("ZADD", key, *pairs) for key, pairs in found.items()])
         return await self._revocations.tell_tokens(app, [token for _, token in tokens], wait=wait)
 
@@ -140,8 +140,8 @@ class Suppression:
         now = self._clock()
         commands: list[tuple[Any, ...]] = []
         for (key, digest), score in zip(places, scores, strict=True):
-            if score is None or not _ERASED <= float(score) < _ERASING:
-                commands.append(("ZADD", key, _ERASED + now, digest))
+            if score is None or not ERASED_AT <= float(score) < ERASING_AT:
+                commands.append(("ZADD", key, ERASED_AT + now, digest))
         await self._link.many([*commands, *(outlived(key, now) for key in {key: None for key, _ in places})])
 
     def _places(self, app: str, tokens: Iterable[tuple[Platform, str]]) -> Iterable[tuple[str, bytes]]:
@@ -167,13 +167,13 @@ class Suppression:
         places = list(self._places(app, tokens))
         scores = await self._link.many([("ZSCORE", key, digest) for key, digest in places])
         return [
-            place for place, score in zip(places, scores, strict=True) if score is not None and float(score) < _ERASED
+            place for place, score in zip(places, scores, strict=True) if score is not None and float(score) < ERASED_AT
         ]
 
     @staticmethod
     def counting(app: str, shard: int, route: Platform) -> tuple[Any, ...]:
         """The command that counts the suppressed tokens of a route in a shard."""
-        return "ZCOUNT", keys.suppressed(app, shard, route), "-inf", f"({_ERASED}"
+        return "ZCOUNT", keys.suppressed(app, shard, route), "-inf", f"({ERASED_AT}"
 
     async def sizes(self, app: str, route: Platform) -> list[int]:
         """How long the list of a route is in each shard, with what erasures have marked."""
@@ -205,11 +205,11 @@ class Suppression:
         if not found:
             return NONE_LISTED
         return Listed(
-            frozenset(token for token, score in found.items() if score < _ERASED),
+            frozenset(token for token, score in found.items() if score < ERASED_AT),
             {
-                token: score - _ERASED if score < _ERASING else math.inf
+                token: score - ERASED_AT if score < ERASING_AT else math.inf
                 for token, score in found.items()
-                if score >= _ERASED
+                if score >= ERASED_AT
             },
         )
 
@@ -232,12 +232,12 @@ class Suppression:
                 if score is not None
             ]
             for digest, registered_at, score in listed:
-                if score >= _ERASING and score - _ERASING <= registered_at:
-                    commands.append(("ZADD", key, _ERASED + registered_at, digest))
+                if score >= ERASING_AT and score - ERASING_AT <= registered_at:
+                    commands.append(("ZADD", key, ERASED_AT + registered_at, digest))
             lifted = [
                 digest
                 for digest, registered_at, score in listed
-                if score < _ERASED and (always or score <= registered_at)
+                if score < ERASED_AT and (always or score <= registered_at)
             ]
             if lifted:
                 commands.append(("ZREM", key, *lifted))

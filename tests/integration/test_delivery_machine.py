@@ -30,6 +30,7 @@ from pushsvc.audience import reached, targets_of
 from pushsvc.codec import decode_audience, encode_audience
 from pushsvc.devices import Audience, ByTopic, ByWhere, Device, ToAll
 from pushsvc.errors import Conflict
+from pushsvc.intake.ids import uuid7
 from pushsvc.model import (
     ENDS,
     BadNotification,
@@ -45,6 +46,7 @@ from pushsvc.model import (
 from pushsvc.ports import DeadFilter, ReplaySpec
 from pushsvc.ports.registry import Members
 from pushsvc.store import StoreConfig, keys
+from pushsvc.store.suppression import ERASED_AT, ERASING_AT
 
 from .delivery_model import (
     ANNS,
@@ -208,7 +210,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         seed: int,
     ) -> None:
         """`at_once`: and cancelled at once, while processes go on in an order that `seed` says."""
-        name = f"p{len(self.pushes)}"
+        name = self.new_id()
         tokens = [*sorted(shared), *(f"{name}-{number}" for number in range(own))] or [f"{name}-only"]
         targets = [Target(index, token) for index, token in enumerate(tokens)]
         devices = [device for phone in sorted(phones) if (device := self.phones[phone].device) is not None]
@@ -235,6 +237,10 @@ class DeliveryMachine(RuleBasedStateMachine):
             self.world.call(self.store.pushes.accept(push))
         self.hear()
 
+    def new_id(self) -> str:
+        """An id that says when the push was accepted, as the API makes them, and in their order."""
+        return uuid7(self.world.clock.ms(), len(self.pushes).to_bytes(10, "big"))
+
     async def _accept_and_cancel(self, model: Model) -> None:
         """It is cancelled while dispatchers read it."""
         await self.store.pushes.accept(model.push)
@@ -243,7 +249,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     @rule(to=st.sampled_from(AUDIENCES), collapse=st.sampled_from(["", "score"]))
     def broadcast(self, to: Audience, collapse: str) -> None:
         """To whoever is in an audience when it is read."""
-        name, now = f"p{len(self.pushes)}", self.world.clock.ms()
+        name, now = self.new_id(), self.world.clock.ms()
         push = Push(
             id=name,
             app="shop",
@@ -362,7 +368,16 @@ class DeliveryMachine(RuleBasedStateMachine):
         while not (await self.store.erasures.erase("shop", "ann", wait=5.0)).done:
             pass
         for token in ANNS:
-            self.withdrawn[token].append(Withdrawn(before, self.standing(), later=False))
+            until = await self._erased_until(token)
+            assert until is None or until >= now
+            accepted = {name for name, model in self.pushes.items() if until and model.push.created_at < until}
+            self.withdrawn[token].append(Withdrawn(before | accepted, self.standing(), later=False))
+
+    async def _erased_until(self, token: str) -> int | None:
+        """What was accepted before this instant is not sent; None while she is being erased once more."""
+        shard, digest = self.store.suppressions.locate("shop", token)
+        score = int(float(await self.store.link.call("ZSCORE", keys.suppressed("shop", shard, "apns"), digest)))
+        return score - ERASED_AT if score < ERASING_AT else None
 
     @rule(name=st.sampled_from(PHONES), user=st.sampled_from(["carl", "dora", None]), renew=st.booleans())
     def login(self, name: str, user: str | None, renew: bool) -> None:
