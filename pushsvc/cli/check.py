@@ -131,6 +131,7 @@ async def _store(settings: Settings) -> list[Row]:
             async with opened as store:
                 server = await _permitted(store, "INFO")
                 missing = await _permitted(store, "EVAL", _MISSING_COMMANDS, 0, *NEEDED_COMMANDS)
+                forbidden = [] if missing is None else await store.forbidden()
                 apart = await clocks_apart(store)
                 durable = [await _durable(store, settings)]
                 removed = judge_removed(settings, await store.removed(routes_of(settings), anywhere=False))
@@ -148,6 +149,7 @@ async def _store(settings: Settings) -> list[Row]:
         return [Row("store.data_dir", "error", f"no store can be tried: {error}", "name another folder")]
     return [
         *judge_server(where, server, missing),
+        *judge_permissions(forbidden),
         *judge_clocks(apart),
         *durable,
         *_data_dir(settings),
@@ -166,6 +168,18 @@ async def _permitted(store: Store, *command: Any) -> Any:
         if "permission" in told or "can't run this command" in told:  # the latter within a script
             return None
         raise
+
+
+def judge_permissions(forbidden: Sequence[str]) -> Iterator[Row]:
+    """A row where this user of Redis may not run all that the service runs. Pure."""
+    if forbidden:
+        yield Row(
+            "redis",
+            "error",
+            f"this user may not run {', '.join(forbidden)} on `ps:*`: a script that is stopped half-way leaves what it "
+            "had written",
+            f"allow them: ACL SETUSER .. ~ps:* {' '.join(f'+{name.lower()}' for name in forbidden)}",
+        )
 
 
 async def clocks_apart(store: Store) -> float:

@@ -26,6 +26,7 @@ from .leftovers import RedisLeftovers
 from .limiter import RedisLimiter
 from .link import Link
 from .liveness import Liveness
+from .permissions import forbidden
 from .presence import Marks, Presence
 from .pushes import RedisPushes
 from .queue import RedisQueue
@@ -119,6 +120,10 @@ class Store:
         for app, figures in gauges.apps.items():
             tell(app, figures.by_shard)
         return gauges
+
+    async def forbidden(self) -> list[str]:
+        """Commands of ours that this user of Redis may not run."""
+        return await forbidden(self.link)
 
     async def held(self) -> dict[str, str]:
         """The routes that a dispatcher holds, `app/platform` and why."""

@@ -20,6 +20,7 @@ class Script(NamedTuple):
     sha: str
 
 
+_CALLED = re.compile(r"redis\.p?call\(\s*'(XGROUP', '[A-Z]+|[A-Z]+)'")
 _WITHOUT_LAST = "KEYS[#KEYS] = nil\n"
 
 
@@ -31,6 +32,17 @@ def load(name: str, *, whole: bool = False) -> Script:
         text = _WITHOUT_LAST + text
     # SHA-1 is the name that Redis gives a script, not a safeguard.
     return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+@cache
+def commands() -> frozenset[str]:
+    """The commands that the scripts run; with a subcommand as `XGROUP|CREATE`."""
+    found = set()
+    for file in resources.files(__package__).iterdir():
+        if file.name.endswith(".lua"):
+            text = file.read_text(encoding="utf-8")
+            found |= {name.replace("', '", "|") for name in _CALLED.findall(text)}
+    return frozenset(found)
 
 
 def _read(name: str) -> str:

@@ -1,0 +1,110 @@
+"""A user of Redis with exactly the permissions that the README names: all works, and what is missing is named."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pushsvc.cli.check import judge_permissions
+from pushsvc.errors import StoreUnavailable
+from pushsvc.store import open_store, permissions, scripts
+
+from .harness import Service, apns, fcm, running_service
+from .servers import KINDS, Server, running_server
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with running_server(request.param, tcp=True) as running:
+        yield running
+
+
+def restricted(server: Server, *more: str) -> str:
+    """The URL of a user who may do what the README says, and `more`."""
+    found = re.search(r"`ACL SETUSER pushsvc on >SECRET (~ps:[^`]*)`", README)
+    assert found is not None
+    server.flush()
+    assert server.command("ACL SETUSER pushsvc reset on >SECRET", found[1], *more).startswith(b"+OK")
+    server.command("ACL LOG RESET")
+    return f"redis://pushsvc:SECRET@127.0.0.1:{server.port}/0"
+
+
+@pytest.mark.parametrize("server", ["redis"], indirect=True)  # it takes a while, and both judge alike
+def test_the_service_needs_no_more_than_the_readme_says(server: Server, tmp_path: Path) -> None:
+    async def act(service: Service, file: Path) -> None:
+        targets = apns("ok", 1) + apns("Unregistered", "d") + apns("ServiceUnavailable.1", "s") + fcm("ok", 1)
+        assert (await service.done(await service.push(targets, notification={"title": "t"}, collapse="c")))["sent"] == 3
+        device = {"platform": "apns", "token": apns("ok", "phone")[0]["token"], "user": "ann"}
+        async with service.session.put("/v1/devices/phone", json=device) as answer:
+            assert answer.status == 201
+        async with service.session.put("/v1/topics/news/devices/phone") as answer:
+            assert answer.status == 204
+        jobs = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "pushsvc", "jobs", "--config", str(file)),
+            env={name: value for name, value in os.environ.items() if not name.startswith("PUSHSVC")},
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            status, body = await service.post({"to": {"topic": "news"}, "notification": {"title": "t"}})
+            assert status == 202
+            assert await service.done(body["id"]) == {"total": 1, "sent": 1}
+        finally:
+            jobs.terminate()
+            assert await jobs.wait() == 0
+        async with service.session.delete("/v1/users/ann") as answer:
+            assert answer.status == 200
+        async with service.session.get("/readyz") as answer:
+            assert answer.status == 200
+        async with service.session.get("/metrics") as answer:
+            assert answer.status == 200
+
+    async def main() -> None:
+        url = restricted(server)
+        async with running_service(tmp_path, extra=f'[redis]\nurl = "{url}"\n') as service:
+            assert service.settings.file is not None
+            await act(service, service.settings.file)
+        async with open_store(url) as store:
+            assert await store.forbidden() == []
+        assert server.command("ACL LOG") == b"*0\r\n"
+
+    asyncio.run(main())
+
+
+def test_what_a_user_lacks_is_named(server: Server) -> None:
+    async def main() -> None:
+        async with open_store(restricted(server, "-zadd -xgroup|create -hgetall")) as store:
+            lacking = await store.forbidden()
+            assert lacking == ["HGETALL", "XGROUP|CREATE", "ZADD"]
+            (row,) = judge_permissions(lacking)
+            assert row.level == "error"
+            assert row.fix.endswith("~ps:* +hgetall +xgroup|create +zadd")
+            with pytest.raises(StoreUnavailable):
+                await store.pushes.ping()
+        async with open_store(restricted(server)) as store:
+            assert list(judge_permissions(await store.forbidden())) == []
+
+    asyncio.run(main())
+
+
+def test_every_command_that_is_sent_is_known() -> None:
+    folder = Path(permissions.__file__).parent
+    text = "".join(file.read_text() for file in folder.rglob("*.py") if file.name != "embedded.py")
+    words = {f"{first}|{second}" if second else first for first, second in WORDS.findall(text)}
+    elsewhere = {"WAITAOF", "CLUSTER|SLOTS", "CONFIG|GET", "SENTINEL|MASTER", "SENTINEL|REPLICAS", "SENTINEL", "EVAL"}
+    assert {word for word in words if word.partition("|")[0] in COMMANDS} - elsewhere <= {*permissions.SENT}
+    assert {"XGROUP|CREATE", "XGROUP|DELCONSUMER", "XCLAIM", "BITFIELD"} <= scripts.commands()
+
+
+WORDS = re.compile(r'\(\s*"([A-Z]{3,})"(?:, "((?:CONSUMERS|GROUPS|SLOTS|GET|MASTER|REPLICAS))")?')
+COMMANDS = {name.partition("|")[0] for name in (*permissions.SENT, *scripts.commands())} | {
+    *("INCR", "EXPIRE", "ZINCRBY", "SREM", "XTRIM", "RENAME", "COPY", "UNLINK", "ZPOPMIN", "LPUSH", "LPOP", "HSCAN"),
+    *("SSCAN", "MGET", "MSET", "GETDEL", "TOUCH", "XAUTOCLAIM", "PTTL", "TTL", "KEYS", "SCARD", "SISMEMBER"),
+}
