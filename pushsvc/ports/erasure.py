@@ -23,8 +23,8 @@ class Erasure(Struct, frozen=True):
 
 
 UNHEARD: Final = (
-    "a dispatcher has not confirmed in time that it lets go of what it had read, and may send of that until its lease "
-    "runs out, some seconds from now; look for one that is paused or was killed, and start it again"
+    "a dispatcher has not confirmed in time that it lets go of what it had read, and may send of that until "
+    "`dispatch.takeover` has passed; look for one that is paused or was killed, and start it again"
 )
 """What `heard` being False means, for people."""
 

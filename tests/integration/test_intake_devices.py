@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from yarl import URL
 
 from pushsvc.documents import instant
-from pushsvc.ports.erasure import WHAT
+from pushsvc.ports.erasure import UNHEARD, WHAT, Erasure
 from pushsvc.ports.registry import MOST_OF_USER, MOST_TOPICS, Prune
 
 from .test_intake_kit import NOW, TOKEN, Service, running
@@ -108,6 +108,19 @@ def test_users_are_listed_and_erased() -> None:
         assert await ask(session, "DELETE", "/v1/users/u%2F%C3%BC") == (200, told)
         assert await ask(session, "DELETE", "/v1/users/u%2F%C3%BC") == (200, told)
         assert await service.registry.count("shop") == 1
+
+    play(act)
+
+
+def test_an_erasure_warns_of_a_dispatcher_that_says_nothing() -> None:
+    async def act(service: Service, session: aiohttp.ClientSession) -> None:
+        async def erase(app: str, user: str, *, wait: float) -> Erasure:
+            return Erasure(1, True, {"deliveries": 2}, heard=False)
+
+        service.memory.erasures.erase = erase  # type: ignore[method-assign]
+        status, told = await ask(session, "DELETE", "/v1/users/anna")
+        assert (status, told["done"], told["removed"]["deliveries"]) == (200, True, 2)
+        assert told["warnings"] == [{"path": "user", "message": UNHEARD}]
 
     play(act)
 
