@@ -165,13 +165,11 @@ class Opener:
 def _left_out(chunk: Chunk, listed: Listed) -> tuple[dict[int, End], dict[int, str]]:
     """Which targets are sent nothing as their tokens are dead, or were erased after they were chosen: a device is
     chosen when the push starts, or later."""
-    skip: dict[int, End] = {}
+    skip: dict[int, End] = {target.index: "suppressed" for target in chunk.targets if target.token in listed.dead}
     why: dict[int, str] = {}
     accepted = accepted_at(chunk) if listed.erased else 0
-    for target in chunk.targets:
-        if target.token in listed.dead:
-            skip[target.index] = "suppressed"
-        elif listed.covers(target.token, accepted if target.device_id is None else chunk.starts_at):
+    for target in chunk.targets if listed.erased else ():
+        if listed.covers(target.token, accepted if target.device_id is None else chunk.starts_at):
             skip[target.index], why[target.index] = "cancelled", ERASED
     return skip, why
 
