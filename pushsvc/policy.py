@@ -257,12 +257,12 @@ def _judge_suspect(receipt: Receipt, device: Device, health: Health, policy: Pru
     if device.registered_at >= receipt.knows_until:
         return _keep("registered_later")
     if not health.vouched:
-        return PruneDecision("none", "suspected", "nobody_vouches_for_us")
+        return PruneDecision("none", "suspected", "too_few_others_accepted")
     since_last = (receipt.at - device.struck_at) / 1000
     strikes = device.strikes if since_last <= policy.strike_memory else 0
     # Strikes lie apart, so that the last one comes a whole span after the first; never is one counted twice.
     if strikes and (since_last <= 0 or since_last < policy.strike_span / max(1, policy.strikes - 1)):
-        return PruneDecision("none", "suspected", "too_soon_for_a_strike")
+        return PruneDecision("none", "suspected", "strike_too_recent")
     if strikes + 1 >= policy.strikes:
         return PruneDecision("prune", "pruned", "strikes")
     return PruneDecision("strike", "suspected", "suspect", strikes + 1)

@@ -225,7 +225,7 @@ class RouteWorker:
 
     def give_up(self) -> None:
         """Our sign of life has run out: what is not in flight may be another's by now."""
-        self._log.warning("lease_lapsed", given_up=self._holdings.withdraw())
+        self._log.warning("lease_lapsed", withdrawn=self._holdings.withdraw())
 
     # --- sending ------------------------------------------------------------
 

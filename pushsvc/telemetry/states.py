@@ -64,7 +64,7 @@ class StateLog:
                 return
             self._suppressed += 1
             if now >= self._due:
-                self._write(1, seconds=round(now - self._since, 1), suppressed=self._suppressed, **fields)
+                self._write(1, seconds=round(now - self._since, 1), lines_left_out=self._suppressed, **fields)
                 self._interval = min(LONGEST, self._interval * 2)
                 self._due = now + self._interval
                 self._suppressed = 0

@@ -75,7 +75,7 @@ def _report(app: str, config: WebhookConfig, batch: Batch, answer: Answer, verdi
     match verdict:
         case Told():
             result = "told"
-            log.info("webhook_told", attempt=attempt)
+            log.info("webhook_delivered", attempt=attempt)
         case Later(wait=wait):
             result = "failed"
             log.warning("webhook_failed", reason=answer.reason, attempt=attempt, again_in=round(wait, 1))
