@@ -16,7 +16,7 @@ from ..policy import look_again
 from ..ports import DeliveryQueue, Taken
 from ..ports.entries import Revoked
 from .config import DispatchConfig
-from .lanes import Choice, Lanes, OpenEntry
+from .lanes import Choice, Lanes, OpenEntry, Withdrawn
 from .lease import Lease
 from .limits import Gate, Passed
 from .parts import Parts
@@ -98,11 +98,20 @@ class Holdings:
         for lane in LANES:
             if self.held(lane) <= low_water:
                 self.space[lane].set()
+        if self.gate is not None:
+            self.gate.refill()
 
     def held(self, lane: Lane) -> int:
         """Targets of a lane that are in memory and not yet sent."""
         size = self.lanes.size[lane]
         return size if self.gate is None else size + self.gate.size[lane]
+
+    def expired(self, now: int) -> Withdrawn:
+        """Take out what waits and whose time was over at `now`, in Unix ms."""
+        over = self.lanes.expired(now)
+        if self.gate is not None:
+            over += self.gate.sift(lambda entry: entry.left if entry.chunk.expires_at <= now else ())
+        return over
 
     # --- admitted -------------------------------------------------------------
 

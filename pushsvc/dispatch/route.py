@@ -201,7 +201,7 @@ class RouteWorker:
         self._watch.tick(self._provider, self._loop.time())
         if not self.health.is_open or not self._provider.room:
             now = int(self._wall_clock() * 1000)
-            over = self._lanes.expired(now)
+            over = self._holdings.expired(now)
             for entry, targets in over:
                 self._expire(entry, targets, now)
             if over:
@@ -301,8 +301,6 @@ class RouteWorker:
             pacer.spend(fresh, granted - budget - fresh)
         if allowance != UNBOUNDED:
             health.spend(granted - budget, started)
-        if self._gate is not None:
-            self._gate.refill()
         if granted > 0 >= budget and room > 0 and self._lanes:
             self.wake()
 

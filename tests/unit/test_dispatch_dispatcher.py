@@ -461,3 +461,23 @@ def test_limits_that_change_all_the_time_lose_nothing_and_send_nothing_twice() -
         assert {rate for rate, _ in limiter.asked} == {Rate(240, 60), HOURLY}
 
     run(main())
+
+
+def test_what_the_limits_were_not_asked_for_yet_expires_while_its_route_is_held_and_goes_when_it_is_open() -> None:
+    async def main() -> None:
+        store, provider = memory_store(), FakeProvider(room=0)
+        provider.trouble = "removed: the app has no account `apns` any more"
+        own = limited(store.queue, Counting(), RouteLimits(per_token=HOURLY), provider)
+        async with running(own):
+            await store.pushes.accept(push("first", *many("f", 600), ttl=5.0))
+            await store.pushes.accept(push("second", *many("s", 10), ttl=5.0))
+            await store.pushes.accept(push("kept", *many("k", 10)))
+            await until(lambda: store._state.pushes["shop", "second"].state == "done", 10.0)
+            assert await counts(store, "second") == {"total": 10, "expired": 10}
+            assert await counts(store, "first") == {"total": 600, "expired": 600}
+            provider.trouble, provider.says = "", lambda delivery: Sent(status=200)
+            provider.widen(1000)
+            await until(lambda: store._state.pushes["shop", "kept"].state == "done", 60.0)
+        assert provider.tokens == many("k", 10)
+
+    run(main())
