@@ -55,6 +55,8 @@ class Figures(Struct, frozen=True, kw_only=True):
     """Routes whose pruning is frozen, and why."""
     unserved: dict[str, str] = field(default_factory=dict)
     """Routes and parts of the service that no living process serves, and why."""
+    webhooks: dict[str, str] = field(default_factory=dict)
+    """Apps whose webhooks are in trouble, and how, with the remedy."""
     reload_refused: bool = False
     """Whether a process runs on an older configuration than that on disk, which it has refused."""
     api: str = ""
@@ -93,6 +95,7 @@ def figures(
     frozen: Mapping[str, str] | None = None,
     workers: Sequence[Worker] = (),
     unserved: Mapping[str, str] | None = None,
+    webhooks: Mapping[str, str] | None = None,
 ) -> Figures:
     """Join one look at the store and one at `/metrics` (None: it did not answer, `api` says why)."""
     now = time.time() if now is None else now
@@ -133,6 +136,7 @@ def figures(
         held=dict(held),
         frozen=dict(frozen or {}),
         unserved=dict(unserved or {}),
+        webhooks=dict(webhooks or {}),
         reload_refused=bool(_REFUSED.search(metrics or "")),
         api=api,
     )

@@ -26,12 +26,12 @@ Watch = Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show it li
 
 TITLES = ("app", "platform", "urgent", "normal", "bulk", "retrying", "workers", "sent/s", *OUTCOMES, "held")
 
-ALARMS = ("held", "frozen", "unserved", "config")
+ALARMS = ("held", "frozen", "unserved", "webhook", "config")
 """With which a line of the summary begins that needs somebody."""
 
 
 def stats(context: typer.Context, watch: Watch = False, every: Every = 1.0, url: Url = "", json: Json = False) -> None:
-    """Show queues, rates, outcomes by app and platform, and held and frozen routes.
+    """Show queues, rates, outcomes by app and platform, held and frozen routes, and webhooks in trouble.
 
     Rates are those between two looks. Counters are since the start of the processes; they come from the API's
     /metrics, everything else from the store. Where /metrics asks for a key, PUSHSVC_KEY is sent. With --watch and
@@ -66,7 +66,7 @@ async def _stats(settings: Settings, url: str, *, watch: bool, every: float, jso
 
 async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[Figures, None]:
     """One look after the other, for as long as somebody wants them."""
-    from ..runtime import frozen_routes, open_running_store, routes_of, unserved
+    from ..runtime import frozen_routes, open_running_store, routes_of, unserved, webhook_troubles
 
     platforms = {app: tuple(each.providers) for app, each in settings.apps.items()}
     last: Figures | None = None
@@ -88,6 +88,7 @@ async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[F
                 frozen=frozen,
                 workers=workers,
                 unserved=unserved(settings, workers, await store.removed(routes_of(settings))),
+                webhooks=await webhook_troubles(settings, store),
             )
             yield last
             await asyncio.sleep(every)
@@ -131,6 +132,7 @@ def summary(look: Figures) -> list[str]:
     lines += [f"held      {route}: {why}" for route, why in look.held.items()]
     lines += [f"unserved  {what}: {why}" for what, why in look.unserved.items()]
     lines += [f"frozen    {route}: {why}; nothing is pruned" for route, why in look.frozen.items()]
+    lines += [f"webhook   {app}: {trouble}" for app, trouble in look.webhooks.items()]
     if look.reload_refused:
         lines.append("config    the changed one was refused, an older one runs: see the log, or `pushsvc check`")
     if look.api:
@@ -143,6 +145,7 @@ def plain(look: Figures) -> str:
     held = "".join(f" held={route}:{why}" for route, why in look.held.items())
     held += "".join(f" frozen={route}" for route in look.frozen)
     held += "".join(f" unserved={what}" for what in look.unserved)
+    held += "".join(f" webhook={app}" for app in look.webhooks)
     lanes = " ".join(f"{lane}={count}" for lane, count in look.pending.items())
     return (
         f"{lanes} retrying={look.retrying} scheduled={look.scheduled}"

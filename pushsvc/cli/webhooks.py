@@ -89,7 +89,7 @@ def list_webhooks(context: typer.Context, app: Apps = "", json: Json = False) ->
 
 def state_of(standing: Standing) -> str:
     """In a word."""
-    return "off" if standing.off else "failing" if standing.failures else "ok"
+    return "off" if standing.off else "failing" if standing.reason else "ok"
 
 
 @webhooks.command("failed")
@@ -189,15 +189,12 @@ Span = tuple[int | None, int | None]
 
 
 async def _standings(settings: Settings, apps: list[str]) -> list[tuple[str, WebhookConfig, Standing]]:
-    from ..runtime import open_running_store, webhook_configs
+    from ..runtime import open_running_store, webhook_configs, webhook_standings
 
     configs = webhook_configs(settings)
     async with open_running_store(settings) as store:
-        return [
-            (app, configs[app], await store.webhooks.standing(app, configs[app].place))
-            for app in apps
-            if app in configs
-        ]
+        standings = await webhook_standings(settings, store)
+    return [(app, configs[app], standings[app]) for app in apps if app in standings]
 
 
 async def _dead(settings: Settings, apps: list[str], span: Span) -> dict[str, list[DeadBatch]]:

@@ -116,9 +116,9 @@ async def _deliver(claim: WebhookClaim, config: WebhookConfig, app: str, over: C
             await webhooks.deliver(claim, caller, config, app, over=over)
     except ConfigError as error:
         log.error("webhook_cannot_be_called", app=app, error=str(error))
-        await claim.rest(RECONSIDER)
+        await claim.rest(RECONSIDER, str(error))
     except StoreError:
         raise
     except Exception as error:
         log.error("webhook_stopped", app=app, error=type(error).__name__, again_in=RECONSIDER, exc_info=True)
-        await claim.rest(RECONSIDER)
+        await claim.rest(RECONSIDER, f"{type(error).__name__}, see the log")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -59,7 +59,9 @@ class Standing(Struct, frozen=True):
     failures: int = 0
     """Calls that failed in a row."""
     reason: str = ""
-    """Why the last of them did."""
+    """Why the last of them did, or why it could not even be called."""
+    failing_since: int | None = None
+    """When the first of them did, or when it could not be called for the first time, Unix ms."""
     due_in: int = 0
     """Milliseconds until the next call; also those for which whoever works on it is believed to live."""
     off: bool = False
@@ -106,8 +108,8 @@ class WebhookClaim(Protocol):
         """Nothing more is to be told at this place, until it is another or somebody resumes it."""
         ...
 
-    async def rest(self, wait: float) -> bool:
-        """Let the claim go; nobody takes it up for so many seconds."""
+    async def rest(self, wait: float, reason: str = "") -> bool:
+        """Let the claim go; nobody takes it up for so many seconds. `reason` says why it could not even be called."""
         ...
 
 
@@ -124,7 +126,13 @@ class Webhooks(Protocol):
         when this process dies, others may have it after `lease` seconds."""
         ...
 
-    async def standing(self, app: str, place: str) -> Standing: ...
+    async def standings(self, places: Mapping[str, str]) -> dict[str, Standing]:
+        """Where the webhooks of these apps stand, each with its place: two round trips, however many there are."""
+        ...
+
+    async def standing(self, app: str, place: str) -> Standing:
+        """Where the webhook of one app stands."""
+        ...
 
     async def dead(self, app: str, *, since: int | None = None, until: int | None = None) -> list[DeadBatch]:
         """In order. Those whose last event was recorded in that span, Unix ms, `until` exclusive."""

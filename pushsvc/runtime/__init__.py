@@ -23,6 +23,8 @@ from .figures import (
     show_frozen,
     show_gauges,
     show_webhooks,
+    webhook_standings,
+    webhook_troubles,
 )
 from .parts import quiet_gc, run_dispatch, run_feedback, run_intake
 from .plans import (
@@ -82,6 +84,8 @@ __all__ = [
     "show_gauges",
     "show_frozen",
     "show_webhooks",
+    "webhook_standings",
+    "webhook_troubles",
     "show_cleanups",
     "frozen_routes",
     "serve_part_metrics",

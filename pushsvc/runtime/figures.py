@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 
-from .. import feedback, telemetry
+from .. import feedback, telemetry, webhooks
 from ..ports.cleanup import CleanupRecord
 from ..ports.webhooks import Standing
 from ..settings import Settings
@@ -40,8 +40,7 @@ def exposition(current: Current, store: Store) -> Callable[[], Awaitable[None]]:
         telemetry.QUEUE_LIMIT.set(current.settings.queue.max_pending)
         show_workers(await store.workers.living())
         show_frozen(current.settings, await frozen_routes(current.settings, store))
-        hooks = webhook_configs(current.settings).items()
-        show_webhooks({app: await store.webhooks.standing(app, config.place) for app, config in hooks})
+        show_webhooks(await webhook_standings(current.settings, store))
         show_cleanups(await store.cleanups.record())
 
     return refresh
@@ -93,6 +92,18 @@ async def frozen_routes(settings: Settings, store: Store) -> dict[str, str]:
     """The routes whose pruning is frozen now, `app/platform` and why."""
     frozen = await feedback.frozen_routes(store.answers, routes_of(settings), feedback_config(settings), store.clock())
     return {f"{route.app}/{route.platform}": freeze.why for route, freeze in frozen.items()}
+
+
+async def webhook_standings(settings: Settings, store: Store) -> dict[str, Standing]:
+    """Where the webhook of each app that has one stands."""
+    return await store.webhooks.standings({app: config.place for app, config in webhook_configs(settings).items()})
+
+
+async def webhook_troubles(settings: Settings, store: Store) -> dict[str, str]:
+    """The apps whose webhooks are in trouble, and how, with the remedy."""
+    now = store.clock()
+    standings = await webhook_standings(settings, store)
+    return {app: text for app, each in standings.items() if (text := webhooks.trouble_of(app, each, now))}
 
 
 async def serve_part_metrics(stack: AsyncExitStack, current: Current, part: str, store: Store) -> None:

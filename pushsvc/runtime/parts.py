@@ -27,7 +27,7 @@ from ..reload import refused_since, unapplied, versions
 from ..settings import Settings
 from ..store import Store, open_store, token_hash
 from .configuration import load_settings
-from .figures import Current, exposition, frozen_routes, serve_part_metrics
+from .figures import Current, exposition, frozen_routes, serve_part_metrics, webhook_troubles
 from .plans import api_is_open, dispatch_config, feedback_config, intake_apps, route_limits, routes_of
 from .store import log_durability, open_configured_store, redis_url, require_durability, store_config
 from .workers import name_of, read_unserved, telling, watching
@@ -97,6 +97,8 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
                 found.append(f"changed and not in use before a restart: {', '.join(f'[{name}]' for name in sections)}")
             with suppress(StoreUnavailable):
                 found += [f"{route}: {text}" for route, text in sorted((await store.notes()).items())]
+                troubles = await webhook_troubles(current.settings, store)
+                found += [f"webhook of {app}: {text}" for app, text in sorted(troubles.items())]
             return found
 
         async def metrics() -> bytes:

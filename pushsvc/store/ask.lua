@@ -11,7 +11,7 @@ for at = 1, #ARGV, 2 do
     asked = asked + 1
   end
 end
-redis.call('HDEL', KEYS[1], 'off', 'fails')
+redis.call('HDEL', KEYS[1], 'off', 'fails', 'why', 'since')
 if redis.call('HEXISTS', KEYS[1], 'own') == 0 then
   redis.call('HDEL', KEYS[1], 'until')
 end

@@ -19,7 +19,7 @@ if tonumber(ARGV[2]) > 0 then
   local free = string.format('%.0f', now + tonumber(ARGV[2]))
   redis.call('HSET', KEYS[1], 'own', ARGV[1], 'until', free, 'at', ARGV[3])
   if moved then
-    redis.call('HDEL', KEYS[1], 'fails', 'why', 'tries', 'most')
+    redis.call('HDEL', KEYS[1], 'fails', 'why', 'since', 'tries', 'most')
   end
 end
 return 0

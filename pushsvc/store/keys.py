@@ -64,10 +64,11 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | number and what was answered; see asked.lua           |
 | `ps:T:hook`                | hash   | for good               | in shard 0, the app's webhook: `after` event told     |
 |                            |        |                        | last; of the batch under way `last` event, `n` events,|
-|                            |        |                        | `tries`; `fails` in a row and `why`; `own`er and lease|
-|                            |        |                        | or rest `until` ms; the place that it was last told   |
-|                            |        |                        | `at`, the `most` events that a call there may have    |
-|                            |        |                        | since a 413, `off` the place that answered 410        |
+|                            |        |                        | `tries`; `fails` in a row, `why`, `since` ms; `own`er |
+|                            |        |                        | and lease or rest `until` ms; the place that          |
+|                            |        |                        | it was last told `at`, the `most` events that a call  |
+|                            |        |                        | there may have since a 413, `off` the place that      |
+|                            |        |                        | answered 410                                          |
 | `ps:T:hook:dead`           | hash   | field: events TTL      | in shard 0: id -> DeadBatch as JSON, without events   |
 | `ps:T:hook:asked`          | zset   | until tried            | in shard 0: ids of dead batches to be told again;     |
 |                            |        |                        | score last event recorded at ms                       |

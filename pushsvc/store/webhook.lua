@@ -1,5 +1,6 @@
 -- Changes the record of a webhook, as long as nobody else has taken it over from its owner.
 --
+-- `since` stands for as long as `why` does: the instant of the first failure of those that follow one another.
 -- An owner whose lease has run out, and whom nobody has missed, is still heard.
 --
 -- KEYS  1 ps:T:hook; 2 ps:T:hook:dead; 3 ps:T:hook:asked
@@ -21,6 +22,11 @@ if not stays then
 end
 for _, field in ipairs(delete) do
   redis.call('HDEL', KEYS[1], field)
+end
+if redis.call('HEXISTS', KEYS[1], 'why') == 1 then
+  redis.call('HSETNX', KEYS[1], 'since', string.format('%.0f', now))
+else
+  redis.call('HDEL', KEYS[1], 'since')
 end
 for at = 1, #bury, 2 do
   redis.call('HSET', KEYS[2], bury[at], bury[at + 1])

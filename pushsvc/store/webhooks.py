@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -33,6 +34,7 @@ log = get_logger("webhooks")
 _pack = msgspec.msgpack.Encoder().encode
 _decode_dead = msgspec.json.Decoder(DeadBatch).decode
 _FIELDS = ("after", "last", "n", "tries", "fails", "why", "off", "most", "at")
+_SHOWN = ("after", "tries", "fails", "why", "since", "off", "at", "own", "until")
 _UNDER_WAY = ("last", "n", "tries")
 
 
@@ -95,7 +97,7 @@ class RedisWebhooks:
             return False
         if asked or last:
             return True
-        since = await self._waiting_since(app, after)
+        since = (await self._waiting({app: after}))[app]
         if since is None or self._config.shards_of(app) == 1:
             return since is not None
         # Events of several shards have their order, and can be read, when they have settled.
@@ -118,41 +120,45 @@ class RedisWebhooks:
             with suppress(StoreError):  # else the lease runs out
                 await claim.rest(0.0)
 
-    async def standing(self, app: str, place: str) -> Standing:
-        left, (fields, dead, asked) = await asyncio.gather(
-            self._link.script("claim", [keys.hook(app)], ["", 0, place]),
-            self._link.many(
-                [
-                    ("HMGET", keys.hook(app), *_FIELDS),
+    async def standings(self, places: Mapping[str, str]) -> dict[str, Standing]:
+        if not places:
+            return {}
+        answers = await self._link.many(
+            [
+                command
+                for app in places
+                for command in (
+                    ("HMGET", keys.hook(app), *_SHOWN),
                     ("HLEN", keys.hook_dead(app)),
                     ("ZCARD", keys.hook_asked(app)),
-                ]
-            ),
+                )
+            ]
         )
-        after, _, _, tries, fails, why, off, _, at = map(_text, fields)
-        if at != place:
-            tries = fails = why = ""
-        return Standing(
-            cursor=after,
-            waiting_since=await self._waiting_since(app, after),
-            attempts=int(tries or 0),
-            failures=int(fails or 0),
-            reason=why,
-            due_in=left,
-            off=off == place,
-            dead=dead,
-            asked=asked,
-        )
+        records = {app: answers[3 * at : 3 * at + 3] for at, app in enumerate(places)}
+        waiting = await self._waiting({app: _text(fields[0]) for app, (fields, _, _) in records.items()})
+        now = self._clock()
+        return {
+            app: _standing(places[app], list(map(_text, fields)), dead, asked, waiting[app], now)
+            for app, (fields, dead, asked) in records.items()
+        }
 
-    async def _waiting_since(self, app: str, after: str) -> int | None:
-        """When the first event behind that one was recorded, Unix ms."""
-        ms, sequence, behind = parse_event_id(after)
-        commands = [
-            ("XRANGE", keys.events(app, shard), start_of(ms, sequence, shard <= behind), "+", "COUNT", 1)
-            for shard in range(self._config.shards_of(app))
-        ]
-        found = [recorded_at(entries[0][0].decode()) for entries in await self._link.many(commands) if entries]
-        return min(found, default=None)
+    async def standing(self, app: str, place: str) -> Standing:
+        return (await self.standings({app: place}))[app]
+
+    async def _waiting(self, cursors: Mapping[str, str]) -> dict[str, int | None]:
+        """When the first event behind each app's cursor was recorded, Unix ms."""
+        commands: list[tuple[Any, ...]] = []
+        asked: list[str] = []
+        for app, after in cursors.items():
+            ms, sequence, behind = parse_event_id(after)
+            for shard in range(self._config.shards_of(app)):
+                start = start_of(ms, sequence, shard <= behind)
+                commands.append(("XRANGE", keys.events(app, shard), start, "+", "COUNT", 1))
+                asked.append(app)
+        found: dict[str, list[int]] = {app: [] for app in cursors}
+        for app, entries in zip(asked, await self._link.many(commands), strict=True):
+            found[app] += [recorded_at(entry.decode()) for entry, _ in entries]
+        return {app: min(instants, default=None) for app, instants in found.items()}
 
     async def dead(self, app: str, *, since: int | None = None, until: int | None = None) -> list[DeadBatch]:
         read = [
@@ -359,14 +365,36 @@ class RedisWebhookClaim:
     async def switch_off(self, reason: str) -> bool:
         return await self._change(Change(0.0, stays=False, put={"off": self._place, "why": reason}))
 
-    async def rest(self, wait: float) -> bool:
-        return await self._change(Change(wait, stays=False))
+    async def rest(self, wait: float, reason: str = "") -> bool:
+        return await self._change(Change(wait, stays=False, put={"why": reason} if reason else {}))
 
     async def _events(self) -> EventPage:
         return await self._webhooks.events(self._app, self._span.after, self._span.last, self._span.events)
 
     async def _change(self, what: Change) -> bool:
         return await self._webhooks.change(self._app, self._owner, what)
+
+
+def _standing(
+    place: str, fields: Sequence[str], dead: int, asked: int, waiting_since: int | None, now: int
+) -> Standing:
+    """What the record with these fields, in the order of `_SHOWN`, says of the webhook at this place; see claim.lua."""
+    after, tries, fails, why, since, off, at, own, until = fields
+    moved = at != place
+    if moved:
+        tries = fails = why = since = ""
+    return Standing(
+        cursor=after,
+        waiting_since=waiting_since,
+        attempts=int(tries or 0),
+        failures=int(fails or 0),
+        reason=why,
+        failing_since=int(since) if since else None,
+        due_in=max(0, int(until or 0) - now) if own or not moved else 0,
+        off=off == place,
+        dead=dead,
+        asked=asked,
+    )
 
 
 def _keys(app: str) -> list[str]:

@@ -6,6 +6,7 @@
     caller.py     one call
     delivery.py   call after call, as long as there is something to tell
     check.py      what can be seen without a call
+    trouble.py    what an operator should know: pure
 
 What is to be told next stands in the store (`ports.webhooks`), and so does what could not be told.
 """
@@ -15,5 +16,6 @@ from .caller import open_caller
 from .check import check
 from .config import WebhookConfig
 from .delivery import deliver
+from .trouble import trouble_of
 
-__all__ = ["WebhookConfig", "open_caller", "deliver", "check", "trial_body"]
+__all__ = ["WebhookConfig", "open_caller", "deliver", "check", "trial_body", "trouble_of"]

@@ -1,4 +1,4 @@
-"""A held route is named by `readyz` and by `pushsvc stats`, and neither says that the service is not ready."""
+"""A held route and a webhook in trouble are named by `readyz` and by `pushsvc stats`, and the service stays ready."""
 
 from __future__ import annotations
 
@@ -13,28 +13,33 @@ import pytest
 
 from pushsvc import cli
 from pushsvc.cli.status import print_status
+from pushsvc.runtime import open_running_store, webhook_configs
+from pushsvc.signing import write_secret
 from pushsvc.telemetry import configure_logging
 
 from .harness import Service, apns, running_service
 
 
-def test_a_held_route_is_named_until_it_is_open_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
         monkeypatch.delenv(name)
 
-    async def readyz(service: Service) -> Any:
-        async with service.session.get("/readyz") as answer:
-            assert answer.status == 200
-            return await answer.json()
 
-    async def stats(service: Service, *more: str) -> str:
-        capsys.readouterr()
-        words = ["--config", str(service.settings.file), "stats", "--url", str(service.session._base_url), *more]
-        assert await asyncio.to_thread(cli.main, words) == 0
-        return capsys.readouterr().out
+async def readyz(service: Service) -> Any:
+    async with service.session.get("/readyz") as answer:
+        assert answer.status == 200
+        return await answer.json()
 
+
+async def stats(service: Service, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    capsys.readouterr()
+    words = ["--config", str(service.settings.file), "stats", "--url", str(service.session._base_url), *more]
+    assert await asyncio.to_thread(cli.main, words) == 0
+    return capsys.readouterr().out
+
+
+def test_a_held_route_is_named_until_it_is_open_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async def main() -> None:
         configure_logging("info", io.StringIO())
         async with running_service(tmp_path) as service:
@@ -57,12 +62,12 @@ def test_a_held_route_is_named_until_it_is_open_again(
             print_status(waiting)
             assert "held: shop/apns: InvalidProviderToken: correct" in capsys.readouterr().out
             assert "held" not in await service.status(before)
-            document = json.loads(await stats(service, "--json", "--every", "0.2"))
+            document = json.loads(await stats(service, capsys, "--json", "--every", "0.2"))
             assert document["held"] == held
             assert document["pending"]["normal"] == 20
             (route,) = [each for each in document["routes"] if each["platform"] == "apns"]
             assert (route["held"], route["outcomes"]["sent"] >= 1) == (held["shop/apns"], True)
-            table = await stats(service, "--every", "0.2")
+            table = await stats(service, capsys, "--every", "0.2")
             assert "held      shop/apns: InvalidProviderToken" in table
             assert "shop\tapns\t0\t20\t0" in table
             service.simulator.mend_credentials("apns")
@@ -76,11 +81,32 @@ def test_a_held_route_is_named_until_it_is_open_again(
     asyncio.run(main())
 
 
-def test_stats_without_a_service_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
-        monkeypatch.delenv(name)
+def test_a_webhook_in_trouble_is_named_until_it_works_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hook = '[apps.shop.webhook]\nurl = "https://example.com/hook"\nsecret = "{}"\n'
+    trouble = (
+        "it is switched off because its receiver answered 410, the events wait: "
+        "`pushsvc webhooks resume --app shop` when it takes calls again"
+    )
+
+    async def main() -> None:
+        async with running_service(tmp_path, extra=hook.format(write_secret(bytes(range(32))))) as service:
+            assert "notes" not in await readyz(service)
+            place = webhook_configs(service.settings)["shop"].place
+            async with open_running_store(service.settings) as store:
+                async with store.webhooks.claimed("shop", place, lease=30) as claim:
+                    assert claim is not None
+                    assert await claim.switch_off("http_410")
+                ready = await readyz(service)
+                assert (ready["status"], ready["notes"]) == ("ready", [f"webhook of shop: {trouble}"])
+                document = json.loads(await stats(service, capsys, "--json", "--every", "0.2"))
+                assert document["webhooks"] == {"shop": trouble}
+                await store.webhooks.resume("shop")
+            assert "notes" not in await readyz(service)
+
+    asyncio.run(main())
+
+
+def test_stats_without_a_service_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     key = tmp_path / "shop.json"
     file = tmp_path / "pushsvc.toml"
     file.write_text(f'[apps.shop.fcm]\nservice_account_file = "{key}"\n')

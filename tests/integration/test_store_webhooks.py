@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -205,6 +206,63 @@ def test_another_place_does_not_wait_for_what_the_old_one_has_asked_for(server: 
             assert (again.id, again.events, again.attempts, again.failures) == (batch.id, batch.events, 0, 0)
 
     play(server, story)
+
+
+def test_failures_in_a_row_count_from_the_first(server: Server) -> None:
+    async def story(store: Store) -> None:
+        hooks = store.webhooks
+
+        async def fail(place: str = PLACE) -> int | None:
+            async with hooks.claimed(APP, place, lease=30) as claim:
+                batch = await mine(claim).next(1)
+                assert batch is not None
+                assert await mine(claim).failed(batch, "http_503", wait=0.0)
+            return (await hooks.standing(APP, place)).failing_since
+
+        await record(store, 1, 2)
+        first = await fail()
+        assert first is not None
+        assert abs(first - store.clock()) < 60_000
+        await store.link.call("HSET", keys.hook(APP), "since", 1)  # long ago
+        assert await fail() == 1
+        assert (await hooks.standing(APP, "another")).failing_since is None
+        assert (await fail("another") or 0) >= first, "another place has not failed before"
+        async with hooks.claimed(APP, "another", lease=30) as claim:
+            batch = await mine(claim).next(1)
+            assert batch is not None
+            assert await mine(claim).told(batch)
+        assert (await hooks.standing(APP, "another")).failing_since is None
+        assert (await fail("another") or 0) >= first
+        await hooks.resume(APP)
+        resumed = await hooks.standing(APP, "another")
+        assert (resumed.failing_since, resumed.reason) == (None, "")
+
+    play(server, story)
+
+
+def test_all_webhooks_are_read_at_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(store: Store) -> None:
+        places = dict.fromkeys((APP, "b", "c", "d"), PLACE)
+        await record(store, 1)
+        async with store.webhooks.claimed("c", PLACE, lease=30) as claim:
+            assert await mine(claim).switch_off("http_410")
+        trips = 0
+        many = store.link.many
+
+        async def counted(*args: Any, **more: Any) -> list[Any]:
+            nonlocal trips
+            trips += 1
+            return await many(*args, **more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store.link, "many", counted)
+            standings = await store.webhooks.standings(places)
+        assert trips == 2
+        assert [app for app, each in standings.items() if each.off] == ["c"]
+        assert [app for app, each in standings.items() if each.waiting_since is not None] == [APP]
+        assert await store.webhooks.standings({}) == {}
+
+    play(server, story, StoreConfig(consumer="a", shards={APP: 3}))
 
 
 def test_what_is_too_large_is_halved_and_grows_again(server: Server) -> None:

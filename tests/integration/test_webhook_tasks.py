@@ -202,7 +202,10 @@ def test_a_webhook_that_cannot_be_tried_is_not_tried_all_the_time(server: Server
 
         await until(put_off)
         assert not await store.webhooks.due("shop", place)
-        assert (await store.webhooks.standing("shop", place)).due_in > 25_000
+        standing = await store.webhooks.standing("shop", place)
+        assert standing.due_in > 25_000
+        assert "apps.shop.webhook.ca_file" in standing.reason
+        assert standing.failing_since is not None
         await tasks.close()
 
     play(server, story)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pushsvc.cli.figures import figures, read_counters
-from pushsvc.cli.stats import plain, rows, summary
+from pushsvc.cli.stats import ALARMS, plain, rows, summary
 from pushsvc.model import Lane
 from pushsvc.store import AppGauges, Gauges, Worker
 from pushsvc.store.held import still_held
@@ -62,6 +62,13 @@ def test_frozen_routes_are_told() -> None:
     look = figures(gauges(), {}, "", frozen={"shop/apns": "300 of 300 answers within 10 s were `dead`"}, now=1.0)
     assert summary(look)[3:] == ["frozen    shop/apns: 300 of 300 answers within 10 s were `dead`; nothing is pruned"]
     assert plain(look).endswith(" frozen=shop/apns")
+
+
+def test_a_webhook_in_trouble_is_told() -> None:
+    look = figures(gauges(), {}, "", webhooks={"shop": "2 batches were given up"}, now=1.0)
+    assert summary(look)[3:] == ["webhook   shop: 2 batches were given up"]
+    assert summary(look)[3].startswith(ALARMS)
+    assert plain(look).endswith(" webhook=shop")
 
 
 def test_a_refused_configuration_is_told() -> None:

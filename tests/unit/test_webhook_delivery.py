@@ -54,7 +54,7 @@ class Claim:
     async def switch_off(self, reason: str) -> bool:
         return self._say(f"off {reason}")
 
-    async def rest(self, wait: float) -> bool:
+    async def rest(self, wait: float, reason: str = "") -> bool:
         return self._say(f"rest {wait}")
 
 

@@ -13,9 +13,9 @@ from pushsvc.documents import feedback_document
 from pushsvc.intake import answers
 from pushsvc.model import FeedbackEvent
 from pushsvc.ports import EventPage
-from pushsvc.ports.webhooks import Batch
+from pushsvc.ports.webhooks import Batch, Standing
 from pushsvc.store.webhooks import batch_id
-from pushsvc.webhooks import WebhookConfig, trial_body
+from pushsvc.webhooks import WebhookConfig, trial_body, trouble_of
 from pushsvc.webhooks.address import is_public
 from pushsvc.webhooks.body import feedback_body
 from pushsvc.webhooks.verdict import Answer, GivenUp, Gone, Halved, Later, Told, Verdict, judge
@@ -198,3 +198,36 @@ def test_no_repr_shows_a_token_a_key_or_a_path() -> None:
     assert "8f3c" not in told
     assert config.host == "example.com"
     assert "hidden" not in config.place
+
+
+# --- trouble --------------------------------------------------------------------------------------
+
+TEST = "`pushsvc webhooks test --app shop`"
+FAILED = "`pushsvc webhooks failed --app shop`, then `pushsvc webhooks redeliver --app shop`"
+RESUME = (
+    "it is switched off because its receiver answered 410, the events wait: "
+    "`pushsvc webhooks resume --app shop` when it takes calls again"
+)
+
+
+@pytest.mark.parametrize(
+    ("standing", "trouble"),
+    [
+        (Standing(), ""),
+        (Standing(waiting_since=0), ""),
+        (Standing(failures=9, reason="http_503", failing_since=NOW - 300_000), ""),
+        (
+            Standing(failures=9, reason="http_503", failing_since=NOW - 300_001),
+            f"fails since 2026-12-01T08:54:59.999Z, 9 calls in a row, with http_503: {TEST}",
+        ),
+        (
+            Standing(reason="apps.shop.webhook.ca_file: no such file", failing_since=NOW - HOUR * 1000),
+            f"fails since 2026-12-01T08:00:00.000Z, with apps.shop.webhook.ca_file: no such file: {TEST}",
+        ),
+        (Standing(off=True, reason="http_410", failing_since=NOW), RESUME),
+        (Standing(dead=1), f"1 batch was given up: {FAILED}"),
+        (Standing(off=True, dead=1200), f"{RESUME}; 1,200 batches were given up: {FAILED}"),
+    ],
+)
+def test_trouble_names_its_reason_and_its_remedy(standing: Standing, trouble: str) -> None:
+    assert trouble_of("shop", standing, NOW) == trouble
