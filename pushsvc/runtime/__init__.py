@@ -16,7 +16,7 @@ from .configuration import load_settings
 from .figures import (
     GAUGES_EVERY,
     Current,
-    exposition,
+    StoreFigures,
     frozen_routes,
     serve_part_metrics,
     show_cleanups,
@@ -80,7 +80,7 @@ __all__ = [
     "cleanup_plan",
     "GAUGES_EVERY",
     "Current",
-    "exposition",
+    "StoreFigures",
     "show_gauges",
     "show_frozen",
     "show_webhooks",

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from typing import Final
+
+from prometheus_client import Gauge
 
 from .. import feedback, telemetry, webhooks
+from ..errors import StoreUnavailable
+from ..model import LANES
 from ..ports.cleanup import CleanupRecord
 from ..ports.webhooks import Standing
 from ..settings import Settings
@@ -20,6 +25,22 @@ GAUGES_EVERY = 2.0
 """Seconds that the figures read from Redis are good for, however often `/metrics` is scraped."""
 
 
+_FROM_REDIS: Final[Mapping[Gauge, Sequence[tuple[str, ...]]]] = {
+    telemetry.QUEUE_PENDING: [(lane,) for lane in LANES],
+    telemetry.RETRY_PENDING: [()],
+    telemetry.DEAD_LETTERS: [],
+    telemetry.SCHEDULED: [],
+    telemetry.WORKERS: [(part,) for part in PARTS],
+    telemetry.PRUNING_FROZEN: [],
+    telemetry.WEBHOOK_LAG: [],
+    telemetry.WEBHOOK_DEAD: [],
+    telemetry.CLEANUP_REMOVED: [],
+    telemetry.CLEANUP_ENDED: [()],
+    telemetry.REDIS_MEMORY: [()],
+}
+"""What `StoreFigures` shows, with the series that there always are."""
+
+
 class Current:
     """The configuration as it is now."""
 
@@ -27,30 +48,62 @@ class Current:
         self.settings = settings
 
 
-def exposition(current: Current, store: Store) -> Callable[[], Awaitable[None]]:
-    """A step that brings the gauges that live in Redis up to date, at most every `GAUGES_EVERY` seconds."""
-    read_at = 0.0
+class StoreFigures:
+    """The gauges that live in Redis, brought up to date when somebody looks, at most every `GAUGES_EVERY` seconds.
 
-    async def refresh() -> None:
-        nonlocal read_at
-        if time.monotonic() - read_at < GAUGES_EVERY:
+    While Redis is away they are NaN: the last figures would be shown as if they were those of now.
+    """
+
+    def __init__(self, current: Current, store: Store) -> None:
+        self._current = current
+        self._store = store
+        self._good_until = 0.0
+
+    async def refresh(self) -> None:
+        """Read them, unless they are good for a while yet. Where Redis is away they say so."""
+        telemetry.QUEUE_LIMIT.set(self._current.settings.queue.max_pending)
+        if time.monotonic() < self._good_until:
             return
-        read_at = time.monotonic()
-        show_gauges(await store.gauges({app: tuple(each.providers) for app, each in current.settings.apps.items()}))
-        telemetry.QUEUE_LIMIT.set(current.settings.queue.max_pending)
-        show_workers(await store.workers.living())
-        show_frozen(current.settings, await frozen_routes(current.settings, store))
-        show_webhooks(await webhook_standings(current.settings, store))
-        show_cleanups(await store.cleanups.record())
+        try:
+            await self._read()
+        except StoreUnavailable as error:
+            self._away()
+            telemetry.REDIS.begin("gauges", error=str(error))
+            return
+        self._good_until = time.monotonic() + GAUGES_EVERY
+        telemetry.REDIS_UP.set(1)
+        telemetry.REDIS.end("gauges")
 
-    return refresh
+    async def away(self) -> str:
+        """Why Redis does not answer now; empty while it does."""
+        try:
+            await self._store.pushes.ping()
+        except StoreUnavailable as error:
+            self._away()
+            return str(error)
+        telemetry.REDIS_UP.set(1)
+        return ""
+
+    def _away(self) -> None:
+        self._good_until = 0.0
+        telemetry.REDIS_UP.set(0)
+        for gauge, always in _FROM_REDIS.items():
+            telemetry.unknown(gauge, always)
+
+    async def _read(self) -> None:
+        settings, store = self._current.settings, self._store
+        show_gauges(await store.gauges({app: tuple(each.providers) for app, each in settings.apps.items()}))
+        show_workers(await store.workers.living())
+        show_frozen(settings, await frozen_routes(settings, store))
+        show_webhooks(await webhook_standings(settings, store))
+        show_cleanups(await store.cleanups.record())
+        telemetry.show(telemetry.REDIS_MEMORY, {(): await store.memory_ratio()})
 
 
 def show_gauges(gauges: Gauges) -> None:
     """Set the metrics that are read from Redis."""
-    for lane, count in gauges.pending.items():
-        telemetry.QUEUE_PENDING.labels(lane).set(count)
-    telemetry.RETRY_PENDING.set(gauges.retry_pending)
+    telemetry.show(telemetry.QUEUE_PENDING, {(lane,): count for lane, count in gauges.pending.items()})
+    telemetry.show(telemetry.RETRY_PENDING, {(): gauges.retry_pending})
     telemetry.show(telemetry.DEAD_LETTERS, {(app,): each.dead_letters for app, each in gauges.apps.items()})
     telemetry.show(telemetry.SCHEDULED, {(app,): each.scheduled for app, each in gauges.apps.items()})
 
@@ -58,8 +111,7 @@ def show_gauges(gauges: Gauges) -> None:
 def show_workers(workers: Iterable[Worker]) -> None:
     """Set how many processes of each part live."""
     living = Counter(worker.part for worker in workers)
-    for part in PARTS:
-        telemetry.WORKERS.labels(part).set(living[part])
+    telemetry.show(telemetry.WORKERS, {(part,): living[part] for part in PARTS})
 
 
 def show_frozen(settings: Settings, frozen: Mapping[str, str]) -> None:
@@ -83,9 +135,8 @@ def show_webhooks(standings: Mapping[str, Standing]) -> None:
 
 def show_cleanups(record: CleanupRecord) -> None:
     """Set the metrics of what cleanups have done, whichever process ran them."""
-    for (app, what), count in record.total.items():
-        telemetry.CLEANUP_REMOVED.labels(app, what).set(count)
-    telemetry.CLEANUP_ENDED.set(record.ended_at / 1000)
+    telemetry.show(telemetry.CLEANUP_REMOVED, record.total)
+    telemetry.show(telemetry.CLEANUP_ENDED, {(): record.ended_at / 1000})
 
 
 async def frozen_routes(settings: Settings, store: Store) -> dict[str, str]:
@@ -112,5 +163,5 @@ async def serve_part_metrics(stack: AsyncExitStack, current: Current, part: str,
     port = settings.metrics.port_of(part)  # type: ignore[arg-type]  # all callers pass a literal
     if port is not None:
         await stack.enter_async_context(
-            telemetry.serve_metrics(settings.metrics.host, port, refresh=exposition(current, store))
+            telemetry.serve_metrics(settings.metrics.host, port, refresh=StoreFigures(current, store).refresh)
         )

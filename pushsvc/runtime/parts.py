@@ -27,7 +27,7 @@ from ..reload import refused_since, unapplied, versions
 from ..settings import Settings
 from ..store import Store, open_store, token_hash
 from .configuration import load_settings
-from .figures import Current, exposition, frozen_routes, serve_part_metrics, webhook_troubles
+from .figures import Current, StoreFigures, frozen_routes, serve_part_metrics, webhook_troubles
 from .plans import api_is_open, dispatch_config, feedback_config, intake_apps, route_limits, routes_of
 from .store import log_durability, open_configured_store, redis_url, require_durability, store_config
 from .workers import name_of, read_unserved, telling, watching
@@ -63,14 +63,11 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
     async with redis_url(settings) as url, open_store(url, store_config(settings)) as store, channels:
         await require_durability(settings, url)
         log_durability(settings, store)
-        refresh = exposition(current, store)
+        figures = StoreFigures(current, store)
 
         async def ready() -> Mapping[str, str]:
-            try:
-                await store.pushes.ping()
-            except StoreUnavailable as error:
-                return {"redis": str(error)}
-            return {}
+            why = await figures.away()
+            return {"redis": why} if why else {}
 
         async def held() -> Mapping[str, str]:
             try:
@@ -102,11 +99,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             return found
 
         async def metrics() -> bytes:
-            try:
-                await refresh()
-                telemetry.REDIS.end("gauges")
-            except StoreUnavailable as error:
-                telemetry.REDIS.begin("gauges", error=str(error))
+            await figures.refresh()
             return telemetry.exposition()
 
         config = intake.IntakeConfig(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
 from redis.exceptions import ResponseError
 
+from ..errors import StoreError
 from ..model import LANES, Lane, Platform
 from . import keys
 from .config import StoreConfig
@@ -84,6 +86,18 @@ async def read_gauges(link: Link, config: StoreConfig, routes: Mapping[str, Sequ
     for app, commands in asked:
         read[app].append([next(answers) for _ in commands])
     return Gauges(apps={app: _sum_up(read[app], platforms) for app, platforms in routes.items()})
+
+
+async def read_memory(link: Link) -> float:
+    """Used memory as a share of `maxmemory`, in a cluster of the fullest node that is asked; NaN where none is set or
+    this user may not know."""
+    try:
+        answer = await link.call("INFO", "memory")
+    except StoreError:
+        return math.nan
+    nodes = [answer] if "used_memory" in answer else list(answer.values())
+    shares = [int(node["used_memory"]) / int(node["maxmemory"]) for node in nodes if int(node.get("maxmemory", 0))]
+    return max(shares, default=math.nan)
 
 
 def _questions(app: str, shard: int, platforms: Sequence[Platform]) -> list[tuple[Any, ...]]:

@@ -19,7 +19,7 @@ from .clock import Clock, StoreClock, wall_clock
 from .config import StoreConfig, with_consumer
 from .erasure import RedisErasures
 from .expansions import RedisExpansions
-from .gauges import Gauges, read_gauges
+from .gauges import Gauges, read_gauges, read_memory
 from .held import read_held
 from .keyring import RedisKeyRing, keep_hash_key, load_hash_key
 from .leftovers import RedisLeftovers
@@ -120,6 +120,10 @@ class Store:
         for app, figures in gauges.apps.items():
             tell(app, figures.by_shard)
         return gauges
+
+    async def memory_ratio(self) -> float:
+        """Used memory of Redis as a share of its `maxmemory`; NaN where none is set."""
+        return await read_memory(self.link)
 
     async def forbidden(self) -> list[str]:
         """Commands of ours that this user of Redis may not run."""

@@ -25,6 +25,8 @@ from .metrics import (
     PRUNING_FROZEN,
     QUEUE_LIMIT,
     QUEUE_PENDING,
+    REDIS_MEMORY,
+    REDIS_UP,
     REFUSED,
     RELOAD_SUCCESSFUL,
     RELOAD_TIMESTAMP,
@@ -44,6 +46,7 @@ from .metrics import (
     prepare_multiprocess,
     serve_metrics,
     show,
+    unknown,
 )
 from .redaction import REDACTED, is_secret, redact, scrub_text
 from .states import REDIS, StateLog
@@ -57,6 +60,8 @@ __all__ = [
     "QUEUE_LIMIT",
     "QUEUE_PENDING",
     "WORKERS",
+    "REDIS_UP",
+    "REDIS_MEMORY",
     "RETRY_PENDING",
     "SCHEDULED",
     "DEAD_LETTERS",
@@ -84,6 +89,7 @@ __all__ = [
     "forget",
     "serve_metrics",
     "show",
+    "unknown",
     "prepare_multiprocess",
     "mark_process_dead",
     "LEVELS",

@@ -12,8 +12,9 @@ how it is summed; all of them are of the living processes only, which is why who
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, TypeVar
@@ -115,6 +116,16 @@ CLEANUP_ENDED = Gauge(
     "Unix time at which the last cleanup ended, 0 before the first; read from Redis by the process that is scraped.",
     multiprocess_mode="livemostrecent",
 )
+REDIS_UP = Gauge(
+    "pushsvc_redis_up",
+    "1 while Redis answers, by the last look of /metrics or /readyz; at 0 what is read from Redis is NaN.",
+    multiprocess_mode="livemostrecent",
+)
+REDIS_MEMORY = Gauge(
+    "pushsvc_redis_memory_ratio",
+    "Used memory as a share of maxmemory, of the fullest node; NaN where none is set.",
+    multiprocess_mode="livemostrecent",
+)
 JOBS = Counter("pushsvc_jobs_total", "Jobs that ended, by how.", ["job", "result"])
 PROVIDER_SECONDS = Histogram(
     "pushsvc_provider_seconds",
@@ -194,9 +205,13 @@ def prepare_multiprocess(folder: Path) -> dict[str, str]:
 def forget(gauge: Gauge, *labels: str, value: float = 0.0) -> None:
     """End a series of what is over or gone. Where processes share a folder its value goes to `value` instead: the files
     cannot lose a series."""
-    gauge.labels(*labels).set(value)
+    _series(gauge, labels).set(value)
     if not _MULTIPROCESS:
         gauge.remove(*labels)
+
+
+def _series(gauge: Gauge, labels: tuple[str, ...]) -> Gauge:
+    return gauge.labels(*labels) if labels else gauge
 
 
 Labels = TypeVar("Labels", bound=tuple[str, ...])
@@ -205,12 +220,20 @@ _SHOWN: dict[Gauge, set[tuple[str, ...]]] = {}
 
 
 def show(gauge: Gauge, values: Mapping[Labels, float]) -> None:
-    """Set all series of a gauge, by their labels; those that were shown before and are not among them end."""
+    """Set all series of a gauge, by their labels, `()` where it has none; those that were shown before and are not
+    among them end."""
     for labels in _SHOWN.get(gauge, set()) - values.keys():
         forget(gauge, *labels)
     for labels, value in values.items():
-        gauge.labels(*labels).set(value)
+        _series(gauge, labels).set(value)
     _SHOWN[gauge] = set(values)
+
+
+def unknown(gauge: Gauge, always: Iterable[tuple[str, ...]] = ()) -> None:
+    """Set all series that `show` has set, and those that there are `always`, to NaN until `show` is called again:
+    nobody knows the value now, and no alarm is true of NaN. They do not end, because a process cannot remove the series
+    of another one."""
+    show(gauge, dict.fromkeys({*_SHOWN.get(gauge, set()), *always}, math.nan))
 
 
 def mark_process_dead(pid: int, folder: Path) -> None:

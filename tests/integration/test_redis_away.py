@@ -6,6 +6,7 @@ The whole service in one loop, over a Redis and a Valkey of its own and over the
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator
@@ -18,6 +19,7 @@ import pytest
 from msgspec import structs
 
 from pushsvc import runtime
+from pushsvc.model import LANES
 
 from .harness import Service, apns, fcm, running_service
 from .servers import KINDS, Kind, Server, ask, running_server
@@ -63,12 +65,27 @@ def document(*tokens: object) -> dict[str, Any]:
 
 
 Headers = dict[str, str]
+FROM_REDIS = {
+    *(f'pushsvc_queue_pending{{lane="{lane}"}}' for lane in LANES),
+    *(f'pushsvc_workers{{part="{part}"}}' for part in ("serve", "dispatch", "feedback", "jobs")),
+    *(f'pushsvc_{name}{{app="shop"}}' for name in ("dead_letters", "scheduled")),
+    *(f'pushsvc_pruning_frozen{{app="shop",platform="{platform}"}}' for platform in ("apns", "fcm")),
+    *(f"pushsvc_{name}" for name in ("retry_pending", "cleanup_ended_seconds", "redis_memory_ratio")),
+}
 
 
 async def call(service: Service, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Headers]:
     async with service.session.request(method, path, json=body, headers=headers) as answer:
         await answer.read()
         return answer.status, dict(answer.headers)
+
+
+async def gauges(service: Service) -> dict[str, float]:
+    """The samples of /metrics, by name and labels."""
+    async with service.session.get("/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    samples = (line.rpartition(" ") for line in lines)
+    return {name: float(value) for name, _, value in samples if name.startswith("pushsvc_")}
 
 
 async def refuses_everything(service: Service) -> None:
@@ -93,6 +110,10 @@ async def refuses_everything(service: Service) -> None:
         assert int(headers["Retry-After"]) >= 1, (method, path)
     for path in ("/healthz", "/metrics", "/openapi.json"):
         assert (await call(service, "GET", path))[0] == 200, path
+    figures = await gauges(service)
+    assert figures["pushsvc_redis_up"] == 0
+    stale = {name for name, value in figures.items() if not math.isnan(value)} & FROM_REDIS
+    assert not stale, "shown as if they were current"
 
 
 async def goes_on(service: Service, *before: str) -> None:
@@ -102,6 +123,9 @@ async def goes_on(service: Service, *before: str) -> None:
         return (await call(service, "GET", "/readyz"))[0] == 200
 
     await service.until("it is ready again", ready)
+    figures = await gauges(service)
+    assert (figures["pushsvc_redis_up"], figures['pushsvc_workers{part="serve"}']) == (1, 1)
+    assert {name for name, value in figures.items() if math.isnan(value)} <= {"pushsvc_redis_memory_ratio"}
     after = await service.push([*apns("ok", "after"), *apns("Unregistered", "dead"), *fcm("ok", "after")])
     assert await service.done(after) == {"total": 3, "sent": 2, "invalid": 1}
     for push in before:
@@ -172,6 +196,13 @@ def test_a_server_that_takes_no_writes(
         before = await service.push(apns("ok", 1))
         await service.done(before)
         place.server.command(*trouble)
+
+        async def seen() -> bool:
+            figures = await gauges(service)
+            assert figures["pushsvc_redis_up"] == 1, "it answers"
+            return (figures["pushsvc_redis_memory_ratio"] > 1) == ("maxmemory" in trouble)
+
+        await service.until("the memory is seen to be full, or nothing is set", seen)
         for path, body in (("/v1/push", document("away")), ("/v1/push/batch", [document("away")])):
             status, headers = await call(service, "POST", path, body)
             assert (status, int(headers["Retry-After"]) >= 1) == (503, True)

@@ -24,6 +24,8 @@ NAMES = [
     (telemetry.ATTEMPTS, "pushsvc_attempts", ("app", "platform", "result"), Counter),
     (telemetry.QUEUE_PENDING, "pushsvc_queue_pending", ("lane",), Gauge),
     (telemetry.RETRY_PENDING, "pushsvc_retry_pending", (), Gauge),
+    (telemetry.REDIS_UP, "pushsvc_redis_up", (), Gauge),
+    (telemetry.REDIS_MEMORY, "pushsvc_redis_memory_ratio", (), Gauge),
     (telemetry.DEAD_LETTERS, "pushsvc_dead_letters", ("app",), Gauge),
     (telemetry.SCHEDULED, "pushsvc_scheduled", ("app",), Gauge),
     (telemetry.REPLAYED, "pushsvc_replayed", ("app",), Counter),
