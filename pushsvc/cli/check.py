@@ -95,7 +95,7 @@ def _rows(state: Any) -> Iterator[Row]:
     try:
         settings.require_apps()
     except ConfigError as error:
-        yield Row(error.path, "warning", error.message, error.mend)
+        yield Row(error.path, "error", error.message, error.mend)
     yield from run(_store(settings))
     yield from _credentials(settings)
     yield from run(_webhooks(settings))

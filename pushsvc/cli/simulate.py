@@ -114,7 +114,7 @@ def _print_snippet(address: Address) -> None:
 #   POST /control/COMMAND  COMMAND is {", ".join(COMMANDS)};
 #                          fields as JSON, {{"on": false}} ends a stall; calm ends everything
 #   GET /record            what came and how often; DELETE /record forgets it
-# To push there, put this into the configuration:
+# To push there, put this into the configuration, in the place of these sections if it has them:
 
 [apps.shop.apns]
 key_file = "{credentials.apns_key_file.absolute()}"
@@ -135,7 +135,7 @@ ca_file = "{ca_file}"
 
 
 def _print_tokens(scenario: str) -> None:
-    """The tokens of those that know the words; exit 2 with the known ones when none does."""
+    """The tokens of those that know the words; exit 2 with the known ones when none does. `list`: all words."""
     faults = []
     for name, make in (("apns", apns_token), ("fcm", fcm_token), ("channel", channel_id)):
         try:
@@ -143,7 +143,11 @@ def _print_tokens(scenario: str) -> None:
         except ScenarioError as error:
             faults.append(f"{name}: {error}")
     if len(faults) == 3:
-        typer.echo("\n".join(dict.fromkeys(faults)) + f"\n{GRAMMAR}", err=True)
+        known = "\n".join(dict.fromkeys(faults))
+        if scenario == "list":
+            print(known.replace("unknown action 'list'; known are ", ""), GRAMMAR, sep="\n")
+            return
+        typer.echo(f"{known}\n{GRAMMAR}", err=True)
         raise typer.Exit(2)
     sys.stdout.flush()
     sends = [f"--{name} TOKEN" for name in ("apns", "fcm") if not any(fault.startswith(name) for fault in faults)]

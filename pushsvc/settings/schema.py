@@ -373,13 +373,12 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Raises `ConfigError` where there is nothing to serve."""
         where = str(self.file) if self.file else "the configuration"
         if not self.apps:
+            played = self.store.data_dir / "playground" / "pushsvc.toml"
             raise ConfigError(
                 "apps",
                 f"{where} names no app",
-                f"to use the playground: --config {played}"
-                if (played := self.store.data_dir / "playground" / "pushsvc.toml").exists()
-                else "name one with --config or PUSHSVC_CONFIG, or add a section [apps.NAME] (see config/example.toml);"
-                " or play: pushsvc up --simulator",
+                "name one with --config or PUSHSVC_CONFIG, or add a section [apps.NAME] (see config/example.toml); "
+                "or play: " + (f"--config {played}" if played.exists() else "pushsvc up --simulator"),
             )
         if bare := [name for name, app in self.apps.items() if not app.providers]:
             raise ConfigError(

@@ -253,8 +253,10 @@ def test_a_check_leaves_nothing_behind(
 ) -> None:
     """Where the embedded store does not run, whether it would is tried elsewhere."""
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["check"]) == 0
-    assert f"embedded under {tmp_path / 'var'}, not running: Valkey" in capsys.readouterr().out
+    assert cli.main(["check"]) == 1
+    out = capsys.readouterr().out
+    assert f"embedded under {tmp_path / 'var'}, not running: Valkey" in out
+    assert [line.split("\t")[1] for line in out.splitlines() if line.startswith("error\t")] == ["apps"]
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "var").write_text("a file where the folder should be")
     assert cli.main(["check"]) == 1
@@ -269,5 +271,7 @@ def test_a_user_of_redis_who_may_not_ask_how_it_is_set_up_is_no_fault(
     with running_server(kind) as server:
         server.command(*["ACL", "SETUSER", "narrow", "on", ">secret", "~*", "&*", "+@all", "-info", "-command"])
         monkeypatch.setenv("PUSHSVC__REDIS__URL", server.url.replace("unix://", "unix://narrow:secret@"))
-        assert cli.main(["check"]) == 0
-        assert "this user may not run INFO or COMMAND" in capsys.readouterr().out
+        assert cli.main(["check"]) == 1
+        out = capsys.readouterr().out
+        assert "this user may not run INFO or COMMAND" in out
+        assert [line.split("\t")[1] for line in out.splitlines() if line.startswith("error\t")] == ["apps"]

@@ -76,6 +76,9 @@ def test_the_curls_and_the_scenarios_work_as_they_stand(played: Played) -> None:
     assert code == 0
     push = played.api.push([{"platform": "apns", "token": out.split()[1]}])
     assert played.api.until_done(push) == {"total": 1, "invalid": 1}
+    code, out, err = played.processes.run("simulate", "--token", "list")
+    assert (code, err) == (0, "")
+    assert {"Unregistered", "slow-<ms>"} <= set(re.findall(r"[\w<>-]+", out))
     code, _, err = played.processes.run("simulate", "--token", "nonsense")
     assert code == 2
     assert "Unregistered" in err
