@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import NamedTuple, Self, TypeAlias
 
 from msgspec import Struct
 
@@ -69,8 +69,18 @@ class _Shut:
         """Nothing was opened."""
 
 
-def removal_of(each: RemovedRoute, apps: Container[str]) -> str:
-    """What waits for a route that was removed, and the remedy; `apps` are those of the configuration."""
+class Removal(NamedTuple):
+    """What is to be said of a route that was removed."""
+
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.fix}"
+
+
+def removal_of(each: RemovedRoute, apps: Container[str]) -> Removal:
+    """Return what waits for a route that was removed, and the remedy; `apps` are those of the configuration."""
     app, platform = each.route.app, each.route.platform
     waits = f"{each.waiting:,} {'delivery waits' if each.waiting == 1 else 'deliveries wait'}"
     if each.pushes:
@@ -84,7 +94,7 @@ def removal_of(each: RemovedRoute, apps: Container[str]) -> str:
         )
     else:
         what, remedy = f"the configuration has no app `{app}`", f"add [apps.{app}] and [apps.{app}.{platform}] again"
-    return f"{what} any more, {waits}: {remedy}; what is still there when its ttl is over expires"
+    return Removal(f"{what} any more, {waits}", f"{remedy}; what is still there when its ttl is over expires")
 
 
 class Accounts:
@@ -185,7 +195,7 @@ class Accounts:
                 self._log.info("route_added", app=route.app, platform=route.platform)
             else:
                 dispatcher.replace(account.provider)
-                closing = asyncio.create_task(before.close(), name=f"close:{route.app}/{route.platform}")
+                closing = asyncio.create_task(before.close(), name=f"close:{route.name}")
                 self._closing.add(closing)
                 closing.add_done_callback(self._closing.discard)
                 self._log.info("route_reopened", app=route.app, platform=route.platform)

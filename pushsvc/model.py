@@ -221,6 +221,11 @@ class Route(Struct, frozen=True, order=True):
     platform: Platform
     """The name of the account: that of the platform, or of the platform and an environment (see `routing`)."""
 
+    @property
+    def name(self) -> str:
+        """`app/platform`, as people and Redis have it."""
+        return f"{self.app}/{self.platform}"
+
 
 class Delivery(Struct, frozen=True, gc=False):
     """One notification to one target: the unit of sending, retrying and counting."""

@@ -213,8 +213,7 @@ def judge_removed(settings: Settings, removed: Sequence[RemovedRoute]) -> Iterat
     from ..accounts import removal_of
 
     for each in removed:
-        what, _, fix = removal_of(each, settings.apps).partition(": ")
-        yield Row(f"apps.{each.route.app}.{each.route.platform}", "warning", what, fix)
+        yield Row(f"apps.{each.route.app}.{each.route.platform}", "warning", *removal_of(each, settings.apps))
 
 
 def judge_keys(settings: Settings, stored: Sequence[ApiKey] | None) -> Iterator[Row]:

@@ -66,7 +66,7 @@ async def _stats(settings: Settings, url: str, *, watch: bool, every: float, jso
 
 async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[Figures, None]:
     """One look after the other, for as long as somebody wants them."""
-    from ..runtime import frozen_routes, open_running_store, routes_of, unserved, webhook_troubles
+    from ..runtime import frozen_routes, open_running_store, read_unserved, webhook_troubles
 
     platforms = {app: tuple(each.providers) for app, each in settings.apps.items()}
     last: Figures | None = None
@@ -87,7 +87,7 @@ async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[F
                 api=why,
                 frozen=frozen,
                 workers=workers,
-                unserved=unserved(settings, workers, await store.removed(routes_of(settings))),
+                unserved=await read_unserved(settings, store, workers),
                 webhooks=await webhook_troubles(settings, store),
             )
             yield last

@@ -130,7 +130,7 @@ class Dispatcher:
             limiter=self._limiter,
             limits=self._limits.get(provider.route),
         )
-        reading = self._watch(asyncio.create_task(worker.run(), name=f"{app}/{provider.route.platform}"))
+        reading = self._watch(asyncio.create_task(worker.run(), name=provider.route.name))
         self._lines[provider.route] = _Line(worker, provider, reading)
 
     def limit(self, limits: Mapping[Route, RouteLimits]) -> None:
@@ -197,7 +197,7 @@ class Dispatcher:
         due = 0.0
         while not self._stopping:
             held = self.held()
-            held |= {f"{NOTE}{route.app}/{route.platform}": text for route, text in self._notes.items()}
+            held |= {f"{NOTE}{route.name}": text for route, text in self._notes.items()}
             if held != told or loop.time() >= due:
                 asked_at = self._lease.clock()
                 lapsed = not self._lease.holds

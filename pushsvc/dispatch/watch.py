@@ -90,7 +90,7 @@ class RouteWatch:
 
     def worked_ago(self, now: float) -> dict[str, float]:
         """Seconds since the route, and each part of it that was in question, was seen to work, by their names."""
-        route = f"{self._route.app}/{self._route.platform}"
+        route = self._route.name
         found = {f"{route}/{part}": now - at for part, at in self.parts.passed_at.items()}
         if self.health.trouble is None and self.health.worked_at > self._began:
             found[route] = now - self.health.worked_at
@@ -116,7 +116,7 @@ class RouteWatch:
                 self._log.error("route_held", held=name, reason=label, why=text, seconds=round(now - line.since, 1))
 
     def _held(self, provider: Knows, now: float) -> dict[str, tuple[str, str]]:
-        route = f"{self._route.app}/{self._route.platform}"
+        route = self._route.name
         found: dict[str, tuple[str, str]] = {}
         trouble = self.health.spoken_of(now)
         if label := _shut(provider.trouble):

@@ -24,10 +24,11 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 from .. import telemetry
+from ..background import in_background
 from ..errors import ContentTooLarge, Fault, StoreError, TooManyRequests
 from ..ports import PushStore
 
@@ -94,14 +95,9 @@ class Backlog:
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Look at what waits while the block lasts, and once before it."""
-        watch = asyncio.create_task(self._watch(), name="backlog")
-        try:
+        async with in_background(self._watch(), "backlog"):
             await self._look(EVERY)
             yield
-        finally:
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
 
     def full(self) -> dict[str, str]:
         """Whose pushes are refused now, `queue` for everybody's, and why."""

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
+from ..background import in_background
 from ..errors import StoreError, StoreUnavailable
 from ..ports.cleanup import Cleanups
 
@@ -36,12 +37,9 @@ async def holding(cleanups: Cleanups, owner: str, *, lease: float) -> AsyncItera
             with suppress(StoreUnavailable):  # the next time, perhaps
                 lost = not await cleanups.hold(owner, lease=lease)
 
-    renewing = asyncio.create_task(renew(), name="holding")
     try:
-        yield lambda: lost
+        async with in_background(renew(), "holding"):
+            yield lambda: lost
     finally:
-        renewing.cancel()
-        with suppress(asyncio.CancelledError):
-            await renewing
         with suppress(StoreError):  # else the lease runs out
             await cleanups.release(owner)

@@ -187,7 +187,7 @@ async def _expand_one(context: Context, store: Store, which: Waiting) -> fanout.
             which.push_id,
             expansions=store.expansions,
             registry=store.registry,
-            routes=route_table(settings, which.app) if which.app in settings.apps else {},
+            routes=route_table(settings, which.app),
             lease=lease,
             go_on=lambda: time.monotonic() < until and not context.stopping(),
             has_room=_room(store, settings, which.app),

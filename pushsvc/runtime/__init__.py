@@ -52,11 +52,12 @@ from .store import (
     running_store_url,
     store_config,
 )
-from .workers import telling, unserved
+from .workers import read_unserved, telling, unserved
 
 __all__ = [
     "telling",
     "unserved",
+    "read_unserved",
     "EMBEDDED_START",
     "EMBEDDED_LOOK",
     "redis_url",

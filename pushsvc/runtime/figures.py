@@ -116,9 +116,7 @@ def show_workers(workers: Iterable[Worker]) -> None:
 
 def show_frozen(settings: Settings, frozen: Mapping[str, str]) -> None:
     """Set the alarm of each route; that of a route which is gone ends."""
-    alarms = {
-        (route.app, route.platform): float(f"{route.app}/{route.platform}" in frozen) for route in routes_of(settings)
-    }
+    alarms = {(route.app, route.platform): float(route.name in frozen) for route in routes_of(settings)}
     telemetry.show(telemetry.PRUNING_FROZEN, alarms)
 
 
@@ -142,7 +140,7 @@ def show_cleanups(record: CleanupRecord) -> None:
 async def frozen_routes(settings: Settings, store: Store) -> dict[str, str]:
     """The routes whose pruning is frozen now, `app/platform` and why."""
     frozen = await feedback.frozen_routes(store.answers, routes_of(settings), feedback_config(settings), store.clock())
-    return {f"{route.app}/{route.platform}": freeze.why for route, freeze in frozen.items()}
+    return {route.name: freeze.why for route, freeze in frozen.items()}
 
 
 async def webhook_standings(settings: Settings, store: Store) -> dict[str, Standing]:

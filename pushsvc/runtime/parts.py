@@ -16,6 +16,7 @@ from aiohttp import web
 
 from .. import feedback, intake, telemetry
 from ..accounts import Accounts, removal_of
+from ..background import in_background
 from ..channels import OpenedChannels
 from ..dispatch import Dispatcher
 from ..documents import instant
@@ -30,7 +31,7 @@ from .configuration import load_settings
 from .figures import Current, StoreFigures, frozen_routes, serve_part_metrics, webhook_troubles
 from .plans import api_is_open, dispatch_config, feedback_config, intake_apps, route_limits, routes_of
 from .store import log_durability, open_configured_store, redis_url, require_durability, store_config
-from .workers import name_of, read_unserved, telling, watching
+from .workers import read_unserved, telling, watching
 
 REFUSED = (
     "the changed configuration was refused, an older one runs: see `reload_refused` in the log, or `pushsvc check`"
@@ -83,7 +84,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
 
         async def without() -> Mapping[str, str]:
             try:
-                return await read_unserved(current.settings, store)
+                return await read_unserved(current.settings, store, await store.workers.living())
             except StoreUnavailable:
                 return {}
 
@@ -196,7 +197,7 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
             current.settings = newer
             dispatcher.limit(route_limits(newer.apps))
             left = await _removed(store, routes(), anywhere=False)
-            waiting = {each.route: removal_of(each, newer.apps) for each in left or ()}
+            waiting = {each.route: str(removal_of(each, newer.apps)) for each in left or ()}
             await accounts.follow(newer.apps, dispatcher, waiting)
             await tell()
 
@@ -209,9 +210,9 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
 
         async with (
             _ending_with(store, stop),
-            telling(store, "dispatch", lambda: map(name_of, routes()), routes) as tell,
+            telling(store, "dispatch", lambda: [route.name for route in routes()], routes) as tell,
             _following(settings, stop, change),
-            _beside(hold_removed, "removed"),
+            in_background(hold_removed(), "removed"),
         ):
             await dispatcher.run(stop)
 
@@ -280,18 +281,6 @@ async def _ending_with(store: Store, stop: asyncio.Event) -> AsyncIterator[None]
 
 
 @asynccontextmanager
-async def _beside(work: Callable[[], Awaitable[None]], name: str) -> AsyncIterator[None]:
-    """Do this beside the block, until it ends."""
-    task = asyncio.ensure_future(work())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-@asynccontextmanager
 async def _following(
     settings: Settings, stop: asyncio.Event, change: Callable[[Settings], Awaitable[None]]
 ) -> AsyncIterator[None]:
@@ -301,10 +290,5 @@ async def _following(
         async for newer in versions(settings, partial(load_settings, settings.file), stop):
             await change(newer)
 
-    following = asyncio.create_task(follow(), name="reload")
-    try:
+    async with in_background(follow(), "reload"):
         yield
-    finally:
-        following.cancel()
-        with suppress(asyncio.CancelledError):
-            await following

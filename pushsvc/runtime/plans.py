@@ -25,8 +25,9 @@ def environments_of(app: AppSettings) -> dict[Platform, Environment]:
 
 
 def route_table(settings: Settings, app: str) -> RouteTable:
-    """Which of the app's accounts reaches a token, where tokens belong to an environment."""
-    return table_of(environments_of(settings.apps[app]))
+    """Which of the app's accounts reaches a token, where tokens belong to an environment. None of an app that is not
+    configured any more."""
+    return table_of(environments_of(settings.apps[app])) if app in settings.apps else {}
 
 
 def intake_apps(settings: Settings) -> dict[str, intake.IntakeApp]:

@@ -13,6 +13,7 @@ from typing import Final
 
 from .. import telemetry
 from ..accounts import removal_of
+from ..background import in_background
 from ..errors import StoreError
 from ..model import Route
 from ..ports.removed import RemovedRoute
@@ -31,18 +32,13 @@ LEAVING: Final = 2.0
 _LOG: Final = telemetry.StateLog("serve", "unserved", "unserved_still", "served_again", level="error")
 
 
-def name_of(route: Route) -> str:
-    """`app/platform`."""
-    return f"{route.app}/{route.platform}"
-
-
 def unserved(settings: Settings, workers: Collection[Worker], removed: Iterable[RemovedRoute] = ()) -> dict[str, str]:
     """What the configuration has and no living process serves, and why: `app/platform`, or a part with its app. Where
     no dispatcher lives nobody holds the `removed` routes either, so they are named here."""
     found: dict[str, str] = {}
-    if not any(worker.part == "dispatch" for worker in workers):
-        found = {name_of(each.route): removal_of(each, settings.apps) for each in removed}
-    names = {"dispatch": list(map(name_of, routes_of(settings)))}
+    if not _dispatched(workers):
+        found = {each.route.name: str(removal_of(each, settings.apps)) for each in removed}
+    names = {"dispatch": [route.name for route in routes_of(settings)]}
     for part, without in _WITHOUT.items():
         served = [worker.serves for worker in workers if worker.part == part]
         if not served and part != "dispatch":
@@ -60,9 +56,14 @@ def unserved(settings: Settings, workers: Collection[Worker], removed: Iterable[
     return found
 
 
-async def read_unserved(settings: Settings, store: Store) -> dict[str, str]:
-    """See `unserved`, as it is now. Raises `StoreUnavailable`."""
-    return unserved(settings, await store.workers.living(), await store.removed(routes_of(settings)))
+async def read_unserved(settings: Settings, store: Store, workers: Collection[Worker]) -> dict[str, str]:
+    """See `unserved`; what was removed is read where it is needed. Raises `StoreUnavailable`."""
+    removed = () if _dispatched(workers) else await store.removed(routes_of(settings))
+    return unserved(settings, workers, removed)
+
+
+def _dispatched(workers: Collection[Worker]) -> bool:
+    return any(worker.part == "dispatch" for worker in workers)
 
 
 @asynccontextmanager
@@ -86,13 +87,10 @@ async def telling(
             await tell()
 
     await tell()
-    task = asyncio.create_task(tell_on(), name="telling")
     try:
-        yield tell
+        async with in_background(tell_on(), "telling"):
+            yield tell
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
         with suppress(StoreError, TimeoutError):
             async with asyncio.timeout(LEAVING):
                 await store.workers.leave(part)
@@ -108,7 +106,7 @@ async def watching(store: Store, current: Current) -> AsyncIterator[None]:
         while True:
             await asyncio.sleep(every)
             with suppress(StoreError):
-                found = await read_unserved(current.settings, store)
+                found = await read_unserved(current.settings, store, await store.workers.living())
                 lasting = {name: why for name, why in found.items() if name in before}
                 before = found
                 if lasting:
@@ -116,10 +114,5 @@ async def watching(store: Store, current: Current) -> AsyncIterator[None]:
                 else:
                     _LOG.end()
 
-    task = asyncio.create_task(watch(), name="unserved")
-    try:
+    async with in_background(watch(), "unserved"):
         yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task

@@ -31,7 +31,7 @@ async def read_removed(
         return []
     if anywhere:
         served = {name for worker in await workers.living() if worker.part == "dispatch" for name in worker.serves}
-        kept |= {route for route in known if f"{route.app}/{route.platform}" in served}
+        kept |= {route for route in known if route.name in served}
     gone = known - kept
     headless = {route.app for route in gone} - {route.app for route in kept}
     places = [(app, shard) for app in sorted({route.app for route in gone}) for shard in range(config.shards_of(app))]

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from ..background import in_background
 from ..errors import StoreError
 from ..model import FeedbackEvent
 from ..ports import EventPage, ReceiptLog
@@ -110,13 +111,10 @@ class RedisWebhooks:
             yield None
             return
         claim = RedisWebhookClaim(self, app, place, owner, lease)
-        renewing = asyncio.create_task(claim.renew(), name=f"webhook:{app}")
         try:
-            yield claim
+            async with in_background(claim.renew(), f"webhook:{app}"):
+                yield claim
         finally:
-            renewing.cancel()
-            with suppress(asyncio.CancelledError):
-                await renewing
             with suppress(StoreError):  # else the lease runs out
                 await claim.rest(0.0)
 

@@ -44,7 +44,7 @@ class RedisWorkers:
         commands: list[tuple[Any, ...]] = [("HSET", keys.WORKERS, field, " ".join([str(now + span), *sorted(serves)]))]
         if silent := [name for name, (until, _) in told.items() if until + 10 * span < now and name != field]:
             commands.append(("HDEL", keys.WORKERS, *silent))
-        if names := sorted(f"{route.app}/{route.platform}" for route in routes):
+        if names := sorted(route.name for route in routes):
             commands.append(("SADD", keys.ROUTES, *names))
         await self._link.many(commands)
 

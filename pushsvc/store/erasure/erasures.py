@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ...background import in_background
 from ...errors import StoreError, Unreadable
 from ...ports.erasure import Erasure
 from .. import keys
@@ -111,16 +112,13 @@ class RedisErasures:
         owner, lock = secrets.token_hex(8), keys.lock(_lock(app))
         if not await self._link.script("hold", [lock], [owner, int(LEASE * 1000)]):
             return False
-        renewing = asyncio.create_task(self._renew(lock, owner), name="erasure")
         try:
-            while not stopping() and not renewing.done():
-                if not await self._work_on(app, lambda: stopping() or renewing.done()):
-                    break
-            return not await self._link.call("HLEN", keys.erase(app))
+            async with in_background(self._renew(lock, owner), "erasure") as renewing:
+                while not stopping() and not renewing.done():
+                    if not await self._work_on(app, lambda: stopping() or renewing.done()):
+                        break
+                return not await self._link.call("HLEN", keys.erase(app))
         finally:
-            renewing.cancel()
-            with suppress(asyncio.CancelledError):
-                await renewing
             with suppress(StoreError):  # else the lease runs out
                 await self._link.script("hold", [lock], [owner, 0])
 
