@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from ..simulator import (
     COMMANDS,
     GRAMMAR,
+    WORDS,
     Address,
     ScenarioError,
     SimulatorConfig,
@@ -136,6 +137,9 @@ ca_file = "{ca_file}"
 
 def _print_tokens(scenario: str) -> None:
     """The tokens of those that know the words; exit 2 with the known ones when none does. `list`: all words."""
+    if scenario == "list":
+        print(*(f"{name}: {', '.join(known)}" for name, known in WORDS.items()), GRAMMAR, sep="\n")
+        return
     faults = []
     for name, make in (("apns", apns_token), ("fcm", fcm_token), ("channel", channel_id)):
         try:
@@ -143,11 +147,7 @@ def _print_tokens(scenario: str) -> None:
         except ScenarioError as error:
             faults.append(f"{name}: {error}")
     if len(faults) == 3:
-        known = "\n".join(dict.fromkeys(faults))
-        if scenario == "list":
-            print(known.replace("unknown action 'list'; known are ", ""), GRAMMAR, sep="\n")
-            return
-        typer.echo(f"{known}\n{GRAMMAR}", err=True)
+        typer.echo("\n".join(dict.fromkeys(faults)) + f"\n{GRAMMAR}", err=True)
         raise typer.Exit(2)
     sys.stdout.flush()
     sends = [f"--{name} TOKEN" for name in ("apns", "fcm") if not any(fault.startswith(name) for fault in faults)]

@@ -59,8 +59,8 @@ def erase(
         rows = [["devices", f"{erasure.devices:,}"]]
         rows += [[what.replace("_", " "), f"{count:,}"] for what in WHAT if (count := erasure.removed.get(what))]
         print_table(("erased", "records"), rows)
-    if not erasure.heard and not json:
-        typer.echo(f"warning: {UNHEARD}", err=True)
+        if not erasure.heard:
+            typer.echo(f"warning: {UNHEARD}", err=True)
     if not erasure.done:
         raise NotErased("it is not done yet; `pushsvc jobs` continues it, and so does this command")
 

@@ -109,7 +109,7 @@ class WebhookClaim(Protocol):
         ...
 
     async def rest(self, wait: float, reason: str = "") -> bool:
-        """Let the claim go; nobody takes it up for so many seconds. `reason` says why it could not even be called."""
+        """Let the claim go; nobody takes it up for `wait` seconds. `reason` says why it could not even be called."""
         ...
 
 

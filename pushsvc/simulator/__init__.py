@@ -23,7 +23,7 @@ from .process import Address, SimulatorHandle, run_forever, simulator_process
 from .record import PlatformRecord, Received, Record
 from .scenario import GRAMMAR, ScenarioError
 from .server import Simulator
-from .tokens import apns_token, channel_id, fcm_token
+from .tokens import WORDS, apns_token, channel_id, fcm_token
 
 __all__ = [
     "Simulator",
@@ -38,6 +38,7 @@ __all__ = [
     "simulator_process",
     "Address",
     "run_forever",
+    "WORDS",
     "apns_token",
     "fcm_token",
     "channel_id",

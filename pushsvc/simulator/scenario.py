@@ -109,19 +109,28 @@ class Step(Struct, frozen=True):
     empty: bool = False
 
 
+def words(reasons: Iterable[str]) -> list[str]:
+    """Return the names of all actions, in alphabetical order; `reasons` are the provider's."""
+    return sorted(_known(reasons), key=str.lower)
+
+
+def _known(reasons: Iterable[str]) -> set[str]:
+    return {*TRANSPORT, *MODIFIERS, *reasons}
+
+
 def parse(text: str, reasons: Iterable[str]) -> Scenario:
     """Read a scenario; `reasons` are the provider's words that may stand in it. Raises `ScenarioError`."""
     found = _TEXT.fullmatch(text)
     if found is None:
         raise ScenarioError("a scenario is sim:<action>[,<action>]:<unique text> of A-Z a-z 0-9 _ . , : - only")
-    known = {*TRANSPORT, *MODIFIERS, *reasons}
+    known = _known(reasons)
     return Scenario(tuple(_action(part, known) for part in found["actions"].split(",")), found["unique"])
 
 
 def _action(text: str, known: set[str]) -> Action:
     found = _ACTION.fullmatch(text)
     if found is None or found["name"] not in known:
-        raise ScenarioError(f"unknown action {text!r}; known are {', '.join(sorted(known, key=str.lower))}")
+        raise ScenarioError(f"unknown action {text!r}; known are {', '.join(words(known))}")
     name, number, times = found["name"], found["number"], found["times"]
     if (name in _NUMBERED) != (number is not None):
         raise ScenarioError(

@@ -179,13 +179,13 @@ def _changed(chunk: Chunk, found: Present, listed: Listed, skip: dict[int, End],
     for index in found.renewed:
         skip.pop(index, None)
         why.pop(index, None)
+    accepted = accepted_at(chunk) if listed.erased else 0
     for target in chunk.targets if found.gone else ():
-        if target.index not in found.gone:
-            continue
-        if listed.covers(target.token, accepted_at(chunk)):
-            skip[target.index], why[target.index] = "cancelled", ERASED
-        else:
-            skip[target.index], why[target.index] = "suppressed", found.gone[target.index]
+        if target.index in found.gone:
+            ended: tuple[End, str] = ("suppressed", found.gone[target.index])
+            if listed.covers(target.token, accepted):
+                ended = ("cancelled", ERASED)
+            skip[target.index], why[target.index] = ended
     return found.chunk
 
 

@@ -40,7 +40,7 @@ class _Said(Struct, frozen=True):
 
 
 class HeldRoutes:
-    """What this process said last, so that a route that is open again costs one command and no more."""
+    """What this process said last, so that it takes back what is over, and nothing else."""
 
     def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
         self._link = link

@@ -133,7 +133,7 @@ def test_a_token_is_suppressed_in_the_environment_in_which_it_is_dead() -> None:
                 await store.queue.settle("shop", settlements, [taken.ref])
             return found
 
-        await asyncio.sleep(60)
+        await asyncio.sleep(60)  # of the virtual clock
         assert await skipped("p") == {production: {}, sandbox: {}}
         async with judging(store, "shop", config=config):
             await until(lambda: len(store._state.events["shop"]) == 2)
