@@ -21,7 +21,7 @@ PushsvcError
     ├── BadGateway         a provider refuses us              502
     └── Unavailable        a part that is needed is away      503
 
-Each `RequestError` becomes an RFC 9457 problem document in one place, `intake/problems.py`.
+Each `RequestError` becomes an RFC 9457 problem document in one place, `api/http/problems.py`.
 No error text carries a device token, an API key or any other secret.
 """
 

@@ -158,7 +158,7 @@ async def _run(
 
 def _documents(deliveries: int, targets: int, platform: str, lane: str) -> Iterator[JsonObject]:
     """The pushes, each to tokens that no other has."""
-    from ..simulator import apns_token, fcm_token
+    from ..lab.simulator import apns_token, fcm_token
 
     token = apns_token if platform == "apns" else fcm_token
     run = f"bench-{time.time_ns():x}"

@@ -210,7 +210,7 @@ def judge_held(held: Mapping[str, str]) -> Iterator[Row]:
 
 def judge_removed(settings: Settings, removed: Sequence[RemovedRoute]) -> Iterator[Row]:
     """A row for each route that this configuration does not have and for which something waits. Pure."""
-    from ..accounts import removal_of
+    from ..runtime.accounts import removal_of
 
     for each in removed:
         yield Row(f"apps.{each.route.app}.{each.route.platform}", "warning", *removal_of(each, settings.apps))
@@ -315,8 +315,8 @@ def _credentials(settings: Settings) -> Iterator[Row]:
 
 
 async def _webhooks(settings: Settings) -> list[Row]:
-    from .. import webhooks
     from ..runtime import webhook_configs
+    from ..stages import webhooks
 
     return [
         Row(f"apps.{app}.webhook", finding.level, finding.what, finding.mend)

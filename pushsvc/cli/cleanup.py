@@ -20,8 +20,8 @@ from .parts import until_signalled
 from .running import run
 
 if TYPE_CHECKING:
-    from ..janitor import Cleaned, Progress
     from ..settings import Settings
+    from ..stages.cleanup import Cleaned, Progress
 
 
 class CleanupLost(PushsvcError):
@@ -79,8 +79,8 @@ def cleanup(
 
 async def _cleanup(settings: Settings, share: float, *, dry_run: bool, quiet: bool) -> Cleaned | str:
     """What was done, or who else does it."""
-    from ..janitor import clean, holding, process_name
     from ..runtime import cleanup_plan, open_existing_store, open_running_store
+    from ..stages.cleanup import clean, holding, process_name
 
     stop = until_signalled(hang_up=True)
     async with (open_running_store if dry_run else open_existing_store)(settings) as store:

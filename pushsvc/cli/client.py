@@ -17,8 +17,8 @@ from msgspec import Struct
 
 from ..errors import PushsvcError
 from ..model import JsonObject
-from ..tls import client_context
-from ..urls import exact_url
+from ..net.tls import client_context
+from ..net.urls import exact_url
 from .output import Missing
 from .state import State
 

@@ -19,9 +19,9 @@ import uvloop
 from rich.console import Console
 
 from ..errors import PushsvcError
-from .demo_script import Scene, play
-from .demo_view import open_view
-from .playground import open_playground
+from ..lab.demo.script import Scene, play
+from ..lab.demo.view import open_view
+from ..lab.playground import open_playground
 from .service import open_service
 from .up import free_port
 

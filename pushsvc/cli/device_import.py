@@ -32,8 +32,8 @@ from .parts import until_signalled
 from .running import run
 
 if TYPE_CHECKING:
-    from ..devices import Device
-    from ..intake.faults import Rules
+    from ..api.pushes.faults import Rules
+    from ..model.devices import Device
     from ..settings import Settings
 
 BATCH = 500
@@ -121,7 +121,7 @@ def import_devices(
 
 def rules_of(settings: Settings, app: str) -> Rules:
     """What the app's devices are judged by, over HTTP and here."""
-    from ..intake.faults import Rules
+    from ..api.pushes.faults import Rules
     from ..providers import REGISTRY
 
     renderers = {kind.platform: kind.renderer for kind in REGISTRY.values()}

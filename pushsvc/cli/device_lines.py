@@ -16,11 +16,11 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from ..devices import Device, name_fault
+from ..api.devices.document import device_faults, device_of
+from ..api.http.instants import parse_instant
+from ..api.pushes.faults import Rules
 from ..errors import Fault, PushsvcError
-from ..intake.device_document import device_faults, device_of
-from ..intake.faults import Rules
-from ..intake.instants import parse_instant
+from ..model.devices import Device, name_fault
 from ..ports.registry import MOST_TOPICS
 from .times import time_of
 

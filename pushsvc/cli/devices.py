@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from ..errors import NotFound
-from ..identity import recognised
+from ..model.identity import recognised
 from .device_export import export_devices
 from .device_import import import_devices
 from .failed import apps_of
@@ -21,7 +21,7 @@ from .running import run
 from .times import time_of
 
 if TYPE_CHECKING:
-    from ..devices import Device
+    from ..model.devices import Device
     from ..settings import Settings
 
 devices = typer.Typer(

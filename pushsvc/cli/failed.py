@@ -72,8 +72,8 @@ def chosen(push: str, platform: str, reason: str, since: str, until: str) -> Dea
 def require_platform(platform: str) -> None:
     """End with wrong usage (2) where there is no such provider."""
     if platform:
+        from ..model.routing import platform_of
         from ..providers import REGISTRY
-        from ..routing import platform_of
 
         # An app's account for the sandbox is a route of its own; its deliveries are the platform's like all others.
         known = list(dict.fromkeys(map(platform_of, REGISTRY)))

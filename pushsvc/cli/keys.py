@@ -17,7 +17,7 @@ import typer
 
 from ..errors import ConfigError, NotFound, PushsvcError
 from ..model import SCOPES, ApiKey
-from ..rates import parse_rate
+from ..model.rates import parse_rate
 from .output import Json, print_json, print_table
 from .running import run
 

@@ -5,7 +5,7 @@ stream that was closed by whoever started us, must meet this first.
 
 - **Signals.** SIGTERM and SIGHUP end a command as Ctrl-C does, by an exception, so that what it has open is closed and
   its unfinished files are removed. To a part of the service SIGHUP means "read the configuration anew": it is never
-  fatal, and what came before anybody listened is made good by the first look at the files (`pushsvc.reload`). Before
+  fatal, and what came before anybody listened is made good by the first look at the files (`runtime/reload.py`). Before
   Python is up nobody can listen at all, so a supervisor forwards SIGHUP to those alone that have told it by `LISTENS`.
 - **Standard streams.** A closed descriptor 0, 1 or 2 is opened on /dev/null, else the next file or socket would get
   its number. Standard input that was closed cannot be read: a command that needs it says so.

@@ -13,8 +13,8 @@ from msgspec import Struct
 
 from .. import runtime, telemetry
 from ..errors import ConfigError
+from ..net.urls import exact_url
 from ..settings import ServerSettings, Settings
-from ..urls import exact_url
 from .state import local_url
 from .supervisor import Child, Supervisor
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import ConfigError
-from ..simulator import (
+from ..lab.simulator import (
     COMMANDS,
     GRAMMAR,
     WORDS,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import aiohttp
 import typer
 
-from ..urls import exact_url
+from ..net.urls import exact_url
 from .client import Url
 from .figures import OUTCOMES, Figures, figures
 from .output import Json, print_json, print_table

@@ -21,7 +21,7 @@ from typing import Self
 
 from msgspec import Struct
 
-from ..reload import on_hang_up
+from ..runtime.reload import on_hang_up
 from ..telemetry import get_logger
 from .process import LISTENS, PID_BYTES
 

@@ -16,9 +16,9 @@ import typer
 import uvloop
 from rich.console import Console
 
+from ..lab.playground import Playground, open_playground
 from ..settings import Settings
 from .parts import until_signalled
-from .playground import Playground, open_playground
 from .service import open_service
 
 Simulator = Annotated[

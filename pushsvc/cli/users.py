@@ -43,7 +43,7 @@ def erase(
     jobs`, or by the same command again. For an hour after its end the same command prints the same; an unknown user is
     no error.
     """
-    from ..devices import name_fault
+    from ..model.devices import name_fault
 
     settings: Settings = context.obj.settings()
     apps_of(settings, app)

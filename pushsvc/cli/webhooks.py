@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from ..documents import instant
 from ..errors import ConfigError
+from ..model.documents import instant
 from ..ports.webhooks import DeadBatch, Standing
 from .failed import apps_of
 from .instants import parse_instant
@@ -25,7 +25,7 @@ from .running import run
 if TYPE_CHECKING:
     from ..ports.webhooks import Webhooks
     from ..settings import Settings
-    from ..webhooks import WebhookConfig
+    from ..stages.webhooks import WebhookConfig
 
 webhooks = typer.Typer(
     no_args_is_help=True,
@@ -166,7 +166,7 @@ def call(context: typer.Context, app: AppName, json: Json = False) -> None:
 @webhooks.command("secret")
 def secret() -> None:
     """Make a secret for `apps.NAME.webhook.secret`, and print it."""
-    from ..signing import write_secret
+    from ..model.signing import write_secret
 
     print(write_secret(secrets.token_bytes(32)))
 
@@ -212,7 +212,7 @@ async def _resume(settings: Settings, app: str) -> None:
 
 
 async def _call(config: WebhookConfig, app: str) -> tuple[int, str]:
-    from ..webhooks import open_caller, trial_body
+    from ..stages.webhooks import open_caller, trial_body
 
     now = time.time_ns() // 1_000_000
     async with open_caller(config, app) as caller:

@@ -9,17 +9,17 @@ from typing import Any, TypeAlias
 
 from rq.timeouts import BaseTimeoutException
 
-from .. import fanout
-from ..codec import CodecError
 from ..errors import StoreError, Unreadable
-from ..janitor import Progress, clean, holding, process_name
+from ..model.codec import CodecError
 from ..ports.cleanup import ClocksApart
 from ..ports.expansion import Waiting
 from ..runtime import Current, cleanup_plan, route_table, store_config
 from ..settings import Settings
+from ..stages.cleanup import Progress, clean, holding, process_name
+from ..stages.expand import fanout
+from ..stages.expand.turns import Turns
 from ..store import Store, open_store
 from ..telemetry import REPLAYED, get_logger
-from ..turns import Turns
 
 STEP = 500
 """Deliveries that one atomic step moves: it keeps Redis from its other clients for some milliseconds."""

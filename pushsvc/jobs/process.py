@@ -30,10 +30,10 @@ from rq.job import Job
 
 from .. import runtime, telemetry
 from ..errors import StoreError, StoreUnavailable
-from ..reload import ask_all, versions
+from ..runtime.reload import ask_all, versions
 from ..settings import Settings
 from ..store import Store, open_store
-from ..store.connect import open_sync_redis
+from ..store.link.connect import open_sync_redis
 from .functions import FUNCTIONS, Context, removed_apps
 from .webhooks import MOST, WebhookTasks
 from .worker import JobsWorker, make_job_class, make_queue, make_worker

@@ -18,12 +18,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from .. import telemetry, webhooks
+from .. import telemetry
 from ..errors import ConfigError, StoreError
 from ..ports.webhooks import WebhookClaim, Webhooks
 from ..runtime import Current, webhook_configs
 from ..settings import Settings
-from ..webhooks import WebhookConfig
+from ..stages import webhooks
+from ..stages.webhooks import WebhookConfig
 
 MOST: Final = 64
 """Apps whose receivers are called at the same time by one process."""

@@ -28,7 +28,7 @@ from ..model import (
     Route,
     Settlement,
 )
-from ..rates import Rate
+from ..model.rates import Rate
 from .entries import EntryRef as EntryRef
 from .entries import News as News
 from .entries import Taken as Taken

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from ..devices import Device
-from ..freeze import Slots
 from ..model import Platform
+from ..model.devices import Device
+from ..rules.freeze import Slots
 
 
 class RecentAnswers(Protocol):

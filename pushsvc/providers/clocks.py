@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from ..retry_after import instant
+from ..net.retry_after import instant
 
 SIGNIFICANT: Final = 60.0
 """Seconds. Less is what answers take, and no provider minds it."""

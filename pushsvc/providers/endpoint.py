@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from ..errors import CredentialError
-from ..tls import client_context
+from ..net.proxy import proxy_for
+from ..net.tls import client_context
 from .files import as_finding
 from .kind import Finding
 
@@ -57,6 +59,15 @@ def check_ca(ca_file: str) -> list[Finding]:
     except CredentialError as error:
         return [as_finding(error)]
     return [Finding("ok", f"trusts the certificate authorities of {ca_file} and no others")]
+
+
+def check_proxy(url: str, configured: str, environ: Mapping[str, str]) -> list[Finding]:
+    """What is to be said about the way to `url`."""
+    try:
+        proxy = proxy_for(url, configured, environ)
+    except CredentialError as error:
+        return [Finding("error", f"{error.path}: {error.message}", error.mend)]
+    return [] if proxy is None else [Finding("ok", f"reaches {urlsplit(url).netloc} through the {proxy.name}")]
 
 
 def _reason(error: OSError) -> str:

@@ -8,11 +8,11 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
-from ..devices import Environment
 from ..model import Platform, Route
+from ..model.devices import Environment
+from ..model.rates import AccountLimits
 from ..ports import Provider, Renderer
 from ..ports.channels import ChannelAccount
-from ..rates import AccountLimits
 
 
 class Finding(Struct, frozen=True):

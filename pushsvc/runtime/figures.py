@@ -10,12 +10,13 @@ from typing import Final
 
 from prometheus_client import Gauge
 
-from .. import feedback, telemetry, webhooks
+from .. import telemetry
 from ..errors import StoreUnavailable
 from ..model import LANES
 from ..ports.cleanup import CleanupRecord
 from ..ports.webhooks import Standing
 from ..settings import Settings
+from ..stages import feedback, webhooks
 from ..store import Gauges, Store, Worker
 from .plans import feedback_config, routes_of, webhook_configs
 

@@ -14,23 +14,37 @@ from functools import partial
 
 from aiohttp import web
 
-from .. import feedback, intake, telemetry
-from ..accounts import Accounts, removal_of
+from .. import api, telemetry
 from ..background import in_background
-from ..channels import OpenedChannels
-from ..dispatch import Dispatcher
-from ..documents import instant
 from ..errors import StoreError, StoreUnavailable
 from ..model import Route
+from ..model.documents import instant
 from ..ports.removed import RemovedRoute
 from ..providers import REGISTRY
-from ..reload import refused_since, unapplied, versions
 from ..settings import Settings
+from ..stages import feedback
+from ..stages.dispatch import Dispatcher
 from ..store import Store, open_store, token_hash
+from .accounts import Accounts, removal_of
+from .channels import OpenedChannels
 from .configuration import load_settings
 from .figures import Current, StoreFigures, frozen_routes, serve_part_metrics, webhook_troubles
-from .plans import api_is_open, dispatch_config, feedback_config, intake_apps, route_limits, routes_of
-from .store import log_durability, open_configured_store, redis_url, require_durability, store_config
+from .plans import (
+    api_is_open,
+    dispatch_config,
+    feedback_config,
+    intake_apps,
+    route_limits,
+    routes_of,
+)
+from .reload import refused_since, unapplied, versions
+from .store import (
+    log_durability,
+    open_configured_store,
+    redis_url,
+    require_durability,
+    store_config,
+)
 from .workers import read_unserved, telling, watching
 
 REFUSED = (
@@ -103,7 +117,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             await figures.refresh()
             return telemetry.exposition()
 
-        config = intake.IntakeConfig(
+        config = api.IntakeConfig(
             host=settings.server.host,
             port=settings.server.port,
             reuse_port=settings.server.processes > 1,
@@ -114,13 +128,13 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             max_connections=settings.server.max_connections,
         )
 
-        backlog = intake.Backlog(
+        backlog = api.Backlog(
             store.pushes, settings.queue.max_pending, settings.queue_shares(), monotonic=time.monotonic
         )
-        waits = intake.Waits(store.pushes, most=config.max_waiting)
+        waits = api.Waits(store.pushes, most=config.max_waiting)
 
         def build(settings: Settings) -> web.Application:
-            return intake.build_app(
+            return api.build_app(
                 apps=intake_apps(settings),
                 renderers={kind.platform: kind.renderer for kind in REGISTRY.values()},
                 pushes=store.pushes,
@@ -153,14 +167,14 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             if fresh:
                 await tell()  # before anything is accepted for them
             backlog.hold(newer.queue.max_pending, newer.queue_shares())
-            intake.reload_app(app, build(newer))
+            api.reload_app(app, build(newer))
 
         quiet_gc()
         async with (
             _ending_with(store, stop),
             backlog.watching(),
             telling(store, "serve", lambda: current.settings.apps, lambda: routes_of(current.settings)) as tell,
-            intake.serve(app, config) as at,
+            api.serve(app, config) as at,
             _following(settings, stop, change),
             watching(store, current),
         ):

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 
-from .. import feedback, intake, janitor, webhooks
-from ..devices import Environment
-from ..dispatch import DispatchConfig, RouteLimits
-from ..freeze import FreezePolicy
+from .. import api
 from ..model import ApiKey, Platform, Route
-from ..policy import PrunePolicy, RetryPolicy
+from ..model.devices import Environment
+from ..model.routing import RouteTable, table_of
+from ..model.signing import parse_secret
 from ..providers import REGISTRY
-from ..routing import RouteTable, table_of
+from ..rules.freeze import FreezePolicy
+from ..rules.policy import PrunePolicy, RetryPolicy
 from ..settings import AppSettings, CleanupSettings, RetrySettings, Settings
-from ..signing import parse_secret
+from ..stages import cleanup, feedback, webhooks
+from ..stages.dispatch import DispatchConfig, RouteLimits
 from ..store import Store
 
 
@@ -30,10 +31,10 @@ def route_table(settings: Settings, app: str) -> RouteTable:
     return table_of(environments_of(settings.apps[app])) if app in settings.apps else {}
 
 
-def intake_apps(settings: Settings) -> dict[str, intake.IntakeApp]:
-    """The configured apps as intake knows them."""
+def intake_apps(settings: Settings) -> dict[str, api.IntakeApp]:
+    """The configured apps as the API knows them."""
     return {
-        name: intake.IntakeApp(
+        name: api.IntakeApp(
             name=name,
             accounts=frozenset(app.providers),
             routes=route_table(settings, name),
@@ -144,9 +145,9 @@ def webhook_configs(settings: Settings) -> dict[str, webhooks.WebhookConfig]:
     return found
 
 
-def ages(settings: CleanupSettings) -> janitor.Ages:
-    """When a device has outlived its use, as the janitor knows it."""
-    return janitor.Ages(
+def ages(settings: CleanupSettings) -> cleanup.Ages:
+    """When a device has outlived its use, as cleanup judges it."""
+    return cleanup.Ages(
         tombstones=settings.tombstones,
         suspects=settings.suspects,
         stale={"fcm": settings.fcm_stale},
@@ -156,8 +157,8 @@ def ages(settings: CleanupSettings) -> janitor.Ages:
 
 def cleanup_plan(
     settings: Settings, store: Store, clock: Callable[[], int], *, dry_run: bool = False
-) -> list[janitor.Sweep]:
+) -> list[cleanup.Sweep]:
     """What a cleanup of every configured app does, by the clock that `store.cleanups` gave it."""
-    return janitor.sweeps(
+    return cleanup.sweeps(
         store.registry, store.leftovers, list(settings.apps), ages(settings.cleanup), clock=clock, dry_run=dry_run
     )

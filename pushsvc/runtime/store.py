@@ -10,7 +10,16 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from .. import telemetry
 from ..errors import PushsvcError, StoreOwned, StoreUnavailable
 from ..settings import Settings
-from ..store import Fsync, Store, StoreConfig, attach_embedded, holds_data, obituary, open_embedded, open_store
+from ..store import (
+    Fsync,
+    Store,
+    StoreConfig,
+    attach_embedded,
+    holds_data,
+    obituary,
+    open_embedded,
+    open_store,
+)
 
 EMBEDDED_START = 15.0
 """Seconds that a part waits for the embedded store that another one starts."""

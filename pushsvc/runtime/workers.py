@@ -12,13 +12,13 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from .. import telemetry
-from ..accounts import removal_of
 from ..background import in_background
 from ..errors import StoreError
 from ..model import Route
 from ..ports.removed import RemovedRoute
 from ..settings import Settings
 from ..store import Store, Worker
+from .accounts import removal_of
 from .figures import Current
 from .plans import routes_of
 

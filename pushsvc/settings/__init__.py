@@ -4,7 +4,7 @@
 judges it. Providers bring the structs of their own sections: settings know none of them.
 """
 
-from ..rates import Rate, parse_rate
+from ..model.rates import Rate, parse_rate
 from .environment import PREFIX
 from .loading import check_name, load, load_server
 from .schema import (

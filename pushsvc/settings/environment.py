@@ -20,8 +20,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import msgspec
 from msgspec import Struct, structs
 
-from ..rates import Rate
-from .decoding import Faults, did_you_mean, expected, is_struct, join, show, struct_element
+from ..decoding import Faults, did_you_mean, expected, is_struct, join, show, struct_element
+from ..model.rates import Rate
 from .schema import AppSettings, Settings
 
 PREFIX = "PUSHSVC__"

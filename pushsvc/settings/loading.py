@@ -9,9 +9,9 @@ from typing import Any
 
 from msgspec import Struct, structs
 
+from ..decoding import Faults, decode, did_you_mean, join, show
 from ..errors import ConfigError
-from ..routing import platform_of
-from .decoding import Faults, decode, did_you_mean, join, show
+from ..model.routing import platform_of
 from .environment import PREFIX, overlay, sections_of
 from .schema import (
     AppSettings,

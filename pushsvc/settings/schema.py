@@ -16,8 +16,8 @@ from msgspec import Meta, Struct, field
 
 from ..errors import ConfigError
 from ..model import Scope
-from ..rates import Rate
-from ..signing import parse_secret
+from ..model.rates import Rate
+from ..model.signing import parse_secret
 
 Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
 Positive: TypeAlias = Annotated[float, Meta(gt=0)]

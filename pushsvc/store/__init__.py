@@ -1,43 +1,38 @@
-"""Redis behind the ports: `open_store` is the door, `MemoryStore` its twin for tests.
+"""Redis behind the ports: `open_store` is the door.
 
-How the parts stand to one another::
+Each folder may import from those below it::
 
-    open_store ── Store ─┬─ pushes    status, deliveries, cancel                            pushes.py
-                         │            accept: in groups, to the disk where wanted           accepting.py, durable.py
-                         ├─ queue     take, settle, promote, launch, reclaim, beat          queue.py
-                         ├─ receipts  take, record, events                                  receipts.py
-                         ├─ answers   what providers said of tokens lately                  answers.py
-                         ├─ suppressions  tokens that are not sent to                       suppression.py
-                         ├─ keys      API keys                                              keyring.py
-                         ├─ dead      dead letters listed and replayed                      letters.py, replays.py
-                         ├─ webhooks  what is to be told, and what could not be         webhooks.py
-                         ├─ limiter   admit, lease                                          limiter.py
-                         ├─ registry  devices, users, topics, tombstones                    registry.py
-                         ├─ leftovers what has outlived its use, found and removed          leftovers.py, orphans.py
-                         ├─ cleanups  the record of cleanups, and whose turn it is          cleanups.py
-                         ├─ workers   which processes live, and what they serve             workers.py
-                         ├─ removed() routes that were taken out while something waits     removed.py
-                         └─ gauges()  figures for metrics and `stats`                       gauges.py
-                              │
-                              └── link.py (round trips, faults) ── scripts.py (*.lua) ── connect.py (URL to client)
+    opening.py         `open_store`: all of the below as one `Store`
+    erase/, cleanup/   everything about one user; what has outlived its use
+    webhooks/          how far each webhook has come, and what it could not deliver
+    pushes/            accepted in groups, durable where wanted; status, rows, cancel, expansion of audiences
+    letters/           dead letters: listed, sent again
+    feedback/          receipts, feedback events
+    queue/             the lanes: take, settle, retry, launch, take over
+    registry/          devices, users, topics, tombstones
+    limits/            rate limits
+    figures/           numbers for metrics, `stats` and the freeze of pruning
+    revoke/            what must not be sent any more: cancelled, suppressed, superseded, moved to another owner
+    work/              which processes live, what they serve and hold
+    link/              round trips, failover, scripts, group commit, the clock of the store
+    server/            the embedded server of one machine
 
-`keys.py` holds every key with its type, TTL and meaning in one table. `embedded.py` runs the server of one machine.
+`keys.py` holds every key with its type, TTL and meaning in one table. A Lua script stands beside the
+module that calls it.
 """
 
-from .clock import wall_clock
 from .config import StoreConfig
-from .embedded import Fsync, attach_embedded, holds_data, obituary, open_embedded
-from .gauges import AppGauges, Gauges
+from .figures.gauges import AppGauges, Gauges
 from .hashing import token_hash
-from .memory import MemoryStore
+from .link.clock import wall_clock
 from .opening import Store, open_store
-from .workers import Worker
+from .server.embedded import Fsync, attach_embedded, holds_data, obituary, open_embedded
+from .work.workers import Worker
 
 __all__ = [
     "open_store",
     "Store",
     "StoreConfig",
-    "MemoryStore",
     "Gauges",
     "Worker",
     "AppGauges",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
-from ..identity import identity
+from ..model.identity import identity
 
 
 def token_hash(key: bytes, token: str) -> str:

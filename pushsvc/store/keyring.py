@@ -13,8 +13,8 @@ from ..errors import StoreError
 from ..model import ApiKey
 from ..telemetry import get_logger
 from . import keys
-from .link import Link
-from .unreadable import readable
+from .link.link import Link
+from .link.unreadable import readable
 
 KEY_LOOK: Final = 1.0
 """Seconds between two looks at the key of all token hashes."""

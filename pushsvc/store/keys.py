@@ -157,7 +157,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from ..model import ROWS_FOR_ALL, Lane, Platform
-from ..routing import platform_of
+from ..model.routing import platform_of
 
 DISPATCH = "dispatch"
 """The consumer group of every lane."""

@@ -13,33 +13,33 @@ from ..errors import StoreError
 from ..model import Platform, Route
 from ..ports import NOTE
 from ..ports.removed import RemovedRoute
-from .answers import RedisAnswers
-from .cleanups import RedisCleanups
-from .clock import Clock, StoreClock, wall_clock
+from .cleanup.cleanups import RedisCleanups
+from .cleanup.leftovers import RedisLeftovers
 from .config import StoreConfig, with_consumer
-from .erasure import RedisErasures
-from .expansions import RedisExpansions
-from .gauges import Gauges, read_gauges, read_memory
-from .held import read_held
+from .erase import RedisErasures
+from .feedback.receipts import RedisReceipts
+from .figures.answers import RedisAnswers
+from .figures.gauges import Gauges, read_gauges, read_memory
 from .keyring import RedisKeyRing, keep_hash_key, load_hash_key
-from .leftovers import RedisLeftovers
-from .limiter import RedisLimiter
-from .link import Link
-from .liveness import Liveness
-from .permissions import forbidden
-from .presence import Marks, Presence
-from .pushes import RedisPushes
-from .queue import RedisQueue
-from .receipts import RedisReceipts
-from .registry import RedisRegistry
-from .removed import read_removed
-from .replays import RedisReplays
-from .replicas import open_link
-from .revocations import Following, Revocations
-from .supersession import Supersession
-from .suppression import Suppression
-from .webhooks import RedisWebhooks
-from .workers import RedisWorkers
+from .letters.replays import RedisReplays
+from .limits.limiter import RedisLimiter
+from .link.clock import Clock, StoreClock, wall_clock
+from .link.link import Link
+from .link.permissions import forbidden
+from .link.replicas import open_link
+from .pushes.expansions import RedisExpansions
+from .pushes.pushes import RedisPushes
+from .queue.queue import RedisQueue
+from .registry.registry import RedisRegistry
+from .revoke.presence import Marks, Presence
+from .revoke.revocations import Following, Revocations
+from .revoke.supersession import Supersession
+from .revoke.suppression import Suppression
+from .webhooks.webhooks import RedisWebhooks
+from .work.held import read_held
+from .work.liveness import Liveness
+from .work.removed import read_removed
+from .work.workers import RedisWorkers
 
 
 class Store:

@@ -27,15 +27,15 @@ import aiohttp
 import uvloop
 
 from pushsvc import runtime, telemetry
-from pushsvc.cli.playground import APP, Playground, open_playground
 from pushsvc.cli.service import open_service
 from pushsvc.cli.up import free_port
-from pushsvc.codec import encode_audience
-from pushsvc.devices import ByTopic, ByWhere, Device
+from pushsvc.lab.playground import APP, Playground, open_playground
+from pushsvc.lab.simulator import apns_token, fcm_token
 from pushsvc.model import LANES, Content, Notification, Push
+from pushsvc.model.codec import encode_audience
+from pushsvc.model.devices import ByTopic, ByWhere, Device
 from pushsvc.providers import REGISTRY
 from pushsvc.settings import Settings
-from pushsvc.simulator import apns_token, fcm_token
 from pushsvc.store import Store, keys, open_store
 
 from .memory import resident_mb

@@ -21,12 +21,12 @@ import msgspec
 import uvloop
 
 from pushsvc import runtime, telemetry
-from pushsvc.dispatch import DispatchConfig, Dispatcher, RouteLimits
+from pushsvc.lab.simulator import Address, apns_token, fcm_token
 from pushsvc.model import Content, Push, Route, Target
+from pushsvc.net.http2.transport import HTTPS, POST, authority, field, open_pool, path
 from pushsvc.providers import REGISTRY
-from pushsvc.providers.transport import HTTPS, POST, authority, field, open_pool, path
 from pushsvc.settings import LimitsSettings
-from pushsvc.simulator import Address, apns_token, fcm_token
+from pushsvc.stages.dispatch import DispatchConfig, Dispatcher, RouteLimits
 from pushsvc.store import open_store, token_hash
 
 PAYLOAD = b'{"aps":{"alert":{"title":"Order 7 shipped","body":"Arrives Friday"},"sound":"default"}}'

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import redis
 
-from pushsvc.simulator import Address, simulator_process
+from pushsvc.lab.simulator import Address, simulator_process
 from pushsvc.store import open_embedded
 
 WIDTHS = (13, 9, 8, 9, 8, 9, 9)

@@ -30,12 +30,13 @@ import aiohttp
 import msgspec
 
 from pushsvc.cli.device_lines import ndjson_of
-from pushsvc.devices import Device
+from pushsvc.model.devices import Device
 from pushsvc.store import open_store
-from tests.bench.registry import Population
-from tests.integration.cleanup_rig import make_orphans
-from tests.integration.ports import free_ports
-from tests.integration.servers import KINDS, Server, running_server
+
+from ..integration.cleanup_rig import make_orphans
+from ..integration.ports import free_ports
+from ..integration.servers import KINDS, Server, running_server
+from .registry import Population
 
 KEY = "key-of-the-benchmark"
 RATE = 100

@@ -29,10 +29,10 @@ import uvloop
 from aiohttp import web
 
 from pushsvc import telemetry
-from pushsvc.channels import OpenedChannels
-from pushsvc.intake import IntakeApp, IntakeConfig, build_app, serve
+from pushsvc.api import IntakeApp, IntakeConfig, build_app, serve
 from pushsvc.model import ApiKey, Push
 from pushsvc.providers import REGISTRY
+from pushsvc.runtime.channels import OpenedChannels
 from pushsvc.store import StoreConfig, open_store
 
 KEY = "bench-key"

@@ -26,7 +26,7 @@ from pathlib import Path
 import redis
 
 from pushsvc.model import Route
-from pushsvc.rates import Rate, parse_rate
+from pushsvc.model.rates import Rate, parse_rate
 from pushsvc.store import open_embedded, open_store
 
 MODULE = "tests.bench.limiter"

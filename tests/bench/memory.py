@@ -20,11 +20,11 @@ from pathlib import Path
 import uvloop
 
 from pushsvc import runtime, telemetry
-from pushsvc.cli.playground import APP, Playground, open_playground
 from pushsvc.cli.up import free_port
+from pushsvc.lab.playground import APP, Playground, open_playground
+from pushsvc.lab.simulator import apns_token, fcm_token
 from pushsvc.model import Content, Notification, Push, Target
 from pushsvc.providers import REGISTRY
-from pushsvc.simulator import apns_token, fcm_token
 
 
 def resident_mb(pid: int) -> float:

@@ -19,10 +19,11 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from pushsvc.devices import ByTopic, Device, ToAll
+from pushsvc.model.devices import ByTopic, Device, ToAll
 from pushsvc.ports.registry import Prune
 from pushsvc.store import Store, open_store
-from tests.integration.servers import KINDS, Server, running_server
+
+from ..integration.servers import KINDS, Server, running_server
 
 BATCH = 500
 NOW = 1_764_579_600_000

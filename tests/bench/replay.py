@@ -23,10 +23,10 @@ import aiohttp
 import uvloop
 
 from pushsvc import runtime, telemetry
-from pushsvc.cli.playground import Playground, open_playground
 from pushsvc.cli.service import open_service
 from pushsvc.cli.up import free_port
-from pushsvc.simulator import apns_token, fcm_token
+from pushsvc.lab.playground import Playground, open_playground
+from pushsvc.lab.simulator import apns_token, fcm_token
 
 from .volume import document, post_all
 

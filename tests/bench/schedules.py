@@ -31,10 +31,10 @@ import msgspec
 import uvloop
 
 from pushsvc import runtime, telemetry
-from pushsvc.cli.playground import Playground, open_playground
 from pushsvc.cli.service import open_service
 from pushsvc.cli.up import free_port
-from pushsvc.simulator import apns_token
+from pushsvc.lab.playground import Playground, open_playground
+from pushsvc.lab.simulator import apns_token
 
 AT_ONCE = 64
 SPREAD = 20.0

@@ -35,7 +35,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from hpack import Encoder
 
-from pushsvc.simulator import Credentials, SimulatorHandle, apns_token, fcm_token, simulator_process
+from pushsvc.lab.simulator import Credentials, SimulatorHandle, apns_token, fcm_token, simulator_process
 
 ALERT = {"aps": {"alert": {"title": "Order 7 shipped", "body": "Arrives on Friday"}, "sound": "default"}, "order": "7"}
 STATIC = {0x88: 200, 0x8C: 400, 0x8D: 404, 0x8E: 500}  # HPACK: the statuses of the static table

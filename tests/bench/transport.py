@@ -38,7 +38,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from pushsvc.providers.transport import HTTPS, POST, Answer, Pool, Response, authority, field, path
+from pushsvc.net.http2.transport import HTTPS, POST, Answer, Pool, Response, authority, field, path
 
 TOKEN = "ab" * 32
 HEADERS = {

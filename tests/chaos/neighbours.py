@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pushsvc.cli.bench import percentile
-from pushsvc.cli.playground import Playground
+from pushsvc.lab.playground import Playground
+from pushsvc.lab.simulator import SimulatorHandle, apns_token, fcm_token, simulator_process
 from pushsvc.model import Lane
-from pushsvc.simulator import SimulatorHandle, apns_token, fcm_token, simulator_process
 
 from .rig import LATENCY, Rig, open_rig
 

@@ -26,9 +26,9 @@ import aiohttp
 import msgspec
 
 from pushsvc import runtime, telemetry
-from pushsvc.cli.playground import Playground, open_playground
 from pushsvc.cli.service import open_service
-from pushsvc.simulator import apns_token, fcm_token
+from pushsvc.lab.playground import Playground, open_playground
+from pushsvc.lab.simulator import apns_token, fcm_token
 
 from ..integration.ports import free_ports
 from ..integration.servers import find_binary, wait_for_answer

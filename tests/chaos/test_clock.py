@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from pushsvc.dispatch import DispatchConfig, Dispatcher
+from pushsvc.lab.simulator import Simulator, SimulatorConfig, apns_token, fcm_token
 from pushsvc.model import Content, Lane, Push, Route, Target
-from pushsvc.policy import RetryPolicy
 from pushsvc.providers import REGISTRY
-from pushsvc.simulator import Simulator, SimulatorConfig, apns_token, fcm_token
+from pushsvc.rules.policy import RetryPolicy
+from pushsvc.stages.dispatch import DispatchConfig, Dispatcher
 from pushsvc.store import open_store, token_hash
 
 from ..integration.servers import running_server

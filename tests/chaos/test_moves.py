@@ -19,9 +19,9 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import pytest
 
-from pushsvc.devices import Device
+from pushsvc.lab.simulator import apns_token, fcm_token
 from pushsvc.model import Platform
-from pushsvc.simulator import apns_token, fcm_token
+from pushsvc.model.devices import Device
 from pushsvc.store import open_store
 
 from .rig import Rig, open_rig

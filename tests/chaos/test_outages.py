@@ -15,7 +15,7 @@ from functools import partial
 
 import pytest
 
-from pushsvc.simulator import SimulatorHandle
+from pushsvc.lab.simulator import SimulatorHandle
 
 from .neighbours import Pair, Stopwatch, open_pair, p99, says, targets, total
 from .rig import cases

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pushsvc.simulator import apns_token
+from pushsvc.lab.simulator import apns_token
 
 from .rig import Rig, cases, open_rig
 

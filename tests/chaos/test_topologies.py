@@ -24,7 +24,7 @@ import msgspec
 import pytest
 from redis.crc import key_slot
 
-from pushsvc.simulator import apns_token
+from pushsvc.lab.simulator import apns_token
 from pushsvc.store import keys
 
 from ..integration.servers import KINDS, Kind, Server, running_server, wait_until

@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from pushsvc.devices import Device
-from pushsvc.simulator import apns_token
+from pushsvc.lab.simulator import apns_token
+from pushsvc.model.devices import Device
 from pushsvc.store import open_store
 
 from ..integration.ports import free_ports

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from pushsvc.janitor import Ages, Cleaned, clean, sweeps
+from pushsvc.stages.cleanup import Ages, Cleaned, clean, sweeps
 from pushsvc.store import Store, StoreConfig, keys
-from pushsvc.store.registry_documents import decode_device
-from pushsvc.store.registry_wire import Digests
+from pushsvc.store.registry.documents import decode_device
+from pushsvc.store.registry.wire import Digests
 
 from .test_registry import device
 from .test_store_kit import NOW, make_push

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from pushsvc.audience import owner_of
-from pushsvc.devices import Device
-from pushsvc.dispatch import DispatchConfig, Dispatcher
 from pushsvc.model import (
     ENDS,
     BadNotification,
@@ -22,10 +19,13 @@ from pushsvc.model import (
     TokenDead,
     Unavailable,
 )
-from pushsvc.policy import RetryPolicy
+from pushsvc.model.devices import Device
 from pushsvc.ports import OnOutcome
 from pushsvc.ports.expansion import Expansion
 from pushsvc.ports.registry import Members
+from pushsvc.rules.audience import owner_of
+from pushsvc.rules.policy import RetryPolicy
+from pushsvc.stages.dispatch import DispatchConfig, Dispatcher
 from pushsvc.store import token_hash
 
 from ..unit.dispatch_fakes import ROUTE, FakeProvider

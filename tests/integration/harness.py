@@ -16,8 +16,8 @@ from typing import Any
 import aiohttp
 
 from pushsvc import runtime, telemetry
+from pushsvc.lab.simulator import Simulator, SimulatorConfig, apns_token, fcm_token
 from pushsvc.settings import Settings
-from pushsvc.simulator import Simulator, SimulatorConfig, apns_token, fcm_token
 
 KEY = "test-key-of-the-shop"
 PATIENCE = 60.0

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pushsvc.simulator import SimulatorHandle, simulator_process
+from pushsvc.lab.simulator import SimulatorHandle, simulator_process
 
 from .harness import CONFIG, KEY
 from .ports import free_ports

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from pushsvc.lab.simulator import Credentials, Simulator, SimulatorConfig
 from pushsvc.model import Chunk, Content, Delivery, Notification, Outcome, Platform, Route, Target
 from pushsvc.ports import Provider
 from pushsvc.providers import REGISTRY
-from pushsvc.simulator import Credentials, Simulator, SimulatorConfig
 
 PATIENCE = 60.0
 CREATED_AT = 1_700_000_000_123

@@ -11,10 +11,10 @@ from collections import defaultdict
 from hashlib import blake2b
 from typing import Any
 
-from pushsvc.devices import Device
-from pushsvc.identity import identity
+from pushsvc.model.devices import Device
+from pushsvc.model.identity import identity
 from pushsvc.store import Store
-from pushsvc.store.registry_documents import decode_device
+from pushsvc.store.registry.documents import decode_device
 
 BLOCK, CONTAINER, BITMAP = 128, 4096, 512
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pushsvc import runtime
-from pushsvc.devices import Device
-from pushsvc.simulator import apns_token, fcm_token
+from pushsvc.lab.simulator import apns_token, fcm_token
+from pushsvc.model.devices import Device
 from pushsvc.store import Store
 
 from .harness import Service, running_service

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pushsvc import runtime
-from pushsvc.intake import Backlog, serve
+from pushsvc.api import Backlog, serve
 from pushsvc.model import Route
 from pushsvc.store import Store, StoreConfig, open_store
 

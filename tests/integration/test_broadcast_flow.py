@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from pushsvc.simulator import apns_token, channel_id, fcm_token
+from pushsvc.lab.simulator import apns_token, channel_id, fcm_token
 
 from .harness import Service, running_service
 

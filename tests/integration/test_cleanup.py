@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from pushsvc.janitor import clean, holding, sweeps
 from pushsvc.jobs import Context, functions
 from pushsvc.model import BadNotification, Ended
 from pushsvc.ports.cleanup import ClocksApart
 from pushsvc.runtime import Current
 from pushsvc.settings import AppSettings, Settings
+from pushsvc.stages.cleanup import clean, holding, sweeps
 from pushsvc.store import Store, keys, open_store, wall_clock
-from pushsvc.store.cleanups import RedisCleanups
-from pushsvc.store.registry_wire import Digests
+from pushsvc.store.cleanup.cleanups import RedisCleanups
+from pushsvc.store.registry.wire import Digests
 
 from .cleanup_rig import (
     AGES,

@@ -16,7 +16,15 @@ from pushsvc.jobs import FUNCTIONS, Context, functions
 from pushsvc.runtime import Current, load_settings
 from pushsvc.store import Store, open_store
 
-from .cleanup_rig import CONFIG, Removed, make_aged, make_bystanders, make_devices, make_orphans, make_statuses
+from .cleanup_rig import (
+    CONFIG,
+    Removed,
+    make_aged,
+    make_bystanders,
+    make_devices,
+    make_orphans,
+    make_statuses,
+)
 from .processes import Command, Processes, own_processes
 from .registry_audit import audit
 from .servers import Server, running_server

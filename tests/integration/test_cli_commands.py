@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from pushsvc import cli
-from pushsvc.simulator import apns_token, fcm_token
+from pushsvc.lab.simulator import apns_token, fcm_token
 from pushsvc.telemetry import configure_logging
-from tests.integration.harness import KEY, Service, apns, running_service
-from tests.integration.servers import KINDS, Kind, running_server
+
+from .harness import KEY, Service, apns, running_service
+from .servers import KINDS, Kind, running_server
 
 
 @pytest.fixture(autouse=True)

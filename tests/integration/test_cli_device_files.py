@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from pushsvc.cli.device_lines import header, ndjson_of
-from pushsvc.devices import Device
+from pushsvc.model.devices import Device
 from pushsvc.store import Store, open_store
-from tests.bench.registry import NOW, Population
 
+from ..bench.registry import NOW, Population
 from .processes import Processes, own_processes
 from .registry_audit import audit
 from .servers import Server, running_server

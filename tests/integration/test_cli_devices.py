@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from pushsvc import runtime
-from pushsvc.devices import Device
+from pushsvc.model.devices import Device
 from pushsvc.ports.registry import Prune
-from tests.integration.harness import apns
-from tests.integration.test_cli_commands import Shell, play
-from tests.integration.test_store_kit import NOW
+
+from .harness import apns
+from .test_cli_commands import Shell, play
+from .test_store_kit import NOW
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,9 @@ import typer
 
 from pushsvc.cli.instants import parse_instant
 from pushsvc.cli.replay import share
-from tests.integration.harness import apns, fcm
-from tests.integration.test_cli_commands import Shell, play
+
+from .harness import apns, fcm
+from .test_cli_commands import Shell, play
 
 
 @pytest.fixture(autouse=True)

@@ -20,8 +20,8 @@ from pushsvc import cli
 from pushsvc.cli.device_export import _export
 from pushsvc.settings import Settings
 from pushsvc.store import open_store
-from tests.bench.registry import Population
 
+from ..bench.registry import Population
 from .ports import free_ports
 from .processes import Api, Processes, own_processes, until
 from .servers import Server, running_server

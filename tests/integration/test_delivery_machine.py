@@ -26,11 +26,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from structlog.testing import capture_logs
 
-from pushsvc.audience import reached, targets_of
-from pushsvc.codec import decode_audience, encode_audience
-from pushsvc.devices import Audience, ByTopic, ByWhere, Device, ToAll
+from pushsvc.api.pushes.ids import uuid7
 from pushsvc.errors import Conflict
-from pushsvc.intake.ids import uuid7
 from pushsvc.model import (
     ENDS,
     BadNotification,
@@ -43,10 +40,13 @@ from pushsvc.model import (
     Target,
     TokenDead,
 )
+from pushsvc.model.codec import decode_audience, encode_audience
+from pushsvc.model.devices import Audience, ByTopic, ByWhere, Device, ToAll
 from pushsvc.ports import DeadFilter, ReplaySpec
 from pushsvc.ports.registry import Members
+from pushsvc.rules.audience import reached, targets_of
 from pushsvc.store import StoreConfig, keys
-from pushsvc.store.suppression import ERASED_AT, ERASING_AT
+from pushsvc.store.revoke.suppression import ERASED_AT, ERASING_AT
 
 from .delivery_model import (
     ANNS,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pushsvc.cli.demo_view import SHOWN, open_view
+from pushsvc.lab.demo.view import SHOWN, open_view
 
 from .processes import Processes, own_processes
 from .terminal import at_terminal

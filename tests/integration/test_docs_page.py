@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from pushsvc.intake.routes import CALLS
+from pushsvc.api.routes import CALLS
 
 from .test_intake_kit import Service, running
 

@@ -15,12 +15,12 @@ import pytest
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
+from pushsvc.api import serve
 from pushsvc.errors import ConfigError, StoreUnavailable
-from pushsvc.intake import serve
 from pushsvc.model import Route
 from pushsvc.store import Store, StoreConfig, keys, open_store
-from pushsvc.store.durable import FLIGHTS, Durable
-from pushsvc.store.link import Command
+from pushsvc.store.link.durable import FLIGHTS, Durable
+from pushsvc.store.link.link import Command
 
 from .harness import apns
 from .processes import Processes, open_site, own_processes

@@ -8,7 +8,7 @@ from typing import Any
 
 from prometheus_client import REGISTRY
 
-from pushsvc.simulator import Simulator, SimulatorConfig, apns_token
+from pushsvc.lab.simulator import Simulator, SimulatorConfig, apns_token
 
 from .harness import apns, fcm, running_service
 

@@ -14,11 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from pushsvc import telemetry
-from pushsvc.audience import owner_of, targets_of
-from pushsvc.codec import decode_audience, encode_audience
-from pushsvc.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, Device, ToAll
-from pushsvc.fanout import expand
-from pushsvc.intake.ids import new_push_id, now_ms
+from pushsvc.api.pushes.ids import new_push_id, now_ms
 from pushsvc.model import (
     LANES,
     BadNotification,
@@ -34,14 +30,19 @@ from pushsvc.model import (
     TokenDead,
     Unavailable,
 )
+from pushsvc.model.codec import decode_audience, encode_audience
+from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, Device, ToAll
 from pushsvc.ports import DeadFilter
 from pushsvc.ports.entries import Revoked, token_mark
 from pushsvc.ports.erasure import WHAT, Erasure
-from pushsvc.store import MemoryStore, Store, StoreConfig, keys, token_hash
-from pushsvc.store.erasure.passes import KEEPERS, ORDER, keepers
-from pushsvc.store.erasure.subjects import Subjects
-from pushsvc.store.suppression import ERASED_FOR, outlived
+from pushsvc.rules.audience import owner_of, targets_of
+from pushsvc.stages.expand.fanout import expand
+from pushsvc.store import Store, StoreConfig, keys, token_hash
+from pushsvc.store.erase.passes import KEEPERS, ORDER, keepers
+from pushsvc.store.erase.subjects import Subjects
+from pushsvc.store.revoke.suppression import ERASED_FOR, outlived
 
+from ..fakes import MemoryStore
 from .registry_audit import audit
 from .servers import Server
 from .test_registry import device
@@ -548,7 +549,7 @@ def test_what_an_erasure_has_marked_is_no_suppression(real: Server) -> None:
 
 def test_a_dispatcher_that_says_nothing_is_named_in_the_answer(real: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(world: World) -> None:
-        monkeypatch.setattr("pushsvc.store.revocations.PATIENCE", 0.2)
+        monkeypatch.setattr("pushsvc.store.revoke.revocations.PATIENCE", 0.2)
         store, silent = await open_real(world), await open_real(world, "silent")
         await silent.queue.enrol("shop")
         await store.registry.put_many("shop", [*ANNA, *BERT])
@@ -759,7 +760,7 @@ def test_a_message_goes_with_its_last_letter(real: Server) -> None:
 
 
 def test_the_limiters_digests_go_too(real: Server) -> None:
-    from pushsvc.rates import Rate
+    from pushsvc.model.rates import Rate
 
     async def story(world: World) -> None:
         store = await open_real(world)

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from pushsvc import cli
-from pushsvc.devices import Device
+from pushsvc.lab.simulator import apns_token, fcm_token
 from pushsvc.model import Retry
+from pushsvc.model.devices import Device
 from pushsvc.ports import EntryRef
 from pushsvc.runtime import open_configured_store
-from pushsvc.simulator import apns_token, fcm_token
 from pushsvc.store import Store, StoreConfig, keys, open_store
 
 from .harness import Service, running_service

@@ -15,13 +15,15 @@ from redis.crc import key_slot
 from structlog.testing import capture_logs
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.store import StoreConfig, keys, lanes, open_store, scripts, sync_sentinels
-from pushsvc.store.connect import open_sync_redis
+from pushsvc.store import StoreConfig, keys, open_store
+from pushsvc.store.cleanup.leftovers import _part
 from pushsvc.store.keyring import KEY_LOOK
-from pushsvc.store.leftovers import _part
-from pushsvc.store.link import Link
-from pushsvc.store.sentinels import Sentinels, Word
-from pushsvc.store.sync_sentinels import SyncSentinels
+from pushsvc.store.link import scripts, sync_sentinels
+from pushsvc.store.link.connect import open_sync_redis
+from pushsvc.store.link.link import Link
+from pushsvc.store.link.sentinels import Sentinels, Word
+from pushsvc.store.link.sync_sentinels import SyncSentinels
+from pushsvc.store.queue import lanes
 
 from .servers import KINDS, Kind, Server, halve, running_server, wait_until
 from .test_store_kit import ROUTE, all_of, make_push, take, take_all

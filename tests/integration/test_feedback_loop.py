@@ -19,12 +19,12 @@ import pytest
 from msgspec.structs import replace
 
 from pushsvc import cli, runtime
-from pushsvc.devices import ByTopic, Device
-from pushsvc.intake.ids import new_push_id, now_ms
+from pushsvc.api.pushes.ids import new_push_id, now_ms
+from pushsvc.lab.simulator import apns_token, fcm_token
 from pushsvc.model import Content, Notification, Push, Target
+from pushsvc.model.devices import ByTopic, Device
 from pushsvc.ports.registry import Prune
 from pushsvc.providers import REGISTRY
-from pushsvc.simulator import apns_token, fcm_token
 from pushsvc.store import Store
 
 from .harness import Service, apns, fcm, running_service

@@ -13,8 +13,8 @@ import pytest
 
 from pushsvc import cli
 from pushsvc.cli.status import print_status
+from pushsvc.model.signing import write_secret
 from pushsvc.runtime import open_running_store, webhook_configs
-from pushsvc.signing import write_secret
 from pushsvc.telemetry import configure_logging
 
 from .harness import Service, apns, running_service

@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from pushsvc.audience import owner_of
-from pushsvc.codec import decode_audience
-from pushsvc.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, Device, ToAll
+from pushsvc.api.pushes.audiences import FEW, MOST
 from pushsvc.errors import StoreUnavailable
-from pushsvc.intake.audiences import FEW, MOST
 from pushsvc.model import Push, Target
+from pushsvc.model.codec import decode_audience
+from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, Device, ToAll
+from pushsvc.rules.audience import owner_of
 
 from .test_intake_kit import NOW, Service, call, run
 

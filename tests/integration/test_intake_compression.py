@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pushsvc.intake import IntakeConfig
+from pushsvc.api import IntakeConfig
 
 from .test_intake_kit import ALERT, Answer, Service, answer, call, raw, run, running_in_thread
 

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 import uvloop
 
-from pushsvc.intake import IntakeConfig
-from pushsvc.intake.connections import most_connections
+from pushsvc.api import IntakeConfig
+from pushsvc.api.http.connections import most_connections
 from pushsvc.runtime.parts import raise_file_limit
 
 from . import test_intake_kit

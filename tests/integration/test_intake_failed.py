@@ -11,8 +11,8 @@ import pytest
 
 from pushsvc.model import BadNotification, Ended
 from pushsvc.ports import DeadFilter, ReplaySpec
-from pushsvc.store import MemoryStore
 
+from ..fakes import MemoryStore
 from .test_intake_kit import Service, running_in_thread
 from .test_store_kit import make_push, settlement, take
 

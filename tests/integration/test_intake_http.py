@@ -11,8 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from pushsvc import telemetry
-from pushsvc.intake import IntakeConfig
-from pushsvc.intake.openapi import EXAMPLES
+from pushsvc.api import IntakeConfig
+from pushsvc.api.openapi import EXAMPLES
 from pushsvc.model import DeliveryRow, FeedbackEvent, Message, Target
 
 from .test_intake_kit import ALERT, NOW, TOKEN, Answer, Service, api_key, call, run

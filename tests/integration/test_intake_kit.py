@@ -30,8 +30,8 @@ import aiohttp
 import msgspec
 import uvloop
 
+from pushsvc.api import Backlog, IntakeApp, IntakeConfig, Waits, build_app, serve
 from pushsvc.errors import Conflict, Fault, NotFound, RequestError, StoreUnavailable
-from pushsvc.intake import Backlog, IntakeApp, IntakeConfig, Waits, build_app, serve
 from pushsvc.model import (
     ApiKey,
     Content,
@@ -45,12 +45,13 @@ from pushsvc.model import (
     Receipt,
     Scope,
 )
+from pushsvc.model.routing import table_of
 from pushsvc.ports import EventPage, RenderError
 from pushsvc.ports.channels import Channel, Storage
 from pushsvc.ports.registry import Registry
-from pushsvc.routing import table_of
-from pushsvc.store import MemoryStore
-from pushsvc.store.memory_dead import MemoryDeadLetters
+
+from ..fakes import MemoryStore
+from ..fakes.letters import MemoryDeadLetters
 
 HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,200}")
 BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")

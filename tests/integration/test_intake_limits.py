@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
+from pushsvc.api.http import limits
+from pushsvc.api.http.limits import IntakeLimits
 from pushsvc.errors import ContentTooLarge, StoreUnavailable, TooManyRequests
-from pushsvc.intake import limits
-from pushsvc.intake.limits import IntakeLimits
 from pushsvc.model import ApiKey
-from pushsvc.rates import Rate
+from pushsvc.model.rates import Rate
 from pushsvc.store import open_store
 
 from .servers import KINDS, Server, running_server

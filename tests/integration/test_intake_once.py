@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pushsvc.intake import serve
+from pushsvc.api import serve
 from pushsvc.model import Route
 from pushsvc.store import Store, StoreConfig, open_store
 

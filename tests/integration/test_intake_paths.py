@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import pytest
 from structlog.testing import capture_logs
 
-from pushsvc.intake.routes import CALLS, Call
+from pushsvc.api.routes import CALLS, Call
 
 from .test_intake_kit import ALERT, Service, call, raw, run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pushsvc.intake import IntakeConfig, serve
+from pushsvc.api import IntakeConfig, serve
 from pushsvc.runtime.plans import api_is_open
 from pushsvc.settings import MetricsSettings, ServerSettings, Settings
 

@@ -9,8 +9,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from pushsvc.devices import Device
-from pushsvc.intake import tombstones
+from pushsvc.api.devices import tombstones
+from pushsvc.model.devices import Device
 from pushsvc.ports.registry import Prune
 
 from .test_intake_kit import Service, running_in_thread
@@ -63,7 +63,7 @@ def test_what_is_meant_comes_back() -> None:
 
 
 def test_one_call_restores_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushsvc.intake.restore.MOST", 4)
+    monkeypatch.setattr("pushsvc.api.devices.restore.MOST", 4)
 
     async def act(service: Service, session: aiohttp.ClientSession) -> None:
         assert await restore(session) == (200, {"restored": 4, "left": 2})

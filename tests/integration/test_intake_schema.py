@@ -24,8 +24,8 @@ from hypothesis import HealthCheck
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from pushsvc.intake import IntakeConfig
-from pushsvc.intake.openapi import build
+from pushsvc.api import IntakeConfig
+from pushsvc.api.openapi import build
 from pushsvc.model import FeedbackEvent
 
 from .test_intake_kit import NOW, TOKEN, Service, running_in_thread

@@ -12,11 +12,23 @@ import pytest
 import uvloop
 from structlog.testing import capture_logs
 
+from pushsvc.api import IntakeConfig, serve
 from pushsvc.errors import ConfigError
-from pushsvc.intake import IntakeConfig, serve
 
 from . import test_intake_kit
-from .test_intake_kit import ALERT, Answer, Service, Store, answer, call, eventually, raw, run, run_loop, running
+from .test_intake_kit import (
+    ALERT,
+    Answer,
+    Service,
+    Store,
+    answer,
+    call,
+    eventually,
+    raw,
+    run,
+    run_loop,
+    running,
+)
 
 BODY = msgspec.json.encode(ALERT)
 HEAD = b"POST /v1/push HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer pusher\r\n"

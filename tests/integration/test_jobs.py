@@ -35,7 +35,7 @@ from pushsvc.ports import DeadFilter, ReplaySpec
 from pushsvc.runtime import Current
 from pushsvc.settings import Settings
 from pushsvc.store import Store, StoreConfig, keys, open_store
-from pushsvc.store.connect import open_sync_redis
+from pushsvc.store.link.connect import open_sync_redis
 
 from .servers import KINDS, Server, running_server, wait_until
 from .test_store_kit import NOW, make_push, take_all

@@ -16,14 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from pushsvc import gcra
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model import Route
+from pushsvc.model.rates import Rate
 from pushsvc.ports import Bucket, Lease, Question
-from pushsvc.rates import Rate
+from pushsvc.rules import gcra
 from pushsvc.store import Store, StoreConfig, open_store
-from tests.bench.limiter import judge
 
+from ..bench.limiter import judge
 from .servers import KINDS, Server, running_server
 from .test_failover import CuttingProxy
 

@@ -7,14 +7,26 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from pushsvc.devices import ByTopic, Device
 from pushsvc.model import BadNotification, End, Ended, FeedbackEvent, TokenDead
+from pushsvc.model.devices import ByTopic, Device
 from pushsvc.ports import DeadFilter
-from pushsvc.store import StoreConfig, letters, pushes
+from pushsvc.store import StoreConfig
+from pushsvc.store.letters import listing as letters
+from pushsvc.store.pushes import pushes
 
 from .servers import Server
 from .test_intake_kit import Service, call, run
-from .test_store_kit import NOW, AnyStore, Backend, World, backend_server, make_push, play, settlement, take_all
+from .test_store_kit import (
+    NOW,
+    AnyStore,
+    Backend,
+    World,
+    backend_server,
+    make_push,
+    play,
+    settlement,
+    take_all,
+)
 
 BACKENDS: tuple[Backend, ...] = ("memory", "valkey")
 LIMITS = (1, 2, 3, 7, 39, 40, 41, 100, 599, 600, 601, 1000)

@@ -13,7 +13,8 @@ import pytest
 
 from pushsvc.cli.check import judge_permissions
 from pushsvc.errors import StoreUnavailable
-from pushsvc.store import open_store, permissions, scripts
+from pushsvc.store import open_store
+from pushsvc.store.link import permissions, scripts
 
 from .harness import Service, apns, fcm, running_service
 from .servers import KINDS, Server, running_server

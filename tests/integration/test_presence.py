@@ -8,14 +8,26 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from pushsvc.audience import targets_of
-from pushsvc.codec import encode_audience
-from pushsvc.devices import ByTopic, Device
-from pushsvc.model import LANES, Chunk, Delivery, Ended, Expired, Platform, Push, Retry, Route, Settlement, Target
+from pushsvc.model import (
+    LANES,
+    Chunk,
+    Delivery,
+    Ended,
+    Expired,
+    Platform,
+    Push,
+    Retry,
+    Route,
+    Settlement,
+    Target,
+)
+from pushsvc.model.codec import encode_audience
+from pushsvc.model.devices import ByTopic, Device
 from pushsvc.ports import DeadFilter, ReplaySpec
 from pushsvc.ports.registry import Prune, Registry
+from pushsvc.rules.audience import targets_of
 from pushsvc.store import Store, keys
-from pushsvc.store.presence import SLACK
+from pushsvc.store.revoke.presence import SLACK
 
 from .servers import Server
 from .test_registry import device

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from pushsvc.lab.simulator import SimulatorConfig, apns_token
+from pushsvc.lab.simulator.apns import REASONS, TOPIC_SUFFIXES
 from pushsvc.model import (
     BadNotification,
     Content,
@@ -24,8 +26,6 @@ from pushsvc.model import (
 )
 from pushsvc.providers.apns.classify import _REASONS
 from pushsvc.providers.apns.send import NAMESPACE
-from pushsvc.simulator import SimulatorConfig, apns_token
-from pushsvc.simulator.apns import REASONS, TOPIC_SUFFIXES
 
 from .provider_rig import Rig, own, play
 

@@ -13,15 +13,24 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from pushsvc.channels import OpenedChannels
 from pushsvc.errors import BadGateway, Conflict, NotFound, Unavailable
-from pushsvc.model import BadNotification, Content, LiveActivity, Misconfigured, Route, Sent, Throttled, TokenDead
+from pushsvc.lab.simulator import Credentials, Keys, Simulator, SimulatorConfig, channel_id
+from pushsvc.model import (
+    BadNotification,
+    Content,
+    LiveActivity,
+    Misconfigured,
+    Route,
+    Sent,
+    Throttled,
+    TokenDead,
+)
 from pushsvc.model import Unavailable as Retried
 from pushsvc.ports.channels import ChannelAccount
 from pushsvc.providers.apns import Config, open_channels, open_provider
 from pushsvc.providers.apns.send import NAMESPACE
+from pushsvc.runtime.channels import OpenedChannels
 from pushsvc.settings import AppSettings
-from pushsvc.simulator import Credentials, Keys, Simulator, SimulatorConfig, channel_id
 
 from .provider_rig import Rig, play, section
 

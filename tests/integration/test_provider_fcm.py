@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from pushsvc.lab.simulator import fcm_token
+from pushsvc.lab.simulator.fcm import ERRORS
 from pushsvc.model import (
     BadNotification,
     Content,
@@ -21,8 +23,6 @@ from pushsvc.model import (
     TokenSuspect,
     Unavailable,
 )
-from pushsvc.simulator import fcm_token
-from pushsvc.simulator.fcm import ERRORS
 
 from .provider_rig import Rig, own, play
 

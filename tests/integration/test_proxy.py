@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pushsvc.simulator import Simulator, SimulatorConfig
+from pushsvc.lab.simulator import Simulator, SimulatorConfig
 
 from .harness import Service, apns, fcm, running_service
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pushsvc.simulator import simulator_process
+from pushsvc.lab.simulator import simulator_process
 
 from .ports import free_ports
 from .processes import Api, Command, Processes, own_processes, until

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from pushsvc.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from pushsvc.model import Ended, FeedbackEvent, TokenDead
+from pushsvc.model.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from pushsvc.ports.registry import (
     MOST_OF_USER,
     MOST_TOPICS,
@@ -27,7 +27,17 @@ from pushsvc.store import Store, StoreConfig
 
 from .registry_audit import audit
 from .servers import Server, running_server
-from .test_store_kit import NOW, AnyStore, Backend, World, backend_server, make_push, play, settlement, take
+from .test_store_kit import (
+    NOW,
+    AnyStore,
+    Backend,
+    World,
+    backend_server,
+    make_push,
+    play,
+    settlement,
+    take,
+)
 
 BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
 

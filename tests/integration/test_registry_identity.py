@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 from msgspec.structs import replace
 
-from pushsvc.devices import Device, ToAll
+from pushsvc.model.devices import Device, ToAll
 from pushsvc.ports.registry import MOST_OF_USER
 from pushsvc.store import Store, keys
-from pushsvc.store.registry_documents import encode_device
-from pushsvc.store.registry_wire import Digests
+from pushsvc.store.registry.documents import encode_device
+from pushsvc.store.registry.wire import Digests
 
 from .registry_audit import audit
 from .servers import Server

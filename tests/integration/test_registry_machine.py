@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from msgspec.structs import replace
 
-from pushsvc.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
+from pushsvc.model.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from pushsvc.ports.registry import Holding, Prune, PrunedFilter, Strike
 from pushsvc.store import Store, StoreConfig
 

@@ -16,7 +16,7 @@ import pytest
 from msgspec import structs
 
 from pushsvc import runtime
-from pushsvc.reload import _fixed
+from pushsvc.runtime.reload import _fixed
 from pushsvc.settings import AppSettings, Settings
 
 from .harness import KEY, Service, apns, fcm, running_service
@@ -333,7 +333,7 @@ def test_a_bad_configuration_is_refused_and_the_old_one_goes_on(
 
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals need the main thread")
 def test_hang_up_reads_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushsvc.reload.versions.__kwdefaults__", {"every": 3600.0})
+    monkeypatch.setattr("pushsvc.runtime.reload.versions.__kwdefaults__", {"every": 3600.0})
 
     async def act(service: Service, file: Path) -> None:
         file.write_text(with_other_app(file.read_text()))

@@ -25,7 +25,7 @@ from aioapns.connection import APNsProductionClientProtocol
 from firebase_admin import credentials as firebase_credentials
 from firebase_admin import messaging
 
-from pushsvc.simulator import Credentials, Keys, Simulator, SimulatorConfig, apns_token, fcm_token
+from pushsvc.lab.simulator import Credentials, Keys, Simulator, SimulatorConfig, apns_token, fcm_token
 
 TOKEN = "ab" * 32
 

@@ -29,8 +29,8 @@ from h2.events import (
 from h2.settings import SettingCodes
 
 from pushsvc.errors import ConfigError
-from pushsvc.simulator import Credentials, Keys, Simulator, SimulatorConfig, apns_token, fcm_token
-from pushsvc.simulator.oauth import GRANT_TYPE
+from pushsvc.lab.simulator import Credentials, Keys, Simulator, SimulatorConfig, apns_token, fcm_token
+from pushsvc.lab.simulator.oauth import GRANT_TYPE
 
 TOKEN = "ab" * 32
 

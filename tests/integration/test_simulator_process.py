@@ -20,7 +20,7 @@ import httpx
 import jwt
 import pytest
 
-from pushsvc.simulator import Address, SimulatorHandle, apns_token, channel_id, fcm_token, simulator_process
+from pushsvc.lab.simulator import Address, SimulatorHandle, apns_token, channel_id, fcm_token, simulator_process
 
 TOKEN = "ab" * 32
 

@@ -8,13 +8,34 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from pushsvc.devices import Device
-from pushsvc.freeze import SLOT_MS, Answers, Slots
-from pushsvc.model import BadNotification, Ended, Outcome, Retry, Route, Sent, TokenDead, TokenSuspect, Unavailable
+from pushsvc.model import (
+    BadNotification,
+    Ended,
+    Outcome,
+    Retry,
+    Route,
+    Sent,
+    TokenDead,
+    TokenSuspect,
+    Unavailable,
+)
+from pushsvc.model.devices import Device
+from pushsvc.rules.freeze import SLOT_MS, Answers, Slots
 from pushsvc.store import Store, StoreConfig, open_store
 
 from .servers import Server
-from .test_store_kit import NOW, AnyStore, Backend, World, all_of, backend_server, make_push, play, settlement, take
+from .test_store_kit import (
+    NOW,
+    AnyStore,
+    Backend,
+    World,
+    all_of,
+    backend_server,
+    make_push,
+    play,
+    settlement,
+    take,
+)
 
 BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
 SLOT = NOW // SLOT_MS

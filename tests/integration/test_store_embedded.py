@@ -17,7 +17,8 @@ import pytest
 
 from pushsvc.errors import ConfigError, StoreOwned, StoreUnavailable
 from pushsvc.model import PushStatus
-from pushsvc.store import Store, StoreConfig, attach_embedded, embedded, open_embedded, open_store
+from pushsvc.store import Store, StoreConfig, attach_embedded, open_embedded, open_store
+from pushsvc.store.server import embedded
 
 from .servers import ask, find_binary, wait_until
 from .test_store_kit import make_push, take_all

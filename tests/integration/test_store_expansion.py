@@ -8,8 +8,6 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from pushsvc.codec import encode_audience
-from pushsvc.devices import ByTopic, Device
 from pushsvc.errors import Conflict
 from pushsvc.model import (
     BadNotification,
@@ -23,6 +21,8 @@ from pushsvc.model import (
     TokenDead,
     Unavailable,
 )
+from pushsvc.model.codec import encode_audience
+from pushsvc.model.devices import ByTopic, Device
 from pushsvc.ports import DeadFilter, ReplaySpec
 from pushsvc.ports.expansion import Expansion, Waiting
 from pushsvc.store import StoreConfig

@@ -26,8 +26,9 @@ from pushsvc.model import (
     Verdict,
 )
 from pushsvc.ports import EntryRef, Taken
-from pushsvc.store import MemoryStore, Store, StoreConfig, open_store, token_hash
+from pushsvc.store import Store, StoreConfig, open_store, token_hash
 
+from ..fakes import MemoryStore
 from .servers import Kind, Server, running_server
 
 Backend: TypeAlias = Literal["memory", "valkey", "redis"]

@@ -20,16 +20,39 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from pushsvc.codec import encode_audience
-from pushsvc.devices import ToAll
 from pushsvc.errors import Conflict
-from pushsvc.model import ENDS, End, Ended, Lane, Outcome, Retry, Settlement, Target, TokenDead, Unavailable, Verdict
+from pushsvc.model import (
+    ENDS,
+    End,
+    Ended,
+    Lane,
+    Outcome,
+    Retry,
+    Settlement,
+    Target,
+    TokenDead,
+    Unavailable,
+    Verdict,
+)
+from pushsvc.model.codec import encode_audience
+from pushsvc.model.devices import ToAll
 from pushsvc.ports import DeadFilter, EntryRef, ReplaySpec, Taken
 from pushsvc.ports.expansion import Expansion
 from pushsvc.store import StoreConfig, token_hash
 
 from .servers import Server
-from .test_store_kit import NOW, ROUTE, SENT, AnyStore, Backend, World, backend_server, make_push, settlement, take
+from .test_store_kit import (
+    NOW,
+    ROUTE,
+    SENT,
+    AnyStore,
+    Backend,
+    World,
+    backend_server,
+    make_push,
+    settlement,
+    take,
+)
 
 T = TypeVar("T")
 CONSUMERS = ("a", "b", "c")

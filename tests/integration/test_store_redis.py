@@ -14,8 +14,6 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from pushsvc.codec import decode_chunk, encode_audience, encode_event
-from pushsvc.devices import Device, ToAll
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model import (
     LANES,
@@ -30,13 +28,16 @@ from pushsvc.model import (
     TokenDead,
     Unavailable,
 )
+from pushsvc.model.codec import decode_chunk, encode_audience, encode_event
+from pushsvc.model.devices import Device, ToAll
+from pushsvc.model.rates import Rate
 from pushsvc.ports import Bucket, DeadFilter, EventPage, Question, ReplaySpec
 from pushsvc.ports.registry import Prune
-from pushsvc.rates import Rate
-from pushsvc.store import Store, StoreConfig, keys, open_store, receipts
-from pushsvc.store.dead import decode_dead
-from pushsvc.store.link import Link
-from pushsvc.store.replicas import ReplicatedLink
+from pushsvc.store import Store, StoreConfig, keys, open_store
+from pushsvc.store.feedback import receipts
+from pushsvc.store.link.link import Link
+from pushsvc.store.link.replicas import ReplicatedLink
+from pushsvc.store.queue.letter import decode_dead
 
 from .servers import KINDS, Server, running_server
 from .test_store_kit import NOW, ROUTE, all_of, make_push, settlement, take, take_all

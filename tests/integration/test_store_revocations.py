@@ -12,11 +12,23 @@ from hypothesis import strategies as st
 
 from pushsvc.model import Ended, PushStatus, Retry, Unavailable
 from pushsvc.ports.entries import News, Revoked, token_mark
-from pushsvc.store import Store, StoreConfig, keys, revocations
-from pushsvc.store.revocations import PATIENCE, place_of
+from pushsvc.store import Store, StoreConfig, keys
+from pushsvc.store.revoke import revocations
+from pushsvc.store.revoke.revocations import PATIENCE, place_of
 
 from .servers import Server
-from .test_store_kit import NOW, ROUTE, AnyStore, Backend, World, backend_server, make_push, play, settlement, take
+from .test_store_kit import (
+    NOW,
+    ROUTE,
+    AnyStore,
+    Backend,
+    World,
+    backend_server,
+    make_push,
+    play,
+    settlement,
+    take,
+)
 
 BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
 CANCELLED = Ended("cancelled")

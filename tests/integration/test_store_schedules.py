@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Iterator
 import pytest
 
 from pushsvc import telemetry
-from pushsvc.codec import split
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model import Counts, PushStatus, Route
+from pushsvc.model.codec import split
 from pushsvc.store import Store, StoreConfig, keys
 
 from .servers import KINDS, Server, running_server

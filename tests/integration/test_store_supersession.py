@@ -14,7 +14,18 @@ from pushsvc.ports.entries import token_mark
 from pushsvc.store import Store, StoreConfig, keys
 
 from .servers import Server
-from .test_store_kit import NOW, ROUTE, AnyStore, Backend, World, backend_server, make_push, play, settlement, take
+from .test_store_kit import (
+    NOW,
+    ROUTE,
+    AnyStore,
+    Backend,
+    World,
+    backend_server,
+    make_push,
+    play,
+    settlement,
+    take,
+)
 
 BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
 BUSY = Unavailable(status=503)

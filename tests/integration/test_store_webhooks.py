@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from pushsvc import telemetry
-from pushsvc.codec import encode_event, encode_receipt
 from pushsvc.errors import Gone
 from pushsvc.model import FeedbackEvent, Receipt
+from pushsvc.model.codec import encode_event, encode_receipt
 from pushsvc.ports.webhooks import Batch, DeadBatch
 from pushsvc.store import Store, StoreConfig, keys, open_store
-from pushsvc.store.webhooks import RedisWebhookClaim, batch_id
+from pushsvc.store.webhooks.webhooks import RedisWebhookClaim, batch_id
 
 from .servers import KINDS, Server, running_server
 
@@ -509,7 +509,7 @@ def test_more_events_than_are_kept_leave_their_last_id(server: Server) -> None:
 
 
 def test_of_several_shards_the_last_that_is_missing_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushsvc.store.receipts.SETTLED", 2)
+    monkeypatch.setattr("pushsvc.store.feedback.receipts.SETTLED", 2)
 
     async def story(store: Store) -> None:
         old = store.clock() - OLD * 1000
@@ -557,8 +557,8 @@ def test_the_last_event_of_a_batch_may_be_erased_while_it_is_told(server: Server
 
 
 def test_events_of_several_shards_keep_one_order(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushsvc.store.receipts.SETTLED", 2)
-    monkeypatch.setattr("pushsvc.store.webhooks.SETTLED", 2)
+    monkeypatch.setattr("pushsvc.store.feedback.receipts.SETTLED", 2)
+    monkeypatch.setattr("pushsvc.store.webhooks.webhooks.SETTLED", 2)
 
     async def story(store: Store) -> None:
         for number in range(12):

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from pushsvc.cli import client
+from pushsvc.lab.simulator.certificates import Keys
+from pushsvc.net.http2.transport import Pool
 from pushsvc.providers.endpoint import tls_context
 from pushsvc.providers.fcm.config import Config as FcmConfig
 from pushsvc.providers.fcm.credentials import TokenRefusedError, load_service_account
-from pushsvc.providers.transport import Pool
-from pushsvc.simulator.certificates import Keys
-from pushsvc.webhooks import WebhookConfig, open_caller
+from pushsvc.stages.webhooks import WebhookConfig, open_caller
 
 from ..unit.credential_files import write_service_account
 

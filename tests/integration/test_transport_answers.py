@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from hyperframe.frame import DataFrame, Frame, HeadersFrame, PingFrame, PriorityFrame, PushPromiseFrame
 
-from pushsvc.providers.transport import Answer, Failure, Response
-from tests.integration.transport_server import Client, Peer, client, run, serve, statuses, until
+from pushsvc.net.http2.transport import Answer, Failure, Response
+
+from .transport_server import Client, Peer, client, run, serve, statuses, until
 
 
 def held(peer: Peer, stream: int) -> None:

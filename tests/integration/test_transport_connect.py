@@ -12,20 +12,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from pushsvc.providers import transport
-from pushsvc.providers.transport import Failure, Pool, open_pool
-from tests.integration.ports import free_ports
-from tests.integration.transport_server import (
-    Certificates,
-    Client,
-    Peer,
-    ScriptedServer,
-    client,
-    run,
-    serve,
-    statuses,
-    until,
-)
+from pushsvc.net.http2 import transport
+from pushsvc.net.http2.transport import Failure, Pool, open_pool
+
+from .ports import free_ports
+from .transport_server import Certificates, Client, Peer, ScriptedServer, client, run, serve, statuses, until
 
 
 @pytest.mark.parametrize("uvloop", [False, True])

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pushsvc.providers.transport import Failure
-from tests.integration.transport_server import Peer, client, run, serve, statuses, until
+from pushsvc.net.http2.transport import Failure
+
+from .transport_server import Peer, client, run, serve, statuses, until
 
 
 def body_of(name: object, size: int) -> bytes:

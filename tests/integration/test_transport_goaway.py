@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pushsvc.providers.transport import Failure
-from tests.integration.transport_server import Peer, client, run, serve, statuses, until
+from pushsvc.net.http2.transport import Failure
+
+from .transport_server import Peer, client, run, serve, statuses, until
 
 
 @pytest.mark.parametrize("connections", [1, 2])

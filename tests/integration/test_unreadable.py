@@ -12,17 +12,17 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from pushsvc.devices import Audience, ByDevices, ByTopic, ByUsers, Device, ToAll
 from pushsvc.errors import Unreadable
-from pushsvc.janitor import Ages, clean, sweeps
 from pushsvc.jobs.functions import Context, replay
 from pushsvc.model import ApiKey, BadNotification, Ended, FeedbackEvent, TokenDead
+from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, Device, ToAll
 from pushsvc.ports import DeadFilter, ReplaySpec
 from pushsvc.ports.registry import Holding, Prune, PrunedFilter
 from pushsvc.runtime import Current
 from pushsvc.settings import Settings
+from pushsvc.stages.cleanup import Ages, clean, sweeps
 from pushsvc.store import Store, keys
-from pushsvc.store.erasure.passes import KEEPERS
+from pushsvc.store.erase.passes import KEEPERS
 
 from .servers import KINDS, Server, running_server
 from .test_store_kit import NOW, ROUTE, all_of, make_push, take_all

@@ -18,7 +18,7 @@ from rich.console import Console
 from pushsvc import cli
 from pushsvc.cli.state import local_url
 from pushsvc.cli.up import example, speaker
-from pushsvc.simulator import apns_token
+from pushsvc.lab.simulator import apns_token
 
 from .harness import apns, fcm
 from .ports import free_ports

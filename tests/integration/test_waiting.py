@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pushsvc.intake import Waits, serve
+from pushsvc.api import Waits, serve
 from pushsvc.model import PushStatus, Route
 from pushsvc.store import Store, StoreConfig, open_store
 

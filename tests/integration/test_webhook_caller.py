@@ -14,10 +14,10 @@ import msgspec
 import pytest
 
 from pushsvc.errors import ConfigError
-from pushsvc.signing import sign
-from pushsvc.simulator.certificates import Keys
-from pushsvc.webhooks import WebhookConfig, check, open_caller
-from pushsvc.webhooks.verdict import Answer
+from pushsvc.lab.simulator.certificates import Keys
+from pushsvc.model.signing import sign
+from pushsvc.stages.webhooks import WebhookConfig, check, open_caller
+from pushsvc.stages.webhooks.verdict import Answer
 
 KEY = bytes(range(32))
 NOW = 1_796_115_600.75
@@ -313,7 +313,7 @@ def test_of_several_addresses_only_those_that_are_allowed_are_called(
     resolver: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No test calls a public address: one of this machine stands for it.
-    monkeypatch.setattr("pushsvc.webhooks.caller.is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr("pushsvc.stages.webhooks.caller.is_public", lambda address: address == "127.0.0.1")
 
     async def story() -> None:
         async with listening(OK) as seen:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import msgspec
 
-from pushsvc.codec import encode_event
 from pushsvc.jobs.webhooks import WebhookTasks
 from pushsvc.model import FeedbackEvent
+from pushsvc.model.codec import encode_event
+from pushsvc.model.signing import write_secret
 from pushsvc.runtime import Current, webhook_configs
 from pushsvc.settings import AppSettings, Settings, WebhookSettings
-from pushsvc.signing import write_secret
 from pushsvc.store import Store, keys
 
 from .servers import Server

@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 
 from pushsvc import cli
-from pushsvc.codec import encode_event
 from pushsvc.model import FeedbackEvent
+from pushsvc.model.codec import encode_event
+from pushsvc.model.signing import write_secret
 from pushsvc.ports.webhooks import Standing
-from pushsvc.signing import write_secret
+from pushsvc.stages.webhooks import WebhookConfig
 from pushsvc.store import Store, StoreConfig, keys, open_store
-from pushsvc.webhooks import WebhookConfig
 
 from .harness import apns, fcm
 from .ports import free_ports

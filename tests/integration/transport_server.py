@@ -27,7 +27,7 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import Frame, GoAwayFrame
 
-from pushsvc.providers.transport import HTTPS, POST, Answer, Pool, Response, authority, field, path
+from pushsvc.net.http2.transport import HTTPS, POST, Answer, Pool, Response, authority, field, path
 
 PATIENCE = 60.0
 """Seconds after which a test that waits in vain ends with an error."""

@@ -22,7 +22,8 @@ from pushsvc.model import (
     Target,
 )
 from pushsvc.ports import EntryRef, News, OnOutcome, Taken
-from pushsvc.store import MemoryStore
+
+from ..fakes import MemoryStore
 
 START = 1_700_000_000.0
 """Unix seconds at the beginning of virtual time."""

@@ -13,8 +13,8 @@ from hpack import Decoder
 from msgspec import Raw
 
 from pushsvc.model import Chunk, Content, Delivery, Message, Notification, Outcome, Target
-from pushsvc.providers.exchange import Answer, OnAnswer, Response
-from pushsvc.providers.hpack_fields import field
+from pushsvc.net.http2.exchange import Answer, OnAnswer, Response
+from pushsvc.net.http2.hpack_fields import field
 
 GOLDEN = Path(__file__).parent / "golden"
 PUSH_ID = "01936f6e-8f5c-7abc-9def-0123456789ab"

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushsvc.errors import BadGateway, CredentialError, NotFound, RequestError, Unavailable
+from pushsvc.net.http2.exchange import Failure, Response
 from pushsvc.ports.channels import Channel
 from pushsvc.providers.apns import Config, open_channels
 from pushsvc.providers.apns.channels import ApnsChannels, refusal
-from pushsvc.providers.exchange import Failure, Response
 
 from .credential_files import write_p8
 from .provider_fakes import Clock, FakePool, golden, never_indexed, response

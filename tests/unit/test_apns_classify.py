@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushsvc.model import Message, Outcome, Sent, TokenDead, Unavailable
+from pushsvc.net.http2.exchange import Failure, Response
 from pushsvc.providers.apns import classify
-from pushsvc.providers.exchange import Failure, Response
 
 from .provider_fakes import golden, response
 

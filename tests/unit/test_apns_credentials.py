@@ -16,7 +16,17 @@ from pushsvc.providers import Finding
 from pushsvc.providers.apns import Config, check
 from pushsvc.providers.apns.credentials import ProviderToken, client_context, load_key
 
-from .credential_files import PRODUCTION, SANDBOX, TOPICS, certificate_pem, make_certificate, p12, pem, write, write_p8
+from .credential_files import (
+    PRODUCTION,
+    SANDBOX,
+    TOPICS,
+    certificate_pem,
+    make_certificate,
+    p12,
+    pem,
+    write,
+    write_p8,
+)
 from .provider_fakes import Clock
 
 NOW = datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC)

@@ -27,11 +27,11 @@ from pushsvc.model import (
     TokenDead,
     Unavailable,
 )
+from pushsvc.net.http2.exchange import Failure
+from pushsvc.net.http2.hpack_fields import field, path
 from pushsvc.ports import Provider
 from pushsvc.providers.apns import Config, open_provider, send
 from pushsvc.providers.apns.send import NAMESPACE, apns_id
-from pushsvc.providers.exchange import Failure
-from pushsvc.providers.hpack_fields import field, path
 
 from .credential_files import write_p8
 from .provider_fakes import PUSH_ID, Clock, FakePool, Outcomes, chunk, never_indexed, response

@@ -13,7 +13,15 @@ import pytest
 
 from pushsvc.cli.device_files import Entry
 from pushsvc.cli.device_import import Identity, Notes, Position, Rejects, identify
-from pushsvc.cli.files import FileFailed, is_regular, open_private, reading, replacing, temporary_folder, write_whole
+from pushsvc.cli.files import (
+    FileFailed,
+    is_regular,
+    open_private,
+    reading,
+    replacing,
+    temporary_folder,
+    write_whole,
+)
 
 
 def test_a_file_appears_when_it_is_whole_and_only_for_its_owner(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pushsvc.codec import (
+from pushsvc.model.codec import (
     VERSION,
     CodecError,
     decode_audience,
@@ -19,7 +19,7 @@ from pushsvc.codec import (
     decode_row,
     decode_rows,
 )
-from pushsvc.store.dead import decode_dead
+from pushsvc.store.queue.letter import decode_dead
 
 DECODERS = (
     decode_chunk,

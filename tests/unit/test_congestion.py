@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from pushsvc.dispatch.congestion import CALM, FLOOR, LEAN, MORE, UNBOUND, Congestion, Window
+from pushsvc.stages.dispatch.congestion import CALM, FLOOR, LEAN, MORE, UNBOUND, Congestion, Window
 
 WINDOW = 2000
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.devices import Device, name_fault
+from pushsvc.api.devices.document import DeviceDocument, device_faults, device_of, read_device, shown
+from pushsvc.api.pushes.faults import Rules
 from pushsvc.errors import InvalidRequest
-from pushsvc.intake.device_document import DeviceDocument, device_faults, device_of, read_device, shown
-from pushsvc.intake.faults import Rules
+from pushsvc.model.devices import Device, name_fault
 from pushsvc.providers import REGISTRY
 
 RULES = Rules.of("shop", frozenset(REGISTRY), {platform: kind.renderer for platform, kind in REGISTRY.items()})

@@ -12,6 +12,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pushsvc.api.pushes.faults import Rules
 from pushsvc.cli.device_files import LONGEST, entries, format_of
 from pushsvc.cli.device_lines import (
     FIELDS,
@@ -26,8 +27,7 @@ from pushsvc.cli.device_lines import (
     read_device,
 )
 from pushsvc.cli.times import time_of
-from pushsvc.devices import Device
-from pushsvc.intake.faults import Rules
+from pushsvc.model.devices import Device
 from pushsvc.providers import REGISTRY
 
 NOW = 1_790_000_000_000

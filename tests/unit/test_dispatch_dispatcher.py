@@ -8,15 +8,25 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from pushsvc.dispatch import DispatchConfig, Dispatcher, RouteLimits
-from pushsvc.dispatch.settling import BATCH, BOUND
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model import Lane, Misconfigured, Route, Sent
-from pushsvc.policy import RetryPolicy
+from pushsvc.model.rates import Rate
 from pushsvc.ports import Bucket, DeliveryQueue, Lease, Question, Taken
-from pushsvc.rates import Rate
+from pushsvc.rules.policy import RetryPolicy
+from pushsvc.stages.dispatch import DispatchConfig, Dispatcher, RouteLimits
+from pushsvc.stages.dispatch.settling import BATCH, BOUND
 
-from .dispatch_fakes import FakeProvider, FakeQueue, chunk, counts, many, memory_store, push, taken, wall_clock
+from .dispatch_fakes import (
+    FakeProvider,
+    FakeQueue,
+    chunk,
+    counts,
+    many,
+    memory_store,
+    push,
+    taken,
+    wall_clock,
+)
 from .virtual_time import run, until
 
 CONFIG = DispatchConfig(retry=RetryPolicy(), drain_timeout=25.0)

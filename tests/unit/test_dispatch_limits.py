@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from pushsvc.dispatch.lanes import Lanes, OpenEntry
-from pushsvc.dispatch.limits import BATCH, PERMIT_LIFE, READY, SMALL, Gate, Pacer, RouteLimits
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model import Chunk, Lane, Message, Route, Target
+from pushsvc.model.rates import AccountLimits, Rate
 from pushsvc.ports import Bucket, EntryRef, Lease, Question
-from pushsvc.rates import AccountLimits, Rate
+from pushsvc.stages.dispatch.lanes import Lanes, OpenEntry
+from pushsvc.stages.dispatch.limits import BATCH, PERMIT_LIFE, READY, SMALL, Gate, Pacer, RouteLimits
 
 ROUTE = Route("shop", "fcm")
 RATE = Rate(240, 60)

@@ -9,18 +9,29 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from pushsvc.dispatch import DispatchConfig, Dispatcher, RouteLimits
-from pushsvc.dispatch.lease import Lease, boot_clock, unlimited
-from pushsvc.dispatch.revoking import KEPT, Heard
 from pushsvc.model import Delivery, Lane, Misconfigured, Outcome, Retry, Route, Sent, Unavailable
-from pushsvc.policy import EXPIRED, RetryPolicy
+from pushsvc.model.rates import AccountLimits, Rate
 from pushsvc.ports import Bucket, DeliveryQueue, Question, Taken
 from pushsvc.ports import Lease as Permits
 from pushsvc.ports.entries import News, Revoked, token_mark
-from pushsvc.rates import AccountLimits, Rate
-from pushsvc.store import MemoryStore
+from pushsvc.rules.policy import EXPIRED, RetryPolicy
+from pushsvc.stages.dispatch import DispatchConfig, Dispatcher, RouteLimits
+from pushsvc.stages.dispatch.lease import Lease, boot_clock, unlimited
+from pushsvc.stages.dispatch.revoking import KEPT, Heard
 
-from .dispatch_fakes import ROUTE, FakeProvider, FakeQueue, chunk, counts, many, memory_store, now_ms, push, taken
+from ..fakes import MemoryStore
+from .dispatch_fakes import (
+    ROUTE,
+    FakeProvider,
+    FakeQueue,
+    chunk,
+    counts,
+    many,
+    memory_store,
+    now_ms,
+    push,
+    taken,
+)
 from .dispatch_fakes import wall_clock as clock
 from .virtual_time import run, until
 

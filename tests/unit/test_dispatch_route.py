@@ -13,11 +13,6 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pushsvc.dispatch.config import DispatchConfig
-from pushsvc.dispatch.health import FIRST_PROBE
-from pushsvc.dispatch.reader import LANDING
-from pushsvc.dispatch.route import BURST, RESERVE, RouteWorker
-from pushsvc.dispatch.settling import Settler
 from pushsvc.model import (
     LANES,
     BadNotification,
@@ -30,11 +25,28 @@ from pushsvc.model import (
     TokenSuspect,
     Unavailable,
 )
-from pushsvc.policy import RetryPolicy
 from pushsvc.ports import DeliveryQueue
-from pushsvc.store import MemoryStore, StoreConfig
+from pushsvc.rules.policy import RetryPolicy
+from pushsvc.stages.dispatch.config import DispatchConfig
+from pushsvc.stages.dispatch.health import FIRST_PROBE
+from pushsvc.stages.dispatch.reader import LANDING
+from pushsvc.stages.dispatch.route import BURST, RESERVE, RouteWorker
+from pushsvc.stages.dispatch.settling import Settler
+from pushsvc.store import StoreConfig
 
-from .dispatch_fakes import FakeProvider, FakeQueue, chunk, counts, many, memory_store, now_ms, push, taken, wall_clock
+from ..fakes import MemoryStore
+from .dispatch_fakes import (
+    FakeProvider,
+    FakeQueue,
+    chunk,
+    counts,
+    many,
+    memory_store,
+    now_ms,
+    push,
+    taken,
+    wall_clock,
+)
 from .virtual_time import run, until
 
 REFUSED = Misconfigured(status=403, reason="InvalidProviderToken")

@@ -9,9 +9,9 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from pushsvc.dispatch import DispatchConfig
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model import Route, Sent
+from pushsvc.stages.dispatch import DispatchConfig
 
 from .dispatch_fakes import FakeProvider, FakeQueue, counts, many, memory_store, push
 from .test_dispatch_dispatcher import dispatcher, running

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from pushsvc.dispatch.lanes import OpenEntry
-from pushsvc.dispatch.settling import BATCH, BOUND, LINGER, REPLICATED_BOUND, Settler
 from pushsvc.ports import EntryRef
+from pushsvc.stages.dispatch.lanes import OpenEntry
+from pushsvc.stages.dispatch.settling import BATCH, BOUND, LINGER, REPLICATED_BOUND, Settler
 
 from .dispatch_fakes import FakeQueue, chunk, many, settlement
 from .virtual_time import run, until

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY, Metric
 
 from pushsvc import telemetry
-from pushsvc.dispatch.tally import Tally, count_ended, snake
 from pushsvc.model import (
     LANES,
     BadNotification,
@@ -33,6 +32,7 @@ from pushsvc.model import (
     Unavailable,
     Verdict,
 )
+from pushsvc.stages.dispatch.metrics import Tally, count_ended, snake
 
 from .dispatch_fakes import chunk
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from pushsvc.dispatch.config import DispatchConfig
 from pushsvc.model import (
     Delivery,
     Message,
@@ -23,8 +22,9 @@ from pushsvc.model import (
     Throttled,
     Unavailable,
 )
-from pushsvc.policy import RetryPolicy
 from pushsvc.ports import OnOutcome
+from pushsvc.rules.policy import RetryPolicy
+from pushsvc.stages.dispatch.config import DispatchConfig
 
 from .dispatch_fakes import FakeProvider, many, memory_store, push
 from .dispatch_fakes import counts as counts_of

@@ -12,15 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc import fanout
-from pushsvc.codec import encode_audience
-from pushsvc.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, Device, Environment, ToAll
 from pushsvc.errors import StoreUnavailable
-from pushsvc.fanout import Run, expand
 from pushsvc.model import Message, Platform, Push
+from pushsvc.model.codec import encode_audience
+from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, Device, Environment, ToAll
+from pushsvc.model.routing import RouteTable, platform_of, table_of
 from pushsvc.ports.registry import Members
-from pushsvc.routing import RouteTable, platform_of, table_of
-from pushsvc.store import MemoryStore
+from pushsvc.stages.expand import fanout
+from pushsvc.stages.expand.fanout import Run, expand
+
+from ..fakes import MemoryStore
 
 NOW = 1_750_000_000_000
 PUSH = Push(

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from pushsvc.model import Content
+from pushsvc.model.rates import Rate
 from pushsvc.providers import REGISTRY
 from pushsvc.providers.fcm.config import Config
 from pushsvc.providers.fcm.quota import account_limits, is_collapsible
-from pushsvc.rates import Rate
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import pytest
 from msgspec import structs
 
 from pushsvc.model import Delivery, Message, Misconfigured, Route, Sent, TokenDead, Unavailable
+from pushsvc.net.http2.exchange import Failure
 from pushsvc.ports import Provider
-from pushsvc.providers.exchange import Failure
 from pushsvc.providers.fcm import RENDERER, Config, open_provider
 from pushsvc.providers.fcm.credentials import AccessToken, TokenRefusedError
 

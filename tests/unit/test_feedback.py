@@ -11,10 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from pushsvc import feedback
-from pushsvc.devices import Device
 from pushsvc.errors import StoreUnavailable
-from pushsvc.feedback import FeedbackConfig, FeedbackPorts
 from pushsvc.model import (
     Delivery,
     End,
@@ -30,9 +27,12 @@ from pushsvc.model import (
     TokenDead,
     TokenSuspect,
 )
-from pushsvc.policy import SENT
-from pushsvc.store import MemoryStore
+from pushsvc.model.devices import Device
+from pushsvc.rules.policy import SENT
+from pushsvc.stages import feedback
+from pushsvc.stages.feedback import FeedbackConfig, FeedbackPorts
 
+from ..fakes import MemoryStore
 from .dispatch_fakes import counts, many, memory_store, now_ms, push
 from .virtual_time import run, until
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from pushsvc.devices import Device
 from pushsvc.errors import StoreUnavailable
-from pushsvc.feedback import LINGER, FeedbackConfig
-from pushsvc.freeze import FreezePolicy
 from pushsvc.model import Delivery, Outcome, Route, Sent, Settlement, Target, TokenDead, TokenSuspect
-from pushsvc.policy import SENT, PrunePolicy
-from pushsvc.store import MemoryStore
+from pushsvc.model.devices import Device
+from pushsvc.rules.freeze import FreezePolicy
+from pushsvc.rules.policy import SENT, PrunePolicy
+from pushsvc.stages.feedback import LINGER, FeedbackConfig
 
+from ..fakes import MemoryStore
 from .dispatch_fakes import memory_store, now_ms, push
 from .test_feedback import events, judging, pruned
 from .virtual_time import run, until

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.freeze import AFTER_MS, SLOT_MS, Answers, FreezePolicy, health, slots_around
+from pushsvc.rules.freeze import AFTER_MS, SLOT_MS, Answers, FreezePolicy, health, slots_around
 
 POLICY = FreezePolicy()
 SLOT = 1000

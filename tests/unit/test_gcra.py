@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.gcra import FLOOR, US, Level, admit, interval_of, lease
-from pushsvc.rates import Rate
+from pushsvc.model.rates import Rate
+from pushsvc.rules.gcra import FLOOR, US, Level, admit, interval_of, lease
 
 RATES = st.builds(Rate, st.integers(1, 50), st.integers(1, 120))
 STEPS = st.lists(st.integers(0, 20 * US), min_size=1, max_size=200)

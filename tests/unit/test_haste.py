@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pushsvc.dispatch.haste import SPAN, Haste
 from pushsvc.model import Lane, Route
+from pushsvc.stages.dispatch.preemption import SPAN, Haste
 
 SHOP, NEWS = Route("shop", "apns"), Route("news", "apns")
 BELOW_URGENT, BELOW_NORMAL = ("normal", "bulk"), ("bulk",)

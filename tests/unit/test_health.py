@@ -6,8 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.dispatch.evidence import Cause, cause_of
-from pushsvc.dispatch.health import (
+from pushsvc.model import (
+    BadNotification,
+    Expired,
+    Misconfigured,
+    Outcome,
+    Sent,
+    Throttled,
+    TokenDead,
+    TokenSuspect,
+    Unavailable,
+)
+from pushsvc.stages.dispatch.evidence import Cause, cause_of
+from pushsvc.stages.dispatch.health import (
     BENEFIT,
     CONFIRMED,
     ENOUGH,
@@ -22,17 +33,6 @@ from pushsvc.dispatch.health import (
     UNBOUNDED,
     RouteHealth,
     Trouble,
-)
-from pushsvc.model import (
-    BadNotification,
-    Expired,
-    Misconfigured,
-    Outcome,
-    Sent,
-    Throttled,
-    TokenDead,
-    TokenSuspect,
-    Unavailable,
 )
 
 REFUSED = Trouble("credentials", "InvalidProviderToken", 403)

@@ -20,11 +20,11 @@ from h2.settings import SettingCodes, Settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pushsvc.providers import frames, http2
-from pushsvc.providers.exchange import Answer, Failure, Request, Response, Stats, Terms
-from pushsvc.providers.frames import frame
-from pushsvc.providers.hpack_fields import HTTPS, POST, authority, path
-from pushsvc.providers.http2 import Connection
+from pushsvc.net.http2 import connection, frames
+from pushsvc.net.http2.connection import Connection
+from pushsvc.net.http2.exchange import Answer, Failure, Request, Response, Stats, Terms
+from pushsvc.net.http2.frames import frame
+from pushsvc.net.http2.hpack_fields import HTTPS, POST, authority, path
 
 FIELDS = POST + HTTPS + authority("localhost") + path("/")
 
@@ -388,13 +388,13 @@ def test_many_requests_are_one_write() -> None:
         assert len(writes) == 1
 
 
-@pytest.mark.parametrize("count", [http2.MAX_CONTROL, http2.MAX_CONTROL + 1])
+@pytest.mark.parametrize("count", [connection.MAX_CONTROL, connection.MAX_CONTROL + 1])
 @pytest.mark.parametrize("flood", [frame(4, 0, 0), frame(6, 0, 0, bytes(8))], ids=["settings", "ping"])
 def test_a_flood_ends_the_connection(flood: bytes, count: int) -> None:
     with bench() as mine:
         mine.connection.data_received(GREETING)
         mine.connection.data_received(flood * (count - 1))  # the greeting counts as well
-        assert mine.wire.closed == (count > http2.MAX_CONTROL)
+        assert mine.wire.closed == (count > connection.MAX_CONTROL)
         if mine.wire.closed:
             assert mine.wire.taken().endswith(frames.goaway(frames.ENHANCE_YOUR_CALM))
 

@@ -11,7 +11,7 @@ from hpack import Decoder, Encoder, NeverIndexedHeaderTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.providers.hpack_fields import (
+from pushsvc.net.http2.hpack_fields import (
     EMPTY_TABLE,
     HTTPS,
     POST,

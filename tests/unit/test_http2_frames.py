@@ -10,8 +10,8 @@ from hyperframe.frame import GoAwayFrame, HeadersFrame, RstStreamFrame, Settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.providers import frames
-from pushsvc.providers.frames import ConnectionFault, Frame, FrameReader, frame
+from pushsvc.net.http2 import frames
+from pushsvc.net.http2.frames import ConnectionFault, Frame, FrameReader, frame
 
 streams = st.integers(1, 2**31 - 1)
 payloads = st.binary(max_size=60)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pushsvc.identity import canonical, identity, recognised
+from pushsvc.model.identity import canonical, identity, recognised
 
 
 @pytest.mark.parametrize(

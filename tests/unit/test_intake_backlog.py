@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from pushsvc.api import Backlog
+from pushsvc.api.pushes.backlog import EVERY, FRESH
 from pushsvc.errors import ContentTooLarge, StoreUnavailable, TooManyRequests
-from pushsvc.intake import Backlog
-from pushsvc.intake.backlog import EVERY, FRESH
 
 from .virtual_time import run
 

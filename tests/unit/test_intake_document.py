@@ -16,14 +16,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from pushsvc.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, ToAll
-from pushsvc.documents import instant as shown_at
+from pushsvc.api.http.depth import MAX_DEPTH
+from pushsvc.api.http.wording import kind
+from pushsvc.api.pushes.document import Draft, read
+from pushsvc.api.pushes.faults import LIMIT, Rules, walk
 from pushsvc.errors import ContentTooLarge, Fault, InvalidRequest, MalformedBody
-from pushsvc.intake.depth import MAX_DEPTH
-from pushsvc.intake.document import Draft, read
-from pushsvc.intake.faults import LIMIT, Rules, walk
-from pushsvc.intake.wording import kind
 from pushsvc.model import LiveActivity, Target
+from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, ToAll
+from pushsvc.model.documents import instant as shown_at
 
 HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,200}")
 
@@ -872,8 +872,8 @@ def test_what_no_provider_takes_is_refused_before_anybody_looks_into_it(
     def looked(*_: object) -> NoReturn:
         raise AssertionError("it was looked into")
 
-    monkeypatch.setattr("pushsvc.intake.document.judge", looked)
-    monkeypatch.setattr("pushsvc.intake.document.refuse", looked)
+    monkeypatch.setattr("pushsvc.api.pushes.document.judge", looked)
+    monkeypatch.setattr("pushsvc.api.pushes.document.refuse", looked)
     with pytest.raises(ContentTooLarge) as caught:
         read(msgspec.json.encode(document), RULES, NOW)
     assert [fault.path for fault in caught.value.faults] == [path]

@@ -14,20 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from pushsvc.documents import instant
+from pushsvc.api import IntakeConfig, new_push_id, uuid7
+from pushsvc.api.docs import render as render_page
+from pushsvc.api.http.query import Param
+from pushsvc.api.http.query import read as read_query
+from pushsvc.api.openapi import EXAMPLES, build
+from pushsvc.api.pushes.audiences import platforms_of
+from pushsvc.api.pushes.calls import lifetime, render
+from pushsvc.api.pushes.document import Draft, read
+from pushsvc.api.pushes.faults import Rules
+from pushsvc.api.pushes.ids import UUID
+from pushsvc.api.routes import CALLS
 from pushsvc.errors import ContentTooLarge, Fault, InvalidRequest
-from pushsvc.intake import IntakeConfig, new_push_id, uuid7
-from pushsvc.intake.audiences import platforms_of
-from pushsvc.intake.docs import render as render_page
-from pushsvc.intake.document import Draft, read
-from pushsvc.intake.faults import Rules
-from pushsvc.intake.ids import UUID
-from pushsvc.intake.openapi import EXAMPLES, build
-from pushsvc.intake.pushes import lifetime, render
-from pushsvc.intake.query import Param
-from pushsvc.intake.query import read as read_query
-from pushsvc.intake.routes import CALLS
 from pushsvc.model import Content, Message, Target
+from pushsvc.model.documents import instant
 from pushsvc.ports import Renderer, RenderError
 
 # --- ids --------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.intake.prefer import LONGEST, wait_of
+from pushsvc.api.http.prefer import LONGEST, wait_of
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
-from pushsvc.devices import Device
-from pushsvc.janitor import Ages, Cleaned, Progress, Sweep, clean, revise
-from pushsvc.janitor.run import sweeps
+from pushsvc.model.devices import Device
 from pushsvc.ports.cleanup import Swept
-from pushsvc.store import MemoryStore
+from pushsvc.stages.cleanup import Ages, Cleaned, Progress, Sweep, clean, revise
+from pushsvc.stages.cleanup.run import sweeps
+
+from ..fakes import MemoryStore
 
 DAY = 86_400_000
 NOW = 1_000 * DAY
@@ -127,8 +128,8 @@ def test_the_rest_is_as_long_as_the_share_says(monkeypatch: pytest.MonkeyPatch) 
     async def nap(seconds: float) -> None:
         naps.append(seconds)
 
-    monkeypatch.setattr("pushsvc.janitor.run.asyncio.sleep", nap)
-    monkeypatch.setattr("pushsvc.janitor.run.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("pushsvc.stages.cleanup.run.asyncio.sleep", nap)
+    monkeypatch.setattr("pushsvc.stages.cleanup.run.time.monotonic", lambda: next(now))
     asyncio.run(clean([counting("a", 3, [])], share=0.25))
     assert sum(naps) == pytest.approx(18.0)  # each step takes 3 s: a quarter of 12; there is none after the last
     assert max(naps) == 0.1

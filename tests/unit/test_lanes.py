@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from pushsvc.dispatch.lanes import SHARE, SLICE, Lanes, OpenEntry
 from pushsvc.model import LANES, Chunk, Lane, Message, Target
 from pushsvc.ports import EntryRef
+from pushsvc.stages.dispatch.lanes import SHARE, SLICE, Lanes, OpenEntry
 
 
 def entry(lane: Lane, count: int, name: str = "p") -> OpenEntry:

@@ -22,7 +22,7 @@ from pushsvc.model import (
     Unavailable,
     Verdict,
 )
-from pushsvc.policy import Blame, RetryPolicy, backoff, decide
+from pushsvc.rules.policy import Blame, RetryPolicy, backoff, decide
 
 NOW = 1_000_000
 POLICY = RetryPolicy()

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from pushsvc.model.routing import platform_of
+from pushsvc.net.retry_after import LONGEST, retry_after
 from pushsvc.providers import REGISTRY
 from pushsvc.providers.endpoint import authority, endpoint_fault
 from pushsvc.providers.merge import NotAnObjectError, decode_object, encode, merge_patch
-from pushsvc.retry_after import LONGEST, retry_after
-from pushsvc.routing import platform_of
 
 NOW = datetime(2026, 10, 21, 7, 27, 0, tzinfo=UTC).timestamp()
 

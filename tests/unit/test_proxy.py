@@ -7,9 +7,10 @@ import base64
 import pytest
 
 from pushsvc.errors import CredentialError
+from pushsvc.net.proxy import parse_proxy, proxy_for
 from pushsvc.providers.apns import Config as ApnsConfig
+from pushsvc.providers.endpoint import check_proxy
 from pushsvc.providers.fcm import Config as FcmConfig
-from pushsvc.providers.proxy import check_proxy, parse_proxy, proxy_for
 
 APNS = "https://api.push.apple.com"
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.devices import Device
-from pushsvc.freeze import Freeze, Health
 from pushsvc.model import Receipt
-from pushsvc.policy import PruneDecision, PrunePolicy, prune
+from pushsvc.model.devices import Device
+from pushsvc.rules.freeze import Freeze, Health
+from pushsvc.rules.policy import PruneDecision, PrunePolicy, prune
 
 from .provider_fakes import golden
 

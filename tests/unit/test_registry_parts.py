@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.codec import CodecError
-from pushsvc.devices import Device
+from pushsvc.model.codec import CodecError
+from pushsvc.model.devices import Device
 from pushsvc.ports.registry import PrunedFilter
-from pushsvc.store.registry_changes import Desk, Kept
-from pushsvc.store.registry_documents import VERSION, decode_device, encode_device
-from pushsvc.store.registry_wire import Digests, Question, is_meant, read_found
+from pushsvc.store.registry.changes import Desk, Kept
+from pushsvc.store.registry.documents import VERSION, decode_device, encode_device
+from pushsvc.store.registry.wire import Digests, Question, is_meant, read_found
 
 HEX = st.binary(min_size=1, max_size=40).map(bytes.hex)
 UUIDS = st.uuids().map(str)

@@ -7,18 +7,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pushsvc.codec import split
-from pushsvc.devices import Environment
-from pushsvc.dispatch.holdings import NO_ROUTE
+from pushsvc.api.http.wording import names
+from pushsvc.api.pushes.document import read
+from pushsvc.api.pushes.faults import ENVIRONMENTS, Rules
 from pushsvc.errors import ConfigError, InvalidRequest
-from pushsvc.intake.document import read
-from pushsvc.intake.faults import ENVIRONMENTS, Rules
-from pushsvc.intake.wording import names
 from pushsvc.model import Message, Platform, Push, Sent, Target
+from pushsvc.model.codec import split
+from pushsvc.model.devices import Environment
+from pushsvc.model.routing import DIVIDED, RouteTable, platform_of, routes_of, table_of
 from pushsvc.providers import REGISTRY
 from pushsvc.providers.kind import no_environment
-from pushsvc.routing import DIVIDED, RouteTable, platform_of, routes_of, table_of
 from pushsvc.settings import load
+from pushsvc.stages.dispatch.holdings import NO_ROUTE
 
 from .dispatch_fakes import FakeProvider, memory_store, push
 from .test_dispatch_route import until_ended, working

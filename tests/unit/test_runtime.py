@@ -10,16 +10,16 @@ import pytest
 from prometheus_client import REGISTRY
 
 from pushsvc import runtime
+from pushsvc.api import IntakeApp
 from pushsvc.errors import ConfigError
-from pushsvc.feedback import FeedbackConfig
-from pushsvc.freeze import FreezePolicy
-from pushsvc.intake import IntakeApp
 from pushsvc.model import ApiKey, Lane, Route
-from pushsvc.policy import PrunePolicy, RetryPolicy
+from pushsvc.model.routing import table_of
 from pushsvc.ports.webhooks import Standing
 from pushsvc.providers import REGISTRY as PROVIDERS
-from pushsvc.routing import table_of
+from pushsvc.rules.freeze import FreezePolicy
+from pushsvc.rules.policy import PrunePolicy, RetryPolicy
 from pushsvc.settings import RetrySettings, Settings
+from pushsvc.stages.feedback import FeedbackConfig
 from pushsvc.store import AppGauges, Gauges, StoreConfig
 
 SHA = "ab" * 32

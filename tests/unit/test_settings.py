@@ -16,7 +16,15 @@ from msgspec import Struct, structs
 
 from pushsvc.errors import ConfigError
 from pushsvc.providers import REGISTRY
-from pushsvc.settings import LimitsSettings, Rate, RedisSettings, Settings, WebhookSettings, load, parse_rate
+from pushsvc.settings import (
+    LimitsSettings,
+    Rate,
+    RedisSettings,
+    Settings,
+    WebhookSettings,
+    load,
+    parse_rate,
+)
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "example.toml"
 

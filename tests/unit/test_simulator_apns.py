@@ -9,8 +9,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pushsvc.simulator.apns import REASONS, Identity, Session, Verifier, accept, refuse
-from pushsvc.simulator.hpack import new_decode
+from pushsvc.lab.simulator.apns import REASONS, Identity, Session, Verifier, accept, refuse
+from pushsvc.lab.simulator.hpack import new_decode
 
 NOW = 1_800_000_000.0
 TOPIC = "com.example.shop"

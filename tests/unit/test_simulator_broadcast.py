@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.simulator import ScenarioError, channel_id
-from pushsvc.simulator.apns import Session, Verifier
-from pushsvc.simulator.broadcast import REASONS, Channels, accept, refuse, scenario_of
-from pushsvc.simulator.broadcasts import Broadcasts
-from pushsvc.simulator.hpack import new_decode
-from pushsvc.simulator.provider import Decision
-from pushsvc.simulator.switches import Switches
+from pushsvc.lab.simulator import ScenarioError, channel_id
+from pushsvc.lab.simulator.apns import Session, Verifier
+from pushsvc.lab.simulator.broadcast import REASONS, Channels, accept, refuse, scenario_of
+from pushsvc.lab.simulator.broadcasts import Broadcasts
+from pushsvc.lab.simulator.hpack import new_decode
+from pushsvc.lab.simulator.provider import Decision
+from pushsvc.lab.simulator.switches import Switches
 
 from .test_simulator_apns import IDENTITY, NOW, TOPIC, UUID, provider_token
 

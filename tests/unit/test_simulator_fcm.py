@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.simulator.fcm import ERRORS, Message, Refusal, Verifier, accept, refuse
-from pushsvc.simulator.fcm_schema import FAST, SCHEMA, camel, snake, violations
-from pushsvc.simulator.hpack import new_decode
+from pushsvc.lab.simulator.fcm import ERRORS, Message, Refusal, Verifier, accept, refuse
+from pushsvc.lab.simulator.fcm_schema import FAST, SCHEMA, camel, snake, violations
+from pushsvc.lab.simulator.hpack import new_decode
 
 FIELDS = {b":method": b"POST", b":path": b"/v1/projects/example-shop/messages:send"}
 

@@ -23,10 +23,10 @@ from h2.settings import SettingCodes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pushsvc.simulator import frames
-from pushsvc.simulator.hpack import Headers
-from pushsvc.simulator.http2 import Answer, Connection
-from pushsvc.simulator.inflow import Limits, Traffic
+from pushsvc.lab.simulator import frames
+from pushsvc.lab.simulator.hpack import Headers
+from pushsvc.lab.simulator.http2 import Answer, Connection
+from pushsvc.lab.simulator.inflow import Limits, Traffic
 
 REQUEST = [(":method", "POST"), (":path", "/"), (":scheme", "https"), (":authority", "here"), ("x-note", "a b c")]
 

@@ -8,7 +8,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from pushsvc.simulator.oauth import (
+from pushsvc.lab.simulator.oauth import (
     GOOGLE_AUDIENCE,
     GRANT_TYPE,
     AccessTokens,

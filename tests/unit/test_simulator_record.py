@@ -7,8 +7,8 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.simulator.http2 import Answer
-from pushsvc.simulator.record import PlatformRecord, Record
+from pushsvc.lab.simulator.http2 import Answer
+from pushsvc.lab.simulator.record import PlatformRecord, Record
 
 OK = Answer(200, "", b"")
 DEAD = Answer(410, "Unregistered", b"")

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.simulator import apns_token, fcm_token
-from pushsvc.simulator.apns import REASONS
-from pushsvc.simulator.fcm import ERRORS
-from pushsvc.simulator.scenario import Action, Scenario, ScenarioError, Stage, Step, parse, step
+from pushsvc.lab.simulator import apns_token, fcm_token
+from pushsvc.lab.simulator.apns import REASONS
+from pushsvc.lab.simulator.fcm import ERRORS
+from pushsvc.lab.simulator.scenario import Action, Scenario, ScenarioError, Stage, Step, parse, step
 
 WORDS = (*REASONS, *ERRORS)
 

@@ -8,7 +8,7 @@ from pushsvc.cli.figures import figures, read_counters
 from pushsvc.cli.stats import ALARMS, plain, rows, summary
 from pushsvc.model import Lane
 from pushsvc.store import AppGauges, Gauges, Worker
-from pushsvc.store.held import still_held
+from pushsvc.store.work.held import still_held
 
 LANES: dict[Lane, int] = {"urgent": 1, "normal": 2, "bulk": 3000}
 NONE: dict[Lane, int] = {"urgent": 0, "normal": 0, "bulk": 0}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.store.clock import LOOK, StoreClock
+from pushsvc.store.link.clock import LOOK, StoreClock
 
 from .virtual_time import run
 

@@ -14,18 +14,19 @@ from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
-from pushsvc.codec import CodecError
 from pushsvc.errors import ConfigError, InvalidRequest, StoreError, StoreUnavailable
 from pushsvc.model import ENDS, Counts, Target
+from pushsvc.model.codec import CodecError
 from pushsvc.ports import DeadFilter
-from pushsvc.store import StoreConfig, keys, scripts, token_hash
-from pushsvc.store.commit import GroupCommit
-from pushsvc.store.connect import open_redis, store_faults
-from pushsvc.store.dead import DeadLetter, decode_dead, encode_dead
-from pushsvc.store.letters import LOOK, STEP, RedisLetters
-from pushsvc.store.packed import Packed
-from pushsvc.store.receipts import parse_event_id, start_of
-from pushsvc.store.status import FIELDS, counts_of, state_of, status_of
+from pushsvc.store import StoreConfig, keys, token_hash
+from pushsvc.store.feedback.receipts import parse_event_id, start_of
+from pushsvc.store.letters.listing import LOOK, STEP, RedisLetters
+from pushsvc.store.link import scripts
+from pushsvc.store.link.commit import GroupCommit
+from pushsvc.store.link.connect import open_redis, store_faults
+from pushsvc.store.link.packed import Packed
+from pushsvc.store.pushes.status import FIELDS, counts_of, state_of, status_of
+from pushsvc.store.queue.letter import DeadLetter, decode_dead, encode_dead
 
 # --- keys -----------------------------------------------------------------------------------------
 

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from pushsvc.errors import ConfigError
-from pushsvc.store.sentinels import Word, elect, living_of, read_word
-from pushsvc.store.urls import check_url
+from pushsvc.store.link.sentinels import Word, elect, living_of, read_word
+from pushsvc.store.link.urls import check_url
 
 OLD, NEW = ("10.0.0.1", 6379), ("10.0.0.2", 6379)
 

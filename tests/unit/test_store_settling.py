@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.codec import decode_chunk, decode_receipt, decode_row
 from pushsvc.model import (
     BadNotification,
     Chunk,
@@ -25,11 +24,21 @@ from pushsvc.model import (
     Unavailable,
     Verdict,
 )
+from pushsvc.model.codec import decode_chunk, decode_receipt, decode_row
 from pushsvc.ports import EntryRef
-from pushsvc.store.dead import decode_dead
 from pushsvc.store.keys import FEW, SMALL
-from pushsvc.store.pushes import rows_of
-from pushsvc.store.settling import STEP_MS, TOGETHER, WIDEST, batches, lua_string, mask_of, pack, pack_finished
+from pushsvc.store.pushes.pushes import rows_of
+from pushsvc.store.queue.letter import decode_dead
+from pushsvc.store.queue.settling import (
+    STEP_MS,
+    TOGETHER,
+    WIDEST,
+    batches,
+    lua_string,
+    mask_of,
+    pack,
+    pack_finished,
+)
 
 SENT = Sent(status=200, provider_id="id-1")
 AT = 1_000_000

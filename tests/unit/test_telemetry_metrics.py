@@ -15,7 +15,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pushsvc import telemetry
 from pushsvc.errors import ConfigError
-from pushsvc.telemetry import CONTENT_TYPE, MULTIPROCESS_ENV, exposition, mark_process_dead, prepare_multiprocess
+from pushsvc.telemetry import (
+    CONTENT_TYPE,
+    MULTIPROCESS_ENV,
+    exposition,
+    mark_process_dead,
+    prepare_multiprocess,
+)
 
 NAMES = [
     (telemetry.REQUESTS, "pushsvc_requests", ("app", "route", "status"), Counter),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pushsvc.model import LANES, Lane
 from pushsvc.ports.expansion import Waiting
-from pushsvc.turns import OTHERS, Turns
+from pushsvc.stages.expand.turns import OTHERS, Turns
 
 
 def waits(app: str, push_id: str, lane: Lane = "normal", since: int = 0) -> Waiting:

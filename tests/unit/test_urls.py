@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.urls import exact_url
+from pushsvc.net.urls import exact_url
 
 TARGETS = [
     "/h/a%40b%3Ac%2Fd/?x=%2F%3D&sig=abc%3D%3D",

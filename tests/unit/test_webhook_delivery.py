@@ -12,9 +12,9 @@ import pytest
 from pushsvc import telemetry
 from pushsvc.model import FeedbackEvent
 from pushsvc.ports.webhooks import Batch
-from pushsvc.webhooks import WebhookConfig, deliver
-from pushsvc.webhooks.caller import Caller
-from pushsvc.webhooks.verdict import Answer
+from pushsvc.stages.webhooks import WebhookConfig, deliver
+from pushsvc.stages.webhooks.caller import Caller
+from pushsvc.stages.webhooks.verdict import Answer
 
 CONFIG = WebhookConfig(url="https://example.com/", keys=(b"k" * 32,), attempts=2, retry_for=0, base=1.0)
 OK, BAD, AWAY = Answer(200, "http_200"), Answer(400, "http_400"), Answer(503, "http_503", 5.0)

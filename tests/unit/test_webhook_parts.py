@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.documents import feedback_document
-from pushsvc.intake import answers
+from pushsvc.api import answers
 from pushsvc.model import FeedbackEvent
+from pushsvc.model.documents import feedback_document
+from pushsvc.net.public_address import is_public
 from pushsvc.ports import EventPage
 from pushsvc.ports.webhooks import Batch, Standing
-from pushsvc.store.webhooks import batch_id
-from pushsvc.webhooks import WebhookConfig, trial_body, trouble_of
-from pushsvc.webhooks.address import is_public
-from pushsvc.webhooks.body import feedback_body
-from pushsvc.webhooks.verdict import Answer, GivenUp, Gone, Halved, Later, Told, Verdict, judge
+from pushsvc.stages.webhooks import WebhookConfig, trial_body, trouble_of
+from pushsvc.stages.webhooks.body import feedback_body
+from pushsvc.stages.webhooks.verdict import Answer, GivenUp, Gone, Halved, Later, Told, Verdict, judge
+from pushsvc.store.webhooks.webhooks import batch_id
 
 NOW = 1_796_115_600_000
 HOUR = 3600

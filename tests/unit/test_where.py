@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pushsvc.devices import Device
-from pushsvc.where import MAX_COMPARISONS, MAX_DEPTH, MAX_LENGTH, Predicate, WhereError, compile_where
+from pushsvc.model.devices import Device
+from pushsvc.rules.where import MAX_COMPARISONS, MAX_DEPTH, MAX_LENGTH, Predicate, WhereError, compile_where
 
 from .where_oracle import DEVICES, EXPRESSIONS, NOW, fits, written
 

@@ -1,5 +1,5 @@
 """Random expressions as trees, how they are written, and what they mean: by brute force, from the words of the README
-and `pushsvc/where/__init__.py`, and nothing of its code.
+and `pushsvc/rules/where/__init__.py`, and nothing of its code.
 
 A tree is ("and" | "or", tree, tree), ("not", tree), or a comparison ("cmp", field, sign, value, mirrored).
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pushsvc.devices import Device
+from pushsvc.model.devices import Device
 
 NOW = 1_750_000_000_000
 DAY = 86_400_000

@@ -23,13 +23,13 @@ import msgspec
 from msgspec import Struct
 
 from ...errors import BadGateway, Conflict, NotFound, RequestError, Unavailable
+from ...net.http2.exchange import Answer, Failure, Response
+from ...net.http2.transport import HTTPS, POST, Pool, field, path
+from ...net.http2.transport import authority as authority_field
+from ...net.proxy import proxy_for
+from ...net.retry_after import retry_after
 from ...ports.channels import Channel, Storage
-from ...retry_after import retry_after
 from ..endpoint import authority
-from ..exchange import Answer, Failure, Response
-from ..proxy import proxy_for
-from ..transport import HTTPS, POST, Pool, field, path
-from ..transport import authority as authority_field
 from .classify import EXPIRED_TOKEN, TOO_MANY_TOKENS, UNRELATED_KEY
 from .config import Config
 from .credentials import ProviderToken, client_context

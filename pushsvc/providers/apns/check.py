@@ -14,10 +14,9 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from ...errors import CredentialError
-from ..endpoint import check_ca
+from ..endpoint import check_ca, check_proxy
 from ..files import as_finding, check_private
 from ..kind import Finding
-from ..proxy import check_proxy
 from .config import CHANNELS_ENDPOINTS, ENDPOINTS, Config
 from .credentials import client_context, load_certificate, load_key
 from .vocabulary import TOPIC_SUFFIX

@@ -40,8 +40,8 @@ from ...model import (
     TokenSuspect,
     Unavailable,
 )
-from ...retry_after import retry_after
-from ..exchange import Answer, Failure
+from ...net.http2.exchange import Answer, Failure
+from ...net.retry_after import retry_after
 from .vocabulary import TOPIC_SUFFIX
 
 EXPIRED_TOKEN: Final = "ExpiredProviderToken"  # noqa: S105  # a reason of Apple's

@@ -7,9 +7,9 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
-from ...devices import Environment
+from ...model.devices import Environment
+from ...net.proxy import proxy_fault
 from ..endpoint import endpoint_fault, origin
-from ..proxy import proxy_fault
 
 ENDPOINTS = {
     "production": "https://api.push.apple.com",

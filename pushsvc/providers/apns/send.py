@@ -27,14 +27,23 @@ from typing import Any, Final, TypeAlias
 
 from msgspec import structs
 
-from ...model import BadNotification, Chunk, Delivery, Misconfigured, Outcome, Route, Sent, Throttled
+from ...model import (
+    BadNotification,
+    Chunk,
+    Delivery,
+    Misconfigured,
+    Outcome,
+    Route,
+    Sent,
+    Throttled,
+)
+from ...net.http2.exchange import Answer, Response
+from ...net.http2.transport import HTTPS, POST, Pool, field, path
+from ...net.http2.transport import authority as authority_field
+from ...net.proxy import proxy_for
 from ...ports import OnOutcome
 from ..clocks import clock_skew
 from ..endpoint import authority
-from ..exchange import Answer, Response
-from ..proxy import proxy_for
-from ..transport import HTTPS, POST, Pool, field, path
-from ..transport import authority as authority_field
 from .classify import EXPIRED_TOKEN, INVALID_TOKEN, TOO_MANY_TOKENS, UNRELATED_KEY, classify
 from .config import Config
 from .credentials import ProviderToken, client_context

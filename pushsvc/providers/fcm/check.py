@@ -6,10 +6,9 @@ import os
 from urllib.parse import urlsplit
 
 from ...errors import CredentialError
-from ..endpoint import check_ca
+from ..endpoint import check_ca, check_proxy
 from ..files import as_finding, check_private
 from ..kind import Finding
-from ..proxy import check_proxy
 from .config import Config
 from .credentials import load_service_account
 

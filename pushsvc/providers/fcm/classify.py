@@ -34,8 +34,8 @@ from ...model import (
     TokenSuspect,
     Unavailable,
 )
-from ...retry_after import retry_after
-from ..exchange import Answer, Failure, Response
+from ...net.http2.exchange import Answer, Failure, Response
+from ...net.retry_after import retry_after
 
 APPLE: Final = "apple"
 """The part of a route that FCM hands on to others: to Apple, and to the web."""

@@ -8,9 +8,9 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
-from ...rates import parse_rate
+from ...model.rates import parse_rate
+from ...net.proxy import proxy_fault
 from ..endpoint import endpoint_fault, origin
-from ..proxy import proxy_fault
 
 ENDPOINT: Final = "https://fcm.googleapis.com"
 

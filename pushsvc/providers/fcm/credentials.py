@@ -25,8 +25,8 @@ from google.auth.transport.requests import Request
 from msgspec import Struct
 
 from ...errors import CredentialError
+from ...net.proxy import Proxy, proxy_for
 from ..files import read_credential
-from ..proxy import Proxy, proxy_for
 from .config import PROJECT, Config
 
 AHEAD: Final = 300.0

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from ...rates import AccountLimits, Rate, parse_rate
+from ...model.rates import AccountLimits, Rate, parse_rate
 from .config import ENDPOINT, Config
 
 QUOTA: Final = Rate(600_000, 60)

@@ -20,12 +20,12 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from ...model import Chunk, Delivery, Misconfigured, Outcome, Route, Sent, Unavailable
+from ...net.http2.transport import HTTPS, POST, Answer, Pool, Response, field, path
+from ...net.http2.transport import authority as authority_field
+from ...net.proxy import proxy_for
 from ...ports import OnOutcome
 from ..clocks import clock_skew
 from ..endpoint import authority, tls_context
-from ..proxy import proxy_for
-from ..transport import HTTPS, POST, Answer, Pool, Response, field, path
-from ..transport import authority as authority_field
 from .classify import classify, concerns_access_token, message_name
 from .config import Config
 from .credentials import AccessToken, Fetch, load_service_account

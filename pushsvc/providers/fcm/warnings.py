@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from ...errors import Fault
-from ...fcm_schema import snake, violations_of
 from ...model import Content, Message
 from ..aps import payload_warnings
 from ..merge import decode_object
 from .limits import sizes_of
+from .schema import snake, violations_of
 
 _COLOR: Final = re.compile(r"#[0-9a-fA-F]{6}").fullmatch
 _PREFIX: Final = "Invalid JSON payload received. "

@@ -1,0 +1,1 @@
+"""Broadcast channels of APNs by HTTP."""

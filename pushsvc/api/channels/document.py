@@ -1,0 +1,55 @@
+"""Broadcast channels as the API reads and shows them. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, get_args
+
+from msgspec import Meta, Struct
+
+from ...errors import Fault, InvalidRequest
+from ...ports.channels import Storage
+from ..http.refusal import parse
+from ..http.wording import expected, join
+
+STORAGES: Final[tuple[Storage, ...]] = get_args(Storage)
+
+_Storage = Annotated[
+    Literal["none", "latest"],
+    Meta(description="What APNs keeps for phones that are away: nothing, or the latest push for up to 8 hours."),
+]
+
+
+class ChannelDocument(Struct, forbid_unknown_fields=True):
+    """A broadcast channel to be made. Its storage cannot be changed later; without storage more may be sent."""
+
+    storage: _Storage
+
+
+class Channel(Struct, frozen=True):
+    """A broadcast channel."""
+
+    id: Annotated[str, Meta(description="APNs' own id, base64; the app listens by it.")]
+    storage: _Storage
+
+
+class ChannelList(Struct, frozen=True):
+    """The ids of all channels of the app, at most 10,000."""
+
+    channels: list[str]
+
+
+def read_channel(body: bytes) -> Storage:
+    """The storage that is asked for. Raises `MalformedBody`, or `InvalidRequest` with every fault."""
+    value = parse(body)
+    if not isinstance(value, dict):
+        raise InvalidRequest(faults=[Fault("$", expected("an object", value))])
+    faults = [Fault(join("", name), "unknown field; known here: storage") for name in value if name != "storage"]
+    storage: Any = value.get("storage")
+    if storage is None:
+        faults.append(Fault("storage", 'is missing: "none" or "latest"'))
+    elif storage not in STORAGES:
+        faults.append(Fault("storage", expected('"none" or "latest"', storage)))
+    if faults:
+        raise InvalidRequest(faults=faults[:1000])
+    chosen: Storage = storage
+    return chosen

@@ -1,0 +1,1 @@
+"""Devices, users, topics, suppressions and pruned tokens by HTTP."""

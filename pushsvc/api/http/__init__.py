@@ -1,0 +1,1 @@
+"""What every call of the API shares: who calls, body, parameters, refusals as problem documents, connections."""

@@ -1,0 +1,117 @@
+"""Who calls, and what they may: `Authorization: Bearer <key>` against the SHA-256 of the known keys.
+
+A key is looked up by its hash, never compared, so the time that it takes says nothing about how much of it was right.
+Keys of the configuration are in memory; others are asked of the `KeyRing`, whose answers, also the negative ones, are
+believed for a few seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from aiohttp import hdrs, web
+from msgspec import Struct
+
+from ...errors import Forbidden, Unauthorized
+from ...model import ApiKey, Scope
+from ...ports import KeyRing
+from ..config import IntakeApp
+from .problems import APP, Challenge
+
+REALM: Final = 'Bearer realm="pushsvc"'
+
+
+class NoKey(Challenge, Unauthorized):
+    """No key, or none that is known."""
+
+    def __init__(self, detail: str, *, challenge: str = REALM) -> None:
+        super().__init__(detail)
+        self.challenge = challenge
+
+
+class MissingScope(Challenge, Forbidden):
+    """The key is known and may not do this."""
+
+    def __init__(self, needed: tuple[Scope, ...], key: ApiKey) -> None:
+        wanted = " or ".join(f"`{scope}`" for scope in needed)
+        has = ", ".join(f"`{scope}`" for scope in key.scopes) or "none"
+        super().__init__(f"This call needs the scope {wanted}; the key {key.name!r} has {has}.")
+        self.challenge = f'{REALM}, error="insufficient_scope", scope="{" ".join(needed)}"'
+
+
+class Caller(Struct, frozen=True):
+    """Who calls: the app, and the one of its keys."""
+
+    app: IntakeApp
+    key: ApiKey
+
+
+class _Known(Struct, frozen=True):
+    until: float
+    key: ApiKey | None
+
+
+class Gate:
+    """Lets requests in. `monotonic` gives seconds."""
+
+    def __init__(
+        self,
+        apps: Mapping[str, IntakeApp],
+        ring: KeyRing,
+        *,
+        monotonic: Callable[[], float],
+        cache_seconds: float,
+        cache_size: int,
+    ) -> None:
+        self._apps = apps
+        self._configured = {key.sha256.lower(): (app, key) for app in apps.values() for key in app.keys}
+        self._ring = ring
+        self._monotonic = monotonic
+        self._cache_seconds = cache_seconds
+        self._cache_size = cache_size
+        self._cache: dict[str, _Known] = {}
+
+    async def enter(self, request: web.Request, needed: tuple[Scope, ...]) -> IntakeApp:
+        """The app that the request's key belongs to. Raises `Unauthorized` or `Forbidden`, with their challenge."""
+        return (await self.caller(request, needed)).app
+
+    async def caller(self, request: web.Request, needed: tuple[Scope, ...]) -> Caller:
+        """The same, with the key."""
+        scheme, _, text = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        text = text.strip()
+        if not text or scheme.lower() != "bearer":
+            raise NoKey("Send the API key in the header `Authorization: Bearer <key>`.")
+        sha256 = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+        found = self._configured.get(sha256)
+        if found is None:
+            key = await self._find(sha256)
+            if key is None:
+                raise NoKey("The API key is not known.", challenge=f'{REALM}, error="invalid_token"')
+            app = self._apps.get(key.app)
+            if app is None:
+                raise NoKey(
+                    f"The key belongs to the app {key.app!r}, which is not configured here.",
+                    challenge=f'{REALM}, error="invalid_token"',
+                )
+        else:
+            app, key = found
+        request[APP] = app.name
+        for scope in needed:
+            if scope in key.scopes:
+                return Caller(app, key)
+        raise MissingScope(needed, key)
+
+    async def _find(self, sha256: str) -> ApiKey | None:
+        now = self._monotonic()
+        known = self._cache.get(sha256)
+        if known is not None and known.until > now:
+            return known.key
+        key = await self._ring.find(sha256)
+        # Oldest first out: a flood of unknown keys costs look-ups, not memory.
+        self._cache.pop(sha256, None)
+        while len(self._cache) >= self._cache_size:
+            del self._cache[next(iter(self._cache))]
+        self._cache[sha256] = _Known(now + self._cache_seconds, key)
+        return key

@@ -1,0 +1,129 @@
+"""The body of a request: of a type and coding that are taken, whole, and never larger than allowed.
+
+aiohttp would inflate what it parses, also what nobody reads: a stranger's megabyte would become a gigabyte of work
+after the 401. So its parser passes bodies on as they come, and they are inflated here, after the key was looked at:
+piece by piece with a turn for other requests between two, no further than the limit, and only if the end is there. RFC
+1952 ends a member with its CRC32 and size; a body without them was cut off, and nothing of it is accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from ...errors import ContentTooLarge, MalformedBody
+from ..config import IntakeConfig
+from ..routes import JSON
+from .problems import (
+    ACCEPT_ENCODING,
+    ClientGone,
+    RequestTimeout,
+    UnsupportedCoding,
+    UnsupportedMediaType,
+    body_error,
+)
+
+UNTOLD: Final = "application/x-www-form-urlencoded"
+"""What `curl -d` says of a body when it is not told: taken as JSON, or nobody's first try would work."""
+
+_PIECE: Final = 256 * 1024
+"""Bytes that are inflated before other requests have their turn: about a millisecond."""
+_MEMBERS: Final = 256
+"""Members of one gzip body; `bgzip` makes one of each 64 KB."""
+
+
+def check_headers(request: web.Request) -> None:
+    """Raises `UnsupportedMediaType` for what is not JSON."""
+    content_type = request.headers.get(hdrs.CONTENT_TYPE)
+    # The common value first: parsing each is what it would cost.
+    if content_type is not None and content_type != JSON:
+        kind, charset = request.content_type, request.charset
+        if kind not in (JSON, UNTOLD) and not (kind.startswith("application/") and kind.endswith("+json")):
+            raise UnsupportedMediaType(
+                "Send the push as JSON with the header `Content-Type: application/json` (curl: `--json @push.json`)."
+            )
+        if charset is not None and charset.lower() not in ("utf-8", "utf8", "us-ascii"):
+            raise UnsupportedMediaType("Send the JSON as UTF-8.")
+
+
+async def read_body(request: web.Request, config: IntakeConfig) -> bytes:
+    """The whole body, inflated.
+
+    Raises `ContentTooLarge`, `UnsupportedCoding`, `RequestTimeout`, `MalformedBody` or `ClientGone`.
+    """
+    limit = config.body_limit
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    told = request.headers.get(hdrs.CONTENT_ENCODING)
+    coding = None if told is None else _coding_of(told)
+    body = await _read(request, config)
+    return body if coding is None else await _inflate(body, coding, limit)
+
+
+async def _read(request: web.Request, config: IntakeConfig) -> bytes:
+    try:
+        if request.content.is_eof():
+            # It came with the headers: there is nothing to wait for, so no timer is needed.
+            return await request.read()
+        async with asyncio.timeout(config.body_timeout):
+            return await request.read()
+    except TimeoutError:
+        raise RequestTimeout(f"The body did not arrive within {config.body_timeout:g} seconds.") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise _too_large(config.body_limit) from None
+    except ConnectionError:
+        raise ClientGone from None
+    except web.RequestPayloadError as error:
+        raise body_error(error) from None
+
+
+def _coding_of(told: str) -> str | None:
+    """The coding that `Content-Encoding` names; None for none. Raises `UnsupportedCoding`."""
+    named = [name for part in told.split(",") if (name := part.strip().lower()) not in ("", "identity")]
+    if not named:
+        return None
+    coding = named[0].removeprefix("x-")
+    if len(named) > 1 or coding not in ACCEPT_ENCODING.split(", "):
+        shown = told if told.isprintable() and len(told) <= 40 else "that"
+        raise UnsupportedCoding(f"The Content-Encoding {shown} is not taken: send gzip, deflate, or leave it out.")
+    return coding
+
+
+async def _inflate(body: bytes, coding: str, limit: int) -> bytes:
+    """What was compressed. Raises `MalformedBody` where it is broken or cut off, `ContentTooLarge` above the limit."""
+    found: list[bytes] = []
+    size = members = 0
+    while body or not members:
+        if members == _MEMBERS or (members and coding == "deflate"):
+            raise MalformedBody(f"Something follows the end of the {coding} data.")
+        inflater = zlib.decompressobj(_window(body, coding))
+        while not inflater.eof:
+            try:
+                piece = inflater.decompress(body, min(_PIECE, limit + 1 - size))
+            except zlib.error:
+                raise MalformedBody(f"The body is not {coding} data, or was changed on its way.") from None
+            body = inflater.unconsumed_tail
+            size += len(piece)
+            found.append(piece)
+            if size > limit:
+                raise _too_large(limit)
+            if not piece and not body and not inflater.eof:
+                raise MalformedBody(f"The {coding} data end before their end: the body was cut off.")
+            await asyncio.sleep(0)
+        body = inflater.unused_data
+        members += 1
+    return b"".join(found)
+
+
+def _window(body: bytes, coding: str) -> int:
+    """zlib's `wbits`. Many clients send deflate without the zlib header that RFC 9110 asks for."""
+    if coding == "gzip":
+        return zlib.MAX_WBITS | 16
+    return zlib.MAX_WBITS if body[:1] and body[0] & 0x0F == 8 else -zlib.MAX_WBITS
+
+
+def _too_large(limit: int) -> ContentTooLarge:
+    return ContentTooLarge(f"The body is larger than {limit:,} bytes; split the targets over several pushes.")

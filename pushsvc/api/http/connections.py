@@ -1,0 +1,173 @@
+"""Connections of the server: problem documents for what cannot be read, and bounds on what a stranger can hold.
+
+A connection costs a file descriptor, and opening one needs no key. So those that have sent no whole request are closed
+after `first_request` seconds, and there are never more than `most`: the next one takes the place of the one that has
+been idle longest, silent ones first. Nothing is done for this while there is room: who is idle is only looked for when
+there is none, an eighth of all at once.
+
+What arrives of a body after its answer is read and thrown away (so that the client reads the answer before the
+connection goes), but only for a moment and not without end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from typing import Any, Final
+
+import structlog
+from aiohttp import StreamReader, web
+from aiohttp.http_exceptions import HttpProcessingError
+from structlog.typing import FilteringBoundLogger
+
+from ..config import IntakeConfig
+from .problems import REQUEST_ID, crash, new_request_id, respond, unreadable
+
+_log: FilteringBoundLogger = structlog.get_logger("intake")
+
+_receive: Final = web.RequestHandler.data_received
+
+_LINGER: Final = 5.0
+"""Seconds for which what is left of a body is read after its answer."""
+_REPORT_EVERY: Final = 60.0
+"""Seconds between two lines about a server that is full."""
+
+
+def most_connections(asked: int) -> int:
+    """Return the bound on connections: as asked, but leaving descriptors for the store and the log."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return asked if soft == resource.RLIM_INFINITY else max(1, min(asked, soft * 3 // 4))
+
+
+class Connections:
+    """All connections of one server."""
+
+    def __init__(self, server: web.Server, config: IntakeConfig) -> None:
+        self._server = server
+        self._config = config
+        self._most = most_connections(config.max_connections)
+        self._open: dict[Connection, None] = {}
+        self._reported_at = float("-inf")
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def make(self) -> Connection:
+        """The protocol of a new connection."""
+        return Connection(self, self._server, self._config)
+
+    def opened(self, connection: Connection) -> None:
+        """A connection was made: it may close others, or itself."""
+        self._open[connection] = None
+        if len(self._open) > self._most:
+            self._make_room(connection)
+
+    def closed(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self._open.pop(connection, None)
+
+    def _make_room(self, newest: Connection) -> None:
+        idle = [each for each in self._open if each is not newest and each.idle]
+        # Sorting is stable and the dictionary in the order of opening: of the silent ones the oldest goes first.
+        idle.sort(key=lambda each: each.idle_since)
+        going = idle[: max(1, self._most // 8)] or [newest]
+        now = asyncio.get_running_loop().time()
+        if now - self._reported_at >= _REPORT_EVERY:
+            self._reported_at = now
+            _log.warning(
+                "connections_full",
+                most=self._most,
+                idle=len(idle),
+                remedy="raise server.max_connections and the limit of open files (ulimit -n), or keep strangers out",
+            )
+        for each in going:
+            self._open.pop(each, None)
+            each.force_close()
+
+
+class Connection(web.RequestHandler):
+    """One connection."""
+
+    __slots__ = ("_connections", "_first_request", "_left", "_linger", "_unread")
+
+    def __init__(self, connections: Connections, server: web.Server, config: IntakeConfig) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=config.keepalive_timeout,
+            access_log=None,  # type: ignore[arg-type]  # as aiohttp's own runners pass it
+            lingering_time=_LINGER,
+            auto_decompress=False,
+        )
+        self._connections = connections
+        self._linger = config.body_limit
+        self._unread: StreamReader | None = None
+        self._left = 0
+        self._first_request = self._loop.call_later(config.first_request, self._close_silent)
+
+    @property
+    def idle(self) -> bool:
+        """It waits for a request, or for the rest of one's headers."""
+        return self._waiter is not None and not self._messages
+
+    @property
+    def idle_since(self) -> float:
+        """By the loop's clock; of a connection that never sent a request it is before all others."""
+        return self._next_keepalive_close_time - self._keepalive_timeout if self._request_count else 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._connections.opened(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._first_request.cancel()
+        self._connections.closed(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._unread is not None:
+            if self._unread.is_eof():
+                self._unread = None
+            else:
+                self._left -= len(data)
+                if self._left < 0:
+                    self.force_close()
+                    return
+        _receive(self, data)
+
+    def leave(self, body: StreamReader) -> None:
+        """A request was answered whose body nobody will read: take a bounded rest of it."""
+        self._unread, self._left = body, self._linger
+
+    def _close_silent(self) -> None:
+        if not self._request_count:
+            self.force_close()
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """aiohttp logs a traceback here, also for what a client sent: that is worth a line for debugging only."""
+        error = kw.get("exc_info")
+        if isinstance(error, web.RequestPayloadError | HttpProcessingError | ConnectionError):
+            _log.debug("unreadable", error=type(error).__name__)
+        else:
+            super().log_exception(*args, **kw)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            # A part of an answer is out already: nothing can be said any more.
+            raise ConnectionError
+        request_id = new_request_id()
+        if status < 500:
+            error = unreadable(exc)
+            _log.debug("unreadable", status=error.status, error=type(exc).__name__, request_id=request_id)
+            response = respond(error)
+        else:
+            response = crash(request, exc or RuntimeError(), request_id)
+        response.headers[REQUEST_ID] = request_id
+        response.force_close()
+        return response

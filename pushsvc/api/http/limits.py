@@ -1,0 +1,175 @@
+"""How many pushes an app and each of its keys may post: `limits.intake` and a key's `intake`, exact over all processes.
+
+Permits are leased from the bucket that the processes share, a little ahead of need, so that a busy app costs a round
+trip for many pushes and a slow one is counted push by push. A batch takes all its permits or none, and what was counted
+for a push that is then refused is given back: a refusal consumes nothing, so its `Retry-After` is the time at which the
+same call passes. What a bucket can never hold is refused for good. Who is refused is refused from memory until the
+bucket has enough again: a flood over the limit costs Redis next to nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final, Literal
+
+from ... import telemetry
+from ...errors import ContentTooLarge, Fault, StoreError, TooManyRequests
+from ...model import ApiKey
+from ...model.rates import Rate
+from ...ports import Bucket, Limiter
+from ...rules.gcra import US, interval_of
+
+SLOT: Final = 0.05
+"""Seconds of its rate that are leased at once."""
+
+PERMIT_LIFE: Final = 1.0
+"""Seconds after which permits that were not used are forgotten."""
+
+MOST: Final = 1000
+"""Permits of one lease."""
+
+MOST_KEYS: Final = 4096
+"""Keys whose permits are in hand; who comes back after so many others leases anew."""
+
+
+class IntakeLimits:
+    """The limits of all apps and keys in this process. `monotonic` gives seconds."""
+
+    def __init__(self, limiter: Limiter, rates: Mapping[str, Rate], *, monotonic: Callable[[], float]) -> None:
+        """`rates` are those of the apps; a key brings its own."""
+        self._limiter = limiter
+        self._monotonic = monotonic
+        self._apps = {app: self._purse(app, "app", "intake", rate, "The app") for app, rate in rates.items()}
+        self._keys: dict[str, _Purse] = {}
+
+    async def count(self, key: ApiKey, pushes: int = 1) -> None:
+        """Count `pushes` that are posted with the key, all or none.
+
+        Raises `TooManyRequests`, which names the limit, `ContentTooLarge` where this number can never pass, or
+        `StoreUnavailable` without Redis.
+        """
+        purses = self._of(key)
+        for purse in purses:
+            purse.check(pushes)
+        taken: list[_Purse] = []
+        try:
+            for purse in purses:
+                await purse.take(pushes)
+                taken.append(purse)
+        except BaseException:
+            for purse in taken:
+                await purse.give_back(pushes)
+            raise
+
+    async def give_back(self, key: ApiKey, pushes: int = 1) -> None:
+        """Give back the permits of pushes that were counted and then refused for another reason."""
+        if pushes:
+            for purse in self._of(key):
+                await purse.give_back(pushes)
+
+    def _of(self, key: ApiKey) -> list[_Purse]:
+        own = [] if key.intake is None else [self._of_key(key, key.intake)]
+        app = self._apps.get(key.app)
+        return own if app is None else [*own, app]
+
+    def _of_key(self, key: ApiKey, rate: Rate) -> _Purse:
+        # By its hash: a key of the same name that is made after it was revoked begins with a full bucket.
+        purse = self._keys.get(key.sha256)
+        if purse is None or purse.rate != rate:
+            while len(self._keys) >= MOST_KEYS:
+                del self._keys[next(iter(self._keys))]
+            purse = self._purse(key.app, "key", f"key-{key.sha256[:16]}", rate, f"The key {key.name!r}")
+            self._keys[key.sha256] = purse
+        return purse
+
+    def _purse(self, app: str, kind: Literal["app", "key"], name: str, rate: Rate, whose: str) -> _Purse:
+        bucket = Bucket(f"{app}.0", name, rate, burst=float(rate.seconds))
+        limit = "limits.intake" if kind == "app" else "the key's intake"
+        return _Purse(bucket, self._limiter, self._monotonic, whose, limit, telemetry.REFUSED.labels(app, kind).inc)
+
+
+class _Purse:
+    """Permits of one app or key that are in hand."""
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        limiter: Limiter,
+        monotonic: Callable[[], float],
+        whose: str,
+        limit: str,
+        refused: Callable[[float], None],
+    ) -> None:
+        self.rate = bucket.rate
+        self._bucket = bucket
+        self._limiter = limiter
+        self._monotonic = monotonic
+        self._whose = whose
+        self._limit = limit
+        self._refused = refused
+        self._slot = min(MOST, max(1, int(bucket.rate.per_second * SLOT)))
+        self._permits = 0
+        self._until = 0.0
+        self._interval = interval_of(bucket.rate) / US
+        self._empty_at = float("-inf")
+        """When the bucket is, or was, empty: it holds a permit more with each interval after that."""
+        self._lock = asyncio.Lock()
+
+    def check(self, count: int) -> None:
+        """Raises `ContentTooLarge` for what can never pass, and `TooManyRequests` for what is known not to pass yet."""
+        if count > self.rate.count:
+            told = f"{self._whose} may post {self.rate.count:,} pushes in {self.rate.seconds} s ({self._limit})"
+            faults = [Fault("$", f"holds {count:,} pushes; {told}: split it")]
+            raise ContentTooLarge("The batch can never pass.", faults=faults)
+        if not self._has(count):
+            self._refuse_while_empty(count)
+
+    async def take(self, count: int) -> None:
+        if self._spend(count):
+            return
+        async with self._lock:
+            # Whoever had the lock before may have leased enough for both.
+            while not self._spend(count):
+                self._refuse_while_empty(count)
+                await self._lease(count - self._permits)
+
+    async def give_back(self, count: int) -> None:
+        """What was taken is not used. Without Redis it is lost, which errs on the side of the limit."""
+        with suppress(StoreError):
+            await self._limiter.lease(self._bucket, -count)
+        self._empty_at -= count * self._interval
+
+    def _has(self, count: int) -> bool:
+        if self._monotonic() >= self._until:
+            self._permits = 0
+        return self._permits >= count
+
+    def _spend(self, count: int) -> bool:
+        if not self._has(count):
+            return False
+        self._permits -= count
+        return True
+
+    async def _lease(self, missing: int) -> None:
+        asked = self._monotonic()
+        lease = await self._limiter.lease(self._bucket, max(missing, self._slot), least=missing)
+        if lease.granted:
+            self._permits += lease.granted
+            self._until = asked + PERMIT_LIFE
+        else:
+            self._empty_at = asked + lease.wait_ms / 1000 - missing * self._interval
+
+    def _refuse_while_empty(self, count: int) -> None:
+        left = self._empty_at + (count - self._permits) * self._interval - self._monotonic()
+        if left > 0:
+            self._refused(count)
+            seconds = max(1, math.ceil(left))
+            these = "this one passes" if count == 1 else f"these {count:,} pass"
+            raise TooManyRequests(
+                f"{self._whose} may post {self.rate.count:,} pushes in {self.rate.seconds} s ({self._limit}); "
+                f"{these} in {seconds:,} s.",
+                retry_after=seconds,
+            )

@@ -1,0 +1,78 @@
+"""Query parameters: declared once, read strictly, described in the OpenAPI document from the same declaration. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from msgspec import Struct
+
+from ...errors import Fault, InvalidRequest
+
+
+class Param(Struct, frozen=True):
+    """One query parameter. With `least` and `most` it is a whole number, else a text."""
+
+    name: str
+    description: str
+    options: tuple[str, ...] = ()
+    least: int | None = None
+    most: int | None = None
+    default: int | None = None
+    length: int = 128
+    """Characters of a text, at most; 0 for a header that is never refused."""
+
+    def schema(self) -> dict[str, Any]:
+        """Its JSON Schema."""
+        if self.options:
+            return {"type": "string", "enum": list(self.options)}
+        if self.least is not None:
+            return {"type": "integer", "minimum": self.least, "maximum": self.most, "default": self.default}
+        return {"type": "string", "minLength": 1, "maxLength": self.length} if self.length else {"type": "string"}
+
+    def parse(self, text: str) -> str | int:
+        """Its value. Raises `ValueError` with what is wrong."""
+        if self.least is not None and self.most is not None:
+            if not _DIGITS.fullmatch(text) or not self.least <= int(text) <= self.most:
+                raise ValueError(f"must be a whole number from {self.least:,} to {self.most:,}")
+            return int(text)
+        if self.options:
+            if text not in self.options:
+                raise ValueError("must be one of " + ", ".join(self.options))
+        elif not text:
+            raise ValueError("must not be empty: leave it out")
+        elif len(text) > self.length or not text.isprintable():
+            raise ValueError(f"must be at most {self.length} printable characters")
+        return text
+
+
+_DIGITS: Final = re.compile(r"[0-9]{1,9}")
+
+
+def read(pairs: Iterable[tuple[str, str]], params: tuple[Param, ...]) -> Mapping[str, Any]:
+    """The values by name, with the defaults of those that are not given (None for a text).
+
+    Raises `InvalidRequest` naming every fault. An unknown parameter is one: a mistyped `outcom=failed` that is
+    ignored would answer something else than was asked.
+    """
+    known = {param.name: param for param in params}
+    values: dict[str, Any] = {}
+    faults: list[Fault] = []
+    for name, text in pairs:
+        param = known.get(name)
+        if param is None:
+            names = ", ".join(known)
+            shown = name if name.isprintable() and len(name) <= 40 else "?"
+            faults.append(Fault(shown, f"unknown query parameter; known here: {names or 'none'}"))
+        elif name in values:
+            faults.append(Fault(name, "is given more than once"))
+        else:
+            try:
+                values[name] = param.parse(text)
+            except ValueError as error:
+                values[name] = None
+                faults.append(Fault(name, str(error)))
+    if faults:
+        raise InvalidRequest("The query parameters do not validate.", faults=faults[:1000])
+    return {param.name: values.get(param.name, param.default) for param in params}

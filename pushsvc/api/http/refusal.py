@@ -1,0 +1,102 @@
+"""What to say of a body that `document.read` could not take: not JSON and where, or every fault of the document.
+
+This is the slow way, taken only by requests that are refused; it works on plain JSON values, not on the typed structs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from typing import Any, Final, NoReturn
+
+import msgspec
+
+from ...errors import Fault, InvalidRequest, MalformedBody
+from ..pushes.faults import LIMIT, Rules, walk
+from .wording import join
+
+_plain = msgspec.json.Decoder().decode
+_BYTE: Final = re.compile(r"^(?:JSON is malformed: )?(?P<what>.*?)(?: \(byte (?P<byte>\d+)\))?$")
+
+
+def refuse(body: bytes, rules: Rules, now: int) -> NoReturn:
+    """Raise what is wrong with a body that `read` could not take."""
+    value = parse(body)
+    found = walk(value, rules, now)
+    # What the typed decoder saw and the walk did not can only be a value that a later one of the same name hid.
+    listed = found.items or repeats(body)
+    if not listed:
+        raise InvalidRequest("The document does not validate.")
+    raise InvalidRequest(summary(len(listed), found.more), faults=listed)
+
+
+def summary(count: int, more: bool) -> str:
+    """One sentence above the list of faults."""
+    if more:
+        return f"The first {count:,} faults are listed; there are more."
+    return "1 fault was found." if count == 1 else f"{count:,} faults were found."
+
+
+def parse(body: bytes) -> Any:
+    """Any JSON. Raises `MalformedBody` with the place of the fault."""
+    if not body.strip(b" \t\r\n"):
+        raise MalformedBody("The body is empty; a JSON object was expected.")
+    utf8(body)
+    try:
+        return _plain(body)
+    except RecursionError:
+        raise MalformedBody("The JSON is nested too deeply.") from None
+    except msgspec.ValidationError:
+        raise MalformedBody("A number is out of range: beyond a 64-bit float, or of thousands of digits.") from None
+    except msgspec.MsgspecError as error:
+        raise MalformedBody(explain(body, str(error))) from None
+
+
+def utf8(body: bytes) -> None:
+    """Raises `MalformedBody` with the offset of the first byte that is not UTF-8."""
+    if body.isascii():
+        return
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise MalformedBody(f"The body is not UTF-8: byte {error.start} (0x{body[error.start]:02x}).") from None
+
+
+def explain(body: bytes, message: str) -> str:
+    """What is wrong with bytes that msgspec called malformed in `message`, with line and column, from 1."""
+    text = body.decode()
+    if text.startswith("\ufeff"):
+        return "The body begins with a byte order mark; send it without."
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        # The standard library is slower and explains better.
+        return f"Not JSON: {error.msg}, line {error.lineno}, column {error.colno}."
+    except (ValueError, RecursionError):
+        pass
+    # It also takes what JSON does not have: NaN, Infinity, lone surrogates.
+    match = _BYTE.match(message)
+    if match is None or match["byte"] is None:
+        return "Not JSON: a lone surrogate (\\ud800 to \\udfff) in a string."
+    before = body[: int(match["byte"])].decode(errors="replace")
+    line = before.count("\n") + 1
+    column = len(before) - before.rfind("\n")
+    return f"Not JSON: {match['what']}, line {line}, column {column}."
+
+
+def repeats(body: bytes) -> list[Fault]:
+    """The names that stand twice in one object, one fault a name."""
+    names: dict[str, None] = {}
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                names[name] = None
+            seen.add(name)
+
+    # The standard library's bounds on digits and depth are not msgspec's: what was seen until then must do.
+    with suppress(ValueError, RecursionError):
+        json.loads(body, object_pairs_hook=look)
+    return [Fault(join("", name), "is given more than once in one object") for name in list(names)[:LIMIT]]

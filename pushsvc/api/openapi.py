@@ -1,0 +1,351 @@
+"""The OpenAPI 3.1 document: made from the route table and from the structs that read and write, so it cannot drift."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from .. import __version__
+from ..errors import RequestError, Unauthorized
+from ..model.devices import MAX_NAME
+from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
+from .channels.document import Channel, ChannelDocument, ChannelList
+from .config import IntakeConfig
+from .devices.document import (
+    DeviceDocument,
+    DeviceList,
+    DevicePage,
+    Erased,
+    RegisteredDevice,
+    Topic,
+    TopicPage,
+)
+from .devices.tombstones import Restored, RestoreDocument
+from .http.depth import MAX_DEPTH
+from .http.problems import MEDIA_TYPE, Problem
+from .letters.document import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
+from .pushes.batch import MOST, BatchResults
+from .pushes.document import PushDocument
+from .routes import CALLS, JSON, Answer, Call
+
+STRUCTS: Final = (
+    *(PushDocument, Accepted, BatchResults, Status, Deliveries, FeedbackPage, Health, Problem),
+    *(ReplayDocument, ReplayAccepted, Replay, DeadLetterPage),
+    *(DeviceDocument, RegisteredDevice, DeviceList, DevicePage, Topic, TopicPage, Erased),
+    *(RestoreDocument, Restored),
+    *(ChannelDocument, Channel, ChannelList),
+)
+
+EXAMPLES: Final[dict[str, dict[str, Any]]] = {
+    "alert": {
+        "summary": "What a user sees, on both platforms",
+        "value": {
+            "to": {
+                "tokens": [
+                    {"platform": "apns", "token": "8f3c" * 16},
+                    {"platform": "fcm", "token": "dQw4w9WgXcQ:APA91b" + "x" * 122},
+                ]
+            },
+            "notification": {"title": "Order 7 shipped", "body": "Arrives Friday", "sound": "default"},
+            "data": {"order": "7"},
+            "ttl": 3600,
+            "collapse": "order-7",
+        },
+    },
+    "silent": {
+        "summary": "Data for the app, in the background",
+        "value": {
+            "to": {"tokens": [{"platform": "apns", "token": "8f3c" * 16}]},
+            "data": {"sync": "orders"},
+            "silent": True,
+            "lane": "bulk",
+        },
+    },
+    "scheduled": {
+        "summary": "At a time of its own",
+        "value": {
+            "to": {"tokens": [{"platform": "apns", "token": "8f3c" * 16}]},
+            "notification": {"title": "The sale begins"},
+            "send_at": "2026-12-01T09:00:00Z",
+        },
+    },
+    "topic": {
+        "summary": "To whoever has subscribed",
+        "value": {
+            "to": {"topic": "news"},
+            "notification": {"title": "Rain tonight", "body": "Take an umbrella"},
+            "lane": "bulk",
+        },
+    },
+    "where": {
+        "summary": "To all devices for which an expression is true",
+        "value": {
+            "to": {"where": "tags.plan == 'pro' and locale in ('de', 'at') and last_seen > '30d'"},
+            "notification": {"title": "Neu für Sie"},
+        },
+    },
+    "activity": {
+        "summary": "A Live Activity, updated for all who listen to a broadcast channel",
+        "value": {
+            "to": {"tokens": [{"platform": "apns", "channel": "dHN0LXNyY2gtY2hubA=="}]},
+            "live_activity": {"event": "update", "content_state": {"home": 1, "away": 0}},
+        },
+    },
+    "override": {
+        "summary": "A provider's own fields",
+        "value": {
+            "to": {"tokens": [{"platform": "apns", "token": "8f3c" * 16}]},
+            "overrides": {"apns": {"payload": {"aps": {"alert": {"loc-key": "GAME_PLAY", "loc-args": ["Jenna"]}}}}},
+        },
+    },
+}
+
+_EXAMPLES_OF: Final = {
+    "post_push": EXAMPLES,
+    "put_device": {
+        "phone": {
+            "summary": "An iPhone with a user and tags",
+            "value": {
+                "platform": "apns",
+                "token": "8f3c" * 16,
+                "user": "u1",
+                "tags": {"plan": "pro", "beta": True},
+                "locale": "de-AT",
+                "timezone": "Europe/Vienna",
+                "app_version": "3.2.0",
+            },
+        },
+    },
+    "post_channel": {"frequent": {"summary": "For an event with many updates", "value": {"storage": "none"}}},
+    "post_replay": {
+        "outage": {
+            "summary": "What failed while the provider was in trouble, gently",
+            "value": {"reason": "ServiceUnavailable", "since": "2026-12-01T09:00:00Z", "rate": 100},
+        },
+    },
+    "post_restore": {
+        "mistake": {
+            "summary": "What was pruned while the wrong key was in place",
+            "value": {"platform": "apns", "since": "2026-12-01T09:00:00Z", "until": "2026-12-01T10:00:00Z"},
+        },
+    },
+}
+
+_INTRODUCTION: Final = """\
+Push notifications over HTTP: one document in, APNs and FCM out, every delivery counted.
+
+A push is accepted with 202 only once Redis holds it. Errors are RFC 9457 problem documents that name every fault at
+once. `null` is the same as leaving a field out. Unknown fields are an error, unknown query parameters too; of a name
+that stands twice in one object the last counts. Every answer carries `X-Request-Id`: the caller's own, or a new one."""
+
+
+def build(*, platforms: Iterable[str], config: IntakeConfig) -> dict[str, Any]:
+    """The document for a server of these platforms and bounds, as a JSON object."""
+    _, schemas = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
+    _refine(schemas, sorted(platforms), config)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "pushsvc",
+            "version": __version__,
+            "description": _INTRODUCTION,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": name, "description": says} for name, says in _TAGS.items()],
+        "paths": _paths(),
+        "components": {
+            "schemas": dict(sorted(schemas.items())),
+            "responses": {problem.__name__: _problem(problem) for problem in _PROBLEMS},
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API key of one app: `Authorization: Bearer <key>`.",
+                }
+            },
+        },
+    }
+
+
+def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig) -> None:
+    """Say what the structs cannot: bounds of the configuration, and which fields need one another."""
+    to = schemas["To"]
+    for name in ("tokens", "devices", "users"):
+        (several,) = [kind for kind in to["properties"][name]["anyOf"] if kind.get("type") == "array"]
+        several["maxItems"] = config.max_targets
+    to["properties"]["all"] = {"type": "boolean", "description": to["properties"]["all"]["description"]}
+    push = schemas["PushDocument"]
+    push["properties"]["overrides"]["anyOf"] = [
+        {
+            "type": "object",
+            "properties": {name: {"type": "object"} for name in platforms},
+            "additionalProperties": False,
+        },
+        {"type": "null"},
+    ]
+    push["properties"]["overrides"]["description"] += f" At most {MAX_DEPTH} levels deep."
+    for name in ("TokenTarget", "DeviceDocument"):
+        platform = schemas[name]["properties"]["platform"]
+        platform["enum"] = platforms
+        del platform["examples"]
+    for whole in (push["properties"]["ttl"], schemas["Notification"]["properties"]["badge"]):
+        # 3600.0 is an integer to JSON Schema (2020-12 validation, section 6.1.1).
+        whole["anyOf"] = [option for option in whole["anyOf"] if option["type"] != "number"]
+    for schema in schemas.values():
+        _for_generators(schema)
+
+
+def _for_generators(schema: Any) -> None:
+    """Leave out what is right by JSON Schema and makes generated clients wrong.
+
+    An `anyOf` beside `properties` makes a generator forget the properties, an `enum` without a `type` is anything to
+    it, and a `default` makes an optional field a required one. So "one of these is needed" is said in words, and 422
+    says it with the place.
+    """
+    if isinstance(schema, list):
+        for item in schema:
+            _for_generators(item)
+    elif isinstance(schema, dict):
+        if schema.get("default", 0) is None:
+            del schema["default"]
+        if isinstance(schema.get("enum"), list):
+            schema.setdefault("type", "string")
+        for item in schema.values():
+            _for_generators(item)
+
+
+def _paths() -> dict[str, Any]:
+    paths: dict[str, Any] = {}
+    for call in CALLS:
+        paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
+    return paths
+
+
+def _tag_of(call: Call) -> str:
+    return next((name for name in _TAGS if call.path.removeprefix("/v1/").startswith(name.rstrip("s"))), "service")
+
+
+def _operation(call: Call) -> dict[str, Any]:
+    operation: dict[str, Any] = {"operationId": call.name, "summary": call.summary, "tags": [_tag_of(call)]}
+    notes = [call.description] if call.description else []
+    if call.scopes:
+        notes.append("Needs a key with the scope " + " or ".join(f"`{scope}`" for scope in call.scopes) + ".")
+    if notes:
+        operation["description"] = " ".join(notes)
+    # Those that may ask for a key say so by the problems that they have.
+    asks = call.needs_key or Unauthorized in call.problems or call.name == "get_readyz"
+    operation["security"] = [{"key": []}] if call.needs_key else [{}, {"key": []}] if asks else []
+    parameters = []
+    if "{job}" in call.path:
+        named = {"name": "job", "in": "path", "required": True, "description": "The replay's id."}
+        parameters.append({**named, "schema": {"type": "string", "pattern": "^[0-9a-f]{1,40}$"}})
+    if "{id}" in call.path:
+        description, schema = "The push's id.", dict[str, Any](type="string", format="uuid")
+        if call.path.startswith("/v1/channels"):
+            description, schema = "The channel's id, percent-encoded.", dict[str, Any](type="string", minLength=1)
+        parameters.append({"name": "id", "in": "path", "required": True, "description": description, "schema": schema})
+    parameters += [
+        {"name": name, "in": "path", "required": True, "description": description, "schema": _PATH_SCHEMAS[name]}
+        for name, description in _NAMES.items()
+        if f"{{{name}}}" in call.path
+    ]
+    parameters += [
+        {"name": param.name, "in": "query", "description": param.description, "schema": param.schema()}
+        for param in call.params
+    ]
+    parameters += [
+        {"name": param.name, "in": "header", "description": param.description, "schema": param.schema()}
+        for param in call.headers
+    ]
+    if parameters:
+        operation["parameters"] = parameters
+    if call.lines:
+        many = {"type": "array", "minItems": 1, "maxItems": MOST, "items": _ref(call.body)}
+        one_a_line = {"type": "string", "description": "One document a line."}
+        operation["requestBody"] = {
+            "required": True,
+            "description": "JSON in UTF-8: a list of documents, or one document a line.",
+            "content": {JSON: {"schema": many}, call.lines: {"schema": one_a_line}},
+        }
+    elif call.body is not None:
+        operation["requestBody"] = {
+            "required": True,
+            "description": "JSON in UTF-8. `Content-Type` is `application/json`, or left out.",
+            "content": {JSON: {"schema": _ref(call.body), "examples": _EXAMPLES_OF[call.name]}},
+        }
+    operation["responses"] = _responses(call)
+    return operation
+
+
+def _responses(call: Call) -> dict[str, Any]:
+    responses = {str(answer.status): _good(answer) for answer in (call.answer, *call.also)}
+    for problem in sorted(call.problems, key=lambda problem: problem.status):
+        responses[str(problem.status)] = {"$ref": f"#/components/responses/{problem.__name__}"}
+    return responses
+
+
+def _good(answer: Answer) -> dict[str, Any]:
+    good: dict[str, Any] = {"description": answer.description}
+    if answer.status != 204:
+        good["content"] = {answer.media: {"schema": _answer_schema(answer)}}
+    if answer.headers:
+        good["headers"] = {
+            name: {"description": says, "required": True, "schema": {"type": "string"}} for name, says in answer.headers
+        }
+    return good
+
+
+def _answer_schema(answer: Answer) -> dict[str, Any]:
+    if answer.body is not None:
+        return _ref(answer.body)
+    return {"type": "object"} if answer.media == JSON else {"type": "string"}
+
+
+def _problem(problem: type[RequestError]) -> dict[str, Any]:
+    response: dict[str, Any] = {
+        "description": f"{problem.title}.",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    header = {401: "WWW-Authenticate", 403: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}.get(
+        problem.status
+    )
+    if header is not None:
+        kind = "integer" if header == "Retry-After" else "string"
+        response["headers"] = {header: {"description": _SAYS[header], "required": True, "schema": {"type": kind}}}
+    return response
+
+
+_TAGS: Final = {
+    "push": "Send, follow and cancel pushes.",
+    "feedback": "What the providers said of tokens.",
+    "failed": "Dead letters, and sending them again.",
+    "devices": "Registered devices.",
+    "users": "Devices of a user, and erasure.",
+    "topics": "Topics and their subscribers.",
+    "suppressions": "Tokens that are not sent to.",
+    "channels": "Broadcast channels of APNs.",
+    "service": "The service itself.",
+}
+"""By the beginning of the path; the last has what is left."""
+_PROBLEMS: Final = sorted({problem for call in CALLS for problem in call.problems}, key=lambda each: each.__name__)
+_NAMES: Final = {
+    "device_id": "The device's id: the caller's own name for it.",
+    "user": "The user's id.",
+    "topic": "The topic's name.",
+    "platform": "A provider, as `apns` or `fcm`.",
+    "token": "A token, or a Firebase installation id, percent-encoded; an APNs token in either case.",
+}
+"""What stands in paths besides ids that the service gives."""
+_MAX_TOKEN: Final = 4096
+_PATH_SCHEMAS: Final = {
+    name: {"type": "string", "minLength": 1, "maxLength": _MAX_TOKEN if name == "token" else MAX_NAME}
+    for name in _NAMES
+}
+_SAYS: Final = {"WWW-Authenticate": "How to authenticate (RFC 6750).", "Retry-After": "Seconds to wait."}
+
+
+def _ref(struct: type) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{struct.__name__}"}

@@ -1,0 +1,228 @@
+"""The story that the demo tells, act by act, over the public API only. Each act checks what it shows."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+from ...errors import PushsvcError
+from ..playground import Playground
+from ..simulator import apns_token, fcm_token
+from .view import View
+
+PATIENCE = 30.0
+HELD = re.compile(r'^pushsvc_route_held\{[^}]*platform="(\w+)",reason="(\w+)"[^}]*\} 1', re.MULTILINE)
+
+
+class DemoError(PushsvcError):
+    """The demo saw something that must not be."""
+
+
+class Scene:
+    """The service as a caller sees it: posts pushes, follows them, reads feedback and metrics."""
+
+    def __init__(self, url: str, playground: Playground, view: View) -> None:
+        self.view = view
+        self.simulator = playground.simulator
+        self._session = aiohttp.ClientSession(url, headers={"Authorization": f"Bearer {playground.api_key}"})
+        self._counts: dict[str, dict[str, int]] = {}
+        self._serial = 0
+
+    async def __aenter__(self) -> Self:
+        await self._session.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.__aexit__(kind, error, trace)
+
+    def apns(self, scenario: str = "ok", count: int = 1) -> list[dict[str, str]]:
+        """Targets at the simulated APNs that answer by `scenario`."""
+        return [{"platform": "apns", "token": apns_token(scenario, self._unique())} for _ in range(count)]
+
+    def fcm(self, scenario: str = "ok", count: int = 1) -> list[dict[str, str]]:
+        """Targets at the simulated FCM that answer by `scenario`."""
+        return [{"platform": "fcm", "token": fcm_token(scenario, self._unique())} for _ in range(count)]
+
+    async def register(self, device: str, target: dict[str, str], **fields: Any) -> None:
+        """PUT a device, and subscribe it to `news`."""
+        for path, body in (
+            (f"/v1/devices/{device}", {**target, **fields}),
+            (f"/v1/topics/news/devices/{device}", None),
+        ):
+            async with self._session.put(path, json=body) as answer:
+                if answer.status not in (201, 204):
+                    raise DemoError(f"PUT {path} answered {answer.status}: {await answer.text()}")
+
+    async def get(self, path: str) -> Any:
+        """What a path says."""
+        async with self._session.get(path) as answer:
+            return await answer.json()
+
+    async def send(self, to: Sequence[dict[str, str]] | dict[str, Any], title: str, **fields: Any) -> str:
+        """POST one push, to tokens or to an audience; its id."""
+        receivers = to if isinstance(to, dict) else {"tokens": list(to)}
+        body = {"to": receivers, "notification": {"title": title}, **fields}
+        async with self._session.post("/v1/push", json=body) as answer:
+            document = await answer.json()
+            if answer.status != 202:
+                raise DemoError(f"POST /v1/push answered {answer.status}: {document.get('detail')}")
+            return str(document["id"])
+
+    async def until(self, push: str, reached: Callable[[dict[str, int]], bool]) -> dict[str, int]:
+        """Follow a push until its counts are as wanted."""
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        while True:
+            document = await self.get(f"/v1/push/{push}")
+            counts: dict[str, int] = document["counts"]
+            self._counts[push] = counts
+            self.view.show(self.totals(), await self.held())
+            if counts["total"] != sum(count for name, count in counts.items() if name != "total"):
+                raise DemoError(f"the counts of {push} do not balance: {counts}")
+            if reached(counts):
+                return counts
+            if asyncio.get_running_loop().time() > deadline:
+                raise DemoError(f"push {push} stands at {counts} after {PATIENCE:.0f} s")
+            await asyncio.sleep(0.05)
+
+    async def until_done(self, push: str) -> dict[str, int]:
+        """Follow a push until everything of it has ended, which of an audience is known once it is looked up."""
+        counts = await self.until(push, lambda counts: counts["total"] > 0 == counts["queued"] + counts["retrying"])
+        return counts if (await self.get(f"/v1/push/{push}"))["state"] == "done" else await self.until_done(push)
+
+    async def held(self) -> str:
+        """The routes that `/metrics` says are held."""
+        async with self._session.get("/metrics") as answer:
+            return ", ".join(f"{platform} ({reason})" for platform, reason in HELD.findall(await answer.text()))
+
+    async def until_held(self, wanted: bool) -> str:
+        """Wait until some route is held, or none is."""
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        while bool(held := await self.held()) != wanted:
+            if asyncio.get_running_loop().time() > deadline:
+                raise DemoError(f"routes held: {held or 'none'} after {PATIENCE:.0f} s")
+            self.view.show(self.totals(), held)
+            await asyncio.sleep(0.05)
+        self.view.show(self.totals(), held)
+        return held
+
+    async def feedback(self) -> list[dict[str, Any]]:
+        """What `GET /v1/feedback` tells."""
+        items: list[dict[str, Any]] = (await self.get("/v1/feedback"))["items"]
+        return items
+
+    def totals(self) -> dict[str, int]:
+        """The counts of all pushes of the demo, added up."""
+        totals: dict[str, int] = {}
+        for counts in self._counts.values():
+            for name, count in counts.items():
+                totals[name] = totals.get(name, 0) + count
+        return totals
+
+    async def background_traffic(self) -> None:
+        """A little of everything, for as long as somebody watches."""
+        mixed = self.apns(count=30) + self.fcm(count=30) + self.apns("ServiceUnavailable.1", 3)
+        push = await self.send(mixed, "Something is going on", lane="bulk")
+        counts = await self.until_done(push)
+        self.view.say("sent", f"{counts['sent']} of {counts['total']}")
+        await asyncio.sleep(1.0)
+
+    def _unique(self) -> str:
+        self._serial += 1
+        return f"demo{self._serial}"
+
+
+async def play(scene: Scene) -> None:
+    """All acts. Raises `DemoError` when one does not end as it should."""
+    for act in (sent, registered, retried, pruned, held, totals):
+        await act(scene)
+
+
+def expect(counts: dict[str, int], **wanted: int) -> None:
+    """Raises `DemoError` when a count differs."""
+    for name, count in wanted.items():
+        if counts[name] != count:
+            raise DemoError(f"expected {name}={count}, the status document says {counts}")
+
+
+async def sent(scene: Scene) -> None:
+    push = await scene.send(scene.apns() + scene.fcm(), "Order 7 shipped", lane="urgent")
+    scene.view.say("accepted", f"one push to an iPhone and an Android phone, id {push}")
+    expect(await scene.until_done(push), sent=2)
+    scene.view.say("sent", "both providers took it")
+    push = await scene.send(scene.apns(count=2500) + scene.fcm(count=2500), "News", lane="bulk")
+    scene.view.say("accepted", "one push to 5,000 tokens, lane bulk")
+    expect(await scene.until_done(push), sent=5000)
+    scene.view.say("sent", "5,000 of 5,000")
+
+
+async def registered(scene: Scene) -> None:
+    for device, target in (("ann-phone", scene.apns()), ("ann-tablet", scene.fcm()), ("bob-phone", scene.fcm())):
+        user = device.partition("-")[0]
+        await scene.register(device, target[0], user=user, tags={"plan": "pro" if user == "ann" else "free"})
+    scene.view.say("devices", "three are registered: Ann's phone and tablet, Bob's phone; all follow the topic `news`")
+    expect(await scene.until_done(await scene.send({"users": ["ann"]}, "For Ann")), sent=2)
+    expect(await scene.until_done(await scene.send({"where": "tags.plan == 'free'"}, "For who pays nothing")), sent=1)
+    expect(await scene.until_done(await scene.send({"topic": "news"}, "News for all")), sent=3)
+    scene.view.say("sent", "2 to the user ann, 1 where tags.plan == 'free', 3 to the topic")
+
+
+async def retried(scene: Scene) -> None:
+    push = await scene.send(scene.apns("ServiceUnavailable.2", 3) + scene.apns(), "Twice unavailable")
+    await scene.until(push, lambda counts: counts["retrying"] > 0)
+    scene.view.say("retry", "APNs answers 503 to three of four; they wait in Redis, with back-off and jitter")
+    expect(await scene.until_done(push), sent=4)
+    scene.view.say("sent", "all four, the three at their third attempt")
+    push = await scene.send(scene.fcm("INTERNAL.1") + scene.apns("BadPriority"), "One is refused")
+    expect(await scene.until_done(push), sent=1, failed=1)
+    scene.view.say("failed", "one refused for good (BadPriority): kept as a dead letter; its neighbour was sent")
+
+
+async def pruned(scene: Scene) -> None:
+    (dead,) = scene.apns("Unregistered")
+    await scene.register("cid-phone", dead, user="cid")
+    push = await scene.send({"topic": "news"}, "One of these phones is gone")
+    expect(await scene.until_done(push), invalid=1, sent=3)
+    scene.view.say("dead", "APNs says 410 Unregistered of Cid's phone: that delivery ends as `invalid`")
+    deadline = asyncio.get_running_loop().time() + PATIENCE
+    while not (events := [event for event in await scene.feedback() if event["token"] == dead["token"]]):
+        if asyncio.get_running_loop().time() > deadline:
+            raise DemoError("the dead token never came up in /v1/feedback")
+        await asyncio.sleep(0.05)
+    state = (await scene.get("/v1/devices/cid-phone"))["state"]
+    scene.view.say("dead", f"feedback: {events[0]['device_id']} {events[0]['action']}, its state is {state}")
+    expect(await scene.until_done(await scene.send({"topic": "news"}, "News again")), total=3, sent=3)
+    push = await scene.send([dead, *scene.apns()], "To its token all the same")
+    expect(await scene.until_done(push), suppressed=1, sent=1)
+    scene.view.say("dead", "the topic leaves it out from now on, and its bare token is `suppressed`")
+
+
+async def held(scene: Scene) -> None:
+    await asyncio.to_thread(scene.simulator.break_credentials, "apns")
+    scene.view.say("held", "APNs refuses our credentials from now on")
+    push = await scene.send(scene.apns(count=200) + scene.fcm(count=200), "Through a bad minute")
+    where = await scene.until_held(True)
+    counts = await scene.until(push, lambda counts: counts["sent"] >= 200)
+    scene.view.say("held", f"{where}: {counts['sent']} sent by FCM, {counts['total'] - counts['sent']} wait, 0 failed")
+    await asyncio.to_thread(scene.simulator.mend_credentials, "apns")
+    scene.view.say("fixed", "the credentials are good again; the next probe finds out by itself")
+    await scene.until_held(False)
+    expect(await scene.until_done(push), sent=400)
+    scene.view.say("resumed", "400 of 400 sent, no token lost")
+
+
+async def totals(scene: Scene) -> None:
+    counts = scene.totals()
+    ends = ", ".join(f"{name} {counts[name]:,}" for name in ("sent", "failed", "invalid", "suppressed"))
+    record = await asyncio.to_thread(scene.simulator.record)
+    duplicates = sum(record[platform]["duplicates"] for platform in ("apns", "fcm"))
+    scene.view.say("totals", f"{counts['total']:,} accepted = {ends}")
+    scene.view.say("totals", f"by the simulator's record {duplicates} of them arrived twice")
+    if duplicates:
+        raise DemoError(f"the simulator accepted {duplicates} pushes twice")

@@ -1,0 +1,134 @@
+"""A complete configuration around the simulator, in one folder: what `demo` and `up --simulator` run on.
+
+The folder keeps the simulator's certificates and credentials and the API key, so that a second start goes on with
+the same ones.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from ..errors import StoreOwned
+from .simulator import SimulatorHandle, simulator_process
+
+APP = "demo"
+
+CONFIG = """\
+# Written by pushsvc around its simulator; made anew at each start.
+[server]
+port = {port}
+
+[store]
+data_dir = "{data_dir}"
+
+[logging]
+level = "warning"
+
+# Short waits, for the eye. The simulator does not mind.
+[retry]
+base = 0.2
+apns_5xx = 0.5
+fcm_5xx = 0.5
+fcm_429 = 0.5
+
+[apps.{app}]
+[[apps.{app}.keys]]
+name = "{app}"
+sha256 = "{sha256}"
+scopes = ["push", "devices", "feedback", "admin"]
+
+[apps.{app}.apns]
+key_file = "{apns_key_file}"
+key_id = "{key_id}"
+team_id = "{team_id}"
+topic = "{topic}"
+endpoint = "{apns_url}"
+channels_endpoint = "{apns_url}"
+ca_file = "{ca_file}"
+
+[apps.{app}.fcm]
+service_account_file = "{service_account_file}"
+endpoint = "{fcm_url}"
+ca_file = "{ca_file}"
+"""
+
+
+class Playground(Struct, frozen=True):
+    """Where everything of the playground is."""
+
+    config_file: Path
+    api_key: str
+    simulator: SimulatorHandle
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def open_playground(folder: Path, *, port: int, **simulator: Any) -> Iterator[Playground]:
+    """Start a simulator in a process of its own and write the configuration that points at it.
+
+    `simulator` are fields of its `SimulatorConfig`. Raises `StoreOwned` while another process plays in the folder:
+    its configuration would be written anew under its feet.
+    """
+    folder = folder.resolve()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _own(folder), simulator_process(folder / "simulator", **simulator) as handle:
+        api_key = _api_key(folder / "api-key")
+        credentials = handle.credentials
+        config_file = folder / "pushsvc.toml"
+        config_file.write_text(
+            CONFIG.format(
+                port=port,
+                data_dir=folder / "store",
+                app=APP,
+                sha256=hashlib.sha256(api_key.encode()).hexdigest(),
+                apns_key_file=credentials.apns_key_file,
+                key_id=credentials.key_id,
+                team_id=credentials.team_id,
+                topic=credentials.topic,
+                apns_url=handle.apns_url,
+                ca_file=credentials.ca_file,
+                service_account_file=credentials.service_account_file,
+                fcm_url=handle.fcm_url,
+            )
+        )
+        yield Playground(config_file, api_key, handle, port)
+
+
+@contextmanager
+def _own(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which ends with this process however it ends; no child inherits it."""
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(descriptor, 32, 0).decode(errors="replace") or "unknown"
+            raise StoreOwned(
+                f"the playground in {folder} belongs to the running process {pid}: stop that one, "
+                "or give this one another folder (store.data_dir)"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _api_key(file: Path) -> str:
+    if not file.exists():
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            stream.write(f"pk_{secrets.token_urlsafe(24)}")
+    return file.read_text()

@@ -1,0 +1,35 @@
+"""`python -m pushsvc.lab.simulator`: configuration as one line of JSON on standard input, addresses as one line back.
+
+It ends when standard input is closed. For people there is `pushsvc simulate`; this is for `simulator_process`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import msgspec
+
+from ...errors import ConfigError
+from .config import SimulatorConfig
+from .process import Address, run_forever
+
+
+def main() -> int:
+    try:
+        config = msgspec.json.decode(sys.stdin.buffer.readline(), type=SimulatorConfig)
+        if config.folder is None:
+            raise ConfigError("simulator.folder", "is not set", "name a folder for the credentials")
+        run_forever(config, _announce, until_eof=True)
+    except (ConfigError, msgspec.DecodeError) as error:
+        sys.stderr.write(f"pushsvc.lab.simulator: {error}\n")
+        return 1
+    return 0
+
+
+def _announce(address: Address) -> None:
+    sys.stdout.buffer.write(address.as_json() + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

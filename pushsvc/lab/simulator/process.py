@@ -1,0 +1,197 @@
+"""A simulator in a process of its own, for tests and benchmarks: started, waited for, asked, and ended.
+
+The child reads its configuration from standard input and ends when that is closed, so it never outlives its parent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import http.client
+import os
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct, structs
+
+from .certificates import Credentials
+from .config import SimulatorConfig
+from .server import Simulator
+
+
+class Address(Struct, frozen=True):
+    """Where a simulator listens and the files to use it with: what `pushsvc simulate --json` prints."""
+
+    apns_url: str
+    fcm_url: str
+    control_url: str
+    credentials: Credentials
+    pid: int
+
+    def as_json(self) -> bytes:
+        """One line, without its end."""
+        return msgspec.json.encode(self, enc_hook=str)
+
+    @classmethod
+    def from_json(cls, line: bytes) -> Self:
+        return msgspec.json.decode(line, type=cls, dec_hook=lambda kind, value: kind(value))
+
+
+class SimulatorHandle:
+    """A simulator in another process."""
+
+    def __init__(self, address: Address, process: subprocess.Popen[bytes], config: SimulatorConfig) -> None:
+        self.apns_url = address.apns_url
+        self.fcm_url = address.fcm_url
+        self.control_url = address.control_url
+        self.credentials = address.credentials
+        self.pid = address.pid
+        self.process = process
+        self._config = config
+        self._context = ssl.create_default_context(cafile=str(address.credentials.ca_file))
+
+    def revive(self) -> bool:
+        """Start the simulator again, where its process has ended: at the same addresses, with the same files and an
+        empty record. Whether it had. Raises `RuntimeError` when it does not start. Blocks for a moment."""
+        if self.process.poll() is None:
+            return False
+        _close(self.process)
+        ports = [urlsplit(url).port for url in (self.apns_url, self.fcm_url, self.control_url)]
+        names = ("apns_port", "fcm_port", "control_port")
+        config = structs.replace(self._config, **dict(zip(names, ports, strict=True)))
+        address, self.process = _start(config)
+        self.pid = address.pid
+        return True
+
+    def call(self, method: str, path: str, content: Any = None) -> Any:
+        """One call of the control API. Raises `RuntimeError` with its answer when that is not 2xx."""
+        parts = urlsplit(self.control_url)
+        connection = http.client.HTTPSConnection(parts.netloc, context=self._context, timeout=30)
+        try:
+            connection.request(method, path, None if content is None else msgspec.json.encode(content))
+            response = connection.getresponse()
+            body = response.read()
+        finally:
+            connection.close()
+        if response.status >= 300:
+            raise RuntimeError(f"{method} {path}: {response.status} {body.decode(errors='replace')}")
+        return msgspec.json.decode(body) if body else None
+
+    def control(self, command: str, **fields: Any) -> int:
+        """A command of `controls`, such as `control("stall", on=True)`. Returns how much it touched."""
+        touched: int = self.call("POST", f"/control/{command}", fields)["touched"]
+        return touched
+
+    def break_credentials(self, platform: str | None = None) -> None:
+        """Refuse the platform's credentials (None: both platforms') until they are mended."""
+        self.control("credentials", refuse=True, platform=platform)
+
+    def mend_credentials(self, platform: str | None = None) -> None:
+        """Accept them again."""
+        self.control("credentials", refuse=False, platform=platform)
+
+    def state(self) -> dict[str, Any]:
+        """What is switched on, connections, waiting requests, and the process's CPU seconds and memory."""
+        state: dict[str, Any] = self.call("GET", "/control")
+        return state
+
+    def record(self) -> dict[str, Any]:
+        """All counts: of both platforms together, and under `apns` and `fcm` by platform."""
+        record: dict[str, Any] = self.call("GET", "/record")
+        return record
+
+    def clear(self) -> None:
+        """Forget the requests."""
+        self.call("DELETE", "/record")
+
+
+@contextmanager
+def simulator_process(folder: Path, **flags: Any) -> Iterator[SimulatorHandle]:
+    """Start a simulator whose keys and credentials are in `folder`; `flags` are fields of `SimulatorConfig`.
+
+    Raises `RuntimeError` with what it wrote when it does not start.
+    """
+    config = SimulatorConfig(folder=str(folder), **flags)
+    handle = SimulatorHandle(*_start(config), config)
+    try:
+        yield handle
+    finally:
+        _close(handle.process)
+
+
+def _start(config: SimulatorConfig) -> tuple[Address, subprocess.Popen[bytes]]:
+    """A simulator that listens, and its process."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pushsvc.lab.simulator"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(msgspec.json.encode(config) + b"\n")
+        if not (line := process.stdout.readline()):
+            raise RuntimeError(f"the simulator did not start (exit {process.wait()}); its reason is on standard error")
+        return Address.from_json(line), process
+    except BaseException:
+        _close(process)
+        raise
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    """End it, where it has not ended: its input's end is the word to. A signal as well could meet it when its handlers
+    are gone already."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with suppress(BrokenPipeError):
+        process.stdin.close()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
+
+
+async def run(config: SimulatorConfig, ready: Callable[[Address], None], *, until_eof: bool = False) -> None:
+    """Run a simulator until SIGTERM, and SIGINT or (`until_eof`) the end of standard input. Needs `config.folder`."""
+    assert config.folder is not None
+    over = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, over.set)
+    if until_eof:
+        # Ctrl-C reaches the whole process group; the parent still needs its providers while it drains.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    else:
+        loop.add_signal_handler(signal.SIGINT, over.set)
+    # Answering makes few cycles and much short-lived garbage: a look at all of it every 700 objects costs a tenth.
+    gc.set_threshold(50_000, 20, 20)
+    async with Simulator(config) as simulator:
+        credentials = simulator.write_credentials(Path(config.folder))
+        gc.freeze()
+        ready(Address(simulator.apns_url, simulator.fcm_url, simulator.control_url, credentials, os.getpid()))
+        if until_eof:
+            loop.add_reader(sys.stdin.fileno(), over.set)
+        await over.wait()
+        if until_eof:
+            loop.remove_reader(sys.stdin.fileno())
+
+
+def run_forever(config: SimulatorConfig, ready: Callable[[Address], None], *, until_eof: bool = False) -> None:
+    """`run`, on uvloop where that is installed."""
+    with asyncio.Runner(loop_factory=_new_event_loop()) as runner:
+        runner.run(run(config, ready, until_eof=until_eof))
+
+
+def _new_event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:  # pragma: no cover
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

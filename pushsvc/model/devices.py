@@ -1,0 +1,95 @@
+"""The nouns of the registry: devices, and whom a push may be addressed to. Frozen values that do nothing.
+
+A device's token is a secret: it is left out of `repr`.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias
+
+from msgspec import Struct
+
+from . import Platform
+
+TagValue: TypeAlias = str | bool | int | float | tuple[str, ...]
+Environment = Literal["production", "sandbox"]
+
+
+class Device(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One installation of an app on one phone, as its backend registered it. Instants are Unix milliseconds."""
+
+    id: str
+    """The caller's own name for it, unique within the app."""
+    platform: Platform
+    token: str
+    kind: str = "token"
+    """What `token` is to the provider: `token`, FCM's `fid`, and the kinds that a provider adds."""
+    user: str | None = None
+    tags: dict[str, TagValue] = {}
+    locale: str | None = None
+    timezone: str | None = None
+    app_version: str | None = None
+    environment: Environment = "production"
+    registered_at: int = 0
+    """When this token was registered last: a 410 that is older says nothing about it."""
+    last_seen_at: int = 0
+    topics: tuple[str, ...] = ()
+    state: Literal["active", "pruned"] = "active"
+    """A pruned device is a tombstone: it keeps everything, is addressed by nobody, and can be restored."""
+    pruned_at: int = 0
+    pruned_for: str = ""
+    """The provider's word for which it was pruned, or ours in lower case (`stale`)."""
+    strikes: int = 0
+    """Suspect answers in a row since the token was registered or last accepted a push."""
+    struck_at: int = 0
+    """When the last strike was counted."""
+
+    def __repr__(self) -> str:
+        return f"Device({self.id!r}, {self.platform}, {self.state}, user={self.user!r})"
+
+
+MAX_NAME: Final = 128
+NOBODY: Final = "\0"
+"""What begins with it is the name of no user and of no device: it is not printable."""
+
+
+def name_fault(text: str) -> str | None:
+    """Why this cannot be the id of a device or a user or the name of a topic, or None."""
+    if not (1 <= len(text) <= MAX_NAME and text.isprintable() and " " not in text):
+        return f"must be 1 to {MAX_NAME} printable characters without spaces"
+    return "must not be a dot or two: in a path these lead elsewhere" if text in (".", "..") else None
+
+
+# --- whom a push is for -------------------------------------------------------------------------
+
+
+class ByDevices(Struct, frozen=True, tag="devices"):
+    """These devices, by id."""
+
+    ids: tuple[str, ...]
+
+
+class ByUsers(Struct, frozen=True, tag="users"):
+    """All devices of these users."""
+
+    users: tuple[str, ...]
+
+
+class ByTopic(Struct, frozen=True, tag="topic"):
+    """All devices that are subscribed to a topic."""
+
+    topic: str
+
+
+class ByWhere(Struct, frozen=True, tag="where"):
+    """All devices for which an expression is true; see `where`."""
+
+    text: str
+
+
+class ToAll(Struct, frozen=True, tag="all"):
+    """All devices of the app."""
+
+
+Audience: TypeAlias = ByDevices | ByUsers | ByTopic | ByWhere | ToAll
+"""What `to` names, where it names no tokens."""

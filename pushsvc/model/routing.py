@@ -1,0 +1,50 @@
+"""Which of an app's routes reaches a device or a token. Pure.
+
+A route is one account at a provider. Most platforms have one, named like the platform. Where tokens belong to an
+environment, an app may have an account in each: the second is named after both, `apns_sandbox`. That name is the
+route's alone: rows, dead letters, feedback and the metrics of deliveries say `apns`, whichever account was used, and so
+does what is known of a token, but for whether it is dead: a token is valid in one environment, so that an answer in one
+says nothing of the other (https://developer.apple.com/documentation/usernotifications/registering-your-app-with-apns).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, TypeAlias, get_args
+
+from . import Platform
+from .devices import Environment
+
+DIVIDED: Final = frozenset({"apns"})
+"""Platforms whose tokens belong to an environment."""
+_ENDINGS = tuple(f"_{environment}" for environment in get_args(Environment))
+
+RouteTable: TypeAlias = Mapping[tuple[Platform, Environment | None], Platform]
+"""By platform and environment, None where it is not known: the name of the route. What is not in it is the platform's
+own."""
+
+
+def platform_of(route: Platform) -> Platform:
+    """The platform of a route's name: `apns` of `apns_sandbox`."""
+    for ending in _ENDINGS if "_" in route else ():
+        if route.endswith(ending):
+            return route[: -len(ending)]
+    return route
+
+
+def routes_of(platform: Platform) -> tuple[Platform, ...]:
+    """Every name that a route of the platform can have."""
+    return (platform, *(platform + ending for ending in _ENDINGS)) if platform in DIVIDED else (platform,)
+
+
+def table_of(environments: Mapping[Platform, Environment]) -> RouteTable:
+    """From the environment of each route whose tokens belong to one. A name that stands in no configuration is that of
+    a route that the app does not have."""
+    found: dict[tuple[Platform, Environment | None], Platform] = {}
+    for route in environments:
+        platform = platform_of(route)
+        own = {environments[name]: name for name in environments if platform_of(name) == platform}
+        found[platform, None] = platform if platform in environments else route
+        for environment in get_args(Environment):
+            found[platform, environment] = own.get(environment, f"{platform}_{environment}")
+    return found

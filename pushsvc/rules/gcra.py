@@ -1,0 +1,93 @@
+"""The generic cell rate algorithm: a token bucket that is kept in one number. Pure, with the clock as an argument.
+
+The number is the *theoretical arrival time* (TAT): when the next push would come if all came evenly spaced. Each push
+moves it on by one interval; a push is let through while the TAT is at most `burst - 1` intervals ahead of the clock.
+So in any span of `t` seconds at most `rate * t + burst` go through, and a TAT that lies in the past is the same as
+none: who sends little leaves nothing behind.
+
+`store/limiter.lua` and `store/lease.lua` do the same on the server, for many at once; tests hold them to this.
+
+Instants and intervals are whole microseconds. Source: ITU-T I.371 (https://www.itu.int/rec/T-REC-I.371), the virtual
+scheduling form; https://brandur.org/rate-limiting tells it in short.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from msgspec import Struct
+
+from ..model.rates import Rate
+
+US: Final = 1_000_000
+
+FLOOR: Final = 0.05
+"""The share of its rate at which a ramp begins."""
+
+
+def interval_of(rate: Rate) -> int:
+    """Microseconds between two pushes at the rate, rounded up: never more than was allowed."""
+    return max(1, -(-rate.seconds * US // rate.count))
+
+
+class Decision(Struct, frozen=True):
+    """`wait` 0 is now, and counted."""
+
+    tat: int
+    wait: int
+
+
+def admit(tat: int, now: int, *, interval: int, burst: int) -> Decision:
+    """One push of whoever has this TAT (0: none)."""
+    span = interval * burst
+    tat = min(max(tat, now), now + span)  # The server's clock may have been put back.
+    earliest = tat + interval - span
+    return Decision(tat + interval, 0) if earliest <= now else Decision(tat, earliest - now)
+
+
+class Level(Struct, frozen=True):
+    """The state of a bucket from which permits are leased."""
+
+    tat: int = 0
+    at: int = 0
+    """When it was last asked."""
+    share: float = FLOOR
+    """The part of its rate that it gives at present, where it ramps up."""
+
+
+class Leased(Struct, frozen=True):
+    level: Level
+    granted: int
+    wait: int
+    """Until `least` permits are there, where none was granted."""
+
+
+def span_of(interval: int, rate: Rate, burst: float) -> int:
+    """How far a TAT may be ahead for `burst` seconds of the rate to come at once: whole permits, at least one."""
+    return interval * max(1, int(burst * rate.count / rate.seconds + 1e-9))
+
+
+def lease(level: Level, now: int, wanted: int, *, interval: int, span: int, ramp: int, least: int = 1) -> Leased:
+    """Up to `wanted` permits at once, or none where there are less than `least`; less than 0 gives permits back.
+
+    `span` is how far the TAT may be ahead; `ramp` 0 gives the whole rate at once.
+
+    While ramping a permit costs `interval / share`. Time in which the bucket was used up raises the share, `ramp` of
+    it from nothing to the whole; idle time lowers it likewise. So the share follows what is really sent.
+    """
+    share = 1.0
+    if ramp:
+        passed = max(0, now - level.at)
+        busy = min(passed, max(0, level.tat - level.at))
+        share = min(1.0, max(FLOOR, level.share + (2 * busy - passed) / ramp))
+    cost = math.ceil(interval / share)
+    span = max(span, cost)
+    tat = min(max(level.tat, now), now + span)
+    granted = min(wanted, (now + span - tat) // cost)
+    wait = 0
+    if wanted < 0:
+        granted = wanted
+    elif granted < least:
+        granted, wait = 0, tat + least * cost - span - now
+    return Leased(Level(tat + granted * cost, now, share), granted, wait)

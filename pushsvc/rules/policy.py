@@ -1,0 +1,268 @@
+"""What follows from an outcome: pure judgement, with the clock and the dice as arguments.
+
+`classify` (one per provider) says what an answer means; `decide` says what becomes of the delivery; `prune` says what
+becomes of the device and its token. Nobody else judges.
+
+    Outcome            the delivery                                   costs an attempt
+    Sent               ends `sent`
+    Expired            ends `expired`
+    TokenDead          ends `invalid`
+    TokenSuspect       ends `failed`, kept as a dead letter: it may be our identity that is wrong
+    BadNotification    ends `failed`, kept as a dead letter
+    Throttled          waits as told, else by back-off                no
+    Misconfigured      waits; its route, or a part of it, is held     no
+                       of the push's own choice: by back-off          yes, unless the route is held
+    Unavailable        never left us: waits by back-off               no
+                       the route is in trouble: waits                 no
+                       nobody can say whose fault: by back-off        no
+                       else: waits by back-off                        yes
+    any wait that would pass the expiry ends `expired`; any that would pass the attempts ends `failed`, kept
+
+Whose fault a trouble is, `blame`, is found by the dispatcher, which sees the whole route (`dispatch/health.py`).
+
+Every wait is the least one, as told or as the vendor defines it, and a random part on top: a share of the back-off or
+of a quarter of the least wait, whichever is longer, so that what failed together does not come back together.
+
+Only `TokenDead` and `TokenSuspect` leave a receipt: an error of the payload never comes before `prune` at all.
+
+    the receipt says     of                                                the device or token
+    anything             a route whose pruning is frozen                   is kept
+    dead                 a raw token that no device has                    is suppressed
+    dead since t         a device registered at t or before                is pruned
+    dead                 a device registered before the request left       is pruned
+    suspect              a device registered before the request left,      gets a strike; at the last one it is pruned
+                         while the same identity was good for others
+    suspect              a raw token that no device has                    is reported
+    anything             a device registered later, gone, or with another  is kept
+                         token by now
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias, assert_never
+
+from msgspec import Struct, field
+
+from ..model import (
+    Action,
+    BadNotification,
+    Chunk,
+    Ended,
+    Expired,
+    Misconfigured,
+    Outcome,
+    Receipt,
+    Retry,
+    Sent,
+    Throttled,
+    TokenDead,
+    TokenSuspect,
+    Unavailable,
+    Verdict,
+)
+from ..model.devices import Device, Environment
+from ..model.routing import platform_of
+from .freeze import Health
+
+SENT = Ended("sent")
+INVALID = Ended("invalid")
+EXPIRED = Ended("expired")
+FAILED = Ended("failed", dead_letter=True)
+
+
+Blame: TypeAlias = Literal["delivery", "route", "nobody"]
+"""Whose fault a trouble is: the delivery's own, its route's, or nobody can say."""
+
+
+class RetryPolicy(Struct, frozen=True):
+    """How long to wait and how often to try. Spans in seconds; defaults are the vendors' words."""
+
+    attempts: int = 8
+    base: float = 1.0
+    cap: float = 900.0
+    server_error: dict[str, float] = field(default_factory=lambda: {"apns": 900.0, "fcm": 10.0})
+    """Per platform the least wait after a 5xx without Retry-After. Apple: "retry after 15 minutes"
+    (https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns). Google:
+    "Wait at least 10 seconds before retrying a failed request" (https://firebase.google.com/docs/cloud-messaging/scale-fcm)."""
+    silent: dict[str, float] = field(default_factory=lambda: {"fcm": 10.0})
+    """Per platform the least wait after a request that was not answered."""
+    throttled: dict[str, float] = field(default_factory=lambda: {"fcm": 60.0})
+    """Per platform the least wait after a 429 without Retry-After. Google: "default to 60 seconds"
+    (https://firebase.google.com/docs/cloud-messaging/scale-fcm)."""
+    held: float = 5.0
+    """Between two looks at a delivery whose route is held."""
+    part: tuple[float, float] = (5.0, 60.0)
+    """Between two looks at a delivery whose part of the route is held: at first, doubled with each, and at most."""
+
+
+def backoff(nth: int, jitter: float, policy: RetryPolicy) -> float:
+    """Exponential with full jitter: a share `jitter` (0..1) of `base * 2^(nth-1)`, at most `cap`. Seconds.
+
+    Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+    """
+    return jitter * min(policy.cap, policy.base * 2.0 ** min(nth - 1, 60))
+
+
+def decide(
+    chunk: Chunk, outcome: Outcome, *, now: int, jitter: float, policy: RetryPolicy, blame: Blame = "delivery"
+) -> Verdict:
+    """The verdict on one delivery of `chunk`. `now` in Unix milliseconds, `jitter` from 0 to 1, one a delivery."""
+    match outcome:
+        case Sent():
+            return SENT
+        case TokenDead():
+            return INVALID
+        case Expired():
+            return EXPIRED
+        case BadNotification() | TokenSuspect():
+            return FAILED
+        case Misconfigured(part=part) if part:
+            return look_again(chunk, now=now, jitter=jitter, policy=policy, part=part)
+        case Misconfigured(chosen=chosen):
+            if chosen and blame != "route":
+                return _attempt(chunk, now, policy.held, jitter, policy)
+            return _wait(chunk, now, policy.held * (0.5 + jitter), chunk.attempt)
+        case Throttled(retry_after=told):
+            least = told if told is not None else policy.throttled.get(platform_of(chunk.platform), 0.0)
+            return _wait(chunk, now, _spread(least, chunk.turn, jitter, policy), chunk.attempt)
+        case Unavailable(status=status, maybe_sent=maybe_sent, retry_after=told):
+            least = told if told is not None else _least_wait(chunk, outcome, policy)
+            if blame == "route":
+                # The route is probed, and opens when it can: a growing wait would only be lost time.
+                return _wait(chunk, now, _spread(least, 1, jitter, policy), chunk.attempt)
+            if blame == "nobody" or not (status or maybe_sent):
+                return _wait(chunk, now, _spread(least, chunk.turn, jitter, policy), chunk.attempt)
+            return _attempt(chunk, now, least, jitter, policy)
+        case _:
+            assert_never(outcome)
+
+
+def look_again(chunk: Chunk, *, now: int, jitter: float, policy: RetryPolicy, part: str) -> Verdict:
+    """The verdict on a delivery whose part of the route is held: it looks again, at no cost of an attempt."""
+    first, most = policy.part
+    span = min(most, first * 2.0 ** min(chunk.turn - 1, 60))
+    return _wait(chunk, now, span * (0.75 + jitter / 4), chunk.attempt, part)
+
+
+def _attempt(chunk: Chunk, now: int, least: float, jitter: float, policy: RetryPolicy) -> Verdict:
+    if chunk.attempt >= policy.attempts:
+        return FAILED
+    return _wait(chunk, now, _spread(least, chunk.attempt, jitter, policy), chunk.attempt + 1)
+
+
+def _spread(least: float, nth: int, jitter: float, policy: RetryPolicy) -> float:
+    return least + max(backoff(nth, jitter, policy), jitter * least / 4)
+
+
+def _least_wait(chunk: Chunk, outcome: Unavailable, policy: RetryPolicy) -> float:
+    # A connection that shuts down (503 Shutdown) says nothing about the next one.
+    if outcome.status >= 500 and outcome.reason != "Shutdown":
+        return policy.server_error.get(platform_of(chunk.platform), 0.0)
+    if outcome.reason == "timeout" and outcome.maybe_sent:
+        return policy.silent.get(platform_of(chunk.platform), 0.0)
+    return 0.0
+
+
+def _wait(chunk: Chunk, now: int, seconds: float, attempt: int, part: str = "") -> Verdict:
+    due_at = now + max(1, math.ceil(seconds * 1000))
+    return EXPIRED if due_at >= chunk.expires_at else Retry(due_at, attempt, part)
+
+
+class PrunePolicy(Struct, frozen=True):
+    """How many suspect answers make a dead device. Spans in seconds."""
+
+    strikes: int = 3
+    strike_span: float = 86400.0
+    """Between the first and the last strike of a device lies at least this."""
+    strike_memory: float = 30 * 86400.0
+    """A device whose last strike is older begins anew."""
+
+
+class PruneDecision(Struct, frozen=True, gc=False):
+    """What is to be done about a receipt, and what is told of it."""
+
+    deed: Literal["none", "prune", "strike", "suppress"]
+    action: Action | None
+    """The word of the feedback event; None: there is nothing to tell."""
+    why: str
+    """For the log: of a few words."""
+    strikes: int = 0
+    """Those of the device, this one included, where the deed is a strike."""
+
+
+def prune(
+    receipt: Receipt,
+    device: Device | None,
+    health: Health,
+    policy: PrunePolicy,
+    environment: Environment | None = None,
+) -> PruneDecision:
+    """The judgement on a receipt. `device` is the one that the receipt names, else the one that has the token now;
+    `health` is the route's at the instant of the answer, `environment` that of the account which was answered. A token
+    is valid in one environment, so that of a device in another one the answer says nothing.
+
+    Judged again after a crash, a receipt comes to the same word: what it did itself is known by its instant.
+    """
+    if device is not None and _is_other(device, receipt):
+        return _keep("other_token")
+    if device is not None and device.state == "pruned":
+        if device.pruned_at == receipt.at:
+            return PruneDecision("none", "pruned", "pruned_before_a_crash")
+        return PruneDecision("none", None, "pruned_already")
+    if not health.counted:
+        return _keep("counts_are_gone")
+    if health.freeze is not None:
+        return _keep("frozen")
+    if device is not None and environment not in (None, device.environment):
+        if receipt.device_id is not None:
+            return _keep("other_environment")
+        device = None
+    if device is None:
+        return _judge_raw(receipt)
+    if receipt.kind == "dead":
+        return _judge_dead(receipt, device)
+    return _judge_suspect(receipt, device, health, policy)
+
+
+def _keep(why: str) -> PruneDecision:
+    return PruneDecision("none", "kept", why)
+
+
+def _is_other(device: Device, receipt: Receipt) -> bool:
+    return (device.platform, device.token) != (platform_of(receipt.platform), receipt.token)
+
+
+def _judge_raw(receipt: Receipt) -> PruneDecision:
+    if receipt.device_id is not None:
+        return _keep("gone")
+    if receipt.kind == "dead":
+        return PruneDecision("suppress", "suppressed", "dead")
+    return PruneDecision("none", "suspected", "suspect")
+
+
+def _judge_dead(receipt: Receipt, device: Device) -> PruneDecision:
+    # APNs: "the time at which APNs confirmed the token was no longer valid for the topic"; a token that was registered
+    # after it is good again. A clock of theirs that runs ahead must not reach beyond what
+    # our request can have asked about.
+    # https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns
+    if receipt.since is not None:
+        died_after = device.registered_at <= min(receipt.since, receipt.knows_until)
+    else:
+        died_after = device.registered_at < receipt.knows_until
+    return PruneDecision("prune", "pruned", "dead") if died_after else _keep("registered_later")
+
+
+def _judge_suspect(receipt: Receipt, device: Device, health: Health, policy: PrunePolicy) -> PruneDecision:
+    if device.registered_at >= receipt.knows_until:
+        return _keep("registered_later")
+    if not health.vouched:
+        return PruneDecision("none", "suspected", "too_few_others_accepted")
+    since_last = (receipt.at - device.struck_at) / 1000
+    strikes = device.strikes if since_last <= policy.strike_memory else 0
+    # Strikes lie apart, so that the last one comes a whole span after the first; never is one counted twice.
+    if strikes and (since_last <= 0 or since_last < policy.strike_span / max(1, policy.strikes - 1)):
+        return PruneDecision("none", "suspected", "strike_too_recent")
+    if strikes + 1 >= policy.strikes:
+        return PruneDecision("prune", "pruned", "strikes")
+    return PruneDecision("strike", "suspected", "suspect", strikes + 1)

@@ -1,0 +1,230 @@
+"""The accounts at the providers, opened for a dispatcher and exchanged under it when the configuration changes.
+
+The new connections are opened first; then the route sends by them, and the old ones end when what is in flight on
+them has been answered. An account that cannot be opened leaves the old one at work, and that is noted.
+
+Where there is no old one, as at the start, that route alone is held: its deliveries wait, the other routes go on, and
+the account is tried again as soon as one of its files changes.
+
+An account that is taken out of the configuration while deliveries wait leaves a held route, for as long as they do: so
+their `ttl` ends them, a cancel reaches them, and whoever looks for what does not send sees them. When the account is
+back they are sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
+from typing import NamedTuple, Self, TypeAlias
+
+from msgspec import Struct
+
+from .. import telemetry
+from ..errors import CredentialError
+from ..model import Delivery, Route
+from ..ports import CREDENTIAL, REMOVED, OnOutcome, Provider
+from ..ports.removed import RemovedRoute
+from ..providers import REGISTRY
+from ..settings import AppSettings
+from ..stages.dispatch import Dispatcher
+from .reload import Stamp, files_of, stamp_of
+
+Mark: TypeAlias = tuple[Struct, Stamp]
+"""What an account was opened with: its section, and how its files were then."""
+
+
+class _Account:
+    def __init__(self, mark: Mark, opened: AbstractAsyncContextManager[object], provider: Provider) -> None:
+        self.mark = mark
+        self.opened = opened
+        self.provider = provider
+
+    async def close(self) -> None:
+        """Let what is in flight end, then close."""
+        await self.opened.__aexit__(None, None, None)
+
+
+class _Shut:
+    """`ports.Provider` without an account: it sends nothing and says why."""
+
+    room = 0
+    refused = ""
+
+    def __init__(self, route: Route, trouble: str) -> None:
+        self.route = route
+        self.trouble = trouble
+
+    def submit(self, delivery: Delivery, on_outcome: OnOutcome) -> None:
+        raise AssertionError("there is no room")
+
+    def on_room(self, wake: Callable[[], None]) -> None:
+        """There never is."""
+
+    def remedy(self, reason: str) -> str:
+        return ""
+
+    async def aclose(self) -> None:
+        """Nothing was opened."""
+
+
+class Removal(NamedTuple):
+    """What is to be said of a route that was removed."""
+
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.fix}"
+
+
+def removal_of(each: RemovedRoute, apps: Container[str]) -> Removal:
+    """Return what waits for a route that was removed, and the remedy; `apps` are those of the configuration."""
+    app, platform = each.route.app, each.route.platform
+    waits = f"{each.waiting:,} {'delivery waits' if each.waiting == 1 else 'deliveries wait'}"
+    if each.pushes:
+        waits += (
+            f", and of the app {each.pushes:,} {'push' if each.pushes == 1 else 'pushes'} scheduled or for audiences"
+        )
+    if app in apps:
+        what, remedy = (
+            f"the app has no account `{platform}`",
+            f"add [apps.{app}.{platform}] again, or cancel the pushes",
+        )
+    else:
+        what, remedy = f"the configuration has no app `{app}`", f"add [apps.{app}] and [apps.{app}.{platform}] again"
+    return Removal(f"{what} any more, {waits}", f"{remedy}; what is still there when its ttl is over expires")
+
+
+class Accounts:
+    """Open while its `async with` block lasts."""
+
+    def __init__(self, *, request_timeout: float) -> None:
+        self._request_timeout = request_timeout
+        self._open: dict[Route, _Account] = {}
+        self._removed: dict[Route, _Shut] = {}
+        """Routes without an account, for which something waits."""
+        self._turn = asyncio.Lock()
+        """Of those who add routes to the dispatcher and take them away."""
+        self._closing: set[asyncio.Task[None]] = set()
+        self._expiring: set[Route] = set()
+        """Routes whose credential is shown to expire."""
+        self._log = telemetry.get_logger("dispatch")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        closing = [account.close() for account in self._open.values()]
+        self._open.clear()
+        await asyncio.gather(*closing, *self._closing, return_exceptions=True)
+
+    @property
+    def providers(self) -> list[Provider]:
+        """The open ones."""
+        return [account.provider for account in self._open.values()]
+
+    async def open_all(self, apps: Mapping[str, AppSettings]) -> None:
+        """At the start: every account. One that cannot be opened holds its route, and no other."""
+        for route, mark in _wanted(apps).items():
+            try:
+                self._open[route] = await self._open_one(route, mark)
+            except CredentialError as error:
+                self._open[route] = self._refuse(route, mark, error)
+
+    async def hold(self, removed: Sequence[RemovedRoute], apps: Container[str], dispatcher: Dispatcher) -> None:
+        """Hold these routes, which have no account any more, and let go of others that were held so. `apps` are those
+        of the configuration."""
+        async with self._turn:
+            found = {each.route: f"{REMOVED}{removal_of(each, apps)}" for each in removed}
+            for route in [route for route in self._removed if route not in found]:
+                del self._removed[route]
+                await dispatcher.remove(route)
+            for route, trouble in found.items():
+                if route in self._removed:
+                    self._removed[route].trouble = trouble
+                elif route not in self._open:  # else it came back after somebody looked
+                    provider = self._removed[route] = _Shut(route, trouble)
+                    dispatcher.add(provider)
+
+    async def follow(
+        self, apps: Mapping[str, AppSettings], dispatcher: Dispatcher, waiting: Mapping[Route, str]
+    ) -> None:
+        """Bring a running dispatcher to these apps. What cannot be opened is logged and noted, and stays as it was.
+        `waiting` has what is to be said of a route that goes while something waits for it."""
+        async with self._turn:
+            await self._follow(apps, dispatcher, waiting)
+
+    async def _follow(
+        self, apps: Mapping[str, AppSettings], dispatcher: Dispatcher, waiting: Mapping[Route, str]
+    ) -> None:
+        wanted = _wanted(apps)
+        for route in [route for route in self._open if route not in wanted]:
+            account = self._open.pop(route)
+            dispatcher.notes.pop(route, None)
+            await dispatcher.remove(route)
+            await account.close()
+            self._show_expiry(route, None)
+            if why := waiting.get(route):
+                self._log.warning("route_removed", app=route.app, platform=route.platform, why=why)
+            else:
+                self._log.info("route_removed", app=route.app, platform=route.platform)
+        for route, mark in wanted.items():
+            before = self._open.get(route)
+            if before is not None and before.mark == mark:
+                dispatcher.notes.pop(route, None)  # what was wrong meanwhile is as it was
+                continue
+            try:
+                account = await self._open_one(route, mark)
+            except CredentialError as error:
+                account = self._refuse(route, mark, error)
+                if before is not None and not isinstance(before.provider, _Shut):
+                    dispatcher.notes[route] = f"sends by its earlier account: {account.provider.trouble}"
+                    continue
+            else:
+                dispatcher.notes.pop(route, None)
+            self._open[route] = account
+            if self._removed.pop(route, None) is not None:
+                dispatcher.replace(account.provider)
+                self._log.info("route_added", app=route.app, platform=route.platform)
+            elif before is None:
+                dispatcher.add(account.provider)
+                self._log.info("route_added", app=route.app, platform=route.platform)
+            else:
+                dispatcher.replace(account.provider)
+                closing = asyncio.create_task(before.close(), name=f"close:{route.name}")
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
+                self._log.info("route_reopened", app=route.app, platform=route.platform)
+
+    def _refuse(self, route: Route, mark: Mark, error: CredentialError) -> _Account:
+        self._log.error("account_refused", app=route.app, platform=route.platform, error=str(error))
+        return _Account(mark, AsyncExitStack(), _Shut(route, f"{CREDENTIAL}{error}"))
+
+    def _show_expiry(self, route: Route, expires: float | None) -> None:
+        """Of an account that has none any more, or is gone, the series ends."""
+        if expires is not None:
+            telemetry.CREDENTIAL_EXPIRY.labels(route.app, route.platform).set(expires)
+            self._expiring.add(route)
+        elif route in self._expiring:
+            self._expiring.discard(route)
+            telemetry.forget(telemetry.CREDENTIAL_EXPIRY, route.app, route.platform, value=float("inf"))
+
+    async def _open_one(self, route: Route, mark: Mark) -> _Account:
+        config = mark[0]
+        kind = REGISTRY[route.platform]
+        expiries = [finding.expires for finding in kind.check(config) if finding.expires is not None]
+        self._show_expiry(route, min(expiries, default=None))
+        opened = kind.open_provider(route, config, request_timeout=self._request_timeout)
+        return _Account(mark, opened, await opened.__aenter__())
+
+
+def _wanted(apps: Mapping[str, AppSettings]) -> dict[Route, Mark]:
+    return {
+        Route(name, platform): (config, stamp_of(files_of(config)))
+        for name, app in apps.items()
+        for platform, config in app.providers.items()
+    }

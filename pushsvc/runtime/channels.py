@@ -1,0 +1,118 @@
+"""Broadcast channels for the API: each account is opened when somebody asks for it, and closed when nobody does.
+
+Channels are made a few times a day, so a connection that is kept up for them all the time, in every process of the
+API, would do nothing; one a call would be a connection for each of a hundred channels that are made in a row, which
+Apple takes for an attack. An account whose section or files have changed is opened anew at the next call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import Final, Self, TypeAlias
+
+from msgspec import Struct
+
+from .. import telemetry
+from ..errors import BadGateway, Conflict, CredentialError
+from ..ports.channels import ChannelAccount
+from ..providers import REGISTRY
+from ..settings import AppSettings
+from .reload import Stamp, files_of, stamp_of
+
+IDLE: Final = 300.0
+"""Seconds without a call after which an account is closed."""
+
+Mark: TypeAlias = tuple[Struct, Stamp]
+"""What an account was opened with: its section, and how its files were then."""
+
+
+class _Opened:
+    def __init__(
+        self, mark: Mark, opened: AbstractAsyncContextManager[ChannelAccount], account: ChannelAccount
+    ) -> None:
+        self.mark = mark
+        self.opened = opened
+        self.account = account
+        self.calls = 0
+        self.closing: asyncio.TimerHandle | None = None
+
+
+class OpenedChannels:
+    """`ports.channels.Channels`, while its `async with` block lasts. `apps` gives the configuration as it is now."""
+
+    def __init__(
+        self, apps: Callable[[], Mapping[str, AppSettings]], *, request_timeout: float, idle: float = IDLE
+    ) -> None:
+        self._apps = apps
+        self._request_timeout = request_timeout
+        self._idle = idle
+        self._open: dict[str, _Opened] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._opening = asyncio.Lock()
+        self._log = telemetry.get_logger("channels")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for app in list(self._open):
+            self._close(app)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @asynccontextmanager
+    async def of(self, app: str) -> AsyncIterator[ChannelAccount]:
+        """The app's account. Raises `Conflict` where it has none, `BadGateway` where it cannot be opened."""
+        async with self._opening:
+            opened = await self._find(app)
+            opened.calls += 1
+            if opened.closing is not None:
+                opened.closing.cancel()
+                opened.closing = None
+        try:
+            yield opened.account
+        finally:
+            opened.calls -= 1
+            if not opened.calls and self._open.get(app) is opened:
+                opened.closing = asyncio.get_running_loop().call_later(self._idle, self._close, app)
+
+    async def _find(self, app: str) -> _Opened:
+        settings = self._apps().get(app)
+        accounts = settings.providers if settings is not None else {}
+        for platform, kind in REGISTRY.items():  # the account in production before the other one
+            open_channels = kind.open_channels
+            if open_channels is None or platform not in accounts:
+                continue
+            config = accounts[platform]
+            mark = (config, stamp_of(files_of(config)))
+            found = self._open.get(app)
+            if found is not None and found.mark == mark:
+                return found
+            if found is not None:
+                self._close(app)
+            try:
+                opened = open_channels(config, request_timeout=self._request_timeout)
+                self._open[app] = _Opened(mark, opened, await opened.__aenter__())
+            except CredentialError as error:
+                self._log.error("account_refused", app=app, platform=platform, error=str(error))
+                text = f"The app's {platform} credentials cannot be used; `pushsvc check` says why."
+                raise BadGateway(text) from None
+            return self._open[app]
+        raise Conflict(f"{app} has no provider with broadcast channels: add [apps.{app}.apns] to the configuration.")
+
+    def _close(self, app: str) -> None:
+        """Let what is in flight there end, then close."""
+        opened = self._open.pop(app)
+        if opened.closing is not None:
+            opened.closing.cancel()
+        task = asyncio.get_running_loop().create_task(_leave(opened.opened), name=f"close-channels:{app}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _leave(opened: AbstractAsyncContextManager[ChannelAccount]) -> None:
+    await opened.__aexit__(None, None, None)

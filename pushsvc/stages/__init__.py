@@ -1,0 +1,8 @@
+"""The stages. Each reads what the one before has written and writes for the next; none imports another.
+
+expand     an audience becomes deliveries in the lanes
+dispatch   deliveries go to the providers, and their outcomes into the queue
+feedback   outcomes become pruned tokens, suppressions and events
+webhooks   events are sent to receivers
+cleanup    what has outlived its use is removed
+"""

@@ -1,0 +1,51 @@
+"""Which devices have outlived their use. Pure; the clock is an argument.
+
+    the device                                              becomes
+    a tombstone older than `tombstones`                     nothing: it is gone for good
+    not seen for longer than its platform's `stale`         a tombstone, reason `stale`
+    struck, and not seen since for longer than `suspects`   a tombstone, reason `suspect`
+    anything else                                           what it was
+
+Never is a device that is in use deleted at once: a tombstone keeps everything, is restored by a command, and becomes a
+device again by itself when its app registers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ...model import Platform
+from ...model.devices import Device
+
+STALE = "stale"
+SUSPECT = "suspect"
+
+
+class Ages(Struct, frozen=True):
+    """Spans in seconds; 0 is never."""
+
+    tombstones: float = 30 * 86400.0
+    suspects: float = 90 * 86400.0
+    stale: Mapping[Platform, float] = {}
+    """Of these platforms .."""
+    stale_else: float = 0.0
+    """.. and of all others."""
+
+
+def revise(device: Device, now: int, ages: Ages) -> Device | None:
+    """The same device where nothing is to be done, a tombstone in its place, or None. `now` in Unix ms."""
+    if device.state == "pruned":
+        return None if _over(device.pruned_at, ages.tombstones, now) else device
+    if _over(device.last_seen_at, ages.stale.get(device.platform, ages.stale_else), now):
+        return replace(device, state="pruned", pruned_at=now, pruned_for=STALE)
+    struck = device.strikes > 0 and device.last_seen_at <= device.struck_at
+    if struck and _over(device.struck_at, ages.suspects, now):
+        return replace(device, state="pruned", pruned_at=now, pruned_for=SUSPECT)
+    return device
+
+
+def _over(since: int, span: float, now: int) -> bool:
+    return span > 0 and now - since > span * 1000

@@ -1,0 +1,274 @@
+"""How much of a route's window is worth filling: a provider that is given more than it can do at once makes a queue of
+it, and an urgent push waits there behind everything that was sent before.
+
+A round is a tenth of a second or more. Where its answers took much longer than the quickest of late, there is a queue
+somewhere on the way, and the next round tries with less in flight. Only what is not urgent is bound by it.
+
+Two windows are kept. The *calm* one must not cost any speed: if fewer answers come of a trial, the window was needed
+after all: it is restored, and tried again later. So a provider that is merely far away keeps its whole window, and one
+that is at its limit is kept busy with as little as it takes. The *lean* one is for what others overtake, while they do
+(`preemption.py`): a machine that is busy to its last core is a queue too, in front of every process, and only less work
+makes it shorter. So this window begins with little and is widened until a third of the speed is kept; where answers
+come no sooner for it there was no queue, and it goes back to what it was.
+
+The idea is that of delay-based congestion control: LEDBAT, https://www.rfc-editor.org/rfc/rfc6817, and BBR,
+https://datatracker.ietf.org/doc/draft-ietf-ccwg-bbr/. Pure: the clock is an argument.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Final
+
+from msgspec import Struct
+
+ROUND: Final = 0.1
+"""Seconds of a round at least. Answers come in bursts, and a shorter count of them would be chance."""
+MORE: Final = 1.25
+FULL: Final = 0.9
+"""Only a window that was filled so far, in this round and the one before, says something about the provider."""
+MEMORY: Final = 600.0
+"""Seconds, once or twice over, for which the quickest answer is remembered. So long, because in a queue that stands
+there is no quick answer; one that is out of date only brings about trials that fail."""
+REST: Final = (0.5, 30.0)
+"""Seconds without another trial after one that failed: the first, doubled with each up to the second."""
+KEPT: Final = 0.95
+"""The share of the best rate that a trial of the calm window must keep."""
+FADE: Final = 0.98
+"""What a round leaves of the best rate: it is forgotten within seconds where it cannot be had again."""
+FLOOR: Final = 1 / 3
+"""The share of the calm window's rate that the lean one keeps."""
+SOONER: Final = 0.75
+"""A trial of the lean window is worth it when answers take so much of the time that they took before."""
+UNBOUND: Final = 1 << 30
+
+
+class Tuning(Struct, frozen=True):
+    """How a window is sought."""
+
+    stretch: float
+    slack: float
+    """There is a queue when answers take `stretch` times the quickest and `slack` seconds more."""
+    less: float
+    """What a trial leaves of the window."""
+    least: int
+
+
+CALM: Final = Tuning(stretch=2.0, slack=0.002, less=0.8, least=64)
+LEAN: Final = Tuning(stretch=1.5, slack=0.0005, less=0.4, least=16)
+
+
+class Round(Struct, frozen=True):
+    """What was seen while the window was full."""
+
+    rate: float
+    """Answers a second."""
+    used: int
+    """The most that was in flight."""
+    mean: float
+    """Seconds that an answer took."""
+
+
+class Quickest:
+    """The quickest answer of late, in seconds."""
+
+    __slots__ = ("_before", "_now", "_remembered_at")
+
+    def __init__(self, now: float) -> None:
+        self._before = self._now = float("inf")
+        self._remembered_at = now
+
+    def see(self, seconds: float) -> None:
+        if seconds < self._now:
+            self._now = seconds
+
+    def get(self, now: float) -> float:
+        """Infinite where there was none."""
+        if now - self._remembered_at >= MEMORY:
+            self._before, self._now, self._remembered_at = self._now, float("inf"), now
+        return min(self._before, self._now)
+
+
+class Window(ABC):
+    """One search. `limit` is how many deliveries may be in flight before something must wait."""
+
+    __slots__ = (
+        "_before",
+        "_count",
+        "_full",
+        "_passing",
+        "_quickest",
+        "_rest",
+        "_rest_until",
+        "_round_at",
+        "_sum",
+        "_tuning",
+        "_used",
+        "limit",
+    )
+
+    def __init__(self, tuning: Tuning, quickest: Quickest, now: float) -> None:
+        self.limit = UNBOUND
+        self._tuning = tuning
+        self._quickest = quickest
+        self._rest, self._rest_until = REST[0], now
+        self._before = 0
+        """The window before the trial that is under way."""
+        self.begin(now)
+
+    def begin(self, now: float) -> None:
+        """Count from here: what was seen before belongs to another window. A trial under way is given up."""
+        if self._before:
+            self.limit, self._before = self._before, 0
+        self._passing = self._full = False
+        self._round_at, self._count, self._sum, self._used = now, 0, 0.0, 0
+
+    def answered(self, seconds: float, in_flight: int, now: float) -> None:
+        """An answer came, `seconds` after its delivery was submitted; `in_flight` others are still under way."""
+        self._count += 1
+        self._sum += seconds
+        if in_flight > self._used:
+            self._used = in_flight
+        if now - self._round_at >= ROUND:
+            self._close(now)
+
+    def _close(self, now: float) -> None:
+        """Judge the round. It lasts until the answers of what it sent are in, so twice what an answer takes."""
+        mean = self._sum / self._count
+        span = now - self._round_at
+        if span < 2 * mean:
+            return
+        full = self._used >= (self._tuning.least if self.limit == UNBOUND else FULL * self.limit)
+        if full and self._full:
+            if self._passing:
+                # Half of these answers belong to what was sent before the trial began.
+                self._passing = False
+            else:
+                self._judge(Round(self._count / span, self._used, mean), now)
+        self._full = full
+        self._round_at, self._count, self._sum, self._used = now, 0, 0.0, 0
+
+    @abstractmethod
+    def _judge(self, seen: Round, now: float) -> None:
+        """What follows from a full round."""
+
+    def _patience(self, now: float) -> float:
+        """Seconds that an answer takes where there is no queue, at most."""
+        return self._tuning.stretch * self._quickest.get(now) + self._tuning.slack
+
+    def _queued(self, seen: Round, now: float) -> bool:
+        return seen.mean > self._patience(now)
+
+    def _begin_trial(self, smaller: int, now: float) -> bool:
+        """Let a smaller window show what it is worth. False: not yet, after one that failed."""
+        if now < self._rest_until:
+            return False
+        self._before, self.limit, self._passing = self.limit, smaller, True
+        return True
+
+    def _failed(self, now: float) -> None:
+        """No trial for a while, and for twice as long the next time."""
+        self._rest_until = now + self._rest
+        self._rest = min(REST[1], self._rest * 2)
+
+
+class Calm(Window):
+    """The smallest window that costs no speed."""
+
+    __slots__ = ("_best", "last")
+
+    def __init__(self, quickest: Quickest, now: float) -> None:
+        self.last: Round | None = None
+        """The latest full one, of any time."""
+        self._best = 0.0
+        super().__init__(CALM, quickest, now)
+
+    def _close(self, now: float) -> None:
+        began = self._round_at
+        super()._close(now)
+        if self._round_at != began:
+            self._best *= FADE
+
+    def _judge(self, seen: Round, now: float) -> None:
+        self.last = seen
+        if self._before:
+            before, self._before = self._before, 0
+            if seen.rate < KEPT * self._best:
+                # What was enough before may be too little as well.
+                self.limit = min(UNBOUND, int(before * MORE))
+                self._failed(now)
+                return
+            self._rest = REST[0]
+        self._best = max(self._best, seen.rate)
+        if not self._queued(seen, now):
+            if self.limit < UNBOUND:
+                self.limit = int(self.limit * MORE)
+            return
+        smaller = max(self._tuning.least, int(min(self.limit, seen.used) * self._tuning.less))
+        if smaller < self.limit:
+            self._begin_trial(smaller, now)
+
+
+class Lean(Window):
+    """The smallest window that keeps a third of the speed, where that makes answers come sooner."""
+
+    __slots__ = ("_floor", "_mean")
+
+    def __init__(self, quickest: Quickest, now: float) -> None:
+        self._floor = 0.0
+        self._mean = 0.0
+        """What an answer took before the trial."""
+        super().__init__(LEAN, quickest, now)
+
+    def seek(self, seen: Round, now: float) -> None:
+        """Begin with what should do by what the calm window has seen: the rate, times what an answer may take."""
+        self._floor = FLOOR * seen.rate
+        if self.limit == UNBOUND and self._queued(seen, now):
+            self._try(seen, int(seen.rate * self._patience(now)), now)
+
+    def _judge(self, seen: Round, now: float) -> None:
+        if self._before:
+            before, self._before = self._before, 0
+            if seen.mean > SOONER * self._mean:
+                self.limit = before
+                self._failed(now)
+                return
+            self._rest = REST[0]
+        if seen.rate < self._floor:
+            self.limit = min(UNBOUND, int(self.limit * MORE))
+            self._failed(now)
+            return
+        if self._queued(seen, now):
+            self._try(seen, int(min(self.limit, seen.used) * self._tuning.less), now)
+
+    def _try(self, seen: Round, smaller: int, now: float) -> None:
+        smaller = max(self._tuning.least, smaller)
+        if smaller < min(self.limit, seen.used) and self._begin_trial(smaller, now):
+            self._mean = seen.mean
+
+
+class Congestion:
+    """One route's measure of what may be in flight. Times are seconds of one monotonic clock."""
+
+    __slots__ = ("_active", "_quickest", "calm", "lean")
+
+    def __init__(self, now: float) -> None:
+        self._quickest = Quickest(now)
+        self.calm = Calm(self._quickest, now)
+        self.lean = Lean(self._quickest, now)
+        self._active: Window = self.calm
+
+    def turn(self, now: float, *, lean: bool) -> None:
+        """Which window bounds what is sent from now on, and is judged by it."""
+        active: Window = self.lean if lean else self.calm
+        if active is not self._active:
+            self._active.begin(now)
+            active.begin(now)
+            self._active = active
+            if lean and self.calm.last is not None:
+                self.lean.seek(self.calm.last, now)
+
+    def answered(self, seconds: float, in_flight: int, now: float) -> None:
+        """An answer came, `seconds` after its delivery was submitted; `in_flight` others are still under way."""
+        self._quickest.see(seconds)
+        self._active.answered(seconds, in_flight, now)

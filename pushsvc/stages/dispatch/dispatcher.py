@@ -1,0 +1,266 @@
+"""All routes of one process: started together, drained together; some come, change and go in between."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from ...errors import StoreUnavailable
+from ...model import Route
+from ...ports import NOTE, DeliveryQueue, Limiter, Provider
+from ...telemetry import REDIS, get_logger
+from .config import DispatchConfig
+from .lease import Lease, boot_clock
+from .limits import RouteLimits
+from .preemption import Haste
+from .revoking import Heard
+from .route import RouteWorker
+from .settling import Settler
+
+FOLLOW_WAIT: Final = 1.0
+"""Seconds of one wait for revocations; an app that is added meanwhile is followed after it."""
+FOLLOW_PAUSE: Final = 0.2
+
+
+class Dispatcher:
+    """Sends what the queue holds for the routes of `providers` until told to stop, then drains.
+
+    The providers are opened and closed by the caller; `run` must be called in the loop that they live in.
+    """
+
+    def __init__(
+        self,
+        queue: DeliveryQueue,
+        providers: Iterable[Provider],
+        config: DispatchConfig,
+        *,
+        hash_token: Callable[[str], str],
+        limiter: Limiter | None = None,
+        limits: Mapping[Route, RouteLimits] | None = None,
+        wall_clock: Callable[[], float] = time.time,
+        dice: Callable[[], float] = random.random,
+        lease_clock: Callable[[], float] = boot_clock,
+    ) -> None:
+        self._queue = queue
+        self._providers = list(providers)
+        self._config = config
+        self._hash_token = hash_token
+        self._limiter = limiter
+        self._limits = limits or {}
+        self._wall_clock = wall_clock
+        self._dice = dice
+        self._haste = Haste()
+        self._heard = Heard()
+        self._lease = Lease(config.takeover, lease_clock)
+        self._lease.on_lapse(self._give_up)
+        self._lines: dict[Route, _Line] = {}
+        self._notes: dict[Route, str] = {}
+        self._settlers: dict[str, tuple[Settler, asyncio.Task[None]]] = {}
+        self._fault: asyncio.Future[None] | None = None
+        self._stopping = False
+        self._log = get_logger("dispatch")
+
+    @property
+    def notes(self) -> dict[Route, str]:
+        """What an operator should know of routes that do send; the caller writes it here."""
+        return self._notes
+
+    def held(self) -> dict[str, str]:
+        """The routes that do not send now, `app/platform`, and parts of them, `app/platform/part`, and why."""
+        return {name: why for line in self._lines.values() for name, why in line.worker.held.items()}
+
+    def worked(self) -> dict[str, float]:
+        """Seconds since each route, or part of one, was seen to work; those that never were are left out."""
+        return {name: ago for line in self._lines.values() for name, ago in line.worker.worked.items()}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Send until `stop` is set; then let what is in flight end and record it, within `drain_timeout`."""
+        # A task that ends by itself is a fault, and the process must not live on without it.
+        self._fault = asyncio.get_running_loop().create_future()
+        for provider in self._providers:
+            self.add(provider)
+        beating = self._watch(asyncio.create_task(self._beat(), name="beat"))
+        following = self._watch(asyncio.create_task(self._follow(), name="follow"))
+        launching = self._watch(asyncio.create_task(self._launch(), name="launch"))
+        stopped = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            either: list[asyncio.Future[Any]] = [stopped, self._fault]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if self._fault.done():
+                self._fault.result()
+            launching.cancel()
+            await self._drain()
+            for line in self._lines.values():
+                line.worker.flush_metrics()
+        finally:
+            self._stopping = True
+            for line in self._lines.values():
+                line.worker.stop()
+            for settler, _ in self._settlers.values():
+                settler.close()
+            tasks = [line.reading for line in self._lines.values()] + [task for _, task in self._settlers.values()]
+            for task in (beating, following, launching, *tasks, stopped):
+                task.cancel()
+            await asyncio.gather(beating, following, launching, *tasks, stopped, return_exceptions=True)
+            self._fault.cancel()
+
+    # --- routes that come, change and go, while `run` runs -------------------------------------------
+
+    def add(self, provider: Provider) -> None:
+        """Begin to send for another route."""
+        app = provider.route.app
+        if app not in self._settlers:
+            settler = Settler(app, self._queue, self._wake_all)
+            task = self._watch(asyncio.create_task(settler.run(), name=f"settle:{app}"))
+            self._settlers[app] = (settler, task)
+        worker = RouteWorker(
+            provider,
+            self._queue,
+            self._settlers[app][0],
+            self._config,
+            hash_token=self._hash_token,
+            wall_clock=self._wall_clock,
+            random=self._dice,
+            haste=self._haste,
+            heard=self._heard,
+            lease=self._lease,
+            limiter=self._limiter,
+            limits=self._limits.get(provider.route),
+        )
+        reading = self._watch(asyncio.create_task(worker.run(), name=provider.route.name))
+        self._lines[provider.route] = _Line(worker, provider, reading)
+
+    def limit(self, limits: Mapping[Route, RouteLimits]) -> None:
+        """Hold the routes to these limits from now on, those that run and those that are added later."""
+        self._limits = limits
+        for route, line in self._lines.items():
+            # One that is not named is about to go: it keeps its limits until then.
+            if (own := limits.get(route)) is not None:
+                line.worker.limit(own)
+
+    def replace(self, provider: Provider) -> None:
+        """Send by this provider from now on. The caller closes the old one, whose answers are still recorded."""
+        line = self._lines[provider.route]
+        line.provider = provider
+        line.worker.use(provider)
+
+    async def remove(self, route: Route) -> None:
+        """Stop sending for a route: what is in flight ends and is recorded, the rest waits in Redis, for another
+        process that still serves the route, too."""
+        line = self._lines.pop(route)
+        line.worker.stop()
+        line.reading.cancel()
+        await asyncio.gather(line.reading, return_exceptions=True)
+        await line.worker.hand_back()
+        await line.provider.aclose()
+        await self._settlers[route.app][0].drain()
+        line.worker.flush_metrics()
+        line.worker.forget_metrics()
+        self._queue.release(route)
+
+    def _watch(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        def ended(task: asyncio.Task[None]) -> None:
+            fault = self._fault
+            if task.cancelled() or fault is None or fault.done() or self._stopping:
+                return
+            error = task.exception()
+            if error is not None:
+                fault.set_exception(error)
+
+        task.add_done_callback(ended)
+        return task
+
+    async def _drain(self) -> None:
+        self._log.info("draining")
+        for line in self._lines.values():
+            line.worker.stop()
+            line.reading.cancel()
+        try:
+            async with asyncio.timeout(self._config.drain_timeout):
+                await asyncio.gather(*(line.provider.aclose() for line in self._lines.values()))
+                for settler, _ in self._settlers.values():
+                    await settler.drain()
+                await self._queue.retire()
+        except (TimeoutError, StoreUnavailable) as error:
+            # Nothing is lost: what is unrecorded is unacknowledged, and another consumer takes it over.
+            self._log.warning("drain_incomplete", error=str(error) or type(error).__name__)
+        else:
+            self._log.info("drained")
+
+    async def _beat(self) -> None:
+        """A sign of life each `beat_every` seconds, and within a second when another route is held or open again."""
+        loop = asyncio.get_running_loop()
+        told: dict[str, str] | None = None
+        due = 0.0
+        while not self._stopping:
+            held = self.held()
+            held |= {f"{NOTE}{route.name}": text for route, text in self._notes.items()}
+            if held != told or loop.time() >= due:
+                asked_at = self._lease.clock()
+                lapsed = not self._lease.holds
+                try:
+                    await self._queue.beat(held, self.worked())
+                    self._lease.renew(asked_at)
+                    if lapsed:
+                        self._wake_all()
+                    told = held
+                    due = loop.time() + self._config.beat_every
+                    REDIS.end("beat")
+                except StoreUnavailable as error:
+                    REDIS.begin("beat", error=str(error))
+            await asyncio.sleep(min(1.0, self._config.beat_every))
+
+    async def _follow(self) -> None:
+        """Apply what is taken back, and say so: whoever takes it back waits for that."""
+        wait_ms = int(FOLLOW_WAIT * 1000)
+        while not self._stopping:
+            try:
+                apps = {route.app for route in self._lines}
+                for news in await self._queue.revoked(apps, wait_ms):
+                    self._heard.add(news.revoked, asyncio.get_running_loop().time())
+                    own = [line.worker for route, line in self._lines.items() if route.app == news.app]
+                    for worker in own:
+                        await worker.revoke(news.revoked)
+                    await self._settlers[news.app][0].acknowledge(news)
+                REDIS.end("follow")
+            except StoreUnavailable as error:
+                REDIS.begin("follow", error=str(error))
+                await asyncio.sleep(FOLLOW_PAUSE)
+
+    def _give_up(self) -> None:
+        for line in self._lines.values():
+            line.worker.give_up()
+
+    async def _launch(self) -> None:
+        """Look every `launch_every` seconds for scheduled pushes of our apps that are due.
+
+        Each process looks, and the store sees to it that each push is launched once. The apps take turns, so that a
+        million pushes of one, all for nine o'clock, do not make those of another late. An app that is no longer
+        configured keeps its schedule: nobody would send what is launched.
+        """
+        while not self._stopping:
+            now = int(self._wall_clock() * 1000)
+            apps = {route.app for route in self._lines}
+            try:
+                while apps and not self._stopping:
+                    apps = {app for app in apps if await self._queue.launch(app, now)}
+                REDIS.end("launch")
+            except StoreUnavailable as error:
+                REDIS.begin("launch", error=str(error))
+            await asyncio.sleep(self._config.launch_every)
+
+    def _wake_all(self) -> None:
+        for line in self._lines.values():
+            line.worker.wake()
+
+
+class _Line:
+    """One route's worker, the provider that it uses, and the task that reads for it."""
+
+    def __init__(self, worker: RouteWorker, provider: Provider, reading: asyncio.Task[None]) -> None:
+        self.worker = worker
+        self.provider = provider
+        self.reading = reading

@@ -1,0 +1,62 @@
+"""What an outcome says about its route, apart from what it says about its delivery. Pure.
+
+outcome                                              says
+Misconfigured of a push that chose nothing           the route's credentials are refused
+Throttled with scope `route`                         the provider wants less of everything
+Throttled with scope `token`                         it may be the token's own; of many tokens in a row it is not
+Unavailable: no answer in time                       silence
+Unavailable: any 5xx                                 the provider is in trouble
+Unavailable: the connection broke, was refused       the way to the provider is in trouble
+Misconfigured of a part, or of a push's own choice   nothing of the route
+what our own closing or a dry run brought about      nothing
+everything else                                      the provider works: it judged the request itself
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias
+
+from ...model import Expired, Misconfigured, Outcome, Throttled, Unavailable
+
+Cause: TypeAlias = Literal["credentials", "throttled", "tokens_throttled", "unavailable", "timeout", "unreachable"]
+
+AT_ONCE: Final = frozenset({"credentials", "throttled"})
+"""Causes of which one answer is proof: the provider speaks of the route itself. Of the others many are needed."""
+
+_BROKEN: Final = frozenset({"unreachable", "connection_lost", "reset", "protocol_error", "response_too_large"})
+
+_TEXTS: Final[dict[Cause, str]] = {
+    "throttled": "the provider asks for fewer requests ({detail}): it is probed as it says; ask it for more quota, or "
+    "set `limits.per_app` or the provider's `quota`",
+    "tokens_throttled": "the provider refuses one token after the other ({detail}): it is probed; send less to each "
+    "token, see `limits.per_token`",
+    "unavailable": "the provider is in trouble ({detail}): it is probed; look at its status page",
+    "timeout": "the provider takes requests and does not answer within `retry.request_timeout`: it is probed; look at "
+    "its status page and at proxies and firewalls on the way",
+    "unreachable": "connections to the provider break ({detail}): look at network, firewall, proxy and `endpoint`",
+}
+
+
+def cause_of(outcome: Outcome) -> Cause | Literal["works"] | None:
+    """The trouble of the route that the outcome speaks for; `works`: none; None: it says nothing."""
+    match outcome:
+        case Misconfigured(part=part, chosen=chosen):
+            return None if part or chosen else "credentials"
+        case Throttled(scope=scope):
+            return "throttled" if scope == "route" else "tokens_throttled"
+        case Unavailable(status=status, reason=reason):
+            if status >= 500:
+                return "unavailable"
+            if reason == "timeout":
+                return "timeout"
+            return "unreachable" if reason in _BROKEN else None
+        case Expired():
+            return None
+        case _:
+            # A dry run that the provider has no word for has no status.
+            return "works" if outcome.status else None
+
+
+def text_of(cause: Cause, detail: str) -> str:
+    """For an operator: what is wrong, and what to do. Of credentials the provider knows the remedy."""
+    return _TEXTS[cause].format(detail=detail) if cause in _TEXTS else detail

@@ -1,0 +1,298 @@
+"""Whether a route may send, and how much: a state machine with the clock as an argument. No I/O.
+
+         +---------------- works (false alarm) ----------------+
+         v                                                     |
+    +--> open --- trouble of the whole route --> held --- a probe that works --> opening --- full rate --> open
+    |                                             ^ |                              |
+    |                                             +-+ a probe in trouble           |
+    |                                             ^   (the next one later)         |
+    |                                             +------- trouble again ----------+
+
+**What is trouble of the whole route.** A refusal of the credentials, or a throttle that names the route, is so by one
+answer (`evidence.AT_ONCE`). A 5xx, a time-out or a broken connection may be one delivery's own: it takes `ENOUGH` of
+them, for different tokens, with no answer in between that the provider works. One token alone never holds a route.
+Tokens of a `FEW` pushes alone may, but then a delivery of any other push goes as a probe at once. Where that works the
+trouble was those pushes' own: the route is open, and for `GUILT` seconds they prove nothing against it any more. So a
+push that breaks its provider delays the others by one round trip, and uses up its attempts.
+
+**While held** nothing goes but a probe at a time: the first after `FIRST_PROBE` seconds, each later one after twice the
+span, up to `LAST_PROBE`, or after what the provider asked for. Whatever works ends a hold for 5xx, time-outs and
+broken connections; refused credentials and a throttle end by a probe alone, because answers to what went before do not
+know of them.
+
+**Opening** lets a rate through that doubles each `STEP` in which something worked. After a throttle it doubles up to
+half the rate at which the provider said stop, and grows by `GENTLE` from there. Credentials that are good again open
+the route at once: the provider was never in trouble.
+
+**Whose fault it is** (`blame`): while the route is held, a trouble is the route's and costs the delivery nothing. Where
+others have worked within `QUIET`, it is the delivery's own. Between the two nobody can say (nothing else was sent): it
+costs nothing for `BENEFIT` seconds, so that an outage ends no lone delivery, and an attempt each after that.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from msgspec import Struct
+
+from ...rules.policy import Blame
+from .evidence import AT_ONCE, Cause
+
+FIRST_PROBE: Final = 1.0
+LAST_PROBE: Final = 30.0
+LONGEST: Final = 3600.0
+"""Seconds of a Retry-After that a route waits for at most: a mistake of the server must not stop it for a day."""
+PROBE_LIFE: Final = 300.0
+"""Seconds after which a probe that nobody answered for does not count any more."""
+OTHERS: Final = 0.25
+"""Seconds between two probes for the sake of pushes that were not seen in trouble."""
+ENOUGH: Final = 5
+"""Tokens in trouble, one after the other, that hold a route."""
+CONFIRMED: Final = 0.5
+"""Seconds that a hold by several answers lasts before it is spoken of: what is in flight may prove it wrong."""
+QUIET: Final = 60.0
+BENEFIT: Final = 3600.0
+FIRST_RATE: Final = 16.0
+"""Deliveries a second with which a route opens again."""
+FULL_RATE: Final = 16384.0
+"""At this rate it is open."""
+STEP: Final = 0.25
+GENTLE: Final = 1.05
+FEW: Final = 3
+SUSPECTS: Final = 16
+"""Pushes that are remembered as seen in trouble."""
+GUILT: Final = 600.0
+UNBOUNDED: Final = 1 << 30
+
+
+class Trouble(Struct, frozen=True):
+    """Why a route is held."""
+
+    cause: Cause
+    reason: str
+    """The provider's word, or ours."""
+    status: int = 0
+
+    @property
+    def label(self) -> str:
+        """Of the metric: the vendor's word for refused credentials, else the cause."""
+        return self.reason if self.cause == "credentials" else self.cause
+
+
+class RouteHealth:
+    """The state of one route. Times are seconds of one monotonic clock."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.trouble: Trouble | None = None
+        """Why the route is held; None while it is open or opening."""
+        self.watching = False
+        """Whether an answer that works changes anything. While it is False, `worked_at` is all that need be set."""
+        self.worked_at = now
+        """When the provider last showed that it works."""
+        self.probe_at = 0.0
+        self.held_at = 0.0
+        self._tokens: set[str] = set()
+        self._suspects: OrderedDict[str, None] = OrderedDict()
+        self._guilty: dict[str, float] = {}
+        """Pushes whose trouble was their own, and until when that is remembered."""
+        self._proven = False
+        self._since: float | None = None
+        """When the first of the troubles came after which nothing has worked."""
+        self._delay = FIRST_PROBE
+        self._probing_until = 0.0
+        self._other_at = 0.0
+        self._rate = 0.0
+        """Deliveries a second while opening; 0 while it is not."""
+        self._ceiling = FULL_RATE
+        self._credit = 0.0
+        self._credit_at = 0.0
+        self._step_at = 0.0
+        self._worked_in_step = False
+
+    # --- what may go --------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        return self.trouble is None and not self._rate
+
+    def allowance(self, now: float) -> int:
+        """How many deliveries may go now: no bound while open; a probe, or none, while held."""
+        if self.trouble is not None:
+            return int(now >= self._probing_until and now >= self.probe_at)
+        if not self._rate:
+            return UNBOUNDED
+        self._credit = min(self._rate * STEP, self._credit + (now - self._credit_at) * self._rate)
+        self._credit_at = now
+        return int(self._credit)
+
+    def next_at(self, now: float) -> float:
+        """When to ask again, where nothing may go now."""
+        if self.trouble is None:
+            return now + (1.0 - min(self._credit, 0.99)) / max(self._rate, 1.0)
+        return max(self.probe_at, self._probing_until if now < self._probing_until else 0.0)
+
+    def wants_others(self, now: float) -> bool:
+        """Whether a delivery of a push that was not seen in trouble may go as a probe before it is time for one."""
+        return self._few and now >= self._other_at
+
+    def look_at(self, now: float) -> float:
+        """When to look again for something to send: at `next_at`, or earlier for a push not seen in trouble."""
+        at = self.next_at(now)
+        return min(at, self._other_at) if self._few and now < self._other_at else at
+
+    @property
+    def _few(self) -> bool:
+        return self.trouble is not None and self.trouble.cause not in AT_ONCE and len(self._suspects) <= FEW
+
+    @property
+    def suspects(self) -> frozenset[str]:
+        """Pushes that were seen in trouble of late: a probe of another push says more."""
+        return frozenset(self._suspects)
+
+    def spend(self, count: int, now: float) -> bool:
+        """Record that `count` deliveries go out. Returns True when they are a probe."""
+        if self.trouble is not None:
+            self._probing_until = now + PROBE_LIFE
+            self._other_at = now + OTHERS
+            return True
+        self._credit -= count
+        return False
+
+    def spoken_of(self, now: float) -> Trouble | None:
+        """The trouble that is to be shown: one that is proven, or has lasted."""
+        trouble = self.trouble
+        return trouble if trouble is not None and (self._proven or now - self.held_at >= CONFIRMED) else None
+
+    # --- what came back -----------------------------------------------------
+
+    def worked(self, now: float, *, push: str = "", probe: bool = False) -> None:
+        """The provider judged a request of this push: it works, and knows who we are."""
+        self.worked_at = now
+        trouble = self.trouble
+        if trouble is None:
+            if self._rate:
+                self._worked_in_step = True
+                self._grow(now)
+            self._forget()
+            return
+        if probe:
+            self._probing_until = 0.0
+        elif trouble.cause in AT_ONCE:
+            return  # It went before, or by luck.
+        few = probe and trouble.cause not in AT_ONCE and 0 < len(self._suspects) <= FEW and push not in self._suspects
+        if few:
+            self._guilty = {push: until for push, until in self._guilty.items() if until > now}
+            self._guilty.update(dict.fromkeys(self._suspects, now + GUILT))
+        # It was never proven, or it was a push's own, or the provider had no trouble at all: nothing calls for caution.
+        at_once = few or not (probe or self._proven) or trouble.cause == "credentials"
+        self.trouble = None
+        self._forget()
+        if at_once:
+            self._open()
+            return
+        self._rate, self._credit, self._credit_at = FIRST_RATE, FIRST_RATE * STEP, now
+        self._step_at, self._worked_in_step = now, False
+        self.watching = True
+
+    def troubled(
+        self,
+        trouble: Trouble,
+        now: float,
+        *,
+        token: str = "",
+        push: str = "",
+        probe: bool = False,
+        wait: float = 0.0,
+    ) -> Blame:
+        """An answer speaks of trouble; the provider asked for `wait` seconds without a request. Tells whose it is."""
+        if self.trouble is None and trouble.cause not in AT_ONCE and now < self._guilty.get(push, 0.0):
+            return "delivery"
+        if self._since is None:
+            self._since = now
+        self.watching = True
+        self._remember(token, push)
+        if self.trouble is not None:
+            self._again(trouble, now, probe, min(wait, LONGEST))
+            return "route"
+        if trouble.cause in AT_ONCE or len(self._tokens) >= ENOUGH:
+            self._hold(trouble, now, min(wait, LONGEST))
+            return "route"
+        if now - self.worked_at < QUIET or now - self._since > BENEFIT:
+            return "delivery"
+        return "nobody"
+
+    def probe_unjudged(self, now: float) -> None:
+        """The probe came back with nothing to be learnt from it: another may go soon."""
+        if self.trouble is not None:
+            self._probing_until = 0.0
+            self.probe_at = max(self.probe_at, now + OTHERS)
+
+    def lost(self, trouble: Trouble, now: float) -> None:
+        """No connection is up, and the pool connects by itself. The first thing to go when one is will be a probe."""
+        if self.trouble is None:
+            self._hold(trouble, now, 0.0)
+            self.probe_at = now
+
+    def probe_now(self) -> None:
+        """Somebody corrected something: do not wait for the next probe."""
+        self.probe_at = self._probing_until = 0.0
+        self._delay = FIRST_PROBE
+
+    # --- inside -------------------------------------------------------------
+
+    def _remember(self, token: str, push: str) -> None:
+        if len(self._tokens) < ENOUGH:
+            self._tokens.add(token)
+        self._suspects[push] = None
+        self._suspects.move_to_end(push)
+        if len(self._suspects) > SUSPECTS:
+            self._suspects.popitem(last=False)
+
+    def _forget(self) -> None:
+        self._tokens.clear()
+        self._suspects.clear()
+        self._since = None
+        self.watching = self._rate > 0
+
+    def _open(self) -> None:
+        self._rate, self._ceiling, self._delay = 0.0, FULL_RATE, FIRST_PROBE
+        self.watching = False
+
+    def _hold(self, trouble: Trouble, now: float, wait: float) -> None:
+        if self._rate:
+            # It was too early: go on with the spans where they were.
+            self._delay = min(LAST_PROBE, self._delay * 2)
+            if trouble.cause == "throttled":
+                self._ceiling = max(FIRST_RATE, self._rate / 2)
+        self.trouble, self.held_at, self._rate = trouble, now, 0.0
+        self._proven = trouble.cause in AT_ONCE
+        self._probing_until = self._other_at = 0.0
+        self.watching = True
+        self.probe_at = now + max(self._delay, wait)
+
+    def _again(self, trouble: Trouble, now: float, probe: bool, wait: float) -> None:
+        held = self.trouble
+        assert held is not None
+        if probe:
+            self._probing_until = 0.0
+            self._proven = True
+            # A provider in trouble says nothing about the credentials, and so no other span either.
+            if held.cause != "credentials" or trouble.cause == "credentials":
+                self._delay = min(LAST_PROBE, self._delay * 2)
+                self.trouble = trouble
+            self.probe_at = now + max(self._delay, wait)
+            return
+        # It was in flight when the route was held.
+        if trouble.cause in AT_ONCE and held.cause not in AT_ONCE:
+            self.trouble, self._proven = trouble, True
+        self.probe_at = max(self.probe_at, now + wait)
+
+    def _grow(self, now: float) -> None:
+        if now - self._step_at < STEP or not self._worked_in_step:
+            return
+        self._step_at, self._worked_in_step = now, False
+        gentle = self._rate >= self._ceiling
+        self._rate = self._rate * GENTLE if gentle else min(self._rate * 2, max(self._ceiling, self._rate))
+        if self._rate >= FULL_RATE:
+            self._open()

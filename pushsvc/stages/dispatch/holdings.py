@@ -1,0 +1,238 @@
+"""What one route has in memory and has not sent: from its admission until it is drawn, or taken back.
+
+What is admitted stands in the gate until the limits let it go, and then in the lanes. A revocation reaches it in either
+(see `revoking.py`), and so does the end of our own sign of life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NamedTuple
+
+from ...model import LANES, Delivery, Ended, Lane, Target, Verdict
+from ...ports import DeliveryQueue, Taken
+from ...ports.entries import Revoked
+from ...rules.policy import look_again
+from .config import DispatchConfig
+from .lanes import Choice, Lanes, OpenEntry, Withdrawn
+from .lease import Lease
+from .limits import Gate, Passed
+from .parts import Parts
+from .recorder import Recorder, waits
+from .revoking import Heard, chosen_by, everything
+from .settling import Settler
+
+NO_ROUTE: Final = "no_route"
+UNREACHABLE: Final = Ended("failed")
+"""No dead letter: nobody could send it again as it is."""
+
+RECALLED: Final = "recalled"
+CANCELLED: Final = Ended("cancelled")
+
+BREATH: Final = 500
+"""Deliveries taken back before others get the loop again."""
+
+PART_HELD: Final = "part_held"
+
+
+class Mark(NamedTuple):
+    """A moment, to tell later what has been taken back since, and whether our sign of life ran out."""
+
+    heard: int
+    generation: int
+
+
+class Holdings:
+    """The entries of one route, by where they stand. `clock` gives monotonic seconds, `wall_clock` Unix seconds."""
+
+    def __init__(
+        self,
+        queue: DeliveryQueue,
+        settler: Settler,
+        recorder: Recorder,
+        parts: Parts,
+        config: DispatchConfig,
+        *,
+        heard: Heard,
+        lease: Lease,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        random: Callable[[], float],
+        wake: Callable[[], None],
+    ) -> None:
+        """`wake` is called when there may be something to draw."""
+        self.lanes = Lanes()
+        self.gate: Gate | None = None
+        self.space: dict[Lane, asyncio.Event] = {lane: asyncio.Event() for lane in LANES}
+        """Set while a lane has room for more."""
+        self._enqueue = self.lanes.add
+        self._queue = queue
+        self._settler = settler
+        self._recorder = recorder
+        self._parts = parts
+        self._config = config
+        self._heard = heard
+        self._lease = lease
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._random = random
+        self._wake = wake
+
+    def ask_first(self) -> None:
+        """Ask the gate for what is admitted from now on. Once it has been needed the gate stays in the way, so that
+        nothing overtakes what waits in it."""
+        assert self.gate is not None
+        self._enqueue = self.gate.add
+
+    def asking(self) -> Passed:
+        """A question to the limits begins now: what takes the entries that pass."""
+        return partial(self._pass, self.mark())
+
+    # --- room -----------------------------------------------------------------
+
+    def signal_space(self) -> None:
+        """Something was drawn, or taken out."""
+        low_water = self._config.prefetch - self._config.prefetch // 4
+        for lane in LANES:
+            if self.held(lane) <= low_water:
+                self.space[lane].set()
+        if self.gate is not None:
+            self.gate.refill()
+
+    def held(self, lane: Lane) -> int:
+        """Targets of a lane that are in memory and not yet sent."""
+        size = self.lanes.size[lane]
+        return size if self.gate is None else size + self.gate.size[lane]
+
+    def expired(self, now: int) -> Withdrawn:
+        """Take out what waits and whose time was over at `now`, in Unix ms."""
+        over = self.lanes.expired(now)
+        if self.gate is not None:
+            over += self.gate.sift(lambda entry: entry.left if entry.chunk.expires_at <= now else ())
+        return over
+
+    # --- admitted -------------------------------------------------------------
+
+    def admit(self, taken: list[Taken], mark: Mark) -> None:
+        """Take what was read, asked for at `mark`: it may be sent, less what was taken back since."""
+        if not taken:
+            return
+        if not self._lease.holds or mark.generation != self._lease.generation:
+            self._queue.forget([each.ref for each in taken])
+            return
+        now = int(self._wall_clock() * 1000)
+        revoked = self._heard.since(mark.heard)
+        for each in taken:
+            ref, chunk, skip = each.ref, each.chunk, each.skip
+            targets = tuple(t for t in chunk.targets if t.index not in skip) if skip else chunk.targets
+            entry = OpenEntry(ref, chunk, targets)
+            if not entry.unsettled:
+                self._settler.finish(entry)
+                continue
+            self._settler.hold(entry)
+            for target in chunk.targets if skip else ():
+                if target.index in skip:
+                    end = skip[target.index]
+                    verdict, reason = Ended(end), each.why.get(target.index, end)
+                    if revoked is not None and chunk.push_id in revoked.pushes:
+                        verdict, reason = CANCELLED, CANCELLED.end
+                    self._recorder.settle(Delivery(chunk, target), entry, None, verdict, now, reason)
+            if chunk.unreachable:
+                for target in targets:
+                    self._recorder.settle(Delivery(chunk, target), entry, None, UNREACHABLE, now, NO_ROUTE)
+                continue
+            if chunk.part:
+                self._hold_part(entry, now)
+            if revoked is not None:
+                self._take_back(entry, revoked)
+            if each.again or chunk.counted:
+                self.lanes.add(entry)
+            else:
+                self._enqueue(entry)
+        if self.gate is not None:
+            self.gate.refill()
+        self._wake()
+
+    def _hold_part(self, entry: OpenEntry, now: int) -> None:
+        """Of a part of the route that is held one target goes as a probe, or none; the others look again later."""
+        admitted = self._parts.admits(entry.chunk.part, self._clock()) if entry.targets else None
+        if admitted is None:
+            return
+        waiting, entry.targets = entry.targets[admitted:], entry.targets[:admitted]
+        jitter, chunk = self._random(), entry.chunk
+        verdict = look_again(chunk, now=now, jitter=jitter, policy=self._config.retry, part=chunk.part)
+        for target in waiting:
+            self._recorder.settle(Delivery(chunk, target), entry, None, verdict, now, PART_HELD)
+
+    # --- taken back -----------------------------------------------------------
+
+    def mark(self) -> Mark:
+        """The present moment, for what is asked for now and comes later."""
+        return Mark(self._heard.number, self._lease.generation)
+
+    async def revoke(self, revoked: Revoked) -> None:
+        """Let go of it: when this returns nothing of it waits here. The caller has added it to `heard` just before."""
+        held = [entry for push_id in revoked.pushes for entry in self._settler.held(push_id)]
+        if not held and not revoked.tokens and not revoked.entries:
+            return
+        for entry in held:
+            entry.revoked = True
+        await self._let_all_go(chosen_by(revoked))
+
+    async def hand_back(self) -> None:
+        """Let go of all that waits here, for whoever serves the route from now on: it waits in Redis, at no cost of an
+        attempt."""
+        await self._let_all_go(everything)
+
+    async def _let_all_go(self, choose: Choice) -> None:
+        asked = self.lanes.sift(choose)
+        waiting = [] if self.gate is None else self.gate.sift(choose)
+        self.signal_space()
+        done = 0
+        for counted, found in ((True, asked), (False, waiting)):
+            for entry, targets in found:
+                self._let_go(entry, targets, counted=counted)
+                done += len(targets)
+                if done >= BREATH:
+                    done = 0
+                    await asyncio.sleep(0)
+
+    def withdraw(self) -> int:
+        """Let go of all that waits here; returns how many deliveries."""
+        given_up = self.lanes.sift(everything)
+        if self.gate is not None:
+            given_up += self.gate.sift(everything)
+        self._settler.drop(given_up)
+        self.signal_space()
+        return sum(len(targets) for _, targets in given_up)
+
+    def _take_back(self, entry: OpenEntry, revoked: Revoked, *, counted: bool = False) -> None:
+        """The same for an entry that is in no line."""
+        gone = chosen_by(revoked)(entry)
+        entry.without(gone)
+        self._let_go(entry, gone, counted=counted)
+
+    def _let_go(self, entry: OpenEntry, targets: tuple[Target, ...], *, counted: bool) -> None:
+        """Of a cancelled push they end. Others wait in Redis, at no cost of an attempt, to be looked at as they are
+        taken again."""
+        now = int(self._wall_clock() * 1000)
+        chunk = entry.chunk
+        verdict: Verdict = CANCELLED
+        if not entry.revoked:
+            verdict = waits(chunk, now, 0, counted=counted or chunk.counted)
+        reason = CANCELLED.end if entry.revoked else RECALLED
+        for target in targets:
+            self._recorder.settle(Delivery(chunk, target), entry, None, verdict, now, reason)
+
+    def _pass(self, mark: Mark, entry: OpenEntry) -> None:
+        """The limits let it go; it was asked for at `mark`."""
+        if mark.generation != self._lease.generation:
+            left = entry.left
+            entry.without(left)
+            self._settler.drop([(entry, left)])
+            return
+        if (revoked := self._heard.since(mark.heard)) is not None:
+            self._take_back(entry, revoked, counted=True)
+        self.lanes.add(entry)

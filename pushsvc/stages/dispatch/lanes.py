@@ -1,0 +1,181 @@
+"""What a route has read and not yet sent, and whose turn it is. Pure: no clock, no I/O.
+
+Urgent goes first, then normal, then bulk; but a lane that waits gathers credit, a share of everything that others
+send meanwhile, and goes first as soon as that buys a slice. So bulk keeps moving under any load of urgent pushes,
+and urgent never waits for more than one slice.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from typing import Final, TypeAlias
+
+from ...model import LANES, Chunk, Lane, Target
+from ...ports import EntryRef
+
+SHARE: Final[dict[Lane, float]] = {"urgent": 0.0, "normal": 0.15, "bulk": 0.05}
+"""The part of the sending that a waiting lane is guaranteed. Urgent needs none: it goes first anyway."""
+
+SLICE: Final = 32
+"""Targets that a lane gives up the line for at most."""
+
+
+class OpenEntry:
+    """A stream entry of which some targets are not yet settled. When `unsettled` is 0 it may be acknowledged, unless it
+    was `dropped`: then another may have it. Of one that is `revoked` nothing more is sent."""
+
+    __slots__ = ("chunk", "cursor", "dropped", "ref", "revoked", "targets", "unsettled")
+
+    def __init__(self, ref: EntryRef, chunk: Chunk, targets: tuple[Target, ...]) -> None:
+        self.ref = ref
+        self.chunk = chunk
+        self.targets = targets
+        self.cursor = 0
+        self.unsettled = len(chunk.targets)
+        self.revoked = False
+        self.dropped = False
+
+    @property
+    def left(self) -> tuple[Target, ...]:
+        """The targets that were not drawn."""
+        return self.targets[self.cursor :]
+
+    def without(self, gone: Sequence[Target]) -> None:
+        """Take targets out that were not drawn."""
+        if len(gone) == len(self.targets) - self.cursor:
+            self.targets = self.targets[: self.cursor]
+        elif gone:
+            indexes = {target.index for target in gone}
+            kept = tuple(target for target in self.left if target.index not in indexes)
+            self.targets = self.targets[: self.cursor] + kept
+
+
+Choice: TypeAlias = Callable[[OpenEntry], tuple[Target, ...]]
+"""Which of an entry's `left` targets are to be taken out."""
+Withdrawn: TypeAlias = list[tuple[OpenEntry, tuple[Target, ...]]]
+
+
+def sift(queue: deque[OpenEntry], choose: Choice) -> Withdrawn:
+    """Take targets out of the entries of a queue, and entries out of it that have none left; the others keep their
+    order."""
+    found = [(entry, gone) for entry in queue if (gone := choose(entry))]
+    for entry, gone in found:
+        entry.without(gone)
+    if found:
+        kept = [entry for entry in queue if entry.cursor < len(entry.targets)]
+        queue.clear()
+        queue.extend(kept)
+    return found
+
+
+class Lanes:
+    """The waiting entries of one route, by lane; `size` counts their targets, `counted` those of them that the limits
+    have counted before, as they were to be sent for the first time."""
+
+    def __init__(self) -> None:
+        self.counted = 0
+        self._queues: dict[Lane, deque[OpenEntry]] = {lane: deque() for lane in LANES}
+        self._credit: dict[Lane, float] = dict.fromkeys(LANES, 0.0)
+        self.size: dict[Lane, int] = dict.fromkeys(LANES, 0)
+
+    def __bool__(self) -> bool:
+        return any(self.size.values())
+
+    def add(self, entry: OpenEntry) -> None:
+        """Put the entry's targets at the end of its lane."""
+        if entry.targets:
+            lane = entry.chunk.lane
+            self._queues[lane].append(entry)
+            self.size[lane] += len(entry.targets)
+            if entry.chunk.counted:
+                self.counted += len(entry.targets)
+
+    def draw(
+        self,
+        limit: int,
+        *,
+        spare: int | None = None,
+        lean: int | None = None,
+        overtaken: Sequence[Lane] = (),
+        permits: int | None = None,
+    ) -> tuple[OpenEntry, tuple[Target, ...]] | None:
+        """The next slice: at most `limit` targets of one entry. None when nothing waits that may go.
+
+        What is not urgent takes at most `spare`, and `lean` where its lane is one of the `overtaken` and its credit
+        does not say that it is its turn. Of what the limits have not counted yet at most `permits` go.
+        """
+        lane, limit = self._next_lane(limit, limit if spare is None else spare, lean, overtaken, permits)
+        if lane is None:
+            return None
+        entry = self._queues[lane][0]
+        end = min(entry.cursor + min(limit, SLICE), len(entry.targets))
+        drawn = entry.targets[entry.cursor : end]
+        entry.cursor = end
+        if end == len(entry.targets):
+            self._queues[lane].popleft()
+        self.size[lane] -= len(drawn)
+        if entry.chunk.counted:
+            self.counted -= len(drawn)
+        self._settle_credit(lane, len(drawn))
+        return entry, drawn
+
+    def draw_probe(self, avoid: Collection[str], *, only_others: bool) -> tuple[OpenEntry, Target] | None:
+        """One target for a probe, the most urgent first: of a push that is not to be avoided, where one waits; else,
+        unless `only_others`, of any."""
+        choice: OpenEntry | None = None
+        for lane in LANES:
+            for entry in self._queues[lane]:
+                if entry.chunk.push_id not in avoid:
+                    return self._draw_one(entry)
+                choice = choice or entry
+        return None if only_others or choice is None else self._draw_one(choice)
+
+    def _draw_one(self, entry: OpenEntry) -> tuple[OpenEntry, Target]:
+        target = entry.targets[entry.cursor]
+        entry.cursor += 1
+        lane = entry.chunk.lane
+        self.size[lane] -= 1
+        self.counted -= entry.chunk.counted
+        if entry.cursor == len(entry.targets):
+            self._queues[lane].remove(entry)
+        return entry, target
+
+    def expired(self, now: int) -> Withdrawn:
+        """Take out what waits and whose time was over at `now`, in Unix ms."""
+        return self.sift(lambda entry: entry.left if entry.chunk.expires_at <= now else ())
+
+    def sift(self, choose: Choice) -> Withdrawn:
+        """Take targets that were not drawn out of the line."""
+        found: Withdrawn = []
+        for lane, queue in self._queues.items():
+            own = sift(queue, choose)
+            self.size[lane] -= sum(len(gone) for _, gone in own)
+            self.counted -= sum(len(gone) for entry, gone in own if entry.chunk.counted)
+            found += own
+        return found
+
+    def _next_lane(
+        self, limit: int, spare: int, lean: int | None, overtaken: Sequence[Lane], permits: int | None
+    ) -> tuple[Lane | None, int]:
+        """The lane whose turn it is, and how much of it may go."""
+        due = [lane for lane in LANES if self._credit[lane] >= SLICE]
+        for lane in (*due, *LANES):
+            if not self.size[lane]:
+                continue
+            room = limit if lane == "urgent" else min(limit, spare)
+            if lean is not None and lane in overtaken and lane not in due:
+                room = min(room, lean)
+            if permits is not None and permits < room and not self._queues[lane][0].chunk.counted:
+                room = permits
+            if room > 0:
+                return lane, room
+        return None, 0
+
+    def _settle_credit(self, lane: Lane, drawn: int) -> None:
+        for other in LANES:
+            gained = self._credit[other] + drawn * SHARE[other]
+            if other == lane:
+                self._credit[other] = max(0.0, gained - drawn)
+            else:
+                self._credit[other] = gained if self.size[other] else 0.0

@@ -1,0 +1,110 @@
+"""The dispatcher's metrics, gathered in plain numbers and handed to prometheus_client a few times a second.
+
+A Counter or a Histogram takes a lock for every figure: at one of each a delivery that was a third of the
+dispatcher's time. What is gathered here and not yet flushed is at most a quarter of a second old.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable
+
+from prometheus_client import Histogram
+
+from ... import telemetry
+from ...model import LANES, Ended, Lane, Outcome, Route, Settlement
+from ...model.routing import platform_of
+
+
+class Tally:
+    """Counts what one route does; `flush` makes it visible."""
+
+    def __init__(self, route: Route) -> None:
+        self._route = (route.app, route.platform)
+        self._labels = (route.app, platform_of(route.platform))
+        self._attempts: Counter[type[Outcome]] = Counter()
+        self._provider = _Gathered(telemetry.PROVIDER_SECONDS.labels(*self._labels))
+        self._delivery: dict[Lane, _Gathered] = {
+            lane: _Gathered(telemetry.DELIVERY_SECONDS.labels(*self._labels, lane)) for lane in LANES
+        }
+        self._held_reasons: set[str] = set()
+        self._limited = 0
+
+    def answered(self, outcome: Outcome, lane: Lane, provider_seconds: float, delivery_seconds: float) -> None:
+        """An attempt came to an outcome."""
+        self._attempts[type(outcome)] += 1
+        self._provider.observe(provider_seconds)
+        self._delivery[lane].observe(delivery_seconds)
+
+    def limited(self) -> None:
+        """A delivery was over a limit of ours, and was not attempted."""
+        self._limited += 1
+
+    def held(self, reasons: set[str]) -> None:
+        """What the route, or a part of it, is held for; none: it is open. The series of a reason that is over ends."""
+        for reason in self._held_reasons - reasons:
+            telemetry.forget(telemetry.ROUTE_HELD, *self._route, reason)
+        for reason in reasons - self._held_reasons:
+            telemetry.ROUTE_HELD.labels(*self._route, reason).set(1)
+        self._held_reasons = reasons
+
+    def flush(self) -> None:
+        """Hand what was gathered to prometheus_client."""
+        for kind, count in self._attempts.items():
+            telemetry.ATTEMPTS.labels(*self._labels, snake(kind.__name__)).inc(count)
+        if self._limited:
+            telemetry.ATTEMPTS.labels(*self._labels, "rate_limited").inc(self._limited)
+            self._limited = 0
+        self._attempts.clear()
+        self._provider.flush()
+        for gathered in self._delivery.values():
+            gathered.flush()
+
+
+def count_ended(settlements: Iterable[Settlement]) -> None:
+    """Count the deliveries of a batch that have ended, once the batch is recorded.
+
+    Not when they are answered: what a process that is killed had not recorded is recorded by another one, and counted
+    there. So a kill costs the counters one batch at most.
+    """
+    ended: Counter[tuple[str, str, str, str]] = Counter()
+    for settlement in settlements:
+        verdict = settlement.verdict
+        if type(verdict) is Ended:
+            chunk = settlement.delivery.chunk
+            ended[chunk.app, chunk.platform, verdict.end, settlement.reason] += 1
+    for (app, route, end, reason), count in ended.items():
+        telemetry.DELIVERIES.labels(app, platform_of(route), end, reason).inc(count)
+
+
+class _Gathered:
+    """Observations for one child of a histogram."""
+
+    __slots__ = ("_bounds", "_counts", "_histogram", "_sum")
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+        self._bounds = histogram._upper_bounds
+        self._counts = [0] * len(self._bounds)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._sum += value
+        self._counts[bisect_left(self._bounds, value)] += 1
+
+    def flush(self) -> None:
+        # prometheus_client has no way to observe many at once: these are the fields that its `observe` adds to.
+        if not any(self._counts):
+            return
+        self._histogram._sum.inc(self._sum)
+        for bucket, count in zip(self._histogram._buckets, self._counts, strict=True):
+            if count:
+                bucket.inc(count)
+        self._counts = [0] * len(self._bounds)
+        self._sum = 0.0
+
+
+def snake(name: str) -> str:
+    """`TokenDead` as a label says it: `token_dead`."""
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")

@@ -1,0 +1,128 @@
+"""Reading a route's lanes: as much as there is room for in memory, and from one server at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from ...errors import StoreUnavailable
+from ...model import LANES, Lane, Route
+from ...ports import DeliveryQueue
+from ...telemetry import REDIS
+from .config import DispatchConfig
+from .holdings import Holdings
+from .lease import Lease
+from .preemption import TRICKLE, Haste
+from .settling import Settler
+
+LAPSED_LOOK: Final = 0.1
+"""Seconds between two looks at a sign of life that has run out."""
+
+LANDING: Final = 5.0
+"""Seconds that what is in flight at a failover has to come back, before it is read from the new primary again."""
+LANDING_LOOK: Final = 0.02
+
+
+class Reader:
+    """Brings what the queue has for one route into its holdings."""
+
+    def __init__(
+        self,
+        route: Route,
+        queue: DeliveryQueue,
+        holdings: Holdings,
+        settler: Settler,
+        config: DispatchConfig,
+        *,
+        lease: Lease,
+        haste: Haste,
+        in_flight: Callable[[], int],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self.stopping = False
+        self._route = route
+        self._queue = queue
+        self._holdings = holdings
+        self._settler = settler
+        self._config = config
+        self._lease = lease
+        self._haste = haste
+        self._in_flight = in_flight
+        self._wall_clock = wall_clock
+        self._history = queue.history
+        self._loop = asyncio.get_running_loop()
+
+    async def read(self, lane: Lane) -> None:
+        """Read one lane until stopped."""
+        space = self._holdings.space[lane]
+        wait_ms = int(self._config.read_wait * 1000)
+        pause = 0.05
+        who = ("read", self._route, lane)
+        while not self.stopping:
+            wanted = self._config.prefetch - self._holdings.held(lane)
+            if wanted < self._config.prefetch // 4:
+                space.clear()
+                await space.wait()
+                continue
+            if not self._lease.holds:
+                await asyncio.sleep(LAPSED_LOOK)
+                continue
+            if self._history != self._queue.history:
+                await self._land()
+                continue
+            mark = self._holdings.mark()
+            try:
+                taken = await self._queue.take(self._route, lane, targets=wanted, wait_ms=wait_ms)
+                pause = 0.05
+                REDIS.end(who)
+            except StoreUnavailable as error:
+                REDIS.begin(who, error=str(error))
+                await asyncio.sleep(pause)
+                pause = min(2.0, pause * 2)
+                continue
+            if taken and self._holdings.held(lane) + sum(len(t.chunk.targets) for t in taken) <= TRICKLE:
+                self._haste.note(self._route, lane, self._loop.time())
+            self._holdings.admit(taken, mark)
+
+    async def _land(self) -> None:
+        """Another server is the primary: let go of what was read from the old one, and return when what was sent of it
+        is recorded on the new one. Read before that it would be sent again."""
+        history = self._queue.history
+        self._holdings.withdraw()
+        last = self._loop.time() + LANDING
+        sent: int | None = None
+        while self._history != history:  # of several lanes the first to be done speaks for all
+            if sent is None and (not self._in_flight() or self._loop.time() >= last):
+                sent = self._settler.handed_over
+            if sent is not None and self._settler.recorded >= sent:
+                self._history = history
+                return
+            await asyncio.sleep(LANDING_LOOK)
+
+    async def enrol(self) -> None:
+        """Let revocations be told to this dispatcher, before anything is read."""
+        who = ("enrol", self._route)
+        while True:
+            try:
+                await self._queue.enrol(self._route.app)
+                REDIS.end(who)
+                return
+            except StoreUnavailable as error:
+                REDIS.begin(who, error=str(error))
+                await asyncio.sleep(0.5)
+
+    async def lapse(self) -> None:
+        """Take what has expired behind what is read already, from lanes that are not read now."""
+        for lane in LANES:
+            mark = self._holdings.mark()
+            wanted = self._config.prefetch - self._holdings.held(lane)
+            if wanted < self._config.prefetch // 4 and self._lease.holds and self._history == self._queue.history:
+                now = int(self._wall_clock() * 1000)
+                self._holdings.admit(await self._queue.lapsed(self._route, lane, now), mark)
+
+    async def reclaim(self) -> None:
+        """Take over what others left."""
+        mark = self._holdings.mark()
+        if self._lease.holds and self._history == self._queue.history:
+            self._holdings.admit(await self._queue.reclaim(self._route), mark)

@@ -1,0 +1,62 @@
+"""What was taken back, held against what one process has in memory.
+
+Each revocation is applied at once to everything that waits in the lanes and the gate, so that what is drawn may be
+submitted. What is between two places just then (an answer of the store that is under way, a question to the limiter)
+is held against all revocations since it left the first of them: `Heard` keeps them in order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import reduce
+from operator import or_
+from typing import Final
+
+from ...model import Target
+from ...ports.entries import Revoked, token_mark
+from .lanes import Choice, OpenEntry
+
+KEPT: Final = 60.0
+"""Seconds for which a revocation is remembered: longer than anything is under way."""
+
+
+class Heard:
+    """The revocations that one process has applied, by number. Times are seconds of one monotonic clock."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._latest: deque[tuple[int, float, Revoked]] = deque()
+
+    def add(self, revoked: Revoked, now: float) -> None:
+        """One more."""
+        while self._latest and self._latest[0][1] < now - KEPT:
+            self._latest.popleft()
+        self.number += 1
+        self._latest.append((self.number, now, revoked))
+
+    def since(self, number: int) -> Revoked | None:
+        """All that came after that one; None where nothing did, which is nearly always."""
+        if number == self.number:
+            return None
+        return reduce(or_, (revoked for at, _, revoked in self._latest if at > number), Revoked())
+
+
+def chosen_by(revoked: Revoked) -> Choice:
+    """Which targets of an entry are taken back. An entry of a cancelled push is marked as such."""
+    pushes, tokens, entries = revoked.pushes, revoked.tokens, revoked.entries
+
+    def choose(entry: OpenEntry) -> tuple[Target, ...]:
+        if entry.chunk.push_id in pushes:
+            entry.revoked = True
+        if entry.revoked or entry.ref in entries:
+            return entry.left
+        if tokens:
+            return tuple(target for target in entry.left if token_mark(target.token) in tokens)
+        return ()
+
+    return choose
+
+
+def everything(entry: OpenEntry) -> tuple[Target, ...]:
+    """All that was not drawn."""
+    return entry.left

@@ -1,0 +1,406 @@
+"""One route's worker: reads its lanes, keeps the provider's window full, judges what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from ...errors import StoreUnavailable
+from ...model import LANES, Delivery, Ended, Outcome, Retry, Route, Sent, Target, Verdict
+from ...ports import DeliveryQueue, Limiter, Provider
+from ...ports.entries import Revoked
+from ...rules.policy import SENT, decide
+from ...telemetry import REDIS, get_logger
+from .config import DispatchConfig
+from .congestion import Congestion
+from .health import UNBOUNDED
+from .holdings import CANCELLED, Holdings
+from .lanes import SLICE, OpenEntry
+from .lease import Lease, unlimited
+from .limits import RATE_LIMITED, Gate, Pacer, RouteLimits
+from .metrics import Tally
+from .preemption import Haste
+from .reader import Reader
+from .recorder import Recorder, waits
+from .revoking import Heard
+from .settling import Settler
+from .watch import RouteWatch
+
+BURST: Final = 64
+"""Deliveries submitted before other routes and the sockets get the loop again. Four times as many made urgent pushes
+behind a broadcast wait about four times as long (`tests/bench/lanes.py`)."""
+
+RESERVE: Final = 0.05
+"""The share of the window that only urgent deliveries may use."""
+
+DROPPED: Final = Ended("suppressed")
+
+
+class Flight(Delivery, frozen=True, gc=False):
+    """A delivery on its way: what the callback must know again."""
+
+    entry: OpenEntry
+    started: float
+    probe: bool
+
+
+class RouteWorker:
+    """Sends for one route until stopped. All its methods run in one event loop."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        queue: DeliveryQueue,
+        settler: Settler,
+        config: DispatchConfig,
+        *,
+        hash_token: Callable[[str], str],
+        wall_clock: Callable[[], float],
+        random: Callable[[], float],
+        haste: Haste | None = None,
+        heard: Heard | None = None,
+        lease: Lease | None = None,
+        limiter: Limiter | None = None,
+        limits: RouteLimits | None = None,
+    ) -> None:
+        self.route: Route = provider.route
+        self._provider = provider
+        self._queue = queue
+        self._settler = settler
+        self._config = config
+        self._wall_clock = wall_clock
+        self._random = random
+        self._loop = asyncio.get_running_loop()
+        self._tally = Tally(self.route)
+        self._watch = RouteWatch(self.route, config.retry, self._tally, self._loop.time())
+        self.health = self._watch.health
+        self._later: asyncio.TimerHandle | None = None
+        self._later_at = 0.0
+        self._stopping = False
+        self._pump_scheduled = False
+        self._in_flight = 0
+        self._congestion = Congestion(self._loop.time())
+        self._haste = haste or Haste()
+        self._lease = lease or unlimited()
+        recorder = Recorder(settler, hash_token)
+        self._settle, self._expire = recorder.settle, recorder.expire
+        self._holdings = Holdings(
+            queue,
+            settler,
+            recorder,
+            self._watch.parts,
+            config,
+            heard=heard or Heard(),
+            lease=self._lease,
+            clock=self._loop.time,
+            wall_clock=wall_clock,
+            random=random,
+            wake=self.wake,
+        )
+        self._lanes = self._holdings.lanes
+        self._reader = Reader(
+            self.route,
+            queue,
+            self._holdings,
+            settler,
+            config,
+            lease=self._lease,
+            haste=self._haste,
+            in_flight=lambda: self._in_flight,
+            wall_clock=wall_clock,
+        )
+        self._log = get_logger("dispatch").bind(app=self.route.app, platform=self.route.platform)
+        self._gate: Gate | None = None
+        self._pacer: Pacer | None = None
+        if limiter is not None:
+            self._gate = self._holdings.gate = Gate(
+                self.route,
+                RouteLimits(),
+                limiter,
+                self._lanes,
+                asking=self._holdings.asking,
+                refuse=self._refuse,
+                wake=self._passed,
+                congested=lambda: settler.congested,
+                overtaken=lambda lane: lane in self._haste.overtaken(self.route, self._loop.time()),
+            )
+            self._pacer = Pacer((), limiter, wake=self.wake)
+            self.limit(limits or RouteLimits())
+        provider.on_room(self.wake)
+
+    # --- reading ------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Read, promote and take over until cancelled."""
+        await self._reader.enrol()
+        async with asyncio.TaskGroup() as tasks:
+            for lane in LANES:
+                tasks.create_task(self._reader.read(lane))
+            for part in (self._gate, self._pacer):
+                if part is not None:
+                    tasks.create_task(part.run())
+            tasks.create_task(self._every(self._config.promote_every, self._promote))
+            tasks.create_task(self._every(self._config.reclaim_every, self._reader.reclaim))
+            tasks.create_task(self._every(self._config.lapse_every, self._lapse))
+
+    def stop(self) -> None:
+        """Submit nothing more. What was read and not sent stays in Redis, for whoever comes next."""
+        self._stopping = self._reader.stopping = True
+
+    @property
+    def held(self) -> dict[str, str]:
+        """What does not send now, the route or a part of it, by its name, and why."""
+        return self._watch.held(self._provider, self._loop.time())
+
+    @property
+    def worked(self) -> dict[str, float]:
+        """Seconds since the route, and each part of it that was in question, was seen to work."""
+        return self._watch.worked_ago(self._loop.time())
+
+    def use(self, provider: Provider) -> None:
+        """Send by another provider of the same route from now on, at once also where the route is held.
+
+        What the old one has in flight still comes back here; its owner closes it.
+        """
+        self._provider = provider
+        provider.on_room(self.wake)
+        self.health.probe_now()
+        self.wake()
+
+    def limit(self, limits: RouteLimits) -> None:
+        """Hold the route to these limits from now on."""
+        if self._gate is not None and self._pacer is not None:
+            self._gate.use(limits)
+            self._pacer.use(limits.paced(self.route))
+            if limits.gated:
+                self._holdings.ask_first()
+            self.wake()
+
+    async def _every(self, seconds: float, step: Callable[[], Awaitable[None]]) -> None:
+        who = ("upkeep", self.route, step.__name__)
+        while not self._stopping:
+            try:
+                await step()
+                REDIS.end(who)
+            except StoreUnavailable as error:
+                REDIS.begin(who, error=str(error))
+            await asyncio.sleep(seconds)
+
+    async def _promote(self) -> None:
+        self._tally.flush()
+        self._look()
+        await self._queue.promote(self.route, int(self._wall_clock() * 1000))
+
+    async def _lapse(self) -> None:
+        if self.health.trouble is not None or self._provider.trouble:
+            await self._reader.lapse()
+
+    def _look(self) -> None:
+        """Say how the route is; while nothing goes, end what waits in memory and has expired."""
+        self._watch.tick(self._provider, self._loop.time())
+        if not self.health.is_open or not self._provider.room:
+            now = int(self._wall_clock() * 1000)
+            over = self._holdings.expired(now)
+            for entry, targets in over:
+                self._expire(entry, targets, now)
+            if over:
+                self._holdings.signal_space()
+
+    def flush_metrics(self) -> None:
+        """Make the last figures visible."""
+        self._tally.flush()
+
+    def forget_metrics(self) -> None:
+        """The route is gone: so are the series that say how it is."""
+        self._tally.held(set())
+
+    async def revoke(self, revoked: Revoked) -> None:
+        """Let go of it: when this returns nothing of it waits here. The caller has added it to `heard` just before."""
+        await self._holdings.revoke(revoked)
+
+    async def hand_back(self) -> None:
+        """Others serve the route from now on, or nobody does: what waits here waits in Redis again."""
+        await self._holdings.hand_back()
+
+    def give_up(self) -> None:
+        """Our sign of life has run out: what is not in flight may be another's by now."""
+        self._log.warning("lease_lapsed", withdrawn=self._holdings.withdraw())
+
+    # --- sending ------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Look soon whether something can be sent."""
+        if not self._pump_scheduled and not self._stopping:
+            self._pump_scheduled = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_scheduled = False
+        if self._stopping or self._settler.congested or not self._lanes or not self._lease.holds:
+            return
+        started = self._loop.time()
+        room = self._provider.room
+        health = self.health
+        allowance = UNBOUNDED
+        if not health.is_open:
+            if health.trouble is not None:
+                self._probe(started, room)
+                return
+            allowance = health.allowance(started)
+            if not allowance:
+                self._wake_at(health.next_at(started))
+                return
+        reserve = int((room + self._in_flight) * RESERVE)
+        budget = min(room, BURST, allowance)
+        pacer, permits = self._pacer, None
+        if pacer:
+            budget, permits = self._paced(pacer, budget)
+        granted, fresh = budget, 0
+        now = int(self._wall_clock() * 1000)
+        history = self._queue.history
+        submit, on_outcome = self._provider.submit, self._on_outcome
+        overtaken = self._haste.overtaken(self.route, started)
+        calm, lean = self._congestion.calm, self._congestion.lean
+        self._congestion.turn(started, lean=bool(overtaken))
+        lease, look_at = self._lease, budget - SLICE
+        while budget > 0:
+            if budget <= look_at:
+                # A stop of the whole process may have come between two slices.
+                if not lease.holds:
+                    break
+                look_at = budget - SLICE
+            drawn = self._lanes.draw(
+                budget,
+                spare=min(room - reserve, calm.limit - self._in_flight),
+                lean=lean.limit - self._in_flight,
+                overtaken=overtaken,
+                permits=permits,
+            )
+            if drawn is None:
+                break
+            entry, targets = drawn
+            chunk = entry.chunk
+            if entry.ref.history != history:
+                # Read from a server that is no longer the primary: it is read again from the new one.
+                self._settler.drop([(entry, targets)])
+                continue
+            if chunk.expires_at <= now:
+                self._expire(entry, targets, now)
+                continue
+            for target in targets:
+                submit(Flight(chunk, target, entry, started, False), on_outcome)
+            self._in_flight += len(targets)
+            budget -= len(targets)
+            room -= len(targets)
+            if permits is not None and not chunk.counted:
+                permits -= len(targets)
+                fresh += len(targets)
+        self._holdings.signal_space()
+        if pacer:
+            pacer.spend(fresh, granted - budget - fresh)
+        if allowance != UNBOUNDED:
+            health.spend(granted - budget, started)
+        if granted > 0 >= budget and room > 0 and self._lanes:
+            self.wake()
+
+    def _probe(self, started: float, room: int) -> None:
+        """The route is held: send one delivery where it is time for a probe, and come back when it is."""
+        health = self.health
+        due = health.allowance(started) > 0
+        if not due and not health.wants_others(started):
+            self._wake_at(health.look_at(started))
+            return
+        drawn = self._lanes.draw_probe(health.suspects, only_others=not due) if room > 0 else None
+        if drawn is None:
+            if not due:
+                self._wake_at(health.look_at(started))
+            return  # The pump is woken when there is room, or something to send.
+        entry, target = drawn
+        if entry.ref.history != self._queue.history:
+            self._settler.drop([(entry, (target,))])
+            self.wake()
+            return
+        now = int(self._wall_clock() * 1000)
+        if entry.chunk.expires_at <= now:
+            self._expire(entry, (target,), now)
+            self.wake()
+            return
+        health.spend(1, started)
+        self._in_flight += 1
+        self._provider.submit(Flight(entry.chunk, target, entry, started, True), self._on_outcome)
+        self._holdings.signal_space()
+
+    def _wake_at(self, when: float) -> None:
+        """Call the pump then, by one timer however often this is asked for."""
+        if self._later is not None:
+            if self._later_at <= when:
+                return
+            self._later.cancel()
+        self._later, self._later_at = self._loop.call_at(when, self._ring), when
+
+    def _ring(self) -> None:
+        """The timer has fired: perhaps before its time, by the resolution of the loop's clock (uvloop: 1 ms), so that
+        the pump asks for the same instant once more."""
+        self._later = None
+        self.wake()
+
+    # --- limits -------------------------------------------------------------
+
+    def _paced(self, pacer: Pacer, budget: int) -> tuple[int, int]:
+        """How many may go, and how many of those that no limit has counted."""
+        again, permits = pacer.permits_again(), pacer.permits()
+        counted = self._lanes.counted
+        fresh = sum(self._lanes.size.values()) - counted
+        if again < min(budget, counted + fresh) or permits < min(budget, fresh):
+            # The pump is woken when there are more.
+            pacer.want(min(budget, fresh), min(budget, counted))
+        return max(0, min(budget, again)), max(0, permits)
+
+    def _passed(self) -> None:
+        self._holdings.signal_space()
+        self.wake()
+
+    def _refuse(self, entry: OpenEntry, target: Target, wait_ms: int, limits: RouteLimits) -> None:
+        """A target is over its limit: it waits in Redis, at no cost of an attempt, or ends."""
+        now = int(self._wall_clock() * 1000)
+        chunk = entry.chunk
+        drops = limits.on_exceed == "drop" and chunk.turn == 1
+        verdict = DROPPED if drops else waits(chunk, now, wait_ms, counted=False)
+        self._tally.limited()
+        self._settle(Delivery(chunk, target), entry, None, verdict, now, RATE_LIMITED)
+
+    # --- judging ------------------------------------------------------------
+
+    def _on_outcome(self, delivery: Delivery, outcome: Outcome) -> None:
+        assert isinstance(delivery, Flight)
+        self._in_flight -= 1
+        chunk = delivery.chunk
+        now_monotonic = self._loop.time()
+        now_wall = self._wall_clock()
+        now = int(now_wall * 1000)
+        verdict: Verdict = SENT
+        if type(outcome) is Sent and outcome.status and not delivery.probe and not chunk.part:
+            self.health.worked_at = now_monotonic
+            if self.health.watching:
+                self.health.worked(now_monotonic)
+        else:
+            blame = self._watch.judge(
+                outcome,
+                now_monotonic,
+                token=delivery.target.token,
+                push=chunk.push_id,
+                part=chunk.part,
+                probe=delivery.probe,
+            )
+            if type(outcome) is not Sent:
+                policy = self._config.retry
+                verdict = decide(chunk, outcome, now=now, jitter=self._random(), policy=policy, blame=blame)
+                if type(verdict) is Retry and delivery.entry.revoked:
+                    verdict = CANCELLED
+        seconds = now_monotonic - delivery.started
+        self._congestion.answered(seconds, self._in_flight, now_monotonic)
+        self._tally.answered(outcome, chunk.lane, seconds, now_wall - chunk.starts_at / 1000)
+        asked_at = now - int(seconds * 1000)
+        self._settle(delivery, delivery.entry, outcome, verdict, now, outcome.reason, asked_at)
+        self.wake()

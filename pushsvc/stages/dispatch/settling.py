@@ -1,0 +1,227 @@
+"""Settlements gathered and recorded in batches, each batch one atomic step in Redis.
+
+An entry is acknowledged in the same step as its last outcome. Batches of one app go one after the other, because an
+acknowledgement must not overtake an outcome. When Redis is away the same batch is tried again until it is back:
+settling twice changes nothing.
+
+What is held of a push is known here, from its admission to the record of its last outcome. So is how much of it is in
+flight, between two batches: that is the moment in which a revocation is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Final
+
+from ...errors import StoreUnavailable
+from ...model import Ended, Settlement
+from ...ports import DeliveryQueue, EntryRef, News
+from ...telemetry import REDIS
+from .lanes import OpenEntry, Withdrawn
+from .metrics import count_ended
+
+BATCH: Final = 400
+"""Settlements a step: enough to share its cost, few enough that Redis serves others in between."""
+
+LINGER: Final = 0.004
+"""Seconds that a batch waits for more to come. It delays the record, never a push."""
+
+BOUND: Final = 20_000
+"""Unrecorded settlements at which sending stops until Redis has caught up."""
+
+REPLICATED_BOUND: Final = 2_000
+"""The same where a failover may undo what is not on replicas: what another dispatcher may then send again."""
+
+
+class Settler:
+    """The batches of one app."""
+
+    def __init__(self, app: str, queue: DeliveryQueue, on_relief: Callable[[], None]) -> None:
+        self._app = app
+        self._queue = queue
+        self._on_relief = on_relief
+        self._bound = REPLICATED_BOUND if queue.replicated else BOUND
+        self._drawn = 0
+        self.recorded = 0
+        """How many of what was handed over, from the first on, are recorded."""
+        self._waiting: deque[tuple[Settlement | None, OpenEntry]] = deque()
+        self._held: dict[str, list[OpenEntry]] = {}
+        self._news: deque[tuple[News, asyncio.Future[None]]] = deque()
+        self._more = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+
+    @property
+    def congested(self) -> bool:
+        """True while too much is unrecorded to send more."""
+        return len(self._waiting) >= self._bound
+
+    @property
+    def handed_over(self) -> int:
+        """How many were ever handed over to be recorded."""
+        return self._drawn + len(self._waiting)
+
+    def hold(self, entry: OpenEntry) -> None:
+        """The entry was taken, and some of it may be sent."""
+        held = self._held.get(entry.chunk.push_id)
+        if held is None:
+            self._held[entry.chunk.push_id] = [entry]
+        else:
+            held.append(entry)
+
+    def held(self, push_id: str) -> Sequence[OpenEntry]:
+        """The entries of a push that are not settled."""
+        return self._held.get(push_id, ())
+
+    def drop(self, given_up: Withdrawn) -> None:
+        """These targets will not be sent: another may have their entries by now. What is in flight of them is still
+        recorded; after that they are taken anew, as far as they are still ours."""
+        over = []
+        for entry, targets in given_up:
+            entry.dropped = True
+            entry.unsettled -= len(targets)
+            if not entry.unsettled:
+                self._release(entry)
+                over.append(entry.ref)
+        self._queue.forget(over)
+
+    async def acknowledge(self, news: News) -> None:
+        """Return when the store has been told that nothing of these revocations will be submitted any more, and how
+        many deliveries of the cancelled pushes are in flight."""
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._news.append((news, told))
+        self._more.set()
+        await told
+
+    def add(self, settlement: Settlement, entry: OpenEntry) -> None:
+        """Record this outcome, soon."""
+        self._waiting.append((settlement, entry))
+        if not self._more.is_set():
+            self._more.set()
+            self._idle.clear()
+
+    def finish(self, entry: OpenEntry) -> None:
+        """Acknowledge an entry of which nothing was left to settle."""
+        self._waiting.append((None, entry))
+        self._more.set()
+        self._idle.clear()
+
+    async def drain(self) -> None:
+        """Return when everything that was added has been recorded."""
+        await self._idle.wait()
+
+    def close(self) -> None:
+        """Give up what is unrecorded, if anything is."""
+        self._closed = True
+        self._more.set()
+
+    async def run(self) -> None:
+        """Record until closed or cancelled."""
+        while not self._closed:
+            await self._more.wait()
+            while self._news:
+                while self._ends_of(self._news[0][0].revoked.pushes):
+                    await self._record_next()
+                await self._tell(*self._news[0])
+                self._news.popleft()
+            if self._waiting:
+                if len(self._waiting) < BATCH:
+                    await asyncio.sleep(LINGER)
+                was_congested = self.congested
+                await self._record_next()
+                if was_congested and not self.congested:
+                    self._on_relief()
+            if not self._waiting and not self._news:
+                self._more.clear()
+                self._idle.set()
+
+    async def _record_next(self) -> None:
+        settlements, finished, forgotten = self._next_batch()
+        await self._record(settlements, finished)
+        self.recorded = self._drawn
+        self._queue.forget(forgotten)
+
+    def _ends_of(self, pushes: Collection[str]) -> bool:
+        """Whether something of these pushes that was not sent has ended otherwise than by the cancel, and is not
+        recorded: it would count as cancelled from now on, and that would be taken back."""
+        return (
+            bool(pushes)
+            and not self._closed
+            and any(
+                settlement is not None
+                and settlement.outcome is None
+                and isinstance(settlement.verdict, Ended)
+                and settlement.verdict.end != "cancelled"
+                and entry.chunk.push_id in pushes
+                for settlement, entry in self._waiting
+            )
+        )
+
+    async def _tell(self, news: News, told: asyncio.Future[None]) -> None:
+        in_flight = self._in_flight(news.revoked.pushes)
+        await self._until_told(lambda: self._queue.acknowledge(news, in_flight))
+        if not told.done():
+            told.set_result(None)
+
+    def _in_flight(self, pushes: Collection[str]) -> dict[str, int]:
+        """How many deliveries were submitted and are not recorded, of each of these pushes that is held."""
+        counts = {
+            push_id: sum(entry.unsettled - len(entry.left) for entry in self._held[push_id])
+            for push_id in pushes
+            if push_id in self._held
+        }
+        if counts:
+            for settlement, entry in self._waiting:
+                push_id = entry.chunk.push_id
+                if push_id in counts and settlement is not None and settlement.outcome is None:
+                    counts[push_id] -= 1
+        return counts
+
+    def _release(self, entry: OpenEntry) -> None:
+        held = self._held.get(entry.chunk.push_id)
+        if held is not None:
+            if len(held) == 1:
+                del self._held[entry.chunk.push_id]
+            else:
+                held.remove(entry)
+
+    def _next_batch(self) -> tuple[list[Settlement], list[EntryRef], list[EntryRef]]:
+        """What is recorded next, the entries that it ends, and those that are to be taken anew."""
+        settlements: list[Settlement] = []
+        finished: list[EntryRef] = []
+        forgotten: list[EntryRef] = []
+        waiting = self._waiting
+        size = min(BATCH, len(waiting))
+        self._drawn += size
+        for _ in range(size):
+            settlement, entry = waiting.popleft()
+            if settlement is not None:
+                settlements.append(settlement)
+                entry.unsettled -= 1
+            if not entry.unsettled:
+                (forgotten if entry.dropped else finished).append(entry.ref)
+                self._release(entry)
+        return settlements, finished, forgotten
+
+    async def _record(self, settlements: list[Settlement], finished: list[EntryRef]) -> None:
+        async def settle() -> None:
+            await self._queue.settle(self._app, settlements, finished)
+            count_ended(settlements)
+
+        await self._until_told(settle)
+
+    async def _until_told(self, tell: Callable[[], Awaitable[object]]) -> None:
+        pause = 0.05
+        who = ("settle", self._app)
+        while not self._closed:
+            try:
+                await tell()
+                REDIS.end(who)
+                break
+            except StoreUnavailable as error:
+                REDIS.begin(who, error=str(error), unrecorded=len(self._waiting))
+                await asyncio.sleep(pause)
+                pause = min(2.0, pause * 2)

@@ -1,0 +1,159 @@
+"""What a route's answers say about the route: kept, judged and made visible in one place.
+
+`health` and `parts` decide, pure; this tells them what came back, and says what they found to the log, the metrics and
+whoever asks (`held`). A trouble has one line in the log when it begins, others at growing
+intervals while it lasts, and one when it ends.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from ...model import Misconfigured, Outcome, Route, Throttled, Unavailable
+from ...model.routing import platform_of
+from ...ports import CREDENTIAL, REMOVED
+from ...rules.policy import Blame, RetryPolicy
+from ...telemetry import get_logger
+from .evidence import cause_of, text_of
+from .health import RouteHealth, Trouble
+from .metrics import Tally
+from .parts import Parts
+
+AWAY: Final = 1.0
+"""Seconds without any connection from which on the route is in trouble. Connections are replaced within less."""
+REPEAT: Final = (60.0, 3600.0)
+"""Seconds after which the log repeats a trouble: the first time, doubled up to the second."""
+
+
+class Knows(Protocol):
+    """What is asked of a provider."""
+
+    @property
+    def trouble(self) -> str: ...
+
+    @property
+    def refused(self) -> str: ...
+
+    def remedy(self, reason: str) -> str: ...
+
+
+class RouteWatch:
+    """One route's. Times are seconds of one monotonic clock."""
+
+    def __init__(self, route: Route, policy: RetryPolicy, tally: Tally, now: float) -> None:
+        self.health = RouteHealth(now)
+        self._began = now
+        self.parts = Parts()
+        self._route = route
+        self._policy = policy
+        self._tally = tally
+        self._log = get_logger("dispatch").bind(app=route.app, platform=route.platform)
+        self._away_since: float | None = None
+        self._shown: dict[str, _Line] = {}
+
+    def judge(self, outcome: Outcome, now: float, *, token: str, push: str, part: str, probe: bool) -> Blame:
+        """Take an answer that is not `Sent` into account; whose fault a trouble is."""
+        if isinstance(outcome, Misconfigured) and outcome.part:
+            self.parts.refused(outcome.part, outcome.reason, now, probe=part == outcome.part)
+            self.health.worked(now, push=push, probe=probe)
+            return "route"
+        cause = cause_of(outcome)
+        if cause == "works":
+            self.worked(now, push=push, part=part, probe=probe)
+            return "delivery"
+        if part:
+            self.parts.unjudged(part)
+        if isinstance(outcome, Misconfigured) and self.health.trouble is not None:
+            cause = "credentials"  # It begins no hold, but as a probe it does not end one either.
+        if cause is None:
+            if probe:
+                self.health.probe_unjudged(now)
+            return "route" if self.health.trouble is not None else "delivery"
+        wait = 0.0
+        if isinstance(outcome, Throttled) and outcome.scope == "route":
+            default = self._policy.throttled.get(platform_of(self._route.platform), 0.0)
+            wait = default if outcome.retry_after is None else outcome.retry_after
+        elif isinstance(outcome, Unavailable):
+            wait = outcome.retry_after or 0.0
+        trouble = Trouble(cause, outcome.reason, outcome.status)
+        return self.health.troubled(trouble, now, token=token, push=push, probe=probe, wait=wait)
+
+    def worked(self, now: float, *, push: str, part: str, probe: bool) -> None:
+        """An answer that shows that the provider works."""
+        if part:
+            self.parts.passed(part, now)
+        self.health.worked(now, push=push, probe=probe)
+
+    def held(self, provider: Knows, now: float) -> dict[str, str]:
+        """What does not send now, by its name (`app/platform`, `app/platform/part`), and why, with the remedy."""
+        return {name: text for name, (_, text) in self._held(provider, now).items()}
+
+    def worked_ago(self, now: float) -> dict[str, float]:
+        """Seconds since the route, and each part of it that was in question, was seen to work, by their names."""
+        route = self._route.name
+        found = {f"{route}/{part}": now - at for part, at in self.parts.passed_at.items()}
+        if self.health.trouble is None and self.health.worked_at > self._began:
+            found[route] = now - self.health.worked_at
+        return found
+
+    def tick(self, provider: Knows, now: float) -> None:
+        """Look at the connections; say what has changed. Due a few times a second."""
+        if not provider.trouble or _shut(provider.trouble):
+            self._away_since = None
+        elif self._away_since is None:
+            self._away_since = now
+        elif now - self._away_since >= AWAY:
+            self.health.lost(Trouble("unreachable", "no connection"), now)
+        held = self._held(provider, now)
+        self._tally.held({label for label, _ in held.values()})
+        for name in [name for name in self._shown if name not in held]:
+            line = self._shown.pop(name)
+            self._log.info("route_resumed", held=name, reason=line.label, seconds=round(now - line.since, 1))
+        for name, (label, text) in held.items():
+            line = self._shown.setdefault(name, _Line(label, now))
+            line.label = label
+            if line.due(now):
+                self._log.error("route_held", held=name, reason=label, why=text, seconds=round(now - line.since, 1))
+
+    def _held(self, provider: Knows, now: float) -> dict[str, tuple[str, str]]:
+        route = self._route.name
+        found: dict[str, tuple[str, str]] = {}
+        trouble = self.health.spoken_of(now)
+        if label := _shut(provider.trouble):
+            found[route] = (label, provider.trouble)
+        elif provider.refused:
+            found[route] = (provider.refused, _with(provider.trouble, provider.remedy(provider.refused)))
+        elif trouble is not None and trouble.cause == "credentials":
+            found[route] = (trouble.label, _with(trouble.reason, provider.remedy(trouble.reason)))
+        elif provider.trouble and self._away_since is not None and now - self._away_since >= AWAY:
+            found[route] = ("unreachable", f"unreachable: {text_of('unreachable', provider.trouble)}")
+        elif trouble is not None:
+            detail = " ".join(word for word in (str(trouble.status or ""), trouble.reason) if word)
+            found[route] = (trouble.label, f"{trouble.label}: {text_of(trouble.cause, detail)}")
+        for part, reason in self.parts.held.items():
+            found[f"{route}/{part}"] = (reason, _with(reason, provider.remedy(reason)))
+        return found
+
+
+class _Line:
+    """When the log says again that something is held."""
+
+    def __init__(self, label: str, now: float) -> None:
+        self.label = label
+        self.since = self._at = now
+        self._gap = REPEAT[0]
+
+    def due(self, now: float) -> bool:
+        if now < self._at:
+            return False
+        self._at, self._gap = now + self._gap, min(REPEAT[1], self._gap * 2)
+        return True
+
+
+def _shut(trouble: str) -> str:
+    """The label of a trouble that says that no connection is even tried, or the empty string."""
+    return next((begin.rstrip(": ") for begin in (CREDENTIAL, REMOVED) if trouble.startswith(begin)), "")
+
+
+def _with(reason: str, remedy: str) -> str:
+    return f"{reason}: {remedy}" if remedy else reason

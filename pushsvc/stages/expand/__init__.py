@@ -1,0 +1,1 @@
+"""Expansion: the deliveries of an audience, page by page (`fanout.py`), one audience after another (`turns.py`)."""

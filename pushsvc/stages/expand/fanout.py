@@ -1,0 +1,117 @@
+"""The fan-out stage: from an audience to deliveries in the lanes, page by page.
+
+A step reads some of the audience, numbers the devices that the push reaches, and writes their chunks together with the
+place where the next step begins, atomically. So a process that is killed at any point has written a step or has not,
+and whoever comes after it goes on there: nobody is left out, nobody is numbered twice. While a step is being written
+the next page is read. Nothing is kept from one step to the next but the cursor, whatever the size of the audience.
+
+Sending begins with the first step. A step that finds few goes on reading, so that an expression that fits one device
+in a thousand makes chunks worth their while; it is cut off after `PAGES` pages, and the cursor moves all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, Literal, NamedTuple
+
+from msgspec import Struct
+
+from ...model.codec import decode_audience
+from ...model.devices import Audience, ByWhere, Device, ToAll
+from ...model.routing import RouteTable
+from ...ports.expansion import Expansions
+from ...ports.registry import Registry
+from ...rules.audience import reached, targets_of
+from ...rules.where import Predicate
+from ...telemetry import ACCEPTED
+
+PAGE: Final = 2000
+"""Devices of one page: some milliseconds of Redis' time to read, and as many to write."""
+ENOUGH: Final = 1000
+"""Devices with which a step is worth to be written."""
+PAGES: Final = 16
+
+
+class Run(Struct, frozen=True):
+    """What came of working on an expansion for a while."""
+
+    made: int
+    """Deliveries."""
+    end: Literal["done", "paused", "full", "left"]
+    """`paused`: time was up. `full`: the queue is. `left`: it is cancelled, or over, or somebody else works on it."""
+    late: bool = False
+    """Its time to live was over when all were found: some deliveries at least end as expired."""
+
+
+async def expand(
+    app: str,
+    push_id: str,
+    *,
+    expansions: Expansions,
+    registry: Registry,
+    routes: RouteTable,
+    lease: int,
+    go_on: Callable[[], bool],
+    has_room: Callable[[int], Awaitable[bool]],
+    now: Callable[[], int],
+) -> Run:
+    """Take steps until the audience has been gone through, or one of `go_on` and `has_room` says no.
+
+    `has_room` is told how many deliveries were made here so far. Others leave the push alone for `lease` ms after each
+    step. `now` gives Unix ms. Raises `StoreUnavailable`; what was written stands.
+    """
+    at = await expansions.load(app, push_id)
+    if at is None:
+        return Run(0, "left")
+    audience = decode_audience(at.push.audience)
+    reader = _Reader(registry, app, audience, reached(at.push, audience))
+    accepted = ACCEPTED.labels(app)
+    begun = at.total
+    reading = asyncio.ensure_future(reader.read(at.cursor))
+    try:
+        while True:
+            if not go_on():
+                await expansions.release(at)
+                return Run(at.total - begun, "paused")
+            if not await has_room(at.total - begun):
+                await expansions.release(at)
+                return Run(at.total - begun, "full")
+            devices, cursor = await reading
+            if cursor is not None:
+                reading = asyncio.ensure_future(reader.read(cursor))
+            further = await expansions.advance(at, targets_of(devices, at.total, routes), cursor=cursor, lease=lease)
+            if further is None:
+                return Run(at.total - begun, "left")
+            accepted.inc(len(devices))
+            at = further
+            if cursor is None:
+                return Run(at.total - begun, "done", now() > at.push.expires_at)
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+class _Page(NamedTuple):
+    devices: list[Device]
+    cursor: str | None
+
+
+class _Reader:
+    """Reads an audience, less those whom the push does not reach."""
+
+    def __init__(self, registry: Registry, app: str, audience: Audience, reaches: Predicate) -> None:
+        self._registry = registry
+        self._app = app
+        self._audience = ToAll() if isinstance(audience, ByWhere) else audience
+        self._reaches = reaches
+
+    async def read(self, cursor: str) -> _Page:
+        found: list[Device] = []
+        for _ in range(PAGES):
+            page = await self._registry.members(self._app, self._audience, after=cursor, limit=PAGE)
+            found += filter(self._reaches, page.devices)
+            if page.cursor is None or len(found) >= ENOUGH:
+                return _Page(found, page.cursor)
+            cursor = page.cursor
+        return _Page(found, cursor)

@@ -1,0 +1,47 @@
+"""What the stage is told, and what it works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from msgspec import Struct
+
+from ...model import Receipt, Route
+from ...model.devices import Environment
+from ...ports import ReceiptLog
+from ...ports.feedback import RecentAnswers, Suppressions
+from ...ports.registry import Registry
+from ...rules.freeze import FreezePolicy
+from ...rules.policy import PrunePolicy
+
+
+class FeedbackConfig(Struct, frozen=True):
+    """The rules."""
+
+    prune: PrunePolicy = PrunePolicy()
+    freeze: FreezePolicy = FreezePolicy()
+    prune_anyway: Mapping[Route, int] = {}
+    """Routes that are never frozen until an instant, Unix ms."""
+    environments: Mapping[Route, Environment] = {}
+    """The environment of each account of a platform whose tokens belong to one."""
+
+    def environment_of(self, receipt: Receipt) -> Environment | None:
+        """That of the account whose answer it is; None where there is none, or where the account has gone."""
+        return self.environments.get(Route(receipt.app, receipt.platform))
+
+    def freezes(self, route: Route, now: int) -> bool:
+        """Whether the route may be frozen now."""
+        return now >= self.prune_anyway.get(route, 0)
+
+
+@dataclass(frozen=True)
+class FeedbackPorts:
+    """The store, by its ports."""
+
+    receipts: ReceiptLog
+    registry: Registry
+    answers: RecentAnswers
+    suppressions: Suppressions
+    clock: Callable[[], int]
+    """Unix ms."""

@@ -1,0 +1,73 @@
+"""A receipt on its way through the stage, with what is known of it and what was decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ...model import FeedbackEvent, Receipt
+from ...model.devices import Device, Environment
+from ...model.routing import platform_of
+from ...rules.freeze import Health
+from ...rules.policy import PruneDecision, PrunePolicy, prune
+from .config import FeedbackConfig
+
+TOO_LATE: Final = PruneDecision("none", "kept", "changed_meanwhile")
+_ONCE: Final = PruneDecision("none", None, "judged_already")
+
+
+@dataclass
+class Case:
+    """What is decided may still turn out to be too late."""
+
+    entry_id: str
+    receipt: Receipt
+    health: Health
+    device: Device | None
+    decision: PruneDecision
+    environment: Environment | None = None
+    """That of the account whose answer it is."""
+
+    @property
+    def device_id(self) -> str | None:
+        """Of a raw token the device that has it."""
+        return self.receipt.device_id or (self.device.id if self.device else None)
+
+    def judge_again(self, device: Device | None, policy: PrunePolicy) -> None:
+        """The deed did not take effect: the device is not what it was. Another process may have done the same, or this
+        one, by a command whose answer was lost; what then is still to be done waits for the next answer."""
+        self.device = device
+        decision = prune(self.receipt, device, self.health, policy, self.environment)
+        self.decision = decision if decision.deed == "none" else TOO_LATE
+
+    def event(self) -> FeedbackEvent | None:
+        """What is told of it."""
+        receipt, action = self.receipt, self.decision.action
+        if action is None:
+            return None
+        return FeedbackEvent(
+            receipt.at, platform_of(receipt.platform), receipt.token, receipt.reason, action, self.device_id
+        )
+
+
+def judge(
+    taken: Sequence[tuple[str, Receipt]],
+    healths: Iterable[Health],
+    devices: Iterable[Device | None],
+    config: FeedbackConfig,
+) -> list[Case]:
+    """Judge a batch. One deed of a kind a device: what was read of it is old once a receipt has been acted on."""
+    cases = []
+    touched: dict[str, set[str]] = {}
+    for (entry_id, receipt), health, device in zip(taken, healths, devices, strict=True):
+        environment = config.environment_of(receipt)
+        decision = prune(receipt, device, health, config.prune, environment)
+        if device is not None and decision.deed != "none":
+            deeds = touched.setdefault(device.id, set())
+            if deeds & {decision.deed, "prune"}:
+                decision = _ONCE
+            else:
+                deeds.add(decision.deed)
+        cases.append(Case(entry_id, receipt, health, device, decision, environment))
+    return cases

@@ -1,0 +1,80 @@
+"""The stage's loop: one task an app takes receipts, has them judged and acted on, and records what came of it.
+
+The deeds come first, and the receipt is acknowledged after them, in one step with its event. So a crash in between
+repeats the judgement, and that changes nothing: a device is pruned only while it has the token that was judged,
+registered no later than the answer; what a receipt has done already, a prune or a strike, is known by the instant of
+its answer.
+
+A burst of bad answers shows only when some of it has been counted. So a judgement that has few answers beside it waits
+for a second and looks again. What still comes too early can be restored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from ... import telemetry
+from ...errors import StoreUnavailable
+from ...model import Receipt
+from .apply import Deeds
+from .config import FeedbackConfig, FeedbackPorts
+from .judge import judge
+from .watch import Watch
+
+BATCH: Final = 500
+WAIT_MS: Final = 2000
+LINGER: Final = 1.0
+"""Seconds in which a burst of bad answers shows itself."""
+
+
+async def run(ports: FeedbackPorts, apps: Iterable[str], config: FeedbackConfig, stop: asyncio.Event) -> None:
+    """Judge receipts until `stop` is set. What is in hand then is still recorded, or left to be judged again."""
+    async with asyncio.TaskGroup() as tasks:
+        for app in apps:
+            tasks.create_task(_Follower(ports, app, config).follow(stop), name=f"feedback:{app}")
+
+
+class _Follower:
+    """Follows the receipts of one app."""
+
+    def __init__(self, ports: FeedbackPorts, app: str, config: FeedbackConfig) -> None:
+        self._ports = ports
+        self._app = app
+        self._config = config
+        self._watch = Watch(ports, app, config)
+        self._deeds = Deeds(ports, app, config.prune)
+
+    async def follow(self, stop: asyncio.Event) -> None:
+        """Until `stop`."""
+        pause = 0.05
+        who = ("receipts", self._app)
+        while not stop.is_set():
+            try:
+                taken = await self._ports.receipts.take(self._app, limit=BATCH, wait_ms=WAIT_MS)
+                if taken:
+                    await self._handle(taken, stop)
+                else:
+                    await self._watch.look_for_thaw()
+                pause = 0.05
+                telemetry.REDIS.end(who)
+            except StoreUnavailable as error:
+                telemetry.REDIS.begin(who, error=str(error))
+                await asyncio.sleep(pause)
+                pause = min(2.0, pause * 2)
+
+    async def _handle(self, taken: Sequence[tuple[str, Receipt]], stop: asyncio.Event) -> None:
+        receipts = [receipt for _, receipt in taken]
+        healths = await self._watch.healths(receipts)
+        if not all(health.proven or health.freeze for health in healths):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), LINGER)
+                return  # these receipts come again
+            healths = await self._watch.healths(receipts)
+        self._watch.note(receipts, healths)
+        cases = judge(taken, healths, await self._deeds.holders(receipts), self._config)
+        await self._deeds.strike(cases)
+        await self._deeds.prune(cases)
+        await self._deeds.record(cases)

@@ -1,0 +1,125 @@
+"""One HTTP call to a receiver that others chose: to public addresses only, no further than it, and not for ever.
+
+The address is looked at where the socket is made for it, so that the one that was looked at is the one that is called:
+it does not help a name to resolve to another address the next time. Redirects are not followed, proxies of the
+environment are not asked, cookies are not kept, and little of the answer's body is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+import aiohttp
+from aiohttp import ClientTimeout, TCPConnector
+
+from ... import __version__
+from ...errors import ConfigError
+from ...model.signing import sign
+from ...net.public_address import is_public
+from ...net.retry_after import retry_after
+from ...net.tls import client_context
+from ...net.urls import exact_url
+from .config import WebhookConfig
+from .verdict import Answer
+
+READ_MOST: Final = 64 * 1024
+"""Bytes of an answer that are read, so that its connection can serve again; beyond, it is closed."""
+READ_TIME: Final = 1.0
+"""Seconds that this may take: the status has said it all."""
+
+
+class AddressRefused(OSError):
+    """The address is not one of the public internet."""
+
+
+def _public_socket(address: Any) -> socket.socket:
+    """aiohttp asks for a socket for each address that it is about to connect to."""
+    family, kind, protocol, _, place = address
+    if not is_public(place[0]):
+        raise AddressRefused("the address is not one of the public internet")
+    return socket.socket(family, kind, protocol)
+
+
+class Caller:
+    """Calls one receiver, by connections that are used again."""
+
+    def __init__(self, session: aiohttp.ClientSession, config: WebhookConfig, clock: Callable[[], float]) -> None:
+        self._session = session
+        self._config = config
+        self._clock = clock
+
+    async def post(self, message_id: str, body: bytes) -> Answer:
+        """Sign and send it. Raises nothing: what goes wrong is an answer too."""
+        signed = sign(self._config.keys, message_id, int(self._clock()), body)
+        headers = {**self._config.headers, "content-type": "application/json", **signed}
+        try:
+            url = exact_url(self._config.url)
+            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as got:
+                told = {name.lower(): value for name, value in got.headers.items()}
+                answer = Answer(got.status, f"http_{got.status}", retry_after(told, self._clock()))
+                await _read_a_little(got)
+                return answer
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return Answer(0, _why(error))
+
+
+async def _read_a_little(response: aiohttp.ClientResponse) -> None:
+    with suppress(aiohttp.ClientError, OSError):
+        async with asyncio.timeout(READ_TIME):
+            left = READ_MOST
+            while left > 0 and (part := await response.content.read(left)):
+                left -= len(part)
+
+
+def _why(error: Exception) -> str:
+    """In a word. An error's own text may quote the URL."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    match error, cause:
+        case _, AddressRefused():
+            return "address_refused"
+        case TimeoutError(), _:
+            return "timeout"
+        case aiohttp.ClientConnectorDNSError(), _:
+            return "name_unknown"
+        case aiohttp.ClientSSLError(), _:
+            return "tls"
+        case aiohttp.ClientConnectorError(), _:
+            return "unreachable"
+        case ValueError(), _:  # `aiohttp.InvalidURL` is one
+            return "bad_url"
+        case _:
+            return "broken_off"
+
+
+@asynccontextmanager
+async def open_caller(
+    config: WebhookConfig, app: str, *, clock: Callable[[], float] = time.time
+) -> AsyncIterator[Caller]:
+    """Calls while the block lasts. Raises `ConfigError` for a `ca_file` that cannot be used."""
+    connector = TCPConnector(
+        ssl=tls_context(config, app), limit=1, socket_factory=None if config.allow_private else _public_socket
+    )
+    async with aiohttp.ClientSession(
+        connector=connector,
+        timeout=ClientTimeout(total=config.timeout),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"user-agent": f"pushsvc/{__version__}"},
+        auto_decompress=False,
+        trust_env=False,
+    ) as session:
+        yield Caller(session, config, clock)
+
+
+def tls_context(config: WebhookConfig, app: str) -> ssl.SSLContext:
+    """What a receiver's certificate is judged by."""
+    try:
+        return client_context(config.ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        why = error.strerror if not isinstance(error, ssl.SSLError) else "not certificates in PEM form"
+        raise ConfigError(f"apps.{app}.webhook.ca_file", f"{config.ca_file}: {why}", "correct `ca_file`") from None

@@ -1,0 +1,93 @@
+"""One webhook at work: batch after batch, in order, until there is nothing to tell or the receiver does not take it.
+
+One call is under way at a time, so that what the receiver has is always a beginning of the events, and those of one
+device come in the order in which they happened. A batch is pinned before its first call: whoever repeats it, after a
+failure or after a crash, sends the same events under the same id.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import assert_never
+
+from ... import telemetry
+from ...ports.webhooks import Batch, WebhookClaim
+from .body import feedback_body
+from .caller import Caller
+from .config import WebhookConfig
+from .verdict import Answer, GivenUp, Gone, Halved, Later, Told, Verdict, judge
+
+
+async def deliver(
+    claim: WebhookClaim,
+    caller: Caller,
+    config: WebhookConfig,
+    app: str,
+    *,
+    over: Callable[[], bool],
+    clock: Callable[[], float] = time.time,
+    jitter: Callable[[], float] = random.random,
+) -> int:
+    """Tell what there is to tell, until `over` says that others are to have their turn. How many events were told."""
+    told = 0
+    while not over() and (batch := await claim.next(config.batch)) is not None:
+        answer = await caller.post(batch.id, feedback_body(app, batch))
+        verdict = judge(answer, batch, config, now=int(clock() * 1000), jitter=jitter())
+        held = await _record(claim, batch, answer, verdict)
+        _report(app, config, batch, answer, verdict)
+        if not held:
+            telemetry.get_logger("webhooks").warning("webhook_is_run_elsewhere", app=app)
+            break
+        if isinstance(verdict, Told):
+            told += len(batch.events)
+        if isinstance(verdict, Later | Gone) or (isinstance(verdict, GivenUp) and verdict.wait):
+            break
+    return told
+
+
+async def _record(claim: WebhookClaim, batch: Batch, answer: Answer, verdict: Verdict) -> bool:
+    """What follows, done. False: somebody else has taken it over, and does it."""
+    match verdict:
+        case Told():
+            return await claim.told(batch)
+        case Later(wait=wait):
+            return await claim.failed(batch, answer.reason, wait=wait)
+        case Halved():
+            return await claim.halve(batch, answer.reason)
+        case GivenUp(wait=wait):
+            buried = await claim.bury(batch, answer.reason)
+            if buried and wait:
+                return await claim.rest(wait)
+            if buried and batch.again and answer.in_trouble:
+                return await claim.drop_asked()
+            return buried
+        case Gone():
+            return await claim.switch_off(answer.reason)
+        case _:
+            assert_never(verdict)
+
+
+def _report(app: str, config: WebhookConfig, batch: Batch, answer: Answer, verdict: Verdict) -> None:
+    log = telemetry.get_logger("webhooks").bind(app=app, host=config.host, batch=batch.id, events=len(batch.events))
+    attempt = batch.attempts + 1
+    match verdict:
+        case Told():
+            result = "told"
+            log.info("webhook_delivered", attempt=attempt)
+        case Later(wait=wait):
+            result = "failed"
+            log.warning("webhook_failed", reason=answer.reason, attempt=attempt, again_in=round(wait, 1))
+        case Halved():
+            result = "halved"
+            log.warning("webhook_halved", reason=answer.reason, attempt=attempt)
+        case GivenUp():
+            result = "given_up"
+            log.error("webhook_given_up", reason=answer.reason, attempt=attempt)
+        case Gone():
+            result = "gone"
+            log.error("webhook_switched_off", reason=answer.reason)
+        case _:
+            assert_never(verdict)
+    telemetry.WEBHOOKS.labels(app, result).inc()

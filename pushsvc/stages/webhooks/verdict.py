@@ -1,0 +1,84 @@
+"""What follows from the answer to a call: pure judgement, with the clock and the dice as arguments.
+
+As Standard Webhooks recommends
+(https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md#delivery-success-and-failure)
+and, for 413, https://www.rfc-editor.org/rfc/rfc9110#section-15.5.14:
+
+    2xx                      told
+    410 Gone                 the receiver wants no more: nothing is sent until its URL is another, or somebody resumes
+    413 Content Too Large    half of it, at once; a single event is set aside, as no repetition makes it smaller
+    anything else, or none   again later, by back-off and Retry-After; redirects are not followed
+    .. often and long        given up, and kept
+    a batch asked for again  has one call, and is kept where that fails
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from ...ports.webhooks import Batch
+from ...rules.policy import backoff
+from .config import WebhookConfig
+
+
+class Answer(Struct, frozen=True):
+    """What came of one call."""
+
+    status: int
+    """HTTP's; 0 where there was no answer."""
+    reason: str
+    """`http_503`, or why there was no answer: `timeout`, `unreachable`, `tls` .. Low cardinality."""
+    retry_after: float | None = None
+    """Seconds that the receiver wants to be left alone."""
+
+    @property
+    def in_trouble(self) -> bool:
+        """Whether the receiver is, so that another call would fare the same; else this call was what it refused."""
+        return self.status in (0, 408, 425, 429) or self.status >= 500
+
+
+class Told(Struct, frozen=True):
+    """The receiver has it."""
+
+
+class Later(Struct, frozen=True):
+    """Again after `wait` seconds."""
+
+    wait: float
+
+
+class Halved(Struct, frozen=True):
+    """The receiver would take fewer events."""
+
+
+class GivenUp(Struct, frozen=True):
+    """It is set aside, and the next one goes, after `wait` seconds: a receiver that finds everything too large must not
+    have every event set aside in a moment."""
+
+    wait: float = 0.0
+
+
+class Gone(Struct, frozen=True):
+    """The receiver wants no more."""
+
+
+Verdict: TypeAlias = Told | Later | Halved | GivenUp | Gone
+
+
+def judge(answer: Answer, batch: Batch, config: WebhookConfig, *, now: int, jitter: float) -> Verdict:
+    """What becomes of a batch after one more call. `now` in Unix ms, `jitter` from 0 to 1."""
+    if 200 <= answer.status < 300:
+        return Told()
+    if answer.status == 410:
+        return Gone()
+    if answer.status == 413 and len(batch.events) > 1:
+        return Halved()
+    if batch.again:
+        return GivenUp()
+    if answer.status == 413:
+        return GivenUp((answer.retry_after or 0.0) + backoff(batch.failures + 1, jitter, config.backoff))
+    if batch.attempts + 1 >= config.attempts and now - batch.oldest >= config.retry_for * 1000:
+        return GivenUp()
+    return Later((answer.retry_after or 0.0) + backoff(batch.failures + 1, jitter, config.backoff))

@@ -1,0 +1,1 @@
+"""What has outlived its use in Redis, and the record of cleanups."""

@@ -1,0 +1,101 @@
+"""The record of cleanups: `Cleanups` over Redis. One hash and one lock, of all apps together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ...ports.cleanup import CleanupRecord, ClocksApart, Removed
+from .. import keys
+from ..link.clock import Clock
+from ..link.link import Link
+
+LOCK = "cleanup"
+APART = 60_000
+"""Milliseconds by which clocks may differ where what is too old goes for good."""
+
+
+class RedisCleanups:
+    """See `ports.Cleanups`."""
+
+    def __init__(self, link: Link, clock: Clock) -> None:
+        self._link = link
+        self._clock = clock
+
+    async def hold(self, owner: str, *, lease: float) -> bool:
+        return bool(await self._link.script("hold", [keys.lock(LOCK)], [owner, int(lease * 1000)]))
+
+    async def release(self, owner: str) -> None:
+        await self._link.script("hold", [keys.lock(LOCK)], [owner, 0])
+
+    async def holder(self) -> str | None:
+        owner = await self._link.call("GET", keys.lock(LOCK))
+        return None if owner is None else owner.decode()
+
+    async def clock(self) -> Clock:
+        here = self._clock()
+        ahead = int(await self._link.script("now", [keys.lock(LOCK)], [])) - here
+        if abs(ahead) > APART:
+            raise ClocksApart(
+                f"Redis' clock and this machine's differ by {abs(ahead) / 1000:,.0f} s: nothing is cleaned up before "
+                "they agree (synchronize both, as by NTP)"
+            )
+        return lambda: self._clock() + ahead
+
+    async def request(self, *, every: float = 0.0) -> None:
+        """The place is set last: a record with a place is whole."""
+        at, place = await self._link.call("HMGET", keys.CLEANUP, "at", "place")
+        now = self._clock()
+        # One that began in the future was begun by a clock that was wrong.
+        if place is not None or (at is not None and 0 <= now - int(at) < every * 1000):
+            return
+        await self._forget_run()
+        await self._link.call("HSET", keys.CLEANUP, "at", now)
+        await self._link.call("HSETNX", keys.CLEANUP, "place", "")
+
+    async def give_up(self) -> None:
+        await self._link.call("HDEL", keys.CLEANUP, "place")
+
+    async def record(self) -> CleanupRecord:
+        fields = {name.decode(): value for name, value in (await self._link.call("HGETALL", keys.CLEANUP)).items()}
+        place = fields.get("place")
+        return CleanupRecord(
+            place=None if place is None else place.decode(),
+            began_at=int(fields.get("at", 0)),
+            removed=_counts(fields, "run"),
+            ended_at=int(fields.get("ended", 0)),
+            total=_counts(fields, "all"),
+        )
+
+    async def note(self, removed: Removed, *, place: str | None = None) -> None:
+        commands: list[tuple[Any, ...]] = [
+            ("HINCRBY", keys.CLEANUP, f"{kind} {app} {what}", count)
+            for (app, what), count in removed.items()
+            for kind in (("run", "all") if place is not None else ("all",))
+            if count
+        ]
+        if place is not None:
+            commands.append(("HSET", keys.CLEANUP, "place", place))
+        await self._link.many(commands)
+
+    async def finish(self, removed: Removed) -> None:
+        await self._forget_run()
+        told = [part for (app, what), count in removed.items() for part in (f"run {app} {what}", count)]
+        await self._link.call("HSET", keys.CLEANUP, "ended", self._clock(), *told)
+        await self._link.call("HDEL", keys.CLEANUP, "place")
+
+    async def _forget_run(self) -> None:
+        names = await self._link.call("HKEYS", keys.CLEANUP)
+        if old := [name for name in names if name.startswith(b"run ")]:
+            await self._link.call("HDEL", keys.CLEANUP, *old)
+
+
+def _counts(fields: dict[str, Any], kind: str) -> dict[tuple[str, str], int]:
+    return {(app, what): int(fields[name]) for name, app, what in _of_kind(fields, kind)}
+
+
+def _of_kind(names: Iterable[str], kind: str) -> Iterable[tuple[str, str, str]]:
+    for name in names:
+        words = name.split(" ")
+        if len(words) == 3 and words[0] == kind:
+            yield name, words[1], words[2]

@@ -1,0 +1,169 @@
+"""What has outlived its use, found by going through the store once: `Leftovers` over Redis.
+
+Lifetimes and the trimming that comes with writes take nearly everything away by themselves. What is left to do is
+what no write comes by any more, in apps that have gone quiet, and what should not be there at all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ...ports.cleanup import Swept
+from .. import keys
+from ..config import DAY, OPEN_MOST, StoreConfig
+from ..letters.replays import RECORD_TTL
+from ..link.link import Link
+from ..pushes.accepting import KEEP_RECORD
+from ..registry.orphans import BUCKETS, INDEXES, Orphans
+from ..revoke.suppression import outlived
+
+_KEYS = 200
+"""Keys looked at in one step, about."""
+_AGED = 500
+"""Entries that one step takes out of a stream or a sorted set."""
+
+_LIFETIMES: dict[str, str | int] = {
+    # kind of key: `push`, `part` of one, or what it lives for in ms; see lifetimes.lua
+    "p": "push",
+    "b": "part",
+    "r": "part",
+    "t": "part",
+    "x": "part",
+    "i": KEEP_RECORD * 1000,
+    "lim": DAY * 1000,
+    "bucket": DAY * 1000,
+}
+_WHAT = {"dead": "dead_letters", "events": "events", "sup": "suppressions", "cancelled": "cancelled"}
+"""What is too old at some point, by its kind of key."""
+
+
+class _Cursor(Struct, frozen=True):
+    """Where a look at all keys stands: at which key of those that were listed, where in it, and where to list on."""
+
+    listing: str | None
+    waiting: list[str] = []
+    position: str = ""
+
+
+class RedisLeftovers:
+    """See `ports.Leftovers`."""
+
+    def __init__(self, link: Link, config: StoreConfig, hash_key: bytes) -> None:
+        self._link = link
+        self._config = config
+        self._orphans = Orphans(link, hash_key)
+
+    async def indexes(self, app: str, *, cursor: str, dry_run: bool) -> Swept:
+        place, _, number = (cursor or "0:0").partition(":")
+        at = int(place)
+        found, end = await self._orphans.in_buckets(app, INDEXES[at], int(number), dry_run=dry_run)
+        done = (at + end / BUCKETS) / len(INDEXES)
+        if end >= BUCKETS:
+            at, end = at + 1, 0
+        removed = {(app, "orphans"): found} if found else {}
+        return Swept(removed, f"{at}:{end}" if at < len(INDEXES) else None, done)
+
+    async def keys(self, apps: Sequence[str], *, cursor: str, now: int, dry_run: bool) -> Swept:
+        at = msgspec.json.decode(cursor, type=_Cursor) if cursor else _Cursor("")
+        if at.waiting:
+            removed, position = await self._step(at.waiting[0], at.position, now, dry_run=dry_run)
+            waiting = at.waiting if position else at.waiting[1:]
+            following = _Cursor(at.listing, waiting, position or "")
+        else:
+            assert at.listing is not None
+            names, listing = await self._link.scan("ps:{*", at.listing, _KEYS)
+            removed, waiting = await self._look(set(apps), names, now, dry_run=dry_run)
+            following = _Cursor(listing, waiting)
+        over = following.listing is None and not following.waiting
+        return Swept(
+            removed,
+            None if over else msgspec.json.encode(following).decode(),
+            1.0 if over else _part(following.listing),
+        )
+
+    async def _look(
+        self, apps: set[str], names: Sequence[bytes], now: int, *, dry_run: bool
+    ) -> tuple[Counter[Any], list[str]]:
+        """Repair lifetimes at once; the other keys in which something may be to do come back."""
+        waiting: list[str] = []
+        replays: list[str] = []
+        slots: dict[tuple[str, str], list[tuple[str, str | int]]] = {}
+        for key in (name.decode() for name in names):
+            name = keys.parse(key)
+            if name is None or name.app not in apps:
+                continue
+            if name.part == keys.DEVICES:
+                if name.kind == "t" or (name.kind == "x" and name.rest):
+                    waiting.append(key)
+            elif name.kind in _WHAT:
+                waiting.append(key)
+            elif name.kind == "replay":
+                replays.append(key)
+            elif name.kind == "m":
+                slots.setdefault(name[:2], []).append((key, self._config.dead_ttl * 1000))
+            elif name.kind in _LIFETIMES:
+                slots.setdefault(name[:2], []).append((key, _LIFETIMES[name.kind]))
+        if replays:
+            # One that is not done has no lifetime yet.
+            busy = {name.decode().replace(" ", ":") for name in await self._link.call("ZRANGE", keys.REPLAYS, 0, -1)}
+            for key in replays:
+                name = keys.parse(key)
+                if name is not None and f"{name.app}:{name.rest}" not in busy:
+                    slots.setdefault(name[:2], []).append((key, RECORD_TTL))
+        removed: Counter[Any] = Counter()
+        status_ttl, dead_ttl = self._config.status_ttl * 1000, self._config.dead_ttl * 1000
+        for (app, _), found in slots.items():
+            answer = await self._link.script(
+                "lifetimes",
+                [key for key, _ in found],
+                [now, status_ttl, dead_ttl, int(dry_run), OPEN_MOST, *(kind for _, kind in found)],
+            )
+            removed[app, "statuses"] += answer.count(1)
+            removed[app, "lifetimes"] += answer.count(2)
+        return +removed, waiting
+
+    async def _step(
+        self, key: str, position: str, now: int, *, dry_run: bool
+    ) -> tuple[dict[tuple[str, str], int], str | None]:
+        name = keys.parse(key)
+        assert name is not None
+        what = "orphans"
+        if name.part != keys.DEVICES:
+            what = _WHAT[name.kind]
+            read = [keys.gone(name.app, int(name.part))] if name.kind == "events" else []
+            found, following = await self._link.script(
+                "aged", [key, *read], [self._oldest(name.kind, now), _AGED, int(dry_run), position]
+            )
+            further = following.decode() or None
+            if name.kind == "sup" and not dry_run:
+                await self._link.call(*outlived(key, now))
+        elif name.kind == "t":
+            found, further = await self._orphans.in_topic(name.app, name.rest, position, dry_run=dry_run)
+        else:
+            found, further = await self._orphans.of_label(name.app, name.rest, position, dry_run=dry_run)
+        return ({(name.app, what): found} if found else {}), further
+
+    def _oldest(self, kind: str, now: int) -> int:
+        """The instant from which on what is in such a key is kept, Unix ms."""
+        config = self._config
+        ttl = {
+            "dead": config.dead_ttl,
+            "events": config.events_ttl,
+            "sup": config.suppression_ttl,
+            "cancelled": OPEN_MOST // 1000,
+        }
+        return max(0, now - ttl[kind] * 1000)
+
+
+def _part(listing: str | None) -> float:
+    """How much of the keys a listing has passed, about: SCAN counts upwards from the highest bit of its cursor."""
+    if listing is None:
+        return 1.0
+    cursor = int(listing.partition("@")[0] or 0)
+    bits = max(1, cursor.bit_length())
+    return int(f"{cursor:0{bits}b}"[::-1], 2) / (1 << bits)

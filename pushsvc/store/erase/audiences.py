@@ -1,0 +1,162 @@
+"""Pushes that are still being made from an audience: whoever is erased is named by none of them any more.
+
+A name is exchanged for one that nobody can have, not taken out: an expansion knows by their places how far it has come.
+The push goes to everybody else as before, since a device that is gone is in no audience. One that names nobody else
+ends, and its text goes with it, however far its time is. What names nobody (a topic, all, an expression without her
+name) is not hers, and stays.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ...model import LANES, Push
+from ...model.codec import CodecError, decode_audience, decode_push, encode_audience, encode_push
+from ...model.devices import NOBODY, Audience, ByDevices, ByUsers, ByWhere
+from ...rules.where import WhereError, compile_where, never
+from ...rules.where.words import words_of
+from .. import keys
+from ..config import StoreConfig
+from ..link.clock import Clock
+from ..link.link import Link
+from .keepers import Step
+from .subjects import Counts, Subjects
+
+_PUSHES = 50
+"""Pushes looked at in one step."""
+_SOON = 300_000
+"""Milliseconds: what is due later waits for its time. Whoever is at work puts the instant off by less."""
+_GRACE = 1.0
+"""Seconds in which a page of devices that was read before they were removed is in a lane."""
+
+
+def without_names(audience: Audience, users: Collection[str], ids: Collection[str]) -> Audience:
+    """The audience with these names exchanged. Pure."""
+    match audience:
+        case ByUsers(named):
+            return ByUsers(_exchanged(named, users))
+        case ByDevices(named):
+            return ByDevices(_exchanged(named, ids))
+        case ByWhere(text):
+            return ByWhere(_expression_without(text, users))
+        case _:
+            return audience
+
+
+def names_nobody(audience: Audience) -> bool:
+    """Whether everybody whom it named is exchanged. Pure."""
+    match audience:
+        case ByUsers(named) | ByDevices(named):
+            return all(name.startswith(NOBODY) for name in named)
+        case ByWhere(text):
+            try:
+                return compile_where(text, now=0) is never
+            except WhereError:
+                return False
+        case _:
+            return False
+
+
+def named_in(audience: Audience, who: Subjects) -> str:
+    """The key of one of the subjects, whom the audience names."""
+    match audience:
+        case ByDevices(ids):
+            return next(key for name in ids if (key := who.of_id(name)) is not None)
+        case ByUsers(named):
+            return next(who.users[name] for name in named if name in who.users)
+        case ByWhere(text):
+            return next(who.users[word.value] for word in words_of(text) if word.value in who.users)
+        case _:
+            raise ValueError("it names nobody")
+
+
+def _exchanged(named: Sequence[str], gone: Collection[str]) -> tuple[str, ...]:
+    # Each by another one: equal names count once.
+    return tuple(f"{NOBODY}{place}" if name in gone else name for place, name in enumerate(named))
+
+
+def _expression_without(text: str, users: Collection[str]) -> str:
+    try:
+        words = words_of(text)
+    except WhereError:
+        return text
+    for word in reversed(words):
+        if word.kind == "value" and word.value in users:
+            text = f"{text[: word.column - 1]}'{NOBODY}'{text[word.column - 1 + len(word.text) :]}"
+    return text
+
+
+class _Cursor(Struct, frozen=True, array_like=True):
+    place: int = 0
+    """Of the sets of all shards and lanes."""
+    position: str = ""
+    busy: bool = False
+    """Whether there was any push that may be at work now."""
+
+
+class Audiences:
+    """See `Keeper`."""
+
+    def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
+        self._link = link
+        self._config = config
+        self._clock = clock
+
+    async def step(self, app: str, who: Subjects, cursor: str) -> Step:
+        at = msgspec.json.decode(cursor, type=_Cursor) if cursor else _Cursor()
+        places = self._config.shards_of(app) * len(LANES)
+        if at.place == places and at.busy:
+            return Step(Counter(), _written(replace(at, busy=False)), _GRACE)
+        if at.place == places:
+            return Step(Counter(), None)
+        shard, lane = divmod(at.place, len(LANES))
+        key = keys.expansions(app, shard, LANES[lane])
+        following, flat = await self._link.call("ZSCAN", key, at.position or 0, "COUNT", _PUSHES)
+        removed: Counts = Counter()
+        for push_id, _ in flat:
+            await self._exchange(app, shard, push_id.decode(), who, removed)
+        soon = self._clock() + _SOON
+        busy = at.busy or any(float(due) <= soon for _, due in flat)
+        further = str(int(following)) if int(following) else ""
+        return Step(removed, _written(_Cursor(at.place if further else at.place + 1, further, busy)))
+
+    async def _exchange(self, app: str, shard: int, push_id: str, who: Subjects, removed: Counts) -> None:
+        key = keys.expansion(app, shard, push_id)
+        blob, step = await self._link.call("HMGET", key, "push", "step")
+        if blob is None:
+            return
+        try:
+            push = decode_push(blob)
+            before = decode_audience(push.audience)
+        except CodecError:
+            return
+        audience = without_names(before, who.users, who.device_ids)
+        if audience == before:
+            return
+        if names_nobody(audience) and await self._end(push, shard, step):
+            removed[named_in(before, who), "pushes"] += 1
+        else:
+            after = encode_push(replace(push, audience=encode_audience(audience)))
+            await self._link.script("swap", [key], ["push", blob, after])
+
+    async def _end(self, push: Push, shard: int, step: bytes) -> bool:
+        """Its audience was gone through. False where somebody is at work on it: then that ends it."""
+        app, now, ttl = push.app, self._clock(), self._config.status_ttl * 1000
+        total = await self._link.script(
+            "expand",
+            [
+                *(keys.pending(app, shard), keys.push(app, shard, push.id)),
+                *(keys.expansion(app, shard, push.id), keys.expansions(app, shard, push.lane)),
+            ],
+            [keys.prefix(app, shard), push.id, now, ttl, step, "", 1, 0],
+        )
+        return bool(total >= 0)
+
+
+def _written(cursor: _Cursor) -> str:
+    return msgspec.json.encode(cursor).decode()

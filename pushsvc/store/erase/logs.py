@@ -1,0 +1,147 @@
+"""Streams that tell of deliveries: dead letters, receipts, feedback events, and what could not be read.
+
+An entry about the subject goes as a whole. A message that is kept for dead letters goes with the last letter to it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from ...model import Platform
+from ...model.codec import CodecError, decode_event, decode_receipt
+from .. import keys
+from ..config import StoreConfig
+from ..link.link import Link
+from ..queue.letter import decode_dead
+from .keepers import Step
+from .subjects import Counts, Subjects
+
+_PAGE = 200
+"""Entries looked at in one step."""
+
+Fields: TypeAlias = dict[bytes, bytes]
+Whose: TypeAlias = Callable[[Subjects, Fields], str | None]
+
+
+class _Cursor(Struct, frozen=True, array_like=True):
+    shard: int = 0
+    position: str = ""
+
+
+class Log:
+    """See `Keeper`. One kind of stream: `whose` says whom an entry is about."""
+
+    def __init__(
+        self,
+        link: Link,
+        config: StoreConfig,
+        what: str,
+        key: Callable[[str, int], str],
+        whose: Whose,
+        *,
+        group: str = "",
+    ) -> None:
+        self._link = link
+        self._config = config
+        self._what = what
+        self._key = key
+        self._whose = whose
+        self._group = group
+
+    async def step(self, app: str, who: Subjects, cursor: str) -> Step:
+        at = msgspec.json.decode(cursor, type=_Cursor) if cursor else _Cursor()
+        if at.shard >= self._config.shards_of(app):
+            return Step(Counter(), None)
+        key = self._key(app, at.shard)
+        entries = await self._link.call("XRANGE", key, f"({at.position}" if at.position else "-", "+", "COUNT", _PAGE)
+        removed: Counts = Counter()
+        gone = []
+        for entry_id, fields in entries:
+            owner = self._whose(who, fields)
+            if owner is not None:
+                gone.append(entry_id)
+                removed[owner, self._what] += 1
+        if gone:
+            await self._link.script("forget", [key], [self._group, *gone])
+        further = _Cursor(at.shard, entries[-1][0].decode()) if len(entries) == _PAGE else _Cursor(at.shard + 1)
+        return Step(removed, msgspec.json.encode(further).decode())
+
+
+class _LetterCursor(Struct, frozen=True, array_like=True):
+    shard: int = 0
+    position: str = ""
+    lonely: tuple[tuple[str, Platform], ...] = ()
+    """Pushes of which letters went; when another is met in the second look, its message is still needed."""
+    second: bool = False
+
+
+class Letters:
+    """See `Keeper`. Dead letters, and the messages that are kept for them."""
+
+    def __init__(self, link: Link, config: StoreConfig) -> None:
+        self._link = link
+        self._config = config
+
+    async def step(self, app: str, who: Subjects, cursor: str) -> Step:
+        at = msgspec.json.decode(cursor, type=_LetterCursor) if cursor else _LetterCursor()
+        if at.shard >= self._config.shards_of(app):
+            return Step(Counter(), None)
+        key = keys.dead(app, at.shard)
+        entries = await self._link.call("XRANGE", key, f"({at.position}" if at.position else "-", "+", "COUNT", _PAGE)
+        removed: Counts = Counter()
+        lonely = dict.fromkeys(at.lonely)
+        gone = []
+        for entry_id, fields in entries:
+            try:
+                letter = decode_dead(fields.get(b"d", b""))
+            except CodecError:
+                continue
+            owner = who.of(letter.target.device_id, letter.platform, letter.target.token)
+            place = (letter.push_id, letter.platform)
+            if owner is not None:
+                gone.append(entry_id)
+                removed[owner, "dead_letters"] += 1
+                lonely[place] = None
+            elif at.second:
+                lonely.pop(place, None)
+        if gone:
+            await self._link.script("forget", [key], ["", *gone])
+        if len(entries) == _PAGE:
+            further = _LetterCursor(at.shard, entries[-1][0].decode(), tuple(lonely), at.second)
+        elif lonely and not at.second:
+            further = _LetterCursor(at.shard, "", tuple(lonely), second=True)
+        else:
+            await self._forget_messages(app, at.shard, tuple(lonely))
+            further = _LetterCursor(at.shard + 1)
+        return Step(removed, msgspec.json.encode(further).decode())
+
+    async def _forget_messages(self, app: str, shard: int, places: Sequence[tuple[str, Platform]]) -> None:
+        commands: list[tuple[Any, ...]] = [
+            ("HDEL", keys.message(app, shard, push_id), platform) for push_id, platform in places
+        ]
+        await self._link.many(commands)
+
+
+def of_receipt(who: Subjects, fields: Fields) -> str | None:
+    try:
+        receipt = decode_receipt(fields.get(b"r", b""))
+    except CodecError:
+        return None
+    return who.of(receipt.device_id, receipt.platform, receipt.token)
+
+
+def of_event(who: Subjects, fields: Fields) -> str | None:
+    try:
+        event = decode_event(fields.get(b"e", b""))
+    except CodecError:
+        return None
+    return who.of(event.device_id, event.platform, event.token)
+
+
+def of_bytes(who: Subjects, fields: Fields) -> str | None:
+    return who.within(b"\0".join(fields.values()))

@@ -1,0 +1,115 @@
+"""One pass of an erasure: what is kept where, in the order in which it must be looked at."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from .. import keys
+from ..config import StoreConfig
+from ..link.clock import Clock
+from ..link.link import Link
+from ..queue.queue import RedisQueue
+from ..revoke.revocations import Revocations
+from ..work.liveness import Liveness
+from .audiences import Audiences
+from .keepers import Keeper
+from .logs import Letters, Log, of_bytes, of_event, of_receipt
+from .queue import Queue
+from .rows import Rows
+
+ORDER: Final = ("audiences", "letters", "queue", "letters", "receipts", "events", "quarantine", "rows", "late")
+"""Each before those that its data may still move to: audiences and, by a replay, letters go into the queue; a delivery
+that was on its way becomes a letter, a receipt, a row; a receipt becomes an event. Rows stay where they are. `late`
+is the queue once more, for what was accepted meanwhile."""
+
+KEEPERS: Final[dict[str, str]] = {
+    # the table of keys.py: who takes the data of a device out of it; or, in brackets, why there is none in it
+    "ps:T:q:<platform>:<lane>": "queue",
+    "ps:T:retry:<platform>": "queue",
+    "ps:T:pending": "(counts)",
+    "ps:T:scheduled": "(ids of pushes)",
+    "ps:T:s:<id>": "queue",
+    "ps:T:p:<id>": "rows",
+    "ps:T:b:<id>": "(bits)",
+    "ps:T:r:<id>": "rows",
+    "ps:T:t:<id>": "(numbers)",
+    "ps:T:x:<id>": "audiences",
+    "ps:T:expansions:<lane>": "(ids of pushes)",
+    "ps:T:cancelled": "(ids of pushes)",
+    "ps:T:latest:<slot>": "(keyed digests, for 90 seconds)",
+    "ps:T:c:<digest>": "(a keyed digest, and ids of pushes)",
+    "ps:T:epoch": "(a number)",
+    "ps:T:revoked": "(ids, and 32 bits of a token's CRC)",
+    "ps:T:heard": "(names of processes)",
+    "ps:T:mark": "(a number)",
+    "ps:T:dead": "letters",
+    "ps:T:m:<id>": "letters",
+    "ps:T:replay:<job>": "(ids and counts)",
+    "ps:T:answers:<platform>:<minute>": "(counts)",
+    "ps:T:receipts": "receipts",
+    "ps:T:events": "events",
+    "ps:T:gone": "(an id of an event)",
+    "ps:T:sup:<platform>": "(keyed digests: of erased tokens for 29 days)",
+    "ps:T:moved:<platform>": "(keyed digests, for 29 days)",
+    "ps:T:lim:<platform>:<family>:<kind>:<number>": "rows",
+    "ps:{owner}:bucket:<name>": "(a number)",
+    "ps:{owner}:asked:<who>": "(numbers)",
+    "ps:T:hook": "(ids of events)",
+    "ps:T:hook:dead": "(ids of events)",
+    "ps:T:hook:asked": "(ids of events)",
+    "ps:T:i:<digest>": "(a digest, and an answer of ids)",
+    "ps:T:quarantine": "quarantine",
+    "ps:D:mark": "(a number)",
+    "ps:D:count": "(numbers)",
+    "ps:D:d:<n / 128>": "erasures",
+    "ps:D:i:<b>": "erasures",
+    "ps:D:k:<b>": "erasures",
+    "ps:D:u:<b>": "erasures",
+    "ps:D:t:<topic>": "erasures",
+    "ps:D:topics": "(names of topics)",
+    "ps:D:x:<platform>:<why>": "erasures",
+    "ps:D:x": "erasures",
+    "ps:T:erase": "erasures",
+    "ps:T:erased:<digest>": "(a keyed digest, and counts)",
+    "ps:replays": "(ids)",
+    "ps:cleanup": "(counts)",
+    "ps:lock:<name>": "(names of processes)",
+    "ps:alive:<consumer>": "(names of processes)",
+    "ps:held": "(reasons)",
+    "ps:workers": "(names of processes and apps)",
+    "ps:routes": "(names of apps and platforms)",
+    "ps:probe": "(an instant)",
+    "ps:keys": "(API keys)",
+    "ps:hash_key": "(a key)",
+}
+"""`erasures` is the erasure itself: through the registry, and at its end."""
+
+
+class Place(NamedTuple):
+    """Where a pass stands."""
+
+    at: int
+    """In `ORDER`."""
+    cursor: str
+
+
+def keepers(
+    link: Link,
+    config: StoreConfig,
+    queue: RedisQueue,
+    liveness: Liveness,
+    revocations: Revocations,
+    hash_key: bytes,
+    clock: Clock,
+) -> dict[str, Keeper]:
+    """Each by its name."""
+    return {
+        "audiences": Audiences(link, config, clock),
+        "letters": Letters(link, config),
+        "queue": Queue(link, config, queue, liveness, revocations, clock, looks=2),
+        "late": Queue(link, config, queue, liveness, revocations, clock, looks=1),
+        "receipts": Log(link, config, "receipts", keys.receipts, of_receipt, group=keys.FEEDBACK),
+        "events": Log(link, config, "events", keys.events, of_event),
+        "quarantine": Log(link, config, "quarantined", keys.quarantine, of_bytes),
+        "rows": Rows(link, hash_key),
+    }

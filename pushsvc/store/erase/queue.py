@@ -1,0 +1,330 @@
+"""Deliveries that have not ended: queued, on their way, waiting for a retry or for their time.
+
+They end as `cancelled` and their targets leave the chunks that carry them. Nothing is missed, although a delivery moves
+from lane to retry and back while it is looked for: the tokens are marked before (see `__init__.py`), so that whoever
+takes an entry afterwards ends them. Only what was in flight before can move once more, from a lane to the retries; each
+such entry is waited for; and when the second look begins all of that is over.
+
+What is accepted behind a look does not make another one follow, so that nobody who keeps posting to a token keeps its
+user from being erased: the mark that stays ends it when it is taken. A last single look (`looks=1`) at the end of the
+pass leaves little of it to wait until then.
+
+An entry that a living dispatcher holds is not touched but asked back: what is in flight ends as its provider says, what
+is not returns through the retries, where the second look finds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from ... import telemetry
+from ...model import LANES, Chunk, Delivery, DeliveryRow, Ended, Lane, Platform, Settlement, Target
+from ...model.codec import CodecError, decode_chunk, encode_chunk, encode_row
+from ...model.routing import platform_of
+from ...ports import EntryRef
+from .. import keys
+from ..config import StoreConfig
+from ..link.clock import Clock
+from ..link.link import Link
+from ..queue.queue import RedisQueue
+from ..queue.settling import member_of
+from ..revoke.revocations import Revocations
+from ..revoke.suppression import ERASED
+from ..work.liveness import Liveness
+from .keepers import Step
+from .subjects import Counts, Subjects
+
+CANCELLED = Ended("cancelled")
+_TARGETS = 2000
+"""Targets looked at in one step, about."""
+_MOST = 500
+"""Entries looked at in one step."""
+_RETRIES = 20
+_SCHEDULED = 20
+_WAIT = 0.1
+RECALL = 1.0
+"""Seconds after which an entry that is still held is asked back again."""
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class _Source(NamedTuple):
+    """One key in which chunks may stand."""
+
+    shard: int
+    platform: Platform
+    """Empty for what is scheduled."""
+    lane: Lane | None
+    """None for retries."""
+
+
+class _Held(Struct, frozen=True, array_like=True):
+    """An entry that somebody works on."""
+
+    shard: int
+    platform: Platform
+    lane: Lane
+    entry_id: str
+
+
+class _Cursor(Struct, frozen=True, array_like=True):
+    source: int = 0
+    position: str = ""
+    room: int = _MOST
+    """Entries to look at in the next step."""
+    held: tuple[_Held, ...] = ()
+    look: int = 1
+    """Which look this is, from 1."""
+
+
+class _Found(Struct, frozen=True):
+    """Which targets of a chunk go, and whose they are."""
+
+    chunk: Chunk
+    gone: list[tuple[Target, str]]
+
+    @property
+    def left(self) -> tuple[Target, ...]:
+        indexes = {target.index for target, _ in self.gone}
+        return tuple(target for target in self.chunk.targets if target.index not in indexes)
+
+
+class Queue:
+    """See `Keeper`."""
+
+    def __init__(
+        self,
+        link: Link,
+        config: StoreConfig,
+        queue: RedisQueue,
+        liveness: Liveness,
+        revocations: Revocations,
+        clock: Clock,
+        *,
+        looks: int,
+    ) -> None:
+        self._link = link
+        self._looks = looks
+        self._config = config
+        self._queue = queue
+        self._liveness = liveness
+        self._revocations = revocations
+        self._clock = clock
+        self._asked: dict[_Held, float] = {}
+        """When entries were asked back last."""
+
+    async def step(self, app: str, who: Subjects, cursor: str) -> Step:
+        at = msgspec.json.decode(cursor, type=_Cursor) if cursor else _Cursor()
+        sources = list(self._sources(app, who))
+        if at.source < len(sources):
+            removed, following = await self._look(app, who, sources[at.source], at)
+            return Step(removed, _written(following))
+        if at.held:
+            removed, held = await self._look_again(app, who, at.held)
+            return Step(removed, _written(msgspec.structs.replace(at, held=held)), _WAIT if held else 0.0)
+        if at.look < self._looks:
+            return Step(Counter(), _written(_Cursor(look=at.look + 1)))
+        return Step(Counter(), None)
+
+    def _sources(self, app: str, who: Subjects) -> Iterator[_Source]:
+        """In the order in which deliveries travel."""
+        for shard in range(self._config.shards_of(app)):
+            yield _Source(shard, "", None)
+            for platform in who.routes:
+                yield _Source(shard, platform, None)
+            for platform in who.routes:
+                for lane in LANES:
+                    yield _Source(shard, platform, lane)
+
+    async def _look(self, app: str, who: Subjects, source: _Source, at: _Cursor) -> tuple[Counts, _Cursor]:
+        if source.lane is not None:
+            return await self._look_at_lane(app, who, source.shard, source.platform, source.lane, at)
+        if source.platform:
+            removed, further = await self._look_at_retries(app, who, source, at.position)
+        else:
+            removed, further = await self._look_at_scheduled(app, who, source.shard, at.position)
+        if further is None:
+            return removed, _Cursor(at.source + 1, "", _MOST, at.held, at.look)
+        return removed, _Cursor(at.source, further, _MOST, at.held, at.look)
+
+    # --- lanes ------------------------------------------------------------------------------------
+
+    async def _look_at_lane(
+        self, app: str, who: Subjects, shard: int, platform: Platform, lane: Lane, at: _Cursor
+    ) -> tuple[Counts, _Cursor]:
+        key = keys.lane(app, shard, platform, lane)
+        first = f"({at.position}" if at.position else "-"
+        entries = await self._link.call("XRANGE", key, first, "+", "COUNT", at.room)
+        removed: Counts = Counter()
+        held, targets = list(at.held), 1
+        for entry_id, fields in entries:
+            found = _found(who, fields.get(b"c", b""))
+            if found is None:
+                continue
+            targets += len(found.chunk.targets)
+            if found.gone:
+                own = _Held(shard, platform, lane, entry_id.decode())
+                if not await self._take_out(app, own, found, removed):
+                    held.append(own)
+        if len(entries) < at.room:
+            return removed, _Cursor(at.source + 1, "", _MOST, tuple(held), at.look)
+        room = max(1, min(_MOST, _TARGETS * len(entries) // targets))
+        return removed, _Cursor(at.source, entries[-1][0].decode(), room, tuple(held), at.look)
+
+    async def _look_again(self, app: str, who: Subjects, held: Sequence[_Held]) -> tuple[Counts, tuple[_Held, ...]]:
+        removed: Counts = Counter()
+        still = []
+        for own in held:
+            key = keys.lane(app, own.shard, own.platform, own.lane)
+            entries = await self._link.call("XRANGE", key, own.entry_id, own.entry_id)
+            found = _found(who, entries[0][1].get(b"c", b"")) if entries else None
+            if found and found.gone and not await self._take_out(app, own, found, removed):
+                still.append(own)
+        return removed, tuple(still)
+
+    async def _take_out(self, app: str, at: _Held, found: _Found, removed: Counts) -> bool:
+        """End the deliveries, and let the entry go on without them. False: somebody is at work on it."""
+        key = keys.lane(app, at.shard, at.platform, at.lane)
+        owner, left = "", found.left
+        while True:
+            state, *holder = await self._link.script("requeue", [key], [keys.DISPATCH, at.entry_id, owner, "", b""])
+            if state == -1:
+                owner = holder[0].decode()
+                if owner not in await self._liveness.gone({owner}):
+                    await self._recall(app, at)
+                    return False
+                left = await self._outstanding(app, at.shard, found.chunk, left)
+            await self._end(app, found, removed)
+            rest = encode_chunk(msgspec.structs.replace(found.chunk, targets=left)) if left else b""
+            state, *_ = await self._link.script("requeue", [key], [keys.DISPATCH, at.entry_id, owner, len(left), rest])
+            if state != -1:
+                return True
+
+    async def _end(self, app: str, found: _Found, removed: Counts) -> None:
+        """Record that they are cancelled, in rows that do not say whose they were. Twice is the same as once."""
+        now = self._clock()
+        settlements = [
+            Settlement(Delivery(found.chunk, Target(target.index, "")), None, CANCELLED, now, "", ERASED)
+            for target, _ in found.gone
+        ]
+        ended = await self._queue.settle(app, settlements, [])
+        _count(app, found.chunk.platform, ended)
+        removed.update((key, "deliveries") for _, key in found.gone[:ended])
+
+    async def _outstanding(self, app: str, shard: int, chunk: Chunk, targets: Sequence[Target]) -> tuple[Target, ...]:
+        """Those that have no outcome yet: whoever had the entry may have recorded some before it died."""
+        if not targets:
+            return ()
+        asked = [(chunk.push_id, chunk.total, chunk.turn, [target.index for target in targets])]
+        (indexes,) = await self._link.script(
+            "outstanding", [keys.pending(app, shard)], [keys.prefix(app, shard), _pack(asked)]
+        )
+        wanted = set(indexes)
+        return tuple(target for target in targets if target.index in wanted)
+
+    async def _recall(self, app: str, at: _Held) -> None:
+        """Ask for it, and again from time to time: who has it now may not have had it when it was asked for."""
+        now = asyncio.get_running_loop().time()
+        if now - self._asked.get(at, -RECALL) < RECALL:
+            return
+        self._asked = {each: when for each, when in self._asked.items() if now - when < RECALL} | {at: now}
+        ref = EntryRef(app=app, shard=at.shard, platform=at.platform, lane=at.lane, entry_id=at.entry_id)
+        await self._revocations.recall(ref)
+
+    # --- retries ----------------------------------------------------------------------------------
+
+    async def _look_at_retries(
+        self, app: str, who: Subjects, source: _Source, position: str
+    ) -> tuple[Counts, str | None]:
+        key = keys.retries(app, source.shard, source.platform)
+        following, flat = await self._link.call("ZSCAN", key, position or 0, "COUNT", _RETRIES)
+        removed: Counts = Counter()
+        for member, _ in flat:
+            lane, count, blob = member.split(b" ", 2)
+            found = _found(who, blob)
+            if found is None or not found.gone:
+                continue
+            await self._end(app, found, removed)
+            left = found.left
+            rest = b"%s %d %s" % (lane, len(left), encode_chunk(msgspec.structs.replace(found.chunk, targets=left)))
+            await self._link.script(
+                "rewait",
+                [key, keys.pending(app, source.shard)],
+                [source.platform, member, rest if left else b"", int(count) - len(left)],
+            )
+        return removed, str(int(following)) if int(following) else None
+
+    # --- scheduled --------------------------------------------------------------------------------
+
+    async def _look_at_scheduled(self, app: str, who: Subjects, shard: int, position: str) -> tuple[Counts, str | None]:
+        following, flat = await self._link.call("ZSCAN", keys.scheduled(app, shard), position or 0, "COUNT", _SCHEDULED)
+        removed: Counts = Counter()
+        for push_id, _ in flat:
+            while not await self._unschedule(app, who, shard, push_id.decode(), removed):
+                pass  # another has changed it meanwhile, or it was launched: look again
+        return removed, str(int(following)) if int(following) else None
+
+    async def _unschedule(self, app: str, who: Subjects, shard: int, push_id: str, removed: Counts) -> bool:
+        key = keys.waiting(app, shard, push_id)
+        parts = await self._link.call("LRANGE", key, 0, -1)
+        now = self._clock()
+        changes: list[Any] = []
+        rows: list[Any] = []
+        owners: list[str] = []
+        platforms: list[Platform] = []
+        for place in range(0, len(parts), 4):
+            blob = parts[place + 3]
+            found = _found(who, blob)
+            if found is None or not found.gone:
+                continue
+            left = found.left
+            rest = encode_chunk(msgspec.structs.replace(found.chunk, targets=left)) if left else b""
+            changes += (place, blob, rest, len(left))
+            for target, owner in found.gone:
+                row = _row(found.chunk.message.platform, now)
+                large = keys.is_large(found.chunk.total)
+                rows += (target.index, member_of([(target.index, row)]) if large else encode_row(row))
+                owners.append(owner)
+                platforms.append(found.chunk.platform)
+        if not changes:
+            return True
+        went = await self._link.script(
+            "unschedule",
+            [*(keys.scheduled(app, shard), keys.pending(app, shard)), key, keys.push(app, shard, push_id)],
+            [keys.prefix(app, shard), push_id, now, self._config.status_ttl * 1000, len(changes) // 4, *changes, *rows],
+        )
+        if went < 0:
+            return False
+        for platform, count in Counter(platforms).items():
+            _count(app, platform, count)
+        removed.update((owner, "deliveries") for owner in owners)
+        return True
+
+
+def _found(who: Subjects, blob: bytes) -> _Found | None:
+    """None for what cannot be read: it goes into quarantine, where it is searched as bytes."""
+    try:
+        chunk = decode_chunk(blob)
+    except CodecError:
+        return None
+    owners = ((target, who.of(target.device_id, chunk.platform, target.token)) for target in chunk.targets)
+    return _Found(chunk, [(target, key) for target, key in owners if key is not None])
+
+
+def _count(app: str, platform: Platform, ended: int) -> None:
+    if ended:
+        telemetry.DELIVERIES.labels(app, platform_of(platform), CANCELLED.end, ERASED).inc(ended)
+
+
+def _row(platform: Platform, at: int) -> DeliveryRow:
+    return DeliveryRow(platform, None, "", "cancelled", ERASED, 0, 0, "", at)
+
+
+def _written(cursor: _Cursor) -> str:
+    return msgspec.json.encode(cursor).decode()

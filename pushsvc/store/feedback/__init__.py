@@ -1,0 +1,1 @@
+"""Receipts of deliveries, feedback events, and counts of what the providers answered."""

@@ -1,0 +1,54 @@
+"""What the providers answered of tokens lately, by slots of ten seconds: counted by `settle.lua`, read for feedback.
+
+The count is made in the step that writes the receipts, so that whoever reads a receipt also reads it counted. All
+answers of one step go to the slot of the last of them: they lie within milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ...model import Platform, Settlement
+from ...rules.freeze import SLOT_MS, Answers, Slots
+from .. import keys
+from ..config import StoreConfig
+from ..link.link import Link
+
+ANSWERS_TTL = 86400
+"""Seconds. A receipt that waits longer is judged without them, and nothing is pruned by it."""
+_SLOTS = 60_000 // SLOT_MS
+"""Of one minute, which is one key."""
+
+
+def slot_of(settlements: Sequence[Settlement], now: int) -> int:
+    """The slot in which the answers of a step are counted."""
+    return (settlements[-1].at if settlements else now) // SLOT_MS
+
+
+class RedisAnswers:
+    """`RecentAnswers` over a hash a minute."""
+
+    def __init__(self, link: Link, config: StoreConfig) -> None:
+        self._link = link
+        self._config = config
+
+    async def read(self, app: str, platform: Platform, first: int, last: int) -> Slots:
+        """All shards together, in one round trip."""
+        places = [
+            (minute, keys.answers(app, shard, platform, minute))
+            for minute in range(first // _SLOTS, last // _SLOTS + 1)
+            for shard in range(self._config.shards_of(app))
+        ]
+        hashes = await self._link.many([("HGETALL", key) for _, key in places])
+        found: dict[int, Answers] = {}
+        for (minute, _), fields in zip(places, hashes, strict=True):
+            for slot, answers in _read(minute, fields.items()):
+                if first <= slot <= last:
+                    found[slot] = found.get(slot, Answers()) + answers
+        return found
+
+
+def _read(minute: int, fields: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[int, Answers]]:
+    for field, count in fields:
+        kind, _, second = field.decode().partition(":")
+        yield minute * _SLOTS + int(second) * 1000 // SLOT_MS, Answers(**{kind: int(count)})

@@ -1,0 +1,154 @@
+"""Figures for `/metrics` and `pushsvc stats`, in one pipelined call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+from redis.exceptions import ResponseError
+
+from ...errors import StoreError
+from ...model import LANES, Lane, Platform
+from .. import keys
+from ..config import StoreConfig
+from ..link.link import Link, pairs
+from ..revoke.suppression import Suppression
+
+
+class AppGauges(Struct, frozen=True):
+    """Where one app stands, over all its shards. Platforms and lanes without anything are there, with 0."""
+
+    pending: dict[Platform, dict[Lane, int]]
+    """Deliveries accepted and not ended, by lane; those that wait for a retry among them."""
+    retry_pending: dict[Platform, int]
+    """Deliveries that wait for the time of their retry."""
+    scheduled: int
+    """Deliveries of pushes that wait for their time; not pending yet."""
+    entries: dict[Platform, dict[Lane, int]]
+    """Entries in the lanes' streams, those being worked on included."""
+    in_flight: dict[Platform, dict[Lane, int]]
+    """Entries taken and not finished."""
+    consumers: dict[Platform, dict[Lane, int]]
+    """Members of the lanes' consumer groups, in each shard the same ones: the most of any shard."""
+    suppressed: dict[Platform, int]
+    dead_letters: int
+    receipts: int
+    """Receipts that feedback has not recorded."""
+    events: int
+    quarantined: int
+    """Entries that could not be decoded."""
+    by_shard: list[int]
+    """Deliveries that have not ended, in each shard; those that are scheduled among them."""
+
+    @property
+    def total_pending(self) -> int:
+        return sum(count for lanes in self.pending.values() for count in lanes.values())
+
+
+class Gauges(Struct, frozen=True):
+    """Where everything stands."""
+
+    apps: dict[str, AppGauges]
+
+    @property
+    def pending(self) -> dict[Lane, int]:
+        """Deliveries of all apps that have not ended, by lane."""
+        everything = [lanes for app in self.apps.values() for lanes in app.pending.values()]
+        return {lane: sum(lanes[lane] for lanes in everything) for lane in LANES}
+
+    @property
+    def retry_pending(self) -> int:
+        """Deliveries of all apps that wait for the time of their retry."""
+        return sum(count for app in self.apps.values() for count in app.retry_pending.values())
+
+    @property
+    def scheduled(self) -> int:
+        """Deliveries of all apps that wait for the time of their push."""
+        return sum(app.scheduled for app in self.apps.values())
+
+
+def pending_of(counters: Mapping[bytes, Any]) -> int:
+    """Deliveries that have not ended, which all fields say but `<platform>:retry`, a part of the others."""
+    return sum(int(count) for field, count in counters.items() if not field.endswith(b":retry"))
+
+
+async def read_gauges(link: Link, config: StoreConfig, routes: Mapping[str, Sequence[Platform]]) -> Gauges:
+    """The present figures of these apps and platforms."""
+    asked = [
+        (app, _questions(app, shard, platforms))
+        for app, platforms in routes.items()
+        for shard in range(config.shards_of(app))
+    ]
+    answers = iter(await link.many([command for _, commands in asked for command in commands], errors=True))
+    read: dict[str, list[list[Any]]] = {app: [] for app in routes}
+    for app, commands in asked:
+        read[app].append([next(answers) for _ in commands])
+    return Gauges(apps={app: _sum_up(read[app], platforms) for app, platforms in routes.items()})
+
+
+async def read_memory(link: Link) -> float:
+    """Used memory as a share of `maxmemory`, in a cluster of the fullest node that is asked; NaN where none is set or
+    this user may not know."""
+    try:
+        answer = await link.call("INFO", "memory")
+    except StoreError:
+        return math.nan
+    nodes = [answer] if "used_memory" in answer else list(answer.values())
+    shares = [int(node["used_memory"]) / int(node["maxmemory"]) for node in nodes if int(node.get("maxmemory", 0))]
+    return max(shares, default=math.nan)
+
+
+def _questions(app: str, shard: int, platforms: Sequence[Platform]) -> list[tuple[Any, ...]]:
+    return [
+        ("HGETALL", keys.pending(app, shard)),
+        ("XLEN", keys.dead(app, shard)),
+        ("XLEN", keys.receipts(app, shard)),
+        ("XLEN", keys.events(app, shard)),
+        ("XLEN", keys.quarantine(app, shard)),
+        *(Suppression.counting(app, shard, platform) for platform in platforms),
+        *(("XLEN", keys.lane(app, shard, platform, lane)) for platform in platforms for lane in LANES),
+        *(("XINFO", "GROUPS", keys.lane(app, shard, platform, lane)) for platform in platforms for lane in LANES),
+    ]
+
+
+def _sum_up(shards: Sequence[Sequence[Any]], platforms: Sequence[Platform]) -> AppGauges:
+    def numbers(place: int) -> list[int]:
+        return [0 if isinstance(shard[place], Exception) else int(shard[place]) for shard in shards]
+
+    def counted(field: str) -> int:
+        return sum(int(shard[0].get(field.encode(), 0)) for shard in shards if isinstance(shard[0], dict))
+
+    first = 5
+    lengths = first + len(platforms)
+    groups = lengths + len(platforms) * len(LANES)
+    lanes = [(platform, lane) for platform in platforms for lane in LANES]
+
+    def by_lane(values: Sequence[int]) -> dict[Platform, dict[Lane, int]]:
+        found: dict[Platform, dict[Lane, int]] = {platform: {} for platform in platforms}
+        for (platform, lane), value in zip(lanes, values, strict=True):
+            found[platform][lane] = value
+        return found
+
+    def of_group(place: int, field: bytes) -> list[int]:
+        # A stream that does not exist yet has no groups: the server says so with an error.
+        return [
+            0 if isinstance(shard[place], ResponseError) else sum(group[field] for group in map(pairs, shard[place]))
+            for shard in shards
+        ]
+
+    return AppGauges(
+        pending=by_lane([counted(f"{platform}:{lane}") for platform, lane in lanes]),
+        retry_pending={platform: counted(f"{platform}:retry") for platform in platforms},
+        scheduled=counted("scheduled"),
+        entries=by_lane([sum(numbers(lengths + at)) for at in range(len(lanes))]),
+        in_flight=by_lane([sum(of_group(groups + at, b"pending")) for at in range(len(lanes))]),
+        consumers=by_lane([max(of_group(groups + at, b"consumers"), default=0) for at in range(len(lanes))]),
+        suppressed={platform: sum(numbers(first + at)) for at, platform in enumerate(platforms)},
+        dead_letters=sum(numbers(1)),
+        receipts=sum(numbers(2)),
+        events=sum(numbers(3)),
+        quarantined=sum(numbers(4)),
+        by_shard=[pending_of(shard[0]) if isinstance(shard[0], dict) else 0 for shard in shards],
+    )

@@ -1,0 +1,156 @@
+"""Dead letters listed and counted: read in the order in which they failed, filtered here, shown without their tokens.
+
+The stream is not indexed by push or reason: dead letters are few beside what is sent, and a filter over 100,000 of
+them takes about a second. A cursor is `<shard>-<entry id>`, of the last one that was looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext
+
+from ...errors import Fault, InvalidRequest
+from ...model.routing import platform_of
+from ...ports import DeadFilter, DeadRow
+from .. import keys
+from ..config import StoreConfig
+from ..link.link import Link
+from ..link.unreadable import readable
+from ..queue.letter import DeadLetter, decode_dead
+
+PAGE = 1000
+"""Dead letters looked at in one round trip, by whoever has the process for itself."""
+STEP = 250
+"""The same beside others who wait: some milliseconds."""
+LOOK = 20_000
+"""Dead letters looked at in one call: a filter that fits few of them answers with a cursor, not with silence."""
+SLACK = 3_600_000
+"""Milliseconds by which the clocks of a dispatcher and of Redis may differ. An entry's id is Redis' time of its
+recording, never long before the failure, but after it by as long as Redis was away."""
+
+_CURSOR = re.compile(r"([0-9]{1,3})-([0-9]{1,20}-[0-9]{1,20})")
+
+
+def fits(letter: DeadLetter, which: DeadFilter) -> bool:
+    """Whether the filter means it."""
+    return (
+        (not which.push or letter.push_id == which.push)
+        and (not which.platform or platform_of(letter.platform) == which.platform)
+        and (not which.reason or letter.reason == which.reason)
+        and (which.since is None or letter.at >= which.since)
+        and (which.until is None or letter.at < which.until)
+    )
+
+
+def row_of_letter(cursor: str, letter: DeadLetter) -> DeadRow:
+    """All of it that may be shown."""
+    return DeadRow(
+        id=cursor,
+        push_id=letter.push_id,
+        platform=platform_of(letter.platform),
+        device_id=letter.target.device_id,
+        token_hash=letter.token_hash,
+        reason=letter.reason,
+        status=letter.status,
+        attempts=letter.attempts,
+        at=letter.at,
+    )
+
+
+def parse_cursor(cursor: str) -> tuple[int, str]:
+    """Shard and entry id; the beginning for an empty one. Raises InvalidRequest."""
+    if not cursor:
+        return 0, ""
+    found = _CURSOR.fullmatch(cursor)
+    if found is None:
+        raise InvalidRequest(faults=[Fault("cursor", "is not a cursor that an earlier page has given")])
+    return int(found[1]), found[2]
+
+
+def shards_meant(app: str, which: DeadFilter, config: StoreConfig) -> Iterable[int]:
+    """Where its dead letters may lie: those of one push are in one shard."""
+    shards = config.shards_of(app)
+    return [keys.shard_of(which.push, shards)] if which.push else range(shards)
+
+
+def first_id(which: DeadFilter) -> str:
+    """Where in the stream to begin."""
+    return str(max(0, (which.since or 0) - SLACK))
+
+
+async def letters(
+    link: Link,
+    app: str,
+    shard: int,
+    *,
+    after: str,
+    first: str,
+    last: str = "+",
+    page: int = PAGE,
+    turn: AbstractAsyncContextManager[None] | None = None,
+) -> AsyncIterator[list[tuple[str, DeadLetter]]]:
+    """Pages of entry ids and dead letters, up to and with `last`, each read within `turn`. What cannot be read is left
+    out."""
+    start = f"({after}" if after else first
+    while True:
+        async with turn or nullcontext():
+            answer = await link.call("XRANGE", keys.dead(app, shard), start, last, "COUNT", page)
+            found = []
+            for entry_id, fields in answer:
+                letter = readable(decode_dead, fields.get(b"d", b""), "dead_letter", app)
+                if letter is not None:
+                    found.append((entry_id.decode(), letter))
+            if turn is not None:
+                await asyncio.sleep(0)
+        yield found
+        if len(answer) < page:
+            return
+        start = f"({answer[-1][0].decode()}"
+
+
+class RedisLetters:
+    """The reading half of `DeadLetters`."""
+
+    def __init__(self, link: Link, config: StoreConfig) -> None:
+        self._link = link
+        self._config = config
+        self._turn = asyncio.Semaphore(1)
+        """Of those who look through everything: one step at a time, so that any number of them slows nobody else."""
+
+    async def page(self, app: str, which: DeadFilter, *, cursor: str, limit: int) -> tuple[list[DeadRow], str | None]:
+        """Shard by shard; within each, oldest first."""
+        from_shard, after = parse_cursor(cursor)
+        rows: list[DeadRow] = []
+        looked = 0
+        for shard in shards_meant(app, which, self._config):
+            if shard < from_shard:
+                continue
+            own = after if shard == from_shard else ""
+            async for found in self._steps(app, shard, own, which):
+                for entry_id, letter in found:
+                    if fits(letter, which):
+                        if len(rows) == limit:
+                            return rows, rows[-1].id
+                        rows.append(row_of_letter(f"{shard}-{entry_id}", letter))
+                looked += len(found)
+                if looked >= LOOK and found:
+                    return rows, f"{shard}-{found[-1][0]}"
+        return rows, None
+
+    def _steps(
+        self, app: str, shard: int, after: str, which: DeadFilter
+    ) -> AsyncIterator[list[tuple[str, DeadLetter]]]:
+        return letters(self._link, app, shard, after=after, first=first_id(which), page=STEP, turn=self._turn)
+
+    async def count(self, app: str, which: DeadFilter) -> int:
+        """How many the filter means."""
+        if which == DeadFilter():
+            lengths = [("XLEN", keys.dead(app, shard)) for shard in range(self._config.shards_of(app))]
+            return sum(await self._link.many(lengths))
+        counted = 0
+        for shard in shards_meant(app, which, self._config):
+            async for found in self._steps(app, shard, "", which):
+                counted += sum(1 for _, letter in found if fits(letter, which))
+        return counted

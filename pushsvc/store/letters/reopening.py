@@ -1,0 +1,66 @@
+"""Dead letters become chunks again. Pure.
+
+A replayed delivery is the same delivery: same push, same index, and so the same apns-id, collapse id and tag. It has
+all its attempts again, and as long to live as it had at its beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from ...model import Chunk, Message, Platform
+from ..queue.letter import DeadLetter
+
+Letter = tuple[str, DeadLetter]
+"""A dead letter with the id of its entry."""
+
+
+class Reopening(Struct, frozen=True):
+    """A chunk to send, and the dead letters that it is made of, in the order of its targets."""
+
+    chunk: Chunk
+    entries: tuple[str, ...]
+
+
+def refreshed(message: Message, *, expires_at: int, expires_again: int) -> Message:
+    """The message with its expiry moved, where it names the instant (ms) that we had reckoned.
+
+    An expiry that the caller wrote into an override stays as it is.
+    """
+    before, after = str(expires_at // 1000), str(expires_again // 1000)
+    headers = message.headers
+    if headers.get("apns-expiration") == before:
+        headers = {**headers, "apns-expiration": after}
+    body = message.body.replace(f'"apns-expiration":"{before}"'.encode(), f'"apns-expiration":"{after}"'.encode())
+    return msgspec.structs.replace(message, headers=headers, body=body)
+
+
+def reopened(head: Chunk, found: Sequence[Letter], *, now: int) -> Reopening:
+    """One chunk of dead letters of one push, platform and turn. `head` is their chunk without targets."""
+    expires_again = now + head.expires_at - head.starts_at
+    chunk = msgspec.structs.replace(
+        head,
+        targets=tuple(letter.target for _, letter in found),
+        starts_at=now,
+        expires_at=expires_again,
+        message=refreshed(head.message, expires_at=head.expires_at, expires_again=expires_again),
+        attempt=1,
+        turn=found[0][1].turn + 1,
+    )
+    return Reopening(chunk, tuple(entry_id for entry_id, _ in found))
+
+
+def grouped(found: Iterable[Letter], size: int) -> list[tuple[str, Platform, list[Letter]]]:
+    """Dead letters that may travel together: of one push, platform and turn, at most `size`."""
+    groups: dict[tuple[str, Platform, int], list[Letter]] = {}
+    for entry in found:
+        letter = entry[1]
+        groups.setdefault((letter.push_id, letter.platform, letter.turn), []).append(entry)
+    return [
+        (push_id, platform, group[start : start + size])
+        for (push_id, platform, _), group in groups.items()
+        for start in range(0, len(group), size)
+    ]

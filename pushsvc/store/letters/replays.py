@@ -1,0 +1,254 @@
+"""Replays: asked for, taken up, moved on step by step, and taken up again when their worker is gone.
+
+A replay is a record in Redis, not a job in somebody's memory. `ps:replays` says when one that nobody works on is due;
+whoever works on one puts that off as it goes (`keep`). Who runs it is not decided by that, though: every step names
+the cursor that it began at, and a step from another cursor changes nothing (see replay.lua).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from ...errors import Unreadable
+from ...model import Chunk, Platform
+from ...model.codec import decode_chunk, encode_chunk
+from ...ports import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
+from .. import keys
+from ..config import DAY, StoreConfig
+from ..link.clock import Clock
+from ..link.link import Link
+from ..link.unreadable import readable
+from ..queue.settling import lua_string
+from ..revoke.presence import Presence
+from ..work.leases import Leases
+from .listing import LOOK, RedisLetters, first_id, fits, letters, shards_meant
+from .reopening import Letter, Reopening, grouped, reopened
+
+RECORD_TTL = 7 * DAY * 1000
+_FIELDS = ("spec", "st", "at", "matched", "error", "up", "moved", "skipped", "stop")
+ENDED: Final = ("done", "failed", "stopped")
+_decode_spec = msgspec.json.Decoder(ReplaySpec).decode
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Step(Struct, frozen=True):
+    """What one step did. `over`: nothing is left. `lost`: somebody else runs this replay; leave it to them."""
+
+    moved: int = 0
+    skipped: int = 0
+    over: bool = False
+    lost: bool = False
+
+
+class RedisReplays:
+    """`DeadLetters` over Redis, and what a worker needs to run its replays."""
+
+    def __init__(self, link: Link, config: StoreConfig, presence: Presence, clock: Clock) -> None:
+        self._link = link
+        self._presence = presence
+        self._config = config
+        self._clock = clock
+        self._letters = RedisLetters(link, config)
+        self._leases = Leases(link, clock)
+
+    async def page(self, app: str, which: DeadFilter, *, cursor: str, limit: int) -> tuple[list[DeadRow], str | None]:
+        return await self._letters.page(app, which, cursor=cursor, limit=limit)
+
+    async def count(self, app: str, which: DeadFilter) -> int:
+        return await self._letters.count(app, which)
+
+    # --- records --------------------------------------------------------------------------------
+
+    async def request(self, spec: ReplaySpec) -> ReplayStatus:
+        """The record is there before the replay is due, so that whoever takes it up finds it whole."""
+        app, now = spec.app, self._clock()
+        job = f"{now:012x}{secrets.token_hex(4)}"
+        matched = await self._letters.count(app, spec.filter)
+        shards = list(shards_meant(app, spec.filter, self._config))
+        last = await self._link.many([("XREVRANGE", keys.dead(app, shard), "+", "-", "COUNT", 1) for shard in shards])
+        commands: list[tuple[Any, ...]] = []
+        for shard, newest in zip(shards, last, strict=True):
+            key = keys.replay(app, shard, job)
+            commands.append(("HSET", key, "end", newest[0][0] if newest else "0-0"))
+        head = keys.replay(app, 0, job)
+        told = ("spec", msgspec.json.encode(spec), "st", "queued", "at", now, "up", now, "matched", matched)
+        commands.append(("HSET", head, *told))
+        await self._link.many(commands)
+        await self._link.promise("ZADD", keys.REPLAYS, now, f"{app} {job}")
+        return ReplayStatus(job=job, spec=spec, state="queued", created_at=now, updated_at=now, matched=matched)
+
+    async def replay(self, app: str, job: str) -> ReplayStatus | None:
+        """Raises Unreadable for one that a newer pushsvc has been asked for."""
+        shards = range(self._config.shards_of(app))
+        answers = await self._link.many([("HMGET", keys.replay(app, shard, job), *_FIELDS) for shard in shards])
+        spec, state, created, matched, error = answers[0][:5]
+        if spec is None:
+            return None
+        known = readable(_decode_spec, spec, "replay", app)
+        if known is None:
+            raise Unreadable("The replay")
+        return ReplayStatus(
+            job=job,
+            spec=known,
+            state="stopped" if answers[0][8] else state.decode(),
+            created_at=int(created),
+            updated_at=max(int(answer[5] or 0) for answer in answers),
+            matched=int(matched),
+            moved=sum(int(answer[6] or 0) for answer in answers),
+            skipped=sum(int(answer[7] or 0) for answer in answers),
+            error=(error or b"").decode(),
+        )
+
+    async def stop(self, app: str, job: str) -> ReplayStatus | None:
+        """A field of its own says so, in each shard: a worker that is at a step may still write the state, and moves
+        nothing any more once this has returned."""
+        status = await self.replay(app, job)
+        if status is None or status.state in ENDED:
+            return status
+        for shard in range(self._config.shards_of(app)):
+            key = keys.replay(app, shard, job)
+            await self._link.many([("HSET", key, "stop", 1, "up", self._clock()), ("PEXPIRE", key, RECORD_TTL)])
+        await self._link.call("ZREM", keys.REPLAYS, f"{app} {job}")
+        return await self.replay(app, job)
+
+    async def unfinished(self, *, due: bool = True) -> list[tuple[str, str]]:
+        """App and job of replays that are not done; those only that nobody works on, unless told."""
+        found = (await self._leases.due([keys.REPLAYS]))[0] if due else await self._leases.all(keys.REPLAYS)
+        return [(app, job) for app, _, job in (name.partition(" ") for name in found)]
+
+    async def keep(self, app: str, job: str, *, lease: int) -> None:
+        """Say that somebody works on it for so many ms, or soon will; 0: nobody does. A done one stays done."""
+        await self._leases.keep(keys.REPLAYS, f"{app} {job}", lease)
+
+    async def due_at(self, app: str, job: str) -> int:
+        """When its next step was due by its rate, Unix ms; 0 before the first."""
+        return int(await self._link.call("HGET", keys.replay(app, 0, job), "due") or 0)
+
+    async def put_off(self, app: str, job: str, due: int) -> None:
+        """Its next step is due at that ms, and nobody works on it until then."""
+        await self._link.call("HSET", keys.replay(app, 0, job), "due", due)
+        await self._link.call("ZADD", keys.REPLAYS, "XX", due, f"{app} {job}")
+
+    async def finish(self, app: str, job: str, error: str = "") -> None:
+        """It is done, or has failed."""
+        state = "failed" if error else "done"
+        records = [keys.replay(app, shard, job) for shard in range(self._config.shards_of(app))]
+        told = ("st", state, "error", error, "up", self._clock())
+        lifetimes = [("PEXPIRE", record, RECORD_TTL) for record in records]
+        await self._link.many([("HSET", records[0], *told), *lifetimes])
+        await self._link.call("ZREM", keys.REPLAYS, f"{app} {job}")
+
+    # --- steps ----------------------------------------------------------------------------------
+
+    async def step(self, app: str, job: str, *, most: int) -> Step:
+        """Put up to `most` deliveries back into their lanes, in one atomic step of one shard."""
+        status = await self.replay(app, job)
+        if status is None or status.state in ENDED:
+            return Step(over=True)
+        if status.state == "queued":
+            await self._link.call("HSET", keys.replay(app, 0, job), "st", "running")
+        spec = status.spec
+        if spec.limit:
+            most = min(most, spec.limit - status.moved)
+            if most <= 0:
+                return Step(over=True)
+        for shard in shards_meant(app, spec.filter, self._config):
+            step = await self._step_in(spec, job, shard, most)
+            if not step.over:
+                return step
+        return Step(over=True)
+
+    async def _step_in(self, spec: ReplaySpec, job: str, shard: int, most: int) -> Step:
+        app = spec.app
+        while True:
+            cursor, end = await self._link.call("HMGET", keys.replay(app, shard, job), "cursor", "end")
+            seen = (cursor or b"").decode()
+            found, reached = await self._next(spec, shard, seen, (end or b"0-0").decode(), most)
+            if reached == seen:
+                return Step(over=True)
+            reopenings, skipped = await self._reopen(app, shard, found)
+            answer = await self._move(app, shard, job, (seen, reached, skipped), reopenings)
+            if answer[0] == -1:
+                return Step(lost=True)
+            if answer[0] >= 0:
+                return Step(moved=answer[0], skipped=answer[1])
+            # A dead letter was taken away meanwhile, by another replay or by its age: read again.
+
+    async def _next(self, spec: ReplaySpec, shard: int, seen: str, end: str, most: int) -> tuple[list[Letter], str]:
+        """The next dead letters that are meant, and how far that is."""
+        chosen: list[Letter] = []
+        reached, looked = seen, 0
+        async for page in letters(self._link, spec.app, shard, after=seen, first=first_id(spec.filter), last=end):
+            for entry_id, letter in page:
+                reached = entry_id
+                if fits(letter, spec.filter):
+                    chosen.append((entry_id, letter))
+                    if len(chosen) == most:
+                        return chosen, reached
+            looked += len(page)
+            if looked >= LOOK:
+                break
+        return chosen, reached
+
+    async def _reopen(self, app: str, shard: int, found: Sequence[Letter]) -> tuple[list[Reopening], int]:
+        """The chunks, and how many dead letters have lost their message."""
+        groups = grouped(found, self._config.chunk_size)
+        wanted = list({(push_id, platform): None for push_id, platform, _ in groups})
+        blobs = await self._link.many(
+            [("HGET", keys.message(app, shard, push_id), platform) for push_id, platform in wanted]
+        )
+        heads: dict[tuple[str, Platform], Chunk] = {}
+        for place, blob in zip(wanted, blobs, strict=True):
+            head = None if blob is None else readable(decode_chunk, blob, "dead_letter", app)
+            if head is not None:
+                heads[place] = head
+        now = self._clock()
+        reopenings, skipped = [], 0
+        for push_id, platform, group in groups:
+            head = heads.get((push_id, platform))
+            if head is None:
+                skipped += len(group)
+            else:
+                reopenings.append(reopened(head, group, now=now))
+        await self._presence.look_again(app, [each.chunk for each in reopenings])
+        return reopenings, skipped
+
+    async def _move(
+        self, app: str, shard: int, job: str, progress: tuple[str, str, int], reopenings: Sequence[Reopening]
+    ) -> list[int]:
+        groups = [
+            (
+                each.chunk.push_id,
+                each.chunk.platform,
+                each.chunk.lane,
+                each.chunk.total,
+                each.chunk.turn,
+                lua_string(encode_chunk(each.chunk)),
+                [target.index for target in each.chunk.targets],
+                each.entries,
+            )
+            for each in reopenings
+        ]
+        answer: list[int] = await self._link.script(
+            "replay",
+            [keys.pending(app, shard), keys.dead(app, shard), keys.replay(app, shard, job)],
+            [keys.prefix(app, shard), _pack((self._clock(), *progress, groups))],
+        )
+        return answer
+
+    # --- turns ----------------------------------------------------------------------------------
+
+    async def turn(self, name: str, owner: str, seconds: float) -> bool:
+        """Whether it is `owner`'s turn, for so long, to do what one process of all does."""
+        key = keys.lock(name)
+        taken = await self._link.call("SET", key, owner, "NX", "PX", int(seconds * 1000))
+        return taken is not None
+
+    async def give_back(self, name: str, owner: str) -> None:
+        """`owner` could not do it: it is anybody's turn."""
+        await self._link.script("hold", [keys.lock(name)], [owner, 0])

@@ -1,0 +1,1 @@
+"""Rate limits (GCRA) on the server's clock."""

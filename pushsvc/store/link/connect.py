@@ -1,0 +1,271 @@
+"""A Redis URL becomes a client with sane limits; whatever goes wrong on the wire becomes a `StoreError`, here alone.
+
+`redis://`, `rediss://` (TLS) and `unix://` are redis-py's own forms. `redis+sentinel://host:port,host2/master/db` asks
+the sentinels for the master (`rediss+sentinel://` speaks TLS to it; user and password are the master's, those of the
+sentinels go into `?sentinel_username=..&sentinel_password=..`), see `sentinels.py`. `redis+cluster://host:port,host2`
+is a Redis Cluster. `urls.py` refuses what cannot be meant.
+
+redis-py's defaults are not used for three reasons: a read times out after 5 s, which breaks blocking reads; a failed
+command is tried up to 10 times, which turns a dead server into a minute's silence; and a pool that is used up raises
+instead of waiting. A command whose connection broke is tried once more, because each step of the store may run twice
+without harm. What hands out entries of a stream is the exception: it goes over the client of `blocking`, which repeats
+nothing, see `Link.read` and `queue.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+from redis import Redis as SyncRedis
+from redis import exceptions as faults
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.backoff import ConstantBackoff, NoBackoff
+from redis.retry import Retry as SyncRetry
+
+from ...errors import ConfigError, StoreError, StoreUnavailable
+from .packed import packed
+from .sentinels import Sentinels, primary_client
+from .sync_sentinels import SyncSentinels, sync_primary_client
+from .urls import FORMS, check_url
+
+Client: TypeAlias = Redis | RedisCluster
+
+SENTINEL_TIMEOUT = 1.0
+"""Seconds that a sentinel may take: a silent one must not hold up what the others say."""
+_CONNECTIONS = 64
+"""More round trips at once do not make one Redis faster; who comes next waits for a free connection."""
+
+_UNAVAILABLE = (
+    faults.ConnectionError,
+    faults.TimeoutError,
+    faults.BusyLoadingError,
+    faults.ReadOnlyError,
+    faults.OutOfMemoryError,
+    faults.NoPermissionError,
+    faults.ClusterError,
+    faults.RedisClusterException,
+    faults.TryAgainError,
+    faults.AskError,
+    faults.MovedError,
+    OSError,
+    TimeoutError,
+)
+# In front of the text, or in the middle of it: where Redis 6.2 says what stopped a script, and where redis-py says
+# which command of a pipeline it was.
+_UNAVAILABLE_CODE = re.compile(
+    r"(?:^|[ '\"-])(?:MISCONF|NOREPLICAS|LOADING|MASTERDOWN|BUSY|UNBLOCKED|OOM|NOAUTH|READONLY|CLUSTERDOWN|TRYAGAIN"
+    r"|NOGROUP|WRONGTYPE) "
+    # Of a slot that moves, where a script makes the names of its keys from their prefix.
+    r"|attempted to access a non local key"
+    # An access list that a command within a script is not on: outside of one that is a NOPERM.
+    r"|user executing the script can't run this|ACL failure in script"
+)
+_DRIVER = ("redis.", "uvloop", "asyncio.")
+"""Modules whose own RuntimeErrors and the like say that a connection went while they used it: uvloop writes to a closed
+transport, redis-py asks a parser that a disconnect has taken away."""
+
+
+@contextmanager
+def store_faults() -> Iterator[None]:
+    """Turn redis-py's exceptions into `StoreUnavailable` or, for what is not a matter of reach, `StoreError`.
+
+    A cancellation that redis-py swallows, as it does where it connects, is raised again: who is told to end must not
+    go on, least of all into a wait that nobody ends (redis/redis-py#2551).
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        yield
+    except _UNAVAILABLE as error:
+        _heed_cancellation(task, before)
+        raise StoreUnavailable(f"Redis is not available: {_short(error)}", _fix(error)) from error
+    except faults.RedisError as error:
+        _heed_cancellation(task, before)
+        kind = StoreUnavailable if _UNAVAILABLE_CODE.search(_told(error)) else StoreError
+        raise kind(f"Redis refused: {_short(error)}") from error
+    except (RuntimeError, AttributeError, LookupError, TypeError) as error:
+        _heed_cancellation(task, before)
+        if not _of_driver(error):
+            raise
+        raise StoreUnavailable(f"Redis is not available: the connection went ({type(error).__name__})") from error
+    _heed_cancellation(task, before)
+
+
+def _fix(error: BaseException) -> str:
+    """What an operator does about it, where the error says enough."""
+    if isinstance(error, faults.AuthenticationError):
+        return "correct user and password in redis.url"
+    if isinstance(error, faults.ConnectionError) and "connecting to" in str(error):
+        return "is Redis running there? redis.url says where it is"
+    return ""
+
+
+def _of_driver(error: BaseException) -> bool:
+    """Whether it was raised within redis-py or what carries its bytes, not by what calls it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = str(trace.tb_frame.f_globals.get("__name__", "")) if trace is not None else ""
+    return f"{module}.".startswith(_DRIVER) or "Transport closed" in str(error)
+
+
+def _heed_cancellation(task: asyncio.Task[Any] | None, before: int) -> None:
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+
+
+def _told(error: BaseException) -> str:
+    # Redis quotes the arguments of a command that it does not know, and an argument may hold a token.
+    return str(error).split(", with args", 1)[0]
+
+
+def _short(error: BaseException) -> str:
+    return _told(error)[:200] or type(error).__name__
+
+
+def open_redis(
+    url: str, *, name: str, timeout: float = 5.0, blocking: bool = False, sentinels: Sentinels | None = None
+) -> Client:
+    """A client, not yet connected. `blocking` is for reads that wait: no time limit, no second try, as many
+    connections as there are readers. `sentinels` are those of another client of the same URL, which it shares. Raises
+    ConfigError for a URL that cannot be meant.
+    """
+    scheme = check_url(url)
+    options: dict[str, Any] = {
+        "client_name": _client_name(name),
+        "protocol": 2,
+        "socket_connect_timeout": timeout,
+        "socket_timeout": None if blocking else timeout,
+        "retry": Retry(NoBackoff(), 0) if blocking else Retry(ConstantBackoff(0.05), 1, (faults.ConnectionError,)),
+    }
+    try:
+        if scheme.endswith("+cluster"):
+            return _open_cluster(url, options)
+        if scheme != "unix":
+            options["socket_keepalive"] = True
+        if scheme.endswith("+sentinel"):
+            return _open_sentinel(url, options, sentinels)
+        pool: ConnectionPool
+        if blocking:
+            pool = ConnectionPool.from_url(url, max_connections=100_000, **options)
+        else:
+            pool = BlockingConnectionPool.from_url(url, max_connections=_CONNECTIONS, timeout=timeout, **options)
+        pool.connection_class = packed(pool.connection_class)
+        return Redis.from_pool(pool)
+    except (ValueError, KeyError) as error:
+        # The URL may hold a password, so the error names what is wrong but does not quote it.
+        raise ConfigError("redis.url", f"cannot be read ({type(error).__name__})", f"use one of {FORMS}") from None
+
+
+def sentinels_of(client: Client) -> Sentinels | None:
+    """The sentinels that the client asks, where it does."""
+    pool = None if isinstance(client, RedisCluster) else client.connection_pool
+    return pool.sentinel_manager if isinstance(pool, SentinelConnectionPool) else None
+
+
+async def close_redis(client: Client) -> None:
+    """Close the client, and with it the connections to the sentinels that it asked: redis-py leaves those open."""
+    await client.aclose()
+    sentinels = sentinels_of(client)
+    for sentinel in sentinels.sentinels if sentinels is not None else ():
+        await sentinel.aclose()
+
+
+def _client_name(name: str) -> str:
+    """CLIENT SETNAME takes printable ASCII without spaces."""
+    return "".join(char if "!" <= char <= "~" else "-" for char in f"pushsvc:{name}")
+
+
+def _nodes(netloc: str, port: int) -> list[tuple[str, int]]:
+    """`host:port,host2` as pairs; raises ValueError."""
+    nodes = []
+    for part in netloc.rpartition("@")[2].split(","):
+        split = urlsplit(f"//{part}")
+        if not split.hostname:
+            raise ValueError("a host is missing")
+        nodes.append((split.hostname, split.port or port))
+    return nodes
+
+
+def _credentials(netloc: str) -> dict[str, str]:
+    user, _, password = netloc.rpartition("@")[0].partition(":")
+    found = {"username": unquote(user), "password": unquote(password)}
+    return {key: value for key, value in found.items() if value}
+
+
+def _tls_and_rest(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The URL's path, and its query read as redis-py reads that of a plain URL."""
+    parts = urlsplit(url)
+    query = urlencode([(key, value) for key, value in parse_qsl(parts.query) if not key.startswith("sentinel_")])
+    scheme = "rediss" if parts.scheme.startswith("rediss") else "redis"
+    extra: dict[str, Any] = dict(parse_url(urlunsplit((scheme, "host", "", query, ""))))
+    del extra["host"]
+    if extra.pop("connection_class", None) is not None:
+        extra["ssl"] = True
+    return parts.path, {**options, **extra, **_credentials(parts.netloc)}
+
+
+def _open_sentinel(url: str, options: dict[str, Any], shared: Sentinels | None) -> Redis:
+    parts = urlsplit(url)
+    path, kwargs = _tls_and_rest(url, options)
+    master, _, db = path.strip("/").partition("/")
+    if not master:
+        raise ConfigError(
+            "redis.url", "the name of the sentinels' master is missing", "redis+sentinel://host:26379/mymaster/0"
+        )
+    own = {key[len("sentinel_") :]: value for key, value in parse_qsl(parts.query) if key.startswith("sentinel_")}
+    sentinels = shared or Sentinels(
+        _nodes(parts.netloc, 26379),
+        unquote(master),
+        timeout=min(SENTINEL_TIMEOUT, options["socket_connect_timeout"]),
+        options={"protocol": 2, **own},
+    )
+    tls = bool(kwargs.pop("ssl", False))
+    return primary_client(sentinels, unquote(master), tls=tls, db=int(db or 0), **kwargs)
+
+
+def _open_cluster(url: str, options: dict[str, Any]) -> RedisCluster:
+    _, kwargs = _tls_and_rest(url, options)
+    nodes = [ClusterNode(host, port) for host, port in _nodes(urlsplit(url).netloc, 6379)]
+    return RedisCluster(startup_nodes=nodes, max_connections=100_000, **kwargs)
+
+
+def open_sync_redis(url: str, *, name: str, timeout: float = 5.0) -> SyncRedis:
+    """A client for rq, which knows no event loop; not yet connected. Raises ConfigError, also for a cluster."""
+    scheme = check_url(url, "jobs.url")
+    if scheme.endswith("+cluster"):
+        raise ConfigError(
+            "jobs.url", "rq does not run on a Redis Cluster", "set it to the URL of a Redis that is not a cluster"
+        )
+    options: dict[str, Any] = {
+        "client_name": _client_name(name),
+        "protocol": 2,
+        "socket_connect_timeout": timeout,
+        "socket_timeout": timeout,
+        "retry": SyncRetry(ConstantBackoff(0.05), 1),
+    }
+    if scheme != "unix":
+        options["socket_keepalive"] = True
+    try:
+        if not scheme.endswith("+sentinel"):
+            return SyncRedis.from_url(url, **options)
+        parts = urlsplit(url)
+        path, kwargs = _tls_and_rest(url, options)
+        master, _, db = path.strip("/").partition("/")
+        own = {key[len("sentinel_") :]: value for key, value in parse_qsl(parts.query) if key.startswith("sentinel_")}
+        limits = {"socket_timeout": min(SENTINEL_TIMEOUT, timeout), "protocol": 2}
+        limits["socket_connect_timeout"] = limits["socket_timeout"]
+        sentinels = SyncSentinels(_nodes(parts.netloc, 26379), unquote(master), options={**limits, **own})
+        tls = bool(kwargs.pop("ssl", False))
+        return sync_primary_client(sentinels, unquote(master), tls=tls, db=int(db or 0), **kwargs)
+    except (ValueError, KeyError) as error:
+        raise ConfigError("jobs.url", f"cannot be read ({type(error).__name__})", f"use one of {FORMS}") from None

@@ -1,0 +1,26 @@
+"""What a user of Redis must be allowed to do: every command that is sent, or run by a script."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .. import keys
+from . import scripts
+from .link import Link
+
+SENT: Final = (
+    *("DEL", "EXISTS", "GET", "SET", "PEXPIRE", "TIME", "SCAN"),
+    *("HDEL", "HGET", "HGETALL", "HINCRBY", "HKEYS", "HLEN", "HMGET", "HSET", "HSETNX", "HVALS"),
+    *("LINDEX", "LRANGE", "SADD", "SMEMBERS"),
+    *("XACK", "XADD", "XDEL", "XINFO|CONSUMERS", "XINFO|GROUPS", "XLEN", "XRANGE", "XREAD", "XREADGROUP", "XREVRANGE"),
+    *("ZADD", "ZCARD", "ZCOUNT", "ZMSCORE", "ZRANGE", "ZRANGEBYLEX", "ZRANGEBYSCORE", "ZREM", "ZREMRANGEBYRANK"),
+    *("ZREMRANGEBYSCORE", "ZREVRANGE", "ZSCAN", "ZSCORE"),
+)
+"""Commands that are sent by themselves and may stand in a script. The others tell their own fault when they are first
+sent: EVAL and EVALSHA at once, ROLE and WAIT, WAITAOF, CLUSTER, SENTINEL as the settings need them."""
+
+
+async def forbidden(link: Link) -> list[str]:
+    """The commands of ours that this user may not run. Needs COMMAND and EVALSHA."""
+    wanted = sorted({*SENT, *scripts.commands()})
+    return [name.decode() for name in await link.script("permitted", [keys.PROBE], wanted)]

@@ -1,0 +1,291 @@
+"""Writes that replicas have before they are answered: `queue.durability = "replicas"`.
+
+A primary answers before its replicas have what it wrote, and a failover throws away what none of them has. WAIT tells
+how many have acknowledged what its own connection wrote (https://redis.io/docs/latest/commands/wait/), so it goes out
+in one pipeline with the writes, on one connection; in a cluster, on one to the node of their slot. In front of it goes
+a mark, a write of its own, for a step that finds its work done and writes nothing; see durable.py.
+
+What waits is what somebody is told of and relies on, the scripts of `PROMISES`: a push that was accepted, a cancel, a
+change of a device, an erasure. So does what a dispatcher records, a batch at a time: until replicas have it the
+dispatcher keeps it, and records it again on the server that takes over, so that nothing is sent a second time. While it
+is kept, little more is sent; see dispatch/settling.py. A launch or a retry's return that is lost comes about again,
+because the server that takes over has the whole of one step or nothing.
+
+How many must have it is judged by `Quorum`. One replica is not enough for the failover that sentinels make on demand:
+one is promoted while another still follows, and acknowledges, what is about to be thrown away. So all replicas that a
+primary has and that keep up are waited for, from the first write on: a primary is asked for them before it, and at the
+start of a process, which may fall into a failover, the sentinels too. When one is missing nothing is promised until the
+sentinels have named the same primary for `GRACE` seconds: it has failed, and is not waited for any more, or it was
+promoted, and they have named that one. In a cluster its primaries are the sentinels: most of them must say that the
+slot is that node's, since no other gets it without their votes.
+
+ROLE follows WAIT in the same pipeline: what has been demoted meanwhile promises nothing, and the offsets that replicas
+have acknowledged say who keeps up (https://redis.io/docs/latest/commands/role/).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.crc import key_slot
+from redis.exceptions import ConnectionError as NoConnection
+
+from ...errors import StoreError, StoreUnavailable
+from ...telemetry import StateLog, get_logger
+from ..keys import HASH_KEY, mark_beside
+from .connect import store_faults
+from .link import LOOK, Command, Link, ScriptCall
+from .sentinels import Address
+
+PROMISES: Final = frozenset(
+    {
+        *("accept", "once", "cancel", "probe"),
+        "registry_apply",
+        *("disown", "forget", "requeue", "rewait", "unschedule"),  # the steps of an erasure
+    }
+)
+WAIT_MS: Final = 2000
+"""How long replicas may take; then the answer is that nobody knows."""
+GRACE: Final = 3.0
+"""Seconds until a replica that is missing is known not to have been promoted: a sentinel asks each second who is a
+primary, and tells the others at once."""
+SAMPLE: Final = 1.0
+"""Seconds between two looks at how far the primary has written. A replica tells each second what it has."""
+NEVER: Final = float("-inf")
+TRY: Final = 60.0
+"""Seconds between two tries to wait for a replica that keeps up and did not acknowledge in time all the same."""
+_MARK_LIFE: Final = 60_000
+
+
+class Role(NamedTuple):
+    """What a primary says of itself: how far it has written, and how far each replica that is connected has it."""
+
+    written: int
+    acknowledged: tuple[int, ...]
+
+
+def read_role(answer: Any) -> Role | None:
+    """From ROLE; None where this user may not ask. Raises `StoreUnavailable` where it is no primary any more."""
+    if isinstance(answer, Exception):
+        return None
+    if answer[0] != b"master":
+        raise StoreUnavailable("the server of Redis that was asked is not the primary any more")
+    return Role(int(answer[1]), tuple(int(replica[2]) for replica in answer[2]))
+
+
+class Quorum:
+    """How many replicas of one primary must have a write. Pure: instants are in seconds of any clock."""
+
+    def __init__(self, least: int, *, strict: bool, all_of_them: bool) -> None:
+        """`strict`: fewer than `least` never do. `all_of_them`: as many as the primary has are waited for."""
+        self._floor = least if strict else 0
+        self._all = all_of_them
+        self.wanted = least
+        self.unseen = all_of_them
+        """Nobody has said yet which replicas there are: ask by ROLE and `look` before the first write."""
+        self._in_step = 0
+        self._written = (0, 0)
+        """How far the primary had written at the last look but one that counts, and at the last."""
+        self._sampled = NEVER
+        self._doubted: float | None = None
+        self._try_at = 0.0
+
+    def look(self, role: Role | None, now: float) -> None:
+        """Hear which replicas there are. In step is who has what the primary had written a second or two ago."""
+        self.unseen = False
+        if role is None:
+            return
+        if now - self._sampled >= SAMPLE:
+            self._written = (self._written[1], role.written)
+            self._sampled = now
+        self._in_step = sum(has > 0 and has >= self._written[0] for has in role.acknowledged)
+
+    def expect(self, replicas: int) -> None:
+        """Expect at least the `replicas` that the sentinels call living: one that is not connected may be the one that
+        is being promoted."""
+        self.wanted = max(self.wanted, replicas)
+
+    def _needed(self, now: float) -> int:
+        return max(self.wanted, self._in_step if self._all and now >= self._try_at else 0)
+
+    def asked(self, now: float) -> int:
+        """How many to wait for. Where one is missing an answer that is no anyway is given at once."""
+        needed = self._needed(now)
+        if self._doubted is not None and self._in_step < needed:
+            return max(1, self._floor)
+        return needed
+
+    def judge(self, acknowledged: int, role: Role | None, *, now: float, confirmed: float) -> bool:
+        """Return whether a write that `acknowledged` replicas have is safe. `confirmed` is when the sentinels last
+        named this server as the primary."""
+        self.look(role, now)
+        if acknowledged >= self._needed(now):
+            self._doubted = None
+            if self._all:
+                self.wanted = max(self.wanted, acknowledged)
+            return True
+        if self._doubted is None:
+            self._doubted = now
+        if acknowledged >= self._floor and confirmed - self._doubted >= GRACE:
+            self.wanted = max(self._floor, acknowledged)
+            self._doubted = None
+            if self._in_step > acknowledged:
+                self._try_at = now + TRY
+            return True
+        return False
+
+
+class ReplicatedLink(Link):
+    """A link whose promises are kept by replicas too."""
+
+    def __init__(self, url: str, *, name: str, timeout: float, least: int, strict: bool) -> None:
+        """`least` replicas at first; `strict`: and never fewer."""
+        super().__init__(url, name=name, timeout=timeout)
+        self._least = least
+        self._strict = strict
+        self._quorums: dict[str, Quorum] = {}
+        self._missing = StateLog("store", "replicas_missing", "replicas_still_missing", "replicas_acknowledge")
+        self.on_change(self._quorums.clear)
+
+    @property
+    def waits(self) -> bool:
+        return True
+
+    @property
+    def promise_is(self) -> str:
+        if self._strict:
+            return f"replicas: at least {self._least} of them have it, else the answer is 503"
+        return "replicas: those that the primary has" if self._least else "memory: the primary has no replica (yet)"
+
+    async def script(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        if name not in PROMISES:
+            return await super().script(name, keys, args)
+        return (await self.guarded(mark_beside(keys[0]), [(name, keys, args)]))[0]
+
+    async def promise(self, *command: Any) -> Any:
+        return self.raised(await self._with_replicas(str(command[1]), [command], mark=False))[0]
+
+    async def guarded(self, mark: str, calls: Sequence[ScriptCall]) -> list[Any]:
+        return await self._guarded(mark, calls)
+
+    async def record(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        return (await self._guarded(mark_beside(keys[0]), [(name, keys, args)], repeat=False))[0]
+
+    async def _guarded(self, mark: str, calls: Sequence[ScriptCall], *, repeat: bool = True) -> list[Any]:
+        async def run(commands: Sequence[Command]) -> list[Any]:
+            return await self._with_replicas(mark, commands, mark=True, repeat=repeat)
+
+        return await self.by_digest(calls, run)
+
+    async def _with_replicas(
+        self, key: str, commands: Sequence[Command], *, mark: bool, repeat: bool = True
+    ) -> list[Any]:
+        """The answers, in the order of the commands; a fault in the place of all where replicas do not have them."""
+        history = self.history
+        try:
+            return await self._on_replicas(key, commands, mark=mark, repeat=repeat and self.sentinels is None)
+        except StoreUnavailable as error:
+            # Another primary has other replicas: it is asked for them before it is asked to write.
+            broken = isinstance(error.__cause__, NoConnection)
+            if self.sentinels is None or not repeat or not (broken or self.history != history):
+                raise
+            return await self._on_replicas(key, commands, mark=mark, repeat=False)
+
+    async def _on_replicas(self, key: str, commands: Sequence[Command], *, mark: bool, repeat: bool) -> list[Any]:
+        quorum = self._quorums.get(key if self.cluster else "")
+        if quorum is None:
+            quorum = Quorum(self._least, strict=self._strict, all_of_them=self.sentinels is not None)
+            self._quorums[key if self.cluster else ""] = quorum
+        if quorum.unseen:
+            if self.sentinels is not None and not self.history:
+                # Later on we know whom the sentinels have replaced: the old primary, which may not follow yet.
+                quorum.expect(await self.sentinels.replicas())
+            (role,) = await self.pinned(key, [("ROLE",)], 0)
+            quorum.look(read_role(role), time.monotonic())
+        history = self.history
+        asked = quorum.asked(time.monotonic())
+        marked = [("SET", key, 1, "PX", _MARK_LIFE)] if mark else []
+        barrier: list[Command] = [*marked, ("WAIT", asked, WAIT_MS), ("ROLE",)]
+        *answers, acknowledged, told = await self.pinned(key, [*commands, *barrier], WAIT_MS, repeat=repeat)
+        if mark:
+            refused = answers.pop()
+            if isinstance(refused, Exception):
+                return [*answers[:-1], refused] if answers else [refused]
+        if isinstance(acknowledged, Exception):
+            raise StoreUnavailable(f"Redis does not say which replicas have it: {acknowledged}")
+        role = read_role(told)
+        if acknowledged and not self._least:
+            self._least = 1  # from now on one is missed when it goes
+        now = time.monotonic()
+        safe = quorum.judge(acknowledged, role, now=now, confirmed=self._confirmed(history))
+        if not safe and self.cluster:
+            safe = quorum.judge(acknowledged, role, now=now, confirmed=await self._elected(key))
+        if not safe:
+            self._missing.begin(key, acknowledged=acknowledged, wanted=quorum.wanted)
+            raise StoreUnavailable(f"{acknowledged} of {quorum.wanted} replicas of Redis have it")
+        self._missing.end(key)
+        return answers
+
+    def _confirmed(self, history: int) -> float:
+        """When the sentinels last named the server that was the primary in that history."""
+        return self.sentinels.confirmed if self.sentinels is not None and self.history == history else NEVER
+
+    async def _elected(self, key: str) -> float:
+        """When most primaries of the cluster said that the key's slot is that of the node which is asked for it."""
+        client, asked = self._waiting, time.monotonic()
+        if not isinstance(client, RedisCluster):
+            return NEVER
+        node, primaries = client.get_node_from_key(key), client.get_primaries()
+        if node is None:
+            return NEVER
+        named: Address = (str(node.host), int(node.port))
+        slot = key_slot(key.encode())
+
+        async def owner_by(primary: ClusterNode) -> Address | None:
+            with suppress(StoreError), store_faults():
+                async with asyncio.timeout(LOOK):
+                    slots = await client.execute_command("CLUSTER", "SLOTS", target_nodes=primary)
+                    return owner_of(slot, slots, primary.host)
+            return None
+
+        owners = await asyncio.gather(*map(owner_by, primaries))
+        return asked if owners.count(named) * 2 > len(primaries) else NEVER
+
+
+def owner_of(slot: int, slots: Any, host: str) -> Address | None:
+    """Who has the slot, by the answer to CLUSTER SLOTS of a node that is reached at this host."""
+    for first, last, (name, port, *_), *_ in slots:
+        if first <= slot <= last:
+            return (name.decode() if name else host), int(port)
+    return None
+
+
+async def open_link(url: str, *, name: str, timeout: float, replicas: int | None) -> Link:
+    """A link that waits for at least as many replicas, for none, or with None for those that a Redis that fails over
+    has at the moment. Raises ConfigError, `StoreUnavailable`."""
+    link = Link(url, name=name, timeout=timeout)
+    if replicas == 0 or (replicas is None and link.sentinels is None and not link.cluster):
+        return link
+    try:
+        present = await _replicas_of(link) if replicas is None else replicas
+    finally:
+        await link.aclose()
+    if present is None:
+        return Link(url, name=name, timeout=timeout)
+    least = replicas or min(1, present)
+    return ReplicatedLink(url, name=name, timeout=timeout, least=least, strict=replicas is not None)
+
+
+async def _replicas_of(link: Link) -> int | None:
+    """How many replicas the primary has; None where this user may not wait for them."""
+    waited, role = await link.pinned(HASH_KEY, [("WAIT", 0, 1), ("ROLE",)], 0)
+    for answer in (waited, role):
+        if isinstance(answer, Exception):
+            get_logger("store").warning("replicas_unknown", error=str(answer)[:200], mend="allow WAIT and ROLE")
+            return None
+    return len(role[2]) if role[0] == b"master" else 0

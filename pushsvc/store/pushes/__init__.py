@@ -1,0 +1,1 @@
+"""Pushes: accepted, cancelled, shown, and their audiences expanded."""

@@ -1,0 +1,141 @@
+"""Pushes whose audience is being looked up: `Expansions` over Redis.
+
+The record of an expansion lives in the push's own slot, so that a page's chunks, the push's count and the place where
+the next page begins are written in one atomic step (see expand.lua), and so that a push is accepted or cancelled
+together with its expansion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ...model import LANES, Platform, Target
+from ...model.codec import CodecError, chunks_of, decode_push, encode_chunk
+from ...ports.expansion import Expansion, Waiting
+from ...telemetry import get_logger
+from .. import keys
+from ..config import StoreConfig
+from ..link.clock import Clock
+from ..link.link import Link
+
+HEAD = 4
+"""Pushes of one app and lane that are named at once: whoever comes second takes the next."""
+LOOK = 200
+"""And that one look goes through for those whose time is over."""
+FIRST_PAUSE, LONGEST_PAUSE = 5_000, 600_000
+"""Milliseconds until an expansion that fails is tried again."""
+
+
+def pause(faults: int) -> int:
+    """Return the wait in milliseconds after this number of failures."""
+    return min(LONGEST_PAUSE, FIRST_PAUSE << min(faults - 1, 10))
+
+
+class RedisExpansions:
+    """`Expansions` over Redis."""
+
+    def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
+        self._link = link
+        self._config = config
+        self._clock = clock
+
+    async def due(self, apps: Iterable[str]) -> list[Waiting]:
+        return await self._due(apps, HEAD)
+
+    async def lapsed(self, apps: Iterable[str]) -> list[Waiting]:
+        """See `Expansions.lapsed`: of each app, shard and lane those among the first `LOOK`."""
+        now = self._clock()
+        found = []
+        for which in await self._due(apps, LOOK):
+            try:
+                at = await self.load(which.app, which.push_id)
+            except CodecError:
+                at = None  # whoever takes it up sets it aside
+            if at is None or at.push.expires_at <= now:
+                found.append(which)
+        return found
+
+    async def _due(self, apps: Iterable[str], most: int) -> list[Waiting]:
+        places = [(app, shard, lane) for app in apps for shard in range(self._config.shards_of(app)) for lane in LANES]
+        now = self._clock()
+        found = await self._link.many(
+            [
+                ("ZRANGEBYSCORE", keys.expansions(*place), "-inf", now, "WITHSCORES", "LIMIT", 0, most)
+                for place in places
+            ]
+        )
+        return [
+            Waiting(app, push_id.decode(), lane, int(since))
+            for (app, _, lane), flat in zip(places, found, strict=True)
+            for push_id, since in zip(flat[::2], flat[1::2], strict=True)
+        ]
+
+    async def take_up(self, which: Waiting, *, lease: int) -> bool:
+        now = self._clock()
+        return bool(await self._link.script("take_up", [self._set_of(which)], [which.push_id, now, now + lease]))
+
+    async def release(self, at: Expansion) -> None:
+        push = at.push
+        place = keys.expansions(push.app, self._shard(push.app, push.id), push.lane)
+        await self._link.call("ZADD", place, "XX", push.starts_at, push.id)
+
+    async def put_off(self, which: Waiting) -> int:
+        record = keys.expansion(which.app, self._shard(which.app, which.push_id), which.push_id)
+        wait = pause(int(await self._link.call("HINCRBY", record, "faults", 1)))
+        await self._link.call("ZADD", self._set_of(which), "XX", self._clock() + wait, which.push_id)
+        return wait
+
+    async def set_aside(self, which: Waiting, why: str) -> None:
+        app, push_id = which.app, which.push_id
+        shard = self._shard(app, push_id)
+        record = keys.expansion(app, shard, push_id)
+        await self._link.script(
+            "abandon",
+            [keys.push(app, shard, push_id), record, self._set_of(which), keys.quarantine(app, shard)],
+            [keys.prefix(app, shard), push_id, self._clock(), self._config.status_ttl * 1000, why],
+        )
+        get_logger("store").error("expansion_quarantined", app=app, push=push_id, error=why)
+
+    def _set_of(self, which: Waiting) -> str:
+        return keys.expansions(which.app, self._shard(which.app, which.push_id), which.lane)
+
+    async def load(self, app: str, push_id: str) -> Expansion | None:
+        shard = self._shard(app, push_id)
+        record, total = await self._link.many(
+            [
+                ("HMGET", keys.expansion(app, shard, push_id), "push", "step", "cursor"),
+                ("HGET", keys.push(app, shard, push_id), "n"),
+            ]
+        )
+        blob, step, cursor = record
+        if blob is None:
+            places = [("ZREM", keys.expansions(app, shard, lane), push_id) for lane in LANES]
+            if any(await self._link.many(places)):
+                get_logger("store").error("expansion_lost", app=app, push=push_id)
+            return None
+        return Expansion(decode_push(blob), int(step), cursor.decode(), int(total or 0))
+
+    async def advance(
+        self, at: Expansion, found: Mapping[Platform, Sequence[Target]], *, cursor: str | None, lease: int
+    ) -> Expansion | None:
+        push = at.push
+        shard = self._shard(push.app, push.id)
+        args: list[Any] = []
+        for chunk in chunks_of(push, found, 0, self._config.chunk_size):
+            args += (chunk.platform, chunk.lane, len(chunk.targets), encode_chunk(chunk))
+        total = await self._link.script(
+            "expand",
+            [
+                *(keys.pending(push.app, shard), keys.push(push.app, shard, push.id)),
+                *(keys.expansion(push.app, shard, push.id), keys.expansions(push.app, shard, push.lane)),
+            ],
+            [
+                *(keys.prefix(push.app, shard), push.id, self._clock(), self._config.status_ttl * 1000),
+                *(at.step, cursor or "", int(cursor is None), lease, *args),
+            ],
+        )
+        return None if total < 0 else Expansion(push, at.step + 1, cursor or "", total)
+
+    def _shard(self, app: str, push_id: str) -> int:
+        return keys.shard_of(push_id, self._config.shards_of(app))

@@ -1,0 +1,255 @@
+"""Intake's side: pushes written in group commits, their status, their rows, and cancelling them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
+from typing import Any
+
+from ... import telemetry
+from ...errors import Conflict, Fault, InvalidRequest
+from ...model import LANES, DeliveryRow, End, Push, PushStatus
+from ...model.codec import decode_row, decode_rows, encode_chunk, encode_push, split
+from ...model.routing import platform_of
+from .. import keys
+from ..config import OPEN_MOST, StoreConfig
+from ..link.clock import Clock
+from ..link.link import Link
+from ..link.unreadable import readable
+from ..revoke.revocations import LIFETIME, Revocations
+from .accepting import Accepting, Args, Part
+from .status import FIELDS, status_of
+
+_PAGE = 500
+"""Rows looked at in one round trip."""
+_PROBE = 1.0
+"""Seconds that the answer to `ping` is good for, whoever asks."""
+_PROBE_LIFE = 60_000
+_LOOK = 20_000
+"""Rows looked at in one call: a filter that fits few of them answers with a cursor instead of a long silence."""
+
+
+class RedisPushes:
+    """`PushStore` over Redis."""
+
+    def __init__(self, link: Link, config: StoreConfig, revocations: Revocations, clock: Clock) -> None:
+        self._link = link
+        self._revocations = revocations
+        self._config = config
+        self._clock = clock
+        self._accepting = Accepting(link, config)
+        self._turn = asyncio.Semaphore(1)
+        """Of those who look through the rows of large pushes: one page at a time, so that they slow nobody else."""
+        self._probe: asyncio.Future[Any] | None = None
+        self._probed_at = 0.0
+
+    @property
+    def pending(self) -> int:
+        """See `Accepting.pending`."""
+        return self._accepting.pending
+
+    def pending_of(self, app: str) -> int:
+        """See `Accepting.pending_of`."""
+        return self._accepting.pending_of(app)
+
+    def looking(self) -> Callable[[str, Sequence[int]], None]:
+        """See `Accepting.looking`."""
+        return self._accepting.looking()
+
+    async def recount(self, apps: Iterable[str]) -> int:
+        """`pending`, after a look at every shard of these apps and of those that were removed."""
+        await self._accepting.recount(tuple(apps))
+        return self.pending
+
+    async def require_durable(self, apps: Iterable[str]) -> float:
+        """Seconds that a flush to the disk takes. Raises `ConfigError` where a server of these apps makes none that can
+        be waited for."""
+        marks = [keys.mark(app, shard) for app in apps for shard in range(self._config.shards_of(app))]
+        if not self._link.cluster:
+            del marks[1:]
+        return max(await asyncio.gather(*(self._accepting.durable.probe(mark) for mark in marks)), default=0.0)
+
+    async def accept(self, push: Push) -> None:
+        """Write the push durably, whole or not at all. May be called again with the same push: it is written once."""
+        shard = keys.shard_of(push.id, self._config.shards_of(push.app))
+        args, size = self._pack(push)
+        await self._accepting.write(push.app, shard, Part(args, push.total), size)
+
+    def _pack(self, push: Push) -> tuple[Args, int]:
+        """What `enqueue.lua` reads of a push, and its size in bytes."""
+        chunks = split(push, self._config.chunk_size)
+        ttl = self._config.status_ttl * 1000
+        whole = b"%s %s" % (push.lane.encode(), encode_push(push)) if push.audience else b""
+        args: Args = [push.id, push.total, push.created_at, push.send_at or 0, ttl, whole, len(chunks)]
+        size = len(whole)
+        for chunk in chunks:
+            blob = encode_chunk(chunk)
+            args += (chunk.platform, chunk.lane, len(chunk.targets), blob)
+            size += len(blob)
+        return args, size
+
+    def beside(self, app: str, push_id: str, key: bytes) -> bool:
+        """Whether the push would live in the shard of the idempotency key's record."""
+        shards = self._config.shards_of(app)
+        return keys.shard_of(push_id, shards) == keys.token_shard(key, shards)
+
+    async def recall(self, app: str, key: bytes) -> bytes | None:
+        """The record that is kept under an idempotency key."""
+        shard = keys.token_shard(key, self._config.shards_of(app))
+        record: bytes | None = await self._link.call("GET", keys.once(app, shard, key))
+        if record is None or not self._accepting.waits:
+            return record
+        # The call that wrote it may have gone without an answer, because the disk or a replica was slow. What is waited
+        # for must be where it was read: another server may be the primary by now, and not have it.
+        part = Part([], 0, key=key)
+        await self._accepting.write(app, shard, part, 0)
+        return part.kept
+
+    async def accept_once(self, pushes: Sequence[Push], *, key: bytes, record: bytes) -> bytes | None:
+        """The pushes and the record are one atomic step. Raises ValueError for a push that is not `beside` the key."""
+        app = pushes[0].app
+        shard = keys.token_shard(key, self._config.shards_of(app))
+        if not all(self.beside(app, push.id, key) for push in pushes):
+            raise ValueError("the pushes of an idempotent call live in the shard of its key")
+        args: Args = []
+        size = len(record)
+        for push in pushes:
+            own, own_size = self._pack(push)
+            args += own
+            size += own_size
+        part = Part(args, sum(push.total for push in pushes), key=key, record=record)
+        await self._accepting.write(app, shard, part, size)
+        return part.kept
+
+    async def status(self, app: str, push_id: str) -> PushStatus | None:
+        shard = keys.shard_of(push_id, self._config.shards_of(app))
+        values = await self._link.call("HMGET", keys.push(app, shard, push_id), *FIELDS)
+        return status_of(app, push_id, values)
+
+    async def statuses(self, pushes: Sequence[tuple[str, str]]) -> list[PushStatus | None]:
+        shards = self._config.shards_of
+        answers = await self._link.many(
+            [
+                ("HMGET", keys.push(app, keys.shard_of(push_id, shards(app)), push_id), *FIELDS)
+                for app, push_id in pushes
+            ]
+        )
+        return [status_of(*push, values) for push, values in zip(pushes, answers, strict=True)]
+
+    async def cancel(self, app: str, push_id: str) -> PushStatus | None:
+        """Raises Conflict when every delivery has ended already. What was scheduled is counted here: no dispatcher is
+        to hear of it."""
+        shard = keys.shard_of(push_id, self._config.shards_of(app))
+        answer = await self._link.script(
+            "cancel",
+            [
+                *(keys.push(app, shard, push_id), keys.cancelled(app, shard), keys.epoch(app, shard)),
+                *(keys.waiting(app, shard, push_id), keys.scheduled(app, shard), keys.pending(app, shard)),
+                *(keys.expansion(app, shard, push_id), keys.revoked(app, shard), keys.heard(app, shard)),
+                *(keys.expansions(app, shard, lane) for lane in LANES),
+            ],
+            [push_id, self._clock(), self._config.status_ttl * 1000, OPEN_MOST, LIFETIME, *FIELDS],
+        )
+        values, ended, place = answer or (None, [], b"")
+        for platform, count in zip(ended[::2], ended[1::2], strict=True):
+            telemetry.DELIVERIES.labels(app, platform_of(platform.decode()), "cancelled", "cancelled").inc(count)
+        if place:
+            await self._revocations.heard(app, shard, place.decode(), push_id)
+            return await self.status(app, push_id)
+        status = status_of(app, push_id, values)
+        if status is not None and status.state == "done":
+            raise Conflict("every delivery of this push has ended: there is nothing left to cancel")
+        return status
+
+    async def deliveries(
+        self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int
+    ) -> tuple[list[DeliveryRow], str | None] | None:
+        """Rows in the order of their index. A page may be short, or empty, and still have a cursor to go on with."""
+        start = after_cursor(cursor)
+        shard = keys.shard_of(push_id, self._config.shards_of(app))
+        push = keys.push(app, shard, push_id)
+        total, expanded = await self._link.call("HMGET", push, "n", "x")
+        if total is None:
+            return None
+        if int(total) <= keys.FEW and expanded is None:
+            indexes = range(start, int(total))
+            blobs = await self._link.call("HMGET", push, *indexes) if indexes else []
+            rows = (
+                (index, row)
+                for index, blob in zip(indexes, blobs, strict=True)
+                if blob is not None and (row := readable(decode_row, blob, "row", app)) is not None
+            )
+            return page(rows, outcome, limit)
+        key = keys.rows(app, shard, push_id)
+        if int(total) <= keys.SMALL:
+            members = await self._link.call("ZRANGE", key, 0, -1)
+            found = [row for member in members for row in rows_of(member, app) if row[0] >= start]
+            return page(iter(sorted(found, key=itemgetter(0))), outcome, limit)
+        return await self._deliveries_not_sent(app, key, start, outcome, limit)
+
+    async def _deliveries_not_sent(
+        self, app: str, key: str, start: int, outcome: End | None, limit: int
+    ) -> tuple[list[DeliveryRow], str | None]:
+        """Each is a member of its own. Beside them may be some `sent`, of an audience that has grown since."""
+        found: list[DeliveryRow] = []
+        last = start - 1
+        for _ in range(0, _LOOK, _PAGE):
+            async with self._turn:
+                members = await self._link.call("ZRANGEBYSCORE", key, start, "+inf", "LIMIT", 0, _PAGE)
+                read = [each for member in members for each in rows_of(member, app)]
+                await asyncio.sleep(0)
+            for index, row in read:
+                if row.outcome == "sent" or (outcome is not None and row.outcome != outcome):
+                    continue
+                if len(found) == limit:
+                    return found, str(last)
+                found.append(row)
+                last = index
+            if len(members) < _PAGE:
+                return found, None
+            start = int(members[-1].partition(b" ")[0]) + 1
+            last = start - 1
+        return found, str(last)
+
+    async def ping(self) -> None:
+        """A write of the kind that accepts goes through, now or within the last second. Raises `StoreUnavailable`."""
+        now = asyncio.get_running_loop().time()
+        if self._probe is None or (self._probe.done() and now - self._probed_at >= _PROBE):
+            self._probed_at = now
+            self._probe = asyncio.ensure_future(self._link.script("probe", [keys.PROBE], [_PROBE_LIFE]))
+            self._probe.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(self._probe)
+
+    async def aclose(self) -> None:
+        await self._revocations.aclose()
+        await self._accepting.aclose()
+
+
+def after_cursor(cursor: str) -> int:
+    """The first index after the cursor; raises InvalidRequest."""
+    if not cursor:
+        return 0
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 12):
+        raise InvalidRequest(faults=[Fault("cursor", "is not a cursor that an earlier page has given")])
+    return int(cursor) + 1
+
+
+def page(
+    rows: Iterator[tuple[int, DeliveryRow]], outcome: End | None, limit: int
+) -> tuple[list[DeliveryRow], str | None]:
+    """The first `limit` rows that fit, and the cursor when more of them follow."""
+    found: list[DeliveryRow] = []
+    last = ""
+    for index, row in rows:
+        if outcome is None or row.outcome == outcome:
+            if len(found) == limit:
+                return found, last
+            found.append(row)
+            last = str(index)
+    return found, None
+
+
+def rows_of(member: bytes, app: str = "") -> list[tuple[int, DeliveryRow]]:
+    """The rows that a member of a large push's sorted set holds; none where this version cannot read them."""
+    return readable(decode_rows, member.partition(b" ")[2], "row", app) or []

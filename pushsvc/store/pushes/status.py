@@ -1,0 +1,53 @@
+"""What a push's hash says, as a status document. Pure; the twin in memory reckons by the same rule.
+
+Queued is what is left when everything else is counted. A push that is cancelled goes on as `sending` while any of it is
+open. Once every dispatcher has said what it has in flight, only that is queued, and all else that has not ended counts
+as cancelled, wherever it waits: nothing of it will be sent. Until they have, everything counts as what is recorded.
+Either way a count of an end only grows. A push that was cancelled before its time has nothing in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from ...model import ENDS, Counts, PushState, PushStatus
+
+FIELDS: tuple[str, ...] = ("st", "n", "at", "up", "due", "rt", "fi", "ck", *(f"n:{end}" for end in ENDS))
+
+
+def counts_of(
+    state: PushState, total: int, retrying: int, ended: Mapping[str, int], in_flight: int | None = None
+) -> Counts:
+    """`retrying` of those that have not ended are being retried; `in_flight` is known of a cancelled push to which all
+    dispatchers have spoken."""
+    left = total - sum(ended.values())
+    if state == "cancelled" and in_flight is not None:
+        flying = min(max(0, in_flight), left)
+        cancelled = ended.get("cancelled", 0) + left - flying
+        return Counts(total=total, queued=flying, **{**ended, "cancelled": cancelled})
+    return Counts(total=total, queued=left - retrying, retrying=retrying, **ended)
+
+
+def state_of(state: PushState, counts: Counts) -> PushState:
+    """The state to show: a push is `cancelled` when nothing of it is open any more."""
+    return "sending" if state == "cancelled" and counts.queued + counts.retrying else state
+
+
+def status_of(app: str, push_id: str, values: Sequence[Any] | None) -> PushStatus | None:
+    """The document from the values of `FIELDS`; None when there is no such push."""
+    if not values or values[0] is None:
+        return None
+    state = cast(PushState, values[0].decode())
+    total, created, updated, due, retrying, flying, confirmed, *ends = (int(value or 0) for value in values[1:])
+    ended: dict[str, int] = dict(zip(ENDS, ends, strict=True))
+    counts = counts_of(state, total, retrying, ended, flying if confirmed else None)
+    return PushStatus(
+        id=push_id,
+        app=app,
+        state=state_of(state, counts),
+        created_at=created,
+        updated_at=updated,
+        counts=counts,
+        send_at=due or None,
+    )

@@ -1,0 +1,199 @@
+"""Entries that were read become `Taken`: decoded, reduced to their open targets, marked with whom to leave out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from ...model import Chunk, End, Route
+from ...model.codec import CodecError, decode_chunk
+from ...ports import EntryRef, Taken
+from .. import keys
+from ..link.link import Link
+from ..revoke.presence import Presence, Present
+from ..revoke.supersession import SUPERSEDED, Supersession
+from ..revoke.suppression import ERASED, NONE_LISTED, Listed, Suppression, accepted_at
+from .lanes import LaneState
+from .quarantine import set_aside
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Entry(NamedTuple):
+    """As it lies in the stream."""
+
+    id: str
+    blob: bytes
+
+
+class Read(NamedTuple):
+    """What was read of one lane, and the shard's epoch at that time."""
+
+    state: LaneState
+    entries: list[Entry]
+    epoch: int
+
+
+class Opener:
+    """Opens entries for one consumer."""
+
+    def __init__(self, link: Link, suppression: Suppression, presence: Presence, supersession: Supersession) -> None:
+        self._link = link
+        self._supersession = supersession
+        self._presence = presence
+        self._suppression = suppression
+        self._cancelled: dict[tuple[str, int], tuple[int, frozenset[str]]] = {}
+
+    async def open(
+        self, route: Route, reads: Iterable[Read], sizes: Sequence[int], newest: Sequence[float]
+    ) -> list[Taken]:
+        """Open entries that nobody has worked on, as far as the server knows: after a failover what has ended is left
+        out. By shard, `sizes` are those of the suppression lists, and `newest` says when a device changed last."""
+        found = []
+        behind = time.monotonic() < self._link.behind_until
+        for state, entries, epoch in reads:
+            if entries:
+                decoded = await self._decode(state, entries)
+                state.learn(sum(len(chunk.targets) for _, chunk in decoded), len(entries))
+                if behind:
+                    decoded = await self._outstanding(state, decoded)
+                found.append((state, decoded, await self._cancelled_of(state, epoch)))
+        return await self._hold(route, found, sizes, newest)
+
+    async def open_again(self, route: Route, reads: Sequence[tuple[LaneState, list[Entry]]]) -> list[Taken]:
+        """Open entries that somebody has worked on before, at the targets that have no outcome in their turn."""
+        reads = [(state, entries) for state, entries in reads if entries]
+        if not reads:
+            return []
+        epochs = await self._link.many([("GET", keys.epoch(*state.place[:2])) for state, _ in reads])
+        sizes = await self._suppression.sizes(route.app, route.platform)
+        newest = await self._presence.newest(route.app, route.platform)
+        found = []
+        for (state, entries), epoch in zip(reads, epochs, strict=True):
+            decoded = await self._outstanding(state, await self._decode(state, entries))
+            found.append((state, decoded, await self._cancelled_of(state, int(epoch or 0))))
+        return await self._hold(route, found, sizes, newest, again=True)
+
+    async def _hold(
+        self,
+        route: Route,
+        found: Sequence[tuple[LaneState, list[tuple[EntryRef, Chunk]], frozenset[str]]],
+        sizes: Sequence[int],
+        newest: Sequence[float],
+        *,
+        again: bool = False,
+    ) -> list[Taken]:
+        chunks = [chunk for _, decoded, _ in found for _, chunk in decoded]
+        listed = await self._suppression.among(route.app, route.platform, chunks, sizes)
+        changed = await self._presence.of(route.app, route.platform, chunks, newest)
+        superseded = await self._supersession.among(route.app, chunks, again=again)
+        # Nothing is awaited from here on: an entry that two calls have read at once is handed out by one of them, and
+        # a call that is cancelled before this holds nothing.
+        taken = []
+        for state, decoded, cancelled in found:
+            for ref, chunk in decoded:
+                if ref.entry_id in state.held or ref.history != self._link.history:
+                    continue
+                state.held.add(ref.entry_id)
+                skip: dict[int, End] = {}
+                why: dict[int, str] = {}
+                if chunk.push_id in cancelled:
+                    skip = {target.index: "cancelled" for target in chunk.targets}
+                elif listed is not NONE_LISTED:
+                    skip, why = _left_out(chunk, listed)
+                behind = superseded.get(id(chunk), ()) if superseded else ()
+                if changed and id(chunk) in changed and chunk.push_id not in cancelled:
+                    chunk = _changed(chunk, changed[id(chunk)], listed, skip, why)
+                for index in behind:
+                    if index not in skip:
+                        skip[index], why[index] = "suppressed", SUPERSEDED
+                taken.append(Taken(ref=ref, chunk=chunk, skip=skip, why=why, again=again))
+        return taken
+
+    async def _decode(self, state: LaneState, entries: Iterable[Entry]) -> list[tuple[EntryRef, Chunk]]:
+        app, shard, platform, lane = state.place
+        decoded = []
+        for entry_id, blob in entries:
+            ref = EntryRef(app, shard, platform, lane, entry_id, self._link.history)
+            try:
+                decoded.append((ref, decode_chunk(blob)))
+            except CodecError as error:
+                await set_aside(self._link, state.key, keys.DISPATCH, keys.quarantine(app, shard), entry_id, error)
+        return decoded
+
+    async def _outstanding(
+        self, state: LaneState, decoded: Sequence[tuple[EntryRef, Chunk]]
+    ) -> list[tuple[EntryRef, Chunk]]:
+        """The chunks at their open targets; entries without any are finished here and now."""
+        if not decoded:
+            return []
+        app, shard = state.place[:2]
+        asked = [
+            (chunk.push_id, chunk.total, chunk.turn, [target.index for target in chunk.targets]) for _, chunk in decoded
+        ]
+        answers = await self._link.script(
+            "outstanding", [keys.pending(app, shard)], [keys.prefix(app, shard), _pack(asked)]
+        )
+        left, over = [], []
+        for (ref, chunk), indexes in zip(decoded, answers, strict=True):
+            if not indexes:
+                over.append(ref.entry_id)
+            elif len(indexes) == len(chunk.targets):
+                left.append((ref, chunk))
+            else:
+                wanted = set(indexes)
+                targets = tuple(target for target in chunk.targets if target.index in wanted)
+                left.append((ref, msgspec.structs.replace(chunk, targets=targets)))
+        if over:
+            # In this order: what is deleted and still pending is forgotten with the next look at it.
+            await self._link.many([("XDEL", state.key, *over), ("XACK", state.key, keys.DISPATCH, *over)])
+        return left
+
+    async def _cancelled_of(self, state: LaneState, epoch: int) -> frozenset[str]:
+        """Ids of the shard's cancelled pushes, asked for only when the epoch says that there is news."""
+        app, shard = state.place[:2]
+        known = self._cancelled.get((app, shard))
+        if known is None or known[0] != epoch:
+            ids = await self._link.call("ZRANGE", keys.cancelled(app, shard), 0, -1) if epoch else []
+            known = self._cancelled[app, shard] = (epoch, frozenset(push_id.decode() for push_id in ids))
+        return known[1]
+
+
+def _left_out(chunk: Chunk, listed: Listed) -> tuple[dict[int, End], dict[int, str]]:
+    """Which targets are sent nothing as their tokens are dead, or were erased after they were chosen: a device is
+    chosen when the push starts, or later."""
+    skip: dict[int, End] = {target.index: "suppressed" for target in chunk.targets if target.token in listed.dead}
+    why: dict[int, str] = {}
+    accepted = accepted_at(chunk) if listed.erased else 0
+    for target in chunk.targets if listed.erased else ():
+        if listed.covers(target.token, accepted if target.device_id is None else chunk.starts_at):
+            skip[target.index], why[target.index] = "cancelled", ERASED
+    return skip, why
+
+
+def _changed(chunk: Chunk, found: Present, listed: Listed, skip: dict[int, End], why: dict[int, str]) -> Chunk:
+    """The chunk as the registry has its devices now. A device that is gone with its user was erased, not moved."""
+    for index in found.renewed:
+        skip.pop(index, None)
+        why.pop(index, None)
+    accepted = accepted_at(chunk) if listed.erased else 0
+    for target in chunk.targets if found.gone else ():
+        if target.index in found.gone:
+            ended: tuple[End, str] = ("suppressed", found.gone[target.index])
+            if listed.covers(target.token, accepted):
+                ended = ("cancelled", ERASED)
+            skip[target.index], why[target.index] = ended
+    return found.chunk
+
+
+def entries_of(flat: Sequence[bytes]) -> list[Entry]:
+    """From a script's answer: id, blob, id, blob, .."""
+    return [Entry(entry_id.decode(), blob) for entry_id, blob in zip(flat[::2], flat[1::2], strict=True)]
+
+
+def entries_read(answer: Iterable[tuple[bytes, dict[bytes, bytes] | None]]) -> list[Entry]:
+    """From XREADGROUP's answer. An entry that was deleted while pending has no fields, and nothing to decode."""
+    return [Entry(entry_id.decode(), (fields or {}).get(b"c", b"")) for entry_id, fields in answer]

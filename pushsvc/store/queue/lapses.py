@@ -1,0 +1,43 @@
+"""What has expired in a lane behind what is read already.
+
+A route that is held reads no more than fits into memory. What stands behind that waits in the stream, and its `ttl`
+may be over long before it is read: hours in an outage, and weeks where the account was taken out of the configuration.
+So the stream is looked through, page by page, for entries whose time is over.
+"""
+
+from __future__ import annotations
+
+from ...model.codec import CodecError, decode_chunk
+from .. import keys
+from ..link.link import Link
+from .entries import Entry, entries_of
+from .lanes import LaneState
+
+_TARGETS = 10_000
+"""Targets of one page, about: some megabytes."""
+_ENTRIES = 1000
+"""Entries of one page at most."""
+
+
+async def take_lapsed(link: Link, consumer: str, state: LaneState, now: int) -> list[Entry]:
+    """Those of the next page whose time was over at `now`, in Unix ms, and that no consumer has. The page after the
+    last is the first."""
+    count = max(1, min(_ENTRIES, int(_TARGETS / state.expected)))
+    first = f"({state.looked}" if state.looked else "-"
+    page = await link.call("XRANGE", state.key, first, "+", "COUNT", count)
+    state.looked = page[-1][0].decode() if len(page) == count else ""
+    ids = [
+        entry_id.decode()
+        for entry_id, fields in page
+        if entry_id.decode() not in state.held and _is_over(fields.get(b"c", b""), now)
+    ]
+    if not ids:
+        return []
+    return entries_of(await link.read("lapse", [state.key], [keys.DISPATCH, consumer, *ids]))
+
+
+def _is_over(blob: bytes, now: int) -> bool:
+    try:
+        return decode_chunk(blob).expires_at <= now
+    except CodecError:
+        return False  # set aside when it is read

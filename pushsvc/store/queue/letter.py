@@ -1,0 +1,56 @@
+"""A dead letter: what is needed to list a delivery that failed for good, and to send it again.
+
+The message is not in it: `ps:T:m:<push id>` keeps it once a push and platform. The form is versioned as codec's are.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from ...model import Platform, Target
+from ...model.codec import VERSION, read
+from ...telemetry import DEAD_LETTERS_DROPPED, StateLog
+
+
+class DeadLetter(Struct, frozen=True, array_like=True):
+    """One delivery that failed for good. `at` is Unix milliseconds."""
+
+    push_id: str
+    platform: Platform
+    target: Target
+    token_hash: str
+    reason: str
+    status: int
+    attempts: int
+    at: int
+    turn: int = 1
+    """The turn in which it failed. A replay is a later turn, so that whoever still speaks of this one is not heard."""
+
+    def __repr__(self) -> str:
+        return f"DeadLetter({self.push_id}[{self.target.index}] {self.platform} {self.reason} at={self.at})"
+
+
+_logs: dict[str, StateLog] = {}
+
+
+def note_dropped(app: str, count: int) -> None:
+    """Count dead letters that made room for later ones, and say so at growing intervals."""
+    DEAD_LETTERS_DROPPED.labels(app).inc(count)
+    log = _logs.get(app)
+    if log is None:
+        log = _logs[app] = StateLog("store", "dead_letters_dropped", "dead_letters_dropped", "dead_letters_kept")
+    log.begin(app=app, dropped=count, remedy="replay them, or raise queue.dead_letters_max")
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder = msgspec.msgpack.Decoder(DeadLetter)
+
+
+def encode_dead(letter: DeadLetter) -> bytes:
+    return VERSION + _encode(letter)
+
+
+def decode_dead(blob: bytes) -> DeadLetter:
+    """Raises CodecError."""
+    return read(_decoder, blob, "a dead letter")

@@ -1,0 +1,23 @@
+"""What cannot be decoded is put aside whole: it neither stops its stream nor is lost."""
+
+from __future__ import annotations
+
+from ...model.codec import CodecError
+from ...telemetry import UNREADABLE, get_logger
+from .. import keys
+from ..link.link import Link
+
+log = get_logger("store")
+_RECORDS = {"q": "delivery", "receipts": "receipt", "events": "event"}
+"""What the streams hold, by their kind."""
+
+
+async def set_aside(link: Link, stream: str, group: str, quarantine: str, entry_id: str, error: CodecError) -> None:
+    """Move an entry out of its stream, and say so without its content: that may hold tokens. `group` is empty where the
+    stream has no consumer group."""
+    why = str(error).partition(":")[0]
+    if not await link.script("quarantine", [stream, quarantine], [group, entry_id, why]):
+        return  # deleted while it was pending, or set aside by somebody else
+    if (name := keys.parse(stream)) is not None:
+        UNREADABLE.labels(name.app, _RECORDS[name.kind]).inc()
+    log.error("entry_quarantined", stream=stream, entry=entry_id, kept_in=quarantine, error=why)

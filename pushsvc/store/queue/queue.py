@@ -1,0 +1,415 @@
+"""The dispatcher's side: entries read, settled, promoted, launched and taken over.
+
+How an entry lives::
+
+    accept ─────────────> lane ─take─> held by a consumer ─settle─> deleted
+      └> scheduled ─launch─^ ^                │      └─ its consumer dies ─reclaim─> held by another, open targets only
+                             └──promote── retry zset <─ settle with a Retry (turn + 1)
+
+A read is never repeated blindly. When its answer is lost (fault, cancelled call) the server may have given this
+consumer entries that it has never seen; as the consumer lives, nobody would take them over. So a lane whose read
+failed is *unsure*, as each is at the start, and the next `take` first asks for the consumer's own pending entries
+and hands out those that are not held. That is also how a process resumes that starts again with the same name. After a
+failover every lane is unsure, and each is looked at every minute anyway: a server that was promoted may be behind. What
+was acknowledged on the old one comes back then, and the fence finds what of it has ended; what was handed out comes
+undelivered a second time. What was read from the old one is not sent from memory any more, and not acknowledged: its
+ids may be those of other entries on the new one. It is read again there, and the fence knows what has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from redis.exceptions import ResponseError
+
+from ...errors import StoreError
+from ...model import LANES, Lane, Route, Settlement
+from ...ports import EntryRef, News, Taken
+from .. import keys
+from ..config import StoreConfig
+from ..figures.answers import ANSWERS_TTL, slot_of
+from ..link.clock import Clock
+from ..link.link import Link
+from ..revoke.presence import Presence, newest_command, newest_of
+from ..revoke.revocations import Following
+from ..revoke.supersession import Supersession
+from ..revoke.suppression import Suppression
+from ..work.held import HeldRoutes
+from ..work.liveness import Liveness
+from .entries import Opener, Read, entries_of, entries_read
+from .lanes import LaneState
+from .lapses import take_lapsed
+from .letter import note_dropped
+from .settling import Closed, batches, pack, pack_finished
+
+_SETTLE = 1000
+"""Settlements in one atomic step: it keeps the server from its other clients for some milliseconds."""
+_PROMOTE = 500
+"""Chunks that one call moves back."""
+_LAUNCH = 200
+"""Chunks of scheduled pushes that one call moves, about: 2 ms in which the server does nothing else."""
+_RECLAIM = 100
+"""Entries that one call takes over from a lane."""
+_BURST = 64
+"""Entries that one wait returns at most."""
+_POLL = 0.05
+_RECOUNT = 60.0
+_RECOUNTED = 1000
+"""Retries of a platform that are counted in one step, at most; with more of them they are left for later."""
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class RedisQueue:
+    """`DeliveryQueue` over Redis Streams, for one consumer."""
+
+    def __init__(
+        self,
+        link: Link,
+        config: StoreConfig,
+        suppression: Suppression,
+        presence: Presence,
+        liveness: Liveness,
+        following: Following,
+        supersession: Supersession,
+        clock: Clock,
+    ) -> None:
+        self._link = link
+        self._config = config
+        self._liveness = liveness
+        self._clock = clock
+        self._following = following
+        self._counted: dict[str, int] = {}
+        """Cancelled pushes, with how many of our deliveries in flight the store has counted."""
+        self._held = HeldRoutes(link, config, clock)
+        self._supersession = supersession
+        self._opener = Opener(link, suppression, presence, supersession)
+        self._lanes: dict[tuple[str, int, str, Lane], LaneState] = {}
+        self._counted_at = 0.0
+        link.on_change(self.distrust)
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    async def take(self, route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
+        """Own entries of before come first. At least one entry is returned where there is one, however large."""
+        await self._liveness.begin()
+        states = self._states(route, lane)
+        now = asyncio.get_running_loop().time()
+        for state in states:
+            if state.unsure or now >= state.look_at:
+                resumed = await self._resume(route, state, targets)
+                if resumed:
+                    return resumed
+        try:
+            # A wait returns at once where something is there: what comes in a trickle needs no look before it.
+            look = wait_ms <= 0 or not all(state.drained for state in states)
+            taken = await self._read(route, states, targets) if look else []
+            if not taken and wait_ms > 0:
+                taken = await self._wait(route, states, targets, wait_ms)
+        except BaseException:
+            for state in states:
+                state.lost(wait_ms / 1000 + self._config.timeout)
+            raise
+        return taken
+
+    def _states(self, route: Route, lane: Lane) -> list[LaneState]:
+        found = []
+        for shard in range(self._config.shards_of(route.app)):
+            place = (route.app, shard, route.platform, lane)
+            state = self._lanes.get(place)
+            if state is None:
+                state = self._lanes[place] = LaneState(route, shard, lane)
+            found.append(state)
+        return found
+
+    async def _read(self, route: Route, states: Sequence[LaneState], targets: int) -> list[Taken]:
+        share = max(1, -(-targets // len(states)))
+        asked = [self._read_one(route, state, share) for state in states]
+        # All are waited for, so that no read is still under way when the caller asks again after a fault.
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        reads, sizes, newest = [], [], []
+        for state, answer in zip(states, answers, strict=True):
+            if isinstance(answer, BaseException):
+                raise answer
+            entries, epoch, size, mark = answer
+            reads.append(Read(state, entries_of(entries), int(epoch)))
+            sizes.append(size)
+            newest.append(newest_of(mark))
+        return await self._opener.open(route, reads, sizes, newest)
+
+    async def _read_one(
+        self, route: Route, state: LaneState, targets: int
+    ) -> tuple[list[bytes], bytes, int, list[Any]]:
+        app, shard = state.place[:2]
+        answer: tuple[list[bytes], bytes, int, list[Any]] = await self._link.read(
+            "take",
+            [
+                state.key,
+                keys.epoch(app, shard),
+                keys.suppressed(app, shard, route.platform),
+                keys.moved(app, shard, route.platform),
+            ],
+            [keys.DISPATCH, self._config.consumer, targets, state.expected],
+        )
+        return answer
+
+    async def _wait(self, route: Route, states: Sequence[LaneState], targets: int, wait_ms: int) -> list[Taken]:
+        if self._link.cluster and len(states) > 1:
+            return await self._poll(route, states, targets, wait_ms)
+        app = route.app
+        count = min(max(1, int(targets / len(states) / max(state.expected for state in states))), _BURST)
+        command = ("XREADGROUP", "GROUP", keys.DISPATCH, self._config.consumer, "COUNT", count, "BLOCK", wait_ms)
+        answer, *rest = await self._link.wait(
+            [
+                (*command, "STREAMS", *(state.key for state in states), *(">" for _ in states)),
+                *(("GET", keys.epoch(app, state.place[1])) for state in states),
+                *(("ZCARD", keys.suppressed(app, state.place[1], route.platform)) for state in states),
+                *(newest_command(app, state.place[1], route.platform) for state in states),
+            ],
+            wait_ms,
+        )
+        by_key = {key.decode(): entries for key, entries in answer or ()}
+        for state in states:
+            state.drained = bool(answer) and len(by_key.get(state.key, ())) < count
+        if not answer:
+            return []
+        epochs, sizes, marks = (rest[at : at + len(states)] for at in range(0, len(rest), len(states)))
+        reads = [
+            Read(state, entries_read(by_key.get(state.key, ())), int(epoch or 0))
+            for state, epoch in zip(states, epochs, strict=True)
+        ]
+        return await self._opener.open(route, reads, sizes, list(map(newest_of, marks)))
+
+    async def _poll(self, route: Route, states: Sequence[LaneState], targets: int, wait_ms: int) -> list[Taken]:
+        """Streams in several slots of a cluster cannot be waited for in one command."""
+        deadline = asyncio.get_running_loop().time() + wait_ms / 1000
+        while (left := deadline - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(min(_POLL, left))
+            taken = await self._read(route, states, targets)
+            if taken:
+                return taken
+        return []
+
+    async def _resume(self, route: Route, state: LaneState, targets: int) -> list[Taken]:
+        """Entries pending under our own name that are not held, at the targets without an outcome."""
+        while True:
+            count = min(max(1, int(targets / state.expected)), _BURST)
+            try:
+                answer = await self._link.call(
+                    *("XREADGROUP", "GROUP", keys.DISPATCH, self._config.consumer, "COUNT", count),
+                    *("STREAMS", state.key, state.cursor),
+                )
+            except StoreError as error:
+                if isinstance(error.__cause__, ResponseError) and "NOGROUP" in str(error.__cause__):
+                    state.empty()  # nothing was ever read from this lane
+                    return []
+                raise
+            entries = entries_read(answer[0][1]) if answer else []
+            if not entries:
+                state.empty()
+                return []
+            taken = await self._opener.open_again(route, [(state, [e for e in entries if e.id not in state.held])])
+            state.cursor = entries[-1].id
+            if taken:
+                return taken
+
+    # --- settling ---------------------------------------------------------------------------------
+
+    async def settle(self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]) -> int:
+        """Entries are acknowledged with the last settlements of their shard, never before."""
+        if app in self._supersession.apps:
+            await self._supersession.record(app, settlements)
+        shards = self._config.shards_of(app)
+        if finished and finished[0].history != self._link.history:
+            finished = [ref for ref in finished if ref.history == self._link.history]
+        by_shard: dict[int, tuple[list[Settlement], list[EntryRef]]] = {}
+        if shards == 1 and all(ref.shard == 0 for ref in finished):
+            by_shard[0] = (list(settlements), list(finished))
+        else:
+            for settlement in settlements:
+                shard = keys.shard_of(settlement.delivery.chunk.push_id, shards)
+                by_shard.setdefault(shard, ([], []))[0].append(settlement)
+            for ref in finished:
+                by_shard.setdefault(ref.shard, ([], []))[1].append(ref)
+        applied = await asyncio.gather(
+            *(self._settle_shard(app, shard, own, refs) for shard, (own, refs) in by_shard.items())
+        )
+        for ref in finished:
+            state = self._lanes.get((ref.app, ref.shard, ref.platform, ref.lane))
+            if state is not None:
+                state.held.discard(ref.entry_id)
+        if self._counted:
+            self._landed(settlements)
+        return sum(applied)
+
+    async def _settle_shard(
+        self, app: str, shard: int, settlements: Sequence[Settlement], finished: Sequence[EntryRef]
+    ) -> int:
+        applied = 0
+        for batch, last in batches(settlements, _SETTLE):
+            refs = pack_finished(finished) if last else []
+            closed: Closed = set()
+            while True:
+                count, dropped, *more = await self._settle_once(app, shard, batch, closed, refs)
+                applied += count
+                if dropped:
+                    note_dropped(app, dropped)
+                if not more:
+                    break
+                # Somebody else has settled some of a retry's targets: again without them. See settle.lua.
+                closed |= {(push_id.decode(), index) for push_id, index in zip(more[::2], more[1::2], strict=True)}
+        return applied
+
+    async def _settle_once(
+        self, app: str, shard: int, settlements: Sequence[Settlement], closed: Closed, refs: list[Any]
+    ) -> list[Any]:
+        config = self._config
+        now = self._clock()
+        groups, singles = pack(settlements, closed, counted=self._counted)
+        slot = slot_of(settlements, now)
+        ttl, dead_ttl, answers_ttl = config.status_ttl * 1000, config.dead_ttl * 1000, ANSWERS_TTL * 1000
+        blob = _pack((now, ttl, dead_ttl, groups, singles, refs, slot, answers_ttl, config.dead_most(app)))
+        answer: list[Any] = await self._link.record(
+            "settle", [keys.pending(app, shard)], [keys.prefix(app, shard), blob]
+        )
+        return answer
+
+    # --- moving -----------------------------------------------------------------------------------
+
+    async def promote(self, route: Route, now: int) -> int:
+        """Up to 500 chunks a call and shard; call again while it returns something."""
+        app, platform = route.app, route.platform
+        moved = await asyncio.gather(
+            *(
+                self._link.script(
+                    "promote",
+                    [keys.retries(app, shard, platform), keys.pending(app, shard), keys.quarantine(app, shard)],
+                    [keys.prefix(app, shard), platform, now, _PROMOTE],
+                )
+                for shard in range(self._config.shards_of(app))
+            )
+        )
+        return sum(moved)
+
+    async def launch(self, app: str, now: int) -> int:
+        """About 200 chunks a call and shard; call again while it returns something."""
+        launched = await asyncio.gather(
+            *(
+                self._link.script(
+                    "launch",
+                    [keys.scheduled(app, shard), keys.pending(app, shard)],
+                    [keys.prefix(app, shard), now, _LAUNCH],
+                )
+                for shard in range(self._config.shards_of(app))
+            )
+        )
+        return sum(launched)
+
+    async def reclaim(self, route: Route) -> list[Taken]:
+        """Up to 100 entries a lane and shard; consumers that are gone and own nothing leave the group."""
+        await self._liveness.begin()
+        states = [state for lane in LANES for state in self._states(route, lane)]
+        leavers = await self._liveness.leavers([state.key for state in states], keys.DISPATCH)
+        claimed = []
+        # A claim whose answer is lost leaves entries under our name, like any other read.
+        try:
+            for state, names in zip(states, leavers, strict=True):
+                if names:
+                    flat = await self._link.read(
+                        "reclaim", [state.key], [keys.DISPATCH, self._config.consumer, _RECLAIM, *names]
+                    )
+                    claimed.append((state, entries_of(flat)))
+            return await self._opener.open_again(route, claimed)
+        except BaseException:
+            for state in states:
+                state.lost(self._config.timeout)
+            raise
+
+    async def lapsed(self, route: Route, lane: Lane, now: int) -> list[Taken]:
+        """A page a shard: see lapses.py."""
+        await self._liveness.begin()
+        states = self._states(route, lane)
+        try:
+            found = [(state, await take_lapsed(self._link, self._config.consumer, state, now)) for state in states]
+            return await self._opener.open_again(route, found)
+        except BaseException:
+            for state in states:
+                state.lost(self._config.timeout)
+            raise
+
+    # --- what was taken back ------------------------------------------------------------------------
+
+    async def enrol(self, app: str) -> None:
+        await self._following.enrol(app)
+
+    async def revoked(self, apps: Collection[str], wait_ms: int) -> Sequence[News]:
+        return await self._following.news(apps, wait_ms)
+
+    async def acknowledge(self, news: News, in_flight: Mapping[str, int]) -> None:
+        await self._following.acknowledge(news, in_flight)
+        self._counted.update({push_id: count for push_id, count in in_flight.items() if count})
+
+    def _landed(self, settlements: Sequence[Settlement]) -> None:
+        for settlement in settlements:
+            push_id = settlement.delivery.chunk.push_id
+            if settlement.outcome is not None and push_id in self._counted:
+                self._counted[push_id] -= 1
+                if self._counted[push_id] <= 0:
+                    del self._counted[push_id]
+
+    def forget(self, refs: Iterable[EntryRef]) -> None:
+        for ref in refs:
+            state = self._lanes.get((ref.app, ref.shard, ref.platform, ref.lane))
+            if state is not None and ref.history == self._link.history:
+                state.held.discard(ref.entry_id)
+                state.lost(0.0)
+
+    @property
+    def history(self) -> int:
+        return self._link.history
+
+    @property
+    def replicated(self) -> bool:
+        return self._link.waits
+
+    def distrust(self) -> None:
+        """Another server answers from now on: entries may be pending on it that are not held here."""
+        for state in self._lanes.values():
+            state.held.clear()
+            state.lost(0.0)
+        self._counted_at = 0.0
+
+    def release(self, route: Route) -> None:
+        """The next `take` begins as a new process with our name would: with our pending entries."""
+        for place in [place for place in self._lanes if (place[0], place[2]) == (route.app, route.platform)]:
+            del self._lanes[place]
+
+    # --- signs of life ----------------------------------------------------------------------------
+
+    async def beat(self, held: Mapping[str, str] | None = None, worked: Mapping[str, float] | None = None) -> None:
+        await self._liveness.beat()
+        if held is not None:
+            await self._held.tell(held, worked or {})
+        await self._recount()
+
+    async def _recount(self) -> None:
+        """Now and then, and soon after a failover: what is counted as pending where nothing is, is counted no more."""
+        now = asyncio.get_running_loop().time()
+        if now < self._counted_at + _RECOUNT:
+            return
+        self._counted_at = now
+        shards = sorted({(app, shard) for app, shard, _, _ in self._lanes})
+        for app, shard in shards:
+            platforms = sorted({place[2] for place in self._lanes if place[:2] == (app, shard)})
+            await self._link.script(
+                "recount", [keys.pending(app, shard)], [keys.prefix(app, shard), _RECOUNTED, *platforms]
+            )
+
+    async def retire(self) -> None:
+        """What this consumer has not settled may be taken over at once. Taking again brings it back to life."""
+        await self._held.leave()
+        await self._following.end()
+        await self._liveness.end()

@@ -1,0 +1,313 @@
+"""Settlements become what `settle.lua` reads: grouped by chunk, with rows, retries, dead letters and receipts.
+
+Pure. It runs once a delivery, so it avoids what costs: one dictionary look-up finds the group (by the identity of
+the chunk, which all deliveries of an entry share), and only what must be kept is encoded. What was sent of a large push
+goes as one value with all its rows, and a mask of its bits: Redis has then nothing to do for each delivery.
+
+Retries of one chunk that fall due at about the same time travel on as one chunk, at the time of the last of them, so
+that nobody goes before it is due: a held route would else turn an entry of 500 targets into 500 copies of its message.
+At most `TOGETHER` groups are made of the retries of one chunk in one step, evenly over their time, so that what failed
+together comes back spread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Final, TypeAlias, cast
+
+import msgspec
+
+from ...model import (
+    Chunk,
+    DeliveryRow,
+    Ended,
+    Receipt,
+    Retry,
+    Sent,
+    Settlement,
+    Target,
+    TokenDead,
+    TokenSuspect,
+)
+from ...model.codec import encode_chunk, encode_receipt, encode_row, encode_rows
+from ...ports import EntryRef
+from ..keys import SMALL, is_large
+from .letter import DeadLetter, encode_dead
+
+Again: TypeAlias = tuple[int, str, bool, bool]
+"""What retries that travel together have in common: the attempt, the part of the route that they wait for, whether the
+limits have counted them, and whether they were submitted."""
+TOGETHER: Final = 32
+STEP_MS: Final = 100
+"""Retries that fall due within the same step are not told apart."""
+Segment: TypeAlias = tuple[str, bool]
+"""An end, and whether its deliveries were submitted."""
+WIDEST = 1024
+"""Bytes of a mask, at most."""
+
+Closed: TypeAlias = set[tuple[str, int]]
+"""Push id and index of deliveries that the store has closed."""
+
+
+def lua_string(blob: bytes) -> msgspec.Raw:
+    """Bytes as MessagePack's `str`: the `cmsgpack` of Redis and Valkey does not know its `bin`."""
+    size = len(blob)
+    if size < 256:
+        return msgspec.Raw(b"\xd9" + size.to_bytes(1, "big") + blob)
+    return msgspec.Raw(b"\xdb" + size.to_bytes(4, "big") + blob)
+
+
+class _End:
+    """Deliveries of a chunk that have ended alike: their indexes, and the rows of those that need one."""
+
+    __slots__ = ("places", "rows")
+
+    def __init__(self) -> None:
+        self.places: list[int] = []
+        self.rows: list[tuple[int, DeliveryRow]] = []
+
+    def packed(self, end: str, flew: int, *, large: bool) -> tuple[str, int, list[Any], int, int]:
+        rows = self.rows
+        if not large:
+            return end, len(self.places), [lua_string(encode_row(row)) for _, row in rows], 0, flew
+        # What is not `sent` may be taken back one by one, by a replay.
+        together = int(end == "sent" and bool(rows))
+        members = [rows] if together else [[row] for row in rows]
+        kept = [word for some in members for word in (some[0][0], lua_string(member_of(some)))]
+        return end, len(self.places), kept, together, flew
+
+
+class _Group:
+    """What is to be recorded of the deliveries of one chunk."""
+
+    __slots__ = ("asked", "chunk", "counted", "dead", "ends", "receipts", "retries", "rows_of_sent", "seen")
+
+    def __init__(self, chunk: Chunk, counted: bool) -> None:
+        self.chunk = chunk
+        self.asked = not chunk.dry_run
+        self.counted = counted
+        """What is in flight of it was counted when it was cancelled: what comes back of that is told apart."""
+        # Of a push that is made from an audience nobody knows yet whether it will have more than SMALL.
+        self.rows_of_sent = 0 if chunk.total > SMALL else SMALL
+        """Deliveries from this index on need no row when they end as `sent`."""
+        self.seen: set[int] = set()
+        self.ends: dict[Segment, _End] = {}
+        self.retries: dict[Again, list[tuple[int, Target]]] = {}
+        self.dead: list[tuple[int, msgspec.Raw]] = []
+        self.receipts: list[tuple[int, msgspec.Raw]] = []
+
+    def packed(self) -> list[Any]:
+        """The group in the shape that settle.lua documents."""
+        chunk = self.chunk
+        large = is_large(chunk.total)
+        indexes: list[int] = []
+        ends = []
+        for segment, end in self.ends.items():
+            indexes += end.places
+            ends.append(end.packed(segment[0], int(segment[1]), large=large))
+        first, mask = mask_of(indexes) if large and not self.retries else (0, b"")
+        retries = []
+        for (attempt, part, counted, flew), waiting in self.retries.items():
+            for due_at, targets in together(waiting):
+                indexes += [target.index for target in targets]
+                again = again_as(chunk, targets, Retry(due_at, attempt, part, counted))
+                retries.append((due_at, len(targets), lua_string(encode_chunk(again)), int(flew)))
+        # Few deliveries have either, so this is seldom made.
+        places = {index: place for place, index in enumerate(indexes, 1)} if self.dead or self.receipts else {}
+        letter = encode_chunk(msgspec.structs.replace(chunk, targets=())) if self.dead else b""
+        return [
+            chunk.push_id,
+            chunk.platform,
+            chunk.lane,
+            chunk.total,
+            chunk.turn,
+            indexes,
+            first,
+            lua_string(mask),
+            ends,
+            retries,
+            lua_string(letter),
+            [(places[index], blob) for index, blob in self.dead],
+            [(places[index], blob) for index, blob in self.receipts],
+            int(self.asked),
+            int(self.counted),
+        ]
+
+
+def mask_of(indexes: Sequence[int]) -> tuple[int, bytes]:
+    """The bits of these indexes in a bitmap of Redis, and the number of the byte that they begin with.
+
+    The first bit of a byte is its highest (https://redis.io/docs/latest/commands/setbit/). No bytes where the indexes
+    lie so far apart that a command a bit is the cheaper way.
+    """
+    first, last = min(indexes) >> 3, max(indexes) >> 3
+    if last - first >= WIDEST:
+        return 0, b""
+    end = (last << 3) + 7
+    bits = 0
+    for index in indexes:
+        bits |= 1 << (end - index)
+    return first, bits.to_bytes(last - first + 1, "big")
+
+
+def member_of(rows: Sequence[tuple[int, DeliveryRow]]) -> bytes:
+    """Rows of a large push as its sorted set keeps them, under the first of their indexes."""
+    return b"%d %s" % (rows[0][0], encode_rows(rows))
+
+
+def pack(
+    settlements: Iterable[Settlement], closed: Closed | None = None, *, counted: Collection[str] = ()
+) -> tuple[list[list[Any]], list[tuple[Any, ...]]]:
+    """The `groups` and the `singles` of one app shard, less what is known to be closed.
+
+    `counted` are the cancelled pushes of which it was told how many deliveries are in flight.
+    """
+    groups: dict[int, _Group] = {}
+    singles: dict[tuple[str, str, str, int], list[Any]] = {}
+    for settlement in settlements:
+        delivery = settlement.delivery
+        chunk = delivery.chunk
+        target = delivery.target
+        if closed and (chunk.push_id, target.index) in closed:
+            continue
+        verdict = settlement.verdict
+        outcome = settlement.outcome
+        spoken = type(outcome) is TokenDead or type(outcome) is TokenSuspect
+        if (
+            chunk.total == 1
+            and type(verdict) is Ended
+            and not verdict.dead_letter
+            and not spoken
+            and not chunk.dry_run
+            and target.index == 0
+        ):
+            kind = (chunk.platform, chunk.lane, verdict.end, chunk.turn)
+            single = singles.get(kind)
+            if single is None:
+                single = singles[kind] = []
+            single.append(chunk.push_id)
+            single.append(lua_string(encode_row(row_of(settlement, verdict))))
+            continue
+        group = groups.get(id(chunk))
+        if group is None:
+            group = groups[id(chunk)] = _Group(chunk, chunk.push_id in counted)
+        if target.index in group.seen:
+            continue  # what was said of it first counts
+        group.seen.add(target.index)
+        if not group.asked and outcome is not None and outcome.status:
+            group.asked = True  # a dry run that the provider has a word for
+        flew = group.counted and outcome is not None
+        if type(verdict) is Ended:
+            segment = (verdict.end, flew)
+            end = group.ends.get(segment)
+            if end is None:
+                end = group.ends[segment] = _End()
+            end.places.append(target.index)
+            if verdict.end != "sent" or target.index < group.rows_of_sent:
+                end.rows.append((target.index, row_of(settlement, verdict)))
+                if verdict.dead_letter:
+                    group.dead.append((target.index, lua_string(encode_dead(dead_letter_of(settlement)))))
+        else:
+            retry = cast(Retry, verdict)
+            again = (retry.attempt, retry.part, retry.counted, flew)
+            group.retries.setdefault(again, []).append((retry.due_at, target))
+        if spoken:
+            receipt = receipt_of(settlement, cast(TokenDead | TokenSuspect, outcome))
+            group.receipts.append((target.index, lua_string(encode_receipt(receipt))))
+    return [group.packed() for group in groups.values()], [(*kind, flat) for kind, flat in singles.items()]
+
+
+def pack_finished(refs: Iterable[EntryRef]) -> list[tuple[str, str, list[str]]]:
+    """Entries to acknowledge, by platform and lane."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for ref in refs:
+        found.setdefault((ref.platform, ref.lane), []).append(ref.entry_id)
+    return [(platform, lane, ids) for (platform, lane), ids in found.items()]
+
+
+def batches(settlements: Sequence[Settlement], size: int) -> Iterator[tuple[Sequence[Settlement], bool]]:
+    """Slices of at most `size`, and whether it is the last; one empty slice where there is nothing."""
+    for start in range(0, max(len(settlements), 1), size):
+        yield settlements[start : start + size], start + size >= len(settlements)
+
+
+def together(waiting: Sequence[tuple[int, Target]]) -> list[tuple[int, list[Target]]]:
+    """Targets by the instant at which they go again together: that of the last of them, at most `TOGETHER` instants."""
+    dues = [due_at for due_at, _ in waiting]
+    first, last = min(dues), max(dues)
+    width = max(STEP_MS, (last - first) // TOGETHER + 1)
+    groups: dict[int, list[tuple[int, Target]]] = {}
+    for due_at, target in waiting:
+        groups.setdefault((due_at - first) // width, []).append((due_at, target))
+    return [(max(due for due, _ in group), [target for _, target in group]) for group in groups.values()]
+
+
+def again_as(chunk: Chunk, targets: Sequence[Target], retry: Retry) -> Chunk:
+    """The chunk of some targets that go again."""
+    return msgspec.structs.replace(
+        chunk,
+        targets=tuple(targets),
+        attempt=retry.attempt,
+        turn=chunk.turn + 1,
+        part=retry.part,
+        counted=retry.counted,
+    )
+
+
+def row_of(settlement: Settlement, verdict: Ended) -> DeliveryRow:
+    """The row that status keeps of a delivery that has ended."""
+    delivery = settlement.delivery
+    outcome = settlement.outcome
+    return DeliveryRow(
+        platform=delivery.chunk.message.platform,
+        device_id=delivery.target.device_id,
+        token_hash=settlement.token_hash,
+        outcome=verdict.end,
+        reason=settlement.reason or (outcome.reason if outcome else ""),
+        status=outcome.status if outcome else 0,
+        attempts=attempts_of(settlement),
+        provider_id=outcome.provider_id if type(outcome) is Sent else "",
+        at=settlement.at,
+        unique_id=outcome.unique_id if type(outcome) is Sent else "",
+    )
+
+
+def dead_letter_of(settlement: Settlement) -> DeadLetter:
+    delivery = settlement.delivery
+    outcome = settlement.outcome
+    return DeadLetter(
+        push_id=delivery.chunk.push_id,
+        platform=delivery.chunk.platform,
+        target=delivery.target,
+        token_hash=settlement.token_hash,
+        reason=settlement.reason or (outcome.reason if outcome else ""),
+        status=outcome.status if outcome else 0,
+        attempts=attempts_of(settlement),
+        at=settlement.at,
+        turn=delivery.chunk.turn,
+    )
+
+
+def receipt_of(settlement: Settlement, outcome: TokenDead | TokenSuspect) -> Receipt:
+    """What feedback must know."""
+    delivery = settlement.delivery
+    dead = isinstance(outcome, TokenDead)
+    return Receipt(
+        app=delivery.chunk.app,
+        platform=delivery.chunk.platform,
+        token=delivery.target.token,
+        token_hash=settlement.token_hash,
+        kind="dead" if dead else "suspect",
+        reason=outcome.reason or settlement.reason,
+        at=settlement.at,
+        since=outcome.since if isinstance(outcome, TokenDead) else None,
+        device_id=delivery.target.device_id,
+        push_id=delivery.chunk.push_id,
+        asked_at=settlement.asked_at,
+    )
+
+
+def attempts_of(settlement: Settlement) -> int:
+    """How often it was attempted: a delivery that was never sent does not count the attempt that was to come."""
+    attempt = settlement.delivery.chunk.attempt
+    return attempt if settlement.outcome is not None else attempt - 1

@@ -1,0 +1,1 @@
+"""The registry of devices: packed documents and the indexes over them."""

@@ -1,0 +1,261 @@
+"""What a step makes of the devices that it concerns. Pure: a `Desk` is filled, worked at, and read off.
+
+Every change of the registry is the same three moves: read the devices that may be concerned, decide what they shall
+be, and write the difference in one atomic step that takes place only where nothing read has changed meanwhile. So
+the rules (a token belongs to one device, who is counted, what a tombstone keeps) stand here once, and the script that
+writes knows none of them: it is told which index gains what.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ...model import Platform
+from ...model.devices import Device
+from ...model.identity import identity
+from ...ports.registry import MOST_OF_USER, MOST_TOPICS, Holding, Judge, Prune, Strike, TopicsFull
+
+Address: TypeAlias = tuple[Platform, str]
+"""A platform and the identity of a token: it belongs to one device of the app."""
+
+
+def address_of(platform: Platform, token: str) -> Address:
+    return platform, identity(token)
+
+
+class Kept(Struct, frozen=True):
+    """A device as it was read: its ordinal and its document's bytes."""
+
+    n: int
+    blob: bytes
+    device: Device
+    former: str | None = None
+    """Of a document of the first form, the text under which the index has its token."""
+
+
+class Change(Struct, frozen=True):
+    """A device before and after: None before it is new, None after it is gone. Its id changes where another device
+    takes its token over."""
+
+    before: Kept | None
+    after: Device | None
+
+
+class Desk:
+    """Devices as they were read, and as they shall be."""
+
+    def __init__(self, found: Iterable[Kept]) -> None:
+        self._found = list(found)
+        self._places = {kept.device.id: kept for kept in self._found}
+        """Which document that was read becomes that of a device."""
+        self.devices = {device_id: kept.device for device_id, kept in self._places.items()}
+        self._owners: dict[Address, str] = {}
+        for device in sorted(self.devices.values(), key=lambda device: device.registered_at):
+            self._owners[_address(device)] = device.id
+
+    def before(self, ordinal: int) -> list[Device]:
+        """The devices as they were read, those with a smaller ordinal."""
+        return [kept.device for kept in self._found if kept.n < ordinal]
+
+    def owner(self, platform: Platform, token: str) -> Device | None:
+        device_id = self._owners.get(address_of(platform, token))
+        return None if device_id is None else self.devices[device_id]
+
+    def holder(self, holding: Holding) -> Device | None:
+        if holding.device_id is None:
+            return self.owner(holding.platform, holding.token)
+        return self.devices.get(holding.device_id)
+
+    def put(self, device: Device) -> bool:
+        """The device as it stands; whether it is new. Whoever else had its token is gone.
+
+        Its place is then that of the other one: who pages through an audience meets each token at one place, whatever
+        its device is called.
+        """
+        owner = self.owner(device.platform, device.token)
+        old = self.devices.get(device.id)
+        if old is not None:
+            self._disown(old)
+        if owner is not None and owner.id != device.id:
+            self.remove(owner.id)
+            if (place := self._places.pop(owner.id, None)) is not None:
+                self._places[device.id] = place
+        self.devices[device.id] = device
+        self._owners[_address(device)] = device.id
+        return old is None
+
+    def adopt(self, device_id: str, now: int) -> None:
+        """Bring what an earlier pushsvc wrote to the form of today: of two devices that turn out to have one token the
+        one that was registered later keeps it, and nobody was registered in the future."""
+        device = self.devices.get(device_id)
+        if device is None:
+            return
+        owner = self.owner(device.platform, device.token)
+        if owner is not None and owner.id != device.id and owner.registered_at >= device.registered_at:
+            self.remove(device.id)
+        else:
+            self.put(replace(device, registered_at=min(device.registered_at, now)))
+
+    @property
+    def outdated(self) -> list[str]:
+        """Ids of devices whose documents are of an earlier form."""
+        return [kept.device.id for kept in self._found if kept.former is not None]
+
+    def register(self, device: Device) -> tuple[Device, bool]:
+        """The device with the topics that it has had; strikes and tombstone go."""
+        old = self.devices.get(device.id)
+        fresh = replace(
+            device,
+            topics=() if old is None else old.topics,
+            state="active",
+            pruned_at=0,
+            pruned_for="",
+            strikes=0,
+            struck_at=0,
+        )
+        return fresh, self.put(fresh)
+
+    def remove(self, device_id: str) -> Device | None:
+        device = self.devices.pop(device_id, None)
+        if device is not None:
+            self._disown(device)
+        return device
+
+    def _disown(self, device: Device) -> None:
+        if self._owners.get(_address(device)) == device.id:
+            del self._owners[_address(device)]
+
+    def subscribe(self, device_id: str, topic: str) -> bool:
+        device = self.devices.get(device_id)
+        if device is not None and topic not in device.topics:
+            if len(device.topics) >= MOST_TOPICS:
+                raise TopicsFull
+            self.devices[device_id] = replace(device, topics=(*device.topics, topic))
+        return device is not None
+
+    def unsubscribe(self, device_id: str, topic: str) -> bool:
+        device = self.devices.get(device_id)
+        if device is None or topic not in device.topics:
+            return False
+        self.devices[device_id] = replace(device, topics=tuple(each for each in device.topics if each != topic))
+        return True
+
+    def prune(self, prune: Prune) -> bool:
+        device = self.devices.get(prune.device_id)
+        if device is None or device.token != prune.token or device.registered_at > prune.at or device.state == "pruned":
+            return False
+        self.devices[device.id] = replace(device, state="pruned", pruned_at=prune.at, pruned_for=prune.reason)
+        return True
+
+    def strike(self, strike: Strike) -> bool:
+        device = self.devices.get(strike.device_id)
+        if device is None or device.token != strike.token or device.struck_at != strike.after:
+            return False
+        self.devices[device.id] = replace(device, strikes=strike.count, struck_at=strike.at)
+        return True
+
+    def restore(self, device_id: str) -> bool:
+        device = self.devices.get(device_id)
+        if device is None or device.state != "pruned":
+            return False
+        self.devices[device_id] = replace(device, state="active", pruned_at=0, pruned_for="", strikes=0, struck_at=0)
+        return True
+
+    def bury(self, device_id: str, before: int) -> bool:
+        device = self.devices.get(device_id)
+        return (
+            device is not None
+            and device.state == "pruned"
+            and device.pruned_at < before
+            and bool(self.remove(device_id))
+        )
+
+    def revise(self, device_ids: Iterable[str], judge: Judge) -> list[tuple[Device, Device | None]]:
+        changes: list[tuple[Device, Device | None]] = []
+        for device_id in device_ids:
+            device = self.devices.get(device_id)
+            revised = device if device is None else judge(device)
+            if device is None or revised is device:
+                continue
+            if revised is None:
+                self.remove(device_id)
+            else:
+                self.devices[device_id] = revised
+            changes.append((device, revised))
+        return changes
+
+    def of_user(self, user: str) -> list[Device]:
+        return [device for device in self.devices.values() if device.user == user]
+
+    def remove_user(self, user: str) -> list[Device]:
+        devices = self.of_user(user)
+        for device in devices:
+            self.remove(device.id)
+        return devices
+
+    def changes(self) -> list[Change]:
+        """What is to be written; those that go come first."""
+        places = {device_id: self._places.get(device_id) for device_id in self.devices}
+        used = {kept.n for kept in places.values() if kept is not None}
+        found = [Change(kept, None) for kept in self._found if kept.n not in used]
+        for device_id, device in self.devices.items():
+            kept = places[device_id]
+            if kept is None or kept.device != device or kept.former is not None:
+                found.append(Change(kept, device))
+        return found
+
+
+def _address(device: Device) -> Address:
+    return address_of(device.platform, device.token)
+
+
+def unsettling(changes: Iterable[Change]) -> list[tuple[Platform, str]]:
+    """The tokens, as waiting targets hold them, of devices that will not be what they were to a push: see presence.py.
+    What is done about a tombstone concerns nobody, since its token was marked when it was made."""
+    found = []
+    for change in changes:
+        old = None if change.before is None else change.before.device
+        new = change.after
+        if old is None or old.state == "pruned":
+            continue
+        same = new is not None and (old.id, old.user, old.token, old.kind, old.state) == (
+            *(new.id, new.user, new.token, new.kind, new.state),
+        )
+        if new is None or not same or not set(old.topics) <= set(new.topics):
+            found.append((old.platform, old.token))
+    return found
+
+
+def joining_of(changes: Iterable[Change]) -> Counter[str]:
+    """How many devices each user would gain."""
+    found: Counter[str] = Counter()
+    for change in changes:
+        left = None if change.before is None else change.before.device.user
+        if change.after is not None and change.after.user is not None and change.after.user != left:
+            found[change.after.user] += 1
+    return found
+
+
+def spare(devices: Sequence[Device], joining: int) -> list[str]:
+    """Which of a user's tombstones, the oldest first, must go so that the joining devices fit; none where that is not
+    needed or does not help. A tombstone is there to be restored; it keeps no phone out that is in use."""
+    stones = sorted((each for each in devices if each.state == "pruned"), key=lambda each: each.pruned_at)
+    excess = len(devices) + joining - MOST_OF_USER
+    return [stone.id for stone in stones[:excess]] if 0 < excess <= len(stones) else []
+
+
+def read_place(after: str) -> tuple[int, int]:
+    """Where a page of an audience begins, and the ordinal from which on devices came later than its first page; 0: not
+    known yet."""
+    place, _, bound = after.partition(":")
+    return int(place or 0), int(bound or 0)
+
+
+def written_place(place: int, bound: int) -> str:
+    """As `read_place` reads it."""
+    return f"{place}:{bound}"

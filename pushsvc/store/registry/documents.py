@@ -1,0 +1,160 @@
+"""A device as the registry keeps it: bytes that nobody else reads. Pure; the only place that knows their form.
+
+MessagePack by position, in front of it the version of the form, as in `codec.py`. What makes most of a device's
+bytes is kept short: an APNs token is 64 hexadecimal digits of 32 bytes, and ids are often UUIDs, 36 letters of 16
+bytes. Both are kept as the bytes that they stand for, where writing those out again gives the same text to the letter.
+`last_seen_at` is kept as its distance from `registered_at`, which is mostly 0; what few devices have (tombstones and
+strikes) is one `nil` in the others.
+
+Documents of the first form hold a token as its client wrote it, and the index has it under that text. They are read in
+its canonical form, and written anew by whatever changes them, or by `Registry.adopt`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from ...model import Platform
+from ...model.codec import CodecError
+from ...model.devices import Device, TagValue
+from ...model.identity import canonical
+
+VERSION: Final = b"\x02"
+_FIRST: Final = b"\x01"
+_CODES: Final[dict[Platform, int]] = {"apns": 1, "fcm": 2}
+_PLATFORMS: Final = {code: platform for platform, code in _CODES.items()}
+_UUID: Final = 16
+"""Bytes of a UUID; a text of hexadecimal digits alone is kept as bytes only where there are more or fewer."""
+
+
+class _Fate(Struct, array_like=True, frozen=True, gc=False):
+    pruned: bool
+    pruned_at: int
+    pruned_for: str
+    strikes: int
+    struck_at: int
+
+
+class _Document(Struct, array_like=True, frozen=True, gc=False):
+    id: Any
+    """Text, or the bytes that it stands for; msgspec knows no union of the two. So are `token` and `user`."""
+    platform: int | str
+    token: Any
+    registered_at: int
+    seen_after: int
+    user: Any
+    locale: str | None
+    timezone: str | None
+    app_version: str | None
+    tags: dict[str, TagValue]
+    topics: tuple[str, ...]
+    sandbox: bool
+    kind: str
+    """Empty for `token`."""
+    fate: _Fate | None
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Document).decode
+
+
+def encode_device(device: Device) -> bytes:
+    fate = None
+    if device.state == "pruned" or device.strikes or device.pruned_at or device.pruned_for or device.struck_at:
+        fate = _Fate(device.state == "pruned", device.pruned_at, device.pruned_for, device.strikes, device.struck_at)
+    return VERSION + _encode(
+        _Document(
+            _shortest(device.id),
+            _CODES.get(device.platform, device.platform),
+            _shortest(device.token),
+            device.registered_at,
+            device.last_seen_at - device.registered_at,
+            None if device.user is None else _shortest(device.user),
+            device.locale,
+            device.timezone,
+            device.app_version,
+            device.tags,
+            device.topics,
+            device.environment == "sandbox",
+            "" if device.kind == "token" else device.kind,
+            fate,
+        )
+    )
+
+
+def decode_device(blob: bytes) -> Device:
+    """Raises CodecError for bytes that this version of pushsvc cannot read."""
+    if not blob.startswith((VERSION, _FIRST)):
+        raise CodecError(f"unknown version {blob[:1]!r}: written by a newer pushsvc?")
+    try:
+        document = _decode(blob[1:])
+        fate = document.fate
+        token, user = document.token, document.user
+        platform = document.platform
+        device = Device(
+            id=document.id if type(document.id) is str else _text(document.id),
+            platform=platform if isinstance(platform, str) else _PLATFORMS[platform],
+            token=token if type(token) is str else _text(token),
+            kind=document.kind or "token",
+            user=user if user is None or type(user) is str else _text(user),
+            tags=document.tags,
+            locale=document.locale,
+            timezone=document.timezone,
+            app_version=document.app_version,
+            environment="sandbox" if document.sandbox else "production",
+            registered_at=document.registered_at,
+            last_seen_at=document.registered_at + document.seen_after,
+            topics=document.topics,
+        )
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
+        raise CodecError(f"not a device: {type(error).__name__}") from None
+    if blob.startswith(_FIRST):
+        device = msgspec.structs.replace(device, token=canonical(device.platform, device.token, device.kind))
+    if fate is None:
+        return device
+    return msgspec.structs.replace(
+        device,
+        state="pruned" if fate.pruned else "active",
+        pruned_at=fate.pruned_at,
+        pruned_for=fate.pruned_for,
+        strikes=fate.strikes,
+        struck_at=fate.struck_at,
+    )
+
+
+def is_former(blob: bytes) -> bool:
+    """Whether the document is of the first form."""
+    return blob.startswith(_FIRST)
+
+
+def former_token(blob: bytes) -> str | None:
+    """The token to the letter, of a document of the first form; else None."""
+    if not is_former(blob):
+        return None
+    token = _decode(blob[1:]).token
+    return token if isinstance(token, str) else _text(token)
+
+
+def _shortest(text: str) -> str | bytes:
+    size = len(text)
+    if size == 36 and text[8] == "-":
+        digits = text.replace("-", "")
+    elif size >= 8 and size != 2 * _UUID and not size % 2:
+        digits = text
+    else:
+        return text
+    try:
+        raw = bytes.fromhex(digits)
+    except ValueError:
+        return text
+    return raw if _text(raw) == text else text
+
+
+def _text(raw: bytes) -> str:
+    if len(raw) != _UUID:
+        return raw.hex()
+    words = raw.hex("-", 2)
+    return f"{words[:4]}{words[5:29]}{words[30:34]}{words[35:]}"

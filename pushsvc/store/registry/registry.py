@@ -1,0 +1,433 @@
+"""`Registry` over Redis: packed documents, and indexes that know a device by a small number.
+
+The registry of an app lives in one slot, `{app.devices}`: each change touches a document and up to six indexes, which
+only a single slot can change in one atomic step. Pushes are spread over shards because millions are under way; a
+registry is written when an app starts on somebody's phone, and a node holds tens of millions of devices.
+
+A device has an ordinal, a counter's value that is never given again. By it the parts are small:
+
+- documents: lists of 128. A list keeps its elements packed one behind the other, whatever their size, where the
+  field of a hash with more than 64 bytes costs some 70 more; and what was read for one page comes in order.
+- ids, tokens and users: 65,536 hashes each by the first two bytes of a keyed digest of 12, so that each stays packed
+  (up to 512 fields) until an app has 33 million devices. A document is believed, not a digest: whoever comes by a
+  digest is compared with what the document says.
+- topics: the members among 4,096 ordinals are a list of 2-byte numbers, or a bitmap where that is shorter. A topic of
+  a million devices costs less than a byte a member, and is paged through with a number for a cursor.
+- tombstones keep their document and every index, so that a restored device is what it was; counters and expansions
+  leave them out. An ordered set by platform and reason finds them by time.
+
+A million devices, half of each platform, with a UUID, a user, a locale, a timezone, a version, two tags and one or two
+topics each, take so many bytes a device (`python -m tests.bench.registry`):
+
+|              | documents |  ids | tokens | users | topics | tables of keys |   all |
+|--------------|-----------|------|--------|-------|--------|----------------|-------|
+| Valkey 9.1.2 |     202.7 | 21.6 |   21.6 |  20.7 |    0.9 |            3.3 | 270.8 |
+| Redis 7.0.15 |     206.1 | 24.0 |   24.0 |  22.7 |    1.0 |            4.4 | 282.1 |
+
+Fewer devices take more each (about 450 bytes at 60,000), since each of the 65,536 hashes has its own overhead.
+
+There is no index of tags or of when a device was last seen: `where` and cleanup go through all documents. A page costs
+this process 3.5 to 4.4 us a device and the server 0.3, so a core goes through some 200,000 devices a second; a topic's
+page costs the server 3 to 4 us a device.
+
+A change reads what it concerns, decides (`changes.py`) and writes the difference with what it had read as
+the fence (`registry_apply.lua`); where another process came in between, it begins anew. So the form of a document is
+known in one place, and the rules are Python that needs no server.
+
+A change of a device that pushes may wait for is marked before it is made: see presence.py.
+
+A registration takes the token off the suppression list where it was put there before. The list lies in another slot,
+so that happens after the registration: a process that dies in between leaves a token suppressed that the next refresh
+of the device frees. A restored tombstone's token is freed before, since nothing refreshes it: what may be left then is
+a tombstone, restored by the next call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from ...errors import StoreUnavailable
+from ...model import Platform
+from ...model.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
+from ...ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
+from .. import keys
+from ..link.clock import Clock, wall_clock
+from ..link.link import Link
+from ..link.unreadable import readable
+from ..revoke.presence import Marks
+from ..revoke.suppression import Suppression
+from .changes import (
+    Change,
+    Desk,
+    address_of,
+    joining_of,
+    read_place,
+    spare,
+    unsettling,
+    written_place,
+)
+from .documents import decode_device, is_former
+from .wire import Digests, Found, Question, held_by, is_meant, read_found, shows, spares
+
+T = TypeVar("T")
+
+BLOCK = 128
+"""Documents in one list; also in registry_*.lua."""
+_TRIES = 200
+"""How often a step may find that another came first: of those who meet, one always gets through."""
+_AT_ONCE = 3
+"""Tries that follow each other at once; before each further one a writer waits for a random time."""
+_LONGEST = 0.25
+"""Seconds that one such wait takes at most."""
+_PAGE = 500
+"""Tombstones, or devices that are adopted, in one step."""
+_ALL = b"all"
+
+
+class RedisRegistry:
+    """See `ports.Registry`."""
+
+    def __init__(
+        self, link: Link, hash_key: bytes, suppression: Suppression, marks: Marks, clock: Clock = wall_clock
+    ) -> None:
+        self._link = link
+        self._clock = clock
+        self._marks = marks
+        self._digests = Digests(hash_key)
+        self._suppression = suppression
+
+    async def put(self, app: str, device: Device) -> tuple[Device, bool]:
+        about = _about([device])
+        result = await self._change(app, about, lambda desk: desk.register(device), spares([device]))
+        await self._suppression.lift(app, [device])
+        return result
+
+    async def put_many(self, app: str, devices: Sequence[Device]) -> list[bool]:
+        about = _about(devices)
+        new = await self._change(app, about, lambda desk: [desk.put(device) for device in devices], spares(devices))
+        await self._suppression.lift(app, _active(devices))
+        return new
+
+    async def get(self, app: str, device_id: str) -> Device | None:
+        found = await self._find(app, Question(ids=[device_id]))
+        shows(device_id)(found)
+        return found.desk.devices.get(device_id)
+
+    async def by_token(self, app: str, platform: Platform, token: str) -> Device | None:
+        return (await self._find(app, Question(tokens=[address_of(platform, token)]))).desk.owner(platform, token)
+
+    async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
+        desk = (await self._find(app, held_by(wanted))).desk
+        return [desk.holder(each) for each in wanted]
+
+    async def remove(self, app: str, device_id: str) -> bool:
+        return await self._change_one(app, device_id, lambda desk: desk.remove(device_id) is not None)
+
+    async def of_user(self, app: str, user: str) -> list[Device]:
+        return (await self._find(app, Question(users=[user]))).desk.of_user(user)
+
+    async def hides_of_user(self, app: str, user: str) -> bool:
+        """Whether the user has devices that this version cannot read: `of_user` leaves them out."""
+        return bool((await self._find(app, Question(users=[user]))).unreadable)
+
+    async def remove_user(self, app: str, user: str) -> list[Device]:
+        return await self._change(app, Question(users=[user]), lambda desk: desk.remove_user(user))
+
+    async def subscribe(self, app: str, topic: str, device_id: str) -> bool:
+        return await self._change_one(app, device_id, lambda desk: desk.subscribe(device_id, topic))
+
+    async def unsubscribe(self, app: str, topic: str, device_id: str) -> bool:
+        return await self._change_one(app, device_id, lambda desk: desk.unsubscribe(device_id, topic))
+
+    async def topic_size(self, app: str, topic: str) -> int | None:
+        size = await self._link.call("HGET", keys.topic(app, topic), "#")
+        return None if size is None else int(size)
+
+    async def count(self, app: str) -> int:
+        return int(await self._link.call("HGET", keys.device_counts(app), "active") or 0)
+
+    async def revise(
+        self, app: str, device_ids: Sequence[str], judge: Judge, *, dry_run: bool = False
+    ) -> list[tuple[Device, Device | None]]:
+        about = Question(ids=device_ids)
+        if dry_run:
+            return (await self._find(app, about)).desk.revise(device_ids, judge)
+        return await self._change(app, about, lambda desk: desk.revise(device_ids, judge))
+
+    # --- paging -----------------------------------------------------------------------------------
+
+    async def members(
+        self, app: str, audience: ByDevices | ByUsers | ByTopic | ToAll, *, after: str, limit: int
+    ) -> Members:
+        first, bound = read_place(after)
+        match audience:
+            case ByDevices(ids):
+                return await self._listed(app, ids, first, limit)
+            case ByUsers(users):
+                return await self._of_users(app, users, first, bound, limit)
+            case ByTopic(topic):
+                return await self._subscribed(app, topic, first, bound, limit)
+            case ToAll():
+                return await self._everybody(app, first, bound, limit)
+
+    async def scan(self, app: str, *, after: str, limit: int) -> Members:
+        first = int(after or 0)
+        end = first + max(1, limit // BLOCK)
+        known, *blocks = await self._blocks(app, first, end)
+        devices = self._read(app, (blob for block in blocks for blob in block))
+        total = int(known or 0)
+        if end * BLOCK >= total:
+            return Members(devices, None, 1.0)
+        return Members(devices, str(end), end * BLOCK / total)
+
+    async def page(self, app: str, *, after: str, limit: int) -> Members:
+        first = int(after or 0)
+        block = first // BLOCK
+        end = block + 1 + limit // BLOCK
+        known, *blocks = await self._blocks(app, block, end)
+        devices: list[Device] = []
+        for number, blobs in enumerate(blocks, block):
+            for place, blob in enumerate(blobs):
+                n = number * BLOCK + place
+                if n >= first and blob:
+                    if len(devices) == limit:
+                        return Members(devices, str(n))
+                    devices += self._read(app, [blob])
+        return Members(devices, str(end * BLOCK) if end * BLOCK < int(known or 0) else None)
+
+    async def topics(self, app: str, *, after: str, limit: int) -> tuple[list[tuple[str, int]], str | None]:
+        first = f"({after}" if after else "-"
+        found = await self._link.call("ZRANGEBYLEX", keys.topics(app), first, "+", "LIMIT", 0, limit + 1)
+        names = [name.decode() for name in found[:limit]]
+        sizes = await self._link.many([("HGET", keys.topic(app, name), "#") for name in names])
+        return [(name, int(size or 0)) for name, size in zip(names, sizes, strict=True)], (
+            names[-1] if len(found) > limit else None
+        )
+
+    async def _listed(self, app: str, ids: Sequence[str], first: int, limit: int) -> Members:
+        distinct = list(dict.fromkeys(ids))
+        page = distinct[first : first + limit]
+        known = (await self._find(app, Question(ids=page))).desk.devices
+        devices = _active(known[device_id] for device_id in page if device_id in known)
+        return Members(devices, str(first + limit) if first + limit < len(distinct) else None)
+
+    async def _everybody(self, app: str, first: int, bound: int, limit: int) -> Members:
+        end = first + max(1, limit // BLOCK)
+        known, *blocks = await self._blocks(app, first, end)
+        bound = bound or int(known or 0)
+        older = (blob for number, block in enumerate(blocks, first) for blob in block[: max(0, bound - number * BLOCK)])
+        return Members(_active(self._read(app, older)), written_place(end, bound) if end * BLOCK < bound else None)
+
+    async def _of_users(self, app: str, users: Sequence[str], first: int, bound: int, limit: int) -> Members:
+        distinct = list(dict.fromkeys(users))
+        asked = Question(users=distinct[first : first + limit], most=limit)
+        found = await self._find(app, asked)
+        wanted = set(asked.users)
+        bound = bound or found.following
+        devices = _active(device for device in found.desk.before(bound) if device.user in wanted)
+        end = first + found.users_read
+        return Members(devices, written_place(end, bound) if end < len(distinct) else None)
+
+    async def _subscribed(self, app: str, topic: str, first: int, bound: int, limit: int) -> Members:
+        following, bound, *blobs = await self._link.script(
+            "registry_page",
+            [keys.topic(app, topic), keys.device_counts(app)],
+            [keys.devices(app), first, limit, bound],
+        )
+        return Members(_active(self._read(app, blobs)), written_place(following, bound) if following >= 0 else None)
+
+    async def _blocks(self, app: str, first: int, end: int) -> list[Any]:
+        """The ordinal that the next new device has, and the documents of these blocks."""
+        return await self._link.many(
+            [
+                ("HGET", keys.device_counts(app), "next"),
+                *(("LRANGE", keys.device_block(app, number), 1, -1) for number in range(first, end)),
+            ]
+        )
+
+    # --- tombstones -------------------------------------------------------------------------------
+
+    async def prune(self, app: str, prunes: Sequence[Prune]) -> list[bool]:
+        about = Question(ids=[prune.device_id for prune in prunes])
+        return await self._change(app, about, lambda desk: [desk.prune(prune) for prune in prunes])
+
+    async def strike(self, app: str, strikes: Sequence[Strike]) -> list[bool]:
+        about = Question(ids=[strike.device_id for strike in strikes])
+        return await self._change(app, about, lambda desk: [desk.strike(strike) for strike in strikes])
+
+    async def pruned(self, app: str, which: PrunedFilter) -> int:
+        labels = await self._labels(app, which)
+        return sum(await self._link.many([("ZCOUNT", keys.tombstones(app, label), *_range(which)) for label in labels]))
+
+    async def restore(self, app: str, which: PrunedFilter, *, limit: int) -> int:
+        async def step(devices: Sequence[Device]) -> int:
+            await self._suppression.lift(app, devices, always=True)
+            ids = [device.id for device in devices]
+            return await self._change(app, Question(ids=ids), lambda desk: sum(map(desk.restore, ids)))
+
+        return await self._of_tombstones(app, which, step, limit)
+
+    async def bury(self, app: str, before: int, *, limit: int, dry_run: bool = False) -> int:
+        async def step(devices: Sequence[Device]) -> int:
+            ids = [device.id for device in devices]
+            about = Question(ids=ids)
+            return await self._change(app, about, lambda desk: sum(desk.bury(each, before) for each in ids))
+
+        which = PrunedFilter(until=before)
+        if not dry_run:
+            return await self._of_tombstones(app, which, step, limit)
+        return await self.pruned(app, which)
+
+    async def _of_tombstones(
+        self, app: str, which: PrunedFilter, step: Callable[[Sequence[Device]], Awaitable[int]], limit: int
+    ) -> int:
+        """Take a step with those that are meant, the oldest of each label first, until so many have left."""
+        done = 0
+        for label in await self._labels(app, which):
+            moved, skipped = 1, 0
+            while moved and done < limit:
+                devices, met = await self._tombstones(app, label, which, skipped, min(_PAGE, limit - done))
+                moved = await step(devices) if devices else 0
+                done += moved
+                # What cannot be read stays in front of what follows.
+                skipped += met - len(devices)
+                moved = moved or (met - len(devices))
+        return done
+
+    async def _labels(self, app: str, which: PrunedFilter) -> list[str]:
+        found = await self._link.call("HKEYS", keys.tombstones(app))
+        return sorted(label for label in map(bytes.decode, found) if is_meant(label, which))
+
+    async def _tombstones(
+        self, app: str, label: str, which: PrunedFilter, skipped: int, limit: int
+    ) -> tuple[list[Device], int]:
+        """Those behind the first `skipped`, and how many were met with those that cannot be read."""
+        members = await self._link.call(
+            "ZRANGEBYSCORE", keys.tombstones(app, label), *_range(which), "LIMIT", skipped, limit
+        )
+        blobs = await self._link.many(
+            [("LINDEX", keys.device_block(app, n // BLOCK), 1 + n % BLOCK) for n in map(int, members)]
+        )
+        return self._read(app, blobs), sum(map(bool, blobs))
+
+    @staticmethod
+    def _read(app: str, blobs: Iterable[bytes | None]) -> list[Device]:
+        """Those that can be read."""
+        found = (readable(decode_device, blob, "device", app) for blob in blobs if blob)
+        return [device for device in found if device is not None]
+
+    # --- one step ---------------------------------------------------------------------------------
+
+    async def _change_one(self, app: str, device_id: str, decide: Callable[[Desk], T]) -> T:
+        """A change of the device of that id, if there is one. Raises Unreadable."""
+        return await self._change(app, Question(ids=[device_id]), decide, shows(device_id))
+
+    async def _change(
+        self, app: str, about: Question, decide: Callable[[Desk], T], check: Callable[[Found], None] = lambda _: None
+    ) -> T:
+        """`check` may refuse what was found. Raises UserFull, and StoreUnavailable also where too
+        many writers change the same devices for any of them to get through."""
+        for number in range(_TRIES):
+            if number >= _AT_ONCE:
+                await asyncio.sleep(random.random() * min(_LONGEST, 0.002 * 2 ** min(number, 10)))  # noqa: S311 - no secret
+            found = await self._find(app, about)
+            check(found)
+            if outdated := found.desk.outdated:
+                await self._bring(app, [found.desk.devices[device_id] for device_id in outdated])
+                continue
+            result = decide(found.desk)
+            changes = found.desk.changes()
+            try:
+                if not changes or await self._carry_out(app, found, changes):
+                    return result
+            except UserFull:
+                if not await self._make_room(app, changes):
+                    raise
+        raise StoreUnavailable("too many change the same devices at once")
+
+    async def _bring(self, app: str, devices: Sequence[Device]) -> None:
+        """Write documents of an earlier form anew; see `Desk.adopt`."""
+        about = _about(devices)
+        for _ in range(_TRIES):
+            found = await self._find(app, about)
+            for device_id in found.desk.outdated:
+                found.desk.adopt(device_id, self._clock())
+            changes = found.desk.changes()
+            if not changes or await self._carry_out(app, found, changes):
+                return
+        raise StoreUnavailable("too many change the same devices at once")
+
+    async def _make_room(self, app: str, changes: Sequence[Change]) -> bool:
+        """Bury the oldest tombstones of users who have too many devices with these; whether that can help.
+
+        A tombstone is there to be restored; it does not keep a phone that is in use out.
+        """
+        made = False
+        for user, joining in joining_of(changes).items():
+            if ids := spare(await self.of_user(app, user), joining):
+                await self.revise(app, ids, lambda device: None if device.state == "pruned" else device)
+                made = True
+        return made
+
+    async def adopt(self, app: str) -> bool:
+        """See `ports.Registry`. How far it has come stands beside the counts."""
+        known, place = await self._link.call("HMGET", keys.device_counts(app), "next", "adopted")
+        if place == _ALL:
+            return False
+        first = int(place or 0)
+        end = first + _PAGE // BLOCK
+        blocks = await self._link.many(
+            [("LRANGE", keys.device_block(app, number), 1, -1) for number in range(first, end)]
+        )
+        outdated = self._read(app, (blob for block in blocks for blob in block if is_former(blob)))
+        if outdated:
+            await self._bring(app, outdated)
+        over = end * BLOCK >= int(known or 0)
+        await self._link.call("HSET", keys.device_counts(app), "adopted", _ALL if over else end)
+        return not over
+
+    async def _find(self, app: str, question: Question) -> Found:
+        args = [keys.devices(app), *self._digests.ask(question)]
+        return read_found(question, await self._link.script("registry_find", [keys.device_counts(app)], args), app)
+
+    async def _carry_out(self, app: str, found: Found, changes: Sequence[Change]) -> bool:
+        """Between the marks of what changes, and telling those who hold it. False as `_apply`."""
+        concerned = unsettling(changes)
+        if not concerned:
+            return await self._apply(app, found, changes)
+        await self._marks.make(app, concerned)
+        done = await self._apply(app, found, changes)
+        if done:
+            await self._marks.tell(app, concerned)
+        return done
+
+    async def _apply(self, app: str, found: Found, changes: Sequence[Change]) -> bool:
+        """False: something is not what it was. Raises UserFull where a user would have too many devices."""
+        args = [keys.devices(app), MOST_OF_USER, *self._digests.tell(found, changes)]
+        done, *refused = await self._link.script("registry_apply", [keys.device_counts(app)], args)
+        if refused:
+            raise UserFull([device.id for place in refused if (device := changes[place].after)])
+        return bool(done)
+
+
+def _about(devices: Iterable[Device]) -> Question:
+    """Who is concerned when these are registered."""
+    devices = list(devices)
+    return Question(
+        ids=[device.id for device in devices],
+        tokens=[address_of(device.platform, device.token) for device in devices],
+    )
+
+
+def _active(devices: Iterable[Device]) -> list[Device]:
+    return [device for device in devices if device.state == "active"]
+
+
+def _range(which: PrunedFilter) -> tuple[str, str]:
+    return (
+        "-inf" if which.since is None else str(which.since),
+        "+inf" if which.until is None else f"({which.until}",
+    )

@@ -1,0 +1,204 @@
+"""What the registry's scripts are told and what they answer: digests, ordinals and documents in flat lists. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from msgspec import Struct
+
+from ...errors import Unreadable
+from ...model.devices import Device
+from ...ports.registry import Holding, PrunedFilter
+from ..link.unreadable import readable
+from .changes import Address, Change, Desk, Kept, address_of
+from .documents import decode_device, encode_device, former_token
+
+NONE = b""
+
+
+class Question(Struct, frozen=True, kw_only=True):
+    """What devices are asked for by."""
+
+    ids: Sequence[str] = ()
+    tokens: Sequence[Address] = ()
+    users: Sequence[str] = ()
+    most: int = 1_000_000
+    """No further users are read once there are more devices than that."""
+
+
+def held_by(wanted: Sequence[Holding]) -> Question:
+    """What to ask for these."""
+    return Question(
+        ids=[each.device_id for each in wanted if each.device_id is not None],
+        tokens=[address_of(each.platform, each.token) for each in wanted if each.device_id is None],
+    )
+
+
+class Found(Struct, frozen=True):
+    """The answer, and what the indexes said: the fence of what is written upon it."""
+
+    desk: Desk
+    ids: dict[str, bytes]
+    tokens: dict[Address, bytes]
+    users_read: int
+    unreadable: frozenset[int] = frozenset()
+    """Ordinals of documents that this version cannot read: they are not on the desk."""
+    following: int = 0
+    """The ordinal that the next new device has."""
+
+    def hides(self, ordinal: bytes | None) -> bool:
+        """Whether the index led to a document that cannot be read."""
+        return bool(self.unreadable) and bool(ordinal) and int(ordinal or 0) in self.unreadable
+
+
+def shows(device_id: str) -> Callable[[Found], None]:
+    """A check that raises Unreadable where the device of that id cannot be read."""
+
+    def check(found: Found) -> None:
+        if found.hides(found.ids.get(device_id)):
+            raise Unreadable("The device", device_ids=[device_id])
+
+    return check
+
+
+def spares(devices: Sequence[Device]) -> Callable[[Found], None]:
+    """A check that raises Unreadable where the id or the token of one of these belongs to a device that cannot be read:
+    its topics and its places in the indexes would be lost."""
+
+    def check(found: Found) -> None:
+        if found.unreadable:
+            places = [
+                (found.ids.get(each.id), found.tokens.get(address_of(each.platform, each.token))) for each in devices
+            ]
+            hidden = [each.id for each, own in zip(devices, places, strict=True) if any(map(found.hides, own))]
+            if hidden:
+                raise Unreadable("A device with this id or token", device_ids=hidden)
+
+    return check
+
+
+class Digests:
+    """Keyed, so that nobody can make two of the same, and a copy of Redis does not tell whose devices there are."""
+
+    def __init__(self, hash_key: bytes) -> None:
+        self._copy = blake2b(digest_size=12, key=hash_key).copy  # cheaper than a new keyed hash
+
+    def of(self, text: str) -> bytes:
+        digest = self._copy()
+        digest.update(text.encode())
+        return digest.digest()
+
+    def of_address(self, address: Address) -> bytes:
+        return self.of("\0".join(address))
+
+    def of_kept(self, kept: Kept) -> bytes:
+        """Under which the index has the token of a device as it was read."""
+        device = kept.device
+        if kept.former is not None:
+            return self.of_address((device.platform, kept.former))
+        return self.of_address(address_of(device.platform, device.token))
+
+    def ask(self, question: Question) -> list[Any]:
+        """The arguments of registry_find.lua, behind the prefix."""
+        return [
+            len(question.ids),
+            len(question.tokens),
+            question.most,
+            *map(self.of, question.ids),
+            *map(self.of_address, question.tokens),
+            *map(self.of, question.users),
+        ]
+
+    def tell(self, found: Found, changes: Iterable[Change]) -> list[Any]:
+        """The arguments of registry_apply.lua, behind the prefix and the bound."""
+        args: list[Any] = []
+        for change in changes:
+            args += self._told(found, change)
+        return args
+
+    def _told(self, found: Found, change: Change) -> list[Any]:
+        before, after = change.before, change.after
+        old = None if before is None else before.device
+        taken = None if after is None else address_of(after.platform, after.token)
+        loses = NONE if before is None else self.of_kept(before)
+        gains = NONE if taken is None else self.of_address(taken)
+        kept_token = loses == gains
+        renamed = old is None or after is None or old.id != after.id
+        left, joined = (None if device is None else device.user for device in (old, after))
+        stone, new_stone = _tombstone(old), _tombstone(after)
+        topics = _topics(old, after)
+        return [
+            NONE if before is None else before.n,
+            NONE if before is None else before.blob,
+            NONE if after is None else encode_device(after),
+            self.of(old.id) if renamed and old is not None else NONE,
+            self.of(after.id) if renamed and after is not None else NONE,
+            found.ids.get(after.id, NONE) if renamed and after is not None else NONE,
+            NONE if kept_token else loses,
+            NONE if kept_token else gains,
+            NONE if kept_token or taken is None else found.tokens.get(taken, NONE),
+            NONE if left is None or left == joined else self.of(left),
+            NONE if joined is None or left == joined else self.of(joined),
+            _counts(after) - _counts(old),
+            NONE if stone is None or stone == new_stone else stone[0],
+            NONE if new_stone is None or stone == new_stone else new_stone[0],
+            0 if new_stone is None else new_stone[1],
+            len(topics) // 3,
+            *topics,
+        ]
+
+
+def read_found(question: Question, answer: Sequence[Any], app: str = "") -> Found:
+    """What registry_find.lua answered."""
+    known, users_read, following, *flat = answer
+    kept, unreadable = [], set()
+    for n, blob in zip(flat[::2], flat[1::2], strict=True):
+        device = readable(decode_device, blob, "device", app)
+        if device is None:
+            unreadable.add(int(n))
+        else:
+            kept.append(Kept(n, blob, device, former_token(blob)))
+    return Found(
+        Desk(kept),
+        dict(zip(question.ids, known, strict=False)),
+        dict(zip(question.tokens, known[len(question.ids) :], strict=True)),
+        users_read,
+        frozenset(unreadable),
+        following,
+    )
+
+
+def label_of(device: Device) -> str:
+    """Under which a tombstone is kept."""
+    return f"{device.platform}:{device.pruned_for}"
+
+
+def is_meant(label: str, which: PrunedFilter) -> bool:
+    """Whether tombstones of that label pass the filter, their time aside."""
+    platform, _, reason = label.partition(":")
+    return which.platform in ("", platform) and which.reason in ("", reason)
+
+
+def _counts(device: Device | None) -> int:
+    return 0 if device is None or device.state != "active" else 1
+
+
+def _tombstone(device: Device | None) -> tuple[str, int] | None:
+    return None if device is None or device.state != "pruned" else (label_of(device), device.pruned_at)
+
+
+def _topics(old: Device | None, new: Device | None) -> list[Any]:
+    """Name, joined or left, and by how much its count changes, of each topic that changes."""
+    had, has = (frozenset(() if device is None else device.topics) for device in (old, new))
+    counted, counts = _counts(old), _counts(new)
+    flat: list[Any] = []
+    if had == has and counted == counts:
+        return flat
+    for topic in had | has:
+        moved = (topic in has) - (topic in had)
+        change = counts * (topic in has) - counted * (topic in had)
+        if moved or change:
+            flat += (topic, moved, change)
+    return flat

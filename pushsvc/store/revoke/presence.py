@@ -1,0 +1,198 @@
+"""What came from the registry follows the registry until it is sent.
+
+An audience is decided once and carried out later: in a lane, for a retry, on a route that is held, as a dead letter
+that is replayed. Meanwhile the phone may be another's. So each change of a device that matters to what waits (its
+owner, its token, whether it is there, a topic that it left) leaves a mark of the token that the waiting target holds,
+beside the suppressions in the app's shards, and whoever takes an entry asks for marks. Only targets that have one are
+looked up in the registry, and judged by what it says then (`audience.present`). `take.lua` says in its answer when the
+newest mark was made: where that was before the push began nothing is asked at all.
+
+The mark is made before the registry changes. A process that dies in between leaves a needless look-up; the other way
+round it would leave a text on a stranger's phone. What dispatchers hold in memory is told after the change.
+
+A mark counts for pushes that began after it, too, for as long as the clocks of two machines may differ and a change may
+take (`SLACK`). Marks live as long as the longest `ttl`. A list that has reached its bound loses the oldest, and then
+everything that began before the oldest that is left is looked up. A replay begins anew and is as old as its push, so it
+looks itself, and makes marks of what has changed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ...model import Chunk, Platform, Target
+from ...model.devices import Device
+from ...model.routing import platform_of
+from ...ports.registry import Holding, Registry
+from ...rules.audience import present
+from .. import keys
+from ..link.clock import Clock
+from ..link.link import Link
+from .revocations import Revocations
+from .suppression import Suppression
+
+SLACK = 600_000
+"""Milliseconds by which a mark may be older than a push that it counts for."""
+KEPT = 29 * 86_400_000
+"""Milliseconds for which a mark counts: the longest `ttl`, and a day."""
+MOST = 250_000
+"""Marks of one platform in one shard."""
+PAGE = 500
+"""Devices looked up in one step."""
+
+
+class Marks:
+    """Tokens whose devices may have changed."""
+
+    def __init__(self, link: Link, suppression: Suppression, revocations: Revocations, clock: Clock) -> None:
+        self._link = link
+        self._suppression = suppression
+        self._clock = clock
+        self._revocations = revocations
+
+    async def make(self, app: str, tokens: Iterable[tuple[Platform, str]]) -> None:
+        """Say that their devices are about to change."""
+        now = self._clock()
+        found: dict[str, list[int | bytes]] = defaultdict(list)
+        for platform, token in tokens:
+            shard, digest = self._suppression.locate(app, token)
+            found[keys.moved(app, shard, platform)] += (now, digest)
+        commands: list[tuple[Any, ...]] = []
+        for key, pairs in found.items():
+            commands += (
+                ("ZADD", key, *pairs),
+                ("ZREMRANGEBYSCORE", key, "-inf", f"({now - KEPT}"),
+                ("ZREMRANGEBYRANK", key, 0, -MOST - 1),
+            )
+        await self._link.many(commands)
+
+    async def tell(self, app: str, tokens: Iterable[tuple[Platform, str]]) -> None:
+        """They have changed: dispatchers let go of what they hold for them, and it is looked at again."""
+        await self._revocations.tell_tokens(app, [token for _, token in tokens], wait=True)
+
+    async def newest(self, app: str, platform: Platform) -> list[float]:
+        """By shard, when the last mark was made, in Unix ms; 0: there is none."""
+        shards = range(self._suppression.shards_of(app))
+        answers = await self._link.many([newest_command(app, shard, platform) for shard in shards])
+        return [newest_of(answer) for answer in answers]
+
+    async def among(self, app: str, platform: Platform, chunks: Sequence[Chunk], newest: Sequence[float]) -> set[str]:
+        """Which tokens of these chunks' devices have changed since their pushes began, or may have."""
+        asked: dict[int, tuple[list[tuple[str, int]], list[bytes]]] = {}
+        for chunk in chunks:
+            since = chunk.starts_at - SLACK
+            if not any(at >= since for at in newest):
+                continue
+            for target in chunk.targets:
+                if target.device_id is not None:
+                    shard, digest = self._suppression.locate(app, target.token)
+                    if newest[shard] >= since:
+                        tokens, digests = asked.setdefault(shard, ([], []))
+                        tokens.append((target.token, since))
+                        digests.append(digest)
+        if not asked:
+            return set()
+        commands: list[tuple[Any, ...]] = []
+        for shard, (_, digests) in asked.items():
+            key = keys.moved(app, shard, platform)
+            commands += (("ZMSCORE", key, *digests), ("ZRANGE", key, 0, 0, "WITHSCORES"), ("ZCARD", key))
+        answers = await self._link.many(commands)
+        changed: set[str] = set()
+        for at, (tokens, _) in enumerate(asked.values()):
+            scores, oldest, size = answers[3 * at : 3 * at + 3]
+            floor = newest_of(oldest) if size >= MOST else 0.0
+            changed |= {
+                token
+                for (token, since), score in zip(tokens, scores, strict=True)
+                if since < floor or (score is not None and float(score) >= since)
+            }
+        return changed
+
+
+def newest_command(app: str, shard: int, platform: Platform) -> tuple[Any, ...]:
+    """As `take.lua` asks."""
+    return ("ZREVRANGE", keys.moved(app, shard, platform), 0, 0, "WITHSCORES")
+
+
+def newest_of(answer: Sequence[Any]) -> float:
+    """When the mark that such a command has found was made."""
+    return float(answer[1]) if answer else 0.0
+
+
+class Present(NamedTuple):
+    """A chunk with its targets as the registry has them now."""
+
+    chunk: Chunk
+    gone: dict[int, str]
+    """By index, why nothing is sent to them."""
+    renewed: frozenset[int]
+    """Indexes of those that have another token by now."""
+
+
+class Presence:
+    """Looks up what has changed."""
+
+    def __init__(self, marks: Marks, registry: Registry) -> None:
+        self._marks = marks
+        self._registry = registry
+
+    async def newest(self, app: str, platform: Platform) -> list[float]:
+        """See `Marks`."""
+        return await self._marks.newest(app, platform)
+
+    async def of(
+        self, app: str, platform: Platform, chunks: Sequence[Chunk], newest: Sequence[float]
+    ) -> dict[int, Present]:
+        """By the identity of a chunk, of those for which something is not what it was."""
+        if not any(newest):
+            return {}
+        changed = await self._marks.among(app, platform, chunks, newest)
+        if not changed:
+            return {}
+        wanted = [
+            (chunk, target)
+            for chunk in chunks
+            for target in chunk.targets
+            if target.device_id is not None and target.token in changed
+        ]
+        devices = await self._look_up(app, platform, [target for _, target in wanted])
+        found: dict[int, tuple[Chunk, dict[int, Target | str]]] = {}
+        for chunk, target in wanted:
+            judged = present(target, devices.get(target.device_id or ""), chunk.topic)
+            if judged is not target:
+                found.setdefault(id(chunk), (chunk, {}))[1][target.index] = judged
+        return {place: _present(chunk, judged) for place, (chunk, judged) in found.items()}
+
+    async def look_again(self, app: str, chunks: Collection[Chunk]) -> None:
+        """Make marks of what has changed of these chunks, however long ago."""
+        for chunk in chunks:
+            targets = [target for target in chunk.targets if target.device_id is not None]
+            devices = await self._look_up(app, chunk.platform, targets)
+            changed = [
+                (chunk.platform, target.token)
+                for target in targets
+                if present(target, devices.get(target.device_id or ""), chunk.topic) is not target
+            ]
+            if changed:
+                await self._marks.make(app, changed)
+
+    async def _look_up(self, app: str, platform: Platform, targets: Sequence[Target]) -> dict[str, Device]:
+        wanted = [Holding(target.device_id, platform_of(platform), target.token) for target in targets]
+        found: dict[str, Device] = {}
+        for start in range(0, len(wanted), PAGE):
+            page = await self._registry.holders(app, wanted[start : start + PAGE])
+            found.update((device.id, device) for device in page if device is not None)
+        return found
+
+
+def _present(chunk: Chunk, judged: dict[int, Target | str]) -> Present:
+    renewed = {index: target for index, target in judged.items() if isinstance(target, Target)}
+    gone = {index: why for index, why in judged.items() if isinstance(why, str)}
+    if renewed:
+        targets = tuple(renewed.get(target.index, target) for target in chunk.targets)
+        chunk = msgspec.structs.replace(chunk, targets=targets)
+    return Present(chunk, gone, frozenset(renewed))

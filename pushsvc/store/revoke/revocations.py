@@ -1,0 +1,301 @@
+"""How what was taken back reaches those who hold it: one stream a shard, followed by every dispatcher.
+
+    cancel, erasure,      ps:T:revoked      a dispatcher: lets go of what it      ps:T:heard       whoever took it
+    suppression, a   ---> (ids in order) -> holds and has not submitted, in  ---> (consumer -> --> back waits until
+    moved device                            memory, then acknowledges             place)           all have heard
+
+The truth is elsewhere, in the sets that each `take` asks (`cancelled`, `sup`, the registry's): a message only says that
+it is time to look again. So a message that is lost, or comes late, makes a revocation late and never undone; and to
+add a kind, write its truth first, let `take` respect it, and then tell the tokens or pushes that it is about.
+
+A dispatcher enrols before it takes anything of an app; one that is gone is struck off after everything that it held was
+taken over. Ids of stream entries are the order: whoever has acknowledged a later place has heard all before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, cast
+
+from ...errors import StoreError
+from ...model import Lane
+from ...ports.entries import EntryRef, News, Revoked, token_mark
+from .. import keys
+from ..config import StoreConfig
+from ..link.clock import Clock
+from ..link.link import Link
+from ..work.liveness import Liveness
+
+LIFETIME = 3_600_000
+"""Milliseconds for which a revocation can be heard. Who hears nothing for so long has long lost its sign of life."""
+MOST = 500
+"""Revocations of one shard that are heard at once."""
+PATIENCE = 2.0
+"""Seconds that whoever takes something back waits for the dispatchers."""
+_POLL = 0.05
+_FIRST_LOOK, _LAST_LOOK = 0.002, 0.02
+_AFTER = 60.0
+"""Seconds for which a cancel is still confirmed after nobody waits for it any more."""
+
+
+def place_of(entry_id: bytes | str) -> tuple[int, int]:
+    """An id of a stream's entry, as what can be compared."""
+    instant, _, number = (entry_id if isinstance(entry_id, str) else entry_id.decode()).partition("-")
+    return int(instant), int(number or 0)
+
+
+class Following:
+    """The dispatcher's side, for one consumer."""
+
+    def __init__(self, link: Link, config: StoreConfig, liveness: Liveness) -> None:
+        self._link = link
+        self._config = config
+        self._liveness = liveness
+        self._begin = f"0-{secrets.randbelow(1 << 32)}"
+        """Before every entry; another one than that of an earlier process with our name, of which others may believe
+        that it is gone."""
+        self._places: dict[tuple[str, int], str] = {}
+        """The streams that are followed, and how far."""
+        self._gone: dict[str, float] = {}
+        self._look_at = 0.0
+        self._enrolled = asyncio.Event()
+        """Whether there is anything to follow."""
+
+    async def enrol(self, app: str) -> None:
+        """See `DeliveryQueue.enrol`."""
+        shards = [shard for shard in range(self._config.shards_of(app)) if (app, shard) not in self._places]
+        await self._link.many(
+            [("HSET", keys.heard(app, shard), self._config.consumer, self._begin) for shard in shards]
+        )
+        self._places.update({(app, shard): self._begin for shard in shards})
+        self._enrolled.set()
+
+    async def news(self, apps: Collection[str], wait_ms: int) -> list[News]:
+        """See `DeliveryQueue.revoked`."""
+        await self._leave([place for place in self._places if place[0] not in apps])
+        await self._strike_off()
+        streams = list(self._places.items())
+        if not streams:
+            self._enrolled.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_ms / 1000):
+                    await self._enrolled.wait()
+            return []
+        if self._link.cluster and len(streams) > 1:
+            answers = await self._poll(streams, wait_ms)
+        else:
+            names = [keys.revoked(*place) for place, _ in streams]
+            words = ("XREAD", "COUNT", MOST, "BLOCK", max(1, wait_ms), "STREAMS", *names, *(at for _, at in streams))
+            (answer,) = await self._link.wait([words], wait_ms)
+            found = dict(answer or ())
+            answers = [found.get(name.encode(), ()) for name in names]
+        news = []
+        for ((app, shard), _), entries in zip(streams, answers, strict=True):
+            if entries:
+                place = entries[-1][0].decode()
+                self._places[app, shard] = place
+                news.append(News(app, shard, place, _read(app, shard, entries, self._link.history)))
+        return news
+
+    async def _poll(self, streams: Sequence[tuple[tuple[str, int], str]], wait_ms: int) -> list[Any]:
+        """Streams in several slots of a cluster cannot be waited for in one command."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_ms / 1000
+        while True:
+            found = await self._link.many(
+                [("XREAD", "COUNT", MOST, "STREAMS", keys.revoked(*place), at) for place, at in streams]
+            )
+            if any(found) or loop.time() >= until:
+                return [answer[0][1] if answer else () for answer in found]
+            await asyncio.sleep(_POLL)
+
+    async def acknowledge(self, news: News, in_flight: Mapping[str, int]) -> None:
+        """See `DeliveryQueue.acknowledge`."""
+        told = [part for push_id, count in in_flight.items() if count for part in (push_id, count)]
+        await self._link.script(
+            "heard",
+            [keys.heard(news.app, news.shard)],
+            [keys.prefix(news.app, news.shard), self._config.consumer, news.place, *told],
+        )
+
+    async def end(self) -> None:
+        """Nobody need wait for this consumer any more."""
+        await self._leave(list(self._places))
+
+    async def _leave(self, places: Sequence[tuple[str, int]]) -> None:
+        await self._link.many([("HDEL", keys.heard(*place), self._config.consumer) for place in places])
+        for place in places:
+            del self._places[place]
+
+    async def _strike_off(self) -> None:
+        """Strike off those that have shown no sign of life for so long that others have taken over what they held."""
+        now, span = asyncio.get_running_loop().time(), self._config.alive_ttl
+        if now < self._look_at or not self._places:
+            return
+        self._look_at = now + span / 3
+        places = list(self._places)
+        answers = await self._link.many([("HKEYS", keys.heard(*place)) for place in places])
+        names = [{name.decode() for name in answer} for answer in answers]
+        gone = await self._liveness.gone(set().union(*names))
+        self._gone = {name: self._gone.get(name, now) for name in gone}
+        over = {name for name, since in self._gone.items() if now - since >= span}
+        commands: list[tuple[Any, ...]] = []
+        for place, found in zip(places, names, strict=True):
+            if over & found:
+                commands.append(("HDEL", keys.heard(*place), *sorted(over & found)))
+            if self._config.consumer not in found:  # thought gone, or Redis came back without it
+                commands.append(("HSET", keys.heard(*place), self._config.consumer, self._places[place]))
+        await self._link.many(commands)
+
+
+def _read(app: str, shard: int, entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]], history: int) -> Revoked:
+    pushes: set[str] = set()
+    tokens: set[int] = set()
+    found: set[EntryRef] = set()
+    for _, fields in entries:
+        for kind, value in fields.items():
+            text = value.decode()
+            if kind == b"p":
+                pushes.add(text)
+            elif kind == b"t":
+                tokens.update(int(mark) for mark in text.split())
+            elif kind == b"e":
+                platform, lane, entry_id = text.split()
+                found.add(EntryRef(app, shard, platform, cast(Lane, lane), entry_id, history))
+    return Revoked(frozenset(pushes), frozenset(tokens), frozenset(found))
+
+
+class Revocations:
+    """The side of whoever takes something back."""
+
+    def __init__(self, link: Link, clock: Clock) -> None:
+        self._link = link
+        self._clock = clock
+        self._waits: dict[tuple[str, int], _Wait] = {}
+
+    async def tell_tokens(self, app: str, tokens: Iterable[str], *, wait: bool = False) -> bool:
+        """What waits for these tokens is to be looked at again. `wait` until the dispatchers have let go of it, for
+        `PATIENCE` at most; False where one of them has not said so by then."""
+        marks = " ".join(str(mark) for mark in sorted({token_mark(token) for token in tokens}))
+        if marks:
+            place = await self._tell(app, 0, "t", marks)
+            if wait:
+                return await self.heard(app, 0, place)
+        return True
+
+    async def recall(self, ref: EntryRef) -> None:
+        """Whoever holds the entry is to give back what is not sent of it."""
+        await self._tell(ref.app, ref.shard, "e", f"{ref.platform} {ref.lane} {ref.entry_id}")
+
+    async def _tell(self, app: str, shard: int, kind: str, what: str) -> str:
+        key = keys.revoked(app, shard)
+        entry_id, _ = await self._link.many(
+            [
+                ("XADD", key, "MINID", "~", self._clock() - LIFETIME, "*", kind, what),
+                ("PEXPIRE", key, LIFETIME),
+            ]
+        )
+        return cast(bytes, entry_id).decode()
+
+    async def heard(self, app: str, shard: int, place: str, push_id: str = "") -> bool:
+        """Whether all dispatchers have applied the revocations up to `place`, once they have, or after `PATIENCE`. A
+        cancelled push is recorded as confirmed then. Raises `StoreUnavailable`."""
+        wait = self._waits.get((app, shard))
+        if wait is None:
+            wait = self._waits[app, shard] = _Wait(self._link, app, shard)
+        return await wait.until(place, push_id)
+
+    async def aclose(self) -> None:
+        for wait in self._waits.values():
+            wait.close()
+
+
+class _Waiter:
+    """Somebody who waits, or has given up waiting: what was cancelled is confirmed all the same, when it can be."""
+
+    __slots__ = ("future", "place", "push_id", "until")
+
+    def __init__(self, place: str, push_id: str, until: float) -> None:
+        self.place = place_of(place)
+        self.push_id = push_id
+        self.until = until
+        self.future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+
+class _Wait:
+    """All who wait for the dispatchers of one shard share the looks at what these have heard.
+
+    A dispatcher that was waited for in vain for all of `PATIENCE`, as one that was killed, is silent until it says
+    something: nobody waits for it again. What it holds it may send only until its lease runs out, and a cancel is
+    confirmed once it has spoken or was struck off, as ever. One that has enrolled since is not silent, however much
+    earlier than it the revocation was that others were waited for in vain.
+    """
+
+    def __init__(self, link: Link, app: str, shard: int) -> None:
+        self._link = link
+        self._key = keys.heard(app, shard)
+        self._prefix = keys.prefix(app, shard)
+        self._waiting: list[_Waiter] = []
+        self._said: dict[bytes, tuple[bytes, float]] = {}
+        """By name, the last that it has said, and since when we know that."""
+        self._silent: set[bytes] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    async def until(self, place: str, push_id: str) -> bool:
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(place, push_id, loop.time() + PATIENCE)
+        self._waiting.append(waiter)
+        if self._task is None or self._task.done():
+            self._task = loop.create_task(self._look(), name="heard")
+        await asyncio.wait([waiter.future], timeout=PATIENCE)
+        return waiter.future.done() and waiter.future.result()
+
+    def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _look(self) -> None:
+        loop, pause = asyncio.get_running_loop(), _FIRST_LOOK
+        while self._waiting:
+            waiting = list(self._waiting)
+            try:
+                heard: dict[bytes, bytes] = await self._link.call("HGETALL", self._key)
+                least = min(map(place_of, heard.values()), default=None)
+                ready = {each for each in waiting if least is None or each.place <= least}
+                pushes = [each.push_id for each in ready if each.push_id]
+                for first in range(0, len(pushes), MOST):
+                    await self._link.script("confirm", [self._key], [self._prefix, *pushes[first : first + MOST]])
+            except StoreError as error:
+                for each in self._waiting:
+                    if loop.time() < each.until and not each.future.done():
+                        each.future.set_exception(error)
+                self._waiting.clear()
+                return
+            now = loop.time()
+            self._listen(heard, now)
+            speaking = min((place_of(said) for name, said in heard.items() if name not in self._silent), default=None)
+            for each in waiting:
+                if not each.future.done() and (each in ready or speaking is None or each.place <= speaking):
+                    each.future.set_result(each in ready)
+            self._waiting = [each for each in self._waiting if each not in ready and now < each.until + _AFTER]
+            urgent = any(now < each.until and not each.future.done() for each in self._waiting)
+            pause = _FIRST_LOOK if ready else min(_LAST_LOOK if urgent else 1.0, pause * 1.5)
+            await asyncio.sleep(pause)
+
+    def _listen(self, heard: Mapping[bytes, bytes], now: float) -> None:
+        """Note who says something new, and who was waited for in vain."""
+        known = self._said
+        self._said = {
+            name: known[name] if name in known and known[name][0] == said else (said, now)
+            for name, said in heard.items()
+        }
+        self._silent = {name for name in self._silent if self._said.get(name) == known.get(name)}
+        late = [each for each in self._waiting if now >= each.until]
+        self._silent |= {
+            name
+            for name, (said, since) in self._said.items()
+            if now >= since + PATIENCE and any(place_of(said) < each.place for each in late)
+        }

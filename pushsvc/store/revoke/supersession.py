@@ -1,0 +1,141 @@
+"""A later push with the same `collapse` replaces an earlier one, also where the earlier one has to be sent again.
+
+The provider sees them in the order in which they reach it: A is refused for the moment, B is accepted, and A, sent
+again after its wait, would take B's place on the phone. So A ends here without a further request once B was accepted,
+as a push service does with what it has not delivered yet ("replaces the stored message", RFC 8030 section 5.4):
+`suppressed`, reason `superseded`.
+
+Which is the later one is decided by the instant from which on each was to be sent (its acceptance or its `send_at`),
+then by its id; a replay of a dead letter keeps its place. What counts is app, target and `collapse`, known by a keyed
+digest, in the app shard of that digest.
+
+    a delivery waits (a retry, a dead letter)    `c:<digest>` says so, until it cannot be sent any more
+    one is accepted                              is noted there if something waits, and tells the dispatchers of the
+                                                 token where that is older: they give back what they hold for it
+    one is taken again                           ends where something newer was accepted
+
+A is in flight, perhaps until its time-out, before anybody knows that it will wait, and B may be accepted meanwhile. So
+what was accepted is remembered for a minute or so in any case (`latest`), and found when A begins to wait or is taken
+over from a process that died. All is recorded before the settlement that it belongs to, so that a crash in between
+repeats it. Messages without `collapse` have no part in any of this: neither in a command, nor in a look at each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import Any, Final
+
+import msgspec
+
+from ...model import Chunk, Ended, Platform, Settlement, Target
+from ...model.identity import identity
+from ...model.routing import platform_of
+from .. import keys
+from ..config import StoreConfig
+from ..link.clock import Clock
+from ..link.link import Link
+from .revocations import Revocations
+
+SUPERSEDED: Final = "superseded"
+"""The reason of what ends because a newer one was accepted."""
+
+SLOT: Final = 30_000
+"""Milliseconds of one `latest`."""
+SLOTS: Final = 3
+"""How many of them count: from 60 to 90 seconds, longer than a request and a take-over."""
+GRACE: Final = 3_600_000
+"""Milliseconds for which a wait is remembered after the delivery has expired."""
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Supersession:
+    """What one process records and asks."""
+
+    def __init__(
+        self, link: Link, config: StoreConfig, hash_key: bytes, revocations: Revocations, clock: Clock
+    ) -> None:
+        self._link = link
+        self._config = config
+        self._hash_key = hash_key
+        self._revocations = revocations
+        self._clock = clock
+        self.apps: set[str] = set()
+        """Apps of which this process has met a message with `collapse`: of others nothing need be looked at."""
+
+    async def record(self, app: str, settlements: Iterable[Settlement]) -> None:
+        """Note what was accepted of these and what waits. Call it before they are settled; twice changes nothing."""
+        accepted: dict[int, list[tuple[str, str, str]]] = {}
+        waiting: dict[int, list[str | int]] = {}
+        now = self._clock()
+        for settlement in settlements:
+            chunk = settlement.delivery.chunk
+            if not chunk.message.collapse or chunk.dry_run:
+                continue
+            verdict, target = settlement.verdict, settlement.delivery.target
+            if type(verdict) is not Ended:
+                until = chunk.expires_at
+            elif verdict.end == "sent":
+                shard, digest = self._locate(chunk, target)
+                accepted.setdefault(shard, []).append((digest, order_of(chunk), target.token))
+                continue
+            elif verdict.dead_letter:
+                until = now + self._config.dead_ttl * 1000
+            else:
+                continue
+            shard, digest = self._locate(chunk, target)
+            waiting.setdefault(shard, []).extend((digest, order_of(chunk), max(0, until - now) + GRACE))
+        behind: set[str] = set()
+        for shard in accepted.keys() | waiting.keys():
+            own = accepted.get(shard, [])
+            found = await self._script(
+                "supersede",
+                app,
+                shard,
+                SLOTS * SLOT,
+                _pack(([part for digest, order, _ in own for part in (digest, order)], waiting.get(shard, ()))),
+            )
+            behind.update(own[int(place)][2] for place in found)
+        if behind:
+            await self._revocations.tell_tokens(app, behind)
+
+    async def among(self, app: str, chunks: Sequence[Chunk], *, again: bool) -> dict[int, frozenset[int]]:
+        """Which targets of these chunks have been sent something newer: indexes by the identity of the chunk. Asked
+        only of what was tried before: a later turn, or `again` for what somebody else has had."""
+        asked: dict[int, list[tuple[Chunk, Target, str]]] = {}
+        for chunk in chunks:
+            if chunk.message.collapse:
+                self.apps.add(app)
+                if again or chunk.turn > 1:
+                    for target in chunk.targets:
+                        shard, digest = self._locate(chunk, target)
+                        asked.setdefault(shard, []).append((chunk, target, digest))
+        found: dict[int, set[int]] = {}
+        for shard, own in asked.items():
+            answer = await self._script("superseding", app, shard, *(digest for _, _, digest in own))
+            for (chunk, target, _), newest in zip(own, answer, strict=True):
+                if newest.decode() > order_of(chunk):
+                    found.setdefault(id(chunk), set()).add(target.index)
+        return {place: frozenset(indexes) for place, indexes in found.items()}
+
+    async def _script(self, name: str, app: str, shard: int, *args: Any) -> list[Any]:
+        slot = self._clock() // SLOT
+        answer: list[Any] = await self._link.script(
+            name, [keys.latest(app, shard, slot)], [keys.prefix(app, shard), slot, SLOTS, *args]
+        )
+        return answer
+
+    def _locate(self, chunk: Chunk, target: Target) -> tuple[int, str]:
+        digest = blake2b("\0".join(place_of(chunk, target)).encode(), digest_size=10, key=self._hash_key)
+        return keys.token_shard(digest.digest(), self._config.shards_of(chunk.app)), digest.hexdigest()
+
+
+def place_of(chunk: Chunk, target: Target) -> tuple[Platform, str, str, str]:
+    """What two messages must have in common for one to replace the other."""
+    return platform_of(chunk.platform), target.kind, identity(target.token), chunk.message.collapse
+
+
+def order_of(chunk: Chunk) -> str:
+    """It compares as the pushes were to be sent."""
+    return f"{chunk.message.since:014d}{chunk.push_id}"

@@ -1,0 +1,1 @@
+"""The embedded store: a server of our own on a unix socket."""

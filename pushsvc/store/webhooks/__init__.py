@@ -1,0 +1,1 @@
+"""How far each webhook has come, and what it could not deliver."""

@@ -1,0 +1,1 @@
+"""Who works on what: signs of life, leases, live processes, held routes."""

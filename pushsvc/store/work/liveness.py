@@ -1,0 +1,72 @@
+"""Signs of life: a key with a short TTL says that a consumer lives. Without one, others take its entries over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from redis.exceptions import ResponseError
+
+from .. import keys
+from ..config import StoreConfig
+from ..link.clock import Clock
+from ..link.link import Link, pairs
+
+
+class Liveness:
+    """Our own sign of life, and a look at those of others."""
+
+    def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
+        self._link = link
+        self._config = config
+        self._clock = clock
+        self._alive = False
+        self._blind_until = 0.0
+
+    async def begin(self) -> None:
+        """Before a consumer takes its first entry it must be known to live."""
+        if not self._alive:
+            await self.beat()
+
+    async def beat(self) -> None:
+        """Renew our sign of life."""
+        before = await self._link.call(
+            *("SET", keys.alive(self._config.consumer), self._clock()),
+            *("PX", int(self._config.alive_ttl * 1000), "GET"),
+        )
+        if self._alive and before is None:
+            self._blind_until = asyncio.get_running_loop().time() + self._config.alive_ttl
+        self._alive = True
+
+    async def end(self) -> None:
+        """Take our sign of life away."""
+        if self._alive:
+            await self._link.call("DEL", keys.alive(self._config.consumer))
+            self._alive = False
+
+    async def gone(self, consumers: set[str]) -> set[str]:
+        """Which of these consumers show no sign of life.
+
+        None, while our own sign of life ran out a moment ago: Redis was away, or we were, and the others may have
+        had no chance to renew theirs either. Else all would take over from all when Redis comes back.
+        """
+        others = sorted(consumers - {self._config.consumer})
+        if not others:
+            return set()
+        names = [self._config.consumer, *others]
+        own, *living = await self._link.many([("EXISTS", keys.alive(name)) for name in names])
+        if not own:
+            await self.beat()
+        if asyncio.get_running_loop().time() < self._blind_until:
+            return set()
+        return {consumer for consumer, lives in zip(others, living, strict=True) if not lives}
+
+    async def leavers(self, streams: Sequence[str], group: str) -> list[list[str]]:
+        """For each stream the members of its group that are gone; nobody where there is no group yet."""
+        answers = await self._link.many([("XINFO", "CONSUMERS", key, group) for key in streams], errors=True)
+        members = [
+            set() if isinstance(answer, ResponseError) else {pairs(row)[b"name"].decode() for row in answer}
+            for answer in answers
+        ]
+        gone = await self.gone(set().union(*members))
+        return [sorted(gone & own) for own in members]

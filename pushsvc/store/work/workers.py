@@ -1,0 +1,81 @@
+"""Which processes live and what they serve, told to whoever asks: one hash, a field a process, good until an instant.
+Beside it the routes that any of them has ever had in its configuration: a set that only grows.
+
+A process that is killed, or hangs, cannot take back what it said, so each field says how long it is to be believed. The
+instant is the server's own, so that the clocks of the machines do not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from msgspec import Struct
+
+from ...model import Route
+from .. import keys
+from ..config import StoreConfig
+from ..link.link import Link
+
+
+class Worker(Struct, frozen=True):
+    """A living process."""
+
+    part: str
+    """`serve`, `dispatch`, `feedback` or `jobs`."""
+    consumer: str
+    serves: frozenset[str]
+    """Routes as `app/platform` of a dispatcher, apps of the others."""
+
+
+class RedisWorkers:
+    """Our own process, and a look at all of them."""
+
+    def __init__(self, link: Link, config: StoreConfig) -> None:
+        self._link = link
+        self._config = config
+
+    async def tell(self, part: str, serves: Iterable[str], routes: Iterable[Route] = ()) -> None:
+        """We live and serve these, for as long as a sign of life is good, and have these `routes` in our configuration.
+        Forgets whoever has long been silent."""
+        now, told = await self._read()
+        span = int(self._config.alive_ttl * 1000)
+        field = f"{part} {self._config.consumer}"
+        commands: list[tuple[Any, ...]] = [("HSET", keys.WORKERS, field, " ".join([str(now + span), *sorted(serves)]))]
+        if silent := [name for name, (until, _) in told.items() if until + 10 * span < now and name != field]:
+            commands.append(("HDEL", keys.WORKERS, *silent))
+        if names := sorted(route.name for route in routes):
+            commands.append(("SADD", keys.ROUTES, *names))
+        await self._link.many(commands)
+
+    async def leave(self, part: str) -> None:
+        """We end."""
+        await self._link.call("HDEL", keys.WORKERS, f"{part} {self._config.consumer}")
+
+    async def routes(self) -> set[Route]:
+        """Every route that a process has told of."""
+        return routes_named(await self._link.call("SMEMBERS", keys.ROUTES))
+
+    async def living(self) -> list[Worker]:
+        """Whoever is to be believed now."""
+        now, told = await self._read()
+        return [
+            Worker(part, consumer, frozenset(serves))
+            for name, (until, serves) in sorted(told.items())
+            for part, _, consumer in [name.partition(" ")]
+            if until >= now
+        ]
+
+    async def _read(self) -> tuple[int, dict[str, tuple[int, Collection[str]]]]:
+        (seconds, micros), flat = await self._link.many([("TIME",), ("HGETALL", keys.WORKERS)])
+        told: dict[str, tuple[int, Collection[str]]] = {}
+        for field, value in flat.items():
+            until, *serves = value.decode(errors="replace").split(" ")
+            told[field.decode(errors="replace")] = (int(until) if until.isdecimal() else 0, serves)
+        return int(seconds) * 1000 + int(micros) // 1000, told
+
+
+def routes_named(names: Iterable[bytes]) -> set[Route]:
+    """The routes that `keys.ROUTES` has."""
+    found = [name.decode(errors="replace").partition("/") for name in names]
+    return {Route(app, platform) for app, _, platform in found if app and platform}

@@ -1,0 +1,462 @@
+"""The twin of the store in plain dictionaries, for tests of everything above the ports.
+
+It keeps the same promises as Redis behind the ports (fencing by turn, counts that always balance, take-over of what a
+dead consumer held) and is held to them by the same contract suite. It forgets everything with the process, never
+expires anything, and knows one shard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import reduce
+from operator import or_
+
+import msgspec
+
+from pushsvc.errors import Conflict
+from pushsvc.model import (
+    LANES,
+    ApiKey,
+    Chunk,
+    DeliveryRow,
+    End,
+    Ended,
+    FeedbackEvent,
+    Lane,
+    Platform,
+    Push,
+    PushStatus,
+    Receipt,
+    Retry,
+    Route,
+    Settlement,
+    Target,
+    TokenDead,
+    TokenSuspect,
+)
+from pushsvc.model.routing import platform_of
+from pushsvc.ports import EventPage
+from pushsvc.ports.entries import EntryRef, News, Revoked, Taken, token_mark
+from pushsvc.rules.audience import present
+from pushsvc.store.config import StoreConfig
+from pushsvc.store.feedback.receipts import parse_event_id
+from pushsvc.store.figures.answers import slot_of
+from pushsvc.store.figures.gauges import Gauges
+from pushsvc.store.hashing import token_digest
+from pushsvc.store.keys import SMALL
+from pushsvc.store.link.clock import Clock, wall_clock
+from pushsvc.store.pushes.pushes import after_cursor, page
+from pushsvc.store.queue.letter import DeadLetter, note_dropped
+from pushsvc.store.queue.settling import again_as, dead_letter_of, receipt_of, row_of
+from pushsvc.store.revoke.supersession import SUPERSEDED, order_of, place_of
+
+from .erasure import MemoryErasures
+from .expansions import MemoryExpansions
+from .feedback import MemoryAnswers, MemorySuppressions
+from .gauges import figures
+from .letters import MemoryDeadLetters
+from .registry import MemoryRegistry
+from .state import Record, State, Walk
+
+
+class MemoryPushes:
+    """`PushStore` in memory."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    @property
+    def pending(self) -> int:
+        """Deliveries that have not ended."""
+        return sum(record.left for record in self._state.pushes.values())
+
+    async def recount(self, apps: Iterable[str]) -> int:
+        return self.pending
+
+    async def accept(self, push: Push) -> None:
+        state = self._state
+        if (push.app, push.id) not in state.pushes:
+            record = state.pushes[push.app, push.id] = Record(push, push.first_state, push.created_at)
+            if push.audience:
+                record.walk = Walk(due=push.starts_at)
+            elif record.state == "sending":
+                state.launch(record)
+
+    async def accept_once(self, pushes: Sequence[Push], *, key: bytes, record: bytes) -> bytes | None:
+        app = pushes[0].app
+        kept = self._state.once.get((app, key))
+        if kept is not None:
+            return None if (app, pushes[0].id) in self._state.pushes else kept
+        self._state.once[app, key] = record
+        for push in pushes:
+            await self.accept(push)
+        return None
+
+    def beside(self, app: str, push_id: str, key: bytes) -> bool:
+        return True
+
+    async def recall(self, app: str, key: bytes) -> bytes | None:
+        return self._state.once.get((app, key))
+
+    async def status(self, app: str, push_id: str) -> PushStatus | None:
+        record = self._state.pushes.get((app, push_id))
+        return record.status() if record else None
+
+    async def statuses(self, pushes: Sequence[tuple[str, str]]) -> list[PushStatus | None]:
+        return [await self.status(*push) for push in pushes]
+
+    async def deliveries(
+        self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int
+    ) -> tuple[list[DeliveryRow], str | None] | None:
+        start = after_cursor(cursor)
+        record = self._state.pushes.get((app, push_id))
+        if record is None:
+            return None
+        rows = [
+            (index, row)
+            for index, row in sorted(record.rows.items())
+            if index >= start and (row.outcome != "sent" or record.push.total <= SMALL)
+        ]
+        return page(iter(rows), outcome, limit)
+
+    async def cancel(self, app: str, push_id: str) -> PushStatus | None:
+        record = self._state.pushes.get((app, push_id))
+        if record is None:
+            return None
+        if record.state == "done":
+            raise Conflict("every delivery of this push has ended: there is nothing left to cancel")
+        if record.state != "cancelled":
+            record.in_flight = 0 if record.state == "scheduled" else None
+            record.state = "cancelled"
+            record.walk = None
+            record.updated_at = self._state.clock()
+            if record.in_flight is None:
+                record.revoked = self._state.revoke(app, Revoked(pushes=frozenset((push_id,))))
+        if record.in_flight is None and await self._state.applied(app, record.revoked):
+            record.in_flight = record.flying
+        return record.status()
+
+    async def ping(self) -> None: ...
+
+
+class MemoryQueue:
+    """`DeliveryQueue` in memory, for one consumer."""
+
+    def __init__(self, state: State, consumer: str) -> None:
+        self._state = state
+        self._consumer = consumer
+        self._held: set[str] = set()
+        self._places: dict[str, int] = {}
+        self._counted: Counter[tuple[str, str]] = Counter()
+
+    async def take(self, route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
+        self._state.alive.add(self._consumer)
+        until = asyncio.get_running_loop().time() + wait_ms / 1000
+        stream = self._state.lanes[route.app, route.platform, lane]
+        while True:
+            own = [entry_id for entry_id in stream.of({self._consumer}) if entry_id not in self._held]
+            taken = self._open(route, lane, own, again=True)
+            if not taken:
+                chosen, total = [], 0
+                for entry_id in stream.of({None}):
+                    if total >= targets:
+                        break
+                    chosen.append(entry_id)
+                    total += len(stream.entries[entry_id].targets)
+                taken = self._open(route, lane, chosen)
+            if taken or not await self._state.changed(until):
+                return taken
+
+    def _open(self, route: Route, lane: Lane, entry_ids: Sequence[str], *, again: bool = False) -> list[Taken]:
+        stream = self._state.lanes[route.app, route.platform, lane]
+        taken = []
+        for entry_id in entry_ids:
+            chunk = stream.entries[entry_id]
+            record = self._state.pushes[chunk.app, chunk.push_id]
+            if again:
+                left = tuple(target for target in chunk.targets if record.open(target.index, chunk.turn))
+                if not left:
+                    stream.remove(entry_id)
+                    continue
+                chunk = msgspec.structs.replace(chunk, targets=left)
+            stream.owner[entry_id] = self._consumer
+            self._held.add(entry_id)
+            skip: dict[int, End] = {}
+            for target in chunk.targets:
+                if record.state == "cancelled":
+                    skip[target.index] = "cancelled"
+                elif (route.app, route.platform, target.token) in self._state.suppressed:
+                    skip[target.index] = "suppressed"
+            why: dict[int, str] = {}
+            if record.state != "cancelled":
+                chunk, why = self._present(route, chunk, skip)
+                if chunk.message.collapse and (again or chunk.turn > 1):
+                    self._superseded(chunk, skip, why)
+            ref = EntryRef(app=route.app, shard=0, platform=route.platform, lane=lane, entry_id=entry_id)
+            taken.append(Taken(ref=ref, chunk=chunk, skip=skip, why=why, again=again))
+        return taken
+
+    def _present(self, route: Route, chunk: Chunk, skip: dict[int, End]) -> tuple[Chunk, dict[int, str]]:
+        """The chunk as the registry has its devices now, and why some are sent nothing."""
+        state, platform = self._state, platform_of(route.platform)
+        why: dict[int, str] = {}
+        targets = list(chunk.targets)
+        for place, target in enumerate(targets):
+            if target.device_id is None:
+                continue
+            if (route.app, platform, token_digest(b"", target.token)) not in state.moved:
+                continue
+            kept = state.devices[route.app].get(target.device_id)
+            judged = present(target, None if kept is None else kept.device, chunk.topic)
+            if isinstance(judged, str):
+                skip[target.index], why[target.index] = "suppressed", judged
+            elif judged is not target:
+                skip.pop(target.index, None)
+                targets[place] = judged
+        return msgspec.structs.replace(chunk, targets=tuple(targets)), why
+
+    def _superseded(self, chunk: Chunk, skip: dict[int, End], why: dict[int, str]) -> None:
+        for target in chunk.targets:
+            newest = self._state.superseding.get((chunk.app, *place_of(chunk, target)), "")
+            if newest > order_of(chunk) and target.index not in skip:
+                skip[target.index], why[target.index] = "suppressed", SUPERSEDED
+
+    def _supersede(self, settlement: Settlement) -> None:
+        """What was accepted, and what waits."""
+        state, verdict = self._state, settlement.verdict
+        chunk, target = settlement.delivery.chunk, settlement.delivery.target
+        if not chunk.message.collapse or chunk.dry_run:
+            return
+        place, order = (chunk.app, *place_of(chunk, target)), order_of(chunk)
+        if not isinstance(verdict, Ended) or verdict.dead_letter:
+            state.behind[place] = min(order, state.behind.get(place, order))
+        elif verdict.end == "sent":
+            state.superseding[place] = max(order, state.superseding.get(place, ""))
+            if state.behind.get(place, order) < order:
+                state.revoke(chunk.app, Revoked(tokens=frozenset((token_mark(target.token),))))
+
+    async def settle(self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]) -> int:
+        state = self._state
+        for settlement in settlements:
+            self._supersede(settlement)
+        applied = 0
+        again: dict[tuple[int, Retry], tuple[Chunk, list[Target]]] = {}
+        for settlement in settlements:
+            delivery, verdict = settlement.delivery, settlement.verdict
+            chunk, target = delivery.chunk, delivery.target
+            record = state.pushes[app, chunk.push_id]
+            if not record.open(target.index, chunk.turn):
+                continue
+            applied += 1
+            if self._counted[app, chunk.push_id] and settlement.outcome is not None:
+                self._counted[app, chunk.push_id] -= 1
+                record.flying -= 1
+                if record.in_flight is not None:
+                    record.in_flight = record.flying
+            record.updated_at = state.clock()
+            state.count_answer(Route(app, chunk.platform), slot_of(settlements, 0), settlement)
+            if isinstance(settlement.outcome, TokenDead | TokenSuspect):
+                state.receipts[app].add(receipt_of(settlement, settlement.outcome))
+            if isinstance(verdict, Ended):
+                self._end(record, settlement, verdict)
+            else:
+                record.turns[target.index] = chunk.turn + 1
+                again.setdefault((id(chunk), verdict), (chunk, []))[1].append(target)
+        for (_, retry), (chunk, targets) in again.items():
+            state.retries[Route(app, chunk.platform)].append((retry.due_at, again_as(chunk, targets, retry)))
+        for ref in finished:
+            state.lanes[ref.app, ref.platform, ref.lane].remove(ref.entry_id)
+            self._held.discard(ref.entry_id)
+        state.change()
+        return applied
+
+    def _end(self, record: Record, settlement: Settlement, verdict: Ended) -> None:
+        push, index = record.push, settlement.delivery.target.index
+        record.ended[index] = verdict.end
+        record.turns.pop(index, None)
+        if push.total <= SMALL or verdict.end != "sent" or (push.audience and index < SMALL):
+            record.rows[index] = row_of(settlement, verdict)
+        if verdict.dead_letter:
+            letters = self._state.dead[push.app]
+            letters[next(self._state.numbers)] = dead_letter_of(settlement)
+            if len(letters) > self._state.config.dead_max:
+                del letters[next(iter(letters))]
+                note_dropped(push.app, 1)
+        if len(record.ended) == push.total and record.state == "sending":
+            record.state = "done"
+
+    async def promote(self, route: Route, now: int) -> int:
+        due = [chunk for due_at, chunk in self._state.retries[route] if due_at <= now]
+        self._state.retries[route] = [entry for entry in self._state.retries[route] if entry[0] > now]
+        for chunk in due:
+            self._state.lanes[route.app, route.platform, chunk.lane].add(chunk)
+        if due:
+            self._state.change()
+        return sum(len(chunk.targets) for chunk in due)
+
+    async def launch(self, app: str, now: int) -> int:
+        due = [
+            record
+            for (owner, _), record in self._state.pushes.items()
+            if owner == app and record.state == "scheduled" and not record.walk and record.push.starts_at <= now
+        ]
+        for record in due:
+            record.state = "sending"
+            record.updated_at = now
+            self._state.launch(record)
+        return len(due)
+
+    async def reclaim(self, route: Route) -> list[Taken]:
+        taken: list[Taken] = []
+        for lane in LANES:
+            stream = self._state.lanes[route.app, route.platform, lane]
+            left = [entry_id for entry_id, owner in stream.owner.items() if self._state.gone(owner)]
+            taken += self._open(route, lane, left, again=True)
+        return taken
+
+    async def lapsed(self, route: Route, lane: Lane, now: int) -> list[Taken]:
+        stream = self._state.lanes[route.app, route.platform, lane]
+        over = [entry_id for entry_id, owner in stream.owner.items() if owner is None]
+        over = [entry_id for entry_id in over if stream.entries[entry_id].expires_at <= now]
+        return self._open(route, lane, over, again=True)
+
+    async def enrol(self, app: str) -> None:
+        self._state.heard[app].setdefault(self._consumer, len(self._state.revoked[app]))
+
+    async def revoked(self, apps: Collection[str], wait_ms: int) -> Sequence[News]:
+        state = self._state
+        until = asyncio.get_running_loop().time() + wait_ms / 1000
+        while True:
+            news = []
+            for app in apps:
+                told, after = state.revoked[app], self._places.get(app, state.heard[app].get(self._consumer, 0))
+                if len(told) > after:
+                    self._places[app] = len(told)
+                    news.append(News(app, 0, str(len(told)), reduce(or_, told[after:])))
+            if news or not await state.changed(until):
+                return news
+
+    async def acknowledge(self, news: News, in_flight: Mapping[str, int]) -> None:
+        for push_id, count in in_flight.items():
+            self._state.pushes[news.app, push_id].flying += count
+            self._counted[news.app, push_id] += count
+        self._state.heard[news.app][self._consumer] = int(news.place)
+        self._state.change()
+
+    def forget(self, refs: Iterable[EntryRef]) -> None:
+        self._held -= {ref.entry_id for ref in refs}
+
+    def release(self, route: Route) -> None:
+        for lane in LANES:
+            self._held -= set(self._state.lanes[route.app, route.platform, lane].owner)
+
+    history = 0
+    replicated = False
+
+    async def beat(self, held: Mapping[str, str] | None = None, worked: Mapping[str, float] | None = None) -> None:
+        self._state.alive.add(self._consumer)
+
+    async def retire(self) -> None:
+        self._state.alive.discard(self._consumer)
+        for heard in self._state.heard.values():
+            heard.pop(self._consumer, None)
+
+
+class MemoryReceipts:
+    """`ReceiptLog` in memory."""
+
+    def __init__(self, state: State, consumer: str) -> None:
+        self._state = state
+        self._consumer = consumer
+
+    async def take(self, app: str, *, limit: int, wait_ms: int) -> list[tuple[str, Receipt]]:
+        self._state.alive.add(self._consumer)
+        until = asyncio.get_running_loop().time() + wait_ms / 1000
+        stream = self._state.receipts[app]
+        while True:
+            for entry_id, owner in stream.owner.items():
+                if self._state.gone(owner):
+                    stream.owner[entry_id] = self._consumer
+            chosen = [*stream.of({self._consumer}), *stream.of({None})][:limit]
+            for entry_id in chosen:
+                stream.owner[entry_id] = self._consumer
+            if chosen or not await self._state.changed(until):
+                return [(entry_id, stream.entries[entry_id]) for entry_id in chosen]
+
+    async def record(self, app: str, done: Sequence[tuple[str, Receipt, FeedbackEvent | None]]) -> None:
+        for entry_id, receipt, event in done:
+            if self._state.receipts[app].remove(entry_id) and event is not None:
+                self._state.events[app].append((f"{next(self._state.numbers)}-0", event))
+                if event.action == "suppressed":
+                    self._state.suppressed[app, receipt.platform, receipt.token] = receipt.at
+                    self._state.revoke(app, Revoked(tokens=frozenset((token_mark(receipt.token),))))
+
+    async def events(self, app: str, *, after: str, limit: int) -> EventPage:
+        start = parse_event_id(after)[:2]
+        return EventPage([entry for entry in self._state.events[app] if parse_event_id(entry[0])[:2] > start][:limit])
+
+
+class MemoryKeyRing:
+    """`KeyRing` in memory."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def add(self, key: ApiKey) -> None:
+        self._state.keys[key.sha256] = key
+
+    async def all(self) -> list[ApiKey]:
+        return sorted(self._state.keys.values(), key=lambda key: (key.app, key.name, key.sha256))
+
+    async def find(self, sha256: str) -> ApiKey | None:
+        return self._state.keys.get(sha256)
+
+    async def revoke(self, name: str, app: str) -> bool:
+        found = [key.sha256 for key in await self.all() if key.name == name and key.app == app]
+        for sha256 in found:
+            del self._state.keys[sha256]
+        return bool(found)
+
+
+class MemoryStore:
+    """The face of `Store`, for one consumer. `as_consumer` gives another one of the same store."""
+
+    hash_key = bytes(32)
+
+    def __init__(
+        self,
+        config: StoreConfig | None = None,
+        *,
+        consumer: str = "memory",
+        clock: Clock = wall_clock,
+        _state: State | None = None,
+    ) -> None:
+        self._state = _state or State(config or StoreConfig(), clock)
+        self.config = self._state.config
+        self.consumer = consumer
+        self.pushes = MemoryPushes(self._state)
+        self.queue = MemoryQueue(self._state, consumer)
+        self.receipts = MemoryReceipts(self._state, consumer)
+        self.answers = MemoryAnswers(self._state)
+        self.suppressions = MemorySuppressions(self._state)
+        self.keys = MemoryKeyRing(self._state)
+        self.dead = MemoryDeadLetters(self._state)
+        self.registry = MemoryRegistry(self._state)
+        self.erasures = MemoryErasures(self._state, self.registry, self.hash_key)
+        self.expansions = MemoryExpansions(self._state)
+
+    def as_consumer(self, consumer: str) -> MemoryStore:
+        """What a process of that name would see that has just started."""
+        return MemoryStore(consumer=consumer, _state=self._state)
+
+    def kill(self, consumer: str) -> None:
+        """Let that consumer show no sign of life any more."""
+        self._state.alive.discard(consumer)
+
+    def dead_letters(self, app: str) -> list[DeadLetter]:
+        return list(self._state.dead[app].values())
+
+    async def gauges(self, routes: Mapping[str, Sequence[Platform]]) -> Gauges:
+        return Gauges(apps={app: figures(self._state, app, platforms) for app, platforms in routes.items()})
