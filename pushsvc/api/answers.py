@@ -8,9 +8,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from ..model import Counts, DeliveryRow, End, PushState, PushStatus
+from ..model.delivery import End
 from ..model.documents import Feedback, Time, feedback_document, instant
-from ..ports import EventPage
+from ..model.push import PushState
+from ..model.status import Counts, DeliveryRow, PushStatus
+from ..ports.receipts import EventPage
 from .http.problems import ProblemFault
 
 encode = msgspec.json.Encoder().encode

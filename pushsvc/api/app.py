@@ -10,11 +10,16 @@ from typing import TypeAlias
 
 from aiohttp import web
 
-from ..model import Platform
-from ..ports import DeadLetters, KeyRing, Limiter, PushStore, ReceiptLog, Renderer
+from ..model.push import Platform
 from ..ports.channels import Channels
 from ..ports.erasure import Erasures
 from ..ports.feedback import Suppressions
+from ..ports.keyring import KeyRing
+from ..ports.letters import DeadLetters
+from ..ports.limits import Limiter
+from ..ports.provider import Renderer
+from ..ports.pushes import PushStore
+from ..ports.receipts import ReceiptLog
 from ..ports.registry import Registry
 from . import openapi
 from .channels.calls import ChannelCalls

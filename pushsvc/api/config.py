@@ -6,7 +6,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from ..model import ApiKey, Platform
+from ..model.access import ApiKey
+from ..model.push import Platform
 from ..model.rates import Rate
 from ..model.routing import RouteTable, platform_of
 

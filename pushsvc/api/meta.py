@@ -14,7 +14,7 @@ from aiohttp import web
 
 from .. import telemetry
 from ..errors import Fault, RequestError, StoreUnavailable, Unavailable
-from ..model import Scope
+from ..model.access import Scope
 from . import answers, docs
 from .http.auth import Gate
 from .http.problems import RETRY_AFTER, SERVER

@@ -20,7 +20,8 @@ from ..errors import (
     Unauthorized,
     Unavailable,
 )
-from ..model import ENDS, Scope
+from ..model.access import Scope
+from ..model.delivery import ENDS
 from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
 from .channels.document import Channel, ChannelDocument, ChannelList
 from .devices.document import (

@@ -21,7 +21,7 @@ import typer
 from msgspec import Struct
 
 from ..errors import ConfigError, PushsvcError
-from ..model import JsonObject
+from ..model.push import JsonObject
 from .client import Access, App, Client, Key, Url, access, open_client
 from .follow import ended
 from .output import Json, print_json, print_table

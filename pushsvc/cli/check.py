@@ -25,7 +25,7 @@ from .output import Json, counted, print_json, print_table
 from .running import run
 
 if TYPE_CHECKING:
-    from ..model import ApiKey
+    from ..model.access import ApiKey
     from ..ports.removed import RemovedRoute
     from ..settings import Settings
     from ..store import Store
@@ -112,7 +112,7 @@ def _of_config_error(error: ConfigError) -> Iterator[Row]:
 
 async def _store(settings: Settings) -> list[Row]:
     """The store that runs; else a short-lived embedded one elsewhere, because a check leaves nothing behind."""
-    from ..ports import REMOVED
+    from ..ports.provider import REMOVED
     from ..runtime import embedded_fsync, open_running_store, routes_of, running_store_url, store_config
     from ..store import open_embedded, open_store
 

@@ -16,7 +16,7 @@ import typer
 from msgspec import Struct
 
 from ..errors import PushsvcError
-from ..model import JsonObject
+from ..model.push import JsonObject
 from ..net.tls import client_context
 from ..net.urls import exact_url
 from .output import Missing

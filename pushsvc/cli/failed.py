@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from ..errors import ConfigError
-from ..ports import DeadFilter, DeadLetters, DeadRow
+from ..ports.letters import DeadFilter, DeadLetters, DeadRow
 from .instants import parse_instant
 from .output import Json, print_json, print_table
 from .running import run

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import typer
 
-from ..model import JsonObject
+from ..model.push import JsonObject
 from .client import ApiProblem, ApiUnreachable, Client
 from .output import counts_line, going_on
 

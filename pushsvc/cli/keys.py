@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import ConfigError, NotFound, PushsvcError
-from ..model import SCOPES, ApiKey
+from ..model.access import SCOPES, ApiKey
 from ..model.rates import parse_rate
 from .output import Json, print_json, print_table
 from .running import run

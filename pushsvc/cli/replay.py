@@ -15,7 +15,7 @@ import msgspec
 import typer
 
 from ..errors import NotFound
-from ..ports import DeadFilter, DeadLetters, ReplaySpec, ReplayStatus
+from ..ports.letters import DeadFilter, DeadLetters, ReplaySpec, ReplayStatus
 from .failed import AppName, Platform, PushId, Reason, Since, Until, apps_of, chosen
 from .output import Json, counted, going_on, print_json
 from .running import run

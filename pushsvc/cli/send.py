@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from ..errors import PushsvcError
-from ..model import JsonObject
+from ..model.push import JsonObject
 from .client import Access, App, Key, Url, access, open_client
 from .files import reading
 from .follow import follow, verdict

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..model import JsonObject
+from ..model.push import JsonObject
 from .client import Access, App, Key, Url, access, open_client
 from .follow import follow, verdict
 from .output import Json, counts_line, print_json, print_table

@@ -11,9 +11,11 @@ from typing import TypeVar
 
 import msgspec
 
-from . import Chunk, DeliveryRow, FeedbackEvent, Message, Platform, Push, Receipt, Target
+from .delivery import Receipt
 from .devices import Audience, ByTopic
+from .push import Chunk, Message, Platform, Push, Target
 from .routing import platform_of
+from .status import DeliveryRow, FeedbackEvent
 
 VERSION = b"\x01"
 T = TypeVar("T")

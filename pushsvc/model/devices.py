@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
-from . import Platform
+from .push import Platform
 
 TagValue: TypeAlias = str | bool | int | float | tuple[str, ...]
 Environment = Literal["production", "sandbox"]

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from . import Action, FeedbackEvent
+from .status import Action, FeedbackEvent
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-12-01T09:00:00.000Z"])]
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from . import Platform
+from .push import Platform
 
 APNS: Final = "apns"
 FCM: Final = "fcm"

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, TypeAlias, get_args
 
-from . import Platform
 from .devices import Environment
+from .push import Platform
 
 DIVIDED: Final = frozenset({"apns"})
 """Platforms whose tokens belong to an environment."""

@@ -6,7 +6,8 @@ from zlib import crc32
 
 from msgspec import Struct
 
-from ..model import Chunk, End, Lane, Platform
+from ..model.delivery import End
+from ..model.push import Chunk, Lane, Platform
 
 
 class EntryRef(Struct, frozen=True):

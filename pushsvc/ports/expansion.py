@@ -7,7 +7,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from ..model import Lane, Platform, Push, Target
+from ..model.push import Lane, Platform, Push, Target
 
 
 class Expansion(Struct, frozen=True):

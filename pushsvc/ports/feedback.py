@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from ..model import Platform
 from ..model.devices import Device
+from ..model.push import Platform
 from ..rules.freeze import Slots
 
 

@@ -8,8 +8,8 @@ from typing import Protocol, TypeAlias
 from msgspec import Struct
 
 from ..errors import PushsvcError
-from ..model import Platform
 from ..model.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
+from ..model.push import Platform
 
 MOST_OF_USER = 1000
 """Devices of one user. A user is a person: a name that stands for everybody belongs into no `user` at all."""

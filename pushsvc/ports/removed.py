@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from ..model import Route
+from ..model.push import Route
 
 
 class RemovedRoute(Struct, frozen=True):

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from ..model import FeedbackEvent
+from ..model.status import FeedbackEvent
 
 
 class Batch(Struct, frozen=True):

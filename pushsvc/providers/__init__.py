@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from ..model import Platform
+from ..model.push import Platform
 from . import apns, fcm
 from .kind import Finding, ProviderKind, no_environment, no_limits
 

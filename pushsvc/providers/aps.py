@@ -16,7 +16,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from ..errors import Fault
-from ..model import ACTIVITY_EVENTS
+from ..model.push import ACTIVITY_EVENTS
 
 _Check = Callable[[Any], str]
 """Says what is expected where the value is not that, else nothing."""

@@ -8,11 +8,11 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
-from ..model import Platform, Route
 from ..model.devices import Environment
+from ..model.push import Platform, Route
 from ..model.rates import AccountLimits
-from ..ports import Provider, Renderer
 from ..ports.channels import ChannelAccount
+from ..ports.provider import Provider, Renderer
 
 
 class Finding(Struct, frozen=True):

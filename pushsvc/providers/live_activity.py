@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..model import ACTIVITY_ALERT, LiveActivity, Notification
+from ..model.push import ACTIVITY_ALERT, LiveActivity, Notification
 
 
 def aps_of(activity: LiveActivity, notification: Notification | None, start: int) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from ..model import Platform, Push, Target
 from ..model.devices import Audience, ByWhere, Device
+from ..model.push import Platform, Push, Target
 from ..model.routing import RouteTable
 from .where import Predicate, compile_where
 

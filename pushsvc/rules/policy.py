@@ -44,10 +44,8 @@ from typing import Literal, TypeAlias, assert_never
 
 from msgspec import Struct, field
 
-from ..model import (
-    Action,
+from ..model.delivery import (
     BadNotification,
-    Chunk,
     Ended,
     Expired,
     Misconfigured,
@@ -62,7 +60,9 @@ from ..model import (
     Verdict,
 )
 from ..model.devices import Device, Environment
+from ..model.push import Chunk
 from ..model.routing import platform_of
+from ..model.status import Action
 from .freeze import Health
 
 SENT = Ended("sent")

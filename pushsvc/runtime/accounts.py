@@ -23,8 +23,9 @@ from msgspec import Struct
 
 from .. import telemetry
 from ..errors import CredentialError
-from ..model import Delivery, Route
-from ..ports import CREDENTIAL, REMOVED, OnOutcome, Provider
+from ..model.delivery import Delivery
+from ..model.push import Route
+from ..ports.provider import CREDENTIAL, REMOVED, OnOutcome, Provider
 from ..ports.removed import RemovedRoute
 from ..providers import REGISTRY
 from ..settings import AppSettings
@@ -47,7 +48,7 @@ class _Account:
 
 
 class _Shut:
-    """`ports.Provider` without an account: it sends nothing and says why."""
+    """`ports.provider.Provider` without an account: it sends nothing and says why."""
 
     room = 0
     refused = ""

@@ -12,7 +12,7 @@ from prometheus_client import Gauge
 
 from .. import telemetry
 from ..errors import StoreUnavailable
-from ..model import LANES
+from ..model.push import LANES
 from ..ports.cleanup import CleanupRecord
 from ..ports.webhooks import Standing
 from ..settings import Settings

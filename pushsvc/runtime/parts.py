@@ -17,8 +17,8 @@ from aiohttp import web
 from .. import api, telemetry
 from ..background import in_background
 from ..errors import StoreError, StoreUnavailable
-from ..model import Route
 from ..model.documents import instant
+from ..model.push import Route
 from ..ports.removed import RemovedRoute
 from ..providers import REGISTRY
 from ..settings import Settings

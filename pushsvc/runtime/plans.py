@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 
 from .. import api
-from ..model import ApiKey, Platform, Route
+from ..model.access import ApiKey
 from ..model.devices import Environment
+from ..model.push import Platform, Route
 from ..model.routing import RouteTable, table_of
 from ..model.signing import parse_secret
 from ..providers import REGISTRY

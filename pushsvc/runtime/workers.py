@@ -14,7 +14,7 @@ from typing import Final
 from .. import telemetry
 from ..background import in_background
 from ..errors import StoreError
-from ..model import Route
+from ..model.push import Route
 from ..ports.removed import RemovedRoute
 from ..settings import Settings
 from ..store import Store, Worker

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 from msgspec import Meta, Struct, field
 
 from ..errors import ConfigError
-from ..model import Scope
+from ..model.access import Scope
 from ..model.rates import Rate
 from ..model.signing import parse_secret
 

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from ..errors import StoreError
-from ..model import ApiKey
+from ..model.access import ApiKey
 from ..telemetry import get_logger
 from . import keys
 from .link.link import Link

@@ -156,8 +156,9 @@ from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
-from ..model import ROWS_FOR_ALL, Lane, Platform
+from ..model.push import Lane, Platform
 from ..model.routing import platform_of
+from ..model.status import ROWS_FOR_ALL
 
 DISPATCH = "dispatch"
 """The consumer group of every lane."""

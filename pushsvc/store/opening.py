@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import asynccontextmanager, suppress
 
 from ..errors import StoreError
-from ..model import Platform, Route
-from ..ports import NOTE
+from ..model.push import Platform, Route
+from ..ports.queue import NOTE
 from ..ports.removed import RemovedRoute
 from .cleanup.cleanups import RedisCleanups
 from .cleanup.leftovers import RedisLeftovers

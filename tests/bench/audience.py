@@ -31,9 +31,9 @@ from pushsvc.cli.service import open_service
 from pushsvc.cli.up import free_port
 from pushsvc.lab.playground import APP, Playground, open_playground
 from pushsvc.lab.simulator import apns_token, fcm_token
-from pushsvc.model import LANES, Content, Notification, Push
 from pushsvc.model.codec import encode_audience
 from pushsvc.model.devices import ByTopic, ByWhere, Device
+from pushsvc.model.push import LANES, Content, Notification, Push
 from pushsvc.providers import REGISTRY
 from pushsvc.settings import Settings
 from pushsvc.store import Store, keys, open_store

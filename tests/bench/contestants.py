@@ -22,7 +22,7 @@ import uvloop
 
 from pushsvc import runtime, telemetry
 from pushsvc.lab.simulator import Address, apns_token, fcm_token
-from pushsvc.model import Content, Push, Route, Target
+from pushsvc.model.push import Content, Push, Route, Target
 from pushsvc.net.http2.transport import HTTPS, POST, authority, field, open_pool, path
 from pushsvc.providers import REGISTRY
 from pushsvc.settings import LimitsSettings

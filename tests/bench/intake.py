@@ -30,7 +30,8 @@ from aiohttp import web
 
 from pushsvc import telemetry
 from pushsvc.api import IntakeApp, IntakeConfig, build_app, serve
-from pushsvc.model import ApiKey, Push
+from pushsvc.model.access import ApiKey
+from pushsvc.model.push import Push
 from pushsvc.providers import REGISTRY
 from pushsvc.runtime.channels import OpenedChannels
 from pushsvc.store import StoreConfig, open_store

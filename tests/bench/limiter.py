@@ -25,7 +25,7 @@ from pathlib import Path
 
 import redis
 
-from pushsvc.model import Route
+from pushsvc.model.push import Route
 from pushsvc.model.rates import Rate, parse_rate
 from pushsvc.store import open_embedded, open_store
 

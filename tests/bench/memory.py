@@ -23,7 +23,7 @@ from pushsvc import runtime, telemetry
 from pushsvc.cli.up import free_port
 from pushsvc.lab.playground import APP, Playground, open_playground
 from pushsvc.lab.simulator import apns_token, fcm_token
-from pushsvc.model import Content, Notification, Push, Target
+from pushsvc.model.push import Content, Notification, Push, Target
 from pushsvc.providers import REGISTRY
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pushsvc.cli.bench import percentile
 from pushsvc.lab.playground import Playground
 from pushsvc.lab.simulator import SimulatorHandle, apns_token, fcm_token, simulator_process
-from pushsvc.model import Lane
+from pushsvc.model.push import Lane
 
 from .rig import LATENCY, Rig, open_rig
 

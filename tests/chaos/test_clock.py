@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from pushsvc.lab.simulator import Simulator, SimulatorConfig, apns_token, fcm_token
-from pushsvc.model import Content, Lane, Push, Route, Target
+from pushsvc.model.push import Content, Lane, Push, Route, Target
 from pushsvc.providers import REGISTRY
 from pushsvc.rules.policy import RetryPolicy
 from pushsvc.stages.dispatch import DispatchConfig, Dispatcher

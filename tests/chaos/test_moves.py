@@ -20,8 +20,8 @@ import msgspec
 import pytest
 
 from pushsvc.lab.simulator import apns_token, fcm_token
-from pushsvc.model import Platform
 from pushsvc.model.devices import Device
+from pushsvc.model.push import Platform
 from pushsvc.store import open_store
 
 from .rig import Rig, open_rig

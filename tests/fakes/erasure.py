@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from pushsvc.model import Chunk, DeliveryRow, Target
 from pushsvc.model.codec import decode_audience, encode_audience
+from pushsvc.model.push import Chunk, Target
 from pushsvc.model.routing import platform_of, routes_of
+from pushsvc.model.status import DeliveryRow
 from pushsvc.ports.erasure import Erasure
 from pushsvc.store.erase.audiences import names_nobody, without_names
 from pushsvc.store.erase.subjects import Subjects, joined, key_of

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from pushsvc.model import Platform, Target
 from pushsvc.model.codec import chunks_of
+from pushsvc.model.push import Platform, Target
 from pushsvc.ports.expansion import Expansion, Waiting
 from pushsvc.store.pushes.expansions import pause
 

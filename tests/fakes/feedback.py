@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pushsvc.model import Platform, Route
 from pushsvc.model.devices import Device
+from pushsvc.model.push import Platform, Route
 from pushsvc.model.routing import routes_of
 from pushsvc.ports.entries import Revoked, token_mark
 from pushsvc.rules.freeze import Slots

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pushsvc.model import LANES, Lane, Platform, Route
+from pushsvc.model.push import LANES, Lane, Platform, Route
 from pushsvc.store.figures.gauges import AppGauges
 
 from .state import State

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from pushsvc.model import Chunk
 from pushsvc.model.codec import split
-from pushsvc.ports import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
+from pushsvc.model.push import Chunk
+from pushsvc.ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
 from pushsvc.store.letters.listing import fits, parse_cursor, row_of_letter
 from pushsvc.store.letters.reopening import grouped, reopened
 from pushsvc.store.letters.replays import ENDED, Step

@@ -10,8 +10,8 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
-from pushsvc.model import Platform
 from pushsvc.model.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
+from pushsvc.model.push import Platform
 from pushsvc.ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
 from pushsvc.store.hashing import token_digest
 from pushsvc.store.registry.changes import (

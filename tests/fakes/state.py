@@ -11,31 +11,24 @@ from typing import Generic, TypeVar
 
 from msgspec.structs import replace
 
-from pushsvc.model import (
+from pushsvc.model.access import ApiKey
+from pushsvc.model.codec import split
+from pushsvc.model.delivery import (
     ENDS,
-    ApiKey,
-    Chunk,
-    DeliveryRow,
     End,
-    FeedbackEvent,
-    Lane,
-    Platform,
-    Push,
-    PushState,
-    PushStatus,
     Receipt,
-    Route,
     Sent,
     Settlement,
     TokenDead,
     TokenSuspect,
 )
-from pushsvc.model.codec import split
 from pushsvc.model.devices import Device
+from pushsvc.model.push import Chunk, Lane, Platform, Push, PushState, Route
 from pushsvc.model.routing import routes_of
-from pushsvc.ports import ReplayStatus
+from pushsvc.model.status import DeliveryRow, FeedbackEvent, PushStatus
 from pushsvc.ports.entries import Revoked
 from pushsvc.ports.erasure import Erasure
+from pushsvc.ports.letters import ReplayStatus
 from pushsvc.rules.freeze import Answers
 from pushsvc.store.config import StoreConfig
 from pushsvc.store.link.clock import Clock

@@ -16,29 +16,29 @@ from operator import or_
 import msgspec
 
 from pushsvc.errors import Conflict
-from pushsvc.model import (
-    LANES,
-    ApiKey,
-    Chunk,
-    DeliveryRow,
+from pushsvc.model.access import ApiKey
+from pushsvc.model.delivery import (
     End,
     Ended,
-    FeedbackEvent,
-    Lane,
-    Platform,
-    Push,
-    PushStatus,
     Receipt,
     Retry,
-    Route,
     Settlement,
-    Target,
     TokenDead,
     TokenSuspect,
 )
+from pushsvc.model.push import (
+    LANES,
+    Chunk,
+    Lane,
+    Platform,
+    Push,
+    Route,
+    Target,
+)
 from pushsvc.model.routing import platform_of
-from pushsvc.ports import EventPage
+from pushsvc.model.status import DeliveryRow, FeedbackEvent, PushStatus
 from pushsvc.ports.entries import EntryRef, News, Revoked, Taken, token_mark
+from pushsvc.ports.receipts import EventPage
 from pushsvc.rules.audience import present
 from pushsvc.store.config import StoreConfig
 from pushsvc.store.feedback.receipts import parse_event_id

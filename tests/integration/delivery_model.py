@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from pushsvc.model import (
+from pushsvc.model.delivery import (
     ENDS,
     BadNotification,
     Delivery,
-    Message,
     Misconfigured,
     Outcome,
-    Push,
     Sent,
-    Target,
     Throttled,
     TokenDead,
     Unavailable,
 )
 from pushsvc.model.devices import Device
-from pushsvc.ports import OnOutcome
+from pushsvc.model.push import Message, Push, Target
 from pushsvc.ports.expansion import Expansion
+from pushsvc.ports.provider import OnOutcome
 from pushsvc.ports.registry import Members
 from pushsvc.rules.audience import owner_of
 from pushsvc.rules.policy import RetryPolicy

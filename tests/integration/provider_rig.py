@@ -12,8 +12,9 @@ import msgspec
 from msgspec import Raw
 
 from pushsvc.lab.simulator import Credentials, Simulator, SimulatorConfig
-from pushsvc.model import Chunk, Content, Delivery, Notification, Outcome, Platform, Route, Target
-from pushsvc.ports import Provider
+from pushsvc.model.delivery import Delivery, Outcome
+from pushsvc.model.push import Chunk, Content, Notification, Platform, Route, Target
+from pushsvc.ports.provider import Provider
 from pushsvc.providers import REGISTRY
 
 PATIENCE = 60.0

@@ -13,7 +13,7 @@ import pytest
 
 from pushsvc import runtime
 from pushsvc.api import Backlog, serve
-from pushsvc.model import Route
+from pushsvc.model.push import Route
 from pushsvc.store import Store, StoreConfig, open_store
 
 from .harness import Service as WholeService

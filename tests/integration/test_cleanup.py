@@ -13,7 +13,7 @@ import pytest
 from msgspec import structs
 
 from pushsvc.jobs import Context, functions
-from pushsvc.model import BadNotification, Ended
+from pushsvc.model.delivery import BadNotification, Ended
 from pushsvc.ports.cleanup import ClocksApart
 from pushsvc.runtime import Current
 from pushsvc.settings import AppSettings, Settings

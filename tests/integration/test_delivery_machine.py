@@ -28,21 +28,12 @@ from structlog.testing import capture_logs
 
 from pushsvc.api.pushes.ids import uuid7
 from pushsvc.errors import Conflict
-from pushsvc.model import (
-    ENDS,
-    BadNotification,
-    Lane,
-    Message,
-    Outcome,
-    Push,
-    PushStatus,
-    Sent,
-    Target,
-    TokenDead,
-)
 from pushsvc.model.codec import decode_audience, encode_audience
+from pushsvc.model.delivery import ENDS, BadNotification, Outcome, Sent, TokenDead
 from pushsvc.model.devices import Audience, ByTopic, ByWhere, Device, ToAll
-from pushsvc.ports import DeadFilter, ReplaySpec
+from pushsvc.model.push import Lane, Message, Push, Target
+from pushsvc.model.status import PushStatus
+from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.ports.registry import Members
 from pushsvc.rules.audience import reached, targets_of
 from pushsvc.store import StoreConfig, keys

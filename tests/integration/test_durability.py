@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 
 from pushsvc.api import serve
 from pushsvc.errors import ConfigError, StoreUnavailable
-from pushsvc.model import Route
+from pushsvc.model.push import Route
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.link.durable import FLIGHTS, Durable
 from pushsvc.store.link.link import Command

@@ -15,26 +15,14 @@ from msgspec.structs import replace
 
 from pushsvc import telemetry
 from pushsvc.api.pushes.ids import new_push_id, now_ms
-from pushsvc.model import (
-    LANES,
-    BadNotification,
-    DeliveryRow,
-    Ended,
-    FeedbackEvent,
-    Message,
-    Push,
-    Retry,
-    Route,
-    Settlement,
-    Target,
-    TokenDead,
-    Unavailable,
-)
 from pushsvc.model.codec import decode_audience, encode_audience
+from pushsvc.model.delivery import BadNotification, Ended, Retry, Settlement, TokenDead, Unavailable
 from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, Device, ToAll
-from pushsvc.ports import DeadFilter
+from pushsvc.model.push import LANES, Message, Push, Route, Target
+from pushsvc.model.status import DeliveryRow, FeedbackEvent
 from pushsvc.ports.entries import Revoked, token_mark
 from pushsvc.ports.erasure import WHAT, Erasure
+from pushsvc.ports.letters import DeadFilter
 from pushsvc.rules.audience import owner_of, targets_of
 from pushsvc.stages.expand.fanout import expand
 from pushsvc.store import Store, StoreConfig, keys, token_hash

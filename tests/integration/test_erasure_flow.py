@@ -14,9 +14,9 @@ import pytest
 
 from pushsvc import cli
 from pushsvc.lab.simulator import apns_token, fcm_token
-from pushsvc.model import Retry
+from pushsvc.model.delivery import Retry
 from pushsvc.model.devices import Device
-from pushsvc.ports import EntryRef
+from pushsvc.ports.entries import EntryRef
 from pushsvc.runtime import open_configured_store
 from pushsvc.store import Store, StoreConfig, keys, open_store
 

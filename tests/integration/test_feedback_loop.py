@@ -21,8 +21,8 @@ from msgspec.structs import replace
 from pushsvc import cli, runtime
 from pushsvc.api.pushes.ids import new_push_id, now_ms
 from pushsvc.lab.simulator import apns_token, fcm_token
-from pushsvc.model import Content, Notification, Push, Target
 from pushsvc.model.devices import ByTopic, Device
+from pushsvc.model.push import Content, Notification, Push, Target
 from pushsvc.ports.registry import Prune
 from pushsvc.providers import REGISTRY
 from pushsvc.store import Store

@@ -9,9 +9,9 @@ import pytest
 
 from pushsvc.api.pushes.audiences import FEW, MOST
 from pushsvc.errors import StoreUnavailable
-from pushsvc.model import Push, Target
 from pushsvc.model.codec import decode_audience
 from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, Device, ToAll
+from pushsvc.model.push import Push, Target
 from pushsvc.rules.audience import owner_of
 
 from .test_intake_kit import NOW, Service, call, run

@@ -9,8 +9,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from pushsvc.model import BadNotification, Ended
-from pushsvc.ports import DeadFilter, ReplaySpec
+from pushsvc.model.delivery import BadNotification, Ended
+from pushsvc.ports.letters import DeadFilter, ReplaySpec
 
 from ..fakes import MemoryStore
 from .test_intake_kit import Service, running_in_thread

@@ -13,7 +13,8 @@ from structlog.testing import capture_logs
 from pushsvc import telemetry
 from pushsvc.api import IntakeConfig
 from pushsvc.api.openapi import EXAMPLES
-from pushsvc.model import DeliveryRow, FeedbackEvent, Message, Target
+from pushsvc.model.push import Message, Target
+from pushsvc.model.status import DeliveryRow, FeedbackEvent
 
 from .test_intake_kit import ALERT, NOW, TOKEN, Answer, Service, api_key, call, run
 

@@ -32,22 +32,14 @@ import uvloop
 
 from pushsvc.api import Backlog, IntakeApp, IntakeConfig, Waits, build_app, serve
 from pushsvc.errors import Conflict, Fault, NotFound, RequestError, StoreUnavailable
-from pushsvc.model import (
-    ApiKey,
-    Content,
-    Counts,
-    DeliveryRow,
-    End,
-    FeedbackEvent,
-    Message,
-    Push,
-    PushStatus,
-    Receipt,
-    Scope,
-)
+from pushsvc.model.access import ApiKey, Scope
+from pushsvc.model.delivery import End, Receipt
+from pushsvc.model.push import Content, Message, Push
 from pushsvc.model.routing import table_of
-from pushsvc.ports import EventPage, RenderError
+from pushsvc.model.status import Counts, DeliveryRow, FeedbackEvent, PushStatus
 from pushsvc.ports.channels import Channel, Storage
+from pushsvc.ports.provider import RenderError
+from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.registry import Registry
 
 from ..fakes import MemoryStore

@@ -10,7 +10,7 @@ import pytest
 from pushsvc.api.http import limits
 from pushsvc.api.http.limits import IntakeLimits
 from pushsvc.errors import ContentTooLarge, StoreUnavailable, TooManyRequests
-from pushsvc.model import ApiKey
+from pushsvc.model.access import ApiKey
 from pushsvc.model.rates import Rate
 from pushsvc.store import open_store
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from pushsvc.api import serve
-from pushsvc.model import Route
+from pushsvc.model.push import Route
 from pushsvc.store import Store, StoreConfig, open_store
 
 from .servers import running_server

@@ -26,7 +26,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 
 from pushsvc.api import IntakeConfig
 from pushsvc.api.openapi import build
-from pushsvc.model import FeedbackEvent
+from pushsvc.model.status import FeedbackEvent
 
 from .test_intake_kit import NOW, TOKEN, Service, running_in_thread
 

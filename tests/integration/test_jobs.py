@@ -31,7 +31,7 @@ from pushsvc.jobs import FUNCTIONS, QUEUE, Context, NotAllowed, make_job_class, 
 from pushsvc.jobs.functions import BEHIND, STEP, Pace, replay
 from pushsvc.jobs.process import LAST, Periodic, enqueue_replays
 from pushsvc.jobs.worker import make_queue
-from pushsvc.ports import DeadFilter, ReplaySpec
+from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.runtime import Current
 from pushsvc.settings import Settings
 from pushsvc.store import Store, StoreConfig, keys, open_store

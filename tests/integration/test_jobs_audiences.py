@@ -18,10 +18,10 @@ from pushsvc.jobs import FUNCTIONS, QUEUE, Context, functions, make_job_class
 from pushsvc.jobs.functions import LONGEST, SLICE, Turn
 from pushsvc.jobs.process import enqueue_expansions, enqueue_lapsed, enqueue_replays
 from pushsvc.jobs.worker import make_queue
-from pushsvc.model import Push, Route
 from pushsvc.model.codec import encode_audience
 from pushsvc.model.devices import ByTopic, Device
-from pushsvc.ports import ReplaySpec
+from pushsvc.model.push import Push, Route
+from pushsvc.ports.letters import ReplaySpec
 from pushsvc.ports.removed import RemovedRoute
 from pushsvc.runtime import Current
 from pushsvc.settings import AppSettings, Settings

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.model import Route
+from pushsvc.model.push import Route
 from pushsvc.model.rates import Rate
-from pushsvc.ports import Bucket, Lease, Question
+from pushsvc.ports.limits import Bucket, Lease, Question
 from pushsvc.rules import gcra
 from pushsvc.store import Store, StoreConfig, open_store
 

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from pushsvc.model import BadNotification, End, Ended, FeedbackEvent, TokenDead
+from pushsvc.model.delivery import BadNotification, End, Ended, TokenDead
 from pushsvc.model.devices import ByTopic, Device
-from pushsvc.ports import DeadFilter
+from pushsvc.model.status import FeedbackEvent
+from pushsvc.ports.letters import DeadFilter
 from pushsvc.store import StoreConfig
 from pushsvc.store.letters import listing as letters
 from pushsvc.store.pushes import pushes

@@ -8,22 +8,11 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from pushsvc.model import (
-    LANES,
-    Chunk,
-    Delivery,
-    Ended,
-    Expired,
-    Platform,
-    Push,
-    Retry,
-    Route,
-    Settlement,
-    Target,
-)
 from pushsvc.model.codec import encode_audience
+from pushsvc.model.delivery import Delivery, Ended, Expired, Retry, Settlement
 from pushsvc.model.devices import ByTopic, Device
-from pushsvc.ports import DeadFilter, ReplaySpec
+from pushsvc.model.push import LANES, Chunk, Platform, Push, Route, Target
+from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.ports.registry import Prune, Registry
 from pushsvc.rules.audience import targets_of
 from pushsvc.store import Store, keys

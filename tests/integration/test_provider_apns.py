@@ -12,11 +12,9 @@ import pytest
 
 from pushsvc.lab.simulator import SimulatorConfig, apns_token
 from pushsvc.lab.simulator.apns import REASONS, TOPIC_SUFFIXES
-from pushsvc.model import (
+from pushsvc.model.delivery import (
     BadNotification,
-    Content,
     Misconfigured,
-    Notification,
     Outcome,
     Sent,
     Throttled,
@@ -24,6 +22,7 @@ from pushsvc.model import (
     TokenSuspect,
     Unavailable,
 )
+from pushsvc.model.push import Content, Notification
 from pushsvc.providers.apns.classify import _REASONS
 from pushsvc.providers.apns.send import NAMESPACE
 

@@ -11,11 +11,9 @@ import pytest
 
 from pushsvc.lab.simulator import fcm_token
 from pushsvc.lab.simulator.fcm import ERRORS
-from pushsvc.model import (
+from pushsvc.model.delivery import (
     BadNotification,
-    Content,
     Misconfigured,
-    Notification,
     Outcome,
     Sent,
     Throttled,
@@ -23,6 +21,7 @@ from pushsvc.model import (
     TokenSuspect,
     Unavailable,
 )
+from pushsvc.model.push import Content, Notification
 
 from .provider_rig import Rig, own, play
 

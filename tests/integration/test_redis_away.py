@@ -19,7 +19,7 @@ import pytest
 from msgspec import structs
 
 from pushsvc import runtime
-from pushsvc.model import LANES
+from pushsvc.model.push import LANES
 
 from .harness import Service, apns, fcm, running_service
 from .servers import KINDS, Kind, Server, ask, running_server

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from pushsvc.model import Ended, FeedbackEvent, TokenDead
+from pushsvc.model.delivery import Ended, TokenDead
 from pushsvc.model.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
+from pushsvc.model.status import FeedbackEvent
 from pushsvc.ports.registry import (
     MOST_OF_USER,
     MOST_TOPICS,

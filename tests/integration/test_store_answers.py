@@ -8,18 +8,18 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from pushsvc.model import (
+from pushsvc.model.delivery import (
     BadNotification,
     Ended,
     Outcome,
     Retry,
-    Route,
     Sent,
     TokenDead,
     TokenSuspect,
     Unavailable,
 )
 from pushsvc.model.devices import Device
+from pushsvc.model.push import Route
 from pushsvc.rules.freeze import SLOT_MS, Answers, Slots
 from pushsvc.store import Store, StoreConfig, open_store
 

@@ -9,23 +9,20 @@ import msgspec
 import pytest
 
 from pushsvc.errors import Conflict, InvalidRequest
-from pushsvc.model import (
-    ApiKey,
+from pushsvc.model.access import ApiKey
+from pushsvc.model.delivery import (
     BadNotification,
-    Counts,
     Ended,
-    FeedbackEvent,
     Misconfigured,
-    Push,
-    PushStatus,
     Retry,
-    Route,
     Throttled,
     TokenDead,
     TokenSuspect,
     Unavailable,
 )
-from pushsvc.ports import Taken
+from pushsvc.model.push import Push, Route
+from pushsvc.model.status import Counts, FeedbackEvent, PushStatus
+from pushsvc.ports.entries import Taken
 from pushsvc.store import StoreConfig, token_hash
 
 from .servers import Server

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pushsvc.errors import ConfigError, StoreOwned, StoreUnavailable
-from pushsvc.model import PushStatus
+from pushsvc.model.status import PushStatus
 from pushsvc.store import Store, StoreConfig, attach_embedded, open_embedded, open_store
 from pushsvc.store.server import embedded
 

@@ -9,22 +9,13 @@ import msgspec
 import pytest
 
 from pushsvc.errors import Conflict
-from pushsvc.model import (
-    BadNotification,
-    Ended,
-    Platform,
-    Push,
-    PushStatus,
-    Retry,
-    Route,
-    Target,
-    TokenDead,
-    Unavailable,
-)
 from pushsvc.model.codec import encode_audience
+from pushsvc.model.delivery import BadNotification, Ended, Retry, TokenDead, Unavailable
 from pushsvc.model.devices import ByTopic, Device
-from pushsvc.ports import DeadFilter, ReplaySpec
+from pushsvc.model.push import Platform, Push, Route, Target
+from pushsvc.model.status import PushStatus
 from pushsvc.ports.expansion import Expansion, Waiting
+from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.store import StoreConfig
 
 from .servers import Server

@@ -10,22 +10,17 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from pushsvc.model import (
+from pushsvc.model.delivery import Delivery, Ended, Outcome, Sent, Settlement, Verdict
+from pushsvc.model.push import (
     Chunk,
-    Delivery,
-    Ended,
     Lane,
     Message,
-    Outcome,
     Platform,
     Push,
     Route,
-    Sent,
-    Settlement,
     Target,
-    Verdict,
 )
-from pushsvc.ports import EntryRef, Taken
+from pushsvc.ports.entries import EntryRef, Taken
 from pushsvc.store import Store, StoreConfig, open_store, token_hash
 
 from ..fakes import MemoryStore

@@ -21,23 +21,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from pushsvc.errors import Conflict
-from pushsvc.model import (
+from pushsvc.model.codec import encode_audience
+from pushsvc.model.delivery import (
     ENDS,
     End,
     Ended,
-    Lane,
     Outcome,
     Retry,
     Settlement,
-    Target,
     TokenDead,
     Unavailable,
     Verdict,
 )
-from pushsvc.model.codec import encode_audience
 from pushsvc.model.devices import ToAll
-from pushsvc.ports import DeadFilter, EntryRef, ReplaySpec, Taken
+from pushsvc.model.push import Lane, Target
+from pushsvc.ports.entries import EntryRef, Taken
 from pushsvc.ports.expansion import Expansion
+from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.store import StoreConfig, token_hash
 
 from .servers import Server

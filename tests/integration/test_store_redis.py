@@ -15,23 +15,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.model import (
-    LANES,
-    ApiKey,
-    BadNotification,
-    Ended,
-    FeedbackEvent,
-    Message,
-    Retry,
-    Route,
-    Target,
-    TokenDead,
-    Unavailable,
-)
+from pushsvc.model.access import ApiKey
 from pushsvc.model.codec import decode_chunk, encode_audience, encode_event
+from pushsvc.model.delivery import BadNotification, Ended, Retry, TokenDead, Unavailable
 from pushsvc.model.devices import Device, ToAll
+from pushsvc.model.push import LANES, Message, Route, Target
 from pushsvc.model.rates import Rate
-from pushsvc.ports import Bucket, DeadFilter, EventPage, Question, ReplaySpec
+from pushsvc.model.status import FeedbackEvent
+from pushsvc.ports.letters import DeadFilter, ReplaySpec
+from pushsvc.ports.limits import Bucket, Question
+from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.registry import Prune
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.feedback import receipts

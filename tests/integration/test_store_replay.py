@@ -9,8 +9,10 @@ import pytest
 from prometheus_client import REGISTRY
 
 from pushsvc.errors import InvalidRequest
-from pushsvc.model import BadNotification, Ended, Message, Push, PushStatus, Retry, Target, Unavailable
-from pushsvc.ports import DeadFilter, ReplaySpec
+from pushsvc.model.delivery import BadNotification, Ended, Retry, Unavailable
+from pushsvc.model.push import Message, Push, Target
+from pushsvc.model.status import PushStatus
+from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.store import StoreConfig
 
 from .servers import Server

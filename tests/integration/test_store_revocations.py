@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pushsvc.model import Ended, PushStatus, Retry, Unavailable
+from pushsvc.model.delivery import Ended, Retry, Unavailable
+from pushsvc.model.status import PushStatus
 from pushsvc.ports.entries import News, Revoked, token_mark
 from pushsvc.store import Store, StoreConfig, keys
 from pushsvc.store.revoke import revocations

@@ -11,8 +11,9 @@ import pytest
 
 from pushsvc import telemetry
 from pushsvc.errors import StoreUnavailable
-from pushsvc.model import Counts, PushStatus, Route
 from pushsvc.model.codec import split
+from pushsvc.model.push import Route
+from pushsvc.model.status import Counts, PushStatus
 from pushsvc.store import Store, StoreConfig, keys
 
 from .servers import KINDS, Server, running_server

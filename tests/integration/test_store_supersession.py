@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from pushsvc.model import Ended, Message, Push, Retry, Target, Unavailable
-from pushsvc.ports import ReplaySpec, Taken
-from pushsvc.ports.entries import token_mark
+from pushsvc.model.delivery import Ended, Retry, Unavailable
+from pushsvc.model.push import Message, Push, Target
+from pushsvc.ports.entries import Taken, token_mark
+from pushsvc.ports.letters import ReplaySpec
 from pushsvc.store import Store, StoreConfig, keys
 
 from .servers import Server

@@ -10,8 +10,9 @@ import pytest
 
 from pushsvc import telemetry
 from pushsvc.errors import Gone
-from pushsvc.model import FeedbackEvent, Receipt
 from pushsvc.model.codec import encode_event, encode_receipt
+from pushsvc.model.delivery import Receipt
+from pushsvc.model.status import FeedbackEvent
 from pushsvc.ports.webhooks import Batch, DeadBatch
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.webhooks.webhooks import RedisWebhookClaim, batch_id

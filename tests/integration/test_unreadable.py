@@ -14,9 +14,11 @@ from structlog.testing import capture_logs
 
 from pushsvc.errors import Unreadable
 from pushsvc.jobs.functions import Context, replay
-from pushsvc.model import ApiKey, BadNotification, Ended, FeedbackEvent, TokenDead
+from pushsvc.model.access import ApiKey
+from pushsvc.model.delivery import BadNotification, Ended, TokenDead
 from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, Device, ToAll
-from pushsvc.ports import DeadFilter, ReplaySpec
+from pushsvc.model.status import FeedbackEvent
+from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.ports.registry import Holding, Prune, PrunedFilter
 from pushsvc.runtime import Current
 from pushsvc.settings import Settings

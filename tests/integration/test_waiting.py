@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from pushsvc.api import Waits, serve
-from pushsvc.model import PushStatus, Route
+from pushsvc.model.push import Route
+from pushsvc.model.status import PushStatus
 from pushsvc.store import Store, StoreConfig, open_store
 
 from .harness import apns, fcm, running_service

@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 
 from pushsvc.jobs.webhooks import WebhookTasks
-from pushsvc.model import FeedbackEvent
 from pushsvc.model.codec import encode_event
 from pushsvc.model.signing import write_secret
+from pushsvc.model.status import FeedbackEvent
 from pushsvc.runtime import Current, webhook_configs
 from pushsvc.settings import AppSettings, Settings, WebhookSettings
 from pushsvc.store import Store, keys

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from pushsvc import cli
-from pushsvc.model import FeedbackEvent
 from pushsvc.model.codec import encode_event
 from pushsvc.model.signing import write_secret
+from pushsvc.model.status import FeedbackEvent
 from pushsvc.ports.webhooks import Standing
 from pushsvc.stages.webhooks import WebhookConfig
 from pushsvc.store import Store, StoreConfig, keys, open_store

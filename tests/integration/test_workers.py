@@ -12,8 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from pushsvc import runtime
-from pushsvc.model import Route
-from pushsvc.ports import CREDENTIAL, NOTE
+from pushsvc.model.push import Route
+from pushsvc.ports.provider import CREDENTIAL
+from pushsvc.ports.queue import NOTE
 from pushsvc.ports.removed import RemovedRoute
 from pushsvc.runtime.figures import Current
 from pushsvc.runtime.workers import watching

@@ -7,21 +7,18 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.model import (
+from pushsvc.model.delivery import Delivery, Ended, Outcome, Sent, Settlement
+from pushsvc.model.push import (
     Chunk,
-    Delivery,
-    Ended,
     Lane,
     Message,
-    Outcome,
     Platform,
     Push,
     Route,
-    Sent,
-    Settlement,
     Target,
 )
-from pushsvc.ports import EntryRef, News, OnOutcome, Taken
+from pushsvc.ports.entries import EntryRef, News, Taken
+from pushsvc.ports.provider import OnOutcome
 
 from ..fakes import MemoryStore
 
@@ -75,7 +72,7 @@ def chunk(*tokens: str, name: str = "p", lane: Lane = "normal", platform: Platfo
 
 
 class FakeProvider:
-    """`ports.Provider`: keeps what is submitted until the test answers it."""
+    """`ports.provider.Provider`: keeps what is submitted until the test answers it."""
 
     def __init__(self, route: Route = ROUTE, *, room: int = 1000) -> None:
         self.route = route

@@ -12,7 +12,8 @@ import msgspec
 from hpack import Decoder
 from msgspec import Raw
 
-from pushsvc.model import Chunk, Content, Delivery, Message, Notification, Outcome, Target
+from pushsvc.model.delivery import Delivery, Outcome
+from pushsvc.model.push import Chunk, Content, Message, Notification, Target
 from pushsvc.net.http2.exchange import Answer, OnAnswer, Response
 from pushsvc.net.http2.hpack_fields import field
 

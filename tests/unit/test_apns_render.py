@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw, structs
 
-from pushsvc.model import Content, LiveActivity, Message
-from pushsvc.ports import RenderError
+from pushsvc.model.push import Content, LiveActivity, Message
+from pushsvc.ports.provider import RenderError
 from pushsvc.providers.apns import RENDERER
 
 from .provider_fakes import CREATED_AT, GOLDEN, PUSH_ID, content, golden

@@ -16,20 +16,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from pushsvc.model import (
+from pushsvc.model.delivery import (
     BadNotification,
     Delivery,
-    Message,
     Misconfigured,
-    Route,
     Sent,
     Throttled,
     TokenDead,
     Unavailable,
 )
+from pushsvc.model.push import Message, Route
 from pushsvc.net.http2.exchange import Failure
 from pushsvc.net.http2.hpack_fields import field, path
-from pushsvc.ports import Provider
+from pushsvc.ports.provider import Provider
 from pushsvc.providers.apns import Config, open_provider, send
 from pushsvc.providers.apns.send import NAMESPACE, apns_id
 

@@ -26,8 +26,10 @@ from pushsvc.cli.replay import _replay
 from pushsvc.cli.send import lay_over, read_document
 from pushsvc.cli.state import State
 from pushsvc.errors import ConfigError, PushsvcError, StoreUnavailable
-from pushsvc.model import ApiKey, Counts, Route
-from pushsvc.ports import DeadFilter, ReplaySpec, ReplayStatus
+from pushsvc.model.access import ApiKey
+from pushsvc.model.push import Route
+from pushsvc.model.status import Counts
+from pushsvc.ports.letters import DeadFilter, ReplaySpec, ReplayStatus
 from pushsvc.ports.removed import RemovedRoute
 from pushsvc.settings import Settings
 from pushsvc.settings.schema import AppSettings, KeySettings

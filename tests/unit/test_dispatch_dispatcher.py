@@ -9,9 +9,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.model import Lane, Misconfigured, Route, Sent
+from pushsvc.model.delivery import Misconfigured, Sent
+from pushsvc.model.push import Lane, Route
 from pushsvc.model.rates import Rate
-from pushsvc.ports import Bucket, DeliveryQueue, Lease, Question, Taken
+from pushsvc.ports.entries import Taken
+from pushsvc.ports.limits import Bucket, Lease, Question
+from pushsvc.ports.queue import DeliveryQueue
 from pushsvc.rules.policy import RetryPolicy
 from pushsvc.stages.dispatch import DispatchConfig, Dispatcher, RouteLimits
 from pushsvc.stages.dispatch.settling import BATCH, BOUND

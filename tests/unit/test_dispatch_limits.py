@@ -10,9 +10,10 @@ import pytest
 from msgspec.structs import replace
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.model import Chunk, Lane, Message, Route, Target
+from pushsvc.model.push import Chunk, Lane, Message, Route, Target
 from pushsvc.model.rates import AccountLimits, Rate
-from pushsvc.ports import Bucket, EntryRef, Lease, Question
+from pushsvc.ports.entries import EntryRef
+from pushsvc.ports.limits import Bucket, Lease, Question
 from pushsvc.stages.dispatch.lanes import Lanes, OpenEntry
 from pushsvc.stages.dispatch.limits import BATCH, PERMIT_LIFE, READY, SMALL, Gate, Pacer, RouteLimits
 

@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from pushsvc.model import Delivery, Lane, Misconfigured, Outcome, Retry, Route, Sent, Unavailable
+from pushsvc.model.delivery import Delivery, Misconfigured, Outcome, Retry, Sent, Unavailable
+from pushsvc.model.push import Lane, Route
 from pushsvc.model.rates import AccountLimits, Rate
-from pushsvc.ports import Bucket, DeliveryQueue, Question, Taken
-from pushsvc.ports import Lease as Permits
-from pushsvc.ports.entries import News, Revoked, token_mark
+from pushsvc.ports.entries import News, Revoked, Taken, token_mark
+from pushsvc.ports.limits import Bucket, Question
+from pushsvc.ports.limits import Lease as Permits
+from pushsvc.ports.queue import DeliveryQueue
 from pushsvc.rules.policy import EXPIRED, RetryPolicy
 from pushsvc.stages.dispatch import DispatchConfig, Dispatcher, RouteLimits
 from pushsvc.stages.dispatch.lease import Lease, boot_clock, unlimited

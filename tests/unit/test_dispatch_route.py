@@ -13,8 +13,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pushsvc.model import (
-    LANES,
+from pushsvc.model.delivery import (
     BadNotification,
     Delivery,
     Misconfigured,
@@ -25,7 +24,8 @@ from pushsvc.model import (
     TokenSuspect,
     Unavailable,
 )
-from pushsvc.ports import DeliveryQueue
+from pushsvc.model.push import LANES
+from pushsvc.ports.queue import DeliveryQueue
 from pushsvc.rules.policy import RetryPolicy
 from pushsvc.stages.dispatch.config import DispatchConfig
 from pushsvc.stages.dispatch.health import FIRST_PROBE

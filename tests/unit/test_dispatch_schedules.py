@@ -10,7 +10,8 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.model import Route, Sent
+from pushsvc.model.delivery import Sent
+from pushsvc.model.push import Route
 from pushsvc.stages.dispatch import DispatchConfig
 
 from .dispatch_fakes import FakeProvider, FakeQueue, counts, many, memory_store, push

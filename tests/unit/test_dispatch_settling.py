@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from pushsvc.ports import EntryRef
+from pushsvc.ports.entries import EntryRef
 from pushsvc.stages.dispatch.lanes import OpenEntry
 from pushsvc.stages.dispatch.settling import BATCH, BOUND, LINGER, REPLICATED_BOUND, Settler
 

@@ -13,17 +13,14 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY, Metric
 
 from pushsvc import telemetry
-from pushsvc.model import (
-    LANES,
+from pushsvc.model.delivery import (
     BadNotification,
     Delivery,
     Ended,
     Expired,
-    Lane,
     Misconfigured,
     Outcome,
     Retry,
-    Route,
     Sent,
     Settlement,
     Throttled,
@@ -32,6 +29,7 @@ from pushsvc.model import (
     Unavailable,
     Verdict,
 )
+from pushsvc.model.push import LANES, Lane, Route
 from pushsvc.stages.dispatch.metrics import Tally, count_ended, snake
 
 from .dispatch_fakes import chunk

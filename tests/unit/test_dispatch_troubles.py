@@ -9,20 +9,9 @@ from typing import Any
 
 import pytest
 
-from pushsvc.model import (
-    Delivery,
-    Message,
-    Misconfigured,
-    Outcome,
-    Platform,
-    Push,
-    Route,
-    Sent,
-    Target,
-    Throttled,
-    Unavailable,
-)
-from pushsvc.ports import OnOutcome
+from pushsvc.model.delivery import Delivery, Misconfigured, Outcome, Sent, Throttled, Unavailable
+from pushsvc.model.push import Message, Platform, Push, Route, Target
+from pushsvc.ports.provider import OnOutcome
 from pushsvc.rules.policy import RetryPolicy
 from pushsvc.stages.dispatch.config import DispatchConfig
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.model import Message, Platform, Push
 from pushsvc.model.codec import encode_audience
 from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, Device, Environment, ToAll
+from pushsvc.model.push import Message, Platform, Push
 from pushsvc.model.routing import RouteTable, platform_of, table_of
 from pushsvc.ports.registry import Members
 from pushsvc.stages.expand import fanout

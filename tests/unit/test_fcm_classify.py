@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.model import Message, Outcome, Sent, TokenDead, Unavailable
+from pushsvc.model.delivery import Outcome, Sent, TokenDead, Unavailable
+from pushsvc.model.push import Message
 from pushsvc.net.http2.exchange import Failure, Response
 from pushsvc.providers.fcm import classify
 from pushsvc.providers.fcm.classify import concerns_access_token

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pushsvc.model import Content
+from pushsvc.model.push import Content
 from pushsvc.model.rates import Rate
 from pushsvc.providers import REGISTRY
 from pushsvc.providers.fcm.config import Config

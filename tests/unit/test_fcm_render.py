@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from pushsvc.model import Content, LiveActivity, Message
-from pushsvc.ports import RenderError
+from pushsvc.model.push import Content, LiveActivity, Message
+from pushsvc.ports.provider import RenderError
 from pushsvc.providers.fcm import RENDERER
 from pushsvc.providers.fcm.limits import size_of, sizes_of
 from pushsvc.providers.fcm.spans import filled

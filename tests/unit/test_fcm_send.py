@@ -13,9 +13,10 @@ from typing import Any, cast
 import pytest
 from msgspec import structs
 
-from pushsvc.model import Delivery, Message, Misconfigured, Route, Sent, TokenDead, Unavailable
+from pushsvc.model.delivery import Delivery, Misconfigured, Sent, TokenDead, Unavailable
+from pushsvc.model.push import Message, Route
 from pushsvc.net.http2.exchange import Failure
-from pushsvc.ports import Provider
+from pushsvc.ports.provider import Provider
 from pushsvc.providers.fcm import RENDERER, Config, open_provider
 from pushsvc.providers.fcm.credentials import AccessToken, TokenRefusedError
 

@@ -12,22 +12,19 @@ import pytest
 from prometheus_client import REGISTRY
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.model import (
+from pushsvc.model.delivery import (
     Delivery,
     End,
-    FeedbackEvent,
-    Message,
     Outcome,
-    Push,
     Receipt,
-    Route,
     Sent,
     Settlement,
-    Target,
     TokenDead,
     TokenSuspect,
 )
 from pushsvc.model.devices import Device
+from pushsvc.model.push import Message, Push, Route, Target
+from pushsvc.model.status import FeedbackEvent
 from pushsvc.rules.policy import SENT
 from pushsvc.stages import feedback
 from pushsvc.stages.feedback import FeedbackConfig, FeedbackPorts

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.model import Delivery, Outcome, Route, Sent, Settlement, Target, TokenDead, TokenSuspect
+from pushsvc.model.delivery import Delivery, Outcome, Sent, Settlement, TokenDead, TokenSuspect
 from pushsvc.model.devices import Device
+from pushsvc.model.push import Route, Target
 from pushsvc.rules.freeze import FreezePolicy
 from pushsvc.rules.policy import SENT, PrunePolicy
 from pushsvc.stages.feedback import LINGER, FeedbackConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pushsvc.model import Lane, Route
+from pushsvc.model.push import Lane, Route
 from pushsvc.stages.dispatch.preemption import SPAN, Haste
 
 SHOP, NEWS = Route("shop", "apns"), Route("news", "apns")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.model import (
+from pushsvc.model.delivery import (
     BadNotification,
     Expired,
     Misconfigured,

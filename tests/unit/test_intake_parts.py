@@ -26,9 +26,9 @@ from pushsvc.api.pushes.faults import Rules
 from pushsvc.api.pushes.ids import UUID
 from pushsvc.api.routes import CALLS
 from pushsvc.errors import ContentTooLarge, Fault, InvalidRequest
-from pushsvc.model import Content, Message, Target
 from pushsvc.model.documents import instant
-from pushsvc.ports import Renderer, RenderError
+from pushsvc.model.push import Content, Message, Target
+from pushsvc.ports.provider import Renderer, RenderError
 
 # --- ids --------------------------------------------------------------------------------------------
 

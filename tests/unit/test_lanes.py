@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from pushsvc.model import LANES, Chunk, Lane, Message, Target
-from pushsvc.ports import EntryRef
+from pushsvc.model.push import LANES, Chunk, Lane, Message, Target
+from pushsvc.ports.entries import EntryRef
 from pushsvc.stages.dispatch.lanes import SHARE, SLICE, Lanes, OpenEntry
 
 

@@ -6,12 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.model import (
+from pushsvc.model.delivery import (
     BadNotification,
-    Chunk,
     Ended,
     Expired,
-    Message,
     Misconfigured,
     Outcome,
     Retry,
@@ -22,6 +20,7 @@ from pushsvc.model import (
     Unavailable,
     Verdict,
 )
+from pushsvc.model.push import Chunk, Message
 from pushsvc.rules.policy import Blame, RetryPolicy, backoff, decide
 
 NOW = 1_000_000

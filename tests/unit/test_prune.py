@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.model import Receipt
+from pushsvc.model.delivery import Receipt
 from pushsvc.model.devices import Device
 from pushsvc.rules.freeze import Freeze, Health
 from pushsvc.rules.policy import PruneDecision, PrunePolicy, prune

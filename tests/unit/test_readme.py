@@ -28,8 +28,9 @@ from pushsvc.api.routes import CALLS
 from pushsvc.cli import device_lines
 from pushsvc.cli.lazy import LazyCommand
 from pushsvc.errors import RequestError
-from pushsvc.model import Chunk, Ended, Message, Outcome, Retry, Unavailable
+from pushsvc.model.delivery import Ended, Outcome, Retry, Unavailable
 from pushsvc.model.devices import Device
+from pushsvc.model.push import Chunk, Message
 from pushsvc.ports import cleanup
 from pushsvc.providers import REGISTRY
 from pushsvc.rules import policy

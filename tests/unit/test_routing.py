@@ -11,9 +11,10 @@ from pushsvc.api.http.wording import names
 from pushsvc.api.pushes.document import read
 from pushsvc.api.pushes.faults import ENVIRONMENTS, Rules
 from pushsvc.errors import ConfigError, InvalidRequest
-from pushsvc.model import Message, Platform, Push, Sent, Target
 from pushsvc.model.codec import split
+from pushsvc.model.delivery import Sent
 from pushsvc.model.devices import Environment
+from pushsvc.model.push import Message, Platform, Push, Target
 from pushsvc.model.routing import DIVIDED, RouteTable, platform_of, routes_of, table_of
 from pushsvc.providers import REGISTRY
 from pushsvc.providers.kind import no_environment

@@ -12,7 +12,8 @@ from prometheus_client import REGISTRY
 from pushsvc import runtime
 from pushsvc.api import IntakeApp
 from pushsvc.errors import ConfigError
-from pushsvc.model import ApiKey, Lane, Route
+from pushsvc.model.access import ApiKey
+from pushsvc.model.push import Lane, Route
 from pushsvc.model.routing import table_of
 from pushsvc.ports.webhooks import Standing
 from pushsvc.providers import REGISTRY as PROVIDERS

@@ -6,7 +6,7 @@ import pytest
 
 from pushsvc.cli.figures import figures, read_counters
 from pushsvc.cli.stats import ALARMS, plain, rows, summary
-from pushsvc.model import Lane
+from pushsvc.model.push import Lane
 from pushsvc.store import AppGauges, Gauges, Worker
 from pushsvc.store.work.held import still_held
 

@@ -15,9 +15,11 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from pushsvc.errors import ConfigError, InvalidRequest, StoreError, StoreUnavailable
-from pushsvc.model import ENDS, Counts, Target
 from pushsvc.model.codec import CodecError
-from pushsvc.ports import DeadFilter
+from pushsvc.model.delivery import ENDS
+from pushsvc.model.push import Target
+from pushsvc.model.status import Counts
+from pushsvc.ports.letters import DeadFilter
 from pushsvc.store import StoreConfig, keys, token_hash
 from pushsvc.store.feedback.receipts import parse_event_id, start_of
 from pushsvc.store.letters.listing import LOOK, STEP, RedisLetters

@@ -7,25 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.model import (
+from pushsvc.model.codec import decode_chunk, decode_receipt, decode_row
+from pushsvc.model.delivery import (
     BadNotification,
-    Chunk,
     Delivery,
     End,
     Ended,
-    Message,
     Outcome,
     Retry,
     Sent,
     Settlement,
-    Target,
     TokenDead,
     TokenSuspect,
     Unavailable,
     Verdict,
 )
-from pushsvc.model.codec import decode_chunk, decode_receipt, decode_row
-from pushsvc.ports import EntryRef
+from pushsvc.model.push import Chunk, Message, Target
+from pushsvc.ports.entries import EntryRef
 from pushsvc.store.keys import FEW, SMALL
 from pushsvc.store.pushes.pushes import rows_of
 from pushsvc.store.queue.letter import decode_dead

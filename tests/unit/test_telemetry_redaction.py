@@ -12,7 +12,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.model import Target
+from pushsvc.model.push import Target
 from pushsvc.telemetry import REDACTED, configure_logging, get_logger, is_secret, redact, scrub_text
 
 APNS_TOKEN = "8f3c" * 16

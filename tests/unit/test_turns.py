@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.model import LANES, Lane
+from pushsvc.model.push import LANES, Lane
 from pushsvc.ports.expansion import Waiting
 from pushsvc.stages.expand.turns import OTHERS, Turns
 

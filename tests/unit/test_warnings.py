@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushsvc.errors import Fault
-from pushsvc.model import Content
-from pushsvc.ports import Renderer, RenderError
+from pushsvc.model.push import Content
+from pushsvc.ports.provider import Renderer, RenderError
 from pushsvc.providers import REGISTRY
 
 from .provider_fakes import CREATED_AT, GOLDEN, PUSH_ID, content, golden

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from pushsvc import telemetry
-from pushsvc.model import FeedbackEvent
+from pushsvc.model.status import FeedbackEvent
 from pushsvc.ports.webhooks import Batch
 from pushsvc.stages.webhooks import WebhookConfig, deliver
 from pushsvc.stages.webhooks.caller import Caller

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushsvc.api import answers
-from pushsvc.model import FeedbackEvent
 from pushsvc.model.documents import feedback_document
+from pushsvc.model.status import FeedbackEvent
 from pushsvc.net.public_address import is_public
-from pushsvc.ports import EventPage
+from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.webhooks import Batch, Standing
 from pushsvc.stages.webhooks import WebhookConfig, trial_body, trouble_of
 from pushsvc.stages.webhooks.body import feedback_body

@@ -11,10 +11,10 @@ from aiohttp import web
 from msgspec import UNSET, Struct
 
 from ...errors import Fault, InvalidRequest, NotFound
-from ...model import Platform
 from ...model.devices import ByTopic, name_fault
-from ...ports import Renderer
+from ...model.push import Platform
 from ...ports.erasure import UNHEARD, Erasures
+from ...ports.provider import Renderer
 from ...ports.registry import MOST_OF_USER, Registry, TopicsFull, UserFull
 from ..answers import encode
 from ..config import IntakeApp, IntakeConfig

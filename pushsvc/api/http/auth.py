@@ -15,8 +15,8 @@ from aiohttp import hdrs, web
 from msgspec import Struct
 
 from ...errors import Forbidden, Unauthorized
-from ...model import ApiKey, Scope
-from ...ports import KeyRing
+from ...model.access import ApiKey, Scope
+from ...ports.keyring import KeyRing
 from ..config import IntakeApp
 from .problems import APP, Challenge
 

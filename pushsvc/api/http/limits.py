@@ -17,9 +17,9 @@ from typing import Final, Literal
 
 from ... import telemetry
 from ...errors import ContentTooLarge, Fault, StoreError, TooManyRequests
-from ...model import ApiKey
+from ...model.access import ApiKey
 from ...model.rates import Rate
-from ...ports import Bucket, Limiter
+from ...ports.limits import Bucket, Limiter
 from ...rules.gcra import US, interval_of
 
 SLOT: Final = 0.05

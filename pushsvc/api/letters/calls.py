@@ -10,7 +10,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from ...errors import Fault, InvalidRequest, NotFound
-from ...ports import DeadLetters, ReplaySpec, ReplayStatus
+from ...ports.letters import DeadLetters, ReplaySpec, ReplayStatus
 from ..answers import encode
 from ..config import IntakeConfig
 from ..http.auth import Gate

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 from ...errors import Fault, InvalidRequest, MalformedBody
 from ...model.documents import Time, instant
-from ...ports import DeadFilter, DeadRow, ReplayStatus
+from ...ports.letters import DeadFilter, DeadRow, ReplayStatus
 from ..http.instants import Instant, parse_instant
 from ..http.refusal import explain, utf8
 from ..http.wording import expected, join

@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from ...errors import Fault, InvalidRequest
-from ...model import Platform, Push, Target
 from ...model.codec import decode_audience
 from ...model.devices import ByDevices, ByUsers, Device
+from ...model.push import Platform, Push, Target
 from ...model.routing import platform_of
 from ...ports.registry import Registry
 from ...rules.audience import reached, targets_of

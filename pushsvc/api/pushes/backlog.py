@@ -30,7 +30,7 @@ from typing import Final, NamedTuple
 from ... import telemetry
 from ...background import in_background
 from ...errors import ContentTooLarge, Fault, StoreError, TooManyRequests
-from ...ports import PushStore
+from ...ports.pushes import PushStore
 
 EVERY: Final = 1.0
 """Seconds between two looks at everything."""

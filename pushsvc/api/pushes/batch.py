@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from ...errors import Fault, InvalidRequest, RequestError
-from ...model import PushState
+from ...model.push import PushState
 from ..http.problems import Problem, ProblemFault, problem
 from ..http.refusal import parse
 

@@ -18,10 +18,13 @@ from ...errors import (
     RequestError,
     StoreUnavailable,
 )
-from ...model import ROWS_FOR_ALL, Content, Message, Platform, Push, PushStatus
 from ...model.codec import encode_audience
+from ...model.push import Content, Message, Platform, Push
 from ...model.routing import platform_of
-from ...ports import PushStore, ReceiptLog, Renderer, RenderError
+from ...model.status import ROWS_FOR_ALL, PushStatus
+from ...ports.provider import Renderer, RenderError
+from ...ports.pushes import PushStore
+from ...ports.receipts import ReceiptLog
 from ...ports.registry import Registry
 from .. import answers
 from ..config import IntakeApp, IntakeConfig

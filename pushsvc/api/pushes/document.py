@@ -24,8 +24,6 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from ...errors import ContentTooLarge, Fault
-from ...model import Content, Lane, Platform, Target
-from ...model import Notification as PlainNotification
 from ...model.devices import (
     MAX_NAME,
     Audience,
@@ -37,6 +35,8 @@ from ...model.devices import (
     ToAll,
     name_fault,
 )
+from ...model.push import Content, Lane, Platform, Target
+from ...model.push import Notification as PlainNotification
 from ...rules.where import MAX_LENGTH, WhereError, compile_where
 from ..http.depth import too_deep
 from ..http.instants import DAYS_AHEAD, Instant, parse_send_at

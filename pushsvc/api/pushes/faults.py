@@ -14,10 +14,10 @@ from functools import partial
 from typing import Any, Final, get_args
 
 from ...errors import Fault
-from ...model import LANES, Platform
 from ...model.devices import Environment, name_fault
+from ...model.push import LANES, Platform
 from ...model.routing import RouteTable
-from ...ports import Renderer
+from ...ports.provider import Renderer
 from ...rules.where import WhereError, compile_where
 from ..http.depth import MAX_DEPTH, too_deep
 from ..http.instants import parse_send_at

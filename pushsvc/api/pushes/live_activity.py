@@ -12,8 +12,8 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from ...model import ACTIVITY_ALERT, ACTIVITY_EVENTS, ActivityEvent, Notification
-from ...model import LiveActivity as PlainLiveActivity
+from ...model.push import ACTIVITY_ALERT, ACTIVITY_EVENTS, ActivityEvent, Notification
+from ...model.push import LiveActivity as PlainLiveActivity
 from ..http.depth import MAX_DEPTH, too_deep
 from ..http.instants import Instant, parse_instant
 from ..http.wording import expected, names

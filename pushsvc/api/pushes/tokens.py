@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import Fault
-from ...model import Platform, Target
 from ...model.identity import canonical, identity
+from ...model.push import Platform, Target
 from ...model.routing import RouteTable
 from .faults import TARGETS
 

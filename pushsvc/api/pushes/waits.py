@@ -13,8 +13,8 @@ from contextlib import suppress
 from typing import Final
 
 from ...errors import StoreError
-from ...model import PushStatus
-from ...ports import PushStore
+from ...model.status import PushStatus
+from ...ports.pushes import PushStore
 
 TICK: Final = 0.05
 """Seconds between two looks; each is at those that are due."""

@@ -29,9 +29,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from ...model import (
+from ...model.delivery import (
     BadNotification,
-    Message,
     Misconfigured,
     Outcome,
     Sent,
@@ -40,6 +39,7 @@ from ...model import (
     TokenSuspect,
     Unavailable,
 )
+from ...model.push import Message
 from ...net.http2.exchange import Answer, Failure
 from ...net.retry_after import retry_after
 from .vocabulary import TOPIC_SUFFIX

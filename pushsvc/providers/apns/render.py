@@ -32,8 +32,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from ...errors import Fault
-from ...model import ACTIVITY_EVENTS, Content, Message, Notification, Platform
-from ...ports import RenderError
+from ...model.push import ACTIVITY_EVENTS, Content, Message, Notification, Platform
+from ...ports.provider import RenderError
 from ..live_activity import aps_of
 from ..merge import NotAnObjectError, decode_object, encode, merge_patch
 from .targets import fault_of, judge

@@ -27,21 +27,13 @@ from typing import Any, Final, TypeAlias
 
 from msgspec import structs
 
-from ...model import (
-    BadNotification,
-    Chunk,
-    Delivery,
-    Misconfigured,
-    Outcome,
-    Route,
-    Sent,
-    Throttled,
-)
+from ...model.delivery import BadNotification, Delivery, Misconfigured, Outcome, Sent, Throttled
+from ...model.push import Chunk, Route
 from ...net.http2.exchange import Answer, Response
 from ...net.http2.transport import HTTPS, POST, Pool, field, path
 from ...net.http2.transport import authority as authority_field
 from ...net.proxy import proxy_for
-from ...ports import OnOutcome
+from ...ports.provider import OnOutcome
 from ..clocks import clock_skew
 from ..endpoint import authority
 from .classify import EXPIRED_TOKEN, INVALID_TOKEN, TOO_MANY_TOKENS, UNRELATED_KEY, classify
@@ -104,7 +96,7 @@ def _path(token: str) -> bytes:
 
 
 class ApnsProvider:
-    """`ports.Provider` for one app's account at APNs. Belongs to one event loop."""
+    """`ports.provider.Provider` for one app's account at APNs. Belongs to one event loop."""
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from typing import Final
 
 from aioapns.common import PRIORITY_HIGH, PRIORITY_NORMAL, PushType
 
-from ...model import Platform
+from ...model.push import Platform
 
 PLATFORM: Final[Platform] = "apns"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ...errors import Fault
-from ...model import Content, Message
+from ...model.push import Content, Message
 from ..aps import meant, payload_warnings
 from ..merge import decode_object
 from .vocabulary import PLATFORM, TOPIC_SUFFIX

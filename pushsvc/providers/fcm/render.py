@@ -35,8 +35,8 @@ from typing import Any, Final
 from msgspec import Raw
 
 from ...errors import Fault
-from ...model import Content, Message, Notification, Platform, Span
-from ...ports import RenderError
+from ...model.push import Content, Message, Notification, Platform, Span
+from ...ports.provider import RenderError
 from ..live_activity import aps_of
 from ..merge import NotAnObjectError, decode_object, encode, merge_patch
 from .limits import LIMIT, TOPIC_LIMIT, size_of

@@ -19,11 +19,12 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from ...model import Chunk, Delivery, Misconfigured, Outcome, Route, Sent, Unavailable
+from ...model.delivery import Delivery, Misconfigured, Outcome, Sent, Unavailable
+from ...model.push import Chunk, Route
 from ...net.http2.transport import HTTPS, POST, Answer, Pool, Response, field, path
 from ...net.http2.transport import authority as authority_field
 from ...net.proxy import proxy_for
-from ...ports import OnOutcome
+from ...ports.provider import OnOutcome
 from ..clocks import clock_skew
 from ..endpoint import authority, tls_context
 from .classify import classify, concerns_access_token, message_name
@@ -44,7 +45,7 @@ _quote: Final = msgspec.json.Encoder().encode
 
 
 class FcmProvider:
-    """`ports.Provider` for one app's Firebase project. Belongs to one event loop."""
+    """`ports.provider.Provider` for one app's Firebase project. Belongs to one event loop."""
 
     def __init__(
         self,

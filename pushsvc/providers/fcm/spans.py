@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ...model import Span
+from ...model.push import Span
 from ..merge import encode
 
 LONGEST: Final = 2_419_200

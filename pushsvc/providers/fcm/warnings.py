@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from ...errors import Fault
-from ...model import Content, Message
+from ...model.push import Content, Message
 from ..aps import payload_warnings
 from ..merge import decode_object
 from .limits import sizes_of

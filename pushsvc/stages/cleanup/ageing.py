@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ...model import Platform
 from ...model.devices import Device
+from ...model.push import Platform
 
 STALE = "stale"
 SUSPECT = "suspect"

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from ...errors import StoreUnavailable
-from ...model import Route
-from ...ports import NOTE, DeliveryQueue, Limiter, Provider
+from ...model.push import Route
+from ...ports.limits import Limiter
+from ...ports.provider import Provider
+from ...ports.queue import NOTE, DeliveryQueue
 from ...telemetry import REDIS, get_logger
 from .config import DispatchConfig
 from .lease import Lease, boot_clock

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias
 
-from ...model import Expired, Misconfigured, Outcome, Throttled, Unavailable
+from ...model.delivery import Expired, Misconfigured, Outcome, Throttled, Unavailable
 
 Cause: TypeAlias = Literal["credentials", "throttled", "tokens_throttled", "unavailable", "timeout", "unreachable"]
 

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-from ...model import LANES, Delivery, Ended, Lane, Target, Verdict
-from ...ports import DeliveryQueue, Taken
-from ...ports.entries import Revoked
+from ...model.delivery import Delivery, Ended, Verdict
+from ...model.push import LANES, Lane, Target
+from ...ports.entries import Revoked, Taken
+from ...ports.queue import DeliveryQueue
 from ...rules.policy import look_again
 from .config import DispatchConfig
 from .lanes import Choice, Lanes, OpenEntry, Withdrawn

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, TypeAlias
 
-from ...model import LANES, Chunk, Lane, Target
-from ...ports import EntryRef
+from ...model.push import LANES, Chunk, Lane, Target
+from ...ports.entries import EntryRef
 
 SHARE: Final[dict[Lane, float]] = {"urgent": 0.0, "normal": 0.15, "bulk": 0.05}
 """The part of the sending that a waiting lane is guaranteed. Urgent needs none: it goes first anyway."""

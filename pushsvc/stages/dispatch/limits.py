@@ -30,9 +30,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...errors import StoreUnavailable
-from ...model import LANES, Lane, Route, Target
+from ...model.push import LANES, Lane, Route, Target
 from ...model.rates import AccountLimits, Rate
-from ...ports import Bucket, Lease, Limiter, Question
+from ...ports.limits import Bucket, Lease, Limiter, Question
 from ...telemetry import REDIS
 from .lanes import Choice, Lanes, OpenEntry, Withdrawn, sift
 

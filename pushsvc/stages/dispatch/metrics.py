@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from prometheus_client import Histogram
 
 from ... import telemetry
-from ...model import LANES, Ended, Lane, Outcome, Route, Settlement
+from ...model.delivery import Ended, Outcome, Settlement
+from ...model.push import LANES, Lane, Route
 from ...model.routing import platform_of
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ...model import LANES, Lane, Route
+from ...model.push import LANES, Lane, Route
 
 TRICKLE: Final = 64
 """Targets that a lane of a route holds at most when what was read into it is a trickle."""

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Final
 
 from ...errors import StoreUnavailable
-from ...model import LANES, Lane, Route
-from ...ports import DeliveryQueue
+from ...model.push import LANES, Lane, Route
+from ...ports.queue import DeliveryQueue
 from ...telemetry import REDIS
 from .config import DispatchConfig
 from .holdings import Holdings

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ...model import ROWS_FOR_ALL, Chunk, Delivery, Outcome, Retry, Settlement, Target, Verdict
+from ...model.delivery import Delivery, Outcome, Retry, Settlement, Verdict
+from ...model.push import Chunk, Target
+from ...model.status import ROWS_FOR_ALL
 from ...rules.policy import EXPIRED, SENT
 from .lanes import OpenEntry
 from .settling import Settler

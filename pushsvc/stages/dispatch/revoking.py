@@ -12,7 +12,7 @@ from functools import reduce
 from operator import or_
 from typing import Final
 
-from ...model import Target
+from ...model.push import Target
 from ...ports.entries import Revoked, token_mark
 from .lanes import Choice, OpenEntry
 

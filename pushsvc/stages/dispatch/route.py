@@ -7,9 +7,12 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from ...errors import StoreUnavailable
-from ...model import LANES, Delivery, Ended, Outcome, Retry, Route, Sent, Target, Verdict
-from ...ports import DeliveryQueue, Limiter, Provider
+from ...model.delivery import Delivery, Ended, Outcome, Retry, Sent, Verdict
+from ...model.push import LANES, Route, Target
 from ...ports.entries import Revoked
+from ...ports.limits import Limiter
+from ...ports.provider import Provider
+from ...ports.queue import DeliveryQueue
 from ...rules.policy import SENT, decide
 from ...telemetry import REDIS, get_logger
 from .config import DispatchConfig

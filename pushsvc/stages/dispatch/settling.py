@@ -16,8 +16,9 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
 from ...errors import StoreUnavailable
-from ...model import Ended, Settlement
-from ...ports import DeliveryQueue, EntryRef, News
+from ...model.delivery import Ended, Settlement
+from ...ports.entries import EntryRef, News
+from ...ports.queue import DeliveryQueue
 from ...telemetry import REDIS
 from .lanes import OpenEntry, Withdrawn
 from .metrics import count_ended

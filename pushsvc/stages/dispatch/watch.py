@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from ...model import Misconfigured, Outcome, Route, Throttled, Unavailable
+from ...model.delivery import Misconfigured, Outcome, Throttled, Unavailable
+from ...model.push import Route
 from ...model.routing import platform_of
-from ...ports import CREDENTIAL, REMOVED
+from ...ports.provider import CREDENTIAL, REMOVED
 from ...rules.policy import Blame, RetryPolicy
 from ...telemetry import get_logger
 from .evidence import cause_of, text_of

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from ...model import LANES
+from ...model.push import LANES
 from ...ports.expansion import Waiting
 
 OTHERS: Final = 0.25

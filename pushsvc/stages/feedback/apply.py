@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ... import telemetry
-from ...model import Receipt
+from ...model.delivery import Receipt
 from ...model.devices import Device
 from ...model.routing import platform_of
 from ...ports.registry import Holding, Prune, Strike

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
-from ...model import Receipt, Route
+from ...model.delivery import Receipt
 from ...model.devices import Environment
-from ...ports import ReceiptLog
+from ...model.push import Route
 from ...ports.feedback import RecentAnswers, Suppressions
+from ...ports.receipts import ReceiptLog
 from ...ports.registry import Registry
 from ...rules.freeze import FreezePolicy
 from ...rules.policy import PrunePolicy

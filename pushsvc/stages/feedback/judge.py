@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ...model import FeedbackEvent, Receipt
+from ...model.delivery import Receipt
 from ...model.devices import Device, Environment
 from ...model.routing import platform_of
+from ...model.status import FeedbackEvent
 from ...rules.freeze import Health
 from ...rules.policy import PruneDecision, PrunePolicy, prune
 from .config import FeedbackConfig

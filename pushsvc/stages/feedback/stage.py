@@ -18,7 +18,7 @@ from typing import Final
 
 from ... import telemetry
 from ...errors import StoreUnavailable
-from ...model import Receipt
+from ...model.delivery import Receipt
 from .apply import Deeds
 from .config import FeedbackConfig, FeedbackPorts
 from .judge import judge

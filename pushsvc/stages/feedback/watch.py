@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from ... import telemetry
-from ...model import Platform, Receipt, Route
+from ...model.delivery import Receipt
+from ...model.push import Platform, Route
 from ...ports.feedback import RecentAnswers
 from ...rules.freeze import SLOT_MS, Freeze, Health, health, slots_around
 from .config import FeedbackConfig, FeedbackPorts

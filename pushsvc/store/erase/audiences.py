@@ -15,9 +15,9 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ...model import LANES, Push
 from ...model.codec import CodecError, decode_audience, decode_push, encode_audience, encode_push
 from ...model.devices import NOBODY, Audience, ByDevices, ByUsers, ByWhere
+from ...model.push import LANES, Push
 from ...rules.where import WhereError, compile_where, never
 from ...rules.where.words import words_of
 from .. import keys

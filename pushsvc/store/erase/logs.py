@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from ...model import Platform
 from ...model.codec import CodecError, decode_event, decode_receipt
+from ...model.push import Platform
 from .. import keys
 from ..config import StoreConfig
 from ..link.link import Link

@@ -24,10 +24,12 @@ import msgspec
 from msgspec import Struct
 
 from ... import telemetry
-from ...model import LANES, Chunk, Delivery, DeliveryRow, Ended, Lane, Platform, Settlement, Target
 from ...model.codec import CodecError, decode_chunk, encode_chunk, encode_row
+from ...model.delivery import Delivery, Ended, Settlement
+from ...model.push import LANES, Chunk, Lane, Platform, Target
 from ...model.routing import platform_of
-from ...ports import EntryRef
+from ...model.status import DeliveryRow
+from ...ports.entries import EntryRef
 from .. import keys
 from ..config import StoreConfig
 from ..link.clock import Clock

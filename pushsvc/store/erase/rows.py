@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from ...model import DeliveryRow
 from ...model.codec import CodecError, decode_row, decode_rows, encode_row, encode_rows
+from ...model.status import DeliveryRow
 from .. import keys
 from ..hashing import limiter_digests
 from ..link.link import Link

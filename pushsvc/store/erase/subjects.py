@@ -11,9 +11,9 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ...model import Platform
 from ...model.devices import Device
 from ...model.identity import identity, recognised
+from ...model.push import Platform
 from ...model.routing import platform_of, routes_of
 from ..hashing import token_hash
 

@@ -13,11 +13,13 @@ from typing import Any
 import msgspec
 
 from ...errors import Fault, Gone, InvalidRequest
-from ...model import FeedbackEvent, Platform, Receipt
 from ...model.codec import CodecError, decode_event, decode_receipt, encode_event
+from ...model.delivery import Receipt
 from ...model.identity import recognised
+from ...model.push import Platform
 from ...model.routing import platform_of
-from ...ports import EventPage
+from ...model.status import FeedbackEvent
+from ...ports.receipts import EventPage
 from .. import keys
 from ..config import StoreConfig
 from ..link.clock import Clock

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ...model import Platform, Settlement
+from ...model.delivery import Settlement
+from ...model.push import Platform
 from ...rules.freeze import SLOT_MS, Answers, Slots
 from .. import keys
 from ..config import StoreConfig

@@ -10,7 +10,7 @@ from msgspec import Struct
 from redis.exceptions import ResponseError
 
 from ...errors import StoreError
-from ...model import LANES, Lane, Platform
+from ...model.push import LANES, Lane, Platform
 from .. import keys
 from ..config import StoreConfig
 from ..link.link import Link, pairs

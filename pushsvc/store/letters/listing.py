@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 
 from ...errors import Fault, InvalidRequest
 from ...model.routing import platform_of
-from ...ports import DeadFilter, DeadRow
+from ...ports.letters import DeadFilter, DeadRow
 from .. import keys
 from ..config import StoreConfig
 from ..link.link import Link

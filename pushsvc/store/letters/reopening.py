@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec import Struct
 
-from ...model import Chunk, Message, Platform
+from ...model.push import Chunk, Message, Platform
 from ..queue.letter import DeadLetter
 
 Letter = tuple[str, DeadLetter]

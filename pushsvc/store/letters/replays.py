@@ -15,9 +15,9 @@ import msgspec
 from msgspec import Struct
 
 from ...errors import Unreadable
-from ...model import Chunk, Platform
 from ...model.codec import decode_chunk, encode_chunk
-from ...ports import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
+from ...model.push import Chunk, Platform
+from ...ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
 from .. import keys
 from ..config import DAY, StoreConfig
 from ..link.clock import Clock

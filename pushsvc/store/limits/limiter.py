@@ -14,9 +14,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from ...model import Route
+from ...model.push import Route
 from ...model.rates import Rate
-from ...ports import Bucket, Lease, Question
+from ...ports.limits import Bucket, Lease, Question
 from ...rules.gcra import FLOOR, US, interval_of, span_of
 from .. import keys
 from ..config import StoreConfig
@@ -46,7 +46,7 @@ class RedisLimiter:
         family: str = "all",
         question: Question | None = None,
     ) -> Sequence[tuple[int, int]]:
-        """See `ports.Limiter`."""
+        """See `ports.limits.Limiter`."""
         digests = self._digests(tokens)
         shards = self._config.shards_of(route.app)
         if shards == 1:
@@ -96,7 +96,7 @@ class RedisLimiter:
         return waits
 
     async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1, question: Question | None = None) -> Lease:
-        """See `ports.Limiter`."""
+        """See `ports.limits.Limiter`."""
         interval = interval_of(bucket.rate)
         granted, wait = await self._ask(
             "lease",

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ...model import LANES, Platform, Target
 from ...model.codec import CodecError, chunks_of, decode_push, encode_chunk
+from ...model.push import LANES, Platform, Target
 from ...ports.expansion import Expansion, Waiting
 from ...telemetry import get_logger
 from .. import keys

@@ -9,9 +9,11 @@ from typing import Any
 
 from ... import telemetry
 from ...errors import Conflict, Fault, InvalidRequest
-from ...model import LANES, DeliveryRow, End, Push, PushStatus
 from ...model.codec import decode_row, decode_rows, encode_chunk, encode_push, split
+from ...model.delivery import End
+from ...model.push import LANES, Push
 from ...model.routing import platform_of
+from ...model.status import DeliveryRow, PushStatus
 from .. import keys
 from ..config import OPEN_MOST, StoreConfig
 from ..link.clock import Clock

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from ...model import ENDS, Counts, PushState, PushStatus
+from ...model.delivery import ENDS
+from ...model.push import PushState
+from ...model.status import Counts, PushStatus
 
 FIELDS: tuple[str, ...] = ("st", "n", "at", "up", "due", "rt", "fi", "ck", *(f"n:{end}" for end in ENDS))
 

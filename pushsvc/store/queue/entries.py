@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from ...model import Chunk, End, Route
 from ...model.codec import CodecError, decode_chunk
-from ...ports import EntryRef, Taken
+from ...model.delivery import End
+from ...model.push import Chunk, Route
+from ...ports.entries import EntryRef, Taken
 from .. import keys
 from ..link.link import Link
 from ..revoke.presence import Presence, Present

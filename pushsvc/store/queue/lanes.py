@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ...model import Lane, Route
+from ...model.push import Lane, Route
 from .. import keys
 
 LOOK = 60.0

@@ -8,8 +8,8 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from ...model import Platform, Target
 from ...model.codec import VERSION, read
+from ...model.push import Platform, Target
 from ...telemetry import DEAD_LETTERS_DROPPED, StateLog
 
 

@@ -26,8 +26,9 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from ...errors import StoreError
-from ...model import LANES, Lane, Route, Settlement
-from ...ports import EntryRef, News, Taken
+from ...model.delivery import Settlement
+from ...model.push import LANES, Lane, Route
+from ...ports.entries import EntryRef, News, Taken
 from .. import keys
 from ..config import StoreConfig
 from ..figures.answers import ANSWERS_TTL, slot_of

@@ -17,20 +17,19 @@ from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
-from ...model import (
-    Chunk,
-    DeliveryRow,
+from ...model.codec import encode_chunk, encode_receipt, encode_row, encode_rows
+from ...model.delivery import (
     Ended,
     Receipt,
     Retry,
     Sent,
     Settlement,
-    Target,
     TokenDead,
     TokenSuspect,
 )
-from ...model.codec import encode_chunk, encode_receipt, encode_row, encode_rows
-from ...ports import EntryRef
+from ...model.push import Chunk, Target
+from ...model.status import DeliveryRow
+from ...ports.entries import EntryRef
 from ..keys import SMALL, is_large
 from .letter import DeadLetter, encode_dead
 

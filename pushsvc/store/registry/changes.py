@@ -15,9 +15,9 @@ from typing import TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ...model import Platform
 from ...model.devices import Device
 from ...model.identity import identity
+from ...model.push import Platform
 from ...ports.registry import MOST_OF_USER, MOST_TOPICS, Holding, Judge, Prune, Strike, TopicsFull
 
 Address: TypeAlias = tuple[Platform, str]

@@ -17,10 +17,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from ...model import Platform
 from ...model.codec import CodecError
 from ...model.devices import Device, TagValue
 from ...model.identity import canonical
+from ...model.push import Platform
 
 VERSION: Final = b"\x02"
 _FIRST: Final = b"\x01"

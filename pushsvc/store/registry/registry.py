@@ -50,8 +50,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from ...errors import StoreUnavailable
-from ...model import Platform
 from ...model.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
+from ...model.push import Platform
 from ...ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
 from .. import keys
 from ..link.clock import Clock, wall_clock

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ...model import Chunk, Platform, Target
 from ...model.devices import Device
+from ...model.push import Chunk, Platform, Target
 from ...model.routing import platform_of
 from ...ports.registry import Holding, Registry
 from ...rules.audience import present

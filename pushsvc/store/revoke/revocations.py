@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 from ...errors import StoreError
-from ...model import Lane
+from ...model.push import Lane
 from ...ports.entries import EntryRef, News, Revoked, token_mark
 from .. import keys
 from ..config import StoreConfig

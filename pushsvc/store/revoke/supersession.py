@@ -28,8 +28,9 @@ from typing import Any, Final
 
 import msgspec
 
-from ...model import Chunk, Ended, Platform, Settlement, Target
+from ...model.delivery import Ended, Settlement
 from ...model.identity import identity
+from ...model.push import Chunk, Platform, Target
 from ...model.routing import platform_of
 from .. import keys
 from ..config import StoreConfig

@@ -17,9 +17,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from ...model import Chunk, Platform
 from ...model.devices import Device
 from ...model.identity import names_installation
+from ...model.push import Chunk, Platform
 from ...model.routing import routes_of
 from .. import keys
 from ..config import StoreConfig

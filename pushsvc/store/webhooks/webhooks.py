@@ -20,8 +20,8 @@ from msgspec import Struct
 
 from ...background import in_background
 from ...errors import StoreError
-from ...model import FeedbackEvent
-from ...ports import EventPage, ReceiptLog
+from ...model.status import FeedbackEvent
+from ...ports.receipts import EventPage, ReceiptLog
 from ...ports.webhooks import Batch, DeadBatch, Standing
 from ...telemetry import FEEDBACK_GAPS, get_logger
 from .. import keys

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from ...ports import CREDENTIAL, NOTE, REMOVED
+from ...ports.provider import CREDENTIAL, REMOVED
+from ...ports.queue import NOTE
 from .. import keys
 from ..config import StoreConfig
 from ..link.clock import Clock

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ...model import LANES, Route
+from ...model.push import LANES, Route
 from ...ports.removed import RemovedRoute
 from .. import keys
 from ..config import StoreConfig

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ...model import Route
+from ...model.push import Route
 from .. import keys
 from ..config import StoreConfig
 from ..link.link import Link

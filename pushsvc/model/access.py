@@ -1,0 +1,25 @@
+"""API keys and what they allow. Frozen values."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from .rates import Rate
+
+Scope = Literal["push", "devices", "feedback", "admin"]
+
+SCOPES: tuple[Scope, ...] = ("push", "devices", "feedback", "admin")
+
+
+class ApiKey(Struct, frozen=True, omit_defaults=True):
+    """An API key as it is kept: its SHA-256 and what it may do, never its text."""
+
+    name: str
+    app: str
+    sha256: str
+    scopes: tuple[Scope, ...]
+    created_at: int = 0
+    intake: Rate | None = None
+    """Of the pushes that may be posted with it; None is no limit of its own."""

@@ -1,0 +1,204 @@
+"""What a caller asks for and how it travels: content, messages, targets, pushes and chunks. Frozen values."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Raw, Struct
+
+Platform: TypeAlias = str
+"""The name of a provider in `providers.REGISTRY`: `apns`, `fcm`."""
+
+Lane = Literal["urgent", "normal", "bulk"]
+
+LANES: tuple[Lane, ...] = ("urgent", "normal", "bulk")
+
+ActivityEvent = Literal["start", "update", "end"]
+
+ACTIVITY_EVENTS: tuple[ActivityEvent, ...] = ("start", "update", "end")
+
+ACTIVITY_ALERT = ("title", "body", "sound")
+"""What the alert of a Live Activity can have of a notification."""
+
+
+PushState = Literal["scheduled", "expanding", "sending", "done", "cancelled"]
+
+
+class Notification(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The neutral notification, rendered to each provider's own form."""
+
+    title: str | None = None
+    subtitle: str | None = None
+    body: str | None = None
+    image: str | None = None
+    sound: str | None = None
+    badge: int | None = None
+    link: str | None = None
+    category: str | None = None
+    thread: str | None = None
+    channel: str | None = None
+
+
+class LiveActivity(Struct, frozen=True, omit_defaults=True):
+    """What becomes of a Live Activity (Apple). The objects are the caller's own JSON, untouched."""
+
+    event: ActivityEvent
+    content_state: dict[str, Raw] | None = None
+    attributes_type: str | None = None
+    """With `attributes`: which activity is started."""
+    attributes: dict[str, Raw] | None = None
+    alert: dict[str, Raw] | None = None
+    """Apple's alert; where it is left out, the push's notification is."""
+    stale_date: int | None = None
+    """Unix seconds."""
+    dismissal_date: int | None = None
+    """Unix seconds."""
+    relevance_score: float | None = None
+    input_push_channel: str | None = None
+    """The broadcast channel that the started activity listens to."""
+    input_push_token: bool = False
+    """The started activity gets a token of its own, to be updated by."""
+
+
+class Content(Struct, frozen=True, omit_defaults=True):
+    """What to say, without to whom: the validated push document less `to`, `send_at` and `lane`."""
+
+    notification: Notification | None = None
+    live_activity: LiveActivity | None = None
+    data: dict[str, str] | None = None
+    priority: Literal["high", "normal"] | None = None
+    push_type: str | None = None
+    silent: bool = False
+    ttl: int | None = None
+    """Seconds after which nothing is sent any more, from acceptance or from `send_at` on."""
+    collapse: str | None = None
+    dry_run: bool = False
+    overrides: dict[Platform, Raw] = msgspec.field(default_factory=dict)
+    """Per platform the caller's own JSON object, untouched."""
+
+
+Span: TypeAlias = tuple[int, int]
+"""Of digits in a body: where they begin, and how many."""
+
+
+class Message(Struct, frozen=True, array_like=True):
+    """A `Content` rendered for one provider: the bytes that travel, less what differs by target."""
+
+    platform: Platform
+    body: bytes
+    """Empty where no route of the app reaches the targets: they end as `failed`, reason `no_route`.
+
+    APNs: the JSON payload. FCM: the JSON of the `message` object without its target."""
+    headers: dict[str, str] = {}
+    """Request headers that the push itself decides, by lower-case name."""
+    spans: tuple[Span, ...] = ()
+    """Where the body says for how many seconds it is to be kept: those that are left when it is sent go in there."""
+    collapse: str = ""
+    """Where the caller gave one: of messages to one target with the same value the latest replaces the others."""
+    since: int = 0
+    """With `collapse`, from when on its push was to be sent first (Unix ms): which of two is the later one."""
+
+
+class Target(Struct, frozen=True, array_like=True, gc=False):
+    """One receiver of a push. `index` is its place in the push, from 0, the same on every platform."""
+
+    index: int
+    token: str
+    device_id: str | None = None
+    kind: str = "token"
+    """What `token` is to the provider: `token`, FCM's `fid`, or one of APNs' `channel`, `activity`, `push_to_start`."""
+    owner: bytes = b""
+    """Of a target that came from the registry, and so has a `device_id`: `audience.owner_of` its device."""
+
+    def __repr__(self) -> str:
+        return f"Target(index={self.index}, kind={self.kind!r}, device_id={self.device_id!r})"
+
+
+class Push(Struct, frozen=True):
+    """One accepted call, before it is split into chunks."""
+
+    id: str
+    app: str
+    lane: Lane
+    created_at: int
+    expires_at: int
+    messages: dict[Platform, Message]
+    """By the name of each route that it may use."""
+    targets: dict[Platform, tuple[Target, ...]]
+    """By the name of their route. One that has no message is a route that the app does not have."""
+    dry_run: bool = False
+    send_at: int | None = None
+    """When it is to be sent, where that was later than its acceptance."""
+    audience: bytes = b""
+    """Whom it is for, where that is found out page by page (`codec.encode_audience`): then it has no `targets`."""
+    only: tuple[Platform, ...] = ()
+    """The platforms that it says something to; empty: all."""
+
+    @property
+    def starts_at(self) -> int:
+        """From when on it is to be sent: its `ttl` and its latency are reckoned from there."""
+        return self.created_at if self.send_at is None else self.send_at
+
+    @property
+    def total(self) -> int:
+        """How many deliveries the push makes."""
+        return sum(map(len, self.targets.values()))
+
+    @property
+    def first_state(self) -> PushState:
+        """Where it stands when it has been accepted."""
+        if not self.total and not self.audience:
+            return "done"
+        if self.send_at is not None:
+            return "scheduled"
+        return "expanding" if self.audience else "sending"
+
+
+class Chunk(Struct, frozen=True, array_like=True):
+    """What one stream entry holds: one message and the targets of one platform, at most a few hundred."""
+
+    push_id: str
+    app: str
+    platform: Platform
+    lane: Lane
+    total: int
+    """Deliveries of the whole push; 0 where it is made from an audience, as nobody knows then."""
+    starts_at: int
+    """From when on it is to be sent: its acceptance, its `send_at`, or its replay."""
+    expires_at: int
+    message: Message
+    targets: tuple[Target, ...]
+    attempt: int = 1
+    """Which attempt this will be, from 1. Waits that are not the delivery's fault do not raise it."""
+    turn: int = 1
+    """How often these targets were queued, from 1. It fences: a settlement of an older turn changes nothing."""
+    dry_run: bool = False
+    part: str = ""
+    """The part of its route that these targets were refused for before; see `Misconfigured.part`."""
+    topic: str = ""
+    """The topic that its push is for, where it is for one: whoever has left it meanwhile is sent nothing."""
+    counted: bool = False
+    """The limits have counted these deliveries, and do not ask for them again."""
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether no route of the app reaches these targets: nothing is sent to them."""
+        return not self.message.body
+
+
+class Route(Struct, frozen=True, order=True):
+    """Deliveries that share a fate: one app's credentials at one provider."""
+
+    app: str
+    platform: Platform
+    """The name of the account: that of the platform, or of the platform and an environment (see `routing`)."""
+
+    @property
+    def name(self) -> str:
+        """`app/platform`, as people and Redis have it."""
+        return f"{self.app}/{self.platform}"
+
+
+JsonObject: TypeAlias = dict[str, Any]
+"""A JSON object as Python holds it."""
