@@ -8,7 +8,7 @@
 """
 
 from .app import build_app, reload_app
-from .config import IntakeApp, IntakeConfig
+from .config import ApiApp, ApiConfig
 from .pushes.backlog import Backlog
 from .pushes.ids import new_push_id, now_ms, uuid7
 from .pushes.waits import Waits
@@ -20,8 +20,8 @@ __all__ = [
     "serve",
     "Backlog",
     "Waits",
-    "IntakeApp",
-    "IntakeConfig",
+    "ApiApp",
+    "ApiConfig",
     "new_push_id",
     "now_ms",
     "uuid7",

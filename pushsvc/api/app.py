@@ -23,13 +23,13 @@ from ..ports.receipts import ReceiptLog
 from ..ports.registry import Registry
 from . import openapi
 from .channels.calls import ChannelCalls
-from .config import IntakeApp, IntakeConfig
+from .config import ApiApp, ApiConfig
 from .devices.calls import DeviceCalls
 from .devices.restore import RestoreCalls
 from .devices.suppressions import SuppressionCalls
 from .http.auth import Gate
 from .http.connections import Connection
-from .http.limits import IntakeLimits
+from .http.limits import ApiLimits
 from .http.problems import REQUEST_ID, ExpectationFailed, boundary, request_id_of, respond
 from .letters.calls import FailedCalls
 from .meta import MetaCalls
@@ -49,7 +49,7 @@ HANDLERS: web.AppKey[dict[str, Handler]] = web.AppKey("handlers", dict[str, Hand
 
 def build_app(
     *,
-    apps: Mapping[str, IntakeApp],
+    apps: Mapping[str, ApiApp],
     renderers: Mapping[Platform, Renderer],
     pushes: PushStore,
     receipts: ReceiptLog,
@@ -66,7 +66,7 @@ def build_app(
     unserved: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     notes: Callable[[], Awaitable[list[str]]] | None = None,
     public: bool = True,
-    config: IntakeConfig,
+    config: ApiConfig,
     clock: Callable[[], int] = now_ms,
     new_id: Callable[[int], str] = new_push_id,
     monotonic: Callable[[], float] = time.monotonic,
@@ -90,7 +90,7 @@ def build_app(
         apps, keys, monotonic=monotonic, cache_seconds=config.key_cache_seconds, cache_size=config.key_cache_size
     )
     rates = {name: each.limit for name, each in apps.items() if each.limit is not None}
-    limits = IntakeLimits(limiter, rates, monotonic=monotonic) if limiter is not None else None
+    limits = ApiLimits(limiter, rates, monotonic=monotonic) if limiter is not None else None
     about_pushes = PushCalls(
         apps=apps,
         renderers=renderers,

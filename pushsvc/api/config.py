@@ -14,7 +14,7 @@ from ..model.routing import RouteTable, platform_of
 MIB: Final = 1024 * 1024
 
 
-class IntakeApp(Struct, frozen=True):
+class ApiApp(Struct, frozen=True):
     """One configured app."""
 
     name: str
@@ -33,7 +33,7 @@ class IntakeApp(Struct, frozen=True):
         return frozenset(map(platform_of, self.accounts))
 
 
-class IntakeConfig(Struct, frozen=True):
+class ApiConfig(Struct, frozen=True):
     """How the server binds, and its bounds. Sizes in bytes, spans in seconds."""
 
     host: str = "127.0.0.1"

@@ -12,7 +12,7 @@ from ..errors import RequestError, Unauthorized
 from ..model.devices import MAX_NAME
 from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
 from .channels.document import Channel, ChannelDocument, ChannelList
-from .config import IntakeConfig
+from .config import ApiConfig
 from .devices.document import (
     DeviceDocument,
     DeviceList,
@@ -141,7 +141,7 @@ once. `null` is the same as leaving a field out. Unknown fields are an error, un
 that stands twice in one object the last counts. Every answer carries `X-Request-Id`: the caller's own, or a new one."""
 
 
-def build(*, platforms: Iterable[str], config: IntakeConfig) -> dict[str, Any]:
+def build(*, platforms: Iterable[str], config: ApiConfig) -> dict[str, Any]:
     """The document for a server of these platforms and bounds, as a JSON object."""
     _, schemas = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
     _refine(schemas, sorted(platforms), config)
@@ -170,7 +170,7 @@ def build(*, platforms: Iterable[str], config: IntakeConfig) -> dict[str, Any]:
     }
 
 
-def _refine(schemas: dict[str, Any], platforms: list[str], config: IntakeConfig) -> None:
+def _refine(schemas: dict[str, Any], platforms: list[str], config: ApiConfig) -> None:
     """Say what the structs cannot: bounds of the configuration, and which fields need one another."""
     to = schemas["To"]
     for name in ("tokens", "devices", "users"):

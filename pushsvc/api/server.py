@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from ..errors import ConfigError
-from .config import IntakeConfig
+from .config import ApiConfig
 from .http.connections import Connections
 
 
 @asynccontextmanager
-async def serve(app: web.Application, config: IntakeConfig) -> AsyncIterator[str]:
+async def serve(app: web.Application, config: ApiConfig) -> AsyncIterator[str]:
     """Serve `app` while the block lasts; then stop listening, let what is being handled end, and close.
 
     Yields the base URL, with the real port where 0 was asked for: `http://127.0.0.1:8080`.
@@ -47,7 +47,7 @@ async def serve(app: web.Application, config: IntakeConfig) -> AsyncIterator[str
         await runner.cleanup()
 
 
-def _why(error: OSError, config: IntakeConfig) -> str:
+def _why(error: OSError, config: ApiConfig) -> str:
     place = f"{config.host}:{config.port}"
     if error.errno == errno.EADDRINUSE:
         return f"{place} is in use by another process"

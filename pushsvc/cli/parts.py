@@ -29,7 +29,7 @@ class Run(Protocol):
 def serve(context: typer.Context, processes: Processes = 0) -> None:
     """Run the HTTP API."""
     settings = context.obj.settings()
-    _run_part("serve", processes or settings.server.processes, runtime.run_intake, settings, context)
+    _run_part("serve", processes or settings.server.processes, runtime.run_api, settings, context)
 
 
 def dispatch(context: typer.Context, processes: Processes = 0) -> None:

@@ -26,13 +26,13 @@ from .figures import (
     webhook_standings,
     webhook_troubles,
 )
-from .parts import quiet_gc, run_dispatch, run_feedback, run_intake
+from .parts import quiet_gc, run_api, run_dispatch, run_feedback
 from .plans import (
     ages,
+    api_apps,
     cleanup_plan,
     dispatch_config,
     feedback_config,
-    intake_apps,
     retry_policy,
     route_limits,
     route_table,
@@ -69,7 +69,7 @@ __all__ = [
     "open_existing_store",
     "running_store_url",
     "open_running_store",
-    "intake_apps",
+    "api_apps",
     "retry_policy",
     "dispatch_config",
     "route_limits",
@@ -91,7 +91,7 @@ __all__ = [
     "frozen_routes",
     "serve_part_metrics",
     "quiet_gc",
-    "run_intake",
+    "run_api",
     "run_dispatch",
     "run_feedback",
     "load_settings",

@@ -30,10 +30,10 @@ from .channels import OpenedChannels
 from .configuration import load_settings
 from .figures import Current, StoreFigures, frozen_routes, serve_part_metrics, webhook_troubles
 from .plans import (
+    api_apps,
     api_is_open,
     dispatch_config,
     feedback_config,
-    intake_apps,
     route_limits,
     routes_of,
 )
@@ -69,7 +69,7 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
+async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
     """Serve the HTTP API until `stop`; `listening` is told its URL."""
     settings.require_apps()
     raise_file_limit()
@@ -117,7 +117,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
             await figures.refresh()
             return telemetry.exposition()
 
-        config = api.IntakeConfig(
+        config = api.ApiConfig(
             host=settings.server.host,
             port=settings.server.port,
             reuse_port=settings.server.processes > 1,
@@ -135,7 +135,7 @@ async def run_intake(settings: Settings, stop: asyncio.Event, *, listening: Call
 
         def build(settings: Settings) -> web.Application:
             return api.build_app(
-                apps=intake_apps(settings),
+                apps=api_apps(settings),
                 renderers={kind.platform: kind.renderer for kind in REGISTRY.values()},
                 pushes=store.pushes,
                 receipts=store.receipts,

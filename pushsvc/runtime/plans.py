@@ -32,10 +32,10 @@ def route_table(settings: Settings, app: str) -> RouteTable:
     return table_of(environments_of(settings.apps[app])) if app in settings.apps else {}
 
 
-def intake_apps(settings: Settings) -> dict[str, api.IntakeApp]:
+def api_apps(settings: Settings) -> dict[str, api.ApiApp]:
     """The configured apps as the API knows them."""
     return {
-        name: api.IntakeApp(
+        name: api.ApiApp(
             name=name,
             accounts=frozenset(app.providers),
             routes=route_table(settings, name),

@@ -29,7 +29,7 @@ import uvloop
 from aiohttp import web
 
 from pushsvc import telemetry
-from pushsvc.api import IntakeApp, IntakeConfig, build_app, serve
+from pushsvc.api import ApiApp, ApiConfig, build_app, serve
 from pushsvc.model.access import ApiKey
 from pushsvc.model.push import Push
 from pushsvc.providers import REGISTRY
@@ -88,7 +88,7 @@ async def application(kind: str, redis: str, store_config: StoreConfig | None = 
         key = ApiKey("bench", "shop", hashlib.sha256(KEY.encode()).hexdigest(), ("push",))
         known = {name: kind.renderer for name, kind in REGISTRY.items()}
         yield build_app(
-            apps={"shop": IntakeApp("shop", frozenset(known), (key,))},
+            apps={"shop": ApiApp("shop", frozenset(known), (key,))},
             renderers=known,
             pushes=store,
             receipts=store,
@@ -100,14 +100,14 @@ async def application(kind: str, redis: str, store_config: StoreConfig | None = 
             channels=OpenedChannels(dict, request_timeout=10.0),
             ready=ready,
             metrics=metrics,
-            config=IntakeConfig(),
+            config=ApiConfig(),
         )
 
 
 async def run_server(kind: str, redis: str, store_config: StoreConfig | None = None) -> None:
     """Serve until stdin closes."""
     telemetry.configure_logging("info")
-    async with application(kind, redis, store_config) as app, serve(app, IntakeConfig(port=0)) as url:
+    async with application(kind, redis, store_config) as app, serve(app, ApiConfig(port=0)) as url:
         print(url, flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 

@@ -168,9 +168,9 @@ async def running_service(
             stops: list[asyncio.Event] = []
             parts: list[asyncio.Task[None]] = []
             listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-            for run in (runtime.run_intake, *[runtime.run_dispatch] * dispatchers, runtime.run_feedback):
+            for run in (runtime.run_api, *[runtime.run_dispatch] * dispatchers, runtime.run_feedback):
                 stop = asyncio.Event()
-                heard = listening.set_result if run is runtime.run_intake else lambda where: None
+                heard = listening.set_result if run is runtime.run_api else lambda where: None
                 stops.append(stop)
                 parts.append(asyncio.create_task(run(settings, stop, listening=heard)))
             started: list[asyncio.Future[Any]] = [listening, *parts]

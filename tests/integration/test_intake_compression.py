@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pushsvc.api import IntakeConfig
+from pushsvc.api import ApiConfig
 
 from .test_intake_kit import ALERT, Answer, Service, answer, call, raw, run, running_in_thread
 
@@ -146,7 +146,7 @@ def test_the_limit_of_a_body_is_that_of_what_it_inflates_to(coding: str) -> None
         found = await call(service, "POST", "/v1/push", compress(fits + b" "), headers=headers)
         assert problem(found) == (413, "content-too-large")
 
-    run(main, IntakeConfig(port=0, body_limit=100_000))
+    run(main, ApiConfig(port=0, body_limit=100_000))
 
 
 @pytest.fixture(scope="module")
@@ -201,4 +201,4 @@ def test_what_follows_an_answer_is_bounded() -> None:
         assert sent < 50_000_000
         writer.close()
 
-    run(main, IntakeConfig(port=0, body_limit=1_000_000))
+    run(main, ApiConfig(port=0, body_limit=1_000_000))

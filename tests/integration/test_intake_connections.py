@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import uvloop
 
-from pushsvc.api import IntakeConfig
+from pushsvc.api import ApiConfig
 from pushsvc.api.http.connections import most_connections
 from pushsvc.runtime.parts import raise_file_limit
 
@@ -24,8 +24,8 @@ def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(test_intake_kit, "new_loop", request.param)
 
 
-def quick(most: int = 10_000, *, first_request: float = 15.0) -> IntakeConfig:
-    return IntakeConfig(port=0, first_request=first_request, max_connections=most)
+def quick(most: int = 10_000, *, first_request: float = 15.0) -> ApiConfig:
+    return ApiConfig(port=0, first_request=first_request, max_connections=most)
 
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from pushsvc import telemetry
-from pushsvc.api import IntakeConfig
+from pushsvc.api import ApiConfig
 from pushsvc.api.openapi import EXAMPLES
 from pushsvc.model.push import Message, Target
 from pushsvc.model.status import DeliveryRow, FeedbackEvent
@@ -464,7 +464,7 @@ def test_the_cache_of_keys_is_bounded() -> None:
         await call(service, "GET", "/v1/feedback", key="unknown 0")
         assert service.store.finds == 5
 
-    run(main, IntakeConfig(port=0, key_cache_size=2))
+    run(main, ApiConfig(port=0, key_cache_size=2))
 
 
 # --- trouble ----------------------------------------------------------------------------------------

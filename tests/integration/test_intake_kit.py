@@ -30,7 +30,7 @@ import aiohttp
 import msgspec
 import uvloop
 
-from pushsvc.api import Backlog, IntakeApp, IntakeConfig, Waits, build_app, serve
+from pushsvc.api import ApiApp, ApiConfig, Backlog, Waits, build_app, serve
 from pushsvc.errors import Conflict, Fault, NotFound, RequestError, StoreUnavailable
 from pushsvc.model.access import ApiKey, Scope
 from pushsvc.model.delivery import End, Receipt
@@ -243,7 +243,7 @@ def api_key(text: str, app: str, *scopes: Scope) -> ApiKey:
     return ApiKey(text, app, hashlib.sha256(text.encode()).hexdigest(), scopes)
 
 
-CONFIG = IntakeConfig(port=0, shutdown_timeout=5.0, body_timeout=5.0)
+CONFIG = ApiConfig(port=0, shutdown_timeout=5.0, body_timeout=5.0)
 
 
 @dataclass
@@ -283,10 +283,10 @@ class Service:
     async def metrics(self) -> bytes:
         return b"# HELP x y\n"
 
-    def app(self, config: IntakeConfig) -> aiohttp.web.Application:
+    def app(self, config: ApiConfig) -> aiohttp.web.Application:
         return build_app(
             apps={
-                "shop": IntakeApp(
+                "shop": ApiApp(
                     "shop",
                     frozenset({"apns", "fcm"}),
                     (
@@ -299,7 +299,7 @@ class Service:
                     ),
                     routes=table_of({"apns": "production"}),
                 ),
-                "news": IntakeApp(
+                "news": ApiApp(
                     "news",
                     frozenset({"fcm"}),
                     (api_key("newsie", "news", "push"), api_key("newsroom", "news", "devices")),
@@ -327,7 +327,7 @@ class Service:
 
 
 @asynccontextmanager
-async def running(config: IntakeConfig = CONFIG) -> AsyncIterator[Service]:
+async def running(config: ApiConfig = CONFIG) -> AsyncIterator[Service]:
     """A server in this loop."""
     service = Service(Store())
     async with serve(service.app(config), config) as service.url:
@@ -335,7 +335,7 @@ async def running(config: IntakeConfig = CONFIG) -> AsyncIterator[Service]:
 
 
 @contextmanager
-def running_in_thread(config: IntakeConfig = CONFIG) -> Iterator[Service]:
+def running_in_thread(config: ApiConfig = CONFIG) -> Iterator[Service]:
     """A server in a loop of its own, for clients that are not asynchronous."""
     service = Service(Store())
     started = threading.Event()
@@ -434,7 +434,7 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
         runner.run(main)
 
 
-def run(main: Callable[[Service], Awaitable[None]], config: IntakeConfig = CONFIG) -> None:
+def run(main: Callable[[Service], Awaitable[None]], config: ApiConfig = CONFIG) -> None:
     """Run a test against a server of its own."""
 
     async def whole() -> None:

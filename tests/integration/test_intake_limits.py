@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from pushsvc.api.http import limits
-from pushsvc.api.http.limits import IntakeLimits
+from pushsvc.api.http.limits import ApiLimits
 from pushsvc.errors import ContentTooLarge, StoreUnavailable, TooManyRequests
 from pushsvc.model.access import ApiKey
 from pushsvc.model.rates import Rate
@@ -26,20 +26,20 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield running
 
 
-def play(server: Server, act: Callable[[IntakeLimits, IntakeLimits], Awaitable[None]], **rates: Rate) -> None:
+def play(server: Server, act: Callable[[ApiLimits, ApiLimits], Awaitable[None]], **rates: Rate) -> None:
     """Two processes, each with a connection and permits of its own."""
 
     async def main() -> None:
         clock = asyncio.get_running_loop().time
         async with open_store(server.url) as one, open_store(server.url) as two:
-            first, second = (IntakeLimits(store.limiter, rates, monotonic=clock) for store in (one, two))
+            first, second = (ApiLimits(store.limiter, rates, monotonic=clock) for store in (one, two))
             await act(first, second)
 
     server.flush()
     asyncio.run(main())
 
 
-async def count(own: IntakeLimits, key: ApiKey, pushes: int = 1) -> str:
+async def count(own: ApiLimits, key: ApiKey, pushes: int = 1) -> str:
     """The refusal, or the empty string."""
     try:
         await own.count(key, pushes)
@@ -49,7 +49,7 @@ async def count(own: IntakeLimits, key: ApiKey, pushes: int = 1) -> str:
 
 
 def test_a_keys_limit_is_exact_over_processes(server: Server) -> None:
-    async def act(first: IntakeLimits, second: IntakeLimits) -> None:
+    async def act(first: ApiLimits, second: ApiLimits) -> None:
         told = await asyncio.gather(*(count((first, second)[n % 2], SLOW) for n in range(40)))
         assert told.count("") == 5
         limit = "The key 'slow' may post 5 pushes in 3600 s (the key's intake)"
@@ -60,18 +60,18 @@ def test_a_keys_limit_is_exact_over_processes(server: Server) -> None:
 
 
 def test_what_the_app_refuses_does_not_count_for_the_key(server: Server) -> None:
-    async def act(first: IntakeLimits, second: IntakeLimits) -> None:
+    async def act(first: ApiLimits, second: ApiLimits) -> None:
         assert await count(first, OTHER, 3) == ""
         for _ in range(5):
             assert "The app may post 3 pushes in 3600 s (limits.intake); these 2 pass" in await count(second, SLOW, 2)
-        third = IntakeLimits(second._limiter, {}, monotonic=asyncio.get_running_loop().time)
+        third = ApiLimits(second._limiter, {}, monotonic=asyncio.get_running_loop().time)
         assert await count(third, SLOW, 5) == ""
 
     play(server, act, shop=Rate(3, 3600))
 
 
 def test_a_batch_that_can_never_pass_is_refused_for_good(server: Server) -> None:
-    async def act(first: IntakeLimits, second: IntakeLimits) -> None:
+    async def act(first: ApiLimits, second: ApiLimits) -> None:
         for own in (first, second):
             with pytest.raises(ContentTooLarge) as caught:
                 await own.count(OTHER, 101)
@@ -84,7 +84,7 @@ def test_a_batch_that_can_never_pass_is_refused_for_good(server: Server) -> None
 
 
 def test_a_refused_batch_consumes_nothing_and_passes_after_its_retry_after(server: Server) -> None:
-    async def act(first: IntakeLimits, second: IntakeLimits) -> None:
+    async def act(first: ApiLimits, second: ApiLimits) -> None:
         assert await count(first, OTHER, 60) == ""
         begun = asyncio.get_running_loop().time()
         # 40 of 90 are there; 20 more come in 2 seconds, however often somebody asks meanwhile.
@@ -101,7 +101,7 @@ def test_a_refused_batch_consumes_nothing_and_passes_after_its_retry_after(serve
 
 
 def test_what_is_refused_for_another_reason_is_given_back(server: Server) -> None:
-    async def act(first: IntakeLimits, second: IntakeLimits) -> None:
+    async def act(first: ApiLimits, second: ApiLimits) -> None:
         for _ in range(10):
             assert await count(first, SLOW, 5) == ""
             await first.give_back(SLOW, 5)
@@ -114,7 +114,7 @@ def test_what_is_refused_for_another_reason_is_given_back(server: Server) -> Non
 
 
 def test_a_key_whose_rate_is_changed_has_the_new_one_at_once(server: Server) -> None:
-    async def act(first: IntakeLimits, second: IntakeLimits) -> None:
+    async def act(first: ApiLimits, second: ApiLimits) -> None:
         assert await count(first, SLOW, 5) == ""
         assert await count(first, SLOW) != ""
         fast = ApiKey(SLOW.name, SLOW.app, SLOW.sha256, SLOW.scopes, intake=Rate(100, 1))
@@ -129,7 +129,7 @@ def test_a_key_whose_rate_is_changed_has_the_new_one_at_once(server: Server) -> 
 def test_permits_in_hand_are_of_a_bounded_number_of_keys(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MOST_KEYS", 3)
 
-    async def act(first: IntakeLimits, second: IntakeLimits) -> None:
+    async def act(first: ApiLimits, second: ApiLimits) -> None:
         keys = [ApiKey(f"k{n}", "shop", f"{n}" * 64, ("push",), intake=Rate(1, 3600)) for n in range(10)]
         for key in keys:
             assert await count(first, key) == ""
@@ -145,7 +145,7 @@ def test_without_redis_it_cannot_be_said(server: Server) -> None:
     async def main() -> None:
         with running_server("valkey") as short:
             async with open_store(short.url) as store:
-                own = IntakeLimits(store.limiter, {}, monotonic=asyncio.get_running_loop().time)
+                own = ApiLimits(store.limiter, {}, monotonic=asyncio.get_running_loop().time)
                 short.kill()
                 with pytest.raises(StoreUnavailable):
                     await own.count(SLOW)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pushsvc.api import IntakeConfig, serve
+from pushsvc.api import ApiConfig, serve
 from pushsvc.runtime.plans import api_is_open
 from pushsvc.settings import MetricsSettings, ServerSettings, Settings
 
@@ -33,7 +33,7 @@ def test_only_the_machine_itself_sees_everything(host: str, public: bool, is_ope
     assert api_is_open(settings) is is_open
 
 
-def play(public: bool, config: IntakeConfig, main: object) -> None:
+def play(public: bool, config: ApiConfig, main: object) -> None:
     async def whole() -> None:
         service = Service(Store(), public=public, held=HELD)
         async with serve(service.app(config), config) as service.url:

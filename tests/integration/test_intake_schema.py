@@ -24,7 +24,7 @@ from hypothesis import HealthCheck
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from pushsvc.api import IntakeConfig
+from pushsvc.api import ApiConfig
 from pushsvc.api.openapi import build
 from pushsvc.model.status import FeedbackEvent
 
@@ -48,7 +48,7 @@ def service() -> Iterator[Service]:
         yield service
 
 
-CONFIG = IntakeConfig(port=0, shutdown_timeout=5)
+CONFIG = ApiConfig(port=0, shutdown_timeout=5)
 DOCUMENT = build(platforms=["apns", "fcm"], config=CONFIG)
 
 

@@ -12,7 +12,7 @@ import pytest
 import uvloop
 from structlog.testing import capture_logs
 
-from pushsvc.api import IntakeConfig, serve
+from pushsvc.api import ApiConfig, serve
 from pushsvc.errors import ConfigError
 
 from . import test_intake_kit
@@ -149,7 +149,7 @@ def test_a_body_in_chunks_is_bounded_as_well() -> None:
         check(await raw(service, HEAD + b"Content-Length: 100001\r\n\r\n"), 413, "content-too-large")
         assert service.store.pushes == {}
 
-    run(main, IntakeConfig(port=0, body_limit=100_000))
+    run(main, ApiConfig(port=0, body_limit=100_000))
 
 
 def test_a_slow_body_is_taken_and_one_that_never_ends_is_408() -> None:
@@ -168,7 +168,7 @@ def test_a_slow_body_is_taken_and_one_that_never_ends_is_408() -> None:
         check(await raw(service, HEAD + b"Content-Length: 500\r\n\r\n" + BODY), 408, "request-timeout")
         assert service.store.pushes == {}
 
-    run(main, IntakeConfig(port=0, body_timeout=0.5))
+    run(main, ApiConfig(port=0, body_timeout=0.5))
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 500\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n1f4\r\n"])
@@ -234,7 +234,7 @@ def test_a_refusal_before_the_body_leaves_the_connection_usable() -> None:
 
 def test_draining_answers_what_is_under_way_and_closes_the_rest() -> None:
     async def main() -> None:
-        config = IntakeConfig(port=0, shutdown_timeout=20)
+        config = ApiConfig(port=0, shutdown_timeout=20)
         service = Service(Store(gate=asyncio.Event()))
         assert service.store.gate is not None
         server = serve(service.app(config), config)
@@ -262,7 +262,7 @@ def test_draining_answers_what_is_under_way_and_closes_the_rest() -> None:
 
 def test_draining_is_bounded() -> None:
     async def main() -> None:
-        config = IntakeConfig(port=0, shutdown_timeout=0.2)
+        config = ApiConfig(port=0, shutdown_timeout=0.2)
         service = Service(Store(gate=asyncio.Event()))
         async with serve(service.app(config), config) as service.url:
             reader, writer = await asyncio.open_connection(*service.address)
@@ -279,12 +279,12 @@ def test_an_address_that_is_taken_is_a_configuration_error() -> None:
     async def main() -> None:
         async with running() as service:
             host, port = service.address
-            config = IntakeConfig(host=host, port=port)
+            config = ApiConfig(host=host, port=port)
             with pytest.raises(ConfigError, match=f"server.port: 127.0.0.1:{port} is in use by another process"):
                 async with serve(service.app(config), config):
                     pass
         with pytest.raises(ConfigError, match="cannot listen on"):
-            async with serve(service.app(config), IntakeConfig(host="192.0.2.1", port=0)):
+            async with serve(service.app(config), ApiConfig(host="192.0.2.1", port=0)):
                 pass
 
     run_loop(main())
@@ -293,9 +293,9 @@ def test_an_address_that_is_taken_is_a_configuration_error() -> None:
 @pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="this system has no SO_REUSEPORT")
 def test_two_processes_may_share_a_port() -> None:
     async def main() -> None:
-        shared = IntakeConfig(port=0, reuse_port=True)
+        shared = ApiConfig(port=0, reuse_port=True)
         async with running(shared) as first:
-            again = IntakeConfig(port=first.address[1], reuse_port=True)
+            again = ApiConfig(port=first.address[1], reuse_port=True)
             async with running(again) as second:
                 assert second.url == first.url
 
@@ -310,7 +310,7 @@ def test_ipv6_addresses_are_bracketed() -> None:
             socket.create_server(("::1", 0), family=socket.AF_INET6).close()
         except OSError:
             pytest.skip("this system has no IPv6 loopback")
-        async with running(IntakeConfig(host="::1", port=0)) as service:
+        async with running(ApiConfig(host="::1", port=0)) as service:
             assert service.url.startswith("http://[::1]:")
             assert (await call(service, "GET", "/healthz", key=None)).status == 200
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from pushsvc.api import IntakeConfig, new_push_id, uuid7
+from pushsvc.api import ApiConfig, new_push_id, uuid7
 from pushsvc.api.docs import render as render_page
 from pushsvc.api.http.query import Param
 from pushsvc.api.http.query import read as read_query
@@ -171,7 +171,7 @@ def test_faults_of_all_platforms_are_named_once() -> None:
 
 # --- the OpenAPI document ---------------------------------------------------------------------------
 
-DOCUMENT = build(platforms=["fcm", "apns"], config=IntakeConfig(max_targets=123))
+DOCUMENT = build(platforms=["fcm", "apns"], config=ApiConfig(max_targets=123))
 
 
 def test_the_document_is_openapi_3_1() -> None:

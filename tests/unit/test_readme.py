@@ -17,7 +17,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from pushsvc import cli, providers, settings, telemetry
-from pushsvc.api import IntakeConfig, openapi
+from pushsvc.api import ApiConfig, openapi
 from pushsvc.api.answers import Status
 from pushsvc.api.devices.document import read_device
 from pushsvc.api.http.instants import DAYS_AHEAD
@@ -46,7 +46,7 @@ PACKAGE = ROOT / "pushsvc"
 
 SECTIONS = {kind.platform: kind.config for kind in reversed(REGISTRY.values())}
 """A further account of a provider has the keys of the first."""
-OPENAPI = openapi.build(platforms=REGISTRY, config=IntakeConfig())
+OPENAPI = openapi.build(platforms=REGISTRY, config=ApiConfig())
 SCHEMAS: dict[str, Any] = OPENAPI["components"]["schemas"]
 
 NO_EFFECT = "No effect yet"

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from pushsvc import runtime
-from pushsvc.api import IntakeApp
+from pushsvc.api import ApiApp
 from pushsvc.errors import ConfigError
 from pushsvc.model.access import ApiKey
 from pushsvc.model.push import Lane, Route
@@ -150,14 +150,14 @@ def test_the_defaults_of_configuration_and_store_agree() -> None:
 
 
 def test_intake_knows_each_app_its_platforms_and_its_keys(tmp_path: Path) -> None:
-    assert runtime.intake_apps(load(tmp_path)) == {
-        "shop": IntakeApp(
+    assert runtime.api_apps(load(tmp_path)) == {
+        "shop": ApiApp(
             name="shop",
             accounts=frozenset({"apns"}),
             keys=(ApiKey(name="backend", app="shop", sha256=SHA, scopes=("push", "feedback")),),
             routes=table_of({"apns": "production"}),
         ),
-        "news": IntakeApp(name="news", accounts=frozenset({"fcm"}), keys=()),
+        "news": ApiApp(name="news", accounts=frozenset({"fcm"}), keys=()),
     }
 
 

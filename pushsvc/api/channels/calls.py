@@ -13,7 +13,7 @@ from msgspec import Struct
 from ...errors import NotFound
 from ...ports.channels import Channels
 from ..answers import encode
-from ..config import IntakeApp, IntakeConfig
+from ..config import ApiApp, ApiConfig
 from ..http.auth import Gate
 from ..http.body import check_headers, read_body
 from ..http.problems import SERVER
@@ -27,7 +27,7 @@ _ID: Final = re.compile(r"[A-Za-z0-9+/=_-]{1,512}")
 class ChannelCalls:
     """The handlers, by the names of the route table."""
 
-    def __init__(self, *, channels: Channels, gate: Gate, config: IntakeConfig) -> None:
+    def __init__(self, *, channels: Channels, gate: Gate, config: ApiConfig) -> None:
         self._channels = channels
         self._gate = gate
         self._config = config
@@ -64,7 +64,7 @@ class ChannelCalls:
             await account.delete(channel_id)
         return web.Response(status=204, headers={"Server": SERVER})
 
-    async def _enter(self, request: web.Request, name: str) -> IntakeApp:
+    async def _enter(self, request: web.Request, name: str) -> ApiApp:
         call = CALL[name]
         app = await self._gate.enter(request, call.scopes)
         read_query(request.query.items(), call.params)

@@ -17,7 +17,7 @@ from ...ports.erasure import UNHEARD, Erasures
 from ...ports.provider import Renderer
 from ...ports.registry import MOST_OF_USER, Registry, TopicsFull, UserFull
 from ..answers import encode
-from ..config import IntakeApp, IntakeConfig
+from ..config import ApiApp, ApiConfig
 from ..http.auth import Gate
 from ..http.body import check_headers, read_body
 from ..http.problems import SERVER, ProblemFault
@@ -48,12 +48,12 @@ class DeviceCalls:
     def __init__(
         self,
         *,
-        apps: Mapping[str, IntakeApp],
+        apps: Mapping[str, ApiApp],
         renderers: Mapping[Platform, Renderer],
         registry: Registry,
         erasures: Erasures,
         gate: Gate,
-        config: IntakeConfig,
+        config: ApiConfig,
         clock: Callable[[], int],
     ) -> None:
         self._registry = registry
@@ -173,7 +173,7 @@ class DeviceCalls:
         app = await self._gate.enter(request, call.scopes)
         return app.name, read_query(request.query.items(), call.params)
 
-    async def _enter(self, request: web.Request, name: str) -> tuple[IntakeApp, Mapping[str, str]]:
+    async def _enter(self, request: web.Request, name: str) -> tuple[ApiApp, Mapping[str, str]]:
         """The app, and the names in the path. Raises `InvalidRequest` for those that nothing can have."""
         call = CALL[name]
         app = await self._gate.enter(request, call.scopes)

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from ...ports.registry import Registry
 from ..answers import encode
-from ..config import IntakeConfig
+from ..config import ApiConfig
 from ..http.auth import Gate
 from ..http.body import check_headers, read_body
 from ..http.problems import SERVER
@@ -18,7 +18,7 @@ from .tombstones import MOST, Restored, read_restore
 class RestoreCalls:
     """The handler, by its name in the route table."""
 
-    def __init__(self, *, registry: Registry, gate: Gate, config: IntakeConfig) -> None:
+    def __init__(self, *, registry: Registry, gate: Gate, config: ApiConfig) -> None:
         self._registry = registry
         self._gate = gate
         self._config = config

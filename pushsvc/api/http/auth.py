@@ -17,7 +17,7 @@ from msgspec import Struct
 from ...errors import Forbidden, Unauthorized
 from ...model.access import ApiKey, Scope
 from ...ports.keyring import KeyRing
-from ..config import IntakeApp
+from ..config import ApiApp
 from .problems import APP, Challenge
 
 REALM: Final = 'Bearer realm="pushsvc"'
@@ -44,7 +44,7 @@ class MissingScope(Challenge, Forbidden):
 class Caller(Struct, frozen=True):
     """Who calls: the app, and the one of its keys."""
 
-    app: IntakeApp
+    app: ApiApp
     key: ApiKey
 
 
@@ -58,7 +58,7 @@ class Gate:
 
     def __init__(
         self,
-        apps: Mapping[str, IntakeApp],
+        apps: Mapping[str, ApiApp],
         ring: KeyRing,
         *,
         monotonic: Callable[[], float],
@@ -73,7 +73,7 @@ class Gate:
         self._cache_size = cache_size
         self._cache: dict[str, _Known] = {}
 
-    async def enter(self, request: web.Request, needed: tuple[Scope, ...]) -> IntakeApp:
+    async def enter(self, request: web.Request, needed: tuple[Scope, ...]) -> ApiApp:
         """The app that the request's key belongs to. Raises `Unauthorized` or `Forbidden`, with their challenge."""
         return (await self.caller(request, needed)).app
 

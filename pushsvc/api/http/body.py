@@ -15,7 +15,7 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from ...errors import ContentTooLarge, MalformedBody
-from ..config import IntakeConfig
+from ..config import ApiConfig
 from ..routes import JSON
 from .problems import (
     ACCEPT_ENCODING,
@@ -49,7 +49,7 @@ def check_headers(request: web.Request) -> None:
             raise UnsupportedMediaType("Send the JSON as UTF-8.")
 
 
-async def read_body(request: web.Request, config: IntakeConfig) -> bytes:
+async def read_body(request: web.Request, config: ApiConfig) -> bytes:
     """The whole body, inflated.
 
     Raises `ContentTooLarge`, `UnsupportedCoding`, `RequestTimeout`, `MalformedBody` or `ClientGone`.
@@ -63,7 +63,7 @@ async def read_body(request: web.Request, config: IntakeConfig) -> bytes:
     return body if coding is None else await _inflate(body, coding, limit)
 
 
-async def _read(request: web.Request, config: IntakeConfig) -> bytes:
+async def _read(request: web.Request, config: ApiConfig) -> bytes:
     try:
         if request.content.is_eof():
             # It came with the headers: there is nothing to wait for, so no timer is needed.

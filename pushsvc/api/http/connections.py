@@ -20,7 +20,7 @@ from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 from structlog.typing import FilteringBoundLogger
 
-from ..config import IntakeConfig
+from ..config import ApiConfig
 from .problems import REQUEST_ID, crash, new_request_id, respond, unreadable
 
 _log: FilteringBoundLogger = structlog.get_logger("intake")
@@ -42,7 +42,7 @@ def most_connections(asked: int) -> int:
 class Connections:
     """All connections of one server."""
 
-    def __init__(self, server: web.Server, config: IntakeConfig) -> None:
+    def __init__(self, server: web.Server, config: ApiConfig) -> None:
         self._server = server
         self._config = config
         self._most = most_connections(config.max_connections)
@@ -90,7 +90,7 @@ class Connection(web.RequestHandler):
 
     __slots__ = ("_connections", "_first_request", "_left", "_linger", "_unread")
 
-    def __init__(self, connections: Connections, server: web.Server, config: IntakeConfig) -> None:
+    def __init__(self, connections: Connections, server: web.Server, config: ApiConfig) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),

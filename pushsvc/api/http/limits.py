@@ -35,7 +35,7 @@ MOST_KEYS: Final = 4096
 """Keys whose permits are in hand; who comes back after so many others leases anew."""
 
 
-class IntakeLimits:
+class ApiLimits:
     """The limits of all apps and keys in this process. `monotonic` gives seconds."""
 
     def __init__(self, limiter: Limiter, rates: Mapping[str, Rate], *, monotonic: Callable[[], float]) -> None:

@@ -12,7 +12,7 @@ from msgspec import Struct
 from ...errors import Fault, InvalidRequest, NotFound
 from ...ports.letters import DeadLetters, ReplaySpec, ReplayStatus
 from ..answers import encode
-from ..config import IntakeConfig
+from ..config import ApiConfig
 from ..http.auth import Gate
 from ..http.body import check_headers, read_body
 from ..http.problems import SERVER
@@ -26,7 +26,7 @@ JOB: Final = re.compile(r"[0-9a-f]{1,40}")
 class FailedCalls:
     """The handlers, by the names of the route table."""
 
-    def __init__(self, *, dead: DeadLetters, gate: Gate, config: IntakeConfig) -> None:
+    def __init__(self, *, dead: DeadLetters, gate: Gate, config: ApiConfig) -> None:
         self._dead = dead
         self._gate = gate
         self._config = config

@@ -19,7 +19,7 @@ from ...model.push import Platform, Push, Target
 from ...model.routing import platform_of
 from ...ports.registry import Registry
 from ...rules.audience import reached, targets_of
-from ..config import IntakeApp
+from ..config import ApiApp
 from ..http.problems import ProblemFault
 from ..http.wording import names
 from .document import Draft
@@ -56,7 +56,7 @@ def platforms_of(draft: Draft, configured: Collection[Platform]) -> Mapping[Plat
 class Lookup:
     """Finds small audiences at once."""
 
-    def __init__(self, registry: Registry, apps: Mapping[str, IntakeApp]) -> None:
+    def __init__(self, registry: Registry, apps: Mapping[str, ApiApp]) -> None:
         self._registry = registry
         self._routes = {app.name: app.routes for app in apps.values()}
 

@@ -27,11 +27,11 @@ from ...ports.pushes import PushStore
 from ...ports.receipts import ReceiptLog
 from ...ports.registry import Registry
 from .. import answers
-from ..config import IntakeApp, IntakeConfig
+from ..config import ApiApp, ApiConfig
 from ..http import idempotency, prefer
 from ..http.auth import Gate
 from ..http.body import check_headers, read_body
-from ..http.limits import IntakeLimits
+from ..http.limits import ApiLimits
 from ..http.problems import SERVER, ClientGone, ProblemFault, away
 from ..http.query import read as read_query
 from ..http.refusal import summary
@@ -62,16 +62,16 @@ class PushCalls:
     def __init__(
         self,
         *,
-        apps: Mapping[str, IntakeApp],
+        apps: Mapping[str, ApiApp],
         renderers: Mapping[Platform, Renderer],
         pushes: PushStore,
         receipts: ReceiptLog,
         registry: Registry,
         gate: Gate,
-        config: IntakeConfig,
+        config: ApiConfig,
         clock: Callable[[], int],
         new_id: Callable[[int], str],
-        limits: IntakeLimits | None = None,
+        limits: ApiLimits | None = None,
         backlog: Backlog | None = None,
         waits: Waits,
         held: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
@@ -113,7 +113,7 @@ class PushCalls:
             await self._limits.give_back(caller.key)
             raise
 
-    async def _post_push(self, request: web.Request, app: IntakeApp) -> web.Response:
+    async def _post_push(self, request: web.Request, app: ApiApp) -> web.Response:
         if request.query_string:
             read_query(request.query.items(), ())
         check_headers(request)
@@ -350,7 +350,7 @@ class PushCalls:
             log.warning("feedback_events_missing", app=app.name, reader="api", after=after, missing_to=page.missing_to)
         return _ok(answers.feedback(page, query["after"]))
 
-    async def _enter(self, request: web.Request, name: str) -> tuple[IntakeApp, str, Mapping[str, Any]]:
+    async def _enter(self, request: web.Request, name: str) -> tuple[ApiApp, str, Mapping[str, Any]]:
         call = _CALL[name]
         app = await self._gate.enter(request, call.scopes)
         query = read_query(request.query.items(), call.params)
