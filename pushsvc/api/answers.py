@@ -1,4 +1,7 @@
-"""What the calls answer, as structs: encoded from them, and described in the OpenAPI document by them. Pure."""
+"""The response bodies of the API as structs: responses are encoded from them, and the OpenAPI document describes them.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -19,29 +22,32 @@ encode = msgspec.json.Encoder().encode
 
 
 class Accepted(Struct, frozen=True):
-    """The push is in Redis and will be sent: at once, or when it is scheduled."""
+    """An accepted push. It is sent at once, or at its `send_at`."""
 
     id: Annotated[str, Meta(description="A UUIDv7.", extra_json_schema={"format": "uuid"})]
     state: PushState
-    deliveries: Annotated[int | None, Meta(description="Distinct targets; null while they are still to be found.")]
+    deliveries: Annotated[
+        int | None, Meta(description="The number of distinct targets; null while the audience is being expanded.")
+    ]
     unreached: Annotated[
         int | UnsetType,
         Meta(
-            description="How many of those that `to` names get nothing, as far as that is known by now: no active "
-            "device that the push is for, or no account of the app that reaches it. Left out where there are none."
+            description="The number of receivers in `to` that get nothing, as far as this is known: they have no "
+            "active "
+            "device that matches, or the app has no account that reaches it. Left out if there are none."
         ),
     ] = UNSET
     warnings: Annotated[
         list[ProblemFault] | UnsetType,
         Meta(
-            description="What the providers' pages rule out, who is not known, and whom no account reaches. It is "
-            "accepted all the same."
+            description="Fields that the providers' documentation forbids, unknown receivers, and receivers that no "
+            "account of the app reaches. The push is accepted nevertheless."
         ),
     ] = UNSET
 
 
 class Status(Struct, frozen=True):
-    """Where a push stands. `total` is the sum of the other counts, always."""
+    """The status of a push. `total` is always the sum of the other counts."""
 
     id: Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
     app: str
@@ -49,77 +55,88 @@ class Status(Struct, frozen=True):
     created_at: Time
     updated_at: Time
     counts: Counts
-    send_at: Annotated[Time | UnsetType, Meta(description="Of pushes that are, or were, scheduled.")] = UNSET
+    send_at: Annotated[Time | UnsetType, Meta(description="Only for pushes that are or were scheduled.")] = UNSET
     held: Annotated[
         dict[str, str] | UnsetType,
-        Meta(description="While deliveries wait: the app's routes that do not send now, `app/platform`, and why."),
+        Meta(
+            description="While deliveries wait: routes of the app that currently do not send (`app/platform`), with "
+            "the reason."
+        ),
     ] = UNSET
     warnings: Annotated[
         list[ProblemFault] | UnsetType,
-        Meta(description="Only of `POST /v1/push` with `Prefer: wait`: what its 202 would have had."),
+        Meta(description="Only after `POST /v1/push` with `Prefer: wait`: the warnings of the push."),
     ] = UNSET
 
 
 class Delivery(Struct, frozen=True):
-    """How one delivery ended. The token shows as a short hash only."""
+    """A delivery that has ended. Its token is shown only as a short hash."""
 
     platform: str
     device_id: str | None
     token_hash: str
     outcome: End
-    reason: Annotated[str, Meta(description="The provider's own word, or ours in lower case.")]
-    status: Annotated[int, Meta(description="The provider's HTTP status; 0 when there was no answer.")]
+    reason: Annotated[str, Meta(description="The provider's reason, or one of pushsvc in lower case.")]
+    status: Annotated[int, Meta(description="The HTTP status of the provider's answer; 0 without an answer.")]
     attempts: int
-    provider_id: Annotated[str, Meta(description="The provider's own id of the message.")]
+    provider_id: Annotated[str, Meta(description="The id that the provider gave the message.")]
     at: Time
     provider_unique_id: Annotated[
         str | UnsetType,
-        Meta(description="`apns-unique-id`, which APNs gives in the sandbox: its console finds the push by it."),
+        Meta(description="The `apns-unique-id` that APNs returns in the sandbox, for use in Apple's console."),
     ] = UNSET
 
 
 class Deliveries(Struct, frozen=True):
-    """A page of deliveries, and the cursor of the next one: null on the last. A page may be short and not the last."""
+    """A page of deliveries. `cursor` leads to the next page and is null on the last; other pages may be short too."""
 
     items: list[Delivery]
     cursor: str | None
 
 
 class FeedbackPage(Struct, frozen=True):
-    """Events in order. `cursor` is where to go on: give it as `after`, also when `items` was empty."""
+    """A page of events, in order. Pass `cursor` as `after` to continue, also if `items` was empty."""
 
     items: list[Feedback]
     cursor: str | None
     missing_to: Annotated[
         str | UnsetType,
         Meta(
-            description="Only where events that follow `after` have been removed by retention: the id of the last of "
-            "them. The items begin behind it."
+            description="Only if events after `after` have been removed by retention: the id of the last removed one. "
+            "`items` begins behind it."
         ),
     ] = UNSET
 
 
 class Health(Struct, frozen=True):
-    """The process answers."""
+    """The health of a process and what an operator should know."""
 
     status: Literal["ok", "ready"]
     held: Annotated[
-        dict[str, str] | UnsetType, Meta(description="Routes that do not send now, `app/platform`, and why.")
+        dict[str, str] | UnsetType,
+        Meta(description="Routes that currently do not send (`app/platform`), with the reason."),
     ] = UNSET
     frozen: Annotated[
         dict[str, str] | UnsetType,
-        Meta(description="Routes that prune no device now, because too many of their answers are bad."),
+        Meta(description="Routes that currently prune no devices, because too many of their answers are bad."),
     ] = UNSET
     unserved: Annotated[
         dict[str, str] | UnsetType,
-        Meta(description="What no living process serves, and why: routes, `app/platform`, or parts of the service."),
+        Meta(
+            description="Routes (`app/platform`) or parts of the service that no running process serves, with the "
+            "reason."
+        ),
     ] = UNSET
     full: Annotated[
         dict[str, str] | UnsetType,
-        Meta(description="`queue`, or apps, whose pushes are refused with 429 now because too many deliveries wait."),
+        Meta(
+            description="`queue`, or apps, whose pushes are currently refused with 429 because too many deliveries "
+            "wait."
+        ),
     ] = UNSET
     notes: Annotated[
-        list[str] | UnsetType, Meta(description="What an operator should look at, though pushes are accepted.")
+        list[str] | UnsetType,
+        Meta(description="Conditions that an operator should look at, although pushes are accepted."),
     ] = UNSET
 
 
@@ -130,15 +147,18 @@ def accepted(
     unreached: int = 0,
     warnings: list[ProblemFault] | None = None,
 ) -> bytes:
-    """The answer to `POST /v1/push`."""
+    """Return the body of the response to `POST /v1/push`."""
     return encode(Accepted(push_id, state, deliveries, unreached or UNSET, warnings or UNSET))
 
 
 def status(
     push: PushStatus, held: Mapping[str, str] | None = None, warnings: list[ProblemFault] | UnsetType = UNSET
 ) -> bytes:
-    """The status document. `held` are the routes that its deliveries may wait for, and why; `warnings` are those of
-    its acceptance, where the caller has not had them."""
+    """Return the status document of a push.
+
+    `held` maps the routes that its deliveries may wait for to reasons. `warnings` are those of the acceptance, if the
+    caller has not received them yet.
+    """
     created, updated = instant(push.created_at), instant(push.updated_at)
     send_at = UNSET if push.send_at is None else instant(push.send_at)
     waits = dict(held) if held else UNSET
@@ -146,7 +166,7 @@ def status(
 
 
 def deliveries(rows: list[DeliveryRow], cursor: str | None) -> bytes:
-    """A page of delivery rows."""
+    """Return the body of a page of delivery rows."""
     items = [
         Delivery(
             platform=row.platform,
@@ -166,7 +186,7 @@ def deliveries(rows: list[DeliveryRow], cursor: str | None) -> bytes:
 
 
 def feedback(page: EventPage, after: str | None) -> bytes:
-    """A page of feedback events that follow `after`."""
+    """Return the body of a page of feedback events that follow `after`."""
     items = [feedback_document(event_id, event) for event_id, event in page.events]
     cursor = items[-1].id if items else page.missing_to or after
     return encode(FeedbackPage(items, cursor, page.missing_to or UNSET))

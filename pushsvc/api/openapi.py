@@ -40,7 +40,7 @@ STRUCTS: Final = (
 
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "alert": {
-        "summary": "What a user sees, on both platforms",
+        "summary": "A visible notification, on both platforms",
         "value": {
             "to": {
                 "tokens": [
@@ -55,7 +55,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         },
     },
     "silent": {
-        "summary": "Data for the app, in the background",
+        "summary": "A silent push with data for the app",
         "value": {
             "to": {"tokens": [{"platform": "apns", "token": "8f3c" * 16}]},
             "data": {"sync": "orders"},
@@ -64,7 +64,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         },
     },
     "scheduled": {
-        "summary": "At a time of its own",
+        "summary": "A scheduled push",
         "value": {
             "to": {"tokens": [{"platform": "apns", "token": "8f3c" * 16}]},
             "notification": {"title": "The sale begins"},
@@ -72,7 +72,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         },
     },
     "topic": {
-        "summary": "To whoever has subscribed",
+        "summary": "A push to the subscribers of a topic",
         "value": {
             "to": {"topic": "news"},
             "notification": {"title": "Rain tonight", "body": "Take an umbrella"},
@@ -80,21 +80,21 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         },
     },
     "where": {
-        "summary": "To all devices for which an expression is true",
+        "summary": "A push to all devices that match an expression",
         "value": {
             "to": {"where": "tags.plan == 'pro' and locale in ('de', 'at') and last_seen > '30d'"},
             "notification": {"title": "Neu für Sie"},
         },
     },
     "activity": {
-        "summary": "A Live Activity, updated for all who listen to a broadcast channel",
+        "summary": "A Live Activity update for all subscribers of a broadcast channel",
         "value": {
             "to": {"tokens": [{"platform": "apns", "channel": "dHN0LXNyY2gtY2hubA=="}]},
             "live_activity": {"event": "update", "content_state": {"home": 1, "away": 0}},
         },
     },
     "override": {
-        "summary": "A provider's own fields",
+        "summary": "A push with provider-specific fields",
         "value": {
             "to": {"tokens": [{"platform": "apns", "token": "8f3c" * 16}]},
             "overrides": {"apns": {"payload": {"aps": {"alert": {"loc-key": "GAME_PLAY", "loc-args": ["Jenna"]}}}}},
@@ -121,13 +121,13 @@ _EXAMPLES_OF: Final = {
     "post_channel": {"frequent": {"summary": "For an event with many updates", "value": {"storage": "none"}}},
     "post_replay": {
         "outage": {
-            "summary": "What failed while the provider was in trouble, gently",
+            "summary": "Deliveries that failed during an outage, at a limited rate",
             "value": {"reason": "ServiceUnavailable", "since": "2026-12-01T09:00:00Z", "rate": 100},
         },
     },
     "post_restore": {
         "mistake": {
-            "summary": "What was pruned while the wrong key was in place",
+            "summary": "Devices that were pruned while the wrong key was configured",
             "value": {"platform": "apns", "since": "2026-12-01T09:00:00Z", "until": "2026-12-01T10:00:00Z"},
         },
     },
@@ -136,9 +136,10 @@ _EXAMPLES_OF: Final = {
 _INTRODUCTION: Final = """\
 Push notifications over HTTP: one document in, APNs and FCM out, every delivery counted.
 
-A push is accepted with 202 only once Redis holds it. Errors are RFC 9457 problem documents that name every fault at
-once. `null` is the same as leaving a field out. Unknown fields are an error, unknown query parameters too; of a name
-that stands twice in one object the last counts. Every answer carries `X-Request-Id`: the caller's own, or a new one."""
+A push is answered with 202 only after it is stored in Redis. Errors are RFC 9457 problem documents that list every
+fault of the request. A field with the value `null` counts as left out. Unknown fields and unknown query parameters are
+errors. If a name occurs twice in one object, the last value counts. Every response has the header `X-Request-Id`, with
+the value from the request if there was one."""
 
 
 def build(*, platforms: Iterable[str], config: ApiConfig) -> dict[str, Any]:
@@ -240,12 +241,12 @@ def _operation(call: Call) -> dict[str, Any]:
     operation["security"] = [{"key": []}] if call.needs_key else [{}, {"key": []}] if asks else []
     parameters = []
     if "{job}" in call.path:
-        named = {"name": "job", "in": "path", "required": True, "description": "The replay's id."}
+        named = {"name": "job", "in": "path", "required": True, "description": "The id of the replay."}
         parameters.append({**named, "schema": {"type": "string", "pattern": "^[0-9a-f]{1,40}$"}})
     if "{id}" in call.path:
-        description, schema = "The push's id.", dict[str, Any](type="string", format="uuid")
+        description, schema = "The id of the push.", dict[str, Any](type="string", format="uuid")
         if call.path.startswith("/v1/channels"):
-            description, schema = "The channel's id, percent-encoded.", dict[str, Any](type="string", minLength=1)
+            description, schema = "The id of the channel, percent-encoded.", dict[str, Any](type="string", minLength=1)
         parameters.append({"name": "id", "in": "path", "required": True, "description": description, "schema": schema})
     parameters += [
         {"name": name, "in": "path", "required": True, "description": description, "schema": _PATH_SCHEMAS[name]}
@@ -264,16 +265,16 @@ def _operation(call: Call) -> dict[str, Any]:
         operation["parameters"] = parameters
     if call.lines:
         many = {"type": "array", "minItems": 1, "maxItems": MOST, "items": _ref(call.body)}
-        one_a_line = {"type": "string", "description": "One document a line."}
+        one_a_line = {"type": "string", "description": "One document per line."}
         operation["requestBody"] = {
             "required": True,
-            "description": "JSON in UTF-8: a list of documents, or one document a line.",
+            "description": "JSON in UTF-8: a list of documents, or one document per line.",
             "content": {JSON: {"schema": many}, call.lines: {"schema": one_a_line}},
         }
     elif call.body is not None:
         operation["requestBody"] = {
             "required": True,
-            "description": "JSON in UTF-8. `Content-Type` is `application/json`, or left out.",
+            "description": "JSON in UTF-8. `Content-Type` must be `application/json` or left out.",
             "content": {JSON: {"schema": _ref(call.body), "examples": _EXAMPLES_OF[call.name]}},
         }
     operation["responses"] = _responses(call)
@@ -320,23 +321,23 @@ def _problem(problem: type[RequestError]) -> dict[str, Any]:
 
 _TAGS: Final = {
     "push": "Send, follow and cancel pushes.",
-    "feedback": "What the providers said of tokens.",
-    "failed": "Dead letters, and sending them again.",
+    "feedback": "Tokens that the providers reported as dead or suspect.",
+    "failed": "Dead letters and their replay.",
     "devices": "Registered devices.",
-    "users": "Devices of a user, and erasure.",
+    "users": "Devices of a user, and their erasure.",
     "topics": "Topics and their subscribers.",
-    "suppressions": "Tokens that are not sent to.",
-    "channels": "Broadcast channels of APNs.",
-    "service": "The service itself.",
+    "suppressions": "Tokens that nothing is sent to, because a provider reported them as dead.",
+    "channels": "APNs broadcast channels.",
+    "service": "Health, metrics and documentation of the service.",
 }
 """By the beginning of the path; the last has what is left."""
 _PROBLEMS: Final = sorted({problem for call in CALLS for problem in call.problems}, key=lambda each: each.__name__)
 _NAMES: Final = {
-    "device_id": "The device's id: the caller's own name for it.",
-    "user": "The user's id.",
-    "topic": "The topic's name.",
-    "platform": "A provider, as `apns` or `fcm`.",
-    "token": "A token, or a Firebase installation id, percent-encoded; an APNs token in either case.",
+    "device_id": "The id of the device, chosen by the caller.",
+    "user": "The id of the user.",
+    "topic": "The name of the topic.",
+    "platform": "The platform: `apns` or `fcm`.",
+    "token": "A token or a Firebase installation id, percent-encoded. An APNs token may be upper or lower case.",
 }
 """What stands in paths besides ids that the service gives."""
 _MAX_TOKEN: Final = 4096
@@ -344,7 +345,10 @@ _PATH_SCHEMAS: Final = {
     name: {"type": "string", "minLength": 1, "maxLength": _MAX_TOKEN if name == "token" else MAX_NAME}
     for name in _NAMES
 }
-_SAYS: Final = {"WWW-Authenticate": "How to authenticate (RFC 6750).", "Retry-After": "Seconds to wait."}
+_SAYS: Final = {
+    "WWW-Authenticate": "How to authenticate (RFC 6750).",
+    "Retry-After": "The number of seconds to wait before the next try.",
+}
 
 
 def _ref(struct: type) -> dict[str, Any]:

@@ -90,29 +90,32 @@ _KEYED: Final[tuple[type[RequestError], ...]] = (Unauthorized, Forbidden, Unavai
 _ASKED: Final[tuple[type[RequestError], ...]] = (*_KEYED, Conflict, BadGateway, InvalidRequest)
 """Of calls that ask a provider."""
 
-_LIMIT: Final = Param("limit", "How many items at most.", least=1, most=1000, default=100)
+_LIMIT: Final = Param("limit", "The maximum number of items.", least=1, most=1000, default=100)
 
 CALLS: Final = (
     Call(
         "post_push",
         "POST",
         "/v1/push",
-        "Accept one push for one or many targets.",
+        "Send one push to one or many targets.",
         Answer(
-            202, "The push is in Redis and will be sent.", Accepted, headers=(("Location", "The path of its status."),)
+            202,
+            "The push is stored and will be sent.",
+            Accepted,
+            headers=(("Location", "The path of its status document."),),
         ),
         also=(
             Answer(
                 200,
-                "Every delivery has ended, as `Prefer: wait` asked for: the status document.",
+                "With `Prefer: wait`: every delivery has ended. The status document.",
                 Status,
-                headers=(("Preference-Applied", "`wait=N`."), ("Content-Location", "The path of its status.")),
+                headers=(("Preference-Applied", "`wait=N`."), ("Content-Location", "The path of its status document.")),
             ),
         ),
         description=(
-            "Answers only after Redis holds the push; a body is never half accepted. The payload limits of the "
-            "providers are checked before. The same token twice in one push is one delivery. With `send_at` the push "
-            "is `scheduled` until then."
+            "Answers only after the push is stored in Redis. A push is accepted as a whole or not at all. The payload "
+            "limits of the providers are checked first. A token that occurs twice in one push gets one delivery. With "
+            "`send_at`, the push is `scheduled` until that time."
         ),
         scopes=("push",),
         headers=(IDEMPOTENCY_KEY, PREFER),
@@ -132,11 +135,11 @@ CALLS: Final = (
         "post_batch",
         "POST",
         "/v1/push/batch",
-        "Accept up to 1,000 different pushes.",
-        Answer(200, "What became of each push, in the order of the request.", BatchResults),
+        "Send up to 1,000 different pushes.",
+        Answer(200, "The result of each push, in the order of the request.", BatchResults),
         description=(
-            "Each push stands for itself: those without fault are accepted, the others have their problem document in "
-            "their place. An `Idempotency-Key` covers the whole call."
+            "Each push is judged separately: valid pushes are accepted, and each invalid one has a problem document in "
+            "its place. An `Idempotency-Key` covers the whole call."
         ),
         scopes=("push",),
         headers=(IDEMPOTENCY_KEY,),
@@ -157,7 +160,7 @@ CALLS: Final = (
         "get_push",
         "GET",
         "/v1/push/{id}",
-        "Where the push stands.",
+        "Get the status of a push.",
         Answer(200, "The status document.", Status),
         scopes=("push", "admin"),
         problems=(*_KEYED, NotFound, InvalidRequest),
@@ -166,16 +169,17 @@ CALLS: Final = (
         "get_deliveries",
         "GET",
         "/v1/push/{id}/deliveries",
-        "How its deliveries ended.",
-        Answer(200, "A page of rows, in the order of the request.", Deliveries),
+        "List how the deliveries of a push ended.",
+        Answer(200, "A page of deliveries, in the order of the request.", Deliveries),
         description=(
-            "One row a delivery that did not end as `sent`; of pushes of up to 1,000 deliveries all of them. None of a "
-            "push that was cancelled before its `send_at`: no delivery was begun."
+            "Lists the deliveries that did not end as `sent`; for pushes of up to 1,000 deliveries, all of them. A "
+            "push "
+            "that was cancelled before its `send_at` has none, because no delivery was started."
         ),
         scopes=("push", "admin"),
         params=(
-            Param("outcome", "Only deliveries that ended so.", options=ENDS),
-            Param("cursor", "The `cursor` of the page before."),
+            Param("outcome", "Only deliveries with this outcome.", options=ENDS),
+            Param("cursor", "The `cursor` of the previous page."),
             _LIMIT,
         ),
         problems=(*_KEYED, NotFound, InvalidRequest),
@@ -184,13 +188,13 @@ CALLS: Final = (
         "cancel_push",
         "DELETE",
         "/v1/push/{id}",
-        "Cancel what has not been sent.",
-        Answer(200, "The status document after it.", Status),
+        "Cancel the deliveries of a push that have not been sent.",
+        Answer(200, "The status document after the cancellation.", Status),
         description=(
-            "It answers when every dispatcher has let go of the push, after two seconds at most. What was in flight "
-            "then stays `queued`, and the push `sending`, until the provider has answered; all else is `cancelled`. "
-            "What a dispatcher holds that says nothing in that time counts as it stands until it speaks or another "
-            "takes it over."
+            "Answers when every dispatcher has stopped working on the push, after two seconds at most. A delivery that "
+            "is in flight at that moment stays `queued`, and the push `sending`, until the provider has answered; all "
+            "other deliveries are `cancelled`. Deliveries of a dispatcher that does not respond within this time keep "
+            "their state until it responds or another dispatcher takes them over."
         ),
         scopes=("push", "admin"),
         problems=(*_KEYED, NotFound, Conflict, InvalidRequest),
@@ -199,31 +203,31 @@ CALLS: Final = (
         "get_feedback",
         "GET",
         "/v1/feedback",
-        "Tokens that the providers called dead or suspect, in order.",
-        Answer(200, "A page of events.", FeedbackPage),
+        "List tokens that the providers reported as dead or suspect.",
+        Answer(200, "A page of events, in order.", FeedbackPage),
         description=(
-            "Keep the `cursor` and give it as `after` to go on where the last page ended. Whoever comes later than "
-            "`queue.feedback_retention` is told in `missing_to` that events are missing."
+            "Store the `cursor` and pass it as `after` to continue where the last page ended. If events after it have "
+            "been removed since, because they are older than `queue.feedback_retention`, `missing_to` says so."
         ),
         scopes=("feedback", "admin"),
-        params=(Param("after", "The `cursor` of the page before; without it from the oldest event on."), _LIMIT),
+        params=(Param("after", "The `cursor` of the previous page; if left out, from the oldest event on."), _LIMIT),
         problems=(*_KEYED, Gone, InvalidRequest),
     ),
     Call(
         "get_failed",
         "GET",
         "/v1/failed",
-        "Dead letters: deliveries that failed for good.",
-        Answer(200, "A page of them, oldest first.", DeadLetterPage),
-        description="They are kept for a month, unless configured otherwise, and can be sent again.",
+        "List dead letters: deliveries that failed permanently.",
+        Answer(200, "A page of dead letters, oldest first.", DeadLetterPage),
+        description="Dead letters are kept for a month, unless configured otherwise, and can be replayed.",
         scopes=("push", "admin"),
         params=(
-            Param("push", "Only those of this push."),
-            Param("platform", "Only those of this provider."),
-            Param("reason", "Only those that failed for this reason."),
+            Param("push", "Only dead letters of this push."),
+            Param("platform", "Only those of this platform."),
+            Param("reason", "Only those that failed with this reason."),
             Param("since", "Only those that failed at this instant (RFC 3339) or later."),
             Param("until", "Only those that failed before this instant (RFC 3339)."),
-            Param("cursor", "The `cursor` of the page before."),
+            Param("cursor", "The `cursor` of the previous page."),
             _LIMIT,
         ),
         problems=(*_KEYED, InvalidRequest),
@@ -232,16 +236,17 @@ CALLS: Final = (
         "post_replay",
         "POST",
         "/v1/failed/replay",
-        "Send dead letters again.",
+        "Replay dead letters: send them again.",
         Answer(
             202,
-            "The replay is in Redis and will be run; or, as a dry run, what it would mean.",
+            "The replay is stored and will run; for a dry run, how many dead letters match.",
             ReplayAccepted,
         ),
         description=(
-            "In the background, by `pushsvc jobs`. Each is the same delivery again, of the same push: it counts as "
-            "`retrying`, no longer as `failed`, carries the same ids to the provider, has all its attempts and its "
-            "whole `ttl` anew. Dead letters of later are not meant. Those of cancelled pushes stay."
+            "The replay runs in the background, in `pushsvc jobs`. A replayed dead letter becomes a delivery of its "
+            "push again: it counts as `retrying` instead of `failed`, is sent with the same ids, and starts again with "
+            "all its attempts and its full `ttl`. Dead letters that are added after this call are not replayed, nor "
+            "are those of cancelled pushes."
         ),
         scopes=("push", "admin"),
         body=ReplayDocument,
@@ -251,8 +256,8 @@ CALLS: Final = (
         "get_replay",
         "GET",
         "/v1/failed/replay/{job}",
-        "Where a replay stands.",
-        Answer(200, "Its progress.", Replay),
+        "Get the progress of a replay.",
+        Answer(200, "The progress of the replay.", Replay),
         scopes=("push", "admin"),
         problems=(*_KEYED, NotFound, Conflict, InvalidRequest),
     ),
@@ -261,10 +266,10 @@ CALLS: Final = (
         "DELETE",
         "/v1/failed/replay/{job}",
         "Stop a replay.",
-        Answer(200, "Where it stands; one that has ended stays as it is.", Replay),
+        Answer(200, "The progress of the replay. A replay that has ended does not change.", Replay),
         description=(
-            "What it has moved is on its way; what it has not stays a dead letter. A step that is under way, of up to "
-            "500 deliveries, still ends."
+            "Dead letters that were replayed so far are sent; the others stay dead letters. A step of up to 500 "
+            "deliveries that is in progress is still completed."
         ),
         scopes=("push", "admin"),
         problems=(*_KEYED, NotFound, Conflict, InvalidRequest),
@@ -273,15 +278,16 @@ CALLS: Final = (
         "get_devices",
         "GET",
         "/v1/devices",
-        "All devices of the app.",
-        Answer(200, "A page of them, pruned ones too, in the order in which they were registered first.", DevicePage),
-        description="Of a topic, those that are subscribed and active. To have all, follow `cursor` until it is null.",
+        "List the devices of the app.",
+        Answer(200, "A page of devices, including pruned ones, in the order of their first registration.", DevicePage),
+        description="With `topic`, only devices that are subscribed and active. To read all, follow `cursor` until it "
+        "is null.",
         scopes=("devices", "admin"),
         params=(
-            Param("topic", "Only those that are subscribed to it."),
-            Param("platform", "Only those of this provider."),
-            Param("state", "Only those in this state.", options=("active", "pruned")),
-            Param("cursor", "The `cursor` of the page before."),
+            Param("topic", "Only devices that are subscribed to this topic."),
+            Param("platform", "Only those of this platform."),
+            Param("state", "Only devices in this state.", options=("active", "pruned")),
+            Param("cursor", "The `cursor` of the previous page."),
             _LIMIT,
         ),
         problems=(*_KEYED, InvalidRequest),
@@ -290,14 +296,13 @@ CALLS: Final = (
         "put_device",
         "PUT",
         "/v1/devices/{device_id}",
-        "Register a device, or refresh it.",
-        Answer(200, "The device as it is after it.", RegisteredDevice),
-        also=(Answer(201, "The device is new.", RegisteredDevice, headers=(("Location", "Its path."),)),),
+        "Register or refresh a device.",
+        Answer(200, "The device after the change.", RegisteredDevice),
+        also=(Answer(201, "The device is new.", RegisteredDevice, headers=(("Location", "The path of the device."),)),),
         description=(
-            "Call it each time that the app starts, with the token that the app has got. The document replaces what "
-            "was known of the device; its topics stay. A token belongs to one device: it leaves the one that had it "
-            "before, which is then gone. A pruned device is active again, and a token that was suppressed is sent to "
-            "again."
+            "Call it each time the app starts, with the app's current token. The document replaces what was stored "
+            "about the device; its topics are kept. A token belongs to one device: a device that had this token before "
+            "is removed. A pruned device becomes active again, and the suppression of its token is lifted."
         ),
         scopes=("devices", "admin"),
         body=DeviceDocument,
@@ -315,7 +320,7 @@ CALLS: Final = (
         "get_device",
         "GET",
         "/v1/devices/{device_id}",
-        "Read a device.",
+        "Get a device.",
         Answer(200, "The device.", RegisteredDevice),
         scopes=("devices", "admin"),
         problems=(*_KEYED, NotFound, Conflict, InvalidRequest),
@@ -325,7 +330,7 @@ CALLS: Final = (
         "DELETE",
         "/v1/devices/{device_id}",
         "Remove a device.",
-        Answer(204, "It is gone, from its topics and its user too."),
+        Answer(204, "The device is removed, also from its topics and its user."),
         scopes=("devices", "admin"),
         problems=(*_KEYED, NotFound, Conflict, InvalidRequest),
     ),
@@ -333,8 +338,8 @@ CALLS: Final = (
         "get_user_devices",
         "GET",
         "/v1/users/{user}/devices",
-        "A user's devices.",
-        Answer(200, "All of them, pruned ones too.", DeviceList),
+        "List the devices of a user.",
+        Answer(200, "All devices of the user, including pruned ones.", DeviceList),
         scopes=("devices", "admin"),
         problems=(*_KEYED, InvalidRequest),
     ),
@@ -345,8 +350,9 @@ CALLS: Final = (
         "Erase a user.",
         Answer(200, "What was erased.", Erased),
         description=(
-            "The devices go, and all that is kept of their ids and tokens: deliveries that are queued, dead letters, "
-            "feedback events, rows of statuses, suppressions. When this answers, nothing more is sent to them."
+            "Removes the devices of the user and everything stored under their ids and tokens: queued deliveries, dead "
+            "letters, feedback events, delivery rows and suppressions. Once this call has answered, nothing more is "
+            "sent to them."
         ),
         scopes=("devices", "admin"),
         problems=(*_KEYED, Conflict, InvalidRequest),
@@ -356,8 +362,8 @@ CALLS: Final = (
         "PUT",
         "/v1/topics/{topic}/devices/{device_id}",
         "Subscribe a device to a topic.",
-        Answer(204, "It is subscribed."),
-        description="A topic begins with its first subscriber and ends with its last.",
+        Answer(204, "The device is subscribed."),
+        description="A topic is created by its first subscriber and removed with its last.",
         scopes=("devices", "admin"),
         problems=(*_KEYED, NotFound, Conflict, InvalidRequest),
     ),
@@ -366,7 +372,7 @@ CALLS: Final = (
         "DELETE",
         "/v1/topics/{topic}/devices/{device_id}",
         "Unsubscribe a device from a topic.",
-        Answer(204, "It is not subscribed."),
+        Answer(204, "The device is not subscribed."),
         scopes=("devices", "admin"),
         problems=(*_KEYED, Conflict, InvalidRequest),
     ),
@@ -374,18 +380,18 @@ CALLS: Final = (
         "get_topics",
         "GET",
         "/v1/topics",
-        "All topics of the app.",
-        Answer(200, "A page of them, in the order of their names.", TopicPage),
+        "List the topics of the app.",
+        Answer(200, "A page of topics, ordered by name.", TopicPage),
         scopes=("devices", "admin"),
-        params=(Param("cursor", "The `cursor` of the page before."), _LIMIT),
+        params=(Param("cursor", "The `cursor` of the previous page."), _LIMIT),
         problems=(*_KEYED, InvalidRequest),
     ),
     Call(
         "get_topic",
         "GET",
         "/v1/topics/{topic}",
-        "How many devices a topic has.",
-        Answer(200, "Devices that are subscribed and active.", Topic),
+        "Get the number of devices that are subscribed to a topic.",
+        Answer(200, "The number of devices that are subscribed and active.", Topic),
         scopes=("devices", "admin"),
         problems=(*_KEYED, NotFound, InvalidRequest),
     ),
@@ -393,12 +399,12 @@ CALLS: Final = (
         "post_restore",
         "POST",
         "/v1/devices/restore",
-        "Undo prunes.",
-        Answer(200, "So many are back.", Restored),
+        "Restore pruned devices.",
+        Answer(200, "The number of restored devices.", Restored),
         description=(
-            "A device that was pruned keeps its user, tags and topics until it is buried, and comes back with all of "
-            "them; its token is sent to again. A dry run tells in `left` how many are meant. One call restores up to "
-            f"{MOST_RESTORED:,}: call again while `left` is more than 0."
+            "A pruned device keeps its user, tags and topics until cleanup removes it. A restored device has all of "
+            "them again, and the suppression of its token is lifted. A dry run returns the number of matching devices "
+            f"in `left`. One call restores up to {MOST_RESTORED:,} devices: repeat it while `left` is more than 0."
         ),
         scopes=("devices", "admin"),
         body=RestoreDocument,
@@ -408,12 +414,12 @@ CALLS: Final = (
         "delete_suppression",
         "DELETE",
         "/v1/suppressions/{platform}/{token}",
-        "Send to a token again.",
-        Answer(204, "It is not suppressed any more."),
+        "Lift the suppression of a token.",
+        Answer(204, "The token is no longer suppressed."),
         description=(
-            "A token that a provider called dead is not sent to. For who keeps tokens himself and has got the same one "
-            "from the app again; to register a device with it does the same. The device that was pruned with it stays "
-            "pruned: register or restore it."
+            "Nothing is sent to a token that a provider reported as dead. Use this call if you store tokens yourself "
+            "and the app has reported the same token again; registering a device with it has the same effect. A device "
+            "that was pruned with the token stays pruned: register or restore it."
         ),
         scopes=("devices", "admin"),
         problems=(*_KEYED, NotFound, InvalidRequest, HeadersTooLarge),
@@ -422,13 +428,13 @@ CALLS: Final = (
         "post_channel",
         "POST",
         "/v1/channels",
-        "Make a broadcast channel (APNs, iOS 18).",
-        Answer(201, "The channel is there.", Channel, headers=(("Location", "Its path."),)),
+        "Create a broadcast channel (APNs, iOS 18).",
+        Answer(201, "The new channel.", Channel, headers=(("Location", "The path of the channel."),)),
         description=(
-            "Live Activities listen to a channel by its id; a push with the target "
-            '`{"platform": "apns", "channel": "<id>"}` updates or ends them all. APNs allows 10,000 channels an app: '
-            "delete those whose event is over. 409 says that APNs allows no more, or that broadcasts are switched off "
-            "for the app."
+            "Live Activities subscribe to a channel by its id; a push with the target "
+            '`{"platform": "apns", "channel": "<id>"}` updates or ends all of them. APNs allows 10,000 channels per '
+            "app: delete a channel when its event is over. 409 means that APNs allows no more channels, or that "
+            "broadcasts are not enabled for the app."
         ),
         scopes=("push", "admin"),
         body=ChannelDocument,
@@ -438,7 +444,7 @@ CALLS: Final = (
         "get_channels",
         "GET",
         "/v1/channels",
-        "The ids of all broadcast channels of the app.",
+        "List the ids of the broadcast channels of the app.",
         Answer(200, "All ids.", ChannelList),
         scopes=("push", "admin"),
         problems=_ASKED,
@@ -447,7 +453,7 @@ CALLS: Final = (
         "get_channel",
         "GET",
         "/v1/channels/{id}",
-        "Read a broadcast channel.",
+        "Get a broadcast channel.",
         Answer(200, "The channel.", Channel),
         scopes=("push", "admin"),
         problems=(*_ASKED, NotFound),
@@ -456,8 +462,8 @@ CALLS: Final = (
         "delete_channel",
         "DELETE",
         "/v1/channels/{id}",
-        "Delete a broadcast channel, for good.",
-        Answer(204, "It is gone. What APNs had stored may still be delivered."),
+        "Delete a broadcast channel permanently.",
+        Answer(204, "The channel is deleted. Messages that APNs had stored may still be delivered."),
         scopes=("push", "admin"),
         problems=(*_ASKED, NotFound),
     ),
@@ -465,44 +471,45 @@ CALLS: Final = (
         "get_healthz",
         "GET",
         "/healthz",
-        "Whether the process lives.",
-        Answer(200, "It does.", Health),
+        "Check that the process is alive.",
+        Answer(200, "The process is alive.", Health),
     ),
     Call(
         "get_readyz",
         "GET",
         "/readyz",
-        "Whether pushes are accepted.",
-        Answer(200, "They are.", Health),
-        description="With 503 `errors` names each part that is not ready, and why. `held` names routes that do not "
-        "send now: what is accepted for them waits. `frozen` names routes that prune no device now, because too many "
-        "of their answers are bad. `unserved` names routes and parts that no living process serves, `full` whose "
-        "pushes are refused because the queue is full. Where the API is open to others than its own machine, a key "
-        "with the scope `admin` is needed for anything but `status`.",
+        "Check that pushes are accepted.",
+        Answer(200, "Pushes are accepted.", Health),
+        description="With 503, `errors` names each part that is not ready and the reason. `held` names routes that "
+        "currently do not send: their deliveries wait. `frozen` names routes that currently prune no devices, because "
+        "too many of their answers are bad. `unserved` names routes and parts that no running process serves. `full` "
+        "names the queue, or the apps, whose pushes are refused because too many deliveries wait. If the API listens "
+        "on more than the loopback "
+        "interface, everything except `status` needs a key with the scope `admin`.",
         problems=(Unavailable, InternalError),
     ),
     Call(
         "get_metrics",
         "GET",
         "/metrics",
-        "Metrics in the text format of Prometheus.",
-        Answer(200, "The exposition.", media="text/plain"),
-        description="Where the API is open to others than its own machine, a key with the scope `admin` is needed.",
+        "Get metrics in the Prometheus text format.",
+        Answer(200, "The metrics.", media="text/plain"),
+        description="If the API listens on more than the loopback interface, a key with the scope `admin` is needed.",
         problems=(Unauthorized, Forbidden, Unavailable, InternalError),
     ),
     Call(
         "get_openapi",
         "GET",
         "/openapi.json",
-        "This document.",
-        Answer(200, "OpenAPI 3.1.", media=JSON),
+        "Get this document.",
+        Answer(200, "The OpenAPI 3.1 document.", media=JSON),
     ),
     Call(
         "get_docs",
         "GET",
         "/docs",
-        "This document as a page to read.",
-        Answer(200, "HTML.", media="text/html"),
+        "Get this document as a web page.",
+        Answer(200, "An HTML page.", media="text/html"),
     ),
 )
 

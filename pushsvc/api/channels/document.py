@@ -1,4 +1,4 @@
-"""Broadcast channels as the API reads and shows them. Pure."""
+"""The documents of broadcast channels, and their validation. Pure."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ STORAGES: Final[tuple[Storage, ...]] = get_args(Storage)
 
 _Storage = Annotated[
     Literal["none", "latest"],
-    Meta(description="What APNs keeps for phones that are away: nothing, or the latest push for up to 8 hours."),
+    Meta(description="What APNs stores for offline phones: nothing, or the latest push for up to 8 hours."),
 ]
 
 
 class ChannelDocument(Struct, forbid_unknown_fields=True):
-    """A broadcast channel to be made. Its storage cannot be changed later; without storage more may be sent."""
+    """A broadcast channel to create. `storage` cannot be changed later; `none` allows a higher rate of pushes."""
 
     storage: _Storage
 
@@ -28,7 +28,7 @@ class ChannelDocument(Struct, forbid_unknown_fields=True):
 class Channel(Struct, frozen=True):
     """A broadcast channel."""
 
-    id: Annotated[str, Meta(description="APNs' own id, base64; the app listens by it.")]
+    id: Annotated[str, Meta(description="The id that APNs gave the channel, in base64. The app subscribes with it.")]
     storage: _Storage
 
 
@@ -39,7 +39,10 @@ class ChannelList(Struct, frozen=True):
 
 
 def read_channel(body: bytes) -> Storage:
-    """The storage that is asked for. Raises `MalformedBody`, or `InvalidRequest` with every fault."""
+    """Return the requested storage.
+
+    Raises `MalformedBody`, or `InvalidRequest` with every fault.
+    """
     value = parse(body)
     if not isinstance(value, dict):
         raise InvalidRequest(faults=[Fault("$", expected("an object", value))])
