@@ -1,8 +1,9 @@
-"""`pushsvc bench`: load on the running service, whose providers are the simulator; rates and latencies.
+"""`pushsvc bench`: put load on the running service, with the simulator as its providers, and measure rates and
+latencies.
 
-It only speaks to the API, as any caller does, so it measures the service as it stands there: processes, store and all.
-The tokens that it sends to are the simulator's. Apple and Google would count them against the account, so it refuses
-to run where an app's providers are not on this machine.
+It uses only the API, as any caller does, so it measures the whole service: processes, store and network. Its tokens
+exist only in the simulator. Apple and Google would count them against the account, so it refuses to run if a provider
+of the app is not on this machine.
 """
 
 from __future__ import annotations
@@ -31,46 +32,49 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 SAMPLE = 200
-"""Pushes of which each delivery's own instant is asked for."""
+"""The number of pushes whose deliveries are read one by one, for the latencies."""
 PATIENCE = 60.0
-"""Seconds without one more delivery ending, after which it is given up."""
+"""Seconds without a further delivery ending, after which the benchmark gives up."""
 
 
 class NotAllSent(PushsvcError):
-    """Some deliveries ended otherwise than `sent`, or did not end."""
+    """Some deliveries ended in another state than `sent`, or did not end."""
 
 
 class Figures(Struct, frozen=True, kw_only=True):
-    """Times in milliseconds, rates a second."""
+    """The results: times in milliseconds, rates per second."""
 
     deliveries: int
     posts: int
     seconds: float
     posts_rate: float
     accepted_rate: float
-    """Deliveries accepted, while posting."""
+    """Deliveries accepted per second, while posting."""
     sent_rate: float
-    """Deliveries ended, from the first POST to the last end."""
+    """Deliveries ended per second, from the first POST to the last end."""
     post_p50: float
     post_p99: float
     delivery_p50: float
-    """From the POST's begin to the provider's answer, which may come before the caller has read the 202."""
+    """Measured from the start of the POST to the provider's answer, which may precede the 202."""
     delivery_p99: float
 
 
 def bench(
     context: typer.Context,
-    deliveries: Annotated[int, typer.Option("--deliveries", "-n", min=1, help="How many in all.")] = 10_000,
-    targets: Annotated[int, typer.Option("--targets", min=1, max=1000, help="Of one push.")] = 1,
-    callers: Annotated[int, typer.Option("--callers", min=1, max=500, help="Requests under way at once.")] = 32,
-    platform: Annotated[Literal["apns", "fcm"], typer.Option("--platform", help="Where to.")] = "apns",
-    lane: Annotated[Literal["urgent", "normal", "bulk"], typer.Option("--lane", help="In which lane.")] = "normal",
+    deliveries: Annotated[int, typer.Option("--deliveries", "-n", min=1, help="The number of deliveries.")] = 10_000,
+    targets: Annotated[int, typer.Option("--targets", min=1, max=1000, help="Targets per push.")] = 1,
+    callers: Annotated[int, typer.Option("--callers", min=1, max=500, help="Concurrent requests.")] = 32,
+    platform: Annotated[Literal["apns", "fcm"], typer.Option("--platform", help="The platform.")] = "apns",
+    lane: Annotated[Literal["urgent", "normal", "bulk"], typer.Option("--lane", help="The lane.")] = "normal",
     url: Url = "",
     key: Key = "",
     app: App = "",
     json: Json = False,
 ) -> None:
-    """Load the running service against the simulator; print rates and latencies. Exit with 1 unless all was sent."""
+    """Load the running service against the simulator and print rates and latencies.
+
+    Exit with 1 unless all were sent.
+    """
     require_simulator(context.obj.settings())
     at = access(context.obj, url, key, app)
     figures = run(_run(at, deliveries, targets, callers, platform, lane, quiet=json))
@@ -88,7 +92,7 @@ def bench(
 
 
 def require_simulator(settings: Settings) -> None:
-    """Raises `ConfigError` where a provider is not on this machine."""
+    """Raise `ConfigError` if a provider is not on this machine."""
     settings.require_apps()
     for name, each in settings.apps.items():
         for platform, config in each.providers.items():
@@ -109,7 +113,7 @@ def _is_loopback(host: str) -> bool:
 
 
 class Posted(NamedTuple):
-    """A push, and when its POST began and ended, in Unix seconds."""
+    """A push with the start and the end of its POST, in Unix seconds."""
 
     id: str
     began: float
@@ -157,7 +161,7 @@ async def _run(
 
 
 def _documents(deliveries: int, targets: int, platform: str, lane: str) -> Iterator[JsonObject]:
-    """The pushes, each to tokens that no other has."""
+    """Yield the push documents. No two pushes share a token."""
     from ..lab.simulator import apns_token, fcm_token
 
     token = apns_token if platform == "apns" else fcm_token
@@ -169,7 +173,7 @@ def _documents(deliveries: int, targets: int, platform: str, lane: str) -> Itera
 
 
 async def _until_sent(client: Client, posted: list[Posted], ending: Callable[[], None]) -> None:
-    """Return when every delivery of these pushes was sent; `ending` is called for each push."""
+    """Wait until every delivery of these pushes was sent. Calls `ending` for each push that has ended."""
     deadline = time.monotonic() + PATIENCE
     for push in posted:
         while not ended(status := await client.status(push.id)):
@@ -177,14 +181,14 @@ async def _until_sent(client: Client, posted: list[Posted], ending: Callable[[],
                 raise NotAllSent(f"push {push.id} has not ended: {status['counts']}")
             await asyncio.sleep(0.02)
         if status["counts"]["sent"] != status["counts"]["total"]:
-            raise NotAllSent(f"push {push.id} ended otherwise: {status['counts']}")
+            raise NotAllSent(f"push {push.id} did not end as sent: {status['counts']}")
         ending()
         deadline = time.monotonic() + PATIENCE
 
 
 @contextmanager
 def _display(pushes: int, *, quiet: bool) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
-    """Two bars at a terminal, nothing else: to be called at each push that was posted, and at each that has ended."""
+    """Show two progress bars at a terminal, or nothing. Yields two callbacks: for a posted and for an ended push."""
     if quiet or not sys.stderr.isatty():
         yield (lambda: None), (lambda: None)
         return
@@ -198,7 +202,7 @@ def _display(pushes: int, *, quiet: bool) -> Iterator[tuple[Callable[[], None], 
 
 
 async def _answers(client: Client, posted: Iterable[Posted]) -> list[tuple[Posted, float]]:
-    """Each delivery of these pushes, and when the provider answered."""
+    """Return the deliveries of these pushes, each with the time of the provider's answer."""
     return [
         (push, datetime.fromisoformat(row["at"]).timestamp())
         for push in posted
@@ -207,5 +211,5 @@ async def _answers(client: Client, posted: Iterable[Posted]) -> list[tuple[Poste
 
 
 def percentile(ordered: list[float], share: float) -> float:
-    """Of seconds in order, in milliseconds."""
+    """Return the percentile `share` of sorted times: seconds in, milliseconds out."""
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000

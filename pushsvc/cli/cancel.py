@@ -1,4 +1,4 @@
-"""`pushsvc cancel`: what has not been sent of a push is not sent any more."""
+"""`pushsvc cancel`: cancel the deliveries of a push that have not been sent."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .status import print_status
 
 def cancel(
     context: typer.Context,
-    push_id: Annotated[str, typer.Argument(metavar="ID", help="The push's id, as `pushsvc send` printed it.")],
+    push_id: Annotated[str, typer.Argument(metavar="ID", help="The id of the push, as printed by `pushsvc send`.")],
     url: Url = "",
     key: Key = "",
     app: App = "",
     json: Json = False,
 ) -> None:
-    """Cancel what has not been sent of a push, and show where that leaves it."""
+    """Cancel the deliveries of a push that have not been sent, and show its status."""
     run(_cancel(access(context.obj, url, key, app), push_id, json=json))
 
 

@@ -1,4 +1,4 @@
-"""`pushsvc channels`: broadcast channels of APNs, by the API of a running service."""
+"""`pushsvc channels`: manage APNs broadcast channels, through the API of a running service."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ channels = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Make, list and delete broadcast channels (APNs).",
+    help="Create, list and delete broadcast channels (APNs).",
 )
 
-ChannelId = Annotated[str, typer.Argument(metavar="ID", help="The channel's id, as APNs gave it.")]
+ChannelId = Annotated[str, typer.Argument(metavar="ID", help="The id of the channel.")]
 
 
 @channels.command("new")
@@ -27,7 +27,7 @@ def new(
         Literal["none", "latest"],
         typer.Option(
             "--storage",
-            help="What APNs keeps for phones that are away: nothing (then more may be sent), or the latest.",
+            help="What APNs stores for offline phones: nothing, which allows more pushes, or the latest push.",
         ),
     ] = "none",
     url: Url = "",
@@ -35,7 +35,7 @@ def new(
     app: App = "",
     json: Json = False,
 ) -> None:
-    """Make a channel and print its id."""
+    """Create a channel and print its id."""
     made = run(_new(access(context.obj, url, key, app), storage))
     if json:
         print_json(made)
@@ -45,7 +45,7 @@ def new(
 
 @channels.command("list")
 def list_channels(context: typer.Context, url: Url = "", key: Key = "", app: App = "", json: Json = False) -> None:
-    """List the ids of all channels of the app."""
+    """List the ids of the channels of the app."""
     ids = run(_all(access(context.obj, url, key, app)))
     if json:
         print_json({"channels": ids})
@@ -70,7 +70,7 @@ def show(
 def delete(
     context: typer.Context, channel_id: ChannelId, url: Url = "", key: Key = "", app: App = "", json: Json = False
 ) -> None:
-    """Delete a channel, for good: its id is never given out again."""
+    """Delete a channel permanently. Its id is never used again."""
     run(_delete(access(context.obj, url, key, app), channel_id))
     if json:
         print_json({"id": channel_id, "deleted": True})

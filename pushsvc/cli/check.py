@@ -1,8 +1,9 @@
-"""`pushsvc check`: what would keep the service from working, with the fix beside each fault.
+"""`pushsvc check`: find what would keep the service from working, with the fix beside each fault.
 
-It reads the configuration, reaches the store or tries whether one would start, looks at each credential's files and
-resolves the names of webhooks. It asks no provider: whether Apple or Google take a credential shows once something is
-sent. Where a store answers, it names the routes that are held by now, and so also those whose credentials were refused.
+It reads the configuration, connects to the store or tries to start one, inspects the files of each credential and
+resolves the host names of webhooks. It contacts no provider: whether Apple or Google accept a credential shows only
+when something is sent. If a store answers, it lists the routes that are currently held, including those whose
+credentials were refused.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from ..store import Store
 
 NEEDED_COMMANDS = ("XAUTOCLAIM", "XADD", "XREADGROUP", "XPENDING", "XCLAIM", "BITFIELD", "ZADD", "HSET", "EVALSHA")
-"""XAUTOCLAIM is the youngest: Redis 6.2, and every Valkey."""
+"""The newest of them is XAUTOCLAIM: Redis 6.2, and every Valkey."""
 
 _MISSING_COMMANDS = """
 local missing = {}
@@ -49,25 +50,26 @@ MARKS = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 
 class Row(Struct, frozen=True):
-    """One line of the table. `part` is a dotted key of the configuration, `fix` what to do about it."""
+    """A row of the table. `part` is a dotted key of the configuration, `fix` the remedy."""
 
     part: str
     level: Literal["ok", "warning", "error"]
     what: str
     fix: str = ""
     expires: float | None = None
-    """Unix seconds."""
+    """Unix seconds, or None."""
 
 
 def check(
     context: typer.Context,
     json: Json = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Let warnings fail too.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on warnings too.")] = False,
 ) -> None:
     """Check the configuration, Redis and each credential, with the fix beside each fault. Exit with 1 on an error.
 
-    It looks at files and at the store, and asks no provider: that Apple or Google refuse a good file shows only once
-    something is sent. The routes that a running service holds for that, or for anything else, are named as warnings.
+    Reads files and the store, and contacts no provider: whether Apple or Google accept a credential shows only when
+    something is sent. Routes that the running service currently holds, for this or another reason, are shown as
+    warnings.
     """
     rows = list(_rows(context.obj))
     bad = {"error", "warning"} if strict else {"error"}
@@ -111,7 +113,9 @@ def _of_config_error(error: ConfigError) -> Iterator[Row]:
 
 
 async def _store(settings: Settings) -> list[Row]:
-    """The store that runs; else a short-lived embedded one elsewhere, because a check leaves nothing behind."""
+    """Return the rows about the store: the running one, or a temporary embedded one, so that the check leaves nothing
+    behind.
+    """
     from ..ports.provider import REMOVED
     from ..runtime import embedded_fsync, open_running_store, routes_of, running_store_url, store_config
     from ..store import open_embedded, open_store
@@ -160,7 +164,10 @@ async def _store(settings: Settings) -> list[Row]:
 
 
 async def _permitted(store: Store, *command: Any) -> Any:
-    """The answer to a command, or None where this user of Redis may not give it: the service needs none of these."""
+    """Return the answer to a command, or None if this Redis user may not run it.
+
+    The service needs none of these commands.
+    """
     try:
         return await store.link.call(*command)
     except StoreError as error:
@@ -171,7 +178,7 @@ async def _permitted(store: Store, *command: Any) -> Any:
 
 
 def judge_permissions(forbidden: Sequence[str]) -> Iterator[Row]:
-    """A row where this user of Redis may not run all that the service runs. Pure."""
+    """Yield a row if this Redis user lacks permission for a command that the service runs. Pure."""
     if forbidden:
         yield Row(
             "redis",
@@ -183,14 +190,14 @@ def judge_permissions(forbidden: Sequence[str]) -> Iterator[Row]:
 
 
 async def clocks_apart(store: Store) -> float:
-    """Seconds by which Redis' clock is ahead of this machine's."""
+    """Return by how many seconds the clock of Redis is ahead of this machine's."""
     before = time.time()
     at: int = await store.link.script("now", ["ps:check"], [])
     return at / 1000 - (before + time.time()) / 2
 
 
 def judge_clocks(apart: float) -> Iterator[Row]:
-    """A row where the clocks of Redis and of this machine differ: one of them is wrong. Pure."""
+    """Yield a row if the clocks of Redis and of this machine differ, so that one of them is wrong. Pure."""
     if abs(apart) > 5:
         yield Row(
             "clock",
@@ -202,14 +209,17 @@ def judge_clocks(apart: float) -> Iterator[Row]:
 
 
 def judge_held(held: Mapping[str, str]) -> Iterator[Row]:
-    """A row for each route that a running service does not send on now, `app/platform` and why. Pure."""
+    """Yield a row for each route that the running service currently holds.
+
+    `held` maps `app/platform` to the reason. Pure.
+    """
     for name, why in held.items():
         app, _, route = name.partition("/")
-        yield Row(f"apps.{app}.{route.replace('/', '.')}", "warning", f"the route is held now: {why}")
+        yield Row(f"apps.{app}.{route.replace('/', '.')}", "warning", f"the route is currently held: {why}")
 
 
 def judge_removed(settings: Settings, removed: Sequence[RemovedRoute]) -> Iterator[Row]:
-    """A row for each route that this configuration does not have and for which something waits. Pure."""
+    """Yield a row for each route with waiting deliveries that this configuration does not contain. Pure."""
     from ..runtime.accounts import removal_of
 
     for each in removed:
@@ -217,13 +227,15 @@ def judge_removed(settings: Settings, removed: Sequence[RemovedRoute]) -> Iterat
 
 
 def judge_keys(settings: Settings, stored: Sequence[ApiKey] | None) -> Iterator[Row]:
-    """A row for each app that nobody can push to, as far as is known, and for keys that are nobody's. `stored` are the
-    keys of the store; None where it does not answer. Pure."""
+    """Yield a row for each app without an API key, and for each key of the example configuration.
+
+    `stored` are the keys of the store, or None if it does not answer. Pure.
+    """
     for name, app in settings.apps.items():
         part, makes = f"apps.{name}.keys", f"`pushsvc keys new --app {name} --name NAME` makes one in the store"
         usable = [key for key in app.keys if key.sha256 != NOBODYS]
         if len(usable) < len(app.keys):
-            yield Row(part, "warning", "a key of the example, which is nobody's, is in the configuration", "remove it")
+            yield Row(part, "warning", "the configuration contains the key of the example", "remove it")
         count = sum(key.app == name for key in stored or ())
         if count:
             yield Row(part, "ok", f"{counted(count, 'API key')} in the store")
@@ -234,7 +246,9 @@ def judge_keys(settings: Settings, stored: Sequence[ApiKey] | None) -> Iterator[
 
 
 async def _durable(store: Store, settings: Settings) -> Row:
-    """What a 202 rests on: whether the server flushes when it is waited for, and how long that takes; or replicas."""
+    """Return the row about durability: whether the server flushes to disk on request and how long this takes, or its
+    replicas.
+    """
     if settings.queue.durability != "fsync":
         try:
             await store.pushes.ping()
@@ -249,7 +263,7 @@ async def _durable(store: Store, settings: Settings) -> Row:
 
 
 def _data_dir(settings: Settings) -> Iterator[Row]:
-    """Whether the embedded store may write where it is to live."""
+    """Yield a row if the embedded store cannot write to its folder."""
     if settings.redis.url:
         return
     folder = settings.store.data_dir
@@ -261,7 +275,7 @@ def _data_dir(settings: Settings) -> Iterator[Row]:
 
 
 def judge_server(where: str, server: dict[str, Any] | None, missing: list[bytes] | None) -> Iterator[Row]:
-    """Rows for what INFO says of a server, and for the commands that it lacks; None: it may not be asked. Pure."""
+    """Yield rows for the INFO of a server and the commands that it lacks. None: this user may not read them. Pure."""
     if server is None or missing is None:
         what = (
             f"{where}: this user may not run INFO or COMMAND: its version, memory policy and files were not looked at"

@@ -1,6 +1,6 @@
-"""`pushsvc cleanup`: what has outlived its use goes. For cron; `pushsvc jobs` does the same by itself each day.
+"""`pushsvc cleanup`: remove data that is no longer needed. For cron; `pushsvc jobs` does the same once a day.
 
-It works on the store from here, so it needs the configuration, no API key and no other part of the service.
+It works on the store directly, so it needs the configuration, but no API key and no other part of the service.
 """
 
 from __future__ import annotations
@@ -25,25 +25,23 @@ if TYPE_CHECKING:
 
 
 class CleanupLost(PushsvcError):
-    """Another cleanup has begun, because this one had shown no sign of life for too long."""
+    """Another cleanup has started, because this one showed no sign of life for too long."""
 
 
 def cleanup(
     context: typer.Context,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be removed.")] = False,
     share: Annotated[
         float,
-        typer.Option(
-            "--share", min=0.01, max=1, help="The share of the time in which it works, from 0.01 to 1.", metavar="S"
-        ),
+        typer.Option("--share", min=0.01, max=1, help="The share of time it may use, from 0.01 to 1.", metavar="S"),
     ] = 1.0,
     json: Json = False,
 ) -> None:
-    """Remove what is no longer needed: old tombstones, stale and suspect devices, orphans, what is too old.
+    """Remove data that is no longer needed: old tombstones, stale and suspect devices, orphans, expired records.
 
-    Stale and suspect devices become tombstones first; `pushsvc devices restore` brings them back. Where another cleanup
-    is under way this one says so and ends, with 0: the work is being done. Ctrl-C or SIGTERM end it between two steps.
-    Age is judged by Redis' clock, and nothing is removed where this machine's differs from it by more than a minute.
+    Stale and suspect devices become tombstones first; `pushsvc devices restore` restores them. If another cleanup is
+    running, this one says so and exits with 0. Ctrl-C or SIGTERM stops it between two steps. Ages are measured by the
+    clock of Redis; nothing is removed if this machine's clock differs from it by more than a minute.
     """
     settings: Settings = context.obj.settings()
     settings.require_apps()
@@ -56,7 +54,7 @@ def cleanup(
         if json:
             print_json({"state": "elsewhere", "holder": cleaned})
         else:
-            print(f"another cleanup is under way, by {cleaned or 'another process'}: nothing was done here")
+            print(f"another cleanup is running, in {cleaned or 'another process'}: nothing was done here")
         return
     rows = sorted((app, what, count) for (app, what), count in cleaned.removed.items() if count)
     total = sum(count for _, _, count in rows)
@@ -73,12 +71,12 @@ def cleanup(
         records = counted(total, "record")
         print(f"{records} would go" if dry_run else f"{records} gone, in {seconds:,.1f} s")
     if cleaned.place is not None:
-        typer.echo("stopped half-way: the rest is left to the next run", err=True)
+        typer.echo("interrupted: the next run removes the rest", err=True)
         raise typer.Exit(130)
 
 
 async def _cleanup(settings: Settings, share: float, *, dry_run: bool, quiet: bool) -> Cleaned | str:
-    """What was done, or who else does it."""
+    """Return the result, or the name of the process that is already cleaning up."""
     from ..runtime import cleanup_plan, open_existing_store, open_running_store
     from ..stages.cleanup import clean, holding, process_name
 
@@ -101,7 +99,9 @@ async def _cleanup(settings: Settings, share: float, *, dry_run: bool, quiet: bo
                     show(progress)
                     await store.cleanups.note(progress.removed)
                     if lost():
-                        raise CleanupLost("another cleanup has begun meanwhile; this one had been still for too long")
+                        raise CleanupLost(
+                            "another cleanup has started meanwhile, because this one did not respond for too long"
+                        )
 
                 plan = cleanup_plan(settings, store, clock)
                 cleaned = await clean(plan, share=share, stopping=stop.is_set, after=note)
@@ -112,7 +112,7 @@ async def _cleanup(settings: Settings, share: float, *, dry_run: bool, quiet: bo
 
 @contextmanager
 def _display(quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """A bar a sweep at a terminal, nothing else."""
+    """Show a progress bar for each sweep at a terminal, or nothing."""
     if quiet or not sys.stderr.isatty():
         yield lambda progress: None
         return

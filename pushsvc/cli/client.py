@@ -1,4 +1,4 @@
-"""The HTTP API from the command line's side: one session, answers as JSON objects, problems as errors."""
+"""A client of the HTTP API for commands: one session, answers as JSON objects, problem documents as errors."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from .output import Missing
 from .state import State
 
 Url = Annotated[
-    str, typer.Option("--url", envvar="PUSHSVC_URL", help="Where the API is; by default as configured.", metavar="URL")
+    str,
+    typer.Option("--url", envvar="PUSHSVC_URL", help="The URL of the API; by default as configured.", metavar="URL"),
 ]
 Key = Annotated[
     str,
     typer.Option(
         "--key",
         envvar="PUSHSVC_KEY",
-        help="The API key. Better given by the environment: others can read a command line.",
+        help="The API key. Prefer the environment: other users can read a command line.",
         metavar="KEY",
         show_envvar=True,
     ),
@@ -41,7 +42,7 @@ App = Annotated[
 
 
 class ApiProblem(PushsvcError):
-    """The server refused. `status` is HTTP's; the text holds every fault that it named."""
+    """The server refused a request. `status` is the HTTP status; the text lists every fault that the server named."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -49,11 +50,11 @@ class ApiProblem(PushsvcError):
 
 
 class ApiUnreachable(PushsvcError):
-    """Nothing answered at the URL."""
+    """No server answered at the URL."""
 
 
 class Access(Struct, frozen=True):
-    """Where the API is, and the key to it, which its `repr` leaves out."""
+    """The URL of the API and a key for it. The `repr` omits the key."""
 
     url: str
     key: str
@@ -63,7 +64,7 @@ class Access(Struct, frozen=True):
 
 
 def access(state: State, url: str, key: str, app: str) -> Access:
-    """From the options. Ends with wrong usage (2) where there is no key."""
+    """Return the URL and key from the options and the environment. Ends with wrong usage (2) if there is no key."""
     if app:
         variable = "PUSHSVC_KEY_" + re.sub(r"[^A-Z0-9]", "_", app.upper())
         key = os.environ.get(variable) or key
@@ -98,7 +99,7 @@ class Client:
         return await self._call("DELETE", f"/v1/push/{quote(push_id, safe='')}")
 
     async def deliveries(self, push_id: str) -> AsyncIterator[JsonObject]:
-        """Every row, page by page."""
+        """Yield the delivery rows of a push, fetching page by page."""
         cursor = ""
         while True:
             query = f"?limit=1000&cursor={quote(cursor, safe='')}" if cursor else "?limit=1000"
@@ -113,7 +114,7 @@ class Client:
         return await self._call("POST", "/v1/channels", {"storage": storage})
 
     async def channels(self) -> list[str]:
-        """The ids of all broadcast channels."""
+        """Return the ids of all broadcast channels."""
         listed: list[str] = (await self._call("GET", "/v1/channels"))["channels"]
         return listed
 
@@ -159,7 +160,10 @@ class Client:
 
 @asynccontextmanager
 async def open_client(at: Access) -> AsyncIterator[Client]:
-    """A client with its session. A call may take a minute: `Prefer: wait` holds one open for up to 30 s."""
+    """Open a client with its session.
+
+    A call may take a minute, because `Prefer: wait` delays an answer for up to 30 s.
+    """
     headers = {"Authorization": f"Bearer {at.key}", "User-Agent": "pushsvc-cli"}
     connector = aiohttp.TCPConnector(ssl=client_context() if at.url.startswith("https:") else True)
     timeout = aiohttp.ClientTimeout(total=60)
@@ -185,7 +189,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _told(status: int, answer: object) -> str:
-    """A problem document (RFC 9457) as text, with each fault on its own line."""
+    """Return a problem document (RFC 9457) as text, with each fault on its own line."""
     if not isinstance(answer, dict):
         return f"the server answered {status}"
     title, detail = str(answer.get("title") or f"the server answered {status}"), str(answer.get("detail") or "")

@@ -1,4 +1,4 @@
-"""`pushsvc demo`: everything at once, on this machine, with nothing to install or to sign up for.
+"""`pushsvc demo`: show the whole service on this machine, with nothing to install or to sign up for.
 
 A script of pushes runs against a real service (embedded store, API, dispatcher, feedback, each a process) and the
 provider simulator (TLS and HTTP/2 on loopback). At a terminal a live view shows the counts; piped, plain lines.
@@ -25,11 +25,13 @@ from ..lab.playground import open_playground
 from .service import open_service
 from .up import free_port
 
-Once = Annotated[bool, typer.Option("--once", help="Play the script once and end, with exit 0 when all of it held.")]
+Once = Annotated[bool, typer.Option("--once", help="Run the script once and exit with 0 if every step succeeded.")]
 
 
 def demo(context: typer.Context, once: Once = False) -> None:
-    """See it all: pushes that arrive, fail and retry, a dead token that leaves, a held route that recovers."""
+    """Show the service at work: pushes that arrive, fail and retry, a dead token that is pruned, a held route that
+    recovers.
+    """
     started = time.monotonic()
     # All ways of asking it to end leave nothing behind.
     for number in (signal.SIGTERM, signal.SIGHUP):

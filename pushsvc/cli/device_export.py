@@ -1,6 +1,6 @@
-"""`pushsvc devices export`: the registry of an app as a file, page by page, in the order of registration.
+"""`pushsvc devices export`: write the devices of an app to a file, page by page, in the order of registration.
 
-The file appears when it is whole, and nobody else can read it: it holds the device tokens.
+The file is put in place once it is complete. Only its owner can read it, because it holds the device tokens.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ PAGE = 1000
 
 
 class Stopped(Exception):
-    """The export was asked to stop: its file does not appear."""
+    """The export was interrupted. No file is left behind."""
 
 
 def export_devices(
     context: typer.Context,
-    file: Annotated[str, typer.Argument(help="Where to; `-` is standard output.", metavar="FILE")],
+    file: Annotated[str, typer.Argument(help="The file to write; `-` is standard output.", metavar="FILE")],
     app: Annotated[str, typer.Option("--app", help="The app.", metavar="APP")],
     form: Annotated[
-        str, typer.Option("--format", help="csv or ndjson; by default by the file's suffix.", metavar="FORMAT")
+        str, typer.Option("--format", help="csv or ndjson; by default from the suffix of the file.", metavar="FORMAT")
     ] = "",
-    tombstones: Annotated[bool, typer.Option("--tombstones", help="Pruned devices too.")] = False,
+    tombstones: Annotated[bool, typer.Option("--tombstones", help="Include pruned devices.")] = False,
 ) -> None:
     """Write all devices of an app to a file, for `pushsvc devices import` or other programs.
 
-    The file holds the device tokens: keep it as you keep a password. It can be read by its owner only.
+    The file contains device tokens: protect it like a password. Only its owner can read it.
     """
     settings: Settings = context.obj.settings()
     apps_of(settings, app)
@@ -53,11 +53,11 @@ def export_devices(
     if count is None:
         raise typer.Exit(130)
     seconds = time.monotonic() - began
-    typer.echo(f"{count:,} devices in {seconds:,.1f} s; the file holds their tokens: keep it safe", err=True)
+    typer.echo(f"{count:,} devices in {seconds:,.1f} s; the file contains their tokens: keep it safe", err=True)
 
 
 async def _export(settings: Settings, app: str, file: str, form: Format, *, tombstones: bool) -> int | None:
-    """How many devices were written. None: it was asked to stop."""
+    """Return the number of devices that were written, or None if the export was interrupted."""
     from ..runtime import open_running_store
 
     stop = until_signalled(hang_up=True)
@@ -71,7 +71,7 @@ async def _export(settings: Settings, app: str, file: str, form: Format, *, tomb
 async def _write(
     registry: Registry, app: str, stream: BinaryIO, form: Format, stopping: Callable[[], bool], *, tombstones: bool
 ) -> int:
-    """How many devices were written. Raises Stopped."""
+    """Return the number of devices that were written. Raises `Stopped`."""
     if form == "csv":
         stream.write(header(tombstones=tombstones))
     count, cursor = 0, ""
@@ -91,7 +91,7 @@ async def _write(
 
 @contextmanager
 def _display() -> Iterator[Callable[[float, int], None]]:
-    """A bar with the rate and the time left at a terminal, nothing else."""
+    """Show a progress bar with the rate and the remaining time at a terminal, or nothing."""
     if not sys.stderr.isatty():
         yield lambda done, count: None
         return

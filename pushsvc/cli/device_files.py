@@ -1,4 +1,4 @@
-"""Files of devices: which format, and their records one after the other, in bounded memory, whatever is in them."""
+"""Files of devices: their format and their records, read one by one in bounded memory whatever the file contains."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from ..errors import Fault
 from .device_lines import BadHeader, BadLine, Format, check_header, read_ndjson, read_row
 
 LONGEST = 64 * 1024
-"""Bytes of a line; a device of every field at its bound has less."""
+"""The maximum length of a line in bytes. A device with every field at its limit is shorter."""
 _BOM = b"\xef\xbb\xbf"
 SUFFIXES: dict[str, Format] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
 
 
 class Entry(Struct, frozen=True):
-    """One record of a file. What is wrong with it, if it cannot even be read, is in `fault`."""
+    """A record of a file. `fault` says why it cannot be read, if so."""
 
     line: int
-    """Where it begins, from 1."""
+    """The number of its first line, counted from 1."""
     text: str
     value: object = None
     fault: BadLine | None = None
 
 
 def format_of(path: str, told: str) -> Format:
-    """By the option, else by the suffix. Ends with wrong usage where neither says it."""
+    """Return the format that the option or the file's suffix names. Ends with wrong usage if neither does."""
     if told:
         if told not in ("csv", "ndjson"):
             raise typer.BadParameter(f"--format: no {told!r}; there are csv and ndjson")
@@ -44,13 +44,13 @@ def format_of(path: str, told: str) -> Format:
 
 
 def entries(stream: BinaryIO, form: Format) -> Iterator[Entry]:
-    """The records of a file, good or bad; empty lines are none. Raises BadHeader."""
+    """Yield the records of a file, valid or not. Skips empty lines. Raises `BadHeader`."""
     lines = _lines(stream)
     yield from _csv(lines) if form == "csv" else _ndjson(lines)
 
 
 def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """Each line by its number, with its end; None for one that is too long."""
+    """Yield each line with its number and its line end, or None for a line that is too long."""
     number = 0
     while line := stream.readline(LONGEST + 1):
         number += 1
@@ -77,8 +77,10 @@ def _ndjson(lines: Iterator[tuple[int, bytes | None]]) -> Iterator[Entry]:
 
 
 def _csv(lines: Iterator[tuple[int, bytes | None]]) -> Iterator[Entry]:
-    """Each line is a record, whatever its quotes say: no field of a device may hold a newline, so one that is left open
-    spoils its own line only."""
+    """Yield the records of a CSV file. Each line is one record, regardless of its quotes.
+
+    No field of a device may contain a newline, so an unclosed quote invalidates its own line only.
+    """
     csv.field_size_limit(LONGEST)
     names: list[str] | None = None
     for number, line in lines:
@@ -98,7 +100,7 @@ def _csv(lines: Iterator[tuple[int, bytes | None]]) -> Iterator[Entry]:
 
 
 def _cells(line: bytes | None) -> tuple[str, list[str], BadLine | None]:
-    """The text of a line, its cells, and what is wrong with it."""
+    """Return the text of a line, its cells, and its fault if there is one."""
     if line is None:
         return "", [], _too_long()
     try:

@@ -1,9 +1,9 @@
-"""`pushsvc devices import`: a file becomes devices, some hundred at a time, each line judged as the API would judge it.
+"""`pushsvc devices import`: register the devices of a file in batches. Each line is validated as the API would do it.
 
-Beside a regular file stands `FILE.position` while it is being read: how many records Redis has. `--resume` goes on
-where a run was broken off, by Ctrl-C or kill -9; the records of its last second may be written twice, which is the same
-as once. Lines that make no device go to `FILE.rejected`, with their number and what is wrong. A pipe has no position,
-and its bad lines go where `--rejects` says.
+While a regular file is imported, `FILE.position` beside it holds the number of records that Redis has. `--resume`
+continues an import that was interrupted, by Ctrl-C or kill -9; the records of its last second may be written twice,
+which has the same result. Invalid lines go to `FILE.rejected`, with their number and the fault. A pipe has no
+position, and its invalid lines go to the file that `--rejects` names.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 BATCH = 500
-"""Devices in one step of Redis."""
+"""Devices that are written in one step."""
 ANEW = "import without --resume"
 SAVE_EVERY = 1.0
-"""Seconds between two notes of the position."""
+"""Seconds between two writes of the position."""
 
 
 HEAD = 1 << 20
-"""Bytes from the file's beginning by which it is known again."""
+"""The number of bytes at the start of a file that identify it."""
 
 
 class Identity(Struct, frozen=True):
-    """What a file is known by: nobody goes on in another one, or in another version of it."""
+    """Identifies a file, so that an import is not resumed in another file or another version of it."""
 
     size: int
     changed_ns: int
@@ -57,7 +57,7 @@ class Identity(Struct, frozen=True):
 
 
 class Position(Struct, frozen=True):
-    """How far an import has come, as it stands beside the file."""
+    """The progress of an import, as stored beside the file."""
 
     app: str
     file: Identity
@@ -81,11 +81,11 @@ def import_devices(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when there were bad lines.")] = False,
     json: Json = False,
 ) -> None:
-    """Register devices from a file: each line is a whole device, and takes the place of one with its id or token.
+    """Register devices from a file. Each line is a complete device and replaces the one with its id or token.
 
-    Fields are those of the API, and `id`, `topics`, `registered_at`, `last_seen_at`, `strikes`, `struck_at`; of a
-    tombstone `state`, `pruned_at`, `pruned_for`. In CSV `tags` are JSON, and topics have spaces between them. Bad lines
-    are skipped.
+    Fields are those of the API, plus `id`, `topics`, `registered_at`, `last_seen_at`, `strikes`, `struck_at`, and for
+    a tombstone `state`, `pruned_at`, `pruned_for`. In CSV, `tags` is JSON and `topics` are separated by spaces.
+    Invalid lines are skipped.
     """
     settings: Settings = context.obj.settings()
     apps_of(settings, app)
@@ -120,7 +120,7 @@ def import_devices(
 
 
 def rules_of(settings: Settings, app: str) -> Rules:
-    """What the app's devices are judged by, over HTTP and here."""
+    """Return the rules that validate the devices of the app, here and in the API."""
     from ..api.pushes.faults import Rules
     from ..providers import REGISTRY
 
@@ -139,7 +139,7 @@ async def _import(
     resume: bool,
     quiet: bool,
 ) -> tuple[Position, bool]:
-    """How far it has come, and whether that is the end."""
+    """Return the position that was reached, and whether it is the end of the file."""
     from ..runtime import open_configured_store
 
     stop = until_signalled(hang_up=True)
@@ -159,7 +159,7 @@ async def _import(
 
 
 def identify(stream: BinaryIO) -> Identity:
-    """What this regular file is known by; it stands at its beginning afterwards."""
+    """Return the identity of a regular file. Rewinds `stream` to its start."""
     status = os.fstat(stream.fileno())
     head = hashlib.sha256(stream.read(HEAD)).hexdigest()
     stream.seek(0)
@@ -167,7 +167,7 @@ def identify(stream: BinaryIO) -> Identity:
 
 
 class Importer:
-    """Takes records to the registry."""
+    """Writes the records of a file to the registry in batches."""
 
     def __init__(self, registry: Registry, rules: Rules, start: Position, rejects: Rejects, notes: Notes) -> None:
         self._registry = registry
@@ -179,7 +179,10 @@ class Importer:
     async def run(
         self, records: Iterator[Entry], stopping: Callable[[], bool], show: Callable[[Position], None]
     ) -> bool:
-        """Until the last record, or until it is `stopping`; whether it was the last."""
+        """Import `records` until the last one, or until `stopping()` is true.
+
+        Returns whether the last one was reached.
+        """
         for _ in range(self.at.records):
             if next(records, None) is None:
                 break
@@ -246,10 +249,13 @@ class Importer:
 
 
 class Rejects:
-    """The file of bad lines; it stays when there are any. Its lines hold what was given, and so may hold tokens."""
+    """The file of invalid lines, which is kept only if there are any.
+
+    Its lines are copies, and so may contain tokens.
+    """
 
     def __init__(self, path: Path, *, kept: int) -> None:
-        """`kept` lines of an earlier run stay; what stands behind them is written again."""
+        """Open the file. Keeps the first `kept` lines of an earlier run; the lines after them are written again."""
         self._path = path
         self._stack = ExitStack()
         self.count = kept
@@ -284,13 +290,13 @@ class Rejects:
 
 
 class Notes:
-    """The position beside the file; there is none for what is no regular file."""
+    """The stored position of an import. It exists only for a regular file."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
 
     def read(self, app: str, file: Identity) -> Position:
-        """The position of the earlier run; the beginning where there is none. Raises FileFailed."""
+        """Return the position of the earlier run, or the start if there is none. Raises `FileFailed`."""
         assert self._path is not None
         try:
             at = msgspec.json.decode(self._path.read_bytes(), type=Position)
@@ -319,7 +325,7 @@ class Notes:
 
 @contextmanager
 def _display(stream: BinaryIO, size: int, start: Position, quiet: bool) -> Iterator[Callable[[Position], None]]:
-    """A bar with the rate and the time left at a terminal, nothing else."""
+    """Show a progress bar with the rate and the remaining time at a terminal, or nothing."""
     if quiet or not sys.stderr.isatty():
         yield lambda at: None
         return

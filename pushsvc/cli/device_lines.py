@@ -1,9 +1,9 @@
-"""A device as a line of a file: NDJSON or CSV, read with the rules of `PUT /v1/devices/{device_id}`. Pure.
+"""A device as a line of a file: NDJSON or CSV, validated with the rules of `PUT /v1/devices/{device_id}`. Pure.
 
-A line is the document that the API shows, with what it does not show: strikes. An instant has milliseconds, and fields
-come in one order, so that a registry always makes the same file. In CSV (RFC 4180, with a header, UTF-8) `tags` is a
-JSON object, since a tag has a type, and `topics` are names with spaces between; an empty cell is a field left out. A
-record is one line.
+A line is the document that the API returns, plus its strikes. Times have milliseconds and fields a fixed order, so
+that the same registry always makes the same file. In CSV (RFC 4180, with a header, UTF-8) `tags` is a JSON object,
+because tags have types, and `topics` are names separated by spaces; an empty cell is a field left out. A record is one
+line.
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ FIELDS: Final = (
 )
 TOMBSTONE: Final = ("state", "pruned_at", "pruned_for")
 _OWN: Final = frozenset(("id", "registered_at", "last_seen_at", "topics", "strikes", "struck_at", *TOMBSTONE))
-"""What `PUT` does not take in its body."""
+"""Fields that `PUT` does not accept in its body."""
 _INSTANTS: Final = ("registered_at", "last_seen_at", "struck_at", "pruned_at")
 AHEAD: Final = 60_000
-"""Milliseconds by which two clocks may differ: a device that was registered in the future could never be pruned."""
+"""The tolerated difference of two clocks in milliseconds.
+
+A device that was registered in the future could never be pruned.
+"""
 _MOST_STRIKES: Final = 1_000_000
 _LONGEST_REASON: Final = 100
 
@@ -44,7 +47,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 class BadLine(PushsvcError):
-    """A line that makes no device, with everything that is wrong with it."""
+    """A line is no valid device. Lists everything that is wrong with it."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         super().__init__("; ".join(f"{fault.path}: {fault.message}" for fault in faults))
@@ -52,14 +55,14 @@ class BadLine(PushsvcError):
 
 
 class BadHeader(PushsvcError):
-    """The first line of a CSV names a column that there is not, or leaves one out that is needed."""
+    """The first line of a CSV file names an unknown column or lacks a required one."""
 
 
 # --- writing ----------------------------------------------------------------------------------------
 
 
 def document_of(device: Device) -> dict[str, Any]:
-    """What a line says, in its order; what is empty is left out."""
+    """Return the document of a device, with its fields in order. Empty fields are left out."""
     pruned = device.state == "pruned"
     told: dict[str, Any] = {
         "id": device.id,
@@ -84,12 +87,12 @@ def document_of(device: Device) -> dict[str, Any]:
 
 
 def ndjson_of(devices: Sequence[Device]) -> bytes:
-    """Lines of JSON."""
+    """Return devices as lines of JSON."""
     return b"".join(_encode(document_of(device)) + b"\n" for device in devices)
 
 
 def header(*, tombstones: bool) -> bytes:
-    """The first line of a CSV."""
+    """Return the first line of a CSV file."""
     return (",".join(columns(tombstones=tombstones)) + "\n").encode()
 
 
@@ -98,7 +101,7 @@ def columns(*, tombstones: bool) -> tuple[str, ...]:
 
 
 def csv_of(devices: Sequence[Device], *, tombstones: bool) -> bytes:
-    """Lines of CSV, without the header."""
+    """Return devices as lines of CSV, without the header."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = columns(tombstones=tombstones)
@@ -115,7 +118,7 @@ def csv_of(devices: Sequence[Device], *, tombstones: bool) -> bytes:
 
 
 def read_ndjson(line: bytes) -> Any:
-    """Any JSON. Raises BadLine."""
+    """Return the JSON value of a line. Raises `BadLine`."""
     try:
         return _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -123,7 +126,7 @@ def read_ndjson(line: bytes) -> Any:
 
 
 def check_header(names: Sequence[str]) -> None:
-    """Raises BadHeader."""
+    """Check the column names of a CSV file. Raises `BadHeader`."""
     known = columns(tombstones=True)
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -136,7 +139,7 @@ def check_header(names: Sequence[str]) -> None:
 
 
 def read_row(names: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
-    """A row of a CSV as the object that a line of NDJSON would be. Raises BadLine."""
+    """Return a CSV row as the object that the same line of NDJSON would contain. Raises `BadLine`."""
     if len(cells) != len(names):
         raise BadLine([Fault("$", f"has {len(cells):,} cells, the header {len(names):,}")])
     found: dict[str, Any] = {name: cell for name, cell in zip(names, cells, strict=True) if cell}
@@ -159,7 +162,10 @@ def read_row(names: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
 
 
 def read_device(value: Any, rules: Rules, now: int) -> Device:
-    """The device of a line. Without its own times it is registered at `now` (Unix ms). Raises BadLine."""
+    """Return the device of a line.
+
+    A device without times of its own is registered at `now` (Unix ms). Raises `BadLine`.
+    """
     if not isinstance(value, dict):
         raise BadLine([Fault("$", "expected an object")])
     given = {name: item for name, item in value.items() if item is not None}

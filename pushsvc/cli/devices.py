@@ -1,6 +1,6 @@
-"""`pushsvc devices`: look at a device, delete one, undo prunes, import and export all.
+"""`pushsvc devices`: show, delete, restore, import and export devices.
 
-It works on the store, so it needs no API key.
+It works on the store directly, so it needs no API key.
 """
 
 from __future__ import annotations
@@ -34,15 +34,17 @@ devices.command("restore")(restore)
 devices.command("import")(import_devices)
 devices.command("export")(export_devices)
 
-Id = Annotated[str, typer.Argument(help="The device's id.", metavar="ID")]
-AppName = Annotated[str, typer.Option("--app", help="The app; by default every app that knows the id.", metavar="APP")]
+Id = Annotated[str, typer.Argument(help="The id of the device.", metavar="ID")]
+AppName = Annotated[
+    str, typer.Option("--app", help="The app; by default every app that has this device.", metavar="APP")
+]
 
 INSTANTS = ("registered_at", "last_seen_at", "pruned_at", "struck_at")
 
 
 @devices.command("show")
 def show(context: typer.Context, device_id: Id, app: AppName = "", json: Json = False) -> None:
-    """Show what is known of a device. Its token shows as the short hash that logs have."""
+    """Show a device. Its token is shown as the short hash that logs contain."""
     settings = context.obj.settings()
     found = run(_find(settings, apps_of(settings, app), device_id))
     if not found:
@@ -61,7 +63,7 @@ def delete(
     app: Annotated[str, typer.Option("--app", help="The app.", metavar="APP")],
     json: Json = False,
 ) -> None:
-    """Delete a device and its place in every index. Deliveries that are queued for it still go."""
+    """Delete a device and its index entries. Deliveries that are already queued for it are still sent."""
     settings = context.obj.settings()
     apps_of(settings, app)
     if not run(_delete(settings, app, device_id)):
@@ -75,14 +77,14 @@ def delete(
 @devices.command("unsuppress")
 def unsuppress(
     context: typer.Context,
-    platform: Annotated[str, typer.Argument(help="Its provider: `apns` or `fcm`.", metavar="PLATFORM")],
+    platform: Annotated[str, typer.Argument(help="The platform of the token: `apns` or `fcm`.", metavar="PLATFORM")],
     token: Annotated[str, typer.Argument(help="The token.", metavar="TOKEN")],
     app: Annotated[str, typer.Option("--app", help="The app.", metavar="APP")],
     json: Json = False,
 ) -> None:
-    """Send to a token again that a provider called dead. Exit with 1 where it is not suppressed.
+    """Lift the suppression of a token that a provider reported as dead. Exit with 1 if it is not suppressed.
 
-    The device that was pruned with it stays pruned; `pushsvc devices restore` brings it back, and its token with it.
+    The device that was pruned with the token stays pruned; `pushsvc devices restore` restores both.
     """
     settings = context.obj.settings()
     apps_of(settings, app)
@@ -91,7 +93,7 @@ def unsuppress(
     if json:
         print_json({"app": app, "platform": platform, "unsuppressed": True})
     else:
-        print(f"sending to the token of {app} again")
+        print(f"lifted the suppression of the token of {app}")
 
 
 async def _find(settings: Settings, apps: list[str], device_id: str) -> list[dict[str, Any]]:

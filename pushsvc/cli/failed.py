@@ -1,4 +1,7 @@
-"""`pushsvc failed`: the dead letters, and why. It reads the store, so it needs the configuration, no key."""
+"""`pushsvc failed`: list dead letters with their reasons.
+
+It reads the store, so it needs the configuration, but no API key.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +26,15 @@ COLUMNS = ("at", "app", "push_id", "platform", "reason", "status", "attempts", "
 PAGE = 1000
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
-PushId = Annotated[str, typer.Option("--push", help="Only those of this push.", metavar="ID")]
-AppName = Annotated[str, typer.Option("--app", help="Only those of this app; by default of every app.", metavar="APP")]
-Platform = Annotated[str, typer.Option("--platform", help="Only those of this provider.", metavar="PLATFORM")]
-Reason = Annotated[str, typer.Option("--reason", help="Only those that failed for this reason.", metavar="REASON")]
+PushId = Annotated[str, typer.Option("--push", help="Only dead letters of this push.", metavar="ID")]
+AppName = Annotated[str, typer.Option("--app", help="Only those of this app; by default all apps.", metavar="APP")]
+Platform = Annotated[str, typer.Option("--platform", help="Only those of this platform.", metavar="PLATFORM")]
+Reason = Annotated[str, typer.Option("--reason", help="Only those that failed with this reason.", metavar="REASON")]
 Since = Annotated[
     str,
     typer.Option(
         "--since",
-        help="Only those that failed since: 2026-12-01T09:00:00Z, or 2h.",
+        help="Only those that failed since this time: 2026-12-01T09:00:00Z, or 2h.",
         metavar="TIME",
     ),
 ]
@@ -49,14 +52,14 @@ def failed(
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many rows.", metavar="N")] = 100,
     json: Json = False,
 ) -> None:
-    """List dead letters: deliveries that failed for good. `pushsvc replay` sends them again."""
+    """List dead letters: deliveries that failed permanently. `pushsvc replay` sends them again."""
     which = chosen(push, platform, reason, since, until)
     settings = context.obj.settings()
     run(_failed(settings, apps_of(settings, app), which, limit, json=json))
 
 
 def chosen(push: str, platform: str, reason: str, since: str, until: str) -> DeadFilter:
-    """The filter of the options. Ends with wrong usage where there is no such platform, or the id is none."""
+    """Return the filter that the options describe. Ends with wrong usage for an unknown platform or a malformed id."""
     require_platform(platform)
     if push and not _UUID.fullmatch(push):
         raise typer.BadParameter(f"--push: {push!r} is not the id of a push; ids are UUIDs")
@@ -70,7 +73,7 @@ def chosen(push: str, platform: str, reason: str, since: str, until: str) -> Dea
 
 
 def require_platform(platform: str) -> None:
-    """End with wrong usage (2) where there is no such provider."""
+    """End with wrong usage (2) if the platform is unknown."""
     if platform:
         from ..model.routing import platform_of
         from ..providers import REGISTRY
@@ -82,7 +85,7 @@ def require_platform(platform: str) -> None:
 
 
 def apps_of(settings: Settings, app: str) -> list[str]:
-    """The app that is named, or all. Raises `ConfigError` for one that there is not, and where there is none."""
+    """Return the named app, or all apps. Raises `ConfigError` for an unknown app, and if no app is configured."""
     if not settings.apps:
         settings.require_apps()
     if app and app not in settings.apps:
@@ -92,7 +95,7 @@ def apps_of(settings: Settings, app: str) -> list[str]:
 
 
 async def rows_of(dead: DeadLetters, app: str, which: DeadFilter, limit: int) -> AsyncIterator[DeadRow]:
-    """Up to `limit` of them, page by page."""
+    """Yield up to `limit` matching dead letters, fetching page by page."""
     cursor: str | None = ""
     while cursor is not None and limit > 0:
         rows, cursor = await dead.page(app, which, cursor=cursor, limit=min(PAGE, limit))

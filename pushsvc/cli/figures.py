@@ -1,4 +1,6 @@
-"""What `pushsvc stats` knows: the queues from the store, the counters from the API's `/metrics`, and rates between."""
+"""The figures of `pushsvc stats`: queues from the store, counters from the API's `/metrics`, and rates between two
+samples.
+"""
 
 from __future__ import annotations
 
@@ -17,50 +19,50 @@ OUTCOMES = ("sent", "failed", "invalid", "expired", "suppressed", "cancelled")
 
 
 class RouteFigures(Struct, frozen=True, kw_only=True):
-    """One app at one platform. Counters are since the start of the processes, rates are a second."""
+    """The figures of one app on one platform. Counters start with the processes; rates are per second."""
 
     app: str
     platform: str
     pending: dict[str, int]
-    """Deliveries that have not ended, by lane; those that wait for a retry among them."""
+    """Deliveries that have not ended, by lane, including those that wait for a retry."""
     retrying: int
     consumers: int
-    """Living dispatchers that serve it."""
+    """The number of running dispatchers that serve the route."""
     outcomes: dict[str, int]
     sent_rate: float | None = None
     held: str = ""
-    """Why nothing is sent; empty while it is."""
+    """Why the route currently does not send; empty while it does."""
 
 
 class Figures(Struct, frozen=True, kw_only=True):
-    """One look at the service."""
+    """A sample of the service's figures."""
 
     at: float
     """Unix seconds."""
     pending: dict[str, int]
-    """By lane, over all apps."""
+    """Deliveries that have not ended, by lane, over all apps."""
     retrying: int
     scheduled: int
-    """Deliveries of pushes that wait for their time; not pending yet."""
+    """Deliveries of scheduled pushes. They are not pending yet."""
     dead_letters: dict[str, int]
     accepted: dict[str, int]
-    """Deliveries that the API has taken since it started, by app."""
+    """Deliveries that the API has accepted since its start, by app."""
     accepted_rate: float | None = None
-    """A second; None where there is no earlier look to compare with, or no API."""
+    """Per second; None without an earlier sample to compare with, or without the API."""
     sent_rate: float | None = None
     routes: list[RouteFigures] = field(default_factory=list)
     held: dict[str, str] = field(default_factory=dict)
-    """`app/platform` and why."""
+    """Held routes (`app/platform`) with the reason."""
     frozen: dict[str, str] = field(default_factory=dict)
-    """Routes whose pruning is frozen, and why."""
+    """Routes whose pruning is frozen, with the reason."""
     unserved: dict[str, str] = field(default_factory=dict)
-    """Routes and parts of the service that no living process serves, and why."""
+    """Routes and parts of the service that no running process serves, with the reason."""
     webhooks: dict[str, str] = field(default_factory=dict)
-    """Apps whose webhooks are in trouble, and how, with the remedy."""
+    """Apps whose webhooks are in trouble, with the problem and its remedy."""
     reload_refused: bool = False
-    """Whether a process runs on an older configuration than that on disk, which it has refused."""
+    """Whether a process has refused the configuration on disk and runs with an older one."""
     api: str = ""
-    """Why the counters are missing: the API does not answer. Empty: they are not."""
+    """Why the counters are missing because the API does not answer; empty if they are not."""
 
 
 _REFUSED = re.compile(r"^pushsvc_config_last_reload_successful(\{.*\})? 0(\.0)?$", re.MULTILINE)
@@ -69,7 +71,10 @@ Counters = Mapping[tuple[str, ...], float]
 
 
 def read_counters(text: str) -> tuple[dict[tuple[str, ...], float], dict[tuple[str, ...], float]]:
-    """Prometheus' text: deliveries ended by (app, platform, outcome), and accepted by (app,)."""
+    """Parse the Prometheus text format.
+
+    Returns ended deliveries by (app, platform, outcome), and accepted ones by (app,).
+    """
     ended: dict[tuple[str, ...], float] = {}
     accepted: dict[tuple[str, ...], float] = {}
     for family in text_string_to_metric_families(text):
@@ -97,7 +102,10 @@ def figures(
     unserved: Mapping[str, str] | None = None,
     webhooks: Mapping[str, str] | None = None,
 ) -> Figures:
-    """Join one look at the store and one at `/metrics` (None: it did not answer, `api` says why)."""
+    """Return the figures of a sample of the store and of `/metrics`.
+
+    `metrics` is None if the API did not answer; `api` says why. `before` is the earlier sample for the rates.
+    """
     now = time.time() if now is None else now
     ended, accepted = read_counters(metrics or "")
     span = now - before.at if before is not None and before.api == api == "" else 0.0

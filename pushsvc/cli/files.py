@@ -23,11 +23,11 @@ from ..errors import PushsvcError
 
 
 class FileFailed(PushsvcError):
-    """A file cannot be read or written. Its text names the file and the reason."""
+    """A file cannot be read or written. The text names the file and the reason."""
 
 
 class _Raw(io.FileIO):
-    """An open file whose faults name it."""
+    """An open file whose errors name it."""
 
     def __init__(self, number: int, shown: str) -> None:
         super().__init__(number, "wb")
@@ -45,7 +45,7 @@ def _failed(path: Path | str, done: str, error: OSError) -> FileFailed:
 
 
 def is_regular(path: Path) -> bool:
-    """Whether this is a regular file, or a link to one, or not there yet. Raises FileFailed."""
+    """Return whether `path` is a regular file, a link to one, or does not exist. Raises `FileFailed`."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
@@ -56,10 +56,7 @@ def is_regular(path: Path) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Write `path` as a whole: it appears, or is replaced, when the block has ended without an error.
-
-    Raises FileFailed.
-    """
+    """Open a file that replaces `path` as a whole once the block has ended without an error. Raises `FileFailed`."""
     if not is_regular(path):
         with open_private(path) as stream:
             yield stream
@@ -83,9 +80,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def open_private(path: Path, *, keep: int | None = None) -> BinaryIO:
-    """Open a file for writing that nobody else can read; `keep` bytes of what is in it, by default none.
+    """Open a file for writing that only its owner can read. Keeps the first `keep` bytes of its content, by default
+    none.
 
-    What is no regular file keeps its mode and has nothing to cut off. Raises FileFailed.
+    A file that is not regular keeps its mode and is not truncated. Raises `FileFailed`.
     """
     try:
         number = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
@@ -106,7 +104,10 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextmanager
 def reading(name: str) -> Iterator[BinaryIO]:
-    """A file, or standard input for `-`. Raises FileFailed, also for what turns out unreadable within the block."""
+    """Open a file for reading, or standard input for `-`.
+
+    Raises `FileFailed`, also for read errors within the block.
+    """
     shown = "standard input" if name == "-" else name
     try:
         if name == "-":
@@ -120,7 +121,10 @@ def reading(name: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def temporary_folder(prefix: str, otherwise: Path) -> Iterator[Path]:
-    """A folder for the block: where the system keeps temporary files, else in `otherwise`. Raises FileFailed."""
+    """Create a temporary folder for the block, in the system's folder for such files or else in `otherwise`.
+
+    Raises `FileFailed`.
+    """
     try:
         folder = tempfile.TemporaryDirectory(prefix=prefix)
     except OSError:  # a container of which only the data folder can be written

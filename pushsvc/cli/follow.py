@@ -1,4 +1,4 @@
-"""Following a push to its end: a progress bar at a terminal, a line at each change when piped."""
+"""Follow a push until it has ended: a progress bar at a terminal, a line for each change when piped."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 FIRST_LOOK, LAST_LOOK = 0.1, 1.0
-"""Seconds between two looks: short pushes end at once, long ones need no more than one look a second."""
+"""Seconds between two requests. Short pushes end at once; long ones need no more than one request a second."""
 PATIENCE = 60
-"""Looks that may fail in a row before we give up; a server that restarts is back sooner."""
+"""Requests that may fail in a row before the command gives up. A server that restarts is back sooner."""
 
 
 class Show(Protocol):
@@ -28,15 +28,17 @@ class Show(Protocol):
 
 
 def ended(status: JsonObject) -> bool:
-    """Whether nothing will change any more."""
+    """Return whether the status is final."""
     return status["state"] in ("done", "cancelled") and not (
         status["counts"].get("queued") or status["counts"].get("retrying")
     )
 
 
 def verdict(status: JsonObject, *, quiet: bool = False) -> bool:
-    """Whether a followed push counts as a success: something was sent. Says where there was nobody to send to, unless
-    it is `quiet`."""
+    """Return whether a followed push counts as a success, because something was sent.
+
+    Prints a note if the push reached no device, unless `quiet`.
+    """
     counts = status["counts"]
     if not counts.get("total") and not quiet:
         typer.echo("the push reached no device: does anyone fit what `to` names?", err=True)
@@ -44,7 +46,7 @@ def verdict(status: JsonObject, *, quiet: bool = False) -> bool:
 
 
 async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonObject:
-    """Look until the push has ended, showing each change, and return its last status document.
+    """Poll the status until the push has ended, show each change, and return the last status document.
 
     Raises `ApiProblem` when the server refuses, `ApiUnreachable` when it is away for longer than a restart takes.
     """
@@ -80,7 +82,7 @@ def _nothing() -> Iterator[Show]:
 
 
 def _line(status: JsonObject) -> str:
-    """State and counts; without these while nobody has been looked up, and so none are known."""
+    """Return the state and the counts. The counts are left out while the audience is being expanded."""
     state, counts = str(status["state"]), status["counts"]
     if state in ("expanding", "scheduled") and not counts.get("total"):
         return f"{state}: its audience is looked up {'now' if state == 'expanding' else 'then'}"

@@ -1,4 +1,4 @@
-"""Instants as people give them at a shell: `2026-12-01T09:00:00Z`, `2026-12-01`, or `2h`, two hours ago or ahead."""
+"""Times as users type them: `2026-12-01T09:00:00Z`, `2026-12-01`, or `2h` for two hours ago or ahead."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def parse_instant(text: str, *, option: str, now: float | None = None, ahead: bool = False) -> int | None:
-    """Unix milliseconds; None for an empty text. A time without an offset is the machine's own. `now` in Unix seconds.
+    """Return a time in Unix milliseconds, or None for an empty text.
 
-    `2h` is two hours ago, or `ahead` of now. Ends with wrong usage (2) where it is neither.
+    A time without an offset is in the machine's time zone. `2h` means two hours before `now` (Unix seconds), or after
+    it with `ahead`. Ends with wrong usage (2) for anything else.
     """
     if not text:
         return None
@@ -34,5 +35,8 @@ def parse_instant(text: str, *, option: str, now: float | None = None, ahead: bo
 
 
 def rfc3339(unix_ms: int) -> str:
-    """As the API takes it. What lies beyond the year 9999 becomes its end, and the API says that it is too far."""
+    """Return a time in RFC 3339, as the API accepts it.
+
+    Times after the year 9999 become its end, which the API refuses.
+    """
     return datetime.fromtimestamp(min(unix_ms, _LAST) / 1000, UTC).isoformat(timespec="milliseconds")

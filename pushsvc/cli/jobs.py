@@ -1,4 +1,4 @@
-"""`pushsvc jobs`: the rq worker, and beside it the calls of webhooks."""
+"""`pushsvc jobs`: run the rq workers and the calls of webhooks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .parts import Processes, child_environ, until_signalled
 from .supervisor import LIFELINE, Child, Supervisor, watch_lifeline
 
 GRACE = 35.0
-"""Seconds: a job returns after its step; a call of a webhook that is under way may take 30."""
+"""Seconds that a stop may take. A job returns after its current step; a webhook call in progress may take 30."""
 
 
 def jobs(context: typer.Context, processes: Processes = 0) -> None:

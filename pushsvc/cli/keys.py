@@ -1,6 +1,6 @@
 """`pushsvc keys`: API keys in the store, beside those of the configuration.
 
-The key's text is made here, printed once and forgotten; the store keeps its SHA-256.
+The text of a key is generated here and printed once; the store keeps its SHA-256 only.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 keys = typer.Typer(
-    no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Make, list and revoke API keys."
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Create, list and revoke API keys."
 )
 
 AppName = Annotated[str, typer.Option("--app", help="The app it belongs to.", metavar="APP")]
-KeyName = Annotated[str, typer.Option("--name", help="What the key is called.", metavar="NAME")]
+KeyName = Annotated[str, typer.Option("--name", help="The name of the key.", metavar="NAME")]
 
 PREFIX = "pushsvc_"
-"""Lets secret scanners know one of ours when it was committed somewhere."""
+"""Lets secret scanners recognize a key that was committed somewhere."""
 
 
 class KeyExists(PushsvcError):
-    """The app has a key of this name already."""
+    """The app already has a key of this name."""
 
 
 @keys.command("new")
@@ -49,11 +49,11 @@ def new(
         typer.Option("--scope", help=f"One of {', '.join(SCOPES)}; may be repeated. By default push.", metavar="SCOPE"),
     ] = None,
     intake: Annotated[
-        str, typer.Option("--intake", help="How many pushes may be posted with it, as 600/min.", metavar="RATE")
+        str, typer.Option("--intake", help="How many pushes may be posted with it, such as 600/min.", metavar="RATE")
     ] = "0",
     json: Json = False,
 ) -> None:
-    """Make a key and print it; it is shown only once."""
+    """Create a key and print it. It is shown only once."""
     wanted = set(scope or ("push",))
     try:
         rate = parse_rate(intake)
@@ -85,10 +85,10 @@ def new(
 @keys.command("list")
 def list_keys(
     context: typer.Context,
-    app: Annotated[str, typer.Option("--app", help="Only those of this app.", metavar="APP")] = "",
+    app: Annotated[str, typer.Option("--app", help="Only keys of this app.", metavar="APP")] = "",
     json: Json = False,
 ) -> None:
-    """List the keys of the store and of the configuration; never their text."""
+    """List the keys of the store and of the configuration, without their text."""
     settings = context.obj.settings()
     if app:
         _require_app(settings, app)
@@ -110,7 +110,7 @@ def list_keys(
 
 @keys.command("revoke")
 def revoke(context: typer.Context, app: AppName, name: KeyName, json: Json = False) -> None:
-    """Revoke a key. Servers that run stop taking it within seconds."""
+    """Revoke a key. Running servers stop accepting it within seconds."""
     settings = context.obj.settings()
     if not settings.apps:
         settings.require_apps()
@@ -118,7 +118,7 @@ def revoke(context: typer.Context, app: AppName, name: KeyName, json: Json = Fal
         raise ConfigError(
             f"apps.{app}.keys",
             f"the key {name!r} is in the configuration",
-            "remove it there: servers that run stop taking it within seconds",
+            "remove it there: running servers stop accepting it within seconds",
         )
     if not run(_revoke(settings, app, name)):
         raise NotFound(f"{app} has no key {name!r} in the store; `pushsvc keys list` shows what there is")

@@ -1,7 +1,7 @@
-"""Commands whose modules are imported when they run, so that `pushsvc --help` does not pay for the SDKs.
+"""Commands whose modules are imported when they run, so that `pushsvc --help` does not load the SDKs.
 
 Help and usage errors are plain text: rich would more than double the time until they show, and would take `[..]` in a
-help text for markup. `--config` stands at the root and at every command: people write it in both places.
+help text for markup. `--config` is an option of the root and of every command, because users write it in both places.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class PlainCommand(TyperCommand):
 
 
 class LazyCommand(TyperCommand):
-    """Stands in for `target` (`module:function`, the module relative to `package`) until it is called."""
+    """Represents the command `target` (`module:function`, the module relative to `package`) until it is called."""
 
     def __init__(self, name: str, target: str, told: str, package: str) -> None:
         super().__init__(name, help=told)
@@ -32,11 +32,11 @@ class LazyCommand(TyperCommand):
         self._package = package
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """The context of the real command, in the place of this one."""
+        """Return the context of the real command, in place of this one."""
         return self.load().make_context(info_name, args, parent=parent, **extra)
 
     def load(self) -> Any:
-        """The real command."""
+        """Import and return the real command."""
         module, _, attribute = self._target.partition(":")
         target = getattr(import_module(f".{module}", self._package), attribute)
         if isinstance(target, typer.Typer):
@@ -52,7 +52,7 @@ class LazyCommand(TyperCommand):
 
 
 def lazy_group(callback: Callable[..., None], commands: Mapping[str, LazyCommand]) -> TyperGroup:
-    """The root: its options from `callback`, its commands loaded when called."""
+    """Return the root command: its options from `callback`, its commands loaded when called."""
     app = typer.Typer(
         no_args_is_help=True, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
     )
@@ -82,7 +82,7 @@ def _template(
         ),
     ] = None,
 ) -> None:
-    """Gives its option to every command; never runs."""
+    """Provide the `--config` option that every command gets. Never called."""
 
 
 def _add_config(command: Any) -> None:

@@ -1,4 +1,4 @@
-"""What commands print: JSON for programs, tables and plain lines for people."""
+"""The output of commands: JSON for programs, tables and plain lines for people."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class Missing(typer.BadParameter):
-    """Wrong usage (exit code 2): something that is needed was not given, so there is no value to be called invalid."""
+    """Wrong usage (exit code 2): a required value was not given."""
 
     def format_message(self) -> str:
         return self.message
 
 
 COUNTS = ("sent", "failed", "invalid", "expired", "suppressed", "cancelled", "retrying", "queued")
-"""In the order in which people ask; together they are the total."""
+"""The counts in the order of their interest; together they are the total."""
 
 
 def print_json(value: object) -> None:
-    """One indented document on standard output."""
+    """Print one indented JSON document on standard output."""
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
@@ -37,9 +37,9 @@ def print_table(
     prose: Collection[str] = (),
     marks: Mapping[str, str] | None = None,
 ) -> None:
-    """A table at a terminal, tab-separated lines when piped.
+    """Print a table at a terminal, or tab-separated lines when piped.
 
-    `prose` names the columns that may be folded where the terminal is narrow; `marks` colours cells by their text.
+    `prose` names the columns that may be folded if the terminal is narrow; `marks` colours cells by their text.
     """
     if not sys.stdout.isatty():
         for row in [titles, *rows]:
@@ -55,7 +55,7 @@ def print_table(
 
 @contextmanager
 def going_on(told: Callable[[], str]) -> Iterator[None]:
-    """Around the watching of what others do: interrupted, say that it goes on, and how it is stopped."""
+    """Print the text of `told` if the user interrupts the block, which only watches work that continues elsewhere."""
     try:
         yield
     except asyncio.CancelledError:
@@ -64,12 +64,12 @@ def going_on(told: Callable[[], str]) -> Iterator[None]:
 
 
 def counted(count: int, what: str, plural: str = "") -> str:
-    """`1 device`, `2 devices`; `plural` where it is not made by an s."""
+    """Return `1 device` or `2 devices`. `plural` is needed if it is not formed with an s."""
     return f"{count:,} {what if count == 1 else plural or what + 's'}"
 
 
 def counts_line(counts: Mapping[str, int]) -> str:
-    """`3 of 4: 2 sent, 1 failed, 1 queued`, without what is zero."""
+    """Return the counts as text without those that are zero: `3 of 4: 2 sent, 1 failed, 1 queued`."""
     total = counts.get("total", 0)
     ended = total - counts.get("queued", 0) - counts.get("retrying", 0)
     parts = ", ".join(f"{counts[name]:,} {name}" for name in COUNTS if counts.get(name))

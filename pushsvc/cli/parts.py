@@ -1,4 +1,4 @@
-"""`serve`, `dispatch`, `feedback`: the parts of the service, each scalable by itself with `--processes`."""
+"""`serve`, `dispatch`, `feedback`: the parts of the service, each scalable with `--processes`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..settings import Settings
 from .files import temporary_folder
 from .supervisor import LIFELINE, Child, Supervisor, watch_lifeline
 
-Processes = Annotated[int, typer.Option("--processes", "-n", min=0, help="How many; 0: as configured.")]
+Processes = Annotated[int, typer.Option("--processes", "-n", min=0, help="The number of processes; 0: as configured.")]
 
 
 class Run(Protocol):
@@ -45,9 +45,9 @@ def feedback(context: typer.Context, processes: Processes = 0) -> None:
 
 
 def until_signalled(*, hang_up: bool = False) -> asyncio.Event:
-    """An event that SIGTERM, SIGINT or the end of the supervisor sets.
+    """Return an event that is set by SIGTERM, SIGINT or the end of the supervisor.
 
-    `hang_up`: SIGHUP too, for a command; to a part of the service it means a reload.
+    With `hang_up`, SIGHUP sets it too, as commands want it; for a part of the service SIGHUP means a reload.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -93,7 +93,7 @@ def _run_part(
 
 
 def child_environ(context: typer.Context, url: str, metrics: Path) -> dict[str, str]:
-    """The environment of supervised processes: the same configuration, this store, metrics in one folder."""
+    """Return the environment of supervised processes: the same configuration, this store, metrics in one folder."""
     environ = dict(os.environ)
     if context.obj.config is not None:
         environ["PUSHSVC_CONFIG"] = str(context.obj.config)

@@ -1,18 +1,17 @@
-"""What stands before every command of a process: signals in hand, standard streams that can be relied on.
+"""Set-up of signals and standard streams, which happens before a command is even imported.
 
-Nothing here imports more than the standard library's smallest modules: a signal that comes in the first instants, or a
-stream that was closed by whoever started us, must meet this first.
+This module imports only the smallest modules of the standard library, so that a signal in the first milliseconds, or a
+stream that the parent closed, is handled.
 
-- **Signals.** SIGTERM and SIGHUP end a command as Ctrl-C does, by an exception, so that what it has open is closed and
-  its unfinished files are removed. To a part of the service SIGHUP means "read the configuration anew": it is never
-  fatal, and what came before anybody listened is made good by the first look at the files (`runtime/reload.py`). Before
-  Python is up nobody can listen at all, so a supervisor forwards SIGHUP to those alone that have told it by `LISTENS`.
-- **Standard streams.** A closed descriptor 0, 1 or 2 is opened on /dev/null, else the next file or socket would get
-  its number. Standard input that was closed cannot be read: a command that needs it says so.
-- **Standard error** takes everything and never fails: what cannot be written is dropped. Nobody's terminal, pipe or
-  full disk may end a service.
-- **Standard output** carries data: when it cannot be written the command fails, and says why. A reader that has gone
-  is no fault worth a text.
+- **Signals.** SIGTERM and SIGHUP end a command by an exception, as Ctrl-C does, so that open resources are closed and
+  unfinished files removed. To a part of the service SIGHUP means "reload the configuration": it is never fatal, and one
+  that arrives too early is made up for by the first check of the files (`runtime/reload.py`). Before Python has started
+  no process can handle a signal, so a supervisor forwards SIGHUP only to children that have reported through `LISTENS`.
+- **Standard streams.** A closed descriptor 0, 1 or 2 is opened on /dev/null, because otherwise the next file or socket
+  would get its number. Standard input that was closed cannot be read: a command that needs it says so.
+- **Standard error** never fails: what cannot be written is dropped. No terminal, pipe or full disk may end a service.
+- **Standard output** carries data: if it cannot be written, the command fails and says why. A reader that has closed
+  the pipe is not reported.
 """
 
 from __future__ import annotations
@@ -25,19 +24,18 @@ from types import FrameType
 from typing import Final, TextIO
 
 LISTENS: Final = "PUSHSVC_LISTENS"
-"""The environment variable with the descriptor of a pipe, to which a process writes its id when signals do not kill it
-any more."""
+"""The environment variable with the descriptor of a pipe to which a process writes its id once it handles signals."""
 PID_BYTES: Final = 8
 PARTS: Final = frozenset(("up", "serve", "dispatch", "feedback", "jobs"))
 """Commands to which SIGHUP means a reload."""
 
 
 class OutputFailed(Exception):
-    """Standard output cannot be written. Its text is the reason."""
+    """Standard output cannot be written. The text is the reason."""
 
 
 def run() -> int:
-    """Run this process's command line; the exit code."""
+    """Run the command line of this process and return the exit code."""
     arguments = sys.argv[1:]
     catch_signals(arguments)
     open_closed()
@@ -66,7 +64,7 @@ def run() -> int:
 
 
 def catch_signals(arguments: list[str]) -> None:
-    """What each signal does until the command has a loop of its own. What was inherited as ignored stays so."""
+    """Install the signal handlers that apply until the command has an event loop. Ignored signals stay ignored."""
     part = any(word in PARTS for word in arguments)
     handlers = (
         {signal.SIGTERM: _stop, signal.SIGINT: _stop, signal.SIGHUP: _later}
@@ -89,19 +87,19 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """A part that is stopped before it has begun has ended as it was asked to."""
+    """Exit with 0: a part that is stopped before it has started ends successfully."""
     sys.exit(0)
 
 
 def _later(number: int, frame: FrameType | None) -> None:
-    """The configuration is read after this anyway."""
+    """Ignore the signal, because the configuration is read after this anyway."""
 
 
 # --- streams --------------------------------------------------------------------------------------
 
 
 def open_closed() -> None:
-    """Put /dev/null where a standard descriptor is closed: for standard input in a way that cannot be read."""
+    """Open /dev/null for each closed standard descriptor; for standard input so that reading fails."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
@@ -113,7 +111,7 @@ def open_closed() -> None:
 
 
 def replace_streams() -> Output:
-    """Standard streams that behave as the module says; the one of standard output comes back."""
+    """Replace the standard streams as the module describes, and return the one for standard output."""
     output = Output(1)
     # The buffers of the previous streams are empty: nothing was written yet. They stay open, unused.
     sys.stdout = _text(io.BufferedWriter(output), sys.stdout)
@@ -132,7 +130,7 @@ def _text(buffer: io.BufferedWriter, before: TextIO | None, *, always_lines: boo
 
 
 class Output(io.RawIOBase):
-    """A descriptor for data. Raises OutputFailed, or BrokenPipeError where nobody reads any more."""
+    """A descriptor for data. Raises `OutputFailed`, or `BrokenPipeError` if the reader has gone."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -148,7 +146,7 @@ class Output(io.RawIOBase):
         return True
 
     def give_up(self) -> None:
-        """Drop everything from now on, so that the interpreter's own last flush does not fail again."""
+        """Drop everything from now on, so that the interpreter's last flush does not fail again."""
         self._given_up = True
 
     def write(self, data: object) -> int:
@@ -164,7 +162,7 @@ class Output(io.RawIOBase):
 
 
 class Diagnostics(Output):
-    """A descriptor for words: what cannot be written is dropped."""
+    """A descriptor for messages. What cannot be written is dropped."""
 
     def write(self, data: object) -> int:
         content = memoryview(data).cast("B")  # type: ignore[arg-type]  # as above

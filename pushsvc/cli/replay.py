@@ -1,6 +1,6 @@
-"""`pushsvc replay`: dead letters are sent again, by `pushsvc jobs`. This command asks for it and watches.
+"""`pushsvc replay`: have `pushsvc jobs` send dead letters again, and show the progress.
 
-The replay is a record in the store: it goes on when this command is gone, and when its worker is killed.
+The replay is a record in the store: it continues if this command ends or its worker is killed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LOOK = 0.2
 """Seconds between two looks."""
 PATIENCE = 10.0
-"""Seconds after which we say that no worker has taken the replay up."""
+"""Seconds after which the command reports that no worker has started the replay."""
 
 
 def replay(
@@ -37,23 +37,26 @@ def replay(
     reason: Reason = "",
     since: Since = "",
     until: Until = "",
-    limit: Annotated[int, typer.Option("--limit", min=0, help="At most this many; 0: all.", metavar="N")] = 0,
+    limit: Annotated[
+        int, typer.Option("--limit", min=0, help="Send at most this many again; 0: all.", metavar="N")
+    ] = 0,
     rate: Annotated[
         float, typer.Option("--rate", min=0, help="Deliveries per second; 0: as fast as possible.", metavar="N")
     ] = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be sent again.")] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for it to finish.")] = False,
     stop: Annotated[
-        str, typer.Option("--stop", "--cancel", help="Stop this replay, and do nothing else.", metavar="JOB")
+        str, typer.Option("--stop", "--cancel", help="Stop this replay and do nothing else.", metavar="JOB")
     ] = "",
     json: Json = False,
 ) -> None:
-    """Send dead letters again. Exit with 1 when the replay has failed.
+    """Send dead letters again. Exit with 1 if the replay has failed.
 
-    It is done when all are in the queue again; those that then fail again are dead letters again, see `pushsvc failed`.
-    Each is the same delivery of the same push again; its ttl begins anew, also where it was over. It needs a running
-    `pushsvc jobs` (or `pushsvc up`). Interrupt this command, or kill the worker: the replay goes on, and nothing is
-    sent twice. `--stop JOB` stops it: what it has not sent again stays a dead letter.
+    The replay is done when all of them are in the queue again; those that fail again become dead letters again, see
+    `pushsvc failed`. A replayed dead letter is the same delivery of the same push; its ttl starts again, even if it
+    had expired. Needs a running `pushsvc jobs` (or `pushsvc up`). If this command is interrupted or the worker is
+    killed, the replay continues, and nothing is sent twice. `--stop JOB` stops it: what was not sent again stays a
+    dead letter.
     """
     if stop:
         settings = context.obj.settings()
@@ -105,7 +108,7 @@ async def _replay(
             else:
                 kept = sum([await store.dead.count(app, DeadFilter()) for app in apps])
                 fit = f"{matched:,} of {counted(kept, 'dead letter')}"
-                print(f"{fit} would be sent again" if matched else f"{fit} fit: nothing to send again")
+                print(f"{fit} would be sent again" if matched else f"{fit} match: nothing to send again")
             return True
         asked = [
             await store.dead.request(ReplaySpec(app, which, count if limit else 0, rate))
@@ -128,13 +131,13 @@ async def _replay(
 
 
 def _left(asked: Sequence[ReplayStatus]) -> str:
-    """What goes on when nobody watches any more."""
+    """Return the note about replays that continue after this command."""
     jobs = ", ".join(f"{each.job} of {each.spec.app}" for each in asked if each.state in ("queued", "running"))
-    return f"`pushsvc jobs` goes on with the replay {jobs}; `pushsvc replay --stop JOB` stops it"
+    return f"`pushsvc jobs` continues the replay {jobs}; `pushsvc replay --stop JOB` stops it"
 
 
 def share(matched: dict[str, int], limit: int) -> dict[str, int]:
-    """How many of each app, so that together they are not more than `limit`; 0 is no limit."""
+    """Split `limit` over the apps and return the number of dead letters for each; 0 means no limit."""
     left = limit or sum(matched.values())
     meant = {}
     for app, count in matched.items():
@@ -153,7 +156,7 @@ async def _follow(dead: DeadLetters, status: ReplayStatus, *, quiet: bool) -> Re
             show(status)
             if status.state == "queued" and not told and loop.time() - began > PATIENCE:
                 told = True
-                typer.echo("no worker has taken the replay up yet: does `pushsvc jobs` run?", err=True)
+                typer.echo("no worker has started the replay yet: is `pushsvc jobs` running?", err=True)
     if status.state == "stopped":
         typer.echo(f"the replay {status.job} was stopped", err=True)
     if status.state == "failed":

@@ -1,4 +1,7 @@
-"""`pushsvc devices restore`: undo prunes. Each step is whole, so that it may be broken off and started again."""
+"""`pushsvc devices restore`: restore pruned devices.
+
+Each step is complete, so the command can be interrupted and repeated.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,16 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 STEP = 500
-"""Devices in one step."""
+"""Devices that are restored in one step."""
 
-AppName = Annotated[str, typer.Option("--app", help="Only those of this app; by default of every app.", metavar="APP")]
-Platform = Annotated[str, typer.Option("--platform", help="Only those of this provider.", metavar="PLATFORM")]
-Reason = Annotated[str, typer.Option("--reason", help="Only those that were pruned for this reason.", metavar="REASON")]
+AppName = Annotated[str, typer.Option("--app", help="Only those of this app; by default all apps.", metavar="APP")]
+Platform = Annotated[str, typer.Option("--platform", help="Only those of this platform.", metavar="PLATFORM")]
+Reason = Annotated[
+    str, typer.Option("--reason", help="Only those that were pruned with this reason.", metavar="REASON")
+]
 Since = Annotated[
     str,
-    typer.Option("--since", help="Only those pruned since: 2026-12-01T09:00:00Z, or 2h.", metavar="TIME"),
+    typer.Option("--since", help="Only those pruned since this time: 2026-12-01T09:00:00Z, or 2h.", metavar="TIME"),
 ]
 Until = Annotated[str, typer.Option("--until", help="Only those pruned before this time.", metavar="TIME")]
 
@@ -41,7 +46,7 @@ def restore(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be restored.")] = False,
     json: Json = False,
 ) -> None:
-    """Undo prunes: bring devices back with their users, tags and topics, and send to their tokens again."""
+    """Restore pruned devices with their users, tags and topics, and lift the suppression of their tokens."""
     require_platform(platform)
     which = PrunedFilter(
         platform=platform,

@@ -1,4 +1,4 @@
-"""The root of the command line: its options, and what becomes of the errors of its commands."""
+"""The root of the command line: its options and its handling of errors."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def unreadable(arguments: Sequence[str]) -> str:
-    """What is wrong with arguments whose bytes the locale has no characters for; empty where nothing is.
+    """Return what is wrong with arguments that the locale cannot decode, or an empty text.
 
-    Python hands such bytes on as halves of surrogate pairs, which neither JSON nor a terminal can take.
+    Python passes such bytes on as surrogates, which neither JSON nor a terminal accepts.
     """
     for place, argument in enumerate(arguments, 1):
         try:

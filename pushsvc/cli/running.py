@@ -1,4 +1,4 @@
-"""The event loop of a command that ends: SIGTERM and SIGHUP cancel it, as Ctrl-C does, between two of its steps."""
+"""The event loop of a short command: SIGTERM and SIGHUP cancel it, as Ctrl-C does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run`. A signal cancels `main`, which cleans up; then SystemExit carries its number, 143 or 129."""
+    """Run `main` like `asyncio.run`. A signal cancels it; after its cleanup, `SystemExit` carries 143 or 129."""
     came: list[int] = []
     before: dict[int, Any] = {}
 

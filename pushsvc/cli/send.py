@@ -1,4 +1,4 @@
-"""`pushsvc send`: a push from flags, from a JSON document, or from both, the flags winning."""
+"""`pushsvc send`: send a push from flags, from a JSON document, or from both; flags take precedence."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def send(
     file: Annotated[
         Path | None,
         typer.Argument(
-            help="A push document as JSON, or - for standard input. Flags are laid over it.", metavar="FILE"
+            help="A push document as JSON, or - for standard input. Flags take precedence over it.", metavar="FILE"
         ),
     ] = None,
     apns: Annotated[list[str] | None, _option("--apns", "An APNs device token; may be repeated.", "TOKEN")] = None,
@@ -37,7 +37,7 @@ def send(
     fid: Annotated[list[str] | None, _option("--fid", "A Firebase installation id; may be repeated.", "FID")] = None,
     device: Annotated[list[str] | None, _option("--device", "A registered device; may be repeated.", "ID")] = None,
     user: Annotated[list[str] | None, _option("--user", "All devices of a user; may be repeated.", "USER")] = None,
-    topic: Annotated[Text, _option("--topic", "All devices that are subscribed to it.", "TOPIC")] = None,
+    topic: Annotated[Text, _option("--topic", "All devices that are subscribed to this topic.", "TOPIC")] = None,
     where: Annotated[
         Text, _option("--where", "All devices that match: \"tags.plan == 'pro' and locale == 'de'\".", "EXPRESSION")
     ] = None,
@@ -47,9 +47,9 @@ def send(
     body: Annotated[Text, _option("--body", "The text.")] = None,
     image: Annotated[Text, _option("--image", "A picture's URL.", "URL")] = None,
     sound: Annotated[Text, _option("--sound", "The sound's name, `default` for the usual one.")] = None,
-    badge: Annotated[int | None, _option("--badge", "The number on the app's icon; 0 removes it.", "N")] = None,
-    link: Annotated[Text, _option("--link", "What a tap opens.", "URL")] = None,
-    category: Annotated[Text, _option("--category", "The category, for its actions.")] = None,
+    badge: Annotated[int | None, _option("--badge", "The number on the app's icon; 0 removes the badge.", "N")] = None,
+    link: Annotated[Text, _option("--link", "The link that a tap opens.", "URL")] = None,
+    category: Annotated[Text, _option("--category", "The category, which defines the actions.")] = None,
     thread: Annotated[Text, _option("--thread", "Groups notifications on the phone.")] = None,
     channel: Annotated[Text, _option("--channel", "The notification channel (Android).")] = None,
     data: Annotated[list[str] | None, _option("--data", "Data for the app; may be repeated.", "NAME=VALUE")] = None,
@@ -61,15 +61,15 @@ def send(
         Literal["high", "normal"] | None, typer.Option("--priority", help="The phone's priority.")
     ] = None,
     push_type: Annotated[Text, _option("--push-type", "APNs push type: alert, background, voip ..")] = None,
-    silent: Annotated[bool, typer.Option("--silent", help="Wake the app, show nothing.")] = False,
+    silent: Annotated[bool, typer.Option("--silent", help="Wake the app and show nothing.")] = False,
     ttl: Annotated[int | None, _option("--ttl", "Expire after this many seconds.", "SECONDS")] = None,
-    collapse: Annotated[Text, _option("--collapse", "Replaces an earlier one with this id.", "ID")] = None,
+    collapse: Annotated[Text, _option("--collapse", "Replace an earlier notification with this id.", "ID")] = None,
     send_at: Annotated[
         str, _option("--send-at", "When to send it: 2026-12-01T09:00:00Z, or 30m, 2h, 7d from now.", "WHEN")
     ] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything except show it on a phone.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything except show the push on a phone.")] = False,
     idempotency_key: Annotated[
-        Text, _option("--idempotency-key", "A repeat with the same key sends nothing.", "KEY")
+        Text, _option("--idempotency-key", "A repeated call with the same key sends nothing.", "KEY")
     ] = None,
     follow_it: Annotated[bool, typer.Option("--follow", "-f", help="Wait until every delivery has ended.")] = False,
     url: Url = "",
@@ -77,9 +77,9 @@ def send(
     app: App = "",
     json: Json = False,
 ) -> None:
-    """Send a push and print its id. What the API warns of is on standard error, with --json in `warnings`.
+    """Send a push and print its id. Warnings of the API go to standard error, with --json into `warnings`.
 
-    With --follow, exit with 1 when not one delivery was sent.
+    With --follow, exit with 1 if not a single delivery was sent.
     """
     document = read_document(file) if file else {}
     words = {
@@ -108,7 +108,7 @@ def send(
     )
     if "to" not in document:
         raise Missing(
-            "Nobody to send to: --apns or --fcm TOKEN, --device ID, --user USER, --topic TOPIC, --where EXPRESSION "
+            "No receiver: give --apns or --fcm TOKEN, --device ID, --user USER, --topic TOPIC, --where EXPRESSION "
             "or --all, or a FILE with `to`."
         )
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
@@ -138,7 +138,7 @@ async def _send(at: Access, document: JsonObject, headers: dict[str, str], *, fo
 
 
 def read_document(file: Path) -> JsonObject:
-    """The push document of a file, or of standard input for `-`."""
+    """Return the push document of a file, or of standard input for `-`."""
     name = "standard input" if str(file) == "-" else str(file)
     with reading(str(file)) as stream:
         content = stream.read()
@@ -159,8 +159,10 @@ def lay_over(
     data: dict[str, str],
     rest: dict[str, Any],
 ) -> None:
-    """Put what the flags say into the document. Receivers replace its `to`; that they are named in one way only is the
-    API's to say. The others are merged key by key."""
+    """Merge the flags into the document.
+
+    Receivers replace its `to`; the API checks that they are named in one way only. The others are merged key by key.
+    """
     if to:
         document["to"] = to
     for name, values in (("notification", notification), ("data", data)):
@@ -170,7 +172,7 @@ def lay_over(
 
 
 def _entries(value: Any) -> dict[str, Any]:
-    """The keys of an object, its values as they stand there; nothing of anything else."""
+    """Return the entries of an object with their values unchanged, or none for any other value."""
     if not isinstance(value, msgspec.Raw):
         return value if isinstance(value, dict) else {}
     try:

@@ -1,4 +1,4 @@
-"""The whole service on one machine: the embedded store where none is configured, and every part under a supervisor."""
+"""The whole service on one machine: the embedded store if none is configured, and every part under a supervisor."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Service(Struct, frozen=True):
 async def open_service(
     settings: Settings, config: Path | None, environ: Mapping[str, str], stop: asyncio.Event | None = None
 ) -> AsyncIterator[Service]:
-    """Start store, API, dispatchers and feedback; yields once the API is ready, or `stop` is set before that.
-    Raises `ConfigError`, `StoreOwned`.
+    """Start store, API, dispatchers and feedback. Yields once the API is ready, or `stop` is set before that.
 
-    They stop in the order in which pushes travel: the API first, so that what it accepted can still be sent.
+    They stop in the order in which pushes travel: the API first, so that what it accepted can still be sent. Raises
+    `ConfigError`, `StoreOwned`.
     """
     settings.require_apps()
     if not settings.server.port:
@@ -68,7 +68,7 @@ async def open_service(
 
 
 def children(settings: Settings) -> list[Child]:
-    """The parts as processes: one of each, or as many as the configuration says."""
+    """Return the parts as processes: one of each, or as many as the configuration says."""
     return [
         Child("serve", ("serve", "--processes", "1"), stage=0, copies=settings.server.processes),
         Child("dispatch", ("dispatch", "--processes", "1"), stage=1, copies=settings.dispatch.processes),
@@ -78,9 +78,9 @@ def children(settings: Settings) -> list[Child]:
 
 
 async def _until_free(server: ServerSettings, seconds: float = 5.0) -> None:
-    """Wait until nobody else listens where the API is to listen: another program's answers would pass for its own.
+    """Wait until no other process listens on the API's address; its answers would be taken for ours.
 
-    The API of a service that was killed lets go of its port as soon as it notices that.
+    The API of a service that was killed releases its port as soon as it notices that its parent has gone.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds

@@ -26,14 +26,14 @@ _DEFAULTS = SimulatorConfig()
 
 
 def simulate(
-    folder: Annotated[Path, typer.Option(help="Where keys and credentials are made once and kept.")] = Path(
+    folder: Annotated[Path, typer.Option(help="The folder of keys and credentials, which are created once.")] = Path(
         "var/simulator"
     ),
     host: Annotated[str, typer.Option(help="The address to listen on.")] = _DEFAULTS.host,
     apns_port: Annotated[int, typer.Option(min=0, max=65535, help="APNs over HTTP/2; 0: any free port.")] = 8443,
     fcm_port: Annotated[int, typer.Option(min=0, max=65535, help="FCM over HTTP/2; 0: any free port.")] = 8444,
     control_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="OAuth tokens, control and record, over HTTP/1.1.")
+        int, typer.Option(min=0, max=65535, help="OAuth tokens, control and record over HTTP/1.1; 0: any free port.")
     ] = 8445,
     topic: Annotated[str, typer.Option(help="The app's bundle id.")] = _DEFAULTS.topic,
     key_id: Annotated[str, typer.Option(help="The id of the APNs key.")] = _DEFAULTS.key_id,
@@ -42,33 +42,35 @@ def simulate(
     environment: Annotated[
         Literal["production", "sandbox"], typer.Option(help="The sandbox adds apns-unique-id.")
     ] = "production",
-    latency_ms: Annotated[int, typer.Option(min=0, help="Milliseconds by which every answer is late.")] = 0,
-    apns_streams: Annotated[int, typer.Option(min=1, help="Streams at a time on an APNs connection.")] = 1000,
-    fcm_streams: Annotated[int, typer.Option(min=1, help="Streams at a time on an FCM connection.")] = 100,
+    latency_ms: Annotated[int, typer.Option(min=0, help="The delay of every answer in milliseconds.")] = 0,
+    apns_streams: Annotated[int, typer.Option(min=1, help="Concurrent streams on an APNs connection.")] = 1000,
+    fcm_streams: Annotated[int, typer.Option(min=1, help="Concurrent streams on an FCM connection.")] = 100,
     apple_throttle: Annotated[
-        bool, typer.Option(help="One stream at a time until a request with a valid provider token, as APNs.")
+        bool, typer.Option(help="Allow one stream at a time until a request has a valid provider token, as APNs does.")
     ] = True,
     throttle_rejections: Annotated[
-        bool, typer.Option(help="One stream at a time after a refusal, until a push is accepted.")
+        bool, typer.Option(help="Allow one stream at a time after a refusal, until a push is accepted.")
     ] = False,
     token_updates: Annotated[
-        bool, typer.Option(help="Refuse new APNs tokens more often than each 20 minutes on one connection.")
+        bool, typer.Option(help="Refuse provider tokens that change more often than every 20 minutes on a connection.")
     ] = True,
-    record: Annotated[bool, typer.Option(help="Keep what was received, to be queried; else totals only.")] = True,
-    keep: Annotated[int, typer.Option(min=0, help="How many of the last requests are kept whole.")] = 1000,
+    record: Annotated[
+        bool, typer.Option(help="Record requests so that they can be queried; otherwise only totals.")
+    ] = True,
+    keep: Annotated[int, typer.Option(min=0, help="How many of the latest requests are recorded.")] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="Print addresses and files as one line of JSON.")] = False,
     token: Annotated[
         str | None,
-        typer.Option(metavar="SCENARIO", help="Print tokens that play SCENARIO (Unregistered, stall.1), and end."),
+        typer.Option(metavar="SCENARIO", help="Print tokens that play SCENARIO (Unregistered, stall.1) and exit."),
     ] = None,
 ) -> None:
-    """Run APNs and FCM on loopback over TLS and HTTP/2, verifying as the real ones do.
+    """Run APNs and FCM on loopback over TLS and HTTP/2, with the checks of the real providers.
 
-    A device token may carry its own scenario: sim:ACTION[,ACTION]:ANY-TEXT. For FCM that text is the token, for APNs
-    its bytes in hexadecimal; another ANY-TEXT makes another token. ACTION is an answer's reason, as Unregistered or
-    UNREGISTERED, or one of stall, reset, drop, goaway, slow-500 (milliseconds) and others; with .N it holds for the
-    first N requests. --token prints such tokens, --token list every action. Keys and credentials in the folder are
-    made once and used again, so an app that was configured with them goes on working.
+    A device token may carry its own scenario: sim:ACTION[,ACTION]:ANY-TEXT. For FCM this text is the token, for APNs
+    its bytes in hexadecimal; another ANY-TEXT makes another token. ACTION is the reason of an answer, such as
+    Unregistered or UNREGISTERED, or one of stall, reset, drop, goaway, slow-500 (milliseconds) and others; with .N it
+    applies to the first N requests. --token prints such tokens, --token list every action. Keys and credentials in the
+    folder are created once and reused, so an app that was configured with them continues to work.
     """
     if token is not None:
         _print_tokens(token)
@@ -136,7 +138,7 @@ ca_file = "{ca_file}"
 
 
 def _print_tokens(scenario: str) -> None:
-    """The tokens of those that know the words; exit 2 with the known ones when none does. `list`: all words."""
+    """Print a token for each provider that knows the scenario; exit with 2 if none does. `list` prints all actions."""
     if scenario == "list":
         print(*(f"{name}: {', '.join(known)}" for name, known in WORDS.items()), GRAMMAR, sep="\n")
         return

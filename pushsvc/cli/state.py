@@ -1,4 +1,4 @@
-"""What the root hands to its commands: which configuration, and how to read it."""
+"""The state that the root command passes to its commands: the configuration's location, and how to read it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class State:
     config: Path | None = None
 
     def settings(self) -> Settings:
-        """The whole configuration; logs are configured by it. Raises `ConfigError`."""
+        """Return the whole configuration, and configure logging by it. Raises `ConfigError`."""
         # Reading it needs each provider's section, and so each provider's SDK: about a second.
         from ..runtime import load_settings
         from ..telemetry import configure_logging
@@ -28,7 +28,7 @@ class State:
         return settings
 
     def server_url(self) -> str:
-        """Where the configured server is reached from this machine. Raises `ConfigError`."""
+        """Return the URL by which this machine reaches the configured server. Raises `ConfigError`."""
         from ..settings import load_server
 
         server = load_server(self.config, os.environ)
@@ -36,7 +36,7 @@ class State:
 
 
 def local_url(host: str, port: int) -> str:
-    """Where a server that is bound to this address is reached from this machine."""
+    """Return the URL by which this machine reaches a server that is bound to this address."""
     # What is bound to every address answers on loopback too.
     host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not bound
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,4 +1,4 @@
-"""`pushsvc stats`: where the service stands, once or live."""
+"""`pushsvc stats`: show the state of the service, once or continuously."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
     from ..settings import Settings
 
-Every = Annotated[float, typer.Option("--every", min=0.2, max=3600, help="Seconds between two looks.", metavar="S")]
-Watch = Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show it live; Ctrl-C ends.")]
+Every = Annotated[float, typer.Option("--every", min=0.2, max=3600, help="Seconds between two samples.", metavar="S")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Update continuously; Ctrl-C stops.")]
 
 TITLES = ("app", "platform", "urgent", "normal", "bulk", "retrying", "workers", "sent/s", *OUTCOMES, "held")
 
 ALARMS = ("held", "frozen", "unserved", "webhook", "config")
-"""With which a line of the summary begins that needs somebody."""
+"""The first words of summary lines that need attention."""
 
 
 def stats(context: typer.Context, watch: Watch = False, every: Every = 1.0, url: Url = "", json: Json = False) -> None:
     """Show queues, rates, outcomes by app and platform, held and frozen routes, and webhooks in trouble.
 
-    Rates are those between two looks. Counters are since the start of the processes; they come from the API's
-    /metrics, everything else from the store. Where /metrics asks for a key, PUSHSVC_KEY is sent. With --watch and
-    --json each look is one line.
+    Rates are those between two samples. Counters start with the processes; they come from the API's /metrics,
+    everything else from the store. If /metrics needs a key, PUSHSVC_KEY is sent. With --watch and --json each sample
+    is one line.
     """
     settings = context.obj.settings()
     settings.require_apps()
@@ -65,7 +65,7 @@ async def _stats(settings: Settings, url: str, *, watch: bool, every: float, jso
 
 
 async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[Figures, None]:
-    """One look after the other, for as long as somebody wants them."""
+    """Yield samples, one after the other."""
     from ..runtime import frozen_routes, open_running_store, read_unserved, webhook_troubles
 
     platforms = {app: tuple(each.providers) for app, each in settings.apps.items()}
@@ -122,7 +122,7 @@ async def _follow(looks: AsyncIterator[Figures], *, json: bool) -> None:
 
 
 def summary(look: Figures) -> list[str]:
-    """The figures over all apps, in a few lines."""
+    """Return the figures over all apps as a few lines."""
     lanes = ", ".join(f"{count:,} {lane}" for lane, count in look.pending.items())
     lines = [
         f"queued    {lanes}; {look.retrying:,} of them wait for a retry; {look.scheduled:,} more scheduled",
@@ -134,14 +134,17 @@ def summary(look: Figures) -> list[str]:
     lines += [f"frozen    {route}: {why}; nothing is pruned" for route, why in look.frozen.items()]
     lines += [f"webhook   {app}: {trouble}" for app, trouble in look.webhooks.items()]
     if look.reload_refused:
-        lines.append("config    the changed one was refused, an older one runs: see the log, or `pushsvc check`")
+        lines.append(
+            "config    the changed configuration was refused, the earlier one is in use: see the log, or "
+            "`pushsvc check`"
+        )
     if look.api:
         lines.append(f"counters  missing: {look.api}")
     return lines
 
 
 def plain(look: Figures) -> str:
-    """One look in one line, for a pipe."""
+    """Return a sample as one line, for a pipe."""
     held = "".join(f" held={route}:{why}" for route, why in look.held.items())
     held += "".join(f" frozen={route}" for route in look.frozen)
     held += "".join(f" unserved={what}" for what in look.unserved)
@@ -155,7 +158,7 @@ def plain(look: Figures) -> str:
 
 
 def rows(look: Figures) -> list[list[str]]:
-    """A row a route."""
+    """Return a table row for each route."""
     return [
         [
             route.app,

@@ -1,4 +1,4 @@
-"""`pushsvc status`: where a push stands, once or until it has ended."""
+"""`pushsvc status`: show the status of a push, once or until it has ended."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ COLUMNS = ("platform", "outcome", "reason", "status", "attempts", "token_hash", 
 
 def status(
     context: typer.Context,
-    push_id: Annotated[str, typer.Argument(metavar="ID", help="The push's id, as `pushsvc send` printed it.")],
+    push_id: Annotated[str, typer.Argument(metavar="ID", help="The id of the push, as printed by `pushsvc send`.")],
     follow_it: Annotated[
         bool, typer.Option("--follow", "-f", "--watch", help="Wait until every delivery has ended.")
     ] = False,
     deliveries: Annotated[
-        bool, typer.Option("--deliveries", "-d", help="Also list deliveries: those that were not sent, and why.")
+        bool, typer.Option("--deliveries", "-d", help="Also list the deliveries that were not sent, with the reason.")
     ] = False,
     url: Url = "",
     key: Key = "",
     app: App = "",
     json: Json = False,
 ) -> None:
-    """Show where a push stands.
+    """Show the status of a push.
 
-    With --follow, exit with 1 when not one delivery was sent.
+    With --follow, exit with 1 if not a single delivery was sent.
     """
     at = access(context.obj, url, key, app)
     run(_status(at, push_id, follow_it=follow_it, deliveries=deliveries, json=json))
@@ -56,7 +56,7 @@ async def _status(at: Access, push_id: str, *, follow_it: bool, deliveries: bool
 
 
 def print_status(document: JsonObject) -> None:
-    """The status document in a few lines."""
+    """Print the status document as a few lines."""
     print(f"{document['id']}  {document['state']}")
     print(counts_line(document["counts"]))
     for route, why in document.get("held", {}).items():

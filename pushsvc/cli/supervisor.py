@@ -1,11 +1,11 @@
-"""Child processes that belong together: started, started again when they fall over, stopped in order.
+"""A supervisor of child processes: it starts them, restarts those that end, and stops them in order.
 
-Each child holds the reading end of a pipe, its lifeline: when the parent is gone, even by `kill -9`, the pipe ends
-and the child drains and goes as well. Children have a session of their own, so that Ctrl-C reaches the parent alone
-and the order of the stop is kept.
+Each child holds the reading end of a pipe, its lifeline: if the parent ends, even by `kill -9`, the pipe closes and
+the child drains and ends as well. Children have sessions of their own, so that Ctrl-C reaches only the parent and the
+order of the stop is kept.
 
-SIGHUP is forwarded to children that have said that it does not kill them (`process.LISTENS`). One that is younger reads
-the configuration after it has said so, and so needs no signal.
+SIGHUP is forwarded to children that have reported that they handle it (`process.LISTENS`). A younger child reads the
+configuration after it has reported, and so needs no signal.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from .process import LISTENS, PID_BYTES
 LIFELINE = "PUSHSVC_LIFELINE"
 
 QUICK = 5.0
-"""Seconds: a child that ends sooner than this waits longer each time before it is started again."""
+"""Seconds: a child that ends sooner than this is restarted with a growing delay."""
 SHORTEST_PAUSE = 0.2
 LONGEST_PAUSE = 10.0
 KILLED = 5.0
-"""Seconds that a child may take to be gone after SIGKILL."""
+"""Seconds that a child may take to end after SIGKILL."""
 
 
 class Child(Struct, frozen=True):
-    """One `pushsvc` command to keep running, in `copies`. Groups with a lower `stage` are stopped first."""
+    """A `pushsvc` command to keep running in `copies` processes. Groups with a lower `stage` are stopped first."""
 
     name: str
     arguments: tuple[str, ...]
@@ -45,7 +45,10 @@ class Child(Struct, frozen=True):
 
 
 class Supervisor:
-    """Keeps children alive while its `async with` block lasts. `grace` is how long a stop may take, in seconds."""
+    """Keeps children running while its `async with` block lasts.
+
+    `grace` is the time that a stop may take, in seconds.
+    """
 
     def __init__(
         self,
@@ -64,7 +67,7 @@ class Supervisor:
         self._stopping: dict[int, asyncio.Event] = {child.stage: asyncio.Event() for child in children}
         self._lifeline: tuple[int, int] = (-1, -1)
         self._heard: tuple[int, int] = (-1, -1)
-        """A pipe to which each child writes its process id when it listens to signals."""
+        """A pipe to which each child writes its process id once it handles signals."""
         self._listening: set[int] = set()
         self._hang_ups = ExitStack()
         self._log = get_logger("supervisor")
@@ -93,7 +96,7 @@ class Supervisor:
                 os.close(end)
 
     def forward(self, number: int) -> None:
-        """Send a signal to every child that listens: SIGHUP makes them read the configuration anew."""
+        """Send a signal to every child that handles it. SIGHUP makes them reload the configuration."""
         self._listen()
         for processes in self._processes.values():
             for process in processes:
@@ -102,7 +105,7 @@ class Supervisor:
                         process.send_signal(number)
 
     def _listen(self) -> None:
-        """Learn who listens by now."""
+        """Read from the pipe which children handle signals by now."""
         with suppress(BlockingIOError):
             while said := os.read(self._heard[0], 512 * PID_BYTES):
                 for at in range(0, len(said), PID_BYTES):
@@ -143,7 +146,7 @@ class Supervisor:
                 await asyncio.wait_for(stopping.wait(), pause)
 
     async def _run(self, child: Child, number: int, stopping: asyncio.Event) -> None:
-        """One life of one child."""
+        """Run one child process until it ends."""
         environ = {**self._environ, LIFELINE: str(self._lifeline[0]), LISTENS: str(self._heard[1])}
         if number:
             # An address can be listened on once: the first copy shows the metrics of all.
@@ -179,7 +182,7 @@ def _terminate(process: asyncio.subprocess.Process) -> None:
 
 
 def watch_lifeline(stop: asyncio.Event) -> None:
-    """In a child: set `stop` when the supervisor is gone. Without a supervisor nothing happens."""
+    """In a child: set `stop` when the supervisor has ended. Does nothing without a supervisor."""
     text = os.environ.get(LIFELINE)
     if text is None:
         return
@@ -189,7 +192,9 @@ def watch_lifeline(stop: asyncio.Event) -> None:
     def gone() -> None:
         # Nobody ever writes: that it can be read means that it has ended.
         loop.remove_reader(reader)
-        get_logger("supervisor").warning("supervisor_gone", pid=os.getpid(), what="nobody looks after it: it stops too")
+        get_logger("supervisor").warning(
+            "supervisor_gone", pid=os.getpid(), what="its supervisor has ended: it stops too"
+        )
         stop.set()
 
     loop.add_reader(reader, gone)

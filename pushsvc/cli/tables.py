@@ -1,8 +1,8 @@
-"""Tables at a terminal, however narrow it is: nothing in them is ever cut off.
+"""Tables that fit a terminal of any width without cutting anything off.
 
-An id, an instant or a reason of which a part is missing can neither be copied nor searched for. So a table that is
-wider than the terminal first leaves out columns that say nothing in any row, then folds columns of prose, and where
-that is not enough shows each row as a paragraph of `title value` pairs. Columns of numbers stand to the right.
+A truncated id, time or reason can neither be copied nor searched for. So a table that is wider than the terminal first
+drops columns that are empty in every row, then folds columns of prose, and if that is not enough shows each row as a
+paragraph of `title value` pairs. Columns of numbers are aligned to the right.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 GAP = 2
-"""Columns of the terminal between two of the table."""
+"""Terminal columns between two columns of the table."""
 PROSE = 24
-"""The least width that prose is folded into."""
+"""The minimum width to which prose is folded."""
 _NUMBER = re.compile(r"-|-?[\d,]+(\.\d+)?", re.ASCII)
 _NOTHING = frozenset(("", "0", "-"))
 
@@ -35,8 +35,11 @@ def table(
     marks: Mapping[str, str] | None = None,
     styles: Mapping[str, str] | None = None,
 ) -> RenderableType:
-    """Draw it within `width`. `prose` are the titles that may be folded; `marks` colours cells by their text, `styles`
-    columns by their title."""
+    """Return the table drawn within `width`.
+
+    `prose` are the titles of columns that may be folded; `marks` colours cells by their text, `styles` columns by
+    their title.
+    """
     cells = [[" ".join(cell.split("\n")) for cell in row] for row in rows]
     marks, styles = marks or {}, styles or {}
 
@@ -61,7 +64,7 @@ def table(
 
 
 def fitting(titles: Sequence[str], rows: Rows, width: int, prose: Collection[str]) -> list[int]:
-    """The columns, by number, of a table that fits; none where no table does. Pure."""
+    """Return the numbers of the columns that fit, or none if no table fits. Pure."""
     everything = list(range(len(titles)))
     telling = [at for at in everything if not rows or any(row[at] not in _NOTHING for row in rows)]
     for columns in (everything, telling):
@@ -86,8 +89,10 @@ def _is_number(at: int, rows: Rows) -> bool:
 
 
 def _paragraph(titles: Sequence[str], row: Sequence[str], width: int, text: Callable[[str, str], Text]) -> Text:
-    """The row as `title value` pairs, as many on a line as fit; later lines are indented. Only a pair that is longer
-    than a whole line is folded."""
+    """Return the row as `title value` pairs, as many on a line as fit, with later lines indented.
+
+    Only a pair that is longer than a whole line is folded.
+    """
     shown = Text(overflow="fold")
     used = 0
     for title, cell in zip(titles, row, strict=True):

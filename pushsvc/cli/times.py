@@ -1,4 +1,4 @@
-"""Instants as commands print them."""
+"""Times as commands print them."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from datetime import UTC, datetime
 
 
 def time_of(at: int) -> str:
-    """RFC 3339 in UTC with milliseconds, of Unix milliseconds."""
+    """Return Unix milliseconds as RFC 3339 in UTC with milliseconds."""
     return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""`pushsvc up`: the whole service in one command, for one machine."""
+"""`pushsvc up`: run the whole service in one command, on one machine."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from .parts import until_signalled
 from .service import open_service
 
 Simulator = Annotated[
-    bool, typer.Option("--simulator", help="Play: an app `demo` whose providers are the simulator. Needs no accounts.")
+    bool, typer.Option("--simulator", help="Add an app `demo` whose providers are the simulator. Needs no accounts.")
 ]
 
 SIMULATOR_LOOK = 1.0
-"""Seconds between two looks at whether the simulator lives."""
+"""Seconds between two checks that the simulator is running."""
 
 
 def up(context: typer.Context, simulator: Simulator = False) -> None:
-    """Run the whole service in one command: store, API, dispatchers, feedback."""
+    """Run the whole service in one command: store, API, dispatchers, feedback, jobs."""
     settings: Settings = context.obj.settings()
     config: Path | None = context.obj.config
     with ExitStack() as stack:
@@ -65,20 +65,20 @@ async def _run(settings: Settings, config: Path | None, playground: Playground |
 
 
 async def keep_simulator(playground: Playground, stop: asyncio.Event, say: Callable[[str], None]) -> None:
-    """Until `stop`: start the simulator again when its process has ended, and say so."""
+    """Restart the simulator whenever its process has ended, and report it through `say`. Returns when `stop` is set."""
     while not stop.is_set():
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), SIMULATOR_LOOK)
         try:
             if not stop.is_set() and await asyncio.to_thread(playground.simulator.revive):
-                say("the simulator's process had ended and was started again; its record begins anew")
+                say("the simulator's process had ended and was restarted; its record is empty")
         except RuntimeError as error:
-            say(f"the simulator's process has ended and cannot be started again: {error}")
+            say(f"the simulator's process has ended and cannot be restarted: {error}")
             await stop.wait()
 
 
 def speaker(console: Console) -> Callable[[str], None]:
-    """Prints a text as it is. Its lines are never broken: a command that is copied from the screen must stay whole."""
+    """Return a function that prints a text without breaking its lines, so that commands can be copied."""
 
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=console.is_terminal, soft_wrap=True)
@@ -87,7 +87,7 @@ def speaker(console: Console) -> Callable[[str], None]:
 
 
 def commands(playground: Playground) -> str:
-    """How the other commands find a playground."""
+    """Return the shell line by which other commands find a playground."""
     folder = playground.config_file.parent
     return (
         "The other commands find it by:\n"
@@ -97,7 +97,7 @@ def commands(playground: Playground) -> str:
 
 
 def example(url: str, api_key: str) -> str:
-    """A curl that works against a playground."""
+    """Return a curl command that works with a playground."""
     token = "8f3c" * 16
     return (
         f"  curl -s {url}/v1/push -H 'Authorization: Bearer {api_key}' -H 'Content-Type: application/json' \\\n"
@@ -107,10 +107,10 @@ def example(url: str, api_key: str) -> str:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on at the moment.
+    """Return a free TCP port.
 
-    Below those that systems give to whoever asks for any (from 32768 on Linux): a connection of another program does
-    not take it before our server has it.
+    It lies below the range from which systems give ports to outgoing connections (from 32768 on Linux), so that no
+    connection of another program takes it before our server does.
     """
     while True:
         port = 20_000 + secrets.randbelow(12_000)

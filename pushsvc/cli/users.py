@@ -1,4 +1,4 @@
-"""`pushsvc users`: erase one. It works on the store, so it needs no API key."""
+"""`pushsvc users`: erase a user. It works on the store, so it needs no API key."""
 
 from __future__ import annotations
 
@@ -19,29 +19,32 @@ users = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode
 
 
 class NotErased(PushsvcError):
-    """Something is still being sent to the user, or an old entry is held; it is gone on with by `pushsvc jobs`."""
+    """The erasure is not complete: a delivery to the user is in flight, or a dispatcher still holds one.
+
+    `pushsvc jobs` continues it.
+    """
 
 
 @users.callback()
 def _group() -> None:
-    """A group, also while it has one command."""
+    """Make a group out of this single command."""
 
 
 @users.command("erase")
 def erase(
     context: typer.Context,
-    user: Annotated[str, typer.Argument(help="The user, as the devices name them.", metavar="USER")],
+    user: Annotated[str, typer.Argument(help="The id of the user.", metavar="USER")],
     app: Annotated[str, typer.Option("--app", help="The app.", metavar="APP")],
     wait: Annotated[
-        float, typer.Option("--wait", min=0, help="How long to wait for it to finish.", metavar="SECONDS")
+        float, typer.Option("--wait", min=0, help="How long to wait for the erasure to complete.", metavar="SECONDS")
     ] = 300.0,
     json: Json = False,
 ) -> None:
-    """Erase a user: devices, and all that is kept of their ids and tokens. Exit with 1 when that is not done yet.
+    """Erase a user: devices, and everything stored under their ids and tokens. Exit with 1 if it is not complete yet.
 
-    Once it has begun, nothing more is sent to them. Interrupted, or not finished in time, it is continued by `pushsvc
-    jobs`, or by the same command again. For an hour after its end the same command prints the same; an unknown user is
-    no error.
+    Once started, nothing more is sent to them. An erasure that is interrupted, or not complete in time, is continued
+    by `pushsvc jobs` or by the same command. For an hour after its end the same command prints the same result; an
+    unknown user is not an error.
     """
     from ..model.devices import name_fault
 
@@ -62,12 +65,12 @@ def erase(
         if not erasure.heard:
             typer.echo(f"warning: {UNHEARD}", err=True)
     if not erasure.done:
-        raise NotErased("it is not done yet; `pushsvc jobs` continues it, and so does this command")
+        raise NotErased("the erasure is not complete yet; `pushsvc jobs` continues it, and so does this command")
 
 
 async def _erase(settings: Settings, app: str, user: str, wait: float) -> Erasure:
     from ..runtime import open_existing_store
 
     async with open_existing_store(settings) as store:
-        with going_on(lambda: "once begun, `pushsvc jobs` goes on with the erasure; so does this command"):
+        with going_on(lambda: "once started, the erasure is continued by `pushsvc jobs`, or by this command"):
             return await store.erasures.erase(app, user, wait=wait)

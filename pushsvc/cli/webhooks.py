@@ -1,7 +1,7 @@
-"""`pushsvc webhooks`: where each webhook stands, what it could not tell, and another try.
+"""`pushsvc webhooks`: show the state of webhooks and the batches they failed to deliver, and deliver those again.
 
-It reads the store, so it needs the configuration, no API key. `test` makes its call from here; all other calls are made
-by `pushsvc jobs`.
+It reads the store, so it needs the configuration, but no API key. `test` makes its call from this machine; all other
+calls are made by `pushsvc jobs`.
 """
 
 from __future__ import annotations
@@ -37,19 +37,21 @@ webhooks = typer.Typer(
 LOOK = 0.2
 """Seconds between two looks."""
 PATIENCE = 10.0
-"""Seconds after which we say that nothing has begun."""
+"""Seconds after which the command reports that nothing has started."""
 
 AppName = Annotated[str, typer.Option("--app", help="The app.", metavar="APP")]
-Apps = Annotated[str, typer.Option("--app", help="That of this app; by default of every app.", metavar="APP")]
+Apps = Annotated[str, typer.Option("--app", help="The app; by default all apps.", metavar="APP")]
 Since = Annotated[
     str,
     typer.Option(
         "--since",
-        help="Only those since: 2026-12-01T09:00:00Z, or 2h.",
+        help="Only batches whose last event is at this time or later: 2026-12-01T09:00:00Z, or 2h.",
         metavar="TIME",
     ),
 ]
-Until = Annotated[str, typer.Option("--until", help="Those whose last event is older.", metavar="TIME")]
+Until = Annotated[
+    str, typer.Option("--until", help="Only batches whose last event is before this time.", metavar="TIME")
+]
 
 STANDING = ("app", "host", "state", "waiting since", "failures", "reason", "next call", "given up")
 DEAD = ("app", "batch", "events", "attempts", "reason", "given up at")
@@ -57,7 +59,7 @@ DEAD = ("app", "batch", "events", "attempts", "reason", "given up at")
 
 @webhooks.command("list")
 def list_webhooks(context: typer.Context, app: Apps = "", json: Json = False) -> None:
-    """Show where each webhook stands."""
+    """Show the state of each webhook."""
     settings: Settings = context.obj.settings()
     found = run(_standings(settings, apps_of(settings, app)))
     if json:
@@ -88,7 +90,7 @@ def list_webhooks(context: typer.Context, app: Apps = "", json: Json = False) ->
 
 
 def state_of(standing: Standing) -> str:
-    """In a word."""
+    """Return the state as one word."""
     return "off" if standing.off else "failing" if standing.reason else "ok"
 
 
@@ -127,10 +129,10 @@ def redeliver(
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for it to finish.")] = False,
     json: Json = False,
 ) -> None:
-    """Deliver batches again that were given up, before new events. Exit with 1 when any fails again.
+    """Deliver the batches that were given up again, before new events. Exit with 1 if any of them fails again.
 
-    Each is tried once; one that fails is kept, and where the receiver is in trouble the rest is not tried. It needs a
-    running `pushsvc jobs` (or `pushsvc up`), and goes on when this command is interrupted.
+    Each batch is tried once; one that fails is kept, and the others are not tried if the receiver is in trouble. Needs
+    a running `pushsvc jobs` (or `pushsvc up`), and continues if this command is interrupted.
     """
     span = parse_instant(since, option="--since"), parse_instant(until, option="--until")
     settings: Settings = context.obj.settings()
@@ -149,7 +151,7 @@ def resume(context: typer.Context, app: AppName) -> None:
 
 @webhooks.command("test")
 def call(context: typer.Context, app: AppName, json: Json = False) -> None:
-    """Call a webhook from this machine, with no events. Exit with 1 when it does not answer with a 2xx."""
+    """Call a webhook from this machine, without events. Exit with 1 if it does not answer with a 2xx status."""
     settings: Settings = context.obj.settings()
     config = _config_of(settings, app)
     began = time.monotonic()
@@ -165,7 +167,7 @@ def call(context: typer.Context, app: AppName, json: Json = False) -> None:
 
 @webhooks.command("secret")
 def secret() -> None:
-    """Make a secret for `apps.NAME.webhook.secret`, and print it."""
+    """Generate a secret for `apps.NAME.webhook.secret` and print it."""
     from ..model.signing import write_secret
 
     print(write_secret(secrets.token_bytes(32)))
@@ -234,7 +236,7 @@ async def _redeliver(
                 _config_of(settings, app)
                 await store.webhooks.ask_again(app, dead)
         if not dry_run and not detach:
-            with going_on(lambda: "`pushsvc jobs` goes on with it"):
+            with going_on(lambda: "`pushsvc jobs` continues it"):
                 told = {app: await _follow(store.webhooks, app, dead) for app, dead in wanted.items()}
     batches = sum(map(len, wanted.values()))
     if json:
@@ -249,13 +251,13 @@ async def _redeliver(
 
 
 async def _follow(store: Webhooks, app: str, batches: list[DeadBatch]) -> int:
-    """Until each has been tried; how many were told."""
+    """Wait until each batch has been tried. Returns the number of batches that were delivered."""
     loop = asyncio.get_running_loop()
     ids = {batch.id for batch in batches}
     began, warned = loop.time(), False
     while left := ids.intersection(await store.asked(app)):
         if left == ids and not warned and loop.time() - began > PATIENCE:
             warned = True
-            typer.echo("nothing has begun yet: does `pushsvc jobs` run?", err=True)
+            typer.echo("nothing has started yet: is `pushsvc jobs` running?", err=True)
         await asyncio.sleep(LOOK)
     return len(ids - {batch.id for batch in await store.dead(app)})

@@ -115,7 +115,7 @@ def test_two_at_once_and_one_killed_half_way(server: Server, processes: Processe
         assert str(first.pid) in told["holder"]
         text = start(processes)
         assert await asyncio.to_thread(text.wait) == 0
-        assert f"another cleanup is under way, by process {first.pid} on " in text.out.read_text()
+        assert f"another cleanup is running, in process {first.pid} on " in text.out.read_text()
 
         first.process.send_signal(signal.SIGKILL)
         assert await asyncio.to_thread(first.wait) == -signal.SIGKILL

@@ -222,7 +222,7 @@ def test_checking(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
             rows = [line.split("\t") for line in out.splitlines()]
         (found,) = [row[2] for row in rows if row[0] == "warning" and row[1] == "apps.shop.apns"]
         assert code == 0
-        assert "the route is held now" in found
+        assert "the route is currently held" in found
         assert "InvalidProviderToken" in found
         shell.service.simulator.mend_credentials("apns")
         monkeypatch.setenv("PUSHSVC__APPS__SHOP__APNS__KEY_FILE", "gone.p8")

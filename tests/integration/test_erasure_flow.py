@@ -170,7 +170,7 @@ def test_the_command_begins_and_jobs_end_what_takes_longer(
                 "done": False,
                 "removed": {},
             }
-            assert "it is not done yet" in err
+            assert "the erasure is not complete yet" in err
             with worker(server, tmp_path):
                 await until(lambda: told_to_give_back(dispatcher, taken.ref))
                 await dispatcher.queue.settle("shop", *all_of(taken, Retry(NOW, 1), None))

@@ -97,7 +97,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["sned"], "Did you mean 'send'?"),
         (["--nope"], "No such option"),
         (["send", "--apns"], "requires an argument"),
-        (["send"], "Error: Nobody to send to"),
+        (["send"], "Error: No receiver"),
         (
             ["send", "--apns", "t"],
             "Error: No API key: set PUSHSVC_KEY, or give --key. `pushsvc keys new` makes one; `pushsvc up",
@@ -377,7 +377,7 @@ def test_tables_at_a_terminal_take_nothing_for_markup(
             [NOBODYS],
             0,
             [
-                ("warning", "a key of the example, which is nobody's, is in the configuration"),
+                ("warning", "the configuration contains the key of the example"),
                 ("warning", "no API key: nobody can push"),
             ],
         ),
