@@ -22,4 +22,4 @@ class ApiKey(Struct, frozen=True, omit_defaults=True):
     scopes: tuple[Scope, ...]
     created_at: int = 0
     intake: Rate | None = None
-    """Of the pushes that may be posted with it; None is no limit of its own."""
+    """The limit for pushes that are posted with this key; None: it has no limit of its own."""

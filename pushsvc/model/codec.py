@@ -1,7 +1,6 @@
-"""Model to bytes and back: MessagePack with the version in front, strict on the way in.
+"""Encode and decode the model: MessagePack with a leading version byte, validated strictly when read.
 
-The first byte of each blob is the version of its form. A reader refuses a version that it does not know rather
-than guess: an older dispatcher must not settle what it cannot read.
+A reader refuses an unknown version instead of guessing: an older dispatcher must not settle what it cannot read.
 """
 
 from __future__ import annotations
@@ -35,7 +34,10 @@ class CodecError(ValueError):
 
 
 def read(decoder: msgspec.msgpack.Decoder[T], blob: bytes, what: str) -> T:
-    """The value of a blob that begins with `VERSION`. Raises `CodecError`, which says that it is not `what`."""
+    """Return the value of a blob that begins with `VERSION`.
+
+    Raises `CodecError`, whose text names `what` was expected.
+    """
     if blob[:1] != VERSION:
         raise CodecError(f"unknown version {blob[:1]!r}: written by a newer pushsvc?")
     try:
@@ -102,15 +104,15 @@ def decode_audience(blob: bytes) -> Audience:
 
 
 def split(push: Push, size: int) -> list[Chunk]:
-    """The push as chunks of at most `size` targets, route by route."""
+    """Return the push as chunks of at most `size` targets, route by route."""
     return chunks_of(push, push.targets, push.total, size)
 
 
 def chunks_of(push: Push, found: Mapping[Platform, Sequence[Target]], total: int, size: int) -> list[Chunk]:
-    """Some targets of the push, by route, as its chunks. `total` is 0 where there may be more of them.
+    """Return some targets of the push, by route, as chunks. `total` is 0 if more may follow.
 
-    Targets that no route of the app reaches travel in the lane of another one, without a message: who takes them from
-    there records that they failed. So they are counted and have their rows like all others.
+    Targets that no route of the app reaches are put into the lane of another route, without a message: its dispatcher
+    records that they failed. So they are counted and have their rows like all others.
     """
     topic = topic_of(push)
     return [
@@ -134,13 +136,13 @@ def chunks_of(push: Push, found: Mapping[Platform, Sequence[Target]], total: int
 
 
 def topic_of(push: Push) -> str:
-    """The topic that the push is for, or the empty string."""
+    """Return the topic that the push is for, or the empty string."""
     audience = decode_audience(push.audience) if push.audience else None
     return audience.topic if isinstance(audience, ByTopic) else ""
 
 
 def _carried(push: Push, route: Platform) -> tuple[Platform, Message]:
-    """In whose lane the route's targets travel, and with what."""
+    """Return the route in whose lane the targets of `route` are queued, and their message."""
     message = push.messages.get(route)
     if message is not None:
         return route, message

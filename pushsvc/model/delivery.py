@@ -1,4 +1,4 @@
-"""A delivery: what a provider answered, what follows for the delivery, and what is recorded of it. Frozen values."""
+"""A delivery: the provider's answer, the decision about it, and what is recorded. Frozen values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .push import Chunk, Platform, Target
 End = Literal["sent", "failed", "invalid", "expired", "suppressed", "cancelled"]
 
 ENDS: tuple[End, ...] = ("sent", "failed", "invalid", "expired", "suppressed", "cancelled")
-"""The ways in which a delivery ends. Every delivery ends in exactly one of them."""
+"""The states in which a delivery ends. Every delivery ends in exactly one of them."""
 
 
 class Delivery(Struct, frozen=True, gc=False):
@@ -25,7 +25,10 @@ class _Answer(Struct, frozen=True, kw_only=True, gc=False):
     status: int = 0
     """The provider's HTTP status; 0 when there was no answer."""
     reason: str = ""
-    """The provider's own word (`BadDeviceToken`, `UNREGISTERED`) or ours in lower case (`timeout`). Low cardinality."""
+    """The provider's reason (`BadDeviceToken`, `UNREGISTERED`) or one of pushsvc in lower case (`timeout`).
+
+    Low cardinality.
+    """
 
 
 class Sent(_Answer, frozen=True):
@@ -33,7 +36,7 @@ class Sent(_Answer, frozen=True):
 
     provider_id: str = ""
     unique_id: str = ""
-    """Another id of the provider's for it, where it gave one: APNs does in the sandbox, for its console."""
+    """A second id that the provider gave the message: APNs does so in the sandbox, for its console."""
 
 
 class Throttled(_Answer, frozen=True):
@@ -41,7 +44,7 @@ class Throttled(_Answer, frozen=True):
 
     retry_after: float | None = None
     scope: Literal["token", "route"] = "token"
-    """Whom the provider throttles: this token, or everything of the route."""
+    """What the provider throttles: this token, or the whole route."""
 
 
 class Unavailable(_Answer, frozen=True):
@@ -49,7 +52,7 @@ class Unavailable(_Answer, frozen=True):
 
     retry_after: float | None = None
     maybe_sent: bool = False
-    """The request may have been processed: nobody can know."""
+    """Whether the provider may have processed the request."""
 
 
 class BadNotification(_Answer, frozen=True):
@@ -57,10 +60,10 @@ class BadNotification(_Answer, frozen=True):
 
 
 class Misconfigured(_Answer, frozen=True):
-    """Our credentials or topic are refused. The route is held; the delivery waits."""
+    """The provider refused our credentials or topic. The route is held; the delivery waits."""
 
     part: str = ""
-    """The part of the route that is refused (`apple`: FCM's credential for Apple), where the rest of it is not."""
+    """The refused part of the route (`apple`: FCM's credential for Apple), if the rest of it works."""
     chosen: bool = False
     """Whether the push chose something itself that may be what is refused: then it is no proof against the route."""
 
@@ -70,20 +73,20 @@ class TokenSuspect(_Answer, frozen=True):
 
 
 class TokenDead(_Answer, frozen=True):
-    """The provider says that the token is no longer valid."""
+    """The provider reports that the token is no longer valid."""
 
     since: int | None = None
-    """Unix milliseconds at which the provider learnt it, where it says (APNs 410)."""
+    """The time at which the provider learnt it, in Unix milliseconds, if it says so (APNs 410)."""
 
 
 class Expired(_Answer, frozen=True):
-    """Its time was over before it was sent. Nothing went out."""
+    """The delivery expired before it was sent. Nothing was transmitted."""
 
 
 Outcome: TypeAlias = (
     Sent | Throttled | Unavailable | BadNotification | Misconfigured | TokenSuspect | TokenDead | Expired
 )
-"""Everything that can come of an attempt. Closed: `match` on it ends in `assert_never`."""
+"""Every possible outcome of an attempt. Closed: a `match` on it ends in `assert_never`."""
 
 
 class Ended(Struct, frozen=True, gc=False):
@@ -95,36 +98,36 @@ class Ended(Struct, frozen=True, gc=False):
 
 
 class Retry(Struct, frozen=True, gc=False):
-    """The delivery goes again at `due_at`, as attempt number `attempt`."""
+    """The delivery is sent again at `due_at`, as attempt number `attempt`."""
 
     due_at: int
     attempt: int
     part: str = ""
     """The part of the route that it waits for."""
     counted: bool = True
-    """The limits have counted it: they do not ask for it again."""
+    """Whether the limits have counted the delivery already, so that they are not applied again."""
 
 
 Verdict: TypeAlias = Ended | Retry
 
 
 class Settlement(Struct, frozen=True, gc=False):
-    """What is to be recorded of one attempt, in one atomic step with its siblings."""
+    """What is recorded of one attempt, in one atomic step together with others."""
 
     delivery: Delivery
     outcome: Outcome | None
-    """None when nothing was attempted: cancelled, suppressed."""
+    """None if nothing was attempted, because the delivery was cancelled or suppressed."""
     verdict: Verdict
     at: int
     token_hash: str
-    """The token's short keyed hash: all of it that a status row or a log may show."""
+    """The short keyed hash of the token, the only form of it that a status row or a log may show."""
     reason: str = ""
     asked_at: int | None = None
-    """When the request left, where there was one: its answer knows of nothing later."""
+    """When the request was sent, if one was: its answer is no evidence about anything later."""
 
 
 class Receipt(Struct, frozen=True, array_like=True):
-    """What feedback must know of a delivery whose token the provider called dead or suspect."""
+    """What feedback needs to know of a delivery whose token the provider reported as dead or suspect."""
 
     app: str
     platform: Platform
@@ -137,11 +140,11 @@ class Receipt(Struct, frozen=True, array_like=True):
     device_id: str | None = None
     push_id: str = ""
     asked_at: int | None = None
-    """When the request left that this answers."""
+    """When the request was sent that this answers."""
 
     @property
     def knows_until(self) -> int:
-        """Evidence is as old as the request: of what was registered later it says nothing."""
+        """The time up to which this is evidence: that of the request. It says nothing about later registrations."""
         return self.at if self.asked_at is None else self.asked_at
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""The nouns of the registry: devices, and whom a push may be addressed to. Frozen values that do nothing.
+"""The nouns of the registry: devices, and the audiences of a push. Frozen values.
 
 A device's token is a secret: it is left out of `repr`.
 """
@@ -19,11 +19,11 @@ class Device(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One installation of an app on one phone, as its backend registered it. Instants are Unix milliseconds."""
 
     id: str
-    """The caller's own name for it, unique within the app."""
+    """The id that the caller chose, unique within the app."""
     platform: Platform
     token: str
     kind: str = "token"
-    """What `token` is to the provider: `token`, FCM's `fid`, and the kinds that a provider adds."""
+    """The kind of `token`: `token`, FCM's `fid`, or another kind of a provider."""
     user: str | None = None
     tags: dict[str, TagValue] = {}
     locale: str | None = None
@@ -31,18 +31,18 @@ class Device(Struct, frozen=True, kw_only=True, omit_defaults=True):
     app_version: str | None = None
     environment: Environment = "production"
     registered_at: int = 0
-    """When this token was registered last: a 410 that is older says nothing about it."""
+    """When this token was registered last. A 410 that is older says nothing about it."""
     last_seen_at: int = 0
     topics: tuple[str, ...] = ()
     state: Literal["active", "pruned"] = "active"
-    """A pruned device is a tombstone: it keeps everything, is addressed by nobody, and can be restored."""
+    """A pruned device is a tombstone: it keeps its data, is in no audience, and can be restored."""
     pruned_at: int = 0
     pruned_for: str = ""
-    """The provider's word for which it was pruned, or ours in lower case (`stale`)."""
+    """The provider's reason for which it was pruned, or one of pushsvc in lower case (`stale`)."""
     strikes: int = 0
     """Suspect answers in a row since the token was registered or last accepted a push."""
     struck_at: int = 0
-    """When the last strike was counted."""
+    """The time of the last strike."""
 
     def __repr__(self) -> str:
         return f"Device({self.id!r}, {self.platform}, {self.state}, user={self.user!r})"
@@ -50,7 +50,7 @@ class Device(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 MAX_NAME: Final = 128
 NOBODY: Final = "\0"
-"""What begins with it is the name of no user and of no device: it is not printable."""
+"""The prefix of values that are no user and no device: it is not printable."""
 
 
 def name_fault(text: str) -> str | None:
@@ -82,7 +82,7 @@ class ByTopic(Struct, frozen=True, tag="topic"):
 
 
 class ByWhere(Struct, frozen=True, tag="where"):
-    """All devices for which an expression is true; see `where`."""
+    """All devices that match an expression; see `pushsvc.rules.where`."""
 
     text: str
 
@@ -92,4 +92,4 @@ class ToAll(Struct, frozen=True, tag="all"):
 
 
 Audience: TypeAlias = ByDevices | ByUsers | ByTopic | ByWhere | ToAll
-"""What `to` names, where it names no tokens."""
+"""The receivers in `to`, if it does not list tokens."""

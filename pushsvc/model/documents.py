@@ -1,6 +1,6 @@
-"""JSON documents that more than one part shows to the outside. Pure.
+"""Public JSON documents that several parts share. Pure.
 
-A feedback event is the same document wherever it is told: by `GET /v1/feedback` and by a webhook.
+`GET /v1/feedback` and webhooks present a feedback event as the same document.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=[
 
 
 class Feedback(Struct, frozen=True):
-    """A token that the provider called dead or suspect, and what was done about it."""
+    """A token that the provider reported as dead or suspect, and the action that followed."""
 
     id: str
     at: Time
     device_id: str | None
     platform: str
-    token: Annotated[str, Meta(description="The caller's own token, whole.")]
+    token: Annotated[str, Meta(description="The full token, as the caller registered or sent it.")]
     reason: str
     action: Action
 
@@ -31,12 +31,12 @@ class Feedback(Struct, frozen=True):
 
 
 def instant(unix_ms: int) -> str:
-    """RFC 3339 in UTC with milliseconds."""
+    """Return an RFC 3339 time in UTC with milliseconds."""
     return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def feedback_document(event_id: str, event: FeedbackEvent) -> Feedback:
-    """One event, under the id that a cursor knows it by."""
+    """Return the document of an event. `event_id` is its id in cursors."""
     return Feedback(
         id=event_id,
         at=instant(event.at),

@@ -1,4 +1,4 @@
-"""What a caller asks for and how it travels: content, messages, targets, pushes and chunks. Frozen values."""
+"""A push and its parts: content, messages, targets, pushes and chunks. Frozen values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ActivityEvent = Literal["start", "update", "end"]
 ACTIVITY_EVENTS: tuple[ActivityEvent, ...] = ("start", "update", "end")
 
 ACTIVITY_ALERT = ("title", "body", "sound")
-"""What the alert of a Live Activity can have of a notification."""
+"""The fields of a notification that the alert of a Live Activity supports."""
 
 
 PushState = Literal["scheduled", "expanding", "sending", "done", "cancelled"]
@@ -41,7 +41,7 @@ class Notification(Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 
 class LiveActivity(Struct, frozen=True, omit_defaults=True):
-    """What becomes of a Live Activity (Apple). The objects are the caller's own JSON, untouched."""
+    """The change of a Live Activity (Apple). The objects are the caller's own JSON, unchanged."""
 
     event: ActivityEvent
     content_state: dict[str, Raw] | None = None
@@ -58,11 +58,11 @@ class LiveActivity(Struct, frozen=True, omit_defaults=True):
     input_push_channel: str | None = None
     """The broadcast channel that the started activity listens to."""
     input_push_token: bool = False
-    """The started activity gets a token of its own, to be updated by."""
+    """Whether the started activity gets a token of its own, by which it can be updated."""
 
 
 class Content(Struct, frozen=True, omit_defaults=True):
-    """What to say, without to whom: the validated push document less `to`, `send_at` and `lane`."""
+    """What to send, without the receivers: the validated push document without `to`, `send_at` and `lane`."""
 
     notification: Notification | None = None
     live_activity: LiveActivity | None = None
@@ -79,7 +79,7 @@ class Content(Struct, frozen=True, omit_defaults=True):
 
 
 Span: TypeAlias = tuple[int, int]
-"""Of digits in a body: where they begin, and how many."""
+"""A span of digits in a body: its start and its length."""
 
 
 class Message(Struct, frozen=True, array_like=True):
@@ -93,23 +93,24 @@ class Message(Struct, frozen=True, array_like=True):
     headers: dict[str, str] = {}
     """Request headers that the push itself decides, by lower-case name."""
     spans: tuple[Span, ...] = ()
-    """Where the body says for how many seconds it is to be kept: those that are left when it is sent go in there."""
+    """The places in the body that hold the seconds until expiry. The remaining seconds are inserted when it is sent."""
     collapse: str = ""
-    """Where the caller gave one: of messages to one target with the same value the latest replaces the others."""
+    """The collapse key, if the caller gave one: the latest message to a target with the same key replaces the others.
+    """
     since: int = 0
     """With `collapse`, from when on its push was to be sent first (Unix ms): which of two is the later one."""
 
 
 class Target(Struct, frozen=True, array_like=True, gc=False):
-    """One receiver of a push. `index` is its place in the push, from 0, the same on every platform."""
+    """One receiver of a push. `index` is its position in the push, from 0, over all platforms."""
 
     index: int
     token: str
     device_id: str | None = None
     kind: str = "token"
-    """What `token` is to the provider: `token`, FCM's `fid`, or one of APNs' `channel`, `activity`, `push_to_start`."""
+    """The kind of `token`: `token`, FCM's `fid`, or one of APNs' `channel`, `activity`, `push_to_start`."""
     owner: bytes = b""
-    """Of a target that came from the registry, and so has a `device_id`: `audience.owner_of` its device."""
+    """`audience.owner_of` the device, for a target from the registry, which has a `device_id`."""
 
     def __repr__(self) -> str:
         return f"Target(index={self.index}, kind={self.kind!r}, device_id={self.device_id!r})"
@@ -124,20 +125,20 @@ class Push(Struct, frozen=True):
     created_at: int
     expires_at: int
     messages: dict[Platform, Message]
-    """By the name of each route that it may use."""
+    """The messages, by the name of each route that the push may use."""
     targets: dict[Platform, tuple[Target, ...]]
-    """By the name of their route. One that has no message is a route that the app does not have."""
+    """The targets, by the name of their route. A route without a message is one that the app does not have."""
     dry_run: bool = False
     send_at: int | None = None
-    """When it is to be sent, where that was later than its acceptance."""
+    """When it is to be sent, if that is later than its acceptance."""
     audience: bytes = b""
-    """Whom it is for, where that is found out page by page (`codec.encode_audience`): then it has no `targets`."""
+    """The receivers, if they are determined page by page (`codec.encode_audience`): then there are no `targets`."""
     only: tuple[Platform, ...] = ()
-    """The platforms that it says something to; empty: all."""
+    """The platforms that it has content for; empty: all."""
 
     @property
     def starts_at(self) -> int:
-        """From when on it is to be sent: its `ttl` and its latency are reckoned from there."""
+        """The time from which on it is to be sent. Its `ttl` and its latency count from there."""
         return self.created_at if self.send_at is None else self.send_at
 
     @property
@@ -147,7 +148,7 @@ class Push(Struct, frozen=True):
 
     @property
     def first_state(self) -> PushState:
-        """Where it stands when it has been accepted."""
+        """The state of the push right after its acceptance."""
         if not self.total and not self.audience:
             return "done"
         if self.send_at is not None:
@@ -156,14 +157,14 @@ class Push(Struct, frozen=True):
 
 
 class Chunk(Struct, frozen=True, array_like=True):
-    """What one stream entry holds: one message and the targets of one platform, at most a few hundred."""
+    """The content of one stream entry: one message and the targets of one platform, at most a few hundred."""
 
     push_id: str
     app: str
     platform: Platform
     lane: Lane
     total: int
-    """Deliveries of the whole push; 0 where it is made from an audience, as nobody knows then."""
+    """The number of deliveries of the whole push; 0 for an audience, whose size is not known yet."""
     starts_at: int
     """From when on it is to be sent: its acceptance, its `send_at`, or its replay."""
     expires_at: int
@@ -172,14 +173,17 @@ class Chunk(Struct, frozen=True, array_like=True):
     attempt: int = 1
     """Which attempt this will be, from 1. Waits that are not the delivery's fault do not raise it."""
     turn: int = 1
-    """How often these targets were queued, from 1. It fences: a settlement of an older turn changes nothing."""
+    """How often these targets were queued, from 1.
+
+    It is the fencing token: a settlement of an older turn changes nothing.
+    """
     dry_run: bool = False
     part: str = ""
     """The part of its route that these targets were refused for before; see `Misconfigured.part`."""
     topic: str = ""
-    """The topic that its push is for, where it is for one: whoever has left it meanwhile is sent nothing."""
+    """The topic of the push, if it has one: devices that have left it meanwhile are sent nothing."""
     counted: bool = False
-    """The limits have counted these deliveries, and do not ask for them again."""
+    """Whether the limits have counted these deliveries already."""
 
     @property
     def unreachable(self) -> bool:
@@ -201,4 +205,4 @@ class Route(Struct, frozen=True, order=True):
 
 
 JsonObject: TypeAlias = dict[str, Any]
-"""A JSON object as Python holds it."""
+"""A JSON object in Python."""

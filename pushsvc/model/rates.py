@@ -1,4 +1,4 @@
-"""Rates as people write them: `240/min`, `10/s`, `500/10s`, and `0` for none; and what a provider's account allows."""
+"""Rates as users write them: `240/min`, `10/s`, `500/10s`, and `0` for none; and the limits of a provider's account."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RATE_HELP = "a rate such as `240/min`, `10/s`, `500/10s` (units s, min, h, day),
 
 
 class Rate(Struct, frozen=True):
-    """`count` in each `seconds`, of which all may come at once. No limit is `None`, not a rate of nothing."""
+    """`count` pushes in each `seconds`, which may all come at once. "No limit" is `None`, not a rate of zero."""
 
     count: int
     seconds: int
@@ -39,7 +39,7 @@ class Rate(Struct, frozen=True):
 
 
 def parse_rate(text: str) -> Rate | None:
-    """The rate, or None for `0`. Raises `ValueError` with what is allowed."""
+    """Return the rate, or None for `0`. Raises `ValueError` with what is allowed."""
     if text.strip() == "0":
         return None
     match = _RATE.fullmatch(text)
@@ -50,14 +50,14 @@ def parse_rate(text: str) -> Rate | None:
 
 
 class AccountLimits(Struct, frozen=True):
-    """What a provider allows to one account, which may serve several apps. None is no limit."""
+    """The limits of a provider's account, which several apps may share. None means no limit."""
 
     account: str = ""
-    """Who shares `quota`: FCM's project id."""
+    """The name of the account that shares `quota`: FCM's project id."""
     quota: Rate | None = None
     ramp: float = 0.0
     """Seconds from the slowest rate to the whole quota; 0 is at once."""
     collapsible: Rate | None = None
-    """Of collapsible messages, to one device."""
+    """The limit for collapsible messages to one device."""
     is_collapsible: Callable[[bytes], bool] | None = None
     """Whether a rendered `Message.body` is one of those. Pure."""

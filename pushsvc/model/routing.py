@@ -1,10 +1,11 @@
-"""Which of an app's routes reaches a device or a token. Pure.
+"""Selects the route of an app that reaches a device or a token. Pure.
 
-A route is one account at a provider. Most platforms have one, named like the platform. Where tokens belong to an
-environment, an app may have an account in each: the second is named after both, `apns_sandbox`. That name is the
-route's alone: rows, dead letters, feedback and the metrics of deliveries say `apns`, whichever account was used, and so
-does what is known of a token, but for whether it is dead: a token is valid in one environment, so that an answer in one
-says nothing of the other (https://developer.apple.com/documentation/usernotifications/registering-your-app-with-apns).
+A route is one account at a provider. Most platforms have one, named like the platform. If tokens belong to an
+environment, an app may have an account in each: the second one is named after both, `apns_sandbox`. That name is used
+for the route alone: rows, dead letters, feedback and the metrics of deliveries say `apns`, whichever account was used.
+The same is true of what is known about a token, except for whether it is dead: a token is valid in one environment
+only, so that an answer in one says nothing about the other
+(https://developer.apple.com/documentation/usernotifications/registering-your-app-with-apns).
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ DIVIDED: Final = frozenset({"apns"})
 _ENDINGS = tuple(f"_{environment}" for environment in get_args(Environment))
 
 RouteTable: TypeAlias = Mapping[tuple[Platform, Environment | None], Platform]
-"""By platform and environment, None where it is not known: the name of the route. What is not in it is the platform's
-own."""
+"""The name of the route by platform and environment (None: unknown). Missing entries mean the platform's own route."""
 
 
 def platform_of(route: Platform) -> Platform:
-    """The platform of a route's name: `apns` of `apns_sandbox`."""
+    """Return the platform of a route's name: `apns` of `apns_sandbox`."""
     for ending in _ENDINGS if "_" in route else ():
         if route.endswith(ending):
             return route[: -len(ending)]
@@ -33,13 +33,15 @@ def platform_of(route: Platform) -> Platform:
 
 
 def routes_of(platform: Platform) -> tuple[Platform, ...]:
-    """Every name that a route of the platform can have."""
+    """Return every name that a route of the platform can have."""
     return (platform, *(platform + ending for ending in _ENDINGS)) if platform in DIVIDED else (platform,)
 
 
 def table_of(environments: Mapping[Platform, Environment]) -> RouteTable:
-    """From the environment of each route whose tokens belong to one. A name that stands in no configuration is that of
-    a route that the app does not have."""
+    """Return the route table from the environment of each route whose tokens belong to one.
+
+    A name that no configuration contains is a route that the app does not have.
+    """
     found: dict[tuple[Platform, Environment | None], Platform] = {}
     for route in environments:
         platform = platform_of(route)

@@ -1,4 +1,4 @@
-"""Secrets and signatures of webhooks, as Standard Webhooks has them: HMAC-SHA256 over id, instant and body. Pure.
+"""Secrets and signatures of webhooks as in Standard Webhooks: HMAC-SHA256 over id, time and body. Pure.
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md#signature-scheme
 """
@@ -19,7 +19,7 @@ MOST: Final = 64
 
 
 def parse_secret(text: str) -> bytes:
-    """The key of a secret as it is written: `whsec_` and base64. Raises ValueError, which does not quote it."""
+    """Return the key of a secret as it is written: `whsec_` and base64. Raises ValueError, which does not quote it."""
     try:
         key = base64.b64decode(text.removeprefix(PREFIX), validate=True) if text.startswith(PREFIX) else b""
     except (binascii.Error, ValueError):
@@ -32,12 +32,13 @@ def parse_secret(text: str) -> bytes:
 
 
 def write_secret(key: bytes) -> str:
-    """The secret as both sides write it down."""
+    """Return the secret as both sides write it down."""
     return PREFIX + base64.b64encode(key).decode()
 
 
 def sign(keys: Sequence[bytes], message_id: str, at: int, body: bytes) -> dict[str, str]:
-    """The headers of one call: a signature by each key, so that a receiver may know the old secret or the new one.
+    """Return the headers of one call: a signature by each key, so that a receiver may know the old secret or the new
+    one.
 
     `at` is the instant of the call in Unix seconds, another one for each attempt.
     """

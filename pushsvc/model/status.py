@@ -1,4 +1,4 @@
-"""What is shown of pushes, deliveries and feedback. Frozen values."""
+"""Status values of pushes, deliveries and feedback events, all frozen."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .delivery import End
 from .push import Platform, PushState
 
 ROWS_FOR_ALL = 1000
-"""Pushes of up to so many deliveries keep a row for each of them; larger ones only for those not `sent`."""
+"""The size of a push, in deliveries, up to which every delivery has a row. Larger pushes keep only those not `sent`."""
 
 Action = Literal["suppressed", "pruned", "suspected", "kept"]
 
 
 class FeedbackEvent(Struct, frozen=True, array_like=True):
-    """One row of `GET /v1/feedback`: the caller's own tokens, so the token is whole here."""
+    """One item of `GET /v1/feedback`. It holds the full token, because the token is the caller's own."""
 
     at: int
     platform: Platform
@@ -30,7 +30,7 @@ class FeedbackEvent(Struct, frozen=True, array_like=True):
 
 
 class Counts(Struct, frozen=True):
-    """`total` is the sum of all the others, always."""
+    """The number of deliveries by state. `total` is always the sum of the others."""
 
     total: int
     queued: int = 0
@@ -44,7 +44,7 @@ class Counts(Struct, frozen=True):
 
 
 class PushStatus(Struct, frozen=True):
-    """The status document, with instants in milliseconds."""
+    """The status of a push, with times in Unix milliseconds."""
 
     id: str
     app: str
@@ -53,11 +53,11 @@ class PushStatus(Struct, frozen=True):
     updated_at: int
     counts: Counts
     send_at: int | None = None
-    """Of pushes that are, or were, scheduled."""
+    """None unless the push is or was scheduled."""
 
 
 class DeliveryRow(Struct, frozen=True, array_like=True, gc=False):
-    """One row of `GET /v1/push/{id}/deliveries`."""
+    """One item of `GET /v1/push/{id}/deliveries`."""
 
     platform: Platform
     device_id: str | None

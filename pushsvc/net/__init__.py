@@ -1,1 +1,4 @@
-"""The network below the providers and the webhooks: HTTP/2, dialling, proxies, TLS and addresses. It knows no push."""
+"""The network layer below providers and webhooks:
+
+HTTP/2, dialling, proxies, TLS and addresses. It knows nothing of pushes.
+"""

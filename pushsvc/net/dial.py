@@ -1,9 +1,9 @@
-"""Reaching a provider: a fresh look-up, TCP, perhaps a proxy's tunnel, TLS with ALPN `h2`, the server's first SETTINGS,
-within one time limit.
+"""Connect to a provider: DNS look-up, TCP, optional proxy tunnel, TLS with ALPN `h2`, the server's first SETTINGS.
 
-Every connect asks the resolver again, since providers spread their load by DNS and Apple asks for it by name
+All of this happens within one time limit. Every connect resolves the host name again, because providers spread their
+load by DNS and Apple asks for it
 (https://developer.apple.com/documentation/usernotifications/sending-notification-requests-to-apns). The addresses are
-tried one after the other, each with its share of the time, so that a dead one does not use it all up.
+tried one after the other, each with its share of the time, so that an unreachable one does not use up the limit.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ KEEPALIVE: Final = 60
 
 
 class Origin(Struct, frozen=True):
-    """Where to connect."""
+    """A host and port to connect to."""
 
     host: str
     port: int
 
     @classmethod
     def of(cls, url: str) -> Origin:
-        """From `https://host[:port]`. Raises ValueError for anything else."""
+        """Parse `https://host[:port]`. Raises `ValueError` for anything else."""
         parts = urlsplit(url)
         if parts.scheme != "https" or not parts.hostname or parts.path.strip("/") or parts.query or parts.username:
             raise ValueError(f"{url!r} is not an origin of the form https://host or https://host:port")
@@ -67,7 +67,10 @@ async def dial(
     timeout: float,
     proxy: Proxy | None = None,
 ) -> Connection:
-    """A connection that has seen the server's SETTINGS. Raises OSError, which `describe` puts into words."""
+    """Return a connection that has received the server's SETTINGS.
+
+    Raises `OSError`, which `describe` turns into a text.
+    """
     loop = asyncio.get_running_loop()
     connection: Connection | None = None
     try:
@@ -95,7 +98,10 @@ async def dial(
 
 
 async def _tunnel(loop: asyncio.AbstractEventLoop, proxy: Proxy, origin: Origin, timeout: float) -> socket.socket:
-    """A socket on which the proxy passes everything on. The proxy looks the host up: here its name may be unknown."""
+    """Return a socket on which the proxy passes everything on.
+
+    The proxy looks the host up: here its name may be unknown.
+    """
     try:
         sock = await _reach(loop, proxy.host, proxy.port, timeout)
     except OSError as error:
@@ -148,10 +154,10 @@ async def _reach(loop: asyncio.AbstractEventLoop, host: str, port: int, timeout:
 
 
 def _tune(sock: socket.socket) -> None:
-    """No waiting to fill packets; and a word from the kernel now and then, lest a gateway forgets a quiet connection.
+    """Disable Nagle's algorithm and enable TCP keepalive, so that gateways do not drop an idle connection.
 
-    HTTP/2's own PING is for hours (Apple's advice); gateways forget within minutes, and the first push after that
-    would be lost in silence.
+    HTTP/2's own PING is sent about once an hour (Apple's advice), but gateways drop idle connections within minutes,
+    and the first push after that would be lost without an error.
     """
     with contextlib.suppress(OSError):  # some sockets know no such option; they work all the same
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -162,7 +168,7 @@ def _tune(sock: socket.socket) -> None:
 
 
 def describe(error: BaseException, origin: Origin, proxy: Proxy | None = None) -> str:
-    """What is wrong, for an operator to read."""
+    """Return what is wrong, for an operator to read."""
     way = "" if proxy is None or isinstance(error, ProxyError) else f"through the {proxy.name}: "
     return f"{origin}: {way}{_fault(error)}"
 

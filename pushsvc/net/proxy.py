@@ -1,10 +1,10 @@
-"""The proxy on the way to a provider and to its token endpoint: one rule for both. Pure.
+"""The proxy to a provider and to its token endpoint: one rule for both. Pure.
 
-`proxy` of the account, `http://user:password@host:port`; `none` is none, whatever the environment says. Where it is
-empty the environment decides as curl reads it: `https_proxy` or `HTTPS_PROXY`, else `all_proxy` or `ALL_PROXY`, lower
-case first, unless the host stands in `no_proxy` or `NO_PROXY`; for `http://` the upper case of `http_proxy` is not
-read, because a CGI request could set it. The way leads through a tunnel (CONNECT, RFC 9110 9.3.6): the proxy sees
-which host is called and nothing else.
+It is the `proxy` of the account, `http://user:password@host:port`; `none` means none, whatever the environment says.
+If it is empty, the environment decides as for curl: `https_proxy` or `HTTPS_PROXY`, else `all_proxy` or `ALL_PROXY`,
+lower case first, unless the host is listed in `no_proxy` or `NO_PROXY`. For `http://` the upper-case `HTTP_PROXY` is
+not read, because a CGI request could set it. Connections use a tunnel (CONNECT, RFC 9110 9.3.6): the proxy sees only
+the host.
 
 Source: https://everything.curl.dev/usingcurl/proxies/env.html
 """
@@ -22,7 +22,7 @@ from msgspec import Struct
 from ..errors import CredentialError
 
 PORT: Final = 1080
-"""Where a proxy listens that names no port, as curl has it."""
+"""The default port of a proxy, as in curl."""
 NONE: Final = "none"
 
 
@@ -45,7 +45,7 @@ class Proxy(Struct, frozen=True):
 
 
 def parse_proxy(text: str) -> Proxy:
-    """Raises ValueError, whose text does not repeat `text`."""
+    """Parse the URL of a proxy. Raises `ValueError`, whose text does not repeat `text`."""
     expected = "expected http://host:port or http://user:password@host:port, with a percent-encoded password"
     url = text if "://" in text else f"http://{text}"
     try:
@@ -76,7 +76,7 @@ def proxy_fault(text: str) -> str:
 
 
 def proxy_for(url: str, configured: str, environ: Mapping[str, str]) -> Proxy | None:
-    """The proxy on the way to `url`, or None. Raises `CredentialError` for a variable that cannot be used."""
+    """Return the proxy on the way to `url`, or None. Raises `CredentialError` for a variable that cannot be used."""
     if configured == NONE:
         return None
     if configured:
@@ -98,7 +98,7 @@ def _both_cases(names: list[str]) -> list[str]:
 
 
 def _is_exempt(host: str, listed: str) -> bool:
-    """Whether the host, or a domain around it, stands in `no_proxy`; of an address its network may."""
+    """Return whether the host, or a parent domain, is listed in `no_proxy`; an address, also by its network."""
     host = host.rstrip(".").lower()
     entries = [entry.strip().lower() for entry in listed.replace(" ", ",").split(",")]
     if "*" in entries:

@@ -1,9 +1,10 @@
-"""Which addresses a webhook may be sent to: those of the public internet. Pure.
+"""Public addresses, the only ones that webhooks may be sent to by default. Pure.
 
-Whoever may write a webhook's URL must not reach through it what only this machine can reach: itself, the networks
-that it stands in, the metadata service of its cloud (https://owasp.org/www-community/attacks/Server_Side_Request_Forgery).
-The tables are those of IANA, and do not depend on what a version of Python takes for global:
-https://www.iana.org/assignments/iana-ipv4-special-registry, https://www.iana.org/assignments/iana-ipv6-special-registry
+A webhook's URL must not give its author access to what only this machine can reach: the machine itself, its networks,
+and the metadata service of its cloud (https://owasp.org/www-community/attacks/Server_Side_Request_Forgery). The tables
+are those of IANA, independent of what a version of Python considers global:
+https://www.iana.org/assignments/iana-ipv4-special-registry,
+https://www.iana.org/assignments/iana-ipv6-special-registry
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _V4: Final = tuple(
     )
 )
 _V6_PUBLIC: Final = ipaddress.IPv6Network("2000::/3")
-"""Global unicast. Outside of it are loopback, link-local, private, multicast, and most that carry an IPv4 address."""
+"""Global unicast addresses. Loopback, link-local, private, multicast and most IPv4-embedding addresses are outside."""
 _V6: Final = tuple(
     ipaddress.IPv6Network(text)
     for text in (
@@ -46,7 +47,7 @@ _V6: Final = tuple(
 
 
 def is_public(address: str) -> bool:
-    """Whether a numeric address is one of the public internet. What cannot be read is not."""
+    """Return whether a numeric address is one of the public internet. What cannot be read is not."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -18,10 +18,10 @@ LONGEST: Final = 86_400.0
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """How many seconds to wait, or None where the answer does not say so in a form that can be read.
+    """Return the number of seconds to wait, or None if the answer has no readable `Retry-After`.
 
-    A date is measured against the answer's own `Date`: where both come from the server, a clock of ours that is wrong
-    does not matter. `now`, in Unix seconds, stands in where the answer has none.
+    A date is compared with the answer's own `Date`, so that a wrong local clock has no effect. `now` (Unix seconds) is
+    used if the answer has none.
     """
     value = headers.get("retry-after", "").strip()
     if not value:
@@ -39,7 +39,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def instant(text: str) -> float | None:
-    """An HTTP date as Unix seconds, or None."""
+    """Return an HTTP date as Unix seconds, or None."""
     try:
         date = parsedate_to_datetime(text)
         return (date.replace(tzinfo=UTC) if date.tzinfo is None else date).timestamp()

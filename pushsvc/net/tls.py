@@ -1,7 +1,7 @@
-"""TLS of everything that pushsvc connects to by itself: providers, token endpoints, webhooks, its own API.
+"""TLS settings of all outgoing connections: to providers, token endpoints, webhooks and the service's own API.
 
-A certificate speaks for a host by its `subjectAltName` alone. Python's `ssl` still falls back to the common name of a
-certificate that has none, which RFC 9525 (section 6.3) forbids and browsers gave up in 2017.
+A certificate is valid for a host by its `subjectAltName` alone. Python's `ssl` still falls back to the common name of
+a certificate without one, which RFC 9525 (section 6.3) forbids and browsers gave up in 2017.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import ssl
 
 
 def client_context(ca_file: str = "") -> ssl.SSLContext:
-    """A context that trusts the authorities of `ca_file` (PEM) alone, or the system's where it is empty.
+    """Return a context that trusts only the authorities of `ca_file` (PEM), or the system's if it is empty.
 
-    Raises `OSError` for a file that cannot be read, `ssl.SSLError` (one too) for one that holds no certificates.
+    Raises `OSError` for an unreadable file, and its subclass `ssl.SSLError` for a file without certificates.
     """
     context = ssl.create_default_context(cafile=ca_file or None)
     context.hostname_checks_common_name = False

@@ -1,8 +1,8 @@
-"""URLs that are called exactly as they are written.
+"""URLs that are requested exactly as they are written.
 
-yarl, and so aiohttp, decodes what need not be encoded: `/a%40b?sig=abc%3D` becomes `/a@b?sig=abc%3D`. To a server that
-signs or compares the URL that is another one: an encoded reserved character is not the same as the character
-(https://www.rfc-editor.org/rfc/rfc3986#section-2.2).
+yarl, and so aiohttp, decodes characters that need no encoding: `/a%40b?sig=abc%3D` becomes `/a@b?sig=abc%3D`. For a
+server that signs or compares the URL this is a different URL: an encoded reserved character is not the same as the
+character (https://www.rfc-editor.org/rfc/rfc3986#section-2.2).
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ _TARGET: Final = re.compile(r"[^:/?#]+://[^/?#]*([^#]*)")
 
 
 def exact_url(text: str) -> URL:
-    """`text` with path and query byte for byte, except for characters that no request line may have, which are encoded
-    as UTF-8. A host in other scripts becomes its ASCII form. Raises ValueError for what is no absolute URL.
+    """Return `text` as a URL that keeps path and query byte for byte.
+
+    Only characters that a request line must not contain are encoded, as UTF-8. An international host becomes its ASCII
+    form. Raises `ValueError` if it is not an absolute URL.
     """
     found = _TARGET.match(text)
     if found is None:

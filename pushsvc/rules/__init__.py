@@ -1,1 +1,1 @@
-"""Pure judgement: clock and randomness are arguments, and nothing here reads or writes anything."""
+"""Pure decisions: clock and randomness are arguments, and nothing here performs I/O."""

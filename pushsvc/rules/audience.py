@@ -1,8 +1,8 @@
-"""Which devices a push reaches, and the targets that they make. Pure.
+"""The devices that a push reaches, and the targets that they become. Pure.
 
-Of the devices that an audience names, a push is for those of a platform that it says something to. Each goes by the
-route of its platform and environment: a sandbox token is a stranger to the production host, and would only come back as
-suspect. Devices whose route the app does not have are targets all the same, and end as `failed`, reason `no_route`.
+A push is sent to those devices of an audience whose platform it has content for. Each uses the route of its platform
+and environment: the production host does not know a sandbox token and would only report it as suspect. Devices whose
+route the app does not have become targets all the same, and end as `failed` with the reason `no_route`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .where import Predicate, compile_where
 
 
 def reached(push: Push, audience: Audience) -> Predicate:
-    """Whether the push is for a device that the registry found for its audience. Raises `WhereError`."""
+    """Return whether the push is for a device that the registry found for its audience. Raises `WhereError`."""
     only = push.only
 
     def addressed(device: Device) -> bool:
@@ -33,24 +33,28 @@ def reached(push: Push, audience: Audience) -> Predicate:
 
 
 MOVED: Final = "moved"
-"""The device is gone, or somebody else's by now."""
+"""The device was removed, or belongs to another user by now."""
 PRUNED: Final = "pruned"
 UNSUBSCRIBED: Final = "unsubscribed"
 
 
 def owner_of(device: Device) -> bytes:
-    """Whose device it is, in eight bytes; none where it is nobody's.
+    """Return an eight-byte digest of the device's user, or nothing if it has no user.
 
-    A digest of the user, not a count of changes: who logs out and in again on one phone still gets what waits. It is
-    not keyed, since it stands only beside tokens, in a store that has the user's name as well.
+    A digest of the user instead of a counter of changes: a user who logs out and in again on the same phone still gets
+    what waits. It is not keyed, because it is only stored beside tokens, in a store that contains the user's name as
+    well.
     """
     user = device.user
     return b"" if user is None else blake2b(user.encode(), digest_size=8).digest()
 
 
 def present(target: Target, device: Device | None, topic: str) -> Target | str:
-    """The target as the registry has it now: the same, one with the token that its device has by now, or the reason for
-    which it is sent nothing. `device` is the one of its id, `topic` that of its push, where it is for one."""
+    """Return the target as the registry has it now, or the reason why nothing is sent to it.
+
+    It is the same target, or one with the current token of its device. `device` is the device of its id; `topic` is
+    the topic of its push, if the push has one.
+    """
     if device is None or owner_of(device) != target.owner:
         return MOVED
     if device.state == "pruned":
@@ -63,7 +67,7 @@ def present(target: Target, device: Device | None, topic: str) -> Target | str:
 
 
 def targets_of(devices: Iterable[Device], first: int, routes: RouteTable) -> dict[Platform, list[Target]]:
-    """One target a device, by the name of its route, numbered from `first` on."""
+    """Return one target a device, by the name of its route, numbered from `first` on."""
     found: dict[Platform, list[Target]] = {}
     for index, device in enumerate(devices, first):
         platform = device.platform

@@ -1,12 +1,12 @@
-"""Whether the recent answers of a route can be believed: pure, over counts that the store keeps by slots of time.
+"""Decides whether the recent answers of a route can be believed. Pure, over counts that the store keeps per time slot.
 
-A provider that calls half of an audience dead speaks of us (the wrong key, the wrong environment, the wrong topic) and
-not of the phones. While it does, pruning is frozen for the route, and it thaws by itself when the share has fallen:
-nothing is remembered but the counts.
+A provider that reports half of an audience as dead says something about our configuration (the wrong key, environment
+or topic), not about the phones. While it does so, pruning is frozen for the route. It resumes by itself when the share
+has fallen: the counts are the only state.
 
-A share is looked for in every span of whole slots that holds the answer in question, begins at most a window before it
-and ends at most a minute after it. A short span finds a burst behind an hour of good answers at once, the long ones
-find a trickle, and the minute after it is there for judgements that come late.
+The share is computed for every span of whole slots that contains the answer in question, begins at most a window
+before it and ends at most a minute after it. A short span finds a burst behind an hour of good answers at once, the
+long ones find a trickle, and the minute after it is there for late judgements.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ SLOT_MS: Final = 10_000
 """Answers are counted in slots of ten seconds."""
 
 AFTER_MS: Final = 60_000
-"""How much of what came after an answer counts for it."""
+"""The time after an answer that is considered for it, in milliseconds."""
 
 Cause = Literal["dead", "suspect"]
 
 
 class Answers(Struct, frozen=True, gc=False):
-    """What a provider said of tokens within a slot. Answers that say nothing of the token are not counted."""
+    """Counts of a provider's answers about tokens within a slot.
+
+    Answers that say nothing about the token are not counted.
+    """
 
     sent: int = 0
     dead: int = 0
@@ -45,11 +48,11 @@ class Answers(Struct, frozen=True, gc=False):
 
 
 Slots: TypeAlias = Mapping[int, Answers]
-"""Counts of one route by the slot's number, `instant // SLOT_MS`; what is not there is nothing."""
+"""The counts of a route by slot number, `instant // SLOT_MS`. A missing slot has no answers."""
 
 
 class FreezePolicy(Struct, frozen=True):
-    """From which share on, of how many answers at least, a route's word is not believed. `window` in seconds."""
+    """The share of bad answers, of a minimum number, from which on a route is not believed. `window` is in seconds."""
 
     window: float = 600.0
     dead: float = 0.5
@@ -73,25 +76,25 @@ class Freeze(Struct, frozen=True):
 
 
 class Health(Struct, frozen=True):
-    """What the counts say of the answers around an instant."""
+    """The credibility of a route at a time, as computed from the counts."""
 
     freeze: Freeze | None = None
     counted: bool = True
     """False: the counts of that time are gone."""
     proven: bool = True
-    """Enough answers lie close by to tell a burst of bad ones from a few dead tokens."""
+    """Whether enough answers are near to distinguish a burst of bad ones from a few dead tokens."""
     vouched: bool = True
     """The provider took our identity for others at that time, and not too many were suspect: so it is the token."""
 
 
 def slots_around(since: int, until: int, policy: FreezePolicy) -> tuple[int, int]:
-    """The first and the last slot that `health` looks at for answers between two instants, Unix ms."""
+    """Return the first and the last slot that `health` looks at for answers between two instants, Unix ms."""
     reach = max(1, int(policy.window * 1000) // SLOT_MS)
     return since // SLOT_MS - reach + 1, (until + AFTER_MS) // SLOT_MS
 
 
 def health(slots: Slots, at: int, policy: FreezePolicy) -> Health:
-    """The health of a route for an answer of `at`, Unix ms. A slot that has not come yet has no counts."""
+    """Return the health of a route for an answer at the time `at` (Unix ms). A future slot has no counts."""
     first, last = slots_around(at, at, policy)
     own = at // SLOT_MS - first
     counts = [slots.get(slot, Answers()) for slot in range(first, last + 1)]
@@ -107,7 +110,7 @@ def health(slots: Slots, at: int, policy: FreezePolicy) -> Health:
 
 
 def _worst(sums: list[Answers], own: int, policy: FreezePolicy) -> Freeze | None:
-    """Of all spans with too large a share the one with the most answers, and of those the shortest."""
+    """Return, of all spans with too large a share, the one with the most answers, and of those the shortest."""
     worst: Freeze | None = None
     if not _possible(sums[-1], policy):
         return None  # as nearly always: no need to look at each
@@ -124,7 +127,7 @@ def _worst(sums: list[Answers], own: int, policy: FreezePolicy) -> Freeze | None
 
 
 def _possible(whole: Answers, policy: FreezePolicy) -> bool:
-    """Whether there are enough bad answers for any span to hold too large a share."""
+    """Return whether there are enough bad answers for any span to reach the share."""
     return whole.dead > policy.dead * policy.dead_answers or whole.suspect > policy.suspect * policy.suspect_answers
 
 

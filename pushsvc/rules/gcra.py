@@ -1,14 +1,15 @@
-"""The generic cell rate algorithm: a token bucket that is kept in one number. Pure, with the clock as an argument.
+"""The generic cell rate algorithm: a token bucket that is stored as one number. Pure, with the clock as an argument.
 
-The number is the *theoretical arrival time* (TAT): when the next push would come if all came evenly spaced. Each push
-moves it on by one interval; a push is let through while the TAT is at most `burst - 1` intervals ahead of the clock.
-So in any span of `t` seconds at most `rate * t + burst` go through, and a TAT that lies in the past is the same as
-none: who sends little leaves nothing behind.
+The number is the *theoretical arrival time* (TAT): when the next push would arrive if all were evenly spaced. Each
+push advances it by one interval; a push is admitted while the TAT is at most `burst - 1` intervals ahead of the clock.
+So within `t` seconds at most `rate * t + burst` are admitted, and a TAT in the past is the same as none: a sender
+below its rate needs no state.
 
-`store/limiter.lua` and `store/lease.lua` do the same on the server, for many at once; tests hold them to this.
+`store/limits/limiter.lua` and `store/limits/lease.lua` do the same on the server, for many at once; tests compare
+them.
 
 Instants and intervals are whole microseconds. Source: ITU-T I.371 (https://www.itu.int/rec/T-REC-I.371), the virtual
-scheduling form; https://brandur.org/rate-limiting tells it in short.
+scheduling form; https://brandur.org/rate-limiting is a short introduction.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Decision(Struct, frozen=True):
 
 
 def admit(tat: int, now: int, *, interval: int, burst: int) -> Decision:
-    """One push of whoever has this TAT (0: none)."""
+    """Return the decision on one push of a sender with this TAT (0: none)."""
     span = interval * burst
     tat = min(max(tat, now), now + span)  # The server's clock may have been put back.
     earliest = tat + interval - span
@@ -51,7 +52,7 @@ class Level(Struct, frozen=True):
 
     tat: int = 0
     at: int = 0
-    """When it was last asked."""
+    """The time of the last lease."""
     share: float = FLOOR
     """The part of its rate that it gives at present, where it ramps up."""
 
@@ -60,21 +61,24 @@ class Leased(Struct, frozen=True):
     level: Level
     granted: int
     wait: int
-    """Until `least` permits are there, where none was granted."""
+    """The time until `least` permits are available, if none were granted."""
 
 
 def span_of(interval: int, rate: Rate, burst: float) -> int:
-    """How far a TAT may be ahead for `burst` seconds of the rate to come at once: whole permits, at least one."""
+    """Return how far a TAT may be ahead so that `burst` seconds of the rate may be used at once: whole permits, at
+    least one.
+    """
     return interval * max(1, int(burst * rate.count / rate.seconds + 1e-9))
 
 
 def lease(level: Level, now: int, wanted: int, *, interval: int, span: int, ramp: int, least: int = 1) -> Leased:
-    """Up to `wanted` permits at once, or none where there are less than `least`; less than 0 gives permits back.
+    """Take up to `wanted` permits at once, or none if fewer than `least` are available. A negative number returns
+    permits.
 
-    `span` is how far the TAT may be ahead; `ramp` 0 gives the whole rate at once.
+    `span` is how far the TAT may be ahead; `ramp` 0 allows the whole rate at once.
 
-    While ramping a permit costs `interval / share`. Time in which the bucket was used up raises the share, `ramp` of
-    it from nothing to the whole; idle time lowers it likewise. So the share follows what is really sent.
+    While ramping, a permit costs `interval / share`. Time in which the bucket was used up raises the share, over
+    `ramp` from zero to one; idle time lowers it likewise. So the share follows the actual rate.
     """
     share = 1.0
     if ramp:

@@ -1,31 +1,31 @@
-"""What follows from an outcome: pure judgement, with the clock and the dice as arguments.
+"""Decides what follows from an outcome: pure, with the clock and the randomness as arguments.
 
-`classify` (one per provider) says what an answer means; `decide` says what becomes of the delivery; `prune` says what
-becomes of the device and its token. Nobody else judges.
+`classify` (one per provider) says what an answer means; `decide` decides about the delivery; `prune` decides about the
+device and its token. No other module decides this.
 
     Outcome            the delivery                                   costs an attempt
     Sent               ends `sent`
     Expired            ends `expired`
     TokenDead          ends `invalid`
-    TokenSuspect       ends `failed`, kept as a dead letter: it may be our identity that is wrong
+    TokenSuspect       ends `failed`, kept as a dead letter: our identity may be wrong
     BadNotification    ends `failed`, kept as a dead letter
-    Throttled          waits as told, else by back-off                no
+    Throttled          waits as requested, else by back-off           no
     Misconfigured      waits; its route, or a part of it, is held     no
                        of the push's own choice: by back-off          yes, unless the route is held
-    Unavailable        never left us: waits by back-off               no
+    Unavailable        was not transmitted: waits by back-off         no
                        the route is in trouble: waits                 no
-                       nobody can say whose fault: by back-off        no
+                       the cause is unknown: by back-off              no
                        else: waits by back-off                        yes
     any wait that would pass the expiry ends `expired`; any that would pass the attempts ends `failed`, kept
 
-Whose fault a trouble is, `blame`, is found by the dispatcher, which sees the whole route (`dispatch/health.py`).
+The cause of a failure, `blame`, is determined by the dispatcher, which sees the whole route (`dispatch/health.py`).
 
-Every wait is the least one, as told or as the vendor defines it, and a random part on top: a share of the back-off or
-of a quarter of the least wait, whichever is longer, so that what failed together does not come back together.
+Every wait is the minimum, as requested or as the vendor documents it, plus a random part: a share of the back-off or
+of a quarter of the minimum, whichever is longer, so that deliveries that failed together are not sent again together.
 
-Only `TokenDead` and `TokenSuspect` leave a receipt: an error of the payload never comes before `prune` at all.
+Only `TokenDead` and `TokenSuspect` leave a receipt: an error of the payload never reaches `prune`.
 
-    the receipt says     of                                                the device or token
+    the receipt says     about                                             the device or token
     anything             a route whose pruning is frozen                   is kept
     dead                 a raw token that no device has                    is suppressed
     dead since t         a device registered at t or before                is pruned
@@ -33,8 +33,8 @@ Only `TokenDead` and `TokenSuspect` leave a receipt: an error of the payload nev
     suspect              a device registered before the request left,      gets a strike; at the last one it is pruned
                          while the same identity was good for others
     suspect              a raw token that no device has                    is reported
-    anything             a device registered later, gone, or with another  is kept
-                         token by now
+    anything             a device registered later, removed, or with       is kept
+                         another token by now
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ FAILED = Ended("failed", dead_letter=True)
 
 
 Blame: TypeAlias = Literal["delivery", "route", "nobody"]
-"""Whose fault a trouble is: the delivery's own, its route's, or nobody can say."""
+"""The cause of a failure: the delivery itself, its route, or unknown."""
 
 
 class RetryPolicy(Struct, frozen=True):
-    """How long to wait and how often to try. Spans in seconds; defaults are the vendors' words."""
+    """How long to wait and how often to try. Spans are in seconds; defaults are from the vendors' documentation."""
 
     attempts: int = 8
     base: float = 1.0
@@ -91,9 +91,11 @@ class RetryPolicy(Struct, frozen=True):
     """Per platform the least wait after a 429 without Retry-After. Google: "default to 60 seconds"
     (https://firebase.google.com/docs/cloud-messaging/scale-fcm)."""
     held: float = 5.0
-    """Between two looks at a delivery whose route is held."""
+    """The time between two tries of a delivery whose route is held."""
     part: tuple[float, float] = (5.0, 60.0)
-    """Between two looks at a delivery whose part of the route is held: at first, doubled with each, and at most."""
+    """The time between two tries of a delivery whose part of the route is held: the first one, doubled each time, and
+    the maximum.
+    """
 
 
 def backoff(nth: int, jitter: float, policy: RetryPolicy) -> float:
@@ -107,7 +109,10 @@ def backoff(nth: int, jitter: float, policy: RetryPolicy) -> float:
 def decide(
     chunk: Chunk, outcome: Outcome, *, now: int, jitter: float, policy: RetryPolicy, blame: Blame = "delivery"
 ) -> Verdict:
-    """The verdict on one delivery of `chunk`. `now` in Unix milliseconds, `jitter` from 0 to 1, one a delivery."""
+    """Return the verdict on one delivery of `chunk`.
+
+    `now` in Unix milliseconds, `jitter` from 0 to 1, one a delivery.
+    """
     match outcome:
         case Sent():
             return SENT
@@ -139,7 +144,7 @@ def decide(
 
 
 def look_again(chunk: Chunk, *, now: int, jitter: float, policy: RetryPolicy, part: str) -> Verdict:
-    """The verdict on a delivery whose part of the route is held: it looks again, at no cost of an attempt."""
+    """Return the verdict on a delivery whose part of the route is held: it is retried without costing an attempt."""
     first, most = policy.part
     span = min(most, first * 2.0 ** min(chunk.turn - 1, 60))
     return _wait(chunk, now, span * (0.75 + jitter / 4), chunk.attempt, part)
@@ -170,25 +175,25 @@ def _wait(chunk: Chunk, now: int, seconds: float, attempt: int, part: str = "") 
 
 
 class PrunePolicy(Struct, frozen=True):
-    """How many suspect answers make a dead device. Spans in seconds."""
+    """How many suspect answers prune a device. Spans are in seconds."""
 
     strikes: int = 3
     strike_span: float = 86400.0
-    """Between the first and the last strike of a device lies at least this."""
+    """The minimum time between the first and the last strike of a device."""
     strike_memory: float = 30 * 86400.0
-    """A device whose last strike is older begins anew."""
+    """The age of the last strike after which a device's strikes start again from zero."""
 
 
 class PruneDecision(Struct, frozen=True, gc=False):
-    """What is to be done about a receipt, and what is told of it."""
+    """The decision about a receipt, and what is reported about it."""
 
     deed: Literal["none", "prune", "strike", "suppress"]
     action: Action | None
-    """The word of the feedback event; None: there is nothing to tell."""
+    """The action that the feedback event reports; None: there is no event."""
     why: str
-    """For the log: of a few words."""
+    """The reason, in a few words, for the log."""
     strikes: int = 0
-    """Those of the device, this one included, where the deed is a strike."""
+    """The number of the device's strikes including this one, if the decision is a strike."""
 
 
 def prune(
@@ -198,11 +203,13 @@ def prune(
     policy: PrunePolicy,
     environment: Environment | None = None,
 ) -> PruneDecision:
-    """The judgement on a receipt. `device` is the one that the receipt names, else the one that has the token now;
-    `health` is the route's at the instant of the answer, `environment` that of the account which was answered. A token
-    is valid in one environment, so that of a device in another one the answer says nothing.
+    """Return the decision on a receipt.
 
-    Judged again after a crash, a receipt comes to the same word: what it did itself is known by its instant.
+    `device` is the one that the receipt names, or else the one that has the token now. `health` is that of the route
+    at the time of the answer, `environment` that of the account that was used: a token is valid in one environment
+    only, so that the answer says nothing about a device of another one.
+
+    A receipt that is judged again after a crash gets the same decision: its own effects are recognized by their time.
     """
     if device is not None and _is_other(device, receipt):
         return _keep("other_token")

@@ -1,7 +1,7 @@
-"""The configuration: TOML and environment into frozen structs; an unknown key or a bad value stops the start.
+"""The configuration: TOML and environment into frozen structs. An unknown key or a bad value stops the start.
 
-`schema.py` lists what there is, `loading.py` reads it, `environment.py` lays `PUSHSVC__..` over it and `decoding.py`
-judges it. Providers bring the structs of their own sections: settings know none of them.
+`schema.py` defines the keys, `loading.py` reads them, `environment.py` applies `PUSHSVC__..`, and `decoding.py`
+validates the result. Providers define the structs of their own sections, which this package does not know.
 """
 
 from ..model.rates import Rate, parse_rate

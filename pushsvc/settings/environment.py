@@ -1,13 +1,12 @@
-"""`PUSHSVC__SECTION__KEY` laid over what the file says, before anything is judged.
+"""Overrides from the environment: `PUSHSVC__SECTION__KEY` replaces the value of the file, before validation.
 
-Two underscores part the names, and names are compared without regard to case: `PUSHSVC__RETRY__BASE`,
-`PUSHSVC__APPS__SHOP__APNS__KEY_ID`, `PUSHSVC__APPS__SHOP__KEYS__0__NAME`. A shell has no dash in a variable's name,
-so `MY_APP` also means an app that the file calls `my-app`; where there is none, it makes the app `my_app`.
-A value is read by its key's type: numbers and `true`/`false` as they stand, lists with commas or as JSON,
-sections as JSON.
+Two underscores separate the names, which are compared without regard to case: `PUSHSVC__RETRY__BASE`,
+`PUSHSVC__APPS__SHOP__APNS__KEY_ID`, `PUSHSVC__APPS__SHOP__KEYS__0__NAME`. Shell variables cannot contain a dash, so
+`MY_APP` also matches an app that the file calls `my-app`; without such an app it creates the app `my_app`. A value is
+parsed by the type of its key: numbers and `true`/`false` as they are, lists with commas or as JSON, sections as JSON.
 
-`.._FILE`, or `..__FILE`, names a file that holds the value, as Docker and Kubernetes hand secrets over:
-`PUSHSVC__REDIS__URL_FILE=/run/secrets/redis`. Its last newline does not count.
+`.._FILE`, or `..__FILE`, names a file that contains the value, as Docker and Kubernetes provide secrets:
+`PUSHSVC__REDIS__URL_FILE=/run/secrets/redis`. A newline at its end is removed.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ Sections = Mapping[str, Any]
 
 
 def sections_of(kind: type[Struct], providers: Mapping[str, type[Struct]]) -> dict[str, Any]:
-    """The keys of a section that may be written, by name. Those of an app include its providers."""
+    """Return the keys of a section that may be written, by name. Those of an app include its providers."""
     names = {field.encode_name: field.type for field in structs.fields(kind)}
     if kind is Settings:
         del names["file"]
@@ -45,7 +44,7 @@ def sections_of(kind: type[Struct], providers: Mapping[str, type[Struct]]) -> di
 def overlay(
     tree: dict[str, Any], environ: Mapping[str, str], providers: Mapping[str, type[Struct]], faults: Faults
 ) -> dict[str, str]:
-    """Set in `tree` what the environment says. Returns the variable's name by the dotted path that it set."""
+    """Apply the environment to `tree`. Returns the name of the variable for each dotted path that was set."""
     origins: dict[str, str] = {}
     # In order of their names, so that a section as JSON comes before a key within it.
     for variable in sorted(environ):
@@ -159,7 +158,7 @@ class _Walk:
         return child if isinstance(child, dict) else {}
 
     def _parse(self, kind: Any, path: str) -> Any:
-        """The text as TOML would have it. What does not parse stays text, for the decoder to name."""
+        """Return the text as TOML would have it. What does not parse stays text, for the decoder to name."""
         text = self.text.strip()
         kind = _bare(kind)
         if kind is bool:
@@ -183,7 +182,7 @@ class _Walk:
 
 
 def _bare(kind: Any) -> Any:
-    """The type without bounds and without `| None`."""
+    """Return the type without bounds and without `| None`."""
     if get_origin(kind) is Annotated:
         return _bare(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType) and kind != Rate | None:

@@ -1,4 +1,6 @@
-"""A file and an environment become `Settings`, or one `ConfigError` that names everything that is wrong."""
+"""Loads the configuration from a file and the environment into `Settings`, or raises one `ConfigError` with all
+faults.
+"""
 
 from __future__ import annotations
 
@@ -26,19 +28,18 @@ from .schema import (
 
 
 def load(path: Path | None, environ: Mapping[str, str], *, providers: Mapping[str, type[Struct]]) -> Settings:
-    """The configuration of the file at `path` (None: defaults only), overridden by `PUSHSVC__..` of `environ`.
+    """Return the configuration of the file at `path` (None: defaults only), overridden by `PUSHSVC__..` of `environ`.
 
-    `providers` maps a platform to the struct of its section `[apps.NAME.PLATFORM]`. Relative paths are taken from
-    the file's folder; without a file, from the working directory.
-    Raises `ConfigError` with every fault at once.
+    `providers` maps a platform to the struct of its section `[apps.NAME.PLATFORM]`. Relative paths are taken from the
+    file's folder; without a file, from the working directory. Raises `ConfigError` with every fault at once.
     """
     return _load_tree(_read(path) if path else {}, path, environ, providers)
 
 
 def load_server(path: Path | None, environ: Mapping[str, str]) -> ServerSettings:
-    """Only the section `[server]`: what a client needs to find the server. Raises `ConfigError`.
+    """Load only the section `[server]`, by which a client finds the server. Raises `ConfigError`.
 
-    The other sections are not looked at, so that no provider is needed to read them.
+    The other sections are not validated, so that no provider has to be imported.
     """
     tree = _read(path) if path else {}
     server = {"server": tree["server"]} if "server" in tree else {}
@@ -62,7 +63,7 @@ def _load_tree(
 
 
 def check_name(name: str) -> str:
-    """What is wrong with the name of an app or a key, or nothing."""
+    """Return what is wrong with the name of an app or a key, or nothing."""
     faults = Faults()
     decode(name, Name, "name", faults)
     return faults[0].message if faults else ""
@@ -154,7 +155,7 @@ def _app(
 
 
 def _check_durability(values: Mapping[str, Any], faults: Faults) -> None:
-    """A push cannot wait for a flush that the embedded store never makes, or for a replica that it has not."""
+    """Add a fault if pushes would wait for a flush or a replica that this store does not have."""
     redis: RedisSettings = values.get("redis", RedisSettings())
     store: StoreSettings = values.get("store", StoreSettings())
     queue: QueueSettings = values.get("queue", QueueSettings())
@@ -165,7 +166,7 @@ def _check_durability(values: Mapping[str, Any], faults: Faults) -> None:
 
 
 def _check_routes(values: Mapping[str, Any], faults: Faults) -> None:
-    """A route that there is not would be overridden without anybody noticing."""
+    """Add a fault for each override of a route that does not exist, because it would have no effect."""
     feedback: FeedbackSettings = values.get("feedback", FeedbackSettings())
     known = [f"{app.name}/{platform}" for app in values.get("apps", {}).values() for platform in app.providers]
     for route in feedback.prune_anyway:
@@ -174,7 +175,7 @@ def _check_routes(values: Mapping[str, Any], faults: Faults) -> None:
 
 
 def _check_environments(apps: Mapping[str, AppSettings], faults: Faults) -> None:
-    """Two accounts of one environment: nobody could say by which of them a token is reached."""
+    """Add a fault if two accounts have the same environment, because their tokens could not be told apart."""
     for app in apps.values():
         owners: dict[tuple[str, str], str] = {}
         for route, config in app.providers.items():
@@ -186,7 +187,7 @@ def _check_environments(apps: Mapping[str, AppSettings], faults: Faults) -> None
 
 
 def _check_keys(apps: Mapping[str, AppSettings], faults: Faults) -> None:
-    """A key belongs to one app and has a name of its own there."""
+    """Add a fault for each key that two apps share, and for duplicate names of keys within an app."""
     owners: dict[str, str] = {}
     for app in apps.values():
         names: set[str] = set()
@@ -201,7 +202,7 @@ def _check_keys(apps: Mapping[str, AppSettings], faults: Faults) -> None:
 
 
 def _expanded(path: Path) -> Path:
-    """With the home folder in place of `~`; of somebody whom the system does not know it stays a name."""
+    """Return the path with `~` replaced by the home folder. An unknown user's `~name` is kept."""
     try:
         return path.expanduser()
     except RuntimeError:
@@ -209,7 +210,7 @@ def _expanded(path: Path) -> Path:
 
 
 def _with_files(raw: object, base: Path) -> object:
-    """The section with its relative paths made absolute: keys that end in `_file`, empty meaning none."""
+    """Return the section with its relative paths made absolute: keys that end in `_file`, empty meaning none."""
     if not isinstance(raw, Mapping):
         return raw
     return {
@@ -231,7 +232,7 @@ def _error(path: Path | None, faults: Faults, origins: Mapping[str, str]) -> Con
 
 
 def _told(path: str, origins: Mapping[str, str]) -> str:
-    """The dotted path, with the variable that set it or a section around it."""
+    """Return the dotted path, with the variable that set it or a section around it."""
     variable = next((origins[at] for at in _upwards(path) if at in origins), "")
     return f"{path} (from {variable})" if variable else path
 

@@ -1,6 +1,6 @@
-"""Every section and key of the configuration, its type, its bounds and its default.
+"""All sections and keys of the configuration, with their types, bounds and defaults.
 
-`config/example.toml` says the same in words for the operator; a test holds the two together. Spans are seconds.
+`config/example.toml` describes the same for the operator; a test keeps them equal. Spans are in seconds.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     first_request: Positive = 15.0
     """How long a connection may take to send its first request with all its headers."""
     max_connections: Count = 10_000
-    """Of one process."""
+    """The maximum number of connections of one process."""
 
 
 class RedisSettings(Struct, frozen=True, kw_only=True):
@@ -57,7 +57,7 @@ class RedisSettings(Struct, frozen=True, kw_only=True):
 
     url: str = ""
     shards: Annotated[int, Meta(ge=1, le=256)] = 1
-    """Of each app, spread over the nodes of a cluster. One is right for a single server."""
+    """The number of shards of each app, spread over the nodes of a cluster. Use 1 for a single server."""
 
     def __post_init__(self) -> None:
         scheme = urlsplit(self.url).scheme
@@ -103,10 +103,10 @@ class MetricsSettings(Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65533)] = 9464
     public: bool = False
-    """Whether the API shows `/metrics` and the details of `/readyz` to everybody, wherever it listens."""
+    """Whether the API shows `/metrics` and the details of `/readyz` without a key, whatever address it listens on."""
 
     def port_of(self, part: Literal["dispatch", "feedback", "jobs"]) -> int | None:
-        """The parts listen side by side from `port` on, so that all can run on one machine. None: not at all."""
+        """Return the parts listen side by side from `port` on, so that all can run on one machine. None: not at all."""
         return self.port + PARTS.index(part) if self.port else None
 
 
@@ -118,8 +118,10 @@ class DispatchSettings(Struct, frozen=True, kw_only=True):
     chunk: Annotated[int, Meta(ge=1, le=5000)] = 500
     """Targets of one queue entry: what is read, sent and settled together."""
     takeover: Annotated[float, Meta(ge=3)] = 15.0
-    """How long a process may show no sign of life before others take over what it has not recorded. Shorter than a
-    pause that a busy machine makes, and two processes send the same."""
+    """How long a process may show no sign of life before others take over its unrecorded deliveries.
+
+    If this is shorter than a pause of a busy machine, two processes send the same delivery.
+    """
 
 
 class JobsSettings(Struct, frozen=True, kw_only=True):
@@ -127,9 +129,9 @@ class JobsSettings(Struct, frozen=True, kw_only=True):
 
     processes: Count = 1
     takeover: Annotated[float, Meta(ge=1)] = 15.0
-    """After so long without a sign of life of its worker, a job is given to another."""
+    """How long the worker of a job may show no sign of life before the job is given to another."""
     url: str = ""
-    """Where rq keeps its jobs; empty: where `redis.url` is."""
+    """The Redis in which rq keeps its jobs; empty: `redis.url`."""
 
     def __post_init__(self) -> None:
         scheme = urlsplit(self.url).scheme
@@ -142,42 +144,49 @@ class JobsSettings(Struct, frozen=True, kw_only=True):
 
 
 class CleanupSettings(Struct, frozen=True, kw_only=True):
-    """`[cleanup]`: what goes when it has outlived its use. 0 is never, but for `share`."""
+    """`[cleanup]`: when data is removed. 0 means never, except for `share`."""
 
     every: NotNegative = 86400.0
     share: Annotated[float, Meta(gt=0, le=1)] = 0.25
-    """The part of its time in which a cleanup works."""
+    """The share of time that a cleanup may use."""
     tombstones: NotNegative = 30 * 86400.0
     suspects: NotNegative = 90 * 86400.0
     fcm_stale: NotNegative = 270 * 86400.0
     """Google: "when stale tokens reach 270 days of inactivity, FCM considers them expired tokens"
     (https://firebase.google.com/docs/cloud-messaging/manage-tokens)."""
     stale: NotNegative = 0.0
-    """Of the other platforms. Apple names no span: APNs tells of dead tokens by 410, and a device that is merely quiet
-    is a good one."""
+    """The same for other platforms.
+
+    Apple documents no span: APNs reports dead tokens by 410, and a device that is merely quiet is valid.
+    """
 
 
 class QueueSettings(Struct, frozen=True, kw_only=True):
-    """`[queue]`: what the store holds at most, and for how long."""
+    """`[queue]`: how much the store holds at most, and for how long."""
 
     max_pending: Count = 5_000_000
     app_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
-    """Of `max_pending`: what one of several apps may take, where its own `limits.max_pending` says nothing else."""
+    """The share of `max_pending` that one of several apps may use, unless its own `limits.max_pending` is set."""
     durability: Literal["auto", "memory", "fsync", "replicas"] = "auto"
-    """What a 202 promises: that Redis has the push, that its disk has, or that replicas have. "auto": replicas where
-    redis.url is of sentinels or a cluster whose primary has any, else memory."""
+    """What a 202 guarantees: that Redis has the push, its disk has it, or its replicas have it.
+
+    "auto" means replicas if redis.url names sentinels or a cluster whose primary has any, otherwise memory.
+    """
     replicas: Annotated[int, Meta(ge=1, le=10)] = 1
     """Under "replicas", the least number of replicas that must have a write."""
     status_retention: Count = 7 * 86400
     dead_letter_retention: Count = 30 * 86400
     dead_letters_max: Count = 1_000_000
-    """Of an app, about: each takes some 200 bytes. The oldest make room, which is counted and logged."""
+    """The approximate maximum for each app; a dead letter takes about 200 bytes.
+
+    The oldest are removed, counted and logged.
+    """
     suppression_retention: Count = 180 * 86400
     feedback_retention: Count = 30 * 86400
 
 
 class RetrySettings(Struct, frozen=True, kw_only=True):
-    """`[retry]`: when a delivery goes again, and when it is given up."""
+    """`[retry]`: when a delivery is sent again, and when it is given up."""
 
     attempts: Annotated[int, Meta(ge=1, le=100)] = 8
     base: Positive = 1.0
@@ -234,7 +243,7 @@ class KeySettings(Struct, frozen=True, kw_only=True):
     ]
     scopes: tuple[Scope, ...] = ("push",)
     intake: Rate | None = None
-    """Of the pushes that may be posted with it, beside the app's own limit."""
+    """The limit for pushes that are posted with this key, in addition to the limit of the app."""
 
 
 class LimitsSettings(Struct, frozen=True, kw_only=True):
@@ -249,7 +258,7 @@ class LimitsSettings(Struct, frozen=True, kw_only=True):
 
 
 class WebhookSettings(Struct, frozen=True, kw_only=True):
-    """`[apps.NAME.webhook]`: where feedback events are told. URL, headers and secrets are left out of `repr`."""
+    """`[apps.NAME.webhook]`: the receiver of feedback events. URL, headers and secrets are left out of `repr`."""
 
     url: str = ""
     secret: str = ""
@@ -261,7 +270,10 @@ class WebhookSettings(Struct, frozen=True, kw_only=True):
     """Whether `http://`, and addresses that are not of the public internet, may be called."""
     ca_file: str = ""
     batch: Annotated[int, Meta(ge=1, le=1000)] = 50
-    """Events in one call at most. An event is about 300 bytes; the specification asks for calls of less than 20 kB."""
+    """The maximum number of events in one call.
+
+    An event is about 300 bytes; the specification recommends calls of less than 20 kB.
+    """
     timeout: Annotated[float, Meta(gt=0, le=30)] = 15.0
     """The specification: "somewhere between 15 and 30s". A process that is to stop waits for no longer."""
     attempts: Annotated[int, Meta(ge=1, le=1000)] = 10
@@ -340,7 +352,7 @@ class AppSettings(Struct, frozen=True, kw_only=True):
     name: str
     keys: tuple[KeySettings, ...] = ()
     providers: dict[str, Struct] = field(default_factory=dict)
-    """By platform, each the provider's own `Config`: `[apps.NAME.apns]`, `[apps.NAME.fcm]`."""
+    """The provider sections by platform, each a `Config` of its provider: `[apps.NAME.apns]`, `[apps.NAME.fcm]`."""
     limits: LimitsSettings = LimitsSettings()
     webhook: WebhookSettings = WebhookSettings()
 
@@ -361,10 +373,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     feedback: FeedbackSettings = FeedbackSettings()
     apps: dict[str, AppSettings] = field(default_factory=dict)
     file: Path | None = None
-    """Where it was read from; not a key."""
+    """The file that was read, if any. Not a key."""
 
     def queue_shares(self) -> dict[str, int]:
-        """By app how many deliveries may wait. Whoever is alone has the whole queue."""
+        """Return how many deliveries of each app may wait. A single app may use the whole queue."""
         most = self.queue.max_pending
         share = most if len(self.apps) == 1 else max(1, int(most * self.queue.app_share))
         return {name: min(most, app.limits.max_pending or share) for name, app in self.apps.items()}

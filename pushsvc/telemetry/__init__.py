@@ -1,8 +1,8 @@
-"""Metrics and logs: the names of every metric, one exposition for them, and one configuration of structlog.
+"""Metrics and logs: the names of all metrics, their exposition, and the configuration of structlog.
 
-`metrics.py` holds the metrics and their listener, `logs.py` structlog and the standard library's loggers, `states.py`
-the log of a state that lasts, `redaction.py` the last line of defence against secrets in logs. Everything that others
-use stands here.
+`metrics.py` has the metrics and their HTTP listener, `logs.py` structlog and the standard library's loggers,
+`states.py` the log of a lasting state, `redaction.py` the last defence against secrets in logs. This package exports
+what others use.
 """
 
 from .logs import LEVELS, configure_logging, get_logger

@@ -1,7 +1,7 @@
-"""One configuration for all logs: JSON lines when piped, readable at a terminal, always on stderr.
+"""The configuration of all logs: JSON lines when piped, readable text at a terminal, always on stderr.
 
-Standard output is for what a command prints. The standard library's loggers (aiohttp, asyncio, rq, google) go
-through the same processors, so that one reader can read all of it.
+Standard output carries the data of a command. The standard library's loggers (aiohttp, asyncio, rq, google) use the
+same processors, so that all logs have one format.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Lines:
 
 
 class _Handler(logging.Handler):
-    """Takes what the standard library's loggers say through the same processors."""
+    """Passes records of the standard library's loggers through the same processors."""
 
     def __init__(self, lines: _Lines, processors: Iterable[Processor]) -> None:
         super().__init__()
@@ -128,5 +128,5 @@ def configure_logging(level: str = "info", stream: TextIO | None = None, json: b
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
-    """A logger that says where it speaks from. It takes its configuration at its first line, not here."""
+    """Return a logger that adds its name to each event. It reads the configuration at its first event, not here."""
     return cast(FilteringBoundLogger, structlog.get_logger(name))

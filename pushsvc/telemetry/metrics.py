@@ -1,13 +1,13 @@
-"""The metrics of pushsvc, their exposition, and a small listener for processes that serve nothing else.
+"""The metrics of pushsvc, their exposition, and a small HTTP listener for processes without another server.
 
-They are module-level `prometheus_client` objects, so that a stage imports the one it counts with and nothing else.
-`labels()` costs a lock and a dictionary look-up each time: keep the child where it is used often.
+They are module-level `prometheus_client` objects, so that a stage imports only the ones it updates. `labels()` costs a
+lock and a dictionary look-up each time: keep the child where it is used often.
 
-Where the environment names a folder in `PROMETHEUS_MULTIPROC_DIR` before this module is imported, each process
-keeps its values in files there and `exposition()` in any of them shows the sum over all: that is how one scrape of
-the API shows a whole `pushsvc up` (https://prometheus.github.io/client_python/multiprocess/). A gauge says below
-how it is summed; all of them are of the living processes only, which is why whoever starts the processes calls
-`mark_process_dead(pid, folder)` when one has ended.
+If the environment names a folder in `PROMETHEUS_MULTIPROC_DIR` before this module is imported, each process stores its
+values in files there, and `exposition()` in any of them returns the sum over all: so one scrape of the API shows a
+whole `pushsvc up` (https://prometheus.github.io/client_python/multiprocess/). Each gauge below says how it is summed;
+all of them cover running processes only, so the parent must call `mark_process_dead(pid, folder)` when a process has
+ended.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ _MULTIPROCESS = MULTIPROCESS_ENV in os.environ
 
 
 def exposition() -> bytes:
-    """Every metric in Prometheus' text format: of this process, or of all that share the multiprocess folder."""
+    """Return every metric in Prometheus' text format: of this process, or of all that share the multiprocess folder."""
     if not _MULTIPROCESS:
         return generate_latest(REGISTRY)
     # A registry of its own each time: it holds only what the files say now.
@@ -191,10 +191,10 @@ def exposition() -> bytes:
 
 
 def prepare_multiprocess(folder: Path) -> dict[str, str]:
-    """Empty `folder` of an earlier run's values and return the environment that the processes need.
+    """Remove the values of an earlier run from `folder` and return the environment that the processes need.
 
-    Files of dead processes are kept while a run lasts, because their counters still count; across runs they would
-    make the counters of a process id that comes up again start anywhere.
+    Files of dead processes are kept during a run, because their counters still count; across runs they would give the
+    counters of a reused process id an arbitrary start value.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for file in folder.glob("*.db"):
@@ -203,8 +203,10 @@ def prepare_multiprocess(folder: Path) -> dict[str, str]:
 
 
 def forget(gauge: Gauge, *labels: str, value: float = 0.0) -> None:
-    """End a series of what is over or gone. Where processes share a folder its value goes to `value` instead: the files
-    cannot lose a series."""
+    """Remove a series of something that has ended. If processes share a folder, set it to `value` instead.
+
+    The files of a shared folder cannot lose a series.
+    """
     _series(gauge, labels).set(value)
     if not _MULTIPROCESS:
         gauge.remove(*labels)
@@ -230,9 +232,11 @@ def show(gauge: Gauge, values: Mapping[Labels, float]) -> None:
 
 
 def unknown(gauge: Gauge, always: Iterable[tuple[str, ...]] = ()) -> None:
-    """Set all series that `show` has set, and those that there are `always`, to NaN until `show` is called again:
-    nobody knows the value now, and no alarm is true of NaN. They do not end, because a process cannot remove the series
-    of another one."""
+    """Set all series that `show` has set, and those of `always`, to NaN until `show` is called again.
+
+    The value is currently unknown, and no alert condition is true for NaN. The series are not removed, because a
+    process cannot remove those of another.
+    """
     show(gauge, dict.fromkeys({*_SHOWN.get(gauge, set()), *always}, math.nan))
 
 
@@ -245,11 +249,10 @@ def mark_process_dead(pid: int, folder: Path) -> None:
 async def serve_metrics(
     host: str, port: int, *, refresh: Callable[[], Awaitable[None]] | None = None
 ) -> AsyncIterator[int]:
-    """Serve `/metrics` and `/healthz` while the block lasts; yields the port (`port` 0 takes a free one).
+    """Serve `/metrics` and `/healthz` while the block lasts. Yields the port (`port` 0 takes a free one).
 
-    `refresh` runs before each exposition: it sets the gauges that are read from Redis. When it fails, the scrape
-    still answers, with the gauges as they were.
-    Raises `ConfigError` when the address cannot be bound.
+    `refresh` runs before each exposition and sets the gauges that are read from Redis. If it fails, the scrape is
+    answered with the earlier values. Raises `ConfigError` if the address cannot be bound.
     """
     # Commands that serve nothing do not pay for this import.
     from aiohttp import web

@@ -1,7 +1,7 @@
-"""What looks like a secret is masked before it reaches a log: the last line of defence, not the first.
+"""Masking of secrets in logs: the last line of defence, not the first.
 
-No caller passes a token or a key to a logger in the first place; this is for the library that quotes a request in
-its error, and for the day when somebody forgets.
+No caller passes a token or a key to a logger in the first place; this is for libraries that quote a request in an
+error, and for mistakes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _verdicts: dict[str, bool] = {}
 
 
 def is_secret(name: str) -> bool:
-    """Whether a value under this name is to be kept out of logs and error texts."""
+    """Return whether a value under this name is to be kept out of logs and error texts."""
     verdict = _verdicts.get(name)
     if verdict is None:
         lower = name.lower()
@@ -70,7 +70,7 @@ def is_secret(name: str) -> bool:
 
 
 def scrub_text(text: str) -> str:
-    """The text with what looks like a secret in it masked: headers, keys, JSON Web Tokens, device tokens."""
+    """Return the text with what looks like a secret in it masked: headers, keys, JSON Web Tokens, device tokens."""
 
     def mask(match: re.Match[str]) -> str:
         return (match["keep"] or match["user"] or "") + REDACTED
@@ -103,7 +103,7 @@ def _scrub_named(name: str, value: object) -> object:
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """A structlog processor: mask values whose name says secret, and what looks like a secret within texts."""
+    """Mask values whose name suggests a secret, and parts of texts that look like one. A structlog processor."""
     for name, value in event.items():
         event[name] = _scrub_named(name, value)
     return event

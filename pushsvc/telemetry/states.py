@@ -1,8 +1,8 @@
-"""The log of a state that lasts: one line when it begins, a few while it lasts, one when it ends.
+"""The log of a lasting state: one line when it begins, a few while it lasts, one when it ends.
 
-What fails is tried again, by every route and every task of a process, often several times a second. A line for each try
-buries everything else that an operator should read. A `StateLog` writes the first, counts the rest and says their
-number at growing intervals, and says how long it lasted when everybody who was affected is well again.
+Failing operations are retried by every route and every task of a process, often several times a second. A line for
+each try would hide everything else. A `StateLog` writes the first one, counts the others, writes their number at
+growing intervals, and writes how long the state lasted once every affected part has recovered.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ FIRST: Final = 10.0
 """Seconds until a state that lasts is logged again; each interval is twice the one before it."""
 LONGEST: Final = 600.0
 FORGOTTEN: Final = 60.0
-"""Seconds after which somebody who neither failed again nor recovered no longer counts: it has ended by itself."""
+"""Seconds after which a participant that neither failed again nor recovered no longer counts."""
 
 
 class StateLog:
-    """One state of this process, shared by everybody whom it affects. It may be used from several threads.
+    """A state of this process that several parts share. Thread-safe.
 
-    Each passes a name of its own: the state ends when it has ended for all, so that one success among many failures
+    Each part has a name: the state ends when it has ended for all of them, so that one success among many failures
     does not write a pair of lines.
     """
 
@@ -38,7 +38,7 @@ class StateLog:
         level: str = "warning",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`began`, `lasts` and `ended` are the names of the three events; `clock` gives seconds."""
+        """Name the three events `began`, `lasts` and `ended`. `clock` returns seconds."""
         self._logger = logger
         self._events = (began, lasts, ended)
         self._level = level
@@ -52,7 +52,10 @@ class StateLog:
         """Whether the state lasts. Ask before `end` where that is called often."""
 
     def begin(self, who: Hashable = "", **fields: Any) -> None:
-        """It has begun for `who`, or still lasts; `fields` go into the line that this writes, if it writes one."""
+        """Report that the state has begun, or continues, for the part `who`.
+
+        `fields` are added to the line, if one is written.
+        """
         with self._lock:
             now = self._clock()
             self._affected[who] = now
@@ -70,7 +73,7 @@ class StateLog:
                 self._suppressed = 0
 
     def end(self, who: Hashable = "") -> None:
-        """It is over for `who`. Costs nothing while the state does not last."""
+        """Report that the state has ended for the part `who`. Cheap while the state does not last."""
         if not self.active:
             return
         with self._lock:
@@ -93,4 +96,4 @@ class StateLog:
 
 
 REDIS: Final = StateLog("store", "redis_away", "redis_still_away", "redis_back")
-"""Whoever waits for Redis in this process says so here."""
+"""The state of Redis being unreachable, reported by all parts of this process that wait for it."""

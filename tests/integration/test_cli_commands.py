@@ -196,7 +196,7 @@ def test_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
         assert "no key 'backend' in the store" in err
         code, _, err = await shell("keys", "revoke", "--app", "shop", "--name", "test")
         assert code == 1
-        assert "remove it there: servers that run stop taking it within seconds" in err
+        assert "remove it there: running servers stop accepting it within seconds" in err
         assert [row["name"] for row in await shell.json("keys", "list")] == ["all", "test"]
 
     play(tmp_path, capsys, monkeypatch, scene)

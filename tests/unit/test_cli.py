@@ -442,7 +442,7 @@ def test_a_replay_that_nobody_watches_any_more_says_that_it_goes_on(capsys: pyte
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pushsvc.runtime.open_running_store", opened)
         asyncio.run(main())
-    assert "`pushsvc jobs` goes on with the replay 0199ab of shop" in capsys.readouterr().err
+    assert "`pushsvc jobs` continues the replay 0199ab of shop" in capsys.readouterr().err
 
 
 def test_a_check_names_what_waits_for_accounts_that_the_configuration_lacks() -> None:

@@ -36,9 +36,9 @@ MAX_CONTROL: Final = 2_000
 """Frames that do nothing, without an answer in between, that we take within `CONTROL_SPAN` seconds."""
 CONTROL_SPAN: Final = 10.0
 CLOSE_GRACE: Final = 2.0
-"""Seconds that the other side has to say goodbye."""
+"""Seconds that the server has to close the connection after our GOAWAY."""
 WRITE_HIGH: Final = 1 << 20
-"""Bytes that the transport may hold back before we write no more: above what a full window of pushes takes."""
+"""Bytes that the transport may buffer before writing pauses: more than a full window of pushes takes."""
 
 
 class Owner(Protocol):
@@ -49,7 +49,7 @@ class Owner(Protocol):
         ...
 
     def returned(self, requests: list[Request]) -> None:
-        """The server has not processed these, and will not."""
+        """Take back requests that the server has not processed and will not process."""
         ...
 
 
@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def close(self, failure: Failure = LOST) -> None:
-        """Say goodbye and close; whatever is still open ends as `failure`."""
+        """Send GOAWAY and close. Requests that are still open end with `failure`."""
         self._leave(frames.NO_ERROR, failure)
 
     def abort(self) -> None:
@@ -127,7 +127,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def expire(self, now: float) -> float:
-        """Give up on requests whose deadline has passed. Returns the earliest deadline left, or infinity."""
+        """End requests whose deadline has passed. Returns the earliest remaining deadline, or infinity."""
         overdue, nearest = self.streams.expire(now)
         if overdue:
             if now - self.last_received >= self._terms.request_timeout / 2:
@@ -140,7 +140,10 @@ class Connection(asyncio.Protocol):
         return nearest
 
     def probe(self) -> None:
-        """Send a PING. Whatever arrives next proves that the peer lives; silence for the request timeout closes."""
+        """Send a PING.
+
+        Any incoming data proves that the peer is alive; silence for the request timeout closes the connection.
+        """
         if self._probe is None and self._greeted and not self._leaving:
             self.streams.out.append(frames.frame(frames.PING, 0, 0, b"pushsvc\0"))
             self._probe = self._loop.call_later(self._terms.request_timeout, self._give_up)
@@ -252,7 +255,7 @@ class Connection(asyncio.Protocol):
         _finish(self.ready)
 
     def _depart(self, payload: bytes) -> None:
-        """GOAWAY: go on with the streams up to its last one, give the others back."""
+        """Handle GOAWAY: continue the streams up to its last one and return the others to the pool."""
         last_stream, code, reason = frames.read_goaway(payload)
         self._stats.goaways += 1
         self._stats.last_goaway = f"{code} {reason}".rstrip()
@@ -269,7 +272,9 @@ class Connection(asyncio.Protocol):
     # --- steps ----------------------------------------------------------------------------------
 
     def _settle(self) -> None:
-        """After anything happened: write what can be written, hand back what goes elsewhere, close when all is done."""
+        """Finish an event: write what can be written, return requests that must go elsewhere, close when nothing is
+        left.
+        """
         streams = self.streams
         if streams.outflow.unfinished and not self._paused:
             streams.outflow.resume(streams.out)
@@ -294,7 +299,7 @@ class Connection(asyncio.Protocol):
             self.streams.out.append(frames.window_update(0, consumed))
 
     def _rest(self) -> None:
-        """A connection that refuses streams is left alone for a moment, longer if it then refuses again."""
+        """Pause a connection that refused a stream, longer if it refuses again after the pause."""
         if not self._resting:
             self._strikes = self._strikes + 1 if self.streams.answered == self._answered_at_strike else 1
             self._answered_at_strike = self.streams.answered

@@ -1,7 +1,7 @@
-"""One request and what comes of it: the values that the connection, the pool and the providers share.
+"""A request and its answer: values that the connection, the pool and the providers share.
 
-They are msgspec structs outside the garbage collector's sight (`gc=False`): a request lives for milliseconds, tens of
-thousands are made a second, and none of them holds itself.
+They are msgspec structs that the garbage collector does not track (`gc=False`): a request lives for milliseconds, tens
+of thousands are made a second, and none is part of a reference cycle.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ TOO_LARGE: Final = Failure("response_too_large", True)
 
 
 class Request(Struct, gc=False):
-    """A request on its way. The first five are the caller's; the rest is where it stands on its present stream."""
+    """A request in progress. The first five fields are the caller's; the others are its state on its current stream."""
 
     fields: bytes
     body: bytes
@@ -75,7 +75,7 @@ class Request(Struct, gc=False):
     deadline: float
     refusals: int = 0
     status: int = 0
-    """Of the final header block, once that has arrived."""
+    """The status of the final header block; 0 until it has arrived."""
     source: Source = b""
     received: int = 0
     chunks: list[bytes] | None = None
@@ -93,7 +93,7 @@ class Request(Struct, gc=False):
 
 
 class Terms(Struct, frozen=True):
-    """What the connections of a pool are run by."""
+    """The settings of the connections of a pool."""
 
     window: int = 1000
     """Streams open at once on a connection, at most."""
@@ -105,7 +105,7 @@ class Terms(Struct, frozen=True):
 
 
 class Stats(Struct):
-    """What a pool has seen since it was opened."""
+    """Counters of a pool since it was opened."""
 
     connections_opened: int = 0
     connects_failed: int = 0

@@ -57,7 +57,7 @@ DEFAULT_WINDOW: Final = 65_535
 DEFAULT_FRAME: Final = 16_384
 """The largest payload that either side may send until the other allows more. We never allow more."""
 STREAM_WINDOW: Final = 1 << 24
-"""The receive window of a stream: far more than a body may have, so that none ever waits for credit of its own."""
+"""The receive window of a stream: far larger than any body, so that no stream waits for credit."""
 LARGEST_FRAME: Final = 2**24 - 1
 MAX_BLOCK: Final = 65_536
 """The largest header block that we accept, in bytes as sent."""
@@ -78,7 +78,7 @@ _ON_STREAM: Final = frozenset({DATA, HEADERS, PRIORITY, RST_STREAM, CONTINUATION
 
 
 class ConnectionFault(Exception):
-    """The peer broke the protocol in a way that ends the connection. `code` is what our GOAWAY says."""
+    """The peer violated the protocol so that the connection must end. `code` is the error code of our GOAWAY."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -104,9 +104,9 @@ class FrameReader:
         self._pieces = 0
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """The frames that `data` completes, in order. Raises `ConnectionFault` after the last good one.
+        """Yield the frames that `data` completes, in order. Raises `ConnectionFault` after the last valid one.
 
-        Whoever stops half-way must not feed again.
+        A caller that stops iterating early must not call `feed` again.
         """
         if self._tail:
             self._tail += data
@@ -209,9 +209,9 @@ def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
 
 
 def read_goaway(payload: bytes) -> tuple[int, int, str]:
-    """The last stream processed, the error code, and the reason.
+    """Return the last processed stream, the error code and the reason of a GOAWAY.
 
-    The reason is JSON from APNs, text from others. Only a short plain word passes, so that no token gets into a log.
+    APNs sends the reason as JSON, others as text. Only a short plain word is returned, so that no token reaches a log.
     """
     last_stream, code = struct.unpack_from(">II", payload)
     try:
@@ -223,7 +223,7 @@ def read_goaway(payload: bytes) -> tuple[int, int, str]:
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """One whole frame."""
+    """Return one whole frame."""
     return pack_head(len(payload) << 8 | kind, flags, stream) + payload
 
 
@@ -232,7 +232,9 @@ def settings(values: dict[int, int]) -> bytes:
 
 
 def opening(receive_window: int) -> bytes:
-    """What a client says first: no dynamic table, no push, and `receive_window` bytes of answers in flight."""
+    """Return the client's connection preface: no dynamic table, no push, and `receive_window` bytes of answers in
+    flight.
+    """
     said = PREFACE + settings(
         {HEADER_TABLE_SIZE: 0, ENABLE_PUSH: 0, INITIAL_WINDOW_SIZE: STREAM_WINDOW, MAX_HEADER_LIST_SIZE: MAX_BLOCK}
     )
@@ -250,12 +252,12 @@ def window_update(stream: int, increment: int) -> bytes:
 
 
 def goaway(code: int, last_stream: int = 0) -> bytes:
-    """A client's last stream is 0: the server opened none."""
+    """Return a client's last stream is 0: the server opened none."""
     return frame(GOAWAY, 0, 0, struct.pack(">II", last_stream, code))
 
 
 def headers(stream: int, block: bytes, largest: int, *, end_stream: bool) -> bytes:
-    """A header block as HEADERS, cut into CONTINUATION frames where it is longer than the peer's largest frame."""
+    """Return a header block as HEADERS, continued in CONTINUATION frames if it exceeds the peer's frame size."""
     flags = END_STREAM if end_stream else 0
     if len(block) <= largest:
         return frame(HEADERS, flags | END_HEADERS, stream, block)

@@ -1,15 +1,16 @@
-"""HPACK without state: request fields as bytes that mean the same on every connection, answers read when wanted.
+"""Stateless HPACK: encoded request fields that are valid on every connection, and answers that are decoded on demand.
 
-Outwards, each field is a literal that no table remembers, so a caller builds the bytes of its constant fields once and
-concatenates. `EMPTY_TABLE` opens the first block of a connection: it tells the server that we keep no dynamic table,
-which RFC 7541 4.2 demands of whoever shrinks it and which stays true whatever size the server asks for later.
+Outgoing fields are literals without indexing, so a caller encodes its constant fields once and concatenates them.
+`EMPTY_TABLE` opens the first block of a connection: it tells the server that the client keeps no dynamic table. RFC
+7541 4.2 requires it after the table was shrunk, and it stays true whatever size the server allows later.
 
-Inwards, we announce a table size of 0. A server that obeys opens with a table-size update to 0 (RFC 7541 4.2), and from
-that block on each block stands alone: its status is one byte to look up and the rest need not be read at all. Until
-then, and again if a server enlarges its table in spite of us, every block is decoded in order by a decoder of the
-connection, which is right for any server at about 1 microsecond a block.
+For answers, the client announces a table size of 0. A server that complies opens with a table-size update to 0 (RFC
+7541 4.2), and from that block on each block can be decoded by itself: its status is one byte to look up, and the rest
+need not be read at all. Until then, and again if a server enlarges its table nevertheless, every block is decoded in
+order by a decoder of the connection, which is right for any server and takes about 1 microsecond per block.
 
-Source: RFC 7541, https://www.rfc-editor.org/rfc/rfc7541; field rules: RFC 9113 8.2, https://www.rfc-editor.org/rfc/rfc9113#section-8.2
+Source: RFC 7541, https://www.rfc-editor.org/rfc/rfc7541; field rules: RFC 9113 8.2,
+https://www.rfc-editor.org/rfc/rfc9113#section-8.2
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _FORBIDDEN: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|\A[ \t]|[ \t]\Z")
 _CONNECTION_ONLY: Final = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
 
 Source: TypeAlias = bytes | dict[str, str]
-"""The fields of an answer: a block that stands alone, or what was decoded of it."""
+"""The fields of an answer: a stateless block, or the decoded fields of any other block."""
 
 
 class BlockFault(Exception):
@@ -61,7 +62,10 @@ class _Decodes(Protocol):
 
 
 def _integer(value: int, prefix: int, pattern: int) -> bytes:
-    """RFC 7541 5.1: `value` in the low `prefix` bits of a byte and as many more as it takes."""
+    """Encode an integer (RFC 7541 5.1):
+
+    `value` in the low `prefix` bits of a byte and as many more bytes as it needs.
+    """
     limit = (1 << prefix) - 1
     if value < limit:
         return bytes([pattern | value])
@@ -75,7 +79,7 @@ def _integer(value: int, prefix: int, pattern: int) -> bytes:
 
 
 def field(name: str, value: str | bytes) -> bytes:
-    """One field as a literal that is never indexed: neither end, nor a proxy, keeps it in a table.
+    """Return one field as a literal that is never indexed: neither end, nor a proxy, keeps it in a table.
 
     Text is sent as UTF-8. Raises ValueError, without the value, for a name that is not a lower-case field name or a
     value with control characters or space around it.
@@ -84,14 +88,14 @@ def field(name: str, value: str | bytes) -> bytes:
 
 
 def path(value: str) -> bytes:
-    """`:path`, which a caller makes for each request: the name is checked once, here."""
+    """Encode `:path`. Checks that the value is valid once, here."""
     if value[:1] != "/" or " " in value:
         raise ValueError(":path must start with '/' and hold no space")
     return _PATH + _value(":path", value)
 
 
 def authority(value: str) -> bytes:
-    """`:authority`: the host, and the port where it is not 443."""
+    """Encode `:authority`: the host, with the port unless it is 443."""
     return field(":authority", value)
 
 
@@ -118,7 +122,7 @@ _PATH: Final = _name(":path")
 
 
 class BlockReader:
-    """Reads the header blocks of one connection, in the order in which they came."""
+    """Reads the header blocks of one connection, in their order of arrival."""
 
     __slots__ = ("_decoder",)
 
@@ -127,13 +131,13 @@ class BlockReader:
 
     @property
     def stateless(self) -> bool:
-        """Does each block stand alone?"""
+        """Whether each block can be decoded by itself."""
         return self._decoder is None
 
     def read(self, block: bytes) -> tuple[int, Source]:
-        """The status (0 when the block has none: trailers) and the fields, decoded only where that was needed.
+        """Return the status (0 for trailers, which have none) and the fields, decoded only if necessary.
 
-        Every block of the connection must come by here, wanted or not. Raises `BlockFault`.
+        Every block of the connection must be passed to this method, even if it is not needed. Raises `BlockFault`.
         """
         if self._decoder is None:
             status = _STATUS.get(block[:1])
@@ -155,7 +159,7 @@ class BlockReader:
 
 
 def read_fields(block: bytes) -> dict[str, str]:
-    """The fields of a block that stands alone, by lower-case name, less the status; empty if it cannot be decoded."""
+    """Return the fields of a stateless block by lower-case name, without the status; empty if it cannot be decoded."""
     try:
         return _split(_decode(_fresh(), block))[1]
     except BlockFault:

@@ -1,11 +1,11 @@
-"""What may be written on a connection, and when: HTTP/2's outgoing flow control. No transport, no clock.
+"""Outgoing flow control of HTTP/2: what may be written on a connection, and when. It uses no transport and no clock.
 
-A body that does not fit waits in `unfinished` and is continued in the order of its stream. One whose own stream window
-is shut holds up no other; while the connection's window is shut no further stream is opened, so a request that could
-not be sent anyway stays with the pool, free to go elsewhere.
+A body that does not fit waits in `unfinished` and is continued in the order of the streams. A body whose own stream
+window is exhausted does not delay others; while the connection's window is exhausted no further stream is opened, so a
+request that could not be sent stays with the pool, which may use another connection.
 
-The windows are used to the last byte. A peer may grant credit only once all of it is spent, and a sender that waited
-until a whole body fits would then wait for ever.
+The windows are used to the last byte. A peer may grant credit only after all of it is spent, and a sender that waited
+until a whole body fits would then wait forever.
 
 Source: RFC 9113 5.2 and 6.9, https://www.rfc-editor.org/rfc/rfc9113#section-6.9
 """
@@ -66,7 +66,7 @@ class Outflow:
         return stream
 
     def resume(self, out: list[bytes]) -> None:
-        """Go on with the bodies that wait, oldest first."""
+        """Continue the waiting bodies, oldest first."""
         for stream, request in list(self.unfinished.items()):
             if self.window <= 0:
                 return
@@ -86,7 +86,7 @@ class Outflow:
             del self.unfinished[stream]
 
     def grant(self, increment: int) -> None:
-        """WINDOW_UPDATE of the connection. Raises `ConnectionFault`."""
+        """Handle a WINDOW_UPDATE of the connection. Raises `ConnectionFault`."""
         if not increment:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "a window update by 0")
         self.window += increment
@@ -94,7 +94,7 @@ class Outflow:
             raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a connection window beyond the protocol's limit")
 
     def grant_stream(self, stream: int, increment: int) -> int:
-        """WINDOW_UPDATE of an open stream. Returns the error code to reset it with, or `NO_ERROR`."""
+        """Handle a WINDOW_UPDATE of an open stream. Returns the error code to reset it with, or `NO_ERROR`."""
         if not increment:
             return frames.PROTOCOL_ERROR
         request = self.unfinished.get(stream)
@@ -105,7 +105,7 @@ class Outflow:
         return frames.NO_ERROR
 
     def set_initial(self, value: int) -> None:
-        """SETTINGS_INITIAL_WINDOW_SIZE: moves the window of every stream, below zero if need be (RFC 9113 6.9.2)."""
+        """Handle SETTINGS_INITIAL_WINDOW_SIZE: adjust the window of every stream, even below zero (RFC 9113 6.9.2)."""
         if value > MAX_WINDOW:
             raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "an initial window beyond the protocol's limit")
         change, self._initial = value - self._initial, value
@@ -115,7 +115,7 @@ class Outflow:
                 raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a stream's window beyond the protocol's limit")
 
     def set_largest(self, value: int) -> None:
-        """SETTINGS_MAX_FRAME_SIZE."""
+        """Handle SETTINGS_MAX_FRAME_SIZE."""
         if not frames.DEFAULT_FRAME <= value <= frames.LARGEST_FRAME:
             raise ConnectionFault(frames.PROTOCOL_ERROR, f"a largest frame of {value} bytes")
         self._largest = value

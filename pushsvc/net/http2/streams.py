@@ -32,13 +32,13 @@ from .hpack_fields import BlockReader, Source
 from .outflow import Outflow
 
 MAX_REFUSALS: Final = 8
-"""How often a request is offered again after REFUSED_STREAM before it fails."""
+"""How often a request is sent again after REFUSED_STREAM before it fails."""
 
 
 class Streams:
-    """Streams by id, and all that can happen to one.
+    """The streams of a connection by id, and the events that they handle.
 
-    `count_control` is told of each frame that does nothing; `complain` of each exception that a callback raised.
+    `count_control` is called for each frame without effect, `complain` with each exception that a callback raised.
     """
 
     __slots__ = (
@@ -73,7 +73,7 @@ class Streams:
         self.returned: list[Request] = []
         """Requests that the server has not processed, and will not."""
         self.refused = False
-        """Was a stream refused since somebody last set this to False?"""
+        """Whether a stream was refused since the owner last reset this to False."""
         self._blocks = BlockReader()
         self._terms, self._stats, self._count_control, self._complain = terms, stats, count_control, complain
 
@@ -89,7 +89,7 @@ class Streams:
     # --- frames of a stream ---------------------------------------------------------------------
 
     def headers(self, stream: int, flags: int, block: bytes) -> None:
-        """A whole header block: an answer's head, an informational one, or trailers."""
+        """Handle a complete header block: the head of an answer, an informational response, or trailers."""
         status, source = self._blocks.read(block)
         request = self.open.get(stream)
         if request is None:
@@ -102,7 +102,7 @@ class Streams:
             self._begin(stream, request, flags, status, source)
 
     def data(self, stream: int, flags: int, payload: bytes) -> None:
-        """A piece of an answer's body."""
+        """Handle a part of an answer's body."""
         request = self.open.get(stream)
         if request is None:
             self._stray(stream)
@@ -124,7 +124,7 @@ class Streams:
             self._count_control()  # nothing, and not even the end: only a flood is made of these
 
     def reset(self, stream: int, code: int) -> None:
-        """RST_STREAM."""
+        """Handle RST_STREAM."""
         request = self.open.pop(stream, None)
         if request is None:
             self._stray(stream)
@@ -144,7 +144,7 @@ class Streams:
             self.returned.append(request)
 
     def window(self, stream: int, increment: int) -> None:
-        """WINDOW_UPDATE of a stream."""
+        """Handle a WINDOW_UPDATE of a stream."""
         if stream not in self.open:
             self._stray(stream)
         elif code := self.outflow.grant_stream(stream, increment):
@@ -153,7 +153,7 @@ class Streams:
     # --- all streams at once --------------------------------------------------------------------
 
     def take_back(self, last_stream: int) -> None:
-        """GOAWAY: what lies above `last_stream` was not processed."""
+        """Handle GOAWAY: return the requests on streams above `last_stream`, which were not processed."""
         for stream in [stream for stream in self.open if stream > last_stream]:
             self.outflow.unfinished.pop(stream, None)
             self.returned.append(self.open.pop(stream))
@@ -173,7 +173,7 @@ class Streams:
         return len(late), nearest
 
     def end(self, failure: Failure) -> None:
-        """The connection is no more."""
+        """End all requests with `failure`, because the connection has ended."""
         requests = list(self.open.values())
         self.open.clear()
         self.outflow.unfinished.clear()
@@ -219,6 +219,6 @@ class Streams:
             self._complain(error)
 
     def _stray(self, stream: int) -> None:
-        """A frame on a stream that is not open: fine where it once was (we reset it), a fault where it never was."""
+        """Handle a frame on a stream that is not open: allowed if it was open before (we reset it), else a fault."""
         if stream >= self.next_stream or not stream & 1:
             raise ConnectionFault(frames.PROTOCOL_ERROR, f"a frame on stream {stream}, which was never opened")

@@ -95,7 +95,10 @@ class Pool:
         clock: Callable[[], float] | None = None,
         random: Callable[[], float] = _random.random,
     ) -> None:
-        """`ssl` is set to offer HTTP/2. Times are seconds, limits bytes. Raises ValueError for a bad origin."""
+        """Configure a pool.
+
+        `ssl` must offer HTTP/2. Times are in seconds, limits in bytes. Raises `ValueError` for a bad origin.
+        """
         if connections < 1 or window < 1 or request_timeout <= 0:
             raise ValueError("a pool needs a connection, a window of one request and a timeout above 0")
         prepare(ssl)
@@ -120,7 +123,7 @@ class Pool:
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Pool:
-        """Start connecting; `room` and `trouble` tell how that goes."""
+        """Start connecting. `room` and `trouble` show the progress."""
         self._loop = asyncio.get_running_loop()
         self._now = self._clock or self._loop.time
         self._keepers = [self._loop.create_task(self._keep()) for _ in range(self._size)]
@@ -154,10 +157,11 @@ class Pool:
         self._wakes.append(wake)
 
     def submit(self, fields: bytes, body: bytes, context: Any, on_answer: OnAnswer) -> None:
-        """Send `fields` (pseudo-fields first, see `field`) and `body`; answer by `on_answer(context, answer)`.
+        """Send `fields` (pseudo-fields first, see `field`) and `body`, and report the answer by `on_answer(context,
+        answer)`.
 
         Never blocks, never raises. `on_answer` is called exactly once, within the request timeout and never from
-        inside. Beyond `room` the request waits here for its turn.
+        within this call. Beyond `room`, the request waits in the pool.
         """
         if self._closing:
             self._loop.call_soon(on_answer, context, CLOSING)
@@ -181,9 +185,9 @@ class Pool:
         self.changed()
 
     async def aclose(self) -> None:
-        """Take nothing new, let what is in flight end within the request timeout, say goodbye and close.
+        """Accept no more requests, let those in flight end within the request timeout, and close the connections.
 
-        Who calls it again waits as well and does no harm.
+        May be called again: later calls wait as well.
         """
         self._closing = True
         if self._waiting or self._busy():
@@ -205,7 +209,7 @@ class Pool:
     # --- what connections tell ------------------------------------------------------------------
 
     def changed(self) -> None:
-        """Count the room anew; serve what waits for it."""
+        """Recompute the room and serve waiting requests from it."""
         self._count_room()
         if self._waiting:
             self._flush_soon()
@@ -262,7 +266,7 @@ class Pool:
         self._sweeper = self._loop.call_later(max(deadline - self._now(), self._timeout / 100), self._sweep)
 
     def _sweep(self) -> None:
-        """End what is overdue; come again at the next deadline. One timer for all requests of the pool."""
+        """End overdue requests and schedule the next sweep. One timer serves all requests of the pool."""
         self._sweeper = None
         now = self._now()
         overdue = [request for request in self._waiting if request.deadline <= now]
@@ -353,6 +357,6 @@ def _room_of(connection: Connection) -> int:
 
 @asynccontextmanager
 async def open_pool(origin: str, *, ssl: _ssl.SSLContext, **options: Any) -> AsyncIterator[Pool]:
-    """`Pool(origin, ssl=ssl, **options)`, open for the length of the block."""
+    """Open `Pool(origin, ssl=ssl, **options)` for the length of the block."""
     async with Pool(origin, ssl=ssl, **options) as pool:
         yield pool

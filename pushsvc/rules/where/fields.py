@@ -1,7 +1,8 @@
-"""What a comparison means, field by field: closures over a device that look at one value and call nothing of others.
+"""The meaning of a comparison, field by field: closures over a device that read one value.
 
-Each kind of field says which values it takes (`read`), when it is one of them (`among`), when it is before or after
-one (`ordered`), and when there is none (`missing`). All else, as `!=` and `not in`, is made of these in `reading.py`.
+Each kind of field defines which values it accepts (`read`), when it is one of them (`among`), when it is before or
+after one (`ordered`), and when it has none (`missing`). Everything else, such as `!=` and `not in`, is built from
+these in `reading.py`.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ Order: TypeAlias = Callable[[Any, Any], bool]
 ORDERS: Final[Mapping[str, Order]] = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 _REMEMBERED: Final = 4096
-"""Different locales or versions whose answer one comparison remembers: most devices have one of a few."""
+"""The number of distinct locales or versions whose result a comparison caches: most devices have one of a few."""
 
 
 def never(device: Device) -> bool:
-    """What no device fits; `and`, `or` and lists keep it, so that an expression that nobody can fit is this itself."""
+    """Return False: no device matches.
+
+    `and`, `or` and lists preserve it, so that an impossible expression is this function.
+    """
     return False
 
 
@@ -49,7 +53,7 @@ class Field(Protocol):
 
 
 class Text:
-    """Text that is the same or is not, as `user`."""
+    """Text that is compared for equality only, such as `user`."""
 
     orders = "has no order; compare it with ==, != or in"
     equals = ""
@@ -154,7 +158,7 @@ _VERSION: Final = re.compile(r"v?([0-9]{1,18}(?:\.[0-9]{1,18})*)(?:-([0-9A-Za-z.
 
 
 def version_of(text: str) -> tuple[Any, ...] | None:
-    """A key by which versions are ordered, pre-releases as in https://semver.org/#spec-item-11; None for no version."""
+    """Return a key that orders versions, pre-releases as in https://semver.org/#spec-item-11, or None if it is none."""
     match = _VERSION.fullmatch(text)
     if match is None:
         return None
@@ -222,7 +226,7 @@ def _instant_of(text: str, now: int) -> int | None:
 
 
 class Tag:
-    """A tag: text, a number, a boolean, or a list of texts, which stands for each of them."""
+    """A tag: text, a number, a boolean, or a list of texts, which represents each of them."""
 
     orders = equals = ""
 
@@ -276,7 +280,7 @@ def _sort(value: object) -> type:
 
 
 def fields_at(now: int, platforms: Sequence[str]) -> dict[str, Field]:
-    """The fields by name, but for tags. `now` in Unix milliseconds."""
+    """Return the fields by name, but for tags. `now` in Unix milliseconds."""
     return {
         "platform": Text(operator.attrgetter("platform"), platforms),
         "user": Name(operator.attrgetter("user")),

@@ -1,4 +1,4 @@
-"""Words to closures, by recursive descent. What cannot be read ends it; what reads well and means nothing is noted."""
+"""Compile words to closures, by recursive descent. A syntax error ends it; semantic faults are collected."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _MIRRORED: Final = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">="
 _CLOSING: Final = {"(": ")", "[": "]"}
 _VALUE: Final = "a value: a text in quotes, a number, true, false or null"
 _SHORT: Final = 24
-"""A longer word is not repeated in an error: it may be a token that lost its quotes."""
+"""A longer word is not repeated in an error, because it may be a token that lost its quotes."""
 
 
 def compile_where(text: str, *, now: int, platforms: Sequence[str] = ()) -> Predicate:
-    """The expression as a function of a device. `now`, in Unix ms, is what spans count back from.
+    """Return the expression as a function of a device. Spans count back from `now` (Unix ms).
 
-    Where `platforms` are named, `platform` may be compared with these only: `'ios'` would else be nobody, silently.
-    Raises `WhereError`, a `ValueError`, with each fault and its column.
+    If `platforms` are given, `platform` may be compared with these only: `'ios'` would otherwise silently match no
+    device. Raises `WhereError`, a `ValueError`, with each fault and its column.
     """
     return _Reader(words_of(text), fields_at(now, platforms)).read()
 
 
 class _Named(Struct, frozen=True):
-    """A field where it stands. `field` is None for one that there is not: its fault is known."""
+    """A field and its position. `field` is None if it does not exist, which has been reported."""
 
     field: Field | None
     shown: str
@@ -71,15 +71,15 @@ class _Reader:
         return word
 
     def _at(self, *texts: str) -> bool:
-        """Whether the next word is one of these names or signs."""
+        """Return whether the next word is one of these names or signs."""
         return self._peek().kind in ("name", "sign") and self._peek().text in texts
 
     def _error(self, word: Word, message: str) -> WhereError:
-        """It cannot be read any further: this fault beside those that were noted."""
+        """Return the error for a position from which reading cannot continue, together with the collected faults."""
         return WhereError([*self._faults, WhereFault(word.column, message)])
 
     def _fault(self, column: int, message: str) -> Predicate:
-        """Note the fault and go on, to find the others."""
+        """Collect a fault and return a predicate, so that reading continues and finds the others."""
         self._faults.append(WhereFault(column, message))
         return never
 
@@ -130,7 +130,7 @@ class _Reader:
         return predicate
 
     def _forwards(self) -> Predicate:
-        """A field, then what it is compared with."""
+        """Return a field, then what it is compared with."""
         named = self._field()
         word = self._peek()
         sign = self._operator()
@@ -149,7 +149,7 @@ class _Reader:
         return self._compare(named, sign, word, value)
 
     def _backwards(self) -> Predicate:
-        """A value, then the field that is compared with it."""
+        """Return a value, then the field that is compared with it."""
         value, word = self._take(), self._peek()
         sign = self._operator()
         if sign is None:
@@ -165,7 +165,7 @@ class _Reader:
         return opposite(predicate) if sign == "not in" else predicate
 
     def _operator(self) -> str | None:
-        """`==` and its like, `in`, `not in`; None where there is none."""
+        """Return the operator (`==` and so on, `in`, `not in`), or None if there is none."""
         if self._at(*_MIRRORED, "in"):
             return self._take().text
         if self._at("not"):

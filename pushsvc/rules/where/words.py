@@ -1,4 +1,4 @@
-"""An expression as words, each with the column at which it begins, from 1."""
+"""Split an expression into words, each with its first column, counted from 1."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Word(Struct, frozen=True):
     value: Value = None
 
     def __str__(self) -> str:
-        """As an error may show it: never what stands between quotes, which may be whose."""
+        """Return the word as an error may show it, without quoted text, which may be personal data."""
         if self.kind == "end":
             return "the end"
         return "a text" if isinstance(self.value, str) else f"`{self.text}`"
@@ -76,7 +76,7 @@ _MENDS: Final = {
 
 
 def words_of(text: str) -> list[Word]:
-    """The words, the last of kind `end`. Raises `WhereError` at the first that is none."""
+    """Return the words, the last of kind `end`. Raises `WhereError` at the first invalid one."""
     if len(text) > MAX_LENGTH:
         raise WhereError([WhereFault(MAX_LENGTH + 1, f"is {len(text):,} characters long, at most {MAX_LENGTH:,}")])
     words: list[Word] = []
