@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 
 from pushsvc.model.codec import decode_chunk, decode_receipt, decode_row
 from pushsvc.model.delivery import (
@@ -25,14 +28,15 @@ from pushsvc.model.delivery import (
 from pushsvc.model.push import Chunk, Message, Target
 from pushsvc.ports.entries import EntryRef
 from pushsvc.store.keys import FEW, SMALL
+from pushsvc.store.link import scripts
 from pushsvc.store.pushes.pushes import rows_of
 from pushsvc.store.queue.letter import decode_dead
+from pushsvc.store.queue.record import EndOf, Finished, Group, Note, Record, RetryOf, Single, lua_string
 from pushsvc.store.queue.settling import (
     STEP_MS,
     TOGETHER,
     WIDEST,
     batches,
-    lua_string,
     mask_of,
     pack,
     pack_finished,
@@ -82,9 +86,9 @@ def test_the_only_delivery_of_a_push_goes_the_short_way() -> None:
     groups, singles = pack(settlements)
     assert groups == []
     (kind,) = singles
-    assert kind[:4] == ("apns", "urgent", "sent", 1)
-    assert kind[4][::2] == ["p", "q"]
-    row = decode_row(blob(kind[4][1]))
+    assert astuple(kind)[:4] == ("apns", "urgent", "sent", 1)
+    assert kind.list[::2] == ["p", "q"]
+    row = decode_row(blob(kind.list[1]))
     assert (row.outcome, row.status, row.attempts, row.provider_id, row.token_hash, row.device_id) == (
         "sent",
         200,
@@ -111,14 +115,21 @@ def test_a_small_push_keeps_a_row_under_each_index() -> None:
     (group,), _ = pack(
         [settle(of, 3, Ended("sent")), settle(of, 4, Ended("sent")), settle(of, 5, Ended("expired"), None, "ttl")]
     )
-    assert group[:8] == ["p", "apns", "urgent", FEW, 1, [3, 4, 5], 0, lua_string(b"")]
-    assert [(end, count, len(kept), *rest) for end, count, kept, *rest in group[8]] == [
+    assert astuple(group)[:8] == ("p", "apns", "urgent", FEW, 1, [3, 4, 5], 0, lua_string(b""))
+    assert [(end, count, len(kept), *rest) for end, count, kept, *rest in map(astuple, group.ends)] == [
         ("sent", 2, 2, 0, 0),
         ("expired", 1, 1, 0, 0),
     ]
-    row = decode_row(blob(group[8][1][2][0]))
+    row = decode_row(blob(group.ends[1].rows[0]))
     assert (row.outcome, row.reason, row.status, row.attempts) == ("expired", "ttl", 0, 0)
-    assert (group[9], blob(group[10]), group[11], group[12], group[13:]) == ([], b"", [], [], [1, 0])
+    assert (group.retries, blob(group.head), group.dead, group.receipts, group.asked, group.counted) == (
+        [],
+        b"",
+        [],
+        [],
+        1,
+        0,
+    )
 
 
 @pytest.mark.parametrize(("total", "rows_of_sent"), [(FEW + 1, [4, 3]), (SMALL, [4, 3]), (SMALL + 1, []), (0, [4, 3])])
@@ -126,8 +137,10 @@ def test_rows_of_a_large_push_stand_together_where_it_was_sent(total: int, rows_
     of = msgspec.structs.replace(chunk(20), total=total)
     ends: list[tuple[int, End]] = [(4, "sent"), (3, "sent"), (6, "expired"), (5, "expired")]
     (group,), _ = pack([settle(of, index, Ended(end)) for index, end in ends])
-    assert group[5:8] == [[4, 3, 6, 5], 0, lua_string(bytes([0b00011110]))]
-    (sent, sent_count, sent_rows, together, _), (expired, expired_count, expired_rows, alone, _) = group[8]
+    assert astuple(group)[5:8] == ([4, 3, 6, 5], 0, lua_string(bytes([0b00011110])))
+    (sent, sent_count, sent_rows, together, _), (expired, expired_count, expired_rows, alone, _) = map(
+        astuple, group.ends
+    )
     assert (sent, sent_count, together) == ("sent", 2, int(bool(rows_of_sent)))
     assert (expired, expired_count, alone) == ("expired", 2, 0)
     found = [(index, rows_of(blob(member))) for index, member in zip(sent_rows[::2], sent_rows[1::2], strict=True)]
@@ -144,7 +157,7 @@ def test_rows_of_an_audience_that_may_grow_are_those_of_its_first_thousand() -> 
     targets = tuple(Target(index, f"t{index}") for index in range(SMALL - 2, SMALL + 2))
     of = msgspec.structs.replace(chunk(20), total=0, targets=targets)
     (group,), _ = pack([settle(of, place, Ended("sent")) for place in range(4)])
-    ((_, count, kept, together, _),) = group[8]
+    ((_, count, kept, together, _),) = map(astuple, group.ends)
     assert (count, together) == (4, 1)
     assert [number for number, _ in rows_of(blob(kept[1]))] == [SMALL - 2, SMALL - 1]
 
@@ -167,13 +180,13 @@ def test_what_is_said_of_a_delivery_first_counts() -> None:
     again = Retry(AT + 5, 2)
     settlements = [settle(of, 1, Ended("sent")), settle(of, 1, again, Unavailable()), settle(of, 1, Ended("sent"))]
     (group,), _ = pack(settlements)
-    assert (group[5], [end[:2] for end in group[8]], group[9]) == ([1], [("sent", 1)], [])
+    assert (group.indexes, [end[:2] for end in map(astuple, group.ends)], group.retries) == ([1], [("sent", 1)], [])
 
 
 def test_a_mask_is_only_for_what_ends() -> None:
     of = chunk(40)
     (group,), _ = pack([settle(of, 1, Ended("sent")), settle(of, 2, Retry(AT + 5, 2), Unavailable())])
-    assert group[5:8] == [[1, 2], 0, lua_string(b"")]
+    assert astuple(group)[5:8] == ([1, 2], 0, lua_string(b""))
 
 
 def test_dead_letters_and_receipts_name_their_place() -> None:
@@ -187,13 +200,13 @@ def test_dead_letters_and_receipts_name_their_place() -> None:
         settle(of, 5, Retry(AT + 5, 4), TokenDead(status=410)),
     ]
     (group,), _ = pack(settlements)
-    indexes, dead, receipts = group[5], group[11], group[12]
+    indexes, dead, receipts = group.indexes, group.dead, group.receipts
     assert indexes == [1, 2, 4, 3, 0, 5]  # by end, then by retry
-    assert [indexes[place - 1] for place, _ in dead] == [2, 4]
-    assert [indexes[place - 1] for place, _ in receipts] == [3, 4, 5]
-    letter = decode_dead(blob(dead[0][1]))
+    assert [indexes[place - 1] for place, _ in map(astuple, dead)] == [2, 4]
+    assert [indexes[place - 1] for place, _ in map(astuple, receipts)] == [3, 4, 5]
+    letter = decode_dead(blob(dead[0].blob))
     assert (letter.target, letter.reason, letter.status, letter.attempts) == (of.targets[2], "PayloadTooLarge", 400, 3)
-    receipt = decode_receipt(blob(receipts[0][1]))
+    receipt = decode_receipt(blob(receipts[0].blob))
     assert (receipt.token, receipt.kind, receipt.since, receipt.push_id, receipt.device_id) == (
         "t3",
         "dead",
@@ -201,8 +214,8 @@ def test_dead_letters_and_receipts_name_their_place() -> None:
         "p",
         "d3",
     )
-    assert decode_receipt(blob(receipts[1][1])).kind == "suspect"
-    head = decode_chunk(blob(group[10]))
+    assert decode_receipt(blob(receipts[1].blob)).kind == "suspect"
+    head = decode_chunk(blob(group.head))
     assert (head.targets, head.message) == ((), of.message)
 
 
@@ -211,14 +224,14 @@ def test_dead_letters_and_receipts_name_their_place() -> None:
 def test_a_dry_run_tells_whether_the_provider_was_asked(total: int, status: int, asked: int) -> None:
     of = msgspec.structs.replace(chunk(total), dry_run=True)
     groups, singles = pack([settle(of, index, Ended("sent"), Sent(status=status)) for index in range(total)])
-    assert ([group[13] for group in groups], singles) == ([asked], [])
+    assert ([group.asked for group in groups], singles) == ([asked], [])
 
 
 def test_what_is_closed_is_left_out() -> None:
     of = chunk(3)
     (group,), _ = pack([settle(of, index, Retry(AT + 1, 2), Unavailable()) for index in range(3)], {("p", 1)})
-    assert group[5] == [0, 2]
-    assert [target.index for target in decode_chunk(blob(group[9][0][2])).targets] == [0, 2]
+    assert group.indexes == [0, 2]
+    assert [target.index for target in decode_chunk(blob(group.retries[0].chunk)).targets] == [0, 2]
 
 
 @given(
@@ -231,10 +244,10 @@ def test_retries_travel_together_and_never_early(waits: list[tuple[int, int]], t
         settle(of, index, Retry(AT + wait, attempt), Unavailable()) for index, (wait, attempt) in enumerate(waits)
     ]
     (group,), _ = pack(settlements)
-    indexes, retries = group[5], group[9]
+    indexes, retries = group.indexes, group.retries
     assert sorted(indexes) == list(range(len(waits)))
     place = 0
-    for due, count, encoded, _ in retries:
+    for due, count, encoded, _ in map(astuple, retries):
         again = decode_chunk(blob(encoded))
         assert [target.index for target in again.targets] == indexes[place : place + count]
         assert (again.turn, again.message, again.total) == (turn + 1, of.message, 20)
@@ -253,7 +266,7 @@ def test_a_mass_of_retries_is_spread_evenly_over_few_records() -> None:
     of = msgspec.structs.replace(chunk(1), targets=targets, total=500)
     dues = [AT + 10_000 + number * 5 for number in range(500)]
     (group,), _ = pack([settle(of, index, Retry(due, 2), Unavailable()) for index, due in enumerate(dues)])
-    counts = [count for _, count, *_ in group[9]]
+    counts = [count for _, count, *_ in map(astuple, group.retries)]
     assert sum(counts) == 500
     assert TOGETHER / 2 <= len(counts) <= TOGETHER
     assert max(counts) <= 2 * 500 / TOGETHER
@@ -262,7 +275,7 @@ def test_a_mass_of_retries_is_spread_evenly_over_few_records() -> None:
 def test_retries_of_one_time_are_one_chunk() -> None:
     of = chunk(20)
     (group,), _ = pack([settle(of, index, Retry(AT + 900_000, 2), Unavailable()) for index in range(20)])
-    assert [(due, count) for due, count, *_ in group[9]] == [(AT + 900_000, 20)]
+    assert [(due, count) for due, count, *_ in map(astuple, group.retries)] == [(AT + 900_000, 20)]
 
 
 def test_of_a_cancelled_push_what_was_in_flight_is_told_apart() -> None:
@@ -275,15 +288,18 @@ def test_of_a_cancelled_push_what_was_in_flight_is_told_apart() -> None:
         settle(of, 4, Ended("sent")),
     ]
     (group,), _ = pack(settlements, counted={"p"})
-    assert [(end, count, flew) for end, count, _, _, flew in group[8]] == [
+    assert [(end, count, flew) for end, count, _, _, flew in map(astuple, group.ends)] == [
         ("cancelled", 1, 1),
         ("cancelled", 1, 0),
         ("sent", 1, 1),
     ]
-    assert [(count, flew) for _, count, _, flew in group[9]] == [(1, 0), (1, 1)]
-    assert (group[5], group[14]) == ([0, 1, 4, 2, 3], 1)
+    assert [(count, flew) for _, count, _, flew in map(astuple, group.retries)] == [(1, 0), (1, 1)]
+    assert (group.indexes, group.counted) == ([0, 1, 4, 2, 3], 1)
     (other,), _ = pack(settlements, counted={"q"})
-    assert [(end, count, flew) for end, count, _, _, flew in other[8]] == [("cancelled", 2, 0), ("sent", 1, 0)]
+    assert [(end, count, flew) for end, count, _, _, flew in map(astuple, other.ends)] == [
+        ("cancelled", 2, 0),
+        ("sent", 1, 0),
+    ]
 
 
 def test_a_retry_says_whether_limits_have_counted_it() -> None:
@@ -295,7 +311,7 @@ def test_a_retry_says_whether_limits_have_counted_it() -> None:
             settle(of, 2, Retry(AT + 5, 1, counted=False), None),
         ]
     )
-    again = [decode_chunk(blob(encoded)) for _, _, encoded, _ in group[9]]
+    again = [decode_chunk(blob(encoded)) for _, _, encoded, _ in map(astuple, group.retries)]
     assert [([target.index for target in each.targets], each.counted) for each in again] == [
         ([0, 2], False),
         ([1], True),
@@ -308,7 +324,10 @@ def test_finished_entries_by_lane() -> None:
         EntryRef("shop", 0, "fcm", "urgent", "2-0"),
         EntryRef("shop", 0, "apns", "urgent", "3-0"),
     ]
-    assert pack_finished(refs) == [("apns", "urgent", ["1-0", "3-0"]), ("fcm", "urgent", ["2-0"])]
+    assert list(map(astuple, pack_finished(refs))) == [
+        ("apns", "urgent", ["1-0", "3-0"]),
+        ("fcm", "urgent", ["2-0"]),
+    ]
 
 
 def test_the_last_batch_is_known() -> None:
@@ -316,3 +335,18 @@ def test_the_last_batch_is_known() -> None:
     settlements = [settle(of, index, Ended("sent")) for index in range(5)]
     assert [(len(batch), last) for batch, last in batches(settlements, 2)] == [(2, False), (2, False), (1, True)]
     assert [(len(batch), last) for batch, last in batches([], 2)] == [(0, True)]
+
+
+@pytest.mark.parametrize("part", [Record, Group, EndOf, RetryOf, Note, Single, Finished])
+def test_the_script_takes_its_input_apart_as_it_is_typed(part: type[msgspec.Struct]) -> None:
+    text = scripts.load("settle").text
+    (told,) = re.findall(rf"^--   {part.__name__} +\{{ ([\w, \n-]+?) \}}", text, flags=re.MULTILINE)
+    fields = part.__struct_fields__
+    assert tuple(re.findall(r"\w+", told)) == fields
+    taken = [tuple(re.findall(r"\w+", names)) for names in re.findall(r"local ([\w, ]+?) =\s+unpack\(", text)]
+    # A name that a step has no use for is `_`.
+    assert fields in [
+        tuple(field if name == "_" else name for name, field in zip(names, fields, strict=True))
+        for names in taken
+        if len(names) == len(fields)
+    ]

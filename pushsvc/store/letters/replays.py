@@ -23,7 +23,7 @@ from ..config import DAY, StoreConfig
 from ..link.clock import Clock
 from ..link.link import Link
 from ..link.unreadable import readable
-from ..queue.settling import lua_string
+from ..queue.record import lua_string
 from ..revoke.presence import Presence
 from ..work.leases import Leases
 from .listing import LOOK, RedisLetters, first_id, fits, letters, shards_meant

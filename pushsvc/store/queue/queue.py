@@ -22,7 +22,6 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 from redis.exceptions import ResponseError
 
 from ...errors import StoreError
@@ -44,6 +43,7 @@ from .entries import Opener, Read, entries_of, entries_read
 from .lanes import LaneState
 from .lapses import take_lapsed
 from .letter import note_dropped
+from .record import Finished, Record, encode_record
 from .settling import Closed, batches, pack, pack_finished
 
 _SETTLE = 1000
@@ -60,8 +60,6 @@ _POLL = 0.05
 _RECOUNT = 60.0
 _RECOUNTED = 1000
 """Retries of a platform that are counted in one step, at most; with more of them they are left for later."""
-
-_pack = msgspec.msgpack.Encoder().encode
 
 
 class RedisQueue:
@@ -265,16 +263,16 @@ class RedisQueue:
         return applied
 
     async def _settle_once(
-        self, app: str, shard: int, settlements: Sequence[Settlement], closed: Closed, refs: list[Any]
+        self, app: str, shard: int, settlements: Sequence[Settlement], closed: Closed, refs: list[Finished]
     ) -> list[Any]:
         config = self._config
         now = self._clock()
         groups, singles = pack(settlements, closed, counted=self._counted)
         slot = slot_of(settlements, now)
         ttl, dead_ttl, answers_ttl = config.status_ttl * 1000, config.dead_ttl * 1000, ANSWERS_TTL * 1000
-        blob = _pack((now, ttl, dead_ttl, groups, singles, refs, slot, answers_ttl, config.dead_most(app)))
+        record = Record(now, ttl, dead_ttl, groups, singles, refs, slot, answers_ttl, config.dead_most(app))
         answer: list[Any] = await self._link.record(
-            "settle", [keys.pending(app, shard)], [keys.prefix(app, shard), blob]
+            "settle", [keys.pending(app, shard)], [keys.prefix(app, shard), encode_record(record)]
         )
         return answer
 

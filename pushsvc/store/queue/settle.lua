@@ -9,33 +9,25 @@
 -- What the provider said of tokens is counted a platform and slot of time, not a delivery: `sent` and `invalid` (its
 -- token is dead) are ends, and who leaves a receipt beyond the dead was suspect.
 --
+-- Each group goes through the same steps: fence, end, retry, account, letters.
+--
 -- KEYS  1 ps:T:pending
--- ARGV  1 prefix `ps:T:`; 2 MessagePack of
---         { now ms, status TTL ms, dead-letter TTL ms, groups, singles, finished, slot, answers' TTL ms, most dead
---           letters to keep, about }
---         group:    { push id, platform, lane, total, turn, indexes, first, mask, ends, retries, head, dead, receipts,
---                     asked, counted }
---           indexes  of all its deliveries, each once, those that end first, in the order of `ends` and `retries`
---           first, mask  '' or, of a large push, the bits of all of them from this byte of the bitmap on, see fence.lua
---           ends     { end, count, rows, together, flew }   of a small push a row for each: an encoded DeliveryRow;
---                    of a large one { index, member, index, member, .. }, none for those that need no row; `together`
---                    is 1 where a member has the rows of several, `flew` 1 where they were submitted, of a `counted`
---           retries  { due ms, count, chunk, flew }   the chunk is encoded, with its next turn in it
---           head     the encoded chunk without targets, for dead letters; else an empty string
---           dead, receipts   { place in indexes, blob }
---           asked    1 where the provider was asked; 0 for a dry run that it has no word for
---           counted  1 of a cancelled push whose deliveries in flight this dispatcher has counted, see heard.lua
---         singles:  { platform, lane, end, turn, { push id, row, push id, row, .. } }, of pushes with a total of 1 and
---                   index 0
---         finished: { platform, lane, entry ids }
---         slot:     the answers' instant in tens of seconds since the epoch
+-- ARGV  1 prefix `ps:T:`; 2 MessagePack of a Record, which record.py types. All times are ms.
+--   Record    { now, ttl, dead_ttl, groups, singles, finished, slot, answers_ttl, dead_most }
+--   Group     { push_id, platform, lane, total, turn, indexes, first, mask, ends, retries, head, dead, receipts, asked,
+--               counted }
+--   EndOf     { name, count, rows, together, flew }
+--   RetryOf   { due, count, chunk, flew }
+--   Note      { place, blob }
+--   Single    { platform, lane, name, turn, list }
+--   Finished  { platform, lane, entry_ids }
 -- Returns the number of settlements that took effect and of dead letters that had to make room, the oldest, then for
 -- each closed target of a retry: push id, index.
 
 -- include: fence
 -- include: retire
 
-local ENDS = { sent = 3, failed = 4, invalid = 5, expired = 6, suppressed = 7, cancelled = 8 } -- places in head
+local ENDS = { sent = 3, failed = 4, invalid = 5, expired = 6, suppressed = 7, cancelled = 8 } -- places in the status
 
 local prefix = ARGV[1]
 local now, ttl, dead_ttl, groups, singles, finished, slot, answers_ttl, dead_most = unpack(cmsgpack.unpack(ARGV[2]))
@@ -44,6 +36,10 @@ local answers = {} -- platform -> kind -> count
 local closed = {}
 local applied = 0
 local buried = false
+
+local function count_pending(field, change)
+  pending[field] = (pending[field] or 0) + change
+end
 
 local function count_answers(platform, kind, count)
   if count > 0 then
@@ -86,174 +82,212 @@ local function is_whole(id, index, open, ends, retries)
   return whole
 end
 
-local function settle(group)
-  local id, platform, lane, total, turn, index, first, mask, ends, retries, letter, dead, receipts, asked, counted =
-    unpack(group)
-  local head, open, bytes = fence(prefix, id, total, turn, index, first, mask)
-  local large = is_large(total)
-  local all = open == true
-  if not all and not is_whole(id, index, open, ends, retries) then
-    return
+-- One end of a small push: a row under each index.
+local function end_small(work, place, count, rows)
+  local fields, turns, hits = work.fields, work.turns, 0
+  for p = place + 1, place + count do
+    if work.all or work.open[p] then
+      local at, i = #fields, work.index[p]
+      hits = hits + 1
+      fields[at + 1], fields[at + 2] = i, rows[p - place]
+      if work.turn > 1 then
+        turns[#turns + 1] = i
+      end
+    end
   end
+  return hits
+end
 
-  local push = prefix .. 'p:' .. id
-  local ttl = ttl
-  local fields = { 'HSET', push, 'up', now }
-  local bits, rows, turns = {}, {}, {}
-  local ended, retried = 0, 0
-  local sent, invalid, landed = 0, 0, 0
-  local place = 0
+-- One end of a large push: a bit for each index, and the rows that it needs.
+local function end_large(work, place, count, rows)
+  local bits, kept, turns, hits = work.bits, work.rows, work.turns, 0
+  if work.bytes then
+    hits = count -- of a first turn, since nothing of the push is being retried
+  else
+    for p = place + 1, place + count do
+      if work.all or work.open[p] then
+        local at, i = #bits, work.index[p]
+        hits = hits + 1
+        bits[at + 1], bits[at + 2], bits[at + 3], bits[at + 4] = 'SET', 'u1', i, 1
+        if work.turn > 1 then
+          turns[#turns + 1] = i
+        end
+      end
+    end
+  end
+  if hits > 0 then
+    for k = 1, #rows, 2 do
+      if hits == count or work.open[place + (k + 1) / 2] then
+        local at = #kept
+        kept[at + 1], kept[at + 2] = rows[k], rows[k + 1]
+      end
+    end
+  end
+  return hits
+end
+
+-- Step `end`: what has ended, with its rows and counts. Returns the place of the last.
+local function finish(work, ends)
+  local head, fields, place = work.head, work.fields, 0
+  local end_one = work.large and end_large or end_small
   for e = 1, #ends do
-    local name, count, kept = unpack(ends[e])
-    local hits = 0
-    if all and bytes then
-      hits = count -- of a first turn, since nothing of the push is being retried
-    else
-      for p = place + 1, place + count do
-        if all or open[p] then
-          local i = index[p]
-          hits = hits + 1
-          if large then
-            local at = #bits
-            bits[at + 1], bits[at + 2], bits[at + 3], bits[at + 4] = 'SET', 'u1', i, 1
-          else
-            local at = #fields
-            fields[at + 1], fields[at + 2] = i, kept[p - place]
-          end
-          if turn > 1 then
-            turns[#turns + 1] = i
-          end
-        end
-      end
-    end
-    if large and hits > 0 then
-      for k = 1, #kept, 2 do
-        if hits == count or open[place + (k + 1) / 2] then
-          local at = #rows
-          rows[at + 1], rows[at + 2] = kept[k], kept[k + 1]
-        end
-      end
-    end
+    local name, count, rows, _, flew = unpack(ends[e])
+    local hits = end_one(work, place, count, rows)
     place = place + count
-    if name == 'sent' then
-      sent = hits
-    elseif name == 'invalid' then
-      invalid = hits
-    end
+    work.hits[name] = (work.hits[name] or 0) + hits
     if hits > 0 then
-      ended = ended + hits
-      landed = landed + hits * ends[e][5]
+      work.ended = work.ended + hits
+      work.landed = work.landed + hits * flew
       if head then
         local tally = tonumber(head[ENDS[name]] or 0) + hits
-        head[ENDS[name]] = tally
         local at = #fields
+        head[ENDS[name]] = tally
         fields[at + 1], fields[at + 2] = 'n:' .. name, tally
       end
     end
   end
+  return place
+end
 
-  if head and tonumber(head[ENDS.failed] or 0) > 0 then
-    ttl = math.max(ttl, dead_ttl) -- a replay opens the delivery again, and needs to know what has ended
-  end
-
-  local next_turns = {}
+-- Step `retry`: what goes again waits for its time, and its turn is recorded.
+local function retry(work, retries, place, key, lane)
+  local turns = work.next_turns
   for r = 1, #retries do
-    local due, count, chunk = unpack(retries[r])
-    if all or open[place + 1] then
-      landed = landed + count * retries[r][4]
-      redis.call('ZADD', prefix .. 'retry:' .. platform, due, lane .. ' ' .. string.format('%d ', count) .. chunk)
-      retried = retried + count
+    local due, count, chunk, flew = unpack(retries[r])
+    if work.all or work.open[place + 1] then
+      work.landed = work.landed + count * flew
+      work.retried = work.retried + count
+      redis.call('ZADD', key, due, lane .. ' ' .. string.format('%d ', count) .. chunk)
       for p = place + 1, place + count do
-        local at = #next_turns
-        next_turns[at + 1], next_turns[at + 2] = index[p], turn + 1
+        local at = #turns
+        turns[at + 1], turns[at + 2] = work.index[p], work.turn + 1
       end
     end
     place = place + count
   end
-  if ended + retried == 0 then
-    return
-  end
-  applied = applied + ended + retried
+end
 
-  if head then
-    -- A recorded turn means: this delivery is being retried. It goes when the delivery ends.
-    local retrying = tonumber(head[2] or 0)
-    if turn == 1 then
-      retrying = retrying + retried
+-- A recorded turn means: this delivery is being retried. It goes when the delivery ends.
+local function account_turns(work)
+  local fields, turns = work.fields, prefix .. 't:' .. work.id
+  if work.turn > 1 or work.retried > 0 then
+    local at = #fields
+    local change = work.turn == 1 and work.retried or -work.ended
+    fields[at + 1], fields[at + 2] = 'rt', tonumber(work.head[2] or 0) + change
+  end
+  if #work.turns > 0 then
+    redis.call('HDEL', turns, unpack(work.turns))
+  end
+  if work.retried > 0 then
+    redis.call('HSET', turns, unpack(work.next_turns))
+  end
+end
+
+local function account_marks(work, first)
+  if work.bytes then
+    redis.call('SETRANGE', prefix .. 'b:' .. work.id, first, work.bytes)
+  elseif #work.bits > 0 then
+    redis.call('BITFIELD', prefix .. 'b:' .. work.id, unpack(work.bits))
+  end
+  if #work.rows > 0 then
+    redis.call('ZADD', prefix .. 'r:' .. work.id, unpack(work.rows))
+  end
+end
+
+-- Step `account`: the push's status, turns, bits and rows. With its last delivery it is done, and has a lifetime.
+local function account(work, total, first, counted)
+  local id, head, fields = work.id, work.head, work.fields
+  local push = prefix .. 'p:' .. id
+  account_turns(work)
+  if work.large then
+    account_marks(work, first)
+  end
+  local over = 0
+  for at = 3, 8 do
+    over = over + tonumber(head[at] or 0)
+  end
+  local whole = total
+  if total == 0 then
+    -- While an audience is being expanded there is no total to be reached.
+    whole = head[1] ~= 'expanding' and tonumber(redis.call('HGET', push, 'n'))
+  end
+  if over == whole then
+    if head[1] == 'cancelled' then
+      redis.call('ZREM', prefix .. 'cancelled', id)
     else
-      retrying = retrying - ended
-    end
-    if turn > 1 or retried > 0 then
       local at = #fields
-      fields[at + 1], fields[at + 2] = 'rt', retrying
-    end
-    if #turns > 0 then
-      redis.call('HDEL', prefix .. 't:' .. id, unpack(turns))
-    end
-    if retried > 0 then
-      redis.call('HSET', prefix .. 't:' .. id, unpack(next_turns))
-    end
-    if large then
-      if bytes then
-        redis.call('SETRANGE', prefix .. 'b:' .. id, first, bytes)
-      elseif #bits > 0 then
-        redis.call('BITFIELD', prefix .. 'b:' .. id, unpack(bits))
-      end
-      if #rows > 0 then
-        redis.call('ZADD', prefix .. 'r:' .. id, unpack(rows))
-      end
-    end
-    local over = 0
-    for at = 3, 8 do
-      over = over + tonumber(head[at] or 0)
-    end
-    local whole = total
-    if total == 0 then
-      -- While an audience is being expanded there is no total to be reached.
-      whole = head[1] ~= 'expanding' and tonumber(redis.call('HGET', push, 'n'))
-    end
-    if over == whole then
-      if head[1] == 'cancelled' then
-        redis.call('ZREM', prefix .. 'cancelled', id)
-      else
-        local at = #fields
-        fields[at + 1], fields[at + 2] = 'st', 'done'
-      end
-    end
-    redis.call(unpack(fields))
-    if counted == 1 and head[1] == 'cancelled' and landed > 0 then
-      redis.call('HINCRBY', push, 'fi', -landed)
-    end
-    if over == whole then
-      retire(prefix, id, large, ttl)
+      fields[at + 1], fields[at + 2] = 'st', 'done'
     end
   end
+  redis.call(unpack(fields))
+  if counted == 1 and head[1] == 'cancelled' and work.landed > 0 then
+    redis.call('HINCRBY', push, 'fi', -work.landed)
+  end
+  if over == whole then
+    local failed = tonumber(head[ENDS.failed] or 0) > 0
+    -- A replay opens the delivery again, and needs to know what has ended.
+    retire(prefix, id, work.large, failed and math.max(ttl, dead_ttl) or ttl)
+  end
+end
 
-  local at = platform .. ':' .. lane
-  pending[at] = (pending[at] or 0) - ended
-  at = platform .. ':retry'
-  pending[at] = (pending[at] or 0) + retried
-
+-- Step `letters`: what failed for good is kept for a replay. `head` is what such dead letters have in common.
+local function bury(work, dead, platform, head)
   for d = 1, #dead do
-    if all or open[dead[d][1]] then
-      if letter then
-        redis.call('HSETNX', prefix .. 'm:' .. id, platform, letter)
-        redis.call('PEXPIRE', prefix .. 'm:' .. id, dead_ttl)
-        letter = nil
+    local place, blob = unpack(dead[d])
+    if work.all or work.open[place] then
+      if head then
+        redis.call('HSETNX', prefix .. 'm:' .. work.id, platform, head)
+        redis.call('PEXPIRE', prefix .. 'm:' .. work.id, dead_ttl)
+        head = nil
       end
-      redis.call('XADD', prefix .. 'dead', 'MINID', '~', string.format('%d', now - dead_ttl), '*', 'd', dead[d][2])
+      redis.call('XADD', prefix .. 'dead', 'MINID', '~', string.format('%d', now - dead_ttl), '*', 'd', blob)
       buried = true
     end
   end
+end
+
+-- And feedback is told of tokens that are dead or suspect. Returns of how many.
+local function report(work, receipts)
   local told = 0
   for r = 1, #receipts do
-    if all or open[receipts[r][1]] then
+    local place, blob = unpack(receipts[r])
+    if work.all or work.open[place] then
       told = told + 1
-      redis.call('XADD', prefix .. 'receipts', '*', 'r', receipts[r][2])
+      redis.call('XADD', prefix .. 'receipts', '*', 'r', blob)
     end
   end
+  return told
+end
+
+local function settle(group)
+  local push_id, platform, lane, total, turn, indexes, first, mask, ends, retries, head, dead, receipts, asked, counted =
+    unpack(group)
+  local status, open, bytes = fence(prefix, push_id, total, turn, indexes, first, mask)
+  if open ~= true and not is_whole(push_id, indexes, open, ends, retries) then
+    return
+  end
+  local work = {
+    id = push_id, turn = turn, index = indexes, large = is_large(total), head = status,
+    open = open, all = open == true, bytes = bytes,
+    fields = { 'HSET', prefix .. 'p:' .. push_id, 'up', now }, bits = {}, rows = {}, turns = {}, next_turns = {},
+    hits = {}, ended = 0, retried = 0, landed = 0,
+  }
+  local place = finish(work, ends)
+  retry(work, retries, place, prefix .. 'retry:' .. platform, lane)
+  if work.ended + work.retried == 0 then
+    return
+  end
+  applied = applied + work.ended + work.retried
+  if status then
+    account(work, total, first, counted)
+  end
+  count_pending(platform .. ':' .. lane, -work.ended)
+  count_pending(platform .. ':retry', work.retried)
+  bury(work, dead, platform, head)
+  local told = report(work, receipts)
   if asked == 1 then
-    count_answers(platform, 'sent', sent)
+    local invalid = work.hits.invalid or 0
+    count_answers(platform, 'sent', work.hits.sent or 0)
     count_answers(platform, 'dead', invalid)
     count_answers(platform, 'suspect', told - invalid)
   end
@@ -303,8 +337,7 @@ for s = 1, #singles do
   local platform, lane, name, turn, list = unpack(singles[s])
   local ended = settle_singles(name, turn, list)
   applied = applied + ended
-  local at = platform .. ':' .. lane
-  pending[at] = (pending[at] or 0) - ended
+  count_pending(platform .. ':' .. lane, -ended)
   if name == 'sent' then
     count_answers(platform, 'sent', ended)
   end
@@ -325,10 +358,10 @@ for platform, kinds in pairs(answers) do
 end
 if #closed == 0 then
   for f = 1, #finished do
-    local platform, lane, ids = unpack(finished[f])
+    local platform, lane, entry_ids = unpack(finished[f])
     local stream = prefix .. 'q:' .. platform .. ':' .. lane
-    redis.call('XACK', stream, 'dispatch', unpack(ids))
-    redis.call('XDEL', stream, unpack(ids))
+    redis.call('XACK', stream, 'dispatch', unpack(entry_ids))
+    redis.call('XDEL', stream, unpack(entry_ids))
   end
 end
 local dropped = 0

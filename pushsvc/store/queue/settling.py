@@ -19,6 +19,7 @@ import msgspec
 
 from ...model.codec import encode_chunk, encode_receipt, encode_row, encode_rows
 from ...model.delivery import (
+    End,
     Ended,
     Receipt,
     Retry,
@@ -27,11 +28,12 @@ from ...model.delivery import (
     TokenDead,
     TokenSuspect,
 )
-from ...model.push import Chunk, Target
+from ...model.push import Chunk, Lane, Platform, Target
 from ...model.status import DeliveryRow
 from ...ports.entries import EntryRef
 from ..keys import SMALL, is_large
 from .letter import DeadLetter, encode_dead
+from .record import EndOf, Finished, Group, Note, RetryOf, Single, lua_string
 
 Again: TypeAlias = tuple[int, str, bool, bool]
 """What retries that travel together have in common: the attempt, the part of the route that they wait for, whether the
@@ -48,14 +50,6 @@ Closed: TypeAlias = set[tuple[str, int]]
 """Push id and index of deliveries that the store has closed."""
 
 
-def lua_string(blob: bytes) -> msgspec.Raw:
-    """Bytes as MessagePack's `str`: the `cmsgpack` of Redis and Valkey does not know its `bin`."""
-    size = len(blob)
-    if size < 256:
-        return msgspec.Raw(b"\xd9" + size.to_bytes(1, "big") + blob)
-    return msgspec.Raw(b"\xdb" + size.to_bytes(4, "big") + blob)
-
-
 class _End:
     """Deliveries of a chunk that have ended alike: their indexes, and the rows of those that need one."""
 
@@ -65,15 +59,15 @@ class _End:
         self.places: list[int] = []
         self.rows: list[tuple[int, DeliveryRow]] = []
 
-    def packed(self, end: str, flew: int, *, large: bool) -> tuple[str, int, list[Any], int, int]:
+    def packed(self, end: str, flew: int, *, large: bool) -> EndOf:
         rows = self.rows
         if not large:
-            return end, len(self.places), [lua_string(encode_row(row)) for _, row in rows], 0, flew
+            return EndOf(end, len(self.places), [lua_string(encode_row(row)) for _, row in rows], 0, flew)
         # What is not `sent` may be taken back one by one, by a replay.
         together = int(end == "sent" and bool(rows))
         members = [rows] if together else [[row] for row in rows]
         kept = [word for some in members for word in (some[0][0], lua_string(member_of(some)))]
-        return end, len(self.places), kept, together, flew
+        return EndOf(end, len(self.places), kept, together, flew)
 
 
 class _Group:
@@ -95,8 +89,8 @@ class _Group:
         self.dead: list[tuple[int, msgspec.Raw]] = []
         self.receipts: list[tuple[int, msgspec.Raw]] = []
 
-    def packed(self) -> list[Any]:
-        """The group in the shape that settle.lua documents."""
+    def packed(self) -> Group:
+        """The group as settle.lua reads it."""
         chunk = self.chunk
         large = is_large(chunk.total)
         indexes: list[int] = []
@@ -110,11 +104,11 @@ class _Group:
             for due_at, targets in together(waiting):
                 indexes += [target.index for target in targets]
                 again = again_as(chunk, targets, Retry(due_at, attempt, part, counted))
-                retries.append((due_at, len(targets), lua_string(encode_chunk(again)), int(flew)))
+                retries.append(RetryOf(due_at, len(targets), lua_string(encode_chunk(again)), int(flew)))
         # Few deliveries have either, so this is seldom made.
         places = {index: place for place, index in enumerate(indexes, 1)} if self.dead or self.receipts else {}
         letter = encode_chunk(msgspec.structs.replace(chunk, targets=())) if self.dead else b""
-        return [
+        return Group(
             chunk.push_id,
             chunk.platform,
             chunk.lane,
@@ -126,11 +120,11 @@ class _Group:
             ends,
             retries,
             lua_string(letter),
-            [(places[index], blob) for index, blob in self.dead],
-            [(places[index], blob) for index, blob in self.receipts],
+            [Note(places[index], blob) for index, blob in self.dead],
+            [Note(places[index], blob) for index, blob in self.receipts],
             int(self.asked),
             int(self.counted),
-        ]
+        )
 
 
 def mask_of(indexes: Sequence[int]) -> tuple[int, bytes]:
@@ -156,13 +150,13 @@ def member_of(rows: Sequence[tuple[int, DeliveryRow]]) -> bytes:
 
 def pack(
     settlements: Iterable[Settlement], closed: Closed | None = None, *, counted: Collection[str] = ()
-) -> tuple[list[list[Any]], list[tuple[Any, ...]]]:
+) -> tuple[list[Group], list[Single]]:
     """The `groups` and the `singles` of one app shard, less what is known to be closed.
 
     `counted` are the cancelled pushes of which it was told how many deliveries are in flight.
     """
     groups: dict[int, _Group] = {}
-    singles: dict[tuple[str, str, str, int], list[Any]] = {}
+    singles: dict[tuple[Platform, Lane, End, int], list[Any]] = {}
     for settlement in settlements:
         delivery = settlement.delivery
         chunk = delivery.chunk
@@ -213,15 +207,15 @@ def pack(
         if spoken:
             receipt = receipt_of(settlement, cast(TokenDead | TokenSuspect, outcome))
             group.receipts.append((target.index, lua_string(encode_receipt(receipt))))
-    return [group.packed() for group in groups.values()], [(*kind, flat) for kind, flat in singles.items()]
+    return [group.packed() for group in groups.values()], [Single(*kind, flat) for kind, flat in singles.items()]
 
 
-def pack_finished(refs: Iterable[EntryRef]) -> list[tuple[str, str, list[str]]]:
+def pack_finished(refs: Iterable[EntryRef]) -> list[Finished]:
     """Entries to acknowledge, by platform and lane."""
-    found: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[Platform, Lane], list[str]] = {}
     for ref in refs:
         found.setdefault((ref.platform, ref.lane), []).append(ref.entry_id)
-    return [(platform, lane, ids) for (platform, lane), ids in found.items()]
+    return [Finished(*place, ids) for place, ids in found.items()]
 
 
 def batches(settlements: Sequence[Settlement], size: int) -> Iterator[tuple[Sequence[Settlement], bool]]:

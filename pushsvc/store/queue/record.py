@@ -1,0 +1,119 @@
+"""What `settle.lua` reads, field by field: its input is typed here, once.
+
+The script takes each of these apart by the same names in the same order, and a test compares the two. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from ...model.push import Lane, Platform
+
+
+def lua_string(blob: bytes) -> Raw:
+    """Bytes as MessagePack's `str`: the `cmsgpack` of Redis and Valkey does not know its `bin`."""
+    size = len(blob)
+    if size < 256:
+        return Raw(b"\xd9" + size.to_bytes(1, "big") + blob)
+    return Raw(b"\xdb" + size.to_bytes(4, "big") + blob)
+
+
+class EndOf(Struct, frozen=True, array_like=True, gc=False):
+    """Deliveries of a group that have ended alike."""
+
+    name: str
+    count: int
+    rows: list[Any]
+    """Of a small push an encoded DeliveryRow for each. Of a large one index, member, index, member, .. of those that
+    need a row."""
+    together: int
+    """1 where a member has the rows of several deliveries."""
+    flew: int
+    """1 where they were submitted, of a `counted` group."""
+
+
+class RetryOf(Struct, frozen=True, array_like=True, gc=False):
+    """Deliveries of a group that go again together."""
+
+    due: int
+    """Unix milliseconds."""
+    count: int
+    chunk: Raw
+    """Encoded, with its next turn in it."""
+    flew: int
+    """1 where they were submitted, of a `counted` group."""
+
+
+class Note(Struct, frozen=True, array_like=True, gc=False):
+    """A dead letter or a receipt, with the place of its delivery in the group's `indexes`, from 1."""
+
+    place: int
+    blob: Raw
+
+
+class Group(Struct, frozen=True, array_like=True, gc=False):
+    """What is to be recorded of the deliveries of one chunk."""
+
+    push_id: str
+    platform: Platform
+    lane: Lane
+    total: int
+    turn: int
+    indexes: list[int]
+    """Of all its deliveries, each once, those that end first, in the order of `ends` and `retries`."""
+    first: int
+    mask: Raw
+    """Empty or, of a large push, the bits of all `indexes` from the byte `first` of the bitmap on: see fence.lua."""
+    ends: list[EndOf]
+    retries: list[RetryOf]
+    head: Raw
+    """The encoded chunk without targets where there are dead letters, else empty."""
+    dead: list[Note]
+    receipts: list[Note]
+    asked: int
+    """1 where the provider was asked; 0 of a dry run that it has no word for."""
+    counted: int
+    """1 of a cancelled push whose deliveries in flight this dispatcher has counted: see heard.lua."""
+
+
+class Single(Struct, frozen=True, array_like=True, gc=False):
+    """Ends of pushes with a total of 1, of index 0, that leave no more than a row."""
+
+    platform: Platform
+    lane: Lane
+    name: str
+    turn: int
+    list: list[Any]
+    """Push id, encoded row, push id, encoded row, .."""
+
+
+class Finished(Struct, frozen=True, array_like=True, gc=False):
+    """Entries of one lane to acknowledge."""
+
+    platform: Platform
+    lane: Lane
+    entry_ids: list[str]
+
+
+class Record(Struct, frozen=True, array_like=True, gc=False):
+    """One atomic step. Instants are Unix milliseconds, lifetimes milliseconds."""
+
+    now: int
+    ttl: int
+    """Lifetime of a status once all its deliveries have ended."""
+    dead_ttl: int
+    groups: Sequence[Group]
+    singles: Sequence[Single]
+    finished: Sequence[Finished]
+    slot: int
+    """The instant of the providers' answers, in tens of seconds since the epoch."""
+    answers_ttl: int
+    dead_most: int
+    """Dead letters to keep, about."""
+
+
+encode_record = msgspec.msgpack.Encoder().encode
