@@ -8,11 +8,9 @@ credentials were refused.
 
 from __future__ import annotations
 
-import asyncio
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from msgspec import Struct, structs
 
-from ..errors import ConfigError, CredentialError, StoreError, StoreUnavailable
+from ..errors import ConfigError, StoreError, StoreUnavailable
 from .files import FileFailed, temporary_folder
 from .output import Json, counted, print_json, print_table
 from .running import run
@@ -28,20 +26,8 @@ from .running import run
 if TYPE_CHECKING:
     from ..model.access import ApiKey
     from ..ports.removed import RemovedRoute
+    from ..ports.store import Inspection, Store
     from ..settings import Settings
-    from ..store import Store
-
-NEEDED_COMMANDS = ("XAUTOCLAIM", "XADD", "XREADGROUP", "XPENDING", "XCLAIM", "BITFIELD", "ZADD", "HSET", "EVALSHA")
-"""The newest of them is XAUTOCLAIM: Redis 6.2, and every Valkey."""
-
-_MISSING_COMMANDS = """
-local missing = {}
-for _, name in ipairs(ARGV) do
-  if not redis.call('COMMAND', 'INFO', name)[1] then missing[#missing + 1] = name end
-end
-return missing
-"""
-# Asked in a script because redis-py 8.1 fails on the answer for a command that there is not.
 
 NOBODYS = "0" * 64
 """The SHA-256 of the key in `config/example.toml`."""
@@ -117,32 +103,24 @@ async def _store(settings: Settings) -> list[Row]:
     behind.
     """
     from ..ports.provider import REMOVED
-    from ..runtime import embedded_fsync, open_running_store, routes_of, running_store_url, store_config
-    from ..store import open_embedded, open_store
+    from ..runtime import open_running_store, open_trial_store, routes_of, running_store_url
 
     where = settings.redis.shown or f"embedded under {settings.store.data_dir}"
     try:
-        with ExitStack() as trial:
+        async with AsyncExitStack() as opened:
             runs = bool(await running_store_url(settings))
             if runs:
-                opened = open_running_store(settings)
+                opening = open_running_store(settings)
             else:
                 where += ", not running"
-                folder = trial.enter_context(temporary_folder("pushsvc-check-", settings.store.data_dir))
-                fsync = embedded_fsync(settings)
-                url = await asyncio.to_thread(lambda: trial.enter_context(open_embedded(Path(folder), fsync=fsync)))
-                opened = open_store(url, store_config(settings))
-            async with opened as store:
-                server = await _permitted(store, "INFO")
-                missing = await _permitted(store, "EVAL", _MISSING_COMMANDS, 0, *NEEDED_COMMANDS)
-                forbidden = [] if missing is None else await store.forbidden()
-                apart = await clocks_apart(store)
-                durable = [await _durable(store, settings)]
-                removed = judge_removed(settings, await store.removed(routes_of(settings), anywhere=False))
-                held = judge_held(
-                    {name: why for name, why in (await store.held()).items() if not why.startswith(REMOVED)}
-                )
-                keys = judge_keys(settings, await store.keys.all() if runs else None)
+                folder = opened.enter_context(temporary_folder("pushsvc-check-", settings.store.data_dir))
+                opening = open_trial_store(settings, Path(folder))
+            store = await opened.enter_async_context(opening)
+            server = await store.inspect()
+            durable = [await _durable(store, settings)]
+            removed = judge_removed(settings, await store.removed(routes_of(settings), anywhere=False))
+            held = judge_held({name: why for name, why in (await store.held()).items() if not why.startswith(REMOVED)})
+            keys = judge_keys(settings, await store.keys.all() if runs else None)
     except ConfigError as error:
         return [Row(error.path, "error", error.message, error.mend)]
     except StoreError as error:
@@ -152,29 +130,15 @@ async def _store(settings: Settings) -> list[Row]:
     except FileFailed as error:
         return [Row("store.data_dir", "error", f"no store can be tried: {error}", "name another folder")]
     return [
-        *judge_server(where, server, missing),
-        *judge_permissions(forbidden),
-        *judge_clocks(apart),
+        *judge_server(where, server),
+        *judge_permissions(server.forbidden),
+        *judge_clocks(server.ahead),
         *durable,
         *_data_dir(settings),
         *keys,
         *held,
         *removed,
     ]
-
-
-async def _permitted(store: Store, *command: Any) -> Any:
-    """Return the answer to a command, or None if this Redis user may not run it.
-
-    The service needs none of these commands.
-    """
-    try:
-        return await store.link.call(*command)
-    except StoreError as error:
-        told = str(error).lower()
-        if "permission" in told or "can't run this command" in told:  # the latter within a script
-            return None
-        raise
 
 
 def judge_permissions(forbidden: Sequence[str]) -> Iterator[Row]:
@@ -187,13 +151,6 @@ def judge_permissions(forbidden: Sequence[str]) -> Iterator[Row]:
             "had written",
             f"allow them: ACL SETUSER .. ~ps:* {' '.join(f'+{name.lower()}' for name in forbidden)}",
         )
-
-
-async def clocks_apart(store: Store) -> float:
-    """Return by how many seconds the clock of Redis is ahead of this machine's."""
-    before = time.time()
-    at: int = await store.link.script("now", ["ps:check"], [])
-    return at / 1000 - (before + time.time()) / 2
 
 
 def judge_clocks(apart: float) -> Iterator[Row]:
@@ -254,9 +211,9 @@ async def _durable(store: Store, settings: Settings) -> Row:
             await store.pushes.ping()
         except StoreUnavailable as error:
             return Row("queue.durability", "error", str(error), "see the README on Redis that fails over")
-        return Row("queue.durability", "ok", store.link.promise_is)
+        return Row("queue.durability", "ok", store.promise)
     try:
-        seconds = await store.pushes.require_durable(settings.apps or ("check",))
+        seconds = await store.require_durable(settings.apps or ("check",))
     except ConfigError as error:
         return Row(error.path, "error", error.message, error.mend)
     return Row("queue.durability", "ok", f"fsync: a flush takes {seconds:.2f} s here, so much later answers a POST")
@@ -274,20 +231,21 @@ def _data_dir(settings: Settings) -> Iterator[Row]:
         )
 
 
-def judge_server(where: str, server: dict[str, Any] | None, missing: list[bytes] | None) -> Iterator[Row]:
-    """Yield rows for the INFO of a server and the commands that it lacks. None: this user may not read them. Pure."""
-    if server is None or missing is None:
+def judge_server(where: str, server: Inspection) -> Iterator[Row]:
+    """Yield rows for the INFO of a server and the commands that it lacks. Pure."""
+    if server.info is None or server.missing is None:
         what = (
             f"{where}: this user may not run INFO or COMMAND: its version, memory policy and files were not looked at"
         )
         yield Row("redis", "warning", what, "allow them: ACL SETUSER .. +info +command")
         return
     # A cluster may answer once a node: {node: its INFO}.
-    info = next((each for each in server.values() if isinstance(each, dict) and "redis_version" in each), server)
+    nodes = (each for each in server.info.values() if isinstance(each, dict) and "redis_version" in each)
+    info = next(nodes, server.info)
     name = "Valkey" if info.get("server_name") == "valkey" or "valkey_version" in info else "Redis"
     version = info.get("valkey_version") or info.get("redis_version") or "of unknown version"
-    if missing:
-        names = ", ".join(each.decode() for each in missing)
+    if server.missing:
+        names = ", ".join(server.missing)
         yield Row("redis", "error", f"{where}: {name} {version} lacks {names}", "use Redis 6.2 or newer, or Valkey")
     else:
         yield Row("redis", "ok", f"{where}: {name} {version}")
@@ -316,16 +274,10 @@ def judge_server(where: str, server: dict[str, Any] | None, missing: list[bytes]
 
 
 def _credentials(settings: Settings) -> Iterator[Row]:
-    from ..providers import REGISTRY
+    from ..runtime import check_credentials
 
-    for name, app in settings.apps.items():
-        for platform, config in app.providers.items():
-            part = f"apps.{name}.{platform}"
-            try:
-                for finding in REGISTRY[platform].check(config):
-                    yield Row(part, finding.level, finding.what, finding.mend, finding.expires)
-            except CredentialError as error:
-                yield Row(part, "error", f"{error.path}: {error.message}", error.mend)
+    for part, finding in check_credentials(settings):
+        yield Row(part, finding.level, finding.what, finding.mend, finding.expires)
 
 
 async def _webhooks(settings: Settings) -> list[Row]:

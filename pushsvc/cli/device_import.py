@@ -122,10 +122,9 @@ def import_devices(
 def rules_of(settings: Settings, app: str) -> Rules:
     """Return the rules that validate the devices of the app, here and in the API."""
     from ..api.pushes.faults import Rules
-    from ..providers import REGISTRY
+    from ..runtime import renderers
 
-    renderers = {kind.platform: kind.renderer for kind in REGISTRY.values()}
-    return Rules.of(app, frozenset(settings.apps[app].providers), renderers)
+    return Rules.of(app, frozenset(settings.apps[app].providers), renderers())
 
 
 async def _import(

@@ -98,11 +98,10 @@ def unsuppress(
 
 async def _find(settings: Settings, apps: list[str], device_id: str) -> list[dict[str, Any]]:
     from ..runtime import open_running_store
-    from ..store import token_hash
 
     async with open_running_store(settings) as store:
         return [
-            _document(app, device, token_hash(store.hash_key, device.token))
+            _document(app, device, store.token_hash(device.token))
             for app in apps
             if (device := await store.registry.get(app, device_id)) is not None
         ]

@@ -75,11 +75,9 @@ def chosen(push: str, platform: str, reason: str, since: str, until: str) -> Dea
 def require_platform(platform: str) -> None:
     """End with wrong usage (2) if the platform is unknown."""
     if platform:
-        from ..model.routing import platform_of
-        from ..providers import REGISTRY
+        from ..runtime import renderers
 
-        # An app's account for the sandbox is a route of its own; its deliveries are the platform's like all others.
-        known = list(dict.fromkeys(map(platform_of, REGISTRY)))
+        known = renderers()
         if platform not in known:
             raise typer.BadParameter(f"--platform: unknown platform {platform!r}; there are {', '.join(known)}")
 

@@ -13,7 +13,8 @@ from msgspec import Struct, field
 from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
-    from ..store import Gauges, Worker
+    from ..ports.figures import Gauges
+    from ..ports.workers import Worker
 
 OUTCOMES = ("sent", "failed", "invalid", "expired", "suppressed", "cancelled")
 

@@ -13,12 +13,12 @@ from ..errors import StoreError, Unreadable
 from ..model.codec import CodecError
 from ..ports.cleanup import ClocksApart
 from ..ports.expansion import Waiting
-from ..runtime import Current, cleanup_plan, route_table, store_config
+from ..ports.store import Store
+from ..runtime import Current, cleanup_plan, connect, route_table
 from ..settings import Settings
 from ..stages.cleanup import Progress, clean, holding, process_name
 from ..stages.expand import fanout
 from ..stages.expand.turns import Turns
-from ..store import Store, open_store
 from ..telemetry import REPLAYED, get_logger
 
 STEP = 500
@@ -80,7 +80,7 @@ async def replay(context: Context, app: str, job: str) -> dict[str, int]:
 
     Killed at any point, it goes on where its last step ended. What was moved in this slice.
     """
-    async with open_store(context.store_url, store_config(context.settings)) as store:
+    async with connect(context.store_url, context.settings) as store:
         try:
             return await _replay(context, store, app, job)
         except Unreadable:
@@ -152,7 +152,7 @@ async def expand(context: Context) -> dict[str, int]:
     """
     settings, turn, made = context.settings, Turn(context), 0
     full: set[str] = set()
-    async with open_store(context.store_url, store_config(settings)) as store:
+    async with connect(context.store_url, settings) as store:
         lapsed = await store.expansions.lapsed(await removed_apps(store, settings))
         while not turn.over:
             waiting = [each for each in (*await store.expansions.due(settings.apps), *lapsed) if each.app not in full]
@@ -235,7 +235,7 @@ async def cleanup(context: Context) -> dict[str, int]:
     Killed at any point, it goes on where its last step began.
     """
     settings, turn = context.settings, Turn(context, BACKGROUND)
-    async with open_store(context.store_url, store_config(settings)) as store:
+    async with connect(context.store_url, settings) as store:
         cleanups, owner = store.cleanups, process_name()
         async with holding(cleanups, owner, lease=settings.jobs.takeover) as lost:
             record = await cleanups.record()
@@ -271,7 +271,7 @@ async def erase(context: Context, app: str) -> bool:
     Killed at any point, it goes on where its last step began.
     """
     turn = Turn(context)
-    async with open_store(context.store_url, store_config(context.settings)) as store:
+    async with connect(context.store_url, context.settings) as store:
         return await store.erasures.work(app, stopping=lambda: turn.over)
 
 

@@ -30,10 +30,9 @@ from rq.job import Job
 
 from .. import runtime, telemetry
 from ..errors import StoreError, StoreUnavailable
+from ..ports.store import Store
 from ..runtime.reload import ask_all, versions
 from ..settings import Settings
-from ..store import Store, open_store
-from ..store.link.connect import open_sync_redis
 from .functions import FUNCTIONS, Context, removed_apps
 from .webhooks import MOST, WebhookTasks
 from .worker import JobsWorker, make_job_class, make_queue, make_worker
@@ -135,7 +134,7 @@ def run_jobs(
         runtime.quiet_gc()
         listening(f"queue {QUEUE} as {name}")
         for turn in count():
-            queue = make_queue(QUEUE, open_sync_redis(settings.jobs.url or store_url, name=name), job_class)
+            queue = make_queue(QUEUE, runtime.open_sync_redis(settings.jobs.url or store_url, name=name), job_class)
             try:
                 queue.connection.ping()
                 telemetry.REDIS.end("jobs")
@@ -188,9 +187,9 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
         watch(gone)
         async with AsyncExitStack() as stack:
             url = await stack.enter_async_context(runtime.redis_url(settings))
-            connection = open_sync_redis(settings.jobs.url or url, name=f"{name}:schedule")
+            connection = runtime.open_sync_redis(settings.jobs.url or url, name=f"{name}:schedule")
             stack.callback(connection.close)
-            store = await stack.enter_async_context(open_store(url, runtime.store_config(settings)))
+            store = await stack.enter_async_context(runtime.connect(url, settings))
             await runtime.serve_part_metrics(stack, current, "jobs", store)
             telling_jobs = runtime.telling(
                 store, "jobs", lambda: current.settings.apps, lambda: runtime.routes_of(current.settings)

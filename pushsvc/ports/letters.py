@@ -83,3 +83,51 @@ class DeadLetters(Protocol):
         """Move no more of its dead letters; a step that is under way ends. What was moved is on its way. A replay that
         has ended stays as it is. None: no such replay."""
         ...
+
+
+class ReplayStep(Struct, frozen=True):
+    """What one step of a replay did."""
+
+    moved: int = 0
+    skipped: int = 0
+    over: bool = False
+    """Nothing is left to do."""
+    lost: bool = False
+    """Another process runs this replay; leave it to that one."""
+
+
+class Replays(DeadLetters, Protocol):
+    """Dead letters and the execution of their replays. A replay that nobody works on is taken up again when it is due,
+    and goes on where its last step ended."""
+
+    async def unfinished(self, *, due: bool = True) -> list[tuple[str, str]]:
+        """Return app and job of the replays that are not done; with `due` those only that nobody works on."""
+        ...
+
+    async def keep(self, app: str, job: str, *, lease: int) -> None:
+        """Report that somebody works on a replay for the next `lease` ms; 0: nobody does."""
+        ...
+
+    async def due_at(self, app: str, job: str) -> int:
+        """Return when the next step was due by the replay's rate, Unix ms; 0 before the first."""
+        ...
+
+    async def put_off(self, app: str, job: str, due: int) -> None:
+        """Let the next step be due at this instant (Unix ms); nobody works on the replay until then."""
+        ...
+
+    async def step(self, app: str, job: str, *, most: int) -> ReplayStep:
+        """Put up to `most` deliveries back into their lanes, in one atomic step."""
+        ...
+
+    async def finish(self, app: str, job: str, error: str = "") -> None:
+        """Record that the replay is done, or has failed with `error`."""
+        ...
+
+    async def turn(self, name: str, owner: str, seconds: float) -> bool:
+        """Return whether `owner` may do, for that many seconds, what one process of all does."""
+        ...
+
+    async def give_back(self, name: str, owner: str) -> None:
+        """Let any process have the turn that `owner` has and could not use."""
+        ...

@@ -14,9 +14,9 @@ from msgspec import Struct
 
 from ..model.push import Platform
 from . import apns, fcm
-from .kind import Finding, ProviderKind, no_environment, no_limits
+from .kind import ProviderKind, no_environment, no_limits
 
-__all__ = ["REGISTRY", "Finding", "ProviderKind"]
+__all__ = ["REGISTRY", "ProviderKind"]
 
 
 def _kinds(package: ModuleType) -> dict[Platform, ProviderKind]:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from ..errors import CredentialError
+from ..model.finding import Finding
 from ..net.proxy import proxy_for
 from ..net.tls import client_context
 from .files import as_finding
-from .kind import Finding
 
 
 def endpoint_fault(url: str) -> str:

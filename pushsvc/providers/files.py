@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 from ..errors import CredentialError
-from .kind import Finding
+from ..model.finding import Finding
 
 
 def read_credential(path: str, key: str) -> bytes:

@@ -1,29 +1,19 @@
-"""What every provider brings: the shape of a registry line, and of what `check` finds."""
+"""What every provider brings: the shape of a registry line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
 from ..model.devices import Environment
+from ..model.finding import Finding
 from ..model.push import Platform, Route
 from ..model.rates import AccountLimits
 from ..ports.channels import ChannelAccount
 from ..ports.provider import Provider, Renderer
-
-
-class Finding(Struct, frozen=True):
-    """One thing that `check` saw about a credential, with the mend where there is something to mend."""
-
-    level: Literal["ok", "warning", "error"]
-    what: str
-    """One sentence; never holds key material."""
-    mend: str = ""
-    expires: float | None = None
-    """Unix seconds at which the credential ends, where it does."""
 
 
 class OpenProvider(Protocol):

@@ -3,6 +3,7 @@
     configuration.py  the file and the environment, with the providers' own sections
     plans.py          the configuration in the words of each part: pure
     store.py          the store that it names, or an embedded one
+    providers.py      what others ask of the providers: how they render, whether credentials are usable
     parts.py          one process's work each
     figures.py        what `/metrics` shows of Redis
     workers.py        which processes live, and what nobody serves
@@ -39,13 +40,17 @@ from .plans import (
     routes_of,
     webhook_configs,
 )
+from .providers import check_credentials, renderers
 from .store import (
     EMBEDDED_LOOK,
     EMBEDDED_START,
+    connect,
     embedded_fsync,
     open_configured_store,
     open_existing_store,
     open_running_store,
+    open_sync_redis,
+    open_trial_store,
     own_embedded,
     redis_url,
     require_durability,
@@ -69,6 +74,11 @@ __all__ = [
     "open_existing_store",
     "running_store_url",
     "open_running_store",
+    "open_trial_store",
+    "open_sync_redis",
+    "connect",
+    "renderers",
+    "check_credentials",
     "api_apps",
     "retry_policy",
     "dispatch_config",

@@ -14,10 +14,12 @@ from .. import telemetry
 from ..errors import StoreUnavailable
 from ..model.push import LANES
 from ..ports.cleanup import CleanupRecord
+from ..ports.figures import Gauges
+from ..ports.store import Store
 from ..ports.webhooks import Standing
+from ..ports.workers import Worker
 from ..settings import Settings
 from ..stages import feedback, webhooks
-from ..store import Gauges, Store, Worker
 from .plans import feedback_config, routes_of, webhook_configs
 
 PARTS = ("serve", "dispatch", "feedback", "jobs")

@@ -20,11 +20,10 @@ from ..errors import StoreError, StoreUnavailable
 from ..model.documents import instant
 from ..model.push import Route
 from ..ports.removed import RemovedRoute
-from ..providers import REGISTRY
+from ..ports.store import Store
 from ..settings import Settings
 from ..stages import feedback
 from ..stages.dispatch import Dispatcher
-from ..store import Store, open_store, token_hash
 from .accounts import Accounts, removal_of
 from .channels import OpenedChannels
 from .configuration import load_settings
@@ -37,14 +36,9 @@ from .plans import (
     route_limits,
     routes_of,
 )
+from .providers import renderers
 from .reload import refused_since, unapplied, versions
-from .store import (
-    log_durability,
-    open_configured_store,
-    redis_url,
-    require_durability,
-    store_config,
-)
+from .store import connect, log_durability, open_configured_store, redis_url, require_durability
 from .workers import read_unserved, telling, watching
 
 REFUSED = (
@@ -75,7 +69,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
     raise_file_limit()
     current = Current(settings)
     channels = OpenedChannels(lambda: current.settings.apps, request_timeout=settings.retry.request_timeout)
-    async with redis_url(settings) as url, open_store(url, store_config(settings)) as store, channels:
+    async with redis_url(settings) as url, connect(url, settings) as store, channels:
         await require_durability(settings, url)
         log_durability(settings, store)
         figures = StoreFigures(current, store)
@@ -136,7 +130,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
         def build(settings: Settings) -> web.Application:
             return api.build_app(
                 apps=api_apps(settings),
-                renderers={kind.platform: kind.renderer for kind in REGISTRY.values()},
+                renderers=renderers(),
                 pushes=store.pushes,
                 receipts=store.receipts,
                 keys=store.keys,
@@ -194,7 +188,7 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
             store.queue,
             accounts.providers,
             dispatch_config(settings),
-            hash_token=partial(token_hash, store.hash_key),
+            hash_token=store.token_hash,
             wall_clock=store.seconds,
             limiter=store.limiter,
             limits=route_limits(settings.apps),

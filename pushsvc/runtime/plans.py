@@ -11,13 +11,13 @@ from ..model.devices import Environment
 from ..model.push import Platform, Route
 from ..model.routing import RouteTable, table_of
 from ..model.signing import parse_secret
+from ..ports.store import Store
 from ..providers import REGISTRY
 from ..rules.freeze import FreezePolicy
 from ..rules.policy import PrunePolicy, RetryPolicy
 from ..settings import AppSettings, CleanupSettings, RetrySettings, Settings
 from ..stages import cleanup, feedback, webhooks
 from ..stages.dispatch import DispatchConfig, RouteLimits
-from ..store import Store
 
 
 def environments_of(app: AppSettings) -> dict[Platform, Environment]:

@@ -6,20 +6,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from pathlib import Path
 
 from .. import telemetry
 from ..errors import PushsvcError, StoreOwned, StoreUnavailable
+from ..ports.store import Store
 from ..settings import Settings
-from ..store import (
-    Fsync,
-    Store,
-    StoreConfig,
-    attach_embedded,
-    holds_data,
-    obituary,
-    open_embedded,
-    open_store,
-)
+from ..store import Fsync, StoreConfig, attach_embedded, holds_data, obituary, open_embedded, open_store
+from ..store.link.connect import open_sync_redis as open_sync_redis
 
 EMBEDDED_START = 15.0
 """Seconds that a part waits for the embedded store that another one starts."""
@@ -119,24 +113,32 @@ def store_config(settings: Settings) -> StoreConfig:
     )
 
 
+@asynccontextmanager
+async def connect(url: str, settings: Settings) -> AsyncIterator[Store]:
+    """The store at `url`, which runs; the configuration says how it is used. Raises `ConfigError`,
+    `StoreUnavailable`."""
+    async with open_store(url, store_config(settings)) as store:
+        yield store
+
+
 async def require_durability(settings: Settings, url: str) -> None:
     """Raises `ConfigError` where `queue.durability` is more than the store at `url` can keep."""
     if settings.queue.durability == "fsync":
-        async with open_store(url, store_config(settings)) as store:
-            await store.pushes.require_durable(settings.apps)
+        async with connect(url, settings) as store:
+            await store.require_durable(settings.apps)
 
 
 def log_durability(settings: Settings, store: Store) -> None:
     """Log what a 202 of this process promises."""
     fsync = settings.queue.durability == "fsync"
-    promise = "fsync: the disk of Redis has it" if fsync else store.link.promise_is
+    promise = "fsync: the disk of Redis has it" if fsync else store.promise
     telemetry.get_logger("store").info("durability", promise=promise)
 
 
 @asynccontextmanager
 async def open_configured_store(settings: Settings) -> AsyncIterator[Store]:
     """The store of the configuration, connected; an embedded one that does not run is started, or made."""
-    async with redis_url(settings) as url, open_store(url, store_config(settings)) as store:
+    async with redis_url(settings) as url, connect(url, settings) as store:
         yield store
 
 
@@ -151,8 +153,21 @@ async def open_running_store(settings: Settings) -> AsyncIterator[Store]:
     url = await running_store_url(settings)
     if not url:
         raise StoreUnavailable(_no_store(settings, "runs"))
-    async with open_store(url, store_config(settings)) as store:
+    async with connect(url, settings) as store:
         yield store
+
+
+@asynccontextmanager
+async def open_trial_store(settings: Settings, folder: Path) -> AsyncIterator[Store]:
+    """A new embedded store in `folder`, for the block alone: it shows whether one can be started here."""
+    opened = ExitStack()
+    try:
+        fsync = embedded_fsync(settings)
+        url = await asyncio.to_thread(lambda: opened.enter_context(open_embedded(folder, fsync=fsync)))
+        async with connect(url, settings) as store:
+            yield store
+    finally:
+        await asyncio.to_thread(opened.close)
 
 
 @asynccontextmanager

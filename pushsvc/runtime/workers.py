@@ -16,8 +16,9 @@ from ..background import in_background
 from ..errors import StoreError
 from ..model.push import Route
 from ..ports.removed import RemovedRoute
+from ..ports.store import Store
+from ..ports.workers import Worker
 from ..settings import Settings
-from ..store import Store, Worker
 from .accounts import removal_of
 from .figures import Current
 from .plans import routes_of
@@ -75,7 +76,7 @@ async def telling(
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Tell while the block lasts that this process lives, what it serves and which routes it has in its configuration.
     It is told before the block begins; call what is yielded to tell at once what has changed."""
-    every = store.config.alive_ttl / 4
+    every = store.workers.lifetime / 4
 
     async def tell() -> None:
         with suppress(StoreError):  # Whoever works is told; a sign of life is simply not there.
@@ -99,7 +100,7 @@ async def telling(
 @asynccontextmanager
 async def watching(store: Store, current: Current) -> AsyncIterator[None]:
     """Say in the log while the block lasts what nobody serves for longer than a start takes."""
-    every = store.config.alive_ttl / 3
+    every = store.workers.lifetime / 3
 
     async def watch() -> None:
         before: dict[str, str] = {}

@@ -22,20 +22,15 @@ module that calls it.
 """
 
 from .config import StoreConfig
-from .figures.gauges import AppGauges, Gauges
 from .hashing import token_hash
 from .link.clock import wall_clock
 from .opening import Store, open_store
 from .server.embedded import Fsync, attach_embedded, holds_data, obituary, open_embedded
-from .work.workers import Worker
 
 __all__ = [
     "open_store",
     "Store",
     "StoreConfig",
-    "Gauges",
-    "Worker",
-    "AppGauges",
     "open_embedded",
     "attach_embedded",
     "obituary",

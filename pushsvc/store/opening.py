@@ -6,26 +6,29 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from ..errors import StoreError
 from ..model.push import Platform, Route
+from ..ports.figures import Gauges
 from ..ports.queue import NOTE
 from ..ports.removed import RemovedRoute
+from ..ports.store import Inspection
 from .cleanup.cleanups import RedisCleanups
 from .cleanup.leftovers import RedisLeftovers
 from .config import StoreConfig, with_consumer
 from .erase import RedisErasures
 from .feedback.receipts import RedisReceipts
 from .figures.answers import RedisAnswers
-from .figures.gauges import Gauges, read_gauges, read_memory
+from .figures.gauges import read_gauges, read_memory
+from .hashing import token_hash
 from .keyring import RedisKeyRing, keep_hash_key, load_hash_key
 from .letters.replays import RedisReplays
 from .limits.limiter import RedisLimiter
 from .link.clock import Clock, StoreClock, wall_clock
+from .link.inspection import inspect
 from .link.link import Link
-from .link.permissions import forbidden
 from .link.replicas import open_link
 from .pushes.expansions import RedisExpansions
 from .pushes.pushes import RedisPushes
@@ -58,7 +61,7 @@ class Store:
         """Unix ms."""
         self.config = config
         self.hash_key = hash_key
-        """Keys `token_hash`; the same in every process of this Redis."""
+        """Keys `token_hash`: the same in every process of this Redis."""
         self.link = link
         self.replaced = asyncio.Event()
         """Set when this Redis has come back empty and has been begun anew by others: end, and be started again."""
@@ -125,9 +128,22 @@ class Store:
         """Used memory of Redis as a share of its `maxmemory`; NaN where none is set."""
         return await read_memory(self.link)
 
-    async def forbidden(self) -> list[str]:
-        """Commands of ours that this user of Redis may not run."""
-        return await forbidden(self.link)
+    def token_hash(self, token: str) -> str:
+        """See `hashing.token_hash`."""
+        return token_hash(self.hash_key, token)
+
+    @property
+    def promise(self) -> str:
+        """What a promise of this store rests on, for people."""
+        return self.link.promise_is
+
+    async def require_durable(self, apps: Iterable[str]) -> float:
+        """See `RedisPushes.require_durable`."""
+        return await self.pushes.require_durable(apps)
+
+    async def inspect(self) -> Inspection:
+        """Look at the server: its version and settings, what this user may run there, and its clock."""
+        return await inspect(self.link)
 
     async def held(self) -> dict[str, str]:
         """The routes that a dispatcher holds, `app/platform` and why."""

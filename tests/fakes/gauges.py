@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pushsvc.model.push import LANES, Lane, Platform, Route
-from pushsvc.store.figures.gauges import AppGauges
+from pushsvc.ports.figures import AppGauges
 
 from .state import State
 

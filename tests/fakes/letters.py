@@ -6,10 +6,10 @@ import msgspec
 
 from pushsvc.model.codec import split
 from pushsvc.model.push import Chunk
-from pushsvc.ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
+from pushsvc.ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus, ReplayStep
 from pushsvc.store.letters.listing import fits, parse_cursor, row_of_letter
 from pushsvc.store.letters.reopening import grouped, reopened
-from pushsvc.store.letters.replays import ENDED, Step
+from pushsvc.store.letters.replays import ENDED
 
 from .state import State
 
@@ -74,11 +74,11 @@ class MemoryDeadLetters:
             state = "failed" if error else "done"
             self._state.replays[app, job] = msgspec.structs.replace(status, state=state, error=error)
 
-    async def step(self, app: str, job: str, *, most: int) -> Step:
+    async def step(self, app: str, job: str, *, most: int) -> ReplayStep:
         state = self._state
         status = state.replays.get((app, job))
         if status is None or status.state in ENDED:
-            return Step(over=True)
+            return ReplayStep(over=True)
         seen, end = state.replay_ends[job]
         spec = status.spec
         most = min(most, spec.limit - status.moved) if spec.limit else most
@@ -88,7 +88,7 @@ class MemoryDeadLetters:
             if seen < number <= end and fits(letter, spec.filter)
         ][: max(most, 0)]
         if not found:
-            return Step(over=True)
+            return ReplayStep(over=True)
         moved = skipped = 0
         for push_id, platform, group in grouped(
             [(str(number), letter) for number, letter in found], state.config.chunk_size
@@ -114,4 +114,4 @@ class MemoryDeadLetters:
             status, state="running", moved=status.moved + moved, skipped=status.skipped + skipped
         )
         state.change()
-        return Step(moved=moved, skipped=skipped)
+        return ReplayStep(moved=moved, skipped=skipped)

@@ -38,12 +38,12 @@ from pushsvc.model.push import (
 from pushsvc.model.routing import platform_of
 from pushsvc.model.status import DeliveryRow, FeedbackEvent, PushStatus
 from pushsvc.ports.entries import EntryRef, News, Revoked, Taken, token_mark
+from pushsvc.ports.figures import Gauges
 from pushsvc.ports.receipts import EventPage
 from pushsvc.rules.audience import present
 from pushsvc.store.config import StoreConfig
 from pushsvc.store.feedback.receipts import parse_event_id
 from pushsvc.store.figures.answers import slot_of
-from pushsvc.store.figures.gauges import Gauges
 from pushsvc.store.hashing import token_digest
 from pushsvc.store.keys import SMALL
 from pushsvc.store.link.clock import Clock, wall_clock

@@ -11,7 +11,7 @@ from typing import Any
 from pushsvc import runtime
 from pushsvc.lab.simulator import apns_token, fcm_token
 from pushsvc.model.devices import Device
-from pushsvc.store import Store
+from pushsvc.ports.store import Store
 
 from .harness import Service, running_service
 from .test_replay_flow import worker

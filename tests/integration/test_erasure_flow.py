@@ -115,6 +115,7 @@ def test_everything_of_a_user_goes_while_the_service_works(tmp_path: Path, serve
             assert told["removed"]["dead_letters"] >= 2
             assert told["removed"]["events"] + told["removed"]["receipts"] == 2
             async with open_configured_store(service.settings) as store:
+                assert isinstance(store, Store)
                 await nothing_left(store, anna)
             assert await erase(service, "anna-1964") == told
 
@@ -128,6 +129,7 @@ def test_everything_of_a_user_goes_while_the_service_works(tmp_path: Path, serve
             assert (await service.status(ended))["counts"]["retrying"] == 1
             assert (await service.status(later))["counts"]["cancelled"] == 1
             async with open_configured_store(service.settings) as store:
+                assert isinstance(store, Store)
                 await nothing_left(store, anna)
             async with service.session.get("/v1/users/bert-1965/devices") as answer:
                 assert len((await answer.json())["items"]) == 5

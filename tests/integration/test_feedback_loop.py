@@ -24,8 +24,8 @@ from pushsvc.lab.simulator import apns_token, fcm_token
 from pushsvc.model.devices import ByTopic, Device
 from pushsvc.model.push import Content, Notification, Push, Target
 from pushsvc.ports.registry import Prune
+from pushsvc.ports.store import Store
 from pushsvc.providers import REGISTRY
-from pushsvc.store import Store
 
 from .harness import Service, apns, fcm, running_service
 

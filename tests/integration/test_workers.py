@@ -16,10 +16,11 @@ from pushsvc.model.push import Route
 from pushsvc.ports.provider import CREDENTIAL
 from pushsvc.ports.queue import NOTE
 from pushsvc.ports.removed import RemovedRoute
+from pushsvc.ports.workers import Worker
 from pushsvc.runtime.figures import Current
 from pushsvc.runtime.workers import watching
 from pushsvc.settings import AppSettings, Settings
-from pushsvc.store import StoreConfig, Worker, open_store
+from pushsvc.store import StoreConfig, open_store
 
 from .harness import running_service
 from .servers import KINDS, Server, running_server

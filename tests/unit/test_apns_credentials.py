@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from pushsvc.errors import CredentialError
-from pushsvc.providers import Finding
+from pushsvc.model.finding import Finding
 from pushsvc.providers.apns import Config, check
 from pushsvc.providers.apns.credentials import ProviderToken, client_context, load_key
 

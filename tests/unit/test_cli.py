@@ -31,6 +31,7 @@ from pushsvc.model.push import Route
 from pushsvc.model.status import Counts
 from pushsvc.ports.letters import DeadFilter, ReplaySpec, ReplayStatus
 from pushsvc.ports.removed import RemovedRoute
+from pushsvc.ports.store import Inspection
 from pushsvc.settings import Settings
 from pushsvc.settings.schema import AppSettings, KeySettings
 
@@ -331,7 +332,7 @@ def test_when_a_push_has_ended(
     [
         ({"redis_version": "7.0.15"}, [], ["ok"], "at x: Redis 7.0.15"),
         ({"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "9.1.2"}, [], ["ok"], "Valkey 9.1.2"),
-        ({"redis_version": "5.0"}, [b"XAUTOCLAIM"], ["error"], "Redis 5.0 lacks XAUTOCLAIM"),
+        ({"redis_version": "5.0"}, ["XAUTOCLAIM"], ["error"], "Redis 5.0 lacks XAUTOCLAIM"),
         (
             {"redis_version": "7.0", "maxmemory": 1, "maxmemory_policy": "allkeys-lru", "aof_enabled": 0},
             [],
@@ -343,8 +344,8 @@ def test_when_a_push_has_ended(
         ({}, [], ["ok"], "Redis of unknown version"),
     ],
 )
-def test_what_is_said_of_a_server(info: dict[str, object], missing: list[bytes], levels: list[str], told: str) -> None:
-    rows = list(judge_server("at x", dict(info), missing))
+def test_what_is_said_of_a_server(info: dict[str, object], missing: list[str], levels: list[str], told: str) -> None:
+    rows = list(judge_server("at x", Inspection(info, missing, [], 0.0)))
     assert [row.level for row in rows] == levels
     assert told in " ".join(row.what for row in rows)
     assert all(row.fix for row in rows if row.level != "ok")
@@ -405,7 +406,7 @@ def test_clocks_that_differ_are_pointed_out() -> None:
 
 
 def test_a_server_that_may_not_be_asked_is_no_error() -> None:
-    (row,) = judge_server("redis://h", None, None)
+    (row,) = judge_server("redis://h", Inspection(None, None, [], 0.0))
     assert row.level == "warning"
 
 

@@ -15,13 +15,14 @@ from pushsvc.errors import ConfigError
 from pushsvc.model.access import ApiKey
 from pushsvc.model.push import Lane, Route
 from pushsvc.model.routing import table_of
+from pushsvc.ports.figures import AppGauges, Gauges
 from pushsvc.ports.webhooks import Standing
 from pushsvc.providers import REGISTRY as PROVIDERS
 from pushsvc.rules.freeze import FreezePolicy
 from pushsvc.rules.policy import PrunePolicy, RetryPolicy
 from pushsvc.settings import RetrySettings, Settings
 from pushsvc.stages.feedback import FeedbackConfig
-from pushsvc.store import AppGauges, Gauges, StoreConfig
+from pushsvc.store import StoreConfig
 
 SHA = "ab" * 32
 CONFIG = """

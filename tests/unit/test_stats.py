@@ -7,7 +7,8 @@ import pytest
 from pushsvc.cli.figures import figures, read_counters
 from pushsvc.cli.stats import ALARMS, plain, rows, summary
 from pushsvc.model.push import Lane
-from pushsvc.store import AppGauges, Gauges, Worker
+from pushsvc.ports.figures import AppGauges, Gauges
+from pushsvc.ports.workers import Worker
 from pushsvc.store.work.held import still_held
 
 LANES: dict[Lane, int] = {"urgent": 1, "normal": 2, "bulk": 3000}

@@ -9,7 +9,8 @@ How a request travels::
                                                                           | decide: switches, verify, scenario
     TLS <- http2.Connection <- outflow (literals, windows) <- answer -----+-> record
 
-It shares no code with `pushsvc.providers`: two readings of the same specifications find each other's mistakes.
+It shares no code with `pushsvc.providers` but FCM's own schema (`pushsvc.rules.fcm_schema`): two readings of the same
+specifications find each other's mistakes.
 
 Measured on one core of a shared 2-core machine by `tests/bench/simulator.py`; the figures stand there.
 """

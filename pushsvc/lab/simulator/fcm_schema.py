@@ -1,4 +1,4 @@
-"""Decoders for FCM's schema (`providers/fcm/schema.py`): msgspec types that accept nearly every right body at once.
+"""Decoders for FCM's schema (`rules/fcm_schema.py`): msgspec types that accept nearly every right body at once.
 
 Whatever they refuse goes to `violations`, which decides and says what is wrong in Google's words.
 """
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from ...providers.fcm.schema import DURATION, SCHEMA, TIMESTAMP, Violation, camel, snake, violations
+from ...rules.fcm_schema import DURATION, SCHEMA, TIMESTAMP, Violation, camel, snake, violations
 
 __all__ = ["FAST", "SCHEMA", "Violation", "camel", "snake", "violations"]
 

@@ -14,9 +14,9 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from ...errors import CredentialError
+from ...model.finding import Finding
 from ..endpoint import check_ca, check_proxy
 from ..files import as_finding, check_private
-from ..kind import Finding
 from .config import CHANNELS_ENDPOINTS, ENDPOINTS, Config
 from .credentials import client_context, load_certificate, load_key
 from .vocabulary import TOPIC_SUFFIX

@@ -6,9 +6,9 @@ import os
 from urllib.parse import urlsplit
 
 from ...errors import CredentialError
+from ...model.finding import Finding
 from ..endpoint import check_ca, check_proxy
 from ..files import as_finding, check_private
-from ..kind import Finding
 from .config import Config
 from .credentials import load_service_account
 

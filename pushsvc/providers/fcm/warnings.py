@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from ...errors import Fault
 from ...model.push import Content, Message
+from ...rules.fcm_schema import snake, violations_of
 from ..aps import payload_warnings
 from ..merge import decode_object
 from .limits import sizes_of
-from .schema import snake, violations_of
 
 _COLOR: Final = re.compile(r"#[0-9a-fA-F]{6}").fullmatch
 _PREFIX: Final = "Invalid JSON payload received. "

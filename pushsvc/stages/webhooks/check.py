@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import urlsplit
 
-from msgspec import Struct
-
 from ...errors import ConfigError
+from ...model.finding import Finding
 from ...net.public_address import is_public
 from .caller import tls_context
 from .config import WebhookConfig
@@ -17,16 +16,8 @@ from .config import WebhookConfig
 RESOLVE_TIME: Final = 5.0
 
 
-class Finding(Struct, frozen=True):
-    """One thing that was seen, with the mend where there is something to mend. Never the URL's path."""
-
-    level: Literal["ok", "warning", "error"]
-    what: str
-    mend: str = ""
-
-
 async def check(config: WebhookConfig, app: str) -> list[Finding]:
-    """Findings on one webhook. Resolves its name, connects to nothing."""
+    """Return the findings on one webhook, which never quote its URL's path. Resolves its name, connects to nothing."""
     found = [await _check_host(config, app)]
     if urlsplit(config.url).scheme == "http":
         found.append(Finding("warning", "http:// shows device tokens to everybody on the way", "use https://"))

@@ -6,67 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msgspec import Struct
 from redis.exceptions import ResponseError
 
 from ...errors import StoreError
 from ...model.push import LANES, Lane, Platform
+from ...ports.figures import AppGauges, Gauges
 from .. import keys
 from ..config import StoreConfig
 from ..link.link import Link, pairs
 from ..revoke.suppression import Suppression
-
-
-class AppGauges(Struct, frozen=True):
-    """Where one app stands, over all its shards. Platforms and lanes without anything are there, with 0."""
-
-    pending: dict[Platform, dict[Lane, int]]
-    """Deliveries accepted and not ended, by lane; those that wait for a retry among them."""
-    retry_pending: dict[Platform, int]
-    """Deliveries that wait for the time of their retry."""
-    scheduled: int
-    """Deliveries of pushes that wait for their time; not pending yet."""
-    entries: dict[Platform, dict[Lane, int]]
-    """Entries in the lanes' streams, those being worked on included."""
-    in_flight: dict[Platform, dict[Lane, int]]
-    """Entries taken and not finished."""
-    consumers: dict[Platform, dict[Lane, int]]
-    """Members of the lanes' consumer groups, in each shard the same ones: the most of any shard."""
-    suppressed: dict[Platform, int]
-    dead_letters: int
-    receipts: int
-    """Receipts that feedback has not recorded."""
-    events: int
-    quarantined: int
-    """Entries that could not be decoded."""
-    by_shard: list[int]
-    """Deliveries that have not ended, in each shard; those that are scheduled among them."""
-
-    @property
-    def total_pending(self) -> int:
-        return sum(count for lanes in self.pending.values() for count in lanes.values())
-
-
-class Gauges(Struct, frozen=True):
-    """Where everything stands."""
-
-    apps: dict[str, AppGauges]
-
-    @property
-    def pending(self) -> dict[Lane, int]:
-        """Deliveries of all apps that have not ended, by lane."""
-        everything = [lanes for app in self.apps.values() for lanes in app.pending.values()]
-        return {lane: sum(lanes[lane] for lanes in everything) for lane in LANES}
-
-    @property
-    def retry_pending(self) -> int:
-        """Deliveries of all apps that wait for the time of their retry."""
-        return sum(count for app in self.apps.values() for count in app.retry_pending.values())
-
-    @property
-    def scheduled(self) -> int:
-        """Deliveries of all apps that wait for the time of their push."""
-        return sum(app.scheduled for app in self.apps.values())
 
 
 def pending_of(counters: Mapping[bytes, Any]) -> int:

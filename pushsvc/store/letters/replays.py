@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
 
 from ...errors import Unreadable
 from ...model.codec import decode_chunk, encode_chunk
 from ...model.push import Chunk, Platform
-from ...ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
+from ...ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus, ReplayStep
 from .. import keys
 from ..config import DAY, StoreConfig
 from ..link.clock import Clock
@@ -36,17 +35,8 @@ _decode_spec = msgspec.json.Decoder(ReplaySpec).decode
 _pack = msgspec.msgpack.Encoder().encode
 
 
-class Step(Struct, frozen=True):
-    """What one step did. `over`: nothing is left. `lost`: somebody else runs this replay; leave it to them."""
-
-    moved: int = 0
-    skipped: int = 0
-    over: bool = False
-    lost: bool = False
-
-
 class RedisReplays:
-    """`DeadLetters` over Redis, and what a worker needs to run its replays."""
+    """`Replays` over Redis."""
 
     def __init__(self, link: Link, config: StoreConfig, presence: Presence, clock: Clock) -> None:
         self._link = link
@@ -145,38 +135,38 @@ class RedisReplays:
 
     # --- steps ----------------------------------------------------------------------------------
 
-    async def step(self, app: str, job: str, *, most: int) -> Step:
+    async def step(self, app: str, job: str, *, most: int) -> ReplayStep:
         """Put up to `most` deliveries back into their lanes, in one atomic step of one shard."""
         status = await self.replay(app, job)
         if status is None or status.state in ENDED:
-            return Step(over=True)
+            return ReplayStep(over=True)
         if status.state == "queued":
             await self._link.call("HSET", keys.replay(app, 0, job), "st", "running")
         spec = status.spec
         if spec.limit:
             most = min(most, spec.limit - status.moved)
             if most <= 0:
-                return Step(over=True)
+                return ReplayStep(over=True)
         for shard in shards_meant(app, spec.filter, self._config):
             step = await self._step_in(spec, job, shard, most)
             if not step.over:
                 return step
-        return Step(over=True)
+        return ReplayStep(over=True)
 
-    async def _step_in(self, spec: ReplaySpec, job: str, shard: int, most: int) -> Step:
+    async def _step_in(self, spec: ReplaySpec, job: str, shard: int, most: int) -> ReplayStep:
         app = spec.app
         while True:
             cursor, end = await self._link.call("HMGET", keys.replay(app, shard, job), "cursor", "end")
             seen = (cursor or b"").decode()
             found, reached = await self._next(spec, shard, seen, (end or b"0-0").decode(), most)
             if reached == seen:
-                return Step(over=True)
+                return ReplayStep(over=True)
             reopenings, skipped = await self._reopen(app, shard, found)
             answer = await self._move(app, shard, job, (seen, reached, skipped), reopenings)
             if answer[0] == -1:
-                return Step(lost=True)
+                return ReplayStep(lost=True)
             if answer[0] >= 0:
-                return Step(moved=answer[0], skipped=answer[1])
+                return ReplayStep(moved=answer[0], skipped=answer[1])
             # A dead letter was taken away meanwhile, by another replay or by its age: read again.
 
     async def _next(self, spec: ReplaySpec, shard: int, seen: str, end: str, most: int) -> tuple[list[Letter], str]:

@@ -10,30 +10,24 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from msgspec import Struct
-
 from ...model.push import Route
+from ...ports.workers import Worker
 from .. import keys
 from ..config import StoreConfig
 from ..link.link import Link
 
 
-class Worker(Struct, frozen=True):
-    """A living process."""
-
-    part: str
-    """`serve`, `dispatch`, `feedback` or `jobs`."""
-    consumer: str
-    serves: frozenset[str]
-    """Routes as `app/platform` of a dispatcher, apps of the others."""
-
-
 class RedisWorkers:
-    """Our own process, and a look at all of them."""
+    """`Workers` over two keys."""
 
     def __init__(self, link: Link, config: StoreConfig) -> None:
         self._link = link
         self._config = config
+
+    @property
+    def lifetime(self) -> float:
+        """See `StoreConfig.alive_ttl`."""
+        return self._config.alive_ttl
 
     async def tell(self, part: str, serves: Iterable[str], routes: Iterable[Route] = ()) -> None:
         """We live and serve these, for as long as a sign of life is good, and have these `routes` in our configuration.

@@ -1,0 +1,19 @@
+"""What a check has found."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+
+class Finding(Struct, frozen=True):
+    """One thing that a check of a part of the configuration has found."""
+
+    level: Literal["ok", "warning", "error"]
+    what: str
+    """One sentence; never holds key material."""
+    mend: str = ""
+    """The remedy, where there is something to remedy."""
+    expires: float | None = None
+    """When the credential ends, Unix seconds, where it does."""

@@ -1,0 +1,29 @@
+"""What others ask of the providers: their names, how each renders, and whether credentials are usable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..errors import CredentialError
+from ..model.finding import Finding
+from ..model.push import Platform
+from ..ports.provider import Renderer
+from ..providers import REGISTRY
+from ..settings import Settings
+
+
+def renderers() -> dict[Platform, Renderer]:
+    """Return how each platform renders. An app's account for the sandbox is a route of its own, and no platform."""
+    return {kind.platform: kind.renderer for kind in REGISTRY.values()}
+
+
+def check_credentials(settings: Settings) -> Iterator[tuple[str, Finding]]:
+    """Yield what there is to say about each account's credentials, with the section of the configuration. Files are
+    read; no provider is asked."""
+    for name, app in settings.apps.items():
+        for route, config in app.providers.items():
+            part = f"apps.{name}.{route}"
+            try:
+                yield from ((part, finding) for finding in REGISTRY[route].check(config))
+            except CredentialError as error:
+                yield part, Finding("error", f"{error.path}: {error.message}", error.mend)

@@ -1,0 +1,54 @@
+"""What `pushsvc check` asks of a server: its version and settings, what this user may run there, and its clock."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from ...errors import StoreError
+from ...ports.store import Inspection
+from .. import keys
+from .link import Link
+from .permissions import forbidden
+
+NEEDED: Final = "XAUTOCLAIM XADD XREADGROUP XPENDING XCLAIM BITFIELD ZADD HSET EVALSHA".split()
+"""The newest of them is XAUTOCLAIM: Redis 6.2, and every Valkey."""
+
+_MISSING_COMMANDS: Final = """
+local missing = {}
+for _, name in ipairs(ARGV) do
+  if not redis.call('COMMAND', 'INFO', name)[1] then missing[#missing + 1] = name end
+end
+return missing
+"""
+# Asked in a script because redis-py 8.1 fails on the answer for a command that there is not.
+
+
+async def inspect(link: Link) -> Inspection:
+    """Look at the server."""
+    info = await _permitted(link, "INFO")
+    missing = await _permitted(link, "EVAL", _MISSING_COMMANDS, 0, *NEEDED)
+    return Inspection(
+        info=info,
+        missing=None if missing is None else [name.decode() for name in missing],
+        forbidden=[] if missing is None else await forbidden(link),
+        ahead=await clock_ahead(link),
+    )
+
+
+async def _permitted(link: Link, *command: Any) -> Any:
+    """The answer to a command, or None where this user of Redis may not give it: the service needs none of these."""
+    try:
+        return await link.call(*command)
+    except StoreError as error:
+        told = str(error).lower()
+        if "permission" in told or "can't run this command" in told:  # the latter within a script
+            return None
+        raise
+
+
+async def clock_ahead(link: Link) -> float:
+    """Return the seconds by which Redis' clock is ahead of this machine's."""
+    before = time.time()
+    at: int = await link.script("now", [keys.PROBE], [])
+    return at / 1000 - (before + time.time()) / 2
