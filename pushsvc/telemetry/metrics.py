@@ -31,6 +31,9 @@ from prometheus_client import (
 )
 
 from ..errors import ConfigError
+from ..model.delivery import End
+from ..model.push import Platform
+from ..model.routing import platform_of
 from .logs import get_logger
 
 REQUESTS = Counter("pushsvc_requests_total", "HTTP requests answered.", ["app", "route", "status"])
@@ -200,6 +203,13 @@ def prepare_multiprocess(folder: Path) -> dict[str, str]:
     for file in folder.glob("*.db"):
         file.unlink(missing_ok=True)
     return {MULTIPROCESS_ENV: str(folder)}
+
+
+def count_ended(app: str, route: Platform, end: End, reason: str, count: int = 1) -> None:
+    """Count deliveries that have ended, at the platform of their route. Whoever records an end calls it once the end is
+    recorded: the dispatcher for what it settles, a cancel for what was scheduled, an erasure for what it ends."""
+    if count:
+        DELIVERIES.labels(app, platform_of(route), end, reason).inc(count)
 
 
 def forget(gauge: Gauge, *labels: str, value: float = 0.0) -> None:

@@ -13,6 +13,7 @@ import pytest
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
+import pushsvc
 from pushsvc import telemetry
 from pushsvc.errors import ConfigError
 from pushsvc.telemetry import (
@@ -58,6 +59,17 @@ def test_one_process() -> None:
     text = exposition().decode()
     assert 'pushsvc_pruned_total{app="test-one",platform="apns",reason="Unregistered"} 2.0' in text
     assert CONTENT_TYPE.startswith("text/plain; version=")
+
+
+def test_ended_deliveries_are_counted_in_one_place_at_the_platform_of_their_route() -> None:
+    package = Path(pushsvc.__file__).parent
+    users = {file.relative_to(package).parts[0] for file in package.rglob("*.py") if "DELIVERIES" in file.read_text()}
+    assert users == {"telemetry"}
+    telemetry.count_ended("test-ended", "apns_sandbox", "cancelled", "erased", 3)
+    telemetry.count_ended("test-ended", "fcm", "sent", "", 0)
+    told = [line for line in exposition().decode().splitlines() if "test-ended" in line and "_total" in line]
+    labels = 'app="test-ended",outcome="cancelled",platform="apns",reason="erased"'
+    assert told == [f"pushsvc_deliveries_total{{{labels}}} 3.0"]
 
 
 WORKER = """

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from prometheus_client import Histogram
 
 from ... import telemetry
-from ...model.delivery import Ended, Outcome, Settlement
-from ...model.push import LANES, Lane, Route
+from ...model.delivery import End, Ended, Outcome, Settlement
+from ...model.push import LANES, Lane, Platform, Route
 from ...model.routing import platform_of
 
 
@@ -69,14 +69,14 @@ def count_ended(settlements: Iterable[Settlement]) -> None:
     Not when they are answered: what a process that is killed had not recorded is recorded by another one, and counted
     there. So a kill costs the counters one batch at most.
     """
-    ended: Counter[tuple[str, str, str, str]] = Counter()
+    ended: Counter[tuple[str, Platform, End, str]] = Counter()
     for settlement in settlements:
         verdict = settlement.verdict
         if type(verdict) is Ended:
             chunk = settlement.delivery.chunk
             ended[chunk.app, chunk.platform, verdict.end, settlement.reason] += 1
     for (app, route, end, reason), count in ended.items():
-        telemetry.DELIVERIES.labels(app, platform_of(route), end, reason).inc(count)
+        telemetry.count_ended(app, route, end, reason, count)
 
 
 class _Gathered:

@@ -27,7 +27,6 @@ from ... import telemetry
 from ...model.codec import CodecError, decode_chunk, encode_chunk, encode_row
 from ...model.delivery import Delivery, Ended, Settlement
 from ...model.push import LANES, Chunk, Lane, Platform, Target
-from ...model.routing import platform_of
 from ...model.status import DeliveryRow
 from ...ports.entries import EntryRef
 from .. import keys
@@ -216,7 +215,7 @@ class Queue:
             for target, _ in found.gone
         ]
         ended = await self._queue.settle(app, settlements, [])
-        _count(app, found.chunk.platform, ended)
+        telemetry.count_ended(app, found.chunk.platform, CANCELLED.end, ERASED, ended)
         removed.update((key, "deliveries") for _, key in found.gone[:ended])
 
     async def _outstanding(self, app: str, shard: int, chunk: Chunk, targets: Sequence[Target]) -> tuple[Target, ...]:
@@ -304,7 +303,7 @@ class Queue:
         if went < 0:
             return False
         for platform, count in Counter(platforms).items():
-            _count(app, platform, count)
+            telemetry.count_ended(app, platform, CANCELLED.end, ERASED, count)
         removed.update((owner, "deliveries") for owner in owners)
         return True
 
@@ -317,11 +316,6 @@ def _found(who: Subjects, blob: bytes) -> _Found | None:
         return None
     owners = ((target, who.of(target.device_id, chunk.platform, target.token)) for target in chunk.targets)
     return _Found(chunk, [(target, key) for target, key in owners if key is not None])
-
-
-def _count(app: str, platform: Platform, ended: int) -> None:
-    if ended:
-        telemetry.DELIVERIES.labels(app, platform_of(platform), CANCELLED.end, ERASED).inc(ended)
 
 
 def _row(platform: Platform, at: int) -> DeliveryRow:

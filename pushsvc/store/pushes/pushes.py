@@ -12,7 +12,6 @@ from ...errors import Conflict, Fault, InvalidRequest
 from ...model.codec import decode_row, decode_rows, encode_chunk, encode_push, split
 from ...model.delivery import End
 from ...model.push import LANES, Push
-from ...model.routing import platform_of
 from ...model.status import DeliveryRow, PushStatus
 from .. import keys
 from ..config import OPEN_MOST, StoreConfig
@@ -155,7 +154,7 @@ class RedisPushes:
         )
         values, ended, place = answer or (None, [], b"")
         for platform, count in zip(ended[::2], ended[1::2], strict=True):
-            telemetry.DELIVERIES.labels(app, platform_of(platform.decode()), "cancelled", "cancelled").inc(count)
+            telemetry.count_ended(app, platform.decode(), "cancelled", "cancelled", count)
         if place:
             await self._revocations.heard(app, shard, place.decode(), push_id)
             return await self.status(app, push_id)
