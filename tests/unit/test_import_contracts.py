@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 VIOLATIONS = {
     "the layers": [
-        ("pushsvc.telemetry.redaction", "pushsvc.ports.removed"),
+        ("pushsvc.telemetry.states", "pushsvc.ports.removed"),
         ("pushsvc.rules.gcra", "pushsvc.settings.schema"),
     ],
     "stages do not know one another": [("pushsvc.stages.webhooks.verdict", "pushsvc.stages.dispatch.congestion")],

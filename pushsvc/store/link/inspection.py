@@ -11,7 +11,7 @@ from .. import keys
 from .link import Link
 from .permissions import forbidden
 
-NEEDED: Final = "XAUTOCLAIM XADD XREADGROUP XPENDING XCLAIM BITFIELD ZADD HSET EVALSHA".split()
+NEEDED: Final = ["XAUTOCLAIM", "XADD", "XREADGROUP", "XPENDING", "XCLAIM", "BITFIELD", "ZADD", "HSET", "EVALSHA"]
 """The newest of them is XAUTOCLAIM: Redis 6.2, and every Valkey."""
 
 _MISSING_COMMANDS: Final = """
