@@ -41,7 +41,7 @@ class NotAllSent(PushsvcError):
     """Some deliveries ended in another state than `sent`, or did not end."""
 
 
-class Figures(Struct, frozen=True, kw_only=True):
+class BenchFigures(Struct, frozen=True, kw_only=True):
     """The results: times in milliseconds, rates per second."""
 
     deliveries: int
@@ -122,7 +122,7 @@ class Posted(NamedTuple):
 
 async def _run(
     at: Access, deliveries: int, targets: int, callers: int, platform: str, lane: str, *, quiet: bool
-) -> Figures:
+) -> BenchFigures:
     posted: list[Posted] = []
     async with open_client(at) as client:
         began = time.time()
@@ -146,7 +146,7 @@ async def _run(
     # Of the same pushes as the answers: percentiles of two samples cannot be compared.
     posts = sorted(push.ended - push.began for push in {push.id: push for push, _ in answers}.values())
     times = sorted(answered - push.began for push, answered in answers)
-    return Figures(
+    return BenchFigures(
         deliveries=deliveries,
         posts=len(posted),
         seconds=over - began,

@@ -19,7 +19,7 @@ _BOM = b"\xef\xbb\xbf"
 SUFFIXES: dict[str, Format] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
 
 
-class Entry(Struct, frozen=True):
+class FileRecord(Struct, frozen=True):
     """A record of a file. `fault` says why it cannot be read, if so."""
 
     line: int
@@ -43,7 +43,7 @@ def format_of(path: str, told: str) -> Format:
     return found
 
 
-def entries(stream: BinaryIO, form: Format) -> Iterator[Entry]:
+def entries(stream: BinaryIO, form: Format) -> Iterator[FileRecord]:
     """Yield the records of a file, valid or not. Skips empty lines. Raises `BadHeader`."""
     lines = _lines(stream)
     yield from _csv(lines) if form == "csv" else _ndjson(lines)
@@ -64,19 +64,19 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
         yield number, None
 
 
-def _ndjson(lines: Iterator[tuple[int, bytes | None]]) -> Iterator[Entry]:
+def _ndjson(lines: Iterator[tuple[int, bytes | None]]) -> Iterator[FileRecord]:
     for number, line in lines:
         if line is None:
-            yield Entry(number, "", fault=_too_long())
+            yield FileRecord(number, "", fault=_too_long())
         elif line.strip():
             text = line.decode(errors="replace").rstrip("\r\n")
             try:
-                yield Entry(number, text, read_ndjson(line))
+                yield FileRecord(number, text, read_ndjson(line))
             except BadLine as fault:
-                yield Entry(number, text, fault=fault)
+                yield FileRecord(number, text, fault=fault)
 
 
-def _csv(lines: Iterator[tuple[int, bytes | None]]) -> Iterator[Entry]:
+def _csv(lines: Iterator[tuple[int, bytes | None]]) -> Iterator[FileRecord]:
     """Yield the records of a CSV file. Each line is one record, regardless of its quotes.
 
     No field of a device may contain a newline, so an unclosed quote invalidates its own line only.
@@ -91,12 +91,12 @@ def _csv(lines: Iterator[tuple[int, bytes | None]]) -> Iterator[Entry]:
             check_header(cells)
             names = cells
         elif fault is not None:
-            yield Entry(number, text, fault=fault)
+            yield FileRecord(number, text, fault=fault)
         elif cells:
             try:
-                yield Entry(number, text, read_row(names, cells))
+                yield FileRecord(number, text, read_row(names, cells))
             except BadLine as bad:
-                yield Entry(number, text, fault=bad)
+                yield FileRecord(number, text, fault=bad)
 
 
 def _cells(line: bytes | None) -> tuple[str, list[str], BadLine | None]:

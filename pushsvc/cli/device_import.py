@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from ..errors import Fault, Unreadable
 from ..ports.registry import MOST_OF_USER, Registry, UserFull
-from .device_files import Entry, entries, format_of
+from .device_files import FileRecord, entries, format_of
 from .device_lines import BadLine, Format, read_device
 from .failed import apps_of
 from .files import FileFailed, is_regular, open_private, reading, write_whole
@@ -47,7 +47,7 @@ HEAD = 1 << 20
 """The number of bytes at the start of a file that identify it."""
 
 
-class Identity(Struct, frozen=True):
+class FileIdentity(Struct, frozen=True):
     """Identifies a file, so that an import is not resumed in another file or another version of it."""
 
     size: int
@@ -60,7 +60,7 @@ class Position(Struct, frozen=True):
     """The progress of an import, as stored beside the file."""
 
     app: str
-    file: Identity
+    file: FileIdentity
     records: int = 0
     imported: int = 0
     new: int = 0
@@ -146,7 +146,7 @@ async def _import(
         stream = stack.enter_context(reading(file))
         identity = identify(stream) if plain else None
         notes = Notes(Path(f"{file}.position") if plain else None)
-        start = notes.read(app, identity) if resume and identity else Position(app, identity or Identity(0, 0, ""))
+        start = notes.read(app, identity) if resume and identity else Position(app, identity or FileIdentity(0, 0, ""))
         bad = stack.enter_context(Rejects(rejects, kept=start.rejected))
         show = stack.enter_context(_display(stream, identity.size if identity else 0, start, quiet))
         async with open_configured_store(settings) as store:
@@ -157,12 +157,12 @@ async def _import(
         return importer.at, done
 
 
-def identify(stream: BinaryIO) -> Identity:
+def identify(stream: BinaryIO) -> FileIdentity:
     """Return the identity of a regular file. Rewinds `stream` to its start."""
     status = os.fstat(stream.fileno())
     head = hashlib.sha256(stream.read(HEAD)).hexdigest()
     stream.seek(0)
-    return Identity(status.st_size, status.st_mtime_ns, head)
+    return FileIdentity(status.st_size, status.st_mtime_ns, head)
 
 
 class Importer:
@@ -176,7 +176,7 @@ class Importer:
         self.at = start
 
     async def run(
-        self, records: Iterator[Entry], stopping: Callable[[], bool], show: Callable[[Position], None]
+        self, records: Iterator[FileRecord], stopping: Callable[[], bool], show: Callable[[Position], None]
     ) -> bool:
         """Import `records` until the last one, or until `stopping()` is true.
 
@@ -188,7 +188,7 @@ class Importer:
         due = time.monotonic() + SAVE_EVERY
         while not stopping():
             taken = 0
-            batch: list[tuple[Entry, Device]] = []
+            batch: list[tuple[FileRecord, Device]] = []
             while len(batch) < BATCH and taken < 2 * BATCH and (entry := next(records, None)) is not None:
                 taken += 1
                 device = self._judged(entry)
@@ -216,7 +216,7 @@ class Importer:
         self._rejects.flush()
         self._notes.write(self.at)
 
-    def _judged(self, entry: Entry) -> Device | None:
+    def _judged(self, entry: FileRecord) -> Device | None:
         try:
             if entry.fault is not None:
                 raise entry.fault
@@ -225,7 +225,7 @@ class Importer:
             self._rejects.add(entry, bad.faults)
             return None
 
-    async def _put(self, batch: list[tuple[Entry, Device]]) -> list[bool]:
+    async def _put(self, batch: list[tuple[FileRecord, Device]]) -> list[bool]:
         while batch:
             try:
                 return await self._registry.put_many(self._rules.app, [device for _, device in batch])
@@ -279,7 +279,7 @@ class Rejects:
         with reading(str(self._path)) as file:
             return sum(len(file.readline()) for _ in range(self.count))
 
-    def add(self, entry: Entry, faults: object) -> None:
+    def add(self, entry: FileRecord, faults: object) -> None:
         told = {"line": entry.line, "errors": faults, "given": entry.text}
         self._file.write(msgspec.json.encode(told) + b"\n")
         self.count += 1
@@ -294,7 +294,7 @@ class Notes:
     def __init__(self, path: Path | None) -> None:
         self._path = path
 
-    def read(self, app: str, file: Identity) -> Position:
+    def read(self, app: str, file: FileIdentity) -> Position:
         """Return the position of the earlier run, or the start if there is none. Raises `FileFailed`."""
         assert self._path is not None
         try:

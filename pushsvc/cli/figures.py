@@ -35,7 +35,7 @@ class RouteFigures(Struct, frozen=True, kw_only=True):
     """Why the route currently does not send; empty while it does."""
 
 
-class Figures(Struct, frozen=True, kw_only=True):
+class ServiceFigures(Struct, frozen=True, kw_only=True):
     """A sample of the service's figures."""
 
     at: float
@@ -94,7 +94,7 @@ def figures(
     gauges: Gauges,
     held: Mapping[str, str],
     metrics: str | None,
-    before: Figures | None = None,
+    before: ServiceFigures | None = None,
     *,
     now: float | None = None,
     api: str = "",
@@ -102,7 +102,7 @@ def figures(
     workers: Sequence[Worker] = (),
     unserved: Mapping[str, str] | None = None,
     webhooks: Mapping[str, str] | None = None,
-) -> Figures:
+) -> ServiceFigures:
     """Return the figures of a sample of the store and of `/metrics`.
 
     `metrics` is None if the API did not answer; `api` says why. `before` is the earlier sample for the rates.
@@ -132,7 +132,7 @@ def figures(
             )
     taken = {app: int(accepted.get((app,), 0)) for app in gauges.apps}
     rates = [route.sent_rate for route in routes if route.sent_rate is not None]
-    return Figures(
+    return ServiceFigures(
         at=now,
         pending={str(lane): count for lane, count in gauges.pending.items()},
         retrying=gauges.retry_pending,

@@ -20,7 +20,7 @@ from .supervisor import LIFELINE, Child, Supervisor, watch_lifeline
 Processes = Annotated[int, typer.Option("--processes", "-n", min=0, help="The number of processes; 0: as configured.")]
 
 
-class Run(Protocol):
+class RunPart(Protocol):
     def __call__(
         self, settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]
     ) -> Coroutine[None, None, None]: ...
@@ -59,7 +59,11 @@ def until_signalled(*, hang_up: bool = False) -> asyncio.Event:
 
 
 def _run_part(
-    part: Literal["serve", "dispatch", "feedback"], processes: int, run: Run, settings: Settings, context: typer.Context
+    part: Literal["serve", "dispatch", "feedback"],
+    processes: int,
+    run: RunPart,
+    settings: Settings,
+    context: typer.Context,
 ) -> None:
     log = telemetry.get_logger(part)
 

@@ -12,7 +12,7 @@ import typer
 
 from ..net.urls import exact_url
 from .client import Url
-from .figures import OUTCOMES, Figures, figures
+from .figures import OUTCOMES, ServiceFigures, figures
 from .output import Json, print_json, print_table
 from .running import run
 
@@ -64,12 +64,12 @@ async def _stats(settings: Settings, url: str, *, watch: bool, every: float, jso
         print_table(TITLES, rows(last), prose=("held",))
 
 
-async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[Figures, None]:
+async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[ServiceFigures, None]:
     """Yield samples, one after the other."""
     from ..runtime import frozen_routes, open_running_store, read_unserved, webhook_troubles
 
     platforms = {app: tuple(each.providers) for app, each in settings.apps.items()}
-    last: Figures | None = None
+    last: ServiceFigures | None = None
     timeout = aiohttp.ClientTimeout(total=5)
     key = os.environ.get("PUSHSVC_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -105,7 +105,7 @@ async def _metrics(session: aiohttp.ClientSession, url: str) -> tuple[str | None
         return None, f"{url} does not answer"
 
 
-async def _follow(looks: AsyncIterator[Figures], *, json: bool) -> None:
+async def _follow(looks: AsyncIterator[ServiceFigures], *, json: bool) -> None:
     import sys
 
     if json or not sys.stdout.isatty():
@@ -121,7 +121,7 @@ async def _follow(looks: AsyncIterator[Figures], *, json: bool) -> None:
             live.update(_picture(look, live.console.width), refresh=True)
 
 
-def summary(look: Figures) -> list[str]:
+def summary(look: ServiceFigures) -> list[str]:
     """Return the figures over all apps as a few lines."""
     lanes = ", ".join(f"{count:,} {lane}" for lane, count in look.pending.items())
     lines = [
@@ -143,7 +143,7 @@ def summary(look: Figures) -> list[str]:
     return lines
 
 
-def plain(look: Figures) -> str:
+def plain(look: ServiceFigures) -> str:
     """Return a sample as one line, for a pipe."""
     held = "".join(f" held={route}:{why}" for route, why in look.held.items())
     held += "".join(f" frozen={route}" for route in look.frozen)
@@ -157,7 +157,7 @@ def plain(look: Figures) -> str:
     )
 
 
-def rows(look: Figures) -> list[list[str]]:
+def rows(look: ServiceFigures) -> list[list[str]]:
     """Return a table row for each route."""
     return [
         [
@@ -178,7 +178,7 @@ def _number(rate: float | None) -> str:
     return "-" if rate is None else f"{rate:,.0f}"
 
 
-def _picture(look: Figures, width: int) -> RenderableType:
+def _picture(look: ServiceFigures, width: int) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 

@@ -75,7 +75,7 @@ class Freeze(Struct, frozen=True):
         return f"{self.count:,} of {self.answers:,} answers within {self.seconds} s were `{self.cause}`"
 
 
-class Health(Struct, frozen=True):
+class AnswerHealth(Struct, frozen=True):
     """The credibility of a route at a time, as computed from the counts."""
 
     freeze: Freeze | None = None
@@ -93,7 +93,7 @@ def slots_around(since: int, until: int, policy: FreezePolicy) -> tuple[int, int
     return since // SLOT_MS - reach + 1, (until + AFTER_MS) // SLOT_MS
 
 
-def health(slots: Slots, at: int, policy: FreezePolicy) -> Health:
+def health(slots: Slots, at: int, policy: FreezePolicy) -> AnswerHealth:
     """Return the health of a route for an answer at the time `at` (Unix ms). A future slot has no counts."""
     first, last = slots_around(at, at, policy)
     own = at // SLOT_MS - first
@@ -101,7 +101,7 @@ def health(slots: Slots, at: int, policy: FreezePolicy) -> Health:
     sums = [Answers(), *accumulate(counts)]
     least = max(policy.dead_answers, policy.suspect_answers)
     whole = sums[-1]
-    return Health(
+    return AnswerHealth(
         freeze=_worst(sums, own, policy),
         counted=whole.total > 0,
         proven=(whole - sums[max(own - 1, 0)]).total >= least,

@@ -63,7 +63,7 @@ from ..model.devices import Device, Environment
 from ..model.push import Chunk
 from ..model.routing import platform_of
 from ..model.status import Action
-from .freeze import Health
+from .freeze import AnswerHealth
 
 SENT = Ended("sent")
 INVALID = Ended("invalid")
@@ -199,7 +199,7 @@ class PruneDecision(Struct, frozen=True, gc=False):
 def prune(
     receipt: Receipt,
     device: Device | None,
-    health: Health,
+    health: AnswerHealth,
     policy: PrunePolicy,
     environment: Environment | None = None,
 ) -> PruneDecision:
@@ -260,7 +260,7 @@ def _judge_dead(receipt: Receipt, device: Device) -> PruneDecision:
     return PruneDecision("prune", "pruned", "dead") if died_after else _keep("registered_later")
 
 
-def _judge_suspect(receipt: Receipt, device: Device, health: Health, policy: PrunePolicy) -> PruneDecision:
+def _judge_suspect(receipt: Receipt, device: Device, health: AnswerHealth, policy: PrunePolicy) -> PruneDecision:
     if device.registered_at >= receipt.knows_until:
         return _keep("registered_later")
     if not health.vouched:

@@ -185,7 +185,7 @@ DEVICES = "devices"
 _NAME = re.compile(r"ps:\{([^{}]+)\.([^.{}]+)\}:([^:]+)(?::(.*))?", re.DOTALL)
 
 
-class Name(NamedTuple):
+class KeyName(NamedTuple):
     """What the name of an app's key says."""
 
     app: str
@@ -196,10 +196,10 @@ class Name(NamedTuple):
     """What follows the kind, or nothing."""
 
 
-def parse(key: str) -> Name | None:
+def parse(key: str) -> KeyName | None:
     """None for keys that are not an app's."""
     found = _NAME.fullmatch(key)
-    return None if found is None else Name(found[1], found[2], found[3], found[4] or "")
+    return None if found is None else KeyName(found[1], found[2], found[3], found[4] or "")
 
 
 def is_large(total: int) -> bool:

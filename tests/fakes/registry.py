@@ -15,8 +15,8 @@ from pushsvc.model.push import Platform
 from pushsvc.ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
 from pushsvc.store.hashing import token_digest
 from pushsvc.store.registry.changes import (
-    Change,
     Desk,
+    DeviceChange,
     Kept,
     address_of,
     joining_of,
@@ -25,7 +25,7 @@ from pushsvc.store.registry.changes import (
     unsettling,
     written_place,
 )
-from pushsvc.store.registry.wire import Question, held_by, is_meant, label_of
+from pushsvc.store.registry.wire import DeviceQuery, held_by, is_meant, label_of
 
 from .state import State
 
@@ -39,13 +39,13 @@ class MemoryRegistry:
         self._state = state
 
     async def put(self, app: str, device: Device) -> tuple[Device, bool]:
-        about = Question(ids=[device.id], tokens=[address_of(device.platform, device.token)])
+        about = DeviceQuery(ids=[device.id], tokens=[address_of(device.platform, device.token)])
         result = self._change(app, about, lambda desk: desk.register(device))
         self._state.lift(app, [device])
         return result
 
     async def put_many(self, app: str, devices: Sequence[Device]) -> list[bool]:
-        about = Question(
+        about = DeviceQuery(
             ids=[device.id for device in devices],
             tokens=[address_of(device.platform, device.token) for device in devices],
         )
@@ -54,29 +54,29 @@ class MemoryRegistry:
         return new
 
     async def get(self, app: str, device_id: str) -> Device | None:
-        return self._desk(app, Question(ids=[device_id])).devices.get(device_id)
+        return self._desk(app, DeviceQuery(ids=[device_id])).devices.get(device_id)
 
     async def by_token(self, app: str, platform: Platform, token: str) -> Device | None:
-        return self._desk(app, Question(tokens=[address_of(platform, token)])).owner(platform, token)
+        return self._desk(app, DeviceQuery(tokens=[address_of(platform, token)])).owner(platform, token)
 
     async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
         desk = self._desk(app, held_by(wanted))
         return [desk.holder(each) for each in wanted]
 
     async def remove(self, app: str, device_id: str) -> bool:
-        return self._change(app, Question(ids=[device_id]), lambda desk: desk.remove(device_id) is not None)
+        return self._change(app, DeviceQuery(ids=[device_id]), lambda desk: desk.remove(device_id) is not None)
 
     async def of_user(self, app: str, user: str) -> list[Device]:
-        return self._desk(app, Question(users=[user])).of_user(user)
+        return self._desk(app, DeviceQuery(users=[user])).of_user(user)
 
     async def remove_user(self, app: str, user: str) -> list[Device]:
-        return self._change(app, Question(users=[user]), lambda desk: desk.remove_user(user))
+        return self._change(app, DeviceQuery(users=[user]), lambda desk: desk.remove_user(user))
 
     async def subscribe(self, app: str, topic: str, device_id: str) -> bool:
-        return self._change(app, Question(ids=[device_id]), lambda desk: desk.subscribe(device_id, topic))
+        return self._change(app, DeviceQuery(ids=[device_id]), lambda desk: desk.subscribe(device_id, topic))
 
     async def unsubscribe(self, app: str, topic: str, device_id: str) -> bool:
-        return self._change(app, Question(ids=[device_id]), lambda desk: desk.unsubscribe(device_id, topic))
+        return self._change(app, DeviceQuery(ids=[device_id]), lambda desk: desk.unsubscribe(device_id, topic))
 
     async def topic_size(self, app: str, topic: str) -> int | None:
         found = [kept.device for kept in self._kept(app) if topic in kept.device.topics]
@@ -88,7 +88,7 @@ class MemoryRegistry:
     async def revise(
         self, app: str, device_ids: Sequence[str], judge: Judge, *, dry_run: bool = False
     ) -> list[tuple[Device, Device | None]]:
-        about = Question(ids=device_ids)
+        about = DeviceQuery(ids=device_ids)
         if dry_run:
             return self._desk(app, about).revise(device_ids, judge)
         return self._change(app, about, lambda desk: desk.revise(device_ids, judge))
@@ -109,7 +109,7 @@ class MemoryRegistry:
             case ByDevices(ids):
                 distinct = list(dict.fromkeys(ids))
                 asked = distinct[first : first + limit]
-                found = _active(self._desk(app, Question(ids=asked)).devices.values())
+                found = _active(self._desk(app, DeviceQuery(ids=asked)).devices.values())
                 return Members(found, str(first + limit) if first + limit < len(distinct) else None)
             case ByUsers(users):
                 return page(lambda device: device.user in users)
@@ -147,11 +147,11 @@ class MemoryRegistry:
     # --- tombstones -------------------------------------------------------------------------------
 
     async def prune(self, app: str, prunes: Sequence[Prune]) -> list[bool]:
-        about = Question(ids=[prune.device_id for prune in prunes])
+        about = DeviceQuery(ids=[prune.device_id for prune in prunes])
         return self._change(app, about, lambda desk: [desk.prune(prune) for prune in prunes])
 
     async def strike(self, app: str, strikes: Sequence[Strike]) -> list[bool]:
-        about = Question(ids=[strike.device_id for strike in strikes])
+        about = DeviceQuery(ids=[strike.device_id for strike in strikes])
         return self._change(app, about, lambda desk: [desk.strike(strike) for strike in strikes])
 
     async def pruned(self, app: str, which: PrunedFilter) -> int:
@@ -161,13 +161,13 @@ class MemoryRegistry:
         devices = self._tombstones(app, which)[:limit]
         self._state.lift(app, devices, always=True)
         ids = [device.id for device in devices]
-        return self._change(app, Question(ids=ids), lambda desk: sum(map(desk.restore, ids)))
+        return self._change(app, DeviceQuery(ids=ids), lambda desk: sum(map(desk.restore, ids)))
 
     async def bury(self, app: str, before: int, *, limit: int, dry_run: bool = False) -> int:
         ids = [device.id for device in self._tombstones(app, PrunedFilter(until=before))]
         if dry_run:
             return len(ids)
-        about = Question(ids=ids[:limit])
+        about = DeviceQuery(ids=ids[:limit])
         return self._change(app, about, lambda desk: sum(desk.bury(each, before) for each in about.ids))
 
     def _tombstones(self, app: str, which: PrunedFilter) -> list[Device]:
@@ -185,7 +185,7 @@ class MemoryRegistry:
     def _kept(self, app: str) -> Iterable[Kept]:
         return self._state.devices[app].values()
 
-    def _desk(self, app: str, about: Question) -> Desk:
+    def _desk(self, app: str, about: DeviceQuery) -> Desk:
         known, owners = self._state.devices[app], self._state.owners[app]
         ids = dict.fromkeys((*about.ids, *(owners[token] for token in about.tokens if token in owners)))
         found = {device_id: known[device_id] for device_id in ids if device_id in known}
@@ -193,7 +193,7 @@ class MemoryRegistry:
             found |= {kept.device.id: kept for kept in known.values() if kept.device.user in about.users}
         return Desk(found.values())
 
-    def _change(self, app: str, about: Question, decide: Callable[[Desk], T]) -> T:
+    def _change(self, app: str, about: DeviceQuery, decide: Callable[[Desk], T]) -> T:
         desk = self._desk(app, about)
         result = decide(desk)
         changes = desk.changes()
@@ -203,9 +203,9 @@ class MemoryRegistry:
             crowds.update(_moves(crowds, changes))
         except UserFull:
             for user, joining in joining_of(changes).items():
-                stones = spare(self._desk(app, Question(users=[user])).of_user(user), joining)
+                stones = spare(self._desk(app, DeviceQuery(users=[user])).of_user(user), joining)
                 if stones:
-                    self._change(app, Question(ids=stones), partial(_remove, ids=stones))
+                    self._change(app, DeviceQuery(ids=stones), partial(_remove, ids=stones))
                     return self._change(app, about, decide)
             raise
         state.moved |= {(app, platform, token_digest(b"", token)) for platform, token in unsettling(changes)}
@@ -227,7 +227,7 @@ def _remove(desk: Desk, ids: Iterable[str]) -> None:
         desk.remove(device_id)
 
 
-def _moves(crowds: Counter[str], changes: Sequence[Change]) -> Counter[str]:
+def _moves(crowds: Counter[str], changes: Sequence[DeviceChange]) -> Counter[str]:
     """By how many devices each user grows. Raises UserFull."""
     moves: Counter[str] = Counter()
     joining: list[tuple[str, str]] = []

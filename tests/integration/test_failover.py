@@ -21,7 +21,7 @@ from pushsvc.store.keyring import KEY_LOOK
 from pushsvc.store.link import scripts, sync_sentinels
 from pushsvc.store.link.connect import open_sync_redis
 from pushsvc.store.link.link import Link
-from pushsvc.store.link.sentinels import Sentinels, Word
+from pushsvc.store.link.sentinels import SentinelReport, Sentinels
 from pushsvc.store.link.sync_sentinels import SyncSentinels
 from pushsvc.store.queue import lanes
 
@@ -133,9 +133,9 @@ class Naming:
     """What all sentinels say: one server is the primary."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, port: int) -> None:
-        self.word = Word(1, False, ("127.0.0.1", port))
+        self.word = SentinelReport(1, False, ("127.0.0.1", port))
 
-        async def ask(sentinels: Sentinels, sentinel: object) -> Word:
+        async def ask(sentinels: Sentinels, sentinel: object) -> SentinelReport:
             return self.word
 
         monkeypatch.setattr(Sentinels, "_ask", ask)
@@ -143,7 +143,7 @@ class Naming:
 
     def switch(self, port: int) -> None:
         """Another one is, from now on."""
-        self.word = Word(self.word.epoch + 1, False, ("127.0.0.1", port))
+        self.word = SentinelReport(self.word.epoch + 1, False, ("127.0.0.1", port))
 
 
 SENTINELS = "redis+sentinel://127.0.0.1:1/mymaster/0"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pushsvc.cli.device_files import Entry
-from pushsvc.cli.device_import import Identity, Notes, Position, Rejects, identify
+from pushsvc.cli.device_files import FileRecord
+from pushsvc.cli.device_import import FileIdentity, Notes, Position, Rejects, identify
 from pushsvc.cli.files import (
     FileFailed,
     is_regular,
@@ -73,7 +73,7 @@ def test_a_device_is_written_into_and_stays() -> None:
         write_whole(Path("/dev/full"), b"x" * 100_000)
     write_whole(Path(os.devnull), b"x")
     with Rejects(Path(os.devnull), kept=0) as rejects:
-        rejects.add(Entry(1, "x"), [])
+        rejects.add(FileRecord(1, "x"), [])
     after = os.stat("/dev/full")
     assert (after.st_mode, after.st_rdev) == (before.st_mode, before.st_rdev)
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
@@ -100,17 +100,17 @@ def test_rejects_stay_only_when_there_are_any(tmp_path: Path) -> None:
         pass
     assert not file.exists()
     with Rejects(file, kept=0) as rejects:
-        rejects.add(Entry(1, "one"), [])
-        rejects.add(Entry(2, "two"), [])
+        rejects.add(FileRecord(1, "one"), [])
+        rejects.add(FileRecord(2, "two"), [])
     with Rejects(file, kept=1) as rejects:
-        rejects.add(Entry(3, "three"), [])
+        rejects.add(FileRecord(3, "three"), [])
     assert [line[8:9] for line in file.read_text().splitlines()] == ["1", "3"]
 
 
 def test_a_position_belongs_to_one_version_of_one_file(tmp_path: Path) -> None:
     file = tmp_path / "d.ndjson"
 
-    def now() -> Identity:
+    def now() -> FileIdentity:
         with file.open("rb") as stream:
             return identify(stream)
 
@@ -131,7 +131,7 @@ def test_a_position_that_cannot_be_kept_does_not_end_the_import(
 ) -> None:
     notes = Notes(tmp_path / "none" / "d.position")
     for _ in range(2):
-        notes.write(Position("shop", Identity(0, 0, "")))
+        notes.write(Position("shop", FileIdentity(0, 0, "")))
     assert capsys.readouterr().err.count("cannot be resumed") == 1
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pushsvc.model.delivery import Receipt
 from pushsvc.model.devices import Device
-from pushsvc.rules.freeze import Freeze, Health
+from pushsvc.rules.freeze import AnswerHealth, Freeze
 from pushsvc.rules.policy import PruneDecision, PrunePolicy, prune
 
 from .provider_fakes import golden
@@ -20,10 +20,10 @@ HOUR = 3_600_000
 AT = 1000 * HOUR
 ROWS = golden("prune.toml")
 HEALTH = {
-    "good": Health(),
-    "frozen": Health(freeze=Freeze("dead", 900, 1000, 10)),
-    "alone": Health(vouched=False),
-    "gone": Health(counted=False),
+    "good": AnswerHealth(),
+    "frozen": AnswerHealth(freeze=Freeze("dead", 900, 1000, 10)),
+    "alone": AnswerHealth(vouched=False),
+    "gone": AnswerHealth(counted=False),
 }
 
 
@@ -113,12 +113,12 @@ def test_strikes_lie_a_span_apart_whatever_comes(ats: list[int], strikes: int, s
     counted: list[int] = []
     for at in ats:
         told = msgspec.structs.replace(receipt("suspect"), at=at)
-        decision = prune(told, known, Health(), policy)
+        decision = prune(told, known, AnswerHealth(), policy)
         if decision.deed == "strike":
             counted = [*counted, at] if decision.strikes > 1 else [at]
             known = msgspec.structs.replace(known, strikes=decision.strikes, struck_at=at)
             # Judged once more, as after a crash, it counts for nothing.
-            assert prune(told, known, Health(), policy).deed == "none"
+            assert prune(told, known, AnswerHealth(), policy).deed == "none"
         elif decision.deed == "prune":
             counted.append(at)
             assert len(counted) == strikes

@@ -14,7 +14,7 @@ from pushsvc.model.devices import Device
 from pushsvc.ports.registry import PrunedFilter
 from pushsvc.store.registry.changes import Desk, Kept
 from pushsvc.store.registry.documents import VERSION, decode_device, encode_device
-from pushsvc.store.registry.wire import Digests, Question, is_meant, read_found
+from pushsvc.store.registry.wire import DeviceQuery, Digests, is_meant, read_found
 
 HEX = st.binary(min_size=1, max_size=40).map(bytes.hex)
 UUIDS = st.uuids().map(str)
@@ -98,7 +98,7 @@ def test_a_digest_is_keyed_and_knows_platforms_apart() -> None:
 def test_what_is_not_asked_for_by_its_own_name_is_not_found() -> None:
     """Two texts with one digest: the document says whose it is."""
     other = encode_device(Device(id="other", platform="apns", token="t"))
-    question = Question(ids=["d"], tokens=[("apns", "u")])
+    question = DeviceQuery(ids=["d"], tokens=[("apns", "u")])
     found = read_found(question, [[b"5", b"5"], 0, 6, 5, other])
     assert found.desk.devices.get("d") is None
     assert found.desk.owner("apns", "u") is None
@@ -117,7 +117,7 @@ def told(before: Device | None, after: Device | None) -> list[Any]:
         desk.remove(before.id)
     if after is not None:
         desk.put(after)
-    found = read_found(Question(), [[], 0, 0])
+    found = read_found(DeviceQuery(), [[], 0, 0])
     return Digests(bytes(32)).tell(found, desk.changes())
 
 

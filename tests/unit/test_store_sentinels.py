@@ -7,7 +7,7 @@ import re
 import pytest
 
 from pushsvc.errors import ConfigError
-from pushsvc.store.link.sentinels import Word, elect, living_of, read_word
+from pushsvc.store.link.sentinels import SentinelReport, elect, living_of, read_word
 from pushsvc.store.link.urls import check_url
 
 OLD, NEW = ("10.0.0.1", 6379), ("10.0.0.2", 6379)
@@ -17,26 +17,52 @@ OLD, NEW = ("10.0.0.1", 6379), ("10.0.0.2", 6379)
     ("words", "believed", "elected"),
     [
         pytest.param([], None, None, id="nobody answers"),
-        pytest.param([Word(3, False, OLD)], None, OLD, id="one answers"),
-        pytest.param([Word(3, False, OLD), Word(3, True, NEW)], None, NEW, id="the leader of a failover knows first"),
-        pytest.param([Word(4, False, NEW), Word(3, False, OLD)], None, NEW, id="a higher epoch is newer"),
-        pytest.param([Word(3, False, OLD)], Word(4, False, NEW), NEW, id="one that is cut off does not lead back"),
-        pytest.param([Word(3, False, OLD)], Word(3, True, NEW), NEW, id="nor before the epoch is told"),
-        pytest.param([Word(4, False, NEW)], Word(3, True, NEW), NEW, id="then it is told"),
-        pytest.param([Word(3, False, OLD, True)], None, None, id="the primary is down"),
-        pytest.param([Word(3, False, OLD, True), Word(3, False, OLD)], None, OLD, id="one of them does not see it"),
-        pytest.param([Word(3, False, OLD, True), Word(3, True, NEW)], None, NEW, id="down, and another is promoted"),
+        pytest.param([SentinelReport(3, False, OLD)], None, OLD, id="one answers"),
+        pytest.param(
+            [SentinelReport(3, False, OLD), SentinelReport(3, True, NEW)],
+            None,
+            NEW,
+            id="the leader of a failover knows first",
+        ),
+        pytest.param(
+            [SentinelReport(4, False, NEW), SentinelReport(3, False, OLD)], None, NEW, id="a higher epoch is newer"
+        ),
+        pytest.param(
+            [SentinelReport(3, False, OLD)],
+            SentinelReport(4, False, NEW),
+            NEW,
+            id="one that is cut off does not lead back",
+        ),
+        pytest.param(
+            [SentinelReport(3, False, OLD)], SentinelReport(3, True, NEW), NEW, id="nor before the epoch is told"
+        ),
+        pytest.param([SentinelReport(4, False, NEW)], SentinelReport(3, True, NEW), NEW, id="then it is told"),
+        pytest.param([SentinelReport(3, False, OLD, True)], None, None, id="the primary is down"),
+        pytest.param(
+            [SentinelReport(3, False, OLD, True), SentinelReport(3, False, OLD)],
+            None,
+            OLD,
+            id="one of them does not see it",
+        ),
+        pytest.param(
+            [SentinelReport(3, False, OLD, True), SentinelReport(3, True, NEW)],
+            None,
+            NEW,
+            id="down, and another is promoted",
+        ),
     ],
 )
-def test_the_newest_word_counts(words: list[Word], believed: Word | None, elected: tuple[str, int] | None) -> None:
+def test_the_newest_word_counts(
+    words: list[SentinelReport], believed: SentinelReport | None, elected: tuple[str, int] | None
+) -> None:
     found = elect(words, believed)
     assert (found and found.address) == elected
 
 
 def test_what_a_sentinel_says() -> None:
     fields = [b"name", b"m", b"ip", b"10.0.0.1", b"port", b"6379", b"flags", b"master,o_down", b"config-epoch", b"7"]
-    assert read_word([b"10.0.0.1", b"6379"], fields) == Word(7, False, OLD, True)
-    assert read_word([b"10.0.0.2", b"6379"], fields) == Word(7, True, NEW, False)
+    assert read_word([b"10.0.0.1", b"6379"], fields) == SentinelReport(7, False, OLD, True)
+    assert read_word([b"10.0.0.2", b"6379"], fields) == SentinelReport(7, True, NEW, False)
     assert read_word(None, None) is None
     assert read_word([b"10.0.0.1", b"6379"], ValueError("no such master")) is None
 

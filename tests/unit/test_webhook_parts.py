@@ -17,7 +17,7 @@ from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.webhooks import Batch, Standing
 from pushsvc.stages.webhooks import WebhookConfig, trial_body, trouble_of
 from pushsvc.stages.webhooks.body import feedback_body
-from pushsvc.stages.webhooks.verdict import Answer, GivenUp, Gone, Halved, Later, Told, Verdict, judge
+from pushsvc.stages.webhooks.verdict import GivenUp, Halved, Later, Reply, SwitchedOff, Told, Verdict, judge
 from pushsvc.store.webhooks.webhooks import batch_id
 
 NOW = 1_796_115_600_000
@@ -107,11 +107,11 @@ def batch(attempts: int = 0, failures: int = 0, *, age: float = 0.0, again: bool
     return Batch("b", [(f"{NOW - int(age * 1000)}-0", EVENT)] * events, attempts, failures, again=again)
 
 
-def no(status: int, retry_after: float | None = None) -> Answer:
-    return Answer(status, f"http_{status}" if status else "timeout", retry_after)
+def no(status: int, retry_after: float | None = None) -> Reply:
+    return Reply(status, f"http_{status}" if status else "timeout", retry_after)
 
 
-VERDICTS: list[tuple[str, Answer, Batch, Verdict]] = [
+VERDICTS: list[tuple[str, Reply, Batch, Verdict]] = [
     ("200", no(200), batch(), Told()),
     ("204", no(204), batch(5, 5, age=2 * HOUR), Told()),
     ("299", no(299), batch(), Told()),
@@ -125,8 +125,8 @@ VERDICTS: list[tuple[str, Answer, Batch, Verdict]] = [
     ("Retry-After of any refusal", no(429, 7.0), batch(0, 1), Later(8.0)),
     ("no answer", no(0), batch(), Later(0.5)),
     ("a client error is no other", no(400), batch(), Later(0.5)),
-    ("gone", no(410), batch(), Gone()),
-    ("gone for those asked for too", no(410), batch(again=True), Gone()),
+    ("gone", no(410), batch(), SwitchedOff()),
+    ("gone for those asked for too", no(410), batch(again=True), SwitchedOff()),
     ("too large", no(413), batch(events=2), Halved()),
     ("too large for those asked for too", no(413), batch(events=20, again=True), Halved()),
     ("nothing left to halve", no(413, 3.0), batch(0, 2), GivenUp(5.0)),
@@ -139,7 +139,7 @@ VERDICTS: list[tuple[str, Answer, Batch, Verdict]] = [
 
 
 @pytest.mark.parametrize(("answer", "told", "verdict"), [row[1:] for row in VERDICTS], ids=[row[0] for row in VERDICTS])
-def test_verdicts(answer: Answer, told: Batch, verdict: Verdict) -> None:
+def test_verdicts(answer: Reply, told: Batch, verdict: Verdict) -> None:
     assert judge(answer, told, CONFIG, now=NOW, jitter=0.5) == verdict
 
 

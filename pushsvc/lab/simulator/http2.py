@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from . import frames
 from .hpack import Headers
-from .inflow import UNLIMITED, Fault, Inflow, Limits, Traffic
+from .inflow import UNLIMITED, Inflow, Limits, ProtocolFault, Traffic
 from .outflow import DEFAULT_WINDOW, Outflow
 
 _LINGER = 1.0  # seconds that a client has to close after a GOAWAY
@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
         self._batching = True
         try:
             self._inflow.feed(data)
-        except Fault as fault:
+        except ProtocolFault as fault:
             self._traffic.protocol_errors += 1
             if self._agreed or self._inflow.greeted:
                 self._flow.put(frames.goaway(self._inflow.last, fault.code, str(fault).encode()))

@@ -59,7 +59,7 @@ class Limits(Struct, frozen=True):
     stream_window: int = 65_535
 
 
-class Fault(Exception):
+class ProtocolFault(Exception):
     """The client broke the protocol: the connection ends with this code."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
@@ -127,13 +127,13 @@ class Inflow:
         self._bodies.pop(stream, None)
 
     def feed(self, data: bytes) -> None:
-        """Parse what was read. Raises `Fault`."""
+        """Parse what was read. Raises `ProtocolFault`."""
         if self._rest:
             data = self._rest + data
         position, end = 0, len(data)
         if not self.greeted:
             if not data.startswith(PREFACE[:end]):
-                raise Fault(ErrorCode.PROTOCOL_ERROR, "this port speaks HTTP/2 only")
+                raise ProtocolFault(ErrorCode.PROTOCOL_ERROR, "this port speaks HTTP/2 only")
             if end >= len(PREFACE):
                 self.greeted = True
                 position = len(PREFACE)
@@ -142,7 +142,7 @@ class Inflow:
         while self.greeted and end - position >= 9:
             word, flags, stream = unpack(data, position)
             if word >= _TOO_LONG:
-                raise Fault(ErrorCode.FRAME_SIZE_ERROR, "the frame is longer than SETTINGS_MAX_FRAME_SIZE")
+                raise ProtocolFault(ErrorCode.FRAME_SIZE_ERROR, "the frame is longer than SETTINGS_MAX_FRAME_SIZE")
             start = position + 9
             after = start + (word >> 8)
             if after > end:
@@ -181,12 +181,12 @@ class Inflow:
         try:
             headers = self._decode(block, True)
         except Exception as error:
-            raise Fault(ErrorCode.COMPRESSION_ERROR, "the header block cannot be decoded") from error
+            raise ProtocolFault(ErrorCode.COMPRESSION_ERROR, "the header block cannot be decoded") from error
         if stream <= self.last:
             self._trailers(stream, ended)
             return
         if not stream & 1:
-            raise Fault(ErrorCode.PROTOCOL_ERROR, "a client's streams have odd numbers")
+            raise ProtocolFault(ErrorCode.PROTOCOL_ERROR, "a client's streams have odd numbers")
         if stream > self.final:
             return
         self.last = stream
@@ -210,7 +210,7 @@ class Inflow:
         if headers is None:
             return  # of a stream that was reset or refused
         if not ended:
-            raise Fault(ErrorCode.PROTOCOL_ERROR, "a second header block must end the stream")
+            raise ProtocolFault(ErrorCode.PROTOCOL_ERROR, "a second header block must end the stream")
         body = bytes(self._bodies[stream][0]) if stream in self._bodies else b""
         self.forget(stream)
         self._owner.received(stream, headers, body)
@@ -219,13 +219,13 @@ class Inflow:
         size = len(payload)
         self._credit -= size
         if self._credit < 0:
-            raise Fault(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
+            raise ProtocolFault(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
         if flags & PADDED:
             payload = _unpadded(payload)
         headers = self.requests.get(stream)
         if headers is None:
             if not stream or self._idle(stream):
-                raise Fault(ErrorCode.PROTOCOL_ERROR, "data on a stream that was never opened")
+                raise ProtocolFault(ErrorCode.PROTOCOL_ERROR, "data on a stream that was never opened")
             return  # of a stream that was reset or refused
         if stream in self._bodies:
             body, credit = self._bodies[stream]
@@ -253,7 +253,7 @@ class Inflow:
         if kind == frames.CONTINUATION:
             self._continue(flags, stream, payload)
         elif self._block is not None:
-            raise Fault(ErrorCode.PROTOCOL_ERROR, "a header block was interrupted")
+            raise ProtocolFault(ErrorCode.PROTOCOL_ERROR, "a header block was interrupted")
         elif kind == frames.HEADERS:
             if flags & PADDED:
                 payload = _unpadded(payload)
@@ -276,30 +276,30 @@ class Inflow:
         elif kind == frames.RST_STREAM:
             _sized(payload, 4, "RST_STREAM")
             if not stream or self._idle(stream):
-                raise Fault(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on a stream that was never opened")
+                raise ProtocolFault(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on a stream that was never opened")
             self._traffic.resets_received += 1
             self._owner.forget(stream)
         elif kind == frames.GOAWAY:
             self._traffic.goaways_received += 1
             self._owner.leave()
         elif kind == frames.PUSH_PROMISE:
-            raise Fault(ErrorCode.PROTOCOL_ERROR, "a client cannot push")
+            raise ProtocolFault(ErrorCode.PROTOCOL_ERROR, "a client cannot push")
         # PRIORITY and unknown types are ignored (RFC 9113 sections 5.3.2 and 5.5).
 
     def _continue(self, flags: int, stream: int, payload: bytes) -> None:
         if self._block is None or self._block[0] != stream:
-            raise Fault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without a header block to go on with")
+            raise ProtocolFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without a header block to go on with")
         _, ended, block = self._block
         block += payload
         if len(block) > _MAX_BLOCK:
-            raise Fault(ErrorCode.ENHANCE_YOUR_CALM, "the header block is too large")
+            raise ProtocolFault(ErrorCode.ENHANCE_YOUR_CALM, "the header block is too large")
         if flags & END_HEADERS:
             self._block = None
             self._open(stream, ended, bytes(block))
 
     def _settings(self, flags: int, stream: int, payload: bytes) -> None:
         if stream or len(payload) % 6 or (flags & frames.ACK and payload):
-            raise Fault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS belong on stream 0, six bytes a value")
+            raise ProtocolFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS belong on stream 0, six bytes a value")
         if flags & frames.ACK:
             if self._unacknowledged:
                 self._allowed = self._unacknowledged.popleft()
@@ -312,7 +312,7 @@ class Inflow:
             value = int.from_bytes(payload[offset + 2 : offset + 6], "big")
             if key == frames.INITIAL_WINDOW_SIZE:
                 if value > frames.MAX_WINDOW:
-                    raise Fault(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE is too large")
+                    raise ProtocolFault(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE is too large")
                 self._flow.resize(value)
             elif key == frames.HEADER_TABLE_SIZE:
                 self._flow.limit_table(value)
@@ -321,22 +321,22 @@ class Inflow:
         _sized(payload, 4, "WINDOW_UPDATE")
         increment = int.from_bytes(payload, "big") & 0x7FFFFFFF
         if not increment:
-            raise Fault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by 0")
+            raise ProtocolFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by 0")
         if stream:
             if self._idle(stream):
-                raise Fault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE on a stream that was never opened")
+                raise ProtocolFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE on a stream that was never opened")
             if stream not in self.requests and not self._owner.waits(stream):
                 return  # the stream is over
         if not self._flow.widen(stream, increment):
-            raise Fault(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond 2^31-1")
+            raise ProtocolFault(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond 2^31-1")
 
 
 def _sized(payload: bytes, size: int, name: str) -> None:
     if len(payload) != size:
-        raise Fault(ErrorCode.FRAME_SIZE_ERROR, f"{name} has {size} bytes")
+        raise ProtocolFault(ErrorCode.FRAME_SIZE_ERROR, f"{name} has {size} bytes")
 
 
 def _unpadded(payload: bytes) -> bytes:
     if not payload or payload[0] >= len(payload):
-        raise Fault(ErrorCode.PROTOCOL_ERROR, "the padding is longer than the frame")
+        raise ProtocolFault(ErrorCode.PROTOCOL_ERROR, "the padding is longer than the frame")
     return payload[1 : len(payload) - payload[0]]

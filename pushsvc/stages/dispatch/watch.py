@@ -50,7 +50,7 @@ class RouteWatch:
         self._tally = tally
         self._log = get_logger("dispatch").bind(app=route.app, platform=route.platform)
         self._away_since: float | None = None
-        self._shown: dict[str, _Line] = {}
+        self._shown: dict[str, _LogLine] = {}
 
     def judge(self, outcome: Outcome, now: float, *, token: str, push: str, part: str, probe: bool) -> Blame:
         """Take an answer that is not `Sent` into account; whose fault a trouble is."""
@@ -111,7 +111,7 @@ class RouteWatch:
             line = self._shown.pop(name)
             self._log.info("route_resumed", held=name, reason=line.label, seconds=round(now - line.since, 1))
         for name, (label, text) in held.items():
-            line = self._shown.setdefault(name, _Line(label, now))
+            line = self._shown.setdefault(name, _LogLine(label, now))
             line.label = label
             if line.due(now):
                 self._log.error("route_held", held=name, reason=label, why=text, seconds=round(now - line.since, 1))
@@ -136,7 +136,7 @@ class RouteWatch:
         return found
 
 
-class _Line:
+class _LogLine:
     """When the log says again that something is held."""
 
     def __init__(self, label: str, now: float) -> None:

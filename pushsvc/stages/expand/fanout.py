@@ -65,7 +65,7 @@ async def expand(
     if at is None:
         return Run(0, "left")
     audience = decode_audience(at.push.audience)
-    reader = _Reader(registry, app, audience, reached(at.push, audience))
+    reader = _AudienceReader(registry, app, audience, reached(at.push, audience))
     accepted = ACCEPTED.labels(app)
     begun = at.total
     reading = asyncio.ensure_future(reader.read(at.cursor))
@@ -97,7 +97,7 @@ class _Page(NamedTuple):
     cursor: str | None
 
 
-class _Reader:
+class _AudienceReader:
     """Reads an audience, less those whom the push does not reach."""
 
     def __init__(self, registry: Registry, app: str, audience: Audience, reaches: Predicate) -> None:

@@ -10,7 +10,7 @@ from ...model.delivery import Receipt
 from ...model.devices import Device, Environment
 from ...model.routing import platform_of
 from ...model.status import FeedbackEvent
-from ...rules.freeze import Health
+from ...rules.freeze import AnswerHealth
 from ...rules.policy import PruneDecision, PrunePolicy, prune
 from .config import FeedbackConfig
 
@@ -24,7 +24,7 @@ class Case:
 
     entry_id: str
     receipt: Receipt
-    health: Health
+    health: AnswerHealth
     device: Device | None
     decision: PruneDecision
     environment: Environment | None = None
@@ -54,7 +54,7 @@ class Case:
 
 def judge(
     taken: Sequence[tuple[str, Receipt]],
-    healths: Iterable[Health],
+    healths: Iterable[AnswerHealth],
     devices: Iterable[Device | None],
     config: FeedbackConfig,
 ) -> list[Case]:

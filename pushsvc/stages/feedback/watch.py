@@ -11,7 +11,7 @@ from ... import telemetry
 from ...model.delivery import Receipt
 from ...model.push import Platform, Route
 from ...ports.feedback import RecentAnswers
-from ...rules.freeze import SLOT_MS, Freeze, Health, health, slots_around
+from ...rules.freeze import SLOT_MS, AnswerHealth, Freeze, health, slots_around
 from .config import FeedbackConfig, FeedbackPorts
 
 
@@ -36,12 +36,12 @@ class Watch:
         self._frozen: set[Platform] = set()
         self._log = telemetry.get_logger("feedback").bind(app=app)
 
-    async def healths(self, receipts: Sequence[Receipt]) -> list[Health]:
+    async def healths(self, receipts: Sequence[Receipt]) -> list[AnswerHealth]:
         """Of the route of each receipt, around the instant of its answer."""
         slots: dict[Platform, set[int]] = {}
         for receipt in receipts:
             slots.setdefault(receipt.platform, set()).add(receipt.at // SLOT_MS)
-        found: dict[tuple[Platform, int], Health] = {}
+        found: dict[tuple[Platform, int], AnswerHealth] = {}
         now, policy = self._ports.clock(), self._config.freeze
         for platform, own in slots.items():
             span = slots_around(min(own) * SLOT_MS, max(own) * SLOT_MS, policy)
@@ -52,9 +52,9 @@ class Watch:
                 found[platform, slot] = each if freezes else msgspec.structs.replace(each, freeze=None, proven=True)
         return [found[receipt.platform, receipt.at // SLOT_MS] for receipt in receipts]
 
-    def note(self, receipts: Sequence[Receipt], healths: Sequence[Health]) -> None:
+    def note(self, receipts: Sequence[Receipt], healths: Sequence[AnswerHealth]) -> None:
         """Tell a change, by the latest answer of each platform."""
-        latest: dict[Platform, tuple[int, Health]] = {}
+        latest: dict[Platform, tuple[int, AnswerHealth]] = {}
         for receipt, each in zip(receipts, healths, strict=True):
             if receipt.at >= latest.get(receipt.platform, (0, each))[0]:
                 latest[receipt.platform] = receipt.at, each

@@ -18,7 +18,7 @@ from ...ports.webhooks import Batch
 _encode = msgspec.json.Encoder().encode
 
 
-class Call(Struct, frozen=True):
+class WebhookCall(Struct, frozen=True):
     """The body. `timestamp` is when the last of the events happened."""
 
     type: Literal["feedback", "test"]
@@ -30,9 +30,9 @@ class Call(Struct, frozen=True):
 def feedback_body(app: str, batch: Batch) -> bytes:
     """The call for a batch."""
     events = [feedback_document(event_id, event) for event_id, event in batch.events]
-    return _encode(Call("feedback", events[-1].at, app, events))
+    return _encode(WebhookCall("feedback", events[-1].at, app, events))
 
 
 def trial_body(app: str, now: int) -> bytes:
     """A call that says nothing, to see whether it arrives. `now` in Unix ms."""
-    return _encode(Call("test", instant(now), app, []))
+    return _encode(WebhookCall("test", instant(now), app, []))

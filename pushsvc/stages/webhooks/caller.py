@@ -26,7 +26,7 @@ from ...net.retry_after import retry_after
 from ...net.tls import client_context
 from ...net.urls import exact_url
 from .config import WebhookConfig
-from .verdict import Answer
+from .verdict import Reply
 
 READ_MOST: Final = 64 * 1024
 """Bytes of an answer that are read, so that its connection can serve again; beyond, it is closed."""
@@ -46,7 +46,7 @@ def _public_socket(address: Any) -> socket.socket:
     return socket.socket(family, kind, protocol)
 
 
-class Caller:
+class WebhookCaller:
     """Calls one receiver, by connections that are used again."""
 
     def __init__(self, session: aiohttp.ClientSession, config: WebhookConfig, clock: Callable[[], float]) -> None:
@@ -54,7 +54,7 @@ class Caller:
         self._config = config
         self._clock = clock
 
-    async def post(self, message_id: str, body: bytes) -> Answer:
+    async def post(self, message_id: str, body: bytes) -> Reply:
         """Sign and send it. Raises nothing: what goes wrong is an answer too."""
         signed = sign(self._config.keys, message_id, int(self._clock()), body)
         headers = {**self._config.headers, "content-type": "application/json", **signed}
@@ -62,11 +62,11 @@ class Caller:
             url = exact_url(self._config.url)
             async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as got:
                 told = {name.lower(): value for name, value in got.headers.items()}
-                answer = Answer(got.status, f"http_{got.status}", retry_after(told, self._clock()))
+                answer = Reply(got.status, f"http_{got.status}", retry_after(told, self._clock()))
                 await _read_a_little(got)
                 return answer
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Answer(0, _why(error))
+            return Reply(0, _why(error))
 
 
 async def _read_a_little(response: aiohttp.ClientResponse) -> None:
@@ -100,7 +100,7 @@ def _why(error: Exception) -> str:
 @asynccontextmanager
 async def open_caller(
     config: WebhookConfig, app: str, *, clock: Callable[[], float] = time.time
-) -> AsyncIterator[Caller]:
+) -> AsyncIterator[WebhookCaller]:
     """Calls while the block lasts. Raises `ConfigError` for a `ca_file` that cannot be used."""
     connector = TCPConnector(
         ssl=tls_context(config, app), limit=1, socket_factory=None if config.allow_private else _public_socket
@@ -113,7 +113,7 @@ async def open_caller(
         auto_decompress=False,
         trust_env=False,
     ) as session:
-        yield Caller(session, config, clock)
+        yield WebhookCaller(session, config, clock)
 
 
 def tls_context(config: WebhookConfig, app: str) -> ssl.SSLContext:

@@ -15,14 +15,14 @@ from typing import assert_never
 from ... import telemetry
 from ...ports.webhooks import Batch, WebhookClaim
 from .body import feedback_body
-from .caller import Caller
+from .caller import WebhookCaller
 from .config import WebhookConfig
-from .verdict import Answer, GivenUp, Gone, Halved, Later, Told, Verdict, judge
+from .verdict import GivenUp, Halved, Later, Reply, SwitchedOff, Told, Verdict, judge
 
 
 async def deliver(
     claim: WebhookClaim,
-    caller: Caller,
+    caller: WebhookCaller,
     config: WebhookConfig,
     app: str,
     *,
@@ -42,12 +42,12 @@ async def deliver(
             break
         if isinstance(verdict, Told):
             told += len(batch.events)
-        if isinstance(verdict, Later | Gone) or (isinstance(verdict, GivenUp) and verdict.wait):
+        if isinstance(verdict, Later | SwitchedOff) or (isinstance(verdict, GivenUp) and verdict.wait):
             break
     return told
 
 
-async def _record(claim: WebhookClaim, batch: Batch, answer: Answer, verdict: Verdict) -> bool:
+async def _record(claim: WebhookClaim, batch: Batch, answer: Reply, verdict: Verdict) -> bool:
     """What follows, done. False: somebody else has taken it over, and does it."""
     match verdict:
         case Told():
@@ -63,13 +63,13 @@ async def _record(claim: WebhookClaim, batch: Batch, answer: Answer, verdict: Ve
             if buried and batch.again and answer.in_trouble:
                 return await claim.drop_asked()
             return buried
-        case Gone():
+        case SwitchedOff():
             return await claim.switch_off(answer.reason)
         case _:
             assert_never(verdict)
 
 
-def _report(app: str, config: WebhookConfig, batch: Batch, answer: Answer, verdict: Verdict) -> None:
+def _report(app: str, config: WebhookConfig, batch: Batch, answer: Reply, verdict: Verdict) -> None:
     log = telemetry.get_logger("webhooks").bind(app=app, host=config.host, batch=batch.id, events=len(batch.events))
     attempt = batch.attempts + 1
     match verdict:
@@ -85,7 +85,7 @@ def _report(app: str, config: WebhookConfig, batch: Batch, answer: Answer, verdi
         case GivenUp():
             result = "given_up"
             log.error("webhook_given_up", reason=answer.reason, attempt=attempt)
-        case Gone():
+        case SwitchedOff():
             result = "gone"
             log.error("webhook_switched_off", reason=answer.reason)
         case _:

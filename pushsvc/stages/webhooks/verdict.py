@@ -23,7 +23,7 @@ from ...rules.policy import backoff
 from .config import WebhookConfig
 
 
-class Answer(Struct, frozen=True):
+class Reply(Struct, frozen=True):
     """What came of one call."""
 
     status: int
@@ -60,19 +60,19 @@ class GivenUp(Struct, frozen=True):
     wait: float = 0.0
 
 
-class Gone(Struct, frozen=True):
+class SwitchedOff(Struct, frozen=True):
     """The receiver wants no more."""
 
 
-Verdict: TypeAlias = Told | Later | Halved | GivenUp | Gone
+Verdict: TypeAlias = Told | Later | Halved | GivenUp | SwitchedOff
 
 
-def judge(answer: Answer, batch: Batch, config: WebhookConfig, *, now: int, jitter: float) -> Verdict:
+def judge(answer: Reply, batch: Batch, config: WebhookConfig, *, now: int, jitter: float) -> Verdict:
     """What becomes of a batch after one more call. `now` in Unix ms, `jitter` from 0 to 1."""
     if 200 <= answer.status < 300:
         return Told()
     if answer.status == 410:
-        return Gone()
+        return SwitchedOff()
     if answer.status == 413 and len(batch.events) > 1:
         return Halved()
     if batch.again:

@@ -24,7 +24,7 @@ from .. import keys
 from ..config import StoreConfig
 from ..link.clock import Clock
 from ..link.link import Link
-from .keepers import Step
+from .keepers import KeeperStep
 from .subjects import Counts, Subjects
 
 _PUSHES = 50
@@ -107,13 +107,13 @@ class Audiences:
         self._config = config
         self._clock = clock
 
-    async def step(self, app: str, who: Subjects, cursor: str) -> Step:
+    async def step(self, app: str, who: Subjects, cursor: str) -> KeeperStep:
         at = msgspec.json.decode(cursor, type=_Cursor) if cursor else _Cursor()
         places = self._config.shards_of(app) * len(LANES)
         if at.place == places and at.busy:
-            return Step(Counter(), _written(replace(at, busy=False)), _GRACE)
+            return KeeperStep(Counter(), _written(replace(at, busy=False)), _GRACE)
         if at.place == places:
-            return Step(Counter(), None)
+            return KeeperStep(Counter(), None)
         shard, lane = divmod(at.place, len(LANES))
         key = keys.expansions(app, shard, LANES[lane])
         following, flat = await self._link.call("ZSCAN", key, at.position or 0, "COUNT", _PUSHES)
@@ -123,7 +123,7 @@ class Audiences:
         soon = self._clock() + _SOON
         busy = at.busy or any(float(due) <= soon for _, due in flat)
         further = str(int(following)) if int(following) else ""
-        return Step(removed, _written(_Cursor(at.place if further else at.place + 1, further, busy)))
+        return KeeperStep(removed, _written(_Cursor(at.place if further else at.place + 1, further, busy)))
 
     async def _exchange(self, app: str, shard: int, push_id: str, who: Subjects, removed: Counts) -> None:
         key = keys.expansion(app, shard, push_id)

@@ -27,11 +27,11 @@ from ..registry.registry import RedisRegistry
 from ..revoke.revocations import Revocations
 from ..revoke.suppression import Suppression
 from ..work.liveness import Liveness
-from .keepers import Step
+from .keepers import KeeperStep
 from .passes import ORDER, keepers
 from .subjects import (
     Counts,
-    Record,
+    ErasureRecord,
     Subjects,
     decode_record,
     encode_record,
@@ -56,7 +56,7 @@ class _Pass(Struct, frozen=True, array_like=True):
     """A pass that is under way: for whom, and where it stands."""
 
     keys: dict[str, int]
-    """With how often each was asked for when it began (`Record.asked`)."""
+    """With how often each was asked for when it began (`ErasureRecord.asked`)."""
     at: int = 0
     cursor: str = ""
 
@@ -163,7 +163,7 @@ class RedisErasures:
     async def _forget_name(self, app: str, key: str, user: str, deadline: float) -> dict[str, int] | None:
         """Of somebody without devices nothing is kept but a name, in audiences that wait. What was removed of them, or
         None where time was up before all were looked at."""
-        who = Subjects({key: Record(user, (), 0)}, self._hash_key)
+        who = Subjects({key: ErasureRecord(user, (), 0)}, self._hash_key)
         removed: Counts = Counter()
         cursor: str | None = ""
         while cursor is not None:
@@ -211,7 +211,7 @@ class RedisErasures:
         clock = asyncio.get_running_loop().time
         while present.at < len(ORDER):
             began = clock()
-            step: Step = await self._keepers[ORDER[present.at]].step(app, who, present.cursor)
+            step: KeeperStep = await self._keepers[ORDER[present.at]].step(app, who, present.cursor)
             over = step.cursor is None
             present = _Pass(present.keys, present.at + over, step.cursor or "")
             if step.removed or over:
@@ -243,11 +243,13 @@ class RedisErasures:
 
     # --- records ----------------------------------------------------------------------------------
 
-    async def _record(self, app: str, key: str) -> Record | None:
+    async def _record(self, app: str, key: str) -> ErasureRecord | None:
         blob = await self._link.call("HGET", keys.erase(app), key)
         return None if blob is None else _read(app, blob)
 
-    async def _change(self, app: str, key: str, become: Callable[[Record | None], Record | None]) -> Record | None:
+    async def _change(
+        self, app: str, key: str, become: Callable[[ErasureRecord | None], ErasureRecord | None]
+    ) -> ErasureRecord | None:
         """Make a record what it shall be, whoever else changes it too."""
         while True:
             blob = await self._link.call("HGET", keys.erase(app), key)
@@ -261,7 +263,7 @@ class RedisErasures:
         return bool(answer)
 
 
-def _read(app: str, blob: bytes) -> Record:
+def _read(app: str, blob: bytes) -> ErasureRecord:
     """Raises Unreadable."""
     record = readable(decode_record, blob, "erasure", app)
     if record is None:

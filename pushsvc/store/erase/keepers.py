@@ -9,7 +9,7 @@ from msgspec import Struct
 from .subjects import Counts, Subjects
 
 
-class Step(Struct, frozen=True):
+class KeeperStep(Struct, frozen=True):
     """What one step of a keeper has done."""
 
     removed: Counts
@@ -25,4 +25,4 @@ class Keeper(Protocol):
     A step is bounded, may run twice, and leaves everybody else's data as it is. `cursor` is empty at first.
     """
 
-    async def step(self, app: str, who: Subjects, cursor: str) -> Step: ...
+    async def step(self, app: str, who: Subjects, cursor: str) -> KeeperStep: ...

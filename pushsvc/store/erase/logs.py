@@ -18,7 +18,7 @@ from .. import keys
 from ..config import StoreConfig
 from ..link.link import Link
 from ..queue.letter import decode_dead
-from .keepers import Step
+from .keepers import KeeperStep
 from .subjects import Counts, Subjects
 
 _PAGE = 200
@@ -53,10 +53,10 @@ class Log:
         self._whose = whose
         self._group = group
 
-    async def step(self, app: str, who: Subjects, cursor: str) -> Step:
+    async def step(self, app: str, who: Subjects, cursor: str) -> KeeperStep:
         at = msgspec.json.decode(cursor, type=_Cursor) if cursor else _Cursor()
         if at.shard >= self._config.shards_of(app):
-            return Step(Counter(), None)
+            return KeeperStep(Counter(), None)
         key = self._key(app, at.shard)
         entries = await self._link.call("XRANGE", key, f"({at.position}" if at.position else "-", "+", "COUNT", _PAGE)
         removed: Counts = Counter()
@@ -69,7 +69,7 @@ class Log:
         if gone:
             await self._link.script("forget", [key], [self._group, *gone])
         further = _Cursor(at.shard, entries[-1][0].decode()) if len(entries) == _PAGE else _Cursor(at.shard + 1)
-        return Step(removed, msgspec.json.encode(further).decode())
+        return KeeperStep(removed, msgspec.json.encode(further).decode())
 
 
 class _LetterCursor(Struct, frozen=True, array_like=True):
@@ -87,10 +87,10 @@ class Letters:
         self._link = link
         self._config = config
 
-    async def step(self, app: str, who: Subjects, cursor: str) -> Step:
+    async def step(self, app: str, who: Subjects, cursor: str) -> KeeperStep:
         at = msgspec.json.decode(cursor, type=_LetterCursor) if cursor else _LetterCursor()
         if at.shard >= self._config.shards_of(app):
-            return Step(Counter(), None)
+            return KeeperStep(Counter(), None)
         key = keys.dead(app, at.shard)
         entries = await self._link.call("XRANGE", key, f"({at.position}" if at.position else "-", "+", "COUNT", _PAGE)
         removed: Counts = Counter()
@@ -118,7 +118,7 @@ class Letters:
         else:
             await self._forget_messages(app, at.shard, tuple(lonely))
             further = _LetterCursor(at.shard + 1)
-        return Step(removed, msgspec.json.encode(further).decode())
+        return KeeperStep(removed, msgspec.json.encode(further).decode())
 
     async def _forget_messages(self, app: str, shard: int, places: Sequence[tuple[str, Platform]]) -> None:
         commands: list[tuple[Any, ...]] = [

@@ -38,7 +38,7 @@ from ..queue.settling import member_of
 from ..revoke.revocations import Revocations
 from ..revoke.suppression import ERASED
 from ..work.liveness import Liveness
-from .keepers import Step
+from .keepers import KeeperStep
 from .subjects import Counts, Subjects
 
 CANCELLED = Ended("cancelled")
@@ -120,18 +120,18 @@ class Queue:
         self._asked: dict[_Held, float] = {}
         """When entries were asked back last."""
 
-    async def step(self, app: str, who: Subjects, cursor: str) -> Step:
+    async def step(self, app: str, who: Subjects, cursor: str) -> KeeperStep:
         at = msgspec.json.decode(cursor, type=_Cursor) if cursor else _Cursor()
         sources = list(self._sources(app, who))
         if at.source < len(sources):
             removed, following = await self._look(app, who, sources[at.source], at)
-            return Step(removed, _written(following))
+            return KeeperStep(removed, _written(following))
         if at.held:
             removed, held = await self._look_again(app, who, at.held)
-            return Step(removed, _written(msgspec.structs.replace(at, held=held)), _WAIT if held else 0.0)
+            return KeeperStep(removed, _written(msgspec.structs.replace(at, held=held)), _WAIT if held else 0.0)
         if at.look < self._looks:
-            return Step(Counter(), _written(_Cursor(look=at.look + 1)))
-        return Step(Counter(), None)
+            return KeeperStep(Counter(), _written(_Cursor(look=at.look + 1)))
+        return KeeperStep(Counter(), None)
 
     def _sources(self, app: str, who: Subjects) -> Iterator[_Source]:
         """In the order in which deliveries travel."""

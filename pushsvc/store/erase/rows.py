@@ -19,7 +19,7 @@ from .. import keys
 from ..hashing import limiter_digests
 from ..link.link import Link
 from ..revoke.suppression import ERASED
-from .keepers import Step
+from .keepers import KeeperStep
 from .subjects import Counts, Subjects
 
 _KEYS = 200
@@ -47,19 +47,19 @@ class Rows:
         self._link = link
         self._digests = limiter_digests(hash_key)
 
-    async def step(self, app: str, who: Subjects, cursor: str) -> Step:
+    async def step(self, app: str, who: Subjects, cursor: str) -> KeeperStep:
         at = msgspec.json.decode(cursor, type=_Cursor) if cursor else _Cursor()
         removed: Counts = Counter()
         if at.waiting:
             further = await self._look_at_large(at.waiting[0], who, at.rank, removed)
             following = _Cursor(at.listing, at.waiting if further else at.waiting[1:], further)
         elif at.listing is None:
-            return Step(removed, None)
+            return KeeperStep(removed, None)
         else:
             names, listing = await self._link.scan(f"ps:{{{app}.*", at.listing, _KEYS)
             later = await self._look_at_keys(app, who, [name.decode() for name in names], removed)
             following = _Cursor(listing, tuple(later))
-        return Step(removed, msgspec.json.encode(following).decode())
+        return KeeperStep(removed, msgspec.json.encode(following).decode())
 
     async def _look_at_keys(self, app: str, who: Subjects, names: Sequence[str], removed: Counts) -> list[str]:
         """Rows of large pushes are left for later."""

@@ -21,7 +21,7 @@ Counts: TypeAlias = Counter[tuple[str, str]]
 """How many of what were removed, by the key of a record and what."""
 
 
-class Record(Struct, frozen=True):
+class ErasureRecord(Struct, frozen=True):
     """An erasure as Redis keeps it while it is under way."""
 
     user: str
@@ -39,7 +39,7 @@ class Record(Struct, frozen=True):
 
 
 encode_record = msgspec.msgpack.Encoder().encode
-decode_record = msgspec.msgpack.Decoder(Record).decode
+decode_record = msgspec.msgpack.Decoder(ErasureRecord).decode
 
 
 def key_of(user: str, hash_key: bytes) -> str:
@@ -47,10 +47,10 @@ def key_of(user: str, hash_key: bytes) -> str:
     return blake2b(user.encode(), digest_size=16, key=hash_key).hexdigest()
 
 
-def joined(record: Record | None, *, user: str, devices: Iterable[Device], suppressed: int) -> Record:
+def joined(record: ErasureRecord | None, *, user: str, devices: Iterable[Device], suppressed: int) -> ErasureRecord:
     """Return the record with these devices added. `suppressed` of their tokens were suppressed already. It counts one
     more request, so that a pass that is under way does not end it."""
-    record = record or Record(user, (), 0)
+    record = record or ErasureRecord(user, (), 0)
     record = replace(record, asked=record.asked + 1)
     own = [(device.id, device.platform, device.token) for device in devices]
     new = [each for each in own if each not in record.devices]
@@ -60,12 +60,12 @@ def joined(record: Record | None, *, user: str, devices: Iterable[Device], suppr
     return noted(joined, removed={"suppressions": suppressed} if suppressed else {}) or joined
 
 
-def learnt(record: Record | None, *, devices: Iterable[tuple[str, Platform, str]]) -> Record | None:
+def learnt(record: ErasureRecord | None, *, devices: Iterable[tuple[str, Platform, str]]) -> ErasureRecord | None:
     """The record with further tokens of its devices."""
     return record and replace(record, devices=(*record.devices, *sorted(devices)))
 
 
-def noted(record: Record | None, *, removed: Mapping[str, int]) -> Record | None:
+def noted(record: ErasureRecord | None, *, removed: Mapping[str, int]) -> ErasureRecord | None:
     """The record with so many more removed."""
     return record and replace(record, removed=dict(Counter(record.removed) + Counter(removed)))
 
@@ -73,7 +73,7 @@ def noted(record: Record | None, *, removed: Mapping[str, int]) -> Record | None
 class Subjects:
     """All whom one pass erases. A device id leads to its user whatever the token, a token whatever the device."""
 
-    def __init__(self, records: Mapping[str, Record], hash_key: bytes) -> None:
+    def __init__(self, records: Mapping[str, ErasureRecord], hash_key: bytes) -> None:
         self._hash_key = hash_key
         self._by_id: dict[str, str] = {}
         self._by_token: dict[tuple[Platform, str], str] = {}

@@ -40,7 +40,7 @@ MEMORY: Final = 30.0
 Address = tuple[str, int]
 
 
-class Word(NamedTuple):
+class SentinelReport(NamedTuple):
     """What one sentinel says."""
 
     epoch: int
@@ -54,7 +54,7 @@ class Word(NamedTuple):
         return self.epoch, self.leads
 
 
-def elect(words: Iterable[Word], believed: Word | None) -> Word | None:
+def elect(words: Iterable[SentinelReport], believed: SentinelReport | None) -> SentinelReport | None:
     """The newest of these words, unless what is believed is newer still; None where nobody names a living primary."""
     newest = max((word for word in words if not word.down), key=lambda word: word.rank, default=None)
     if newest is None or (believed is not None and believed.rank > newest.rank):
@@ -62,7 +62,7 @@ def elect(words: Iterable[Word], believed: Word | None) -> Word | None:
     return newest
 
 
-def read_word(address: Any, master: Any) -> Word | None:
+def read_word(address: Any, master: Any) -> SentinelReport | None:
     """From SENTINEL GET-MASTER-ADDR-BY-NAME and SENTINEL MASTER; None where this sentinel does not know it."""
     if not address or isinstance(master, Exception) or not master:
         return None
@@ -71,7 +71,9 @@ def read_word(address: Any, master: Any) -> Word | None:
     own = (fields[b"ip"].decode(), int(fields[b"port"]))
     flags = fields[b"flags"].split(b",")
     leads = named != own
-    return Word(int(fields[b"config-epoch"]), leads, named, not leads and (b"s_down" in flags or b"o_down" in flags))
+    return SentinelReport(
+        int(fields[b"config-epoch"]), leads, named, not leads and (b"s_down" in flags or b"o_down" in flags)
+    )
 
 
 def living_of(replicas: Any) -> int:
@@ -99,7 +101,7 @@ class Sentinels(Sentinel):
         self._name = master
         self._timeout = timeout
         self._clock = clock
-        self._believed: Word | None = None
+        self._believed: SentinelReport | None = None
         self._heard = 0.0
         self._switched: list[Callable[[Address], None]] = []
         self.confirmed = float("-inf")
@@ -143,7 +145,7 @@ class Sentinels(Sentinel):
         )
         return max((living_of(answer[0]) for answer in answers), default=0)
 
-    async def _ask(self, sentinel: Redis) -> Word | None:
+    async def _ask(self, sentinel: Redis) -> SentinelReport | None:
         address, master = await self._answers(
             sentinel, [("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name), ("SENTINEL", "MASTER", self._name)]
         )

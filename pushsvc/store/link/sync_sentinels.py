@@ -20,7 +20,7 @@ from redis.sentinel import (
     SentinelManagedSSLConnection,
 )
 
-from .sentinels import MEMORY, Address, Word, elect, read_word
+from .sentinels import MEMORY, Address, SentinelReport, elect, read_word
 
 LOOK = 1.0
 """Seconds between two questions to the sentinels on one connection."""
@@ -33,7 +33,7 @@ class SyncSentinels(Sentinel):
         """`options` are those of the connections to the sentinels."""
         super().__init__(nodes, sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # redis-py gives it no types
         self._name = master
-        self._believed: Word | None = None
+        self._believed: SentinelReport | None = None
         self._heard = 0.0
 
     def discover_master(self, service_name: str) -> Address:
@@ -48,7 +48,7 @@ class SyncSentinels(Sentinel):
         self._believed = elected
         return elected.address
 
-    def _ask(self, sentinel: Redis) -> Word | None:
+    def _ask(self, sentinel: Redis) -> SentinelReport | None:
         try:
             with sentinel.pipeline(transaction=False) as pipe:
                 pipe.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name)  # type: ignore[no-untyped-call]  # as above

@@ -38,7 +38,7 @@ class Kept(Struct, frozen=True):
     """Of a document of the first form, the text under which the index has its token."""
 
 
-class Change(Struct, frozen=True):
+class DeviceChange(Struct, frozen=True):
     """A device before and after: None before it is new, None after it is gone. Its id changes where another device
     takes its token over."""
 
@@ -198,15 +198,15 @@ class Desk:
             self.remove(device.id)
         return devices
 
-    def changes(self) -> list[Change]:
+    def changes(self) -> list[DeviceChange]:
         """What is to be written; those that go come first."""
         places = {device_id: self._places.get(device_id) for device_id in self.devices}
         used = {kept.n for kept in places.values() if kept is not None}
-        found = [Change(kept, None) for kept in self._found if kept.n not in used]
+        found = [DeviceChange(kept, None) for kept in self._found if kept.n not in used]
         for device_id, device in self.devices.items():
             kept = places[device_id]
             if kept is None or kept.device != device or kept.former is not None:
-                found.append(Change(kept, device))
+                found.append(DeviceChange(kept, device))
         return found
 
 
@@ -214,7 +214,7 @@ def _address(device: Device) -> Address:
     return address_of(device.platform, device.token)
 
 
-def unsettling(changes: Iterable[Change]) -> list[tuple[Platform, str]]:
+def unsettling(changes: Iterable[DeviceChange]) -> list[tuple[Platform, str]]:
     """The tokens, as waiting targets hold them, of devices that will not be what they were to a push: see presence.py.
     What is done about a tombstone concerns nobody, since its token was marked when it was made."""
     found = []
@@ -231,7 +231,7 @@ def unsettling(changes: Iterable[Change]) -> list[tuple[Platform, str]]:
     return found
 
 
-def joining_of(changes: Iterable[Change]) -> Counter[str]:
+def joining_of(changes: Iterable[DeviceChange]) -> Counter[str]:
     """How many devices each user would gain."""
     found: Counter[str] = Counter()
     for change in changes:

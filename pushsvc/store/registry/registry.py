@@ -60,8 +60,8 @@ from ..link.unreadable import readable
 from ..revoke.presence import Marks
 from ..revoke.suppression import Suppression
 from .changes import (
-    Change,
     Desk,
+    DeviceChange,
     address_of,
     joining_of,
     read_place,
@@ -70,7 +70,7 @@ from .changes import (
     written_place,
 )
 from .documents import decode_device, is_former
-from .wire import Digests, Found, Question, held_by, is_meant, read_found, shows, spares
+from .wire import DeviceQuery, Digests, Reading, held_by, is_meant, read_found, shows, spares
 
 T = TypeVar("T")
 
@@ -112,12 +112,12 @@ class RedisRegistry:
         return new
 
     async def get(self, app: str, device_id: str) -> Device | None:
-        found = await self._find(app, Question(ids=[device_id]))
+        found = await self._find(app, DeviceQuery(ids=[device_id]))
         shows(device_id)(found)
         return found.desk.devices.get(device_id)
 
     async def by_token(self, app: str, platform: Platform, token: str) -> Device | None:
-        return (await self._find(app, Question(tokens=[address_of(platform, token)]))).desk.owner(platform, token)
+        return (await self._find(app, DeviceQuery(tokens=[address_of(platform, token)]))).desk.owner(platform, token)
 
     async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
         desk = (await self._find(app, held_by(wanted))).desk
@@ -127,14 +127,14 @@ class RedisRegistry:
         return await self._change_one(app, device_id, lambda desk: desk.remove(device_id) is not None)
 
     async def of_user(self, app: str, user: str) -> list[Device]:
-        return (await self._find(app, Question(users=[user]))).desk.of_user(user)
+        return (await self._find(app, DeviceQuery(users=[user]))).desk.of_user(user)
 
     async def hides_of_user(self, app: str, user: str) -> bool:
         """Whether the user has devices that this version cannot read: `of_user` leaves them out."""
-        return bool((await self._find(app, Question(users=[user]))).unreadable)
+        return bool((await self._find(app, DeviceQuery(users=[user]))).unreadable)
 
     async def remove_user(self, app: str, user: str) -> list[Device]:
-        return await self._change(app, Question(users=[user]), lambda desk: desk.remove_user(user))
+        return await self._change(app, DeviceQuery(users=[user]), lambda desk: desk.remove_user(user))
 
     async def subscribe(self, app: str, topic: str, device_id: str) -> bool:
         return await self._change_one(app, device_id, lambda desk: desk.subscribe(device_id, topic))
@@ -152,7 +152,7 @@ class RedisRegistry:
     async def revise(
         self, app: str, device_ids: Sequence[str], judge: Judge, *, dry_run: bool = False
     ) -> list[tuple[Device, Device | None]]:
-        about = Question(ids=device_ids)
+        about = DeviceQuery(ids=device_ids)
         if dry_run:
             return (await self._find(app, about)).desk.revise(device_ids, judge)
         return await self._change(app, about, lambda desk: desk.revise(device_ids, judge))
@@ -210,7 +210,7 @@ class RedisRegistry:
     async def _listed(self, app: str, ids: Sequence[str], first: int, limit: int) -> Members:
         distinct = list(dict.fromkeys(ids))
         page = distinct[first : first + limit]
-        known = (await self._find(app, Question(ids=page))).desk.devices
+        known = (await self._find(app, DeviceQuery(ids=page))).desk.devices
         devices = _active(known[device_id] for device_id in page if device_id in known)
         return Members(devices, str(first + limit) if first + limit < len(distinct) else None)
 
@@ -223,7 +223,7 @@ class RedisRegistry:
 
     async def _of_users(self, app: str, users: Sequence[str], first: int, bound: int, limit: int) -> Members:
         distinct = list(dict.fromkeys(users))
-        asked = Question(users=distinct[first : first + limit], most=limit)
+        asked = DeviceQuery(users=distinct[first : first + limit], most=limit)
         found = await self._find(app, asked)
         wanted = set(asked.users)
         bound = bound or found.following
@@ -251,11 +251,11 @@ class RedisRegistry:
     # --- tombstones -------------------------------------------------------------------------------
 
     async def prune(self, app: str, prunes: Sequence[Prune]) -> list[bool]:
-        about = Question(ids=[prune.device_id for prune in prunes])
+        about = DeviceQuery(ids=[prune.device_id for prune in prunes])
         return await self._change(app, about, lambda desk: [desk.prune(prune) for prune in prunes])
 
     async def strike(self, app: str, strikes: Sequence[Strike]) -> list[bool]:
-        about = Question(ids=[strike.device_id for strike in strikes])
+        about = DeviceQuery(ids=[strike.device_id for strike in strikes])
         return await self._change(app, about, lambda desk: [desk.strike(strike) for strike in strikes])
 
     async def pruned(self, app: str, which: PrunedFilter) -> int:
@@ -266,14 +266,14 @@ class RedisRegistry:
         async def step(devices: Sequence[Device]) -> int:
             await self._suppression.lift(app, devices, always=True)
             ids = [device.id for device in devices]
-            return await self._change(app, Question(ids=ids), lambda desk: sum(map(desk.restore, ids)))
+            return await self._change(app, DeviceQuery(ids=ids), lambda desk: sum(map(desk.restore, ids)))
 
         return await self._of_tombstones(app, which, step, limit)
 
     async def bury(self, app: str, before: int, *, limit: int, dry_run: bool = False) -> int:
         async def step(devices: Sequence[Device]) -> int:
             ids = [device.id for device in devices]
-            about = Question(ids=ids)
+            about = DeviceQuery(ids=ids)
             return await self._change(app, about, lambda desk: sum(desk.bury(each, before) for each in ids))
 
         which = PrunedFilter(until=before)
@@ -323,10 +323,14 @@ class RedisRegistry:
 
     async def _change_one(self, app: str, device_id: str, decide: Callable[[Desk], T]) -> T:
         """A change of the device of that id, if there is one. Raises Unreadable."""
-        return await self._change(app, Question(ids=[device_id]), decide, shows(device_id))
+        return await self._change(app, DeviceQuery(ids=[device_id]), decide, shows(device_id))
 
     async def _change(
-        self, app: str, about: Question, decide: Callable[[Desk], T], check: Callable[[Found], None] = lambda _: None
+        self,
+        app: str,
+        about: DeviceQuery,
+        decide: Callable[[Desk], T],
+        check: Callable[[Reading], None] = lambda _: None,
     ) -> T:
         """`check` may refuse what was found. Raises UserFull, and StoreUnavailable also where too
         many writers change the same devices for any of them to get through."""
@@ -360,7 +364,7 @@ class RedisRegistry:
                 return
         raise StoreUnavailable("too many change the same devices at once")
 
-    async def _make_room(self, app: str, changes: Sequence[Change]) -> bool:
+    async def _make_room(self, app: str, changes: Sequence[DeviceChange]) -> bool:
         """Bury the oldest tombstones of users who have too many devices with these; whether that can help.
 
         A tombstone is there to be restored; it does not keep a phone that is in use out.
@@ -389,11 +393,11 @@ class RedisRegistry:
         await self._link.call("HSET", keys.device_counts(app), "adopted", _ALL if over else end)
         return not over
 
-    async def _find(self, app: str, question: Question) -> Found:
+    async def _find(self, app: str, question: DeviceQuery) -> Reading:
         args = [keys.devices(app), *self._digests.ask(question)]
         return read_found(question, await self._link.script("registry_find", [keys.device_counts(app)], args), app)
 
-    async def _carry_out(self, app: str, found: Found, changes: Sequence[Change]) -> bool:
+    async def _carry_out(self, app: str, found: Reading, changes: Sequence[DeviceChange]) -> bool:
         """Between the marks of what changes, and telling those who hold it. False as `_apply`."""
         concerned = unsettling(changes)
         if not concerned:
@@ -404,7 +408,7 @@ class RedisRegistry:
             await self._marks.tell(app, concerned)
         return done
 
-    async def _apply(self, app: str, found: Found, changes: Sequence[Change]) -> bool:
+    async def _apply(self, app: str, found: Reading, changes: Sequence[DeviceChange]) -> bool:
         """False: something is not what it was. Raises UserFull where a user would have too many devices."""
         args = [keys.devices(app), MOST_OF_USER, *self._digests.tell(found, changes)]
         done, *refused = await self._link.script("registry_apply", [keys.device_counts(app)], args)
@@ -413,10 +417,10 @@ class RedisRegistry:
         return bool(done)
 
 
-def _about(devices: Iterable[Device]) -> Question:
+def _about(devices: Iterable[Device]) -> DeviceQuery:
     """Who is concerned when these are registered."""
     devices = list(devices)
-    return Question(
+    return DeviceQuery(
         ids=[device.id for device in devices],
         tokens=[address_of(device.platform, device.token) for device in devices],
     )

@@ -12,13 +12,13 @@ from ...errors import Unreadable
 from ...model.devices import Device
 from ...ports.registry import Holding, PrunedFilter
 from ..link.unreadable import readable
-from .changes import Address, Change, Desk, Kept, address_of
+from .changes import Address, Desk, DeviceChange, Kept, address_of
 from .documents import decode_device, encode_device, former_token
 
 NONE = b""
 
 
-class Question(Struct, frozen=True, kw_only=True):
+class DeviceQuery(Struct, frozen=True, kw_only=True):
     """What devices are asked for by."""
 
     ids: Sequence[str] = ()
@@ -28,15 +28,15 @@ class Question(Struct, frozen=True, kw_only=True):
     """No further users are read once there are more devices than that."""
 
 
-def held_by(wanted: Sequence[Holding]) -> Question:
+def held_by(wanted: Sequence[Holding]) -> DeviceQuery:
     """What to ask for these."""
-    return Question(
+    return DeviceQuery(
         ids=[each.device_id for each in wanted if each.device_id is not None],
         tokens=[address_of(each.platform, each.token) for each in wanted if each.device_id is None],
     )
 
 
-class Found(Struct, frozen=True):
+class Reading(Struct, frozen=True):
     """The answer, and what the indexes said: the fence of what is written upon it."""
 
     desk: Desk
@@ -53,21 +53,21 @@ class Found(Struct, frozen=True):
         return bool(self.unreadable) and bool(ordinal) and int(ordinal or 0) in self.unreadable
 
 
-def shows(device_id: str) -> Callable[[Found], None]:
+def shows(device_id: str) -> Callable[[Reading], None]:
     """A check that raises Unreadable where the device of that id cannot be read."""
 
-    def check(found: Found) -> None:
+    def check(found: Reading) -> None:
         if found.hides(found.ids.get(device_id)):
             raise Unreadable("The device", device_ids=[device_id])
 
     return check
 
 
-def spares(devices: Sequence[Device]) -> Callable[[Found], None]:
+def spares(devices: Sequence[Device]) -> Callable[[Reading], None]:
     """A check that raises Unreadable where the id or the token of one of these belongs to a device that cannot be read:
     its topics and its places in the indexes would be lost."""
 
-    def check(found: Found) -> None:
+    def check(found: Reading) -> None:
         if found.unreadable:
             places = [
                 (found.ids.get(each.id), found.tokens.get(address_of(each.platform, each.token))) for each in devices
@@ -100,7 +100,7 @@ class Digests:
             return self.of_address((device.platform, kept.former))
         return self.of_address(address_of(device.platform, device.token))
 
-    def ask(self, question: Question) -> list[Any]:
+    def ask(self, question: DeviceQuery) -> list[Any]:
         """The arguments of registry_find.lua, behind the prefix."""
         return [
             len(question.ids),
@@ -111,14 +111,14 @@ class Digests:
             *map(self.of, question.users),
         ]
 
-    def tell(self, found: Found, changes: Iterable[Change]) -> list[Any]:
+    def tell(self, found: Reading, changes: Iterable[DeviceChange]) -> list[Any]:
         """The arguments of registry_apply.lua, behind the prefix and the bound."""
         args: list[Any] = []
         for change in changes:
             args += self._told(found, change)
         return args
 
-    def _told(self, found: Found, change: Change) -> list[Any]:
+    def _told(self, found: Reading, change: DeviceChange) -> list[Any]:
         before, after = change.before, change.after
         old = None if before is None else before.device
         taken = None if after is None else address_of(after.platform, after.token)
@@ -150,7 +150,7 @@ class Digests:
         ]
 
 
-def read_found(question: Question, answer: Sequence[Any], app: str = "") -> Found:
+def read_found(question: DeviceQuery, answer: Sequence[Any], app: str = "") -> Reading:
     """What registry_find.lua answered."""
     known, users_read, following, *flat = answer
     kept, unreadable = [], set()
@@ -160,7 +160,7 @@ def read_found(question: Question, answer: Sequence[Any], app: str = "") -> Foun
             unreadable.add(int(n))
         else:
             kept.append(Kept(n, blob, device, former_token(blob)))
-    return Found(
+    return Reading(
         Desk(kept),
         dict(zip(question.ids, known, strict=False)),
         dict(zip(question.tokens, known[len(question.ids) :], strict=True)),

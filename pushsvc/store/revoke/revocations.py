@@ -213,7 +213,7 @@ class Revocations:
             wait.close()
 
 
-class _Waiter:
+class _Confirmation:
     """Somebody who waits, or has given up waiting: what was cancelled is confirmed all the same, when it can be."""
 
     __slots__ = ("future", "place", "push_id", "until")
@@ -238,7 +238,7 @@ class _Wait:
         self._link = link
         self._key = keys.heard(app, shard)
         self._prefix = keys.prefix(app, shard)
-        self._waiting: list[_Waiter] = []
+        self._waiting: list[_Confirmation] = []
         self._said: dict[bytes, tuple[bytes, float]] = {}
         """By name, the last that it has said, and since when we know that."""
         self._silent: set[bytes] = set()
@@ -246,7 +246,7 @@ class _Wait:
 
     async def until(self, place: str, push_id: str) -> bool:
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(place, push_id, loop.time() + PATIENCE)
+        waiter = _Confirmation(place, push_id, loop.time() + PATIENCE)
         self._waiting.append(waiter)
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._look(), name="heard")

@@ -39,7 +39,7 @@ _SHOWN = ("after", "tries", "fails", "why", "since", "off", "at", "own", "until"
 _UNDER_WAY = ("last", "n", "tries")
 
 
-class Change(Struct, frozen=True):
+class RecordChange(Struct, frozen=True):
     """What is to become of a record; see webhook.lua."""
 
     seconds: float
@@ -211,7 +211,7 @@ class RedisWebhooks:
         oldest = self._clock() - self._config.events_ttl * 1000
         return [batch.id for batch in await self.dead(app, until=oldest)]
 
-    async def change(self, app: str, owner: str, what: Change) -> bool:
+    async def change(self, app: str, owner: str, what: RecordChange) -> bool:
         """False: it is another's, and stays as it is."""
         told = (
             owner,
@@ -250,7 +250,7 @@ class RedisWebhookClaim:
         while held:
             await asyncio.sleep(self._lease / 3)
             with suppress(StoreError):  # the next time, perhaps
-                held = await self._change(Change(self._lease))
+                held = await self._change(RecordChange(self._lease))
 
     async def next(self, most: int) -> Batch | None:
         while True:
@@ -270,9 +270,9 @@ class RedisWebhookClaim:
                         return Batch(dead.id, page.events, dead.attempts, failures, again=True)
                 # Its events are no longer kept, or this version cannot read which they are.
                 over = (
-                    Change(self._lease, answered=[asked])
+                    RecordChange(self._lease, answered=[asked])
                     if kept and dead is None
-                    else Change(self._lease, drop=[asked])
+                    else RecordChange(self._lease, drop=[asked])
                 )
                 if not await self._change(over):
                     return None
@@ -283,11 +283,11 @@ class RedisWebhookClaim:
                     if not await self._pass_over(page, last):
                         return None
                 elif len(page.events) > self._most:
-                    if not await self._change(Change(self._lease, put=_pinned(page.events[: self._most]))):
+                    if not await self._change(RecordChange(self._lease, put=_pinned(page.events[: self._most]))):
                         return None
                 elif page.events:
                     return Batch(self._span.id, page.events, int(tries or 0), failures)
-                elif not await self._change(Change(self._lease, put={"after": last}, delete=_UNDER_WAY)):
+                elif not await self._change(RecordChange(self._lease, put={"after": last}, delete=_UNDER_WAY)):
                     return None
             else:
                 page = await self._webhooks.events(self._app, after, "", self._most)
@@ -300,7 +300,7 @@ class RedisWebhookClaim:
                 put = _pinned(page.events)
                 if not after:
                     put["after"] = _just_before(page.events[0][0])
-                if not await self._change(Change(self._lease, put=put)):
+                if not await self._change(RecordChange(self._lease, put=put)):
                     return None
 
     async def _pass_over(self, page: EventPage, last: str) -> bool:
@@ -308,7 +308,7 @@ class RedisWebhookClaim:
         gone."""
         whole = bool(last) and parse_event_id(last) <= parse_event_id(page.missing_to)
         delete = _UNDER_WAY if whole else ()
-        held = await self._change(Change(self._lease, put={"after": page.missing_to}, delete=delete))
+        held = await self._change(RecordChange(self._lease, put={"after": page.missing_to}, delete=delete))
         if held:
             self._say_missing(page)
         return held
@@ -320,7 +320,7 @@ class RedisWebhookClaim:
 
     async def told(self, batch: Batch) -> bool:
         if batch.again:
-            return await self._change(Change(self._lease, delete=["fails", "why"], drop=[batch.id]))
+            return await self._change(RecordChange(self._lease, delete=["fails", "why"], drop=[batch.id]))
         put: dict[str, str | int] = {"after": self._span.last}
         delete = [*_UNDER_WAY, "fails", "why"]
         if self._most < self._wanted and len(batch.events) >= self._most:
@@ -329,47 +329,47 @@ class RedisWebhookClaim:
                 put["most"] = self._most + 1
             else:
                 delete.append("most")
-        return await self._change(Change(self._lease, put=put, delete=delete))
+        return await self._change(RecordChange(self._lease, put=put, delete=delete))
 
     async def failed(self, batch: Batch, reason: str, *, wait: float) -> bool:
         put: dict[str, str | int] = {"tries": batch.attempts + 1, "fails": batch.failures + 1, "why": reason}
-        return await self._change(Change(wait, stays=False, put=put))
+        return await self._change(RecordChange(wait, stays=False, put=put))
 
     async def bury(self, batch: Batch, reason: str) -> bool:
         span = self._span
         dead = DeadBatch(batch.id, span.after, span.last, span.events, batch.attempts + 1, reason, self._webhooks.now())
         if batch.again:
-            return await self._change(Change(self._lease, bury=[dead], answered=[batch.id]))
+            return await self._change(RecordChange(self._lease, bury=[dead], answered=[batch.id]))
         put: dict[str, str | int] = {"after": span.last, "fails": batch.failures + 1, "why": reason}
         expired = await self._webhooks.expired(self._app)
-        return await self._change(Change(self._lease, put=put, delete=_UNDER_WAY, bury=[dead], drop=expired))
+        return await self._change(RecordChange(self._lease, put=put, delete=_UNDER_WAY, bury=[dead], drop=expired))
 
     async def halve(self, batch: Batch, reason: str) -> bool:
         half = batch.events[: len(batch.events) // 2]
         if not batch.again:
             put = {**_pinned(half), "tries": batch.attempts + 1, "most": len(half)}
-            return await self._change(Change(self._lease, put=put))
+            return await self._change(RecordChange(self._lease, put=put))
         span, last, now = self._span, half[-1][0], self._webhooks.now()
         tried = batch.attempts + 1
         both = [
             DeadBatch(batch_id(self._app, last), span.after, last, len(half), tried, reason, now),
             DeadBatch(span.id, last, span.last, len(batch.events) - len(half), tried, reason, now),
         ]
-        return await self._change(Change(self._lease, bury=both, ask=both))
+        return await self._change(RecordChange(self._lease, bury=both, ask=both))
 
     async def drop_asked(self) -> bool:
-        return await self._change(Change(self._lease, answered=await self._webhooks.asked(self._app)))
+        return await self._change(RecordChange(self._lease, answered=await self._webhooks.asked(self._app)))
 
     async def switch_off(self, reason: str) -> bool:
-        return await self._change(Change(0.0, stays=False, put={"off": self._place, "why": reason}))
+        return await self._change(RecordChange(0.0, stays=False, put={"off": self._place, "why": reason}))
 
     async def rest(self, wait: float, reason: str = "") -> bool:
-        return await self._change(Change(wait, stays=False, put={"why": reason} if reason else {}))
+        return await self._change(RecordChange(wait, stays=False, put={"why": reason} if reason else {}))
 
     async def _events(self) -> EventPage:
         return await self._webhooks.events(self._app, self._span.after, self._span.last, self._span.events)
 
-    async def _change(self, what: Change) -> bool:
+    async def _change(self, what: RecordChange) -> bool:
         return await self._webhooks.change(self._app, self._owner, what)
 
 
