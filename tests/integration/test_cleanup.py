@@ -292,7 +292,7 @@ def test_redis_clock_decides_and_a_wrong_one_removes_nothing(server: Server, apa
             settings = structs.replace(Settings(), apps={"shop": AppSettings(name="shop")})
             await store.cleanups.request()
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(functions, "open_store", lambda url, config: nullcontext(store))
+                patch.setattr(functions, "connect", lambda url, settings: nullcontext(store))
                 await functions.cleanup(Context(Current(settings), server.url))
             assert [each.state for each in (await store.registry.scan("shop", after="", limit=100)).devices] == [
                 "active"

@@ -159,7 +159,7 @@ def test_a_server_that_dies_and_is_started_again(tmp_path: Path, place: Place) -
 
 def test_a_server_that_is_silent(tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     config = runtime.store_config
-    monkeypatch.setattr(runtime.parts, "store_config", lambda settings: structs.replace(config(settings), timeout=0.5))
+    monkeypatch.setattr(runtime.store, "store_config", lambda settings: structs.replace(config(settings), timeout=0.5))
 
     async def act(service: Service) -> None:
         waiting = await service.push(apns("ok", 1))
