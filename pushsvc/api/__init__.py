@@ -1,14 +1,16 @@
 """The HTTP API: pushes come in, are checked whole, and are accepted once they are in the store.
 
-`routes.py` is the table of all calls. A push goes through `http.auth.Gate`, `pushes.document.read` and the renderers to
-`PushStore.accept`, and every refusal leaves as a problem document (`http/problems.py`).
+`routes.py` is the table of all calls. `http.dispatch` takes each request the same way in, as the row of its call has
+it, and hands values to its handler, which works with the ports (`ports.py`). Every refusal leaves as a problem document
+(`http/problems.py`).
 
     http/                                    what all calls share
-    pushes/ devices/ letters/ channels/      the calls by subject
+    pushes/ devices/ letters/ channels/      the calls by subject: rows, documents, handlers
 """
 
 from .app import build_app, reload_app
 from .config import ApiApp, ApiConfig
+from .ports import ApiPorts, Conditions
 from .pushes.backlog import Backlog
 from .pushes.ids import new_push_id, now_ms, uuid7
 from .pushes.waits import Waits
@@ -22,6 +24,8 @@ __all__ = [
     "Waits",
     "ApiApp",
     "ApiConfig",
+    "ApiPorts",
+    "Conditions",
     "new_push_id",
     "now_ms",
     "uuid7",

@@ -8,9 +8,9 @@ from typing import Any, Final
 import msgspec
 
 from .. import __version__
-from ..errors import RequestError, Unauthorized
-from ..model.devices import MAX_NAME
+from ..errors import RequestError
 from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
+from .call import Answer, Call
 from .channels.document import Channel, ChannelDocument, ChannelList
 from .config import ApiConfig
 from .devices.document import (
@@ -24,11 +24,15 @@ from .devices.document import (
 )
 from .devices.tombstones import Restored, RestoreDocument
 from .http.depth import MAX_DEPTH
+from .http.params import JSON
 from .http.problems import MEDIA_TYPE, Problem
 from .letters.document import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
 from .pushes.batch import MOST, BatchResults
 from .pushes.document import PushDocument
-from .routes import CALLS, JSON, Answer, Call
+from .routes import CALLS
+
+SHOWN: Final = [call for call in CALLS if call.in_document]
+"""The calls that the document has."""
 
 STRUCTS: Final = (
     *(PushDocument, Accepted, BatchResults, Status, Deliveries, FeedbackPage, Health, Problem),
@@ -220,7 +224,7 @@ def _for_generators(schema: Any) -> None:
 
 def _paths() -> dict[str, Any]:
     paths: dict[str, Any] = {}
-    for call in CALLS:
+    for call in SHOWN:
         paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
     return paths
 
@@ -232,58 +236,44 @@ def _tag_of(call: Call) -> str:
 def _operation(call: Call) -> dict[str, Any]:
     operation: dict[str, Any] = {"operationId": call.name, "summary": call.summary, "tags": [_tag_of(call)]}
     notes = [call.description] if call.description else []
-    if call.scopes:
+    if call.keyed:
         notes.append("Needs a key with the scope " + " or ".join(f"`{scope}`" for scope in call.scopes) + ".")
     if notes:
         operation["description"] = " ".join(notes)
-    # Those that may ask for a key say so by the problems that they have.
-    asks = call.needs_key or Unauthorized in call.problems or call.name == "get_readyz"
-    operation["security"] = [{"key": []}] if call.needs_key else [{}, {"key": []}] if asks else []
-    parameters = []
-    if "{job}" in call.path:
-        named = {"name": "job", "in": "path", "required": True, "description": "The id of the replay."}
-        parameters.append({**named, "schema": {"type": "string", "pattern": "^[0-9a-f]{1,40}$"}})
-    if "{id}" in call.path:
-        description, schema = "The id of the push.", dict[str, Any](type="string", format="uuid")
-        if call.path.startswith("/v1/channels"):
-            description, schema = "The id of the channel, percent-encoded.", dict[str, Any](type="string", minLength=1)
-        parameters.append({"name": "id", "in": "path", "required": True, "description": description, "schema": schema})
-    parameters += [
-        {"name": name, "in": "path", "required": True, "description": description, "schema": _PATH_SCHEMAS[name]}
-        for name, description in _NAMES.items()
-        if f"{{{name}}}" in call.path
+    operation["security"] = [{"key": []}] if call.keyed else [{}, {"key": []}] if call.scopes else []
+    parameters = [
+        {"name": param.name, "in": "path", "required": True, "description": param.description, "schema": param.schema()}
+        for param in call.names
     ]
     parameters += [
-        {"name": param.name, "in": "query", "description": param.description, "schema": param.schema()}
-        for param in call.params
-    ]
-    parameters += [
-        {"name": param.name, "in": "header", "description": param.description, "schema": param.schema()}
-        for param in call.headers
+        {"name": param.name, "in": place, "description": param.description, "schema": param.schema()}
+        for place, params in (("query", call.params), ("header", call.headers))
+        for param in params
     ]
     if parameters:
         operation["parameters"] = parameters
-    if call.lines:
-        many = {"type": "array", "minItems": 1, "maxItems": MOST, "items": _ref(call.body)}
+    document = call.document
+    if document is not None and document.lines:
+        many = {"type": "array", "minItems": 1, "maxItems": MOST, "items": _ref(document.schema)}
         one_a_line = {"type": "string", "description": "One document per line."}
         operation["requestBody"] = {
             "required": True,
             "description": "JSON in UTF-8: a list of documents, or one document per line.",
-            "content": {JSON: {"schema": many}, call.lines: {"schema": one_a_line}},
+            "content": {JSON: {"schema": many}, document.lines: {"schema": one_a_line}},
         }
-    elif call.body is not None:
+    elif document is not None:
         operation["requestBody"] = {
             "required": True,
             "description": "JSON in UTF-8. `Content-Type` must be `application/json` or left out.",
-            "content": {JSON: {"schema": _ref(call.body), "examples": _EXAMPLES_OF[call.name]}},
+            "content": {JSON: {"schema": _ref(document.schema), "examples": _EXAMPLES_OF[call.name]}},
         }
     operation["responses"] = _responses(call)
     return operation
 
 
 def _responses(call: Call) -> dict[str, Any]:
-    responses = {str(answer.status): _good(answer) for answer in (call.answer, *call.also)}
-    for problem in sorted(call.problems, key=lambda problem: problem.status):
+    responses = {str(answer.status): _good(answer) for answer in call.answers}
+    for problem in call.problems:
         responses[str(problem.status)] = {"$ref": f"#/components/responses/{problem.__name__}"}
     return responses
 
@@ -331,20 +321,7 @@ _TAGS: Final = {
     "service": "Health, metrics and documentation of the service.",
 }
 """By the beginning of the path; the last has what is left."""
-_PROBLEMS: Final = sorted({problem for call in CALLS for problem in call.problems}, key=lambda each: each.__name__)
-_NAMES: Final = {
-    "device_id": "The id of the device, chosen by the caller.",
-    "user": "The id of the user.",
-    "topic": "The name of the topic.",
-    "platform": "The platform: `apns` or `fcm`.",
-    "token": "A token or a Firebase installation id, percent-encoded. An APNs token may be upper or lower case.",
-}
-"""What stands in paths besides ids that the service gives."""
-_MAX_TOKEN: Final = 4096
-_PATH_SCHEMAS: Final = {
-    name: {"type": "string", "minLength": 1, "maxLength": _MAX_TOKEN if name == "token" else MAX_NAME}
-    for name in _NAMES
-}
+_PROBLEMS: Final = sorted({problem for call in SHOWN for problem in call.problems}, key=lambda each: each.__name__)
 _SAYS: Final = {
     "WWW-Authenticate": "How to authenticate (RFC 6750).",
     "Retry-After": "The number of seconds to wait before the next try.",

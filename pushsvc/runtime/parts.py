@@ -8,16 +8,13 @@ import os
 import resource
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-
-from aiohttp import web
 
 from .. import api, telemetry
 from ..background import in_background
 from ..errors import StoreError, StoreUnavailable
-from ..model.documents import instant
 from ..model.push import Route
 from ..ports.removed import RemovedRoute
 from ..ports.store import Store
@@ -26,10 +23,12 @@ from ..stages import feedback
 from ..stages.dispatch import Dispatcher
 from .accounts import Accounts, removal_of
 from .channels import OpenedChannels
+from .conditions import StoreConditions
 from .configuration import load_settings
-from .figures import Current, StoreFigures, frozen_routes, serve_part_metrics, webhook_troubles
+from .figures import Current, serve_part_metrics
 from .plans import (
     api_apps,
+    api_config,
     api_is_open,
     dispatch_config,
     feedback_config,
@@ -37,13 +36,10 @@ from .plans import (
     routes_of,
 )
 from .providers import renderers
-from .reload import refused_since, unapplied, versions
+from .reload import versions
 from .store import connect, log_durability, open_configured_store, redis_url, require_durability
-from .workers import read_unserved, telling, watching
+from .workers import telling, watching
 
-REFUSED = (
-    "the changed configuration was refused, an older one runs: see `reload_refused` in the log, or `pushsvc check`"
-)
 REMOVED_EVERY = 1.0
 """Seconds between two looks for routes that were removed while something waits for them."""
 
@@ -68,92 +64,32 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
     settings.require_apps()
     raise_file_limit()
     current = Current(settings)
+    config = api_config(settings)
     channels = OpenedChannels(lambda: current.settings.apps, request_timeout=settings.retry.request_timeout)
     async with redis_url(settings) as url, connect(url, settings) as store, channels:
         await require_durability(settings, url)
         log_durability(settings, store)
-        figures = StoreFigures(current, store)
-
-        async def ready() -> Mapping[str, str]:
-            why = await figures.away()
-            return {"redis": why} if why else {}
-
-        async def held() -> Mapping[str, str]:
-            try:
-                return await store.held()
-            except StoreUnavailable:
-                return {}  # Redis went between two calls; the next `ready` says so.
-
-        async def frozen() -> Mapping[str, str]:
-            try:
-                return await frozen_routes(current.settings, store)
-            except StoreUnavailable:
-                return {}
-
-        async def without() -> Mapping[str, str]:
-            try:
-                return await read_unserved(current.settings, store, await store.workers.living())
-            except StoreUnavailable:
-                return {}
-
-        async def notes() -> list[str]:
-            since = refused_since()
-            found = [] if since is None else [f"{REFUSED}, since {instant(int(since * 1000))}"]
-            if sections := unapplied():
-                found.append(f"changed and not in use before a restart: {', '.join(f'[{name}]' for name in sections)}")
-            with suppress(StoreUnavailable):
-                found += [f"{route}: {text}" for route, text in sorted((await store.notes()).items())]
-                troubles = await webhook_troubles(current.settings, store)
-                found += [f"webhook of {app}: {text}" for app, text in sorted(troubles.items())]
-            return found
-
-        async def metrics() -> bytes:
-            await figures.refresh()
-            return telemetry.exposition()
-
-        config = api.ApiConfig(
-            host=settings.server.host,
-            port=settings.server.port,
-            reuse_port=settings.server.processes > 1,
-            body_limit=settings.server.body_limit,
-            shutdown_timeout=settings.server.shutdown_timeout,
-            keepalive_timeout=settings.server.keepalive,
-            first_request=settings.server.first_request,
-            max_connections=settings.server.max_connections,
-        )
-
         backlog = api.Backlog(
             store.pushes, settings.queue.max_pending, settings.queue_shares(), monotonic=time.monotonic
         )
-        waits = api.Waits(store.pushes, most=config.max_waiting)
-
-        def build(settings: Settings) -> web.Application:
-            return api.build_app(
-                apps=api_apps(settings),
-                renderers=renderers(),
-                pushes=store.pushes,
-                receipts=store.receipts,
-                keys=store.keys,
-                dead=store.dead,
-                registry=store.registry,
-                suppressions=store.suppressions,
-                erasures=store.erasures,
-                channels=channels,
-                ready=ready,
-                metrics=metrics,
-                held=held,
-                frozen=frozen,
-                unserved=without,
-                notes=notes,
-                public=api_is_open(settings),
-                config=config,
-                limiter=store.limiter,
-                backlog=backlog,
-                waits=waits,
-                clock=store.clock,
-            )
-
-        app = build(settings)
+        ports = api.ApiPorts(
+            pushes=store.pushes,
+            receipts=store.receipts,
+            keys=store.keys,
+            dead=store.dead,
+            registry=store.registry,
+            erasures=store.erasures,
+            suppressions=store.suppressions,
+            channels=channels,
+            renderers=renderers(),
+            conditions=StoreConditions(current, store),
+            config=config,
+            waits=api.Waits(store.pushes, most=config.max_waiting),
+            limiter=store.limiter,
+            backlog=backlog,
+            clock=store.clock,
+        )
+        app = api.build_app(ports, api_apps(settings), public=api_is_open(settings))
 
         async def change(newer: Settings) -> None:
             fresh = set(routes_of(newer)) - set(routes_of(current.settings))
@@ -161,7 +97,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
             if fresh:
                 await tell()  # before anything is accepted for them
             backlog.hold(newer.queue.max_pending, newer.queue_shares())
-            api.reload_app(app, build(newer))
+            api.reload_app(app, api_apps(newer), public=api_is_open(newer))
 
         quiet_gc()
         async with (

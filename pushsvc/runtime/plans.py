@@ -49,6 +49,21 @@ def api_apps(settings: Settings) -> dict[str, api.ApiApp]:
     }
 
 
+def api_config(settings: Settings) -> api.ApiConfig:
+    """How the API's server binds, and its bounds."""
+    server = settings.server
+    return api.ApiConfig(
+        host=server.host,
+        port=server.port,
+        reuse_port=server.processes > 1,
+        body_limit=server.body_limit,
+        shutdown_timeout=server.shutdown_timeout,
+        keepalive_timeout=server.keepalive,
+        first_request=server.first_request,
+        max_connections=server.max_connections,
+    )
+
+
 def retry_policy(settings: RetrySettings) -> RetryPolicy:
     """The configured retry rules as policy knows them."""
     return RetryPolicy(

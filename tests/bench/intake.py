@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +29,7 @@ import uvloop
 from aiohttp import web
 
 from pushsvc import telemetry
-from pushsvc.api import ApiApp, ApiConfig, build_app, serve
+from pushsvc.api import ApiApp, ApiConfig, ApiPorts, Waits, build_app, serve
 from pushsvc.model.access import ApiKey
 from pushsvc.model.push import Push
 from pushsvc.providers import REGISTRY
@@ -68,12 +68,6 @@ async def application(kind: str, redis: str, store_config: StoreConfig | None = 
         yield app
         return
 
-    async def ready() -> Mapping[str, str]:
-        return {}
-
-    async def metrics() -> bytes:
-        return telemetry.exposition()
-
     async with AsyncExitStack() as stack:
         store: Any = Nothing()
         keys: Any = store
@@ -87,8 +81,7 @@ async def application(kind: str, redis: str, store_config: StoreConfig | None = 
             registry, erasures, suppressions = opened.registry, opened.erasures, opened.suppressions
         key = ApiKey("bench", "shop", hashlib.sha256(KEY.encode()).hexdigest(), ("push",))
         known = {name: kind.renderer for name, kind in REGISTRY.items()}
-        yield build_app(
-            apps={"shop": ApiApp("shop", frozenset(known), (key,))},
+        ports = ApiPorts(
             renderers=known,
             pushes=store,
             receipts=store,
@@ -98,10 +91,11 @@ async def application(kind: str, redis: str, store_config: StoreConfig | None = 
             erasures=erasures,
             suppressions=suppressions,
             channels=OpenedChannels(dict, request_timeout=10.0),
-            ready=ready,
-            metrics=metrics,
+            conditions=store,
             config=ApiConfig(),
+            waits=Waits(store, most=0),
         )
+        yield build_app(ports, {"shop": ApiApp("shop", frozenset(known), (key,))})
 
 
 async def run_server(kind: str, redis: str, store_config: StoreConfig | None = None) -> None:

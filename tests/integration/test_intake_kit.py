@@ -30,7 +30,7 @@ import aiohttp
 import msgspec
 import uvloop
 
-from pushsvc.api import ApiApp, ApiConfig, Backlog, Waits, build_app, serve
+from pushsvc.api import ApiApp, ApiConfig, ApiPorts, Backlog, Waits, build_app, serve
 from pushsvc.errors import Conflict, Fault, NotFound, RequestError, StoreUnavailable
 from pushsvc.model.access import ApiKey, Scope
 from pushsvc.model.delivery import End, Receipt
@@ -255,7 +255,7 @@ class Service:
     failing: dict[str, str] = field(default_factory=dict)
     now: float = 0.0
     public: bool = True
-    held: dict[str, str] = field(default_factory=dict)
+    holding: dict[str, str] = field(default_factory=dict)
     backlog: Backlog | None = None
     waits: Waits | None = None
     memory: MemoryStore = field(default_factory=MemoryStore)
@@ -277,35 +277,46 @@ class Service:
     async def ready(self) -> Mapping[str, str]:
         return self.failing
 
-    async def held_now(self) -> Mapping[str, str]:
-        return self.held
+    async def held(self) -> Mapping[str, str]:
+        return self.holding
+
+    async def frozen(self) -> Mapping[str, str]:
+        return {}
+
+    async def unserved(self) -> Mapping[str, str]:
+        return {}
+
+    async def notes(self) -> list[str]:
+        return []
 
     async def metrics(self) -> bytes:
         return b"# HELP x y\n"
 
     def app(self, config: ApiConfig) -> aiohttp.web.Application:
-        return build_app(
-            apps={
-                "shop": ApiApp(
-                    "shop",
-                    frozenset({"apns", "fcm"}),
-                    (
-                        api_key("pusher", "shop", "push"),
-                        api_key("reader", "shop", "feedback"),
-                        api_key("admin", "shop", "admin"),
-                        api_key("none", "shop", "devices"),
-                        api_key("registrar", "shop", "devices"),
-                        api_key("full", "shop", "push", "feedback", "admin"),
-                    ),
-                    routes=table_of({"apns": "production"}),
+        apps = {
+            "shop": ApiApp(
+                "shop",
+                frozenset({"apns", "fcm"}),
+                (
+                    api_key("pusher", "shop", "push"),
+                    api_key("reader", "shop", "feedback"),
+                    api_key("admin", "shop", "admin"),
+                    api_key("none", "shop", "devices"),
+                    api_key("registrar", "shop", "devices"),
+                    api_key("full", "shop", "push", "feedback", "admin"),
                 ),
-                "news": ApiApp(
-                    "news",
-                    frozenset({"fcm"}),
-                    (api_key("newsie", "news", "push"), api_key("newsroom", "news", "devices")),
-                ),
-            },
-            renderers={"apns": Apns(), "fcm": Fcm()},
+                routes=table_of({"apns": "production"}),
+            ),
+            "news": ApiApp(
+                "news",
+                frozenset({"fcm"}),
+                (api_key("newsie", "news", "push"), api_key("newsroom", "news", "devices")),
+            ),
+        }
+        return build_app(self.ports(config), apps, public=self.public)
+
+    def ports(self, config: ApiConfig) -> ApiPorts:
+        return ApiPorts(
             pushes=self.store,
             receipts=self.store,
             keys=self.store,
@@ -314,15 +325,13 @@ class Service:
             erasures=self.memory.erasures,
             suppressions=self.memory.suppressions,
             channels=self.channels,
-            ready=self.ready,
-            metrics=self.metrics,
-            held=self.held_now,
-            public=self.public,
+            renderers={"apns": Apns(), "fcm": Fcm()},
+            conditions=self,
             config=config,
+            waits=self.waits or Waits(self.store, most=config.max_waiting),
             clock=lambda: NOW,
             monotonic=lambda: self.now,
             backlog=self.backlog,
-            waits=self.waits,
         )
 
 

@@ -8,7 +8,8 @@ from urllib.parse import unquote
 import pytest
 from structlog.testing import capture_logs
 
-from pushsvc.api.routes import CALLS, Call
+from pushsvc.api.call import Call
+from pushsvc.api.routes import CALLS
 
 from .test_intake_kit import ALERT, Service, call, raw, run
 

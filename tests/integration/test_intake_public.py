@@ -35,7 +35,7 @@ def test_only_the_machine_itself_sees_everything(host: str, public: bool, is_ope
 
 def play(public: bool, config: ApiConfig, main: object) -> None:
     async def whole() -> None:
-        service = Service(Store(), public=public, held=HELD)
+        service = Service(Store(), public=public, holding=HELD)
         async with serve(service.app(config), config) as service.url:
             assert callable(main)
             await main(service)

@@ -63,7 +63,7 @@ def test_what_is_meant_comes_back() -> None:
 
 
 def test_one_call_restores_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushsvc.api.devices.restore.MOST", 4)
+    monkeypatch.setattr("pushsvc.api.devices.calls.MOST", 4)
 
     async def act(service: Service, session: aiohttp.ClientSession) -> None:
         assert await restore(session) == (200, {"restored": 4, "left": 2})

@@ -16,14 +16,13 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from pushsvc.api import ApiConfig, new_push_id, uuid7
 from pushsvc.api.docs import render as render_page
-from pushsvc.api.http.query import Param
-from pushsvc.api.http.query import read as read_query
+from pushsvc.api.http.params import QueryParam, read_query
 from pushsvc.api.openapi import EXAMPLES, build
 from pushsvc.api.pushes.audiences import platforms_of
-from pushsvc.api.pushes.calls import lifetime, render
 from pushsvc.api.pushes.document import Draft, read
 from pushsvc.api.pushes.faults import Rules
 from pushsvc.api.pushes.ids import UUID
+from pushsvc.api.pushes.preparing import lifetime, render
 from pushsvc.api.routes import CALLS
 from pushsvc.errors import ContentTooLarge, Fault, InvalidRequest
 from pushsvc.model.documents import instant
@@ -70,9 +69,9 @@ def test_a_push_without_a_time_to_live_still_has_time_to_leave() -> None:
 # --- query parameters -------------------------------------------------------------------------------
 
 PARAMS = (
-    Param("outcome", "", options=("sent", "failed")),
-    Param("cursor", ""),
-    Param("limit", "", least=1, most=1000, default=100),
+    QueryParam("outcome", "", options=("sent", "failed")),
+    QueryParam("cursor", ""),
+    QueryParam("limit", "", least=1, most=1000, default=100),
 )
 
 

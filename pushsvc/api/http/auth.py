@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp import hdrs, web
 from msgspec import Struct
@@ -17,8 +17,9 @@ from msgspec import Struct
 from ...errors import Forbidden, Unauthorized
 from ...model.access import ApiKey, Scope
 from ...ports.keyring import KeyRing
-from ..config import ApiApp
-from .problems import APP, Challenge
+from ..ports import ServedApp
+from .exchange import Caller
+from .problems import Challenge
 
 REALM: Final = 'Bearer realm="pushsvc"'
 
@@ -41,11 +42,12 @@ class MissingScope(Challenge, Forbidden):
         self.challenge = f'{REALM}, error="insufficient_scope", scope="{" ".join(needed)}"'
 
 
-class Caller(Struct, frozen=True):
-    """Who calls: the app, and the one of its keys."""
+class Authentication(Protocol):
+    """A way to tell who calls."""
 
-    app: ApiApp
-    key: ApiKey
+    async def caller(self, request: web.Request) -> Caller:
+        """Who sent the request. Raises `Unauthorized` with its challenge."""
+        ...
 
 
 class _Known(Struct, frozen=True):
@@ -53,12 +55,12 @@ class _Known(Struct, frozen=True):
     key: ApiKey | None
 
 
-class Gate:
-    """Lets requests in. `monotonic` gives seconds."""
+class BearerKeys:
+    """Authentication by API keys. `monotonic` gives seconds."""
 
     def __init__(
         self,
-        apps: Mapping[str, ApiApp],
+        apps: Mapping[str, ServedApp],
         ring: KeyRing,
         *,
         monotonic: Callable[[], float],
@@ -73,12 +75,8 @@ class Gate:
         self._cache_size = cache_size
         self._cache: dict[str, _Known] = {}
 
-    async def enter(self, request: web.Request, needed: tuple[Scope, ...]) -> ApiApp:
-        """The app that the request's key belongs to. Raises `Unauthorized` or `Forbidden`, with their challenge."""
-        return (await self.caller(request, needed)).app
-
-    async def caller(self, request: web.Request, needed: tuple[Scope, ...]) -> Caller:
-        """The same, with the key."""
+    async def caller(self, request: web.Request) -> Caller:
+        """The owner of the request's key. Raises `Unauthorized` with its challenge."""
         scheme, _, text = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         text = text.strip()
         if not text or scheme.lower() != "bearer":
@@ -97,11 +95,7 @@ class Gate:
                 )
         else:
             app, key = found
-        request[APP] = app.name
-        for scope in needed:
-            if scope in key.scopes:
-                return Caller(app, key)
-        raise MissingScope(needed, key)
+        return Caller(app, key)
 
     async def _find(self, sha256: str) -> ApiKey | None:
         now = self._monotonic()
@@ -115,3 +109,12 @@ class Gate:
             del self._cache[next(iter(self._cache))]
         self._cache[sha256] = _Known(now + self._cache_seconds, key)
         return key
+
+
+def check_scope(caller: Caller, needed: tuple[Scope, ...]) -> None:
+    """Raise `MissingScope` where the caller has none of these scopes."""
+    held = caller.key.scopes
+    for scope in needed:
+        if scope in held:
+            return
+    raise MissingScope(needed, caller.key)

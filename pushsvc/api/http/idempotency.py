@@ -7,51 +7,55 @@ accepted leaves a record: one that was refused has sent nothing and may be mende
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from hashlib import sha256
 from typing import Final
 
-from multidict import istr
+from msgspec import Struct
 
 from ...errors import Conflict, Fault, InvalidRequest
-from .query import Param
+from .params import HeaderParam
 
 HEADER: Final = "Idempotency-Key"
 REPLAYED: Final = {"Idempotent-Replay": "true"}
-PARAM: Final = Param(
-    HEADER,
-    "Up to 255 printable ASCII characters. A repeat within 24 hours is answered as the first call was, with "
-    "`Idempotent-Replay: true`, and sends nothing; another body under the same key is refused with 409.",
-    length=255,
-)
-_NAME: Final = istr(HEADER)
 _KEY: Final = re.compile(r"[ -~]{1,255}")
 _SIZE: Final = 32
 
 
-def key_of(headers: Mapping[str, str]) -> bytes | None:
-    """The digest under which the request's key is kept, or None without one. Raises `InvalidRequest`."""
-    text = headers.get(_NAME)
-    if text is None:
-        return None
-    if not _KEY.fullmatch(text):
+class Once(Struct, frozen=True):
+    """A call under an idempotency key: `key` is the digest by which its record is kept, `digest` that of the call."""
+
+    key: bytes
+    digest: bytes
+
+    @classmethod
+    def of(cls, key: bytes, path: str, body: bytes) -> Once:
+        """The call of this path and body."""
+        return cls(key, sha256(path.encode() + b"\n" + body).digest())
+
+    def record(self, answer: bytes) -> bytes:
+        """What is kept of the call once it is accepted."""
+        return self.digest + answer
+
+    def first_answer(self, kept: bytes) -> bytes:
+        """The answer that the first call got. Raises `Conflict` when that was another call."""
+        if kept[:_SIZE] != self.digest:
+            raise Conflict(f"This {HEADER} was used within the last 24 hours for a call with another body.")
+        return kept[_SIZE:]
+
+
+def parse_key(given: list[str]) -> bytes:
+    """The digest under which the key is kept. Raises `InvalidRequest`."""
+    if not _KEY.fullmatch(given[0]):
         raise InvalidRequest(
             "A header does not validate.", faults=[Fault(HEADER, "must be 1 to 255 printable ASCII characters")]
         )
-    return sha256(text.encode()).digest()[:16]
+    return sha256(given[0].encode()).digest()[:16]
 
 
-def record(path: str, body: bytes, answer: bytes) -> bytes:
-    """What is kept of an accepted call."""
-    return _digest(path, body) + answer
-
-
-def first_answer(kept: bytes, path: str, body: bytes) -> bytes:
-    """The answer that the first call got. Raises `Conflict` when this is another call."""
-    if kept[:_SIZE] != _digest(path, body):
-        raise Conflict(f"This {HEADER} was used within the last 24 hours for a call with another body.")
-    return kept[_SIZE:]
-
-
-def _digest(path: str, body: bytes) -> bytes:
-    return sha256(path.encode() + b"\n" + body).digest()
+PARAM: Final = HeaderParam(
+    HEADER,
+    "Up to 255 printable ASCII characters. A repeat within 24 hours is answered as the first call was, with "
+    "`Idempotent-Replay: true`, and sends nothing; another body under the same key is refused with 409.",
+    {"type": "string", "minLength": 1, "maxLength": 255},
+    parse_key,
+)

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final, Literal
 
 from ... import telemetry
-from ...errors import ContentTooLarge, Fault, StoreError, TooManyRequests
+from ...errors import ContentTooLarge, Fault, RequestError, StoreError, StoreUnavailable, TooManyRequests
 from ...model.access import ApiKey
 from ...model.rates import Rate
 from ...ports.limits import Bucket, Limiter
 from ...rules.gcra import US, interval_of
+from .exchange import Reply
+from .problems import ClientGone
 
 SLOT: Final = 0.05
 """Seconds of its rate that are leased at once."""
@@ -44,6 +46,22 @@ class ApiLimits:
         self._monotonic = monotonic
         self._apps = {app: self._purse(app, "app", "intake", rate, "The app") for app, rate in rates.items()}
         self._keys: dict[str, _Purse] = {}
+
+    async def counted(self, key: ApiKey, pushes: int, work: Callable[[], Awaitable[Reply]]) -> Reply:
+        """What `work` replies, once its pushes are counted; those that it refuses are given back.
+
+        Raises what `count` and the work raise.
+        """
+        await self.count(key, pushes)
+        try:
+            reply = await work()
+        except ClientGone:
+            raise  # Perhaps after its push was accepted.
+        except (RequestError, StoreUnavailable):
+            await self.give_back(key, pushes)
+            raise
+        await self.give_back(key, reply.refused)
+        return reply
 
     async def count(self, key: ApiKey, pushes: int = 1) -> None:
         """Count `pushes` that are posted with the key, all or none.

@@ -10,23 +10,12 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from multidict import istr
-
-from .query import Param
+from .params import HeaderParam
 
 HEADER: Final = "Prefer"
-NAME: Final = istr(HEADER)
-"""As a request's headers are asked for it."""
 APPLIED: Final = "Preference-Applied"
 LONGEST: Final = 30
 """Seconds; who asks for more waits so long. Shorter than the patience of common proxies."""
-PARAM: Final = Param(
-    HEADER,
-    f"`wait=N`: answer 200 with the status document once every delivery has ended, or 202 as usual after N seconds, "
-    f"{LONGEST} at most (RFC 7240). Other preferences are ignored, and so is this one while too many wait already: it "
-    f"was followed where `{APPLIED}` says so.",
-    length=0,
-)
 
 _NAMED: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _WORD: Final = rf'(?:{_NAMED}|"(?:[^"\\]|\\.)*")'
@@ -57,3 +46,13 @@ def _seconds(value: str) -> int | None:
     if not (digits.isascii() and digits.isdecimal()):
         return None
     return LONGEST if len(digits) > 9 else min(LONGEST, int(digits))
+
+
+PARAM: Final = HeaderParam(
+    HEADER,
+    f"`wait=N`: answer 200 with the status document once every delivery has ended, or 202 as usual after N seconds, "
+    f"{LONGEST} at most (RFC 7240). Other preferences are ignored, and so is this one while too many wait already: it "
+    f"was followed where `{APPLIED}` says so.",
+    {"type": "string"},
+    wait_of,
+)

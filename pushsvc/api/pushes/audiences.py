@@ -16,10 +16,9 @@ from ...errors import Fault, InvalidRequest
 from ...model.codec import decode_audience
 from ...model.devices import ByDevices, ByUsers, Device
 from ...model.push import Platform, Push, Target
-from ...model.routing import platform_of
+from ...model.routing import RouteTable, platform_of
 from ...ports.registry import Registry
 from ...rules.audience import reached, targets_of
-from ..config import ApiApp
 from ..http.problems import ProblemFault
 from ..http.wording import names
 from .document import Draft
@@ -53,32 +52,24 @@ def platforms_of(draft: Draft, configured: Collection[Platform]) -> Mapping[Plat
     return dict.fromkeys(addressed, DEVICE)
 
 
-class Lookup:
-    """Finds small audiences at once."""
-
-    def __init__(self, registry: Registry, apps: Mapping[str, ApiApp]) -> None:
-        self._registry = registry
-        self._routes = {app.name: app.routes for app in apps.values()}
-
-    async def at_once(self, push: Push) -> tuple[Push, Unreached]:
-        """The push with its targets where these are few, else as it is; and whom it does not reach. Whom a
-        scheduled push is for is looked up when it is sent."""
-        if not push.audience or push.send_at is not None:
-            return push, Unreached().beside(push)
-        match audience := decode_audience(push.audience):
-            case ByDevices(ids=asked) | ByUsers(users=asked) if len(asked) <= FEW:
-                page = await self._registry.members(push.app, audience, after="", limit=MOST)
-                if page.cursor is not None:
-                    return push, Unreached()
-                wanted = list(filter(reached(push, audience), page.devices))
-                found = targets_of(wanted, 0, self._routes[push.app])
-                targets = {route: tuple(own) for route, own in found.items()}
-                found_push = msgspec.structs.replace(push, audience=b"", targets=targets)
-                met = {device.id if isinstance(audience, ByDevices) else device.user for device in wanted}
-                nobody = Unreached(len(asked) - len(met), unknown(audience, page.devices, targets))
-                return found_push, nobody.beside(found_push)
-            case _:
+async def look_up(registry: Registry, push: Push, routes: RouteTable) -> tuple[Push, Unreached]:
+    """The push with its targets where these are few, else as it is; and whom it does not reach. Whom a scheduled push
+    is for is looked up when it is sent. `routes` says which account of the app reaches a token."""
+    if not push.audience or push.send_at is not None:
+        return push, Unreached().beside(push)
+    match audience := decode_audience(push.audience):
+        case ByDevices(ids=asked) | ByUsers(users=asked) if len(asked) <= FEW:
+            page = await registry.members(push.app, audience, after="", limit=MOST)
+            if page.cursor is not None:
                 return push, Unreached()
+            wanted = list(filter(reached(push, audience), page.devices))
+            targets = {route: tuple(own) for route, own in targets_of(wanted, 0, routes).items()}
+            found_push = msgspec.structs.replace(push, audience=b"", targets=targets)
+            met = {device.id if isinstance(audience, ByDevices) else device.user for device in wanted}
+            nobody = Unreached(len(asked) - len(met), unknown(audience, page.devices, targets))
+            return found_push, nobody.beside(found_push)
+        case _:
+            return push, Unreached()
 
 
 class Unreached(NamedTuple):

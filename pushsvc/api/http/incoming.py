@@ -1,4 +1,5 @@
-"""The body of a request: of a type and coding that are taken, whole, and never larger than allowed.
+"""What a request brings: its parameters, and its body, of a type and coding that are taken, whole, and never larger
+than allowed.
 
 aiohttp would inflate what it parses, also what nobody reads: a stranger's megabyte would become a gigabyte of work
 after the 401. So its parser passes bodies on as they come, and they are inflated here, after the key was looked at:
@@ -10,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import hdrs, web
 
 from ...errors import ContentTooLarge, MalformedBody
+from ..call import Call
 from ..config import ApiConfig
-from ..routes import JSON
+from .params import JSON, read_path, read_query
 from .problems import (
     ACCEPT_ENCODING,
     ClientGone,
@@ -35,11 +37,34 @@ _MEMBERS: Final = 256
 """Members of one gzip body; `bgzip` makes one of each 64 KB."""
 
 
-def check_headers(request: web.Request) -> None:
-    """Raises `UnsupportedMediaType` for what is not JSON."""
-    content_type = request.headers.get(hdrs.CONTENT_TYPE)
+async def receive(call: Call, request: web.Request, config: ApiConfig) -> tuple[dict[str, Any], bytes, bool]:
+    """All that the request brings, as the row of its call has it: the values of the path, the query and the declared
+    headers, by name; the body; and whether the body has a document a line.
+
+    Raises `InvalidRequest` or `NotFound` for parameters, `UnsupportedMediaType`, and what reading the body raises.
+    """
+    params: dict[str, Any] = {}
+    if call.keyed and (call.params or request.query_string):
+        params = read_query(request.query.items() if request.query_string else (), call.params)
+    if call.names:
+        params |= read_path(request.match_info, call.names)
+    document = call.document
+    if document is None:
+        return params, b"", False
+    lines = bool(document.lines) and request.content_type == document.lines
+    headers = request.headers
     # The common value first: parsing each is what it would cost.
-    if content_type is not None and content_type != JSON:
+    if not lines and headers.get(hdrs.CONTENT_TYPE) != JSON:
+        _check_type(request)
+    for param in call.headers:
+        if param.name in headers:
+            params[param.name] = param.parse(headers.getall(param.name))
+    return params, await _read_body(request, config), lines
+
+
+def _check_type(request: web.Request) -> None:
+    """Raises `UnsupportedMediaType` for what is not JSON."""
+    if request.headers.get(hdrs.CONTENT_TYPE) is not None:
         kind, charset = request.content_type, request.charset
         if kind not in (JSON, UNTOLD) and not (kind.startswith("application/") and kind.endswith("+json")):
             raise UnsupportedMediaType(
@@ -49,7 +74,7 @@ def check_headers(request: web.Request) -> None:
             raise UnsupportedMediaType("Send the JSON as UTF-8.")
 
 
-async def read_body(request: web.Request, config: ApiConfig) -> bytes:
+async def _read_body(request: web.Request, config: ApiConfig) -> bytes:
     """The whole body, inflated.
 
     Raises `ContentTooLarge`, `UnsupportedCoding`, `RequestTimeout`, `MalformedBody` or `ClientGone`.

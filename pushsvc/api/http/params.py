@@ -1,17 +1,22 @@
-"""Query parameters: declared once, read strictly, described in the OpenAPI document from the same declaration. Pure."""
+"""Parameters of the path, the query and the headers: declared once, read strictly, described in the OpenAPI document
+from the same declaration. Pure."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from msgspec import Struct
 
 from ...errors import Fault, InvalidRequest
 
+JSON: Final = "application/json"
 
-class Param(Struct, frozen=True):
+_DIGITS: Final = re.compile(r"[0-9]{1,9}")
+
+
+class QueryParam(Struct, frozen=True):
     """One query parameter. With `least` and `most` it is a whole number, else a text."""
 
     name: str
@@ -21,7 +26,7 @@ class Param(Struct, frozen=True):
     most: int | None = None
     default: int | None = None
     length: int = 128
-    """Characters of a text, at most; 0 for a header that is never refused."""
+    """Characters of a text, at most."""
 
     def schema(self) -> dict[str, Any]:
         """Its JSON Schema."""
@@ -29,7 +34,7 @@ class Param(Struct, frozen=True):
             return {"type": "string", "enum": list(self.options)}
         if self.least is not None:
             return {"type": "integer", "minimum": self.least, "maximum": self.most, "default": self.default}
-        return {"type": "string", "minLength": 1, "maxLength": self.length} if self.length else {"type": "string"}
+        return {"type": "string", "minLength": 1, "maxLength": self.length}
 
     def parse(self, text: str) -> str | int:
         """Its value. Raises `ValueError` with what is wrong."""
@@ -47,10 +52,37 @@ class Param(Struct, frozen=True):
         return text
 
 
-_DIGITS: Final = re.compile(r"[0-9]{1,9}")
+class PathParam(Struct, frozen=True):
+    """One name in the path."""
+
+    name: str
+    description: str
+    shape: Mapping[str, Any]
+    """Its JSON Schema."""
+    parse: Callable[[str], str] = str
+    """Its value. Raises `ValueError` with what is wrong, or `NotFound` where nothing can have such a name."""
+
+    def schema(self) -> dict[str, Any]:
+        """Its JSON Schema."""
+        return dict(self.shape)
 
 
-def read(pairs: Iterable[tuple[str, str]], params: tuple[Param, ...]) -> Mapping[str, Any]:
+class HeaderParam(Struct, frozen=True):
+    """One header that a call heeds. What is not sent has no value."""
+
+    name: str
+    description: str
+    shape: Mapping[str, Any]
+    """Its JSON Schema."""
+    parse: Callable[[list[str]], Any]
+    """The value of what was sent, each time that the header stands there. Raises `InvalidRequest`."""
+
+    def schema(self) -> dict[str, Any]:
+        """Its JSON Schema."""
+        return dict(self.shape)
+
+
+def read_query(pairs: Iterable[tuple[str, str]], params: tuple[QueryParam, ...]) -> dict[str, Any]:
     """The values by name, with the defaults of those that are not given (None for a text).
 
     Raises `InvalidRequest` naming every fault. An unknown parameter is one: a mistyped `outcom=failed` that is
@@ -76,3 +108,17 @@ def read(pairs: Iterable[tuple[str, str]], params: tuple[Param, ...]) -> Mapping
     if faults:
         raise InvalidRequest("The query parameters do not validate.", faults=faults[:1000])
     return {param.name: values.get(param.name, param.default) for param in params}
+
+
+def read_path(given: Mapping[str, str], names: tuple[PathParam, ...]) -> dict[str, str]:
+    """The values by name. Raises `InvalidRequest` naming every fault, or what the names themselves raise."""
+    values: dict[str, str] = {}
+    faults: list[Fault] = []
+    for name in names:
+        try:
+            values[name.name] = name.parse(given[name.name])
+        except ValueError as error:
+            faults.append(Fault(name.name, str(error)))
+    if faults:
+        raise InvalidRequest("The path does not validate.", faults=faults)
+    return values

@@ -1,0 +1,240 @@
+"""The rows of the calls about devices, their users and their topics, and those that undo prunes and suppressions."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ...errors import Conflict, NotFound
+from ...model.devices import MAX_NAME, Device, name_fault
+from ..call import CURSOR, LIMIT, Answer, Call, Document
+from ..http.exchange import Request
+from ..http.params import PathParam, QueryParam
+from .calls import (
+    delete_device,
+    delete_subscription,
+    delete_suppression,
+    delete_user,
+    get_device,
+    get_devices,
+    get_topic,
+    get_topics,
+    get_user_devices,
+    post_restore,
+    put_device,
+    put_subscription,
+)
+from .document import (
+    DeviceDocument,
+    DeviceList,
+    DevicePage,
+    Erased,
+    RegisteredDevice,
+    Topic,
+    TopicPage,
+    read_device,
+)
+from .tombstones import MOST as MOST_RESTORED
+from .tombstones import Restored, RestoreDocument, read_restore
+
+
+def _name(text: str) -> str:
+    if (fault := name_fault(text)) is not None:
+        raise ValueError(fault)
+    return text
+
+
+_SHAPE: Final = {"type": "string", "minLength": 1, "maxLength": MAX_NAME}
+_DEVICE: Final = PathParam("device_id", "The id of the device, chosen by the caller.", _SHAPE, _name)
+_NEW_DEVICE: Final = PathParam(_DEVICE.name, _DEVICE.description, _SHAPE)
+"""Judged with the document, so that all faults are named at once."""
+_USER: Final = PathParam("user", "The id of the user.", _SHAPE, _name)
+_TOPIC: Final = PathParam("topic", "The name of the topic.", _SHAPE, _name)
+_PLATFORM: Final = PathParam("platform", "The platform: `apns` or `fcm`.", _SHAPE)
+_TOKEN: Final = PathParam(
+    "token",
+    "A token or a Firebase installation id, percent-encoded. An APNs token may be upper or lower case.",
+    {"type": "string", "minLength": 1, "maxLength": 4096},
+)
+
+
+def _read_device(body: bytes, request: Request) -> Device:
+    return read_device(body, request.params["device_id"], request.app.device_rules, request.now)
+
+
+CALLS: Final = (
+    Call(
+        "get_devices",
+        "GET",
+        "/v1/devices",
+        get_devices,
+        "List the devices of the app.",
+        Answer(200, "A page of devices, including pruned ones, in the order of their first registration.", DevicePage),
+        description="With `topic`, only devices that are subscribed and active. To read all, follow `cursor` until it "
+        "is null.",
+        scopes=("devices", "admin"),
+        params=(
+            QueryParam("topic", "Only devices that are subscribed to this topic."),
+            QueryParam("platform", "Only those of this platform."),
+            QueryParam("state", "Only devices in this state.", options=("active", "pruned")),
+            CURSOR,
+            LIMIT,
+        ),
+    ),
+    Call(
+        "put_device",
+        "PUT",
+        "/v1/devices/{device_id}",
+        Document(DeviceDocument, _read_device, put_device),
+        "Register or refresh a device.",
+        Answer(200, "The device after the change.", RegisteredDevice),
+        also=(Answer(201, "The device is new.", RegisteredDevice, headers=(("Location", "The path of the device."),)),),
+        description=(
+            "Call it each time the app starts, with the app's current token. The document replaces what was stored "
+            "about the device; its topics are kept. A token belongs to one device: a device that had this token before "
+            "is removed. A pruned device becomes active again, and the suppression of its token is lifted."
+        ),
+        scopes=("devices", "admin"),
+        names=(_NEW_DEVICE,),
+        raises=(Conflict,),
+    ),
+    Call(
+        "get_device",
+        "GET",
+        "/v1/devices/{device_id}",
+        get_device,
+        "Get a device.",
+        Answer(200, "The device.", RegisteredDevice),
+        scopes=("devices", "admin"),
+        names=(_DEVICE,),
+        raises=(
+            NotFound,
+            Conflict,
+        ),
+    ),
+    Call(
+        "delete_device",
+        "DELETE",
+        "/v1/devices/{device_id}",
+        delete_device,
+        "Remove a device.",
+        Answer(204, "The device is removed, also from its topics and its user."),
+        scopes=("devices", "admin"),
+        names=(_DEVICE,),
+        raises=(
+            NotFound,
+            Conflict,
+        ),
+    ),
+    Call(
+        "get_user_devices",
+        "GET",
+        "/v1/users/{user}/devices",
+        get_user_devices,
+        "List the devices of a user.",
+        Answer(200, "All devices of the user, including pruned ones.", DeviceList),
+        scopes=("devices", "admin"),
+        names=(_USER,),
+    ),
+    Call(
+        "delete_user",
+        "DELETE",
+        "/v1/users/{user}",
+        delete_user,
+        "Erase a user.",
+        Answer(200, "What was erased.", Erased),
+        description=(
+            "Removes the devices of the user and everything stored under their ids and tokens: queued deliveries, dead "
+            "letters, feedback events, delivery rows and suppressions. Once this call has answered, nothing more is "
+            "sent to them."
+        ),
+        scopes=("devices", "admin"),
+        names=(_USER,),
+        raises=(Conflict,),
+    ),
+    Call(
+        "put_subscription",
+        "PUT",
+        "/v1/topics/{topic}/devices/{device_id}",
+        put_subscription,
+        "Subscribe a device to a topic.",
+        Answer(204, "The device is subscribed."),
+        description="A topic is created by its first subscriber and removed with its last.",
+        scopes=("devices", "admin"),
+        names=(
+            _DEVICE,
+            _TOPIC,
+        ),
+        raises=(
+            NotFound,
+            Conflict,
+        ),
+    ),
+    Call(
+        "delete_subscription",
+        "DELETE",
+        "/v1/topics/{topic}/devices/{device_id}",
+        delete_subscription,
+        "Unsubscribe a device from a topic.",
+        Answer(204, "The device is not subscribed."),
+        scopes=("devices", "admin"),
+        names=(
+            _DEVICE,
+            _TOPIC,
+        ),
+        raises=(Conflict,),
+    ),
+    Call(
+        "get_topics",
+        "GET",
+        "/v1/topics",
+        get_topics,
+        "List the topics of the app.",
+        Answer(200, "A page of topics, ordered by name.", TopicPage),
+        scopes=("devices", "admin"),
+        params=(CURSOR, LIMIT),
+    ),
+    Call(
+        "get_topic",
+        "GET",
+        "/v1/topics/{topic}",
+        get_topic,
+        "Get the number of devices that are subscribed to a topic.",
+        Answer(200, "The number of devices that are subscribed and active.", Topic),
+        scopes=("devices", "admin"),
+        names=(_TOPIC,),
+        raises=(NotFound,),
+    ),
+    Call(
+        "post_restore",
+        "POST",
+        "/v1/devices/restore",
+        Document(RestoreDocument, lambda body, _: read_restore(body), post_restore),
+        "Restore pruned devices.",
+        Answer(200, "The number of restored devices.", Restored),
+        description=(
+            "A pruned device keeps its user, tags and topics until cleanup removes it. A restored device has all of "
+            "them again, and the suppression of its token is lifted. A dry run returns the number of matching devices "
+            f"in `left`. One call restores up to {MOST_RESTORED:,} devices: repeat it while `left` is more than 0."
+        ),
+        scopes=("devices", "admin"),
+    ),
+    Call(
+        "delete_suppression",
+        "DELETE",
+        "/v1/suppressions/{platform}/{token}",
+        delete_suppression,
+        "Lift the suppression of a token.",
+        Answer(204, "The token is no longer suppressed."),
+        description=(
+            "Nothing is sent to a token that a provider reported as dead. Use this call if you store tokens yourself "
+            "and the app has reported the same token again; registering a device with it has the same effect. A device "
+            "that was pruned with the token stays pruned: register or restore it."
+        ),
+        scopes=("devices", "admin"),
+        names=(
+            _PLATFORM,
+            _TOKEN,
+        ),
+        raises=(NotFound,),
+    ),
+)

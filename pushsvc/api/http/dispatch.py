@@ -1,0 +1,128 @@
+"""Every call takes the same way in, as its row of the route table has it; a handler has no other door.
+
+    who calls -> scope -> limits -> parameters -> body -> repeat of a first call? -> document -> handler -> answer
+
+What is not as the row says is refused on the way, and the handler is given values: the request without HTTP, and the
+document. Its reply is sent with the media type and the headers that the row has for its status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Final
+
+import msgspec
+from aiohttp import hdrs, web
+from msgspec import Struct
+
+from ...errors import RequestError, StoreUnavailable
+from ..call import Answer, Call, Document
+from ..config import ApiApp
+from ..ports import ApiPorts, ServedApp
+from .auth import Authentication, BearerKeys, check_scope
+from .exchange import Caller, Reply, Request
+from .idempotency import PARAM as IDEMPOTENCY_KEY
+from .idempotency import Once
+from .incoming import receive
+from .limits import ApiLimits
+from .problems import APP, SERVER
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Dispatcher:
+    """The way of all calls to their handlers."""
+
+    def __init__(self, ports: ApiPorts, apps: Mapping[str, ApiApp], *, public: bool) -> None:
+        self._ports = ports
+        self.serve(apps, public=public)
+
+    def serve(self, apps: Mapping[str, ApiApp], *, public: bool) -> None:
+        """Serve these apps from the next request on. `public`: figures and details need no key."""
+        ports = self._ports
+        served = {name: ServedApp(app, ports.renderers, ports.config) for name, app in apps.items()}
+        rates = {name: app.limit for name, app in apps.items() if app.limit is not None}
+        self._public = public
+        self._authentication: Authentication = BearerKeys(
+            served,
+            ports.keys,
+            monotonic=ports.monotonic,
+            cache_seconds=ports.config.key_cache_seconds,
+            cache_size=ports.config.key_cache_size,
+        )
+        self._limits = ApiLimits(ports.limiter, rates, monotonic=ports.monotonic) if ports.limiter is not None else None
+
+    def endpoint(self, call: Call) -> Callable[[web.Request], Awaitable[web.Response]]:
+        """The call as the router knows it."""
+        return partial(self._answer, call, {answer.status: _head(answer) for answer in call.answers})
+
+    async def _answer(self, call: Call, heads: Mapping[int, dict[str, str]], request: web.Request) -> web.Response:
+        caller, trusted = await self._enter(call, request)
+        limits = self._limits if call.limited and caller is not None else None
+        if limits is None or caller is None or call.many:
+            reply = await self._perform(call, request, caller, trusted, limits)
+        else:
+            # Before its body is read: who is over the limit costs next to nothing.
+            perform = partial(self._perform, call, request, caller, trusted, None)
+            reply = await limits.counted(caller.key, 1, perform)
+        head = heads[reply.status]
+        body = reply.body
+        return web.Response(
+            status=reply.status,
+            body=_encode(body) if isinstance(body, Struct) else body,
+            headers={**head, **reply.headers} if reply.headers else head,
+        )
+
+    async def _enter(self, call: Call, request: web.Request) -> tuple[Caller | None, bool]:
+        """Who calls, and whether they may see what the call's scopes are for. Raises what refuses them."""
+        if not call.scopes or (self._public and not call.keyed):
+            return None, True
+        try:
+            caller = await self._authentication.caller(request)
+            request[APP] = caller.app.name
+            check_scope(caller, call.scopes)
+        except (RequestError, StoreUnavailable):
+            if call.others == "answered":
+                return None, False
+            raise
+        return caller, True
+
+    async def _perform(
+        self, call: Call, request: web.Request, caller: Caller | None, trusted: bool, limits: ApiLimits | None
+    ) -> Reply:
+        """What the handler replies, after all is read. With `limits` the documents of a batch are counted."""
+        ports = self._ports
+        params, body, lines = await receive(call, request, ports.config)
+        key: bytes | None = params.get(IDEMPOTENCY_KEY.name)
+        asked = Request(
+            caller=caller,
+            params=params,
+            url=request.rel_url,
+            now=ports.clock(),
+            gone=lambda: request.transport is None,
+            trusted=trusted,
+            once=None if key is None else Once.of(key, request.path, body),
+            lines=lines,
+        )
+        does = call.does
+        if not isinstance(does, Document):
+            return await does(ports, asked)
+        if asked.once is not None and does.again is not None:
+            kept = await ports.pushes.recall(asked.app.name, asked.once.key)
+            if kept is not None:
+                return await does.again(ports, asked, asked.once.first_answer(kept))
+        document = does.read(body, asked)
+        if limits is None:
+            return await does.handle(ports, asked, document)
+        return await limits.counted(asked.key, len(document), partial(does.handle, ports, asked, document))
+
+
+def _head(answer: Answer) -> dict[str, str]:
+    """The headers that every answer of this kind has."""
+    head: dict[str, str] = {hdrs.SERVER: SERVER}
+    if answer.status != 204:
+        head[hdrs.CONTENT_TYPE] = answer.media
+    if answer.no_store:
+        head[hdrs.CACHE_CONTROL] = "no-store"
+    return head

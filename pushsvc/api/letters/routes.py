@@ -1,0 +1,96 @@
+"""The rows of the calls about dead letters and replays."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from ...errors import Conflict, NotFound
+from ..call import CURSOR, LIMIT, Answer, Call, Document
+from ..http.params import PathParam, QueryParam
+from .calls import delete_replay, get_failed, get_replay, no_replay, post_replay
+from .document import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument, read_replay
+
+_JOB_ID: Final = re.compile(r"[0-9a-f]{1,40}")
+
+
+def _job(text: str) -> str:
+    if not _JOB_ID.fullmatch(text):
+        raise no_replay()
+    return text
+
+
+_JOB: Final = PathParam("job", "The id of the replay.", {"type": "string", "pattern": f"^{_JOB_ID.pattern}$"}, _job)
+
+CALLS: Final = (
+    Call(
+        "get_failed",
+        "GET",
+        "/v1/failed",
+        get_failed,
+        "List dead letters: deliveries that failed permanently.",
+        Answer(200, "A page of dead letters, oldest first.", DeadLetterPage),
+        description="Dead letters are kept for a month, unless configured otherwise, and can be replayed.",
+        scopes=("push", "admin"),
+        params=(
+            QueryParam("push", "Only dead letters of this push."),
+            QueryParam("platform", "Only those of this platform."),
+            QueryParam("reason", "Only those that failed with this reason."),
+            QueryParam("since", "Only those that failed at this instant (RFC 3339) or later."),
+            QueryParam("until", "Only those that failed before this instant (RFC 3339)."),
+            CURSOR,
+            LIMIT,
+        ),
+    ),
+    Call(
+        "post_replay",
+        "POST",
+        "/v1/failed/replay",
+        Document(ReplayDocument, lambda body, _: read_replay(body), post_replay),
+        "Replay dead letters: send them again.",
+        Answer(
+            202,
+            "The replay is stored and will run; for a dry run, how many dead letters match.",
+            ReplayAccepted,
+        ),
+        description=(
+            "The replay runs in the background, in `pushsvc jobs`. A replayed dead letter becomes a delivery of its "
+            "push again: it counts as `retrying` instead of `failed`, is sent with the same ids, and starts again with "
+            "all its attempts and its full `ttl`. Dead letters that are added after this call are not replayed, nor "
+            "are those of cancelled pushes."
+        ),
+        scopes=("push", "admin"),
+    ),
+    Call(
+        "get_replay",
+        "GET",
+        "/v1/failed/replay/{job}",
+        get_replay,
+        "Get the progress of a replay.",
+        Answer(200, "The progress of the replay.", Replay),
+        scopes=("push", "admin"),
+        names=(_JOB,),
+        raises=(
+            NotFound,
+            Conflict,
+        ),
+    ),
+    Call(
+        "delete_replay",
+        "DELETE",
+        "/v1/failed/replay/{job}",
+        delete_replay,
+        "Stop a replay.",
+        Answer(200, "The progress of the replay. A replay that has ended does not change.", Replay),
+        description=(
+            "Dead letters that were replayed so far are sent; the others stay dead letters. A step of up to 500 "
+            "deliveries that is in progress is still completed."
+        ),
+        scopes=("push", "admin"),
+        names=(_JOB,),
+        raises=(
+            NotFound,
+            Conflict,
+        ),
+    ),
+)

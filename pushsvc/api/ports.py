@@ -1,0 +1,106 @@
+"""What the API works with: the ports of the service, how it is configured, and the apps that it serves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from .. import telemetry
+from ..model.access import ApiKey
+from ..model.push import Platform
+from ..model.routing import RouteTable, platform_of
+from ..ports.channels import Channels
+from ..ports.erasure import Erasures
+from ..ports.feedback import Suppressions
+from ..ports.keyring import KeyRing
+from ..ports.letters import DeadLetters
+from ..ports.limits import Limiter
+from ..ports.provider import Renderer
+from ..ports.pushes import PushStore
+from ..ports.receipts import ReceiptLog
+from ..ports.registry import Registry
+from .config import ApiApp, ApiConfig
+from .pushes.backlog import Backlog
+from .pushes.faults import Rules
+from .pushes.ids import new_push_id, now_ms
+from .pushes.waits import Waits
+
+
+class Conditions(Protocol):
+    """What the service says of itself. Parts, and routes as `app/platform`, are given with the reason."""
+
+    async def ready(self) -> Mapping[str, str]:
+        """The parts that are not ready; empty means ready."""
+        ...
+
+    async def held(self) -> Mapping[str, str]:
+        """The routes that do not send now."""
+        ...
+
+    async def frozen(self) -> Mapping[str, str]:
+        """The routes that prune no device now."""
+        ...
+
+    async def unserved(self) -> Mapping[str, str]:
+        """The routes and parts that no living process serves."""
+        ...
+
+    async def notes(self) -> list[str]:
+        """What an operator should look at besides."""
+        ...
+
+    async def metrics(self) -> bytes:
+        """The metrics in the text format of Prometheus."""
+        ...
+
+
+@dataclass(frozen=True)
+class ApiPorts:
+    """Everything that the calls work with, the same for the life of the process."""
+
+    pushes: PushStore
+    receipts: ReceiptLog
+    keys: KeyRing
+    dead: DeadLetters
+    registry: Registry
+    erasures: Erasures
+    suppressions: Suppressions
+    channels: Channels
+    renderers: Mapping[Platform, Renderer]
+    """Those of every platform that exists; which of them an app may use is in its `platforms`."""
+    conditions: Conditions
+    config: ApiConfig
+    waits: Waits
+    """The requests that wait for the end of their push."""
+    limiter: Limiter | None = None
+    """Holds apps and keys to their limits; None: there are none."""
+    backlog: Backlog | None = None
+    """Holds all apps to the bound of the queue; None: there is none."""
+    clock: Callable[[], int] = now_ms
+    """Unix milliseconds."""
+    new_id: Callable[[int], str] = new_push_id
+    """A push id for an instant in Unix milliseconds."""
+    monotonic: Callable[[], float] = time.monotonic
+    """Seconds, for caches and limits."""
+    openapi: bytes = b""
+    """The OpenAPI document; `build_app` makes it, and `page`."""
+    page: bytes = b""
+    """The OpenAPI document as HTML."""
+
+
+class ServedApp:
+    """An app of the configuration, and what follows from it for the calls that its callers make."""
+
+    def __init__(self, app: ApiApp, renderers: Mapping[Platform, Renderer], config: ApiConfig) -> None:
+        self.name = app.name
+        self.keys: tuple[ApiKey, ...] = app.keys
+        self.limit = app.limit
+        self.routes: RouteTable = app.routes
+        self.accounts = [(route, platform_of(route)) for route in sorted(app.accounts)]
+        self.push_rules = Rules.of(
+            app.name, app.platforms, renderers, max_targets=config.max_targets, routes=app.routes
+        )
+        self.device_rules = Rules.of(app.name, app.platforms, renderers)
+        self.count_accepted: Callable[[float], None] = telemetry.ACCEPTED.labels(app.name).inc

@@ -1,0 +1,113 @@
+"""The call that accepts a batch: each push is prepared for itself, those without fault are accepted together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+from ...errors import RequestError, StoreUnavailable
+from ...model.push import Push
+from ..answers import encode
+from ..http.exchange import Reply, Request
+from ..http.idempotency import REPLAYED
+from ..http.problems import away
+from ..ports import ApiPorts
+from .audiences import look_up
+from .batch import BatchItem, BatchResults, refused
+from .document import read
+from .preparing import prepare
+
+_BREATH: Final = 25
+"""Pushes of a batch that are read before other requests have their turn."""
+
+Placed: TypeAlias = tuple[int, Push]
+"""A push and its place in the batch."""
+
+
+async def post_batch(ports: ApiPorts, request: Request, documents: Sequence[bytes]) -> Reply:
+    """200 with what became of each push."""
+    app, once = request.app, request.once
+    pushes, results = await _prepare_all(ports, request, documents)
+    if once is not None and pushes:
+        # All or none: a refusal that is kept would be the answer to each repeat.
+        total = sum(push.total for _, push in pushes)
+        if ports.backlog is not None:
+            await ports.backlog.admit(app.name, total, path="$")
+        record = once.record(encode(BatchResults(results)))
+        kept = await ports.pushes.accept_once([push for _, push in pushes], key=once.key, record=record)
+        if kept is not None:
+            return await repeat_batch(ports, request, once.first_answer(kept))
+        app.count_accepted(total)
+    else:
+        await _accept_each(ports, request, await _that_fit(ports, app.name, pushes, results), results)
+    return Reply(BatchResults(results), refused=sum(result.status != 202 for result in results))
+
+
+async def repeat_batch(_: ApiPorts, __: Request, first: bytes) -> Reply:
+    """The first answer again."""
+    return Reply(first, headers=REPLAYED)
+
+
+async def _prepare_all(
+    ports: ApiPorts, request: Request, documents: Sequence[bytes]
+) -> tuple[list[Placed], list[BatchItem]]:
+    """The pushes without fault; and what becomes of each document, if those are accepted."""
+    app = request.app
+    pushes: list[Placed] = []
+    results: list[BatchItem] = []
+    for place, document in enumerate(documents):
+        if place % _BREATH == _BREATH - 1:
+            await asyncio.sleep(0)
+        try:
+            draft = read(document, app.push_rules, request.now)
+            prepared, warnings = prepare(ports, app, draft, request.now, request.once)
+            push, (unreached, found) = await look_up(ports.registry, prepared, app.routes)
+        except RequestError as error:
+            results.append(refused(error))
+        else:
+            pushes.append((place, push))
+            results.append(
+                BatchItem(
+                    202,
+                    id=push.id,
+                    state=push.first_state,
+                    deliveries=None if push.audience else push.total,
+                    unreached=unreached or None,
+                    warnings=warnings + found or None,
+                )
+            )
+    return pushes, results
+
+
+async def _that_fit(ports: ApiPorts, app: str, pushes: Sequence[Placed], results: list[BatchItem]) -> Sequence[Placed]:
+    """Those for which the queue has room; the others have their refusal in their place."""
+    if ports.backlog is None:
+        return pushes
+    fitting: list[Placed] = []
+    deliveries = 0
+    for place, push in pushes:
+        try:
+            await ports.backlog.admit(app, push.total, beside=deliveries)
+        except RequestError as error:
+            results[place] = refused(error)
+        else:
+            fitting.append((place, push))
+            deliveries += push.total
+    return fitting
+
+
+async def _accept_each(ports: ApiPorts, request: Request, pushes: Sequence[Placed], results: list[BatchItem]) -> None:
+    """Accept them in one group commit; what Redis did not take has 503 in its place."""
+    ends = await asyncio.gather(*(ports.pushes.accept(push) for _, push in pushes), return_exceptions=True)
+    lost = 0
+    for (place, push), end in zip(pushes, ends, strict=True):
+        if end is None:
+            request.app.count_accepted(push.total)
+        elif isinstance(end, StoreUnavailable):
+            lost += 1
+            results[place] = refused(away())
+        else:
+            raise end
+    if lost and lost == len(pushes):
+        raise away()

@@ -1,0 +1,95 @@
+"""From what a document asks for to a push that can be accepted: its id, its messages for every platform, its warnings.
+
+Nothing here waits for anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from ...errors import ContentTooLarge, InvalidRequest
+from ...model.codec import encode_audience
+from ...model.push import Content, Message, Platform, Push
+from ...ports.provider import Renderer, RenderError
+from ..http.idempotency import Once
+from ..http.problems import ProblemFault
+from ..http.refusal import summary
+from ..ports import ApiPorts, ServedApp
+from .audiences import platforms_of
+from .document import Draft
+from .faults import LIMIT, MAX_TTL
+
+MOST_WARNINGS: Final = 20
+"""Warnings that an answer has, at most."""
+NOW_OR_NEVER: Final = 30
+"""Seconds that a push with `ttl` 0 has to leave the service."""
+
+
+def prepare(
+    ports: ApiPorts, app: ServedApp, draft: Draft, now: int, once: Once | None
+) -> tuple[Push, list[ProblemFault]]:
+    """The push that is asked for at `now` (Unix ms), and what the providers' pages say against it.
+
+    Its id lets it live beside the record of its idempotency key. Raises what `render` and `platforms_of` raise.
+    """
+    starts_at = now if draft.send_at is None else draft.send_at
+    push_id = ports.new_id(now)
+    while once is not None and not ports.pushes.beside(app.name, push_id, once.key):
+        push_id = ports.new_id(now)
+    content = draft.content
+    platforms = platforms_of(draft, app.push_rules.checks)
+    rendered = render(ports.renderers, content, platforms, push_id=push_id, starts_at=starts_at)
+    push = Push(
+        id=push_id,
+        app=app.name,
+        lane=draft.lane,
+        created_at=now,
+        expires_at=starts_at + 1000 * lifetime(content.ttl),
+        messages={route: rendered[platform] for route, platform in app.accounts if platform in rendered},
+        targets=draft.targets,
+        dry_run=content.dry_run,
+        send_at=draft.send_at,
+        audience=b"" if draft.audience is None else encode_audience(draft.audience),
+        only=() if draft.only is None or draft.audience is None else tuple(sorted(draft.only)),
+    )
+    found = [ProblemFault(fault.path, fault.message) for fault in draft.warnings]
+    for platform, message in rendered.items():
+        said = ports.renderers[platform].warnings(content, message, platforms[platform])
+        found += [ProblemFault(fault.path, fault.message) for fault in said]
+    return push, found[:MOST_WARNINGS]
+
+
+def lifetime(ttl: int | None) -> int:
+    """Seconds for which the service tries. With `ttl` 0 the provider stores nothing; going out takes time even so."""
+    if ttl is None:
+        return MAX_TTL
+    return ttl or NOW_OR_NEVER
+
+
+def render(
+    renderers: Mapping[Platform, Renderer],
+    content: Content,
+    platforms: Mapping[Platform, Collection[str]],
+    *,
+    push_id: str,
+    starts_at: int,
+) -> dict[Platform, Message]:
+    """What each of these platforms will be sent, by targets of these kinds.
+
+    Raises `InvalidRequest` with the faults of all of them, or `ContentTooLarge` when size is the only one.
+    """
+    messages: dict[Platform, Message] = {}
+    errors: list[RenderError] = []
+    for platform, kinds in platforms.items():
+        try:
+            messages[platform] = renderers[platform].render(content, push_id=push_id, starts_at=starts_at, kinds=kinds)
+        except RenderError as error:
+            errors.append(error)
+    if errors:
+        faults = list(dict.fromkeys(fault for error in errors for fault in error.faults))
+        listed, more = faults[:LIMIT], len(faults) > LIMIT
+        if all(error.too_large for error in errors):
+            raise ContentTooLarge("; ".join(fault.message for fault in listed), faults=listed)
+        raise InvalidRequest(summary(len(listed), more), faults=listed)
+    return messages

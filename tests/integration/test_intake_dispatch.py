@@ -1,0 +1,87 @@
+"""No call is reached but by its row of the table: its scopes let in, its parameters and its body are judged first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from pushsvc.api import ApiApp, build_app, serve
+from pushsvc.api.call import Answer, Call, Document
+from pushsvc.api.http.exchange import Reply, Request
+from pushsvc.api.ports import ApiPorts
+from pushsvc.api.routes import CALLS
+from pushsvc.model.access import SCOPES
+
+from .test_intake_kit import CONFIG, Service, Store, api_key, call, run_loop
+
+PLACES = {"id": "017f22e2-79b0-7cc3-98c4-dc0c0c07398f", "job": "1", "platform": "apns"}
+
+
+def of_every_scope() -> Mapping[str, ApiApp]:
+    keys = [api_key(scope, "shop", scope) for scope in SCOPES]
+    return {"shop": ApiApp("shop", frozenset({"apns"}), (api_key("nothing", "shop"), *keys))}
+
+
+def path_of(row: Call) -> str:
+    return re.sub(r"\{(\w+)\}", lambda name: PLACES.get(name[1], "x"), row.path)
+
+
+def test_the_scopes_of_the_table_are_those_that_let_in() -> None:
+    async def main() -> None:
+        service = Service(Store(), public=False)
+        async with serve(build_app(service.ports(CONFIG), of_every_scope(), public=False), CONFIG) as service.url:
+            for row in CALLS:
+                for key in (None, "unknown", "nothing", *SCOPES):
+                    answer = await call(service, row.method, path_of(row), key=key)
+                    refused = 401 if key in (None, "unknown") else 403 if key not in row.scopes else None
+                    expected = refused if row.scopes and row.others != "answered" else None
+                    assert (answer.status in (401, 403)) is (expected is not None), (row.name, key)
+                    assert expected in (None, answer.status), (row.name, key)
+
+    run_loop(main())
+
+
+def test_a_handler_that_is_added_is_behind_the_same_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row with a body: key, scope, parameters and body are judged before the handler is called at all."""
+    calls: list[Any] = []
+
+    def read(body: bytes, request: Request) -> Any:
+        return msgspec.json.decode(body)
+
+    async def handle(ports: ApiPorts, request: Request, document: Any) -> Reply:
+        calls.append((request.app.name, document))
+        return Reply(b"{}", 201)
+
+    row = Call(
+        "post_new",
+        "POST",
+        "/v1/new",
+        Document(dict, read, handle),
+        "New.",
+        Answer(201, "Made."),
+        scopes=("feedback",),
+        in_document=False,
+    )
+    monkeypatch.setattr("pushsvc.api.app.CALLS", (*CALLS, row))
+
+    async def main() -> None:
+        service = Service(Store())
+        async with serve(build_app(service.ports(CONFIG), of_every_scope()), CONFIG) as service.url:
+            for path, key, headers, status in (
+                ("/v1/new", None, {}, 401),
+                ("/v1/new", "push", {}, 403),
+                ("/v1/new?x=1", "feedback", {}, 422),
+                ("/v1/new", "feedback", {"Content-Type": "text/plain"}, 415),
+            ):
+                assert (await call(service, "POST", path, {"a": 1}, key=key, headers=headers)).status == status
+            assert calls == []
+            answer = await call(service, "POST", "/v1/new", {"a": 1}, key="feedback")
+            assert (answer.status, answer.headers["cache-control"], calls) == (201, "no-store", [("shop", {"a": 1})])
+            document = (await call(service, "GET", "/openapi.json", key=None)).json
+            assert "/v1/new" not in document["paths"]
+
+    run_loop(main())
