@@ -1,26 +1,39 @@
 """Encode and decode the model: MessagePack with a leading version byte, validated strictly when read.
 
 A reader refuses an unknown version instead of guessing: an older dispatcher must not settle what it cannot read.
+
+A chunk has two forms. A chunk of a small push, of up to `FEW` deliveries, is encoded whole, with its message: measured
+against a separate key for the content, the few copies cost less than one more key for every push. A chunk of a larger
+push, or of a push made from an audience, names the variant of the push's content, which is stored once beside the push.
+Its targets are packed column by column: hexadecimal tokens as bytes, and a value that all targets share only once.
 """
 
 from __future__ import annotations
 
+from binascii import unhexlify
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from itertools import repeat
+from typing import Final, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from .delivery import Receipt
 from .devices import Audience, ByTopic
-from .push import Chunk, Message, Platform, Push, Target
+from .push import Chunk, Lane, Message, Platform, Push, Target
 from .routing import platform_of
 from .status import DeliveryRow, FeedbackEvent
 
 VERSION = b"\x01"
+PACKED = b"\x81"
+"""The version of a packed chunk."""
+FEW: Final = 32
+"""Pushes of up to this many deliveries are small: their content stands in their entries, their rows in their hash."""
 T = TypeVar("T")
 
 _encode = msgspec.msgpack.Encoder().encode
 _chunk = msgspec.msgpack.Decoder(Chunk)
+_message = msgspec.msgpack.Decoder(Message)
 _row = msgspec.msgpack.Decoder(DeliveryRow)
 _rows: msgspec.msgpack.Decoder[list[tuple[int, DeliveryRow]]] = msgspec.msgpack.Decoder(list[tuple[int, DeliveryRow]])
 _receipt = msgspec.msgpack.Decoder(Receipt)
@@ -33,12 +46,12 @@ class CodecError(ValueError):
     """Bytes that this version of pushsvc cannot read."""
 
 
-def read(decoder: msgspec.msgpack.Decoder[T], blob: bytes, what: str) -> T:
-    """Return the value of a blob that begins with `VERSION`.
+def read(decoder: msgspec.msgpack.Decoder[T], blob: bytes, what: str, *, version: bytes = VERSION) -> T:
+    """Return the value of a blob that begins with `version`.
 
     Raises `CodecError`, whose text names `what` was expected.
     """
-    if blob[:1] != VERSION:
+    if blob[:1] != version:
         raise CodecError(f"unknown version {blob[:1]!r}: written by a newer pushsvc?")
     try:
         return decoder.decode(memoryview(blob)[1:])
@@ -46,12 +59,147 @@ def read(decoder: msgspec.msgpack.Decoder[T], blob: bytes, what: str) -> T:
         raise CodecError(f"not {what}: {error}") from None
 
 
+def is_large(total: int) -> bool:
+    """Whether a push of this many deliveries is large; 0 is an audience, which nobody has counted yet."""
+    return total > FEW or total == 0
+
+
+class _Columns(Struct, frozen=True, array_like=True, gc=False):
+    """Targets of one kind whose tokens are hexadecimal digits in lower case, all of the same length."""
+
+    indexes: int | list[int]
+    """The first index, if each is one more than the one before."""
+    tokens: bytes
+    width: int
+    """Bytes of one token."""
+    kind: str
+    device_ids: list[str | None] | None
+    owners: list[bytes] | None
+    """Both are None if no target has a device id or an owner."""
+
+
+class _Packed(Struct, frozen=True, array_like=True, gc=False):
+    """A chunk of a large push without its message."""
+
+    push_id: str
+    app: str
+    platform: Platform
+    lane: Lane
+    total: int
+    starts_at: int
+    expires_at: int
+    attempt: int
+    turn: int
+    dry_run: bool
+    part: str
+    topic: str
+    counted: bool
+    variant: str
+    columns: _Columns | None
+    rows: tuple[Target, ...]
+    """The targets, if they are not packed in columns."""
+
+
+_packed = msgspec.msgpack.Decoder(_Packed)
+
+
 def encode_chunk(chunk: Chunk) -> bytes:
-    return VERSION + _encode(chunk)
+    if not chunk.variant or not is_large(chunk.total):
+        return VERSION + _encode(chunk)
+    columns = _columns_of(chunk.targets)
+    return PACKED + _encode(
+        (
+            *(chunk.push_id, chunk.app, chunk.platform, chunk.lane, chunk.total, chunk.starts_at, chunk.expires_at),
+            *(chunk.attempt, chunk.turn, chunk.dry_run, chunk.part, chunk.topic, chunk.counted, chunk.variant),
+            *(columns, () if columns else chunk.targets),
+        )
+    )
+
+
+def _columns_of(targets: Sequence[Target]) -> _Columns | None:
+    if not targets or not _bytes_of([targets[0].token]):
+        return None  # as of the first, so of all: tokens of one platform look alike
+    tokens = [target.token for target in targets]
+    raw = _bytes_of(tokens)
+    kinds = [target.kind for target in targets]
+    if not raw or kinds.count(kinds[0]) != len(kinds):
+        return None
+    indexes = [target.index for target in targets]
+    first = indexes[0]
+    return _Columns(
+        first if indexes == list(range(first, first + len(indexes))) else indexes,
+        raw,
+        len(raw) // len(tokens),
+        kinds[0],
+        *_holders_of(targets),
+    )
+
+
+def _holders_of(targets: Sequence[Target]) -> tuple[list[str | None] | None, list[bytes] | None]:
+    """Return the device ids and the owners of the targets, or None twice if there are none."""
+    device_ids = [target.device_id for target in targets]
+    owners = [target.owner for target in targets]
+    return (device_ids, owners) if any(owners) or device_ids.count(None) < len(device_ids) else (None, None)
+
+
+def _bytes_of(tokens: Sequence[str]) -> bytes:
+    """Return the bytes of tokens that are hexadecimal digits in lower case of the same length; else no bytes."""
+    count, step = len(tokens), len(tokens[0])
+    text = "".join(tokens)
+    try:
+        raw = unhexlify(text)
+    except ValueError:
+        return b""
+    # Between tokens of the same length the separators stand at equal distances.
+    if len(text) != step * count or " ".join(tokens)[step :: step + 1] != " " * (count - 1):
+        return b""
+    return b"" if any(digit in text for digit in "ABCDEF") else raw
 
 
 def decode_chunk(blob: bytes) -> Chunk:
-    return read(_chunk, blob, "a chunk")
+    """The chunk; that of a large push lacks its content."""
+    if blob[:1] != PACKED:
+        return read(_chunk, blob, "a chunk")
+    it = read(_packed, blob, "a chunk", version=PACKED)
+    targets = it.rows if it.columns is None else _targets_of(it.columns)
+    return Chunk(
+        push_id=it.push_id,
+        app=it.app,
+        platform=it.platform,
+        lane=it.lane,
+        total=it.total,
+        starts_at=it.starts_at,
+        expires_at=it.expires_at,
+        message=Message(platform_of(it.platform), b""),
+        targets=targets,
+        attempt=it.attempt,
+        turn=it.turn,
+        dry_run=it.dry_run,
+        part=it.part,
+        topic=it.topic,
+        counted=it.counted,
+        variant=it.variant,
+    )
+
+
+def _targets_of(columns: _Columns) -> tuple[Target, ...]:
+    raw, width, indexes = columns.tokens, columns.width, columns.indexes
+    tokens = raw.hex(" ", width).split(" ") if 0 < width <= len(raw) else []
+    count = len(tokens)
+    places = range(indexes, indexes + count) if isinstance(indexes, int) else indexes
+    device_ids = columns.device_ids or [None] * count
+    owners = columns.owners or [b""] * count
+    if not count == len(places) == len(device_ids) == len(owners):
+        raise CodecError("not a chunk: its columns differ in length")
+    return tuple(map(Target, places, tokens, device_ids, repeat(columns.kind), owners))
+
+
+def encode_message(message: Message) -> bytes:
+    return VERSION + _encode(message)
+
+
+def decode_message(blob: bytes) -> Message:
+    return read(_message, blob, "a message")
 
 
 def encode_row(row: DeliveryRow) -> bytes:
@@ -128,9 +276,10 @@ def chunks_of(push: Push, found: Mapping[Platform, Sequence[Target]], total: int
             targets=tuple(targets[start : start + size]),
             dry_run=push.dry_run,
             topic=topic,
+            variant=variant,
         )
         for route, targets in found.items()
-        for lane, message in (_carried(push, route),)
+        for lane, variant, message in (_carried(push, route),)
         for start in range(0, len(targets), size)
     ]
 
@@ -141,11 +290,26 @@ def topic_of(push: Push) -> str:
     return audience.topic if isinstance(audience, ByTopic) else ""
 
 
-def _carried(push: Push, route: Platform) -> tuple[Platform, Message]:
-    """Return the route in whose lane the targets of `route` are queued, and their message."""
+def contents_of(push: Push, chunks: Sequence[Chunk]) -> Mapping[str, Message]:
+    """Return the variants of the push's content that its chunks name when encoded: they must be stored beside it."""
+    if push.audience:
+        return push.messages
+    if not chunks or not is_large(chunks[0].total):
+        return {}
+    return {chunk.variant: chunk.message for chunk in chunks if chunk.variant}
+
+
+def without_contents(push: Push) -> Push:
+    """Return the push with an empty message under each name, for what is stored beside its contents."""
+    empty = {name: Message(message.platform, b"") for name, message in push.messages.items()}
+    return msgspec.structs.replace(push, messages=empty)
+
+
+def _carried(push: Push, route: Platform) -> tuple[Platform, str, Message]:
+    """Return the route in whose lane the targets of `route` are queued, their variant's name and their message."""
     message = push.messages.get(route)
     if message is not None:
-        return route, message
+        return route, route, message
     platform = platform_of(route)
     related = [name for name in push.messages if platform_of(name) == platform]
-    return next(iter(related or push.messages)), Message(platform, b"")
+    return next(iter(related or push.messages)), "", Message(platform, b"")

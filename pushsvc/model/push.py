@@ -94,6 +94,11 @@ class Message(Struct, frozen=True, array_like=True):
     """Request headers that the push itself decides, by lower-case name."""
     spans: tuple[Span, ...] = ()
     """The places in the body that hold the seconds until expiry. The remaining seconds are inserted when it is sent."""
+    instants: tuple[Span, ...] = ()
+    """The places in the body that hold the expiry in Unix seconds. The expiry of the chunk is inserted when it is sent.
+    """
+    dated: str = ""
+    """The name of the header that holds the same, if the push service chose its value."""
     collapse: str = ""
     """The collapse key, if the caller gave one: the latest message to a target with the same key replaces the others.
     """
@@ -157,7 +162,7 @@ class Push(Struct, frozen=True):
 
 
 class Chunk(Struct, frozen=True, array_like=True):
-    """The content of one stream entry: one message and the targets of one platform, at most a few hundred."""
+    """The content of one queue entry: one message and the targets of one platform, at most a few hundred."""
 
     push_id: str
     app: str
@@ -169,6 +174,8 @@ class Chunk(Struct, frozen=True, array_like=True):
     """From when on it is to be sent: its acceptance, its `send_at`, or its replay."""
     expires_at: int
     message: Message
+    """The message. The entry of a large push holds only its `variant`, and this is empty until it has been looked up.
+    """
     targets: tuple[Target, ...]
     attempt: int = 1
     """Which attempt this will be, from 1. Waits that are not the delivery's fault do not raise it."""
@@ -184,11 +191,18 @@ class Chunk(Struct, frozen=True, array_like=True):
     """The topic of the push, if it has one: devices that have left it meanwhile are sent nothing."""
     counted: bool = False
     """Whether the limits have counted these deliveries already."""
+    variant: str = ""
+    """The name of the message among the contents of its push; empty if the push has no message for these targets."""
 
     @property
     def unreachable(self) -> bool:
         """Whether no route of the app reaches these targets: nothing is sent to them."""
-        return not self.message.body
+        return not self.variant and not self.message.body
+
+    @property
+    def lacks_content(self) -> bool:
+        """Whether the message has not been looked up yet, or is gone."""
+        return bool(self.variant) and not self.message.body
 
 
 class Route(Struct, frozen=True, order=True):

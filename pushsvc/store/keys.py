@@ -17,6 +17,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:s:<id>`              | list   | entry: until due       | what a scheduled push puts into the lanes: platform,  |
 |                            |        |                        | lane, number of targets, encoded Chunk, and so on     |
 | `ps:T:p:<id>`              | hash   | once done: status TTL  | one push: see below                                   |
+| `ps:T:v:<id>`              | hash   | its own TTL            | pushes of > 32: name of a variant -> encoded Message, |
+|                            |        |                        | which its entries name; `#` dead letters that do      |
 | `ps:T:b:<id>`              | string | once done: status TTL  | pushes of > 32: a bit a delivery that has ended       |
 | `ps:T:r:<id>`              | zset   | once done: status TTL  | pushes of > 32: rows; score index, member `<index>    |
 |                            |        |                        | <encoded rows>`, from that index on                   |
@@ -41,8 +43,6 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | applied                                               |
 | `ps:T:dead`                | stream | entry: dead-letter TTL,| dead letters: `d` encoded DeadLetter                  |
 |                            |        | and a number of an app |                                                       |
-| `ps:T:m:<id>`              | hash   | dead-letter TTL        | platform -> encoded Chunk without targets, so that a  |
-|                            |        |                        | dead letter can be sent again                         |
 | `ps:T:replay:<job>`        | hash   | once done: 7 days      | a replay: `cursor`, `end`, `moved`, `skipped`, `up`;  |
 |                            |        |                        | in shard 0 also `spec`, `st`, `at`, `matched`, `error`|
 |                            |        |                        | and `due` ms of the next step of one with a rate      |
@@ -132,6 +132,11 @@ chunks while it is scheduled, its audience while it is being expanded, a replay 
 begins with the step that ends the last of them (retire.lua), however long they waited before. Cleanup removes a status
 whose deliveries were all lost: it has been open for longer than any of them may live (`OPEN_MOST`).
 
+The content of a larger push stands once beside it, and whatever waits (entries, retries, a scheduled part, dead
+letters) names a variant of it. It has a lifetime of its own, whatever becomes of the status: until a day after the push
+expires, and for as long as a dead letter of it lives or what a replay has made of one. It goes with the end of the
+push's last delivery where no dead letter is left. Smaller pushes carry their message in each entry; see model/codec.py.
+
 The deliveries of a scheduled push are not counted by platform and lane: they wait for a clock, and no dispatcher could
 make them fewer.
 
@@ -156,6 +161,8 @@ from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
+from ..model.codec import FEW as FEW
+from ..model.codec import is_large as is_large
 from ..model.push import Lane, Platform
 from ..model.routing import platform_of
 from ..model.status import ROWS_FOR_ALL
@@ -164,9 +171,6 @@ DISPATCH = "dispatch"
 """The consumer group of every lane."""
 FEEDBACK = "feedback"
 """The consumer group of every receipts stream."""
-
-FEW = 32
-"""Pushes of up to this many deliveries keep their rows in their hash; larger ones beside it, with a bitmap."""
 
 SMALL = ROWS_FOR_ALL
 """Pushes of up to this many deliveries keep a row of each; larger ones only of what was not sent."""
@@ -200,11 +204,6 @@ def parse(key: str) -> KeyName | None:
     """None for keys that are not an app's."""
     found = _NAME.fullmatch(key)
     return None if found is None else KeyName(found[1], found[2], found[3], found[4] or "")
-
-
-def is_large(total: int) -> bool:
-    """Whether a chunk's push keeps its rows beside its hash; a total of 0 is that of an audience. See fence.lua."""
-    return total > FEW or total == 0
 
 
 def shard_of(push_id: str, shards: int) -> int:
@@ -299,8 +298,8 @@ def dead(app: str, shard: int) -> str:
     return f"{prefix(app, shard)}dead"
 
 
-def message(app: str, shard: int, push_id: str) -> str:
-    return f"{prefix(app, shard)}m:{push_id}"
+def content(app: str, shard: int, push_id: str) -> str:
+    return f"{prefix(app, shard)}v:{push_id}"
 
 
 def replay(app: str, shard: int, job: str) -> str:

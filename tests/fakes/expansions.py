@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from pushsvc.model.codec import chunks_of
+from pushsvc.model.codec import chunks_of, without_contents
 from pushsvc.model.push import Platform, Target
 from pushsvc.ports.expansion import Expansion, Waiting
 from pushsvc.store.pushes.expansions import pause
@@ -74,7 +74,7 @@ class MemoryExpansions:
         record = state.pushes[push.app, push.id]
         if record.walk is None or record.walk.step != at.step:
             return None
-        for chunk in chunks_of(push, found, 0, state.config.chunk_size):
+        for chunk in chunks_of(record.push, found, 0, state.config.chunk_size):
             state.lanes[push.app, chunk.platform, chunk.lane].add(chunk)
         before = record.push.targets
         targets = {**before, **{platform: (*before.get(platform, ()), *more) for platform, more in found.items()}}
@@ -94,4 +94,5 @@ def _expansion(record: Record) -> Expansion | None:
     walk = record.walk
     if walk is None:
         return None
-    return Expansion(msgspec.structs.replace(record.push, targets={}), walk.step, walk.cursor, record.push.total)
+    push = without_contents(msgspec.structs.replace(record.push, targets={}))
+    return Expansion(push, walk.step, walk.cursor, record.push.total)

@@ -280,7 +280,7 @@ class MemoryQueue:
             record.rows[index] = row_of(settlement, verdict)
         if verdict.dead_letter:
             letters = self._state.dead[push.app]
-            letters[next(self._state.numbers)] = dead_letter_of(settlement)
+            letters[next(self._state.numbers)] = dead_letter_of(settlement, b"")
             if len(letters) > self._state.config.dead_max:
                 del letters[next(iter(letters))]
                 note_dropped(push.app, 1)

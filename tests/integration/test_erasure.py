@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from pushsvc import telemetry
 from pushsvc.api.pushes.ids import new_push_id, now_ms
 from pushsvc.model.codec import decode_audience, encode_audience
-from pushsvc.model.delivery import BadNotification, Ended, Retry, Settlement, TokenDead, Unavailable
+from pushsvc.model.delivery import BadNotification, Ended, Retry, Settlement, TokenDead, Unavailable, Verdict
 from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, Device, ToAll
 from pushsvc.model.push import LANES, Message, Push, Route, Target
 from pushsvc.model.status import DeliveryRow, FeedbackEvent
@@ -36,6 +36,7 @@ from .servers import Server
 from .test_registry import device
 from .test_store_kit import (
     NOW,
+    SENT,
     AnyStore,
     Backend,
     World,
@@ -733,16 +734,30 @@ def test_rows_that_stand_together_keep_the_others(real: Server) -> None:
     play(real, story)
 
 
-def test_a_message_goes_with_its_last_letter(real: Server) -> None:
+def test_content_goes_with_its_last_letter(real: Server) -> None:
     async def story(world: World) -> None:
         store = await open_real(world)
         await store.registry.put_many("shop", [*ANNA, *BERT])
-        await store.pushes.accept(to("hers", *ANNA))
-        await store.pushes.accept(to("theirs", *ANNA, *BERT))
-        await settle_all(store, Ended("failed", dead_letter=True), BadNotification(status=400))
+        crowd = [device(f"crowd-{n}") for n in range(40)]
+        await store.pushes.accept(to("hers", *ANNA, *crowd))
+        await store.pushes.accept(to("theirs", *ANNA, *BERT, *crowd))
+        await store.pushes.accept(to("open", *ANNA, *crowd))
+        ids = {each.id for each in (*ANNA, *BERT)}
+        for route in ROUTES:
+            for taken in await take_all(store, "normal", route):
+                rest: Verdict = Retry(NOW, 2) if taken.chunk.push_id == "open" else Ended("sent")
+                ends = [
+                    replace(each, verdict=Ended("failed", dead_letter=True), outcome=BadNotification(status=400))
+                    if each.delivery.target.device_id in ids
+                    else replace(each, verdict=rest)
+                    for each in all_of(taken, Ended("sent"), SENT)[0]
+                ]
+                await store.queue.settle("shop", ends, [taken.ref])
         assert (await store.erasures.erase("shop", "anna@example.com", wait=40.0)).done
-        assert await store.link.call("EXISTS", keys.message("shop", 0, "hers")) == 0
-        assert await store.link.call("HLEN", keys.message("shop", 0, "theirs")) == 2
+        kept = {
+            name: await store.link.call("HLEN", keys.content("shop", 0, name)) for name in ("hers", "theirs", "open")
+        }
+        assert kept == {"hers": 0, "theirs": 3, "open": 3}
 
     play(real, story)
 

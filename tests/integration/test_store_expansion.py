@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from pushsvc.errors import Conflict
-from pushsvc.model.codec import encode_audience
+from pushsvc.model.codec import encode_audience, without_contents
 from pushsvc.model.delivery import BadNotification, Ended, Retry, TokenDead, Unavailable
 from pushsvc.model.devices import ByTopic, Device
 from pushsvc.model.push import Platform, Push, Route, Target
@@ -98,7 +98,7 @@ def test_a_push_grows_page_by_page_while_it_is_sent(server: Server | None) -> No
     async def story(world: World) -> None:
         store = await world.store()
         at = await begun(store, to_topic("p"))
-        assert at.push == to_topic("p")
+        assert at.push == without_contents(to_topic("p"))
         assert (at.step, at.cursor, at.total) == (0, "", 0)
         assert await standing(store) == ("expanding", {})
         at = await store.expansions.advance(  # type: ignore[assignment]  # it is compared at once

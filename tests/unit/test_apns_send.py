@@ -33,7 +33,7 @@ from pushsvc.providers.apns import Config, open_provider, send
 from pushsvc.providers.apns.send import NAMESPACE, apns_id
 
 from .credential_files import write_p8
-from .provider_fakes import PUSH_ID, Clock, FakePool, Outcomes, chunk, never_indexed, response
+from .provider_fakes import CREATED_AT, PUSH_ID, Clock, FakePool, Outcomes, chunk, never_indexed, response
 
 ALERT = Message("apns", b'{"aps":{"alert":"Hi"}}', {"apns-push-type": "alert", "apns-priority": "10"})
 TOKEN = "ab" * 32
@@ -86,6 +86,16 @@ def config(tmp_path: Path) -> Config:
 
 
 # --- requests -----------------------------------------------------------------------------------
+
+
+def test_an_expiration_of_ours_is_the_end_of_the_chunk(config: Config) -> None:
+    async def scene(it: Opened) -> None:
+        headers = {**ALERT.headers, "apns-expiration": "7"}
+        for dated, said in (("apns-expiration", str(CREATED_AT // 1000 + 3600)), ("", "7")):
+            it.send(Message("apns", b"{}", headers, dated=dated))
+            assert it.pool.requests[-1].headers["apns-expiration"] == said
+
+    run(config, scene)
 
 
 def test_the_request_has_every_field_once_and_the_pseudo_fields_first(tmp_path: Path) -> None:

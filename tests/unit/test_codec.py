@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pushsvc.model.codec import (
+    FEW,
+    PACKED,
     VERSION,
     CodecError,
     decode_audience,
     decode_chunk,
     decode_event,
+    decode_message,
     decode_push,
     decode_receipt,
     decode_row,
     decode_rows,
+    encode_chunk,
 )
+from pushsvc.model.push import Chunk, Message, Target
 from pushsvc.store.queue.letter import decode_dead
 
 DECODERS = (
     decode_chunk,
+    decode_message,
     decode_row,
     decode_rows,
     decode_receipt,
@@ -48,3 +56,70 @@ def test_any_bytes_are_a_value_or_refused(decode: Callable[[bytes], object], blo
 def test_another_version_is_refused(decode: Callable[[bytes], object]) -> None:
     with pytest.raises(CodecError, match="newer pushsvc"):
         decode(b"\x02\x90")
+
+
+TOKENS = st.sampled_from(
+    ["0f" * 32, "a1" * 32, "A1" * 32, "a1" * 31, "0" * 63, " a" * 32, "", "fcm:token-" + "x" * 54, "ü"]
+)
+TARGETS = st.lists(
+    st.builds(
+        Target,
+        index=st.integers(0, 3_000_000),
+        token=TOKENS,
+        device_id=st.none() | st.sampled_from(["", "d-1"]),
+        kind=st.sampled_from(["token", "fid"]),
+        owner=st.sampled_from([b"", b"12345678"]),
+    ),
+    max_size=6,
+)
+MESSAGE = Message("apns", b"{}", {"apns-priority": "10"}, ((1, 2),), ((3, 10),), "apns-expiration", "c", 7)
+
+
+def chunk_of(targets: Sequence[Target], total: int, variant: str = "apns_sandbox") -> Chunk:
+    return Chunk(
+        *("p", "shop", "apns_sandbox", "bulk", total, 1, 2, MESSAGE, tuple(targets)),
+        attempt=3,
+        turn=4,
+        dry_run=True,
+        part="apple",
+        topic="news",
+        counted=True,
+        variant=variant,
+    )
+
+
+@given(targets=TARGETS, total=st.sampled_from([0, 1, FEW, FEW + 1, 100_000]))
+def test_a_chunk_comes_back_and_of_a_large_push_without_its_message(targets: list[Target], total: int) -> None:
+    chunk = chunk_of(targets, total)
+    large = total == 0 or total > FEW
+    expected = msgspec.structs.replace(chunk, message=Message("apns", b"")) if large else chunk
+    assert decode_chunk(encode_chunk(chunk)) == expected
+    assert (expected.lacks_content, expected.unreachable) == (large, False)
+
+
+def test_targets_that_no_route_reaches_travel_with_their_empty_message() -> None:
+    chunk = msgspec.structs.replace(chunk_of([Target(0, "t")], 100, ""), message=Message("fcm", b""))
+    again = decode_chunk(encode_chunk(chunk))
+    assert (again, again.unreachable, again.lacks_content) == (chunk, True, False)
+
+
+def test_a_target_of_a_large_push_costs_little_more_than_the_bytes_of_its_token() -> None:
+    targets = [Target(index, f"{index:064x}") for index in range(500)]
+    assert len(encode_chunk(chunk_of(targets, 1000))) < 500 * 32 + 100
+    assert len(encode_chunk(chunk_of(targets[:1], 1000))) < 32 + 100
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_are_a_packed_chunk_or_refused(blob: bytes) -> None:
+    with suppress(CodecError):
+        decode_chunk(PACKED + blob)
+
+
+@pytest.mark.parametrize("column", [0, 1, 4, 5])
+def test_columns_that_differ_in_length_are_refused(column: int) -> None:
+    targets = [Target(index, f"{index:064x}", "d", owner=b"o") for index in (3, 1, 2)]
+    fields = msgspec.msgpack.decode(encode_chunk(chunk_of(targets, 100))[1:])
+    assert len(fields[14][column]) % 3 == 0
+    fields[14][column] = fields[14][column][: -32 if column == 1 else -1]
+    with pytest.raises(CodecError, match="columns"):
+        decode_chunk(PACKED + msgspec.msgpack.encode(fields))

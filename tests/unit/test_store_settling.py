@@ -34,7 +34,6 @@ from pushsvc.store.queue.letter import decode_dead
 from pushsvc.store.queue.record import EndOf, Finished, Group, Note, Record, RetryOf, Single, lua_string
 from pushsvc.store.queue.settling import (
     STEP_MS,
-    TOGETHER,
     WIDEST,
     batches,
     mask_of,
@@ -122,9 +121,8 @@ def test_a_small_push_keeps_a_row_under_each_index() -> None:
     ]
     row = decode_row(blob(group.ends[1].rows[0]))
     assert (row.outcome, row.reason, row.status, row.attempts) == ("expired", "ttl", 0, 0)
-    assert (group.retries, blob(group.head), group.dead, group.receipts, group.asked, group.counted) == (
+    assert (group.retries, group.dead, group.receipts, group.asked, group.counted) == (
         [],
-        b"",
         [],
         [],
         1,
@@ -215,7 +213,7 @@ def test_dead_letters_and_receipts_name_their_place() -> None:
         "d3",
     )
     assert decode_receipt(blob(receipts[1].blob)).kind == "suspect"
-    head = decode_chunk(blob(group.head))
+    head = decode_chunk(letter.head)
     assert (head.targets, head.message) == ((), of.message)
 
 
@@ -255,21 +253,18 @@ def test_retries_travel_together_and_never_early(waits: list[tuple[int, int]], t
         for target in again.targets:
             wait, attempt = waits[target.index]
             assert attempt == again.attempt
-            of_its_attempt = [wait for wait, nth in waits if nth == attempt]
-            spread = max(of_its_attempt) - min(of_its_attempt)
-            assert 0 <= due - (AT + wait) <= max(STEP_MS, spread / TOGETHER + 1)
+            assert 0 <= due - (AT + wait) < STEP_MS
     assert place == len(waits)
 
 
-def test_a_mass_of_retries_is_spread_evenly_over_few_records() -> None:
+def test_a_mass_of_retries_goes_again_as_each_falls_due_and_names_its_content() -> None:
     targets = tuple(Target(index, f"t{index}") for index in range(500))
-    of = msgspec.structs.replace(chunk(1), targets=targets, total=500)
-    dues = [AT + 10_000 + number * 5 for number in range(500)]
+    message = Message("apns", b"x" * 3000)
+    of = msgspec.structs.replace(chunk(1), targets=targets, total=500, message=message, variant="apns")
+    dues = [AT + 10_000 + number * STEP_MS for number in range(500)]
     (group,), _ = pack([settle(of, index, Retry(due, 2), Unavailable()) for index, due in enumerate(dues)])
-    counts = [count for _, count, *_ in map(astuple, group.retries)]
-    assert sum(counts) == 500
-    assert TOGETHER / 2 <= len(counts) <= TOGETHER
-    assert max(counts) <= 2 * 500 / TOGETHER
+    assert [(retry.due, retry.count) for retry in group.retries] == [(due, 1) for due in dues]
+    assert max(len(blob(retry.chunk)) for retry in group.retries) < 120
 
 
 def test_retries_of_one_time_are_one_chunk() -> None:

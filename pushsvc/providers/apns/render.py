@@ -129,10 +129,11 @@ class ApnsRenderer:
             path = _PAYLOAD if override.payload else _largest(content)
             text = f"the APNs payload is {len(body):,} bytes, the limit for `{push_type}` is {limit:,}"
             raise RenderError([Fault(path, text)], too_large=True)
+        dated = "apns-expiration" if content.ttl and "apns-expiration" not in headers else ""
         collapse = result.get("apns-collapse-id", "")
         if not collapse or (content.collapse is None and "apns-collapse-id" not in headers):
-            return Message(PLATFORM, body, result)
-        return Message(PLATFORM, body, result, collapse=collapse, since=starts_at)
+            return Message(PLATFORM, body, result, dated=dated)
+        return Message(PLATFORM, body, result, dated=dated, collapse=collapse, since=starts_at)
 
 
 # --- the payload --------------------------------------------------------------------------------

@@ -202,7 +202,7 @@ class ApnsProvider:
         The expiration must be said. Where the push says none it is the push's own end, so that a channel that keeps the
         latest keeps it; a channel that keeps nothing refuses that once, and is known from then on.
         """
-        headers = chunk.message.headers
+        headers = _headers_of(chunk)
         if EXPIRATION not in headers:
             end = "0" if channel in self._storeless else str(chunk.expires_at // 1000)
             headers = {**headers, EXPIRATION: end}
@@ -214,7 +214,7 @@ class ApnsProvider:
         """Build what the deliveries of the chunk share."""
         if self._token is not None and self._token.refresh():
             self._authorization = field("authorization", self._token.header)
-        headers = chunk.message.headers
+        headers = _headers_of(chunk)
         key = (headers.get("apns-push-type"), headers.get("apns-priority"), headers.get("apns-topic"))
         common = self._common.get(key)
         if common is None:
@@ -334,6 +334,12 @@ class ApnsProvider:
                 self._send(other[0], other[1], self._on_last_answer)
         for wake in self._wakes:
             wake()
+
+
+def _headers_of(chunk: Chunk) -> dict[str, str]:
+    """The push's headers, with the instant at which the chunk expires where that is ours to say."""
+    message = chunk.message
+    return {**message.headers, message.dated: str(chunk.expires_at // 1000)} if message.dated else message.headers
 
 
 @asynccontextmanager

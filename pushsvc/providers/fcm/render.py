@@ -35,12 +35,12 @@ from typing import Any, Final
 from msgspec import Raw
 
 from ...errors import Fault
-from ...model.push import Content, Message, Notification, Platform, Span
+from ...model.push import Content, Message, Notification, Platform
 from ...ports.provider import RenderError
 from ..live_activity import aps_of
 from ..merge import NotAnObjectError, decode_object, encode, merge_patch
 from .limits import LIMIT, TOPIC_LIMIT, size_of
-from .spans import LONGEST, Spans
+from .spans import Places, Spans
 from .warnings import warnings_of
 
 PLATFORM: Final[Platform] = "fcm"
@@ -100,10 +100,10 @@ class FcmRenderer:
         faults: list[Fault] = []
         raw = content.overrides.get(PLATFORM)
         own = {} if raw is None else _own(raw, faults)
-        spans = None if content.ttl is None else Spans(push_id, content.ttl)
-        places: tuple[Span, ...] = ()
+        spans = None if content.ttl is None else Spans(push_id, content.ttl, starts_at // 1000)
+        places = Places()
         if content.live_activity is not None:
-            message = _activity(content, push_id, starts_at // 1000, own, faults)
+            message = _activity(content, push_id, starts_at // 1000, own, spans, faults)
         else:
             message = _message(content, push_id, starts_at // 1000, own, spans, faults)
         if raw is not None and own:
@@ -129,8 +129,8 @@ class FcmRenderer:
             text = f"notification and data are {size:,} bytes for FCM, the limit is {limit:,}"
             raise RenderError([Fault(path, text)], too_large=True)
         if content.collapse is None or not _collapses(message, content.collapse):
-            return Message(PLATFORM, body, {}, places)
-        return Message(PLATFORM, body, {}, places, collapse=content.collapse, since=starts_at)
+            return Message(PLATFORM, body, {}, *places)
+        return Message(PLATFORM, body, {}, *places, collapse=content.collapse, since=starts_at)
 
 
 def _collapses(message: dict[str, Any], collapse: str) -> bool:
@@ -148,8 +148,8 @@ def _limit(kinds: Collection[str]) -> int:
     return LIMIT if TOPICS.isdisjoint(kinds) else TOPIC_LIMIT
 
 
-def _encode(message: dict[str, Any], spans: Spans | None) -> tuple[bytes, tuple[Span, ...]]:
-    return (encode(message), ()) if spans is None else spans.encode(message)
+def _encode(message: dict[str, Any], spans: Spans | None) -> tuple[bytes, Places]:
+    return (encode(message), Places()) if spans is None else spans.encode(message)
 
 
 # --- ours ---------------------------------------------------------------------------------------
@@ -205,9 +205,9 @@ def _message(
         if quiet or "apns-push-type" in headers:
             headers["apns-priority"] = "5"  # also what Apple asks of every background push
     if content.ttl is not None and spans is not None:
-        android["ttl"] = f"{spans.mark}s"
-        headers["apns-expiration"] = str(start + min(content.ttl, LONGEST)) if content.ttl else "0"
-        webpush["headers"] = {"TTL": spans.mark}
+        android["ttl"] = f"{spans.seconds}s"
+        headers["apns-expiration"] = spans.until
+        webpush["headers"] = {"TTL": spans.seconds}
     collapse_id = push_id if collapse is None and seen else collapse
     if collapse_id is not None and _COLLAPSE_ID(collapse_id) is not None:
         headers["apns-collapse-id"] = collapse_id
@@ -277,7 +277,9 @@ def _assemble(
     return message
 
 
-def _activity(content: Content, push_id: str, start: int, own: dict[str, Any], faults: list[Fault]) -> dict[str, Any]:
+def _activity(
+    content: Content, push_id: str, start: int, own: dict[str, Any], spans: Spans | None, faults: list[Fault]
+) -> dict[str, Any]:
     """The message of a Live Activity, whose token the caller gives in `own`. `start` is in Unix seconds."""
     assert content.live_activity is not None
     apns = _within(_respelt(own), "apns")
@@ -289,8 +291,8 @@ def _activity(content: Content, push_id: str, start: int, own: dict[str, Any], f
     if content.push_type not in (None, "liveactivity"):
         faults.append(Fault("push_type", "a Live Activity is of type `liveactivity`"))
     headers = {"apns-priority": "5" if content.priority == "normal" else "10"}
-    if content.ttl is not None:
-        headers["apns-expiration"] = str(start + content.ttl) if content.ttl else "0"
+    if spans is not None:
+        headers["apns-expiration"] = spans.until
     collapse = content.collapse
     if collapse is None and content.live_activity.event == "start":
         collapse = push_id  # a repeat must not start a second one

@@ -137,11 +137,11 @@ class FcmProvider:
         message = chunk.message
         body = message.body
         self._ages = bool(message.spans)
-        if self._ages:
+        if self._ages or message.instants:
             expires_at = chunk.expires_at / 1000
             left = max(0, math.ceil(expires_at - self._clock()))
             self._fresh_until = expires_at - left + 1
-            body = filled(body, message.spans, left)
+            body = filled(body, message.spans, left, message.instants, chunk.expires_at // 1000)
         rest = body[1:]
         self._after = (rest if rest == b"}" else b"," + rest) + b"}"
         self._chunk = chunk

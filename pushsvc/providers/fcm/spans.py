@@ -2,8 +2,8 @@
 
 `android.ttl` and the web push header `TTL` say for how long the message is to be kept, and a push may have waited for
 long by then: for its turn, a retry, a held route. So the renderer marks where they stand, and the sender puts in the
-seconds that are left. What the caller wrote in an override is theirs, and stays as it is. `apns-expiration` is an
-instant and needs nothing of this.
+seconds that are left. `apns-expiration` is an instant, which a replay moves: it is marked as well. What the caller
+wrote in an override is theirs, and stays as it is.
 
 Source: https://firebase.google.com/docs/cloud-messaging/customize-messages/setting-message-lifespan
 """
@@ -11,7 +11,7 @@ Source: https://firebase.google.com/docs/cloud-messaging/customize-messages/sett
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ...model.push import Span
 from ..merge import encode
@@ -20,36 +20,53 @@ LONGEST: Final = 2_419_200
 """Seconds: four weeks, FCM's maximum. A longer wish is cut to it."""
 
 
+_SECONDS, _INSTANT = b"s", b"i"
+
+
+class Places(NamedTuple):
+    """Where a message says for how long it is to be kept, and when it expires."""
+
+    seconds: tuple[Span, ...] = ()
+    instants: tuple[Span, ...] = ()
+
+
 class Spans:
-    """The spans of one message of a push."""
+    """The spans of one message of a push, which begins at `start`, in Unix seconds."""
 
-    def __init__(self, push_id: str, ttl: int) -> None:
-        self._seconds = str(min(ttl, LONGEST))
+    def __init__(self, push_id: str, ttl: int, start: int) -> None:
+        seconds = min(ttl, LONGEST)
+        until = str(start + seconds) if ttl else "0"
+        self._texts = {_SECONDS: b"%d" % seconds, _INSTANT: until.encode()}
         # An id that nobody knew before this push: no text of the caller's can be taken for it.
-        self.mark = f"{push_id}:ttl" if ttl else self._seconds
+        self._mark = f"{push_id}:span:"
+        self.seconds = f"{self._mark}s" if ttl else "0"
         """Stands for the seconds in the message until that is encoded. 0 is now or never, whenever that is."""
+        self.until = f"{self._mark}i" if 0 < ttl <= LONGEST else until
+        """Stands for the instant."""
 
-    def encode(self, message: dict[str, Any]) -> tuple[bytes, tuple[Span, ...]]:
+    def encode(self, message: dict[str, Any]) -> tuple[bytes, Places]:
         """The message's JSON as of its acceptance, and where its spans stand."""
-        body, seconds = encode(message), self._seconds.encode()
-        if self.mark == self._seconds:
-            return body, ()
-        parts = body.split(self.mark.encode())
-        found, at = [], 0
-        for part in parts[:-1]:
-            at += len(part)
-            found.append((at, len(seconds)))
-            at += len(seconds)
-        return seconds.join(parts), tuple(found)
+        mark, rest, body = self._mark.encode(), encode(message), b""
+        found: dict[bytes, list[Span]] = {_SECONDS: [], _INSTANT: []}
+        while (at := rest.find(mark)) >= 0:
+            end = at + len(mark) + 1
+            kind = rest[end - 1 : end]
+            text = self._texts[kind]
+            body += rest[:at]
+            found[kind].append((len(body), len(text)))
+            body += text
+            rest = rest[end:]
+        return body + rest, Places(tuple(found[_SECONDS]), tuple(found[_INSTANT]))
 
 
-def filled(body: bytes, spans: Sequence[Span], seconds: int) -> bytes:
-    """Return the body with this number of seconds in each of its spans, which all say the same."""
-    text = b"%d" % (seconds if seconds < LONGEST else LONGEST)
-    if spans and body[spans[0][0] : sum(spans[0])] == text:
+def filled(body: bytes, spans: Sequence[Span], seconds: int, instants: Sequence[Span] = (), until: int = 0) -> bytes:
+    """Return the body with this number of seconds in each of its spans, and with `until` in each of its instants."""
+    left, end = b"%d" % (seconds if seconds < LONGEST else LONGEST), b"%d" % until
+    said = [(spans[:1], left), (instants[:1], end)]
+    if all(body[start : start + length] == text for places, text in said for start, length in places):
         return body  # it goes within a second of its acceptance, as nearly all do
     found, at = b"", 0
-    for start, length in spans:
+    for start, length, text in sorted([(*span, left) for span in spans] + [(*span, end) for span in instants]):
         found += body[at:start] + text
         at = start + length
     return found + body[at:]

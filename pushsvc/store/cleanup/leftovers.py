@@ -104,8 +104,8 @@ class RedisLeftovers:
                 waiting.append(key)
             elif name.kind == "replay":
                 replays.append(key)
-            elif name.kind == "m":
-                slots.setdefault(name[:2], []).append((key, self._config.dead_ttl * 1000))
+            elif name.kind == "v":
+                slots.setdefault(name[:2], []).append((key, max(OPEN_MOST, self._config.dead_ttl * 1000)))
             elif name.kind in _LIFETIMES:
                 slots.setdefault(name[:2], []).append((key, _LIFETIMES[name.kind]))
         if replays:

@@ -1,19 +1,18 @@
 """Streams that tell of deliveries: dead letters, receipts, feedback events, and what could not be read.
 
-An entry about the subject goes as a whole. A message that is kept for dead letters goes with the last letter to it.
+An entry about the subject goes as a whole. Content that only dead letters name goes with the last of them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 from msgspec import Struct
 
 from ...model.codec import CodecError, decode_event, decode_receipt
-from ...model.push import Platform
 from .. import keys
 from ..config import StoreConfig
 from ..link.link import Link
@@ -75,13 +74,13 @@ class Log:
 class _LetterCursor(Struct, frozen=True, array_like=True):
     shard: int = 0
     position: str = ""
-    lonely: tuple[tuple[str, Platform], ...] = ()
-    """Pushes of which letters went; when another is met in the second look, its message is still needed."""
+    lonely: tuple[str, ...] = ()
+    """Pushes of which letters went; when another is met in the second look, its content is still needed."""
     second: bool = False
 
 
 class Letters:
-    """See `Keeper`. Dead letters, and the messages that are kept for them."""
+    """See `Keeper`. Dead letters, and the content that is kept for them."""
 
     def __init__(self, link: Link, config: StoreConfig) -> None:
         self._link = link
@@ -102,13 +101,12 @@ class Letters:
             except CodecError:
                 continue
             owner = who.of(letter.target.device_id, letter.platform, letter.target.token)
-            place = (letter.push_id, letter.platform)
             if owner is not None:
                 gone.append(entry_id)
                 removed[owner, "dead_letters"] += 1
-                lonely[place] = None
+                lonely[letter.push_id] = None
             elif at.second:
-                lonely.pop(place, None)
+                lonely.pop(letter.push_id, None)
         if gone:
             await self._link.script("forget", [key], ["", *gone])
         if len(entries) == _PAGE:
@@ -116,15 +114,14 @@ class Letters:
         elif lonely and not at.second:
             further = _LetterCursor(at.shard, "", tuple(lonely), second=True)
         else:
-            await self._forget_messages(app, at.shard, tuple(lonely))
+            await self._release(app, at.shard, tuple(lonely))
             further = _LetterCursor(at.shard + 1)
         return KeeperStep(removed, msgspec.json.encode(further).decode())
 
-    async def _forget_messages(self, app: str, shard: int, places: Sequence[tuple[str, Platform]]) -> None:
-        commands: list[tuple[Any, ...]] = [
-            ("HDEL", keys.message(app, shard, push_id), platform) for push_id, platform in places
-        ]
-        await self._link.many(commands)
+    async def _release(self, app: str, shard: int, push_ids: Sequence[str]) -> None:
+        for push_id in push_ids:
+            both = [keys.push(app, shard, push_id), keys.content(app, shard, push_id)]
+            await self._link.script("release", both, [keys.prefix(app, shard)])
 
 
 def of_receipt(who: Subjects, fields: Fields) -> str | None:

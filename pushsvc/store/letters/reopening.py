@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec import Struct
 
-from ...model.push import Chunk, Message, Platform
+from ...model.push import Chunk, Platform
 from ..queue.letter import DeadLetter
 
 Letter = tuple[str, DeadLetter]
@@ -25,28 +25,13 @@ class Reopening(Struct, frozen=True):
     entries: tuple[str, ...]
 
 
-def refreshed(message: Message, *, expires_at: int, expires_again: int) -> Message:
-    """The message with its expiry moved, where it names the instant (ms) that we had reckoned.
-
-    An expiry that the caller wrote into an override stays as it is.
-    """
-    before, after = str(expires_at // 1000), str(expires_again // 1000)
-    headers = message.headers
-    if headers.get("apns-expiration") == before:
-        headers = {**headers, "apns-expiration": after}
-    body = message.body.replace(f'"apns-expiration":"{before}"'.encode(), f'"apns-expiration":"{after}"'.encode())
-    return msgspec.structs.replace(message, headers=headers, body=body)
-
-
 def reopened(head: Chunk, found: Sequence[Letter], *, now: int) -> Reopening:
     """One chunk of dead letters of one push, platform and turn. `head` is their chunk without targets."""
-    expires_again = now + head.expires_at - head.starts_at
     chunk = msgspec.structs.replace(
         head,
         targets=tuple(letter.target for _, letter in found),
         starts_at=now,
-        expires_at=expires_again,
-        message=refreshed(head.message, expires_at=head.expires_at, expires_again=expires_again),
+        expires_at=now + head.expires_at - head.starts_at,
         attempt=1,
         turn=found[0][1].turn + 1,
     )

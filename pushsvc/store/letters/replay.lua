@@ -1,7 +1,7 @@
 -- Replays dead letters: each leaves the dead letters and stands in its lane again in the same step, or nothing happens.
 --
 -- Its delivery is open again for a later turn (see fence.lua): it counts as being retried, no longer as failed, and its
--- push as being sent. Dead letters of pushes that were cancelled, or of which nothing is known any more, stay.
+-- push as being sent. Dead letters of pushes that were cancelled, or whose status or content is gone, stay.
 -- The step also says how far the replay has come, and takes place only where the cursor is the one that its caller
 -- saw: of two workers that run the same replay, one having been thought dead, the second to speak is told and stops. So
 -- is one whose replay was stopped while it was at this step.
@@ -9,7 +9,8 @@
 -- KEYS  1 ps:T:pending; 2 ps:T:dead; 3 ps:T:replay:<job>
 -- ARGV  1 prefix `ps:T:`; 2 MessagePack of
 --         { now ms, cursor seen, next cursor, skipped already, groups }
---         group: { push id, platform, lane, total, turn, encoded chunk, indexes, ids of the dead letters }
+--         group: { push id, platform, lane, total, turn, encoded chunk, indexes, ids of the dead letters, ms for which the
+--                  content that the chunk names is needed, or 0 where it names none }
 -- Returns { moved, skipped }, or { -1 } where the cursor is another or the replay was stopped, or { -2 } where a dead
 -- letter is gone by now: then read again.
 
@@ -32,11 +33,12 @@ local moved = 0
 local pending = {}
 
 local function reopen(group)
-  local id, platform, lane, total, turn, chunk, index, entries = unpack(group)
-  local push = prefix .. 'p:' .. id
+  local id, platform, lane, total, turn, chunk, index, entries, needed = unpack(group)
+  local push, content = prefix .. 'p:' .. id, prefix .. 'v:' .. id
+  local left = needed > 0 and redis.call('PTTL', content)
   local large = is_large(total)
   local head = redis.call('HMGET', push, 'st', 'rt', 'n:failed')
-  local closed = head[1] and head[1] ~= 'cancelled'
+  local closed = head[1] and head[1] ~= 'cancelled' and left ~= -2
   for p = 1, #index do
     if closed and large then
       closed = redis.call('GETBIT', prefix .. 'b:' .. id, index[p]) == 1
@@ -57,6 +59,12 @@ local function reopen(group)
     end
     redis.call('HSET', prefix .. 't:' .. id, index[p], turn)
     redis.call('XDEL', KEYS[2], entries[p])
+  end
+  if left then
+    redis.call('HINCRBY', content, '#', -#index)
+  end
+  if left and left >= 0 and left < needed then
+    redis.call('PEXPIRE', content, string.format('%.0f', needed))
   end
   redis.call('HSET', push, 'up', now, 'rt', tonumber(head[2] or 0) + #index,
     'n:failed', tonumber(head[3] or 0) - #index, 'st', head[1] == 'done' and 'sending' or head[1])

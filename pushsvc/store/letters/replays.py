@@ -15,13 +15,13 @@ import msgspec
 
 from ...errors import Unreadable
 from ...model.codec import decode_chunk, encode_chunk
-from ...model.push import Chunk, Platform
 from ...ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus, ReplayStep
 from .. import keys
 from ..config import DAY, StoreConfig
 from ..link.clock import Clock
 from ..link.link import Link
 from ..link.unreadable import readable
+from ..queue.contents import lifetime
 from ..queue.record import lua_string
 from ..revoke.presence import Presence
 from ..work.leases import Leases
@@ -161,7 +161,7 @@ class RedisReplays:
             found, reached = await self._next(spec, shard, seen, (end or b"0-0").decode(), most)
             if reached == seen:
                 return ReplayStep(over=True)
-            reopenings, skipped = await self._reopen(app, shard, found)
+            reopenings, skipped = await self._reopen(app, found)
             answer = await self._move(app, shard, job, (seen, reached, skipped), reopenings)
             if answer[0] == -1:
                 return ReplayStep(lost=True)
@@ -185,22 +185,12 @@ class RedisReplays:
                 break
         return chosen, reached
 
-    async def _reopen(self, app: str, shard: int, found: Sequence[Letter]) -> tuple[list[Reopening], int]:
-        """The chunks, and how many dead letters have lost their message."""
-        groups = grouped(found, self._config.chunk_size)
-        wanted = list({(push_id, platform): None for push_id, platform, _ in groups})
-        blobs = await self._link.many(
-            [("HGET", keys.message(app, shard, push_id), platform) for push_id, platform in wanted]
-        )
-        heads: dict[tuple[str, Platform], Chunk] = {}
-        for place, blob in zip(wanted, blobs, strict=True):
-            head = None if blob is None else readable(decode_chunk, blob, "dead_letter", app)
-            if head is not None:
-                heads[place] = head
+    async def _reopen(self, app: str, found: Sequence[Letter]) -> tuple[list[Reopening], int]:
+        """The chunks, and how many dead letters cannot be read."""
         now = self._clock()
         reopenings, skipped = [], 0
-        for push_id, platform, group in groups:
-            head = heads.get((push_id, platform))
+        for _, _, group in grouped(found, self._config.chunk_size):
+            head = readable(decode_chunk, group[0][1].head, "dead_letter", app)
             if head is None:
                 skipped += len(group)
             else:
@@ -211,6 +201,7 @@ class RedisReplays:
     async def _move(
         self, app: str, shard: int, job: str, progress: tuple[str, str, int], reopenings: Sequence[Reopening]
     ) -> list[int]:
+        now = self._clock()
         groups = [
             (
                 each.chunk.push_id,
@@ -221,13 +212,14 @@ class RedisReplays:
                 lua_string(encode_chunk(each.chunk)),
                 [target.index for target in each.chunk.targets],
                 each.entries,
+                lifetime(each.chunk.expires_at, now) if each.chunk.lacks_content else 0,
             )
             for each in reopenings
         ]
         answer: list[int] = await self._link.script(
             "replay",
             [keys.pending(app, shard), keys.dead(app, shard), keys.replay(app, shard, job)],
-            [keys.prefix(app, shard), _pack((self._clock(), *progress, groups))],
+            [keys.prefix(app, shard), _pack((now, *progress, groups))],
         )
         return answer
 

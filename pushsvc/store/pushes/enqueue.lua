@@ -1,7 +1,8 @@
 -- Included by others: writes pushes, each as a status hash and its entries in the lanes.
 --
 -- From ARGV[at] on for each push: id, total, created at ms, due ms or 0 for at once, status TTL in ms,
--- '' or `<lane> <encoded push>`, number of chunks, and for each chunk: platform, lane, number of targets, blob. A push whose id is
+-- '' or `<lane> <encoded push>`, '' or MessagePack of what its entries name: lifetime in ms, then name and encoded message
+-- of each variant; number of chunks, and for each chunk: platform, lane, number of targets, blob. A push whose id is
 -- known already is left alone. The chunks of one that is scheduled wait beside the lanes until launch.lua moves them
 -- there; until then its deliveries are counted as `scheduled`. A push that comes encoded is made from an audience: it
 -- has no chunks yet, and expand.lua goes on from here, when the push is due. A status has no lifetime while deliveries
@@ -11,7 +12,7 @@ local function enqueue(prefix, at)
   local added = {}
   while at <= #ARGV do
     local id, total, created, due, ttl = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-    local whole, chunks = ARGV[at + 5], tonumber(ARGV[at + 6])
+    local whole, content, chunks = ARGV[at + 5], ARGV[at + 6], tonumber(ARGV[at + 7])
     local push = prefix .. 'p:' .. id
     local new = redis.call('EXISTS', push) == 0
     local later = due ~= '0' and total ~= '0'
@@ -38,7 +39,12 @@ local function enqueue(prefix, at)
       redis.call('ZADD', prefix .. 'scheduled', due, id)
       added.scheduled = (added.scheduled or 0) + total
     end
-    at = at + 7
+    if new and content ~= '' then
+      local parts = cmsgpack.unpack(content)
+      redis.call('HSET', prefix .. 'v:' .. id, unpack(parts, 2))
+      redis.call('PEXPIRE', prefix .. 'v:' .. id, string.format('%.0f', parts[1]))
+    end
+    at = at + 8
     for _ = 1, chunks do
       local platform, name, count, blob = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
       if new and later then

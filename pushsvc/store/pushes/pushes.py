@@ -9,7 +9,15 @@ from typing import Any
 
 from ... import telemetry
 from ...errors import Conflict, Fault, InvalidRequest
-from ...model.codec import decode_row, decode_rows, encode_chunk, encode_push, split
+from ...model.codec import (
+    contents_of,
+    decode_row,
+    decode_rows,
+    encode_chunk,
+    encode_push,
+    split,
+    without_contents,
+)
 from ...model.delivery import End
 from ...model.push import LANES, Push
 from ...model.status import DeliveryRow, PushStatus
@@ -18,6 +26,7 @@ from ..config import OPEN_MOST, StoreConfig
 from ..link.clock import Clock
 from ..link.link import Link
 from ..link.unreadable import readable
+from ..queue.contents import packed
 from ..revoke.revocations import LIFETIME, Revocations
 from .accepting import Accepting, Args, Part
 from .status import FIELDS, status_of
@@ -81,9 +90,10 @@ class RedisPushes:
         """What `enqueue.lua` reads of a push, and its size in bytes."""
         chunks = split(push, self._config.chunk_size)
         ttl = self._config.status_ttl * 1000
-        whole = b"%s %s" % (push.lane.encode(), encode_push(push)) if push.audience else b""
-        args: Args = [push.id, push.total, push.created_at, push.send_at or 0, ttl, whole, len(chunks)]
-        size = len(whole)
+        whole = b"%s %s" % (push.lane.encode(), encode_push(without_contents(push))) if push.audience else b""
+        content = packed(contents_of(push, chunks), expires_at=push.expires_at, now=self._clock())
+        args: Args = [push.id, push.total, push.created_at, push.send_at or 0, ttl, whole, content, len(chunks)]
+        size = len(whole) + len(content)
         for chunk in chunks:
             blob = encode_chunk(chunk)
             args += (chunk.platform, chunk.lane, len(chunk.targets), blob)

@@ -13,10 +13,12 @@ from ...model.delivery import End
 from ...model.push import Chunk, Route
 from ...ports.entries import EntryRef, Taken
 from .. import keys
+from ..link.clock import Clock
 from ..link.link import Link
 from ..revoke.presence import Presence, Present
 from ..revoke.supersession import SUPERSEDED, Supersession
 from ..revoke.suppression import ERASED, NONE_LISTED, Listed, Suppression, accepted_at
+from .contents import Contents, Decoded
 from .lanes import LaneState
 from .quarantine import set_aside
 
@@ -41,11 +43,15 @@ class Read(NamedTuple):
 class Opener:
     """Opens entries for one consumer."""
 
-    def __init__(self, link: Link, suppression: Suppression, presence: Presence, supersession: Supersession) -> None:
+    def __init__(
+        self, link: Link, suppression: Suppression, presence: Presence, supersession: Supersession, clock: Clock
+    ) -> None:
         self._link = link
+        self._clock = clock
         self._supersession = supersession
         self._presence = presence
         self._suppression = suppression
+        self._contents = Contents(link)
         self._cancelled: dict[tuple[str, int], tuple[int, frozenset[str]]] = {}
 
     async def open(
@@ -61,6 +67,7 @@ class Opener:
                 state.learn(sum(len(chunk.targets) for _, chunk in decoded), len(entries))
                 if behind:
                     decoded = await self._outstanding(state, decoded)
+                decoded = await self._complete(state, decoded)
                 found.append((state, decoded, await self._cancelled_of(state, epoch)))
         return await self._hold(route, found, sizes, newest)
 
@@ -75,13 +82,14 @@ class Opener:
         found = []
         for (state, entries), epoch in zip(reads, epochs, strict=True):
             decoded = await self._outstanding(state, await self._decode(state, entries))
+            decoded = await self._complete(state, decoded)
             found.append((state, decoded, await self._cancelled_of(state, int(epoch or 0))))
         return await self._hold(route, found, sizes, newest, again=True)
 
     async def _hold(
         self,
         route: Route,
-        found: Sequence[tuple[LaneState, list[tuple[EntryRef, Chunk]], frozenset[str]]],
+        found: Sequence[tuple[LaneState, list[Decoded], frozenset[str]]],
         sizes: Sequence[int],
         newest: Sequence[float],
         *,
@@ -103,10 +111,13 @@ class Opener:
                 why: dict[int, str] = {}
                 if chunk.push_id in cancelled:
                     skip = {target.index: "cancelled" for target in chunk.targets}
+                elif chunk.lacks_content:
+                    skip = {target.index: "expired" for target in chunk.targets}
+                    why = {target.index: "ttl" for target in chunk.targets}
                 elif listed is not NONE_LISTED:
                     skip, why = _left_out(chunk, listed)
                 behind = superseded.get(id(chunk), ()) if superseded else ()
-                if changed and id(chunk) in changed and chunk.push_id not in cancelled:
+                if changed and id(chunk) in changed and chunk.push_id not in cancelled and not chunk.lacks_content:
                     chunk = _changed(chunk, changed[id(chunk)], listed, skip, why)
                 for index in behind:
                     if index not in skip:
@@ -114,7 +125,7 @@ class Opener:
                 taken.append(Taken(ref=ref, chunk=chunk, skip=skip, why=why, again=again))
         return taken
 
-    async def _decode(self, state: LaneState, entries: Iterable[Entry]) -> list[tuple[EntryRef, Chunk]]:
+    async def _decode(self, state: LaneState, entries: Iterable[Entry]) -> list[Decoded]:
         app, shard, platform, lane = state.place
         decoded = []
         for entry_id, blob in entries:
@@ -125,9 +136,25 @@ class Opener:
                 await set_aside(self._link, state.key, keys.DISPATCH, keys.quarantine(app, shard), entry_id, error)
         return decoded
 
-    async def _outstanding(
-        self, state: LaneState, decoded: Sequence[tuple[EntryRef, Chunk]]
-    ) -> list[tuple[EntryRef, Chunk]]:
+    async def _complete(self, state: LaneState, decoded: list[Decoded]) -> list[Decoded]:
+        """The chunks with their messages. Content outlives what waits for it by a day, so that an open delivery without
+        it has expired; else it was lost, and the entry is set aside."""
+        app, shard = state.place[:2]
+        found, lacking = await self._contents.of(app, shard, decoded)
+        if lacking:
+            errors = {each[0].entry_id: error for each, error in lacking}
+            now = self._clock()
+            for ref, chunk in await self._outstanding(state, [each for each, _ in lacking]):
+                if chunk.expires_at <= now:
+                    found.append((ref, chunk))
+                else:
+                    error = errors[ref.entry_id]
+                    await set_aside(
+                        self._link, state.key, keys.DISPATCH, keys.quarantine(app, shard), ref.entry_id, error
+                    )
+        return found
+
+    async def _outstanding(self, state: LaneState, decoded: Sequence[Decoded]) -> list[Decoded]:
         """The chunks at their open targets; entries without any are finished here and now."""
         if not decoded:
             return []

@@ -1,6 +1,7 @@
 """A dead letter: what is needed to list a delivery that failed for good, and to send it again.
 
-The message is not in it: `ps:T:m:<push id>` keeps it once a push and platform. The form is versioned as codec's are.
+It has the chunk that the delivery came in, without targets, as it is encoded in a queue entry: with its message, or of
+a large push with the name of the variant. The form is versioned as codec's are.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class DeadLetter(Struct, frozen=True, array_like=True):
     at: int
     turn: int = 1
     """The turn in which it failed. A replay is a later turn, so that whoever still speaks of this one is not heard."""
+    head: bytes = b""
+    """The encoded chunk without targets."""
 
     def __repr__(self) -> str:
         return f"DeadLetter({self.push_id}[{self.target.index}] {self.platform} {self.reason} at={self.at})"

@@ -85,7 +85,7 @@ class RedisQueue:
         """Cancelled pushes, with how many of our deliveries in flight the store has counted."""
         self._held = HeldRoutes(link, config, clock)
         self._supersession = supersession
-        self._opener = Opener(link, suppression, presence, supersession)
+        self._opener = Opener(link, suppression, presence, supersession, clock)
         self._lanes: dict[tuple[str, int, str, Lane], LaneState] = {}
         self._counted_at = 0.0
         link.on_change(self.distrust)

@@ -70,8 +70,6 @@ class Group(Struct, frozen=True, array_like=True, gc=False):
     """Empty or, of a large push, the bits of all `indexes` from the byte `first` of the bitmap on: see fence.lua."""
     ends: list[EndOf]
     retries: list[RetryOf]
-    head: Raw
-    """The encoded chunk without targets where there are dead letters, else empty."""
     dead: list[Note]
     receipts: list[Note]
     asked: int

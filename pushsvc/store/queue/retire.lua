@@ -1,13 +1,18 @@
 -- Included by others: nothing of a push is open any more, so that its status has a lifetime from now on.
 --
 -- Until then it has none, however long the push waits: for its time, for its audience, in a lane, on a held route or
--- for a retry. What is kept beside it (bitmap and rows of a large push) ends with it.
+-- for a retry. What is kept beside it (bitmap and rows of a large push) ends with it. The content of a large push goes at
+-- once, unless dead letters name it: then its own lifetime is that of the last of them.
 
 local function retire(prefix, id, large, ttl)
   redis.call('PEXPIRE', prefix .. 'p:' .. id, ttl)
   if large then
     redis.call('PEXPIRE', prefix .. 'b:' .. id, ttl)
     redis.call('PEXPIRE', prefix .. 'r:' .. id, ttl)
+    local content = prefix .. 'v:' .. id
+    if tonumber(redis.call('HGET', content, '#') or 0) <= 0 then
+      redis.call('DEL', content)
+    end
   end
 end
 

@@ -9,13 +9,12 @@
 -- What the provider said of tokens is counted a platform and slot of time, not a delivery: `sent` and `invalid` (its
 -- token is dead) are ends, and who leaves a receipt beyond the dead was suspect.
 --
--- Each group goes through the same steps: fence, end, retry, account, letters.
+-- Each group goes through the same steps: fence, end, retry, letters, account.
 --
 -- KEYS  1 ps:T:pending
 -- ARGV  1 prefix `ps:T:`; 2 MessagePack of a Record, which record.py types. All times are ms.
 --   Record    { now, ttl, dead_ttl, groups, singles, finished, slot, answers_ttl, dead_most }
---   Group     { push_id, platform, lane, total, turn, indexes, first, mask, ends, retries, head, dead, receipts, asked,
---               counted }
+--   Group     { push_id, platform, lane, total, turn, indexes, first, mask, ends, retries, dead, receipts, asked, counted }
 --   EndOf     { name, count, rows, together, flew }
 --   RetryOf   { due, count, chunk, flew }
 --   Note      { place, blob }
@@ -230,23 +229,30 @@ local function account(work, total, first, counted)
   end
 end
 
--- Step `letters`: what failed for good is kept for a replay. `head` is what such dead letters have in common.
-local function bury(work, dead, platform, head)
+-- Step `letters`: what failed for good is kept for a replay, and with it the content that it names.
+local function bury(work, dead)
+  local count = 0
   for d = 1, #dead do
     local place, blob = unpack(dead[d])
     if work.all or work.open[place] then
-      if head then
-        redis.call('HSETNX', prefix .. 'm:' .. work.id, platform, head)
-        redis.call('PEXPIRE', prefix .. 'm:' .. work.id, dead_ttl)
-        head = nil
-      end
       redis.call('XADD', prefix .. 'dead', 'MINID', '~', string.format('%d', now - dead_ttl), '*', 'd', blob)
-      buried = true
+      count = count + 1
+    end
+  end
+  buried = buried or count > 0
+  if count > 0 and work.large then
+    local content = prefix .. 'v:' .. work.id
+    local left = redis.call('PTTL', content)
+    if left ~= -2 then
+      redis.call('HINCRBY', content, '#', count)
+    end
+    if left >= 0 and left < dead_ttl then
+      redis.call('PEXPIRE', content, dead_ttl)
     end
   end
 end
 
--- And feedback is told of tokens that are dead or suspect. Returns of how many.
+-- Feedback is told of tokens that are dead or suspect. Returns of how many.
 local function report(work, receipts)
   local told = 0
   for r = 1, #receipts do
@@ -260,7 +266,7 @@ local function report(work, receipts)
 end
 
 local function settle(group)
-  local push_id, platform, lane, total, turn, indexes, first, mask, ends, retries, head, dead, receipts, asked, counted =
+  local push_id, platform, lane, total, turn, indexes, first, mask, ends, retries, dead, receipts, asked, counted =
     unpack(group)
   local status, open, bytes = fence(prefix, push_id, total, turn, indexes, first, mask)
   if open ~= true and not is_whole(push_id, indexes, open, ends, retries) then
@@ -278,12 +284,12 @@ local function settle(group)
     return
   end
   applied = applied + work.ended + work.retried
+  bury(work, dead)
   if status then
     account(work, total, first, counted)
   end
   count_pending(platform .. ':' .. lane, -work.ended)
   count_pending(platform .. ':retry', work.retried)
-  bury(work, dead, platform, head)
   local told = report(work, receipts)
   if asked == 1 then
     local invalid = work.hits.invalid or 0

@@ -4,10 +4,8 @@ Pure. It runs once a delivery, so it avoids what costs: one dictionary look-up f
 the chunk, which all deliveries of an entry share), and only what must be kept is encoded. What was sent of a large push
 goes as one value with all its rows, and a mask of its bits: Redis has then nothing to do for each delivery.
 
-Retries of one chunk that fall due at about the same time travel on as one chunk, at the time of the last of them, so
-that nobody goes before it is due: a held route would else turn an entry of 500 targets into 500 copies of its message.
-At most `TOGETHER` groups are made of the retries of one chunk in one step, evenly over their time, so that what failed
-together comes back spread.
+Retries of one chunk that fall due within the same step travel on as one chunk, at the time of the last of them, so that
+nobody goes before it is due. All others go alone: their content stands once beside the push.
 """
 
 from __future__ import annotations
@@ -38,7 +36,6 @@ from .record import EndOf, Finished, Group, Note, RetryOf, Single, lua_string
 Again: TypeAlias = tuple[int, str, bool, bool]
 """What retries that travel together have in common: the attempt, the part of the route that they wait for, whether the
 limits have counted them, and whether they were submitted."""
-TOGETHER: Final = 32
 STEP_MS: Final = 100
 """Retries that fall due within the same step are not told apart."""
 Segment: TypeAlias = tuple[str, bool]
@@ -73,7 +70,7 @@ class _End:
 class _Group:
     """What is to be recorded of the deliveries of one chunk."""
 
-    __slots__ = ("asked", "chunk", "counted", "dead", "ends", "receipts", "retries", "rows_of_sent", "seen")
+    __slots__ = ("asked", "chunk", "counted", "dead", "ends", "head", "receipts", "retries", "rows_of_sent", "seen")
 
     def __init__(self, chunk: Chunk, counted: bool) -> None:
         self.chunk = chunk
@@ -86,6 +83,8 @@ class _Group:
         self.seen: set[int] = set()
         self.ends: dict[Segment, _End] = {}
         self.retries: dict[Again, list[tuple[int, Target]]] = {}
+        self.head = b""
+        """The chunk without targets, encoded for dead letters."""
         self.dead: list[tuple[int, msgspec.Raw]] = []
         self.receipts: list[tuple[int, msgspec.Raw]] = []
 
@@ -107,7 +106,6 @@ class _Group:
                 retries.append(RetryOf(due_at, len(targets), lua_string(encode_chunk(again)), int(flew)))
         # Few deliveries have either, so this is seldom made.
         places = {index: place for place, index in enumerate(indexes, 1)} if self.dead or self.receipts else {}
-        letter = encode_chunk(msgspec.structs.replace(chunk, targets=())) if self.dead else b""
         return Group(
             chunk.push_id,
             chunk.platform,
@@ -119,7 +117,6 @@ class _Group:
             lua_string(mask),
             ends,
             retries,
-            lua_string(letter),
             [Note(places[index], blob) for index, blob in self.dead],
             [Note(places[index], blob) for index, blob in self.receipts],
             int(self.asked),
@@ -199,7 +196,9 @@ def pack(
             if verdict.end != "sent" or target.index < group.rows_of_sent:
                 end.rows.append((target.index, row_of(settlement, verdict)))
                 if verdict.dead_letter:
-                    group.dead.append((target.index, lua_string(encode_dead(dead_letter_of(settlement)))))
+                    group.head = group.head or head_of(chunk)
+                    letter = dead_letter_of(settlement, group.head)
+                    group.dead.append((target.index, lua_string(encode_dead(letter))))
         else:
             retry = cast(Retry, verdict)
             again = (retry.attempt, retry.part, retry.counted, flew)
@@ -225,13 +224,10 @@ def batches(settlements: Sequence[Settlement], size: int) -> Iterator[tuple[Sequ
 
 
 def together(waiting: Sequence[tuple[int, Target]]) -> list[tuple[int, list[Target]]]:
-    """Targets by the instant at which they go again together: that of the last of them, at most `TOGETHER` instants."""
-    dues = [due_at for due_at, _ in waiting]
-    first, last = min(dues), max(dues)
-    width = max(STEP_MS, (last - first) // TOGETHER + 1)
+    """Targets by the instant at which they go again together: that of the last of them in the same step."""
     groups: dict[int, list[tuple[int, Target]]] = {}
     for due_at, target in waiting:
-        groups.setdefault((due_at - first) // width, []).append((due_at, target))
+        groups.setdefault(due_at // STEP_MS, []).append((due_at, target))
     return [(max(due for due, _ in group), [target for _, target in group]) for group in groups.values()]
 
 
@@ -265,7 +261,12 @@ def row_of(settlement: Settlement, verdict: Ended) -> DeliveryRow:
     )
 
 
-def dead_letter_of(settlement: Settlement) -> DeadLetter:
+def head_of(chunk: Chunk) -> bytes:
+    """What the dead letters of a chunk have in common."""
+    return encode_chunk(msgspec.structs.replace(chunk, targets=()))
+
+
+def dead_letter_of(settlement: Settlement, head: bytes) -> DeadLetter:
     delivery = settlement.delivery
     outcome = settlement.outcome
     return DeadLetter(
@@ -278,6 +279,7 @@ def dead_letter_of(settlement: Settlement) -> DeadLetter:
         attempts=attempts_of(settlement),
         at=settlement.at,
         turn=delivery.chunk.turn,
+        head=head,
     )
 
 

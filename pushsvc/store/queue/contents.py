@@ -1,0 +1,100 @@
+"""The content of large pushes: it stands once beside the push, and a queue entry names the variant that it carries.
+
+`ps:T:v:<id>` is a hash of encoded messages by the name of their variant; today that is the name of a route. Entries of
+small pushes carry their message themselves: see `model/codec.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeAlias
+
+import msgspec
+
+from ...model.codec import CodecError, decode_message, encode_message
+from ...model.push import Chunk, Message
+from ...ports.entries import EntryRef
+from .. import keys
+from ..config import DAY
+from ..link.link import Link
+from .record import lua_string
+
+GRACE: Final = DAY * 1000
+"""Milliseconds for which the content of a push is kept after its expiry: clocks may differ by so much."""
+MOST: Final = 512
+"""Contents that one process keeps, of a few kilobytes each."""
+
+Decoded: TypeAlias = tuple[EntryRef, Chunk]
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+def packed(contents: Mapping[str, Message], *, expires_at: int, now: int) -> bytes:
+    """The contents of a push as enqueue.lua reads them: their lifetime in ms, then name, message, name, message, ..;
+    empty where there are none. Instants are Unix milliseconds."""
+    if not contents:
+        return b""
+    blobs = [part for name, message in contents.items() for part in (name, lua_string(encode_message(message)))]
+    return _pack((lifetime(expires_at, now), *blobs))
+
+
+def lifetime(expires_at: int, now: int) -> int:
+    """For how many milliseconds from `now` on the content of what expires then is kept. Both are Unix milliseconds."""
+    return max(0, expires_at - now) + GRACE
+
+
+class Looked(NamedTuple):
+    """Entries after a look at their contents."""
+
+    found: list[Decoded]
+    lacking: list[tuple[Decoded, CodecError]]
+    """Those whose content is gone, or cannot be read."""
+
+
+class Contents:
+    """The contents that one process has met lately."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._kept: dict[tuple[str, str, str], Message] = {}
+
+    async def of(self, app: str, shard: int, decoded: Sequence[Decoded]) -> Looked:
+        """Give the chunks of one app shard their messages. What is not known here is read in one round trip."""
+        wanted = [chunk for _, chunk in decoded if chunk.lacks_content]
+        if not wanted:
+            return Looked(list(decoded), [])
+        known = await self._messages(app, shard, wanted)
+        found: list[Decoded] = []
+        lacking: list[tuple[Decoded, CodecError]] = []
+        for each in decoded:
+            ref, chunk = each
+            if chunk.lacks_content:
+                message = known[chunk.push_id, chunk.variant]
+                if isinstance(message, CodecError):
+                    lacking.append((each, message))
+                    continue
+                each = (ref, msgspec.structs.replace(chunk, message=message))
+            found.append(each)
+        return Looked(found, lacking)
+
+    async def _messages(
+        self, app: str, shard: int, chunks: Iterable[Chunk]
+    ) -> dict[tuple[str, str], Message | CodecError]:
+        places = dict.fromkeys((chunk.push_id, chunk.variant) for chunk in chunks)
+        known: dict[tuple[str, str], Message | CodecError] = {
+            place: message for place in places if (message := self._kept.get((app, *place))) is not None
+        }
+        unknown = [place for place in places if place not in known]
+        blobs = await self._link.many([("HGET", keys.content(app, shard, push_id), name) for push_id, name in unknown])
+        for place, blob in zip(unknown, blobs, strict=True):
+            try:
+                if blob is None:
+                    raise CodecError("no content")
+                message = decode_message(blob)
+            except CodecError as error:
+                known[place] = error
+            else:
+                known[place] = self._kept[(app, *place)] = message
+        while len(self._kept) > MOST:
+            del self._kept[next(iter(self._kept))]
+        return known
