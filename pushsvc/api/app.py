@@ -12,7 +12,7 @@ from aiohttp import web
 from . import docs, openapi
 from .config import ApiApp
 from .http.connections import Connection
-from .http.dispatch import Dispatcher
+from .http.dispatch import CallDispatcher
 from .http.problems import REQUEST_ID, ExpectationFailed, boundary, request_id_of, respond
 from .ports import ApiPorts
 from .routes import CALLS
@@ -20,14 +20,14 @@ from .routes import CALLS
 _PATHS = frozenset(call.path for call in CALLS)
 _NAMED = re.compile(r"\{(\w+)\}")
 
-_DISPATCHER: web.AppKey[Dispatcher] = web.AppKey("dispatcher", Dispatcher)
+_DISPATCHER: web.AppKey[CallDispatcher] = web.AppKey("dispatcher", CallDispatcher)
 
 
 def build_app(ports: ApiPorts, apps: Mapping[str, ApiApp], *, public: bool = True) -> web.Application:
     """The HTTP API of these apps. `public`: figures and details of the service need no key."""
     description = openapi.build(platforms=ports.renderers, config=ports.config)
     ports = replace(ports, openapi=msgspec.json.encode(description), page=docs.render(description).encode())
-    dispatcher = Dispatcher(ports, apps, public=public)
+    dispatcher = CallDispatcher(ports, apps, public=public)
     app = web.Application(middlewares=[boundary(_leave)], client_max_size=ports.config.body_limit)
     app[_DISPATCHER] = dispatcher
 

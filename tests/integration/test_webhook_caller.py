@@ -17,7 +17,7 @@ from pushsvc.errors import ConfigError
 from pushsvc.lab.simulator.certificates import Keys
 from pushsvc.model.signing import sign
 from pushsvc.stages.webhooks import WebhookConfig, check, open_caller
-from pushsvc.stages.webhooks.verdict import Reply
+from pushsvc.stages.webhooks.verdict import WebhookReply
 
 KEY = bytes(range(32))
 NOW = 1_796_115_600.75
@@ -73,7 +73,7 @@ def config(url: str, **more: Any) -> WebhookConfig:
     return msgspec.structs.replace(plain, **more)
 
 
-async def post(told: WebhookConfig, times: int = 1) -> Reply:
+async def post(told: WebhookConfig, times: int = 1) -> WebhookReply:
     """The last answer."""
     async with open_caller(told, "shop", clock=lambda: NOW) as caller:
         for _ in range(times):
@@ -93,9 +93,9 @@ def test_what_arrives() -> None:
     async def story() -> None:
         headers = {"Authorization": "Bearer x", "X-Key": "a, b"}
         async with listening(OK) as seen:
-            assert await post(config(f"http://127.0.0.1:{seen.port}/a%2Fb%40?c=d%26e%3D", headers=headers), 2) == Reply(
-                200, "http_200"
-            )
+            assert await post(
+                config(f"http://127.0.0.1:{seen.port}/a%2Fb%40?c=d%26e%3D", headers=headers), 2
+            ) == WebhookReply(200, "http_200")
             head, _, body = seen.requests[0].partition(b"\r\n\r\n")
             first, *lines = head.decode().split("\r\n")
             found = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
@@ -116,23 +116,26 @@ def test_what_arrives() -> None:
 @pytest.mark.parametrize(
     ("raw", "answer"),
     [
-        (b"HTTP/1.1 204 No Content\r\n\r\n", Reply(204, "http_204")),
-        (b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n", Reply(410, "http_410")),
-        (b"HTTP/1.1 429 x\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n", Reply(429, "http_429", 7.0)),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", WebhookReply(204, "http_204")),
+        (b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n", WebhookReply(410, "http_410")),
+        (b"HTTP/1.1 429 x\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n", WebhookReply(429, "http_429", 7.0)),
         (
             b"HTTP/1.1 503 x\r\nDate: Tue, 01 Dec 2026 09:00:00 GMT\r\nRetry-After: Tue, 01 Dec 2026 09:01:00 GMT\r\n"
             b"Content-Length: 0\r\n\r\n",
-            Reply(503, "http_503", 60.0),
+            WebhookReply(503, "http_503", 60.0),
         ),
-        (b"HTTP/1.1 302 x\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", Reply(302, "http_302")),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nnot all", Reply(200, "http_200")),
-        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nxxxx", Reply(200, "http_200")),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", Reply(0, "broken_off")),
-        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", Reply(0, "broken_off")),
+        (
+            b"HTTP/1.1 302 x\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+            WebhookReply(302, "http_302"),
+        ),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nnot all", WebhookReply(200, "http_200")),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nxxxx", WebhookReply(200, "http_200")),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", WebhookReply(0, "broken_off")),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", WebhookReply(0, "broken_off")),
     ],
     ids=["204", "410", "seconds", "date", "redirect", "cut short", "no gzip", "endless header", "no HTTP"],
 )
-def test_answers(raw: bytes, answer: Reply) -> None:
+def test_answers(raw: bytes, answer: WebhookReply) -> None:
     async def reply(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(raw)
         await writer.drain()
@@ -155,7 +158,7 @@ def test_an_endless_answer_is_left() -> None:
 
     async def story() -> None:
         async with listening(endless) as seen:
-            assert await post(config(f"http://127.0.0.1:{seen.port}/")) == Reply(200, "http_200")
+            assert await post(config(f"http://127.0.0.1:{seen.port}/")) == WebhookReply(200, "http_200")
             await seen.gone.wait()
 
     play(story)
@@ -171,7 +174,7 @@ def test_an_answer_that_drips_is_left() -> None:
 
     async def story() -> None:
         async with listening(drip) as seen:
-            assert await post(config(f"http://127.0.0.1:{seen.port}/")) == Reply(200, "http_200")
+            assert await post(config(f"http://127.0.0.1:{seen.port}/")) == WebhookReply(200, "http_200")
             await seen.gone.wait()
 
     play(story)
@@ -186,12 +189,12 @@ def test_no_answer() -> None:
 
     async def story() -> None:
         async with listening(silence) as seen:
-            assert await post(config(f"http://127.0.0.1:{seen.port}/", timeout=0.1)) == Reply(0, "timeout")
+            assert await post(config(f"http://127.0.0.1:{seen.port}/", timeout=0.1)) == WebhookReply(0, "timeout")
         async with listening(hang_up) as seen:
-            assert await post(config(f"http://127.0.0.1:{seen.port}/")) == Reply(0, "broken_off")
+            assert await post(config(f"http://127.0.0.1:{seen.port}/")) == WebhookReply(0, "broken_off")
         # Nobody listens there any more.
-        assert await post(config(f"http://127.0.0.1:{seen.port}/")) == Reply(0, "unreachable")
-        assert await post(config("https://no.such.host.invalid/")) == Reply(0, "name_unknown")
+        assert await post(config(f"http://127.0.0.1:{seen.port}/")) == WebhookReply(0, "unreachable")
+        assert await post(config("https://no.such.host.invalid/")) == WebhookReply(0, "name_unknown")
 
     play(story)
 
@@ -204,9 +207,9 @@ def test_certificates(tmp_path: Path) -> None:
         async with listening(OK, ours.server_context("127.0.0.1", ["http/1.1"])) as seen:
             url = f"https://127.0.0.1:{seen.port}/"
             good = config(url, ca_file=str(tmp_path / "ours"))
-            assert await post(good) == Reply(200, "http_200")
-            assert await post(config(url, ca_file=str(tmp_path / "others"))) == Reply(0, "tls")
-            assert await post(config(url)) == Reply(0, "tls")
+            assert await post(good) == WebhookReply(200, "http_200")
+            assert await post(config(url, ca_file=str(tmp_path / "others"))) == WebhookReply(0, "tls")
+            assert await post(config(url)) == WebhookReply(0, "tls")
             assert len(seen.requests) == 1
             levels = [(each.level, each.what) for each in await check(good, "shop")]
             assert levels[0] == ("ok", "127.0.0.1 leads to 127.0.0.1")
@@ -295,9 +298,9 @@ def test_a_name_that_changes_where_it_leads_does_not_help(resolver: list[list[st
             resolver[:] = [["198.41.0.4"], ["127.0.0.1"]]
             found = await check(hostile, "shop")
             assert found[0].level == "ok"  # it leads to a public address, this once
-            assert await post(hostile) == Reply(0, "address_refused")
+            assert await post(hostile) == WebhookReply(0, "address_refused")
             resolver[:] = [["127.0.0.1", "10.0.0.1", "169.254.169.254"]]
-            assert await post(hostile) == Reply(0, "address_refused")
+            assert await post(hostile) == WebhookReply(0, "address_refused")
             assert (await check(hostile, "shop"))[0].level == "error"
             resolver[:] = [["127.0.0.1", "198.41.0.4"]]
             assert (await check(hostile, "shop"))[0].level == "warning"

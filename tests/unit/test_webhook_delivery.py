@@ -14,11 +14,11 @@ from pushsvc.model.status import FeedbackEvent
 from pushsvc.ports.webhooks import Batch
 from pushsvc.stages.webhooks import WebhookConfig, deliver
 from pushsvc.stages.webhooks.caller import WebhookCaller
-from pushsvc.stages.webhooks.verdict import Reply
+from pushsvc.stages.webhooks.verdict import WebhookReply
 
 CONFIG = WebhookConfig(url="https://example.com/", keys=(b"k" * 32,), attempts=2, retry_for=0, base=1.0)
-OK, BAD, AWAY = Reply(200, "http_200"), Reply(400, "http_400"), Reply(503, "http_503", 5.0)
-LARGE = Reply(413, "http_413")
+OK, BAD, AWAY = WebhookReply(200, "http_200"), WebhookReply(400, "http_400"), WebhookReply(503, "http_503", 5.0)
+LARGE = WebhookReply(413, "http_413")
 
 
 @dataclass
@@ -62,9 +62,9 @@ class Claim:
 class Receiver:
     """Gives its answers one by one."""
 
-    answers: Iterator[Reply]
+    answers: Iterator[WebhookReply]
 
-    async def post(self, message_id: str, body: bytes) -> Reply:
+    async def post(self, message_id: str, body: bytes) -> WebhookReply:
         return next(self.answers)
 
 
@@ -73,7 +73,7 @@ def batch(name: str, **more: Any) -> Batch:
     return Batch(name, [("1-0", FeedbackEvent(1, "apns", "t", "Unregistered", "suppressed"))] * count, **more)
 
 
-def run(claim: Claim, *answers: Reply, calls: int = 100) -> int:
+def run(claim: Claim, *answers: WebhookReply, calls: int = 100) -> int:
     left = iter(range(calls))
 
     def over() -> bool:
@@ -91,7 +91,7 @@ def run(claim: Claim, *answers: Reply, calls: int = 100) -> int:
         ([batch("a"), batch("b")], [OK, OK], ["told a", "told b"], 6),
         ([batch("a"), batch("b")], [OK, AWAY], ["told a", "failed b http_503 5.5"], 3),
         ([batch("a", attempts=1), batch("b")], [BAD, OK], ["bury a http_400", "told b"], 3),
-        ([batch("a"), batch("b")], [Reply(410, "http_410")], ["off http_410"], 0),
+        ([batch("a"), batch("b")], [WebhookReply(410, "http_410")], ["off http_410"], 0),
         ([batch("a"), batch("b")], [LARGE, OK], ["halve a http_413", "told b"], 3),
         ([batch("a", events=1), batch("b")], [LARGE], ["bury a http_413", "rest 0.5"], 0),
         ([batch("a", again=True), batch("b")], [LARGE, OK], ["halve a http_413", "told b"], 3),
@@ -100,7 +100,7 @@ def run(claim: Claim, *answers: Reply, calls: int = 100) -> int:
         ([batch("a", again=True), batch("b")], [AWAY, OK], ["bury a http_503", "drop asked", "told b"], 3),
     ],
 )
-def test_what_is_said_of_each(batches: list[Batch], answers: list[Reply], said: list[str], told: int) -> None:
+def test_what_is_said_of_each(batches: list[Batch], answers: list[WebhookReply], said: list[str], told: int) -> None:
     claim = Claim(batches)
     assert run(claim, *answers) == told
     assert claim.said == said
@@ -124,7 +124,7 @@ def test_calls_are_counted_by_what_followed() -> None:
 
     before = {result: count(result) for result in ("told", "failed", "given_up", "gone")}
     run(Claim([batch("a"), batch("b", attempts=1), batch("c"), batch("d")]), OK, BAD, AWAY)
-    run(Claim([batch("a")]), Reply(410, "http_410"))
+    run(Claim([batch("a")]), WebhookReply(410, "http_410"))
     assert {result: count(result) - before[result] for result in before} == {
         "told": 1,
         "failed": 1,

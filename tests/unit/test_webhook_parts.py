@@ -17,7 +17,7 @@ from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.webhooks import Batch, Standing
 from pushsvc.stages.webhooks import WebhookConfig, trial_body, trouble_of
 from pushsvc.stages.webhooks.body import feedback_body
-from pushsvc.stages.webhooks.verdict import GivenUp, Halved, Later, Reply, SwitchedOff, Told, Verdict, judge
+from pushsvc.stages.webhooks.verdict import GivenUp, Halved, Later, SwitchedOff, Told, Verdict, WebhookReply, judge
 from pushsvc.store.webhooks.webhooks import batch_id
 
 NOW = 1_796_115_600_000
@@ -107,11 +107,11 @@ def batch(attempts: int = 0, failures: int = 0, *, age: float = 0.0, again: bool
     return Batch("b", [(f"{NOW - int(age * 1000)}-0", EVENT)] * events, attempts, failures, again=again)
 
 
-def no(status: int, retry_after: float | None = None) -> Reply:
-    return Reply(status, f"http_{status}" if status else "timeout", retry_after)
+def no(status: int, retry_after: float | None = None) -> WebhookReply:
+    return WebhookReply(status, f"http_{status}" if status else "timeout", retry_after)
 
 
-VERDICTS: list[tuple[str, Reply, Batch, Verdict]] = [
+VERDICTS: list[tuple[str, WebhookReply, Batch, Verdict]] = [
     ("200", no(200), batch(), Told()),
     ("204", no(204), batch(5, 5, age=2 * HOUR), Told()),
     ("299", no(299), batch(), Told()),
@@ -139,7 +139,7 @@ VERDICTS: list[tuple[str, Reply, Batch, Verdict]] = [
 
 
 @pytest.mark.parametrize(("answer", "told", "verdict"), [row[1:] for row in VERDICTS], ids=[row[0] for row in VERDICTS])
-def test_verdicts(answer: Reply, told: Batch, verdict: Verdict) -> None:
+def test_verdicts(answer: WebhookReply, told: Batch, verdict: Verdict) -> None:
     assert judge(answer, told, CONFIG, now=NOW, jitter=0.5) == verdict
 
 

@@ -31,7 +31,7 @@ from .problems import APP, SERVER
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class Dispatcher:
+class CallDispatcher:
     """The way of all calls to their handlers."""
 
     def __init__(self, ports: ApiPorts, apps: Mapping[str, ApiApp], *, public: bool) -> None:

@@ -26,7 +26,7 @@ from ...net.retry_after import retry_after
 from ...net.tls import client_context
 from ...net.urls import exact_url
 from .config import WebhookConfig
-from .verdict import Reply
+from .verdict import WebhookReply
 
 READ_MOST: Final = 64 * 1024
 """Bytes of an answer that are read, so that its connection can serve again; beyond, it is closed."""
@@ -54,7 +54,7 @@ class WebhookCaller:
         self._config = config
         self._clock = clock
 
-    async def post(self, message_id: str, body: bytes) -> Reply:
+    async def post(self, message_id: str, body: bytes) -> WebhookReply:
         """Sign and send it. Raises nothing: what goes wrong is an answer too."""
         signed = sign(self._config.keys, message_id, int(self._clock()), body)
         headers = {**self._config.headers, "content-type": "application/json", **signed}
@@ -62,11 +62,11 @@ class WebhookCaller:
             url = exact_url(self._config.url)
             async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as got:
                 told = {name.lower(): value for name, value in got.headers.items()}
-                answer = Reply(got.status, f"http_{got.status}", retry_after(told, self._clock()))
+                answer = WebhookReply(got.status, f"http_{got.status}", retry_after(told, self._clock()))
                 await _read_a_little(got)
                 return answer
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Reply(0, _why(error))
+            return WebhookReply(0, _why(error))
 
 
 async def _read_a_little(response: aiohttp.ClientResponse) -> None:

@@ -17,7 +17,7 @@ from ...ports.webhooks import Batch, WebhookClaim
 from .body import feedback_body
 from .caller import WebhookCaller
 from .config import WebhookConfig
-from .verdict import GivenUp, Halved, Later, Reply, SwitchedOff, Told, Verdict, judge
+from .verdict import GivenUp, Halved, Later, SwitchedOff, Told, Verdict, WebhookReply, judge
 
 
 async def deliver(
@@ -47,7 +47,7 @@ async def deliver(
     return told
 
 
-async def _record(claim: WebhookClaim, batch: Batch, answer: Reply, verdict: Verdict) -> bool:
+async def _record(claim: WebhookClaim, batch: Batch, answer: WebhookReply, verdict: Verdict) -> bool:
     """What follows, done. False: somebody else has taken it over, and does it."""
     match verdict:
         case Told():
@@ -69,7 +69,7 @@ async def _record(claim: WebhookClaim, batch: Batch, answer: Reply, verdict: Ver
             assert_never(verdict)
 
 
-def _report(app: str, config: WebhookConfig, batch: Batch, answer: Reply, verdict: Verdict) -> None:
+def _report(app: str, config: WebhookConfig, batch: Batch, answer: WebhookReply, verdict: Verdict) -> None:
     log = telemetry.get_logger("webhooks").bind(app=app, host=config.host, batch=batch.id, events=len(batch.events))
     attempt = batch.attempts + 1
     match verdict:

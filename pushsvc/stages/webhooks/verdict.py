@@ -23,7 +23,7 @@ from ...rules.policy import backoff
 from .config import WebhookConfig
 
 
-class Reply(Struct, frozen=True):
+class WebhookReply(Struct, frozen=True):
     """What came of one call."""
 
     status: int
@@ -67,7 +67,7 @@ class SwitchedOff(Struct, frozen=True):
 Verdict: TypeAlias = Told | Later | Halved | GivenUp | SwitchedOff
 
 
-def judge(answer: Reply, batch: Batch, config: WebhookConfig, *, now: int, jitter: float) -> Verdict:
+def judge(answer: WebhookReply, batch: Batch, config: WebhookConfig, *, now: int, jitter: float) -> Verdict:
     """What becomes of a batch after one more call. `now` in Unix ms, `jitter` from 0 to 1."""
     if 200 <= answer.status < 300:
         return Told()

@@ -1,0 +1,40 @@
+"""A class name stands for one thing: who reads it knows which one is meant."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+import pushsvc
+
+PACKAGE = Path(pushsvc.__file__).parent
+
+SHARED = {
+    # name: why more than one module has it
+    "Channel": "a broadcast channel, and the document of the API that asks for one",
+    "Config": "a fixed name of every provider's package: its section of the configuration",
+    "Connection": "one of the HTTP/2 client, one of the API's server; neither knows the other",
+    "DeadLetter": "what the store keeps, and the document of the API that shows it",
+    "Delivery": "one notification to one target, and the document of the API that shows it",
+    "Lease": "a process's right to send, and what a rate limit grants",
+    "LiveActivity": "a part of a push, and the document of the API that asks for one",
+    "Notification": "a part of a push, and the document of the API that asks for one",
+    "Request": "what the HTTP/2 client sends, and what the API receives",
+    "Store": "the port, and Redis behind it",
+    "Unavailable": "an outcome of a delivery, and the HTTP error of the same name",
+}
+
+
+def test_no_class_name_is_given_twice_without_a_reason() -> None:
+    """Private classes are their module's own, and the simulator names what it imitates as that is named."""
+    modules: defaultdict[str, set[str]] = defaultdict(set)
+    for file in PACKAGE.rglob("*.py"):
+        place = file.relative_to(PACKAGE)
+        if place.parts[0] == "lab":
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                modules[node.name].add(str(place))
+    twice = {name: sorted(places) for name, places in modules.items() if len(places) > 1 and name not in SHARED}
+    assert twice == {}
