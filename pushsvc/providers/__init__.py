@@ -1,8 +1,8 @@
 """The providers, by the names of their routes. A new one is a package with the same fixed names, and one line here.
 
 The fixed names: `PLATFORM`, `Config`, `RENDERER` (pure), `classify` (pure), `open_provider` (I/O), `check`, and where
-the provider has them `account_limits`, `environment`, `open_channels` (I/O), and `MORE`: the sections of further
-accounts that an app may have there, by the names of their routes.
+the provider has them `DEFAULTS` (least waits and stale age), `account_limits`, `environment`, `open_channels` (I/O),
+and `MORE`: the sections of further accounts that an app may have there, by the names of their routes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from ..model.defaults import Defaults
 from ..model.push import Platform
 from . import apns, fcm
 from .kind import ProviderKind, no_environment, no_limits
@@ -24,6 +25,7 @@ def _kinds(package: ModuleType) -> dict[Platform, ProviderKind]:
     return {
         route: ProviderKind(
             *(package.PLATFORM, config, package.RENDERER, package.open_provider, package.check),
+            defaults=getattr(package, "DEFAULTS", Defaults()),
             account_limits=getattr(package, "account_limits", no_limits),
             open_channels=getattr(package, "open_channels", None),
             environment=getattr(package, "environment", no_environment),

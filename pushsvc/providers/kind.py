@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from ..model.defaults import Defaults
 from ..model.devices import Environment
 from ..model.finding import Finding
 from ..model.push import Platform, Route
@@ -51,6 +52,8 @@ class ProviderKind(Struct, frozen=True):
     """Takes the config, reads its files, touches no network."""
     account_limits: Callable[[Any], AccountLimits] = no_limits
     """Takes the config: what the provider allows to the account."""
+    defaults: Defaults = Defaults()
+    """The spans that the provider's documentation names."""
     open_channels: OpenChannels | None = None
     environment: Callable[[Any], Environment | None] = no_environment
     """Takes the config: the environment whose tokens the account can send to, where tokens belong to one."""

@@ -40,9 +40,10 @@ Only `TokenDead` and `TokenSuspect` leave a receipt: an error of the payload nev
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal, TypeAlias, assert_never
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from ..model.delivery import (
     BadNotification,
@@ -60,7 +61,7 @@ from ..model.delivery import (
     Verdict,
 )
 from ..model.devices import Device, Environment
-from ..model.push import Chunk
+from ..model.push import Chunk, Platform
 from ..model.routing import platform_of
 from ..model.status import Action
 from .freeze import AnswerHealth
@@ -76,20 +77,17 @@ Blame: TypeAlias = Literal["delivery", "route", "nobody"]
 
 
 class RetryPolicy(Struct, frozen=True):
-    """How long to wait and how often to try. Spans are in seconds; defaults are from the vendors' documentation."""
+    """How long to wait and how often to try. Spans are in seconds."""
 
     attempts: int = 8
     base: float = 1.0
     cap: float = 900.0
-    server_error: dict[str, float] = field(default_factory=lambda: {"apns": 900.0, "fcm": 10.0})
-    """Per platform the least wait after a 5xx without Retry-After. Apple: "retry after 15 minutes"
-    (https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns). Google:
-    "Wait at least 10 seconds before retrying a failed request" (https://firebase.google.com/docs/cloud-messaging/scale-fcm)."""
-    silent: dict[str, float] = field(default_factory=lambda: {"fcm": 10.0})
-    """Per platform the least wait after a request that was not answered."""
-    throttled: dict[str, float] = field(default_factory=lambda: {"fcm": 60.0})
-    """Per platform the least wait after a 429 without Retry-After. Google: "default to 60 seconds"
-    (https://firebase.google.com/docs/cloud-messaging/scale-fcm)."""
+    server_error: Mapping[Platform, float] = {}
+    """The least wait after a 5xx without Retry-After, by platform."""
+    silent: Mapping[Platform, float] = {}
+    """The least wait after a request that was not answered, by platform."""
+    throttled: Mapping[Platform, float] = {}
+    """The least wait after a 429 without Retry-After, by platform."""
     held: float = 5.0
     """The time between two tries of a delivery whose route is held."""
     part: tuple[float, float] = (5.0, 60.0)

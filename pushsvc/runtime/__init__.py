@@ -13,7 +13,7 @@ Lifetimes are context managers, innermost last: what was opened last is closed f
 
 from __future__ import annotations
 
-from .configuration import load_settings
+from .configuration import configured_type, load_settings
 from .figures import (
     GAUGES_EVERY,
     Current,
@@ -105,4 +105,5 @@ __all__ = [
     "run_dispatch",
     "run_feedback",
     "load_settings",
+    "configured_type",
 ]

@@ -7,9 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..providers import REGISTRY
-from ..settings import Settings, load
+from ..settings import Settings, load, settings_type
 
 
 def load_settings(path: Path | None, environ: Mapping[str, str] = os.environ) -> Settings:
     """The configuration of a file and the environment. Raises `ConfigError`."""
-    return load(path, environ, providers={platform: kind.config for platform, kind in REGISTRY.items()})
+    sections = {route: kind.config for route, kind in REGISTRY.items()}
+    return load(path, environ, providers=sections, kind=configured_type())
+
+
+def configured_type() -> type[Settings]:
+    """The type of the whole configuration: `Settings` with the keys that the providers bring."""
+    return settings_type({kind.platform: kind.defaults for kind in REGISTRY.values()})

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 from .. import api
 from ..model.access import ApiKey
+from ..model.defaults import Defaults
 from ..model.devices import Environment
 from ..model.push import Platform, Route
 from ..model.routing import RouteTable, table_of
@@ -64,15 +65,26 @@ def api_config(settings: Settings) -> api.ApiConfig:
     )
 
 
+def _spans(
+    settings: RetrySettings | CleanupSettings, ending: str, default: Callable[[Defaults], float | None]
+) -> dict[Platform, float]:
+    """By platform a span that its provider names: as it is configured, else the provider's own."""
+    own = {kind.platform: default(kind.defaults) for kind in REGISTRY.values()}
+    return {
+        platform: getattr(settings, f"{platform}_{ending}", span) for platform, span in own.items() if span is not None
+    }
+
+
 def retry_policy(settings: RetrySettings) -> RetryPolicy:
     """The configured retry rules as policy knows them."""
+    errors = _spans(settings, "5xx", lambda defaults: defaults.server_error)
     return RetryPolicy(
         attempts=settings.attempts,
         base=settings.base,
         cap=settings.cap,
-        server_error={"apns": settings.apns_5xx, "fcm": settings.fcm_5xx},
-        silent={"fcm": settings.fcm_5xx},
-        throttled={"fcm": settings.fcm_429},
+        server_error=errors,
+        silent={platform: span for platform, span in errors.items() if REGISTRY[platform].defaults.unanswered},
+        throttled=_spans(settings, "429", lambda defaults: defaults.throttled),
     )
 
 
@@ -166,7 +178,7 @@ def ages(settings: CleanupSettings) -> cleanup.Ages:
     return cleanup.Ages(
         tombstones=settings.tombstones,
         suspects=settings.suspects,
-        stale={"fcm": settings.fcm_stale},
+        stale=_spans(settings, "stale", lambda defaults: defaults.stale),
         stale_else=settings.stale,
     )
 

@@ -23,6 +23,7 @@ from .schema import (
     Settings,
     StoreSettings,
     WebhookSettings,
+    settings_type,
 )
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Rate",
     "parse_rate",
     "Settings",
+    "settings_type",
     "ServerSettings",
     "RedisSettings",
     "StoreSettings",

@@ -33,7 +33,7 @@ Sections = Mapping[str, Any]
 def sections_of(kind: type[Struct], providers: Mapping[str, type[Struct]]) -> dict[str, Any]:
     """Return the keys of a section that may be written, by name. Those of an app include its providers."""
     names = {field.encode_name: field.type for field in structs.fields(kind)}
-    if kind is Settings:
+    if issubclass(kind, Settings):
         del names["file"]
     if kind is AppSettings:
         del names["name"], names["providers"]
@@ -42,14 +42,20 @@ def sections_of(kind: type[Struct], providers: Mapping[str, type[Struct]]) -> di
 
 
 def overlay(
-    tree: dict[str, Any], environ: Mapping[str, str], providers: Mapping[str, type[Struct]], faults: Faults
+    tree: dict[str, Any],
+    environ: Mapping[str, str],
+    kind: type[Settings],
+    providers: Mapping[str, type[Struct]],
+    faults: Faults,
 ) -> dict[str, str]:
-    """Apply the environment to `tree`. Returns the name of the variable for each dotted path that was set."""
+    """Apply the environment to `tree`, which becomes a `kind`. Returns the name of the variable for each dotted path
+    that was set.
+    """
     origins: dict[str, str] = {}
     # In order of their names, so that a section as JSON comes before a key within it.
     for variable in sorted(environ):
         if variable.upper().startswith(PREFIX) and variable != PREFIX:
-            _Walk(variable, environ[variable], providers, faults, origins).into(tree)
+            _Walk(variable, environ[variable], providers, faults, origins).into(tree, kind)
     return origins
 
 
@@ -70,8 +76,8 @@ class _Walk:
         self.faults = faults
         self.origins = origins
 
-    def into(self, tree: dict[str, Any]) -> None:
-        self._section(tree, Settings, self.variable[len(PREFIX) :].split("__"), "")
+    def into(self, tree: dict[str, Any], kind: type[Settings]) -> None:
+        self._section(tree, kind, self.variable[len(PREFIX) :].split("__"), "")
 
     def _section(self, tree: dict[str, Any], kind: type[Struct], names: list[str], path: str) -> None:
         known = sections_of(kind, self.providers)

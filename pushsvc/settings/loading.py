@@ -27,13 +27,20 @@ from .schema import (
 )
 
 
-def load(path: Path | None, environ: Mapping[str, str], *, providers: Mapping[str, type[Struct]]) -> Settings:
+def load(
+    path: Path | None,
+    environ: Mapping[str, str],
+    *,
+    providers: Mapping[str, type[Struct]],
+    kind: type[Settings] = Settings,
+) -> Settings:
     """Return the configuration of the file at `path` (None: defaults only), overridden by `PUSHSVC__..` of `environ`.
 
-    `providers` maps a platform to the struct of its section `[apps.NAME.PLATFORM]`. Relative paths are taken from the
-    file's folder; without a file, from the working directory. Raises `ConfigError` with every fault at once.
+    `providers` maps a platform to the struct of its section `[apps.NAME.PLATFORM]`; `kind` is `Settings`, or has the
+    providers' keys beside its own (see `settings_type`). Relative paths are taken from the file's folder; without a
+    file, from the working directory. Raises `ConfigError` with every fault at once.
     """
-    return _load_tree(_read(path) if path else {}, path, environ, providers)
+    return _load_tree(_read(path) if path else {}, path, environ, kind, providers)
 
 
 def load_server(path: Path | None, environ: Mapping[str, str]) -> ServerSettings:
@@ -47,15 +54,19 @@ def load_server(path: Path | None, environ: Mapping[str, str]) -> ServerSettings
     ours = {
         name: text for name, text in environ.items() if name.upper() == wanted or name.upper().startswith(f"{wanted}__")
     }
-    return _load_tree(server, path, ours, {}).server
+    return _load_tree(server, path, ours, Settings, {}).server
 
 
 def _load_tree(
-    tree: dict[str, Any], path: Path | None, environ: Mapping[str, str], providers: Mapping[str, type[Struct]]
+    tree: dict[str, Any],
+    path: Path | None,
+    environ: Mapping[str, str],
+    kind: type[Settings],
+    providers: Mapping[str, type[Struct]],
 ) -> Settings:
     faults = Faults()
-    origins = overlay(tree, environ, providers, faults)
-    settings = _settings(tree, path, providers, faults)
+    origins = overlay(tree, environ, kind, providers, faults)
+    settings = _settings(tree, path, kind, providers, faults)
     if faults:
         raise _error(path, faults, origins)
     assert settings is not None, "no settings without a fault"
@@ -87,19 +98,23 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _settings(
-    tree: dict[str, Any], path: Path | None, providers: Mapping[str, type[Struct]], faults: Faults
+    tree: dict[str, Any],
+    path: Path | None,
+    kind: type[Settings],
+    providers: Mapping[str, type[Struct]],
+    faults: Faults,
 ) -> Settings | None:
     base = path.absolute().parent if path else Path.cwd()
-    known = sections_of(Settings, providers)
+    known = sections_of(kind, providers)
     values: dict[str, Any] = {"file": path}
     for name in tree:
         if name not in known:
             faults(name, f"unknown section, {did_you_mean(name, known)}")
-    for name, kind in known.items():
+    for name, section in known.items():
         if name not in tree:
             continue
         values[name] = (
-            _apps(tree[name], base, providers, faults) if name == "apps" else decode(tree[name], kind, name, faults)
+            _apps(tree[name], base, providers, faults) if name == "apps" else decode(tree[name], section, name, faults)
         )
     if faults:
         return None
@@ -111,7 +126,7 @@ def _settings(
         return None
     store: StoreSettings = values.get("store", StoreSettings())
     values["store"] = structs.replace(store, data_dir=base / _expanded(store.data_dir))
-    return Settings(**values)
+    return kind(**values)
 
 
 def _apps(

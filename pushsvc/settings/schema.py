@@ -9,13 +9,15 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias, cast
 from urllib.parse import urlsplit, urlunsplit
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct, defstruct, field
 
 from ..errors import ConfigError
 from ..model.access import Scope
+from ..model.defaults import Defaults
+from ..model.push import Platform
 from ..model.rates import Rate
 from ..model.signing import parse_secret
 
@@ -144,21 +146,15 @@ class JobsSettings(Struct, frozen=True, kw_only=True):
 
 
 class CleanupSettings(Struct, frozen=True, kw_only=True):
-    """`[cleanup]`: when data is removed. 0 means never, except for `share`."""
+    """`[cleanup]`: when data is removed. 0 means never, except for `share`. More keys: `settings_type`."""
 
     every: NotNegative = 86400.0
     share: Annotated[float, Meta(gt=0, le=1)] = 0.25
     """The share of time that a cleanup may use."""
     tombstones: NotNegative = 30 * 86400.0
     suspects: NotNegative = 90 * 86400.0
-    fcm_stale: NotNegative = 270 * 86400.0
-    """Google: "when stale tokens reach 270 days of inactivity, FCM considers them expired tokens"
-    (https://firebase.google.com/docs/cloud-messaging/manage-tokens)."""
     stale: NotNegative = 0.0
-    """The same for other platforms.
-
-    Apple documents no span: APNs reports dead tokens by 410, and a device that is merely quiet is valid.
-    """
+    """The same for the platforms whose provider documents no span."""
 
 
 class QueueSettings(Struct, frozen=True, kw_only=True):
@@ -186,20 +182,12 @@ class QueueSettings(Struct, frozen=True, kw_only=True):
 
 
 class RetrySettings(Struct, frozen=True, kw_only=True):
-    """`[retry]`: when a delivery is sent again, and when it is given up."""
+    """`[retry]`: when a delivery is sent again, and when it is given up. More keys: `settings_type`."""
 
     attempts: Annotated[int, Meta(ge=1, le=100)] = 8
     base: Positive = 1.0
     cap: Positive = 900.0
     request_timeout: Positive = 10.0
-    apns_5xx: NotNegative = 900.0
-    """Apple: "retry after 15 minutes"
-    (https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns)."""
-    fcm_5xx: NotNegative = 10.0
-    """Google: "Wait at least 10 seconds before retrying a failed request"
-    (https://firebase.google.com/docs/cloud-messaging/scale-fcm). Also after a request without an answer."""
-    fcm_429: NotNegative = 60.0
-    """Google: "default to 60 seconds" (https://firebase.google.com/docs/cloud-messaging/scale-fcm)."""
 
     def __post_init__(self) -> None:
         if self.base > self.cap:
@@ -398,3 +386,25 @@ class Settings(Struct, frozen=True, kw_only=True):
                 "the app has no provider",
                 f"add [apps.{bare[0]}.apns] or [apps.{bare[0]}.fcm]; see config/example.toml",
             )
+
+
+def settings_type(defaults: Mapping[Platform, Defaults]) -> type[Settings]:
+    """`Settings` with the keys that the providers' kinds bring, each with its provider's own value as default:
+    `retry.<platform>_5xx`, `retry.<platform>_429` and `cleanup.<platform>_stale`."""
+    retry = _keys(
+        {f"{platform}_5xx": each.server_error for platform, each in defaults.items()}
+        | {f"{platform}_429": each.throttled for platform, each in defaults.items()}
+    )
+    stale = _keys({f"{platform}_stale": each.stale for platform, each in defaults.items()})
+    sections = [
+        (name, extended, extended())
+        for name, extended in (
+            ("retry", defstruct("RetrySettings", retry, bases=(RetrySettings,), frozen=True, kw_only=True)),
+            ("cleanup", defstruct("CleanupSettings", stale, bases=(CleanupSettings,), frozen=True, kw_only=True)),
+        )
+    ]
+    return cast("type[Settings]", defstruct("Settings", sections, bases=(Settings,), frozen=True, kw_only=True))
+
+
+def _keys(spans: Mapping[str, float | None]) -> list[tuple[str, object, float]]:
+    return [(name, NotNegative, span) for name, span in spans.items() if span is not None]

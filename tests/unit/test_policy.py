@@ -22,9 +22,12 @@ from pushsvc.model.delivery import (
 )
 from pushsvc.model.push import Chunk, Message
 from pushsvc.rules.policy import Blame, RetryPolicy, backoff, decide
+from pushsvc.runtime import retry_policy
+from pushsvc.settings import RetrySettings
 
 NOW = 1_000_000
-POLICY = RetryPolicy()
+POLICY = retry_policy(RetrySettings())
+"""As it is where nothing is configured, with the waits of the providers."""
 
 
 def chunk(*, platform: str = "apns", attempt: int = 1, turn: int = 1, expires_at: int = NOW + 10**9) -> Chunk:

@@ -16,7 +16,7 @@ from msgspec import NODEFAULT, Struct, structs
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-from pushsvc import cli, providers, settings, telemetry
+from pushsvc import cli, providers, runtime, settings, telemetry
 from pushsvc.api import ApiConfig, openapi
 from pushsvc.api.answers import Status
 from pushsvc.api.devices.document import read_device
@@ -121,7 +121,7 @@ def test_links_to_files_lead_somewhere() -> None:
 
 def _keys() -> Iterator[tuple[str, Any]]:
     """Every key that may be written, dotted, with its default; the parts of an app under `apps.NAME`."""
-    for section, kind in sections_of(settings.Settings, SECTIONS).items():
+    for section, kind in sections_of(runtime.configured_type(), SECTIONS).items():
         if section != "apps":
             yield from _of_section(section, kind)
     for section, kind in sections_of(settings.AppSettings, SECTIONS).items():
@@ -307,6 +307,9 @@ def test_every_error() -> None:
 # --- what an answer does ------------------------------------------------------------------------
 
 
+RETRY = runtime.retry_policy(settings.RetrySettings())
+
+
 def _chunk(platform: str) -> Chunk:
     message = Message(platform, b"{}")
     return Chunk("p", "shop", platform, "normal", 1, 0, 1 << 50, message, ())
@@ -318,7 +321,7 @@ def test_every_outcome_and_what_follows() -> None:
     for name, row in zip(_names("outcome"), TABLES["outcome"], strict=True):
         # 503 is an answer, so the request has left us; to other outcomes the status says nothing.
         outcome = kinds[name](status=503)
-        verdict = policy.decide(_chunk("fcm"), outcome, now=0, jitter=0.5, policy=policy.RetryPolicy())
+        verdict = policy.decide(_chunk("fcm"), outcome, now=0, jitter=0.5, policy=RETRY)
         does, attempt = row[3], row[4]
         match verdict:
             case Ended(end=end, dead_letter=dead_letter):
@@ -331,9 +334,7 @@ def test_every_outcome_and_what_follows() -> None:
 
 
 def test_an_attempt_that_never_left_is_not_used_up() -> None:
-    verdict = policy.decide(
-        _chunk("fcm"), Unavailable(reason="unreachable"), now=0, jitter=0.5, policy=policy.RetryPolicy()
-    )
+    verdict = policy.decide(_chunk("fcm"), Unavailable(reason="unreachable"), now=0, jitter=0.5, policy=RETRY)
     assert isinstance(verdict, Retry)
     assert verdict.attempt == 1
 

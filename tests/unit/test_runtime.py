@@ -20,7 +20,8 @@ from pushsvc.ports.webhooks import Standing
 from pushsvc.providers import REGISTRY as PROVIDERS
 from pushsvc.rules.freeze import FreezePolicy
 from pushsvc.rules.policy import PrunePolicy, RetryPolicy
-from pushsvc.settings import RetrySettings, Settings
+from pushsvc.settings import CleanupSettings, RetrySettings, Settings
+from pushsvc.stages.cleanup import Ages
 from pushsvc.stages.feedback import FeedbackConfig
 from pushsvc.store import StoreConfig
 
@@ -81,8 +82,11 @@ def test_every_rule_of_the_configuration_reaches_policy(tmp_path: Path) -> None:
     )
 
 
-def test_the_defaults_of_configuration_and_policy_agree() -> None:
-    assert runtime.retry_policy(RetrySettings()) == RetryPolicy()
+def test_without_configuration_the_waits_and_ages_are_the_vendors() -> None:
+    vendors = RetryPolicy(server_error={"apns": 900.0, "fcm": 10.0}, silent={"fcm": 10.0}, throttled={"fcm": 60.0})
+    for settings in (RetrySettings(), runtime.configured_type()().retry):
+        assert runtime.retry_policy(settings) == vendors
+    assert runtime.ages(CleanupSettings()) == Ages(stale={"fcm": 270 * 86400.0})
 
 
 def test_every_rule_of_the_configuration_reaches_feedback(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from msgspec import Struct, structs
 
 from pushsvc.errors import ConfigError
 from pushsvc.providers import REGISTRY
+from pushsvc.runtime import configured_type, load_settings
 from pushsvc.settings import (
     LimitsSettings,
     Rate,
@@ -367,7 +368,7 @@ def test_not_a_rate(text: str) -> None:
 
 
 def test_the_example_loads() -> None:
-    settings = load(EXAMPLE, {}, providers={platform: kind.config for platform, kind in REGISTRY.items()})
+    settings = load_settings(EXAMPLE, {})
     assert list(settings.apps) == ["shop"]
     assert set(settings.apps["shop"].providers) == {kind.platform for kind in REGISTRY.values()}
     settings.require_apps()
@@ -376,7 +377,7 @@ def test_the_example_loads() -> None:
 def test_the_example_documents_every_key_with_its_default() -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     example = tomllib.loads(text)
-    defaults = Settings()
+    defaults = configured_type()()
     for section in structs.fields(Settings):
         if section.name in ("apps", "file"):
             continue

@@ -17,7 +17,7 @@ from __future__ import annotations
 from .channels import open_channels
 from .check import check
 from .classify import classify
-from .config import MORE, Config, environment
+from .config import DEFAULTS, MORE, Config, environment
 from .render import RENDERER
 from .send import open_provider
 from .vocabulary import PLATFORM
@@ -26,6 +26,7 @@ __all__ = [
     "PLATFORM",
     "Config",
     "MORE",
+    "DEFAULTS",
     "RENDERER",
     "classify",
     "open_provider",

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
+from ...model.defaults import Defaults
 from ...model.devices import Environment
 from ...net.proxy import proxy_fault
 from ..endpoint import endpoint_fault, origin
@@ -102,6 +103,10 @@ class SandboxConfig(Config, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     __repr__ = Config.__repr__
 
 
+DEFAULTS: Final = Defaults(server_error=900.0)
+"""Apple: "retry after 15 minutes"
+(https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns). It names no age
+of tokens: APNs tells of dead ones by 410, and a device that is merely quiet is a good one."""
 MORE: Final = {"apns_sandbox": SandboxConfig}
 """Further accounts that an app may have here, by the names of their routes."""
 

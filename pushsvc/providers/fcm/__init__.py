@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from .check import check
 from .classify import classify
-from .config import Config
+from .config import DEFAULTS, Config
 from .quota import account_limits
 from .render import PLATFORM, RENDERER
 from .send import open_provider
 
-__all__ = ["PLATFORM", "Config", "RENDERER", "classify", "open_provider", "check", "account_limits"]
+__all__ = ["PLATFORM", "Config", "DEFAULTS", "RENDERER", "classify", "open_provider", "check", "account_limits"]

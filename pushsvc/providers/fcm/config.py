@@ -8,11 +8,17 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
+from ...model.defaults import Defaults
 from ...model.rates import parse_rate
 from ...net.proxy import proxy_fault
 from ..endpoint import endpoint_fault, origin
 
 ENDPOINT: Final = "https://fcm.googleapis.com"
+
+DEFAULTS: Final = Defaults(server_error=10.0, throttled=60.0, stale=270 * 86400.0, unanswered=True)
+"""Google: "Wait at least 10 seconds before retrying a failed request", after a 429 "default to 60 seconds"
+(https://firebase.google.com/docs/cloud-messaging/scale-fcm); "when stale tokens reach 270 days of inactivity, FCM
+considers them expired tokens" (https://firebase.google.com/docs/cloud-messaging/manage-tokens)."""
 
 PROJECT: Final = re.compile(r"[A-Za-z0-9.:-]{1,100}")
 """Project ids, domain-scoped ones (`example.com:shop`) and project numbers."""
