@@ -12,14 +12,12 @@ from ..errors import ConfigError
 from ..lab.simulator import (
     COMMANDS,
     GRAMMAR,
-    WORDS,
     Address,
     ScenarioError,
     SimulatorConfig,
-    apns_token,
-    channel_id,
-    fcm_token,
     run_forever,
+    sections_of,
+    token_kinds,
 )
 
 _DEFAULTS = SimulatorConfig()
@@ -107,8 +105,6 @@ def _print_json(address: Address) -> None:
 
 
 def _print_snippet(address: Address) -> None:
-    credentials = address.credentials
-    ca_file = credentials.ca_file.absolute()
     print(
         f"""\
 # APNs     {address.apns_url}
@@ -119,36 +115,24 @@ def _print_snippet(address: Address) -> None:
 #   GET /record            what came and how often; DELETE /record forgets it
 # To push there, put this into the configuration, in the place of these sections if it has them:
 
-[apps.shop.apns]
-key_file = "{credentials.apns_key_file.absolute()}"
-key_id = "{credentials.key_id}"
-team_id = "{credentials.team_id}"
-topic = "{credentials.topic}"
-endpoint = "{address.apns_url}"
-channels_endpoint = "{address.apns_url}"
-ca_file = "{ca_file}"
-
-[apps.shop.fcm]
-service_account_file = "{credentials.service_account_file.absolute()}"
-endpoint = "{address.fcm_url}"
-ca_file = "{ca_file}"
-""",
+{sections_of("shop", address.urls, address.credentials)}""",
         flush=True,
     )
 
 
 def _print_tokens(scenario: str) -> None:
     """Print a token for each provider that knows the scenario; exit with 2 if none does. `list` prints all actions."""
+    kinds = token_kinds()
     if scenario == "list":
-        print(*(f"{name}: {', '.join(known)}" for name, known in WORDS.items()), GRAMMAR, sep="\n")
+        print(*(f"{name}: {', '.join(kind.words)}" for name, kind in kinds.items()), GRAMMAR, sep="\n")
         return
     faults = []
-    for name, make in (("apns", apns_token), ("fcm", fcm_token), ("channel", channel_id)):
+    for name, kind in kinds.items():
         try:
-            print(f"{name:<8} {make(scenario, 'demo')}")
+            print(f"{name:<8} {kind.make(scenario, 'demo')}")
         except ScenarioError as error:
             faults.append(f"{name}: {error}")
-    if len(faults) == 3:
+    if len(faults) == len(kinds):
         typer.echo("\n".join(dict.fromkeys(faults)) + f"\n{GRAMMAR}", err=True)
         raise typer.Exit(2)
     sys.stdout.flush()

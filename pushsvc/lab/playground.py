@@ -18,7 +18,7 @@ from typing import Any
 from msgspec import Struct
 
 from ..errors import StoreOwned
-from .simulator import SimulatorHandle, simulator_process
+from .simulator import SimulatorHandle, sections_of, simulator_process
 
 APP = "demo"
 
@@ -46,20 +46,7 @@ name = "{app}"
 sha256 = "{sha256}"
 scopes = ["push", "devices", "feedback", "admin"]
 
-[apps.{app}.apns]
-key_file = "{apns_key_file}"
-key_id = "{key_id}"
-team_id = "{team_id}"
-topic = "{topic}"
-endpoint = "{apns_url}"
-channels_endpoint = "{apns_url}"
-ca_file = "{ca_file}"
-
-[apps.{app}.fcm]
-service_account_file = "{service_account_file}"
-endpoint = "{fcm_url}"
-ca_file = "{ca_file}"
-"""
+{sections}"""
 
 
 class Playground(Struct, frozen=True):
@@ -86,7 +73,6 @@ def open_playground(folder: Path, *, port: int, **simulator: Any) -> Iterator[Pl
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _own(folder), simulator_process(folder / "simulator", **simulator) as handle:
         api_key = _api_key(folder / "api-key")
-        credentials = handle.credentials
         config_file = folder / "pushsvc.toml"
         config_file.write_text(
             CONFIG.format(
@@ -94,14 +80,7 @@ def open_playground(folder: Path, *, port: int, **simulator: Any) -> Iterator[Pl
                 data_dir=folder / "store",
                 app=APP,
                 sha256=hashlib.sha256(api_key.encode()).hexdigest(),
-                apns_key_file=credentials.apns_key_file,
-                key_id=credentials.key_id,
-                team_id=credentials.team_id,
-                topic=credentials.topic,
-                apns_url=handle.apns_url,
-                ca_file=credentials.ca_file,
-                service_account_file=credentials.service_account_file,
-                fcm_url=handle.fcm_url,
+                sections=sections_of(APP, handle.urls, handle.credentials),
             )
         )
         yield Playground(config_file, api_key, handle, port)

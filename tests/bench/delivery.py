@@ -133,7 +133,12 @@ def show(platform: str, found: dict[str, list[Row]]) -> None:
 def main(scale: float, rounds: int, profile: Path | None) -> None:
     with servers() as (simulator, store_url):
         address = Address(
-            simulator.apns_url, simulator.fcm_url, simulator.control_url, simulator.credentials, simulator.pid
+            simulator.apns_url,
+            simulator.fcm_url,
+            simulator.control_url,
+            simulator.credentials,
+            simulator.pid,
+            simulator.urls,
         )
         told = json.loads(address.as_json())
         for platform, contestants in CONTESTANTS.items():

@@ -50,7 +50,7 @@ ca_file = "{credentials.ca_file}"
                 for simulator, wanted in ((service.simulator, {"p"}), (sandbox, {"s", "x"})):
                     paths = {
                         request.fields[":path"].rpartition("/")[2]
-                        for request in simulator.record.platform("apns").requests()
+                        for request in simulator.record.platforms["apns"].requests()
                     }
                     assert paths == {apns_token("Unregistered" if name == "x" else "ok", name) for name in wanted}
 

@@ -20,11 +20,12 @@ from __future__ import annotations
 from .certificates import Credentials, Keys, open_keys
 from .config import SimulatorConfig
 from .controls import COMMANDS
+from .halves import sections_of, token_kinds
 from .process import Address, SimulatorHandle, run_forever, simulator_process
 from .record import PlatformRecord, Received, Record
 from .scenario import GRAMMAR, ScenarioError
 from .server import Simulator
-from .tokens import WORDS, apns_token, channel_id, fcm_token
+from .tokens import apns_token, channel_id, fcm_token
 
 __all__ = [
     "Simulator",
@@ -39,7 +40,8 @@ __all__ = [
     "simulator_process",
     "Address",
     "run_forever",
-    "WORDS",
+    "token_kinds",
+    "sections_of",
     "apns_token",
     "fcm_token",
     "channel_id",

@@ -45,6 +45,8 @@ class SimulatedApns(SimulatedProvider):
     ) -> None:
         stage = Stage(apns.REASONS)
         super().__init__(record=record, stage=stage, clock=clock, latency=latency, streams=streams, throttle=throttle)
+        self.channels = channels
+        """The broadcast channels that there are; they may be switched off under way."""
         self._verifier = Verifier(identity)
         self._one_stream_at_start = one_stream_at_start
         self._sandbox = sandbox

@@ -1,23 +1,22 @@
 """The commands that make a simulator misbehave. Each is a value, so that HTTP, tests and the process handle share them.
 
-`platform` is `apns`, `fcm` or None for both.
+`platform` is the name of one, or None for all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeAlias, assert_never, get_args
 
 from msgspec import Struct
 
-from .fcm_provider import SimulatedFcm
 from .frames import ErrorCode
 from .provider import Clock, SimulatedProvider
-from .record import PlatformName, Record
+from .record import Record
 
 
 class _Command(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="command"):
-    platform: PlatformName | None = None
+    platform: str | None = None
 
 
 class Goaway(_Command, frozen=True, tag="goaway"):
@@ -109,27 +108,22 @@ COMMANDS: Final = tuple(str(each.__struct_config__.tag) for each in get_args(Com
 class Controls:
     """Applies commands to the providers it was given."""
 
-    def __init__(self, apns: SimulatedProvider, fcm: SimulatedFcm, record: Record, clock: Clock) -> None:
+    def __init__(self, providers: Mapping[str, SimulatedProvider], record: Record, clock: Clock) -> None:
         self.record = record
         """What the simulator received."""
-        self.token_endpoint_refuses = False
-        self._apns = apns
-        self._fcm = fcm
+        self.providers = providers
         self._clock = clock
 
-    def _chosen(self, platform: PlatformName | None) -> Iterable[SimulatedProvider]:
-        return (self._apns, self._fcm) if platform is None else (self._apns if platform == "apns" else self._fcm,)
+    def _chosen(self, platform: str | None) -> Iterable[SimulatedProvider]:
+        return self.providers.values() if platform is None else (self.providers[platform],)
 
     def apply(self, command: Command) -> int:
-        """Do it. Returns how many connections or streams it touched, where that says something."""
-        touched = sum(self._apply(provider, command) for provider in self._chosen(command.platform))
-        if isinstance(command, Credentials):
-            self.token_endpoint_refuses = command.refuse and command.token_endpoint
-        elif isinstance(command, Calm):
-            self.token_endpoint_refuses = False
-        elif isinstance(command, Revoke):
-            self._fcm.tokens.revoke(self._clock())
-        return touched
+        """Carry out a command.
+
+        Returns how many connections or streams it touched, where that says something. Raises `KeyError` where its
+        platform is not simulated.
+        """
+        return sum(self._apply(provider, command) for provider in self._chosen(command.platform))
 
     def _apply(self, provider: SimulatedProvider, command: Command) -> int:
         switches = provider.switches
@@ -153,6 +147,7 @@ class Controls:
                 return provider.drop_connections()
             case Credentials():
                 switches.refuse_credentials(command.refuse)
+                switches.token_endpoint_refuses = command.refuse and command.token_endpoint
             case Latency():
                 switches.latency = command.seconds
             case Credit():
@@ -163,20 +158,20 @@ class Controls:
                 provider.stall(False)
                 provider.hold_credit(False)
             case Revoke():
-                pass
+                provider.revoke_access_tokens()
             case _:
                 assert_never(command)
         return len(provider.connections)
 
     # --- the same as methods ----------------------------------------------------------------------
 
-    def goaway(self, *, graceful: bool = False, keep: int | None = None, platform: PlatformName | None = None) -> int:
+    def goaway(self, *, graceful: bool = False, keep: int | None = None, platform: str | None = None) -> int:
         return self.apply(Goaway(graceful=graceful, keep=keep, platform=platform))
 
-    def reset_streams(self, code: int = int(ErrorCode.INTERNAL_ERROR), *, platform: PlatformName | None = None) -> int:
+    def reset_streams(self, code: int = int(ErrorCode.INTERNAL_ERROR), *, platform: str | None = None) -> int:
         return self.apply(Reset(code=code, platform=platform))
 
-    def stall(self, on: bool = True, *, platform: PlatformName | None = None) -> None:
+    def stall(self, on: bool = True, *, platform: str | None = None) -> None:
         self.apply(Stall(on=on, platform=platform))
 
     def unavailable(
@@ -185,7 +180,7 @@ class Controls:
         *,
         seconds: float | None = None,
         retry_after: int | None = None,
-        platform: PlatformName | None = None,
+        platform: str | None = None,
     ) -> None:
         self.apply(Unavailable(on=on, seconds=seconds, retry_after=retry_after, platform=platform))
 
@@ -195,39 +190,39 @@ class Controls:
         *,
         burst: float = 1.0,
         retry_after: int | None = None,
-        platform: PlatformName | None = None,
+        platform: str | None = None,
     ) -> None:
         self.apply(Throttle(rate=rate, burst=burst, retry_after=retry_after, platform=platform))
 
-    def limit_streams(self, limit: int, *, platform: PlatformName | None = None) -> None:
+    def limit_streams(self, limit: int, *, platform: str | None = None) -> None:
         self.apply(Streams(limit=limit, platform=platform))
 
-    def drop_connections(self, *, platform: PlatformName | None = None) -> int:
+    def drop_connections(self, *, platform: str | None = None) -> int:
         return self.apply(Drop(platform=platform))
 
-    def break_credentials(self, platform: PlatformName | None = None, *, token_endpoint: bool = False) -> None:
+    def break_credentials(self, platform: str | None = None, *, token_endpoint: bool = False) -> None:
         self.apply(Credentials(refuse=True, token_endpoint=token_endpoint, platform=platform))
 
-    def mend_credentials(self, platform: PlatformName | None = None) -> None:
+    def mend_credentials(self, platform: str | None = None) -> None:
         self.apply(Credentials(refuse=False, platform=platform))
 
     def revoke_access_tokens(self) -> None:
         self.apply(Revoke())
 
-    def set_latency(self, seconds: float, *, platform: PlatformName | None = None) -> None:
+    def set_latency(self, seconds: float, *, platform: str | None = None) -> None:
         self.apply(Latency(seconds=seconds, platform=platform))
 
-    def hold_credit(self, hold: bool = True, *, platform: PlatformName | None = None) -> None:
+    def hold_credit(self, hold: bool = True, *, platform: str | None = None) -> None:
         self.apply(Credit(hold=hold, platform=platform))
 
-    def calm(self, *, platform: PlatformName | None = None) -> None:
+    def calm(self, *, platform: str | None = None) -> None:
         self.apply(Calm(platform=platform))
 
     def clear(self) -> None:
         """Forget the requests, and how often each token with a scenario came."""
         self.record.clear()
-        self._apns.reset_scenarios()
-        self._fcm.reset_scenarios()
+        for provider in self.providers.values():
+            provider.reset_scenarios()
 
     def state(self) -> dict[str, Any]:
         """What is switched on, and how many connections and waiting requests there are."""
@@ -240,5 +235,5 @@ class Controls:
                 "credentials_refused": provider.switches.credentials_refused,
                 "latency": provider.switches.latency,
             }
-            for name, provider in (("apns", self._apns), ("fcm", self._fcm))
+            for name, provider in self.providers.items()
         }

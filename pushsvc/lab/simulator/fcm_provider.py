@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
+
+from aiohttp import web
 
 from . import fcm
 from .fcm import Message, Refusal, Verifier
+from .fcm_http import FcmHttp
 from .fcm_schema import Violation
 from .hpack import Headers
 from .http2 import Answer
-from .oauth import AccessTokens
+from .oauth import AccessTokens, ServiceAccount
 from .provider import Clock, Decision, SimulatedProvider
 from .record import PlatformRecord
 from .scenario import PREFIX, ScenarioError, Stage, Step
@@ -29,6 +33,7 @@ class SimulatedFcm(SimulatedProvider):
         clock: Clock,
         latency: float,
         streams: int,
+        account: Callable[[], ServiceAccount],
     ) -> None:
         stage = Stage(fcm.ERRORS)
         super().__init__(record=record, stage=stage, clock=clock, latency=latency, streams=streams, throttle=False)
@@ -36,6 +41,13 @@ class SimulatedFcm(SimulatedProvider):
         self._projects = projects
         self._verifier = Verifier(frozenset(projects))
         self._messages = round(clock() * 1_000_000)
+        self._http = FcmHttp(self, account, clock)
+
+    def revoke_access_tokens(self) -> None:
+        self.tokens.revoke(self._clock())
+
+    def http_routes(self) -> list[web.RouteDef]:
+        return self._http.routes()
 
     def decide(self, headers: Headers, body: bytes, memory: Any, now: float) -> Decision:
         fields = {field[0]: field[1] for field in headers}

@@ -35,6 +35,8 @@ class Address(Struct, frozen=True):
     control_url: str
     credentials: Credentials
     pid: int
+    urls: dict[str, str]
+    """By platform where it is simulated."""
 
     def as_json(self) -> bytes:
         """One line, without its end."""
@@ -49,6 +51,7 @@ class SimulatorHandle:
     """A simulator in another process."""
 
     def __init__(self, address: Address, process: subprocess.Popen[bytes], config: SimulatorConfig) -> None:
+        self.urls = address.urls
         self.apns_url = address.apns_url
         self.fcm_url = address.fcm_url
         self.control_url = address.control_url
@@ -64,9 +67,8 @@ class SimulatorHandle:
         if self.process.poll() is None:
             return False
         _close(self.process)
-        ports = [urlsplit(url).port for url in (self.apns_url, self.fcm_url, self.control_url)]
-        names = ("apns_port", "fcm_port", "control_port")
-        config = structs.replace(self._config, **dict(zip(names, ports, strict=True)))
+        urls = {**self.urls, "control": self.control_url}
+        config = structs.replace(self._config, **{f"{name}_port": urlsplit(url).port for name, url in urls.items()})
         address, self.process = _start(config)
         self.pid = address.pid
         return True
@@ -91,7 +93,7 @@ class SimulatorHandle:
         return touched
 
     def break_credentials(self, platform: str | None = None) -> None:
-        """Refuse the platform's credentials (None: both platforms') until they are mended."""
+        """Refuse the platform's credentials (None: of all) until they are mended."""
         self.control("credentials", refuse=True, platform=platform)
 
     def mend_credentials(self, platform: str | None = None) -> None:
@@ -104,7 +106,7 @@ class SimulatorHandle:
         return state
 
     def record(self) -> dict[str, Any]:
-        """All counts: of both platforms together, and under `apns` and `fcm` by platform."""
+        """All counts: of all platforms together, and by the name of each."""
         record: dict[str, Any] = self.call("GET", "/record")
         return record
 
@@ -175,7 +177,8 @@ async def run(config: SimulatorConfig, ready: Callable[[Address], None], *, unti
     async with Simulator(config) as simulator:
         credentials = simulator.write_credentials(Path(config.folder))
         gc.freeze()
-        ready(Address(simulator.apns_url, simulator.fcm_url, simulator.control_url, credentials, os.getpid()))
+        urls = simulator.urls
+        ready(Address(urls["apns"], urls["fcm"], simulator.control_url, credentials, os.getpid(), urls))
         if until_eof:
             loop.add_reader(sys.stdin.fileno(), over.set)
         await over.wait()

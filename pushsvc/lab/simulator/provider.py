@@ -11,6 +11,8 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any, Final, TypeAlias
 
+from aiohttp import web
+
 from .frames import ErrorCode
 from .hpack import Headers
 from .http2 import Answer, Connection
@@ -59,6 +61,13 @@ class SimulatedProvider(ABC):
     def reset_scenarios(self) -> None:
         """Forget how often each token with a scenario came."""
         self.stage.reset()
+
+    def revoke_access_tokens(self) -> None:  # noqa: B027  # most platforms issue none
+        """Let no access token that was issued until now be good any more, where the platform issues them."""
+
+    def http_routes(self) -> list[web.RouteDef]:
+        """What the platform answers over HTTP/1.1, on the control port."""
+        return []
 
     def request(self, connection: Connection, stream: int, headers: Headers, body: bytes) -> None:
         """One whole request of a client."""

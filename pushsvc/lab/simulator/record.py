@@ -14,7 +14,8 @@ from __future__ import annotations
 import base64
 from array import array
 from collections import Counter, deque
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any
 
 from msgspec import Struct
 
@@ -22,15 +23,13 @@ from .hpack import Headers
 from .http2 import Answer
 from .inflow import Traffic
 
-PlatformName = Literal["apns", "fcm"]
-
 
 class Received(Struct, frozen=True):
     """One whole request and what became of it. Holds tokens, so it has no business in a log."""
 
     at: float
     """Unix seconds at which it was read."""
-    platform: PlatformName
+    platform: str
     connection: int
     """The how-manieth connection of this port, from 1; 0: over HTTP/1.1."""
     stream: int
@@ -74,8 +73,8 @@ class Received(Struct, frozen=True):
 class PlatformRecord:
     """The record of one platform."""
 
-    def __init__(self, platform: PlatformName, keep: int, *, enabled: bool) -> None:
-        self.platform: PlatformName = platform
+    def __init__(self, platform: str, keep: int, *, enabled: bool) -> None:
+        self.platform = platform
         self.traffic = Traffic()
         self._enabled = enabled
         self._keep = keep
@@ -198,29 +197,32 @@ class PlatformRecord:
 
 
 def _is_for(item: Received, token: str) -> bool:
-    if item.platform == "apns":
-        return item.fields.get("apns-channel-id") == token or item.fields.get(":path", "").endswith(f"/{token}")
-    return f'"{token}"'.encode() in item.body
+    """Whether a request names the token: at the end of its path, as a header, or as a string of its body."""
+    named = any(value == token or value.endswith(f"/{token}") for value in item.fields.values())
+    return named or f'"{token}"'.encode() in item.body
 
 
 class Record:
-    """The record of both platforms."""
+    """The record of every platform."""
 
-    def __init__(self, keep: int = 1000, *, enabled: bool = True) -> None:
-        self.apns = PlatformRecord("apns", keep, enabled=enabled)
-        self.fcm = PlatformRecord("fcm", keep, enabled=enabled)
+    def __init__(self, keep: int = 1000, platforms: Iterable[str] = ("apns", "fcm"), *, enabled: bool = True) -> None:
+        self.platforms = {name: PlatformRecord(name, keep, enabled=enabled) for name in platforms}
 
-    def platform(self, name: str) -> PlatformRecord:
-        """By name. Raises `KeyError`."""
-        return {"apns": self.apns, "fcm": self.fcm}[name]
+    @property
+    def apns(self) -> PlatformRecord:
+        return self.platforms["apns"]
+
+    @property
+    def fcm(self) -> PlatformRecord:
+        return self.platforms["fcm"]
 
     def clear(self) -> None:
         """Forget all requests."""
-        self.apns.clear()
-        self.fcm.clear()
+        for record in self.platforms.values():
+            record.clear()
 
     def summary(self) -> dict[str, Any]:
-        """All counts: of both platforms together, and under `apns` and `fcm` by platform."""
-        apns, fcm = self.apns.summary(), self.fcm.summary()
-        both = {name: apns[name] + fcm[name] for name in ("total", "accepted", "distinct", "duplicates")}
-        return {**both, "apns": apns, "fcm": fcm}
+        """All counts: of all platforms together, and by the name of each."""
+        each = {name: record.summary() for name, record in self.platforms.items()}
+        counts = ("total", "accepted", "distinct", "duplicates")
+        return {**{name: sum(one[name] for one in each.values()) for name in counts}, **each}

@@ -1,4 +1,4 @@
-"""The simulator: three listening ports, opened and closed together."""
+"""The simulator: a listening port for each platform and one for control, opened and closed together."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ from typing import Self
 from aiohttp import web
 
 from ...errors import ConfigError
-from .apns import Identity
 from .apns_provider import SimulatedApns
 from .broadcast import Channels
-from .certificates import Credentials, Keys, open_keys, service_account_email, write_credentials
+from .certificates import Credentials, Keys, open_keys, write_credentials
 from .config import SimulatorConfig
 from .control import ControlApi
 from .controls import Controls
-from .fcm_provider import SimulatedFcm
+from .halves import HALVES, Setup
 from .http2 import Connection
 from .inflow import Limits
-from .oauth import GOOGLE_AUDIENCE, AccessTokens, ServiceAccount
 from .provider import Clock, SimulatedProvider
 from .record import Record
 
 
 class Simulator(Controls):
-    """APNs and FCM on loopback, in the caller's event loop. An async context manager::
+    """The simulated platforms on loopback, in the caller's event loop. An async context manager::
 
         async with Simulator() as simulator:
             credentials = simulator.write_credentials(folder)
@@ -40,8 +38,6 @@ class Simulator(Controls):
     taken or the keys in the folder cannot be read.
     """
 
-    apns_url: str
-    fcm_url: str
     control_url: str
 
     def __init__(
@@ -52,45 +48,23 @@ class Simulator(Controls):
         if keys is None:
             keys = Keys() if config.folder is None else open_keys(Path(config.folder), config.key_id)
         self._keys = keys
-        record = Record(config.keep, enabled=config.record)
-        identity = Identity(
-            key_id=config.key_id,
-            team_id=config.team_id,
-            public_key=keys.apns_key.public_key(),
-            topics=frozenset({config.topic, *config.more_topics}),
-            token_updates=config.token_updates,
-        )
-        self.channels = Channels(most=config.most_channels, enabled=config.broadcasts)
-        """The broadcast channels that there are; they may be switched off under way."""
-        apns = SimulatedApns(
-            identity,
-            record=record.apns,
-            clock=clock,
-            latency=config.latency,
-            streams=config.apns_streams,
-            one_stream_at_start=config.one_stream_at_start,
-            throttle=config.throttle_rejections,
-            sandbox=config.environment == "sandbox",
-            channels=self.channels,
-        )
-        fcm = SimulatedFcm(
-            (config.project_id, *config.more_projects),
-            AccessTokens(keys.secret, config.access_token_life),
-            record=record.fcm,
-            clock=clock,
-            latency=config.latency,
-            streams=config.fcm_streams,
-        )
-        super().__init__(apns, fcm, record, clock)
-        self._control = ControlApi(self, fcm, self._service_account, clock)
+        record = Record(config.keep, HALVES, enabled=config.record)
+        providers = {
+            name: half.make(Setup(config, keys, record.platforms[name], clock, lambda: self.control_url))
+            for name, half in HALVES.items()
+        }
+        super().__init__(providers, record, clock)
+        self._control = ControlApi(self)
+        self.urls: dict[str, str] = {}
+        """By platform where it listens."""
         self._servers: list[asyncio.Server] = []
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
         config = self.config
         try:
-            self.apns_url = await self._listen(self._apns, config.apns_port, "apns_port")
-            self.fcm_url = await self._listen(self._fcm, config.fcm_port, "fcm_port")
+            for name, provider in self.providers.items():
+                self.urls[name] = await self._listen(provider, getattr(config, f"{name}_port", 0), f"{name}_port")
             self.control_url = await self._listen_control(config.control_port)
         except BaseException:
             await self._close()
@@ -133,31 +107,35 @@ class Simulator(Controls):
     async def _close(self) -> None:
         for server in self._servers:
             server.close()
-        for provider in (self._apns, self._fcm):
+        for provider in self.providers.values():
             for connection in list(provider.connections):
                 connection.go_away(debug=provider.farewell)
                 connection.close()
         await asyncio.sleep(0)  # let the last words leave before the sockets go
-        for provider in (self._apns, self._fcm):
+        for provider in self.providers.values():
             provider.drop_connections()
         if self._runner is not None:
             await _close_control(self._runner)
         for server in self._servers:
             await server.wait_closed()
-        while self._apns.connections or self._fcm.connections:  # noqa: ASYNC110  # they go at the loop's next turn
+        while any(provider.connections for provider in self.providers.values()):  # noqa: ASYNC110  # they go at the loop's next turn
             await asyncio.sleep(0)
         self._servers.clear()
 
     @property
-    def _token_uri(self) -> str:
-        return f"{self.control_url}/token"
+    def apns_url(self) -> str:
+        return self.urls["apns"]
 
-    def _service_account(self) -> ServiceAccount:
-        return ServiceAccount(
-            client_email=service_account_email(self.config.project_id),
-            public_key=self._keys.service_account_key.public_key(),
-            audiences=frozenset({self._token_uri, GOOGLE_AUDIENCE}),
-        )
+    @property
+    def fcm_url(self) -> str:
+        return self.urls["fcm"]
+
+    @property
+    def channels(self) -> Channels:
+        """The broadcast channels of APNs."""
+        apns = self.providers["apns"]
+        assert isinstance(apns, SimulatedApns)
+        return apns.channels
 
     def write_credentials(self, folder: Path) -> Credentials:
         """Write what an app is configured with: CA, p8 key, client certificate, service account (RSA: takes a moment).
@@ -172,7 +150,7 @@ class Simulator(Controls):
             team_id=config.team_id,
             topic=config.topic,
             project_id=config.project_id,
-            token_uri=self._token_uri,
+            token_uri=f"{self.control_url}/token",
         )
 
 

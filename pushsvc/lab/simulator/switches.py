@@ -34,6 +34,8 @@ class Switches:
         """Seconds by which every answer is late."""
         self.stalled = False
         self.credentials_refused = False
+        self.token_endpoint_refuses = False
+        """Whether no access tokens are issued, where the platform has an endpoint for them."""
         self.retry_after: int | None = None
         """The Retry-After, in seconds, of 503 and 429 answers."""
         self._unavailable_until = 0.0
@@ -59,7 +61,7 @@ class Switches:
 
     def calm(self) -> None:
         """All off, except the latency."""
-        self.stalled = self.credentials_refused = False
+        self.stalled = self.credentials_refused = self.token_endpoint_refuses = False
         self.retry_after = None
         self._unavailable_until = self._rate = 0.0
         self._settle()

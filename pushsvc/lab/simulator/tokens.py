@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import base64
-from typing import Final
 
 from . import apns, broadcast, fcm
-from .scenario import PREFIX, parse, words
-
-WORDS: Final = {
-    "apns": words(apns.REASONS),
-    "fcm": words(fcm.ERRORS),
-    "channel": words(broadcast.REASONS),
-}
-"""What the scenario of a token, or of a channel, may say."""
+from .scenario import PREFIX, parse
 
 
 def apns_token(scenario: str, unique: str) -> str:

@@ -1,0 +1,139 @@
+"""The halves of the simulator: what each platform brings to it. A new platform is a module and one line in `HALVES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from . import apns, broadcast, fcm
+from .apns import Identity
+from .apns_provider import SimulatedApns
+from .broadcast import Channels
+from .certificates import Credentials, Keys, service_account_email
+from .config import SimulatorConfig
+from .fcm_provider import SimulatedFcm
+from .oauth import GOOGLE_AUDIENCE, AccessTokens, ServiceAccount
+from .provider import Clock, SimulatedProvider
+from .record import PlatformRecord
+from .scenario import words
+from .tokens import apns_token, channel_id, fcm_token
+
+
+class Setup(Struct, frozen=True):
+    """What a half is made of."""
+
+    config: SimulatorConfig
+    keys: Keys
+    record: PlatformRecord
+    clock: Clock
+    control_url: Callable[[], str]
+    """The address of the control port, once it listens."""
+
+
+class TokenKind(Struct, frozen=True):
+    """A kind of target that can carry a scenario."""
+
+    make: Callable[[str, str], str]
+    """Takes a scenario and any text, and gives the target that plays it. Raises `ScenarioError`."""
+    words: Collection[str]
+    """What the scenario may say."""
+
+
+class Half(Struct, frozen=True):
+    """What a platform brings."""
+
+    make: Callable[[Setup], SimulatedProvider]
+    """The provider's port."""
+    section: Callable[[Credentials, str], str]
+    """Takes the files to use the simulator with and the URL of the port: the body of `[apps.NAME.<platform>]`."""
+    tokens: Mapping[str, TokenKind]
+    """By name; one that is named like the platform is a device's."""
+
+
+def _make_apns(setup: Setup) -> SimulatedApns:
+    config = setup.config
+    return SimulatedApns(
+        Identity(
+            key_id=config.key_id,
+            team_id=config.team_id,
+            public_key=setup.keys.apns_key.public_key(),
+            topics=frozenset({config.topic, *config.more_topics}),
+            token_updates=config.token_updates,
+        ),
+        record=setup.record,
+        clock=setup.clock,
+        latency=config.latency,
+        streams=config.apns_streams,
+        one_stream_at_start=config.one_stream_at_start,
+        throttle=config.throttle_rejections,
+        sandbox=config.environment == "sandbox",
+        channels=Channels(most=config.most_channels, enabled=config.broadcasts),
+    )
+
+
+def _apns_section(credentials: Credentials, url: str) -> str:
+    return f"""\
+key_file = "{credentials.apns_key_file.absolute()}"
+key_id = "{credentials.key_id}"
+team_id = "{credentials.team_id}"
+topic = "{credentials.topic}"
+endpoint = "{url}"
+channels_endpoint = "{url}"
+ca_file = "{credentials.ca_file.absolute()}"
+"""
+
+
+def _make_fcm(setup: Setup) -> SimulatedFcm:
+    config = setup.config
+
+    def account() -> ServiceAccount:
+        return ServiceAccount(
+            client_email=service_account_email(config.project_id),
+            public_key=setup.keys.service_account_key.public_key(),
+            audiences=frozenset({f"{setup.control_url()}/token", GOOGLE_AUDIENCE}),
+        )
+
+    return SimulatedFcm(
+        (config.project_id, *config.more_projects),
+        AccessTokens(setup.keys.secret, config.access_token_life),
+        record=setup.record,
+        clock=setup.clock,
+        latency=config.latency,
+        streams=config.fcm_streams,
+        account=account,
+    )
+
+
+def _fcm_section(credentials: Credentials, url: str) -> str:
+    return f"""\
+service_account_file = "{credentials.service_account_file.absolute()}"
+endpoint = "{url}"
+ca_file = "{credentials.ca_file.absolute()}"
+"""
+
+
+HALVES: Final[dict[str, Half]] = {
+    "apns": Half(
+        make=_make_apns,
+        section=_apns_section,
+        tokens={
+            "apns": TokenKind(apns_token, words(apns.REASONS)),
+            "channel": TokenKind(channel_id, words(broadcast.REASONS)),
+        },
+    ),
+    "fcm": Half(make=_make_fcm, section=_fcm_section, tokens={"fcm": TokenKind(fcm_token, words(fcm.ERRORS))}),
+}
+"""By platform."""
+
+
+def sections_of(app: str, urls: Mapping[str, str], credentials: Credentials) -> str:
+    """The sections of the configuration by which an app pushes to the simulator."""
+    return "\n".join(f"[apps.{app}.{name}]\n{HALVES[name].section(credentials, url)}" for name, url in urls.items())
+
+
+def token_kinds() -> dict[str, TokenKind]:
+    """By name every kind of target that can carry a scenario; the devices' tokens come first."""
+    named = [(name, kind) for platform, half in HALVES.items() for name, kind in half.tokens.items()]
+    return dict(sorted(named, key=lambda each: each[0] not in HALVES))
