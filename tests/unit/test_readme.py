@@ -179,6 +179,12 @@ def test_keys_without_effect_are_those_that_nothing_reads() -> None:
         if "settings" not in file.parts:
             tree = ast.parse(file.read_text(encoding="utf-8"))
             used |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    # Read by the name of their provider; `test_runtime` has their effect.
+    for section in (settings.RetrySettings, settings.CleanupSettings):
+        whole = next(
+            kind for kind in structs.fields(runtime.configured_type()) if kind.type.__name__ == section.__name__
+        )
+        used |= set(whole.type.__struct_fields__) - set(section.__struct_fields__)
     for name, (_, _, meaning) in zip(_names("key"), TABLES["key"], strict=True):
         parts = name.split(".")
         # The sections of an app that nobody opens: what is in them has names that others have too.
