@@ -13,6 +13,8 @@ from pushsvc.model.delivery import Delivery, Misconfigured, Outcome, Sent, Throt
 from pushsvc.model.push import Message, Platform, Push, Route, Target
 from pushsvc.ports.provider import OnOutcome
 from pushsvc.rules.policy import RetryPolicy
+from pushsvc.runtime import retry_policy
+from pushsvc.settings import RetrySettings
 from pushsvc.stages.dispatch.config import DispatchConfig
 
 from .dispatch_fakes import FakeProvider, many, memory_store, push
@@ -20,7 +22,7 @@ from .dispatch_fakes import counts as counts_of
 from .test_dispatch_route import rows, until_ended, working
 from .virtual_time import run, until
 
-DEFAULTS = DispatchConfig()
+DEFAULTS = DispatchConfig(retry=retry_policy(RetrySettings()))
 
 
 class Weather(FakeProvider):
