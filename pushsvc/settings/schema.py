@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias, cast
 from urllib.parse import urlsplit, urlunsplit
@@ -389,13 +391,21 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def settings_type(defaults: Mapping[Platform, Defaults]) -> type[Settings]:
-    """`Settings` with the keys that the providers' kinds bring, each with its provider's own value as default:
-    `retry.<platform>_5xx`, `retry.<platform>_429` and `cleanup.<platform>_stale`."""
+    """Return `Settings` with the keys that the providers' kinds bring, each with its provider's own value as default:
+    `retry.<platform>_5xx`, `retry.<platform>_429` and `cleanup.<platform>_stale`.
+
+    Equal defaults give the same type, so that settings which are read anew compare equal where nothing has changed.
+    """
+    return _settings_type(tuple(sorted(defaults.items(), key=itemgetter(0))))
+
+
+@lru_cache(maxsize=8)
+def _settings_type(defaults: tuple[tuple[Platform, Defaults], ...]) -> type[Settings]:
     retry = _keys(
-        {f"{platform}_5xx": each.server_error for platform, each in defaults.items()}
-        | {f"{platform}_429": each.throttled for platform, each in defaults.items()}
+        {f"{platform}_5xx": each.server_error for platform, each in defaults}
+        | {f"{platform}_429": each.throttled for platform, each in defaults}
     )
-    stale = _keys({f"{platform}_stale": each.stale for platform, each in defaults.items()})
+    stale = _keys({f"{platform}_stale": each.stale for platform, each in defaults})
     sections = [
         (name, extended, extended())
         for name, extended in (

@@ -89,6 +89,10 @@ def test_without_configuration_the_waits_and_ages_are_the_vendors() -> None:
     assert runtime.ages(CleanupSettings()) == Ages(stale={"fcm": 270 * 86400.0})
 
 
+def test_a_configuration_that_is_read_again_is_the_same(tmp_path: Path) -> None:
+    assert load(tmp_path) == load(tmp_path)
+
+
 def test_every_rule_of_the_configuration_reaches_feedback(tmp_path: Path) -> None:
     text = """
     [feedback]
