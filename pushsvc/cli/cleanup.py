@@ -78,7 +78,7 @@ def cleanup(
 async def _cleanup(settings: Settings, share: float, *, dry_run: bool, quiet: bool) -> Cleaned | str:
     """Return the result, or the name of the process that is already cleaning up."""
     from ..runtime import cleanup_plan, open_existing_store, open_running_store
-    from ..stages.cleanup import clean, holding, process_name
+    from ..stages.cleanup import LOCK, clean
 
     stop = until_signalled(hang_up=True)
     async with (open_running_store if dry_run else open_existing_store)(settings) as store:
@@ -91,9 +91,9 @@ async def _cleanup(settings: Settings, share: float, *, dry_run: bool, quiet: bo
             if dry_run:  # it changes nothing, so it waits for nobody
                 plan = cleanup_plan(settings, store, clock, dry_run=True)
                 return await clean(plan, share=share, stopping=stop.is_set, after=look)
-            async with holding(store.cleanups, process_name(), lease=settings.jobs.takeover) as lost:
+            async with store.locks.held(LOCK, lease=settings.jobs.takeover) as lost:
                 if lost is None:
-                    return (await store.cleanups.holder() or "").rpartition(" (")[0]
+                    return await store.locks.holder(LOCK) or ""
 
                 async def note(progress: Progress) -> None:
                     show(progress)

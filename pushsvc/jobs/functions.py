@@ -16,7 +16,7 @@ from ..ports.expansion import Waiting
 from ..ports.store import Store
 from ..runtime import Current, cleanup_plan, connect, route_table
 from ..settings import Settings
-from ..stages.cleanup import Progress, clean, holding, process_name
+from ..stages.cleanup import LOCK, Progress, clean
 from ..stages.expand import fanout
 from ..stages.expand.turns import Turns
 from ..telemetry import REPLAYED, get_logger
@@ -236,8 +236,8 @@ async def cleanup(context: Context) -> dict[str, int]:
     """
     settings, turn = context.settings, Turn(context, BACKGROUND)
     async with connect(context.store_url, settings) as store:
-        cleanups, owner = store.cleanups, process_name()
-        async with holding(cleanups, owner, lease=settings.jobs.takeover) as lost:
+        cleanups = store.cleanups
+        async with store.locks.held(LOCK, lease=settings.jobs.takeover) as lost:
             record = await cleanups.record()
             if lost is None or record.place is None:
                 return {}  # somebody is at it, or it is done

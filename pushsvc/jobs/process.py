@@ -33,6 +33,7 @@ from ..errors import StoreError, StoreUnavailable
 from ..ports.store import Store
 from ..runtime.reload import ask_all, versions
 from ..settings import Settings
+from ..stages import cleanup
 from .functions import FUNCTIONS, Context, removed_apps
 from .webhooks import MOST, WebhookTasks
 from .worker import JobsWorker, make_job_class, make_queue, make_worker
@@ -261,7 +262,7 @@ async def _keep_schedule(
     while not stop.is_set():
         for each in periodics:
             try:
-                if await store.dead.turn(each.name, owner, each.seconds):
+                if await store.locks.acquire(each.name, owner, lease=each.seconds):
                     await _act(store, each, owner)
                 telemetry.REDIS.end(each.name)
             except (StoreUnavailable, RedisError) as error:
@@ -285,7 +286,7 @@ async def _act(store: Store, periodic: Periodic, owner: str) -> None:
     try:
         await periodic.act()
     except (StoreError, RedisError):
-        await store.dead.give_back(periodic.name, owner)
+        await store.locks.release(periodic.name, owner)
         raise
 
 
@@ -345,7 +346,7 @@ async def enqueue_erasures(store: Store, queue: Queue, settings: Settings) -> No
 async def enqueue_cleanup(store: Store, queue: Queue) -> None:
     """Give the cleanup that is under way to rq, unless somebody works on it or it waits there already."""
     record = await store.cleanups.record()
-    if record.place is None or await store.cleanups.holder() is not None:
+    if record.place is None or await store.locks.holder(cleanup.LOCK) is not None:
         return
     await _enqueue_each(queue, "cleanup", {"run": ()})
 

@@ -66,17 +66,7 @@ class ClocksApart(PushsvcError):
 
 
 class Cleanups(Protocol):
-    """Of several that would clean up at once one does, and a run that is interrupted may go on."""
-
-    async def hold(self, owner: str, *, lease: float) -> bool:
-        """Be, or stay, the one who cleans up, for so many seconds. False: another is."""
-        ...
-
-    async def release(self, owner: str) -> None: ...
-
-    async def holder(self) -> str | None:
-        """Who cleans up at present."""
-        ...
+    """The record of the cleanups: a run that is interrupted may go on."""
 
     async def clock(self) -> Callable[[], int]:
         """The clock by which a cleanup judges, Unix ms: Redis' own, which all machines share. What it removes is gone

@@ -123,11 +123,3 @@ class Replays(DeadLetters, Protocol):
     async def finish(self, app: str, job: str, error: str = "") -> None:
         """Record that the replay is done, or has failed with `error`."""
         ...
-
-    async def turn(self, name: str, owner: str, seconds: float) -> bool:
-        """Return whether `owner` may do, for that many seconds, what one process of all does."""
-        ...
-
-    async def give_back(self, name: str, owner: str) -> None:
-        """Let any process have the turn that `owner` has and could not use."""
-        ...

@@ -16,6 +16,7 @@ from .figures import Figures
 from .keyring import KeyRing
 from .letters import Replays
 from .limits import Limiter
+from .locks import Locks
 from .pushes import PushStore
 from .queue import DeliveryQueue
 from .receipts import ReceiptLog
@@ -56,6 +57,8 @@ class Store(Figures, Protocol):
     def leftovers(self) -> Leftovers: ...
     @property
     def limiter(self) -> Limiter: ...
+    @property
+    def locks(self) -> Locks: ...
     @property
     def pushes(self) -> PushStore: ...
     @property

@@ -41,6 +41,7 @@ from .revoke.suppression import Suppression
 from .webhooks.webhooks import RedisWebhooks
 from .work.held import read_held
 from .work.liveness import Liveness
+from .work.locks import RedisLocks
 from .work.removed import read_removed
 from .work.workers import RedisWorkers
 
@@ -85,6 +86,7 @@ class Store:
         self.limiter = RedisLimiter(link, config, hash_key)
         self.registry = registry
         self.presence = presence
+        self.locks = RedisLocks(link)
         self.expansions = RedisExpansions(link, config, clock)
         self.erasures = RedisErasures(
             link,

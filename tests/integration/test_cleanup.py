@@ -17,7 +17,7 @@ from pushsvc.model.delivery import BadNotification, Ended
 from pushsvc.ports.cleanup import ClocksApart
 from pushsvc.runtime import Current
 from pushsvc.settings import AppSettings, Settings
-from pushsvc.stages.cleanup import clean, holding, sweeps
+from pushsvc.stages.cleanup import LOCK, clean, sweeps
 from pushsvc.store import Store, keys, open_store, wall_clock
 from pushsvc.store.cleanup.cleanups import RedisCleanups
 from pushsvc.store.registry.wire import Digests
@@ -190,17 +190,17 @@ def test_a_device_that_is_seen_meanwhile_stays(server: Server) -> None:
 
 def test_one_holds_the_lock_until_it_lets_go_or_is_gone(server: Server) -> None:
     async def story(world: World) -> None:
-        cleanups = (await open_real(world)).cleanups
-        assert await cleanups.hold("a", lease=30.0)
-        assert not await cleanups.hold("b", lease=30.0)
-        await cleanups.release("b")
-        assert await cleanups.holder() == "a"
-        assert await cleanups.hold("a", lease=0.05)
-        while not await cleanups.hold("b", lease=30.0):
+        locks = (await open_real(world)).locks
+        assert await locks.hold(LOCK, "a", lease=30.0)
+        assert not await locks.hold(LOCK, "b", lease=30.0)
+        await locks.release(LOCK, "b")
+        assert await locks.holder(LOCK) == "a"
+        assert await locks.hold(LOCK, "a", lease=0.05)
+        while not await locks.hold(LOCK, "b", lease=30.0):
             await asyncio.sleep(0.01)
-        assert not await cleanups.hold("a", lease=30.0)
-        await cleanups.release("a")
-        assert await cleanups.holder() == "b"
+        assert not await locks.hold(LOCK, "a", lease=30.0)
+        await locks.release(LOCK, "a")
+        assert await locks.holder(LOCK) == "b"
 
     play(server, story)
 
@@ -208,21 +208,21 @@ def test_one_holds_the_lock_until_it_lets_go_or_is_gone(server: Server) -> None:
 def test_it_is_held_for_as_long_as_its_owner_lives(server: Server) -> None:
     async def story(world: World) -> None:
         store = await open_real(world)
-        cleanups = store.cleanups
-        async with holding(cleanups, "a", lease=2.0) as lost:
+        locks = store.locks
+        async with locks.held(LOCK, lease=2.0) as lost:
             assert lost is not None
-            async with holding(cleanups, "b", lease=2.0) as other:
+            async with locks.held(LOCK, lease=2.0) as other:
                 assert other is None
             left = 2000
-            while (now := await store.link.call("PTTL", keys.lock("cleanup"))) <= left:  # until it was renewed
+            while (now := await store.link.call("PTTL", keys.lock(LOCK))) <= left:  # until it was renewed
                 left = now
                 await asyncio.sleep(0.01)
             assert not lost()
-            await cleanups.release("a")  # as if the lease had run out
-            assert await cleanups.hold("b", lease=30.0)
+            await store.link.call("DEL", keys.lock(LOCK))  # as if the lease had run out
+            assert await locks.hold(LOCK, "b", lease=30.0)
             while not lost():
                 await asyncio.sleep(0.01)
-        assert await cleanups.holder() == "b"
+        assert await locks.holder(LOCK) == "b"
 
     play(server, story)
 

@@ -14,6 +14,7 @@ import pytest
 
 from pushsvc.jobs import FUNCTIONS, Context, functions
 from pushsvc.runtime import Current, load_settings
+from pushsvc.stages.cleanup import LOCK
 from pushsvc.store import Store, open_store
 
 from .cleanup_rig import (
@@ -147,12 +148,12 @@ def test_a_signal_ends_it_between_two_steps_and_frees_the_lock(
         command = start(processes, "--share", "0.01")
         await until(lambda: held(store))
         assert await asyncio.to_thread(command.end, number) == 130
-        assert await store.cleanups.holder() is None
+        assert await store.locks.holder(LOCK) is None
         assert "stopped half-way" in command.err.read_text()
         assert await store.link.call("HGET", "ps:cleanup", "ended") is None
 
     async def held(store: Store) -> bool:
-        return await store.cleanups.holder() is not None
+        return await store.locks.holder(LOCK) is not None
 
     play(server, story)
 
@@ -238,9 +239,9 @@ def test_slice_by_slice_it_is_one_cleanup(server: Server, tmp_path: Path, monkey
         context = Context(Current(settings), server.url)
         assert await FUNCTIONS["cleanup"](context) == {}  # nobody has asked for one
         await store.cleanups.request()
-        await store.cleanups.hold("another", lease=30.0)
+        await store.locks.hold(LOCK, "another", lease=30.0)
         assert await FUNCTIONS["cleanup"](context) == {}
-        await store.cleanups.release("another")
+        await store.locks.release(LOCK, "another")
         slices: Counter[str] = Counter()
         places = []
         while not await ended(store):

@@ -302,14 +302,14 @@ def test_the_jobs_process_ends_when_its_store_never_comes(server: Server, tmp_pa
 
 def test_of_many_schedulers_one_has_the_turn(server: Server) -> None:
     async def story(store: Store) -> None:
-        owners = [await store.dead.turn("sweep", f"owner-{n}", 30.0) for n in range(20)]
+        owners = [await store.locks.acquire("sweep", f"owner-{n}", lease=30.0) for n in range(20)]
         assert owners == [True] + [False] * 19
-        assert await store.dead.turn("cleanup", "owner-1", 0.05)
-        await until(lambda: store.dead.turn("cleanup", "owner-2", 30.0))
-        await store.dead.give_back("cleanup", "owner-1")
-        assert not await store.dead.turn("cleanup", "owner-1", 30.0)
-        await store.dead.give_back("cleanup", "owner-2")
-        assert await store.dead.turn("cleanup", "owner-1", 30.0)
+        assert await store.locks.acquire("cleanup", "owner-1", lease=0.05)
+        await until(lambda: store.locks.acquire("cleanup", "owner-2", lease=30.0))
+        await store.locks.release("cleanup", "owner-1")
+        assert not await store.locks.acquire("cleanup", "owner-1", lease=30.0)
+        await store.locks.release("cleanup", "owner-2")
+        assert await store.locks.acquire("cleanup", "owner-1", lease=30.0)
 
 
 def test_what_could_not_be_done_is_not_put_off_for_its_period(server: Server) -> None:
@@ -318,10 +318,10 @@ def test_what_could_not_be_done_is_not_put_off_for_its_period(server: Server) ->
             raise StoreUnavailable("away")
 
         daily = Periodic("daily", 86_400.0, fails)
-        assert await store.dead.turn("daily", "me", 86_400.0)
+        assert await store.locks.acquire("daily", "me", lease=86_400.0)
         with pytest.raises(StoreUnavailable):
             await process._act(store, daily, "me")
-        assert await store.dead.turn("daily", "another", 60.0)
+        assert await store.locks.acquire("daily", "another", lease=60.0)
 
     play(server, story)
 

@@ -528,7 +528,7 @@ def test_every_key_is_as_documented(server: Server) -> None:
             await take(store, "bulk")
         await store.keys.add(ApiKey("backend", "shop", "a" * 64, ()))
         await store.dead.request(ReplaySpec("shop"))
-        assert await store.dead.turn("sweep", "a", 60)
+        assert await store.locks.acquire("sweep", "a", lease=60)
         await store.limiter.admit(ROUTE, Rate(10, 60), ["token"], question=Question("normal", 1))
         await store.limiter.lease(Bucket("shop.0", "app", Rate(10, 60), burst=60.0), 1)
         await store.pushes.accept_once([make_push("once", 1)], key=b"sixteen digest b", record=b"record")

@@ -19,6 +19,8 @@ from ...ports.cleanup import Leftovers, Removed, Swept
 from ...ports.registry import Registry
 from .ageing import STALE, SUSPECT, Ages, revise
 
+LOCK: Final = "cleanup"
+"""The lock of whoever cleans up, since of several one does."""
 WHAT: Final = {STALE: "stale", SUSPECT: "suspects"}
 NAP: Final = 0.1
 """Seconds until a rest hears that it is to stop."""

@@ -1,4 +1,4 @@
-"""The record of cleanups: `Cleanups` over Redis. One hash and one lock, of all apps together."""
+"""The record of cleanups: `Cleanups` over Redis. One hash, of all apps together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from .. import keys
 from ..link.clock import Clock
 from ..link.link import Link
 
-LOCK = "cleanup"
 APART = 60_000
 """Milliseconds by which clocks may differ where what is too old goes for good."""
 
@@ -22,19 +21,9 @@ class RedisCleanups:
         self._link = link
         self._clock = clock
 
-    async def hold(self, owner: str, *, lease: float) -> bool:
-        return bool(await self._link.script("hold", [keys.lock(LOCK)], [owner, int(lease * 1000)]))
-
-    async def release(self, owner: str) -> None:
-        await self._link.script("hold", [keys.lock(LOCK)], [owner, 0])
-
-    async def holder(self) -> str | None:
-        owner = await self._link.call("GET", keys.lock(LOCK))
-        return None if owner is None else owner.decode()
-
     async def clock(self) -> Clock:
         here = self._clock()
-        ahead = int(await self._link.script("now", [keys.lock(LOCK)], [])) - here
+        ahead = int(await self._link.script("now", [keys.CLEANUP], [])) - here
         if abs(ahead) > APART:
             raise ClocksApart(
                 f"Redis' clock and this machine's differ by {abs(ahead) / 1000:,.0f} s: nothing is cleaned up before "

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -14,8 +12,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ...background import in_background
-from ...errors import StoreError, Unreadable
+from ...errors import Unreadable
 from ...ports.erasure import Erasure
 from .. import keys
 from ..config import StoreConfig
@@ -27,6 +24,7 @@ from ..registry.registry import RedisRegistry
 from ..revoke.revocations import Revocations
 from ..revoke.suppression import Suppression
 from ..work.liveness import Liveness
+from ..work.locks import RedisLocks
 from .keepers import KeeperStep
 from .passes import ORDER, keepers
 from .subjects import (
@@ -86,6 +84,7 @@ class RedisErasures:
         self._hash_key = hash_key
         self._registry = registry
         self._suppression = suppression
+        self._locks = RedisLocks(link)
         self._clock = clock
         self._keepers = keepers(link, config, queue, liveness, revocations, hash_key, clock)
 
@@ -119,25 +118,13 @@ class RedisErasures:
         ]
 
     async def work(self, app: str, *, stopping: Callable[[], bool]) -> bool:
-        owner, lock = secrets.token_hex(8), keys.lock(_lock(app))
-        if not await self._link.script("hold", [lock], [owner, int(LEASE * 1000)]):
-            return False
-        try:
-            async with in_background(self._renew(lock, owner), "erasure") as renewing:
-                while not stopping() and not renewing.done():
-                    if not await self._work_on(app, lambda: stopping() or renewing.done()):
-                        break
-                return not await self._link.call("HLEN", keys.erase(app))
-        finally:
-            with suppress(StoreError):  # else the lease runs out
-                await self._link.script("hold", [lock], [owner, 0])
-
-    async def _renew(self, lock: str, owner: str) -> None:
-        held = True
-        while held:
-            await asyncio.sleep(LEASE / 3)
-            with suppress(StoreError):  # the next time, perhaps
-                held = bool(await self._link.script("hold", [lock], [owner, int(LEASE * 1000)]))
+        async with self._locks.held(_lock(app), lease=LEASE) as lost:
+            if lost is None:
+                return False
+            while not stopping() and not lost():
+                if not await self._work_on(app, lambda: stopping() or lost()):
+                    break
+            return not await self._link.call("HLEN", keys.erase(app))
 
     # --- the beginning and the end ----------------------------------------------------------------
 

@@ -222,15 +222,3 @@ class RedisReplays:
             [keys.prefix(app, shard), _pack((now, *progress, groups))],
         )
         return answer
-
-    # --- turns ----------------------------------------------------------------------------------
-
-    async def turn(self, name: str, owner: str, seconds: float) -> bool:
-        """Whether it is `owner`'s turn, for so long, to do what one process of all does."""
-        key = keys.lock(name)
-        taken = await self._link.call("SET", key, owner, "NX", "PX", int(seconds * 1000))
-        return taken is not None
-
-    async def give_back(self, name: str, owner: str) -> None:
-        """`owner` could not do it: it is anybody's turn."""
-        await self._link.script("hold", [keys.lock(name)], [owner, 0])

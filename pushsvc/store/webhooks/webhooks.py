@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from ...background import in_background
-from ...errors import StoreError
+from ...background import lease_kept
 from ...model.status import FeedbackEvent
 from ...ports.receipts import EventPage, ReceiptLog
 from ...ports.webhooks import Batch, DeadBatch, Standing
@@ -111,12 +111,8 @@ class RedisWebhooks:
             yield None
             return
         claim = RedisWebhookClaim(self, app, place, owner, lease)
-        try:
-            async with in_background(claim.renew(), f"webhook:{app}"):
-                yield claim
-        finally:
-            with suppress(StoreError):  # else the lease runs out
-                await claim.rest(0.0)
+        async with lease_kept(claim.renew, partial(claim.rest, 0.0), lease=lease, name=f"webhook:{app}"):
+            yield claim
 
     async def standings(self, places: Mapping[str, str]) -> dict[str, Standing]:
         if not places:
@@ -244,13 +240,9 @@ class RedisWebhookClaim:
         self._wanted = 0
         self._most = 0
 
-    async def renew(self) -> None:
-        """Until it is another's."""
-        held = True
-        while held:
-            await asyncio.sleep(self._lease / 3)
-            with suppress(StoreError):  # the next time, perhaps
-                held = await self._change(RecordChange(self._lease))
+    async def renew(self) -> bool:
+        """Keep the claim for another lease; False where somebody else has it."""
+        return await self._change(RecordChange(self._lease))
 
     async def next(self, most: int) -> Batch | None:
         while True:
