@@ -14,6 +14,7 @@ from ...ports.limits import Limiter
 from ...ports.provider import Provider
 from ...ports.queue import NOTE, DeliveryQueue
 from ...telemetry import REDIS, get_logger
+from ..outage import Patience
 from .config import DispatchConfig
 from .lease import Lease, boot_clock
 from .limits import RouteLimits
@@ -25,6 +26,7 @@ from .settling import Settler
 FOLLOW_WAIT: Final = 1.0
 """Seconds of one wait for revocations; an app that is added meanwhile is followed after it."""
 FOLLOW_PAUSE: Final = 0.2
+"""Seconds until it is tried again at the latest: whoever takes something back waits for the answer."""
 
 
 class Dispatcher:
@@ -218,8 +220,9 @@ class Dispatcher:
     async def _follow(self) -> None:
         """Apply what is taken back, and say so: whoever takes it back waits for that."""
         wait_ms = int(FOLLOW_WAIT * 1000)
+        patience = Patience("follow", longest=FOLLOW_PAUSE)
         while not self._stopping:
-            try:
+            async with patience:
                 apps = {route.app for route in self._lines}
                 for news in await self._queue.revoked(apps, wait_ms):
                     self._heard.add(news.revoked, asyncio.get_running_loop().time())
@@ -227,10 +230,6 @@ class Dispatcher:
                     for worker in own:
                         await worker.revoke(news.revoked)
                     await self._settlers[news.app][0].acknowledge(news)
-                REDIS.end("follow")
-            except StoreUnavailable as error:
-                REDIS.begin("follow", error=str(error))
-                await asyncio.sleep(FOLLOW_PAUSE)
 
     def _give_up(self) -> None:
         for line in self._lines.values():

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from ...errors import StoreUnavailable
 from ...model.push import LANES, Lane, Route
 from ...ports.queue import DeliveryQueue
-from ...telemetry import REDIS
+from ..outage import Patience
 from .config import DispatchConfig
 from .holdings import Holdings
 from .lease import Lease
@@ -57,8 +56,7 @@ class Reader:
         """Read one lane until stopped."""
         space = self._holdings.space[lane]
         wait_ms = int(self._config.read_wait * 1000)
-        pause = 0.05
-        who = ("read", self._route, lane)
+        patience = Patience(("read", self._route, lane))
         while not self.stopping:
             wanted = self._config.prefetch - self._holdings.held(lane)
             if wanted < self._config.prefetch // 4:
@@ -72,18 +70,11 @@ class Reader:
                 await self._land()
                 continue
             mark = self._holdings.mark()
-            try:
+            async with patience:
                 taken = await self._queue.take(self._route, lane, targets=wanted, wait_ms=wait_ms)
-                pause = 0.05
-                REDIS.end(who)
-            except StoreUnavailable as error:
-                REDIS.begin(who, error=str(error))
-                await asyncio.sleep(pause)
-                pause = min(2.0, pause * 2)
-                continue
-            if taken and self._holdings.held(lane) + sum(len(t.chunk.targets) for t in taken) <= TRICKLE:
-                self._haste.note(self._route, lane, self._loop.time())
-            self._holdings.admit(taken, mark)
+                if taken and self._holdings.held(lane) + sum(len(t.chunk.targets) for t in taken) <= TRICKLE:
+                    self._haste.note(self._route, lane, self._loop.time())
+                self._holdings.admit(taken, mark)
 
     async def _land(self) -> None:
         """Another server is the primary: let go of what was read from the old one, and return when what was sent of it
@@ -102,15 +93,10 @@ class Reader:
 
     async def enrol(self) -> None:
         """Let revocations be told to this dispatcher, before anything is read."""
-        who = ("enrol", self._route)
+        patience = Patience(("enrol", self._route))
         while True:
-            try:
-                await self._queue.enrol(self._route.app)
-                REDIS.end(who)
-                return
-            except StoreUnavailable as error:
-                REDIS.begin(who, error=str(error))
-                await asyncio.sleep(0.5)
+            async with patience:
+                return await self._queue.enrol(self._route.app)
 
     async def lapse(self) -> None:
         """Take what has expired behind what is read already, from lanes that are not read now."""

@@ -15,11 +15,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
-from ...errors import StoreUnavailable
 from ...model.delivery import Ended, Settlement
 from ...ports.entries import EntryRef, News
 from ...ports.queue import DeliveryQueue
-from ...telemetry import REDIS
+from ..outage import Patience
 from .lanes import OpenEntry, Withdrawn
 from .metrics import count_ended
 
@@ -215,14 +214,8 @@ class Settler:
         await self._until_told(settle)
 
     async def _until_told(self, tell: Callable[[], Awaitable[object]]) -> None:
-        pause = 0.05
-        who = ("settle", self._app)
+        patience = Patience(("settle", self._app), unrecorded=lambda: len(self._waiting))
         while not self._closed:
-            try:
+            async with patience:
                 await tell()
-                REDIS.end(who)
-                break
-            except StoreUnavailable as error:
-                REDIS.begin(who, error=str(error), unrecorded=len(self._waiting))
-                await asyncio.sleep(pause)
-                pause = min(2.0, pause * 2)
+                return

@@ -16,9 +16,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from ... import telemetry
-from ...errors import StoreUnavailable
 from ...model.delivery import Receipt
+from ..outage import Patience
 from .apply import Deeds
 from .config import FeedbackConfig, FeedbackPorts
 from .judge import judge
@@ -48,22 +47,15 @@ class _Follower:
         self._deeds = Deeds(ports, app, config.prune)
 
     async def follow(self, stop: asyncio.Event) -> None:
-        """Until `stop`."""
-        pause = 0.05
-        who = ("receipts", self._app)
+        """Judge receipts until `stop` is set."""
+        patience = Patience(("receipts", self._app))
         while not stop.is_set():
-            try:
+            async with patience:
                 taken = await self._ports.receipts.take(self._app, limit=BATCH, wait_ms=WAIT_MS)
                 if taken:
                     await self._handle(taken, stop)
                 else:
                     await self._watch.look_for_thaw()
-                pause = 0.05
-                telemetry.REDIS.end(who)
-            except StoreUnavailable as error:
-                telemetry.REDIS.begin(who, error=str(error))
-                await asyncio.sleep(pause)
-                pause = min(2.0, pause * 2)
 
     async def _handle(self, taken: Sequence[tuple[str, Receipt]], stop: asyncio.Event) -> None:
         receipts = [receipt for _, receipt in taken]
