@@ -14,8 +14,9 @@ from pushsvc.model.push import Chunk, Lane, Message, Route, Target
 from pushsvc.model.rates import AccountLimits, Rate
 from pushsvc.ports.entries import EntryRef
 from pushsvc.ports.limits import Bucket, Lease, Question
+from pushsvc.rules.permits import PERMIT_LIFE
 from pushsvc.stages.dispatch.lanes import Lanes, OpenEntry
-from pushsvc.stages.dispatch.limits import BATCH, PERMIT_LIFE, READY, SMALL, Gate, Pacer, RouteLimits
+from pushsvc.stages.dispatch.limits import BATCH, READY, SMALL, Gate, Pacer, RouteLimits
 
 ROUTE = Route("shop", "fcm")
 RATE = Rate(240, 60)

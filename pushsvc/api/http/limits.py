@@ -21,14 +21,9 @@ from ...model.access import ApiKey
 from ...model.rates import Rate
 from ...ports.limits import Bucket, Limiter
 from ...rules.gcra import US, interval_of
+from ...rules.permits import Permits
 from .exchange import Reply
 from .problems import ClientGone
-
-SLOT: Final = 0.05
-"""Seconds of its rate that are leased at once."""
-
-PERMIT_LIFE: Final = 1.0
-"""Seconds after which permits that were not used are forgotten."""
 
 MOST: Final = 1000
 """Permits of one lease."""
@@ -44,8 +39,8 @@ class ApiLimits:
         """`rates` are those of the apps; a key brings its own."""
         self._limiter = limiter
         self._monotonic = monotonic
-        self._apps = {app: self._purse(app, "app", "intake", rate, "The app") for app, rate in rates.items()}
-        self._keys: dict[str, _Purse] = {}
+        self._apps = {app: self._limit(app, "app", "intake", rate, "The app") for app, rate in rates.items()}
+        self._keys: dict[str, _Limit] = {}
 
     async def counted(self, key: ApiKey, pushes: int, work: Callable[[], Awaitable[Reply]]) -> Reply:
         """What `work` replies, once its pushes are counted; those that it refuses are given back.
@@ -69,48 +64,48 @@ class ApiLimits:
         Raises `TooManyRequests`, which names the limit, `ContentTooLarge` where this number can never pass, or
         `StoreUnavailable` without Redis.
         """
-        purses = self._of(key)
-        for purse in purses:
-            purse.check(pushes)
-        taken: list[_Purse] = []
+        limits = self._of(key)
+        for limit in limits:
+            limit.check(pushes)
+        taken: list[_Limit] = []
         try:
-            for purse in purses:
-                await purse.take(pushes)
-                taken.append(purse)
+            for limit in limits:
+                await limit.take(pushes)
+                taken.append(limit)
         except BaseException:
-            for purse in taken:
-                await purse.give_back(pushes)
+            for limit in taken:
+                await limit.give_back(pushes)
             raise
 
     async def give_back(self, key: ApiKey, pushes: int = 1) -> None:
         """Give back the permits of pushes that were counted and then refused for another reason."""
         if pushes:
-            for purse in self._of(key):
-                await purse.give_back(pushes)
+            for limit in self._of(key):
+                await limit.give_back(pushes)
 
-    def _of(self, key: ApiKey) -> list[_Purse]:
+    def _of(self, key: ApiKey) -> list[_Limit]:
         own = [] if key.intake is None else [self._of_key(key, key.intake)]
         app = self._apps.get(key.app)
         return own if app is None else [*own, app]
 
-    def _of_key(self, key: ApiKey, rate: Rate) -> _Purse:
+    def _of_key(self, key: ApiKey, rate: Rate) -> _Limit:
         # By its hash: a key of the same name that is made after it was revoked begins with a full bucket.
-        purse = self._keys.get(key.sha256)
-        if purse is None or purse.rate != rate:
+        limit = self._keys.get(key.sha256)
+        if limit is None or limit.rate != rate:
             while len(self._keys) >= MOST_KEYS:
                 del self._keys[next(iter(self._keys))]
-            purse = self._purse(key.app, "key", f"key-{key.sha256[:16]}", rate, f"The key {key.name!r}")
-            self._keys[key.sha256] = purse
-        return purse
+            limit = self._limit(key.app, "key", f"key-{key.sha256[:16]}", rate, f"The key {key.name!r}")
+            self._keys[key.sha256] = limit
+        return limit
 
-    def _purse(self, app: str, kind: Literal["app", "key"], name: str, rate: Rate, whose: str) -> _Purse:
+    def _limit(self, app: str, kind: Literal["app", "key"], name: str, rate: Rate, whose: str) -> _Limit:
         bucket = Bucket(f"{app}.0", name, rate, burst=float(rate.seconds))
         limit = "limits.intake" if kind == "app" else "the key's intake"
-        return _Purse(bucket, self._limiter, self._monotonic, whose, limit, telemetry.REFUSED.labels(app, kind).inc)
+        return _Limit(bucket, self._limiter, self._monotonic, whose, limit, telemetry.REFUSED.labels(app, kind).inc)
 
 
-class _Purse:
-    """Permits of one app or key that are in hand."""
+class _Limit:
+    """The limit of one app or key, and the permits of it that are in hand."""
 
     def __init__(
         self,
@@ -128,9 +123,7 @@ class _Purse:
         self._whose = whose
         self._limit = limit
         self._refused = refused
-        self._slot = min(MOST, max(1, int(bucket.rate.per_second * SLOT)))
-        self._permits = 0
-        self._until = 0.0
+        self._permits = Permits(bucket.rate, most=MOST)
         self._interval = interval_of(bucket.rate) / US
         self._empty_at = float("-inf")
         """When the bucket is, or was, empty: it holds a permit more with each interval after that."""
@@ -142,7 +135,7 @@ class _Purse:
             told = f"{self._whose} may post {self.rate.count:,} pushes in {self.rate.seconds} s ({self._limit})"
             faults = [Fault("$", f"holds {count:,} pushes; {told}: split it")]
             raise ContentTooLarge("The batch can never pass.", faults=faults)
-        if not self._has(count):
+        if self._left < count:
             self._refuse_while_empty(count)
 
     async def take(self, count: int) -> None:
@@ -152,7 +145,7 @@ class _Purse:
             # Whoever had the lock before may have leased enough for both.
             while not self._spend(count):
                 self._refuse_while_empty(count)
-                await self._lease(count - self._permits)
+                await self._lease(count - self._left)
 
     async def give_back(self, count: int) -> None:
         """What was taken is not used. Without Redis it is lost, which errs on the side of the limit."""
@@ -160,28 +153,26 @@ class _Purse:
             await self._limiter.lease(self._bucket, -count)
         self._empty_at -= count * self._interval
 
-    def _has(self, count: int) -> bool:
-        if self._monotonic() >= self._until:
-            self._permits = 0
-        return self._permits >= count
+    @property
+    def _left(self) -> int:
+        return self._permits.left(self._monotonic())
 
     def _spend(self, count: int) -> bool:
-        if not self._has(count):
+        if self._left < count:
             return False
-        self._permits -= count
+        self._permits.spend(count)
         return True
 
     async def _lease(self, missing: int) -> None:
         asked = self._monotonic()
-        lease = await self._limiter.lease(self._bucket, max(missing, self._slot), least=missing)
+        lease = await self._limiter.lease(self._bucket, max(missing, self._permits.slot), least=missing)
         if lease.granted:
-            self._permits += lease.granted
-            self._until = asked + PERMIT_LIFE
+            self._permits.grant(lease.granted, asked)
         else:
             self._empty_at = asked + lease.wait_ms / 1000 - missing * self._interval
 
     def _refuse_while_empty(self, count: int) -> None:
-        left = self._empty_at + (count - self._permits) * self._interval - self._monotonic()
+        left = self._empty_at + (count - self._left) * self._interval - self._monotonic()
         if left > 0:
             self._refused(count)
             seconds = max(1, math.ceil(left))

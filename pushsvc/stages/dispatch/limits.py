@@ -33,7 +33,9 @@ from ...errors import StoreUnavailable
 from ...model.push import LANES, Lane, Route, Target
 from ...model.rates import AccountLimits, Rate
 from ...ports.limits import Bucket, Lease, Limiter, Question
+from ...rules.permits import Permits
 from ...telemetry import REDIS
+from ..outage import Patience
 from .lanes import Choice, Lanes, OpenEntry, Withdrawn, sift
 
 T = TypeVar("T")
@@ -46,12 +48,6 @@ READY: Final = 256
 
 BATCH: Final = 512
 """Targets of one question, give or take an entry."""
-
-SLOT: Final = 0.05
-"""Seconds of its rate that the pacer leases at once: the pushes go out so evenly."""
-
-PERMIT_LIFE: Final = 1.0
-"""Seconds after which a permit that was not used is forgotten, so that permits are not hoarded over a stall."""
 
 SMOOTH: Final = 1.0
 """Seconds of an account's quota that may come at once."""
@@ -135,7 +131,6 @@ class Gate:
         self.size: dict[Lane, int] = dict.fromkeys(LANES, 0)
         """Targets that were not yet asked for."""
         self._more = {lane: asyncio.Event() for lane in LANES}
-        self._who = ("limits", route)
         self._numbers = count(time.time_ns())
         """Of questions: higher than those of a process before us that had our name."""
 
@@ -256,33 +251,21 @@ class Gate:
     async def _until_answered(self, lane: Lane, ask: Callable[..., Awaitable[T]]) -> T:
         """The answer to one question, which counts once: where an answer is lost it is asked again as the same."""
         question = Question(f"{self._route.platform}.{lane}", next(self._numbers))
+        patience = Patience(("limits", self._route))
         while True:
-            try:
-                answer = await ask(question=question)
-            except StoreUnavailable as error:
-                REDIS.begin(self._who, error=str(error))
-                await asyncio.sleep(0.2)
-                question = replace(question, again=True)
-                continue
-            REDIS.end(self._who)
-            return answer
+            async with patience:
+                return await ask(question=question)
+            question = replace(question, again=True)
 
 
-class _Purse:
-    """Permits of one bucket that are in hand. `until` is when they are forgotten."""
+class _Drawn(Permits):
+    """The permits in hand of one bucket that the pacer draws from."""
 
     def __init__(self, bucket: Bucket) -> None:
+        super().__init__(bucket.rate)
         self.bucket = bucket
         self.once = bucket.name == APP
         """Whether a delivery is counted once, however often it is sent; a provider counts each request."""
-        self.slot = max(1, int(bucket.rate.per_second * SLOT))
-        self.count = 0
-        self.until = 0.0
-
-    def permits(self, now: float) -> int:
-        if now >= self.until:
-            self.count = 0
-        return self.count
 
 
 class Pacer:
@@ -299,7 +282,7 @@ class Pacer:
         wake: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._purses = [_Purse(bucket) for bucket in buckets]
+        self._drawn = [_Drawn(bucket) for bucket in buckets]
         self._limiter = limiter
         self._wake = wake
         self._clock = clock
@@ -309,30 +292,30 @@ class Pacer:
 
     def __bool__(self) -> bool:
         """Whether there is a bucket to draw from: without one, nobody need ask for permits."""
-        return bool(self._purses)
+        return bool(self._drawn)
 
     def use(self, buckets: Sequence[Bucket]) -> None:
         """Draw from these from now on. Permits of a bucket that stays are kept."""
-        kept = {purse.bucket: purse for purse in self._purses}
-        self._purses = [kept.get(bucket) or _Purse(bucket) for bucket in buckets]
+        kept = {drawn.bucket: drawn for drawn in self._drawn}
+        self._drawn = [kept.get(bucket) or _Drawn(bucket) for bucket in buckets]
 
     def permits(self) -> int:
         """How many may go now of those that no limit has counted."""
         now = self._clock()
-        return min(purse.permits(now) for purse in self._purses)
+        return min(drawn.left(now) for drawn in self._drawn)
 
     def permits_again(self) -> int:
         """How many may go now of whatever was counted before."""
         now = self._clock()
-        return min((purse.permits(now) for purse in self._purses if not purse.once), default=UNLIMITED)
+        return min((drawn.left(now) for drawn in self._drawn if not drawn.once), default=UNLIMITED)
 
     def spend(self, fresh: int, counted: int = 0) -> None:
-        """So many went."""
-        for purse in self._purses:
-            purse.count -= fresh if purse.once else fresh + counted
+        """Consume permits for this many deliveries that were not counted before, and for those that were."""
+        for drawn in self._drawn:
+            drawn.spend(fresh if drawn.once else fresh + counted)
 
     def want(self, fresh: int, counted: int = 0) -> None:
-        """So many would go, if there were permits: `wake` is called when there are."""
+        """Ask for permits for this many deliveries: `wake` is called when there are some."""
         self._fresh, self._counted = fresh, counted
         self._need.set()
 
@@ -342,30 +325,28 @@ class Pacer:
             await self._need.wait()
             self._need.clear()
             wait = 0.0
-            for purse in self._purses:
-                wanted = self._fresh if purse.once else self._fresh + self._counted
-                missing = min(wanted, purse.slot) - purse.permits(self._clock())
+            for drawn in self._drawn:
+                wanted = self._fresh if drawn.once else self._fresh + self._counted
+                missing = min(wanted, drawn.slot) - drawn.left(self._clock())
                 if missing > 0:
-                    wait = max(wait, await self._lease(purse, missing))
+                    wait = max(wait, await self._lease(drawn, missing))
             if wait:
                 await asyncio.sleep(wait)
                 self._need.set()
             else:
                 self._wake()
 
-    async def _lease(self, purse: _Purse, missing: int) -> float:
+    async def _lease(self, drawn: _Drawn, missing: int) -> float:
         """Seconds to wait where nothing was granted, else 0."""
         asked = self._clock()
         try:
-            lease: Lease = await self._limiter.lease(purse.bucket, missing)
+            lease: Lease = await self._limiter.lease(drawn.bucket, missing)
         except StoreUnavailable as error:
-            REDIS.begin(purse.bucket, error=str(error))
+            REDIS.begin(drawn.bucket, error=str(error))
             return 0.2
-        REDIS.end(purse.bucket)
+        REDIS.end(drawn.bucket)
         if not lease.granted:
             # Not for long: another dispatcher may go, and leave its share.
             return min(1.0, max(0.001, lease.wait_ms / 1000))
-        # From the question on, since the server counted them at some time after it.
-        purse.count = purse.permits(asked) + lease.granted
-        purse.until = asked + PERMIT_LIFE
+        drawn.grant(lease.granted, asked)
         return 0.0
