@@ -12,7 +12,8 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..model.delivery import End
-from ..model.documents import Feedback, Time, feedback_document, instant
+from ..model.documents import Feedback, Time, feedback_document
+from ..model.instants import instant
 from ..model.push import PushState
 from ..model.status import Counts, DeliveryRow, PushStatus
 from ..ports.receipts import EventPage

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -22,6 +21,7 @@ import typer
 from msgspec import Struct
 
 from ..errors import ConfigError, PushsvcError
+from ..model.instants import parse_instant
 from ..model.push import JsonObject
 from .client import Access, App, Client, Key, Url, access, open_client
 from .follow import ended
@@ -203,11 +203,7 @@ def _display(pushes: int, *, quiet: bool) -> Iterator[tuple[Callable[[], None], 
 
 async def _answers(client: Client, posted: Iterable[Posted]) -> list[tuple[Posted, float]]:
     """Return the deliveries of these pushes, each with the time of the provider's answer."""
-    return [
-        (push, datetime.fromisoformat(row["at"]).timestamp())
-        for push in posted
-        async for row in client.deliveries(push.id)
-    ]
+    return [(push, parse_instant(row["at"]) / 1000) for push in posted async for row in client.deliveries(push.id)]
 
 
 def percentile(ordered: list[float], share: float) -> float:

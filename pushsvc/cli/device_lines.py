@@ -21,8 +21,8 @@ from ..api.http.instants import parse_instant
 from ..api.pushes.faults import Rules
 from ..errors import Fault, PushsvcError
 from ..model.devices import Device, name_fault
+from ..model.instants import instant
 from ..ports.registry import MOST_TOPICS
-from .times import time_of
 
 Format: TypeAlias = Literal["ndjson", "csv"]
 
@@ -74,13 +74,13 @@ def document_of(device: Device) -> dict[str, Any]:
         "timezone": device.timezone,
         "app_version": device.app_version,
         "environment": device.environment,
-        "registered_at": time_of(device.registered_at),
-        "last_seen_at": time_of(device.last_seen_at),
+        "registered_at": instant(device.registered_at),
+        "last_seen_at": instant(device.last_seen_at),
         "topics": device.topics or None,
         "strikes": device.strikes or None,
-        "struck_at": time_of(device.struck_at) if device.struck_at else None,
+        "struck_at": instant(device.struck_at) if device.struck_at else None,
         "state": device.state if pruned else None,
-        "pruned_at": time_of(device.pruned_at) if pruned else None,
+        "pruned_at": instant(device.pruned_at) if pruned else None,
         "pruned_for": device.pruned_for if pruned else None,
     }
     return {name: value for name, value in told.items() if value is not None}

@@ -12,13 +12,13 @@ import typer
 
 from ..errors import NotFound
 from ..model.identity import recognised
+from ..model.instants import instant
 from .device_export import export_devices
 from .device_import import import_devices
 from .failed import apps_of
 from .output import Json, print_json, print_table
 from .restore import restore
 from .running import run
-from .times import time_of
 
 if TYPE_CHECKING:
     from ..model.devices import Device
@@ -126,7 +126,7 @@ def _document(app: str, device: Device, token_hash: str) -> dict[str, Any]:
     del known["token"]
     known["token_hash"] = token_hash
     for name in INSTANTS:
-        known[name] = time_of(known[name]) if known[name] else None
+        known[name] = instant(known[name]) if known[name] else None
     return known
 
 

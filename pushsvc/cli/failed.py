@@ -13,11 +13,11 @@ import msgspec
 import typer
 
 from ..errors import ConfigError
+from ..model.instants import instant
 from ..ports.letters import DeadFilter, DeadLetters, DeadRow
 from .instants import parse_instant
 from .output import Json, print_json, print_table
 from .running import run
-from .times import time_of
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -110,7 +110,7 @@ async def _failed(settings: Settings, apps: list[str], which: DeadFilter, limit:
         matched = sum([await store.dead.count(app, which) for app in apps])
         for app in apps:
             found += [(app, row) async for row in rows_of(store.dead, app, which, limit - len(found))]
-    shown = [{**msgspec.structs.asdict(row), "app": app, "at": time_of(row.at)} for app, row in found]
+    shown = [{**msgspec.structs.asdict(row), "app": app, "at": instant(row.at)} for app, row in found]
     if json:
         print_json({"matched": matched, "items": shown})
         return

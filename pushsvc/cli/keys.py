@@ -10,13 +10,13 @@ import hashlib
 import secrets
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import ConfigError, NotFound, PushsvcError
 from ..model.access import SCOPES, ApiKey
+from ..model.instants import instant
 from ..model.rates import parse_rate
 from .output import Json, print_json, print_table
 from .running import run
@@ -192,4 +192,4 @@ def _rate(key: ApiKey) -> str | None:
 
 
 def _made(key: ApiKey) -> str | None:
-    return datetime.fromtimestamp(key.created_at / 1000, UTC).isoformat(timespec="seconds") if key.created_at else None
+    return instant(key.created_at) if key.created_at else None

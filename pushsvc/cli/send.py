@@ -9,11 +9,12 @@ import msgspec
 import typer
 
 from ..errors import PushsvcError
+from ..model.instants import instant
 from ..model.push import JsonObject
 from .client import Access, App, Key, Url, access, open_client
 from .files import reading
 from .follow import follow, verdict
-from .instants import parse_instant, rfc3339
+from .instants import parse_instant
 from .output import Json, Missing, print_json
 from .running import run
 
@@ -102,7 +103,7 @@ def send(
         rest={
             **{name: value for name, value in how.items() if value is not None},
             **({"silent": True} if silent else {}),
-            **({} if starts_at is None else {"send_at": rfc3339(starts_at)}),
+            **({} if starts_at is None else {"send_at": instant(starts_at)}),
             **({"dry_run": True} if dry_run else {}),
         },
     )

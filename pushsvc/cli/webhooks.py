@@ -15,7 +15,7 @@ import msgspec
 import typer
 
 from ..errors import ConfigError
-from ..model.documents import instant
+from ..model.instants import instant
 from ..ports.webhooks import DeadBatch, Standing
 from .failed import apps_of
 from .instants import parse_instant

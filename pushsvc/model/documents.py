@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from .instants import instant
 from .status import Action, FeedbackEvent
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-12-01T09:00:00.000Z"])]
@@ -28,11 +28,6 @@ class Feedback(Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Feedback({self.id} {self.platform} {self.reason} {self.action})"
-
-
-def instant(unix_ms: int) -> str:
-    """Return an RFC 3339 time in UTC with milliseconds."""
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def feedback_document(event_id: str, event: FeedbackEvent) -> Feedback:

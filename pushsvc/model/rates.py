@@ -7,18 +7,9 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-_UNITS = {
-    "s": 1,
-    "sec": 1,
-    "second": 1,
-    "m": 60,
-    "min": 60,
-    "minute": 60,
-    "h": 3600,
-    "hour": 3600,
-    "d": 86400,
-    "day": 86400,
-}
+from .instants import UNITS
+
+_UNITS = ("s", "sec", "second", "m", "min", "minute", "h", "hour", "d", "day")
 _RATE = re.compile(r"\s*(\d{1,12})\s*/\s*(\d{1,6})?\s*([a-z]+)\s*", re.ASCII)
 
 RATE_HELP = "a rate such as `240/min`, `10/s`, `500/10s` (units s, min, h, day), or `0` for no limit"
@@ -43,7 +34,7 @@ def parse_rate(text: str) -> Rate | None:
     if text.strip() == "0":
         return None
     match = _RATE.fullmatch(text)
-    seconds = int(match[2] or 1) * _UNITS.get(match[3], 0) if match else 0
+    seconds = int(match[2] or 1) * UNITS[match[3][0]] if match and match[3] in _UNITS else 0
     if not match or not seconds or not int(match[1]):
         raise ValueError(f"expected {RATE_HELP}")
     return Rate(int(match[1]), seconds)

@@ -106,7 +106,7 @@ def test_what_is_sent(capsys: pytest.CaptureFixture[str]) -> None:
         },
         "data": {"k": "v", "e": ""},
         "lane": "bulk", "priority": "high", "push_type": "alert", "silent": True, "ttl": 0, "collapse": "X",
-        "dry_run": True, "send_at": "2026-12-01T09:00:00.250+00:00",
+        "dry_run": True, "send_at": "2026-12-01T09:00:00.250Z",
     }  # fmt: skip
 
 

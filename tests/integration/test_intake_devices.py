@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 from yarl import URL
 
-from pushsvc.model.documents import instant
+from pushsvc.model.instants import instant
 from pushsvc.ports.erasure import UNHEARD, WHAT, Erasure
 from pushsvc.ports.registry import MOST_OF_USER, MOST_TOPICS, Prune
 

@@ -26,8 +26,8 @@ from pushsvc.cli.device_lines import (
     ndjson_of,
     read_device,
 )
-from pushsvc.cli.times import time_of
 from pushsvc.model.devices import Device
+from pushsvc.model.instants import instant
 from pushsvc.providers import REGISTRY
 
 NOW = 1_790_000_000_000
@@ -291,7 +291,7 @@ def test_the_format_is_told_or_seen() -> None:
 @pytest.mark.parametrize("name", ["registered_at", "last_seen_at"])
 def test_nobody_was_registered_in_the_future(name: str) -> None:
     line = {"id": "d", "platform": "apns", "token": "AB12"}
-    ahead = {**line, name: time_of(NOW + 60_000)}
+    ahead = {**line, name: instant(NOW + 60_000)}
     assert read_device(ahead, RULES, NOW).token == "ab12"
     with pytest.raises(BadLine, match="future"):
-        read_device({**line, name: time_of(NOW + 61_000)}, RULES, NOW)
+        read_device({**line, name: instant(NOW + 61_000)}, RULES, NOW)

@@ -22,7 +22,7 @@ from pushsvc.api.pushes.document import Draft, read
 from pushsvc.api.pushes.faults import LIMIT, Rules, walk
 from pushsvc.errors import ContentTooLarge, Fault, InvalidRequest, MalformedBody
 from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, ToAll
-from pushsvc.model.documents import instant as shown_at
+from pushsvc.model.instants import instant as shown_at
 from pushsvc.model.push import LiveActivity, Target
 
 HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,200}")

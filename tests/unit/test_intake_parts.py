@@ -25,7 +25,7 @@ from pushsvc.api.pushes.ids import UUID
 from pushsvc.api.pushes.preparing import lifetime, render
 from pushsvc.api.routes import CALLS
 from pushsvc.errors import ContentTooLarge, Fault, InvalidRequest
-from pushsvc.model.documents import instant
+from pushsvc.model.instants import instant
 from pushsvc.model.push import Content, Message, Target
 from pushsvc.ports.provider import Renderer, RenderError
 

@@ -20,8 +20,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ...errors import Fault, InvalidRequest
 from ...model.devices import MAX_NAME, Device, TagValue, name_fault
-from ...model.documents import Time, instant
+from ...model.documents import Time
 from ...model.identity import canonical
+from ...model.instants import instant
 from ...ports.registry import MOST_OF_USER
 from ..http.problems import ProblemFault
 from ..http.refusal import parse, summary

@@ -9,7 +9,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ...errors import Fault, InvalidRequest, MalformedBody
-from ...model.documents import Time, instant
+from ...model.documents import Time
+from ...model.instants import instant
 from ...ports.letters import DeadFilter, DeadRow, ReplayStatus
 from ..http.instants import Instant, parse_instant
 from ..http.refusal import explain, utf8

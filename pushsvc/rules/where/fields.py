@@ -10,11 +10,11 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, Protocol, TypeAlias, get_args
 
 from ...model.devices import NOBODY, Device, Environment, TagValue
+from ...model.instants import parse_instant, parse_span
 from .words import Value
 
 Predicate: TypeAlias = Callable[[Device], bool]
@@ -206,22 +206,13 @@ class Instant:
         return lambda device: get(device) == 0
 
 
-_SPAN: Final = re.compile(r"([0-9]{1,6})([smhdw])(?: ago)?")
-_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
-_INSTANT: Final = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:[Zz]|[+-][0-9]{2}:[0-9]{2}))?"
-)
-
-
 def _instant_of(text: str, now: int) -> int | None:
-    if span := _SPAN.fullmatch(text):
-        return now - int(span[1]) * _MS[span[2]]
-    if not _INSTANT.fullmatch(text):
-        return None
+    span = parse_span(text.removesuffix(" ago"))
+    if span is not None:
+        return now - span * 1000
     try:
-        at = datetime.fromisoformat(text.upper())
-        return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
-    except (ValueError, OverflowError):
+        return parse_instant(f"{text}T00:00:00Z" if len(text) == len("2026-12-01") else text)
+    except ValueError:
         return None
 
 

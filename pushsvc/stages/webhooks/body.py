@@ -12,7 +12,8 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from ...model.documents import Feedback, feedback_document, instant
+from ...model.documents import Feedback, feedback_document
+from ...model.instants import instant
 from ...ports.webhooks import Batch
 
 _encode = msgspec.json.Encoder().encode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ...model.documents import instant
+from ...model.instants import instant
 from ...ports.webhooks import Standing
 
 LASTING: Final = 300.0
