@@ -9,20 +9,20 @@ from typing import Any, TypeAlias
 
 from rq.timeouts import BaseTimeoutException
 
-from ..errors import StoreError, Unreadable
+from ..errors import StoreError
 from ..model.codec import CodecError
 from ..ports.cleanup import ClocksApart
 from ..ports.expansion import Waiting
 from ..ports.store import Store
 from ..runtime import Current, cleanup_plan, connect, route_table
 from ..settings import Settings
+from ..stages import replay as replays
 from ..stages.cleanup import LOCK, Progress, clean
 from ..stages.expand import fanout
 from ..stages.expand.turns import Turns
-from ..telemetry import REPLAYED, get_logger
+from ..store import Store
+from ..telemetry import get_logger
 
-STEP = 500
-"""Deliveries that one atomic step moves: it keeps Redis from its other clients for some milliseconds."""
 SLICE = 0.5
 """Seconds after which a long job lets others have their turn, where there are any: it goes to the end of the queue.
 So short, because somebody may wait for the first delivery to an audience."""
@@ -30,8 +30,6 @@ BACKGROUND = 0.1
 """The same for what nobody waits for."""
 LONGEST = 60.0
 """Seconds after which it ends in any case, and is enqueued again: rq believes jobs to be short."""
-BEHIND = 1000
-"""Milliseconds that a replay with a rate may make up for."""
 LOOK = 0.1
 """Seconds for which what is known of the queue's length is good enough, while there is room."""
 
@@ -80,69 +78,17 @@ async def replay(context: Context, app: str, job: str) -> dict[str, int]:
 
     Killed at any point, it goes on where its last step ended. What was moved in this slice.
     """
+    turn = Turn(context, BACKGROUND)
     async with connect(context.store_url, context.settings) as store:
-        try:
-            return await _replay(context, store, app, job)
-        except Unreadable:
-            await store.dead.finish(
-                app, job, error="written by a newer pushsvc; go back to it to see what was asked for"
-            )
-            return {}
-        except (StoreError, BaseTimeoutException):
-            raise  # Redis is away or very slow: its lease runs out, and somebody takes it up
-        except Exception as error:
-            # The next run would end in the same way. The text may hold anything; the type does not.
-            await store.dead.finish(app, job, error=f"stopped by {type(error).__name__}; the log knows more")
-            raise
-
-
-async def _replay(context: Context, store: Store, app: str, job: str) -> dict[str, int]:
-    log = get_logger("jobs")
-    lease = int(context.settings.jobs.takeover * 1000)
-    status = await store.dead.replay(app, job)
-    rate = status.spec.rate if status else 0.0
-    most = max(1, min(STEP, int(rate))) if rate else STEP
-    turn, moved, skipped = Turn(context, BACKGROUND), 0, 0
-    pace = Pace(rate, await store.dead.due_at(app, job)) if rate else None
-    while True:
-        await store.dead.keep(app, job, lease=lease)
-        step = await store.dead.step(app, job, most=most)
-        moved += step.moved
-        REPLAYED.labels(app).inc(step.moved)
-        skipped += step.skipped
-        if step.lost:
-            log.warning("replay_is_run_elsewhere", app=app, job=job)
-            break
-        if step.over:
-            await store.dead.finish(app, job)
-            log.info("replay_done", app=app, job=job, moved=moved, skipped=skipped)
-            break
-        now = store.clock()
-        due = now if pace is None else pace.after(step.moved, now)
-        if due > now:
-            await store.dead.put_off(app, job, due)
-            break
-        if turn.over:
-            await store.dead.keep(app, job, lease=0)
-            break
-    return {"moved": moved, "skipped": skipped}
-
-
-class Pace:
-    """Computes when the next step of a replay with a given rate a second is due. Pure. Instants in Unix ms.
-
-    Reckoned from when the step was due, not from when somebody came to take it, so that the rate is kept although
-    nobody waits beside it; a step that comes more than `BEHIND` late is no reason to hurry for longer than that.
-    """
-
-    def __init__(self, rate: float, due: int) -> None:
-        self._rate = rate
-        self._due = due
-
-    def after(self, moved: int, now: int) -> int:
-        """Return the state after a step at `now` that has moved this number."""
-        self._due = max(self._due, now - BEHIND) + int(moved / self._rate * 1000)
-        return self._due
+        return await replays.run(
+            store.dead,
+            app,
+            job,
+            lease=context.settings.jobs.takeover,
+            over=lambda: turn.over,
+            now=store.clock,
+            passes=(BaseTimeoutException,),
+        )
 
 
 async def expand(context: Context) -> dict[str, int]:

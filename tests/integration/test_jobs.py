@@ -28,12 +28,13 @@ from rq.serializers import JSONSerializer
 
 from pushsvc.errors import ConfigError, StoreUnavailable
 from pushsvc.jobs import FUNCTIONS, QUEUE, Context, NotAllowed, make_job_class, make_worker, process
-from pushsvc.jobs.functions import BEHIND, STEP, Pace, replay
+from pushsvc.jobs.functions import replay
 from pushsvc.jobs.process import LAST, Periodic, enqueue_replays
 from pushsvc.jobs.worker import make_queue
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.runtime import Current
 from pushsvc.settings import Settings
+from pushsvc.stages.replay import BEHIND, STEP, Pace
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.link.connect import open_sync_redis
 

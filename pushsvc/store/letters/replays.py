@@ -107,25 +107,20 @@ class RedisReplays:
         return await self.replay(app, job)
 
     async def unfinished(self, *, due: bool = True) -> list[tuple[str, str]]:
-        """App and job of replays that are not done; those only that nobody works on, unless told."""
         found = (await self._leases.due([keys.REPLAYS]))[0] if due else await self._leases.all(keys.REPLAYS)
         return [(app, job) for app, _, job in (name.partition(" ") for name in found)]
 
     async def keep(self, app: str, job: str, *, lease: int) -> None:
-        """Say that somebody works on it for so many ms, or soon will; 0: nobody does. A done one stays done."""
         await self._leases.keep(keys.REPLAYS, f"{app} {job}", lease)
 
     async def due_at(self, app: str, job: str) -> int:
-        """When its next step was due by its rate, Unix ms; 0 before the first."""
         return int(await self._link.call("HGET", keys.replay(app, 0, job), "due") or 0)
 
     async def put_off(self, app: str, job: str, due: int) -> None:
-        """Its next step is due at that ms, and nobody works on it until then."""
         await self._link.call("HSET", keys.replay(app, 0, job), "due", due)
         await self._link.call("ZADD", keys.REPLAYS, "XX", due, f"{app} {job}")
 
     async def finish(self, app: str, job: str, error: str = "") -> None:
-        """It is done, or has failed."""
         state = "failed" if error else "done"
         records = [keys.replay(app, shard, job) for shard in range(self._config.shards_of(app))]
         told = ("st", state, "error", error, "up", self._clock())
@@ -136,7 +131,6 @@ class RedisReplays:
     # --- steps ----------------------------------------------------------------------------------
 
     async def step(self, app: str, job: str, *, most: int) -> ReplayStep:
-        """Put up to `most` deliveries back into their lanes, in one atomic step of one shard."""
         status = await self.replay(app, job)
         if status is None or status.state in ENDED:
             return ReplayStep(over=True)

@@ -1,0 +1,80 @@
+"""The steps of one replay, from where it was left.
+
+Killed at any point, it goes on where its last step ended. Between two steps it is left for others where its rate says
+that the next one is not due: nothing waits inside a worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from ...errors import StoreError, Unreadable
+from ...ports.letters import Replays
+from ...telemetry import REPLAYED, get_logger
+from .pace import Pace
+
+STEP: Final = 500
+"""Deliveries that one atomic step moves: it keeps Redis from its other clients for some milliseconds."""
+
+
+async def run(
+    replays: Replays,
+    app: str,
+    job: str,
+    *,
+    lease: float,
+    over: Callable[[], bool],
+    now: Callable[[], int],
+    passes: tuple[type[BaseException], ...] = (),
+) -> dict[str, int]:
+    """Run a replay until it is done, its next step is due later, or `over` returns True between two steps.
+
+    Others leave it alone for `lease` seconds after each step; `now` gives Unix ms. Returns how many deliveries were
+    moved and skipped. Raises `StoreError` without Redis: the lease runs out, and somebody takes it up. So it does for
+    an error of a kind in `passes`; any other error ends the replay, because the next run would end in the same way.
+    """
+    try:
+        return await _run(replays, app, job, int(lease * 1000), over, now)
+    except Unreadable:
+        await replays.finish(app, job, error="written by a newer pushsvc; go back to it to see what was asked for")
+        return {}
+    except Exception as error:
+        if isinstance(error, (StoreError, *passes)):
+            raise
+        # The text may hold anything; the type does not.
+        await replays.finish(app, job, error=f"stopped by {type(error).__name__}; the log knows more")
+        raise
+
+
+async def _run(
+    replays: Replays, app: str, job: str, lease: int, over: Callable[[], bool], now: Callable[[], int]
+) -> dict[str, int]:
+    log = get_logger("jobs")
+    status = await replays.replay(app, job)
+    rate = status.spec.rate if status else 0.0
+    most = max(1, min(STEP, int(rate))) if rate else STEP
+    pace = Pace(rate, await replays.due_at(app, job)) if rate else None
+    moved = skipped = 0
+    while True:
+        await replays.keep(app, job, lease=lease)
+        step = await replays.step(app, job, most=most)
+        moved += step.moved
+        REPLAYED.labels(app).inc(step.moved)
+        skipped += step.skipped
+        if step.lost:
+            log.warning("replay_is_run_elsewhere", app=app, job=job)
+            break
+        if step.over:
+            await replays.finish(app, job)
+            log.info("replay_done", app=app, job=job, moved=moved, skipped=skipped)
+            break
+        at = now()
+        due = at if pace is None else pace.after(step.moved, at)
+        if due > at:
+            await replays.put_off(app, job, due)
+            break
+        if over():
+            await replays.keep(app, job, lease=0)
+            break
+    return {"moved": moved, "skipped": skipped}
