@@ -20,7 +20,6 @@ from ..stages import replay as replays
 from ..stages.cleanup import LOCK, Progress, clean
 from ..stages.expand import fanout
 from ..stages.expand.turns import Turns
-from ..store import Store
 from ..telemetry import get_logger
 
 SLICE = 0.5

@@ -10,12 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-from msgspec import Struct
-
 from ...ports.cleanup import Swept
 from .. import keys
 from ..config import DAY, OPEN_MOST, StoreConfig
+from ..cursors import Cursor
 from ..letters.replays import RECORD_TTL
 from ..link.link import Link
 from ..pushes.accepting import KEEP_RECORD
@@ -42,11 +40,18 @@ _WHAT = {"dead": "dead_letters", "events": "events", "sup": "suppressions", "can
 """What is too old at some point, by its kind of key."""
 
 
-class _Cursor(Struct, frozen=True):
+class _Bucket(Cursor, frozen=True, array_like=True):
+    """Where a look at the indexes stands: at which bucket of which index."""
+
+    index: int = 0
+    bucket: int = 0
+
+
+class _Cursor(Cursor, frozen=True, array_like=True):
     """Where a look at all keys stands: at which key of those that were listed, where in it, and where to list on."""
 
-    listing: str | None
-    waiting: list[str] = []
+    listing: str | None = ""
+    waiting: tuple[str, ...] = ()
     position: str = ""
 
 
@@ -59,17 +64,15 @@ class RedisLeftovers:
         self._orphans = Orphans(link, hash_key)
 
     async def indexes(self, app: str, *, cursor: str, dry_run: bool) -> Swept:
-        place, _, number = (cursor or "0:0").partition(":")
-        at = int(place)
-        found, end = await self._orphans.in_buckets(app, INDEXES[at], int(number), dry_run=dry_run)
-        done = (at + end / BUCKETS) / len(INDEXES)
-        if end >= BUCKETS:
-            at, end = at + 1, 0
+        at = _Bucket.read(cursor)
+        found, end = await self._orphans.in_buckets(app, INDEXES[at.index], at.bucket, dry_run=dry_run)
+        done = (at.index + end / BUCKETS) / len(INDEXES)
+        following = _Bucket(at.index, end) if end < BUCKETS else _Bucket(at.index + 1)
         removed = {(app, "orphans"): found} if found else {}
-        return Swept(removed, f"{at}:{end}" if at < len(INDEXES) else None, done)
+        return Swept(removed, following.written() if following.index < len(INDEXES) else None, done)
 
     async def keys(self, apps: Sequence[str], *, cursor: str, now: int, dry_run: bool) -> Swept:
-        at = msgspec.json.decode(cursor, type=_Cursor) if cursor else _Cursor("")
+        at = _Cursor.read(cursor)
         if at.waiting:
             removed, position = await self._step(at.waiting[0], at.position, now, dry_run=dry_run)
             waiting = at.waiting if position else at.waiting[1:]
@@ -77,12 +80,12 @@ class RedisLeftovers:
         else:
             assert at.listing is not None
             names, listing = await self._link.scan("ps:{*", at.listing, _KEYS)
-            removed, waiting = await self._look(set(apps), names, now, dry_run=dry_run)
-            following = _Cursor(listing, waiting)
+            removed, later = await self._look(set(apps), names, now, dry_run=dry_run)
+            following = _Cursor(listing, tuple(later))
         over = following.listing is None and not following.waiting
         return Swept(
             removed,
-            None if over else msgspec.json.encode(following).decode(),
+            None if over else following.written(),
             1.0 if over else _part(following.listing),
         )
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from ...model.codec import CodecError, decode_audience, decode_push, encode_audience, encode_push
@@ -22,6 +20,7 @@ from ...rules.where import WhereError, compile_where, never
 from ...rules.where.words import words_of
 from .. import keys
 from ..config import StoreConfig
+from ..cursors import Cursor
 from ..link.clock import Clock
 from ..link.link import Link
 from .keepers import KeeperStep
@@ -91,7 +90,7 @@ def _expression_without(text: str, users: Collection[str]) -> str:
     return text
 
 
-class _Cursor(Struct, frozen=True, array_like=True):
+class _Cursor(Cursor, frozen=True, array_like=True):
     place: int = 0
     """Of the sets of all shards and lanes."""
     position: str = ""
@@ -108,10 +107,10 @@ class Audiences:
         self._clock = clock
 
     async def step(self, app: str, who: Subjects, cursor: str) -> KeeperStep:
-        at = msgspec.json.decode(cursor, type=_Cursor) if cursor else _Cursor()
+        at = _Cursor.read(cursor)
         places = self._config.shards_of(app) * len(LANES)
         if at.place == places and at.busy:
-            return KeeperStep(Counter(), _written(replace(at, busy=False)), _GRACE)
+            return KeeperStep(Counter(), replace(at, busy=False).written(), _GRACE)
         if at.place == places:
             return KeeperStep(Counter(), None)
         shard, lane = divmod(at.place, len(LANES))
@@ -123,7 +122,7 @@ class Audiences:
         soon = self._clock() + _SOON
         busy = at.busy or any(float(due) <= soon for _, due in flat)
         further = str(int(following)) if int(following) else ""
-        return KeeperStep(removed, _written(_Cursor(at.place if further else at.place + 1, further, busy)))
+        return KeeperStep(removed, _Cursor(at.place if further else at.place + 1, further, busy).written())
 
     async def _exchange(self, app: str, shard: int, push_id: str, who: Subjects, removed: Counts) -> None:
         key = keys.expansion(app, shard, push_id)
@@ -156,7 +155,3 @@ class Audiences:
             [keys.prefix(app, shard), push.id, now, ttl, step, "", 1, 0],
         )
         return bool(total >= 0)
-
-
-def _written(cursor: _Cursor) -> str:
-    return msgspec.json.encode(cursor).decode()

@@ -9,12 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-import msgspec
-from msgspec import Struct
-
 from ...model.codec import CodecError, decode_event, decode_receipt
 from .. import keys
 from ..config import StoreConfig
+from ..cursors import Cursor
 from ..link.link import Link
 from ..queue.letter import decode_dead
 from .keepers import KeeperStep
@@ -27,7 +25,7 @@ Fields: TypeAlias = dict[bytes, bytes]
 Whose: TypeAlias = Callable[[Subjects, Fields], str | None]
 
 
-class _Cursor(Struct, frozen=True, array_like=True):
+class _Cursor(Cursor, frozen=True, array_like=True):
     shard: int = 0
     position: str = ""
 
@@ -53,7 +51,7 @@ class Log:
         self._group = group
 
     async def step(self, app: str, who: Subjects, cursor: str) -> KeeperStep:
-        at = msgspec.json.decode(cursor, type=_Cursor) if cursor else _Cursor()
+        at = _Cursor.read(cursor)
         if at.shard >= self._config.shards_of(app):
             return KeeperStep(Counter(), None)
         key = self._key(app, at.shard)
@@ -68,10 +66,10 @@ class Log:
         if gone:
             await self._link.script("forget", [key], [self._group, *gone])
         further = _Cursor(at.shard, entries[-1][0].decode()) if len(entries) == _PAGE else _Cursor(at.shard + 1)
-        return KeeperStep(removed, msgspec.json.encode(further).decode())
+        return KeeperStep(removed, further.written())
 
 
-class _LetterCursor(Struct, frozen=True, array_like=True):
+class _LetterCursor(Cursor, frozen=True, array_like=True):
     shard: int = 0
     position: str = ""
     lonely: tuple[str, ...] = ()
@@ -87,7 +85,7 @@ class Letters:
         self._config = config
 
     async def step(self, app: str, who: Subjects, cursor: str) -> KeeperStep:
-        at = msgspec.json.decode(cursor, type=_LetterCursor) if cursor else _LetterCursor()
+        at = _LetterCursor.read(cursor)
         if at.shard >= self._config.shards_of(app):
             return KeeperStep(Counter(), None)
         key = keys.dead(app, at.shard)
@@ -116,7 +114,7 @@ class Letters:
         else:
             await self._release(app, at.shard, tuple(lonely))
             further = _LetterCursor(at.shard + 1)
-        return KeeperStep(removed, msgspec.json.encode(further).decode())
+        return KeeperStep(removed, further.written())
 
     async def _release(self, app: str, shard: int, push_ids: Sequence[str]) -> None:
         for push_id in push_ids:

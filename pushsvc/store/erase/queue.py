@@ -31,6 +31,7 @@ from ...model.status import DeliveryRow
 from ...ports.entries import EntryRef
 from .. import keys
 from ..config import StoreConfig
+from ..cursors import Cursor
 from ..link.clock import Clock
 from ..link.link import Link
 from ..queue.queue import RedisQueue
@@ -74,7 +75,7 @@ class _Held(Struct, frozen=True, array_like=True):
     entry_id: str
 
 
-class _Cursor(Struct, frozen=True, array_like=True):
+class _Cursor(Cursor, frozen=True, array_like=True):
     source: int = 0
     position: str = ""
     room: int = _MOST
@@ -121,16 +122,16 @@ class Queue:
         """When entries were asked back last."""
 
     async def step(self, app: str, who: Subjects, cursor: str) -> KeeperStep:
-        at = msgspec.json.decode(cursor, type=_Cursor) if cursor else _Cursor()
+        at = _Cursor.read(cursor)
         sources = list(self._sources(app, who))
         if at.source < len(sources):
             removed, following = await self._look(app, who, sources[at.source], at)
-            return KeeperStep(removed, _written(following))
+            return KeeperStep(removed, following.written())
         if at.held:
             removed, held = await self._look_again(app, who, at.held)
-            return KeeperStep(removed, _written(msgspec.structs.replace(at, held=held)), _WAIT if held else 0.0)
+            return KeeperStep(removed, msgspec.structs.replace(at, held=held).written(), _WAIT if held else 0.0)
         if at.look < self._looks:
-            return KeeperStep(Counter(), _written(_Cursor(look=at.look + 1)))
+            return KeeperStep(Counter(), _Cursor(look=at.look + 1).written())
         return KeeperStep(Counter(), None)
 
     def _sources(self, app: str, who: Subjects) -> Iterator[_Source]:
@@ -320,7 +321,3 @@ def _found(who: Subjects, blob: bytes) -> _Found | None:
 
 def _row(platform: Platform, at: int) -> DeliveryRow:
     return DeliveryRow(platform, None, "", "cancelled", ERASED, 0, 0, "", at)
-
-
-def _written(cursor: _Cursor) -> str:
-    return msgspec.json.encode(cursor).decode()

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
-from msgspec import Struct
 
 from ...model.codec import CodecError, decode_row, decode_rows, encode_row, encode_rows
 from ...model.status import DeliveryRow
 from .. import keys
+from ..cursors import Cursor
 from ..hashing import limiter_digests
 from ..link.link import Link
 from ..revoke.suppression import ERASED
@@ -33,7 +33,7 @@ _Kept: TypeAlias = tuple[bytes, bytes, _Rows]
 """Index, encoded form, rows."""
 
 
-class _Cursor(Struct, frozen=True, array_like=True):
+class _Cursor(Cursor, frozen=True, array_like=True):
     listing: str | None = ""
     waiting: tuple[str, ...] = ()
     """Rows of large pushes that were listed and not looked through yet."""
@@ -48,7 +48,7 @@ class Rows:
         self._digests = limiter_digests(hash_key)
 
     async def step(self, app: str, who: Subjects, cursor: str) -> KeeperStep:
-        at = msgspec.json.decode(cursor, type=_Cursor) if cursor else _Cursor()
+        at = _Cursor.read(cursor)
         removed: Counts = Counter()
         if at.waiting:
             further = await self._look_at_large(at.waiting[0], who, at.rank, removed)
@@ -59,7 +59,7 @@ class Rows:
             names, listing = await self._link.scan(f"ps:{{{app}.*", at.listing, _KEYS)
             later = await self._look_at_keys(app, who, [name.decode() for name in names], removed)
             following = _Cursor(listing, tuple(later))
-        return KeeperStep(removed, msgspec.json.encode(following).decode())
+        return KeeperStep(removed, following.written())
 
     async def _look_at_keys(self, app: str, who: Subjects, names: Sequence[str], removed: Counts) -> list[str]:
         """Rows of large pushes are left for later."""
