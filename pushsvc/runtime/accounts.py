@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Container, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import NamedTuple, Self, TypeAlias
-
-from msgspec import Struct
+from typing import NamedTuple, Self
 
 from .. import telemetry
 from ..errors import CredentialError
@@ -30,21 +28,7 @@ from ..ports.removed import RemovedRoute
 from ..providers import REGISTRY
 from ..settings import AppSettings
 from ..stages.dispatch import Dispatcher
-from .reload import Stamp, files_of, stamp_of
-
-Mark: TypeAlias = tuple[Struct, Stamp]
-"""What an account was opened with: its section, and how its files were then."""
-
-
-class _Account:
-    def __init__(self, mark: Mark, opened: AbstractAsyncContextManager[object], provider: Provider) -> None:
-        self.mark = mark
-        self.opened = opened
-        self.provider = provider
-
-    async def close(self) -> None:
-        """Let what is in flight end, then close."""
-        await self.opened.__aexit__(None, None, None)
+from .opened import Closing, Mark, Opened, mark_of
 
 
 class _Shut:
@@ -103,12 +87,12 @@ class Accounts:
 
     def __init__(self, *, request_timeout: float) -> None:
         self._request_timeout = request_timeout
-        self._open: dict[Route, _Account] = {}
+        self._open: dict[Route, Opened[Provider]] = {}
         self._removed: dict[Route, _Shut] = {}
         """Routes without an account, for which something waits."""
         self._turn = asyncio.Lock()
         """Of those who add routes to the dispatcher and take them away."""
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing = Closing()
         self._expiring: set[Route] = set()
         """Routes whose credential is shown to expire."""
         self._log = telemetry.get_logger("dispatch")
@@ -121,12 +105,12 @@ class Accounts:
     ) -> None:
         closing = [account.close() for account in self._open.values()]
         self._open.clear()
-        await asyncio.gather(*closing, *self._closing, return_exceptions=True)
+        await asyncio.gather(*closing, self._closing.wait(), return_exceptions=True)
 
     @property
     def providers(self) -> list[Provider]:
         """The open ones."""
-        return [account.provider for account in self._open.values()]
+        return [account.account for account in self._open.values()]
 
     async def open_all(self, apps: Mapping[str, AppSettings]) -> None:
         """At the start: every account. One that cannot be opened holds its route, and no other."""
@@ -182,28 +166,26 @@ class Accounts:
                 account = await self._open_one(route, mark)
             except CredentialError as error:
                 account = self._refuse(route, mark, error)
-                if before is not None and not isinstance(before.provider, _Shut):
-                    dispatcher.notes[route] = f"sends by its earlier account: {account.provider.trouble}"
+                if before is not None and not isinstance(before.account, _Shut):
+                    dispatcher.notes[route] = f"sends by its earlier account: {account.account.trouble}"
                     continue
             else:
                 dispatcher.notes.pop(route, None)
             self._open[route] = account
             if self._removed.pop(route, None) is not None:
-                dispatcher.replace(account.provider)
+                dispatcher.replace(account.account)
                 self._log.info("route_added", app=route.app, platform=route.platform)
             elif before is None:
-                dispatcher.add(account.provider)
+                dispatcher.add(account.account)
                 self._log.info("route_added", app=route.app, platform=route.platform)
             else:
-                dispatcher.replace(account.provider)
-                closing = asyncio.create_task(before.close(), name=f"close:{route.name}")
-                self._closing.add(closing)
-                closing.add_done_callback(self._closing.discard)
+                dispatcher.replace(account.account)
+                self._closing.begin(before, f"close:{route.name}")
                 self._log.info("route_reopened", app=route.app, platform=route.platform)
 
-    def _refuse(self, route: Route, mark: Mark, error: CredentialError) -> _Account:
+    def _refuse(self, route: Route, mark: Mark, error: CredentialError) -> Opened[Provider]:
         self._log.error("account_refused", app=route.app, platform=route.platform, error=str(error))
-        return _Account(mark, AsyncExitStack(), _Shut(route, f"{CREDENTIAL}{error}"))
+        return Opened(mark, AsyncExitStack(), _Shut(route, f"{CREDENTIAL}{error}"))
 
     def _show_expiry(self, route: Route, expires: float | None) -> None:
         """Of an account that has none any more, or is gone, the series ends."""
@@ -214,18 +196,18 @@ class Accounts:
             self._expiring.discard(route)
             telemetry.forget(telemetry.CREDENTIAL_EXPIRY, route.app, route.platform, value=float("inf"))
 
-    async def _open_one(self, route: Route, mark: Mark) -> _Account:
+    async def _open_one(self, route: Route, mark: Mark) -> Opened[Provider]:
         config = mark[0]
         kind = REGISTRY[route.platform]
         expiries = [finding.expires for finding in kind.check(config) if finding.expires is not None]
         self._show_expiry(route, min(expiries, default=None))
         opened = kind.open_provider(route, config, request_timeout=self._request_timeout)
-        return _Account(mark, opened, await opened.__aenter__())
+        return await Opened.open(mark, opened)
 
 
 def _wanted(apps: Mapping[str, AppSettings]) -> dict[Route, Mark]:
     return {
-        Route(name, platform): (config, stamp_of(files_of(config)))
+        Route(name, platform): mark_of(config)
         for name, app in apps.items()
         for platform, config in app.providers.items()
     }

@@ -9,35 +9,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Final, Self, TypeAlias
-
-from msgspec import Struct
+from typing import Final, Self
 
 from .. import telemetry
 from ..errors import BadGateway, Conflict, CredentialError
 from ..ports.channels import ChannelAccount
 from ..providers import REGISTRY
 from ..settings import AppSettings
-from .reload import Stamp, files_of, stamp_of
+from .opened import Closing, Opened, mark_of
 
 IDLE: Final = 300.0
 """Seconds without a call after which an account is closed."""
 
-Mark: TypeAlias = tuple[Struct, Stamp]
-"""What an account was opened with: its section, and how its files were then."""
 
+class _Opened(Opened[ChannelAccount]):
+    """An account, and who uses it."""
 
-class _Opened:
-    def __init__(
-        self, mark: Mark, opened: AbstractAsyncContextManager[ChannelAccount], account: ChannelAccount
-    ) -> None:
-        self.mark = mark
-        self.opened = opened
-        self.account = account
-        self.calls = 0
-        self.closing: asyncio.TimerHandle | None = None
+    calls = 0
+    """Calls that are under way."""
+    closing: asyncio.TimerHandle | None = None
+    """Closes it when nobody has used it for a while."""
 
 
 class OpenedChannels:
@@ -50,7 +43,7 @@ class OpenedChannels:
         self._request_timeout = request_timeout
         self._idle = idle
         self._open: dict[str, _Opened] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = Closing()
         self._opening = asyncio.Lock()
         self._log = telemetry.get_logger("channels")
 
@@ -62,7 +55,7 @@ class OpenedChannels:
     ) -> None:
         for app in list(self._open):
             self._close(app)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._closing.wait()
 
     @asynccontextmanager
     async def of(self, app: str) -> AsyncIterator[ChannelAccount]:
@@ -88,7 +81,7 @@ class OpenedChannels:
             if open_channels is None or platform not in accounts:
                 continue
             config = accounts[platform]
-            mark = (config, stamp_of(files_of(config)))
+            mark = mark_of(config)
             found = self._open.get(app)
             if found is not None and found.mark == mark:
                 return found
@@ -96,7 +89,7 @@ class OpenedChannels:
                 self._close(app)
             try:
                 opened = open_channels(config, request_timeout=self._request_timeout)
-                self._open[app] = _Opened(mark, opened, await opened.__aenter__())
+                self._open[app] = await _Opened.open(mark, opened)
             except CredentialError as error:
                 self._log.error("account_refused", app=app, platform=platform, error=str(error))
                 text = f"The app's {platform} credentials cannot be used; `pushsvc check` says why."
@@ -109,10 +102,4 @@ class OpenedChannels:
         opened = self._open.pop(app)
         if opened.closing is not None:
             opened.closing.cancel()
-        task = asyncio.get_running_loop().create_task(_leave(opened.opened), name=f"close-channels:{app}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-async def _leave(opened: AbstractAsyncContextManager[ChannelAccount]) -> None:
-    await opened.__aexit__(None, None, None)
+        self._closing.begin(opened, f"close-channels:{app}")
