@@ -175,6 +175,15 @@ FEEDBACK = "feedback"
 SMALL = ROWS_FOR_ALL
 """Pushes of up to this many deliveries keep a row of each; larger ones only of what was not sent."""
 
+BLOCK = 128
+"""Devices in one list of their documents."""
+BUCKETS = 1 << 16
+"""Hashes of one index of devices."""
+CONTAINER = 4096
+"""Ordinals in one field of a topic."""
+DENSE = CONTAINER // 8
+"""Bytes of a container that is a bitmap; one that is a list of 2-byte numbers is shorter than that."""
+
 HELD = "ps:held"
 WORKERS = "ps:workers"
 ROUTES = "ps:routes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -92,6 +93,16 @@ def test_every_script_says_what_it_does(name: str) -> None:
     assert all(word in header for word in ("-- KEYS ", "-- ARGV ", "-- Returns "))
     assert "-- include:" not in script.text
     assert len(script.sha) == 40
+
+
+def test_scripts_get_the_layout_of_keys_from_python() -> None:
+    named = f"local BLOCK, CONTAINER, DENSE = {keys.BLOCK}, {keys.CONTAINER}, {keys.DENSE}\n"
+    assert named in scripts.load("registry_apply").text
+    for name in scripts._FILES:
+        text = scripts.load(name).text
+        assert "-- include:" not in text
+        assert "-- layout:" not in text
+        assert not re.search(rf"[/%] ({keys.BLOCK}|{keys.CONTAINER})\b", text)
 
 
 def test_includes_are_part_of_the_digest() -> None:

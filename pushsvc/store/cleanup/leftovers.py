@@ -17,7 +17,7 @@ from ..cursors import Cursor
 from ..letters.replays import RECORD_TTL
 from ..link.link import Link
 from ..pushes.accepting import KEEP_RECORD
-from ..registry.orphans import BUCKETS, INDEXES, Orphans
+from ..registry.orphans import INDEXES, Orphans
 from ..revoke.suppression import outlived
 
 _KEYS = 200
@@ -66,8 +66,8 @@ class RedisLeftovers:
     async def indexes(self, app: str, *, cursor: str, dry_run: bool) -> Swept:
         at = _Bucket.read(cursor)
         found, end = await self._orphans.in_buckets(app, INDEXES[at.index], at.bucket, dry_run=dry_run)
-        done = (at.index + end / BUCKETS) / len(INDEXES)
-        following = _Bucket(at.index, end) if end < BUCKETS else _Bucket(at.index + 1)
+        done = (at.index + end / keys.BUCKETS) / len(INDEXES)
+        following = _Bucket(at.index, end) if end < keys.BUCKETS else _Bucket(at.index + 1)
         removed = {(app, "orphans"): found} if found else {}
         return Swept(removed, following.written() if following.index < len(INDEXES) else None, done)
 

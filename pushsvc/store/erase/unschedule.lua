@@ -10,7 +10,7 @@
 
 -- include: retire
 
-local FEW = 32 -- keys.FEW
+-- layout: FEW
 
 local prefix, id, chunks = ARGV[1], ARGV[2], tonumber(ARGV[5])
 local behind = 6 + 4 * chunks

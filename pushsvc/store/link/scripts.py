@@ -2,7 +2,8 @@
 
 A script stands in the folder of the module that calls it.
 
-A line `-- include: <name>` stands for the text of another file, since Redis has no modules for scripts.
+A line `-- include: <name>` stands for the text of another file, since Redis has no modules for scripts. A line
+`-- layout: <NAME> <NAME> ..` stands for locals with the values that `keys.py` gives these names.
 
 EVALSHA sends the digest only; a server that does not know it (restarted, failed over, flushed) is told the text once.
 `FUNCTION` would need Redis 7 and is not used.
@@ -15,6 +16,8 @@ from functools import cache
 from hashlib import sha1
 from pathlib import Path
 from typing import NamedTuple
+
+from .. import keys
 
 _FILES = {file.stem: file for file in Path(__file__).parents[1].glob("*/*.lua")}
 
@@ -32,6 +35,7 @@ _WITHOUT_LAST = "KEYS[#KEYS] = nil\n"
 def load(name: str, *, whole: bool = False) -> Script:
     """The script of `<name>.lua`. `whole`: it is called with one more key, which is for Redis alone; see keys.py."""
     text = re.sub(r"^-- include: (\w+)$", lambda found: _read(found[1]), _read(name), flags=re.MULTILINE)
+    text = re.sub(r"^-- layout: ([A-Z_ ]+)$", lambda found: _locals(found[1].split()), text, flags=re.MULTILINE)
     if whole:
         text = _WITHOUT_LAST + text
     # SHA-1 is the name that Redis gives a script, not a safeguard.
@@ -45,6 +49,11 @@ def commands() -> frozenset[str]:
     for name in _FILES:
         found |= {called.replace("', '", "|") for called in _CALLED.findall(_read(name))}
     return frozenset(found)
+
+
+def _locals(names: list[str]) -> str:
+    values: list[int] = [getattr(keys, name) for name in names]
+    return f"local {', '.join(names)} = {', '.join(map(str, values))}"
 
 
 def _read(name: str) -> str:

@@ -7,7 +7,8 @@
 -- A push of more than FEW deliveries is large: it has a bit a delivery instead of a row under its index. So is a push
 -- with a total of 0: it is made from an audience, page by page, and nobody knew its total when the chunk was written.
 
-local FEW = 32 -- keys.FEW
+-- layout: FEW
+
 local SLICE = 1000 -- Lua cannot unpack more than about 7,000 values at once
 
 local function is_large(total)

@@ -27,8 +27,6 @@ from .wire import Digests, label_of
 Index: TypeAlias = Literal["i", "k", "u"]
 """By id, token, user."""
 INDEXES: tuple[Index, ...] = ("i", "k", "u")
-BUCKETS = 1 << 16
-"""Hashes of each index."""
 _BUCKETS = 512
 """Buckets looked at in one step, where most are empty."""
 _DEVICES = 100

@@ -54,6 +54,7 @@ from ...model.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from ...model.push import Platform
 from ...ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
 from .. import keys
+from ..keys import BLOCK
 from ..link.clock import Clock, wall_clock
 from ..link.link import Link
 from ..link.unreadable import readable
@@ -74,8 +75,6 @@ from .wire import DeviceQuery, Digests, Reading, held_by, is_meant, read_found, 
 
 T = TypeVar("T")
 
-BLOCK = 128
-"""Documents in one list; also in registry_*.lua."""
 _TRIES = 200
 """How often a step may find that another came first: of those who meet, one always gets through."""
 _AT_ONCE = 3

@@ -18,9 +18,8 @@
 -- Returns { 1 }; { 0 } where something is not what it was: read again; or { -1, place, .. }, the places from 0 of those
 -- changes that would give a user too many devices.
 
-local BLOCK = 128
-local CONTAINER = 4096
-local DENSE = CONTAINER / 8 -- bytes of a bitmap; a list of 2-byte numbers is shorter than that
+-- layout: BLOCK CONTAINER DENSE
+
 local EMPTY = string.rep('\0', DENSE)
 
 local call, format, byte, sub = redis.call, string.format, string.byte, string.sub

@@ -5,6 +5,9 @@
 --       entries, about
 -- Returns { number of the next hash, { number, field, value, .. }, { ordinal, document or '', .. } }
 
+-- include: document
+-- layout: BUCKETS
+
 local prefix, index = ARGV[1], ARGV[2]
 local first, last, most = tonumber(ARGV[3]), tonumber(ARGV[3]) + tonumber(ARGV[4]) - 1, tonumber(ARGV[5])
 local entries, documents, seen = {}, {}, {}
@@ -12,14 +15,13 @@ local entries, documents, seen = {}, {}, {}
 local function read(n)
   if not seen[n] then
     seen[n] = true
-    local block = string.format('%s%s%d', prefix, 'd:', math.floor(n / 128))
     local at = #documents
-    documents[at + 1], documents[at + 2] = n, redis.call('LINDEX', block, 1 + n % 128) or ''
+    documents[at + 1], documents[at + 2] = n, document_of(prefix, n)
   end
 end
 
 local number = first
-while number <= math.min(last, 65535) and #entries < 3 * most do
+while number <= math.min(last, BUCKETS - 1) and #entries < 3 * most do
   local flat = redis.call('HGETALL', prefix .. index .. string.format(':%04x', number))
   for f = 1, #flat, 2 do
     local at = #entries

@@ -6,6 +6,8 @@
 -- Returns { { ordinal that the index knows, or '', of each id and token .. }, users read, the next new device's
 -- ordinal, then ordinal, document, .. }. Of the users it reads at least one, and no more once there are more devices than asked for.
 
+-- include: document
+
 local prefix = ARGV[1]
 local ids, tokens, most = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local known, answer, seen = {}, { {}, 0, tonumber(redis.call('HGET', KEYS[1], 'next') or 0) }, {}
@@ -17,9 +19,8 @@ end
 local function read(n)
   if not seen[n] then
     seen[n] = true
-    local block = string.format('%s%s%d', prefix, 'd:', math.floor(n / 128))
-    local document = redis.call('LINDEX', block, 1 + n % 128)
-    if document and document ~= '' then
+    local document = document_of(prefix, n)
+    if document ~= '' then
       local at = #answer
       answer[at + 1], answer[at + 2] = n, document
     end

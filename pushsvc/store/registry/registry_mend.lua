@@ -11,11 +11,9 @@
 --         6 entries that go         7 number of devices that it was judged by, then for each: ordinal, document or ''
 -- Returns for each mend 1, or 0 where it did not take place.
 
-local prefix = ARGV[1]
+-- include: document
 
-local function document_of(n)
-  return redis.call('LINDEX', string.format('%s%s%d', prefix, 'd:', math.floor(n / 128)), 1 + n % 128) or ''
-end
+local prefix = ARGV[1]
 
 -- A topic's count went up with each of its members; with the last of them it goes.
 local function leave_topic(key, entries)
@@ -61,7 +59,7 @@ while at <= #ARGV do
   local kind, key, name, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 6])
   local same = true
   for d = at + 7, at + 6 + 2 * count, 2 do
-    same = same and document_of(tonumber(ARGV[d])) == ARGV[d + 1]
+    same = same and document_of(prefix, tonumber(ARGV[d])) == ARGV[d + 1]
   end
   if not same then
     done[#done + 1] = 0

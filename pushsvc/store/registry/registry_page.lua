@@ -5,10 +5,9 @@
 --       the next new device
 -- Returns { where to go on, or -1 where there are no more, the first ordinal that is not wanted, document, .. }
 
-local BLOCK = 128
-local CONTAINER = 4096
-local DENSE = CONTAINER / 8
-local FEW = 16 -- documents of one list that are asked for one by one
+-- layout: BLOCK CONTAINER DENSE
+
+local LISTED = 16 -- documents of one list that are asked for one by one
 local PROBE = 32 -- containers asked for at once; where all are empty, the names of all are looked through
 
 local prefix, first, room, bound = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -93,7 +92,7 @@ while from <= #wanted do
   end
   local key = string.format('%sd:%d', prefix, block)
   -- A list is walked to each place that is asked for: of many it is read once, as a whole.
-  local all = to - from >= FEW and redis.call('LRANGE', key, 1, -1)
+  local all = to - from >= LISTED and redis.call('LRANGE', key, 1, -1)
   for i = from, to do
     local place = 1 + wanted[i] % BLOCK
     answer[#answer + 1] = all and all[place] or redis.call('LINDEX', key, place)

@@ -4,10 +4,10 @@
 -- ARGV  1 prefix `ps:D:`; then ordinals
 -- Returns for each its document, or '' where there is none.
 
+-- include: document
+
 local documents = {}
 for i = 2, #ARGV do
-  local n = tonumber(ARGV[i])
-  local block = string.format('%s%s%d', ARGV[1], 'd:', math.floor(n / 128))
-  documents[i - 1] = redis.call('LINDEX', block, 1 + n % 128) or ''
+  documents[i - 1] = document_of(ARGV[1], tonumber(ARGV[i]))
 end
 return documents

@@ -8,9 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection
 
-CONTAINER = 4096
-DENSE = CONTAINER // 8
-"""Bytes of a bitmap; a list is shorter than that."""
+from ..keys import CONTAINER, DENSE
 
 
 def members_of(number: int, value: bytes) -> list[int]:
