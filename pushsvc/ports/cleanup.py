@@ -29,6 +29,8 @@ class Swept(Struct, frozen=True):
     """Where the next step begins; None: there is none."""
     done: float
     """Which part of the sweep lies behind, from 0 to 1, about."""
+    wait: float = 0.0
+    """Seconds until there may be more to do, at least."""
 
 
 class Leftovers(Protocol):

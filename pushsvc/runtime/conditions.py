@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from .. import telemetry
 from ..errors import StoreUnavailable
-from ..model.documents import instant
+from ..model.instants import instant
 from ..ports.store import Store
 from .figures import Current, StoreFigures, frozen_routes, webhook_troubles
 from .reload import refused_since, unapplied

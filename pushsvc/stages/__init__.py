@@ -7,5 +7,6 @@ webhooks   events are sent to receivers
 replay     dead letters go back into the lanes
 cleanup    what has outlived its use is removed
 
-What they share stands beside them: `outage.py`, work that is tried again until Redis is back.
+What they share stands beside them: `outage.py`, work that is tried again until Redis is back, and
+`walk.py`, a way through the store in steps with rests.
 """

@@ -128,8 +128,8 @@ def test_the_rest_is_as_long_as_the_share_says(monkeypatch: pytest.MonkeyPatch) 
     async def nap(seconds: float) -> None:
         naps.append(seconds)
 
-    monkeypatch.setattr("pushsvc.stages.cleanup.run.asyncio.sleep", nap)
-    monkeypatch.setattr("pushsvc.stages.cleanup.run.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("pushsvc.stages.walk.asyncio.sleep", nap)
+    monkeypatch.setattr("pushsvc.stages.walk.time.monotonic", lambda: next(now))
     asyncio.run(clean([counting("a", 3, [])], share=0.25))
     assert sum(naps) == pytest.approx(18.0)  # each step takes 3 s: a quarter of 12; there is none after the last
     assert max(naps) == 0.1

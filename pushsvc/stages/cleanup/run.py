@@ -1,41 +1,29 @@
-"""A cleanup: sweep after sweep, step after step, with a rest after each that keeps everybody else quick.
-
-The rest is as long as the step times what the configured share of the time leaves to others. So it grows by itself on
-a machine that is busy, where a step takes longer.
-"""
+"""A cleanup: sweep after sweep, step after step (see `walk.py`), and what they removed."""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
-import msgspec
 from msgspec import Struct
 
 from ...ports.cleanup import Leftovers, Removed, Swept
 from ...ports.registry import Registry
+from ..walk import Leg, walk
 from .ageing import STALE, SUSPECT, Ages, revise
 
 LOCK: Final = "cleanup"
 """The lock of whoever cleans up, since of several one does."""
 WHAT: Final = {STALE: "stale", SUSPECT: "suspects"}
-NAP: Final = 0.1
-"""Seconds until a rest hears that it is to stop."""
 _PAGE: Final = 200
 """Devices looked at in one step."""
 
 Step: TypeAlias = Callable[[str], Awaitable[Swept]]
 
 
-class Sweep(Struct, frozen=True):
-    """One way through the store, from cursor to cursor."""
-
-    name: str
-    """Unique within a cleanup; without a space at its end."""
-    step: Step
+Sweep: TypeAlias = Leg[Swept]
+"""One way through the store."""
 
 
 class Progress(Struct, frozen=True):
@@ -91,49 +79,16 @@ async def clean(
     stopping: Callable[[], bool] = lambda: False,
     after: Callable[[Progress], Awaitable[None]] | None = None,
 ) -> Cleaned:
-    """Take the steps, from `place` on, until all are taken or it is `stopping`; `after` each it is told.
-
-    `share` is the part of the time in which it works, from above 0 to 1. A place of another configuration, whose sweep
-    is not in the plan any more, is the beginning, and one that a step cannot read is that of its sweep.
-    """
+    """Take the steps, from `place` on, until all are taken or it is `stopping`; `after` each it is told. See `walk`."""
     removed: Counter[tuple[str, str]] = Counter()
-    names = [sweep.name for sweep in plan]
-    name, _, cursor = place.partition("\n")
-    first = names.index(name) if name in names else 0
-    if name not in names:
-        cursor = ""
-    given = True
-    for at in range(first, len(plan)):
-        sweep, following = plan[at], plan[at + 1].name if at + 1 < len(plan) else ""
-        while True:
-            began = time.monotonic()
-            try:
-                swept = await sweep.step(cursor)
-            except (ValueError, msgspec.MsgspecError):
-                if not (given and cursor):
-                    raise
-                swept = await sweep.step("")
-            given = False
-            removed.update(swept.removed)
-            over = swept.cursor is None
-            cursor = swept.cursor or ""
-            place = f"{following}\n" if over else f"{sweep.name}\n{cursor}"
-            if after is not None:
-                await after(Progress(sweep.name, 1.0 if over else swept.done, swept.removed, place))
-            if over and not following:
-                return Cleaned(removed, None)
-            await _rest((time.monotonic() - began) * (1 / share - 1), stopping)
-            if stopping():
-                return Cleaned(removed, place)
-            if over:
-                break
-    return Cleaned(removed, None)
 
+    async def note(sweep: str, swept: Swept, place: str) -> None:
+        removed.update(swept.removed)
+        if after is not None:
+            await after(Progress(sweep, 1.0 if swept.cursor is None else swept.done, swept.removed, place))
 
-async def _rest(seconds: float, stopping: Callable[[], bool]) -> None:
-    while seconds > 0 and not stopping():
-        await asyncio.sleep(min(seconds, NAP))
-        seconds -= NAP
+    left = await walk(plan, share=share, place=place, stopping=stopping, after=note)
+    return Cleaned(removed, left)
 
 
 async def _devices(

@@ -1,0 +1,93 @@
+"""A walk through the store in bounded steps, with a rest after each that keeps everybody else quick.
+
+The rest is as long as the step times what the configured share of the time leaves to others. So it grows by itself on
+a machine that is busy, where a step takes longer. A walk that was left, or whose process died, goes on from its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Generic, Protocol, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+NAP: Final = 0.1
+"""Seconds until a rest hears that it is to stop."""
+
+
+class Stepped(Protocol):
+    """What one step of a leg has come to."""
+
+    @property
+    def cursor(self) -> str | None:
+        """Where the next step begins; None: the leg is over."""
+
+    @property
+    def wait(self) -> float:
+        """Seconds until there may be more to do, at least."""
+
+
+S = TypeVar("S", bound=Stepped)
+
+
+class Leg(Struct, Generic[S], frozen=True):
+    """One way through the store, from cursor to cursor; the first step is given an empty one."""
+
+    name: str
+    """Unique within a walk; without a space at its end."""
+    step: Callable[[str], Awaitable[S]]
+
+
+async def walk(
+    legs: Sequence[Leg[S]],
+    *,
+    share: float,
+    place: str,
+    stopping: Callable[[], bool],
+    after: Callable[[str, S, str], Awaitable[None]],
+) -> str | None:
+    """Take the steps of one leg after the other, from `place` on, until all are taken or it is `stopping`.
+
+    `share` is the part of the time in which it works, from above 0 to 1. `after` is called with the leg's name, what
+    each step has come to, and the place at which the walk goes on. Returns that place when it was told to stop, or
+    None when it is over. A place in a leg that there is no more is the beginning of the walk, and one that the step
+    cannot read is the beginning of its leg.
+    """
+    names = [leg.name for leg in legs]
+    name, _, cursor = place.partition("\n")
+    first = names.index(name) if name in names else 0
+    if name not in names:
+        cursor = ""
+    given = True
+    for at in range(first, len(legs)):
+        leg, following = legs[at], names[at + 1] if at + 1 < len(legs) else ""
+        while True:
+            began = time.monotonic()
+            try:
+                stepped = await leg.step(cursor)
+            except (ValueError, msgspec.MsgspecError):
+                if not (given and cursor):
+                    raise
+                stepped = await leg.step("")
+            given = False
+            over = stepped.cursor is None
+            cursor = stepped.cursor or ""
+            place = f"{following}\n" if over else f"{leg.name}\n{cursor}"
+            await after(leg.name, stepped, place)
+            if over and not following:
+                return None
+            await _rest(max(stepped.wait, (time.monotonic() - began) * (1 / share - 1)), stopping)
+            if stopping():
+                return place
+            if over:
+                break
+    return None
+
+
+async def _rest(seconds: float, stopping: Callable[[], bool]) -> None:
+    while seconds > 0 and not stopping():
+        await asyncio.sleep(min(seconds, NAP))
+        seconds -= NAP
