@@ -20,7 +20,7 @@ _LAST: Final = 253_402_300_799_000
 def instant(unix_ms: int) -> str:
     """Return an instant in Unix milliseconds as RFC 3339 in UTC with milliseconds. One beyond the year 9999 becomes
     its end."""
-    return datetime.fromtimestamp(min(unix_ms, _LAST) / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    return (_EPOCH + min(unix_ms, _LAST) * _MS).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def parse_instant(text: str) -> int:
