@@ -2,10 +2,15 @@
 
 A reader refuses an unknown version instead of guessing: an older dispatcher must not settle what it cannot read.
 
-A chunk has two forms. A chunk of a small push, of up to `FEW` deliveries, is encoded whole, with its message: measured
-against a separate key for the content, the few copies cost less than one more key for every push. A chunk of a larger
-push, or of a push made from an audience, names the variant of the push's content, which is stored once beside the push.
-Its targets are packed column by column: hexadecimal tokens as bytes, and a value that all targets share only once.
+A chunk has two forms. A chunk of a small push, of up to `FEW` deliveries, is encoded whole, with its message. A chunk
+of a larger push, or of a push made from an audience, names the variant of the push's content, which is stored once
+beside the push. If their tokens are hexadecimal, its targets are packed in columns: the tokens as bytes, and a value
+that all targets share once.
+
+Bytes of Redis for a queued APNs delivery, measured with a message of 120 bytes: 522 at 1 a push (637 with the content
+beside the push), 94 at 32 (52), 36 at 1,000 and 31 at 10,000 (81 when each entry held its message and plain tokens).
+Small pushes stay whole although 32 of them would be smaller: a key beside the push costs two more commands when it is
+accepted, one more read before it is sent and one more command when it ends, and most pushes have one delivery.
 """
 
 from __future__ import annotations
@@ -118,7 +123,7 @@ def encode_chunk(chunk: Chunk) -> bytes:
 
 def _columns_of(targets: Sequence[Target]) -> _Columns | None:
     if not targets or not _bytes_of([targets[0].token]):
-        return None  # as of the first, so of all: tokens of one platform look alike
+        return None  # tokens of one platform look alike, so the first one saves looking at the others
     tokens = [target.token for target in targets]
     raw = _bytes_of(tokens)
     kinds = [target.kind for target in targets]
@@ -143,7 +148,7 @@ def _holders_of(targets: Sequence[Target]) -> tuple[list[str | None] | None, lis
 
 
 def _bytes_of(tokens: Sequence[str]) -> bytes:
-    """Return the bytes of tokens that are hexadecimal digits in lower case of the same length; else no bytes."""
+    """Return the bytes of tokens that are all hexadecimal, in lower case and of the same length; else no bytes."""
     count, step = len(tokens), len(tokens[0])
     text = "".join(tokens)
     try:

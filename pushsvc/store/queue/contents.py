@@ -1,7 +1,8 @@
-"""The content of large pushes: it stands once beside the push, and a queue entry names the variant that it carries.
+"""The content of large pushes: it is stored once beside the push, and each queue entry names a variant of it.
 
 `ps:T:v:<id>` is a hash of encoded messages by the name of their variant; today that is the name of a route. Entries of
-small pushes carry their message themselves: see `model/codec.py`.
+small pushes hold their message themselves: see `model/codec.py`. A dispatcher keeps the contents that it read last, so
+that it reads each once, in one pipelined round trip for all that a read of entries names for the first time.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from ..link.link import Link
 from .record import lua_string
 
 GRACE: Final = DAY * 1000
-"""Milliseconds for which the content of a push is kept after its expiry: clocks may differ by so much."""
+"""Milliseconds for which the content of a push is kept after the push expires, to allow for clocks that differ."""
 MOST: Final = 512
-"""Contents that one process keeps, of a few kilobytes each."""
+"""The number of contents that one process keeps, each of a few kilobytes."""
 
 Decoded: TypeAlias = tuple[EntryRef, Chunk]
 
@@ -30,8 +31,10 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 def packed(contents: Mapping[str, Message], *, expires_at: int, now: int) -> bytes:
-    """The contents of a push as enqueue.lua reads them: their lifetime in ms, then name, message, name, message, ..;
-    empty where there are none. Instants are Unix milliseconds."""
+    """Return the contents of a push as enqueue.lua reads them: their lifetime in ms, then name, message, name, ..
+
+    Return no bytes if there are none. Instants are Unix milliseconds.
+    """
     if not contents:
         return b""
     blobs = [part for name, message in contents.items() for part in (name, lua_string(encode_message(message)))]
@@ -39,27 +42,27 @@ def packed(contents: Mapping[str, Message], *, expires_at: int, now: int) -> byt
 
 
 def lifetime(expires_at: int, now: int) -> int:
-    """For how many milliseconds from `now` on the content of what expires then is kept. Both are Unix milliseconds."""
+    """Return for how many milliseconds the content of a push that expires then is kept. Instants are Unix milliseconds."""
     return max(0, expires_at - now) + GRACE
 
 
 class Looked(NamedTuple):
-    """Entries after a look at their contents."""
+    """Entries whose contents have been looked up."""
 
     found: list[Decoded]
     lacking: list[tuple[Decoded, CodecError]]
-    """Those whose content is gone, or cannot be read."""
+    """Entries whose content is gone or cannot be read, with the reason."""
 
 
 class Contents:
-    """The contents that one process has met lately."""
+    """A bounded cache of the contents that one process read last."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._kept: dict[tuple[str, str, str], Message] = {}
 
     async def of(self, app: str, shard: int, decoded: Sequence[Decoded]) -> Looked:
-        """Give the chunks of one app shard their messages. What is not known here is read in one round trip."""
+        """Look up the messages of the chunks of one app shard; those that are not cached are read in one round trip."""
         wanted = [chunk for _, chunk in decoded if chunk.lacks_content]
         if not wanted:
             return Looked(list(decoded), [])

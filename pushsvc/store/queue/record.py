@@ -1,6 +1,6 @@
-"""What `settle.lua` reads, field by field: its input is typed here, once.
+"""The input of `settle.lua`, field by field. It is typed here only.
 
-The script takes each of these apart by the same names in the same order, and a test compares the two. Pure.
+The script unpacks each of these structs by the same names in the same order, and a test compares the two. Pure.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Note(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Group(Struct, frozen=True, array_like=True, gc=False):
-    """What is to be recorded of the deliveries of one chunk."""
+    """What is recorded of the deliveries of one chunk."""
 
     push_id: str
     platform: Platform
@@ -64,7 +64,7 @@ class Group(Struct, frozen=True, array_like=True, gc=False):
     total: int
     turn: int
     indexes: list[int]
-    """Of all its deliveries, each once, those that end first, in the order of `ends` and `retries`."""
+    """The indexes of all its deliveries, each once: first those that end, in the order of `ends`, then `retries`."""
     first: int
     mask: Raw
     """Empty or, of a large push, the bits of all `indexes` from the byte `first` of the bitmap on: see fence.lua."""
@@ -73,9 +73,9 @@ class Group(Struct, frozen=True, array_like=True, gc=False):
     dead: list[Note]
     receipts: list[Note]
     asked: int
-    """1 where the provider was asked; 0 of a dry run that it has no word for."""
+    """1 if the provider was asked; 0 for a dry run that the provider has no request for."""
     counted: int
-    """1 of a cancelled push whose deliveries in flight this dispatcher has counted: see heard.lua."""
+    """1 for a cancelled push whose deliveries in flight this dispatcher has counted: see heard.lua."""
 
 
 class Single(Struct, frozen=True, array_like=True, gc=False):
