@@ -1,3 +1,3 @@
-"""pushsvc: self-hosted push-notification delivery over APNs and FCM."""
+"""Self-hosted push-notification delivery over APNs and FCM."""
 
 __version__ = "0.1.0"

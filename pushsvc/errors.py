@@ -1,11 +1,11 @@
 """Every error that pushsvc raises on purpose, in one tree.
 
 PushsvcError
-├── ConfigError            the configuration is wrong; names the key and the mend
+├── ConfigError            the configuration is wrong; names the key and the remedy
 ├── StoreError
 │   ├── StoreUnavailable   Redis cannot be reached            503
 │   └── StoreOwned         another process owns the embedded store
-├── CredentialError        a provider credential cannot be used; names the file and the mend
+├── CredentialError        a provider credential cannot be used; names the file and the remedy
 └── RequestError           the caller's request is refused; carries its HTTP status
     ├── MalformedBody      not JSON at all                    400
     ├── Unauthorized       no key, or an unknown one          401
@@ -40,14 +40,14 @@ class PushsvcError(Exception):
 class _Placed(PushsvcError):
     path: str
     message: str
-    mend: str = ""
+    remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.message}" + (f" ({self.mend})" if self.mend else "")
+        return f"{self.path}: {self.message}" + (f" ({self.remedy})" if self.remedy else "")
 
 
 class ConfigError(_Placed):
-    """The configuration is wrong. `path` is the dotted key or the file, `mend` says what to do."""
+    """The configuration is wrong. `path` is the dotted key or the file, `remedy` says what to do."""
 
 
 class StoreError(PushsvcError):
@@ -67,7 +67,7 @@ class StoreOwned(StoreError):
 
 
 class CredentialError(_Placed):
-    """A provider credential cannot be used. `path` names the key or file, `mend` what to do."""
+    """A provider credential cannot be used. `path` names the key or file, `remedy` what to do."""
 
 
 @dataclass(frozen=True)

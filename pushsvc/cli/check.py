@@ -83,7 +83,7 @@ def _rows(state: Any) -> Iterator[Row]:
     try:
         settings.require_apps()
     except ConfigError as error:
-        yield Row(error.path, "error", error.message, error.mend)
+        yield Row(error.path, "error", error.message, error.remedy)
     yield from run(_store(settings))
     yield from _credentials(settings)
     yield from run(_webhooks(settings))
@@ -92,7 +92,7 @@ def _rows(state: Any) -> Iterator[Row]:
 def _of_config_error(error: ConfigError) -> Iterator[Row]:
     first, *faults = error.message.split("\n")
     if not faults:
-        yield Row(error.path, "error", first, error.mend)
+        yield Row(error.path, "error", first, error.remedy)
     for fault in faults:
         part, _, what = fault.strip().partition(": ")
         yield Row(part, "error", what, f"in {error.path}")
@@ -122,7 +122,7 @@ async def _store(settings: Settings) -> list[Row]:
             held = judge_held({name: why for name, why in (await store.held()).items() if not why.startswith(REMOVED)})
             keys = judge_keys(settings, await store.keys.all() if runs else None)
     except ConfigError as error:
-        return [Row(error.path, "error", error.message, error.mend)]
+        return [Row(error.path, "error", error.message, error.remedy)]
     except StoreError as error:
         fix = "is Redis running there, and may this user run COMMAND, INFO and EVAL?" if settings.redis.url else ""
         fix = (isinstance(error, StoreUnavailable) and error.fix) or fix
@@ -215,7 +215,7 @@ async def _durable(store: Store, settings: Settings) -> Row:
     try:
         seconds = await store.require_durable(settings.apps or ("check",))
     except ConfigError as error:
-        return Row(error.path, "error", error.message, error.mend)
+        return Row(error.path, "error", error.message, error.remedy)
     return Row("queue.durability", "ok", f"fsync: a flush takes {seconds:.2f} s here, so much later answers a POST")
 
 
@@ -256,7 +256,7 @@ def judge_server(where: str, server: Inspection) -> Iterator[Row]:
             f"a full {name} drops keys ({info['maxmemory_policy']}): accepted pushes could vanish",
             "set maxmemory-policy noeviction",
         )
-    # INFO tells of good replicas only where min-replicas-to-write is set.
+    # INFO says of good replicas only where min-replicas-to-write is set.
     if info.get("connected_slaves") and "min_slaves_good_slaves" not in info:
         yield Row(
             "redis",
@@ -277,7 +277,7 @@ def _credentials(settings: Settings) -> Iterator[Row]:
     from ..runtime import check_credentials
 
     for part, finding in check_credentials(settings):
-        yield Row(part, finding.level, finding.what, finding.mend, finding.expires)
+        yield Row(part, finding.level, finding.what, finding.remedy, finding.expires)
 
 
 async def _webhooks(settings: Settings) -> list[Row]:
@@ -285,7 +285,7 @@ async def _webhooks(settings: Settings) -> list[Row]:
     from ..stages import webhooks
 
     return [
-        Row(f"apps.{app}.webhook", finding.level, finding.what, finding.mend)
+        Row(f"apps.{app}.webhook", finding.level, finding.what, finding.remedy)
         for app, config in webhook_configs(settings).items()
         for finding in await webhooks.check(config, app)
     ]

@@ -45,7 +45,7 @@ def cleanup(
     """
     settings: Settings = context.obj.settings()
     settings.require_apps()
-    # Whoever answers somebody on this machine goes first.
+    # Processes that serve requests on this machine have precedence.
     os.setpriority(os.PRIO_PROCESS, 0, max(10, os.getpriority(os.PRIO_PROCESS, 0)))
     began = time.monotonic()
     cleaned = run(_cleanup(settings, share, dry_run=dry_run, quiet=json))
@@ -88,7 +88,7 @@ async def _cleanup(settings: Settings, share: float, *, dry_run: bool, quiet: bo
             async def look(progress: Progress) -> None:
                 show(progress)
 
-            if dry_run:  # it changes nothing, so it waits for nobody
+            if dry_run:  # it changes nothing, so it needs no lease
                 plan = cleanup_plan(settings, store, clock, dry_run=True)
                 return await clean(plan, share=share, stopping=stop.is_set, after=look)
             async with store.locks.held(LOCK, lease=settings.jobs.takeover) as lost:

@@ -44,7 +44,7 @@ def demo(context: typer.Context, once: Once = False) -> None:
         playground = stack.enter_context(open_playground(folder, port=free_port()))
         context.obj.config = playground.config_file
         settings = context.obj.settings()
-        # What the parts would log at a terminal, the view tells.
+        # The view shows what the parts would log at a terminal.
         environ = {**os.environ, "PUSHSVC__LOGGING__LEVEL": "critical"} if view.live else os.environ
 
         async def run() -> None:

@@ -152,5 +152,5 @@ def figures(
 
 
 def _rate(now: int, before: int | None, span: float) -> float | None:
-    # A counter that fell was started anew with its process.
+    # A counter that fell belongs to a restarted process.
     return max(0, now - before) / span if span > 0 and before is not None else None

@@ -3,7 +3,7 @@
     regular, or not there yet   written beside itself and put in place when it is whole; a link stays a link
     a FIFO, a device            written straight into: it can be neither replaced nor taken back
 
-What is written holds device tokens or keys, so nobody but its owner may read it. A command that is broken off, by
+What is written holds device tokens or keys, so only its owner may read it. A command that is broken off, by
 Ctrl-C, SIGTERM or SIGHUP, leaves no unfinished file. Each fault is a `FileFailed` that names the file.
 """
 

@@ -111,7 +111,7 @@ def _bar() -> Iterator[Show]:
         def show(status: JsonObject) -> None:
             counts = status["counts"]
             waiting = counts.get("queued", 0) + counts.get("retrying", 0)
-            # While an audience is being looked up nobody knows of how many it will be.
+            # While an audience is being expanded, the total is unknown.
             total = None if status["state"] == "expanding" else counts["total"] or None
             progress.update(
                 task,

@@ -137,7 +137,7 @@ class Supervisor:
             try:
                 await self._run(child, number, stopping)
             except OSError as error:
-                # The machine is short of something, or the child's traces were gone before us: neither is for ever.
+                # The machine is short of something, or the child's traces were gone before us: neither lasts forever.
                 self._log.error("child_not_kept", child=child.name, error=str(error))
             if stopping.is_set():
                 return
@@ -182,7 +182,7 @@ def _terminate(process: asyncio.subprocess.Process) -> None:
 
 
 def watch_lifeline(stop: asyncio.Event) -> None:
-    """In a child: set `stop` when the supervisor has ended. Does nothing without a supervisor."""
+    """Set `stop`, in a child process, when the supervisor has ended. Does nothing without a supervisor."""
     text = os.environ.get(LIFELINE)
     if text is None:
         return
@@ -190,7 +190,7 @@ def watch_lifeline(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
 
     def gone() -> None:
-        # Nobody ever writes: that it can be read means that it has ended.
+        # Nothing is ever written: that it is readable means that it was closed.
         loop.remove_reader(reader)
         get_logger("supervisor").warning(
             "supervisor_gone", pid=os.getpid(), what="its supervisor has ended: it stops too"

@@ -65,7 +65,7 @@ def read(decoder: msgspec.msgpack.Decoder[T], blob: bytes, what: str, *, version
 
 
 def is_large(total: int) -> bool:
-    """Whether a push of this many deliveries is large; 0 is an audience, which nobody has counted yet."""
+    """Return whether a push of this many deliveries is large. 0 is an audience, which has not been counted yet."""
     return total > FEW or total == 0
 
 
@@ -162,7 +162,7 @@ def _bytes_of(tokens: Sequence[str]) -> bytes:
 
 
 def decode_chunk(blob: bytes) -> Chunk:
-    """The chunk; that of a large push lacks its content."""
+    """Decode a chunk. That of a large push lacks its content."""
     if blob[:1] != PACKED:
         return read(_chunk, blob, "a chunk")
     it = read(_packed, blob, "a chunk", version=PACKED)
@@ -216,7 +216,7 @@ def decode_row(blob: bytes) -> DeliveryRow:
 
 
 def encode_rows(rows: Sequence[tuple[int, DeliveryRow]]) -> bytes:
-    """Rows of one push, each with the index of its delivery."""
+    """Encode rows of one push, each with the index of its delivery."""
     return VERSION + _encode(rows)
 
 

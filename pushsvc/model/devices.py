@@ -54,13 +54,13 @@ NOBODY: Final = "\0"
 
 
 def name_fault(text: str) -> str | None:
-    """Why this cannot be the id of a device or a user or the name of a topic, or None."""
+    """Return why this cannot be the id of a device or a user or the name of a topic, or None."""
     if not (1 <= len(text) <= MAX_NAME and text.isprintable() and " " not in text):
         return f"must be 1 to {MAX_NAME} printable characters without spaces"
     return "must not be a dot or two: in a path these lead elsewhere" if text in (".", "..") else None
 
 
-# --- whom a push is for -------------------------------------------------------------------------
+# --- the audience of a push ------------------------------------------------------------------------
 
 
 class ByDevices(Struct, frozen=True, tag="devices"):

@@ -13,7 +13,7 @@ class Finding(Struct, frozen=True):
     level: Literal["ok", "warning", "error"]
     what: str
     """One sentence; never holds key material."""
-    mend: str = ""
-    """The remedy, where there is something to remedy."""
+    remedy: str = ""
+    """What to do about it, if there is a fault."""
     expires: float | None = None
     """When the credential ends, Unix seconds, where it does."""

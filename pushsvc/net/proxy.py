@@ -65,7 +65,7 @@ def parse_proxy(text: str) -> Proxy:
 
 
 def proxy_fault(text: str) -> str:
-    """Why this cannot be a `proxy` of the configuration, or the empty string."""
+    """Return why this cannot be a `proxy` of the configuration, or an empty text."""
     if text in ("", NONE):
         return ""
     try:

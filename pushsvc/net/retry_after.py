@@ -28,7 +28,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
         return None
     if _SECONDS.fullmatch(value):
         # The length is cut first: int() refuses thousands of digits. A fraction, which RFC 9110 does not know and some
-        # servers send, is rounded up: nobody is to come too soon.
+        # servers send, is rounded up: no request may come too soon.
         whole, _, fraction = value.partition(".")
         return min(LONGEST, float(int(whole[:12] or "0") + (fraction.strip("0") != "")))
     until = instant(value)

@@ -12,7 +12,7 @@ from .removed import RemovedRoute
 
 
 class AppGauges(Struct, frozen=True):
-    """Where one app stands, over all its shards. Platforms and lanes without anything are there, with 0."""
+    """The figures of one app over all its shards. Platforms and lanes without deliveries are included, with 0."""
 
     pending: dict[Platform, dict[Lane, int]]
     """Deliveries accepted and not ended, by lane; those that wait for a retry among them."""
@@ -25,7 +25,7 @@ class AppGauges(Struct, frozen=True):
     in_flight: dict[Platform, dict[Lane, int]]
     """Entries taken and not finished."""
     consumers: dict[Platform, dict[Lane, int]]
-    """Members of the lanes' consumer groups, in each shard the same ones: the most of any shard."""
+    """The number of members of the lanes' consumer groups: the maximum of all shards, which have the same ones."""
     suppressed: dict[Platform, int]
     dead_letters: int
     receipts: int

@@ -1,8 +1,8 @@
-"""What Apple's pages say of a payload, as warnings: what is misspelt, of a wrong type, or missing. Pure.
+"""Warnings about a payload: keys that are misspelt, of a wrong type, or missing by Apple's documentation. Pure.
 
-A caller's own payload travels as it is, since Apple adds keys each year. But Apple answers 200 to nearly everything,
+A caller's own payload is sent as it is, since Apple adds keys each year. But Apple answers 200 to nearly everything,
 and the phone then shows nothing: `apss`, or a badge that is a text. Each rule has its row in
-`tests/unit/golden/warnings.toml`, with the page that it stands on.
+`tests/unit/golden/warnings.toml`, with its source.
 
 Sources: https://developer.apple.com/documentation/usernotifications/generating-a-remote-notification and
 https://developer.apple.com/documentation/activitykit/starting-and-updating-live-activities-with-activitykit-push-notifications
@@ -19,7 +19,7 @@ from ..errors import Fault
 from ..model.push import ACTIVITY_EVENTS
 
 _Check = Callable[[Any], str]
-"""Says what is expected where the value is not that, else nothing."""
+"""Returns what is expected if the value is wrong, otherwise an empty text."""
 
 LEVELS: Final = ("passive", "active", "time-sensitive", "critical")
 
@@ -99,7 +99,7 @@ _SOUND: Final[dict[str, _Check]] = {"critical": _flag, "name": _text, "volume": 
 
 
 def payload_warnings(payload: Mapping[str, Any], path: str, *, push_type: str) -> Iterator[Fault]:
-    """Of the whole payload. `path` is where it stands in the caller's document."""
+    """Yield the faults of a payload. `path` is its place in the caller's document."""
     aps = payload.get("aps")
     if aps is None:
         for name in payload:
@@ -142,6 +142,6 @@ def _fields(value: Mapping[str, Any], known: Mapping[str, _Check], path: str) ->
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """`; did you mean ..?` where something is near."""
+    """Return `; did you mean ..?` if a similar name is known, otherwise an empty text."""
     near = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1, cutoff=0.75)
     return f"; did you mean `{near[0]}`?" if near else ""

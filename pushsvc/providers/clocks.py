@@ -1,4 +1,4 @@
-"""A machine's clock that is wrong makes good credentials look bad: what the provider's answers tell of it. Pure."""
+"""Clock skew: a wrong local clock makes good credentials look bad, and the provider's answers show it. Pure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ SIGNIFICANT: Final = 60.0
 
 
 def clock_skew(headers: Mapping[str, str], now: float) -> float:
-    """Seconds that the server's clock is ahead of ours, by its `Date`; 0 where it says none. `now` in Unix seconds."""
+    """Return the seconds by which the server's clock is ahead of ours, by its `Date`, or 0 without one.
+
+    `now` is in Unix seconds.
+    """
     sent = instant(headers.get("date", ""))
     return 0.0 if sent is None else sent - now
 
 
 def clock_hint(skew: float) -> str:
-    """What is to be said of a clock that differs by so much."""
+    """Return a hint for an error text if the clock differs by `skew` seconds."""
     if abs(skew) < SIGNIFICANT:
         return "compare this machine's clock with the true time"
     return f"this machine's clock is {abs(skew):,.0f} s {'behind' if skew > 0 else 'ahead'}: set it (NTP)"

@@ -1,4 +1,4 @@
-"""Where a provider is reached: its URL, and the TLS that its certificate is verified with."""
+"""The endpoint of a provider: its URL, and the TLS context that verifies its certificate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .files import as_finding
 
 
 def endpoint_fault(url: str) -> str:
-    """Why this cannot be an endpoint, or the empty string. It is an origin: scheme, host and perhaps a port."""
+    """Return why this cannot be an endpoint, or an empty text. It is an origin: scheme, host, optional port."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -28,17 +28,17 @@ def endpoint_fault(url: str) -> str:
 
 
 def origin(url: str) -> str:
-    """The endpoint without a trailing slash."""
+    """Return the endpoint without a trailing slash."""
     return url.rstrip("/")
 
 
 def authority(url: str) -> str:
-    """The `:authority` of requests to this endpoint."""
+    """Return the `:authority` of requests to this endpoint."""
     return urlsplit(url).netloc
 
 
 def tls_context(ca_file: str) -> ssl.SSLContext:
-    """A client context for HTTP/2 that trusts `ca_file` alone, or the system's authorities where it is empty.
+    """Return a client context for HTTP/2 that trusts `ca_file` alone, or the system's authorities where it is empty.
 
     Raises `CredentialError`.
     """
@@ -51,7 +51,7 @@ def tls_context(ca_file: str) -> ssl.SSLContext:
 
 
 def check_ca(ca_file: str) -> list[Finding]:
-    """What is to be said about a configured `ca_file`."""
+    """Return the findings about a configured `ca_file`."""
     if not ca_file:
         return []
     try:
@@ -62,11 +62,11 @@ def check_ca(ca_file: str) -> list[Finding]:
 
 
 def check_proxy(url: str, configured: str, environ: Mapping[str, str]) -> list[Finding]:
-    """What is to be said about the way to `url`."""
+    """Return the findings about the connection to `url`, which may use a proxy."""
     try:
         proxy = proxy_for(url, configured, environ)
     except CredentialError as error:
-        return [Finding("error", f"{error.path}: {error.message}", error.mend)]
+        return [Finding("error", f"{error.path}: {error.message}", error.remedy)]
     return [] if proxy is None else [Finding("ok", f"reaches {urlsplit(url).netloc} through the {proxy.name}")]
 
 

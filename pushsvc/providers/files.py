@@ -1,4 +1,4 @@
-"""Credential files: read them with an error that says what to do, and look whether others may read them."""
+"""Credential files: read them with errors that name the remedy, and check whether other users may read them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..model.finding import Finding
 
 
 def read_credential(path: str, key: str) -> bytes:
-    """The file's bytes; `key` is the configuration key that names it. Raises `CredentialError`."""
+    """Return the file's bytes; `key` is the configuration key that names it. Raises `CredentialError`."""
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
@@ -22,7 +22,7 @@ def read_credential(path: str, key: str) -> bytes:
 
 
 def check_private(path: str) -> list[Finding]:
-    """A warning where a file with a private key is readable by others than its owner."""
+    """Return a warning where a file with a private key is readable by others than its owner."""
     try:
         mode = Path(path).stat().st_mode
     except OSError:
@@ -33,5 +33,5 @@ def check_private(path: str) -> list[Finding]:
 
 
 def as_finding(error: CredentialError) -> Finding:
-    """A credential that cannot be used, as a line of `check`."""
-    return Finding("error", f"{error.path}: {error.message}", error.mend)
+    """Return a credential that cannot be used, as a line of `check`."""
+    return Finding("error", f"{error.path}: {error.message}", error.remedy)

@@ -1,4 +1,4 @@
-"""A Live Activity as the `aps` dictionary that ActivityKit reads, for APNs and for FCM's way there. Pure.
+"""Renders a Live Activity as the `aps` dictionary that ActivityKit reads, for APNs and for FCM. Pure.
 
     event            aps.event               alert, or the notification's     aps.alert
     content_state    aps.content-state         title, body and sound
@@ -6,7 +6,8 @@
     attributes       aps.attributes          relevance_score                  aps.relevance-score
     input_push_..    the same with dashes    (acceptance, or `send_at`)        aps.timestamp
 
-Source: https://developer.apple.com/documentation/activitykit/starting-and-updating-live-activities-with-activitykit-push-notifications
+Source:
+https://developer.apple.com/documentation/activitykit/starting-and-updating-live-activities-with-activitykit-push-notifications
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from ..model.push import ACTIVITY_ALERT, LiveActivity, Notification
 
 
 def aps_of(activity: LiveActivity, notification: Notification | None, start: int) -> dict[str, Any]:
-    """The dictionary. `start`, in Unix seconds, is its timestamp: of several updates the phone shows the latest."""
+    """Return the dictionary.
+
+    `start`, in Unix seconds, is its timestamp: of several updates the phone shows the latest.
+    """
     aps: dict[str, Any] = {"timestamp": start, "event": activity.event}
     if activity.content_state is not None:
         aps["content-state"] = activity.content_state

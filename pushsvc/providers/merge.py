@@ -1,4 +1,4 @@
-"""A caller's own JSON laid over ours: RFC 7396 (JSON Merge Patch), with numbers kept digit for digit. Pure.
+"""Merges a caller's JSON into ours: RFC 7396 (JSON Merge Patch), with numbers kept digit for digit. Pure.
 
 https://www.rfc-editor.org/rfc/rfc7396
 """
@@ -22,7 +22,7 @@ class NotAnObjectError(ValueError):
 
 
 def decode_object(raw: Raw | bytes) -> dict[str, Any]:
-    """The JSON object in `raw`. Raises `NotAnObjectError`."""
+    """Return the JSON object in `raw`. Raises `NotAnObjectError`."""
     try:
         value = _exact.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, ArithmeticError) as error:
@@ -33,7 +33,10 @@ def decode_object(raw: Raw | bytes) -> dict[str, Any]:
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """`patch` laid over `target`: objects are merged, null removes, everything else replaces. Changes neither."""
+    """Return `target` with `patch` merged in: objects are merged, null removes, everything else replaces.
+
+    Changes neither.
+    """
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}

@@ -1,10 +1,10 @@
-"""The JSON schema of FCM's `projects.messages.send`, as one table, and the check of a body against it. Pure.
+"""The JSON schema of FCM's `projects.messages.send` as one table, and the validation of a body against it. Pure.
 
 Source: https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages and the API's discovery document,
 https://fcm.googleapis.com/$discovery/rest?version=v1. Field names are accepted in camelCase and in snake_case, as the
-JSON form of protocol buffers asks for (https://protobuf.dev/programming-guides/json/).
+JSON form of protocol buffers requires (https://protobuf.dev/programming-guides/json/).
 
-The simulator refuses by it, and the renderer warns by it of what a caller's override spells or fills wrongly.
+The simulator refuses messages by it, and the renderer warns by it of misspelt names and wrong values in overrides.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ SCHEMA: Final[dict[str, dict[str, str]]] = {
     "ApnsFcmOptions": {"analytics_label": "string", "image": "string"},
     "FcmOptions": {"analytics_label": "string"},
 }
-"""By message: the type of each field. `[x]` is a list, `{x}` a map with string keys, `A|B` an enumeration."""
+"""The type of each field, by message. `[x]` is a list, `{x}` a map with string keys, `A|B` an enumeration."""
 
 DURATION: Final = r"^-?[0-9]{1,12}(\.[0-9]{1,9})?s$"
 TIMESTAMP: Final = (
@@ -139,24 +139,24 @@ class Violation(Struct, frozen=True):
 
 
 def camel(name: str) -> str:
-    """`body_loc_args` as `bodyLocArgs`."""
+    """Return a snake_case name in camelCase: `bodyLocArgs` for `body_loc_args`."""
     return re.sub(r"_([a-z0-9])", lambda found: found[1].upper(), name)
 
 
 def snake(name: str) -> str:
-    """`bodyLocArgs` as `body_loc_args`."""
+    """Return a camelCase name in snake_case: `body_loc_args` for `bodyLocArgs`."""
     return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda found: "_" + found[1].lower(), name)
 
 
 def violations(document: Any) -> list[Violation]:
-    """Everything in a decoded body that the schema does not allow, in Google's words."""
+    """Return everything in a decoded body that the schema does not allow, in Google's wording."""
     if not isinstance(document, dict):
         return [Violation("", "Invalid JSON payload received. A message must be a JSON object.")]
     return list(_message(document, "SendMessageRequest", ""))
 
 
 def violations_of(message: dict[str, Any]) -> list[Violation]:
-    """The same of a `message` object, in which paths begin."""
+    """Return the violations of a `message` object, whose paths begin there."""
     return list(_message(message, "Message", ""))
 
 
@@ -218,5 +218,5 @@ def _invalid(path: str, kind: str, value: Any) -> Violation:
 
 
 def _shown(value: Any) -> str:
-    """The value as Google shows it, cut short."""
+    """Return the value as Google shows it, cut short."""
     return msgspec.json.encode(value).decode()[:80]

@@ -28,7 +28,7 @@ FLOOR: Final = 0.05
 
 
 def interval_of(rate: Rate) -> int:
-    """Microseconds between two pushes at the rate, rounded up: never more than was allowed."""
+    """Return the microseconds between two pushes at the rate, rounded up, so that it is never exceeded."""
     return max(1, -(-rate.seconds * US // rate.count))
 
 

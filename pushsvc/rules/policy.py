@@ -97,7 +97,7 @@ class RetryPolicy(Struct, frozen=True):
 
 
 def backoff(nth: int, jitter: float, policy: RetryPolicy) -> float:
-    """Exponential with full jitter: a share `jitter` (0..1) of `base * 2^(nth-1)`, at most `cap`. Seconds.
+    """Return an exponential back-off with full jitter in seconds: `jitter` (0..1) of `base * 2^(nth-1)`, up to `cap`.
 
     Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
@@ -185,7 +185,7 @@ class PrunePolicy(Struct, frozen=True):
 class PruneDecision(Struct, frozen=True, gc=False):
     """The decision about a receipt, and what is reported about it."""
 
-    deed: Literal["none", "prune", "strike", "suppress"]
+    change: Literal["none", "prune", "strike", "suppress"]
     action: Action | None
     """The action that the feedback event reports; None: there is no event."""
     why: str

@@ -26,4 +26,4 @@ def check_credentials(settings: Settings) -> Iterator[tuple[str, Finding]]:
             try:
                 yield from ((part, finding) for finding in REGISTRY[route].check(config))
             except CredentialError as error:
-                yield part, Finding("error", f"{error.path}: {error.message}", error.mend)
+                yield part, Finding("error", f"{error.path}: {error.message}", error.remedy)

@@ -1,7 +1,7 @@
 """Tokens as hashes: a short one to show, a longer one to look up. Both are keyed with the store's own random key.
 
-Keyed, because a bare hash of a device token can be matched against a list of known tokens by whoever reads the log.
-What is shown and what is limited goes by a token's `identity`; a suppression is about the very text that was refused.
+They are keyed, because a reader of the log could match a bare hash of a device token against a list of known tokens.
+What is shown and what is limited uses a token's `identity`; a suppression concerns exactly the text that was refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..model.identity import identity
 
 
 def token_hash(key: bytes, token: str) -> str:
-    """16 hex characters: all of a token that logs, metrics and status documents may show."""
+    """Return 16 hex characters, the only form of a token that logs, metrics and status documents may show."""
     digest = _keyed(key).copy()
     digest.update(identity(token).encode())
     return digest.hexdigest()
@@ -22,17 +22,17 @@ def token_hash(key: bytes, token: str) -> str:
 
 @lru_cache(maxsize=16)
 def _keyed(key: bytes) -> blake2b:
-    """A hash of 8 bytes that has taken in nothing but the key: a copy of it costs half of a new one."""
+    """Return an 8-byte hash that contains the key only: copying it takes half the time of a new one."""
     return blake2b(digest_size=8, key=key)
 
 
 def token_digest(key: bytes, token: str) -> bytes:
-    """16 bytes, by which the suppression list knows a token."""
+    """Return the 16 bytes that represent a token in the suppression list."""
     return blake2b(token.encode(), digest_size=16, key=key).digest()
 
 
 def limiter_digests(key: bytes) -> Callable[[Sequence[str]], list[bytes]]:
-    """Tokens as the limiter knows them, by 8 bytes each."""
+    """Return a function from tokens to the 8 bytes that represent each of them in the limiter."""
     copy = _keyed(key).copy
 
     def digests(tokens: Sequence[str]) -> list[bytes]:

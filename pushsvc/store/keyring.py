@@ -1,4 +1,4 @@
-"""API keys made with `pushsvc keys new`, kept as their SHA-256 in one hash, and the key of all token hashes."""
+"""API keys created with `pushsvc keys new`, stored as their SHA-256 in one hash, and the key of all token hashes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .link.link import Link
 from .link.unreadable import readable
 
 KEY_LOOK: Final = 1.0
-"""Seconds between two looks at the key of all token hashes."""
+"""Seconds between two checks of the key of all token hashes."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ApiKey).decode
@@ -30,11 +30,11 @@ class RedisKeyRing:
         self._link = link
 
     async def add(self, key: ApiKey) -> None:
-        """The same SHA-256 again replaces the key."""
+        """Add a key. Replaces one with the same SHA-256."""
         await self._link.promise("HSET", keys.KEYRING, key.sha256, _encode(key))
 
     async def all(self) -> list[ApiKey]:
-        """By app and name, without those that this version cannot read: it takes none of these either."""
+        """Return all keys by app and name, without those that this version cannot read, and so does not accept."""
         read = [readable(_decode, blob, "api_key") for blob in await self._link.call("HVALS", keys.KEYRING)]
         return sorted(filter(None, read), key=lambda key: (key.app, key.name, key.sha256))
 
@@ -49,8 +49,8 @@ class RedisKeyRing:
 
 
 async def load_hash_key(link: Link) -> bytes:
-    """32 random bytes that all processes share: made by the first, kept for good."""
-    # Read first: who only looks may open a Redis that takes no writes.
+    """Return the 32 random bytes that all processes share. The first process creates them permanently."""
+    # Read first: a reader may open a Redis that accepts no writes.
     key: bytes | None = await link.call("GET", keys.HASH_KEY)
     if key is None:
         await link.call("SET", keys.HASH_KEY, secrets.token_bytes(32), "NX")
@@ -60,9 +60,10 @@ async def load_hash_key(link: Link) -> bytes:
 
 
 async def keep_hash_key(link: Link, own: bytes, replaced: Callable[[], None]) -> None:
-    """Look after the key until cancelled: one that has gone, as with all of a Redis that came back empty, is put back
-    as it was, so that whoever runs goes on with the same. Where there is another by then, `replaced` is called: whoever
-    knows tokens by the old one would not find what others write, and must begin anew.
+    """Check the key until cancelled, and restore it if it is lost, as when Redis came back empty.
+
+    So all running processes continue with the same key. If there is another one by then, `replaced` is called: a
+    process with the old key would not find what others write, and must restart.
     """
     log = get_logger("store")
     while True:
@@ -73,7 +74,7 @@ async def keep_hash_key(link: Link, own: bytes, replaced: Callable[[], None]) ->
                 await link.call("SET", keys.HASH_KEY, own, "NX")
                 log.error("store_came_back_empty")
         except StoreError:
-            continue  # who has something to do says so
+            continue  # operations in progress report this
         if kept is not None and kept != own:
             log.error("store_was_replaced")
             replaced()

@@ -121,7 +121,7 @@ def configure_logging(level: str = "info", stream: TextIO | None = None, json: b
         root.removeHandler(handler)
     root.addHandler(_Handler(lines, processors))
     root.setLevel(number)
-    # Libraries that tell each request in their debug or info logs: at this volume that is noise, and it quotes URLs.
+    # Libraries that report each request in their debug or info logs: at this volume that is noise, and it quotes URLs.
     for chatty in ("aiohttp.access", "urllib3", "google", "requests", "hpack", "h2", "markdown_it", "rq.worker"):
         logging.getLogger(chatty).setLevel(max(number, logging.WARNING))
     logging.captureWarnings(True)

@@ -145,7 +145,7 @@ def test_what_becomes_right_meanwhile_is_left_alone(server: Server, monkeypatch:
         digest = Digests(store.hash_key).of("lost")
 
         async def late(name: str, names: Any, args: Any) -> Any:
-            if name == "registry_mend" and not raced:
+            if name == "registry_repair" and not raced:
                 raced.append(True)
                 assert await store.registry.remove("shop", "witness")
                 await store.registry.put("shop", device("lost"))

@@ -231,7 +231,7 @@ def test_checking(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
         (row,) = [line.split("\t") for line in out.splitlines() if line.startswith("error")]
         assert row[1] == "apps.shop.apns"
         assert str(tmp_path / "gone.p8") in row[2]
-        assert row[3], "no mend"
+        assert row[3], "no remedy"
         monkeypatch.setenv("PUSHSVC__REDIS__URL", "redis://me:hunter22@127.0.0.1:1/0")
         code, out, _ = await shell("check")
         assert code == 1

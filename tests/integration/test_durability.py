@@ -231,7 +231,7 @@ def test_a_server_that_flushes_says_how_long_it_takes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "why", "mend"),
+    ("kind", "options", "why", "remedy"),
     [
         ("redis", ALWAYS, "does not have WAITAOF", "use Redis 7.2 or newer, or Valkey"),
         # As long as Valkey has this fault; when it has not any more, `everysec` is good enough there too.
@@ -240,8 +240,8 @@ def test_a_server_that_flushes_says_how_long_it_takes() -> None:
         ("valkey", NEVER, "did not flush a write within 0.3 s", "set its appendfsync to always"),
     ],
 )
-def test_a_server_that_cannot_keep_the_promise_is_named_with_the_mend(
-    kind: str, options: tuple[str, ...], why: str, mend: str
+def test_a_server_that_cannot_keep_the_promise_is_named_with_the_remedy(
+    kind: str, options: tuple[str, ...], why: str, remedy: str
 ) -> None:
     async def main(server: Server) -> None:
         async with open_store(server.url, HASTY) as store:
@@ -249,7 +249,7 @@ def test_a_server_that_cannot_keep_the_promise_is_named_with_the_mend(
                 await store.pushes.require_durable(["shop"])
         assert caught.value.path == "queue.durability"
         assert why in caught.value.message
-        assert mend in caught.value.mend
+        assert remedy in caught.value.remedy
 
     with running_server(kind, options=options) as server:  # type: ignore[arg-type]  # one of KINDS
         asyncio.run(main(server))

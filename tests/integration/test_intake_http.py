@@ -198,7 +198,7 @@ def test_a_payload_that_is_too_large_names_the_limit() -> None:
     run(main)
 
 
-def test_a_platform_that_is_not_configured_is_refused_with_the_mend() -> None:
+def test_a_platform_that_is_not_configured_is_refused_with_the_remedy() -> None:
     async def main(service: Service) -> None:
         answer = await call(service, "POST", "/v1/push", ALERT, key="newsie")
         check_problem(answer, 422, "invalid-request")

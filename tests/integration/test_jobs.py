@@ -289,7 +289,7 @@ def test_the_table_holds_what_it_says() -> None:
     assert issubclass(type(job), Job)
 
 
-def test_a_cluster_is_refused_with_the_mend() -> None:
+def test_a_cluster_is_refused_with_the_remedy() -> None:
     with pytest.raises(ConfigError, match=r"jobs\.url.*Cluster.*set it to"):
         open_sync_redis("redis+cluster://127.0.0.1:1", name="x")
 

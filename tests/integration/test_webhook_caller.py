@@ -344,6 +344,6 @@ def test_check_says_what_it_cannot_resolve() -> None:
         refused = await check(config("http://[::1]:1/hidden", allow_private=False), "shop")
         assert [each.level for each in refused] == ["error", "warning"]
         assert "::1, not to the public internet" in refused[0].what
-        assert not any("hidden" in each.what + each.mend for each in [found, *refused])
+        assert not any("hidden" in each.what + each.remedy for each in [found, *refused])
 
     play(story)

@@ -109,14 +109,14 @@ def _wrong_keys() -> dict[str, bytes]:
     }
 
 
-def test_a_key_that_apns_cannot_use_is_refused_with_its_file_and_the_mend(tmp_path: Path) -> None:
+def test_a_key_that_apns_cannot_use_is_refused_with_its_file_and_the_remedy(tmp_path: Path) -> None:
     for number, (says, data) in enumerate(_wrong_keys().items()):
         path = write(tmp_path / f"{number}.p8", data)
         config = Config(**{**KEY, "key_file": path})
         with pytest.raises(CredentialError, match=says) as caught:
             load_key(config)
         assert caught.value.path == path
-        assert "download the key again" in caught.value.mend
+        assert "download the key again" in caught.value.remedy
         assert "BEGIN" not in str(caught.value)
         assert found(config)[0].level == "error"
 
@@ -142,7 +142,7 @@ def test_a_key_that_others_may_read_is_warned_about(tmp_path: Path) -> None:
 
     warning = found(Config(**{**KEY, "key_file": path}))[1]
 
-    assert (warning.level, warning.mend) == ("warning", f"chmod 600 {path}")
+    assert (warning.level, warning.remedy) == ("warning", f"chmod 600 {path}")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_names_that_do_not_fit_are_pointed_out(tmp_path: Path, fields: dict[str,
 
     assert last.level == level
     assert says in last.what
-    assert last.mend
+    assert last.remedy
 
 
 def test_a_ca_file_without_a_certificate_is_an_error(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_the_dates_of_a_certificate(tmp_path: Path, options: dict[str, Any], lev
 
     assert finding.level == level
     assert says in finding.what
-    assert finding.mend
+    assert finding.remedy
     assert finding.expires is not None
 
 

@@ -33,7 +33,7 @@ class Line:
 
     def overtaken(self, lean: bool) -> None:
         self.lean = lean
-        self.congestion.turn(self.now, lean=lean)
+        self.congestion.choose(self.now, lean=lean)
 
     def run(self, seconds: float, window: int = WINDOW) -> float:
         """Keep the line full for so long; answers a second."""

@@ -80,7 +80,7 @@ def test_a_service_account_is_read(tmp_path: Path) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_file_that_cannot_be_used_is_refused_with_the_mend(
+def test_a_file_that_cannot_be_used_is_refused_with_the_remedy(
     tmp_path: Path, changes: dict[str, Any], says: str
 ) -> None:
     path = write_service_account(tmp_path, **changes)
@@ -89,7 +89,7 @@ def test_a_file_that_cannot_be_used_is_refused_with_the_mend(
         load_service_account(config)
 
     assert caught.value.path == path
-    assert caught.value.mend
+    assert caught.value.remedy
     assert "geheim" not in str(caught.value)
     assert [finding.level for finding in check(config)] == ["error"]
 
@@ -105,7 +105,7 @@ def test_a_file_that_is_no_service_account_at_all(tmp_path: Path, content: bytes
 def test_a_missing_file_names_the_key_of_the_configuration() -> None:
     (finding,) = check(Config(service_account_file="/no/such.json"))
 
-    assert (finding.level, finding.mend) == ("error", "correct `service_account_file`")
+    assert (finding.level, finding.remedy) == ("error", "correct `service_account_file`")
 
 
 def test_a_good_file_is_ok_and_what_looks_wrong_is_pointed_out(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_good_file_is_ok_and_what_looks_wrong_is_pointed_out(tmp_path: Path) -
     Path(plain).chmod(0o644)
     found = check(Config(service_account_file=plain, ca_file="/no/ca.pem"))
     assert [finding.level for finding in found] == ["ok", "warning", "warning", "error"]
-    assert all(finding.mend for finding in found[1:])
+    assert all(finding.remedy for finding in found[1:])
 
 
 # --- token requests -----------------------------------------------------------------------------

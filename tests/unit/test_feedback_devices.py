@@ -160,7 +160,7 @@ def test_a_token_that_moved_is_left_alone() -> None:
     play(story)
 
 
-def test_several_answers_for_one_device_at_once_are_one_deed() -> None:
+def test_several_answers_for_one_device_at_once_are_one_change() -> None:
     async def story(store: MemoryStore) -> None:
         at = now_ms()
         for _ in range(3):
@@ -278,7 +278,7 @@ def lose(store: MemoryStore, where: str, *, done: bool, meanwhile: Callable[[], 
 
 @pytest.mark.parametrize("done", [False, True])
 @pytest.mark.parametrize(("outcome", "where"), STEPS)
-def test_a_crash_between_two_deeds_changes_nothing(outcome: Outcome, where: str, done: bool) -> None:
+def test_a_crash_between_two_changes_changes_nothing(outcome: Outcome, where: str, done: bool) -> None:
     async def story(store: MemoryStore) -> None:
         lose(store, where, done=done)
         await tell(store, {"phone": outcome, **GOOD_ONES})

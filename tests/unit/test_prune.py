@@ -66,7 +66,7 @@ def test_each_row_of_the_table(row: dict[str, Any]) -> None:
         msgspec.convert(row.get("policy", {}), PrunePolicy),
         row.get("environment"),
     )
-    assert decision == PruneDecision(row["deed"], row.get("action"), row["why"], row.get("strikes", 0))
+    assert decision == PruneDecision(row["change"], row.get("action"), row["why"], row.get("strikes", 0))
 
 
 def test_names_of_rows_are_unique() -> None:
@@ -91,12 +91,12 @@ def test_nobody_is_pruned_who_should_not_be(
         id="phone", platform="apns", token=token, registered_at=registered, strikes=strikes, struck_at=struck
     )
     decision = prune(receipt(kind, since=since, raw=raw), known, HEALTH[health], PrunePolicy())
-    if decision.deed in ("prune", "strike"):
+    if decision.change in ("prune", "strike"):
         assert health == "good" or (health, kind) == ("alone", "dead")
         assert token == "token"
         assert registered <= AT
         assert since is None or kind == "suspect" or registered <= since
-    if decision.deed == "prune" and kind == "suspect":
+    if decision.change == "prune" and kind == "suspect":
         assert strikes >= 2
         assert struck + 12 * HOUR <= AT
 
@@ -114,12 +114,12 @@ def test_strikes_lie_a_span_apart_whatever_comes(ats: list[int], strikes: int, s
     for at in ats:
         told = msgspec.structs.replace(receipt("suspect"), at=at)
         decision = prune(told, known, AnswerHealth(), policy)
-        if decision.deed == "strike":
+        if decision.change == "strike":
             counted = [*counted, at] if decision.strikes > 1 else [at]
             known = msgspec.structs.replace(known, strikes=decision.strikes, struck_at=at)
             # Judged once more, as after a crash, it counts for nothing.
-            assert prune(told, known, AnswerHealth(), policy).deed == "none"
-        elif decision.deed == "prune":
+            assert prune(told, known, AnswerHealth(), policy).change == "none"
+        elif decision.change == "prune":
             counted.append(at)
             assert len(counted) == strikes
             assert counted[-1] - counted[0] >= span * 1000 * (strikes > 1) - strikes

@@ -41,7 +41,7 @@ def test_an_expression_means_what_the_table_says(row: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("row", GOLDEN["fault"], ids=lambda row: str(row["text"]))
-def test_what_means_nothing_is_refused_with_its_columns_and_the_mend(row: dict[str, Any]) -> None:
+def test_what_means_nothing_is_refused_with_its_columns_and_the_remedy(row: dict[str, Any]) -> None:
     with pytest.raises(WhereError) as caught:
         compile_where(row["text"], now=0, platforms=PLATFORMS)
     assert [str(fault) for fault in caught.value.faults] == row["said"]

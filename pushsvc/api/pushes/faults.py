@@ -369,8 +369,8 @@ def platform_check(
     elif platform in rules.checks:
         return rules.checks[platform]
     elif platform in rules.known:
-        mend = f"[apps.{rules.app}.{platform}]"
-        found.add(path, f"{platform} is not configured for the app {rules.app}: add {mend} to the configuration")
+        remedy = f"[apps.{rules.app}.{platform}]"
+        found.add(path, f"{platform} is not configured for the app {rules.app}: add {remedy} to the configuration")
     else:
         found.add(path, f"unknown platform; known are {names(sorted(rules.known))}")
     return None

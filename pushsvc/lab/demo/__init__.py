@@ -1,1 +1,1 @@
-"""The demonstration: a script of pushes (`script.py`), and how it is shown (`view.py`)."""
+"""The demonstration: a script of pushes (`script.py`), and its display (`view.py`)."""

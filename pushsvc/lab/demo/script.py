@@ -1,4 +1,4 @@
-"""The story that the demo tells, act by act, over the public API only. Each act checks what it shows."""
+"""The script of the demo, act by act, over the public API only. Each act checks its own result."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ class Scene:
         await self._session.__aexit__(kind, error, trace)
 
     def apns(self, scenario: str = "ok", count: int = 1) -> list[dict[str, str]]:
-        """Targets at the simulated APNs that answer by `scenario`."""
+        """Return targets at the simulated APNs that answer by `scenario`."""
         return [{"platform": "apns", "token": apns_token(scenario, self._unique())} for _ in range(count)]
 
     def fcm(self, scenario: str = "ok", count: int = 1) -> list[dict[str, str]]:
-        """Targets at the simulated FCM that answer by `scenario`."""
+        """Return targets at the simulated FCM that answer by `scenario`."""
         return [{"platform": "fcm", "token": fcm_token(scenario, self._unique())} for _ in range(count)]
 
     async def register(self, device: str, target: dict[str, str], **fields: Any) -> None:
-        """PUT a device, and subscribe it to `news`."""
+        """Register a device with PUT, and subscribe it to `news`."""
         for path, body in (
             (f"/v1/devices/{device}", {**target, **fields}),
             (f"/v1/topics/news/devices/{device}", None),
@@ -61,12 +61,12 @@ class Scene:
                     raise DemoError(f"PUT {path} answered {answer.status}: {await answer.text()}")
 
     async def get(self, path: str) -> Any:
-        """What a path says."""
+        """Return the JSON document at `path`."""
         async with self._session.get(path) as answer:
             return await answer.json()
 
     async def send(self, to: Sequence[dict[str, str]] | dict[str, Any], title: str, **fields: Any) -> str:
-        """POST one push, to tokens or to an audience; its id."""
+        """Post a push to tokens or to an audience. Returns its id."""
         receivers = to if isinstance(to, dict) else {"tokens": list(to)}
         body = {"to": receivers, "notification": {"title": title}, **fields}
         async with self._session.post("/v1/push", json=body) as answer:
@@ -92,17 +92,17 @@ class Scene:
             await asyncio.sleep(0.05)
 
     async def until_done(self, push: str) -> dict[str, int]:
-        """Follow a push until everything of it has ended, which of an audience is known once it is looked up."""
+        """Follow a push until all of its deliveries have ended. Returns the counts."""
         counts = await self.until(push, lambda counts: counts["total"] > 0 == counts["queued"] + counts["retrying"])
         return counts if (await self.get(f"/v1/push/{push}"))["state"] == "done" else await self.until_done(push)
 
     async def held(self) -> str:
-        """The routes that `/metrics` says are held."""
+        """Return the routes that are held according to `/metrics`."""
         async with self._session.get("/metrics") as answer:
             return ", ".join(f"{platform} ({reason})" for platform, reason in HELD.findall(await answer.text()))
 
     async def until_held(self, wanted: bool) -> str:
-        """Wait until some route is held, or none is."""
+        """Wait until some route is held, or none is. Returns the held routes."""
         deadline = asyncio.get_running_loop().time() + PATIENCE
         while bool(held := await self.held()) != wanted:
             if asyncio.get_running_loop().time() > deadline:
@@ -113,12 +113,12 @@ class Scene:
         return held
 
     async def feedback(self) -> list[dict[str, Any]]:
-        """What `GET /v1/feedback` tells."""
+        """Return the items of `GET /v1/feedback`."""
         items: list[dict[str, Any]] = (await self.get("/v1/feedback"))["items"]
         return items
 
     def totals(self) -> dict[str, int]:
-        """The counts of all pushes of the demo, added up."""
+        """Return the counts of all pushes of the demo, added up."""
         totals: dict[str, int] = {}
         for counts in self._counts.values():
             for name, count in counts.items():
@@ -126,7 +126,7 @@ class Scene:
         return totals
 
     async def background_traffic(self) -> None:
-        """A little of everything, for as long as somebody watches."""
+        """Send pushes of all kinds until cancelled."""
         mixed = self.apns(count=30) + self.fcm(count=30) + self.apns("ServiceUnavailable.1", 3)
         push = await self.send(mixed, "Something is going on", lane="bulk")
         counts = await self.until_done(push)
@@ -139,13 +139,13 @@ class Scene:
 
 
 async def play(scene: Scene) -> None:
-    """All acts. Raises `DemoError` when one does not end as it should."""
+    """Run all acts. Raises `DemoError` when one does not end as it should."""
     for act in (sent, registered, retried, pruned, held, totals):
         await act(scene)
 
 
 def expect(counts: dict[str, int], **wanted: int) -> None:
-    """Raises `DemoError` when a count differs."""
+    """Compare counts with the expected ones. Raises `DemoError` if any differs."""
     for name, count in wanted.items():
         if counts[name] != count:
             raise DemoError(f"expected {name}={count}, the status document says {counts}")

@@ -1,4 +1,4 @@
-"""How the demo looks: a live table over the story at a terminal, plain lines elsewhere."""
+"""The display of the demo: a live table with a log at a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHOWN = ("total", "queued", "retrying", "sent", "failed", "invalid", "expired", 
 
 
 class View:
-    """Takes what happens and shows it. `say` tells the story, `show` keeps the figures."""
+    """Shows the progress. `say` adds a line to the log, `show` updates the figures."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -49,7 +49,7 @@ class View:
         return self._live is not None
 
     def say(self, kind: str, text: str) -> None:
-        """One line of the story."""
+        """Add a line to the log."""
         at = time.monotonic() - self._started
         if self._live is None:
             self._console.out(f"{at:6.2f}s  {kind:<8} {text}", highlight=False)
@@ -58,7 +58,7 @@ class View:
             self._live.update(self._render())
 
     def show(self, counts: Mapping[str, int], held: str) -> None:
-        """The figures as they are now."""
+        """Show the current figures."""
         self._counts = {name: counts.get(name, 0) for name in SHOWN}
         self._held = held
         if self._live is not None:
@@ -82,7 +82,7 @@ class View:
         return Group(figures, route, Text(), story)
 
     def _newest(self) -> list[tuple[float, str, str]]:
-        """As much of the story, from its end, as the terminal has lines for: a higher picture could not be redrawn."""
+        """Return as many of the latest lines as the terminal has room for: a higher picture could not be redrawn."""
         width = max(20, self._console.width - STORY_MARGIN)
         room = self._console.height - FIGURES_HEIGHT
         kept: list[tuple[float, str, str]] = []
@@ -96,7 +96,7 @@ class View:
 
 @contextmanager
 def open_view(console: Console) -> Iterator[View]:
-    """A view that gives the terminal back whatever happens."""
+    """Open a view that restores the terminal whatever happens."""
     view = View(console)
     try:
         yield view

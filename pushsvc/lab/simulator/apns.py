@@ -1,11 +1,12 @@
-"""What APNs verifies, and the words in which it answers. Pure: the clock is an argument.
+"""The checks of APNs and the wording of its answers. Pure: the clock is an argument.
 
-Sources, all under https://developer.apple.com/documentation/usernotifications/:
-sending-notification-requests-to-apns (path, headers, sizes), handling-notification-responses-from-apns (statuses and
-reasons), establishing-a-token-based-connection-to-apns (the JSON Web Token),
-establishing-a-certificate-based-connection-to-apns (topics of a certificate).
+Sources, all under https://developer.apple.com/documentation/usernotifications/: sending-notification-requests-to-apns
+(path, headers, sizes), handling-notification-responses-from-apns (statuses and reasons),
+establishing-a-token-based-connection-to-apns (the JSON Web Token), establishing-a-certificate-based-connection-to-apns
+(topics of a certificate).
 
-Where Apple does not say which reason a fault has, the choice is written beside it. The order of the checks is ours.
+Where Apple does not document the reason of a fault, the choice is explained beside it. The order of the checks is
+ours.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ TOPIC_SUFFIXES: Final[dict[str, str]] = {
     "mdm": "",
     "pushtotalk": ".voip-ptt",
 }
-"""By `apns-push-type`: what the topic has behind the bundle id."""
+"""The part of the topic behind the bundle id, by `apns-push-type`."""
 
 TOKEN_LIFE: Final = 3600  # seconds
 TOKEN_UPDATE: Final = 20 * 60  # seconds between new tokens on one connection
@@ -90,7 +91,7 @@ OK: Final = status_field(200) + _ID
 
 
 class Identity(Struct, frozen=True):
-    """Whom the simulated APNs knows: one team with one key, and its topics."""
+    """The account that the simulated APNs knows: one team with one key, and its topics."""
 
     key_id: str
     team_id: str
@@ -102,7 +103,7 @@ class Identity(Struct, frozen=True):
 
 
 class Session:
-    """What APNs remembers of one connection."""
+    """The state that APNs keeps of one connection."""
 
     __slots__ = ("certificate", "passed", "token", "token_at")
 
@@ -130,7 +131,10 @@ class Verifier:
         self._tokens: dict[bytes, ProviderToken] = {}
 
     def judge(self, fields: Mapping[bytes, bytes], count: int, body: bytes, session: Session, now: float) -> str | None:
-        """The reason for which APNs refuses the request, or None. `count` is the number of header fields received."""
+        """Return the reason for which APNs refuses the request, or None.
+
+        `count` is the number of received header fields.
+        """
         path = fields.get(b":path", b"")
         if not path.startswith(_PATH):
             return "BadPath"
@@ -157,11 +161,11 @@ class Verifier:
         return _judge_own(fields, path[len(_PATH) :], body, limit)
 
     def judge_identity(self, authorization: bytes | None, session: Session, now: float) -> str | None:
-        """The reason for which APNs does not know who asks, or None."""
+        """Return the reason for which APNs does not accept the identity, or None."""
         return None if session.certificate is not None else self._judge_token(authorization, session, now)[0]
 
     def bundle_ids(self, session: Session) -> frozenset[str]:
-        """For which bundle ids the connection may speak."""
+        """Return the bundle ids that the connection may use."""
         return self._identity.topics if session.certificate is None else frozenset({session.certificate})
 
     def _judge_shared(
@@ -218,7 +222,7 @@ class Verifier:
         return None, token.issued_at + TOKEN_LIFE
 
     def _verify(self, text: bytes) -> ProviderToken:
-        """ES256 by the known key, `kid`, `iss`, `iat`."""
+        """Verify a provider token: ES256 by the known key, `kid`, `iss`, `iat`."""
         try:
             header = jwt.get_unverified_header(text)
             claims: dict[str, Any] = jwt.decode(
@@ -254,7 +258,7 @@ def _judge_topic(topic: bytes | None, kind: str | None, bundle_ids: frozenset[st
 
 
 def _judge_priority(priority: bytes | None, kind: str | None) -> str | None:
-    """10 is the default, an error for `background`; `liveactivity` takes 5 or 10."""
+    """Check the priority: 10 is the default, an error for `background`; `liveactivity` takes 5 or 10."""
     value = b"10" if priority is None else priority
     if value not in (b"10", b"5", b"1"):
         return "BadPriority"
@@ -264,7 +268,7 @@ def _judge_priority(priority: bytes | None, kind: str | None) -> str | None:
 
 
 def _judge_own(fields: Mapping[bytes, bytes], token: bytes, body: bytes, limit: int) -> str | None:
-    """What differs from push to push."""
+    """Return what differs from push to push."""
     message_id = fields.get(b"apns-id")
     if message_id is not None and not _UUID.fullmatch(message_id):
         return "BadMessageId"
@@ -290,12 +294,12 @@ def _judge_own(fields: Mapping[bytes, bytes], token: bytes, body: bytes, limit: 
 
 
 def well_formed_id(message_id: bytes | None) -> bool:
-    """Whether an `apns-id` is a canonical UUID in lower case, which is echoed."""
+    """Return whether an `apns-id` is a canonical UUID in lower case, which is echoed."""
     return message_id is not None and _UUID.fullmatch(message_id) is not None
 
 
 def accept(message_id: bytes, unique_id: bytes | None = None) -> Answer:
-    """200: no body, the id, and in the sandbox `apns-unique-id` as well."""
+    """Return the answer 200: no body, the id, and in the sandbox `apns-unique-id` as well."""
     block = OK + message_id
     return Answer(200, "", block if unique_id is None else block + literal(b"apns-unique-id", unique_id))
 
@@ -310,7 +314,10 @@ def refuse(
     empty: bool = False,
     detail: str = "",
 ) -> Answer:
-    """A refusal. `timestamp` is Unix milliseconds and belongs to a 410; `detail` is the simulator's own remark."""
+    """Return a refusal.
+
+    `timestamp` is Unix milliseconds and belongs to a 410; `detail` is the simulator's own remark.
+    """
     status = REASONS[reason] if status is None else status
     content: dict[str, str | int] = {"reason": reason}
     if timestamp is not None and status == 410:

@@ -1,12 +1,12 @@
-"""Broadcast channels as APNs keeps them: what it verifies of a request, and the words in which it answers. Pure.
+"""Broadcast channels of APNs: the stored channels, the checks of requests and the wording of answers. Pure.
 
-One port stands for all of Apple's hosts, so management and broadcasts are told apart by their paths alone. A channel
-whose id is base64 of a scenario (`sim:ChannelNotRegistered:a`, see `scenario`) is always there and plays it.
+One port represents all of Apple's hosts, so management and broadcasts are distinguished by their paths alone. A
+channel whose id is base64 of a scenario (`sim:ChannelNotRegistered:a`, see `scenario`) always exists and plays it.
 
 Sources, all under https://developer.apple.com/documentation/usernotifications/:
 sending-channel-management-requests-to-apns, sending-broadcast-push-notification-requests-to-apns (paths, headers,
 sizes), handling-error-responses-from-apns (statuses and reasons). The order of the checks is ours, and so is
-`BadRequestParams` for repeated headers, for which Apple names no reason here.
+`BadRequestParams` for repeated headers, for which Apple documents no reason here.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ REASONS: Final[dict[str, int]] = {
 SEND: Final = b"/4/broadcasts/apps/"
 MANAGE: Final = b"/1/apps/"
 CHANNEL: Final = "channel"
-"""How the record words a good answer to a call about channels, so that it does not count as a push."""
+"""The result in the record for a successful call about channels, so that it does not count as a push."""
 
 _PAYLOAD: Final = 5120
 _UUID: Final = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -89,13 +89,13 @@ class Channels:
 
     def __init__(self, *, most: int, enabled: bool) -> None:
         self.most = most
-        """How many a bundle id may have."""
+        """The maximum number of channels of a bundle id."""
         self.enabled = enabled
         """Whether broadcasts are switched on at developer.apple.com."""
         self._policies: dict[str, dict[str, int]] = {}
 
     def judge(self, bundle: str, channel: bytes) -> str | None:
-        """Why there is no such channel, or None."""
+        """Return why there is no such channel, or None."""
         if not self.enabled:
             return "FeatureNotEnabled"
         if not channel:
@@ -107,11 +107,11 @@ class Channels:
         return "ChannelNotRegistered"
 
     def policy(self, bundle: str, channel: bytes) -> int:
-        """0: nothing is stored, 1: the latest push is. A channel with a scenario has 1."""
+        """Return the storage policy: 0 stores nothing, 1 the latest push. A channel with a scenario has 1."""
         return self._policies.get(bundle, {}).get(channel.decode(), 1)
 
     def create(self, bundle: str, body: bytes) -> tuple[str | None, str]:
-        """The reason for which no channel is made, or None and its id."""
+        """Return the reason for which no channel is created, or None and its id."""
         try:
             wanted = _WANTED.decode(body)
         except msgspec.ValidationError:
@@ -134,12 +134,12 @@ class Channels:
         self._policies.get(bundle, {}).pop(channel.decode(), None)
 
     def all(self, bundle: str) -> list[str]:
-        """The ids, oldest first."""
+        """Return the ids, oldest first."""
         return list(self._policies.get(bundle, {}))
 
 
 def scenario_of(channel: bytes) -> str:
-    """The scenario that the id is base64 of, or the empty string."""
+    """Return the scenario that the id is base64 of, or the empty string."""
     text = (_decoded(channel) or b"").decode("latin-1")
     return text if text.startswith(PREFIX) else ""
 
@@ -155,7 +155,7 @@ def _decoded(channel: bytes) -> bytes | None:
 
 
 def bundle_of(path: bytes) -> str:
-    """The bundle id of a path of either kind; empty where the path is neither."""
+    """Return the bundle id of a path of either kind; empty where the path is neither."""
     if path.startswith(SEND):
         return path[len(SEND) :].decode("latin-1")
     found = _ONE.fullmatch(path) or _ALL.fullmatch(path)
@@ -163,12 +163,12 @@ def bundle_of(path: bytes) -> str:
 
 
 def lists_all(path: bytes) -> bool:
-    """Whether the path asks for all channels."""
+    """Return whether the path requests the list of all channels."""
     return _ALL.fullmatch(path) is not None
 
 
 def judge_frame(fields: Fields, count: int) -> str | None:
-    """What is wrong with path, method and the names of the headers, whoever asks."""
+    """Return what is wrong with path, method and header names, regardless of the caller."""
     path, method = fields.get(b":path", b""), fields.get(b":method")
     bundle = bundle_of(path)
     if not bundle or "/" in bundle:
@@ -183,7 +183,7 @@ def judge_frame(fields: Fields, count: int) -> str | None:
 
 
 def judge_bundle(bundle: str, bundle_ids: Collection[str]) -> str | None:
-    """Whether the account may speak for this bundle id, which stands in the path without a suffix."""
+    """Return why the account may not use this bundle id, which the path contains without a suffix, or None."""
     if bundle in bundle_ids:
         return None
     suffixed = any(bundle == known + suffix for known in bundle_ids for suffix in TOPIC_SUFFIXES.values())
@@ -191,7 +191,7 @@ def judge_bundle(bundle: str, bundle_ids: Collection[str]) -> str | None:
 
 
 def judge_push(fields: Fields, body: bytes) -> str | None:
-    """What is wrong with the headers and payload of a broadcast, whatever its channel."""
+    """Return what is wrong with the headers and payload of a broadcast, regardless of its channel."""
     push_type = fields.get(b"apns-push-type")
     if push_type is None:
         return "MissingPushType"
@@ -224,7 +224,7 @@ def accept(
     content: Any = None,
     unique: bytes | None = None,
 ) -> Answer:
-    """A good answer. `reason` is for the record, `unique` a sandbox's own id of a push."""
+    """Return a good answer. `reason` is for the record, `unique` a sandbox's own id of a push."""
     fields = [(b"apns-request-id", request_id)]
     if channel:
         fields.append((b"apns-channel-id", channel.encode()))
@@ -237,7 +237,7 @@ def accept(
 def refuse(
     reason: str, request_id: bytes, *, status: int | None = None, retry_after: bytes | None = None, empty: bool = False
 ) -> Answer:
-    """A refusal in the words of the page."""
+    """Return a refusal in Apple's wording."""
     status = REASONS[reason] if status is None else status
     fields = [(b"content-type", b"application/json"), (b"apns-request-id", request_id)]
     if retry_after is not None:

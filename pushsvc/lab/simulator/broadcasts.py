@@ -1,5 +1,8 @@
-"""The part of the simulated APNs for broadcasts and their channels: `broadcast` verifies and words, this joins it to
-who asks, to what is switched on, and to the scenario in a channel's id."""
+"""The part of the simulated APNs for broadcasts and their channels.
+
+`broadcast` checks requests and words answers; this module combines it with the caller's identity, the switches, and
+the scenario in a channel's id.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ class Broadcasts:
         self._stage.reset()
 
     def decide(self, fields: broadcast.Fields, count: int, body: bytes, memory: Session, now: float) -> Decision:
-        """As `SimulatedProvider.decide`."""
+        """Decide about a request, as `SimulatedProvider.decide`."""
         path, channel = fields[b":path"], fields.get(b"apns-channel-id", b"")
         given_id = fields.get(b"apns-request-id")
         request_id = self._echo(given_id)

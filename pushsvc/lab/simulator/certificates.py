@@ -1,8 +1,8 @@
 """Keys and certificates of the simulator: its own CA, the app's APNs key, a service account.
 
-In a folder they are made once and used again, so that a simulator that is started anew is still trusted and still
-trusts. Private keys are written readable by their owner only. Elliptic-curve keys take a millisecond; the service
-account's RSA key takes longer and is therefore made only when something asks for it.
+In a folder they are created once and reused, so that a restarted simulator is still trusted and still trusts. Private
+keys are readable by their owner only. Elliptic-curve keys take a millisecond; the service account's RSA key takes
+longer and is therefore created only when it is needed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _TEN_YEARS = datetime.timedelta(days=3650)
 
 
 class Credentials(Struct, frozen=True):
-    """What an app needs to push to the simulator, and the files that hold it."""
+    """What an app needs to push to the simulator, with the files that contain it."""
 
     ca_file: Path
     apns_key_file: Path
@@ -79,9 +79,10 @@ class Keys:
         return self.ca.public_bytes(serialization.Encoding.PEM)
 
     def server_context(self, host: str, protocols: list[str]) -> ssl.SSLContext:
-        """A TLS context for loopback and `host`, with a fresh certificate; it asks for client certificates of our CA.
+        """Return a TLS context for loopback and `host`, with a fresh certificate. It requests client certificates of
+        our CA.
 
-        TLS 1.2 or later, as Apple asks for.
+        TLS 1.2 or later, as Apple requires.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -102,11 +103,14 @@ class Keys:
         return context
 
     def server_certificate(self, common_name: str, names: x509.SubjectAlternativeName | None) -> bytes:
-        """PEM of a server's certificate and its key."""
+        """Return the PEM of a server's certificate and its key."""
         return self._issue(common_name, ExtendedKeyUsageOID.SERVER_AUTH, names)
 
     def client_certificate(self, topic: str) -> bytes:
-        """PEM of a client certificate for APNs and its key; its subject's UID is the topic, as in Apple's."""
+        """Return the PEM of a client certificate for APNs and its key.
+
+        As in Apple's, the UID of its subject is the topic.
+        """
         return self._issue(f"Apple Push Services: {topic}", ExtendedKeyUsageOID.CLIENT_AUTH, None, topic)
 
     def _issue(
@@ -135,7 +139,7 @@ class Keys:
 def _certificate(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, issuer_key: ec.EllipticCurvePublicKey
 ) -> x509.CertificateBuilder:
-    """What all certificates have; the key identifiers are there because Python 3.13 verifies strictly."""
+    """Return the common part of all certificates. It has key identifiers, because Python 3.13 verifies strictly."""
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -184,7 +188,7 @@ def _pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
 
 
 def open_keys(folder: Path, key_id: str) -> Keys:
-    """The keys of this folder; made and written when there are none. Raises `ConfigError`."""
+    """Return the keys of this folder; made and written when there are none. Raises `ConfigError`."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(folder):
         names = (_CA, _CA_KEY, _apns_key_name(key_id), _SERVICE_ACCOUNT, _SECRET)
@@ -242,7 +246,7 @@ def write_credentials(
 
 
 def _is_client(path: Path, ca: x509.Certificate, topic: str) -> bool:
-    """Whether the file holds a certificate of this CA for this topic."""
+    """Return whether the file contains a certificate of this CA for this topic."""
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
         certificate.verify_directly_issued_by(ca)
@@ -252,7 +256,7 @@ def _is_client(path: Path, ca: x509.Certificate, topic: str) -> bool:
 
 
 def service_account_email(project_id: str) -> str:
-    """The service account's name, which is the `iss` of its assertions."""
+    """Return the service account's name, which is the `iss` of its assertions."""
     return f"simulator@{project_id}.iam.gserviceaccount.com"
 
 
@@ -275,7 +279,7 @@ def _load_rsa(pem: str) -> rsa.RSAPrivateKey:
 
 
 def _write(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Write whole or not at all; a file that is the same already is left alone, so that nobody reloads it."""
+    """Write a file as a whole or not at all. An identical file is left alone, so that no program reloads it."""
     if path.exists() and path.read_bytes() == content:
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -286,7 +290,7 @@ def _write(path: Path, content: bytes, mode: int = 0o600) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Two simulators that start in one folder at the same time share its keys."""
+    """Lock the folder, so that two simulators that start in it at the same time share its keys."""
     with os.fdopen(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

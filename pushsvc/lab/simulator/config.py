@@ -1,4 +1,4 @@
-"""How a simulator is set up."""
+"""The configuration of a simulator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 
 class SimulatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of it has defaults that suit a test: free ports on loopback, keys in memory, no delays."""
+    """The configuration of a simulator, with defaults for a test: free ports on loopback, keys in memory, no delays."""
 
     host: str = "127.0.0.1"
     apns_port: int = 0
@@ -16,7 +16,7 @@ class SimulatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     fcm_port: int = 0
     control_port: int = 0
     folder: str | None = None
-    """Where keys and credentials are kept from run to run; None: keys live in memory until `write_credentials`."""
+    """The folder of keys and credentials between runs; None: keys are in memory until `write_credentials`."""
 
     topic: str = "com.example.shop"
     more_topics: tuple[str, ...] = ()
@@ -30,7 +30,7 @@ class SimulatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     broadcasts: bool = True
     """Whether broadcasts are switched on for the bundle ids."""
     most_channels: int = 10_000
-    """How many broadcast channels a bundle id may have."""
+    """The maximum number of broadcast channels of a bundle id."""
     token_updates: bool = True
     """Whether a new APNs token more often than each 20 minutes on one connection is refused."""
     access_token_life: int = 3599
@@ -40,16 +40,16 @@ class SimulatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """SETTINGS_MAX_CONCURRENT_STREAMS of an APNs connection in good standing."""
     fcm_streams: int = 100
     one_stream_at_start: bool = True
-    """With provider tokens: one stream at a time until a request with a valid token, as Apple says."""
+    """Allow one stream at a time until a request has a valid provider token, as Apple documents."""
     throttle_rejections: bool = False
-    """After a refusal other than 410 one stream at a time, until a push is accepted; seen at Apple, not documented."""
+    """Allow one stream at a time after a refusal other than 410, until a push is accepted. Observed, not documented."""
     connection_window: int = 1 << 20
     """Bytes of request bodies that a connection may have on the way (HTTP/2 flow control)."""
     stream_window: int = 65_535
     latency: float = 0.0
-    """Seconds by which every answer is late."""
+    """The delay of every answer in seconds."""
 
     record: bool = True
     """False: totals only, which is the fastest."""
     keep: int = 1000
-    """How many of the last requests are kept whole, on each platform."""
+    """The number of latest requests that are recorded completely, on each platform."""

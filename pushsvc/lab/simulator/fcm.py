@@ -1,4 +1,4 @@
-"""What FCM's HTTP v1 API verifies, and the words in which it answers. Pure: the clock is an argument.
+"""The checks of FCM's HTTP v1 API and the wording of its answers. Pure: the clock is an argument.
 
 Sources: https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages/send,
 https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode,
@@ -6,8 +6,8 @@ https://firebase.google.com/docs/cloud-messaging/concept-options (keys that `dat
 https://firebase.google.com/docs/cloud-messaging/error-codes, and for the form of an error
 https://cloud.google.com/apis/design/errors.
 
-A fault of the message carries `google.rpc.BadRequest`; a token that is not one carries `FcmError` alone. That
-difference is what tells a payload error from a dead token.
+A fault of the message carries `google.rpc.BadRequest`; an invalid token carries `FcmError` alone. This difference
+distinguishes a payload error from a dead token.
 """
 
 from __future__ import annotations
@@ -99,11 +99,11 @@ class Refusal(Struct, frozen=True):
     violations: tuple[Violation, ...] = ()
     message: str = ""
     fcm_error: bool = False
-    """Whether `FcmError` stands beside the bad fields: so it is where FCM itself found them, not the JSON reader."""
+    """Whether `FcmError` is beside the bad fields: then FCM itself found them, not the JSON reader."""
 
 
 class Verifier:
-    """Judges requests as FCM does. Whether the access token is good, its caller says."""
+    """Checks requests as FCM does. The caller checks the access token."""
 
     def __init__(self, projects: frozenset[str]) -> None:
         self._projects = projects
@@ -111,7 +111,7 @@ class Verifier:
         self._decoders = FAST
 
     def judge(self, fields: Mapping[bytes, bytes], body: bytes, *, authorised: bool) -> Message | Refusal:
-        """The message, or why it is refused."""
+        """Return the message, or why it is refused."""
         path = fields.get(b":path", b"")
         project = self._paths.get(path)
         if project is None:
@@ -156,7 +156,7 @@ def _bad_json(message: str) -> Refusal:
 
 
 def _read_loosely(document: Any) -> Any:
-    """A body that is right by the schema but mixes the two spellings, or has numbers in quotes."""
+    """Return a body that is right by the schema but mixes the two spellings, or has numbers in quotes."""
 
     def spell(value: Any, kind: str) -> Any:
         if kind == "int32":
@@ -179,7 +179,7 @@ def _read_loosely(document: Any) -> Any:
 
 
 def _judge_message(project: str, request: Any, size: int) -> Message | Refusal:
-    """What the schema cannot say. `request` is one of the decoded `FAST` types."""
+    """Check what the schema cannot express. `request` is one of the decoded `FAST` types."""
     message = request.message
     if message is None:
         return _bad_field("message", "Message must be set.")
@@ -236,7 +236,10 @@ def _bad_field(field: str, description: str) -> Refusal:
 
 
 def accept(message: Message, number: int) -> Answer:
-    """200 with the message's name; `number` makes it unique. A validated message was not sent and has a fixed name."""
+    """Return the answer 200 with the message's name, which `number` makes unique.
+
+    A validated message was not sent and has a fixed name.
+    """
     name = "fake_message_id" if message.validate_only else f"0:{number:016d}%{number & 0xFFFFFFFF:08x}cccccccc"
     body = f'{{\n  "name": "projects/{message.project}/messages/{name}"\n}}\n'
     return Answer(200, "validate_only" if message.validate_only else "", _OK_BLOCK, body.encode())
@@ -245,7 +248,7 @@ def accept(message: Message, number: int) -> Answer:
 def refuse(
     refusal: Refusal, *, status: int | None = None, retry_after: bytes | None = None, empty: bool = False
 ) -> Answer:
-    """An error in Google's form. `status` overrides the row's own."""
+    """Return an error in Google's form. `status` overrides the row's own."""
     error = ERRORS[refusal.error]
     details: list[dict[str, Any]] = []
     bad = refusal.violations

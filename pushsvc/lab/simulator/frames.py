@@ -67,7 +67,7 @@ class ErrorCode(IntEnum):
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """One frame. The payload must fit in `MAX_FRAME`."""
+    """Return one frame. The payload must fit in `MAX_FRAME`."""
     return HEAD.pack(len(payload) << 8 | kind, flags, stream) + payload
 
 
@@ -92,7 +92,7 @@ def ping(opaque: bytes, *, ack: bool = False) -> bytes:
 
 
 def _integer(value: int, prefix: int) -> bytes:
-    """RFC 7541 section 5.1, with the bits before the prefix zero."""
+    """Encode an integer (RFC 7541 section 5.1), with the bits before the prefix zero."""
     limit = (1 << prefix) - 1
     if value < limit:
         return bytes([value])
@@ -106,7 +106,7 @@ def _integer(value: int, prefix: int) -> bytes:
 
 
 def literal(name: bytes, value: bytes) -> bytes:
-    """One header field as a literal without indexing and without Huffman: no state at either end."""
+    """Return one header field as a literal without indexing and without Huffman: no state at either end."""
     return b"\x00" + _integer(len(name), 7) + name + _integer(len(value), 7) + value
 
 
@@ -114,11 +114,11 @@ _STATIC_STATUS: Final = {200: 8, 204: 9, 206: 10, 304: 11, 400: 12, 404: 13, 500
 
 
 def status_field(status: int) -> bytes:
-    """`:status`, from the static table where that has it."""
+    """Encode `:status`, from the static table if it contains the status."""
     index = _STATIC_STATUS.get(status)
     return bytes([0x80 | index]) if index else b"\x08\x03" + str(status).encode()
 
 
 def header_block(status: int, fields: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
-    """A whole header block of an answer."""
+    """Return a whole header block of an answer."""
     return status_field(status) + b"".join(literal(name, value) for name, value in fields)

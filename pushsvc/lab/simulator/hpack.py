@@ -22,7 +22,7 @@ _Decoder = _find_decoder()
 
 
 def new_decode() -> Callable[[bytes, bool], Headers]:
-    """A decoder for one connection: call it with a block and True (names and values stay bytes), in order."""
+    """Return a decoder for one connection: call it with a block and True (names and values stay bytes), in order."""
     decode: Callable[[bytes, bool], Headers] = _Decoder().decode
     return decode
 

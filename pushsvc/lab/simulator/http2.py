@@ -1,8 +1,8 @@
-"""An HTTP/2 server connection over asyncio: whole requests out, answers back in one write a read.
+"""An HTTP/2 server connection over asyncio: passes on whole requests, and writes all answers to a read at once.
 
-It is written apart from the client's transport on purpose: two independent readings of RFC 9113 find each other's
-mistakes. `inflow` parses, `outflow` encodes; here are the transport, the answers that wait, and the ways to misbehave
-that a test asks for: late answers, none, RST_STREAM, GOAWAY, stream limits, a dropped connection.
+It is written independently of the client's transport on purpose: two independent readings of RFC 9113 find each
+other's mistakes. `inflow` parses, `outflow` encodes; this module has the transport, the waiting answers, and the
+misbehaviour that a test requests: late answers, none, RST_STREAM, GOAWAY, stream limits, a dropped connection.
 
 Source: https://www.rfc-editor.org/rfc/rfc9113
 """
@@ -36,20 +36,20 @@ class Answer(Struct, frozen=True, gc=False):
 
     status: int
     reason: str
-    """The provider's own word for it; empty on plain success. With status 0: what was done instead of an answer."""
+    """The provider's reason; empty on success. With status 0, what was done instead of an answer."""
     block: bytes
     body: bytes = b""
 
 
 class Application(Protocol):
-    """What stands behind a connection."""
+    """The application that handles the requests of a connection."""
 
     def opened(self, connection: Connection) -> int:
-        """A client has connected. Returns the SETTINGS_MAX_CONCURRENT_STREAMS to begin with."""
+        """Return a client has connected. Returns the SETTINGS_MAX_CONCURRENT_STREAMS to begin with."""
         ...
 
     def request(self, connection: Connection, stream: int, headers: Headers, body: bytes) -> None:
-        """A whole request. Answer it by `connection.answer`, now or later, or misbehave on purpose."""
+        """Handle a request. Answer it by `connection.answer`, now or later, or misbehave on purpose."""
         ...
 
 
@@ -62,7 +62,7 @@ class Connection(asyncio.Protocol):
         self.memory: Any = None
         """The application's own notes on this connection."""
         self.number = 0
-        """The how-manieth connection of this port it is, from 1."""
+        """The number of this connection on its port, from 1."""
         self.stream_limit = UNLIMITED
         """The SETTINGS_MAX_CONCURRENT_STREAMS sent last."""
         self._application = application
@@ -221,7 +221,7 @@ class Connection(asyncio.Protocol):
         self._waiting[stream] = request
 
     def release(self) -> None:
-        """Hand every held request to the application again."""
+        """Pass every held request to the application again."""
         self._batching = True
         for stream, request in list(self._waiting.items()):
             if request is not None:
@@ -232,20 +232,20 @@ class Connection(asyncio.Protocol):
     # --- misbehaving on command -------------------------------------------------------------------
 
     def reset(self, stream: int, code: int) -> None:
-        """RST_STREAM: no answer, and none will come."""
+        """Send RST_STREAM instead of an answer."""
         self.forget(stream)
         self._flow.put(frames.rst_stream(stream, code))
         self._flush()
 
     def reset_open(self, code: int) -> int:
-        """RST_STREAM on every request that waits for its answer. Returns how many."""
+        """Send RST_STREAM on every request that waits for its answer. Returns their number."""
         streams = self.open_stream_ids()
         for stream in streams:
             self.reset(stream, code)
         return len(streams)
 
     def open_stream_ids(self) -> list[int]:
-        """The requests that wait for their answer, oldest first."""
+        """Return the requests that wait for their answer, oldest first."""
         return sorted((*self._inflow.requests, *self._waiting))
 
     def limit_streams(self, limit: int) -> None:
@@ -263,7 +263,7 @@ class Connection(asyncio.Protocol):
             self._flush()
 
     def go_away(self, last_stream: int | None = None, *, code: int = 0, debug: bytes = b"") -> None:
-        """GOAWAY, then the close. Streams above `last_stream` are not answered; None: all received ones are."""
+        """Send GOAWAY, then close. Streams above `last_stream` are not answered; None: all received ones are."""
         final = self._inflow.last if last_stream is None else max(last_stream, 0)
         self._inflow.final = min(final, self._inflow.final)
         for stream in self.open_stream_ids():

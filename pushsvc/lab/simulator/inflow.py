@@ -1,8 +1,8 @@
-"""The receiving half of a connection: bytes into whole requests. No I/O.
+"""The receiving half of a connection: parses bytes into whole requests. No I/O.
 
-Frames are parsed in bulk: everything that one read brought is parsed and handed to the application before anything is
-written. It is strict where a client could go wrong unseen (flow control, stream limits that the client acknowledged,
-stream states), because a test wants to hear of it.
+Frames are parsed in bulk: everything that one read returned is parsed and passed to the application before anything is
+written. It is strict where a client could make an unnoticed mistake (flow control, stream limits that the client
+acknowledged, stream states), so that a test detects it.
 
 A stream counts as open until the batch that answered it has been written: a client that keeps the limit cannot have
 opened the next one before it read that answer.
@@ -40,7 +40,7 @@ UNLIMITED = 2**31
 
 
 class Traffic(Struct):
-    """What happened below the requests, over all connections of one port."""
+    """Counters below the level of requests, over all connections of a port."""
 
     connections: int = 0
     refused_streams: int = 0
@@ -49,7 +49,7 @@ class Traffic(Struct):
     goaways_received: int = 0
     protocol_errors: int = 0
     peak_streams: int = 0
-    """The most streams that were open on one connection at the same time."""
+    """The maximum number of streams that were open on one connection at the same time."""
 
 
 class Limits(Struct, frozen=True):
@@ -74,19 +74,19 @@ class Owner(Protocol):
     def open_streams(self) -> int: ...
 
     def received(self, stream: int, headers: Headers, body: bytes) -> None:
-        """A whole request."""
+        """Handle a whole request."""
 
     def forget(self, stream: int) -> None:
-        """The client has reset the stream."""
+        """Forget a stream that the client has reset."""
 
     def waits(self, stream: int) -> bool:
-        """Whether the stream still waits for (the rest of) its answer."""
+        """Return whether the stream still waits for (the rest of) its answer."""
 
     def pong(self, opaque: bytes) -> None:
-        """A PING of ours was answered."""
+        """Handle the answer to one of our PINGs."""
 
     def leave(self) -> None:
-        """The client sent GOAWAY."""
+        """Handle a GOAWAY of the client."""
 
 
 class Inflow:
@@ -98,7 +98,7 @@ class Inflow:
         self.last = 0
         """The highest stream that was opened."""
         self.final = UNLIMITED
-        """Streams above it are ignored: a GOAWAY said so."""
+        """The last stream that is processed: after a GOAWAY, streams above it are ignored."""
         self.hold_credit = False
         """While true, consumed flow-control credit is not returned: the client must cope with an empty window."""
         self.greeted = False
@@ -117,7 +117,10 @@ class Inflow:
         self._unacknowledged: deque[int] = deque()
 
     def limit_streams(self, limit: int) -> None:
-        """A stream limit was sent. A lower one is enforced once the client has acknowledged it (RFC 9113 6.5.3)."""
+        """Enforce a stream limit that was sent.
+
+        A lower one applies once the client has acknowledged it (RFC 9113 6.5.3).
+        """
         self._unacknowledged.append(limit)
         if self._allowed < limit:
             self._allowed = limit
@@ -160,7 +163,7 @@ class Inflow:
             self.return_credit()
 
     def return_credit(self) -> None:
-        """WINDOW_UPDATE for what was consumed, when that is worth a frame."""
+        """Send WINDOW_UPDATE for what was consumed, if that is worth a frame."""
         owed = self._window - self._credit
         if owed * 2 >= self._window:
             self._flow.put(frames.window_update(0, owed))
@@ -177,7 +180,7 @@ class Inflow:
         return self.last < stream <= self.final
 
     def _open(self, stream: int, ended: int, block: bytes) -> None:
-        """A whole header block. It is decoded in any case: the table must stay in step with the client's."""
+        """Handle a whole header block. It is always decoded, so that the table stays in step with the client's."""
         try:
             headers = self._decode(block, True)
         except Exception as error:

@@ -36,7 +36,7 @@ class TokenError(Exception):
 
 
 class ServiceAccount(Struct, frozen=True):
-    """Who may ask for tokens, and the audiences that mean this endpoint."""
+    """The account that may request tokens, and the audiences that mean this endpoint."""
 
     client_email: str
     public_key: RSAPublicKey
@@ -92,7 +92,7 @@ class AccessTokens:
         return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
 
     def authorises(self, authorization: bytes | None, now: float) -> bool:
-        """Whether the `Authorization` header holds a token of ours that is good now."""
+        """Return whether the `Authorization` header contains a valid token of ours."""
         if authorization is None:
             return False
         until = self._known.get(authorization)
@@ -112,6 +112,6 @@ class AccessTokens:
         return 0.0 if int(issued, 16) / 1000 < self._revoked_before else int(until, 16) / 1000
 
     def revoke(self, now: float) -> None:
-        """No token issued until now is good any more."""
+        """Revoke all tokens that were issued until now."""
         self._revoked_before = now
         self._known.clear()

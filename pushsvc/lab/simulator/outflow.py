@@ -1,7 +1,7 @@
-"""The sending half of a connection: answers into bytes, within the windows that the client grants. No I/O.
+"""The sending half of a connection: encodes answers within the windows that the client grants. No I/O.
 
-Header frames are never held back; bodies wait, in order, until both the connection's and the stream's window have
-room (RFC 9113 section 5.2). A client that never returns credit therefore stalls here as it would at Apple.
+Header frames are never delayed; bodies wait, in order, until both the connection's and the stream's window have room
+(RFC 9113 section 5.2). A client that never returns credit therefore stalls here as it would at Apple.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Outflow:
         return len(self._blocked)
 
     def put(self, data: bytes) -> None:
-        """Queue a frame that no window holds back."""
+        """Queue a frame that no window limits."""
         self._out.append(data)
 
     def take(self) -> bytes:
@@ -50,7 +50,7 @@ class Outflow:
         return data
 
     def answer(self, stream: int, block: bytes, body: bytes) -> None:
-        """Queue a whole answer; its body waits when there is no window for it."""
+        """Queue a whole answer. Its body waits while there is no window for it."""
         if self._shrunk:  # RFC 7541 section 4.2: a reduced table size is signalled at the next block
             block, self._shrunk = EMPTY_TABLE + block, False
         if not body:
@@ -93,12 +93,12 @@ class Outflow:
                 return
 
     def forget(self, stream: int) -> None:
-        """The stream is over."""
+        """Forget a stream that has ended."""
         self._blocked.pop(stream, None)
         self._grants.pop(stream, None)
 
     def widen(self, stream: int, increment: int) -> bool:
-        """The client's WINDOW_UPDATE. False when a window would exceed 2^31-1, which is an error."""
+        """Return the client's WINDOW_UPDATE. False when a window would exceed 2^31-1, which is an error."""
         if stream:
             grant = self._grants.get(stream, 0) + increment
             if self._initial + grant > MAX_WINDOW:
@@ -114,15 +114,18 @@ class Outflow:
         return True
 
     def resize(self, initial: int) -> None:
-        """SETTINGS_INITIAL_WINDOW_SIZE; it applies to open streams as well."""
+        """Handle SETTINGS_INITIAL_WINDOW_SIZE, which applies to open streams as well."""
         self._initial = initial
         self._pump_all()
 
     def limit_table(self, size: int) -> None:
-        """SETTINGS_HEADER_TABLE_SIZE: we never use the table, but must say so when it shrinks below the default."""
+        """Handle SETTINGS_HEADER_TABLE_SIZE.
+
+        We never use the table, but must say so when it shrinks below the default.
+        """
         if size < 4096:
             self._shrunk = True
 
     def waits(self, stream: int) -> bool:
-        """Whether an answer on this stream still waits for a window."""
+        """Return whether an answer on this stream still waits for a window."""
         return stream in self._blocked

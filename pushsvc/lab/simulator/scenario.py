@@ -1,20 +1,20 @@
-"""What a device token asks the simulator to do. Pure.
+"""Scenarios: what a device token makes the simulator do. Pure.
 
 A token that begins with `sim:` carries its own scenario, so that a test or a demonstration chooses each answer without
-telling the simulator beforehand, and a failing token can sit between good ones in the same call::
+configuring the simulator beforehand, and a failing token can be between good ones in the same call::
 
     sim:<action>[,<action>]:<unique text>          only A-Z a-z 0-9 _ . , : -
 
-FCM takes that text as the token; APNs takes its bytes in hexadecimal, since APNs tokens are hexadecimal.
+FCM uses that text as the token; APNs uses its bytes in hexadecimal, since APNs tokens are hexadecimal.
 
-Actions that answer or misbehave are played in their order, one request after the other; `.N` means "for N requests",
-and without it for ever. After the last one everything is accepted::
+Actions that answer or misbehave are played in order, one request after the other; `.N` means "for N requests", and
+without it forever. After the last one everything is accepted::
 
     sim:Unregistered:a                  always 410 Unregistered
     sim:ServiceUnavailable.2:a          503 twice, then 200
-    sim:stall.1,Unregistered:a          no answer to the first request, then 410 for ever
+    sim:stall.1,Unregistered:a          no answer to the first request, then 410 forever
 
-Modifiers hold for every request of the token, or with `.N` for its first N: `slow-<ms>`, `since-<unix ms>` (the
+Modifiers apply to every request of the token, or with `.N` to its first N: `slow-<ms>`, `since-<unix ms>` (the
 timestamp of an APNs 410), `sender-<n>` (an FCM token of the simulator's nth project, from 0: for the others it is
 SENDER_ID_MISMATCH), `retry-after-<s>` and `retry-at-<s>` (the Retry-After header in seconds or as a date that many
 seconds ahead), `empty` (the status without a body).
@@ -41,7 +41,7 @@ TRANSPORT: Final = {
     "drop": "close the TCP connection without an answer",
     "status": "status-<code>: that HTTP status with a reason that nobody knows",
 }
-"""Actions beside the providers' own words, and what they do."""
+"""Actions beside the reasons of the providers, with their effect."""
 
 MODIFIERS: Final = {
     "slow": "slow-<ms>: answer that many milliseconds late",
@@ -60,7 +60,7 @@ GRAMMAR: Final = (
         for name, does in (TRANSPORT | MODIFIERS).items()
     )
 )
-"""How a scenario is written, for people."""
+"""The syntax of a scenario, for users."""
 
 _NUMBERED: Final = frozenset({"status", "slow", "since", "sender", "retry-after", "retry-at"})
 _TEXT: Final = re.compile(r"sim:(?P<actions>[A-Za-z0-9_.,-]+):(?P<unique>[A-Za-z0-9_.,:-]+)")
@@ -70,7 +70,7 @@ _ACTION: Final = re.compile(
 
 
 class ScenarioError(ValueError):
-    """The text is not a scenario; says which part and what is possible."""
+    """The text is not a scenario. The error names the wrong part and what is possible."""
 
 
 class Action(Struct, frozen=True):
@@ -96,7 +96,7 @@ class Scenario(Struct, frozen=True):
 
 
 class Step(Struct, frozen=True):
-    """What to do with one request."""
+    """The instruction for one request."""
 
     name: str = "ok"
     """A key of `TRANSPORT`, or a reason of the provider."""
@@ -119,7 +119,7 @@ def _known(reasons: Iterable[str]) -> set[str]:
 
 
 def parse(text: str, reasons: Iterable[str]) -> Scenario:
-    """Read a scenario; `reasons` are the provider's words that may stand in it. Raises `ScenarioError`."""
+    """Parse a scenario. `reasons` are the provider's reasons that it may contain. Raises `ScenarioError`."""
     found = _TEXT.fullmatch(text)
     if found is None:
         raise ScenarioError("a scenario is sim:<action>[,<action>]:<unique text> of A-Z a-z 0-9 _ . , : - only")
@@ -144,7 +144,7 @@ def _action(text: str, known: set[str]) -> Action:
 
 
 def step(scenario: Scenario, nth: int) -> Step:
-    """What becomes of the token's request number `nth`, counted from 0."""
+    """Return what becomes of the token's request number `nth`, counted from 0."""
     name, status, before = "ok", None, 0
     modifiers: dict[str, int] = {}
     decided = False
@@ -169,7 +169,7 @@ def step(scenario: Scenario, nth: int) -> Step:
 
 
 def _prepared(scenario: Scenario) -> tuple[Scenario, Step | None]:
-    """A scenario, and its one step when it has no counts."""
+    """Return a scenario, and its one step when it has no counts."""
     counted = any(action.times for action in scenario.actions)
     return scenario, None if counted else step(scenario, 0)
 
@@ -183,7 +183,7 @@ class Stage:
         self._parse = lru_cache(maxsize=4096)(lambda actions: _prepared(parse(f"{PREFIX}{actions}:x", words)))
 
     def next_step(self, token: str) -> Step:
-        """The step for this request of the token, which must begin with `sim:`. Raises `ScenarioError`."""
+        """Return the step for this request of the token, which must begin with `sim:`. Raises `ScenarioError`."""
         found = _TEXT.fullmatch(token)
         scenario, always = self._parse(found["actions"] if found else "")
         if always is not None:

@@ -31,7 +31,7 @@ class Switches:
 
     def __init__(self, latency: float = 0.0) -> None:
         self.latency = latency
-        """Seconds by which every answer is late."""
+        """The delay of every answer in seconds."""
         self.stalled = False
         self.credentials_refused = False
         self.token_endpoint_refuses = False

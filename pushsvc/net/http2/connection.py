@@ -8,7 +8,7 @@ concerns the connection as a whole::
        +--------------------+----- fault, dead peer, lost ------------+-------------------------+
 
 A usable connection has no room for a moment while it rests (it refused a stream), while its transport is full, while
-its send window is shut, and while a PING asks whether anybody is there.
+its send window is shut, and while a PING is unanswered.
 
 Source: RFC 9113, https://www.rfc-editor.org/rfc/rfc9113
 """
@@ -45,7 +45,7 @@ class Owner(Protocol):
     """The pool, as its connections see it."""
 
     def changed(self) -> None:
-        """Room may be other than it was."""
+        """Handle a change of the room."""
         ...
 
     def returned(self, requests: list[Request]) -> None:
@@ -131,11 +131,11 @@ class Connection(asyncio.Protocol):
         overdue, nearest = self.streams.expire(now)
         if overdue:
             if now - self.last_received >= self._terms.request_timeout / 2:
-                self.probe()  # not one byte came while they waited: is anybody there?
+                self.probe()  # not one byte came while they waited: is the peer alive?
             self._settle()
         silent = now - self.last_received >= self._terms.request_timeout
         if silent and self._usable and not self.room and not self.streams.open and self._probe is None:
-            self.end = "no room for as long as a request may take"  # such as a send window that nobody opens again
+            self.end = "no room for as long as a request may take"  # such as a send window that is never opened again
             self.retire()
         return nearest
 
@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
             self._probe = self._loop.call_later(self._terms.request_timeout, self._give_up)
             self._flush()
 
-    # --- what the transport tells ---------------------------------------------------------------
+    # --- callbacks of the transport -------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -354,7 +354,7 @@ class Connection(asyncio.Protocol):
     def _fail_ready(self, error: Exception) -> None:
         if not self.ready.done():
             self.ready.set_exception(error)
-            self.ready.exception()  # so that asyncio does not complain when nobody waits for it any more
+            self.ready.exception()  # so that asyncio does not complain when no task awaits it any more
 
 
 def _finish(future: asyncio.Future[None]) -> None:

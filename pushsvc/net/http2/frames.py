@@ -204,7 +204,7 @@ def _unpad(payload: bytes, flags: int) -> bytes:
 
 
 def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
-    """Setting and value, in the order sent; a later one wins."""
+    """Return settings and values in the order sent, in which a later one takes precedence."""
     return _unpack_setting(payload)
 
 

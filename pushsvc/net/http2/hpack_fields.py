@@ -1,7 +1,7 @@
 """Stateless HPACK: encoded request fields that are valid on every connection, and answers that are decoded on demand.
 
 Outgoing fields are literals without indexing, so a caller encodes its constant fields once and concatenates them.
-`EMPTY_TABLE` opens the first block of a connection: it tells the server that the client keeps no dynamic table. RFC
+`EMPTY_TABLE` opens the first block of a connection: it informs the server that the client keeps no dynamic table. RFC
 7541 4.2 requires it after the table was shrunk, and it stays true whatever size the server allows later.
 
 For answers, the client announces a table size of 0. A server that complies opens with a table-size update to 0 (RFC

@@ -12,8 +12,8 @@ pyreqwest (hyper)     36 us, 24,000/s    35 us, 24,000/s         33 us, 24,000/s
 httpx (h2)            840 us, 1,200/s    900 us, 1,100/s         930 us, 1,000/s
 ====================  =================  ======================  =================
 
-(Our rates are bounded by the server, which has the other core.) And only whoever holds the streams can say which of
-them a GOAWAY left unprocessed: those go again, exactly once, and no other does.
+(Our rates are bounded by the server, which has the other core.) And only the owner of the streams knows which of them a
+GOAWAY left unprocessed: exactly those are sent again, once.
 
 The API is a callback a request and an integer of room, because a task or a future a request would cost more than the
 request itself. The parts::
@@ -206,7 +206,7 @@ class Pool:
         if connections:
             await asyncio.wait([connection.closed for connection in connections])
 
-    # --- what connections tell ------------------------------------------------------------------
+    # --- callbacks of connections ---------------------------------------------------------------
 
     def changed(self) -> None:
         """Recompute the room and serve waiting requests from it."""
@@ -217,7 +217,7 @@ class Pool:
             self._drained.set_result(None)
 
     def returned(self, requests: list[Request]) -> None:
-        """Requests that the server did not process go first in line, with the deadlines that they had."""
+        """Queue requests that the server did not process before all others, with unchanged deadlines."""
         self._stats.resubmitted += len(requests)
         for request in requests:
             request.rewind()

@@ -1,15 +1,15 @@
 """Apple Push Notification service.
 
-How the work is shared: aioapns gives the vocabulary (push types, priorities) and signs the provider token; the bytes
-travel over our own HTTP/2 pool (`..transport`). Why not aioapns's client, measured against one HTTP/2 sink, one core
-for the client: it reaches about 3,900 pushes/s; after about 2,500 error answers on a connection it stops for good,
-because it never returns flow-control credit; at a GOAWAY it sends everything again that was in flight (200 pushes
-became 483 requests); a request has no timeout; and cancelling one call ends its neighbours. Each of these loses or
-repeats pushes in the trouble that this service exists for.
+aioapns provides the vocabulary (push types, priorities) and signs the provider token; requests use our own HTTP/2 pool
+(`pushsvc.net.http2`). Reasons against aioapns's client, measured against one HTTP/2 sink with one core for the client:
+it reaches about 3,900 pushes/s; after about 2,500 error answers on a connection it stops forever, because it never
+returns flow-control credit; at a GOAWAY it sends everything in flight again (200 pushes became 483 requests); a
+request has no timeout; and cancelling one call cancels others. Each of these loses or repeats pushes in exactly the
+trouble that this service is made for.
 
-`config` the account · `vocabulary` the words · `render` and `classify` pure · `credentials` who we are ·
-`check` what can be said without a network · `send` the deliveries · `targets` which token goes with which push ·
-`channels` broadcast channels, managed
+`config` the account · `vocabulary` constants · `render` and `classify` pure · `credentials` the identity · `check`
+checks without a network · `send` deliveries · `targets` which token goes with which push · `channels` management of
+broadcast channels
 """
 
 from __future__ import annotations

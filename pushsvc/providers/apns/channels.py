@@ -1,11 +1,11 @@
-"""Broadcast channels: made, listed, read and deleted at their own host, over the same HTTP/2 pool as the pushes.
+"""Broadcast channels: create, list, read and delete them at their own host, over the same HTTP/2 pool as pushes.
 
-What Apple answers is said in the words of our API, with Apple's reason in the text; the golden table is
+Apple's answers become errors of our API, with Apple's reason in the text; the golden table is
 `tests/unit/golden/apns_channels.toml`. An expired provider token, and a connection that is bound to another key, are
-ours to mend: such a request goes again once.
+handled here: such a request is sent again once.
 
-Sources, under https://developer.apple.com/documentation/usernotifications/: sending-channel-management-requests-to-apns
-and handling-error-responses-from-apns.
+Sources, under https://developer.apple.com/documentation/usernotifications/:
+sending-channel-management-requests-to-apns and handling-error-responses-from-apns.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from .credentials import ProviderToken, client_context
 MOST: Final = 10_000
 """Channels that Apple allows to an app, in each environment."""
 LIST_LIMIT: Final = 1 << 23
-"""Bytes of an answer: room for `MOST` ids, of which Apple names no size."""
+"""The maximum size of an answer in bytes: enough for `MOST` ids, whose size Apple does not document."""
 BUSY_WAIT: Final = 60
 """Seconds to wait after a 429 or 5xx that names none."""
 
@@ -108,9 +108,12 @@ class ApnsChannels:
     # --- asking -------------------------------------------------------------
 
     async def _ask(self, method: bytes, where: bytes, channel_id: str = "", body: bytes = b"") -> Response:
-        """The good answer. Raises what `refusal` says of any other, and `Unavailable` where there is none."""
+        """Return a successful answer.
+
+        Raises the error of `refusal` for any other, and `Unavailable` if there is none.
+        """
         answer = await self._send(method, where, channel_id, body)
-        if isinstance(answer, Response) and self._mend(_reason(answer)):
+        if isinstance(answer, Response) and self._renew(_reason(answer)):
             answer = await self._send(method, where, channel_id, body)
         if isinstance(answer, Failure):
             raise self._silence(answer)
@@ -130,7 +133,7 @@ class ApnsChannels:
         self._pool.submit(fields, body, future, _resolve)
         return await future
 
-    def _mend(self, reason: str) -> bool:
+    def _renew(self, reason: str) -> bool:
         """Do what makes another try worth while; False when nothing does."""
         if self._token is None:
             return False
@@ -156,15 +159,15 @@ def _resolve(future: asyncio.Future[Answer], answer: Answer) -> None:
 
 
 def refusal(answer: Response, topic: str, now: float) -> RequestError:
-    """What our API answers where APNs answers this. `now` in Unix seconds."""
+    """Return what our API answers where APNs answers this. `now` in Unix seconds."""
     status, reason = answer.status, _reason(answer)
     said = f"APNs answers {status} {reason}".rstrip()
     match reason:
         case "ChannelNotRegistered" | "BadChannelId" | "MissingChannelId":
             return NotFound(f"No channel has this id ({said}).")
         case "FeatureNotEnabled":
-            mend = "switch them on at https://developer.apple.com/account/resources/identifiers/list"
-            return Conflict(f"{said}: broadcasts are switched off for {topic}; {mend}.")
+            remedy = "switch them on at https://developer.apple.com/account/resources/identifiers/list"
+            return Conflict(f"{said}: broadcasts are switched off for {topic}; {remedy}.")
         case "CannotCreateChannelConfig":
             return Conflict(f"{said}: the app has as many channels as it may ({MOST:,}); delete some.")
     if status == 429 or status >= 500:
@@ -203,9 +206,9 @@ async def open_channels(
     new_id: Callable[[], object] = uuid.uuid4,
     open_pool: Callable[..., Any] = Pool,
 ) -> AsyncIterator[ApnsChannels]:
-    """Open one connection for the length of the block. `request_timeout` in seconds.
+    """Open a connection for the length of the block. `request_timeout` is in seconds.
 
-    Raises `CredentialError`, before anything is opened.
+    Raises `CredentialError` before anything is opened.
     """
     token = ProviderToken(config, clock) if config.key_file else None
     async with open_pool(

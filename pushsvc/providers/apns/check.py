@@ -1,4 +1,4 @@
-"""What can be said of an APNs account without asking APNs: files, keys, dates, names."""
+"""Checks of an APNs account without a network: files, keys, dates, names."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _ENVIRONMENTS: Final = {
 }
 """Apple's extensions that mark the environments of a certificate."""
 _KEY_FILE: Final = re.compile(r"AuthKey_([A-Z0-9]{10})\.p8", re.IGNORECASE)
-"""The name under which Apple hands a key out: its id is a part of it."""
+"""The file name under which Apple provides a key. It contains the key's id."""
 
 
 def check(config: Config, *, clock: Callable[[], float] = time.time) -> list[Finding]:
-    """Findings on one account, the gravest not necessarily first. Reads its files, touches no network."""
+    """Return the findings on an account, in no order of gravity. Reads its files, uses no network."""
     identity = _check_key(config) if config.key_file else _check_certificate(config, clock())
     way = check_proxy(config.endpoint, config.proxy, os.environ)
     return [*identity, *_check_names(config), *check_ca(config.ca_file), *way]
@@ -89,13 +89,13 @@ def _check_certificate(config: Config, now: float) -> list[Finding]:
 def _check_dates(config: Config, certificate: x509.Certificate, now: float) -> Finding:
     end = certificate.not_valid_after_utc
     expires, day = end.timestamp(), end.date().isoformat()
-    mend = "make a new certificate on Apple's developer pages, or use a token key, which does not expire"
+    remedy = "make a new certificate on Apple's developer pages, or use a token key, which does not expire"
     if expires <= now:
-        return Finding("error", f"{config.cert_file} expired on {day}", mend, expires)
+        return Finding("error", f"{config.cert_file} expired on {day}", remedy, expires)
     if certificate.not_valid_before_utc.timestamp() > now:
         return Finding("error", f"{config.cert_file} is not valid yet", "look at this machine's clock", expires)
     if expires - now < SOON:
-        return Finding("warning", f"{config.cert_file} expires on {day}", mend, expires)
+        return Finding("warning", f"{config.cert_file} expires on {day}", remedy, expires)
     return Finding("ok", f"{config.cert_file} is a certificate with its key, valid until {day}", "", expires)
 
 

@@ -1,22 +1,22 @@
-"""What an answer of APNs means. Pure; the golden table is `tests/unit/golden/apns_classify.toml`.
+"""Classifies answers of APNs. Pure; the golden table is `tests/unit/golden/apns_classify.toml`.
 
-Six judgements that the vendor's pages do not make:
+Decisions that the vendor's documentation does not make:
 
-- A topic that the push chose itself, by `apns-topic` or by a push type that has a topic of its own, and that is
-  refused, is that push's fault (`BadNotification`). Only a refusal of the app's plain topic holds the route: one bad
-  push must not stop all the others, nor may the probe that is to end the hold be that same push for ever. For the
-  same reason `DeviceTokenNotForTopic` then says nothing about the token.
-- `BadDeviceToken` is what Apple also answers to a good token of the other environment, so it is suspicion, not death.
-- A status that Apple's table does not have is worth another try from 500 up and nobody's death below.
-- A channel that is not registered is gone for good, since ids are never given out again: it is dead like a token. An
-  id that APNs cannot even read is suspicious, like a bad token.
-- Broadcasts that are not switched on (`FeatureNotEnabled`) concern no other push: that part of the route waits until
-  somebody switches them on at developer.apple.com, and the rest of it goes on.
+- If a topic is refused that the push chose itself, by `apns-topic` or by a push type that has a topic of its own, this
+  is the push's fault (`BadNotification`). Only a refusal of the app's plain topic holds the route: one bad push must
+  not stop all others, nor may the probe that is to end the hold be this same push forever. For the same reason
+  `DeviceTokenNotForTopic` then says nothing about the token.
+- Apple answers `BadDeviceToken` to a good token of the other environment too, so the token is suspect, not dead.
+- A status that Apple's table does not contain is retried from 500 up, and condemns no token below.
+- A channel that is not registered never comes back, since ids are not reused: it is dead like a token. An id that APNs
+  cannot even read is suspect, like a bad token.
+- If broadcasts are not enabled (`FeatureNotEnabled`), this concerns no other push: that part of the route waits until
+  they are enabled at developer.apple.com, and the rest of it continues.
 - `TopicMismatch` says that our key or certificate is for other bundle ids. With a topic that the push named itself it
-  is that push's fault, like any refused topic. With a push type that has a topic of its own it may be: it holds the
-  route only where a push of the plain topic gets it too (`chosen`).
-- Any other refusal of our identity, to a push that named its own topic, may come of that topic (of another team, say),
-  and holds the route only where a push that chose nothing gets it too.
+  is the push's fault, like any refused topic. With a push type that has a topic of its own it may be: it holds the
+  route only if a push of the plain topic gets it too (`chosen`).
+- Any other refusal of our identity, for a push that named its own topic, may be due to that topic (of another team,
+  say), and holds the route only if a push that chose nothing gets it too.
 
 Sources, under https://developer.apple.com/documentation/usernotifications/: handling-notification-responses-from-apns
 and, for broadcasts, handling-error-responses-from-apns.
@@ -103,7 +103,7 @@ _REASONS: Final[dict[tuple[int, str], str]] = {
     (503, "Service Unavailable"): "unavailable",  # as one of Apple's pages spells it
     (503, "Shutdown"): "unavailable",
 }
-"""By status and reason, the class. A known reason with another status is judged by the status."""
+"""The class by status and reason. A known reason with another status is classified by the status."""
 
 _KNOWN: Final = frozenset(reason for _, reason in _REASONS)
 
@@ -117,9 +117,9 @@ _decode = msgspec.json.Decoder(_Error).decode
 
 
 def classify(answer: Answer, message: Message, now: float) -> Outcome:
-    """The outcome that `answer` means for a push of `message`. Never raises, whatever the server sent.
+    """Return the outcome that `answer` means for a push of `message`. Never raises, whatever the server sent.
 
-    `now` in Unix seconds.
+    `now` is in Unix seconds.
     """
     if isinstance(answer, Failure):
         return Unavailable(reason=answer.reason, maybe_sent=answer.maybe_sent)
@@ -183,7 +183,7 @@ def _chose_topic(message: Message) -> bool:
 
 
 def _milliseconds(timestamp: object) -> int | None:
-    """The 410's `timestamp`, which is in Unix milliseconds; None where it is no sensible instant."""
+    """Return the 410's `timestamp`, which is in Unix milliseconds; None where it is no sensible instant."""
     if isinstance(timestamp, bool) or not isinstance(timestamp, int | float):
         return None
     return int(timestamp) if 0 < timestamp < 1 << 53 else None

@@ -1,4 +1,4 @@
-"""`[apps.NAME.apns]`: an app's account at APNs."""
+"""`[apps.NAME.apns]`: the account of an app at APNs."""
 
 from __future__ import annotations
 
@@ -40,21 +40,24 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cert_file: str = ""
     """The client certificate, PEM or .p12, in place of a token key."""
     cert_key_file: str = ""
-    """The certificate's private key, PEM, where `cert_file` does not hold it."""
+    """The certificate's private key (PEM), if `cert_file` does not contain it."""
     cert_password: str = ""
     """The password of the private key or of the .p12 file."""
     environment: Environment = "production"
     endpoint: str = ""
-    """Where APNs is reached; by default Apple's host of the environment."""
+    """The URL of APNs; by default Apple's host of the environment."""
     broadcast_endpoint: str = ""
-    """Where broadcasts are sent; by default `endpoint`. The text of Apple's page says so, its samples name others
-    (https://developer.apple.com/documentation/usernotifications/sending-broadcast-push-notification-requests-to-apns)."""
+    """The URL for broadcasts; by default `endpoint`.
+
+    The text of Apple's documentation says so, its samples name other hosts
+    (https://developer.apple.com/documentation/usernotifications/sending-broadcast-push-notification-requests-to-apns).
+    """
     channels_endpoint: str = ""
-    """Where broadcast channels are managed; by default Apple's host of the environment."""
+    """The URL for the management of broadcast channels; by default Apple's host of the environment."""
     ca_file: str = ""
     """Trust these certificate authorities (PEM) and no others: for a simulator or a proxy."""
     proxy: str = ""
-    """The HTTP proxy on the way, `http://user:password@host:port`. Empty: as the environment says; `none`: none."""
+    """The HTTP proxy, `http://user:password@host:port`. Empty: as the environment says; `none`: no proxy."""
     connections: Annotated[int, Meta(ge=1, le=100)] = 2
     """HTTP/2 connections to keep."""
     window: Annotated[int, Meta(ge=1, le=100_000)] = 1000
@@ -106,11 +109,14 @@ class SandboxConfig(Config, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 DEFAULTS: Final = Defaults(server_error=900.0)
 """Apple: "retry after 15 minutes"
 (https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns). It names no age
-of tokens: APNs tells of dead ones by 410, and a device that is merely quiet is a good one."""
+of tokens: APNs reports dead ones by 410, and a device that is merely quiet is a good one."""
 MORE: Final = {"apns_sandbox": SandboxConfig}
 """Further accounts that an app may have here, by the names of their routes."""
 
 
 def environment(config: Config) -> Environment:
-    """The environment of the tokens that it can send to: Apple gives others to apps that are still being built."""
+    """Return the environment of the tokens that it can send to:
+
+    Apple gives others to apps that are still being built.
+    """
     return config.environment

@@ -1,6 +1,6 @@
-"""Who we are to APNs: a signed provider token, or a client certificate.
+"""The identity at APNs: a signed provider token, or a client certificate.
 
-aioapns signs the token (ES256, `kid`, `iss`, `iat`); when to make a new one is decided here, once for all connections
+aioapns signs the token (ES256, `kid`, `iss`, `iat`); this module decides when to make a new one, for all connections
 of a route: Apple wants a new one after 20 minutes at the earliest and 60 at the latest.
 
 Sources: https://developer.apple.com/documentation/usernotifications/establishing-a-token-based-connection-to-apns and
@@ -40,7 +40,7 @@ _P12: Final = (".p12", ".pfx")
 
 
 def load_key(config: Config) -> str:
-    """The token signing key as PEM text, known to be a P-256 key. Raises `CredentialError`."""
+    """Return the token signing key as PEM text, known to be a P-256 key. Raises `CredentialError`."""
     pem = read_credential(config.key_file, "key_file")
     try:
         key = serialization.load_pem_private_key(pem, None)
@@ -80,7 +80,10 @@ class ProviderToken:
         return True
 
     def refuse(self) -> bool:
-        """APNs calls the token expired: replace it, unless that would come too soon. True when it has changed."""
+        """Replace the token, which APNs called expired, unless this would be too soon.
+
+        Returns whether it has changed.
+        """
         if 0 <= self._clock() - self._made_at < EARLIEST:
             return False
         self._earlier = _NONE  # it would only be refused in turn
@@ -88,7 +91,9 @@ class ProviderToken:
         return True
 
     def hold(self) -> None:
-        """APNs calls the replacements too frequent: no new one for 20 minutes, as far as the old one lasts."""
+        """Sign no new token for 20 minutes, because APNs called the updates too frequent, unless the current one ends
+        before.
+        """
         self.renew_at = min(max(self.renew_at, self._clock() + EARLIEST), self._made_at + LATEST)
 
     def _replace(self) -> None:
@@ -115,7 +120,7 @@ class ProviderToken:
 
 
 def client_context(config: Config) -> ssl.SSLContext:
-    """TLS for the connections: the trusted authorities and, without a token key, our certificate.
+    """Return the TLS context of the connections: the trusted authorities and, without a token key, our certificate.
 
     Raises `CredentialError`.
     """
@@ -152,7 +157,9 @@ def _load_p12(context: ssl.SSLContext, config: Config) -> None:
 
 @contextmanager
 def _short_lived() -> Iterator[tuple[BinaryIO, str]]:
-    """A file and its name: in memory where the system can, so that no folder needs to be writable."""
+    """Open a temporary file and yield it with its name; in memory if possible, so that no folder needs to be
+    writable.
+    """
     if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
         with os.fdopen(os.memfd_create("pushsvc"), "wb") as file:
             yield file, f"/proc/self/fd/{file.fileno()}"
@@ -162,7 +169,10 @@ def _short_lived() -> Iterator[tuple[BinaryIO, str]]:
 
 
 def open_p12(config: Config) -> tuple[x509.Certificate, list[x509.Certificate], Callable[[bytes], bytes]]:
-    """A .p12 file's certificate, its whole chain, and its key as PEM under a password. Raises `CredentialError`."""
+    """Return a .p12 file's certificate, its whole chain, and its key as PEM under a password.
+
+    Raises `CredentialError`.
+    """
     content = read_credential(config.cert_file, "cert_file")
     try:
         key, certificate, others = pkcs12.load_key_and_certificates(content, config.cert_password.encode() or None)
@@ -186,7 +196,7 @@ def open_p12(config: Config) -> tuple[x509.Certificate, list[x509.Certificate], 
 
 
 def load_certificate(config: Config) -> x509.Certificate:
-    """The client certificate. Raises `CredentialError`."""
+    """Return the client certificate. Raises `CredentialError`."""
     if config.cert_file.lower().endswith(_P12):
         return open_p12(config)[0]
     try:

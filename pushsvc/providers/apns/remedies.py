@@ -1,4 +1,4 @@
-"""What an operator can do where APNs refuses who we are. Pure; the words are those of `classify.py`."""
+"""What an operator can do if APNs refuses the identity. Pure; the reasons are those of `classify.py`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _REMEDIES: Final[dict[str, str]] = {
 
 
 def remedy(reason: str, skew: float) -> str:
-    """The remedy; `skew` is how many seconds APNs' clock is ahead of ours, as far as is known."""
+    """Return the remedy; `skew` is how many seconds APNs' clock is ahead of ours, as far as is known."""
     words = [_REMEDIES.get(reason, "look at the credentials with `pushsvc check`")]
     if reason in _CLOCK or abs(skew) >= SIGNIFICANT:
         words.append(clock_hint(skew))

@@ -1,22 +1,22 @@
-"""A `Content` as APNs takes it: the JSON payload and the headers that the push decides. Pure.
+"""Renders a `Content` for APNs: the JSON payload and the headers that the push decides. Pure.
 
-What the caller gives in `overrides.apns.payload` is merged over what is rendered here (RFC 7396). Where nothing is
-rendered, because there is neither a notification nor data, the caller's bytes travel exactly as they were posted.
+What the caller gives in `overrides.apns.payload` is merged over what is rendered here (RFC 7396). If nothing is
+rendered, because there is neither a notification nor data, the caller's bytes are sent exactly as they were posted.
 
     notification.title, subtitle, body    aps.alert            .category   aps.category
     .sound, .badge                        aps.sound, .badge    .thread     aps.thread-id
     .image    the custom key `image`, and aps.mutable-content so that the app's service extension sees it
     .link     the custom key `link`; APNs has no field of its own for either
-    data      keys beside `aps`; they win over `image` and `link`
+    data      keys beside `aps`; they take precedence over `image` and `link`
     live_activity    the whole of `aps`: see `..live_activity`
 
-To a broadcast channel the expiration must be said, and the channels that store nothing take only 0. Where the push has
-no `ttl` it is left to `send`, which knows them.
+A push to a broadcast channel needs an expiration, and channels without storage accept only 0. If the push has no
+`ttl`, `send` decides, which knows the channels.
 
-The push type is what the caller says (`overrides.apns.headers` before `push_type`), else it is read from the finished
-payload where that leaves no doubt: `aps.event` with `aps.content-state` is a Live Activity, `content-available`
-without alert, badge and sound is `background`, all else is `alert`. VoIP and the others cannot be told from their
-payload and must be named.
+The push type is the caller's (`overrides.apns.headers` before `push_type`). Without one, it is derived from the
+finished payload if that is unambiguous: `aps.event` with `aps.content-state` is a Live Activity, `content-available`
+without alert, badge and sound is `background`, everything else is `alert`. VoIP and the others cannot be derived from
+the payload and must be named.
 
 Sources, under https://developer.apple.com/documentation/usernotifications/: generating-a-remote-notification,
 sending-notification-requests-to-apns and sending-broadcast-push-notification-requests-to-apns.
@@ -84,15 +84,18 @@ class ApnsRenderer:
     platform: Platform = PLATFORM
 
     def warnings(self, content: Content, message: Message, kinds: Collection[str] = (TOKEN,)) -> list[Fault]:
-        """What Apple's pages say against it."""
+        """Return what Apple's documentation forbids about it."""
         return warnings_of(content, message)
 
     def token_fault(self, token: str, kind: str) -> str | None:
-        """Hexadecimal of even length, up to 400 characters; a channel's id is base64."""
+        """Return the fault of a token (hexadecimal, up to 400 characters) or a channel's id (base64)."""
         return fault_of(token, kind)
 
     def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = (TOKEN,)) -> Message:
-        """The payload and headers for every target of the push. Raises `RenderError` with every fault at once."""
+        """Return the payload and headers for every target of the push.
+
+        Raises `RenderError` with every fault at once.
+        """
         faults: list[Fault] = []
         start = starts_at // 1000
         broadcast = CHANNEL in kinds
@@ -140,7 +143,7 @@ class ApnsRenderer:
 
 
 def _payload(content: Content, start: int, faults: list[Fault]) -> dict[str, Any] | None:
-    """What we render, or None where the push has neither a notification nor data. `start` is in Unix seconds."""
+    """Return what we render, or None where the push has neither a notification nor data. `start` is in Unix seconds."""
     notification, data, activity = content.notification, content.data, content.live_activity
     aps: dict[str, Any] = {}
     payload: dict[str, Any] = {"aps": aps}
@@ -311,7 +314,7 @@ def _event_of(payload: dict[str, Any]) -> object:
 def _headers(
     content: Content, push_type: str, event: object, push_id: str, start: int, faults: list[Fault]
 ) -> dict[str, str]:
-    """The headers by the neutral fields. `start` is in Unix seconds."""
+    """Return the headers by the neutral fields. `start` is in Unix seconds."""
     normal = content.priority == "normal" or push_type == BACKGROUND
     headers = {"apns-push-type": push_type, "apns-priority": NORMAL if normal else HIGH}
     if content.ttl is not None:
@@ -331,7 +334,7 @@ def _headers(
 
 
 def _judge(headers: dict[str, str], push_type: str, faults: list[Fault]) -> None:
-    """What can only be wrong when the caller wrote the header."""
+    """Add faults that are possible only if the caller wrote the header."""
     if len(headers.get("apns-collapse-id", "")) > COLLAPSE_LIMIT:
         faults.append(Fault(f"{_HEADERS}.apns-collapse-id", f"is longer than {COLLAPSE_LIMIT} bytes"))
     priority = headers["apns-priority"]
@@ -344,7 +347,7 @@ def _judge(headers: dict[str, str], push_type: str, faults: list[Fault]) -> None
 
 
 def _judge_broadcast(content: Content, headers: dict[str, str], faults: list[Fault]) -> None:
-    """What the caller says and a request to a broadcast channel has no header for. `headers` are the caller's own."""
+    """Add faults for headers that a request to a broadcast channel cannot have. `headers` are the caller's own."""
     if content.collapse is not None:
         faults.append(Fault("collapse", "a broadcast channel collapses nothing: leave it out"))
     if "apns-collapse-id" in headers:
@@ -354,7 +357,7 @@ def _judge_broadcast(content: Content, headers: dict[str, str], faults: list[Fau
 
 
 def _largest(content: Content) -> str:
-    """The field to blame for the size of a payload."""
+    """Return the field to blame for the size of a payload."""
     if content.live_activity is not None:
         return "live_activity"
     return "notification" if content.notification else "data"

@@ -1,15 +1,15 @@
 """Deliveries to APNs over the HTTP/2 pool.
 
-What a delivery costs here is paid for each of millions, so: what a chunk shares is built once a chunk, a delivery adds
-its path and its `apns-id`, and one tuple is all that waits for the answer.
+The cost of a delivery is paid millions of times, so what a chunk shares is built once per chunk, a delivery adds its
+path and its `apns-id`, and one tuple is all that waits for the answer.
 
 A refused provider token may be too old, or refused by one connection alone (each is bound to the key of its first
-request). So before such a refusal is reported, a new token is signed where that is allowed, the connections are
-replaced, and one delivery tries it; what is refused meanwhile waits for that answer and nothing else is sent. It is
-done where it makes something new, so never twice for one fault, and with permanently refused credentials ever more
-seldom. Every other repeat is policy's to decide.
+request). So before such a refusal is reported, a new token is signed if that is allowed, the connections are replaced,
+and one delivery tries it; what is refused meanwhile waits for that answer, and nothing else is sent. This happens only
+if it makes something new, so never twice for one fault, and with permanently refused credentials less and less often.
+Every other retry is decided by the policy.
 
-A target that is a broadcast channel is sent to at another path, under the app's bundle id, which has no suffix there:
+A broadcast channel has another path, and uses the app's bundle id without a suffix:
 https://developer.apple.com/documentation/usernotifications/sending-broadcast-push-notification-requests-to-apns
 """
 
@@ -43,11 +43,11 @@ from .remedies import remedy
 from .vocabulary import CHANNEL, TOPIC_SUFFIX
 
 NAMESPACE: Final = uuid.UUID("6d1c4d0c-2f0b-5f0a-9c43-6f0a3c1b7a52")
-"""Of all apns-ids that pushsvc makes. Fixed for ever: another would break the promise of `apns_id`."""
+"""The namespace of all apns-ids. It must never change: another one would break the promise of `apns_id`."""
 _NAMESPACE: Final = NAMESPACE.bytes
 
 _Context: TypeAlias = tuple[Delivery, OnOutcome, str, int]
-"""The delivery, whom to tell, its `apns-id`, and how often the credentials had been renewed when it went."""
+"""The delivery, its callback, its `apns-id`, and how often the credentials had been renewed when it was sent."""
 
 RENEWALS: Final = (10.0, 3600.0)
 """Seconds between two replacements of the connections for a refusal: at first, doubled with each, and at most."""
@@ -64,7 +64,7 @@ _DRY_RUN: Final = Sent(reason="dry_run")
 
 
 def apns_id(push_id: str, index: int) -> str:
-    """The UUIDv5 of push and target, so that a repeat after a crash carries the same id."""
+    """Return the UUIDv5 of push and target, so that a repeat after a crash has the same id."""
     return _format(hashlib.sha1(_NAMESPACE + f"{push_id}:{index}".encode(), usedforsecurity=False).hexdigest())
 
 
@@ -79,7 +79,7 @@ def _format(digest: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _opening(name: str, size: int) -> bytes:
-    """What stands in front of a value of `size` bytes."""
+    """Return the bytes that precede a value of `size` bytes."""
     return field(name, "0" * size)[:-size]
 
 
@@ -108,7 +108,10 @@ class ApnsProvider:
         broadcasts: Pool,
         clock: Callable[[], float],
     ) -> None:
-        """`broadcasts` is the pool for channels: `pool` itself where they are reached at the same host."""
+        """Create the provider.
+
+        `broadcasts` is the pool for channels: `pool` itself if they are reached at the same host.
+        """
         self.route = route
         self._pool = pool
         self._broadcasts = broadcasts
@@ -197,10 +200,11 @@ class ApnsProvider:
             self._loop.call_soon(on_outcome, delivery, BadNotification(reason="malformed_request"))
 
     def _broadcast_fields(self, chunk: Chunk, channel: str, own_id: str) -> bytes:
-        """One request reaches everybody who listens, so these are few: nothing is kept of them.
+        """Return the header fields of a request to a broadcast channel.
 
-        The expiration must be said. Where the push says none it is the push's own end, so that a channel that keeps the
-        latest keeps it; a channel that keeps nothing refuses that once, and is known from then on.
+        One request reaches all subscribers, so there are few of these and nothing is cached. The expiration is
+        required. If the push has none, it is the end of the push, so that a channel with storage keeps it; a channel
+        without storage refuses this once, and is remembered.
         """
         headers = _headers_of(chunk)
         if EXPIRATION not in headers:
@@ -264,7 +268,7 @@ class ApnsProvider:
         context[1](context[0], outcome)
 
     def _learn_storage(self, delivery: Delivery, outcome: BadNotification) -> bool:
-        """Whether it was refused because its channel keeps nothing, and can go without an expiration of ours."""
+        """Return whether it was refused because its channel keeps nothing, and can go without an expiration of ours."""
         target = delivery.target
         if outcome.reason != "BadExpirationDate" or target.kind != CHANNEL:
             return False
@@ -322,7 +326,9 @@ class ApnsProvider:
         return renewed
 
     def _on_trial(self, context: _Context, answer: Answer) -> None:
-        """The one that tried the renewed credentials is answered: so are those that waited for it."""
+        """Handle the answer to the delivery that tried the renewed credentials, and the deliveries that waited
+        for it.
+        """
         waiting, self._refused = self._refused or [], None
         outcome = self._classify(context, answer)
         context[1](context[0], outcome)
@@ -353,8 +359,8 @@ async def open_provider(
 ) -> AsyncIterator[ApnsProvider]:
     """Open the connections of one route and keep them; on leaving, what is in flight ends first.
 
-    `request_timeout` in seconds. A delivery that is sent again (see above) may take three times that.
-    Raises `CredentialError`, before anything is opened.
+    `request_timeout` is in seconds. A delivery that is sent again (see above) may take three times that. Raises
+    `CredentialError` before anything is opened.
     """
     token = ProviderToken(config, clock) if config.key_file else None
     ssl = client_context(config)
@@ -370,7 +376,7 @@ async def open_provider(
             )
         )
         if config.broadcast_endpoint != config.endpoint:
-            # One request reaches everybody, so one connection is plenty.
+            # One request reaches all subscribers, so one connection suffices.
             broadcasts = await stack.enter_async_context(
                 open_pool(
                     config.broadcast_endpoint,

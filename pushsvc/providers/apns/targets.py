@@ -1,16 +1,17 @@
-"""What a target of APNs may be, and which targets go with which push. Pure.
+"""The kinds of APNs targets, and which of them go with which push. Pure.
 
-A Live Activity has tokens of its own, and Apple answers a token of the wrong sort with no more than `BadDeviceToken`.
-So a target says what it is, and what does not fit is refused before anything is accepted:
+A Live Activity has tokens of its own, and Apple answers a token of the wrong kind just with `BadDeviceToken`. So a
+target states its kind, and what does not match is refused before anything is accepted:
 
-    token           a device; also whatever the caller vouches for by an own payload
-    push_to_start   a Live Activity is started by it, and nothing else
-    activity        a Live Activity is updated or ended by it, and nothing else
-    channel         the same for all who listen to a broadcast channel
+    token           a device; also whatever the caller sends with an own payload
+    push_to_start   starts a Live Activity, and nothing else
+    activity        updates or ends a Live Activity, and nothing else
+    channel         the same for all subscribers of a broadcast channel
 
-Channels do not share a push with others: their requests have other headers and another payload limit.
+Channels do not share a push with other targets: their requests have other headers and another payload limit.
 
-Sources: https://developer.apple.com/documentation/activitykit/starting-and-updating-live-activities-with-activitykit-push-notifications
+Sources:
+https://developer.apple.com/documentation/activitykit/starting-and-updating-live-activities-with-activitykit-push-notifications
 and https://developer.apple.com/documentation/usernotifications/sending-channel-management-requests-to-apns
 """
 
@@ -24,12 +25,18 @@ from ...errors import Fault
 from .vocabulary import CHANNEL, KINDS, LIVEACTIVITY, PUSH_TO_START, TOKEN
 
 _HEX: Final = re.compile(r"[0-9a-fA-F]{2,400}").fullmatch
-"""Whose number is even is asked apart: as a group of two digits it takes seven times as long."""
+"""Hexadecimal digits.
+
+That their number is even is checked separately: as a group of two digits it takes seven times as long.
+"""
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{1,510}={0,2}").fullmatch
 
 
 def fault_of(text: str, kind: str) -> str | None:
-    """Why this cannot be a target of that kind, or None. Apple asks to assume no size, neither of tokens nor of ids."""
+    """Return why this cannot be a target of that kind, or None.
+
+    Apple asks to assume no size, neither of tokens nor of ids.
+    """
     if kind == CHANNEL:
         return None if _BASE64(text) else "must be the id of a broadcast channel, base64 as APNs gave it"
     if kind not in KINDS:
@@ -40,9 +47,9 @@ def fault_of(text: str, kind: str) -> str | None:
 
 
 def judge(kinds: Collection[str], push_type: str, event: object, faults: list[Fault], *, neutral: bool) -> None:
-    """Add what is wrong with a push of this type to targets of these kinds.
+    """Add the faults of a push of this type to targets of these kinds.
 
-    `event` is what the payload's `aps.event` holds; `neutral` says that the push has a `live_activity`.
+    `event` is the value of `aps.event` in the payload; `neutral` says that the push has a `live_activity`.
     """
     own = sorted(set(kinds) - {TOKEN})
     if not own and not neutral:

@@ -1,4 +1,4 @@
-"""The words of APNs: aioapns's, and the push types that came after its last release.
+"""The constants of APNs: those of aioapns, and the push types that are newer than its last release.
 
 Sources, under https://developer.apple.com/documentation/usernotifications/: sending-notification-requests-to-apns and
 sending-broadcast-push-notification-requests-to-apns.
@@ -33,14 +33,14 @@ TOPIC_SUFFIX: Final[dict[str, str]] = {
     "pushtotalk": ".voip-ptt",
     "widgets": ".push-type.widgets",
 }
-"""By `apns-push-type`: what follows the bundle id in `apns-topic`."""
+"""What follows the bundle id in `apns-topic`, by `apns-push-type`."""
 
 TOKEN: Final = "token"  # noqa: S105  # a kind of target
 CHANNEL: Final = "channel"
 ACTIVITY: Final = "activity"
 PUSH_TO_START: Final = "push_to_start"
 KINDS: Final = (TOKEN, CHANNEL, ACTIVITY, PUSH_TO_START)
-"""What a target can be: a device, a broadcast channel, one Live Activity on a device, the right to start one there."""
+"""The kinds of targets: a device, a broadcast channel, a Live Activity on a device, the right to start one there."""
 
 HIGH: Final = PRIORITY_HIGH
 NORMAL: Final = PRIORITY_NORMAL
@@ -54,7 +54,7 @@ COLLAPSE_LIMIT: Final = 64
 
 
 def payload_limit(push_type: str, *, broadcast: bool) -> int:
-    """How many bytes the payload may have."""
+    """Return how many bytes the payload may have."""
     if broadcast:
         return BROADCAST_PAYLOAD_LIMIT
     return VOIP_PAYLOAD_LIMIT if push_type == VOIP else PAYLOAD_LIMIT

@@ -1,4 +1,4 @@
-"""What Apple's pages say of a push that was accepted here all the same. Pure; see `..aps` for the payload."""
+"""What Apple's documentation forbids about a push that is accepted nevertheless. Pure; see `..aps` for the payload."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from ..merge import decode_object
 from .vocabulary import PLATFORM, TOPIC_SUFFIX
 
 _HEADERS: Final = frozenset({"apns-push-type", "apns-priority", "apns-topic", "apns-expiration", "apns-collapse-id"})
-"""Those that a caller may give: sending-notification-requests-to-apns."""
+"""The headers that a caller may set: sending-notification-requests-to-apns."""
 
 
 def warnings_of(content: Content, message: Message) -> list[Fault]:
-    """Nothing where the neutral fields alone made it: what they render is right."""
+    """Return the warnings, or none if the message was made from the neutral fields alone, which are rendered
+    correctly.
+    """
     own = content.overrides.get(PLATFORM)
     if own is None and content.push_type is None:
         return []

@@ -1,4 +1,4 @@
-"""What can be said of a Firebase account without asking Google: the file, its fields, its key."""
+"""Checks of a Firebase account without asking Google: the file, its fields, its key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .credentials import load_service_account
 
 
 def check(config: Config) -> list[Finding]:
-    """Findings on one account. Reads its files, touches no network. Service-account keys have no end of their own."""
+    """Return the findings on an account. Reads its files, uses no network. Service-account keys do not expire."""
     try:
         account = load_service_account(config)
     except CredentialError as error:
@@ -27,8 +27,8 @@ def check(config: Config) -> list[Finding]:
     domain = account.email.rpartition("@")[2]
     if domain.endswith(".iam.gserviceaccount.com") and domain.partition(".")[0] != account.project_id:
         text = f"{account.email} belongs to another project than {account.project_id}"
-        mend = "correct `project_id`, or grant the account the role Firebase Cloud Messaging API Admin there"
-        found.append(Finding("warning", text, mend))
+        remedy = "correct `project_id`, or grant the account the role Firebase Cloud Messaging API Admin there"
+        found.append(Finding("warning", text, remedy))
     for url in (config.endpoint, account.token_uri):
         found += check_proxy(url, config.proxy, os.environ)
     return [*found, *check_private(path), *check_ca(config.ca_file)]

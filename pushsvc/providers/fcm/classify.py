@@ -1,15 +1,15 @@
-"""What an answer of FCM means. Pure; the golden table is `tests/unit/golden/fcm_classify.toml`.
+"""Classifies answers of FCM. Pure; the golden table is `tests/unit/golden/fcm_classify.toml`.
 
-Four judgements that the vendor's page does not make:
+Decisions that the vendor's documentation does not make:
 
-- `INVALID_ARGUMENT` is first of all our own mistake; taking it for a dead token wipes an audience for one bad payload.
-  Only where FCM's own error (`FcmError`, not the JSON reader's `BadRequest` alone) speaks of the registration token
-  is it suspicion, and never death.
+- `INVALID_ARGUMENT` is most likely our own mistake; treating it as a dead token would wipe an audience for one bad
+  payload. Only if FCM's own error (`FcmError`, not the JSON reader's `BadRequest` alone) names the registration token
+  is the token suspect, and never dead.
 - `THIRD_PARTY_AUTH_ERROR` says that the Firebase project's own APNs key or web push key is missing or wrong. It
   concerns only the Apple and web tokens of the project, so it must not hold the route for Android: that part of the
-  route waits until somebody corrects it in the Firebase console, and no token is blamed.
-- `UNSPECIFIED_ERROR` promises nothing of another try, so it ends as a dead letter at once.
-- 403 and 404 without FCM's own word are about the project or the account, not the message: wrong project, API
+  route waits until it is corrected in the Firebase console, and no token is blamed.
+- `UNSPECIFIED_ERROR` promises nothing about a retry, so the delivery becomes a dead letter at once.
+- 403 and 404 without FCM's own code are about the project or the account, not the message: wrong project, API
   disabled, role missing.
 
 Sources: https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode and
@@ -41,7 +41,7 @@ APPLE: Final = "apple"
 """The part of a route that FCM hands on to others: to Apple, and to the web."""
 
 _IN_BETWEEN: Final = (502, 503, 504)
-"""Statuses of a server that could not do its part now, whatever word stands beside them."""
+"""Statuses of a server that is currently unable to serve, whatever code the body contains."""
 
 _THIRD_PARTY: Final = frozenset({"THIRD_PARTY_AUTH_ERROR", "APNS_AUTH_ERROR"})
 _KNOWN: Final = _THIRD_PARTY | {
@@ -68,7 +68,7 @@ _TOKEN_FIELDS: Final = frozenset({"message.token", "message.fid"})
 
 
 class _Detail(Struct):
-    """One of `error.details`, of whatever type."""
+    """An item of `error.details`, of any type."""
 
     type: Any = msgspec.field(default=None, name="@type")
     error_code: Any = msgspec.field(default=None, name="errorCode")
@@ -94,8 +94,8 @@ _decode_refused = msgspec.json.Decoder(_Refused).decode
 _decode_accepted = msgspec.json.Decoder(_Accepted).decode
 
 
-class _Told(Struct, frozen=True):
-    """What an error body tells: FCM's code or else the rpc status, and texts that name what is at fault."""
+class _ErrorBody(Struct, frozen=True):
+    """The content of an error body: FCM's code or else the rpc status, and texts that name the cause."""
 
     code: str
     """FCM's own `errorCode`, or the empty string."""
@@ -105,9 +105,9 @@ class _Told(Struct, frozen=True):
 
 
 def classify(answer: Answer, message: Message, now: float) -> Outcome:
-    """The outcome that `answer` means, whatever the `message` was. Never raises, whatever the server sent.
+    """Return the outcome that `answer` means, whatever the `message` was. Never raises, whatever the server sent.
 
-    `now` in Unix seconds.
+    `now` is in Unix seconds.
     """
     if isinstance(answer, Failure):
         return Unavailable(reason=answer.reason, maybe_sent=answer.maybe_sent)
@@ -131,7 +131,7 @@ def classify(answer: Answer, message: Message, now: float) -> Outcome:
 
 
 def message_name(body: bytes) -> str:
-    """The message's name in an accepting answer, `projects/*/messages/*`; empty where there is none."""
+    """Return the message's name in an accepting answer, `projects/*/messages/*`; empty where there is none."""
     try:
         return _decode_accepted(body).name
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -139,11 +139,11 @@ def message_name(body: bytes) -> str:
 
 
 def concerns_access_token(answer: Response) -> bool:
-    """Whether a 401 is about our access token, rather than about a key that lies in the Firebase project."""
+    """Return whether a 401 is about our access token, as opposed to a key that is stored in the Firebase project."""
     return answer.status == 401 and _read(answer.body).code not in _THIRD_PARTY
 
 
-def _by_status(answer: Response, reason: str, told: _Told, now: float) -> Outcome:
+def _by_status(answer: Response, reason: str, told: _ErrorBody, now: float) -> Outcome:
     status = answer.status
     if status in (401, 403, 404):
         return Misconfigured(status=status, reason=reason)
@@ -156,15 +156,15 @@ def _by_status(answer: Response, reason: str, told: _Told, now: float) -> Outcom
     return Unavailable(status=status, reason=reason, retry_after=retry_after(answer.headers, now))
 
 
-def _blames_token(told: _Told) -> bool:
+def _blames_token(told: _ErrorBody) -> bool:
     return "registration token" in told.text or bool(told.fields & _TOKEN_FIELDS)
 
 
-def _read(body: bytes) -> _Told:
+def _read(body: bytes) -> _ErrorBody:
     try:
         error = _decode_refused(body).error
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return _Told("", "", "", frozenset())
+        return _ErrorBody("", "", "", frozenset())
     code, texts, fields = "", [error.message], set()
     for detail in error.details:
         if str(detail.type).endswith(".FcmError") and isinstance(detail.error_code, str):
@@ -174,7 +174,7 @@ def _read(body: bytes) -> _Told:
             texts.append(str(item.get("description")))
         for item in _objects(detail.violations):  # google.rpc.QuotaFailure
             texts += (str(item.get("subject")), str(item.get("description")))
-    return _Told(code, code or error.status, " ".join(texts).lower(), frozenset(fields))
+    return _ErrorBody(code, code or error.status, " ".join(texts).lower(), frozenset(fields))
 
 
 def _objects(value: object) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`[apps.NAME.fcm]`: an app's Firebase project."""
+"""`[apps.NAME.fcm]`: the Firebase project of an app."""
 
 from __future__ import annotations
 
@@ -32,20 +32,23 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     project_id: str = ""
     """The Firebase project; by default the one that the file names."""
     endpoint: str = ENDPOINT
-    """Where FCM is reached."""
+    """The URL of FCM."""
     ca_file: str = ""
     """Trust these certificate authorities (PEM) and no others, for FCM and for the token endpoint."""
     proxy: str = ""
-    """The HTTP proxy on the way, `http://user:password@host:port`. Empty: as the environment says; `none`: none."""
+    """The HTTP proxy, `http://user:password@host:port`. Empty: as the environment says; `none`: no proxy."""
     connections: Annotated[int, Meta(ge=1, le=100)] = 2
     """HTTP/2 connections to keep."""
     window: Annotated[int, Meta(ge=1, le=100_000)] = 1000
     """Messages in flight on one connection at most, also where FCM allows more."""
     quota: str = "auto"
-    """What all apps of the project may send together: a rate, or `0` for no limit. `auto`: Google's own default of
-    600000/min at Google's endpoint, and no limit at another, which is a simulator or a proxy."""
+    """The rate at which all apps of the project together may send, or `0` for no limit.
+
+    `auto`: Google's own default of 600000/min at Google's endpoint, and no limit at another, which is a simulator or a
+    proxy.
+    """
     collapsible: str = "20/h"
-    """Of messages with a collapse key and nothing to show, to one device."""
+    """The rate of messages with a collapse key and nothing to show, to one device."""
 
     def __post_init__(self) -> None:
         if not self.service_account_file:

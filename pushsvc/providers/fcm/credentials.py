@@ -1,8 +1,8 @@
-"""Who we are to FCM: a service account, and the access tokens that Google gives for it.
+"""The identity at FCM: a service account, and the access tokens that Google issues for it.
 
-firebase-admin reads the file and google-auth asks for the tokens, in a thread: their HTTP client blocks, and on the
-event loop it would stop every push for the length of a round trip. A token is replaced well before its end, so pushes
-never wait for one but the first.
+firebase-admin reads the file and google-auth requests the tokens, in a thread: their HTTP client blocks, and on the
+event loop it would stop every push for the length of a round trip. A token is replaced well before its end, so that
+pushes wait only for the first one.
 
 Source: https://developers.google.com/identity/protocols/oauth2/service-account#httprest
 """
@@ -36,11 +36,11 @@ LEAST_LIFE: Final = 10.0
 BACKOFF: Final = (1.0, 60.0)
 """Seconds before asking again: after the first failure, and at most."""
 
-_MEND: Final = "download the key again: Firebase console, project settings, service accounts"
+_REMEDY: Final = "download the key again: Firebase console, project settings, service accounts"
 
 
 class TokenRefusedError(Exception):
-    """No token was given. `final` when the service account itself is refused, so that nothing but a mend helps."""
+    """No token was issued. `final` if the service account itself is refused, so that only a correction helps."""
 
     def __init__(self, text: str, *, reason: str, final: bool) -> None:
         super().__init__(text)
@@ -53,7 +53,7 @@ Fetch: TypeAlias = Callable[[], tuple[str, float]]
 
 
 class ServiceAccount(Struct, frozen=True):
-    """What the file holds, ready to ask for tokens."""
+    """The content of the service account's file, which can request tokens."""
 
     project_id: str
     email: str
@@ -71,17 +71,17 @@ def load_service_account(config: Config, *, timeout: float = 10.0) -> ServiceAcc
     try:
         info = json.loads(content)
     except ValueError:
-        raise CredentialError(path, "is not JSON", _MEND) from None
+        raise CredentialError(path, "is not JSON", _REMEDY) from None
     if not isinstance(info, dict) or info.get("type") != "service_account":
-        raise CredentialError(path, 'is not a service account: it has no "type": "service_account"', _MEND)
+        raise CredentialError(path, 'is not a service account: it has no "type": "service_account"', _REMEDY)
     for name in ("client_email", "private_key", "token_uri"):
         if not isinstance(info.get(name), str) or not info[name]:
-            raise CredentialError(path, f"has no `{name}`", _MEND)
+            raise CredentialError(path, f"has no `{name}`", _REMEDY)
     try:
         certificate = firebase.Certificate(info)
     except ValueError:
         # Its text is left out: it could quote the key.
-        raise CredentialError(path, "its `private_key` cannot be read", _MEND) from None
+        raise CredentialError(path, "its `private_key` cannot be read", _REMEDY) from None
     project_id = config.project_id or str(info.get("project_id") or "")
     if PROJECT.fullmatch(project_id) is None:
         raise CredentialError(path, "names no project", "give `project_id`")
@@ -92,7 +92,7 @@ def load_service_account(config: Config, *, timeout: float = 10.0) -> ServiceAcc
 
 
 def _fetch(google: Any, token_uri: str, ca_file: str, proxy: Proxy | None, timeout: float) -> tuple[str, float]:
-    """One token request. A connection of its own: it is needed once an hour."""
+    """Request a token. Uses a connection of its own, because this happens once an hour."""
     request = Request()
     host = urlsplit(token_uri).netloc
     statuses: list[int] = []
@@ -130,12 +130,15 @@ def _fetch(google: Any, token_uri: str, ca_file: str, proxy: Proxy | None, timeo
 
 
 def _proxies(proxy: Proxy | None) -> dict[str, str]:
-    """In requests' words. Without a proxy nothing of the environment counts either: that has been asked."""
+    """Return the proxies in the form of requests.
+
+    Without a proxy the environment is ignored, because it was evaluated before.
+    """
     return {"no_proxy": "*"} if proxy is None else {"https": proxy.url, "http": proxy.url}
 
 
 def _word(text: str) -> str:
-    """OAuth's error code, if it is one of RFC 6749 section 5.2."""
+    """Return OAuth's error code, if it is one of RFC 6749 section 5.2."""
     word = text.partition(":")[0]
     known = ("invalid_grant", "invalid_client", "invalid_scope", "unauthorized_client", "invalid_request")
     return word if word in known else "token_refused"
@@ -164,7 +167,7 @@ class AccessToken:
         self.value = ""
         """Empty while there is none that could be used."""
         self.number = 0
-        """Counts the tokens that there were, so that a refusal can say which one it means."""
+        """The number of tokens so far, by which a refusal names the token that it means."""
         self.failure: TokenRefusedError | None = None
         """Why the last request for a token failed; None after one that did not."""
         self._fetch = fetch
@@ -175,15 +178,21 @@ class AccessToken:
         self._due = asyncio.Event()
 
     def usable(self) -> bool:
-        """Whether there is a token whose time is not over. By a clock that goes on while the machine sleeps; one that
-        was put back before the token's issue says nothing, so a new token is asked for."""
+        """Return whether there is an unexpired token.
+
+        Uses a clock that also runs while the machine sleeps. If the clock was set back before the token's issue, a new
+        one is requested.
+        """
         if self.value and not self._fetched_at <= self._clock() < self._expires_at:
             self.value = ""
             self._due.set()
         return bool(self.value)
 
     def refuse(self, number: int) -> bool:
-        """FCM refuses the token with this number. False when a newer one is no remedy, because this one is new."""
+        """Discard the token with this number, which FCM refused.
+
+        Returns False if a newer one is no remedy, because this one is new.
+        """
         if number != self.number or not self.value:
             return True  # It is being replaced, or has been.
         if 0 <= self._clock() - self._fetched_at < LEAST_LIFE:
@@ -193,7 +202,7 @@ class AccessToken:
         return True
 
     async def keep(self) -> None:
-        """Get the first token, and the next before each ends, until cancelled. Tells `changed` after each try."""
+        """Get the first token, and the next one before each ends, until cancelled. Calls `changed` after each try."""
         failures = 0
         while True:
             self._due.clear()

@@ -1,17 +1,18 @@
-"""How large a message may be, and what counts. Pure.
+"""The size limit of a message, and what counts towards it. Pure.
 
 "Maximum payload for both message types is 4096 bytes"
 (https://firebase.google.com/docs/cloud-messaging/customize-messages/set-message-type), which Google measures in keys
-and values. Which form of a message a device gets depends on what the device is, and a token does not say it:
+and values. Which form of a message a device receives depends on the device, and its token does not say which:
 
-- Android: keys and values of `notification` with `android.notification` laid over it, and of `android.data`, or else
-  `data`. The tag, which is ours in most messages, is left out.
+- Android: keys and values of `notification` merged with `android.notification`, and of `android.data` or else `data`.
+  The tag, which is ours in most messages, is left out.
 - Apple: the JSON of `apns.payload` and of `data`, which FCM puts beside it, with `notification` as its alert.
 
-A message is refused where every form that it has is too large. Where only one is, the caller is warned: it may well be
-for a device of the other kind, and else comes back as a refused notification.
+A message is refused if all its forms are too large. If only one is, the caller is warned: the message may be for a
+device of the other kind, and otherwise comes back as a refused notification.
 
-FCM's own arithmetic is not public; what passes here and is still too large comes back as a refused notification.
+FCM's exact arithmetic is not public; a message that passes here and is still too large comes back as a refused
+notification.
 """
 
 from __future__ import annotations
@@ -23,12 +24,17 @@ from ..merge import encode
 LIMIT: Final = 4096
 """Bytes for a message to a token or fid."""
 TOPIC_LIMIT: Final = 2048
-"""Bytes for a message to a topic or a condition; see what INVALID_ARGUMENT says of too large payloads at
-https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode."""
+"""The maximum number of bytes of a message to a topic or a condition.
+
+See what INVALID_ARGUMENT says of too large payloads at
+https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode.
+"""
 
 
 def sizes_of(message: dict[str, Any]) -> dict[str, int]:
-    """The bytes of a `message` object that count towards `LIMIT`, in each form in which a device may get it."""
+    """Return the bytes of a `message` object that count towards `LIMIT`, in each form in which a device may receive
+    it.
+    """
     data, common = _object(message.get("data")), _object(message.get("notification"))
     android, apns = _object(message.get("android")), _object(message.get("apns"))
     payload = _object(apns.get("payload"))
@@ -46,7 +52,7 @@ def sizes_of(message: dict[str, Any]) -> dict[str, int]:
 
 
 def size_of(message: dict[str, Any]) -> int:
-    """The bytes that count where they are least: what is over the limit even so, no device can get."""
+    """Return the bytes that count where they are least: what is over the limit even so, no device can get."""
     return min(sizes_of(message).values(), default=0)
 
 

@@ -1,12 +1,12 @@
-"""What FCM allows to a Firebase project, and to one device beyond the common limit.
+"""The quota of a Firebase project, and the limit for one device.
 
-- A project may send 600,000 messages a minute, all its apps and servers together, and should take a minute to get
-  there (https://firebase.google.com/docs/cloud-messaging/scale-fcm).
-- Of collapsible messages a device gets 20 at once and one more each 3 minutes, an app
-  (https://firebase.google.com/docs/cloud-messaging/throttling-and-quotas). We count as collapsible what has a
+- A project may send 600,000 messages a minute, over all its apps and servers, and should take a minute to reach this
+  rate (https://firebase.google.com/docs/cloud-messaging/scale-fcm).
+- A device gets 20 collapsible messages at once and one more every 3 minutes, per app
+  (https://firebase.google.com/docs/cloud-messaging/throttling-and-quotas). A message counts as collapsible if it has a
   `collapse_key` and nothing to show: Google says that content-free pings are what the limit is for. A visible
-  notification with `collapse` replaces the one before it by its tag, and holding it back for minutes would harm more
-  than an answer of FCM's own, which is understood and waited for.
+  notification with `collapse` replaces the earlier one by its tag, and delaying it for minutes would do more harm than
+  a 429 of FCM, which is understood and waited for.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _decode = msgspec.json.Decoder(_Message).decode
 
 
 def is_collapsible(body: bytes) -> bool:
-    """Whether a rendered message has a collapse key and nothing to show."""
+    """Return whether a rendered message has a collapse key and nothing to show."""
     if b"collapse" not in body:
         return False
     try:
@@ -53,7 +53,7 @@ def is_collapsible(body: bytes) -> bool:
 
 
 def account_limits(config: Config) -> AccountLimits:
-    """The limits of the project that the config names."""
+    """Return the limits of the project that the config names."""
     quota = (QUOTA if config.endpoint == ENDPOINT else None) if config.quota == "auto" else parse_rate(config.quota)
     return AccountLimits(
         account=config.project_id or _project_of(config.service_account_file),

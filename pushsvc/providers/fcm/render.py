@@ -1,9 +1,9 @@
-"""A `Content` as FCM takes it: the JSON of the HTTP v1 `message` object, less its target. Pure.
+"""Renders a `Content` for FCM: the JSON of the HTTP v1 `message` object, without its target. Pure.
 
-The object is built as plain dicts. firebase-admin's own `messaging.Message` and its encoder stay the measure: a test
-renders the same contents with both and compares them (they differ in the case of `android.priority` alone, where ours
-follows the REST reference). Built here it costs 3 to 5 microseconds a push, there 30 to 50, and intake pays that for
-every call.
+The object is built as plain dicts. firebase-admin's own `messaging.Message` and its encoder are the reference: a test
+renders the same contents with both and compares them (they differ only in the case of `android.priority`, where ours
+follows the REST reference). This takes 3 to 5 microseconds a push, firebase-admin 30 to 50, and every call pays for
+it.
 
     notification.title, body, image    message.notification       .channel    android.notification.channel_id
     .subtitle    Apple devices only: apns aps.alert               .sound      android.notification.sound, aps.sound
@@ -17,10 +17,10 @@ every call.
 A Live Activity is reached by its own token beside the registration token, in `overrides.fcm.apns.live_activity_token`:
 one push for each (https://firebase.google.com/docs/cloud-messaging/customize-messages/live-activity).
 
-Without `collapse`, tag and apns-collapse-id of what is seen are the push's id, so that a repeat after a crash replaces
-the first instead of standing beside it; the start of a Live Activity has that id too, lest a repeat starts another.
+Without `collapse`, the tag and apns-collapse-id of visible pushes are the push's id, so that a repeat after a crash
+replaces the first notification; the start of a Live Activity has this id too, so that a repeat does not start another.
 `overrides.fcm` is merged over all this (RFC 7396), in either spelling of the field names. A push that has nothing but
-`overrides.fcm` travels byte for byte; the neutral `ttl`, `priority` and `collapse` beside it are merged in where given.
+`overrides.fcm` is sent byte for byte; the neutral `ttl`, `priority` and `collapse` beside it are merged in if given.
 
 Sources: https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages and
 https://firebase.google.com/docs/cloud-messaging/customize-messages/cross-platform
@@ -46,7 +46,7 @@ from .warnings import warnings_of
 PLATFORM: Final[Platform] = "fcm"
 
 KINDS: Final = ("token", "fid", "topic", "condition")
-"""What a target may be, by the field of `message` that names it."""
+"""The kinds of targets, by the field of `message` that names them."""
 TOPICS: Final = frozenset({"topic", "condition"})
 """Kinds of targets that FCM itself expands."""
 MAX_CONDITION: Final = 4096
@@ -77,11 +77,11 @@ class FcmRenderer:
     platform: Platform = PLATFORM
 
     def warnings(self, content: Content, message: Message, kinds: Collection[str] = ("token",)) -> list[Fault]:
-        """What Google's pages say against it."""
+        """Return what Google's documentation forbids about it."""
         return warnings_of(content, message, _limit(kinds))
 
     def token_fault(self, token: str, kind: str) -> str | None:
-        """A token or fid is opaque; only what could not be one is refused."""
+        """Return a token or fid is opaque; only what could not be one is refused."""
         if kind == "topic":
             return None if _TOPIC(token) else "must be the name of an FCM topic: 1 to 900 letters, digits and - _ . ~ %"
         if kind == "condition":
@@ -96,7 +96,7 @@ class FcmRenderer:
         return None
 
     def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = ("token",)) -> Message:
-        """The message for every target of the push. Raises `RenderError` with every fault at once."""
+        """Return the message for every target of the push. Raises `RenderError` with every fault at once."""
         faults: list[Fault] = []
         raw = content.overrides.get(PLATFORM)
         own = {} if raw is None else _own(raw, faults)
@@ -134,7 +134,7 @@ class FcmRenderer:
 
 
 def _collapses(message: dict[str, Any], collapse: str) -> bool:
-    """Whether the caller has left `collapse` its own name for every kind of device."""
+    """Return whether `collapse` has its own name for every kind of device in the caller's message."""
     android = _within(message, "android")
     names = (
         android.get("collapse_key"),
@@ -158,8 +158,9 @@ def _encode(message: dict[str, Any], spans: Spans | None) -> tuple[bytes, Places
 def _message(
     content: Content, push_id: str, start: int, own: dict[str, Any], spans: Spans | None, faults: list[Fault]
 ) -> dict[str, Any]:
-    """The message that the neutral fields make; empty when there are none. `start` is in Unix seconds, `own` what the
-    caller gave: it may show what the neutral fields do not."""
+    """Return the message that the neutral fields make; empty when there are none. `start` is in Unix seconds, `own`
+    what the caller gave: it may show what the neutral fields do not.
+    """
     notification, data = content.notification, content.data
     common: dict[str, Any] = {}
     android: dict[str, Any] = {}
@@ -280,7 +281,7 @@ def _assemble(
 def _activity(
     content: Content, push_id: str, start: int, own: dict[str, Any], spans: Spans | None, faults: list[Fault]
 ) -> dict[str, Any]:
-    """The message of a Live Activity, whose token the caller gives in `own`. `start` is in Unix seconds."""
+    """Return the message of a Live Activity, whose token the caller gives in `own`. `start` is in Unix seconds."""
     assert content.live_activity is not None
     apns = _within(_respelt(own), "apns")
     if not isinstance(apns.get("live_activity_token"), str):
@@ -310,7 +311,7 @@ def _activity(
 
 
 def _own(raw: Raw, faults: list[Fault]) -> dict[str, Any]:
-    """What the caller gave, after a look at what must not stand there."""
+    """Return the caller's own message object. Adds a fault for each field that it must not contain."""
     try:
         own = decode_object(raw)
     except NotAnObjectError as error:
@@ -336,12 +337,12 @@ def _own(raw: Raw, faults: list[Fault]) -> dict[str, Any]:
 
 
 def _displays(own: dict[str, Any]) -> bool:
-    """Whether the caller's own fields make a notification that is displayed, on Android too."""
+    """Return whether the caller's own fields make a notification that is displayed, on Android too."""
     return bool(own.get("notification") or _within(own, "android").get("notification"))
 
 
 def _alerts(own: dict[str, Any]) -> bool:
-    """Whether the caller's own fields are noticed on an Apple device."""
+    """Return whether the caller's own fields are noticed on an Apple device."""
     aps = _within(own, "apns", "payload", "aps")
     return any(key in aps for key in _SEEN)
 
@@ -364,13 +365,16 @@ def _check_data(data: object, path: str, faults: list[Fault]) -> None:
 
 _DATA: Final = (("data",), ("android", "data"), ("androidV2", "data"), ("android_v2", "data"), ("webpush", "data"))
 _MAPS: Final = (*_DATA, ("webpush", "headers"), ("apns", "headers"))
-"""The fields whose values are strings by a name of the caller's."""
+"""The fields that map names of the caller to strings."""
 
 
 def _check_nulls(own: dict[str, Any], rendered: dict[str, Any], faults: list[Fault]) -> None:
-    """A null takes away what is rendered here (RFC 7396). One in a map of strings that takes nothing away was meant as
-    a value, and FCM refuses it: it would travel where nothing is rendered, and vanish in silence where something else
-    is. Which headers are rendered depends on other fields, so there a null that takes nothing away harms nobody."""
+    """Add a fault for each null that removes nothing from a map of strings.
+
+    A null removes what is rendered here (RFC 7396). In a map of strings, one that removes nothing was meant as a
+    value, which FCM refuses: it would be sent if nothing is rendered, and vanish silently otherwise. Which headers are
+    rendered depends on other fields, so a null that removes nothing is harmless there.
+    """
     for names in _DATA if rendered else _MAPS:
         known = _within(rendered, *names)
         faults.extend(
@@ -383,7 +387,7 @@ def _check_nulls(own: dict[str, Any], rendered: dict[str, Any], faults: list[Fau
 
 
 def _respelt(own: dict[str, Any]) -> dict[str, Any]:
-    """The caller's fields in the spelling that is rendered here."""
+    """Return the caller's fields in the spelling that is rendered here."""
     for parents, theirs, ours in _SPELLINGS:
         block = _within(own, *parents)
         if theirs in block and ours not in block:

@@ -1,10 +1,10 @@
 """Messages to FCM over the HTTP/2 pool.
 
-All requests of a route have the same header fields, so those are built once an access token; a chunk gives the body
-but for its target, and a delivery adds its token. One tuple is all that waits for the answer.
+All requests of a route have the same header fields, so these are built once per access token; a chunk provides the
+body except for its target, and a delivery adds its token. One tuple is all that waits for the answer.
 
-A 401 about our access token is ours to mend: one new token for all that were refused, and each is sent again once.
-Every other repeat is policy's to decide.
+A 401 about our access token is handled here: one new token for all that were refused, and each is sent again once.
+Every other retry is decided by the policy.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .render import KINDS
 from .spans import filled
 
 _Context: TypeAlias = tuple[Delivery, OnOutcome, int]
-"""The delivery, whom to tell, and the number of the access token that it went with."""
+"""The delivery, its callback, and the number of the access token with which it was sent."""
 
 _BEFORE: Final = {kind: b'{"message":{"%b":' % kind.encode() for kind in KINDS}
 _BEFORE_DRY: Final = {kind: b'{"validate_only":true,"message":{"%b":' % kind.encode() for kind in KINDS}
@@ -177,7 +177,7 @@ class FcmProvider:
     # --- the access token ---------------------------------------------------
 
     def _on_token(self) -> None:
-        """A token has come, or could not be had."""
+        """Handle a new access token, or the failure to get one."""
         token = self._token
         if token.value:
             self._fields = self._head + field("authorization", f"Bearer {token.value}")
@@ -210,9 +210,9 @@ async def open_provider(
 ) -> AsyncIterator[FcmProvider]:
     """Open the connections of one route and keep them; on leaving, what is in flight ends first.
 
-    Does not wait for the first access token: until it is there `room` is 0. `request_timeout` in seconds; a delivery
-    that is sent again (see above) may take twice that and a token request. Raises `CredentialError`, before anything
-    is opened. `fetch` replaces Google's token endpoint.
+    Does not wait for the first access token: until it is there, `room` is 0. `request_timeout` is in seconds; a
+    delivery that is sent again (see above) may take twice that and a token request. Raises `CredentialError` before
+    anything is opened. `fetch` replaces Google's token endpoint.
     """
     account = load_service_account(config, timeout=request_timeout)
     async with open_pool(

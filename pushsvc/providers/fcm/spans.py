@@ -37,15 +37,15 @@ class Spans:
         seconds = min(ttl, LONGEST)
         until = str(start + seconds) if ttl else "0"
         self._texts = {_SECONDS: b"%d" % seconds, _INSTANT: until.encode()}
-        # An id that nobody knew before this push: no text of the caller's can be taken for it.
+        # An id that did not exist before this push: no text of the caller can contain it.
         self._mark = f"{push_id}:span:"
         self.seconds = f"{self._mark}s" if ttl else "0"
-        """Stands for the seconds in the message until that is encoded. 0 is now or never, whenever that is."""
+        """Represents the seconds in the message until it is encoded. 0 means now or never, at any time."""
         self.until = f"{self._mark}i" if 0 < ttl <= LONGEST else until
         """Stands for the instant."""
 
     def encode(self, message: dict[str, Any]) -> tuple[bytes, Places]:
-        """The message's JSON as of its acceptance, and where its spans stand."""
+        """Return the JSON of the message as of its acceptance, and the places of its spans."""
         mark, rest, body = self._mark.encode(), encode(message), b""
         found: dict[bytes, list[Span]] = {_SECONDS: [], _INSTANT: []}
         while (at := rest.find(mark)) >= 0:

@@ -1,7 +1,7 @@
-"""What Google's pages say of a message that was accepted here all the same. Pure.
+"""What Google's documentation forbids about a message that is accepted nevertheless. Pure.
 
-A caller's own fields travel as they are, and FCM refuses what its schema does not have, or Android ignores it. Each
-rule has its row in `tests/unit/golden/warnings.toml`, with the page that it stands on.
+A caller's own fields are sent as they are; FCM refuses what its schema does not contain, or Android ignores it. Each
+rule has its row in `tests/unit/golden/warnings.toml`, with its source.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PREFIX: Final = "Invalid JSON payload received. "
 
 
 def warnings_of(content: Content, message: Message, limit: int) -> list[Fault]:
-    """Nothing where the neutral fields alone made it and it is small: what they render is right."""
+    """Return the warnings, or none if the message is small and was made from the neutral fields alone."""
     own = content.overrides.get("fcm")
     if own is None and len(message.body) <= limit:
         return []

@@ -238,7 +238,7 @@ class Tag:
                 return value == text or (type(value) is tuple and text in value)
 
             return is_text
-        # True is 1 to Python, and not to whoever writes an expression: the type is a part of the value.
+        # True is 1 in Python, but not in an expression: the type is a part of the value.
         many = frozenset((_sort(value), value) for value in values)
         texts = frozenset(value for value in values if isinstance(value, str))
 

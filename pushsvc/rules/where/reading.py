@@ -54,8 +54,10 @@ class _Reader:
             raise self._error(self._peek(), "is empty; an example: tags.plan == 'pro' and locale in ('de', 'at')")
         predicate = self._expression()
         if self._peek().kind != "end":
-            mend = "write tags['..'] for a name with other characters" if self._peek().text == "." else "`and` or `or`?"
-            raise self._error(self._peek(), f"{_shown(self._peek())} cannot stand here; {mend}")
+            remedy = (
+                "write tags['..'] for a name with other characters" if self._peek().text == "." else "`and` or `or`?"
+            )
+            raise self._error(self._peek(), f"{_shown(self._peek())} cannot stand here; {remedy}")
         if self._faults:
             raise WhereError(self._faults)
         return predicate
@@ -217,8 +219,8 @@ class _Reader:
     def _list(self) -> list[Word]:
         opening = self._take()
         if opening.text not in _CLOSING or opening.kind != "sign":
-            mend = "; put it in brackets" if opening.kind == "value" else ""
-            raise self._error(opening, f"expected a list as ('a', 'b'), found {_shown(opening)}{mend}")
+            remedy = "; put it in brackets" if opening.kind == "value" else ""
+            raise self._error(opening, f"expected a list as ('a', 'b'), found {_shown(opening)}{remedy}")
         closing = _CLOSING[opening.text]
         values: list[Word] = []
         while not self._at(closing):
@@ -305,7 +307,7 @@ def opposite(predicate: Predicate) -> Predicate:
 
 
 def all_of(predicates: Sequence[Predicate]) -> Predicate:
-    """Two at a time where they are few: a loop costs more than a call."""
+    """Return the conjunction, nested pairs for a few predicates: a loop costs more than a call."""
     if never in predicates:
         return never
     if len(predicates) == 1:

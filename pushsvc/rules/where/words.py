@@ -63,7 +63,7 @@ _SPACE: Final = re.compile(r"\s*", re.ASCII)
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 _MAX_DIGITS: Final = 20
 _WORDS_OF_VALUES: Final = {"true": True, "false": False, "null": None}
-_MENDS: Final = {
+_REMEDIES: Final = {
     "=": "write `==`",
     "&": "write `and`",
     "|": "write `or`",
@@ -126,6 +126,6 @@ def _text(quoted: str, column: int) -> str:
 def _unreadable(rest: str) -> str:
     if rest[0].isdigit() or (rest[0] == "-" and rest[1:2].isdigit()):
         return "is no number; write a version or an instant in quotes, as '3.2.0'"
-    mend = _MENDS.get(rest[0])
+    remedy = _REMEDIES.get(rest[0])
     shown = f"`{rest[0]}`" if rest[0].isprintable() else "a character that does not print"
-    return f"{shown} cannot stand here; {mend}" if mend else f"{shown} cannot stand here"
+    return f"{shown} cannot stand here; {remedy}" if remedy else f"{shown} cannot stand here"

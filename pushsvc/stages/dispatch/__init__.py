@@ -4,8 +4,8 @@
      (a reader      (urgent      (bounded           (callback,      (pure)        (batches)     (one atomic
       a lane)        first)       window)            no task)                                    step)
 
-One `RouteWorker` a route (app and platform): it has connections, readers and a window of its own, so that a stalled
-route stands in nobody's way. Nothing here costs a task or a future a delivery.
+There is one `RouteWorker` for each route (app and platform), with connections, readers and a window of its own, so
+that a stalled route does not delay another. No task or future is created per delivery.
 """
 
 from .config import DispatchConfig

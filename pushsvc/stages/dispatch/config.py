@@ -1,4 +1,4 @@
-"""How a dispatcher works."""
+"""The configuration of a dispatcher."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from ...rules.policy import RetryPolicy
 
 
 class DispatchConfig(Struct, frozen=True):
-    """How a dispatcher works. Spans in seconds."""
+    """The configuration of a dispatcher. Spans are in seconds."""
 
     retry: RetryPolicy = RetryPolicy()
     prefetch: int = 2000
-    """Targets a lane holds in memory at most, give or take one entry."""
+    """The maximum number of targets that a lane holds in memory, plus at most one entry."""
     read_wait: float = 2.0
     promote_every: float = 0.2
     launch_every: float = 0.2
-    """A scheduled push leaves at most about so much after its time."""
+    """Seconds between two checks for scheduled pushes that are due, and so roughly their maximum delay."""
     reclaim_every: float = 5.0
     lapse_every: float = 1.0
-    """While nothing goes and memory is full, between two looks for what has expired behind that."""
+    """Seconds between two checks for expired deliveries in Redis while nothing is sent and memory is full."""
     beat_every: float = 4.0
     takeover: float = 15.0
-    """How long a sign of life is good for: without a newer one nothing is submitted."""
+    """Seconds for which a sign of life is valid. Without a newer one nothing is submitted."""
     drain_timeout: float = 25.0

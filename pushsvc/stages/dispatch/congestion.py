@@ -1,15 +1,16 @@
-"""How much of a route's window is worth filling: a provider that is given more than it can do at once makes a queue of
-it, and an urgent push waits there behind everything that was sent before.
+"""Congestion control: how much of a route's window is worth filling.
 
-A round is a tenth of a second or more. Where its answers took much longer than the quickest of late, there is a queue
-somewhere on the way, and the next round tries with less in flight. Only what is not urgent is bound by it.
+A provider that receives more than it can process at once builds a queue, and an urgent push waits there behind
+everything that was sent before. A round is a tenth of a second or more. If its answers took much longer than the
+fastest recent ones, there is a queue somewhere on the way, and the next round tries with less in flight. Urgent pushes
+are exempt.
 
-Two windows are kept. The *calm* one must not cost any speed: if fewer answers come of a trial, the window was needed
-after all: it is restored, and tried again later. So a provider that is merely far away keeps its whole window, and one
-that is at its limit is kept busy with as little as it takes. The *lean* one is for what others overtake, while they do
-(`preemption.py`): a machine that is busy to its last core is a queue too, in front of every process, and only less work
-makes it shorter. So this window begins with little and is widened until a third of the speed is kept; where answers
-come no sooner for it there was no queue, and it goes back to what it was.
+Two windows are kept. The *calm* one must not cost any throughput: if a trial with less brings fewer answers, the
+window was needed; it is restored, and tried again later. So a provider that is merely far away keeps its whole window,
+and one at its limit is kept busy with as little as it takes. The *lean* one is for lanes that are overtaken
+(`preemption.py`): a machine whose last core is busy is a queue too, in front of every process, and only less work
+makes it shorter. So this window begins small and is widened until a third of the throughput is kept; if answers do not
+become faster there was no queue, and it returns to its former size.
 
 The idea is that of delay-based congestion control: LEDBAT, https://www.rfc-editor.org/rfc/rfc6817, and BBR,
 https://datatracker.ietf.org/doc/draft-ietf-ccwg-bbr/. Pure: the clock is an argument.
@@ -23,34 +24,36 @@ from typing import Final
 from msgspec import Struct
 
 ROUND: Final = 0.1
-"""Seconds of a round at least. Answers come in bursts, and a shorter count of them would be chance."""
+"""The minimum duration of a round in seconds. Answers come in bursts, and a shorter count would be random."""
 MORE: Final = 1.25
 FULL: Final = 0.9
-"""Only a window that was filled so far, in this round and the one before, says something about the provider."""
+"""The fill level from which on a window is evidence about the provider, in this round and the one before."""
 MEMORY: Final = 600.0
-"""Seconds, once or twice over, for which the quickest answer is remembered. So long, because in a queue that stands
-there is no quick answer; one that is out of date only brings about trials that fail."""
+"""Seconds for which the fastest answer is remembered, once or twice.
+
+It is long because a standing queue has no fast answers; an outdated one only causes trials that fail.
+"""
 REST: Final = (0.5, 30.0)
 """Seconds without another trial after one that failed: the first, doubled with each up to the second."""
 KEPT: Final = 0.95
 """The share of the best rate that a trial of the calm window must keep."""
 FADE: Final = 0.98
-"""What a round leaves of the best rate: it is forgotten within seconds where it cannot be had again."""
+"""The factor by which the best rate decays each round: it is forgotten within seconds if it is not reached again."""
 FLOOR: Final = 1 / 3
 """The share of the calm window's rate that the lean one keeps."""
 SOONER: Final = 0.75
-"""A trial of the lean window is worth it when answers take so much of the time that they took before."""
+"""A trial of the lean window succeeds if answers take at most this share of their former time."""
 UNBOUND: Final = 1 << 30
 
 
 class Tuning(Struct, frozen=True):
-    """How a window is sought."""
+    """The parameters of the search for a window."""
 
     stretch: float
     slack: float
     """There is a queue when answers take `stretch` times the quickest and `slack` seconds more."""
     less: float
-    """What a trial leaves of the window."""
+    """The share of the window that a trial uses."""
     least: int
 
 
@@ -59,7 +62,7 @@ LEAN: Final = Tuning(stretch=1.5, slack=0.0005, less=0.4, least=16)
 
 
 class Round(Struct, frozen=True):
-    """What was seen while the window was full."""
+    """What was observed while the window was full."""
 
     rate: float
     """Answers a second."""
@@ -83,7 +86,7 @@ class Quickest:
             self._now = seconds
 
     def get(self, now: float) -> float:
-        """Infinite where there was none."""
+        """Return the fastest recent answer in seconds, or infinity if there was none."""
         if now - self._remembered_at >= MEMORY:
             self._before, self._now, self._remembered_at = self._now, float("inf"), now
         return min(self._before, self._now)
@@ -117,14 +120,17 @@ class Window(ABC):
         self.begin(now)
 
     def begin(self, now: float) -> None:
-        """Count from here: what was seen before belongs to another window. A trial under way is given up."""
+        """Start a new round and discard the observations, which belong to another window.
+
+        Aborts a trial in progress.
+        """
         if self._before:
             self.limit, self._before = self._before, 0
         self._passing = self._full = False
         self._round_at, self._count, self._sum, self._used = now, 0, 0.0, 0
 
     def answered(self, seconds: float, in_flight: int, now: float) -> None:
-        """An answer came, `seconds` after its delivery was submitted; `in_flight` others are still under way."""
+        """Record an answer that came `seconds` after its submission, with `in_flight` other deliveries in flight."""
         self._count += 1
         self._sum += seconds
         if in_flight > self._used:
@@ -150,10 +156,10 @@ class Window(ABC):
 
     @abstractmethod
     def _judge(self, seen: Round, now: float) -> None:
-        """What follows from a full round."""
+        """Adjust the window after a full round."""
 
     def _patience(self, now: float) -> float:
-        """Seconds that an answer takes where there is no queue, at most."""
+        """Return seconds that an answer takes where there is no queue, at most."""
         return self._tuning.stretch * self._quickest.get(now) + self._tuning.slack
 
     def _queued(self, seen: Round, now: float) -> bool:
@@ -167,7 +173,7 @@ class Window(ABC):
         return True
 
     def _failed(self, now: float) -> None:
-        """No trial for a while, and for twice as long the next time."""
+        """Pause the trials, twice as long each time."""
         self._rest_until = now + self._rest
         self._rest = min(REST[1], self._rest * 2)
 
@@ -210,18 +216,20 @@ class Calm(Window):
 
 
 class Lean(Window):
-    """The smallest window that keeps a third of the speed, where that makes answers come sooner."""
+    """The smallest window that keeps a third of the throughput, if it makes answers faster."""
 
     __slots__ = ("_floor", "_mean")
 
     def __init__(self, quickest: Quickest, now: float) -> None:
         self._floor = 0.0
         self._mean = 0.0
-        """What an answer took before the trial."""
+        """The mean answer time before the trial."""
         super().__init__(LEAN, quickest, now)
 
     def seek(self, seen: Round, now: float) -> None:
-        """Begin with what should do by what the calm window has seen: the rate, times what an answer may take."""
+        """Start a trial with the size that should suffice by the calm window's figures: the rate times the target
+        answer time.
+        """
         self._floor = FLOOR * seen.rate
         if self.limit == UNBOUND and self._queued(seen, now):
             self._try(seen, int(seen.rate * self._patience(now)), now)
@@ -258,8 +266,8 @@ class Congestion:
         self.lean = Lean(self._quickest, now)
         self._active: Window = self.calm
 
-    def turn(self, now: float, *, lean: bool) -> None:
-        """Which window bounds what is sent from now on, and is judged by it."""
+    def choose(self, now: float, *, lean: bool) -> None:
+        """Choose which window limits what is sent from now on, and is judged by it."""
         active: Window = self.lean if lean else self.calm
         if active is not self._active:
             self._active.begin(now)
@@ -269,6 +277,6 @@ class Congestion:
                 self.lean.seek(self.calm.last, now)
 
     def answered(self, seconds: float, in_flight: int, now: float) -> None:
-        """An answer came, `seconds` after its delivery was submitted; `in_flight` others are still under way."""
+        """Record an answer that came `seconds` after its submission, with `in_flight` other deliveries in flight."""
         self._quickest.see(seconds)
         self._active.answered(seconds, in_flight, now)

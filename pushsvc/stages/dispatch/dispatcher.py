@@ -1,4 +1,4 @@
-"""All routes of one process: started together, drained together; some come, change and go in between."""
+"""All routes of one process: started and drained together; routes can be added, changed and removed meanwhile."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..outage import Patience
 from .config import DispatchConfig
 from .lease import Lease, boot_clock
 from .limits import RouteLimits
-from .preemption import Haste
+from .preemption import Preemption
 from .revoking import Heard
 from .route import RouteWorker
 from .settling import Settler
@@ -26,13 +26,13 @@ from .settling import Settler
 FOLLOW_WAIT: Final = 1.0
 """Seconds of one wait for revocations; an app that is added meanwhile is followed after it."""
 FOLLOW_PAUSE: Final = 0.2
-"""Seconds until it is tried again at the latest: whoever takes something back waits for the answer."""
+"""Seconds until it is tried again at the latest: the caller that takes something back waits for the answer."""
 
 
 class Dispatcher:
-    """Sends what the queue holds for the routes of `providers` until told to stop, then drains.
+    """Sends what the queue holds for the routes of `providers` until it is stopped, then drains.
 
-    The providers are opened and closed by the caller; `run` must be called in the loop that they live in.
+    The caller opens and closes the providers. `run` must be called in their event loop.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Dispatcher:
         self._limits = limits or {}
         self._wall_clock = wall_clock
         self._dice = dice
-        self._haste = Haste()
+        self._preemption = Preemption()
         self._heard = Heard()
         self._lease = Lease(config.takeover, lease_clock)
         self._lease.on_lapse(self._give_up)
@@ -73,11 +73,11 @@ class Dispatcher:
         return self._notes
 
     def held(self) -> dict[str, str]:
-        """The routes that do not send now, `app/platform`, and parts of them, `app/platform/part`, and why."""
+        """Return the routes that do not send now, `app/platform`, and parts of them, `app/platform/part`, and why."""
         return {name: why for line in self._lines.values() for name, why in line.worker.held.items()}
 
     def worked(self) -> dict[str, float]:
-        """Seconds since each route, or part of one, was seen to work; those that never were are left out."""
+        """Return the seconds since each route, or part of one, was last seen to work, without those that never were."""
         return {name: ago for line in self._lines.values() for name, ago in line.worker.worked.items()}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -128,7 +128,7 @@ class Dispatcher:
             hash_token=self._hash_token,
             wall_clock=self._wall_clock,
             random=self._dice,
-            haste=self._haste,
+            preemption=self._preemption,
             heard=self._heard,
             lease=self._lease,
             limiter=self._limiter,
@@ -138,7 +138,7 @@ class Dispatcher:
         self._lines[provider.route] = _Line(worker, provider, reading)
 
     def limit(self, limits: Mapping[Route, RouteLimits]) -> None:
-        """Hold the routes to these limits from now on, those that run and those that are added later."""
+        """Apply these limits from now on, to running routes and to those that are added later."""
         self._limits = limits
         for route, line in self._lines.items():
             # One that is not named is about to go: it keeps its limits until then.
@@ -146,7 +146,7 @@ class Dispatcher:
                 line.worker.limit(own)
 
     def replace(self, provider: Provider) -> None:
-        """Send by this provider from now on. The caller closes the old one, whose answers are still recorded."""
+        """Use this provider from now on. The caller closes the old one, whose answers are still recorded."""
         line = self._lines[provider.route]
         line.provider = provider
         line.worker.use(provider)
@@ -218,7 +218,7 @@ class Dispatcher:
             await asyncio.sleep(min(1.0, self._config.beat_every))
 
     async def _follow(self) -> None:
-        """Apply what is taken back, and say so: whoever takes it back waits for that."""
+        """Apply revocations and acknowledge them, because their callers wait for it."""
         wait_ms = int(FOLLOW_WAIT * 1000)
         patience = Patience("follow", longest=FOLLOW_PAUSE)
         while not self._stopping:
@@ -236,11 +236,11 @@ class Dispatcher:
             line.worker.give_up()
 
     async def _launch(self) -> None:
-        """Look every `launch_every` seconds for scheduled pushes of our apps that are due.
+        """Look every `launch_every` seconds for due scheduled pushes of our apps.
 
-        Each process looks, and the store sees to it that each push is launched once. The apps take turns, so that a
-        million pushes of one, all for nine o'clock, do not make those of another late. An app that is no longer
-        configured keeps its schedule: nobody would send what is launched.
+        Each process looks, and the store ensures that each push is launched once. The apps alternate, so that a
+        million pushes of one app, all for nine o'clock, do not delay those of another. An app that is no longer
+        configured keeps its schedule, because no dispatcher would send what is launched.
         """
         while not self._stopping:
             now = int(self._wall_clock() * 1000)
@@ -259,7 +259,7 @@ class Dispatcher:
 
 
 class _Line:
-    """One route's worker, the provider that it uses, and the task that reads for it."""
+    """The worker of a route, its provider, and the task that runs it."""
 
     def __init__(self, worker: RouteWorker, provider: Provider, reading: asyncio.Task[None]) -> None:
         self.worker = worker

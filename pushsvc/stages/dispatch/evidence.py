@@ -1,15 +1,11 @@
-"""What an outcome says about its route, apart from what it says about its delivery. Pure.
+"""What an outcome says about its route, as opposed to its delivery. Pure.
 
-outcome                                              says
-Misconfigured of a push that chose nothing           the route's credentials are refused
-Throttled with scope `route`                         the provider wants less of everything
-Throttled with scope `token`                         it may be the token's own; of many tokens in a row it is not
-Unavailable: no answer in time                       silence
-Unavailable: any 5xx                                 the provider is in trouble
-Unavailable: the connection broke, was refused       the way to the provider is in trouble
-Misconfigured of a part, or of a push's own choice   nothing of the route
-what our own closing or a dry run brought about      nothing
-everything else                                      the provider works: it judged the request itself
+outcome means Misconfigured of a push that chose nothing the route's credentials are refused Throttled with scope
+`route` the provider wants less of everything Throttled with scope `token` may concern the token only; for many tokens
+in a row it does not Unavailable: no answer in time silence Unavailable: any 5xx the provider is in trouble
+Unavailable: the connection broke, was refused the connection to the provider is in trouble Misconfigured of a part, or
+of a push's own choice nothing about the route caused by our own closing or a dry run nothing everything else the
+provider works: it judged the request itself
 """
 
 from __future__ import annotations
@@ -21,7 +17,7 @@ from ...model.delivery import Expired, Misconfigured, Outcome, Throttled, Unavai
 Cause: TypeAlias = Literal["credentials", "throttled", "tokens_throttled", "unavailable", "timeout", "unreachable"]
 
 AT_ONCE: Final = frozenset({"credentials", "throttled"})
-"""Causes of which one answer is proof: the provider speaks of the route itself. Of the others many are needed."""
+"""Causes that one answer proves, because it is about the route itself. The others need many answers."""
 
 _BROKEN: Final = frozenset({"unreachable", "connection_lost", "reset", "protocol_error", "response_too_large"})
 
@@ -38,7 +34,7 @@ _TEXTS: Final[dict[Cause, str]] = {
 
 
 def cause_of(outcome: Outcome) -> Cause | Literal["works"] | None:
-    """The trouble of the route that the outcome speaks for; `works`: none; None: it says nothing."""
+    """Return the trouble of the route that the outcome indicates, `works` for none, or None if it says nothing."""
     match outcome:
         case Misconfigured(part=part, chosen=chosen):
             return None if part or chosen else "credentials"
@@ -58,5 +54,5 @@ def cause_of(outcome: Outcome) -> Cause | Literal["works"] | None:
 
 
 def text_of(cause: Cause, detail: str) -> str:
-    """For an operator: what is wrong, and what to do. Of credentials the provider knows the remedy."""
+    """Return a text for operators: what is wrong and what to do. The provider supplies the remedy for credentials."""
     return _TEXTS[cause].format(detail=detail) if cause in _TEXTS else detail

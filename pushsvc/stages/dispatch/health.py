@@ -25,7 +25,7 @@ half the rate at which the provider said stop, and grows by `GENTLE` from there.
 the route at once: the provider was never in trouble.
 
 **Whose fault it is** (`blame`): while the route is held, a trouble is the route's and costs the delivery nothing. Where
-others have worked within `QUIET`, it is the delivery's own. Between the two nobody can say (nothing else was sent): it
+others have worked within `QUIET`, it is the delivery's own. Otherwise the cause is unknown (nothing else was sent): it
 costs nothing for `BENEFIT` seconds, so that an outage ends no lone delivery, and an attempt each after that.
 """
 
@@ -44,13 +44,13 @@ LAST_PROBE: Final = 30.0
 LONGEST: Final = 3600.0
 """Seconds of a Retry-After that a route waits for at most: a mistake of the server must not stop it for a day."""
 PROBE_LIFE: Final = 300.0
-"""Seconds after which a probe that nobody answered for does not count any more."""
+"""Seconds after which an unanswered probe no longer counts."""
 OTHERS: Final = 0.25
-"""Seconds between two probes for the sake of pushes that were not seen in trouble."""
+"""Seconds between two probes with pushes that were not seen in trouble."""
 ENOUGH: Final = 5
-"""Tokens in trouble, one after the other, that hold a route."""
+"""The number of tokens in trouble, one after the other, that hold a route."""
 CONFIRMED: Final = 0.5
-"""Seconds that a hold by several answers lasts before it is spoken of: what is in flight may prove it wrong."""
+"""Seconds for which a hold by several answers must last before it is reported: what is in flight may disprove it."""
 QUIET: Final = 60.0
 BENEFIT: Final = 3600.0
 FIRST_RATE: Final = 16.0
@@ -61,22 +61,22 @@ STEP: Final = 0.25
 GENTLE: Final = 1.05
 FEW: Final = 3
 SUSPECTS: Final = 16
-"""Pushes that are remembered as seen in trouble."""
+"""The number of pushes that are remembered as seen in trouble."""
 GUILT: Final = 600.0
 UNBOUNDED: Final = 1 << 30
 
 
 class Trouble(Struct, frozen=True):
-    """Why a route is held."""
+    """The reason why a route is held."""
 
     cause: Cause
     reason: str
-    """The provider's word, or ours."""
+    """The provider's reason, or one of pushsvc."""
     status: int = 0
 
     @property
     def label(self) -> str:
-        """Of the metric: the vendor's word for refused credentials, else the cause."""
+        """The label of the metric: the vendor's reason for refused credentials, otherwise the cause."""
         return self.reason if self.cause == "credentials" else self.cause
 
 
@@ -85,20 +85,20 @@ class RouteHealth:
 
     def __init__(self, now: float = 0.0) -> None:
         self.trouble: Trouble | None = None
-        """Why the route is held; None while it is open or opening."""
+        """The reason why the route is held; None while it is open or opening."""
         self.watching = False
         """Whether an answer that works changes anything. While it is False, `worked_at` is all that need be set."""
         self.worked_at = now
-        """When the provider last showed that it works."""
+        """When the provider was last seen to work."""
         self.probe_at = 0.0
         self.held_at = 0.0
         self._tokens: set[str] = set()
         self._suspects: OrderedDict[str, None] = OrderedDict()
         self._guilty: dict[str, float] = {}
-        """Pushes whose trouble was their own, and until when that is remembered."""
+        """Pushes that caused their own trouble, with the time until which this is remembered."""
         self._proven = False
         self._since: float | None = None
-        """When the first of the troubles came after which nothing has worked."""
+        """The time of the first trouble after which nothing has worked."""
         self._delay = FIRST_PROBE
         self._probing_until = 0.0
         self._other_at = 0.0
@@ -117,7 +117,7 @@ class RouteHealth:
         return self.trouble is None and not self._rate
 
     def allowance(self, now: float) -> int:
-        """How many deliveries may go now: no bound while open; a probe, or none, while held."""
+        """Return how many deliveries may be sent now: unlimited while open; one probe, or none, while held."""
         if self.trouble is not None:
             return int(now >= self._probing_until and now >= self.probe_at)
         if not self._rate:
@@ -127,17 +127,19 @@ class RouteHealth:
         return int(self._credit)
 
     def next_at(self, now: float) -> float:
-        """When to ask again, where nothing may go now."""
+        """Return when to ask again, if nothing may be sent now."""
         if self.trouble is None:
             return now + (1.0 - min(self._credit, 0.99)) / max(self._rate, 1.0)
         return max(self.probe_at, self._probing_until if now < self._probing_until else 0.0)
 
     def wants_others(self, now: float) -> bool:
-        """Whether a delivery of a push that was not seen in trouble may go as a probe before it is time for one."""
+        """Return whether a delivery of a push that was not seen in trouble may be sent as an early probe."""
         return self._few and now >= self._other_at
 
     def look_at(self, now: float) -> float:
-        """When to look again for something to send: at `next_at`, or earlier for a push not seen in trouble."""
+        """Return when to look for something to send: at `next_at`, or earlier for a push that was not seen in
+        trouble.
+        """
         at = self.next_at(now)
         return min(at, self._other_at) if self._few and now < self._other_at else at
 
@@ -147,7 +149,7 @@ class RouteHealth:
 
     @property
     def suspects(self) -> frozenset[str]:
-        """Pushes that were seen in trouble of late: a probe of another push says more."""
+        """Pushes that were seen in trouble recently: a probe of another push is better evidence."""
         return frozenset(self._suspects)
 
     def spend(self, count: int, now: float) -> bool:
@@ -160,14 +162,14 @@ class RouteHealth:
         return False
 
     def spoken_of(self, now: float) -> Trouble | None:
-        """The trouble that is to be shown: one that is proven, or has lasted."""
+        """Return the trouble to report: one that is proven, or has lasted."""
         trouble = self.trouble
         return trouble if trouble is not None and (self._proven or now - self.held_at >= CONFIRMED) else None
 
     # --- what came back -----------------------------------------------------
 
     def worked(self, now: float, *, push: str = "", probe: bool = False) -> None:
-        """The provider judged a request of this push: it works, and knows who we are."""
+        """Record that the provider processed a request of this push: it works, and accepts our credentials."""
         self.worked_at = now
         trouble = self.trouble
         if trouble is None:
@@ -205,7 +207,10 @@ class RouteHealth:
         probe: bool = False,
         wait: float = 0.0,
     ) -> Blame:
-        """An answer speaks of trouble; the provider asked for `wait` seconds without a request. Tells whose it is."""
+        """Record an answer that indicates trouble, and return whose it is.
+
+        `wait` is the number of seconds without requests that the provider asked for.
+        """
         if self.trouble is None and trouble.cause not in AT_ONCE and now < self._guilty.get(push, 0.0):
             return "delivery"
         if self._since is None:
@@ -223,19 +228,19 @@ class RouteHealth:
         return "nobody"
 
     def probe_unjudged(self, now: float) -> None:
-        """The probe came back with nothing to be learnt from it: another may go soon."""
+        """Record that a probe returned without evidence: the next one may follow soon."""
         if self.trouble is not None:
             self._probing_until = 0.0
             self.probe_at = max(self.probe_at, now + OTHERS)
 
     def lost(self, trouble: Trouble, now: float) -> None:
-        """No connection is up, and the pool connects by itself. The first thing to go when one is will be a probe."""
+        """Record that no connection is up. The pool reconnects by itself, and the first delivery will be a probe."""
         if self.trouble is None:
             self._hold(trouble, now, 0.0)
             self.probe_at = now
 
     def probe_now(self) -> None:
-        """Somebody corrected something: do not wait for the next probe."""
+        """Allow a probe at once, because something was corrected."""
         self.probe_at = self._probing_until = 0.0
         self._delay = FIRST_PROBE
 

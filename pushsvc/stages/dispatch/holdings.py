@@ -1,7 +1,7 @@
-"""What one route has in memory and has not sent: from its admission until it is drawn, or taken back.
+"""What a route has in memory and has not sent: from admission until it is drawn or revoked.
 
-What is admitted stands in the gate until the limits let it go, and then in the lanes. A revocation reaches it in either
-(see `revoking.py`), and so does the end of our own sign of life.
+Admitted entries wait in the gate until the limits admit them, and then in the lanes. A revocation reaches them in
+either (see `revoking.py`), and so does the expiry of the process's own lease.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .settling import Settler
 
 NO_ROUTE: Final = "no_route"
 UNREACHABLE: Final = Ended("failed")
-"""No dead letter: nobody could send it again as it is."""
+"""Ends without a dead letter, because it could not be replayed as it is."""
 
 RECALLED: Final = "recalled"
 CANCELLED: Final = Ended("cancelled")
@@ -39,14 +39,14 @@ PART_HELD: Final = "part_held"
 
 
 class Mark(NamedTuple):
-    """A moment, to tell later what has been taken back since, and whether our sign of life ran out."""
+    """A point in time, to determine later what has been revoked since, and whether the lease ran out."""
 
     heard: int
     generation: int
 
 
 class Holdings:
-    """The entries of one route, by where they stand. `clock` gives monotonic seconds, `wall_clock` Unix seconds."""
+    """The entries of one route, by their place. `clock` returns monotonic seconds, `wall_clock` Unix seconds."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Holdings:
         random: Callable[[], float],
         wake: Callable[[], None],
     ) -> None:
-        """`wake` is called when there may be something to draw."""
+        """Start without entries. `wake` is called when there may be something to draw."""
         self.lanes = Lanes()
         self.gate: Gate | None = None
         self.space: dict[Lane, asyncio.Event] = {lane: asyncio.Event() for lane in LANES}
@@ -88,13 +88,13 @@ class Holdings:
         self._enqueue = self.gate.add
 
     def asking(self) -> Passed:
-        """A question to the limits begins now: what takes the entries that pass."""
+        """Return a question to the limits begins now: what takes the entries that pass."""
         return partial(self._pass, self.mark())
 
     # --- room -----------------------------------------------------------------
 
     def signal_space(self) -> None:
-        """Something was drawn, or taken out."""
+        """Signal that something was drawn or removed."""
         low_water = self._config.prefetch - self._config.prefetch // 4
         for lane in LANES:
             if self.held(lane) <= low_water:
@@ -103,12 +103,12 @@ class Holdings:
             self.gate.refill()
 
     def held(self, lane: Lane) -> int:
-        """Targets of a lane that are in memory and not yet sent."""
+        """Return the number of targets of a lane that are in memory and not yet sent."""
         size = self.lanes.size[lane]
         return size if self.gate is None else size + self.gate.size[lane]
 
     def expired(self, now: int) -> Withdrawn:
-        """Take out what waits and whose time was over at `now`, in Unix ms."""
+        """Remove and return the waiting targets that had expired at `now` (Unix ms)."""
         over = self.lanes.expired(now)
         if self.gate is not None:
             over += self.gate.sift(lambda entry: entry.left if entry.chunk.expires_at <= now else ())
@@ -157,7 +157,7 @@ class Holdings:
         self._wake()
 
     def _hold_part(self, entry: OpenEntry, now: int) -> None:
-        """Of a part of the route that is held one target goes as a probe, or none; the others look again later."""
+        """Send one target of a held part of the route as a probe, or none; the others wait for another try."""
         admitted = self._parts.admits(entry.chunk.part, self._clock()) if entry.targets else None
         if admitted is None:
             return
@@ -170,11 +170,11 @@ class Holdings:
     # --- taken back -----------------------------------------------------------
 
     def mark(self) -> Mark:
-        """The present moment, for what is asked for now and comes later."""
+        """Return the present moment, for an answer that arrives later."""
         return Mark(self._heard.number, self._lease.generation)
 
     async def revoke(self, revoked: Revoked) -> None:
-        """Let go of it: when this returns nothing of it waits here. The caller has added it to `heard` just before."""
+        """Remove what is revoked: afterwards none of it waits here. The caller has added it to `heard` just before."""
         held = [entry for push_id in revoked.pushes for entry in self._settler.held(push_id)]
         if not held and not revoked.tokens and not revoked.entries:
             return
@@ -183,8 +183,9 @@ class Holdings:
         await self._let_all_go(chosen_by(revoked))
 
     async def hand_back(self) -> None:
-        """Let go of all that waits here, for whoever serves the route from now on: it waits in Redis, at no cost of an
-        attempt."""
+        """Return everything that waits here to Redis, without costing an attempt, for the process that serves the
+        route now.
+        """
         await self._let_all_go(everything)
 
     async def _let_all_go(self, choose: Choice) -> None:
@@ -210,14 +211,15 @@ class Holdings:
         return sum(len(targets) for _, targets in given_up)
 
     def _take_back(self, entry: OpenEntry, revoked: Revoked, *, counted: bool = False) -> None:
-        """The same for an entry that is in no line."""
+        """Remove what is revoked from an entry that is in no queue."""
         gone = chosen_by(revoked)(entry)
         entry.without(gone)
         self._let_go(entry, gone, counted=counted)
 
     def _let_go(self, entry: OpenEntry, targets: tuple[Target, ...], *, counted: bool) -> None:
-        """Of a cancelled push they end. Others wait in Redis, at no cost of an attempt, to be looked at as they are
-        taken again."""
+        """End the targets of a cancelled push; return others to Redis, without costing an attempt, to be checked
+        again.
+        """
         now = int(self._wall_clock() * 1000)
         chunk = entry.chunk
         verdict: Verdict = CANCELLED
@@ -228,7 +230,7 @@ class Holdings:
             self._recorder.settle(Delivery(chunk, target), entry, None, verdict, now, reason)
 
     def _pass(self, mark: Mark, entry: OpenEntry) -> None:
-        """The limits let it go; it was asked for at `mark`."""
+        """Move an entry that the limits admitted to the lanes. The limits were asked at `mark`."""
         if mark.generation != self._lease.generation:
             left = entry.left
             entry.without(left)

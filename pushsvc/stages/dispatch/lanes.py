@@ -1,8 +1,8 @@
-"""What a route has read and not yet sent, and whose turn it is. Pure: no clock, no I/O.
+"""What a route has read and not yet sent, and the order of the lanes. Pure: no clock, no I/O.
 
-Urgent goes first, then normal, then bulk; but a lane that waits gathers credit, a share of everything that others
-send meanwhile, and goes first as soon as that buys a slice. So bulk keeps moving under any load of urgent pushes,
-and urgent never waits for more than one slice.
+Urgent goes first, then normal, then bulk. A lane that waits accumulates credit, a share of everything that the others
+send, and goes first as soon as the credit covers a slice. So bulk proceeds under any load of urgent pushes, and urgent
+never waits for more than one slice.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from ...model.push import LANES, Chunk, Lane, Target
 from ...ports.entries import EntryRef
 
 SHARE: Final[dict[Lane, float]] = {"urgent": 0.0, "normal": 0.15, "bulk": 0.05}
-"""The part of the sending that a waiting lane is guaranteed. Urgent needs none: it goes first anyway."""
+"""The guaranteed share of each waiting lane. Urgent needs none, because it goes first."""
 
 SLICE: Final = 32
 """Targets that a lane gives up the line for at most."""
 
 
 class OpenEntry:
-    """A stream entry of which some targets are not yet settled. When `unsettled` is 0 it may be acknowledged, unless it
-    was `dropped`: then another may have it. Of one that is `revoked` nothing more is sent."""
+    """A stream entry with unsettled targets.
+
+    When `unsettled` is 0 it may be acknowledged, unless it was `dropped`: then another process may have it. Nothing
+    more is sent of an entry that is `revoked`.
+    """
 
     __slots__ = ("chunk", "cursor", "dropped", "ref", "revoked", "targets", "unsettled")
 
@@ -57,8 +60,7 @@ Withdrawn: TypeAlias = list[tuple[OpenEntry, tuple[Target, ...]]]
 
 
 def sift(queue: deque[OpenEntry], choose: Choice) -> Withdrawn:
-    """Take targets out of the entries of a queue, and entries out of it that have none left; the others keep their
-    order."""
+    """Remove the chosen targets from a queue, and entries that have none left. The order is kept."""
     found = [(entry, gone) for entry in queue if (gone := choose(entry))]
     for entry, gone in found:
         entry.without(gone)
@@ -100,10 +102,10 @@ class Lanes:
         overtaken: Sequence[Lane] = (),
         permits: int | None = None,
     ) -> tuple[OpenEntry, tuple[Target, ...]] | None:
-        """The next slice: at most `limit` targets of one entry. None when nothing waits that may go.
+        """Return the next slice: at most `limit` targets of one entry, or None if nothing waits that may be sent.
 
-        What is not urgent takes at most `spare`, and `lean` where its lane is one of the `overtaken` and its credit
-        does not say that it is its turn. Of what the limits have not counted yet at most `permits` go.
+        Other lanes than urgent get at most `spare`, and at most `lean` if the lane is one of the `overtaken` and has
+        not enough credit. At most `permits` targets that the limits have not counted yet are returned.
         """
         lane, limit = self._next_lane(limit, limit if spare is None else spare, lean, overtaken, permits)
         if lane is None:
@@ -121,8 +123,9 @@ class Lanes:
         return entry, drawn
 
     def draw_probe(self, avoid: Collection[str], *, only_others: bool) -> tuple[OpenEntry, Target] | None:
-        """One target for a probe, the most urgent first: of a push that is not to be avoided, where one waits; else,
-        unless `only_others`, of any."""
+        """Return one target for a probe, the most urgent first: of a push that is not to be avoided, where one waits;
+        else, unless `only_others`, of any.
+        """
         choice: OpenEntry | None = None
         for lane in LANES:
             for entry in self._queues[lane]:
@@ -142,7 +145,7 @@ class Lanes:
         return entry, target
 
     def expired(self, now: int) -> Withdrawn:
-        """Take out what waits and whose time was over at `now`, in Unix ms."""
+        """Remove and return the waiting targets that had expired at `now` (Unix ms)."""
         return self.sift(lambda entry: entry.left if entry.chunk.expires_at <= now else ())
 
     def sift(self, choose: Choice) -> Withdrawn:
@@ -158,7 +161,7 @@ class Lanes:
     def _next_lane(
         self, limit: int, spare: int, lean: int | None, overtaken: Sequence[Lane], permits: int | None
     ) -> tuple[Lane | None, int]:
-        """The lane whose turn it is, and how much of it may go."""
+        """Return the next lane, and how much of it may be sent."""
         due = [lane for lane in LANES if self._credit[lane] >= SLICE]
         for lane in (*due, *LANES):
             if not self.size[lane]:

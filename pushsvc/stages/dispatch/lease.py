@@ -1,8 +1,9 @@
-"""Whether a process may still send what it holds: its own sign of life, as its own clock sees it.
+"""The lease of a process: whether it may still send what it holds, by its own clock.
 
-Others take over what a process holds once its sign of life in the store has run out. A process that was stopped
-(SIGSTOP, a frozen cgroup, a virtual machine that is moved) or cut off from the store does not notice that by itself, so
-it looks before it submits. The span begins before the sign was sent, so that it ends here before it ends in the store.
+Other processes take over what a process holds once its sign of life in the store has expired. A process that was
+stopped (SIGSTOP, a frozen cgroup, a virtual machine that is moved) or cut off from the store does not notice this by
+itself, so it checks before it submits. The lease begins before the sign was sent, so that it ends here before it ends
+in the store.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from functools import partial
 from typing import Final
 
 boot_clock: Final = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-"""Seconds that also pass while the machine is suspended, where the system has such a clock."""
+"""Seconds that also pass while the machine is suspended, on systems that have such a clock."""
 
 
 class Lease:
-    """Good for `span` seconds from each renewal; from when it runs out until it is renewed again it is lapsed.
+    """Valid for `span` seconds from each renewal; otherwise it is lapsed until it is renewed.
 
-    `generation` grows each time that it lapses: what was asked of the store in an earlier one may be another's.
+    `generation` increases each time that it lapses: what was asked of the store in an earlier generation may belong to
+    another.
     """
 
     def __init__(self, span: float, clock: Callable[[], float] = boot_clock) -> None:
@@ -47,14 +49,14 @@ class Lease:
         return False
 
     def renew(self, asked_at: float) -> None:
-        """A sign of life was recorded, that was sent at `asked_at` or after it."""
+        """Record that a sign of life was stored, which was sent at `asked_at` or later."""
         _ = self.holds  # what was held when it lapsed is not held again by the renewal
         self._until = max(self._until, asked_at + self._span)
         self._lapsed = self.clock() >= self._until
 
 
 def unlimited() -> Lease:
-    """One that always holds, for a queue that nobody else reads."""
+    """Return a lease that never lapses, for a queue with a single reader."""
     lease = Lease(float("inf"))
     lease.renew(0.0)
     return lease

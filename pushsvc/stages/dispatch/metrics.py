@@ -1,7 +1,7 @@
-"""The dispatcher's metrics, gathered in plain numbers and handed to prometheus_client a few times a second.
+"""The dispatcher's metrics, gathered in plain numbers and passed to prometheus_client a few times a second.
 
-A Counter or a Histogram takes a lock for every figure: at one of each a delivery that was a third of the
-dispatcher's time. What is gathered here and not yet flushed is at most a quarter of a second old.
+A Counter or a Histogram takes a lock for every value: one of each per delivery took a third of the dispatcher's time.
+What is gathered here and not yet flushed is at most a quarter of a second old.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...model.push import LANES, Lane, Platform, Route
 from ...model.routing import platform_of
 
 
-class Tally:
+class RouteMetrics:
     """Counts what one route does; `flush` makes it visible."""
 
     def __init__(self, route: Route) -> None:
@@ -33,17 +33,20 @@ class Tally:
         self._limited = 0
 
     def answered(self, outcome: Outcome, lane: Lane, provider_seconds: float, delivery_seconds: float) -> None:
-        """An attempt came to an outcome."""
+        """Count an attempt and its outcome."""
         self._attempts[type(outcome)] += 1
         self._provider.observe(provider_seconds)
         self._delivery[lane].observe(delivery_seconds)
 
     def limited(self) -> None:
-        """A delivery was over a limit of ours, and was not attempted."""
+        """Count a delivery that was over one of our limits and was not attempted."""
         self._limited += 1
 
     def held(self, reasons: set[str]) -> None:
-        """What the route, or a part of it, is held for; none: it is open. The series of a reason that is over ends."""
+        """Set the reasons for which the route, or a part of it, is held; none if it is open.
+
+        Ends the series of other reasons.
+        """
         for reason in self._held_reasons - reasons:
             telemetry.forget(telemetry.ROUTE_HELD, *self._route, reason)
         for reason in reasons - self._held_reasons:
@@ -107,5 +110,5 @@ class _Gathered:
 
 
 def snake(name: str) -> str:
-    """`TokenDead` as a label says it: `token_dead`."""
+    """Return a class name in snake case, as labels use it: `token_dead` for `TokenDead`."""
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")

@@ -1,9 +1,8 @@
 """Parts of a route that are refused while the rest of it works: FCM's credential for Apple, APNs' broadcasts.
 
-Nobody can tell before it is sent whether a delivery belongs to such a part, so a first request of each goes out. Those
-that were refused for it carry the part's name (`Chunk.part`) and wait in Redis; when their time comes one of them is
-sent as a probe and the others wait again, at no cost of an attempt, until a probe passes. Pure: the clock is an
-argument.
+Whether a delivery belongs to such a part is unknown before it is sent, so the first request of each is sent. Those
+that were refused for it carry the part's name (`Chunk.part`) and wait in Redis; when they are due, one of them is sent
+as a probe and the others wait again, without costing an attempt, until a probe passes. Pure: the clock is an argument.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from msgspec import Struct
 FIRST_PROBE: Final = 1.0
 LAST_PROBE: Final = 30.0
 PROBE_LIFE: Final = 60.0
-"""Seconds after which a probe that nobody answered for does not count any more."""
+"""Seconds after which an unanswered probe no longer counts."""
 
 
 class _Part(Struct):
@@ -27,7 +26,7 @@ class _Part(Struct):
 
 
 class Parts:
-    """Those of one route that are in trouble. Times are seconds of one monotonic clock."""
+    """The parts of one route that are in trouble. Times are seconds of one monotonic clock."""
 
     def __init__(self) -> None:
         self._held: dict[str, _Part] = {}
@@ -39,11 +38,11 @@ class Parts:
 
     @property
     def held(self) -> Mapping[str, str]:
-        """The parts in trouble that were seen to be, and the provider's word for it."""
+        """The refused parts, with the provider's reason."""
         return {name: part.reason for name, part in self._held.items() if part.reason}
 
     def refused(self, name: str, reason: str, now: float, *, probe: bool) -> None:
-        """The provider refuses this part."""
+        """Record that the provider refused this part."""
         self.passed_at.pop(name, None)
         part = self._held.get(name)
         if part is None:
@@ -56,17 +55,17 @@ class Parts:
             part.probe_at = now + part.delay
 
     def passed(self, name: str, now: float) -> None:
-        """A probe was not refused for its part: the part works."""
+        """Record that a probe was not refused for its part: the part works."""
         self._held.pop(name, None)
         self.passed_at[name] = now
 
     def unjudged(self, name: str) -> None:
-        """The probe came back without a word on its part: another one may go."""
+        """Record that a probe returned without evidence about its part: another one may be sent."""
         if (part := self._held.get(name)) is not None:
             part.probing_until = 0.0
 
     def admits(self, name: str, now: float) -> int | None:
-        """How many deliveries of this part may go now: 1 for a probe, 0, or None where nothing holds them."""
+        """Return how many deliveries of this part may be sent now: 1 for a probe, 0, or None if it is not held."""
         if name in self.passed_at:
             return None
         # A process that has just started does not know yet, and asks by one delivery.

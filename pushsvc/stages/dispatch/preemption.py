@@ -1,8 +1,8 @@
-"""Who overtakes whom in one process: what comes in a trickle passes what comes in a flood. Pure: no clock, no I/O.
+"""Preemption within a process: what arrives in a trickle overtakes what arrives in a flood. Pure: no clock, no I/O.
 
-All routes of a process share its loop, its core and its Redis, so a flood on one route delays a trickle on every other.
-While a trickle flows, the floods that it overtakes are sent with the lean window (`congestion.py`): those of the lanes
-below its own, and those of other routes in its own lane.
+All routes of a process share its event loop, its core and its Redis, so a flood on one route delays a trickle on every
+other. While a trickle flows, the floods that it overtakes are sent with the lean window (`congestion.py`): those of
+the lanes below its own, and those of other routes in its own lane.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Final
 from ...model.push import LANES, Lane, Route
 
 TRICKLE: Final = 64
-"""Targets that a lane of a route holds at most when what was read into it is a trickle."""
+"""The maximum number of targets in a lane of a route for which what was read into it counts as a trickle."""
 
 SPAN: Final = 1.0
-"""Seconds for which a trickle goes on after what was seen of it last."""
+"""Seconds for which a trickle continues after it was last seen."""
 
 _NEVER: Final = float("-inf")
 
 
-class Haste:
-    """Of one process. Times are seconds of one monotonic clock."""
+class Preemption:
+    """The trickles of one process. Times are seconds of one monotonic clock."""
 
     def __init__(self) -> None:
         self._latest: dict[Lane, tuple[Route | None, float]] = dict.fromkeys(LANES, (None, _NEVER))
@@ -29,14 +29,14 @@ class Haste:
         """The latest of any other route than the one that is `_latest`."""
 
     def note(self, route: Route, lane: Lane, now: float) -> None:
-        """A trickle was seen."""
+        """Record a trickle."""
         before, at = self._latest[lane]
         if before != route:
             self._other[lane] = at
         self._latest[lane] = (route, now)
 
     def overtaken(self, route: Route, now: float) -> tuple[Lane, ...]:
-        """The route's lanes that others overtake now: from one of `LANES` on, all below it."""
+        """Return the route's lanes that others overtake now: from one of `LANES` on, all below it."""
         since = now - SPAN
         for place, lane in enumerate(LANES):
             latest, at = self._latest[lane]

@@ -12,7 +12,7 @@ from ..outage import Patience
 from .config import DispatchConfig
 from .holdings import Holdings
 from .lease import Lease
-from .preemption import TRICKLE, Haste
+from .preemption import TRICKLE, Preemption
 from .settling import Settler
 
 LAPSED_LOOK: Final = 0.1
@@ -35,7 +35,7 @@ class Reader:
         config: DispatchConfig,
         *,
         lease: Lease,
-        haste: Haste,
+        preemption: Preemption,
         in_flight: Callable[[], int],
         wall_clock: Callable[[], float],
     ) -> None:
@@ -46,7 +46,7 @@ class Reader:
         self._settler = settler
         self._config = config
         self._lease = lease
-        self._haste = haste
+        self._preemption = preemption
         self._in_flight = in_flight
         self._wall_clock = wall_clock
         self._history = queue.history
@@ -73,7 +73,7 @@ class Reader:
             async with patience:
                 taken = await self._queue.take(self._route, lane, targets=wanted, wait_ms=wait_ms)
                 if taken and self._holdings.held(lane) + sum(len(t.chunk.targets) for t in taken) <= TRICKLE:
-                    self._haste.note(self._route, lane, self._loop.time())
+                    self._preemption.note(self._route, lane, self._loop.time())
                 self._holdings.admit(taken, mark)
 
     async def _land(self) -> None:

@@ -1,4 +1,4 @@
-"""What becomes of a delivery that ends or waits, as it is handed over to be recorded."""
+"""Passes the outcomes and verdicts of deliveries on to be recorded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .lanes import OpenEntry
 from .settling import Settler
 
 DUE_STEP_MS: Final = 100
-"""What waits for a limit falls due on such steps, so that the targets of one entry stay together in one entry."""
+"""The granularity of due times for deliveries that wait for a limit, so that the targets of an entry stay together."""
 
 
 class Recorder:
@@ -33,8 +33,8 @@ class Recorder:
         reason: str,
         asked_at: int | None = None,
     ) -> None:
-        """This has become of it; without an outcome where the provider was not asked."""
-        # A broadcast keeps no row for what was sent, so nobody would read the hash.
+        """Record the verdict on a delivery. `outcome` is None if the provider was not asked."""
+        # A broadcast keeps no row for what was sent, so the hash would never be read.
         silent = verdict is SENT and entry.chunk.total > ROWS_FOR_ALL
         settlement = Settlement(
             delivery, outcome, verdict, now, "" if silent else self._hash_token(delivery.target.token), reason, asked_at
@@ -42,13 +42,12 @@ class Recorder:
         self._settler.add(settlement, entry)
 
     def expire(self, entry: OpenEntry, targets: tuple[Target, ...], now: int) -> None:
-        """Their time is over."""
+        """Record that these targets have expired."""
         for target in targets:
             self.settle(Delivery(entry.chunk, target), entry, None, EXPIRED, now, "ttl")
 
 
 def waits(chunk: Chunk, now: int, wait_ms: int, *, counted: bool) -> Verdict:
-    """Return the verdict that sends it again after `wait_ms`, as the same attempt, or ends it where it has expired by
-    then."""
+    """Return the verdict that retries after `wait_ms` as the same attempt, or ends it if it will have expired."""
     due_at = -(-(now + max(1, wait_ms)) // DUE_STEP_MS) * DUE_STEP_MS
     return EXPIRED if due_at >= chunk.expires_at else Retry(due_at, chunk.attempt, chunk.part, counted)

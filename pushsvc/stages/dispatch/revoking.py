@@ -1,8 +1,8 @@
-"""What was taken back, held against what one process has in memory.
+"""Revocations, applied to what one process has in memory.
 
 Each revocation is applied at once to everything that waits in the lanes and the gate, so that what is drawn may be
-submitted. What is between two places just then (an answer of the store that is under way, a question to the limiter)
-is held against all revocations since it left the first of them: `Heard` keeps them in order.
+submitted. What is between two places at that moment (an answer of the store in transit, a question to the limiter) is
+checked against all revocations since it left the first of them: `Heard` keeps them in order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...ports.entries import Revoked, token_mark
 from .lanes import Choice, OpenEntry
 
 KEPT: Final = 60.0
-"""Seconds for which a revocation is remembered: longer than anything is under way."""
+"""Seconds for which a revocation is remembered: longer than anything is in transit."""
 
 
 class Heard:
@@ -28,21 +28,21 @@ class Heard:
         self._latest: deque[tuple[int, float, Revoked]] = deque()
 
     def add(self, revoked: Revoked, now: float) -> None:
-        """One more."""
+        """Append a revocation."""
         while self._latest and self._latest[0][1] < now - KEPT:
             self._latest.popleft()
         self.number += 1
         self._latest.append((self.number, now, revoked))
 
     def since(self, number: int) -> Revoked | None:
-        """All that came after that one; None where nothing did, which is nearly always."""
+        """Return all that came after that one; None where nothing did, which is nearly always."""
         if number == self.number:
             return None
         return reduce(or_, (revoked for at, _, revoked in self._latest if at > number), Revoked())
 
 
 def chosen_by(revoked: Revoked) -> Choice:
-    """Which targets of an entry are taken back. An entry of a cancelled push is marked as such."""
+    """Return a predicate for the revoked targets of an entry. An entry of a cancelled push is marked as revoked."""
     pushes, tokens, entries = revoked.pushes, revoked.tokens, revoked.entries
 
     def choose(entry: OpenEntry) -> tuple[Target, ...]:
@@ -58,5 +58,5 @@ def chosen_by(revoked: Revoked) -> Choice:
 
 
 def everything(entry: OpenEntry) -> tuple[Target, ...]:
-    """All that was not drawn."""
+    """Return all that was not drawn."""
     return entry.left

@@ -1,4 +1,4 @@
-"""One route's worker: reads its lanes, keeps the provider's window full, judges what comes back."""
+"""The worker of one route: reads its lanes, keeps the provider's window full, judges the outcomes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .holdings import CANCELLED, Holdings
 from .lanes import SLICE, OpenEntry
 from .lease import Lease, unlimited
 from .limits import RATE_LIMITED, Gate, Pacer, RouteLimits
-from .metrics import Tally
-from .preemption import Haste
+from .metrics import RouteMetrics
+from .preemption import Preemption
 from .reader import Reader
 from .recorder import Recorder, waits
 from .revoking import Heard
@@ -61,7 +61,7 @@ class RouteWorker:
         hash_token: Callable[[str], str],
         wall_clock: Callable[[], float],
         random: Callable[[], float],
-        haste: Haste | None = None,
+        preemption: Preemption | None = None,
         heard: Heard | None = None,
         lease: Lease | None = None,
         limiter: Limiter | None = None,
@@ -75,8 +75,8 @@ class RouteWorker:
         self._wall_clock = wall_clock
         self._random = random
         self._loop = asyncio.get_running_loop()
-        self._tally = Tally(self.route)
-        self._watch = RouteWatch(self.route, config.retry, self._tally, self._loop.time())
+        self._metrics = RouteMetrics(self.route)
+        self._watch = RouteWatch(self.route, config.retry, self._metrics, self._loop.time())
         self.health = self._watch.health
         self._later: asyncio.TimerHandle | None = None
         self._later_at = 0.0
@@ -84,7 +84,7 @@ class RouteWorker:
         self._pump_scheduled = False
         self._in_flight = 0
         self._congestion = Congestion(self._loop.time())
-        self._haste = haste or Haste()
+        self._preemption = preemption or Preemption()
         self._lease = lease or unlimited()
         recorder = Recorder(settler, hash_token)
         self._settle, self._expire = recorder.settle, recorder.expire
@@ -109,7 +109,7 @@ class RouteWorker:
             settler,
             config,
             lease=self._lease,
-            haste=self._haste,
+            preemption=self._preemption,
             in_flight=lambda: self._in_flight,
             wall_clock=wall_clock,
         )
@@ -126,7 +126,7 @@ class RouteWorker:
                 refuse=self._refuse,
                 wake=self._passed,
                 congested=lambda: settler.congested,
-                overtaken=lambda lane: lane in self._haste.overtaken(self.route, self._loop.time()),
+                overtaken=lambda lane: lane in self._preemption.overtaken(self.route, self._loop.time()),
             )
             self._pacer = Pacer((), limiter, wake=self.wake)
             self.limit(limits or RouteLimits())
@@ -135,7 +135,7 @@ class RouteWorker:
     # --- reading ------------------------------------------------------------
 
     async def run(self) -> None:
-        """Read, promote and take over until cancelled."""
+        """Read, promote and take over entries until cancelled."""
         await self._reader.enrol()
         async with asyncio.TaskGroup() as tasks:
             for lane in LANES:
@@ -148,23 +148,23 @@ class RouteWorker:
             tasks.create_task(self._every(self._config.lapse_every, self._lapse))
 
     def stop(self) -> None:
-        """Submit nothing more. What was read and not sent stays in Redis, for whoever comes next."""
+        """Submit nothing more. What was read and not sent stays in Redis for another process."""
         self._stopping = self._reader.stopping = True
 
     @property
     def held(self) -> dict[str, str]:
-        """What does not send now, the route or a part of it, by its name, and why."""
+        """The route and its parts that currently do not send, with the reason."""
         return self._watch.held(self._provider, self._loop.time())
 
     @property
     def worked(self) -> dict[str, float]:
-        """Seconds since the route, and each part of it that was in question, was seen to work."""
+        """Seconds since the route, and each of its parts that was in question, was last seen to work."""
         return self._watch.worked_ago(self._loop.time())
 
     def use(self, provider: Provider) -> None:
-        """Send by another provider of the same route from now on, at once also where the route is held.
+        """Use another provider of the same route from now on, even if the route is held.
 
-        What the old one has in flight still comes back here; its owner closes it.
+        Outcomes of what the old one has in flight are still recorded; its owner closes it.
         """
         self._provider = provider
         provider.on_room(self.wake)
@@ -172,7 +172,7 @@ class RouteWorker:
         self.wake()
 
     def limit(self, limits: RouteLimits) -> None:
-        """Hold the route to these limits from now on."""
+        """Apply these limits to the route from now on."""
         if self._gate is not None and self._pacer is not None:
             self._gate.use(limits)
             self._pacer.use(limits.paced(self.route))
@@ -191,7 +191,7 @@ class RouteWorker:
             await asyncio.sleep(seconds)
 
     async def _promote(self) -> None:
-        self._tally.flush()
+        self._metrics.flush()
         self._look()
         await self._queue.promote(self.route, int(self._wall_clock() * 1000))
 
@@ -200,7 +200,7 @@ class RouteWorker:
             await self._reader.lapse()
 
     def _look(self) -> None:
-        """Say how the route is; while nothing goes, end what waits in memory and has expired."""
+        """Publish the state of the route; while it does not send, end expired deliveries in memory."""
         self._watch.tick(self._provider, self._loop.time())
         if not self.health.is_open or not self._provider.room:
             now = int(self._wall_clock() * 1000)
@@ -212,22 +212,22 @@ class RouteWorker:
 
     def flush_metrics(self) -> None:
         """Make the last figures visible."""
-        self._tally.flush()
+        self._metrics.flush()
 
     def forget_metrics(self) -> None:
-        """The route is gone: so are the series that say how it is."""
-        self._tally.held(set())
+        """Remove the series of the route, which is gone."""
+        self._metrics.held(set())
 
     async def revoke(self, revoked: Revoked) -> None:
-        """Let go of it: when this returns nothing of it waits here. The caller has added it to `heard` just before."""
+        """Remove what is revoked: afterwards none of it waits here. The caller has added it to `heard` just before."""
         await self._holdings.revoke(revoked)
 
     async def hand_back(self) -> None:
-        """Others serve the route from now on, or nobody does: what waits here waits in Redis again."""
+        """Return everything that waits here to Redis, because this process no longer serves the route."""
         await self._holdings.hand_back()
 
     def give_up(self) -> None:
-        """Our sign of life has run out: what is not in flight may be another's by now."""
+        """Drop what is not in flight, because the lease has lapsed and others may have taken it over."""
         self._log.warning("lease_lapsed", withdrawn=self._holdings.withdraw())
 
     # --- sending ------------------------------------------------------------
@@ -263,9 +263,9 @@ class RouteWorker:
         now = int(self._wall_clock() * 1000)
         history = self._queue.history
         submit, on_outcome = self._provider.submit, self._on_outcome
-        overtaken = self._haste.overtaken(self.route, started)
+        overtaken = self._preemption.overtaken(self.route, started)
         calm, lean = self._congestion.calm, self._congestion.lean
-        self._congestion.turn(started, lean=bool(overtaken))
+        self._congestion.choose(started, lean=bool(overtaken))
         lease, look_at = self._lease, budget - SLICE
         while budget > 0:
             if budget <= look_at:
@@ -308,7 +308,7 @@ class RouteWorker:
             self.wake()
 
     def _probe(self, started: float, room: int) -> None:
-        """The route is held: send one delivery where it is time for a probe, and come back when it is."""
+        """Send one delivery of a held route if a probe is due, and schedule the next check."""
         health = self.health
         due = health.allowance(started) > 0
         if not due and not health.wants_others(started):
@@ -335,7 +335,7 @@ class RouteWorker:
         self._holdings.signal_space()
 
     def _wake_at(self, when: float) -> None:
-        """Call the pump then, by one timer however often this is asked for."""
+        """Call the pump at `when`, with one timer however often this is called."""
         if self._later is not None:
             if self._later_at <= when:
                 return
@@ -343,15 +343,18 @@ class RouteWorker:
         self._later, self._later_at = self._loop.call_at(when, self._ring), when
 
     def _ring(self) -> None:
-        """The timer has fired: perhaps before its time, by the resolution of the loop's clock (uvloop: 1 ms), so that
-        the pump asks for the same instant once more."""
+        """Run the pump when the timer fires.
+
+        It may fire early, by the resolution of the event loop's clock (uvloop: 1 ms); the pump then asks for the same
+        time again.
+        """
         self._later = None
         self.wake()
 
     # --- limits -------------------------------------------------------------
 
     def _paced(self, pacer: Pacer, budget: int) -> tuple[int, int]:
-        """How many may go, and how many of those that no limit has counted."""
+        """Return how many may go, and how many of those that no limit has counted."""
         again, permits = pacer.permits_again(), pacer.permits()
         counted = self._lanes.counted
         fresh = sum(self._lanes.size.values()) - counted
@@ -365,12 +368,12 @@ class RouteWorker:
         self.wake()
 
     def _refuse(self, entry: OpenEntry, target: Target, wait_ms: int, limits: RouteLimits) -> None:
-        """A target is over its limit: it waits in Redis, at no cost of an attempt, or ends."""
+        """Let a target that is over its limit wait in Redis, without costing an attempt, or end it."""
         now = int(self._wall_clock() * 1000)
         chunk = entry.chunk
         drops = limits.on_exceed == "drop" and chunk.turn == 1
         verdict = DROPPED if drops else waits(chunk, now, wait_ms, counted=False)
-        self._tally.limited()
+        self._metrics.limited()
         self._settle(Delivery(chunk, target), entry, None, verdict, now, RATE_LIMITED)
 
     # --- judging ------------------------------------------------------------
@@ -403,7 +406,7 @@ class RouteWorker:
                     verdict = CANCELLED
         seconds = now_monotonic - delivery.started
         self._congestion.answered(seconds, self._in_flight, now_monotonic)
-        self._tally.answered(outcome, chunk.lane, seconds, now_wall - chunk.starts_at / 1000)
+        self._metrics.answered(outcome, chunk.lane, seconds, now_wall - chunk.starts_at / 1000)
         asked_at = now - int(seconds * 1000)
         self._settle(delivery, delivery.entry, outcome, verdict, now, outcome.reason, asked_at)
         self.wake()

@@ -1,8 +1,8 @@
-"""What a route's answers say about the route: kept, judged and made visible in one place.
+"""What a route's answers say about the route: collected, judged and published in one place.
 
-`health` and `parts` decide, pure; this tells them what came back, and says what they found to the log, the metrics and
-whoever asks (`held`). A trouble has one line in the log when it begins, others at growing
-intervals while it lasts, and one when it ends.
+`health` and `parts` decide, pure; this module passes the answers to them, and their results to the log, the metrics
+and callers (`held`). A trouble has one line in the log when it begins, others at growing intervals, and one when it
+ends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...rules.policy import Blame, RetryPolicy
 from ...telemetry import get_logger
 from .evidence import cause_of, text_of
 from .health import RouteHealth, Trouble
-from .metrics import Tally
+from .metrics import RouteMetrics
 from .parts import Parts
 
 AWAY: Final = 1.0
@@ -27,7 +27,7 @@ REPEAT: Final = (60.0, 3600.0)
 
 
 class Knows(Protocol):
-    """What is asked of a provider."""
+    """The parts of a provider that this module uses."""
 
     @property
     def trouble(self) -> str: ...
@@ -41,19 +41,19 @@ class Knows(Protocol):
 class RouteWatch:
     """One route's. Times are seconds of one monotonic clock."""
 
-    def __init__(self, route: Route, policy: RetryPolicy, tally: Tally, now: float) -> None:
+    def __init__(self, route: Route, policy: RetryPolicy, metrics: RouteMetrics, now: float) -> None:
         self.health = RouteHealth(now)
         self._began = now
         self.parts = Parts()
         self._route = route
         self._policy = policy
-        self._tally = tally
+        self._metrics = metrics
         self._log = get_logger("dispatch").bind(app=route.app, platform=route.platform)
         self._away_since: float | None = None
         self._shown: dict[str, _LogLine] = {}
 
     def judge(self, outcome: Outcome, now: float, *, token: str, push: str, part: str, probe: bool) -> Blame:
-        """Take an answer that is not `Sent` into account; whose fault a trouble is."""
+        """Record an outcome other than `Sent`, and return whose trouble it is."""
         if isinstance(outcome, Misconfigured) and outcome.part:
             self.parts.refused(outcome.part, outcome.reason, now, probe=part == outcome.part)
             self.health.worked(now, push=push, probe=probe)
@@ -80,17 +80,21 @@ class RouteWatch:
         return self.health.troubled(trouble, now, token=token, push=push, probe=probe, wait=wait)
 
     def worked(self, now: float, *, push: str, part: str, probe: bool) -> None:
-        """An answer that shows that the provider works."""
+        """Record an answer which shows that the provider works."""
         if part:
             self.parts.passed(part, now)
         self.health.worked(now, push=push, probe=probe)
 
     def held(self, provider: Knows, now: float) -> dict[str, str]:
-        """What does not send now, by its name (`app/platform`, `app/platform/part`), and why, with the remedy."""
+        """Return what does not send now, by its name (`app/platform`, `app/platform/part`), and why, with the
+        remedy.
+        """
         return {name: text for name, (_, text) in self._held(provider, now).items()}
 
     def worked_ago(self, now: float) -> dict[str, float]:
-        """Seconds since the route, and each part of it that was in question, was seen to work, by their names."""
+        """Return the seconds since the route, and each of its parts that was in question, was last seen to work, by
+        name.
+        """
         route = self._route.name
         found = {f"{route}/{part}": now - at for part, at in self.parts.passed_at.items()}
         if self.health.trouble is None and self.health.worked_at > self._began:
@@ -98,7 +102,7 @@ class RouteWatch:
         return found
 
     def tick(self, provider: Knows, now: float) -> None:
-        """Look at the connections; say what has changed. Due a few times a second."""
+        """Check the connections and publish changes. To be called a few times a second."""
         if not provider.trouble or _shut(provider.trouble):
             self._away_since = None
         elif self._away_since is None:
@@ -106,7 +110,7 @@ class RouteWatch:
         elif now - self._away_since >= AWAY:
             self.health.lost(Trouble("unreachable", "no connection"), now)
         held = self._held(provider, now)
-        self._tally.held({label for label, _ in held.values()})
+        self._metrics.held({label for label, _ in held.values()})
         for name in [name for name in self._shown if name not in held]:
             line = self._shown.pop(name)
             self._log.info("route_resumed", held=name, reason=line.label, seconds=round(now - line.since, 1))
@@ -137,7 +141,7 @@ class RouteWatch:
 
 
 class _LogLine:
-    """When the log says again that something is held."""
+    """The times at which the log repeats that something is held."""
 
     def __init__(self, label: str, now: float) -> None:
         self.label = label
@@ -152,7 +156,7 @@ class _LogLine:
 
 
 def _shut(trouble: str) -> str:
-    """The label of a trouble that says that no connection is even tried, or the empty string."""
+    """Return the label of a trouble in which no connection is even tried, or an empty text."""
     return next((begin.rstrip(": ") for begin in (CREDENTIAL, REMOVED) if trouble.startswith(begin)), "")
 
 

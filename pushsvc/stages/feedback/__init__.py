@@ -1,10 +1,10 @@
-"""The feedback stage: receipts of dead and suspect tokens become tombstones, suppressions and feedback events.
+"""The feedback stage: turns receipts of dead and suspect tokens into tombstones, suppressions and feedback events.
 
-How the parts stand to one another::
+The modules::
 
-    stage.py   take receipts, have them judged, acted on and recorded
-      ├─ watch.py   what the route's recent answers say, and the freeze as it is told
-      ├─ judge.py   a receipt on its way: judged by policy.prune
+    stage.py   take receipts, have them judged, applied and recorded
+      ├─ watch.py   what the route's recent answers say, and the log of the freeze
+      ├─ judge.py   a receipt in progress: judged by policy.prune
       └─ apply.py   strikes, prunes, suppressions, the record
 """
 

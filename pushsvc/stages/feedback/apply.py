@@ -1,4 +1,7 @@
-"""What is done about a batch: strikes, prunes, suppressions, the record. Every deed is fenced and may be repeated."""
+"""Applies the decisions about a batch: strikes, prunes, suppressions, the record.
+
+Every change is fenced and repeatable.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ from .config import FeedbackPorts
 from .judge import Case
 
 
-class Deeds:
-    """The deeds of one app."""
+class Effects:
+    """Applies the decisions about receipts of one app."""
 
     def __init__(self, ports: FeedbackPorts, app: str, policy: PrunePolicy) -> None:
         self._ports = ports
@@ -24,13 +27,13 @@ class Deeds:
         self._log = telemetry.get_logger("feedback").bind(app=app)
 
     async def holders(self, receipts: Iterable[Receipt]) -> list[Device | None]:
-        """The device that each receipt is about."""
+        """Return the device that each receipt is about."""
         wanted = [Holding(receipt.device_id, platform_of(receipt.platform), receipt.token) for receipt in receipts]
         return await self._ports.registry.holders(self._app, wanted)
 
     async def strike(self, cases: Iterable[Case]) -> None:
         """Count the strikes that were decided."""
-        due = [(case, case.device) for case in cases if case.device and case.decision.deed == "strike"]
+        due = [(case, case.device) for case in cases if case.device and case.decision.change == "strike"]
         if due:
             strikes = [
                 Strike(device.id, device.token, case.receipt.at, case.decision.strikes, after=device.struck_at)
@@ -40,9 +43,12 @@ class Deeds:
             await self._judge_again([case for (case, _), yes in zip(due, took, strict=True) if not yes])
 
     async def prune(self, cases: Iterable[Case]) -> None:
-        """Make the tombstones that were decided. The token is suppressed before, so that a registration that comes in
-        between, which makes the prune void, or after it, which lifts the suppression, is never left suppressed."""
-        due = [(case, case.device) for case in cases if case.device and case.decision.deed == "prune"]
+        """Make the tombstones that were decided.
+
+        The token is suppressed first, so that a registration in between, which makes the prune void, or after it,
+        which lifts the suppression, never leaves its token suppressed.
+        """
+        due = [(case, case.device) for case in cases if case.device and case.decision.change == "prune"]
         if due:
             marks = [(case.receipt.platform, device.token, case.receipt.at) for case, device in due]
             await self._ports.suppressions.add(self._app, marks)
@@ -54,12 +60,12 @@ class Deeds:
             await self._ports.suppressions.lift(self._app, alive, always=True)
 
     async def record(self, cases: Sequence[Case]) -> None:
-        """Suppress the raw tokens that were decided, append the events and acknowledge, in one step.
+        """Suppress the raw tokens that were decided, append the events and acknowledge the receipts, in one step.
 
-        Whoever registered such a token while it was judged has the suppression lifted.
+        If such a token was registered while it was judged, its suppression is lifted.
         """
         await self._ports.receipts.record(self._app, [(case.entry_id, case.receipt, case.event()) for case in cases])
-        raw = [case for case in cases if case.decision.deed == "suppress"]
+        raw = [case for case in cases if case.decision.change == "suppress"]
         if raw:
             holders = await self.holders(case.receipt for case in raw)
             # A device in another environment does not vouch for the token in this one.
@@ -70,7 +76,7 @@ class Deeds:
             ]
             await self._ports.suppressions.lift(self._app, registered, always=True)
         for case in cases:
-            if case.decision.deed in ("prune", "suppress"):
+            if case.decision.change in ("prune", "suppress"):
                 telemetry.PRUNED.labels(self._app, platform_of(case.receipt.platform), case.receipt.reason).inc()
             self._log.info(
                 "token_judged",

@@ -1,4 +1,4 @@
-"""What the stage is told, and what it works with."""
+"""The configuration and the ports of the stage."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class FeedbackConfig(Struct, frozen=True):
     """The environment of each account of a platform whose tokens belong to one."""
 
     def environment_of(self, receipt: Receipt) -> Environment | None:
-        """That of the account whose answer it is; None where there is none, or where the account has gone."""
+        """Return the environment of the account that gave the answer, or None if it has none or was removed."""
         return self.environments.get(Route(receipt.app, receipt.platform))
 
     def freezes(self, route: Route, now: int) -> bool:
-        """Whether the route may be frozen now."""
+        """Return whether the route may be frozen now."""
         return now >= self.prune_anyway.get(route, 0)
 
 

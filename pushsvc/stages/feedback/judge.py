@@ -1,4 +1,4 @@
-"""A receipt on its way through the stage, with what is known of it and what was decided."""
+"""A receipt in progress, with what is known about it and what was decided."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ONCE: Final = PruneDecision("none", None, "judged_already")
 
 @dataclass
 class Case:
-    """What is decided may still turn out to be too late."""
+    """A receipt with its decision, which may still turn out to be too late."""
 
     entry_id: str
     receipt: Receipt
@@ -28,7 +28,7 @@ class Case:
     device: Device | None
     decision: PruneDecision
     environment: Environment | None = None
-    """That of the account whose answer it is."""
+    """The environment of the account that gave the answer."""
 
     @property
     def device_id(self) -> str | None:
@@ -36,14 +36,17 @@ class Case:
         return self.receipt.device_id or (self.device.id if self.device else None)
 
     def judge_again(self, device: Device | None, policy: PrunePolicy) -> None:
-        """The deed did not take effect: the device is not what it was. Another process may have done the same, or this
-        one, by a command whose answer was lost; what then is still to be done waits for the next answer."""
+        """Judge again, because the change did not take effect: the device has changed.
+
+        Another process may have made the same change, or this one, by a command whose answer was lost; what then
+        remains to be done waits for the next answer.
+        """
         self.device = device
         decision = prune(self.receipt, device, self.health, policy, self.environment)
-        self.decision = decision if decision.deed == "none" else TOO_LATE
+        self.decision = decision if decision.change == "none" else TOO_LATE
 
     def event(self) -> FeedbackEvent | None:
-        """What is told of it."""
+        """Return the feedback event, or None if nothing is to be reported."""
         receipt, action = self.receipt, self.decision.action
         if action is None:
             return None
@@ -58,17 +61,19 @@ def judge(
     devices: Iterable[Device | None],
     config: FeedbackConfig,
 ) -> list[Case]:
-    """Judge a batch. One deed of a kind a device: what was read of it is old once a receipt has been acted on."""
+    """Judge a batch, with one change per kind and device: what was read of a device is outdated once a receipt was
+    applied.
+    """
     cases = []
     touched: dict[str, set[str]] = {}
     for (entry_id, receipt), health, device in zip(taken, healths, devices, strict=True):
         environment = config.environment_of(receipt)
         decision = prune(receipt, device, health, config.prune, environment)
-        if device is not None and decision.deed != "none":
-            deeds = touched.setdefault(device.id, set())
-            if deeds & {decision.deed, "prune"}:
+        if device is not None and decision.change != "none":
+            changes = touched.setdefault(device.id, set())
+            if changes & {decision.change, "prune"}:
                 decision = _ONCE
             else:
-                deeds.add(decision.deed)
+                changes.add(decision.change)
         cases.append(Case(entry_id, receipt, health, device, decision, environment))
     return cases

@@ -18,7 +18,7 @@ from typing import Final
 
 from ...model.delivery import Receipt
 from ..outage import Patience
-from .apply import Deeds
+from .apply import Effects
 from .config import FeedbackConfig, FeedbackPorts
 from .judge import judge
 from .watch import Watch
@@ -44,7 +44,7 @@ class _Follower:
         self._app = app
         self._config = config
         self._watch = Watch(ports, app, config)
-        self._deeds = Deeds(ports, app, config.prune)
+        self._effects = Effects(ports, app, config.prune)
 
     async def follow(self, stop: asyncio.Event) -> None:
         """Judge receipts until `stop` is set."""
@@ -66,7 +66,7 @@ class _Follower:
                 return  # these receipts come again
             healths = await self._watch.healths(receipts)
         self._watch.note(receipts, healths)
-        cases = judge(taken, healths, await self._deeds.holders(receipts), self._config)
-        await self._deeds.strike(cases)
-        await self._deeds.prune(cases)
-        await self._deeds.record(cases)
+        cases = judge(taken, healths, await self._effects.holders(receipts), self._config)
+        await self._effects.strike(cases)
+        await self._effects.prune(cases)
+        await self._effects.record(cases)

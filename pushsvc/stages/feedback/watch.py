@@ -1,4 +1,4 @@
-"""What the recent answers of an app's routes say, and the freeze as it is told in the log."""
+"""What the recent answers of an app's routes say, and the log of frozen routes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .config import FeedbackConfig, FeedbackPorts
 async def frozen_routes(
     answers: RecentAnswers, routes: Iterable[Route], config: FeedbackConfig, now: int
 ) -> dict[Route, Freeze]:
-    """The routes whose pruning is frozen at this instant, Unix ms."""
+    """Return the routes whose pruning is frozen at `now` (Unix ms)."""
     asked = [route for route in routes if config.freezes(route, now)]
     span = slots_around(now, now, config.freeze)
     read = await asyncio.gather(*(answers.read(route.app, route.platform, *span) for route in asked))
@@ -37,7 +37,7 @@ class Watch:
         self._log = telemetry.get_logger("feedback").bind(app=app)
 
     async def healths(self, receipts: Sequence[Receipt]) -> list[AnswerHealth]:
-        """Of the route of each receipt, around the instant of its answer."""
+        """Return the health of the route of each receipt, at the time of its answer."""
         slots: dict[Platform, set[int]] = {}
         for receipt in receipts:
             slots.setdefault(receipt.platform, set()).add(receipt.at // SLOT_MS)
@@ -53,7 +53,7 @@ class Watch:
         return [found[receipt.platform, receipt.at // SLOT_MS] for receipt in receipts]
 
     def note(self, receipts: Sequence[Receipt], healths: Sequence[AnswerHealth]) -> None:
-        """Tell a change, by the latest answer of each platform."""
+        """Log a change of the freeze, by the latest answer of each platform."""
         latest: dict[Platform, tuple[int, AnswerHealth]] = {}
         for receipt, each in zip(receipts, healths, strict=True):
             if receipt.at >= latest.get(receipt.platform, (0, each))[0]:
@@ -62,7 +62,7 @@ class Watch:
             self._tell(platform, each.freeze)
 
     async def look_for_thaw(self) -> None:
-        """Tell who is not frozen any more, where no receipt would."""
+        """Log the routes that are no longer frozen and have no receipt that would show it."""
         if self._frozen:
             routes = [Route(self._app, platform) for platform in self._frozen]
             frozen = await frozen_routes(self._ports.answers, routes, self._config, self._ports.clock())

@@ -1,13 +1,13 @@
-"""Feedback events told to a receiver over HTTP: signed, in order, in batches, at least once.
+"""Feedback events sent to a receiver over HTTP: signed, in order, in batches, at least once.
 
     verdict.py    what follows from an answer: pure
-    body.py       what a call says: pure
+    body.py       the content of a call: pure
     caller.py     one call
-    delivery.py   call after call, as long as there is something to tell
-    check.py      what can be seen without a call
+    delivery.py   call after call, as long as there are events
+    check.py      what can be checked without a call
     trouble.py    what an operator should know: pure
 
-What is to be told next stands in the store (`ports.webhooks`), and so does what could not be told.
+The events to deliver are in the store (`ports.webhooks`), and so are those that could not be delivered.
 """
 
 from .body import trial_body

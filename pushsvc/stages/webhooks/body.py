@@ -1,8 +1,8 @@
-"""What a call says: JSON, the same bytes for the same batch. Pure.
+"""The content of a call: JSON, the same bytes for the same batch. Pure.
 
-`type` and `timestamp` stand where Standard Webhooks recommends them
-(https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md#payload-structure).
-The tokens are whole, as in `GET /v1/feedback`: they are the receiver's own, and the calls are signed and go by TLS.
+`type` and `timestamp` have the places that Standard Webhooks recommends
+(https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md#payload-structure). The
+tokens are complete, as in `GET /v1/feedback`: they are the receiver's own, and calls are signed and use TLS.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class WebhookCall(Struct, frozen=True):
 
 
 def feedback_body(app: str, batch: Batch) -> bytes:
-    """The call for a batch."""
+    """Return the call for a batch."""
     events = [feedback_document(event_id, event) for event_id, event in batch.events]
     return _encode(WebhookCall("feedback", events[-1].at, app, events))
 
 
 def trial_body(app: str, now: int) -> bytes:
-    """A call that says nothing, to see whether it arrives. `now` in Unix ms."""
+    """Return a call without events, to test whether it arrives. `now` is in Unix ms."""
     return _encode(WebhookCall("test", instant(now), app, []))

@@ -1,8 +1,9 @@
-"""One HTTP call to a receiver that others chose: to public addresses only, no further than it, and not for ever.
+"""One HTTP call to a receiver that someone else configured: to public addresses only, without redirects, with a time
+limit.
 
-The address is looked at where the socket is made for it, so that the one that was looked at is the one that is called:
-it does not help a name to resolve to another address the next time. Redirects are not followed, proxies of the
-environment are not asked, cookies are not kept, and little of the answer's body is read.
+The address is checked where its socket is created, so that the checked address is the one that is called, even if the
+name resolves to another address the next time. Redirects are not followed, proxies of the environment are ignored,
+cookies are not kept, and little of the answer's body is read.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from .verdict import WebhookReply
 READ_MOST: Final = 64 * 1024
 """Bytes of an answer that are read, so that its connection can serve again; beyond, it is closed."""
 READ_TIME: Final = 1.0
-"""Seconds that this may take: the status has said it all."""
+"""Seconds for reading the body; the status is all that matters."""
 
 
 class AddressRefused(OSError):
@@ -39,7 +40,10 @@ class AddressRefused(OSError):
 
 
 def _public_socket(address: Any) -> socket.socket:
-    """aiohttp asks for a socket for each address that it is about to connect to."""
+    """Create the socket for an address that aiohttp is about to connect to.
+
+    Raises an error if the address is not public.
+    """
     family, kind, protocol, _, place = address
     if not is_public(place[0]):
         raise AddressRefused("the address is not one of the public internet")
@@ -55,7 +59,7 @@ class WebhookCaller:
         self._clock = clock
 
     async def post(self, message_id: str, body: bytes) -> WebhookReply:
-        """Sign and send it. Raises nothing: what goes wrong is an answer too."""
+        """Sign and send a call. Raises nothing: a failure is an answer too."""
         signed = sign(self._config.keys, message_id, int(self._clock()), body)
         headers = {**self._config.headers, "content-type": "application/json", **signed}
         try:
@@ -78,7 +82,7 @@ async def _read_a_little(response: aiohttp.ClientResponse) -> None:
 
 
 def _why(error: Exception) -> str:
-    """In a word. An error's own text may quote the URL."""
+    """Return a one-word reason. The text of the error may quote the URL."""
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     match error, cause:
         case _, AddressRefused():
@@ -101,7 +105,7 @@ def _why(error: Exception) -> str:
 async def open_caller(
     config: WebhookConfig, app: str, *, clock: Callable[[], float] = time.time
 ) -> AsyncIterator[WebhookCaller]:
-    """Calls while the block lasts. Raises `ConfigError` for a `ca_file` that cannot be used."""
+    """Open a caller for the length of the block. Raises `ConfigError` for an unusable `ca_file`."""
     connector = TCPConnector(
         ssl=tls_context(config, app), limit=1, socket_factory=None if config.allow_private else _public_socket
     )
@@ -117,7 +121,7 @@ async def open_caller(
 
 
 def tls_context(config: WebhookConfig, app: str) -> ssl.SSLContext:
-    """What a receiver's certificate is judged by."""
+    """Return what a receiver's certificate is judged by."""
     try:
         return client_context(config.ca_file)
     except OSError as error:  # ssl.SSLError is one

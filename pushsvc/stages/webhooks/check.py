@@ -1,4 +1,4 @@
-"""What can be said of a webhook without calling it: where its name leads, and whether that may be called."""
+"""Checks of a webhook without a call: where its host name leads, and whether that address is allowed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def check(config: WebhookConfig, app: str) -> list[Finding]:
             tls_context(config, app)
             found.append(Finding("ok", f"trusts the certificate authorities of {config.ca_file} and no others"))
         except ConfigError as error:
-            found.append(Finding("error", error.message, error.mend))
+            found.append(Finding("error", error.message, error.remedy))
     return found
 
 

@@ -1,4 +1,4 @@
-"""What the webhook of one app is told by the configuration."""
+"""The configuration of the webhook of one app."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class WebhookConfig(Struct, frozen=True, kw_only=True):
 
     @property
     def place(self) -> str:
-        """Stands for the URL where that is not to be shown."""
+        """A name for the URL where the URL itself must not be shown."""
         return hashlib.sha256(self.url.encode()).hexdigest()[:16]
 
     @property

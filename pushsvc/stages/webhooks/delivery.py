@@ -1,8 +1,8 @@
-"""One webhook at work: batch after batch, in order, until there is nothing to tell or the receiver does not take it.
+"""Delivers events to one webhook: batch after batch, in order, until there are none or the receiver refuses.
 
-One call is under way at a time, so that what the receiver has is always a beginning of the events, and those of one
-device come in the order in which they happened. A batch is pinned before its first call: whoever repeats it, after a
-failure or after a crash, sends the same events under the same id.
+There is one call at a time, so that the receiver always has a prefix of the events, and those of a device arrive in
+the order in which they happened. A batch is pinned before its first call: a repeat, after a failure or a crash, sends
+the same events under the same id.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ async def deliver(
     clock: Callable[[], float] = time.time,
     jitter: Callable[[], float] = random.random,
 ) -> int:
-    """Tell what there is to tell, until `over` says that others are to have their turn. How many events were told."""
+    """Deliver events until there are none left or `over()` is true, and return the number of delivered events.
+
+    `over` becomes true when other webhooks should be served.
+    """
     told = 0
     while not over() and (batch := await claim.next(config.batch)) is not None:
         answer = await caller.post(batch.id, feedback_body(app, batch))
@@ -48,7 +51,7 @@ async def deliver(
 
 
 async def _record(claim: WebhookClaim, batch: Batch, answer: WebhookReply, verdict: Verdict) -> bool:
-    """What follows, done. False: somebody else has taken it over, and does it."""
+    """Record what follows from the answer. Returns False if another process has taken the webhook over."""
     match verdict:
         case Told():
             return await claim.told(batch)

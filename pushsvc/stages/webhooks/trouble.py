@@ -1,4 +1,4 @@
-"""What an operator should know of a webhook, though pushes are sent without it."""
+"""What an operator should know about a webhook, although pushes are sent without it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ LASTING: Final = 300.0
 
 
 def trouble_of(app: str, standing: Standing, now: int) -> str:
-    """What is wrong with the webhook of this app at `now`, in Unix ms, and the remedy; empty where nothing is."""
+    """Return what is wrong with the webhook of this app at `now`, in Unix ms, and the remedy; empty where
+    nothing is.
+    """
     said = []
     since = standing.failing_since
     if standing.off:

@@ -1,15 +1,15 @@
-"""What follows from the answer to a call: pure judgement, with the clock and the dice as arguments.
+"""Decides what follows from the answer to a call: pure, with the clock and the randomness as arguments.
 
 As Standard Webhooks recommends
 (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md#delivery-success-and-failure)
 and, for 413, https://www.rfc-editor.org/rfc/rfc9110#section-15.5.14:
 
-    2xx                      told
-    410 Gone                 the receiver wants no more: nothing is sent until its URL is another, or somebody resumes
+    2xx                      delivered
+    410 Gone                 the receiver wants no more: nothing is sent until its URL changes, or it is resumed
     413 Content Too Large    half of it, at once; a single event is set aside, as no repetition makes it smaller
-    anything else, or none   again later, by back-off and Retry-After; redirects are not followed
+    anything else, or none   retried later, by back-off and Retry-After; redirects are not followed
     .. often and long        given up, and kept
-    a batch asked for again  has one call, and is kept where that fails
+    a batch redelivered      has one call, and is kept if that fails
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .config import WebhookConfig
 
 
 class WebhookReply(Struct, frozen=True):
-    """What came of one call."""
+    """The result of one call."""
 
     status: int
     """HTTP's; 0 where there was no answer."""
@@ -35,7 +35,9 @@ class WebhookReply(Struct, frozen=True):
 
     @property
     def in_trouble(self) -> bool:
-        """Whether the receiver is, so that another call would fare the same; else this call was what it refused."""
+        """Whether the receiver is in trouble, so that another call would fail as well; otherwise it refused
+        this call.
+        """
         return self.status in (0, 408, 425, 429) or self.status >= 500
 
 
@@ -54,8 +56,10 @@ class Halved(Struct, frozen=True):
 
 
 class GivenUp(Struct, frozen=True):
-    """It is set aside, and the next one goes, after `wait` seconds: a receiver that finds everything too large must not
-    have every event set aside in a moment."""
+    """The batch is set aside, and the next one follows after `wait` seconds.
+
+    The wait prevents a receiver that finds everything too large from having all events set aside at once.
+    """
 
     wait: float = 0.0
 
@@ -68,7 +72,7 @@ Verdict: TypeAlias = Told | Later | Halved | GivenUp | SwitchedOff
 
 
 def judge(answer: WebhookReply, batch: Batch, config: WebhookConfig, *, now: int, jitter: float) -> Verdict:
-    """What becomes of a batch after one more call. `now` in Unix ms, `jitter` from 0 to 1."""
+    """Return what becomes of a batch after one more call. `now` in Unix ms, `jitter` from 0 to 1."""
     if 200 <= answer.status < 300:
         return Told()
     if answer.status == 410:

@@ -1,7 +1,7 @@
-"""Feedback's side: receipts in, suppression and feedback events out.
+"""The store of the feedback stage: receipts in, suppressions and feedback events out.
 
-A receipt is acknowledged in the step that appends its event. A token whose suppression list lies in another shard is
-suppressed before that: suppressing twice is the same as once, and none is forgotten when the process dies in between.
+A receipt is acknowledged in the step that appends its event. If the suppression list of a token is in another shard,
+the token is suppressed before that: suppressing twice is harmless, and none is lost if the process dies in between.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..work.liveness import Liveness
 
 _POLL = 0.05
 SETTLED = 1000
-"""How old events must be, in ms, before those of several shards are merged: no shard appends one in between later."""
+"""The minimum age in ms of events from several shards before they are merged: no shard appends an earlier one later."""
 
 _BEFORE_ALL = (0, 0, -1)
 
@@ -50,7 +50,7 @@ class RedisReceipts:
         self._looked: dict[str, float] = {}
 
     async def take(self, app: str, *, limit: int, wait_ms: int) -> list[tuple[str, Receipt]]:
-        """What this consumer took and has not recorded comes again with each call."""
+        """Return new receipts. What this consumer took and has not recorded is returned again by each call."""
         loop = asyncio.get_running_loop()
         await self._liveness.beat()
         if loop.time() >= self._looked.get(app, 0.0):
@@ -82,7 +82,7 @@ class RedisReceipts:
         return found
 
     async def _wait(self, app: str, wait_ms: int) -> None:
-        """Until there is a new receipt, or the time is over. It is read, and so becomes pending under our name."""
+        """Wait until there is a new receipt, or the time is over. The receipt becomes pending for this consumer."""
         shards = self._config.shards_of(app)
         if self._link.cluster and shards > 1:
             await asyncio.sleep(min(_POLL, wait_ms / 1000))
@@ -100,7 +100,10 @@ class RedisReceipts:
                 await self._link.script("reclaim", [stream], [keys.FEEDBACK, self._config.consumer, 1000, *names])
 
     async def record(self, app: str, done: Sequence[tuple[str, Receipt, FeedbackEvent | None]]) -> None:
-        """A `pruned` token was suppressed before its device was pruned: see feedback."""
+        """Append the events and acknowledge the receipts.
+
+        A `pruned` token was suppressed before its device was pruned.
+        """
         by_shard: dict[int, list[Any]] = {}
         foreign: list[tuple[Platform, str, int]] = []
         for entry, receipt, event in done:
@@ -137,12 +140,12 @@ class RedisReceipts:
         await self._suppression.told(app, own)
 
     async def events(self, app: str, *, after: str, limit: int) -> EventPage:
-        """Events in order, after the one of that id; all from the beginning when it is empty.
+        """Return events in order, after the one with the id `after`, or from the beginning if it is empty.
 
-        The id is the stream's own. With several shards that of the shard is put behind it, and events of the last
-        second are left for the next call, so that the merged order never changes behind a cursor.
-        What retention has removed is asked after the events: it may have gone in between, which then is said.
-        Raises InvalidRequest for what is no id, and Gone for one that no event has had yet.
+        The id is that of the stream. With several shards, that of the shard is appended, and events of the last second
+        are left for the next call, so that the merged order never changes behind a cursor. Whether retention has
+        removed events is checked after they are read, because it may happen in between. Raises `InvalidRequest` for a
+        malformed id, and `Gone` for one that no event has had yet.
         """
         while True:
             page, set_aside_too = await self._events(app, after, limit)
@@ -150,7 +153,7 @@ class RedisReceipts:
                 return page
 
     async def _events(self, app: str, after: str, limit: int) -> tuple[EventPage, bool]:
-        """One page, and whether others of it could not be read: these are in quarantine now."""
+        """Return a page, and whether some of its events could not be read and were moved to quarantine."""
         cursor = ms, sequence, behind = parse_event_id(after)
         shards = self._config.shards_of(app)
         end = "+" if shards == 1 else str(await self._server_ms() - SETTLED)
@@ -184,7 +187,7 @@ class RedisReceipts:
         return EventPage(readable, missing_to=missing_to), len(readable) < len(page)
 
     async def _was_given(self, app: str, cursor: tuple[int, int, int]) -> bool:
-        """Whether an event has this id or a later one: Redis' clock may have gone back."""
+        """Return whether an event has this id or a later one: Redis' clock may have gone back."""
         shards = self._config.shards_of(app)
         commands = [("XREVRANGE", keys.events(app, shard), "+", "-", "COUNT", 1) for shard in range(shards)]
         newest = [entries[0][0] if entries else None for entries in await self._link.many(commands)]
@@ -196,13 +199,13 @@ class RedisReceipts:
 
 
 def _canonical(receipt: Receipt) -> Receipt:
-    """What an earlier pushsvc had queued may have another form of the token than the registry has by now."""
+    """Return what an earlier pushsvc had queued may have another form of the token than the registry has by now."""
     token = recognised(platform_of(receipt.platform), receipt.token)
     return receipt if token == receipt.token else msgspec.structs.replace(receipt, token=token)
 
 
 def _places(ids: Sequence[bytes | None]) -> list[tuple[int, int, int]]:
-    """Places in the order of all events, of entries that stand at the number of their shard."""
+    """Return the places of entries in the order of all events. The index in `ids` is the number of the shard."""
     return [(*parse_event_id(entry.decode())[:2], shard) for shard, entry in enumerate(ids) if entry is not None]
 
 
@@ -211,7 +214,7 @@ def _event_id(ms: int, sequence: int, shard: int, shards: int) -> str:
 
 
 def parse_event_id(text: str) -> tuple[int, int, int]:
-    """Milliseconds, sequence and shard of an event id; `(0, 0, -1)`, in front of all, for an empty one."""
+    """Return milliseconds, sequence and shard of an event id; `(0, 0, -1)`, before all others, for an empty one."""
     if not text:
         return _BEFORE_ALL
     entry, _, shard = text.partition(".")
@@ -223,5 +226,5 @@ def parse_event_id(text: str) -> tuple[int, int, int]:
 
 
 def start_of(ms: int, sequence: int, passed: bool) -> str:
-    """Where a stream is read on, after an entry that it has itself passed, or not."""
+    """Return where a stream is read on, after an entry that it has itself passed, or not."""
     return f"({ms}-{sequence}" if passed else f"{ms}-{sequence}"

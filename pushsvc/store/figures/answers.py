@@ -1,7 +1,8 @@
-"""What the providers answered of tokens lately, by slots of ten seconds: counted by `settle.lua`, read for feedback.
+"""The recent answers of the providers about tokens, in slots of ten seconds: counted by `settle.lua`, read for
+feedback.
 
-The count is made in the step that writes the receipts, so that whoever reads a receipt also reads it counted. All
-answers of one step go to the slot of the last of them: they lie within milliseconds.
+They are counted in the step that writes the receipts, so that a receipt is always counted when it is read. All answers
+of one step belong to the slot of the last of them: they are milliseconds apart.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from ..link.link import Link
 ANSWERS_TTL = 86400
 """Seconds. A receipt that waits longer is judged without them, and nothing is pruned by it."""
 _SLOTS = 60_000 // SLOT_MS
-"""Of one minute, which is one key."""
+"""The number of slots in a minute, which is one key."""
 
 
 def slot_of(settlements: Sequence[Settlement], now: int) -> int:
-    """The slot in which the answers of a step are counted."""
+    """Return the slot in which the answers of a step are counted."""
     return (settlements[-1].at if settlements else now) // SLOT_MS
 
 
@@ -34,7 +35,7 @@ class RedisAnswers:
         self._config = config
 
     async def read(self, app: str, platform: Platform, first: int, last: int) -> Slots:
-        """All shards together, in one round trip."""
+        """Return all shards together, in one round trip."""
         places = [
             (minute, keys.answers(app, shard, platform, minute))
             for minute in range(first // _SLOTS, last // _SLOTS + 1)

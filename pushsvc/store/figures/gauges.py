@@ -18,12 +18,14 @@ from ..revoke.suppression import Suppression
 
 
 def pending_of(counters: Mapping[bytes, Any]) -> int:
-    """Deliveries that have not ended, which all fields say but `<platform>:retry`, a part of the others."""
+    """Return the number of deliveries that have not ended: the sum of all fields but `<platform>:retry`, which is a
+    part of them.
+    """
     return sum(int(count) for field, count in counters.items() if not field.endswith(b":retry"))
 
 
 async def read_gauges(link: Link, config: StoreConfig, routes: Mapping[str, Sequence[Platform]]) -> Gauges:
-    """The present figures of these apps and platforms."""
+    """Return the present figures of these apps and platforms."""
     asked = [
         (app, _questions(app, shard, platforms))
         for app, platforms in routes.items()
@@ -37,8 +39,10 @@ async def read_gauges(link: Link, config: StoreConfig, routes: Mapping[str, Sequ
 
 
 async def read_memory(link: Link) -> float:
-    """Used memory as a share of `maxmemory`, in a cluster of the fullest node that is asked; NaN where none is set or
-    this user may not know."""
+    """Return the used memory as a share of `maxmemory`; in a cluster, that of the fullest node that is asked.
+
+    NaN if no maximum is set or this user may not read it.
+    """
     try:
         answer = await link.call("INFO", "memory")
     except StoreError:

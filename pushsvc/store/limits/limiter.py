@@ -1,11 +1,11 @@
-"""`Limiter` over Redis: one script a thousand tokens, one script a lease. The server's clock is the only one.
+"""`Limiter` over Redis: one script call per thousand tokens, one per lease. Only the server's clock is used.
 
-A token's place is the app shard of its digest, as with suppression: pushes of all shards meet there. Its digest has 8
-bytes under the store's own key: two of a million tokens that are limited at the same moment share one with a
+The place of a token is the app shard of its digest, as for suppression: pushes of all shards meet there. Its digest
+has 8 bytes under the store's own key: two of a million tokens that are limited at the same moment share one with a
 probability of one in forty million, and would then share a limit.
 
 Both scripts count, so neither is repeated blindly: a delivery that was counted twice would be one too many the next
-time, and dropped. A question that may be asked again leaves its answer behind for a minute, in the step that counts.
+time, and dropped. A question that may be repeated leaves its answer for a minute, in the step that counts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LONG = 60 * US
 
 
 class RedisLimiter:
-    """For one process; all that it counts is in Redis."""
+    """The limiter of one process. All counts are in Redis."""
 
     def __init__(self, link: Link, config: StoreConfig, hash_key: bytes) -> None:
         self._link = link

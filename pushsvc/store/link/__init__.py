@@ -1,1 +1,1 @@
-"""The way to Redis: connections and failover, scripts, group commits, durability, the clock of the store."""
+"""The connection to Redis: clients and failover, scripts, group commits, durability, the clock of the store."""

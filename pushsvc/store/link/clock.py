@@ -1,9 +1,9 @@
-"""The clock of the store: Unix milliseconds by Redis' own clock, so that all parts on all machines go by one.
+"""The clock of the store: Unix milliseconds by the clock of Redis, so that all processes on all machines use the same.
 
-`ttl`, `send_at` and retries are instants that one process writes and another one compares with its now. By the clocks
-of their machines a serve that is slow would have its pushes expire unsent, and a dispatcher that is fast would send
-what is scheduled too early. So each process measures how far Redis' clock is from its own steady one, which nobody
-sets, and goes by that; a wall clock that is wrong, or jumps, changes nothing.
+`ttl`, `send_at` and retries are times that one process writes and another compares with its now. With the clocks of
+the machines, pushes of a slow `serve` would expire unsent, and a fast dispatcher would send scheduled pushes too
+early. So each process measures the offset between the clock of Redis and its own monotonic clock, which is never set. A
+wall clock that is wrong, or jumps, has no effect.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Clock: TypeAlias = Callable[[], int]
 LOOK: Final = 5.0
 """Seconds between two looks at Redis' clock: after a machine slept, or another primary took over."""
 DRIFT: Final = 1e-4
-"""Seconds a second by which two clocks may drift apart: a measurement loses as much of its precision as it ages."""
+"""The maximum drift of two clocks in seconds per second: a measurement loses this much precision as it ages."""
 ASKED: Final = 3
-"""Questions of one measurement: the quickest answer says the most."""
+"""The number of questions of a measurement. The fastest answer is the most precise."""
 
 
 def wall_clock() -> int:
-    """This machine's."""
+    """Return the time of this machine in Unix milliseconds."""
     return time.time_ns() // 1_000_000
 
 
@@ -38,7 +38,7 @@ class StoreClock:
         self._steady = steady
         self._offset = time.time() - steady()
         self._doubt = math.inf
-        """Seconds by which the offset may be wrong, as of `_learned_at`."""
+        """The possible error of the offset in seconds, as of `_learned_at`."""
         self._learned_at = 0.0
 
     def __call__(self) -> int:
@@ -46,16 +46,16 @@ class StoreClock:
         return int((self._steady() + self._offset) * 1000)
 
     def seconds(self) -> float:
-        """Unix seconds."""
+        """Return the time in Unix seconds."""
         return self._steady() + self._offset
 
-    def learn(self, told: float, asked: float, answered: float) -> None:
-        """Learn that Redis said `told`, in Unix seconds, at some time between these two of the steady clock.
+    def learn(self, shown: float, asked: float, answered: float) -> None:
+        """Record that the clock of Redis showed `shown` (Unix seconds) at some time between `asked` and `answered`.
 
-        A slow answer says little of the time. It counts only where it says more than what is known already, or proves
-        that this is wrong.
+        The latter are times of the monotonic clock. A slow answer is imprecise. It is used only if it is more precise
+        than what is known already, or contradicts it.
         """
-        offset = told - (asked + answered) / 2
+        offset = shown - (asked + answered) / 2
         doubt = (answered - asked) / 2
         known = self._doubt + DRIFT * (answered - self._learned_at)
         if doubt <= known or abs(offset - self._offset) > doubt + known:
@@ -69,7 +69,7 @@ class StoreClock:
             self.learn(int(seconds) + int(micros) / 1_000_000, asked, self._steady())
 
     async def keep(self, ask: Callable[[str], Awaitable[Any]]) -> None:
-        """Measure every few seconds until cancelled; while Redis is away the last measurement holds."""
+        """Measure every few seconds until cancelled. While Redis is away, the last measurement is used."""
         while True:
             await asyncio.sleep(LOOK)
             try:

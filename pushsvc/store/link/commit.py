@@ -1,9 +1,9 @@
-"""Group commit: what is to be written while a round trip is under way, or within one tick of the loop, shares the next.
+"""Group commit: writes that arrive during a round trip, or within one tick of the event loop, share the next one.
 
-A round trip costs tens of microseconds of Python whatever it carries; one push a round trip would spend more on that
-than on everything else of a request. With one flush in flight at a time a batch grows just as large as the load makes
-it: alone, a push waits for nobody. Where a write waits for a disk, a few are in flight beside one another, or whoever
-came just too late would wait twice.
+A round trip costs tens of microseconds of Python whatever it contains; one push per round trip would spend more on
+that than on the rest of a request. With one flush in flight at a time, a batch grows with the load: a single push does
+not wait. If a write waits for a disk, a few are in flight at once, because otherwise a write that has just missed one
+would wait for two.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ T = TypeVar("T")
 
 
 class GroupCommit(Generic[T]):
-    """Collects the items of many callers for one `write`. Each caller waits until the write that held its own item is
-    done, and gets that write's exception if it failed.
+    """Collects the items of many callers for one `write`.
+
+    Each caller waits until the write with its own item is done, and gets the exception of that write if it failed.
     """
 
     def __init__(
@@ -31,7 +32,10 @@ class GroupCommit(Generic[T]):
         most: int = 1000,
         most_bytes: int = 8 << 20,
     ) -> None:
-        """`most` items and about `most_bytes` bytes share one write; `flights` writes are under way at once."""
+        """Configure the commits:
+
+        `most` items and about `most_bytes` bytes share one write, `flights` writes run at once.
+        """
         self._write = write
         self._flights = flights
         self._most = most
@@ -70,7 +74,7 @@ class GroupCommit(Generic[T]):
                             future.set_result(None)
         finally:
             self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
-            # Reached with somebody waiting only when the loop is being torn down.
+            # Reached with waiting callers only when the loop is being closed.
             for future in [*batch, *(entry[2] for entry in self._waiting)]:
                 if not future.done():
                     future.set_exception(StoreUnavailable("the store is closing"))

@@ -1,14 +1,14 @@
-"""A Redis URL becomes a client with sane limits; whatever goes wrong on the wire becomes a `StoreError`, here alone.
+"""Creates a client with suitable limits from a Redis URL, and turns connection faults into `StoreError`, here alone.
 
 `redis://`, `rediss://` (TLS) and `unix://` are redis-py's own forms. `redis+sentinel://host:port,host2/master/db` asks
-the sentinels for the master (`rediss+sentinel://` speaks TLS to it; user and password are the master's, those of the
-sentinels go into `?sentinel_username=..&sentinel_password=..`), see `sentinels.py`. `redis+cluster://host:port,host2`
-is a Redis Cluster. `urls.py` refuses what cannot be meant.
+the sentinels for the master (`rediss+sentinel://` uses TLS for it; user and password are the master's, those of the
+sentinels are in `?sentinel_username=..&sentinel_password=..`), see `sentinels.py`. `redis+cluster://host:port,host2`
+is a Redis Cluster. `urls.py` refuses invalid URLs.
 
 redis-py's defaults are not used for three reasons: a read times out after 5 s, which breaks blocking reads; a failed
-command is tried up to 10 times, which turns a dead server into a minute's silence; and a pool that is used up raises
-instead of waiting. A command whose connection broke is tried once more, because each step of the store may run twice
-without harm. What hands out entries of a stream is the exception: it goes over the client of `blocking`, which repeats
+command is tried up to 10 times, which turns a dead server into a minute of silence; and an exhausted pool raises
+instead of waiting. A command whose connection broke is tried once more, because each step of the store may safely run
+twice. Commands that hand out entries of a stream are the exception: they use the client of `blocking`, which repeats
 nothing, see `Link.read` and `queue.py`.
 """
 
@@ -40,9 +40,9 @@ from .urls import FORMS, check_url
 Client: TypeAlias = Redis | RedisCluster
 
 SENTINEL_TIMEOUT = 1.0
-"""Seconds that a sentinel may take: a silent one must not hold up what the others say."""
+"""Seconds that a sentinel may take to answer. A silent one must not delay the answers of the others."""
 _CONNECTIONS = 64
-"""More round trips at once do not make one Redis faster; who comes next waits for a free connection."""
+"""The size of the pool. More concurrent round trips do not make one Redis faster; others wait for a free connection."""
 
 _UNAVAILABLE = (
     faults.ConnectionError,
@@ -70,16 +70,18 @@ _UNAVAILABLE_CODE = re.compile(
     r"|user executing the script can't run this|ACL failure in script"
 )
 _DRIVER = ("redis.", "uvloop", "asyncio.")
-"""Modules whose own RuntimeErrors and the like say that a connection went while they used it: uvloop writes to a closed
-transport, redis-py asks a parser that a disconnect has taken away."""
+"""Modules whose RuntimeErrors and the like mean that a connection was lost while they used it.
+
+uvloop writes to a closed transport; redis-py uses a parser that a disconnect has removed.
+"""
 
 
 @contextmanager
 def store_faults() -> Iterator[None]:
-    """Turn redis-py's exceptions into `StoreUnavailable` or, for what is not a matter of reach, `StoreError`.
+    """Turn redis-py's exceptions into `StoreUnavailable`, or into `StoreError` if the server is reachable.
 
-    A cancellation that redis-py swallows, as it does where it connects, is raised again: who is told to end must not
-    go on, least of all into a wait that nobody ends (redis/redis-py#2551).
+    A cancellation that redis-py swallows, as it does while connecting, is raised again: a cancelled task must not
+    continue, least of all with a wait that nothing ends (redis/redis-py#2551).
     """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0
@@ -101,7 +103,7 @@ def store_faults() -> Iterator[None]:
 
 
 def _fix(error: BaseException) -> str:
-    """What an operator does about it, where the error says enough."""
+    """Return the remedy for an operator, if the error is specific enough."""
     if isinstance(error, faults.AuthenticationError):
         return "correct user and password in redis.url"
     if isinstance(error, faults.ConnectionError) and "connecting to" in str(error):
@@ -110,7 +112,7 @@ def _fix(error: BaseException) -> str:
 
 
 def _of_driver(error: BaseException) -> bool:
-    """Whether it was raised within redis-py or what carries its bytes, not by what calls it."""
+    """Return whether it was raised within redis-py or what carries its bytes, not by what calls it."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -135,9 +137,10 @@ def _short(error: BaseException) -> str:
 def open_redis(
     url: str, *, name: str, timeout: float = 5.0, blocking: bool = False, sentinels: Sentinels | None = None
 ) -> Client:
-    """A client, not yet connected. `blocking` is for reads that wait: no time limit, no second try, as many
-    connections as there are readers. `sentinels` are those of another client of the same URL, which it shares. Raises
-    ConfigError for a URL that cannot be meant.
+    """Return a client that is not connected yet. Raises `ConfigError` for an invalid URL.
+
+    `blocking` is for reads that wait: no time limit, no second try, as many connections as there are readers.
+    `sentinels` are those of another client of the same URL, to be shared.
     """
     scheme = check_url(url)
     options: dict[str, Any] = {
@@ -167,7 +170,7 @@ def open_redis(
 
 
 def sentinels_of(client: Client) -> Sentinels | None:
-    """The sentinels that the client asks, where it does."""
+    """Return the sentinels that the client asks, where it does."""
     pool = None if isinstance(client, RedisCluster) else client.connection_pool
     return pool.sentinel_manager if isinstance(pool, SentinelConnectionPool) else None
 
@@ -181,12 +184,12 @@ async def close_redis(client: Client) -> None:
 
 
 def _client_name(name: str) -> str:
-    """CLIENT SETNAME takes printable ASCII without spaces."""
+    """Return a name for CLIENT SETNAME, which accepts printable ASCII without spaces."""
     return "".join(char if "!" <= char <= "~" else "-" for char in f"pushsvc:{name}")
 
 
 def _nodes(netloc: str, port: int) -> list[tuple[str, int]]:
-    """`host:port,host2` as pairs; raises ValueError."""
+    """Parse `host:port,host2` into pairs. Raises `ValueError`."""
     nodes = []
     for part in netloc.rpartition("@")[2].split(","):
         split = urlsplit(f"//{part}")
@@ -203,7 +206,7 @@ def _credentials(netloc: str) -> dict[str, str]:
 
 
 def _tls_and_rest(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The URL's path, and its query read as redis-py reads that of a plain URL."""
+    """Return the URL's path, and its query read as redis-py reads that of a plain URL."""
     parts = urlsplit(url)
     query = urlencode([(key, value) for key, value in parse_qsl(parts.query) if not key.startswith("sentinel_")])
     scheme = "rediss" if parts.scheme.startswith("rediss") else "redis"
@@ -240,7 +243,7 @@ def _open_cluster(url: str, options: dict[str, Any]) -> RedisCluster:
 
 
 def open_sync_redis(url: str, *, name: str, timeout: float = 5.0) -> SyncRedis:
-    """A client for rq, which knows no event loop; not yet connected. Raises ConfigError, also for a cluster."""
+    """Return a client for rq, which knows no event loop; not yet connected. Raises ConfigError, also for a cluster."""
     scheme = check_url(url, "jobs.url")
     if scheme.endswith("+cluster"):
         raise ConfigError(

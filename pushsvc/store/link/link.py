@@ -1,12 +1,12 @@
-"""Round trips to Redis: one command, many commands, one script, or a wait; faults come out as `StoreError`.
+"""Round trips to Redis: a command, several commands, a script, or a blocking wait. Faults become `StoreError`.
 
-Two clients stand behind it. Short commands share a small pool with a time limit, and are tried once more where their
-connection broke: each may run twice without harm. Reads that block, and scripts that hand out entries of a stream, have
-a connection each without a limit on the socket and are never repeated; the limit is put around the whole wait instead,
-so that a server that has silently gone is noticed.
+It uses two clients. Short commands share a small pool with a time limit, and are tried once more if their connection
+broke: each may safely run twice. Blocking reads, and scripts that hand out entries of a stream, have a connection each
+without a limit on the socket and are never repeated; the limit applies to the whole wait instead, so that a server
+that has silently gone is noticed.
 
-Behind sentinels, `follow` asks each second where the primary is. When it is another, every connection ends at once, so
-that nobody writes to the old one or believes what it says, and who asked by `on_change` is told.
+Behind sentinels, `follow` asks each second for the primary. If it has changed, every connection ends at once, so that
+no process writes to the old one or trusts its answers, and the callbacks of `on_change` are called.
 """
 
 from __future__ import annotations
@@ -37,20 +37,22 @@ LOOK: Final = 1.0
 """Seconds between two questions to the sentinels."""
 
 BEHIND: Final = 60.0
-"""Seconds after a change in which an entry that is handed out for the first time may have been sent already: it was
-read, launched or returned for a retry on the old primary, and the new one had not heard of that."""
+"""Seconds after a change of the primary in which an entry that is handed out for the first time may have been sent.
+
+It was read, launched or returned for a retry on the old primary, and the new one did not receive that.
+"""
 
 
 def pairs(flat: Sequence[Any]) -> dict[Any, Any]:
-    """An answer of the form name, value, name, value, .. as a dictionary."""
+    """Return an answer of the form name, value, name, value, .. as a dictionary."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 class Link:
-    """What every part of the store holds."""
+    """The access to Redis that every part of the store shares."""
 
     def __init__(self, url: str, *, name: str, timeout: float) -> None:
-        """Raises ConfigError; connects on first use."""
+        """Create the clients, which connect on first use. Raises `ConfigError`."""
         self._timeout = timeout
         self._client: Client = open_redis(url, name=name, timeout=timeout)
         self.sentinels = sentinels_of(self._client)
@@ -65,10 +67,12 @@ class Link:
         self.history = 0
         """Raised when another server becomes the primary: an older entry id may be that of another entry there."""
         self.behind_until = time.monotonic() + BEHIND if self.sentinels is not None else 0.0
-        """Until when the primary may have entries to hand out whose deliveries have ended; by `time.monotonic`."""
+        """Until when the primary may hand out entries whose deliveries have ended, by `time.monotonic`."""
 
     def on_change(self, changed: Callable[[], None]) -> None:
-        """Call this whenever another server has become the primary: what the old one said last may not hold."""
+        """Call `changed` whenever another server has become the primary: the latest answers of the old one may be
+        invalid.
+        """
         self._changed.append(changed)
 
     async def follow(self) -> None:
@@ -84,8 +88,10 @@ class Link:
         self.drop()
 
     def drop(self) -> None:
-        """End every connection and tell whoever wants to know. Nothing is awaited: from here on nobody is answered by
-        the server that was the primary, but for answers that are here already."""
+        """End every connection and call the callbacks of `on_change`. Awaits nothing.
+
+        From here on nothing is answered by the former primary, except for answers that have already arrived.
+        """
         self.history += 1
         self.behind_until = time.monotonic() + BEHIND
         for client in (self._client, self._waiting):
@@ -105,8 +111,10 @@ class Link:
         return False
 
     async def guarded(self, mark: str, calls: Sequence[ScriptCall]) -> list[Any]:
-        """Scripts that somebody is told of and relies on, in one round trip; `mark` is a key in their slot. With
-        `queue.durability = "replicas"` their writes are on replicas when this returns; see replicas.py."""
+        """Run scripts whose success is reported to a caller, in one round trip. `mark` is a key in their slot.
+
+        With `queue.durability = "replicas"`, their writes are on replicas when this returns; see replicas.py.
+        """
         return await self.scripts(calls)
 
     async def record(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
@@ -116,20 +124,20 @@ class Link:
         return await self.read(name, keys, args)
 
     async def promise(self, *command: Any) -> Any:
-        """The same for one command, whose second word is its key."""
+        """Run one command with the guarantee of `guarded`. Its second word is its key."""
         return await self.call(*command)
 
     async def call(self, *command: Any) -> Any:
-        """One command."""
+        """Return one command."""
         with store_faults():
             return await self._client.execute_command(*command)
 
     async def many(self, commands: Sequence[Command], *, errors: bool = False) -> list[Any]:
-        """Independent commands in one round trip. The first that fails raises, or all faults are among the answers."""
+        """Run independent commands in one round trip. The first failure raises, or errors are among the answers."""
         return await self._pipeline(self._client, commands, errors=errors)
 
     async def wait(self, commands: Sequence[Command], wait_ms: int) -> list[Any]:
-        """Commands of which the first may block for `wait_ms`; the rest is answered after it."""
+        """Run commands of which the first may block for `wait_ms`; the others follow it."""
         with store_faults():
             async with asyncio.timeout(wait_ms / 1000 + self._timeout):
                 return await self._pipeline(self._waiting, commands)
@@ -139,8 +147,10 @@ class Link:
         return await self._run(self._client, name, keys, args)
 
     async def read(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run `<name>.lua`, which hands out entries of a stream, once: a second run would hand out others, and nobody
-        would know of the first. After a `StoreError` entries may be pending that were never seen.
+        """Run `<name>.lua`, which hands out entries of a stream, exactly once.
+
+        A second run would hand out others, and the first ones would be lost from view. After a `StoreError`, entries
+        may be pending that this process never received.
         """
         with store_faults():
             async with asyncio.timeout(self._timeout):
@@ -155,16 +165,19 @@ class Link:
                 return await client.execute_command("EVAL", script.text, len(names), *names, *args)
 
     def _prepared(self, name: str, keys: Sequence[str]) -> tuple[scripts.Script, Sequence[str]]:
-        """The script and its keys. On a cluster one more, so that a slot that moves refuses it whole; see keys.py."""
+        """Return the script and its keys.
+
+        On a cluster one more, so that a slot that moves refuses it whole; see keys.py.
+        """
         if not self.cluster or not keys:
             return scripts.load(name), keys
         return scripts.load(name, whole=True), (*keys, whole_beside(keys[0]))
 
     async def scan(self, match: str, cursor: str, count: int) -> tuple[list[bytes], str | None]:
-        """Names of keys, about `count` of those looked at, and where to go on; None: all were looked at.
+        """Return names of keys from about `count` that were examined, and the next cursor, or None after the last.
 
-        On a cluster node after node: a cursor names its node, since a position means something to that one alone.
-        Where it is no primary any more the listing begins again. A name may come twice.
+        On a cluster, the nodes are scanned one after the other: a cursor names its node, because a position is valid
+        there only. If the node is no longer a primary, the scan starts again. A name may occur twice.
         """
         position, _, place = cursor.partition("@")
         if not position.isdecimal():
@@ -189,7 +202,7 @@ class Link:
         return names, f"0@{later[0]}" if later else None
 
     async def scripts(self, calls: Sequence[ScriptCall]) -> list[Any]:
-        """Run several in one round trip, each an atomic step of its own. The first that fails raises."""
+        """Run several scripts in one round trip, each an atomic step of its own. The first failure raises."""
         if len(calls) == 1:
             return [await self.script(*calls[0])]
 
@@ -201,8 +214,8 @@ class Link:
     async def by_digest(
         self, calls: Sequence[ScriptCall], run: Callable[[Sequence[Command]], Awaitable[list[Any]]]
     ) -> list[Any]:
-        """What `run` answers to the calls as commands. It gives faults among its answers, and the first is raised;
-        where the server does not know a script, all go again with their texts.
+        """Return what `run` answers to the calls as commands. It gives faults among its answers, and the first is
+        raised; where the server does not know a script, all go again with their texts.
         """
         known = [(*self._prepared(name, keys), args) for name, keys, args in calls]
         answers = await run([("EVALSHA", script.sha, len(keys), *keys, *args) for script, keys, args in known])
@@ -212,7 +225,7 @@ class Link:
 
     @staticmethod
     def raised(answers: list[Any]) -> list[Any]:
-        """The answers, or the first fault among them raised."""
+        """Return the answers, or the first fault among them raised."""
         with store_faults():
             for answer in answers:
                 if isinstance(answer, Exception):
@@ -220,8 +233,10 @@ class Link:
         return answers
 
     async def pinned(self, key: str, commands: Sequence[Command], wait_ms: int, *, repeat: bool = True) -> list[Any]:
-        """Commands in one go on one connection, to the node that has `key`; some of them may block, for `wait_ms` in
-        all. With `repeat` all of them are tried once more where the connection broke. Faults are among the answers.
+        """Run commands in one pipeline on one connection to the node of `key`.
+
+        Some of them may block, for `wait_ms` in total. With `repeat`, all of them are tried once more if the
+        connection broke. Errors are returned among the answers.
         """
         with store_faults():
             async with asyncio.timeout(wait_ms / 1000 + self._timeout):
@@ -234,8 +249,10 @@ class Link:
                     return await self._pinned(key, commands)
 
     async def _look_again(self) -> None:
-        """Ask a cluster which node has which slot: redis-py does not where a command names its node, and would go to
-        one that is dead for ever."""
+        """Ask a cluster which node has which slot.
+
+        redis-py does not do so for a command that names its node, and would use a dead one forever.
+        """
         if isinstance(self._waiting, RedisCluster):
             with suppress(faults.RedisError, faults.RedisClusterException, OSError, TimeoutError):
                 async with asyncio.timeout(self._timeout / 2):

@@ -1,8 +1,8 @@
-"""Commands are written by hiredis, as replies are read by it.
+"""Connections that encode commands with hiredis, which also parses replies.
 
-redis-py's asyncio connections encode each argument and join the pieces in Python, which made up a tenth of what the
-dispatcher spends on a delivery of its own push; hiredis does it in one call. Connections to a cluster are made by
-redis-py itself and keep its way.
+redis-py's asyncio connections encode each argument and join the pieces in Python, which took a tenth of the
+dispatcher's time for a delivery of its own push; hiredis does it in one call. Connections to a cluster are created by
+redis-py itself and are unchanged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Packed:
     """To be mixed in before one of redis-py's kinds of connection."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
-        """One command as bytes. A name of two words, as in `SCRIPT LOAD`, is sent as two arguments."""
+        """Return one command as bytes. A name of two words, such as `SCRIPT LOAD`, is sent as two arguments."""
         name = args[0]
         if type(name) is str and " " in name:
             args = (*name.split(), *args[1:])
@@ -25,5 +25,5 @@ class Packed:
 
 
 def packed(kind: type[AbstractConnection]) -> type[AbstractConnection]:
-    """The same kind of connection, which packs so."""
+    """Return a subclass of the connection class that encodes commands this way."""
     return type(kind.__name__, (Packed, kind), {})

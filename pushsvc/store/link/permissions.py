@@ -1,4 +1,4 @@
-"""What a user of Redis must be allowed to do: every command that is sent, or run by a script."""
+"""The permissions that a user of Redis needs: every command that is sent, or run by a script."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ SENT: Final = (
     *("ZADD", "ZCARD", "ZCOUNT", "ZMSCORE", "ZRANGE", "ZRANGEBYLEX", "ZRANGEBYSCORE", "ZREM", "ZREMRANGEBYRANK"),
     *("ZREMRANGEBYSCORE", "ZREVRANGE", "ZSCAN", "ZSCORE"),
 )
-"""Commands that are sent by themselves and may stand in a script. The others tell their own fault when they are first
-sent: EVAL and EVALSHA at once, ROLE and WAIT, WAITAOF, CLUSTER, SENTINEL as the settings need them."""
+"""Commands that are sent directly and may also occur in a script.
+
+The others report their own fault when they are first sent: EVAL and EVALSHA at once, ROLE and WAIT, WAITAOF, CLUSTER,
+SENTINEL if the settings need them.
+"""
 
 
 async def forbidden(link: Link) -> list[str]:
-    """The commands of ours that this user may not run. Needs COMMAND and EVALSHA."""
+    """Return the commands of ours that this user may not run. Needs COMMAND and EVALSHA."""
     wanted = sorted({*SENT, *scripts.commands()})
     return [name.decode() for name in await link.script("permitted", [keys.PROBE], wanted)]

@@ -1,15 +1,15 @@
 """Writes that replicas have before they are answered: `queue.durability = "replicas"`.
 
-A primary answers before its replicas have what it wrote, and a failover throws away what none of them has. WAIT tells
-how many have acknowledged what its own connection wrote (https://redis.io/docs/latest/commands/wait/), so it goes out
-in one pipeline with the writes, on one connection; in a cluster, on one to the node of their slot. In front of it goes
-a mark, a write of its own, for a step that finds its work done and writes nothing; see durable.py.
+A primary answers before its replicas have what it wrote, and a failover discards what none of them has. WAIT returns
+how many have acknowledged what its own connection wrote (https://redis.io/docs/latest/commands/wait/), so it is sent
+in one pipeline with the writes, on one connection; in a cluster, on one to the node of their slot. A mark, a write of
+its own, precedes it, for a step whose work is already done and that writes nothing; see durable.py.
 
-What waits is what somebody is told of and relies on, the scripts of `PROMISES`: a push that was accepted, a cancel, a
-change of a device, an erasure. So does what a dispatcher records, a batch at a time: until replicas have it the
-dispatcher keeps it, and records it again on the server that takes over, so that nothing is sent a second time. While it
-is kept, little more is sent; see dispatch/settling.py. A launch or a retry's return that is lost comes about again,
-because the server that takes over has the whole of one step or nothing.
+The scripts of `PROMISES` wait, whose success is reported to a caller: an accepted push, a cancel, a change of a device,
+an erasure. So do the records of a dispatcher, a batch at a time: until replicas have a batch the dispatcher keeps it,
+and records it again on the server that takes over, so that nothing is sent a second time. While it is kept, little more
+is sent; see dispatch/settling.py. A launch or a retry's return that is lost happens again, because the server that
+takes over has the whole of one step or nothing.
 
 How many must have it is judged by `Quorum`. One replica is not enough for the failover that sentinels make on demand:
 one is promoted while another still follows, and acknowledges, what is about to be thrown away. So all replicas that a
@@ -50,27 +50,29 @@ PROMISES: Final = frozenset(
     }
 )
 WAIT_MS: Final = 2000
-"""How long replicas may take; then the answer is that nobody knows."""
+"""How long replicas may take, in milliseconds; then the result is reported as unknown."""
 GRACE: Final = 3.0
-"""Seconds until a replica that is missing is known not to have been promoted: a sentinel asks each second who is a
-primary, and tells the others at once."""
+"""Seconds until a missing replica is known not to have been promoted.
+
+A sentinel asks each second who is a primary, and informs the others at once.
+"""
 SAMPLE: Final = 1.0
-"""Seconds between two looks at how far the primary has written. A replica tells each second what it has."""
+"""Seconds between two samples of how far the primary has written. A replica reports its offset each second."""
 NEVER: Final = float("-inf")
 TRY: Final = 60.0
-"""Seconds between two tries to wait for a replica that keeps up and did not acknowledge in time all the same."""
+"""Seconds between two tries to wait for a replica that keeps up but did not acknowledge in time."""
 _MARK_LIFE: Final = 60_000
 
 
 class Role(NamedTuple):
-    """What a primary says of itself: how far it has written, and how far each replica that is connected has it."""
+    """The answer of a primary to ROLE: how far it has written, and how far each connected replica has received it."""
 
     written: int
     acknowledged: tuple[int, ...]
 
 
 def read_role(answer: Any) -> Role | None:
-    """From ROLE; None where this user may not ask. Raises `StoreUnavailable` where it is no primary any more."""
+    """Parse the answer to ROLE. None: this user may not ask. Raises `StoreUnavailable` if it is no primary any more."""
     if isinstance(answer, Exception):
         return None
     if answer[0] != b"master":
@@ -79,24 +81,27 @@ def read_role(answer: Any) -> Role | None:
 
 
 class Quorum:
-    """How many replicas of one primary must have a write. Pure: instants are in seconds of any clock."""
+    """How many replicas of one primary must have a write. Pure: times are in seconds of any clock."""
 
     def __init__(self, least: int, *, strict: bool, all_of_them: bool) -> None:
-        """`strict`: fewer than `least` never do. `all_of_them`: as many as the primary has are waited for."""
+        """Start with `least` replicas. `strict`: never fewer. `all_of_them`: as many as the primary has."""
         self._floor = least if strict else 0
         self._all = all_of_them
         self.wanted = least
         self.unseen = all_of_them
-        """Nobody has said yet which replicas there are: ask by ROLE and `look` before the first write."""
+        """Whether the replicas are still unknown: ask by ROLE and `look` before the first write."""
         self._in_step = 0
         self._written = (0, 0)
-        """How far the primary had written at the last look but one that counts, and at the last."""
+        """How far the primary had written at the last two observations that count."""
         self._sampled = NEVER
         self._doubted: float | None = None
         self._try_at = 0.0
 
     def look(self, role: Role | None, now: float) -> None:
-        """Hear which replicas there are. In step is who has what the primary had written a second or two ago."""
+        """Record which replicas exist.
+
+        A replica keeps up if it has what the primary had written a second or two ago.
+        """
         self.unseen = False
         if role is None:
             return
@@ -114,7 +119,7 @@ class Quorum:
         return max(self.wanted, self._in_step if self._all and now >= self._try_at else 0)
 
     def asked(self, now: float) -> int:
-        """How many to wait for. Where one is missing an answer that is no anyway is given at once."""
+        """Return how many to wait for. Where one is missing an answer that is no anyway is given at once."""
         needed = self._needed(now)
         if self._doubted is not None and self._in_step < needed:
             return max(1, self._floor)
@@ -141,10 +146,10 @@ class Quorum:
 
 
 class ReplicatedLink(Link):
-    """A link whose promises are kept by replicas too."""
+    """A link whose guarded writes are on replicas too."""
 
     def __init__(self, url: str, *, name: str, timeout: float, least: int, strict: bool) -> None:
-        """`least` replicas at first; `strict`: and never fewer."""
+        """Use `least` replicas at first; with `strict`, never fewer."""
         super().__init__(url, name=name, timeout=timeout)
         self._least = least
         self._strict = strict
@@ -185,7 +190,9 @@ class ReplicatedLink(Link):
     async def _with_replicas(
         self, key: str, commands: Sequence[Command], *, mark: bool, repeat: bool = True
     ) -> list[Any]:
-        """The answers, in the order of the commands; a fault in the place of all where replicas do not have them."""
+        """Return the answers, in the order of the commands; a fault in the place of all where replicas do not have
+        them.
+        """
         history = self.history
         try:
             return await self._on_replicas(key, commands, mark=mark, repeat=repeat and self.sentinels is None)
@@ -203,7 +210,7 @@ class ReplicatedLink(Link):
             self._quorums[key if self.cluster else ""] = quorum
         if quorum.unseen:
             if self.sentinels is not None and not self.history:
-                # Later on we know whom the sentinels have replaced: the old primary, which may not follow yet.
+                # Later on we know what the sentinels have replaced: the old primary, which may not follow yet.
                 quorum.expect(await self.sentinels.replicas())
             (role,) = await self.pinned(key, [("ROLE",)], 0)
             quorum.look(read_role(role), time.monotonic())
@@ -232,11 +239,11 @@ class ReplicatedLink(Link):
         return answers
 
     def _confirmed(self, history: int) -> float:
-        """When the sentinels last named the server that was the primary in that history."""
+        """Return when the sentinels last named the server that was the primary in this history."""
         return self.sentinels.confirmed if self.sentinels is not None and self.history == history else NEVER
 
     async def _elected(self, key: str) -> float:
-        """When most primaries of the cluster said that the key's slot is that of the node which is asked for it."""
+        """Return when most primaries of the cluster last named this node as the owner of the key's slot."""
         client, asked = self._waiting, time.monotonic()
         if not isinstance(client, RedisCluster):
             return NEVER
@@ -258,7 +265,7 @@ class ReplicatedLink(Link):
 
 
 def owner_of(slot: int, slots: Any, host: str) -> Address | None:
-    """Who has the slot, by the answer to CLUSTER SLOTS of a node that is reached at this host."""
+    """Return the owner of the slot by the answer of the node at `host` to CLUSTER SLOTS."""
     for first, last, (name, port, *_), *_ in slots:
         if first <= slot <= last:
             return (name.decode() if name else host), int(port)
@@ -266,8 +273,9 @@ def owner_of(slot: int, slots: Any, host: str) -> Address | None:
 
 
 async def open_link(url: str, *, name: str, timeout: float, replicas: int | None) -> Link:
-    """A link that waits for at least as many replicas, for none, or with None for those that a Redis that fails over
-    has at the moment. Raises ConfigError, `StoreUnavailable`."""
+    """Return a link that waits for at least as many replicas, for none, or with None for those that a Redis that fails
+    over has at the moment. Raises ConfigError, `StoreUnavailable`.
+    """
     link = Link(url, name=name, timeout=timeout)
     if replicas == 0 or (replicas is None and link.sentinels is None and not link.cluster):
         return link
@@ -282,7 +290,7 @@ async def open_link(url: str, *, name: str, timeout: float, replicas: int | None
 
 
 async def _replicas_of(link: Link) -> int | None:
-    """How many replicas the primary has; None where this user may not wait for them."""
+    """Return how many replicas the primary has; None where this user may not wait for them."""
     waited, role = await link.pinned(HASH_KEY, [("WAIT", 0, 1), ("ROLE",)], 0)
     for answer in (waited, role):
         if isinstance(answer, Exception):

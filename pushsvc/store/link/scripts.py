@@ -33,7 +33,10 @@ _WITHOUT_LAST = "KEYS[#KEYS] = nil\n"
 
 @cache
 def load(name: str, *, whole: bool = False) -> Script:
-    """The script of `<name>.lua`. `whole`: it is called with one more key, which is for Redis alone; see keys.py."""
+    """Return the script of `<name>.lua`.
+
+    `whole`: it is called with one more key, which is for Redis alone; see keys.py.
+    """
     text = re.sub(r"^-- include: (\w+)$", lambda found: _read(found[1]), _read(name), flags=re.MULTILINE)
     text = re.sub(r"^-- layout: ([A-Z_ ]+)$", lambda found: _locals(found[1].split()), text, flags=re.MULTILINE)
     if whole:
@@ -44,7 +47,7 @@ def load(name: str, *, whole: bool = False) -> Script:
 
 @cache
 def commands() -> frozenset[str]:
-    """The commands that the scripts run; with a subcommand as `XGROUP|CREATE`."""
+    """Return the commands that the scripts run; with a subcommand as `XGROUP|CREATE`."""
     found = set()
     for name in _FILES:
         found |= {called.replace("', '", "|") for called in _CALLED.findall(_read(name))}

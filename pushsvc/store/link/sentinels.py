@@ -1,18 +1,18 @@
-"""The primary that the sentinels name, and connections that go nowhere else.
+"""The primary that the sentinels name, and connections that use no other server.
 
-redis-py asks the first sentinel that answers, and only when it opens a connection: connections that are open stay with
-the old primary after a failover. A failover by `SENTINEL FAILOVER` leaves that one a primary for about ten seconds
-more, and throws away what it took meanwhile (https://redis.io/docs/latest/operate/oss_and_stack/management/sentinel/).
-So all sentinels are asked, each second too, and their word is weighed:
+redis-py asks the first sentinel that answers, and only when it opens a connection: open connections stay with the old
+primary after a failover. A failover by `SENTINEL FAILOVER` leaves that one a primary for about ten seconds more, and
+discards what it accepted meanwhile (https://redis.io/docs/latest/operate/oss_and_stack/management/sentinel/). So all
+sentinels are asked, also once a second, and their answers are compared:
 
-- A higher configuration epoch is newer. The sentinel that leads a failover names the new primary before it tells the
-  new epoch, so it goes before the others of its epoch.
-- What was believed stays believed against an older epoch for `MEMORY` seconds: a sentinel that is cut off names the
-  old primary. After that the present word counts, as after the sentinels were set up anew.
+- A higher configuration epoch is newer. The sentinel that leads a failover names the new primary before it publishes
+  the new epoch, so it precedes the others of its epoch.
+- An accepted answer takes precedence over an older epoch for `MEMORY` seconds: a sentinel that is cut off names the old
+  primary. After that the current answer counts, as after a new set-up of the sentinels.
 - A new connection asks its server for its ROLE before it is used, and is used only while the sentinels name that
   server: a primary that was frozen and wakes up still calls itself one for some ten seconds.
 
-One `Sentinels` stands behind all clients of a process: whoever hears of another primary first, all hear of it.
+All clients of a process share one `Sentinels`, so that all of them learn of another primary at once.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from redis.exceptions import RedisError, ResponseError
 from .packed import Packed
 
 MEMORY: Final = 30.0
-"""Seconds for which a newer word stands against an older one."""
+"""Seconds for which a newer answer takes precedence over an older one."""
 
 Address = tuple[str, int]
 
 
 class SentinelReport(NamedTuple):
-    """What one sentinel says."""
+    """The answer of one sentinel."""
 
     epoch: int
     leads: bool
-    """It is in the middle of a failover, and names the one that it promotes."""
+    """Whether it leads a failover, and names the server that it promotes."""
     address: Address
     down: bool = False
 
@@ -55,7 +55,7 @@ class SentinelReport(NamedTuple):
 
 
 def elect(words: Iterable[SentinelReport], believed: SentinelReport | None) -> SentinelReport | None:
-    """The newest of these words, unless what is believed is newer still; None where nobody names a living primary."""
+    """Return the newest answer, unless `believed` is newer still, or None if no sentinel names a living primary."""
     newest = max((word for word in words if not word.down), key=lambda word: word.rank, default=None)
     if newest is None or (believed is not None and believed.rank > newest.rank):
         return believed if newest is not None else None
@@ -63,7 +63,7 @@ def elect(words: Iterable[SentinelReport], believed: SentinelReport | None) -> S
 
 
 def read_word(address: Any, master: Any) -> SentinelReport | None:
-    """From SENTINEL GET-MASTER-ADDR-BY-NAME and SENTINEL MASTER; None where this sentinel does not know it."""
+    """Parse SENTINEL GET-MASTER-ADDR-BY-NAME and SENTINEL MASTER. None: this sentinel does not know the master."""
     if not address or isinstance(master, Exception) or not master:
         return None
     fields = dict(zip(master[::2], master[1::2], strict=True))
@@ -77,7 +77,7 @@ def read_word(address: Any, master: Any) -> SentinelReport | None:
 
 
 def living_of(replicas: Any) -> int:
-    """How many of the answer to SENTINEL REPLICAS are not down."""
+    """Return how many of the answer to SENTINEL REPLICAS are not down."""
     if not replicas or isinstance(replicas, Exception):
         return 0
     flags = [dict(zip(flat[::2], flat[1::2], strict=True))[b"flags"].split(b",") for flat in replicas]
@@ -105,7 +105,7 @@ class Sentinels(Sentinel):
         self._heard = 0.0
         self._switched: list[Callable[[Address], None]] = []
         self.confirmed = float("-inf")
-        """When the sentinels were last asked and named `address`; by the clock."""
+        """When the sentinels were last asked and named `address`, by the clock."""
 
     @property
     def name(self) -> str:
@@ -122,7 +122,7 @@ class Sentinels(Sentinel):
         self._switched.append(switched)
 
     async def discover_master(self, service_name: str) -> Address:
-        """Where the primary is. Raises redis-py's `MasterNotFoundError`."""
+        """Return where the primary is. Raises redis-py's `MasterNotFoundError`."""
         asked = self._clock()
         words = await asyncio.gather(*(self._ask(sentinel) for sentinel in self.sentinels))
         known = [word for word in words if word is not None]
@@ -139,7 +139,7 @@ class Sentinels(Sentinel):
         return elected.address
 
     async def replicas(self) -> int:
-        """How many living replicas the primary has, by the sentinel that knows most of them."""
+        """Return how many living replicas the primary has, by the sentinel that knows most of them."""
         answers = await asyncio.gather(
             *(self._answers(each, [("SENTINEL", "REPLICAS", self._name)]) for each in self.sentinels)
         )
@@ -164,8 +164,10 @@ class Sentinels(Sentinel):
 
 
 class _Checked(Packed, SentinelManagedConnection):
-    """Connects to whom the sentinels name, each time. Trusted when that server says that it is a primary, and the
-    sentinels have named no other meanwhile."""
+    """A connection to the server that the sentinels name.
+
+    It is trusted if that server says that it is a primary, and the sentinels have named no other meanwhile.
+    """
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         if not self.is_connected:
@@ -193,17 +195,17 @@ class _CheckedTLS(_Checked, SentinelManagedSSLConnection):
 
 
 def primary_client(sentinels: Sentinels, master: str, *, tls: bool, **options: Any) -> Redis:
-    """A client of whatever is the primary, not yet connected."""
+    """Return a client of the current primary, not connected yet."""
     kind = _CheckedTLS if tls else _Checked
     client: Redis = sentinels.master_for(master, connection_class=kind, max_connections=100_000, **options)
     return client
 
 
 def drop_connections(client: Redis) -> None:
-    """Every connection of the client ends at once, those in use too: whoever waits on one has a lost answer.
+    """End every connection of the client at once, including those in use, whose answers are lost.
 
-    As a server's end does it, so that redis-py takes it for one: its own `disconnect` pulls the parser away from under
-    a read, and lets others go on while it waits.
+    This is done as if the server had closed them, and redis-py treats it so: its own `disconnect` would remove the
+    parser from a read, and let other tasks run while it waits.
     """
     pool = client.connection_pool
     for connection in (*pool._in_use_connections, *pool._available_connections):

@@ -1,8 +1,8 @@
 """The primary that the sentinels name, for clients without an event loop: rq's.
 
-As in `sentinels.py` all sentinels are asked, a server is used when it says that it is a primary, and a command is
-repeated where the sentinels say. Nobody follows them beside a client that blocks, so a connection asks them itself
-before a command, once a second at most: a wait for a job is short, and after it another primary is found.
+As in `sentinels.py`, all sentinels are asked, a server is used if it says that it is a primary, and a command is
+repeated at the server that the sentinels name. No task can follow them beside a blocking client, so a connection asks
+them before a command, once a second at most: a wait for a job is short, and after it another primary is noticed.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ LOOK = 1.0
 
 
 class SyncSentinels(Sentinel):
-    """All sentinels of one primary, each asked in turn."""
+    """All sentinels of one primary, asked one after the other."""
 
     def __init__(self, nodes: list[Address], master: str, *, options: dict[str, Any]) -> None:
-        """`options` are those of the connections to the sentinels."""
+        """Use the sentinels at `nodes`. `options` are those of the connections to them."""
         super().__init__(nodes, sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # redis-py gives it no types
         self._name = master
         self._believed: SentinelReport | None = None
         self._heard = 0.0
 
     def discover_master(self, service_name: str) -> Address:
-        """Where the primary is. Raises redis-py's `MasterNotFoundError`."""
+        """Return where the primary is. Raises redis-py's `MasterNotFoundError`."""
         words = [word for sentinel in self.sentinels if (word := self._ask(sentinel)) is not None]
         now = time.monotonic()
         elected = elect(words, self._believed if now - self._heard < MEMORY else None)
@@ -60,7 +60,7 @@ class SyncSentinels(Sentinel):
 
 
 class _Checked(SentinelManagedConnection):
-    """Trusted when its server says that it is a primary, and while the sentinels name no other."""
+    """A connection that is trusted if its server says that it is a primary, and while the sentinels name no other."""
 
     _look_at = 0.0
 
@@ -94,7 +94,7 @@ class _CheckedTLS(_Checked, SentinelManagedSSLConnection):
 
 
 def sync_primary_client(sentinels: SyncSentinels, master: str, *, tls: bool, **options: Any) -> Redis:
-    """A client of whatever is the primary, not yet connected."""
+    """Return a client of the current primary, not connected yet."""
     kind = _CheckedTLS if tls else _Checked
     client: Redis = sentinels.master_for(master, connection_class=kind, **options)  # type: ignore[no-untyped-call]  # redis-py gives it no types
     return client

@@ -1,7 +1,7 @@
-"""What this version of pushsvc cannot read, as after a rollback: left out, counted and logged. It stops nothing else.
+"""Records that this version of pushsvc cannot read, as after a rollback: left out, counted and logged.
 
-A record that is one of many on a page, or in a batch, is left out and the rest goes on. Whoever asks for exactly that
-record is refused with `Unreadable`. Streams that are worked off move it into quarantine instead; see quarantine.py.
+A record that is one of many, on a page or in a batch, is left out and the others are processed. A request for exactly
+that record is refused with `Unreadable`. Streams move such entries into quarantine instead; see quarantine.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _logs: dict[tuple[str, str], StateLog] = {}
 
 
 def readable(decode: Callable[[bytes], T], blob: bytes, what: str, app: str = "") -> T | None:
-    """The record, or None for one that cannot be decoded, which is counted and logged under `what`."""
+    """Return the record, or None for one that cannot be decoded, which is counted and logged under `what`."""
     try:
         return decode(blob)
     except (CodecError, msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -29,8 +29,11 @@ def readable(decode: Callable[[bytes], T], blob: bytes, what: str, app: str = ""
 
 
 def note(what: str, app: str, error: Exception) -> None:
-    """Count a record that cannot be read. A page that is read each second must not write a line each second, so lines
-    come at growing intervals; none says what the record holds, which may be a token."""
+    """Count a record that cannot be read, and log it at growing intervals.
+
+    A page that is read each second must not write a line each second. The line does not show the record, which may
+    contain a token.
+    """
     UNREADABLE.labels(app, what).inc()
     log = _logs.get((app, what))
     if log is None:

@@ -1,7 +1,7 @@
-"""What stands in a Redis URL, looked at before redis-py sees it. Pure.
+"""Validation of a Redis URL before redis-py parses it. Pure.
 
-redis-py hands any option of a URL to its connection's constructor, and takes what follows an unescaped `/`, `#` or `?`
-of a password for a path: a TypeError, or a part of the password as a host in an error message.
+redis-py passes any option of a URL to its connection's constructor, and takes what follows an unescaped `/`, `#` or
+`?` of a password for a path: the result is a TypeError, or a part of the password as a host in an error message.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ _SENTINEL: Final = frozenset({"sentinel_username", "sentinel_password"})
 
 
 def check_url(url: str, place: str = "redis.url") -> str:
-    """The scheme of a URL that can be read. Raises ConfigError, which never quotes the URL: it may hold a password."""
+    """Return the scheme of a valid URL.
+
+    Raises `ConfigError`, which never quotes the URL, because it may contain a password.
+    """
     scheme, _, rest = url.partition("://")
     if scheme not in SCHEMES or not rest:
         raise ConfigError(place, "not the URL of a Redis", f"use one of {FORMS}")
@@ -64,7 +67,7 @@ def check_url(url: str, place: str = "redis.url") -> str:
 
 
 def _is_escaped(rest: str) -> bool:
-    """Whether what stands behind `://` has its parts where its author meant them."""
+    """Return whether special characters behind `://` are escaped, so that the parts are what the author intended."""
     if "#" in rest:
         return False  # a Redis URL has no fragment
     before, _, query = rest.partition("?")

@@ -1,9 +1,9 @@
-"""What a step makes of the devices that it concerns. Pure: a `Desk` is filled, worked at, and read off.
+"""Computes the changes of devices. Pure: a `Desk` is filled, modified, and read.
 
-Every change of the registry is the same three moves: read the devices that may be concerned, decide what they shall
-be, and write the difference in one atomic step that takes place only where nothing read has changed meanwhile. So
-the rules (a token belongs to one device, who is counted, what a tombstone keeps) stand here once, and the script that
-writes knows none of them: it is told which index gains what.
+Every change of the registry has three steps: read the devices that may be concerned, decide what they shall be, and
+write the difference in one atomic step that takes place only if nothing that was read has changed meanwhile. So the
+rules (a token belongs to one device, what is counted, what a tombstone keeps) are defined here once, and the script
+that writes contains none of them: it receives the changes of each index.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Kept(Struct, frozen=True):
     blob: bytes
     device: Device
     former: str | None = None
-    """Of a document of the first form, the text under which the index has its token."""
+    """The token as the index has it, for a document of the first format."""
 
 
 class DeviceChange(Struct, frozen=True):
@@ -59,7 +59,7 @@ class Desk:
             self._owners[_address(device)] = device.id
 
     def before(self, ordinal: int) -> list[Device]:
-        """The devices as they were read, those with a smaller ordinal."""
+        """Return the devices as they were read, those with a smaller ordinal."""
         return [kept.device for kept in self._found if kept.n < ordinal]
 
     def owner(self, platform: Platform, token: str) -> Device | None:
@@ -72,10 +72,10 @@ class Desk:
         return self.devices.get(holding.device_id)
 
     def put(self, device: Device) -> bool:
-        """The device as it stands; whether it is new. Whoever else had its token is gone.
+        """Register the device. Returns it, and whether it is new. Any other device with its token is removed.
 
-        Its place is then that of the other one: who pages through an audience meets each token at one place, whatever
-        its device is called.
+        It then takes the place of that device: a reader that pages through an audience meets each token at one place,
+        whatever its device is called.
         """
         owner = self.owner(device.platform, device.token)
         old = self.devices.get(device.id)
@@ -90,8 +90,11 @@ class Desk:
         return old is None
 
     def adopt(self, device_id: str, now: int) -> None:
-        """Bring what an earlier pushsvc wrote to the form of today: of two devices that turn out to have one token the
-        one that was registered later keeps it, and nobody was registered in the future."""
+        """Convert what an earlier pushsvc wrote to the current format.
+
+        If two devices turn out to have one token, the one that was registered later keeps it. A registration in the
+        future is corrected.
+        """
         device = self.devices.get(device_id)
         if device is None:
             return
@@ -103,11 +106,11 @@ class Desk:
 
     @property
     def outdated(self) -> list[str]:
-        """Ids of devices whose documents are of an earlier form."""
+        """The ids of devices whose documents have an earlier format."""
         return [kept.device.id for kept in self._found if kept.former is not None]
 
     def register(self, device: Device) -> tuple[Device, bool]:
-        """The device with the topics that it has had; strikes and tombstone go."""
+        """Return the device with the topics that it has had; strikes and tombstone go."""
         old = self.devices.get(device.id)
         fresh = replace(
             device,
@@ -199,7 +202,7 @@ class Desk:
         return devices
 
     def changes(self) -> list[DeviceChange]:
-        """What is to be written; those that go come first."""
+        """Return the changes to write, removals first."""
         places = {device_id: self._places.get(device_id) for device_id in self.devices}
         used = {kept.n for kept in places.values() if kept is not None}
         found = [DeviceChange(kept, None) for kept in self._found if kept.n not in used]
@@ -215,8 +218,10 @@ def _address(device: Device) -> Address:
 
 
 def unsettling(changes: Iterable[DeviceChange]) -> list[tuple[Platform, str]]:
-    """The tokens, as waiting targets hold them, of devices that will not be what they were to a push: see presence.py.
-    What is done about a tombstone concerns nobody, since its token was marked when it was made."""
+    """Return the tokens, as waiting targets hold them, of devices that change for a push: see presence.py.
+
+    Changes of a tombstone have no effect on a push, because its token was marked when it was made.
+    """
     found = []
     for change in changes:
         old = None if change.before is None else change.before.device
@@ -232,7 +237,7 @@ def unsettling(changes: Iterable[DeviceChange]) -> list[tuple[Platform, str]]:
 
 
 def joining_of(changes: Iterable[DeviceChange]) -> Counter[str]:
-    """How many devices each user would gain."""
+    """Return how many devices each user would gain."""
     found: Counter[str] = Counter()
     for change in changes:
         left = None if change.before is None else change.before.device.user
@@ -242,20 +247,24 @@ def joining_of(changes: Iterable[DeviceChange]) -> Counter[str]:
 
 
 def spare(devices: Sequence[Device], joining: int) -> list[str]:
-    """Which of a user's tombstones, the oldest first, must go so that the joining devices fit; none where that is not
-    needed or does not help. A tombstone is there to be restored; it keeps no phone out that is in use."""
+    """Return which of a user's tombstones, the oldest first, must be removed so that the joining devices fit.
+
+    None if this is unnecessary or does not help. A tombstone exists to be restored; it must not exclude a phone that
+    is in use.
+    """
     stones = sorted((each for each in devices if each.state == "pruned"), key=lambda each: each.pruned_at)
     excess = len(devices) + joining - MOST_OF_USER
     return [stone.id for stone in stones[:excess]] if 0 < excess <= len(stones) else []
 
 
 def read_place(after: str) -> tuple[int, int]:
-    """Where a page of an audience begins, and the ordinal from which on devices came later than its first page; 0: not
-    known yet."""
+    """Return where a page of an audience begins, and the ordinal from which on devices came later than its first page;
+    0: not known yet.
+    """
     place, _, bound = after.partition(":")
     return int(place or 0), int(bound or 0)
 
 
 def written_place(place: int, bound: int) -> str:
-    """As `read_place` reads it."""
+    """Return a place in the form that `read_place` parses."""
     return f"{place}:{bound}"

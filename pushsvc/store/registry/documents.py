@@ -1,13 +1,12 @@
-"""A device as the registry keeps it: bytes that nobody else reads. Pure; the only place that knows their form.
+"""The binary format of a device in the registry, which only this module knows. Pure.
 
-MessagePack by position, in front of it the version of the form, as in `codec.py`. What makes most of a device's
-bytes is kept short: an APNs token is 64 hexadecimal digits of 32 bytes, and ids are often UUIDs, 36 letters of 16
-bytes. Both are kept as the bytes that they stand for, where writing those out again gives the same text to the letter.
-`last_seen_at` is kept as its distance from `registered_at`, which is mostly 0; what few devices have (tombstones and
-strikes) is one `nil` in the others.
+MessagePack by position, preceded by the version of the format, as in `codec.py`. The largest parts are shortened: an
+APNs token is 64 hexadecimal digits for 32 bytes, and ids are often UUIDs, 36 letters for 16 bytes. Both are stored as
+those bytes, if formatting them again gives exactly the same text. `last_seen_at` is stored as its distance from
+`registered_at`, which is mostly 0; what few devices have (tombstones and strikes) is one `nil` in the others.
 
-Documents of the first form hold a token as its client wrote it, and the index has it under that text. They are read in
-its canonical form, and written anew by whatever changes them, or by `Registry.adopt`.
+Documents of the first format contain a token as its client wrote it, and the index has it under that text. They are
+read in its canonical form, and rewritten by whatever changes them, or by `Registry.adopt`.
 """
 
 from __future__ import annotations
@@ -40,7 +39,10 @@ class _Fate(Struct, array_like=True, frozen=True, gc=False):
 
 class _Document(Struct, array_like=True, frozen=True, gc=False):
     id: Any
-    """Text, or the bytes that it stands for; msgspec knows no union of the two. So are `token` and `user`."""
+    """Text, or the bytes that it is stored as; msgspec supports no union of the two.
+
+    The same is true of `token` and `user`.
+    """
     platform: int | str
     token: Any
     registered_at: int
@@ -86,7 +88,7 @@ def encode_device(device: Device) -> bytes:
 
 
 def decode_device(blob: bytes) -> Device:
-    """Raises CodecError for bytes that this version of pushsvc cannot read."""
+    """Decode a device. Raises `CodecError` for bytes that this version of pushsvc cannot read."""
     if not blob.startswith((VERSION, _FIRST)):
         raise CodecError(f"unknown version {blob[:1]!r}: written by a newer pushsvc?")
     try:
@@ -126,12 +128,12 @@ def decode_device(blob: bytes) -> Device:
 
 
 def is_former(blob: bytes) -> bool:
-    """Whether the document is of the first form."""
+    """Return whether the document is of the first form."""
     return blob.startswith(_FIRST)
 
 
 def former_token(blob: bytes) -> str | None:
-    """The token to the letter, of a document of the first form; else None."""
+    """Return the token to the letter, of a document of the first form; else None."""
     if not is_former(blob):
         return None
     token = _decode(blob[1:]).token

@@ -1,11 +1,11 @@
-"""Entries of the registry's indexes that lead to no device, or to one that they are not about.
+"""Orphans: entries of the registry's indexes that lead to no device, or to one that does not match.
 
-Every change of the registry keeps its indexes in agreement (registry_apply.lua), so an orphan tells of a bug or of a
-backup of which only a part was restored. It is harmful: a topic that names a device that is gone cannot be paged.
+Every change of the registry keeps its indexes consistent (registry_apply.lua), so an orphan indicates a bug, or a
+backup of which only a part was restored. It is harmful: a topic with a missing device cannot be paged.
 
-An index is read in pieces, then the devices that it leads to; what is wrong is taken out in one step that takes place
-only where both are still what they were (registry_mend.lua). A device that cannot be read counts as whatever the index
-says: it was written by a newer pushsvc.
+An index is read in pieces, then the devices that it leads to; wrong entries are removed in one step that takes place
+only if both are unchanged (registry_repair.lua). A device that cannot be read counts as matching: it was written by a
+newer pushsvc.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from .topic_members import members_of, without
 from .wire import Digests, label_of
 
 Index: TypeAlias = Literal["i", "k", "u"]
-"""By id, token, user."""
+"""The indexes by id, token and user."""
 INDEXES: tuple[Index, ...] = ("i", "k", "u")
 _BUCKETS = 512
 """Buckets looked at in one step, where most are empty."""
 _DEVICES = 100
-"""Devices read in one step, about: a millisecond in which Redis does nothing else."""
+"""The approximate number of devices that are read in one step: a millisecond in which Redis does nothing else."""
 _CONTAINERS = 16
 """Containers of a topic asked for at once: 8 KB."""
 
 
-class Mend(Struct, frozen=True):
-    """What registry_mend.lua is told of one place of an index."""
+class Repair(Struct, frozen=True):
+    """The arguments of registry_repair.lua for one place of an index."""
 
     kind: Literal["field", "member"]
     key: str
@@ -53,28 +53,31 @@ class Mend(Struct, frozen=True):
 
 
 class Orphans:
-    """Finds them, and takes them out unless told not to. A position is opaque, '' the first; None: that was all."""
+    """Finds orphans, and removes them unless it is a dry run.
+
+    Positions are opaque; '' is the first, None means the end.
+    """
 
     def __init__(self, link: Link, hash_key: bytes) -> None:
         self._link = link
         self._digests = Digests(hash_key)
 
     async def in_buckets(self, app: str, index: Index, first: int, *, dry_run: bool) -> tuple[int, int]:
-        """Look at some buckets of an index from `first` on; how many orphans, and where to go on."""
+        """Examine some buckets of an index from `first` on. Returns the number of orphans, and the next bucket."""
         following, flat, read = await self._link.script(
             "registry_buckets", [keys.device_counts(app)], [keys.devices(app), index, first, _BUCKETS, _DEVICES]
         )
         found = list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
         documents = dict(zip(read[::2], read[1::2], strict=True))
-        mends = []
+        repairs = []
         for number, field, value in found:
             listed = [int(n) for n in value.split(b",")]
             digest = number.to_bytes(2, "big") + field
             wrong = [n for n in listed if not self._is_about(index, digest, documents[n])]
             if wrong or len(set(listed)) < len(listed):
                 right = [n for n in dict.fromkeys(listed) if n not in wrong]
-                mends.append(
-                    Mend(
+                repairs.append(
+                    Repair(
                         "field",
                         f"{index}:{number:04x}",
                         field,
@@ -84,7 +87,7 @@ class Orphans:
                         [(n, documents[n]) for n in dict.fromkeys(listed)],
                     )
                 )
-        return await self._mend(app, mends, dry_run=dry_run), following
+        return await self._repair(app, repairs, dry_run=dry_run), following
 
     async def in_topic(self, app: str, topic: str, position: str, *, dry_run: bool) -> tuple[int, str | None]:
         """Look at some members of a topic."""
@@ -93,7 +96,7 @@ class Orphans:
         containers = await self._containers(key, int(number))
         if not containers:
             return 0 if position else await self._without_members(app, topic, dry_run=dry_run), None
-        mends: list[Mend] = []
+        repairs: list[Repair] = []
         looked, at = 0, int(skipped) if containers[0][0] == int(number) else 0
         for number_found, value in containers:
             members = sorted(members_of(number_found, value))
@@ -104,14 +107,14 @@ class Orphans:
                 judged = [(n, documents[n]) for n in wrong]
                 left = without(number_found, value, wrong)
                 name = b"%d" % number_found
-                mends.append(Mend("field", f"t:{topic}", name, value, left, len(wrong), judged))
+                repairs.append(Repair("field", f"t:{topic}", name, value, left, len(wrong), judged))
             looked += len(some)
             # What was taken out stands no longer in front of what follows.
             at += len(some) - (0 if dry_run else len(wrong))
             if looked >= _DEVICES:
                 break
             at = 0
-        done = await self._mend(app, mends, dry_run=dry_run)
+        done = await self._repair(app, repairs, dry_run=dry_run)
         if looked >= _DEVICES:
             return done, f"{number_found}:{at}"
         return done, f"{number_found + 1}:0"
@@ -123,19 +126,19 @@ class Orphans:
         ordinals = [int(member) for member in members]
         documents = await self._documents(app, ordinals)
         wrong = [n for n in ordinals if not _has_label(label, documents[n])]
-        mends = [Mend("member", f"x:{label}", b"%d" % n, b"", b"", 1, [(n, documents[n])]) for n in wrong]
-        done = await self._mend(app, mends, dry_run=dry_run)
+        repairs = [Repair("member", f"x:{label}", b"%d" % n, b"", b"", 1, [(n, documents[n])]) for n in wrong]
+        done = await self._repair(app, repairs, dry_run=dry_run)
         further = rank + len(members) - (0 if dry_run else done)
         return done, str(further) if len(members) == _DEVICES else None
 
     async def _without_members(self, app: str, topic: str, *, dry_run: bool) -> int:
-        """A topic that has a count and no members goes as a whole."""
+        """Remove a topic that has a count and no members. Returns the number of orphans."""
         count = await self._link.call("HGET", keys.topic(app, topic), "#")
-        mends = [] if count is None else [Mend("field", f"t:{topic}", b"#", count, b"", 1, [])]
-        return await self._mend(app, mends, dry_run=dry_run)
+        repairs = [] if count is None else [Repair("field", f"t:{topic}", b"#", count, b"", 1, [])]
+        return await self._repair(app, repairs, dry_run=dry_run)
 
     async def _containers(self, key: str, first: int) -> list[tuple[int, bytes]]:
-        """The next containers of a topic from that number on, in order."""
+        """Return the next containers of a topic from that number on, in order."""
         numbers = range(first, first + _CONTAINERS)
         values = await self._link.call("HMGET", key, *numbers)
         found = [(number, value) for number, value in zip(numbers, values, strict=True) if value is not None]
@@ -154,13 +157,13 @@ class Orphans:
             zip(distinct, await self._link.script("registry_read", [keys.device_counts(app)], args), strict=True)
         )
 
-    async def _mend(self, app: str, mends: Sequence[Mend], *, dry_run: bool) -> int:
+    async def _repair(self, app: str, repairs: Sequence[Repair], *, dry_run: bool) -> int:
         """Carry them out; how many entries went."""
-        if dry_run or not mends:
-            return sum(mend.entries for mend in mends)
-        args = [keys.devices(app), *(part for mend in mends for part in mend.told())]
-        answer = await self._link.script("registry_mend", [keys.device_counts(app)], args)
-        return sum(mend.entries for mend, took_place in zip(mends, answer, strict=True) if took_place)
+        if dry_run or not repairs:
+            return sum(repair.entries for repair in repairs)
+        args = [keys.devices(app), *(part for repair in repairs for part in repair.told())]
+        answer = await self._link.script("registry_repair", [keys.device_counts(app)], args)
+        return sum(repair.entries for repair, took_place in zip(repairs, answer, strict=True) if took_place)
 
     def _is_about(self, index: Index, digest: bytes, document: bytes) -> bool:
         device = _device(document)

@@ -2,22 +2,22 @@
 
 The registry of an app lives in one slot, `{app.devices}`: each change touches a document and up to six indexes, which
 only a single slot can change in one atomic step. Pushes are spread over shards because millions are under way; a
-registry is written when an app starts on somebody's phone, and a node holds tens of millions of devices.
+registry is written when an app starts on a phone, and a node holds tens of millions of devices.
 
 A device has an ordinal, a counter's value that is never given again. By it the parts are small:
 
 - documents: lists of 128. A list keeps its elements packed one behind the other, whatever their size, where the
   field of a hash with more than 64 bytes costs some 70 more; and what was read for one page comes in order.
 - ids, tokens and users: 65,536 hashes each by the first two bytes of a keyed digest of 12, so that each stays packed
-  (up to 512 fields) until an app has 33 million devices. A document is believed, not a digest: whoever comes by a
-  digest is compared with what the document says.
+  (up to 512 fields) until an app has 33 million devices. The document is decisive, not the digest: a device
+  that was found by a digest is compared with its document.
 - topics: the members among 4,096 ordinals are a list of 2-byte numbers, or a bitmap where that is shorter. A topic of
   a million devices costs less than a byte a member, and is paged through with a number for a cursor.
 - tombstones keep their document and every index, so that a restored device is what it was; counters and expansions
   leave them out. An ordered set by platform and reason finds them by time.
 
 A million devices, half of each platform, with a UUID, a user, a locale, a timezone, a version, two tags and one or two
-topics each, take so many bytes a device (`python -m tests.bench.registry`):
+topics each, take this many bytes per device (`python -m tests.bench.registry`):
 
 |              | documents |  ids | tokens | users | topics | tables of keys |   all |
 |--------------|-----------|------|--------|-------|--------|----------------|-------|
@@ -31,7 +31,7 @@ this process 3.5 to 4.4 us a device and the server 0.3, so a core goes through s
 page costs the server 3 to 4 us a device.
 
 A change reads what it concerns, decides (`changes.py`) and writes the difference with what it had read as
-the fence (`registry_apply.lua`); where another process came in between, it begins anew. So the form of a document is
+the fence (`registry_apply.lua`); if another process was faster, it starts again. So the form of a document is
 known in one place, and the rules are Python that needs no server.
 
 A change of a device that pushes may wait for is marked before it is made: see presence.py.
@@ -76,11 +76,11 @@ from .wire import DeviceQuery, Digests, Reading, held_by, is_meant, read_found, 
 T = TypeVar("T")
 
 _TRIES = 200
-"""How often a step may find that another came first: of those who meet, one always gets through."""
+"""How often a step may find that another writer was faster: one of those that compete always succeeds."""
 _AT_ONCE = 3
 """Tries that follow each other at once; before each further one a writer waits for a random time."""
 _LONGEST = 0.25
-"""Seconds that one such wait takes at most."""
+"""The maximum duration of such a wait in seconds."""
 _PAGE = 500
 """Tombstones, or devices that are adopted, in one step."""
 _ALL = b"all"
@@ -129,7 +129,7 @@ class RedisRegistry:
         return (await self._find(app, DeviceQuery(users=[user]))).desk.of_user(user)
 
     async def hides_of_user(self, app: str, user: str) -> bool:
-        """Whether the user has devices that this version cannot read: `of_user` leaves them out."""
+        """Return whether the user has devices that this version cannot read: `of_user` leaves them out."""
         return bool((await self._find(app, DeviceQuery(users=[user]))).unreadable)
 
     async def remove_user(self, app: str, user: str) -> list[Device]:
@@ -239,7 +239,7 @@ class RedisRegistry:
         return Members(_active(self._read(app, blobs)), written_place(following, bound) if following >= 0 else None)
 
     async def _blocks(self, app: str, first: int, end: int) -> list[Any]:
-        """The ordinal that the next new device has, and the documents of these blocks."""
+        """Return the ordinal that the next new device has, and the documents of these blocks."""
         return await self._link.many(
             [
                 ("HGET", keys.device_counts(app), "next"),
@@ -283,7 +283,7 @@ class RedisRegistry:
     async def _of_tombstones(
         self, app: str, which: PrunedFilter, step: Callable[[Sequence[Device]], Awaitable[int]], limit: int
     ) -> int:
-        """Take a step with those that are meant, the oldest of each label first, until so many have left."""
+        """Apply `step` to the matching tombstones, the oldest of each label first, until `limit` have been changed."""
         done = 0
         for label in await self._labels(app, which):
             moved, skipped = 1, 0
@@ -303,7 +303,7 @@ class RedisRegistry:
     async def _tombstones(
         self, app: str, label: str, which: PrunedFilter, skipped: int, limit: int
     ) -> tuple[list[Device], int]:
-        """Those behind the first `skipped`, and how many were met with those that cannot be read."""
+        """Return those behind the first `skipped`, and how many were met with those that cannot be read."""
         members = await self._link.call(
             "ZRANGEBYSCORE", keys.tombstones(app, label), *_range(which), "LIMIT", skipped, limit
         )
@@ -314,14 +314,14 @@ class RedisRegistry:
 
     @staticmethod
     def _read(app: str, blobs: Iterable[bytes | None]) -> list[Device]:
-        """Those that can be read."""
+        """Return those that can be read."""
         found = (readable(decode_device, blob, "device", app) for blob in blobs if blob)
         return [device for device in found if device is not None]
 
     # --- one step ---------------------------------------------------------------------------------
 
     async def _change_one(self, app: str, device_id: str, decide: Callable[[Desk], T]) -> T:
-        """A change of the device of that id, if there is one. Raises Unreadable."""
+        """Return a change of the device of that id, if there is one. Raises Unreadable."""
         return await self._change(app, DeviceQuery(ids=[device_id]), decide, shows(device_id))
 
     async def _change(
@@ -331,8 +331,10 @@ class RedisRegistry:
         decide: Callable[[Desk], T],
         check: Callable[[Reading], None] = lambda _: None,
     ) -> T:
-        """`check` may refuse what was found. Raises UserFull, and StoreUnavailable also where too
-        many writers change the same devices for any of them to get through."""
+        """Read the devices, decide, and write the changes. `check` may reject what was read.
+
+        Raises `UserFull`, and `StoreUnavailable` also if too many writers change the same devices.
+        """
         for number in range(_TRIES):
             if number >= _AT_ONCE:
                 await asyncio.sleep(random.random() * min(_LONGEST, 0.002 * 2 ** min(number, 10)))  # noqa: S311 - no secret
@@ -352,7 +354,7 @@ class RedisRegistry:
         raise StoreUnavailable("too many change the same devices at once")
 
     async def _bring(self, app: str, devices: Sequence[Device]) -> None:
-        """Write documents of an earlier form anew; see `Desk.adopt`."""
+        """Rewrite documents of an earlier format; see `Desk.adopt`."""
         about = _about(devices)
         for _ in range(_TRIES):
             found = await self._find(app, about)
@@ -364,9 +366,9 @@ class RedisRegistry:
         raise StoreUnavailable("too many change the same devices at once")
 
     async def _make_room(self, app: str, changes: Sequence[DeviceChange]) -> bool:
-        """Bury the oldest tombstones of users who have too many devices with these; whether that can help.
+        """Remove the oldest tombstones of users who would have too many devices. Returns whether that can help.
 
-        A tombstone is there to be restored; it does not keep a phone that is in use out.
+        A tombstone exists to be restored; it must not exclude a phone that is in use.
         """
         made = False
         for user, joining in joining_of(changes).items():
@@ -376,7 +378,7 @@ class RedisRegistry:
         return made
 
     async def adopt(self, app: str) -> bool:
-        """See `ports.Registry`. How far it has come stands beside the counts."""
+        """Convert a part of the registry; see `ports.registry.Registry`. The progress is stored beside the counts."""
         known, place = await self._link.call("HMGET", keys.device_counts(app), "next", "adopted")
         if place == _ALL:
             return False
@@ -397,7 +399,7 @@ class RedisRegistry:
         return read_found(question, await self._link.script("registry_find", [keys.device_counts(app)], args), app)
 
     async def _carry_out(self, app: str, found: Reading, changes: Sequence[DeviceChange]) -> bool:
-        """Between the marks of what changes, and telling those who hold it. False as `_apply`."""
+        """Mark what changes, apply it, and notify dispatchers that hold it. Returns False like `_apply`."""
         concerned = unsettling(changes)
         if not concerned:
             return await self._apply(app, found, changes)
@@ -408,7 +410,10 @@ class RedisRegistry:
         return done
 
     async def _apply(self, app: str, found: Reading, changes: Sequence[DeviceChange]) -> bool:
-        """False: something is not what it was. Raises UserFull where a user would have too many devices."""
+        """Apply the changes in one step. Returns False if something has changed meanwhile.
+
+        Raises `UserFull` if a user would have too many devices.
+        """
         args = [keys.devices(app), MOST_OF_USER, *self._digests.tell(found, changes)]
         done, *refused = await self._link.script("registry_apply", [keys.device_counts(app)], args)
         if refused:
@@ -417,7 +422,7 @@ class RedisRegistry:
 
 
 def _about(devices: Iterable[Device]) -> DeviceQuery:
-    """Who is concerned when these are registered."""
+    """Return the question for the devices that are affected by a registration of these."""
     devices = list(devices)
     return DeviceQuery(
         ids=[device.id for device in devices],

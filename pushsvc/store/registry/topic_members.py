@@ -1,6 +1,6 @@
-"""The members of a topic as its containers hold them: which of 4,096 ordinals. Pure; registry_apply.lua writes them.
+"""The binary format of a topic's members: containers for 4,096 ordinals. Pure; registry_apply.lua writes them.
 
-A container is a list of 2-byte numbers, big-endian and in no order, or a bitmap of 512 bytes where that is shorter.
+A container is a list of 2-byte numbers, big-endian and unordered, or a bitmap of 512 bytes if that is shorter.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ..keys import CONTAINER, DENSE
 
 
 def members_of(number: int, value: bytes) -> list[int]:
-    """The ordinals in container `number`."""
+    """Return the ordinals in container `number`."""
     base = number * CONTAINER
     if len(value) < DENSE:
         return [base + low for (low,) in struct.iter_unpack(">H", value[: len(value) // 2 * 2])]
@@ -20,7 +20,7 @@ def members_of(number: int, value: bytes) -> list[int]:
 
 
 def without(number: int, value: bytes, ordinals: Collection[int]) -> bytes:
-    """The container without these ordinals; empty where none is left."""
+    """Return the container without these ordinals; empty where none is left."""
     lows = {n - number * CONTAINER for n in ordinals}
     if len(value) < DENSE:
         return b"".join(struct.pack(">H", low) for (low,) in struct.iter_unpack(">H", value) if low not in lows)

@@ -1,4 +1,4 @@
-"""What the registry's scripts are told and what they answer: digests, ordinals and documents in flat lists. Pure."""
+"""Arguments and answers of the registry's scripts: digests, ordinals and documents in flat lists. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NONE = b""
 
 
 class DeviceQuery(Struct, frozen=True, kw_only=True):
-    """What devices are asked for by."""
+    """The keys by which devices are looked up."""
 
     ids: Sequence[str] = ()
     tokens: Sequence[Address] = ()
@@ -29,7 +29,7 @@ class DeviceQuery(Struct, frozen=True, kw_only=True):
 
 
 def held_by(wanted: Sequence[Holding]) -> DeviceQuery:
-    """What to ask for these."""
+    """Return the question that finds these."""
     return DeviceQuery(
         ids=[each.device_id for each in wanted if each.device_id is not None],
         tokens=[address_of(each.platform, each.token) for each in wanted if each.device_id is None],
@@ -37,7 +37,7 @@ def held_by(wanted: Sequence[Holding]) -> DeviceQuery:
 
 
 class Reading(Struct, frozen=True):
-    """The answer, and what the indexes said: the fence of what is written upon it."""
+    """The devices that were found, and the state of the indexes, which fences the changes based on them."""
 
     desk: Desk
     ids: dict[str, bytes]
@@ -49,12 +49,12 @@ class Reading(Struct, frozen=True):
     """The ordinal that the next new device has."""
 
     def hides(self, ordinal: bytes | None) -> bool:
-        """Whether the index led to a document that cannot be read."""
+        """Return whether the index led to a document that cannot be read."""
         return bool(self.unreadable) and bool(ordinal) and int(ordinal or 0) in self.unreadable
 
 
 def shows(device_id: str) -> Callable[[Reading], None]:
-    """A check that raises Unreadable where the device of that id cannot be read."""
+    """Return a check that raises Unreadable where the device of that id cannot be read."""
 
     def check(found: Reading) -> None:
         if found.hides(found.ids.get(device_id)):
@@ -64,8 +64,9 @@ def shows(device_id: str) -> Callable[[Reading], None]:
 
 
 def spares(devices: Sequence[Device]) -> Callable[[Reading], None]:
-    """A check that raises Unreadable where the id or the token of one of these belongs to a device that cannot be read:
-    its topics and its places in the indexes would be lost."""
+    """Return a check that raises Unreadable where the id or the token of one of these belongs to a device that cannot
+    be read: its topics and its places in the indexes would be lost.
+    """
 
     def check(found: Reading) -> None:
         if found.unreadable:
@@ -80,7 +81,7 @@ def spares(devices: Sequence[Device]) -> Callable[[Reading], None]:
 
 
 class Digests:
-    """Keyed, so that nobody can make two of the same, and a copy of Redis does not tell whose devices there are."""
+    """Keyed digests, so that collisions cannot be constructed, and a copy of Redis does not reveal device owners."""
 
     def __init__(self, hash_key: bytes) -> None:
         self._copy = blake2b(digest_size=12, key=hash_key).copy  # cheaper than a new keyed hash
@@ -94,14 +95,14 @@ class Digests:
         return self.of("\0".join(address))
 
     def of_kept(self, kept: Kept) -> bytes:
-        """Under which the index has the token of a device as it was read."""
+        """Return the digest under which the index has the token of a device as it was read."""
         device = kept.device
         if kept.former is not None:
             return self.of_address((device.platform, kept.former))
         return self.of_address(address_of(device.platform, device.token))
 
     def ask(self, question: DeviceQuery) -> list[Any]:
-        """The arguments of registry_find.lua, behind the prefix."""
+        """Return the arguments of registry_find.lua, behind the prefix."""
         return [
             len(question.ids),
             len(question.tokens),
@@ -112,7 +113,7 @@ class Digests:
         ]
 
     def tell(self, found: Reading, changes: Iterable[DeviceChange]) -> list[Any]:
-        """The arguments of registry_apply.lua, behind the prefix and the bound."""
+        """Return the arguments of registry_apply.lua, behind the prefix and the bound."""
         args: list[Any] = []
         for change in changes:
             args += self._told(found, change)
@@ -151,7 +152,7 @@ class Digests:
 
 
 def read_found(question: DeviceQuery, answer: Sequence[Any], app: str = "") -> Reading:
-    """What registry_find.lua answered."""
+    """Return what registry_find.lua answered."""
     known, users_read, following, *flat = answer
     kept, unreadable = [], set()
     for n, blob in zip(flat[::2], flat[1::2], strict=True):
@@ -171,12 +172,12 @@ def read_found(question: DeviceQuery, answer: Sequence[Any], app: str = "") -> R
 
 
 def label_of(device: Device) -> str:
-    """Under which a tombstone is kept."""
+    """Return the label under which a tombstone is stored."""
     return f"{device.platform}:{device.pruned_for}"
 
 
 def is_meant(label: str, which: PrunedFilter) -> bool:
-    """Whether tombstones of that label pass the filter, their time aside."""
+    """Return whether tombstones of that label pass the filter, their time aside."""
     platform, _, reason = label.partition(":")
     return which.platform in ("", platform) and which.reason in ("", reason)
 
@@ -190,7 +191,7 @@ def _tombstone(device: Device | None) -> tuple[str, int] | None:
 
 
 def _topics(old: Device | None, new: Device | None) -> list[Any]:
-    """Name, joined or left, and by how much its count changes, of each topic that changes."""
+    """Return, for each topic that changes, its name, joined or left, and the change of its count."""
     had, has = (frozenset(() if device is None else device.topics) for device in (old, new))
     counted, counts = _counts(old), _counts(new)
     flat: list[Any] = []

@@ -1,1 +1,3 @@
-"""What must not be sent any more: cancelled, suppressed, replaced by a newer push, or no longer of its owner."""
+"""Revocations: deliveries that must not be sent because they were cancelled, suppressed, superseded, or changed
+owner.
+"""

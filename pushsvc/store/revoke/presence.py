@@ -1,19 +1,19 @@
-"""What came from the registry follows the registry until it is sent.
+"""Targets from the registry follow its changes until they are sent.
 
-An audience is decided once and carried out later: in a lane, for a retry, on a route that is held, as a dead letter
-that is replayed. Meanwhile the phone may be another's. So each change of a device that matters to what waits (its
-owner, its token, whether it is there, a topic that it left) leaves a mark of the token that the waiting target holds,
-beside the suppressions in the app's shards, and whoever takes an entry asks for marks. Only targets that have one are
-looked up in the registry, and judged by what it says then (`audience.present`). `take.lua` says in its answer when the
-newest mark was made: where that was before the push began nothing is asked at all.
+An audience is determined once and sent later: from a lane, after a retry, on a route that is held, as a replayed dead
+letter. Meanwhile the phone may belong to another user. So each change of a device that matters to waiting targets (its
+owner, its token, its existence, a topic that it left) leaves a mark of the token that the waiting target has, beside
+the suppressions in the app's shards, and a dispatcher that takes an entry asks for marks. Only targets with a mark are
+looked up in the registry, and judged by its current content (`audience.present`). `take.lua` returns the time of the
+newest mark: if that was before the start of the push, nothing is asked at all.
 
 The mark is made before the registry changes. A process that dies in between leaves a needless look-up; the other way
-round it would leave a text on a stranger's phone. What dispatchers hold in memory is told after the change.
+round it would leave a text on a stranger's phone. Dispatchers are notified of what they hold after the change.
 
-A mark counts for pushes that began after it, too, for as long as the clocks of two machines may differ and a change may
-take (`SLACK`). Marks live as long as the longest `ttl`. A list that has reached its bound loses the oldest, and then
-everything that began before the oldest that is left is looked up. A replay begins anew and is as old as its push, so it
-looks itself, and makes marks of what has changed.
+A mark also counts for pushes that started after it, for as long as the clocks of two machines may differ and a change
+may take (`SLACK`). Marks live as long as the longest `ttl`. A full list loses its oldest mark, and then everything that
+started before the oldest remaining one is looked up. A replay is as old as its push, so it looks devices up itself, and
+makes marks of what has changed.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from .revocations import Revocations
 from .suppression import Suppression
 
 SLACK = 600_000
-"""Milliseconds by which a mark may be older than a push that it counts for."""
+"""Milliseconds by which a mark may be older than a push that it applies to."""
 KEPT = 29 * 86_400_000
-"""Milliseconds for which a mark counts: the longest `ttl`, and a day."""
+"""The lifetime of a mark in milliseconds: the longest `ttl`, and a day."""
 MOST = 250_000
 """Marks of one platform in one shard."""
 PAGE = 500
@@ -46,7 +46,7 @@ PAGE = 500
 
 
 class Marks:
-    """Tokens whose devices may have changed."""
+    """Marks of tokens whose devices may have changed."""
 
     def __init__(self, link: Link, suppression: Suppression, revocations: Revocations, clock: Clock) -> None:
         self._link = link
@@ -55,7 +55,7 @@ class Marks:
         self._revocations = revocations
 
     async def make(self, app: str, tokens: Iterable[tuple[Platform, str]]) -> None:
-        """Say that their devices are about to change."""
+        """Mark tokens whose devices are about to change."""
         now = self._clock()
         found: dict[str, list[int | bytes]] = defaultdict(list)
         for platform, token in tokens:
@@ -71,17 +71,17 @@ class Marks:
         await self._link.many(commands)
 
     async def tell(self, app: str, tokens: Iterable[tuple[Platform, str]]) -> None:
-        """They have changed: dispatchers let go of what they hold for them, and it is looked at again."""
+        """Notify dispatchers that the devices have changed, so that they return what they hold for these tokens."""
         await self._revocations.tell_tokens(app, [token for _, token in tokens], wait=True)
 
     async def newest(self, app: str, platform: Platform) -> list[float]:
-        """By shard, when the last mark was made, in Unix ms; 0: there is none."""
+        """Return the time of the last mark of each shard, in Unix ms; 0 if there is none."""
         shards = range(self._suppression.shards_of(app))
         answers = await self._link.many([newest_command(app, shard, platform) for shard in shards])
         return [newest_of(answer) for answer in answers]
 
     async def among(self, app: str, platform: Platform, chunks: Sequence[Chunk], newest: Sequence[float]) -> set[str]:
-        """Which tokens of these chunks' devices have changed since their pushes began, or may have."""
+        """Return which tokens of these chunks' devices have changed since their pushes began, or may have."""
         asked: dict[int, tuple[list[tuple[str, int]], list[bytes]]] = {}
         for chunk in chunks:
             since = chunk.starts_at - SLACK
@@ -114,12 +114,12 @@ class Marks:
 
 
 def newest_command(app: str, shard: int, platform: Platform) -> tuple[Any, ...]:
-    """As `take.lua` asks."""
+    """Return the command for the newest mark, as in `take.lua`."""
     return ("ZREVRANGE", keys.moved(app, shard, platform), 0, 0, "WITHSCORES")
 
 
 def newest_of(answer: Sequence[Any]) -> float:
-    """When the mark that such a command has found was made."""
+    """Return the time of the mark that such a command has found."""
     return float(answer[1]) if answer else 0.0
 
 
@@ -128,7 +128,7 @@ class Present(NamedTuple):
 
     chunk: Chunk
     gone: dict[int, str]
-    """By index, why nothing is sent to them."""
+    """The reasons why nothing is sent to targets, by index."""
     renewed: frozenset[int]
     """Indexes of those that have another token by now."""
 
@@ -147,7 +147,7 @@ class Presence:
     async def of(
         self, app: str, platform: Platform, chunks: Sequence[Chunk], newest: Sequence[float]
     ) -> dict[int, Present]:
-        """By the identity of a chunk, of those for which something is not what it was."""
+        """Return what has changed, by the identity of a chunk, for chunks that are affected."""
         if not any(newest):
             return {}
         changed = await self._marks.among(app, platform, chunks, newest)

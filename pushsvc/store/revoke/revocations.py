@@ -1,15 +1,16 @@
-"""How what was taken back reaches those who hold it: one stream a shard, followed by every dispatcher.
+"""Delivers revocations to the dispatchers that hold what was revoked: one stream per shard, followed by all of them.
 
-    cancel, erasure,      ps:T:revoked      a dispatcher: lets go of what it      ps:T:heard       whoever took it
-    suppression, a   ---> (ids in order) -> holds and has not submitted, in  ---> (consumer -> --> back waits until
-    moved device                            memory, then acknowledges             place)           all have heard
+    cancel, erasure,      ps:T:revoked      a dispatcher: drops what it holds     ps:T:heard       the caller waits
+    suppression, a   ---> (ids in order) -> and has not submitted, in memory, ---> (consumer -> --> until all have
+    moved device                            then acknowledges                      place)           acknowledged
 
-The truth is elsewhere, in the sets that each `take` asks (`cancelled`, `sup`, the registry's): a message only says that
-it is time to look again. So a message that is lost, or comes late, makes a revocation late and never undone; and to
-add a kind, write its truth first, let `take` respect it, and then tell the tokens or pushes that it is about.
+The truth is elsewhere, in the sets that each `take` asks (`cancelled`, `sup`, the registry's): a message only says
+that it is time to look again. So a message that is lost, or late, delays a revocation and never undoes it. To add a
+kind, write its truth first, let `take` respect it, and then send the affected tokens or pushes.
 
-A dispatcher enrols before it takes anything of an app; one that is gone is struck off after everything that it held was
-taken over. Ids of stream entries are the order: whoever has acknowledged a later place has heard all before it.
+A dispatcher enrols before it takes anything of an app; one that is gone is removed after everything that it held was
+taken over. Ids of stream entries give the order: a dispatcher that has acknowledged a later place has processed all
+before it.
 """
 
 from __future__ import annotations
@@ -30,19 +31,22 @@ from ..link.link import Link
 from ..work.liveness import Liveness
 
 LIFETIME = 3_600_000
-"""Milliseconds for which a revocation can be heard. Who hears nothing for so long has long lost its sign of life."""
+"""The lifetime of a revocation in milliseconds.
+
+A dispatcher that reads none for so long has lost its lease long before.
+"""
 MOST = 500
 """Revocations of one shard that are heard at once."""
 PATIENCE = 2.0
-"""Seconds that whoever takes something back waits for the dispatchers."""
+"""Seconds that the caller of a revocation waits for the dispatchers."""
 _POLL = 0.05
 _FIRST_LOOK, _LAST_LOOK = 0.002, 0.02
 _AFTER = 60.0
-"""Seconds for which a cancel is still confirmed after nobody waits for it any more."""
+"""Seconds for which a cancel is still confirmed after its caller has stopped waiting."""
 
 
 def place_of(entry_id: bytes | str) -> tuple[int, int]:
-    """An id of a stream's entry, as what can be compared."""
+    """Return an id of a stream's entry, as what can be compared."""
     instant, _, number = (entry_id if isinstance(entry_id, str) else entry_id.decode()).partition("-")
     return int(instant), int(number or 0)
 
@@ -55,8 +59,9 @@ class Following:
         self._config = config
         self._liveness = liveness
         self._begin = f"0-{secrets.randbelow(1 << 32)}"
-        """Before every entry; another one than that of an earlier process with our name, of which others may believe
-        that it is gone."""
+        """A place before every entry, different from that of an earlier process with our name, which others may
+        consider gone.
+        """
         self._places: dict[tuple[str, int], str] = {}
         """The streams that are followed, and how far."""
         self._gone: dict[str, float] = {}
@@ -122,7 +127,7 @@ class Following:
         )
 
     async def end(self) -> None:
-        """Nobody need wait for this consumer any more."""
+        """Remove this consumer, so that no caller waits for it."""
         await self._leave(list(self._places))
 
     async def _leave(self, places: Sequence[tuple[str, int]]) -> None:
@@ -131,7 +136,7 @@ class Following:
             del self._places[place]
 
     async def _strike_off(self) -> None:
-        """Strike off those that have shown no sign of life for so long that others have taken over what they held."""
+        """Remove consumers that have shown no sign of life for so long that others have taken over what they held."""
         now, span = asyncio.get_running_loop().time(), self._config.alive_ttl
         if now < self._look_at or not self._places:
             return
@@ -169,7 +174,7 @@ def _read(app: str, shard: int, entries: Iterable[tuple[bytes, Mapping[bytes, by
 
 
 class Revocations:
-    """The side of whoever takes something back."""
+    """The sending side of revocations."""
 
     def __init__(self, link: Link, clock: Clock) -> None:
         self._link = link
@@ -177,8 +182,10 @@ class Revocations:
         self._waits: dict[tuple[str, int], _Wait] = {}
 
     async def tell_tokens(self, app: str, tokens: Iterable[str], *, wait: bool = False) -> bool:
-        """What waits for these tokens is to be looked at again. `wait` until the dispatchers have let go of it, for
-        `PATIENCE` at most; False where one of them has not said so by then."""
+        """Let dispatchers look again at what waits for these tokens. With `wait`, returns once they have let go of it.
+
+        Waits for `PATIENCE` at most; returns False if one of them has not acknowledged by then.
+        """
         marks = " ".join(str(mark) for mark in sorted({token_mark(token) for token in tokens}))
         if marks:
             place = await self._tell(app, 0, "t", marks)
@@ -187,7 +194,7 @@ class Revocations:
         return True
 
     async def recall(self, ref: EntryRef) -> None:
-        """Whoever holds the entry is to give back what is not sent of it."""
+        """Ask the dispatcher that holds the entry to return what was not sent of it."""
         await self._tell(ref.app, ref.shard, "e", f"{ref.platform} {ref.lane} {ref.entry_id}")
 
     async def _tell(self, app: str, shard: int, kind: str, what: str) -> str:
@@ -201,8 +208,9 @@ class Revocations:
         return cast(bytes, entry_id).decode()
 
     async def heard(self, app: str, shard: int, place: str, push_id: str = "") -> bool:
-        """Whether all dispatchers have applied the revocations up to `place`, once they have, or after `PATIENCE`. A
-        cancelled push is recorded as confirmed then. Raises `StoreUnavailable`."""
+        """Return whether all dispatchers have applied the revocations up to `place`, once they have, or after
+        `PATIENCE`. A cancelled push is recorded as confirmed then. Raises `StoreUnavailable`.
+        """
         wait = self._waits.get((app, shard))
         if wait is None:
             wait = self._waits[app, shard] = _Wait(self._link, app, shard)
@@ -214,7 +222,7 @@ class Revocations:
 
 
 class _Confirmation:
-    """Somebody who waits, or has given up waiting: what was cancelled is confirmed all the same, when it can be."""
+    """A caller that waits, or has given up: what was cancelled is confirmed nevertheless, once it can be."""
 
     __slots__ = ("future", "place", "push_id", "until")
 
@@ -226,12 +234,12 @@ class _Confirmation:
 
 
 class _Wait:
-    """All who wait for the dispatchers of one shard share the looks at what these have heard.
+    """The shared wait for the dispatchers of one shard, so that concurrent callers share its requests.
 
-    A dispatcher that was waited for in vain for all of `PATIENCE`, as one that was killed, is silent until it says
-    something: nobody waits for it again. What it holds it may send only until its lease runs out, and a cancel is
-    confirmed once it has spoken or was struck off, as ever. One that has enrolled since is not silent, however much
-    earlier than it the revocation was that others were waited for in vain.
+    A dispatcher that did not respond for all of `PATIENCE`, such as a killed one, counts as silent until it responds:
+    no caller waits for it again. It may send what it holds only until its lease expires, and a cancel is confirmed
+    once it has responded or was removed, as always. A dispatcher that enrolled later is not silent, however old the
+    revocation is that others did not acknowledge.
     """
 
     def __init__(self, link: Link, app: str, shard: int) -> None:
@@ -240,7 +248,7 @@ class _Wait:
         self._prefix = keys.prefix(app, shard)
         self._waiting: list[_Confirmation] = []
         self._said: dict[bytes, tuple[bytes, float]] = {}
-        """By name, the last that it has said, and since when we know that."""
+        """The last response of each consumer, and since when we know it."""
         self._silent: set[bytes] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -286,7 +294,7 @@ class _Wait:
             await asyncio.sleep(pause)
 
     def _listen(self, heard: Mapping[bytes, bytes], now: float) -> None:
-        """Note who says something new, and who was waited for in vain."""
+        """Record which consumers have responded, and which were waited for in vain."""
         known = self._said
         self._said = {
             name: known[name] if name in known and known[name][0] == said else (said, now)

@@ -1,23 +1,23 @@
-"""A later push with the same `collapse` replaces an earlier one, also where the earlier one has to be sent again.
+"""Supersession: a later push with the same `collapse` replaces an earlier one, even if the earlier one is retried.
 
-The provider sees them in the order in which they reach it: A is refused for the moment, B is accepted, and A, sent
-again after its wait, would take B's place on the phone. So A ends here without a further request once B was accepted,
-as a push service does with what it has not delivered yet ("replaces the stored message", RFC 8030 section 5.4):
-`suppressed`, reason `superseded`.
+The provider sees them in the order of their arrival: A is refused for the moment, B is accepted, and A, retried after
+its wait, would replace B on the phone. So A ends here without another request once B was accepted, as a push service
+treats messages that it has not delivered yet ("replaces the stored message", RFC 8030 section 5.4): `suppressed`, with
+the reason `superseded`.
 
-Which is the later one is decided by the instant from which on each was to be sent (its acceptance or its `send_at`),
-then by its id; a replay of a dead letter keeps its place. What counts is app, target and `collapse`, known by a keyed
-digest, in the app shard of that digest.
+The later one is determined by the time from which on each was to be sent (its acceptance or its `send_at`), then by
+its id; a replay of a dead letter keeps its place. The key is app, target and `collapse`, as a keyed digest, in the app
+shard of that digest.
 
     a delivery waits (a retry, a dead letter)    `c:<digest>` says so, until it cannot be sent any more
-    one is accepted                              is noted there if something waits, and tells the dispatchers of the
-                                                 token where that is older: they give back what they hold for it
-    one is taken again                           ends where something newer was accepted
+    one is accepted                              is recorded there if something waits, and notifies the dispatchers of
+                                                 the token if that is older: they return what they hold for it
+    one is taken again                           ends if something newer was accepted
 
-A is in flight, perhaps until its time-out, before anybody knows that it will wait, and B may be accepted meanwhile. So
-what was accepted is remembered for a minute or so in any case (`latest`), and found when A begins to wait or is taken
-over from a process that died. All is recorded before the settlement that it belongs to, so that a crash in between
-repeats it. Messages without `collapse` have no part in any of this: neither in a command, nor in a look at each.
+A is in flight, perhaps until its time-out, before it is known to wait, and B may be accepted meanwhile. So what was
+accepted is remembered for about a minute in any case (`latest`), and found when A begins to wait or is taken over from
+a process that died. All is recorded before the settlement that it belongs to, so that a crash in between repeats it.
+Messages without `collapse` take no part in this: they cost no command and no look-up.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SUPERSEDED: Final = "superseded"
 SLOT: Final = 30_000
 """Milliseconds of one `latest`."""
 SLOTS: Final = 3
-"""How many of them count: from 60 to 90 seconds, longer than a request and a take-over."""
+"""The number of slots that count: from 60 to 90 seconds, longer than a request and a take-over."""
 GRACE: Final = 3_600_000
 """Milliseconds for which a wait is remembered after the delivery has expired."""
 
@@ -52,7 +52,7 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 class Supersession:
-    """What one process records and asks."""
+    """The records and look-ups of one process."""
 
     def __init__(
         self, link: Link, config: StoreConfig, hash_key: bytes, revocations: Revocations, clock: Clock
@@ -63,7 +63,7 @@ class Supersession:
         self._revocations = revocations
         self._clock = clock
         self.apps: set[str] = set()
-        """Apps of which this process has met a message with `collapse`: of others nothing need be looked at."""
+        """Apps of which this process has met a message with `collapse`: others need no look-up."""
 
     async def record(self, app: str, settlements: Iterable[Settlement]) -> None:
         """Note what was accepted of these and what waits. Call it before they are settled; twice changes nothing."""
@@ -102,8 +102,10 @@ class Supersession:
             await self._revocations.tell_tokens(app, behind)
 
     async def among(self, app: str, chunks: Sequence[Chunk], *, again: bool) -> dict[int, frozenset[int]]:
-        """Which targets of these chunks have been sent something newer: indexes by the identity of the chunk. Asked
-        only of what was tried before: a later turn, or `again` for what somebody else has had."""
+        """Return which targets of these chunks have been sent something newer: indexes, by the identity of the chunk.
+
+        Examines only what was tried before: later turns, or with `again` what another process has held.
+        """
         asked: dict[int, list[tuple[Chunk, Target, str]]] = {}
         for chunk in chunks:
             if chunk.message.collapse:
@@ -133,10 +135,10 @@ class Supersession:
 
 
 def place_of(chunk: Chunk, target: Target) -> tuple[Platform, str, str, str]:
-    """What two messages must have in common for one to replace the other."""
+    """Return what two messages must have in common for one to replace the other."""
     return platform_of(chunk.platform), target.kind, identity(target.token), chunk.message.collapse
 
 
 def order_of(chunk: Chunk) -> str:
-    """It compares as the pushes were to be sent."""
+    """Return a key that orders pushes by the time at which they were to be sent."""
     return f"{chunk.message.since:014d}{chunk.push_id}"

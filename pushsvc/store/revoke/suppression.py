@@ -1,14 +1,14 @@
-"""Tokens known to be dead: looked up for all targets of a read in one round trip, added and lifted by feedback.
+"""Tokens known to be dead: looked up for all targets of a read in one round trip, added and removed by feedback.
 
-A token belongs to one environment of its provider, so each route has a list of its own. Whatever says that a token is
-good, a registration or an operator, and whatever concerns the token itself, as an erasure does, is of all of them.
+A token belongs to one environment of its provider, so each route has a list of its own. Evidence that a token is good,
+from a registration or an operator, and operations on the token itself, such as an erasure, apply to all lists.
 
-A token's place is the app shard of its digest, not that of the push through which we learnt of it: a push of any
-shard finds it with one question. Kept as digests under the store's own key, so that the list tells nobody a token.
+The place of a token is the app shard of its digest, not that of the push through which it was reported: a push of any
+shard finds it with one question. The list stores digests under the store's own key, so that it reveals no token.
 
-A token of a user who is erased is marked in the same list, at a score above every instant: while the erasure goes on
-nothing is sent to it, and afterwards nothing that was accepted before its end (`ERASED_FOR`), wherever that waited. So
-the mark costs a read nothing that the list does not cost anyway, and what is accepted later is a push like any other.
+A token of a user who is being erased is marked in the same list, with a score above every time: during the erasure
+nothing is sent to it, and afterwards nothing that was accepted before its end (`ERASED_FOR`), wherever it waited. So
+the mark adds no cost to a read, and what is accepted later is a push like any other.
 """
 
 from __future__ import annotations
@@ -29,26 +29,24 @@ from ..link.link import Link
 from .revocations import Revocations
 
 INSTALLATION_TTL: Final = 86_400
-"""Seconds for which the id of a Firebase installation is suppressed, at most."""
+"""The maximum number of seconds for which the id of a Firebase installation is suppressed."""
 ERASED_FOR: Final = 29 * 86_400_000
-"""Milliseconds for which what was accepted before an erasure ended is kept from being sent: the longest `ttl`, and a
-day."""
+"""Milliseconds for which pushes accepted before the end of an erasure are not sent: the longest `ttl`, and a day."""
 ERASED_AT: Final = 1 << 50
 """Added to the instant at which the erasure of a token ended; the score of a dead token is the instant alone."""
 ERASING_AT: Final = 1 << 51
-"""Added to the instant at which one began that goes on."""
+"""Added to the start time of an erasure that is in progress."""
 
 
 class Listed(NamedTuple):
-    """What a list says of the tokens of some chunks."""
+    """The entries of a list for the tokens of some chunks."""
 
     dead: frozenset[str]
     erased: Mapping[str, float]
-    """By token, the instant before which what was accepted is not sent, in Unix ms; infinite while the erasure goes
-    on."""
+    """By token, the time in Unix ms before which accepted pushes are not sent; infinite during the erasure."""
 
     def covers(self, token: str, at: int) -> bool:
-        """Whether what was accepted at that instant goes with the user whose token it was."""
+        """Return whether a push that was accepted at `at` is covered by the erasure of the token's user."""
         return bool(self.erased) and at < self.erased.get(token, 0)
 
 
@@ -58,7 +56,7 @@ ERASED: Final = "erased"
 
 
 def accepted_at(chunk: Chunk) -> int:
-    """When its push was accepted, in Unix ms, which is the time in its id; see RFC 9562, 5.7."""
+    """Return when the chunk's push was accepted, in Unix ms, from the time in its id; see RFC 9562, 5.7."""
     text = chunk.push_id
     if len(text) != 36 or text[14] != "7":
         return chunk.starts_at
@@ -66,7 +64,7 @@ def accepted_at(chunk: Chunk) -> int:
 
 
 def outlived(key: str, now: int) -> tuple[Any, ...]:
-    """The command by which marks of erasures that have had their time leave a list."""
+    """Return the command that removes outdated marks of erasures from a list."""
     return "ZREMRANGEBYSCORE", key, ERASED_AT, f"({ERASED_AT + max(0, now - ERASED_FOR)}"
 
 
@@ -86,10 +84,10 @@ class Suppression:
         return self._clock() - self._config.suppression_ttl * 1000
 
     def counted_from(self, platform: Platform, token: str, at: int) -> int:
-        """As of which instant a token is suppressed of which a provider said at `at` that it is dead.
+        """Return as of which time a token is suppressed that a provider reported at `at` as dead.
 
-        The id of a Firebase installation names the app on its phone also after the app has registered anew, so it is
-        tried again after a while: an earlier instant leaves the list earlier.
+        The id of a Firebase installation stays valid if the app registers again, so it is tried again after a while:
+        an earlier time leaves the list earlier.
         """
         ttl = self._config.suppression_ttl
         return at - 1000 * max(0, ttl - INSTALLATION_TTL) if names_installation(platform, token) else at
@@ -98,13 +96,15 @@ class Suppression:
         return self._config.shards_of(app)
 
     def locate(self, app: str, token: str) -> tuple[int, bytes]:
-        """The app shard of a token, and the digest it is known by."""
+        """Return the app shard of a token, and the digest it is known by."""
         digest = token_digest(self._hash_key, token)
         return keys.token_shard(digest, self._config.shards_of(app)), digest
 
     async def add(self, app: str, tokens: Sequence[tuple[Platform, str, int]], *, wait: bool = False) -> None:
-        """Suppress each token on the list of a route, as of an instant in Unix ms; what is too old to count leaves its
-        list. Dispatchers are told, and waited for where that is asked."""
+        """Suppress each token on the list of its route, as of a time in Unix ms, and remove outdated entries.
+
+        Dispatchers are notified; with `wait`, this waits for them.
+        """
         found: dict[str, list[int | bytes]] = {}
         for platform, token, at in tokens:
             shard, digest = self.locate(app, token)
@@ -117,14 +117,16 @@ class Suppression:
         await self.told(app, [token for _, token, _ in tokens], wait=wait)
 
     async def told(self, app: str, tokens: Sequence[str], *, wait: bool = False) -> None:
-        """Tell the dispatchers of tokens that are suppressed by now."""
+        """Notify the dispatchers of tokens that have been suppressed."""
         await self._revocations.tell_tokens(app, tokens, wait=wait)
 
     # --- erasure ----------------------------------------------------------------------------------
 
     async def erasing(self, app: str, tokens: Sequence[tuple[Platform, str]], *, wait: bool = False) -> bool:
-        """Send nothing to these tokens until `erased`. Dispatchers are told, and waited for where that is asked;
-        whether all of them have applied it."""
+        """Send nothing to these tokens until `erased` is called. Returns whether all dispatchers have applied it.
+
+        Dispatchers are notified; with `wait`, this waits for them.
+        """
         now = self._clock()
         found: dict[str, list[int | bytes]] = {}
         for key, digest in self._places(app, tokens):
@@ -133,8 +135,11 @@ class Suppression:
         return await self._revocations.tell_tokens(app, [token for _, token in tokens], wait=wait)
 
     async def erased(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> None:
-        """The erasure ends now: what is accepted from now on is sent. A token that was registered meanwhile keeps the
-        instant at which it was. Marks that have had their time leave the lists."""
+        """End the erasure: pushes that are accepted from now on are sent.
+
+        A token that was registered meanwhile keeps the time of its registration. Outdated marks are removed from the
+        lists.
+        """
         places = list(self._places(app, tokens))
         scores = await self._link.many([("ZSCORE", key, digest) for key, digest in places])
         now = self._clock()
@@ -145,7 +150,7 @@ class Suppression:
         await self._link.many([*commands, *(outlived(key, now) for key in {key: None for key, _ in places})])
 
     def _places(self, app: str, tokens: Iterable[tuple[Platform, str]]) -> Iterable[tuple[str, bytes]]:
-        """Where they stand on the list of every route of their platforms."""
+        """Return the places of the tokens on the list of every route of their platforms."""
         for platform, token in tokens:
             shard, digest = self.locate(app, token)
             for route in routes_of(platform):
@@ -154,16 +159,16 @@ class Suppression:
     # --- what is on the list ----------------------------------------------------------------------
 
     async def known(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> int:
-        """On how many lists these tokens are suppressed."""
+        """Return the number of lists on which these tokens are suppressed."""
         return len(await self._dead(app, tokens))
 
     async def remove(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> int:
-        """As if these tokens had never been suppressed; on how many lists they were."""
+        """Remove these tokens from all lists. Returns the number of lists on which they were."""
         dead = await self._dead(app, tokens)
         return sum(await self._link.many([("ZREM", key, digest) for key, digest in dead]))
 
     async def _dead(self, app: str, tokens: Iterable[tuple[Platform, str]]) -> list[tuple[str, bytes]]:
-        """Where those of them stand that are dead, and not marked by an erasure."""
+        """Return the places of those tokens that are dead, and not marked by an erasure."""
         places = list(self._places(app, tokens))
         scores = await self._link.many([("ZSCORE", key, digest) for key, digest in places])
         return [
@@ -172,16 +177,16 @@ class Suppression:
 
     @staticmethod
     def counting(app: str, shard: int, route: Platform) -> tuple[Any, ...]:
-        """The command that counts the suppressed tokens of a route in a shard."""
+        """Return the command that counts the suppressed tokens of a route in a shard."""
         return "ZCOUNT", keys.suppressed(app, shard, route), "-inf", f"({ERASED_AT}"
 
     async def sizes(self, app: str, route: Platform) -> list[int]:
-        """How long the list of a route is in each shard, with what erasures have marked."""
+        """Return how long the list of a route is in each shard, with what erasures have marked."""
         shards = range(self._config.shards_of(app))
         return await self._link.many([("ZCARD", keys.suppressed(app, shard, route)) for shard in shards])
 
     async def among(self, app: str, route: Platform, chunks: Sequence[Chunk], sizes: Sequence[int]) -> Listed:
-        """What is known of the tokens of these chunks. Asks only the shards whose list is not empty."""
+        """Return what is known of the tokens of these chunks. Asks only the shards whose list is not empty."""
         if not any(sizes):
             return NONE_LISTED
         questions: dict[int, tuple[list[str], list[bytes]]] = {}
@@ -214,8 +219,11 @@ class Suppression:
         )
 
     async def lift(self, app: str, devices: Iterable[Device], *, always: bool = False) -> None:
-        """Take these devices' tokens off the list, where they were put there before they were registered, or always. An
-        erasure that goes on covers only what was accepted before they were registered again."""
+        """Remove these devices' tokens from the lists if they were suppressed before their registration, or with
+        `always`.
+
+        An erasure in progress then covers only pushes that were accepted before they were registered again.
+        """
         asked: dict[str, tuple[list[bytes], list[int]]] = {}
         for device in devices:
             shard, digest = self.locate(app, device.token)

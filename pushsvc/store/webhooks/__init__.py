@@ -1,1 +1,1 @@
-"""How far each webhook has come, and what it could not deliver."""
+"""The progress of each webhook, and the batches it could not deliver."""

@@ -1,10 +1,10 @@
-"""Webhooks over Redis: how far each has told the feedback events, what is under way, and what was given up.
+"""Webhooks over Redis: their progress in the feedback events, the current batch, and batches that were given up.
 
-The events themselves stand where `GET /v1/feedback` reads them, merged over the shards in one order; a webhook is a
-cursor into them, and a batch a pair of ids. Nothing is copied, so that nothing has to be erased twice.
+The events themselves are those of `GET /v1/feedback`, merged over the shards in one order; a webhook is a cursor into
+them, and a batch a pair of ids. Nothing is copied, so that nothing has to be erased twice.
 
-One record an app. Whoever works on it has it under a lease, by Redis' clock, and every change names its owner: of two
-processes of which one was thought dead, the second to speak is not heard (see webhook.lua).
+There is one record per app. A worker has it under a lease, by the clock of Redis, and every change names its owner: if
+a process was assumed dead and is not, its later changes are ignored (see webhook.lua).
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _UNDER_WAY = ("last", "n", "tries")
 
 
 class RecordChange(Struct, frozen=True):
-    """What is to become of a record; see webhook.lua."""
+    """A change of a record; see webhook.lua."""
 
     seconds: float
-    """Until others may have it."""
+    """The time until other workers may take it."""
     stays: bool = True
     """Whether its owner stays its owner."""
     put: dict[str, str | int] = {}
@@ -64,16 +64,17 @@ class _Span(Struct, frozen=True):
 
 
 def batch_id(app: str, last: str) -> str:
-    """The id of the batch that ends with this event: no two end with the same. Without the full stop of an event id,
-    which would let id and instant of a signature be read in two ways. As text the ids have the order of the events, by
-    which Redis ranks those that were recorded in the same millisecond.
+    """Return the id of the batch that ends with the event `last`. No two batches end with the same.
+
+    It omits the full stop of an event id, which would make a signature's id and time ambiguous. As text, ids have the
+    order of the events, by which Redis orders those that were recorded in the same millisecond.
     """
     ms, sequence, shard = parse_event_id(last)
     return f"feedback_{app}_{ms}-{sequence:012}_{shard:05}"
 
 
 def recorded_at(event_id: str) -> int:
-    """When the event was recorded, Unix ms by Redis' clock."""
+    """Return when the event was recorded, in Unix ms by the clock of Redis."""
     return parse_event_id(event_id)[0]
 
 
@@ -140,7 +141,7 @@ class RedisWebhooks:
         return (await self.standings({app: place}))[app]
 
     async def _waiting(self, cursors: Mapping[str, str]) -> dict[str, int | None]:
-        """When the first event behind each app's cursor was recorded, Unix ms."""
+        """Return when the first event behind each app's cursor was recorded, in Unix ms."""
         commands: list[tuple[Any, ...]] = []
         asked: list[str] = []
         for app, after in cursors.items():
@@ -183,19 +184,19 @@ class RedisWebhooks:
     # --- for a claim ----------------------------------------------------------------------------
 
     async def look(self, app: str) -> tuple[list[str], str]:
-        """The fields of the record, and the id of the first batch that was asked for, if any."""
+        """Return the fields of the record, and the id of the first batch that was asked for, if any."""
         fields, asked = await self._link.many(
             [("HMGET", keys.hook(app), *_FIELDS), ("ZRANGE", keys.hook_asked(app), 0, 0)]
         )
         return [_text(field) for field in fields], _text(asked[0] if asked else None)
 
     async def dead_one(self, app: str, batch_id: str) -> tuple[DeadBatch | None, bool]:
-        """The batch, and whether there is one: what cannot be read is kept, and not called again."""
+        """Return the batch, and whether there is one: what cannot be read is kept, and not called again."""
         blob = await self._link.call("HGET", keys.hook_dead(app), batch_id)
         return None if blob is None else readable(_decode_dead, blob, "dead_batch", app), blob is not None
 
     async def events(self, app: str, after: str, last: str, limit: int) -> EventPage:
-        """Up to `limit` events behind one, up to and with another; to the end where that is empty."""
+        """Return up to `limit` events after one, up to and including `last`, or to the end if it is empty."""
         page = await self._receipts.events(app, after=after, limit=limit)
         if not last:
             return page
@@ -203,12 +204,12 @@ class RedisWebhooks:
         return EventPage([pair for pair in page.events if parse_event_id(pair[0]) <= end], page.missing_to)
 
     async def expired(self, app: str) -> list[str]:
-        """The dead batches whose events are no longer kept."""
+        """Return the dead batches whose events are no longer stored."""
         oldest = self._clock() - self._config.events_ttl * 1000
         return [batch.id for batch in await self.dead(app, until=oldest)]
 
     async def change(self, app: str, owner: str, what: RecordChange) -> bool:
-        """False: it is another's, and stays as it is."""
+        """Change the record. Returns False, without a change, if it belongs to another owner."""
         told = (
             owner,
             what.stays,
@@ -223,7 +224,7 @@ class RedisWebhooks:
         return bool(await self._link.script("webhook", _keys(app), [_pack(told)]))
 
     def now(self) -> int:
-        """Unix ms."""
+        """Return the time in Unix ms, by the clock of Redis."""
         return self._clock()
 
 
@@ -241,7 +242,7 @@ class RedisWebhookClaim:
         self._most = 0
 
     async def renew(self) -> bool:
-        """Keep the claim for another lease; False where somebody else has it."""
+        """Keep the claim for another lease; False where a worker else has it."""
         return await self._change(RecordChange(self._lease))
 
     async def next(self, most: int) -> Batch | None:
@@ -296,8 +297,9 @@ class RedisWebhookClaim:
                     return None
 
     async def _pass_over(self, page: EventPage, last: str) -> bool:
-        """Go on behind what retention has removed; the batch under way, which ends with `last`, where all of it is
-        gone."""
+        """Continue behind the events that retention has removed, or behind the batch that ends with `last` if all of
+        it is gone.
+        """
         whole = bool(last) and parse_event_id(last) <= parse_event_id(page.missing_to)
         delete = _UNDER_WAY if whole else ()
         held = await self._change(RecordChange(self._lease, put={"after": page.missing_to}, delete=delete))
@@ -368,7 +370,7 @@ class RedisWebhookClaim:
 def _standing(
     place: str, fields: Sequence[str], dead: int, asked: int, waiting_since: int | None, now: int
 ) -> Standing:
-    """What the record with these fields, in the order of `_SHOWN`, says of the webhook at this place; see claim.lua."""
+    """Return the state of a webhook from its record, whose fields have the order of `_SHOWN`; see claim.lua."""
     after, tries, fails, why, since, off, at, own, until = fields
     moved = at != place
     if moved:
@@ -397,12 +399,15 @@ def _asking(batches: Sequence[DeadBatch]) -> list[str | int]:
 
 
 def _pinned(events: Sequence[tuple[str, FeedbackEvent]]) -> dict[str, str | int]:
-    """The fields of the batch under way that has these."""
+    """Return the fields of the batch under way that has these."""
     return {"last": events[-1][0], "n": len(events)}
 
 
 def _just_before(event_id: str) -> str:
-    """A place before this event with none between, so that its removal shows. A first batch has no other before it."""
+    """Return a place before this event with none between, so that its removal shows.
+
+    A first batch has no other before it.
+    """
     ms, sequence, _ = parse_event_id(event_id)
     return f"{ms}-{sequence - 1}" if sequence else f"{ms - 1}-{10**18}"
 

@@ -1,1 +1,1 @@
-"""Who works on what: signs of life, leases, live processes, held routes."""
+"""Coordination of processes: signs of life, leases, running processes, held routes."""

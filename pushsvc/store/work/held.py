@@ -1,12 +1,12 @@
-"""Which routes the dispatchers hold, told to whoever asks: one hash, a field for each dispatcher and route.
+"""The routes that dispatchers hold: one hash with a field for each dispatcher and route.
 
-A dispatcher that dies cannot take back what it said, and whoever comes after it has not met the trouble yet: the
-entries of the dead are taken over first, and a silent provider is noticed only after some time-outs. So what a
-dispatcher said is believed for `LASTS` signs of life. It ends earlier when the dispatcher itself says that it is over,
-or when it shows no sign of life any more and another one has seen the route work since. What a new process notices by
-itself as it starts (`CREDENTIAL`, `REMOVED`), and notes, are believed for one sign of life.
+A dispatcher that dies cannot withdraw what it reported, and the process that takes over its entries has not met the
+trouble yet: the entries of the dead are taken over first, and a silent provider is noticed only after some time-outs.
+So a report is valid for `LASTS` signs of life. It ends earlier when the dispatcher itself reports the end, or when the
+dispatcher shows no sign of life any more and another one has seen the route work since. What a new process notices by
+itself as it starts (`CREDENTIAL`, `REMOVED`), and notes, are valid for one sign of life.
 
-All instants are the server's own.
+All times are the server's own.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from ..link.clock import Clock
 from ..link.link import Link
 
 LASTS: Final = 4
-"""Times of life (`alive_ttl`) for which a trouble is believed whose dispatcher is gone: one until its entries are taken
-over, the others for whoever takes them over to meet the trouble."""
+"""The lifetime of a report whose dispatcher is gone, in times of `alive_ttl`.
+
+One passes until its entries are taken over, the others until the process that takes them over meets the trouble.
+"""
 
 
 class _Said(Struct, frozen=True):
@@ -34,14 +36,14 @@ class _Said(Struct, frozen=True):
     field: bytes
     name: str
     told: int
-    """When, in ms."""
+    """When it was reported, in ms."""
     until: int
-    """When it is too old to be believed, in ms."""
+    """Until when it is valid, in ms."""
     why: str
 
 
 class HeldRoutes:
-    """What this process said last, so that it takes back what is over, and nothing else."""
+    """The latest reports of this process, so that it withdraws its own only."""
 
     def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
         self._link = link
@@ -50,8 +52,11 @@ class HeldRoutes:
         self._told: set[str] = set()
 
     async def tell(self, held: Mapping[str, str], worked: Mapping[str, float]) -> None:
-        """These are held now, `app/platform` and why, and no others by us; `worked` says how many seconds ago which
-        routes were seen to work."""
+        """Report the routes that this process holds now, `app/platform` with the reason, and withdraw its other
+        reports.
+
+        `worked` says how many seconds ago routes were seen to work.
+        """
         now, life = self._clock(), int(self._config.alive_ttl * 1000)
         fields: list[str] = []
         for name, why in held.items():
@@ -71,7 +76,7 @@ class HeldRoutes:
         self._told = set(held)
 
     async def leave(self) -> None:
-        """This process ends: its notes go, a trouble outlives it."""
+        """Withdraw the notes of this process, which ends. Its reports of trouble remain valid."""
         notes = [self._field(name) for name in sorted(self._told) if name.startswith(NOTE)]
         if notes:
             await self._link.call("HDEL", keys.HELD, *notes)
@@ -82,12 +87,12 @@ class HeldRoutes:
 
 
 async def read_held(link: Link, clock: Clock) -> dict[str, str]:
-    """The routes that are held, `app/platform` and why."""
+    """Return the held routes, `app/platform` with the reason."""
     return still_held(await link.call("HGETALL", keys.HELD), clock())
 
 
 def still_held(fields: Mapping[bytes, bytes], now: int) -> dict[str, str]:
-    """Those that are to be believed at `now`, in ms; of a route the word that was said last."""
+    """Return the reports that are valid at `now` (ms), the latest one of each route."""
     said = sorted((each for each in _read(fields) if each.until >= now), key=lambda each: (each.name, each.told))
     return {each.name: each.why for each in said}
 

@@ -1,8 +1,8 @@
-"""Work that is not done yet, and when it is due: sorted sets of names, by the ms at which one is taken up.
+"""Unfinished work and the times at which it is due: sorted sets of names, scored by due time in ms.
 
-Whoever works on a name puts its instant off as it goes. Nobody is locked out by that: it only says whom to leave the
-work to. When a worker dies its names become due by themselves. Taking a name out of its set is a part of the step
-that ends the work, and stands there.
+A worker postpones the time of a name while it works on it. This is no lock: it only says which work to leave
+alone. If a worker dies, its names become due by themselves. Removing a name from its set is a part of the step that
+ends the work, and is defined there.
 """
 
 from __future__ import annotations
@@ -13,26 +13,29 @@ from ..link.clock import Clock
 from ..link.link import Link
 
 MOST = 100
-"""Names of one set that are told at once."""
+"""The maximum number of names of a set that are returned at once."""
 
 
 class Leases:
-    """The moves that all such sets share."""
+    """The operations that all such sets share."""
 
     def __init__(self, link: Link, clock: Clock) -> None:
         self._link = link
         self._clock = clock
 
     async def due(self, keys: Sequence[str]) -> list[list[str]]:
-        """For each set the names that nobody works on, longest overdue first."""
+        """Return, for each set, the names without a worker, longest overdue first."""
         now = self._clock()
         found = await self._link.many([("ZRANGEBYSCORE", key, "-inf", now, "LIMIT", 0, MOST) for key in keys])
         return [[name.decode() for name in names] for names in found]
 
     async def all(self, key: str) -> list[str]:
-        """Every name of the set, worked on or not."""
+        """Return every name of the set, worked on or not."""
         return [name.decode() for name in await self._link.call("ZRANGE", key, 0, -1)]
 
     async def keep(self, key: str, name: str, lease: int) -> None:
-        """Somebody works on it for so many ms, or soon will; 0: nobody does. A name that is gone stays gone."""
+        """Postpone a name by `lease` ms, because it is being worked on; 0 makes it due.
+
+        A removed name stays removed.
+        """
         await self._link.call("ZADD", key, "XX", self._clock() + lease, name)

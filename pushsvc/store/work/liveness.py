@@ -1,4 +1,4 @@
-"""Signs of life: a key with a short TTL says that a consumer lives. Without one, others take its entries over."""
+"""Signs of life: a key with a short TTL says that a consumer is alive. Without one, others take over its entries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Liveness:
         self._blind_until = 0.0
 
     async def begin(self) -> None:
-        """Before a consumer takes its first entry it must be known to live."""
+        """Give the first sign of life, which must precede the first entry that a consumer takes."""
         if not self._alive:
             await self.beat()
 
@@ -45,10 +45,10 @@ class Liveness:
             self._alive = False
 
     async def gone(self, consumers: set[str]) -> set[str]:
-        """Which of these consumers show no sign of life.
+        """Return which of these consumers show no sign of life.
 
-        None, while our own sign of life ran out a moment ago: Redis was away, or we were, and the others may have
-        had no chance to renew theirs either. Else all would take over from all when Redis comes back.
+        Returns None while our own sign of life expired a moment ago: Redis was away, or we were, and the others may
+        have been unable to renew theirs either. Otherwise all would take over from all when Redis returns.
         """
         others = sorted(consumers - {self._config.consumer})
         if not others:
@@ -62,7 +62,7 @@ class Liveness:
         return {consumer for consumer, lives in zip(others, living, strict=True) if not lives}
 
     async def leavers(self, streams: Sequence[str], group: str) -> list[list[str]]:
-        """For each stream the members of its group that are gone; nobody where there is no group yet."""
+        """Return, for each stream, the members of its group that are gone, or none if there is no group yet."""
         answers = await self._link.many([("XINFO", "CONSUMERS", key, group) for key in streams], errors=True)
         members = [
             set() if isinstance(answer, ResponseError) else {pairs(row)[b"name"].decode() for row in answer}

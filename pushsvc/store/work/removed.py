@@ -1,8 +1,8 @@
-"""Which routes have deliveries waiting although no configuration in use has them any more.
+"""Routes that have waiting deliveries although no configuration in use contains them.
 
-Nothing in Redis lists the apps: a process asks for those that its configuration names. So each process writes down
-the routes of its configuration (`ps:routes`) before it accepts anything for them, and what is written there and not
-configured is looked at. Where nothing was removed this costs one command.
+Nothing in Redis lists the apps: a process asks for those of its configuration. So each process writes down the routes
+of its configuration (`ps:routes`) before it accepts anything for them, and routes that are written there and not
+configured are examined. If nothing was removed, this costs one command.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from .workers import RedisWorkers
 async def read_removed(
     link: Link, config: StoreConfig, workers: RedisWorkers, configured: Collection[Route], *, anywhere: bool
 ) -> list[RemovedRoute]:
-    """The routes with something waiting that are not `configured`. Those that a living dispatcher serves are left out
-    unless `anywhere` is False: while processes change to another configuration one after the other, a route is
-    removed once the last has dropped it."""
+    """Return the routes with something waiting that are not `configured`. Those that a living dispatcher serves are
+    left out unless `anywhere` is False: while processes change to another configuration one after the other, a route
+    is removed once the last has dropped it.
+    """
     known = await workers.routes()
     kept = set(configured)
     if known <= kept:

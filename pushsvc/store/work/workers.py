@@ -1,8 +1,8 @@
-"""Which processes live and what they serve, told to whoever asks: one hash, a field a process, good until an instant.
-Beside it the routes that any of them has ever had in its configuration: a set that only grows.
+"""The running processes and what they serve: one hash with a field for each process, valid until a time.
 
-A process that is killed, or hangs, cannot take back what it said, so each field says how long it is to be believed. The
-instant is the server's own, so that the clocks of the machines do not matter.
+Beside it is a set of the routes that any of them has ever had in its configuration, which only grows. A process that
+is killed, or hangs, cannot withdraw its field, so each field says how long it is valid. The time is the server's own,
+so that the clocks of the machines do not matter.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ class RedisWorkers:
         return self._config.alive_ttl
 
     async def tell(self, part: str, serves: Iterable[str], routes: Iterable[Route] = ()) -> None:
-        """We live and serve these, for as long as a sign of life is good, and have these `routes` in our configuration.
-        Forgets whoever has long been silent."""
+        """Report that this process is alive and what it serves, with the `routes` of its configuration.
+
+        The report is valid as long as a sign of life. Removes processes that have long been silent.
+        """
         now, told = await self._read()
         span = int(self._config.alive_ttl * 1000)
         field = f"{part} {self._config.consumer}"
@@ -43,15 +45,15 @@ class RedisWorkers:
         await self._link.many(commands)
 
     async def leave(self, part: str) -> None:
-        """We end."""
+        """Remove the report of this process, which ends."""
         await self._link.call("HDEL", keys.WORKERS, f"{part} {self._config.consumer}")
 
     async def routes(self) -> set[Route]:
-        """Every route that a process has told of."""
+        """Return every route that a process has reported."""
         return routes_named(await self._link.call("SMEMBERS", keys.ROUTES))
 
     async def living(self) -> list[Worker]:
-        """Whoever is to be believed now."""
+        """Return the processes whose report is valid."""
         now, told = await self._read()
         return [
             Worker(part, consumer, frozenset(serves))
@@ -70,6 +72,6 @@ class RedisWorkers:
 
 
 def routes_named(names: Iterable[bytes]) -> set[Route]:
-    """The routes that `keys.ROUTES` has."""
+    """Return the routes that `keys.ROUTES` has."""
     found = [name.decode(errors="replace").partition("/") for name in names]
     return {Route(app, platform) for app, _, platform in found if app and platform}

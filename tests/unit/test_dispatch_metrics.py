@@ -1,4 +1,4 @@
-"""The tally counts exactly what prometheus_client would have counted, figure by figure."""
+"""The metrics of a route count exactly what prometheus_client would have counted, figure by figure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pushsvc.model.delivery import (
     Verdict,
 )
 from pushsvc.model.push import LANES, Lane, Route
-from pushsvc.stages.dispatch.metrics import Tally, count_ended, snake
+from pushsvc.stages.dispatch.metrics import RouteMetrics, count_ended, snake
 
 from .dispatch_fakes import chunk
 
@@ -62,7 +62,7 @@ def samples(app: str) -> dict[Sample, float]:
 
 
 def unused() -> str:
-    return f"tally-{next(_serial)}"
+    return f"metrics-{next(_serial)}"
 
 
 def delivery_of(app: str, platform: str) -> Delivery:
@@ -98,19 +98,19 @@ def test_it_counts_what_prometheus_client_would_have(
     answers: list[tuple[type[Outcome], Lane, float, float]], ends: list[tuple[Verdict, str]], flushes: set[int]
 ) -> None:
     tallied, counted = unused(), unused()
-    tally = Tally(Route(tallied, "apns"))
-    Tally(Route(counted, "apns"))  # the same children exist on both sides
+    metrics = RouteMetrics(Route(tallied, "apns"))
+    RouteMetrics(Route(counted, "apns"))  # the same children exist on both sides
     for number, (kind, lane, provider, delivery) in enumerate(answers):
-        tally.answered(kind(), lane, provider, delivery)
+        metrics.answered(kind(), lane, provider, delivery)
         telemetry.ATTEMPTS.labels(counted, "apns", KINDS[kind]).inc()
         telemetry.PROVIDER_SECONDS.labels(counted, "apns").observe(provider)
         telemetry.DELIVERY_SECONDS.labels(counted, "apns", lane).observe(delivery)
         if number in flushes:
-            tally.flush()
+            metrics.flush()
     for verdict, reason in ends:
         if isinstance(verdict, Ended):
             telemetry.DELIVERIES.labels(counted, "apns", verdict.end, reason).inc()
-    tally.flush()
+    metrics.flush()
     count_ended([settled(verdict, reason, tallied) for verdict, reason in ends])
 
     ours, theirs = samples(tallied), samples(counted)
@@ -118,17 +118,17 @@ def test_it_counts_what_prometheus_client_would_have(
     for sample, value in theirs.items():
         # Sums of floats differ in the last digits by the order in which they were added.
         assert ours[sample] == pytest.approx(value), sample
-    tally.flush()
+    metrics.flush()
     assert samples(tallied) == ours
 
 
 def test_nothing_shows_before_the_flush() -> None:
     app = unused()
-    tally = Tally(Route(app, "fcm"))
+    metrics = RouteMetrics(Route(app, "fcm"))
     before = samples(app)
-    tally.answered(Sent(), "urgent", 0.1, 0.2)
+    metrics.answered(Sent(), "urgent", 0.1, 0.2)
     assert samples(app) == before
-    tally.flush()
+    metrics.flush()
     assert samples(app) != before
 
 
@@ -141,7 +141,7 @@ def test_what_ended_is_counted_by_the_batch() -> None:
 
 def test_a_held_route_shows_its_reasons_and_the_series_of_what_is_over_ends() -> None:
     app = unused()
-    tally = Tally(Route(app, "apns"))
+    metrics = RouteMetrics(Route(app, "apns"))
 
     def held() -> dict[str, float]:
         return {
@@ -150,11 +150,11 @@ def test_a_held_route_shows_its_reasons_and_the_series_of_what_is_over_ends() ->
             if name == "pushsvc_route_held"
         }
 
-    tally.held(set())
+    metrics.held(set())
     assert held() == {}
-    tally.held({"InvalidProviderToken"})
+    metrics.held({"InvalidProviderToken"})
     assert held() == {"InvalidProviderToken": 1}
-    tally.held({"unreachable", "THIRD_PARTY_AUTH_ERROR"})
+    metrics.held({"unreachable", "THIRD_PARTY_AUTH_ERROR"})
     assert held() == {"THIRD_PARTY_AUTH_ERROR": 1, "unreachable": 1}
-    tally.held(set())
+    metrics.held(set())
     assert held() == {}

@@ -4,12 +4,12 @@
 -- meanwhile, and it is judged anew another time.
 --
 -- KEYS  1 ps:D:count
--- ARGV  1 prefix `ps:D:`; then for each mend:
+-- ARGV  1 prefix `ps:D:`; then for each repair:
 --         1 `field` or `member`                               2 key without its prefix, of a hash or a sorted set
 --         3 field of the hash, member of the sorted set       4 the field's value, or ''
 --         5 the field's value without the entries, or '' where nothing is left of it
 --         6 entries that go         7 number of devices that it was judged by, then for each: ordinal, document or ''
--- Returns for each mend 1, or 0 where it did not take place.
+-- Returns for each repair 1, or 0 where it did not take place.
 
 -- include: document
 
@@ -25,7 +25,7 @@ local function leave_topic(key, entries)
   end
 end
 
-local function mend_field(key, field, before, after, entries)
+local function repair_field(key, field, before, after, entries)
   if (redis.call('HGET', prefix .. key, field) or '') ~= before then
     return 0
   end
@@ -41,7 +41,7 @@ local function mend_field(key, field, before, after, entries)
 end
 
 -- A tombstone's label, behind `x:`, has its number of tombstones in the hash `x`.
-local function mend_member(key, member)
+local function repair_member(key, member)
   if redis.call('ZREM', prefix .. key, member) == 0 then
     return 0
   end
@@ -64,9 +64,9 @@ while at <= #ARGV do
   if not same then
     done[#done + 1] = 0
   elseif kind == 'field' then
-    done[#done + 1] = mend_field(key, name, ARGV[at + 3], ARGV[at + 4], tonumber(ARGV[at + 5]))
+    done[#done + 1] = repair_field(key, name, ARGV[at + 3], ARGV[at + 4], tonumber(ARGV[at + 5]))
   else
-    done[#done + 1] = mend_member(key, name)
+    done[#done + 1] = repair_member(key, name)
   end
   at = at + 7 + 2 * count
 end

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pushsvc.model.push import Lane, Route
-from pushsvc.stages.dispatch.preemption import SPAN, Haste
+from pushsvc.stages.dispatch.preemption import SPAN, Preemption
 
 SHOP, NEWS = Route("shop", "apns"), Route("news", "apns")
 BELOW_URGENT, BELOW_NORMAL = ("normal", "bulk"), ("bulk",)
@@ -24,9 +24,9 @@ BELOW_URGENT, BELOW_NORMAL = ("normal", "bulk"), ("bulk",)
     ],
 )
 def test_what_is_overtaken(seen: list[tuple[Route, Lane]], shop: tuple[Lane, ...], news: tuple[Lane, ...]) -> None:
-    haste = Haste()
+    preemption = Preemption()
     for route, lane in seen:
-        haste.note(route, lane, 10.0)
-    assert haste.overtaken(SHOP, 10.0 + SPAN / 2) == shop
-    assert haste.overtaken(NEWS, 10.0 + SPAN / 2) == news
-    assert haste.overtaken(NEWS, 10.1 + SPAN) == ()
+        preemption.note(route, lane, 10.0)
+    assert preemption.overtaken(SHOP, 10.0 + SPAN / 2) == shop
+    assert preemption.overtaken(NEWS, 10.0 + SPAN / 2) == news
+    assert preemption.overtaken(NEWS, 10.1 + SPAN) == ()

@@ -1,0 +1,73 @@
+"""The page for contributors says what is there: its files, commands, steps and terms are compared with the code."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+from pushsvc import __version__, cli, providers
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+CHANGELOG = (ROOT / ".github" / "CHANGELOG.md").read_text(encoding="utf-8")
+
+FILE = re.compile(r"(?:pushsvc|tests|config)/[\w./-]+|\.ci/run|README\.md|pyproject\.toml")
+
+
+def _section(title: str) -> str:
+    """Return the text of a section of the page."""
+    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    assert found, title
+    return found[1]
+
+
+def _code(text: str) -> list[str]:
+    """Return what stands between back-ticks."""
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+def test_each_file_of_the_page_exists() -> None:
+    named = {name for code in _code(PAGE) for name in code.split() if FILE.fullmatch(name) and "NAME" not in name}
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_each_make_target_of_the_page_exists() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = {code.removeprefix("make ") for code in _code(PAGE) if code.startswith("make ")}
+    assert {"demo", "test", "lint"} <= named <= targets
+
+
+def test_a_provider_has_the_names_of_the_page() -> None:
+    first = next(line for line in _section("Add a provider").splitlines() if line.startswith("1. "))
+    names = [name for name in _code(first) if "/" not in name]
+    assert "classify" in names
+    packages = {path.parent.name for path in (ROOT / "pushsvc" / "providers").glob("*/__init__.py")}
+    assert packages == {kind.platform for kind in providers.REGISTRY.values()}
+    for package in packages:
+        module = importlib.import_module(f"pushsvc.providers.{package}")
+        assert [name for name in names if not hasattr(module, name)] == []
+
+
+def test_each_command_is_a_module_of_its_name_or_one_that_the_table_names() -> None:
+    for target, _ in cli.COMMANDS.values():
+        module, _, function = target.partition(":")
+        assert hasattr(importlib.import_module(f"pushsvc.cli.{module}"), function), target
+
+
+def test_the_glossary_is_short_and_each_term_is_in_the_code() -> None:
+    rows = [line.strip("| ").split(" | ") for line in _section("Glossary").splitlines() if line.startswith("| ")][1:]
+    terms = [term for term, _, _ in rows]
+    assert len(terms) == len(set(terms)) <= 40
+    for term, _, code in rows:
+        (name,) = _code(code)
+        module, _, attribute = name.rpartition(".")
+        if attribute[0].isupper() or attribute in ("prune", "canonical"):
+            assert hasattr(importlib.import_module(module), attribute), term
+        else:
+            importlib.import_module(name)
+
+
+def test_the_changelog_has_this_version() -> None:
+    assert f"## {__version__}" in CHANGELOG
