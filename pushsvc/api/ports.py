@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from .. import telemetry
 from ..model.access import ApiKey
@@ -90,17 +90,34 @@ class ApiPorts:
     """The OpenAPI document as HTML."""
 
 
+@dataclass(frozen=True)
 class ServedApp:
     """An app of the configuration, and what follows from it for the calls that its callers make."""
 
-    def __init__(self, app: ApiApp, renderers: Mapping[Platform, Renderer], config: ApiConfig) -> None:
-        self.name = app.name
-        self.keys: tuple[ApiKey, ...] = app.keys
-        self.limit = app.limit
-        self.routes: RouteTable = app.routes
-        self.accounts = [(route, platform_of(route)) for route in sorted(app.accounts)]
-        self.push_rules = Rules.of(
-            app.name, app.platforms, renderers, max_targets=config.max_targets, routes=app.routes
+    name: str
+    keys: tuple[ApiKey, ...]
+    routes: RouteTable
+    accounts: Sequence[tuple[Platform, Platform]]
+    """The accounts, by the names of their routes, each with its platform."""
+    push_rules: Rules
+    device_rules: Rules
+    count_accepted: Callable[[float], None]
+    """Counts deliveries that were accepted."""
+
+    @classmethod
+    def of(cls, app: ApiApp, renderers: Mapping[Platform, Renderer], config: ApiConfig) -> ServedApp:
+        """The app as it is configured."""
+        return cls(
+            name=app.name,
+            keys=app.keys,
+            routes=app.routes,
+            accounts=[(route, platform_of(route)) for route in sorted(app.accounts)],
+            push_rules=Rules.of(app.name, app.platforms, renderers, max_targets=config.max_targets, routes=app.routes),
+            device_rules=Rules.of(app.name, app.platforms, renderers),
+            count_accepted=telemetry.ACCEPTED.labels(app.name).inc,
         )
-        self.device_rules = Rules.of(app.name, app.platforms, renderers)
-        self.count_accepted: Callable[[float], None] = telemetry.ACCEPTED.labels(app.name).inc
+
+
+_NO_RULES: Final = Rules("", {}, frozenset())
+NO_APP: Final = ServedApp("", (), {}, (), _NO_RULES, _NO_RULES, lambda _: None)
+"""The app of callers who showed no key, where none is asked for."""

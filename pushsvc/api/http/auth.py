@@ -14,12 +14,13 @@ from typing import Final, Protocol
 from aiohttp import hdrs, web
 from msgspec import Struct
 
-from ...errors import Forbidden, Unauthorized
+from ...errors import Forbidden, RequestError, StoreUnavailable, Unauthorized
 from ...model.access import ApiKey, Scope
 from ...ports.keyring import KeyRing
+from ..call import Call
 from ..ports import ServedApp
-from .exchange import Caller
-from .problems import Challenge
+from .exchange import NOBODY, STRANGER, Caller
+from .problems import APP, Challenge
 
 REALM: Final = 'Bearer realm="pushsvc"'
 
@@ -111,10 +112,20 @@ class BearerKeys:
         return key
 
 
-def check_scope(caller: Caller, needed: tuple[Scope, ...]) -> None:
-    """Raise `MissingScope` where the caller has none of these scopes."""
-    held = caller.key.scopes
-    for scope in needed:
-        if scope in held:
-            return
-    raise MissingScope(needed, caller.key)
+async def admit(call: Call, request: web.Request, authentication: Authentication, *, public: bool) -> Caller:
+    """Who makes the call, if they may: `NOBODY` and `STRANGER` where the call lets others in. `public`: figures and
+    details of the service need no key. Raises what refuses the caller."""
+    if not call.scopes or (public and not call.keyed):
+        return NOBODY
+    try:
+        caller = await authentication.caller(request)
+        request[APP] = caller.app.name
+        held = caller.key.scopes
+        for scope in call.scopes:
+            if scope in held:
+                return caller
+        raise MissingScope(call.scopes, caller.key)
+    except (RequestError, StoreUnavailable):
+        if call.others == "answered":
+            return STRANGER
+        raise

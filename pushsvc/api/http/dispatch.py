@@ -16,17 +16,16 @@ import msgspec
 from aiohttp import hdrs, web
 from msgspec import Struct
 
-from ...errors import RequestError, StoreUnavailable
 from ..call import Answer, Call, Document
 from ..config import ApiApp
 from ..ports import ApiPorts, ServedApp
-from .auth import Authentication, BearerKeys, check_scope
+from .auth import Authentication, BearerKeys, admit
 from .exchange import Caller, Reply, Request
 from .idempotency import PARAM as IDEMPOTENCY_KEY
 from .idempotency import Once
 from .incoming import receive
 from .limits import ApiLimits
-from .problems import APP, SERVER
+from .problems import SERVER
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -41,7 +40,7 @@ class CallDispatcher:
     def serve(self, apps: Mapping[str, ApiApp], *, public: bool) -> None:
         """Serve these apps from the next request on. `public`: figures and details need no key."""
         ports = self._ports
-        served = {name: ServedApp(app, ports.renderers, ports.config) for name, app in apps.items()}
+        served = {name: ServedApp.of(app, ports.renderers, ports.config) for name, app in apps.items()}
         rates = {name: app.limit for name, app in apps.items() if app.limit is not None}
         self._public = public
         self._authentication: Authentication = BearerKeys(
@@ -58,13 +57,15 @@ class CallDispatcher:
         return partial(self._answer, call, {answer.status: _head(answer) for answer in call.answers})
 
     async def _answer(self, call: Call, heads: Mapping[int, dict[str, str]], request: web.Request) -> web.Response:
-        caller, trusted = await self._enter(call, request)
-        limits = self._limits if call.limited and caller is not None else None
-        if limits is None or caller is None or call.many:
-            reply = await self._perform(call, request, caller, trusted, limits)
+        caller = await admit(call, request, self._authentication, public=self._public)
+        limits = self._limits
+        if limits is None or not call.limited:
+            reply = await self._perform(call, request, caller)
+        elif call.many:
+            reply = await self._perform(call, request, caller, limits)
         else:
             # Before its body is read: who is over the limit costs next to nothing.
-            perform = partial(self._perform, call, request, caller, trusted, None)
+            perform = partial(self._perform, call, request, caller)
             reply = await limits.counted(caller.key, 1, perform)
         head = heads[reply.status]
         body = reply.body
@@ -74,34 +75,20 @@ class CallDispatcher:
             headers={**head, **reply.headers} if reply.headers else head,
         )
 
-    async def _enter(self, call: Call, request: web.Request) -> tuple[Caller | None, bool]:
-        """Who calls, and whether they may see what the call's scopes are for. Raises what refuses them."""
-        if not call.scopes or (self._public and not call.keyed):
-            return None, True
-        try:
-            caller = await self._authentication.caller(request)
-            request[APP] = caller.app.name
-            check_scope(caller, call.scopes)
-        except (RequestError, StoreUnavailable):
-            if call.others == "answered":
-                return None, False
-            raise
-        return caller, True
-
     async def _perform(
-        self, call: Call, request: web.Request, caller: Caller | None, trusted: bool, limits: ApiLimits | None
+        self, call: Call, request: web.Request, caller: Caller, limits: ApiLimits | None = None
     ) -> Reply:
         """What the handler replies, after all is read. With `limits` the documents of a batch are counted."""
         ports = self._ports
         params, body, lines = await receive(call, request, ports.config)
         key: bytes | None = params.get(IDEMPOTENCY_KEY.name)
         asked = Request(
-            caller=caller,
+            app=caller.app,
             params=params,
             url=request.rel_url,
             now=ports.clock(),
             gone=lambda: request.transport is None,
-            trusted=trusted,
+            trusted=caller.trusted,
             once=None if key is None else Once.of(key, request.path, body),
             lines=lines,
         )
@@ -115,7 +102,7 @@ class CallDispatcher:
         document = does.read(body, asked)
         if limits is None:
             return await does.handle(ports, asked, document)
-        return await limits.counted(asked.key, len(document), partial(does.handle, ports, asked, document))
+        return await limits.counted(caller.key, len(document), partial(does.handle, ports, asked, document))
 
 
 def _head(answer: Answer) -> dict[str, str]:

@@ -9,7 +9,7 @@ from msgspec import Struct
 from yarl import URL
 
 from ...model.access import ApiKey
-from ..ports import ServedApp
+from ..ports import NO_APP, ServedApp
 from .idempotency import Once
 
 
@@ -18,13 +18,21 @@ class Caller(Struct, frozen=True):
 
     app: ServedApp
     key: ApiKey
+    trusted: bool = True
+    """Whether it has a scope of the call; without one it is let in only where a call answers others less."""
+
+
+NOBODY: Final = Caller(NO_APP, ApiKey("", "", "", ()))
+"""Who showed no key, where none is asked for."""
+STRANGER: Final = Caller(NO_APP, NOBODY.key, trusted=False)
+"""Who showed no key that is good for the call, where others are answered less."""
 
 
 class Request(Struct, frozen=True):
     """A request that was let in, read and found right."""
 
-    caller: Caller | None
-    """None only of calls that ask for no key."""
+    app: ServedApp
+    """The app of the caller; `NO_APP` only of calls that can be made without a key."""
     params: Mapping[str, Any]
     """The values of the path, the query and the declared headers, by name."""
     url: URL
@@ -38,18 +46,6 @@ class Request(Struct, frozen=True):
     """The idempotency key under which the call is made."""
     lines: bool = False
     """Whether the body has a document a line."""
-
-    @property
-    def app(self) -> ServedApp:
-        """The app of the caller, of calls that ask for a key."""
-        assert self.caller is not None
-        return self.caller.app
-
-    @property
-    def key(self) -> ApiKey:
-        """The key of the caller, of calls that ask for one."""
-        assert self.caller is not None
-        return self.caller.key
 
 
 class Reply(Struct, frozen=True):

@@ -44,8 +44,9 @@ async def receive(call: Call, request: web.Request, config: ApiConfig) -> tuple[
     Raises `InvalidRequest` or `NotFound` for parameters, `UnsupportedMediaType`, and what reading the body raises.
     """
     params: dict[str, Any] = {}
-    if call.keyed and (call.params or request.query_string):
-        params = read_query(request.query.items() if request.query_string else (), call.params)
+    query = request.query_string
+    if (query or call.params) and call.keyed:
+        params = read_query(request.query.items() if query else (), call.params)
     if call.names:
         params |= read_path(request.match_info, call.names)
     document = call.document
