@@ -27,7 +27,7 @@ class Bucket(Struct, frozen=True):
     """Seconds of use from the slowest rate to the whole; 0 is at once."""
 
 
-class Lease(Struct, frozen=True):
+class Grant(Struct, frozen=True):
     """What a bucket gave: permits to use soon, or, where there are too few, how long to wait for enough."""
 
     granted: int
@@ -65,7 +65,7 @@ class Limiter(Protocol):
         """
         ...
 
-    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1, question: Question | None = None) -> Lease:
+    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1, question: Question | None = None) -> Grant:
         """Up to `wanted` permits of a bucket, counted whether they are used or not; none where it has fewer than
         `least`. A negative `wanted` gives back permits that were leased and not used. `question` as with `admit`."""
         ...

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model.push import Route
 from pushsvc.model.rates import Rate
-from pushsvc.ports.limits import Bucket, Lease, Question
+from pushsvc.ports.limits import Bucket, Grant, Question
 from pushsvc.rules import gcra
 from pushsvc.store import Store, StoreConfig, open_store
 
@@ -112,7 +112,7 @@ def test_a_question_counts_once_however_often_it_is_asked(server: Server) -> Non
 
         bucket = Bucket("shop.0", "app", Rate(10, 3600), burst=3600.0)
         lease = await store.limiter.lease(bucket, 7, question=first)
-        assert await store.limiter.lease(bucket, 7, question=again) == lease == Lease(7)
+        assert await store.limiter.lease(bucket, 7, question=again) == lease == Grant(7)
         assert (await store.limiter.lease(bucket, 7, question=Question("normal", 2))).granted == 3
 
     play(server, act)

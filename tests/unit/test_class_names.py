@@ -17,7 +17,6 @@ SHARED = {
     "Connection": "one of the HTTP/2 client, one of the API's server; neither knows the other",
     "DeadLetter": "what the store keeps, and the document of the API that shows it",
     "Delivery": "one notification to one target, and the document of the API that shows it",
-    "Lease": "a process's right to send, and what a rate limit grants",
     "LiveActivity": "a part of a push, and the document of the API that asks for one",
     "Notification": "a part of a push, and the document of the API that asks for one",
     "Request": "what the HTTP/2 client sends, and what the API receives",

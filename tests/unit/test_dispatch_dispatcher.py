@@ -13,7 +13,7 @@ from pushsvc.model.delivery import Misconfigured, Sent
 from pushsvc.model.push import Lane, Route
 from pushsvc.model.rates import Rate
 from pushsvc.ports.entries import Taken
-from pushsvc.ports.limits import Bucket, Lease, Question
+from pushsvc.ports.limits import Bucket, Grant, Question
 from pushsvc.ports.queue import DeliveryQueue
 from pushsvc.rules.policy import RetryPolicy
 from pushsvc.stages.dispatch import DispatchConfig, Dispatcher, RouteLimits
@@ -381,10 +381,10 @@ class Counting:
         self.asked.append((rate, len(tokens)))
         return [(place, self.wait_ms) for place in range(len(tokens))] if self.wait_ms else []
 
-    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1, question: Question | None = None) -> Lease:
+    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1, question: Question | None = None) -> Grant:
         await asyncio.sleep(0.001)
         self.leases += 1
-        return Lease(0, self.wait_ms) if self.wait_ms else Lease(wanted)
+        return Grant(0, self.wait_ms) if self.wait_ms else Grant(wanted)
 
 
 APNS = Route("shop", "apns")

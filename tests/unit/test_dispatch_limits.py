@@ -13,7 +13,7 @@ from pushsvc.errors import StoreUnavailable
 from pushsvc.model.push import Chunk, Lane, Message, Route, Target
 from pushsvc.model.rates import AccountLimits, Rate
 from pushsvc.ports.entries import EntryRef
-from pushsvc.ports.limits import Bucket, Lease, Question
+from pushsvc.ports.limits import Bucket, Grant, Question
 from pushsvc.rules.permits import PERMIT_LIFE
 from pushsvc.stages.dispatch.lanes import Lanes, OpenEntry
 from pushsvc.stages.dispatch.limits import BATCH, READY, SMALL, Gate, Pacer, RouteLimits
@@ -42,13 +42,13 @@ class FakeLimiter:
         self.asked.append((family, list(tokens)))
         return [(place, 1000) for place, token in enumerate(tokens) if token in self.over]
 
-    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1, question: Question | None = None) -> Lease:
+    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1, question: Question | None = None) -> Grant:
         self.questions.append((question, wanted))
         self._fail()
         self.leased.append((bucket.name, wanted))
         granted = min(wanted, self.permits)
         self.permits -= granted
-        return Lease(granted, 0 if granted else 20)
+        return Grant(granted, 0 if granted else 20)
 
     def _fail(self) -> None:
         if self.faults:

@@ -14,11 +14,11 @@ from pushsvc.model.push import Lane, Route
 from pushsvc.model.rates import AccountLimits, Rate
 from pushsvc.ports.entries import News, Revoked, Taken, token_mark
 from pushsvc.ports.limits import Bucket, Question
-from pushsvc.ports.limits import Lease as Permits
+from pushsvc.ports.limits import Grant as Permits
 from pushsvc.ports.queue import DeliveryQueue
 from pushsvc.rules.policy import EXPIRED, RetryPolicy
 from pushsvc.stages.dispatch import DispatchConfig, Dispatcher, RouteLimits
-from pushsvc.stages.dispatch.lease import Lease, boot_clock, unlimited
+from pushsvc.stages.dispatch.lease import Grant, boot_clock, unlimited
 from pushsvc.stages.dispatch.revoking import KEPT, Heard
 
 from ..fakes import MemoryStore
@@ -344,7 +344,7 @@ def test_what_was_heard_is_known_by_its_number_and_forgotten_in_time() -> None:
 
 def test_a_lease_runs_from_before_the_sign_of_life_and_lapses_once() -> None:
     now = 100.0
-    lease = Lease(15.0, lambda: now)
+    lease = Grant(15.0, lambda: now)
     lapses: list[float] = []
 
     def holds() -> bool:

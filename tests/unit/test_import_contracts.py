@@ -17,7 +17,10 @@ VIOLATIONS = {
         ("pushsvc.telemetry.states", "pushsvc.ports.removed"),
         ("pushsvc.rules.gcra", "pushsvc.settings.schema"),
     ],
-    "stages do not know one another": [("pushsvc.stages.webhooks.verdict", "pushsvc.stages.dispatch.congestion")],
+    "stages do not know one another, and share the mechanisms below them": [
+        ("pushsvc.stages.webhooks.verdict", "pushsvc.stages.dispatch.congestion"),
+        ("pushsvc.stages.outage", "pushsvc.stages.expand.turns"),
+    ],
     "providers do not know one another": [("pushsvc.providers.apns.targets", "pushsvc.providers.fcm.spans")],
     "the layers of the store": [("pushsvc.store.hashing", "pushsvc.store.work.leases")],
     "nouns and rules are pure": [

@@ -32,7 +32,7 @@ from msgspec.structs import replace
 from ...errors import StoreUnavailable
 from ...model.push import LANES, Lane, Route, Target
 from ...model.rates import AccountLimits, Rate
-from ...ports.limits import Bucket, Lease, Limiter, Question
+from ...ports.limits import Bucket, Grant, Limiter, Question
 from ...rules.permits import Permits
 from ...telemetry import REDIS
 from ..outage import Patience
@@ -340,7 +340,7 @@ class Pacer:
         """Seconds to wait where nothing was granted, else 0."""
         asked = self._clock()
         try:
-            lease: Lease = await self._limiter.lease(drawn.bucket, missing)
+            lease: Grant = await self._limiter.lease(drawn.bucket, missing)
         except StoreUnavailable as error:
             REDIS.begin(drawn.bucket, error=str(error))
             return 0.2

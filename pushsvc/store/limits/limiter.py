@@ -16,7 +16,7 @@ from typing import Any
 
 from ...model.push import Route
 from ...model.rates import Rate
-from ...ports.limits import Bucket, Lease, Question
+from ...ports.limits import Bucket, Grant, Question
 from ...rules.gcra import FLOOR, US, interval_of, span_of
 from .. import keys
 from ..config import StoreConfig
@@ -95,7 +95,7 @@ class RedisLimiter:
             waits += [(start + place, wait) for place, wait in zip(flat[::2], flat[1::2], strict=True)]
         return waits
 
-    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1, question: Question | None = None) -> Lease:
+    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1, question: Question | None = None) -> Grant:
         """See `ports.limits.Limiter`."""
         interval = interval_of(bucket.rate)
         granted, wait = await self._ask(
@@ -106,7 +106,7 @@ class RedisLimiter:
             question,
             [wanted, interval, span_of(interval, bucket.rate, bucket.burst), int(bucket.ramp * US), FLOOR, least],
         )
-        return Lease(granted, -(-wait // 1000))
+        return Grant(granted, -(-wait // 1000))
 
     async def _ask(
         self, script: str, key: str, owner: str, what: str, question: Question | None, args: list[Any]
