@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,7 @@ from .virtual_time import run
 def test_a_lease_is_renewed_while_the_block_runs_and_then_released() -> None:
     async def main() -> list[str]:
         said: list[str] = []
-        answers = iter([True, StoreUnavailable("away"), True])
+        answers: Iterator[bool | StoreUnavailable] = iter([True, StoreUnavailable("away"), True])
 
         async def renew() -> bool:
             said.append("renew")
