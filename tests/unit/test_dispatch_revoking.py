@@ -13,12 +13,11 @@ from pushsvc.model.delivery import Delivery, Misconfigured, Outcome, Retry, Sent
 from pushsvc.model.push import Lane, Route
 from pushsvc.model.rates import AccountLimits, Rate
 from pushsvc.ports.entries import News, Revoked, Taken, token_mark
-from pushsvc.ports.limits import Bucket, Question
-from pushsvc.ports.limits import Grant as Permits
+from pushsvc.ports.limits import Bucket, Grant, Question
 from pushsvc.ports.queue import DeliveryQueue
 from pushsvc.rules.policy import EXPIRED, RetryPolicy
 from pushsvc.stages.dispatch import DispatchConfig, Dispatcher, RouteLimits
-from pushsvc.stages.dispatch.lease import Grant, boot_clock, unlimited
+from pushsvc.stages.dispatch.lease import Lease, boot_clock, unlimited
 from pushsvc.stages.dispatch.revoking import KEPT, Heard
 
 from ..fakes import MemoryStore
@@ -58,10 +57,10 @@ class Limits:
         await self.answers.wait()
         return [(place, 1000) for place, token in enumerate(tokens) if token in self.over]
 
-    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1, question: Question | None = None) -> Permits:
+    async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1, question: Question | None = None) -> Grant:
         granted = min(wanted, self.permits)
         self.permits -= granted
-        return Permits(granted, 0 if granted else 1000)
+        return Grant(granted, 0 if granted else 1000)
 
 
 def dispatcher(
@@ -344,7 +343,7 @@ def test_what_was_heard_is_known_by_its_number_and_forgotten_in_time() -> None:
 
 def test_a_lease_runs_from_before_the_sign_of_life_and_lapses_once() -> None:
     now = 100.0
-    lease = Grant(15.0, lambda: now)
+    lease = Lease(15.0, lambda: now)
     lapses: list[float] = []
 
     def holds() -> bool:
