@@ -42,7 +42,7 @@ def packed(contents: Mapping[str, Message], *, expires_at: int, now: int) -> byt
 
 
 def lifetime(expires_at: int, now: int) -> int:
-    """Return for how many milliseconds the content of a push that expires then is kept. Instants are Unix milliseconds."""
+    """Return the milliseconds for which the content of a push that expires at `expires_at` (Unix ms) is kept."""
     return max(0, expires_at - now) + GRACE
 
 

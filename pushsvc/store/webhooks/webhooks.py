@@ -242,7 +242,7 @@ class RedisWebhookClaim:
         self._most = 0
 
     async def renew(self) -> bool:
-        """Keep the claim for another lease; False where a worker else has it."""
+        """Keep the claim for another lease; Returns False if another worker has it."""
         return await self._change(RecordChange(self._lease))
 
     async def next(self, most: int) -> Batch | None:
