@@ -25,7 +25,7 @@ APNS: Final = "apns"
 FCM: Final = "fcm"
 CASELESS: Final = frozenset({"token", "activity", "push_to_start"})
 """The kinds of APNs targets whose text is hexadecimal."""
-_REGISTRATION: Final = ":APA91"
+REGISTRATION: Final = ":APA91"
 _INSTALLATION: Final = re.compile(r"[cdef][A-Za-z0-9_-]{21}").fullmatch
 """The form of an installation id, as Firebase's SDKs generate it.
 
@@ -59,4 +59,4 @@ def identity(text: str) -> str:
     A registration token of FCM is an installation id, a colon, and a text that begins with `APA91`; any other text is
     compared as a whole.
     """
-    return text.partition(_REGISTRATION)[0]
+    return text.partition(REGISTRATION)[0]

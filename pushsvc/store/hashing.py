@@ -1,7 +1,8 @@
 """Tokens as hashes: a short one to show, a longer one to look up. Both are keyed with the store's own random key.
 
 They are keyed, because a reader of the log could match a bare hash of a device token against a list of known tokens.
-What is shown and what is limited uses a token's `identity`; a suppression concerns exactly the text that was refused.
+What is shown and what is limited uses a token's `identity`, which is cut off in place here, once or twice for each
+delivery; a suppression concerns exactly the text that was refused.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
-from ..model.identity import identity
+from ..model.identity import REGISTRATION
 
 
 def token_hash(key: bytes, token: str) -> str:
     """Return 16 hex characters, the only form of a token that logs, metrics and status documents may show."""
     digest = _keyed(key).copy()
-    digest.update(identity(token).encode())
+    digest.update(token.partition(REGISTRATION)[0].encode())
     return digest.hexdigest()
 
 
@@ -39,7 +40,7 @@ def limiter_digests(key: bytes) -> Callable[[Sequence[str]], list[bytes]]:
         found = []
         for token in tokens:
             digest = copy()
-            digest.update(identity(token).encode())
+            digest.update(token.partition(REGISTRATION)[0].encode())
             found.append(digest.digest())
         return found
 

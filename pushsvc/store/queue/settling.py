@@ -243,21 +243,25 @@ def again_as(chunk: Chunk, targets: Sequence[Target], retry: Retry) -> Chunk:
     )
 
 
+NOT_SENT = Sent()
+"""The ids of a delivery that the provider has not accepted: none."""
+
+
 def row_of(settlement: Settlement, verdict: Ended) -> DeliveryRow:
     """The row that status keeps of a delivery that has ended."""
-    delivery = settlement.delivery
-    outcome = settlement.outcome
+    delivery, outcome = settlement.delivery, settlement.outcome
+    sent = outcome if type(outcome) is Sent else NOT_SENT
     return DeliveryRow(
-        platform=delivery.chunk.message.platform,
+        platform=delivery.chunk.platform,
         device_id=delivery.target.device_id,
         token_hash=settlement.token_hash,
         outcome=verdict.end,
         reason=settlement.reason or (outcome.reason if outcome else ""),
         status=outcome.status if outcome else 0,
         attempts=attempts_of(settlement),
-        provider_id=outcome.provider_id if type(outcome) is Sent else "",
+        provider_id=sent.provider_id,
         at=settlement.at,
-        unique_id=outcome.unique_id if type(outcome) is Sent else "",
+        unique_id=sent.unique_id,
     )
 
 
