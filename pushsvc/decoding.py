@@ -1,181 +1,360 @@
-"""Plain values, as TOML has them, to frozen structs: strict, and with every fault at once.
+"""Plain values, as JSON and TOML have them, to annotated structs: strictly, and naming every fault at once. Pure.
 
-msgspec alone stops at its first fault; an operator wants to mend a file in one go. So the structs are walked here,
-and only the single values are left to msgspec, bounds and patterns included.
+msgspec stops at its first fault, and whoever wrote a document wants to correct all of it in one go. So structs, objects
+and lists are walked here; single values are left to msgspec, bounds and patterns included. What is taken, and what it
+becomes, is what `msgspec.convert` makes of the same types, less what the `Rule`s of the types and the `checks` of the
+structs find wrong. What a type calls `msgspec.Raw` stays the plain value that it is.
+
+A required field that is null is missing. No fault repeats a long value, or any value under a name that says secret.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cache
+from types import MappingProxyType, NoneType, UnionType
+from typing import Annotated, Any, Final, Literal, NamedTuple, Union, get_args, get_origin
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import Meta, Raw, Struct, structs
 
 from .errors import Fault
-from .model.rates import RATE_HELP, Rate, parse_rate
-from .telemetry import is_secret, scrub_text
+from .redaction import is_secret, scrub_text
+from .wording import JSON, Words, did_you_mean, join, show
 
-Report = Callable[[str, str], None]
-"""Takes the dotted path of a value and what is wrong with it."""
+WRONG: Final[Any] = type("Wrong", (), {"__repr__": lambda self: "WRONG", "__slots__": ()})()
+"""Stands in place of a value that could not be decoded; why is among the faults."""
+
+
+class Rule(NamedTuple):
+    """What a type alone cannot say; it stands beside `Meta` in an annotation, and msgspec itself passes over it."""
+
+    expected: str = ""
+    """What is expected, in words, where those of the type do not say it."""
+    fault: Callable[[Any], str | None] | None = None
+    """What is wrong with a value of the right type, or None."""
+    parse: Callable[[str], Any] | None = None
+    """Makes the value of a text or a whole number, in place of msgspec. Raises `ValueError`."""
+    secret: bool | None = None
+    """Whether no fault may show what was found, here and below. None: where the name says secret."""
+
+
+Check = Callable[[Any], Iterable[tuple[str, str]]]
+"""Takes a struct and gives the path below it and the message of each fault that no single field has. Of a struct with
+faults, what could not be decoded is `WRONG`."""
+Checks = Mapping[type[Struct], Check]
+NO_CHECKS: Final[Checks] = MappingProxyType({})
+
+
+class Enough(Exception):
+    """The list of faults is full."""
 
 
 class Faults(list[Fault]):
-    """Collects what is wrong; call it with a path and a message."""
+    """Collects what is wrong; call it with a path and a message. Raises `Enough` beyond `limit` faults."""
+
+    def __init__(self, words: Words = JSON, limit: int | None = None) -> None:
+        super().__init__()
+        self.words = words
+        self.limit = limit
+        self.suggestions = 20  # Beyond so many unknown names a likeness is not worth its time.
 
     def __call__(self, path: str, message: str) -> None:
-        self.append(Fault(path, message))
+        if len(self) == self.limit:
+            raise Enough
+        self.append(Fault(path or "$", message))
 
 
-def join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
+def decode(raw: object, kind: Any, path: str, faults: Faults, checks: Checks = NO_CHECKS) -> Any:
+    """The value of type `kind` that `raw` is. Every fault is added to `faults`; then the result is `WRONG`, or a struct
+    that is in `checks` and has `WRONG` in it."""
+    return _Walk(faults, checks).value(_shape(kind), raw, path, None)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` (did you mean ..?)`, or what there is where nothing is near."""
-    names = list(known)
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
-    return f"did you mean `{near[0]}`?" if near else f"known: {', '.join(sorted(names))}"
+def unprintable(text: str) -> str | None:
+    """Return what is wrong with a text that is to be shown in one line, or None."""
+    return None if text.isprintable() else "must be printable characters"
 
 
-def decode_struct(raw: object, kind: type[Struct], path: str, faults: Faults) -> Any:
-    """`raw` as a struct of type `kind`, or None after reporting every fault in it."""
-    if not isinstance(raw, Mapping):
-        faults(path, f"expected a section [{path}], found {show(path, raw)}")
-        return None
-    fields = {field.encode_name: field for field in structs.fields(kind)}
-    before = len(faults)
-    for name in raw:
-        if name not in fields:
-            faults(join(path, str(name)), f"unknown key, {did_you_mean(str(name), fields)}")
-    values: dict[str, Any] = {}
-    for name, field in fields.items():
-        if name in raw:
-            values[field.name] = decode(raw[name], field.type, join(path, name), faults)
-        elif field.required:
-            faults(join(path, name), f"missing, expected {expected(field.type)}")
-    if len(faults) > before:
-        return None
-    try:
-        return kind(**values)
-    except (ValueError, TypeError) as error:
-        # A rule of the struct's own `__post_init__`; it names its key in front of a colon where there is one.
-        name, colon, rest = str(error).partition(": ")
-        at_key = bool(colon) and name in fields
-        faults(join(path, name) if at_key else path, scrub_text(rest if at_key else str(error)))
-        return None
+def fraction(number: float) -> str | None:
+    """Return what is wrong with a whole number, which JSON may write as `3.0`, or None."""
+    return None if isinstance(number, int) or number.is_integer() else "must be a whole number"
 
 
-def decode(raw: object, kind: Any, path: str, faults: Faults) -> Any:
-    """`raw` as a value of type `kind`: a struct, a tuple of structs, or a single value."""
-    if is_struct(kind):
-        return decode_struct(raw, kind, path, faults)
-    if (element := struct_element(kind)) is not None:
-        if not isinstance(raw, list | tuple):
-            faults(path, f"expected a list of sections [[{path}]], found {show(path, raw)}")
-            return None
-        return tuple(decode_struct(item, element, f"{path}[{index}]", faults) for index, item in enumerate(raw))
-    if isinstance(raw, str) and "\0" in raw:
-        faults(path, "holds a NUL character, which no path, host or secret may have")
-        return None
-    if kind == Rate | None:
-        if isinstance(raw, str | int) and not isinstance(raw, bool):
-            try:
-                return parse_rate(str(raw))
-            except ValueError:
-                pass
-        faults(path, f"expected {RATE_HELP}, found {show('rate', raw)}")  # a rate is no secret, `per_token` neither
-        return None
-    try:
-        return msgspec.convert(raw, kind, dec_hook=_plain)
-    except msgspec.ValidationError:
-        faults(path, f"expected {expected(kind)}, found {show(path, raw)}")
-        return None
+def expected(kind: Any, words: Words = JSON) -> str:
+    """The values that a type allows, in words."""
+    return _expected(_shape(kind), words)
 
 
-def _plain(kind: type, raw: object) -> object:
-    if kind is Path and isinstance(raw, str):
-        return Path(raw)
-    raise msgspec.ValidationError("not of this type")
+# --- types, taken apart once ------------------------------------------------------------------------
+
+
+class _Shape(NamedTuple):
+    """An annotation, taken apart: `base` is its type without bounds, and `kind` with them, as msgspec takes it."""
+
+    kind: Any
+    base: Any
+    metas: tuple[Meta, ...]
+    rule: Rule
+    inner: tuple[_Shape, ...]
+    """Of a union its choices; of a list or tuple its elements; of an object its names and its values."""
+    nullable: bool = False
+
+    def bound(self, name: str) -> Any:
+        return next((found for meta in self.metas if (found := getattr(meta, name)) is not None), None)
+
+    def takes(self, raw: object) -> bool:
+        """Whether it is what a plain value of this Python type is meant for, among the choices of a union."""
+        if isinstance(raw, bool):
+            return self.base is bool
+        if isinstance(raw, int | float):
+            return self.base is float or (self.base is int and isinstance(raw, int))
+        if isinstance(raw, list | tuple):
+            return self.base in (list, tuple)
+        if isinstance(raw, Mapping):
+            return self.base is dict or is_struct(self.base)
+        return self.base not in (bool, int, float, list, tuple, dict) and not is_struct(self.base)
+
+
+class _Field(NamedTuple):
+    name: str
+    shape: _Shape
+    required: bool
+
+
+_NO_RULE: Final = Rule()
+
+
+def _shape(kind: Any, outer: Rule = _NO_RULE) -> _Shape:
+    base, *notes = get_args(kind) if get_origin(kind) is Annotated else (kind,)
+    own = next((note for note in notes if isinstance(note, Rule)), _NO_RULE)
+    rule = Rule(
+        outer.expected or own.expected,
+        outer.fault or own.fault,
+        outer.parse or own.parse,
+        own.secret if outer.secret is None else outer.secret,
+    )
+    metas = tuple(note for note in notes if isinstance(note, Meta))
+    origin, args = get_origin(base), get_args(base)
+    if origin in (Union, UnionType):
+        choices = [choice for choice in args if choice is not NoneType]
+        nullable = len(choices) < len(args)
+        if len(choices) == 1:
+            return _shape(choices[0], rule)._replace(nullable=nullable)
+        return _Shape(kind, Union, metas, rule, tuple(map(_shape, choices)), nullable)
+    if origin in (list, tuple):
+        return _Shape(kind, origin, metas, rule, (_shape(args[0]),))
+    if origin is dict:
+        return _Shape(kind, dict, metas, rule, tuple(map(_shape, args)))
+    return _Shape(kind, base, metas, rule, ())
+
+
+@cache
+def _fields(kind: type[Struct]) -> dict[str, _Field]:
+    return {field.encode_name: _Field(field.name, _shape(field.type), field.required) for field in structs.fields(kind)}
 
 
 def is_struct(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Struct) and kind is not Rate
+    return isinstance(kind, type) and issubclass(kind, Struct)
 
 
-def struct_element(kind: Any) -> type[Struct] | None:
-    """The struct of which `kind` is a list or tuple, or None."""
-    if get_origin(kind) in (tuple, list) and is_struct(get_args(kind)[0]):
-        return cast(type[Struct], get_args(kind)[0])
-    return None
+_NAMES: Final = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def show(path: str, raw: object) -> str:
-    """What was found, in words; a secret only by its kind."""
-    name = path.rpartition(".")[2]
-    match raw:
-        case Mapping():
-            return "a section"
-        case list() | tuple() if raw and len(raw) <= 5 and all(isinstance(item, str | int | float) for item in raw):
-            return f"the list {', '.join(show(path, item) for item in raw)}"
-        case list() | tuple():
-            return "a list"
-        case str() if is_secret(name) or name in ("sha256", "headers"):
-            # Whoever mistakes the hash for the key, or one text for a section of them, would find it in the error.
-            return f"a text of {len(raw)} characters"
-        case str():
-            return repr(scrub_text(raw if len(raw) <= 100 else raw[:100] + ".."))
-        case bool():
-            return str(raw).lower()
-        case int() | float() if is_secret(name):
-            return "a number"
-        case _:
-            return repr(raw)
+def _expected(shape: _Shape, words: Words) -> str:
+    if shape.rule.expected:
+        return shape.rule.expected
+    if shape.base is Union:
+        choices = dict.fromkeys(_expected(choice, words) for choice in shape.inner)
+        if _NAMES[float] in choices:
+            choices.pop(_NAMES[int], None)
+        return " or ".join(choices)
+    if get_origin(shape.base) is Literal:
+        return "one of " + ", ".join(json.dumps(choice) for choice in get_args(shape.base))
+    if shape.base in (list, tuple):
+        return "a list"
+    if shape.base is dict or is_struct(shape.base):
+        return words.object
+    return _NAMES.get(shape.base, getattr(shape.base, "__name__", str(shape.base))) + _bounds(shape)
 
 
-_NAMES = {
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    Path: "a path",
-    NoneType: "nothing",
-}
-
-
-def expected(kind: Any) -> str:
-    """The values that a type allows, in words."""
-    origin = get_origin(kind)
-    if origin is Annotated:
-        base, *metas = get_args(kind)
-        for meta in metas:
-            if isinstance(meta, msgspec.Meta):
-                return meta.description or (expected(base) + _bounds(meta))
-        return expected(base)
-    if origin is Literal:
-        return "one of " + ", ".join(str(choice) for choice in get_args(kind))
-    if origin in (Union, UnionType):
-        return " or ".join(expected(choice) for choice in get_args(kind) if choice is not NoneType)
-    if origin in (tuple, list, set, frozenset):
-        return f"a list of which each is {expected(get_args(kind)[0])}"
-    if origin is dict and get_args(kind)[1] is str:
-        return "a section in which each value is a text"
-    if origin is dict or is_struct(kind):
-        return "a section"
-    return _NAMES.get(kind, getattr(kind, "__name__", str(kind)))
-
-
-def _bounds(meta: msgspec.Meta) -> str:
-    low, high = meta.ge, meta.le
+def _bounds(shape: _Shape) -> str:
+    low, above, high = shape.bound("ge"), shape.bound("gt"), shape.bound("le")
     if low is not None and high is not None:
-        return f" from {low} to {high}"
+        return f" from {low:,} to {high:,}"
     if low is not None:
-        return f" of at least {low}"
-    if meta.gt is not None:
-        return f" greater than {meta.gt}" + (f" and of at most {high}" if high is not None else "")
-    if high is not None:
-        return f" of at most {high}"
-    return f" that matches {meta.pattern}" if meta.pattern else ""
+        return f" of at least {low:,}"
+    if above is not None:
+        return f" greater than {above:,}" + (f" and of at most {high:,}" if high is not None else "")
+    return f" of at most {high:,}" if high is not None else ""
+
+
+# --- the fast way: what msgspec has taken -----------------------------------------------------------
+
+
+def right(value: Struct, checks: Checks = NO_CHECKS) -> bool:
+    """Whether a struct that msgspec has decoded has no fault by the rules of its types and the `checks` either."""
+    for name, test in _tests(type(value)):
+        item = getattr(value, name)
+        if item is not None and not test(item, checks):
+            return False
+    check = checks.get(type(value))
+    return check is None or not any(True for _ in check(value))
+
+
+_Test = Callable[[Any, Checks], bool]
+
+
+@cache
+def _tests(kind: type[Struct]) -> list[tuple[str, _Test]]:
+    return [(field.name, test) for field in _fields(kind).values() if (test := _test(field.shape)) is not None]
+
+
+def _test(shape: _Shape) -> _Test | None:
+    """What a value of this shape has to pass, or None where its type says all."""
+    if is_struct(shape.base):
+        return right
+    inner = [_test(each) for each in shape.inner]
+    fault = shape.rule.fault
+    if fault is None and inner.count(None) == len(inner):
+        return None
+    if shape.base is Union and inner.count(None) != len(inner):
+        raise TypeError(f"a choice of {shape.kind} has a rule: give it to the union")
+
+    def passes(value: Any, checks: Checks) -> bool:
+        for test, items in zip(inner, (value,) if shape.base is not dict else (value, value.values()), strict=False):
+            if test is not None and not all(item is None or test(item, checks) for item in items):
+                return False
+        return fault is None or fault(value) is None
+
+    return passes
+
+
+# --- the walk ---------------------------------------------------------------------------------------
+
+
+class _Walk:
+    """One document on its way to a value."""
+
+    def __init__(self, faults: Faults, checks: Checks) -> None:
+        self._faults = faults
+        self._checks = checks
+
+    def value(self, shape: _Shape, raw: Any, path: str, secret: bool | None) -> Any:
+        if raw is None and shape.nullable:
+            return None
+        if shape.rule.secret is not None:
+            secret = shape.rule.secret
+        before = len(self._faults)
+        value = self._read(shape, raw, path, secret)
+        if shape.rule.fault is not None and len(self._faults) == before:
+            message = shape.rule.fault(value)
+            if message is not None:
+                self._faults(path, message)
+                return WRONG
+        return value
+
+    def _read(self, shape: _Shape, raw: Any, path: str, secret: bool | None) -> Any:
+        base = shape.base
+        if shape.rule.parse is not None:
+            return self._parsed(shape, raw, path, secret)
+        if base is Any or base is Raw:
+            return raw
+        if base is Union:
+            choice = next((choice for choice in shape.inner if choice.takes(raw)), None)
+            return self._wrong(shape, raw, path, secret) if choice is None else self.value(choice, raw, path, secret)
+        if is_struct(base):
+            return self._struct(shape, raw, path, secret)
+        if base is dict:
+            return self._object(shape, raw, path, secret)
+        if base in (list, tuple):
+            return self._list(shape, raw, path, secret)
+        try:
+            return msgspec.convert(raw, shape.kind)
+        except (msgspec.ValidationError, OverflowError):
+            return self._wrong(shape, raw, path, secret)
+
+    def _parsed(self, shape: _Shape, raw: Any, path: str, secret: bool | None) -> Any:
+        assert shape.rule.parse is not None
+        if isinstance(raw, str | int) and not isinstance(raw, bool):
+            try:
+                return shape.rule.parse(str(raw))
+            except ValueError:
+                pass
+        return self._wrong(shape, raw, path, secret)
+
+    def _struct(self, shape: _Shape, raw: Any, path: str, secret: bool | None) -> Any:
+        if not isinstance(raw, Mapping):
+            return self._wrong(shape, raw, path, secret)
+        faults, before = self._faults, len(self._faults)
+        fields = _fields(shape.base)
+        values: dict[str, Any] = {}
+        for name, item in raw.items():
+            field = fields.get(name)
+            if field is None:
+                faults(join(path, name), self._unknown(name, fields))
+            elif item is not None or field.shape.nullable or not field.required:
+                values[field.name] = self.value(field.shape, item, join(path, name), secret)
+        for name, field in fields.items():
+            if field.required and field.name not in values:
+                faults(join(path, name), f"is missing: expected {_expected(field.shape, faults.words)}")
+                values[field.name] = WRONG
+        check = self._checks.get(shape.base)
+        if check is None and len(faults) > before:
+            return WRONG
+        try:
+            value = shape.base(**values)
+        except (ValueError, TypeError) as error:
+            # A rule of the struct's own `__post_init__`; it names its field in front of a colon where there is one.
+            name, colon, rest = str(error).partition(": ")
+            at_field = bool(colon) and name in fields
+            faults(join(path, name) if at_field else path, scrub_text(rest if at_field else str(error)))
+            return WRONG
+        for below, message in () if check is None else check(value):
+            faults(f"{path}{'.' if path and below and below[0] != '[' else ''}{below}", message)
+        return value
+
+    def _unknown(self, name: str, fields: Mapping[str, _Field]) -> str:
+        text = f"unknown {self._faults.words.field}"
+        if len(name) > 40 or not self._faults.suggestions:
+            return text
+        self._faults.suggestions -= 1
+        return f"{text}; {did_you_mean(name, fields)}"
+
+    def _object(self, shape: _Shape, raw: Any, path: str, secret: bool | None) -> Any:
+        if not isinstance(raw, Mapping):
+            return self._wrong(shape, raw, path, secret)
+        self._check_length(shape, raw, path)
+        key, item = shape.inner
+        values = {}
+        for name, value in raw.items():
+            place = join(path, name)
+            values[self.value(key, name, place, secret)] = self.value(item, value, place, secret)
+        return values
+
+    def _list(self, shape: _Shape, raw: Any, path: str, secret: bool | None) -> Any:
+        if not isinstance(raw, list | tuple):
+            return self._wrong(shape, raw, path, secret)
+        self._check_length(shape, raw, path)
+        (item,) = shape.inner
+        return shape.base(self.value(item, value, f"{path}[{place}]", secret) for place, value in enumerate(raw))
+
+    def _check_length(self, shape: _Shape, raw: Collection[object], path: str) -> None:
+        if not raw and shape.bound("min_length"):
+            self._faults(path, "must not be empty")
+        elif len(raw) > (most := shape.bound("max_length") or len(raw)):
+            self._faults(path, f"has {len(raw):,} entries, at most {most:,} are taken")
+
+    def _wrong(self, shape: _Shape, raw: Any, path: str, secret: bool | None) -> Any:
+        if isinstance(raw, str) and shape.base is str and not shape.rule.expected:
+            if not raw and shape.bound("min_length"):
+                self._faults(path, "must not be empty")
+                return WRONG
+            if len(raw) > (most := shape.bound("max_length") or len(raw)):
+                self._faults(path, f"is {len(raw):,} characters long, at most {most:,} are taken")
+                return WRONG
+        hidden = is_secret(path.rpartition(".")[2]) if secret is None else secret
+        found = show(raw, self._faults.words, secret=hidden)
+        self._faults(path, f"expected {_expected(shape, self._faults.words)}, found {found}")
+        return WRONG

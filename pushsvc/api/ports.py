@@ -23,9 +23,9 @@ from ..ports.receipts import ReceiptLog
 from ..ports.registry import Registry
 from .config import ApiApp, ApiConfig
 from .pushes.backlog import Backlog
-from .pushes.faults import Rules
 from .pushes.ids import new_push_id, now_ms
 from .pushes.waits import Waits
+from .rules import Rules
 
 
 class Conditions(Protocol):

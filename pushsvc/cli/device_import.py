@@ -32,7 +32,7 @@ from .parts import until_signalled
 from .running import run
 
 if TYPE_CHECKING:
-    from ..api.pushes.faults import Rules
+    from ..api.rules import Rules
     from ..model.devices import Device
     from ..settings import Settings
 
@@ -121,7 +121,7 @@ def import_devices(
 
 def rules_of(settings: Settings, app: str) -> Rules:
     """Return the rules that validate the devices of the app, here and in the API."""
-    from ..api.pushes.faults import Rules
+    from ..api.rules import Rules
     from ..runtime import renderers
 
     return Rules.of(app, frozenset(settings.apps[app].providers), renderers())

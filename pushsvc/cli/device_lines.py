@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
 from msgspec.structs import replace
 
-from ..api.devices.document import device_faults, device_of
-from ..api.http.instants import parse_instant
-from ..api.pushes.faults import Rules
+from ..api.devices.document import KINDS, DeviceDocument, Name, device_of
+from ..api.http.instants import Instant, parse_instant
+from ..api.http.refusal import judged
+from ..api.rules import Rules
+from ..decoding import Rule, unprintable
 from ..errors import Fault, PushsvcError
-from ..model.devices import Device, name_fault
+from ..model.devices import Device
 from ..model.instants import instant
 from ..ports.registry import MOST_TOPICS
 
@@ -31,8 +35,6 @@ FIELDS: Final = (
     *("registered_at", "last_seen_at", "topics", "strikes", "struck_at"),
 )
 TOMBSTONE: Final = ("state", "pruned_at", "pruned_for")
-_OWN: Final = frozenset(("id", "registered_at", "last_seen_at", "topics", "strikes", "struck_at", *TOMBSTONE))
-"""Fields that `PUT` does not accept in its body."""
 _INSTANTS: Final = ("registered_at", "last_seen_at", "struck_at", "pruned_at")
 AHEAD: Final = 60_000
 """The tolerated difference of two clocks in milliseconds.
@@ -161,82 +163,55 @@ def read_row(names: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+class DeviceLine(DeviceDocument, forbid_unknown_fields=True, kw_only=True):
+    """A line: the document that `PUT` takes, and what the registry knows besides."""
+
+    id: Name
+    registered_at: Instant | None = None
+    last_seen_at: Instant | None = None
+    topics: Annotated[list[Name], Meta(max_length=MOST_TOPICS)] | None = None
+    strikes: Annotated[int, Meta(ge=0, le=_MOST_STRIKES)] | None = None
+    struck_at: Instant | None = None
+    state: Literal["active", "pruned"] | None = None
+    pruned_at: Instant | None = None
+    pruned_for: Annotated[str, Meta(max_length=_LONGEST_REASON), Rule(fault=unprintable)] | None = None
+
+
 def read_device(value: Any, rules: Rules, now: int) -> Device:
     """Return the device of a line.
 
     A device without times of its own is registered at `now` (Unix ms). Raises `BadLine`.
     """
-    if not isinstance(value, dict):
-        raise BadLine([Fault("$", "expected an object")])
-    given = {name: item for name, item in value.items() if item is not None}
-    document = {name: item for name, item in given.items() if name not in _OWN}
-    faults = [*_own_faults(given, now), *device_faults(document, rules).items]
+    line, faults, _ = judged(value, DeviceLine, {DeviceLine: partial(_line_faults, rules=rules, now=now)})
     if faults:
         raise BadLine(faults)
-    times = {name: parse_instant(given[name]) for name in _INSTANTS if name in given}
+    times = {name: parse_instant(text) for name in _INSTANTS if (text := getattr(line, name)) is not None}
     registered_at = times.get("registered_at", now)
     return replace(
-        device_of(document, given["id"], now),
+        device_of(line, line.id, now),
         registered_at=registered_at,
         last_seen_at=times.get("last_seen_at", registered_at),
-        topics=tuple(dict.fromkeys(given.get("topics", ()))),
-        strikes=given.get("strikes", 0),
+        topics=tuple(dict.fromkeys(line.topics or ())),
+        strikes=line.strikes or 0,
         struck_at=times.get("struck_at", 0),
-        state=given.get("state", "active"),
+        state=line.state or "active",
         pruned_at=times.get("pruned_at", 0),
-        pruned_for=given.get("pruned_for", ""),
+        pruned_for=line.pruned_for or "",
     )
 
 
-def _own_faults(given: Mapping[str, Any], now: int) -> Iterator[Fault]:
-    device_id = given.get("id")
-    if not isinstance(device_id, str):
-        yield Fault("id", "is missing" if device_id is None else "expected a string")
-    elif fault := name_fault(device_id):
-        yield Fault("id", fault)
+def _line_faults(line: DeviceLine, *, rules: Rules, now: int) -> Iterator[tuple[str, str]]:
+    yield from rules.target_faults(line, KINDS)
     for name in _INSTANTS:
-        if name in given and (fault := _instant_fault(given[name], now)):
-            yield Fault(name, fault)
-    yield from _topic_faults(given.get("topics", []))
-    strikes = given.get("strikes", 0)
-    if isinstance(strikes, bool) or not isinstance(strikes, int) or not 0 <= strikes <= _MOST_STRIKES:
-        yield Fault("strikes", f"must be a whole number from 0 to {_MOST_STRIKES:,}")
-    yield from _tombstone_faults(given)
-
-
-def _instant_fault(value: Any, now: int) -> str | None:
-    if not isinstance(value, str):
-        return "expected a string"
-    try:
-        at = parse_instant(value)
-    except ValueError as error:
-        return str(error)
-    if at > now + AHEAD:
-        return "lies in the future: the clock that wrote it, or that of this machine, is wrong"
-    return None if at >= 0 else "must not lie before 1970"
-
-
-def _topic_faults(value: Any) -> Iterator[Fault]:
-    if not isinstance(value, list):
-        yield Fault("topics", "expected a list of strings")
-        return
-    if len(value) > MOST_TOPICS:
-        yield Fault("topics", f"holds {len(value):,} topics, at most {MOST_TOPICS:,} are taken")
-    for place, name in enumerate(value):
-        fault = name_fault(name) if isinstance(name, str) else "expected a string"
-        if fault:
-            yield Fault(f"topics[{place}]", fault)
-
-
-def _tombstone_faults(given: Mapping[str, Any]) -> Iterator[Fault]:
-    state = given.get("state", "active")
-    if state not in ("active", "pruned"):
-        yield Fault("state", 'expected "active" or "pruned"')
-    reason = given.get("pruned_for")
-    if reason is not None and not (isinstance(reason, str) and reason.isprintable() and len(reason) <= _LONGEST_REASON):
-        yield Fault("pruned_for", f"must be up to {_LONGEST_REASON} printable characters")
+        text = getattr(line, name)
+        if isinstance(text, str):
+            at = parse_instant(text)
+            if at > now + AHEAD:
+                yield name, "lies in the future: the clock that wrote it, or that of this machine, is wrong"
+            elif at < 0:
+                yield name, "must not lie before 1970"
     for name in ("pruned_at", "pruned_for"):
-        if state == "pruned" and name not in given:
-            yield Fault(name, "is missing: a pruned device says when and why")
-        if state == "active" and name in given:
-            yield Fault(name, 'belongs to a device whose `state` is "pruned"')
+        if line.state == "pruned" and getattr(line, name) is None:
+            yield name, "is missing: a pruned device says when and why"
+        if line.state in (None, "active") and getattr(line, name) is not None:
+            yield name, 'belongs to a device whose `state` is "pruned"'

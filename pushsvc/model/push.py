@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
+
+from ..decoding import Rule, fraction
 
 Platform: TypeAlias = str
 """The name of a provider in `providers.REGISTRY`: `apns`, `fcm`."""
@@ -25,19 +27,38 @@ ACTIVITY_ALERT = ("title", "body", "sound")
 PushState = Literal["scheduled", "expanding", "sending", "done", "cancelled"]
 
 
-class Notification(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The neutral notification, rendered to each provider's own form."""
+MAX_TTL: Final = 2_419_200
+"""28 days in seconds, FCM's limit and its default (https://firebase.google.com/docs/cloud-messaging/customize-messages/setting-message-lifespan)."""
+
+MAX_BADGE: Final = 2**31 - 1
+
+if TYPE_CHECKING:
+    Badge: TypeAlias = int
+else:
+    # JSON may write a whole number as `3.0`; whoever reads a push document makes an `int` of it.
+    Badge = Annotated[int, Meta(ge=0, le=MAX_BADGE)] | Annotated[float, Meta(ge=0, le=MAX_BADGE)]
+
+_BADGE: Final = (
+    "The number on the app's icon (Apple), where 0 removes it. On Android how many items a notification stands for: "
+    "there 0 says nothing, and a badge alone shows nothing."
+)
+
+
+class Notification(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """What the user sees, rendered to each provider's own form."""
 
     title: str | None = None
     subtitle: str | None = None
     body: str | None = None
-    image: str | None = None
-    sound: str | None = None
-    badge: int | None = None
-    link: str | None = None
-    category: str | None = None
-    thread: str | None = None
-    channel: str | None = None
+    image: Annotated[str | None, Meta(description="The URL of a picture.")] = None
+    sound: Annotated[str | None, Meta(examples=["default"])] = None
+    badge: Annotated[
+        Badge | None, Meta(description=_BADGE), Rule(f"a whole number from 0 to {MAX_BADGE:,}", fault=fraction)
+    ] = None
+    link: Annotated[str | None, Meta(description="Where a tap leads.")] = None
+    category: Annotated[str | None, Meta(description="The APNs category, the Android click action.")] = None
+    thread: Annotated[str | None, Meta(description="Notifications of one thread are grouped.")] = None
+    channel: Annotated[str | None, Meta(description="The Android notification channel.")] = None
 
 
 class LiveActivity(Struct, frozen=True, omit_defaults=True):

@@ -1,6 +1,6 @@
 """The configuration: TOML and environment into frozen structs. An unknown key or a bad value stops the start.
 
-`schema.py` defines the keys, `loading.py` reads them, `environment.py` applies `PUSHSVC__..`, and `decoding.py`
+`schema.py` defines the keys, `loading.py` reads them, `environment.py` applies `PUSHSVC__..`, and `pushsvc.decoding`
 validates the result. Providers define the structs of their own sections, which this package does not know.
 """
 

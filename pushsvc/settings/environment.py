@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 import msgspec
 from msgspec import Struct, structs
 
-from ..decoding import Faults, did_you_mean, expected, is_struct, join, show, struct_element
-from ..model.rates import Rate
+from ..decoding import Faults, Rule, expected, is_struct
+from ..wording import TOML, did_you_mean, join
 from .schema import AppSettings, Settings
 
 PREFIX = "PUSHSVC__"
@@ -87,12 +87,12 @@ class _Walk:
         if name is None and given.endswith(_FILE) and len(names) == 1 and (name := by_case.get(given[: -len(_FILE)])):
             names = [name, "file"]
         if name is None:
-            self.faults(self.variable, f"no such key `{join(path, names[0].lower())}`, {did_you_mean(names[0], known)}")
+            self.faults(self.variable, f"no such key `{join(path, names[0].lower())}`; {did_you_mean(names[0], known)}")
             return
         self._value(tree, name, known[name], names[1:], join(path, name))
 
     def _value(self, tree: dict[str, Any], name: str, kind: Any, rest: list[str], path: str) -> None:
-        if [each.lower() for each in rest] == ["file"] and not is_struct(kind) and struct_element(kind) is None:
+        if [each.lower() for each in rest] == ["file"] and not is_struct(kind) and _element(kind) is None:
             if path == "apps":
                 self._app(self._child(tree, name), rest)
             elif self._read_file(path):
@@ -106,7 +106,7 @@ class _Walk:
             self._app(self._child(tree, name), rest)
         elif is_struct(kind):
             self._section(self._child(tree, name), kind, rest, path)
-        elif (element := struct_element(kind)) is not None:
+        elif (element := _element(kind)) is not None:
             self._item(tree, name, element, rest, path)
         else:
             self.faults(self.variable, f"`{path}` is a value and has no keys of its own")
@@ -182,16 +182,24 @@ class _Walk:
             try:
                 return msgspec.json.decode(text)
             except msgspec.DecodeError as error:
-                self.faults(self.variable, f"expected {expected(kind)} as JSON: {error}, found {show(path, text)}")
+                self.faults(self.variable, f"expected {expected(kind, TOML)} as JSON: {error}")
                 return {} if is_struct(kind) else []
         return self.text
 
 
+def _element(kind: Any) -> type[Struct] | None:
+    """Return the struct of which `kind` is a tuple, or None."""
+    if get_origin(kind) is tuple and is_struct(get_args(kind)[0]):
+        return cast(type[Struct], get_args(kind)[0])
+    return None
+
+
 def _bare(kind: Any) -> Any:
-    """Return the type without bounds and without `| None`."""
+    """Return the type without bounds and without `| None`; `str` where a rule parses a text."""
     if get_origin(kind) is Annotated:
-        return _bare(get_args(kind)[0])
-    if get_origin(kind) in (Union, UnionType) and kind != Rate | None:
+        base, *notes = get_args(kind)
+        return str if any(isinstance(note, Rule) and note.parse for note in notes) else _bare(base)
+    if get_origin(kind) in (Union, UnionType):
         choices = [choice for choice in get_args(kind) if choice is not NoneType]
         return _bare(choices[0]) if len(choices) == 1 else kind
     return kind

@@ -11,9 +11,10 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from ..decoding import Faults, decode, did_you_mean, join, show
+from ..decoding import Faults, decode
 from ..errors import ConfigError
 from ..model.routing import platform_of
+from ..wording import TOML, did_you_mean, join, show
 from .environment import PREFIX, overlay, sections_of
 from .schema import (
     AppSettings,
@@ -64,8 +65,9 @@ def _load_tree(
     kind: type[Settings],
     providers: Mapping[str, type[Struct]],
 ) -> Settings:
-    faults = Faults()
+    faults = Faults(TOML)
     origins = overlay(tree, environ, kind, providers, faults)
+    _check_characters(tree, "", faults)
     settings = _settings(tree, path, kind, providers, faults)
     if faults:
         raise _error(path, faults, origins)
@@ -75,7 +77,7 @@ def _load_tree(
 
 def check_name(name: str) -> str:
     """Return what is wrong with the name of an app or a key, or nothing."""
-    faults = Faults()
+    faults = Faults(TOML)
     decode(name, Name, "name", faults)
     return faults[0].message if faults else ""
 
@@ -109,7 +111,7 @@ def _settings(
     values: dict[str, Any] = {"file": path}
     for name in tree:
         if name not in known:
-            faults(name, f"unknown section, {did_you_mean(name, known)}")
+            faults(name, f"unknown section; {did_you_mean(name, known)}")
     for name, section in known.items():
         if name not in tree:
             continue
@@ -133,7 +135,7 @@ def _apps(
     raw: object, base: Path, providers: Mapping[str, type[Struct]], faults: Faults
 ) -> dict[str, AppSettings] | None:
     if not isinstance(raw, Mapping):
-        faults("apps", f"expected sections [apps.NAME], found {show('apps', raw)}")
+        faults("apps", f"expected sections [apps.NAME], found {show(raw, TOML)}")
         return None
     apps = {}
     for name, body in raw.items():
@@ -141,7 +143,7 @@ def _apps(
         before = len(faults)
         decode(name, Name, path, faults)
         if not isinstance(body, Mapping):
-            faults(path, f"expected a section [{path}], found {show(path, body)}")
+            faults(path, f"expected a section [{path}], found {show(body, TOML)}")
         if len(faults) == before:
             apps[name] = _app(name, body, path, base, providers, faults)
     return apps
@@ -161,12 +163,25 @@ def _app(
     for key, raw in body.items():
         where = join(path, key)
         if key not in known:
-            faults(where, f"unknown key, {did_you_mean(key, known)}")
+            faults(where, f"unknown key; {did_you_mean(key, known)}")
         elif key in providers:
             accounts[key] = decode(_with_files(raw, base), providers[key], where, faults)
         else:
             values[key] = decode(_with_files(raw, base), known[key], where, faults)
     return None if faults else AppSettings(name=name, providers=accounts, **values)
+
+
+def _check_characters(raw: object, path: str, faults: Faults) -> None:
+    """Add a fault for each text with a NUL character, which the functions of the system refuse."""
+    match raw:
+        case str() if "\0" in raw:
+            faults(path, "holds a NUL character, which no path, host or secret may have")
+        case Mapping():
+            for name, value in raw.items():
+                _check_characters(value, join(path, name), faults)
+        case list():
+            for place, value in enumerate(raw):
+                _check_characters(value, f"{path}[{place}]", faults)
 
 
 def _check_durability(values: Mapping[str, Any], faults: Faults) -> None:
@@ -186,7 +201,7 @@ def _check_routes(values: Mapping[str, Any], faults: Faults) -> None:
     known = [f"{app.name}/{platform}" for app in values.get("apps", {}).values() for platform in app.providers]
     for route in feedback.prune_anyway:
         if route not in known:
-            faults(f"feedback.prune_anyway.{route}", f"no such route, {did_you_mean(route, known)}")
+            faults(join("feedback.prune_anyway", route), f"no such route; {did_you_mean(route, known)}")
 
 
 def _check_environments(apps: Mapping[str, AppSettings], faults: Faults) -> None:

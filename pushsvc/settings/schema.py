@@ -16,11 +16,12 @@ from urllib.parse import urlsplit, urlunsplit
 
 from msgspec import Meta, Struct, defstruct, field
 
+from ..decoding import Rule
 from ..errors import ConfigError
 from ..model.access import Scope
 from ..model.defaults import Defaults
 from ..model.push import Platform
-from ..model.rates import Rate
+from ..model.rates import RATE_HELP, Rate, parse_rate
 from ..model.signing import parse_secret
 
 Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
@@ -30,11 +31,11 @@ Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 Name: TypeAlias = Annotated[
     str,
-    Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z",
-        description="1 to 64 letters, digits, `-` or `_`, beginning with a letter or digit",
-    ),
+    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z"),
+    Rule("1 to 64 letters, digits, `-` or `_`, beginning with a letter or digit"),
 ]
+RateText: TypeAlias = Annotated[Rate | None, Rule(RATE_HELP, parse=parse_rate, secret=False)]
+"""Written as text, see `parse_rate`. None is no limit."""
 
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 
@@ -82,7 +83,7 @@ class RedisSettings(Struct, frozen=True, kw_only=True):
 class StoreSettings(Struct, frozen=True, kw_only=True):
     """`[store]`: the embedded store, used where `redis.url` is empty."""
 
-    data_dir: Path = Path("var")
+    data_dir: Annotated[Path, Rule("a path", parse=Path)] = Path("var")
     fsync: Literal["always", "everysec", "no"] = "everysec"
 
 
@@ -208,8 +209,8 @@ class FeedbackSettings(Struct, frozen=True, kw_only=True):
     freeze_suspect: Share = 0.2
     freeze_suspect_answers: Count = 100
     prune_anyway: Annotated[
-        dict[str, Annotated[datetime, Meta(tz=True)]],
-        Meta(description='routes with an instant each, as in { "shop/apns" = 2026-12-01T09:00:00Z }'),
+        dict[str, Annotated[datetime, Meta(tz=True), Rule("an instant such as 2026-12-01T09:00:00Z")]],
+        Rule('routes with an instant each, as in { "shop/apns" = 2026-12-01T09:00:00Z }'),
     ] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -226,22 +227,20 @@ class KeySettings(Struct, frozen=True, kw_only=True):
     name: Name
     sha256: Annotated[
         str,
-        Meta(
-            pattern=r"^[0-9a-f]{64}\Z",
-            description="64 lower-case hex digits: the SHA-256 of the key's text, as `pushsvc keys new` shows it",
-        ),
+        Meta(pattern=r"^[0-9a-f]{64}\Z"),
+        Rule("64 lower-case hex digits: the SHA-256 of the key's text, as `pushsvc keys new` shows it", secret=True),
     ]
     scopes: tuple[Scope, ...] = ("push",)
-    intake: Rate | None = None
+    intake: RateText = None
     """The limit for pushes that are posted with this key, in addition to the limit of the app."""
 
 
 class LimitsSettings(Struct, frozen=True, kw_only=True):
-    """`[apps.NAME.limits]`. None is no limit; written as text, see `parse_rate`."""
+    """`[apps.NAME.limits]`."""
 
-    per_token: Rate | None = Rate(240, 60)
-    per_app: Rate | None = None
-    intake: Rate | None = None
+    per_token: RateText = Rate(240, 60)
+    per_app: RateText = None
+    intake: RateText = None
     max_pending: Annotated[int, Meta(ge=0)] = 0
     """Deliveries that may wait; 0: the app's share of the queue."""
     on_exceed: Literal["delay", "drop"] = "delay"
@@ -254,7 +253,7 @@ class WebhookSettings(Struct, frozen=True, kw_only=True):
     secret: str = ""
     old_secret: str = ""
     """Signs too, while receivers change to a new `secret`."""
-    headers: dict[str, str] = {}
+    headers: Annotated[dict[str, str], Rule(secret=True)] = {}
     """Sent with each call; their values are secrets."""
     allow_private: bool = False
     """Whether `http://`, and addresses that are not of the public internet, may be called."""

@@ -1,11 +1,10 @@
 """Metrics and logs: the names of all metrics, their exposition, and the configuration of structlog.
 
 `metrics.py` has the metrics and their HTTP listener, `logs.py` structlog and the standard library's loggers,
-`states.py` the log of a lasting state, `redaction.py` the last defence against secrets in logs. This package exports
-what others use.
+`states.py` the log of a lasting state. This package exports what others use.
 """
 
-from .logs import LEVELS, configure_logging, get_logger
+from .logs import LEVELS, configure_logging, get_logger, redact
 from .metrics import (
     ACCEPTED,
     ATTEMPTS,
@@ -49,7 +48,6 @@ from .metrics import (
     show,
     unknown,
 )
-from .redaction import REDACTED, is_secret, redact, scrub_text
 from .states import REDIS, StateLog
 
 __all__ = [
@@ -97,10 +95,7 @@ __all__ = [
     "LEVELS",
     "configure_logging",
     "get_logger",
-    "REDACTED",
-    "is_secret",
     "redact",
-    "scrub_text",
     "REDIS",
     "StateLog",
 ]

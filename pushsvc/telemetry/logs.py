@@ -18,7 +18,14 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from ..errors import ConfigError
-from .redaction import redact
+from ..redaction import scrub_named
+
+
+def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Mask values whose name suggests a secret, and parts of texts that look like one. A structlog processor."""
+    for name, value in event.items():
+        event[name] = scrub_named(name, value)
+    return event
 
 
 class _Lines:

@@ -86,18 +86,18 @@ def test_what_no_id_can_be_is_not_asked_for(service: Service, channel_id: str) -
 @pytest.mark.parametrize(
     ("body", "status", "faults"),
     [
-        ({}, 422, {"storage": 'is missing: "none" or "latest"'}),
-        ({"storage": None}, 422, {"storage": 'is missing: "none" or "latest"'}),
+        ({}, 422, {"storage": 'is missing: expected one of "none", "latest"'}),
+        ({"storage": None}, 422, {"storage": 'is missing: expected one of "none", "latest"'}),
         (
             {"storage": 1, "policy": 0, "name": "x"},
             422,
             {
-                "storage": 'expected "none" or "latest", found the number 1',
-                "policy": "unknown field; known here: storage",
-                "name": "unknown field; known here: storage",
+                "storage": 'expected one of "none", "latest", found the number 1',
+                "policy": "unknown field; known: storage",
+                "name": "unknown field; known: storage",
             },
         ),
-        ({"storage": ["none"]}, 422, {"storage": 'expected "none" or "latest", found a list'}),
+        ({"storage": ["none"]}, 422, {"storage": 'expected one of "none", "latest", found a list'}),
         ([], 422, {"$": "expected an object, found a list"}),
         (b"", 400, {}),
         (b"{", 400, {}),

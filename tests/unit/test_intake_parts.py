@@ -20,10 +20,10 @@ from pushsvc.api.http.params import QueryParam, read_query
 from pushsvc.api.openapi import EXAMPLES, build
 from pushsvc.api.pushes.audiences import platforms_of
 from pushsvc.api.pushes.document import Draft, read
-from pushsvc.api.pushes.faults import Rules
 from pushsvc.api.pushes.ids import UUID
 from pushsvc.api.pushes.preparing import lifetime, render
 from pushsvc.api.routes import CALLS
+from pushsvc.api.rules import Rules
 from pushsvc.errors import ContentTooLarge, Fault, InvalidRequest
 from pushsvc.model.instants import instant
 from pushsvc.model.push import Content, Message, Target

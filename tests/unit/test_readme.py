@@ -23,8 +23,8 @@ from pushsvc.api.devices.document import read_device
 from pushsvc.api.http.instants import DAYS_AHEAD
 from pushsvc.api.http.problems import TYPE_BASE
 from pushsvc.api.pushes.document import read
-from pushsvc.api.pushes.faults import Rules
 from pushsvc.api.routes import CALLS
+from pushsvc.api.rules import Rules
 from pushsvc.cli import device_lines
 from pushsvc.cli.lazy import LazyCommand
 from pushsvc.errors import RequestError

@@ -147,48 +147,47 @@ def test_paths_absolute_home_and_empty(tmp_path: Path, monkeypatch: pytest.Monke
 
 FAULTS = [
     # (TOML, the whole error text less the folder of the file)
-    ("[server]\nprot = 1", "server.prot: unknown key, did you mean `port`? (in FILE)"),
-    ("[server]\nport = '80'", "server.port: expected a whole number from 0 to 65535, found '80' (in FILE)"),
-    ("[server]\nport = 70000", "server.port: expected a whole number from 0 to 65535, found 70000 (in FILE)"),
-    ("[server]\nport = true", "server.port: expected a whole number from 0 to 65535, found true (in FILE)"),
-    ("server = 1", "server: expected a section [server], found 1 (in FILE)"),
-    ("[servers]", "servers: unknown section, did you mean `server`? (in FILE)"),
+    ("[server]\nprot = 1", "server.prot: unknown key; did you mean `port`? (in FILE)"),
+    ("[server]\nport = '80'", "server.port: expected a whole number from 0 to 65,535, found \"80\" (in FILE)"),
+    ("[server]\nport = 70000", "server.port: expected a whole number from 0 to 65,535, found the number 70000 (in FILE)"),
+    ("[server]\nport = true", "server.port: expected a whole number from 0 to 65,535, found true (in FILE)"),
+    ("server = 1", "server: expected a section, found the number 1 (in FILE)"),
+    ("[servers]", "servers: unknown section; did you mean `server`? (in FILE)"),
     (
         "[zzz]",
-        "zzz: unknown section, known: apps, cleanup, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store (in FILE)",
+        "zzz: unknown section; known: apps, cleanup, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store (in FILE)",
     ),
     (
         "[logging]\nlevel = 'loud'",
-        "logging.level: expected one of debug, info, warning, error, critical, found 'loud' (in FILE)",
+        'logging.level: expected one of "debug", "info", "warning", "error", "critical", found "loud" (in FILE)',
     ),
-    ("[retry]\ncap = 0", "retry.cap: expected a number greater than 0, found 0 (in FILE)"),
-    ("[retry]\nbase = nan\n", "retry.base: expected a number greater than 0, found nan (in FILE)"),
+    ("[retry]\ncap = 0", "retry.cap: expected a number greater than 0, found the number 0 (in FILE)"),
+    ("[retry]\nbase = nan\n", "retry.base: expected a number greater than 0, found the number nan (in FILE)"),
     ("[retry]\nbase = 9\ncap = 3", "retry.base: must not be greater than `cap` (in FILE)"),
-    ("[dispatch]\nchunk = 0", "dispatch.chunk: expected a whole number from 1 to 5000, found 0 (in FILE)"),
+    ("[dispatch]\nchunk = 0", "dispatch.chunk: expected a whole number from 1 to 5,000, found the number 0 (in FILE)"),
     (
         "[redis]\nurl = 'http://me:hunter22@host'",
         "redis.url: expected empty or one of redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, "
         "redis+cluster://, rediss+cluster:// (in FILE)",
     ),
-    ("apps = 3", "apps: expected sections [apps.NAME], found 3 (in FILE)"),
+    ("apps = 3", "apps: expected sections [apps.NAME], found the number 3 (in FILE)"),
     (
         "[apps.'a b']",
-        "apps.a b: expected 1 to 64 letters, digits, `-` or `_`, beginning with a letter or digit, found 'a b' (in FILE)",
+        "apps.a b: expected 1 to 64 letters, digits, `-` or `_`, beginning with a letter or digit, found \"a b\" (in FILE)",
     ),
-    ("[apps.a]\napsn = 1", "apps.a.apsn: unknown key, did you mean `apns`? (in FILE)"),
-    ("[apps.a.apns]", "apps.a.apns.key_id: missing, expected a text (in FILE)"),
+    ("[apps.a]\napsn = 1", "apps.a.apsn: unknown key; did you mean `apns`? (in FILE)"),
+    ("[apps.a.apns]", "apps.a.apns.key_id: is missing: expected a string (in FILE)"),
     ("[apps.a.apns]\nkey_id = 'bad'", "apps.a.apns.key_id: not known at Apple (in FILE)"),
-    ("[apps.a.apns]\nkey_id = 'K'\nkey_fil = ''", "apps.a.apns.key_fil: unknown key, did you mean `key_file`? (in FILE)"),
-    ("[apps.a]\nkeys = 'x'", "apps.a.keys: expected a list of sections [[apps.a.keys]], found a text of 1 characters (in FILE)"),
+    ("[apps.a.apns]\nkey_id = 'K'\nkey_fil = ''", "apps.a.apns.key_fil: unknown key; did you mean `key_file`? (in FILE)"),
+    ("[apps.a]\nkeys = 'x'", "apps.a.keys: expected a list, found a string (in FILE)"),
     (
         "[[apps.a.keys]]\nname = 'k'\nsha256 = 'my-real-key'",
         "apps.a.keys[0].sha256: expected 64 lower-case hex digits: the SHA-256 of the key's text, as `pushsvc keys new` "
-        "shows it, found a text of 11 characters (in FILE)",
+        "shows it, found a string (in FILE)",
     ),
     (
         f"[[apps.a.keys]]\nname = 'k'\nsha256 = '{HASH}'\nscopes = ['push', 'root']",
-        "apps.a.keys[0].scopes: expected a list of which each is one of push, devices, feedback, admin, found the "
-        "list 'push', 'root' (in FILE)",
+        'apps.a.keys[0].scopes[1]: expected one of "push", "devices", "feedback", "admin", found "root" (in FILE)',
     ),
     (
         f"[[apps.a.keys]]\nname = 'k'\nsha256 = '{HASH}'\n[[apps.b.keys]]\nname = 'k'\nsha256 = '{HASH}'",
@@ -197,20 +196,20 @@ FAULTS = [
     (
         "[apps.a.limits]\nper_app = 'fast'",
         "apps.a.limits.per_app: expected a rate such as `240/min`, `10/s`, `500/10s` (units s, min, h, day), or `0` for "
-        "no limit, found 'fast' (in FILE)",
+        "no limit, found \"fast\" (in FILE)",
     ),
-    ("[feedback]\nfreeze_dead = 1.5", "feedback.freeze_dead: expected a number from 0 to 1, found 1.5 (in FILE)"),
+    ("[feedback]\nfreeze_dead = 1.5", "feedback.freeze_dead: expected a number from 0 to 1, found the number 1.5 (in FILE)"),
     (
         "[feedback]\nstrike_memory = 43199",
         "feedback.strike_memory: must not be shorter than `strike_span` / (`strikes` - 1): no device would have two strikes (in FILE)",
     ),
     (
         "[feedback.prune_anyway]\n'a/apns' = '2026-12-01'",
-        "feedback.prune_anyway: expected routes with an instant each, as in { \"shop/apns\" = 2026-12-01T09:00:00Z }, found a section (in FILE)",
+        "feedback.prune_anyway[\"a/apns\"]: expected an instant such as 2026-12-01T09:00:00Z, found \"2026-12-01\" (in FILE)",
     ),
     (
         "[feedback.prune_anyway]\n'a/apsn' = 2026-12-01T09:00:00Z\n[apps.a.apns]\nkey_id = 'K'",
-        "feedback.prune_anyway.a/apsn: no such route, did you mean `a/apns`? (in FILE)",
+        "feedback.prune_anyway[\"a/apsn\"]: no such route; did you mean `a/apns`? (in FILE)",
     ),
     ("[apps.a.webhook]\nurl = 'ftp://x'", "apps.a.webhook.url: expected empty, http:// or https:// (in FILE)"),
     ("[apps.a.webhook]\nurl = 'https:///x'", "apps.a.webhook.url: expected https://host/path (in FILE)"),
@@ -240,9 +239,9 @@ FAULTS = [
     ),
     (
         "[apps.a.webhook]\ntimeout = 31.0",
-        "apps.a.webhook.timeout: expected a number greater than 0 and of at most 30, found 31.0 (in FILE)",
+        "apps.a.webhook.timeout: expected a number greater than 0 and of at most 30, found the number 31.0 (in FILE)",
     ),
-    ("[apps.a.webhook]\nbatch = 0", "apps.a.webhook.batch: expected a whole number from 1 to 1000, found 0 (in FILE)"),
+    ("[apps.a.webhook]\nbatch = 0", "apps.a.webhook.batch: expected a whole number from 1 to 1,000, found the number 0 (in FILE)"),
     ("[apps.a.webhook]\nbase = 9\ncap = 3", "apps.a.webhook.base: must not be greater than `cap` (in FILE)"),
     (
         "[apps.a.webhook.headers]\n'X Key' = 'hunter22'",
@@ -264,10 +263,10 @@ FAULTS = [
         "[apps.a.webhook.headers]\nX-Key = \"hunter22\\r\\nX-Evil: 1\"",
         "apps.a.webhook.headers: the value of `X-Key` is empty, begins or ends with a space, or is not ASCII (in FILE)",
     ),
-    ("[apps.a.webhook.headers]\nX-Key = ['hunter22']", "apps.a.webhook.headers: expected a section in which each value is a text, found a section (in FILE)"),
-    ("[apps.a.webhook]\nheaders = 'hunter22'", "apps.a.webhook.headers: expected a section in which each value is a text, found a text of 8 characters (in FILE)"),
-    ("[apps.a.webhook]\nsecret = 12", "apps.a.webhook.secret: expected a text, found a number (in FILE)"),
-    ("file = 'x'", "file: unknown section, known: apps, cleanup, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store (in FILE)"),
+    ("[apps.a.webhook.headers]\nX-Key = ['hunter22']", "apps.a.webhook.headers.X-Key: expected a string, found a list (in FILE)"),
+    ("[apps.a.webhook]\nheaders = 'hunter22'", "apps.a.webhook.headers: expected a section, found a string (in FILE)"),
+    ("[apps.a.webhook]\nsecret = 12", "apps.a.webhook.secret: expected a string, found a number (in FILE)"),
+    ("file = 'x'", "file: unknown section; known: apps, cleanup, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store (in FILE)"),
     ("x = ", "FILE: not valid TOML: Invalid value (at line 1, column 5) (see https://toml.io/en/v1.0.0)"),
 ]  # fmt: skip
 
@@ -296,12 +295,12 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
     )
     assert told.splitlines() == [
         f"{tmp_path / 'pushsvc.toml'}: 6 faults",
-        "  nope: unknown section, known: apps, cleanup, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store",
-        "  server.hots: unknown key, did you mean `host`?",
-        "  server.port: expected a whole number from 0 to 65535, found -1",
-        "  retry.base (from PUSHSVC__RETRY__BASE): expected a number greater than 0, found 'soon'",
-        "  apps.a.apns.key_id: missing, expected a text",
-        "  apps.a.apns.window: expected a whole number, found 'x'",
+        "  nope: unknown section; known: apps, cleanup, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store",
+        "  server.port: expected a whole number from 0 to 65,535, found the number -1",
+        "  server.hots: unknown key; did you mean `host`?",
+        '  retry.base (from PUSHSVC__RETRY__BASE): expected a number greater than 0, found "soon"',
+        '  apps.a.apns.window: expected a whole number, found "x"',
+        "  apps.a.apns.key_id: is missing: expected a string",
     ]
 
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushsvc.model.push import Target
-from pushsvc.telemetry import REDACTED, configure_logging, get_logger, is_secret, redact, scrub_text
+from pushsvc.redaction import REDACTED, is_secret, scrub_text
+from pushsvc.telemetry import configure_logging, get_logger, redact
 
 APNS_TOKEN = "8f3c" * 16
 FCM_TOKEN = "dQw4w9WgXcQ:APA91bH" + "x" * 120

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from ...errors import Fault, InvalidRequest
 from ...ports.channels import Storage
-from ..http.refusal import parse
-from ..http.wording import expected, join
-
-STORAGES: Final[tuple[Storage, ...]] = get_args(Storage)
+from ..http.refusal import read_document
 
 _Storage = Annotated[
-    Literal["none", "latest"],
+    Storage,
     Meta(description="What APNs stores for offline phones: nothing, or the latest push for up to 8 hours."),
 ]
 
@@ -43,16 +39,4 @@ def read_channel(body: bytes) -> Storage:
 
     Raises `MalformedBody`, or `InvalidRequest` with every fault.
     """
-    value = parse(body)
-    if not isinstance(value, dict):
-        raise InvalidRequest(faults=[Fault("$", expected("an object", value))])
-    faults = [Fault(join("", name), "unknown field; known here: storage") for name in value if name != "storage"]
-    storage: Any = value.get("storage")
-    if storage is None:
-        faults.append(Fault("storage", 'is missing: "none" or "latest"'))
-    elif storage not in STORAGES:
-        faults.append(Fault("storage", expected('"none" or "latest"', storage)))
-    if faults:
-        raise InvalidRequest(faults=faults[:1000])
-    chosen: Storage = storage
-    return chosen
+    return read_document(body, ChannelDocument).storage

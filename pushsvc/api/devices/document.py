@@ -11,13 +11,13 @@ Decided here, where the contract leaves it open:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from ...decoding import Checks, Rule, unprintable
 from ...errors import Fault, InvalidRequest
 from ...model.devices import MAX_NAME, Device, TagValue, name_fault
 from ...model.documents import Time
@@ -25,9 +25,8 @@ from ...model.identity import canonical
 from ...model.instants import instant
 from ...ports.registry import MOST_OF_USER
 from ..http.problems import ProblemFault
-from ..http.refusal import parse, summary
-from ..http.wording import expected, join, secret_kind
-from ..pushes.faults import Check, Enough, Found, Rules, check_fields, check_name, platform_check
+from ..http.refusal import judged, parse, summary
+from ..rules import PlatformName, Rules
 
 MAX_TEXT: Final = 64
 """Characters of a locale, a timezone, an app version and a tag's name."""
@@ -38,23 +37,37 @@ MAX_TAGS_SIZE: Final = 4096
 """Bytes of all tags as JSON."""
 MAX_NUMBER: Final = 2**53
 """What every JSON reader keeps to the digit (RFC 8259, section 6)."""
-ENVIRONMENTS: Final = ("production", "sandbox")
 
-Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
-Short = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
+KINDS: Final = ("token", "fid")
+"""By which field a device's address is given; the field is its kind."""
+
+
+def _tag_name_fault(name: str) -> str | None:
+    return None if name.isprintable() else "a tag's name must be printable characters"
+
+
+def _tags_fault(tags: Mapping[str, Any]) -> str | None:
+    size = len(msgspec.json.encode(tags))
+    return f"makes {size:,} bytes of JSON, at most {MAX_TAGS_SIZE:,} are taken" if size > MAX_TAGS_SIZE else None
+
+
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME), Rule(fault=name_fault)]
+Short = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT), Rule(fault=unprintable)]
+TagName = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT), Rule(fault=_tag_name_fault)]
 TagText = Annotated[str, Meta(max_length=MAX_VALUE)]
-Tag = TagText | bool | int | float | Annotated[list[TagText], Meta(max_length=MAX_VALUE)] | None
+TagNumber = Annotated[int, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)] | Annotated[float, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)]
+Tag = TagText | bool | TagNumber | Annotated[list[TagText], Meta(max_length=MAX_VALUE)] | None
 
 
 class DeviceDocument(Struct, forbid_unknown_fields=True):
     """A device as its app registers it. Only `platform` and its `token`, or for FCM `fid`, are needed."""
 
-    platform: Annotated[str, Meta(description="A provider that is configured for the app.", examples=["apns", "fcm"])]
+    platform: PlatformName
     token: Annotated[str | None, Meta(description="The device token (APNs) or registration token (FCM).")] = None
     fid: Annotated[str | None, Meta(description="A Firebase installation id, in place of `token`.")] = None
     user: Annotated[Name | None, Meta(description=f"Whose it is. A user has up to {MOST_OF_USER:,} devices.")] = None
     tags: Annotated[
-        Annotated[dict[str, Tag], Meta(max_length=MAX_TAGS)] | None,
+        Annotated[dict[TagName, Tag], Meta(max_length=MAX_TAGS), Rule(fault=_tags_fault)] | None,
         Meta(
             description=f"Strings, numbers, booleans or lists of strings by name; {MAX_TAGS_SIZE:,} bytes together.",
             examples=[{"plan": "pro", "beta": True}],
@@ -174,133 +187,41 @@ def shown(device: Device) -> RegisteredDevice:
 
 
 def read_device(body: bytes, device_id: str, rules: Rules, now: int) -> Device:
-    """The device that `body` registers at `now` (Unix ms).
+    """Return the device that `body` registers at `now` (Unix ms).
 
     Raises `MalformedBody` (400), or `InvalidRequest` (422) naming every fault.
     """
-    value = parse(body)
-    found = device_faults(value, rules)
+    document, faults, more = judged(parse(body), DeviceDocument, device_checks(rules))
     if (fault := name_fault(device_id)) is not None:
-        found.items.insert(0, Fault("device_id", fault))
-    if found.items:
-        raise InvalidRequest(summary(len(found.items), found.more), faults=found.items)
-    return device_of(value, device_id, now)
+        faults.insert(0, Fault("device_id", fault))
+    if faults:
+        raise InvalidRequest(summary(len(faults), more), faults=faults)
+    return device_of(document, device_id, now)
 
 
-def device_faults(value: Any, rules: Rules) -> Found:
-    """What is wrong with a document, in its order."""
-    found = Found()
-    with suppress(Enough):
-        if not isinstance(value, dict):
-            found.add("", expected("a device document, which is an object", value))
-        else:
-            check = platform_check(value, "", found, rules)
-            _addressed(value, found)
-            own = {name: partial(_token, check=check) for name in ("token", "fid")}
-            check_fields(value, "", found, {**_FIELDS, **own})
-    return found
+def device_checks(rules: Rules) -> Checks:
+    """Return what the types of a device document do not say: which platforms there are, what a token looks like."""
+    return {DeviceDocument: partial(rules.target_faults, kinds=KINDS)}
 
 
-def device_of(value: Mapping[str, Any], device_id: str, now: int) -> Device:
-    """The device of a document without fault."""
-    given = {name: item for name, item in value.items() if item is not None}
-    kind = "fid" if "fid" in given else "token"
+def device_of(document: DeviceDocument, device_id: str, now: int) -> Device:
+    """Return the device of a document without fault."""
+    kind = "token" if document.fid is None else "fid"
     return Device(
         id=device_id,
-        platform=given["platform"],
-        token=canonical(given["platform"], given[kind], kind),
+        platform=document.platform,
+        token=canonical(document.platform, getattr(document, kind), kind),
         kind=kind,
-        user=given.get("user"),
+        user=document.user,
         tags={
             name: tuple(item) if isinstance(item, list) else item
-            for name, item in given.get("tags", {}).items()
+            for name, item in (document.tags or {}).items()
             if item is not None
         },
-        locale=given.get("locale"),
-        timezone=given.get("timezone"),
-        app_version=given.get("app_version"),
-        environment=given.get("environment", "production"),
+        locale=document.locale,
+        timezone=document.timezone,
+        app_version=document.app_version,
+        environment=document.environment or "production",
         registered_at=now,
         last_seen_at=now,
     )
-
-
-# --- the fields -------------------------------------------------------------------------------------
-
-
-def _addressed(value: Mapping[str, Any], found: Found) -> None:
-    given = [name for name in ("token", "fid") if value.get(name) is not None]
-    if not given:
-        found.add("token", "is missing")
-    if len(given) == 2:
-        found.add("", "holds either `token` or `fid`, not both")
-
-
-def _token(value: Any, path: str, found: Found, *, check: Any) -> None:
-    if not isinstance(value, str):
-        found.add(path, f"expected a string, found {secret_kind(value)}")
-    elif check is not None and (fault := check(value, path)) is not None:
-        found.add(path, fault)
-
-
-def _known(value: Any, path: str, found: Found) -> None:
-    """The platform, which was looked at before its token."""
-
-
-def _short(value: Any, path: str, found: Found) -> None:
-    if not isinstance(value, str):
-        found.add(path, expected("a string", value))
-    elif not (1 <= len(value) <= MAX_TEXT and value.isprintable()):
-        found.add(path, f"must be 1 to {MAX_TEXT} printable characters")
-
-
-def _environment(value: Any, path: str, found: Found) -> None:
-    if value not in ENVIRONMENTS:
-        found.add(path, expected("one of " + ", ".join(f'"{name}"' for name in ENVIRONMENTS), value))
-
-
-def _tags(value: Any, path: str, found: Found) -> None:
-    if not isinstance(value, dict):
-        found.add(path, expected("an object of tags", value))
-        return
-    if len(value) > MAX_TAGS:
-        found.add(path, f"holds {len(value):,} tags, at most {MAX_TAGS} are taken")
-    for name, item in value.items():
-        place = join(path, name)
-        if not (1 <= len(name) <= MAX_TEXT and name.isprintable()):
-            found.add(place, f"a tag's name must be 1 to {MAX_TEXT} printable characters")
-        if item is not None and (fault := _tag_fault(item)) is not None:
-            found.add(place, fault)
-    if (size := len(msgspec.json.encode(value))) > MAX_TAGS_SIZE:
-        found.add(path, f"makes {size:,} bytes of JSON, at most {MAX_TAGS_SIZE:,} are taken")
-
-
-def _tag_fault(value: Any) -> str | None:
-    match value:
-        case bool():
-            return None
-        case int() | float():
-            return None if abs(value) <= MAX_NUMBER else f"must be from -{MAX_NUMBER:,} to {MAX_NUMBER:,}"
-        case str():
-            return (
-                None if len(value) <= MAX_VALUE else f"is {len(value):,} characters long, at most {MAX_VALUE} are taken"
-            )
-        case list():
-            if not all(isinstance(item, str) for item in value):
-                return "a list of anything but strings is not taken"
-            if len(value) > MAX_VALUE or any(len(item) > MAX_VALUE for item in value):
-                return f"at most {MAX_VALUE} strings of at most {MAX_VALUE} characters each are taken"
-            return None
-        case _:
-            return expected("a string, a number, true, false or a list of strings", value)
-
-
-_FIELDS: Final[dict[str, Check]] = {
-    "platform": _known,
-    "user": check_name,
-    "tags": _tags,
-    "locale": _short,
-    "timezone": _short,
-    "app_version": _short,
-    "environment": _environment,
-}

@@ -21,3 +21,8 @@ def too_deep(value: Any) -> bool:
         if not level:
             return False
     return True
+
+
+def depth_fault(value: Any) -> str | None:
+    """Return what is wrong with how deeply it is nested, or None."""
+    return f"is nested more than {MAX_DEPTH} levels deep" if too_deep(value) else None

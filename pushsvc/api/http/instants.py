@@ -7,13 +7,12 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
+from ...decoding import Rule
 from ...model import instants
 from ...model.instants import RFC3339
 
 DAYS_AHEAD: Final = 366
 """How far ahead a push may be scheduled: a year, whichever it is."""
-
-Instant = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-12-01T09:00:00Z"])]
 
 _LOST_PLUS: Final = re.compile(r" (?=\d\d:\d\d\Z)", re.ASCII)
 """A bare `+` in a query is a space to whoever reads it."""
@@ -24,6 +23,22 @@ def parse_instant(text: str) -> int:
     if not RFC3339.fullmatch(text) and RFC3339.fullmatch(_LOST_PLUS.sub("+", text)):
         raise ValueError("has a space before its offset: in a URL the `+` is written `%2B`")
     return instants.parse_instant(text)
+
+
+def instant_fault(text: str) -> str | None:
+    """What is wrong with an instant as callers write it, or None."""
+    try:
+        parse_instant(text)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+Instant = Annotated[
+    str,
+    Meta(extra_json_schema={"format": "date-time"}, examples=["2026-12-01T09:00:00Z"]),
+    Rule(fault=instant_fault),
+]
 
 
 def parse_send_at(text: str, now: int) -> int | None:

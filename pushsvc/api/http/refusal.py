@@ -1,34 +1,54 @@
-"""What to say of a body that `document.read` could not take: not JSON and where, or every fault of the document.
-
-This is the slow way, taken only by requests that are refused; it works on plain JSON values, not on the typed structs.
-"""
+"""A body becomes a document, or a refusal: not JSON and where, or every fault of the document at once. Pure."""
 
 from __future__ import annotations
 
 import json
 import re
 from contextlib import suppress
-from typing import Any, Final, NoReturn
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
+from msgspec import Struct
 
+from ...decoding import NO_CHECKS, Checks, Enough, Faults, decode, right
 from ...errors import Fault, InvalidRequest, MalformedBody
-from ..pushes.faults import LIMIT, Rules, walk
-from .wording import join
+from ...wording import join
+
+LIMIT: Final = 1000
+"""How many faults are listed."""
+T = TypeVar("T", bound=Struct)
 
 _plain = msgspec.json.Decoder().decode
 _BYTE: Final = re.compile(r"^(?:JSON is malformed: )?(?P<what>.*?)(?: \(byte (?P<byte>\d+)\))?$")
 
 
-def refuse(body: bytes, rules: Rules, now: int) -> NoReturn:
-    """Raise what is wrong with a body that `read` could not take."""
-    value = parse(body)
-    found = walk(value, rules, now)
-    # What the typed decoder saw and the walk did not can only be a value that a later one of the same name hid.
-    listed = found.items or repeats(body)
-    if not listed:
-        raise InvalidRequest("The document does not validate.")
-    raise InvalidRequest(summary(len(listed), found.more), faults=listed)
+def read_document(body: bytes, kind: type[T], checks: Checks = NO_CHECKS) -> T:
+    """The document that `body` is. Raises `MalformedBody`, or `InvalidRequest` with every fault."""
+    value, faults, more = judged(parse(body), kind, checks)
+    if faults:
+        raise InvalidRequest(summary(len(faults), more), faults=faults)
+    return cast(T, value)
+
+
+def judged(value: Any, kind: type[Struct], checks: Checks = NO_CHECKS) -> tuple[Any, list[Fault], bool]:
+    """Return the document that plain JSON is, its faults, at most `LIMIT`, and whether there are others.
+
+    A right one is taken by msgspec, which is faster; only another one is examined.
+    """
+    with suppress(msgspec.ValidationError):
+        document = msgspec.convert(value, kind)
+        if right(document, checks):
+            return document, [], False
+    return examined(value, kind, checks)
+
+
+def examined(value: Any, kind: type[Struct], checks: Checks = NO_CHECKS) -> tuple[Any, list[Fault], bool]:
+    """Do what `judged` does by the decoder alone."""
+    faults = Faults(limit=LIMIT)
+    try:
+        return decode(value, kind, "", faults, checks), faults, False
+    except Enough:
+        return None, faults, True
 
 
 def summary(count: int, more: bool) -> str:

@@ -8,21 +8,20 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from ...errors import Fault, InvalidRequest, MalformedBody
+from ...decoding import Rule, fraction, unprintable
+from ...errors import Fault
 from ...model.documents import Time
 from ...model.instants import instant
 from ...ports.letters import DeadFilter, DeadRow, ReplayStatus
-from ..http.instants import Instant, parse_instant
-from ..http.refusal import explain, utf8
-from ..http.wording import expected, join
+from ..http.instants import Instant, instant_fault, parse_instant
+from ..http.refusal import read_document
 
 MAX_LIMIT: Final = 2**31 - 1
 MIN_RATE: Final = 0.1
 MAX_RATE: Final = 1_000_000
-_TEXTS: Final = ("push", "platform", "reason")
-_INSTANTS: Final = ("since", "until")
 
-Text = Annotated[str, Meta(min_length=1, max_length=128)]
+
+Text = Annotated[str, Meta(min_length=1, max_length=128), Rule(fault=unprintable)]
 
 
 class ReplayDocument(Struct, forbid_unknown_fields=True):
@@ -34,7 +33,9 @@ class ReplayDocument(Struct, forbid_unknown_fields=True):
     since: Annotated[Instant | None, Meta(description="Those that failed at this instant or later.")] = None
     until: Annotated[Instant | None, Meta(description="Those that failed before this instant.")] = None
     limit: Annotated[
-        Annotated[int, Meta(ge=1, le=MAX_LIMIT)] | None, Meta(description="So many deliveries at most.")
+        Annotated[int, Meta(ge=1, le=MAX_LIMIT)] | Annotated[float, Meta(ge=1, le=MAX_LIMIT)] | None,
+        Meta(description="So many deliveries at most."),
+        Rule(f"a whole number from 1 to {MAX_LIMIT:,}", fault=fraction),
     ] = None
     rate: Annotated[
         Annotated[float, Meta(ge=MIN_RATE, le=MAX_RATE)] | None, Meta(description="So many deliveries a second.")
@@ -84,57 +85,28 @@ class Replay(Struct, frozen=True):
 
 
 def read_filter(values: Mapping[str, Any], faults: list[Fault]) -> DeadFilter:
-    """The filter; what is wrong with it is added to `faults`."""
-    instants: dict[str, int] = {}
-    for name in _INSTANTS:
-        if values.get(name) is not None:
-            try:
-                instants[name] = parse_instant(values[name])
-            except ValueError as error:
-                faults.append(Fault(name, str(error)))
-    push, platform, reason = (values.get(name) or "" for name in _TEXTS)
-    return DeadFilter(push.lower(), platform, reason, instants.get("since"), instants.get("until"))
+    """The filter of query parameters; what is wrong with it is added to `faults`."""
+    right = dict(values)
+    for name in ("since", "until"):
+        if values.get(name) is not None and (fault := instant_fault(values[name])) is not None:
+            faults.append(Fault(name, fault))
+            right[name] = None
+    return filter_of(*map(right.get, DeadFilter.__struct_fields__))
+
+
+def filter_of(
+    push: str | None, platform: str | None, reason: str | None, since: str | None, until: str | None
+) -> DeadFilter:
+    """The filter that these texts without fault mean; None does not narrow."""
+    first, last = (None if text is None else parse_instant(text) for text in (since, until))
+    return DeadFilter((push or "").lower(), platform or "", reason or "", first, last)
 
 
 def read_replay(body: bytes) -> tuple[DeadFilter, int, float, bool]:
     """Filter, limit, rate and whether it is a dry run. Raises `MalformedBody`, or `InvalidRequest` with every fault."""
-    utf8(body)
-    try:
-        value = msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
-        raise MalformedBody(explain(body, str(error))) from None
-    if not isinstance(value, dict):
-        raise InvalidRequest(faults=[Fault("$", expected("an object", value))])
-    faults: list[Fault] = []
-    known = ReplayDocument.__struct_fields__
-    for name, given in value.items():
-        if name not in known:
-            faults.append(Fault(join("", name), f"unknown field; known here: {', '.join(known)}"))
-        elif given is not None and (fault := _fault(name, given)):
-            faults.append(Fault(name, fault))
-    right = {name: given for name, given in value.items() if name not in {fault.path for fault in faults}}
-    which = read_filter(right, faults)
-    if faults:
-        raise InvalidRequest(faults=faults[:1000])
-    return which, int(value.get("limit") or 0), float(value.get("rate") or 0), bool(value.get("dry_run"))
-
-
-def _fault(name: str, given: Any) -> str:
-    number = isinstance(given, int | float) and not isinstance(given, bool)
-    if name == "dry_run":
-        return "" if isinstance(given, bool) else expected("true or false", given)
-    if name == "limit":
-        if number and 1 <= given <= MAX_LIMIT and given == int(given):
-            return ""
-        return expected(f"a whole number from 1 to {MAX_LIMIT}", given)
-    if name == "rate":
-        right = number and MIN_RATE <= given <= MAX_RATE
-        return "" if right else expected(f"a number from {MIN_RATE} to {MAX_RATE}", given)
-    if not isinstance(given, str):
-        return expected("a string", given)
-    if name in _TEXTS and not (1 <= len(given) <= 128 and given.isprintable()):
-        return "must be 1 to 128 printable characters"
-    return ""
+    asked = read_document(body, ReplayDocument)
+    which = filter_of(asked.push, asked.platform, asked.reason, asked.since, asked.until)
+    return which, int(asked.limit or 0), asked.rate or 0.0, asked.dry_run or False
 
 
 def shown_replay(status: ReplayStatus) -> Replay:

@@ -19,8 +19,8 @@ from ...model.push import Platform, Push, Target
 from ...model.routing import RouteTable, platform_of
 from ...ports.registry import Registry
 from ...rules.audience import reached, targets_of
+from ...wording import names
 from ..http.problems import ProblemFault
-from ..http.wording import names
 from .document import Draft
 
 DEVICE: Final = ("token",)

@@ -1,8 +1,8 @@
 """The push document: read fast when it is right, walked slowly when it is not.
 
 `read` decodes the body once into typed structs (msgspec, strict) and judges what types cannot say. Only when that
-fails does `refusal.refuse` walk the plain JSON to name every fault at once (`faults.walk`). The two agree: what
-`read` takes is what the walk finds no fault in; a property test holds them to it.
+fails does `refuse` name every fault at once, by the decoder and the `checks`. The two agree: what `read` takes is what
+these find no fault in; a property test holds them to it.
 
 Decided here, where RFC 8259 leaves it open:
 
@@ -13,122 +13,47 @@ Decided here, where RFC 8259 leaves it open:
 - Of a name given twice in one object the last counts, as in most parsers; where its other value is wrong, the
   repeat is named as the fault.
 - What stands in `overrides` travels byte for byte; it must be an object, at most `depth.MAX_DEPTH` levels deep.
-- The same token twice in one push is one delivery (`tokens.py`).
+- The same token twice in one push is one delivery (`receivers.py`).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from collections.abc import Iterator
+from functools import partial
+from typing import Annotated, Any, Final, Literal, NoReturn
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from ...errors import ContentTooLarge, Fault
-from ...model.devices import (
-    MAX_NAME,
-    Audience,
-    ByDevices,
-    ByTopic,
-    ByUsers,
-    ByWhere,
-    Environment,
-    ToAll,
-    name_fault,
-)
-from ...model.push import Content, Lane, Platform, Target
-from ...model.push import Notification as PlainNotification
-from ...rules.where import MAX_LENGTH, WhereError, compile_where
-from ..http.depth import too_deep
-from ..http.instants import DAYS_AHEAD, Instant, parse_send_at
-from ..http.refusal import refuse, utf8
+from ...decoding import WRONG, Checks, Rule, fraction
+from ...errors import ContentTooLarge, Fault, InvalidRequest
+from ...model.devices import Audience
+from ...model.push import MAX_TTL, Content, Lane, Notification, Platform, Target
+from ...wording import join, names, show
+from ..http.depth import depth_fault
+from ..http.instants import DAYS_AHEAD, Instant, instant_fault, parse_send_at
+from ..http.refusal import examined, parse, repeats, summary, utf8
+from ..rules import Rules
 from . import live_activity
-from .faults import MAX_BADGE, MAX_TTL, VISIBLE, Rules, has_payload
 from .live_activity import LiveActivity
-from .tokens import named_for_two, targets_of
+from .receivers import To, named_for_two, receiver_checks, receivers
+
+VISIBLE: Final = ("title", "subtitle", "body", "image", "sound", "badge")
+"""The fields of a notification that the user notices."""
 
 # --- the document, as the OpenAPI description shows it ---------------------------------------------
-# Plain JSON makes no reference cycles: these structs need not be looked at by the garbage collector (`gc=False`).
 
-
-class TokenTarget(Struct, forbid_unknown_fields=True, gc=False):
-    """One target by what its provider gave it: a device by its `token` (FCM: also `fid`), or at APNs a broadcast
-    `channel`, one Live `activity`, or the right to start one (`push_to_start`). Exactly one of these."""
-
-    platform: Annotated[str, Meta(description="A provider that is configured for the app.", examples=["apns", "fcm"])]
-    token: Annotated[str | None, Meta(description="The device token (APNs) or registration token (FCM).")] = None
-    fid: Annotated[str | None, Meta(description="A Firebase installation id, in place of `token`.")] = None
-    topic: Annotated[str | None, Meta(description="A topic that FCM itself keeps, and not `to.topic`.")] = None
-    condition: Annotated[
-        str | None, Meta(description="A condition over FCM's own topics.", examples=["'news' in topics"])
-    ] = None
-    channel: Annotated[str | None, Meta(description="The id of a broadcast channel of APNs (iOS 18).")] = None
-    activity: Annotated[str | None, Meta(description="The push token of one Live Activity.")] = None
-    push_to_start: Annotated[str | None, Meta(description="A token by which Live Activities are started.")] = None
-    environment: Annotated[
-        Environment | None,
-        Meta(
-            description="Of an app that has an account in both environments of APNs: to which one the token belongs. "
-            "Default: the account `apns`."
-        ),
-    ] = None
-
-
-Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
-
-
-class To(Struct, forbid_unknown_fields=True, gc=False):
-    """The receivers, named in exactly one of these ways. What is named twice is one delivery."""
-
-    tokens: Annotated[list[TokenTarget], Meta(min_length=1)] | None = None
-    devices: Annotated[
-        Annotated[list[Name], Meta(min_length=1)] | None, Meta(description="Registered devices, by id.")
-    ] = None
-    users: Annotated[
-        Annotated[list[Name], Meta(min_length=1)] | None, Meta(description="All devices of these users.")
-    ] = None
-    topic: Annotated[Name | None, Meta(description="All devices that are subscribed to it.", examples=["news"])] = None
-    where: Annotated[
-        Annotated[str, Meta(max_length=MAX_LENGTH)] | None,
-        Meta(
-            description="All devices for which an expression is true, over `platform`, `user`, `locale`, `timezone`, "
-            "`app_version`, `environment`, `registered`, `last_seen` and `tags.NAME`, with `== != < <= > >= in not and "
-            "or` and brackets.",
-            examples=["tags.plan == 'pro' and locale in ('de', 'at')"],
-        ),
-    ] = None
-    all: Annotated[bool | None, Meta(description="All devices of the app: `true`, or leave it out.")] = None
-
-
-_Whole = Annotated[int, Meta(ge=0, le=MAX_BADGE)] | Annotated[float, Meta(ge=0, le=MAX_BADGE)]
-_BADGE: Final = (
-    "The number on the app's icon (Apple), where 0 removes it. On Android how many items a notification stands for: "
-    "there 0 says nothing, and a badge alone shows nothing."
-)
-
-
-class Notification(PlainNotification, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """What the user sees, rendered to each provider's own form."""
-
-    title: str | None = None
-    subtitle: str | None = None
-    body: str | None = None
-    image: Annotated[str | None, Meta(description="The URL of a picture.")] = None
-    sound: Annotated[str | None, Meta(examples=["default"])] = None
-    badge: Annotated[_Whole | None, Meta(description=_BADGE)] = None  # type: ignore[assignment]  # see `judge`
-    link: Annotated[str | None, Meta(description="Where a tap leads.")] = None
-    category: Annotated[str | None, Meta(description="The APNs category, the Android click action.")] = None
-    thread: Annotated[str | None, Meta(description="Notifications of one thread are grouped.")] = None
-    channel: Annotated[str | None, Meta(description="The Android notification channel.")] = None
+_Datum = Annotated[str, Rule("a string (the providers carry nothing else)")]
 
 
 class PushDocument(Struct, forbid_unknown_fields=True, gc=False):
     """One push. Besides `to` it needs `notification`, `live_activity`, `data`, or an override with a payload."""
 
-    to: To
+    to: Annotated[To, Rule('an object such as {"tokens": [..]}')]
     notification: Notification | None = None
     live_activity: LiveActivity | None = None
     data: Annotated[
-        dict[str, str] | None, Meta(description="Values for the app; each is a string.", examples=[{"order": "7"}])
+        dict[str, _Datum] | None, Meta(description="Values for the app; each is a string.", examples=[{"order": "7"}])
     ] = None
     lane: Annotated[
         Lane | None, Meta(description="Urgent pushes overtake normal ones, normal ones bulk. Default: `normal`.")
@@ -146,6 +71,7 @@ class PushDocument(Struct, forbid_unknown_fields=True, gc=False):
     ] = None
     ttl: Annotated[
         Annotated[int, Meta(ge=0, le=MAX_TTL)] | Annotated[float, Meta(ge=0, le=MAX_TTL)] | None,
+        Rule(f"a whole number from 0 to {MAX_TTL:,}", fault=fraction),
         Meta(description="Seconds after which it is not sent any more; 0: now or never. Default: 2,419,200 (28 days)."),
     ] = None
     collapse: Annotated[
@@ -213,6 +139,74 @@ def read(body: bytes, rules: Rules, now: int) -> Draft:
     return draft
 
 
+def refuse(body: bytes, rules: Rules, now: int) -> NoReturn:
+    """Raise what is wrong with a body that `read` could not take."""
+    _, faults, more = examined(parse(body), PushDocument, checks(rules, now))
+    # What the typed decoder saw and the walk did not can only be a value that a later one of the same name hid.
+    listed = faults or repeats(body)
+    if not listed:
+        raise InvalidRequest("The document does not validate.")
+    raise InvalidRequest(summary(len(listed), more), faults=listed)
+
+
+def checks(rules: Rules, now: int) -> Checks:
+    """Return what the types of the document do not say."""
+    return {
+        **receiver_checks(rules),
+        Notification: lambda notification: (),
+        LiveActivity: lambda activity: (),
+        PushDocument: partial(_faults, rules=rules, now=now),
+    }
+
+
+def _faults(document: PushDocument, *, rules: Rules, now: int) -> Iterator[tuple[str, str]]:
+    """Yield what the fields do not say of themselves. What is `WRONG` in the document has its fault already."""
+    if isinstance(document.send_at, str):
+        try:
+            parse_send_at(document.send_at, now)
+        except ValueError as error:
+            if instant_fault(document.send_at) is None:
+                yield "send_at", str(error)
+    overrides: Any = document.overrides or {}
+    speaking = overrides is WRONG
+    for platform, value in () if speaking else overrides.items():
+        speaking = speaking or not isinstance(value, dict) or has_payload(value)
+        if (fault := override_fault(platform, value, rules)) is not None:
+            yield join("overrides", platform), fault
+    yield from disagreements(document, speaking=speaking)
+
+
+def override_fault(platform: str, value: Any, rules: Rules) -> str | None:
+    """Return what is wrong with one platform's override, or None."""
+    if platform not in rules.known:
+        return rules.unknown_platform
+    if not isinstance(value, dict):
+        return f"expected an object, found {show(value)}"
+    return depth_fault(value)
+
+
+def disagreements(document: PushDocument, *, speaking: bool) -> Iterator[tuple[str, str]]:
+    """Yield what fields say against one another. `speaking`: an override has a payload."""
+    notification, activity, silent = document.notification, document.live_activity, document.silent is True
+    shown = [
+        name
+        for name in Notification.__struct_fields__
+        if isinstance(notification, Notification) and getattr(notification, name) is not None
+    ]
+    if not (shown or document.data or speaking or activity is not None or notification is WRONG):
+        yield "", "says nothing: `notification`, `live_activity`, `data` or an override with a payload is needed"
+    if isinstance(activity, LiveActivity):
+        for name, fault in live_activity.disagreements(activity, shown, silent=silent):
+            yield f"live_activity.{name}" if name else "live_activity", fault
+    if silent and (seen := [name for name in shown if name in VISIBLE]):
+        yield "silent", f"a silent push shows nothing: leave out `silent`, or {names(seen)} of `notification`"
+
+
+def has_payload(override: dict[str, Any]) -> bool:
+    """Whether a platform's override holds anything to send, rather than only how to send it."""
+    return any(name != "headers" for name in override)
+
+
 def _check_size(document: PushDocument) -> None:
     """Look at how much a large document says before anything looks into it: only its receivers may make it large.
 
@@ -220,7 +214,7 @@ def _check_size(document: PushDocument) -> None:
     """
     raws = {f"overrides.{name}": len(raw) for name, raw in (document.overrides or {}).items()}
     if (activity := document.live_activity) is not None:
-        for name in ("content_state", "attributes", "alert"):
+        for name in live_activity.OBJECTS:
             raws[f"live_activity.{name}"] = sum(map(len, (getattr(activity, name) or {}).values()))
     raws["data"] = sum(len(name) + len(text) for name, text in (document.data or {}).items())
     notification = msgspec.structs.astuple(document.notification or _NOTHING)
@@ -237,10 +231,11 @@ def _check_size(document: PushDocument) -> None:
 def judge(document: PushDocument, rules: Rules, now: int) -> Draft | None:
     """The draft, or None where the walk will find a fault."""
     notification = None if document.notification == _NOTHING else document.notification
-    if notification is not None and isinstance(notification.badge, float):
-        if not notification.badge.is_integer():
+    badge: float | None = None if notification is None else notification.badge
+    if notification is not None and isinstance(badge, float):
+        if not badge.is_integer():
             return None
-        notification = msgspec.structs.replace(notification, badge=int(notification.badge))
+        notification = msgspec.structs.replace(notification, badge=int(badge))
     ttl = document.ttl
     if isinstance(ttl, float):
         if not ttl.is_integer():
@@ -249,25 +244,22 @@ def judge(document: PushDocument, rules: Rules, now: int) -> Draft | None:
     overrides = document.overrides or {}
     payload: set[Platform] = set()
     for platform, raw in overrides.items():
-        if platform not in rules.known:
-            return None
         try:
             value = _plain(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        if type(value) is not dict or too_deep(value):
+        if override_fault(platform, value, rules) is not None:
             return None
         if has_payload(value):
             payload.add(platform)
-    activity = None
+    activity = None if document.live_activity is None else live_activity.judge(document.live_activity)
     silent = document.silent or False
-    if document.live_activity is not None:
-        activity = live_activity.judge(document.live_activity, notification, silent=silent)
-        if activity is None:
-            return None
-    elif notification is None and not document.data and not payload:
+    plain = not silent and document.live_activity is None
+    if not (plain and (notification is not None or document.data or payload)) and any(
+        disagreements(document, speaking=bool(payload))
+    ):
         return None
-    if silent and notification is not None and any(getattr(notification, name) is not None for name in VISIBLE):
+    if document.live_activity is not None and activity is None:
         return None
     send_at = None
     if document.send_at is not None:
@@ -296,27 +288,3 @@ def judge(document: PushDocument, rules: Rules, now: int) -> Draft | None:
     tokens = document.to.tokens
     odd = () if tokens is None or total == len(tokens) else named_for_two(tokens, rules.routes)
     return Draft(content, document.lane or "normal", targets, total, send_at, audience, only, odd)
-
-
-def receivers(to: To, rules: Rules) -> dict[Platform, tuple[Target, ...]] | Audience | None:
-    """The targets, or whom to look up; None where one has a fault."""
-    ways = (to.tokens, to.devices, to.users, to.topic, to.where, to.all)
-    if ways.count(None) != len(ways) - 1:
-        return None
-    if to.tokens is not None:
-        return None if len(to.tokens) > rules.max_targets else targets_of(to.tokens, rules.checks, rules.routes)
-    if to.topic is not None:
-        return ByTopic(to.topic) if name_fault(to.topic) is None else None
-    if to.where is not None:
-        try:
-            compile_where(to.where, now=0, platforms=sorted(rules.checks))
-        except WhereError:
-            return None
-        return ByWhere(to.where)
-    if to.all is not None:
-        return ToAll() if to.all else None
-    names = to.devices or to.users or ()
-    if len(names) > rules.max_targets or any(map(name_fault, names)):
-        return None
-    distinct = tuple(dict.fromkeys(names))
-    return ByDevices(distinct) if to.devices else ByUsers(distinct)

@@ -1,26 +1,25 @@
-"""A Live Activity in the push document: read fast when it is right, and named fault by fault when it is not. Pure.
-
-What needs the whole document stands in `disagreements`, once: the fast way asks it about the struct's fields, the walk
-over faults about those of the plain JSON.
-"""
+"""A Live Activity in the push document: its fields, and what needs the whole document. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from ...model.push import ACTIVITY_ALERT, ACTIVITY_EVENTS, ActivityEvent, Notification
+from ...decoding import Rule
+from ...model.push import ACTIVITY_ALERT, ACTIVITY_EVENTS, ActivityEvent
 from ...model.push import LiveActivity as PlainLiveActivity
-from ..http.depth import MAX_DEPTH, too_deep
+from ...wording import names
+from ..http.depth import depth_fault, too_deep
 from ..http.instants import Instant, parse_instant
-from ..http.wording import expected, names
 
-_OBJECTS: Final = ("content_state", "attributes", "alert")
+OBJECTS: Final = ("content_state", "attributes", "alert")
+"""The fields that are the caller's own JSON."""
 _DATES: Final = ("stale_date", "dismissal_date")
 _OF_START: Final = ("attributes_type", "attributes", "input_push_channel", "input_push_token")
+_Object = Annotated[dict[str, Raw], Rule(fault=depth_fault)]
 
 _plain = msgspec.json.Decoder().decode
 
@@ -30,17 +29,15 @@ class LiveActivity(Struct, forbid_unknown_fields=True, gc=False):
     `activity` and `channel` targets; its alert may also be given as the push's `notification`."""
 
     event: ActivityEvent
-    content_state: Annotated[
-        dict[str, Raw] | None, Meta(description="What it shows. Needed to start and to update it.")
-    ] = None
+    content_state: Annotated[_Object | None, Meta(description="What it shows. Needed to start and to update it.")] = (
+        None
+    )
     attributes_type: Annotated[
         Annotated[str, Meta(min_length=1)] | None, Meta(description="Its Swift type. Needed to start it.")
     ] = None
-    attributes: Annotated[dict[str, Raw] | None, Meta(description="What stays as it is in it. Needed to start it.")] = (
-        None
-    )
+    attributes: Annotated[_Object | None, Meta(description="What stays as it is in it. Needed to start it.")] = None
     alert: Annotated[
-        dict[str, Raw] | None, Meta(description="Apple's alert: `title`, `body`, `sound`. Needed to start it.")
+        _Object | None, Meta(description="Apple's alert: `title`, `body`, `sound`. Needed to start it.")
     ] = None
     stale_date: Annotated[Instant | None, Meta(description="When what it shows is outdated.")] = None
     dismissal_date: Annotated[
@@ -58,18 +55,14 @@ class LiveActivity(Struct, forbid_unknown_fields=True, gc=False):
     ] = None
 
 
-FIELDS: Final = LiveActivity.__struct_fields__
-_SHOWN: Final = Notification.__struct_fields__
+_FIELDS: Final = LiveActivity.__struct_fields__
 
 
-def judge(activity: LiveActivity, notification: Notification | None, *, silent: bool) -> PlainLiveActivity | None:
-    """In the words of the model, or None where the walk will find a fault."""
-    given = {name: getattr(activity, name) for name in FIELDS}
-    shown = () if notification is None else [name for name in _SHOWN if getattr(notification, name) is not None]
-    if any(disagreements(given, shown, silent=silent)):
-        return None
+def judge(activity: LiveActivity) -> PlainLiveActivity | None:
+    """Return it in the words of the model, or None where a field has a fault."""
+    given = {name: getattr(activity, name) for name in _FIELDS}
     try:
-        for name in _OBJECTS:
+        for name in OBJECTS:
             if too_deep({key: _plain(raw) for key, raw in (given[name] or {}).items()}):
                 return None
         for name in _DATES:
@@ -79,40 +72,14 @@ def judge(activity: LiveActivity, notification: Notification | None, *, silent: 
     return PlainLiveActivity(**{**given, "input_push_token": given["input_push_token"] or False})
 
 
-def fault_of(name: str, value: Any) -> str | None:
-    """What is wrong with the value of a field, or None."""
-    if name == "event":
-        return None if value in ACTIVITY_EVENTS else expected('one of "start", "update", "end"', value)
-    if name in _OBJECTS:
-        if not isinstance(value, dict):
-            return expected("an object", value)
-        return f"is nested more than {MAX_DEPTH} levels deep" if too_deep(value) else None
-    if name == "input_push_token":
-        return None if isinstance(value, bool) else expected("true or false", value)
-    if name == "relevance_score":
-        right = isinstance(value, int | float) and not isinstance(value, bool)
-        return None if right else expected("a number", value)
-    if not isinstance(value, str):
-        return expected("a string", value)
-    if name in _DATES:
-        try:
-            parse_instant(value)
-        except ValueError as error:
-            return str(error)
-        return None
-    return None if value else "must not be empty"
+def disagreements(activity: LiveActivity, shown: Collection[str], *, silent: bool) -> Iterator[tuple[str, str]]:
+    """Yield the fields that miss or exclude one another, each with what is wrong; the empty name is the whole.
 
-
-def disagreements(given: dict[str, Any], shown: Collection[str], *, silent: bool) -> Iterator[tuple[str, str]]:
-    """Fields that miss or do not bear one another, each with what is wrong; the empty name is the whole.
-
-    `given` are the fields by name, null being the same as leaving out; `shown` names those of the notification.
+    `shown` names the fields of the notification. A field that is `WRONG` has its fault already.
     """
-    event = given.get("event")
-    has = {name for name, value in given.items() if value is not None and value is not False}
-    alerts = bool(given.get("alert")) or "title" in shown or "body" in shown
-    if event is None:
-        yield "event", 'is missing: one of "start", "update", "end"'
+    event = activity.event
+    has = {name for name in _FIELDS if (value := getattr(activity, name)) is not None and value is not False}
+    alerts = bool(activity.alert) or "title" in shown or "body" in shown
     if event in ("start", "update") and "content_state" not in has:
         yield "content_state", f"is missing: it is what the activity shows after `{event}`"
     if event == "start":
@@ -129,7 +96,7 @@ def disagreements(given: dict[str, Any], shown: Collection[str], *, silent: bool
         yield "dismissal_date", f"belongs to `end`, not to `{event}`"
     if {"input_push_channel", "input_push_token"} <= has:
         yield "input_push_token", "either this or `input_push_channel`: it is updated by the one or the other"
-    if given.get("alert") and shown:
+    if activity.alert and shown:
         yield "alert", "is said twice: here and by `notification`"
     elif foreign := [name for name in shown if name not in ACTIVITY_ALERT]:
         yield "", f"its alert has {names(ACTIVITY_ALERT)} of the notification: leave out {names(foreign)}"

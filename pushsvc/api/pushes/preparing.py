@@ -10,15 +10,14 @@ from typing import Final
 
 from ...errors import ContentTooLarge, InvalidRequest
 from ...model.codec import encode_audience
-from ...model.push import Content, Message, Platform, Push
+from ...model.push import MAX_TTL, Content, Message, Platform, Push
 from ...ports.provider import Renderer, RenderError
 from ..http.idempotency import Once
 from ..http.problems import ProblemFault
-from ..http.refusal import summary
+from ..http.refusal import LIMIT, summary
 from ..ports import ApiPorts, ServedApp
 from .audiences import platforms_of
 from .document import Draft
-from .faults import LIMIT, MAX_TTL
 
 MOST_WARNINGS: Final = 20
 """Warnings that an answer has, at most."""

@@ -1,4 +1,4 @@
-"""Masking of secrets in logs: the last line of defence, not the first.
+"""Masking of secrets in logs and error texts: the last line of defence, not the first. Pure.
 
 No caller passes a token or a key to a logger in the first place; this is for libraries that quote a request in an
 error, and for mistakes.
@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Final
-
-from structlog.typing import EventDict, WrappedLogger
 
 REDACTED: Final = "[redacted]"
 
@@ -85,7 +83,7 @@ def _scrub(value: object) -> object:
         case None | bool() | int() | float():
             return value
         case Mapping():
-            return {str(name): _scrub_named(str(name), inner) for name, inner in value.items()}
+            return {str(name): scrub_named(str(name), inner) for name, inner in value.items()}
         case list() | tuple() | set() | frozenset():
             return [_scrub(inner) for inner in value]
         case bytes() | bytearray() | memoryview():
@@ -95,15 +93,9 @@ def _scrub(value: object) -> object:
             return scrub_text(repr(value))
 
 
-def _scrub_named(name: str, value: object) -> object:
+def scrub_named(name: str, value: object) -> object:
+    """The value that stands under `name`, masked where the name says secret, else with what looks like one masked."""
     # `tokens=3` is a count; `password=12345` is not.
     if value is None or isinstance(value, bool) or (type(value) is int and name in ("tokens", "keys")):
         return value
     return REDACTED if is_secret(name) else _scrub(value)
-
-
-def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Mask values whose name suggests a secret, and parts of texts that look like one. A structlog processor."""
-    for name, value in event.items():
-        event[name] = _scrub_named(name, value)
-    return event
