@@ -69,8 +69,8 @@ def erase(
 
 
 async def _erase(settings: Settings, app: str, user: str, wait: float) -> Erasure:
-    from ..runtime import open_existing_store
+    from ..runtime import eraser, open_existing_store
 
     async with open_existing_store(settings) as store:
         with going_on(lambda: "once started, the erasure is continued by `pushsvc jobs`, or by this command"):
-            return await store.erasures.erase(app, user, wait=wait)
+            return await eraser(store).erase(app, user, wait=wait)

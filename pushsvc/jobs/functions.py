@@ -14,7 +14,7 @@ from ..model.codec import CodecError
 from ..ports.cleanup import ClocksApart
 from ..ports.expansion import Waiting
 from ..ports.store import Store
-from ..runtime import Current, cleanup_plan, connect, route_table
+from ..runtime import Current, cleanup_plan, connect, eraser, route_table
 from ..settings import Settings
 from ..stages import replay as replays
 from ..stages.cleanup import LOCK, Progress, clean
@@ -217,7 +217,7 @@ async def erase(context: Context, app: str) -> bool:
     """
     turn = Turn(context)
     async with connect(context.store_url, context.settings) as store:
-        return await store.erasures.work(app, stopping=lambda: turn.over)
+        return await eraser(store).work(app, stopping=lambda: turn.over)
 
 
 FUNCTIONS: Mapping[str, Function] = {

@@ -339,7 +339,7 @@ async def _enqueue_each(
 async def enqueue_erasures(store: Store, queue: Queue, settings: Settings) -> None:
     """Give the erasures of each app that nobody works on to rq."""
     apps = {*settings.apps, *await removed_apps(store, settings)}  # what was asked for is done all the same
-    due = await store.erasures.unfinished(sorted(apps))
+    due = await runtime.eraser(store).unfinished(sorted(apps))
     await _enqueue_each(queue, "erase", {app: (app,) for app in due})
 
 

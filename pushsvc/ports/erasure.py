@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from msgspec import Struct
+
+from ..model.devices import Device
 
 
 class Erasure(Struct, frozen=True):
@@ -31,6 +34,76 @@ UNHEARD: Final = (
 WHAT = ("deliveries", "dead_letters", "receipts", "events", "statuses", "suppressions", "quarantined", "pushes")
 """`deliveries` that were queued and end as `cancelled`; rows of `statuses`, which stay without saying whose they are;
 `pushes` whose audience named nobody else, which end with their text; entries of the others."""
+
+
+class KeeperStep(Struct, frozen=True):
+    """What one step of a pass has done."""
+
+    removed: Counter[tuple[str, str]]
+    """How many of what, by whose they were and what."""
+    cursor: str | None
+    """Where the next step begins; None: nothing of these users is left there."""
+    wait: float = 0.0
+    """Seconds until there may be more to do: somebody else has it at present."""
+
+
+class ErasurePass(Protocol):
+    """One way through everything that is kept, for all users whose erasure waited when it began."""
+
+    place: str
+    """Where it goes on; empty at its beginning."""
+
+    async def step(self, keeper: str, cursor: str) -> KeeperStep:
+        """Take what a keeper of data has of these users, in one bounded step, which may run twice."""
+        ...
+
+    async def note(self, keeper: str, stepped: KeeperStep, place: str) -> None:
+        """Record what a step has removed, and that the pass goes on at `place`."""
+        ...
+
+    async def learn(self) -> bool:
+        """Record the tokens of these users that the steps came across and nobody knew of. Returns whether there were
+        any."""
+        ...
+
+    async def end(self, *, finished: bool) -> None:
+        """Let the pass be over; with `finished` so are the erasures that it began with, but for those that were asked
+        for again since: what was accepted between the two may stand where it had been already."""
+        ...
+
+
+class ErasureSteps(Protocol):
+    """What an erasure does in the store, step by step; see `stages.erase` for their order."""
+
+    async def record(self, app: str, user: str, devices: Sequence[Device]) -> bool:
+        """Record that these devices of a user are to be erased, and let nobody send to their tokens any more. Returns
+        whether all dispatchers have let go of what they held."""
+        ...
+
+    async def hides(self, app: str, user: str) -> bool:
+        """Return whether the user has devices that this version cannot read."""
+        ...
+
+    async def forget_name(self, app: str, user: str, cursor: str) -> tuple[Mapping[str, int], str | None]:
+        """Take the name of a user out of some audiences that wait. Returns what was removed, and where the next step
+        begins, or None."""
+        ...
+
+    async def under_way(self, app: str, user: str) -> Erasure | None:
+        """Return how far the erasure of a user has come, or None where none is under way. Raises `Unreadable`."""
+        ...
+
+    async def report(self, app: str, user: str) -> Erasure:
+        """Return what the last erasure of a user has removed, for an hour after its end."""
+        ...
+
+    async def waiting(self, apps: Sequence[str]) -> list[str]:
+        """Return the apps in which somebody is being erased."""
+        ...
+
+    async def open_pass(self, app: str) -> ErasurePass | None:
+        """Return the pass that is under way, or a new one for all users that wait; None: nobody does."""
+        ...
 
 
 class Erasures(Protocol):

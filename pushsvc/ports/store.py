@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from .cleanup import Cleanups, Leftovers
-from .erasure import Erasures
+from .erasure import ErasureSteps
 from .expansion import Expansions
 from .feedback import RecentAnswers, Suppressions
 from .figures import Figures
@@ -48,7 +48,7 @@ class Store(Figures, Protocol):
     @property
     def dead(self) -> Replays: ...
     @property
-    def erasures(self) -> Erasures: ...
+    def erasures(self) -> ErasureSteps: ...
     @property
     def expansions(self) -> Expansions: ...
     @property

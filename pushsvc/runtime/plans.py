@@ -19,6 +19,7 @@ from ..rules.policy import PrunePolicy, RetryPolicy
 from ..settings import AppSettings, CleanupSettings, RetrySettings, Settings
 from ..stages import cleanup, feedback, webhooks
 from ..stages.dispatch import DispatchConfig, RouteLimits
+from ..stages.erase import Eraser
 
 
 def environments_of(app: AppSettings) -> dict[Platform, Environment]:
@@ -181,6 +182,11 @@ def ages(settings: CleanupSettings) -> cleanup.Ages:
         stale=_spans(settings, "stale", lambda defaults: defaults.stale),
         stale_else=settings.stale,
     )
+
+
+def eraser(store: Store) -> Eraser:
+    """Return what erases users from a store."""
+    return Eraser(store.registry, store.erasures, store.locks)
 
 
 def cleanup_plan(

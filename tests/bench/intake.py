@@ -33,6 +33,7 @@ from pushsvc.api import ApiApp, ApiConfig, ApiPorts, Waits, build_app, serve
 from pushsvc.model.access import ApiKey
 from pushsvc.model.push import Push
 from pushsvc.providers import REGISTRY
+from pushsvc.runtime import eraser
 from pushsvc.runtime.channels import OpenedChannels
 from pushsvc.store import StoreConfig, open_store
 
@@ -78,7 +79,7 @@ async def application(kind: str, redis: str, store_config: StoreConfig | None = 
         if kind == "redis":
             opened = await stack.enter_async_context(open_store(redis, store_config or StoreConfig()))
             store, keys, dead = opened.pushes, opened.keys, opened.dead
-            registry, erasures, suppressions = opened.registry, opened.erasures, opened.suppressions
+            registry, erasures, suppressions = opened.registry, eraser(opened), opened.suppressions
         key = ApiKey("bench", "shop", hashlib.sha256(KEY.encode()).hexdigest(), ("push",))
         known = {name: kind.renderer for name, kind in REGISTRY.items()}
         ports = ApiPorts(

@@ -55,7 +55,7 @@ from .delivery_model import (
 )
 from .servers import Server
 from .stepped import Process, SteppedWorld
-from .test_store_kit import Backend, backend_server
+from .test_store_kit import Backend, backend_server, eraser
 
 AUDIENCES: tuple[Audience, ...] = (ByTopic("news"), ByWhere("user == 'carl' or user == 'dora'"))
 PAGE = 128
@@ -356,7 +356,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             device = Device(id=f"d{number}", platform="apns", token=token, user="ann", registered_at=now)
             await self.store.registry.put("shop", device)
         before = set(self.pushes)
-        while not (await self.store.erasures.erase("shop", "ann", wait=5.0)).done:
+        while not (await eraser(self.store).erase("shop", "ann", wait=5.0)).done:
             pass
         for token in ANNS:
             until = await self._erased_until(token)

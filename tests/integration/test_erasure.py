@@ -24,9 +24,10 @@ from pushsvc.ports.entries import Revoked, token_mark
 from pushsvc.ports.erasure import WHAT, Erasure
 from pushsvc.ports.letters import DeadFilter
 from pushsvc.rules.audience import owner_of, targets_of
+from pushsvc.stages.erase import ORDER
 from pushsvc.stages.expand.fanout import expand
 from pushsvc.store import Store, StoreConfig, keys, token_hash
-from pushsvc.store.erase.passes import KEEPERS, ORDER, keepers
+from pushsvc.store.erase.passes import KEEPERS, keepers
 from pushsvc.store.erase.subjects import Subjects
 from pushsvc.store.revoke.suppression import ERASED_FOR, outlived
 
@@ -42,6 +43,7 @@ from .test_store_kit import (
     World,
     all_of,
     backend_server,
+    eraser,
     play,
     settlement,
     take,
@@ -229,7 +231,7 @@ def test_nothing_is_left_of_one_and_everything_of_the_other(server: Server | Non
     async def story(world: World) -> None:
         store = await world.store()
         await fill(store)
-        erased = await store.erasures.erase("shop", "anna@example.com", wait=30.0)
+        erased = await eraser(store).erase("shop", "anna@example.com", wait=30.0)
         assert (erased.devices, erased.done) == (2, True)
         assert erased.removed == {
             "deliveries": 2 + 2 + 1 + 2 + 2 + 2,  # retried, queued, queued alone, to tokens, scheduled, scheduled alone
@@ -277,7 +279,7 @@ def test_nothing_is_left_of_one_and_everything_of_the_other(server: Server | Non
             assert await balance(store, name) == {"sent": 2, "cancelled": 2, "state": "done"}
         assert (await store.gauges({"shop": ("apns", "fcm")})).pending == {"urgent": 0, "normal": 0, "bulk": 0}
 
-        assert await store.erasures.erase("shop", "anna@example.com", wait=1.0) == erased  # it is told for an hour
+        assert await eraser(store).erase("shop", "anna@example.com", wait=1.0) == erased  # it is told for an hour
         if isinstance(store, Store):
             await audit(store)
 
@@ -288,7 +290,7 @@ def test_who_was_erased_may_come_again(server: Server | None) -> None:
     async def story(world: World) -> None:
         store = await world.store()
         await fill(store)
-        assert (await store.erasures.erase("shop", "anna@example.com", wait=30.0)).done
+        assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
         await store.registry.put_many("shop", ANNA)
         later = replace(to("again", *ANNA, lane="urgent"), created_at=now_ms() + 1000)
         await store.pushes.accept(later)
@@ -301,8 +303,8 @@ def test_who_was_erased_may_come_again(server: Server | None) -> None:
 def test_a_user_that_nobody_knows(server: Server | None) -> None:
     async def story(world: World) -> None:
         store = await world.store()
-        assert await store.erasures.erase("shop", "nobody", wait=1.0) == Erasure(0, True)
-        assert await store.erasures.unfinished(["shop", "other"]) == []
+        assert await eraser(store).erase("shop", "nobody", wait=1.0) == Erasure(0, True)
+        assert await eraser(store).unfinished(["shop", "other"]) == []
 
     play(server, story)
 
@@ -322,11 +324,11 @@ def test_it_goes_on_where_it_was_left_step_by_step(real: Server) -> None:
     async def story(world: World) -> None:
         store = await open_real(world)
         await fill(store)
-        first = await store.erasures.erase("shop", "anna@example.com", wait=0.0)
+        first = await eraser(store).erase("shop", "anna@example.com", wait=0.0)
         assert (first.devices, first.done) == (2, False)
         assert await store.registry.of_user("shop", "anna@example.com") == []
         steps = 0
-        while await store.erasures.unfinished(["shop"]):
+        while await eraser(store).unfinished(["shop"]):
             asked = 0
 
             def once() -> bool:
@@ -334,11 +336,11 @@ def test_it_goes_on_where_it_was_left_step_by_step(real: Server) -> None:
                 asked += 1
                 return asked > 1
 
-            await (await open_real(world, f"worker-{steps % 3}")).erasures.work("shop", stopping=once)
+            await eraser(await open_real(world, f"worker-{steps % 3}")).work("shop", stopping=once)
             steps += 1
         assert steps > len(ORDER)
         await nothing_left(store, ANNA)
-        again = await store.erasures.erase("shop", "anna@example.com", wait=1.0)
+        again = await eraser(store).erase("shop", "anna@example.com", wait=1.0)
         assert (again.devices, again.done) == (2, True)
         assert again.removed["deliveries"] == 11
 
@@ -355,7 +357,7 @@ def test_who_comes_again_while_a_pass_is_under_way_is_erased_of_what_came_betwee
     async def story(world: World) -> None:
         store = await open_real(world)
         await fill(store)
-        assert not (await store.erasures.erase("shop", "anna@example.com", wait=0.0)).done
+        assert not (await eraser(store).erase("shop", "anna@example.com", wait=0.0)).done
 
         keeper = store.erasures._keepers[reached]  # where the pass stands
         began, step = asyncio.Event(), keeper.step
@@ -365,12 +367,12 @@ def test_who_comes_again_while_a_pass_is_under_way_is_erased_of_what_came_betwee
             return await step(*args)
 
         monkeypatch.setattr(keeper, "step", begin)
-        await store.erasures.work("shop", stopping=began.is_set)
+        await eraser(store).work("shop", stopping=began.is_set)
         assert began.is_set()
         later = [replace(each, registered_at=NOW + 1) for each in ANNA]
         await store.registry.put_many("shop", later)
         await store.pushes.accept(to("between", *ANNA, *BERT, raw=True, send_at=NOW + 3_000_000))
-        assert (await store.erasures.erase("shop", "anna@example.com", wait=30.0)).done
+        assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
         assert await balance(store, "between") == {"queued": 2, "cancelled": 2, "state": "scheduled"}
         await nothing_left(store, ANNA)
 
@@ -410,7 +412,7 @@ def test_what_is_accepted_behind_the_last_look_is_not_sent_after_the_answer(
             return accepted_now("urgent", *devices, raw=True, send_at=None if wait is None else now_ms() + wait)
 
         monkeypatch.setattr(late, "step", last)
-        assert (await store.erasures.erase("shop", "anna@example.com", wait=30.0)).done
+        assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
         await asyncio.sleep(0.01)  # for an id of a later instant
         after = push(ANNA[0], BERT[0])
         await store.pushes.accept(after)
@@ -451,7 +453,7 @@ def test_who_keeps_posting_to_the_token_does_not_keep_it_from_its_end(
                 return await step(*args)
 
             monkeypatch.setattr(keeper, "step", watched)
-        erased = await store.erasures.erase("shop", "anna@example.com", wait=30.0)
+        erased = await eraser(store).erase("shop", "anna@example.com", wait=30.0)
         assert erased.done
         assert posted == 2 * steps
         assert 0 < erased.removed["deliveries"] < posted
@@ -472,7 +474,7 @@ def test_what_a_dispatcher_ends_for_an_erasure_is_cancelled_and_counted(real: Se
         device_push, token_push = accepted_now("urgent", *ANNA, *BERT), accepted_now("urgent", *ANNA, *BERT, raw=True)
         for push in (device_push, token_push):
             await store.pushes.accept(push)
-        assert not (await store.erasures.erase("shop", "anna@example.com", wait=0.0)).done
+        assert not (await eraser(store).erase("shop", "anna@example.com", wait=0.0)).done
         for route in ROUTES:
             for taken in await take_all(store, "urgent", route):
                 hers = [target.index for target in taken.chunk.targets if target.index < 2]
@@ -485,7 +487,7 @@ def test_what_a_dispatcher_ends_for_an_erasure_is_cancelled_and_counted(real: Se
                     for each in all_of(taken)[0]
                 ]
                 await store.queue.settle("shop", ended, [taken.ref])
-        erased = await store.erasures.erase("shop", "anna@example.com", wait=30.0)
+        erased = await eraser(store).erase("shop", "anna@example.com", wait=30.0)
         assert (erased.done, erased.removed) == (True, {"deliveries": 4})
         await nothing_left(store, ANNA)
         for push in (device_push, token_push):
@@ -500,7 +502,7 @@ def test_a_token_that_is_registered_while_its_erasure_goes_on_is_sent_what_comes
         await store.registry.put_many("shop", [*ANNA, *BERT])
         before = accepted_now("urgent", ANNA[0], raw=True)
         await store.pushes.accept(before)
-        assert not (await store.erasures.erase("shop", "anna@example.com", wait=0.0)).done
+        assert not (await eraser(store).erase("shop", "anna@example.com", wait=0.0)).done
         await asyncio.sleep(0.01)  # for an instant after that
         again = replace(ANNA[0], id="berts-new-phone", user="bert@example.com", registered_at=now_ms())
         await store.registry.put_many("shop", [again])
@@ -520,7 +522,7 @@ def test_what_an_erasure_has_marked_is_no_suppression(real: Server) -> None:
         store = await open_real(world)
         tokens = [(each.platform, each.token) for each in ANNA]
         await store.registry.put_many("shop", ANNA)
-        assert (await store.erasures.erase("shop", "anna@example.com", wait=30.0)).done
+        assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
         assert await store.suppressions.remove("shop", tokens) == 0
         gauges = await store.gauges({"shop": ("apns", "fcm")})
         assert gauges.apps["shop"].suppressed == {"apns": 0, "fcm": 0}
@@ -542,9 +544,9 @@ def test_a_dispatcher_that_says_nothing_is_named_in_the_answer(real: Server, mon
         store, silent = await open_real(world), await open_real(world, "silent")
         await silent.queue.enrol("shop")
         await store.registry.put_many("shop", [*ANNA, *BERT])
-        erased = await store.erasures.erase("shop", "anna@example.com", wait=30.0)
+        erased = await eraser(store).erase("shop", "anna@example.com", wait=30.0)
         assert (erased.done, erased.heard) == (True, False)
-        assert not (await store.erasures.erase("shop", "bert@example.com", wait=30.0)).heard  # nobody waits again
+        assert not (await eraser(store).erase("shop", "bert@example.com", wait=30.0)).heard  # nobody waits again
 
     play(real, story)
 
@@ -559,7 +561,7 @@ def test_several_at_once_are_erased_by_few_passes(real: Server) -> None:
         others = [await open_real(world, f"api-{n}") for n in range(4)]
         users = [*(f"user-{n}" for n in range(20)), "anna@example.com"]
         found = await asyncio.gather(
-            *(others[n % 4].erasures.erase("shop", user, wait=40.0) for n, user in enumerate(users))
+            *(eraser(others[n % 4]).erase("shop", user, wait=40.0) for n, user in enumerate(users))
         )
         assert all(each.done for each in found)
         assert [each.devices for each in found] == [1] * 20 + [2]
@@ -579,7 +581,7 @@ def test_a_scheduled_push_that_is_cancelled_after_an_erasure_is_counted_once(rea
         await store.registry.put_many("shop", [*ANNA, *BERT])
         await store.pushes.accept(to("later", ANNA[0], BERT[0], device("other"), send_at=NOW + 3_000_000))
         erased, cancelled = counted("erased"), counted("cancelled")
-        assert (await store.erasures.erase("shop", "anna@example.com", wait=30.0)).done
+        assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
         assert counted("erased") - erased == 1
         assert await store.pushes.cancel("shop", "later") is not None
         assert counted("cancelled") - cancelled == 2
@@ -598,7 +600,7 @@ def test_what_a_dispatcher_holds_is_asked_back(real: Server) -> None:
         await store.pushes.accept(to("held", *ANNA, *BERT))
         await dispatcher.queue.enrol("shop")
         (taken,) = await take(dispatcher)
-        erasing = asyncio.create_task(store.erasures.erase("shop", "anna@example.com", wait=0.5))
+        erasing = asyncio.create_task(eraser(store).erase("shop", "anna@example.com", wait=0.5))
         asked = Revoked()
         while not asked.entries:
             for news in await dispatcher.queue.revoked({"shop"}, 1000):
@@ -614,7 +616,7 @@ def test_what_a_dispatcher_holds_is_asked_back(real: Server) -> None:
             settlement(taken.chunk, his.index, Retry(NOW, 1), None),
         ]
         await dispatcher.queue.settle("shop", ended, [taken.ref])
-        assert (await store.erasures.erase("shop", "anna@example.com", wait=20.0)).done
+        assert (await eraser(store).erase("shop", "anna@example.com", wait=20.0)).done
         await nothing_left(store, ANNA)
         assert await balance(store, "held") == {"retrying": 1, "queued": 1, "sent": 1, "cancelled": 1}
 
@@ -630,7 +632,7 @@ def test_what_a_dead_dispatcher_held_goes_on_without_her(real: Server) -> None:
         (taken,) = await take(dispatcher)
         await dispatcher.queue.settle("shop", [settlement(taken.chunk, 3)], [])
         await world.kill("dispatcher")
-        assert (await store.erasures.erase("shop", "anna@example.com", wait=40.0)).done
+        assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).done
         await nothing_left(store, ANNA)
         assert await balance(store, "held") == {"queued": 3, "sent": 1, "cancelled": 1}
         (again,) = await take(store)
@@ -659,7 +661,7 @@ def test_a_delivery_that_moves_while_it_is_looked_for(real: Server, monkeypatch:
             return await call(*command)
 
         monkeypatch.setattr(store.link, "call", late)
-        assert (await store.erasures.erase("shop", "anna@example.com", wait=40.0)).removed == {"deliveries": 1}
+        assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).removed == {"deliveries": 1}
         assert moved
         await nothing_left(store, ANNA)
         assert await balance(store, "moving") == {"retrying": 1, "cancelled": 1}
@@ -676,7 +678,7 @@ def test_tokens_of_earlier_registrations_are_found_by_the_device(real: Server) -
         await store.pushes.accept(to("queued", old, BERT[0], raw=True, lane="urgent"))
         await store.pushes.accept(to("failed", old))
         await settle_all(store, Ended("failed", dead_letter=True), BadNotification(status=400))
-        assert (await store.erasures.erase("shop", "anna@example.com", wait=40.0)).done
+        assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).done
         await nothing_left(store, [*ANNA, old])
         assert await balance(store, "queued") == {"queued": 1, "cancelled": 1}
 
@@ -694,7 +696,7 @@ def test_a_large_push_and_what_nobody_can_read(real: Server) -> None:
         await store.link.call("XADD", keys.quarantine("shop", 0), "*", "b", b"\xff" + ANNA[0].token.encode())
         await store.link.call("XADD", keys.quarantine("shop", 0), "*", "b", b"\xff" + BERT[0].token.encode())
         await store.link.call("HSET", f"{keys.limits('shop', 0, 'apns', 'all')}:s:1", b"12345678", 1)
-        erased = await store.erasures.erase("shop", "anna@example.com", wait=60.0)
+        erased = await eraser(store).erase("shop", "anna@example.com", wait=60.0)
         assert erased.done
         assert erased.removed == {"deliveries": 1, "dead_letters": 1, "statuses": 1, "quarantined": 1}
         await nothing_left(store, ANNA)
@@ -715,7 +717,7 @@ def test_rows_that_stand_together_keep_the_others(real: Server) -> None:
         await store.pushes.accept(to("sent", *(device(f"crowd-{n}") for n in range(40)), *ANNA, *BERT))
         await settle_all(store, Ended("sent"), None)
         before = await rows(store, "sent")
-        erased = await store.erasures.erase("shop", "anna@example.com", wait=60.0)
+        erased = await eraser(store).erase("shop", "anna@example.com", wait=60.0)
         assert (erased.done, erased.removed) == (True, {"statuses": 2})
         await nothing_left(store, ANNA)
         assert await rows(store, "sent") == [
@@ -753,7 +755,7 @@ def test_content_goes_with_its_last_letter(real: Server) -> None:
                     for each in all_of(taken, Ended("sent"), SENT)[0]
                 ]
                 await store.queue.settle("shop", ends, [taken.ref])
-        assert (await store.erasures.erase("shop", "anna@example.com", wait=40.0)).done
+        assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).done
         kept = {
             name: await store.link.call("HLEN", keys.content("shop", 0, name)) for name in ("hers", "theirs", "open")
         }
@@ -771,7 +773,7 @@ def test_the_limiters_digests_go_too(real: Server) -> None:
         for _ in range(3):
             await store.limiter.admit(ROUTES[0], Rate(1, 3600), [ANNA[0].token, BERT[0].token])
         before = await fields_of_limits(store)
-        assert (await store.erasures.erase("shop", "anna@example.com", wait=40.0)).done
+        assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).done
         after = await fields_of_limits(store)
         assert len(after) == len(before) / 2 > 0
 
@@ -790,7 +792,7 @@ def test_every_key_of_the_table_has_a_keeper_or_a_reason() -> None:
     rows = re.findall(r"^\| (`ps:[^|]+`) +\| \w+ +\|", keys.__doc__ or "", re.MULTILINE)
     assert {name for row in rows for name in re.findall("`([^`]+)`", row)} == set(KEEPERS)
     named = {keeper for keeper in KEEPERS.values() if not re.fullmatch(r"\(.+\)", keeper)}
-    assert named == {*ORDER, "erasures"} - {"late"}  # which is the queue once more
+    assert named == {*ORDER, "erasures"} - {"late", "later letters"}  # which are looked through once more
 
 
 def test_every_name_has_its_keeper(real: Server) -> None:
@@ -829,7 +831,7 @@ def test_an_audience_names_her_no_more_and_everybody_else(server: Server | None)
         for name, audience in audiences.items():
             await store.pushes.accept(to_audience(name, audience))
             await store.pushes.accept(to_audience(f"{name}-later", audience, NOW + 30 * 86_400_000))
-        assert (await store.erasures.erase("shop", "anna@example.com", wait=30.0)).done
+        assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
         await nothing_left(store, ANNA)
         expected = {"users": 4, "devices": 5, "where": 2, "all": 5}
         for name, size in expected.items():
@@ -892,15 +894,15 @@ def test_what_named_nobody_else_goes_with_its_text(server: Server | None) -> Non
         store = await world.store()
         for name, audience in {**hers, **others}.items():
             await accept(store, name, audience)
-        erased = await store.erasures.erase("shop", anna, wait=30.0)
+        erased = await eraser(store).erase("shop", anna, wait=30.0)
         assert (erased.devices, erased.done, dict(erased.removed)) == (0, True, {"pushes": 3})
         await holds(store, by_name)
-        assert await store.erasures.unfinished(["shop"]) == []
+        assert await eraser(store).unfinished(["shop"]) == []
         await store.registry.put_many("shop", [*ANNA, *BERT])
-        erased = await store.erasures.erase("shop", anna, wait=30.0)
+        erased = await eraser(store).erase("shop", anna, wait=30.0)
         assert (erased.devices, erased.done, dict(erased.removed)) == (2, True, {"pushes": 1})
         await holds(store, set(hers))
-        assert await store.erasures.erase("shop", anna, wait=30.0) == erased
+        assert await eraser(store).erase("shop", anna, wait=30.0) == erased
 
     play(server, story)
 
@@ -919,7 +921,7 @@ def test_an_expansion_under_way_goes_on_at_its_place(server: Server | None) -> N
         page = await store.registry.members("shop", audience, after="", limit=3)
         at = await store.expansions.advance(at, targets_of(page.devices, 0, {}), cursor=page.cursor, lease=0)
         for user in ("user-1", "user-5"):
-            assert (await store.erasures.erase("shop", user, wait=30.0)).done
+            assert (await eraser(store).erase("shop", user, wait=30.0)).done
         await nothing_left(store, [many[1], many[5]])
         at = await store.expansions.load("shop", "users")
         assert at is not None

@@ -21,6 +21,8 @@ from pushsvc.model.push import (
     Target,
 )
 from pushsvc.ports.entries import EntryRef, Taken
+from pushsvc.ports.erasure import Erasures
+from pushsvc.stages.erase import Eraser
 from pushsvc.store import Store, StoreConfig, open_store, token_hash
 
 from ..fakes import MemoryStore
@@ -66,6 +68,11 @@ class World:
 
     async def aclose(self) -> None:
         await self._stack.aclose()
+
+
+def eraser(store: Store | MemoryStore) -> Erasures:
+    """What erases users from this store."""
+    return store.erasures if isinstance(store, MemoryStore) else Eraser(store.registry, store.erasures, store.locks)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from pushsvc.store.link.replicas import ReplicatedLink
 from pushsvc.store.queue.letter import decode_dead
 
 from .servers import KINDS, Server, running_server
-from .test_store_kit import NOW, ROUTE, all_of, make_push, settlement, take, take_all
+from .test_store_kit import NOW, ROUTE, all_of, eraser, make_push, settlement, take, take_all
 
 FAILED = Ended("failed", dead_letter=True)
 INVALID = Ended("invalid")
@@ -560,12 +560,12 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await store.workers.tell("dispatch", ["shop"], [ROUTE])
         for name, token in (("gone", "nobody's"), ("held", "some-0")):
             await store.registry.put("shop", Device(id=name, platform="apns", token=token, user=name))
-        assert (await store.erasures.erase("shop", "gone", wait=60.0)).done
+        assert (await eraser(store).erase("shop", "gone", wait=60.0)).done
         await store.queue.enrol("shop")
         revoked = keys.revoked("shop", 0)
         while not any(b"e" in each for _, each in await store.link.call("XRANGE", revoked, "-", "+")):
             # Its entry is held by ourselves.
-            assert not (await store.erasures.erase("shop", "held", wait=0.2)).done
+            assert not (await eraser(store).erase("shop", "held", wait=0.2)).done
 
         documented = _documented()
         seen = set()

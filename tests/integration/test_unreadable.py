@@ -28,7 +28,7 @@ from pushsvc.store import Store, keys
 from pushsvc.store.erase.passes import KEEPERS
 
 from .servers import KINDS, Server, running_server
-from .test_store_kit import NOW, ROUTE, all_of, make_push, take_all
+from .test_store_kit import NOW, ROUTE, all_of, eraser, make_push, take_all
 from .test_store_redis import play
 
 NEWER = b"\x7fwritten by a newer pushsvc"
@@ -173,8 +173,8 @@ def test_devices(server: Server) -> None:
 
         # An erasure that cannot be whole is not called done; what can be read goes.
         with pytest.raises(Unreadable):
-            await store.erasures.erase("shop", "ann", wait=30.0)
-        await store.erasures.work("shop", stopping=lambda: False)
+            await eraser(store).erase("shop", "ann", wait=30.0)
+        await eraser(store).work("shop", stopping=lambda: False)
         assert await registry.of_user("shop", "ann") == []
         assert await store.link.call("LRANGE", keys.device_block("shop", 0), 2, 2) == [NEWER]
 
@@ -261,10 +261,10 @@ def test_everything_else(server: Server) -> None:
         assert await store.keys.revoke("backend", "shop")
         await store.registry.put("shop", phone("hers"))
         await call("HSET", keys.erase("shop"), "newer", NEWER, "pass", NEWER)
-        assert (await store.erasures.erase("shop", "ann", wait=30.0)).done
+        assert (await eraser(store).erase("shop", "ann", wait=30.0)).done
         for key in await call("KEYS", keys.erased("shop", "*")):
             await call("SET", key, NEWER)
-        assert (await store.erasures.erase("shop", "ann", wait=30.0)).devices == 0
+        assert (await eraser(store).erase("shop", "ann", wait=30.0)).devices == 0
         await call("HSET", keys.HELD, "gone shop/apns", NEWER)
         await call("HSET", keys.WORKERS, "dispatch newer", NEWER)
         assert await store.held() == {}

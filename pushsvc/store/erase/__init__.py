@@ -6,16 +6,13 @@
     queue.py      deliveries that have not ended
     logs.py       dead letters, receipts, feedback events, quarantine
     rows.py       statuses and rate limits
-    passes.py     one pass: the keepers, one after the other
+    passes.py     all keepers, and which key is whose
+    erasures.py   the records of erasures, and one pass through the keepers
 
 Whoever adds a key in which data of a device may stand adds its keeper to `KEEPERS` in passes.py; a test holds the table
 of keys.py against it.
 
-How an erasure goes: it is recorded with the ids and tokens; the tokens are marked, so that from now on nobody sends to
-them; the devices leave the registry. Then passes look through everything, for all users at once that wait for one. At
-the end the marks say when that was: what was accepted before ends as `cancelled` wherever it waits, what comes later is
-sent (see `suppression.py`). The record becomes a report of counts. A caller does this itself as far as its time goes;
-what is left is gone on with by whoever comes next, from the step at which it was left.
+The order of all this, and who does it, is `stages.erase`.
 """
 
 from .erasures import RedisErasures

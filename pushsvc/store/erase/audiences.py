@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from ...model.codec import CodecError, decode_audience, decode_push, encode_audience, encode_push
 from ...model.devices import NOBODY, Audience, ByDevices, ByUsers, ByWhere
 from ...model.push import LANES, Push
+from ...ports.erasure import KeeperStep
 from ...rules.where import WhereError, compile_where, never
 from ...rules.where.words import words_of
 from .. import keys
@@ -23,7 +24,6 @@ from ..config import StoreConfig
 from ..cursors import Cursor
 from ..link.clock import Clock
 from ..link.link import Link
-from .keepers import KeeperStep
 from .subjects import Counts, Subjects
 
 _PUSHES = 50

@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from msgspec import Struct
-
-from .subjects import Counts, Subjects
-
-
-class KeeperStep(Struct, frozen=True):
-    """What one step of a keeper has done."""
-
-    removed: Counts
-    cursor: str | None
-    """Where the next step begins; None: nothing of these subjects is left here."""
-    wait: float = 0.0
-    """Seconds until there may be more to do: somebody else has it at present."""
+from ...ports.erasure import KeeperStep
+from .subjects import Subjects
 
 
 class Keeper(Protocol):

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from ...model.codec import CodecError, decode_event, decode_receipt
+from ...ports.erasure import KeeperStep
 from .. import keys
 from ..config import StoreConfig
 from ..cursors import Cursor
 from ..link.link import Link
 from ..queue.letter import decode_dead
-from .keepers import KeeperStep
 from .subjects import Counts, Subjects
 
 _PAGE = 200

@@ -1,8 +1,8 @@
-"""One pass of an erasure: what is kept where, in the order in which it must be looked at."""
+"""What is kept where, and who takes it out in an erasure."""
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from .. import keys
 from ..config import StoreConfig
@@ -16,11 +16,6 @@ from .keepers import Keeper
 from .logs import Letters, Log, of_bytes, of_event, of_receipt
 from .queue import Queue
 from .rows import Rows
-
-ORDER: Final = ("audiences", "letters", "queue", "letters", "receipts", "events", "quarantine", "rows", "late")
-"""Each before those that its data may still move to: audiences and, by a replay, letters go into the queue; a delivery
-that was on its way becomes a letter, a receipt, a row; a receipt becomes an event. Rows stay where they are. `late`
-is the queue once more, for what was accepted meanwhile."""
 
 KEEPERS: Final[dict[str, str]] = {
     # the table of keys.py: who takes the data of a device out of it; or, in brackets, why there is none in it
@@ -85,14 +80,6 @@ KEEPERS: Final[dict[str, str]] = {
 """`erasures` is the erasure itself: through the registry, and at its end."""
 
 
-class Place(NamedTuple):
-    """Where a pass stands."""
-
-    at: int
-    """In `ORDER`."""
-    cursor: str
-
-
 def keepers(
     link: Link,
     config: StoreConfig,
@@ -102,10 +89,11 @@ def keepers(
     hash_key: bytes,
     clock: Clock,
 ) -> dict[str, Keeper]:
-    """Each by its name."""
+    """Return each keeper by the name that the legs of a pass have in `stages.erase`."""
     return {
         "audiences": Audiences(link, config, clock),
         "letters": Letters(link, config),
+        "later letters": Letters(link, config),
         "queue": Queue(link, config, queue, liveness, revocations, clock, looks=2),
         "late": Queue(link, config, queue, liveness, revocations, clock, looks=1),
         "receipts": Log(link, config, "receipts", keys.receipts, of_receipt, group=keys.FEEDBACK),

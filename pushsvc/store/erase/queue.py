@@ -29,6 +29,7 @@ from ...model.delivery import Delivery, Ended, Settlement
 from ...model.push import LANES, Chunk, Lane, Platform, Target
 from ...model.status import DeliveryRow
 from ...ports.entries import EntryRef
+from ...ports.erasure import KeeperStep
 from .. import keys
 from ..config import StoreConfig
 from ..cursors import Cursor
@@ -39,7 +40,6 @@ from ..queue.settling import member_of
 from ..revoke.revocations import Revocations
 from ..revoke.suppression import ERASED
 from ..work.liveness import Liveness
-from .keepers import KeeperStep
 from .subjects import Counts, Subjects
 
 CANCELLED = Ended("cancelled")

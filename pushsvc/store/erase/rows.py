@@ -14,12 +14,12 @@ import msgspec
 
 from ...model.codec import CodecError, decode_row, decode_rows, encode_row, encode_rows
 from ...model.status import DeliveryRow
+from ...ports.erasure import KeeperStep
 from .. import keys
 from ..cursors import Cursor
 from ..hashing import limiter_digests
 from ..link.link import Link
 from ..revoke.suppression import ERASED
-from .keepers import KeeperStep
 from .subjects import Counts, Subjects
 
 _KEYS = 200

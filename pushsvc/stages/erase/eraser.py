@@ -1,0 +1,112 @@
+"""The steps of an erasure in their order: who begins it, who goes on with it, and when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+from msgspec.structs import replace
+
+from ...errors import Unreadable
+from ...ports.erasure import Erasure, ErasurePass, ErasureSteps
+from ...ports.locks import Locks
+from ...ports.registry import Registry
+from ..walk import Leg, walk
+
+LEASE: Final = 5.0
+"""Seconds after which the lock of a process that has died is free."""
+SHARE: Final = 0.5
+"""The part of the time in which a pass works; the rest it leaves to others."""
+LOOK: Final = 0.02
+"""Seconds between two looks at an erasure that somebody else carries out."""
+
+ORDER: Final = (
+    *("audiences", "letters", "queue", "later letters"),
+    *("receipts", "events", "quarantine", "rows", "late"),
+)
+"""Each before those that its data may still move to: audiences and, by a replay, letters go into the queue; a delivery
+that was on its way becomes a letter, a receipt, a row; a receipt becomes an event. Rows stay where they are. `late`
+is the queue once more, for what was accepted meanwhile."""
+
+
+class Eraser:
+    """`Erasures` by the steps of the store."""
+
+    def __init__(self, registry: Registry, steps: ErasureSteps, locks: Locks) -> None:
+        self._registry = registry
+        self._steps = steps
+        self._locks = locks
+
+    async def erase(self, app: str, user: str, *, wait: float) -> Erasure:
+        """See `ports.erasure.Erasures`."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + wait
+        begun, heard = await self._begin(app, user)
+        if not begun:
+            if (removed := await self._forget_name(app, user, lambda: clock() > deadline)) is not None:
+                return Erasure(0, True, removed) if removed else await self._steps.report(app, user)
+            await self._steps.record(app, user, ())
+        while True:
+            await self.work(app, stopping=lambda: clock() >= deadline)
+            under_way = await self._steps.under_way(app, user)
+            if under_way is None:
+                return replace(await self._steps.report(app, user), heard=heard)
+            if clock() >= deadline:
+                return replace(under_way, heard=heard)
+            await asyncio.sleep(LOOK)
+
+    async def unfinished(self, apps: Sequence[str]) -> list[str]:
+        """See `ports.erasure.Erasures`."""
+        return [app for app in await self._steps.waiting(apps) if not await self._locks.holder(_lock(app))]
+
+    async def work(self, app: str, *, stopping: Callable[[], bool]) -> bool:
+        """See `ports.erasure.Erasures`."""
+        async with self._locks.held(_lock(app), lease=LEASE) as lost:
+            if lost is None:
+                return False
+            while not stopping() and not lost() and (present := await self._steps.open_pass(app)) is not None:
+                await _go_on(present, lambda: stopping() or lost())
+            return not await self._steps.waiting([app])
+
+    async def _begin(self, app: str, user: str) -> tuple[bool, bool]:
+        """Recorded, marked, out of the registry, in this order. Whether there is anybody to be erased, and whether all
+        dispatchers have let go of what they held. All devices go but those that this version cannot read: where one of
+        these stays, it raises Unreadable."""
+        begun, heard = await self._steps.under_way(app, user) is not None, True
+        while devices := await self._registry.of_user(app, user):
+            heard &= await self._steps.record(app, user, devices)
+            begun = True
+            ids = [device.id for device in devices]
+            await self._registry.revise(app, ids, lambda device: None if device.user == user else device)
+        if await self._steps.hides(app, user):
+            raise Unreadable("A device of this user, which is not erased,")
+        return begun, heard
+
+    async def _forget_name(self, app: str, user: str, late: Callable[[], bool]) -> dict[str, int] | None:
+        """Of somebody without devices nothing is kept but a name, in audiences that wait. What was removed of them, or
+        None where time was up before all were looked at."""
+        removed: Counter[str] = Counter()
+        cursor: str | None = ""
+        while cursor is not None:
+            gone, cursor = await self._steps.forget_name(app, user, cursor)
+            removed.update(gone)
+            if cursor is not None and late():
+                return None
+        return dict(removed)
+
+
+async def _go_on(present: ErasurePass, stopping: Callable[[], bool]) -> None:
+    """Carry on with a pass, and end it where nothing was learnt on the way: tokens of earlier registrations may stand
+    where it has been already."""
+    legs = [Leg(name, partial(present.step, name)) for name in ORDER]
+    left = await walk(legs, share=SHARE, place=present.place, stopping=stopping, after=present.note)
+    learnt = await present.learn()
+    if left is None:
+        await present.end(finished=not learnt)
+
+
+def _lock(app: str) -> str:
+    return f"erasure-{app}"
