@@ -17,7 +17,7 @@ VIOLATIONS = {
         ("pushsvc.telemetry.states", "pushsvc.ports.removed"),
         ("pushsvc.rules.gcra", "pushsvc.settings.schema"),
     ],
-    "stages do not know one another, and share the mechanisms below them": [
+    "stages do not know one another": [
         ("pushsvc.stages.webhooks.verdict", "pushsvc.stages.dispatch.congestion"),
         ("pushsvc.stages.outage", "pushsvc.stages.expand.turns"),
     ],
