@@ -1,8 +1,9 @@
 """The providers, by the names of their routes. A new one is a package with the same fixed names, and one line here.
 
-The fixed names: `PLATFORM`, `Config`, `RENDERER` (pure), `classify` (pure), `open_provider` (I/O), `check`, and where
-the provider has them `DEFAULTS` (least waits and stale age), `account_limits`, `environment`, `open_channels` (I/O),
-and `MORE`: the sections of further accounts that an app may have there, by the names of their routes.
+The fixed names: `PLATFORM`, `ADDRESSES`, `Config`, `RENDERER` (pure), `classify` (pure), `open_provider` (I/O) and
+`check`; where the provider has them `DEFAULTS` (least waits and stale age), `account_limits`, `environment`,
+`open_channels` (I/O), and `MORE`: the sections of further accounts that an app may have there, by the names of their
+routes.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from ..model.push import Platform
 from . import apns, fcm
 from .kind import ProviderKind, no_environment, no_limits
 
-__all__ = ["REGISTRY", "ProviderKind"]
+__all__ = ["REGISTRY", "kinds_of", "ProviderKind"]
 
 
-def _kinds(package: ModuleType) -> dict[Platform, ProviderKind]:
+def kinds_of(package: ModuleType) -> dict[Platform, ProviderKind]:
+    """Return the lines of the registry that a provider's package makes, by the names of their routes."""
     sections: dict[Platform, type[Struct]] = {package.PLATFORM: package.Config, **getattr(package, "MORE", {})}
     return {
         route: ProviderKind(
             *(package.PLATFORM, config, package.RENDERER, package.open_provider, package.check),
+            addresses=package.ADDRESSES,
             defaults=getattr(package, "DEFAULTS", Defaults()),
             account_limits=getattr(package, "account_limits", no_limits),
             open_channels=getattr(package, "open_channels", None),
@@ -35,5 +38,5 @@ def _kinds(package: ModuleType) -> dict[Platform, ProviderKind]:
 
 
 REGISTRY: Final[dict[Platform, ProviderKind]] = {
-    route: kind for package in (apns, fcm) for route, kind in _kinds(package).items()
+    route: kind for package in (apns, fcm) for route, kind in kinds_of(package).items()
 }

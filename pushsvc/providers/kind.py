@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from ..model.address import Kinds
 from ..model.defaults import Defaults
 from ..model.devices import Environment
 from ..model.finding import Finding
@@ -52,6 +53,8 @@ class ProviderKind(Struct, frozen=True):
     """Takes the config, reads its files, touches no network."""
     account_limits: Callable[[Any], AccountLimits] = no_limits
     """Takes the config: what the provider allows to the account."""
+    addresses: Kinds = {}
+    """The kinds of addresses that a target of the provider may have, by their names."""
     defaults: Defaults = Defaults()
     """The spans that the provider's documentation names."""
     open_channels: OpenChannels | None = None

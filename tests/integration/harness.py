@@ -138,7 +138,7 @@ async def running_service(
     request_timeout: float = 10.0,
     connections: int = 2,
     dispatchers: int = 1,
-    extra: str = "",
+    extra: str | Callable[[Simulator], str] = "",
     **simulator_flags: Any,
 ) -> AsyncIterator[Service]:
     """Start it all; stop it in the order in which pushes travel, and fail when a part ended by a fault."""
@@ -161,7 +161,7 @@ async def running_service(
                 request_timeout=request_timeout,
                 connections=connections,
             )
-            + extra
+            + (extra if isinstance(extra, str) else extra(simulator))
         )
         settings = runtime.load_settings(file, {})
         async with runtime.own_embedded(settings):

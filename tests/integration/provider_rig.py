@@ -81,6 +81,8 @@ def section(platform: Platform, simulator: Simulator, credentials: Credentials, 
     if platform == "fcm":
         account = str(credentials.service_account_file)
         return {"service_account_file": account, "endpoint": simulator.fcm_url, **common}
+    if platform != "apns":
+        return {"endpoint": simulator.urls[platform], **common}
     apns = {
         "topic": credentials.topic,
         "endpoint": simulator.apns_url,

@@ -15,18 +15,64 @@ from msgspec import Raw
 
 from pushsvc.model.routing import platform_of
 from pushsvc.net.retry_after import LONGEST, retry_after
-from pushsvc.providers import REGISTRY
+from pushsvc.providers import REGISTRY, kinds_of
 from pushsvc.providers.endpoint import authority, endpoint_fault
 from pushsvc.providers.merge import NotAnObjectError, decode_object, encode, merge_patch
+
+from ..fakes import threepart
 
 NOW = datetime(2026, 10, 21, 7, 27, 0, tzinfo=UTC).timestamp()
 
 
+KINDS = {**REGISTRY, **kinds_of(threepart)}
+
+
 def test_the_registry_knows_each_provider_by_its_platform() -> None:
     assert set(REGISTRY) == {"apns", "apns_sandbox", "fcm"}
-    for route, kind in REGISTRY.items():
-        assert kind.platform == kind.renderer.platform == platform_of(route)
-        assert issubclass(kind.config, msgspec.Struct)
+
+
+@pytest.mark.parametrize("route", KINDS)
+def test_what_every_provider_brings(route: str) -> None:
+    kind = KINDS[route]
+    assert kind.platform == kind.renderer.platform == platform_of(route)
+    assert issubclass(kind.config, msgspec.Struct)
+    assert any(each.device for each in kind.addresses.values()), "a device is registered by one"
+    spans = (kind.defaults.server_error, kind.defaults.throttled, kind.defaults.stale)
+    assert all(span is None or span > 0 for span in spans)
+    assert kind.defaults.server_error is not None or not kind.defaults.unanswered
+
+
+ADDRESSES = {
+    ("apns", "token"): ("8F3c" * 16, "8f3c" * 16, "8f3c" * 16),
+    ("apns", "activity"): ("AB12", "ab12", "ab12"),
+    ("apns", "push_to_start"): ("AB12", "ab12", "ab12"),
+    ("apns", "channel"): ("dHN0LXNyY2gtY2hubA==", "dHN0LXNyY2gtY2hubA==", "dHN0LXNyY2gtY2hubA=="),
+    ("fcm", "token"): ("F:APA91bXyz", "F:APA91bXyz", "F"),
+    ("fcm", "fid"): ("F", "F", "F"),
+    ("fcm", "topic"): ("News", "News", "News"),
+    ("fcm", "condition"): ("'a' in topics", "'a' in topics", "'a' in topics"),
+    ("threepart", "subscription"): (
+        '{"endpoint":"https://push.example/1","keys":{"p256dh":"QQ==","auth":"Qg=="}}',
+        '{"endpoint":"https://push.example/1","keys":{"p256dh":"QQ","auth":"Qg"}}',
+        "https://push.example/1",
+    ),
+}
+"""Of each kind of address a text, its canonical form, and what it is compared by."""
+
+
+def test_every_kind_of_address_is_tried() -> None:
+    known = {(kind.platform, name) for kind in KINDS.values() for name in kind.addresses}
+    assert known == set(ADDRESSES)
+
+
+@pytest.mark.parametrize(("platform", "name"), ADDRESSES, ids="-".join)
+def test_an_address_has_one_form(platform: str, name: str) -> None:
+    text, canonical, same = ADDRESSES[platform, name]
+    kind = KINDS[platform].addresses[name]
+    assert kind.fits(text)
+    assert kind.canonical(text) == canonical == kind.canonical(canonical)
+    assert kind.fits(canonical)
+    assert kind.same(canonical) == same
 
 
 # --- merging: https://www.rfc-editor.org/rfc/rfc7396#appendix-A ---------------------------------

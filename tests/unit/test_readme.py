@@ -38,6 +38,7 @@ from pushsvc.rules.where import WhereError, compile_where
 from pushsvc.rules.where.fields import fields_at
 from pushsvc.settings.environment import sections_of
 
+from ..fakes import threepart
 from .provider_fakes import golden
 
 ROOT = Path(__file__).parents[2]
@@ -396,8 +397,8 @@ def test_every_part_of_the_package_with_its_layer() -> None:
 def test_the_fixed_names_of_a_provider() -> None:
     (text,) = re.findall(r"\*\*To add a provider\*\*.*?\n\n", README, re.DOTALL)
     fixed = [name for name in _code(text) if name.isidentifier()]
-    assert fixed == ["PLATFORM", "Config", "RENDERER", "classify", "open_provider", "check"]
-    for package in (providers.apns, providers.fcm):
+    assert fixed == ["PLATFORM", "ADDRESSES", "Config", "RENDERER", "classify", "open_provider", "check"]
+    for package in (providers.apns, providers.fcm, threepart):
         assert all(hasattr(package, name) for name in fixed)
 
 

@@ -80,7 +80,7 @@ class SimulatedProvider(ABC):
         answer, token, delivery, step = self.decide(headers, body, connection.memory, now)
         if step is not None:
             answer = self._perform(connection, stream, step, answer)
-            if answer.status != 200:
+            if not 200 <= answer.status < 300:
                 delivery = None
         elif switches.latency:
             connection.answer_later(stream, answer, switches.latency)

@@ -123,8 +123,8 @@ class PlatformRecord:
 
     @property
     def accepted(self) -> int:
-        """Requests that were accepted for sending: answered 200 and not a dry run."""
-        return self._totals[200, ""]
+        """Requests that were accepted for sending: answered 2xx and not a dry run."""
+        return sum(count for (status, reason), count in self._totals.items() if not reason and 200 <= status < 300)
 
     @property
     def totals(self) -> dict[str, int]:

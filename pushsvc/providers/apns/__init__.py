@@ -20,10 +20,12 @@ from .classify import classify
 from .config import DEFAULTS, MORE, Config, environment
 from .render import RENDERER
 from .send import open_provider
+from .targets import ADDRESSES
 from .vocabulary import PLATFORM
 
 __all__ = [
     "PLATFORM",
+    "ADDRESSES",
     "Config",
     "MORE",
     "DEFAULTS",

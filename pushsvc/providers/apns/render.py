@@ -32,11 +32,12 @@ import msgspec
 from msgspec import Raw, Struct
 
 from ...errors import Fault
+from ...model.address import fault_of
 from ...model.push import ACTIVITY_EVENTS, Content, Message, Notification, Platform
 from ...ports.provider import RenderError
 from ..live_activity import aps_of
 from ..merge import NotAnObjectError, decode_object, encode, merge_patch
-from .targets import fault_of, judge
+from .targets import ADDRESSES, judge
 from .vocabulary import (
     ALERT,
     BACKGROUND,
@@ -88,8 +89,8 @@ class ApnsRenderer:
         return warnings_of(content, message)
 
     def token_fault(self, token: str, kind: str) -> str | None:
-        """Return the fault of a token (hexadecimal, up to 400 characters) or a channel's id (base64)."""
-        return fault_of(token, kind)
+        """Return why this cannot be an address of that kind, or None."""
+        return fault_of(PLATFORM, kind, token, ADDRESSES)
 
     def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = (TOKEN,)) -> Message:
         """Return the payload and headers for every target of the push.
@@ -150,8 +151,8 @@ def _payload(content: Content, start: int, faults: list[Fault]) -> dict[str, Any
     if activity is not None:
         aps.update(aps_of(activity, notification, start))
         channel = activity.input_push_channel
-        if channel is not None and (fault := fault_of(channel, CHANNEL)) is not None:
-            faults.append(Fault("live_activity.input_push_channel", fault))
+        if channel is not None and not ADDRESSES[CHANNEL].fits(channel):
+            faults.append(Fault("live_activity.input_push_channel", ADDRESSES[CHANNEL].wrong))
     elif notification is not None:
         _show(notification, aps, payload)
         if not aps and not payload.keys() - {"aps"}:

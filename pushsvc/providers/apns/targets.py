@@ -21,8 +21,11 @@ import re
 from collections.abc import Collection
 from typing import Final
 
+from msgspec.structs import replace
+
 from ...errors import Fault
-from .vocabulary import CHANNEL, KINDS, LIVEACTIVITY, PUSH_TO_START, TOKEN
+from ...model.address import AddressKind
+from .vocabulary import ACTIVITY, CHANNEL, LIVEACTIVITY, PUSH_TO_START, TOKEN
 
 _HEX: Final = re.compile(r"[0-9a-fA-F]{2,400}").fullmatch
 """Hexadecimal digits.
@@ -32,18 +35,31 @@ That their number is even is checked separately: as a group of two digits it tak
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{1,510}={0,2}").fullmatch
 
 
-def fault_of(text: str, kind: str) -> str | None:
-    """Return why this cannot be a target of that kind, or None.
+def _is_token(text: str) -> bool:
+    """Apple asks to assume no size, neither of tokens nor of ids."""
+    return not len(text) % 2 and _HEX(text) is not None
 
-    Apple asks to assume no size, neither of tokens nor of ids.
-    """
-    if kind == CHANNEL:
-        return None if _BASE64(text) else "must be the id of a broadcast channel, base64 as APNs gave it"
-    if kind not in KINDS:
-        return f"APNs knows `token`, `channel`, `activity` and `push_to_start`, not `{kind}`"
-    if len(text) % 2 or _HEX(text) is None:
-        return "must be an APNs device token: an even number of hexadecimal digits, 2 to 400"
-    return None
+
+_TOKEN: Final = AddressKind(
+    _is_token,
+    "must be an APNs device token: an even number of hexadecimal digits, 2 to 400",
+    str.lower,
+    device=True,
+    description="The device token (APNs).",
+)
+ADDRESSES: Final = {
+    TOKEN: _TOKEN,
+    CHANNEL: AddressKind(
+        _BASE64,
+        "must be the id of a broadcast channel, base64 as APNs gave it",
+        description="The id of a broadcast channel of APNs (iOS 18).",
+    ),
+    ACTIVITY: replace(_TOKEN, device=False, description="The push token of one Live Activity."),
+    PUSH_TO_START: replace(_TOKEN, device=False, description="A token by which Live Activities are started."),
+}
+"""A token is bytes, and a client may write its hexadecimal digits in either case
+(https://developer.apple.com/documentation/usernotifications/registering-your-app-with-apns): they are kept in lower
+case. The id of a broadcast channel is base64, where case tells values apart."""
 
 
 def judge(kinds: Collection[str], push_type: str, event: object, faults: list[Fault], *, neutral: bool) -> None:

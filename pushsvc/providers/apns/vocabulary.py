@@ -39,8 +39,7 @@ TOKEN: Final = "token"  # noqa: S105  # a kind of target
 CHANNEL: Final = "channel"
 ACTIVITY: Final = "activity"
 PUSH_TO_START: Final = "push_to_start"
-KINDS: Final = (TOKEN, CHANNEL, ACTIVITY, PUSH_TO_START)
-"""The kinds of targets: a device, a broadcast channel, a Live Activity on a device, the right to start one there."""
+"""What a target can be: a device, a broadcast channel, one Live Activity on a device, the right to start one there."""
 
 HIGH: Final = PRIORITY_HIGH
 NORMAL: Final = PRIORITY_NORMAL

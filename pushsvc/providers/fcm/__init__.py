@@ -12,6 +12,7 @@ its tokens by a blocking call on the event loop; and it ignores Retry-After.
 
 from __future__ import annotations
 
+from .addresses import ADDRESSES
 from .check import check
 from .classify import classify
 from .config import DEFAULTS, Config
@@ -19,4 +20,14 @@ from .quota import account_limits
 from .render import PLATFORM, RENDERER
 from .send import open_provider
 
-__all__ = ["PLATFORM", "Config", "DEFAULTS", "RENDERER", "classify", "open_provider", "check", "account_limits"]
+__all__ = [
+    "PLATFORM",
+    "ADDRESSES",
+    "Config",
+    "DEFAULTS",
+    "RENDERER",
+    "classify",
+    "open_provider",
+    "check",
+    "account_limits",
+]

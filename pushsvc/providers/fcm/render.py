@@ -35,25 +35,18 @@ from typing import Any, Final
 from msgspec import Raw
 
 from ...errors import Fault
+from ...model.address import fault_of
 from ...model.push import Content, Message, Notification, Platform
 from ...ports.provider import RenderError
 from ..live_activity import aps_of
 from ..merge import NotAnObjectError, decode_object, encode, merge_patch
+from .addresses import ADDRESSES, TOPICS
 from .limits import LIMIT, TOPIC_LIMIT, size_of
 from .spans import Places, Spans
 from .warnings import warnings_of
 
 PLATFORM: Final[Platform] = "fcm"
 
-KINDS: Final = ("token", "fid", "topic", "condition")
-"""The kinds of targets, by the field of `message` that names them."""
-TOPICS: Final = frozenset({"topic", "condition"})
-"""Kinds of targets that FCM itself expands."""
-MAX_CONDITION: Final = 4096
-"""Characters; a topic's name has up to 900, and a condition up to five of them."""
-
-_TARGET: Final = re.compile(r"[A-Za-z0-9_:.,%~+/=-]{1,4096}").fullmatch
-_TOPIC: Final = re.compile(r"[a-zA-Z0-9-_.~%]{1,900}").fullmatch
 _COLLAPSE_ID: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,62}[\x21-\x7e])?").fullmatch
 _RESERVED: Final = frozenset({"from", "message_type"})
 _RESERVED_PREFIXES: Final = ("google.", "gcm.notification.")
@@ -81,19 +74,8 @@ class FcmRenderer:
         return warnings_of(content, message, _limit(kinds))
 
     def token_fault(self, token: str, kind: str) -> str | None:
-        """Return a token or fid is opaque; only what could not be one is refused."""
-        if kind == "topic":
-            return None if _TOPIC(token) else "must be the name of an FCM topic: 1 to 900 letters, digits and - _ . ~ %"
-        if kind == "condition":
-            good = 1 <= len(token) <= MAX_CONDITION and token.isprintable() and not token.isspace()
-            return (
-                None if good else f"must be a condition over FCM topics, up to {MAX_CONDITION:,} printable characters"
-            )
-        if kind not in KINDS:
-            return f"FCM knows `token`, `fid`, `topic` and `condition`, not `{kind}`"
-        if _TARGET(token) is None:
-            return "must be an FCM token: 1 to 4,096 letters, digits and any of _ : . , % ~ + / = -"
-        return None
+        """Return why this cannot be an address of that kind, or None."""
+        return fault_of(PLATFORM, kind, token, ADDRESSES)
 
     def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = ("token",)) -> Message:
         """Return the message for every target of the push. Raises `RenderError` with every fault at once."""
@@ -318,7 +300,7 @@ def _own(raw: Raw, faults: list[Fault]) -> dict[str, Any]:
         faults.append(Fault("overrides.fcm", str(error)))
         return {}
     faults.extend(
-        Fault(f"overrides.fcm.{name}", "the target is given in `to`") for name in (*KINDS, "name") if name in own
+        Fault(f"overrides.fcm.{name}", "the target is given in `to`") for name in (*ADDRESSES, "name") if name in own
     )
     for name in ("message", "validate_only", "validateOnly"):
         if name in own:

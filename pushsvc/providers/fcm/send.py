@@ -27,18 +27,18 @@ from ...net.proxy import proxy_for
 from ...ports.provider import OnOutcome
 from ..clocks import clock_skew
 from ..endpoint import authority, tls_context
+from .addresses import ADDRESSES
 from .classify import classify, concerns_access_token, message_name
 from .config import Config
 from .credentials import AccessToken, Fetch, load_service_account
 from .remedies import remedy
-from .render import KINDS
 from .spans import filled
 
 _Context: TypeAlias = tuple[Delivery, OnOutcome, int]
 """The delivery, its callback, and the number of the access token with which it was sent."""
 
-_BEFORE: Final = {kind: b'{"message":{"%b":' % kind.encode() for kind in KINDS}
-_BEFORE_DRY: Final = {kind: b'{"validate_only":true,"message":{"%b":' % kind.encode() for kind in KINDS}
+_BEFORE: Final = {kind: b'{"message":{"%b":' % kind.encode() for kind in ADDRESSES}
+_BEFORE_DRY: Final = {kind: b'{"validate_only":true,"message":{"%b":' % kind.encode() for kind in ADDRESSES}
 """The body in front of a target, by its kind."""
 
 _quote: Final = msgspec.json.Encoder().encode
