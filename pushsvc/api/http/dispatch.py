@@ -14,7 +14,6 @@ from typing import Final
 
 import msgspec
 from aiohttp import hdrs, web
-from msgspec import Struct
 
 from ..call import Answer, Call, Document
 from ..config import ApiApp
@@ -71,7 +70,7 @@ class CallDispatcher:
         body = reply.body
         return web.Response(
             status=reply.status,
-            body=_encode(body) if isinstance(body, Struct) else body,
+            body=body if body is None or isinstance(body, bytes) else _encode(body),
             headers={**head, **reply.headers} if reply.headers else head,
         )
 
