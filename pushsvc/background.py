@@ -12,7 +12,7 @@ from .errors import StoreError
 
 @asynccontextmanager
 async def in_background(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[asyncio.Task[None]]:
-    """Run `work` while the block lasts, then cancel it and wait for its end. What it failed with is raised there."""
+    """Run `work` while the block lasts, then cancel it and wait for its end. Raises the error with which it failed."""
     task = asyncio.create_task(work, name=name)
     try:
         yield task
@@ -28,8 +28,8 @@ async def lease_kept(
 ) -> AsyncIterator[Callable[[], bool]]:
     """Keep a lease that was taken for `lease` seconds while the block lasts, then release it.
 
-    `renew` is called after each third of that time and returns False when somebody else has the lease: this process
-    stood still for longer than it lasts. The function that is yielded returns whether that has happened. A
+    `renew` is called after each third of that time and returns False if another process has the lease, because this one
+    was suspended for longer than the lease lasts. The function that is yielded returns whether that has happened. A
     `StoreError` decides nothing: a renewal is tried again, and a lease that cannot be released runs out.
     """
     lost = False

@@ -7,7 +7,7 @@ from typing import Final
 from ..model.rates import Rate
 
 SLOT: Final = 0.05
-"""Seconds of its rate that are leased at once, so that what needs them goes evenly."""
+"""Seconds of the rate that are leased at once, so that permits are used evenly."""
 
 PERMIT_LIFE: Final = 1.0
 """Seconds after which permits that were not used are forgotten, so that they are not hoarded over a stall."""
@@ -17,7 +17,7 @@ class Permits:
     """The permits that this process has in hand. Instants are monotonic, in seconds."""
 
     def __init__(self, rate: Rate, *, most: int | None = None) -> None:
-        """`most` bounds one lease."""
+        """Start without permits. `most` limits one lease."""
         slot = max(1, int(rate.per_second * SLOT))
         self.slot = slot if most is None else min(most, slot)
         """How many are leased at once, unless more are needed."""

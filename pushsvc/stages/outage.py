@@ -1,4 +1,4 @@
-"""Work that is tried again until Redis is back."""
+"""Work that is retried until Redis is back."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ LONGEST: Final = 2.0
 
 
 class Patience:
-    """An attempt after the other, each in a block: `while ..: async with patience: ..`.
+    """Runs attempts one after the other, each in a block: `while ..: async with patience: ..`.
 
     A block that raises `StoreUnavailable` is left without an error after a pause, so that the loop around it tries
     again; one that ends well makes the next pause the first one again. Any other error is raised. The log says once
-    that Redis is away and once that it is back, whoever waits for it.
+    that Redis is away and once that it is back, however many parts wait for it.
     """
 
     def __init__(self, who: Hashable, *, longest: float = LONGEST, unrecorded: Callable[[], int] | None = None) -> None:
-        """`who` tells those who wait apart; `longest` is the longest pause in seconds; `unrecorded` counts what waits
-        with it, for the log."""
+        """Start with the first pause.
+
+        `who` distinguishes the parts that wait; `longest` is the longest pause in seconds; `unrecorded` returns the
+        number of outcomes that wait, for the log.
+        """
         self._who = who
         self._longest = longest
         self._unrecorded = unrecorded

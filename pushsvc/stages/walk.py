@@ -1,4 +1,4 @@
-"""A walk through the store in bounded steps, with a rest after each that keeps everybody else quick.
+"""A walk through the store in bounded steps, with a rest after each, so that other work is not slowed down.
 
 The rest is as long as the step times what the configured share of the time leaves to others. So it grows by itself on
 a machine that is busy, where a step takes longer. A walk that was left, or whose process died, goes on from its place.

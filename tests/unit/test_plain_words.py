@@ -16,11 +16,6 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pushsvc"
 
 NOT_YET: Final = {
-    "background.py": "just written; its words are next",
-    "rules/permits.py": "just written; its words are next",
-    "stages/outage.py": "just written; its words are next",
-    "stages/replay": "just written; its words are next",
-    "stages/walk.py": "just written; its words are next",
     "api": "its handlers are being rewritten around one dispatcher",
     "decoding.py": "it is being written anew as the one decoder",
     "jobs": "its loops change with the shared lease and walk",

@@ -1,4 +1,4 @@
-"""When the next step of a replay with a rate is due. Pure."""
+"""The pace of a replay with a rate. Pure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ BEHIND: Final = 1000
 class Pace:
     """Computes when the next step of a replay with a given rate a second is due. Instants in Unix ms.
 
-    Reckoned from when the step was due, not from when somebody came to take it, so that the rate is kept although
-    nobody waits beside it; a step that comes more than `BEHIND` late is no reason to hurry for longer than that.
+    It counts from the time at which the step was due, not from its start, so that the rate is kept although no task
+    waits for it. A step that is more than `BEHIND` late is made up for only by that much.
     """
 
     def __init__(self, rate: float, due: int) -> None:

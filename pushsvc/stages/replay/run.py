@@ -31,8 +31,9 @@ async def run(
     """Run a replay until it is done, its next step is due later, or `over` returns True between two steps.
 
     Others leave it alone for `lease` seconds after each step; `now` gives Unix ms. Returns how many deliveries were
-    moved and skipped. Raises `StoreError` without Redis: the lease runs out, and somebody takes it up. So it does for
-    an error of a kind in `passes`; any other error ends the replay, because the next run would end in the same way.
+    moved and skipped. Raises `StoreError` without Redis: the lease runs out, and another worker continues. The same is
+    true for an error of a kind in `passes`; any other error ends the replay, because the next run would end in the same
+    way.
     """
     try:
         return await _run(replays, app, job, int(lease * 1000), over, now)
