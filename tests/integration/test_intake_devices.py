@@ -186,8 +186,8 @@ def test_every_fault_is_named_at_once() -> None:
             },
         )
         assert list(found) == [
-            *("device_id", "token", "user", 'tags[""]', "tags.n", "tags.mixed", "tags.long", "tags.many", "tags.big"),
-            *("locale", "timezone", "app_version", "environment", "topics"),
+            *("device_id", "user", 'tags[""]', "tags.n", "tags.mixed[1]", "tags.long", "tags.many", "tags.big"),
+            *("locale", "timezone", "app_version", "environment", "topics", "token"),
         ]
         assert await service.registry.count("shop") == 0
 
