@@ -56,7 +56,13 @@ Short = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT), Rule(fault=unpri
 TagName = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT), Rule(fault=_tag_name_fault)]
 TagText = Annotated[str, Meta(max_length=MAX_VALUE)]
 TagNumber = Annotated[int, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)] | Annotated[float, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)]
-Tag = TagText | bool | TagNumber | Annotated[list[TagText], Meta(max_length=MAX_VALUE)] | None
+Tag = (
+    Annotated[
+        TagText | bool | TagNumber | Annotated[list[TagText], Meta(max_length=MAX_VALUE)],
+        Rule("a string, a number, true, false or a list of strings"),
+    ]
+    | None
+)
 
 
 class DeviceDocument(Struct, forbid_unknown_fields=True):
