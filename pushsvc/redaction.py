@@ -94,7 +94,8 @@ def _scrub(value: object) -> object:
 
 
 def scrub_named(name: str, value: object) -> object:
-    """The value that stands under `name`, masked where the name says secret, else with what looks like one masked."""
+    """Return the value of a field, masked if the name of the field says that it is secret; else parts of it that look
+    like secrets are masked."""
     # `tokens=3` is a count; `password=12345` is not.
     if value is None or isinstance(value, bool) or (type(value) is int and name in ("tokens", "keys")):
         return value

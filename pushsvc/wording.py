@@ -1,4 +1,4 @@
-"""How faults speak of places and values: never with a long value, and with none that is secret. Pure."""
+"""The words in which faults name places and values: never with a long value or a secret one. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Words(NamedTuple):
     object: str
     field: str
     longest: int = 0
-    """Characters of a text that may be shown although it is no short word: whoever wrote the file has it before him."""
+    """Characters of a text that may be shown although it is no short word: the author of the file has it at hand."""
 
 
 JSON: Final = Words("an object", "field")
@@ -28,7 +28,10 @@ _SHORT_WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,15}").fullmatch
 
 
 def join(path: str, name: str) -> str:
-    """`to` and `tokens` make `to.tokens`; a name that is no plain word is quoted, a long one only measured."""
+    """Return the path of a field: `to.tokens` for `to` and `tokens`.
+
+    A name that is no plain word is quoted; of a long one only the length is given.
+    """
     if _PLAIN_NAME(name):
         return f"{path}.{name}" if path else name
     if len(name) > 40:
@@ -37,18 +40,18 @@ def join(path: str, name: str) -> str:
 
 
 def names(given: Iterable[str]) -> str:
-    """The names in back-ticks, with commas."""
+    """Return the names in back-ticks, separated by commas."""
     return ", ".join(f"`{name}`" for name in given)
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
-    """`did you mean ..?`, or what is known where nothing is near and the list is short."""
+    """Return a hint at the most similar known name, or the list of known names if none is similar."""
     near = difflib.get_close_matches(name.lower(), known, n=1)
     return f"did you mean `{near[0]}`?" if near else f"known: {', '.join(sorted(known))}"
 
 
 def show(raw: object, words: Words = JSON, *, secret: bool = False) -> str:
-    """What was found, in words; itself only where it is short and no secret."""
+    """Return a description of a value. It repeats the value only if that is short and no secret."""
     match raw:
         case None:
             return "null"

@@ -43,7 +43,7 @@ Kinds: TypeAlias = Mapping[str, AddressKind]
 
 
 def fault_of(platform: Platform, kind: str, text: str, kinds: Kinds) -> str | None:
-    """Why a text cannot be an address of that kind at a platform which knows these kinds, or None."""
+    """Return why a text cannot be an address of a kind at a platform that knows `kinds`, or None if it can."""
     known = kinds.get(kind)
     if known is None:
         return f"{platform} knows {' and '.join(f'`{name}`' for name in kinds)}, not `{kind}`"

@@ -35,7 +35,7 @@ MAX_BADGE: Final = 2**31 - 1
 if TYPE_CHECKING:
     Badge: TypeAlias = int
 else:
-    # JSON may write a whole number as `3.0`; whoever reads a push document makes an `int` of it.
+    # JSON may write a whole number as `3.0`; reading a push document makes an `int` of it.
     Badge = Annotated[int, Meta(ge=0, le=MAX_BADGE)] | Annotated[float, Meta(ge=0, le=MAX_BADGE)]
 
 _BADGE: Final = (

@@ -149,7 +149,7 @@ def test_a_signal_ends_it_between_two_steps_and_frees_the_lock(
         await until(lambda: held(store))
         assert await asyncio.to_thread(command.end, number) == 130
         assert await store.locks.holder(LOCK) is None
-        assert "stopped half-way" in command.err.read_text()
+        assert "interrupted" in command.err.read_text()
         assert await store.link.call("HGET", "ps:cleanup", "ended") is None
 
     async def held(store: Store) -> bool:

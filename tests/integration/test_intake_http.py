@@ -92,7 +92,7 @@ def test_a_wrong_time_is_named_among_the_other_faults() -> None:
     async def main(service: Service) -> None:
         answer = await call(service, "POST", "/v1/push", {**ALERT, "ttl": -1, "send_at": "2027-12-02T09:00:01Z"})
         assert answer.errors == [
-            ("ttl", "must be from 0 to 2,419,200, found the number -1"),
+            ("ttl", "expected a whole number from 0 to 2,419,200, found the number -1"),
             ("send_at", "must not be more than 366 days ahead"),
         ]
 

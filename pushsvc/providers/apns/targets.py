@@ -59,7 +59,7 @@ ADDRESSES: Final = {
 }
 """A token is bytes, and a client may write its hexadecimal digits in either case
 (https://developer.apple.com/documentation/usernotifications/registering-your-app-with-apns): they are kept in lower
-case. The id of a broadcast channel is base64, where case tells values apart."""
+case. The id of a broadcast channel is base64, in which case matters."""
 
 
 def judge(kinds: Collection[str], push_type: str, event: object, faults: list[Fault], *, neutral: bool) -> None:

@@ -75,21 +75,18 @@ class Round(Struct, frozen=True):
 class Quickest:
     """The quickest answer of late, in seconds."""
 
-    __slots__ = ("_before", "_now", "_remembered_at")
+    __slots__ = ("_before", "_remembered_at", "latest")
 
     def __init__(self, now: float) -> None:
-        self._before = self._now = float("inf")
+        self._before = self.latest = float("inf")
+        """The quickest of the span before this one, and of this one: `Congestion.answered` writes the latter."""
         self._remembered_at = now
-
-    def see(self, seconds: float) -> None:
-        if seconds < self._now:
-            self._now = seconds
 
     def get(self, now: float) -> float:
         """Return the fastest recent answer in seconds, or infinity if there was none."""
         if now - self._remembered_at >= MEMORY:
-            self._before, self._now, self._remembered_at = self._now, float("inf"), now
-        return min(self._before, self._now)
+            self._before, self.latest, self._remembered_at = self.latest, float("inf"), now
+        return min(self._before, self.latest)
 
 
 class Window(ABC):
@@ -97,6 +94,7 @@ class Window(ABC):
 
     __slots__ = (
         "_before",
+        "_closes_at",
         "_count",
         "_full",
         "_passing",
@@ -127,7 +125,11 @@ class Window(ABC):
         if self._before:
             self.limit, self._before = self._before, 0
         self._passing = self._full = False
+        self._begin_round(now)
+
+    def _begin_round(self, now: float) -> None:
         self._round_at, self._count, self._sum, self._used = now, 0, 0.0, 0
+        self._closes_at = now + ROUND
 
     def answered(self, seconds: float, in_flight: int, now: float) -> None:
         """Record an answer that came `seconds` after its submission, with `in_flight` other deliveries in flight."""
@@ -135,7 +137,7 @@ class Window(ABC):
         self._sum += seconds
         if in_flight > self._used:
             self._used = in_flight
-        if now - self._round_at >= ROUND:
+        if now >= self._closes_at:
             self._close(now)
 
     def _close(self, now: float) -> None:
@@ -143,6 +145,7 @@ class Window(ABC):
         mean = self._sum / self._count
         span = now - self._round_at
         if span < 2 * mean:
+            self._closes_at = self._round_at + 2 * mean
             return
         full = self._used >= (self._tuning.least if self.limit == UNBOUND else FULL * self.limit)
         if full and self._full:
@@ -152,7 +155,7 @@ class Window(ABC):
             else:
                 self._judge(Round(self._count / span, self._used, mean), now)
         self._full = full
-        self._round_at, self._count, self._sum, self._used = now, 0, 0.0, 0
+        self._begin_round(now)
 
     @abstractmethod
     def _judge(self, seen: Round, now: float) -> None:
@@ -278,5 +281,6 @@ class Congestion:
 
     def answered(self, seconds: float, in_flight: int, now: float) -> None:
         """Record an answer that came `seconds` after its submission, with `in_flight` other deliveries in flight."""
-        self._quickest.see(seconds)
+        if seconds < self._quickest.latest:
+            self._quickest.latest = seconds
         self._active.answered(seconds, in_flight, now)

@@ -1,10 +1,10 @@
-"""Erasure: everything that is kept of a user goes, wherever it stands.
+"""Erasure: everything that is kept of a user is removed, wherever it is.
 
-How an erasure goes: it is recorded with the ids and tokens; the tokens are marked, so that from now on nobody sends to
-them; the devices leave the registry. Then passes look through everything, for all users at once that wait for one. At
-the end the marks say when that was: what was accepted before ends as `cancelled` wherever it waits, what comes later is
-sent. The record becomes a report of counts. A caller does this itself as far as its time goes; what is left is gone on
-with by whoever comes next, from the step at which it was left.
+The erasure is recorded with the user's ids and tokens; the tokens are marked, so that nothing is sent to them from then
+on; the devices leave the registry. Then passes look through all keys, each for all users that wait for one. At the end
+the marks hold the instant of the erasure: what was accepted before it ends as `cancelled` wherever it waits, what comes
+later is sent. The record becomes a report of counts. A caller works on its erasure as long as its time allows; the next
+caller, or the jobs, continue from the step at which it stopped.
 """
 
 from .eraser import ORDER, Eraser

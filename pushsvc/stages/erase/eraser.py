@@ -21,7 +21,7 @@ LEASE: Final = 5.0
 SHARE: Final = 0.5
 """The part of the time in which a pass works; the rest it leaves to others."""
 LOOK: Final = 0.02
-"""Seconds between two looks at an erasure that somebody else carries out."""
+"""Seconds between two looks at an erasure that another process carries out."""
 
 ORDER: Final = (
     *("audiences", "letters", "queue", "later letters"),
@@ -72,9 +72,11 @@ class Eraser:
             return not await self._steps.waiting([app])
 
     async def _begin(self, app: str, user: str) -> tuple[bool, bool]:
-        """Recorded, marked, out of the registry, in this order. Whether there is anybody to be erased, and whether all
-        dispatchers have let go of what they held. All devices go but those that this version cannot read: where one of
-        these stays, it raises Unreadable."""
+        """Record the user's devices, mark their tokens and remove them from the registry, in this order.
+
+        Returns whether there is a user to erase, and whether all dispatchers have dropped what they held. Raises
+        Unreadable if a device remains because this version cannot read it.
+        """
         begun, heard = await self._steps.under_way(app, user) is not None, True
         while devices := await self._registry.of_user(app, user):
             heard &= await self._steps.record(app, user, devices)
@@ -86,8 +88,10 @@ class Eraser:
         return begun, heard
 
     async def _forget_name(self, app: str, user: str, late: Callable[[], bool]) -> dict[str, int] | None:
-        """Of somebody without devices nothing is kept but a name, in audiences that wait. What was removed of them, or
-        None where time was up before all were looked at."""
+        """Remove the name of a user without devices, of which nothing else is kept, from audiences that wait.
+
+        Returns counts of what was removed, or None if the time ended before all audiences were looked at.
+        """
         removed: Counter[str] = Counter()
         cursor: str | None = ""
         while cursor is not None:
