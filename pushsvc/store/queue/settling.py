@@ -252,7 +252,7 @@ def row_of(settlement: Settlement, verdict: Ended) -> DeliveryRow:
     delivery, outcome = settlement.delivery, settlement.outcome
     sent = outcome if type(outcome) is Sent else NOT_SENT
     return DeliveryRow(
-        platform=delivery.chunk.platform,
+        platform=delivery.chunk.message.platform,
         device_id=delivery.target.device_id,
         token_hash=settlement.token_hash,
         outcome=verdict.end,
