@@ -182,6 +182,9 @@ def read_device(value: Any, rules: Rules, now: int) -> Device:
 
     A device without times of its own is registered at `now` (Unix ms). Raises `BadLine`.
     """
+    if isinstance(value, dict):
+        # Exports of other tools write null for what they do not know.
+        value = {name: item for name, item in value.items() if item is not None}
     line, faults, _ = judged(value, DeviceLine, {DeviceLine: partial(_line_faults, rules=rules, now=now)})
     if faults:
         raise BadLine(faults)

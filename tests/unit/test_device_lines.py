@@ -127,7 +127,9 @@ def test_the_lines_as_they_are_documented() -> None:
 
 
 def test_what_a_line_leaves_out() -> None:
-    (device,) = read(b'{"id": "phone", "platform": "fcm", "token": "dQw4w9WgXcQ", "user": null}\n', "ndjson")
+    (device,) = read(
+        b'{"id": "phone", "platform": "fcm", "token": "dQw4w9WgXcQ", "user": null, "nickname": null}\n', "ndjson"
+    )
     assert device == Device(id="phone", platform="fcm", token="dQw4w9WgXcQ", registered_at=NOW, last_seen_at=NOW)
     blob = b'{"id": "phone", "platform": "fcm", "fid": "dQw4w9WgXcQ", "registered_at": "2026-01-01T01:00:00+01:00"}'
     (device,) = read(blob, "ndjson")

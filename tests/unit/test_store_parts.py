@@ -22,6 +22,7 @@ from pushsvc.model.push import Target
 from pushsvc.model.status import Counts
 from pushsvc.ports.letters import DeadFilter
 from pushsvc.store import StoreConfig, keys, token_hash
+from pushsvc.store.erase.subjects import ErasureRecord, Subjects
 from pushsvc.store.feedback.receipts import parse_event_id, start_of
 from pushsvc.store.letters.listing import LOOK, STEP, RedisLetters
 from pushsvc.store.link import scripts
@@ -491,3 +492,11 @@ def test_a_refusal_says_what_to_do_where_its_cause_says_so(error: Exception, fix
     with pytest.raises(StoreUnavailable) as caught:
         asyncio.run(failing(error))
     assert caught.value.fix == fix
+
+
+def test_a_token_is_found_in_unreadable_bytes_in_either_form() -> None:
+    token = "ab" * 32
+    who = Subjects({"anna": ErasureRecord("anna", (("phone", "apns", token),), 1)}, b"key")
+    assert who.within(b"\xff" + token.encode()) == "anna"
+    assert who.within(b"\xff" + bytes.fromhex(token)) == "anna"
+    assert who.within(b"\xff" + bytes.fromhex("cd" * 32)) is None

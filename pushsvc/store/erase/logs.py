@@ -72,9 +72,8 @@ class Log:
 class _LetterCursor(Cursor, frozen=True, array_like=True):
     shard: int = 0
     position: str = ""
-    lonely: tuple[str, ...] = ()
-    """Pushes of which letters went; when another is met in the second look, its content is still needed."""
-    second: bool = False
+    thinned: tuple[str, ...] = ()
+    """Pushes of which letters went: the content of one that has ended goes with its last letter."""
 
 
 class Letters:
@@ -91,8 +90,8 @@ class Letters:
         key = keys.dead(app, at.shard)
         entries = await self._link.call("XRANGE", key, f"({at.position}" if at.position else "-", "+", "COUNT", _PAGE)
         removed: Counts = Counter()
-        lonely = dict.fromkeys(at.lonely)
-        gone = []
+        thinned = dict.fromkeys(at.thinned)
+        gone: dict[bytes, str] = {}
         for entry_id, fields in entries:
             try:
                 letter = decode_dead(fields.get(b"d", b""))
@@ -100,19 +99,15 @@ class Letters:
                 continue
             owner = who.of(letter.target.device_id, letter.platform, letter.target.token)
             if owner is not None:
-                gone.append(entry_id)
+                gone[entry_id] = keys.content(app, at.shard, letter.push_id)
                 removed[owner, "dead_letters"] += 1
-                lonely[letter.push_id] = None
-            elif at.second:
-                lonely.pop(letter.push_id, None)
+                thinned[letter.push_id] = None
         if gone:
-            await self._link.script("forget", [key], ["", *gone])
+            await self._link.script("forget_letters", [key, *gone.values()], list(gone))
         if len(entries) == _PAGE:
-            further = _LetterCursor(at.shard, entries[-1][0].decode(), tuple(lonely), at.second)
-        elif lonely and not at.second:
-            further = _LetterCursor(at.shard, "", tuple(lonely), second=True)
+            further = _LetterCursor(at.shard, entries[-1][0].decode(), tuple(thinned))
         else:
-            await self._release(app, at.shard, tuple(lonely))
+            await self._release(app, at.shard, tuple(thinned))
             further = _LetterCursor(at.shard + 1)
         return KeeperStep(removed, further.written())
 

@@ -6,6 +6,9 @@
 
 -- include: retire
 
+if tonumber(redis.call('HGET', KEYS[2], '#') or 0) > 0 then
+  return 0
+end
 local state, total = unpack(redis.call('HMGET', KEYS[1], 'st', 'n'))
 if not state or state == 'expanding' or state == 'scheduled' or ended_of_push(KEYS[1]) ~= tonumber(total) then
   return 0

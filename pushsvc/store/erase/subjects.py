@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from typing import TypeAlias
 
@@ -127,7 +128,7 @@ class Subjects:
         by_text = {text: key for (_, text), key in self._by_token.items()}
         for names in (by_text, self._by_id, self.users):
             for name, key in names.items():
-                if len(name) >= 8 and name.encode() in blob:
+                if len(name) >= 8 and any(form in blob for form in _forms(name)):
                     return key
         return None
 
@@ -135,3 +136,12 @@ class Subjects:
         self._by_token[platform, identity(token)] = key
         self._by_hash[token_hash(self._hash_key, token)] = key
         self.tokens.add((platform, token))
+
+
+def _forms(name: str) -> list[bytes]:
+    """Return the forms of a text in an entry: a large push's chunk holds hexadecimal tokens as bytes."""
+    forms = [name.encode()]
+    if len(name) >= 32:
+        with suppress(ValueError):
+            forms.append(bytes.fromhex(name))
+    return forms

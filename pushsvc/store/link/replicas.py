@@ -46,7 +46,7 @@ PROMISES: Final = frozenset(
     {
         *("accept", "once", "cancel", "probe"),
         "registry_apply",
-        *("disown", "forget", "requeue", "rewait", "unschedule"),  # the steps of an erasure
+        *("disown", "forget", "forget_letters", "requeue", "rewait", "unschedule"),  # the steps of an erasure
     }
 )
 WAIT_MS: Final = 2000
