@@ -58,7 +58,7 @@ class Faults(list[Fault]):
         super().__init__()
         self.words = words
         self.limit = limit
-        self.suggestions = 20  # Beyond so many unknown names a likeness is not worth its time.
+        self.suggestions = 20  # After this many unknown names, looking for similar ones takes too long.
 
     def __call__(self, path: str, message: str) -> None:
         if len(self) == self.limit:

@@ -21,8 +21,10 @@ class Locks(Protocol):
         ...
 
     async def acquire(self, name: str, owner: str, *, lease: float) -> bool:
-        """Take a lock for `lease` seconds, unless somebody has it, be it `owner`: what one of all processes does once
-        in that time. Returns whether it was free."""
+        """Take a lock for `lease` seconds if nobody holds it, not even `owner`, and return whether it was taken.
+
+        For work that one of all processes does once in that time.
+        """
         ...
 
     async def release(self, name: str, owner: str) -> None:

@@ -34,7 +34,7 @@ class ReplayDocument(Struct, forbid_unknown_fields=True):
     until: Annotated[Instant | None, Meta(description="Those that failed before this instant.")] = None
     limit: Annotated[
         Annotated[int, Meta(ge=1, le=MAX_LIMIT)] | Annotated[float, Meta(ge=1, le=MAX_LIMIT)] | None,
-        Meta(description="So many deliveries at most."),
+        Meta(description="The maximum number of deliveries."),
         Rule(f"a whole number from 1 to {MAX_LIMIT:,}", fault=fraction),
     ] = None
     rate: Annotated[

@@ -22,6 +22,7 @@ _PAGE = 200
 """Entries looked at in one step."""
 
 Fields: TypeAlias = dict[bytes, bytes]
+Entry: TypeAlias = tuple[bytes, Fields]
 Whose: TypeAlias = Callable[[Subjects, Fields], str | None]
 
 
@@ -57,64 +58,39 @@ class Log:
         key = self._key(app, at.shard)
         entries = await self._link.call("XRANGE", key, f"({at.position}" if at.position else "-", "+", "COUNT", _PAGE)
         removed: Counts = Counter()
-        gone = []
+        gone: list[Entry] = []
         for entry_id, fields in entries:
             owner = self._whose(who, fields)
             if owner is not None:
-                gone.append(entry_id)
+                gone.append((entry_id, fields))
                 removed[owner, self._what] += 1
         if gone:
-            await self._link.script("forget", [key], [self._group, *gone])
+            await self._take_out(app, at.shard, gone)
         further = _Cursor(at.shard, entries[-1][0].decode()) if len(entries) == _PAGE else _Cursor(at.shard + 1)
         return KeeperStep(removed, further.written())
 
-
-class _LetterCursor(Cursor, frozen=True, array_like=True):
-    shard: int = 0
-    position: str = ""
-    thinned: tuple[str, ...] = ()
-    """Pushes of which letters went: the content of one that has ended goes with its last letter."""
+    async def _take_out(self, app: str, shard: int, gone: Sequence[Entry]) -> None:
+        await self._link.script("forget", [self._key(app, shard)], [self._group, *(entry_id for entry_id, _ in gone)])
 
 
-class Letters:
-    """See `Keeper`. Dead letters, and the content that is kept for them."""
+class Letters(Log):
+    """See `Keeper`. Dead letters; the content of a push that has ended goes with the last letter that names it."""
 
     def __init__(self, link: Link, config: StoreConfig) -> None:
-        self._link = link
-        self._config = config
+        super().__init__(link, config, "dead_letters", keys.dead, of_letter)
 
-    async def step(self, app: str, who: Subjects, cursor: str) -> KeeperStep:
-        at = _LetterCursor.read(cursor)
-        if at.shard >= self._config.shards_of(app):
-            return KeeperStep(Counter(), None)
-        key = keys.dead(app, at.shard)
-        entries = await self._link.call("XRANGE", key, f"({at.position}" if at.position else "-", "+", "COUNT", _PAGE)
-        removed: Counts = Counter()
-        thinned = dict.fromkeys(at.thinned)
-        gone: dict[bytes, str] = {}
-        for entry_id, fields in entries:
-            try:
-                letter = decode_dead(fields.get(b"d", b""))
-            except CodecError:
-                continue
-            owner = who.of(letter.target.device_id, letter.platform, letter.target.token)
-            if owner is not None:
-                gone[entry_id] = keys.content(app, at.shard, letter.push_id)
-                removed[owner, "dead_letters"] += 1
-                thinned[letter.push_id] = None
-        if gone:
-            await self._link.script("forget_letters", [key, *gone.values()], list(gone))
-        if len(entries) == _PAGE:
-            further = _LetterCursor(at.shard, entries[-1][0].decode(), tuple(thinned))
-        else:
-            await self._release(app, at.shard, tuple(thinned))
-            further = _LetterCursor(at.shard + 1)
-        return KeeperStep(removed, further.written())
+    async def _take_out(self, app: str, shard: int, gone: Sequence[Entry]) -> None:
+        pushes = [decode_dead(fields[b"d"]).push_id for _, fields in gone]
+        named = [key(app, shard, push_id) for push_id in pushes for key in (keys.push, keys.content)]
+        await self._link.script("forget_letters", [keys.dead(app, shard), *named], [entry_id for entry_id, _ in gone])
 
-    async def _release(self, app: str, shard: int, push_ids: Sequence[str]) -> None:
-        for push_id in push_ids:
-            both = [keys.push(app, shard, push_id), keys.content(app, shard, push_id)]
-            await self._link.script("release", both, [keys.prefix(app, shard)])
+
+def of_letter(who: Subjects, fields: Fields) -> str | None:
+    try:
+        letter = decode_dead(fields.get(b"d", b""))
+    except CodecError:
+        return None
+    return who.of(letter.target.device_id, letter.platform, letter.target.token)
 
 
 def of_receipt(who: Subjects, fields: Fields) -> str | None:
