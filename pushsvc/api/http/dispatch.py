@@ -58,7 +58,7 @@ class CallDispatcher:
     async def _answer(self, call: Call, heads: Mapping[int, dict[str, str]], request: web.Request) -> web.Response:
         caller = await admit(call, request, self._authentication, public=self._public)
         limits = self._limits
-        if limits is None or not call.limited:
+        if limits is None or not call.limited or not limits.apply_to(caller.key):
             reply = await self._perform(call, request, caller)
         elif call.many:
             reply = await self._perform(call, request, caller, limits)

@@ -83,6 +83,10 @@ class ApiLimits:
             for limit in self._of(key):
                 await limit.give_back(pushes)
 
+    def apply_to(self, key: ApiKey) -> bool:
+        """Return whether pushes that are posted with the key count against a limit."""
+        return key.intake is not None or key.app in self._apps
+
     def _of(self, key: ApiKey) -> list[_Limit]:
         own = [] if key.intake is None else [self._of_key(key, key.intake)]
         app = self._apps.get(key.app)
