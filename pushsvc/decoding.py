@@ -35,9 +35,11 @@ class Rule(NamedTuple):
     fault: Callable[[Any], str | None] | None = None
     """What is wrong with a value of the right type, or None."""
     parse: Callable[[str], Any] | None = None
-    """Makes the value of a text or a whole number, in place of msgspec. Raises `ValueError`."""
+    """Makes the value of a text, in place of msgspec; null is no text. Raises `ValueError`."""
     secret: bool | None = None
     """Whether no fault may show what was found, here and below. None: where the name says secret."""
+    numbers: bool = False
+    """Whether `parse` also takes a whole number, as its text."""
 
 
 Check = Callable[[Any], Iterable[tuple[str, str]]]
@@ -134,6 +136,7 @@ def _shape(kind: Any, outer: Rule = _NO_RULE) -> _Shape:
         outer.fault or own.fault,
         outer.parse or own.parse,
         own.secret if outer.secret is None else outer.secret,
+        outer.numbers or own.numbers,
     )
     metas = tuple(note for note in notes if isinstance(note, Meta))
     origin, args = get_origin(base), get_args(base)
@@ -242,7 +245,7 @@ class _Walk:
         self._checks = checks
 
     def value(self, shape: _Shape, raw: Any, path: str, secret: bool | None) -> Any:
-        if raw is None and shape.nullable:
+        if raw is None and shape.nullable and shape.rule.parse is None:
             return None
         if shape.rule.secret is not None:
             secret = shape.rule.secret
@@ -276,10 +279,11 @@ class _Walk:
             return self._wrong(shape, raw, path, secret)
 
     def _parsed(self, shape: _Shape, raw: Any, path: str, secret: bool | None) -> Any:
-        assert shape.rule.parse is not None
-        if isinstance(raw, str | int) and not isinstance(raw, bool):
+        rule = shape.rule
+        assert rule.parse is not None
+        if isinstance(raw, str) or (rule.numbers and isinstance(raw, int) and not isinstance(raw, bool)):
             try:
-                return shape.rule.parse(str(raw))
+                return rule.parse(str(raw))
             except ValueError:
                 pass
         return self._wrong(shape, raw, path, secret)

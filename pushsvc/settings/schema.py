@@ -34,7 +34,7 @@ Name: TypeAlias = Annotated[
     Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z"),
     Rule("1 to 64 letters, digits, `-` or `_`, beginning with a letter or digit"),
 ]
-RateText: TypeAlias = Annotated[Rate | None, Rule(RATE_HELP, parse=parse_rate, secret=False)]
+RateText: TypeAlias = Annotated[Rate | None, Rule(RATE_HELP, parse=parse_rate, secret=False, numbers=True)]
 """Written as text, see `parse_rate`. None is no limit."""
 
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")

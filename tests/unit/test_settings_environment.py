@@ -4,15 +4,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from pushsvc.decoding import expected
 from pushsvc.errors import ConfigError
-from pushsvc.settings import Rate, Settings, load
+from pushsvc.providers import REGISTRY
+from pushsvc.runtime import configured_type
+from pushsvc.settings import KeySettings, LimitsSettings, Rate, Settings, WebhookSettings, load
+from pushsvc.wording import TOML
 
 
 class FakeApns(Struct, frozen=True, kw_only=True):
@@ -23,6 +28,7 @@ class FakeApns(Struct, frozen=True, kw_only=True):
 
 
 PROVIDERS: dict[str, type[Struct]] = {"apns": FakeApns}
+CONFIGS: dict[str, type[Struct]] = {route: kind.config for route, kind in REGISTRY.items()}
 HASH = "cd" * 32
 
 
@@ -126,6 +132,35 @@ FAULTS = [
 @pytest.mark.parametrize(("variable", "text", "error"), FAULTS, ids=[row[0] for row in FAULTS])
 def test_a_fault_names_the_variable(tmp_path: Path, variable: str, text: str, error: str) -> None:
     assert refused(tmp_path, "", **{variable: text}) == error
+
+
+def sections() -> list[tuple[str, Struct | type[Struct]]]:
+    """Every section with its keys, by the variable that sets it."""
+    defaults = configured_type()()
+    top = [(name, getattr(defaults, name)) for name in defaults.__struct_fields__ if name not in ("apps", "file")]
+    app: list[tuple[str, Struct | type[Struct]]] = [("limits", LimitsSettings()), ("webhook", WebhookSettings())]
+    named = [
+        *top,
+        *((f"apps__a__{name}", section) for name, section in [*app, ("keys", KeySettings), *CONFIGS.items()]),
+    ]
+    return [(f"PUSHSVC__{name.upper()}", section) for name, section in named]
+
+
+@pytest.mark.parametrize(("variable", "section"), sections())
+def test_a_value_of_another_type_is_refused_at_every_key(
+    tmp_path: Path, variable: str, section: Struct | type[Struct]
+) -> None:
+    """A null switches no limit off, and a number names no folder."""
+    for field in structs.fields(section):
+        kind = expected(field.type, TOML)
+        for value in (None, {"a": 5}) if "number" in kind else (None, {"a": 5}, 5):
+            given = {field.name: value}
+            text = json.dumps([given] if variable.endswith("KEYS") else given)
+            with pytest.raises(ConfigError) as caught:
+                load(None, {variable: text}, providers=CONFIGS, kind=configured_type())
+            assert f".{field.name}" in str(caught.value)
+            assert f" (from {variable}): " in str(caught.value)
+            assert kind in str(caught.value) or value == {"a": 5}
 
 
 def test_a_section_that_the_file_has_wrong_is_reported_once(tmp_path: Path) -> None:
