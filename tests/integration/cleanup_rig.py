@@ -125,7 +125,8 @@ async def make_statuses(store: Store, app: str = "shop") -> Removed:
     await status("kept-for-its-letters", NOW - 8 * DAY, lives=False, failed=1)  # lives again
     await status("half", NOW, lives=True, parts="r")  # its part lives again
     await call("HSET", f"ps:{{{app}.0}}:b:gone", "x", "1")  # gone: its push is
-    for kind, value in (("v", "gone"), ("i", "aa"), ("replay", "j"), ("lim", "apns:all:s:1"), ("bucket", "app")):
+    limits = f"apns:all:l:{NOW // 3_600_000}"
+    for kind, value in (("v", "gone"), ("i", "aa"), ("replay", "j"), ("lim", limits), ("bucket", "app")):
         await call("HSET", f"ps:{{{app}.0}}:{kind}:{value}", "x", "1")  # live again
     lost = f"ps:{{{app}.0}}:p:lost"  # gone: no delivery of it can be open any more
     await call("HSET", lost, "st", "sending", "n", 2, "up", NOW - 37 * DAY, "n:sent", 1)

@@ -14,7 +14,9 @@ from msgspec import structs
 
 from pushsvc.jobs import Context, functions
 from pushsvc.model.delivery import BadNotification, Ended
+from pushsvc.model.rates import Rate
 from pushsvc.ports.cleanup import ClocksApart
+from pushsvc.ports.limits import Bucket
 from pushsvc.runtime import Current
 from pushsvc.settings import AppSettings, Settings
 from pushsvc.stages.cleanup import LOCK, clean, sweeps
@@ -25,6 +27,7 @@ from pushsvc.store.registry.wire import Digests
 from .cleanup_rig import (
     AGES,
     CONFIG,
+    DAY,
     Removed,
     dump,
     make_aged,
@@ -39,7 +42,7 @@ from .cleanup_rig import (
 from .registry_audit import audit
 from .servers import KINDS, Server, running_server
 from .test_registry import device
-from .test_store_kit import NOW, World, make_push, play, settlement, take
+from .test_store_kit import NOW, ROUTE, World, make_push, play, settlement, take
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -99,6 +102,34 @@ def test_what_is_left_lives_for_a_while_again(server: Server) -> None:
         young = await store.link.call("PTTL", "ps:{shop.0}:p:young")
         assert 0.9 * 86_400_000 < young <= 86_400_000
         assert await store.link.call("PTTL", "ps:{shop.0}:b:young") == pytest.approx(young, abs=1000)
+
+    play(server, story, CONFIG)
+
+
+def test_no_new_lifetime_ends_before_the_use_of_its_key(server: Server) -> None:
+    """The content of a push that is due in a year, and the counts of rate limits over some weeks."""
+
+    async def story(world: World) -> None:
+        store = await open_real(world)
+        later = make_push("later", 40, send_at=NOW + 366 * DAY)
+        await store.pushes.accept(later)
+        await store.limiter.admit(ROUTE, Rate(2, 40 * 86400), ["token"])
+        await store.limiter.admit(ROUTE, Rate(2, 40 * 86400), ["token"])
+        await store.limiter.lease(Bucket("shop.0", "app", Rate(2, 40 * 86400), burst=40 * 86400.0), 2)
+        names = [name for name in await dump(store) if any(part in name for part in (b":v:", b":lim:", b":bucket:"))]
+        before = await store.link.many([("PTTL", name) for name in names])
+        assert len(names) == 4
+        assert min(before) > 19 * DAY
+        await store.link.many([("PERSIST", name) for name in names])
+        await run(store)
+        after = await store.link.many([("PTTL", name) for name in names])
+        place = names.index(keys.content("shop", 0, "later").encode())
+        before.pop(place)
+        assert after.pop(place) == -1
+        assert all(left > span - DAY for left, span in zip(after, before, strict=True))
+        await store.pushes.cancel("shop", "later")
+        await run(store)
+        assert keys.content("shop", 0, "later").encode() not in await dump(store)
 
     play(server, story, CONFIG)
 

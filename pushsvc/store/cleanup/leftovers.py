@@ -12,7 +12,7 @@ from typing import Any
 
 from ...ports.cleanup import Swept
 from .. import keys
-from ..config import DAY, OPEN_MOST, StoreConfig
+from ..config import OPEN_MOST, StoreConfig
 from ..cursors import Cursor
 from ..letters.replays import RECORD_TTL
 from ..link.link import Link
@@ -26,15 +26,16 @@ _AGED = 500
 """Entries that one step takes out of a stream or a sorted set."""
 
 _LIFETIMES: dict[str, str | int] = {
-    # kind of key: `push`, `part` of one, or what it lives for in ms; see lifetimes.lua
+    # kind of key: whose lifetime it has, or its own in ms; see lifetimes.lua
     "p": "push",
     "b": "part",
     "r": "part",
     "t": "part",
     "x": "part",
+    "v": "content",
+    "lim": "limits",
+    "bucket": "bucket",
     "i": KEEP_RECORD * 1000,
-    "lim": DAY * 1000,
-    "bucket": DAY * 1000,
 }
 _WHAT = {"dead": "dead_letters", "events": "events", "sup": "suppressions", "cancelled": "cancelled"}
 """What is too old at some point, by its kind of key."""
@@ -107,8 +108,6 @@ class RedisLeftovers:
                 waiting.append(key)
             elif name.kind == "replay":
                 replays.append(key)
-            elif name.kind == "v":
-                slots.setdefault(name[:2], []).append((key, max(OPEN_MOST, self._config.dead_ttl * 1000)))
             elif name.kind in _LIFETIMES:
                 slots.setdefault(name[:2], []).append((key, _LIFETIMES[name.kind]))
         if replays:

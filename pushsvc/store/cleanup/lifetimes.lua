@@ -3,15 +3,17 @@
 -- A key here that should have a lifetime and has none comes from a backup that was restored by hand, or from a tool. What
 -- belongs to a push follows the push: its status says when it was last changed. A push with open deliveries has none
 -- yet; its status is left over where it has been open for longer than any delivery may be, and nothing waits for it.
+-- No lifetime is shorter than the time for which the key is of use.
 --
 -- KEYS  keys of one slot
 -- ARGV  1 now ms; 2 status TTL ms; 3 dead-letter TTL ms; 4 1 to count only; 5 ms for which a delivery may be open; then
---       for each key: `push` for a status, `part`
---       for what belongs to one, or the lifetime that it has from now on in ms
+--       for each key: `push` for a status, `part` for what belongs to one, `content`, `bucket` or `limits` for what is so
+--       called in keys.py, or the lifetime that it has from now on in ms
 -- Returns for each key 0 where all is well, 1 where it was deleted, 2 where it has a lifetime again.
 
 local now, ttl, dead_ttl, count_only = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local open_most = tonumber(ARGV[5])
+local DAY = 24 * 60 * 60 * 1000
 
 local function of_push(key, first)
   return (string.gsub(key, '^(ps:%b{}:)%a:', '%1' .. first .. ':'))
@@ -42,6 +44,11 @@ local function keep_until(key, at)
   redis.call('PEXPIREAT', key, string.format('%.0f', at))
 end
 
+-- Dead letters name it, also those of a push that is gone; it goes earlier with the last of them.
+local function keep_content(key)
+  keep_until(key, now + math.max(open_most, dead_ttl))
+end
+
 local function mend_push(push)
   local at, open = ending(push)
   local over = at <= now and not waits(push)
@@ -58,13 +65,17 @@ local function mend_push(push)
       end
     end
   end
+  local content = of_push(push, 'v')
+  if not count_only and redis.call('PTTL', content) == -1 then
+    keep_content(content)
+  end
   return over and 1 or 2
 end
 
 local function mend_part(key)
   local left = redis.call('PTTL', of_push(key, 'p'))
   if left == -1 then
-    return 0 -- both are mended with the push
+    return 0 -- both are mended with the push, once it is not open any more
   end
   if not count_only then
     if left == -2 then
@@ -76,15 +87,41 @@ local function mend_part(key)
   return left == -2 and 1 or 2
 end
 
+local function mend_content(key)
+  if redis.call('PTTL', of_push(key, 'p')) == -1 then
+    return 0 -- as above: a push that is open may be due in a year
+  end
+  if not count_only then
+    keep_content(key)
+  end
+  return 2
+end
+
+-- It is of use until it is full, and its ramp is over: see lease.lua.
+local function mend_bucket(key)
+  if not count_only then
+    keep_until(key, math.max(now + DAY, tonumber(redis.call('HGET', key, 'tat') or 0) / 1000))
+  end
+  return 2
+end
+
+-- It is of use for two spans of time, and its number says how many of these have been: see limiter.lua.
+local function mend_limits(key)
+  if not count_only then
+    keep_until(key, now + 2 * now / math.max(1, tonumber(string.match(key, ':(%d+)$') or 1)))
+  end
+  return 2
+end
+
+local MEND = { push = mend_push, part = mend_part, content = mend_content, bucket = mend_bucket, limits = mend_limits }
+
 local done = {}
 for k = 1, #KEYS do
   local key, kind = KEYS[k], ARGV[5 + k]
   if redis.call('PTTL', key) ~= -1 then
     done[k] = 0
-  elseif kind == 'push' then
-    done[k] = mend_push(key)
-  elseif kind == 'part' then
-    done[k] = mend_part(key)
+  elseif MEND[kind] then
+    done[k] = MEND[kind](key)
   else
     if not count_only then
       redis.call('PEXPIRE', key, kind)
