@@ -35,9 +35,11 @@ from pushsvc.errors import Conflict, Fault, NotFound, RequestError, StoreUnavail
 from pushsvc.model.access import ApiKey, Scope
 from pushsvc.model.delivery import End, Receipt
 from pushsvc.model.push import Content, Message, Push
+from pushsvc.model.rates import Rate
 from pushsvc.model.routing import table_of
 from pushsvc.model.status import Counts, DeliveryRow, FeedbackEvent, PushStatus
 from pushsvc.ports.channels import Channel, Storage
+from pushsvc.ports.limits import Limiter
 from pushsvc.ports.provider import RenderError
 from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.registry import Registry
@@ -258,6 +260,8 @@ class Service:
     holding: dict[str, str] = field(default_factory=dict)
     backlog: Backlog | None = None
     waits: Waits | None = None
+    limiter: Limiter | None = None
+    limit: Rate | None = None
     memory: MemoryStore = field(default_factory=MemoryStore)
     channels: Channels = field(default_factory=Channels)
 
@@ -306,6 +310,7 @@ class Service:
                     api_key("full", "shop", "push", "feedback", "admin"),
                 ),
                 routes=table_of({"apns": "production"}),
+                limit=self.limit,
             ),
             "news": ApiApp(
                 "news",
@@ -332,6 +337,7 @@ class Service:
             clock=lambda: NOW,
             monotonic=lambda: self.now,
             backlog=self.backlog,
+            limiter=self.limiter,
         )
 
 

@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
+from aiohttp import web
 
 from pushsvc.api.http import limits
+from pushsvc.api.http.exchange import Reply
 from pushsvc.api.http.limits import ApiLimits
-from pushsvc.errors import ContentTooLarge, StoreUnavailable, TooManyRequests
+from pushsvc.api.http.problems import ClientGone
+from pushsvc.errors import ContentTooLarge, NotFound, StoreUnavailable, TooManyRequests
 from pushsvc.model.access import ApiKey
 from pushsvc.model.rates import Rate
 from pushsvc.store import open_store
@@ -111,6 +114,34 @@ def test_what_is_refused_for_another_reason_is_given_back(server: Server) -> Non
         assert await count(second, SLOW, 3) == ""
 
     play(server, act, shop=Rate(1000, 1))
+
+
+@pytest.mark.parametrize(
+    "error", [NotFound("no"), StoreUnavailable("away"), ZeroDivisionError(), web.HTTPBadRequest()], ids=repr
+)
+def test_a_call_that_ends_in_an_error_gives_back_its_permits(server: Server, error: Exception) -> None:
+    async def act(first: ApiLimits, second: ApiLimits) -> None:
+        async def work() -> Reply:
+            raise error
+
+        for own in (first, second, first):
+            with pytest.raises(type(error)):
+                await own.counted(SLOW, 5, work)
+        assert await count(second, SLOW, 5) == ""
+
+    play(server, act, shop=Rate(1000, 1))
+
+
+def test_a_client_that_is_gone_may_have_been_served(server: Server) -> None:
+    async def act(first: ApiLimits, second: ApiLimits) -> None:
+        async def work() -> Reply:
+            raise ClientGone
+
+        with pytest.raises(ClientGone):
+            await first.counted(SLOW, 5, work)
+        assert await count(second, SLOW) != ""
+
+    play(server, act)
 
 
 def test_a_key_whose_rate_is_changed_has_the_new_one_at_once(server: Server) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from pushsvc.api import serve
 from pushsvc.model.push import Route
+from pushsvc.model.rates import Rate
 from pushsvc.store import Store, StoreConfig, open_store
 
 from .servers import running_server
@@ -24,13 +25,18 @@ def alert(number: int) -> dict[str, Any]:
     return {"to": {"tokens": [{"platform": "apns", "token": f"{number:064x}"}]}, "notification": {"title": "x"}}
 
 
-def over_valkey(main: Callable[[list[Service], Store], Awaitable[None]], *, shards: int = 4) -> None:
+def over_valkey(
+    main: Callable[[list[Service], Store], Awaitable[None]], *, shards: int = 4, limit: Rate | None = None
+) -> None:
     """Run a test against two intakes, each with a connection of its own to one Valkey."""
 
     async def whole(url: str) -> None:
         config = StoreConfig(shards=shards)
         async with open_store(url, config) as one, open_store(url, config) as two:
-            first, second = Service(one.pushes), Service(two.pushes)  # type: ignore[arg-type]  # pushes are all it asks
+            first, second = (
+                Service(store.pushes, limiter=store.limiter, limit=limit)  # type: ignore[arg-type]  # all that it asks
+                for store in (one, two)
+            )
             async with (
                 serve(first.app(CONFIG), CONFIG) as first.url,
                 serve(second.app(CONFIG), CONFIG) as second.url,
@@ -104,6 +110,24 @@ def test_a_batch_under_a_key_is_one_call() -> None:
         assert (await call(services[0], "POST", "/v1/push", ALERT, headers=KEY)).status == 409
 
     over_valkey(main)
+
+
+def test_a_repeat_counts_against_no_limit() -> None:
+    """Of 50 pushes that the app may post, the first call of each key takes what was accepted of it."""
+
+    async def main(services: list[Service], store: Store) -> None:
+        batch = [alert(1), {"to": 7}, alert(2)]
+        for path, body, laps in (("/v1/push/batch", batch, 10), ("/v1/push", ALERT, 20)):
+            headers = {"Idempotency-Key": path}
+            posts = [call(services[n % 2], "POST", path, body, headers=headers) for n in range(laps)]
+            answers = await asyncio.gather(*posts)
+            assert sum(answer.headers.get("idempotent-replay") == "true" for answer in answers) == laps - 1
+        rest = [alert(number) for number in range(50 - 2 - 1)]
+        assert (await call(services[0], "POST", "/v1/push/batch", [*rest, ALERT])).status == 429
+        assert (await call(services[0], "POST", "/v1/push/batch", rest)).status == 200
+        assert (await call(services[1], "POST", "/v1/push", ALERT)).status == 429
+
+    over_valkey(main, limit=Rate(50, 3600))
 
 
 def test_scheduled_pushes_under_a_key_are_scheduled_once() -> None:

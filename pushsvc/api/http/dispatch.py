@@ -21,7 +21,7 @@ from ..ports import ApiPorts, ServedApp
 from .auth import Authentication, BearerKeys, admit
 from .exchange import Caller, Reply, Request
 from .idempotency import PARAM as IDEMPOTENCY_KEY
-from .idempotency import Once
+from .idempotency import REPLAYED, Once
 from .incoming import receive
 from .limits import ApiLimits
 from .problems import SERVER
@@ -68,6 +68,8 @@ class CallDispatcher:
             reply = await limits.counted(caller.key, 1, perform)
         head = heads[reply.status]
         body = reply.body
+        if reply.repeated:
+            head = {**head, **REPLAYED}
         return web.Response(
             status=reply.status,
             body=body if body is None or isinstance(body, bytes) else _encode(body),

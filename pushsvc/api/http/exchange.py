@@ -57,6 +57,8 @@ class Reply(Struct, frozen=True):
     headers: Mapping[str, str] = {}
     refused: int = 0
     """How many pushes of the call were refused: they do not count against its limits."""
+    repeated: bool = False
+    """Whether it repeats the answer to an earlier call with the same idempotency key: then nothing counts."""
 
 
 NO_CONTENT: Final = Reply(status=204)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Final, Literal
 
 from ... import telemetry
-from ...errors import ContentTooLarge, Fault, RequestError, StoreError, StoreUnavailable, TooManyRequests
+from ...errors import ContentTooLarge, Fault, StoreError, TooManyRequests
 from ...model.access import ApiKey
 from ...model.rates import Rate
 from ...ports.limits import Bucket, Limiter
@@ -43,7 +43,7 @@ class ApiLimits:
         self._keys: dict[str, _Limit] = {}
 
     async def counted(self, key: ApiKey, pushes: int, work: Callable[[], Awaitable[Reply]]) -> Reply:
-        """What `work` replies, once its pushes are counted; those that it refuses are given back.
+        """Count the pushes, then return what `work` replies. Those that it did not accept are given back.
 
         Raises what `count` and the work raise.
         """
@@ -52,10 +52,10 @@ class ApiLimits:
             reply = await work()
         except ClientGone:
             raise  # Perhaps after its push was accepted.
-        except (RequestError, StoreUnavailable):
+        except Exception:
             await self.give_back(key, pushes)
             raise
-        await self.give_back(key, reply.refused)
+        await self.give_back(key, pushes if reply.repeated else reply.refused)
         return reply
 
     async def count(self, key: ApiKey, pushes: int = 1) -> None:

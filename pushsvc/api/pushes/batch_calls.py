@@ -10,7 +10,6 @@ from ...errors import RequestError, StoreUnavailable
 from ...model.push import Push
 from ..answers import encode
 from ..http.exchange import Reply, Request
-from ..http.idempotency import REPLAYED
 from ..http.problems import away
 from ..ports import ApiPorts
 from .audiences import look_up
@@ -46,7 +45,7 @@ async def post_batch(ports: ApiPorts, request: Request, documents: Sequence[byte
 
 async def repeat_batch(_: ApiPorts, __: Request, first: bytes) -> Reply:
     """The first answer again."""
-    return Reply(first, headers=REPLAYED)
+    return Reply(first, repeated=True)
 
 
 async def _prepare_all(

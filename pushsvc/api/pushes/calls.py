@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import msgspec
 
 from ... import telemetry
@@ -12,7 +10,6 @@ from ...model.status import ROWS_FOR_ALL, PushStatus
 from .. import answers
 from ..http import prefer
 from ..http.exchange import Reply, Request
-from ..http.idempotency import REPLAYED
 from ..http.problems import ClientGone
 from ..ports import ApiPorts
 from .audiences import look_up
@@ -39,28 +36,30 @@ async def post_push(ports: ApiPorts, request: Request, draft: Draft) -> Reply:
         if kept is not None:
             return await repeat_push(ports, request, once.first_answer(kept))
     app.count_accepted(total)
-    return await _reply(ports, request, push.id, answer, {})
+    return await _reply(ports, request, push.id, answer)
 
 
 async def repeat_push(ports: ApiPorts, request: Request, first: bytes) -> Reply:
     """The first answer again; its push may have ended by now."""
-    return await _reply(ports, request, msgspec.json.decode(first, type=answers.Accepted).id, first, REPLAYED)
+    push_id = msgspec.json.decode(first, type=answers.Accepted).id
+    return await _reply(ports, request, push_id, first, repeated=True)
 
 
-async def _reply(ports: ApiPorts, request: Request, push_id: str, accepted: bytes, headers: Mapping[str, str]) -> Reply:
+async def _reply(ports: ApiPorts, request: Request, push_id: str, accepted: bytes, *, repeated: bool = False) -> Reply:
     """`accepted` with 202; or, where the caller would wait and has waited long enough, the status with 200."""
     path = f"/v1/push/{push_id}"
     seconds: int | None = request.params.get(prefer.HEADER)
     if seconds is None or ports.waits.full:
-        return Reply(accepted, 202, {"Location": path, **headers})
+        return Reply(accepted, 202, {"Location": path}, repeated=repeated)
     status = await ports.waits.until_ended(request.app.name, push_id, seconds, gone=request.gone)
-    headers = {**headers, prefer.APPLIED: f"wait={seconds}"}
+    applied = {prefer.APPLIED: f"wait={seconds}"}
     if status is not None:
         warnings = msgspec.json.decode(accepted, type=answers.Accepted).warnings
-        return Reply(answers.status(status, warnings=warnings), headers={**headers, "Content-Location": path})
+        body = answers.status(status, warnings=warnings)
+        return Reply(body, headers={**applied, "Content-Location": path}, repeated=repeated)
     if request.gone():
         raise ClientGone
-    return Reply(accepted, 202, {"Location": path, **headers})
+    return Reply(accepted, 202, {"Location": path, **applied}, repeated=repeated)
 
 
 async def get_push(ports: ApiPorts, request: Request) -> Reply:
