@@ -7,7 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
@@ -15,7 +15,7 @@ from redis.crc import key_slot
 from structlog.testing import capture_logs
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.store import StoreConfig, keys, open_store
+from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.cleanup.leftovers import _part
 from pushsvc.store.keyring import KEY_LOOK
 from pushsvc.store.link import scripts, sync_sentinels
@@ -26,7 +26,7 @@ from pushsvc.store.link.sync_sentinels import SyncSentinels
 from pushsvc.store.queue import lanes
 
 from .servers import KINDS, Kind, Server, halve, running_server, wait_until
-from .test_store_kit import ROUTE, all_of, make_push, take, take_all
+from .test_store_kit import NOW, ROUTE, World, all_of, make_push, play, take, take_all
 from .topologies import SlotMove
 
 
@@ -127,6 +127,68 @@ def test_what_is_pending_and_not_held_is_found_within_a_minute(monkeypatch: pyte
 
     with running_server() as server:
         asyncio.run(main(server.url))
+
+
+WAYS = {
+    # how entries come to a consumer: the method of the link and the word that it begins with
+    "take": ("read", "take"),
+    "wait": ("wait", "XREADGROUP"),
+    "resume": ("call", "XREADGROUP"),
+    "reclaim": ("read", "reclaim"),
+    "lapsed": ("read", "lapse"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_an_old_primary_handed_out_is_read_again_from_the_new_one(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The primary changes when the answer has arrived and is not decoded yet."""
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        assert isinstance(store, Store)
+        link, queue = store.link, store.queue
+        method, word = WAYS[way]
+        ask = getattr(link, method)
+        reads: list[int] = []
+
+        async def then_change(*args: Any) -> Any:
+            if way == "wait":
+                await other.pushes.accept(make_push("p"))
+            answer = await ask(*args)
+            if str(args[0][0][0] if method == "wait" else args[0]) == word:
+                reads.append(link.history)
+                if len(reads) == 1:
+                    link.drop()
+            return answer
+
+        assert await take(store) == []
+        other = await world.store("b")
+        if way != "wait":
+            await other.pushes.accept(make_push("p"))
+        if way == "reclaim":
+            await take(other)
+            await world.kill("b")
+        elif way == "resume":
+            lane = keys.lane("shop", 0, "apns", "normal")
+            await link.call("XREADGROUP", "GROUP", "dispatch", "a", "STREAMS", lane, ">")
+            queue.distrust()
+        monkeypatch.setattr(link, method, then_change)
+        if way == "reclaim":
+            found = await queue.reclaim(ROUTE)
+        elif way == "lapsed":
+            found = await queue.lapsed(ROUTE, "normal", NOW + 10**10)
+        else:
+            found = await take(store, wait_ms=5000 if way == "wait" else 0)
+        assert reads[0] == 0
+        assert not found or len(reads) > 1
+        (taken,) = found or await take(store)
+        assert (taken.chunk.push_id, taken.ref.history, taken.again) == ("p", 1, True)
+        assert await queue.settle("shop", *all_of(taken)) == 1
+
+    with running_server() as server:
+        play(server, story)
 
 
 class Naming:

@@ -33,11 +33,14 @@ class Entry(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What was read of one lane, and the shard's epoch at that time."""
+    """What was read of one lane."""
 
     state: LaneState
     entries: list[Entry]
-    epoch: int
+    history: int
+    """That of the link before it read: at most that of the server which answered."""
+    epoch: int = 0
+    """The shard's epoch, where it was read in the same step."""
 
 
 class Opener:
@@ -61,27 +64,29 @@ class Opener:
         out. By shard, `sizes` are those of the suppression lists, and `newest` says when a device changed last."""
         found = []
         behind = time.monotonic() < self._link.behind_until
-        for state, entries, epoch in reads:
-            if entries:
-                decoded = await self._decode(state, entries)
-                state.learn(sum(len(chunk.targets) for _, chunk in decoded), len(entries))
+        for read in reads:
+            state = read.state
+            if read.entries:
+                decoded = await self._decode(read)
+                state.learn(sum(len(chunk.targets) for _, chunk in decoded), len(read.entries))
                 if behind:
                     decoded = await self._outstanding(state, decoded)
                 decoded = await self._complete(state, decoded)
-                found.append((state, decoded, await self._cancelled_of(state, epoch)))
+                found.append((state, decoded, await self._cancelled_of(state, read.epoch)))
         return await self._hold(route, found, sizes, newest)
 
-    async def open_again(self, route: Route, reads: Sequence[tuple[LaneState, list[Entry]]]) -> list[Taken]:
+    async def open_again(self, route: Route, reads: Iterable[Read]) -> list[Taken]:
         """Open entries that somebody has worked on before, at the targets that have no outcome in their turn."""
-        reads = [(state, entries) for state, entries in reads if entries]
+        reads = [read for read in reads if read.entries]
         if not reads:
             return []
-        epochs = await self._link.many([("GET", keys.epoch(*state.place[:2])) for state, _ in reads])
+        epochs = await self._link.many([("GET", keys.epoch(*read.state.place[:2])) for read in reads])
         sizes = await self._suppression.sizes(route.app, route.platform)
         newest = await self._presence.newest(route.app, route.platform)
         found = []
-        for (state, entries), epoch in zip(reads, epochs, strict=True):
-            decoded = await self._outstanding(state, await self._decode(state, entries))
+        for read, epoch in zip(reads, epochs, strict=True):
+            state = read.state
+            decoded = await self._outstanding(state, await self._decode(read))
             decoded = await self._complete(state, decoded)
             found.append((state, decoded, await self._cancelled_of(state, int(epoch or 0))))
         return await self._hold(route, found, sizes, newest, again=True)
@@ -125,16 +130,21 @@ class Opener:
                 taken.append(Taken(ref=ref, chunk=chunk, skip=skip, why=why, again=again))
         return taken
 
-    async def _decode(self, state: LaneState, entries: Iterable[Entry]) -> list[Decoded]:
-        app, shard, platform, lane = state.place
+    async def _decode(self, read: Read) -> list[Decoded]:
+        app, shard, platform, lane = read.state.place
         decoded = []
-        for entry_id, blob in entries:
-            ref = EntryRef(app, shard, platform, lane, entry_id, self._link.history)
+        for entry_id, blob in read.entries:
+            ref = EntryRef(app, shard, platform, lane, entry_id, read.history)
             try:
                 decoded.append((ref, decode_chunk(blob)))
             except CodecError as error:
-                await set_aside(self._link, state.key, keys.DISPATCH, keys.quarantine(app, shard), entry_id, error)
+                await self._set_aside(read.state, ref, error)
         return decoded
+
+    async def _set_aside(self, state: LaneState, ref: EntryRef, error: CodecError) -> None:
+        if ref.history == self._link.history:
+            quarantine = keys.quarantine(ref.app, ref.shard)
+            await set_aside(self._link, state.key, keys.DISPATCH, quarantine, ref.entry_id, error)
 
     async def _complete(self, state: LaneState, decoded: list[Decoded]) -> list[Decoded]:
         """The chunks with their messages. Content outlives what waits for it by a day, so that an open delivery without
@@ -148,10 +158,7 @@ class Opener:
                 if chunk.expires_at <= now:
                     found.append((ref, chunk))
                 else:
-                    error = errors[ref.entry_id]
-                    await set_aside(
-                        self._link, state.key, keys.DISPATCH, keys.quarantine(app, shard), ref.entry_id, error
-                    )
+                    await self._set_aside(state, ref, errors[ref.entry_id])
         return found
 
     async def _outstanding(self, state: LaneState, decoded: Sequence[Decoded]) -> list[Decoded]:
@@ -168,7 +175,8 @@ class Opener:
         left, over = [], []
         for (ref, chunk), indexes in zip(decoded, answers, strict=True):
             if not indexes:
-                over.append(ref.entry_id)
+                if ref.history == self._link.history:
+                    over.append(ref.entry_id)
             elif len(indexes) == len(chunk.targets):
                 left.append((ref, chunk))
             else:

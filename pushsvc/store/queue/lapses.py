@@ -10,7 +10,7 @@ from __future__ import annotations
 from ...model.codec import CodecError, decode_chunk
 from .. import keys
 from ..link.link import Link
-from .entries import Entry, entries_of
+from .entries import Read, entries_of
 from .lanes import LaneState
 
 _TARGETS = 10_000
@@ -19,9 +19,10 @@ _ENTRIES = 1000
 """Entries of one page at most."""
 
 
-async def take_lapsed(link: Link, consumer: str, state: LaneState, now: int) -> list[Entry]:
+async def take_lapsed(link: Link, consumer: str, state: LaneState, now: int) -> Read:
     """Those of the next page whose time was over at `now`, in Unix ms, and that no consumer has. The page after the
     last is the first."""
+    history = link.history
     count = max(1, min(_ENTRIES, int(_TARGETS / state.expected)))
     first = f"({state.looked}" if state.looked else "-"
     page = await link.call("XRANGE", state.key, first, "+", "COUNT", count)
@@ -31,9 +32,8 @@ async def take_lapsed(link: Link, consumer: str, state: LaneState, now: int) -> 
         for entry_id, fields in page
         if entry_id.decode() not in state.held and _is_over(fields.get(b"c", b""), now)
     ]
-    if not ids:
-        return []
-    return entries_of(await link.read("lapse", [state.key], [keys.DISPATCH, consumer, *ids]))
+    flat = await link.read("lapse", [state.key], [keys.DISPATCH, consumer, *ids]) if ids else []
+    return Read(state, entries_of(flat), history)
 
 
 def _is_over(blob: bytes, now: int) -> bool:

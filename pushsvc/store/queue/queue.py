@@ -125,6 +125,7 @@ class RedisQueue:
         return found
 
     async def _read(self, route: Route, states: Sequence[LaneState], targets: int) -> list[Taken]:
+        history = self._link.history
         share = max(1, -(-targets // len(states)))
         asked = [self._read_one(route, state, share) for state in states]
         # All are waited for, so that no read is still under way when the caller asks again after a fault.
@@ -134,7 +135,7 @@ class RedisQueue:
             if isinstance(answer, BaseException):
                 raise answer
             entries, epoch, size, mark = answer
-            reads.append(Read(state, entries_of(entries), int(epoch)))
+            reads.append(Read(state, entries_of(entries), history, int(epoch)))
             sizes.append(size)
             newest.append(newest_of(mark))
         return await self._opener.open(route, reads, sizes, newest)
@@ -161,6 +162,7 @@ class RedisQueue:
         app = route.app
         count = min(max(1, int(targets / len(states) / max(state.expected for state in states))), _BURST)
         command = ("XREADGROUP", "GROUP", keys.DISPATCH, self._config.consumer, "COUNT", count, "BLOCK", wait_ms)
+        history = self._link.history
         answer, *rest = await self._link.wait(
             [
                 (*command, "STREAMS", *(state.key for state in states), *(">" for _ in states)),
@@ -177,7 +179,7 @@ class RedisQueue:
             return []
         epochs, sizes, marks = (rest[at : at + len(states)] for at in range(0, len(rest), len(states)))
         reads = [
-            Read(state, entries_read(by_key.get(state.key, ())), int(epoch or 0))
+            Read(state, entries_read(by_key.get(state.key, ())), history, int(epoch or 0))
             for state, epoch in zip(states, epochs, strict=True)
         ]
         return await self._opener.open(route, reads, sizes, list(map(newest_of, marks)))
@@ -196,6 +198,7 @@ class RedisQueue:
         """Entries pending under our own name that are not held, at the targets without an outcome."""
         while True:
             count = min(max(1, int(targets / state.expected)), _BURST)
+            history = self._link.history
             try:
                 answer = await self._link.call(
                     *("XREADGROUP", "GROUP", keys.DISPATCH, self._config.consumer, "COUNT", count),
@@ -210,7 +213,10 @@ class RedisQueue:
             if not entries:
                 state.empty()
                 return []
-            taken = await self._opener.open_again(route, [(state, [e for e in entries if e.id not in state.held])])
+            unheld = [entry for entry in entries if entry.id not in state.held]
+            taken = await self._opener.open_again(route, [Read(state, unheld, history)])
+            if history != self._link.history:
+                continue  # from the beginning, on the server that is the primary now
             state.cursor = entries[-1].id
             if taken:
                 return taken
@@ -317,10 +323,11 @@ class RedisQueue:
         try:
             for state, names in zip(states, leavers, strict=True):
                 if names:
+                    history = self._link.history
                     flat = await self._link.read(
                         "reclaim", [state.key], [keys.DISPATCH, self._config.consumer, _RECLAIM, *names]
                     )
-                    claimed.append((state, entries_of(flat)))
+                    claimed.append(Read(state, entries_of(flat), history))
             return await self._opener.open_again(route, claimed)
         except BaseException:
             for state in states:
@@ -332,7 +339,7 @@ class RedisQueue:
         await self._liveness.begin()
         states = self._states(route, lane)
         try:
-            found = [(state, await take_lapsed(self._link, self._config.consumer, state, now)) for state in states]
+            found = [await take_lapsed(self._link, self._config.consumer, state, now) for state in states]
             return await self._opener.open_again(route, found)
         except BaseException:
             for state in states:

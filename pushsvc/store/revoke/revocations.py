@@ -89,6 +89,7 @@ class Following:
                 async with asyncio.timeout(wait_ms / 1000):
                     await self._enrolled.wait()
             return []
+        history = self._link.history
         if self._link.cluster and len(streams) > 1:
             answers = await self._poll(streams, wait_ms)
         else:
@@ -102,7 +103,7 @@ class Following:
             if entries:
                 place = entries[-1][0].decode()
                 self._places[app, shard] = place
-                news.append(News(app, shard, place, _read(app, shard, entries, self._link.history)))
+                news.append(News(app, shard, place, _read(app, shard, entries, history)))
         return news
 
     async def _poll(self, streams: Sequence[tuple[tuple[str, int], str]], wait_ms: int) -> list[Any]:
