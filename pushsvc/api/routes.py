@@ -34,12 +34,9 @@ _SERVICE: Final = (
         "currently do not send: their deliveries wait. `frozen` names routes that currently prune no devices, because "
         "too many of their answers are bad. `unserved` names routes and parts that no running process serves. `full` "
         "names the queue, or the apps, whose pushes are refused because too many deliveries wait. If the API listens "
-        "on more than the loopback "
-        "interface, everything except `status` needs a key with the scope `admin`.",
-        raises=(
-            Unavailable,
-            InternalError,
-        ),
+        "on more than the loopback interface, "
+        "everything except `status` needs a key with the scope `admin`.",
+        raises=(Unavailable, InternalError),
         scopes=("admin",),
         others="answered",
     ),

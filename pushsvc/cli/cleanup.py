@@ -62,8 +62,8 @@ def cleanup(
         apps: dict[str, dict[str, int]] = {app: {} for app in settings.apps}
         for app, what, count in rows:
             apps[app][what] = count
-        told = {"dry_run": dry_run, "total": total, "seconds": round(seconds, 3), "apps": apps}
-        print_json({"state": "done" if cleaned.place is None else "stopped", **told})
+        report = {"dry_run": dry_run, "total": total, "seconds": round(seconds, 3), "apps": apps}
+        print_json({"state": "done" if cleaned.place is None else "stopped", **report})
     else:
         if rows:
             titles = ("app", "what", "would go" if dry_run else "gone")

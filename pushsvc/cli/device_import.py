@@ -97,7 +97,7 @@ def import_devices(
     began = time.monotonic()
     at, done = run(_import(settings, app, file, wanted, bad, plain=plain, resume=resume, quiet=json))
     seconds = time.monotonic() - began
-    told = {
+    report = {
         "app": app,
         "imported": at.imported,
         "new": at.new,
@@ -107,7 +107,7 @@ def import_devices(
         "seconds": round(seconds, 3),
     }
     if json:
-        print_json(told)
+        print_json(report)
     else:
         print(f"{counted(at.imported, 'device')} imported, {at.new:,} of them new, in {seconds:,.1f} s")
         if at.rejected:
@@ -280,8 +280,8 @@ class Rejects:
             return sum(len(file.readline()) for _ in range(self.count))
 
     def add(self, entry: FileRecord, faults: object) -> None:
-        told = {"line": entry.line, "errors": faults, "given": entry.text}
-        self._file.write(msgspec.json.encode(told) + b"\n")
+        fault = {"line": entry.line, "errors": faults, "given": entry.text}
+        self._file.write(msgspec.json.encode(fault) + b"\n")
         self.count += 1
 
     def flush(self) -> None:

@@ -26,8 +26,8 @@ class PlainCommand(TyperCommand):
 class LazyCommand(TyperCommand):
     """Represents the command `target` (`module:function`, the module relative to `package`) until it is called."""
 
-    def __init__(self, name: str, target: str, told: str, package: str) -> None:
-        super().__init__(name, help=told)
+    def __init__(self, name: str, target: str, text: str, package: str) -> None:
+        super().__init__(name, help=text)
         self._target = target
         self._package = package
 

@@ -54,12 +54,12 @@ def print_table(
 
 
 @contextmanager
-def going_on(told: Callable[[], str]) -> Iterator[None]:
-    """Print the text of `told` if the user interrupts the block, which only watches work that continues elsewhere."""
+def going_on(message: Callable[[], str]) -> Iterator[None]:
+    """Print `message()` if the user interrupts the block, which only watches work that continues elsewhere."""
     try:
         yield
     except asyncio.CancelledError:
-        typer.echo(f"interrupted: {told()}", err=True)
+        typer.echo(f"interrupted: {message()}", err=True)
         raise
 
 

@@ -148,14 +148,14 @@ def share(matched: dict[str, int], limit: int) -> dict[str, int]:
 
 async def _follow(dead: DeadLetters, status: ReplayStatus, *, quiet: bool) -> ReplayStatus:
     loop = asyncio.get_running_loop()
-    began, told = loop.time(), False
+    began, warned = loop.time(), False
     with _display(status, quiet) as show:
         while status.state in ("queued", "running"):
             await asyncio.sleep(LOOK)
             status = await dead.replay(status.spec.app, status.job) or status
             show(status)
-            if status.state == "queued" and not told and loop.time() - began > PATIENCE:
-                told = True
+            if status.state == "queued" and not warned and loop.time() - began > PATIENCE:
+                warned = True
                 typer.echo("no worker has started the replay yet: is `pushsvc jobs` running?", err=True)
     if status.state == "stopped":
         typer.echo(f"the replay {status.job} was stopped", err=True)

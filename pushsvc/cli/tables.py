@@ -84,8 +84,8 @@ def _width(titles: Sequence[str], rows: Rows, columns: Sequence[int], folded: Co
 
 
 def _is_number(at: int, rows: Rows) -> bool:
-    told = [row[at] for row in rows if row[at]]
-    return bool(told) and all(_NUMBER.fullmatch(cell) for cell in told)
+    cells = [row[at] for row in rows if row[at]]
+    return bool(cells) and all(_NUMBER.fullmatch(cell) for cell in cells)
 
 
 def _paragraph(titles: Sequence[str], row: Sequence[str], width: int, text: Callable[[str, str], Text]) -> Text:

@@ -56,8 +56,8 @@ def erase(
     if json:
         removed = {what: erasure.removed.get(what, 0) for what in WHAT}
         warnings = {} if erasure.heard else {"warnings": [UNHEARD]}
-        told = {"app": app, "user": user, "erased": erasure.devices, "done": erasure.done, "removed": removed}
-        print_json({**told, **warnings})
+        report = {"app": app, "user": user, "erased": erasure.devices, "done": erasure.done, "removed": removed}
+        print_json({**report, **warnings})
     else:
         rows = [["devices", f"{erasure.devices:,}"]]
         rows += [[what.replace("_", " "), f"{count:,}"] for what in WHAT if (count := erasure.removed.get(what))]

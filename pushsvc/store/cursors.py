@@ -19,3 +19,21 @@ class Cursor(Struct, frozen=True, array_like=True):
     def written(self) -> str:
         """Return the place as text."""
         return msgspec.json.encode(self).decode()
+
+
+class SetCursor(Cursor, frozen=True, array_like=True):
+    """A place in several sets or streams, which are gone through one after the other."""
+
+    place: int = 0
+    """Which of them, from 0."""
+    position: str = ""
+    """Where in it: an entry id, or a cursor of Redis."""
+
+
+class ListingCursor(Cursor, frozen=True, array_like=True):
+    """A place in a walk through all keys."""
+
+    listing: str | None = ""
+    """Where to list on, or None after the last key."""
+    waiting: tuple[str, ...] = ()
+    """Keys that were listed and are not gone through yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Final
 
 from ...errors import BadGateway, Conflict, NotFound
@@ -23,9 +24,10 @@ def _channel_id(text: str) -> str:
 _ID: Final = PathParam("id", "The id of the channel, percent-encoded.", {"type": "string", "minLength": 1}, _channel_id)
 _ASKED: Final = (Conflict, BadGateway)
 """Of calls that ask a provider."""
+_call: Final = partial(Call, scopes=("push", "admin"), raises=_ASKED)
 
 CALLS: Final = (
-    Call(
+    _call(
         "post_channel",
         "POST",
         "/v1/channels",
@@ -38,45 +40,33 @@ CALLS: Final = (
             "app: delete a channel when its event is over. 409 means that APNs allows no more channels, or that "
             "broadcasts are not enabled for the app."
         ),
-        scopes=("push", "admin"),
-        raises=_ASKED,
     ),
-    Call(
+    _call(
         "get_channels",
         "GET",
         "/v1/channels",
         get_channels,
         "List the ids of the broadcast channels of the app.",
         Answer(200, "All ids.", ChannelList),
-        scopes=("push", "admin"),
-        raises=_ASKED,
     ),
-    Call(
+    _call(
         "get_channel",
         "GET",
         "/v1/channels/{id}",
         get_channel,
         "Get a broadcast channel.",
         Answer(200, "The channel.", Channel),
-        scopes=("push", "admin"),
         names=(_ID,),
-        raises=(
-            *_ASKED,
-            NotFound,
-        ),
+        raises=(*_ASKED, NotFound),
     ),
-    Call(
+    _call(
         "delete_channel",
         "DELETE",
         "/v1/channels/{id}",
         delete_channel,
         "Delete a broadcast channel permanently.",
         Answer(204, "The channel is deleted. Messages that APNs had stored may still be delivered.", no_store=False),
-        scopes=("push", "admin"),
         names=(_ID,),
-        raises=(
-            *_ASKED,
-            NotFound,
-        ),
+        raises=(*_ASKED, NotFound),
     ),
 )

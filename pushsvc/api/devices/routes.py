@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from ...errors import Conflict, NotFound
@@ -61,8 +62,10 @@ def _read_device(body: bytes, request: Request) -> Device:
     return read_device(body, request.params["device_id"], request.app.device_rules, request.now)
 
 
+_call: Final = partial(Call, scopes=("devices", "admin"))
+
 CALLS: Final = (
-    Call(
+    _call(
         "get_devices",
         "GET",
         "/v1/devices",
@@ -71,7 +74,6 @@ CALLS: Final = (
         Answer(200, "A page of devices, including pruned ones, in the order of their first registration.", DevicePage),
         description="With `topic`, only devices that are subscribed and active. To read all, follow `cursor` until it "
         "is null.",
-        scopes=("devices", "admin"),
         params=(
             QueryParam("topic", "Only devices that are subscribed to this topic."),
             QueryParam("platform", "Only those of this platform."),
@@ -80,7 +82,7 @@ CALLS: Final = (
             LIMIT,
         ),
     ),
-    Call(
+    _call(
         "put_device",
         "PUT",
         "/v1/devices/{device_id}",
@@ -93,49 +95,39 @@ CALLS: Final = (
             "about the device; its topics are kept. A token belongs to one device: a device that had this token before "
             "is removed. A pruned device becomes active again, and the suppression of its token is lifted."
         ),
-        scopes=("devices", "admin"),
         names=(_NEW_DEVICE,),
         raises=(Conflict,),
     ),
-    Call(
+    _call(
         "get_device",
         "GET",
         "/v1/devices/{device_id}",
         get_device,
         "Get a device.",
         Answer(200, "The device.", RegisteredDevice),
-        scopes=("devices", "admin"),
         names=(_DEVICE,),
-        raises=(
-            NotFound,
-            Conflict,
-        ),
+        raises=(NotFound, Conflict),
     ),
-    Call(
+    _call(
         "delete_device",
         "DELETE",
         "/v1/devices/{device_id}",
         delete_device,
         "Remove a device.",
         Answer(204, "The device is removed, also from its topics and its user."),
-        scopes=("devices", "admin"),
         names=(_DEVICE,),
-        raises=(
-            NotFound,
-            Conflict,
-        ),
+        raises=(NotFound, Conflict),
     ),
-    Call(
+    _call(
         "get_user_devices",
         "GET",
         "/v1/users/{user}/devices",
         get_user_devices,
         "List the devices of a user.",
         Answer(200, "All devices of the user, including pruned ones.", DeviceList),
-        scopes=("devices", "admin"),
         names=(_USER,),
     ),
-    Call(
+    _call(
         "delete_user",
         "DELETE",
         "/v1/users/{user}",
@@ -147,11 +139,10 @@ CALLS: Final = (
             "letters, feedback events, delivery rows and suppressions. Once this call has answered, nothing more is "
             "sent to them."
         ),
-        scopes=("devices", "admin"),
         names=(_USER,),
         raises=(Conflict,),
     ),
-    Call(
+    _call(
         "put_subscription",
         "PUT",
         "/v1/topics/{topic}/devices/{device_id}",
@@ -159,52 +150,39 @@ CALLS: Final = (
         "Subscribe a device to a topic.",
         Answer(204, "The device is subscribed."),
         description="A topic is created by its first subscriber and removed with its last.",
-        scopes=("devices", "admin"),
-        names=(
-            _DEVICE,
-            _TOPIC,
-        ),
-        raises=(
-            NotFound,
-            Conflict,
-        ),
+        names=(_DEVICE, _TOPIC),
+        raises=(NotFound, Conflict),
     ),
-    Call(
+    _call(
         "delete_subscription",
         "DELETE",
         "/v1/topics/{topic}/devices/{device_id}",
         delete_subscription,
         "Unsubscribe a device from a topic.",
         Answer(204, "The device is not subscribed."),
-        scopes=("devices", "admin"),
-        names=(
-            _DEVICE,
-            _TOPIC,
-        ),
+        names=(_DEVICE, _TOPIC),
         raises=(Conflict,),
     ),
-    Call(
+    _call(
         "get_topics",
         "GET",
         "/v1/topics",
         get_topics,
         "List the topics of the app.",
         Answer(200, "A page of topics, ordered by name.", TopicPage),
-        scopes=("devices", "admin"),
         params=(CURSOR, LIMIT),
     ),
-    Call(
+    _call(
         "get_topic",
         "GET",
         "/v1/topics/{topic}",
         get_topic,
         "Get the number of devices that are subscribed to a topic.",
         Answer(200, "The number of devices that are subscribed and active.", Topic),
-        scopes=("devices", "admin"),
         names=(_TOPIC,),
         raises=(NotFound,),
     ),
-    Call(
+    _call(
         "post_restore",
         "POST",
         "/v1/devices/restore",
@@ -216,9 +194,8 @@ CALLS: Final = (
             "them again, and the suppression of its token is lifted. A dry run returns the number of matching devices "
             f"in `left`. One call restores up to {MOST_RESTORED:,} devices: repeat it while `left` is more than 0."
         ),
-        scopes=("devices", "admin"),
     ),
-    Call(
+    _call(
         "delete_suppression",
         "DELETE",
         "/v1/suppressions/{platform}/{token}",
@@ -230,11 +207,7 @@ CALLS: Final = (
             "and the app has reported the same token again; registering a device with it has the same effect. A device "
             "that was pruned with the token stays pruned: register or restore it."
         ),
-        scopes=("devices", "admin"),
-        names=(
-            _PLATFORM,
-            _TOKEN,
-        ),
+        names=(_PLATFORM, _TOKEN),
         raises=(NotFound,),
     ),
 )

@@ -28,8 +28,8 @@ from .problems import (
     body_error,
 )
 
-UNTOLD: Final = "application/x-www-form-urlencoded"
-"""What `curl -d` says of a body when it is not told: taken as JSON, or nobody's first try would work."""
+CURL_DEFAULT: Final = "application/x-www-form-urlencoded"
+"""The type that `curl -d` sends unless it is given another. It is taken as JSON, so that a first try works."""
 
 _PIECE: Final = 256 * 1024
 """Bytes that are inflated before other requests have their turn: about a millisecond."""
@@ -67,7 +67,7 @@ def _check_type(request: web.Request) -> None:
     """Raises `UnsupportedMediaType` for what is not JSON."""
     if request.headers.get(hdrs.CONTENT_TYPE) is not None:
         kind, charset = request.content_type, request.charset
-        if kind not in (JSON, UNTOLD) and not (kind.startswith("application/") and kind.endswith("+json")):
+        if kind not in (JSON, CURL_DEFAULT) and not (kind.startswith("application/") and kind.endswith("+json")):
             raise UnsupportedMediaType(
                 "Send the push as JSON with the header `Content-Type: application/json` (curl: `--json @push.json`)."
             )
@@ -83,8 +83,8 @@ async def _read_body(request: web.Request, config: ApiConfig) -> bytes:
     limit = config.body_limit
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
-    told = request.headers.get(hdrs.CONTENT_ENCODING)
-    coding = None if told is None else _coding_of(told)
+    header = request.headers.get(hdrs.CONTENT_ENCODING)
+    coding = None if header is None else _coding_of(header)
     body = await _read(request, config)
     return body if coding is None else await _inflate(body, coding, limit)
 
@@ -106,14 +106,14 @@ async def _read(request: web.Request, config: ApiConfig) -> bytes:
         raise body_error(error) from None
 
 
-def _coding_of(told: str) -> str | None:
+def _coding_of(header: str) -> str | None:
     """The coding that `Content-Encoding` names; None for none. Raises `UnsupportedCoding`."""
-    named = [name for part in told.split(",") if (name := part.strip().lower()) not in ("", "identity")]
+    named = [name for part in header.split(",") if (name := part.strip().lower()) not in ("", "identity")]
     if not named:
         return None
     coding = named[0].removeprefix("x-")
     if len(named) > 1 or coding not in ACCEPT_ENCODING.split(", "):
-        shown = told if told.isprintable() and len(told) <= 40 else "that"
+        shown = header if header.isprintable() and len(header) <= 40 else "that"
         raise UnsupportedCoding(f"The Content-Encoding {shown} is not taken: send gzip, deflate, or leave it out.")
     return coding
 

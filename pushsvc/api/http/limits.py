@@ -136,8 +136,8 @@ class _Limit:
     def check(self, count: int) -> None:
         """Raises `ContentTooLarge` for what can never pass, and `TooManyRequests` for what is known not to pass yet."""
         if count > self.rate.count:
-            told = f"{self._whose} may post {self.rate.count:,} pushes in {self.rate.seconds} s ({self._limit})"
-            faults = [Fault("$", f"holds {count:,} pushes; {told}: split it")]
+            allowed = f"{self._whose} may post {self.rate.count:,} pushes in {self.rate.seconds} s ({self._limit})"
+            faults = [Fault("$", f"holds {count:,} pushes; {allowed}: split it")]
             raise ContentTooLarge("The batch can never pass.", faults=faults)
         if self._left < count:
             self._refuse_while_empty(count)

@@ -266,8 +266,8 @@ def new_request_id() -> str:
 
 def request_id_of(request: web.BaseRequest) -> str:
     """The caller's own `X-Request-Id` where it is of up to 128 visible ASCII characters, else a new one."""
-    told = request.headers.get(REQUEST_ID)
-    return told if told is not None and _OWN_ID.fullmatch(told) else new_request_id()
+    given = request.headers.get(REQUEST_ID)
+    return given if given is not None and _OWN_ID.fullmatch(given) else new_request_id()
 
 
 def check_path(raw: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Final
 
 from ...errors import Conflict, NotFound
@@ -22,8 +23,10 @@ def _job(text: str) -> str:
 
 _JOB: Final = PathParam("job", "The id of the replay.", {"type": "string", "pattern": f"^{_JOB_ID.pattern}$"}, _job)
 
+_call: Final = partial(Call, scopes=("push", "admin"))
+
 CALLS: Final = (
-    Call(
+    _call(
         "get_failed",
         "GET",
         "/v1/failed",
@@ -31,7 +34,6 @@ CALLS: Final = (
         "List dead letters: deliveries that failed permanently.",
         Answer(200, "A page of dead letters, oldest first.", DeadLetterPage),
         description="Dead letters are kept for a month, unless configured otherwise, and can be replayed.",
-        scopes=("push", "admin"),
         params=(
             QueryParam("push", "Only dead letters of this push."),
             QueryParam("platform", "Only those of this platform."),
@@ -42,7 +44,7 @@ CALLS: Final = (
             LIMIT,
         ),
     ),
-    Call(
+    _call(
         "post_replay",
         "POST",
         "/v1/failed/replay",
@@ -59,23 +61,18 @@ CALLS: Final = (
             "all its attempts and its full `ttl`. Dead letters that are added after this call are not replayed, nor "
             "are those of cancelled pushes."
         ),
-        scopes=("push", "admin"),
     ),
-    Call(
+    _call(
         "get_replay",
         "GET",
         "/v1/failed/replay/{job}",
         get_replay,
         "Get the progress of a replay.",
         Answer(200, "The progress of the replay.", Replay),
-        scopes=("push", "admin"),
         names=(_JOB,),
-        raises=(
-            NotFound,
-            Conflict,
-        ),
+        raises=(NotFound, Conflict),
     ),
-    Call(
+    _call(
         "delete_replay",
         "DELETE",
         "/v1/failed/replay/{job}",
@@ -86,11 +83,7 @@ CALLS: Final = (
             "Dead letters that were replayed so far are sent; the others stay dead letters. A step of up to 500 "
             "deliveries that is in progress is still completed."
         ),
-        scopes=("push", "admin"),
         names=(_JOB,),
-        raises=(
-            NotFound,
-            Conflict,
-        ),
+        raises=(NotFound, Conflict),
     ),
 )

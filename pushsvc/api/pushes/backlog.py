@@ -61,7 +61,7 @@ class _Bound(NamedTuple):
     """Those of `waits` whose app is not in the configuration any more."""
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         """The bound in words, with its numbers."""
         if self.who:
             return (
@@ -101,10 +101,10 @@ class Backlog:
 
     def full(self) -> dict[str, str]:
         """Whose pushes are refused now, `queue` for everybody's, and why."""
-        found = {"queue": everything.told} if (everything := self._all()).waits >= everything.most else {}
+        found = {"queue": everything.text} if (everything := self._all()).waits >= everything.most else {}
         for app in self._shares:
             if (bound := self._own(app)).waits >= bound.most < self._most:
-                found[app] = bound.told
+                found[app] = bound.text
         return found
 
     async def admit(self, app: str, deliveries: int, *, beside: int = 0, path: str = "to") -> None:
@@ -118,15 +118,15 @@ class Backlog:
         most = min(self._most, self._shares.get(app, self._most))
         if deliveries > most:
             limit = "queue.max_pending" if most == self._most else "limits.max_pending, or queue.app_share"
-            told = f"makes {deliveries:,} deliveries; the queue holds {most:,} of the app ({limit}): split it"
-            raise ContentTooLarge("The push can never fit into the queue.", faults=[Fault(path, told)])
+            message = f"makes {deliveries:,} deliveries; the queue holds {most:,} of the app ({limit}): split it"
+            raise ContentTooLarge("The push can never fit into the queue.", faults=[Fault(path, message)])
         async with self._lock:
             await self._look(FRESH)
         passed = self._passed(app, deliveries + beside)
         if passed is not None:
             telemetry.REFUSED.labels(app, "share" if passed.who else "queue").inc()
             missing = passed.waits + deliveries + beside - passed.most
-            raise TooManyRequests(f"{passed.told}.", retry_after=self._seconds_until(missing, passed.who))
+            raise TooManyRequests(f"{passed.text}.", retry_after=self._seconds_until(missing, passed.who))
 
     def _passed(self, app: str, deliveries: int) -> _Bound | None:
         if self._pushes.pending + deliveries > self._most:

@@ -81,8 +81,8 @@ async def get_deliveries(ports: ApiPorts, request: Request) -> Reply:
     if query["outcome"] == "sent" and page == ([], None):
         status = await ports.pushes.status(app, query["id"])
         if status is not None and status.counts.total > ROWS_FOR_ALL:
-            told = f"rows of what was sent are kept of pushes of up to {ROWS_FOR_ALL:,} deliveries; see `counts`"
-            raise InvalidRequest(faults=[Fault("outcome", told)])
+            message = f"rows of what was sent are kept of pushes of up to {ROWS_FOR_ALL:,} deliveries; see `counts`"
+            raise InvalidRequest(faults=[Fault("outcome", message)])
     return Reply(answers.deliveries(*page))
 
 

@@ -103,8 +103,7 @@ CALLS: Final = (
         Answer(200, "A page of deliveries, in the order of the request.", Deliveries),
         description=(
             "Lists the deliveries that did not end as `sent`; for pushes of up to 1,000 deliveries, all of them. A "
-            "push "
-            "that was cancelled before its `send_at` has none, because no delivery was started."
+            "push that was cancelled before its `send_at` has none, because no delivery was started."
         ),
         scopes=("push", "admin"),
         params=(
@@ -130,10 +129,7 @@ CALLS: Final = (
         ),
         scopes=("push", "admin"),
         names=(_ID,),
-        raises=(
-            NotFound,
-            Conflict,
-        ),
+        raises=(NotFound, Conflict),
     ),
     Call(
         "get_feedback",

@@ -171,8 +171,8 @@ def refusal(answer: Response, topic: str, now: float) -> RequestError:
         case "CannotCreateChannelConfig":
             return Conflict(f"{said}: the app has as many channels as it may ({MOST:,}); delete some.")
     if status == 429 or status >= 500:
-        told = retry_after(answer.headers, now)
-        return Unavailable(f"{said}: try again later.", retry_after=BUSY_WAIT if told is None else round(told))
+        wait = retry_after(answer.headers, now)
+        return Unavailable(f"{said}: try again later.", retry_after=BUSY_WAIT if wait is None else round(wait))
     if status == 403 or reason == "TopicDisallowed":
         return BadGateway(f"{said}: it refuses the app's credentials or topic; `pushsvc check` looks at them.")
     return BadGateway(f"{said}, which pushsvc did not expect.")

@@ -114,20 +114,20 @@ def classify(answer: Answer, message: Message, now: float) -> Outcome:
     status = answer.status
     if status == 200:
         return Sent(status=200, provider_id=message_name(answer.body))
-    told = _read(answer.body)
-    reason = told.word if told.word in _KNOWN else f"unknown_{status}"
-    match told.code:
+    error = _read(answer.body)
+    reason = error.word if error.word in _KNOWN else f"unknown_{status}"
+    match error.code:
         case "UNREGISTERED" if status == 404:
             return TokenDead(status=status, reason=reason)
         case "SENDER_ID_MISMATCH":
             return TokenSuspect(status=status, reason=reason)
         case "THIRD_PARTY_AUTH_ERROR" | "APNS_AUTH_ERROR":
             return Misconfigured(status=status, reason=reason, part=APPLE)
-        case "INVALID_ARGUMENT" if status == 400 and _blames_token(told):
+        case "INVALID_ARGUMENT" if status == 400 and _blames_token(error):
             return TokenSuspect(status=status, reason=reason)
         case "UNSPECIFIED_ERROR" if status not in _IN_BETWEEN:
             return BadNotification(status=status, reason=reason)
-    return _by_status(answer, reason, told, now)
+    return _by_status(answer, reason, error, now)
 
 
 def message_name(body: bytes) -> str:
@@ -143,21 +143,21 @@ def concerns_access_token(answer: Response) -> bool:
     return answer.status == 401 and _read(answer.body).code not in _THIRD_PARTY
 
 
-def _by_status(answer: Response, reason: str, told: _ErrorBody, now: float) -> Outcome:
+def _by_status(answer: Response, reason: str, error: _ErrorBody, now: float) -> Outcome:
     status = answer.status
     if status in (401, 403, 404):
         return Misconfigured(status=status, reason=reason)
     if status == 429:
         # Without Retry-After, Google's 60 seconds are policy's to add: an operator may configure them.
-        scope: Any = "token" if "device" in told.text or "topic" in told.text else "route"
+        scope: Any = "token" if "device" in error.text or "topic" in error.text else "route"
         return Throttled(status=status, reason=reason, retry_after=retry_after(answer.headers, now), scope=scope)
     if 400 <= status < 500:
         return BadNotification(status=status, reason=reason)
     return Unavailable(status=status, reason=reason, retry_after=retry_after(answer.headers, now))
 
 
-def _blames_token(told: _ErrorBody) -> bool:
-    return "registration token" in told.text or bool(told.fields & _TOKEN_FIELDS)
+def _blames_token(error: _ErrorBody) -> bool:
+    return "registration token" in error.text or bool(error.fields & _TOKEN_FIELDS)
 
 
 def _read(body: bytes) -> _ErrorBody:

@@ -65,8 +65,8 @@ class WebhookCaller:
         try:
             url = exact_url(self._config.url)
             async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as got:
-                told = {name.lower(): value for name, value in got.headers.items()}
-                answer = WebhookReply(got.status, f"http_{got.status}", retry_after(told, self._clock()))
+                received = {name.lower(): value for name, value in got.headers.items()}
+                answer = WebhookReply(got.status, f"http_{got.status}", retry_after(received, self._clock()))
                 await _read_a_little(got)
                 return answer
         except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -34,7 +34,7 @@ async def deliver(
 
     `over` becomes true when other webhooks should be served.
     """
-    told = 0
+    events = 0
     while not over() and (batch := await claim.next(config.batch)) is not None:
         answer = await caller.post(batch.id, feedback_body(app, batch))
         verdict = judge(answer, batch, config, now=int(clock() * 1000), jitter=jitter())
@@ -44,10 +44,10 @@ async def deliver(
             telemetry.get_logger("webhooks").warning("webhook_is_run_elsewhere", app=app)
             break
         if isinstance(verdict, Told):
-            told += len(batch.events)
+            events += len(batch.events)
         if isinstance(verdict, Later | SwitchedOff) or (isinstance(verdict, GivenUp) and verdict.wait):
             break
-    return told
+    return events
 
 
 async def _record(claim: WebhookClaim, batch: Batch, answer: WebhookReply, verdict: Verdict) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from ...ports.cleanup import Swept
 from .. import keys
 from ..config import OPEN_MOST, StoreConfig
-from ..cursors import Cursor
+from ..cursors import Cursor, ListingCursor
 from ..letters.replays import RECORD_TTL
 from ..link.link import Link
 from ..pushes.accepting import KEEP_RECORD
@@ -48,12 +48,9 @@ class _Bucket(Cursor, frozen=True, array_like=True):
     bucket: int = 0
 
 
-class _Cursor(Cursor, frozen=True, array_like=True):
-    """Where a look at all keys stands: at which key of those that were listed, where in it, and where to list on."""
-
-    listing: str | None = ""
-    waiting: tuple[str, ...] = ()
+class _Cursor(ListingCursor, frozen=True, array_like=True):
     position: str = ""
+    """Where in the key that waits first."""
 
 
 class RedisLeftovers:

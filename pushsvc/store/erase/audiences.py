@@ -21,7 +21,7 @@ from ...rules.where import WhereError, compile_where, never
 from ...rules.where.words import words_of
 from .. import keys
 from ..config import StoreConfig
-from ..cursors import Cursor
+from ..cursors import SetCursor
 from ..link.clock import Clock
 from ..link.link import Link
 from .subjects import Counts, Subjects
@@ -90,10 +90,7 @@ def _expression_without(text: str, users: Collection[str]) -> str:
     return text
 
 
-class _Cursor(Cursor, frozen=True, array_like=True):
-    place: int = 0
-    """Of the sets of all shards and lanes."""
-    position: str = ""
+class _Cursor(SetCursor, frozen=True, array_like=True):
     busy: bool = False
     """Whether there was any push that may be at work now."""
 

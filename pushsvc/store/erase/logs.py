@@ -13,7 +13,7 @@ from ...model.codec import CodecError, decode_event, decode_receipt
 from ...ports.erasure import KeeperStep
 from .. import keys
 from ..config import StoreConfig
-from ..cursors import Cursor
+from ..cursors import SetCursor
 from ..link.link import Link
 from ..queue.letter import decode_dead
 from .subjects import Counts, Subjects
@@ -24,11 +24,6 @@ _PAGE = 200
 Fields: TypeAlias = dict[bytes, bytes]
 Entry: TypeAlias = tuple[bytes, Fields]
 Whose: TypeAlias = Callable[[Subjects, Fields], str | None]
-
-
-class _Cursor(Cursor, frozen=True, array_like=True):
-    shard: int = 0
-    position: str = ""
 
 
 class Log:
@@ -52,10 +47,10 @@ class Log:
         self._group = group
 
     async def step(self, app: str, who: Subjects, cursor: str) -> KeeperStep:
-        at = _Cursor.read(cursor)
-        if at.shard >= self._config.shards_of(app):
+        at = SetCursor.read(cursor)
+        if at.place >= self._config.shards_of(app):
             return KeeperStep(Counter(), None)
-        key = self._key(app, at.shard)
+        key = self._key(app, at.place)
         entries = await self._link.call("XRANGE", key, f"({at.position}" if at.position else "-", "+", "COUNT", _PAGE)
         removed: Counts = Counter()
         gone: list[Entry] = []
@@ -65,8 +60,8 @@ class Log:
                 gone.append((entry_id, fields))
                 removed[owner, self._what] += 1
         if gone:
-            await self._take_out(app, at.shard, gone)
-        further = _Cursor(at.shard, entries[-1][0].decode()) if len(entries) == _PAGE else _Cursor(at.shard + 1)
+            await self._take_out(app, at.place, gone)
+        further = SetCursor(at.place, entries[-1][0].decode()) if len(entries) == _PAGE else SetCursor(at.place + 1)
         return KeeperStep(removed, further.written())
 
     async def _take_out(self, app: str, shard: int, gone: Sequence[Entry]) -> None:

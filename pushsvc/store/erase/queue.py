@@ -32,7 +32,7 @@ from ...ports.entries import EntryRef
 from ...ports.erasure import KeeperStep
 from .. import keys
 from ..config import StoreConfig
-from ..cursors import Cursor
+from ..cursors import SetCursor
 from ..link.clock import Clock
 from ..link.link import Link
 from ..queue.queue import RedisQueue
@@ -75,9 +75,7 @@ class _Held(Struct, frozen=True, array_like=True):
     entry_id: str
 
 
-class _Cursor(Cursor, frozen=True, array_like=True):
-    source: int = 0
-    position: str = ""
+class _Cursor(SetCursor, frozen=True, array_like=True):
     room: int = _MOST
     """Entries to look at in the next step."""
     held: tuple[_Held, ...] = ()
@@ -124,8 +122,8 @@ class Queue:
     async def step(self, app: str, who: Subjects, cursor: str) -> KeeperStep:
         at = _Cursor.read(cursor)
         sources = list(self._sources(app, who))
-        if at.source < len(sources):
-            removed, following = await self._look(app, who, sources[at.source], at)
+        if at.place < len(sources):
+            removed, following = await self._look(app, who, sources[at.place], at)
             return KeeperStep(removed, following.written())
         if at.held:
             removed, held = await self._look_again(app, who, at.held)
@@ -152,8 +150,8 @@ class Queue:
         else:
             removed, further = await self._look_at_scheduled(app, who, source.shard, at.position)
         if further is None:
-            return removed, _Cursor(at.source + 1, "", _MOST, at.held, at.look)
-        return removed, _Cursor(at.source, further, _MOST, at.held, at.look)
+            return removed, _Cursor(at.place + 1, "", _MOST, at.held, at.look)
+        return removed, _Cursor(at.place, further, _MOST, at.held, at.look)
 
     # --- lanes ------------------------------------------------------------------------------------
 
@@ -175,9 +173,9 @@ class Queue:
                 if not await self._take_out(app, own, found, removed):
                     held.append(own)
         if len(entries) < at.room:
-            return removed, _Cursor(at.source + 1, "", _MOST, tuple(held), at.look)
+            return removed, _Cursor(at.place + 1, "", _MOST, tuple(held), at.look)
         room = max(1, min(_MOST, _TARGETS * len(entries) // targets))
-        return removed, _Cursor(at.source, entries[-1][0].decode(), room, tuple(held), at.look)
+        return removed, _Cursor(at.place, entries[-1][0].decode(), room, tuple(held), at.look)
 
     async def _look_again(self, app: str, who: Subjects, held: Sequence[_Held]) -> tuple[Counts, tuple[_Held, ...]]:
         removed: Counts = Counter()

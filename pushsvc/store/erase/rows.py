@@ -16,7 +16,7 @@ from ...model.codec import CodecError, decode_row, decode_rows, encode_row, enco
 from ...model.status import DeliveryRow
 from ...ports.erasure import KeeperStep
 from .. import keys
-from ..cursors import Cursor
+from ..cursors import ListingCursor
 from ..hashing import limiter_digests
 from ..link.link import Link
 from ..revoke.suppression import ERASED
@@ -33,11 +33,9 @@ _Kept: TypeAlias = tuple[bytes, bytes, _Rows]
 """Index, encoded form, rows."""
 
 
-class _Cursor(Cursor, frozen=True, array_like=True):
-    listing: str | None = ""
-    waiting: tuple[str, ...] = ()
-    """Rows of large pushes that were listed and not looked through yet."""
+class _Cursor(ListingCursor, frozen=True, array_like=True):
     rank: int = 0
+    """Where in the rows of the large push whose key waits first."""
 
 
 class Rows:
