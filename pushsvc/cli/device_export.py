@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from .device_files import format_of
+from .device_files import format_of, progress
 from .device_lines import Format, csv_of, header, ndjson_of
 from .failed import apps_of
 from .files import replacing
@@ -75,7 +75,7 @@ async def _write(
     if form == "csv":
         stream.write(header(tombstones=tombstones))
     count, cursor = 0, ""
-    with _display() as show:
+    with progress(1.0) as show:
         while not stopping():
             page = await registry.scan(app, after=cursor, limit=PAGE)
             devices = [device for device in page.devices if tombstones or device.state == "active"]
@@ -87,32 +87,3 @@ async def _write(
                 return count
             cursor = page.cursor
     raise Stopped
-
-
-@contextmanager
-def _display() -> Iterator[Callable[[float, int], None]]:
-    """Show a progress bar with the rate and the remaining time at a terminal, or nothing."""
-    if not sys.stderr.isatty():
-        yield lambda done, count: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    shown = TextColumn("{task.fields[devices]:,} devices, {task.fields[rate]:,.0f}/s", markup=False)
-    columns = (BarColumn(), TaskProgressColumn(), shown, TimeElapsedColumn(), TimeRemainingColumn())
-    began = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=1.0, devices=0, rate=0.0)
-
-        def show(done: float, count: int) -> None:
-            rate = count / max(0.001, time.monotonic() - began)
-            progress.update(task, completed=done, devices=count, rate=rate)
-
-        yield show

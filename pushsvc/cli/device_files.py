@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -118,3 +121,36 @@ def _cells(line: bytes | None) -> tuple[str, list[str], BadLine | None]:
 
 def _too_long() -> BadLine:
     return BadLine([Fault("$", f"is longer than {LONGEST:,} bytes")])
+
+
+@contextmanager
+def progress(total: float | None, *, start: int = 0, quiet: bool = False) -> Iterator[Callable[[float, int], None]]:
+    """Show a progress bar with the rate and the remaining time at a terminal, or nothing.
+
+    Yields a callback that takes the part of `total` that is done, and the number of devices. `start` are those that
+    were done before.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, count: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    shown = TextColumn("{task.fields[devices]:,} devices, {task.fields[rate]:,.0f}/s", markup=False)
+    columns = (BarColumn(), TaskProgressColumn(), shown, TimeElapsedColumn(), TimeRemainingColumn())
+    began = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total or None, devices=start, rate=0.0)
+
+        def show(done: float, count: int) -> None:
+            rate = (count - start) / max(0.001, time.monotonic() - began)
+            bar.update(task, completed=done, devices=count, rate=rate)
+
+        yield show

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
@@ -23,7 +22,7 @@ from msgspec import Struct
 
 from ..errors import Fault, Unreadable
 from ..ports.registry import MOST_OF_USER, Registry, UserFull
-from .device_files import FileRecord, entries, format_of
+from .device_files import FileRecord, entries, format_of, progress
 from .device_lines import BadLine, Format, read_device
 from .failed import apps_of
 from .files import FileFailed, is_regular, open_private, reading, write_whole
@@ -148,10 +147,15 @@ async def _import(
         notes = Notes(Path(f"{file}.position") if plain else None)
         start = notes.read(app, identity) if resume and identity else Position(app, identity or FileIdentity(0, 0, ""))
         bad = stack.enter_context(Rejects(rejects, kept=start.rejected))
-        show = stack.enter_context(_display(stream, identity.size if identity else 0, start, quiet))
+        size = identity.size if identity else None
+        show = stack.enter_context(progress(size, start=start.imported, quiet=quiet))
         async with open_configured_store(settings) as store:
             importer = Importer(store.registry, rules_of(settings, app), start, bad, notes)
-            done = await importer.run(entries(stream, form), stop.is_set, show)
+            done = await importer.run(
+                entries(stream, form),
+                stop.is_set,
+                lambda at: show(stream.tell() if size else 0, at.imported),
+            )
         if done:
             notes.remove()
         return importer.at, done
@@ -320,33 +324,3 @@ class Notes:
         if self._path is not None:
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _display(stream: BinaryIO, size: int, start: Position, quiet: bool) -> Iterator[Callable[[Position], None]]:
-    """Show a progress bar with the rate and the remaining time at a terminal, or nothing."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda at: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    shown = TextColumn("{task.fields[devices]:,} devices, {task.fields[rate]:,.0f}/s", markup=False)
-    columns = (BarColumn(), TaskProgressColumn(), shown, TimeElapsedColumn(), TimeRemainingColumn())
-    began = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=size or None, devices=start.imported, rate=0.0)
-
-        def show(at: Position) -> None:
-            rate = (at.imported - start.imported) / max(0.001, time.monotonic() - began)
-            read = stream.tell() if size else 0
-            progress.update(task, completed=read, devices=at.imported, rate=rate)
-
-        yield show

@@ -1,7 +1,7 @@
 """The configuration: TOML and environment into frozen structs. An unknown key or a bad value stops the start.
 
-`schema.py` defines the keys, `loading.py` reads them, `environment.py` applies `PUSHSVC__..`, and `pushsvc.decoding`
-validates the result. Providers define the structs of their own sections, which this package does not know.
+`schema.py` and `webhook.py` define the keys, `loading.py` reads them, `environment.py` applies `PUSHSVC__..`, and
+`pushsvc.decoding` validates the result. Providers define the structs of their own sections, which are not known here.
 """
 
 from ..model.rates import Rate, parse_rate
@@ -22,9 +22,9 @@ from .schema import (
     ServerSettings,
     Settings,
     StoreSettings,
-    WebhookSettings,
     settings_type,
 )
+from .webhook import WebhookSettings
 
 __all__ = [
     "PREFIX",

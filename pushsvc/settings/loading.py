@@ -19,13 +19,13 @@ from .environment import PREFIX, overlay, sections_of
 from .schema import (
     AppSettings,
     FeedbackSettings,
-    Name,
     QueueSettings,
     RedisSettings,
     ServerSettings,
     Settings,
     StoreSettings,
 )
+from .values import Name
 
 
 def load(

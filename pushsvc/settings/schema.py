@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias, cast
+from typing import Annotated, Literal, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from msgspec import Meta, Struct, defstruct, field
@@ -21,21 +20,9 @@ from ..errors import ConfigError
 from ..model.access import Scope
 from ..model.defaults import Defaults
 from ..model.push import Platform
-from ..model.rates import RATE_HELP, Rate, parse_rate
-from ..model.signing import parse_secret
-
-Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
-Positive: TypeAlias = Annotated[float, Meta(gt=0)]
-NotNegative: TypeAlias = Annotated[float, Meta(ge=0)]
-Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
-Count: TypeAlias = Annotated[int, Meta(ge=1)]
-Name: TypeAlias = Annotated[
-    str,
-    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z"),
-    Rule("1 to 64 letters, digits, `-` or `_`, beginning with a letter or digit"),
-]
-RateText: TypeAlias = Annotated[Rate | None, Rule(RATE_HELP, parse=parse_rate, secret=False, numbers=True)]
-"""Written as text, see `parse_rate`. None is no limit."""
+from ..model.rates import Rate
+from .values import Count, Name, NotNegative, Port, Positive, RateText, Share
+from .webhook import WebhookSettings
 
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 
@@ -244,95 +231,6 @@ class LimitsSettings(Struct, frozen=True, kw_only=True):
     max_pending: Annotated[int, Meta(ge=0)] = 0
     """Deliveries that may wait; 0: the app's share of the queue."""
     on_exceed: Literal["delay", "drop"] = "delay"
-
-
-class WebhookSettings(Struct, frozen=True, kw_only=True):
-    """`[apps.NAME.webhook]`: the receiver of feedback events. URL, headers and secrets are left out of `repr`."""
-
-    url: str = ""
-    secret: str = ""
-    old_secret: str = ""
-    """Signs too, while receivers change to a new `secret`."""
-    headers: Annotated[dict[str, str], Rule(secret=True)] = {}
-    """Sent with each call; their values are secrets."""
-    allow_private: bool = False
-    """Whether `http://`, and addresses that are not of the public internet, may be called."""
-    ca_file: str = ""
-    batch: Annotated[int, Meta(ge=1, le=1000)] = 50
-    """The maximum number of events in one call.
-
-    An event is about 300 bytes; the specification recommends calls of less than 20 kB.
-    """
-    timeout: Annotated[float, Meta(gt=0, le=30)] = 15.0
-    """The specification: "somewhere between 15 and 30s". A process that is to stop waits for no longer."""
-    attempts: Annotated[int, Meta(ge=1, le=1000)] = 10
-    retry_for: Annotated[int, Meta(ge=0)] = 3 * 86400
-    """Calls with events that are younger are never given up, nor are those of less than `attempts`."""
-    base: Positive = 1.0
-    cap: Positive = 3600.0
-
-    def __post_init__(self) -> None:
-        if self.url:
-            _check_webhook_url(self.url, private=self.allow_private)
-            if not self.secret:
-                raise ValueError("secret: needed beside `url`, to sign with; `pushsvc webhooks secret` makes one")
-        for name in ("secret", "old_secret"):
-            if text := getattr(self, name):
-                try:
-                    parse_secret(text)
-                except ValueError as error:
-                    raise ValueError(f"{name}: {error}") from None
-        _check_headers(self.headers)
-        if self.base > self.cap:
-            raise ValueError("base: must not be greater than `cap`")
-
-    def __repr__(self) -> str:
-        return f"WebhookSettings(set={bool(self.url)})"
-
-
-def _check_webhook_url(url: str, *, private: bool) -> None:
-    """Raises ValueError, which does not quote it: its path may be all that keeps strangers out."""
-    try:
-        parts = urlsplit(url)
-        host, user, _ = parts.hostname, parts.username, parts.port
-    except ValueError:
-        raise ValueError("url: expected https://host/path") from None
-    if parts.scheme not in ("http", "https"):
-        raise ValueError("url: expected empty, http:// or https://")
-    if not host or any(char.isspace() or not char.isprintable() for char in url):
-        raise ValueError("url: expected https://host/path")
-    if user is not None or parts.fragment:
-        raise ValueError("url: expected no user, password or fragment in it; the signature says who calls")
-    if parts.scheme == "http" and not private:
-        raise ValueError("url: expected https://; http:// only with `allow_private`")
-
-
-_HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""https://www.rfc-editor.org/rfc/rfc9110#section-5.1"""
-_HEADER_VALUE: Final = re.compile(r"[!-~](?:[ -~]*[!-~])?")
-_OWN_HEADERS: Final = frozenset(
-    {
-        *("accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "date"),
-        *("expect", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
-        "user-agent",
-    }
-)
-
-
-def _check_headers(headers: Mapping[str, str]) -> None:
-    """Raises ValueError, which quotes no value."""
-    seen = set()
-    for name, value in headers.items():
-        plain = name.lower()
-        if not _HEADER.fullmatch(name):
-            raise ValueError("headers: expected names of letters, digits and dashes, as `Authorization`")
-        if plain in _OWN_HEADERS or plain.startswith("webhook-"):
-            raise ValueError(f"headers: `{name}` is set by pushsvc itself; leave it out")
-        if plain in seen:
-            raise ValueError(f"headers: `{name}` is there twice; case does not count")
-        if not _HEADER_VALUE.fullmatch(value):
-            raise ValueError(f"headers: the value of `{name}` is empty, begins or ends with a space, or is not ASCII")
-        seen.add(plain)
 
 
 class AppSettings(Struct, frozen=True, kw_only=True):

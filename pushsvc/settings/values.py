@@ -1,0 +1,23 @@
+"""The types of values that several keys of the configuration have."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from msgspec import Meta
+
+from ..decoding import Rule
+from ..model.rates import RATE_HELP, Rate, parse_rate
+
+Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
+Positive: TypeAlias = Annotated[float, Meta(gt=0)]
+NotNegative: TypeAlias = Annotated[float, Meta(ge=0)]
+Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+Count: TypeAlias = Annotated[int, Meta(ge=1)]
+Name: TypeAlias = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z"),
+    Rule("1 to 64 letters, digits, `-` or `_`, beginning with a letter or digit"),
+]
+RateText: TypeAlias = Annotated[Rate | None, Rule(RATE_HELP, parse=parse_rate, secret=False, numbers=True)]
+"""Written as text, see `parse_rate`. None is no limit."""

@@ -1,0 +1,103 @@
+"""The section `[apps.NAME.webhook]`, and what is checked of the URL and the headers of the receiver."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+from msgspec import Meta, Struct
+
+from ..decoding import Rule
+from ..model.signing import parse_secret
+from .values import Positive
+
+
+class WebhookSettings(Struct, frozen=True, kw_only=True):
+    """`[apps.NAME.webhook]`: the receiver of feedback events. URL, headers and secrets are left out of `repr`."""
+
+    url: str = ""
+    secret: str = ""
+    old_secret: str = ""
+    """Signs too, while receivers change to a new `secret`."""
+    headers: Annotated[dict[str, str], Rule(secret=True)] = {}
+    """Sent with each call; their values are secrets."""
+    allow_private: bool = False
+    """Whether `http://`, and addresses that are not of the public internet, may be called."""
+    ca_file: str = ""
+    batch: Annotated[int, Meta(ge=1, le=1000)] = 50
+    """The maximum number of events in one call.
+
+    An event is about 300 bytes; the specification recommends calls of less than 20 kB.
+    """
+    timeout: Annotated[float, Meta(gt=0, le=30)] = 15.0
+    """The specification: "somewhere between 15 and 30s". A process that is to stop waits for no longer."""
+    attempts: Annotated[int, Meta(ge=1, le=1000)] = 10
+    retry_for: Annotated[int, Meta(ge=0)] = 3 * 86400
+    """Calls with events that are younger are never given up, nor are those of less than `attempts`."""
+    base: Positive = 1.0
+    cap: Positive = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.url:
+            _check_webhook_url(self.url, private=self.allow_private)
+            if not self.secret:
+                raise ValueError("secret: needed beside `url`, to sign with; `pushsvc webhooks secret` makes one")
+        for name in ("secret", "old_secret"):
+            if text := getattr(self, name):
+                try:
+                    parse_secret(text)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
+        _check_headers(self.headers)
+        if self.base > self.cap:
+            raise ValueError("base: must not be greater than `cap`")
+
+    def __repr__(self) -> str:
+        return f"WebhookSettings(set={bool(self.url)})"
+
+
+def _check_webhook_url(url: str, *, private: bool) -> None:
+    """Raises ValueError, which does not quote it: its path may be all that keeps strangers out."""
+    try:
+        parts = urlsplit(url)
+        host, user, _ = parts.hostname, parts.username, parts.port
+    except ValueError:
+        raise ValueError("url: expected https://host/path") from None
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("url: expected empty, http:// or https://")
+    if not host or any(char.isspace() or not char.isprintable() for char in url):
+        raise ValueError("url: expected https://host/path")
+    if user is not None or parts.fragment:
+        raise ValueError("url: expected no user, password or fragment in it; the signature says who calls")
+    if parts.scheme == "http" and not private:
+        raise ValueError("url: expected https://; http:// only with `allow_private`")
+
+
+_HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""https://www.rfc-editor.org/rfc/rfc9110#section-5.1"""
+_HEADER_VALUE: Final = re.compile(r"[!-~](?:[ -~]*[!-~])?")
+_OWN_HEADERS: Final = frozenset(
+    {
+        *("accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "date"),
+        *("expect", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+        "user-agent",
+    }
+)
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    """Raises ValueError, which quotes no value."""
+    seen = set()
+    for name, value in headers.items():
+        plain = name.lower()
+        if not _HEADER.fullmatch(name):
+            raise ValueError("headers: expected names of letters, digits and dashes, as `Authorization`")
+        if plain in _OWN_HEADERS or plain.startswith("webhook-"):
+            raise ValueError(f"headers: `{name}` is set by pushsvc itself; leave it out")
+        if plain in seen:
+            raise ValueError(f"headers: `{name}` is there twice; case does not count")
+        if not _HEADER_VALUE.fullmatch(value):
+            raise ValueError(f"headers: the value of `{name}` is empty, begins or ends with a space, or is not ASCII")
+        seen.add(plain)
