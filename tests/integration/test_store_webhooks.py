@@ -15,7 +15,7 @@ from pushsvc.model.delivery import Receipt
 from pushsvc.model.status import FeedbackEvent
 from pushsvc.ports.webhooks import Batch, DeadBatch
 from pushsvc.store import Store, StoreConfig, keys, open_store
-from pushsvc.store.webhooks.webhooks import RedisWebhookClaim, batch_id
+from pushsvc.store.webhooks.claim import RedisWebhookClaim, batch_id
 
 from .servers import KINDS, Server, running_server
 

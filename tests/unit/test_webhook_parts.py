@@ -18,7 +18,7 @@ from pushsvc.ports.webhooks import Batch, Standing
 from pushsvc.stages.webhooks import WebhookConfig, trial_body, trouble_of
 from pushsvc.stages.webhooks.body import feedback_body
 from pushsvc.stages.webhooks.verdict import GivenUp, Halved, Later, SwitchedOff, Told, Verdict, WebhookReply, judge
-from pushsvc.store.webhooks.webhooks import batch_id
+from pushsvc.store.webhooks.claim import batch_id
 
 NOW = 1_796_115_600_000
 HOUR = 3600

@@ -1,0 +1,190 @@
+"""The claim of one worker to the webhook of one app: what is called next, and what follows from an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from ...model.status import FeedbackEvent
+from ...ports.receipts import EventPage
+from ...ports.webhooks import Batch, DeadBatch
+from ...telemetry import FEEDBACK_GAPS, get_logger
+from ..feedback.receipts import parse_event_id
+from .record import RecordChange, WebhookRecords
+
+log = get_logger("webhooks")
+_UNDER_WAY = ("last", "n", "tries")
+"""The fields of the batch that is under way."""
+
+
+def batch_id(app: str, last: str) -> str:
+    """Return the id of the batch that ends with the event `last`. No two batches end with the same.
+
+    It omits the full stop of an event id, which would make a signature's id and time ambiguous. As text, ids have the
+    order of the events, by which Redis orders those that were recorded in the same millisecond.
+    """
+    ms, sequence, shard = parse_event_id(last)
+    return f"feedback_{app}_{ms}-{sequence:012}_{shard:05}"
+
+
+class _Span(Struct, frozen=True):
+    """The batch that a claim works on, by the events that it began with."""
+
+    id: str
+    after: str
+    last: str
+    events: int
+
+
+class RedisWebhookClaim:
+    """`WebhookClaim` over Redis."""
+
+    def __init__(self, records: WebhookRecords, app: str, place: str, owner: str, lease: float) -> None:
+        self._records = records
+        self._app = app
+        self._place = place
+        self._owner = owner
+        self._lease = lease
+        self._span = _Span("", "", "", 0)
+        self._wanted = 0
+        self._most = 0
+
+    async def renew(self) -> bool:
+        """Keep the claim for another lease. Returns False if another worker has it."""
+        return await self._change(RecordChange(self._lease))
+
+    async def next(self, most: int) -> Batch | None:
+        while True:
+            (after, last, count, tries, fails, _, off, taken, _), asked = await self._records.look(self._app)
+            if off == self._place:
+                return None
+            self._wanted = most
+            self._most = min(most, int(taken or most))
+            failures = int(fails or 0)
+            if asked:
+                dead, kept = await self._records.dead_one(self._app, asked)
+                if dead is not None:
+                    self._span = _Span(dead.id, dead.after, dead.last, dead.events)
+                    page = await self._events()
+                    self._say_missing(page)
+                    if page.events:
+                        return Batch(dead.id, page.events, dead.attempts, failures, again=True)
+                # Its events are no longer kept, or this version cannot read which they are.
+                over = (
+                    RecordChange(self._lease, answered=[asked])
+                    if kept and dead is None
+                    else RecordChange(self._lease, drop=[asked])
+                )
+                if not await self._change(over):
+                    return None
+            elif last:
+                self._span = _Span(batch_id(self._app, last), after, last, int(count))
+                page = await self._events()
+                if page.missing_to:
+                    if not await self._pass_over(page, last):
+                        return None
+                elif len(page.events) > self._most:
+                    if not await self._change(RecordChange(self._lease, put=_pinned(page.events[: self._most]))):
+                        return None
+                elif page.events:
+                    return Batch(self._span.id, page.events, int(tries or 0), failures)
+                elif not await self._change(RecordChange(self._lease, put={"after": last}, delete=_UNDER_WAY)):
+                    return None
+            else:
+                page = await self._records.events(self._app, after, "", self._most)
+                if page.missing_to:
+                    if not await self._pass_over(page, ""):
+                        return None
+                    continue
+                if not page.events:
+                    return None
+                put = _pinned(page.events)
+                if not after:
+                    put["after"] = _just_before(page.events[0][0])
+                if not await self._change(RecordChange(self._lease, put=put)):
+                    return None
+
+    async def _pass_over(self, page: EventPage, last: str) -> bool:
+        """Continue behind the events that retention has removed, or behind the batch that ends with `last` if all of
+        it is gone.
+        """
+        whole = bool(last) and parse_event_id(last) <= parse_event_id(page.missing_to)
+        delete = _UNDER_WAY if whole else ()
+        held = await self._change(RecordChange(self._lease, put={"after": page.missing_to}, delete=delete))
+        if held:
+            self._say_missing(page)
+        return held
+
+    def _say_missing(self, page: EventPage) -> None:
+        if page.missing_to:
+            FEEDBACK_GAPS.labels(self._app, "webhook").inc()
+            log.warning("feedback_events_missing", app=self._app, reader="webhook", missing_to=page.missing_to)
+
+    async def told(self, batch: Batch) -> bool:
+        if batch.again:
+            return await self._change(RecordChange(self._lease, delete=["fails", "why"], drop=[batch.id]))
+        put: dict[str, str | int] = {"after": self._span.last}
+        delete = [*_UNDER_WAY, "fails", "why"]
+        if self._most < self._wanted and len(batch.events) >= self._most:
+            # One more the next time, so that a single 413 does not make calls small for good.
+            if self._most + 1 < self._wanted:
+                put["most"] = self._most + 1
+            else:
+                delete.append("most")
+        return await self._change(RecordChange(self._lease, put=put, delete=delete))
+
+    async def failed(self, batch: Batch, reason: str, *, wait: float) -> bool:
+        put: dict[str, str | int] = {"tries": batch.attempts + 1, "fails": batch.failures + 1, "why": reason}
+        return await self._change(RecordChange(wait, stays=False, put=put))
+
+    async def bury(self, batch: Batch, reason: str) -> bool:
+        span = self._span
+        dead = DeadBatch(batch.id, span.after, span.last, span.events, batch.attempts + 1, reason, self._records.now())
+        if batch.again:
+            return await self._change(RecordChange(self._lease, bury=[dead], answered=[batch.id]))
+        put: dict[str, str | int] = {"after": span.last, "fails": batch.failures + 1, "why": reason}
+        expired = await self._records.expired(self._app)
+        return await self._change(RecordChange(self._lease, put=put, delete=_UNDER_WAY, bury=[dead], drop=expired))
+
+    async def halve(self, batch: Batch, reason: str) -> bool:
+        half = batch.events[: len(batch.events) // 2]
+        if not batch.again:
+            put = {**_pinned(half), "tries": batch.attempts + 1, "most": len(half)}
+            return await self._change(RecordChange(self._lease, put=put))
+        span, last, now = self._span, half[-1][0], self._records.now()
+        tried = batch.attempts + 1
+        both = [
+            DeadBatch(batch_id(self._app, last), span.after, last, len(half), tried, reason, now),
+            DeadBatch(span.id, last, span.last, len(batch.events) - len(half), tried, reason, now),
+        ]
+        return await self._change(RecordChange(self._lease, bury=both, ask=both))
+
+    async def drop_asked(self) -> bool:
+        return await self._change(RecordChange(self._lease, answered=await self._records.asked(self._app)))
+
+    async def switch_off(self, reason: str) -> bool:
+        return await self._change(RecordChange(0.0, stays=False, put={"off": self._place, "why": reason}))
+
+    async def rest(self, wait: float, reason: str = "") -> bool:
+        return await self._change(RecordChange(wait, stays=False, put={"why": reason} if reason else {}))
+
+    async def _events(self) -> EventPage:
+        return await self._records.events(self._app, self._span.after, self._span.last, self._span.events)
+
+    async def _change(self, what: RecordChange) -> bool:
+        return await self._records.change(self._app, self._owner, what)
+
+
+def _pinned(events: Sequence[tuple[str, FeedbackEvent]]) -> dict[str, str | int]:
+    """Return the fields of the batch under way that has these."""
+    return {"last": events[-1][0], "n": len(events)}
+
+
+def _just_before(event_id: str) -> str:
+    """Return a place before this event with none between, so that its removal shows.
+
+    A first batch has no other before it.
+    """
+    ms, sequence, _ = parse_event_id(event_id)
+    return f"{ms}-{sequence - 1}" if sequence else f"{ms - 1}-{10**18}"

@@ -1,0 +1,129 @@
+"""The records of webhooks in Redis, one for each app, and the batches that were given up: read, and changed as a whole.
+
+Every change names the owner of the record: if a process was assumed dead and is not, its later changes are ignored
+(see webhook.lua).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from ...ports.receipts import EventPage, ReceiptLog
+from ...ports.webhooks import DeadBatch
+from .. import keys
+from ..config import StoreConfig
+from ..feedback.receipts import parse_event_id
+from ..link.clock import Clock
+from ..link.link import Link
+from ..link.unreadable import readable
+
+_pack = msgspec.msgpack.Encoder().encode
+_decode_dead = msgspec.json.Decoder(DeadBatch).decode
+_FIELDS = ("after", "last", "n", "tries", "fails", "why", "off", "most", "at")
+
+
+class RecordChange(Struct, frozen=True):
+    """A change of a record; see webhook.lua."""
+
+    seconds: float
+    """The time until other workers may take it."""
+    stays: bool = True
+    """Whether its owner stays its owner."""
+    put: dict[str, str | int] = {}
+    delete: Sequence[str] = ()
+    bury: Sequence[DeadBatch] = ()
+    drop: Sequence[str] = ()
+    answered: Sequence[str] = ()
+    ask: Sequence[DeadBatch] = ()
+
+
+def recorded_at(event_id: str) -> int:
+    """Return when the event was recorded, in Unix ms by the clock of Redis."""
+    return parse_event_id(event_id)[0]
+
+
+class WebhookRecords:
+    """The records of all apps. `clock` is the clock of Redis."""
+
+    def __init__(self, link: Link, config: StoreConfig, receipts: ReceiptLog, clock: Clock) -> None:
+        self._link = link
+        self._config = config
+        self._receipts = receipts
+        self.now = clock
+
+    async def look(self, app: str) -> tuple[list[str], str]:
+        """Return the fields of the record, and the id of the first batch that was asked for, if any."""
+        fields, asked = await self._link.many(
+            [("HMGET", keys.hook(app), *_FIELDS), ("ZRANGE", keys.hook_asked(app), 0, 0)]
+        )
+        return [text(field) for field in fields], text(asked[0] if asked else None)
+
+    async def dead_one(self, app: str, batch_id: str) -> tuple[DeadBatch | None, bool]:
+        """Return the batch, and whether there is one: what cannot be read is kept, and not called again."""
+        blob = await self._link.call("HGET", keys.hook_dead(app), batch_id)
+        return None if blob is None else readable(_decode_dead, blob, "dead_batch", app), blob is not None
+
+    async def events(self, app: str, after: str, last: str, limit: int) -> EventPage:
+        """Return up to `limit` events after one, up to and including `last`, or to the end if it is empty."""
+        page = await self._receipts.events(app, after=after, limit=limit)
+        if not last:
+            return page
+        end = parse_event_id(last)
+        return EventPage([pair for pair in page.events if parse_event_id(pair[0]) <= end], page.missing_to)
+
+    async def expired(self, app: str) -> list[str]:
+        """Return the dead batches whose events are no longer stored."""
+        oldest = self.now() - self._config.events_ttl * 1000
+        return [batch.id for batch in await self.dead(app, until=oldest)]
+
+    async def change(self, app: str, owner: str, what: RecordChange) -> bool:
+        """Change the record. Returns False, without a change, if it belongs to another owner."""
+        change = (
+            owner,
+            what.stays,
+            int(what.seconds * 1000),
+            [str(part) for pair in what.put.items() for part in pair],
+            what.delete,
+            [part for batch in what.bury for part in (batch.id, msgspec.json.encode(batch).decode())],
+            what.drop,
+            what.answered,
+            asking(what.ask),
+        )
+        return bool(await self._link.script("webhook", keys_of(app), [_pack(change)]))
+
+    async def asked(self, app: str) -> list[str]:
+        return [member.decode() for member in await self._link.call("ZRANGE", keys.hook_asked(app), 0, -1)]
+
+    async def dead(self, app: str, *, since: int | None = None, until: int | None = None) -> list[DeadBatch]:
+        read = [
+            readable(_decode_dead, blob, "dead_batch", app)
+            for blob in await self._link.call("HVALS", keys.hook_dead(app))
+        ]
+        return sorted(
+            (
+                batch
+                for batch in read
+                if batch is not None
+                and (since is None or recorded_at(batch.last) >= since)
+                and (until is None or recorded_at(batch.last) < until)
+            ),
+            key=lambda batch: parse_event_id(batch.last),
+        )
+
+
+def keys_of(app: str) -> list[str]:
+    """Return the keys that ask.lua and webhook.lua take."""
+    return [keys.hook(app), keys.hook_dead(app), keys.hook_asked(app)]
+
+
+def asking(batches: Sequence[DeadBatch]) -> list[str | int]:
+    """Return the place in the order, and the id, of each batch that is called again."""
+    return [part for batch in batches for part in (recorded_at(batch.last), batch.id)]
+
+
+def text(field: bytes | None) -> str:
+    """Return a field of a record as text, empty where there is none."""
+    return (field or b"").decode()
