@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
 from zlib import crc32
 
 from msgspec import Struct
@@ -10,7 +13,7 @@ from ..model.delivery import End
 from ..model.push import Chunk, Lane, Platform
 
 
-class EntryRef(Struct, frozen=True):
+class EntryRef(Struct, frozen=True, gc=False):
     """Where a stream entry lives: enough to acknowledge it."""
 
     app: str
@@ -22,15 +25,19 @@ class EntryRef(Struct, frozen=True):
     """Which server it was read from: that of one `DeliveryQueue.history`."""
 
 
+NOBODY: Final[Mapping[int, Any]] = MappingProxyType({})
+"""No target is left out."""
+
+
 class Taken(Struct, frozen=True):
     """An entry read for sending."""
 
     ref: EntryRef
     chunk: Chunk
     """Only the targets that still await an outcome in this turn."""
-    skip: dict[int, End]
+    skip: Mapping[int, End] = NOBODY
     """Targets, by index, that must not be sent: `cancelled` or `suppressed`. Settle them so."""
-    why: dict[int, str] = {}
+    why: Mapping[int, str] = NOBODY
     """The reason of some of these, where it is not the end itself: `audience.present` says which there are."""
     again: bool = False
     """Somebody has had it before: what limits count was, or may have been, counted then."""

@@ -70,12 +70,16 @@ class Rig:
             limits,
             limiter,
             self.ready,
-            asking=lambda: self.ready.add,
+            asking=lambda: self.admit,
             refuse=self.refuse,
             wake=self.woken.set,
             congested=lambda: False,
             overtaken=lambda lane: lane in self.overtaken,
         )
+
+    def admit(self, entries: Sequence[OpenEntry]) -> None:
+        for entry in entries:
+            self.ready.add(entry)
 
     def refuse(self, entry: OpenEntry, target: Target, wait: int, limits: RouteLimits) -> None:
         self.refused.append((target.token, wait))

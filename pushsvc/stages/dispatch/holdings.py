@@ -7,7 +7,7 @@ either (see `revoking.py`), and so does the expiry of the process's own lease.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -229,13 +229,17 @@ class Holdings:
         for target in targets:
             self._recorder.settle(Delivery(chunk, target), entry, None, verdict, now, reason)
 
-    def _pass(self, mark: Mark, entry: OpenEntry) -> None:
-        """Move an entry that the limits admitted to the lanes. The limits were asked at `mark`."""
+    def _pass(self, mark: Mark, entries: Sequence[OpenEntry]) -> None:
+        """Move entries that the limits admitted to the lanes. The limits were asked at `mark`."""
         if mark.generation != self._lease.generation:
-            left = entry.left
-            entry.without(left)
-            self._settler.drop([(entry, left)])
+            withdrawn = [(entry, entry.left) for entry in entries]
+            for entry, left in withdrawn:
+                entry.without(left)
+            self._settler.drop(withdrawn)
             return
-        if (revoked := self._heard.since(mark.heard)) is not None:
-            self._take_back(entry, revoked, counted=True)
-        self.lanes.add(entry)
+        revoked = self._heard.since(mark.heard)
+        add = self.lanes.add
+        for entry in entries:
+            if revoked is not None:
+                self._take_back(entry, revoked, counted=True)
+            add(entry)

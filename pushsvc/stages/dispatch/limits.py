@@ -95,8 +95,8 @@ def app_bucket(app: str, rate: Rate) -> Bucket:
 Refuse = Callable[[OpenEntry, Target, int, RouteLimits], None]
 """Takes a target that is over its limit, the milliseconds to wait, and the limits by which that was asked: others may
 hold by now."""
-Passed = Callable[[OpenEntry], None]
-"""Takes an entry that may be sent."""
+Passed = Callable[[Sequence[OpenEntry]], None]
+"""Takes entries that may be sent."""
 
 
 class Gate:
@@ -115,7 +115,7 @@ class Gate:
         congested: Callable[[], bool],
         overtaken: Callable[[Lane], bool],
     ) -> None:
-        """`asking` is called as a question begins, and what it returned with each entry that has passed. `refuse` is
+        """`asking` is called as a question begins, and what it returned with the entries that have passed. `refuse` is
         told of each target that must wait, `wake` when others have passed; nothing is asked for while it is
         `congested`, because a refusal must be recorded too. Who is `overtaken` asks small questions."""
         self._asking = asking
@@ -180,8 +180,7 @@ class Gate:
                 continue
             passed = self._asking()
             await self._ask_until_answered(lane, entries)
-            for entry in entries:
-                passed(entry)
+            passed(entries)
             self._wake()
 
     def _next(self, lane: Lane) -> list[OpenEntry]:

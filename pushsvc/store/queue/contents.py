@@ -7,7 +7,7 @@ that it reads each once, in one pipelined round trip for all that a read of entr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
@@ -61,11 +61,11 @@ class Contents:
         self._link = link
         self._kept: dict[tuple[str, str, str], Message] = {}
 
-    async def of(self, app: str, shard: int, decoded: Sequence[Decoded]) -> Looked:
+    async def of(self, app: str, shard: int, decoded: list[Decoded]) -> Looked:
         """Look up the messages of the chunks of one app shard; those that are not cached are read in one round trip."""
         wanted = [chunk for _, chunk in decoded if chunk.lacks_content]
         if not wanted:
-            return Looked(list(decoded), [])
+            return Looked(decoded, [])
         known = await self._messages(app, shard, wanted)
         found: list[Decoded] = []
         lacking: list[tuple[Decoded, CodecError]] = []

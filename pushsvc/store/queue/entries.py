@@ -104,6 +104,7 @@ class Opener:
         listed = await self._suppression.among(route.app, route.platform, chunks, sizes)
         changed = await self._presence.of(route.app, route.platform, chunks, newest)
         superseded = await self._supersession.among(route.app, chunks, again=again)
+        nothing_known = listed is NONE_LISTED and not changed and not superseded
         # Nothing is awaited from here on: an entry that two calls have read at once is handed out by one of them, and
         # a call that is cancelled before this holds nothing.
         taken = []
@@ -112,17 +113,21 @@ class Opener:
                 if ref.entry_id in state.held or ref.history != self._link.history:
                     continue
                 state.held.add(ref.entry_id)
+                lacks_content = chunk.lacks_content
+                if nothing_known and not cancelled and not lacks_content:
+                    taken.append(Taken(ref=ref, chunk=chunk, again=again))
+                    continue
                 skip: dict[int, End] = {}
                 why: dict[int, str] = {}
                 if chunk.push_id in cancelled:
                     skip = {target.index: "cancelled" for target in chunk.targets}
-                elif chunk.lacks_content:
+                elif lacks_content:
                     skip = {target.index: "expired" for target in chunk.targets}
                     why = {target.index: "ttl" for target in chunk.targets}
                 elif listed is not NONE_LISTED:
                     skip, why = _left_out(chunk, listed)
                 behind = superseded.get(id(chunk), ()) if superseded else ()
-                if changed and id(chunk) in changed and chunk.push_id not in cancelled and not chunk.lacks_content:
+                if changed and id(chunk) in changed and chunk.push_id not in cancelled and not lacks_content:
                     chunk = _changed(chunk, changed[id(chunk)], listed, skip, why)
                 for index in behind:
                     if index not in skip:
