@@ -1,4 +1,2 @@
-"""The few Protocols by which the stages meet the world. Runtime joins the two sides.
-
-Every method that talks to Redis raises `StoreUnavailable` when it cannot, and nothing else on purpose.
-"""
+"""The protocols between the stages and the store or the providers; `pushsvc.runtime` joins the two sides. Every method
+that calls Redis raises `StoreUnavailable` when it cannot reach it, and only the errors that it names besides."""

@@ -1,8 +1,9 @@
-"""Broadcast channels (APNs, iOS 18): what is sent to one reaches everybody who listens to it.
+"""Broadcast channels (APNs, iOS 18): a push to a channel reaches every device that listens to it.
 
-They live at the provider alone, so each call here is a request to it: it takes up to the request timeout, or twice that
-where the provider token had to be renewed. Every method raises `Conflict` where the account's state forbids it,
-`BadGateway` where the provider refuses the account, and `Unavailable` where it is in trouble or does not answer.
+Channels exist only at the provider, so each call here is a request to it. A call takes up to the request timeout, or
+twice that when the provider token has to be renewed. Every method raises `Conflict` where the account's state forbids
+the call, `BadGateway` where the provider refuses the account, and `Unavailable` where the account is in trouble or the
+provider does not answer.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from typing import Literal, Protocol, TypeAlias
 from msgspec import Struct
 
 Storage: TypeAlias = Literal["none", "latest"]
-"""What the provider keeps for phones that are away: nothing, which allows more pushes, or the latest push."""
+"""What the provider stores for devices that are offline: nothing, which allows more pushes, or the latest push."""
 
 
 class Channel(Struct, frozen=True):
-    """A channel as the provider knows it. Neither can be changed later."""
+    """A channel as the provider knows it. Neither field can be changed later."""
 
     id: str
-    """The provider's own id, base64, to be shared with the app."""
+    """The provider's own id, in base64, which the app needs to subscribe."""
     storage: Storage
 
 
@@ -30,15 +31,15 @@ class ChannelAccount(Protocol):
     async def create(self, storage: Storage) -> Channel: ...
 
     async def all(self) -> list[str]:
-        """The ids of all channels."""
+        """Return the ids of all channels."""
         ...
 
     async def get(self, channel_id: str) -> Channel:
-        """Raises `NotFound` too."""
+        """Return a channel. Raises `NotFound` where the id is unknown."""
         ...
 
     async def delete(self, channel_id: str) -> None:
-        """For good: an id is never given out again. Raises `NotFound` too."""
+        """Delete a channel permanently; its id is never used again. Raises `NotFound` where the id is unknown."""
         ...
 
 
@@ -46,5 +47,6 @@ class Channels(Protocol):
     """The channels of every app."""
 
     def of(self, app: str) -> AbstractAsyncContextManager[ChannelAccount]:
-        """Those of one app, for the length of the block. Raises `Conflict` where the app's providers have none."""
+        """Open the channels of one app for the length of the block. Raises `Conflict` where no provider of the app has
+        channels."""
         ...

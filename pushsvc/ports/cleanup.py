@@ -1,4 +1,4 @@
-"""Cleanup: what has outlived its use in the store, found step by step, and the record of the runs."""
+"""Cleanup: the steps that find expired data in the store, and the record of the runs."""
 
 from __future__ import annotations
 
@@ -10,85 +10,86 @@ from msgspec import Struct
 from ..errors import PushsvcError
 
 Removed: TypeAlias = Mapping[tuple[str, str], int]
-"""How many of what, by app and what: `orphans`, `dead_letters` .."""
+"""Counts of removed things, by app and kind (one of `WHAT`)."""
 
 
 WHAT = (
     *("stale", "suspects", "tombstones", "orphans"),
     *("dead_letters", "events", "suppressions", "cancelled", "statuses", "lifetimes"),
 )
-"""What is counted: devices that became tombstones and tombstones that went; entries; and keys that went, or have a
-lifetime again."""
+"""The kinds that are counted: devices that became tombstones, tombstones and entries that were removed, and keys that
+were removed or were given their lifetime again."""
 
 
 class Swept(Struct, frozen=True):
-    """What one step has found and, unless it was a dry run, removed."""
+    """What one step found and, unless it was a dry run, removed."""
 
     removed: Removed
     cursor: str | None
-    """Where the next step begins; None: there is none."""
+    """Where the next step begins, or None after the last step."""
     done: float
-    """Which part of the sweep lies behind, from 0 to 1, about."""
+    """The part of the sweep that is complete, from 0 to 1, approximately."""
     wait: float = 0.0
-    """Seconds until there may be more to do, at least."""
+    """The least number of seconds until there may be more to do."""
 
 
 class Leftovers(Protocol):
-    """What nobody uses any more and no lifetime takes away. A step keeps the server from others for a millisecond or
-    two; `cursor` is empty at first."""
+    """Finds data that nothing uses and no lifetime removes. Each step occupies the server for a millisecond or two. The
+    `cursor` of the first step is empty."""
 
     async def indexes(self, app: str, *, cursor: str, dry_run: bool) -> Swept:
-        """Entries of the registry's indexes by id, token and user that lead to no device: `orphans`."""
+        """Find index entries (by id, token and user) of the registry that lead to no device: `orphans`."""
         ...
 
     async def keys(self, apps: Sequence[str], *, cursor: str, now: int, dry_run: bool) -> Swept:
-        """One look at each key of these apps: `orphans` of topics and tombstones; `dead_letters`, `events`,
-        `suppressions` and marks of `cancelled` pushes that are too old at `now` (Unix ms); `statuses` that were never
-        to end; and keys that were to have a `lifetimes` and have it from now on."""
+        """Examine some keys of these apps once. `now` is in Unix ms. Counted are `orphans` of topics and tombstones;
+        expired `dead_letters`, `events`, `suppressions` and marks of `cancelled` pushes; `statuses` of pushes that
+        could never end; and `lifetimes`, the keys that had lost theirs."""
         ...
 
 
 class CleanupRecord(Struct, frozen=True):
-    """What is known of cleanups: the one that is under way by slices, and what all of them have removed."""
+    """What is recorded of cleanups: the one that runs in slices now, and what all of them removed."""
 
     place: str | None
-    """Where the one under way goes on; None: none is."""
+    """Where the current cleanup continues, or None where none is running."""
     began_at: int = 0
-    """When it began, Unix ms."""
+    """When the current cleanup began, in Unix ms."""
     removed: Removed = {}
-    """What it has removed so far, or the last one, whoever ran it."""
+    """What the current cleanup, or else the last one, has removed."""
     ended_at: int = 0
-    """When the last one ended, Unix ms; 0: there was none."""
+    """When the last cleanup ended, in Unix ms; 0 where there was none."""
     total: Removed = {}
-    """What all of them have removed, as long as the store lives."""
+    """What all cleanups of this store have removed."""
 
 
 class ClocksApart(PushsvcError):
-    """This machine's clock and Redis' differ by more than a minute."""
+    """The clock of this machine and that of Redis differ by more than a minute."""
 
 
 class Cleanups(Protocol):
-    """The record of the cleanups: a run that is interrupted may go on."""
+    """The record of the cleanups, by which an interrupted one can continue."""
 
     async def clock(self) -> Callable[[], int]:
-        """The clock by which a cleanup judges, Unix ms: Redis' own, which all machines share. What it removes is gone
-        for good, so it raises `ClocksApart` where this machine's is another: nobody knows which one is right."""
+        """Return the clock by which a cleanup judges, in Unix ms: that of Redis, which all machines share. Raises
+        `ClocksApart` where this machine's clock differs: it is unknown which one is right, and a removal cannot be
+        undone."""
         ...
 
     async def request(self, *, every: float = 0.0) -> None:
-        """Let one begin, to be done in slices, unless one is under way or has begun within `every` seconds."""
+        """Request a cleanup in slices, unless one is running or has begun within the last `every` seconds."""
         ...
 
     async def give_up(self) -> None:
-        """Leave the one under way as it is; the next one begins anew."""
+        """Abandon the cleanup that is running; the next one starts from the beginning."""
         ...
 
     async def record(self) -> CleanupRecord: ...
 
     async def note(self, removed: Removed, *, place: str | None = None) -> None:
-        """This was removed; the one under way goes on at `place`, where it is given."""
+        """Record what a step removed and, with `place`, where the running cleanup continues."""
         ...
 
     async def finish(self, removed: Removed) -> None:
-        """A whole cleanup has ended, and this is what it removed. None is under way any more."""
+        """Record that a complete cleanup has ended, with everything that it removed."""
         ...

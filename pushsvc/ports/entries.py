@@ -1,4 +1,4 @@
-"""What a dispatcher holds of the queue, and what it is told to let go of."""
+"""Stream entries that a dispatcher has read, and the revocations that it must apply to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..model.push import Chunk, Lane, Platform
 
 
 class EntryRef(Struct, frozen=True, gc=False):
-    """Where a stream entry lives: enough to acknowledge it."""
+    """Where a stream entry is stored: enough to acknowledge it."""
 
     app: str
     shard: int
@@ -22,11 +22,11 @@ class EntryRef(Struct, frozen=True, gc=False):
     lane: Lane
     entry_id: str
     history: int = 0
-    """Which server it was read from: that of one `DeliveryQueue.history`."""
+    """The value of `DeliveryQueue.history` when the entry was read: it identifies the server that it was read from."""
 
 
 NOBODY: Final[Mapping[int, Any]] = MappingProxyType({})
-"""No target is left out."""
+"""The `skip` or `why` of an entry of which no target is left out."""
 
 
 class Taken(Struct, frozen=True):
@@ -34,21 +34,21 @@ class Taken(Struct, frozen=True):
 
     ref: EntryRef
     chunk: Chunk
-    """Only the targets that still await an outcome in this turn."""
+    """The chunk with only those targets that still await an outcome in this turn."""
     skip: Mapping[int, End] = NOBODY
-    """Targets, by index, that must not be sent: `cancelled` or `suppressed`. Settle them so."""
+    """Targets, by index, that must not be sent. Settle each with its end: `cancelled` or `suppressed`."""
     why: Mapping[int, str] = NOBODY
-    """The reason of some of these, where it is not the end itself: `audience.present` says which there are."""
+    """The reason of some targets of `skip`, where it differs from the end; see `audience.present`."""
     again: bool = False
-    """Somebody has had it before: what limits count was, or may have been, counted then."""
+    """Whether a dispatcher has read the entry before: the limits then have counted its targets, or may have."""
 
 
 class Revoked(Struct, frozen=True):
-    """What was taken back since it was read. The store holds the truth of it; this says where to look again.
+    """What was revoked since it was read. This names where to look; the store holds the state that counts.
 
-    Deliveries of `pushes` end as cancelled. Those to `tokens` and of `entries` are given back unsent: whoever takes
-    them next finds what has become of them. Tokens are told as `token_mark` says, which tells nobody a token; two
-    tokens of one mark cost a needless way back and nothing else.
+    Deliveries of `pushes` end as cancelled. Deliveries to `tokens`, and those of `entries`, are returned unsent, and
+    the next reader finds their state in the store. Tokens are named by their `token_mark`, which does not reveal them;
+    when two tokens share a mark, one of them is returned needlessly and nothing else happens.
     """
 
     pushes: frozenset[str] = frozenset()
@@ -63,7 +63,7 @@ class Revoked(Struct, frozen=True):
 
 
 class News(Struct, frozen=True):
-    """Revocations of one app shard, up to `place`: acknowledge it when they are applied."""
+    """Revocations of one app shard up to `place`. Acknowledge them when they are applied."""
 
     app: str
     shard: int
@@ -72,5 +72,5 @@ class News(Struct, frozen=True):
 
 
 def token_mark(token: str) -> int:
-    """The few bits by which a revocation names a token."""
+    """Return the 32-bit checksum by which a revocation names a token."""
     return crc32(token.encode())

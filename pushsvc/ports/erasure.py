@@ -1,4 +1,4 @@
-"""Erasure: everything that is kept of a user goes, and what was done can be told."""
+"""Erasure: the removal of everything stored about a user, with a report of what was removed."""
 
 from __future__ import annotations
 
@@ -15,69 +15,69 @@ class Erasure(Struct, frozen=True):
     """How far the erasure of a user has come."""
 
     devices: int
-    """Removed from the registry."""
+    """The number of devices removed from the registry."""
     done: bool
-    """Nothing is left. Else it goes on: by whoever asks again, and by `pushsvc jobs`."""
+    """Whether nothing is left. Otherwise the next call, or `pushsvc jobs`, continues."""
     removed: Mapping[str, int] = {}
-    """How many of what, by the names of `WHAT`, so far."""
+    """What was removed so far, by kind (one of `WHAT`)."""
     heard: bool = True
-    """Whether all dispatchers have said in time that they let go of what they held. One that has not is paused or was
-    killed, and may send of it until its lease runs out."""
+    """Whether all dispatchers confirmed in time that they dropped what they had read. One that did not is paused or was
+    killed, and may send until its lease expires."""
 
 
 UNHEARD: Final = (
     "a dispatcher has not confirmed in time that it lets go of what it had read, and may send of that until "
     "`dispatch.takeover` has passed; look for one that is paused or was killed, and start it again"
 )
-"""What `heard` being False means, for people."""
+"""The text that explains `heard` being False."""
 
 WHAT = ("deliveries", "dead_letters", "receipts", "events", "statuses", "suppressions", "quarantined", "pushes")
-"""`deliveries` that were queued and end as `cancelled`; rows of `statuses`, which stay without saying whose they are;
-`pushes` whose audience named nobody else, which end with their text; entries of the others."""
+"""The kinds that are counted: `deliveries` that were queued and end as `cancelled`; rows of `statuses`, which stay
+without the user's data; `pushes` whose audience named only this user, which end and lose their content; entries of the
+other kinds."""
 
 
 class KeeperStep(Struct, frozen=True):
-    """What one step of a pass has done."""
+    """What one step of a pass did."""
 
     removed: Counter[tuple[str, str]]
-    """How many of what, by whose they were and what."""
+    """What was removed, by user and kind."""
     cursor: str | None
-    """Where the next step begins; None: nothing of these users is left there."""
+    """Where the next step begins, or None where nothing of these users is left at this keeper."""
     wait: float = 0.0
-    """Seconds until there may be more to do: somebody else has it at present."""
+    """Seconds until there may be more to do, because another process is using the data."""
 
 
 class ErasurePass(Protocol):
-    """One way through everything that is kept, for all users whose erasure waited when it began."""
+    """One pass through everything stored, for all users whose erasure waited when the pass began."""
 
     place: str
-    """Where it goes on; empty at its beginning."""
+    """Where the pass continues; empty at its beginning."""
 
     async def step(self, keeper: str, cursor: str) -> KeeperStep:
-        """Take what a keeper of data has of these users, in one bounded step, which may run twice."""
+        """Remove what a keeper of data stores about these users, in one bounded step that may be repeated."""
         ...
 
     async def note(self, keeper: str, stepped: KeeperStep, place: str) -> None:
-        """Record what a step has removed, and that the pass goes on at `place`."""
+        """Record what a step removed, and that the pass continues at `place`."""
         ...
 
     async def learn(self) -> bool:
-        """Record the tokens of these users that the steps came across and nobody knew of. Returns whether there were
-        any."""
+        """Record newly found tokens of these users. Returns whether there were any."""
         ...
 
     async def end(self, *, finished: bool) -> None:
-        """Let the pass be over; with `finished` so are the erasures that it began with, but for those that were asked
-        for again since: what was accepted between the two may stand where it had been already."""
+        """End the pass. With `finished` its erasures end too, except those that were requested again since it began:
+        the pass may have missed what was accepted in between."""
         ...
 
 
 class ErasureSteps(Protocol):
-    """What an erasure does in the store, step by step; see `stages.erase` for their order."""
+    """The steps of an erasure in the store; `stages.erase` has their order."""
 
     async def record(self, app: str, user: str, devices: Sequence[Device]) -> bool:
-        """Record that these devices of a user are to be erased, and let nobody send to their tokens any more. Returns
-        whether all dispatchers have let go of what they held."""
+        """Record that these devices of a user are to be erased, and stop all sending to their tokens. Returns whether
+        all dispatchers have dropped what they had read for them."""
         ...
 
     async def hides(self, app: str, user: str) -> bool:
@@ -85,8 +85,8 @@ class ErasureSteps(Protocol):
         ...
 
     async def forget_name(self, app: str, user: str, cursor: str) -> tuple[Mapping[str, int], str | None]:
-        """Take the name of a user out of some audiences that wait. Returns what was removed, and where the next step
-        begins, or None."""
+        """Remove the name of a user from some of the waiting audiences. Returns what was removed, and where the next
+        step begins, or None after the last one."""
         ...
 
     async def under_way(self, app: str, user: str) -> Erasure | None:
@@ -94,35 +94,36 @@ class ErasureSteps(Protocol):
         ...
 
     async def report(self, app: str, user: str) -> Erasure:
-        """Return what the last erasure of a user has removed, for an hour after its end."""
+        """Return what the last erasure of a user removed, for an hour after its end."""
         ...
 
     async def waiting(self, apps: Sequence[str]) -> list[str]:
-        """Return the apps in which somebody is being erased."""
+        """Return the apps with an erasure under way."""
         ...
 
     async def open_pass(self, app: str) -> ErasurePass | None:
-        """Return the pass that is under way, or a new one for all users that wait; None: nobody does."""
+        """Return the pass that is under way, or a new one for all users that wait, or None where no user waits."""
         ...
 
 
 class Erasures(Protocol):
-    """What is erased is what is kept of the devices that the user has when it begins: by their ids and their tokens.
-    Nothing that was accepted before it is done is sent to these tokens afterwards, unless they are registered again.
+    """Erases what is stored about the devices that a user has when the erasure begins, found by their ids and tokens.
 
-    It is recorded before anything is removed, so that it is carried out to its end whoever dies meanwhile. The record
-    holds the ids and tokens, and is the last that goes.
+    Nothing that was accepted before the end of the erasure is sent to these tokens afterwards, unless they are
+    registered again. The erasure is recorded before anything is removed, so that it completes even when a process dies.
+    The record holds the ids and tokens, and is removed last.
     """
 
     async def erase(self, app: str, user: str, *, wait: float) -> Erasure:
-        """Begin, or go on, and take part for up to `wait` seconds. The devices are gone, and nothing more is sent to
-        their tokens, when this returns, whatever is left to do. For an hour after its end this tells the same again."""
+        """Begin or continue an erasure, and work on it for up to `wait` seconds. When this returns, the devices are
+        gone and nothing more is sent to their tokens, whatever is left to do. For an hour after its end a repeat
+        returns the same result."""
         ...
 
     async def unfinished(self, apps: Sequence[str]) -> list[str]:
-        """The apps in which somebody is being erased, and nobody works on it."""
+        """Return the apps with an erasure that no process works on."""
         ...
 
     async def work(self, app: str, *, stopping: Callable[[], bool]) -> bool:
-        """Go on with the erasures of an app; whether there is nothing left to do."""
+        """Continue the erasures of an app. Returns whether nothing is left to do."""
         ...

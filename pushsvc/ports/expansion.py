@@ -1,4 +1,4 @@
-"""From an audience to its deliveries: how far each push has come, and the step that takes it further."""
+"""Expansion: the steps that turn the audience of a push into deliveries."""
 
 from __future__ import annotations
 
@@ -14,59 +14,58 @@ class Expansion(Struct, frozen=True):
     """How far the expansion of a push has come."""
 
     push: Push
-    """Without targets; its `audience` says whom it is for."""
+    """The push without targets; its `audience` names the receivers."""
     step: int
-    """How many steps were taken."""
+    """The number of steps that were taken."""
     cursor: str
-    """Where the next one begins, in the words of `Registry.members`."""
+    """Where the next step begins: a cursor of `Registry.members`."""
     total: int
-    """Deliveries that were made so far: the index of the next one."""
+    """The number of deliveries made so far, which is the index of the next one."""
 
 
 class Waiting(Struct, frozen=True):
-    """A push whose audience nobody looks up at present, and whose time has come."""
+    """A push whose expansion is due and that no process works on."""
 
     app: str
     push_id: str
     lane: Lane
     since: int
-    """When it was to begin, Unix ms; later where somebody who worked on it has died, or it could not be done."""
+    """When the expansion was due, in Unix ms; later where a process died during it or it was postponed."""
 
 
 class Expansions(Protocol):
-    """Pushes whose audience is being looked up. Each step is atomic; of two that begin at the same place one counts.
-
-    Who works on a push is not locked: whoever does puts off the instant at which it is taken up by others (`take_up`,
-    `advance`), and when two work on it all the same the later one to speak is told to leave it.
-    """
+    """Pushes whose audience is being expanded. Each step is atomic; of two that begin at the same place one takes
+    effect. A push is leased, not locked: a process that works on it postpones the instant at which others take it up
+    (`take_up`, `advance`). When two work on it all the same, the step of the later one returns None."""
 
     async def due(self, apps: Iterable[str]) -> list[Waiting]:
-        """Of each app and lane those that have waited longest."""
+        """Return the pushes of each app and lane that have waited longest."""
         ...
 
     async def lapsed(self, apps: Iterable[str]) -> list[Waiting]:
-        """Those that are due and whose `ttl` is over: all that is left to do for apps that are not configured any more
-        is to end them."""
+        """Return the due pushes whose `ttl` is over. Those of apps that are no longer configured can only be ended."""
         ...
 
     async def take_up(self, which: Waiting, *, lease: int) -> bool:
-        """Lease it to the caller for `lease` ms. False: another process was faster, or it is over."""
+        """Lease a push to the caller for `lease` ms. Returns False where another process was faster or the push is
+        over."""
         ...
 
     async def release(self, at: Expansion) -> None:
-        """Nobody works on it: it waits again, at the place that it had in its app and lane."""
+        """End the lease: the push waits again, at its place in its app and lane."""
         ...
 
     async def put_off(self, which: Waiting) -> int:
-        """It could not be done: wait before it is tried again, each time twice as long. Those ms."""
+        """Postpone a push whose expansion failed, each time for twice as long. Returns the wait in ms."""
         ...
 
     async def set_aside(self, which: Waiting, why: str) -> None:
-        """Its record cannot be read: keep it in the quarantine, and end the push with what it has."""
+        """Move a record that cannot be read to the quarantine, and end the push with the deliveries that it has."""
         ...
 
     async def load(self, app: str, push_id: str) -> Expansion | None:
-        """None: there is nothing left to do; it is done, or cancelled, or its time ran out."""
+        """Return the state of an expansion, or None where nothing is left to do: it is complete, cancelled or
+        expired."""
         ...
 
     async def advance(
@@ -74,8 +73,8 @@ class Expansions(Protocol):
     ) -> Expansion | None:
         """Put these targets, numbered from `at.total` on, into their lanes and move on to `cursor`, in one atomic step.
 
-        A `cursor` of None says that they are the last: then the push has its total, and is done when all of them are.
-        None comes back where the step did not take place: the push was cancelled, or somebody else has gone on.
-        `lease` is as in `keep`.
+        A `cursor` of None marks the last targets: the push then has its total, and is done when all its deliveries are.
+        Returns None where the step did not take place, because the push was cancelled or another process has moved on.
+        `lease` is in ms, as for `take_up`.
         """
         ...

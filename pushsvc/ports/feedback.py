@@ -1,4 +1,4 @@
-"""What the feedback stage knows and does besides receipts and the registry."""
+"""What the feedback stage reads and changes besides receipts and the registry."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from ..rules.freeze import Slots
 
 
 class RecentAnswers(Protocol):
-    """What the providers answered of tokens lately. Whoever takes a receipt finds its answer counted."""
+    """The recent answers of the providers about tokens. A receipt is only handed out after its answer was counted."""
 
     async def read(self, app: str, platform: Platform, first: int, last: int) -> Slots:
-        """The counts of a route from one slot to another, both included. They are kept for a day."""
+        """Return the counts of a route in the slots from `first` to `last`, both included. Counts are kept for a
+        day."""
         ...
 
 
 class Suppressions(Protocol):
-    """Tokens that are not sent to, whoever posts them."""
+    """Tokens that nothing is sent to."""
 
     async def add(self, app: str, tokens: Sequence[tuple[Platform, str, int]]) -> None:
-        """Suppress each token on a route, as of an instant in Unix ms. Doing it twice is the same as once."""
+        """Suppress each token on a route from an instant on, in Unix ms. A repeat changes nothing."""
         ...
 
     async def remove(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> int:
-        """As if these tokens of a platform, in their canonical form, had never been suppressed on any of its routes; on
-        how many routes they were."""
+        """Remove the suppression of these tokens, in their canonical form, on all routes of their platform. Returns the
+        number of routes on which they were suppressed."""
         ...
 
     async def lift(self, app: str, devices: Iterable[Device], *, always: bool = False) -> None:
-        """Send to these devices' tokens again, where they were suppressed before they were registered, or always."""
+        """Remove the suppression of these devices' tokens where it is older than their registration, or always."""
         ...

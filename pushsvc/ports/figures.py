@@ -1,4 +1,4 @@
-"""Figures: how much waits and is kept, which routes are held, and what waits for routes that were removed."""
+"""Figures of the service: what waits and is stored, which routes are held, and what waits for removed routes."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ class AppGauges(Struct, frozen=True):
     """The figures of one app over all its shards. Platforms and lanes without deliveries are included, with 0."""
 
     pending: dict[Platform, dict[Lane, int]]
-    """Deliveries accepted and not ended, by lane; those that wait for a retry among them."""
+    """Deliveries accepted and not ended, by lane, including those that wait for a retry."""
     retry_pending: dict[Platform, int]
     """Deliveries that wait for the time of their retry."""
     scheduled: int
-    """Deliveries of pushes that wait for their time; not pending yet."""
+    """Deliveries of pushes that wait for their time; these are not pending yet."""
     entries: dict[Platform, dict[Lane, int]]
-    """Entries in the lanes' streams, those being worked on included."""
+    """Entries in the streams of the lanes, including those that are being sent."""
     in_flight: dict[Platform, dict[Lane, int]]
-    """Entries taken and not finished."""
+    """Entries that were read and not yet finished."""
     consumers: dict[Platform, dict[Lane, int]]
-    """The number of members of the lanes' consumer groups: the maximum of all shards, which have the same ones."""
+    """The number of members of the lanes' consumer groups: the maximum over all shards."""
     suppressed: dict[Platform, int]
     dead_letters: int
     receipts: int
-    """Receipts that feedback has not recorded."""
+    """Receipts that feedback has not processed yet."""
     events: int
     quarantined: int
     """Entries that could not be decoded."""
     by_shard: list[int]
-    """Deliveries that have not ended, in each shard; those that are scheduled among them."""
+    """Deliveries that have not ended, in each shard, including scheduled ones."""
 
     @property
     def total_pending(self) -> int:
@@ -42,7 +42,7 @@ class AppGauges(Struct, frozen=True):
 
 
 class Gauges(Struct, frozen=True):
-    """Where everything stands."""
+    """The figures of all apps."""
 
     apps: dict[str, AppGauges]
 
@@ -64,25 +64,25 @@ class Gauges(Struct, frozen=True):
 
 
 class Figures(Protocol):
-    """Numbers and states of the whole service, as the store knows them."""
+    """Figures and states of the whole service, from the store."""
 
     async def gauges(self, routes: Mapping[str, Sequence[Platform]]) -> Gauges:
-        """Return the figures of these apps at these platforms, and of removed routes for which something waits."""
+        """Return the figures of these apps at these platforms, and of removed routes that still have deliveries."""
         ...
 
     async def held(self) -> dict[str, str]:
-        """Return the routes that a dispatcher holds now: `app/platform` and why."""
+        """Return the routes that a dispatcher holds now, as `app/platform` with the reason."""
         ...
 
     async def notes(self) -> dict[str, str]:
-        """Return what living dispatchers report about routes that do send: `app/platform` and the text."""
+        """Return what living dispatchers report about routes that do send, as `app/platform` with the text."""
         ...
 
     async def removed(self, configured: Collection[Route], *, anywhere: bool = True) -> list[RemovedRoute]:
-        """Return the routes for which something waits that are not `configured` any more, nor served by a living
-        dispatcher; with `anywhere` False those that a living dispatcher serves are returned too."""
+        """Return the routes with waiting deliveries that are neither `configured` nor served by a living dispatcher.
+        With `anywhere` False, those that a living dispatcher serves are returned too."""
         ...
 
     async def memory_ratio(self) -> float:
-        """Return the store's used memory as a share of its limit; NaN where it has none."""
+        """Return the store's used memory as a share of its limit, or NaN where it has no limit."""
         ...

@@ -11,7 +11,7 @@ from .entries import Taken as Taken
 
 
 class KeyRing(Protocol):
-    """API keys made with `pushsvc keys new`, beside those of the configuration."""
+    """API keys in the store, made with `pushsvc keys new`, in addition to those of the configuration."""
 
     async def add(self, key: ApiKey) -> None: ...
 

@@ -13,7 +13,7 @@ from .entries import Taken as Taken
 
 
 class DeadFilter(Struct, frozen=True, omit_defaults=True):
-    """Which dead letters are meant; what is left empty does not narrow. Instants in Unix ms, `until` exclusive."""
+    """Selects dead letters; an empty field does not narrow. Instants are in Unix ms, `until` is exclusive."""
 
     push: str = ""
     platform: Platform = ""
@@ -23,7 +23,7 @@ class DeadFilter(Struct, frozen=True, omit_defaults=True):
 
 
 class DeadRow(Struct, frozen=True):
-    """One dead letter as it may be shown: never its token."""
+    """A dead letter as it may be shown, without its token."""
 
     id: str
     push_id: str
@@ -37,7 +37,7 @@ class DeadRow(Struct, frozen=True):
 
 
 class ReplaySpec(Struct, frozen=True, omit_defaults=True):
-    """What a replay is asked to do. `limit` deliveries, 0: all; `rate` deliveries a second, 0: no bound."""
+    """What a replay does: `limit` is in deliveries (0: all), `rate` in deliveries a second (0: unbounded)."""
 
     app: str
     filter: DeadFilter = DeadFilter()
@@ -46,7 +46,7 @@ class ReplaySpec(Struct, frozen=True, omit_defaults=True):
 
 
 class ReplayStatus(Struct, frozen=True):
-    """Where a replay stands."""
+    """The state of a replay."""
 
     job: str
     spec: ReplaySpec
@@ -54,34 +54,35 @@ class ReplayStatus(Struct, frozen=True):
     created_at: int
     updated_at: int
     matched: int
-    """Dead letters that it meant when it was asked for."""
+    """The number of dead letters that were selected when the replay was requested."""
     moved: int = 0
-    """Deliveries that are on their way again."""
+    """Deliveries that were queued again."""
     skipped: int = 0
-    """Dead letters that stay: their push was cancelled, or nothing is known of it any more."""
+    """Dead letters that stay, because their push was cancelled or its status has expired."""
     error: str = ""
 
 
 class DeadLetters(Protocol):
-    """Deliveries that failed for good, and their way back."""
+    """Deliveries that failed permanently, and the requests to replay them."""
 
     async def page(self, app: str, which: DeadFilter, *, cursor: str, limit: int) -> tuple[list[DeadRow], str | None]:
-        """Oldest first, and the cursor of the next page. A page may be short, or empty, and still have one."""
+        """Return dead letters, oldest first, and the cursor of the next page. A page may be short or empty and still
+        have a next one."""
         ...
 
     async def count(self, app: str, which: DeadFilter) -> int: ...
 
     async def request(self, spec: ReplaySpec) -> ReplayStatus:
-        """Ask for a replay of what is there now; a worker takes it up. Dead letters of later are not meant."""
+        """Request a replay of the dead letters that exist now, which a worker then runs."""
         ...
 
     async def replay(self, app: str, job: str) -> ReplayStatus | None:
-        """Where a replay stands. None: no such replay."""
+        """Return the state of a replay, or None where no replay has this id."""
         ...
 
     async def stop(self, app: str, job: str) -> ReplayStatus | None:
-        """Move no more of its dead letters; a step that is under way ends. What was moved is on its way. A replay that
-        has ended stays as it is. None: no such replay."""
+        """Stop a replay after the step that is under way; what was queued again stays queued. A replay that has ended
+        does not change. Returns None where no replay has this id."""
         ...
 
 
@@ -91,33 +92,33 @@ class ReplayStep(Struct, frozen=True):
     moved: int = 0
     skipped: int = 0
     over: bool = False
-    """Nothing is left to do."""
+    """Whether the replay is complete."""
     lost: bool = False
-    """Another process runs this replay; leave it to that one."""
+    """Whether another process runs this replay, which is to be left to it."""
 
 
 class Replays(DeadLetters, Protocol):
-    """Dead letters and the execution of their replays. A replay that nobody works on is taken up again when it is due,
-    and goes on where its last step ended."""
+    """Dead letters and the execution of their replays. A replay that no process works on is taken up when it is due,
+    and continues after its last step."""
 
     async def unfinished(self, *, due: bool = True) -> list[tuple[str, str]]:
-        """Return app and job of the replays that are not done; with `due` those only that nobody works on."""
+        """Return app and job of the replays that are not done; with `due` only those that no process works on."""
         ...
 
     async def keep(self, app: str, job: str, *, lease: int) -> None:
-        """Report that somebody works on a replay for the next `lease` ms; 0: nobody does."""
+        """Lease a replay to the caller for `lease` ms; 0 ends the lease."""
         ...
 
     async def due_at(self, app: str, job: str) -> int:
-        """Return when the next step was due by the replay's rate, Unix ms; 0 before the first."""
+        """Return when the next step is due by the replay's rate, in Unix ms; 0 before the first step."""
         ...
 
     async def put_off(self, app: str, job: str, due: int) -> None:
-        """Let the next step be due at this instant (Unix ms); nobody works on the replay until then."""
+        """End the lease until the instant `due` (Unix ms), at which the next step is due."""
         ...
 
     async def step(self, app: str, job: str, *, most: int) -> ReplayStep:
-        """Put up to `most` deliveries back into their lanes, in one atomic step."""
+        """Queue up to `most` deliveries again, in one atomic step."""
         ...
 
     async def finish(self, app: str, job: str, error: str = "") -> None:

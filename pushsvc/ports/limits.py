@@ -1,4 +1,4 @@
-"""Rate limits that hold over all processes."""
+"""Rate limits that hold over all processes together."""
 
 from __future__ import annotations
 
@@ -15,38 +15,39 @@ from .entries import Taken as Taken
 
 
 class Bucket(Struct, frozen=True):
-    """A rate that many processes share. Equal `owner` and `name` is the same bucket."""
+    """A rate that many processes share. Equal `owner` and `name` denote the same bucket."""
 
     owner: str
-    """The app, or a provider's account."""
+    """The app, or the account at a provider."""
     name: str
     rate: Rate
     burst: float
-    """Seconds of the rate that may come at once."""
+    """The burst that is allowed, in seconds of the rate."""
     ramp: float = 0.0
-    """Seconds of use from the slowest rate to the whole; 0 is at once."""
+    """Seconds of use in which the rate grows from the slowest to the full one; 0 is at once."""
 
 
 class Grant(Struct, frozen=True):
-    """What a bucket gave: permits to use soon, or, where there are too few, how long to wait for enough."""
+    """The answer of a bucket: permits to use soon, or else the time after which enough will be available."""
 
     granted: int
     wait_ms: int = 0
 
 
 class Question(Struct, frozen=True):
-    """Names a question to the limiter, so that it counts once however often it is asked: its answer may be lost."""
+    """Identifies a question to the limiter, so that a repeat of it, sent because the answer was lost, is counted
+    once."""
 
     asker: str
-    """Who asks one question after the other, among all of this process."""
+    """The asker, which asks one question after the other, among all askers of this process."""
     number: int
-    """Higher than that of any question which this process asked before."""
+    """The number of the question, higher than that of any earlier one of this process."""
     again: bool = False
-    """It was asked before, and nobody knows whether it was counted."""
+    """Whether the question was asked before, and may have been counted."""
 
 
 class Limiter(Protocol):
-    """Rates that hold over all processes together, by the clock of the server that keeps them."""
+    """Rates that hold over all processes together, by the clock of the server that stores them."""
 
     async def admit(
         self,
@@ -57,15 +58,15 @@ class Limiter(Protocol):
         family: str = "all",
         question: Question | None = None,
     ) -> Sequence[tuple[int, int]]:
-        """Count one push to each token. Who is over `rate` is not counted, and comes back as its place in `tokens`
-        and the milliseconds to wait; the waits of one token's pushes are spread, so that they do not all come at once.
+        """Count one push to each token. A token over `rate` is not counted.
 
-        `family` keeps the counts of different limits of one token apart. With a `question`, the same one may be asked
-        again after `StoreUnavailable`, with the same tokens.
+        Returns, for each token that is over the rate, its place in `tokens` and the milliseconds to wait; the waits of
+        several pushes to one token are spread out. `family` separates the counts of different limits of one token. With
+        a `question`, the same one may be asked again after `StoreUnavailable`, with the same tokens.
         """
         ...
 
     async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1, question: Question | None = None) -> Grant:
-        """Up to `wanted` permits of a bucket, counted whether they are used or not; none where it has fewer than
-        `least`. A negative `wanted` gives back permits that were leased and not used. `question` as with `admit`."""
+        """Take up to `wanted` permits of a bucket, or none where it has fewer than `least`. Permits count whether they
+        are used or not. A negative `wanted` returns unused permits. `question` is as for `admit`."""
         ...

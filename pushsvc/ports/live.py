@@ -1,9 +1,9 @@
-"""The live channel: a stream for each device, its connection, what the device has confirmed, and the gateways.
+"""The live channel: a stream for each device, its connection, the acknowledged position, and the gateways.
 
-Every push to a device that may use the channel stands in the device's stream as a reference; the content is kept once
-a push. A stream has an epoch and offsets from 1. Offsets grow, and may leave numbers out: what stands before a
-publication is its `prev`, and a reader who has everything up to an offset of at least `prev` has missed nothing.
-Instants are Unix milliseconds.
+Every push to a device that may use the channel is referred to in the device's stream; the content is stored once a
+push. A stream has an epoch and offsets from 1. Offsets grow, and may leave numbers out: a publication names the offset
+before it as `prev`, and a reader who has everything up to an offset of at least `prev` has missed nothing. Instants are
+in Unix ms.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from msgspec import Struct
 from ..model.push import Lane, Platform
 
 MAX_CONNECTION = 2**32 - 1
-"""The highest number that a connection may have; a gateway numbers its own from 1."""
+"""The highest number of a connection; a gateway numbers its connections from 1."""
 MAX_BATCH = 500
-"""Devices of one step of `append`; a longer call takes several steps."""
+"""The maximum number of devices of one step of `append`; a longer call takes several steps."""
 
 Event: TypeAlias = Literal["arrived", "shown", "opened", "dismissed"]
 EVENTS: tuple[Event, ...] = ("arrived", "shown", "opened", "dismissed")
 
 
 class LivePush(Struct, frozen=True, gc=False):
-    """What a stream knows of a push. All of these values are the same in each call about a push and a platform."""
+    """The fields of a push in a stream, which are the same in each call about a push and a platform."""
 
     id: str
     at: int
-    """When it was to be sent first. Of two with one `collapse`, the later one stays."""
+    """When it was to be sent first. Of two pushes with one `collapse`, the later one stays."""
     expires_at: int
     lane: Lane
     platform: Platform
-    """That of the device: `apns`, `fcm`, `live`."""
+    """The platform of the device: `apns`, `fcm` or `live`."""
     total: int = 0
-    """Deliveries of the push; 0 for an audience."""
+    """The number of deliveries of the push; 0 for an audience."""
     collapse: str = ""
 
 
@@ -44,16 +44,16 @@ class Receiver(Struct, frozen=True, gc=False):
 
     device_id: str
     index: int
-    """Of the delivery in its push."""
+    """The index of the delivery in its push."""
 
 
 class LiveRoute(Struct, frozen=True, gc=False):
     """Where a device is connected."""
 
     gateway: str
-    """An incarnation of a gateway process: its name is never used again."""
+    """The name of one run of a gateway process, which is never used again."""
     connection: int
-    """The gateway's own number of the connection, never used again by this incarnation."""
+    """The gateway's number of the connection, which this run never uses again."""
 
 
 class Reference(Struct, frozen=True, gc=False):
@@ -65,7 +65,7 @@ class Reference(Struct, frozen=True, gc=False):
 
 
 class Appended(Struct, frozen=True, gc=False):
-    """What has become of one delivery in an `append`."""
+    """The result of one delivery of an `append`."""
 
     status: Literal["new", "known", "superseded", "absent"]
     """`known`: it stood there already, at this offset. `superseded`: a later push with its `collapse` stands there, and
@@ -75,14 +75,14 @@ class Appended(Struct, frozen=True, gc=False):
     unread: int = 0
     epoch: str = ""
     route: LiveRoute | None = None
-    """None: the device is not connected."""
+    """None where the device is not connected."""
     replaced: Reference | None = None
     """An older push with the same `collapse`, not acknowledged yet, which this one has replaced: its delivery will
     never be acknowledged."""
 
 
 class Position(Struct, frozen=True):
-    """Up to where a reader has a stream."""
+    """The position of a reader in a stream."""
 
     epoch: str
     offset: int
@@ -98,16 +98,17 @@ class Publication(Struct, frozen=True, gc=False):
 
 
 class Page(Struct, frozen=True):
-    """A part of a stream. What has expired is left out, and leaves no hole: `prev` leads past it."""
+    """A part of a stream. Expired publications are left out without a gap: `prev` leads past them."""
 
     epoch: str
     top: int
-    """The last offset of the stream, 0 where nothing was ever appended."""
+    """The last offset of the stream; 0 where nothing was ever appended."""
     publications: list[Publication]
     more: bool
-    """Whether others follow: go on behind the offset of the last publication."""
+    """Whether others follow after the offset of the last publication."""
     missing: int
-    """How many offsets behind the asked one were lost, at most: removed because the stream was full, or too old."""
+    """The maximum number of offsets after the requested one that were removed because the stream was full or they were
+    too old."""
 
 
 class Connected(Struct, frozen=True):
@@ -138,7 +139,7 @@ class Acked(Struct, frozen=True):
     fault: Literal["", "epoch", "offset", "unknown"]
     """`epoch`: of another stream. `offset`: beyond the top. `unknown`: the device has no stream."""
     newly: list[Reference] = []
-    """What this call acknowledged first, each exactly once: the deliveries that end as sent."""
+    """The deliveries that this call acknowledged first, which end as sent; each is returned exactly once."""
     acked: int = 0
     unacked: int = 0
 
@@ -148,28 +149,28 @@ class Read(Struct, frozen=True):
 
     fault: Literal["", "epoch", "offset", "unknown"]
     unread: Mapping[str, int] = {}
-    """What is unread now, by device id of the user."""
+    """The number of unread pushes now, by device id of the user."""
     routes: Mapping[str, LiveRoute] = {}
-    """Where those of them that are connected are."""
+    """The routes of the connected ones among them."""
 
 
 class Presence(Struct, frozen=True):
-    """How a device stands in the live channel."""
+    """The state of a device in the live channel."""
 
     epoch: str
-    """Empty where it never connected and nothing was appended."""
+    """The epoch of the stream; empty where the device never connected and nothing was appended."""
     top: int
     acked: int
     unacked: int
     unread: int
     route: LiveRoute | None
-    """None: it is not online."""
+    """None where the device is not online."""
     connected_at: int
-    """0 where it is not online."""
+    """When it connected, in Unix ms; 0 where it is not online."""
 
 
 class Recipient(Struct, frozen=True, array_like=True, gc=False):
-    """A connection for which a publication was appended."""
+    """A connection to which a publication is sent."""
 
     connection: int
     epoch: str
@@ -194,7 +195,7 @@ class Poke(Struct, frozen=True, array_like=True, tag="p"):
 
 
 class Cut(Struct, frozen=True, array_like=True, tag="c"):
-    """A connection of the gateway is to be ended."""
+    """A connection of the gateway that must be closed."""
 
     app: str
     connection: int
@@ -202,7 +203,7 @@ class Cut(Struct, frozen=True, array_like=True, tag="c"):
 
 
 class Unread(Struct, frozen=True, array_like=True, tag="u"):
-    """What is unread of a connected device has changed, because its user has read on another one."""
+    """The number of unread pushes of a connected device has changed, because its user has read on another device."""
 
     app: str
     connection: int
@@ -213,24 +214,25 @@ InboxItem: TypeAlias = Poke | Cut | Unread
 
 
 class Received(Struct, frozen=True):
-    """What came into an inbox."""
+    """The items that arrived in an inbox."""
 
     items: list[InboxItem]
     lost: bool = False
-    """Whether something did not reach this reader: compare every connection with its stream (`presence`, `history`)."""
+    """Whether items were lost: compare every connection with its stream (`presence`, `history`)."""
 
 
 class Inbox(Protocol):
-    """What others have for one gateway. A reader that lags loses nothing: it is told, and the streams have it all."""
+    """The items for one gateway. A reader that lags behind is informed (`lost`), and finds everything in the
+    streams."""
 
     async def receive(self, wait_ms: int) -> Received:
-        """Return what has come since the last call; waits up to `wait_ms` for the first. Uses one connection to Redis,
-        however many devices there are. After `StoreUnavailable` call it again."""
+        """Return the items since the last call, and wait up to `wait_ms` for the first. Uses one connection to Redis
+        for all devices. After `StoreUnavailable` call it again."""
         ...
 
 
 class EventReport(Struct, frozen=True):
-    """What a device says has become of a push, whichever channel it came by."""
+    """A device's report about a push, whichever channel the push arrived by."""
 
     push_id: str
     device_id: str
@@ -238,7 +240,7 @@ class EventReport(Struct, frozen=True):
 
 
 class EventCounts(Struct, frozen=True):
-    """How many devices have reported each event."""
+    """The number of devices that have reported each event."""
 
     arrived: int = 0
     shown: int = 0
@@ -250,11 +252,9 @@ class LiveStreams(Protocol):
     """The streams of devices. Every method but `read` is one atomic step a device."""
 
     async def append(self, app: str, push: LivePush, receivers: Sequence[Receiver]) -> list[Appended]:
-        """Append a push to the streams of some hundred devices; for each what has become of it, in their order.
-
-        Offset and route are of one step: a device that connects after it finds the push in its stream. A repeat of a
-        push and a device appends nothing. Then `poke` the gateways.
-        """
+        """Append a push to the streams of some hundred devices. Returns the result of each, in order. Offset and route
+        are read in one step: a device that connects later finds the push in its stream. A repeat for the same push and
+        device appends nothing. Then `poke` the gateways."""
         ...
 
     async def connect(
@@ -267,24 +267,21 @@ class LiveStreams(Protocol):
         position: Position | None = None,
         limit: int = 100,
     ) -> Connected | Refused:
-        """Make this the connection of the device, from now on. `issued_at` is the instant of its token."""
+        """Make this the connection of the device from now on. `issued_at` is the instant of its token, in Unix ms."""
         ...
 
     async def disconnect(self, app: str, device_id: str, route: LiveRoute) -> bool:
-        """End a connection. False: it was not, or is no longer, that of the device, and nothing happens."""
+        """End a connection. Returns False, and changes nothing, where it is not the device's present connection."""
         ...
 
     async def ack(self, app: str, device_id: str, position: Position) -> Acked:
-        """Acknowledge everything up to an offset. An empty epoch means whichever the stream has."""
+        """Acknowledge everything up to an offset. An empty epoch means that of the stream."""
         ...
 
     async def read(self, app: str, device_id: str, position: Position) -> Read:
-        """Note that the user has read everything up to an offset of this device's stream.
-
-        On each other device of the user, everything up to the last of these pushes that stands there counts as read.
-        What is unread is counted in the stream itself, behind the last offset that was read. Connected devices of the
-        user are sent an `Unread`.
-        """
+        """Record that the user has read everything up to an offset of this device's stream. On each other device of the
+        user, everything up to the last of these pushes counts as read too. Unread pushes are counted in the stream,
+        after the last offset that was read. Connected devices of the user receive an `Unread`."""
         ...
 
     async def history(
@@ -297,71 +294,70 @@ class LiveStreams(Protocol):
         limit: int = 100,
         reverse: bool = False,
     ) -> Page | None:
-        """Return publications behind the offset `since`, or, in reverse, before it; None begins at the end that the
-        direction has. With another `epoch` than the stream's the page has no publications, and says the right one.
-        None: the device has no stream."""
+        """Return publications after the offset `since`, or before it with `reverse`; None begins at the respective end.
+        Where `epoch` differs from that of the stream, the page has no publications and names the right epoch. Returns
+        None where the device has no stream."""
         ...
 
     async def presence(self, app: str, device_ids: Sequence[str]) -> list[Presence | None]:
-        """Return how each of these devices stands; None: the registry has no such device."""
+        """Return the state of each of these devices; None where the registry has no such device."""
         ...
 
     async def revoke(self, app: str, device_id: str) -> int:
-        """Refuse tokens of this device that were issued before now, and end its connection. Returns the instant.
-
-        Call it before a device is removed from the registry: that takes its stream along, and the route in it.
-        """
+        """Refuse tokens of this device that were issued before now, and end its connection. Returns the instant, in
+        Unix ms. Call it before a device is removed from the registry: the removal deletes its stream and the route in
+        it."""
         ...
 
     async def keep(self, app: str, push: LivePush, body: bytes) -> None:
-        """Keep the content of a push, for as long as a stream may refer to it. A repeat changes nothing."""
+        """Store the content of a push, for as long as a stream may refer to it. A repeat changes nothing."""
         ...
 
     async def contents(self, app: str, push_ids: Sequence[str]) -> dict[str, bytes]:
-        """Return the contents that are there; those of the others are gone."""
+        """Return the contents that are still stored."""
         ...
 
 
 class LiveGateways(Protocol):
-    """The gateways: who lives, how much each holds, and what it is sent."""
+    """The gateways: which of them live, their connections, and their inboxes."""
 
     async def beat(self, gateway: str, connections: Mapping[str, int]) -> set[str]:
-        """Say that this incarnation lives, and how many connections of each app it has; due every few seconds, before
-        the first connection of an app too. The routes of a gateway that says nothing for `lifetime` seconds are none.
+        """Report that this gateway lives and its number of connections of each app. Due every few seconds, and before
+        the first connection of an app. The routes of a gateway are void `lifetime` seconds after its last report.
 
-        Returns the apps in which its last word had run out, or never was: what was appended meanwhile was not poked,
+        Returns the apps of which the last report had expired or never existed: no `poke` was sent for them meanwhile,
         so compare their connections with the streams.
         """
         ...
 
     @property
     def lifetime(self) -> float:
-        """Seconds for which a sign of life is valid."""
+        """Return the seconds for which a report is valid."""
         ...
 
     async def leave(self, gateway: str, apps: Sequence[str]) -> None:
-        """Say that this incarnation ends: its routes are none from now on."""
+        """Report that this gateway ends, which makes its routes void."""
         ...
 
     async def gateways(self, app: str) -> dict[str, int]:
-        """Return the living gateways of an app, with their connections."""
+        """Return the living gateways of an app with their numbers of connections."""
         ...
 
     async def poke(self, items: Mapping[str, Sequence[InboxItem]]) -> None:
-        """Put items into the inboxes of gateways, by their names, in one round trip."""
+        """Put items into the inboxes of gateways, by name, in one round trip."""
         ...
 
     def inbox(self, gateway: str) -> Inbox:
-        """Return the inbox of this process' own gateway, from its beginning on."""
+        """Return the inbox of this process' own gateway, from its beginning."""
         ...
 
 
 class LiveEvents(Protocol):
-    """What devices say has become of pushes."""
+    """What devices report about pushes."""
 
     async def report(self, app: str, reports: Sequence[EventReport]) -> list[bool]:
-        """Count what devices report; for each whether it was counted: the first of its push, device and event, of a
-        push and a device that are known."""
+        """Count the reports of devices. Returns for each whether it was counted: it was the first of its push, device
+        and event, and both are known."""
         ...
 
     async def events(self, app: str, push_ids: Sequence[str]) -> list[EventCounts]:
@@ -369,18 +365,18 @@ class LiveEvents(Protocol):
         ...
 
     async def event_totals(self, app: str) -> EventCounts:
-        """Return what was counted of all pushes of an app."""
+        """Return the sums over all pushes of an app."""
         ...
 
 
 class Live(LiveStreams, LiveGateways, LiveEvents, Protocol):
-    """All of the live channel that is kept."""
+    """Everything of the live channel in the store."""
 
 
 def pokes_of(
     app: str, push: LivePush, receivers: Sequence[Receiver], appended: Sequence[Appended], body: bytes = b""
 ) -> dict[str, list[InboxItem]]:
-    """Return what the gateways are to be told after an append: one `Poke` for each gateway."""
+    """Return what to send to the gateways after an append: one `Poke` for each gateway."""
     found: dict[str, list[Recipient]] = {}
     for receiver, each in zip(receivers, appended, strict=True):
         if each.route is not None and each.status in ("new", "known"):

@@ -14,7 +14,7 @@ from .entries import Taken as Taken
 
 
 class RenderError(PushsvcError):
-    """A `Content` cannot become a valid request of this provider. Pure; raised before anything is accepted."""
+    """A `Content` cannot become a valid request of this provider. Raised before anything is accepted."""
 
     def __init__(self, faults: Sequence[Fault], *, too_large: bool = False) -> None:
         super().__init__("; ".join(f"{fault.path}: {fault.message}" for fault in faults))
@@ -23,25 +23,24 @@ class RenderError(PushsvcError):
 
 
 class Renderer(Protocol):
-    """The pure half of a provider, which intake uses: what would be sent, and is it within the limits?"""
+    """The pure half of a provider, by which intake renders a push and checks it against the provider's limits."""
 
     platform: Platform
 
     def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = ("token",)) -> Message:
-        """Render once a push, not once a target. `starts_at`, in Unix ms, is from when on its `ttl` runs; `kinds` are
-        those of the targets that it is for: what may be sent depends on them.
-
-        Raises `RenderError` with every fault at once.
-        """
+        """Render a push once for all its targets. Raises `RenderError` with every fault at once. `starts_at`, in Unix
+        ms, is the instant from which its `ttl` runs. `kinds` are the kinds of its targets, on which the allowed fields
+        depend."""
         ...
 
     def warnings(self, content: Content, message: Message, kinds: Collection[str] = ("token",)) -> list[Fault]:
-        """What the vendor's pages say against a rendered push that is taken all the same. Cheap where the neutral
-        fields alone made it."""
+        """Return warnings of the vendor's documentation about a push that is accepted all the same. Cheap where only
+        neutral fields were used."""
         ...
 
     def token_fault(self, token: str, kind: str) -> str | None:
-        """Why this cannot be a token of the provider, or None. Generous: the provider knows best."""
+        """Return why this cannot be a token of the provider, or None. Only certain faults are named: the provider
+        decides."""
         ...
 
 
@@ -49,23 +48,19 @@ OnOutcome: TypeAlias = Callable[[Delivery, Outcome], None]
 
 
 class Provider(Protocol):
-    """The sending half of a provider, for one route: long-lived connections and a bounded window.
-
-    A callback carries the outcome rather than a task or a future a delivery: those cost more than the sending.
-    """
+    """The sending half of a provider, for one route: long-lived connections and a bounded window. The outcome is passed
+    to a callback, because a task or a future for each delivery costs more than the sending."""
 
     route: Route
 
     @property
     def room(self) -> int:
-        """How many more deliveries may be submitted right now; 0 while no connection is up."""
+        """Return how many more deliveries may be submitted now; 0 while no connection is up."""
         ...
 
     def submit(self, delivery: Delivery, on_outcome: OnOutcome) -> None:
-        """Send it. Never blocks, never raises; calls `on_outcome` exactly once, at the latest at the request timeout.
-
-        Only to be called while `room > 0`; `on_outcome` is never called from inside `submit`.
-        """
+        """Send a delivery, and call `on_outcome` exactly once, at the latest after the request timeout. Never blocks or
+        raises. Call it only while `room > 0`; `on_outcome` is never called from inside `submit`."""
         ...
 
     def on_room(self, wake: Callable[[], None]) -> None:
@@ -74,25 +69,26 @@ class Provider(Protocol):
 
     @property
     def trouble(self) -> str:
-        """Why no connection is up (`connection refused`, `bad certificate`), or the empty string."""
+        """Return why no connection is up (`connection refused`, `bad certificate`), or the empty string."""
         ...
 
     @property
     def refused(self) -> str:
-        """The vendor's word by which it refuses who we are before anything can be sent, or the empty string."""
+        """Return the vendor's reason for refusing our credentials before anything can be sent, or the empty string."""
         ...
 
     def remedy(self, reason: str) -> str:
-        """What an operator can do where this is why our credentials, or a part of them, are refused; may be empty."""
+        """Return what an operator can do when our credentials, or a part of them, are refused for `reason`; may be
+        empty."""
         ...
 
     async def aclose(self) -> None:
-        """Let what is in flight end within the request timeout, then close every connection."""
+        """Let requests in flight end within the request timeout, then close every connection."""
         ...
 
 
 CREDENTIAL: Final = "credential: "
-"""Begins the `trouble` of a provider whose credentials cannot be read: no connection is even tried."""
+"""The prefix of the `trouble` of a provider whose credentials cannot be read, so that no connection is tried."""
 
 REMOVED: Final = "removed: "
-"""Begins the `trouble` of a provider that stands for an account which is no longer in the configuration."""
+"""The prefix of the `trouble` of a provider that represents an account no longer in the configuration."""

@@ -14,62 +14,62 @@ from .entries import Taken as Taken
 
 
 class PushStore(Protocol):
-    """Intake's side of the queue."""
+    """The queue as intake sees it."""
 
     @property
     def pending(self) -> int:
-        """Deliveries of all apps that have not ended, as far as is heard of them, and those that are being written."""
+        """Return the number of deliveries of all apps that have not ended, as last counted, and those being written."""
         ...
 
     def pending_of(self, app: str) -> int:
-        """Those of `pending` that are the app's."""
+        """Return the deliveries of one app in `pending`."""
         ...
 
     async def recount(self, apps: Iterable[str]) -> int:
-        """`pending`, after a look at everything that waits for these apps, and for others that were removed."""
+        """Count everything that waits for these apps, and for removed ones, and return `pending`."""
         ...
 
     async def accept(self, push: Push) -> None:
-        """Write the push durably, whole or not at all. Concurrent calls share round trips. Counts in `pending` from its
-        first step on."""
+        """Write the push durably, completely or not at all. Concurrent calls share round trips. The push counts in
+        `pending` from the start of the call."""
         ...
 
     async def accept_once(self, pushes: Sequence[Push], *, key: bytes, record: bytes) -> bytes | None:
-        """Write all pushes of one call and the record under its idempotency key, in one atomic step.
-
-        Where a record is kept already, nothing is written and that record is returned. Each push must be `beside` the
-        key. A record is kept for 24 hours.
-        """
+        """Write all pushes of one call and the record of its idempotency key, in one atomic step. Where the key has a
+        record already, nothing is written and that record is returned. Each push must be `beside` the key. A record is
+        kept for 24 hours."""
         ...
 
     def beside(self, app: str, push_id: str, key: bytes) -> bool:
-        """Whether a push of this id and the record of this key can be written in one step."""
+        """Return whether a push of this id and the record of this key can be written in one step."""
         ...
 
     async def recall(self, app: str, key: bytes) -> bytes | None:
-        """The record that is kept under an idempotency key, or None."""
+        """Return the record of an idempotency key, or None."""
         ...
 
     async def status(self, app: str, push_id: str) -> PushStatus | None: ...
 
     async def statuses(self, pushes: Sequence[tuple[str, str]]) -> list[PushStatus | None]:
-        """Those of many pushes, each an app and an id, in one round trip."""
+        """Return the statuses of many pushes, each given as app and id, in one round trip."""
         ...
 
     async def deliveries(
         self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int
     ) -> tuple[list[DeliveryRow], str | None] | None:
-        """Rows in the order of their index, and the cursor of the next page. None: no such push."""
+        """Return rows in the order of their index and the cursor of the next page, or None where there is no such
+        push."""
         ...
 
     async def cancel(self, app: str, push_id: str) -> PushStatus | None:
-        """Cancel what has not been sent. None: no such push. Raises `Conflict` when it is already done.
+        """Cancel what has not been sent. Returns None where there is no such push. Raises `Conflict` when it is already
+        done.
 
-        Waits up to two seconds until each dispatcher has said that it holds nothing of the push any more and how many
-        of its deliveries it has in flight: those stay `queued` until they are answered, all others are `cancelled`.
-        Where a dispatcher says nothing in that time (it is paused, or has died), its deliveries count as they stand
-        until it speaks or another takes them over: it sends nothing once its sign of life has run out.
-        Of a push that is still scheduled nothing is ever sent, and its deliveries leave no rows.
+        Waits up to two seconds until each dispatcher has confirmed that it dropped the push, and has reported how many
+        of its deliveries are in flight: those stay `queued` until they are answered, and all others are `cancelled`.
+        Deliveries of a dispatcher that does not confirm in that time (it is paused, or has died) keep their state until
+        it reports or another one takes them over; it sends nothing after its lease has expired. Nothing of a scheduled
+        push is ever sent, and its deliveries leave no rows.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The queue as dispatchers see it: entries taken, settled, held and handed over."""
+"""The queue as dispatchers see it: entries are read, settled and handed over."""
 
 from __future__ import annotations
 
@@ -10,84 +10,84 @@ from ..model.push import Lane, Route
 from .entries import EntryRef, News, Taken
 
 NOTE: Final = "note:"
-"""Begins the name of a route in `DeliveryQueue.beat` that does send, and of which an operator should know something."""
+"""The prefix of a name in `DeliveryQueue.beat` that is of a route which does send, with a note for the operator."""
 
 
 class DeliveryQueue(Protocol):
     """The dispatcher's side of the queue: one consumer of the group, by its name."""
 
     async def take(self, route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
-        """Up to about `targets` targets of one lane; waits up to `wait_ms` for the first. Unsettled until `settle`."""
+        """Read entries with up to about `targets` targets of one lane, and wait up to `wait_ms` for the first. An entry
+        stays with this consumer until `settle`."""
         ...
 
     async def settle(self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]) -> int:
-        """One atomic step a shard: outcomes, retries, dead letters, receipts, counts, and `finished` acknowledged.
-
-        Idempotent: a delivery that has ended, or moved on to a later turn, is left as it is.
-        Returns how many of the settlements took effect.
-        """
+        """Record outcomes, retries, dead letters, receipts and counts, and acknowledge `finished`, in one atomic step a
+        shard. Idempotent: a delivery that has ended, or moved on to a later turn, does not change. Returns the number
+        of settlements that took effect."""
         ...
 
     async def promote(self, route: Route, now: int) -> int:
-        """Move retries that are due back into their lanes, atomically. Returns how many deliveries."""
+        """Move due retries back into their lanes, atomically. Returns the number of deliveries."""
         ...
 
     async def launch(self, app: str, now: int) -> int:
-        """Move scheduled pushes that are due into their lanes, atomically: each once, or not at all where it was
-        cancelled before. Returns how many pushes; call again while it returns any.
-        """
+        """Move due scheduled pushes into their lanes, atomically: each once, or never where it was cancelled. Returns
+        the number of pushes; call it again while it returns any."""
         ...
 
     async def reclaim(self, route: Route) -> list[Taken]:
-        """Take over entries of consumers that are gone, at the targets without an outcome."""
+        """Take over the entries of dead consumers, with the targets that have no outcome."""
         ...
 
     async def lapsed(self, route: Route, lane: Lane, now: int) -> list[Taken]:
-        """Take what nobody has taken yet and whose time was over at `now` (Unix ms), also from behind what is not to be
-        taken now. A part of the lane is looked at in each call, until all of it has been."""
+        """Take entries that no consumer has read and that had expired at `now` (Unix ms), also from behind others. Each
+        call examines a part of the lane, until all of it was examined."""
         ...
 
     async def enrol(self, app: str) -> None:
-        """Called before anything of an app is taken: from now on a revocation waits for this consumer's word."""
+        """Register this consumer for an app, before it reads anything of it: from then on a revocation waits for its
+        confirmation."""
         ...
 
     async def revoked(self, apps: Collection[str], wait_ms: int) -> Sequence[News]:
-        """What was taken back of these apps since the last call; waits up to `wait_ms` for it. Each is acknowledged,
-        in this order. Apps that are not named any more are no longer followed."""
+        """Return the revocations of these apps since the last call, and wait up to `wait_ms` for the first. Acknowledge
+        each, in this order. Apps that are no longer named are no longer followed."""
         ...
 
     async def acknowledge(self, news: News, in_flight: Mapping[str, int]) -> None:
-        """Confirm that nothing of what `news` names will be submitted any more. `in_flight` has, by push id, the
-        deliveries that are in flight, or answered and not settled. No `settle` of the app may be under way."""
+        """Confirm that nothing that `news` names will be submitted any more. No `settle` of the app may be under way.
+        `in_flight` has, by push id, the number of deliveries that are in flight, or answered and not settled."""
         ...
 
     def forget(self, refs: Iterable[EntryRef]) -> None:
-        """These entries are held no longer: `take` hands them out anew, as far as they are still this consumer's."""
+        """Drop these entries: `take` returns them again where they still belong to this consumer."""
         ...
 
     def release(self, route: Route) -> None:
-        """Send no more for this route: what was read and not settled is taken anew when somebody asks again."""
+        """Stop sending for this route. What was read and not settled is read again when `take` is called for it."""
         ...
 
     @property
     def history(self) -> int:
-        """Another number once another server answers: what was read before is not sent any more, and comes again."""
+        """Return a number that changes when another server answers: what was read before is then not sent, and is read
+        again."""
         ...
 
     @property
     def replicated(self) -> bool:
-        """Whether `settle` returns only when a failover cannot undo it."""
+        """Return whether `settle` only returns when a failover cannot undo it."""
         ...
 
     async def beat(self, held: Mapping[str, str] | None = None, worked: Mapping[str, float] | None = None) -> None:
-        """Say that this consumer lives; due every few seconds, or others take its entries over.
+        """Report that this consumer lives. It is due every few seconds, or others take its entries over.
 
-        `held` says which routes it holds, `app/platform` and why, for whoever asks; None leaves that as it was. A
-        name that begins with `NOTE` is of a route that sends. `worked` says how many seconds ago this consumer saw a
-        route, or a part of one, work: what others said of it before that and died is over.
+        `held` has the routes that it holds, as `app/platform` with the reason; None leaves the last report as it was. A
+        name with the prefix `NOTE` is of a route that sends. `worked` has the seconds since this consumer saw a route,
+        or a part of one, work: older reports of dead consumers about it are then over.
         """
         ...
 
     async def retire(self) -> None:
-        """Say that this consumer ends: others may take its unsettled entries over at once."""
+        """Report that this consumer ends: others may take its unsettled entries over at once."""
         ...

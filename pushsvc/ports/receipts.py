@@ -1,4 +1,4 @@
-"""Receipts of deliveries in, feedback events out."""
+"""Receipts of deliveries, and the feedback events made of them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ class EventPage(Struct, frozen=True):
 
     events: list[tuple[str, FeedbackEvent]]
     missing_to: str = ""
-    """Where retention removed events that follow the cursor: the id of the last one of them."""
+    """The id of the last event after the cursor that retention has removed, or empty."""
 
 
 class ReceiptLog(Protocol):
-    """Receipts in, suppression and feedback events out."""
+    """The log of receipts, from which feedback makes suppressions and feedback events."""
 
     async def take(self, app: str, *, limit: int, wait_ms: int) -> list[tuple[str, Receipt]]:
-        """Receipts with their entry ids, own unacknowledged ones and those of dead consumers first."""
+        """Return receipts with their entry ids, beginning with unacknowledged ones of this consumer and of dead
+        ones."""
         ...
 
     async def record(self, app: str, done: Sequence[tuple[str, Receipt, FeedbackEvent | None]]) -> None:
-        """One atomic step: append the events, suppress where the action is `suppressed`, acknowledge the receipts."""
+        """Append the events, suppress where the action is `suppressed`, and acknowledge the receipts, in one atomic
+        step."""
         ...
 
     async def events(self, app: str, *, after: str, limit: int) -> EventPage: ...

@@ -1,4 +1,4 @@
-"""The registry: which devices there are, whose, and what they are subscribed to."""
+"""The registry: the devices, their users and their topics."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..model.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from ..model.push import Platform
 
 MOST_OF_USER = 1000
-"""Devices of one user. A user is a person: a name that stands for everybody belongs into no `user` at all."""
+"""The maximum number of devices of a user. A user is a person: a name that stands for many belongs into no `user`."""
 MOST_TOPICS = 1000
-"""Topics of one device."""
+"""The maximum number of topics of a device."""
 
 
 class UserFull(PushsvcError):
-    """These devices, by id, would give their user more than `MOST_OF_USER`. Nothing of the call was done."""
+    """These devices, by id, would give their user more than `MOST_OF_USER`. Nothing of the call took effect."""
 
     def __init__(self, device_ids: Sequence[str]) -> None:
         super().__init__(f"a user has at most {MOST_OF_USER:,} devices")
@@ -26,38 +26,38 @@ class UserFull(PushsvcError):
 
 
 class TopicsFull(PushsvcError):
-    """The device would be subscribed to more than `MOST_TOPICS`."""
+    """The device would be subscribed to more than `MOST_TOPICS` topics."""
 
     def __init__(self) -> None:
         super().__init__(f"a device is subscribed to at most {MOST_TOPICS:,} topics")
 
 
 class Members(Struct, frozen=True):
-    """A page of an audience, pruned devices left out."""
+    """A page of an audience, without pruned devices."""
 
     devices: list[Device]
     cursor: str | None
-    """Give it as `after` to go on; None: the audience has been gone through. A page may be empty and not the last."""
+    """The `after` of the next page, or None after the last one. A page may be empty without being the last."""
     done: float = 0.0
-    """Of a `scan`, which part lies behind, from 0 to 1."""
+    """The part of a `scan` that is complete, from 0 to 1."""
 
 
 class Prune(Struct, frozen=True):
-    """A device that is to become a tombstone, if it is still what it was judged to be."""
+    """A device to prune, if it is still as it was judged."""
 
     device_id: str
     token: str
-    """Nothing happens when the device has another token by now."""
+    """The token that was judged. Nothing happens when the device has another one by now."""
     reason: str
     at: int
-    """The instant of the judgement, Unix ms. Nothing happens when the token was registered anew after it."""
+    """The instant of the judgement, in Unix ms. Nothing happens when the token was registered again after it."""
 
     def __repr__(self) -> str:
         return f"Prune({self.device_id!r}, {self.reason}, at={self.at})"
 
 
 class Holding(Struct, frozen=True):
-    """A device by its id, or, where that is None, the one that has the token."""
+    """Names a device by its id or, where that is None, by its token."""
 
     device_id: str | None
     platform: Platform
@@ -68,23 +68,23 @@ class Holding(Struct, frozen=True):
 
 
 class Strike(Struct, frozen=True):
-    """A suspect answer that is to be counted, if the device is still what it was judged to be."""
+    """A suspect answer to count, if the device is still as it was judged."""
 
     device_id: str
     token: str
     at: int
-    """The instant of the answer, Unix ms."""
+    """The instant of the answer, in Unix ms."""
     count: int
-    """The device's strikes with this one."""
+    """The number of the device's strikes including this one."""
     after: int
-    """The instant of the strike before, as it was read. Nothing happens when there was another one since."""
+    """The instant of the previous strike, as it was read. Nothing happens when another strike was counted since."""
 
     def __repr__(self) -> str:
         return f"Strike({self.device_id!r}, {self.count}, at={self.at})"
 
 
 class PrunedFilter(Struct, frozen=True, omit_defaults=True):
-    """Which tombstones are meant; what is left empty does not narrow. Instants in Unix ms, `until` exclusive."""
+    """Selects tombstones; an empty field does not narrow. Instants are in Unix ms, `until` is exclusive."""
 
     platform: Platform = ""
     reason: str = ""
@@ -93,126 +93,122 @@ class PrunedFilter(Struct, frozen=True, omit_defaults=True):
 
 
 Judge: TypeAlias = Callable[[Device], Device | None]
-"""What shall become of a device: itself where nothing is to change, another in its place, or None: it goes. It may not
-give it another id, platform or token. It may be asked more than once."""
+"""Returns what a device shall become: itself where nothing changes, a changed device, or None to remove it. It must
+keep id, platform and token, and may be called more than once."""
 
 
 class Registry(Protocol):
-    """Devices by id, token, user and topic; every change is one atomic step that leaves all indexes in agreement.
-
-    A token belongs to one device of the app: registered for another, it leaves the one that had it, which is then
-    gone. Tokens are in their canonical form, and two of the same identity are one; see `identity`. Times are Unix
-    milliseconds.
-    """
+    """Devices by id, token, user and topic. Every change is one atomic step that keeps all indexes consistent. A token
+    belongs to one device of the app: when it is registered for another one, the earlier device is removed. Tokens are
+    in their canonical form; see `identity`. Times are in Unix ms."""
 
     async def put(self, app: str, device: Device) -> tuple[Device, bool]:
-        """Register or refresh; the document after it, and whether the device is new.
+        """Register or refresh a device. Returns the stored device, and whether it is new. Raises `UserFull`.
 
         `registered_at` and `last_seen_at` of `device` are the present instant, also where the token is the same as
-        before: the app has just got it from the provider. Topics are kept; strikes and tombstone go. The token is taken
-        off the suppression list. Raises UserFull.
+        before: the app has just received it from the provider. Topics are kept; strikes and tombstone are removed, and
+        the suppression of the token is lifted.
         """
         ...
 
     async def put_many(self, app: str, devices: Sequence[Device]) -> list[bool]:
-        """`put` for an import, at most some hundred at once, in one step and in their order: whether each is new. Here
-        the whole device is taken as it stands, with its times, topics, strikes and tombstone. Raises UserFull."""
+        """Import up to some hundred devices, in one step and in order. Returns whether each is new. Raises `UserFull`.
+        Unlike `put`, this stores the whole device as it is, with its times, topics, strikes and tombstone."""
         ...
 
     async def get(self, app: str, device_id: str) -> Device | None: ...
 
     async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
-        """For each the device that is meant, be it a tombstone."""
+        """Return the device that each names, tombstones included, or None."""
         ...
 
     async def by_token(self, app: str, platform: Platform, token: str) -> Device | None: ...
 
     async def remove(self, app: str, device_id: str) -> bool:
-        """False: there was none."""
+        """Remove a device. Returns False where there was none."""
         ...
 
     async def of_user(self, app: str, user: str) -> list[Device]: ...
 
     async def remove_user(self, app: str, user: str) -> list[Device]:
-        """Remove the user's devices from everything that the registry keeps; what they were."""
+        """Remove the user's devices from the registry, and return them."""
         ...
 
     async def subscribe(self, app: str, topic: str, device_id: str) -> bool:
-        """False: there is no such device. A topic begins with its first subscriber. Raises TopicsFull."""
+        """Subscribe a device, and begin the topic with its first subscriber. Returns False where there is no such
+        device. Raises `TopicsFull`."""
         ...
 
     async def unsubscribe(self, app: str, topic: str, device_id: str) -> bool: ...
 
     async def topic_size(self, app: str, topic: str) -> int | None:
-        """Devices that are subscribed and active. None: no such topic."""
+        """Return the number of active devices that are subscribed, or None where there is no such topic."""
         ...
 
     async def count(self, app: str) -> int:
-        """Devices of the app that are active."""
+        """Return the number of active devices of the app."""
         ...
 
     async def members(
         self, app: str, audience: ByDevices | ByUsers | ByTopic | ToAll, *, after: str, limit: int
     ) -> Members:
-        """A page of an audience, about `limit` devices, each device once over all pages. `after` is empty at first.
+        """Return a page of an audience, of about `limit` devices. `after` is empty at first. No device is in two pages.
 
-        Devices that are registered after the first page was read are in none, also where one was deleted and comes
-        again under its id: of it there is one place, or none. None that was there before the first page and stayed is
-        missed. Names of `ByDevices` mean whoever has them.
-        A device that changes hands between two users of `ByUsers` while somebody pages may be met at both, or at
-        neither.
+        Devices that are registered after the first page was read are in no page, also where one was deleted and
+        registered again under its id. No device is missed that existed before the first page and stayed. Names of
+        `ByDevices` mean the devices that have them. A device that changes between two users of `ByUsers` during the
+        paging may be returned for both or for neither.
         """
         ...
 
     async def scan(self, app: str, *, after: str, limit: int) -> Members:
-        """As `members` of `ToAll`, tombstones too."""
+        """Return a page of all devices, like `members` of `ToAll` but with tombstones."""
         ...
 
     async def page(self, app: str, *, after: str, limit: int) -> Members:
-        """Up to `limit` devices, tombstones too, in the order in which they were registered first. A page may be short,
-        or empty, and not the last."""
+        """Return up to `limit` devices, tombstones included, in the order of their first registration. A page may be
+        short or empty without being the last."""
         ...
 
     async def topics(self, app: str, *, after: str, limit: int) -> tuple[list[tuple[str, int]], str | None]:
-        """Topics in the order of their names, those behind the name `after`, each with its active devices; and the name
-        to go on behind, None where there are no more."""
+        """Return topics after the name `after`, in the order of their names, each with its number of active devices;
+        and the `after` of the next page, or None after the last one."""
         ...
 
     async def revise(
         self, app: str, device_ids: Sequence[str], judge: Judge, *, dry_run: bool = False
     ) -> list[tuple[Device, Device | None]]:
-        """Judge each of these devices as it stands, at most some hundred, and make it what it shall be, in one step.
-
-        The changes that took place, or would to a dry run: what a device was, and what it is. Whoever read the devices
-        earlier has chosen them by what they were; the judgement that counts is of what they are.
-        """
+        """Judge up to some hundred devices in their present state and apply the judgement, in one step. Returns the
+        changes that took place, or with `dry_run` would: each device before and after. The caller has chosen the
+        devices by an earlier state; the judgement of the present one counts."""
         ...
 
     async def adopt(self, app: str) -> bool:
-        """Bring some of the devices that an earlier pushsvc wrote to the form of today, with the canonical form of
-        their tokens; of two that turn out to have one token, the one that was registered later stays. False: all are.
-        It may be broken off, and repeated, at any point."""
+        """Convert some of the devices that an earlier version wrote to the present form, with canonical tokens. Returns
+        False when all are converted. Of two devices that turn out to have one token, the one that was registered later
+        stays. May be interrupted and repeated."""
         ...
 
     # --- tombstones -----------------------------------------------------------------------------
 
     async def prune(self, app: str, prunes: Sequence[Prune]) -> list[bool]:
-        """Make tombstones; for each whether it took effect."""
+        """Make tombstones. Returns for each whether it took effect."""
         ...
 
     async def strike(self, app: str, strikes: Sequence[Strike]) -> list[bool]:
-        """Count suspect answers; for each whether it took effect."""
+        """Count suspect answers. Returns for each whether it took effect."""
         ...
 
     async def pruned(self, app: str, which: PrunedFilter) -> int:
-        """How many tombstones are meant."""
+        """Return the number of tombstones that are selected."""
         ...
 
     async def restore(self, app: str, which: PrunedFilter, *, limit: int) -> int:
-        """Bring tombstones back, with their users, tags and topics, at most `limit` in one step; how many. Call it
-        again while it returns something."""
+        """Restore up to `limit` tombstones with their users, tags and topics, in one step. Returns their number; call
+        it again while it returns any."""
         ...
 
     async def bury(self, app: str, before: int, *, limit: int, dry_run: bool = False) -> int:
-        """Remove tombstones that were made before that instant, at most `limit`; how many there are to a dry run."""
+        """Remove up to `limit` tombstones that were made before an instant. Returns their number, also for a dry
+        run."""
         ...

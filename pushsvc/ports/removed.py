@@ -1,4 +1,4 @@
-"""What waits for accounts that were taken out of the configuration."""
+"""What waits for accounts that were removed from the configuration."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from ..model.push import Route
 
 
 class RemovedRoute(Struct, frozen=True):
-    """A route that no configuration in use has any more, while deliveries wait for it."""
+    """A route that no configuration in use has, while deliveries wait for it."""
 
     route: Route
     waiting: int
-    """Deliveries of the route that have not ended; those that wait for a retry among them."""
+    """Deliveries of the route that have not ended, including those that wait for a retry."""
     pushes: int = 0
-    """Pushes of the app that wait for their time, or for their audience to be looked up, where the app has no account
-    left at all. Of which route they are shows once they have begun."""
+    """Pushes of an app without any account that wait for their time or for their expansion. Their routes are unknown
+    until then."""

@@ -1,4 +1,4 @@
-"""The store as one value: every port that it stands behind. `pushsvc.runtime` opens it."""
+"""The store as one value with every port. `pushsvc.runtime` opens it."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from .workers import Workers
 
 
 class Inspection(Struct, frozen=True):
-    """What a look at the server behind the store has found."""
+    """The result of an inspection of the server behind the store."""
 
     info: Mapping[str, Any] | None
-    """The server's answer to INFO, in a cluster one for each node; None: this user may not ask."""
+    """The server's answer to INFO, in a cluster one for each node; None where this user may not run it."""
     missing: list[str] | None
-    """Commands that the service needs and the server does not have; None: this user may not ask."""
+    """Commands that the service needs and the server does not have; None where this user may not ask for them."""
     forbidden: list[str]
-    """Commands of ours that this user may not run."""
+    """Commands of the service that this user may not run."""
     ahead: float
     """Seconds by which the server's clock is ahead of this machine's."""
 
 
 class Store(Figures, Protocol):
-    """Everything that is kept, for one process and one event loop."""
+    """Everything that is stored, for one process and one event loop."""
 
     @property
     def answers(self) -> RecentAnswers: ...
@@ -76,26 +76,27 @@ class Store(Figures, Protocol):
 
     @property
     def clock(self) -> Callable[[], int]:
-        """The store's own clock, Unix ms."""
+        """Return the store's own clock, in Unix ms."""
         ...
 
     @property
     def seconds(self) -> Callable[[], float]:
-        """The same clock in Unix seconds."""
+        """Return the same clock in Unix seconds."""
         ...
 
     @property
     def replaced(self) -> asyncio.Event:
-        """Set when the store has come back empty and others have begun it anew: end, and be started again."""
+        """Return an event that is set when the store came back empty and other processes have initialised it: the
+        process must be restarted."""
         ...
 
     def token_hash(self, token: str) -> str:
-        """Return 16 hex characters: all of a token that logs, metrics and status documents may show."""
+        """Return the 16 hex characters that logs, metrics and status documents show instead of a token."""
         ...
 
     @property
     def promise(self) -> str:
-        """What a promise of this store rests on, for people."""
+        """Return a text that names what the durability of this store rests on."""
         ...
 
     async def require_durable(self, apps: Iterable[str]) -> float:

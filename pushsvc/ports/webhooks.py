@@ -1,4 +1,4 @@
-"""Webhooks: which feedback events are to be told next, by whom, and which could not be told."""
+"""Webhooks: the feedback events to send next, the process that sends them, and the batches that failed."""
 
 from __future__ import annotations
 
@@ -12,140 +12,141 @@ from ..model.status import FeedbackEvent
 
 
 class Batch(Struct, frozen=True):
-    """Events that are told in one call. A repeat of the call has the same events under the same id."""
+    """Events that are sent in one call. A repeat of the call has the same events and the same id."""
 
     id: str
-    """Of the whole, for the receiver to know a repeat by. Without a full stop."""
+    """The id by which the receiver recognises a repeat. It contains no full stop."""
     events: Sequence[tuple[str, FeedbackEvent]]
     attempts: int = 0
-    """Calls that were made for it so far."""
+    """Calls that were made for this batch so far."""
     failures: int = 0
-    """Calls to this receiver that failed in a row, those of earlier batches included."""
+    """Consecutive calls to this receiver that failed, including those of earlier batches."""
     again: bool = False
-    """It had been given up; somebody has asked for it again."""
+    """Whether the batch was a dead batch whose redelivery was requested."""
 
     @property
     def oldest(self) -> int:
-        """When its first event was recorded, Unix ms."""
+        """Return when its first event was recorded, in Unix ms."""
         return int(self.events[0][0].partition("-")[0])
 
 
 class DeadBatch(Struct, frozen=True):
-    """A batch that was given up. Its events are not copied: they are kept as long as all feedback events are."""
+    """A batch that failed permanently. Its events are not copied: they are kept as long as all feedback events."""
 
     id: str
     after: str
-    """Of events, the id of the last one before it .."""
+    """The id of the event before its first one."""
     last: str
-    """.. and of its last one."""
+    """The id of its last event."""
     events: int
-    """How many it had."""
+    """The number of its events."""
     attempts: int
     reason: str
     """Why the last call failed."""
     at: int
-    """When it was given up, Unix ms."""
+    """When it was given up, in Unix ms."""
 
 
 class Standing(Struct, frozen=True):
-    """Where the webhook of one app stands."""
+    """The state of the webhook of one app."""
 
     cursor: str = ""
-    """The id of the last event that was told or given up; before the first one a place in front of it, or empty."""
+    """The id of the last event that was sent or given up; before the first one an id below it, or empty."""
     waiting_since: int | None = None
-    """When the oldest event that is to be told was recorded, Unix ms."""
+    """When the oldest event that waits was recorded, in Unix ms."""
     attempts: int = 0
-    """Calls made for the batch under way."""
+    """Calls made for the current batch."""
     failures: int = 0
-    """Calls that failed in a row."""
+    """Consecutive calls that failed."""
     reason: str = ""
-    """Why the last of them did, or why it could not even be called."""
+    """Why the last call failed, or could not be made."""
     failing_since: int | None = None
-    """When the first of them did, or when it could not be called for the first time, Unix ms."""
+    """When the first of the consecutive failures took place, in Unix ms."""
     due_in: int = 0
-    """Milliseconds until the next call; also those for which whoever works on it is believed to live."""
+    """Milliseconds until the next call, including the lease of the process that works on the webhook."""
     off: bool = False
-    """The receiver has said that it wants no more calls (410)."""
+    """Whether the receiver has answered that it wants no more calls (410)."""
     dead: int = 0
-    """Batches that were given up."""
+    """The number of dead batches."""
     asked: int = 0
-    """Those of them that somebody has asked for again."""
+    """The number of dead batches whose redelivery was requested."""
 
 
 class WebhookClaim(Protocol):
-    """The webhook of one app, while nobody else works on it.
-
-    Each method that changes something is False, and has changed nothing, where somebody else has taken it over.
-    """
+    """The webhook of one app, while this process alone works on it. Each method that changes something returns False,
+    and changes nothing, where another process has taken the webhook over."""
 
     async def next(self, most: int) -> Batch | None:
-        """What is to be told next: of the batches that were asked for again the first, else the one under way, else
-        up to `most` events, which become the one under way. One under way that has more is cut. None: nothing."""
+        """Return the next batch, or None: first the requested redeliveries, then the current batch, then up to `most`
+        new events, which become the current batch. A current batch with more events than `most` is cut."""
         ...
 
     async def told(self, batch: Batch) -> bool:
-        """The receiver has it."""
+        """Record that the receiver has accepted the batch."""
         ...
 
     async def failed(self, batch: Batch, reason: str, *, wait: float) -> bool:
-        """It is to be repeated in `wait` seconds. The claim is let go."""
+        """Record that the call failed and is to be repeated in `wait` seconds, and end the claim."""
         ...
 
     async def bury(self, batch: Batch, reason: str) -> bool:
-        """Give it up: keep it as a dead batch, and go on behind it."""
+        """Give the batch up: keep it as a dead batch, and continue after it."""
         ...
 
     async def halve(self, batch: Batch, reason: str) -> bool:
-        """The receiver finds it too large. Next comes its first half, as a batch of its own, and for a while no call
-        has more events than that."""
+        """Cut a batch that the receiver finds too large. Its first half is next, and for a while no call has more
+        events."""
         ...
 
     async def drop_asked(self) -> bool:
-        """Forget which dead batches were asked for again. They stay."""
+        """Forget the requested redeliveries; the dead batches stay."""
         ...
 
     async def switch_off(self, reason: str) -> bool:
-        """Nothing more is to be told at this place, until it is another or somebody resumes it."""
+        """Stop all calls to this place, until the place changes or the webhook is resumed."""
         ...
 
     async def rest(self, wait: float, reason: str = "") -> bool:
-        """Let the claim go; nobody takes it up for `wait` seconds. `reason` says why it could not even be called."""
+        """End the claim, and let no process claim the webhook for `wait` seconds. `reason` says why no call could be
+        made."""
         ...
 
 
 class Webhooks(Protocol):
-    """The webhooks of all apps. `place` stands for where one leads: a new place is not off because the old one was, nor
-    does it wait for what the old one has asked for."""
+    """The webhooks of all apps. `place` identifies the receiver: when it changes, the state of the old receiver
+    (switched off, or a requested wait) does not apply to the new one."""
 
     async def due(self, app: str, place: str) -> bool:
-        """Whether there is something to tell now, and nobody at work on it."""
+        """Return whether events wait and no process works on them."""
         ...
 
     def claimed(self, app: str, place: str, *, lease: float) -> AbstractAsyncContextManager[WebhookClaim | None]:
-        """Have it for the block, or None where somebody else has, or it is to rest. The claim is renewed meanwhile;
-        when this process dies, others may have it after `lease` seconds."""
+        """Claim a webhook for the block. Yields None where another process has it or it must wait. The claim is renewed
+        meanwhile; when this process dies, others may claim the webhook after `lease` seconds."""
         ...
 
     async def standings(self, places: Mapping[str, str]) -> dict[str, Standing]:
-        """Where the webhooks of these apps stand, each with its place: two round trips, however many there are."""
+        """Return the states of these apps' webhooks, given with their places, in two round trips."""
         ...
 
     async def standing(self, app: str, place: str) -> Standing:
-        """Where the webhook of one app stands."""
+        """Return the state of the webhook of one app."""
         ...
 
     async def dead(self, app: str, *, since: int | None = None, until: int | None = None) -> list[DeadBatch]:
-        """In order. Those whose last event was recorded in that span, Unix ms, `until` exclusive."""
+        """Return dead batches in order: those whose last event was recorded from `since` until before `until`, in Unix
+        ms."""
         ...
 
     async def ask_again(self, app: str, batches: Sequence[DeadBatch]) -> int:
-        """Tell these dead batches again, at once, also where the place had been off. How many there still are."""
+        """Request the redelivery of these dead batches, also where the place was switched off. Returns how many still
+        exist."""
         ...
 
     async def asked(self, app: str) -> list[str]:
-        """Ids of the dead batches that were asked for again and have not been tried, in order."""
+        """Return the ids of the dead batches whose requested redelivery was not tried yet, in order."""
         ...
 
     async def resume(self, app: str) -> None:
-        """Try again now, whatever the receiver has said."""
+        """Continue now, whatever the receiver has answered before."""
         ...

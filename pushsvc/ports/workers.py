@@ -17,20 +17,20 @@ class Worker(Struct, frozen=True):
     """`serve`, `dispatch`, `feedback` or `jobs`."""
     consumer: str
     serves: frozenset[str]
-    """Routes as `app/platform` of a dispatcher, apps of the others."""
+    """A dispatcher's routes as `app/platform`; the apps of other parts."""
 
 
 class Workers(Protocol):
-    """The living processes, this one among them."""
+    """The living processes, including this one."""
 
     @property
     def lifetime(self) -> float:
-        """Seconds for which a sign of life is believed."""
+        """Return the seconds for which a report is valid."""
         ...
 
     async def tell(self, part: str, serves: Iterable[str], routes: Iterable[Route] = ()) -> None:
         """Report that this process lives as `part`, serves `serves` and has `routes` in its configuration. The report
-        is good for `lifetime`."""
+        is valid for `lifetime`."""
         ...
 
     async def leave(self, part: str) -> None:
@@ -42,5 +42,5 @@ class Workers(Protocol):
         ...
 
     async def living(self) -> list[Worker]:
-        """Return the processes whose last report is still good."""
+        """Return the processes whose last report is still valid."""
         ...

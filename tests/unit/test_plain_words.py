@@ -21,7 +21,6 @@ NOT_YET: Final = {
     "jobs": "its loops change with the shared lease and walk",
     "lab/playground.py": "the simulator is being split by provider",
     "lab/simulator": "the simulator is being split by provider",
-    "ports": "administration and figures become ports",
     "providers/kind.py": "it gains the addresses of a provider",
     "runtime": "accounts and reload change with the addresses",
     "settings": "its decoding moves to the one decoder",
