@@ -25,7 +25,7 @@ _DISPATCHER: web.AppKey[CallDispatcher] = web.AppKey("dispatcher", CallDispatche
 
 def build_app(ports: ApiPorts, apps: Mapping[str, ApiApp], *, public: bool = True) -> web.Application:
     """The HTTP API of these apps. `public`: figures and details of the service need no key."""
-    description = openapi.build(platforms=ports.renderers, config=ports.config)
+    description = openapi.build(addresses=ports.addresses, config=ports.config)
     ports = replace(ports, openapi=msgspec.json.encode(description), page=docs.render(description).encode())
     dispatcher = CallDispatcher(ports, apps, public=public)
     app = web.Application(middlewares=[boundary(_leave)], client_max_size=ports.config.body_limit)

@@ -9,18 +9,18 @@ import msgspec
 
 from .. import __version__
 from ..errors import RequestError
+from ..model.address import Addresses
 from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
 from .call import Answer, Call
 from .channels.document import Channel, ChannelDocument, ChannelList
 from .config import ApiConfig
 from .devices.document import (
-    DeviceDocument,
     DeviceList,
     DevicePage,
     Erased,
-    RegisteredDevice,
     Topic,
     TopicPage,
+    device_types,
 )
 from .devices.tombstones import Restored, RestoreDocument
 from .http.depth import MAX_DEPTH
@@ -28,16 +28,16 @@ from .http.params import JSON
 from .http.problems import MEDIA_TYPE, Problem
 from .letters.document import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
 from .pushes.batch import MOST, BatchResults
-from .pushes.document import PushDocument
+from .pushes.document import push_types
 from .routes import CALLS
 
 SHOWN: Final = [call for call in CALLS if call.in_document]
 """The calls that the document has."""
 
 STRUCTS: Final = (
-    *(PushDocument, Accepted, BatchResults, Status, Deliveries, FeedbackPage, Health, Problem),
+    *(Accepted, BatchResults, Status, Deliveries, FeedbackPage, Health, Problem),
     *(ReplayDocument, ReplayAccepted, Replay, DeadLetterPage),
-    *(DeviceDocument, RegisteredDevice, DeviceList, DevicePage, Topic, TopicPage, Erased),
+    *(DeviceList, DevicePage, Topic, TopicPage, Erased),
     *(RestoreDocument, Restored),
     *(ChannelDocument, Channel, ChannelList),
 )
@@ -146,10 +146,10 @@ errors. If a name occurs twice in one object, the last value counts. Every respo
 the value from the request if there was one."""
 
 
-def build(*, platforms: Iterable[str], config: ApiConfig) -> dict[str, Any]:
-    """The document for a server of these platforms and bounds, as a JSON object."""
-    _, schemas = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
-    _refine(schemas, sorted(platforms), config)
+def build(*, addresses: Addresses, config: ApiConfig) -> dict[str, Any]:
+    """The document for a server of the platforms with these addresses, and of these bounds, as a JSON object."""
+    schemas = _schemas(STRUCTS) | _schemas((push_types(addresses).document, *device_types(addresses)))
+    _refine(schemas, sorted(addresses.platforms), config)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -173,6 +173,10 @@ def build(*, platforms: Iterable[str], config: ApiConfig) -> dict[str, Any]:
             },
         },
     }
+
+
+def _schemas(structs: Iterable[type]) -> dict[str, Any]:
+    return msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")[1]
 
 
 def _refine(schemas: dict[str, Any], platforms: list[str], config: ApiConfig) -> None:

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from .. import telemetry
 from ..model.access import ApiKey
+from ..model.address import Addresses
 from ..model.push import Platform
 from ..model.routing import RouteTable, platform_of
 from ..ports.channels import Channels
@@ -70,6 +71,8 @@ class ApiPorts:
     channels: Channels
     renderers: Mapping[Platform, Renderer]
     """Those of every platform that exists; which of them an app may use is in its `platforms`."""
+    addresses: Addresses
+    """The kinds of addresses of these platforms."""
     conditions: Conditions
     config: ApiConfig
     waits: Waits
@@ -99,25 +102,22 @@ class ServedApp:
     routes: RouteTable
     accounts: Sequence[tuple[Platform, Platform]]
     """The accounts, by the names of their routes, each with its platform."""
-    push_rules: Rules
-    device_rules: Rules
+    rules: Rules
     count_accepted: Callable[[float], None]
     """Counts deliveries that were accepted."""
 
     @classmethod
-    def of(cls, app: ApiApp, renderers: Mapping[Platform, Renderer], config: ApiConfig) -> ServedApp:
+    def of(cls, app: ApiApp, addresses: Addresses, config: ApiConfig) -> ServedApp:
         """The app as it is configured."""
         return cls(
             name=app.name,
             keys=app.keys,
             routes=app.routes,
             accounts=[(route, platform_of(route)) for route in sorted(app.accounts)],
-            push_rules=Rules.of(app.name, app.platforms, renderers, max_targets=config.max_targets, routes=app.routes),
-            device_rules=Rules.of(app.name, app.platforms, renderers),
+            rules=Rules(app.name, app.platforms, addresses, config.max_targets, app.routes),
             count_accepted=telemetry.ACCEPTED.labels(app.name).inc,
         )
 
 
-_NO_RULES: Final = Rules("", {}, frozenset())
-NO_APP: Final = ServedApp("", (), {}, (), _NO_RULES, _NO_RULES, lambda _: None)
+NO_APP: Final = ServedApp("", (), {}, (), Rules("", frozenset(), Addresses({})), lambda _: None)
 """The app of callers who showed no key, where none is asked for."""

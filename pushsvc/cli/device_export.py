@@ -72,14 +72,19 @@ async def _write(
     registry: Registry, app: str, stream: BinaryIO, form: Format, stopping: Callable[[], bool], *, tombstones: bool
 ) -> int:
     """Return the number of devices that were written. Raises `Stopped`."""
+    from ..runtime import addresses
+
+    known = addresses()
     if form == "csv":
-        stream.write(header(tombstones=tombstones))
+        stream.write(header(known, tombstones=tombstones))
     count, cursor = 0, ""
     with progress(1.0) as show:
         while not stopping():
             page = await registry.scan(app, after=cursor, limit=PAGE)
             devices = [device for device in page.devices if tombstones or device.state == "active"]
-            stream.write(ndjson_of(devices) if form == "ndjson" else csv_of(devices, tombstones=tombstones))
+            stream.write(
+                ndjson_of(devices, known) if form == "ndjson" else csv_of(devices, known, tombstones=tombstones)
+            )
             count += len(devices)
             show(page.done, count)
             if page.cursor is None:

@@ -14,6 +14,7 @@ import typer
 from msgspec import Struct
 
 from ..errors import Fault
+from ..model.address import Addresses
 from .device_lines import BadHeader, BadLine, Format, check_header, read_ndjson, read_row
 
 LONGEST = 64 * 1024
@@ -46,10 +47,10 @@ def format_of(path: str, told: str) -> Format:
     return found
 
 
-def entries(stream: BinaryIO, form: Format) -> Iterator[FileRecord]:
+def entries(stream: BinaryIO, form: Format, addresses: Addresses) -> Iterator[FileRecord]:
     """Yield the records of a file, valid or not. Skips empty lines. Raises `BadHeader`."""
     lines = _lines(stream)
-    yield from _csv(lines) if form == "csv" else _ndjson(lines)
+    yield from _csv(lines, addresses) if form == "csv" else _ndjson(lines)
 
 
 def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
@@ -79,7 +80,7 @@ def _ndjson(lines: Iterator[tuple[int, bytes | None]]) -> Iterator[FileRecord]:
                 yield FileRecord(number, text, fault=fault)
 
 
-def _csv(lines: Iterator[tuple[int, bytes | None]]) -> Iterator[FileRecord]:
+def _csv(lines: Iterator[tuple[int, bytes | None]], addresses: Addresses) -> Iterator[FileRecord]:
     """Yield the records of a CSV file. Each line is one record, regardless of its quotes.
 
     No field of a device may contain a newline, so an unclosed quote invalidates its own line only.
@@ -91,13 +92,13 @@ def _csv(lines: Iterator[tuple[int, bytes | None]]) -> Iterator[FileRecord]:
         if names is None:
             if fault is not None:
                 raise BadHeader(f"the first line is no header: {fault}")
-            check_header(cells)
+            check_header(cells, addresses)
             names = cells
         elif fault is not None:
             yield FileRecord(number, text, fault=fault)
         elif cells:
             try:
-                yield FileRecord(number, text, read_row(names, cells))
+                yield FileRecord(number, text, read_row(names, cells, addresses))
             except BadLine as bad:
                 yield FileRecord(number, text, fault=bad)
 

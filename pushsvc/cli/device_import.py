@@ -21,6 +21,7 @@ import typer
 from msgspec import Struct
 
 from ..errors import Fault, Unreadable
+from ..model.routing import platform_of
 from ..ports.registry import MOST_OF_USER, Registry, UserFull
 from .device_files import FileRecord, entries, format_of, progress
 from .device_lines import BadLine, Format, read_device
@@ -121,9 +122,9 @@ def import_devices(
 def rules_of(settings: Settings, app: str) -> Rules:
     """Return the rules that validate the devices of the app, here and in the API."""
     from ..api.rules import Rules
-    from ..runtime import renderers
+    from ..runtime import addresses
 
-    return Rules.of(app, frozenset(settings.apps[app].providers), renderers())
+    return Rules(app, frozenset(map(platform_of, settings.apps[app].providers)), addresses())
 
 
 async def _import(
@@ -140,7 +141,7 @@ async def _import(
     """Return the position that was reached, and whether it is the end of the file."""
     from ..runtime import open_configured_store
 
-    stop = until_signalled(hang_up=True)
+    stop, rules = until_signalled(hang_up=True), rules_of(settings, app)
     with ExitStack() as stack:
         stream = stack.enter_context(reading(file))
         identity = identify(stream) if plain else None
@@ -150,9 +151,9 @@ async def _import(
         size = identity.size if identity else None
         show = stack.enter_context(progress(size, start=start.imported, quiet=quiet))
         async with open_configured_store(settings) as store:
-            importer = Importer(store.registry, rules_of(settings, app), start, bad, notes)
+            importer = Importer(store.registry, rules, start, bad, notes)
             done = await importer.run(
-                entries(stream, form),
+                entries(stream, form, rules.addresses),
                 stop.is_set,
                 lambda at: show(stream.tell() if size else 0, at.imported),
             )

@@ -2,8 +2,8 @@
 
 A line is the document that the API returns, plus its strikes. Times have milliseconds and fields a fixed order, so
 that the same registry always makes the same file. In CSV (RFC 4180, with a header, UTF-8) `tags` is a JSON object,
-because tags have types, and `topics` are names separated by spaces; an empty cell is a field left out. A record is one
-line.
+because tags have types, and so is an address of several parts; `topics` are names separated by spaces; an empty cell
+is a field left out. A record is one line.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from ..api.devices.document import KINDS, DeviceDocument, Name, device_of
+from ..api.devices.document import DeviceDocument, Name, device_of
 from ..api.http.instants import Instant, parse_instant
 from ..api.http.refusal import judged
-from ..api.rules import Rules
+from ..api.rules import Rules, extended
 from ..decoding import Rule, unprintable
 from ..errors import Fault, PushsvcError
+from ..model.address import Addresses
 from ..model.devices import Device
 from ..model.instants import instant
 from ..ports.registry import MOST_TOPICS
@@ -31,9 +32,10 @@ from ..ports.registry import MOST_TOPICS
 Format: TypeAlias = Literal["ndjson", "csv"]
 
 FIELDS: Final = (
-    *("id", "platform", "token", "fid", "user", "tags", "locale", "timezone", "app_version", "environment"),
+    *("user", "tags", "locale", "timezone", "app_version", "environment"),
     *("registered_at", "last_seen_at", "topics", "strikes", "struck_at"),
 )
+"""Those behind `id`, `platform` and the addresses."""
 TOMBSTONE: Final = ("state", "pruned_at", "pruned_for")
 _INSTANTS: Final = ("registered_at", "last_seen_at", "struck_at", "pruned_at")
 AHEAD: Final = 60_000
@@ -63,13 +65,13 @@ class BadHeader(PushsvcError):
 # --- writing ----------------------------------------------------------------------------------------
 
 
-def document_of(device: Device) -> dict[str, Any]:
+def document_of(device: Device, addresses: Addresses) -> dict[str, Any]:
     """Return the document of a device, with its fields in order. Empty fields are left out."""
     pruned = device.state == "pruned"
     told: dict[str, Any] = {
         "id": device.id,
         "platform": device.platform,
-        "fid" if device.kind == "fid" else "token": device.token,
+        **addresses.devices.filled(device.platform, device.kind, device.token),
         "user": device.user,
         "tags": device.tags or None,
         "locale": device.locale,
@@ -88,29 +90,30 @@ def document_of(device: Device) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not None}
 
 
-def ndjson_of(devices: Sequence[Device]) -> bytes:
+def ndjson_of(devices: Sequence[Device], addresses: Addresses) -> bytes:
     """Return devices as lines of JSON."""
-    return b"".join(_encode(document_of(device)) + b"\n" for device in devices)
+    return b"".join(_encode(document_of(device, addresses)) + b"\n" for device in devices)
 
 
-def header(*, tombstones: bool) -> bytes:
+def header(addresses: Addresses, *, tombstones: bool) -> bytes:
     """Return the first line of a CSV file."""
-    return (",".join(columns(tombstones=tombstones)) + "\n").encode()
+    return (",".join(columns(addresses, tombstones=tombstones)) + "\n").encode()
 
 
-def columns(*, tombstones: bool) -> tuple[str, ...]:
-    return (*FIELDS, *TOMBSTONE) if tombstones else FIELDS
+def columns(addresses: Addresses, *, tombstones: bool) -> tuple[str, ...]:
+    return ("id", "platform", *addresses.devices.names, *FIELDS, *(TOMBSTONE if tombstones else ()))
 
 
-def csv_of(devices: Sequence[Device], *, tombstones: bool) -> bytes:
+def csv_of(devices: Sequence[Device], addresses: Addresses, *, tombstones: bool) -> bytes:
     """Return devices as lines of CSV, without the header."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = columns(tombstones=tombstones)
+    names = columns(addresses, tombstones=tombstones)
+    objects = _objects(addresses)
     for device in devices:
-        told = document_of(device)
-        if "tags" in told:
-            told["tags"] = _encode(told["tags"]).decode()
+        told = document_of(device, addresses)
+        for name in objects & told.keys():
+            told[name] = _encode(told[name]).decode()
         told["topics"] = " ".join(told.get("topics", ()))
         writer.writerow([told.get(name, "") for name in names])
     return text.getvalue().encode()
@@ -127,30 +130,38 @@ def read_ndjson(line: bytes) -> Any:
         raise BadLine([Fault("$", f"is not JSON: {type(error).__name__}")]) from None
 
 
-def check_header(names: Sequence[str]) -> None:
+def _objects(addresses: Addresses) -> set[str]:
+    """Return the columns that hold JSON objects."""
+    return {"tags", *addresses.devices.objects}
+
+
+def check_header(names: Sequence[str], addresses: Addresses) -> None:
     """Check the column names of a CSV file. Raises `BadHeader`."""
-    known = columns(tombstones=True)
+    known = columns(addresses, tombstones=True)
     unknown = [name for name in names if name not in known]
     if unknown:
         raise BadHeader(f"the header names {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadHeader(f"the header names {', '.join(twice)} twice")
     missing = [name for name in ("id", "platform") if name not in names]
-    if missing or not {"token", "fid"}.intersection(names):
-        raise BadHeader(f"the header lacks {', '.join(missing) or 'token'}; it begins as {','.join(FIELDS[:3])}")
+    if not (missing or addresses.devices.optional or any(name in names for name in addresses.devices.names)):
+        missing.append(known[2])
+    if missing:
+        raise BadHeader(f"the header lacks {', '.join(missing)}; it begins as {','.join(known[:3])}")
 
 
-def read_row(names: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
+def read_row(names: Sequence[str], cells: Sequence[str], addresses: Addresses) -> dict[str, Any]:
     """Return a CSV row as the object that the same line of NDJSON would contain. Raises `BadLine`."""
     if len(cells) != len(names):
         raise BadLine([Fault("$", f"has {len(cells):,} cells, the header {len(names):,}")])
     found: dict[str, Any] = {name: cell for name, cell in zip(names, cells, strict=True) if cell}
     faults = []
-    if "tags" in found:
+    for name in _objects(addresses) & found.keys():
         try:
-            found["tags"] = _decode(found["tags"])
+            found[name] = _decode(found[name])
         except (msgspec.MsgspecError, RecursionError):
-            faults.append(Fault("tags", 'must be a JSON object, as {"plan": "pro"}'))
+            example = ', as {"plan": "pro"}' if name == "tags" else ""
+            faults.append(Fault(name, f"must be a JSON object{example}"))
     if "topics" in found:
         found["topics"] = found["topics"].split()
     if "strikes" in found:
@@ -177,6 +188,12 @@ class DeviceLine(DeviceDocument, forbid_unknown_fields=True, kw_only=True):
     pruned_for: Annotated[str, Meta(max_length=_LONGEST_REASON), Rule(fault=unprintable)] | None = None
 
 
+@lru_cache(maxsize=8)
+def line_type(addresses: Addresses) -> type[DeviceLine]:
+    """Return the struct of a line with the fields of all platforms' addresses."""
+    return extended(DeviceLine, *addresses.devices.declared(None))
+
+
 def read_device(value: Any, rules: Rules, now: int) -> Device:
     """Return the device of a line.
 
@@ -185,13 +202,14 @@ def read_device(value: Any, rules: Rules, now: int) -> Device:
     if isinstance(value, dict):
         # Exports of other tools write null for what they do not know.
         value = {name: item for name, item in value.items() if item is not None}
-    line, faults, _ = judged(value, DeviceLine, {DeviceLine: partial(_line_faults, rules=rules, now=now)})
+    kind = line_type(rules.addresses)
+    line, faults, _ = judged(value, kind, {kind: partial(_line_faults, rules=rules, now=now)})
     if faults:
         raise BadLine(faults)
     times = {name: parse_instant(text) for name in _INSTANTS if (text := getattr(line, name)) is not None}
     registered_at = times.get("registered_at", now)
     return replace(
-        device_of(line, line.id, now),
+        device_of(line, line.id, rules.addresses, now),
         registered_at=registered_at,
         last_seen_at=times.get("last_seen_at", registered_at),
         topics=tuple(dict.fromkeys(line.topics or ())),
@@ -204,7 +222,7 @@ def read_device(value: Any, rules: Rules, now: int) -> Device:
 
 
 def _line_faults(line: DeviceLine, *, rules: Rules, now: int) -> Iterator[tuple[str, str]]:
-    yield from rules.target_faults(line, KINDS)
+    yield from rules.target_faults(line, rules.addresses.devices)
     for name in _INSTANTS:
         text = getattr(line, name)
         if isinstance(text, str):

@@ -11,7 +11,6 @@ import msgspec
 import typer
 
 from ..errors import NotFound
-from ..model.identity import recognised
 from ..model.instants import instant
 from .device_export import export_devices
 from .device_import import import_devices
@@ -115,10 +114,11 @@ async def _delete(settings: Settings, app: str, device_id: str) -> bool:
 
 
 async def _unsuppress(settings: Settings, app: str, platform: str, token: str) -> bool:
-    from ..runtime import open_existing_store
+    from ..runtime import addresses, open_existing_store
 
+    address = addresses().recognised(platform, token)
     async with open_existing_store(settings) as store:
-        return await store.suppressions.remove(app, [(platform, recognised(platform, token))]) > 0
+        return await store.suppressions.remove(app, [(platform, address)]) > 0
 
 
 def _document(app: str, device: Device, token_hash: str) -> dict[str, Any]:

@@ -38,11 +38,6 @@ class Renderer(Protocol):
         neutral fields were used."""
         ...
 
-    def token_fault(self, token: str, kind: str) -> str | None:
-        """Return why this cannot be a token of the provider, or None. Only certain faults are named: the provider
-        decides."""
-        ...
-
 
 OnOutcome: TypeAlias = Callable[[Delivery, Outcome], None]
 

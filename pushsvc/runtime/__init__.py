@@ -41,7 +41,7 @@ from .plans import (
     routes_of,
     webhook_configs,
 )
-from .providers import check_credentials, renderers
+from .providers import addresses, check_credentials, renderers
 from .store import (
     EMBEDDED_LOOK,
     EMBEDDED_START,
@@ -79,6 +79,7 @@ __all__ = [
     "open_sync_redis",
     "connect",
     "renderers",
+    "addresses",
     "check_credentials",
     "api_apps",
     "retry_policy",

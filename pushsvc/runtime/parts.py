@@ -36,7 +36,7 @@ from .plans import (
     route_limits,
     routes_of,
 )
-from .providers import renderers
+from .providers import addresses, renderers
 from .reload import versions
 from .store import connect, log_durability, open_configured_store, redis_url, require_durability
 from .workers import telling, watching
@@ -83,6 +83,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
             suppressions=store.suppressions,
             channels=channels,
             renderers=renderers(),
+            addresses=addresses(),
             conditions=StoreConditions(current, store),
             config=config,
             waits=api.Waits(store.pushes, most=config.max_waiting),

@@ -1,10 +1,11 @@
-"""What others ask of the providers: their names, how each renders, and whether credentials are usable."""
+"""What others ask of the providers: their names and addresses, how each renders, and whether credentials are usable."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from ..errors import CredentialError
+from ..model.address import Addresses
 from ..model.finding import Finding
 from ..model.push import Platform
 from ..ports.provider import Renderer
@@ -15,6 +16,11 @@ from ..settings import Settings
 def renderers() -> dict[Platform, Renderer]:
     """Return how each platform renders. An app's account for the sandbox is a route of its own, and no platform."""
     return {kind.platform: kind.renderer for kind in REGISTRY.values()}
+
+
+def addresses() -> Addresses:
+    """Return the kinds of addresses of every platform."""
+    return Addresses({kind.platform: kind.addresses for kind in REGISTRY.values()})
 
 
 def check_credentials(settings: Settings) -> Iterator[tuple[str, Finding]]:

@@ -29,6 +29,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
+from pushsvc import runtime
 from pushsvc.cli.device_lines import ndjson_of
 from pushsvc.model.devices import Device
 from pushsvc.store import open_store
@@ -145,7 +146,7 @@ def make_file(path: Path, count: int) -> int:
             for place in range(1, len(made), 200):  # of FCM, whose stale devices go
                 made[place] = msgspec.structs.replace(made[place], registered_at=now - YEAR, last_seen_at=now - YEAR)
                 stale += 1
-            file.write(ndjson_of(made))
+            file.write(ndjson_of(made, runtime.addresses()))
     return stale
 
 

@@ -28,7 +28,7 @@ import msgspec
 import uvloop
 from aiohttp import web
 
-from pushsvc import telemetry
+from pushsvc import runtime, telemetry
 from pushsvc.api import ApiApp, ApiConfig, ApiPorts, Waits, build_app, serve
 from pushsvc.model.access import ApiKey
 from pushsvc.model.push import Push
@@ -84,6 +84,7 @@ async def application(kind: str, redis: str, store_config: StoreConfig | None = 
         known = {name: kind.renderer for name, kind in REGISTRY.items()}
         ports = ApiPorts(
             renderers=known,
+            addresses=runtime.addresses(),
             pushes=store,
             receipts=store,
             registry=registry,

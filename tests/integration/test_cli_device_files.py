@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pushsvc import runtime
 from pushsvc.cli.device_lines import header, ndjson_of
 from pushsvc.model.devices import Device
 from pushsvc.store import Store, open_store
@@ -26,6 +27,7 @@ from .terminal import at_terminal
 from .test_jobs import CONFIG as FILE
 from .test_jobs import until
 
+KNOWN = runtime.addresses()
 FCM = """
 [apps.shop.fcm]
 service_account_file = "{folder}/none.json"
@@ -112,14 +114,14 @@ def test_an_export_imported_and_exported_again_is_the_same_file(
         assert len(lines) == 1080 + (suffix == "csv")
         assert "pruned" not in out
         if suffix == "csv":
-            assert f"{lines[0]}\n".encode() == header(tombstones=False)
+            assert f"{lines[0]}\n".encode() == header(KNOWN, tombstones=False)
 
     play(server, story)
 
 
 def test_bad_lines_are_set_aside_with_what_is_wrong(server: Server, processes: Processes) -> None:
     async def story(store: Store) -> None:
-        good = ndjson_of(crowd(3)).splitlines()
+        good = ndjson_of(crowd(3), KNOWN).splitlines()
         lines = [
             good[0],
             b'{"id": "x", "platform": "fcm"}',
@@ -157,7 +159,7 @@ def test_a_user_that_everybody_is_is_refused_line_by_line(server: Server, proces
     async def story(store: Store) -> None:
         many = [Device(id=f"d{n}", platform="apns", token=f"{n:064x}", user="everybody") for n in range(1100)]
         file = processes.folder / "many.ndjson"
-        file.write_bytes(ndjson_of(many))
+        file.write_bytes(ndjson_of(many, KNOWN))
         code, out, _ = await run(processes, "import", str(file), "--app", "shop", "--json")
         told = json.loads(out)
         assert code == 0
@@ -172,7 +174,7 @@ def test_a_user_that_everybody_is_is_refused_line_by_line(server: Server, proces
 def test_killed_half_way_it_is_gone_on_with(server: Server, processes: Processes) -> None:
     async def story(store: Store) -> None:
         count = 30_000
-        good = ndjson_of(Population(3).range(0, count)).splitlines()
+        good = ndjson_of(Population(3).range(0, count), KNOWN).splitlines()
         for number in range(0, count, 1000):
             good[number] = b'{"id": "bad"}'
         file = processes.folder / "devices.ndjson"
@@ -225,7 +227,7 @@ def test_from_standard_input(server: Server, processes: Processes) -> None:
                 [sys.executable, "-m", "pushsvc", "devices", "import", "-", "--app", "shop", *words],
                 cwd=processes.folder,
                 env=processes.environ(**environ(processes)),
-                input=ndjson_of(crowd(20)) + b"oops\n",
+                input=ndjson_of(crowd(20), KNOWN) + b"oops\n",
                 capture_output=True,
                 check=False,
             )
@@ -260,7 +262,7 @@ def test_wrong_use_says_what_is_wrong(server: Server, processes: Processes) -> N
 def test_at_a_terminal_it_shows_rate_and_time_left(server: Server, processes: Processes) -> None:
     async def story(store: Store) -> None:
         file = processes.folder / "devices.ndjson"
-        file.write_bytes(ndjson_of(Population(3).range(0, 3000)))
+        file.write_bytes(ndjson_of(Population(3).range(0, 3000), KNOWN))
         environment = processes.environ(**environ(processes))
         for words, told in (
             (("import", str(file)), "3,000 devices imported"),

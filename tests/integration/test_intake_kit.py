@@ -1,6 +1,6 @@
 """What the tests of intake share: ports that live in memory, a server on a real socket, raw HTTP. And that they work.
 
-The renderers here judge tokens and sizes about as the real ones do; the real ones are tested with their providers.
+The renderers here judge sizes about as the real ones do; the real ones are tested with their providers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import asyncio
 import base64
 import hashlib
 import io
-import re
 import threading
 from collections.abc import (
     AsyncIterator,
@@ -30,6 +29,7 @@ import aiohttp
 import msgspec
 import uvloop
 
+from pushsvc import runtime
 from pushsvc.api import ApiApp, ApiConfig, ApiPorts, Backlog, Waits, build_app, serve
 from pushsvc.errors import Conflict, Fault, NotFound, RequestError, StoreUnavailable
 from pushsvc.model.access import ApiKey, Scope
@@ -47,9 +47,6 @@ from pushsvc.ports.registry import Registry
 from ..fakes import MemoryStore
 from ..fakes.letters import MemoryDeadLetters
 
-HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,200}")
-BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
-FCM = re.compile(r"[\w:-]{1,512}", re.ASCII)
 TOKEN = "8f3c" * 16
 NOW = 1_796_115_600_000
 ALERT: dict[str, Any] = {"to": {"tokens": [{"platform": "apns", "token": TOKEN}]}, "notification": {"title": "x"}}
@@ -64,11 +61,6 @@ class Apns:
     def warnings(self, content: Content, message: Message, kinds: Collection[str] = ("token",)) -> list[Fault]:
         return []
 
-    def token_fault(self, token: str, kind: str) -> str | None:
-        if kind == "channel":
-            return None if BASE64.fullmatch(token) else "must be the id of a channel: base64"
-        return None if kind != "fid" and HEX.fullmatch(token) else "must be a device token: hexadecimal"
-
 
 class Fcm:
     platform = "fcm"
@@ -78,9 +70,6 @@ class Fcm:
 
     def warnings(self, content: Content, message: Message, kinds: Collection[str] = ("token",)) -> list[Fault]:
         return []
-
-    def token_fault(self, token: str, kind: str) -> str | None:
-        return None if FCM.fullmatch(token) else "must be a registration token"
 
 
 def _message(platform: str, content: Content) -> Message:
@@ -331,6 +320,7 @@ class Service:
             suppressions=self.memory.suppressions,
             channels=self.channels,
             renderers={"apns": Apns(), "fcm": Fcm()},
+            addresses=runtime.addresses(),
             conditions=self,
             config=config,
             waits=self.waits or Waits(self.store, most=config.max_waiting),

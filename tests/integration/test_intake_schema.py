@@ -24,6 +24,7 @@ from hypothesis import HealthCheck
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
+from pushsvc import runtime
 from pushsvc.api import ApiConfig
 from pushsvc.api.openapi import build
 from pushsvc.model.status import FeedbackEvent
@@ -49,7 +50,7 @@ def service() -> Iterator[Service]:
 
 
 CONFIG = ApiConfig(port=0, shutdown_timeout=5)
-DOCUMENT = build(platforms=["apns", "fcm"], config=CONFIG)
+DOCUMENT = build(addresses=runtime.addresses(), config=CONFIG)
 
 
 def tried() -> dict[str, Any]:

@@ -1,22 +1,28 @@
 """A provider whose addresses have three parts, with nothing in `pushsvc` that knows of it: one line in each registry.
 
-Its answers on the real transport against its own half of the simulator, and its own waits and stale age.
+Its answers on the real transport against its own half of the simulator, its own waits and stale age, and the whole way
+of its addresses through the service.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pytest
 
 from pushsvc import runtime
+from pushsvc.lab.simulator import Simulator
 from pushsvc.model.delivery import Sent, Throttled, TokenDead, Unavailable
 from pushsvc.settings import CleanupSettings, RetrySettings
 
 from ..fakes.threepart import PLATFORM, Subscription, registered, subscription
+from .harness import Service, running_service
 from .provider_rig import Rig, play
 
 NOW = time.time_ns() // 1_000_000 + 30_000
@@ -58,3 +64,56 @@ def test_every_answer_on_the_real_transport(tmp_path: Path) -> None:
         assert isinstance(away, Unavailable)
 
     play(PLATFORM, tmp_path, scene)
+
+
+def test_its_addresses_go_the_whole_way_through_the_service(tmp_path: Path) -> None:
+    def extra(simulator: Simulator) -> str:
+        credentials = simulator.write_credentials(tmp_path / "simulator")
+        url = simulator.urls[PLATFORM]
+        return f'[apps.shop.{PLATFORM}]\nendpoint = "{url}"\nca_file = "{credentials.ca_file}"\n'
+
+    async def main() -> None:
+        async with running_service(tmp_path, extra=extra) as service:
+            await story(service)
+
+    async def story(service: Service) -> None:
+        def target(scenario: str, unique: str, auth: str = "Qg") -> dict[str, Any]:
+            address = subscription(service.simulator.urls[PLATFORM], scenario, unique, auth=auth)
+            return {"platform": PLATFORM, "subscription": address}
+
+        device = {**target("ok", "device", "Qg=="), "user": "ann"}
+        async with service.session.put("/v1/devices/d", json=device) as answer:
+            assert answer.status == 201
+        async with service.session.get("/v1/devices/d") as answer:
+            assert (await answer.json())["subscription"] == target("ok", "device")["subscription"]
+        status, body = await service.post({"to": {"users": ["ann"]}, "notification": {"title": "t"}})
+        assert (status, body["deliveries"]) == (202, 1)
+        assert await service.done(body["id"]) == {"total": 1, "sent": 1}
+
+        dead = target("Gone", "2")
+        push = await service.push([target("ok", "1"), target("ok", "1", "Qg=="), dead])
+        assert await service.done(push) == {"total": 2, "sent": 1, "invalid": 1}
+
+        async def suppressed() -> bool:
+            return await service.done(await service.push([dead])) == {"total": 1, "suppressed": 1}
+
+        await service.until("the dead address is suppressed", suppressed)
+        async with service.session.get("/v1/feedback") as answer:
+            (event,) = (await answer.json())["items"]
+        assert msgspec.json.decode(event["token"]) == dead["subscription"]
+        padded = msgspec.json.encode(target("Gone", "2", "Qg==")["subscription"]).decode()
+        async with service.session.delete(f"/v1/suppressions/{PLATFORM}/{quote(padded, safe='')}") as answer:
+            assert answer.status == 204
+        assert await service.done(await service.push([dead])) == {"total": 1, "invalid": 1}
+
+        status, problem = await service.post({"to": {"tokens": [target("ok", "1", "no key")]}, "data": {"a": "b"}})
+        assert (status, [fault["path"] for fault in problem["errors"]]) == (
+            422,
+            ["to.tokens[0].subscription.keys.auth"],
+        )
+        async with service.session.get("/openapi.json") as answer:
+            schemas = (await answer.json())["components"]["schemas"]
+        assert "subscription" in schemas["TokenTarget"]["properties"]
+        assert schemas["Keys"]["properties"].keys() == {"p256dh", "auth"}
+
+    asyncio.run(main())

@@ -10,14 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.api.devices.document import DeviceDocument, device_checks, device_of, read_device, shown
+from pushsvc import runtime
+from pushsvc.api.devices.document import device_checks, device_of, device_types, read_device, shown
 from pushsvc.api.http.refusal import examined, judged
 from pushsvc.api.rules import Rules
 from pushsvc.errors import Fault, InvalidRequest
 from pushsvc.model.devices import Device, name_fault
 from pushsvc.providers import REGISTRY
 
-RULES = Rules.of("shop", frozenset(REGISTRY), {platform: kind.renderer for platform, kind in REGISTRY.items()})
+ADDRESSES = runtime.addresses()
+RULES = Rules("shop", frozenset(REGISTRY), ADDRESSES)
+DOCUMENT = device_types(ADDRESSES).document
 NOW = 1_796_115_600_000
 
 texts = st.text(max_size=70) | st.sampled_from(["", "de-AT", "x" * 64, "x" * 65, "x" * 256, "x" * 257, "\ud7ff", "a b"])
@@ -43,7 +46,7 @@ documents = st.fixed_dictionaries(
 
 
 def read(value: dict[str, Any]) -> tuple[Any, list[Fault]]:
-    fast, slow = (way(value, DeviceDocument, device_checks(RULES)) for way in (judged, examined))
+    fast, slow = (way(value, DOCUMENT, device_checks(RULES)) for way in (judged, examined))
     assert fast == slow or (fast[1] and fast[1] == slow[1])
     return fast[0], fast[1]
 
@@ -52,7 +55,7 @@ def read(value: dict[str, Any]) -> tuple[Any, list[Fault]]:
 def test_what_is_taken_is_what_is_described(value: dict[str, Any]) -> None:
     document, found = read(value)
     if not found:
-        typed = msgspec.convert(value, DeviceDocument)
+        typed = msgspec.convert(value, DOCUMENT)
         assert document == typed
         assert {name: item for name, item in msgspec.to_builtins(typed).items() if item is not None} == {
             name: item for name, item in value.items() if item is not None
@@ -62,7 +65,7 @@ def test_what_is_taken_is_what_is_described(value: dict[str, Any]) -> None:
 @given(documents)
 def test_a_document_of_the_right_shape_has_faults_only_where_the_schema_cannot_say(value: dict[str, Any]) -> None:
     try:
-        msgspec.convert(value, DeviceDocument)
+        msgspec.convert(value, DOCUMENT)
     except msgspec.ValidationError:
         return
     paths = {re.split(r"[.\[]", fault.path)[0] for fault in read(value)[1]}
@@ -81,9 +84,9 @@ def test_a_device_shows_the_document_that_made_it(value: dict[str, Any]) -> None
             read_device(msgspec.json.encode(value), "d", RULES, NOW)
         return
     device = read_device(msgspec.json.encode(value), "d", RULES, NOW)
-    assert device == device_of(msgspec.convert(value, DeviceDocument), "d", NOW)
+    assert device == device_of(msgspec.convert(value, DOCUMENT), "d", ADDRESSES, NOW)
     assert device.registered_at == device.last_seen_at == NOW
-    again = msgspec.to_builtins(shown(device))
+    again = msgspec.to_builtins(shown(device, ADDRESSES))
     again["tags"] = {name: list(tag) if isinstance(tag, tuple) else tag for name, tag in again["tags"].items()}
     own = {name: again.get(name) for name in value}
     expected = {name: item for name, item in value.items() if item is not None}

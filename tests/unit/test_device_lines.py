@@ -12,14 +12,14 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pushsvc import runtime
 from pushsvc.api.rules import Rules
 from pushsvc.cli.device_files import LONGEST, entries, format_of
 from pushsvc.cli.device_lines import (
-    FIELDS,
-    TOMBSTONE,
     BadHeader,
     BadLine,
     Format,
+    columns,
     csv_of,
     document_of,
     header,
@@ -31,8 +31,8 @@ from pushsvc.model.instants import instant
 from pushsvc.providers import REGISTRY
 
 NOW = 1_790_000_000_000
-KNOWN = {platform: kind.renderer for platform, kind in REGISTRY.items()}
-RULES = Rules.of("shop", frozenset(KNOWN), KNOWN)
+KNOWN = runtime.addresses()
+RULES = Rules("shop", frozenset(REGISTRY), KNOWN)
 
 # --- round trips ------------------------------------------------------------------------------------
 
@@ -80,12 +80,16 @@ def devices(draw: st.DrawFn) -> Device:
 
 
 def written(many: list[Device], form: Format) -> bytes:
-    return ndjson_of(many) if form == "ndjson" else header(tombstones=True) + csv_of(many, tombstones=True)
+    return (
+        ndjson_of(many, KNOWN)
+        if form == "ndjson"
+        else header(KNOWN, tombstones=True) + csv_of(many, KNOWN, tombstones=True)
+    )
 
 
 def read(blob: bytes, form: Format) -> list[Device]:
     found = []
-    for entry in entries(io.BytesIO(blob), form):
+    for entry in entries(io.BytesIO(blob), form, KNOWN):
         if entry.fault is not None:
             raise entry.fault
         found.append(read_device(entry.value, RULES, NOW))
@@ -112,18 +116,18 @@ def test_the_lines_as_they_are_documented() -> None:
         last_seen_at=NOW + 5,
         topics=("news", "sport"),
     )
-    assert ndjson_of([device]) == (
+    assert ndjson_of([device], KNOWN) == (
         b'{"id":"phone","platform":"fcm","token":"dQw4w9WgXcQ","user":"anna","tags":{"plan":"pro","beta":true},'
         b'"environment":"production","registered_at":"2026-09-21T14:13:20.000Z",'
         b'"last_seen_at":"2026-09-21T14:13:20.005Z","topics":["news","sport"]}\n'
     )
-    assert header(tombstones=False) + csv_of([device], tombstones=False) == (
+    assert header(KNOWN, tombstones=False) + csv_of([device], KNOWN, tombstones=False) == (
         b"id,platform,token,fid,user,tags,locale,timezone,app_version,environment,registered_at,last_seen_at,topics,"
         b"strikes,struck_at\n"
         b'phone,fcm,dQw4w9WgXcQ,,anna,"{""plan"":""pro"",""beta"":true}",,,,production,2026-09-21T14:13:20.000Z,'
         b"2026-09-21T14:13:20.005Z,news sport,,\n"
     )
-    assert set(document_of(device)) <= {*FIELDS, *TOMBSTONE}
+    assert set(document_of(device, KNOWN)) <= set(columns(KNOWN, tombstones=True))
 
 
 def test_what_a_line_leaves_out() -> None:
@@ -173,7 +177,7 @@ def test_every_fault_of_a_line_is_named(value: Any, paths: list[str]) -> None:
 
 def faults(blob: bytes, form: Format) -> list[tuple[int, str]]:
     """Line numbers and what is wrong there, of those that could not even be read."""
-    every = entries(io.BytesIO(blob), form)
+    every = entries(io.BytesIO(blob), form, KNOWN)
     return [(entry.line, str(entry.fault)) for entry in every if entry.fault is not None]
 
 
@@ -184,7 +188,7 @@ def test_lines_of_json_that_cannot_be_read() -> None:
     assert [line for line, _ in told] == [4, 5, 6, 8, 9]
     assert "longer than" in told[2][1]
     assert "longer than" in told[4][1]
-    assert [entry.line for entry in entries(io.BytesIO(blob), "ndjson") if entry.fault is None] == [1, 7]
+    assert [entry.line for entry in entries(io.BytesIO(blob), "ndjson", KNOWN) if entry.fault is None] == [1, 7]
 
 
 def test_lines_of_csv_that_cannot_be_read() -> None:
@@ -203,7 +207,7 @@ def test_lines_of_csv_that_cannot_be_read() -> None:
         b'i,fcm,"t'
     )
     assert [line for line, _ in faults(blob, "csv")] == [3, 4, 5, 8, 9, 10, 11, 13]
-    good = [entry for entry in entries(io.BytesIO(blob), "csv") if entry.fault is None]
+    good = [entry for entry in entries(io.BytesIO(blob), "csv", KNOWN) if entry.fault is None]
     assert [entry.line for entry in good] == [2, 6, 12]
     assert good[1].value == {
         "id": "c",
@@ -228,7 +232,7 @@ def test_lines_of_csv_that_cannot_be_read() -> None:
 )
 def test_headers_that_are_refused(line: str, told: str) -> None:
     with pytest.raises(BadHeader, match=told):
-        list(entries(io.BytesIO(line.encode()), "csv"))
+        list(entries(io.BytesIO(line.encode()), "csv", KNOWN))
 
 
 def test_an_open_quote_spoils_its_own_line_only() -> None:
@@ -238,7 +242,7 @@ def test_an_open_quote_spoils_its_own_line_only() -> None:
         + b'bad,fcm,t,"Ann\n'
         + b"".join(b'b%d,fcm,%022d,"u"\n' % (number, number) for number in range(500))
     )
-    found = list(entries(io.BytesIO(blob), "csv"))
+    found = list(entries(io.BytesIO(blob), "csv", KNOWN))
     assert [entry.line for entry in found] == list(range(2, 1003))
     bad = [entry for entry in found if entry.fault is not None]
     assert [(entry.line, entry.text) for entry in bad] == [(502, 'bad,fcm,t,"Ann')]
@@ -251,7 +255,7 @@ def test_every_line_is_counted_whatever_stands_before_it(form: Format, garbage: 
     """A reader recovers at the next physical line: the good one behind any others is found."""
     good = b"x,fcm,t" if form == "csv" else b'{"id": "x"}'
     head = b"id,platform,token\n" if form == "csv" else b""
-    found = list(entries(io.BytesIO(head + b"\n".join([*garbage, good, b""])), form))
+    found = list(entries(io.BytesIO(head + b"\n".join([*garbage, good, b""])), form, KNOWN))
     assert found[-1].fault is None
     assert found[-1].text.encode() == good
     # Only what is white space to the format is no record, and a byte order mark at the beginning.
@@ -262,15 +266,15 @@ def test_every_line_is_counted_whatever_stands_before_it(form: Format, garbage: 
 
 
 def test_an_empty_file_has_no_devices() -> None:
-    assert list(entries(io.BytesIO(), "csv")) == list(entries(io.BytesIO(), "ndjson")) == []
+    assert list(entries(io.BytesIO(), "csv", KNOWN)) == list(entries(io.BytesIO(), "ndjson", KNOWN)) == []
 
 
 @given(blob=st.binary(max_size=300), form=st.sampled_from(["csv", "ndjson"]))
 def test_no_bytes_break_the_reader(blob: bytes, form: Format) -> None:
-    blob = (header(tombstones=True) if form == "csv" else b"") + blob
-    lines = [entry.line for entry in entries(io.BytesIO(blob), form)]
+    blob = (header(KNOWN, tombstones=True) if form == "csv" else b"") + blob
+    lines = [entry.line for entry in entries(io.BytesIO(blob), form, KNOWN)]
     assert lines == sorted(lines)
-    for entry in entries(io.BytesIO(blob), form):
+    for entry in entries(io.BytesIO(blob), form, KNOWN):
         msgspec.json.encode(entry.text)
         if entry.fault is None:
             with suppress(BadLine):

@@ -15,33 +15,38 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
+from msgspec.structs import replace
 
 from pushsvc.api.http.depth import MAX_DEPTH
 from pushsvc.api.http.refusal import LIMIT, examined
-from pushsvc.api.pushes.document import Draft, PushDocument, checks, read
+from pushsvc.api.pushes.document import Draft, checks, push_types, read
 from pushsvc.api.rules import Rules
 from pushsvc.errors import ContentTooLarge, Fault, InvalidRequest, MalformedBody
+from pushsvc.model.address import Addresses, AddressKind
 from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, ToAll
+from pushsvc.model.identity import identity
 from pushsvc.model.instants import instant as shown_at
 from pushsvc.model.push import LiveActivity, Target
 from pushsvc.wording import show as kind
 
 HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,200}")
-
-
-def apns_fault(token: str, kind: str) -> str | None:
-    if kind == "fid":
-        return "APNs knows no fid"
-    if kind == "channel":
-        return None if re.fullmatch(r"[\w+/]+=*", token, re.ASCII) else "must be base64"
-    return None if HEX.fullmatch(token) else "must be hexadecimal"
-
-
-def fcm_fault(token: str, kind: str) -> str | None:
-    return None if re.fullmatch(r"[\w:-]+", token, re.ASCII) else "must be letters, digits, - _ :"
-
-
-RULES = Rules("shop", {"apns": apns_fault, "fcm": fcm_fault}, frozenset({"apns", "fcm", "webpush"}), max_targets=50)
+APNS = AddressKind(HEX.fullmatch, "must be hexadecimal", str.lower, device=True)
+FCM = AddressKind(
+    re.compile(r"[\w:-]+", re.ASCII).fullmatch, "must be letters, digits, - _ :", same=identity, device=True
+)
+ADDRESSES = Addresses(
+    {
+        "apns": {
+            "token": APNS,
+            "channel": AddressKind(re.compile(r"[\w+/]+=*", re.ASCII).fullmatch, "must be base64"),
+            "activity": replace(APNS, device=False),
+            "push_to_start": replace(APNS, device=False),
+        },
+        "fcm": {"token": FCM, "fid": FCM, "topic": replace(FCM, device=False), "condition": replace(FCM, device=False)},
+        "webpush": {"token": FCM},
+    }
+)
+RULES = Rules("shop", frozenset({"apns", "fcm"}), ADDRESSES, max_targets=50)
 TOKEN = {"platform": "apns", "token": "8f3c"}
 NOW = 1_796_115_600_000
 """2026-12-01T09:00:00Z."""
@@ -67,7 +72,7 @@ def faults(document: Any) -> list[tuple[str, str]]:
 
 def walk(document: Any, rules: Rules) -> tuple[Any, list[Fault], bool]:
     """The slow way: the document, its faults, and whether there are more."""
-    return examined(document, PushDocument, checks(rules, NOW))
+    return examined(document, push_types(rules.addresses).document, checks(rules, NOW))
 
 
 def malformed(body: bytes) -> str:
@@ -807,7 +812,7 @@ def test_the_fast_way_takes_exactly_what_the_walk_finds_no_fault_in(document: An
     value, found, _ = walk(document, RULES)
     assert refused == found
     if not found:
-        typed = msgspec.json.decode(msgspec.json.encode(document), type=PushDocument)
+        typed = push_types(ADDRESSES).decode(msgspec.json.encode(document))
         assert msgspec.json.encode(value) == msgspec.json.encode(typed)
 
 
@@ -853,12 +858,12 @@ def test_the_walk_changes_nothing() -> None:
 def test_the_walk_ends_when_the_list_is_full() -> None:
     asked = 0
 
-    def count(token: str, kind: str) -> str | None:
+    def count(token: str) -> bool:
         nonlocal asked
         asked += 1
-        return "no"
+        return False
 
-    rules = Rules("shop", {"apns": count}, RULES.known)
+    rules = Rules("shop", {"apns"}, Addresses({"apns": {"token": AddressKind(count, "no")}}))
     document = push(to={"tokens": [{"platform": "apns", "token": str(number)} for number in range(10_000)]})
     _, found, more = walk(document, rules)
     assert (len(found), more, asked) == (LIMIT, True, LIMIT + 1)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from pushsvc import runtime
 from pushsvc.api import ApiConfig, new_push_id, uuid7
 from pushsvc.api.docs import render as render_page
 from pushsvc.api.http.params import QueryParam, read_query
@@ -128,9 +129,6 @@ class Says:
     def warnings(self, content: Content, message: Message, kinds: Collection[str] = ("token",)) -> list[Fault]:
         return []
 
-    def token_fault(self, token: str, kind: str) -> str | None:
-        return None
-
 
 BIG = Fault("notification", "4,200 bytes, at most 4,096")
 BAD = Fault("collapse", "longer than 64 bytes")
@@ -151,7 +149,7 @@ def test_each_is_told_the_kinds_of_its_targets() -> None:
         "apns": (Target(0, "aa", None, "activity"), Target(2, "bb", None, "activity")),
         "fcm": (Target(1, "cc"), Target(3, "dd", None, "fid")),
     }
-    platforms = platforms_of(Draft(Content(), "normal", targets, 4), ())
+    platforms = platforms_of(Draft(Content(), "normal", targets, 4), Rules("shop", (), runtime.addresses()))
     render({"apns": apns, "fcm": fcm}, Content(), platforms, push_id="p", starts_at=7)
     assert (set(apns.kinds), set(fcm.kinds)) == ({"activity"}, {"token", "fid"})
 
@@ -170,7 +168,7 @@ def test_faults_of_all_platforms_are_named_once() -> None:
 
 # --- the OpenAPI document ---------------------------------------------------------------------------
 
-DOCUMENT = build(platforms=["fcm", "apns"], config=ApiConfig(max_targets=123))
+DOCUMENT = build(addresses=runtime.addresses(), config=ApiConfig(max_targets=123))
 
 
 def test_the_document_is_openapi_3_1() -> None:
@@ -235,7 +233,7 @@ def test_every_refusal_has_its_problem_document() -> None:
 
 
 def test_the_examples_are_taken() -> None:
-    rules = Rules("shop", dict.fromkeys(("apns", "fcm"), lambda token, kind: None), frozenset({"apns", "fcm"}))
+    rules = Rules("shop", {"apns", "fcm"}, runtime.addresses())
     now = 1_796_000_000_000  # a day before the time that one of them names
     drafts = [read(msgspec.json.encode(example["value"]), rules, now) for example in EXAMPLES.values()]
     named = [name for name, example in EXAMPLES.items() if "tokens" in example["value"]["to"]]

@@ -47,7 +47,7 @@ PACKAGE = ROOT / "pushsvc"
 
 SECTIONS = {kind.platform: kind.config for kind in reversed(REGISTRY.values())}
 """A further account of a provider has the keys of the first."""
-OPENAPI = openapi.build(platforms=REGISTRY, config=ApiConfig())
+OPENAPI = openapi.build(addresses=runtime.addresses(), config=ApiConfig())
 SCHEMAS: dict[str, Any] = OPENAPI["components"]["schemas"]
 
 NO_EFFECT = "No effect yet"
@@ -238,8 +238,7 @@ def test_the_example_push_is_taken_and_rendered() -> None:
     document = msgspec.json.decode(text)
     assert set(document["notification"]) == set(SCHEMAS["Notification"]["properties"])
     assert set(document) <= set(SCHEMAS["PushDocument"]["properties"])
-    checks = {platform: kind.renderer.token_fault for platform, kind in REGISTRY.items()}
-    draft = read(text.encode(), Rules("shop", checks, frozenset(checks)), now=0)
+    draft = read(text.encode(), Rules("shop", frozenset(REGISTRY), runtime.addresses()), now=0)
     assert draft.total == len(document["to"]["tokens"])
     for platform in draft.targets:
         message = REGISTRY[platform].renderer.render(draft.content, push_id="p", starts_at=0)
@@ -250,8 +249,7 @@ def test_the_example_device_is_taken() -> None:
     (text,) = _blocks("json", _section("The device document"))
     document = msgspec.json.decode(text)
     assert set(document) == set(SCHEMAS["DeviceDocument"]["properties"]) - {"fid"}
-    renderers = {platform: kind.renderer for platform, kind in REGISTRY.items()}
-    device = read_device(text.encode(), "d", Rules.of("shop", frozenset(REGISTRY), renderers), 0)
+    device = read_device(text.encode(), "d", Rules("shop", frozenset(REGISTRY), runtime.addresses()), 0)
     assert device.tags["beta"] is True
     told = set(_code(_section("The device document")))
     assert told >= set(SCHEMAS["RegisteredDevice"]["properties"]) - set(document)
@@ -270,8 +268,9 @@ def test_every_count_and_the_status_document() -> None:
 def test_every_column_of_a_file_of_devices() -> None:
     told = [name for row in TABLES["column"] for name in _code(row[0])]
     document = set(SCHEMAS["DeviceDocument"]["properties"])
-    assert set(told) == set(device_lines.FIELDS) - document | {"tags"} | set(device_lines.TOMBSTONE)
-    assert document <= set(device_lines.FIELDS)
+    columns = set(device_lines.columns(runtime.addresses(), tombstones=True))
+    assert set(told) == columns - document | {"tags"}
+    assert document <= columns
 
 
 def test_all_that_a_cleanup_counts() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pushsvc import runtime
 from pushsvc.api.pushes.document import read
 from pushsvc.api.rules import Rules
 from pushsvc.errors import ConfigError, InvalidRequest
@@ -57,8 +58,7 @@ def test_the_registry_and_the_names_of_routes_agree() -> None:
 
 
 def _rules(routes: RouteTable) -> Rules:
-    renderers = {kind.platform: kind.renderer for kind in REGISTRY.values()}
-    return Rules.of("shop", frozenset({"apns", "fcm"}), renderers, routes=routes)
+    return Rules("shop", frozenset({"apns", "fcm"}), runtime.addresses(), routes=routes)
 
 
 def _tokens(*entries: dict[str, str]) -> bytes:

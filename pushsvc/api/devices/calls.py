@@ -10,7 +10,6 @@ from msgspec import UNSET
 
 from ...errors import Fault, InvalidRequest, NotFound
 from ...model.devices import ByTopic, Device, name_fault
-from ...model.identity import recognised
 from ...ports.erasure import UNHEARD
 from ...ports.registry import MOST_OF_USER, PrunedFilter, TopicsFull, UserFull
 from ..http.exchange import NO_CONTENT, Reply, Request
@@ -32,8 +31,8 @@ async def put_device(ports: ApiPorts, request: Request, device: Device) -> Reply
         fault = Fault("user", f"has {MOST_OF_USER:,} devices already; leave `user` out where it names no person")
         raise InvalidRequest(faults=[fault]) from None
     if new:
-        return Reply(shown(kept), 201, {"Location": request.url.raw_path})
-    return Reply(shown(kept))
+        return Reply(shown(kept, ports.addresses), 201, {"Location": request.url.raw_path})
+    return Reply(shown(kept, ports.addresses))
 
 
 async def get_devices(ports: ApiPorts, request: Request) -> Reply:
@@ -53,7 +52,7 @@ async def get_devices(ports: ApiPorts, request: Request) -> Reply:
         else:
             page = await ports.registry.members(app, ByTopic(topic), after=more or "", limit=room)
         found += [
-            shown(device)
+            shown(device, ports.addresses)
             for device in page.devices
             if query["platform"] in (None, device.platform) and query["state"] in (None, device.state)
         ]
@@ -69,7 +68,7 @@ async def get_device(ports: ApiPorts, request: Request) -> Reply:
     device = await ports.registry.get(request.app.name, request.params["device_id"])
     if device is None:
         raise _no_device()
-    return Reply(shown(device))
+    return Reply(shown(device, ports.addresses))
 
 
 async def delete_device(ports: ApiPorts, request: Request) -> Reply:
@@ -82,7 +81,7 @@ async def delete_device(ports: ApiPorts, request: Request) -> Reply:
 async def get_user_devices(ports: ApiPorts, request: Request) -> Reply:
     """The devices of a user."""
     devices = await ports.registry.of_user(request.app.name, request.params["user"])
-    return Reply(DeviceList([shown(device) for device in devices]))
+    return Reply(DeviceList([shown(device, ports.addresses) for device in devices]))
 
 
 async def delete_user(ports: ApiPorts, request: Request) -> Reply:
@@ -136,8 +135,9 @@ async def post_restore(ports: ApiPorts, request: Request, asked: tuple[PrunedFil
 
 async def delete_suppression(ports: ApiPorts, request: Request) -> Reply:
     """Lift the suppression of a token."""
-    platform, token = request.params["platform"], request.params["token"]
-    if not await ports.suppressions.remove(request.app.name, [(platform, recognised(platform, token))]):
+    platform = request.params["platform"]
+    token = ports.addresses.recognised(platform, request.params["token"])
+    if not await ports.suppressions.remove(request.app.name, [(platform, token)]):
         raise NotFound("This token is not suppressed.")
     return NO_CONTENT
 

@@ -11,22 +11,22 @@ Decided here, where the contract leaves it open:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from typing import Annotated, Any, Final, Literal
+from functools import lru_cache, partial
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ...decoding import Checks, Rule, unprintable
 from ...errors import Fault, InvalidRequest
+from ...model.address import Addresses
 from ...model.devices import MAX_NAME, Device, TagValue, name_fault
 from ...model.documents import Time
-from ...model.identity import canonical
 from ...model.instants import instant
 from ...ports.registry import MOST_OF_USER
 from ..http.problems import ProblemFault
 from ..http.refusal import judged, parse, summary
-from ..rules import PlatformName, Rules
+from ..rules import PlatformName, Rules, extended
 
 MAX_TEXT: Final = 64
 """Characters of a locale, a timezone, an app version and a tag's name."""
@@ -37,9 +37,6 @@ MAX_TAGS_SIZE: Final = 4096
 """Bytes of all tags as JSON."""
 MAX_NUMBER: Final = 2**53
 """What every JSON reader keeps to the digit (RFC 8259, section 6)."""
-
-KINDS: Final = ("token", "fid")
-"""By which field a device's address is given; the field is its kind."""
 
 
 def _tag_name_fault(name: str) -> str | None:
@@ -66,11 +63,9 @@ Tag = (
 
 
 class DeviceDocument(Struct, forbid_unknown_fields=True):
-    """A device as its app registers it. Only `platform` and its `token`, or for FCM `fid`, are needed."""
+    """A device as its app registers it. Only `platform` and the address that its platform gave it are needed."""
 
     platform: PlatformName
-    token: Annotated[str | None, Meta(description="The device token (APNs) or registration token (FCM).")] = None
-    fid: Annotated[str | None, Meta(description="A Firebase installation id, in place of `token`.")] = None
     user: Annotated[Name | None, Meta(description=f"Whose it is. A user has up to {MOST_OF_USER:,} devices.")] = None
     tags: Annotated[
         Annotated[dict[TagName, Tag], Meta(max_length=MAX_TAGS), Rule(fault=_tags_fault)] | None,
@@ -88,7 +83,7 @@ class DeviceDocument(Struct, forbid_unknown_fields=True):
 
 
 class RegisteredDevice(Struct, frozen=True):
-    """A device as the service keeps it."""
+    """A device as the service keeps it, its address in the form in which it is compared."""
 
     id: str
     platform: str
@@ -105,14 +100,25 @@ class RegisteredDevice(Struct, frozen=True):
         Literal["active", "pruned"],
         Meta(description="A pruned device is sent nothing; it comes back when it registers again, or is restored."),
     ]
-    token: Annotated[
-        str | UnsetType, Meta(description="As it was registered, an APNs token in lower case; or `fid`.")
-    ] = UNSET
-    fid: str | UnsetType = UNSET
     pruned_at: Time | UnsetType = UNSET
     pruned_for: Annotated[
         str | UnsetType, Meta(description="The provider's word for which it was pruned, or ours in lower case.")
     ] = UNSET
+
+
+class DeviceTypes(NamedTuple):
+    """The structs of devices, with the fields of all platforms' addresses."""
+
+    document: type[DeviceDocument]
+    registered: type[RegisteredDevice]
+
+
+@lru_cache(maxsize=8)
+def device_types(addresses: Addresses) -> DeviceTypes:
+    return DeviceTypes(
+        extended(DeviceDocument, *addresses.devices.declared(None)),
+        extended(RegisteredDevice, *addresses.devices.declared(UNSET)),
+    )
 
 
 class DeviceList(Struct, frozen=True):
@@ -169,14 +175,12 @@ class Erased(Struct, frozen=True):
     ] = UNSET
 
 
-def shown(device: Device) -> RegisteredDevice:
+def shown(device: Device, addresses: Addresses) -> RegisteredDevice:
     """As the API shows it."""
     pruned = device.state == "pruned"
-    return RegisteredDevice(
+    return device_types(addresses).registered(
         id=device.id,
         platform=device.platform,
-        token=UNSET if device.kind == "fid" else device.token,
-        fid=device.token if device.kind == "fid" else UNSET,
         user=device.user,
         tags=device.tags,
         locale=device.locale,
@@ -189,6 +193,7 @@ def shown(device: Device) -> RegisteredDevice:
         state=device.state,
         pruned_at=instant(device.pruned_at) if pruned else UNSET,
         pruned_for=device.pruned_for if pruned else UNSET,
+        **addresses.devices.filled(device.platform, device.kind, device.token),
     )
 
 
@@ -197,26 +202,27 @@ def read_device(body: bytes, device_id: str, rules: Rules, now: int) -> Device:
 
     Raises `MalformedBody` (400), or `InvalidRequest` (422) naming every fault.
     """
-    document, faults, more = judged(parse(body), DeviceDocument, device_checks(rules))
+    document, faults, more = judged(parse(body), device_types(rules.addresses).document, device_checks(rules))
     if (fault := name_fault(device_id)) is not None:
         faults.insert(0, Fault("device_id", fault))
     if faults:
         raise InvalidRequest(summary(len(faults), more), faults=faults)
-    return device_of(document, device_id, now)
+    return device_of(document, device_id, rules.addresses, now)
 
 
 def device_checks(rules: Rules) -> Checks:
-    """Return what the types of a device document do not say: which platforms there are, what a token looks like."""
-    return {DeviceDocument: partial(rules.target_faults, kinds=KINDS)}
+    """Return what the types of a device document do not say: which platforms there are, what an address looks like."""
+    faults = partial(rules.target_faults, fields=rules.addresses.devices)
+    return {device_types(rules.addresses).document: faults}
 
 
-def device_of(document: DeviceDocument, device_id: str, now: int) -> Device:
+def device_of(document: DeviceDocument, device_id: str, addresses: Addresses, now: int) -> Device:
     """Return the device of a document without fault."""
-    kind = "token" if document.fid is None else "fid"
+    kind, token = addresses.devices.address_of(document, device_id)
     return Device(
         id=device_id,
         platform=document.platform,
-        token=canonical(document.platform, getattr(document, kind), kind),
+        token=token,
         kind=kind,
         user=document.user,
         tags={

@@ -59,7 +59,7 @@ _TOKEN: Final = PathParam(
 
 
 def _read_device(body: bytes, request: Request) -> Device:
-    return read_device(body, request.params["device_id"], request.app.device_rules, request.now)
+    return read_device(body, request.params["device_id"], request.app.rules, request.now)
 
 
 _call: Final = partial(Call, scopes=("devices", "admin"))

@@ -39,7 +39,7 @@ class CallDispatcher:
     def serve(self, apps: Mapping[str, ApiApp], *, public: bool) -> None:
         """Serve these apps from the next request on. `public`: figures and details need no key."""
         ports = self._ports
-        served = {name: ServedApp.of(app, ports.renderers, ports.config) for name, app in apps.items()}
+        served = {name: ServedApp.of(app, ports.addresses, ports.config) for name, app in apps.items()}
         rates = {name: app.limit for name, app in apps.items() if app.limit is not None}
         self._public = public
         self._authentication: Authentication = BearerKeys(

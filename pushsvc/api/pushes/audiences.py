@@ -21,17 +21,16 @@ from ...ports.registry import Registry
 from ...rules.audience import reached, targets_of
 from ...wording import names
 from ..http.problems import ProblemFault
+from ..rules import Rules
 from .document import Draft
 
-DEVICE: Final = ("token",)
-"""What a registered device's token is to its provider."""
 FEW: Final = 500
 """Devices or users that are looked up at once."""
 MOST: Final = 1000
 """Devices that may be found; a push to more is left to `jobs`."""
 
 
-def platforms_of(draft: Draft, configured: Collection[Platform]) -> Mapping[Platform, Collection[str]]:
+def platforms_of(draft: Draft, rules: Rules) -> Mapping[Platform, Collection[str]]:
     """The platforms that the push is rendered for, with the kinds of its targets there: those of its tokens, or all
     that it says something to.
 
@@ -43,13 +42,12 @@ def platforms_of(draft: Draft, configured: Collection[Platform]) -> Mapping[Plat
             platform, kinds = platform_of(route), {target.kind for target in targets}
             found[platform] = found[platform] | kinds if platform in found else kinds
         return found
-    if draft.only is None:
-        return dict.fromkeys(configured, DEVICE)
-    addressed = [platform for platform in configured if platform in draft.only]
-    if not addressed:
-        message = f"says something to {names(sorted(draft.only))} only, and the app uses {names(sorted(configured))}"
+    configured = sorted(rules.platforms)
+    addressed = [platform for platform in configured if draft.only is None or platform in draft.only]
+    if draft.only is not None and not addressed:
+        message = f"says something to {names(sorted(draft.only))} only, and the app uses {names(configured)}"
         raise InvalidRequest(faults=[Fault("overrides", message)])
-    return dict.fromkeys(addressed, DEVICE)
+    return {platform: tuple(rules.addresses.devices.kinds[platform]) for platform in addressed}
 
 
 async def look_up(registry: Registry, push: Push, routes: RouteTable) -> tuple[Push, Unreached]:

@@ -59,7 +59,7 @@ async def _prepare_all(
         if place % _BREATH == _BREATH - 1:
             await asyncio.sleep(0)
         try:
-            draft = read(document, app.push_rules, request.now)
+            draft = read(document, app.rules, request.now)
             prepared, warnings = prepare(ports, app, draft, request.now, request.once)
             push, (unreached, found) = await look_up(ports.registry, prepared, app.routes)
         except RequestError as error:

@@ -18,25 +18,26 @@ Decided here, where RFC 8259 leaves it open:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
-from typing import Annotated, Any, Final, Literal, NoReturn
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from typing import Annotated, Any, Final, Literal, NamedTuple, NoReturn
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
 from ...decoding import WRONG, Checks, Rule, fraction
 from ...errors import ContentTooLarge, Fault, InvalidRequest
+from ...model.address import Addresses
 from ...model.devices import Audience
 from ...model.push import MAX_TTL, Content, Lane, Notification, Platform, Target
 from ...wording import join, names, show
 from ..http.depth import depth_fault
 from ..http.instants import DAYS_AHEAD, Instant, instant_fault, parse_send_at
 from ..http.refusal import examined, parse, repeats, summary, utf8
-from ..rules import Rules
+from ..rules import Rules, extended
 from . import live_activity
 from .live_activity import LiveActivity
-from .receivers import To, named_for_two, receiver_checks, receivers
+from .receivers import ReceiverTypes, To, named_for_two, receiver_checks, receiver_types, receivers
 
 VISIBLE: Final = ("title", "subtitle", "body", "image", "sound", "badge")
 """The fields of a notification that the user notices."""
@@ -49,7 +50,7 @@ _Datum = Annotated[str, Rule("a string (the providers carry nothing else)")]
 class PushDocument(Struct, forbid_unknown_fields=True, gc=False):
     """One push. Besides `to` it needs `notification`, `live_activity`, `data`, or an override with a payload."""
 
-    to: Annotated[To, Rule('an object such as {"tokens": [..]}')]
+    to: To
     notification: Notification | None = None
     live_activity: LiveActivity | None = None
     data: Annotated[
@@ -112,7 +113,23 @@ class Draft(Struct, frozen=True, gc=False):
 
 # --- reading ----------------------------------------------------------------------------------------
 
-_decode = msgspec.json.Decoder(PushDocument).decode
+
+class PushTypes(NamedTuple):
+    """The structs of the document, with the fields of all platforms' addresses."""
+
+    document: type[PushDocument]
+    receivers: ReceiverTypes
+    decode: Callable[[bytes], PushDocument]
+
+
+@lru_cache(maxsize=8)
+def push_types(addresses: Addresses) -> PushTypes:
+    receivers = receiver_types(addresses)
+    to: Any = receivers.to
+    document = extended(PushDocument, ("to", Annotated[to, Rule('an object such as {"tokens": [..]}')]))
+    return PushTypes(document, receivers, msgspec.json.Decoder(document).decode)
+
+
 _plain = msgspec.json.Decoder().decode
 _NOTHING: Final = Notification()
 MAX_CONTENT: Final = 64 * 1024
@@ -124,13 +141,14 @@ def read(body: bytes, rules: Rules, now: int) -> Draft:
 
     Raises `MalformedBody` (400), or `InvalidRequest` (422) naming every fault.
     """
+    types = push_types(rules.addresses)
     try:
-        document = _decode(body)
+        document = types.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         refuse(body, rules, now)
     if len(body) > MAX_CONTENT:
         _check_size(document)
-    draft = judge(document, rules, now)
+    draft = judge(document, rules, types.receivers, now)
     if draft is None:
         refuse(body, rules, now)
     # msgspec looks into the strings that it decodes; what it passes on raw it does not read as UTF-8.
@@ -141,7 +159,7 @@ def read(body: bytes, rules: Rules, now: int) -> Draft:
 
 def refuse(body: bytes, rules: Rules, now: int) -> NoReturn:
     """Raise what is wrong with a body that `read` could not take."""
-    _, faults, more = examined(parse(body), PushDocument, checks(rules, now))
+    _, faults, more = examined(parse(body), push_types(rules.addresses).document, checks(rules, now))
     # What the typed decoder saw and the walk did not can only be a value that a later one of the same name hid.
     listed = faults or repeats(body)
     if not listed:
@@ -151,11 +169,12 @@ def refuse(body: bytes, rules: Rules, now: int) -> NoReturn:
 
 def checks(rules: Rules, now: int) -> Checks:
     """Return what the types of the document do not say."""
+    types = push_types(rules.addresses)
     return {
-        **receiver_checks(rules),
+        **receiver_checks(rules, types.receivers),
         Notification: lambda notification: (),
         LiveActivity: lambda activity: (),
-        PushDocument: partial(_faults, rules=rules, now=now),
+        types.document: partial(_faults, rules=rules, now=now),
     }
 
 
@@ -178,7 +197,7 @@ def _faults(document: PushDocument, *, rules: Rules, now: int) -> Iterator[tuple
 
 def override_fault(platform: str, value: Any, rules: Rules) -> str | None:
     """Return what is wrong with one platform's override, or None."""
-    if platform not in rules.known:
+    if platform not in rules.addresses.platforms:
         return rules.unknown_platform
     if not isinstance(value, dict):
         return f"expected an object, found {show(value)}"
@@ -228,7 +247,7 @@ def _check_size(document: PushDocument) -> None:
         raise ContentTooLarge("What the push says is too large for any provider.", faults=faults)
 
 
-def judge(document: PushDocument, rules: Rules, now: int) -> Draft | None:
+def judge(document: PushDocument, rules: Rules, types: ReceiverTypes, now: int) -> Draft | None:
     """The draft, or None where the walk will find a fault."""
     notification = None if document.notification == _NOTHING else document.notification
     badge: float | None = None if notification is None else notification.badge
@@ -267,7 +286,7 @@ def judge(document: PushDocument, rules: Rules, now: int) -> Draft | None:
             send_at = parse_send_at(document.send_at, now)
         except ValueError:
             return None
-    found = receivers(document.to, rules)
+    found = receivers(document.to, rules, types)
     if found is None:
         return None
     targets, audience = (found, None) if isinstance(found, dict) else ({}, found)
@@ -286,5 +305,5 @@ def judge(document: PushDocument, rules: Rules, now: int) -> Draft | None:
     only = None if notification is not None or document.data or activity is not None else frozenset(payload)
     total = sum(map(len, targets.values()))
     tokens = document.to.tokens
-    odd = () if tokens is None or total == len(tokens) else named_for_two(tokens, rules.routes)
+    odd = () if tokens is None or total == len(tokens) else named_for_two(tokens, rules)
     return Draft(content, document.lane or "normal", targets, total, send_at, audience, only, odd)

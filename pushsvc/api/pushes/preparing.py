@@ -37,7 +37,7 @@ def prepare(
     while once is not None and not ports.pushes.beside(app.name, push_id, once.key):
         push_id = ports.new_id(now)
     content = draft.content
-    platforms = platforms_of(draft, app.push_rules.checks)
+    platforms = platforms_of(draft, app.rules)
     rendered = render(ports.renderers, content, platforms, push_id=push_id, starts_at=starts_at)
     push = Push(
         id=push_id,

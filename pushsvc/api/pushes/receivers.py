@@ -1,49 +1,36 @@
 """`to` of a push document: the distinct targets by route, or the audience to look up. Pure.
 
-The same token twice in one push is one delivery, in whatever case an APNs token is written, and so is an FCM token
-beside the id of its installation; the first of them is sent to. That goes for a token that is named for two
-environments of APNs as well, with a warning: a token belongs to one of them.
+The same address twice in one push is one delivery, in whatever form it is written, and so are two addresses that name
+one device, such as an FCM token and the id of its installation; the first of them is sent to. That goes for a token
+that is named for two environments of APNs as well, with a warning: a token belongs to one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Final
+from typing import Annotated, Any, NamedTuple
 
 from msgspec import Meta, Struct
+from msgspec.structs import astuple
 
-from ...decoding import Checks, Rule
+from ...decoding import Checks, Rule, right
 from ...errors import Fault
+from ...model.address import Addresses, Check, Form
 from ...model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, Environment, ToAll, name_fault
-from ...model.identity import canonical, identity
 from ...model.push import Platform, Target
-from ...model.routing import RouteTable
 from ...rules.where import MAX_LENGTH, WhereError, compile_where
 from ...wording import names
 from ..devices.document import Name
-from ..rules import PlatformName, Rules, TokenCheck
-
-TARGETS: Final = ("token", "fid", "topic", "condition", "channel", "activity", "push_to_start")
-"""By which field a target is given; the field is the target's kind."""
+from ..rules import PlatformName, Rules, extended
 
 # Plain JSON makes no reference cycles: these structs need not be looked at by the garbage collector (`gc=False`).
 
 
 class TokenTarget(Struct, forbid_unknown_fields=True, gc=False):
-    """One target by what its provider gave it: a device by its `token` (FCM: also `fid`), or at APNs a broadcast
-    `channel`, one Live `activity`, or the right to start one (`push_to_start`). Exactly one of these."""
+    """One target by what its provider gave it: exactly one of the addresses that its platform knows."""
 
     platform: PlatformName
-    token: Annotated[str | None, Meta(description="The device token (APNs) or registration token (FCM).")] = None
-    fid: Annotated[str | None, Meta(description="A Firebase installation id, in place of `token`.")] = None
-    topic: Annotated[str | None, Meta(description="A topic that FCM itself keeps, and not `to.topic`.")] = None
-    condition: Annotated[
-        str | None, Meta(description="A condition over FCM's own topics.", examples=["'news' in topics"])
-    ] = None
-    channel: Annotated[str | None, Meta(description="The id of a broadcast channel of APNs (iOS 18).")] = None
-    activity: Annotated[str | None, Meta(description="The push token of one Live Activity.")] = None
-    push_to_start: Annotated[str | None, Meta(description="A token by which Live Activities are started.")] = None
     environment: Annotated[
         Environment | None,
         Meta(
@@ -53,13 +40,10 @@ class TokenTarget(Struct, forbid_unknown_fields=True, gc=False):
     ] = None
 
 
-_Target = Annotated[TokenTarget, Rule('an object such as {"platform": "apns", "token": ".."}')]
-
-
 class To(Struct, forbid_unknown_fields=True, gc=False):
     """The receivers, named in exactly one of these ways. What is named twice is one delivery."""
 
-    tokens: Annotated[list[_Target], Meta(min_length=1)] | None = None
+    tokens: list[TokenTarget] | None = None
     devices: Annotated[
         Annotated[list[Name], Meta(min_length=1)] | None, Meta(description="Registered devices, by id.")
     ] = None
@@ -81,12 +65,60 @@ class To(Struct, forbid_unknown_fields=True, gc=False):
     )
 
 
+class Way(NamedTuple):
+    """How a target of a platform is read that is named by one kind of address. What is None leaves a value as it is,
+    which is quicker than a call that does."""
+
+    place: int
+    """Which field of a target holds the address."""
+    name: str
+    text_of: Callable[[Any], str] | None
+    fits: Check
+    canonical: Form | None
+    same: Form | None
+    device: bool
+
+
+class ReceiverTypes(NamedTuple):
+    """The structs of receivers, with the fields of all platforms' addresses."""
+
+    target: type[TokenTarget]
+    to: type[To]
+    ways: Mapping[tuple[Platform, int | None], Way]
+    """By platform and field; with None that of the platform's first kind of address, which most targets have."""
+
+
+def receiver_types(addresses: Addresses) -> ReceiverTypes:
+    target: Any = extended(TokenTarget, *addresses.targets.declared(None))
+    entry: Any = Annotated[target, Rule('an object such as {"platform": "apns", "token": ".."}')]
+    ways: dict[tuple[Platform, int | None], Way] = {}
+    for platform, kinds in addresses.targets.kinds.items():
+        for name, kind in kinds.items():
+            place = target.__struct_fields__.index(name)
+            way = ways[platform, place] = Way(
+                place=place,
+                name=name,
+                text_of=None if kind.parts is None else kind.text_of,
+                fits=kind.fits,
+                canonical=None if kind.canonical is str else kind.canonical,
+                same=None if kind.same is str else kind.same,
+                device=kind.device,
+            )
+            ways.setdefault((platform, None), way)
+    return ReceiverTypes(
+        target, extended(To, ("tokens", Annotated[list[entry], Meta(min_length=1)] | None, None)), ways
+    )
+
+
 # --- every fault ------------------------------------------------------------------------------------
 
 
-def receiver_checks(rules: Rules) -> Checks:
+def receiver_checks(rules: Rules, types: ReceiverTypes) -> Checks:
     """Return what the types of the receivers do not say."""
-    return {TokenTarget: partial(rules.target_faults, kinds=TARGETS), To: partial(_to_faults, rules=rules)}
+    return {
+        types.target: partial(rules.target_faults, fields=rules.addresses.targets),
+        types.to: partial(_to_faults, rules=rules),
+    }
 
 
 def _to_faults(to: To, *, rules: Rules) -> Iterator[tuple[str, str]]:
@@ -108,7 +140,7 @@ def _to_faults(to: To, *, rules: Rules) -> Iterator[tuple[str, str]]:
 def where_faults(text: str, rules: Rules) -> list[str]:
     """Return what is wrong with an expression."""
     try:
-        compile_where(text, now=0, platforms=sorted(rules.checks))
+        compile_where(text, now=0, platforms=sorted(rules.platforms))
     except WhereError as error:
         return [str(fault) for fault in error.faults]
     return []
@@ -117,13 +149,13 @@ def where_faults(text: str, rules: Rules) -> list[str]:
 # --- the right ones, quickly ------------------------------------------------------------------------
 
 
-def receivers(to: To, rules: Rules) -> dict[Platform, tuple[Target, ...]] | Audience | None:
+def receivers(to: To, rules: Rules, types: ReceiverTypes) -> dict[Platform, tuple[Target, ...]] | Audience | None:
     """The targets, or whom to look up; None where one has a fault."""
     ways = (to.tokens, to.devices, to.users, to.topic, to.where, to.all)
     if ways.count(None) != len(ways) - 1:
         return None
     if to.tokens is not None:
-        return None if len(to.tokens) > rules.max_targets else targets_of(to.tokens, rules.checks, rules.routes)
+        return None if len(to.tokens) > rules.max_targets else targets_of(to.tokens, rules, types.ways)
     if to.topic is not None:
         return ByTopic(to.topic) if name_fault(to.topic) is None else None
     if to.where is not None:
@@ -138,78 +170,65 @@ def receivers(to: To, rules: Rules) -> dict[Platform, tuple[Target, ...]] | Audi
 
 
 def targets_of(
-    tokens: list[TokenTarget], checks: Mapping[Platform, TokenCheck], routes: RouteTable
+    tokens: Sequence[TokenTarget], rules: Rules, ways: Mapping[tuple[Platform, int | None], Way]
 ) -> dict[Platform, tuple[Target, ...]] | None:
     """The distinct targets by route, numbered in the order of the request; None where one has a fault."""
-    groups: dict[Platform, tuple[TokenCheck, bool, set[str], set[tuple[str, str]], list[Target]]] = {}
+    routes = rules.routes
+    unset = len(rules.addresses.targets.names)  # `None`s beside one address, without an environment
     found: dict[Platform, list[Target]] = {}
+    groups: dict[Platform, tuple[Any, ...]] = {}
     index = 0
     for entry in tokens:
-        platform = entry.platform
+        row = astuple(entry)  # platform, environment, addresses: one call costs less than reading each
+        platform, environment = row[0], row[1]
+        if row.count(None) != (unset if environment is None else unset - 1):
+            return None
         group = groups.get(platform)
         if group is None:
-            check = checks.get(platform)
-            if check is None:
+            way = ways.get((platform, None))
+            if way is None or platform not in rules.platforms:
                 return None
-            group = groups[platform] = (
-                check,
-                canonical(platform, "A") == "a",  # asked once: most pushes to many have thousands of one platform
-                set(),
-                set(),
-                found.setdefault(routes.get((platform, None), platform), []),
-            )
-        check, caseless, seen, seen_others, targets = group
-        if entry.environment is not None:
-            targets = found.setdefault(routes.get((platform, entry.environment), platform), [])
-        token = entry.token
-        if token is not None:
-            if not (entry.fid is entry.channel is entry.activity is entry.push_to_start is None):
+            targets = found.setdefault(routes.get((platform, None), platform), [])
+            group = groups[platform] = (*way, set(), targets)
+        text = row[group[0]]
+        if text is None:
+            place = next(place for place in range(2, len(row)) if row[place] is not None)
+            way = ways.get((platform, place))
+            if way is None:
                 return None
-            if not (entry.topic is entry.condition is None):
+            group = groups[platform] = (*way, *group[-2:])  # the next one is likely to be of this kind too
+            text = row[place]
+        _, name, text_of, fits, canonical, same, device, seen, targets = group
+        if text_of is not None:
+            if not right(text):
                 return None
-            if check(token, "token") is not None:
-                return None
-            # A text in lower case is no registration token: it is compared as it is.
-            text, same = (lower := token.lower(), lower) if caseless else (token, identity(token))
-            if same in seen:
-                continue
-            seen.add(same)
-            targets.append(Target(index, text))
-        else:
-            other = _other(entry)
-            if other is None:
-                return None
-            kind, text = other
-            if check(text, kind) is not None:
-                return None
-            text = canonical(platform, text, kind)
-            if text in seen if kind == "fid" else (kind, text) in seen_others:
-                continue
-            if kind == "fid":
-                seen.add(text)
-            else:
-                seen_others.add((kind, text))
-            targets.append(Target(index, text, None, kind))
+            text = text_of(text)
+        if not fits(text):
+            return None
+        if canonical is not None:
+            text = canonical(text)
+        what = text if same is None else same(text)
+        if not device:
+            what = (name, what)
+        if what in seen:
+            continue
+        seen.add(what)
+        if environment is not None:
+            targets = found.setdefault(routes.get((platform, environment), platform), [])
+        targets.append(Target(index, text, None, name))
         index += 1
     return {route: tuple(targets) for route, targets in found.items() if targets}
 
 
-def _other(entry: TokenTarget) -> tuple[str, str] | None:
-    """Kind and text of a target that is given by something else than its `token`; None where it is not by one thing."""
-    given = [(kind, text) for kind in TARGETS if (text := getattr(entry, kind)) is not None]
-    return given[0] if len(given) == 1 else None
-
-
-def named_for_two(tokens: Sequence[TokenTarget], routes: RouteTable) -> tuple[Fault, ...]:
+def named_for_two(tokens: Sequence[TokenTarget], rules: Rules) -> tuple[Fault, ...]:
     """A warning at the first target that was named before for another account of its platform. All have been found to
     be without fault."""
-    first: dict[tuple[Platform, str, str], Platform] = {}
+    first: dict[tuple[Platform, tuple[str, str]], Platform] = {}
     places = []
     for place, entry in enumerate(tokens):
-        platform = entry.platform
-        route = routes.get((platform, entry.environment), platform)
-        kind, text = ("token", entry.token) if entry.token is not None else _other(entry) or ("", "")
-        if first.setdefault((platform, kind, canonical(platform, text, kind)), route) != route:
+        route = rules.routes.get((entry.platform, entry.environment), entry.platform)
+        address = rules.addresses.targets.address_of(entry)
+        if first.setdefault((entry.platform, address), route) != route:
             places.append(place)
     if not places:
         return ()

@@ -30,7 +30,7 @@ _ID: Final = PathParam("id", "The id of the push.", {"type": "string", "format":
 
 
 def _read_push(body: bytes, request: Request) -> Draft:
-    return read(body, request.app.push_rules, request.now)
+    return read(body, request.app.rules, request.now)
 
 
 def _read_batch(body: bytes, request: Request) -> list[bytes]:

@@ -32,7 +32,6 @@ import msgspec
 from msgspec import Raw, Struct
 
 from ...errors import Fault
-from ...model.address import fault_of
 from ...model.push import ACTIVITY_EVENTS, Content, Message, Notification, Platform
 from ...ports.provider import RenderError
 from ..live_activity import aps_of
@@ -87,10 +86,6 @@ class ApnsRenderer:
     def warnings(self, content: Content, message: Message, kinds: Collection[str] = (TOKEN,)) -> list[Fault]:
         """Return what Apple's documentation forbids about it."""
         return warnings_of(content, message)
-
-    def token_fault(self, token: str, kind: str) -> str | None:
-        """Return why this cannot be an address of that kind, or None."""
-        return fault_of(PLATFORM, kind, token, ADDRESSES)
 
     def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = (TOKEN,)) -> Message:
         """Return the payload and headers for every target of the push.

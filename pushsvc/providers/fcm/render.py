@@ -35,7 +35,6 @@ from typing import Any, Final
 from msgspec import Raw
 
 from ...errors import Fault
-from ...model.address import fault_of
 from ...model.push import Content, Message, Notification, Platform
 from ...ports.provider import RenderError
 from ..live_activity import aps_of
@@ -72,10 +71,6 @@ class FcmRenderer:
     def warnings(self, content: Content, message: Message, kinds: Collection[str] = ("token",)) -> list[Fault]:
         """Return what Google's documentation forbids about it."""
         return warnings_of(content, message, _limit(kinds))
-
-    def token_fault(self, token: str, kind: str) -> str | None:
-        """Return why this cannot be an address of that kind, or None."""
-        return fault_of(PLATFORM, kind, token, ADDRESSES)
 
     def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = ("token",)) -> Message:
         """Return the message for every target of the push. Raises `RenderError` with every fault at once."""
