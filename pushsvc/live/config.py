@@ -1,0 +1,52 @@
+"""What the gateway needs of the configuration, as frozen values. `runtime` makes them from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from ..model.rates import Rate
+
+
+class LiveAppConfig(Struct, frozen=True, kw_only=True):
+    """The live channel of one app. Spans are seconds. Its `repr` does not show the secret."""
+
+    secret: str = ""
+    """Signs and verifies connect tokens (HS256)."""
+    public_key: str = ""
+    """Verifies connect tokens that others sign (ES256 or RS256), in PEM."""
+    ack_within: float = 10.0
+    """How long a written publication waits for its acknowledgement."""
+    window: int = 32
+    """Publications that a connection may have unacknowledged."""
+    resend: int = 1
+    """How often an unacknowledged publication is written again."""
+
+    def __repr__(self) -> str:
+        return f"LiveAppConfig(ack_within={self.ack_within}, window={self.window}, resend={self.resend})"
+
+
+class LiveConfig(Struct, frozen=True, kw_only=True):
+    """The gateway. Spans are seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 8081
+    max_connections: int = 100_000
+    endpoints: tuple[str, ...] = ()
+    """The addresses that devices are given, in their order; empty: those under which the gateway listens."""
+    heartbeat: float = 25.0
+    heartbeat_min: float = 4.0
+    heartbeat_max: float = 900.0
+    pong_within: float = 8.0
+    drain: float = 30.0
+    connects: Rate | None = None
+    """New connections of all apps at most; above it a connect is answered with the temporary error 111."""
+    inline: int = 4096
+    """The largest content in bytes that a publication carries; of a larger one the device gets a notice."""
+    allowed_origins: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    """Networks and device ids that are refused."""
+    tls_cert: str = ""
+    tls_key: str = ""
+    apps: Mapping[str, LiveAppConfig] = {}
