@@ -1,4 +1,4 @@
-"""What a job may be: the functions, by name. A name that is not here fails its job and is never imported."""
+"""The functions that jobs may run, by name. A job with another name fails, and nothing is imported for it."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ from ..settings import Settings
 from ..stages import replay as replays
 from ..stages.cleanup import LOCK, Progress, clean
 from ..stages.expand import fanout
-from ..stages.expand.turns import Turns
+from ..stages.expand.fair_queue import FairQueue
 from ..telemetry import get_logger
 
 SLICE = 0.5
-"""Seconds after which a long job lets others have their turn, where there are any: it goes to the end of the queue.
-So short, because somebody may wait for the first delivery to an audience."""
+"""Seconds after which a long job goes to the end of the queue, if other jobs wait. It is short because a caller may be
+waiting for the first delivery to an audience."""
 BACKGROUND = 0.1
-"""The same for what nobody waits for."""
+"""The same for jobs that no caller waits for."""
 LONGEST = 60.0
-"""Seconds after which it ends in any case, and is enqueued again: rq believes jobs to be short."""
+"""Seconds after which a job ends in any case and is enqueued again: rq assumes that jobs are short."""
 LOOK = 0.1
-"""Seconds for which what is known of the queue's length is good enough, while there is room."""
+"""Seconds for which a known length of the queue is used again, while there is room."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a function is given by its process. `store_url` is that of pushsvc's store."""
+    """The state of the process for a function. `store_url` is the URL of pushsvc's own store."""
 
     current: Current
     store_url: str
     stopping: Callable[[], bool] = lambda: False
-    """Whether the process has been asked to end: return between two steps."""
+    """Returns whether the process has been asked to end: a function then returns between two steps."""
     waiting: Callable[[], bool] = lambda: True
-    """Whether there are other jobs to be done."""
-    turns: Turns = field(default_factory=Turns)
-    """Whose audience was looked up when."""
+    """Returns whether other jobs wait."""
+    fair_queue: FairQueue = field(default_factory=FairQueue)
+    """Chooses the audience to expand next."""
 
     @property
     def settings(self) -> Settings:
-        """The configuration as it is now."""
+        """Return the present configuration."""
         return self.current.settings
 
 
-class Turn:
-    """The time that a job has for itself, from now on."""
+class Slice:
+    """The time that a job may use, beginning now."""
 
     def __init__(self, context: Context, most: float = LONGEST) -> None:
-        """At most so many seconds where others wait."""
+        """Begin a slice. `most`: seconds after which the slice is over, if other jobs wait."""
         self._context = context
         self._most = min(SLICE, most)
         self._began = time.monotonic()
@@ -73,41 +73,37 @@ Function: TypeAlias = Callable[..., Awaitable[Any]]
 
 
 async def replay(context: Context, app: str, job: str) -> dict[str, int]:
-    """Run a replay for a while: until it is done, or its slice is over, or the process is to end.
-
-    Killed at any point, it goes on where its last step ended. What was moved in this slice.
-    """
-    turn = Turn(context, BACKGROUND)
+    """Run a replay until it is complete, the slice is over or the process is to end. Returns what this slice did. A
+    killed replay continues after its last step."""
+    piece = Slice(context, BACKGROUND)
     async with connect(context.store_url, context.settings) as store:
         return await replays.run(
             store.dead,
             app,
             job,
             lease=context.settings.jobs.takeover,
-            over=lambda: turn.over,
+            over=lambda: piece.over,
             now=store.clock,
             passes=(BaseTimeoutException,),
         )
 
 
 async def expand(context: Context) -> dict[str, int]:
-    """Look up audiences, each for a slice, in fair turns, until nothing waits or other jobs do.
-
-    Killed at any point, each goes on where its last step ended. How many deliveries were made.
-    """
-    settings, turn, made = context.settings, Turn(context), 0
+    """Expand audiences in fair order, each for a slice, until none waits or other jobs do. Returns the number of
+    deliveries made. A killed expansion continues after its last step."""
+    settings, piece, made = context.settings, Slice(context), 0
     full: set[str] = set()
     async with connect(context.store_url, settings) as store:
         lapsed = await store.expansions.lapsed(await removed_apps(store, settings))
-        while not turn.over:
+        while not piece.over:
             waiting = [each for each in (*await store.expansions.due(settings.apps), *lapsed) if each.app not in full]
             if not waiting:
                 break
-            which = context.turns.choose(waiting)
+            which = context.fair_queue.choose(waiting)
             lapsed = [each for each in lapsed if each != which]
             began = time.monotonic()
             run = await _expand_one(context, store, which)
-            context.turns.use(which, time.monotonic() - began)
+            context.fair_queue.use(which, time.monotonic() - began)
             made += run.made
             if run.end == "full":
                 full.add(which.app)
@@ -115,12 +111,13 @@ async def expand(context: Context) -> dict[str, int]:
 
 
 async def removed_apps(store: Store, settings: Settings) -> set[str]:
-    """The apps that are not in the configuration any more."""
+    """Return the apps that are no longer in the configuration."""
     return {route.app for route in await store.workers.routes()} - settings.apps.keys()
 
 
 async def _expand_one(context: Context, store: Store, which: Waiting) -> fanout.Run:
-    """For a slice. What ends it in vain is said, and it is put off: it must not be the next one again at once."""
+    """Expand one audience for a slice. A failure is logged and the audience postponed, so that it is not chosen again
+    at once."""
     settings, log = context.settings, get_logger("jobs").bind(app=which.app, push=which.push_id)
     lease = int(settings.jobs.takeover * 1000)
     if not await store.expansions.take_up(which, lease=lease):
@@ -142,7 +139,7 @@ async def _expand_one(context: Context, store: Store, which: Waiting) -> fanout.
         await store.expansions.set_aside(which, str(error).partition(":")[0])
         return fanout.Run(0, "left")
     except (StoreError, BaseTimeoutException):
-        raise  # Redis is away or very slow: the lease runs out, and somebody takes it up
+        raise  # Redis is away or very slow: the lease runs out, and another process takes it up
     except Exception as error:
         wait = await store.expansions.put_off(which)
         log.error("expansion_failed", error=type(error).__name__, again_in=wait / 1000, exc_info=True)
@@ -154,11 +151,9 @@ async def _expand_one(context: Context, store: Store, which: Waiting) -> fanout.
 
 
 def _room(store: Store, settings: Settings, app: str) -> Callable[[int], Awaitable[bool]]:
-    """Whether fewer deliveries than `queue.max_pending` wait, of all apps together, and of this one fewer than its
-    share, after so many were made here.
-
-    One process passes the bound by a step at most; several by what the others make between two looks.
-    """
+    """Return a function that takes the number of deliveries made here and returns whether the queue has room. There is
+    room while fewer than `queue.max_pending` deliveries of all apps wait, and fewer of this one than its share. One
+    process exceeds the limit by at most a step; several processes by what the others make between two counts."""
     until, full_at = 0.0, 0
     share = settings.queue_shares().get(app, settings.queue.max_pending)
 
@@ -175,17 +170,15 @@ def _room(store: Store, settings: Settings, app: str) -> Callable[[int], Awaitab
 
 
 async def cleanup(context: Context) -> dict[str, int]:
-    """Go on with the cleanup that is under way, for a slice. What was removed in it.
-
-    Killed at any point, it goes on where its last step began.
-    """
-    settings, turn = context.settings, Turn(context, BACKGROUND)
+    """Continue the running cleanup for a slice. Returns what this slice removed. A killed cleanup continues with its
+    last step."""
+    settings, piece = context.settings, Slice(context, BACKGROUND)
     async with connect(context.store_url, settings) as store:
         cleanups = store.cleanups
         async with store.locks.held(LOCK, lease=settings.jobs.takeover) as lost:
             record = await cleanups.record()
             if lost is None or record.place is None:
-                return {}  # somebody is at it, or it is done
+                return {}  # another process runs it, or it is complete
             try:
                 clock = await cleanups.clock()
             except ClocksApart as error:
@@ -200,7 +193,7 @@ async def cleanup(context: Context) -> dict[str, int]:
                 cleanup_plan(settings, store, clock),
                 share=settings.cleanup.share,
                 place=record.place,
-                stopping=lambda: lost() or turn.over,
+                stopping=lambda: lost() or piece.over,
                 after=note,
             )
             if cleaned.place is None:
@@ -211,13 +204,11 @@ async def cleanup(context: Context) -> dict[str, int]:
 
 
 async def erase(context: Context, app: str) -> bool:
-    """Go on with the erasures of an app, for a slice. Whether there is nothing left to do.
-
-    Killed at any point, it goes on where its last step began.
-    """
-    turn = Turn(context)
+    """Continue the erasures of an app for a slice. Returns whether nothing is left to do. A killed erasure continues
+    with its last step."""
+    piece = Slice(context)
     async with connect(context.store_url, context.settings) as store:
-        return await eraser(store).work(app, stopping=lambda: turn.over)
+        return await eraser(store).work(app, stopping=lambda: piece.over)
 
 
 FUNCTIONS: Mapping[str, Function] = {

@@ -1,8 +1,6 @@
-"""One process of `pushsvc jobs`: the rq worker on the main thread, where signals arrive, its companion on another.
-
-The companion serves `/metrics` and keeps the schedule: what is to be done every so often is done by the process that
-takes the turn (a lock in Redis that lasts for the period), however many processes there are.
-"""
+"""One process of `pushsvc jobs`: the rq worker on the main thread, which receives signals, and its companion on
+another. The companion serves `/metrics` and keeps the schedule: periodic work is done by the process that acquires its
+lock, which lasts for the period in Redis, however many processes there are."""
 
 from __future__ import annotations
 
@@ -43,31 +41,32 @@ TIMEOUT = 180
 """Seconds that a job may take; long ones return after a slice and are enqueued again."""
 RESULT_TTL = 300
 FAILURE_TTL = 3600
-"""Seconds for which rq keeps a job that has failed, with its traceback: the log has it too."""
+"""Seconds for which rq keeps a failed job with its traceback, which is also in the log."""
 LAST = 30.0
-"""Seconds after the first signal at which the process ends, whatever it waits for: less than its supervisor gives it.
-What a job had not finished is taken up by another process, as after a kill."""
+"""Seconds after the first signal at which the process ends in any case: less than its supervisor allows. Another
+process takes up what a job had not finished, as after a kill."""
 MAINTENANCE = 30
 SWEEP = 0.5
-"""Seconds between two looks for replays that are due, and for webhooks."""
+"""Seconds between two checks for due replays and for webhooks."""
 SOON = 0.2
-"""And for pushes whose audience is to be looked up: somebody waits for their first delivery."""
+"""Seconds between two checks for audiences to expand, which callers may be waiting for."""
 LAPSED = 5.0
-"""And for audiences of apps that are not configured any more."""
+"""Seconds between two checks for expired audiences of apps that are no longer configured."""
 PAUSE = 1.0
 GRACE = 2.0
 """Seconds that the companion has to end by itself."""
 ADOPTING = 0.02
-"""Seconds between two steps of bringing stored devices to the form of today."""
+"""Seconds between two steps of converting stored devices to the present form."""
 THREADS = 2 * MOST + 8
-"""Of the companion's loop, made as they are needed. Names of receivers are resolved there, which a resolver that does
-not answer can hold up for longer than a call: it must take no thread from the other receivers, or from the schedule."""
+"""The maximum number of threads of the companion's loop. It resolves the names of receivers there, and a resolver that
+does not answer can block a thread for longer than a call: it must take none from other receivers or from the
+schedule."""
 LOOK = 60.0
-"""Seconds between two looks at whether the next cleanup is due."""
+"""Seconds between two checks for the next cleanup."""
 
 
 class Periodic(Struct, frozen=True):
-    """Something that one process of all does every `seconds`."""
+    """Work that one of all processes does every `seconds`."""
 
     name: str
     seconds: float
@@ -75,11 +74,9 @@ class Periodic(Struct, frozen=True):
 
 
 class Stopping:
-    """What SIGTERM and SIGINT do while the process works: they ask nobody, least of all Redis.
-
-    The first lets the job that is under way return after its step, and ends everything else; the second ends the
-    process at once. In use as a context manager on the main thread.
-    """
+    """Handles SIGTERM and SIGINT while the process works, without asking Redis. A context manager for the main thread.
+    The first signal lets the current job return after its step and ends everything else; the second one ends the
+    process at once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -115,10 +112,8 @@ def run_jobs(
     listening: Callable[[str], None],
     watch: Callable[[asyncio.Event], None] = lambda gone: None,
 ) -> None:
-    """Work until SIGTERM or SIGINT. To be called on the main thread. Raises `ConfigError`.
-
-    `watch` is called in the companion's loop with an event that, once set, ends the process.
-    """
+    """Work until SIGTERM or SIGINT. Call it on the main thread. Raises `ConfigError`. `watch` is called in the
+    companion's loop with an event that ends the process when it is set."""
     settings.require_apps()
     logging.getLogger("rq").setLevel(logging.WARNING)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -134,14 +129,14 @@ def run_jobs(
         job_class = make_job_class(FUNCTIONS, context)
         runtime.quiet_gc()
         listening(f"queue {QUEUE} as {name}")
-        for turn in count():
+        for attempt in count():
             queue = make_queue(QUEUE, runtime.open_sync_redis(settings.jobs.url or store_url, name=name), job_class)
             try:
                 queue.connection.ping()
                 telemetry.REDIS.end("jobs")
-                # A worker registers its name once: the next one after a fault has another.
+                # A worker registers its name once: the next one after a fault needs another.
                 stopping.worker = make_worker(
-                    queue, name=f"{name}-{turn}", job_class=job_class, maintenance=MAINTENANCE, result_ttl=RESULT_TTL
+                    queue, name=f"{name}-{attempt}", job_class=job_class, maintenance=MAINTENANCE, result_ttl=RESULT_TTL
                 )
                 stopping.worker.work(logging_level=None)
             except RedisError as error:
@@ -155,27 +150,25 @@ def run_jobs(
 
 @contextmanager
 def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Event], None]) -> Iterator[str]:
-    """Run the companion beside the block; yields the store's URL. What ends it early ends the process.
-
-    It also brings `current` up to date. SIGHUP arrives on the main thread, and is handed over to it.
-    """
+    """Run the companion beside the block and yield the store's URL. When the companion ends early, so does the process.
+    It also keeps `current` up to date; SIGHUP arrives on the main thread and is passed to it."""
     settings = current.settings
     ready: Future[str] = Future()
     loops: list[asyncio.AbstractEventLoop] = []
     tasks: list[asyncio.Task[None] | None] = []
-    telling: list[WebhookTasks] = []
+    webhook_tasks: list[WebhookTasks] = []
     stop = asyncio.Event()
 
     def end() -> None:
-        """It may stand in a call to a Redis that does not answer."""
+        """End the companion, which may be waiting for a Redis that does not answer."""
         stop.set()
-        for each in telling:
+        for each in webhook_tasks:
             each.stop()
         loops[0].call_later(GRACE, cut)
 
     def cut() -> None:
-        if any(each.working for each in telling):
-            loops[0].call_later(GRACE, cut)  # receivers have longer
+        if any(each.working for each in webhook_tasks):
+            loops[0].call_later(GRACE, cut)  # receivers get more time
         elif tasks and tasks[0] is not None:
             tasks[0].cancel()
 
@@ -192,10 +185,10 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
             stack.callback(connection.close)
             store = await stack.enter_async_context(runtime.connect(url, settings))
             await runtime.serve_part_metrics(stack, current, "jobs", store)
-            telling_jobs = runtime.telling(
+            reporting = runtime.reporting(
                 store, "jobs", lambda: current.settings.apps, lambda: runtime.routes_of(current.settings)
             )
-            await stack.enter_async_context(telling_jobs)
+            await stack.enter_async_context(reporting)
             queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
             following = asyncio.create_task(_follow(current, stop), name="reload")
             stack.callback(following.cancel)
@@ -203,7 +196,7 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
             stack.callback(adopting.cancel)
             hooks = WebhookTasks(store.webhooks, current)
             stack.push_async_callback(hooks.close)
-            telling.append(hooks)
+            webhook_tasks.append(hooks)
             ready.set_result(url)
             periodics = [
                 Periodic("replays", SWEEP, lambda: enqueue_replays(store, queue, settings)),
@@ -214,8 +207,8 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
                 Periodic("cleanup-slices", SWEEP, lambda: enqueue_cleanup(store, queue)),
             ]
             if settings.cleanup.every:
-                # The record says when the last one began: a lock that lived as long as the period would outlive the
-                # process that took it, and a shorter period of a later start.
+                # The record has the beginning of the last one: a lock that lived as long as the period would outlive
+                # the process that took it, and a shorter period of a later start.
                 every = settings.cleanup.every
                 runs = Periodic("cleanup-runs", min(LOOK, every), lambda: store.cleanups.request(every=every))
                 periodics.append(runs)
@@ -271,7 +264,6 @@ async def _keep_schedule(
             except StoreError as error:
                 log.error("schedule_failed", task=each.name, error=type(error).__name__)
                 await asyncio.sleep(PAUSE)
-                await asyncio.sleep(PAUSE)
         if gone.is_set() or store.replaced.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
             await stop.wait()
@@ -282,7 +274,8 @@ async def _keep_schedule(
 
 
 async def _act(store: Store, periodic: Periodic, owner: str) -> None:
-    """What could not be done now is done at the next look, however long its period."""
+    """Do periodic work, and free its lock where it failed, so that the next check repeats it however long the period
+    is."""
     try:
         await periodic.act()
     except (StoreError, RedisError):
@@ -291,8 +284,8 @@ async def _act(store: Store, periodic: Periodic, owner: str) -> None:
 
 
 async def adopt_devices(store: Store, apps: Collection[str]) -> None:
-    """Bring the devices that an earlier pushsvc wrote to the form of today, step by step; once that is done it costs a
-    question an app."""
+    """Convert the devices that an earlier version wrote to the present form, step by step. Later it costs a query for
+    each app."""
     for app in apps:
         more = True
         while more:
@@ -304,7 +297,7 @@ async def adopt_devices(store: Store, apps: Collection[str]) -> None:
 
 
 async def enqueue_replays(store: Store, queue: Queue, settings: Settings) -> None:
-    """Give each replay that nobody works on to rq."""
+    """Enqueue each replay that no process works on."""
     due = await store.dead.unfinished()
     await _enqueue_each(queue, "replay", {f"{app}-{job}": (app, job) for app, job in due})
     for app, job in due:
@@ -312,13 +305,14 @@ async def enqueue_replays(store: Store, queue: Queue, settings: Settings) -> Non
 
 
 async def enqueue_expansions(store: Store, queue: Queue, settings: Settings) -> None:
-    """Let a worker look up audiences where some wait, before all else; which ones it decides when it has its turn."""
+    """Enqueue an expansion before all other jobs where audiences wait; the worker chooses the audience when the job
+    runs."""
     if await store.expansions.due(settings.apps):
         await _enqueue_each(queue, "expand", {"run": ()}, first=True)
 
 
 async def enqueue_lapsed(store: Store, queue: Queue, settings: Settings) -> None:
-    """Let a worker end the audiences of removed apps whose time is over."""
+    """Enqueue an expansion that ends the expired audiences of removed apps."""
     if await store.expansions.lapsed(await removed_apps(store, settings)):
         await _enqueue_each(queue, "expand", {"run": ()})
 
@@ -326,7 +320,7 @@ async def enqueue_lapsed(store: Store, queue: Queue, settings: Settings) -> None
 async def _enqueue_each(
     queue: Queue, function: str, calls: Mapping[str, tuple[str, ...]], *, first: bool = False
 ) -> None:
-    """Each call by its name, unless one of that name waits there already; before all that waits where told."""
+    """Enqueue each call, unless one of the same name waits already; with `first` before all other jobs."""
     if not calls:
         return
     waiting = {job_id.rpartition("-")[0] for job_id in await asyncio.to_thread(queue.get_job_ids)}
@@ -337,14 +331,14 @@ async def _enqueue_each(
 
 
 async def enqueue_erasures(store: Store, queue: Queue, settings: Settings) -> None:
-    """Give the erasures of each app that nobody works on to rq."""
-    apps = {*settings.apps, *await removed_apps(store, settings)}  # what was asked for is done all the same
+    """Enqueue the erasures of each app that no process works on."""
+    apps = {*settings.apps, *await removed_apps(store, settings)}  # requested erasures are completed all the same
     due = await runtime.eraser(store).unfinished(sorted(apps))
     await _enqueue_each(queue, "erase", {app: (app,) for app in due})
 
 
 async def enqueue_cleanup(store: Store, queue: Queue) -> None:
-    """Give the cleanup that is under way to rq, unless somebody works on it or it waits there already."""
+    """Enqueue the running cleanup, unless a process works on it or it is enqueued already."""
     record = await store.cleanups.record()
     if record.place is None or await store.locks.holder(cleanup.LOCK) is not None:
         return

@@ -1,13 +1,13 @@
-"""The webhooks of all apps, side by side in the companion's loop: a slow receiver holds nobody else's events.
+"""The webhooks of all apps, concurrently in the companion's loop: a slow receiver delays no other app's events.
 
-A call is I/O: it waits for somebody else's server for up to half a minute. So none is made in a rq worker, where
-everything behind it would wait as well: audiences, replays, cleanups, the other webhooks. An app has one task at most,
-for its events are told in order; all tasks of a process together are bounded, and where more apps wait than it has
-room for, each ends after a slice and whoever has waited longest begins. What is to wait after a failure is a due time
-in the store (`ports.webhooks`), and takes no room here. Several processes share the apps by the lease of each.
+A call waits for another party's server for up to half a minute. So none is made in an rq worker, where everything after
+it would wait as well: audiences, replays, cleanups, the other webhooks. An app has one task at most, because its events
+are sent in order. The tasks of a process are bounded; where more apps wait than it has room for, each ends after a
+slice and the app that has waited longest is next. A wait after a failure is a due time in the store (`ports.webhooks`)
+and occupies no task. Several processes share the apps by the lease of each.
 
-Why here and not in `feedback`: pruning must go on whatever receivers do, and this process already has a loop beside
-its worker that looks at what is due.
+This is not in `feedback`, because pruning must go on whatever receivers do, and because this process already has a loop
+beside its worker that checks for due work.
 """
 
 from __future__ import annotations
@@ -27,25 +27,23 @@ from ..stages import webhooks
 from ..stages.webhooks import WebhookConfig
 
 MOST: Final = 64
-"""Apps whose receivers are called at the same time by one process."""
+"""The maximum number of apps whose receivers one process calls at the same time."""
 SLICE: Final = 0.5
-"""Seconds after which an app lets another one have its place, where there are more that wait than places."""
+"""Seconds after which an app makes room for another one, where more apps wait than there is room for."""
 RECONSIDER: Final = 30.0
-"""Seconds until a webhook that cannot even be tried is looked at again."""
+"""Seconds until a webhook whose call could not be made is tried again."""
 GRACE: Final = 25.0
-"""Seconds that a call may still take when the process is to end. One that takes longer is repeated by whoever is next,
-under the same id."""
+"""Seconds that a call may still take when the process is to end. The next process repeats a call that takes longer,
+with the same id."""
 
 
 class WebhookTasks:
-    """A task for each app that has something to tell, as long as it has.
-
-    A task ends between two calls when the process is to end or the configuration has been reloaded; with the new one
-    it is started again. Killed at any point, a webhook goes on with the batch that was under way.
-    """
+    """A task for each app with events to send, while it has any. A task ends between two calls when the process is to
+    end or the configuration was reloaded; then it is started again with the new one. A killed webhook continues with
+    its current batch."""
 
     def __init__(self, store: Webhooks, current: Current, *, most: int = MOST) -> None:
-        """`most` apps at the same time."""
+        """Call the receivers of up to `most` apps at the same time."""
         self._store = store
         self._current = current
         self._most = most
@@ -55,7 +53,8 @@ class WebhookTasks:
         self._closing = False
 
     async def start_due(self) -> None:
-        """Start what has something to tell and nobody at work on it, as far as there is room. Raises `StoreError`."""
+        """Start a task for each app with events to send that no process works on, as far as there is room. Raises
+        `StoreError`."""
         settings = self._current.settings
         configs = webhook_configs(settings)
         idle = [app for app in configs if app not in self._tasks]
@@ -73,15 +72,15 @@ class WebhookTasks:
 
     @property
     def working(self) -> bool:
-        """Whether any task is under way."""
+        """Return whether any task is running."""
         return bool(self._tasks)
 
     def stop(self) -> None:
-        """Begin no other call."""
+        """Start no other call."""
         self._closing = True
 
     async def close(self) -> None:
-        """Begin no other call, and let those that are under way end."""
+        """Start no other call, and let running ones end."""
         self.stop()
         tasks = list(self._tasks.values())
         if tasks:
@@ -105,12 +104,12 @@ class WebhookTasks:
                 if claim is not None and not over():
                     await _deliver(claim, config, app, over)
         except StoreError as error:
-            # Redis is away or very slow: it goes on when it can. The schedule logs the end of it.
+            # Redis is away or very slow: the webhook continues when it is back. The schedule logs when that is.
             telemetry.REDIS.begin("webhooks", error=type(error).__name__)
 
 
 async def _deliver(claim: WebhookClaim, config: WebhookConfig, app: str, over: Callable[[], bool]) -> None:
-    """What would end in the same way at once is put off. Raises `StoreError`."""
+    """Send events until `over`. A webhook that would fail again at once is postponed. Raises `StoreError`."""
     log = telemetry.get_logger("webhooks")
     try:
         async with webhooks.open_caller(config, app) as caller:

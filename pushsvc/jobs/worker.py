@@ -1,4 +1,4 @@
-"""rq's Job and Worker with everything taken out that would run what stands in Redis."""
+"""Job and Worker of rq without everything that would run what Redis contains."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..telemetry import JOBS, REDIS
 from .functions import Context, Function
 
 DEQUEUE: Final = 2
-"""Seconds that one wait for a job lasts. Between two of them a failover is noticed."""
+"""Seconds that one wait for a job lasts. A failover is noticed between two of them."""
 
 
 class NotAllowed(PushsvcError):
@@ -28,10 +28,11 @@ class NotAllowed(PushsvcError):
 
 
 def make_job_class(functions: Mapping[str, Function], context: Context | None) -> type[Job]:
-    """A Job that runs functions of this table, by name, and calls nothing else that stands in Redis."""
+    """Return a Job class that runs functions of this table, by name, and calls nothing else that Redis names."""
 
     class AllowedJob(Job):
-        """Without its callbacks and webhooks: they are names and addresses that anybody may have written."""
+        """A job without callbacks and webhooks, since those are names and addresses that any client of Redis may have
+        written."""
 
         def restore(self, raw_data: Any) -> Any:
             restored = super().restore(raw_data)
@@ -60,7 +61,8 @@ def make_job_class(functions: Mapping[str, Function], context: Context | None) -
                 REDIS.end("job")
                 return answer
             except StoreUnavailable as error:
-                # No fault of the job, which goes on when its lease is over: not one to keep and to quote for each try.
+                # Not a fault of the job, which continues when its lease is over: it must not be kept and logged for
+                # each try.
                 REDIS.begin("job", error=type(error).__name__)
                 return None
             finally:
@@ -70,35 +72,33 @@ def make_job_class(functions: Mapping[str, Function], context: Context | None) -
 
 
 class JobsWorker(SimpleWorker):
-    """One process, no forks, no remote commands: `rq`'s pub/sub channel is not listened to.
-
-    Signals are the process's: rq's own handlers ask Redis before they stop anything, and a Redis that is away would
-    keep the worker alive.
-    """
+    """A worker of one process, without forks and without remote commands: it does not subscribe to rq's pub/sub
+    channel. Signals are handled by the process: rq's own handlers ask Redis before they stop anything, so that a Redis
+    that is away would keep the worker alive."""
 
     at_work = False
-    """Whether a job is under way, or what came of it is being recorded."""
+    """Whether a job is running or its result is being recorded."""
     stop_was_requested = False
 
     @property
     def dequeue_timeout(self) -> int:
-        """Seconds that one wait for a job lasts. Short, so that a server that has silently gone is noticed as soon
-        as by the rest of the process: rq's own wait is its lifetime in Redis, 45 s."""
+        """Return the seconds that one wait for a job lasts: short, to notice a lost server soon. rq's own wait is the
+        worker's lifetime in Redis, 45 s."""
         return DEQUEUE
 
     @property
     def connection_timeout(self) -> int:
-        """Seconds that the connection may be silent: a little more than a wait."""
+        """Return the seconds that the connection may be silent: a little longer than a wait."""
         return DEQUEUE + 2
 
     def subscribe(self) -> None:
-        """Nobody may stop jobs or the worker by a message."""
+        """Subscribe to nothing: no client may stop jobs or the worker by a message."""
 
     def unsubscribe(self) -> None:
-        """There is nothing to leave."""
+        """Do nothing, since there is no subscription."""
 
     def _install_signal_handlers(self) -> None:
-        """None: see `process.Stopping`."""
+        """Install no signal handlers; see `process.Stopping`."""
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         self.at_work = True
@@ -110,19 +110,19 @@ class JobsWorker(SimpleWorker):
             raise StopRequested
 
     def stop(self) -> None:
-        """End after the job that is under way. Raises `StopRequested` where there is none: to be called by a signal's
-        handler, so that it ends whatever the worker waits for."""
+        """End after the current job. Raises `StopRequested` where there is none: call it from a signal handler, so that
+        it interrupts every wait of the worker."""
         self.stop_was_requested = True
         if not self.at_work:
             raise StopRequested
 
     def procline(self, message: str) -> None:
-        """The process keeps the name that its operator knows."""
+        """Do nothing: the process keeps the name that its operator knows."""
 
 
 class RedisAwayFilter(logging.Filter):
-    """Drops what rq logs at each try while Redis is away, with a traceback in places: that is a state, which
-    `telemetry.REDIS` logs when it begins and when it ends."""
+    """Drops what rq logs at each try while Redis is away, sometimes with a traceback: `telemetry.REDIS` logs when that
+    state begins and when it ends."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = sys.exception()
@@ -136,14 +136,14 @@ REDIS_AWAY: Final = RedisAwayFilter()
 
 
 def make_queue(name: str, connection: Redis, job_class: type[Job]) -> Queue:
-    """The queue, in JSON."""
+    """Return a queue whose jobs are in JSON."""
     return Queue(name, connection=connection, job_class=job_class, serializer=JSONSerializer)
 
 
 def make_worker(
     queue: Queue, *, name: str, job_class: type[Job], maintenance: int, worker_ttl: int = 60, result_ttl: int = 300
 ) -> JobsWorker:
-    """A worker of that queue. Spans in seconds: `maintenance` between two looks for abandoned jobs."""
+    """Return a worker of a queue. Spans are in seconds: `maintenance` is between two checks for abandoned jobs."""
     worker = JobsWorker(
         [queue],
         name=name,

@@ -1,8 +1,5 @@
-"""A complete configuration around the simulator, in one folder: what `demo` and `up --simulator` run on.
-
-The folder keeps the simulator's certificates and credentials and the API key, so that a second start goes on with
-the same ones.
-"""
+"""A complete configuration around the simulator, in one folder, on which `demo` and `up --simulator` run. The folder
+keeps the simulator's certificates and credentials and the API key, so that a second start uses the same ones."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ from .simulator import SimulatorHandle, sections_of, simulator_process
 APP = "demo"
 
 CONFIG = """\
-# Written by pushsvc around its simulator; made anew at each start.
+# Written by pushsvc for its simulator, and rewritten at each start.
 [server]
 port = {port}
 
@@ -33,7 +30,7 @@ data_dir = "{data_dir}"
 [logging]
 level = "warning"
 
-# Short waits, for the eye. The simulator does not mind.
+# Short waits, for a demonstration. The simulator accepts them.
 [retry]
 base = 0.2
 apns_5xx = 0.5
@@ -50,7 +47,7 @@ scopes = ["push", "devices", "feedback", "admin"]
 
 
 class Playground(Struct, frozen=True):
-    """Where everything of the playground is."""
+    """The paths and addresses of a playground."""
 
     config_file: Path
     api_key: str
@@ -64,11 +61,9 @@ class Playground(Struct, frozen=True):
 
 @contextmanager
 def open_playground(folder: Path, *, port: int, **simulator: Any) -> Iterator[Playground]:
-    """Start a simulator in a process of its own and write the configuration that points at it.
-
-    `simulator` are fields of its `SimulatorConfig`. Raises `StoreOwned` while another process plays in the folder:
-    its configuration would be written anew under its feet.
-    """
+    """Start a simulator in a process of its own and write the configuration that points at it. `simulator` are fields
+    of its `SimulatorConfig`. Raises `StoreOwned` while another process uses the folder, whose configuration would be
+    overwritten."""
     folder = folder.resolve()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _own(folder), simulator_process(folder / "simulator", **simulator) as handle:
@@ -88,7 +83,7 @@ def open_playground(folder: Path, *, port: int, **simulator: Any) -> Iterator[Pl
 
 @contextmanager
 def _own(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with this process however it ends; no child inherits it."""
+    """Lock the folder. The lock ends with this process however it ends, and no child inherits it."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:

@@ -28,7 +28,7 @@ class Workers(Protocol):
         """Return the seconds for which a report is valid."""
         ...
 
-    async def tell(self, part: str, serves: Iterable[str], routes: Iterable[Route] = ()) -> None:
+    async def report(self, part: str, serves: Iterable[str], routes: Iterable[Route] = ()) -> None:
         """Report that this process lives as `part`, serves `serves` and has `routes` in its configuration. The report
         is valid for `lifetime`."""
         ...

@@ -1,4 +1,4 @@
-"""What every provider brings: the shape of a registry line."""
+"""The description of a provider: one entry of the registry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..ports.provider import Provider, Renderer
 
 
 class OpenProvider(Protocol):
-    """Opens the sending half for one route; closing it drains what is in flight. Raises `CredentialError`."""
+    """Opens the sending half for one route; closing it waits for requests in flight. Raises `CredentialError`."""
 
     def __call__(
         self, route: Route, config: Any, *, request_timeout: float
@@ -33,16 +33,16 @@ class OpenChannels(Protocol):
 
 
 def no_limits(config: Any) -> AccountLimits:
-    """Of a provider that names none."""
+    """Return the limits of a provider that names none."""
     return AccountLimits()
 
 
 def no_environment(config: Any) -> None:
-    """Of a provider whose tokens are good everywhere."""
+    """Return None, as a provider does whose tokens belong to no environment."""
 
 
 class ProviderKind(Struct, frozen=True):
-    """One line of the registry: the fixed names of a provider's package, as values."""
+    """One entry of the registry: the fixed names of a provider's package, as values."""
 
     platform: Platform
     config: type[Struct]
@@ -50,13 +50,13 @@ class ProviderKind(Struct, frozen=True):
     renderer: Renderer
     open_provider: OpenProvider
     check: Callable[[Any], list[Finding]]
-    """Takes the config, reads its files, touches no network."""
+    """Reads the files that the config names and returns findings about them, without using the network."""
     account_limits: Callable[[Any], AccountLimits] = no_limits
-    """Takes the config: what the provider allows to the account."""
+    """Returns the limits that the provider grants to the account of a config."""
     addresses: Kinds = {}
-    """The kinds of addresses that a target of the provider may have, by their names."""
+    """The kinds of addresses of the provider's targets, by name."""
     defaults: Defaults = Defaults()
     """The spans that the provider's documentation names."""
     open_channels: OpenChannels | None = None
     environment: Callable[[Any], Environment | None] = no_environment
-    """Takes the config: the environment whose tokens the account can send to, where tokens belong to one."""
+    """Returns the environment whose tokens the account of a config can send to, where tokens belong to one."""

@@ -1,14 +1,14 @@
-"""The composition root: the only module that knows both the providers and the store.
+"""The composition root: the only package that imports both the providers and the store.
 
-    configuration.py  the file and the environment, with the providers' own sections
-    plans.py          the configuration in the words of each part: pure
-    store.py          the store that it names, or an embedded one
-    providers.py      what others ask of the providers: how they render, whether credentials are usable
-    parts.py          one process's work each
+    configuration.py  the configuration of the file and the environment, with the providers' own sections
+    plans.py          the configuration as the values that each part takes: pure
+    store.py          the configured store, or an embedded one
+    providers.py      what other parts need of the providers: their renderers, and whether credentials are usable
+    parts.py          the work of one process of each part
     figures.py        what `/metrics` shows of Redis
-    workers.py        which processes live, and what nobody serves
+    workers.py        which processes live, and what no process serves
 
-Lifetimes are context managers, innermost last: what was opened last is closed first.
+Lifetimes are context managers: what was opened last is closed first.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ from .store import (
     running_store_url,
     store_config,
 )
-from .workers import read_unserved, telling, unserved
+from .workers import read_unserved, reporting, unserved
 
 __all__ = [
-    "telling",
+    "reporting",
     "unserved",
     "read_unserved",
     "EMBEDDED_START",

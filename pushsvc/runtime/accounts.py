@@ -1,14 +1,14 @@
-"""The accounts at the providers, opened for a dispatcher and exchanged under it when the configuration changes.
+"""The accounts at the providers, opened for a dispatcher and replaced when the configuration changes.
 
-The new connections are opened first; then the route sends by them, and the old ones end when what is in flight on
-them has been answered. An account that cannot be opened leaves the old one at work, and that is noted.
+New connections are opened first; then the route uses them, and the old ones are closed when their requests in flight
+have been answered. An account that cannot be opened leaves the old one at work, with a note.
 
 Where there is no old one, as at the start, that route alone is held: its deliveries wait, the other routes go on, and
-the account is tried again as soon as one of its files changes.
+the account is tried again when one of its files changes.
 
-An account that is taken out of the configuration while deliveries wait leaves a held route, for as long as they do: so
-their `ttl` ends them, a cancel reaches them, and whoever looks for what does not send sees them. When the account is
-back they are sent.
+An account that is removed from the configuration while deliveries wait leaves a held route for as long as they wait:
+their `ttl` ends them, a cancel reaches them, and reports of held routes show them. When the account is back they are
+sent.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from .opened import Closing, Mark, Opened, mark_of
 
 
 class _Shut:
-    """`ports.provider.Provider` without an account: it sends nothing and says why."""
+    """A provider (`ports.provider.Provider`) without an account, which sends nothing and has the reason as its
+    `trouble`."""
 
     room = 0
     refused = ""
@@ -45,17 +46,17 @@ class _Shut:
         raise AssertionError("there is no room")
 
     def on_room(self, wake: Callable[[], None]) -> None:
-        """There never is."""
+        """Do nothing, since there never is room."""
 
     def remedy(self, reason: str) -> str:
         return ""
 
     async def aclose(self) -> None:
-        """Nothing was opened."""
+        """Do nothing, since nothing was opened."""
 
 
 class Removal(NamedTuple):
-    """What is to be said of a route that was removed."""
+    """The report about a removed route."""
 
     what: str
     fix: str
@@ -65,7 +66,7 @@ class Removal(NamedTuple):
 
 
 def removal_of(each: RemovedRoute, apps: Container[str]) -> Removal:
-    """Return what waits for a route that was removed, and the remedy; `apps` are those of the configuration."""
+    """Return what waits for a route that was removed, and the remedy. `apps` are those of the configuration."""
     app, platform = each.route.app, each.route.platform
     waits = f"{each.waiting:,} {'delivery waits' if each.waiting == 1 else 'deliveries wait'}"
     if each.pushes:
@@ -83,15 +84,15 @@ def removal_of(each: RemovedRoute, apps: Container[str]) -> Removal:
 
 
 class Accounts:
-    """Open while its `async with` block lasts."""
+    """The accounts of a dispatcher, open while the `async with` block lasts."""
 
     def __init__(self, *, request_timeout: float) -> None:
         self._request_timeout = request_timeout
         self._open: dict[Route, Opened[Provider]] = {}
         self._removed: dict[Route, _Shut] = {}
-        """Routes without an account, for which something waits."""
-        self._turn = asyncio.Lock()
-        """Of those who add routes to the dispatcher and take them away."""
+        """Routes without an account for which deliveries wait."""
+        self._lock = asyncio.Lock()
+        """Serialises the tasks that add routes to the dispatcher and remove them."""
         self._closing = Closing()
         self._expiring: set[Route] = set()
         """Routes whose credential is shown to expire."""
@@ -109,11 +110,11 @@ class Accounts:
 
     @property
     def providers(self) -> list[Provider]:
-        """The open ones."""
+        """Return the providers of the open accounts."""
         return [account.account for account in self._open.values()]
 
     async def open_all(self, apps: Mapping[str, AppSettings]) -> None:
-        """At the start: every account. One that cannot be opened holds its route, and no other."""
+        """Open every account at the start. An account that cannot be opened holds only its own route."""
         for route, mark in _wanted(apps).items():
             try:
                 self._open[route] = await self._open_one(route, mark)
@@ -121,9 +122,9 @@ class Accounts:
                 self._open[route] = self._refuse(route, mark, error)
 
     async def hold(self, removed: Sequence[RemovedRoute], apps: Container[str], dispatcher: Dispatcher) -> None:
-        """Hold these routes, which have no account any more, and let go of others that were held so. `apps` are those
-        of the configuration."""
-        async with self._turn:
+        """Hold these routes without an account, and stop holding earlier ones. `apps` are those of the
+        configuration."""
+        async with self._lock:
             found = {each.route: f"{REMOVED}{removal_of(each, apps)}" for each in removed}
             for route in [route for route in self._removed if route not in found]:
                 del self._removed[route]
@@ -131,16 +132,16 @@ class Accounts:
             for route, trouble in found.items():
                 if route in self._removed:
                     self._removed[route].trouble = trouble
-                elif route not in self._open:  # else it came back after somebody looked
+                elif route not in self._open:  # otherwise it came back after the check
                     provider = self._removed[route] = _Shut(route, trouble)
                     dispatcher.add(provider)
 
     async def follow(
         self, apps: Mapping[str, AppSettings], dispatcher: Dispatcher, waiting: Mapping[Route, str]
     ) -> None:
-        """Bring a running dispatcher to these apps. What cannot be opened is logged and noted, and stays as it was.
-        `waiting` has what is to be said of a route that goes while something waits for it."""
-        async with self._turn:
+        """Bring a running dispatcher to these apps. An account that cannot be opened is logged and noted, and stays as
+        it was. `waiting` has the report about each removed route for which deliveries wait."""
+        async with self._lock:
             await self._follow(apps, dispatcher, waiting)
 
     async def _follow(
@@ -160,7 +161,7 @@ class Accounts:
         for route, mark in wanted.items():
             before = self._open.get(route)
             if before is not None and before.mark == mark:
-                dispatcher.notes.pop(route, None)  # what was wrong meanwhile is as it was
+                dispatcher.notes.pop(route, None)  # a fault in between was undone
                 continue
             try:
                 account = await self._open_one(route, mark)
@@ -188,7 +189,8 @@ class Accounts:
         return Opened(mark, AsyncExitStack(), _Shut(route, f"{CREDENTIAL}{error}"))
 
     def _show_expiry(self, route: Route, expires: float | None) -> None:
-        """Of an account that has none any more, or is gone, the series ends."""
+        """Show when the account's credential expires; the series of an account without an expiry, or of a removed one,
+        ends."""
         if expires is not None:
             telemetry.CREDENTIAL_EXPIRY.labels(route.app, route.platform).set(expires)
             self._expiring.add(route)

@@ -1,8 +1,8 @@
-"""Broadcast channels for the API: each account is opened when somebody asks for it, and closed when nobody does.
+"""Broadcast channels for the API: an account is opened at the first call, and closed after some time without calls.
 
-Channels are made a few times a day, so a connection that is kept up for them all the time, in every process of the
-API, would do nothing; one a call would be a connection for each of a hundred channels that are made in a row, which
-Apple takes for an attack. An account whose section or files have changed is opened anew at the next call.
+Channels are made a few times a day. So a permanent connection in every process of the API would be idle, and a
+connection a call would make a hundred of them for a hundred channels made in a row, which Apple treats as an attack. An
+account whose section or files have changed is opened again at the next call.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ IDLE: Final = 300.0
 
 
 class _Opened(Opened[ChannelAccount]):
-    """An account, and who uses it."""
+    """An account with the number of its users."""
 
     calls = 0
-    """Calls that are under way."""
+    """Calls in progress."""
     closing: asyncio.TimerHandle | None = None
-    """Closes it when nobody has used it for a while."""
+    """Closes the account after some time without calls."""
 
 
 class OpenedChannels:
-    """`ports.channels.Channels`, while its `async with` block lasts. `apps` gives the configuration as it is now."""
+    """Implements `ports.channels.Channels`, while its `async with` block lasts. `apps` returns the present
+    configuration."""
 
     def __init__(
         self, apps: Callable[[], Mapping[str, AppSettings]], *, request_timeout: float, idle: float = IDLE
@@ -59,7 +60,8 @@ class OpenedChannels:
 
     @asynccontextmanager
     async def of(self, app: str) -> AsyncIterator[ChannelAccount]:
-        """The app's account. Raises `Conflict` where it has none, `BadGateway` where it cannot be opened."""
+        """Open the app's account for the block. Raises `Conflict` where it has none, and `BadGateway` where it cannot
+        be opened."""
         async with self._opening:
             opened = await self._find(app)
             opened.calls += 1
@@ -76,7 +78,7 @@ class OpenedChannels:
     async def _find(self, app: str) -> _Opened:
         settings = self._apps().get(app)
         accounts = settings.providers if settings is not None else {}
-        for platform, kind in REGISTRY.items():  # the account in production before the other one
+        for platform, kind in REGISTRY.items():  # the account in production is before that of the sandbox
             open_channels = kind.open_channels
             if open_channels is None or platform not in accounts:
                 continue
@@ -98,7 +100,7 @@ class OpenedChannels:
         raise Conflict(f"{app} has no provider with broadcast channels: add [apps.{app}.apns] to the configuration.")
 
     def _close(self, app: str) -> None:
-        """Let what is in flight there end, then close."""
+        """Close an account after its requests in flight."""
         opened = self._open.pop(app)
         if opened.closing is not None:
             opened.closing.cancel()

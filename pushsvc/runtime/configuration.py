@@ -11,11 +11,11 @@ from ..settings import Settings, load, settings_type
 
 
 def load_settings(path: Path | None, environ: Mapping[str, str] = os.environ) -> Settings:
-    """The configuration of a file and the environment. Raises `ConfigError`."""
+    """Load the configuration of a file and the environment. Raises `ConfigError`."""
     sections = {route: kind.config for route, kind in REGISTRY.items()}
     return load(path, environ, providers=sections, kind=configured_type())
 
 
 def configured_type() -> type[Settings]:
-    """The type of the whole configuration: `Settings` with the keys that the providers bring."""
+    """Return the type of the whole configuration: `Settings` with the keys that the providers add."""
     return settings_type({kind.platform: kind.defaults for kind in REGISTRY.values()})

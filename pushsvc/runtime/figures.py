@@ -1,4 +1,4 @@
-"""What `/metrics` shows of Redis, brought up to date when somebody looks."""
+"""The metrics that are read from Redis when `/metrics` is requested."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ..stages import feedback, webhooks
 from .plans import feedback_config, routes_of, webhook_configs
 
 PARTS = ("serve", "dispatch", "feedback", "jobs")
-"""Of the service, each a process or more."""
+"""The parts of the service, each of one process or more."""
 GAUGES_EVERY = 2.0
-"""Seconds that the figures read from Redis are good for, however often `/metrics` is scraped."""
+"""Seconds for which figures read from Redis are used, however often `/metrics` is scraped."""
 
 
 _FROM_REDIS: Final[Mapping[Gauge, Sequence[tuple[str, ...]]]] = {
@@ -41,21 +41,19 @@ _FROM_REDIS: Final[Mapping[Gauge, Sequence[tuple[str, ...]]]] = {
     telemetry.CLEANUP_ENDED: [()],
     telemetry.REDIS_MEMORY: [()],
 }
-"""What `StoreFigures` shows, with the series that there always are."""
+"""The gauges that `StoreFigures` sets, each with the series that always exist."""
 
 
 class Current:
-    """The configuration as it is now."""
+    """Holds the present configuration."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
 
 class StoreFigures:
-    """The gauges that live in Redis, brought up to date when somebody looks, at most every `GAUGES_EVERY` seconds.
-
-    While Redis is away they are NaN: the last figures would be shown as if they were those of now.
-    """
+    """The gauges that are read from Redis on request, at most every `GAUGES_EVERY` seconds. While Redis is away they
+    are NaN, so that old figures are not taken for present ones."""
 
     def __init__(self, current: Current, store: Store) -> None:
         self._current = current
@@ -63,7 +61,7 @@ class StoreFigures:
         self._good_until = 0.0
 
     async def refresh(self) -> None:
-        """Read them, unless they are good for a while yet. Where Redis is away they say so."""
+        """Read the figures, unless the last ones are still valid. Where Redis is away they become NaN."""
         telemetry.QUEUE_LIMIT.set(self._current.settings.queue.max_pending)
         if time.monotonic() < self._good_until:
             return
@@ -78,7 +76,7 @@ class StoreFigures:
         telemetry.REDIS.end("gauges")
 
     async def away(self) -> str:
-        """Why Redis does not answer now; empty while it does."""
+        """Return why Redis does not answer now; empty while it does."""
         try:
             await self._store.pushes.ping()
         except StoreUnavailable as error:
@@ -104,7 +102,7 @@ class StoreFigures:
 
 
 def show_gauges(gauges: Gauges) -> None:
-    """Set the metrics that are read from Redis."""
+    """Set the metrics of the queue."""
     telemetry.show(telemetry.QUEUE_PENDING, {(lane,): count for lane, count in gauges.pending.items()})
     telemetry.show(telemetry.RETRY_PENDING, {(): gauges.retry_pending})
     telemetry.show(telemetry.DEAD_LETTERS, {(app,): each.dead_letters for app, each in gauges.apps.items()})
@@ -112,19 +110,19 @@ def show_gauges(gauges: Gauges) -> None:
 
 
 def show_workers(workers: Iterable[Worker]) -> None:
-    """Set how many processes of each part live."""
+    """Set the number of living processes of each part."""
     living = Counter(worker.part for worker in workers)
     telemetry.show(telemetry.WORKERS, {(part,): living[part] for part in PARTS})
 
 
 def show_frozen(settings: Settings, frozen: Mapping[str, str]) -> None:
-    """Set the alarm of each route; that of a route which is gone ends."""
+    """Set the alarm of each route; that of a removed route ends."""
     alarms = {(route.app, route.platform): float(route.name in frozen) for route in routes_of(settings)}
     telemetry.show(telemetry.PRUNING_FROZEN, alarms)
 
 
 def show_webhooks(standings: Mapping[str, Standing]) -> None:
-    """Set the metrics of each app's webhook that are read from Redis; those of a webhook that is gone end."""
+    """Set the metrics of each app's webhook; those of a removed webhook end."""
     now = time.time()
     lags = {
         (app,): 0.0 if each.waiting_since is None else max(0.0, now - each.waiting_since / 1000)
@@ -135,31 +133,31 @@ def show_webhooks(standings: Mapping[str, Standing]) -> None:
 
 
 def show_cleanups(record: CleanupRecord) -> None:
-    """Set the metrics of what cleanups have done, whichever process ran them."""
+    """Set the metrics of all cleanups, whichever process ran them."""
     telemetry.show(telemetry.CLEANUP_REMOVED, record.total)
     telemetry.show(telemetry.CLEANUP_ENDED, {(): record.ended_at / 1000})
 
 
 async def frozen_routes(settings: Settings, store: Store) -> dict[str, str]:
-    """The routes whose pruning is frozen now, `app/platform` and why."""
+    """Return the routes whose pruning is frozen now, as `app/platform` with the reason."""
     frozen = await feedback.frozen_routes(store.answers, routes_of(settings), feedback_config(settings), store.clock())
     return {route.name: freeze.why for route, freeze in frozen.items()}
 
 
 async def webhook_standings(settings: Settings, store: Store) -> dict[str, Standing]:
-    """Where the webhook of each app that has one stands."""
+    """Return the state of each configured webhook, by app."""
     return await store.webhooks.standings({app: config.place for app, config in webhook_configs(settings).items()})
 
 
 async def webhook_troubles(settings: Settings, store: Store) -> dict[str, str]:
-    """The apps whose webhooks are in trouble, and how, with the remedy."""
+    """Return the apps whose webhooks are in trouble, with a text of the trouble and its remedy."""
     now = store.clock()
     standings = await webhook_standings(settings, store)
     return {app: text for app, each in standings.items() if (text := webhooks.trouble_of(app, each, now))}
 
 
 async def serve_part_metrics(stack: AsyncExitStack, current: Current, part: str, store: Store) -> None:
-    """The listener for `/metrics` of a part without an HTTP API, where one is configured."""
+    """Start the listener for `/metrics` of a part without an HTTP API, where one is configured."""
     settings = current.settings
     port = settings.metrics.port_of(part)  # type: ignore[arg-type]  # all callers pass a literal
     if port is not None:

@@ -1,4 +1,5 @@
-"""One process's work each, from its first connection to its last: it returns when `stop` is set."""
+"""The work of one process of each part, from its first connection to its last. Each function returns when `stop` is
+set."""
 
 from __future__ import annotations
 
@@ -39,21 +40,21 @@ from .plans import (
 from .providers import addresses, renderers
 from .reload import versions
 from .store import connect, log_durability, open_configured_store, redis_url, require_durability
-from .workers import telling, watching
+from .workers import reporting, watching
 
 REMOVED_EVERY = 1.0
-"""Seconds between two looks for routes that were removed while something waits for them."""
+"""Seconds between two checks for removed routes with waiting deliveries."""
 
 
 def quiet_gc() -> None:
-    """Look for garbage cycles seldom: deliveries make none, and a look at every object costs a tenth of the speed."""
+    """Collect garbage cycles less often: deliveries make none, and each collection costs a tenth of the speed."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
 
 
 def raise_file_limit() -> None:
-    """Let this process open as many files as it is allowed to ask for: each connection is one."""
+    """Raise this process's limit of open files to the maximum: each connection needs one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with suppress(ValueError, OSError):  # A system may have a lower bound of its own, as macOS does.
@@ -61,7 +62,7 @@ def raise_file_limit() -> None:
 
 
 async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
-    """Serve the HTTP API until `stop`; `listening` is told its URL."""
+    """Serve the HTTP API until `stop`. `listening` is called with its URL."""
     settings.require_apps()
     raise_file_limit()
     current = Current(settings)
@@ -97,7 +98,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
             fresh = set(routes_of(newer)) - set(routes_of(current.settings))
             current.settings = newer
             if fresh:
-                await tell()  # before anything is accepted for them
+                await report()  # before anything is accepted for them
             backlog.hold(newer.queue.max_pending, newer.queue_shares())
             api.reload_app(app, api_apps(newer), public=api_is_open(newer))
 
@@ -105,7 +106,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
         async with (
             _ending_with(store, stop),
             backlog.watching(),
-            telling(store, "serve", lambda: current.settings.apps, lambda: routes_of(current.settings)) as tell,
+            reporting(store, "serve", lambda: current.settings.apps, lambda: routes_of(current.settings)) as report,
             api.serve(app, config) as at,
             _following(settings, stop, change),
             watching(store, current),
@@ -115,7 +116,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
 
 
 async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
-    """Send what the queue holds until `stop`, then drain."""
+    """Send the deliveries of the queue until `stop`, then drain."""
     settings.require_apps()
     raise_file_limit()
     async with AsyncExitStack() as stack:
@@ -145,7 +146,7 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
             left = await _removed(store, routes(), anywhere=False)
             waiting = {each.route: str(removal_of(each, newer.apps)) for each in left or ()}
             await accounts.follow(newer.apps, dispatcher, waiting)
-            await tell()
+            await report()
 
         async def hold_removed() -> None:
             while not stop.is_set():
@@ -156,7 +157,7 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
 
         async with (
             _ending_with(store, stop),
-            telling(store, "dispatch", lambda: [route.name for route in routes()], routes) as tell,
+            reporting(store, "dispatch", lambda: [route.name for route in routes()], routes) as report,
             _following(settings, stop, change),
             in_background(hold_removed(), "removed"),
         ):
@@ -164,7 +165,7 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
 
 
 async def _removed(store: Store, routes: Sequence[Route], *, anywhere: bool = True) -> list[RemovedRoute] | None:
-    """Return the routes that are not among these any more and have something waiting; None where Redis is away."""
+    """Return the routes that are not among these and have deliveries waiting, or None where Redis is away."""
     try:
         left = await store.removed(routes, anywhere=anywhere)
         telemetry.REDIS.end("removed")
@@ -189,29 +190,29 @@ async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Ca
         current = Current(settings)
         await serve_part_metrics(stack, current, "feedback", store)
         listening(f"{len(settings.apps)} app{'s' * (len(settings.apps) != 1)} as {socket.gethostname()}:{os.getpid()}")
-        turn = asyncio.Event()
+        restart = asyncio.Event()
 
         async def change(newer: Settings) -> None:
             current.settings = newer
-            turn.set()
+            restart.set()
 
-        async def end_turn() -> None:
+        async def end_with_stop() -> None:
             await stop.wait()
-            turn.set()
+            restart.set()
 
-        apps = telling(store, "feedback", lambda: current.settings.apps)
+        apps = reporting(store, "feedback", lambda: current.settings.apps)
         async with _ending_with(store, stop), _following(settings, stop, change), apps, asyncio.TaskGroup() as tasks:
-            tasks.create_task(end_turn())
+            tasks.create_task(end_with_stop())
             while not stop.is_set():
-                turn.clear()
+                restart.clear()
                 config = feedback_config(current.settings)
-                await feedback.run(ports, current.settings.apps, config, turn)
+                await feedback.run(ports, current.settings.apps, config, restart)
 
 
 @asynccontextmanager
 async def _ending_with(store: Store, stop: asyncio.Event) -> AsyncIterator[None]:
-    """Set `stop` when the store has been replaced by another, and raise `StoreError` for it: who is started again
-    begins with what is there now."""
+    """Set `stop` when the store was replaced by another one, and raise `StoreError` so that the process is started
+    again."""
 
     async def watch() -> None:
         await store.replaced.wait()
@@ -223,7 +224,7 @@ async def _ending_with(store: Store, stop: asyncio.Event) -> AsyncIterator[None]
     finally:
         watching.cancel()
     if store.replaced.is_set():
-        raise StoreError("Redis has come back empty and was begun anew by others: start again")
+        raise StoreError("Redis came back empty and was initialised by other processes: restart this one")
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The configuration in the words of each part: what the parts are told, since none of them knows the settings. Pure."""
+"""The configuration as the values that each part takes, since no part imports the settings. Pure."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from ..stages.erase import Eraser
 
 
 def environments_of(app: AppSettings) -> dict[Platform, Environment]:
-    """The environment of each of the app's accounts, where tokens belong to one."""
+    """Return the environment of each of the app's accounts, where tokens belong to one."""
     found = {route: REGISTRY[route].environment(config) for route, config in app.providers.items()}
     return {route: environment for route, environment in found.items() if environment is not None}
 
 
 def route_table(settings: Settings, app: str) -> RouteTable:
-    """Which of the app's accounts reaches a token, where tokens belong to an environment. None of an app that is not
-    configured any more."""
+    """Return which of the app's accounts reaches a token, where tokens belong to an environment; empty for an app that
+    is no longer configured."""
     return table_of(environments_of(settings.apps[app])) if app in settings.apps else {}
 
 
 def api_apps(settings: Settings) -> dict[str, api.ApiApp]:
-    """The configured apps as the API knows them."""
+    """Return the configured apps for the API."""
     return {
         name: api.ApiApp(
             name=name,
@@ -52,7 +52,7 @@ def api_apps(settings: Settings) -> dict[str, api.ApiApp]:
 
 
 def api_config(settings: Settings) -> api.ApiConfig:
-    """How the API's server binds, and its bounds."""
+    """Return the bind address and the bounds of the API's server."""
     server = settings.server
     return api.ApiConfig(
         host=server.host,
@@ -69,7 +69,8 @@ def api_config(settings: Settings) -> api.ApiConfig:
 def _spans(
     settings: RetrySettings | CleanupSettings, ending: str, default: Callable[[Defaults], float | None]
 ) -> dict[Platform, float]:
-    """By platform a span that its provider names: as it is configured, else the provider's own."""
+    """Return by platform the configured spans, with the provider's own as default. Platforms whose provider documents
+    none are left out."""
     own = {kind.platform: default(kind.defaults) for kind in REGISTRY.values()}
     return {
         platform: getattr(settings, f"{platform}_{ending}", span) for platform, span in own.items() if span is not None
@@ -77,7 +78,7 @@ def _spans(
 
 
 def retry_policy(settings: RetrySettings) -> RetryPolicy:
-    """The configured retry rules as policy knows them."""
+    """Return the configured retry rules."""
     errors = _spans(settings, "5xx", lambda defaults: defaults.server_error)
     return RetryPolicy(
         attempts=settings.attempts,
@@ -90,8 +91,8 @@ def retry_policy(settings: RetrySettings) -> RetryPolicy:
 
 
 def dispatch_config(settings: Settings) -> DispatchConfig:
-    """What the dispatcher is told by the configuration. Several signs of life, and looks for dead consumers, fit into
-    the time after which entries are taken over."""
+    """Return the dispatcher's part of the configuration. Several reports that it lives, and checks for dead consumers,
+    fit into the time after which entries are taken over."""
     return DispatchConfig(
         retry=retry_policy(settings.retry),
         drain_timeout=settings.dispatch.drain_timeout,
@@ -102,7 +103,7 @@ def dispatch_config(settings: Settings) -> DispatchConfig:
 
 
 def route_limits(apps: Mapping[str, AppSettings]) -> dict[Route, RouteLimits]:
-    """The limits of each route: the app's own, and those of its account at the provider."""
+    """Return the limits of each route: those of the app, and those of its account at the provider."""
     return {
         Route(name, platform): RouteLimits(
             per_token=app.limits.per_token,
@@ -116,7 +117,8 @@ def route_limits(apps: Mapping[str, AppSettings]) -> dict[Route, RouteLimits]:
 
 
 def api_is_open(settings: Settings) -> bool:
-    """Whether `/metrics` and the details of `/readyz` need no key: on the machine itself, or where it is wanted."""
+    """Return whether `/metrics` and the details of `/readyz` need no key: on a loopback address, or where it is
+    configured."""
     host = settings.server.host
     try:
         return settings.metrics.public or ip_address(host).is_loopback
@@ -125,12 +127,12 @@ def api_is_open(settings: Settings) -> bool:
 
 
 def routes_of(settings: Settings) -> list[Route]:
-    """Every route of the configuration."""
+    """Return every route of the configuration."""
     return [Route(name, platform) for name, app in settings.apps.items() for platform in app.providers]
 
 
 def feedback_config(settings: Settings) -> feedback.FeedbackConfig:
-    """The configured rules as feedback knows them."""
+    """Return the configured rules of feedback."""
     rules = settings.feedback
     return feedback.FeedbackConfig(
         prune=PrunePolicy(strikes=rules.strikes, strike_span=rules.strike_span, strike_memory=rules.strike_memory),
@@ -153,7 +155,7 @@ def feedback_config(settings: Settings) -> feedback.FeedbackConfig:
 
 
 def webhook_configs(settings: Settings) -> dict[str, webhooks.WebhookConfig]:
-    """The webhook of each app that has one."""
+    """Return the webhook of each app that has one."""
     found = {}
     for app, each in settings.apps.items():
         hook = each.webhook
@@ -175,7 +177,7 @@ def webhook_configs(settings: Settings) -> dict[str, webhooks.WebhookConfig]:
 
 
 def ages(settings: CleanupSettings) -> cleanup.Ages:
-    """When a device has outlived its use, as cleanup judges it."""
+    """Return the ages at which cleanup removes devices."""
     return cleanup.Ages(
         tombstones=settings.tombstones,
         suspects=settings.suspects,
@@ -185,14 +187,14 @@ def ages(settings: CleanupSettings) -> cleanup.Ages:
 
 
 def eraser(store: Store) -> Eraser:
-    """Return what erases users from a store."""
+    """Return an eraser of users in a store."""
     return Eraser(store.registry, store.erasures, store.locks)
 
 
 def cleanup_plan(
     settings: Settings, store: Store, clock: Callable[[], int], *, dry_run: bool = False
 ) -> list[cleanup.Sweep]:
-    """What a cleanup of every configured app does, by the clock that `store.cleanups` gave it."""
+    """Return the sweeps of a cleanup of every configured app, by the clock of `store.cleanups`."""
     return cleanup.sweeps(
         store.registry, store.leftovers, list(settings.apps), ages(settings.cleanup), clock=clock, dry_run=dry_run
     )

@@ -1,4 +1,4 @@
-"""What others ask of the providers: their names and addresses, how each renders, and whether credentials are usable."""
+"""What other parts need of the providers: their names, addresses and renderers, and whether credentials are usable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from ..settings import Settings
 
 
 def renderers() -> dict[Platform, Renderer]:
-    """Return how each platform renders. An app's account for the sandbox is a route of its own, and no platform."""
+    """Return the renderer of each platform. An app's account for the sandbox is a route of its own, and not a
+    platform."""
     return {kind.platform: kind.renderer for kind in REGISTRY.values()}
 
 
@@ -24,8 +25,8 @@ def addresses() -> Addresses:
 
 
 def check_credentials(settings: Settings) -> Iterator[tuple[str, Finding]]:
-    """Yield what there is to say about each account's credentials, with the section of the configuration. Files are
-    read; no provider is asked."""
+    """Yield the findings about each account's credentials, with the section of the configuration. Only files are read;
+    no provider is called."""
     for name, app in settings.apps.items():
         for route, config in app.providers.items():
             part = f"apps.{name}.{route}"

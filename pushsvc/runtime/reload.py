@@ -1,8 +1,8 @@
-"""The configuration while it changes: each new version that can be read, and which files it stands on.
+"""Follows the configuration while the process runs: each new valid version, and the files that it depends on.
 
-A version comes when SIGHUP asks for it, or when the configuration file or a credential file has changed; a look at
-their times each second needs no more than the standard library and also sees files that are replaced, mounted anew or
-come back. What cannot be read is logged, once, and the version of before stays.
+A new version is loaded on SIGHUP, or when the configuration file or a credential file has changed. The files' times are
+polled each second, which needs only the standard library and also notices files that are replaced, mounted again or
+come back. A version that cannot be read is logged once, and the previous one stays in use.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from ..settings import Settings
 from ..telemetry import RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, get_logger
 
 EVERY = 1.0
-"""Seconds between two looks at the files."""
+"""Seconds between two checks of the files."""
 
 Stamp: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
-"""Of each file its path, when it was changed, its size, its inode and who may read it; -1 where there is none."""
+"""For each file its path, modification time, size, inode and mode; -1 where there is no file."""
 
 
 def stamp_of(files: list[Path]) -> Stamp:
-    """How these files are now."""
+    """Return the present state of these files."""
     found = []
     for file in files:
         try:
@@ -42,13 +42,13 @@ def stamp_of(files: list[Path]) -> Stamp:
 
 
 def files_of(section: Struct) -> list[Path]:
-    """The files that one section names, as an account its credentials: its keys that end in `_file`."""
+    """Return the files that a section names, such as credentials of an account: its keys that end in `_file`."""
     values = structs.asdict(section)
     return [Path(value) for key, value in sorted(values.items()) if key.endswith("_file") and value]
 
 
 def all_files(settings: Settings) -> list[Path]:
-    """The configuration file and every file that its apps name."""
+    """Return the configuration file and every file that its apps name."""
     own = [settings.file] if settings.file else []
     sections = [section for app in settings.apps.values() for section in (*app.providers.values(), app.webhook)]
     return own + [file for section in sections for file in files_of(section)]
@@ -61,15 +61,13 @@ async def versions(
     *,
     every: float = EVERY,
 ) -> AsyncIterator[Settings]:
-    """Each later version of the configuration until `stop`, SIGHUP or a changed file being the occasion.
-
-    Only `apps`, `feedback`, `queue.max_pending` and `queue.app_share` can change under a running process; for the rest
-    the log asks for a restart.
-    """
+    """Yield each later version of the configuration until `stop`, loaded on SIGHUP or when a file changes. Only `apps`,
+    `feedback`, `queue.max_pending` and `queue.app_share` can change in a running process; for the other sections the
+    log asks for a restart."""
     log = get_logger("reload")
     _note(accepted=True)
-    # The files may have changed between being read at the start and this first look, and a SIGHUP may have come before
-    # anybody listened: so it is taken at once, and counts as a change, quietly.
+    # The files may have changed between being read at the start and this first check, and a SIGHUP may have come
+    # before the handler was installed: so the first check reloads at once, without a log line where nothing differs.
     first = settings.file is not None
     started = settings
     seen = stamp_of(all_files(settings))
@@ -93,7 +91,7 @@ async def versions(
             if (fixed := _fixed(settings, newer)) and not quiet:
                 log.warning("reload_needs_restart", sections=fixed)
             settings = newer
-            # The new version may stand on other files.
+            # The new version may depend on other files.
             seen = stamp_of(all_files(settings))
             if not quiet:
                 log.info("reloaded", apps=sorted(settings.apps))
@@ -101,22 +99,22 @@ async def versions(
 
 
 _refused_at: float | None = None
-"""When the configuration on disk was refused, Unix seconds; None: it is the one that runs."""
+"""When the configuration on disk was refused, in Unix seconds; None while the one on disk is in use."""
 _unapplied: list[str] = []
 
 
 def refused_since() -> float | None:
-    """Since when this process goes on with an older configuration than that on disk, Unix seconds, or None."""
+    """Return since when this process uses an older configuration than that on disk, in Unix seconds, or None."""
     return _refused_at
 
 
 def unapplied() -> list[str]:
-    """Return the sections that have changed on disk since this process began, and that only a restart applies."""
+    """Return the sections that have changed on disk since this process started and that only a restart applies."""
     return _unapplied
 
 
 def _note(*, accepted: bool, unapplied: list[str] | None = None) -> None:
-    global _refused_at, _unapplied  # of the process, as its metrics are
+    global _refused_at, _unapplied  # global for the process, like its metrics
     if unapplied is not None:
         _unapplied = unapplied
     now = time.time()
@@ -127,7 +125,7 @@ def _note(*, accepted: bool, unapplied: list[str] | None = None) -> None:
 
 
 def _fixed(old: Settings, new: Settings) -> list[str]:
-    """Sections that differ and are read at the start only."""
+    """Return the sections that differ and are read only at the start."""
     names = [name for name in Settings.__struct_fields__ if name not in ("apps", "feedback", "file")]
     queue = structs.replace(new.queue, max_pending=old.queue.max_pending, app_share=old.queue.app_share)
     new = structs.replace(new, queue=queue)
@@ -135,7 +133,7 @@ def _fixed(old: Settings, new: Settings) -> list[str]:
 
 
 async def _wait(stop: asyncio.Event, asked: asyncio.Event, seconds: float) -> bool:
-    """Until something is to be looked at; True when it is time to stop."""
+    """Wait until the files must be checked. Returns True when the process is to stop."""
     waiting = [asyncio.ensure_future(event.wait()) for event in (stop, asked)]
     try:
         await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -146,23 +144,22 @@ async def _wait(stop: asyncio.Event, asked: asyncio.Event, seconds: float) -> bo
 
 
 _listeners: set[asyncio.Event] = set()
-"""Several parts may live in one process, as in tests: SIGHUP is for each of them."""
+"""The events to set on SIGHUP: several parts may run in one process, as in tests."""
 _hearing = ExitStack()
 """Open while there are listeners."""
 
 
 def ask_all() -> None:
-    """Let everybody who follows the configuration look at it now. In their own loop: events know no threads."""
+    """Request a check from every follower of the configuration. Call it in their event loop, since events are not
+    thread-safe."""
     for asked in _listeners:
         asked.set()
 
 
 @contextmanager
 def on_hang_up(act: Callable[[], None]) -> Iterator[None]:
-    """Call `act` in the running loop at each SIGHUP while the block lasts; afterwards SIGHUP does what it did before.
-
-    Outside the main thread there are no signals, and nothing happens.
-    """
+    """Call `act` in the running loop at each SIGHUP while the block lasts, and then restore its handler. Outside
+    the main thread signals cannot be handled, and nothing happens."""
     loop = asyncio.get_running_loop()
     try:
         before = signal.getsignal(signal.SIGHUP)
@@ -175,7 +172,7 @@ def on_hang_up(act: Callable[[], None]) -> Iterator[None]:
     finally:
         with suppress(ValueError, RuntimeError):
             loop.remove_signal_handler(signal.SIGHUP)
-            # The loop leaves the default, by which a process that drains would be killed.
+            # The loop leaves the default handler, by which a draining process would be killed.
             signal.signal(signal.SIGHUP, before)
 
 

@@ -1,4 +1,4 @@
-"""The store of the configuration: the one that is named, or an embedded one that this process owns or joins."""
+"""The configured store: a Redis, or an embedded store that this process owns or joins."""
 
 from __future__ import annotations
 
@@ -16,19 +16,17 @@ from ..store import Fsync, StoreConfig, attach_embedded, holds_data, obituary, o
 from ..store.link.connect import open_sync_redis as open_sync_redis
 
 EMBEDDED_START = 15.0
-"""Seconds that a part waits for the embedded store that another one starts."""
+"""Seconds that a part waits for the embedded store that another process starts."""
 
 
 EMBEDDED_LOOK = 0.5
-"""Seconds between two looks at the embedded server by its owner; two in vain, and it is started again."""
+"""Seconds between two checks of the embedded server by its owner; after two failures it is started again."""
 
 
 @asynccontextmanager
 async def redis_url(settings: Settings) -> AsyncIterator[str]:
-    """The store's URL: the configured one, else that of a living embedded store, else of one started here.
-
-    Parts that start at the same time find one another: one of them owns the store, the others wait until it is up.
-    """
+    """Yield the store's URL: the configured one, or that of a running embedded store, or of one started here. Of parts
+    that start at the same time, one owns the embedded store and the others wait until it runs."""
     if settings.redis.url:
         yield settings.redis.url
         return
@@ -50,8 +48,8 @@ async def redis_url(settings: Settings) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def own_embedded(settings: Settings) -> AsyncIterator[str]:
-    """Start the embedded store and own it; a server that dies is started again. Raises `StoreOwned` when another
-    process does."""
+    """Start the embedded store and own it; a server that dies is started again. Raises `StoreOwned` where another
+    process owns it."""
     opened = ExitStack()
     url = await asyncio.to_thread(_open_embedded, opened, settings)
     stop = asyncio.Event()
@@ -72,14 +70,14 @@ def _open_embedded(opened: ExitStack, settings: Settings) -> str:
 
 
 def embedded_fsync(settings: Settings) -> Fsync:
-    """When the embedded store flushes. Where a push waits for the disk it is with each write, because Valkey does not
-    say truly when it has flushed otherwise; see `store/durable.py`."""
+    """Return when the embedded store flushes: at each write where pushes wait for the disk, because Valkey does not
+    report reliably when it has flushed otherwise; see `store/durable.py`."""
     return "always" if settings.queue.durability == "fsync" else settings.store.fsync
 
 
 async def _keep_embedded(opened: ExitStack, settings: Settings, stop: asyncio.Event) -> None:
-    """Look after the server each second. Its files hold all that was accepted, and its socket stays where it is, so
-    that everybody goes on when it is back."""
+    """Check the server regularly, and start it again when it died. Its files have everything that was accepted and its
+    socket keeps its path, so that all clients continue."""
     log = telemetry.get_logger("store")
     missed = 0
     while not stop.is_set():
@@ -98,7 +96,7 @@ async def _keep_embedded(opened: ExitStack, settings: Settings, stop: asyncio.Ev
 
 
 def store_config(settings: Settings) -> StoreConfig:
-    """What the store is told by the configuration."""
+    """Return the store's part of the configuration."""
     return StoreConfig(
         shards=settings.redis.shards,
         chunk_size=settings.dispatch.chunk,
@@ -115,21 +113,20 @@ def store_config(settings: Settings) -> StoreConfig:
 
 @asynccontextmanager
 async def connect(url: str, settings: Settings) -> AsyncIterator[Store]:
-    """The store at `url`, which runs; the configuration says how it is used. Raises `ConfigError`,
-    `StoreUnavailable`."""
+    """Connect to the running store at `url`, used as configured. Raises `ConfigError`, `StoreUnavailable`."""
     async with open_store(url, store_config(settings)) as store:
         yield store
 
 
 async def require_durability(settings: Settings, url: str) -> None:
-    """Raises `ConfigError` where `queue.durability` is more than the store at `url` can keep."""
+    """Raise `ConfigError` where the store at `url` cannot provide `queue.durability`."""
     if settings.queue.durability == "fsync":
         async with connect(url, settings) as store:
             await store.require_durable(settings.apps)
 
 
 def log_durability(settings: Settings, store: Store) -> None:
-    """Log what a 202 of this process promises."""
+    """Log what a 202 of this process guarantees."""
     fsync = settings.queue.durability == "fsync"
     promise = "fsync: the disk of Redis has it" if fsync else store.promise
     telemetry.get_logger("store").info("durability", promise=promise)
@@ -137,19 +134,19 @@ def log_durability(settings: Settings, store: Store) -> None:
 
 @asynccontextmanager
 async def open_configured_store(settings: Settings) -> AsyncIterator[Store]:
-    """The store of the configuration, connected; an embedded one that does not run is started, or made."""
+    """Connect to the configured store; an embedded one that does not run is started, or created."""
     async with redis_url(settings) as url, connect(url, settings) as store:
         yield store
 
 
 async def running_store_url(settings: Settings) -> str | None:
-    """The configured store's URL, or that of the embedded store where one runs."""
+    """Return the configured store's URL, or that of a running embedded store, or None."""
     return settings.redis.url or await asyncio.to_thread(attach_embedded, settings.store.data_dir)
 
 
 @asynccontextmanager
 async def open_running_store(settings: Settings) -> AsyncIterator[Store]:
-    """The store of the configuration, for somebody who only looks: none is started. Raises `StoreUnavailable`."""
+    """Connect to the configured store for reading: none is started. Raises `StoreUnavailable`."""
     url = await running_store_url(settings)
     if not url:
         raise StoreUnavailable(_no_store(settings, "runs"))
@@ -159,7 +156,7 @@ async def open_running_store(settings: Settings) -> AsyncIterator[Store]:
 
 @asynccontextmanager
 async def open_trial_store(settings: Settings, folder: Path) -> AsyncIterator[Store]:
-    """A new embedded store in `folder`, for the block alone: it shows whether one can be started here."""
+    """Open a new embedded store in `folder` for the block, to test whether one can be started here."""
     opened = ExitStack()
     try:
         fsync = embedded_fsync(settings)
@@ -172,8 +169,8 @@ async def open_trial_store(settings: Settings, folder: Path) -> AsyncIterator[St
 
 @asynccontextmanager
 async def open_existing_store(settings: Settings) -> AsyncIterator[Store]:
-    """The store of the configuration, for somebody who changes what is in it: an embedded one that does not run is
-    started where there is data, and none is made. Raises `StoreUnavailable`."""
+    """Connect to the configured store for changes: an embedded one that does not run is started where it has data, and
+    none is created. Raises `StoreUnavailable`."""
     if not settings.redis.url and not holds_data(settings.store.data_dir):
         raise StoreUnavailable(_no_store(settings, "is"))
     async with open_configured_store(settings) as store:

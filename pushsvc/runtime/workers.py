@@ -1,7 +1,8 @@
-"""Processes say that they live, and what nobody serves is said: on `/readyz`, in `stats`, by a metric and in the log.
+"""Reports which processes live, and what no process serves: on `/readyz`, in `stats`, by a metric and in the log.
 
-An accepted push that no dispatcher reads waits without a word until its `ttl` is over. So each process tells every few
-seconds what it serves, and is believed for the takeover time; what the configuration has and nobody tells is unserved.
+An accepted push that no dispatcher reads waits silently until its `ttl` is over. So each process reports every few
+seconds what it serves, and the report is valid for the takeover time. What is configured and in no valid report is
+unserved.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from .plans import routes_of
 
 _WITHOUT: Final = {
     "dispatch": "nothing is sent",
-    "feedback": "dead tokens are not pruned, webhooks hear of nothing",
+    "feedback": "dead tokens are not pruned, webhooks receive no events",
     "jobs": "audiences, replays, webhooks and cleanups wait",
 }
 LEAVING: Final = 2.0
-"""Seconds that a process which ends takes at most to say so: without Redis its sign of life runs out by itself."""
+"""Seconds within which a process that ends reports it: without Redis its last report expires by itself."""
 _LOG: Final = telemetry.StateLog("serve", "unserved", "unserved_still", "served_again", level="error")
 
 
 def unserved(settings: Settings, workers: Collection[Worker], removed: Iterable[RemovedRoute] = ()) -> dict[str, str]:
-    """What the configuration has and no living process serves, and why: `app/platform`, or a part with its app. Where
-    no dispatcher lives nobody holds the `removed` routes either, so they are named here."""
+    """Return what is configured and no living process serves, with the reason, by `app/platform`, or by part and app.
+    Where no dispatcher lives, `removed` routes are not held, so they are included."""
     found: dict[str, str] = {}
     if not _dispatched(workers):
         found = {each.route.name: str(removal_of(each, settings.apps)) for each in removed}
@@ -58,7 +59,8 @@ def unserved(settings: Settings, workers: Collection[Worker], removed: Iterable[
 
 
 async def read_unserved(settings: Settings, store: Store, workers: Collection[Worker]) -> dict[str, str]:
-    """See `unserved`; what was removed is read where it is needed. Raises `StoreUnavailable`."""
+    """Return what is unserved (see `unserved`), reading removed routes where they are needed. Raises
+    `StoreUnavailable`."""
     removed = () if _dispatched(workers) else await store.removed(routes_of(settings))
     return unserved(settings, workers, removed)
 
@@ -68,29 +70,29 @@ def _dispatched(workers: Collection[Worker]) -> bool:
 
 
 @asynccontextmanager
-async def telling(
+async def reporting(
     store: Store,
     part: str,
     serves: Callable[[], Iterable[str]],
     routes: Callable[[], Iterable[Route]] = tuple,
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Tell while the block lasts that this process lives, what it serves and which routes it has in its configuration.
-    It is told before the block begins; call what is yielded to tell at once what has changed."""
+    """Report while the block lasts that this process lives, what it serves and which routes it has in its
+    configuration. The first report precedes the block; the yielded function reports a change at once."""
     every = store.workers.lifetime / 4
 
-    async def tell() -> None:
-        with suppress(StoreError):  # Whoever works is told; a sign of life is simply not there.
-            await store.workers.tell(part, serves(), routes())
+    async def report() -> None:
+        with suppress(StoreError):  # a report that could not be written is the same as none
+            await store.workers.report(part, serves(), routes())
 
-    async def tell_on() -> None:
+    async def keep_reporting() -> None:
         while True:
             await asyncio.sleep(every)
-            await tell()
+            await report()
 
-    await tell()
+    await report()
     try:
-        async with in_background(tell_on(), "telling"):
-            yield tell
+        async with in_background(keep_reporting(), "reporting"):
+            yield report
     finally:
         with suppress(StoreError, TimeoutError):
             async with asyncio.timeout(LEAVING):
@@ -99,7 +101,7 @@ async def telling(
 
 @asynccontextmanager
 async def watching(store: Store, current: Current) -> AsyncIterator[None]:
-    """Say in the log while the block lasts what nobody serves for longer than a start takes."""
+    """Log while the block lasts what no process serves for longer than a start takes."""
     every = store.workers.lifetime / 3
 
     async def watch() -> None:

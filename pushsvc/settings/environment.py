@@ -112,7 +112,7 @@ class _Walk:
             self.faults(self.variable, f"`{path}` is a value and has no keys of its own")
 
     def _read_file(self, path: str) -> bool:
-        """Take the file that the variable names for its text; whether it could be read."""
+        """Replace the text by that of the file that the variable names. Returns whether it could be read."""
         file = Path(self.text.strip())
         try:
             self.text = file.read_bytes().decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
@@ -160,7 +160,7 @@ class _Walk:
     @staticmethod
     def _child(tree: dict[str, Any], name: str) -> dict[str, Any]:
         child = tree.setdefault(name, {})
-        # Not a section in the file: reported when the tree is decoded, so that the value here may go nowhere.
+        # Not a section in the file: reported when the tree is decoded, so the value is discarded here.
         return child if isinstance(child, dict) else {}
 
     def _parse(self, kind: Any, path: str) -> Any:

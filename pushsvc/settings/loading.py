@@ -37,9 +37,9 @@ def load(
 ) -> Settings:
     """Return the configuration of the file at `path` (None: defaults only), overridden by `PUSHSVC__..` of `environ`.
 
-    `providers` maps a platform to the struct of its section `[apps.NAME.PLATFORM]`; `kind` is `Settings`, or has the
-    providers' keys beside its own (see `settings_type`). Relative paths are taken from the file's folder; without a
-    file, from the working directory. Raises `ConfigError` with every fault at once.
+    `providers` maps a platform to the struct of its section `[apps.NAME.PLATFORM]`; `kind` is `Settings`, or a subclass
+    with the providers' keys (see `settings_type`). Relative paths are relative to the file's folder or, without a file,
+    to the working directory. Raises `ConfigError` with every fault at once.
     """
     return _load_tree(_read(path) if path else {}, path, environ, kind, providers)
 
@@ -76,7 +76,7 @@ def _load_tree(
 
 
 def check_name(name: str) -> str:
-    """Return what is wrong with the name of an app or a key, or nothing."""
+    """Return what is wrong with the name of an app or a key, or the empty string."""
     faults = Faults(TOML)
     decode(name, Name, "name", faults)
     return faults[0].message if faults else ""
@@ -175,7 +175,7 @@ def _check_characters(raw: object, path: str, faults: Faults) -> None:
     """Add a fault for each text with a NUL character, which the functions of the system refuse."""
     match raw:
         case str() if "\0" in raw:
-            faults(path, "holds a NUL character, which no path, host or secret may have")
+            faults(path, "contains a NUL character, which no path, host or secret may have")
         case Mapping():
             for name, value in raw.items():
                 _check_characters(value, join(path, name), faults)
@@ -190,9 +190,9 @@ def _check_durability(values: Mapping[str, Any], faults: Faults) -> None:
     store: StoreSettings = values.get("store", StoreSettings())
     queue: QueueSettings = values.get("queue", QueueSettings())
     if not redis.url and queue.durability == "fsync" and store.fsync == "no":
-        faults("queue.durability", '"fsync" waits for the disk, to which store.fsync = "no" flushes nothing')
+        faults("queue.durability", '"fsync" waits for the disk, but store.fsync = "no" never flushes to it')
     if not redis.url and queue.durability == "replicas":
-        faults("queue.durability", '"replicas" waits for replicas, and the embedded store has none: name a redis.url')
+        faults("queue.durability", '"replicas" waits for replicas, which the embedded store lacks: set redis.url')
 
 
 def _check_routes(values: Mapping[str, Any], faults: Faults) -> None:
@@ -253,7 +253,7 @@ def _with_files(raw: object, base: Path) -> object:
 
 def _error(path: Path | None, faults: Faults, origins: Mapping[str, str]) -> ConfigError:
     file = str(path) if path else "the configuration"
-    lines = [(_told(fault.path, origins), fault.message) for fault in faults]
+    lines = [(_origin(fault.path, origins), fault.message) for fault in faults]
     if len(lines) == 1:
         (where, message) = lines[0]
         in_file = where == faults[0].path and not where.upper().startswith(PREFIX)
@@ -261,7 +261,7 @@ def _error(path: Path | None, faults: Faults, origins: Mapping[str, str]) -> Con
     return ConfigError(file, f"{len(lines)} faults" + "".join(f"\n  {where}: {message}" for where, message in lines))
 
 
-def _told(path: str, origins: Mapping[str, str]) -> str:
+def _origin(path: str, origins: Mapping[str, str]) -> str:
     """Return the dotted path, with the variable that set it or a section around it."""
     variable = next((origins[at] for at in _upwards(path) if at in origins), "")
     return f"{path} (from {variable})" if variable else path

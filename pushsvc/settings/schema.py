@@ -1,7 +1,5 @@
-"""All sections and keys of the configuration, with their types, bounds and defaults.
-
-`config/example.toml` describes the same for the operator; a test keeps them equal. Spans are in seconds.
-"""
+"""All sections and keys of the configuration, with their types, bounds and defaults. `config/example.toml` describes
+the same for operators; a test compares them. Spans are in seconds."""
 
 from __future__ import annotations
 
@@ -75,14 +73,14 @@ class StoreSettings(Struct, frozen=True, kw_only=True):
 
 
 class LoggingSettings(Struct, frozen=True, kw_only=True):
-    """`[logging]`"""
+    """`[logging]`: the level and format of the log."""
 
     level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     format: Literal["auto", "json", "text"] = "auto"
 
     @property
     def json(self) -> bool | None:
-        """As `telemetry.configure_logging` takes it: None is by whether the stream is a terminal."""
+        """Return the argument of `telemetry.configure_logging`: None means JSON unless the stream is a terminal."""
         return None if self.format == "auto" else self.format == "json"
 
 
@@ -98,7 +96,8 @@ class MetricsSettings(Struct, frozen=True, kw_only=True):
     """Whether the API shows `/metrics` and the details of `/readyz` without a key, whatever address it listens on."""
 
     def port_of(self, part: Literal["dispatch", "feedback", "jobs"]) -> int | None:
-        """Return the parts listen side by side from `port` on, so that all can run on one machine. None: not at all."""
+        """Return the port of a part, or None where the listener is off. Each part has its own port, so that all can run
+        on one machine."""
         return self.port + PARTS.index(part) if self.port else None
 
 
@@ -108,22 +107,21 @@ class DispatchSettings(Struct, frozen=True, kw_only=True):
     processes: Count = 1
     drain_timeout: NotNegative = 25.0
     chunk: Annotated[int, Meta(ge=1, le=5000)] = 500
-    """Targets of one queue entry: what is read, sent and settled together."""
+    """Targets of one queue entry, which are read, sent and settled together."""
     takeover: Annotated[float, Meta(ge=3)] = 15.0
-    """How long a process may show no sign of life before others take over its unrecorded deliveries.
-
-    If this is shorter than a pause of a busy machine, two processes send the same delivery.
-    """
+    """Seconds after the last report of a process until others take over its unrecorded deliveries. Where this is
+    shorter than a pause of a busy machine, two processes send the same delivery."""
 
 
 class JobsSettings(Struct, frozen=True, kw_only=True):
-    """`[jobs]`: the processes that do what is done once, not once a push. The URL's password is left out of `repr`."""
+    """`[jobs]`: the processes for work that is done once rather than once a push. The URL's password is left out of
+    `repr`."""
 
     processes: Count = 1
     takeover: Annotated[float, Meta(ge=1)] = 15.0
-    """How long the worker of a job may show no sign of life before the job is given to another."""
+    """Seconds after the last report of a job's worker until the job is given to another one."""
     url: str = ""
-    """The Redis in which rq keeps its jobs; empty: `redis.url`."""
+    """The Redis in which rq stores its jobs; empty: `redis.url`."""
 
     def __post_init__(self) -> None:
         scheme = urlsplit(self.url).scheme
@@ -144,35 +142,31 @@ class CleanupSettings(Struct, frozen=True, kw_only=True):
     tombstones: NotNegative = 30 * 86400.0
     suspects: NotNegative = 90 * 86400.0
     stale: NotNegative = 0.0
-    """The same for the platforms whose provider documents no span."""
+    """The span of platforms whose provider documents none."""
 
 
 class QueueSettings(Struct, frozen=True, kw_only=True):
-    """`[queue]`: how much the store holds at most, and for how long."""
+    """`[queue]`: the maximum size of the store, and how long it keeps data."""
 
     max_pending: Count = 5_000_000
     app_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
     """The share of `max_pending` that one of several apps may use, unless its own `limits.max_pending` is set."""
     durability: Literal["auto", "memory", "fsync", "replicas"] = "auto"
-    """What a 202 guarantees: that Redis has the push, its disk has it, or its replicas have it.
-
-    "auto" means replicas if redis.url names sentinels or a cluster whose primary has any, otherwise memory.
-    """
+    """What a 202 guarantees: that Redis has the push, its disk has it, or its replicas have it. "auto" means replicas
+    if redis.url names sentinels or a cluster whose primary has any, otherwise memory."""
     replicas: Annotated[int, Meta(ge=1, le=10)] = 1
     """Under "replicas", the least number of replicas that must have a write."""
     status_retention: Count = 7 * 86400
     dead_letter_retention: Count = 30 * 86400
     dead_letters_max: Count = 1_000_000
-    """The approximate maximum for each app; a dead letter takes about 200 bytes.
-
-    The oldest are removed, counted and logged.
-    """
+    """The approximate maximum for each app; a dead letter takes about 200 bytes. The oldest are removed, counted and
+    logged."""
     suppression_retention: Count = 180 * 86400
     feedback_retention: Count = 30 * 86400
 
 
 class RetrySettings(Struct, frozen=True, kw_only=True):
-    """`[retry]`: when a delivery is sent again, and when it is given up. More keys: `settings_type`."""
+    """`[retry]`: when a delivery is sent again, and when it fails permanently. More keys: `settings_type`."""
 
     attempts: Annotated[int, Meta(ge=1, le=100)] = 8
     base: Positive = 1.0
@@ -185,7 +179,7 @@ class RetrySettings(Struct, frozen=True, kw_only=True):
 
 
 class FeedbackSettings(Struct, frozen=True, kw_only=True):
-    """`[feedback]`: what prunes a device, and what stops the pruning. It may change under running processes."""
+    """`[feedback]`: what prunes a device, and what freezes pruning. It can change while processes run."""
 
     strikes: Count = 3
     strike_span: NotNegative = 86400.0
@@ -229,7 +223,7 @@ class LimitsSettings(Struct, frozen=True, kw_only=True):
     per_app: RateText = None
     intake: RateText = None
     max_pending: Annotated[int, Meta(ge=0)] = 0
-    """Deliveries that may wait; 0: the app's share of the queue."""
+    """The maximum number of waiting deliveries; 0: the app's share of the queue."""
     on_exceed: Literal["delay", "drop"] = "delay"
 
 
@@ -260,16 +254,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     feedback: FeedbackSettings = FeedbackSettings()
     apps: dict[str, AppSettings] = field(default_factory=dict)
     file: Path | None = None
-    """The file that was read, if any. Not a key."""
+    """The file that was read, if any. It is not a key of the configuration."""
 
     def queue_shares(self) -> dict[str, int]:
-        """Return how many deliveries of each app may wait. A single app may use the whole queue."""
+        """Return the maximum number of waiting deliveries of each app. A single app may use the whole queue."""
         most = self.queue.max_pending
         share = most if len(self.apps) == 1 else max(1, int(most * self.queue.app_share))
         return {name: min(most, app.limits.max_pending or share) for name, app in self.apps.items()}
 
     def require_apps(self) -> None:
-        """Raises `ConfigError` where there is nothing to serve."""
+        """Raise `ConfigError` where no app is configured, or an app has no provider."""
         where = str(self.file) if self.file else "the configuration"
         if not self.apps:
             played = self.store.data_dir / "playground" / "pushsvc.toml"
@@ -277,7 +271,7 @@ class Settings(Struct, frozen=True, kw_only=True):
                 "apps",
                 f"{where} names no app",
                 "name one with --config or PUSHSVC_CONFIG, or add a section [apps.NAME] (see config/example.toml); "
-                "or play: " + (f"--config {played}" if played.exists() else "pushsvc up --simulator"),
+                "or try it: " + (f"--config {played}" if played.exists() else "pushsvc up --simulator"),
             )
         if bare := [name for name, app in self.apps.items() if not app.providers]:
             raise ConfigError(
@@ -288,11 +282,9 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def settings_type(defaults: Mapping[Platform, Defaults]) -> type[Settings]:
-    """Return `Settings` with the keys that the providers' kinds bring, each with its provider's own value as default:
-    `retry.<platform>_5xx`, `retry.<platform>_429` and `cleanup.<platform>_stale`.
-
-    Equal defaults give the same type, so that settings which are read anew compare equal where nothing has changed.
-    """
+    """Return `Settings` with the providers' keys, each with its provider's own value as default:
+    `retry.<platform>_5xx`, `retry.<platform>_429` and `cleanup.<platform>_stale`. Equal defaults give the same type, so
+    that settings that are read again compare equal where nothing has changed."""
     return _settings_type(tuple(sorted(defaults.items(), key=itemgetter(0))))
 
 

@@ -1,4 +1,4 @@
-"""The types of values that several keys of the configuration have."""
+"""The types of values that several keys share."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ Name: TypeAlias = Annotated[
     Rule("1 to 64 letters, digits, `-` or `_`, beginning with a letter or digit"),
 ]
 RateText: TypeAlias = Annotated[Rate | None, Rule(RATE_HELP, parse=parse_rate, secret=False, numbers=True)]
-"""Written as text, see `parse_rate`. None is no limit."""
+"""A rate as text, see `parse_rate`. None is no limit."""

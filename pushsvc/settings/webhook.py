@@ -1,4 +1,4 @@
-"""The section `[apps.NAME.webhook]`, and what is checked of the URL and the headers of the receiver."""
+"""The section `[apps.NAME.webhook]`, and the checks of the receiver's URL and headers."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ class WebhookSettings(Struct, frozen=True, kw_only=True):
     url: str = ""
     secret: str = ""
     old_secret: str = ""
-    """Signs too, while receivers change to a new `secret`."""
+    """An additional secret to sign with, while receivers change to a new `secret`."""
     headers: Annotated[dict[str, str], Rule(secret=True)] = {}
-    """Sent with each call; their values are secrets."""
+    """Headers that are sent with each call; their values are secrets."""
     allow_private: bool = False
-    """Whether `http://`, and addresses that are not of the public internet, may be called."""
+    """Whether `http://`, and addresses outside of the public internet, may be called."""
     ca_file: str = ""
     batch: Annotated[int, Meta(ge=1, le=1000)] = 50
-    """The maximum number of events in one call.
-
-    An event is about 300 bytes; the specification recommends calls of less than 20 kB.
-    """
+    """The maximum number of events in one call. An event is about 300 bytes; the specification recommends calls of less
+    than 20 kB."""
     timeout: Annotated[float, Meta(gt=0, le=30)] = 15.0
-    """The specification: "somewhere between 15 and 30s". A process that is to stop waits for no longer."""
+    """Seconds. The specification recommends "somewhere between 15 and 30s". A process that stops waits no longer than
+    this."""
     attempts: Annotated[int, Meta(ge=1, le=1000)] = 10
     retry_for: Annotated[int, Meta(ge=0)] = 3 * 86400
-    """Calls with events that are younger are never given up, nor are those of less than `attempts`."""
+    """Seconds. Events that are younger are always sent again, and so are batches with fewer than `attempts` calls."""
     base: Positive = 1.0
     cap: Positive = 3600.0
 
@@ -43,7 +42,7 @@ class WebhookSettings(Struct, frozen=True, kw_only=True):
         if self.url:
             _check_webhook_url(self.url, private=self.allow_private)
             if not self.secret:
-                raise ValueError("secret: needed beside `url`, to sign with; `pushsvc webhooks secret` makes one")
+                raise ValueError("secret: needed to sign the calls to `url`; `pushsvc webhooks secret` makes one")
         for name in ("secret", "old_secret"):
             if text := getattr(self, name):
                 try:
@@ -59,7 +58,7 @@ class WebhookSettings(Struct, frozen=True, kw_only=True):
 
 
 def _check_webhook_url(url: str, *, private: bool) -> None:
-    """Raises ValueError, which does not quote it: its path may be all that keeps strangers out."""
+    """Check a receiver's URL. Raises `ValueError`, which does not quote it: its path may be a secret."""
     try:
         parts = urlsplit(url)
         host, user, _ = parts.hostname, parts.username, parts.port
@@ -70,7 +69,7 @@ def _check_webhook_url(url: str, *, private: bool) -> None:
     if not host or any(char.isspace() or not char.isprintable() for char in url):
         raise ValueError("url: expected https://host/path")
     if user is not None or parts.fragment:
-        raise ValueError("url: expected no user, password or fragment in it; the signature says who calls")
+        raise ValueError("url: expected no user, password or fragment in it; the signature authenticates the call")
     if parts.scheme == "http" and not private:
         raise ValueError("url: expected https://; http:// only with `allow_private`")
 
@@ -88,16 +87,16 @@ _OWN_HEADERS: Final = frozenset(
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:
-    """Raises ValueError, which quotes no value."""
+    """Check additional headers. Raises `ValueError`, which quotes no value."""
     seen = set()
     for name, value in headers.items():
         plain = name.lower()
         if not _HEADER.fullmatch(name):
-            raise ValueError("headers: expected names of letters, digits and dashes, as `Authorization`")
+            raise ValueError("headers: expected names of letters, digits and dashes, such as `Authorization`")
         if plain in _OWN_HEADERS or plain.startswith("webhook-"):
             raise ValueError(f"headers: `{name}` is set by pushsvc itself; leave it out")
         if plain in seen:
-            raise ValueError(f"headers: `{name}` is there twice; case does not count")
+            raise ValueError(f"headers: `{name}` is given twice; upper and lower case are the same")
         if not _HEADER_VALUE.fullmatch(value):
             raise ValueError(f"headers: the value of `{name}` is empty, begins or ends with a space, or is not ASCII")
         seen.add(plain)

@@ -1,4 +1,4 @@
-"""The door to the store: `async with open_store(url, config) as store`."""
+"""Opens the store: `async with open_store(url, config) as store`."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ class Store:
         liveness = Liveness(link, config, clock)
         self.clock = clock
         self.seconds: Callable[[], float] = clock.seconds if isinstance(clock, StoreClock) else lambda: clock() / 1000
-        """The same clock in Unix seconds."""
-        """Unix ms."""
+        """The same clock, in Unix seconds."""
         self.config = config
         self.hash_key = hash_key
-        """Keys `token_hash`: the same in every process of this Redis."""
+        """The key of `token_hash`, which is the same in every process of this Redis."""
         self.link = link
         self.replaced = asyncio.Event()
-        """Set when this Redis has come back empty and has been begun anew by others: end, and be started again."""
+        """Set when this Redis came back empty and other processes have initialised it: this process must be
+        restarted."""
         self.pushes = RedisPushes(link, config, revocations, clock)
         self.queue = RedisQueue(
             link,
@@ -100,23 +100,22 @@ class Store:
             clock=clock,
         )
         self.leftovers = RedisLeftovers(link, config, hash_key)
-        # Its business is to notice a machine whose own clock is wrong.
+        # It must notice a machine whose own clock is wrong.
         self.cleanups = RedisCleanups(link, wall_clock if isinstance(clock, StoreClock) else clock)
         self.workers = RedisWorkers(link, config)
 
     @property
     def consumer(self) -> str:
-        """The name under which this process takes entries."""
+        """Return the name under which this process takes entries."""
         return self.config.consumer
 
     async def removed(self, configured: Collection[Route], *, anywhere: bool = True) -> list[RemovedRoute]:
-        """Routes with deliveries waiting that are not in this configuration any more, nor in that of a living
-        dispatcher unless `anywhere` is False: see `removed.py`."""
+        """Return the routes with waiting deliveries that are not in this configuration, nor, unless `anywhere` is
+        False, in that of a living dispatcher; see `removed.py`."""
         return await read_removed(self.link, self.config, self.workers, configured, anywhere=anywhere)
 
     async def gauges(self, routes: Mapping[str, Sequence[Platform]]) -> Gauges:
-        """The figures of these apps at these platforms, and of what waits for others that were removed. Also brings
-        `pushes.pending` up to date."""
+        """Return the figures of these apps at these platforms and of removed routes, and update `pushes.pending`."""
         tell = self.pushes.looking()
         routes = dict(routes)
         for each in await self.removed([Route(app, platform) for app in routes for platform in routes[app]]):
@@ -127,33 +126,33 @@ class Store:
         return gauges
 
     async def memory_ratio(self) -> float:
-        """Used memory of Redis as a share of its `maxmemory`; NaN where none is set."""
+        """Return the used memory of Redis as a share of its `maxmemory`, or NaN where none is set."""
         return await read_memory(self.link)
 
     def token_hash(self, token: str) -> str:
-        """See `hashing.token_hash`."""
+        """Return the hash of a token; see `hashing.token_hash`."""
         return token_hash(self.hash_key, token)
 
     @property
     def promise(self) -> str:
-        """What a promise of this store rests on, for people."""
+        """Return a text that names what the durability of this store rests on."""
         return self.link.promise_is
 
     async def require_durable(self, apps: Iterable[str]) -> float:
-        """See `RedisPushes.require_durable`."""
+        """Return the seconds that a flush takes; see `RedisPushes.require_durable`."""
         return await self.pushes.require_durable(apps)
 
     async def inspect(self) -> Inspection:
-        """Look at the server: its version and settings, what this user may run there, and its clock."""
+        """Return the server's version and settings, what this user may run there, and its clock."""
         return await inspect(self.link)
 
     async def held(self) -> dict[str, str]:
-        """The routes that a dispatcher holds, `app/platform` and why."""
+        """Return the routes that a dispatcher holds, as `app/platform` with the reason."""
         found = await read_held(self.link, self.clock)
         return {name: why for name, why in found.items() if not name.startswith(NOTE)}
 
     async def notes(self) -> dict[str, str]:
-        """What living dispatchers say of routes that do send, `app/platform` and what."""
+        """Return what living dispatchers report about routes that do send, as `app/platform` with the text."""
         found = await read_held(self.link, self.clock)
         return {name.removeprefix(NOTE): text for name, text in found.items() if name.startswith(NOTE)}
 
@@ -162,10 +161,8 @@ class Store:
 async def open_store(
     url: str, config: StoreConfig | None = None, *, clock: Clock | None = None
 ) -> AsyncIterator[Store]:
-    """A connected store; Redis has answered once. Its clock is Redis' own unless another one is given.
-
-    Raises ConfigError for the URL, StoreUnavailable without Redis.
-    """
+    """Open a connected store, after Redis has answered once. Its clock is that of Redis unless another one is given.
+    Raises `ConfigError` for the URL and `StoreUnavailable` without Redis."""
     config = config or StoreConfig()
     if not config.consumer:
         config = with_consumer(config, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
@@ -187,7 +184,7 @@ async def open_store(
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await store.pushes.aclose()
-            with suppress(StoreError):  # others notice by themselves when the sign of life runs out
+            with suppress(StoreError):  # the others notice it when the lease expires
                 await store.queue.retire()
     finally:
         await link.aclose()

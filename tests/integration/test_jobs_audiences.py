@@ -1,4 +1,4 @@
-"""`pushsvc jobs` as a real process, looking up audiences: killed again and again, in turn with other jobs."""
+"""`pushsvc jobs` as a real process, expanding audiences: killed again and again, alternating with other jobs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from pushsvc.jobs import FUNCTIONS, QUEUE, Context, functions, make_job_class
-from pushsvc.jobs.functions import LONGEST, SLICE, Turn
+from pushsvc.jobs.functions import LONGEST, SLICE, Slice
 from pushsvc.jobs.process import enqueue_expansions, enqueue_lapsed, enqueue_replays
 from pushsvc.jobs.worker import make_queue
 from pushsvc.model.codec import encode_audience
@@ -164,7 +164,7 @@ def test_what_expired_while_it_waited_is_said_and_ends_as_expired(server: Server
 def test_audiences_of_a_removed_app_wait_and_end_when_their_time_is_over(server: Server) -> None:
     async def story(store: Store) -> None:
         await register(store, 2)
-        await store.workers.tell("serve", [], [Route("shop", "apns")])
+        await store.workers.report("serve", [], [Route("shop", "apns")])
         lasting = [
             msgspec.structs.replace(to_topic(f"lasting-{number}"), expires_at=9_000_000_000_000) for number in range(5)
         ]
@@ -187,15 +187,15 @@ def test_audiences_of_a_removed_app_wait_and_end_when_their_time_is_over(server:
     play(server, story)
 
 
-def turn(began: float, *, stopping: bool = False, waiting: bool = False) -> Turn:
-    found = Turn(Context(Current(Settings()), "", stopping=lambda: stopping, waiting=lambda: waiting))
+def slice_of(began: float, *, stopping: bool = False, waiting: bool = False) -> Slice:
+    found = Slice(Context(Current(Settings()), "", stopping=lambda: stopping, waiting=lambda: waiting))
     found._began = time.monotonic() - began  # as if it had begun so long ago
     return found
 
 
-def test_a_turn_is_over_when_others_wait_or_it_is_long() -> None:
-    assert not turn(0, waiting=True).over
-    assert turn(SLICE, waiting=True).over
-    assert not turn(SLICE).over
-    assert turn(LONGEST).over
-    assert turn(0, stopping=True).over
+def test_a_slice_is_over_when_others_wait_or_it_is_long() -> None:
+    assert not slice_of(0, waiting=True).over
+    assert slice_of(SLICE, waiting=True).over
+    assert not slice_of(SLICE).over
+    assert slice_of(LONGEST).over
+    assert slice_of(0, stopping=True).over

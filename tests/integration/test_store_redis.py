@@ -536,7 +536,7 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await store.pushes.accept(msgspec.structs.replace(make_push("many", 0), audience=encode_audience(ToAll())))
         await store.queue.beat({"shop/apns": "unreachable"})
         await store.pushes.ping()
-        await store.workers.tell("dispatch", ["shop/apns"], [Route("shop", "apns")])
+        await store.workers.report("dispatch", ["shop/apns"], [Route("shop", "apns")])
         replicated = ReplicatedLink(server.url, name="a", timeout=5.0, least=0, strict=False)
         await replicated.guarded(keys.mark_beside(keys.devices("shop")), [])
         await replicated.aclose()
@@ -557,7 +557,7 @@ def test_every_key_is_as_documented(server: Server) -> None:
         assert await store.webhooks.ask_again("shop", await store.webhooks.dead("shop")) == 1
 
         await store.cleanups.finish({})
-        await store.workers.tell("dispatch", ["shop"], [ROUTE])
+        await store.workers.report("dispatch", ["shop"], [ROUTE])
         for name, token in (("gone", "nobody's"), ("held", "some-0")):
             await store.registry.put("shop", Device(id=name, platform="apns", token=token, user=name))
         assert (await eraser(store).erase("shop", "gone", wait=60.0)).done

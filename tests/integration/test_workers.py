@@ -136,8 +136,8 @@ def test_a_process_is_believed_for_the_takeover_time(server: Server) -> None:
         config = StoreConfig(alive_ttl=0.2)
         server.flush()
         async with open_store(server.url, config) as one, open_store(server.url, config) as two:
-            await one.workers.tell("dispatch", ["shop/fcm", "shop/apns"])
-            await two.workers.tell("serve", ["shop"])
+            await one.workers.report("dispatch", ["shop/fcm", "shop/apns"])
+            await two.workers.report("serve", ["shop"])
             assert {(each.part, each.serves) for each in await one.workers.living()} == {
                 ("dispatch", frozenset({"shop/apns", "shop/fcm"})),
                 ("serve", frozenset({"shop"})),
@@ -146,12 +146,12 @@ def test_a_process_is_believed_for_the_takeover_time(server: Server) -> None:
             assert [each.part for each in await one.workers.living()] == ["dispatch"]
             async with asyncio.timeout(20):
                 while await one.workers.living():
-                    await two.workers.tell("serve", [])
+                    await two.workers.report("serve", [])
                     await two.workers.leave("serve")
                     await asyncio.sleep(0.02)
                 # It is forgotten in the end, also where nobody took it back.
                 while await one.link.call("HLEN", "ps:workers"):
-                    await two.workers.tell("serve", [])
+                    await two.workers.report("serve", [])
                     await two.workers.leave("serve")
                     await asyncio.sleep(0.02)
 
@@ -163,7 +163,7 @@ def test_a_removed_route_is_known_while_something_waits_and_nobody_serves_it(ser
         server.flush()
         both = [Route("shop", "apns"), Route("shop", "fcm")]
         async with open_store(server.url, StoreConfig(shards=3)) as store, open_store(server.url) as elsewhere:
-            await store.workers.tell("serve", ["shop", "news"], [*both, Route("news", "apns"), Route("idle", "apns")])
+            await store.workers.report("serve", ["shop", "news"], [*both, Route("news", "apns"), Route("idle", "apns")])
             for number in range(8):
                 await store.pushes.accept(make_push(f"p{number}", platforms=("fcm",)))
                 await store.pushes.accept(make_push(f"s{number}", app="news", send_at=NOW + 3_600_000))
@@ -177,7 +177,7 @@ def test_a_removed_route_is_known_while_something_waits_and_nobody_serves_it(ser
             assert gauges.pending["normal"] == gauges.scheduled == 8
             assert set(gauges.apps) == {"shop", "news"}
             # One dispatcher still has it in its configuration: it is changing, or has another on purpose.
-            await elsewhere.workers.tell("dispatch", ["shop/fcm"])
+            await elsewhere.workers.report("dispatch", ["shop/fcm"])
             assert await store.removed([both[0]]) == [news]
             assert await store.removed([both[0]], anywhere=False) == [news, shop]
             await elsewhere.workers.leave("dispatch")
@@ -199,10 +199,10 @@ def test_what_nobody_serves_is_logged_once_and_its_end_too(server: Server) -> No
                             await asyncio.sleep(0.01)
 
                 for part in ("feedback", "jobs"):
-                    await stack.enter_async_context(runtime.telling(store, part, lambda: ["shop"]))
+                    await stack.enter_async_context(runtime.reporting(store, part, lambda: ["shop"]))
                 async with watching(store, current):
                     await until("unserved")
-                    async with runtime.telling(store, "dispatch", lambda: ["shop/apns"]):
+                    async with runtime.reporting(store, "dispatch", lambda: ["shop/apns"]):
                         await until("served_again")
         (line,) = [line for line in logs if line["event"] == "unserved"]
         assert line["log_level"] == "error"

@@ -19,7 +19,7 @@ VIOLATIONS = {
     ],
     "stages do not know one another": [
         ("pushsvc.stages.webhooks.verdict", "pushsvc.stages.dispatch.congestion"),
-        ("pushsvc.stages.outage", "pushsvc.stages.expand.turns"),
+        ("pushsvc.stages.outage", "pushsvc.stages.expand.fair_queue"),
     ],
     "providers do not know one another": [("pushsvc.providers.apns.targets", "pushsvc.providers.fcm.spans")],
     "the layers of the store": [("pushsvc.store.hashing", "pushsvc.store.work.leases")],

@@ -217,7 +217,7 @@ FAULTS = [
     ("[apps.a.webhook]\nurl = 'https://x:y/'", "apps.a.webhook.url: expected https://host/path (in FILE)"),
     (
         "[apps.a.webhook]\nurl = 'https://me:hunter22@x/'",
-        "apps.a.webhook.url: expected no user, password or fragment in it; the signature says who calls (in FILE)",
+        "apps.a.webhook.url: expected no user, password or fragment in it; the signature authenticates the call (in FILE)",
     ),
     (
         "[apps.a.webhook]\nurl = 'http://x/'",
@@ -225,7 +225,7 @@ FAULTS = [
     ),
     (
         "[apps.a.webhook]\nurl = 'https://x/'",
-        "apps.a.webhook.secret: needed beside `url`, to sign with; `pushsvc webhooks secret` makes one (in FILE)",
+        "apps.a.webhook.secret: needed to sign the calls to `url`; `pushsvc webhooks secret` makes one (in FILE)",
     ),
     (
         "[apps.a.webhook]\nsecret = 'hunter22'",
@@ -245,7 +245,7 @@ FAULTS = [
     ("[apps.a.webhook]\nbase = 9\ncap = 3", "apps.a.webhook.base: must not be greater than `cap` (in FILE)"),
     (
         "[apps.a.webhook.headers]\n'X Key' = 'hunter22'",
-        "apps.a.webhook.headers: expected names of letters, digits and dashes, as `Authorization` (in FILE)",
+        "apps.a.webhook.headers: expected names of letters, digits and dashes, such as `Authorization` (in FILE)",
     ),
     (
         "[apps.a.webhook.headers]\nWebhook-Signature = 'hunter22'",
@@ -257,7 +257,7 @@ FAULTS = [
     ),
     (
         "[apps.a.webhook.headers]\nX-Key = 'hunter22'\nx-key = 'hunter22'",
-        "apps.a.webhook.headers: `x-key` is there twice; case does not count (in FILE)",
+        "apps.a.webhook.headers: `x-key` is given twice; upper and lower case are the same (in FILE)",
     ),
     (
         "[apps.a.webhook.headers]\nX-Key = \"hunter22\\r\\nX-Evil: 1\"",

@@ -1,11 +1,11 @@
-"""Cleanup: what has outlived its use is removed, in small steps with pauses between them.
+"""Cleanup: expired data is removed in small steps with pauses between them.
 
-    ageing.py  which devices have outlived their use: pure
-    run.py     the sweeps of a cleanup, one step after the other, from any place on
+    ageing.py  decides which devices have expired: pure
+    run.py     the sweeps of a cleanup, step by step, from any place on
 
 A cleanup goes once through the registry and once through all keys. Each step is bounded and atomic, removes only what
-is to go when it takes place, and counts only what it removed itself: two at once, or one after one that was killed,
-do no harm, and what each says adds up.
+is due at that time, and counts only what it removed itself: two cleanups at once, or one after another that was killed,
+do no harm, and their counts add up.
 """
 
 from .ageing import Ages, revise

@@ -1,13 +1,13 @@
-"""Which devices have outlived their use. Pure; the clock is an argument.
+"""Decides which devices have expired. Pure; the clock is an argument.
 
     the device                                              becomes
-    a tombstone older than `tombstones`                     nothing: it is gone for good
+    a tombstone older than `tombstones`                     nothing: it is removed permanently
     not seen for longer than its platform's `stale`         a tombstone, reason `stale`
     struck, and not seen since for longer than `suspects`   a tombstone, reason `suspect`
     anything else                                           what it was
 
-Never is a device that is in use deleted at once: a tombstone keeps everything, is restored by a command, and becomes a
-device again by itself when its app registers it.
+A device in use is never deleted at once: a tombstone keeps all its data, can be restored by a command, and becomes a
+device again when its app registers it.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ SUSPECT = "suspect"
 
 
 class Ages(Struct, frozen=True):
-    """Spans in seconds; 0 is never."""
+    """Spans in seconds; 0 means never."""
 
     tombstones: float = 30 * 86400.0
     suspects: float = 90 * 86400.0
     stale: Mapping[Platform, float] = {}
-    """Of these platforms .."""
+    """The spans of these platforms."""
     stale_else: float = 0.0
-    """.. and of all others."""
+    """The span of all other platforms."""
 
 
 def revise(device: Device, now: int, ages: Ages) -> Device | None:
-    """The same device where nothing is to be done, a tombstone in its place, or None. `now` in Unix ms."""
+    """Return the same device where nothing is to be done, else a tombstone in its place, or None to remove it. `now` is
+    in Unix ms."""
     if device.state == "pruned":
         return None if _over(device.pruned_at, ages.tombstones, now) else device
     if _over(device.last_seen_at, ages.stale.get(device.platform, ages.stale_else), now):

@@ -1,4 +1,4 @@
-"""A cleanup: sweep after sweep, step after step (see `walk.py`), and what they removed."""
+"""A cleanup: sweeps of several steps each (see `walk.py`), and what they removed."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from ..walk import Leg, walk
 from .ageing import STALE, SUSPECT, Ages, revise
 
 LOCK: Final = "cleanup"
-"""The lock of whoever cleans up, since of several one does."""
+"""The name of the lock by which one of several processes cleans up."""
 WHAT: Final = {STALE: "stale", SUSPECT: "suspects"}
 _PAGE: Final = 200
-"""Devices looked at in one step."""
+"""Devices examined in one step."""
 
 Step: TypeAlias = Callable[[str], Awaitable[Swept]]
 
 
 Sweep: TypeAlias = Leg[Swept]
-"""One way through the store."""
+"""One pass through a part of the store."""
 
 
 class Progress(Struct, frozen=True):
-    """Where a cleanup stands after a step."""
+    """The state of a cleanup after a step."""
 
     sweep: str
     done: float
-    """Which part of the sweep lies behind, from 0 to 1."""
+    """The part of the sweep that is complete, from 0 to 1."""
     removed: Removed
-    """By this step."""
+    """What this step removed."""
     place: str
-    """Where it goes on: give it to `clean` later."""
+    """Where `clean` can continue later."""
 
 
 class Cleaned(Struct, frozen=True):
-    """What a cleanup, or a part of it, has removed."""
+    """What a cleanup, or a part of it, removed."""
 
     removed: Removed
     place: str | None
-    """Where it was left when it was told to stop; None: it is done."""
+    """Where it was stopped, or None where it is complete."""
 
 
 def sweeps(
@@ -55,7 +55,7 @@ def sweeps(
     clock: Callable[[], int],
     dry_run: bool,
 ) -> list[Sweep]:
-    """All that a cleanup of these apps does. `clock` gives Unix ms."""
+    """Return all sweeps of a cleanup of these apps. `clock` gives Unix ms."""
 
     def indexes(app: str) -> Step:
         return lambda cursor: leftovers.indexes(app, cursor=cursor, dry_run=dry_run)
@@ -79,7 +79,8 @@ async def clean(
     stopping: Callable[[], bool] = lambda: False,
     after: Callable[[Progress], Awaitable[None]] | None = None,
 ) -> Cleaned:
-    """Take the steps, from `place` on, until all are taken or it is `stopping`; `after` each it is told. See `walk`."""
+    """Take the steps from `place` on, until all are taken or `stopping` returns True. `after` is called after each. See
+    `walk`."""
     removed: Counter[tuple[str, str]] = Counter()
 
     async def note(sweep: str, swept: Swept, place: str) -> None:
@@ -94,7 +95,7 @@ async def clean(
 async def _devices(
     registry: Registry, app: str, cursor: str, ages: Ages, clock: Callable[[], int], *, dry_run: bool
 ) -> Swept:
-    """Look at a page of devices: those that have outlived their use become tombstones, and old tombstones go."""
+    """Examine a page of devices: expired ones become tombstones, and old tombstones are removed."""
     now = clock()
     page = await registry.scan(app, after=cursor, limit=_PAGE)
     old = [device.id for device in page.devices if revise(device, now, ages) is not device]

@@ -1,1 +1,2 @@
-"""Expansion: the deliveries of an audience, page by page (`fanout.py`), one audience after another (`turns.py`)."""
+"""Expansion: the deliveries of an audience, page by page (`fanout.py`), in a fair order of audiences
+(`fair_queue.py`)."""

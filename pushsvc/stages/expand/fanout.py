@@ -1,12 +1,12 @@
-"""The fan-out stage: from an audience to deliveries in the lanes, page by page.
+"""Fan-out: makes the deliveries of an audience and puts them into the lanes, page by page.
 
-A step reads some of the audience, numbers the devices that the push reaches, and writes their chunks together with the
-place where the next step begins, atomically. So a process that is killed at any point has written a step or has not,
-and whoever comes after it goes on there: nobody is left out, nobody is numbered twice. While a step is being written
-the next page is read. Nothing is kept from one step to the next but the cursor, whatever the size of the audience.
+A step reads a part of the audience, numbers the devices that the push reaches, and writes their chunks together with
+the place where the next step begins, atomically. So a killed process has written a step or has not, and the next
+process continues there: no device is left out or numbered twice. While a step is written the next page is read. Only
+the cursor is kept from one step to the next, whatever the size of the audience.
 
-Sending begins with the first step. A step that finds few goes on reading, so that an expression that fits one device
-in a thousand makes chunks worth their while; it is cut off after `PAGES` pages, and the cursor moves all the same.
+Sending begins with the first step. A step that finds few devices reads on, so that an expression that fits one device
+in a thousand makes chunks of a useful size; after `PAGES` pages it ends, and the cursor moves all the same.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ from ...telemetry import ACCEPTED
 PAGE: Final = 2000
 """Devices of one page: some milliseconds of Redis' time to read, and as many to write."""
 ENOUGH: Final = 1000
-"""Devices with which a step is worth to be written."""
+"""The number of devices with which a step is written."""
 PAGES: Final = 16
 
 
 class Run(Struct, frozen=True):
-    """What came of working on an expansion for a while."""
+    """The result of working on an expansion for a while."""
 
     made: int
-    """Deliveries."""
+    """The number of deliveries that were made."""
     end: Literal["done", "paused", "full", "left"]
-    """`paused`: time was up. `full`: the queue is. `left`: it is cancelled, or over, or somebody else works on it."""
+    """Why it ended. `paused`: time was up. `full`: the queue is full. `left`: the push is cancelled or over, or another
+    process works on it."""
     late: bool = False
-    """Its time to live was over when all were found: some deliveries at least end as expired."""
+    """Whether its time to live was over when all devices were found: at least some deliveries then end as expired."""
 
 
 async def expand(
@@ -56,11 +57,9 @@ async def expand(
     has_room: Callable[[int], Awaitable[bool]],
     now: Callable[[], int],
 ) -> Run:
-    """Take steps until the audience has been gone through, or one of `go_on` and `has_room` says no.
-
-    `has_room` is told how many deliveries were made here so far. Others leave the push alone for `lease` ms after each
-    step. `now` gives Unix ms. Raises `StoreUnavailable`; what was written stands.
-    """
+    """Take steps until the audience is complete, or one of `go_on` and `has_room` returns False. `has_room` receives
+    the number of deliveries that were made here so far. Other processes leave the push alone for `lease` ms after each
+    step. `now` gives Unix ms. Raises `StoreUnavailable`; what was written stays."""
     at = await expansions.load(app, push_id)
     if at is None:
         return Run(0, "left")
@@ -98,7 +97,7 @@ class _Page(NamedTuple):
 
 
 class _AudienceReader:
-    """Reads an audience, less those whom the push does not reach."""
+    """Reads an audience, without the devices that the push does not reach."""
 
     def __init__(self, registry: Registry, app: str, audience: Audience, reaches: Predicate) -> None:
         self._registry = registry

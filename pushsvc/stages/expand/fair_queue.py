@@ -1,11 +1,11 @@
-"""Whose audience is looked up next: urgent ones first, apps by the time they have used, first come first served within
-an app and lane.
+"""Chooses the audience to expand next: urgent ones first, apps by the time they have used, first come first served
+within an app and lane.
 
-Time is what apps share, not turns: a turn may be a look at one device or a slice of a walk over a million, and an app
-whose turns are short must not wait for a long one of another's between any two of its own.
+Apps share time rather than a number of choices: one choice may be a check of one device or a slice of a walk over a
+million, and an app with short work must not wait for the long work of another between any two of its own.
 
-Pure but for what it remembers. Each process has its own; several of them take what the others have not, so that the
-order holds for all of them together.
+Pure except for its memory. Each process has its own; several processes take what the others have not, so that the order
+holds for all of them together.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from ...model.push import LANES
 from ...ports.expansion import Waiting
 
 OTHERS: Final = 0.25
-"""The share of the time that goes by the apps' use alone, whatever the lane, while a lane that goes first has more to
-do than there is time: endless urgent pushes must not keep all others from beginning."""
+"""The share of time that is given by the apps' use alone, whatever the lane, while a more urgent lane has more to do
+than there is time: endless urgent pushes must not keep all others from beginning."""
 CREDIT: Final = 1.0
-"""Seconds that an app is ahead of the others at most, when it asks for something after a pause."""
+"""The maximum number of seconds that an app is ahead of the others when it asks for something after a pause."""
 
 
-class Turns:
+class FairQueue:
     """Chooses among what waits, and counts the time that each app uses. Start-time fair queueing (Goyal, Vin and Cheng,
     SIGCOMM 1996) with one weight for all."""
 
     def __init__(self) -> None:
         self._used: dict[str, float] = {}
-        """Each app's time, in seconds of a common clock: that of `_now`."""
+        """Each app's time, in seconds of the common clock `_now`."""
         self._now = 0.0
         """The time of the app that was chosen last."""
         self._owed = 0.0
-        """Seconds that are owed to those whom a more urgent lane has passed."""
+        """Seconds that are owed to the apps that a more urgent lane has overtaken."""
         self._share = 0.0
-        """What a second of the turn that was chosen last adds to `_owed`."""
+        """What a second of the last choice adds to `_owed`."""
 
     def choose(self, waiting: Sequence[Waiting]) -> Waiting:
-        """The one whose turn it is. Raises ValueError where nothing waits."""
+        """Return the next audience. Raises `ValueError` where none waits."""
         by_lane = min(waiting, key=lambda each: (LANES.index(each.lane), *self._place(each)))
         by_use = min(waiting, key=self._place)
         chosen, self._share = by_lane, 0.0
@@ -48,7 +48,7 @@ class Turns:
         return chosen
 
     def use(self, chosen: Waiting, seconds: float) -> None:
-        """Count the time that what `choose` gave last has taken."""
+        """Count the time that the last choice has taken."""
         self._used[chosen.app] += seconds
         self._owed += self._share * seconds
 

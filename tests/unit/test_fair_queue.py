@@ -1,4 +1,4 @@
-"""Whose audience is next: a simulation of apps that post at different rates, and the order within one."""
+"""The choice of the next audience: apps that post at different rates in a simulation, and the order within one app."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pushsvc.model.push import LANES, Lane
 from pushsvc.ports.expansion import Waiting
-from pushsvc.stages.expand.turns import OTHERS, Turns
+from pushsvc.stages.expand.fair_queue import OTHERS, FairQueue
 
 
 def waits(app: str, push_id: str, lane: Lane = "normal", since: int = 0) -> Waiting:
@@ -15,11 +15,11 @@ def waits(app: str, push_id: str, lane: Lane = "normal", since: int = 0) -> Wait
 
 
 def order(waiting: list[Waiting]) -> list[str]:
-    """The ids in the order in which they have their turn, each done by it, in a second."""
-    turns, left, found = Turns(), list(waiting), []
+    """Return the ids in the order in which they are chosen, each complete after a second."""
+    queue, left, found = FairQueue(), list(waiting), []
     while left:
-        chosen = turns.choose(left)
-        turns.use(chosen, 1.0)
+        chosen = queue.choose(left)
+        queue.use(chosen, 1.0)
         left.remove(chosen)
         found.append(chosen.push_id)
     return found
@@ -29,7 +29,7 @@ def test_first_come_first_served_within_an_app_and_lane() -> None:
     assert order([waits("a", "3", since=3), waits("a", "1", since=1), waits("a", "2", since=2)]) == ["1", "2", "3"]
 
 
-def test_urgent_first_then_apps_in_turn() -> None:
+def test_urgent_first_then_apps_alternately() -> None:
     waiting = [waits("a", f"a{n}", since=n) for n in range(3)] + [
         waits("b", "b", since=9),
         waits("b", "u", "urgent", 99),
@@ -37,12 +37,12 @@ def test_urgent_first_then_apps_in_turn() -> None:
     assert order(waiting) == ["u", "a0", "a1", "b", "a2"]
 
 
-def use(turns: Turns, waiting: list[Waiting], seconds: dict[str, float], span: float) -> dict[str, float]:
-    """The seconds that each app has used of `span`, where its turns take so long and its pushes never end."""
+def use(queue: FairQueue, waiting: list[Waiting], seconds: dict[str, float], span: float) -> dict[str, float]:
+    """Return the seconds of `span` that each app used, if a choice takes its `seconds` and its pushes never end."""
     used = dict.fromkeys(seconds, 0.0)
     while sum(used.values()) < span:
-        chosen = turns.choose(waiting)
-        turns.use(chosen, seconds[chosen.app])
+        chosen = queue.choose(waiting)
+        queue.use(chosen, seconds[chosen.app])
         used[chosen.app] += seconds[chosen.app]
     return used
 
@@ -50,7 +50,7 @@ def use(turns: Turns, waiting: list[Waiting], seconds: dict[str, float], span: f
 @given(st.floats(0.001, 0.5), st.floats(0.001, 0.5))
 def test_endless_urgent_ones_leave_others_their_share(short: float, long: float) -> None:
     waiting = [waits("a", f"u{n}", "urgent") for n in range(3)] + [waits("b", "bulk", "bulk")]
-    used = use(Turns(), waiting, {"a": short, "b": long}, 100.0)
+    used = use(FairQueue(), waiting, {"a": short, "b": long}, 100.0)
     assert abs(used["b"] - OTHERS * 100.0) < 2.0
 
 
@@ -59,25 +59,25 @@ def test_apps_share_alike_however_many_pushes_each_has_and_however_long_its_turn
     seconds: list[float], flood: int
 ) -> None:
     waiting = [waits("0", str(n)) for n in range(flood)] + [waits(str(n), "x") for n in range(1, len(seconds))]
-    used = use(Turns(), waiting, {str(n): each for n, each in enumerate(seconds)}, 50.0)
+    used = use(FairQueue(), waiting, {str(n): each for n, each in enumerate(seconds)}, 50.0)
     assert len(used) == len(seconds)
     assert max(used.values()) - min(used.values()) <= 2 * max(seconds)
 
 
 @given(st.integers(1, 3), st.floats(0.01, 0.5), st.sampled_from(LANES))
 def test_an_app_of_short_turns_waits_for_one_turn_of_each_other_app(apps: int, slice_: float, lane: Lane) -> None:
-    """It looks up some audience every 50 ms, in 5 ms, beside apps that always have more to do."""
-    turns, now, posted, waited = Turns(), 0.0, 0, []
+    """The app expands an audience in 5 ms every 50 ms, beside apps that always have more to do."""
+    queue, now, posted, waited = FairQueue(), 0.0, 0, []
     floods = [waits(f"flood{n}", "x") for n in range(apps)]
     while now < 30.0:
         # Posted before now, and not yet looked up.
         own = [waits("short", f"{n:04}", lane, n) for n in range(posted, int(now / 0.05))]
-        chosen = turns.choose(floods + own)
+        chosen = queue.choose(floods + own)
         seconds = 0.005 if chosen.app == "short" else slice_
         if chosen.app == "short":
             waited.append(now - 0.05 * posted)
             posted += 1
-        turns.use(chosen, seconds)
+        queue.use(chosen, seconds)
         now += seconds
     assert max(waited) < (1 + (1 if lane == "urgent" else apps)) * slice_ + 0.1
 
