@@ -2,7 +2,7 @@
 
 `T` is the hash tag `{app.shard}`: all that one atomic step touches shares it, so that the step stays in one slot
 of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a suppressed token
-`crc32(digest) % shards`, where `shards` is the app's number in the configuration (1 unless told). `D` is the hash tag
+`crc32(digest) % shards`, where `shards` is the app's number in the configuration (1 by default). `D` is the hash tag
 `{app.devices}`: the whole registry of an app; `registry.py` says why.
 
 | key                        | type   | lifetime               | meaning                                               |
@@ -10,7 +10,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:q:<platform>:<lane>` | stream | entry: until settled   | the lane: `c` encoded Chunk, `n` its number of        |
 |                            |        |                        | targets; consumer group `dispatch`                    |
 | `ps:T:retry:<platform>`    | zset   | member: until due      | score due ms; member `<lane> <n> <encoded Chunk>`     |
-| `ps:T:pending`             | hash   | for good               | `<platform>:<lane>` deliveries that have not ended;   |
+| `ps:T:pending`             | hash   | permanent              | `<platform>:<lane>` deliveries that have not ended;   |
 |                            |        |                        | `<platform>:retry` those of them that wait in `retry`;|
 |                            |        |                        | `scheduled` deliveries of pushes in `scheduled`       |
 | `ps:T:scheduled`           | zset   | member: until due      | ids of scheduled pushes; score due ms                 |
@@ -28,7 +28,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | encoded Push, `step` steps taken, `cursor` of the next|
 |                            |        |                        | and `faults` that it met                              |
 | `ps:T:expansions:<lane>`   | zset   | until done             | ids of pushes that are being expanded; score the ms   |
-|                            |        |                        | at which one that nobody works on is taken up         |
+|                            |        |                        | at which one without a worker is taken up             |
 | `ps:T:cancelled`           | zset   | member: until it ends  | ids of cancelled pushes that still have deliveries    |
 |                            |        |                        | not ended; score cancelled at ms                      |
 | `ps:T:latest:<slot>`       | hash   | 90 seconds             | digest of a target and a `collapse` -> the latest push|
@@ -36,8 +36,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:c:<digest>`          | hash   | a wait's TTL, renewed  | of a target and a `collapse` with a delivery that     |
 |                            |        |                        | waits: `a` latest push accepted, `o` oldest and `n`   |
 |                            |        |                        | latest that wait                                      |
-| `ps:T:epoch`               | string | for good               | counter, raised by each cancel: a cheap question      |
-| `ps:T:revoked`             | stream | 3600 seconds, renewed  | what dispatchers shall let go of, see revocations.py: |
+| `ps:T:epoch`               | string | permanent              | counter, raised by each cancel: cheap to compare      |
+| `ps:T:revoked`             | stream | 3600 seconds, renewed  | what dispatchers must drop, see revocations.py:       |
 |                            |        |                        | `p` a push id, `t` marks of tokens, `e` an entry      |
 | `ps:T:heard`               | hash   | field: its dispatcher  | consumer -> the last entry of `revoked` that it has   |
 |                            |        |                        | applied                                               |
@@ -50,7 +50,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | answered of tokens in ten seconds from second s on    |
 | `ps:T:receipts`            | stream | entry: until recorded  | `r` encoded Receipt; consumer group `feedback`        |
 | `ps:T:events`              | stream | entry: events TTL      | `e` encoded FeedbackEvent; capped                     |
-| `ps:T:gone`                | string | for good               | id of the last event that retention has removed       |
+| `ps:T:gone`                | string | permanent              | id of the last event that retention has removed       |
 | `ps:T:sup:<platform>`      | zset   | member: suppression TTL| by route: 16-byte digest of a token that is dead      |
 |                            |        |                        | there; score recorded at ms; of one that was erased,  |
 |                            |        |                        | for 29 days: see suppression.py                       |
@@ -62,15 +62,15 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | lease.lua                                             |
 | `ps:{owner}:asked:<who>`   | string | 60 seconds             | the last question of an asker to the limiter: its     |
 |                            |        |                        | number and what was answered; see asked.lua           |
-| `ps:T:hook`                | hash   | for good               | in shard 0, the app's webhook: `after` event told     |
+| `ps:T:hook`                | hash   | permanent              | in shard 0, the app's webhook: `after` event sent     |
 |                            |        |                        | last; of the batch under way `last` event, `n` events,|
 |                            |        |                        | `tries`; `fails` in a row, `why`, `since` ms; `own`er |
 |                            |        |                        | and lease or rest `until` ms; the place that          |
-|                            |        |                        | it was last told `at`, the `most` events that a call  |
+|                            |        |                        | was last called `at`, the `most` events that a call   |
 |                            |        |                        | there may have since a 413, `off` the place that      |
 |                            |        |                        | answered 410                                          |
 | `ps:T:hook:dead`           | hash   | field: events TTL      | in shard 0: id -> DeadBatch as JSON, without events   |
-| `ps:T:hook:asked`          | zset   | until tried            | in shard 0: ids of dead batches to be told again;     |
+| `ps:T:hook:asked`          | zset   | until tried            | in shard 0: ids of dead batches to be sent again;     |
 |                            |        |                        | score last event recorded at ms                       |
 | `ps:T:erase`               | hash   | field: until done      | in shard 0: digest of a user -> erasure under way,    |
 |                            |        |                        | with ids and tokens; `pass`: where the present one is |
@@ -81,7 +81,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | was written last; see durable.py, replicas.py         |
 | `ps:T:quarantine`          | stream | until an operator acts | what could not be decoded: `b` bytes, `from` key,     |
 |                            |        |                        | `id` entry, `why`                                     |
-| `ps:D:count`               | hash   | for good               | `next` ordinal of a device; `active` devices;         |
+| `ps:D:count`               | hash   | permanent              | `next` ordinal of a device; `active` devices;         |
 |                            |        |                        | `adopted` block up to which all have today's form     |
 | `ps:D:d:<n / 128>`         | list   | while one is left      | first how many devices are left, then 128 encoded     |
 |                            |        |                        | Devices by ordinal; empty where one is gone           |
@@ -95,36 +95,36 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        | or buried              |                                                       |
 | `ps:D:x`                   | hash   | field: as its zset     | `<platform>:<why>` -> number of tombstones            |
 | `ps:replays`               | zset   | until done             | `<app> <job>` of replays that are not done; score the |
-|                            |        |                        | ms at which one that nobody works on is taken up      |
-| `ps:cleanup`               | hash   | for good               | cleanups: `at` began ms, `place` where the one that   |
+|                            |        |                        | ms at which one without a worker is taken up          |
+| `ps:cleanup`               | hash   | permanent              | cleanups: `at` began ms, `place` where the one that   |
 |                            |        |                        | is under way goes on, `ended` ms; `run <app> <what>`  |
 |                            |        |                        | and `all <app> <what>` removed by it and by all       |
-| `ps:lock:<name>`           | string | seconds                | whose turn it is to do what is done periodically      |
+| `ps:lock:<name>`           | string | seconds                | owner of the lock, such as of periodic work           |
 | `ps:alive:<consumer>`      | string | takeover, renewed      | the consumer lives; without it its entries are taken  |
-| `ps:held`                  | hash   | field: see `held.py`   | `<consumer> app/platform` -> told ms, until ms, and   |
-|                            |        |                        | why the route is held                                 |
+| `ps:held`                  | hash   | field: see `held.py`   | `<consumer> app/platform` -> reported ms, until ms,   |
+|                            |        |                        | and why the route is held                             |
 | `ps:workers`               | hash   | field: see workers.py  | `<part> <consumer>` of a process -> until ms, and the |
 |                            |        |                        | routes or apps that it serves                         |
-| `ps:routes`                | set    | for good               | `<app>/<platform>` of every route that a process had  |
+| `ps:routes`                | set    | permanent              | `<app>/<platform>` of every route that a process had  |
 |                            |        |                        | in its configuration: see removed.py                  |
-| `ps:keys`                  | hash   | for good               | SHA-256 of an API key -> ApiKey as JSON               |
+| `ps:keys`                  | hash   | permanent              | SHA-256 of an API key -> ApiKey as JSON               |
 | `ps:probe`                 | stream | 60 seconds             | written to learn whether writes are taken: `/readyz`  |
-| `ps:hash_key`              | string | for good               | 32 random bytes that key every token hash             |
+| `ps:hash_key`              | string | permanent              | 32 random bytes that key every token hash             |
 
 The push's hash `ps:T:p:<id>` has `st` state, `n` total, `at` created ms, `up` updated ms, `due` ms where it was
 scheduled, `rt` how many are being retried, `n:<end>` how many ended so, and for pushes of up to 32 deliveries under
 each index that has ended its encoded DeliveryRow: that the field is there *is* the mark that the delivery ended. What
-is queued is not stored but reckoned, `n - rt - sum of n:<end>`, so that the counts cannot disagree. Names are short
+is queued is not stored but computed, `n - rt - sum of n:<end>`, so that the counts cannot disagree. Names are short
 because each is kept once a push for a week. A push that was cancelled has `cx` its entry in `revoked`, `fi` how many of
-it the dispatchers had in flight then and have not settled since, and `ck` 1 once every dispatcher has told that.
+it the dispatchers had in flight then and have not settled since, and `ck` 1 once every dispatcher has confirmed that.
 
 Of a larger push the marks are bits and the rows stand beside it. Each that did not end as `sent` is a member of its
 own, since a replay takes it out again; those that were sent share one for each time that something was recorded of
 their chunk, so that Redis has one value to write where it had hundreds. Up to 1,000 deliveries each has its row, beyond
 that what was sent has none.
 
-A push that is made from an audience has `x` 1. Its `n` grows with each step of its expansion; since nobody knows how
-many there will be, it is kept like one of more than 32 from its first delivery on, with rows also of the first 1,000
+A push that is made from an audience has `x` 1. Its `n` grows with each step of its expansion; since their final
+number is unknown, it is kept like one of more than 32 from its first delivery on, with rows also of the first 1,000
 that end as `sent`: if there are no more than these, each delivery has its row.
 
 Whatever still has work to do has no lifetime: a push's status, bitmap and rows while deliveries of it are open, its
@@ -173,16 +173,16 @@ FEEDBACK = "feedback"
 """The consumer group of every receipts stream."""
 
 SMALL = ROWS_FOR_ALL
-"""Pushes of up to this many deliveries keep a row of each; larger ones only of what was not sent."""
+"""Pushes of up to this number of deliveries store a row of each; larger ones only of those that were not sent."""
 
 BLOCK = 128
-"""Devices in one list of their documents."""
+"""Devices in one list of device documents."""
 BUCKETS = 1 << 16
-"""Hashes of one index of devices."""
+"""The number of hashes of one index of devices."""
 CONTAINER = 4096
 """Ordinals in one field of a topic."""
 DENSE = CONTAINER // 8
-"""Bytes of a container that is a bitmap; one that is a list of 2-byte numbers is shorter than that."""
+"""Bytes of a container that is a bitmap; a list of 2-byte numbers is shorter than that."""
 
 HELD = "ps:held"
 WORKERS = "ps:workers"
@@ -194,43 +194,41 @@ REPLAYS = "ps:replays"
 CLEANUP = "ps:cleanup"
 
 DEVICES = "devices"
-"""The part of an app that is its registry; the others are the numbers of its shards."""
+"""The part of an app that is its registry; the other parts are the numbers of its shards."""
 _NAME = re.compile(r"ps:\{([^{}]+)\.([^.{}]+)\}:([^:]+)(?::(.*))?", re.DOTALL)
 
 
 class KeyName(NamedTuple):
-    """What the name of an app's key says."""
+    """The components of the name of an app's key."""
 
     app: str
     part: str
     kind: str
-    """What stands first behind the hash tag: `p`, `dead`."""
+    """The first component after the hash tag, such as `p` or `dead`."""
     rest: str
-    """What follows the kind, or nothing."""
+    """The components after the kind, or the empty string."""
 
 
 def parse(key: str) -> KeyName | None:
-    """None for keys that are not an app's."""
+    """Return the components of a key, or None where it is not a key of an app."""
     found = _NAME.fullmatch(key)
     return None if found is None else KeyName(found[1], found[2], found[3], found[4] or "")
 
 
 def shard_of(push_id: str, shards: int) -> int:
-    """The app shard in which everything about a push lives."""
+    """Return the app shard that has everything about a push."""
     return crc32(push_id.encode()) % shards if shards > 1 else 0
 
 
 def token_shard(digest: bytes, shards: int) -> int:
-    """The app shard whose suppression list may hold the token."""
+    """Return the app shard whose suppression list may have the token."""
     return crc32(digest) % shards if shards > 1 else 0
 
 
 @lru_cache(maxsize=4096)
 def prefix(app: str, shard: int) -> str:
-    """`ps:{app.shard}:`, in front of every key of an app shard.
-
-    Raises ValueError for an app whose name would break the hash tag; settings refuse such names earlier.
-    """
+    """Return `ps:{app.shard}:`, the prefix of every key of an app shard. Raises `ValueError` for an app whose name
+    would break the hash tag; settings refuse such names earlier."""
     return _tagged(app, str(shard))
 
 
@@ -242,7 +240,8 @@ def _tagged(app: str, part: str) -> str:
 
 @lru_cache(maxsize=1024)
 def devices(app: str) -> str:
-    """`ps:{app.devices}:`, in front of every key of an app's registry. Raises ValueError as `prefix` does."""
+    """Return `ps:{app.devices}:`, the prefix of every key of an app's registry. Raises `ValueError` as `prefix`
+    does."""
     return _tagged(app, DEVICES)
 
 
@@ -391,7 +390,7 @@ def index_bucket(app: str, index: str, number: int) -> str:
 
 
 def tombstones(app: str, label: str = "") -> str:
-    """Those of a label, or how many each label has."""
+    """Return the key of the tombstones of a label or, without one, of their numbers by label."""
     return f"{devices(app)}x:{label}" if label else f"{devices(app)}x"
 
 
@@ -420,12 +419,12 @@ def mark(app: str, shard: int) -> str:
 
 
 def mark_beside(key: str) -> str:
-    """The mark in the slot of a key."""
+    """Return the mark in the slot of a key."""
     return f"{_tag_of(key)}:mark"
 
 
 def whole_beside(key: str) -> str:
-    """What is never there, in the slot of a key: see above."""
+    """Return the key that never exists, in the slot of a key: see the module."""
     return f"{_tag_of(key)}:whole"
 
 

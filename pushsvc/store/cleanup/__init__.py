@@ -1,1 +1,1 @@
-"""What has outlived its use in Redis, and the record of cleanups."""
+"""Cleanup in Redis: finds expired data, and keeps the record of the runs."""

@@ -1,9 +1,10 @@
--- Takes what is too old out of a stream or a sorted set, a piece at a time.
+-- Removes expired entries from a stream or a sorted set, a limited number at a time.
 --
--- KEYS  1 the stream, or sorted set of what happened by its instant; 2 where the id of the last entry that went is kept,
---       of streams that are read by a cursor
--- ARGV  1 the oldest instant that stays, ms; 2 how many at most; 3 1 to count only; 4 where to go on counting, or ''
--- Returns { how many, where to go on or '' where that was all }
+-- KEYS  1 the stream, or the sorted set with instants as scores; 2 the key of the id of the last removed entry, for
+--       streams that are read by a cursor
+-- ARGV  1 the oldest instant to keep, ms; 2 the maximum number of entries; 3 1 to count only; 4 where to continue the
+--       count, or ''
+-- Returns { number of entries, where to continue, or '' at the end }.
 
 local oldest, most, count_only = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
 local kind = redis.call('TYPE', KEYS[1]).ok

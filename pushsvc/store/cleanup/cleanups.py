@@ -1,4 +1,4 @@
-"""The record of cleanups: `Cleanups` over Redis. One hash, of all apps together."""
+"""The record of cleanups: `Cleanups` over Redis, in one hash for all apps."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..link.clock import Clock
 from ..link.link import Link
 
 APART = 60_000
-"""Milliseconds by which clocks may differ where what is too old goes for good."""
+"""Milliseconds by which the clocks may differ, since what cleanup removes is gone permanently."""
 
 
 class RedisCleanups:
-    """See `ports.Cleanups`."""
+    """Implements `ports.cleanup.Cleanups`."""
 
     def __init__(self, link: Link, clock: Clock) -> None:
         self._link = link
@@ -27,15 +27,15 @@ class RedisCleanups:
         if abs(ahead) > APART:
             raise ClocksApart(
                 f"Redis' clock and this machine's differ by {abs(ahead) / 1000:,.0f} s: nothing is cleaned up before "
-                "they agree (synchronize both, as by NTP)"
+                "they agree (synchronize both, for example by NTP)"
             )
         return lambda: self._clock() + ahead
 
     async def request(self, *, every: float = 0.0) -> None:
-        """The place is set last: a record with a place is whole."""
+        """Request a cleanup. Its place is set last, so that a record with a place is complete."""
         at, place = await self._link.call("HMGET", keys.CLEANUP, "at", "place")
         now = self._clock()
-        # One that began in the future was begun by a clock that was wrong.
+        # A beginning in the future was written by a wrong clock.
         if place is not None or (at is not None and 0 <= now - int(at) < every * 1000):
             return
         await self._forget_run()
@@ -69,8 +69,8 @@ class RedisCleanups:
 
     async def finish(self, removed: Removed) -> None:
         await self._forget_run()
-        told = [part for (app, what), count in removed.items() for part in (f"run {app} {what}", count)]
-        await self._link.call("HSET", keys.CLEANUP, "ended", self._clock(), *told)
+        counts = [part for (app, what), count in removed.items() for part in (f"run {app} {what}", count)]
+        await self._link.call("HSET", keys.CLEANUP, "ended", self._clock(), *counts)
         await self._link.call("HDEL", keys.CLEANUP, "place")
 
     async def _forget_run(self) -> None:

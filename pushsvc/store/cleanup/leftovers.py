@@ -1,8 +1,6 @@
-"""What has outlived its use, found by going through the store once: `Leftovers` over Redis.
-
-Lifetimes and the trimming that comes with writes take nearly everything away by themselves. What is left to do is
-what no write comes by any more, in apps that have gone quiet, and what should not be there at all.
-"""
+"""Finds expired data by one pass through the store: `Leftovers` over Redis. Lifetimes, and the trimming that comes with
+writes, remove nearly everything. This finds what remains: expired data of apps that no longer write, and keys that
+should not exist."""
 
 from __future__ import annotations
 
@@ -21,12 +19,12 @@ from ..registry.orphans import INDEXES, Orphans
 from ..revoke.suppression import outlived
 
 _KEYS = 200
-"""Keys looked at in one step, about."""
+"""The approximate number of keys that one step examines."""
 _AGED = 500
-"""Entries that one step takes out of a stream or a sorted set."""
+"""Entries that one step removes from a stream or a sorted set."""
 
 _LIFETIMES: dict[str, str | int] = {
-    # kind of key: whose lifetime it has, or its own in ms; see lifetimes.lua
+    # kind of key: the source of its lifetime, or the lifetime in ms; see lifetimes.lua
     "p": "push",
     "b": "part",
     "r": "part",
@@ -38,11 +36,11 @@ _LIFETIMES: dict[str, str | int] = {
     "i": KEEP_RECORD * 1000,
 }
 _WHAT = {"dead": "dead_letters", "events": "events", "sup": "suppressions", "cancelled": "cancelled"}
-"""What is too old at some point, by its kind of key."""
+"""The kinds of keys whose entries expire, with the name under which they are counted."""
 
 
 class _Bucket(Cursor, frozen=True, array_like=True):
-    """Where a look at the indexes stands: at which bucket of which index."""
+    """The place of a pass through the indexes: a bucket of an index."""
 
     index: int = 0
     bucket: int = 0
@@ -50,11 +48,11 @@ class _Bucket(Cursor, frozen=True, array_like=True):
 
 class _Cursor(ListingCursor, frozen=True, array_like=True):
     position: str = ""
-    """Where in the key that waits first."""
+    """The place in the key that is examined next."""
 
 
 class RedisLeftovers:
-    """See `ports.Leftovers`."""
+    """Implements `ports.cleanup.Leftovers`."""
 
     def __init__(self, link: Link, config: StoreConfig, hash_key: bytes) -> None:
         self._link = link
@@ -90,7 +88,7 @@ class RedisLeftovers:
     async def _look(
         self, apps: set[str], names: Sequence[bytes], now: int, *, dry_run: bool
     ) -> tuple[Counter[Any], list[str]]:
-        """Repair lifetimes at once; the other keys in which something may be to do come back."""
+        """Repair the lifetimes of these keys, and return the keys that have to be examined one by one."""
         waiting: list[str] = []
         replays: list[str] = []
         slots: dict[tuple[str, str], list[tuple[str, str | int]]] = {}
@@ -108,7 +106,7 @@ class RedisLeftovers:
             elif name.kind in _LIFETIMES:
                 slots.setdefault(name[:2], []).append((key, _LIFETIMES[name.kind]))
         if replays:
-            # One that is not done has no lifetime yet.
+            # A replay that is not complete has no lifetime yet.
             busy = {name.decode().replace(" ", ":") for name in await self._link.call("ZRANGE", keys.REPLAYS, 0, -1)}
             for key in replays:
                 name = keys.parse(key)
@@ -148,7 +146,7 @@ class RedisLeftovers:
         return ({(name.app, what): found} if found else {}), further
 
     def _oldest(self, kind: str, now: int) -> int:
-        """The instant from which on what is in such a key is kept, Unix ms."""
+        """Return the oldest instant whose entries are kept in such a key, in Unix ms."""
         config = self._config
         ttl = {
             "dead": config.dead_ttl,
@@ -160,7 +158,8 @@ class RedisLeftovers:
 
 
 def _part(listing: str | None) -> float:
-    """How much of the keys a listing has passed, about: SCAN counts upwards from the highest bit of its cursor."""
+    """Return the share of keys that a listing has passed, approximately: SCAN counts from the highest bit of its
+    cursor."""
     if listing is None:
         return 1.0
     cursor = int(listing.partition("@")[0] or 0)

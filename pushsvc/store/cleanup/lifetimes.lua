@@ -1,15 +1,15 @@
--- Finds keys that have lost their lifetime, gives it back, and deletes what is older than that.
+-- Finds keys that have lost their lifetime, restores it, and deletes those whose lifetime is over.
 --
--- A key here that should have a lifetime and has none comes from a backup that was restored by hand, or from a tool. What
--- belongs to a push follows the push: its status says when it was last changed. A push with open deliveries has none
--- yet; its status is left over where it has been open for longer than any delivery may be, and nothing waits for it.
--- No lifetime is shorter than the time for which the key is of use.
+-- A key without the lifetime that it should have comes from a backup that was restored by hand, or from a tool. What
+-- belongs to a push has the lifetime of its status, which names its last change. A push with open deliveries has no
+-- lifetime yet; its status is abandoned when it has been open for longer than any delivery may be and nothing waits for
+-- it. No lifetime is shorter than the time for which the key is used.
 --
 -- KEYS  keys of one slot
 -- ARGV  1 now ms; 2 status TTL ms; 3 dead-letter TTL ms; 4 1 to count only; 5 ms for which a delivery may be open; then
---       for each key: `push` for a status, `part` for what belongs to one, `content`, `bucket` or `limits` for what is so
---       called in keys.py, or the lifetime that it has from now on in ms
--- Returns for each key 0 where all is well, 1 where it was deleted, 2 where it has a lifetime again.
+--       for each key: `push` for a status, `part` for what belongs to one, `content`, `bucket` or `limits` for the
+--       keys of that name in keys.py, or the lifetime to set in ms
+-- Returns for each key 0 where nothing was wrong, 1 where it was deleted, 2 where its lifetime was restored.
 
 local now, ttl, dead_ttl, count_only = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local open_most = tonumber(ARGV[5])
@@ -21,12 +21,12 @@ end
 
 local ENDS = { 'n:failed', 'n:sent', 'n:invalid', 'n:expired', 'n:suppressed', 'n:cancelled' }
 
--- Whether its time or its audience is still to come.
+-- Returns whether the time or the audience of a push is still to come.
 local function waits(push)
   return redis.call('EXISTS', of_push(push, 's')) == 1 or redis.call('EXISTS', of_push(push, 'x')) == 1
 end
 
--- When the lifetime of a push is over, ms, and whether it is open.
+-- Returns when the lifetime of a push is over, in ms, and whether it is open.
 local function ending(push)
   local head = redis.call('HMGET', push, 'up', 'due', 'st', 'n', unpack(ENDS))
   local last = math.max(tonumber(head[1] or 0), tonumber(head[2] or 0))
@@ -44,12 +44,12 @@ local function keep_until(key, at)
   redis.call('PEXPIREAT', key, string.format('%.0f', at))
 end
 
--- Dead letters name it, also those of a push that is gone; it goes earlier with the last of them.
+-- Dead letters name it, including those of a push without a status; it is deleted earlier with the last of them.
 local function keep_content(key)
   keep_until(key, now + math.max(open_most, dead_ttl))
 end
 
-local function mend_push(push)
+local function restore_push(push)
   local at, open = ending(push)
   local over = at <= now and not waits(push)
   if open and not over then
@@ -72,10 +72,10 @@ local function mend_push(push)
   return over and 1 or 2
 end
 
-local function mend_part(key)
+local function restore_part(key)
   local left = redis.call('PTTL', of_push(key, 'p'))
   if left == -1 then
-    return 0 -- both are mended with the push, once it is not open any more
+    return 0 -- both are restored with the push, once it is no longer open
   end
   if not count_only then
     if left == -2 then
@@ -87,7 +87,7 @@ local function mend_part(key)
   return left == -2 and 1 or 2
 end
 
-local function mend_content(key)
+local function restore_content(key)
   if redis.call('PTTL', of_push(key, 'p')) == -1 then
     return 0 -- as above: a push that is open may be due in a year
   end
@@ -97,31 +97,37 @@ local function mend_content(key)
   return 2
 end
 
--- It is of use until it is full, and its ramp is over: see lease.lua.
-local function mend_bucket(key)
+-- It is used until it is full and its ramp is over: see lease.lua.
+local function restore_bucket(key)
   if not count_only then
     keep_until(key, math.max(now + DAY, tonumber(redis.call('HGET', key, 'tat') or 0) / 1000))
   end
   return 2
 end
 
--- It is of use for two spans of time, and its number says how many of these have been: see limiter.lua.
-local function mend_limits(key)
+-- It is used for two spans of time, and its number counts the spans since 1970: see limiter.lua.
+local function restore_limits(key)
   if not count_only then
     keep_until(key, now + 2 * now / math.max(1, tonumber(string.match(key, ':(%d+)$') or 1)))
   end
   return 2
 end
 
-local MEND = { push = mend_push, part = mend_part, content = mend_content, bucket = mend_bucket, limits = mend_limits }
+local RESTORE = {
+  push = restore_push,
+  part = restore_part,
+  content = restore_content,
+  bucket = restore_bucket,
+  limits = restore_limits,
+}
 
 local done = {}
 for k = 1, #KEYS do
   local key, kind = KEYS[k], ARGV[5 + k]
   if redis.call('PTTL', key) ~= -1 then
     done[k] = 0
-  elseif MEND[kind] then
-    done[k] = MEND[kind](key)
+  elseif RESTORE[kind] then
+    done[k] = RESTORE[kind](key)
   else
     if not count_only then
       redis.call('PEXPIRE', key, kind)

@@ -1,18 +1,16 @@
-"""Erasure of users over Redis: what is kept of their devices is found wherever it stands, and goes.
+"""Erasure of users over Redis: finds what is stored about their devices in every kind of key, and removes it.
 
-    subjects.py   who is being erased, and how their devices are known again
-    keepers.py    what a keeper of data is
-    audiences.py  pushes that are still being made from an audience
+    subjects.py   the users that are being erased, and how their devices are recognised
+    keepers.py    the interface of a keeper of data
+    audiences.py  pushes whose audience is still being expanded
     queue.py      deliveries that have not ended
     logs.py       dead letters, receipts, feedback events, quarantine
     rows.py       statuses and rate limits
-    passes.py     all keepers, and which key is whose
+    passes.py     all keepers, and the keeper of each kind of key
     erasures.py   the records of erasures, and one pass through the keepers
 
-Whoever adds a key in which data of a device may stand adds its keeper to `KEEPERS` in passes.py; a test holds the table
-of keys.py against it.
-
-The order of all this, and who does it, is `stages.erase`.
+A new kind of key with data of devices needs a keeper in `KEEPERS` of passes.py; a test compares it with the table in
+keys.py. The order of the steps, and the processes that run them, are in `stages.erase`.
 """
 
 from .erasures import RedisErasures

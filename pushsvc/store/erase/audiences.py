@@ -1,9 +1,9 @@
-"""Pushes that are still being made from an audience: whoever is erased is named by none of them any more.
+"""Removes the names of erased users and devices from the audiences of pushes that are still being expanded.
 
-A name is exchanged for one that nobody can have, not taken out: an expansion knows by their places how far it has come.
-The push goes to everybody else as before, since a device that is gone is in no audience. One that names nobody else
-ends, and its text goes with it, however far its time is. What names nobody (a topic, all, an expression without her
-name) is not hers, and stays.
+A name is replaced by one that nothing can have, rather than removed, because an expansion stores its progress as a
+place in the list. The push goes to all other receivers as before, since a removed device is in no audience. A push that
+names nothing else ends, and its content is removed, however far off its time is. An audience that names neither the
+user nor a device (a topic, all, an expression without the name) stays as it is.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from ..link.link import Link
 from .subjects import Counts, Subjects
 
 _PUSHES = 50
-"""Pushes looked at in one step."""
+"""Pushes examined in one step."""
 _SOON = 300_000
-"""Milliseconds: what is due later waits for its time. Whoever is at work puts the instant off by less."""
+"""Milliseconds: a push that is due later waits for its time. A process that expands one postpones it by less."""
 _GRACE = 1.0
-"""Seconds in which a page of devices that was read before they were removed is in a lane."""
+"""Seconds after which a page of devices that was read before their removal is in a lane."""
 
 
 def without_names(audience: Audience, users: Collection[str], ids: Collection[str]) -> Audience:
-    """The audience with these names exchanged. Pure."""
+    """Return the audience with these names replaced. Pure."""
     match audience:
         case ByUsers(named):
-            return ByUsers(_exchanged(named, users))
+            return ByUsers(_replaced(named, users))
         case ByDevices(named):
-            return ByDevices(_exchanged(named, ids))
+            return ByDevices(_replaced(named, ids))
         case ByWhere(text):
             return ByWhere(_expression_without(text, users))
         case _:
@@ -48,7 +48,7 @@ def without_names(audience: Audience, users: Collection[str], ids: Collection[st
 
 
 def names_nobody(audience: Audience) -> bool:
-    """Whether everybody whom it named is exchanged. Pure."""
+    """Return whether all names of an audience were replaced. Pure."""
     match audience:
         case ByUsers(named) | ByDevices(named):
             return all(name.startswith(NOBODY) for name in named)
@@ -62,7 +62,7 @@ def names_nobody(audience: Audience) -> bool:
 
 
 def named_in(audience: Audience, who: Subjects) -> str:
-    """The key of one of the subjects, whom the audience names."""
+    """Return the record key of a subject that the audience names."""
     match audience:
         case ByDevices(ids):
             return next(key for name in ids if (key := who.of_id(name)) is not None)
@@ -71,11 +71,11 @@ def named_in(audience: Audience, who: Subjects) -> str:
         case ByWhere(text):
             return next(who.users[word.value] for word in words_of(text) if word.value in who.users)
         case _:
-            raise ValueError("it names nobody")
+            raise ValueError("it names no subject")
 
 
-def _exchanged(named: Sequence[str], gone: Collection[str]) -> tuple[str, ...]:
-    # Each by another one: equal names count once.
+def _replaced(named: Sequence[str], gone: Collection[str]) -> tuple[str, ...]:
+    # Each by a different one, because equal names count once.
     return tuple(f"{NOBODY}{place}" if name in gone else name for place, name in enumerate(named))
 
 
@@ -92,11 +92,11 @@ def _expression_without(text: str, users: Collection[str]) -> str:
 
 class _Cursor(SetCursor, frozen=True, array_like=True):
     busy: bool = False
-    """Whether there was any push that may be at work now."""
+    """Whether there was a push that a process may be expanding now."""
 
 
 class Audiences:
-    """See `Keeper`."""
+    """A `Keeper` of audiences."""
 
     def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
         self._link = link
@@ -115,13 +115,13 @@ class Audiences:
         following, flat = await self._link.call("ZSCAN", key, at.position or 0, "COUNT", _PUSHES)
         removed: Counts = Counter()
         for push_id, _ in flat:
-            await self._exchange(app, shard, push_id.decode(), who, removed)
+            await self._replace(app, shard, push_id.decode(), who, removed)
         soon = self._clock() + _SOON
         busy = at.busy or any(float(due) <= soon for _, due in flat)
         further = str(int(following)) if int(following) else ""
         return KeeperStep(removed, _Cursor(at.place if further else at.place + 1, further, busy).written())
 
-    async def _exchange(self, app: str, shard: int, push_id: str, who: Subjects, removed: Counts) -> None:
+    async def _replace(self, app: str, shard: int, push_id: str, who: Subjects, removed: Counts) -> None:
         key = keys.expansion(app, shard, push_id)
         blob, step = await self._link.call("HMGET", key, "push", "step")
         if blob is None:
@@ -141,7 +141,8 @@ class Audiences:
             await self._link.script("swap", [key], ["push", blob, after])
 
     async def _end(self, push: Push, shard: int, step: bytes) -> bool:
-        """Its audience was gone through. False where somebody is at work on it: then that ends it."""
+        """End a push, as if its audience were complete. Returns False where a process expands it, which then ends
+        it."""
         app, now, ttl = push.app, self._clock(), self._config.status_ttl * 1000
         total = await self._link.script(
             "expand",

@@ -1,8 +1,8 @@
--- Exchanges rows of deliveries for others that say less, each only where it is still what it was.
+-- Replaces rows of deliveries by rows without the user's data, each only where it is unchanged.
 --
 -- KEYS  1 ps:T:p:<id> or ps:T:r:<id>
--- ARGV  for each row, or member with rows: index, the encoded form as it was, as it shall be
--- Returns how many were exchanged.
+-- ARGV  for each row, or member with rows: index, its present encoded form, its new encoded form
+-- Returns the number of replaced rows.
 
 local done = 0
 local sorted = redis.call('TYPE', KEYS[1]).ok == 'zset'

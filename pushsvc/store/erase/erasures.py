@@ -36,14 +36,14 @@ from .subjects import (
 
 REPORT_TTL = 3600
 _PRESENT = "pass"
-"""The field in which the present pass stands; the others are digests, which are longer."""
+"""The field of the current pass; the other fields are digests, which are longer."""
 
 
 class _Pass(Struct, frozen=True, array_like=True):
-    """A pass that is under way: for whom, and where it stands."""
+    """A pass that is under way: its users, and its place."""
 
     keys: dict[str, int]
-    """With how often each was asked for when it began (`ErasureRecord.asked`)."""
+    """The keys of its records, each with the value of `ErasureRecord.asked` when the pass began."""
     place: str = ""
 
 
@@ -53,7 +53,7 @@ _decode_pass = msgspec.msgpack.Decoder(_Pass).decode
 
 
 class RedisErasures:
-    """See `ports.erasure.ErasureSteps`."""
+    """Implements `ports.erasure.ErasureSteps`."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class RedisErasures:
     async def open_pass(self, app: str) -> RedisErasurePass | None:
         fields = {name.decode(): blob for name, blob in (await self._link.call("HGETALL", keys.erase(app))).items()}
         kept = fields.pop(_PRESENT, None)
-        # What a newer pushsvc has begun and this one cannot read is left to it.
+        # Records of a newer version that this one cannot read are left to it.
         read = {key: readable(decode_record, blob, "erasure", app) for key, blob in fields.items()}
         records = {key: record for key, record in read.items() if record is not None}
         present = None if kept is None else readable(_decode_pass, kept, "erasure", app)
@@ -124,7 +124,7 @@ class RedisErasures:
         return await self._keepers[keeper].step(app, who, cursor)
 
     async def keep(self, app: str, present: _Pass, stepped: KeeperStep) -> None:
-        """Record where a pass stands, and what a step of it has removed."""
+        """Record the place of a pass, and what a step of it removed."""
         for key in {key for key, _ in stepped.removed}:
             own = {what: count for (each, what), count in stepped.removed.items() if each == key}
             await self._change(app, key, partial(noted, removed=own))
@@ -137,7 +137,7 @@ class RedisErasures:
         return bool(who.learnt)
 
     async def end(self, app: str, begun: Mapping[str, int], *, finished: bool) -> None:
-        """The last traces, then the records, then the pass."""
+        """End a pass: remove the last traces, then the finished records, then the pass."""
         for key, asked in begun.items() if finished else ():
             blob = await self._link.call("HGET", keys.erase(app), key)
             record = None if blob is None else _read(app, blob)
@@ -156,7 +156,7 @@ class RedisErasures:
     async def _change(
         self, app: str, key: str, become: Callable[[ErasureRecord | None], ErasureRecord | None]
     ) -> ErasureRecord | None:
-        """Make a record what it shall be, whoever else changes it too."""
+        """Change a record by `become`, and repeat that where another process changed it at the same time."""
         while True:
             blob = await self._link.call("HGET", keys.erase(app), key)
             record = become(None if blob is None else _read(app, blob))
@@ -170,15 +170,15 @@ class RedisErasures:
 
 
 def _read(app: str, blob: bytes) -> ErasureRecord:
-    """Raises Unreadable."""
+    """Decode a record. Raises `Unreadable`."""
     record = readable(decode_record, blob, "erasure", app)
     if record is None:
-        raise Unreadable("An erasure of this user that is under way")
+        raise Unreadable("The erasure of this user that is under way")
     return record
 
 
 class RedisErasurePass:
-    """See `ports.erasure.ErasurePass`."""
+    """Implements `ports.erasure.ErasurePass`."""
 
     def __init__(self, erasures: RedisErasures, app: str, present: _Pass, who: Subjects) -> None:
         self.place = present.place

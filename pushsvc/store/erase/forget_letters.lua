@@ -1,9 +1,9 @@
--- Takes dead letters out, and counts each off the content that it names. A content that no letter names any more goes
--- here if its push has ended, else when the last delivery of the push ends: see retire.lua.
+-- Removes dead letters, and decrements the count of letters that name their content. A content that no letter names is
+-- deleted here if its push has ended, otherwise when the last delivery of the push ends: see retire.lua.
 --
 -- KEYS  1 ps:T:dead; then of each letter ps:T:p:<id> and ps:T:v:<id> of its push
 -- ARGV  the entry ids of the letters, in the order of the keys
--- Returns how many there were. A letter counts once, however often this is asked.
+-- Returns the number of letters that existed, so that a repeat counts none twice.
 
 -- include: retire
 

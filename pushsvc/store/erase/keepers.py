@@ -1,4 +1,4 @@
-"""What a keeper of data is to an erasure."""
+"""The interface of a keeper of data."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from .subjects import Subjects
 
 
 class Keeper(Protocol):
-    """Knows one kind of key in which data of devices may stand, and how it is taken out.
-
-    A step is bounded, may run twice, and leaves everybody else's data as it is. `cursor` is empty at first.
-    """
+    """Finds one kind of key that may contain data of devices, and removes that data. A step is bounded, may be
+    repeated, and leaves the data of others as it is. The `cursor` of the first step is empty."""
 
     async def step(self, app: str, who: Subjects, cursor: str) -> KeeperStep: ...

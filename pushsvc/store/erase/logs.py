@@ -1,7 +1,5 @@
-"""Streams that tell of deliveries: dead letters, receipts, feedback events, and what could not be read.
-
-An entry about the subject goes as a whole. Content that only dead letters name goes with the last of them.
-"""
+"""Streams with entries about deliveries: dead letters, receipts, feedback events, and entries that could not be read.
+An entry about a subject is removed completely. Content that only dead letters name is removed with the last of them."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from ..queue.letter import decode_dead
 from .subjects import Counts, Subjects
 
 _PAGE = 200
-"""Entries looked at in one step."""
+"""Entries examined in one step."""
 
 Fields: TypeAlias = dict[bytes, bytes]
 Entry: TypeAlias = tuple[bytes, Fields]
@@ -27,7 +25,7 @@ Whose: TypeAlias = Callable[[Subjects, Fields], str | None]
 
 
 class Log:
-    """See `Keeper`. One kind of stream: `whose` says whom an entry is about."""
+    """A `Keeper` of one kind of stream. `whose` returns the record key of the subject of an entry, or None."""
 
     def __init__(
         self,
@@ -60,21 +58,22 @@ class Log:
                 gone.append((entry_id, fields))
                 removed[owner, self._what] += 1
         if gone:
-            await self._take_out(app, at.place, gone)
+            await self._remove(app, at.place, gone)
         further = SetCursor(at.place, entries[-1][0].decode()) if len(entries) == _PAGE else SetCursor(at.place + 1)
         return KeeperStep(removed, further.written())
 
-    async def _take_out(self, app: str, shard: int, gone: Sequence[Entry]) -> None:
+    async def _remove(self, app: str, shard: int, gone: Sequence[Entry]) -> None:
         await self._link.script("forget", [self._key(app, shard)], [self._group, *(entry_id for entry_id, _ in gone)])
 
 
 class Letters(Log):
-    """See `Keeper`. Dead letters; the content of a push that has ended goes with the last letter that names it."""
+    """A `Keeper` of dead letters. The content of a push that has ended is removed with the last letter that names
+    it."""
 
     def __init__(self, link: Link, config: StoreConfig) -> None:
         super().__init__(link, config, "dead_letters", keys.dead, of_letter)
 
-    async def _take_out(self, app: str, shard: int, gone: Sequence[Entry]) -> None:
+    async def _remove(self, app: str, shard: int, gone: Sequence[Entry]) -> None:
         pushes = [decode_dead(fields[b"d"]).push_id for _, fields in gone]
         named = [key(app, shard, push_id) for push_id in pushes for key in (keys.push, keys.content)]
         await self._link.script("forget_letters", [keys.dead(app, shard), *named], [entry_id for entry_id, _ in gone])

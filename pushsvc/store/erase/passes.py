@@ -1,4 +1,4 @@
-"""What is kept where, and who takes it out in an erasure."""
+"""The keeper of each kind of key in an erasure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .queue import Queue
 from .rows import Rows
 
 KEEPERS: Final[dict[str, str]] = {
-    # the table of keys.py: who takes the data of a device out of it; or, in brackets, why there is none in it
+    # the table of keys.py: the keeper that removes the data of a device, or in brackets why there is none
     "ps:T:q:<platform>:<lane>": "queue",
     "ps:T:retry:<platform>": "queue",
     "ps:T:pending": "(counts)",
@@ -77,7 +77,7 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:keys": "(API keys)",
     "ps:hash_key": "(a key)",
 }
-"""`erasures` is the erasure itself: through the registry, and at its end."""
+"""`erasures` is the erasure itself, which uses the registry."""
 
 
 def keepers(
@@ -89,7 +89,7 @@ def keepers(
     hash_key: bytes,
     clock: Clock,
 ) -> dict[str, Keeper]:
-    """Return each keeper by the name that the legs of a pass have in `stages.erase`."""
+    """Return each keeper by its name in the passes of `stages.erase`."""
     return {
         "audiences": Audiences(link, config, clock),
         "letters": Letters(link, config),

@@ -1,16 +1,16 @@
-"""Deliveries that have not ended: queued, on their way, waiting for a retry or for their time.
+"""Deliveries that have not ended: queued, being sent, waiting for a retry or for their time.
 
-They end as `cancelled` and their targets leave the chunks that carry them. Nothing is missed, although a delivery moves
-from lane to retry and back while it is looked for: the tokens are marked before (see `__init__.py`), so that whoever
-takes an entry afterwards ends them. Only what was in flight before can move once more, from a lane to the retries; each
-such entry is waited for; and when the second look begins all of that is over.
+They end as `cancelled`, and their targets are removed from their chunks. None is missed, although a delivery moves from
+a lane to the retries and back during the search: the tokens are marked first (see `__init__.py`), so that a dispatcher
+that takes an entry later ends them. Only deliveries that were in flight before can move once more, from a lane to the
+retries; each such entry is waited for, and when the second search begins, all of them are over.
 
-What is accepted behind a look does not make another one follow, so that nobody who keeps posting to a token keeps its
-user from being erased: the mark that stays ends it when it is taken. A last single look (`looks=1`) at the end of the
-pass leaves little of it to wait until then.
+What is accepted after a search does not cause another one, so that a client that keeps posting to a token cannot
+prevent the erasure: the remaining mark ends it when it is taken. A single last search (`looks=1`) at the end of the
+pass leaves little of it.
 
-An entry that a living dispatcher holds is not touched but asked back: what is in flight ends as its provider says, what
-is not returns through the retries, where the second look finds it.
+An entry that a living dispatcher has read is not changed but recalled: deliveries in flight end with their provider's
+answer, and the others return through the retries, where the second search finds them.
 """
 
 from __future__ import annotations
@@ -44,30 +44,30 @@ from .subjects import Counts, Subjects
 
 CANCELLED = Ended("cancelled")
 _TARGETS = 2000
-"""Targets looked at in one step, about."""
+"""The approximate number of targets that one step examines."""
 _MOST = 500
-"""Entries looked at in one step."""
+"""Entries examined in one step."""
 _RETRIES = 20
 _SCHEDULED = 20
 _WAIT = 0.1
 RECALL = 1.0
-"""Seconds after which an entry that is still held is asked back again."""
+"""Seconds after which an entry that is still in work is recalled again."""
 
 _pack = msgspec.msgpack.Encoder().encode
 
 
 class _Source(NamedTuple):
-    """One key in which chunks may stand."""
+    """A key that may contain chunks."""
 
     shard: int
     platform: Platform
-    """Empty for what is scheduled."""
+    """The platform; empty for scheduled pushes."""
     lane: Lane | None
-    """None for retries."""
+    """The lane; None for retries."""
 
 
-class _Held(Struct, frozen=True, array_like=True):
-    """An entry that somebody works on."""
+class _Busy(Struct, frozen=True, array_like=True):
+    """An entry that a dispatcher works on."""
 
     shard: int
     platform: Platform
@@ -77,14 +77,14 @@ class _Held(Struct, frozen=True, array_like=True):
 
 class _Cursor(SetCursor, frozen=True, array_like=True):
     room: int = _MOST
-    """Entries to look at in the next step."""
-    held: tuple[_Held, ...] = ()
+    """The number of entries to examine in the next step."""
+    busy: tuple[_Busy, ...] = ()
     look: int = 1
-    """Which look this is, from 1."""
+    """The number of the present search, from 1."""
 
 
 class _Found(Struct, frozen=True):
-    """Which targets of a chunk go, and whose they are."""
+    """The targets of a chunk that are to be removed, each with its record key."""
 
     chunk: Chunk
     gone: list[tuple[Target, str]]
@@ -96,7 +96,7 @@ class _Found(Struct, frozen=True):
 
 
 class Queue:
-    """See `Keeper`."""
+    """A `Keeper` of queued deliveries."""
 
     def __init__(
         self,
@@ -116,8 +116,8 @@ class Queue:
         self._liveness = liveness
         self._revocations = revocations
         self._clock = clock
-        self._asked: dict[_Held, float] = {}
-        """When entries were asked back last."""
+        self._asked: dict[_Busy, float] = {}
+        """When each entry was last recalled."""
 
     async def step(self, app: str, who: Subjects, cursor: str) -> KeeperStep:
         at = _Cursor.read(cursor)
@@ -125,15 +125,15 @@ class Queue:
         if at.place < len(sources):
             removed, following = await self._look(app, who, sources[at.place], at)
             return KeeperStep(removed, following.written())
-        if at.held:
-            removed, held = await self._look_again(app, who, at.held)
-            return KeeperStep(removed, msgspec.structs.replace(at, held=held).written(), _WAIT if held else 0.0)
+        if at.busy:
+            removed, busy = await self._look_again(app, who, at.busy)
+            return KeeperStep(removed, msgspec.structs.replace(at, busy=busy).written(), _WAIT if busy else 0.0)
         if at.look < self._looks:
             return KeeperStep(Counter(), _Cursor(look=at.look + 1).written())
         return KeeperStep(Counter(), None)
 
     def _sources(self, app: str, who: Subjects) -> Iterator[_Source]:
-        """In the order in which deliveries travel."""
+        """Yield the keys in the order in which deliveries move through them."""
         for shard in range(self._config.shards_of(app)):
             yield _Source(shard, "", None)
             for platform in who.routes:
@@ -150,8 +150,8 @@ class Queue:
         else:
             removed, further = await self._look_at_scheduled(app, who, source.shard, at.position)
         if further is None:
-            return removed, _Cursor(at.place + 1, "", _MOST, at.held, at.look)
-        return removed, _Cursor(at.place, further, _MOST, at.held, at.look)
+            return removed, _Cursor(at.place + 1, "", _MOST, at.busy, at.look)
+        return removed, _Cursor(at.place, further, _MOST, at.busy, at.look)
 
     # --- lanes ------------------------------------------------------------------------------------
 
@@ -162,34 +162,34 @@ class Queue:
         first = f"({at.position}" if at.position else "-"
         entries = await self._link.call("XRANGE", key, first, "+", "COUNT", at.room)
         removed: Counts = Counter()
-        held, targets = list(at.held), 1
+        busy, targets = list(at.busy), 1
         for entry_id, fields in entries:
             found = _found(who, fields.get(b"c", b""))
             if found is None:
                 continue
             targets += len(found.chunk.targets)
             if found.gone:
-                own = _Held(shard, platform, lane, entry_id.decode())
-                if not await self._take_out(app, own, found, removed):
-                    held.append(own)
+                own = _Busy(shard, platform, lane, entry_id.decode())
+                if not await self._remove(app, own, found, removed):
+                    busy.append(own)
         if len(entries) < at.room:
-            return removed, _Cursor(at.place + 1, "", _MOST, tuple(held), at.look)
+            return removed, _Cursor(at.place + 1, "", _MOST, tuple(busy), at.look)
         room = max(1, min(_MOST, _TARGETS * len(entries) // targets))
-        return removed, _Cursor(at.place, entries[-1][0].decode(), room, tuple(held), at.look)
+        return removed, _Cursor(at.place, entries[-1][0].decode(), room, tuple(busy), at.look)
 
-    async def _look_again(self, app: str, who: Subjects, held: Sequence[_Held]) -> tuple[Counts, tuple[_Held, ...]]:
+    async def _look_again(self, app: str, who: Subjects, busy: Sequence[_Busy]) -> tuple[Counts, tuple[_Busy, ...]]:
         removed: Counts = Counter()
         still = []
-        for own in held:
+        for own in busy:
             key = keys.lane(app, own.shard, own.platform, own.lane)
             entries = await self._link.call("XRANGE", key, own.entry_id, own.entry_id)
             found = _found(who, entries[0][1].get(b"c", b"")) if entries else None
-            if found and found.gone and not await self._take_out(app, own, found, removed):
+            if found and found.gone and not await self._remove(app, own, found, removed):
                 still.append(own)
         return removed, tuple(still)
 
-    async def _take_out(self, app: str, at: _Held, found: _Found, removed: Counts) -> bool:
-        """End the deliveries, and let the entry go on without them. False: somebody is at work on it."""
+    async def _remove(self, app: str, at: _Busy, found: _Found, removed: Counts) -> bool:
+        """End the deliveries, and let the entry continue without them. Returns False where a dispatcher works on it."""
         key = keys.lane(app, at.shard, at.platform, at.lane)
         owner, left = "", found.left
         while True:
@@ -207,7 +207,7 @@ class Queue:
                 return True
 
     async def _end(self, app: str, found: _Found, removed: Counts) -> None:
-        """Record that they are cancelled, in rows that do not say whose they were. Twice is the same as once."""
+        """Record the deliveries as cancelled, in rows without the user's data. A repeat changes nothing."""
         now = self._clock()
         settlements = [
             Settlement(Delivery(found.chunk, Target(target.index, "")), None, CANCELLED, now, "", ERASED)
@@ -218,7 +218,7 @@ class Queue:
         removed.update((key, "deliveries") for _, key in found.gone[:ended])
 
     async def _outstanding(self, app: str, shard: int, chunk: Chunk, targets: Sequence[Target]) -> tuple[Target, ...]:
-        """Those that have no outcome yet: whoever had the entry may have recorded some before it died."""
+        """Return the targets without an outcome: a dispatcher that died may have recorded some of an entry."""
         if not targets:
             return ()
         asked = [(chunk.push_id, chunk.total, chunk.turn, [target.index for target in targets])]
@@ -228,8 +228,8 @@ class Queue:
         wanted = set(indexes)
         return tuple(target for target in targets if target.index in wanted)
 
-    async def _recall(self, app: str, at: _Held) -> None:
-        """Ask for it, and again from time to time: who has it now may not have had it when it was asked for."""
+    async def _recall(self, app: str, at: _Busy) -> None:
+        """Recall an entry, and repeat that from time to time: a dispatcher may have read it after the first recall."""
         now = asyncio.get_running_loop().time()
         if now - self._asked.get(at, -RECALL) < RECALL:
             return
@@ -267,7 +267,7 @@ class Queue:
         removed: Counts = Counter()
         for push_id, _ in flat:
             while not await self._unschedule(app, who, shard, push_id.decode(), removed):
-                pass  # another has changed it meanwhile, or it was launched: look again
+                pass  # it was changed or launched at the same time: read it again
         return removed, str(int(following)) if int(following) else None
 
     async def _unschedule(self, app: str, who: Subjects, shard: int, push_id: str, removed: Counts) -> bool:
@@ -308,7 +308,8 @@ class Queue:
 
 
 def _found(who: Subjects, blob: bytes) -> _Found | None:
-    """None for what cannot be read: it goes into quarantine, where it is searched as bytes."""
+    """Return the affected targets of an encoded chunk, or None where it cannot be read: it is moved to the quarantine,
+    which is searched as bytes."""
     try:
         chunk = decode_chunk(blob)
     except CodecError:

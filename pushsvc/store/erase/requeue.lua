@@ -1,11 +1,11 @@
--- Puts an entry of a lane behind the others with fewer targets, or takes it out where none is left.
+-- Moves an entry of a lane behind the others with fewer targets, or deletes it where none is left.
 --
--- Only where nobody works on it, or whoever did is known to be gone: else somebody would be sending it meanwhile.
+-- It does so only where no consumer works on the entry, or a dead one did: another consumer may be sending it.
 --
 -- KEYS  1 ps:T:q:<platform>:<lane>
--- ARGV  1 group; 2 entry id; 3 the consumer that is gone and had it, or ''; 4 how many targets are left, or '' to look
---       only; 5 encoded chunk with these targets, or '' where there are none
--- Returns { 1 }, { 0 } where the entry is gone, or { -1, the consumer that has it }.
+-- ARGV  1 group; 2 entry id; 3 the dead consumer that had the entry, or ''; 4 number of remaining targets, or '' to
+--       inspect only; 5 encoded chunk with these targets, or '' where there are none
+-- Returns { 1 }, { 0 } where the entry does not exist, or { -1, the consumer that has it }.
 
 local key, group, id, gone, count, chunk = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 if #redis.call('XRANGE', key, id, id) == 0 then

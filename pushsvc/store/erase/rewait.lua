@@ -1,8 +1,8 @@
--- Lets a retry wait with fewer targets, for the same time, or takes it out where none is left.
+-- Replaces a waiting retry by one with fewer targets, due at the same time, or deletes it where none is left.
 --
 -- KEYS  1 ps:T:retry:<platform>; 2 ps:T:pending
--- ARGV  1 platform; 2 member; 3 the member in its place, or ''; 4 how many targets fewer
--- Returns 1, or 0 where the member is gone.
+-- ARGV  1 platform; 2 member; 3 its replacement, or ''; 4 number of removed targets
+-- Returns 1, or 0 where the member does not exist.
 
 local due = redis.call('ZSCORE', KEYS[1], ARGV[2])
 if not due then

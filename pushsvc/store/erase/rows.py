@@ -1,8 +1,6 @@
-"""What a look at every key of an app finds: rows of statuses, and counts of rate limits.
-
-There is no index from a device to the pushes that it was sent, so this goes through all that is kept. A row stays,
-since it is the mark that its delivery ended, and says no longer whose it was.
-"""
+"""Rows of statuses, and counts of rate limits, which a pass through every key of an app finds. There is no index from a
+device to its pushes, so this examines everything. A row stays, because it is the mark that its delivery ended, but
+without the user's data."""
 
 from __future__ import annotations
 
@@ -23,23 +21,23 @@ from ..revoke.suppression import ERASED
 from .subjects import Counts, Subjects
 
 _KEYS = 200
-"""Keys looked at in one step, about."""
+"""The approximate number of keys that one step examines."""
 _MEMBERS = 500
-"""Members of one large push looked at in one step: rows that did not end as `sent`, and 1,000 others at most."""
+"""Members of one large push that one step examines: rows that did not end as `sent`, and up to 1,000 others."""
 
 
 _Rows: TypeAlias = list[tuple[int, DeliveryRow]]
 _Kept: TypeAlias = tuple[bytes, bytes, _Rows]
-"""Index, encoded form, rows."""
+"""The index, the encoded form and the rows."""
 
 
 class _Cursor(ListingCursor, frozen=True, array_like=True):
     rank: int = 0
-    """Where in the rows of the large push whose key waits first."""
+    """The place in the rows of the large push that is examined next."""
 
 
 class Rows:
-    """See `Keeper`."""
+    """A `Keeper` of rows and rate limits."""
 
     def __init__(self, link: Link, hash_key: bytes) -> None:
         self._link = link
@@ -60,7 +58,7 @@ class Rows:
         return KeeperStep(removed, following.written())
 
     async def _look_at_keys(self, app: str, who: Subjects, names: Sequence[str], removed: Counts) -> list[str]:
-        """Rows of large pushes are left for later."""
+        """Examine some keys, and return those of the rows of large pushes, which are examined later."""
         later: list[str] = []
         slots: dict[str, list[str]] = {}
         commands: list[tuple[Any, ...]] = []
@@ -87,7 +85,7 @@ class Rows:
         return later
 
     async def _look_at_large(self, key: str, who: Subjects, rank: int, removed: Counts) -> int:
-        """Where to go on, or 0."""
+        """Examine a page of the rows of a large push. Returns where to continue, or 0 at the end."""
         members = await self._link.call("ZRANGE", key, rank, rank + _MEMBERS - 1)
         found = []
         for index, _, blob in (member.partition(b" ") for member in members):
@@ -111,7 +109,7 @@ class Rows:
                 if owner is None:
                     bare.append((number, row))
                 else:
-                    # A dispatcher has ended it for the erasure.
+                    # A dispatcher has ended it because of the erasure.
                     own.append((owner, "deliveries" if row.reason == ERASED else "statuses"))
                     bare.append(
                         (

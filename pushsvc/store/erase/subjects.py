@@ -1,4 +1,4 @@
-"""Who is being erased: the devices that a user had, and how they are known again wherever they turn up. Pure."""
+"""The users that are being erased, their devices, and how these are recognised in stored data. Pure."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from ...model.routing import platform_of, routes_of
 from ..hashing import token_hash
 
 Counts: TypeAlias = Counter[tuple[str, str]]
-"""How many of what were removed, by the key of a record and what."""
+"""The numbers of removed things, by record key and kind."""
 
 
 class ErasureRecord(Struct, frozen=True):
-    """An erasure as Redis keeps it while it is under way."""
+    """An erasure that is under way, as Redis stores it."""
 
     user: str
     devices: tuple[tuple[str, Platform, str], ...]
-    """Id, platform and token of each. A token that was met later under such an id is another one with that id."""
+    """Id, platform and token of each device. A token that was found later for an id is a further element with that
+    id."""
     erased: int
-    """How many devices that were."""
+    """The number of devices."""
     removed: dict[str, int] = {}
     asked: int = 0
-    """How often devices of this user were found when the erasure was asked for: a pass that began before the latest of
-    these calls may have gone by what was accepted between them."""
+    """The number of requests that found devices of this user: a pass that began before the last one may have missed
+    what was accepted between the requests."""
 
     def __repr__(self) -> str:
-        return f"Record({self.erased} devices)"
+        return f"ErasureRecord({self.erased} devices)"
 
 
 encode_record = msgspec.msgpack.Encoder().encode
@@ -44,13 +45,13 @@ decode_record = msgspec.msgpack.Decoder(ErasureRecord).decode
 
 
 def key_of(user: str, hash_key: bytes) -> str:
-    """What a record stands under: it tells nobody whose it is."""
+    """Return the key of a user's record, from which the user cannot be recognised."""
     return blake2b(user.encode(), digest_size=16, key=hash_key).hexdigest()
 
 
 def joined(record: ErasureRecord | None, *, user: str, devices: Iterable[Device], suppressed: int) -> ErasureRecord:
-    """Return the record with these devices added. `suppressed` of their tokens were suppressed already. It counts one
-    more request, so that a pass that is under way does not end it."""
+    """Return the record with these devices added. `suppressed` is the number of their tokens that were suppressed
+    already. It counts a further request, so that a running pass does not end it."""
     record = record or ErasureRecord(user, (), 0)
     record = replace(record, asked=record.asked + 1)
     own = [(device.id, device.platform, device.token) for device in devices]
@@ -62,17 +63,18 @@ def joined(record: ErasureRecord | None, *, user: str, devices: Iterable[Device]
 
 
 def learnt(record: ErasureRecord | None, *, devices: Iterable[tuple[str, Platform, str]]) -> ErasureRecord | None:
-    """The record with further tokens of its devices."""
+    """Return the record with further tokens of its devices."""
     return record and replace(record, devices=(*record.devices, *sorted(devices)))
 
 
 def noted(record: ErasureRecord | None, *, removed: Mapping[str, int]) -> ErasureRecord | None:
-    """The record with so many more removed."""
+    """Return the record with these counts added."""
     return record and replace(record, removed=dict(Counter(record.removed) + Counter(removed)))
 
 
 class Subjects:
-    """All whom one pass erases. A device id leads to its user whatever the token, a token whatever the device."""
+    """The users of one pass. A device id identifies its user whatever the token is, and a token whatever the device
+    is."""
 
     def __init__(self, records: Mapping[str, ErasureRecord], hash_key: bytes) -> None:
         self._hash_key = hash_key
@@ -80,10 +82,11 @@ class Subjects:
         self._by_token: dict[tuple[Platform, str], str] = {}
         self._by_hash: dict[str, str] = {}
         self._device_of: dict[str, str] = {}
-        """By key the id of a device, under which another form of its token is kept."""
+        """A device id of each record, to store another form of its token under."""
         self.tokens: set[tuple[Platform, str]] = set()
         self.learnt: dict[str, set[tuple[str, Platform, str]]] = {}
-        """By key, devices with a token that nobody knew of: of an earlier registration. They are searched for too."""
+        """By record key, devices with a token that was not known, such as one of an earlier registration. These are
+        searched for too."""
         for key, record in records.items():
             for device_id, platform, token in record.devices:
                 self._by_id[device_id] = key
@@ -94,7 +97,7 @@ class Subjects:
 
     @property
     def routes(self) -> list[Platform]:
-        """The names of the routes by which these tokens can be sent to."""
+        """Return the names of the routes that can send to these tokens."""
         return sorted({route for platform, _ in self.tokens for route in routes_of(platform)})
 
     @property
@@ -102,11 +105,11 @@ class Subjects:
         return frozenset(self._by_id)
 
     def of_id(self, device_id: str) -> str | None:
-        """The key of whose device this is, or None."""
+        """Return the record key of a device's user, or None."""
         return self._by_id.get(device_id)
 
     def of(self, device_id: str | None, platform: Platform, token: str) -> str | None:
-        """The key of whose it is, or None. `platform` may be the name of a route."""
+        """Return the record key of the user of a device or token, or None. `platform` may be the name of a route."""
         platform = platform_of(platform)
         token = recognised(platform, token)
         key = self._by_token.get((platform, identity(token)))
@@ -119,12 +122,13 @@ class Subjects:
         return key
 
     def of_row(self, device_id: str | None, hashed: str) -> str | None:
-        """The same of what shows a token as its hash."""
+        """Return the record key of a row's user, by a device id or the hash of a token, or None."""
         key = self._by_hash.get(hashed)
         return key if key is not None or device_id is None else self._by_id.get(device_id)
 
     def within(self, blob: bytes) -> str | None:
-        """Whose token, or name or id of some length, stands in bytes that nobody can read."""
+        """Return the record key of a token, or a name or id of at least 8 characters, that is in undecodable bytes, or
+        None."""
         by_text = {text: key for (_, text), key in self._by_token.items()}
         for names in (by_text, self._by_id, self.users):
             for name, key in names.items():
@@ -139,7 +143,7 @@ class Subjects:
 
 
 def _forms(name: str) -> list[bytes]:
-    """Return the forms of a text in an entry: a large push's chunk holds hexadecimal tokens as bytes."""
+    """Return the forms of a text in an entry: a large push's chunk stores hexadecimal tokens as bytes."""
     forms = [name.encode()]
     if len(name) >= 32:
         with suppress(ValueError):

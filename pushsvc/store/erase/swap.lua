@@ -1,8 +1,8 @@
--- Sets a field of a hash, or deletes it, only where it is still what it was.
+-- Sets or deletes a field of a hash, only where it still has the expected value.
 --
 -- KEYS  1 the hash
--- ARGV  1 field; 2 its value, or '' where it is not there; 3 its value from now on, or '' to delete it
--- Returns 1, or 0 where it was something else.
+-- ARGV  1 field; 2 its expected value, or '' where it must not exist; 3 its new value, or '' to delete it
+-- Returns 1, or 0 where it had another value.
 
 if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then
   return 0

@@ -1,12 +1,13 @@
--- Takes targets out of a push that is still scheduled: they end as cancelled, the others wait on.
+-- Removes targets from a push that is still scheduled: they end as cancelled, the others continue to wait.
 --
--- Nothing of it is in any lane yet, so that this is one step. A push of which nothing is left is done.
+-- None of it is in a lane yet, so this is one step. A push without remaining targets is done.
 --
 -- KEYS  1 ps:T:scheduled; 2 ps:T:pending; 3 ps:T:s:<id>; 4 ps:T:p:<id>
--- ARGV  1 prefix `ps:T:`; 2 push id; 3 now ms; 4 status TTL ms; 5 number of chunks that change, then for each: its place
---       in the list, the chunk as it was, the chunk as it shall be or '', how many targets that leaves; then for each
---       target that goes: index, encoded row of a small push, or member of a large one (see settle.lua)
--- Returns how many targets went, or -1 where something is not what it was.
+-- ARGV  1 prefix `ps:T:`; 2 push id; 3 now ms; 4 status TTL ms; 5 number of chunks that change, then for each: its
+-- place
+--       in the list, its present form, its new form or '', the number of targets that it keeps; then for each removed
+--       target: index, encoded row of a small push, or member of a large one (see settle.lua)
+-- Returns the number of removed targets, or -1 where something was changed at the same time.
 
 -- include: retire
 

@@ -1,1 +1,1 @@
-"""Dead letters: listed, and sent again."""
+"""Dead letters: listed, and sent again by replays."""

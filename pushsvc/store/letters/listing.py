@@ -1,8 +1,6 @@
-"""Dead letters listed and counted: read in the order in which they failed, filtered here, shown without their tokens.
-
-The stream is not indexed by push or reason: dead letters are few beside what is sent, and a filter over 100,000 of
-them takes about a second. A cursor is `<shard>-<entry id>`, of the last one that was looked at.
-"""
+"""Lists and counts dead letters: reads them in the order of their failure, filters them here, and leaves out tokens.
+The stream has no index by push or reason: dead letters are few in comparison, and a filter over 100,000 of them takes
+about a second. A cursor is `<shard>-<entry id>` of the last one examined."""
 
 from __future__ import annotations
 
@@ -21,20 +19,20 @@ from ..link.unreadable import readable
 from ..queue.letter import DeadLetter, decode_dead
 
 PAGE = 1000
-"""Dead letters looked at in one round trip, by whoever has the process for itself."""
+"""Dead letters that a caller with a process of its own reads in one round trip."""
 STEP = 250
-"""The same beside others who wait: some milliseconds."""
+"""The same for callers that share the process with others: some milliseconds."""
 LOOK = 20_000
-"""Dead letters looked at in one call: a filter that fits few of them answers with a cursor, not with silence."""
+"""Dead letters examined in one call: a filter that matches few of them returns early with a cursor."""
 SLACK = 3_600_000
-"""Milliseconds by which the clocks of a dispatcher and of Redis may differ. An entry's id is Redis' time of its
-recording, never long before the failure, but after it by as long as Redis was away."""
+"""Milliseconds by which the clocks of a dispatcher and of Redis may differ. The id of an entry is Redis' time of its
+recording, never long before the failure, but as long after it as Redis was away."""
 
 _CURSOR = re.compile(r"([0-9]{1,3})-([0-9]{1,20}-[0-9]{1,20})")
 
 
 def fits(letter: DeadLetter, which: DeadFilter) -> bool:
-    """Whether the filter means it."""
+    """Return whether the filter selects a letter."""
     return (
         (not which.push or letter.push_id == which.push)
         and (not which.platform or platform_of(letter.platform) == which.platform)
@@ -45,7 +43,7 @@ def fits(letter: DeadLetter, which: DeadFilter) -> bool:
 
 
 def row_of_letter(cursor: str, letter: DeadLetter) -> DeadRow:
-    """All of it that may be shown."""
+    """Return what may be shown of a letter."""
     return DeadRow(
         id=cursor,
         push_id=letter.push_id,
@@ -60,23 +58,23 @@ def row_of_letter(cursor: str, letter: DeadLetter) -> DeadRow:
 
 
 def parse_cursor(cursor: str) -> tuple[int, str]:
-    """Shard and entry id; the beginning for an empty one. Raises InvalidRequest."""
+    """Return the shard and the entry id; an empty cursor is the beginning. Raises `InvalidRequest`."""
     if not cursor:
         return 0, ""
     found = _CURSOR.fullmatch(cursor)
     if found is None:
-        raise InvalidRequest(faults=[Fault("cursor", "is not a cursor that an earlier page has given")])
+        raise InvalidRequest(faults=[Fault("cursor", "is not the cursor of an earlier page")])
     return int(found[1]), found[2]
 
 
 def shards_meant(app: str, which: DeadFilter, config: StoreConfig) -> Iterable[int]:
-    """Where its dead letters may lie: those of one push are in one shard."""
+    """Return the shards whose dead letters may be selected: those of one push are in one shard."""
     shards = config.shards_of(app)
     return [keys.shard_of(which.push, shards)] if which.push else range(shards)
 
 
 def first_id(which: DeadFilter) -> str:
-    """Where in the stream to begin."""
+    """Return where in the stream to begin."""
     return str(max(0, (which.since or 0) - SLACK))
 
 
@@ -89,20 +87,20 @@ async def letters(
     first: str,
     last: str = "+",
     page: int = PAGE,
-    turn: AbstractAsyncContextManager[None] | None = None,
+    lock: AbstractAsyncContextManager[None] | None = None,
 ) -> AsyncIterator[list[tuple[str, DeadLetter]]]:
-    """Pages of entry ids and dead letters, up to and with `last`, each read within `turn`. What cannot be read is left
-    out."""
+    """Yield pages of entry ids and dead letters, up to and including `last`, each read with `lock` acquired. Unreadable
+    letters are left out."""
     start = f"({after}" if after else first
     while True:
-        async with turn or nullcontext():
+        async with lock or nullcontext():
             answer = await link.call("XRANGE", keys.dead(app, shard), start, last, "COUNT", page)
             found = []
             for entry_id, fields in answer:
                 letter = readable(decode_dead, fields.get(b"d", b""), "dead_letter", app)
                 if letter is not None:
                     found.append((entry_id.decode(), letter))
-            if turn is not None:
+            if lock is not None:
                 await asyncio.sleep(0)
         yield found
         if len(answer) < page:
@@ -116,11 +114,11 @@ class RedisLetters:
     def __init__(self, link: Link, config: StoreConfig) -> None:
         self._link = link
         self._config = config
-        self._turn = asyncio.Semaphore(1)
-        """Of those who look through everything: one step at a time, so that any number of them slows nobody else."""
+        self._lock = asyncio.Semaphore(1)
+        """Allows one reader of all letters at a time to read a page, so that several readers delay no other work."""
 
     async def page(self, app: str, which: DeadFilter, *, cursor: str, limit: int) -> tuple[list[DeadRow], str | None]:
-        """Shard by shard; within each, oldest first."""
+        """Return a page, shard by shard, oldest first in each."""
         from_shard, after = parse_cursor(cursor)
         rows: list[DeadRow] = []
         looked = 0
@@ -142,10 +140,10 @@ class RedisLetters:
     def _steps(
         self, app: str, shard: int, after: str, which: DeadFilter
     ) -> AsyncIterator[list[tuple[str, DeadLetter]]]:
-        return letters(self._link, app, shard, after=after, first=first_id(which), page=STEP, turn=self._turn)
+        return letters(self._link, app, shard, after=after, first=first_id(which), page=STEP, lock=self._lock)
 
     async def count(self, app: str, which: DeadFilter) -> int:
-        """How many the filter means."""
+        """Return the number of letters that the filter selects."""
         if which == DeadFilter():
             lengths = [("XLEN", keys.dead(app, shard)) for shard in range(self._config.shards_of(app))]
             return sum(await self._link.many(lengths))

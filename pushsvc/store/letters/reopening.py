@@ -1,8 +1,5 @@
-"""Dead letters become chunks again. Pure.
-
-A replayed delivery is the same delivery: same push, same index, and so the same apns-id, collapse id and tag. It has
-all its attempts again, and as long to live as it had at its beginning.
-"""
+"""Makes chunks of dead letters again. Pure. A replayed delivery is the same delivery: it has the same push and index,
+and so the same apns-id, collapse id and tag. All its attempts and its whole time to live begin again."""
 
 from __future__ import annotations
 
@@ -19,14 +16,14 @@ Letter = tuple[str, DeadLetter]
 
 
 class Reopening(Struct, frozen=True):
-    """A chunk to send, and the dead letters that it is made of, in the order of its targets."""
+    """A chunk to send, and the ids of its dead letters in the order of its targets."""
 
     chunk: Chunk
     entries: tuple[str, ...]
 
 
 def reopened(head: Chunk, found: Sequence[Letter], *, now: int) -> Reopening:
-    """One chunk of dead letters of one push, platform and turn. `head` is their chunk without targets."""
+    """Return one chunk of dead letters of one push, platform and turn. `head` is their chunk without targets."""
     chunk = msgspec.structs.replace(
         head,
         targets=tuple(letter.target for _, letter in found),
@@ -39,7 +36,7 @@ def reopened(head: Chunk, found: Sequence[Letter], *, now: int) -> Reopening:
 
 
 def grouped(found: Iterable[Letter], size: int) -> list[tuple[str, Platform, list[Letter]]]:
-    """Dead letters that may travel together: of one push, platform and turn, at most `size`."""
+    """Return groups of dead letters that may share a chunk: of one push, platform and turn, at most `size`."""
     groups: dict[tuple[str, Platform, int], list[Letter]] = {}
     for entry in found:
         letter = entry[1]

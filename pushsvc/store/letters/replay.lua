@@ -1,18 +1,19 @@
--- Replays dead letters: each leaves the dead letters and stands in its lane again in the same step, or nothing happens.
+-- Replays dead letters: each moves from the dead letters to its lane in one step, or nothing happens.
 --
 -- Its delivery is open again for a later turn (see fence.lua): it counts as being retried, no longer as failed, and its
--- push as being sent. Dead letters of pushes that were cancelled, or whose status or content is gone, stay.
--- The step also says how far the replay has come, and takes place only where the cursor is the one that its caller
--- saw: of two workers that run the same replay, one having been thought dead, the second to speak is told and stops. So
--- is one whose replay was stopped while it was at this step.
+-- push as being sent. Dead letters of pushes that were cancelled, or whose status or content no longer exists, stay.
+-- The step also records the progress of the replay, and takes place only where the cursor is the one that its caller
+-- has read: when two workers run the same replay, because one was assumed dead, the later step fails and its worker
+-- stops. The same holds for a replay that is stopped during a step.
 --
 -- KEYS  1 ps:T:pending; 2 ps:T:dead; 3 ps:T:replay:<job>
 -- ARGV  1 prefix `ps:T:`; 2 MessagePack of
---         { now ms, cursor seen, next cursor, skipped already, groups }
---         group: { push id, platform, lane, total, turn, encoded chunk, indexes, ids of the dead letters, ms for which the
+--         { now ms, cursor read, next cursor, skipped already, groups }
+--         group: { push id, platform, lane, total, turn, encoded chunk, indexes, ids of the dead letters, ms for which
+-- the
 --                  content that the chunk names is needed, or 0 where it names none }
 -- Returns { moved, skipped }, or { -1 } where the cursor is another or the replay was stopped, or { -2 } where a dead
--- letter is gone by now: then read again.
+-- letter no longer exists: then read again.
 
 -- include: fence
 

@@ -1,8 +1,8 @@
-"""Replays: asked for, taken up, moved on step by step, and taken up again when their worker is gone.
+"""Replays: requested, taken up, run step by step, and taken up again when their worker has died.
 
-A replay is a record in Redis, not a job in somebody's memory. `ps:replays` says when one that nobody works on is due;
-whoever works on one puts that off as it goes (`keep`). Who runs it is not decided by that, though: every step names
-the cursor that it began at, and a step from another cursor changes nothing (see replay.lua).
+A replay is a record in Redis. `ps:replays` has the instant at which a replay without a worker is due; its worker
+postpones that with `keep`. A lease does not decide which worker runs it: every step names the cursor at which it began,
+and a step from another cursor changes nothing (see replay.lua).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class RedisReplays:
     # --- records --------------------------------------------------------------------------------
 
     async def request(self, spec: ReplaySpec) -> ReplayStatus:
-        """The record is there before the replay is due, so that whoever takes it up finds it whole."""
+        """Request a replay. The record is written before the replay is due, so that a worker finds it complete."""
         app, now = spec.app, self._clock()
         job = f"{now:012x}{secrets.token_hex(4)}"
         matched = await self._letters.count(app, spec.filter)
@@ -66,14 +66,14 @@ class RedisReplays:
             key = keys.replay(app, shard, job)
             commands.append(("HSET", key, "end", newest[0][0] if newest else "0-0"))
         head = keys.replay(app, 0, job)
-        told = ("spec", msgspec.json.encode(spec), "st", "queued", "at", now, "up", now, "matched", matched)
-        commands.append(("HSET", head, *told))
+        fields = ("spec", msgspec.json.encode(spec), "st", "queued", "at", now, "up", now, "matched", matched)
+        commands.append(("HSET", head, *fields))
         await self._link.many(commands)
         await self._link.promise("ZADD", keys.REPLAYS, now, f"{app} {job}")
         return ReplayStatus(job=job, spec=spec, state="queued", created_at=now, updated_at=now, matched=matched)
 
     async def replay(self, app: str, job: str) -> ReplayStatus | None:
-        """Raises Unreadable for one that a newer pushsvc has been asked for."""
+        """Return the state of a replay. Raises `Unreadable` for one that a newer version has written."""
         shards = range(self._config.shards_of(app))
         answers = await self._link.many([("HMGET", keys.replay(app, shard, job), *_FIELDS) for shard in shards])
         spec, state, created, matched, error = answers[0][:5]
@@ -95,8 +95,8 @@ class RedisReplays:
         )
 
     async def stop(self, app: str, job: str) -> ReplayStatus | None:
-        """A field of its own says so, in each shard: a worker that is at a step may still write the state, and moves
-        nothing any more once this has returned."""
+        """Stop a replay by a field of its own in each shard: a worker in a step may still write the state, but moves
+        nothing after this has returned."""
         status = await self.replay(app, job)
         if status is None or status.state in ENDED:
             return status
@@ -123,9 +123,9 @@ class RedisReplays:
     async def finish(self, app: str, job: str, error: str = "") -> None:
         state = "failed" if error else "done"
         records = [keys.replay(app, shard, job) for shard in range(self._config.shards_of(app))]
-        told = ("st", state, "error", error, "up", self._clock())
+        fields = ("st", state, "error", error, "up", self._clock())
         lifetimes = [("PEXPIRE", record, RECORD_TTL) for record in records]
-        await self._link.many([("HSET", records[0], *told), *lifetimes])
+        await self._link.many([("HSET", records[0], *fields), *lifetimes])
         await self._link.call("ZREM", keys.REPLAYS, f"{app} {job}")
 
     # --- steps ----------------------------------------------------------------------------------
@@ -161,10 +161,10 @@ class RedisReplays:
                 return ReplayStep(lost=True)
             if answer[0] >= 0:
                 return ReplayStep(moved=answer[0], skipped=answer[1])
-            # A dead letter was taken away meanwhile, by another replay or by its age: read again.
+            # A dead letter was removed by another replay or by its age: read again.
 
     async def _next(self, spec: ReplaySpec, shard: int, seen: str, end: str, most: int) -> tuple[list[Letter], str]:
-        """The next dead letters that are meant, and how far that is."""
+        """Return the next selected dead letters, and the cursor after them."""
         chosen: list[Letter] = []
         reached, looked = seen, 0
         async for page in letters(self._link, spec.app, shard, after=seen, first=first_id(spec.filter), last=end):
@@ -180,7 +180,7 @@ class RedisReplays:
         return chosen, reached
 
     async def _reopen(self, app: str, found: Sequence[Letter]) -> tuple[list[Reopening], int]:
-        """The chunks, and how many dead letters cannot be read."""
+        """Return the chunks, and the number of dead letters that cannot be read."""
         now = self._clock()
         reopenings, skipped = [], 0
         for _, _, group in grouped(found, self._config.chunk_size):

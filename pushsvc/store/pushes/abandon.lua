@@ -1,7 +1,4 @@
--- Ends the expansion of a push whose record cannot be read: it has the deliveries that it has.
---
--- KEYS  1 ps:T:p:<id>; 2 ps:T:x:<id>; 3 ps:T:expansions:<lane>; 4 ps:T:quarantine
--- ARGV  1 prefix `ps:T:`; 2 push id; 3 now ms; 4 status TTL ms; 5 why
+-- Ends the expansion of a push whose record cannot be read: the push keeps the deliveries that it has.
 
 -- include: retire
 

@@ -1,9 +1,8 @@
--- Accepts pushes: each becomes a status hash and its entries, whole or not at all.
+-- Accepts pushes: each becomes a status hash and its entries, completely or not at all.
 --
--- A push whose id is known already is left alone, so that the caller may try again after an answer that was lost.
--- When memory is full the first write is refused before anything else is written.
--- Keys other than KEYS[1] are built from the prefix: they share its hash tag, and naming four of them a push would
--- cost more than writing them.
+-- A push whose id is known already does not change, so that the caller may repeat the call after a lost answer. When
+-- memory is full the first write is refused before anything else is written. Keys other than KEYS[1] are built from the
+-- prefix: they share its hash tag, and naming four of them a push would cost more than writing them.
 --
 -- KEYS  1 ps:T:pending
 -- ARGV  1 prefix `ps:T:`; then the pushes, see enqueue.lua

@@ -1,9 +1,9 @@
-"""Pushes on their way into Redis: what many callers write to a shard at once, and how much waits there by now.
+"""Writes accepted pushes to Redis, together for many callers, and counts the deliveries that wait in each shard.
 
 accept ──────┐
 accept_once ─┴─ one group a shard ── one round trip, a script for the plain ones and one for each record
-                                      └─ with `fsync` or `replicas`: and a barrier for all of them, see
-                                         durable.py and replicas.py
+                       └─ with `fsync` or `replicas`: and a barrier for all of them, see
+                          durable.py and replicas.py
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ from ..work.workers import routes_named
 Args: TypeAlias = list[Any]
 
 KEEP_RECORD = 24 * 60 * 60
-"""Seconds for which a repeat under the same idempotency key is known."""
+"""Seconds for which the record of an idempotency key is kept."""
 
 _Place: TypeAlias = tuple[str, int]
 
 
 class Part:
-    """One caller's share of a group: pushes as `enqueue.lua` reads them, with the record of a key or without. One that
-    has no pushes asks for the record of its key, and waits for that to be on the disk or on replicas.
-    """
+    """One caller's share of a group: pushes as `enqueue.lua` reads them, with or without the record of a key. A part
+    without pushes asks for the record of its key, and waits until that is on the disk or on replicas."""
 
     __slots__ = ("args", "deliveries", "kept", "key", "record")
 
@@ -41,7 +40,7 @@ class Part:
         self.key = key
         self.record = record
         self.kept: bytes | None = None
-        """The record of an earlier call under the same key, once it has been written."""
+        """The record of an earlier call with the same key, once this part was written."""
 
 
 class Accepting:
@@ -59,17 +58,17 @@ class Accepting:
         self._under_way = 0
         self._of_app: Counter[str] = Counter()
         self._known: set[str] = set()
-        """Apps that are, or were once, in a configuration."""
+        """Apps that are in a configuration, or were in one."""
 
     @property
     def waits(self) -> bool:
-        """Whether what is written waits for more than the server's memory."""
+        """Return whether a write waits for more than the server's memory."""
         return self._config.fsync or self._link.waits
 
     # --- writing ----------------------------------------------------------------------------------
 
     async def write(self, app: str, shard: int, part: Part, size: int) -> None:
-        """Write the part, of about `size` bytes, with whatever else is on its way to the shard."""
+        """Write a part, of about `size` bytes, together with others for the same shard."""
         self._under_way += part.deliveries
         self._of_app[app] += part.deliveries
         group = self._groups.get((app, shard))
@@ -82,7 +81,7 @@ class Accepting:
             try:
                 await self._write(app, shard, parts)
             finally:
-                # With the answer, or without one: no longer ours to count.
+                # The part no longer counts as under way, with an answer or without one.
                 written = sum(part.deliveries for part in parts)
                 self._under_way -= written
                 self._of_app[app] -= written
@@ -109,13 +108,13 @@ class Accepting:
             answers = await self._link.guarded(keys.mark(app, shard), calls)
         for (part, _), (kept, _) in zip(keyed, answers, strict=False):
             part.kept = kept
-        # Of several in flight the answers may come in another order.
+        # The answers to several writes in flight may arrive in another order.
         if calls and number > self._answered.get((app, shard), 0):
             self._answered[app, shard] = number
             self._note((app, shard), pending_of(pairs(answers[-1] if plain else answers[-1][1])))
 
     async def aclose(self) -> None:
-        """Let what was handed over be written."""
+        """Wait until all parts have been written."""
         for group in self._groups.values():
             await group.aclose()
 
@@ -123,13 +122,12 @@ class Accepting:
 
     @property
     def pending(self) -> int:
-        """Deliveries that have not ended, of all apps and shards: what was heard of each last, in answer to a write or
-        to `recount`, and what this process is writing.
-        """
+        """Return the deliveries of all apps and shards that have not ended: the last known count of each, from the
+        answer to a write or from `recount`, and what this process is writing."""
         return self._sum + self._under_way
 
     def pending_of(self, app: str) -> int:
-        """Those of `pending` that are the app's."""
+        """Return the deliveries of one app in `pending`."""
         return self._of_app[app]
 
     def _note(self, place: _Place, count: int) -> None:
@@ -139,30 +137,28 @@ class Accepting:
         self._heard[place] = count
 
     def looking(self) -> Callable[[str, Sequence[int]], None]:
-        """What to tell of a look that begins now, once it is over: an app, and the deliveries of each of its shards.
-
-        A shard to which something was written meanwhile keeps what the answer to that said: it may be newer.
-        """
+        """Begin a count. Returns a function to call at its end, with an app and the deliveries in each of its shards. A
+        shard that was written to in between keeps the count of that answer, which may be newer."""
         before = dict(self._answered)
 
-        def tell(app: str, by_shard: Sequence[int]) -> None:
+        def note(app: str, by_shard: Sequence[int]) -> None:
             for shard, count in enumerate(by_shard):
                 if self._answered.get((app, shard)) == before.get((app, shard)):
                     self._note((app, shard), count)
 
-        return tell
+        return note
 
     async def recount(self, apps: Sequence[str]) -> None:
-        """Hear of every shard of these apps, and of those that were in a configuration once, in one round trip. A first
-        look learns which ones these are."""
+        """Count every shard of these apps, and of those that were in a configuration, in one round trip. The first
+        count finds out which these are."""
         apps = [*apps, *sorted(self._known.difference(apps))]
         places = [(app, shard) for app in apps for shard in range(self._config.shards_of(app))]
-        tell = self.looking()
+        note = self.looking()
         questions = [("HGETALL", keys.pending(*place)) for place in places]
         names, *found = await self._link.many([("SMEMBERS", keys.ROUTES), *questions])
         self._known = {route.app for route in routes_named(names)}
         answers = iter(found)
         for app in apps:
-            tell(app, [pending_of(next(answers)) for _ in range(self._config.shards_of(app))])
+            note(app, [pending_of(next(answers)) for _ in range(self._config.shards_of(app))])
         for place in self._heard.keys() - set(places):
             self._note(place, 0)

@@ -1,10 +1,9 @@
--- Cancels a push: nothing more of it is sent. Dispatchers are told, and whoever reads an entry of it from now on knows.
+-- Cancels a push: nothing more of it is sent. Dispatchers receive a revocation, and find the mark in later entries.
 --
--- A push that is done stays done. Cancelling twice is the same as once. A push that is scheduled is not in any lane:
--- its chunks are deleted here and now, and no dispatcher ever hears of it. One whose audience is being expanded takes
--- no further step: it has the deliveries that it has. Where none of them is open, its status has a lifetime from now on.
---
--- `ck` says that every dispatcher has let go of the push; it is set here where there is nobody to wait for.
+-- A push that is done stays done. A repeat changes nothing. A scheduled push is not in any lane: its chunks are deleted
+-- here, and no dispatcher is involved. A push that is being expanded takes no further step and keeps the deliveries
+-- that it has. Where none of them is open, its status has a lifetime from now on. `ck` states that every dispatcher has
+-- dropped the push; it is set here where there is no dispatcher to wait for.
 --
 -- KEYS  1 ps:T:p:<id>; 2 ps:T:cancelled; 3 ps:T:epoch; 4 ps:T:s:<id>; 5 ps:T:scheduled; 6 ps:T:pending;
 --       7 ps:T:x:<id>; 8 ps:T:revoked; 9 ps:T:heard; from 10 on ps:T:expansions:<lane> of each lane

@@ -1,12 +1,12 @@
--- Included by others: writes pushes, each as a status hash and its entries in the lanes.
+-- Included by other scripts: writes pushes, each as a status hash and its entries in the lanes.
 --
--- From ARGV[at] on for each push: id, total, created at ms, due ms or 0 for at once, status TTL in ms,
--- '' or `<lane> <encoded push>`, '' or MessagePack of what its entries name: lifetime in ms, then name and encoded message
--- of each variant; number of chunks, and for each chunk: platform, lane, number of targets, blob. A push whose id is
--- known already is left alone. The chunks of one that is scheduled wait beside the lanes until launch.lua moves them
--- there; until then its deliveries are counted as `scheduled`. A push that comes encoded is made from an audience: it
--- has no chunks yet, and expand.lua goes on from here, when the push is due. A status has no lifetime while deliveries
--- of its push are open: the step that ends the last of them gives it one.
+-- The arguments from ARGV[at] on are for each push: id, total, created at ms, due ms or 0 for at once, status TTL in
+-- ms, '' or `<lane> <encoded push>`, '' or MessagePack of the content that its entries name (lifetime in ms, then name
+-- and encoded message of each variant), number of chunks, and for each chunk: platform, lane, number of targets, blob.
+-- A push whose id is known already does not change. The chunks of a scheduled push wait beside the lanes until
+-- launch.lua moves them there; until then its deliveries are counted as `scheduled`. An encoded push has an audience:
+-- it has no chunks yet, and expand.lua continues from here when the push is due. A status has no lifetime while
+-- deliveries of its push are open: the step that ends the last of them sets it.
 
 local function enqueue(prefix, at)
   local added = {}

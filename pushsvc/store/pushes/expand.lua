@@ -1,13 +1,13 @@
--- Takes one step in the expansion of a push: the deliveries of a page of its audience go into their lanes, the push has
--- so many more, and the expansion stands at the next page. All of it or nothing.
+-- Takes one step in the expansion of a push: the deliveries of a page of its audience are put into their lanes, the
+-- total of the push grows, and the expansion moves to the next page. All of it or nothing.
 --
--- It takes place only where as many steps have been taken as its caller believes: of two processes that work on the
--- same push, one having been thought dead, the second to speak is told and stops. Cancelling takes the record away, so
--- that a cancelled push takes no further step.
--- The indexes in the encoded chunks go on where the push's total stands; the number of steps vouches for it.
+-- It takes place only where the number of steps taken is the one that its caller has read: when two processes work on
+-- the same push, because one was assumed dead, the later step fails and its process stops. A cancel deletes the record,
+-- so that a cancelled push takes no further step. The indexes in the encoded chunks continue from the push's total,
+-- which the number of steps guarantees.
 --
 -- KEYS  1 ps:T:pending; 2 ps:T:p:<id>; 3 ps:T:x:<id>; 4 ps:T:expansions:<lane>
--- ARGV  1 prefix `ps:T:`; 2 push id; 3 now ms; 4 status TTL ms; 5 steps seen; 6 next cursor; 7 1 where nothing follows;
+-- ARGV  1 prefix `ps:T:`; 2 push id; 3 now ms; 4 status TTL ms; 5 steps read; 6 next cursor; 7 1 for the last page;
 --       8 lease ms; then for each chunk: platform, lane, number of targets, blob
 -- Returns the deliveries of the push so far, or -1 where the step did not take place.
 

@@ -1,9 +1,6 @@
-"""Pushes whose audience is being looked up: `Expansions` over Redis.
-
-The record of an expansion lives in the push's own slot, so that a page's chunks, the push's count and the place where
-the next page begins are written in one atomic step (see expand.lua), and so that a push is accepted or cancelled
-together with its expansion.
-"""
+"""Pushes whose audience is being expanded: `Expansions` over Redis. The record of an expansion is in the push's own
+slot, so that a page's chunks, the push's total and the place of the next page are written in one atomic step (see
+expand.lua), and so that a push is accepted or cancelled together with its expansion."""
 
 from __future__ import annotations
 
@@ -20,11 +17,11 @@ from ..link.clock import Clock
 from ..link.link import Link
 
 HEAD = 4
-"""Pushes of one app and lane that are named at once: whoever comes second takes the next."""
+"""Pushes of one app, shard and lane that are returned at once, so that several processes find different ones."""
 LOOK = 200
-"""And that one look goes through for those whose time is over."""
+"""Pushes of one app, shard and lane that are examined for an expired `ttl`."""
 FIRST_PAUSE, LONGEST_PAUSE = 5_000, 600_000
-"""Milliseconds until an expansion that fails is tried again."""
+"""Milliseconds until a failed expansion is tried again."""
 
 
 def pause(faults: int) -> int:
@@ -44,14 +41,14 @@ class RedisExpansions:
         return await self._due(apps, HEAD)
 
     async def lapsed(self, apps: Iterable[str]) -> list[Waiting]:
-        """See `Expansions.lapsed`: of each app, shard and lane those among the first `LOOK`."""
+        """Return the expired pushes among the first `LOOK` of each app, shard and lane."""
         now = self._clock()
         found = []
         for which in await self._due(apps, LOOK):
             try:
                 at = await self.load(which.app, which.push_id)
             except CodecError:
-                at = None  # whoever takes it up sets it aside
+                at = None  # the process that takes it up moves it to the quarantine
             if at is None or at.push.expires_at <= now:
                 found.append(which)
         return found

@@ -1,8 +1,9 @@
--- Accepts the pushes of one call together with the record of its idempotency key, or finds the record of an earlier one.
+-- Accepts the pushes of one call together with the record of its idempotency key, or finds the record of an earlier
+-- call.
 --
--- Record and pushes are one step in one slot: no crash and no other process can come between them. Where the answer
--- to this very call was lost and it comes again, its first push is there already, and that is no repeat.
--- Without pushes it only asks for the record.
+-- Record and pushes are one step in one slot: no crash and no other process can come between them. Where the answer to
+-- this very call was lost and the call is repeated, its first push exists already, and the call is not treated as a
+-- repeat of another. Without pushes it only reads the record.
 --
 -- KEYS  1 ps:T:pending; 2 ps:T:i:<digest>
 -- ARGV  1 prefix `ps:T:`; 2 record TTL in ms; 3 record; then the pushes, see enqueue.lua

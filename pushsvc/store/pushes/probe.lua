@@ -1,8 +1,5 @@
--- Writes a key of no meaning, as a script and by each command that accepts a push: what refuses this refuses pushes too.
---
--- KEYS  1 ps:probe
--- ARGV  1 its lifetime, ms
--- Returns nothing.
+-- Writes a key without meaning, as a script and by each command that accepts a push, so that it is refused where pushes
+-- are.
 
 redis.call('SET', KEYS[1], 1) -- first, because a full memory refuses only a script that has written nothing yet
 local writes = { { 'HSET', 'p', 1 }, { 'HINCRBY', 'p', 1 }, { 'RPUSH', 1 }, { 'ZADD', 1, 'p' }, { 'XADD', '*', 'p', 1 } }

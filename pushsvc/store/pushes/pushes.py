@@ -1,4 +1,4 @@
-"""Intake's side: pushes written in group commits, their status, their rows, and cancelling them."""
+"""Intake's side of the queue: writes pushes in group commits, reads their statuses and rows, and cancels them."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from .accepting import Accepting, Args, Part
 from .status import FIELDS, status_of
 
 _PAGE = 500
-"""Rows looked at in one round trip."""
+"""Rows read in one round trip."""
 _PROBE = 1.0
-"""Seconds that the answer to `ping` is good for, whoever asks."""
+"""Seconds for which the answer to `ping` is used again."""
 _PROBE_LIFE = 60_000
 _LOOK = 20_000
-"""Rows looked at in one call: a filter that fits few of them answers with a cursor instead of a long silence."""
+"""Rows examined in one call: a filter that matches few of them returns early with a cursor."""
 
 
 class RedisPushes:
@@ -49,45 +49,46 @@ class RedisPushes:
         self._config = config
         self._clock = clock
         self._accepting = Accepting(link, config)
-        self._turn = asyncio.Semaphore(1)
-        """Of those who look through the rows of large pushes: one page at a time, so that they slow nobody else."""
+        self._lock = asyncio.Semaphore(1)
+        """Allows one reader of rows of large pushes at a time to read a page, so that several readers delay no other
+        work."""
         self._probe: asyncio.Future[Any] | None = None
         self._probed_at = 0.0
 
     @property
     def pending(self) -> int:
-        """See `Accepting.pending`."""
+        """Return the number of deliveries of all apps that have not ended; see `Accepting.pending`."""
         return self._accepting.pending
 
     def pending_of(self, app: str) -> int:
-        """See `Accepting.pending_of`."""
+        """Return the deliveries of one app in `pending`."""
         return self._accepting.pending_of(app)
 
     def looking(self) -> Callable[[str, Sequence[int]], None]:
-        """See `Accepting.looking`."""
+        """Begin a count; see `Accepting.looking`."""
         return self._accepting.looking()
 
     async def recount(self, apps: Iterable[str]) -> int:
-        """`pending`, after a look at every shard of these apps and of those that were removed."""
+        """Count every shard of these apps and of removed ones, and return `pending`."""
         await self._accepting.recount(tuple(apps))
         return self.pending
 
     async def require_durable(self, apps: Iterable[str]) -> float:
-        """Seconds that a flush to the disk takes. Raises `ConfigError` where a server of these apps makes none that can
-        be waited for."""
+        """Return the seconds that a flush to the disk takes. Raises `ConfigError` where a server of these apps makes
+        none that can be waited for."""
         marks = [keys.mark(app, shard) for app in apps for shard in range(self._config.shards_of(app))]
         if not self._link.cluster:
             del marks[1:]
         return max(await asyncio.gather(*(self._accepting.durable.probe(mark) for mark in marks)), default=0.0)
 
     async def accept(self, push: Push) -> None:
-        """Write the push durably, whole or not at all. May be called again with the same push: it is written once."""
+        """Write the push durably, completely or not at all. A repeat with the same push changes nothing."""
         shard = keys.shard_of(push.id, self._config.shards_of(push.app))
         args, size = self._pack(push)
         await self._accepting.write(push.app, shard, Part(args, push.total), size)
 
     def _pack(self, push: Push) -> tuple[Args, int]:
-        """What `enqueue.lua` reads of a push, and its size in bytes."""
+        """Return the arguments of `enqueue.lua` for a push, and its size in bytes."""
         chunks = split(push, self._config.chunk_size)
         ttl = self._config.status_ttl * 1000
         whole = b"%s %s" % (push.lane.encode(), encode_push(without_contents(push))) if push.audience else b""
@@ -101,24 +102,25 @@ class RedisPushes:
         return args, size
 
     def beside(self, app: str, push_id: str, key: bytes) -> bool:
-        """Whether the push would live in the shard of the idempotency key's record."""
+        """Return whether the push is stored in the shard of the idempotency key's record."""
         shards = self._config.shards_of(app)
         return keys.shard_of(push_id, shards) == keys.token_shard(key, shards)
 
     async def recall(self, app: str, key: bytes) -> bytes | None:
-        """The record that is kept under an idempotency key."""
+        """Return the record of an idempotency key, or None."""
         shard = keys.token_shard(key, self._config.shards_of(app))
         record: bytes | None = await self._link.call("GET", keys.once(app, shard, key))
         if record is None or not self._accepting.waits:
             return record
-        # The call that wrote it may have gone without an answer, because the disk or a replica was slow. What is waited
-        # for must be where it was read: another server may be the primary by now, and not have it.
+        # The call that wrote it may have ended without an answer, because the disk or a replica was slow. The wait
+        # must be for the server where the record was read: another one may be the primary by now, and not have it.
         part = Part([], 0, key=key)
         await self._accepting.write(app, shard, part, 0)
         return part.kept
 
     async def accept_once(self, pushes: Sequence[Push], *, key: bytes, record: bytes) -> bytes | None:
-        """The pushes and the record are one atomic step. Raises ValueError for a push that is not `beside` the key."""
+        """Write the pushes and the record in one atomic step. Raises `ValueError` for a push that is not `beside` the
+        key."""
         app = pushes[0].app
         shard = keys.token_shard(key, self._config.shards_of(app))
         if not all(self.beside(app, push.id, key) for push in pushes):
@@ -149,8 +151,8 @@ class RedisPushes:
         return [status_of(*push, values) for push, values in zip(pushes, answers, strict=True)]
 
     async def cancel(self, app: str, push_id: str) -> PushStatus | None:
-        """Raises Conflict when every delivery has ended already. What was scheduled is counted here: no dispatcher is
-        to hear of it."""
+        """Cancel what has not been sent. Raises `Conflict` when every delivery has ended already. Scheduled deliveries
+        are counted here, since no dispatcher is involved."""
         shard = keys.shard_of(push_id, self._config.shards_of(app))
         answer = await self._link.script(
             "cancel",
@@ -176,7 +178,7 @@ class RedisPushes:
     async def deliveries(
         self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int
     ) -> tuple[list[DeliveryRow], str | None] | None:
-        """Rows in the order of their index. A page may be short, or empty, and still have a cursor to go on with."""
+        """Return rows in the order of their index. A page may be short or empty and still have a next cursor."""
         start = after_cursor(cursor)
         shard = keys.shard_of(push_id, self._config.shards_of(app))
         push = keys.push(app, shard, push_id)
@@ -202,11 +204,12 @@ class RedisPushes:
     async def _deliveries_not_sent(
         self, app: str, key: str, start: int, outcome: End | None, limit: int
     ) -> tuple[list[DeliveryRow], str | None]:
-        """Each is a member of its own. Beside them may be some `sent`, of an audience that has grown since."""
+        """Return rows of a large push that are not `sent`, each of which is a member of its own. An audience that has
+        grown may have some `sent` ones among them."""
         found: list[DeliveryRow] = []
         last = start - 1
         for _ in range(0, _LOOK, _PAGE):
-            async with self._turn:
+            async with self._lock:
                 members = await self._link.call("ZRANGEBYSCORE", key, start, "+inf", "LIMIT", 0, _PAGE)
                 read = [each for member in members for each in rows_of(member, app)]
                 await asyncio.sleep(0)
@@ -224,7 +227,8 @@ class RedisPushes:
         return found, str(last)
 
     async def ping(self) -> None:
-        """A write of the kind that accepts goes through, now or within the last second. Raises `StoreUnavailable`."""
+        """Check that a write of the kind that accepts pushes succeeds, now or within the last second. Raises
+        `StoreUnavailable`."""
         now = asyncio.get_running_loop().time()
         if self._probe is None or (self._probe.done() and now - self._probed_at >= _PROBE):
             self._probed_at = now
@@ -238,18 +242,18 @@ class RedisPushes:
 
 
 def after_cursor(cursor: str) -> int:
-    """The first index after the cursor; raises InvalidRequest."""
+    """Return the first index after the cursor. Raises `InvalidRequest`."""
     if not cursor:
         return 0
     if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 12):
-        raise InvalidRequest(faults=[Fault("cursor", "is not a cursor that an earlier page has given")])
+        raise InvalidRequest(faults=[Fault("cursor", "is not the cursor of an earlier page")])
     return int(cursor) + 1
 
 
 def page(
     rows: Iterator[tuple[int, DeliveryRow]], outcome: End | None, limit: int
 ) -> tuple[list[DeliveryRow], str | None]:
-    """The first `limit` rows that fit, and the cursor when more of them follow."""
+    """Return the first `limit` rows that fit, and the cursor where more follow."""
     found: list[DeliveryRow] = []
     last = ""
     for index, row in rows:
@@ -262,5 +266,5 @@ def page(
 
 
 def rows_of(member: bytes, app: str = "") -> list[tuple[int, DeliveryRow]]:
-    """The rows that a member of a large push's sorted set holds; none where this version cannot read them."""
+    """Return the rows of a member of a large push's sorted set, or none where this version cannot read them."""
     return readable(decode_rows, member.partition(b" ")[2], "row", app) or []

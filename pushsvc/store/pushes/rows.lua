@@ -1,7 +1,7 @@
 -- Reads the rows of small pushes.
 --
 -- KEYS  ps:T:p:<id>, ..
--- Returns for each { index, row, .. }
+-- Returns for each { index, row, .. }.
 
 local found = {}
 for k = 1, #KEYS do

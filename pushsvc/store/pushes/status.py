@@ -1,9 +1,9 @@
-"""What a push's hash says, as a status document. Pure; the twin in memory reckons by the same rule.
+"""Makes a status document of a push's hash. Pure; the fake store of the tests computes by the same rule.
 
-Queued is what is left when everything else is counted. A push that is cancelled goes on as `sending` while any of it is
-open. Once every dispatcher has said what it has in flight, only that is queued, and all else that has not ended counts
-as cancelled, wherever it waits: nothing of it will be sent. Until they have, everything counts as what is recorded.
-Either way a count of an end only grows. A push that was cancelled before its time has nothing in flight.
+Queued is what remains when everything else is counted. A cancelled push is `sending` while any of it is open. Once
+every dispatcher has reported what it has in flight, only that is queued, and everything else that has not ended counts
+as cancelled, wherever it waits, because it will not be sent. Until then the recorded states count. Either way a count
+of an end only grows. A push that was cancelled before its time has nothing in flight.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ FIELDS: tuple[str, ...] = ("st", "n", "at", "up", "due", "rt", "fi", "ck", *(f"n
 def counts_of(
     state: PushState, total: int, retrying: int, ended: Mapping[str, int], in_flight: int | None = None
 ) -> Counts:
-    """`retrying` of those that have not ended are being retried; `in_flight` is known of a cancelled push to which all
-    dispatchers have spoken."""
+    """Return the counts of a push. `retrying` of the deliveries that have not ended are being retried; `in_flight` is
+    known of a cancelled push when all dispatchers have confirmed."""
     left = total - sum(ended.values())
     if state == "cancelled" and in_flight is not None:
         flying = min(max(0, in_flight), left)
@@ -32,12 +32,12 @@ def counts_of(
 
 
 def state_of(state: PushState, counts: Counts) -> PushState:
-    """The state to show: a push is `cancelled` when nothing of it is open any more."""
+    """Return the state to show: a push is `cancelled` when none of it is open any more."""
     return "sending" if state == "cancelled" and counts.queued + counts.retrying else state
 
 
 def status_of(app: str, push_id: str, values: Sequence[Any] | None) -> PushStatus | None:
-    """The document from the values of `FIELDS`; None when there is no such push."""
+    """Return the status from the values of `FIELDS`, or None where there is no such push."""
     if not values or values[0] is None:
         return None
     state = cast(PushState, values[0].decode())
