@@ -34,7 +34,7 @@ CALLERS = 32
 """Calls at a time."""
 STREAMS = 2 if DEVICES < 1000 else 10
 """Requests in flight on a connection, so that nearly all waits in memory or in a lane."""
-LATENCY = 0.4 if DEVICES < 1000 else 0.1
+LATENCY = 0.4
 IN_FLIGHT = 2 * 2 * STREAMS
 """Requests of one platform that two dispatchers have on the way, on two connections each."""
 WAIT = 2.0 if DEVICES < 1000 else 60.0
