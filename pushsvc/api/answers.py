@@ -17,7 +17,7 @@ from ..model.instants import instant
 from ..model.push import PushState
 from ..model.status import Counts, DeliveryRow, PushStatus
 from ..ports.receipts import EventPage
-from .http.problems import ProblemFault
+from ..problems import ProblemFault
 
 encode = msgspec.json.Encoder().encode
 

@@ -25,10 +25,11 @@ from ..errors import (
     Unavailable,
 )
 from ..model.access import Scope
+from ..problems import HeadersTooLarge, InternalError, RequestTimeout
 from .http.exchange import Reply, Request
 from .http.idempotency import PARAM as IDEMPOTENCY_KEY
 from .http.params import JSON, HeaderParam, PathParam, QueryParam
-from .http.problems import HeadersTooLarge, InternalError, RequestTimeout, UnsupportedMediaType
+from .http.problems import UnsupportedMediaType
 from .ports import ApiPorts
 
 D = TypeVar("D")

@@ -10,6 +10,7 @@ import msgspec
 from .. import __version__
 from ..errors import RequestError
 from ..model.address import Addresses
+from ..problems import MEDIA_TYPE, Problem
 from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
 from .call import Answer, Call
 from .channels.document import Channel, ChannelDocument, ChannelList
@@ -25,7 +26,6 @@ from .devices.document import (
 from .devices.tombstones import Restored, RestoreDocument
 from .http.depth import MAX_DEPTH
 from .http.params import JSON
-from .http.problems import MEDIA_TYPE, Problem
 from .letters.document import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
 from .pushes.batch import MOST, BatchResults
 from .pushes.document import push_types

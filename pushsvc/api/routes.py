@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from ..errors import Unavailable
+from ..problems import InternalError
 from .answers import Health
 from .call import Answer, Call
 from .channels.routes import CALLS as CHANNELS
 from .devices.routes import CALLS as DEVICES
-from .http.problems import InternalError
 from .letters.routes import CALLS as LETTERS
 from .meta import get_docs, get_healthz, get_metrics, get_openapi, get_readyz
 from .pushes.routes import CALLS as PUSHES

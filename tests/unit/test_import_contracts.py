@@ -16,6 +16,7 @@ VIOLATIONS = {
     "the layers": [
         ("pushsvc.telemetry.states", "pushsvc.ports.removed"),
         ("pushsvc.rules.gcra", "pushsvc.settings.schema"),
+        ("pushsvc.live.sockets.server", "pushsvc.store.keys"),
     ],
     "stages do not know one another": [
         ("pushsvc.stages.webhooks.verdict", "pushsvc.stages.dispatch.congestion"),
@@ -23,6 +24,11 @@ VIOLATIONS = {
     ],
     "providers do not know one another": [("pushsvc.providers.apns.targets", "pushsvc.providers.fcm.spans")],
     "the layers of the store": [("pushsvc.store.hashing", "pushsvc.store.work.leases")],
+    "the session and the sockets of the live gateway do not know one another": [
+        ("pushsvc.live.wheel", "pushsvc.live.sockets.server"),
+        ("pushsvc.live.peer", "pushsvc.live.wheel"),
+    ],
+    "WebSocket is pure": [("pushsvc.net.websocket.frames", "asyncio")],
     "nouns and rules are pure": [
         ("pushsvc.model.rates", "time"),
         ("pushsvc.model.routing", "redis"),

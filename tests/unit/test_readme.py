@@ -21,7 +21,6 @@ from pushsvc.api import ApiConfig, openapi
 from pushsvc.api.answers import Status
 from pushsvc.api.devices.document import read_device
 from pushsvc.api.http.instants import DAYS_AHEAD
-from pushsvc.api.http.problems import TYPE_BASE
 from pushsvc.api.pushes.document import read
 from pushsvc.api.routes import CALLS
 from pushsvc.api.rules import Rules
@@ -32,6 +31,7 @@ from pushsvc.model.delivery import Ended, Outcome, Retry, Unavailable
 from pushsvc.model.devices import Device
 from pushsvc.model.push import Chunk, Message
 from pushsvc.ports import cleanup
+from pushsvc.problems import TYPE_BASE
 from pushsvc.providers import REGISTRY
 from pushsvc.rules import policy
 from pushsvc.rules.where import WhereError, compile_where

@@ -12,8 +12,8 @@ from ...errors import Fault, InvalidRequest, NotFound
 from ...model.devices import ByTopic, Device, name_fault
 from ...ports.erasure import UNHEARD
 from ...ports.registry import MOST_OF_USER, PrunedFilter, TopicsFull, UserFull
+from ...problems import ProblemFault
 from ..http.exchange import NO_CONTENT, Reply, Request
-from ..http.problems import ProblemFault
 from ..ports import ApiPorts
 from .document import DeviceList, DevicePage, Erased, ErasedParts, RegisteredDevice, Topic, TopicPage, shown
 from .tombstones import MOST, Restored

@@ -24,7 +24,7 @@ from ...model.devices import MAX_NAME, Device, TagValue, name_fault
 from ...model.documents import Time
 from ...model.instants import instant
 from ...ports.registry import MOST_OF_USER
-from ..http.problems import ProblemFault
+from ...problems import ProblemFault
 from ..http.refusal import judged, parse, summary
 from ..rules import PlatformName, Rules, extended
 

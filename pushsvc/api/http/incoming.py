@@ -16,17 +16,11 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 
 from ...errors import ContentTooLarge, MalformedBody
+from ...problems import RequestTimeout
 from ..call import Call
 from ..config import ApiConfig
 from .params import JSON, read_path, read_query
-from .problems import (
-    ACCEPT_ENCODING,
-    ClientGone,
-    RequestTimeout,
-    UnsupportedCoding,
-    UnsupportedMediaType,
-    body_error,
-)
+from .problems import ACCEPT_ENCODING, ClientGone, UnsupportedCoding, UnsupportedMediaType, body_error
 
 CURL_DEFAULT: Final = "application/x-www-form-urlencoded"
 """The type that `curl -d` sends unless it is given another. It is taken as JSON, so that a first try works."""

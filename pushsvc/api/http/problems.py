@@ -15,13 +15,11 @@ import traceback
 import uuid
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-import msgspec
 import structlog
 from aiohttp import web
-from msgspec import Meta, Struct
 from multidict import istr
 from structlog.typing import FilteringBoundLogger
 
@@ -35,9 +33,17 @@ from ...errors import (
     StoreUnavailable,
     Unavailable,
 )
+from ...problems import (
+    MEDIA_TYPE,
+    TYPE_BASE,
+    HeadersTooLarge,
+    InternalError,
+    MalformedRequest,
+    Problem,
+    encode,
+    problem,
+)
 
-MEDIA_TYPE: Final = "application/problem+json"
-TYPE_BASE: Final = "urn:pushsvc:problem:"
 SERVER: Final = "pushsvc"
 ACCEPT_ENCODING: Final = "gzip, deflate"
 """The codings of bodies that are taken."""
@@ -45,12 +51,6 @@ REQUEST_ID: Final = istr("X-Request-Id")
 RETRY_AFTER: Final = 1  # Seconds; Redis is usually away for a failover or a restart.
 
 _log: FilteringBoundLogger = structlog.get_logger("intake")
-
-
-class RequestTimeout(RequestError):
-    """The body did not arrive in time."""
-
-    status, type, title = 408, "request-timeout", "The body did not arrive in time"
 
 
 class UnsupportedMediaType(RequestError):
@@ -69,28 +69,10 @@ class ExpectationFailed(RequestError):
     status, type, title = 417, "expectation-failed", "The Expect header cannot be met"
 
 
-class HeadersTooLarge(RequestError):
-    """The request line or a header is too long."""
-
-    status, type, title = 431, "headers-too-large", "The request line or a header is too long"
-
-
-class MalformedRequest(RequestError):
-    """Not HTTP/1.1."""
-
-    status, type, title = 400, "malformed-request", "The request is not valid HTTP"
-
-
 class ClientGone(RequestError):
     """The client closed the connection before its body was complete. Nobody reads the answer; 499 is nginx's word."""
 
     status, type, title = 499, "client-gone", "The client closed the connection"
-
-
-class InternalError(RequestError):
-    """A fault of ours."""
-
-    status, type, title = 500, "internal-error", "A fault of pushsvc"
 
 
 class Challenge(RequestError):
@@ -99,33 +81,10 @@ class Challenge(RequestError):
     challenge: str
 
 
-class ProblemFault(Struct, frozen=True):
-    """One thing that is wrong, and where."""
-
-    path: Annotated[str, Meta(examples=["to.tokens[3].token"])]
-    message: str
-
-
-class Problem(Struct, frozen=True, omit_defaults=True):
-    """An RFC 9457 problem document."""
-
-    type: Annotated[str, Meta(examples=[f"{TYPE_BASE}invalid-request"], extra_json_schema={"format": "uri"})]
-    title: str
-    status: Annotated[int, Meta(ge=400, le=599)]
-    detail: str
-    errors: Annotated[list[ProblemFault], Meta(description="Every fault at once, at most 1,000.")] = msgspec.field(
-        default_factory=list
-    )
-    instance: Annotated[str | None, Meta(description="With 500: the id under which the log knows more.")] = None
-
-
-_encode = msgspec.json.Encoder().encode
-
-
 def answer(problem: Problem, headers: dict[str, str]) -> web.Response:
     """The answer that carries `problem`."""
     sent = {"Content-Type": MEDIA_TYPE, "Server": SERVER, "Cache-Control": "no-store", **headers}
-    return web.Response(status=problem.status, body=_encode(problem), headers=sent)
+    return web.Response(status=problem.status, body=encode(problem), headers=sent)
 
 
 def respond(error: RequestError, *, headers: dict[str, str] | None = None, instance: str | None = None) -> web.Response:
@@ -138,12 +97,6 @@ def respond(error: RequestError, *, headers: dict[str, str] | None = None, insta
     if error.status in (429, 503):
         sent["Retry-After"] = str(RETRY_AFTER if error.retry_after is None else error.retry_after)
     return answer(problem(error, instance=instance), sent)
-
-
-def problem(error: RequestError, *, instance: str | None = None) -> Problem:
-    """The document that says `error`."""
-    faults = [ProblemFault(fault.path, fault.message) for fault in error.faults]
-    return Problem(TYPE_BASE + error.type, error.title, error.status, error.detail, errors=faults, instance=instance)
 
 
 def away() -> Unavailable:

@@ -18,9 +18,9 @@ from ...model.devices import ByDevices, ByUsers, Device
 from ...model.push import Platform, Push, Target
 from ...model.routing import RouteTable, platform_of
 from ...ports.registry import Registry
+from ...problems import ProblemFault
 from ...rules.audience import reached, targets_of
 from ...wording import names
-from ..http.problems import ProblemFault
 from ..rules import Rules
 from .document import Draft
 

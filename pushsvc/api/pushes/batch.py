@@ -13,7 +13,7 @@ from msgspec import Meta, Raw, Struct
 
 from ...errors import Fault, InvalidRequest, RequestError
 from ...model.push import PushState
-from ..http.problems import Problem, ProblemFault, problem
+from ...problems import Problem, ProblemFault, problem
 from ..http.refusal import parse
 
 MOST: Final = 1000

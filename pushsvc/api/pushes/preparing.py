@@ -12,8 +12,8 @@ from ...errors import ContentTooLarge, InvalidRequest
 from ...model.codec import encode_audience
 from ...model.push import MAX_TTL, Content, Message, Platform, Push
 from ...ports.provider import Renderer, RenderError
+from ...problems import ProblemFault
 from ..http.idempotency import Once
-from ..http.problems import ProblemFault
 from ..http.refusal import LIMIT, summary
 from ..ports import ApiPorts, ServedApp
 from .audiences import platforms_of

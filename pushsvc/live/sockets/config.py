@@ -1,0 +1,41 @@
+"""Settings of the sockets, as they are needed here; the file's section `[live]` becomes these."""
+
+from __future__ import annotations
+
+import ssl
+
+from msgspec import Struct
+
+
+class SocketsConfig(Struct, frozen=True, kw_only=True):
+    """Where the gateway listens, and the bounds of what a stranger can hold."""
+
+    host: str = "127.0.0.1"
+    port: int = 8081
+    reuse_port: bool = False
+    backlog: int = 4096
+    tls: ssl.SSLContext | None = None
+    node: str = ""
+    """The name of this gateway, which clients of HTTP streaming and SSE send back with their commands."""
+    max_connections: int = 100_000
+    """Above it new connections are answered with a temporary error; an eighth above it they are closed unread."""
+    header_bytes: int = 16_384
+    """The largest request line with its headers. SSE has the connect command in its URL."""
+    body_bytes: int = 131_072
+    """The largest body. `/emulation` carries a message as a string in JSON, up to twice as long."""
+    message_bytes: int = 65_536
+    """The largest message of a client."""
+    request_within: float = 10.0
+    """Seconds in which a request must be there, and its answer be read."""
+    keep_alive: float = 75.0
+    """Seconds for which a connection without a request is kept."""
+    close_within: float = 5.0
+    """Seconds for the end of a connection that was closed."""
+    buffer_soft: int = 65_536
+    """Bytes that a client may leave unread before its session is asked to pause."""
+    buffer_hard: int = 1_048_576
+    """Bytes above which a client that does not read is disconnected."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web pages that may use the gateway besides its own host's, such as `https://*.shop.example`."""
+    deny: tuple[str, ...] = ()
+    """Networks whose connections are refused, such as `203.0.113.0/24`."""

@@ -1,0 +1,29 @@
+"""The rule for web pages: whose pages may use the gateway. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
+
+
+def origin_rule(allowed: Sequence[str]) -> Callable[[str, str], bool]:
+    """Return the function that says whether a page of `origin` may talk to `host`, the value of the `Host` header.
+
+    Allowed are no origin at all (programs that are no browser send none), the gateway's own host, and what `allowed`
+    names: `https://shop.example`, or with an asterisk for any characters, `https://*.shop.example` or `*`.
+    """
+    pattern = re.compile("|".join(re.escape(each.lower()).replace(r"\*", ".*") for each in allowed) or "(?!)")
+
+    def may(origin: str, host: str) -> bool:
+        return not origin or _is_own(origin, host) or pattern.fullmatch(origin.lower()) is not None
+
+    return may
+
+
+def _is_own(origin: str, host: str) -> bool:
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower() != ""

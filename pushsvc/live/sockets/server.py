@@ -1,0 +1,113 @@
+"""The server: it listens while a block lasts, and lets its connections go one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from ...errors import ConfigError
+from ..peer import MakePeer
+from ..wheel import Wheel
+from .config import SocketsConfig
+from .connection import HttpConnection
+from .emulation import Forward, emulation_route
+from .http import HttpRoute
+from .shared import Shared
+from .transports import LongConnection
+
+_STEP: Final = 0.1
+"""Seconds between two groups of connections that are let go."""
+
+
+class Sockets:
+    """The connections of one listening port."""
+
+    def __init__(self, shared: Shared, listener: asyncio.Server) -> None:
+        self._shared = shared
+        self._listener = listener
+
+    @property
+    def url(self) -> str:
+        """The base URL, with the real port where 0 was asked for."""
+        host, port = self._listener.sockets[0].getsockname()[:2]
+        scheme = "http" if self._shared.config.tls is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+    @property
+    def connections(self) -> int:
+        """All connections that are open."""
+        return len(self._shared.open)
+
+    def deliver(self, session: str, data: bytes) -> bool:
+        """Hand over a message that another gateway received; return False if the session is not here."""
+        return self._shared.deliver(session, data)
+
+    async def drain(self, seconds: float) -> None:
+        """Accept nothing more, and end all sessions evenly over `seconds`; then wait until they are gone."""
+        shared = self._shared
+        shared.draining = True
+        self._listener.close()
+        for connection in list(shared.open):
+            if isinstance(connection, HttpConnection):
+                connection.shutdown()
+        long = [connection for connection in shared.open if isinstance(connection, LongConnection)]
+        steps = max(1, round(seconds / _STEP))
+        for step in range(steps):
+            for connection in long[len(long) * step // steps : len(long) * (step + 1) // steps]:
+                connection.shutdown()
+            if step + 1 < steps:
+                await asyncio.sleep(_STEP)
+        try:
+            async with asyncio.timeout(shared.config.close_within):
+                await shared.emptied()
+        except TimeoutError:
+            self.abort()
+
+    def abort(self) -> None:
+        """Cut all connections."""
+        for connection in list(self._shared.open):
+            connection.abort()
+
+
+@asynccontextmanager
+async def serve(
+    config: SocketsConfig,
+    make_peer: MakePeer,
+    routes: Sequence[HttpRoute] = (),
+    *,
+    wheel: Wheel,
+    forward: Forward | None = None,
+) -> AsyncIterator[Sockets]:
+    """Serve while the block lasts. What is still open at its end is cut; `Sockets.drain` comes before that.
+
+    `forward` hands a command to the gateway where its session is.
+    Raises `ConfigError` when the address cannot be bound.
+    """
+
+    def deliver(session: str, data: bytes) -> bool:
+        return shared.deliver(session, data)
+
+    shared = Shared(config, wheel, make_peer, [*routes, emulation_route(deliver, config.node, forward)])
+    try:
+        listener = await asyncio.get_running_loop().create_server(
+            lambda: HttpConnection(shared),
+            config.host,
+            config.port,
+            reuse_port=config.reuse_port or None,
+            backlog=config.backlog,
+            ssl=config.tls,
+        )
+    except OSError as error:
+        used = error.errno == errno.EADDRINUSE
+        why = "is in use by another process" if used else f"cannot be listened on: {error.strerror or error}"
+        raise ConfigError("live.port", f"{config.host}:{config.port} {why}", "choose another host or port") from None
+    sockets = Sockets(shared, listener)
+    try:
+        yield sockets
+    finally:
+        listener.close()
+        sockets.abort()
+        await shared.emptied()

@@ -1,0 +1,102 @@
+"""What all connections of a server share."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ...errors import ConfigError, Forbidden
+from ..peer import MakePeer, Request
+from ..wheel import Wheel
+from .config import SocketsConfig
+from .http import HttpRoute, Router
+from .origins import origin_rule
+
+if TYPE_CHECKING:
+    from .connection import HttpConnection
+    from .transports import LongConnection, StreamTransport
+
+
+class OriginRefused(Forbidden):
+    """The request comes from a web page that may not use the gateway."""
+
+    type, title = "origin-not-allowed", "Pages of this origin may not use the gateway"
+
+
+class Shared:
+    """The open connections of a server, and what decides about new ones."""
+
+    def __init__(self, config: SocketsConfig, wheel: Wheel, make_peer: MakePeer, routes: Sequence[HttpRoute]) -> None:
+        """Read the configuration. Raises `ConfigError` for a network that cannot be read."""
+        self.config = config
+        self.wheel = wheel
+        self.make_peer = make_peer
+        self.router = Router(routes)
+        self.open: set[HttpConnection | LongConnection] = set()
+        self.sessions: dict[str, StreamTransport] = {}
+        self.draining = False
+        self._emptied = asyncio.Event()
+        self._most = config.max_connections + config.max_connections // 8
+        self._may = origin_rule(config.allowed_origins)
+        self._denied = [_network(each) for each in config.deny]
+
+    def opened(self, connection: HttpConnection | LongConnection) -> None:
+        """Count a connection."""
+        self.open.add(connection)
+
+    def closed(self, connection: HttpConnection | LongConnection) -> None:
+        """Forget a connection."""
+        self.open.discard(connection)
+        if not self.open:
+            self._emptied.set()
+
+    async def emptied(self) -> None:
+        """Wait until no connection is open."""
+        while self.open:
+            self._emptied.clear()
+            await self._emptied.wait()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are more connections than there should be."""
+        return len(self.open) > self.config.max_connections
+
+    def is_refused(self, address: str) -> bool:
+        """Return whether a new connection is closed unread: there is no room, or its network is denied."""
+        if len(self.open) > self._most:
+            return True
+        return bool(self._denied) and _is_in(address, self._denied)
+
+    def origin_headers(self, request: Request) -> dict[str, str]:
+        """Return the headers by which a web page may read the answer. Raises `OriginRefused`."""
+        origin = request.headers.get("origin", "")
+        if not self._may(origin, request.headers.get("host", "")):
+            raise OriginRefused("Name the origin of this page in live.allowed_origins to let it in.")
+        return {"Access-Control-Allow-Origin": origin, "Vary": "Origin"} if origin else {}
+
+    def deliver(self, session: str, data: bytes) -> bool:
+        """Hand a message of `POST /emulation` to its session; return False if the session is not of this process."""
+        stream = self.sessions.get(session)
+        if stream is None or stream.code:
+            return False
+        stream.receive(data)
+        return True
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ConfigError("live.deny", f"{text} is not a network", "write it as 203.0.113.0/24") from None
+
+
+def _is_in(address: str, networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
+    return any(found in network for network in networks)
