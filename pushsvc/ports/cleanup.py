@@ -15,7 +15,7 @@ Removed: TypeAlias = Mapping[tuple[str, str], int]
 
 WHAT = (
     *("stale", "suspects", "tombstones", "orphans"),
-    *("dead_letters", "events", "suppressions", "cancelled", "statuses", "lifetimes"),
+    *("dead_letters", "events", "suppressions", "cancelled", "statuses", "lifetimes", "publications"),
 )
 """The kinds that are counted: devices that became tombstones, tombstones and entries that were removed, and keys that
 were removed or were given their lifetime again."""

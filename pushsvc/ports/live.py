@@ -19,21 +19,21 @@ MAX_CONNECTION = 2**32 - 1
 """The highest number of a connection; a gateway numbers its connections from 1."""
 MAX_BATCH = 500
 """The maximum number of devices of one step of `append`; a longer call takes several steps."""
+MAX_INDEX = 2**28 - 1
+"""The highest index of a delivery in its push."""
 
 Event: TypeAlias = Literal["arrived", "shown", "opened", "dismissed"]
 EVENTS: tuple[Event, ...] = ("arrived", "shown", "opened", "dismissed")
 
 
-class LivePush(Struct, frozen=True, gc=False):
-    """The fields of a push in a stream, which are the same in each call about a push and a platform."""
+class LivePush(Struct, frozen=True, array_like=True, gc=False):
+    """The fields of a push in a stream, which are the same in each call about a push."""
 
     id: str
     at: int
     """When it was to be sent first. Of two pushes with one `collapse`, the later one stays."""
     expires_at: int
     lane: Lane
-    platform: Platform
-    """The platform of the device: `apns`, `fcm` or `live`."""
     total: int = 0
     """The number of deliveries of the push; 0 for an audience."""
     collapse: str = ""
@@ -61,6 +61,8 @@ class Reference(Struct, frozen=True, gc=False):
 
     offset: int
     index: int
+    platform: Platform
+    """The platform of the device when it was appended: `apns`, `fcm` or `live`."""
     push: LivePush
 
 
@@ -249,12 +251,16 @@ class EventCounts(Struct, frozen=True):
 
 
 class LiveStreams(Protocol):
-    """The streams of devices. Every method but `read` is one atomic step a device."""
+    """The streams of devices. Every method is one atomic step for each device; `read` is one for all of a user."""
 
-    async def append(self, app: str, push: LivePush, receivers: Sequence[Receiver]) -> list[Appended]:
-        """Append a push to the streams of some hundred devices. Returns the result of each, in order. Offset and route
-        are read in one step: a device that connects later finds the push in its stream. A repeat for the same push and
-        device appends nothing. Then `poke` the gateways."""
+    async def append(
+        self, app: str, push: LivePush, receivers: Sequence[Receiver], *, platform: Platform
+    ) -> list[Appended]:
+        """Append a push to the streams of some hundred devices of a platform, and return the results in their order.
+
+        Offset and route are determined in one step: a device that connects after it finds the push in its stream. A
+        repeat of a push and a device appends nothing. Then `poke` the gateways.
+        """
         ...
 
     async def connect(
@@ -274,8 +280,17 @@ class LiveStreams(Protocol):
         """End a connection. Returns False, and changes nothing, where it is not the device's present connection."""
         ...
 
-    async def ack(self, app: str, device_id: str, position: Position) -> Acked:
-        """Acknowledge everything up to an offset. An empty epoch means that of the stream."""
+    async def acking(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
+        """Return what `ack` would, and change nothing.
+
+        End the deliveries that this names first, then call `ack`: if the process dies in between, the device repeats
+        its acknowledgement, and no delivery is acknowledged without having ended.
+        """
+        ...
+
+    async def ack(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
+        """Acknowledge everything up to an offset, for each of some hundred devices by id. An empty epoch means that of
+        the stream."""
         ...
 
     async def read(self, app: str, device_id: str, position: Position) -> Read:

@@ -16,6 +16,7 @@ from .figures import Figures
 from .keyring import KeyRing
 from .letters import Replays
 from .limits import Limiter
+from .live import Live
 from .locks import Locks
 from .pushes import PushStore
 from .queue import DeliveryQueue
@@ -57,6 +58,8 @@ class Store(Figures, Protocol):
     def leftovers(self) -> Leftovers: ...
     @property
     def limiter(self) -> Limiter: ...
+    @property
+    def live(self) -> Live: ...
     @property
     def locks(self) -> Locks: ...
     @property

@@ -9,6 +9,7 @@ Each folder may import from those below it::
     letters/           dead letters: listed, sent again
     feedback/          receipts, feedback events
     queue/             the lanes: take, settle, retry, launch, take over
+    live/              the live channel: streams of devices, connections, gateways, events that devices report
     registry/          devices, users, topics, tombstones
     limits/            rate limits
     figures/           numbers for metrics, `stats` and the freeze of pruning

@@ -37,6 +37,10 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
     entries of a process that died are taken over once its sign of life has expired.
     """
     alive_ttl: float = 15.0
+    history: int | dict[str, int] = 200
+    """The most publications that the stream of a device keeps, for all apps or by name."""
+    history_age: int | dict[str, int] = 7 * DAY
+    """How long a stream keeps a publication, in seconds from the beginning of its push, and up to two hours longer."""
     fsync: bool = False
     """Answer for a push only when the server's disk has it; see durable.py."""
     replicas: int | None = None
@@ -49,6 +53,14 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
 
     def shards_of(self, app: str) -> int:
         return self.shards if isinstance(self.shards, int) else self.shards.get(app, 1)
+
+    def history_of(self, app: str) -> int:
+        return self.history if isinstance(self.history, int) else self.history.get(app, 200)
+
+    def history_hours(self, app: str) -> int:
+        """Return `history_age` of an app in whole hours."""
+        age = self.history_age if isinstance(self.history_age, int) else self.history_age.get(app, 7 * DAY)
+        return -(-age // 3600)
 
     def dead_most(self, app: str) -> int:
         """Return the maximum number of dead letters in one shard of the app."""

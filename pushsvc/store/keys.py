@@ -94,6 +94,23 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:D:x:<platform>:<why>`  | zset   | member: until restored | ordinal of a tombstone; score pruned at ms            |
 |                            |        | or buried              |                                                       |
 | `ps:D:x`                   | hash   | field: as its zset     | `<platform>:<why>` -> number of tombstones            |
+| `ps:D:streams:<n / 32>`    | list   | while one is left      | streams of the live channel by ordinal, see           |
+|                            |        |                        | streams.py; empty where a device has none             |
+| `ps:D:pushes:<hour>:<b>`   | hash   | as long as streams     | digest of a push -> what streams know of it; `<hour>` |
+|                            |        |                        | of the push, `<b>` first byte of the digest           |
+| `ps:D:gateways`            | hash   | field: an hour after   | name of a gateway -> until when its last sign of life |
+|                            |        | its end                | is valid, ms, and its connections                     |
+| `ps:D:refused`             | zset   | member: 400 days       | digest of a device's id; score the instant before     |
+|                            |        |                        | which its tokens were issued that are refused, ms     |
+| `ps:D:live`                | hash   | for good               | `server` its run id, `run` number of its run; `codes` |
+|                            |        |                        | of platforms in streams, `code:<name>`,               |
+|                            |        |                        | `platform:<code>`                                     |
+| `ps:T:live:<id>`           | string | as long as streams     | the content of a push in the live channel             |
+| `ps:T:seen:<id>`           | hash   | as the push's status   | event -> devices that have reported it;               |
+|                            |        |                        | `<event>:<n / 4096>` -> which, as in a topic          |
+| `ps:T:seen`                | hash   | for good               | event -> reports that were counted, of all pushes     |
+| `ps:{gateway}:inbox`       | stream | 60 seconds, renewed    | what a gateway is to do: `n` number of the entry, `i` |
+|                            |        |                        | encoded items                                         |
 | `ps:replays`               | zset   | until done             | `<app> <job>` of replays that are not done; score the |
 |                            |        |                        | ms at which one without a worker is taken up          |
 | `ps:cleanup`               | hash   | permanent              | cleanups: `at` began ms, `place` where the one that   |
@@ -181,6 +198,10 @@ BUCKETS = 1 << 16
 """The number of hashes of one index of devices."""
 CONTAINER = 4096
 """Ordinals in one field of a topic."""
+STREAMS = 32
+"""Devices in one list of their streams."""
+INDEXES = 1 << 28
+"""Numbers that the index of a delivery may have in a stream; the bits above are its platform."""
 DENSE = CONTAINER // 8
 """Bytes of a container that is a bitmap; a list of 2-byte numbers is shorter than that."""
 
@@ -392,6 +413,37 @@ def index_bucket(app: str, index: str, number: int) -> str:
 def tombstones(app: str, label: str = "") -> str:
     """Return the key of the tombstones of a label or, without one, of their numbers by label."""
     return f"{devices(app)}x:{label}" if label else f"{devices(app)}x"
+
+
+@lru_cache(maxsize=4096)
+def streams(app: str, number: int) -> str:
+    return f"{devices(app)}streams:{number}"
+
+
+@lru_cache(maxsize=1024)
+def gateways(app: str) -> str:
+    return f"{devices(app)}gateways"
+
+
+def refused(app: str) -> str:
+    return f"{devices(app)}refused"
+
+
+def live_pushes(app: str, hour: int, bucket: int) -> str:
+    return f"{devices(app)}pushes:{hour}:{bucket}"
+
+
+def live_content(app: str, shard: int, push_id: str) -> str:
+    return f"{prefix(app, shard)}live:{push_id}"
+
+
+def seen(app: str, shard: int, push_id: str = "") -> str:
+    """Events of a push, or of all pushes of the shard."""
+    return f"{prefix(app, shard)}seen:{push_id}" if push_id else f"{prefix(app, shard)}seen"
+
+
+def inbox(gateway: str) -> str:
+    return f"ps:{{{gateway}}}:inbox"
 
 
 def erase(app: str) -> str:

@@ -30,6 +30,7 @@ from .link.clock import Clock, StoreClock, wall_clock
 from .link.inspection import inspect
 from .link.link import Link
 from .link.replicas import open_link
+from .live import RedisLive
 from .pushes.expansions import RedisExpansions
 from .pushes.pushes import RedisPushes
 from .queue.queue import RedisQueue
@@ -86,6 +87,7 @@ class Store:
         self.limiter = RedisLimiter(link, config, hash_key)
         self.registry = registry
         self.presence = presence
+        self.live = RedisLive(link, config, hash_key, registry, clock)
         self.locks = RedisLocks(link)
         self.expansions = RedisExpansions(link, config, clock)
         self.erasures = RedisErasures(
@@ -94,6 +96,7 @@ class Store:
             hash_key,
             registry=self.registry,
             suppression=suppression,
+            live=self.live,
             queue=self.queue,
             liveness=liveness,
             revocations=revocations,

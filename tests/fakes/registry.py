@@ -214,6 +214,9 @@ class MemoryRegistry:
                 old = change.before.device
                 del owners[address_of(old.platform, old.token)]
                 del devices[old.id]
+                gone = change.after is None or change.after.id != old.id
+                if gone or (change.after and change.after.user != old.user):
+                    state.live.moved(app, change.before.n, gone=gone)
         for change in changes:
             if (new := change.after) is not None:
                 n = next(self._state.numbers) if change.before is None else change.before.n

@@ -37,6 +37,8 @@ from pushsvc.store.queue.letter import DeadLetter
 from pushsvc.store.registry.changes import Kept
 from pushsvc.store.revoke.revocations import PATIENCE
 
+from .live import LiveState
+
 T = TypeVar("T")
 
 
@@ -148,6 +150,7 @@ class State:
         self.keys: dict[str, ApiKey] = {}
         self.once: dict[tuple[str, bytes], bytes] = {}
         self.alive: set[str] = set()
+        self.live = LiveState()
         self.revoked: dict[str, list[Revoked]] = defaultdict(list)
         """Of an app, in order; the number of one is its place."""
         self.heard: dict[str, dict[str, int]] = defaultdict(dict)

@@ -57,6 +57,7 @@ from .expansions import MemoryExpansions
 from .feedback import MemoryAnswers, MemorySuppressions
 from .gauges import figures
 from .letters import MemoryDeadLetters
+from .live import MemoryLive
 from .registry import MemoryRegistry
 from .state import Record, State, Walk
 
@@ -446,6 +447,7 @@ class MemoryStore:
         self.registry = MemoryRegistry(self._state)
         self.erasures = MemoryErasures(self._state, self.registry, self.hash_key)
         self.expansions = MemoryExpansions(self._state)
+        self.live = MemoryLive(self._state)
 
     def as_consumer(self, consumer: str) -> MemoryStore:
         """What a process of that name would see that has just started."""

@@ -14,6 +14,7 @@ from ..config import OPEN_MOST, StoreConfig
 from ..cursors import Cursor, ListingCursor
 from ..letters.replays import RECORD_TTL
 from ..link.link import Link
+from ..live.facts import hour_of
 from ..pushes.accepting import KEEP_RECORD
 from ..registry.orphans import INDEXES, Orphans
 from ..revoke.suppression import outlived
@@ -97,7 +98,7 @@ class RedisLeftovers:
             if name is None or name.app not in apps:
                 continue
             if name.part == keys.DEVICES:
-                if name.kind == "t" or (name.kind == "x" and name.rest):
+                if name.kind in ("t", "streams") or (name.kind == "x" and name.rest):
                     waiting.append(key)
             elif name.kind in _WHAT:
                 waiting.append(key)
@@ -139,11 +140,20 @@ class RedisLeftovers:
             further = following.decode() or None
             if name.kind == "sup" and not dry_run:
                 await self._link.call(*outlived(key, now))
+        elif name.kind == "streams":
+            return await self._sweep_streams(name.app, key, int(name.rest), now, dry_run=dry_run), None
         elif name.kind == "t":
             found, further = await self._orphans.in_topic(name.app, name.rest, position, dry_run=dry_run)
         else:
             found, further = await self._orphans.of_label(name.app, name.rest, position, dry_run=dry_run)
         return ({(name.app, what): found} if found else {}), further
+
+    async def _sweep_streams(
+        self, app: str, key: str, number: int, now: int, *, dry_run: bool
+    ) -> dict[tuple[str, str], int]:
+        args = [keys.devices(app), number, hour_of(now), self._config.history_hours(app), int(dry_run)]
+        gone, aged = await self._link.script("live_sweep", [key], args)
+        return {(app, what): count for what, count in (("orphans", gone), ("publications", aged)) if count}
 
     def _oldest(self, kind: str, now: int) -> int:
         """Return the oldest instant whose entries are kept in such a key, in Unix ms."""

@@ -17,6 +17,7 @@ from ..config import StoreConfig
 from ..link.clock import Clock
 from ..link.link import Link
 from ..link.unreadable import readable
+from ..live import RedisLive
 from ..queue.queue import RedisQueue
 from ..registry.registry import RedisRegistry
 from ..revoke.revocations import Revocations
@@ -63,6 +64,7 @@ class RedisErasures:
         *,
         registry: RedisRegistry,
         suppression: Suppression,
+        live: RedisLive,
         queue: RedisQueue,
         liveness: Liveness,
         revocations: Revocations,
@@ -72,6 +74,7 @@ class RedisErasures:
         self._hash_key = hash_key
         self._registry = registry
         self._suppression = suppression
+        self._live = live
         self._clock = clock
         self._keepers = keepers(link, config, queue, liveness, revocations, hash_key, clock)
 
@@ -80,6 +83,8 @@ class RedisErasures:
         suppressed = await self._suppression.known(app, tokens)
         key = key_of(user, self._hash_key)
         await self._change(app, key, partial(joined, user=user, devices=devices, suppressed=suppressed))
+        # Before the registry lets go of the devices, and of their streams with them.
+        await self._live.forget(app, [device.id for device in devices])
         return await self._suppression.erasing(app, tokens, wait=True)
 
     async def hides(self, app: str, user: str) -> bool:

@@ -18,12 +18,10 @@
 -- Returns { 1 }; { 0 } where something is not what it was: read again; or { -1, place, .. }, the places from 0 of those
 -- changes that would give a user too many devices.
 
+-- include: live_stream
 -- layout: BLOCK CONTAINER DENSE
 
 local EMPTY = string.rep('\0', DENSE)
-
-local call, format, byte, sub = redis.call, string.format, string.byte, string.sub
-local floor, pack, unpack_bytes = math.floor, struct.pack, struct.unpack
 
 local prefix, most = ARGV[1], tonumber(ARGV[2])
 local changes, at = {}, 3
@@ -227,6 +225,11 @@ for _, c in ipairs(changes) do
     call('LSET', block, 1 + n % BLOCK, after)
     if after == '' then
       living[block] = (living[block] or 0) - 1
+    end
+    if ARGV[c + 3] ~= '' then
+      drop_stream(prefix, n)
+    elseif ARGV[c + 9] ~= '' or ARGV[c + 10] ~= '' then
+      renew_stream(prefix, n)
     end
   end
   exchange('i', ARGV[c + 3], ARGV[c + 4], n)

@@ -1,0 +1,5 @@
+"""The live channel in Redis: streams, connections and their gateways, contents, and events that devices report."""
+
+from .live import RedisLive
+
+__all__ = ["RedisLive"]

@@ -1,0 +1,69 @@
+"""`LiveEvents` over Redis: which devices have reported what of a push.
+
+Each device is counted once for a push and an event, exactly. The devices are the bits of their ordinals, so that a push
+to a million devices takes 125 KB for each event and one to a single device 2 bytes; see live_report.lua. They are kept
+for as long as the push's status, and nothing is counted of a push that has none.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from ...ports.live import EVENTS, EventCounts, EventReport
+from .. import keys
+from ..config import StoreConfig
+from ..link.link import Link
+from ..registry.wire import Digests
+
+
+class RedisEvents:
+    """See `ports.live.LiveEvents`."""
+
+    def __init__(self, link: Link, config: StoreConfig, hash_key: bytes) -> None:
+        self._link = link
+        self._config = config
+        self._digest = Digests(hash_key).of
+
+    async def report(self, app: str, reports: Sequence[EventReport]) -> list[bool]:
+        distinct = list(dict.fromkeys(each.device_id for each in reports))
+        args = [keys.devices(app), *map(self._digest, distinct)]
+        found = await self._link.script("live_ordinals", [keys.device_counts(app)], args)
+        ordinals = dict(zip(distinct, found, strict=True))
+        shards: dict[int, list[int]] = defaultdict(list)
+        for place, each in enumerate(reports):
+            if ordinals[each.device_id] >= 0:
+                shards[keys.shard_of(each.push_id, self._config.shards_of(app))].append(place)
+        calls = [
+            (
+                "live_report",
+                [keys.seen(app, shard)],
+                [
+                    *(keys.prefix(app, shard), self._config.status_ttl * 1000),
+                    *(
+                        part
+                        for each in (reports[place] for place in places)
+                        for part in (each.push_id, each.event, ordinals[each.device_id])
+                    ),
+                ],
+            )
+            for shard, places in shards.items()
+        ]
+        counted = [False] * len(reports)
+        for places, answer in zip(shards.values(), await self._link.scripts(calls) if calls else (), strict=True):
+            for place, count in zip(places, answer, strict=True):
+                counted[place] = bool(count)
+        return counted
+
+    async def events(self, app: str, push_ids: Sequence[str]) -> list[EventCounts]:
+        shards = self._config.shards_of(app)
+        commands = [("HMGET", keys.seen(app, keys.shard_of(name, shards), name), *EVENTS) for name in push_ids]
+        return [_counts([found]) for found in await self._link.many(commands)]
+
+    async def event_totals(self, app: str) -> EventCounts:
+        shards = range(self._config.shards_of(app))
+        return _counts(await self._link.many([("HMGET", keys.seen(app, shard), *EVENTS) for shard in shards]))
+
+
+def _counts(found: Sequence[Sequence[bytes | None]]) -> EventCounts:
+    return EventCounts(*(sum(int(count or 0) for count in column) for column in zip(*found, strict=True)))

@@ -1,0 +1,145 @@
+-- Appends a push to the streams of devices, and says where those that are connected are.
+--
+-- A stream whose last record was appended before this server was started may have lost what came after it: then its
+-- offsets go on far behind all that may have been given out.
+--
+-- KEYS  1 ps:D:count
+-- ARGV  1 prefix `ps:D:`; 2 now ms; 3 most records of a stream; 4 hour of the push; 5 its digest, 4 bytes; 6 its facts;
+--       7 until when the facts are kept, ms; 8 digest of its collapse, 4 bytes, or ''; 9 its platform; 10 a random
+--       number of 32 bits; 11 seconds since the beginning of offsets; then for each device the digest of its id, and
+--       the index of its delivery
+-- Returns { for each device a text of status, offset, prev, unread, epoch, connection (B and 5 times I4), gateway },
+-- { for each that replaced another: place of the device, offset, index, platform, facts }
+
+-- include: live_stream
+
+local prefix, now, most, facts = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[6]
+local collapse, seed, since_beginning = ARGV[8], tonumber(ARGV[10]), tonumber(ARGV[11])
+local ABSENT, NEW, KNOWN, SUPERSEDED = 0, 1, 2, 3
+local JUMP = 4096
+
+local function platform_code(name)
+  local key = prefix .. 'live'
+  local code = call('HGET', key, 'code:' .. name)
+  if not code then
+    code = call('HINCRBY', key, 'codes', 1)
+    call('HSET', key, 'code:' .. name, code, 'platform:' .. code, name)
+  end
+  return tonumber(code)
+end
+
+-- The key of the push in records: hour and digest, or the next one that no other push of the hour has.
+local function key_of_push()
+  local hour, digest = pack('>I2', ARGV[4]), ARGV[5]
+  while true do
+    local key = hour .. digest
+    local kept = facts_of(prefix, key)
+    if not kept then
+      call('HSET', facts_key(prefix, key), digest, facts)
+      call('PEXPIREAT', facts_key(prefix, key), ARGV[7])
+    end
+    if not kept or kept == facts then
+      return key
+    end
+    digest = pack('>I4', (unpack_bytes('>I4', digest) + 1) % 4294967296)
+  end
+end
+
+local run, key = current_run(prefix), key_of_push()
+local code = platform_code(ARGV[9]) * INDEXES
+local _, _, at, _, _, _, rest = unpack_bytes('>BI6I6BI4Bc0', facts)
+local collapse_text = sub(facts, rest)
+
+-- The records with the collapse of the push: place, its facts, instant.
+local function rivals(s)
+  local found, start = {}, 1
+  while s.width == WIDE_RECORD do
+    local place = find(s.records, collapse, start, true)
+    if not place then
+      break
+    end
+    if place % WIDE_RECORD == NARROW_RECORD + 1 then
+      local record = floor(place / WIDE_RECORD)
+      local own = facts_of(prefix, key_at(s, record))
+      if own and byte(own, 1) == 1 then
+        local _, _, instant, _, _, _, own_rest = unpack_bytes('>BI6I6BI4Bc0', own)
+        if sub(own, own_rest) == collapse_text then
+          found[#found + 1] = { record, own, instant }
+        end
+      end
+    end
+    start = place + 1
+  end
+  return found
+end
+
+local function widen(s)
+  local records = {}
+  for record = 0, #s.records / NARROW_RECORD - 1 do
+    records[record + 1] = sub(s.records, record * NARROW_RECORD + 1, (record + 1) * NARROW_RECORD)
+  end
+  records[#records + 1] = ''
+  s.records, s.width = table.concat(records, '\0\0\0\0'), WIDE_RECORD
+end
+
+local answer, replaced = {}, {}
+
+-- Whether a later push with the same collapse stands in the stream; else the earlier ones that wait leave it.
+local function is_superseded(s, device)
+  local own = rivals(s)
+  for _, rival in ipairs(own) do
+    if rival[3] > at then
+      return true
+    end
+  end
+  for r = #own, 1, -1 do
+    local record, offset = own[r][1], offset_at(s, own[r][1])
+    if offset > s.acked then
+      local index, platform = index_and_platform(s, record)
+      replaced[#replaced + 1] = { device, offset, index, platform_named(prefix, platform), own[r][2] }
+      remove_record(s, record)
+    end
+  end
+  return false
+end
+
+for i = 12, #ARGV, 2 do
+  local status, offset, prev, s = ABSENT, 0, 0, nil
+  local n = ordinal_of(prefix, ARGV[i])
+  if n then
+    local value = read_stream(prefix, n)
+    s = value == '' and new_stream((seed + n) % 4294967296, run) or parse_stream(value)
+  end
+  if s then
+    local record = record_of(s, key)
+    if record then
+      status, offset, prev = KNOWN, offset_at(s, record), before(s, record, offset_at(s, record))
+    elseif collapse ~= '' and is_superseded(s, (i - 12) / 2) then
+      status = SUPERSEDED
+    else
+      local count = #s.records / s.width
+      if count >= most then
+        local over = count - most + 1
+        s.floor, s.lost = offset_at(s, over - 1), s.lost + over
+        s.records, count = sub(s.records, over * s.width + 1), most - 1
+      end
+      prev = before(s, count, s.top + 1)
+      if s.run ~= run then
+        s.run, s.top = run, math.max(s.top + JUMP, since_beginning)
+      end
+      s.top = s.top + 1
+      if collapse ~= '' and s.width == NARROW_RECORD then
+        widen(s)
+      end
+      s.records = s.records .. key .. pack('>I4I4', code + ARGV[i + 1], s.top)
+        .. (s.width == WIDE_RECORD and (collapse ~= '' and collapse or '\0\0\0\0') or '')
+      status, offset = NEW, s.top
+      write_stream(prefix, n, format_stream(s))
+    end
+    local connection, _, gateway = route_of(prefix, s, now)
+    answer[#answer + 1] = pack('>BI4I4I4I4I4', status, offset, prev, count_after(s, s.read), s.epoch, connection) .. gateway
+  else
+    answer[#answer + 1] = ''
+  end
+end
+return { answer, replaced }

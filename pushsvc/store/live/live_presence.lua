@@ -1,0 +1,25 @@
+-- Says how devices stand in the live channel.
+--
+-- KEYS  1 ps:D:count
+-- ARGV  1 prefix `ps:D:`; 2 now ms; then the digests of the devices' ids
+-- Returns for each { } without a device, { -1 } without a stream, { -2 } with one that this version cannot read, or
+-- { epoch, top, acked, unacked, unread, connection, connected at in seconds, gateway }
+
+-- include: live_stream
+
+local prefix, now = ARGV[1], tonumber(ARGV[2])
+local answer = {}
+for i = 3, #ARGV do
+  local n = ordinal_of(prefix, ARGV[i])
+  local value = n and read_stream(prefix, n) or ''
+  local s = value ~= '' and parse_stream(value)
+  if s then
+    local connection, since, gateway = route_of(prefix, s, now)
+    answer[#answer + 1] = {
+      s.epoch, s.top, s.acked, count_after(s, s.acked), count_after(s, s.read), connection, since, gateway,
+    }
+  else
+    answer[#answer + 1] = (not n and {}) or (value == '' and { -1 }) or { -2 }
+  end
+end
+return answer

@@ -1,0 +1,31 @@
+-- Refuses the tokens of devices that were issued before now, and says where the devices are connected.
+--
+-- KEYS  1 ps:D:count
+-- ARGV  1 prefix `ps:D:`; 2 now ms; 3 the oldest revocation that is kept, ms; 4 1 to name the pushes of their streams;
+--       then the digests of the devices' ids
+-- Returns for each { connection and gateway, or 0 and '', facts .. }
+
+-- include: live_stream
+
+local prefix, now = ARGV[1], tonumber(ARGV[2])
+local answer, key = {}, prefix .. 'refused'
+call('ZREMRANGEBYSCORE', key, '-inf', '(' .. ARGV[3])
+for i = 5, #ARGV do
+  local last = tonumber(call('ZSCORE', key, ARGV[i]) or 0)
+  if last < now then
+    call('ZADD', key, ARGV[2], ARGV[i])
+  end
+  local n = ordinal_of(prefix, ARGV[i])
+  local value = n and read_stream(prefix, n) or ''
+  local s = value ~= '' and parse_stream(value)
+  local own = { 0, '' }
+  if s then
+    local connection, _, gateway = route_of(prefix, s, now)
+    own[1], own[2] = connection, gateway
+    for record = 0, ARGV[4] == '1' and #s.records / s.width - 1 or -1 do
+      own[#own + 1] = facts_of(prefix, key_at(s, record)) or nil
+    end
+  end
+  answer[#answer + 1] = own
+end
+return answer

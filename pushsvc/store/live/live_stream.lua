@@ -1,0 +1,221 @@
+-- Included by others: the stream of a device, which is one element of a list; see streams.py for its form.
+
+-- layout: STREAMS INDEXES
+
+local call, byte, find, floor, format, sub = redis.call, string.byte, string.find, math.floor, string.format, string.sub
+local pack, unpack_bytes = struct.pack, struct.unpack
+
+local VERSION, CURSORS, ROUTE, WIDE = 16, 1, 2, 4
+local NARROW_RECORD, WIDE_RECORD, KEY = 14, 18, 6
+
+-- The ordinal of the device with that digest of its id, or nil.
+local function ordinal_of(prefix, digest)
+  local n = call('HGET', format('%si:%02x%02x', prefix, byte(digest, 1, 2)), sub(digest, 3))
+  return n and tonumber(n)
+end
+
+local function place_of(prefix, n)
+  return prefix .. 'streams:' .. floor(n / STREAMS), n % STREAMS
+end
+
+-- The bytes of the stream of device n, empty where it has none.
+local function read_stream(prefix, n)
+  local key, place = place_of(prefix, n)
+  return call('LINDEX', key, place) or ''
+end
+
+local function write_stream(prefix, n, value)
+  local key, place = place_of(prefix, n)
+  if call('EXISTS', key) == 0 then
+    local empty = {}
+    for i = 1, STREAMS do
+      empty[i] = ''
+    end
+    call('RPUSH', key, unpack(empty))
+  end
+  call('LSET', key, place, value)
+end
+
+local function new_stream(epoch, run)
+  return { epoch = epoch, run = run, top = 0, acked = 0, read = 0, floor = 0, lost = 0, width = NARROW_RECORD, records = '' }
+end
+
+-- nil where this version cannot read it.
+local function parse_stream(value)
+  local flags = byte(value, 1) - VERSION
+  if flags < 0 or flags > 7 then
+    return nil
+  end
+  local s, at = { acked = 0, read = 0, floor = 0, lost = 0 }
+  s.run, s.epoch, s.top, at = unpack_bytes('>BI4I4', value, 2)
+  if flags % 2 == CURSORS then
+    s.acked, s.read, s.floor, s.lost, at = unpack_bytes('>I4I4I4I4', value, at)
+  end
+  if flags % 4 >= ROUTE then
+    s.connection, s.since, s.gateway, at = unpack_bytes('>I4I4Bc0', value, at)
+  end
+  s.width = flags >= WIDE and WIDE_RECORD or NARROW_RECORD
+  s.records = sub(value, at)
+  return s
+end
+
+local function format_stream(s)
+  local flags, cursors, route = VERSION, '', ''
+  if s.acked + s.read + s.floor > 0 then
+    flags, cursors = flags + CURSORS, pack('>I4I4I4I4', s.acked, s.read, s.floor, s.lost)
+  end
+  if s.gateway then
+    flags, route = flags + ROUTE, pack('>I4I4Bc0', s.connection, s.since, #s.gateway, s.gateway)
+  end
+  if s.width == WIDE_RECORD then
+    flags = flags + WIDE
+  end
+  return pack('>BBI4I4', flags, s.run, s.epoch, s.top) .. cursors .. route .. s.records
+end
+
+local function offset_at(s, record)
+  return (unpack_bytes('>I4', s.records, record * s.width + 11))
+end
+
+-- How many records have an offset of at most this one; they are in the order of their offsets.
+local function count_to(s, offset)
+  local low, high = 0, #s.records / s.width
+  if offset <= 0 or high == 0 then
+    return 0
+  end
+  if offset >= s.top then
+    return high
+  end
+  while low < high do
+    local middle = floor((low + high) / 2)
+    if offset_at(s, middle) <= offset then
+      low = middle + 1
+    else
+      high = middle
+    end
+  end
+  return low
+end
+
+local function count_after(s, offset)
+  return #s.records / s.width - count_to(s, offset)
+end
+
+-- What stands before an offset: the record that is given by its offset, or what was lost behind it.
+local function behind(s, other, offset)
+  return s.floor < offset and math.max(other, s.floor) or other
+end
+
+-- What stands before the place of a record that has, or would have, this offset.
+local function before(s, record, offset)
+  return behind(s, record > 0 and offset_at(s, record - 1) or 0, offset)
+end
+
+-- The place of the record of a push, or nil. A key is found at the beginning of a record only.
+local function record_of(s, key)
+  local at = find(s.records, key, 1, true)
+  while at do
+    if (at - 1) % s.width == 0 then
+      return (at - 1) / s.width
+    end
+    at = find(s.records, key, at + 1, true)
+  end
+  return nil
+end
+
+local function remove_record(s, record)
+  s.records = sub(s.records, 1, record * s.width) .. sub(s.records, (record + 1) * s.width + 1)
+end
+
+local function key_at(s, record)
+  return sub(s.records, record * s.width + 1, record * s.width + KEY)
+end
+
+local function index_and_platform(s, record)
+  local both = unpack_bytes('>I4', s.records, record * s.width + KEY + 1)
+  return both % INDEXES, floor(both / INDEXES)
+end
+
+local function missing_behind(s, offset)
+  return s.floor > offset and math.min(s.floor - offset, s.lost) or 0
+end
+
+local function facts_key(prefix, key)
+  return format('%spushes:%d:%d', prefix, unpack_bytes('>I2B', key))
+end
+
+-- What all streams know of the push of a record; false where it is gone.
+local function facts_of(prefix, key)
+  return call('HGET', facts_key(prefix, key), sub(key, 3))
+end
+
+local function expires_at(facts)
+  return byte(facts, 1) == 1 and (unpack_bytes('>I6', facts, 2)) or math.huge
+end
+
+-- Whether a record is older than streams are kept; both in hours, and the hour of a record has 16 bits.
+local function is_aged(key, hour, most)
+  local age = (hour - unpack_bytes('>I2', key)) % 65536
+  return age < 32768 and age > most
+end
+
+-- The record is gone without having been read.
+local function lose(s, offset)
+  s.floor, s.lost = math.max(s.floor, offset), s.lost + 1
+end
+
+-- The number of the server's run in which a stream was last appended to; another one after each start of a server.
+local function current_run(prefix)
+  local server = string.match(call('INFO', 'server'), 'run_id:(%w+)')
+  local known = call('HMGET', prefix .. 'live', 'server', 'run')
+  if known[1] == server then
+    return tonumber(known[2])
+  end
+  local run = (tonumber(known[2] or -1) + 1) % 256
+  call('HSET', prefix .. 'live', 'server', server, 'run', run)
+  return run
+end
+
+local platforms = {}
+local function platform_named(prefix, code)
+  platforms[code] = platforms[code] or call('HGET', prefix .. 'live', 'platform:' .. code) or ''
+  return platforms[code]
+end
+
+-- Whether a gateway has given a sign of life that is valid at `now`.
+local lives = {}
+local function alive(prefix, gateway, now)
+  if lives[gateway] == nil then
+    local word = call('HGET', prefix .. 'gateways', gateway)
+    lives[gateway] = word and tonumber(string.match(word, '^%d+')) > now or false
+  end
+  return lives[gateway]
+end
+
+-- Where the device is connected, as connection, instant and gateway; 0, 0 and '' where it is not.
+local function route_of(prefix, s, now)
+  if s.gateway and alive(prefix, s.gateway, now) then
+    return s.connection, s.since, s.gateway
+  end
+  return 0, 0, ''
+end
+
+-- The device is gone, or has another id.
+local function drop_stream(prefix, n)
+  if read_stream(prefix, n) ~= '' then
+    write_stream(prefix, n, '')
+  end
+end
+
+-- The device has another user, for whom nothing of this is: another stream begins, on the same connection.
+local function renew_stream(prefix, n)
+  local value = read_stream(prefix, n)
+  local s = value ~= '' and parse_stream(value)
+  if s then
+    s.epoch, s.records, s.width = (s.epoch + 1) % 4294967296, '', NARROW_RECORD
+    s.acked, s.read, s.floor, s.lost = s.top, s.top, s.top, 0
+    write_stream(prefix, n, format_stream(s))
+  else
+    drop_stream(prefix, n)
+  end
+end

@@ -1,0 +1,366 @@
+"""`LiveStreams` over Redis: packed streams in the registry's slot, which the scripts alone read and write.
+
+An append must find a device, its stream and its connection in one step, and what a user has read concerns all devices
+of the user. So all of this is in the registry's slot `{app.devices}` under the ordinals of the devices: a device that
+is not registered has no stream, a stream ends with its device in the registry's own step, and when a device gets
+another user, its stream gets another epoch in that step (registry_apply.lua).
+
+A stream is one element of a list of 32, so that a million devices that are away share 31,250 keys:
+
+| bytes           | meaning                                                                                        |
+|-----------------|------------------------------------------------------------------------------------------------|
+| 1               | version, and which parts follow                                                                |
+| 1               | run of the server in which it was appended to last                                             |
+| 4, 4            | epoch, top offset                                                                              |
+| 4, 4, 4, 4      | where any is not 0: offset that was acknowledged, that was read, up to which something is lost; |
+|                 | how many were lost                                                                             |
+| 4, 4, 1, name   | of a connected device: connection, seconds since when, gateway                                 |
+| 14 each         | references: hour (2) and digest (4) of the push, platform and index (4), offset (4)            |
+| or 18 each      | the same, and a digest of the collapse (4), once any of them has one                           |
+
+What is the same for all devices stands once a push, under its hour and digest, and has a lifetime. A list keeps its
+elements packed one behind the other whatever their size, where a hash with a field of more than 64 bytes spends some 70
+more on each; shorter lists are read and written faster, and those of 32 take 4 bytes a device more than those of 128.
+
+Offsets grow by 1. A server that was started again, or has taken over, may have lost its latest writes, and would give
+out their offsets a second time, for other pushes: a client that has seen the first would miss the second. So the first
+append to a stream after that leaves out as many offsets as could have been given out.
+
+`prev` follows from the references that are left: what was replaced or has expired leaves no hole. What was removed
+because the stream was full or too old does: the stream keeps the last such offset, and their number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from struct import Struct as Layout
+from typing import Any, Final
+
+from ...errors import Unreadable
+from ...model.push import Platform
+from ...ports.live import (
+    MAX_BATCH,
+    Acked,
+    Appended,
+    Connected,
+    Cut,
+    InboxItem,
+    LivePush,
+    LiveRoute,
+    Page,
+    Position,
+    Presence,
+    Publication,
+    Read,
+    Receiver,
+    Reference,
+    Refused,
+    Unread,
+)
+from ...ports.registry import Registry
+from .. import keys
+from ..config import DAY, StoreConfig
+from ..link.clock import Clock
+from ..link.link import Link, ScriptCall
+from ..link.unreadable import readable
+from ..registry.wire import Digests
+from .facts import HOUR, decode_facts, facts_of, hour_of
+from .gateways import RedisGateways
+
+BEGINNING: Final = 1_767_225_600
+"""Unix seconds of 2026: offsets that follow a new start of the server are at least the seconds since then."""
+REFUSED: Final = 400 * DAY * 1000
+"""Milliseconds for which a revocation is kept: longer than any token is valid."""
+_AT_ONCE: Final = 16
+"""Connects under way at a time. Each has a connection to Redis, since it must not be repeated."""
+_STATUS: Final = ("absent", "new", "known", "superseded")
+_APPENDED: Final = Layout(">BIIIII")
+
+
+class RedisStreams:
+    """See `ports.live.LiveStreams`."""
+
+    def __init__(
+        self,
+        link: Link,
+        config: StoreConfig,
+        hash_key: bytes,
+        registry: Registry,
+        gateways: RedisGateways,
+        clock: Clock,
+    ) -> None:
+        self._link = link
+        self._config = config
+        self._digest = Digests(hash_key).of
+        self._registry = registry
+        self._gateways = gateways
+        self._clock = clock
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+
+    # --- appending --------------------------------------------------------------------------------
+
+    async def append(
+        self, app: str, push: LivePush, receivers: Sequence[Receiver], *, platform: Platform
+    ) -> list[Appended]:
+        batches = [receivers[at : at + MAX_BATCH] for at in range(0, len(receivers), MAX_BATCH)]
+        if not batches:
+            return []
+        facts, now = facts_of(push), self._clock()
+        until = max(self._kept_until(app, push), now + HOUR)
+        head = [
+            *(keys.devices(app), now, self._config.history_of(app), facts.hour, facts.digest, facts.blob, until),
+            *(facts.collapse, platform),
+        ]
+        calls = [
+            self._call(
+                app,
+                "live_append",
+                *(*head, secrets.randbits(32), max(0, now // 1000 - BEGINNING)),
+                *(part for each in batch for part in (self._digest(each.device_id), each.index)),
+            )
+            for batch in batches
+        ]
+        # No publication is shown before the replicas have it: after a failover its offset would be another one's.
+        answers = await self._link.guarded(keys.mark_beside(keys.devices(app)), calls)
+        found: list[Appended] = []
+        for texts, flat in answers:
+            replaced = {place: self._reference(app, *rest) for place, *rest in flat}
+            found += [_appended(text, replaced.get(place)) for place, text in enumerate(texts)]
+        return found
+
+    async def keep(self, app: str, push: LivePush, body: bytes) -> None:
+        key = keys.live_content(app, self._shard(app, push.id), push.id)
+        lifetime = max(self._kept_until(app, push) - self._clock(), HOUR)
+        await self._link.call("SET", key, body, "PX", lifetime, "NX")
+
+    async def contents(self, app: str, push_ids: Sequence[str]) -> dict[str, bytes]:
+        distinct = list(dict.fromkeys(push_ids))
+        commands = [("GET", keys.live_content(app, self._shard(app, name), name)) for name in distinct]
+        bodies = await self._link.many(commands)
+        return {name: body for name, body in zip(distinct, bodies, strict=True) if body is not None}
+
+    # --- connections ------------------------------------------------------------------------------
+
+    async def connect(
+        self,
+        app: str,
+        device_id: str,
+        route: LiveRoute,
+        *,
+        issued_at: int,
+        position: Position | None = None,
+        limit: int = 100,
+    ) -> Connected | Refused:
+        # Never repeated: the connection of this device may be another one by then.
+        async with self._turns:
+            call = self.connect_call(app, device_id, route, issued_at=issued_at, position=position, limit=limit)
+            fault, *answer = await self._link.read(*call)
+        if fault == b"unreadable":
+            raise Unreadable("The stream of the device", device_ids=[device_id])
+        if fault:
+            return Refused("revoked" if fault == b"revoked" else "unknown")
+        epoch, top, since, valid, missing, acked, unread, more, gateway, connection, found = answer
+        replaced = LiveRoute(gateway.decode(), connection) if gateway else None
+        if replaced is not None and replaced.gateway != route.gateway:
+            await self._gateways.poke({replaced.gateway: [Cut(app, replaced.connection, "replaced")]})
+        page = Page(_text(epoch), top, self._publications(app, found), bool(more), missing)
+        return Connected(since, bool(valid) and not missing, page, acked, unread, replaced)
+
+    async def disconnect(self, app: str, device_id: str, route: LiveRoute) -> bool:
+        return bool(await self._link.script(*self.disconnect_call(app, device_id, route)))
+
+    def connect_call(
+        self, app: str, device_id: str, route: LiveRoute, *, issued_at: int, position: Position | None, limit: int
+    ) -> ScriptCall:
+        """Return the step that makes a connection that of a device."""
+        return self._call(
+            app,
+            "live_connect",
+            *(keys.devices(app), self._clock(), self._digest(device_id), route.gateway, route.connection, issued_at),
+            *((-1, 0) if position is None else (_number(position.epoch, -1), position.offset)),
+            *(limit, *self._age(app), secrets.randbits(32)),
+        )
+
+    def disconnect_call(self, app: str, device_id: str, route: LiveRoute) -> ScriptCall:
+        """Return the step that ends a connection, if it is that of the device."""
+        args = (keys.devices(app), self._digest(device_id), route.gateway, route.connection)
+        return self._call(app, "live_disconnect", *args)
+
+    async def presence(self, app: str, device_ids: Sequence[str]) -> list[Presence | None]:
+        args = (keys.devices(app), self._clock(), *map(self._digest, device_ids))
+        answer = await self._link.script(*self._call(app, "live_presence", *args))
+        return [_presence(each) for each in answer]
+
+    async def revoke(self, app: str, device_id: str) -> int:
+        now = self._clock()
+        await self._revoke(app, [device_id], now)
+        return now
+
+    async def forget(self, app: str, device_ids: Sequence[str]) -> None:
+        """Revoke the tokens of devices that are being erased, and remove the contents that were for them alone."""
+        found: dict[str, list[LivePush]] = defaultdict(list)
+        for push in await self._revoke(app, device_ids, self._clock(), named=True):
+            found[push.id].append(push)
+        own = [name for name, pushes in found.items() if pushes[0].total == len(pushes)]
+        await self._link.many([("DEL", keys.live_content(app, self._shard(app, name), name)) for name in own])
+
+    async def _revoke(self, app: str, device_ids: Sequence[str], now: int, *, named: bool = False) -> list[LivePush]:
+        """Return the pushes of their streams, if they are to be `named`."""
+        pushes: list[LivePush] = []
+        cuts: dict[str, list[InboxItem]] = defaultdict(list)
+        for at in range(0, len(device_ids), MAX_BATCH):
+            digests = map(self._digest, device_ids[at : at + MAX_BATCH])
+            args = (keys.devices(app), now, now - REFUSED, int(named), *digests)
+            for connection, gateway, *blobs in await self._link.script(*self._call(app, "live_revoke", *args)):
+                if gateway:
+                    cuts[gateway.decode()].append(Cut(app, connection, "revoked"))
+                pushes += [push for blob in blobs if (push := self._push(app, blob))]
+        await self._gateways.poke(cuts)
+        return pushes
+
+    # --- what a device has ------------------------------------------------------------------------
+
+    async def acking(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
+        return await self._ack(app, positions, look=True)
+
+    async def ack(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
+        return await self._ack(app, positions, look=False)
+
+    async def _ack(self, app: str, positions: Sequence[tuple[str, Position]], *, look: bool) -> list[Acked]:
+        calls = [
+            self._call(
+                app,
+                "live_ack",
+                *(keys.devices(app), int(look)),
+                *(
+                    part
+                    for device_id, at in positions[first : first + MAX_BATCH]
+                    for part in (self._digest(device_id), _number(at.epoch, -1), at.offset)
+                ),
+            )
+            for first in range(0, len(positions), MAX_BATCH)
+        ]
+        found: list[Acked] = []
+        for answer in await self._link.scripts(calls) if calls else ():
+            for fault, acked, unacked, *flat in answer:
+                references = [self._reference(app, *flat[at : at + 4]) for at in range(0, len(flat), 4)]
+                newly = [each for each in references if each is not None]
+                found.append(Acked(fault.decode(), newly, acked, unacked))
+        return found
+
+    async def read(self, app: str, device_id: str, position: Position) -> Read:
+        device = await self._registry.get(app, device_id)
+        if device is None:
+            return Read("unknown")
+        others = [] if device.user is None else await self._registry.of_user(app, device.user)
+        ids = [device_id, *(each.id for each in others if each.id != device_id)]
+        args = (keys.devices(app), self._clock(), _number(position.epoch, -1), position.offset)
+        fault, *flat = await self._link.script(*self._call(app, "live_read", *args, *map(self._digest, ids)))
+        unread: dict[str, int] = {}
+        routes: dict[str, LiveRoute] = {}
+        told: dict[str, list[InboxItem]] = defaultdict(list)
+        for name, at in zip(ids, range(0, len(flat), 3), strict=False):
+            count, connection, gateway = flat[at : at + 3]
+            if count >= 0:
+                unread[name] = count
+            if gateway:
+                route = routes[name] = LiveRoute(gateway.decode(), connection)
+                told[route.gateway].append(Unread(app, connection, count))
+        await self._gateways.poke(told)
+        return Read(fault.decode(), unread, routes)
+
+    async def history(
+        self,
+        app: str,
+        device_id: str,
+        *,
+        since: int | None = None,
+        epoch: str = "",
+        limit: int = 100,
+        reverse: bool = False,
+    ) -> Page | None:
+        answer = await self._link.script(
+            *self._call(
+                app,
+                "live_history",
+                *(keys.devices(app), self._clock(), self._digest(device_id), _number(epoch, -1)),
+                *(-1 if since is None else since, limit, int(reverse), *self._age(app)),
+            )
+        )
+        if answer is None:
+            return None
+        number, top, missing, more, *found = answer
+        return Page(_text(number), top, self._publications(app, found), bool(more), missing)
+
+    # --- forms ------------------------------------------------------------------------------------
+
+    def _call(self, app: str, name: str, *args: Any) -> ScriptCall:
+        return name, [keys.device_counts(app)], args
+
+    def _shard(self, app: str, push_id: str) -> int:
+        return keys.shard_of(push_id, self._config.shards_of(app))
+
+    def _age(self, app: str) -> tuple[int, int]:
+        """Return the present hour, and for how many hours streams are kept."""
+        return hour_of(self._clock()), self._config.history_hours(app)
+
+    def _kept_until(self, app: str, push: LivePush) -> int:
+        """Return the end of the time in which a stream may refer to the push, and an hour."""
+        return (push.at // HOUR + self._config.history_hours(app) + 2) * HOUR
+
+    def _push(self, app: str, blob: bytes) -> LivePush | None:
+        return readable(decode_facts, blob, "live_push", app)
+
+    def _reference(self, app: str, offset: int, index: int, platform: bytes, blob: bytes) -> Reference | None:
+        push = self._push(app, blob)
+        return None if push is None else Reference(offset, index, platform.decode(), push)
+
+    def _publications(self, app: str, flat: Sequence[Any]) -> list[Publication]:
+        """Return those that can be read; `prev` leads past the others."""
+        found: list[Publication] = []
+        skipped: int | None = None
+        for at in range(0, len(flat), 4):
+            offset, prev, index, blob = flat[at : at + 4]
+            push = self._push(app, blob)
+            if push is None:
+                skipped = prev if skipped is None else skipped
+                continue
+            found.append(Publication(offset, prev if skipped is None else skipped, index, push))
+            skipped = None
+        return found
+
+
+def _appended(text: bytes, replaced: Reference | None) -> Appended:
+    if not text:
+        return Appended("absent")
+    status, offset, prev, unread, epoch, connection = _APPENDED.unpack_from(text)
+    gateway = text[_APPENDED.size :]
+    route = LiveRoute(gateway.decode(), connection) if gateway else None
+    return Appended(_STATUS[status], offset, prev, unread, _text(epoch), route, replaced)
+
+
+def _presence(answer: Collection[Any]) -> Presence | None:
+    if not answer:
+        return None
+    if len(answer) == 1:
+        return Presence("", 0, 0, 0, 0, None, 0)
+    epoch, top, acked, unacked, unread, connection, since, gateway = answer
+    route = LiveRoute(gateway.decode(), connection) if gateway else None
+    return Presence(_text(epoch), top, acked, unacked, unread, route, since * 1000)
+
+
+def _text(epoch: int) -> str:
+    return f"{epoch:08x}"
+
+
+def _number(epoch: str, none: int) -> int:
+    """Return the number of an epoch; `none` for an empty one, and one that no stream has for any other text."""
+    if not epoch:
+        return none
+    try:
+        return int(epoch, 16) if len(epoch) == 8 else 1 << 32
+    except ValueError:
+        return 1 << 32

@@ -1,0 +1,410 @@
+"""The live channel's twin in plain lists: streams by the ordinals of devices, inboxes that never overflow."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from pushsvc.model.push import Platform
+from pushsvc.ports.live import (
+    EVENTS,
+    Acked,
+    Appended,
+    Connected,
+    Cut,
+    EventCounts,
+    EventReport,
+    InboxItem,
+    LivePush,
+    LiveRoute,
+    Page,
+    Position,
+    Presence,
+    Publication,
+    Read,
+    Received,
+    Receiver,
+    Reference,
+    Refused,
+    Unread,
+)
+from pushsvc.store.live.facts import hour_of
+
+if TYPE_CHECKING:
+    from .state import State
+
+
+@dataclass
+class Stream:
+    """The stream of a device."""
+
+    epoch: str
+    entries: list[Reference] = field(default_factory=list)
+    top: int = 0
+    acked: int = 0
+    read: int = 0
+    floor: int = 0
+    """The last offset that was removed because the stream was full or it was too old."""
+    lost: int = 0
+    route: LiveRoute | None = None
+    since: int = 0
+
+    def after(self, offset: int) -> list[Reference]:
+        return [entry for entry in self.entries if entry.offset > offset]
+
+    @property
+    def unread(self) -> int:
+        return len(self.after(self.read))
+
+    def prev(self, offset: int) -> int:
+        """What stands before an offset: an entry, or what was lost."""
+        return max(
+            [entry.offset for entry in self.entries if entry.offset < offset] + [self.floor * (self.floor < offset)]
+        )
+
+    def missing(self, offset: int) -> int:
+        return min(self.floor - offset, self.lost) if self.floor > offset else 0
+
+    def lose(self, entry: Reference) -> None:
+        self.entries.remove(entry)
+        self.floor, self.lost = max(self.floor, entry.offset), self.lost + 1
+
+
+class LiveState:
+    """Everything; several consumers share it."""
+
+    def __init__(self) -> None:
+        self.streams: dict[tuple[str, int], Stream] = {}
+        """By app and ordinal."""
+        self.refused: dict[tuple[str, str], int] = {}
+        self.gateways: dict[tuple[str, str], tuple[int, int]] = {}
+        """By app and gateway, until when its sign of life is valid, and its connections."""
+        self.inboxes: dict[str, list[InboxItem]] = defaultdict(list)
+        self.contents: dict[tuple[str, str], bytes] = {}
+        self.seen: dict[tuple[str, str], set[tuple[str, int]]] = defaultdict(set)
+        self.totals: dict[str, Counter[str]] = defaultdict(Counter)
+        self.epochs = itertools.count(1)
+        self.poked = asyncio.Event()
+
+    def new_epoch(self) -> str:
+        return f"{next(self.epochs):08x}"
+
+    def moved(self, app: str, ordinal: int, *, gone: bool) -> None:
+        """A device is gone, or has another user."""
+        stream = self.streams.get((app, ordinal))
+        if gone:
+            self.streams.pop((app, ordinal), None)
+        elif stream is not None:
+            top = stream.top
+            self.streams[app, ordinal] = Stream(self.new_epoch(), [], top, top, top, top, 0, stream.route, stream.since)
+
+
+class MemoryLive:
+    """`Live` in memory."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._live = state.live
+
+    # --- streams ----------------------------------------------------------------------------------
+
+    def _ordinal(self, app: str, device_id: str) -> int | None:
+        kept = self._state.devices[app].get(device_id)
+        return None if kept is None else kept.n
+
+    def _stream(self, app: str, device_id: str) -> Stream | None:
+        ordinal = self._ordinal(app, device_id)
+        return None if ordinal is None else self._live.streams.get((app, ordinal))
+
+    def _begun(self, app: str, device_id: str) -> Stream | None:
+        """The stream, which begins now if there is none; None without a device."""
+        ordinal = self._ordinal(app, device_id)
+        if ordinal is None:
+            return None
+        return self._live.streams.setdefault((app, ordinal), Stream(self._live.new_epoch()))
+
+    def _route(self, app: str, stream: Stream) -> LiveRoute | None:
+        route = stream.route
+        until, _ = self._live.gateways.get((app, route.gateway), (0, 0)) if route else (0, 0)
+        return route if until > self._state.clock() else None
+
+    def _aged(self, app: str, entry: Reference) -> bool:
+        age = (hour_of(self._state.clock()) - hour_of(entry.push.at)) % 65536
+        return self._state.config.history_hours(app) < age < 32768
+
+    async def append(
+        self, app: str, push: LivePush, receivers: Sequence[Receiver], *, platform: Platform
+    ) -> list[Appended]:
+        return [self._append(app, push, each, platform) for each in receivers]
+
+    def _append(self, app: str, push: LivePush, receiver: Receiver, platform: Platform) -> Appended:
+        stream = self._begun(app, receiver.device_id)
+        if stream is None:
+            return Appended("absent")
+        replaced = None
+        known = next((entry for entry in stream.entries if entry.push == push), None)
+        rivals = [entry for entry in stream.entries if push.collapse and entry.push.collapse == push.collapse]
+        if known is not None:
+            status, offset = "known", known.offset
+        elif any(rival.push.at > push.at for rival in rivals):
+            return Appended("superseded", 0, 0, stream.unread, stream.epoch, self._route(app, stream))
+        else:
+            for rival in rivals:
+                if rival.offset > stream.acked:
+                    replaced = rival
+                    stream.entries.remove(rival)
+            while len(stream.entries) >= self._state.config.history_of(app):
+                stream.lose(stream.entries[0])
+            stream.top += 1
+            stream.entries.append(Reference(stream.top, receiver.index, platform, push))
+            status, offset = "new", stream.top
+        return Appended(
+            "new" if status == "new" else "known",
+            offset,
+            stream.prev(offset),
+            stream.unread,
+            stream.epoch,
+            self._route(app, stream),
+            replaced,
+        )
+
+    async def keep(self, app: str, push: LivePush, body: bytes) -> None:
+        self._live.contents.setdefault((app, push.id), body)
+
+    async def contents(self, app: str, push_ids: Sequence[str]) -> dict[str, bytes]:
+        return {name: self._live.contents[app, name] for name in push_ids if (app, name) in self._live.contents}
+
+    async def connect(
+        self,
+        app: str,
+        device_id: str,
+        route: LiveRoute,
+        *,
+        issued_at: int,
+        position: Position | None = None,
+        limit: int = 100,
+    ) -> Connected | Refused:
+        if self._ordinal(app, device_id) is None:
+            return Refused("unknown")
+        if issued_at < self._live.refused.get((app, device_id), 0):
+            return Refused("revoked")
+        stream = self._begun(app, device_id)
+        assert stream is not None
+        replaced = self._route(app, stream)
+        stream.route, stream.since = route, self._state.clock() // 1000 * 1000
+        if replaced == route:
+            replaced = None
+        if replaced is not None and replaced.gateway != route.gateway:
+            await self.poke({replaced.gateway: [Cut(app, replaced.connection, "replaced")]})
+        valid = position is not None and position.epoch == stream.epoch and position.offset <= stream.top
+        since = position.offset if position is not None and valid else stream.acked
+        self._tidy(app, stream, since, limit)
+        found = stream.after(since)
+        page = Page(
+            stream.epoch,
+            stream.top,
+            [Publication(each.offset, stream.prev(each.offset), each.index, each.push) for each in found[:limit]],
+            len(found) > limit,
+            stream.missing(since),
+        )
+        return Connected(since, valid and not page.missing, page, stream.acked, stream.unread, replaced)
+
+    def _tidy(self, app: str, stream: Stream, since: int, limit: int) -> None:
+        """Let what is too old, or has expired among the first `limit`, leave the stream."""
+        shown = 0
+        for entry in stream.after(since):
+            if self._aged(app, entry):
+                stream.lose(entry)
+            elif shown < limit and entry.push.expires_at <= self._state.clock():
+                stream.entries.remove(entry)
+            else:
+                shown += 1
+
+    async def disconnect(self, app: str, device_id: str, route: LiveRoute) -> bool:
+        stream = self._stream(app, device_id)
+        if stream is None or stream.route != route:
+            return False
+        stream.route = None
+        return True
+
+    async def acking(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
+        return [self._ack(app, *each, look=True) for each in positions]
+
+    async def ack(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
+        return [self._ack(app, *each, look=False) for each in positions]
+
+    def _ack(self, app: str, device_id: str, position: Position, *, look: bool) -> Acked:
+        stream = self._stream(app, device_id)
+        if stream is None:
+            return Acked("unknown")
+        acked, newly = stream.acked, []
+        fault = self._fault(stream, position)
+        if not fault and position.offset > acked:
+            newly = [each for each in stream.after(acked) if each.offset <= position.offset]
+            acked = position.offset
+        if not look:
+            stream.acked = acked
+        return Acked(fault, newly, acked, len(stream.after(acked)))
+
+    @staticmethod
+    def _fault(stream: Stream, position: Position) -> Literal["", "epoch", "offset"]:
+        if position.epoch not in ("", stream.epoch):
+            return "epoch"
+        return "offset" if position.offset > stream.top else ""
+
+    async def read(self, app: str, device_id: str, position: Position) -> Read:
+        stream = self._stream(app, device_id)
+        if stream is None:
+            return Read("unknown")
+        if fault := self._fault(stream, position):
+            return Read(fault)
+        newly = [each.push for each in stream.after(stream.read) if each.offset <= position.offset]
+        user = self._state.devices[app][device_id].device.user
+        ids = [kept.device.id for kept in self._state.devices[app].values() if user and kept.device.user == user]
+        unread: dict[str, int] = {}
+        routes: dict[str, LiveRoute] = {}
+        for name in dict.fromkeys((device_id, *ids)):
+            other = self._stream(app, name)
+            if other is None:
+                continue
+            read = max([each.offset for each in other.entries if each.push in newly], default=0)
+            other.read = max(other.read, position.offset if name == device_id else read)
+            unread[name] = other.unread
+            if route := self._route(app, other):
+                routes[name] = route
+                await self.poke({route.gateway: [Unread(app, route.connection, other.unread)]})
+        return Read("", unread, routes)
+
+    async def history(
+        self,
+        app: str,
+        device_id: str,
+        *,
+        since: int | None = None,
+        epoch: str = "",
+        limit: int = 100,
+        reverse: bool = False,
+    ) -> Page | None:
+        stream = self._stream(app, device_id)
+        if stream is None:
+            return None
+        if epoch not in ("", stream.epoch):
+            return Page(stream.epoch, stream.top, [], False, 0)
+        copy = Stream(stream.epoch, list(stream.entries), stream.top, floor=stream.floor, lost=stream.lost)
+        now = self._state.clock()
+        for entry in stream.entries:
+            behind = since is None or (entry.offset < since if reverse else entry.offset > since)
+            if behind and self._aged(app, entry):
+                copy.lose(entry)
+            elif behind and not reverse and entry.push.expires_at <= now:
+                copy.entries.remove(entry)
+        found = [entry for entry in copy.entries if entry.push.expires_at > now]
+        if since is not None:
+            found = [entry for entry in found if (entry.offset < since if reverse else entry.offset > since)]
+        found = found[::-1] if reverse else found
+        shown = [Publication(each.offset, copy.prev(each.offset), each.index, each.push) for each in found[:limit]]
+        return Page(copy.epoch, copy.top, shown, len(found) > limit, 0 if reverse else copy.missing(since or 0))
+
+    async def presence(self, app: str, device_ids: Sequence[str]) -> list[Presence | None]:
+        found: list[Presence | None] = []
+        for name in device_ids:
+            stream = self._stream(app, name)
+            if self._ordinal(app, name) is None:
+                found.append(None)
+            elif stream is None:
+                found.append(Presence("", 0, 0, 0, 0, None, 0))
+            else:
+                route = self._route(app, stream)
+                unacked = len(stream.after(stream.acked))
+                since = stream.since if route else 0
+                found.append(Presence(stream.epoch, stream.top, stream.acked, unacked, stream.unread, route, since))
+        return found
+
+    async def revoke(self, app: str, device_id: str) -> int:
+        now = self._state.clock()
+        self._live.refused[app, device_id] = now
+        stream = self._stream(app, device_id)
+        if stream is not None and (route := self._route(app, stream)):
+            await self.poke({route.gateway: [Cut(app, route.connection, "revoked")]})
+        return now
+
+    # --- gateways ---------------------------------------------------------------------------------
+
+    @property
+    def lifetime(self) -> float:
+        return self._state.config.alive_ttl
+
+    async def beat(self, gateway: str, connections: Mapping[str, int]) -> set[str]:
+        now = self._state.clock()
+        lapsed = {app for app in connections if self._live.gateways.get((app, gateway), (0, 0))[0] <= now}
+        for app, count in connections.items():
+            self._live.gateways[app, gateway] = now + int(self.lifetime * 1000), count
+        return lapsed
+
+    async def leave(self, gateway: str, apps: Sequence[str]) -> None:
+        for app in apps:
+            self._live.gateways.pop((app, gateway), None)
+
+    async def gateways(self, app: str) -> dict[str, int]:
+        now = self._state.clock()
+        return {
+            gateway: count
+            for (owner, gateway), (until, count) in self._live.gateways.items()
+            if owner == app and until > now
+        }
+
+    async def poke(self, items: Mapping[str, Sequence[InboxItem]]) -> None:
+        for gateway, own in items.items():
+            self._live.inboxes[gateway] += own
+        self._live.poked.set()
+
+    def inbox(self, gateway: str) -> MemoryInbox:
+        return MemoryInbox(self._live, gateway)
+
+    # --- events -----------------------------------------------------------------------------------
+
+    async def report(self, app: str, reports: Sequence[EventReport]) -> list[bool]:
+        return [self._report(app, each) for each in reports]
+
+    def _report(self, app: str, report: EventReport) -> bool:
+        ordinal = self._ordinal(app, report.device_id)
+        seen = self._live.seen[app, report.push_id]
+        if ordinal is None or (app, report.push_id) not in self._state.pushes or (report.event, ordinal) in seen:
+            return False
+        seen.add((report.event, ordinal))
+        self._live.totals[app][report.event] += 1
+        return True
+
+    async def events(self, app: str, push_ids: Sequence[str]) -> list[EventCounts]:
+        found = [Counter(event for event, _ in self._live.seen[app, name]) for name in push_ids]
+        return [EventCounts(*(counts[event] for event in EVENTS)) for counts in found]
+
+    async def event_totals(self, app: str) -> EventCounts:
+        return EventCounts(*(self._live.totals[app][event] for event in EVENTS))
+
+
+class MemoryInbox:
+    """`Inbox` in memory."""
+
+    def __init__(self, live: LiveState, gateway: str) -> None:
+        self._live = live
+        self._items = live.inboxes[gateway]
+        self._read = 0
+
+    async def receive(self, wait_ms: int) -> Received:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_ms / 1000
+        while self._read == len(self._items) and loop.time() < until:
+            self._live.poked.clear()
+            try:
+                async with asyncio.timeout(until - loop.time()):
+                    await self._live.poked.wait()
+            except TimeoutError:
+                break
+        found = self._items[self._read :]
+        self._read = len(self._items)
+        return Received(found)

@@ -1,0 +1,555 @@
+"""The live channel over every backend: what `ports.live` promises holds in memory, on Valkey and on Redis alike."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+import pytest
+from msgspec.structs import replace
+
+from pushsvc.model.devices import Device
+from pushsvc.ports.live import (
+    Acked,
+    Appended,
+    Connected,
+    Cut,
+    EventCounts,
+    EventReport,
+    Live,
+    LivePush,
+    LiveRoute,
+    Page,
+    Poke,
+    Position,
+    Publication,
+    Read,
+    Receiver,
+    Recipient,
+    Refused,
+    Unread,
+    pokes_of,
+)
+from pushsvc.store import StoreConfig
+
+from .servers import Server
+from .test_store_kit import NOW, AnyStore, Backend, World, backend_server, make_push, play
+
+BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
+HOUR = 3_600_000
+LASTING = StoreConfig(alive_ttl=3600.0)
+"""Signs of life that a slow machine does not outlast."""
+A, B = LiveRoute("gate-a", 1), LiveRoute("gate-b", 1)
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
+    with backend_server(request.param) as found:
+        yield found
+
+
+def push_of(
+    name: str, *, at: int = NOW, expires_at: int = NOW + 24 * HOUR, collapse: str = "", total: int = 1
+) -> LivePush:
+    return LivePush(name, at, expires_at, "normal", total, collapse)
+
+
+def phone(name: str, user: str | None = "ann") -> Device:
+    return Device(id=name, platform="fcm", token=f"token of {name}", user=user, registered_at=NOW, last_seen_at=NOW)
+
+
+async def opened(world: World, *names: str, user: str | None = "ann") -> AnyStore:
+    """A store with these devices, and two gateways that live."""
+    store = await world.store()
+    await store.registry.put_many("shop", [phone(name, user) for name in names])
+    for gateway in ("gate-a", "gate-b"):
+        assert await store.live.beat(gateway, {"shop": 0}) == {"shop"}
+    return store
+
+
+async def append(live: Live, push: LivePush, *names: str) -> list[Appended]:
+    receivers = [Receiver(name, index) for index, name in enumerate(names)]
+    return await live.append("shop", push, receivers, platform="fcm")
+
+
+async def connected(
+    live: Live, name: str, route: LiveRoute = A, position: Position | None = None, *, limit: int = 100
+) -> Connected:
+    found = await live.connect("shop", name, route, issued_at=NOW, position=position, limit=limit)
+    assert isinstance(found, Connected)
+    return found
+
+
+async def ack(live: Live, name: str, offset: int, epoch: str = "") -> Acked:
+    (found,) = await live.ack("shop", [(name, Position(epoch, offset))])
+    return found
+
+
+def offsets(page: Page | None) -> list[tuple[int, int]]:
+    assert page is not None
+    return [(each.offset, each.prev) for each in page.publications]
+
+
+def chain_is_whole(publications: Sequence[Publication], since: int) -> bool:
+    """Whether somebody who has everything up to `since` misses nothing of these."""
+    for each in publications:
+        if each.prev > since:
+            return False
+        since = each.offset
+    return True
+
+
+# --- appending ------------------------------------------------------------------------------------
+
+
+def test_a_push_stands_in_each_stream_and_a_repeat_appends_nothing(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x", "y")).live
+        first = await append(live, push_of("p1"), "x", "nobody", "y")
+        assert [(each.status, each.offset, each.prev, each.unread) for each in first] == [
+            ("new", 1, 0, 1),
+            ("absent", 0, 0, 0),
+            ("new", 1, 0, 1),
+        ]
+        assert first[0].route is None
+        assert first[0].epoch != ""
+        (second,) = await append(live, push_of("p2"), "x")
+        assert (second.status, second.offset, second.prev, second.unread) == ("new", 2, 1, 2)
+        again = await append(live, push_of("p1"), "x", "nobody", "y")
+        assert [(each.status, each.offset, each.prev) for each in again] == [
+            ("known", 1, 0),
+            ("absent", 0, 0),
+            ("known", 1, 0),
+        ]
+        assert (await append(live, push_of("p3"), "x"))[0].offset == 3
+        assert await append(live, push_of("p4")) == []
+
+    play(server, story, LASTING)
+
+
+def test_many_devices_in_one_call(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        names = [f"d{number}" for number in range(1300)]
+        store = await world.store()
+        for at in range(0, len(names), 400):
+            await store.registry.put_many("shop", [phone(name, None) for name in names[at : at + 400]])
+        found = await append(store.live, push_of("p1"), *names)
+        assert [(each.status, each.offset) for each in found] == [("new", 1)] * 1300
+        last = (await store.live.history("shop", "d1299")) or pytest.fail("no stream")
+        assert [(each.index, each.push) for each in last.publications] == [(1299, push_of("p1"))]
+
+    play(server, story, LASTING)
+
+
+def test_all_fields_of_a_push_come_back(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x")).live
+        push = LivePush("019a-ü", NOW - 5, NOW + 2**33, "urgent", 4_000_000_000, "Bestellung 17 grün")
+        await live.append("shop", push, [Receiver("x", 2**28 - 1)], platform="web")
+        page = await live.history("shop", "x")
+        assert page is not None
+        assert page.publications == [Publication(1, 0, 2**28 - 1, push)]
+        (acked,) = await live.ack("shop", [("x", Position("", 1))])
+        assert [(each.offset, each.index, each.platform, each.push) for each in acked.newly] == [
+            (1, 2**28 - 1, "web", push)
+        ]
+
+    play(server, story, LASTING)
+
+
+def test_a_connected_device_is_found_with_its_gateway(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x", "y", "z")).live
+        await connected(live, "x", A)
+        await connected(live, "y", LiveRoute("gate-b", 7))
+        found = await append(live, push_of("p1"), "x", "y", "z")
+        assert [each.route for each in found] == [A, LiveRoute("gate-b", 7), None]
+        receivers = [Receiver(name, index) for index, name in enumerate("xyz")]
+        pokes = pokes_of("shop", push_of("p1"), receivers, found, b"body")
+        await live.poke(pokes)
+        expected = Poke("shop", push_of("p1"), [Recipient(7, found[1].epoch, 1, 0, 1, 1)], b"body")
+        received = await live.inbox("gate-b").receive(0)
+        assert (received.items, received.lost) == ([expected], False)
+
+    play(server, story, LASTING)
+
+
+def test_a_later_push_with_the_same_collapse_replaces_what_waits(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x")).live
+        await append(live, push_of("before"), "x")
+        await append(live, push_of("old", collapse="order"), "x")
+        await append(live, push_of("other", collapse="offer"), "x")
+        (found,) = await append(live, push_of("new", at=NOW + 1, collapse="order"), "x")
+        assert (found.status, found.offset, found.prev, found.unread) == ("new", 4, 3, 3)
+        assert found.replaced is not None
+        assert (found.replaced.offset, found.replaced.push.id, found.replaced.platform) == (2, "old", "fcm")
+        page = await live.history("shop", "x")
+        assert offsets(page) == [(1, 0), (3, 1), (4, 3)]
+        # The older one comes again, or late: the newer one stays.
+        (late,) = await append(live, push_of("old", collapse="order"), "x")
+        assert (late.status, late.offset, late.replaced) == ("superseded", 0, None)
+        # What was acknowledged is replaced no more, and an older push still does not follow it.
+        await ack(live, "x", 4)
+        (third,) = await append(live, push_of("third", at=NOW + 2, collapse="order"), "x")
+        assert (third.offset, third.replaced) == (5, None)
+        assert offsets(await live.history("shop", "x")) == [(1, 0), (3, 1), (4, 3), (5, 4)]
+        assert (await append(live, push_of("older", at=NOW + 1, collapse="order"), "x"))[0].status == "superseded"
+
+    play(server, story, LASTING)
+
+
+def test_a_full_stream_says_how_many_are_missing(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x")).live
+        start = await connected(live, "x")
+        for number in range(8):
+            await append(live, push_of(f"p{number}"), "x")
+        found = await connected(live, "x", B, Position(start.page.epoch, 1))
+        assert (found.recovered, found.since, found.page.missing) == (False, 1, 2)
+        assert offsets(found.page) == [(4, 3), (5, 4), (6, 5), (7, 6), (8, 7)]
+        found = await connected(live, "x", B, Position(start.page.epoch, 3))
+        assert (found.recovered, found.page.missing, len(found.page.publications)) == (True, 0, 5)
+        (row,) = await live.presence("shop", ["x"])
+        assert row is not None
+        assert (row.top, row.unacked, row.unread) == (8, 5, 5)
+
+    play(server, story, StoreConfig(history=5, alive_ttl=3600.0))
+
+
+def test_what_is_too_old_is_missing_and_what_has_expired_is_not(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x")).live
+        start = await connected(live, "x")
+        epoch = start.page.epoch
+        await append(live, push_of("old", at=NOW - 9 * 24 * HOUR), "x")
+        await append(live, push_of("over", expires_at=NOW - 1), "x")
+        await append(live, push_of("good"), "x")
+        await append(live, push_of("also over", expires_at=NOW - 1), "x")
+        await append(live, push_of("last"), "x")
+        page = await live.history("shop", "x", since=1)
+        assert (offsets(page), page and page.missing) == ([(3, 1), (5, 3)], 0)
+        page = await live.history("shop", "x", since=0)
+        assert (offsets(page), page and page.missing) == ([(3, 1), (5, 3)], 1)
+        found = await connected(live, "x", B, Position(epoch, 0))
+        assert (found.recovered, found.page.missing) == (False, 1)
+        found = await connected(live, "x", B, Position(epoch, 1))
+        assert (found.recovered, found.page.missing, offsets(found.page)) == (True, 0, [(3, 1), (5, 3)])
+        assert (found.unread, found.acked) == (2, 0)
+
+    play(server, story, LASTING)
+
+
+# --- connections ----------------------------------------------------------------------------------
+
+
+def test_a_stream_has_its_epoch_from_the_first_connect(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x", "y")).live
+        found = await connected(live, "x")
+        assert found.page.epoch != ""
+        assert (found.page.top, found.since, found.recovered, found.replaced) == (0, 0, False, None)
+        again = await connected(live, "x", LiveRoute("gate-a", 2), Position(found.page.epoch, 0))
+        assert (again.recovered, again.page.epoch, again.replaced) == (True, found.page.epoch, A)
+        assert (await append(live, push_of("p1"), "x"))[0].epoch == found.page.epoch
+        assert (await connected(live, "y")).page.epoch != found.page.epoch
+
+    play(server, story, LASTING)
+
+
+def test_a_device_that_returns_gets_what_it_missed(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x")).live
+        epoch = (await connected(live, "x")).page.epoch
+        for number in range(7):
+            await append(live, push_of(f"p{number}"), "x")
+        found = await connected(live, "x", B, Position(epoch, 3), limit=2)
+        assert (found.recovered, found.since, found.page.top, found.page.more) == (True, 3, 7, True)
+        assert [each.push.id for each in found.page.publications] == ["p3", "p4"]
+        page = await live.history("shop", "x", since=5, epoch=epoch)
+        assert page is not None
+        assert (offsets(page), page.more) == ([(6, 5), (7, 6)], False)
+        # Without a valid position: what is not acknowledged.
+        await ack(live, "x", 6)
+        for position in (None, Position("ffffffff", 2), Position("", 2), Position("what", 2), Position(epoch, 8)):
+            found = await connected(live, "x", A, position)
+            assert (found.recovered, found.since, found.acked) == (False, 6, 6), position
+            assert offsets(found.page) == [(7, 6)]
+
+    play(server, story, LASTING)
+
+
+def test_unknown_devices_and_revoked_tokens_are_refused(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x", "y")).live
+        assert await live.connect("shop", "nobody", A, issued_at=NOW) == Refused("unknown")
+        await connected(live, "x", A)
+        instant = await live.revoke("shop", "x")
+        assert await live.connect("shop", "x", A, issued_at=instant - 1) == Refused("revoked")
+        assert (await live.inbox("gate-a").receive(0)).items == [Cut("shop", 1, "revoked")]
+        assert isinstance(await live.connect("shop", "x", B, issued_at=instant), Connected)
+        assert isinstance(await live.connect("shop", "y", B, issued_at=NOW), Connected)
+        await live.revoke("shop", "nobody")
+
+    play(server, story, LASTING)
+
+
+def test_a_second_connection_ends_the_first_and_only_its_own_end_counts(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x")).live
+        await connected(live, "x", A)
+        assert (await connected(live, "x", B)).replaced == A
+        assert (await live.inbox("gate-a").receive(0)).items == [Cut("shop", 1, "replaced")]
+        assert await live.disconnect("shop", "x", A) is False
+        assert (await append(live, push_of("p1"), "x"))[0].route == B
+        assert await live.disconnect("shop", "x", LiveRoute("gate-b", 2)) is False
+        assert await live.disconnect("shop", "x", B) is True
+        assert await live.disconnect("shop", "x", B) is False
+        assert await live.disconnect("shop", "nobody", B) is False
+        assert (await append(live, push_of("p2"), "x"))[0].route is None
+
+    play(server, story, LASTING)
+
+
+def test_connects_and_ends_at_once_keep_the_last_connection(server: Server | None) -> None:
+    """Devices that come back by another gateway while the first one ends; test_live_redis.py has 10,000 orders."""
+
+    async def story(world: World) -> None:
+        names = [f"d{number}" for number in range(100)]
+        live = (await opened(world, *names, user=None)).live
+
+        async def once(name: str) -> None:
+            await connected(live, name, A)
+            second, _ = await asyncio.gather(
+                live.connect("shop", name, B, issued_at=NOW), live.disconnect("shop", name, A)
+            )
+            assert isinstance(second, Connected)
+            assert second.replaced in (None, A)
+            await live.disconnect("shop", name, A)
+
+        await asyncio.gather(*map(once, names))
+        rows = await live.presence("shop", names)
+        assert [row and row.route for row in rows] == [B] * len(names)
+
+    play(server, story, LASTING)
+
+
+def test_routes_of_a_gateway_that_died_are_none(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x", "y")).live
+        await connected(live, "x", LiveRoute("silent", 1))
+        await connected(live, "y", A)
+        assert [each.route for each in await append(live, push_of("p1"), "x", "y")] == [None, A]
+        assert await live.beat("silent", {"shop": 1, "news": 0}) == {"shop", "news"}
+        assert await live.beat("silent", {"shop": 1}) == set()
+        assert await live.gateways("shop") == {"gate-a": 0, "gate-b": 0, "silent": 1}
+        assert await live.gateways("news") == {"silent": 0}
+        rows = await live.presence("shop", ["x", "y", "nobody"])
+        assert [row and row.route for row in rows] == [LiveRoute("silent", 1), A, None]
+        assert rows[2] is None
+        assert rows[0] is not None
+        assert NOW - 2000 < rows[0].connected_at < NOW + 600_000
+        await live.leave("silent", ["shop"])
+        (row,) = await live.presence("shop", ["x"])
+        assert row is not None
+        assert (row.route, row.connected_at) == (None, 0)
+        assert (await connected(live, "x", B)).replaced is None
+
+    play(server, story, LASTING)
+
+
+# --- acknowledging, reading, history --------------------------------------------------------------
+
+
+def test_each_reference_is_acknowledged_once(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x", "y")).live
+        epoch = (await append(live, push_of("p0"), "x"))[0].epoch
+        for number in range(1, 5):
+            await append(live, push_of(f"p{number}"), "y", "x")
+        look = await live.acking("shop", [("x", Position(epoch, 3)), ("y", Position("", 1))])
+        found = await live.ack("shop", [("x", Position(epoch, 3)), ("y", Position("", 1)), ("nobody", Position("", 1))])
+        assert found[:2] == look
+        assert [[(each.offset, each.index, each.push.id) for each in one.newly] for one in found] == [
+            [(1, 0, "p0"), (2, 1, "p1"), (3, 1, "p2")],
+            [(1, 0, "p1")],
+            [],
+        ]
+        assert [(one.fault, one.acked, one.unacked) for one in found] == [("", 3, 2), ("", 1, 3), ("unknown", 0, 0)]
+        for offset in (1, 3):
+            assert await ack(live, "x", offset, epoch) == Acked("", [], 3, 2)
+        assert [each.offset for each in (await ack(live, "x", 5)).newly] == [4, 5]
+        assert await ack(live, "x", 6) == Acked("offset", [], 5, 0)
+        assert await ack(live, "x", 5, "ffffffff") == Acked("epoch", [], 5, 0)
+        assert await ack(live, "x", 5, "nonsense") == Acked("epoch", [], 5, 0)
+        assert await live.ack("shop", []) == []
+
+    play(server, story, LASTING)
+
+
+def test_acknowledgements_at_once_name_each_reference_once(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x")).live
+        for number in range(60):
+            await append(live, push_of(f"p{number}"), "x")
+        found = await asyncio.gather(*(ack(live, "x", offset) for offset in range(1, 61)))
+        named = [each.offset for one in found for each in one.newly]
+        assert sorted(named) == list(range(1, 61))
+
+    play(server, story, LASTING)
+
+
+def test_what_a_user_has_read_counts_on_all_devices(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await opened(world, "phone", "tablet", "new")
+        live = store.live
+        await store.registry.put_many("shop", [phone("stranger", "bob")])
+        await append(live, push_of("only tablet"), "tablet")
+        await append(live, push_of("p1"), "phone", "tablet", "stranger")
+        await append(live, push_of("p2"), "phone", "tablet")
+        await append(live, push_of("p3"), "tablet", "phone")
+        await connected(live, "tablet", B)
+        found = await live.read("shop", "phone", Position("", 2))
+        # The tablet's own push stands before what was read.
+        assert found == Read("", {"phone": 1, "tablet": 1}, {"tablet": B})
+        assert (await live.inbox("gate-b").receive(0)).items == [Unread("shop", 1, 1)]
+        rows = await live.presence("shop", ["phone", "tablet", "stranger"])
+        assert [row and row.unread for row in rows] == [1, 1, 1]
+        assert (await live.read("shop", "phone", Position("", 1))).unread == {"phone": 1, "tablet": 1}
+        assert (await append(live, push_of("p4"), "phone"))[0].unread == 2
+        assert (await live.read("shop", "tablet", Position("", 4))).unread == {"phone": 1, "tablet": 0}
+        assert (await live.read("shop", "phone", Position("", 9))).fault == "offset"
+        assert (await live.read("shop", "phone", Position("ffffffff", 1))).fault == "epoch"
+        assert (await live.read("shop", "nobody", Position("", 1))).fault == "unknown"
+        assert (await live.read("shop", "stranger", Position("", 1))).unread == {"stranger": 0}
+
+    play(server, story, LASTING)
+
+
+def test_history_pages_both_ways(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x", "y")).live
+        assert await live.history("shop", "x") is None
+        assert await live.history("shop", "nobody") is None
+        for number in range(1, 8):
+            await append(live, push_of(f"p{number}"), "x")
+        forwards: list[int] = []
+        since = None
+        while True:
+            page = await live.history("shop", "x", since=since, limit=3)
+            assert page is not None
+            assert chain_is_whole(page.publications, since or 0)
+            forwards += [each.offset for each in page.publications]
+            since = forwards[-1]
+            if not page.more:
+                break
+        assert forwards == [1, 2, 3, 4, 5, 6, 7]
+        backwards = await live.history("shop", "x", limit=3, reverse=True)
+        assert (offsets(backwards), backwards and backwards.more) == ([(7, 6), (6, 5), (5, 4)], True)
+        backwards = await live.history("shop", "x", since=5, limit=4, reverse=True)
+        assert (offsets(backwards), backwards and backwards.more) == ([(4, 3), (3, 2), (2, 1), (1, 0)], False)
+        assert offsets(await live.history("shop", "x", since=1, reverse=True)) == []
+        assert offsets(await live.history("shop", "x", since=7)) == []
+        other = await live.history("shop", "x", epoch="ffffffff")
+        assert other is not None
+        assert (other.publications, other.top) == ([], 7)
+        assert offsets(await live.history("shop", "x", epoch=other.epoch, limit=1)) == [(1, 0)]
+
+    play(server, story, LASTING)
+
+
+# --- registry, contents, inboxes, events ----------------------------------------------------------
+
+
+def test_a_stream_ends_with_its_device_and_another_user_gets_another_one(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await opened(world, "x", "y")
+        live, registry = store.live, store.registry
+        epoch = (await connected(live, "x", A)).page.epoch
+        await append(live, push_of("for ann"), "x", "y")
+        await registry.put("shop", replace(phone("x"), locale="de"))
+        assert (await connected(live, "x", A, Position(epoch, 0))).recovered
+        # Another user on the same phone, who is connected: nothing of the first one is left, and the route is.
+        await registry.put("shop", phone("x", "bob"))
+        (row,) = await live.presence("shop", ["x"])
+        assert row is not None
+        assert (row.unread, row.unacked, row.route) == (0, 0, A)
+        assert row.epoch != epoch
+        assert offsets(await live.history("shop", "x")) == []
+        assert not (await connected(live, "x", A, Position(epoch, 1))).recovered
+        (found,) = await append(live, push_of("for bob"), "x")
+        assert (found.status, found.route, found.epoch, found.unread) == ("new", A, row.epoch, 1)
+        # Another phone under another id takes the token, and with it the place, of the device.
+        await registry.put("shop", replace(phone("z"), token="token of y"))
+        assert await live.history("shop", "z") is None
+        await registry.remove("shop", "x")
+        assert (await append(live, push_of("late"), "x", "y"))[0].status == "absent"
+        await registry.put("shop", phone("x"))
+        again = await connected(live, "x", A, Position(row.epoch, 1))
+        assert (again.recovered, again.page.top) == (False, 0)
+        assert again.page.epoch not in (epoch, row.epoch)
+
+    play(server, story, LASTING)
+
+
+def test_content_is_kept_once_a_push(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world)).live
+        await live.keep("shop", push_of("p1"), b"body")
+        await live.keep("shop", push_of("p1"), b"another")
+        await live.keep("shop", push_of("p2"), b"\0" * 65_536)
+        assert await live.contents("shop", ["p1", "gone", "p2", "p1"]) == {"p1": b"body", "p2": b"\0" * 65_536}
+        assert await live.contents("other", ["p1"]) == {}
+        assert await live.contents("shop", []) == {}
+
+    play(server, story, StoreConfig(shards=3, alive_ttl=3600.0) if server else None)
+
+
+def test_an_inbox_hands_out_everything_in_order_and_waits_for_the_next(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await opened(world)
+        inbox = store.live.inbox("gate-a")
+        assert (await inbox.receive(0)).items == []
+        cuts = [Cut("shop", number, "replaced") for number in range(250)]
+        for each in cuts[:240]:
+            await store.live.poke({"gate-a": [each], "gate-b": []})
+        found: list[object] = []
+        while more := (await inbox.receive(0)).items:
+            found += more
+        assert found == cuts[:240]
+        waiting = asyncio.ensure_future(inbox.receive(20_000))
+        await asyncio.sleep(0)
+        await store.live.poke({"gate-a": cuts[240:]})
+        received = await waiting
+        assert (received.items, received.lost) == (cuts[240:], False)
+
+    play(server, story, LASTING)
+
+
+def test_each_event_of_a_device_counts_once(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        names = [f"d{number}" for number in range(400)]
+        store = await opened(world, *names, user=None)
+        live = store.live
+        await store.pushes.accept(make_push("p"))
+        await store.pushes.accept(make_push("q"))
+        first = [EventReport("p", name, "arrived") for name in names]
+        assert await live.report("shop", first) == [True] * 400
+        assert await live.report("shop", [*first, EventReport("p", "d3", "shown")]) == [False] * 400 + [True]
+        odd = [
+            EventReport("none", "d1", "shown"),
+            EventReport("q", "nobody", "shown"),
+            EventReport("q", "d1", "opened"),
+        ]
+        assert await live.report("shop", [*odd, odd[-1]]) == [False, False, True, False]
+        await live.report("shop", [EventReport("q", "d2", "opened"), EventReport("q", "d2", "dismissed")])
+        assert await live.events("shop", ["p", "q", "none"]) == [
+            EventCounts(arrived=400, shown=1),
+            EventCounts(opened=2, dismissed=1),
+            EventCounts(),
+        ]
+        assert await live.event_totals("shop") == EventCounts(400, 1, 2, 1)
+        assert await live.event_totals("other") == EventCounts()
+        assert await live.report("shop", []) == []
+
+    play(server, story, StoreConfig(shards=3, alive_ttl=3600.0) if server else None)
