@@ -16,13 +16,14 @@ from pushsvc.model.identity import identity
 from pushsvc.store import Store
 from pushsvc.store.registry.documents import decode_device
 
-BLOCK, CONTAINER, BITMAP = 128, 4096, 512
+BLOCK, STREAMS, CONTAINER, BITMAP = 128, 32, 4096, 512
 
 
 async def audit(store: Store, app: str = "shop") -> dict[int, Device]:
     """The documents by ordinal, after every key of the registry was found to say the same."""
     kept = await _dump(store, f"ps:{{{app}.devices}}:")
     found = _documents(kept)
+    kept = {name: value for name, value in kept.items() if not _is_live(name, value, found)}
     expected = _expected(found, store.hash_key)
     expected["count"] = {"active": str(_active(found)), "next": _text(kept.get("count", {}).get(b"next", b"0"))}
     actual = {name: _read(name, value) for name, value in kept.items() if not name.startswith("d:")}
@@ -31,6 +32,14 @@ async def audit(store: Store, app: str = "shop") -> dict[int, Device]:
     assert actual == expected
     assert all(n < int(expected["count"]["next"]) for n in found)
     return found
+
+
+def _is_live(name: str, value: Any, found: dict[int, Device]) -> bool:
+    """Whether it is a key of the live channel. A stream has its device."""
+    kind, _, number = name.partition(":")
+    if kind == "streams":
+        assert all(int(number) * STREAMS + place in found for place, stream in enumerate(value) if stream)
+    return kind in ("streams", "pushes", "gateways", "refused", "live")
 
 
 async def _dump(store: Store, prefix: str) -> dict[str, Any]:
