@@ -438,7 +438,7 @@ def live_content(app: str, shard: int, push_id: str) -> str:
 
 
 def seen(app: str, shard: int, push_id: str = "") -> str:
-    """Events of a push, or of all pushes of the shard."""
+    """Return the key of the events of a push, or without one of all pushes of the shard."""
     return f"{prefix(app, shard)}seen:{push_id}" if push_id else f"{prefix(app, shard)}seen"
 
 
