@@ -19,6 +19,7 @@ BENCHES = (
     "schedules",
     "audience",
     "devices",
+    "live_sockets",
 )
 
 if __name__ == "__main__":
