@@ -100,7 +100,7 @@ async def _find(settings: Settings, apps: list[str], device_id: str) -> list[dic
 
     async with open_running_store(settings) as store:
         return [
-            _document(app, device, store.token_hash(device.token))
+            _document(app, device, store.token_hash(device.platform)(device.token))
             for app in apps
             if (device := await store.registry.get(app, device_id)) is not None
         ]

@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
@@ -55,8 +55,6 @@ LAPSED = 5.0
 PAUSE = 1.0
 GRACE = 2.0
 """Seconds that the companion has to end by itself."""
-ADOPTING = 0.02
-"""Seconds between two steps of converting stored devices to the present form."""
 THREADS = 2 * MOST + 8
 """The maximum number of threads of the companion's loop. It resolves the names of receivers there, and a resolver that
 does not answer can block a thread for longer than a call: it must take none from other receivers or from the
@@ -192,8 +190,6 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
             queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
             following = asyncio.create_task(_follow(current, stop), name="reload")
             stack.callback(following.cancel)
-            adopting = asyncio.create_task(adopt_devices(store, list(settings.apps)), name="adopt")
-            stack.callback(adopting.cancel)
             hooks = WebhookTasks(store.webhooks, current)
             stack.push_async_callback(hooks.close)
             webhook_tasks.append(hooks)
@@ -281,19 +277,6 @@ async def _act(store: Store, periodic: Periodic, owner: str) -> None:
     except (StoreError, RedisError):
         await store.locks.release(periodic.name, owner)
         raise
-
-
-async def adopt_devices(store: Store, apps: Collection[str]) -> None:
-    """Convert the devices that an earlier version wrote to the present form, step by step. Later it costs a query for
-    each app."""
-    for app in apps:
-        more = True
-        while more:
-            try:
-                more = await store.registry.adopt(app)
-                await asyncio.sleep(ADOPTING if more else 0)
-            except StoreError:
-                await asyncio.sleep(PAUSE)
 
 
 async def enqueue_replays(store: Store, queue: Queue, settings: Settings) -> None:

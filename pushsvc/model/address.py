@@ -16,6 +16,7 @@ from msgspec import Meta, Struct, UnsetType
 
 from ..decoding import Rule, right
 from .push import Platform
+from .routing import environments_of, platform_of
 
 Check: TypeAlias = Callable[[str], object]
 """Takes a text and gives something true where it can be an address. Generous: the provider knows best."""
@@ -33,6 +34,11 @@ class AddressKind(Struct, frozen=True):
     """Takes a text without fault and gives the one form in which it is kept, sent and compared."""
     same: Form = str
     """Takes a canonical text and gives what two of them have in common that name one target."""
+    renewable: Check | None = None
+    """Takes a canonical text and gives something true where it can become valid again after it was dead; None: never.
+    """
+    environments: bool = False
+    """Whether an address is valid in one of the provider's environments only."""
     device: bool = False
     """Whether a device is registered by it. A provider's addresses of devices are compared with each other."""
     field: bool = True
@@ -124,6 +130,26 @@ class Addresses:
         self.devices = only(lambda kind: kind.device)
         """What devices are registered by."""
 
+        self._same = {platform: next(iter(own.values())).same for platform, own in self.devices.kinds.items() if own}
+
+    def same_of(self, route: Platform) -> Form:
+        """Return the form in which the addresses of devices are compared, by the platform or the name of a route."""
+        return self._same.get(platform_of(route), str)
+
+    def identity(self, platform: Platform, text: str) -> tuple[Platform, str]:
+        """Return what two canonical addresses have in common that name the same device."""
+        return platform, self.same_of(platform)(text)
+
+    def is_renewable(self, route: Platform, text: str) -> bool:
+        """Return whether a dead address can become valid again."""
+        kinds = self.devices.kinds.get(platform_of(route), {}).values()
+        return any(kind.renewable(text) for kind in kinds if kind.renewable is not None)
+
+    def routes_of(self, platform: Platform) -> tuple[Platform, ...]:
+        """Return every name that a route of the platform can have."""
+        divided = any(kind.environments for kind in self.devices.kinds.get(platform, {}).values())
+        return environments_of(platform) if divided else (platform,)
+
     def recognised(self, platform: Platform, text: str) -> str:
         """Return the canonical form of an address whose kind is unknown: that of the first kind that it fits."""
         for kind in self.targets.kinds.get(platform, {}).values():
@@ -136,3 +162,7 @@ class Addresses:
     @property
     def platforms(self) -> tuple[Platform, ...]:
         return tuple(self.targets.kinds)
+
+
+NO_ADDRESSES: Final = Addresses({})
+"""Without a platform: every text is compared as it is."""

@@ -11,13 +11,11 @@ only, so that an answer in one says nothing about the other
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, TypeAlias, get_args
+from typing import TypeAlias, get_args
 
 from .devices import Environment
 from .push import Platform
 
-DIVIDED: Final = frozenset({"apns"})
-"""Platforms whose tokens belong to an environment."""
 _ENDINGS = tuple(f"_{environment}" for environment in get_args(Environment))
 
 RouteTable: TypeAlias = Mapping[tuple[Platform, Environment | None], Platform]
@@ -32,9 +30,9 @@ def platform_of(route: Platform) -> Platform:
     return route
 
 
-def routes_of(platform: Platform) -> tuple[Platform, ...]:
-    """Return every name that a route of the platform can have."""
-    return (platform, *(platform + ending for ending in _ENDINGS)) if platform in DIVIDED else (platform,)
+def environments_of(platform: Platform) -> tuple[Platform, ...]:
+    """Return every name that a route of a platform can have whose tokens belong to an environment."""
+    return (platform, *(platform + ending for ending in _ENDINGS))
 
 
 def table_of(environments: Mapping[Platform, Environment]) -> RouteTable:

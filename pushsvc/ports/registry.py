@@ -100,7 +100,7 @@ keep id, platform and token, and may be called more than once."""
 class Registry(Protocol):
     """Devices by id, token, user and topic. Every change is one atomic step that keeps all indexes consistent. A token
     belongs to one device of the app: when it is registered for another one, the earlier device is removed. Tokens are
-    in their canonical form; see `identity`. Times are in Unix ms."""
+    in their canonical form; see `model.address`. Times are in Unix ms."""
 
     async def put(self, app: str, device: Device) -> tuple[Device, bool]:
         """Register or refresh a device. Returns the stored device, and whether it is new. Raises `UserFull`.
@@ -181,12 +181,6 @@ class Registry(Protocol):
         """Judge up to some hundred devices in their present state and apply the judgement, in one step. Returns the
         changes that took place, or with `dry_run` would: each device before and after. The caller has chosen the
         devices by an earlier state; the judgement of the present one counts."""
-        ...
-
-    async def adopt(self, app: str) -> bool:
-        """Convert some of the devices that an earlier version wrote to the present form, with canonical tokens. Returns
-        False when all are converted. Of two devices that turn out to have one token, the one that was registered later
-        stays. May be interrupted and repeated."""
         ...
 
     # --- tombstones -----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from ..model.push import Platform
 from .cleanup import Cleanups, Leftovers
 from .erasure import ErasureSteps
 from .expansion import Expansions
@@ -93,8 +94,9 @@ class Store(Figures, Protocol):
         process must be restarted."""
         ...
 
-    def token_hash(self, token: str) -> str:
-        """Return the 16 hex characters that logs, metrics and status documents show instead of a token."""
+    def token_hash(self, route: Platform) -> Callable[[str], str]:
+        """Return the function that makes of a token of a route or platform the 16 hex characters that logs, metrics and
+        status documents show instead."""
         ...
 
     @property

@@ -14,6 +14,7 @@ from ..ports.store import Store
 from ..settings import Settings
 from ..store import Fsync, StoreConfig, attach_embedded, holds_data, obituary, open_embedded, open_store
 from ..store.link.connect import open_sync_redis as open_sync_redis
+from .providers import addresses
 
 EMBEDDED_START = 15.0
 """Seconds that a part waits for the embedded store that another process starts."""
@@ -98,6 +99,7 @@ async def _keep_embedded(opened: ExitStack, settings: Settings, stop: asyncio.Ev
 def store_config(settings: Settings) -> StoreConfig:
     """Return the store's part of the configuration."""
     return StoreConfig(
+        addresses=addresses(),
         shards=settings.redis.shards,
         chunk_size=settings.dispatch.chunk,
         status_ttl=settings.queue.status_retention,

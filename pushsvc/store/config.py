@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
+from ..model.address import NO_ADDRESSES, Addresses
+
 DAY = 24 * 60 * 60
 OPEN_MOST = 29 * DAY * 1000
 """Milliseconds for which a delivery may be open once its push is being sent: the longest `ttl`, and a day."""
@@ -13,6 +15,8 @@ OPEN_MOST = 29 * DAY * 1000
 class StoreConfig(Struct, frozen=True, kw_only=True):
     """The configuration of the store. Lifetimes are in seconds."""
 
+    addresses: Addresses = NO_ADDRESSES
+    """The kinds of addresses of all platforms: how their tokens are compared."""
     shards: int | dict[str, int] = 1
     """The number of slots of an app, for all apps or by name.
 

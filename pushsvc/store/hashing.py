@@ -1,24 +1,34 @@
 """Tokens as hashes: a short one to show, a longer one to look up. Both are keyed with the store's own random key.
 
 They are keyed, because a reader of the log could match a bare hash of a device token against a list of known tokens.
-What is shown and what is limited uses a token's `identity`, which is cut off in place here, once or twice for each
-delivery; a suppression concerns exactly the text that was refused.
+What is shown and what is limited uses `same`, the form in which its platform compares tokens; a suppression concerns
+exactly the text that was refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from hashlib import blake2b
 
-from ..model.identity import REGISTRATION
+from ..model.address import Form
 
 
-def token_hash(key: bytes, token: str) -> str:
+def token_hash(key: bytes, token: str, same: Form = str) -> str:
     """Return 16 hex characters, the only form of a token that logs, metrics and status documents may show."""
-    digest = _keyed(key).copy()
-    digest.update(token.partition(REGISTRATION)[0].encode())
-    return digest.hexdigest()
+    return token_hasher(key, same)(token)
+
+
+def token_hasher(key: bytes, same: Form) -> Callable[[str], str]:
+    """Return `token_hash` for the tokens of one platform, which it compares by `same`."""
+    copy = _keyed(key).copy
+
+    def hashed(token: str) -> str:
+        digest = copy()
+        digest.update(same(token).encode())
+        return digest.hexdigest()
+
+    return hashed
 
 
 @lru_cache(maxsize=16)
@@ -32,15 +42,15 @@ def token_digest(key: bytes, token: str) -> bytes:
     return blake2b(token.encode(), digest_size=16, key=key).digest()
 
 
-def limiter_digests(key: bytes) -> Callable[[Sequence[str]], list[bytes]]:
-    """Return a function from tokens to the 8 bytes that represent each of them in the limiter."""
+def limiter_digests(key: bytes) -> Callable[[Iterable[str], Form], list[bytes]]:
+    """Return a function from the tokens of a platform to the 8 bytes that represent each of them in the limiter."""
     copy = _keyed(key).copy
 
-    def digests(tokens: Sequence[str]) -> list[bytes]:
+    def digests(tokens: Iterable[str], same: Form) -> list[bytes]:
         found = []
-        for token in tokens:
+        for token in map(same, tokens):
             digest = copy()
-            digest.update(token.partition(REGISTRATION)[0].encode())
+            digest.update(token.encode())
             found.append(digest.digest())
         return found
 

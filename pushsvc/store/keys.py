@@ -81,8 +81,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | was written last; see durable.py, replicas.py         |
 | `ps:T:quarantine`          | stream | until an operator acts | what could not be decoded: `b` bytes, `from` key,     |
 |                            |        |                        | `id` entry, `why`                                     |
-| `ps:D:count`               | hash   | permanent              | `next` ordinal of a device; `active` devices;         |
-|                            |        |                        | `adopted` block up to which all have today's form     |
+| `ps:D:count`               | hash   | permanent              | `next` ordinal of a device; `active` devices          |
 | `ps:D:d:<n / 128>`         | list   | while one is left      | first how many devices are left, then 128 encoded     |
 |                            |        |                        | Devices by ordinal; empty where one is gone           |
 | `ps:D:i:<b>`, `ps:D:k:<b>` | hash   | field: as its device   | digest of an id (`i`), a token (`k`) -> ordinal; `b`  |

@@ -22,7 +22,7 @@ from .erase import RedisErasures
 from .feedback.receipts import RedisReceipts
 from .figures.answers import RedisAnswers
 from .figures.gauges import read_gauges, read_memory
-from .hashing import token_hash
+from .hashing import token_hasher
 from .keyring import RedisKeyRing, keep_hash_key, load_hash_key
 from .letters.replays import RedisReplays
 from .limits.limiter import RedisLimiter
@@ -54,7 +54,7 @@ class Store:
         revocations = Revocations(link, clock)
         suppression = Suppression(link, config, hash_key, revocations, clock)
         marks = Marks(link, suppression, revocations, clock)
-        registry = RedisRegistry(link, hash_key, suppression, marks, clock)
+        registry = RedisRegistry(link, config, hash_key, suppression, marks, clock)
         presence = Presence(marks, registry)
         liveness = Liveness(link, config, clock)
         self.clock = clock
@@ -132,9 +132,9 @@ class Store:
         """Return the used memory of Redis as a share of its `maxmemory`, or NaN where none is set."""
         return await read_memory(self.link)
 
-    def token_hash(self, token: str) -> str:
-        """Return the hash of a token; see `hashing.token_hash`."""
-        return token_hash(self.hash_key, token)
+    def token_hash(self, route: Platform) -> Callable[[str], str]:
+        """Return the function that hashes the tokens of a route or platform; see `hashing.token_hasher`."""
+        return token_hasher(self.hash_key, self.config.addresses.same_of(route))
 
     @property
     def promise(self) -> str:

@@ -13,7 +13,6 @@ import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from pushsvc.net.http2.transport import HTTPS, POST, authority, field, open_pool
 from pushsvc.providers import REGISTRY
 from pushsvc.settings import LimitsSettings
 from pushsvc.stages.dispatch import DispatchConfig, Dispatcher, RouteLimits
-from pushsvc.store import open_store, token_hash
+from pushsvc.store import open_store
 
 PAYLOAD = b'{"aps":{"alert":{"title":"Order 7 shipped","body":"Arrives Friday"},"sound":"default"}}'
 MESSAGE = b'{"notification":{"title":"Order 7 shipped","body":"Arrives Friday"},"android":{"priority":"HIGH"}}'
@@ -243,7 +242,7 @@ async def ours(
                 store.queue,
                 [provider],
                 DispatchConfig(),
-                hash_token=partial(token_hash, store.hash_key),
+                hash_token=store.token_hash,
                 limiter=store.limiter,
                 limits=limits,
             )

@@ -10,7 +10,6 @@ import asyncio
 import os
 import time
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from pushsvc.model.push import Content, Lane, Push, Route, Target
 from pushsvc.providers import REGISTRY
 from pushsvc.rules.policy import RetryPolicy
 from pushsvc.stages.dispatch import DispatchConfig, Dispatcher
-from pushsvc.store import open_store, token_hash
+from pushsvc.store import open_store
 
 from ..integration.servers import running_server
 from .rig import cases, open_rig
@@ -78,7 +77,7 @@ async def _send_through(url: str, clock: JumpingClock, config: Any, jump: float)
             store.queue,
             [provider],
             DispatchConfig(retry=RetryPolicy(base=0.05, server_error={})),
-            hash_token=partial(token_hash, store.hash_key),
+            hash_token=store.token_hash,
             wall_clock=clock.seconds,
         )
         stop = asyncio.Event()

@@ -9,11 +9,11 @@ from msgspec.structs import replace
 
 from pushsvc.model.codec import decode_audience, encode_audience
 from pushsvc.model.push import Chunk, Target
-from pushsvc.model.routing import platform_of, routes_of
+from pushsvc.model.routing import platform_of
 from pushsvc.model.status import DeliveryRow
 from pushsvc.ports.erasure import Erasure
 from pushsvc.store.erase.audiences import names_nobody, without_names
-from pushsvc.store.erase.subjects import Subjects, joined, key_of
+from pushsvc.store.erase.subjects import ErasureRecord, Subjects, joined, key_of
 from pushsvc.store.revoke.suppression import ERASED
 
 from .registry import MemoryRegistry
@@ -28,16 +28,21 @@ class MemoryErasures:
         self._registry = registry
         self._hash_key = hash_key
 
+    def _who(self, user: str, subject: ErasureRecord) -> Subjects:
+        return Subjects({user: subject}, self._hash_key, self._state.config.addresses)
+
     async def erase(self, app: str, user: str, *, wait: float) -> Erasure:
         devices = await self._registry.remove_user(app, user)
         subject = joined(None, user=user, devices=devices, suppressed=0)
         removed: Counter[str] = Counter()
         if not devices:
-            removed["pushes"] += self._forget_name(app, Subjects({user: subject}, self._hash_key))
+            removed["pushes"] += self._forget_name(
+                app, Subjects({user: subject}, self._hash_key, self._state.config.addresses)
+            )
             if removed["pushes"]:
                 return Erasure(0, True, dict(removed))
         while devices:
-            who = Subjects({user: subject}, self._hash_key)
+            who = self._who(user, subject)
             removed += self._look(app, who)
             if not who.learnt:
                 break
@@ -85,7 +90,7 @@ class MemoryErasures:
         removed["events"] += len(events) - len(kept)
         events[:] = kept
         for platform, token in who.tokens:
-            for name in routes_of(platform):
+            for name in self._state.config.addresses.routes_of(platform):
                 removed["suppressions"] += state.suppressed.pop((app, name, token), None) is not None
         return +removed
 

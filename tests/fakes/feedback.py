@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 from pushsvc.model.devices import Device
 from pushsvc.model.push import Platform, Route
-from pushsvc.model.routing import routes_of
 from pushsvc.ports.entries import Revoked, token_mark
 from pushsvc.rules.freeze import Slots
 
@@ -38,7 +37,7 @@ class MemorySuppressions:
         found = [
             self._state.suppressed.pop((app, route, token), None)
             for platform, token in tokens
-            for route in routes_of(platform)
+            for route in self._state.config.addresses.routes_of(platform)
         ]
         return sum(at is not None for at in found)
 

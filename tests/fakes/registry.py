@@ -18,7 +18,6 @@ from pushsvc.store.registry.changes import (
     Desk,
     DeviceChange,
     Kept,
-    address_of,
     joining_of,
     read_place,
     spare,
@@ -39,7 +38,7 @@ class MemoryRegistry:
         self._state = state
 
     async def put(self, app: str, device: Device) -> tuple[Device, bool]:
-        about = DeviceQuery(ids=[device.id], tokens=[address_of(device.platform, device.token)])
+        about = DeviceQuery(ids=[device.id], tokens=[(device.platform, device.token)])
         result = self._change(app, about, lambda desk: desk.register(device))
         self._state.lift(app, [device])
         return result
@@ -47,7 +46,7 @@ class MemoryRegistry:
     async def put_many(self, app: str, devices: Sequence[Device]) -> list[bool]:
         about = DeviceQuery(
             ids=[device.id for device in devices],
-            tokens=[address_of(device.platform, device.token) for device in devices],
+            tokens=[(device.platform, device.token) for device in devices],
         )
         new = self._change(app, about, lambda desk: [desk.put(device) for device in devices])
         self._state.lift(app, _active(devices))
@@ -57,7 +56,7 @@ class MemoryRegistry:
         return self._desk(app, DeviceQuery(ids=[device_id])).devices.get(device_id)
 
     async def by_token(self, app: str, platform: Platform, token: str) -> Device | None:
-        return self._desk(app, DeviceQuery(tokens=[address_of(platform, token)])).owner(platform, token)
+        return self._desk(app, DeviceQuery(tokens=[(platform, token)])).owner(platform, token)
 
     async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
         desk = self._desk(app, held_by(wanted))
@@ -141,9 +140,6 @@ class MemoryRegistry:
         page = list(islice(found, limit))
         return Members([kept.device for kept in page], str(page[-1].n + 1) if len(page) == limit else None)
 
-    async def adopt(self, app: str) -> bool:
-        return False
-
     # --- tombstones -------------------------------------------------------------------------------
 
     async def prune(self, app: str, prunes: Sequence[Prune]) -> list[bool]:
@@ -187,11 +183,12 @@ class MemoryRegistry:
 
     def _desk(self, app: str, about: DeviceQuery) -> Desk:
         known, owners = self._state.devices[app], self._state.owners[app]
-        ids = dict.fromkeys((*about.ids, *(owners[token] for token in about.tokens if token in owners)))
+        tokens = [self._state.config.addresses.identity(*token) for token in about.tokens]
+        ids = dict.fromkeys((*about.ids, *(owners[token] for token in tokens if token in owners)))
         found = {device_id: known[device_id] for device_id in ids if device_id in known}
         if about.users:
             found |= {kept.device.id: kept for kept in known.values() if kept.device.user in about.users}
-        return Desk(found.values())
+        return Desk(found.values(), self._state.config.addresses)
 
     def _change(self, app: str, about: DeviceQuery, decide: Callable[[Desk], T]) -> T:
         desk = self._desk(app, about)
@@ -199,6 +196,7 @@ class MemoryRegistry:
         changes = desk.changes()
         state = self._state
         devices, owners, crowds = state.devices[app], state.owners[app], state.crowds[app]
+        identity = state.config.addresses.identity
         try:
             crowds.update(_moves(crowds, changes))
         except UserFull:
@@ -212,7 +210,7 @@ class MemoryRegistry:
         for change in changes:
             if change.before is not None:
                 old = change.before.device
-                del owners[address_of(old.platform, old.token)]
+                del owners[identity(old.platform, old.token)]
                 del devices[old.id]
                 gone = change.after is None or change.after.id != old.id
                 if gone or (change.after and change.after.user != old.user):
@@ -221,7 +219,7 @@ class MemoryRegistry:
             if (new := change.after) is not None:
                 n = next(self._state.numbers) if change.before is None else change.before.n
                 devices[new.id] = Kept(n, b"", new)
-                owners[address_of(new.platform, new.token)] = new.id
+                owners[identity(new.platform, new.token)] = new.id
         return result
 
 

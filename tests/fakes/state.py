@@ -24,7 +24,6 @@ from pushsvc.model.delivery import (
 )
 from pushsvc.model.devices import Device
 from pushsvc.model.push import Chunk, Lane, Platform, Push, PushState, Route
-from pushsvc.model.routing import routes_of
 from pushsvc.model.status import DeliveryRow, FeedbackEvent, PushStatus
 from pushsvc.ports.entries import Revoked
 from pushsvc.ports.erasure import Erasure
@@ -170,7 +169,7 @@ class State:
     def lift(self, app: str, devices: Iterable[Device], *, always: bool = False) -> None:
         """Suppress these devices' tokens no more, where they were suppressed before they were registered, or always."""
         for device in devices:
-            for route in routes_of(device.platform):
+            for route in self.config.addresses.routes_of(device.platform):
                 key = (app, route, device.token)
                 if key in self.suppressed and (always or self.suppressed[key] <= device.registered_at):
                     del self.suppressed[key]

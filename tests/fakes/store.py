@@ -15,6 +15,7 @@ from operator import or_
 
 import msgspec
 
+from pushsvc import runtime
 from pushsvc.errors import Conflict
 from pushsvc.model.access import ApiKey
 from pushsvc.model.delivery import (
@@ -220,7 +221,8 @@ class MemoryQueue:
 
     def _superseded(self, chunk: Chunk, skip: dict[int, End], why: dict[int, str]) -> None:
         for target in chunk.targets:
-            newest = self._state.superseding.get((chunk.app, *place_of(chunk, target)), "")
+            place = (chunk.app, *place_of(chunk, target, self._state.config.addresses))
+            newest = self._state.superseding.get(place, "")
             if newest > order_of(chunk) and target.index not in skip:
                 skip[target.index], why[target.index] = "suppressed", SUPERSEDED
 
@@ -230,7 +232,7 @@ class MemoryQueue:
         chunk, target = settlement.delivery.chunk, settlement.delivery.target
         if not chunk.message.collapse or chunk.dry_run:
             return
-        place, order = (chunk.app, *place_of(chunk, target)), order_of(chunk)
+        place, order = (chunk.app, *place_of(chunk, target, self._state.config.addresses)), order_of(chunk)
         if not isinstance(verdict, Ended) or verdict.dead_letter:
             state.behind[place] = min(order, state.behind.get(place, order))
         elif verdict.end == "sent":
@@ -434,7 +436,7 @@ class MemoryStore:
         clock: Clock = wall_clock,
         _state: State | None = None,
     ) -> None:
-        self._state = _state or State(config or StoreConfig(), clock)
+        self._state = _state or State(config or StoreConfig(addresses=runtime.addresses()), clock)
         self.config = self._state.config
         self.consumer = consumer
         self.pushes = MemoryPushes(self._state)

@@ -54,7 +54,7 @@ async def make_devices(store: Store, app: str = "shop", times: int = 1) -> Remov
 
 async def make_orphans(store: Store, app: str = "shop") -> Removed:
     """Entries in every index that lead nowhere, or to somebody whom they are not about."""
-    digests = Digests(store.hash_key)
+    digests = Digests(store.hash_key, store.config.addresses)
     nowhere = 900_000
     call = store.link.call
 

@@ -120,7 +120,7 @@ class Dispatching:
             process.store.queue,
             [self.provider],
             DISPATCH,
-            hash_token=lambda token: token_hash(key, token),
+            hash_token=lambda route: lambda token: token_hash(key, token),
             wall_clock=clock.seconds,
             dice=lambda: 0.5,
             lease_clock=lambda: clock.now,

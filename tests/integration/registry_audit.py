@@ -11,8 +11,8 @@ from collections import defaultdict
 from hashlib import blake2b
 from typing import Any
 
+from pushsvc.model.address import Addresses
 from pushsvc.model.devices import Device
-from pushsvc.model.identity import identity
 from pushsvc.store import Store
 from pushsvc.store.registry.documents import decode_device
 
@@ -24,11 +24,10 @@ async def audit(store: Store, app: str = "shop") -> dict[int, Device]:
     kept = await _dump(store, f"ps:{{{app}.devices}}:")
     found = _documents(kept)
     kept = {name: value for name, value in kept.items() if not _is_live(name, value, found)}
-    expected = _expected(found, store.hash_key)
+    expected = _expected(found, store.hash_key, store.config.addresses)
     expected["count"] = {"active": str(_active(found)), "next": _text(kept.get("count", {}).get(b"next", b"0"))}
     actual = {name: _read(name, value) for name, value in kept.items() if not name.startswith("d:")}
     actual["count"] = {"active": "0", "next": "0", **actual.get("count", {})}
-    actual["count"].pop("adopted", None)
     assert actual == expected
     assert all(n < int(expected["count"]["next"]) for n in found)
     return found
@@ -82,7 +81,7 @@ def _documents(kept: dict[str, Any]) -> dict[int, Device]:
     return found
 
 
-def _expected(devices: dict[int, Device], hash_key: bytes) -> dict[str, Any]:
+def _expected(devices: dict[int, Device], hash_key: bytes, addresses: Addresses) -> dict[str, Any]:
     indexes: dict[str, Any] = defaultdict(dict)
 
     def note(kind: str, text: str, n: int) -> None:
@@ -91,7 +90,7 @@ def _expected(devices: dict[int, Device], hash_key: bytes) -> dict[str, Any]:
 
     for n, device in devices.items():
         note("i", device.id, n)
-        note("k", f"{device.platform}\0{identity(device.token)}", n)
+        note("k", "\0".join(addresses.identity(device.platform, device.token)), n)
         if device.user is not None:
             note("u", device.user, n)
         for topic in device.topics:

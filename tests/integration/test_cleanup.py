@@ -173,7 +173,7 @@ def test_what_becomes_right_meanwhile_is_left_alone(server: Server, monkeypatch:
         store = await open_real(world)
         await make_orphans(store)
         script = store.link.script
-        digest = Digests(store.hash_key).of("lost")
+        digest = Digests(store.hash_key, store.config.addresses).of("lost")
 
         async def late(name: str, names: Any, args: Any) -> Any:
             if name == "registry_repair" and not raced:

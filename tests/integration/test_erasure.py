@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from pushsvc import telemetry
+from pushsvc import runtime, telemetry
 from pushsvc.api.pushes.ids import new_push_id, now_ms
 from pushsvc.model.codec import decode_audience, encode_audience
 from pushsvc.model.delivery import BadNotification, Ended, Retry, Settlement, TokenDead, Unavailable, Verdict
@@ -110,7 +110,11 @@ async def settle_all(store: AnyStore, verdict: Any, outcome: Any, lane: Any = "n
 def told(store: AnyStore, each: Settlement) -> Settlement:
     """With the store's own hash of the token, as a dispatcher would give it."""
     key = store.hash_key if isinstance(store, Store) else bytes(32)
-    return replace(each, token_hash=token_hash(key, each.delivery.target.token))
+    return replace(each, token_hash=hash_of(key, each.delivery.chunk.platform, each.delivery.target.token))
+
+
+def hash_of(key: bytes, platform: str, token: str) -> str:
+    return token_hash(key, token, runtime.addresses().same_of(platform))
 
 
 async def scan(store: Store) -> dict[bytes, bytes]:
@@ -153,7 +157,7 @@ def traces(devices: list[Device], hash_key: bytes) -> list[bytes]:
     """Everything by which these devices could be known again, as it may be written."""
     found: list[bytes] = []
     for each in devices:
-        texts = (each.id, each.token, token_hash(hash_key, each.token), *([each.user] if each.user else []))
+        texts = (each.id, each.token, hash_of(hash_key, each.platform, each.token), *([each.user] if each.user else []))
         found += [text.encode() for text in texts]
         if re.fullmatch("([0-9a-f]{2})+", each.token):
             found.append(bytes.fromhex(each.token))
@@ -807,7 +811,7 @@ def test_every_name_has_its_keeper(real: Server) -> None:
         own = keepers(store.link, store.config, store.queue, None, None, bytes(32), lambda: 0)  # type: ignore[arg-type]  # is not asked
         assert set(own) == set(ORDER)
         for name in ORDER:
-            step = await own[name].step("shop", Subjects({}, bytes(32)), "")
+            step = await own[name].step("shop", Subjects({}, bytes(32), runtime.addresses()), "")
             assert step.removed == {}
         assert len(set(WHAT)) == len(WHAT)
 

@@ -6,13 +6,10 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from msgspec.structs import replace
 
-from pushsvc.model.devices import Device, ToAll
+from pushsvc.model.devices import ToAll
 from pushsvc.ports.registry import MOST_OF_USER
-from pushsvc.store import Store, keys
-from pushsvc.store.registry.documents import encode_device
-from pushsvc.store.registry.wire import Digests
+from pushsvc.store import Store
 
 from .registry_audit import audit
 from .servers import Server
@@ -94,49 +91,3 @@ def test_many_registrations_of_one_device_at_once_all_get_through(server: Server
         assert await registry.count("shop") == 1
 
     play(server, story)
-
-
-async def write_first_form(store: Store, original: Device) -> None:
-    """As an earlier pushsvc kept it: the token as its client wrote it, and so in the index."""
-    await store.registry.put("shop", original)
-    index = Digests(store.hash_key)
-    new = index.of_address((original.platform, original.token.partition(":")[0]))
-    old = index.of_address((original.platform, original.token))
-    call = store.link.call
-    n = await call("HGET", keys.index_bucket("shop", "k", int.from_bytes(new[:2], "big")), new[2:])
-    await call("HDEL", keys.index_bucket("shop", "k", int.from_bytes(new[:2], "big")), new[2:])
-    await call("HSET", keys.index_bucket("shop", "k", int.from_bytes(old[:2], "big")), old[2:], n)
-    await call(
-        "LSET", keys.device_block("shop", int(n) // 128), 1 + int(n) % 128, b"\x01" + encode_device(original)[1:]
-    )
-
-
-@pytest.mark.parametrize("broken_off", [False, True])
-def test_what_an_earlier_pushsvc_stored_is_brought_to_the_canonical_form(broken_off: bool) -> None:
-    async def story(world: World) -> None:
-        store = await world.store()
-        assert isinstance(store, Store)
-        hexes = device("lower").token[:-2] + "ab"
-        stored = [
-            device("lower", token=hexes, registered_at=NOW),
-            device("upper", token=hexes.upper(), registered_at=NOW + 1, user="u"),
-            device("alone", token=device("alone").token[:-1] + "F"),
-            device("fcm", platform="fcm", token="F:APA91b", registered_at=NOW * 2),
-        ]
-        for each in stored:
-            await write_first_form(store, each)
-        assert (await store.registry.get("shop", "alone")) == replace(stored[2], token=stored[2].token.lower())
-        if broken_off:
-            # One of them was brought by a change that came first.
-            await store.registry.subscribe("shop", "t", "alone")
-        while await store.registry.adopt("shop"):
-            pass
-        assert not await store.registry.adopt("shop")
-        found = {each.id: each for each in (await audit(store)).values()}
-        assert set(found) == {"upper", "alone", "fcm"}  # the later registered one keeps the token
-        assert {found["upper"].token, found["alone"].token} == {hexes, stored[2].token.lower()}
-        assert found["fcm"].registered_at < NOW * 2  # nobody was registered in the future
-        assert await store.registry.by_token("shop", "fcm", "F") == found["fcm"]
-
-    with backend_server("redis") as server:
-        play(server, story)

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from pushsvc import runtime
 from pushsvc.model.delivery import Delivery, Ended, Outcome, Sent, Settlement, Verdict
 from pushsvc.model.push import (
     Chunk,
@@ -90,7 +91,7 @@ def play(server: Server | None, story: Callable[[World], Awaitable[None]], confi
     """Run the story in a world that is empty at its beginning."""
 
     async def main() -> None:
-        world = World(server, config or StoreConfig())
+        world = World(server, msgspec.structs.replace(config or StoreConfig(), addresses=runtime.addresses()))
         try:
             async with asyncio.timeout(60):
                 await story(world)

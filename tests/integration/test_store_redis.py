@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from pushsvc import runtime
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model.access import ApiKey
 from pushsvc.model.codec import decode_chunk, encode_audience, encode_event
@@ -1010,4 +1011,4 @@ def test_an_installation_is_suppressed_for_a_day_and_any_token_until_it_is_lifte
         assert await suppressed() == set()
         assert await store.suppressions.remove("shop", [("fcm", registration)]) == 0
 
-    play(server, story, StoreConfig(consumer="a"), clock=lambda: now)
+    play(server, story, StoreConfig(consumer="a", addresses=runtime.addresses()), clock=lambda: now)

@@ -36,7 +36,9 @@ CONFIG = DispatchConfig(retry=RetryPolicy(), drain_timeout=25.0)
 
 
 def dispatcher(queue: DeliveryQueue, *providers: FakeProvider, config: DispatchConfig = CONFIG) -> Dispatcher:
-    return Dispatcher(queue, providers, config, hash_token=lambda token: "", wall_clock=wall_clock, dice=lambda: 0.5)
+    return Dispatcher(
+        queue, providers, config, hash_token=lambda route: lambda token: "", wall_clock=wall_clock, dice=lambda: 0.5
+    )
 
 
 @asynccontextmanager
@@ -396,7 +398,7 @@ def limited(queue: DeliveryQueue, limiter: Counting, limits: RouteLimits, provid
         queue,
         [provider],
         CONFIG,
-        hash_token=lambda token: "",
+        hash_token=lambda route: lambda token: "",
         limiter=limiter,
         limits={APNS: limits},
         wall_clock=wall_clock,

@@ -74,7 +74,7 @@ def dispatcher(
         queue,
         providers,
         CONFIG,
-        hash_token=lambda token: "",
+        hash_token=lambda route: lambda token: "",
         limiter=limiter,
         limits={ROUTE: limits} if limits else None,
         wall_clock=clock,

@@ -24,7 +24,6 @@ from pushsvc.api.rules import Rules
 from pushsvc.errors import ContentTooLarge, Fault, InvalidRequest, MalformedBody
 from pushsvc.model.address import Addresses, AddressKind
 from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, ToAll
-from pushsvc.model.identity import identity
 from pushsvc.model.instants import instant as shown_at
 from pushsvc.model.push import LiveActivity, Target
 from pushsvc.wording import show as kind
@@ -32,7 +31,10 @@ from pushsvc.wording import show as kind
 HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,200}")
 APNS = AddressKind(HEX.fullmatch, "must be hexadecimal", str.lower, device=True)
 FCM = AddressKind(
-    re.compile(r"[\w:-]+", re.ASCII).fullmatch, "must be letters, digits, - _ :", same=identity, device=True
+    re.compile(r"[\w:-]+", re.ASCII).fullmatch,
+    "must be letters, digits, - _ :",
+    same=lambda text: text.partition(":APA91")[0],
+    device=True,
 )
 ADDRESSES = Addresses(
     {

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pushsvc.model.address import NO_ADDRESSES
 from pushsvc.model.codec import CodecError
 from pushsvc.model.devices import Device
 from pushsvc.ports.registry import PrunedFilter
@@ -89,8 +90,8 @@ def test_any_bytes_are_a_device_or_refused(blob: bytes) -> None:
 
 
 def test_a_digest_is_keyed_and_knows_platforms_apart() -> None:
-    digests = Digests(bytes(32))
-    assert digests.of("x") != Digests(b"k" * 32).of("x")
+    digests = Digests(bytes(32), NO_ADDRESSES)
+    assert digests.of("x") != Digests(b"k" * 32, NO_ADDRESSES).of("x")
     assert len({digests.of("x"), digests.of_address(("apns", "x")), digests.of_address(("fcm", "x"))}) == 3
     assert len(digests.of("x")) == 12
 
@@ -99,12 +100,12 @@ def test_what_is_not_asked_for_by_its_own_name_is_not_found() -> None:
     """Two texts with one digest: the document says whose it is."""
     other = encode_device(Device(id="other", platform="apns", token="t"))
     question = DeviceQuery(ids=["d"], tokens=[("apns", "u")])
-    found = read_found(question, [[b"5", b"5"], 0, 6, 5, other])
+    found = read_found(question, [[b"5", b"5"], 0, 6, 5, other], NO_ADDRESSES)
     assert found.desk.devices.get("d") is None
     assert found.desk.owner("apns", "u") is None
     new, _ = found.desk.register(Device(id="d", platform="apns", token="u"))
     (change,) = found.desk.changes()
-    told = Digests(bytes(32)).tell(found, [change])
+    told = Digests(bytes(32), NO_ADDRESSES).tell(found, [change])
     # New, under the digest that has another's ordinal: the entry is expected to be what it was, and is taken over.
     assert (told[0], told[5], told[8]) == (b"", b"5", b"5")
     assert new.id == "d"
@@ -112,19 +113,19 @@ def test_what_is_not_asked_for_by_its_own_name_is_not_found() -> None:
 
 def told(before: Device | None, after: Device | None) -> list[Any]:
     """The arguments of one change."""
-    desk = Desk([] if before is None else [Kept(7, encode_device(before), before)])
+    desk = Desk([] if before is None else [Kept(7, encode_device(before), before)], NO_ADDRESSES)
     if before is not None:
         desk.remove(before.id)
     if after is not None:
         desk.put(after)
-    found = read_found(DeviceQuery(), [[], 0, 0])
-    return Digests(bytes(32)).tell(found, desk.changes())
+    found = read_found(DeviceQuery(), [[], 0, 0], NO_ADDRESSES)
+    return Digests(bytes(32), NO_ADDRESSES).tell(found, desk.changes())
 
 
 def test_a_change_says_only_what_changes() -> None:
     device = Device(id="d", platform="apns", token="t", user="u", topics=("a", "b"))
     assert told(device, device) == []
-    digests = Digests(bytes(32))
+    digests = Digests(bytes(32), NO_ADDRESSES)
     empty = b""
     new = [
         *(empty, empty, encode_device(device), empty, digests.of("d"), empty),

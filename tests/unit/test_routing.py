@@ -15,7 +15,7 @@ from pushsvc.model.codec import split
 from pushsvc.model.delivery import Sent
 from pushsvc.model.devices import Environment
 from pushsvc.model.push import Message, Platform, Push, Target
-from pushsvc.model.routing import DIVIDED, RouteTable, platform_of, routes_of, table_of
+from pushsvc.model.routing import RouteTable, platform_of, table_of
 from pushsvc.providers import REGISTRY
 from pushsvc.providers.kind import no_environment
 from pushsvc.settings import load
@@ -47,14 +47,14 @@ def test_each_environment_has_its_route(
         sandbox,
     )
     assert {platform_of(route) for route in table.values()} == {"apns"}
-    assert set(table.values()) <= set(routes_of("apns"))
+    assert set(table.values()) <= set(runtime.addresses().routes_of("apns"))
     assert ("fcm", "sandbox") not in table  # its tokens belong to none
 
 
 def test_the_registry_and_the_names_of_routes_agree() -> None:
     for route, kind in REGISTRY.items():
         assert platform_of(route) == kind.platform
-        assert route in routes_of(kind.platform)
+        assert route in runtime.addresses().routes_of(kind.platform)
 
 
 def _rules(routes: RouteTable) -> Rules:
@@ -66,8 +66,9 @@ def _tokens(*entries: dict[str, str]) -> bytes:
 
 
 def test_the_platforms_whose_tokens_belong_to_an_environment_are_known() -> None:
-    divided = {platform_of(name) for name, kind in REGISTRY.items() if kind.environment is not no_environment}
-    assert divided == DIVIDED
+    for route, kind in REGISTRY.items():
+        divided = kind.environment is not no_environment
+        assert divided == any(each.environments for each in kind.addresses.values()), route
 
 
 @pytest.mark.parametrize(

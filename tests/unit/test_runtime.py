@@ -142,7 +142,9 @@ def test_the_dispatcher_is_told_its_times(tmp_path: Path) -> None:
 
 
 def test_every_bound_of_the_configuration_reaches_the_store(tmp_path: Path) -> None:
-    assert runtime.store_config(load(tmp_path)) == StoreConfig(
+    config = runtime.store_config(load(tmp_path))
+    assert config.addresses.platforms == ("apns", "fcm")
+    assert config == StoreConfig(
         shards=4,
         chunk_size=250,
         status_ttl=11,
@@ -151,11 +153,13 @@ def test_every_bound_of_the_configuration_reaches_the_store(tmp_path: Path) -> N
         suppression_ttl=13,
         events_ttl=14,
         alive_ttl=9.0,
+        addresses=config.addresses,
     )
 
 
 def test_the_defaults_of_configuration_and_store_agree() -> None:
-    assert runtime.store_config(Settings()) == StoreConfig()
+    config = runtime.store_config(Settings())
+    assert config == StoreConfig(addresses=config.addresses)
 
 
 def test_intake_knows_each_app_its_platforms_and_its_keys(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from pushsvc.errors import ConfigError, InvalidRequest, StoreError, StoreUnavailable
+from pushsvc.model.address import NO_ADDRESSES
 from pushsvc.model.codec import CodecError
 from pushsvc.model.delivery import ENDS
 from pushsvc.model.push import Target
@@ -496,7 +497,7 @@ def test_a_refusal_says_what_to_do_where_its_cause_says_so(error: Exception, fix
 
 def test_a_token_is_found_in_unreadable_bytes_in_either_form() -> None:
     token = "ab" * 32
-    who = Subjects({"anna": ErasureRecord("anna", (("phone", "apns", token),), 1)}, b"key")
+    who = Subjects({"anna": ErasureRecord("anna", (("phone", "apns", token),), 1)}, b"key", NO_ADDRESSES)
     assert who.within(b"\xff" + token.encode()) == "anna"
     assert who.within(b"\xff" + bytes.fromhex(token)) == "anna"
     assert who.within(b"\xff" + bytes.fromhex("cd" * 32)) is None

@@ -44,6 +44,7 @@ _TOKEN: Final = AddressKind(
     _is_token,
     "must be an APNs device token: an even number of hexadecimal digits, 2 to 400",
     str.lower,
+    environments=True,
     device=True,
     description="The device token (APNs).",
 )

@@ -2,8 +2,9 @@
 
 A registration token begins with the id of its Firebase installation, followed by a colon; messages may be sent to
 either (https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages#Message). Both are one app on one
-phone: they are one delivery and one device. A registration token is an installation, a colon, and a text that begins
-with `APA91`; whatever looks otherwise is compared as a whole.
+phone: they are one delivery and one device, and share one limit. A registration token is an installation, a colon, and
+a text that begins with `APA91`; whatever looks otherwise is compared as a whole. The two do not share a suppression: a
+token that was renewed keeps its installation, and an answer about the old token says nothing about the new one.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ from typing import Final
 from msgspec.structs import replace
 
 from ...model.address import AddressKind
-from ...model.identity import identity
 
 TOPICS: Final = frozenset({"topic", "condition"})
 """Kinds of targets that FCM itself expands."""
 MAX_CONDITION: Final = 4096
 """Characters; a topic's name has up to 900, and a condition up to five of them."""
 
+_INSTALLATION: Final = re.compile(r"[cdef][A-Za-z0-9_-]{21}").fullmatch
+"""The form of an installation id, as Firebase's SDKs generate it. It becomes valid again when its app registers again.
+
+https://github.com/firebase/firebase-js-sdk/blob/main/packages/installations/src/helpers/generate-fid.ts
+"""
 _TARGET: Final = re.compile(r"[A-Za-z0-9_:.,%~+/=-]{1,4096}").fullmatch
 _TOPIC: Final = re.compile(r"[a-zA-Z0-9-_.~%]{1,900}").fullmatch
 
@@ -29,10 +34,15 @@ def _is_condition(text: str) -> bool:
     return 1 <= len(text) <= MAX_CONDITION and text.isprintable() and not text.isspace()
 
 
+def _installation(text: str) -> str:
+    return text.partition(":APA91")[0]
+
+
 _TOKEN: Final = AddressKind(
     _TARGET,  # opaque: only what could not be one is refused
     "must be an FCM token: 1 to 4,096 letters, digits and any of _ : . , % ~ + / = -",
-    same=identity,
+    same=_installation,
+    renewable=_INSTALLATION,
     device=True,
     description="The registration token (FCM).",
 )

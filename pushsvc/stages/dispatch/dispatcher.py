@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from ...errors import StoreUnavailable
-from ...model.push import Route
+from ...model.push import Platform, Route
 from ...ports.limits import Limiter
 from ...ports.provider import Provider
 from ...ports.queue import NOTE, DeliveryQueue
@@ -41,7 +41,7 @@ class Dispatcher:
         providers: Iterable[Provider],
         config: DispatchConfig,
         *,
-        hash_token: Callable[[str], str],
+        hash_token: Callable[[Platform], Callable[[str], str]],
         limiter: Limiter | None = None,
         limits: Mapping[Route, RouteLimits] | None = None,
         wall_clock: Callable[[], float] = time.time,
@@ -125,7 +125,7 @@ class Dispatcher:
             self._queue,
             self._settlers[app][0],
             self._config,
-            hash_token=self._hash_token,
+            hash_token=self._hash_token(provider.route.platform),
             wall_clock=self._wall_clock,
             random=self._dice,
             preemption=self._preemption,

@@ -58,7 +58,7 @@ class RedisLeftovers:
     def __init__(self, link: Link, config: StoreConfig, hash_key: bytes) -> None:
         self._link = link
         self._config = config
-        self._orphans = Orphans(link, hash_key)
+        self._orphans = Orphans(link, hash_key, config.addresses)
 
     async def indexes(self, app: str, *, cursor: str, dry_run: bool) -> Swept:
         at = _Bucket.read(cursor)

@@ -72,6 +72,7 @@ class RedisErasures:
     ) -> None:
         self._link = link
         self._hash_key = hash_key
+        self._addresses = config.addresses
         self._registry = registry
         self._suppression = suppression
         self._live = live
@@ -91,7 +92,7 @@ class RedisErasures:
         return await self._registry.hides_of_user(app, user)
 
     async def forget_name(self, app: str, user: str, cursor: str) -> tuple[Mapping[str, int], str | None]:
-        who = Subjects({key_of(user, self._hash_key): ErasureRecord(user, (), 0)}, self._hash_key)
+        who = Subjects({key_of(user, self._hash_key): ErasureRecord(user, (), 0)}, self._hash_key, self._addresses)
         step = await self._keepers["audiences"].step(app, who, cursor)
         return {what: count for (_, what), count in step.removed.items()}, step.cursor
 
@@ -121,7 +122,7 @@ class RedisErasures:
         if not own:
             await self._link.call("HDEL", keys.erase(app), _PRESENT)
             return None
-        return RedisErasurePass(self, app, present, Subjects(own, self._hash_key))
+        return RedisErasurePass(self, app, present, Subjects(own, self._hash_key, self._addresses))
 
     # --- for a pass -------------------------------------------------------------------------------
 

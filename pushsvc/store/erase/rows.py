@@ -71,7 +71,7 @@ class Rows:
             elif name.kind == "r":
                 later.append(key)
             elif name.kind == "lim":
-                commands.append(("HDEL", key, *self._digests([token for _, token in who.tokens])))
+                commands.append(("HDEL", key, *self._digests(who.identities, str)))
         for pushes in slots.values():
             for key, flat in zip(pushes, await self._link.script("rows", pushes, []), strict=True):
                 found = []

@@ -12,10 +12,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ...model.address import Addresses
 from ...model.devices import Device
-from ...model.identity import identity, recognised
 from ...model.push import Platform
-from ...model.routing import platform_of, routes_of
+from ...model.routing import platform_of
 from ..hashing import token_hash
 
 Counts: TypeAlias = Counter[tuple[str, str]]
@@ -76,8 +76,9 @@ class Subjects:
     """The users of one pass. A device id identifies its user whatever the token is, and a token whatever the device
     is."""
 
-    def __init__(self, records: Mapping[str, ErasureRecord], hash_key: bytes) -> None:
+    def __init__(self, records: Mapping[str, ErasureRecord], hash_key: bytes, addresses: Addresses) -> None:
         self._hash_key = hash_key
+        self._addresses = addresses
         self._by_id: dict[str, str] = {}
         self._by_token: dict[tuple[Platform, str], str] = {}
         self._by_hash: dict[str, str] = {}
@@ -96,9 +97,14 @@ class Subjects:
         self.users = {record.user: key for key, record in records.items()}
 
     @property
+    def identities(self) -> list[str]:
+        """Return the texts by which these tokens are compared."""
+        return [text for _, text in self._by_token]
+
+    @property
     def routes(self) -> list[Platform]:
         """Return the names of the routes that can send to these tokens."""
-        return sorted({route for platform, _ in self.tokens for route in routes_of(platform)})
+        return sorted({route for platform, _ in self.tokens for route in self._addresses.routes_of(platform)})
 
     @property
     def device_ids(self) -> frozenset[str]:
@@ -111,8 +117,7 @@ class Subjects:
     def of(self, device_id: str | None, platform: Platform, token: str) -> str | None:
         """Return the record key of the user of a device or token, or None. `platform` may be the name of a route."""
         platform = platform_of(platform)
-        token = recognised(platform, token)
-        key = self._by_token.get((platform, identity(token)))
+        key = self._by_token.get(self._addresses.identity(platform, token))
         if key is None and device_id is not None:
             key = self._by_id.get(device_id)
         if key is not None and (platform, token) not in self.tokens:
@@ -137,8 +142,8 @@ class Subjects:
         return None
 
     def _know(self, key: str, platform: Platform, token: str) -> None:
-        self._by_token[platform, identity(token)] = key
-        self._by_hash[token_hash(self._hash_key, token)] = key
+        self._by_token[self._addresses.identity(platform, token)] = key
+        self._by_hash[token_hash(self._hash_key, token, self._addresses.same_of(platform))] = key
         self.tokens.add((platform, token))
 
 

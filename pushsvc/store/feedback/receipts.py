@@ -10,14 +10,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from ...errors import Fault, Gone, InvalidRequest
 from ...model.codec import CodecError, decode_event, decode_receipt, encode_event
 from ...model.delivery import Receipt
-from ...model.identity import recognised
 from ...model.push import Platform
-from ...model.routing import platform_of
 from ...model.status import FeedbackEvent
 from ...ports.receipts import EventPage
 from .. import keys
@@ -75,7 +71,7 @@ class RedisReceipts:
             flat = await self._link.script("receipts", [stream], [keys.FEEDBACK, self._config.consumer, room])
             for entry_id, blob in entries_of(flat):
                 try:
-                    found.append((f"{shard}:{entry_id}:{history}", _canonical(decode_receipt(blob))))
+                    found.append((f"{shard}:{entry_id}:{history}", decode_receipt(blob)))
                 except CodecError as error:
                     quarantine = keys.quarantine(app, shard)
                     await set_aside(self._link, stream, keys.FEEDBACK, quarantine, entry_id, error)
@@ -196,12 +192,6 @@ class RedisReceipts:
     async def _server_ms(self) -> int:
         seconds, micros = await self._link.call("TIME")
         return int(seconds) * 1000 + int(micros) // 1000
-
-
-def _canonical(receipt: Receipt) -> Receipt:
-    """Return what an earlier pushsvc had queued may have another form of the token than the registry has by now."""
-    token = recognised(platform_of(receipt.platform), receipt.token)
-    return receipt if token == receipt.token else msgspec.structs.replace(receipt, token=token)
 
 
 def _places(ids: Sequence[bytes | None]) -> list[tuple[int, int, int]]:

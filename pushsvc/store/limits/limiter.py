@@ -47,7 +47,7 @@ class RedisLimiter:
         question: Question | None = None,
     ) -> Sequence[tuple[int, int]]:
         """See `ports.limits.Limiter`."""
-        digests = self._digests(tokens)
+        digests = self._digests(tokens, self._config.addresses.same_of(route.platform))
         shards = self._config.shards_of(route.app)
         if shards == 1:
             return await self._admit(route, 0, rate, digests, family, question)

@@ -15,17 +15,13 @@ from typing import TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ...model.address import Addresses
 from ...model.devices import Device
-from ...model.identity import identity
 from ...model.push import Platform
 from ...ports.registry import MOST_OF_USER, MOST_TOPICS, Holding, Judge, Prune, Strike, TopicsFull
 
 Address: TypeAlias = tuple[Platform, str]
-"""A platform and the identity of a token: it belongs to one device of the app."""
-
-
-def address_of(platform: Platform, token: str) -> Address:
-    return platform, identity(token)
+"""A platform and a token. What two of them are compared by belongs to one device of the app."""
 
 
 class Kept(Struct, frozen=True):
@@ -34,8 +30,6 @@ class Kept(Struct, frozen=True):
     n: int
     blob: bytes
     device: Device
-    former: str | None = None
-    """The token as the index has it, for a document of the first format."""
 
 
 class DeviceChange(Struct, frozen=True):
@@ -49,21 +43,22 @@ class DeviceChange(Struct, frozen=True):
 class Desk:
     """Devices as they were read, and as they shall be."""
 
-    def __init__(self, found: Iterable[Kept]) -> None:
+    def __init__(self, found: Iterable[Kept], addresses: Addresses) -> None:
         self._found = list(found)
+        self._identity = addresses.identity
         self._places = {kept.device.id: kept for kept in self._found}
         """Which document that was read becomes that of a device."""
         self.devices = {device_id: kept.device for device_id, kept in self._places.items()}
         self._owners: dict[Address, str] = {}
         for device in sorted(self.devices.values(), key=lambda device: device.registered_at):
-            self._owners[_address(device)] = device.id
+            self._owners[self._identity(device.platform, device.token)] = device.id
 
     def before(self, ordinal: int) -> list[Device]:
         """Return the devices as they were read, those with a smaller ordinal."""
         return [kept.device for kept in self._found if kept.n < ordinal]
 
     def owner(self, platform: Platform, token: str) -> Device | None:
-        device_id = self._owners.get(address_of(platform, token))
+        device_id = self._owners.get(self._identity(platform, token))
         return None if device_id is None else self.devices[device_id]
 
     def holder(self, holding: Holding) -> Device | None:
@@ -86,28 +81,8 @@ class Desk:
             if (place := self._places.pop(owner.id, None)) is not None:
                 self._places[device.id] = place
         self.devices[device.id] = device
-        self._owners[_address(device)] = device.id
+        self._owners[self._identity(device.platform, device.token)] = device.id
         return old is None
-
-    def adopt(self, device_id: str, now: int) -> None:
-        """Convert what an earlier pushsvc wrote to the current format.
-
-        If two devices turn out to have one token, the one that was registered later keeps it. A registration in the
-        future is corrected.
-        """
-        device = self.devices.get(device_id)
-        if device is None:
-            return
-        owner = self.owner(device.platform, device.token)
-        if owner is not None and owner.id != device.id and owner.registered_at >= device.registered_at:
-            self.remove(device.id)
-        else:
-            self.put(replace(device, registered_at=min(device.registered_at, now)))
-
-    @property
-    def outdated(self) -> list[str]:
-        """The ids of devices whose documents have an earlier format."""
-        return [kept.device.id for kept in self._found if kept.former is not None]
 
     def register(self, device: Device) -> tuple[Device, bool]:
         """Return the device with the topics that it has had; strikes and tombstone go."""
@@ -130,8 +105,9 @@ class Desk:
         return device
 
     def _disown(self, device: Device) -> None:
-        if self._owners.get(_address(device)) == device.id:
-            del self._owners[_address(device)]
+        identity = self._identity(device.platform, device.token)
+        if self._owners.get(identity) == device.id:
+            del self._owners[identity]
 
     def subscribe(self, device_id: str, topic: str) -> bool:
         device = self.devices.get(device_id)
@@ -208,13 +184,9 @@ class Desk:
         found = [DeviceChange(kept, None) for kept in self._found if kept.n not in used]
         for device_id, device in self.devices.items():
             kept = places[device_id]
-            if kept is None or kept.device != device or kept.former is not None:
+            if kept is None or kept.device != device:
                 found.append(DeviceChange(kept, device))
         return found
-
-
-def _address(device: Device) -> Address:
-    return address_of(device.platform, device.token)
 
 
 def unsettling(changes: Iterable[DeviceChange]) -> list[tuple[Platform, str]]:

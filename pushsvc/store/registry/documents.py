@@ -4,9 +4,6 @@ MessagePack by position, preceded by the version of the format, as in `codec.py`
 APNs token is 64 hexadecimal digits for 32 bytes, and ids are often UUIDs, 36 letters for 16 bytes. Both are stored as
 those bytes, if formatting them again gives exactly the same text. `last_seen_at` is stored as its distance from
 `registered_at`, which is mostly 0; what few devices have (tombstones and strikes) is one `nil` in the others.
-
-Documents of the first format contain a token as its client wrote it, and the index has it under that text. They are
-read in its canonical form, and rewritten by whatever changes them, or by `Registry.adopt`.
 """
 
 from __future__ import annotations
@@ -18,11 +15,9 @@ from msgspec import Struct
 
 from ...model.codec import CodecError
 from ...model.devices import Device, TagValue
-from ...model.identity import canonical
 from ...model.push import Platform
 
 VERSION: Final = b"\x02"
-_FIRST: Final = b"\x01"
 _CODES: Final[dict[Platform, int]] = {"apns": 1, "fcm": 2}
 _PLATFORMS: Final = {code: platform for platform, code in _CODES.items()}
 _UUID: Final = 16
@@ -89,7 +84,7 @@ def encode_device(device: Device) -> bytes:
 
 def decode_device(blob: bytes) -> Device:
     """Decode a device. Raises `CodecError` for bytes that this version of pushsvc cannot read."""
-    if not blob.startswith((VERSION, _FIRST)):
+    if not blob.startswith(VERSION):
         raise CodecError(f"unknown version {blob[:1]!r}: written by a newer pushsvc?")
     try:
         document = _decode(blob[1:])
@@ -113,8 +108,6 @@ def decode_device(blob: bytes) -> Device:
         )
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
         raise CodecError(f"not a device: {type(error).__name__}") from None
-    if blob.startswith(_FIRST):
-        device = msgspec.structs.replace(device, token=canonical(device.platform, device.token, device.kind))
     if fate is None:
         return device
     return msgspec.structs.replace(
@@ -125,19 +118,6 @@ def decode_device(blob: bytes) -> Device:
         strikes=fate.strikes,
         struck_at=fate.struck_at,
     )
-
-
-def is_former(blob: bytes) -> bool:
-    """Return whether the document is of the first form."""
-    return blob.startswith(_FIRST)
-
-
-def former_token(blob: bytes) -> str | None:
-    """Return the token to the letter, of a document of the first form; else None."""
-    if not is_former(blob):
-        return None
-    token = _decode(blob[1:]).token
-    return token if isinstance(token, str) else _text(token)
 
 
 def _shortest(text: str) -> str | bytes:

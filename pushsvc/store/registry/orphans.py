@@ -15,12 +15,12 @@ from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
+from ...model.address import Addresses
 from ...model.codec import CodecError
 from ...model.devices import Device
 from .. import keys
 from ..link.link import Link
-from .changes import Kept
-from .documents import decode_device, former_token
+from .documents import decode_device
 from .topic_members import members_of, without
 from .wire import Digests, label_of
 
@@ -58,9 +58,9 @@ class Orphans:
     Positions are opaque; '' is the first, None means the end.
     """
 
-    def __init__(self, link: Link, hash_key: bytes) -> None:
+    def __init__(self, link: Link, hash_key: bytes, addresses: Addresses) -> None:
         self._link = link
-        self._digests = Digests(hash_key)
+        self._digests = Digests(hash_key, addresses)
 
     async def in_buckets(self, app: str, index: Index, first: int, *, dry_run: bool) -> tuple[int, int]:
         """Examine some buckets of an index from `first` on. Returns the number of orphans, and the next bucket."""
@@ -172,7 +172,7 @@ class Orphans:
         if index == "i":
             return self._digests.of(device.id) == digest
         if index == "k":
-            return self._digests.of_kept(Kept(0, document, device, former_token(document))) == digest
+            return self._digests.of_address((device.platform, device.token)) == digest
         return device.user is not None and self._digests.of(device.user) == digest
 
 

@@ -54,6 +54,7 @@ from ...model.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from ...model.push import Platform
 from ...ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
 from .. import keys
+from ..config import StoreConfig
 from ..keys import BLOCK
 from ..link.clock import Clock, wall_clock
 from ..link.link import Link
@@ -63,14 +64,13 @@ from ..revoke.suppression import Suppression
 from .changes import (
     Desk,
     DeviceChange,
-    address_of,
     joining_of,
     read_place,
     spare,
     unsettling,
     written_place,
 )
-from .documents import decode_device, is_former
+from .documents import decode_device
 from .wire import DeviceQuery, Digests, Reading, held_by, is_meant, read_found, shows, spares
 
 T = TypeVar("T")
@@ -82,20 +82,26 @@ _AT_ONCE = 3
 _LONGEST = 0.25
 """The maximum duration of such a wait in seconds."""
 _PAGE = 500
-"""Tombstones, or devices that are adopted, in one step."""
-_ALL = b"all"
+"""Tombstones in one step."""
 
 
 class RedisRegistry:
     """See `ports.Registry`."""
 
     def __init__(
-        self, link: Link, hash_key: bytes, suppression: Suppression, marks: Marks, clock: Clock = wall_clock
+        self,
+        link: Link,
+        config: StoreConfig,
+        hash_key: bytes,
+        suppression: Suppression,
+        marks: Marks,
+        clock: Clock = wall_clock,
     ) -> None:
         self._link = link
         self._clock = clock
         self._marks = marks
-        self._digests = Digests(hash_key)
+        self._addresses = config.addresses
+        self._digests = Digests(hash_key, config.addresses)
         self._suppression = suppression
 
     async def put(self, app: str, device: Device) -> tuple[Device, bool]:
@@ -116,7 +122,7 @@ class RedisRegistry:
         return found.desk.devices.get(device_id)
 
     async def by_token(self, app: str, platform: Platform, token: str) -> Device | None:
-        return (await self._find(app, DeviceQuery(tokens=[address_of(platform, token)]))).desk.owner(platform, token)
+        return (await self._find(app, DeviceQuery(tokens=[(platform, token)]))).desk.owner(platform, token)
 
     async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
         desk = (await self._find(app, held_by(wanted))).desk
@@ -340,9 +346,6 @@ class RedisRegistry:
                 await asyncio.sleep(random.random() * min(_LONGEST, 0.002 * 2 ** min(number, 10)))  # noqa: S311 - no secret
             found = await self._find(app, about)
             check(found)
-            if outdated := found.desk.outdated:
-                await self._bring(app, [found.desk.devices[device_id] for device_id in outdated])
-                continue
             result = decide(found.desk)
             changes = found.desk.changes()
             try:
@@ -351,18 +354,6 @@ class RedisRegistry:
             except UserFull:
                 if not await self._make_room(app, changes):
                     raise
-        raise StoreUnavailable("too many change the same devices at once")
-
-    async def _bring(self, app: str, devices: Sequence[Device]) -> None:
-        """Rewrite documents of an earlier format; see `Desk.adopt`."""
-        about = _about(devices)
-        for _ in range(_TRIES):
-            found = await self._find(app, about)
-            for device_id in found.desk.outdated:
-                found.desk.adopt(device_id, self._clock())
-            changes = found.desk.changes()
-            if not changes or await self._carry_out(app, found, changes):
-                return
         raise StoreUnavailable("too many change the same devices at once")
 
     async def _make_room(self, app: str, changes: Sequence[DeviceChange]) -> bool:
@@ -377,26 +368,10 @@ class RedisRegistry:
                 made = True
         return made
 
-    async def adopt(self, app: str) -> bool:
-        """Convert a part of the registry; see `ports.registry.Registry`. The progress is stored beside the counts."""
-        known, place = await self._link.call("HMGET", keys.device_counts(app), "next", "adopted")
-        if place == _ALL:
-            return False
-        first = int(place or 0)
-        end = first + _PAGE // BLOCK
-        blocks = await self._link.many(
-            [("LRANGE", keys.device_block(app, number), 1, -1) for number in range(first, end)]
-        )
-        outdated = self._read(app, (blob for block in blocks for blob in block if is_former(blob)))
-        if outdated:
-            await self._bring(app, outdated)
-        over = end * BLOCK >= int(known or 0)
-        await self._link.call("HSET", keys.device_counts(app), "adopted", _ALL if over else end)
-        return not over
-
     async def _find(self, app: str, question: DeviceQuery) -> Reading:
         args = [keys.devices(app), *self._digests.ask(question)]
-        return read_found(question, await self._link.script("registry_find", [keys.device_counts(app)], args), app)
+        answer = await self._link.script("registry_find", [keys.device_counts(app)], args)
+        return read_found(question, answer, self._addresses, app)
 
     async def _carry_out(self, app: str, found: Reading, changes: Sequence[DeviceChange]) -> bool:
         """Mark what changes, apply it, and notify dispatchers that hold it. Returns False like `_apply`."""
@@ -426,7 +401,7 @@ def _about(devices: Iterable[Device]) -> DeviceQuery:
     devices = list(devices)
     return DeviceQuery(
         ids=[device.id for device in devices],
-        tokens=[address_of(device.platform, device.token) for device in devices],
+        tokens=[(device.platform, device.token) for device in devices],
     )
 
 

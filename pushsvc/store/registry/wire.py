@@ -9,11 +9,12 @@ from typing import Any
 from msgspec import Struct
 
 from ...errors import Unreadable
+from ...model.address import NO_ADDRESSES, Addresses
 from ...model.devices import Device
 from ...ports.registry import Holding, PrunedFilter
 from ..link.unreadable import readable
-from .changes import Address, Desk, DeviceChange, Kept, address_of
-from .documents import decode_device, encode_device, former_token
+from .changes import Address, Desk, DeviceChange, Kept
+from .documents import decode_device, encode_device
 
 NONE = b""
 
@@ -32,7 +33,7 @@ def held_by(wanted: Sequence[Holding]) -> DeviceQuery:
     """Return the question that finds these."""
     return DeviceQuery(
         ids=[each.device_id for each in wanted if each.device_id is not None],
-        tokens=[address_of(each.platform, each.token) for each in wanted if each.device_id is None],
+        tokens=[(each.platform, each.token) for each in wanted if each.device_id is None],
     )
 
 
@@ -70,9 +71,7 @@ def spares(devices: Sequence[Device]) -> Callable[[Reading], None]:
 
     def check(found: Reading) -> None:
         if found.unreadable:
-            places = [
-                (found.ids.get(each.id), found.tokens.get(address_of(each.platform, each.token))) for each in devices
-            ]
+            places = [(found.ids.get(each.id), found.tokens.get((each.platform, each.token))) for each in devices]
             hidden = [each.id for each, own in zip(devices, places, strict=True) if any(map(found.hides, own))]
             if hidden:
                 raise Unreadable("A device with this id or token", device_ids=hidden)
@@ -83,7 +82,8 @@ def spares(devices: Sequence[Device]) -> Callable[[Reading], None]:
 class Digests:
     """Keyed digests, so that collisions cannot be constructed, and a copy of Redis does not reveal device owners."""
 
-    def __init__(self, hash_key: bytes) -> None:
+    def __init__(self, hash_key: bytes, addresses: Addresses = NO_ADDRESSES) -> None:
+        self._identity = addresses.identity
         self._copy = blake2b(digest_size=12, key=hash_key).copy  # cheaper than a new keyed hash
 
     def of(self, text: str) -> bytes:
@@ -92,14 +92,7 @@ class Digests:
         return digest.digest()
 
     def of_address(self, address: Address) -> bytes:
-        return self.of("\0".join(address))
-
-    def of_kept(self, kept: Kept) -> bytes:
-        """Return the digest under which the index has the token of a device as it was read."""
-        device = kept.device
-        if kept.former is not None:
-            return self.of_address((device.platform, kept.former))
-        return self.of_address(address_of(device.platform, device.token))
+        return self.of("\0".join(self._identity(*address)))
 
     def ask(self, question: DeviceQuery) -> list[Any]:
         """Return the arguments of registry_find.lua, behind the prefix."""
@@ -122,8 +115,8 @@ class Digests:
     def _told(self, found: Reading, change: DeviceChange) -> list[Any]:
         before, after = change.before, change.after
         old = None if before is None else before.device
-        taken = None if after is None else address_of(after.platform, after.token)
-        loses = NONE if before is None else self.of_kept(before)
+        taken = None if after is None else (after.platform, after.token)
+        loses = NONE if old is None else self.of_address((old.platform, old.token))
         gains = NONE if taken is None else self.of_address(taken)
         kept_token = loses == gains
         renamed = old is None or after is None or old.id != after.id
@@ -151,7 +144,7 @@ class Digests:
         ]
 
 
-def read_found(question: DeviceQuery, answer: Sequence[Any], app: str = "") -> Reading:
+def read_found(question: DeviceQuery, answer: Sequence[Any], addresses: Addresses, app: str = "") -> Reading:
     """Return what registry_find.lua answered."""
     known, users_read, following, *flat = answer
     kept, unreadable = [], set()
@@ -160,9 +153,9 @@ def read_found(question: DeviceQuery, answer: Sequence[Any], app: str = "") -> R
         if device is None:
             unreadable.add(int(n))
         else:
-            kept.append(Kept(n, blob, device, former_token(blob)))
+            kept.append(Kept(n, blob, device))
     return Reading(
-        Desk(kept),
+        Desk(kept, addresses),
         dict(zip(question.ids, known, strict=False)),
         dict(zip(question.tokens, known[len(question.ids) :], strict=True)),
         users_read,

@@ -28,8 +28,8 @@ from typing import Any, Final
 
 import msgspec
 
+from ...model.address import Addresses
 from ...model.delivery import Ended, Settlement
-from ...model.identity import identity
 from ...model.push import Chunk, Platform, Target
 from ...model.routing import platform_of
 from .. import keys
@@ -130,13 +130,15 @@ class Supersession:
         return answer
 
     def _locate(self, chunk: Chunk, target: Target) -> tuple[int, str]:
-        digest = blake2b("\0".join(place_of(chunk, target)).encode(), digest_size=10, key=self._hash_key)
+        place = "\0".join(place_of(chunk, target, self._config.addresses))
+        digest = blake2b(place.encode(), digest_size=10, key=self._hash_key)
         return keys.token_shard(digest.digest(), self._config.shards_of(chunk.app)), digest.hexdigest()
 
 
-def place_of(chunk: Chunk, target: Target) -> tuple[Platform, str, str, str]:
+def place_of(chunk: Chunk, target: Target, addresses: Addresses) -> tuple[Platform, str, str, str]:
     """Return what two messages must have in common for one to replace the other."""
-    return platform_of(chunk.platform), target.kind, identity(target.token), chunk.message.collapse
+    platform = platform_of(chunk.platform)
+    return platform, target.kind, addresses.same_of(platform)(target.token), chunk.message.collapse
 
 
 def order_of(chunk: Chunk) -> str:

@@ -18,9 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from ...model.devices import Device
-from ...model.identity import names_installation
 from ...model.push import Chunk, Platform
-from ...model.routing import routes_of
 from .. import keys
 from ..config import StoreConfig
 from ..hashing import token_digest
@@ -28,8 +26,8 @@ from ..link.clock import Clock
 from ..link.link import Link
 from .revocations import Revocations
 
-INSTALLATION_TTL: Final = 86_400
-"""The maximum number of seconds for which the id of a Firebase installation is suppressed."""
+RENEWABLE_TTL: Final = 86_400
+"""The maximum number of seconds for which a token is suppressed that can become valid again."""
 ERASED_FOR: Final = 29 * 86_400_000
 """Milliseconds for which pushes accepted before the end of an erasure are not sent: the longest `ttl`, and a day."""
 ERASED_AT: Final = 1 << 50
@@ -74,6 +72,7 @@ class Suppression:
     ) -> None:
         self._link = link
         self._config = config
+        self._addresses = config.addresses
         self._hash_key = hash_key
         self._revocations = revocations
         self._clock = clock
@@ -86,11 +85,10 @@ class Suppression:
     def counted_from(self, platform: Platform, token: str, at: int) -> int:
         """Return as of which time a token is suppressed that a provider reported at `at` as dead.
 
-        The id of a Firebase installation stays valid if the app registers again, so it is tried again after a while:
-        an earlier time leaves the list earlier.
+        A token that can become valid again is tried again after a while: an earlier time leaves the list earlier.
         """
         ttl = self._config.suppression_ttl
-        return at - 1000 * max(0, ttl - INSTALLATION_TTL) if names_installation(platform, token) else at
+        return at - 1000 * max(0, ttl - RENEWABLE_TTL) if self._addresses.is_renewable(platform, token) else at
 
     def shards_of(self, app: str) -> int:
         return self._config.shards_of(app)
@@ -153,7 +151,7 @@ class Suppression:
         """Return the places of the tokens on the list of every route of their platforms."""
         for platform, token in tokens:
             shard, digest = self.locate(app, token)
-            for route in routes_of(platform):
+            for route in self._addresses.routes_of(platform):
                 yield keys.suppressed(app, shard, route), digest
 
     # --- what is on the list ----------------------------------------------------------------------
@@ -227,7 +225,7 @@ class Suppression:
         asked: dict[str, tuple[list[bytes], list[int]]] = {}
         for device in devices:
             shard, digest = self.locate(app, device.token)
-            for route in routes_of(device.platform):
+            for route in self._addresses.routes_of(device.platform):
                 digests, since = asked.setdefault(keys.suppressed(app, shard, route), ([], []))
                 digests.append(digest)
                 since.append(device.registered_at)
