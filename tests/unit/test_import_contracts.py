@@ -34,6 +34,7 @@ VIOLATIONS = {
         ("pushsvc.model.routing", "redis"),
         ("pushsvc.rules.freeze", "random"),
         ("pushsvc.rules.where.words", "asyncio"),
+        ("pushsvc.live.protocol.session", "time"),
     ],
     "only runtime knows providers and store": [
         ("pushsvc.api.meta", "pushsvc.store.keys"),

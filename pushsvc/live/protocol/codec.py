@@ -1,0 +1,497 @@
+"""Commands from bytes and replies to bytes, in JSON and in Protobuf.
+
+JSON: messages of one transport message are separated by newlines. Protobuf: each has its length before it, as a varint.
+The Protobuf is written by hand: only a few messages of the schema are used, and a publication is put together from
+the content, which is rendered once for all devices, and the few numbers of one device. The official schema judges
+both formats in the tests.
+
+Source: https://centrifugal.dev/docs/transports/client_protocol, https://protobuf.dev/programming-guides/encoding/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, NewType, Protocol, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+from .codes import Disconnect, ReplyError
+from .commands import (
+    ChannelRequest,
+    Command,
+    ConnectRequest,
+    EmptyRequest,
+    HistoryRequest,
+    RefreshRequest,
+    RPCRequest,
+    SendRequest,
+    StreamPosition,
+    SubscribeRequest,
+)
+
+CHANNEL: Final = "device"
+"""The one channel: the stream of the device."""
+
+Rendered = NewType("Rendered", bytes)
+"""The content of a push for all devices: a JSON object without its closing brace."""
+
+
+class MalformedMessage(Exception):
+    """Bytes are no command. Says nothing of what they are."""
+
+
+class ConnectResult(Struct, frozen=True, gc=False):
+    """The answer to a connect."""
+
+    client: str
+    version: str
+    ttl: int
+    """Seconds until the token expires."""
+    data: bytes
+    epoch: str
+    offset: int
+    recovered: bool
+    was_recovering: bool
+    publications: Sequence[bytes]
+    """By `Codec.publication`."""
+    ping: int
+    """Seconds between pings; 0: none."""
+    session: str = ""
+    """Empty on a transport that needs no emulation."""
+    node: str = ""
+
+
+class Codec(Protocol):
+    """One of the two formats. All methods that return bytes return one reply, which `batch` joins to a message."""
+
+    def commands(self, data: bytes) -> Iterator[Command]:
+        """Yield the commands of a message; raises `MalformedMessage` where the first fault is."""
+        ...
+
+    def batch(self, replies: Sequence[bytes]) -> bytes:
+        """Return one message of the transport."""
+        ...
+
+    def publication(self, rendered: Rendered, offset: int, prev: int, unread: int) -> bytes:
+        """Return a publication as a part of a reply."""
+        ...
+
+    def push(self, publication: bytes) -> bytes:
+        """Return the push of a publication."""
+        ...
+
+    def message(self, data: bytes) -> bytes:
+        """Return the push of a message outside of the stream."""
+        ...
+
+    def disconnect(self, disconnect: Disconnect) -> bytes:
+        """Return the push that says why the connection ends, for transports that have no close frame."""
+        ...
+
+    def ping(self) -> bytes:
+        """Return a ping, which is a reply without content."""
+        ...
+
+    def error(self, command_id: int, error: ReplyError) -> bytes:
+        """Return an error as the answer to a command."""
+        ...
+
+    def connect(self, command_id: int, result: ConnectResult) -> bytes:
+        """Return the answer to a connect."""
+        ...
+
+    def refresh(self, command_id: int, client: str, version: str, ttl: int) -> bytes:
+        """Return the answer to a refresh. It names the client again: centrifuge-js loses its id otherwise."""
+        ...
+
+    def history(self, command_id: int, epoch: str, offset: int, publications: Sequence[bytes]) -> bytes:
+        """Return a page of the stream."""
+        ...
+
+    def rpc(self, command_id: int, data: bytes) -> bytes:
+        """Return the result of an RPC."""
+        ...
+
+    def unsubscribe(self, command_id: int) -> bytes:
+        """Return the answer to an unsubscribe."""
+        ...
+
+
+def render(push_id: str, body: bytes, inline: int = 4096) -> Rendered:
+    """Return a push's content for all devices; above `inline` bytes it is a notice, and the device fetches the content.
+
+    `body` is the object of a publication's `data` without `prev` and `unread`; it is not empty.
+    """
+    if len(body) > inline:
+        body = msgspec.json.encode({"id": push_id, "notice": True, "size": len(body)})
+    elif b"\n" in body:  # A newline ends a message of the JSON format. In valid JSON it is only ever white space.
+        body = msgspec.json.format(body, indent=-1)
+    return Rendered(body.rstrip()[:-1])
+
+
+# --- JSON ---------------------------------------------------------------------------------------------------------
+
+_decode_command = msgspec.json.Decoder(Command).decode
+_json = msgspec.json.Encoder().encode
+
+
+class JsonCodec:
+    """The format that browsers speak."""
+
+    __slots__ = ()
+
+    def commands(self, data: bytes) -> Iterator[Command]:
+        """Yield the commands of a message."""
+        lines = data.split(b"\n")
+        if len(lines) > 1 and not lines[-1]:
+            lines.pop()
+        for line in lines:
+            try:
+                command = _decode_command(line)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                raise MalformedMessage from None
+            yield command
+
+    def batch(self, replies: Sequence[bytes]) -> bytes:
+        """Return the replies, joined by newlines."""
+        return b"\n".join(replies)
+
+    def publication(self, rendered: Rendered, offset: int, prev: int, unread: int) -> bytes:
+        """Return a publication as a part of a reply."""
+        return b'{"data":%b,"prev":%d,"unread":%d},"offset":%d}' % (rendered, prev, unread, offset)
+
+    def push(self, publication: bytes) -> bytes:
+        """Return the push of a publication."""
+        return b'{"push":{"channel":"device","pub":%b}}' % publication
+
+    def message(self, data: bytes) -> bytes:
+        """Return the push of a message outside of the stream."""
+        return b'{"push":{"message":{"data":%b}}}' % data
+
+    def disconnect(self, disconnect: Disconnect) -> bytes:
+        """Return the push that says why the connection ends."""
+        return _json({"push": {"disconnect": {"code": disconnect.code, "reason": disconnect.reason}}})
+
+    def ping(self) -> bytes:
+        """Return a ping."""
+        return b"{}"
+
+    def error(self, command_id: int, error: ReplyError) -> bytes:
+        """Return an error as the answer to a command."""
+        return _json({"id": command_id, "error": error})
+
+    def connect(self, command_id: int, result: ConnectResult) -> bytes:
+        """Return the answer to a connect. Nothing in it is null, and no list of publications is empty."""
+        device: dict[str, object] = {
+            "recoverable": True,
+            "positioned": True,
+            "epoch": result.epoch,
+            "offset": result.offset,
+            "recovered": result.recovered,
+            "was_recovering": result.was_recovering,
+        }
+        if result.publications:
+            device["publications"] = [Raw(publication) for publication in result.publications]
+        connect: dict[str, object] = {
+            "client": result.client,
+            "version": result.version,
+            "expires": True,
+            "ttl": result.ttl,
+            "data": Raw(result.data),
+            "subs": {CHANNEL: device},
+        }
+        if result.ping:
+            connect |= {"ping": result.ping, "pong": True}
+        if result.session:
+            connect |= {"session": result.session, "node": result.node}
+        return _json({"id": command_id, "connect": connect})
+
+    def refresh(self, command_id: int, client: str, version: str, ttl: int) -> bytes:
+        """Return the answer to a refresh."""
+        return _json({"id": command_id, "refresh": {"client": client, "version": version, "expires": True, "ttl": ttl}})
+
+    def history(self, command_id: int, epoch: str, offset: int, publications: Sequence[bytes]) -> bytes:
+        """Return a page of the stream."""
+        page = {"publications": [Raw(each) for each in publications], "epoch": epoch, "offset": offset}
+        return _json({"id": command_id, "history": page})
+
+    def rpc(self, command_id: int, data: bytes) -> bytes:
+        """Return the result of an RPC."""
+        return b'{"id":%d,"rpc":{"data":%b}}' % (command_id, data)
+
+    def unsubscribe(self, command_id: int) -> bytes:
+        """Return the answer to an unsubscribe."""
+        return b'{"id":%d,"unsubscribe":{}}' % command_id
+
+
+# --- Protobuf -----------------------------------------------------------------------------------------------------
+
+_T = TypeVar("_T")
+_Value = TypeVar("_Value", bound=object)
+_Read = Callable[[Any], object]
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_SMALL: Final = [bytes([number]) for number in range(128)]
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return the number at a place, and the place behind it."""
+    number = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number & 0xFFFFFFFFFFFFFFFF, at
+        shift += 7
+        if shift > 63:
+            raise MalformedMessage
+
+
+def _fields(data: bytes, fields: Mapping[int, tuple[str, _Read]]) -> dict[str, Any]:
+    """Return the known fields of a message by name. A number that is no known field is passed over."""
+    values: dict[str, Any] = {}
+    at, end = 0, len(data)
+    value: int | bytes
+    while at < end:
+        tag = data[at]
+        at += 1
+        if tag >= 0x80:
+            tag, at = _read_varint(data, at - 1)
+        wire = tag & 7
+        if wire == _LENGTH:
+            size = data[at]
+            at += 1
+            if size >= 0x80:
+                size, at = _read_varint(data, at - 1)
+            value = data[at : at + size]
+            at += size
+        elif wire == _VARINT:
+            value = data[at]
+            at += 1
+            if value >= 0x80:
+                value, at = _read_varint(data, at - 1)
+        elif wire == _FIXED64:
+            value, at = b"", at + 8
+        elif wire == _FIXED32:
+            value, at = b"", at + 4
+        else:
+            raise MalformedMessage
+        if at > end or not tag >> 3:
+            raise MalformedMessage
+        field = fields.get(tag)
+        if field is not None:
+            name, read = field
+            if name == "subs":
+                values.setdefault(name, {}).update(read(value))
+            else:
+                values[name] = read(value)
+    return values
+
+
+def _message(make: Callable[..., _T], fields: Mapping[int, tuple[str, _Read]]) -> Callable[[bytes], _T]:
+    return lambda data: make(**_fields(data, fields))
+
+
+def _text(value: bytes) -> str:
+    return value.decode()
+
+
+def _int32(value: int) -> int:
+    value &= 0xFFFFFFFF
+    return value - 2**32 if value >= 2**31 else value
+
+
+def _uint32(value: int) -> int:
+    return value & 0xFFFFFFFF
+
+
+def _uint64(value: int) -> int:
+    return value
+
+
+def _raw(value: bytes) -> Raw:
+    return Raw(value or b"null")
+
+
+_subscribe = _message(
+    SubscribeRequest,
+    {0x0A: ("channel", _text), 0x18: ("recover", bool), 0x32: ("epoch", _text), 0x38: ("offset", _uint64)},
+)
+_channel = _message(ChannelRequest, {0x0A: ("channel", _text)})
+
+
+def _subscription(value: bytes) -> dict[str, SubscribeRequest]:
+    entry = _fields(value, {0x0A: ("key", _text), 0x12: ("value", _subscribe)})
+    return {entry.get("key", ""): entry.get("value", SubscribeRequest())}
+
+
+_connect = _message(ConnectRequest, {0x0A: ("token", _text), 0x12: ("data", _raw), 0x1A: ("subs", _subscription)})
+_position = _message(StreamPosition, {0x08: ("offset", _uint64), 0x12: ("epoch", _text)})
+_history = _message(
+    HistoryRequest,
+    {0x0A: ("channel", _text), 0x38: ("limit", _int32), 0x42: ("since", _position), 0x48: ("reverse", bool)},
+)
+_COMMAND: Final[Mapping[int, tuple[str, _Read]]] = {
+    0x08: ("id", _uint32),
+    0x22: ("connect", _connect),
+    0x2A: ("subscribe", _channel),
+    0x32: ("unsubscribe", _channel),
+    0x3A: ("publish", _channel),
+    0x42: ("presence", _channel),
+    0x4A: ("presence_stats", _channel),
+    0x52: ("history", _history),
+    0x5A: ("ping", _message(EmptyRequest, {})),
+    0x62: ("send", _message(SendRequest, {0x0A: ("data", _raw)})),
+    0x6A: ("rpc", _message(RPCRequest, {0x0A: ("data", _raw), 0x12: ("method", _text)})),
+    0x72: ("refresh", _message(RefreshRequest, {0x0A: ("token", _text)})),
+    0x7A: ("sub_refresh", _channel),
+}
+
+
+def _varint(number: int) -> bytes:
+    if number < 0x80:
+        return _SMALL[number]
+    if number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
+    encoded = bytearray()
+    while number >= 0x80:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def _number(tag: bytes, value: int) -> bytes:
+    """Return a field; one that is 0 is left out."""
+    return tag + _varint(value) if value else b""
+
+
+def _bytes(tag: bytes, value: bytes) -> bytes:
+    """Return a field, also if it is empty: that is how an empty message is there at all."""
+    return tag + _varint(len(value)) + value
+
+
+def _string(tag: bytes, value: str) -> bytes:
+    """Return a field; one that is empty is left out."""
+    return _bytes(tag, value.encode()) if value else b""
+
+
+def _delimited(value: bytes) -> bytes:
+    return _varint(len(value)) + value
+
+
+def _answer(command_id: int, tag: bytes, result: bytes) -> bytes:
+    return _delimited(_number(b"\x08", command_id) + _bytes(tag, result))
+
+
+class ProtobufCodec:
+    """The format that the SDKs for Swift, Java and Dart speak. Payloads in it are JSON all the same."""
+
+    __slots__ = ()
+
+    def commands(self, data: bytes) -> Iterator[Command]:
+        """Yield the commands of a message."""
+        at, end = 0, len(data)
+        if not data:
+            raise MalformedMessage
+        while at < end:
+            try:
+                size, at = _read_varint(data, at)
+                stop = at + size
+                if stop > end:
+                    raise MalformedMessage
+                command = Command(**_fields(data[at:stop], _COMMAND))
+            except (IndexError, UnicodeDecodeError):
+                raise MalformedMessage from None
+            at = stop
+            yield command
+
+    def batch(self, replies: Sequence[bytes]) -> bytes:
+        """Return the replies, each of which has its length before it."""
+        return b"".join(replies)
+
+    def publication(self, rendered: Rendered, offset: int, prev: int, unread: int) -> bytes:
+        """Return a publication as a part of a reply."""
+        rest = b',"prev":%d,"unread":%d}' % (prev, unread)
+        return b'"%b%b%b0%b' % (_varint(len(rendered) + len(rest)), rendered, rest, _varint(offset))
+
+    def push(self, publication: bytes) -> bytes:
+        """Return the push of a publication."""
+        size = len(publication)
+        inner = b'\x12\x06device"%b' % _varint(size)
+        whole = len(inner) + size
+        outer = b'"%b' % _varint(whole)
+        return b"%b%b%b%b" % (_varint(len(outer) + whole), outer, inner, publication)
+
+    def message(self, data: bytes) -> bytes:
+        """Return the push of a message outside of the stream."""
+        return _answer(0, b"\x22", _bytes(b"\x42", _bytes(b"\x0a", data)))
+
+    def disconnect(self, disconnect: Disconnect) -> bytes:
+        """Return the push that says why the connection ends."""
+        body = _number(b"\x08", disconnect.code) + _string(b"\x12", disconnect.reason)
+        return _answer(0, b"\x22", _bytes(b"\x5a", body))
+
+    def ping(self) -> bytes:
+        """Return a ping."""
+        return b"\x00"
+
+    def error(self, command_id: int, error: ReplyError) -> bytes:
+        """Return an error as the answer to a command."""
+        body = _number(b"\x08", error.code) + _string(b"\x12", error.message) + _number(b"\x18", error.temporary)
+        return _answer(command_id, b"\x12", body)
+
+    def connect(self, command_id: int, result: ConnectResult) -> bytes:
+        """Return the answer to a connect."""
+        device = b"".join(
+            (
+                b"\x18\x01",
+                _string(b"\x32", result.epoch),
+                *(_bytes(b"\x3a", publication) for publication in result.publications),
+                _number(b"\x40", result.recovered),
+                _number(b"\x48", result.offset),
+                b"\x50\x01",
+                _number(b"\x60", result.was_recovering),
+            )
+        )
+        return _answer(
+            command_id,
+            b"\x2a",
+            b"".join(
+                (
+                    _string(b"\x0a", result.client),
+                    _string(b"\x12", result.version),
+                    b"\x18\x01",
+                    _number(b"\x20", result.ttl),
+                    _bytes(b"\x2a", result.data),
+                    _bytes(b"\x32", _string(b"\x0a", CHANNEL) + _bytes(b"\x12", device)),
+                    _number(b"\x38", result.ping),
+                    _number(b"\x40", bool(result.ping)),
+                    _string(b"\x4a", result.session),
+                    _string(b"\x52", result.node if result.session else ""),
+                )
+            ),
+        )
+
+    def refresh(self, command_id: int, client: str, version: str, ttl: int) -> bytes:
+        """Return the answer to a refresh."""
+        body = _string(b"\x0a", client) + _string(b"\x12", version) + b"\x18\x01" + _number(b"\x20", ttl)
+        return _answer(command_id, b"\x72", body)
+
+    def history(self, command_id: int, epoch: str, offset: int, publications: Sequence[bytes]) -> bytes:
+        """Return a page of the stream."""
+        found = b"".join(_bytes(b"\x0a", publication) for publication in publications)
+        return _answer(command_id, b"\x5a", found + _string(b"\x12", epoch) + _number(b"\x18", offset))
+
+    def rpc(self, command_id: int, data: bytes) -> bytes:
+        """Return the result of an RPC."""
+        return _answer(command_id, b"\x6a", _bytes(b"\x0a", data))
+
+    def unsubscribe(self, command_id: int) -> bytes:
+        """Return the answer to an unsubscribe."""
+        return _answer(command_id, b"\x3a", b"")
+
+
+JSON: Final[Codec] = JsonCodec()
+PROTOBUF: Final[Codec] = ProtobufCodec()

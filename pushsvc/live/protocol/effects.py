@@ -1,0 +1,159 @@
+"""What a session asks its gateway to do. An `id` is that of the command and goes into its answer; 0: there is none."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from ...ports.live import Event, Position
+from .codes import FaultKind
+
+
+class Bytes(Struct, frozen=True, gc=False):
+    """Write one message of the transport."""
+
+    data: bytes
+
+
+class Ping(Struct, frozen=True, gc=False):
+    """Send a ping of WebSocket, in place of the protocol's."""
+
+
+class Close(Struct, frozen=True, gc=False):
+    """End the connection. The session does nothing more."""
+
+    code: int
+    reason: str
+    reconnect: bool
+    """Whether the client comes back by itself."""
+
+
+class FaultSeen(Struct, frozen=True, gc=False):
+    """Count a fault of the client."""
+
+    kind: FaultKind
+
+
+class ConnectAsked(Struct, frozen=True, gc=False):
+    """Verify the token and connect the device: `connected` or `refused`. Its `repr` does not show the token."""
+
+    id: int
+    token: str
+    position: Position | None
+    """Where the client wants to go on; None where it names no position that can be valid."""
+    recover: bool
+    """Whether the client wants to go on from a position."""
+    heartbeat: float | None = None
+    """The interval that the device wishes, in seconds."""
+    foreground: bool | None = None
+    app_version: str = ""
+
+    def __repr__(self) -> str:
+        return f"ConnectAsked({self.id}, {self.position})"
+
+
+class RefreshAsked(Struct, frozen=True, gc=False):
+    """Verify a new token for this connection: `refreshed` or `refused`. Its `repr` does not show the token."""
+
+    id: int
+    token: str
+
+    def __repr__(self) -> str:
+        return f"RefreshAsked({self.id})"
+
+
+class AckAsked(Struct, frozen=True, gc=False):
+    """Acknowledge everything up to an offset; an empty epoch means the stream's own."""
+
+    id: int
+    offset: int
+    epoch: str
+
+
+class ReadAsked(Struct, frozen=True, gc=False):
+    """Note that the user has read everything up to an offset; an empty epoch means the stream's own."""
+
+    id: int
+    offset: int
+    epoch: str
+
+
+class EventReported(Struct, frozen=True, gc=False):
+    """Count what has become of a push."""
+
+    id: int
+    push_id: str
+    event: Event
+    at: datetime | None
+
+
+class FetchAsked(Struct, frozen=True, gc=False):
+    """Answer with the content of a push of which a notice was sent."""
+
+    id: int
+    push_id: str
+
+
+class HeartbeatAsked(Struct, frozen=True, gc=False):
+    """Agree another interval: `heartbeat`."""
+
+    id: int
+    seconds: float | None
+    foreground: bool | None
+
+
+class HistoryAsked(Struct, frozen=True, gc=False):
+    """Read a page of the stream: `history`."""
+
+    id: int
+    since: int | None
+    limit: int
+    reverse: bool
+
+
+class MoreAsked(Struct, frozen=True, gc=False):
+    """Read what waits in the stream, for there is room now: `more`."""
+
+    since: int
+    limit: int
+
+
+class ResendAsked(Struct, frozen=True, gc=False):
+    """Read what was not acknowledged in time: `resend`."""
+
+    since: int
+    limit: int
+
+
+class Resent(Struct, frozen=True, gc=False):
+    """Count publications that were sent again."""
+
+    count: int
+
+
+class Ponged(Struct, frozen=True, gc=False):
+    """Note the time from a ping to its answer, in seconds."""
+
+    seconds: float
+
+
+Effect: TypeAlias = (
+    Bytes
+    | Ping
+    | Close
+    | FaultSeen
+    | ConnectAsked
+    | RefreshAsked
+    | AckAsked
+    | ReadAsked
+    | EventReported
+    | FetchAsked
+    | HeartbeatAsked
+    | HistoryAsked
+    | MoreAsked
+    | ResendAsked
+    | Resent
+    | Ponged
+)

@@ -1,0 +1,161 @@
+"""Connect tokens: JSON Web Tokens that name an app and one of its devices.
+
+A token is signed with the app's secret (HS256), or with a private key whose public half the app is configured with
+(ES256 or RS256). Which algorithm is right follows from the key and never from the token, so that neither `none` nor a
+public key that is taken for a secret passes. Tokens stand in no `repr` and in no error.
+
+Source: RFC 7519; RFC 8725, Best Current Practices
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeGuard
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from jwt.types import Options
+from msgspec import Struct
+
+from ..config import LiveAppConfig
+from .codes import EXPIRED, INVALID_TOKEN, REVOKED, TOKEN_EXPIRED, Refusal
+
+MAX_LENGTH: Final = 4096
+"""A longer token is invalid, and is not looked at."""
+_UNCHECKED: Final[Options] = {
+    "verify_signature": True,
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+    "verify_aud": False,
+    "verify_iss": False,
+    "verify_sub": False,
+    "verify_jti": False,
+}
+
+
+class Claims(Struct, frozen=True, gc=False):
+    """What a valid token says."""
+
+    app: str
+    device_id: str
+    expires_at: float
+    """In Unix seconds, like every instant of a token."""
+    issued_at: int = 0
+    """In Unix milliseconds, as revocations have it; 0 where the token does not say."""
+    id: str = ""
+
+
+class Rejected(Struct, frozen=True, gc=False):
+    """Why a token is not valid now."""
+
+    refusal: Refusal
+    app: str = ""
+    device_id: str = ""
+    """Whose token it is; empty if its signature is wrong."""
+
+
+_INVALID: Final = Rejected(INVALID_TOKEN)
+
+
+class Verifier:
+    """Verifies the tokens of all apps."""
+
+    __slots__ = ("_keys", "_leeway", "_revoked")
+
+    def __init__(
+        self,
+        apps: Mapping[str, LiveAppConfig],
+        *,
+        leeway: float = 0.0,
+        revoked: Callable[[Claims], bool] = lambda claims: False,
+    ) -> None:
+        """Read the keys. `leeway` is by how many seconds other clocks may differ; `revoked` judges valid tokens.
+
+        Raises `ValueError` for a public key that is neither RSA nor of the curve P-256.
+        """
+        self._keys = {app: _keys(config) for app, config in apps.items()}
+        self._leeway = leeway
+        self._revoked = revoked
+
+    def verify(self, token: str, now: float) -> Claims | Rejected:
+        """Return what a token says, or why it is refused at the instant `now`."""
+        payload = self._payload(token)
+        if payload is None:
+            return _INVALID
+        app, device_id, expires_at = payload["app"], payload.get("sub"), payload.get("exp")
+        issued_at, not_before, token_id = payload.get("iat", 0), payload.get("nbf", 0), payload.get("jti", "")
+        if not (isinstance(device_id, str) and device_id and isinstance(token_id, str)):
+            return _INVALID
+        if not (_is_instant(expires_at) and _is_instant(issued_at) and _is_instant(not_before)):
+            return _INVALID
+        if max(issued_at, not_before) > now + self._leeway:
+            return _INVALID
+        claims = Claims(app, device_id, expires_at, int(issued_at * 1000), token_id)
+        if self._revoked(claims):
+            return Rejected(REVOKED, app, device_id)
+        if expires_at <= now - self._leeway:
+            return Rejected(TOKEN_EXPIRED, app, device_id)
+        return claims
+
+    def verify_refresh(self, token: str, now: float, connected: Claims) -> Claims | Rejected:
+        """Return what a new token of an open connection says. One of another device is invalid.
+
+        An expired one ends the connection, after which the client asks for a token; the error that answers a connect
+        would end a client for good.
+        """
+        claims = self.verify(token, now)
+        if (claims.app, claims.device_id) != (connected.app, connected.device_id):
+            return _INVALID
+        if isinstance(claims, Rejected) and claims.refusal == TOKEN_EXPIRED:
+            return Rejected(EXPIRED, claims.app, claims.device_id)
+        return claims
+
+    def _payload(self, token: str) -> dict[str, Any] | None:
+        """Return the payload of a token whose signature is that of its app."""
+        if not token or len(token) > MAX_LENGTH:
+            return None
+        try:
+            unverified = jwt.decode_complete(token, options={"verify_signature": False})
+            app = unverified["payload"].get("app")
+            algorithm = unverified["header"].get("alg")
+            if not (isinstance(app, str) and isinstance(algorithm, str)):
+                return None
+            key = self._keys.get(app, {}).get(algorithm)
+            if key is None:
+                return None
+            payload: dict[str, Any] = jwt.decode(token, key, algorithms=[algorithm], options=_UNCHECKED)
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+            return None
+        return payload
+
+
+def issue(app: str, device_id: str, secret: str, *, now: float, ttl: float, token_id: str) -> str:
+    """Return a token of a device that is valid for `ttl` seconds from the instant `now`."""
+    issued_at = math.floor(now * 1000) / 1000  # With milliseconds: a revocation may lie within the same second.
+    claims = {"sub": device_id, "app": app, "iat": issued_at, "exp": math.floor(now + ttl), "jti": token_id}
+    return jwt.encode(claims, secret, algorithm="HS256")
+
+
+def _keys(config: LiveAppConfig) -> dict[str, Any]:
+    """Return the keys of an app by the algorithm that each is for."""
+    keys: dict[str, Any] = {}
+    if config.secret:
+        keys["HS256"] = config.secret
+    if config.public_key:
+        key = load_pem_public_key(config.public_key.encode())
+        if isinstance(key, RSAPublicKey):
+            keys["RS256"] = key
+        elif isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
+            keys["ES256"] = key
+        else:
+            raise ValueError("The public key of a live app must be RSA or of the curve P-256.")
+    return keys
+
+
+def _is_instant(value: object) -> TypeGuard[float]:
+    """Whether a value is a number of seconds that a clock can show."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**40

@@ -1,0 +1,165 @@
+"""Connect tokens: who may connect, and what every other token is answered with."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushsvc.live.config import LiveAppConfig
+from pushsvc.live.protocol import codes
+from pushsvc.live.protocol.tokens import MAX_LENGTH, Claims, Rejected, Verifier, issue
+
+SECRET = "a secret of at least thirty-two bytes"
+OTHER = "another secret, as long as the first is"
+NOW = 1_700_000_000.0
+EC_KEY = ec.generate_private_key(ec.SECP256R1())
+RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def public(key: Any) -> str:
+    pem: bytes = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return pem.decode()
+
+
+VERIFIER = Verifier(
+    {
+        "shop": LiveAppConfig(secret=SECRET),
+        "ec": LiveAppConfig(public_key=public(EC_KEY)),
+        "rsa": LiveAppConfig(public_key=public(RSA_KEY)),
+        "both": LiveAppConfig(secret=SECRET, public_key=public(EC_KEY)),
+        "none": LiveAppConfig(),
+    },
+    revoked=lambda claims: claims.id == "stolen",
+)
+PAYLOAD = {"sub": "d1", "app": "shop", "exp": NOW + 60, "iat": NOW, "jti": "j1"}
+
+
+def signed(key: Any = SECRET, algorithm: str = "HS256", headers: dict[str, Any] | None = None, **changes: Any) -> str:
+    payload = {name: value for name, value in (PAYLOAD | changes).items() if value is not None}
+    encoded = [
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+        for part in ({"alg": algorithm, "typ": "JWT"} | (headers or {}), payload)
+    ]
+    if algorithm == "HS256":  # by hand: PyJWT makes no token with a wrong payload, or with a public key as a secret
+        digest = hmac.new(key.encode(), ".".join(encoded).encode(), hashlib.sha256).digest()
+        return ".".join([*encoded, base64.urlsafe_b64encode(digest).rstrip(b"=").decode()])
+    if algorithm == "none":
+        return ".".join([*encoded, ""])
+    return jwt.encode(payload, key, algorithm=algorithm)
+
+
+@pytest.mark.parametrize(
+    ("token", "claims"),
+    [
+        (signed(), Claims("shop", "d1", NOW + 60, int(NOW * 1000), "j1")),
+        (signed(iat=None, jti=None), Claims("shop", "d1", NOW + 60)),
+        (signed(iat=NOW - 0.25), Claims("shop", "d1", NOW + 60, int(NOW * 1000) - 250, "j1")),
+        (signed(EC_KEY, "ES256", app="ec"), Claims("ec", "d1", NOW + 60, int(NOW * 1000), "j1")),
+        (signed(RSA_KEY, "RS256", app="rsa"), Claims("rsa", "d1", NOW + 60, int(NOW * 1000), "j1")),
+        (signed(app="both"), Claims("both", "d1", NOW + 60, int(NOW * 1000), "j1")),
+        (signed(EC_KEY, "ES256", app="both"), Claims("both", "d1", NOW + 60, int(NOW * 1000), "j1")),
+        (
+            issue("shop", "d1", SECRET, now=NOW, ttl=60, token_id="j1"),
+            Claims("shop", "d1", NOW + 60, int(NOW * 1000), "j1"),
+        ),
+    ],
+)
+def test_a_valid_token(token: str, claims: Claims) -> None:
+    assert VERIFIER.verify(token, NOW) == claims
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        "x",
+        "a.b.c",
+        signed()[:-2],
+        signed() + "x" * MAX_LENGTH,
+        signed(OTHER),
+        signed(app="unknown"),
+        signed(app="none"),
+        signed(app=None),
+        signed(app=["shop"]),
+        signed(sub=None),
+        signed(sub=""),
+        signed(sub=7),
+        signed(jti=7),
+        signed(exp=None),
+        signed(exp="soon"),
+        signed(exp=True),
+        signed(exp=1e300),
+        signed(iat=NOW + 1),
+        signed(iat=-1),
+        signed(nbf=NOW + 1),
+        signed(algorithm="none"),
+        signed(algorithm="none", headers={"alg": "NONE"}),
+        signed(public(EC_KEY), app="ec"),  # the public key as a secret
+        signed(public(RSA_KEY), app="rsa"),
+        signed(app="ec"),
+        signed(RSA_KEY, "RS256", app="ec"),
+        signed(RSA_KEY, "PS256", app="rsa"),
+        signed(EC_KEY, "ES256"),
+        signed(headers={"crit": ["b64"], "b64": False}),
+        jwt.encode(PAYLOAD, SECRET * 2, algorithm="HS512"),
+    ],
+)
+def test_an_invalid_token(token: str) -> None:
+    assert VERIFIER.verify(token, NOW) == Rejected(codes.INVALID_TOKEN)
+
+
+def test_a_token_that_has_expired_or_was_revoked() -> None:
+    expired = Rejected(codes.TOKEN_EXPIRED, "shop", "d1")
+    assert VERIFIER.verify(signed(exp=NOW), NOW) == expired
+    assert VERIFIER.verify(signed(exp=NOW - 10**6, iat=0), NOW) == expired
+    assert VERIFIER.verify(signed(jti="stolen"), NOW) == Rejected(codes.REVOKED, "shop", "d1")
+    assert VERIFIER.verify(signed(jti="stolen", exp=NOW), NOW) == Rejected(codes.REVOKED, "shop", "d1")
+
+
+def test_clocks_may_differ() -> None:
+    verifier = Verifier({"shop": LiveAppConfig(secret=SECRET)}, leeway=5)
+    assert isinstance(verifier.verify(signed(exp=NOW - 4, iat=NOW + 4), NOW), Claims)
+    assert isinstance(verifier.verify(signed(exp=NOW - 6), NOW), Rejected)
+    assert isinstance(verifier.verify(signed(iat=NOW + 6), NOW), Rejected)
+
+
+def test_a_refresh_is_of_the_same_device() -> None:
+    connected = Claims("shop", "d1", NOW)
+    assert isinstance(VERIFIER.verify_refresh(signed(), NOW, connected), Claims)
+    for other in (signed(sub="d2"), signed(app="both"), signed(OTHER), signed(sub="d2", exp=NOW - 1)):
+        assert VERIFIER.verify_refresh(other, NOW, connected) == Rejected(codes.INVALID_TOKEN)
+    # The error 109 would end the client for good; the disconnect makes it ask for a token.
+    assert VERIFIER.verify_refresh(signed(exp=NOW), NOW, connected) == Rejected(codes.EXPIRED, "shop", "d1")
+
+
+@pytest.mark.parametrize("key", [ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP384R1())])
+def test_another_kind_of_key_is_a_fault_of_the_configuration(key: Any) -> None:
+    with pytest.raises(ValueError, match="RSA or of the curve P-256"):
+        Verifier({"shop": LiveAppConfig(public_key=public(key))})
+
+
+@given(st.text(max_size=60) | st.binary(max_size=60).map(lambda data: data.decode("latin-1")))
+def test_any_text_is_a_token_or_invalid(text: str) -> None:
+    assert VERIFIER.verify(text, NOW) == Rejected(codes.INVALID_TOKEN)
+
+
+@given(st.data())
+def test_no_changed_byte_of_a_token_passes(data: st.DataObject) -> None:
+    token = signed()
+    at = data.draw(st.integers(0, len(token) - 2))  # the last letter has bits without a meaning
+    letter = data.draw(st.characters(min_codepoint=33, max_codepoint=126).filter(lambda each: each != token[at]))
+    assert isinstance(VERIFIER.verify(token[:at] + letter + token[at + 1 :], NOW), Rejected)
+
+
+def test_secrets_are_not_shown() -> None:
+    assert SECRET not in repr(VERIFIER) + repr(LiveAppConfig(secret=SECRET))
