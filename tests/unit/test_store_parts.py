@@ -29,6 +29,7 @@ from pushsvc.store.letters.listing import LOOK, STEP, RedisLetters
 from pushsvc.store.link import scripts
 from pushsvc.store.link.commit import GroupCommit
 from pushsvc.store.link.connect import open_redis, store_faults
+from pushsvc.store.link.link import refusals
 from pushsvc.store.link.packed import Packed
 from pushsvc.store.pushes.status import FIELDS, counts_of, state_of, status_of
 from pushsvc.store.queue.letter import DeadLetter, decode_dead, encode_dead
@@ -311,6 +312,26 @@ def test_faults_become_store_errors(fault: Exception, expected: type[Exception])
 async def failing(fault: Exception) -> None:
     with store_faults():
         raise fault
+
+
+def test_among_answers_only_refusals_are_answers() -> None:
+    refused = [b"OK", faults.ResponseError("NOGROUP No such key"), faults.MovedError("1 127.0.0.1:7000")]
+    assert refusals(list(refused)) == refused
+    gone = RuntimeError("unable to perform operation on <TCPTransport closed=True reading=False>; the Transport closed")
+    for fault in (
+        gone,
+        faults.ClusterDownError("the cluster is down"),
+        faults.ConnectionError("closed"),
+        faults.TimeoutError("late"),
+        OSError(104, "reset"),
+    ):
+        with pytest.raises(StoreUnavailable):
+            asyncio.run(failing_among([b"OK", fault]))
+
+
+async def failing_among(answers: list[Any]) -> None:
+    with store_faults():
+        refusals(answers)
 
 
 def test_what_redis_quotes_of_arguments_is_left_out() -> None:

@@ -133,7 +133,8 @@ class Link:
             return await self._client.execute_command(*command)
 
     async def many(self, commands: Sequence[Command], *, errors: bool = False) -> list[Any]:
-        """Run independent commands in one round trip. The first failure raises, or errors are among the answers."""
+        """Run independent commands in one round trip. The first failure raises; with `errors`, what the server refuses
+        is among the answers."""
         return await self._pipeline(self._client, commands, errors=errors)
 
     async def wait(self, commands: Sequence[Command], wait_ms: int) -> list[Any]:
@@ -264,8 +265,7 @@ class Link:
             async with client.pipeline(transaction=False) as pipe:
                 for command in commands:
                     pipe.execute_command(*command)
-                result: list[Any] = await pipe.execute(raise_on_error=False)
-                return result
+                return refusals(await pipe.execute(raise_on_error=False))
         await client.initialize()
         answers = await self._on_node_of(client, key, commands)
         if any(isinstance(answer, faults.MovedError) for answer in answers):
@@ -286,8 +286,7 @@ class Link:
             async with client.pipeline(transaction=False) as pipe:
                 for command in commands:
                     pipe.execute_command(*command)
-                result: list[Any] = await pipe.execute(raise_on_error=not errors)
-                return result
+                return refusals(await pipe.execute(raise_on_error=not errors))
 
     @staticmethod
     async def _on_node_of(client: RedisCluster, key: str, commands: Sequence[Command]) -> list[Any]:
@@ -296,8 +295,17 @@ class Link:
             for command in commands:
                 pipe.execute_command(*command, target_nodes=node)
             # Redirected one by one, they would not be on one connection any more.
-            answers: list[Any] = await pipe.execute(raise_on_error=False, allow_redirections=False)
-        for answer in answers:
-            if isinstance(answer, faults.ConnectionError):
-                raise answer
-        return answers
+            return refusals(await pipe.execute(raise_on_error=False, allow_redirections=False))
+
+
+def refusals(answers: list[Any]) -> list[Any]:
+    """Return the answers of a pipeline, if the errors among them are what the server refuses.
+
+    redis-py puts whatever goes wrong among the answers, as of a connection that a node of a cluster has closed
+    (`RuntimeError`), and none of it says anything about what was asked. The first such fault is raised.
+    """
+    for answer in answers:
+        refused = isinstance(answer, faults.ResponseError) and not isinstance(answer, faults.ClusterDownError)
+        if isinstance(answer, Exception) and not refused:
+            raise answer
+    return answers
