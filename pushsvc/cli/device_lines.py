@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -188,7 +188,7 @@ class DeviceLine(DeviceDocument, forbid_unknown_fields=True, kw_only=True):
     pruned_for: Annotated[str, Meta(max_length=_LONGEST_REASON), Rule(fault=unprintable)] | None = None
 
 
-@lru_cache(maxsize=8)
+@cache
 def line_type(addresses: Addresses) -> type[DeviceLine]:
     """Return the struct of a line with the fields of all platforms' addresses."""
     return extended(DeviceLine, *addresses.devices.declared(None))

@@ -11,7 +11,7 @@ Decided here, where the contract leaves it open:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -113,7 +113,7 @@ class DeviceTypes(NamedTuple):
     registered: type[RegisteredDevice]
 
 
-@lru_cache(maxsize=8)
+@cache
 def device_types(addresses: Addresses) -> DeviceTypes:
     return DeviceTypes(
         extended(DeviceDocument, *addresses.devices.declared(None)),

@@ -19,7 +19,7 @@ Decided here, where RFC 8259 leaves it open:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Annotated, Any, Final, Literal, NamedTuple, NoReturn
 
 import msgspec
@@ -122,7 +122,7 @@ class PushTypes(NamedTuple):
     decode: Callable[[bytes], PushDocument]
 
 
-@lru_cache(maxsize=8)
+@cache
 def push_types(addresses: Addresses) -> PushTypes:
     receivers = receiver_types(addresses)
     to: Any = receivers.to

@@ -84,14 +84,19 @@ class ReceiverTypes(NamedTuple):
 
     target: type[TokenTarget]
     to: type[To]
-    ways: Mapping[tuple[Platform, int | None], Way]
-    """By platform and field; with None that of the platform's first kind of address, which most targets have."""
+    ways: Mapping[tuple[Platform, int], Way]
+    """By platform and field."""
+    usual: Mapping[Platform, Way]
+    """By platform that of its first kind of address, which most targets have."""
+    unset: int
+    """How many fields of a target are None that has one address and no environment."""
 
 
 def receiver_types(addresses: Addresses) -> ReceiverTypes:
     target: Any = extended(TokenTarget, *addresses.targets.declared(None))
     entry: Any = Annotated[target, Rule('an object such as {"platform": "apns", "token": ".."}')]
-    ways: dict[tuple[Platform, int | None], Way] = {}
+    ways: dict[tuple[Platform, int], Way] = {}
+    usual: dict[Platform, Way] = {}
     for platform, kinds in addresses.targets.kinds.items():
         for name, kind in kinds.items():
             place = target.__struct_fields__.index(name)
@@ -104,10 +109,9 @@ def receiver_types(addresses: Addresses) -> ReceiverTypes:
                 same=None if kind.same is str else kind.same,
                 device=kind.device,
             )
-            ways.setdefault((platform, None), way)
-    return ReceiverTypes(
-        target, extended(To, ("tokens", Annotated[list[entry], Meta(min_length=1)] | None, None)), ways
-    )
+            usual.setdefault(platform, way)
+    to = extended(To, ("tokens", Annotated[list[entry], Meta(min_length=1)] | None, None))
+    return ReceiverTypes(target, to, ways, usual, len(addresses.targets.names))
 
 
 # --- every fault ------------------------------------------------------------------------------------
@@ -155,7 +159,7 @@ def receivers(to: To, rules: Rules, types: ReceiverTypes) -> dict[Platform, tupl
     if ways.count(None) != len(ways) - 1:
         return None
     if to.tokens is not None:
-        return None if len(to.tokens) > rules.max_targets else targets_of(to.tokens, rules, types.ways)
+        return None if len(to.tokens) > rules.max_targets else targets_of(to.tokens, rules, types)
     if to.topic is not None:
         return ByTopic(to.topic) if name_fault(to.topic) is None else None
     if to.where is not None:
@@ -170,11 +174,10 @@ def receivers(to: To, rules: Rules, types: ReceiverTypes) -> dict[Platform, tupl
 
 
 def targets_of(
-    tokens: Sequence[TokenTarget], rules: Rules, ways: Mapping[tuple[Platform, int | None], Way]
+    tokens: Sequence[TokenTarget], rules: Rules, types: ReceiverTypes
 ) -> dict[Platform, tuple[Target, ...]] | None:
     """The distinct targets by route, numbered in the order of the request; None where one has a fault."""
-    routes = rules.routes
-    unset = len(rules.addresses.targets.names)  # `None`s beside one address, without an environment
+    routes, (_, _, ways, usual, unset) = rules.routes, types
     found: dict[Platform, list[Target]] = {}
     groups: dict[Platform, tuple[Any, ...]] = {}
     index = 0
@@ -185,7 +188,7 @@ def targets_of(
             return None
         group = groups.get(platform)
         if group is None:
-            way = ways.get((platform, None))
+            way = usual.get(platform)
             if way is None or platform not in rules.platforms:
                 return None
             targets = found.setdefault(routes.get((platform, None), platform), [])
