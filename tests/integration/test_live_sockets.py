@@ -449,6 +449,21 @@ async def test_emulation_is_forwarded_to_the_gateway_of_the_session() -> None:
         assert live.sessions == []
 
 
+@in_a_loop
+async def test_a_message_that_is_too_large_is_refused_on_every_way() -> None:
+    async with gateway(message_bytes=100) as live:
+        stream = await live.connect()
+        stream.send(b"POST /connection/http_stream HTTP/1.1\r\nHost: g\r\nContent-Length: 42\r\n\r\n" + CONNECT)
+        session = await live.session()
+        client = await live.connect()
+        told = {"session": session.transport.session, "node": "here", "data": "x" * 101}
+        assert (await client.ask("POST", "/emulation", json.dumps(told).encode()))[0] == 413
+        for path in ("/connection/http_stream", "/connection/sse"):
+            assert (await client.ask("POST", path, b"x" * 101))[0] == 413
+        assert session.messages == [CONNECT]
+        assert len(live.sessions) == 1
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"session":1,"data":"x"}', b'{"session":"s","data":{"id":1}}', b"\xff"])
 def test_a_body_that_is_no_emulation_is_refused(body: bytes) -> None:
     @in_a_loop

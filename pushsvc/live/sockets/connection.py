@@ -309,6 +309,8 @@ class HttpConnection(asyncio.Protocol):
         """Let the request become a long connection. Raises `HandshakeRefused` or a `RequestError`."""
         request, shared, io = pending.request, self._shared, self._io
         long: LongConnection
+        if len(request.body) > shared.config.message_bytes:
+            raise _too_large(shared.config.message_bytes)
         if request.path == WEBSOCKET:
             opening, subprotocol = handshake.accept(request.method, request.headers, _SUBPROTOCOLS)
             asked = {subprotocol.removeprefix("centrifuge-"), *map(request.query.get, ("format", "cf_protocol"))}

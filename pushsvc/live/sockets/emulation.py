@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from ...errors import MalformedBody, NotFound
+from ...errors import ContentTooLarge, MalformedBody, NotFound
 from ..peer import Request
 from .http import HttpAnswer, HttpRoute
 
@@ -33,12 +33,17 @@ class _Command(Struct):
 _decode = msgspec.json.Decoder(_Command).decode
 
 
-def emulation_route(deliver: Deliver, node: str, forward: Forward | None) -> HttpRoute:
-    """Return the route that hands messages to their sessions: of this gateway by `deliver`, else by `forward`."""
+def emulation_route(deliver: Deliver, node: str, forward: Forward | None, most: int) -> HttpRoute:
+    """Return the route that hands messages to their sessions: of this gateway by `deliver`, else by `forward`.
+
+    A message of more than `most` bytes is refused.
+    """
 
     async def emulate(request: Request) -> HttpAnswer:
         is_protobuf = request.headers.get("content-type", "") == PROTOBUF
         home, session, data = read_protobuf(request.body) if is_protobuf else read_json(request.body)
+        if len(data) > most:
+            raise ContentTooLarge(f"The message is larger than {most:,} bytes.")
         if not deliver(session, data) and (
             forward is None or home in ("", node) or not session or not await forward(home, session, data)
         ):

@@ -90,7 +90,8 @@ async def serve(
     def deliver(session: str, data: bytes) -> bool:
         return shared.deliver(session, data)
 
-    shared = Shared(config, wheel, make_peer, [*routes, emulation_route(deliver, config.node, forward)])
+    emulation = emulation_route(deliver, config.node, forward, config.message_bytes)
+    shared = Shared(config, wheel, make_peer, [*routes, emulation])
     try:
         listener = await asyncio.get_running_loop().create_server(
             lambda: HttpConnection(shared),
