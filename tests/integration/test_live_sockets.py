@@ -351,6 +351,7 @@ async def test_http_streaming_with_emulation() -> None:
         assert await client.chunk() == b'{"id":2}\n{"id":3}\n'
         session.transport.write(b'{"push":{"disconnect":{"code":3001}}}')
         session.transport.close(3001, "shutdown")
+        assert not live.sockets.deliver(session.transport.session, b"late")
         assert (await client.chunk()).startswith(b'{"push"')
         assert await client.chunk() == b""
         assert await client.closed()
