@@ -25,8 +25,8 @@ from msgspec import Struct
 
 from .delivery import Receipt
 from .devices import Audience, ByTopic
-from .push import Chunk, Lane, Message, Platform, Push, Target
-from .routing import platform_of
+from .push import Chunk, Fallback, Lane, Message, Platform, Push, Target
+from .routing import CARRIERS, path_of, platform_of
 from .status import DeliveryRow, FeedbackEvent
 
 VERSION = b"\x01"
@@ -88,7 +88,7 @@ class _Packed(Struct, frozen=True, array_like=True, gc=False):
 
     push_id: str
     app: str
-    platform: Platform
+    channel: Platform
     lane: Lane
     total: int
     starts_at: int
@@ -103,6 +103,8 @@ class _Packed(Struct, frozen=True, array_like=True, gc=False):
     columns: _Columns | None
     rows: tuple[Target, ...]
     """The targets, if they are not packed in columns."""
+    home: Platform = ""
+    fallbacks: tuple[Platform, ...] = ()
 
 
 _packed = msgspec.msgpack.Decoder(_Packed)
@@ -114,9 +116,10 @@ def encode_chunk(chunk: Chunk) -> bytes:
     columns = _columns_of(chunk.targets)
     return PACKED + _encode(
         (
-            *(chunk.push_id, chunk.app, chunk.platform, chunk.lane, chunk.total, chunk.starts_at, chunk.expires_at),
+            *(chunk.push_id, chunk.app, chunk.channel, chunk.lane, chunk.total, chunk.starts_at, chunk.expires_at),
             *(chunk.attempt, chunk.turn, chunk.dry_run, chunk.part, chunk.topic, chunk.counted, chunk.variant),
             *(columns, () if columns else chunk.targets),
+            *(chunk.home, [following.channel for following in chunk.fallbacks]),
         )
     )
 
@@ -170,12 +173,12 @@ def decode_chunk(blob: bytes) -> Chunk:
     return Chunk(
         push_id=it.push_id,
         app=it.app,
-        platform=it.platform,
+        channel=it.channel,
         lane=it.lane,
         total=it.total,
         starts_at=it.starts_at,
         expires_at=it.expires_at,
-        message=Message(platform_of(it.platform), b""),
+        message=_nothing(it.channel),
         targets=targets,
         attempt=it.attempt,
         turn=it.turn,
@@ -184,7 +187,14 @@ def decode_chunk(blob: bytes) -> Chunk:
         topic=it.topic,
         counted=it.counted,
         variant=it.variant,
+        home=it.home,
+        fallbacks=tuple(Fallback(name, _nothing(name)) for name in it.fallbacks),
     )
+
+
+def _nothing(channel: Platform) -> Message:
+    """Return the message of a channel whose content stands beside the push."""
+    return Message(platform_of(channel), b"")
 
 
 def _targets_of(columns: _Columns) -> tuple[Target, ...]:
@@ -262,7 +272,7 @@ def split(push: Push, size: int) -> list[Chunk]:
 
 
 def chunks_of(push: Push, found: Mapping[Platform, Sequence[Target]], total: int, size: int) -> list[Chunk]:
-    """Return some targets of the push, by route, as chunks. `total` is 0 if more may follow.
+    """Return some targets of the push, by path, as chunks. `total` is 0 if more may follow.
 
     Targets that no route of the app reaches are put into the lane of another route, without a message: its dispatcher
     records that they failed. So they are counted and have their rows like all others.
@@ -272,7 +282,7 @@ def chunks_of(push: Push, found: Mapping[Platform, Sequence[Target]], total: int
         Chunk(
             push_id=push.id,
             app=push.app,
-            platform=lane,
+            channel=channel,
             lane=push.lane,
             total=total,
             starts_at=push.starts_at,
@@ -282,9 +292,11 @@ def chunks_of(push: Push, found: Mapping[Platform, Sequence[Target]], total: int
             dry_run=push.dry_run,
             topic=topic,
             variant=variant,
+            home=home,
+            fallbacks=fallbacks,
         )
-        for route, targets in found.items()
-        for lane, variant, message in (_carried(push, route),)
+        for path, targets in found.items()
+        for channel, variant, message, home, fallbacks in (_carried(push, path),)
         for start in range(0, len(targets), size)
     ]
 
@@ -301,7 +313,8 @@ def contents_of(push: Push, chunks: Sequence[Chunk]) -> Mapping[str, Message]:
         return push.messages
     if not chunks or not is_large(chunks[0].total):
         return {}
-    return {chunk.variant: chunk.message for chunk in chunks if chunk.variant}
+    found = {chunk.variant: chunk.message for chunk in chunks if chunk.variant}
+    return found | {following.channel: following.message for chunk in chunks for following in chunk.fallbacks}
 
 
 def without_contents(push: Push) -> Push:
@@ -310,11 +323,18 @@ def without_contents(push: Push) -> Push:
     return msgspec.structs.replace(push, messages=empty)
 
 
-def _carried(push: Push, route: Platform) -> tuple[Platform, str, Message]:
-    """Return the route in whose lane the targets of `route` are queued, their variant's name and their message."""
-    message = push.messages.get(route)
-    if message is not None:
-        return route, route, message
+def _carried(push: Push, path: Platform) -> tuple[Platform, str, Message, Platform, tuple[Fallback, ...]]:
+    """Return what the chunks of a path have in common: the channel that carries them first, their variant's name and
+    their message, their home and the channels that follow."""
+    message = push.messages.get(path)
+    if message is not None and path not in CARRIERS:
+        return path, path, message, "", ()
+    route, channels = path_of(path)
+    known = [Fallback(name, push.messages[name]) for name in channels if name in push.messages]
+    home = "" if path == route and route not in CARRIERS else route
+    if known:
+        first, *rest = known
+        return first.channel, first.channel, first.message, home, tuple(rest)
     platform = platform_of(route)
     related = [name for name in push.messages if platform_of(name) == platform]
-    return next(iter(related or push.messages)), "", Message(platform, b"")
+    return next(iter(related or push.messages)), "", Message(platform, b""), home, ()

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from .push import Chunk, Platform, Target
+from .push import Chunk, Lane, Platform, Target
 
 End = Literal["sent", "failed", "invalid", "expired", "suppressed", "cancelled"]
 
@@ -83,8 +83,15 @@ class Expired(_Answer, frozen=True):
     """The delivery expired before it was sent. Nothing was transmitted."""
 
 
+class Unconfirmed(_Answer, frozen=True):
+    """Only the device's acknowledgement ends it as sent: it was written to the device, or no device was there."""
+
+    within: float = 0.0
+    """The time in seconds after which the next channel carries it on; 0 if no device was there."""
+
+
 Outcome: TypeAlias = (
-    Sent | Throttled | Unavailable | BadNotification | Misconfigured | TokenSuspect | TokenDead | Expired
+    Sent | Throttled | Unavailable | BadNotification | Misconfigured | TokenSuspect | TokenDead | Expired | Unconfirmed
 )
 """Every possible outcome of an attempt. Closed: a `match` on it ends in `assert_never`."""
 
@@ -106,6 +113,8 @@ class Retry(Struct, frozen=True, gc=False):
     """The part of the route that it waits for."""
     counted: bool = True
     """Whether the limits have counted the delivery already, so that they are not applied again."""
+    channel: Platform = ""
+    """The fallback that carries it from then on; empty: the same channel. It goes there at once if it is due."""
 
 
 Verdict: TypeAlias = Ended | Retry
@@ -124,6 +133,23 @@ class Settlement(Struct, frozen=True, gc=False):
     reason: str = ""
     asked_at: int | None = None
     """When the request was sent, if one was: its answer is no evidence about anything later."""
+
+
+class Arrival(Struct, frozen=True, gc=False):
+    """A device's acknowledgement of a delivery, at any time and whichever channel carries the delivery by then."""
+
+    push_id: str
+    index: int
+    total: int
+    """The `total` of the chunk that it came in."""
+    lane: Lane
+    platform: Platform
+    """The `platform` of that chunk."""
+    device_id: str | None
+    at: int
+    """When it was acknowledged, in Unix milliseconds."""
+    channel: Platform = "live"
+    """The channel that the device acknowledges on, which was the first to carry it if no turn is recorded for it."""
 
 
 class Receipt(Struct, frozen=True, array_like=True):

@@ -153,7 +153,8 @@ class Push(Struct, frozen=True):
     messages: dict[Platform, Message]
     """The messages, by the name of each route that the push may use."""
     targets: dict[Platform, tuple[Target, ...]]
-    """The targets, by the name of their route. A route without a message is one that the app does not have."""
+    """The targets, by their path: the name of their route, or `routing.path_name` where other channels carry them too.
+    A route without a message is one that the app does not have."""
     dry_run: bool = False
     send_at: int | None = None
     """When it is to be sent, if that is later than its acceptance."""
@@ -182,12 +183,21 @@ class Push(Struct, frozen=True):
         return "expanding" if self.audience else "sending"
 
 
+class Fallback(Struct, frozen=True, array_like=True):
+    """A channel that carries deliveries on if those before it could not deliver them."""
+
+    channel: Platform
+    message: Message
+    """Its message, which is empty where the content stands beside the push, under the name of the channel."""
+
+
 class Chunk(Struct, frozen=True, array_like=True):
     """The content of one queue entry: one message and the targets of one platform, at most a few hundred."""
 
     push_id: str
     app: str
-    platform: Platform
+    channel: Platform
+    """The route that carries it: in its lane the chunk is queued."""
     lane: Lane
     total: int
     """The number of deliveries of the whole push; 0 for an audience, whose size is not known yet."""
@@ -214,6 +224,16 @@ class Chunk(Struct, frozen=True, array_like=True):
     """Whether the limits have counted these deliveries already."""
     variant: str = ""
     """The name of the message among the contents of its push; empty if the push has no message for these targets."""
+    home: Platform = ""
+    """The route whose addresses these targets have, if a device may acknowledge these deliveries, whichever channel
+    carries them; else empty."""
+    fallbacks: tuple[Fallback, ...] = ()
+    """The channels that follow, in their order."""
+
+    @property
+    def platform(self) -> Platform:
+        """The route whose addresses these targets have."""
+        return self.home or self.channel
 
     @property
     def unreachable(self) -> bool:

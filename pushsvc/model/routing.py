@@ -10,13 +10,16 @@ only, so that an answer in one says nothing about the other
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeAlias, get_args
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias, get_args
 
 from .devices import Environment
 from .push import Platform
 
 _ENDINGS = tuple(f"_{environment}" for environment in get_args(Environment))
+
+CARRIERS: Final = ("live",)
+"""Channels that deliver to devices of every platform, and whose devices acknowledge what they get."""
 
 RouteTable: TypeAlias = Mapping[tuple[Platform, Environment | None], Platform]
 """The name of the route by platform and environment (None: unknown). Missing entries mean the platform's own route."""
@@ -33,6 +36,17 @@ def platform_of(route: Platform) -> Platform:
 def environments_of(platform: Platform) -> tuple[Platform, ...]:
     """Return every name that a route of a platform can have whose tokens belong to an environment."""
     return (platform, *(platform + ending for ending in _ENDINGS))
+
+
+def path_name(route: Platform, channels: Sequence[Platform]) -> Platform:
+    """Return the name of a path: `apns:live>apns` if `live` carries what is for a token of `apns`, and then `apns`."""
+    return route if list(channels) == [route] else f"{route}:{'>'.join(channels)}"
+
+
+def path_of(name: Platform) -> tuple[Platform, list[Platform]]:
+    """Return the route whose addresses these are, and the channels in their order, from the name of a path."""
+    route, further, channels = name.partition(":")
+    return route, channels.split(">") if further else [route]
 
 
 def table_of(environments: Mapping[Platform, Environment]) -> RouteTable:

@@ -69,3 +69,5 @@ class DeliveryRow(Struct, frozen=True, array_like=True, gc=False):
     provider_id: str
     at: int
     unique_id: str = ""
+    channel: Platform = ""
+    """The channel that it ended at, if a device could acknowledge it; else empty."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
-from ..model.delivery import Settlement
+from ..model.delivery import Arrival, Settlement
 from ..model.push import Lane, Route
 from .entries import EntryRef, News, Taken
 
@@ -28,7 +28,10 @@ class DeliveryQueue(Protocol):
         ...
 
     async def promote(self, route: Route, now: int) -> int:
-        """Move due retries back into their lanes, atomically. Returns the number of deliveries."""
+        """Move due retries back into their lanes, atomically, less those of which everything was acknowledged.
+
+        Returns the number of deliveries; call it again while it returns any.
+        """
         ...
 
     async def launch(self, app: str, now: int) -> int:
@@ -90,4 +93,16 @@ class DeliveryQueue(Protocol):
 
     async def retire(self) -> None:
         """Report that this consumer ends: others may take its unsettled entries over at once."""
+        ...
+
+
+class Arrivals(Protocol):
+    """The side of the queue that hears devices."""
+
+    async def arrived(self, app: str, arrivals: Sequence[Arrival]) -> int:
+        """End as `sent` the deliveries that devices have acknowledged, one atomic step a shard.
+
+        It does not matter in which turn they are: whoever read them, or reads them later, finds them ended. Deliveries
+        that have ended, and those of a cancelled push, are left as they are. Returns how many have ended by it.
+        """
         ...

@@ -16,6 +16,10 @@ device and its token. No other module decides this.
                        the route is in trouble: waits                 no
                        the cause is unknown: by back-off              no
                        else: waits by back-off                        yes
+    Unconfirmed        goes on at the next channel: at once, or after no
+                       the time that the device has to acknowledge it
+                       no channel is left: waits until it expires     no
+    any end as `failed` or `invalid` goes on at the next channel at once, while one is left
     any wait that would pass the expiry ends `expired`; any that would pass the attempts ends `failed`, kept
 
 The cause of a failure, `blame`, is determined by the dispatcher, which sees the whole route (`dispatch/health.py`).
@@ -58,6 +62,7 @@ from ..model.delivery import (
     TokenDead,
     TokenSuspect,
     Unavailable,
+    Unconfirmed,
     Verdict,
 )
 from ..model.devices import Device, Environment
@@ -111,6 +116,13 @@ def decide(
 
     `now` in Unix milliseconds, `jitter` from 0 to 1, one a delivery.
     """
+    verdict = _judge(chunk, outcome, now, jitter, policy, blame)
+    if chunk.fallbacks and verdict in (INVALID, FAILED):
+        return _go_on(chunk, now, 0.0)
+    return verdict
+
+
+def _judge(chunk: Chunk, outcome: Outcome, now: int, jitter: float, policy: RetryPolicy, blame: Blame) -> Verdict:
     match outcome:
         case Sent():
             return SENT
@@ -127,7 +139,7 @@ def decide(
                 return _attempt(chunk, now, policy.held, jitter, policy)
             return _wait(chunk, now, policy.held * (0.5 + jitter), chunk.attempt)
         case Throttled(retry_after=told):
-            least = told if told is not None else policy.throttled.get(platform_of(chunk.platform), 0.0)
+            least = told if told is not None else policy.throttled.get(platform_of(chunk.channel), 0.0)
             return _wait(chunk, now, _spread(least, chunk.turn, jitter, policy), chunk.attempt)
         case Unavailable(status=status, maybe_sent=maybe_sent, retry_after=told):
             least = told if told is not None else _least_wait(chunk, outcome, policy)
@@ -137,6 +149,8 @@ def decide(
             if blame == "nobody" or not (status or maybe_sent):
                 return _wait(chunk, now, _spread(least, chunk.turn, jitter, policy), chunk.attempt)
             return _attempt(chunk, now, least, jitter, policy)
+        case Unconfirmed(within=within):
+            return _go_on(chunk, now, within)
         case _:
             assert_never(outcome)
 
@@ -161,10 +175,20 @@ def _spread(least: float, nth: int, jitter: float, policy: RetryPolicy) -> float
 def _least_wait(chunk: Chunk, outcome: Unavailable, policy: RetryPolicy) -> float:
     # A connection that shuts down (503 Shutdown) says nothing about the next one.
     if outcome.status >= 500 and outcome.reason != "Shutdown":
-        return policy.server_error.get(platform_of(chunk.platform), 0.0)
+        return policy.server_error.get(platform_of(chunk.channel), 0.0)
     if outcome.reason == "timeout" and outcome.maybe_sent:
-        return policy.silent.get(platform_of(chunk.platform), 0.0)
+        return policy.silent.get(platform_of(chunk.channel), 0.0)
     return 0.0
+
+
+def _go_on(chunk: Chunk, now: int, seconds: float) -> Verdict:
+    """Return the verdict on a delivery that goes on elsewhere or waits; an acknowledgement still ends it."""
+    if chunk.expires_at <= now:
+        return EXPIRED
+    if not chunk.fallbacks:
+        return Retry(chunk.expires_at, chunk.attempt)
+    due_at = min(now + math.ceil(seconds * 1000), chunk.expires_at)
+    return Retry(due_at, chunk.attempt, counted=False, channel=chunk.fallbacks[0].channel)
 
 
 def _wait(chunk: Chunk, now: int, seconds: float, attempt: int, part: str = "") -> Verdict:

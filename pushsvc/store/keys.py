@@ -9,7 +9,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |----------------------------|--------|------------------------|-------------------------------------------------------|
 | `ps:T:q:<platform>:<lane>` | stream | entry: until settled   | the lane: `c` encoded Chunk, `n` its number of        |
 |                            |        |                        | targets; consumer group `dispatch`                    |
-| `ps:T:retry:<platform>`    | zset   | member: until due      | score due ms; member `<lane> <n> <encoded Chunk>`     |
+| `ps:T:retry:<platform>`    | zset   | member: until due      | score due ms; member `<lane> <n> <encoded Chunk>`, and|
+|                            |        |                        | of what a device may acknowledge see waiting.lua      |
 | `ps:T:pending`             | hash   | permanent              | `<platform>:<lane>` deliveries that have not ended;   |
 |                            |        |                        | `<platform>:retry` those of them that wait in `retry`;|
 |                            |        |                        | `scheduled` deliveries of pushes in `scheduled`       |
@@ -23,7 +24,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:r:<id>`              | zset   | once done: status TTL  | pushes of > 32: rows; score index, member `<index>    |
 |                            |        |                        | <encoded rows>`, from that index on                   |
 | `ps:T:t:<id>`              | hash   | field: until it ends   | index -> turn, of deliveries that were retried and    |
-|                            |        |                        | have not ended; 1 where there is none                 |
+|                            |        |                        | have not ended; 1 where there is none. Of what a      |
+|                            |        |                        | device may acknowledge `<turn> <channel>:<lane>`      |
 | `ps:T:x:<id>`              | hash   | until all are found    | the expansion of a push from its audience: `push`     |
 |                            |        |                        | encoded Push, `step` steps taken, `cursor` of the next|
 |                            |        |                        | and `faults` that it met                              |

@@ -75,7 +75,8 @@ class MemoryExpansions:
         if record.walk is None or record.walk.step != at.step:
             return None
         for chunk in chunks_of(record.push, found, 0, state.config.chunk_size):
-            state.lanes[push.app, chunk.platform, chunk.lane].add(chunk)
+            state.lanes[push.app, chunk.channel, chunk.lane].add(chunk)
+            record.places.update((target.index, chunk.channel) for target in chunk.targets)
         before = record.push.targets
         targets = {**before, **{platform: (*before.get(platform, ()), *more) for platform, more in found.items()}}
         record.push = msgspec.structs.replace(record.push, targets=targets)

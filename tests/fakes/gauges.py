@@ -20,10 +20,9 @@ def figures(state: State, app: str, platforms: Sequence[Platform]) -> AppGauges:
     consumers: _Counted = {platform: dict.fromkeys(LANES, 0) for platform in platforms}
     records = [record for (owner, _), record in state.pushes.items() if owner == app]
     for record in records:
-        for platform, targets in record.push.targets.items() if record.launched else ():
-            if platform in pending:
-                left = sum(1 for target in targets if target.index not in record.ended)
-                pending[platform][record.push.lane] += left
+        for index, channel in record.places.items():
+            if channel in pending and index not in record.ended:
+                pending[channel][record.push.lane] += 1
     for platform in platforms:
         for lane in LANES:
             stream = state.lanes[app, platform, lane]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pushsvc.model.codec import split
-from pushsvc.model.push import Chunk
+from pushsvc.model.codec import decode_chunk
 from pushsvc.ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus, ReplayStep
 from pushsvc.store.letters.listing import fits, parse_cursor, row_of_letter
 from pushsvc.store.letters.reopening import grouped, reopened
@@ -90,13 +89,11 @@ class MemoryDeadLetters:
         if not found:
             return ReplayStep(over=True)
         moved = skipped = 0
-        for push_id, platform, group in grouped(
-            [(str(number), letter) for number, letter in found], state.config.chunk_size
-        ):
+        for push_id, _, group in grouped([(str(number), letter) for number, letter in found], state.config.chunk_size):
             record = state.pushes[app, push_id]
-            head: Chunk = next(
-                chunk for chunk in split(record.push, 1) if chunk.platform == platform and not chunk.unreachable
-            )
+            head = decode_chunk(group[0][1].head)
+            if head.lacks_content:
+                head = msgspec.structs.replace(head, message=record.push.messages[head.variant])
             reopening = reopened(head, group, now=state.clock())
             if record.state == "cancelled":
                 skipped += len(group)
@@ -107,7 +104,7 @@ class MemoryDeadLetters:
                 record.rows.pop(index)
                 record.turns[index] = reopening.chunk.turn
             record.state = "sending" if record.state == "done" else record.state
-            state.lanes[app, platform, head.lane].add(reopening.chunk)
+            state.lanes[app, head.channel, head.lane].add(reopening.chunk)
             moved += len(group)
         state.replay_ends[job] = (found[-1][0], end)
         state.replays[app, job] = msgspec.structs.replace(

@@ -30,6 +30,7 @@ from pushsvc.ports.erasure import Erasure
 from pushsvc.ports.letters import ReplayStatus
 from pushsvc.rules.freeze import Answers
 from pushsvc.store.config import StoreConfig
+from pushsvc.store.keys import SMALL
 from pushsvc.store.link.clock import Clock
 from pushsvc.store.pushes.status import counts_of, state_of
 from pushsvc.store.queue.letter import DeadLetter
@@ -61,6 +62,8 @@ class Record:
     ended: dict[int, End] = field(default_factory=dict)
     rows: dict[int, DeliveryRow] = field(default_factory=dict)
     turns: dict[int, int] = field(default_factory=dict)
+    places: dict[int, Platform] = field(default_factory=dict)
+    """The channel that carries a delivery, by index."""
     launched: bool = False
     """Its chunks were put into the lanes: a push that is cancelled before its time never is."""
     walk: Walk | None = None
@@ -78,6 +81,16 @@ class Record:
 
     def open(self, index: int, turn: int) -> bool:
         return index not in self.ended and self.turns.get(index, 1) == turn
+
+    def end(self, index: int, row: DeliveryRow) -> None:
+        """Record how a delivery has ended."""
+        push = self.push
+        self.ended[index] = row.outcome
+        self.turns.pop(index, None)
+        if push.total <= SMALL or row.outcome != "sent" or (push.audience and index < SMALL):
+            self.rows[index] = row
+        if len(self.ended) == push.total and self.state == "sending":
+            self.state = "done"
 
     def status(self) -> PushStatus:
         ended: dict[str, int] = {end: sum(1 for own in self.ended.values() if own == end) for end in ENDS}
@@ -181,7 +194,8 @@ class State:
             if len(left) < len(chunk.targets):
                 chunk = replace(chunk, targets=left)
             if left:
-                self.lanes[record.push.app, chunk.platform, chunk.lane].add(chunk)
+                self.lanes[record.push.app, chunk.channel, chunk.lane].add(chunk)
+                record.places.update((target.index, chunk.channel) for target in left)
         record.launched = True
         self.change()
 

@@ -19,6 +19,7 @@ from pushsvc import runtime
 from pushsvc.errors import Conflict
 from pushsvc.model.access import ApiKey
 from pushsvc.model.delivery import (
+    Arrival,
     End,
     Ended,
     Receipt,
@@ -49,9 +50,10 @@ from pushsvc.store.hashing import token_digest
 from pushsvc.store.keys import SMALL
 from pushsvc.store.link.clock import Clock, wall_clock
 from pushsvc.store.pushes.pushes import after_cursor, page
+from pushsvc.store.queue.arrivals import row_of_arrival
 from pushsvc.store.queue.letter import DeadLetter, note_dropped
-from pushsvc.store.queue.settling import again_as, dead_letter_of, receipt_of, row_of
-from pushsvc.store.revoke.supersession import SUPERSEDED, order_of, place_of
+from pushsvc.store.queue.settling import again_as, dead_letter_of, head_of, receipt_of, row_of
+from pushsvc.store.revoke.supersession import SUPERSEDED, order_of, place_of, was_accepted
 
 from .erasure import MemoryErasures
 from .expansions import MemoryExpansions
@@ -177,7 +179,7 @@ class MemoryQueue:
         for entry_id in entry_ids:
             chunk = stream.entries[entry_id]
             record = self._state.pushes[chunk.app, chunk.push_id]
-            if again:
+            if again or (chunk.home and chunk.turn > 1):
                 left = tuple(target for target in chunk.targets if record.open(target.index, chunk.turn))
                 if not left:
                     stream.remove(entry_id)
@@ -189,7 +191,7 @@ class MemoryQueue:
             for target in chunk.targets:
                 if record.state == "cancelled":
                     skip[target.index] = "cancelled"
-                elif (route.app, route.platform, target.token) in self._state.suppressed:
+                elif (route.app, chunk.platform, target.token) in self._state.suppressed:
                     skip[target.index] = "suppressed"
             why: dict[int, str] = {}
             if record.state != "cancelled":
@@ -202,7 +204,7 @@ class MemoryQueue:
 
     def _present(self, route: Route, chunk: Chunk, skip: dict[int, End]) -> tuple[Chunk, dict[int, str]]:
         """The chunk as the registry has its devices now, and why some are sent nothing."""
-        state, platform = self._state, platform_of(route.platform)
+        state, platform = self._state, platform_of(chunk.platform)
         why: dict[int, str] = {}
         targets = list(chunk.targets)
         for place, target in enumerate(targets):
@@ -235,7 +237,7 @@ class MemoryQueue:
         place, order = (chunk.app, *place_of(chunk, target, self._state.config.addresses)), order_of(chunk)
         if not isinstance(verdict, Ended) or verdict.dead_letter:
             state.behind[place] = min(order, state.behind.get(place, order))
-        elif verdict.end == "sent":
+        if was_accepted(settlement):
             state.superseding[place] = max(order, state.superseding.get(place, ""))
             if state.behind.get(place, order) < order:
                 state.revoke(chunk.app, Revoked(tokens=frozenset((token_mark(target.token),))))
@@ -245,7 +247,7 @@ class MemoryQueue:
         for settlement in settlements:
             self._supersede(settlement)
         applied = 0
-        again: dict[tuple[int, Retry], tuple[Chunk, list[Target]]] = {}
+        again: dict[tuple[int, Retry, bool], tuple[Chunk, list[Target]]] = {}
         for settlement in settlements:
             delivery, verdict = settlement.delivery, settlement.verdict
             chunk, target = delivery.chunk, delivery.target
@@ -259,16 +261,23 @@ class MemoryQueue:
                 if record.in_flight is not None:
                     record.in_flight = record.flying
             record.updated_at = state.clock()
-            state.count_answer(Route(app, chunk.platform), slot_of(settlements, 0), settlement)
+            state.count_answer(Route(app, chunk.channel), slot_of(settlements, 0), settlement)
             if isinstance(settlement.outcome, TokenDead | TokenSuspect):
                 state.receipts[app].add(receipt_of(settlement, settlement.outcome))
             if isinstance(verdict, Ended):
                 self._end(record, settlement, verdict)
             else:
                 record.turns[target.index] = chunk.turn + 1
-                again.setdefault((id(chunk), verdict), (chunk, []))[1].append(target)
-        for (_, retry), (chunk, targets) in again.items():
-            state.retries[Route(app, chunk.platform)].append((retry.due_at, again_as(chunk, targets, retry)))
+                at_once = bool(verdict.channel) and verdict.due_at <= settlement.at
+                again.setdefault((id(chunk), verdict, at_once), (chunk, []))[1].append(target)
+        for (_, retry, at_once), (chunk, targets) in again.items():
+            following = again_as(chunk, targets, retry)
+            for target in targets:
+                state.pushes[app, chunk.push_id].places[target.index] = following.channel
+            if at_once:
+                state.lanes[app, following.channel, following.lane].add(following)
+            else:
+                state.retries[Route(app, following.channel)].append((retry.due_at, following))
         for ref in finished:
             state.lanes[ref.app, ref.platform, ref.lane].remove(ref.entry_id)
             self._held.discard(ref.entry_id)
@@ -276,19 +285,33 @@ class MemoryQueue:
         return applied
 
     def _end(self, record: Record, settlement: Settlement, verdict: Ended) -> None:
-        push, index = record.push, settlement.delivery.target.index
-        record.ended[index] = verdict.end
-        record.turns.pop(index, None)
-        if push.total <= SMALL or verdict.end != "sent" or (push.audience and index < SMALL):
-            record.rows[index] = row_of(settlement, verdict)
+        push = record.push
+        record.end(settlement.delivery.target.index, row_of(settlement, verdict))
         if verdict.dead_letter:
             letters = self._state.dead[push.app]
-            letters[next(self._state.numbers)] = dead_letter_of(settlement, b"")
+            letters[next(self._state.numbers)] = dead_letter_of(settlement, head_of(settlement.delivery.chunk))
             if len(letters) > self._state.config.dead_max:
                 del letters[next(iter(letters))]
                 note_dropped(push.app, 1)
-        if len(record.ended) == push.total and record.state == "sending":
-            record.state = "done"
+
+    async def arrived(self, app: str, arrivals: Sequence[Arrival]) -> int:
+        state = self._state
+        ended = 0
+        for arrival in arrivals:
+            record = state.pushes.get((app, arrival.push_id))
+            if record is not None and record.state != "cancelled" and arrival.index not in record.ended:
+                record.end(arrival.index, row_of_arrival(arrival))
+                record.updated_at = state.clock()
+                ended += 1
+        for route, waiting in state.retries.items():
+            if route.app == app:
+                waiting[:] = [(due_at, chunk) for due_at, chunk in waiting if self._left(chunk)]
+        return ended
+
+    def _left(self, chunk: Chunk) -> bool:
+        """Whether any of what waits is open."""
+        record = self._state.pushes[chunk.app, chunk.push_id]
+        return any(record.open(target.index, chunk.turn) for target in chunk.targets)
 
     async def promote(self, route: Route, now: int) -> int:
         due = [chunk for due_at, chunk in self._state.retries[route] if due_at <= now]
@@ -297,7 +320,12 @@ class MemoryQueue:
             self._state.lanes[route.app, route.platform, chunk.lane].add(chunk)
         if due:
             self._state.change()
-        return sum(len(chunk.targets) for chunk in due)
+        opened = (self._state.pushes[chunk.app, chunk.push_id] for chunk in due)
+        return sum(
+            record.open(target.index, chunk.turn)
+            for chunk, record in zip(due, opened, strict=True)
+            for target in chunk.targets
+        )
 
     async def launch(self, app: str, now: int) -> int:
         due = [

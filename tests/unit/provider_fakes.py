@@ -45,7 +45,7 @@ def chunk(message: Message, *tokens: str, kind: str = "token", dry_run: bool = F
     return Chunk(
         push_id=push_id,
         app="shop",
-        platform=message.platform,
+        channel=message.platform,
         lane="normal",
         total=len(tokens),
         starts_at=CREATED_AT,

@@ -66,7 +66,7 @@ def unused() -> str:
 
 
 def delivery_of(app: str, platform: str) -> Delivery:
-    own = msgspec.structs.replace(chunk("t"), app=app, platform=platform)
+    own = msgspec.structs.replace(chunk("t"), app=app, channel=platform)
     return Delivery(own, own.targets[0])
 
 

@@ -34,7 +34,7 @@ def chunk(*, platform: str = "apns", attempt: int = 1, turn: int = 1, expires_at
     return Chunk(
         push_id="p",
         app="shop",
-        platform=platform,
+        channel=platform,
         lane="normal",
         total=1,
         starts_at=0,

@@ -31,7 +31,7 @@ from pushsvc.store.keys import FEW, SMALL
 from pushsvc.store.link import scripts
 from pushsvc.store.pushes.pushes import rows_of
 from pushsvc.store.queue.letter import decode_dead
-from pushsvc.store.queue.record import EndOf, Finished, Group, Note, Record, RetryOf, Single, lua_string
+from pushsvc.store.queue.record import EndOf, Finished, Group, Note, ReceiptOf, Record, RetryOf, Single, lua_string
 from pushsvc.store.queue.settling import (
     STEP_MS,
     WIDEST,
@@ -49,7 +49,7 @@ def chunk(total: int, *, push_id: str = "p", turn: int = 1, attempt: int = 1, st
     return Chunk(
         push_id=push_id,
         app="shop",
-        platform="apns",
+        channel="apns",
         lane="urgent",
         total=total,
         starts_at=starts_at,
@@ -201,7 +201,7 @@ def test_dead_letters_and_receipts_name_their_place() -> None:
     indexes, dead, receipts = group.indexes, group.dead, group.receipts
     assert indexes == [1, 2, 4, 3, 0, 5]  # by end, then by retry
     assert [indexes[place - 1] for place, _ in map(astuple, dead)] == [2, 4]
-    assert [indexes[place - 1] for place, _ in map(astuple, receipts)] == [3, 4, 5]
+    assert [(indexes[place - 1], dead) for place, _, dead in map(astuple, receipts)] == [(3, 1), (4, 0), (5, 1)]
     letter = decode_dead(blob(dead[0].blob))
     assert (letter.target, letter.reason, letter.status, letter.attempts) == (of.targets[2], "PayloadTooLarge", 400, 3)
     receipt = decode_receipt(blob(receipts[0].blob))
@@ -245,7 +245,7 @@ def test_retries_travel_together_and_never_early(waits: list[tuple[int, int]], t
     indexes, retries = group.indexes, group.retries
     assert sorted(indexes) == list(range(len(waits)))
     place = 0
-    for due, count, encoded, _ in map(astuple, retries):
+    for due, count, encoded, *_ in map(astuple, retries):
         again = decode_chunk(blob(encoded))
         assert [target.index for target in again.targets] == indexes[place : place + count]
         assert (again.turn, again.message, again.total) == (turn + 1, of.message, 20)
@@ -288,7 +288,7 @@ def test_of_a_cancelled_push_what_was_in_flight_is_told_apart() -> None:
         ("cancelled", 1, 0),
         ("sent", 1, 1),
     ]
-    assert [(count, flew) for _, count, _, flew in map(astuple, group.retries)] == [(1, 0), (1, 1)]
+    assert [(count, flew) for _, count, _, flew, *_ in map(astuple, group.retries)] == [(1, 0), (1, 1)]
     assert (group.indexes, group.counted) == ([0, 1, 4, 2, 3], 1)
     (other,), _ = pack(settlements, counted={"q"})
     assert [(end, count, flew) for end, count, _, _, flew in map(astuple, other.ends)] == [
@@ -306,7 +306,7 @@ def test_a_retry_says_whether_limits_have_counted_it() -> None:
             settle(of, 2, Retry(AT + 5, 1, counted=False), None),
         ]
     )
-    again = [decode_chunk(blob(encoded)) for _, _, encoded, _ in map(astuple, group.retries)]
+    again = [decode_chunk(blob(encoded)) for _, _, encoded, *_ in map(astuple, group.retries)]
     assert [([target.index for target in each.targets], each.counted) for each in again] == [
         ([0, 2], False),
         ([1], True),
@@ -332,7 +332,7 @@ def test_the_last_batch_is_known() -> None:
     assert [(len(batch), last) for batch, last in batches([], 2)] == [(0, True)]
 
 
-@pytest.mark.parametrize("part", [Record, Group, EndOf, RetryOf, Note, Single, Finished])
+@pytest.mark.parametrize("part", [Record, Group, EndOf, RetryOf, Note, ReceiptOf, Single, Finished])
 def test_the_script_takes_its_input_apart_as_it_is_typed(part: type[msgspec.Struct]) -> None:
     text = scripts.load("settle").text
     (told,) = re.findall(rf"^--   {part.__name__} +\{{ ([\w, \n-]+?) \}}", text, flags=re.MULTILINE)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias
 
-from ...model.delivery import Expired, Misconfigured, Outcome, Throttled, Unavailable
+from ...model.delivery import Expired, Misconfigured, Outcome, Throttled, Unavailable, Unconfirmed
 
 Cause: TypeAlias = Literal["credentials", "throttled", "tokens_throttled", "unavailable", "timeout", "unreachable"]
 
@@ -48,6 +48,8 @@ def cause_of(outcome: Outcome) -> Cause | Literal["works"] | None:
             return "unreachable" if reason in _BROKEN else None
         case Expired():
             return None
+        case Unconfirmed():
+            return "works"
         case _:
             # A dry run that the provider has no word for has no status.
             return "works" if outcome.status else None

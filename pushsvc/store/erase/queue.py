@@ -27,6 +27,7 @@ from ... import telemetry
 from ...model.codec import CodecError, decode_chunk, encode_chunk, encode_row
 from ...model.delivery import Delivery, Ended, Settlement
 from ...model.push import LANES, Chunk, Lane, Platform, Target
+from ...model.routing import platform_of
 from ...model.status import DeliveryRow
 from ...ports.entries import EntryRef
 from ...ports.erasure import KeeperStep
@@ -287,7 +288,7 @@ class Queue:
             rest = encode_chunk(msgspec.structs.replace(found.chunk, targets=left)) if left else b""
             changes += (place, blob, rest, len(left))
             for target, owner in found.gone:
-                row = _row(found.chunk.message.platform, now)
+                row = _row(platform_of(found.chunk.platform), now)
                 large = keys.is_large(found.chunk.total)
                 rows += (target.index, member_of([(target.index, row)]) if large else encode_row(row))
                 owners.append(owner)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from ...model.address import Addresses
 from ...model.devices import Device
 from ...model.push import Platform
-from ...model.routing import platform_of
+from ...model.routing import CARRIERS, platform_of
 from ..hashing import token_hash
 
 Counts: TypeAlias = Counter[tuple[str, str]]
@@ -103,8 +103,9 @@ class Subjects:
 
     @property
     def routes(self) -> list[Platform]:
-        """Return the names of the routes that can send to these tokens."""
-        return sorted({route for platform, _ in self.tokens for route in self._addresses.routes_of(platform)})
+        """Return the names of the routes that can send to these devices."""
+        own = {route for platform, _ in self.tokens for route in self._addresses.routes_of(platform)}
+        return sorted(own.union(CARRIERS))
 
     @property
     def device_ids(self) -> frozenset[str]:

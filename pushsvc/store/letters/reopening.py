@@ -36,13 +36,13 @@ def reopened(head: Chunk, found: Sequence[Letter], *, now: int) -> Reopening:
 
 
 def grouped(found: Iterable[Letter], size: int) -> list[tuple[str, Platform, list[Letter]]]:
-    """Return groups of dead letters that may share a chunk: of one push, platform and turn, at most `size`."""
-    groups: dict[tuple[str, Platform, int], list[Letter]] = {}
+    """Return groups of dead letters that may share a chunk: of one push, platform, channel and turn, at most `size`."""
+    groups: dict[tuple[str, Platform, int, Platform], list[Letter]] = {}
     for entry in found:
         letter = entry[1]
-        groups.setdefault((letter.push_id, letter.platform, letter.turn), []).append(entry)
+        groups.setdefault((letter.push_id, letter.platform, letter.turn, letter.channel), []).append(entry)
     return [
         (push_id, platform, group[start : start + size])
-        for (push_id, platform, _), group in groups.items()
+        for (push_id, platform, *_), group in groups.items()
         for start in range(0, len(group), size)
     ]

@@ -9,9 +9,8 @@
 -- KEYS  1 ps:T:pending; 2 ps:T:dead; 3 ps:T:replay:<job>
 -- ARGV  1 prefix `ps:T:`; 2 MessagePack of
 --         { now ms, cursor read, next cursor, skipped already, groups }
---         group: { push id, platform, lane, total, turn, encoded chunk, indexes, ids of the dead letters, ms for which
--- the
---                  content that the chunk names is needed, or 0 where it names none }
+--         group: { push id, channel, lane, total, recorded turn, encoded chunk, indexes, ids of the dead letters, ms for
+--                  which the content that the chunk names is needed, or 0 where it names none }
 -- Returns { moved, skipped }, or { -1 } where the cursor is another or the replay was stopped, or { -2 } where a dead
 -- letter no longer exists: then read again.
 
@@ -34,7 +33,7 @@ local moved = 0
 local pending = {}
 
 local function reopen(group)
-  local id, platform, lane, total, turn, chunk, index, entries, needed = unpack(group)
+  local id, channel, lane, total, turn, chunk, index, entries, needed = unpack(group)
   local push, content = prefix .. 'p:' .. id, prefix .. 'v:' .. id
   local left = needed > 0 and redis.call('PTTL', content)
   local large = is_large(total)
@@ -72,8 +71,8 @@ local function reopen(group)
   for _, key in ipairs({ 'p:', 'b:', 'r:' }) do
     redis.call('PERSIST', prefix .. key .. id) -- it is open again
   end
-  redis.call('XADD', prefix .. 'q:' .. platform .. ':' .. lane, '*', 'c', chunk, 'n', #index)
-  local at = platform .. ':' .. lane
+  redis.call('XADD', prefix .. 'q:' .. channel .. ':' .. lane, '*', 'c', chunk, 'n', #index)
+  local at = channel .. ':' .. lane
   pending[at] = (pending[at] or 0) + #index
   moved = moved + #index
 end

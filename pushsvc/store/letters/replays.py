@@ -23,6 +23,7 @@ from ..link.link import Link
 from ..link.unreadable import readable
 from ..queue.contents import lifetime
 from ..queue.record import lua_string
+from ..queue.settling import recorded_turn
 from ..revoke.presence import Presence
 from ..work.leases import Leases
 from .listing import LOOK, RedisLetters, first_id, fits, letters, shards_meant
@@ -199,10 +200,10 @@ class RedisReplays:
         groups = [
             (
                 each.chunk.push_id,
-                each.chunk.platform,
+                each.chunk.channel,
                 each.chunk.lane,
                 each.chunk.total,
-                each.chunk.turn,
+                recorded_turn(each.chunk),
                 lua_string(encode_chunk(each.chunk)),
                 [target.index for target in each.chunk.targets],
                 each.entries,

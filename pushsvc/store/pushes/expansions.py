@@ -120,7 +120,7 @@ class RedisExpansions:
         shard = self._shard(push.app, push.id)
         args: list[Any] = []
         for chunk in chunks_of(push, found, 0, self._config.chunk_size):
-            args += (chunk.platform, chunk.lane, len(chunk.targets), encode_chunk(chunk))
+            args += (chunk.channel, chunk.lane, len(chunk.targets), encode_chunk(chunk))
         total = await self._link.script(
             "expand",
             [

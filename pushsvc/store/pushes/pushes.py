@@ -97,7 +97,7 @@ class RedisPushes:
         size = len(whole) + len(content)
         for chunk in chunks:
             blob = encode_chunk(chunk)
-            args += (chunk.platform, chunk.lane, len(chunk.targets), blob)
+            args += (chunk.channel, chunk.lane, len(chunk.targets), blob)
             size += len(blob)
         return args, size
 

@@ -1,6 +1,6 @@
 """The content of large pushes: it is stored once beside the push, and each queue entry names a variant of it.
 
-`ps:T:v:<id>` is a hash of encoded messages by the name of their variant; today that is the name of a route. Entries of
+`ps:T:v:<id>` is a hash of encoded messages by the name of their variant; that is the name of the channel. Entries of
 small pushes hold their message themselves: see `model/codec.py`. A dispatcher keeps the contents that it read last, so
 that it reads each once, in one pipelined round trip for all that a read of entries names for the first time.
 """

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from ...model.codec import CodecError, decode_chunk
 from ...model.delivery import End
-from ...model.push import Chunk, Route
+from ...model.push import Chunk, Platform, Route
 from ...ports.entries import EntryRef, Taken
 from .. import keys
 from ..link.clock import Clock
@@ -71,6 +71,10 @@ class Opener:
                 state.learn(sum(len(chunk.targets) for _, chunk in decoded), len(read.entries))
                 if behind:
                     decoded = await self._outstanding(state, decoded)
+                elif again := [pair for pair in decoded if pair[1].home and pair[1].turn > 1]:
+                    # A device may have acknowledged it while it waited.
+                    first = [pair for pair in decoded if not (pair[1].home and pair[1].turn > 1)]
+                    decoded = [*first, *await self._outstanding(state, again)]
                 decoded = await self._complete(state, decoded)
                 found.append((state, decoded, await self._cancelled_of(state, read.epoch)))
         return await self._hold(route, found, sizes, newest)
@@ -101,10 +105,20 @@ class Opener:
         again: bool = False,
     ) -> list[Taken]:
         chunks = [chunk for _, decoded, _ in found for _, chunk in decoded]
-        listed = await self._suppression.among(route.app, route.platform, chunks, sizes)
-        changed = await self._presence.of(route.app, route.platform, chunks, newest)
+        others: dict[Platform, Listed] = {}
+        own = chunks
+        if foreign := {chunk.home for chunk in chunks if chunk.home} - {route.platform}:
+            own = [chunk for chunk in chunks if chunk.platform == route.platform]
+        listed_here = await self._suppression.among(route.app, route.platform, own, sizes)
+        changed = await self._presence.of(route.app, route.platform, own, newest)
+        for platform in foreign:
+            chosen = [chunk for chunk in chunks if chunk.platform == platform]
+            listed, more = await self._known(route.app, platform, chosen)
+            changed = {**changed, **more}
+            if listed is not NONE_LISTED:
+                others[platform] = listed
         superseded = await self._supersession.among(route.app, chunks, again=again)
-        nothing_known = listed is NONE_LISTED and not changed and not superseded
+        nothing_known = listed_here is NONE_LISTED and not others and not changed and not superseded
         # Nothing is awaited from here on: an entry that two calls have read at once is handed out by one of them, and
         # a call that is cancelled before this holds nothing.
         taken = []
@@ -117,6 +131,9 @@ class Opener:
                 if nothing_known and not cancelled and not lacks_content:
                     taken.append(Taken(ref=ref, chunk=chunk, again=again))
                     continue
+                listed = listed_here
+                if foreign and chunk.platform != route.platform:
+                    listed = others.get(chunk.platform, NONE_LISTED)
                 skip: dict[int, End] = {}
                 why: dict[int, str] = {}
                 if chunk.push_id in cancelled:
@@ -134,6 +151,15 @@ class Opener:
                         skip[index], why[index] = "suppressed", SUPERSEDED
                 taken.append(Taken(ref=ref, chunk=chunk, skip=skip, why=why, again=again))
         return taken
+
+    async def _known(
+        self, app: str, platform: Platform, chunks: Sequence[Chunk]
+    ) -> tuple[Listed, Mapping[int, Present]]:
+        """What is known of the tokens and devices of chunks that another channel than their platform's own carries."""
+        sizes = await self._suppression.sizes(app, platform)
+        newest = await self._presence.newest(app, platform)
+        listed = await self._suppression.among(app, platform, chunks, sizes)
+        return listed, await self._presence.of(app, platform, chunks, newest)
 
     async def _decode(self, read: Read) -> list[Decoded]:
         app, shard, platform, lane = read.state.place

@@ -2,7 +2,11 @@
 --
 -- A delivery is open for a turn when it has not ended and this turn is the one that is recorded for it; without a
 -- record the turn is 1. This is the fence: what a process that was thought dead still has to say, or what is said
--- twice, finds its delivery closed.
+-- twice, finds its delivery closed. A turn of 0 stands for whichever is recorded: a device has acknowledged the delivery,
+-- which is proof that it has arrived, whatever became of it meanwhile. It ends what is open, unless its push was cancelled.
+--
+-- A recorded turn is a number; where a device may acknowledge the delivery, `<turn> <channel>:<lane>`, which says where it
+-- is counted as pending.
 --
 -- A push of more than FEW deliveries is large: it has a bit a delivery instead of a row under its index. So is a push
 -- with a total of 0: it is made from an audience, page by page, and nobody knew its total when the chunk was written.
@@ -46,9 +50,14 @@ local function ended_of(key, index)
   return found
 end
 
--- Returns head, open, bytes. `head` is nil when the status of the push has run out: then nothing is known, and
--- everything is open. Else it is st, rt, n:sent, n:failed, n:invalid, n:expired, n:suppressed, n:cancelled. `open` is
--- true when everything is, else it has true or false for each place in `index`. No index may come twice.
+local function turn_of(recorded)
+  return tonumber(recorded or 1) or tonumber(string.match(recorded, '^%d+'))
+end
+
+-- Returns head, open, bytes, recorded. `head` is nil when the status of the push has run out: then nothing is known, and
+-- everything is open but for turn 0. Else it is st, rt, n:sent, n:failed, n:invalid, n:expired, n:suppressed,
+-- n:cancelled. `open` is true when everything is, else it has for each place in `index` true, false where the delivery
+-- has ended, or nil where another turn is recorded. `recorded` has what is recorded, for turn 0. No index may come twice.
 -- `mask` is '' or, from byte `first` of the bitmap on, the bits of all of `index`: the quick way, and where everything
 -- is open by it `bytes` is what the bitmap must have there when all of them have ended.
 local function fence(prefix, id, total, turn, index, first, mask)
@@ -57,11 +66,11 @@ local function fence(prefix, id, total, turn, index, first, mask)
   local head = redis.call('HMGET', push, 'st', 'rt', 'n:sent', 'n:failed', 'n:invalid', 'n:expired', 'n:suppressed',
     'n:cancelled', unpack(large and {} or index))
   if not head[1] then
-    return nil, true
+    return nil, turn ~= 0 or {}
   end
-  local open = {}
+  local open, recorded = {}, {}
   local retrying = tonumber(head[2] or 0) > 0
-  if not retrying and turn ~= 1 then
+  if not retrying and turn > 1 or turn == 0 and head[1] == 'cancelled' then
     return head, open
   end
   if large then
@@ -83,9 +92,13 @@ local function fence(prefix, id, total, turn, index, first, mask)
       local turns = redis.call('HMGET', prefix .. 't:' .. id, unpack(index, from, math.min(from + SLICE - 1, #index)))
       for at = 1, #turns do
         local place = from + at - 1
-        open[place] = open[place] and tonumber(turns[at] or 1) == turn
+        if turn == 0 then
+          recorded[place] = turns[at]
+        elseif open[place] and turn_of(turns[at]) ~= turn then
+          open[place] = nil
+        end
       end
     end
   end
-  return head, open
+  return head, open, nil, recorded
 end

@@ -1,27 +1,38 @@
 -- Moves retries that are due back into their lanes. Several processes may do so at once: each member moves once.
 --
--- KEYS  1 ps:T:retry:<platform>; 2 ps:T:pending; 3 ps:T:quarantine
--- ARGV  1 prefix `ps:T:`; 2 platform; 3 now ms; 4 how many members at most
--- Returns how many deliveries were moved.
+-- What a device may acknowledge is looked at now and then before it is due: it leaves the set once all of it has ended.
+--
+-- KEYS  1 ps:T:retry:<channel>; 2 ps:T:pending; 3 ps:T:quarantine
+-- ARGV  1 prefix `ps:T:`; 2 channel; 3 now ms; 4 how many members at most
+-- Returns how many deliveries were moved, and how many members were looked at.
 
-local moved = 0
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[3], 'LIMIT', 0, ARGV[4])
-for m = 1, #due do
-  local member = due[m]
-  -- `<lane> <number of targets> <encoded chunk>`
-  local first = string.find(member, ' ', 1, true) or 0
-  local second = string.find(member, ' ', first + 1, true) or 0
-  local count = tonumber(string.sub(member, first + 1, second - 1))
-  if first > 1 and second > first and count then
-    local lane = string.sub(member, 1, first - 1)
-    redis.call('XADD', ARGV[1] .. 'q:' .. ARGV[2] .. ':' .. lane, '*', 'c', string.sub(member, second + 1), 'n', count)
-    moved = moved + count
-  else
+-- include: fence
+-- include: waiting
+
+local prefix, now = ARGV[1], tonumber(ARGV[3])
+local moved, gone = 0, 0
+local members = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[3], 'LIMIT', 0, ARGV[4])
+for m = 1, #members do
+  local member = members[m]
+  local lane, guard, count, chunk = parts_of(member)
+  local due, open = now, count
+  if not lane then
     redis.call('XADD', KEYS[3], '*', 'b', member, 'from', KEYS[1], 'id', '', 'why', 'not a retry')
+  elseif guard ~= '' then
+    due, open = read_guard(prefix, guard)
   end
-  redis.call('ZREM', KEYS[1], member)
+  if lane and open > 0 and due > now then
+    redis.call('ZADD', KEYS[1], look_at(due, guard, now + LATER_LOOK), member)
+  else
+    redis.call('ZREM', KEYS[1], member)
+    gone = gone + (count or 0)
+    if lane and open > 0 then
+      redis.call('XADD', prefix .. 'q:' .. ARGV[2] .. ':' .. lane, '*', 'c', chunk, 'n', count)
+      moved = moved + open
+    end
+  end
 end
-if moved > 0 then
-  redis.call('HINCRBY', KEYS[2], ARGV[2] .. ':retry', -moved)
+if gone > 0 then
+  redis.call('HINCRBY', KEYS[2], ARGV[2] .. ':retry', -gone)
 end
-return moved
+return { moved, #members }

@@ -25,7 +25,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from ...errors import StoreError
-from ...model.delivery import Settlement
+from ...model.delivery import Arrival, Settlement
 from ...model.push import LANES, Lane, Route
 from ...ports.entries import EntryRef, News, Taken
 from .. import keys
@@ -39,11 +39,12 @@ from ..revoke.supersession import Supersession
 from ..revoke.suppression import Suppression
 from ..work.held import HeldRoutes
 from ..work.liveness import Liveness
+from .arrivals import pack_arrivals
 from .entries import Opener, Read, entries_of, entries_read
 from .lanes import LaneState
 from .lapses import take_lapsed
 from .letter import note_dropped
-from .record import Finished, Record, encode_record
+from .record import Finished, Group, Record, Single, encode_record
 from .settling import Closed, batches, pack, pack_finished
 
 _SETTLE = 1000
@@ -271,10 +272,20 @@ class RedisQueue:
     async def _settle_once(
         self, app: str, shard: int, settlements: Sequence[Settlement], closed: Closed, refs: list[Finished]
     ) -> list[Any]:
+        groups, singles = pack(settlements, closed, counted=self._counted)
+        return await self._record(app, shard, groups, singles, refs, slot_of(settlements, self._clock()))
+
+    async def _record(
+        self,
+        app: str,
+        shard: int,
+        groups: Sequence[Group],
+        singles: Sequence[Single],
+        refs: Sequence[Finished],
+        slot: int,
+    ) -> list[Any]:
         config = self._config
         now = self._clock()
-        groups, singles = pack(settlements, closed, counted=self._counted)
-        slot = slot_of(settlements, now)
         ttl, dead_ttl, answers_ttl = config.status_ttl * 1000, config.dead_ttl * 1000, ANSWERS_TTL * 1000
         record = Record(now, ttl, dead_ttl, groups, singles, refs, slot, answers_ttl, config.dead_most(app))
         answer: list[Any] = await self._link.record(
@@ -282,22 +293,37 @@ class RedisQueue:
         )
         return answer
 
+    async def arrived(self, app: str, arrivals: Sequence[Arrival]) -> int:
+        """See `Arrivals.arrived`; up to 1,000 in one atomic step."""
+        shards = self._config.shards_of(app)
+        by_shard: dict[int, list[Arrival]] = {}
+        for arrival in arrivals:
+            by_shard.setdefault(keys.shard_of(arrival.push_id, shards), []).append(arrival)
+        ended = await asyncio.gather(
+            *(
+                self._record(app, shard, *pack_arrivals(own[at : at + _SETTLE]), [], 0)
+                for shard, own in by_shard.items()
+                for at in range(0, len(own), _SETTLE)
+            )
+        )
+        return sum(answer[0] for answer in ended)
+
     # --- moving -----------------------------------------------------------------------------------
 
     async def promote(self, route: Route, now: int) -> int:
         """Up to 500 chunks a call and shard; call again while it returns something."""
-        app, platform = route.app, route.platform
-        moved = await asyncio.gather(
-            *(
-                self._link.script(
-                    "promote",
-                    [keys.retries(app, shard, platform), keys.pending(app, shard), keys.quarantine(app, shard)],
-                    [keys.prefix(app, shard), platform, now, _PROMOTE],
-                )
-                for shard in range(self._config.shards_of(app))
+        shards = range(self._config.shards_of(route.app))
+        return sum(await asyncio.gather(*(self._promote_in(route, shard, now) for shard in shards)))
+
+    async def _promote_in(self, route: Route, shard: int, now: int) -> int:
+        app, channel = route.app, route.platform
+        places = [keys.retries(app, shard, channel), keys.pending(app, shard), keys.quarantine(app, shard)]
+        moved, looked = 0, _PROMOTE
+        while not moved and looked == _PROMOTE:  # of what was acknowledged nothing is moved
+            moved, looked = await self._link.script(
+                "promote", places, [keys.prefix(app, shard), channel, now, _PROMOTE]
             )
-        )
-        return sum(moved)
+        return moved
 
     async def launch(self, app: str, now: int) -> int:
         """About 200 chunks a call and shard; call again while it returns something."""

@@ -40,29 +40,43 @@ class RetryOf(Struct, frozen=True, array_like=True, gc=False):
     """Deliveries of a group that go again together."""
 
     due: int
-    """Unix milliseconds."""
+    """Unix milliseconds, or 0 where they go at once."""
     count: int
     chunk: Raw
     """Encoded, with its next turn in it."""
     flew: int
     """1 where they were submitted, of a `counted` group."""
+    channel: Platform
+    """The channel that carries them then."""
+    guard: str
+    """What waiting.lua reads in front of what an acknowledgement may end; empty: none may."""
 
 
 class Note(Struct, frozen=True, array_like=True, gc=False):
-    """A dead letter or a receipt, with the place of its delivery in the group's `indexes`, from 1."""
+    """A dead letter, with the place of its delivery in the group's `indexes`, from 1."""
 
     place: int
     blob: Raw
+
+
+class ReceiptOf(Struct, frozen=True, array_like=True, gc=False):
+    """A receipt, with the place of its delivery in the group's `indexes`, from 1."""
+
+    place: int
+    blob: Raw
+    dead: int
+    """1 if the token is dead, 0 if it is suspect."""
 
 
 class Group(Struct, frozen=True, array_like=True, gc=False):
     """What is recorded of the deliveries of one chunk."""
 
     push_id: str
-    platform: Platform
+    channel: Platform
     lane: Lane
     total: int
     turn: int
+    """Their turn, or 0 of what ends in whichever turn is recorded."""
     indexes: list[int]
     """The indexes of all its deliveries, each once: first those that end, in the order of `ends`, then `retries`."""
     first: int
@@ -71,7 +85,7 @@ class Group(Struct, frozen=True, array_like=True, gc=False):
     ends: list[EndOf]
     retries: list[RetryOf]
     dead: list[Note]
-    receipts: list[Note]
+    receipts: list[ReceiptOf]
     asked: int
     """1 if the provider was asked; 0 for a dry run that the provider has no request for."""
     counted: int
@@ -81,10 +95,11 @@ class Group(Struct, frozen=True, array_like=True, gc=False):
 class Single(Struct, frozen=True, array_like=True, gc=False):
     """Ends of pushes with a total of 1, of index 0, that leave no more than a row."""
 
-    platform: Platform
+    channel: Platform
     lane: Lane
     name: str
     turn: int
+    """As that of a group."""
     list: list[Any]
     """Push id, encoded row, push id, encoded row, .."""
 

@@ -7,6 +7,9 @@
 -- ARGV  1 prefix `ps:T:`; 2 most retries to count of a platform; then the platforms
 -- Returns how many counters were wrong.
 
+-- include: fence
+-- include: waiting
+
 local prefix, most, wrong = ARGV[1], tonumber(ARGV[2]), 0
 
 local function set(field, count)
@@ -22,9 +25,9 @@ for at = 3, #ARGV do
   if redis.call('ZCARD', retries) <= most then
     local waiting, all = { urgent = 0, normal = 0, bulk = 0 }, 0
     for _, member in ipairs(redis.call('ZRANGE', retries, 0, -1)) do
-      local lane, count = string.match(member, '^(%a+) (%d+) ')
+      local lane, guard, count = parts_of(member)
       if lane and waiting[lane] then
-        waiting[lane] = waiting[lane] + count
+        waiting[lane] = waiting[lane] + (guard == '' and count or select(2, read_guard(prefix, guard)))
         all = all + count
       end
     end

@@ -3,35 +3,37 @@
 -- Only deliveries that are open for their turn (see fence.lua) take effect, so that the step may run twice and may
 -- be told things by processes that were thought dead. The targets of one retry travel together in one encoded chunk
 -- that Lua cannot take apart, and so do rows: where only some of them are open, the group is left untouched and its
--- closed targets are returned; the caller settles again without them, and until then nothing is acknowledged.
+-- closed targets are returned; the caller settles again without them, and until then nothing is acknowledged. A retry
+-- that a device may acknowledge travels with those of its targets that have ended: whoever takes it asks the fence.
 -- The end of a push's only delivery, the most frequent case, has a way of its own that makes no tables: it takes the
 -- server a fifth of the time. Keys other than KEYS[1] are built from the prefix and share its hash tag.
--- What the provider said of tokens is counted a platform and slot of time, not a delivery: `sent` and `invalid` (its
--- token is dead) are ends, and who leaves a receipt beyond the dead was suspect.
+-- What the provider said of tokens is counted a channel and slot of time, not a delivery.
 --
 -- Each group goes through the same steps: fence, end, retry, letters, account.
 --
 -- KEYS  1 ps:T:pending
 -- ARGV  1 prefix `ps:T:`; 2 MessagePack of a Record, which record.py types. All times are ms.
 --   Record    { now, ttl, dead_ttl, groups, singles, finished, slot, answers_ttl, dead_most }
---   Group     { push_id, platform, lane, total, turn, indexes, first, mask, ends, retries, dead, receipts, asked, counted }
+--   Group     { push_id, channel, lane, total, turn, indexes, first, mask, ends, retries, dead, receipts, asked, counted }
 --   EndOf     { name, count, rows, together, flew }
---   RetryOf   { due, count, chunk, flew }
+--   RetryOf   { due, count, chunk, flew, channel, guard }
 --   Note      { place, blob }
---   Single    { platform, lane, name, turn, list }
+--   ReceiptOf { place, blob, dead }
+--   Single    { channel, lane, name, turn, list }
 --   Finished  { platform, lane, entry_ids }
 -- Returns the number of settlements that took effect and of dead letters that had to make room, the oldest, then for
 -- each closed target of a retry: push id, index.
 
 -- include: fence
 -- include: retire
+-- include: waiting
 
 local ENDS = { sent = 3, failed = 4, invalid = 5, expired = 6, suppressed = 7, cancelled = 8 } -- places in the status
 
 local prefix = ARGV[1]
 local now, ttl, dead_ttl, groups, singles, finished, slot, answers_ttl, dead_most = unpack(cmsgpack.unpack(ARGV[2]))
 local pending = {}
-local answers = {} -- platform -> kind -> count
+local answers = {} -- channel -> kind -> count
 local closed = {}
 local applied = 0
 local buried = false
@@ -40,20 +42,31 @@ local function count_pending(field, change)
   pending[field] = (pending[field] or 0) + change
 end
 
-local function count_answers(platform, kind, count)
-  if count > 0 then
-    answers[platform] = answers[platform] or {}
-    answers[platform][kind] = (answers[platform][kind] or 0) + count
+-- What is counted as pending of `counted_as` was counted where the recorded turn says.
+local function count_elsewhere(recorded, counted_as)
+  local place = recorded and string.match(recorded, ' (.+)')
+  if place and place ~= counted_as then
+    count_pending(place, -1)
+    count_pending(counted_as, 1)
   end
 end
 
--- Whether all of `count` places behind `place` are open or all closed; else says which of them are closed.
-local function as_one(id, index, open, place, count)
-  local opened = 0
+local function count_answers(channel, kind, count)
+  if count > 0 then
+    answers[channel] = answers[channel] or {}
+    answers[channel][kind] = (answers[channel][kind] or 0) + count
+  end
+end
+
+-- Whether all of `count` places behind `place` are open or all closed; else says which of them are closed. With
+-- `guarded`, those that have ended may be among the open ones.
+local function as_one(id, index, open, place, count, guarded)
+  local opened, over = 0, 0
   for p = place + 1, place + count do
     opened = opened + (open[p] and 1 or 0)
+    over = over + (guarded and open[p] == false and 1 or 0)
   end
-  if opened == 0 or opened == count then
+  if opened == 0 or opened + over == count then
     return true
   end
   for p = place + 1, place + count do
@@ -75,22 +88,31 @@ local function is_whole(id, index, open, ends, retries)
   end
   for r = 1, #retries do
     local count = retries[r][2]
-    whole = as_one(id, index, open, place, count) and whole
+    whole = as_one(id, index, open, place, count, retries[r][6] ~= '') and whole
     place = place + count
   end
   return whole
 end
 
+-- The turn that is recorded for the delivery goes when it ends. Of one that ends in any turn it says where it is counted.
+local function forget_turn(work, p)
+  local was = work.recorded and work.recorded[p]
+  if work.turn > 1 or was then
+    work.turns[#work.turns + 1] = work.index[p]
+    count_elsewhere(was, work.counted_as)
+  end
+end
+
 -- One end of a small push: a row under each index.
 local function end_small(work, place, count, rows)
-  local fields, turns, hits = work.fields, work.turns, 0
+  local fields, hits = work.fields, 0
   for p = place + 1, place + count do
     if work.all or work.open[p] then
       local at, i = #fields, work.index[p]
       hits = hits + 1
       fields[at + 1], fields[at + 2] = i, rows[p - place]
-      if work.turn > 1 then
-        turns[#turns + 1] = i
+      if work.turn ~= 1 then
+        forget_turn(work, p)
       end
     end
   end
@@ -99,7 +121,7 @@ end
 
 -- One end of a large push: a bit for each index, and the rows that it needs.
 local function end_large(work, place, count, rows)
-  local bits, kept, turns, hits = work.bits, work.rows, work.turns, 0
+  local bits, kept, hits = work.bits, work.rows, 0
   if work.bytes then
     hits = count -- of a first turn, since nothing of the push is being retried
   else
@@ -108,8 +130,8 @@ local function end_large(work, place, count, rows)
         local at, i = #bits, work.index[p]
         hits = hits + 1
         bits[at + 1], bits[at + 2], bits[at + 3], bits[at + 4] = 'SET', 'u1', i, 1
-        if work.turn > 1 then
-          turns[#turns + 1] = i
+        if work.turn ~= 1 then
+          forget_turn(work, p)
         end
       end
     end
@@ -148,19 +170,32 @@ local function finish(work, ends)
   return place
 end
 
--- Step `retry`: what goes again waits for its time, and its turn is recorded.
-local function retry(work, retries, place, key, lane)
+-- Step `retry`: what goes again waits for its time, or goes to the next channel at once, and its turn is recorded.
+local function retry(work, retries, place, lane)
   local turns = work.next_turns
   for r = 1, #retries do
-    local due, count, chunk, flew = unpack(retries[r])
-    if work.all or work.open[place + 1] then
-      work.landed = work.landed + count * flew
-      work.retried = work.retried + count
-      redis.call('ZADD', key, due, lane .. ' ' .. string.format('%d ', count) .. chunk)
-      for p = place + 1, place + count do
+    local due, count, chunk, flew, channel, guard = unpack(retries[r])
+    local counted_as, before = channel .. ':' .. lane, work.retried
+    local turn = guard == '' and work.turn + 1 or string.format('%d %s', work.turn + 1, counted_as)
+    for p = place + 1, place + count do
+      if work.all or work.open[p] then
         local at = #turns
-        turns[at + 1], turns[at + 2] = work.index[p], work.turn + 1
+        turns[at + 1], turns[at + 2] = work.index[p], turn
+        work.retried = work.retried + 1
       end
+    end
+    local moved = work.retried - before
+    work.landed = work.landed + moved * flew
+    if moved > 0 and due == 0 then
+      redis.call('XADD', prefix .. 'q:' .. counted_as, '*', 'c', chunk, 'n', count)
+    elseif moved > 0 then
+      local member = lane .. guard .. ' ' .. string.format('%d ', count) .. chunk
+      redis.call('ZADD', prefix .. 'retry:' .. channel, look_at(due, guard, now + FIRST_LOOK), member)
+      count_pending(channel .. ':retry', count)
+    end
+    if counted_as ~= work.counted_as then
+      count_pending(work.counted_as, -moved)
+      count_pending(counted_as, moved)
     end
     place = place + count
   end
@@ -169,9 +204,9 @@ end
 -- A recorded turn means: this delivery is being retried. It goes when the delivery ends.
 local function account_turns(work)
   local fields, turns = work.fields, prefix .. 't:' .. work.id
-  if work.turn > 1 or work.retried > 0 then
+  local change = (work.turn == 1 and work.retried or 0) - #work.turns
+  if change ~= 0 then
     local at = #fields
-    local change = work.turn == 1 and work.retried or -work.ended
     fields[at + 1], fields[at + 2] = 'rt', tonumber(work.head[2] or 0) + change
   end
   if #work.turns > 0 then
@@ -252,34 +287,34 @@ local function bury(work, dead)
   end
 end
 
--- Feedback is told of tokens that are dead or suspect. Returns of how many.
+-- Feedback is told of tokens that are dead or suspect. Returns of how many of each.
 local function report(work, receipts)
-  local told = 0
+  local told, died = 0, 0
   for r = 1, #receipts do
-    local place, blob = unpack(receipts[r])
+    local place, blob, dead = unpack(receipts[r])
     if work.all or work.open[place] then
-      told = told + 1
+      told, died = told + 1, died + dead
       redis.call('XADD', prefix .. 'receipts', '*', 'r', blob)
     end
   end
-  return told
+  return died, told - died
 end
 
 local function settle(group)
-  local push_id, platform, lane, total, turn, indexes, first, mask, ends, retries, dead, receipts, asked, counted =
+  local push_id, channel, lane, total, turn, indexes, first, mask, ends, retries, dead, receipts, asked, counted =
     unpack(group)
-  local status, open, bytes = fence(prefix, push_id, total, turn, indexes, first, mask)
+  local status, open, bytes, recorded = fence(prefix, push_id, total, turn, indexes, first, mask)
   if open ~= true and not is_whole(push_id, indexes, open, ends, retries) then
     return
   end
   local work = {
     id = push_id, turn = turn, index = indexes, large = is_large(total), head = status,
-    open = open, all = open == true, bytes = bytes,
+    open = open, all = open == true, bytes = bytes, recorded = recorded, counted_as = channel .. ':' .. lane,
     fields = { 'HSET', prefix .. 'p:' .. push_id, 'up', now }, bits = {}, rows = {}, turns = {}, next_turns = {},
     hits = {}, ended = 0, retried = 0, landed = 0,
   }
   local place = finish(work, ends)
-  retry(work, retries, place, prefix .. 'retry:' .. platform, lane)
+  retry(work, retries, place, lane)
   if work.ended + work.retried == 0 then
     return
   end
@@ -288,19 +323,17 @@ local function settle(group)
   if status then
     account(work, total, first, counted)
   end
-  count_pending(platform .. ':' .. lane, -work.ended)
-  count_pending(platform .. ':retry', work.retried)
-  local told = report(work, receipts)
+  count_pending(work.counted_as, -work.ended)
+  local died, suspected = report(work, receipts)
   if asked == 1 then
-    local invalid = work.hits.invalid or 0
-    count_answers(platform, 'sent', work.hits.sent or 0)
-    count_answers(platform, 'dead', invalid)
-    count_answers(platform, 'suspect', told - invalid)
+    count_answers(channel, 'sent', work.hits.sent or 0)
+    count_answers(channel, 'dead', died)
+    count_answers(channel, 'suspect', suspected)
   end
 end
 
 -- The same as `settle` for the only delivery of each of these pushes; returns how many took effect.
-local function settle_singles(name, turn, list)
+local function settle_singles(name, turn, list, counted_as)
   local ended = 0
   local first, tally = prefix .. 'p:', 'n:' .. name
   for at = 1, #list, 2 do
@@ -308,13 +341,15 @@ local function settle_singles(name, turn, list)
     local push = first .. id
     local head = redis.call('HMGET', push, 'st', 'rt', '0')
     local state, retrying = head[1], head[2]
-    local open = not state
+    local open, recorded = not state and turn > 0, nil
     if state and not head[3] then
       if not retrying or retrying == '0' then
-        open = turn == 1
+        open = turn <= 1
       else
-        open = tonumber(redis.call('HGET', prefix .. 't:' .. id, '0') or 1) == turn
+        recorded = redis.call('HGET', prefix .. 't:' .. id, '0')
+        open = turn == 0 or turn_of(recorded) == turn
       end
+      open = open and (turn > 0 or state ~= 'cancelled')
     end
     if open then
       ended = ended + 1
@@ -326,10 +361,13 @@ local function settle_singles(name, turn, list)
       end
       if state then
         redis.call('PEXPIRE', push, ttl)
-        if turn > 1 then
+        if recorded then
           redis.call('HSET', push, 'rt', 0)
           redis.call('DEL', prefix .. 't:' .. id)
         end
+      end
+      if turn == 0 then
+        count_elsewhere(recorded, counted_as)
       end
     end
   end
@@ -340,12 +378,13 @@ for g = 1, #groups do
   settle(groups[g])
 end
 for s = 1, #singles do
-  local platform, lane, name, turn, list = unpack(singles[s])
-  local ended = settle_singles(name, turn, list)
+  local channel, lane, name, turn, list = unpack(singles[s])
+  local counted_as = channel .. ':' .. lane
+  local ended = settle_singles(name, turn, list, counted_as)
   applied = applied + ended
-  count_pending(platform .. ':' .. lane, -ended)
-  if name == 'sent' then
-    count_answers(platform, 'sent', ended)
+  count_pending(counted_as, -ended)
+  if name == 'sent' and turn > 0 then
+    count_answers(channel, 'sent', ended)
   end
 end
 for field, change in pairs(pending) do
@@ -353,8 +392,8 @@ for field, change in pairs(pending) do
     redis.call('HSET', KEYS[1], field, 0) -- what ended was never counted here: this server was behind, or empty
   end
 end
-for platform, kinds in pairs(answers) do
-  local key = prefix .. string.format('answers:%s:%d', platform, math.floor(slot / 6))
+for channel, kinds in pairs(answers) do
+  local key = prefix .. string.format('answers:%s:%d', channel, math.floor(slot / 6))
   for kind, count in pairs(kinds) do
     local field = string.format('%s:%d', kind, slot % 6 * 10)
     if redis.call('HINCRBY', key, field, count) == count then

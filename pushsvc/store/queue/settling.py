@@ -27,15 +27,16 @@ from ...model.delivery import (
     TokenSuspect,
 )
 from ...model.push import Chunk, Lane, Platform, Target
+from ...model.routing import platform_of
 from ...model.status import DeliveryRow
 from ...ports.entries import EntryRef
 from ..keys import SMALL, is_large
 from .letter import DeadLetter, encode_dead
-from .record import EndOf, Finished, Group, Note, RetryOf, Single, lua_string
+from .record import EndOf, Finished, Group, Note, ReceiptOf, RetryOf, Single, lua_string
 
-Again: TypeAlias = tuple[int, str, bool, bool]
-"""What retries that travel together have in common: the attempt, the part of the route that they wait for, whether the
-limits have counted them, and whether they were submitted."""
+Again: TypeAlias = tuple[int, str, bool, str, bool]
+"""What retries that travel together have in common: the fields of a `Retry` other than its time, and whether they were
+submitted."""
 STEP_MS: Final = 100
 """Retries that fall due within the same step are not told apart."""
 Segment: TypeAlias = tuple[str, bool]
@@ -86,7 +87,7 @@ class _Group:
         self.head = b""
         """The chunk without targets, encoded for dead letters."""
         self.dead: list[tuple[int, msgspec.Raw]] = []
-        self.receipts: list[tuple[int, msgspec.Raw]] = []
+        self.receipts: list[tuple[int, msgspec.Raw, int]] = []
 
     def packed(self) -> Group:
         """The group as settle.lua reads it."""
@@ -99,16 +100,18 @@ class _Group:
             ends.append(end.packed(segment[0], int(segment[1]), large=large))
         first, mask = mask_of(indexes) if large and not self.retries else (0, b"")
         retries = []
-        for (attempt, part, counted, flew), waiting in self.retries.items():
+        for (attempt, part, counted, channel, flew), waiting in self.retries.items():
             for due_at, targets in together(waiting):
                 indexes += [target.index for target in targets]
-                again = again_as(chunk, targets, Retry(due_at, attempt, part, counted))
-                retries.append(RetryOf(due_at, len(targets), lua_string(encode_chunk(again)), int(flew)))
+                again = again_as(chunk, targets, Retry(due_at, attempt, part, counted, channel))
+                guard = guard_of(again, due_at) if chunk.home else ""
+                blob = lua_string(encode_chunk(again))
+                retries.append(RetryOf(due_at, len(targets), blob, int(flew), again.channel, guard))
         # Few deliveries have either, so this is seldom made.
         places = {index: place for place, index in enumerate(indexes, 1)} if self.dead or self.receipts else {}
         return Group(
             chunk.push_id,
-            chunk.platform,
+            chunk.channel,
             chunk.lane,
             chunk.total,
             chunk.turn,
@@ -118,7 +121,7 @@ class _Group:
             ends,
             retries,
             [Note(places[index], blob) for index, blob in self.dead],
-            [Note(places[index], blob) for index, blob in self.receipts],
+            [ReceiptOf(places[index], blob, dead) for index, blob, dead in self.receipts],
             int(self.asked),
             int(self.counted),
         )
@@ -171,7 +174,7 @@ def pack(
             and not chunk.dry_run
             and target.index == 0
         ):
-            kind = (chunk.platform, chunk.lane, verdict.end, chunk.turn)
+            kind = (chunk.channel, chunk.lane, verdict.end, chunk.turn)
             single = singles.get(kind)
             if single is None:
                 single = singles[kind] = []
@@ -201,11 +204,12 @@ def pack(
                     group.dead.append((target.index, lua_string(encode_dead(letter))))
         else:
             retry = cast(Retry, verdict)
-            again = (retry.attempt, retry.part, retry.counted, flew)
-            group.retries.setdefault(again, []).append((retry.due_at, target))
+            again = (retry.attempt, retry.part, retry.counted, retry.channel, flew)
+            due_at = 0 if retry.channel and retry.due_at <= settlement.at else retry.due_at
+            group.retries.setdefault(again, []).append((due_at, target))
         if spoken:
             receipt = receipt_of(settlement, cast(TokenDead | TokenSuspect, outcome))
-            group.receipts.append((target.index, lua_string(encode_receipt(receipt))))
+            group.receipts.append((target.index, lua_string(encode_receipt(receipt)), int(receipt.kind == "dead")))
     return [group.packed() for group in groups.values()], [Single(*kind, flat) for kind, flat in singles.items()]
 
 
@@ -232,7 +236,12 @@ def together(waiting: Sequence[tuple[int, Target]]) -> list[tuple[int, list[Targ
 
 
 def again_as(chunk: Chunk, targets: Sequence[Target], retry: Retry) -> Chunk:
-    """The chunk of some targets that go again."""
+    """The chunk of some targets that go again, at the same channel or at the fallback that the verdict names."""
+    channel, message, variant, fallbacks = chunk.channel, chunk.message, chunk.variant, chunk.fallbacks
+    if retry.channel:
+        place = [following.channel for following in fallbacks].index(retry.channel)
+        channel, message = fallbacks[place].channel, fallbacks[place].message
+        variant, fallbacks = channel, fallbacks[place + 1 :]
     return msgspec.structs.replace(
         chunk,
         targets=tuple(targets),
@@ -240,7 +249,28 @@ def again_as(chunk: Chunk, targets: Sequence[Target], retry: Retry) -> Chunk:
         turn=chunk.turn + 1,
         part=retry.part,
         counted=retry.counted,
+        channel=channel,
+        message=message,
+        variant=variant,
+        fallbacks=fallbacks,
     )
+
+
+def recorded_turn(chunk: Chunk) -> str:
+    """The turn of these deliveries as fence.lua records it."""
+    return f"{chunk.turn} {chunk.channel}:{chunk.lane}" if chunk.home else str(chunk.turn)
+
+
+def guard_of(chunk: Chunk, due_at: int) -> str:
+    """What stands in front of a retry that an acknowledgement may end before it is due: see waiting.lua."""
+    spans: list[list[int]] = []
+    for index in sorted(target.index for target in chunk.targets):
+        if spans and spans[-1][1] == index - 1:
+            spans[-1][1] = index
+        else:
+            spans.append([index, index])
+    indexes = ";".join(f"{first}-{last}" for first, last in spans)
+    return f"@{due_at},{chunk.total},{chunk.turn},{indexes},{chunk.push_id}"
 
 
 NOT_SENT = Sent()
@@ -251,8 +281,9 @@ def row_of(settlement: Settlement, verdict: Ended) -> DeliveryRow:
     """The row that status keeps of a delivery that has ended."""
     delivery, outcome = settlement.delivery, settlement.outcome
     sent = outcome if type(outcome) is Sent else NOT_SENT
+    chunk = delivery.chunk
     return DeliveryRow(
-        platform=delivery.chunk.message.platform,
+        platform=platform_of(chunk.home) if chunk.home else chunk.message.platform,
         device_id=delivery.target.device_id,
         token_hash=settlement.token_hash,
         outcome=verdict.end,
@@ -262,6 +293,7 @@ def row_of(settlement: Settlement, verdict: Ended) -> DeliveryRow:
         provider_id=sent.provider_id,
         at=settlement.at,
         unique_id=sent.unique_id,
+        channel=chunk.channel if chunk.home else "",
     )
 
 
@@ -284,6 +316,7 @@ def dead_letter_of(settlement: Settlement, head: bytes) -> DeadLetter:
         at=settlement.at,
         turn=delivery.chunk.turn,
         head=head,
+        channel=delivery.chunk.channel,
     )
 
 

@@ -54,7 +54,7 @@ for at = 1, #waiting, 3 do
   if newest then
     redis.call('HSET', key, 'a', newest)
   end
-  if not newest or newest < order then
+  if not newest or newest <= order then
     redis.call('HSET', key, 'o', oldest_waits and oldest_waits < order and oldest_waits or order,
       'n', newest_waits and newest_waits > order and newest_waits or order)
   end

@@ -29,7 +29,7 @@ from typing import Any, Final
 import msgspec
 
 from ...model.address import Addresses
-from ...model.delivery import Ended, Settlement
+from ...model.delivery import Ended, Settlement, Unconfirmed
 from ...model.push import Chunk, Platform, Target
 from ...model.routing import platform_of
 from .. import keys
@@ -75,12 +75,11 @@ class Supersession:
             if not chunk.message.collapse or chunk.dry_run:
                 continue
             verdict, target = settlement.verdict, settlement.delivery.target
-            if type(verdict) is not Ended:
-                until = chunk.expires_at
-            elif verdict.end == "sent":
+            if was_accepted(settlement):
                 shard, digest = self._locate(chunk, target)
                 accepted.setdefault(shard, []).append((digest, order_of(chunk), target.token))
-                continue
+            if type(verdict) is not Ended:
+                until = chunk.expires_at
             elif verdict.dead_letter:
                 until = now + self._config.dead_ttl * 1000
             else:
@@ -133,6 +132,14 @@ class Supersession:
         place = "\0".join(place_of(chunk, target, self._config.addresses))
         digest = blake2b(place.encode(), digest_size=10, key=self._hash_key)
         return keys.token_shard(digest.digest(), self._config.shards_of(chunk.app)), digest.hexdigest()
+
+
+def was_accepted(settlement: Settlement) -> bool:
+    """Return whether this message replaces earlier ones: a provider accepted it, or it was written to the device."""
+    outcome, verdict = settlement.outcome, settlement.verdict
+    if isinstance(verdict, Ended):
+        return verdict.end == "sent"
+    return isinstance(outcome, Unconfirmed) and outcome.within > 0
 
 
 def place_of(chunk: Chunk, target: Target, addresses: Addresses) -> tuple[Platform, str, str, str]:

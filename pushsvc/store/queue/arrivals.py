@@ -1,0 +1,82 @@
+"""Acknowledgements of devices become what `settle.lua` reads: deliveries end as sent, in whichever turn is recorded.
+
+Pure. The row of each says at which channel it arrived. It has no token hash: a device is known there by its id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ...model.codec import encode_row
+from ...model.delivery import Arrival, End
+from ...model.push import Lane, Platform
+from ...model.routing import platform_of
+from ...model.status import DeliveryRow
+from ..keys import SMALL, is_large
+from .record import EndOf, Group, Single, lua_string
+from .settling import member_of
+
+ANY_TURN = 0
+SENT: End = "sent"
+
+
+def pack_arrivals(arrivals: Iterable[Arrival]) -> tuple[list[Group], list[Single]]:
+    """The `groups` and the `singles` of one app shard. A delivery that is acknowledged twice is ended once."""
+    singles: dict[tuple[Platform, Lane], list[Any]] = {}
+    pushes: dict[tuple[str, Platform], dict[int, Arrival]] = {}
+    for arrival in arrivals:
+        if arrival.total == 1:
+            flat = singles.setdefault((arrival.channel, arrival.lane), [])
+            flat += (arrival.push_id, lua_string(encode_row(row_of_arrival(arrival))))
+        else:
+            pushes.setdefault((arrival.push_id, arrival.channel), {}).setdefault(arrival.index, arrival)
+    return (
+        [_group(list(map(own.get, sorted(own)))) for own in pushes.values()],
+        [Single(*place, SENT, ANY_TURN, flat) for place, flat in singles.items()],
+    )
+
+
+def _group(arrivals: list[Any]) -> Group:
+    """The arrivals of one push, in the order of their indexes: those that have a row come first."""
+    first = arrivals[0]
+    large = is_large(first.total)
+    kept: list[Any] = []
+    for arrival in arrivals if first.total <= SMALL else ():
+        row = row_of_arrival(arrival)
+        if not large:
+            kept.append(lua_string(encode_row(row)))
+        elif arrival.index < SMALL:
+            kept += (arrival.index, lua_string(member_of([(arrival.index, row)])))
+    return Group(
+        push_id=first.push_id,
+        channel=first.channel,
+        lane=first.lane,
+        total=first.total,
+        turn=ANY_TURN,
+        indexes=[arrival.index for arrival in arrivals],
+        first=0,
+        mask=lua_string(b""),
+        ends=[EndOf(SENT, len(arrivals), kept, 0, 0)],
+        retries=[],
+        dead=[],
+        receipts=[],
+        asked=0,
+        counted=0,
+    )
+
+
+def row_of_arrival(arrival: Arrival) -> DeliveryRow:
+    """The row that status keeps of a delivery that a device has acknowledged."""
+    return DeliveryRow(
+        platform=platform_of(arrival.platform),
+        device_id=arrival.device_id,
+        token_hash="",
+        outcome=SENT,
+        reason="",
+        status=0,
+        attempts=1,
+        provider_id="",
+        at=arrival.at,
+        channel=arrival.channel,
+    )

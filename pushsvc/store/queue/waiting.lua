@@ -1,0 +1,40 @@
+-- Included by others: what stands in a retry set.
+--
+-- A member is `<lane> <number of targets> <encoded chunk>`, and its score the time at which it is due. Where a device may
+-- acknowledge its deliveries, `@<due>,<total>,<turn>,<indexes>,<push id>` follows the lane: it is looked at before it is
+-- due, so that what was acknowledged leaves the set, and does not go into a lane when it is due.
+
+local FIRST_LOOK, LATER_LOOK = 60000, 3600000 -- ms
+
+-- When to look at a member that is due then: with a guard, at `later` at the latest.
+local function look_at(due, guard, later)
+  return string.format('%.0f', guard ~= '' and math.min(due, later) or due)
+end
+
+-- Returns lane, guard, count, chunk; nothing where it is no member of a retry set.
+local function parts_of(member)
+  local lane, guard, count, blank = string.match(member, '^(%a+)(%S*) (%d+)() ')
+  if lane then
+    return lane, guard, tonumber(count), string.sub(member, blank + 1)
+  end
+end
+
+-- Returns when what stands behind a guard is due, and how many of its deliveries are open.
+local function read_guard(prefix, guard)
+  local due, total, turn, spans, id = string.match(guard, '^@(%d+),(%d+),(%d+),([%d;-]*),(.+)$')
+  local index = {}
+  for first, last in string.gmatch(spans, '(%d+)-(%d+)') do
+    for i = tonumber(first), tonumber(last) do
+      index[#index + 1] = i
+    end
+  end
+  local _, open = fence(prefix, id, tonumber(total), tonumber(turn), index, 0, '')
+  if open == true then
+    return tonumber(due), #index
+  end
+  local count = 0
+  for place = 1, #index do
+    count = count + (open[place] and 1 or 0)
+  end
+  return tonumber(due), count
+end

@@ -1,0 +1,418 @@
+"""Deliveries that several channels carry, one after another: one delivery with one end, whoever brings it about.
+
+The device is first looked for at `live`, and an account of `apns` carries on what nobody has acknowledged in time. An
+acknowledgement ends a delivery as sent in any turn: before the retry is recorded, while it waits, or after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from pushsvc.model.delivery import Arrival, BadNotification, Ended, Retry, TokenDead, Unconfirmed
+from pushsvc.model.push import Chunk, Message, Push, Route, Target
+from pushsvc.model.routing import path_name
+from pushsvc.model.status import DeliveryRow
+from pushsvc.ports.entries import Taken
+from pushsvc.ports.letters import DeadFilter, ReplaySpec
+from pushsvc.store import Store
+
+from .servers import Server
+from .test_store_contract import counts
+from .test_store_kit import NOW, ROUTE, AnyStore, Backend, World, all_of, backend_server, play, settlement, take_all
+
+LIVE = Route("shop", "live")
+WITHIN = 10_000
+DUE = NOW + 5 + WITHIN
+FIRST_LIVE = path_name("apns", ("live", "apns"))
+ONLY_LIVE = path_name("apns", ("live",))
+WRITTEN = Unconfirmed(reason="written", within=WITHIN / 1000)
+ABSENT = Unconfirmed(reason="absent")
+LATER = Retry(DUE, 1, counted=False, channel="apns")
+AT_ONCE = Retry(NOW + 5, 1, counted=False, channel="apns")
+FAILED = Ended("failed", dead_letter=True)
+TOTALS = [1, 3, 40, 1001]
+"""A push of one, a small one, a large one, and one that keeps no rows of what was sent."""
+
+
+@pytest.fixture(scope="module", params=("memory", "valkey", "redis"))
+def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
+    backend: Backend = request.param
+    with backend_server(backend) as found:
+        yield found
+
+
+def push_of(push_id: str, total: int, *, path: str = FIRST_LIVE, plain: int = 0, device: str = "device") -> Push:
+    """A push to devices that `live` is tried for first, and to some tokens that only `apns` reaches."""
+    devices = [f"{device}-{index}" if device else None for index in range(total)]
+    targets = {path: tuple(Target(index, f"{index:064x}", devices[index]) for index in range(total))}
+    if plain:
+        targets["apns"] = tuple(Target(total + index, f"{push_id}-{index}") for index in range(plain))
+    return Push(
+        id=push_id,
+        app="shop",
+        lane="normal",
+        created_at=NOW,
+        expires_at=NOW + 3_600_000,
+        messages={"live": Message("live", b'{"live":1}'), "apns": Message("apns", b'{"aps":{}}')},
+        targets=targets,
+    )
+
+
+def ack(chunk: Chunk, *indexes: int) -> list[Arrival]:
+    """What the devices of these targets say."""
+    devices = {target.index: target.device_id for target in chunk.targets}
+    return [
+        Arrival(chunk.push_id, index, chunk.total, chunk.lane, chunk.platform, devices.get(index), NOW + 7)
+        for index in indexes
+    ]
+
+
+async def take_live(store: AnyStore) -> list[Taken]:
+    return await take_all(store, route=LIVE)
+
+
+async def sent_on(store: AnyStore, now: int) -> list[Taken]:
+    """What goes to the provider by then."""
+    while await store.queue.promote(ROUTE, now):
+        pass
+    return await take_all(store)
+
+
+def indexes_of(taken: Sequence[Taken]) -> list[int]:
+    return sorted(target.index for each in taken for target in each.chunk.targets if target.index not in each.skip)
+
+
+async def rows_of(store: AnyStore, push_id: str) -> list[DeliveryRow]:
+    found = await store.pushes.deliveries("shop", push_id, outcome=None, cursor="", limit=2000)
+    assert found is not None
+    return found[0]
+
+
+async def pending(store: AnyStore) -> dict[str, int]:
+    """By channel what has not ended, and what waits in retry sets; what is 0 is left out."""
+    figures = (await store.gauges({"shop": ("apns", "live")})).apps["shop"]
+    found = {channel: sum(lanes.values()) for channel, lanes in figures.pending.items()}
+    found |= {f"{channel}:retry": count for channel, count in figures.retry_pending.items()}
+    assert figures.total_pending == found["apns"] + found["live"]
+    return {name: count for name, count in found.items() if count}
+
+
+@pytest.mark.parametrize("total", TOTALS)
+def test_nobody_is_there_and_the_provider_is_asked_at_once(server: Server | None, total: int) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(push_of("p", total))
+        assert await pending(store) == {"live": total}
+        assert await take_all(store) == []
+        for taken in await take_live(store):
+            chunk = taken.chunk
+            assert (chunk.channel, chunk.platform, chunk.message.body) == ("live", "apns", b'{"live":1}')
+            assert [following.channel for following in chunk.fallbacks] == ["apns"]
+            assert await store.queue.settle("shop", *all_of(taken, AT_ONCE, ABSENT)) == len(chunk.targets)
+            assert await store.queue.settle("shop", *all_of(taken, AT_ONCE, ABSENT)) == 0
+        assert counts(await store.pushes.status("shop", "p")) == {"retrying": total}
+        assert await pending(store) == {"apns": total}
+        found = await take_all(store)  # nothing had to be promoted
+        assert indexes_of(found) == list(range(total))
+        for taken in found:
+            chunk = taken.chunk
+            assert (chunk.channel, chunk.platform, chunk.message.body) == ("apns", "apns", b'{"aps":{}}')
+            assert (chunk.attempt, chunk.turn, chunk.counted, chunk.fallbacks) == (1, 2, False, ())
+            assert [target.token for target in chunk.targets] == [f"{target.index:064x}" for target in chunk.targets]
+            await store.queue.settle("shop", *all_of(taken))
+        assert counts(await store.pushes.status("shop", "p")) == {"sent": total}
+        assert await pending(store) == {}
+        rows = await rows_of(store, "p")
+        assert {(row.platform, row.channel, row.outcome) for row in rows} == (
+            {("apns", "apns", "sent")} if total <= 1000 else set()
+        )
+
+    play(server, story)
+
+
+@pytest.mark.parametrize("total", TOTALS)
+@pytest.mark.parametrize("when", ["before", "waiting", "promoted", "taken"])
+def test_an_acknowledgement_ends_it_whenever_it_comes(server: Server | None, total: int, when: str) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(push_of("p", total))
+        taken = await take_live(store)
+        arrivals = [arrival for each in taken for arrival in ack(each.chunk, *indexes_of([each]))]
+        if when == "before":
+            assert await store.queue.arrived("shop", arrivals) == total
+        for each in taken:
+            assert await store.queue.settle("shop", *all_of(each, LATER, WRITTEN)) == (
+                0 if when == "before" else len(each.chunk.targets)
+            )
+        if when == "waiting":
+            assert await pending(store) == {"apns": total, "apns:retry": total}
+            assert await store.queue.arrived("shop", arrivals) == total
+        assert await sent_on(store, DUE - 1) == []
+        if when in ("promoted", "taken"):
+            while await store.queue.promote(ROUTE, DUE):
+                pass
+        held = await take_all(store) if when == "taken" else []
+        if when in ("promoted", "taken"):
+            assert await store.queue.arrived("shop", arrivals) == total
+        assert await store.queue.arrived("shop", arrivals) == 0  # said twice
+        assert await sent_on(store, DUE) == []
+        for each in held:  # the provider was asked before: counted once
+            assert await store.queue.settle("shop", *all_of(each)) == 0
+        status = await store.pushes.status("shop", "p")
+        assert status is not None
+        assert (status.state, counts(status)) == ("done", {"sent": total})
+        assert await pending(store) == {}
+        rows = await rows_of(store, "p")
+        expected = DeliveryRow("apns", "device-0", "", "sent", "", 0, 1, "", NOW + 7, channel="live")
+        assert rows[:1] == ([expected] if total <= 1000 else [])
+        assert len(rows) == (total if total <= 1000 else 0)
+        if isinstance(store, Store):
+            names = await store.link.call("KEYS", "ps:{shop.0}:*")
+            kinds = {name.split(b":")[2] for name in names}
+            assert not kinds & {b"t", b"retry", b"v"}, kinds
+            gauges = (await store.gauges({"shop": ("apns", "live")})).apps["shop"]
+            assert [sum(gauges.entries[name].values()) for name in ("apns", "live")] == [0, 0]
+
+    play(server, story)
+
+
+@pytest.mark.parametrize("total", [3, 40, 1001])
+def test_an_acknowledgement_ends_its_own_delivery_and_the_others_go_on(server: Server | None, total: int) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(push_of("p", total, plain=2))
+        taken = await take_live(store)
+        early, late = ([index for index in range(total) if index % 3 == rest] for rest in (0, 1))
+        left = [index for index in range(total) if index % 3 == 2]
+        assert await store.queue.arrived("shop", ack(taken[0].chunk, *early)) == len(early)
+        for each in taken:
+            await store.queue.settle("shop", *all_of(each, LATER, WRITTEN))
+        assert counts(await store.pushes.status("shop", "p")) == {
+            "sent": len(early),
+            "retrying": total - len(early),
+            "queued": 2,
+        }
+        assert await store.queue.arrived("shop", ack(taken[0].chunk, *late)) == len(late)
+        assert (await pending(store))["apns"] == len(left) + 2
+        found = await sent_on(store, DUE)
+        assert indexes_of(found) == [*left, total, total + 1]
+        for each in found:
+            await store.queue.settle("shop", *all_of(each))
+        assert counts(await store.pushes.status("shop", "p")) == {"sent": total + 2}
+        assert await pending(store) == {}
+        channels = Counter(row.channel for row in await rows_of(store, "p"))
+        if total <= 1000:
+            assert channels == {"live": len(early) + len(late), "apns": len(left), "": 2}
+
+    play(server, story)
+
+
+def test_what_only_live_reaches_waits_until_it_expires(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        for name, path in (("p", ONLY_LIVE), ("q", "live")):
+            await store.pushes.accept(push_of(name, 2, path=path))
+        for each in await take_live(store):
+            waits = Retry(each.chunk.expires_at, 1)
+            await store.queue.settle("shop", *all_of(each, waits, WRITTEN))
+            assert await store.queue.arrived("shop", ack(each.chunk, 1)) == 1
+        for now in (NOW, NOW + 60_006, NOW + 3_599_999):
+            assert await store.queue.promote(LIVE, now) == 0
+            assert await take_live(store) == []
+        assert await store.queue.promote(LIVE, NOW + 3_600_000) == 2
+        found = await take_live(store)
+        assert [(indexes_of([each]), each.chunk.channel) for each in found] == [([0], "live")] * 2
+        for each in found:
+            await store.queue.settle("shop", *all_of(each, Ended("expired"), None))
+        for name in ("p", "q"):
+            assert counts(await store.pushes.status("shop", name)) == {"sent": 1, "expired": 1}
+        assert await pending(store) == {}
+        assert {row.platform for row in await rows_of(store, "q")} == {"live"}
+
+    play(server, story)
+
+
+def test_what_is_acknowledged_leaves_the_retries_long_before_it_expires(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await asyncio.gather(*(store.pushes.accept(push_of(f"p{each}", 1, path=ONLY_LIVE)) for each in range(700)))
+        taken = await take_live(store)
+        settlements = [settlement(each.chunk, 0, Retry(each.chunk.expires_at, 1), WRITTEN) for each in taken]
+        await store.queue.settle("shop", settlements, [each.ref for each in taken])
+        arrivals = [arrival for each in taken[1:] for arrival in ack(each.chunk, 0)]
+        assert await store.queue.arrived("shop", arrivals) == 699
+        assert await store.queue.promote(LIVE, int(time.time() * 1000) + 61_000) == 0
+        assert await pending(store) == {"live": 1, "live:retry": 1}
+
+    play(server, story)
+
+
+def test_a_cancelled_push_has_no_arrivals_any_more(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        for name, total in (("one", 1), ("small", 3), ("large", 40)):
+            await store.pushes.accept(push_of(name, total))
+        taken = await take_live(store)
+        for each in taken:
+            await store.queue.settle("shop", *all_of(each, LATER, WRITTEN))
+        for each in taken:
+            await store.queue.arrived("shop", ack(each.chunk, 0)[: each.chunk.total - 1])
+            await store.pushes.cancel("shop", each.chunk.push_id)
+            assert await store.queue.arrived("shop", ack(each.chunk, *indexes_of([each]))) == 0
+        for each in await sent_on(store, DUE):
+            assert each.skip == {target.index: "cancelled" for target in each.chunk.targets}
+            await store.queue.settle("shop", *all_of(each))
+        for name, expected in (
+            ("one", {"cancelled": 1}),
+            ("small", {"sent": 1, "cancelled": 2}),
+            ("large", {"sent": 1, "cancelled": 39}),
+        ):
+            status = await store.pushes.status("shop", name)
+            assert status is not None
+            assert (status.state, counts(status)) == ("cancelled", expected)
+        assert await pending(store) == {}
+
+    play(server, story)
+
+
+def test_a_provider_that_fails_hands_on_and_the_last_channel_keeps_a_dead_letter(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(push_of("p", 2, path=path_name("apns", ("apns", "live")), device=""))
+        (taken,) = await take_all(store)
+        dead = TokenDead(status=410, reason="Unregistered")
+        going_on = Retry(NOW + 5, 1, counted=False, channel="live")
+        await store.queue.settle("shop", *all_of(taken, going_on, dead))
+        assert await pending(store) == {"live": 2}
+        assert (await store.gauges({"shop": ("apns",)})).apps["shop"].receipts == 2
+        (taken,) = await take_live(store)
+        settlements = [
+            settlement(taken.chunk, 0, Retry(taken.chunk.expires_at, 1), WRITTEN),
+            settlement(taken.chunk, 1, FAILED, BadNotification(status=400)),
+        ]
+        await store.queue.settle("shop", settlements, [taken.ref])
+        assert counts(await store.pushes.status("shop", "p")) == {"retrying": 1, "failed": 1}
+        spec = ReplaySpec("shop", DeadFilter())
+        status = await store.dead.request(spec)
+        assert (await store.dead.step("shop", status.job, most=10)).moved == 1
+        assert await pending(store) == {"live": 2, "live:retry": 1}
+        (again,) = await take_live(store)
+        assert (indexes_of([again]), again.chunk.channel, again.chunk.platform) == ([1], "live", "apns")
+        assert await store.queue.arrived("shop", ack(taken.chunk, 0, 1)) == 2
+        assert await store.queue.settle("shop", *all_of(again, FAILED, BadNotification(status=400))) == 0
+        assert counts(await store.pushes.status("shop", "p")) == {"sent": 2}
+        assert await store.queue.promote(LIVE, int(time.time() * 1000) + 61_000) == 0
+        assert await pending(store) == {}
+
+    play(server, story)
+
+
+def test_what_is_known_of_a_token_holds_at_every_channel(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.suppressions.add("shop", [("apns", f"{0:064x}", NOW + 1)])
+        await store.pushes.accept(push_of("p", 2))
+        await store.pushes.accept(push_of("q", 1, path="live"))
+        (one, other) = sorted(await take_live(store), key=lambda each: each.chunk.push_id)
+        assert (one.skip, other.skip) == ({0: "suppressed"}, {})
+
+    play(server, story)
+
+
+def test_whoever_takes_over_finds_what_was_acknowledged(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        one, two = await world.store("a"), await world.store("b")
+        await one.pushes.accept(push_of("p", 4))
+        (taken,) = await take_live(one)
+        await one.queue.arrived("shop", ack(taken.chunk, 1, 3))
+        await world.kill("a")
+        (left,) = await two.queue.reclaim(LIVE)
+        assert indexes_of([left]) == [0, 2]
+        assert await two.queue.settle("shop", *all_of(left, LATER, WRITTEN)) == 2
+        # The first one was thought dead, and speaks now.
+        assert await one.queue.settle("shop", *all_of(taken, AT_ONCE, ABSENT)) == 0
+        assert await two.queue.arrived("shop", ack(taken.chunk, 0)) == 1
+        assert indexes_of(await sent_on(two, DUE)) == [2]
+        assert counts(await two.pushes.status("shop", "p")) == {"sent": 3, "retrying": 1}
+
+    play(server, story)
+
+
+def test_retries_of_several_hands_never_send_twice(server: Server | None) -> None:
+    """Two processes have parts of the same chunk, and settle it with others in between."""
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        for name in ("p", "q"):
+            await store.pushes.accept(push_of(name, 6 if name == "p" else 60))
+        for taken in await take_live(store):
+            chunk = taken.chunk
+            total = chunk.total
+            part = [settlement(chunk, index, LATER, WRITTEN) for index in range(0, total, 2)]
+            assert await store.queue.settle("shop", part, []) == len(part)
+            await store.queue.arrived("shop", ack(chunk, 0, 1))
+            assert await store.queue.settle("shop", *all_of(taken, LATER, WRITTEN)) == total // 2 - 1
+        found = await sent_on(store, DUE)
+        for name, total in (("p", 6), ("q", 60)):
+            own = [each for each in found if each.chunk.push_id == name]
+            assert indexes_of(own) == list(range(2, total))
+        for each in found:
+            await store.queue.settle("shop", *all_of(each))
+        assert await pending(store) == {}
+
+    play(server, story)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_ten_thousand_deliveries_are_acknowledged_or_sent_and_never_both(server: Server | None, seed: int) -> None:
+    """In any order: acknowledged before, between and after the records, by one push or many."""
+
+    async def story(world: World) -> None:
+        store, luck = await world.store(), random.Random(seed)
+        sizes = [1] * 300 + [7] * 100 + [50] * 60 + [3000, 3000]
+        pushes = [push_of(f"p{number}", size) for number, size in enumerate(sizes)]
+        await asyncio.gather(*(store.pushes.accept(push) for push in pushes))
+        taken = await take_live(store)
+        acks = [arrival for each in taken for arrival in ack(each.chunk, *indexes_of([each]))]
+        assert len(acks) == sum(sizes)
+        luck.shuffle(acks)
+        luck.shuffle(taken)
+        in_time = set[tuple[str, int]]()
+        steps = len(taken)
+        for each in taken:
+            share, acks = acks[: len(acks) // steps], acks[len(acks) // steps :]
+            await store.queue.arrived("shop", share)
+            in_time |= {(arrival.push_id, arrival.index) for arrival in share}
+            verdicts = {False: (LATER, WRITTEN), True: (AT_ONCE, ABSENT)}
+            chunk = each.chunk
+            absent = luck.random() < 0.3
+            settlements = [settlement(chunk, target.index, *verdicts[absent]) for target in chunk.targets]
+            await store.queue.settle("shop", settlements, [each.ref])
+        late, acks = acks[: len(acks) // 2], acks[len(acks) // 2 :]
+        at_once = await take_all(store)
+        asked = [(each.chunk.push_id, index) for each in at_once for index in indexes_of([each])]
+        await store.queue.arrived("shop", late)
+        in_time |= {(arrival.push_id, arrival.index) for arrival in late} - set(asked)
+        found = await sent_on(store, DUE)
+        asked += [(each.chunk.push_id, index) for each in found for index in indexes_of([each])]
+        assert len(asked) == len(set(asked))  # one request a delivery
+        assert not in_time & set(asked) - {(arrival.push_id, arrival.index) for arrival in late}
+        await store.queue.arrived("shop", acks[: len(acks) // 2])  # just after the provider was asked
+        for each in (*at_once, *found):
+            await store.queue.settle("shop", *all_of(each))
+        await store.queue.arrived("shop", acks)
+        everything = {(push.id, index) for push, size in zip(pushes, sizes, strict=True) for index in range(size)}
+        assert in_time | set(asked) == everything
+        for push, size in zip(pushes, sizes, strict=True):
+            status = await store.pushes.status("shop", push.id)
+            assert status is not None
+            assert (status.state, counts(status)) == ("done", {"sent": size})
+        assert await pending(store) == {}
+
+    play(server, story)
