@@ -1,4 +1,4 @@
-"""The document that says why a request is refused (RFC 9457), of the API and of the live gateway alike. Pure."""
+"""The RFC 9457 problem documents with which the API and the live gateway refuse requests. Pure."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class HeadersTooLarge(RequestError):
 
 
 class MalformedRequest(RequestError):
-    """The bytes are not HTTP/1.1."""
+    """The request is not valid HTTP/1.1."""
 
     status, type, title = 400, "malformed-request", "The request is not valid HTTP"
 
 
 class InternalError(RequestError):
-    """A fault of pushsvc."""
+    """An internal error."""
 
-    status, type, title = 500, "internal-error", "A fault of pushsvc"
+    status, type, title = 500, "internal-error", "An internal error of pushsvc"
 
 
 class ProblemFault(Struct, frozen=True):
@@ -54,13 +54,13 @@ class Problem(Struct, frozen=True, omit_defaults=True):
     errors: Annotated[list[ProblemFault], Meta(description="Every fault at once, at most 1,000.")] = msgspec.field(
         default_factory=list
     )
-    instance: Annotated[str | None, Meta(description="With 500: the id under which the log knows more.")] = None
+    instance: Annotated[str | None, Meta(description="With 500: the id of the error in the log.")] = None
 
 
 encode = msgspec.json.Encoder().encode
 
 
 def problem(error: RequestError, *, instance: str | None = None) -> Problem:
-    """Return the document that says `error`."""
+    """Return the problem document of `error`."""
     faults = [ProblemFault(fault.path, fault.message) for fault in error.faults]
     return Problem(TYPE_BASE + error.type, error.title, error.status, error.detail, errors=faults, instance=instance)

@@ -1,7 +1,7 @@
-"""The HTTP API: pushes come in, are checked whole, and are accepted once they are in the store.
+"""The HTTP API: pushes are validated completely, and accepted once they are in the store.
 
-`routes.py` is the table of all calls. `http.dispatch` takes each request the same way in, as the row of its call has
-it, and hands values to its handler, which works with the ports (`ports.py`). Every refusal leaves as a problem document
+`routes.py` is the table of all calls. `http.dispatch` processes each request as the row of its call defines, and passes
+values to its handler, which uses the ports (`ports.py`). Every refusal is sent as a problem document
 (`http/problems.py`).
 
     http/                                    what all calls share

@@ -104,7 +104,7 @@ class FeedbackPage(Struct, frozen=True):
         str | UnsetType,
         Meta(
             description="Only if events after `after` have been removed by retention: the id of the last removed one. "
-            "`items` begins behind it."
+            "`items` begins after it."
         ),
     ] = UNSET
 

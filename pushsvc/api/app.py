@@ -1,4 +1,4 @@
-"""The aiohttp application: the calls of the route table joined to their paths, one middleware around them."""
+"""The aiohttp application: routes the calls of the route table, with one middleware around them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DISPATCHER: web.AppKey[CallDispatcher] = web.AppKey("dispatcher", CallDispatche
 
 
 def build_app(ports: ApiPorts, apps: Mapping[str, ApiApp], *, public: bool = True) -> web.Application:
-    """The HTTP API of these apps. `public`: figures and details of the service need no key."""
+    """Return the HTTP API of these apps. `public`: figures and details of the service need no key."""
     description = openapi.build(addresses=ports.addresses, config=ports.config)
     ports = replace(ports, openapi=msgspec.json.encode(description), page=docs.render(description).encode())
     dispatcher = CallDispatcher(ports, apps, public=public)
@@ -34,7 +34,7 @@ def build_app(ports: ApiPorts, apps: Mapping[str, ApiApp], *, public: bool = Tru
     async def stop_waiting(_: web.Application) -> None:
         await ports.waits.aclose()
 
-    # Before the server waits for what is being handled.
+    # Before the server waits for the requests in progress.
     app.on_shutdown.append(stop_waiting)
     for call in CALLS:
         path, handler = _pattern(call.path), dispatcher.endpoint(call)
@@ -46,16 +46,14 @@ def build_app(ports: ApiPorts, apps: Mapping[str, ApiApp], *, public: bool = Tru
 
 
 def reload_app(app: web.Application, apps: Mapping[str, ApiApp], *, public: bool) -> None:
-    """Serve these apps from the next request on, on connections that are open as well."""
+    """Serve these apps from the next request on, including requests on open connections."""
     app[_DISPATCHER].serve(apps, public=public)
 
 
 def _pattern(path: str) -> str:
-    """The path as aiohttp matches it: `/v1/push/batch` is a call, so `batch` is no push id, nor `restore` a device's.
-
-    Without this, aiohttp would allow at the path of the call what it allows for a push. A name may hold anything but a
-    slash; by itself aiohttp takes no braces, which are common around GUIDs.
-    """
+    """Return the path as a pattern of aiohttp, which excludes other calls: `batch` in `/v1/push/batch` is not a push
+    id. Without this, aiohttp would allow the methods of a push at the path of the other call. A name may contain
+    anything but a slash; by default aiohttp accepts no braces, which are common around GUIDs."""
     parent, _, last = path.rpartition("/")
     beside = {other.rpartition("/")[2] for other in _PATHS if other.rpartition("/")[0] == parent}
     calls = sorted(end for end in beside if not end.startswith("{"))

@@ -1,8 +1,6 @@
-"""The rows of the route table: what a call takes, who may make it, what it answers, and the handler that does it.
-
-Router, dispatcher and OpenAPI document are all made from these rows, so that they cannot disagree: a scope, a
-parameter or a header that stands here is the one that is enforced, and there is no other way to a handler.
-"""
+"""The rows of the route table: the parameters, callers, answers and handler of each call. Router, dispatcher and
+OpenAPI document are made from these rows, so that they cannot disagree: a scope, a parameter or a header of a row is
+the one that is enforced, and there is no other way to a handler."""
 
 from __future__ import annotations
 
@@ -38,81 +36,81 @@ Handler: TypeAlias = Callable[[ApiPorts, Request], Awaitable[Reply]]
 
 
 class Answer(Struct, frozen=True):
-    """One good answer of a call."""
+    """A successful answer of a call."""
 
     status: int
     description: str
     body: Any = None
-    """A struct, or None for what `media` alone describes."""
+    """A struct, or None where `media` describes the body."""
     media: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
-    """Names with what they say."""
+    """The headers, each with a description."""
     no_store: bool = True
-    """Whether it says that no cache may keep it."""
+    """Whether it is sent with `Cache-Control: no-store`."""
 
 
 class Document(Struct, Generic[D], frozen=True):
-    """The body that a call takes, and what is done with it."""
+    """The body of a call, and its handlers."""
 
     schema: type
-    """What the OpenAPI document shows; of a batch, one of the list."""
+    """The schema in the OpenAPI document; of a batch, the schema of one element."""
     read: Callable[[bytes, Request], D]
-    """What the bytes say. Raises `MalformedBody`, or `InvalidRequest` with every fault."""
+    """Decodes the body. Raises `MalformedBody`, or `InvalidRequest` with every fault."""
     handle: Callable[[ApiPorts, Request, D], Awaitable[Reply]]
     again: Callable[[ApiPorts, Request, bytes], Awaitable[Reply]] | None = None
-    """Replies to a repeat under an idempotency key, from the body of the first answer."""
+    """Replies to a repeat with an idempotency key, from the body of the first answer."""
     lines: str = ""
-    """The media type in which several documents are sent, one a line; then JSON is a list of them."""
+    """The media type for several documents, one a line; as JSON, they are a list."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One method of one path."""
+    """A method of a path."""
 
     name: str
-    """The operation's id."""
+    """The operation id."""
     method: str
     path: str
     does: Handler | Document[Any]
-    """The handler; or the body, and the handler that gets it."""
+    """The handler, or the body with its handler."""
     summary: str
     answer: Answer
     also: tuple[Answer, ...] = ()
-    """Other good answers."""
+    """Other successful answers."""
     description: str = ""
     scopes: tuple[Scope, ...] = ()
-    """Any one of them lets in; none: the call needs no key."""
+    """The scopes, one of which a key needs; empty where the call needs no key."""
     others: Literal["refused", "local", "answered"] = "refused"
-    """What becomes of callers without such a key: they are refused, or refused unless the API listens on its own
-    machine alone, or let in and answered less."""
+    """The treatment of callers without such a key: they are refused, or refused unless the API listens only on its own
+    machine, or get an answer with less in it."""
     params: tuple[QueryParam, ...] = ()
     names: tuple[PathParam, ...] = ()
     headers: tuple[HeaderParam, ...] = ()
     limited: bool = False
-    """Whether it counts against the limits of app and key, a batch as often as it has documents."""
+    """Whether the call counts against the limits of app and key; a batch counts each of its documents."""
     raises: tuple[type[RequestError], ...] = ()
-    """What the handler refuses with, besides what every call of this kind may be refused with."""
+    """The refusals of the handler, in addition to those of every call of this kind."""
     in_document: bool = True
-    """Whether the OpenAPI document shows it."""
+    """Whether the OpenAPI document includes it."""
 
     @cached_property
     def document(self) -> Document[Any] | None:
-        """The body that it takes."""
+        """The body of the call, or None."""
         return self.does if isinstance(self.does, Document) else None
 
     @cached_property
     def many(self) -> bool:
-        """Whether it is a batch."""
+        """Whether the call is a batch."""
         return isinstance(self.does, Document) and bool(self.does.lines)
 
     @cached_property
     def keyed(self) -> bool:
-        """Whether it cannot be made without a key."""
+        """Whether the call always needs a key."""
         return bool(self.scopes) and self.others == "refused"
 
     @cached_property
     def answers(self) -> tuple[Answer, ...]:
-        """Every good answer."""
+        """Every successful answer."""
         return (self.answer, *self.also)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The OpenAPI document as one page to read: rendered here, without script, loading nothing from anywhere. Pure."""
+"""The OpenAPI document as one HTML page, without scripts and external resources. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CODE: Final = re.compile(r"`([^`]+)`")
 
 
 def render(document: dict[str, Any]) -> str:
-    """The page for an OpenAPI document as `openapi.build` makes it."""
+    """Return the page for an OpenAPI document of `openapi.build`."""
     info = document["info"]
     calls = [(path, verb, call) for path, verbs in document["paths"].items() for verb, call in verbs.items()]
     schemas = document["components"]["schemas"]
@@ -122,7 +122,7 @@ def _meaning(schema: dict[str, Any]) -> str:
 
 
 def _type(schema: dict[str, Any]) -> str:
-    """A JSON Schema in a few words, with links to the documents that it refers to."""
+    """Return a JSON Schema in a few words, with links to the documents that it refers to."""
     match schema:
         case {"$ref": str(ref)}:
             name = ref.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""What the API works with: the ports of the service, how it is configured, and the apps that it serves."""
+"""What the API works with: the ports of the service, its configuration, and the apps that it serves."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ from .rules import Rules
 
 
 class Conditions(Protocol):
-    """What the service says of itself. Parts, and routes as `app/platform`, are given with the reason."""
+    """The conditions of the service. Parts, and routes as `app/platform`, are returned with the reason."""
 
     async def ready(self) -> Mapping[str, str]:
-        """The parts that are not ready; empty means ready."""
+        """Return the parts that are not ready; empty means ready."""
         ...
 
     async def held(self) -> Mapping[str, str]:
-        """The routes that do not send now."""
+        """Return the routes that do not send now."""
         ...
 
     async def frozen(self) -> Mapping[str, str]:
-        """The routes that prune no device now."""
+        """Return the routes that prune no device now."""
         ...
 
     async def unserved(self) -> Mapping[str, str]:
-        """The routes and parts that no living process serves."""
+        """Return the routes and parts that no living process serves."""
         ...
 
     async def notes(self) -> list[str]:
-        """What an operator should look at besides."""
+        """Return other conditions that an operator should look at."""
         ...
 
     async def metrics(self) -> bytes:
-        """The metrics in the text format of Prometheus."""
+        """Return the metrics in the text format of Prometheus."""
         ...
 
 
 @dataclass(frozen=True)
 class ApiPorts:
-    """Everything that the calls work with, the same for the life of the process."""
+    """Everything that the calls use, for the life of the process."""
 
     pushes: PushStore
     receipts: ReceiptLog
@@ -70,7 +70,7 @@ class ApiPorts:
     suppressions: Suppressions
     channels: Channels
     renderers: Mapping[Platform, Renderer]
-    """Those of every platform that exists; which of them an app may use is in its `platforms`."""
+    """The renderers of all platforms; `platforms` of an app has those that it may use."""
     addresses: Addresses
     """The kinds of addresses of these platforms."""
     conditions: Conditions
@@ -78,24 +78,24 @@ class ApiPorts:
     waits: Waits
     """The requests that wait for the end of their push."""
     limiter: Limiter | None = None
-    """Holds apps and keys to their limits; None: there are none."""
+    """Enforces the limits of apps and keys; None means no limits."""
     backlog: Backlog | None = None
-    """Holds all apps to the bound of the queue; None: there is none."""
+    """Enforces the bound of the queue on all apps; None means no bound."""
     clock: Callable[[], int] = now_ms
-    """Unix milliseconds."""
+    """Returns Unix ms."""
     new_id: Callable[[int], str] = new_push_id
-    """A push id for an instant in Unix milliseconds."""
+    """Returns a push id for an instant in Unix ms."""
     monotonic: Callable[[], float] = time.monotonic
-    """Seconds, for caches and limits."""
+    """Returns seconds, for caches and limits."""
     openapi: bytes = b""
-    """The OpenAPI document; `build_app` makes it, and `page`."""
+    """The OpenAPI document, which `build_app` makes, like `page`."""
     page: bytes = b""
     """The OpenAPI document as HTML."""
 
 
 @dataclass(frozen=True)
 class ServedApp:
-    """An app of the configuration, and what follows from it for the calls that its callers make."""
+    """An app of the configuration, and what its calls need of it."""
 
     name: str
     keys: tuple[ApiKey, ...]
@@ -104,11 +104,11 @@ class ServedApp:
     """The accounts, by the names of their routes, each with its platform."""
     rules: Rules
     count_accepted: Callable[[float], None]
-    """Counts deliveries that were accepted."""
+    """Counts accepted deliveries."""
 
     @classmethod
     def of(cls, app: ApiApp, addresses: Addresses, config: ApiConfig) -> ServedApp:
-        """The app as it is configured."""
+        """Return a configured app with its rules."""
         return cls(
             name=app.name,
             keys=app.keys,
@@ -120,4 +120,4 @@ class ServedApp:
 
 
 NO_APP: Final = ServedApp("", (), {}, (), Rules("", frozenset(), Addresses({})), lambda _: None)
-"""The app of callers who showed no key, where none is asked for."""
+"""The app of callers without a key, where none is needed."""

@@ -1,4 +1,4 @@
-"""The route table: every call of the API, by subject. The rows themselves stand with their handlers."""
+"""The route table: every call of the API. The rows are defined with their handlers."""
 
 from __future__ import annotations
 
@@ -70,4 +70,4 @@ _SERVICE: Final = (
 )
 
 CALLS: Final[tuple[Call, ...]] = (*PUSHES, *LETTERS, *DEVICES, *CHANNELS, *_SERVICE)
-"""All of them."""
+"""Every call of the API."""

@@ -1,4 +1,4 @@
-"""What the documents of an app are judged by: its platforms, their addresses, its routes. Pure."""
+"""The rules by which the documents of an app are validated: its platforms, their addresses, its routes. Pure."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def extended(base: type[S], *fields: Any) -> type[S]:
 
 @dataclass(frozen=True)
 class Rules:
-    """What depends on the app: its name, its platforms and routes; and the addresses of all platforms that exist."""
+    """The rules that depend on the app: its name, its platforms and routes, and the addresses of all platforms."""
 
     app: str
     platforms: Collection[Platform]
-    """Those that are configured."""
+    """The configured platforms."""
     addresses: Addresses
     max_targets: int = 10_000
     routes: RouteTable = field(default_factory=dict)
-    """Which account a token goes by, where tokens belong to an environment."""
+    """The account that reaches a token, where tokens belong to an environment."""
 
     @property
     def unknown_platform(self) -> str:
-        """What is wrong with a platform that does not exist."""
+        """Return what is wrong with a platform that does not exist."""
         return f"unknown platform; known are {names(sorted(self.addresses.platforms))}"
 
     def kinds_of(self, platform: Platform, fields: AddressFields) -> Kinds | None:
@@ -71,7 +71,7 @@ class Rules:
             yield next(iter(kinds or fields.names), ""), "is missing"
         if len(given) > 1:
             many = "both" if len(given) == 2 else "all of them"
-            yield "", f"holds either {' or '.join(f'`{kind}`' for kind in given)}, not {many}"
+            yield "", f"may have either {' or '.join(f'`{kind}`' for kind in given)}, not {many}"
         for name in () if kinds is None else given:
             value = getattr(target, name)
             if value is not WRONG and (fault := fields.fault(platform, name, value)) is not None:

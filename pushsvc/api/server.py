@@ -1,4 +1,4 @@
-"""Binding and draining: the application on a socket for as long as a block lasts."""
+"""Serves the application on a socket for the length of a block."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from .http.connections import Connections
 
 @asynccontextmanager
 async def serve(app: web.Application, config: ApiConfig) -> AsyncIterator[str]:
-    """Serve `app` while the block lasts; then stop listening, let what is being handled end, and close.
-
-    Yields the base URL, with the real port where 0 was asked for: `http://127.0.0.1:8080`.
-    Raises `ConfigError` when the address cannot be bound.
-    """
+    """Serve `app` while the block lasts; then stop listening, let requests in progress end, and close. Yields the base
+    URL, with the actual port where 0 was given: `http://127.0.0.1:8080`. Raises `ConfigError` when the address cannot
+    be bound."""
     loop = asyncio.get_running_loop()
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=config.shutdown_timeout)
     await runner.setup()

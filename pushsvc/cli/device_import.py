@@ -237,7 +237,7 @@ class Importer:
             except UserFull as full:
                 refused = set(full.device_ids)
                 fault = Fault(
-                    "user", f"has {MOST_OF_USER:,} devices already; leave `user` out where it names no person"
+                    "user", f"has {MOST_OF_USER:,} devices already; omit `user` unless it is one person"
                 )
                 for entry, device in batch:
                     if device.id in refused:

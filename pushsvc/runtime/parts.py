@@ -99,7 +99,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
             current.settings = newer
             if fresh:
                 await report()  # before anything is accepted for them
-            backlog.hold(newer.queue.max_pending, newer.queue_shares())
+            backlog.limit(newer.queue.max_pending, newer.queue_shares())
             api.reload_app(app, api_apps(newer), public=api_is_open(newer))
 
         quiet_gc()

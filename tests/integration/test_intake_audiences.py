@@ -80,11 +80,11 @@ def test_a_large_audience_is_left_to_the_jobs(to: dict[str, Any], audience: Audi
                 "apns_sandbox": (target(2, 3),),
                 "webpush": (target(3, 4),),
             },
-            ("to.users[2]", "; the same of 1 more of the 4 named"),
+            ("to.users[2]", "; so for 1 more of the 4 names"),
         ),
         ({"devices": ["d6", "d9", "d1"]}, {"apns": (target(0, 6), target(1, 1))}, ("to.devices[1]", "sent there")),
         ({"devices": ["d6", "d1"]}, {"apns": (target(0, 6), target(1, 1))}, None),
-        ({"users": ["nobody"]}, {}, ("to.users[0]", "this user has no device, or pruned ones only")),
+        ({"users": ["nobody"]}, {}, ("to.users[0]", "this user has no device, or only pruned ones")),
         ({"devices": ["d5"]}, {}, ("to.devices[0]", "no device has this id, or it is pruned")),
     ],
 )
@@ -146,12 +146,12 @@ def test_an_override_alone_goes_to_the_devices_of_its_platform() -> None:
         _, push = await post(service, {"users": ["u1"]}, overrides=override)
         assert push.targets == {"fcm": (target(0, 2),)}
         accepted, push = await post(service, {"devices": ["d1"]}, overrides=override)
-        nobody = [{"path": "to", "message": "reaches no device: the push says nothing to `apns`"}]
+        nobody = [{"path": "to", "message": "reaches no device: the push has no content for `apns`"}]
         assert (push.targets, accepted["warnings"]) == ({}, nobody)
         body = {"to": {"topic": "x"}, "overrides": {"apns": {"payload": {"aps": {}}}}}
         answer = await call(service, "POST", "/v1/push", body, key="newsie")
         assert answer.status == 422
-        assert answer.errors == [("overrides", "says something to `apns` only, and the app uses `fcm`")]
+        assert answer.errors == [("overrides", "has content only for `apns`, and the app uses `fcm`")]
         # Named tokens are another matter: each must have something to be told.
         both = {"tokens": [{"platform": "fcm", "token": "a"}]}
         _, push = await post(service, both, overrides={"apns": {"payload": {"aps": {}}}})

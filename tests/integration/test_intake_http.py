@@ -304,7 +304,7 @@ def test_delivery_rows() -> None:
         sent = await call(service, "GET", f"/v1/push/{large}/deliveries?outcome=sent")
         check_problem(sent, 422, "invalid-request")
         assert sent.errors == [
-            ("outcome", "rows of what was sent are kept of pushes of up to 1,000 deliveries; see `counts`")
+            ("outcome", "only pushes of up to 1,000 deliveries have rows of sent ones; see `counts`")
         ]
         wrong = await call(service, "GET", f"/v1/push/{push_id}/deliveries?outcome=gone&limit=0&x=1")
         check_problem(wrong, 422, "invalid-request")

@@ -124,7 +124,7 @@ def test_a_fault_names_its_place_in_the_address(token: dict[str, Any], path: str
 
 def test_an_address_beside_another_is_a_fault() -> None:
     ((place, said),) = faults_of({"platform": "threepart", "subscription": PLAIN, "token": None, "fid": "F"})[:1]
-    assert (place, said) == ("to.tokens[0]", "holds either `fid` or `subscription`, not both")
+    assert (place, said) == ("to.tokens[0]", "may have either `fid` or `subscription`, not both")
 
 
 def test_an_address_of_unknown_kind_is_brought_to_its_form() -> None:

@@ -105,11 +105,11 @@ def test_what_would_never_fit_is_no_matter_of_waiting() -> None:
         with pytest.raises(ContentTooLarge) as caught:
             await own.admit("shop", 101)
         assert [(fault.path, fault.message) for fault in caught.value.faults] == [
-            ("to", "makes 101 deliveries; the queue holds 100 of the app (queue.max_pending): split it")
+            ("to", "has 101 deliveries; the maximum is 100 (queue.max_pending): split it")
         ]
-        own.hold(101, {"shop": 101})
+        own.limit(101, {"shop": 101})
         await own.admit("shop", 101)
-        own.hold(50, {"news": 50})
+        own.limit(50, {"news": 50})
         store.heard = store.waits = 1
         assert await refused(own, 50)
         assert store.looks == [("news",)]
@@ -147,7 +147,7 @@ def test_one_app_has_its_share_and_leaves_the_rest_to_the_others() -> None:
         store.heard = store.waits = 60
         with pytest.raises(TooManyRequests) as caught:
             await own.admit("shop", 1)
-        assert caught.value.detail.startswith("60 deliveries of the app wait; of one app the queue holds 60 (")
+        assert caught.value.detail.startswith("60 deliveries of the app wait; its maximum is 60 (")
         await own.admit("news", 40)
         assert own.full() == {"shop": caught.value.detail.rstrip(".")}
         with pytest.raises(ContentTooLarge):
@@ -155,7 +155,7 @@ def test_one_app_has_its_share_and_leaves_the_rest_to_the_others() -> None:
         store.heard = store.waits = 100
         with pytest.raises(TooManyRequests) as caught:
             await own.admit("news", 1)
-        assert caught.value.detail == "100 deliveries wait; the queue holds 100 (queue.max_pending)."
+        assert caught.value.detail == "100 deliveries wait; the maximum is 100 (queue.max_pending)."
         store.removed = 40
         with pytest.raises(TooManyRequests) as caught:
             await own.admit("shop", 10)
@@ -175,7 +175,7 @@ def test_retry_after_follows_from_how_fast_the_queue_empties(a_second: int, miss
             for _ in range(20):
                 await asyncio.sleep(EVERY / 2)
                 store.waits -= a_second // 2 if a_second > 1 else a_second * (_ % 2)
-            own.hold(store.waits, {"shop": store.waits})
+            own.limit(store.waits, {"shop": store.waits})
             with pytest.raises(TooManyRequests) as caught:
                 await own.admit("shop", missing)
             assert caught.value.retry_after == seconds

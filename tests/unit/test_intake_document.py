@@ -334,19 +334,19 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
     ),
     (push(to=None), [("to", 'is missing: expected an object such as {"tokens": [..]}')]),
     (push(to=[TOKEN]), [("to", 'expected an object such as {"tokens": [..]}, found a list')]),
-    (push(to={}), [("to", f"names no receivers: one of {WAYS} is needed")]),
+    (push(to={}), [("to", f"has no receivers: one of {WAYS} is needed")]),
     (push(to={"tokens": []}), [("to.tokens", "must not be empty")]),
     (push(to={"tokens": "8f"}), [("to.tokens", "expected a list, found a string")]),
     (
         push(to={"token": [TOKEN]}),
         [
             ("to.token", "unknown field; did you mean `tokens`?"),
-            ("to", f"names no receivers: one of {WAYS} is needed"),
+            ("to", f"has no receivers: one of {WAYS} is needed"),
         ],
     ),
     (
         push(to={"tokens": [TOKEN] * 51}),
-        [("to.tokens", "holds 51 tokens, at most 50 are taken in one call")],
+        [("to.tokens", "has 51 tokens; one call may have 50")],
     ),
     (
         push(to={"tokens": ["8f3c"]}),
@@ -376,7 +376,7 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
     ),
     (
         push(to={"tokens": [{"platform": "fcm", "token": "a", "fid": "b"}]}),
-        [("to.tokens[0]", "holds either `token` or `fid`, not both")],
+        [("to.tokens[0]", "may have either `token` or `fid`, not both")],
     ),
     (
         push(to={"tokens": [TOKEN, {"platform": "apns", "token": "not hex"}, {"platform": "apns", "token": 7}]}),
@@ -389,7 +389,7 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
     (
         push(to={"tokens": [{"platform": "apns", "channel": "é", "activity": "xy", "push_to_start": "8f3c"}]}),
         [
-            ("to.tokens[0]", "holds either `channel` or `activity` or `push_to_start`, not all of them"),
+            ("to.tokens[0]", "may have either `channel` or `activity` or `push_to_start`, not all of them"),
             ("to.tokens[0].channel", "must be base64"),
             ("to.tokens[0].activity", "must be hexadecimal"),
         ],
@@ -407,18 +407,18 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
     (
         {"to": {"tokens": [ACTIVITY]}, "live_activity": {"event": "start"}},
         [
-            ("live_activity.content_state", "is missing: it is what the activity shows after `start`"),
-            ("live_activity.attributes_type", "is missing: it says which activity is started"),
-            ("live_activity.attributes", "is missing: it says which activity is started"),
+            ("live_activity.content_state", "is missing: it is the content that the activity shows after `start`"),
+            ("live_activity.attributes_type", "is missing: it names the activity to start"),
+            ("live_activity.attributes", "is missing: it names the activity to start"),
             (
                 "live_activity.alert",
-                "is missing: who is started an activity is told; give it here or as `notification`",
+                "is missing: the start of an activity alerts the user; give it here or as `notification`",
             ),
         ],
     ),
     (
         activity(content_state=None),
-        [("live_activity.content_state", "is missing: it is what the activity shows after `update`")],
+        [("live_activity.content_state", "is missing: it is the content that the activity shows after `update`")],
     ),
     (
         activity(attributes={}, attributes_type="A", input_push_token=True, dismissal_date="2026-12-01T09:00:00Z"),
@@ -448,10 +448,10 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
         [
             (
                 "live_activity.input_push_token",
-                "either this or `input_push_channel`: it is updated by the one or the other",
+                "excludes `input_push_channel`: one of them updates the activity",
             ),
-            ("live_activity.alert", "is said twice: here and by `notification`"),
-            ("live_activity", "is seen: leave out `silent`"),
+            ("live_activity.alert", "is given twice: here and in `notification`"),
+            ("live_activity", "is visible: omit `silent`"),
             ("silent", "a silent push shows nothing: leave out `silent`, or `title` of `notification`"),
         ],
     ),
@@ -460,7 +460,7 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
         [
             (
                 "live_activity",
-                "its alert has `title`, `body`, `sound` of the notification: leave out `badge`, `thread`",
+                "its alert uses only `title`, `body`, `sound` of the notification: omit `badge`, `thread`",
             )
         ],
     ),
@@ -554,16 +554,16 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
     (push(to={"devices": {}}), [("to.devices", "expected a list, found an object")]),
     (
         push(to={"devices": ["d"] * 51}),
-        [("to.devices", "holds 51 devices, at most 50 are taken in one call")],
+        [("to.devices", "has 51 devices; one call may have 50")],
     ),
     (
         push(to={"tokens": [TOKEN], "all": True}),
-        [("to", f"holds exactly one of {WAYS}; found `tokens`, `all`")],
+        [("to", f"may have only one of {WAYS}; found `tokens`, `all`")],
     ),
     (
         push(to={"devices": ["d"], "where": "tags.", "topic": None}),
         [
-            ("to", f"holds exactly one of {WAYS}; found `devices`, `where`"),
+            ("to", f"may have only one of {WAYS}; found `devices`, `where`"),
             ("to.where", "column 6: expected the name of a tag after `tags.`, found the end; or write tags['..']"),
         ],
     ),

@@ -97,7 +97,7 @@ def test_every_fault_of_a_query_is_named() -> None:
         ("outcome", "must be one of sent, failed"),
         ("limit", "must be a whole number from 1 to 1,000"),
         ("limit", "is given more than once"),
-        ("cursor", "must not be empty: leave it out"),
+        ("cursor", "must not be empty: omit it instead"),
         ("outcom", "unknown query parameter; known here: outcome, cursor, limit"),
         ("?", "unknown query parameter; known here: outcome, cursor, limit"),
     ]

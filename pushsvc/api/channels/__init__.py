@@ -1,1 +1,1 @@
-"""Broadcast channels of APNs by HTTP."""
+"""Broadcast channels of APNs over HTTP."""

@@ -23,7 +23,7 @@ def _channel_id(text: str) -> str:
 
 _ID: Final = PathParam("id", "The id of the channel, percent-encoded.", {"type": "string", "minLength": 1}, _channel_id)
 _ASKED: Final = (Conflict, BadGateway)
-"""Of calls that ask a provider."""
+"""The refusals of calls that send a request to a provider."""
 _call: Final = partial(Call, scopes=("push", "admin"), raises=_ASKED)
 
 CALLS: Final = (

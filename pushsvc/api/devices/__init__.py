@@ -1,1 +1,1 @@
-"""Devices, users, topics, suppressions and pruned tokens by HTTP."""
+"""Devices, users, topics, suppressions and pruned tokens over HTTP."""

@@ -1,4 +1,4 @@
-"""The calls about devices, their users and their topics, and those that undo prunes and suppressions."""
+"""The handlers for devices, their users and topics, and for undoing prunes and suppressions."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .document import DeviceList, DevicePage, Erased, ErasedParts, RegisteredDev
 from .tombstones import MOST, Restored
 
 _LOOKS: Final = 20
-"""Pages of the registry that one call looks at: a filter that fits few answers with a cursor, not with silence."""
+"""Pages of the registry that one call reads: a filter that matches few devices returns early with a cursor."""
 _PLACE: Final = re.compile(r"[0-9]{1,15}(:[0-9]{1,15})?")
 
 
 async def put_device(ports: ApiPorts, request: Request, device: Device) -> Reply:
-    """201 where the device is new, else 200."""
+    """Register or refresh a device: 201 for a new one, otherwise 200."""
     try:
         kept, new = await ports.registry.put(request.app.name, device)
     except UserFull:
-        fault = Fault("user", f"has {MOST_OF_USER:,} devices already; leave `user` out where it names no person")
+        fault = Fault("user", f"has {MOST_OF_USER:,} devices already; omit `user` unless it is one person")
         raise InvalidRequest(faults=[fault]) from None
     if new:
         return Reply(shown(kept, ports.addresses), 201, {"Location": request.url.raw_path})
@@ -36,11 +36,11 @@ async def put_device(ports: ApiPorts, request: Request, device: Device) -> Reply
 
 
 async def get_devices(ports: ApiPorts, request: Request) -> Reply:
-    """A page of devices, of at most `_LOOKS` pages of the registry."""
+    """Return a page of devices, from at most `_LOOKS` pages of the registry."""
     app, query = request.app.name, request.params
     cursor, topic = query["cursor"] or "", query["topic"]
     if cursor and not _PLACE.fullmatch(cursor):
-        raise InvalidRequest(faults=[Fault("cursor", "is not a cursor that an earlier page has given")])
+        raise InvalidRequest(faults=[Fault("cursor", "is not the cursor of an earlier page")])
     if topic is not None and (fault := name_fault(topic)) is not None:
         raise InvalidRequest("The query parameters do not validate.", faults=[Fault("topic", fault)])
     found: list[RegisteredDevice] = []
@@ -64,7 +64,7 @@ async def get_devices(ports: ApiPorts, request: Request) -> Reply:
 
 
 async def get_device(ports: ApiPorts, request: Request) -> Reply:
-    """One device."""
+    """Return a device."""
     device = await ports.registry.get(request.app.name, request.params["device_id"])
     if device is None:
         raise _no_device()
@@ -79,7 +79,7 @@ async def delete_device(ports: ApiPorts, request: Request) -> Reply:
 
 
 async def get_user_devices(ports: ApiPorts, request: Request) -> Reply:
-    """The devices of a user."""
+    """Return the devices of a user."""
     devices = await ports.registry.of_user(request.app.name, request.params["user"])
     return Reply(DeviceList([shown(device, ports.addresses) for device in devices]))
 
@@ -93,31 +93,31 @@ async def delete_user(ports: ApiPorts, request: Request) -> Reply:
 
 
 async def put_subscription(ports: ApiPorts, request: Request) -> Reply:
-    """Subscribe a device to a topic, also where it is subscribed already."""
+    """Subscribe a device to a topic. A repeat changes nothing."""
     try:
         known = await ports.registry.subscribe(request.app.name, request.params["topic"], request.params["device_id"])
     except TopicsFull as error:
-        raise InvalidRequest(faults=[Fault("topic", f"is one too many: {error}")]) from None
+        raise InvalidRequest(faults=[Fault("topic", f"is more than allowed: {error}")]) from None
     if not known:
         raise _no_device()
     return NO_CONTENT
 
 
 async def delete_subscription(ports: ApiPorts, request: Request) -> Reply:
-    """Unsubscribe a device from a topic, also where it is not subscribed."""
+    """Unsubscribe a device from a topic. A repeat changes nothing."""
     await ports.registry.unsubscribe(request.app.name, request.params["topic"], request.params["device_id"])
     return NO_CONTENT
 
 
 async def get_topics(ports: ApiPorts, request: Request) -> Reply:
-    """A page of topics with their sizes."""
+    """Return a page of topics with their sizes."""
     query = request.params
     found, more = await ports.registry.topics(request.app.name, after=query["cursor"] or "", limit=query["limit"])
     return Reply(TopicPage([Topic(name, size) for name, size in found], more))
 
 
 async def get_topic(ports: ApiPorts, request: Request) -> Reply:
-    """The size of a topic."""
+    """Return the size of a topic."""
     topic = request.params["topic"]
     size = await ports.registry.topic_size(request.app.name, topic)
     if size is None:
@@ -126,7 +126,7 @@ async def get_topic(ports: ApiPorts, request: Request) -> Reply:
 
 
 async def post_restore(ports: ApiPorts, request: Request, asked: tuple[PrunedFilter, bool]) -> Reply:
-    """Restore pruned devices, and count those that are left; a dry run only counts."""
+    """Restore pruned devices, and count those that are left. A dry run only counts."""
     which, dry_run = asked
     app = request.app.name
     restored = 0 if dry_run else await ports.registry.restore(app, which, limit=MOST)

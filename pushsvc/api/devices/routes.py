@@ -1,4 +1,4 @@
-"""The rows of the calls about devices, their users and their topics, and those that undo prunes and suppressions."""
+"""The rows of the calls about devices, their users and topics, and those that undo prunes and suppressions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _name(text: str) -> str:
 _SHAPE: Final = {"type": "string", "minLength": 1, "maxLength": MAX_NAME}
 _DEVICE: Final = PathParam("device_id", "The id of the device, chosen by the caller.", _SHAPE, _name)
 _NEW_DEVICE: Final = PathParam(_DEVICE.name, _DEVICE.description, _SHAPE)
-"""Judged with the document, so that all faults are named at once."""
+"""Validated with the document, so that all faults are named at once."""
 _USER: Final = PathParam("user", "The id of the user.", _SHAPE, _name)
 _TOPIC: Final = PathParam("topic", "The name of the topic.", _SHAPE, _name)
 _PLATFORM: Final = PathParam("platform", "The platform: `apns` or `fcm`.", _SHAPE)

@@ -1,4 +1,4 @@
-"""What `POST /v1/devices/restore` takes and answers. Pure."""
+"""The documents of `POST /v1/devices/restore`. Pure."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ from ..http.refusal import read_document
 from ..letters.document import Text
 
 MOST: Final = 10_000
-"""Devices that one call restores at most: it answers within seconds."""
+"""The maximum number of devices that one call restores, so that it answers within seconds."""
 
 
 class RestoreDocument(Struct, forbid_unknown_fields=True):
-    """Which pruned devices to restore; what is left out does not narrow."""
+    """Selects pruned devices to restore; a field that is left out does not narrow."""
 
     platform: Annotated[Text | None, Meta(examples=["apns", "fcm"])] = None
-    reason: Annotated[Text | None, Meta(description="Those that were pruned for this reason.")] = None
-    since: Annotated[Instant | None, Meta(description="Those that were pruned by an answer of then or later.")] = None
-    until: Annotated[Instant | None, Meta(description="Those that were pruned by an answer before then.")] = None
-    dry_run: Annotated[bool | None, Meta(description="Only count them.")] = None
+    reason: Annotated[Text | None, Meta(description="Only devices that were pruned for this reason.")] = None
+    since: Annotated[Instant | None, Meta(description="Only devices pruned by an answer at this instant or later.")] = (
+        None
+    )
+    until: Annotated[Instant | None, Meta(description="Only devices pruned by an answer before this instant.")] = None
+    dry_run: Annotated[bool | None, Meta(description="Only count the devices.")] = None
 
 
 class Restored(Struct, frozen=True):
-    """What was restored. While `left` is more than 0, the same call restores more."""
+    """The result of a restore. While `left` is more than 0, a repeat of the call restores more."""
 
     restored: int
-    left: Annotated[int, Meta(description="Pruned devices that the filter means and that are still pruned.")]
+    left: Annotated[int, Meta(description="The number of matching devices that are still pruned.")]
 
 
 def read_restore(body: bytes) -> tuple[PrunedFilter, bool]:
-    """The filter, and whether it is a dry run. Raises `MalformedBody`, or `InvalidRequest` with every fault."""
+    """Return the filter, and whether it is a dry run. Raises `MalformedBody`, or `InvalidRequest` with every fault."""
     asked = read_document(body, RestoreDocument)
     since, until = (None if text is None else parse_instant(text) for text in (asked.since, asked.until))
     return PrunedFilter(asked.platform or "", asked.reason or "", since, until), asked.dry_run or False

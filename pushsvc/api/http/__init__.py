@@ -1,1 +1,1 @@
-"""What every call of the API shares: who calls, body, parameters, refusals as problem documents, connections."""
+"""What all calls of the API share: authentication, body, parameters, refusals as problem documents, connections."""

@@ -1,8 +1,8 @@
-"""Who calls, and what they may: `Authorization: Bearer <key>` against the SHA-256 of the known keys.
+"""Authentication and authorisation: `Authorization: Bearer <key>` against the SHA-256 of the known keys.
 
-A key is looked up by its hash, never compared, so the time that it takes says nothing about how much of it was right.
-Keys of the configuration are in memory; others are asked of the `KeyRing`, whose answers, also the negative ones, are
-believed for a few seconds.
+A key is looked up by its hash and never compared, so the time that it takes reveals nothing about the key. Keys of the
+configuration are in memory; others are looked up in the `KeyRing`, whose answers, including negative ones, are used for
+a few seconds.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ...model.access import ApiKey, Scope
 from ...ports.keyring import KeyRing
 from ..call import Call
 from ..ports import ServedApp
-from .exchange import NOBODY, STRANGER, Caller
+from .exchange import KEYLESS, UNTRUSTED, Caller
 from .problems import APP, Challenge
 
 REALM: Final = 'Bearer realm="pushsvc"'
 
 
 class NoKey(Challenge, Unauthorized):
-    """No key, or none that is known."""
+    """There is no key, or it is not known."""
 
     def __init__(self, detail: str, *, challenge: str = REALM) -> None:
         super().__init__(detail)
@@ -34,7 +34,7 @@ class NoKey(Challenge, Unauthorized):
 
 
 class MissingScope(Challenge, Forbidden):
-    """The key is known and may not do this."""
+    """The key is known but lacks the scope."""
 
     def __init__(self, needed: tuple[Scope, ...], key: ApiKey) -> None:
         wanted = " or ".join(f"`{scope}`" for scope in needed)
@@ -44,10 +44,10 @@ class MissingScope(Challenge, Forbidden):
 
 
 class Authentication(Protocol):
-    """A way to tell who calls."""
+    """A way to authenticate callers."""
 
     async def caller(self, request: web.Request) -> Caller:
-        """Who sent the request. Raises `Unauthorized` with its challenge."""
+        """Return the caller of a request. Raises `Unauthorized` with its challenge."""
         ...
 
 
@@ -77,7 +77,7 @@ class BearerKeys:
         self._cache: dict[str, _Known] = {}
 
     async def caller(self, request: web.Request) -> Caller:
-        """The owner of the request's key. Raises `Unauthorized` with its challenge."""
+        """Return the owner of the request's key. Raises `Unauthorized` with its challenge."""
         scheme, _, text = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         text = text.strip()
         if not text or scheme.lower() != "bearer":
@@ -104,7 +104,7 @@ class BearerKeys:
         if known is not None and known.until > now:
             return known.key
         key = await self._ring.find(sha256)
-        # Oldest first out: a flood of unknown keys costs look-ups, not memory.
+        # The oldest first: a flood of unknown keys costs look-ups, not memory.
         self._cache.pop(sha256, None)
         while len(self._cache) >= self._cache_size:
             del self._cache[next(iter(self._cache))]
@@ -113,19 +113,19 @@ class BearerKeys:
 
 
 async def admit(call: Call, request: web.Request, authentication: Authentication, *, public: bool) -> Caller:
-    """Who makes the call, if they may: `NOBODY` and `STRANGER` where the call lets others in. `public`: figures and
-    details of the service need no key. Raises what refuses the caller."""
+    """Return the caller if the call is allowed: `KEYLESS` or `UNTRUSTED` where it needs no key. Raises the refusal
+    otherwise. `public`: figures and details of the service need no key."""
     if not call.scopes or (public and not call.keyed):
-        return NOBODY
+        return KEYLESS
     try:
         caller = await authentication.caller(request)
         request[APP] = caller.app.name
-        held = caller.key.scopes
+        scopes = caller.key.scopes
         for scope in call.scopes:
-            if scope in held:
+            if scope in scopes:
                 return caller
         raise MissingScope(call.scopes, caller.key)
     except (RequestError, StoreUnavailable):
         if call.others == "answered":
-            return STRANGER
+            return UNTRUSTED
         raise

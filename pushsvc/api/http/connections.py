@@ -1,12 +1,12 @@
-"""Connections of the server: problem documents for what cannot be read, and bounds on what a stranger can hold.
+"""Connections of the server: problem documents for unreadable requests, and bounds on what strangers can occupy.
 
-A connection costs a file descriptor, and opening one needs no key. So those that have sent no whole request are closed
-after `first_request` seconds, and there are never more than `most`: the next one takes the place of the one that has
-been idle longest, silent ones first. Nothing is done for this while there is room: who is idle is only looked for when
-there is none, an eighth of all at once.
+A connection costs a file descriptor, and opening one needs no key. So connections without a complete request are closed
+after `first_request` seconds, and there are never more than `most`: a further one replaces the one that has been idle
+longest, beginning with those that never sent a request. Nothing is done for this while there is room; idle connections
+are only searched when there is none, and an eighth of all is then closed at once.
 
-What arrives of a body after its answer is read and thrown away (so that the client reads the answer before the
-connection goes), but only for a moment and not without end.
+What arrives of a body after its answer is read and discarded, so that the client reads the answer before the connection
+is closed, but only for a limited time and size.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _log: FilteringBoundLogger = structlog.get_logger("intake")
 _receive: Final = web.RequestHandler.data_received
 
 _LINGER: Final = 5.0
-"""Seconds for which what is left of a body is read after its answer."""
+"""Seconds for which the rest of a body is read after its answer."""
 _REPORT_EVERY: Final = 60.0
-"""Seconds between two lines about a server that is full."""
+"""Seconds between two log lines about a full server."""
 
 
 def most_connections(asked: int) -> int:
-    """Return the bound on connections: as asked, but leaving descriptors for the store and the log."""
+    """Return the bound on connections: the configured one, but leaving descriptors for the store and the log."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return asked if soft == resource.RLIM_INFINITY else max(1, min(asked, soft * 3 // 4))
 
@@ -53,22 +53,23 @@ class Connections:
         return len(self._open)
 
     def make(self) -> Connection:
-        """The protocol of a new connection."""
+        """Return the protocol of a new connection."""
         return Connection(self, self._server, self._config)
 
     def opened(self, connection: Connection) -> None:
-        """A connection was made: it may close others, or itself."""
+        """Register a new connection, which may close others, or itself."""
         self._open[connection] = None
         if len(self._open) > self._most:
             self._make_room(connection)
 
     def closed(self, connection: Connection) -> None:
-        """A connection is gone."""
+        """Unregister a connection."""
         self._open.pop(connection, None)
 
     def _make_room(self, newest: Connection) -> None:
         idle = [each for each in self._open if each is not newest and each.idle]
-        # Sorting is stable and the dictionary in the order of opening: of the silent ones the oldest goes first.
+        # Sorting is stable and the dictionary is in the order of opening: of the silent connections the oldest is
+        # closed first.
         idle.sort(key=lambda each: each.idle_since)
         going = idle[: max(1, self._most // 8)] or [newest]
         now = asyncio.get_running_loop().time()
@@ -78,7 +79,7 @@ class Connections:
                 "connections_full",
                 most=self._most,
                 idle=len(idle),
-                remedy="raise server.max_connections and the limit of open files (ulimit -n), or keep strangers out",
+                remedy="raise server.max_connections and the limit of open files (ulimit -n), or restrict access",
             )
         for each in going:
             self._open.pop(each, None)
@@ -86,7 +87,7 @@ class Connections:
 
 
 class Connection(web.RequestHandler):
-    """One connection."""
+    """A connection of the server."""
 
     __slots__ = ("_connections", "_first_request", "_left", "_linger", "_unread")
 
@@ -95,7 +96,7 @@ class Connection(web.RequestHandler):
             server,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=config.keepalive_timeout,
-            access_log=None,  # type: ignore[arg-type]  # as aiohttp's own runners pass it
+            access_log=None,  # the same as aiohttp's own runners pass
             lingering_time=_LINGER,
             auto_decompress=False,
         )
@@ -107,12 +108,12 @@ class Connection(web.RequestHandler):
 
     @property
     def idle(self) -> bool:
-        """It waits for a request, or for the rest of one's headers."""
+        """Whether it waits for a request, or for the rest of a request's headers."""
         return self._waiter is not None and not self._messages
 
     @property
     def idle_since(self) -> float:
-        """By the loop's clock; of a connection that never sent a request it is before all others."""
+        """Since when it is idle, by the loop's clock; a connection that never sent a request is before all others."""
         return self._next_keepalive_close_time - self._keepalive_timeout if self._request_count else 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -136,7 +137,7 @@ class Connection(web.RequestHandler):
         _receive(self, data)
 
     def leave(self, body: StreamReader) -> None:
-        """A request was answered whose body nobody will read: take a bounded rest of it."""
+        """Read and discard a bounded rest of the body of a request that was answered."""
         self._unread, self._left = body, self._linger
 
     def _close_silent(self) -> None:
@@ -144,7 +145,7 @@ class Connection(web.RequestHandler):
             self.force_close()
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """aiohttp logs a traceback here, also for what a client sent: that is worth a line for debugging only."""
+        """Log errors that a client caused only for debugging, where aiohttp would log a traceback."""
         error = kw.get("exc_info")
         if isinstance(error, web.RequestPayloadError | HttpProcessingError | ConnectionError):
             _log.debug("unreadable", error=type(error).__name__)
@@ -159,7 +160,7 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
-            # A part of an answer is out already: nothing can be said any more.
+            # A part of an answer was sent already, so no other can be.
             raise ConnectionError
         request_id = new_request_id()
         if status < 500:

@@ -1,4 +1,4 @@
-"""How deeply the JSON that passes through untouched may be nested. Pure."""
+"""The bound on the nesting of JSON that is passed to providers. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MAX_DEPTH: Final = 100
 
 
 def too_deep(value: Any) -> bool:
-    """Whether lists and objects are nested more than `MAX_DEPTH` levels."""
+    """Return whether lists and objects are nested more than `MAX_DEPTH` levels."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [
@@ -24,5 +24,5 @@ def too_deep(value: Any) -> bool:
 
 
 def depth_fault(value: Any) -> str | None:
-    """Return what is wrong with how deeply it is nested, or None."""
+    """Return what is wrong with the nesting of a value, or None."""
     return f"is nested more than {MAX_DEPTH} levels deep" if too_deep(value) else None

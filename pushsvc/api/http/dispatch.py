@@ -1,9 +1,9 @@
-"""Every call takes the same way in, as its row of the route table has it; a handler has no other door.
+"""Processes every request in the same steps, as its row of the route table defines.
 
-    who calls -> scope -> limits -> parameters -> body -> repeat of a first call? -> document -> handler -> answer
+    authentication -> scope -> limits -> parameters -> body -> repeat of a first call? -> document -> handler -> answer
 
-What is not as the row says is refused on the way, and the handler is given values: the request without HTTP, and the
-document. Its reply is sent with the media type and the headers that the row has for its status.
+A step refuses what the row does not allow, and the handler receives values: the request without HTTP, and the document.
+Its reply is sent with the media type and the headers of the row for its status.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class CallDispatcher:
-    """The way of all calls to their handlers."""
+    """Calls the handlers of all calls."""
 
     def __init__(self, ports: ApiPorts, apps: Mapping[str, ApiApp], *, public: bool) -> None:
         self._ports = ports
@@ -52,7 +52,7 @@ class CallDispatcher:
         self._limits = ApiLimits(ports.limiter, rates, monotonic=ports.monotonic) if ports.limiter is not None else None
 
     def endpoint(self, call: Call) -> Callable[[web.Request], Awaitable[web.Response]]:
-        """The call as the router knows it."""
+        """Return the request handler of a call, for aiohttp's router."""
         return partial(self._answer, call, {answer.status: _head(answer) for answer in call.answers})
 
     async def _answer(self, call: Call, heads: Mapping[int, dict[str, str]], request: web.Request) -> web.Response:
@@ -63,7 +63,7 @@ class CallDispatcher:
         elif call.many:
             reply = await self._perform(call, request, caller, limits)
         else:
-            # Before its body is read: who is over the limit costs next to nothing.
+            # Before its body is read: a caller over the limit costs next to nothing.
             perform = partial(self._perform, call, request, caller)
             reply = await limits.counted(caller.key, 1, perform)
         head = heads[reply.status]
@@ -79,7 +79,7 @@ class CallDispatcher:
     async def _perform(
         self, call: Call, request: web.Request, caller: Caller, limits: ApiLimits | None = None
     ) -> Reply:
-        """What the handler replies, after all is read. With `limits` the documents of a batch are counted."""
+        """Read the request and return the handler's reply. With `limits` the documents of a batch are counted."""
         ports = self._ports
         params, body, lines = await receive(call, request, ports.config)
         key: bytes | None = params.get(IDEMPOTENCY_KEY.name)
@@ -107,7 +107,7 @@ class CallDispatcher:
 
 
 def _head(answer: Answer) -> dict[str, str]:
-    """The headers that every answer of this kind has."""
+    """Return the headers of every answer of this kind."""
     head: dict[str, str] = {hdrs.SERVER: SERVER}
     if answer.status != 204:
         head[hdrs.CONTENT_TYPE] = answer.media

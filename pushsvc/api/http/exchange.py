@@ -1,4 +1,4 @@
-"""A request as its handler sees it, and what the handler replies. The dispatcher makes the one and sends the other."""
+"""A request as its handler sees it, and the handler's reply."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ from .idempotency import Once
 
 
 class Caller(Struct, frozen=True):
-    """Who calls: an app, and the key that was shown."""
+    """The caller: an app and its key."""
 
     app: ServedApp
     key: ApiKey
     trusted: bool = True
-    """Whether it has a scope of the call; without one it is let in only where a call answers others less."""
+    """Whether the key has a scope of the call. A caller without one is only admitted where a call then answers less."""
 
 
-NOBODY: Final = Caller(NO_APP, ApiKey("", "", "", ()))
-"""Who showed no key, where none is asked for."""
-STRANGER: Final = Caller(NO_APP, NOBODY.key, trusted=False)
-"""Who showed no key that is good for the call, where others are answered less."""
+KEYLESS: Final = Caller(NO_APP, ApiKey("", "", "", ()))
+"""A caller without a key, where none is needed."""
+UNTRUSTED: Final = Caller(NO_APP, KEYLESS.key, trusted=False)
+"""A caller without a valid key, where a call then answers less."""
 
 
 class Request(Struct, frozen=True):
-    """A request that was let in, read and found right."""
+    """A request that was admitted, read and validated."""
 
     app: ServedApp
-    """The app of the caller; `NO_APP` only of calls that can be made without a key."""
+    """The app of the caller; `NO_APP` only for calls that need no key."""
     params: Mapping[str, Any]
     """The values of the path, the query and the declared headers, by name."""
     url: URL
     now: int
-    """Unix milliseconds, when all of it had arrived."""
+    """When the request had arrived completely, in Unix ms."""
     gone: Callable[[], bool]
-    """Whether the client has closed its connection."""
+    """Returns whether the client has closed its connection."""
     trusted: bool = True
-    """Whether the caller may see what the scopes of the call are for; False only where a call answers others less."""
+    """Whether the caller may see everything; False only where a call answers less."""
     once: Once | None = None
-    """The idempotency key under which the call is made."""
+    """The idempotency key of the call."""
     lines: bool = False
-    """Whether the body has a document a line."""
+    """Whether the body has one document a line."""
 
 
 class Reply(Struct, frozen=True):
-    """What a handler answers with. The route table has the media type and the headers of each status."""
+    """A handler's reply. The route table has the media type and the headers of each status."""
 
     body: bytes | Struct | None = None
-    """A struct is sent as JSON, bytes as they are."""
+    """The body: a struct is sent as JSON, bytes as they are."""
     status: int = 200
     headers: Mapping[str, str] = {}
     refused: int = 0
-    """How many pushes of the call were refused: they do not count against its limits."""
+    """The number of refused pushes of the call, which do not count against its limits."""
     repeated: bool = False
-    """Whether it repeats the answer to an earlier call with the same idempotency key: then nothing counts."""
+    """Whether it repeats the answer to an earlier call with the same idempotency key, so that nothing counts."""
 
 
 NO_CONTENT: Final = Reply(status=204)

@@ -1,9 +1,9 @@
-"""What a request brings: its parameters, and its body, of a type and coding that are taken, whole, and never larger
-than allowed.
+"""Reads the parameters and the body of a request, and refuses bodies of other types or codings and those that are too
+large.
 
-aiohttp would inflate what it parses, also what nobody reads: a stranger's megabyte would become a gigabyte of work
-after the 401. So its parser passes bodies on as they come, and they are inflated here, after the key was looked at:
-piece by piece with a turn for other requests between two, no further than the limit, and only if the end is there. RFC
+aiohttp would inflate every body that it parses, including those that are never used: a stranger's megabyte would become
+a gigabyte of work after the 401. So its parser passes bodies on as they are, and they are inflated here after
+authentication: in pieces between which other requests run, no further than the limit, and only if the end is there. RFC
 1952 ends a member with its CRC32 and size; a body without them was cut off, and nothing of it is accepted.
 """
 
@@ -23,20 +23,17 @@ from .params import JSON, read_path, read_query
 from .problems import ACCEPT_ENCODING, ClientGone, UnsupportedCoding, UnsupportedMediaType, body_error
 
 CURL_DEFAULT: Final = "application/x-www-form-urlencoded"
-"""The type that `curl -d` sends unless it is given another. It is taken as JSON, so that a first try works."""
+"""The default type of `curl -d`. It is treated as JSON, so that a first try works."""
 
 _PIECE: Final = 256 * 1024
-"""Bytes that are inflated before other requests have their turn: about a millisecond."""
+"""Bytes that are inflated before other requests run: about a millisecond."""
 _MEMBERS: Final = 256
-"""Members of one gzip body; `bgzip` makes one of each 64 KB."""
+"""The maximum number of members of one gzip body; `bgzip` makes one of each 64 KB."""
 
 
 async def receive(call: Call, request: web.Request, config: ApiConfig) -> tuple[dict[str, Any], bytes, bool]:
-    """All that the request brings, as the row of its call has it: the values of the path, the query and the declared
-    headers, by name; the body; and whether the body has a document a line.
-
-    Raises `InvalidRequest` or `NotFound` for parameters, `UnsupportedMediaType`, and what reading the body raises.
-    """
+    """Return the values of path, query and declared headers by name, the body, and whether it has one document a line.
+    Raises `InvalidRequest` or `NotFound` for parameters, `UnsupportedMediaType`, and what reading the body raises."""
     params: dict[str, Any] = {}
     query = request.query_string
     if (query or call.params) and call.keyed:
@@ -48,7 +45,7 @@ async def receive(call: Call, request: web.Request, config: ApiConfig) -> tuple[
         return params, b"", False
     lines = bool(document.lines) and request.content_type == document.lines
     headers = request.headers
-    # The common value first: parsing each is what it would cost.
+    # The common value first, because parsing each would be slower.
     if not lines and headers.get(hdrs.CONTENT_TYPE) != JSON:
         _check_type(request)
     for param in call.headers:
@@ -58,7 +55,7 @@ async def receive(call: Call, request: web.Request, config: ApiConfig) -> tuple[
 
 
 def _check_type(request: web.Request) -> None:
-    """Raises `UnsupportedMediaType` for what is not JSON."""
+    """Raise `UnsupportedMediaType` for a body that is not JSON."""
     if request.headers.get(hdrs.CONTENT_TYPE) is not None:
         kind, charset = request.content_type, request.charset
         if kind not in (JSON, CURL_DEFAULT) and not (kind.startswith("application/") and kind.endswith("+json")):
@@ -70,10 +67,8 @@ def _check_type(request: web.Request) -> None:
 
 
 async def _read_body(request: web.Request, config: ApiConfig) -> bytes:
-    """The whole body, inflated.
-
-    Raises `ContentTooLarge`, `UnsupportedCoding`, `RequestTimeout`, `MalformedBody` or `ClientGone`.
-    """
+    """Return the whole body, inflated. Raises `ContentTooLarge`, `UnsupportedCoding`, `RequestTimeout`, `MalformedBody`
+    or `ClientGone`."""
     limit = config.body_limit
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
@@ -101,19 +96,20 @@ async def _read(request: web.Request, config: ApiConfig) -> bytes:
 
 
 def _coding_of(header: str) -> str | None:
-    """The coding that `Content-Encoding` names; None for none. Raises `UnsupportedCoding`."""
+    """Return the coding that `Content-Encoding` names, or None. Raises `UnsupportedCoding`."""
     named = [name for part in header.split(",") if (name := part.strip().lower()) not in ("", "identity")]
     if not named:
         return None
     coding = named[0].removeprefix("x-")
     if len(named) > 1 or coding not in ACCEPT_ENCODING.split(", "):
         shown = header if header.isprintable() and len(header) <= 40 else "that"
-        raise UnsupportedCoding(f"The Content-Encoding {shown} is not taken: send gzip, deflate, or leave it out.")
+        raise UnsupportedCoding(f"The Content-Encoding {shown} is not supported: send gzip, deflate or none.")
     return coding
 
 
 async def _inflate(body: bytes, coding: str, limit: int) -> bytes:
-    """What was compressed. Raises `MalformedBody` where it is broken or cut off, `ContentTooLarge` above the limit."""
+    """Return the inflated body. Raises `MalformedBody` where it is broken or cut off, `ContentTooLarge` above the
+    limit."""
     found: list[bytes] = []
     size = members = 0
     while body or not members:
@@ -131,7 +127,7 @@ async def _inflate(body: bytes, coding: str, limit: int) -> bytes:
             if size > limit:
                 raise _too_large(limit)
             if not piece and not body and not inflater.eof:
-                raise MalformedBody(f"The {coding} data end before their end: the body was cut off.")
+                raise MalformedBody(f"The {coding} data are incomplete: the body was cut off.")
             await asyncio.sleep(0)
         body = inflater.unused_data
         members += 1
@@ -139,7 +135,7 @@ async def _inflate(body: bytes, coding: str, limit: int) -> bytes:
 
 
 def _window(body: bytes, coding: str) -> int:
-    """zlib's `wbits`. Many clients send deflate without the zlib header that RFC 9110 asks for."""
+    """Return the `wbits` of zlib. Many clients send deflate without the zlib header that RFC 9110 requires."""
     if coding == "gzip":
         return zlib.MAX_WBITS | 16
     return zlib.MAX_WBITS if body[:1] and body[0] & 0x0F == 8 else -zlib.MAX_WBITS

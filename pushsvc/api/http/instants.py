@@ -1,4 +1,4 @@
-"""Instants as callers write them, RFC 3339 with an offset; within, they are Unix milliseconds. Pure."""
+"""Instants of callers, in RFC 3339 with an offset; internally they are in Unix ms. Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ...model import instants
 from ...model.instants import RFC3339
 
 DAYS_AHEAD: Final = 366
-"""How far ahead a push may be scheduled: a year, whichever it is."""
+"""How far ahead a push may be scheduled: a year, including leap years."""
 
 _LOST_PLUS: Final = re.compile(r" (?=\d\d:\d\d\Z)", re.ASCII)
-"""A bare `+` in a query is a space to whoever reads it."""
+"""A bare `+` in a query is decoded as a space."""
 
 
 def parse_instant(text: str) -> int:
@@ -26,7 +26,7 @@ def parse_instant(text: str) -> int:
 
 
 def instant_fault(text: str) -> str | None:
-    """What is wrong with an instant as callers write it, or None."""
+    """Return what is wrong with a caller's instant, or None."""
     try:
         parse_instant(text)
     except ValueError as error:
@@ -42,10 +42,8 @@ Instant = Annotated[
 
 
 def parse_send_at(text: str, now: int) -> int | None:
-    """When a push is to be sent; None for at once, which an instant that has passed means too.
-
-    Raises `ValueError` with what is wrong.
-    """
+    """Return when a push is to be sent, in Unix ms, or None for at once, which an instant in the past means too. Raises
+    `ValueError` with what is wrong."""
     at = parse_instant(text)
     if at > now + DAYS_AHEAD * 86_400_000:
         raise ValueError(f"must not be more than {DAYS_AHEAD} days ahead")

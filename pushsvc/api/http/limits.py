@@ -1,10 +1,10 @@
-"""How many pushes an app and each of its keys may post: `limits.intake` and a key's `intake`, exact over all processes.
+"""The rate limits of an app and each of its keys (`limits.intake` and a key's `intake`), exact over all processes.
 
 Permits are leased from the bucket that the processes share, a little ahead of need, so that a busy app costs a round
-trip for many pushes and a slow one is counted push by push. A batch takes all its permits or none, and what was counted
-for a push that is then refused is given back: a refusal consumes nothing, so its `Retry-After` is the time at which the
-same call passes. What a bucket can never hold is refused for good. Who is refused is refused from memory until the
-bucket has enough again: a flood over the limit costs Redis next to nothing.
+trip for many pushes and a slow one is counted push by push. A batch takes all its permits or none, and permits of a
+push that is then refused are returned: a refusal consumes nothing, so its `Retry-After` is the time at which the same
+call succeeds. A number that the bucket can never have is refused permanently. After a refusal, further ones are made
+from memory until the bucket has enough again: a flood over the limit costs Redis next to nothing.
 """
 
 from __future__ import annotations
@@ -26,32 +26,30 @@ from .exchange import Reply
 from .problems import ClientGone
 
 MOST: Final = 1000
-"""Permits of one lease."""
+"""The maximum number of permits of one lease."""
 
 MOST_KEYS: Final = 4096
-"""Keys whose permits are in hand; who comes back after so many others leases anew."""
+"""Keys whose permits are in memory; a key that was dropped leases again."""
 
 
 class ApiLimits:
     """The limits of all apps and keys in this process. `monotonic` gives seconds."""
 
     def __init__(self, limiter: Limiter, rates: Mapping[str, Rate], *, monotonic: Callable[[], float]) -> None:
-        """`rates` are those of the apps; a key brings its own."""
+        """Create the limits. `rates` are those of the apps; a key has its own."""
         self._limiter = limiter
         self._monotonic = monotonic
         self._apps = {app: self._limit(app, "app", "intake", rate, "The app") for app, rate in rates.items()}
         self._keys: dict[str, _Limit] = {}
 
     async def counted(self, key: ApiKey, pushes: int, work: Callable[[], Awaitable[Reply]]) -> Reply:
-        """Count the pushes, then return what `work` replies. Those that it did not accept are given back.
-
-        Raises what `count` and the work raise.
-        """
+        """Count the pushes, then return what `work` replies, and return the permits of pushes that it did not accept.
+        Raises what `count` and the work raise."""
         await self.count(key, pushes)
         try:
             reply = await work()
         except ClientGone:
-            raise  # Perhaps after its push was accepted.
+            raise  # Its push may have been accepted.
         except Exception:
             await self.give_back(key, pushes)
             raise
@@ -59,11 +57,8 @@ class ApiLimits:
         return reply
 
     async def count(self, key: ApiKey, pushes: int = 1) -> None:
-        """Count `pushes` that are posted with the key, all or none.
-
-        Raises `TooManyRequests`, which names the limit, `ContentTooLarge` where this number can never pass, or
-        `StoreUnavailable` without Redis.
-        """
+        """Count `pushes` that are posted with the key, all or none. Raises `TooManyRequests`, which names the limit,
+        `ContentTooLarge` where this number can never pass, or `StoreUnavailable` without Redis."""
         limits = self._of(key)
         for limit in limits:
             limit.check(pushes)
@@ -78,13 +73,13 @@ class ApiLimits:
             raise
 
     async def give_back(self, key: ApiKey, pushes: int = 1) -> None:
-        """Give back the permits of pushes that were counted and then refused for another reason."""
+        """Return the permits of pushes that were counted and then refused for another reason."""
         if pushes:
             for limit in self._of(key):
                 await limit.give_back(pushes)
 
     def apply_to(self, key: ApiKey) -> bool:
-        """Return whether pushes that are posted with the key count against a limit."""
+        """Return whether pushes with the key count against a limit."""
         return key.intake is not None or key.app in self._apps
 
     def _of(self, key: ApiKey) -> list[_Limit]:
@@ -93,7 +88,7 @@ class ApiLimits:
         return own if app is None else [*own, app]
 
     def _of_key(self, key: ApiKey, rate: Rate) -> _Limit:
-        # By its hash: a key of the same name that is made after it was revoked begins with a full bucket.
+        # By its hash: a key of the same name that is made after a revocation begins with a full bucket.
         limit = self._keys.get(key.sha256)
         if limit is None or limit.rate != rate:
             while len(self._keys) >= MOST_KEYS:
@@ -109,7 +104,7 @@ class ApiLimits:
 
 
 class _Limit:
-    """The limit of one app or key, and the permits of it that are in hand."""
+    """The limit of one app or key, and its permits in memory."""
 
     def __init__(
         self,
@@ -130,14 +125,15 @@ class _Limit:
         self._permits = Permits(bucket.rate, most=MOST)
         self._interval = interval_of(bucket.rate) / US
         self._empty_at = float("-inf")
-        """When the bucket is, or was, empty: it holds a permit more with each interval after that."""
+        """When the bucket is, or was, empty: it gains a permit with each interval after that."""
         self._lock = asyncio.Lock()
 
     def check(self, count: int) -> None:
-        """Raises `ContentTooLarge` for what can never pass, and `TooManyRequests` for what is known not to pass yet."""
+        """Raise `ContentTooLarge` for a number that can never pass, and `TooManyRequests` for one that cannot pass
+        yet."""
         if count > self.rate.count:
             allowed = f"{self._whose} may post {self.rate.count:,} pushes in {self.rate.seconds} s ({self._limit})"
-            faults = [Fault("$", f"holds {count:,} pushes; {allowed}: split it")]
+            faults = [Fault("$", f"has {count:,} pushes; {allowed}: split it")]
             raise ContentTooLarge("The batch can never pass.", faults=faults)
         if self._left < count:
             self._refuse_while_empty(count)
@@ -146,13 +142,13 @@ class _Limit:
         if self._spend(count):
             return
         async with self._lock:
-            # Whoever had the lock before may have leased enough for both.
+            # The previous owner of the lock may have leased enough for both.
             while not self._spend(count):
                 self._refuse_while_empty(count)
                 await self._lease(count - self._left)
 
     async def give_back(self, count: int) -> None:
-        """What was taken is not used. Without Redis it is lost, which errs on the side of the limit."""
+        """Return unused permits. Without Redis they are lost, which errs on the side of the limit."""
         with suppress(StoreError):
             await self._limiter.lease(self._bucket, -count)
         self._empty_at -= count * self._interval

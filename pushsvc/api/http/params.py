@@ -1,5 +1,5 @@
-"""Parameters of the path, the query and the headers: declared once, read strictly, described in the OpenAPI document
-from the same declaration. Pure."""
+"""Parameters of the path, the query and the headers: declared once, validated strictly, and described in the OpenAPI
+document by the same declaration. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DIGITS: Final = re.compile(r"[0-9]{1,9}")
 
 
 class QueryParam(Struct, frozen=True):
-    """One query parameter. With `least` and `most` it is a whole number, else a text."""
+    """A query parameter. With `least` and `most` it is a whole number, otherwise a text."""
 
     name: str
     description: str
@@ -26,10 +26,10 @@ class QueryParam(Struct, frozen=True):
     most: int | None = None
     default: int | None = None
     length: int = 128
-    """Characters of a text, at most."""
+    """The maximum number of characters of a text."""
 
     def schema(self) -> dict[str, Any]:
-        """Its JSON Schema."""
+        """Return its JSON Schema."""
         if self.options:
             return {"type": "string", "enum": list(self.options)}
         if self.least is not None:
@@ -37,7 +37,7 @@ class QueryParam(Struct, frozen=True):
         return {"type": "string", "minLength": 1, "maxLength": self.length}
 
     def parse(self, text: str) -> str | int:
-        """Its value. Raises `ValueError` with what is wrong."""
+        """Return its value. Raises `ValueError` with what is wrong."""
         if self.least is not None and self.most is not None:
             if not _DIGITS.fullmatch(text) or not self.least <= int(text) <= self.most:
                 raise ValueError(f"must be a whole number from {self.least:,} to {self.most:,}")
@@ -46,48 +46,46 @@ class QueryParam(Struct, frozen=True):
             if text not in self.options:
                 raise ValueError("must be one of " + ", ".join(self.options))
         elif not text:
-            raise ValueError("must not be empty: leave it out")
+            raise ValueError("must not be empty: omit it instead")
         elif len(text) > self.length or not text.isprintable():
             raise ValueError(f"must be at most {self.length} printable characters")
         return text
 
 
 class PathParam(Struct, frozen=True):
-    """One name in the path."""
+    """A name in the path."""
 
     name: str
     description: str
     shape: Mapping[str, Any]
-    """Its JSON Schema."""
+    """The JSON Schema."""
     parse: Callable[[str], str] = str
-    """Its value. Raises `ValueError` with what is wrong, or `NotFound` where nothing can have such a name."""
+    """Returns its value. Raises `ValueError` with what is wrong, or `NotFound` where nothing can have such a name."""
 
     def schema(self) -> dict[str, Any]:
-        """Its JSON Schema."""
+        """Return its JSON Schema."""
         return dict(self.shape)
 
 
 class HeaderParam(Struct, frozen=True):
-    """One header that a call heeds. What is not sent has no value."""
+    """A header that a call uses. A header that was not sent has no value."""
 
     name: str
     description: str
     shape: Mapping[str, Any]
-    """Its JSON Schema."""
+    """The JSON Schema."""
     parse: Callable[[list[str]], Any]
-    """The value of what was sent, each time that the header stands there. Raises `InvalidRequest`."""
+    """Returns the value from every occurrence of the header. Raises `InvalidRequest`."""
 
     def schema(self) -> dict[str, Any]:
-        """Its JSON Schema."""
+        """Return its JSON Schema."""
         return dict(self.shape)
 
 
 def read_query(pairs: Iterable[tuple[str, str]], params: tuple[QueryParam, ...]) -> dict[str, Any]:
-    """The values by name, with the defaults of those that are not given (None for a text).
-
-    Raises `InvalidRequest` naming every fault. An unknown parameter is one: a mistyped `outcom=failed` that is
-    ignored would answer something else than was asked.
-    """
+    """Return the values by name, with the defaults of those that are not given (None for a text). Raises
+    `InvalidRequest` naming every fault. An unknown parameter is one: if a mistyped `outcom=failed` were ignored, the
+    answer would be to another question."""
     known = {param.name: param for param in params}
     values: dict[str, Any] = {}
     faults: list[Fault] = []
@@ -111,7 +109,7 @@ def read_query(pairs: Iterable[tuple[str, str]], params: tuple[QueryParam, ...])
 
 
 def read_path(given: Mapping[str, str], names: tuple[PathParam, ...]) -> dict[str, str]:
-    """The values by name. Raises `InvalidRequest` naming every fault, or what the names themselves raise."""
+    """Return the values by name. Raises `InvalidRequest` naming every fault, or what the parsers of the names raise."""
     values: dict[str, str] = {}
     faults: list[Fault] = []
     for name in names:

@@ -1,8 +1,6 @@
-"""`Prefer: wait=N` (RFC 7240): for how long a caller would rather wait for the end of its push than be told 202. Pure.
-
-A preference is no demand: one that is not known, or whose value makes no sense, is ignored
-(https://www.rfc-editor.org/rfc/rfc7240#section-2). So nothing here is ever refused.
-"""
+"""`Prefer: wait=N` (RFC 7240): how long a caller prefers to wait for the end of its push before a 202. Pure. An unknown
+preference, or one with an invalid value, is ignored (https://www.rfc-editor.org/rfc/rfc7240#section-2). So nothing here
+is ever refused."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from .params import HeaderParam
 HEADER: Final = "Prefer"
 APPLIED: Final = "Preference-Applied"
 LONGEST: Final = 30
-"""Seconds; who asks for more waits so long. Shorter than the patience of common proxies."""
+"""The longest wait in seconds, to which longer ones are reduced. It is shorter than the timeout of common proxies."""
 
 _NAMED: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _WORD: Final = rf'(?:{_NAMED}|"(?:[^"\\]|\\.)*")'
@@ -24,11 +22,12 @@ _PREFERENCE: Final = re.compile(
     rf"(?:[ \t]*;(?:[ \t]*{_NAMED}(?:[ \t]*=[ \t]*{_WORD})?)?)*[ \t]*(?:,|$)"
 )
 _NEXT: Final = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)*(?:,|$)')
-"""Up to the end of what is no preference."""
+"""The rest of a part that is not a preference."""
 
 
 def wait_of(headers: Iterable[str]) -> int | None:
-    """Seconds to wait, from the values of all `Prefer` headers in order; None where there is no such wish."""
+    """Return the seconds to wait, from the values of all `Prefer` headers in order, or None without such a
+    preference."""
     for text in headers:
         at = 0
         while at < len(text):
@@ -51,8 +50,8 @@ def _seconds(value: str) -> int | None:
 PARAM: Final = HeaderParam(
     HEADER,
     f"`wait=N`: answer 200 with the status document once every delivery has ended, or 202 as usual after N seconds, "
-    f"{LONGEST} at most (RFC 7240). Other preferences are ignored, and so is this one while too many wait already: it "
-    f"was followed where `{APPLIED}` says so.",
+    f"{LONGEST} at most (RFC 7240). Other preferences are ignored, and so is this one if too many requests wait "
+    f"already: `{APPLIED}` states that it was applied.",
     {"type": "string"},
     wait_of,
 )

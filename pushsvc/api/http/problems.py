@@ -1,9 +1,6 @@
-"""Every refusal leaves as an RFC 9457 problem document, and all of them are made here.
-
-`boundary` is the one middleware: it turns errors into problems, counts the request and logs it. Handlers raise; they
-never build an error answer. What a handler did not raise on purpose answers 500 with an id that the log repeats, and
-neither holds anything of the body.
-"""
+"""Sends every refusal as an RFC 9457 problem document. `boundary` is the one middleware: it turns errors into problems,
+counts the request and logs it. Handlers raise errors; they never build an error answer. An unexpected error answers 500
+with an id that is in the log too, and neither contains anything of the body."""
 
 from __future__ import annotations
 
@@ -46,7 +43,7 @@ from ...problems import (
 
 SERVER: Final = "pushsvc"
 ACCEPT_ENCODING: Final = "gzip, deflate"
-"""The codings of bodies that are taken."""
+"""The supported codings of bodies."""
 REQUEST_ID: Final = istr("X-Request-Id")
 RETRY_AFTER: Final = 1  # Seconds; Redis is usually away for a failover or a restart.
 
@@ -54,41 +51,42 @@ _log: FilteringBoundLogger = structlog.get_logger("intake")
 
 
 class UnsupportedMediaType(RequestError):
-    """The body is of a type that is not taken."""
+    """The body is of an unsupported type."""
 
-    status, type, title = 415, "unsupported-media-type", "The body is not of a type that is taken"
+    status, type, title = 415, "unsupported-media-type", "The type of the body is not supported"
 
 
 class UnsupportedCoding(UnsupportedMediaType):
-    """The body is compressed in a way that is not taken; the answer says which are (RFC 9110, section 15.5.16)."""
+    """The body has an unsupported coding; the answer names the supported ones (RFC 9110, section 15.5.16)."""
 
 
 class ExpectationFailed(RequestError):
-    """An `Expect` header that cannot be met."""
+    """The `Expect` header cannot be met."""
 
     status, type, title = 417, "expectation-failed", "The Expect header cannot be met"
 
 
 class ClientGone(RequestError):
-    """The client closed the connection before its body was complete. Nobody reads the answer; 499 is nginx's word."""
+    """The client closed the connection before its body was complete. It never receives the answer; 499 is nginx's
+    status."""
 
     status, type, title = 499, "client-gone", "The client closed the connection"
 
 
 class Challenge(RequestError):
-    """A refusal that says how to come in: `challenge` is its `WWW-Authenticate`."""
+    """A refusal with a `WWW-Authenticate` header, whose value is `challenge`."""
 
     challenge: str
 
 
 def answer(problem: Problem, headers: dict[str, str]) -> web.Response:
-    """The answer that carries `problem`."""
+    """Return the response with `problem`."""
     sent = {"Content-Type": MEDIA_TYPE, "Server": SERVER, "Cache-Control": "no-store", **headers}
     return web.Response(status=problem.status, body=encode(problem), headers=sent)
 
 
 def respond(error: RequestError, *, headers: dict[str, str] | None = None, instance: str | None = None) -> web.Response:
-    """The answer that says `error`, with the headers that belong to it."""
+    """Return the response for `error`, with its headers."""
     sent = dict(headers or {})
     if isinstance(error, Challenge):
         sent["WWW-Authenticate"] = error.challenge
@@ -100,16 +98,16 @@ def respond(error: RequestError, *, headers: dict[str, str] | None = None, insta
 
 
 def away() -> Unavailable:
-    """Redis cannot be reached, or has not said in time that it has everything, in the words of HTTP."""
+    """Return the refusal for a Redis that cannot be reached, or has not confirmed in time."""
     return Unavailable(
-        "Redis cannot be reached, or its answer was lost. Try again. What was posted may have been accepted; under an "
-        "`Idempotency-Key` a repeat sends nothing twice.",
+        "Redis cannot be reached, or its answer was lost. Try again. The call may have been accepted nevertheless; "
+        "with an `Idempotency-Key` a repeat sends nothing twice.",
         retry_after=RETRY_AFTER,
     )
 
 
 def translate(request: web.BaseRequest, error: web.HTTPException) -> web.Response:
-    """What aiohttp refuses by itself, as a problem; `OPTIONS` of a known path is answered with what it allows."""
+    """Return a refusal of aiohttp as a problem; `OPTIONS` of a known path is answered with the allowed methods."""
     match error:
         case web.HTTPMethodNotAllowed():
             methods = sorted({*error.allowed_methods, "OPTIONS"})
@@ -118,17 +116,17 @@ def translate(request: web.BaseRequest, error: web.HTTPException) -> web.Respons
                 return web.Response(status=204, headers={**allow, "Server": SERVER})
             return respond(MethodNotAllowed(f"Allowed here: {allow['Allow']}."), headers=allow)
         case web.HTTPNotFound():
-            return respond(NotFound("There is nothing at this path; /docs shows what there is."))
+            return respond(NotFound("There is nothing at this path; see /docs."))
         case web.HTTPRequestEntityTooLarge():
             return respond(ContentTooLarge("The body is too large."))
         case _:
-            # Whatever else aiohttp may refuse by itself: its status, with HTTP's phrase for it.
+            # Other refusals of aiohttp have their status, with the phrase of HTTP for it.
             title = HTTPStatus(error.status).phrase
             return answer(Problem(TYPE_BASE + title.lower().replace(" ", "-"), title, error.status, title), {})
 
 
 def crash(request: web.BaseRequest, error: BaseException, request_id: str) -> web.Response:
-    """Log what went wrong without what the error says, which may quote the body, and answer 500."""
+    """Log an error without its text, which may quote the body, and answer 500."""
     instance = f"urn:uuid:{uuid.uuid4()}"
     _log.error(
         "request_failed",
@@ -138,20 +136,18 @@ def crash(request: web.BaseRequest, error: BaseException, request_id: str) -> we
         error=type(error).__name__,
         where="".join(traceback.format_tb(error.__traceback__)[-8:]),
     )
-    return respond(InternalError("Something went wrong here; the log knows more under this id."), instance=instance)
+    return respond(InternalError("An internal error occurred; it is in the log with this id."), instance=instance)
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 APP: Final = web.RequestKey("pushsvc.app", str)
-"""Where authorisation leaves the app's name on the request, for the log and the metric."""
+"""Where authentication stores the app's name on the request, for the log and the metric."""
 
 
 def boundary(unread: Callable[[web.Request], None]) -> Any:
-    """The middleware around every call. aiohttp's own type for it is private.
-
-    `unread` is told of each request whose body is not at its end when it is answered.
-    """
+    """Return the middleware around every call. aiohttp's own type for it is private. `unread` is called with each
+    request whose body was not read completely when it is answered."""
     children: dict[tuple[str, str, int], Any] = {}
     names: dict[tuple[str, Any], str] = {}
     clock = time.perf_counter
@@ -175,7 +171,7 @@ def boundary(unread: Callable[[web.Request], None]) -> Any:
         except Exception as error:
             response = crash(request, error, request_id)
         resource = request.match_info.route.resource
-        # Paths that nobody serves are one route, or a scanner would make a metric of each.
+        # Unknown paths are one route, or a scanner would make a metric of each.
         route = names.get((request.method, resource))
         if route is None:
             route = f"{_method(request)} {resource.canonical}" if resource is not None else "unmatched"
@@ -213,21 +209,19 @@ _numbers = itertools.count()
 
 
 def new_request_id() -> str:
-    """An id for a request that brings none: of this process, and counted, which costs next to nothing."""
+    """Return an id for a request without one: the id of this process with a counter, which costs next to nothing."""
     return f"{_PROCESS}{next(_numbers) & 0xFFFF_FFFF:08x}"
 
 
 def request_id_of(request: web.BaseRequest) -> str:
-    """The caller's own `X-Request-Id` where it is of up to 128 visible ASCII characters, else a new one."""
+    """Return the caller's `X-Request-Id` if it has up to 128 visible ASCII characters, otherwise a new one."""
     given = request.headers.get(REQUEST_ID)
     return given if given is not None and _OWN_ID.fullmatch(given) else new_request_id()
 
 
 def check_path(raw: str) -> None:
-    """Raises `MalformedRequest` where the percent-encoding of a path or query is not UTF-8.
-
-    Left as text, two URLs would be one name, and an erasure of `Jos%E9` would answer that it is done.
-    """
+    """Raise `MalformedRequest` where the percent-encoding of a path or query is not UTF-8. Otherwise two URLs would be
+    one name, and an erasure of `Jos%E9` would answer that it is done."""
     try:
         unquote_to_bytes(raw.encode("utf-8", "surrogateescape")).decode()
     except UnicodeDecodeError:
@@ -240,7 +234,7 @@ _TOO_LONG: Final = re.compile("too (?:long|large|many)|got more than", re.IGNORE
 
 
 def unreadable(error: BaseException | None) -> RequestError:
-    """What to say of bytes that aiohttp's parser gave up on."""
+    """Return the refusal for bytes that aiohttp's parser could not read."""
     if type(error).__name__ == "LineTooLong" or _TOO_LONG.search(str(error)):
         return HeadersTooLarge(
             "The request line or a header is longer than 8,190 bytes, or there are too many headers."
@@ -249,5 +243,5 @@ def unreadable(error: BaseException | None) -> RequestError:
 
 
 def body_error(error: Exception) -> RequestError:
-    """What to say of a body whose transfer coding or compression is broken."""
+    """Return the refusal for a body with a broken transfer coding or compression."""
     return MalformedBody(f"The body could not be read: {type(error).__name__}.")

@@ -1,4 +1,4 @@
-"""A body becomes a document, or a refusal: not JSON and where, or every fault of the document at once. Pure."""
+"""Decodes a body into a document, or refuses it: with the place where it is not JSON, or every fault at once. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...errors import Fault, InvalidRequest, MalformedBody
 from ...wording import join
 
 LIMIT: Final = 1000
-"""How many faults are listed."""
+"""The maximum number of listed faults."""
 T = TypeVar("T", bound=Struct)
 
 _plain = msgspec.json.Decoder().decode
@@ -23,7 +23,7 @@ _BYTE: Final = re.compile(r"^(?:JSON is malformed: )?(?P<what>.*?)(?: \(byte (?P
 
 
 def read_document(body: bytes, kind: type[T], checks: Checks = NO_CHECKS) -> T:
-    """The document that `body` is. Raises `MalformedBody`, or `InvalidRequest` with every fault."""
+    """Return the document of a body. Raises `MalformedBody`, or `InvalidRequest` with every fault."""
     value, faults, more = judged(parse(body), kind, checks)
     if faults:
         raise InvalidRequest(summary(len(faults), more), faults=faults)
@@ -31,10 +31,8 @@ def read_document(body: bytes, kind: type[T], checks: Checks = NO_CHECKS) -> T:
 
 
 def judged(value: Any, kind: type[Struct], checks: Checks = NO_CHECKS) -> tuple[Any, list[Fault], bool]:
-    """Return the document that plain JSON is, its faults, at most `LIMIT`, and whether there are others.
-
-    A right one is taken by msgspec, which is faster; only another one is examined.
-    """
+    """Return the document of a JSON value, up to `LIMIT` faults, and whether there are others. A valid one is decoded
+    by msgspec, which is faster; only an invalid one is examined."""
     with suppress(msgspec.ValidationError):
         document = msgspec.convert(value, kind)
         if right(document, checks):
@@ -43,7 +41,7 @@ def judged(value: Any, kind: type[Struct], checks: Checks = NO_CHECKS) -> tuple[
 
 
 def examined(value: Any, kind: type[Struct], checks: Checks = NO_CHECKS) -> tuple[Any, list[Fault], bool]:
-    """Do what `judged` does by the decoder alone."""
+    """Return the same as `judged`, by the slower decoder alone."""
     faults = Faults(limit=LIMIT)
     try:
         return decode(value, kind, "", faults, checks), faults, False
@@ -52,14 +50,14 @@ def examined(value: Any, kind: type[Struct], checks: Checks = NO_CHECKS) -> tupl
 
 
 def summary(count: int, more: bool) -> str:
-    """One sentence above the list of faults."""
+    """Return the sentence above the list of faults."""
     if more:
         return f"The first {count:,} faults are listed; there are more."
     return "1 fault was found." if count == 1 else f"{count:,} faults were found."
 
 
 def parse(body: bytes) -> Any:
-    """Any JSON. Raises `MalformedBody` with the place of the fault."""
+    """Return any JSON value. Raises `MalformedBody` with the place of the fault."""
     if not body.strip(b" \t\r\n"):
         raise MalformedBody("The body is empty; a JSON object was expected.")
     utf8(body)
@@ -74,7 +72,7 @@ def parse(body: bytes) -> Any:
 
 
 def utf8(body: bytes) -> None:
-    """Raises `MalformedBody` with the offset of the first byte that is not UTF-8."""
+    """Raise `MalformedBody` with the offset of the first byte that is not UTF-8."""
     if body.isascii():
         return
     try:
@@ -84,7 +82,7 @@ def utf8(body: bytes) -> None:
 
 
 def explain(body: bytes, message: str) -> str:
-    """What is wrong with bytes that msgspec called malformed in `message`, with line and column, from 1."""
+    """Return what is wrong with bytes that msgspec called malformed in `message`, with line and column from 1."""
     text = body.decode()
     if text.startswith("\ufeff"):
         return "The body begins with a byte order mark; send it without."
@@ -95,7 +93,7 @@ def explain(body: bytes, message: str) -> str:
         return f"Not JSON: {error.msg}, line {error.lineno}, column {error.colno}."
     except (ValueError, RecursionError):
         pass
-    # It also takes what JSON does not have: NaN, Infinity, lone surrogates.
+    # It also accepts what JSON does not have: NaN, Infinity, lone surrogates.
     match = _BYTE.match(message)
     if match is None or match["byte"] is None:
         return "Not JSON: a lone surrogate (\\ud800 to \\udfff) in a string."
@@ -106,7 +104,7 @@ def explain(body: bytes, message: str) -> str:
 
 
 def repeats(body: bytes) -> list[Fault]:
-    """The names that stand twice in one object, one fault a name."""
+    """Return a fault for each name that occurs twice in one object."""
     names: dict[str, None] = {}
 
     def look(pairs: list[tuple[str, Any]]) -> None:
@@ -116,7 +114,7 @@ def repeats(body: bytes) -> list[Fault]:
                 names[name] = None
             seen.add(name)
 
-    # The standard library's bounds on digits and depth are not msgspec's: what was seen until then must do.
+    # The standard library's bounds on digits and depth differ from msgspec's: the names found by then must suffice.
     with suppress(ValueError, RecursionError):
         json.loads(body, object_pairs_hook=look)
     return [Fault(join("", name), "is given more than once in one object") for name in list(names)[:LIMIT]]

@@ -1,1 +1,1 @@
-"""Dead letters and replays by HTTP."""
+"""Dead letters and replays over HTTP."""

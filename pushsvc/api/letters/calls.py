@@ -1,4 +1,4 @@
-"""The calls about dead letters: list them, ask for a replay, see where it stands, stop it."""
+"""The handlers for dead letters and replays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .document import DeadLetterPage, ReplayAccepted, read_filter, shown, shown_
 
 
 async def get_failed(ports: ApiPorts, request: Request) -> Reply:
-    """A page of dead letters."""
+    """Return a page of dead letters."""
     query = request.params
     faults: list[Fault] = []
     which = read_filter(query, faults)
@@ -21,7 +21,7 @@ async def get_failed(ports: ApiPorts, request: Request) -> Reply:
 
 
 async def post_replay(ports: ApiPorts, request: Request, asked: tuple[DeadFilter, int, float, bool]) -> Reply:
-    """202 once the replay is in Redis, where a worker takes it up; a dry run only counts."""
+    """Request a replay: 202 once it is in Redis, where a worker takes it up. A dry run only counts."""
     which, limit, rate, dry_run = asked
     if dry_run:
         matched = await ports.dead.count(request.app.name, which)
@@ -32,12 +32,12 @@ async def post_replay(ports: ApiPorts, request: Request, asked: tuple[DeadFilter
 
 
 async def get_replay(ports: ApiPorts, request: Request) -> Reply:
-    """Where a replay stands."""
+    """Return the progress of a replay."""
     return _shown(await ports.dead.replay(request.app.name, request.params["job"]))
 
 
 async def delete_replay(ports: ApiPorts, request: Request) -> Reply:
-    """Stop a replay: what it has not moved stays a dead letter."""
+    """Stop a replay; the remaining dead letters stay."""
     return _shown(await ports.dead.stop(request.app.name, request.params["job"]))
 
 
@@ -48,5 +48,5 @@ def _shown(status: ReplayStatus | None) -> Reply:
 
 
 def no_replay() -> NotFound:
-    """The answer where no replay has an id."""
+    """Return the refusal for an unknown replay."""
     return NotFound("No replay has this id; replays are kept for a week.")

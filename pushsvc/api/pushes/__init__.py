@@ -1,1 +1,1 @@
-"""Pushes by HTTP: the document, whom it goes to, and the calls about pushes and their feedback."""
+"""Pushes over HTTP: the document, its receivers, and the calls about pushes and their feedback."""

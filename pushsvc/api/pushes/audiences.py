@@ -1,8 +1,8 @@
-"""Audiences at intake: which platforms a push is rendered for, and whom it goes to where that is known at once.
+"""Audiences at intake: the platforms that a push is rendered for, and its targets where few are named.
 
-Few devices, or those of few users, are looked up while the caller waits: that is one round trip, the push has its
-total with the answer, and is sent as soon as any other. The answer names what was not found. All else is looked up by
-`jobs`, page by page, when nobody waits for warnings any more.
+A few devices, or those of a few users, are looked up while the caller waits: this takes one round trip, the answer has
+the total of the push and names what was not found, and the push is sent as soon as any other. Other audiences are
+expanded by `jobs`, page by page, when no caller waits for warnings any more.
 """
 
 from __future__ import annotations
@@ -25,17 +25,15 @@ from ..rules import Rules
 from .document import Draft
 
 FEW: Final = 500
-"""Devices or users that are looked up at once."""
+"""The maximum number of devices or users that are looked up at once."""
 MOST: Final = 1000
-"""Devices that may be found; a push to more is left to `jobs`."""
+"""The maximum number of devices found; a push to more is left to `jobs`."""
 
 
 def platforms_of(draft: Draft, rules: Rules) -> Mapping[Platform, Collection[str]]:
-    """The platforms that the push is rendered for, with the kinds of its targets there: those of its tokens, or all
-    that it says something to.
-
-    Raises `InvalidRequest` where none of these is configured: nobody could ever receive it.
-    """
+    """Return the platforms that the push is rendered for, with the kinds of its targets there: those of its tokens, or
+    all that it has content for. Raises `InvalidRequest` where none of these is configured, because no device could
+    receive it."""
     if draft.audience is None:
         found: dict[Platform, set[str]] = {}
         for route, targets in draft.targets.items():
@@ -45,14 +43,15 @@ def platforms_of(draft: Draft, rules: Rules) -> Mapping[Platform, Collection[str
     configured = sorted(rules.platforms)
     addressed = [platform for platform in configured if draft.only is None or platform in draft.only]
     if draft.only is not None and not addressed:
-        message = f"says something to {names(sorted(draft.only))} only, and the app uses {names(configured)}"
+        message = f"has content only for {names(sorted(draft.only))}, and the app uses {names(configured)}"
         raise InvalidRequest(faults=[Fault("overrides", message)])
     return {platform: tuple(rules.addresses.devices.kinds[platform]) for platform in addressed}
 
 
 async def look_up(registry: Registry, push: Push, routes: RouteTable) -> tuple[Push, Unreached]:
-    """The push with its targets where these are few, else as it is; and whom it does not reach. Whom a scheduled push
-    is for is looked up when it is sent. `routes` says which account of the app reaches a token."""
+    """Return the push with its targets where these are few, otherwise unchanged, and the receivers that it does not
+    reach. The audience of a scheduled push is looked up when it is sent. `routes` maps tokens to accounts of the
+    app."""
     if not push.audience or push.send_at is not None:
         return push, Unreached().beside(push)
     match audience := decode_audience(push.audience):
@@ -64,21 +63,21 @@ async def look_up(registry: Registry, push: Push, routes: RouteTable) -> tuple[P
             targets = {route: tuple(own) for route, own in targets_of(wanted, 0, routes).items()}
             found_push = msgspec.structs.replace(push, audience=b"", targets=targets)
             met = {device.id if isinstance(audience, ByDevices) else device.user for device in wanted}
-            nobody = Unreached(len(asked) - len(met), unknown(audience, page.devices, targets))
-            return found_push, nobody.beside(found_push)
+            unreached_names = Unreached(len(asked) - len(met), unknown(audience, page.devices, targets))
+            return found_push, unreached_names.beside(found_push)
         case _:
             return push, Unreached()
 
 
 class Unreached(NamedTuple):
-    """Of those that `to` names, who gets nothing, as far as they are known when the answer is given."""
+    """The receivers in `to` that get nothing, as far as they are known at the time of the answer."""
 
     number: int = 0
     """Names without a device that the push is for, and targets that no account of the app reaches."""
     warnings: list[ProblemFault] = []  # noqa: RUF012 (never written to)
 
     def beside(self, push: Push) -> Unreached:
-        """These, and the targets of the push that no account reaches."""
+        """Return these, with the targets of the push that no account reaches."""
         if push.targets.keys() <= push.messages.keys():
             return self
         strangers = sum(len(targets) for route, targets in push.targets.items() if route not in push.messages)
@@ -88,30 +87,27 @@ class Unreached(NamedTuple):
 def unknown(
     audience: ByDevices | ByUsers, found: Sequence[Device], targets: Mapping[Platform, Sequence[Target]]
 ) -> list[ProblemFault]:
-    """A warning where names of the audience lead to no active device, which nothing else in the answer would show; or
-    where their devices are all of platforms that the push says nothing to.
-
-    It gives the place of the first such name (repeats left out), not the name: the answer is kept for repeats of the
-    call, and an erased user's id must not be.
-    """
+    """Return a warning where names of the audience lead to no active device, or where the push has no content for the
+    platforms of all their devices. It has the place of the first such name (repeats left out) and not the name: the
+    answer is stored for repeats of the call, and the id of an erased user must not be."""
     match audience:
         case ByDevices(ids=asked):
             path, what, known = "to.devices", "no device has this id, or it is pruned", {device.id for device in found}
         case ByUsers(users=asked):
-            path, what = "to.users", "this user has no device, or pruned ones only"
+            path, what = "to.users", "this user has no device, or only pruned ones"
             known = {device.user for device in found if device.user is not None}
     if len(known) < len(asked):
         missing = [place for place, name in enumerate(asked) if name not in known]
-        more = f"; the same of {len(missing) - 1:,} more of the {len(asked):,} named" if len(missing) > 1 else ""
+        more = f"; so for {len(missing) - 1:,} more of the {len(asked):,} names" if len(missing) > 1 else ""
         return [ProblemFault(f"{path}[{missing[0]}]", f"{what}: nothing is sent there{more}")]
     if not targets:
         platforms = sorted({device.platform for device in found})
-        return [ProblemFault("to", f"reaches no device: the push says nothing to {names(platforms)}")]
+        return [ProblemFault("to", f"reaches no device: the push has no content for {names(platforms)}")]
     return []
 
 
 def unreached(push: Push) -> list[ProblemFault]:
-    """Whom no account of the app reaches, of the targets that are known already: a warning a route that is missing."""
+    """Return a warning for each missing route with the known targets that no account of the app reaches."""
     found = []
     for route, targets in push.targets.items():
         if route not in push.messages:

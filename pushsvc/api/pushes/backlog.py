@@ -1,21 +1,20 @@
-"""`queue.max_pending` bounds the waiting deliveries of all apps, also of those that were removed from the
-configuration, and a share of it those of one app.
+"""Bounds the number of waiting deliveries of all apps (`queue.max_pending`) and of each app (a share of it).
 
-What would pass a bound is refused with 429, and what can never fit with 413. One app may take the whole queue only
-where it is alone: else it holds at most its share (`queue.app_share`, or its own `limits.max_pending`), so that an app
-that schedules everything for next November does not close the service to the others.
+A push that would exceed a bound is refused with 429, and one that can never fit with 413. Only a single app may use the
+whole queue: one of several may use its share (`queue.app_share`, or its own `limits.max_pending`), so that an app with
+many scheduled pushes does not close the service to the others. Deliveries of removed apps count too.
 
-What waits is counted in Redis, a counter a shard. Each accept answers with the counter of its own shard, and every
-`EVERY` seconds a process looks at all of them. How exact that is:
+The waiting deliveries are counted in Redis, one counter a shard. Each accept returns the counter of its shard, and
+every `EVERY` seconds a process reads all of them. The accuracy is as follows:
 
-- One process does not pass the bound, because what it is writing counts as well.
-- Several may pass it by what the others accept until it hears of it: at its next write to the same shard, and within a
-  second everywhere.
-- Nobody is refused on old news: a refusal follows a look of the last tenth of a second. What this process is writing at
-  that moment may be counted twice, so a push may be refused when less than that is left, and no earlier.
+- One process does not exceed the bound, because it counts what it is writing.
+- Several may exceed it by what the others accept until it reads their counters: at its next write to the same shard,
+  and within a second for all shards.
+- No push is refused because of old counts: a refusal follows a count of the last tenth of a second. What this process
+  is writing at that time may be counted twice, so a push may be refused when less than that is left, and no earlier.
 
-What comes in another way is not refused: dead letters that are replayed, an audience that is expanded after its push
-was accepted, and repeats of calls that were accepted before.
+Deliveries from other sources are not refused: replayed dead letters, an audience that is expanded after its push was
+accepted, and repeats of calls that were accepted before.
 """
 
 from __future__ import annotations
@@ -33,49 +32,49 @@ from ...errors import ContentTooLarge, Fault, StoreError, TooManyRequests
 from ...ports.pushes import PushStore
 
 EVERY: Final = 1.0
-"""Seconds between two looks at everything."""
+"""Seconds between two counts of all shards."""
 
 FRESH: Final = 0.1
-"""Seconds that a look is good for to refuse by."""
+"""The maximum age in seconds of a count that leads to a refusal."""
 
 MEMORY: Final = 10
-"""Looks, a second apart, over which it is reckoned how fast the queue empties."""
+"""The number of counts, a second apart, from which the speed of the queue is estimated."""
 
 SHORTEST, LONGEST = 1, 60
-"""Seconds of a `Retry-After`. The longest is also that of a queue that does not empty: it may at any time."""
+"""The bounds of a `Retry-After` in seconds. The longest is also that of a queue that does not become shorter."""
 
 
 class _Look(NamedTuple):
     at: float
     waiting: dict[str, int]
-    """By app; of all apps under the empty name."""
+    """The waiting deliveries by app; those of all apps have the empty name."""
 
 
 class _Bound(NamedTuple):
-    """A bound that a push would pass. `who` is the app, or empty for all together."""
+    """A bound that a push would exceed. `who` is the app, or empty for all together."""
 
     who: str
     waits: int
     most: int
     removed: int = 0
-    """Those of `waits` whose app is not in the configuration any more."""
+    """The part of `waits` whose apps are no longer in the configuration."""
 
     @property
     def text(self) -> str:
-        """The bound in words, with its numbers."""
+        """Return the bound as a text with its numbers."""
         if self.who:
             return (
-                f"{self.waits:,} deliveries of the app wait; of one app the queue holds {self.most:,} "
+                f"{self.waits:,} deliveries of the app wait; its maximum is {self.most:,} "
                 "(limits.max_pending, or queue.app_share of queue.max_pending)"
             )
         removed = (
             f", {self.removed:,} of them for apps that were removed (see `held` of /readyz)" if self.removed else ""
         )
-        return f"{self.waits:,} deliveries wait{removed}; the queue holds {self.most:,} (queue.max_pending)"
+        return f"{self.waits:,} deliveries wait{removed}; the maximum is {self.most:,} (queue.max_pending)"
 
 
 class Backlog:
-    """What waits, and how much may. `monotonic` gives seconds."""
+    """The waiting deliveries and their bounds. `monotonic` gives seconds."""
 
     def __init__(
         self, pushes: PushStore, most: int, shares: Mapping[str, int], *, monotonic: Callable[[], float]
@@ -85,22 +84,22 @@ class Backlog:
         self._looked_at = float("-inf")
         self._looks: deque[_Look] = deque(maxlen=MEMORY + 1)
         self._lock = asyncio.Lock()
-        self.hold(most, shares)
+        self.limit(most, shares)
 
-    def hold(self, most: int, shares: Mapping[str, int]) -> None:
+    def limit(self, most: int, shares: Mapping[str, int]) -> None:
         """Set the bound on the waiting deliveries of all apps, and that of each app."""
         self._most = most
         self._shares = dict(shares)
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Look at what waits while the block lasts, and once before it."""
+        """Count once, and then regularly while the block lasts."""
         async with in_background(self._watch(), "backlog"):
             await self._look(EVERY)
             yield
 
     def full(self) -> dict[str, str]:
-        """Whose pushes are refused now, `queue` for everybody's, and why."""
+        """Return the apps whose pushes are refused now, `queue` for all of them, with the reason."""
         found = {"queue": everything.text} if (everything := self._all()).waits >= everything.most else {}
         for app in self._shares:
             if (bound := self._own(app)).waits >= bound.most < self._most:
@@ -108,17 +107,15 @@ class Backlog:
         return found
 
     async def admit(self, app: str, deliveries: int, *, beside: int = 0, path: str = "to") -> None:
-        """Return when so many more may wait, `beside` others that are not handed over yet. Hand them to the store
-        before anything else is awaited. `path` is where the request asks for them.
-
-        Raises `TooManyRequests`, `ContentTooLarge` where they would not fit into an empty queue, or `StoreUnavailable`.
-        """
+        """Return when the deliveries, and `beside` others that are not in the store yet, may wait. Pass them to the
+        store before anything else is awaited. `path` is their place in the request. Raises `TooManyRequests`,
+        `ContentTooLarge` where they would not fit into an empty queue, or `StoreUnavailable`."""
         if self._passed(app, deliveries + beside) is None:
             return
         most = min(self._most, self._shares.get(app, self._most))
         if deliveries > most:
             limit = "queue.max_pending" if most == self._most else "limits.max_pending, or queue.app_share"
-            message = f"makes {deliveries:,} deliveries; the queue holds {most:,} of the app ({limit}): split it"
+            message = f"has {deliveries:,} deliveries; the maximum is {most:,} ({limit}): split it"
             raise ContentTooLarge("The push can never fit into the queue.", faults=[Fault(path, message)])
         async with self._lock:
             await self._look(FRESH)
@@ -144,7 +141,7 @@ class Backlog:
         return _Bound(app, self._pushes.pending_of(app), self._shares[app])
 
     def _seconds_until(self, fewer: int, who: str) -> int:
-        """Estimate when that number of places is free, from how fast the queue has emptied lately."""
+        """Estimate in how many seconds that number of places is free, from the recent speed of the queue."""
         first, last = self._looks[0], self._looks[-1]
         span = last.at - first.at
         gone = first.waiting.get(who, 0) - last.waiting.get(who, 0)
@@ -153,7 +150,7 @@ class Backlog:
         return max(SHORTEST, min(LONGEST, math.ceil(fewer * span / gone)))
 
     async def _look(self, age: float) -> None:
-        """Make sure that the last look is no older."""
+        """Count again unless the last count is younger than `age` seconds."""
         asked = self._monotonic()
         if asked - self._looked_at >= age:
             await self._pushes.recount(self._shares)

@@ -1,8 +1,6 @@
-"""`POST /v1/push/batch`: many different pushes in one body, a JSON array or one document a line. Pure.
-
-Each push stands for itself: one that is refused has its problem document in its place, and the others are accepted.
-Only a body that cannot be taken apart, or that holds none or more than `MOST`, is refused as a whole.
-"""
+"""`POST /v1/push/batch`: many different pushes in one body, as a JSON array or one document a line. Pure. Each push is
+independent: a refused one has its problem document in its place, and the others are accepted. Only a body that cannot
+be split into documents, or has none or more than `MOST`, is refused as a whole."""
 
 from __future__ import annotations
 
@@ -23,15 +21,15 @@ _array = msgspec.json.Decoder(list[Raw]).decode
 
 
 class BatchItem(Struct, frozen=True, omit_defaults=True):
-    """What became of one push: `status` 202 with its id, or the status of its `error`."""
+    """The result of one push: `status` 202 with its id, or the status of its `error`."""
 
     status: int
     id: Annotated[str | None, Meta(description="A UUIDv7.")] = None
     state: PushState | None = None
     deliveries: int | None = None
-    unreached: Annotated[int | None, Meta(description="As that of a single push.")] = None
+    unreached: Annotated[int | None, Meta(description="The same as for a single push.")] = None
     error: Problem | None = None
-    warnings: Annotated[list[ProblemFault] | None, Meta(description="As those of a single push.")] = None
+    warnings: Annotated[list[ProblemFault] | None, Meta(description="The same as for a single push.")] = None
 
 
 class BatchResults(Struct, frozen=True):
@@ -41,15 +39,13 @@ class BatchResults(Struct, frozen=True):
 
 
 def refused(error: RequestError) -> BatchItem:
-    """The result of a push that was not accepted."""
+    """Return the result of a refused push."""
     return BatchItem(error.status, error=problem(error))
 
 
 def documents(body: bytes, *, lines: bool) -> list[bytes]:
-    """The bytes of each push document; empty lines do not count.
-
-    Raises `MalformedBody` for what is no JSON, `InvalidRequest` for no array, an empty one, or too many.
-    """
+    """Return the bytes of each push document; empty lines do not count. Raises `MalformedBody` for a body that is not
+    JSON, `InvalidRequest` where it is not an array, or an empty or too long one."""
     if lines:
         found = [line for line in body.split(b"\n") if line.strip(b" \t\r")]
     else:
@@ -57,8 +53,8 @@ def documents(body: bytes, *, lines: bool) -> list[bytes]:
             found = [bytes(item) for item in _array(body)]
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             parse(body)
-            message = f"expected a list of push documents, or `Content-Type: {NDJSON}` and one a line"
+            message = f"expected a list of push documents, or `Content-Type: {NDJSON}` with one document a line"
             raise InvalidRequest(faults=[Fault("$", message)]) from None
     if not 1 <= len(found) <= MOST:
-        raise InvalidRequest(faults=[Fault("$", f"holds {len(found):,} pushes, 1 to {MOST:,} are taken in one call")])
+        raise InvalidRequest(faults=[Fault("$", f"has {len(found):,} pushes; one call may have 1 to {MOST:,}")])
     return found

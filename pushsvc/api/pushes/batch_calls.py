@@ -1,4 +1,4 @@
-"""The call that accepts a batch: each push is prepared for itself, those without fault are accepted together."""
+"""The handler of a batch: each push is prepared separately, and those without fault are accepted together."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from .document import read
 from .preparing import prepare
 
 _BREATH: Final = 25
-"""Pushes of a batch that are read before other requests have their turn."""
+"""Pushes of a batch that are read before other requests run."""
 
 Placed: TypeAlias = tuple[int, Push]
 """A push and its place in the batch."""
 
 
 async def post_batch(ports: ApiPorts, request: Request, documents: Sequence[bytes]) -> Reply:
-    """200 with what became of each push."""
+    """Accept the pushes of a batch: 200 with the result of each."""
     app, once = request.app, request.once
     pushes, results = await _prepare_all(ports, request, documents)
     if once is not None and pushes:
-        # All or none: a refusal that is kept would be the answer to each repeat.
+        # All or none: a stored refusal would be the answer to each repeat.
         total = sum(push.total for _, push in pushes)
         if ports.backlog is not None:
             await ports.backlog.admit(app.name, total, path="$")
@@ -44,14 +44,14 @@ async def post_batch(ports: ApiPorts, request: Request, documents: Sequence[byte
 
 
 async def repeat_batch(_: ApiPorts, __: Request, first: bytes) -> Reply:
-    """The first answer again."""
+    """Reply with the first answer."""
     return Reply(first, repeated=True)
 
 
 async def _prepare_all(
     ports: ApiPorts, request: Request, documents: Sequence[bytes]
 ) -> tuple[list[Placed], list[BatchItem]]:
-    """The pushes without fault; and what becomes of each document, if those are accepted."""
+    """Return the pushes without fault, and the result of each document if those are accepted."""
     app = request.app
     pushes: list[Placed] = []
     results: list[BatchItem] = []
@@ -80,7 +80,7 @@ async def _prepare_all(
 
 
 async def _that_fit(ports: ApiPorts, app: str, pushes: Sequence[Placed], results: list[BatchItem]) -> Sequence[Placed]:
-    """Those for which the queue has room; the others have their refusal in their place."""
+    """Return the pushes for which the queue has room; the others have their refusal as result."""
     if ports.backlog is None:
         return pushes
     fitting: list[Placed] = []
@@ -97,7 +97,7 @@ async def _that_fit(ports: ApiPorts, app: str, pushes: Sequence[Placed], results
 
 
 async def _accept_each(ports: ApiPorts, request: Request, pushes: Sequence[Placed], results: list[BatchItem]) -> None:
-    """Accept them in one group commit; what Redis did not take has 503 in its place."""
+    """Accept the pushes in one group commit; those that Redis did not store have 503 as result."""
     ends = await asyncio.gather(*(ports.pushes.accept(push) for _, push in pushes), return_exceptions=True)
     lost = 0
     for (place, push), end in zip(pushes, ends, strict=True):

@@ -1,4 +1,4 @@
-"""The calls about one push, and about the feedback to all of them."""
+"""The handlers for one push, and for the feedback to all of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .preparing import prepare
 
 
 async def post_push(ports: ApiPorts, request: Request, draft: Draft) -> Reply:
-    """202 once Redis holds the push; or 200 once it has ended, for a caller who waits for that."""
+    """Accept a push: 202 once Redis has it, or 200 once it has ended, for a caller that waits for that."""
     app, once = request.app, request.once
     push, warnings = prepare(ports, app, draft, request.now, once)
     unreached = 0
@@ -40,13 +40,13 @@ async def post_push(ports: ApiPorts, request: Request, draft: Draft) -> Reply:
 
 
 async def repeat_push(ports: ApiPorts, request: Request, first: bytes) -> Reply:
-    """The first answer again; its push may have ended by now."""
+    """Reply with the first answer, or the status where its push has ended and the caller waits for that."""
     push_id = msgspec.json.decode(first, type=answers.Accepted).id
     return await _reply(ports, request, push_id, first, repeated=True)
 
 
 async def _reply(ports: ApiPorts, request: Request, push_id: str, accepted: bytes, *, repeated: bool = False) -> Reply:
-    """`accepted` with 202; or, where the caller would wait and has waited long enough, the status with 200."""
+    """Reply with `accepted` and 202, or with the status and 200 where the caller waits and the push ends in time."""
     path = f"/v1/push/{push_id}"
     seconds: int | None = request.params.get(prefer.HEADER)
     if seconds is None or ports.waits.full:
@@ -63,7 +63,7 @@ async def _reply(ports: ApiPorts, request: Request, push_id: str, accepted: byte
 
 
 async def get_push(ports: ApiPorts, request: Request) -> Reply:
-    """Where a push stands."""
+    """Return the status of a push."""
     status = _known(request, await ports.pushes.status(request.app.name, request.params["id"]))
     held = await ports.conditions.held() if status.counts.queued or status.counts.retrying else {}
     own = {route: why for route, why in held.items() if route.startswith(f"{status.app}/")}
@@ -71,7 +71,7 @@ async def get_push(ports: ApiPorts, request: Request) -> Reply:
 
 
 async def get_deliveries(ports: ApiPorts, request: Request) -> Reply:
-    """A page of the rows of a push."""
+    """Return a page of the rows of a push."""
     app, query = request.app.name, request.params
     page = await ports.pushes.deliveries(
         app, query["id"], outcome=query["outcome"], cursor=query["cursor"] or "", limit=query["limit"]
@@ -81,18 +81,18 @@ async def get_deliveries(ports: ApiPorts, request: Request) -> Reply:
     if query["outcome"] == "sent" and page == ([], None):
         status = await ports.pushes.status(app, query["id"])
         if status is not None and status.counts.total > ROWS_FOR_ALL:
-            message = f"rows of what was sent are kept of pushes of up to {ROWS_FOR_ALL:,} deliveries; see `counts`"
+            message = f"only pushes of up to {ROWS_FOR_ALL:,} deliveries have rows of sent ones; see `counts`"
             raise InvalidRequest(faults=[Fault("outcome", message)])
     return Reply(answers.deliveries(*page))
 
 
 async def cancel_push(ports: ApiPorts, request: Request) -> Reply:
-    """Cancel what has not been sent of a push."""
+    """Cancel the deliveries of a push that have not been sent."""
     return Reply(answers.status(_known(request, await ports.pushes.cancel(request.app.name, request.params["id"]))))
 
 
 async def get_feedback(ports: ApiPorts, request: Request) -> Reply:
-    """A page of feedback events. A gap before it is counted and logged."""
+    """Return a page of feedback events. A gap before it is counted and logged."""
     app, after = request.app.name, request.params["after"]
     page = await ports.receipts.events(app, after=after or "", limit=request.params["limit"])
     if page.missing_to:

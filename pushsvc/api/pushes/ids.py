@@ -1,7 +1,5 @@
-"""Push ids are UUIDs of version 7: unique without asking anybody, and in the order of their time.
-
-https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-7
-"""
+"""Push ids are UUIDs of version 7: unique without coordination, and ordered by time.
+https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-7"""
 
 from __future__ import annotations
 
@@ -11,11 +9,11 @@ import time
 from typing import Final
 
 UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-"""What every push id looks like; a path that does not is no push of ours."""
+"""The pattern of every push id; other paths cannot name a push."""
 
 
 def uuid7(unix_ms: int, random: bytes) -> str:
-    """The UUIDv7 of an instant in Unix milliseconds and 10 random bytes: 36 characters, lower case."""
+    """Return the UUIDv7 of an instant in Unix ms and 10 random bytes: 36 characters, lower case."""
     bits = int.from_bytes(random, "big")
     text = f"{unix_ms & 0xFFFF_FFFF_FFFF:012x}"
     high = 0x7000 | bits >> 68
@@ -25,10 +23,10 @@ def uuid7(unix_ms: int, random: bytes) -> str:
 
 
 def new_push_id(unix_ms: int) -> str:
-    """A new id, in which `unix_ms` is the push's time of acceptance."""
+    """Return a new id, with the push's time of acceptance as `unix_ms`."""
     return uuid7(unix_ms, os.urandom(10))
 
 
 def now_ms() -> int:
-    """Unix milliseconds."""
+    """Return the time in Unix ms."""
     return time.time_ns() // 1_000_000

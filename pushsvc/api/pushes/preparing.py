@@ -1,7 +1,4 @@
-"""From what a document asks for to a push that can be accepted: its id, its messages for every platform, its warnings.
-
-Nothing here waits for anybody.
-"""
+"""Makes a push of a document: its id, its messages for every platform, its warnings. Nothing here waits."""
 
 from __future__ import annotations
 
@@ -20,18 +17,16 @@ from .audiences import platforms_of
 from .document import Draft
 
 MOST_WARNINGS: Final = 20
-"""Warnings that an answer has, at most."""
+"""The maximum number of warnings of an answer."""
 NOW_OR_NEVER: Final = 30
-"""Seconds that a push with `ttl` 0 has to leave the service."""
+"""Seconds for which the service tries to send a push with `ttl` 0."""
 
 
 def prepare(
     ports: ApiPorts, app: ServedApp, draft: Draft, now: int, once: Once | None
 ) -> tuple[Push, list[ProblemFault]]:
-    """The push that is asked for at `now` (Unix ms), and what the providers' pages say against it.
-
-    Its id lets it live beside the record of its idempotency key. Raises what `render` and `platforms_of` raise.
-    """
+    """Return the requested push at `now` (Unix ms), and the warnings of the providers' documentation about it. Its id
+    places it beside the record of its idempotency key. Raises what `render` and `platforms_of` raise."""
     starts_at = now if draft.send_at is None else draft.send_at
     push_id = ports.new_id(now)
     while once is not None and not ports.pushes.beside(app.name, push_id, once.key):
@@ -60,7 +55,8 @@ def prepare(
 
 
 def lifetime(ttl: int | None) -> int:
-    """Seconds for which the service tries. With `ttl` 0 the provider stores nothing; going out takes time even so."""
+    """Return the seconds for which the service tries. With `ttl` 0 the provider stores nothing, but sending takes
+    time."""
     if ttl is None:
         return MAX_TTL
     return ttl or NOW_OR_NEVER
@@ -74,10 +70,8 @@ def render(
     push_id: str,
     starts_at: int,
 ) -> dict[Platform, Message]:
-    """What each of these platforms will be sent, by targets of these kinds.
-
-    Raises `InvalidRequest` with the faults of all of them, or `ContentTooLarge` when size is the only one.
-    """
+    """Return the message for each of these platforms, for targets of these kinds. Raises `InvalidRequest` with the
+    faults of all of them, or `ContentTooLarge` when size is the only one."""
     messages: dict[Platform, Message] = {}
     errors: list[RenderError] = []
     for platform, kinds in platforms.items():

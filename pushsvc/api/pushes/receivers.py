@@ -1,8 +1,8 @@
 """`to` of a push document: the distinct targets by route, or the audience to look up. Pure.
 
-The same address twice in one push is one delivery, in whatever form it is written, and so are two addresses that name
-one device, such as an FCM token and the id of its installation; the first of them is sent to. That goes for a token
-that is named for two environments of APNs as well, with a warning: a token belongs to one of them.
+The same token twice in one push is one delivery, in whatever case an APNs token is written, and so is an FCM token
+beside the id of its installation; the first of them is used. The same holds for a token that is named for two
+environments of APNs, with a warning: a token belongs to one of them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ...wording import names
 from ..devices.document import Name
 from ..rules import PlatformName, Rules, extended
 
-# Plain JSON makes no reference cycles: these structs need not be looked at by the garbage collector (`gc=False`).
+# Plain JSON makes no reference cycles, so the garbage collector need not examine these structs (`gc=False`).
 
 
 class TokenTarget(Struct, forbid_unknown_fields=True, gc=False):
-    """One target by what its provider gave it: exactly one of the addresses that its platform knows."""
+    """One target, named by exactly one of the addresses that its platform has."""
 
     platform: PlatformName
     environment: Annotated[
@@ -41,7 +41,7 @@ class TokenTarget(Struct, forbid_unknown_fields=True, gc=False):
 
 
 class To(Struct, forbid_unknown_fields=True, gc=False):
-    """The receivers, named in exactly one of these ways. What is named twice is one delivery."""
+    """The receivers, named in exactly one of these ways. A receiver that is named twice gets one delivery."""
 
     tokens: list[TokenTarget] | None = None
     devices: Annotated[
@@ -66,11 +66,11 @@ class To(Struct, forbid_unknown_fields=True, gc=False):
 
 
 class Way(NamedTuple):
-    """How a target of a platform is read that is named by one kind of address. What is None leaves a value as it is,
-    which is quicker than a call that does."""
+    """Reads targets of a platform that are named by one kind of address. None leaves a value as it is, which is faster
+    than a call."""
 
     place: int
-    """Which field of a target holds the address."""
+    """The field of a target that has the address."""
     name: str
     text_of: Callable[[Any], str] | None
     fits: Check
@@ -87,9 +87,9 @@ class ReceiverTypes(NamedTuple):
     ways: Mapping[tuple[Platform, int], Way]
     """By platform and field."""
     usual: Mapping[Platform, Way]
-    """By platform that of its first kind of address, which most targets have."""
+    """By platform, for its first kind of address, which most targets have."""
     unset: int
-    """How many fields of a target are None that has one address and no environment."""
+    """The number of fields that are None in a target with one address and no environment."""
 
 
 def receiver_types(addresses: Addresses) -> ReceiverTypes:
@@ -118,7 +118,7 @@ def receiver_types(addresses: Addresses) -> ReceiverTypes:
 
 
 def receiver_checks(rules: Rules, types: ReceiverTypes) -> Checks:
-    """Return what the types of the receivers do not say."""
+    """Return the checks of the receivers that types cannot express."""
     return {
         types.target: partial(rules.target_faults, fields=rules.addresses.targets),
         types.to: partial(_to_faults, rules=rules),
@@ -128,13 +128,13 @@ def receiver_checks(rules: Rules, types: ReceiverTypes) -> Checks:
 def _to_faults(to: To, *, rules: Rules) -> Iterator[tuple[str, str]]:
     given = [name for name in To.__struct_fields__ if getattr(to, name) is not None]
     if not given:
-        yield "", f"names no receivers: one of {names(To.__struct_fields__)} is needed"
+        yield "", f"has no receivers: one of {names(To.__struct_fields__)} is needed"
     elif len(given) > 1:
-        yield "", f"holds exactly one of {names(To.__struct_fields__)}; found {names(given)}"
+        yield "", f"may have only one of {names(To.__struct_fields__)}; found {names(given)}"
     for way in ("tokens", "devices", "users"):
         many = getattr(to, way)
         if isinstance(many, list) and len(many) > rules.max_targets:
-            yield way, f"holds {len(many):,} {way}, at most {rules.max_targets:,} are taken in one call"
+            yield way, f"has {len(many):,} {way}; one call may have {rules.max_targets:,}"
     if isinstance(to.where, str):
         yield from (("where", fault) for fault in where_faults(to.where, rules))
     if to.all is False:
@@ -154,7 +154,7 @@ def where_faults(text: str, rules: Rules) -> list[str]:
 
 
 def receivers(to: To, rules: Rules, types: ReceiverTypes) -> dict[Platform, tuple[Target, ...]] | Audience | None:
-    """The targets, or whom to look up; None where one has a fault."""
+    """Return the targets, or the audience to look up; None where one has a fault."""
     ways = (to.tokens, to.devices, to.users, to.topic, to.where, to.all)
     if ways.count(None) != len(ways) - 1:
         return None
@@ -176,7 +176,7 @@ def receivers(to: To, rules: Rules, types: ReceiverTypes) -> dict[Platform, tupl
 def targets_of(
     tokens: Sequence[TokenTarget], rules: Rules, types: ReceiverTypes
 ) -> dict[Platform, tuple[Target, ...]] | None:
-    """The distinct targets by route, numbered in the order of the request; None where one has a fault."""
+    """Return the distinct targets by route, numbered in the order of the request; None where one has a fault."""
     routes, (_, _, ways, usual, unset) = rules.routes, types
     found: dict[Platform, list[Target]] = {}
     groups: dict[Platform, tuple[Any, ...]] = {}
@@ -224,8 +224,7 @@ def targets_of(
 
 
 def named_for_two(tokens: Sequence[TokenTarget], rules: Rules) -> tuple[Fault, ...]:
-    """A warning at the first target that was named before for another account of its platform. All have been found to
-    be without fault."""
+    """Return a warning at the first target that was named before for another account of its platform. All are valid."""
     first: dict[tuple[Platform, tuple[str, str]], Platform] = {}
     places = []
     for place, entry in enumerate(tokens):
@@ -236,5 +235,5 @@ def named_for_two(tokens: Sequence[TokenTarget], rules: Rules) -> tuple[Fault, .
     if not places:
         return ()
     more = f"; the same of {len(places) - 1:,} more" if len(places) > 1 else ""
-    text = f"is named before for another environment, and a token belongs to one: it is sent to that one alone{more}"
+    text = f"was named before for another environment; a token belongs to one, so it is sent only there{more}"
     return (Fault(f"to.tokens[{places[0]}]", text),)

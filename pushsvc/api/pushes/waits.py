@@ -1,8 +1,8 @@
-"""Requests that wait for the end of their push: one loop a process looks for all of them, in one round trip a look.
+"""Requests that wait for the end of their push: one loop a process reads the statuses for all of them.
 
-A push is looked at soon after it was accepted and then less and less often (`FIRST` to `LAST` seconds), so that a
-short one is answered at once and a thousand that wait cost Redis a few thousand small reads a second at most. A place
-is free again as soon as its request has been answered, its client has hung up or the server stops.
+A status is read soon after its push was accepted and then less and less often (`FIRST` to `LAST` seconds), so that a
+short push is answered at once and a thousand waiting requests cost Redis at most a few thousand small reads a second. A
+place is free again when its request has been answered, its client has disconnected or the server stops.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ...model.status import PushStatus
 from ...ports.pushes import PushStore
 
 TICK: Final = 0.05
-"""Seconds between two looks; each is at those that are due."""
+"""Seconds between two rounds; each reads the statuses that are due."""
 
 FIRST, LAST, GROWTH = 0.05, 0.25, 1.5
-"""Seconds between two looks at the same push, and by how much they grow."""
+"""Seconds between two reads of the same status, and the factor by which they grow."""
 
 
 class _Waiter:
-    """One request. `due` is when its push is looked at next, by the loop's clock."""
+    """A waiting request. `due` is when its status is read next, by the loop's clock."""
 
     __slots__ = ("due", "future", "gone", "pause", "push")
 
@@ -52,20 +52,20 @@ class Waits:
 
     @property
     def full(self) -> bool:
-        """Nobody else may wait."""
+        """Return whether no other request may wait."""
         return self._closed or len(self._waiting) >= self._most
 
     async def until_ended(
         self, app: str, push_id: str, seconds: float, *, gone: Callable[[], bool]
     ) -> PushStatus | None:
-        """The status of the push once every delivery has ended; None after so many seconds, when the push is not known
-        (any more), when `gone` says that nobody listens, or when the server stops. Not while it is `full`.
-        """
+        """Return the status of the push once every delivery has ended. Returns None after the given seconds, when the
+        push is not known (any more), when `gone` returns True, or when the server stops. Do not call it while it is
+        `full`."""
         loop = asyncio.get_running_loop()
         waiter = _Waiter((app, push_id), gone, loop.time())
         self._waiting[waiter] = None
         if self._task is None:
-            self._task = loop.create_task(self._look_while_somebody_waits(), name="waits")
+            self._task = loop.create_task(self._look_while_any_waits(), name="waits")
         try:
             async with asyncio.timeout(seconds):
                 return await waiter.future
@@ -75,7 +75,7 @@ class Waits:
             del self._waiting[waiter]
 
     async def aclose(self) -> None:
-        """Let nobody wait any longer: those that do are told that time is over."""
+        """Let no request wait any longer: waiting ones are answered as if their time were over."""
         self._closed = True
         for waiter in self._waiting:
             waiter.release(None)
@@ -85,7 +85,7 @@ class Waits:
             with suppress(asyncio.CancelledError):
                 await task
 
-    async def _look_while_somebody_waits(self) -> None:
+    async def _look_while_any_waits(self) -> None:
         clock = asyncio.get_running_loop().time
         try:
             while self._waiting:
@@ -98,7 +98,7 @@ class Waits:
                     elif waiter.due <= now:
                         due.append(waiter)
                 if due:
-                    # While Redis is away they wait on: what was accepted may well be sent in time.
+                    # While Redis is away they keep waiting: the push may well be sent in time.
                     with suppress(StoreError):
                         await self._look(due)
         finally:
