@@ -236,9 +236,7 @@ class Importer:
                 return await self._registry.put_many(self._rules.app, [device for _, device in batch])
             except UserFull as full:
                 refused = set(full.device_ids)
-                fault = Fault(
-                    "user", f"has {MOST_OF_USER:,} devices already; omit `user` unless it is one person"
-                )
+                fault = Fault("user", f"has {MOST_OF_USER:,} devices already; omit `user` unless it is one person")
                 for entry, device in batch:
                     if device.id in refused:
                         self._rejects.add(entry, [fault])

@@ -178,7 +178,7 @@ def test_the_bound_is_changed_under_a_running_service(tmp_path: Path, monkeypatc
         await service.until("the queue is full", lambda: reaches(5))
         file.write_text(text.replace("max_pending = 5", "max_pending = 9"))
         await service.until("there is room for four more", lambda: reaches(9))
-        service.simulator.mend_credentials("apns")
+        service.simulator.restore_credentials("apns")
         await service.until("the queue takes more when it is emptied", lambda: is_taken(service, document))
         async with service.session.get("/metrics") as answer:
             assert 'pushsvc_refused_total{app="shop",limit="queue"}' in await answer.text()

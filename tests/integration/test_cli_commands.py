@@ -224,7 +224,7 @@ def test_checking(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
         assert code == 0
         assert "the route is currently held" in found
         assert "InvalidProviderToken" in found
-        shell.service.simulator.mend_credentials("apns")
+        shell.service.simulator.restore_credentials("apns")
         monkeypatch.setenv("PUSHSVC__APPS__SHOP__APNS__KEY_FILE", "gone.p8")
         code, out, _ = await shell("check")
         assert code == 1

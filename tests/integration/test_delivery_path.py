@@ -167,7 +167,7 @@ def test_refused_credentials_hold_the_route_and_lose_nothing(tmp_path: Path) -> 
 
         await service.until("FCM is not held up", fcm_sent)
         assert (await service.status(push))["counts"]["failed"] == 0
-        service.simulator.mend_credentials("apns")
+        service.simulator.restore_credentials("apns")
         assert await service.done(push) == {"total": 1000, "sent": 1000}
         assert service.simulator.record.apns.duplicates == 0
 
@@ -197,7 +197,7 @@ def test_a_cancelled_push_stops_where_it_is(tmp_path: Path) -> None:
 
         await service.until("nothing of it is open", cancelled)
         assert (await service.status(push))["counts"]["cancelled"] == 2000
-        service.simulator.mend_credentials("apns")
+        service.simulator.restore_credentials("apns")
         assert await service.done(await service.push(apns("ok", "after"))) == {"total": 1, "sent": 1}
         counts = (await service.status(push))["counts"]
         assert counts["sent"] == service.simulator.record.apns.accepted - 1

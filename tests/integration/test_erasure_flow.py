@@ -120,7 +120,7 @@ def test_everything_of_a_user_goes_while_the_service_works(tmp_path: Path, serve
             assert await erase(service, "anna-1964") == told
 
             sent_before = service.simulator.record.apns.requests_of(anna[0].token)
-            service.simulator.mend_credentials("apns")
+            service.simulator.restore_credentials("apns")
             counts = await service.done(*held)
             assert counts["total"] == 6
             assert counts["sent"] == 3

@@ -70,7 +70,7 @@ def test_a_held_route_is_named_until_it_is_open_again(tmp_path: Path, capsys: py
             table = await stats(service, capsys, "--every", "0.2")
             assert "held      shop/apns: InvalidProviderToken" in table
             assert "shop\tapns\t0\t20\t0" in table
-            service.simulator.mend_credentials("apns")
+            service.simulator.restore_credentials("apns")
             assert await service.done(push) == {"total": 20, "sent": 20}
 
             async def cleared() -> bool:

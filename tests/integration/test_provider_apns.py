@@ -205,7 +205,7 @@ def test_refused_credentials_and_recovery(tmp_path: Path) -> None:
     async def scene(rig: Rig) -> None:
         rig.simulator.break_credentials("apns")
         assert await rig.send(TOKEN) == [Misconfigured(status=403, reason="InvalidProviderToken")]
-        rig.simulator.mend_credentials("apns")
+        rig.simulator.restore_credentials("apns")
         assert [type(outcome) for outcome in await rig.send(TOKEN)] == [Sent]
 
     play("apns", tmp_path, scene)

@@ -192,7 +192,7 @@ def test_a_service_account_that_google_refuses_holds_the_room_and_recovers(tmp_p
         assert await rig.send(TOKEN) == [Misconfigured(status=401, reason="invalid_grant")]
         assert rig.provider.room == 0
         assert "refuses the service account: invalid_grant" in rig.provider.trouble
-        rig.simulator.mend_credentials("fcm")
+        rig.simulator.restore_credentials("fcm")
         await rig.until(lambda: rig.provider.room)
         assert [type(outcome) for outcome in await rig.send(TOKEN)] == [Sent]
 

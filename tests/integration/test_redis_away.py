@@ -149,7 +149,7 @@ def test_a_server_that_dies_and_is_started_again(tmp_path: Path, place: Place) -
         waiting = await service.push(apns("ok", *range(300)))
         place.server.kill()
         await refuses_everything(service)
-        service.simulator.mend_credentials("apns")
+        service.simulator.restore_credentials("apns")
         place.start_again()
         await goes_on(service, waiting)
         assert (await service.status(waiting))["counts"]["sent"] == 300
@@ -220,7 +220,7 @@ def test_the_embedded_server_is_started_again_by_its_owner(tmp_path: Path, capsy
         info = ask(service.settings.store.data_dir / "store.sock", "INFO server")
         os.kill(int(info.partition(b"process_id:")[2].split()[0]), signal.SIGKILL)
         await refuses_everything(service)
-        service.simulator.mend_credentials("apns")
+        service.simulator.restore_credentials("apns")
         await goes_on(service, waiting)
         assert (await service.status(waiting))["counts"]["sent"] == 300
         told = capsys.readouterr().err.splitlines()

@@ -130,7 +130,7 @@ def test_what_was_read_for_an_app_that_goes_is_sent_when_it_comes_back(tmp_path:
             return (await post(service, OTHER, apns("ok", 2)))[0] == 401
 
         await service.until("the app is gone", gone)
-        service.simulator.mend_credentials("apns")
+        service.simulator.restore_credentials("apns")
         file.write_text(with_other_app(before))
 
         async def arrived() -> bool:

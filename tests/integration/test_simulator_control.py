@@ -182,7 +182,7 @@ def test_streams_open_with_the_first_valid_provider_token_whatever_is_wrong_with
             async with connected(simulator, credentials, warm=False) as client:
                 simulator.break_credentials("apns")
                 assert await client.answers(client.post()) == [403]
-                simulator.mend_credentials("apns")
+                simulator.restore_credentials("apns")
                 assert await client.answers(client.post(apns_token("InvalidProviderToken", "1"))) == [403]
                 assert client.limits == [1], "nobody has proven who it is"
                 assert await client.answers(client.post(apns_token("BadPriority", "1"))) == [400]
@@ -286,7 +286,7 @@ def test_trouble_for_everybody(tmp_path: Path) -> None:
                 simulator.unavailable(False)
                 simulator.break_credentials("apns")
                 assert await status() == 403
-                simulator.mend_credentials("apns")
+                simulator.restore_credentials("apns")
                 assert await status() == 200
                 simulator.throttle(10, burst=2)
                 assert [await status() for _ in range(3)] == [200, 200, 429]
@@ -395,7 +395,7 @@ def test_the_control_api(tmp_path: Path) -> None:
                 known = (
                     "goaway, reset, stall, unavailable, throttle, streams, drop, credentials, revoke, latency, credit"
                 )
-                assert answer.json() == {"error": f"unknown command 'resume'; there are {known}, calm"}
+                assert answer.json() == {"error": f"unknown command 'resume'; known are {known}, calm"}
 
                 state = (await client.get(f"{simulator.control_url}/control")).json()
                 assert state["fcm"]["stalled"] is False

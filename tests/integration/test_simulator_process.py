@@ -47,7 +47,7 @@ def test_a_process_is_started_asked_and_ended(tmp_path: Path) -> None:
         assert push(simulator, apns_token("Unregistered", "1")) == 410
         simulator.break_credentials("apns")
         assert push(simulator) == 403
-        simulator.mend_credentials("apns")
+        simulator.restore_credentials("apns")
         assert push(simulator) == 200
         record = simulator.record()
         assert record["apns"]["totals"] == {"200": 2, "403 InvalidProviderToken": 1, "410 Unregistered": 1}

@@ -18,7 +18,6 @@ PACKAGE = ROOT / "pushsvc"
 NOT_YET: Final = {
     "api": "its handlers are being rewritten around one dispatcher",
     "decoding.py": "it is being written anew as the one decoder",
-    "lab/simulator": "the simulator is being split by provider",
     "stages/dispatch/limits.py": "permits in hand become one mechanism",
     "stages/dispatch/reader.py": "trying again until Redis is back becomes one mechanism",
     "stages/dispatch/settling.py": "trying again until Redis is back becomes one mechanism",

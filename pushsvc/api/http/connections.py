@@ -96,7 +96,7 @@ class Connection(web.RequestHandler):
             server,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=config.keepalive_timeout,
-            access_log=None,  # the same as aiohttp's own runners pass
+            access_log=None,  # type: ignore[arg-type]  # the same as aiohttp's own runners pass
             lingering_time=_LINGER,
             auto_decompress=False,
         )

@@ -210,7 +210,7 @@ async def held(scene: Scene) -> None:
     where = await scene.until_held(True)
     counts = await scene.until(push, lambda counts: counts["sent"] >= 200)
     scene.view.say("held", f"{where}: {counts['sent']} sent by FCM, {counts['total'] - counts['sent']} wait, 0 failed")
-    await asyncio.to_thread(scene.simulator.mend_credentials, "apns")
+    await asyncio.to_thread(scene.simulator.restore_credentials, "apns")
     scene.view.say("fixed", "the credentials are good again; the next probe finds out by itself")
     await scene.until_held(False)
     expect(await scene.until_done(push), sent=400)

@@ -1,18 +1,18 @@
 """The provider simulator: APNs and FCM over real TLS and HTTP/2 on loopback.
 
-It verifies what the providers verify, answers in their words, misbehaves as they can, by the scenario in a token
-(`scenario`) or on command (`controls`), and keeps a record of what it received (`record`).
+It verifies what the providers verify, answers in their wording, misbehaves as they can, by the scenario in a token
+(`scenario`) or on command (`controls`), and records what it received (`record`).
 
-How a request travels::
+How a request is processed::
 
     TLS -> http2.Connection -> inflow (frames, HPACK, flow control) -> provider.request
-                                                                          | decide: switches, verify, scenario
+                                                                           | decide: switches, verify, scenario
     TLS <- http2.Connection <- outflow (literals, windows) <- answer -----+-> record
 
-It shares no code with `pushsvc.providers` but FCM's own schema (`pushsvc.rules.fcm_schema`): two readings of the same
-specifications find each other's mistakes.
+It shares no code with `pushsvc.providers` except FCM's own schema (`pushsvc.rules.fcm_schema`): two independent
+readings of the same specifications find each other's mistakes.
 
-Measured on one core of a shared 2-core machine by `tests/bench/simulator.py`; the figures stand there.
+Its speed on one core of a shared 2-core machine is measured by `tests/bench/simulator.py`, which has the figures.
 """
 
 from __future__ import annotations

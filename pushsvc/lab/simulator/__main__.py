@@ -1,7 +1,6 @@
-"""`python -m pushsvc.lab.simulator`: configuration as one line of JSON on standard input, addresses as one line back.
-
-It ends when standard input is closed. For people there is `pushsvc simulate`; this is for `simulator_process`.
-"""
+"""`python -m pushsvc.lab.simulator`: reads its configuration as a line of JSON from standard input, and prints its
+addresses as one. It ends when standard input is closed. It is for `simulator_process`; users have `pushsvc
+simulate`."""
 
 from __future__ import annotations
 

@@ -5,8 +5,7 @@ Sources, all under https://developer.apple.com/documentation/usernotifications/:
 establishing-a-token-based-connection-to-apns (the JSON Web Token), establishing-a-certificate-based-connection-to-apns
 (topics of a certificate).
 
-Where Apple does not document the reason of a fault, the choice is explained beside it. The order of the checks is
-ours.
+Where Apple does not document the reason of a fault, a comment explains the choice. The order of the checks is ours.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ TOPIC_SUFFIXES: Final[dict[str, str]] = {
     "mdm": "",
     "pushtotalk": ".voip-ptt",
 }
-"""The part of the topic behind the bundle id, by `apns-push-type`."""
+"""The part of the topic after the bundle id, by `apns-push-type`."""
 
 TOKEN_LIFE: Final = 3600  # seconds
 TOKEN_UPDATE: Final = 20 * 60  # seconds between new tokens on one connection
@@ -87,7 +86,7 @@ _OBJECT: Final = msgspec.json.Decoder(dict[str, Raw])
 
 _ID: Final = literal(b"apns-id", b"x" * 36)[:-36]
 OK: Final = status_field(200) + _ID
-"""The block of an accepted push, less the 36 characters of its id."""
+"""The block of an accepted push, without the 36 characters of its id."""
 
 
 class Identity(Struct, frozen=True):
@@ -99,32 +98,32 @@ class Identity(Struct, frozen=True):
     topics: frozenset[str]
     """Bundle ids."""
     token_updates: bool = True
-    """Refuse new tokens more often than each 20 minutes on one connection."""
+    """Whether a new token more often than every 20 minutes on one connection is refused."""
 
 
 class Session:
-    """The state that APNs keeps of one connection."""
+    """The state of one connection at APNs."""
 
     __slots__ = ("certificate", "passed", "token", "token_at")
 
     def __init__(self, certificate: str | None = None) -> None:
         self.certificate = certificate
-        """The topic of the client's certificate; None: it must show provider tokens."""
+        """The topic of the client's certificate; None: it must send provider tokens."""
         self.token = b""
         self.token_at = 0.0
         self.passed: dict[tuple[bytes | None, ...], tuple[float, int]] = {}
-        """Combinations of headers that were found right: until when, and the payload limit."""
+        """Combinations of headers that were valid: until when, and the payload limit."""
 
 
 class ProviderToken(Struct, frozen=True):
-    """A provider token as verified once: the instant it was issued, or what is wrong with it."""
+    """The result of verifying a provider token: the instant of its issue, or what is wrong with it."""
 
     issued_at: float = 0.0
     reason: str | None = None
 
 
 class Verifier:
-    """Judges requests as APNs does."""
+    """Checks requests as APNs does."""
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
@@ -142,7 +141,7 @@ class Verifier:
             return "MethodNotAllowed"
         if count != len(fields):
             return "DuplicateHeaders"
-        # What all pushes of an app share is checked once a connection and combination: it is most of the work.
+        # What all pushes of an app share is checked once a connection and combination, because it is most of the work.
         shared = (
             fields.get(b"authorization"),
             fields.get(b"apns-topic"),
@@ -196,7 +195,7 @@ class Verifier:
         return _judge_topic(topic, kind, topics) or _judge_priority(priority, kind), until
 
     def _judge_token(self, authorization: bytes | None, session: Session, now: float) -> tuple[str | None, float]:
-        """Verify the provider token, and until when it needs no second look."""
+        """Verify the provider token. Returns the refusal or None, and until when no further verification is needed."""
         if not authorization:
             return "MissingProviderToken", 0.0
         scheme, _, text = authorization.partition(b" ")
@@ -252,7 +251,7 @@ def _judge_topic(topic: bytes | None, kind: str | None, bundle_ids: frozenset[st
     suffixes = TOPIC_SUFFIXES.values() if kind is None else (TOPIC_SUFFIXES[kind],)
     if any(text == bundle_id + suffix for bundle_id in bundle_ids for suffix in suffixes):
         return None
-    # A topic of ours with the suffix of another push type is a bad topic; anything else is not ours to push to.
+    # A topic of ours with the suffix of another push type is a bad topic; any other topic is not allowed.
     ours = any(text == bundle_id + suffix for bundle_id in bundle_ids for suffix in TOPIC_SUFFIXES.values())
     return "BadTopic" if ours else "TopicDisallowed"
 
@@ -268,7 +267,7 @@ def _judge_priority(priority: bytes | None, kind: str | None) -> str | None:
 
 
 def _judge_own(fields: Mapping[bytes, bytes], token: bytes, body: bytes, limit: int) -> str | None:
-    """Return what differs from push to push."""
+    """Check what differs from push to push."""
     message_id = fields.get(b"apns-id")
     if message_id is not None and not _UUID.fullmatch(message_id):
         return "BadMessageId"

@@ -1,4 +1,4 @@
-"""The simulated APNs: `apns` verifies and words, the token's scenario chooses, this joins them."""
+"""The simulated APNs, which combines the checks and answers of `apns` with the scenario of a token."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SimulatedApns(SimulatedProvider):
         stage = Stage(apns.REASONS)
         super().__init__(record=record, stage=stage, clock=clock, latency=latency, streams=streams, throttle=throttle)
         self.channels = channels
-        """The broadcast channels that there are; they may be switched off under way."""
+        """The existing broadcast channels, which can be switched off while the simulator runs."""
         self._verifier = Verifier(identity)
         self._one_stream_at_start = one_stream_at_start
         self._sandbox = sandbox
@@ -63,14 +63,15 @@ class SimulatedApns(SimulatedProvider):
         )
 
     def opened(self, connection: Connection) -> int:
-        """With token authentication one stream "until you post a request with a valid authentication token"
+        """Allow one stream with token authentication "until you post a request with a valid authentication token"
         (https://developer.apple.com/documentation/usernotifications/establishing-a-connection-to-apns)."""
         certificate = _certificate_topic(connection)
         connection.memory = Session(certificate)
         return 1 if certificate is None and self._one_stream_at_start else self.streams
 
     def knows(self, memory: Session, answer: Answer) -> bool:
-        """Whatever else is wrong with a request, one with a valid token opens the streams of its connection."""
+        """Return whether the request has a valid token, which opens the streams of its connection even if it is
+        refused."""
         return bool(memory.token) and answer.status not in (0, 403) and answer.reason != "TooManyProviderTokenUpdates"
 
     def _make_id(self) -> bytes:
@@ -95,7 +96,7 @@ class SimulatedApns(SimulatedProvider):
         if token[:8].lower() == _SIM:
             return self._play(token, message_id, body, now)
         if message_id is None:
-            # Without an id of the client's, the same payload to the same token is the same delivery.
+            # Without an `apns-id` of the client, the same payload to the same token counts as the same delivery.
             return self._accept(self._make_id()), token, token + body, None
         return self._accept(message_id), token, message_id, None
 
@@ -106,7 +107,7 @@ class SimulatedApns(SimulatedProvider):
         return apns.accept(message_id, self._unique_id())
 
     def _unique_id(self) -> bytes | None:
-        """The sandbox's own id of a push."""
+        """Return the sandbox's own id of a push."""
         return self._make_id().lower() if self._sandbox else None
 
     def _play(self, token: bytes, client_id: bytes | None, body: bytes, now: float) -> Decision:
@@ -136,7 +137,7 @@ class SimulatedApns(SimulatedProvider):
 
 
 def _certificate_topic(connection: Connection) -> str | None:
-    """The UID in the subject of the client's certificate, which TLS has verified against the simulator's CA."""
+    """Return the UID in the subject of the client's certificate, which TLS has verified against the simulator's CA."""
     certificate = connection.transport.get_extra_info("peercert")
     if not certificate:
         return None

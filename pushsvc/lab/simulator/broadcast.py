@@ -55,7 +55,7 @@ REASONS: Final[dict[str, int]] = {
     "TooManyRequests": 429,
     "InternalServerError": 500,
     "Service Unavailable": 503,
-    "ServiceUnavailable": 503,  # of the other page; a scenario cannot hold a space
+    "ServiceUnavailable": 503,  # of the other page; a scenario cannot contain a space
     "Shutdown": 503,
 }
 """Every `:status` and `reason` of Apple's table for broadcasts."""
@@ -130,7 +130,7 @@ class Channels:
         return None, channel
 
     def delete(self, bundle: str, channel: bytes) -> None:
-        """Forget it."""
+        """Delete a channel."""
         self._policies.get(bundle, {}).pop(channel.decode(), None)
 
     def all(self, bundle: str) -> list[str]:
@@ -224,7 +224,7 @@ def accept(
     content: Any = None,
     unique: bytes | None = None,
 ) -> Answer:
-    """Return a good answer. `reason` is for the record, `unique` a sandbox's own id of a push."""
+    """Return a successful answer. `reason` is for the record, `unique` a sandbox's own id of a push."""
     fields = [(b"apns-request-id", request_id)]
     if channel:
         fields.append((b"apns-channel-id", channel.encode()))

@@ -49,7 +49,7 @@ class Broadcasts:
         self._stage.reset()
 
     def decide(self, fields: broadcast.Fields, count: int, body: bytes, memory: Session, now: float) -> Decision:
-        """Decide about a request, as `SimulatedProvider.decide`."""
+        """Decide about a request, like `SimulatedProvider.decide`."""
         path, channel = fields[b":path"], fields.get(b"apns-channel-id", b"")
         given_id = fields.get(b"apns-request-id")
         request_id = self._echo(given_id)
@@ -113,7 +113,7 @@ class Broadcasts:
         return answer, channel, None, step
 
     def _of_all(self, method: bytes, bundle: str, body: bytes, request_id: bytes) -> Answer:
-        """Make a channel, or list all."""
+        """Create a channel, or list all."""
         if not self._channels.enabled:
             return broadcast.refuse("FeatureNotEnabled", request_id)
         if method == b"GET":

@@ -52,7 +52,7 @@ class Credentials(Struct, frozen=True):
 
 
 class Keys:
-    """All private keys and the CA. `Keys()` makes them; `open_keys` reads them from a folder."""
+    """All private keys and the CA. `Keys()` creates them; `open_keys` reads them from a folder."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Keys:
 
     @cached_property
     def service_account_key(self) -> rsa.RSAPrivateKey:
-        """The service account's RSA key, made when first asked for."""
+        """The service account's RSA key, created at the first use."""
         return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
     @property
@@ -188,7 +188,7 @@ def _pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
 
 
 def open_keys(folder: Path, key_id: str) -> Keys:
-    """Return the keys of this folder; made and written when there are none. Raises `ConfigError`."""
+    """Return the keys of a folder; missing ones are created and written. Raises `ConfigError`."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(folder):
         names = (_CA, _CA_KEY, _apns_key_name(key_id), _SERVICE_ACCOUNT, _SECRET)

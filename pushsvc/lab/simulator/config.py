@@ -12,7 +12,7 @@ class SimulatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     host: str = "127.0.0.1"
     apns_port: int = 0
-    """0: any free port, of all three."""
+    """0 for this or another port: any free port."""
     fcm_port: int = 0
     control_port: int = 0
     folder: str | None = None
@@ -34,22 +34,22 @@ class SimulatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     token_updates: bool = True
     """Whether a new APNs token more often than each 20 minutes on one connection is refused."""
     access_token_life: int = 3599
-    """Seconds that an OAuth access token is good for."""
+    """Seconds for which an OAuth access token is valid."""
 
     apns_streams: int = 1000
-    """SETTINGS_MAX_CONCURRENT_STREAMS of an APNs connection in good standing."""
+    """The SETTINGS_MAX_CONCURRENT_STREAMS of an APNs connection without restrictions."""
     fcm_streams: int = 100
     one_stream_at_start: bool = True
     """Allow one stream at a time until a request has a valid provider token, as Apple documents."""
     throttle_rejections: bool = False
     """Allow one stream at a time after a refusal other than 410, until a push is accepted. Observed, not documented."""
     connection_window: int = 1 << 20
-    """Bytes of request bodies that a connection may have on the way (HTTP/2 flow control)."""
+    """Bytes of request bodies that a connection may have in flight (HTTP/2 flow control)."""
     stream_window: int = 65_535
     latency: float = 0.0
     """The delay of every answer in seconds."""
 
     record: bool = True
-    """False: totals only, which is the fastest."""
+    """Whether requests are recorded; otherwise only totals are, which is the fastest."""
     keep: int = 1000
     """The number of latest requests that are recorded completely, on each platform."""

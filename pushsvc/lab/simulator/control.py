@@ -1,12 +1,12 @@
-"""The HTTP/1.1 port, over TLS: the control API, and what a platform answers there (`http_routes`).
+"""The HTTP/1.1 port, over TLS: the control API, and the HTTP/1.1 routes of a platform (`http_routes`).
 
 | call | does |
 |---|---|
-| `POST /control/{command}` | a command of `controls`, its fields as a JSON object; `{"touched": n}` |
-| `GET /control` | what is switched on, connections, waiting requests, CPU seconds and memory of the process |
-| `GET /record` | all counts, by platform |
-| `GET /record/{platform}?token=&apns_id=&limit=` | counts of that token or id, and the last requests whole |
-| `DELETE /record` | forget the requests, and how often each token with a scenario came |
+| `POST /control/{command}` | runs a command of `controls`, with its fields as a JSON object; answers `{"touched": n}` |
+| `GET /control` | returns the switches, connections, waiting requests, CPU seconds and memory of the process |
+| `GET /record` | returns all counts, by platform |
+| `GET /record/{platform}?token=&apns_id=&limit=` | returns counts of that token or id, and the last complete requests |
+| `DELETE /record` | deletes the requests, and the request counts of tokens with a scenario |
 
 Bad input answers 400 with `{"error": ".."}`. There is no authentication: it listens on loopback.
 """
@@ -30,7 +30,7 @@ def _json(content: Any, status: int = 200) -> web.Response:
 
 
 class ControlApi:
-    """The routes and what they stand on."""
+    """The routes of the control port."""
 
     def __init__(self, controls: Controls) -> None:
         self._controls = controls
@@ -57,7 +57,7 @@ class ControlApi:
     async def _command(self, request: web.Request) -> web.Response:
         name = request.match_info["command"]
         if name not in COMMANDS:
-            return _json({"error": f"unknown command {name!r}; there are {', '.join(COMMANDS)}"}, 400)
+            return _json({"error": f"unknown command {name!r}; known are {', '.join(COMMANDS)}"}, 400)
         try:
             fields = _OBJECT.decode(await request.read() or b"{}")
             fields["command"] = msgspec.Raw(msgspec.json.encode(name))
@@ -66,7 +66,7 @@ class ControlApi:
             return _json({"error": str(error)}, 400)
         if command.platform not in (None, *self._controls.providers):
             known = ", ".join(self._controls.providers)
-            return _json({"error": f"unknown platform {command.platform!r}; there are {known}"}, 400)
+            return _json({"error": f"unknown platform {command.platform!r}; known are {known}"}, 400)
         return _json({"touched": self._controls.apply(command)})
 
     async def _summary(self, request: web.Request) -> web.Response:

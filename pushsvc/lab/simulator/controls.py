@@ -1,7 +1,5 @@
-"""The commands that make a simulator misbehave. Each is a value, so that HTTP, tests and the process handle share them.
-
-`platform` is the name of one, or None for all.
-"""
+"""The commands that make a simulator misbehave. Each is a value, which HTTP, tests and the process handle share.
+`platform` is the name of one, or None for all."""
 
 from __future__ import annotations
 
@@ -20,37 +18,38 @@ class _Command(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
 
 
 class Goaway(_Command, frozen=True, tag="goaway"):
-    """GOAWAY on every connection, which then closes."""
+    """Send GOAWAY on every connection, which then closes."""
 
     graceful: bool = False
-    """In two steps: "open no more", a round trip later the last stream that is processed."""
+    """Whether it is sent in two steps: first "open no more", a round trip later the last stream that is processed."""
     keep: int | None = None
-    """Answer only that many of the oldest waiting requests; last_stream_id says so. None: all that were received."""
+    """The number of the oldest waiting requests to answer, which last_stream_id states; None: all that were
+    received."""
 
 
 class Reset(_Command, frozen=True, tag="reset"):
-    """RST_STREAM on every request that waits for its answer."""
+    """Send RST_STREAM on every request that waits for its answer."""
 
     code: int = int(ErrorCode.INTERNAL_ERROR)
 
 
 class Stall(_Command, frozen=True, tag="stall"):
-    """Stop answering; off again, what was held is judged and answered."""
+    """Stop answering. When this is switched off, the waiting requests are processed."""
 
     on: bool = True
 
 
 class Unavailable(_Command, frozen=True, tag="unavailable"):
-    """503 for everything."""
+    """Answer 503 to everything."""
 
     on: bool = True
     seconds: float | None = None
-    """None: until told."""
+    """Seconds until it ends; None: until it is switched off."""
     retry_after: int | None = None
 
 
 class Throttle(_Command, frozen=True, tag="throttle"):
-    """429 beyond a rate for each app (topic) or project."""
+    """Answer 429 beyond a rate for each app (topic) or project."""
 
     rate: float = 0.0
     """Requests a second; 0: no limit."""
@@ -59,17 +58,17 @@ class Throttle(_Command, frozen=True, tag="throttle"):
 
 
 class Streams(_Command, frozen=True, tag="streams"):
-    """Another SETTINGS_MAX_CONCURRENT_STREAMS, for connections of now and of later."""
+    """Change SETTINGS_MAX_CONCURRENT_STREAMS of present and later connections."""
 
     limit: int
 
 
 class Drop(_Command, frozen=True, tag="drop"):
-    """Drop every TCP connection, without a word."""
+    """Drop every TCP connection without notice."""
 
 
 class Credentials(_Command, frozen=True, tag="credentials"):
-    """Refuse all credentials (InvalidProviderToken, 401 UNAUTHENTICATED) until told."""
+    """Refuse all credentials (InvalidProviderToken, 401 UNAUTHENTICATED) until this is switched off."""
 
     refuse: bool = True
     token_endpoint: bool = False
@@ -77,23 +76,23 @@ class Credentials(_Command, frozen=True, tag="credentials"):
 
 
 class Revoke(_Command, frozen=True, tag="revoke"):
-    """No OAuth access token issued until now is good any more; new ones are issued."""
+    """Revoke all OAuth access tokens that were issued until now; new ones are issued."""
 
 
 class Latency(_Command, frozen=True, tag="latency"):
-    """Answer later."""
+    """Delay every answer."""
 
     seconds: float
 
 
 class Credit(_Command, frozen=True, tag="credit"):
-    """Keep consumed flow-control credit instead of returning it, on the connections of now."""
+    """Keep consumed flow-control credit instead of returning it, on the present connections."""
 
     hold: bool = True
 
 
 class Calm(_Command, frozen=True, tag="calm"):
-    """Switch everything off: stall, unavailable, throttle, credentials, latency, held credit."""
+    """Switch everything off: stall, unavailable, throttle, credentials, latency, kept credit."""
 
 
 Command: TypeAlias = (
@@ -106,7 +105,7 @@ COMMANDS: Final = tuple(str(each.__struct_config__.tag) for each in get_args(Com
 
 
 class Controls:
-    """Applies commands to the providers it was given."""
+    """Applies commands to the providers."""
 
     def __init__(self, providers: Mapping[str, SimulatedProvider], record: Record, clock: Clock) -> None:
         self.record = record
@@ -118,11 +117,8 @@ class Controls:
         return self.providers.values() if platform is None else (self.providers[platform],)
 
     def apply(self, command: Command) -> int:
-        """Carry out a command.
-
-        Returns how many connections or streams it touched, where that says something. Raises `KeyError` where its
-        platform is not simulated.
-        """
+        """Apply a command. Returns the number of connections or streams that it affected. Raises `KeyError` where its
+        platform is not simulated."""
         return sum(self._apply(provider, command) for provider in self._chosen(command.platform))
 
     def _apply(self, provider: SimulatedProvider, command: Command) -> int:
@@ -203,7 +199,7 @@ class Controls:
     def break_credentials(self, platform: str | None = None, *, token_endpoint: bool = False) -> None:
         self.apply(Credentials(refuse=True, token_endpoint=token_endpoint, platform=platform))
 
-    def mend_credentials(self, platform: str | None = None) -> None:
+    def restore_credentials(self, platform: str | None = None) -> None:
         self.apply(Credentials(refuse=False, platform=platform))
 
     def revoke_access_tokens(self) -> None:
@@ -219,13 +215,13 @@ class Controls:
         self.apply(Calm(platform=platform))
 
     def clear(self) -> None:
-        """Forget the requests, and how often each token with a scenario came."""
+        """Delete the requests, and the request counts of tokens with a scenario."""
         self.record.clear()
         for provider in self.providers.values():
             provider.reset_scenarios()
 
     def state(self) -> dict[str, Any]:
-        """What is switched on, and how many connections and waiting requests there are."""
+        """Return what is switched on, and the numbers of connections and waiting requests."""
         return {
             name: {
                 "connections": len(provider.connections),

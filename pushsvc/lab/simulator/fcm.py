@@ -6,8 +6,8 @@ https://firebase.google.com/docs/cloud-messaging/concept-options (keys that `dat
 https://firebase.google.com/docs/cloud-messaging/error-codes, and for the form of an error
 https://cloud.google.com/apis/design/errors.
 
-A fault of the message carries `google.rpc.BadRequest`; an invalid token carries `FcmError` alone. This difference
-distinguishes a payload error from a dead token.
+A fault of the message has `google.rpc.BadRequest`; an invalid token has `FcmError` alone. This difference distinguishes
+a payload error from a dead token.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ ERRORS: Final[dict[str, Error]] = {
     "UNAVAILABLE": Error(503, "UNAVAILABLE", "UNAVAILABLE", "The service is currently unavailable."),
     "INTERNAL": Error(500, "INTERNAL", "INTERNAL", "Internal error encountered."),
     "UNSPECIFIED_ERROR": Error(500, "UNKNOWN", "UNSPECIFIED_ERROR", "Unknown error."),
-    # The same statuses without FCM's own code: the project, the account or the access token is to blame.
+    # The same statuses without FCM's own code: the project, the account or the access token is the cause.
     "NOT_FOUND": Error(404, "NOT_FOUND", "", "Requested entity was not found."),
     "PERMISSION_DENIED": Error(403, "PERMISSION_DENIED", "", "The caller does not have permission"),
     "UNAUTHENTICATED": Error(401, "UNAUTHENTICATED", "", _NO_AUTH),
     "BAD_REQUEST": Error(400, "INVALID_ARGUMENT", "", "Request contains an invalid argument."),
 }
-"""Every row of the ErrorCode page, and the plain statuses beside them. `BAD_REQUEST` carries a field violation."""
+"""Every row of the ErrorCode page, and plain statuses. `BAD_REQUEST` has a field violation."""
 
 LIMIT: Final = 4096
 TOPIC_LIMIT: Final = 2048
@@ -84,7 +84,7 @@ _OK_BLOCK: Final = header_block(200, _JSON)
 
 
 class Message(Struct, frozen=True, gc=False):
-    """A request that FCM accepts: its project and what it is sent to."""
+    """A request that FCM accepts: its project and its target."""
 
     project: str
     target: str
@@ -99,7 +99,7 @@ class Refusal(Struct, frozen=True):
     violations: tuple[Violation, ...] = ()
     message: str = ""
     fcm_error: bool = False
-    """Whether `FcmError` is beside the bad fields: then FCM itself found them, not the JSON reader."""
+    """Whether `FcmError` is included: FCM itself found the bad fields, rather than its JSON reader."""
 
 
 class Verifier:
@@ -128,7 +128,7 @@ class Verifier:
         self._paths[path] = project
         try:
             request = self._decoders[0].decode(body)
-        except msgspec.DecodeError:  # not in this spelling, not right, or not JSON at all
+        except msgspec.DecodeError:  # another spelling, invalid, or not JSON at all
             return self._judge_slowly(project, body)
         return _judge_message(project, request, len(body))
 
@@ -140,7 +140,10 @@ class Verifier:
         except msgspec.DecodeError as error:
             return _bad_json(f"Invalid JSON payload received. {error}")
         else:
-            self._decoders = (self._decoders[1], self._decoders[0])  # the next one will spell so, too
+            self._decoders = (
+                self._decoders[1],
+                self._decoders[0],
+            )  # the next body will probably have the same spelling
             return _judge_message(project, request, len(body))
         try:
             document = _ANY.decode(body)
@@ -156,7 +159,7 @@ def _bad_json(message: str) -> Refusal:
 
 
 def _read_loosely(document: Any) -> Any:
-    """Return a body that is right by the schema but mixes the two spellings, or has numbers in quotes."""
+    """Return a body that is valid by the schema but mixes the two spellings, or has numbers in quotes."""
 
     def spell(value: Any, kind: str) -> Any:
         if kind == "int32":
@@ -204,7 +207,7 @@ def _judge_message(project: str, request: Any, size: int) -> Message | Refusal:
         if android.ttl is not None and not 0 <= float(android.ttl[:-1]) <= _MAX_TTL:
             return _bad_field("message.android.ttl", "TTL must be between 0 and 2419200 seconds")
     limit = LIMIT if topic is None and condition is None else TOPIC_LIMIT
-    if size > limit and _payload_size(message, android) > limit:  # JSON is never shorter than what it says
+    if size > limit and _payload_size(message, android) > limit:  # JSON is never shorter than its content
         return _bad_field("message", "Message is too big")
     return Message(project, target, bool(request.validate_only))
 
@@ -217,7 +220,8 @@ def _judge_data(data: Mapping[str, str], path: str) -> Refusal | None:
 
 
 def _payload_size(message: Any, android: Any) -> int:
-    """Bytes that count: keys and values of `data` and of the notification, as UTF-8, and the APNs payload's JSON."""
+    """Return the bytes that count: keys and values of `data` and of the notification in UTF-8, and the APNs payload's
+    JSON."""
     size = 0
     for part in (message.data, None if android is None else android.data):
         if part:

@@ -1,9 +1,9 @@
-"""What FCM answers over HTTP/1.1: its OAuth token endpoint, and its send for clients without HTTP/2.
+"""The HTTP/1.1 routes of FCM: its OAuth token endpoint, and its send for clients without HTTP/2.
 
 | call | does |
 |---|---|
-| `POST /token` | Google's OAuth token endpoint for service accounts |
-| `POST /v1/projects/{project}/messages:send` | FCM's send, over HTTP/1.1 |
+| `POST /token` | is Google's OAuth token endpoint for service accounts |
+| `POST /v1/projects/{project}/messages:send` | is FCM's send, over HTTP/1.1 |
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HOP_BY_HOP: Final = frozenset({"connection", "transfer-encoding", "content-leng
 
 
 class FcmHttp:
-    """The routes and what they stand on."""
+    """The HTTP/1.1 routes of the simulated FCM."""
 
     def __init__(self, fcm: SimulatedFcm, account: Callable[[], ServiceAccount], clock: Clock) -> None:
         self._fcm = fcm
@@ -49,7 +49,7 @@ class FcmHttp:
         return web.json_response({"access_token": tokens.issue(now), "expires_in": tokens.life, "token_type": "Bearer"})
 
     async def send(self, request: web.Request) -> web.StreamResponse:
-        """FCM for a client that speaks HTTP/1.1 only, such as firebase-admin's `messaging.send`."""
+        """Send a message for a client that only uses HTTP/1.1, such as firebase-admin's `messaging.send`."""
         now = self._clock()
         body = await request.read()
         headers = [

@@ -1,4 +1,4 @@
-"""The simulated FCM: `fcm` verifies and words, the token's scenario chooses, this joins them."""
+"""The simulated FCM, which combines the checks and answers of `fcm` with the scenario of a token."""
 
 from __future__ import annotations
 

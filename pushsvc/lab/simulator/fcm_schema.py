@@ -1,7 +1,5 @@
-"""Decoders for FCM's schema (`rules/fcm_schema.py`): msgspec types that accept nearly every right body at once.
-
-Whatever they refuse goes to `violations`, which decides and says what is wrong in Google's words.
-"""
+"""Decoders for FCM's schema (`rules/fcm_schema.py`): msgspec types that accept nearly every valid body at once. What
+they refuse is passed to `violations`, which decides and explains in Google's wording."""
 
 from __future__ import annotations
 
@@ -44,4 +42,4 @@ def _struct(name: str, *, in_camel: bool) -> type[Struct]:
 FAST: Final[tuple[msgspec.json.Decoder[Any], ...]] = tuple(
     msgspec.json.Decoder(_struct("SendMessageRequest", in_camel=in_camel)) for in_camel in (False, True)
 )
-"""Decoders of a body that is right and spells its names in one way throughout."""
+"""Decoders of a valid body that spells its names in one way throughout."""

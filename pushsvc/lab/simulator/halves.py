@@ -1,4 +1,4 @@
-"""The halves of the simulator: what each platform brings to it. A new platform is a module and one line in `HALVES`."""
+"""The parts of the simulator for each platform. A new platform is a module and one line in `HALVES`."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from .tokens import apns_token, channel_id, fcm_token
 
 
 class Setup(Struct, frozen=True):
-    """What a half is made of."""
+    """The arguments of a half."""
 
     config: SimulatorConfig
     keys: Keys
     record: PlatformRecord
     clock: Clock
     control_url: Callable[[], str]
-    """The address of the control port, once it listens."""
+    """Returns the address of the control port, once it listens."""
 
 
 class TokenKind(Struct, frozen=True):
-    """A kind of target that can carry a scenario."""
+    """A kind of target that can have a scenario."""
 
     make: Callable[[str, str], str]
-    """Takes a scenario and any text, and gives the target that plays it. Raises `ScenarioError`."""
+    """Returns the target that plays a scenario, from the scenario and any text. Raises `ScenarioError`."""
     words: Collection[str]
-    """What the scenario may say."""
+    """The names that the scenario may contain."""
 
 
 class Half(Struct, frozen=True):
-    """What a platform brings."""
+    """The parts for one platform."""
 
     make: Callable[[Setup], SimulatedProvider]
-    """The provider's port."""
+    """Creates the simulated provider."""
     section: Callable[[Credentials, str], str]
-    """Takes the files to use the simulator with and the URL of the port: the body of `[apps.NAME.<platform>]`."""
+    """Returns the body of `[apps.NAME.<platform>]`, from the credentials' files and the URL of the port."""
     tokens: Mapping[str, TokenKind]
-    """By name; one that is named like the platform is a device's."""
+    """The kinds of targets by name; the one with the platform's name is a device token."""
 
 
 def _make_apns(setup: Setup) -> SimulatedApns:
@@ -129,11 +129,11 @@ HALVES: Final[dict[str, Half]] = {
 
 
 def sections_of(app: str, urls: Mapping[str, str], credentials: Credentials) -> str:
-    """The sections of the configuration by which an app pushes to the simulator."""
+    """Return the sections of the configuration with which an app pushes to the simulator."""
     return "\n".join(f"[apps.{app}.{name}]\n{HALVES[name].section(credentials, url)}" for name, url in urls.items())
 
 
 def token_kinds() -> dict[str, TokenKind]:
-    """By name every kind of target that can carry a scenario; the devices' tokens come first."""
+    """Return every kind of target that can have a scenario, by name, device tokens first."""
     named = [(name, kind) for platform, half in HALVES.items() for name, kind in half.tokens.items()]
     return dict(sorted(named, key=lambda each: each[0] not in HALVES))

@@ -1,4 +1,5 @@
-"""Header blocks: decoded by jh2 (in Rust, or in Python where its extension module is missing), and checked."""
+"""Header blocks: decodes them with jh2 (in Rust, or in Python where its extension module is missing), and checks
+them."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ Headers: TypeAlias = list[tuple[bytes, bytes, bool]]
 
 
 def _find_decoder() -> Any:
-    # As jh2 itself chooses; by name, because the package has no marker for its types.
+    # The same choice as jh2 makes itself; by name, because the package has no marker for its types.
     try:
         return import_module("jh2._hazmat").Decoder
     except ImportError:  # pragma: no cover
@@ -32,7 +33,7 @@ _PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
 
 
 def malformed(headers: Headers) -> str:
-    """Why a request's header fields are malformed (RFC 9113 sections 8.2 and 8.3), or the empty string."""
+    """Return why a request's header fields are malformed (RFC 9113 sections 8.2 and 8.3), or the empty string."""
     names = [field[0] for field in headers]
     pseudo = [name for name in names if name[:1] == b":"]
     if names[: len(pseudo)] != pseudo:

@@ -32,7 +32,7 @@ _WRONG_PROTOCOL = (
 
 
 class Answer(Struct, frozen=True, gc=False):
-    """A response as it travels: the header block of stateless literals, and the body."""
+    """A response to send: the header block of stateless literals, and the body."""
 
     status: int
     reason: str
@@ -45,7 +45,7 @@ class Application(Protocol):
     """The application that handles the requests of a connection."""
 
     def opened(self, connection: Connection) -> int:
-        """Return a client has connected. Returns the SETTINGS_MAX_CONCURRENT_STREAMS to begin with."""
+        """Handle a new connection. Returns its first SETTINGS_MAX_CONCURRENT_STREAMS."""
         ...
 
     def request(self, connection: Connection, stream: int, headers: Headers, body: bytes) -> None:
@@ -54,17 +54,17 @@ class Application(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """One client. Every method is to be called on its event loop."""
+    """One client. Call every method on its event loop."""
 
     transport: asyncio.Transport
 
     def __init__(self, application: Application, limits: Limits, traffic: Traffic, crowd: set[Connection]) -> None:
         self.memory: Any = None
-        """The application's own notes on this connection."""
+        """The application's own data about this connection."""
         self.number = 0
         """The number of this connection on its port, from 1."""
         self.stream_limit = UNLIMITED
-        """The SETTINGS_MAX_CONCURRENT_STREAMS sent last."""
+        """The SETTINGS_MAX_CONCURRENT_STREAMS that was sent last."""
         self._application = application
         self._limits = limits
         self._traffic = traffic
@@ -97,7 +97,7 @@ class Connection(asyncio.Protocol):
             self._flow.put(frames.window_update(0, more))
         tls = transport.get_extra_info("ssl_object")
         self._agreed = tls is not None and tls.selected_alpn_protocol() == "h2"
-        if self._agreed:  # else the client may speak HTTP/1, and its first words decide
+        if self._agreed:  # otherwise the client may speak HTTP/1, and its first bytes decide
             self._flush()
 
     def data_received(self, data: bytes) -> None:
@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
         self._batching = False
         self._flush()
         if self._leaving and not self._goodbye and not self._closed and not self.open_streams:
-            # The last answer has left: the client may close now; if it does not, we do.
+            # The last answer was sent: the client may close now; if it does not, the server does.
             self._goodbye = True
             self._loop.call_later(_LINGER, self.close)
 
@@ -136,7 +136,7 @@ class Connection(asyncio.Protocol):
         self._inflow.requests.clear()
 
     def pause_writing(self) -> None:
-        # A client that does not read its answers is not read from either, or they would pile up here.
+        # Reading from a client that does not read its answers is paused, or the answers would fill the memory.
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
@@ -160,7 +160,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def open_streams(self) -> int:
-        """Requests begun and not answered whole yet."""
+        """Requests that have begun and whose answer is not complete."""
         return len(self._inflow.requests) + len(self._waiting) + self._flow.blocked
 
     def received(self, stream: int, headers: Headers, body: bytes) -> None:
@@ -194,7 +194,7 @@ class Connection(asyncio.Protocol):
         """Answer after `delay` seconds, unless the client gives up before that."""
         self._waiting[stream] = None
         due = self._loop.time() + delay
-        if self._later and due < self._later[-1][0]:  # out of order: a timer of its own
+        if self._later and due < self._later[-1][0]:  # out of order: needs a timer of its own
             self._loop.call_at(due, self._answer_waiting, stream, answer)
             return
         self._later.append((due, stream, answer))
@@ -212,16 +212,16 @@ class Connection(asyncio.Protocol):
         self._end_batch()
 
     def _answer_waiting(self, stream: int, answer: Answer) -> None:
-        if stream in self._waiting:  # else the client or a command has reset it
+        if stream in self._waiting:  # otherwise the client or a command has reset it
             del self._waiting[stream]
             self.answer(stream, answer)
 
     def hold(self, stream: int, request: tuple[Headers, bytes] | None = None) -> None:
-        """Do not answer. With the request given, `release` hands it to the application again."""
+        """Leave a request without an answer. With `request`, `release` passes it to the application again."""
         self._waiting[stream] = request
 
     def release(self) -> None:
-        """Pass every held request to the application again."""
+        """Pass the requests that `hold` was given to the application again."""
         self._batching = True
         for stream, request in list(self._waiting.items()):
             if request is not None:
@@ -256,7 +256,7 @@ class Connection(asyncio.Protocol):
         self._flush()
 
     def hold_credit(self, on: bool) -> None:
-        """While on, consumed flow-control credit is not returned: the client must cope with an empty window."""
+        """Keep consumed flow-control credit while on: the client must handle an empty window."""
         self._inflow.hold_credit = on
         if not on:
             self._inflow.return_credit()
@@ -275,7 +275,8 @@ class Connection(asyncio.Protocol):
             self._end_batch()
 
     def go_away_gracefully(self, debug: bytes = b"") -> None:
-        """Two GOAWAYs, RFC 9113 section 6.8: first "open no more", a round trip later the real last stream."""
+        """Send the two GOAWAYs of RFC 9113 section 6.8: first "open no more", a round trip later the actual last
+        stream."""
         self._farewell = debug
         self._flow.put(frames.goaway(frames.MAX_WINDOW, 0, debug))
         self._flow.put(frames.ping(_FAREWELL))

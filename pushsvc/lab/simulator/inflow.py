@@ -35,7 +35,9 @@ _TOO_LONG = (MAX_FRAME + 1) << 8
 _WHOLE_BLOCK = END_HEADERS | PADDED | PRIORITISED  # the flags that decide whether a HEADERS frame is the plain case
 _MAX_BLOCK = 65_536
 _KEPT_BODY = 262_144  # bytes; more of a body than this is counted but not kept
-_INSPECTED = 99  # a client makes all its requests in one way: the first 50 of a connection are looked at closely
+_INSPECTED = (
+    99  # a client makes all its requests in one way, so only the first 50 of a connection are checked in detail
+)
 UNLIMITED = 2**31
 
 
@@ -44,7 +46,7 @@ class Traffic(Struct):
 
     connections: int = 0
     refused_streams: int = 0
-    """Streams beyond a limit that the client had acknowledged: the client's mistake."""
+    """Streams beyond a limit that the client had acknowledged: a mistake of the client."""
     resets_received: int = 0
     goaways_received: int = 0
     protocol_errors: int = 0
@@ -68,7 +70,7 @@ class ProtocolFault(Exception):
 
 
 class Owner(Protocol):
-    """The connection, as its receiving half sees it."""
+    """The interface of the connection for its receiving half."""
 
     @property
     def open_streams(self) -> int: ...
@@ -90,7 +92,7 @@ class Owner(Protocol):
 
 
 class Inflow:
-    """Feed it what was read; it calls its owner."""
+    """Parses the received bytes and calls its owner."""
 
     def __init__(self, owner: Owner, flow: Outflow, limits: Limits, traffic: Traffic) -> None:
         self.requests: dict[int, Headers] = {}
@@ -100,7 +102,7 @@ class Inflow:
         self.final = UNLIMITED
         """The last stream that is processed: after a GOAWAY, streams above it are ignored."""
         self.hold_credit = False
-        """While true, consumed flow-control credit is not returned: the client must cope with an empty window."""
+        """Whether consumed flow-control credit is kept: the client must then handle an empty window."""
         self.greeted = False
         self._owner = owner
         self._flow = flow
@@ -109,8 +111,8 @@ class Inflow:
         self._traffic = traffic
         self._decode = new_decode()
         self._rest = b""
-        self._block: tuple[int, int, bytearray] | None = None  # a header block that CONTINUATION goes on with
-        self._bodies: dict[int, tuple[bytearray, int]] = {}  # bodies in several frames, and the credit they are owed
+        self._block: tuple[int, int, bytearray] | None = None  # a header block that CONTINUATION continues
+        self._bodies: dict[int, tuple[bytearray, int]] = {}  # bodies in several frames, with the credit to return
         self._credit = self._window
         self._active = 0
         self._allowed = UNLIMITED
@@ -163,7 +165,7 @@ class Inflow:
             self.return_credit()
 
     def return_credit(self) -> None:
-        """Send WINDOW_UPDATE for what was consumed, if that is worth a frame."""
+        """Send WINDOW_UPDATE for what was consumed, if it is enough for a frame."""
         owed = self._window - self._credit
         if owed * 2 >= self._window:
             self._flow.put(frames.window_update(0, owed))
@@ -176,7 +178,7 @@ class Inflow:
     # --- streams --------------------------------------------------------------------------------
 
     def _idle(self, stream: int) -> bool:
-        """Never opened, and not one that our GOAWAY made us ignore."""
+        """Return whether a stream was never opened and is not one that our GOAWAY made us ignore."""
         return self.last < stream <= self.final
 
     def _open(self, stream: int, ended: int, block: bytes) -> None:
@@ -291,7 +293,7 @@ class Inflow:
 
     def _continue(self, flags: int, stream: int, payload: bytes) -> None:
         if self._block is None or self._block[0] != stream:
-            raise ProtocolFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without a header block to go on with")
+            raise ProtocolFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without a header block to continue")
         _, ended, block = self._block
         block += payload
         if len(block) > _MAX_BLOCK:
@@ -308,7 +310,7 @@ class Inflow:
                 self._allowed = self._unacknowledged.popleft()
                 self._allowed = max(self._allowed, *self._unacknowledged, 0)
             return
-        # The acknowledgement goes first: a client may widen its windows only when it reads it.
+        # The acknowledgement is sent first: a client may widen its windows only when it reads it.
         self._flow.put(frames.frame(frames.SETTINGS, frames.ACK, 0))
         for offset in range(0, len(payload), 6):
             key = int.from_bytes(payload[offset : offset + 2], "big")

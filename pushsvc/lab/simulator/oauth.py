@@ -1,9 +1,6 @@
-"""Google's OAuth token endpoint: a signed assertion in, an access token out. Pure: the clock is an argument.
-
-Access tokens are signed rather than remembered, so that they outlive a restart of the simulator.
-
-Source: https://developers.google.com/identity/protocols/oauth2/service-account#httprest
-"""
+"""Google's OAuth token endpoint: exchanges a signed assertion for an access token. Pure: the clock is an argument.
+Access tokens are signed instead of stored, so that they outlive a restart of the simulator. Source:
+https://developers.google.com/identity/protocols/oauth2/service-account#httprest"""
 
 from __future__ import annotations
 
@@ -36,7 +33,7 @@ class TokenError(Exception):
 
 
 class ServiceAccount(Struct, frozen=True):
-    """The account that may request tokens, and the audiences that mean this endpoint."""
+    """The account that may request tokens, and the audiences of this endpoint."""
 
     client_email: str
     public_key: RSAPublicKey
@@ -71,17 +68,17 @@ def verify_assertion(form: Mapping[str, str], account: ServiceAccount, now: floa
             "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe.",
         )
     if not SCOPES & set(str(claims.get("scope", "")).split()):
-        raise TokenError("invalid_scope", "The scope must hold firebase.messaging or cloud-platform.")
+        raise TokenError("invalid_scope", "The scope must contain firebase.messaging or cloud-platform.")
 
 
 class AccessTokens:
-    """Issues access tokens and knows them again."""
+    """Issues and verifies access tokens."""
 
     def __init__(self, secret: bytes, life: int) -> None:
         self.life = life
-        """Seconds that a token is good for."""
+        """Seconds for which a token is valid."""
         self._secret = secret
-        self._known: dict[bytes, float] = {}  # the Authorization header's text: until when it is good
+        self._known: dict[bytes, float] = {}  # the Authorization header's text: until when it is valid
         self._revoked_before = 0.0
 
     def issue(self, now: float) -> str:

@@ -23,7 +23,7 @@ DEFAULT_WINDOW = 65_535
 
 
 class Outflow:
-    """Collects what is to be written; `take` hands it over in one piece."""
+    """Collects the bytes to write; `take` returns them in one piece."""
 
     __slots__ = ("_blocked", "_grants", "_initial", "_out", "_shrunk", "_window")
 
@@ -31,13 +31,13 @@ class Outflow:
         self._out: list[bytes] = []
         self._window = DEFAULT_WINDOW
         self._initial = DEFAULT_WINDOW
-        self._grants: dict[int, int] = {}  # by stream: increments received less bytes sent
-        self._blocked: dict[int, bytes] = {}  # by stream, oldest first: what still waits for a window
+        self._grants: dict[int, int] = {}  # by stream: increments received minus bytes sent
+        self._blocked: dict[int, bytes] = {}  # by stream, oldest first: the bytes that wait for a window
         self._shrunk = False
 
     @property
     def blocked(self) -> int:
-        """How many answers wait for flow-control credit."""
+        """The number of answers that wait for flow-control credit."""
         return len(self._blocked)
 
     def put(self, data: bytes) -> None:
@@ -98,7 +98,7 @@ class Outflow:
         self._grants.pop(stream, None)
 
     def widen(self, stream: int, increment: int) -> bool:
-        """Return the client's WINDOW_UPDATE. False when a window would exceed 2^31-1, which is an error."""
+        """Handle the client's WINDOW_UPDATE. Returns False when a window would exceed 2^31-1, which is an error."""
         if stream:
             grant = self._grants.get(stream, 0) + increment
             if self._initial + grant > MAX_WINDOW:
@@ -119,10 +119,8 @@ class Outflow:
         self._pump_all()
 
     def limit_table(self, size: int) -> None:
-        """Handle SETTINGS_HEADER_TABLE_SIZE.
-
-        We never use the table, but must say so when it shrinks below the default.
-        """
+        """Handle SETTINGS_HEADER_TABLE_SIZE. The table is never used, but a size below the default must be
+        signalled."""
         if size < 4096:
             self._shrunk = True
 

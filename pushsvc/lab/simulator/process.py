@@ -1,7 +1,5 @@
-"""A simulator in a process of its own, for tests and benchmarks: started, waited for, asked, and ended.
-
-The child reads its configuration from standard input and ends when that is closed, so it never outlives its parent.
-"""
+"""Runs a simulator in a process of its own, for tests and benchmarks. The child reads its configuration from standard
+input and ends when that is closed, so it never outlives its parent."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ from .server import Simulator
 
 
 class Address(Struct, frozen=True):
-    """Where a simulator listens and the files to use it with: what `pushsvc simulate --json` prints."""
+    """The addresses of a simulator and the files to use it with, as `pushsvc simulate --json` prints them."""
 
     apns_url: str
     fcm_url: str
@@ -36,10 +34,10 @@ class Address(Struct, frozen=True):
     credentials: Credentials
     pid: int
     urls: dict[str, str]
-    """By platform where it is simulated."""
+    """The URLs of the simulated platforms."""
 
     def as_json(self) -> bytes:
-        """One line, without its end."""
+        """Return a line of JSON without its end."""
         return msgspec.json.encode(self, enc_hook=str)
 
     @classmethod
@@ -62,8 +60,8 @@ class SimulatorHandle:
         self._context = ssl.create_default_context(cafile=str(address.credentials.ca_file))
 
     def revive(self) -> bool:
-        """Start the simulator again, where its process has ended: at the same addresses, with the same files and an
-        empty record. Whether it had. Raises `RuntimeError` when it does not start. Blocks for a moment."""
+        """Restart the simulator if its process has ended, at the same addresses, with the same files and an empty
+        record. Returns whether it had ended. Raises `RuntimeError` when it does not start. Blocks for a moment."""
         if self.process.poll() is None:
             return False
         _close(self.process)
@@ -74,7 +72,7 @@ class SimulatorHandle:
         return True
 
     def call(self, method: str, path: str, content: Any = None) -> Any:
-        """One call of the control API. Raises `RuntimeError` with its answer when that is not 2xx."""
+        """Call the control API. Raises `RuntimeError` with its answer when that is not 2xx."""
         parts = urlsplit(self.control_url)
         connection = http.client.HTTPSConnection(parts.netloc, context=self._context, timeout=30)
         try:
@@ -88,39 +86,37 @@ class SimulatorHandle:
         return msgspec.json.decode(body) if body else None
 
     def control(self, command: str, **fields: Any) -> int:
-        """A command of `controls`, such as `control("stall", on=True)`. Returns how much it touched."""
+        """Run a command of `controls`, such as `control("stall", on=True)`. Returns the number that it affected."""
         touched: int = self.call("POST", f"/control/{command}", fields)["touched"]
         return touched
 
     def break_credentials(self, platform: str | None = None) -> None:
-        """Refuse the platform's credentials (None: of all) until they are mended."""
+        """Refuse the platform's credentials (None: of all platforms) until `restore_credentials`."""
         self.control("credentials", refuse=True, platform=platform)
 
-    def mend_credentials(self, platform: str | None = None) -> None:
-        """Accept them again."""
+    def restore_credentials(self, platform: str | None = None) -> None:
+        """Accept the credentials again."""
         self.control("credentials", refuse=False, platform=platform)
 
     def state(self) -> dict[str, Any]:
-        """What is switched on, connections, waiting requests, and the process's CPU seconds and memory."""
+        """Return the switches, connections, waiting requests, and the process's CPU seconds and memory."""
         state: dict[str, Any] = self.call("GET", "/control")
         return state
 
     def record(self) -> dict[str, Any]:
-        """All counts: of all platforms together, and by the name of each."""
+        """Return all counts: of all platforms together, and by the name of each."""
         record: dict[str, Any] = self.call("GET", "/record")
         return record
 
     def clear(self) -> None:
-        """Forget the requests."""
+        """Delete the recorded requests."""
         self.call("DELETE", "/record")
 
 
 @contextmanager
 def simulator_process(folder: Path, **flags: Any) -> Iterator[SimulatorHandle]:
-    """Start a simulator whose keys and credentials are in `folder`; `flags` are fields of `SimulatorConfig`.
-
-    Raises `RuntimeError` with what it wrote when it does not start.
-    """
+    """Start a simulator whose keys and credentials are in `folder`; `flags` are fields of `SimulatorConfig`. Raises
+    `RuntimeError` with its output when it does not start."""
     config = SimulatorConfig(folder=str(folder), **flags)
     handle = SimulatorHandle(*_start(config), config)
     try:
@@ -130,7 +126,7 @@ def simulator_process(folder: Path, **flags: Any) -> Iterator[SimulatorHandle]:
 
 
 def _start(config: SimulatorConfig) -> tuple[Address, subprocess.Popen[bytes]]:
-    """A simulator that listens, and its process."""
+    """Start a simulator. Returns its address, once it listens, and its process."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pushsvc.lab.simulator"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     )
@@ -147,8 +143,8 @@ def _start(config: SimulatorConfig) -> tuple[Address, subprocess.Popen[bytes]]:
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:
-    """End it, where it has not ended: its input's end is the word to. A signal as well could meet it when its handlers
-    are gone already."""
+    """End a running simulator by closing its input. A signal as well could arrive when its handlers are removed
+    already."""
     assert process.stdin is not None
     assert process.stdout is not None
     with suppress(BrokenPipeError):
@@ -172,7 +168,7 @@ async def run(config: SimulatorConfig, ready: Callable[[Address], None], *, unti
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     else:
         loop.add_signal_handler(signal.SIGINT, over.set)
-    # Answering makes few cycles and much short-lived garbage: a look at all of it every 700 objects costs a tenth.
+    # Answering makes few cycles and much short-lived garbage: a collection every 700 objects costs a tenth.
     gc.set_threshold(50_000, 20, 20)
     async with Simulator(config) as simulator:
         credentials = simulator.write_credentials(Path(config.folder))
@@ -187,7 +183,7 @@ async def run(config: SimulatorConfig, ready: Callable[[Address], None], *, unti
 
 
 def run_forever(config: SimulatorConfig, ready: Callable[[Address], None], *, until_eof: bool = False) -> None:
-    """`run`, on uvloop where that is installed."""
+    """Run a simulator (see `run`), on uvloop where that is installed."""
     with asyncio.Runner(loop_factory=_new_event_loop()) as runner:
         runner.run(run(config, ready, until_eof=until_eof))
 

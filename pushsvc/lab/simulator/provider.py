@@ -1,8 +1,6 @@
-"""A simulated provider: it judges a request, plays the scenario of its token, answers, and records. Common to both.
-
-The order for each request is: stalled? judge (switches, then what the provider verifies, then the token's scenario),
-answer, record. What is judged and how it is worded stands in `apns` and `fcm`.
-"""
+"""A simulated provider: it checks a request, plays the scenario of its token, answers, and records. The order for each
+request is: stalled? decide (switches, then the provider's checks, then the token's scenario), answer, record. `apns`
+and `fcm` have the checks and the wording."""
 
 from __future__ import annotations
 
@@ -23,14 +21,14 @@ from .switches import Switches
 Clock: TypeAlias = Callable[[], float]
 
 Decision: TypeAlias = tuple[Answer, bytes, bytes | None, Step | None]
-"""The answer, the token, the delivery's identity when it is accepted, and the scenario's step when there is one."""
+"""The answer, the token, the delivery's identity when it is accepted, and the scenario's step if there is one."""
 
 _UNANSWERED: Final = {name: Answer(0, name, b"") for name in ("stall", "held", "reset", "refuse", "goaway", "drop")}
 _NO_ERROR: Final = (200, 201, 204, 410)  # APNs does not count 410 as an error condition
 
 
 class SimulatedProvider(ABC):
-    """One platform on one port. Every method is to be called on the simulator's event loop."""
+    """One platform on one port. Call every method on the simulator's event loop."""
 
     farewell: bytes = b""
     """The debug data of a GOAWAY."""
@@ -43,34 +41,34 @@ class SimulatedProvider(ABC):
         self.switches = Switches(latency)
         self.connections: set[Connection] = set()
         self.streams = streams
-        """SETTINGS_MAX_CONCURRENT_STREAMS of a connection in good standing."""
+        """The SETTINGS_MAX_CONCURRENT_STREAMS of a connection without restrictions."""
         self._throttle = throttle
         self._clock = clock
 
     @abstractmethod
     def decide(self, headers: Headers, body: bytes, memory: Any, now: float) -> Decision:
-        """Judge a request and find its answer."""
+        """Check a request and return its answer."""
 
     def opened(self, connection: Connection) -> int:
         return self.streams
 
     def knows(self, memory: Any, answer: Answer) -> bool:
-        """Whether the client has proven by now who it is, as far as this answer says."""
+        """Return whether this answer shows that the client has authenticated itself."""
         return True
 
     def reset_scenarios(self) -> None:
-        """Forget how often each token with a scenario came."""
+        """Forget the request counts of tokens with a scenario."""
         self.stage.reset()
 
     def revoke_access_tokens(self) -> None:  # noqa: B027  # most platforms issue none
-        """Let no access token that was issued until now be good any more, where the platform issues them."""
+        """Revoke all access tokens that were issued until now, where the platform issues them."""
 
     def http_routes(self) -> list[web.RouteDef]:
-        """What the platform answers over HTTP/1.1, on the control port."""
+        """Return the HTTP/1.1 routes of the platform, for the control port."""
         return []
 
     def request(self, connection: Connection, stream: int, headers: Headers, body: bytes) -> None:
-        """One whole request of a client."""
+        """Handle a request of a client."""
         now = self._clock()
         switches = self.switches
         if switches.stalled:
@@ -91,7 +89,7 @@ class SimulatedProvider(ABC):
             self._adjust(connection, answer)
 
     def _perform(self, connection: Connection, stream: int, step: Step, answer: Answer) -> Answer:
-        """Play a step. Returns what became of the request."""
+        """Play a step. Returns the answer, or what was done instead."""
         delay = self.switches.latency + step.delay_ms / 1000
         match step.name:
             case "stall":
@@ -115,7 +113,7 @@ class SimulatedProvider(ABC):
         return _UNANSWERED[step.name]
 
     def _adjust(self, connection: Connection, answer: Answer) -> None:
-        """The stream limit follows the answers: see `one_stream_at_start` and `throttle_rejections` of the config."""
+        """Adapt the stream limit to the answers: see `one_stream_at_start` and `throttle_rejections` of the config."""
         if answer.status in _NO_ERROR or (not self._throttle and self.knows(connection.memory, answer)):
             if connection.stream_limit != self.streams:
                 connection.limit_streams(self.streams)
@@ -123,7 +121,7 @@ class SimulatedProvider(ABC):
             connection.limit_streams(1)
 
     def retry_after(self, step: Step, now: float) -> bytes | None:
-        """The Retry-After header of a step, in one of its two forms (RFC 9110 section 10.2.3)."""
+        """Return the Retry-After header of a step, in one of its two forms (RFC 9110 section 10.2.3)."""
         if step.retry_at is not None:
             return formatdate(now + step.retry_at, usegmt=True).encode()
         seconds = self.switches.retry_after if step.retry_after is None else step.retry_after
@@ -132,7 +130,7 @@ class SimulatedProvider(ABC):
     # --- on command -------------------------------------------------------------------------------
 
     def go_away(self, *, graceful: bool, keep: int | None) -> int:
-        """GOAWAY on every connection. Returns on how many."""
+        """Send GOAWAY on every connection. Returns their number."""
         connections = list(self.connections)
         for connection in connections:
             if graceful:
@@ -146,11 +144,11 @@ class SimulatedProvider(ABC):
         return len(connections)
 
     def reset_streams(self, code: int) -> int:
-        """RST_STREAM on every request without an answer. Returns on how many."""
+        """Send RST_STREAM on every request without an answer. Returns their number."""
         return sum(connection.reset_open(code) for connection in list(self.connections))
 
     def stall(self, on: bool) -> None:
-        """Stop answering; when off again, what was held is judged and answered."""
+        """Stop answering; when switched off, the waiting requests are processed."""
         self.switches.stalled = on
         if not on:
             for connection in list(self.connections):
@@ -161,7 +159,7 @@ class SimulatedProvider(ABC):
             connection.hold_credit(on)
 
     def limit_streams(self, limit: int) -> None:
-        """Another stream limit, for connections of now and of later."""
+        """Change the stream limit of present and later connections."""
         self.streams = limit
         for connection in list(self.connections):
             connection.limit_streams(limit)

@@ -1,9 +1,8 @@
-"""What the simulator received, to be queried by tests: counts of everything, and the last requests whole.
+"""The record of what the simulator received, for tests: counts of everything, and the last complete requests.
 
-A million requests fit in about 25 MB: a request leaves eight bytes in each of three arrays (a 64-bit hash of its
-token, and when it was accepted also of its token and of its identity), from which the questions are answered when they
-are asked. That two different pushes share a hash, and look like a duplicate, has a chance of 1 in 30 million at a
-million pushes.
+A million requests need about 25 MB: a request adds eight bytes to each of three arrays (a 64-bit hash of its token, and
+when it was accepted also of its token and of its identity), from which queries are answered. Two different pushes have
+the same hash, and look like a duplicate, with a probability of 1 in 30 million at a million pushes.
 
 The identity of a delivery is its `apns-id`, of a broadcast its `apns-request-id`; for FCM, which has none, it is the
 request's body. The token of a broadcast is the id of its channel.
@@ -25,21 +24,21 @@ from .inflow import Traffic
 
 
 class Received(Struct, frozen=True):
-    """One whole request and what became of it. Holds tokens, so it has no business in a log."""
+    """A complete request and its result. It contains tokens, so it must not be logged."""
 
     at: float
-    """Unix seconds at which it was read."""
+    """When it was read, in Unix seconds."""
     platform: str
     connection: int
-    """The how-manieth connection of this port, from 1; 0: over HTTP/1.1."""
+    """The number of the connection on this port, from 1; 0: over HTTP/1.1."""
     stream: int
     headers: tuple[tuple[bytes, bytes], ...]
-    """In the order in which they came."""
+    """In the order in which they were received."""
     body: bytes
     status: int
-    """What it was answered; 0 when it was not answered."""
+    """The status of the answer; 0 without an answer."""
     reason: str
-    """The provider's word for the refusal, or what was done instead of an answer: `stall`, `held`, `reset`, .."""
+    """The provider's reason of a refusal, or what was done instead of an answer: `stall`, `held`, `reset`, .."""
 
     def __repr__(self) -> str:
         return (
@@ -52,7 +51,7 @@ class Received(Struct, frozen=True):
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers}
 
     def as_json(self) -> dict[str, Any]:
-        """For the control API; the body as text where it is UTF-8, and as base64 in any case."""
+        """Return the request for the control API; the body as text where it is UTF-8, and as base64 in any case."""
         try:
             text = self.body.decode()
         except UnicodeDecodeError:
@@ -81,12 +80,12 @@ class PlatformRecord:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all requests. `traffic` goes on counting."""
+        """Delete all requests. `traffic` keeps counting."""
         self._totals: Counter[tuple[int, str]] = Counter()
         self._tokens = array("q")
         self._accepted_tokens = array("q")
         self._accepted = array("q")
-        self._counted = (0, 0)  # how many were accepted when they were last counted, and how many were distinct
+        self._counted = (0, 0)  # how many were accepted at the last count, and how many of them were distinct
         self._last: deque[tuple[float, int, int, Headers, bytes, Answer]] = deque(maxlen=self._keep)
 
     def add(
@@ -100,7 +99,7 @@ class PlatformRecord:
         token: bytes,
         delivery: bytes | None,
     ) -> None:
-        """Note a request. `delivery` is its identity when it was accepted for sending, else None."""
+        """Record a request. `delivery` is its identity when it was accepted for sending, otherwise None."""
         self._totals[answer.status, answer.reason] += 1
         if self._enabled:
             hashed = hash(token)
@@ -118,12 +117,12 @@ class PlatformRecord:
 
     @property
     def total(self) -> int:
-        """All requests."""
+        """The number of requests."""
         return self._totals.total()
 
     @property
     def accepted(self) -> int:
-        """Requests that were accepted for sending: answered 2xx and not a dry run."""
+        """The number of requests that were accepted for sending: answered 2xx and not a dry run."""
         return sum(count for (status, reason), count in self._totals.items() if not reason and 200 <= status < 300)
 
     @property
@@ -133,8 +132,8 @@ class PlatformRecord:
 
     @property
     def distinct(self) -> int:
-        """Different deliveries that were accepted."""
-        # Counting a million takes a sixth of a second, so it is done once for as long as nothing is added.
+        """The number of different deliveries that were accepted."""
+        # Counting a million takes a sixth of a second, so the result is kept until something is added.
         size, distinct = self._counted
         if size != len(self._accepted):
             distinct = len(set(self._accepted))
@@ -143,30 +142,30 @@ class PlatformRecord:
 
     @property
     def duplicates(self) -> int:
-        """Deliveries that were accepted more than once."""
+        """The number of deliveries that were accepted more than once."""
         if self.distinct == len(self._accepted):
             return 0
         return sum(count > 1 for count in Counter(self._accepted).values())
 
     @property
     def distinct_tokens(self) -> int:
-        """Different tokens in all requests."""
+        """The number of different tokens in all requests."""
         return len(set(self._tokens) - {hash(b"")})
 
     def requests_of(self, token: str) -> int:
-        """How many requests were for this token."""
+        """Return the number of requests for this token."""
         return self._tokens.count(hash(token.encode()))
 
     def accepted_of(self, token: str) -> int:
-        """How many requests for this token were accepted for sending."""
+        """Return the number of requests for this token that were accepted for sending."""
         return self._accepted_tokens.count(hash(token.encode()))
 
     def accepted_id(self, apns_id: str) -> int:
-        """How often a push with this `apns-id` was accepted."""
+        """Return how often a push with this `apns-id` was accepted."""
         return self._accepted.count(hash(apns_id.encode()))
 
     def requests(self, *, token: str | None = None, apns_id: str | None = None) -> list[Received]:
-        """The last requests whole, oldest first; of one token or `apns-id` when given."""
+        """Return the last complete requests, oldest first; of one token or `apns-id` when given."""
         found = []
         for at, connection, stream, headers, body, answer in self._last:
             fields = tuple((field[0], field[1]) for field in headers)
@@ -179,7 +178,7 @@ class PlatformRecord:
         return found
 
     def summary(self) -> dict[str, Any]:
-        """All counts, as the control API shows them."""
+        """Return all counts, as the control API shows them."""
         return {
             "total": self.total,
             "accepted": self.accepted,
@@ -197,7 +196,7 @@ class PlatformRecord:
 
 
 def _is_for(item: Received, token: str) -> bool:
-    """Whether a request names the token: at the end of its path, as a header, or as a string of its body."""
+    """Return whether a request names the token: at the end of its path, as a header, or as a string of its body."""
     named = any(value == token or value.endswith(f"/{token}") for value in item.fields.values())
     return named or f'"{token}"'.encode() in item.body
 
@@ -217,12 +216,12 @@ class Record:
         return self.platforms["fcm"]
 
     def clear(self) -> None:
-        """Forget all requests."""
+        """Delete all requests."""
         for record in self.platforms.values():
             record.clear()
 
     def summary(self) -> dict[str, Any]:
-        """All counts: of all platforms together, and by the name of each."""
+        """Return all counts: of all platforms together, and by the name of each."""
         each = {name: record.summary() for name, record in self.platforms.items()}
         counts = ("total", "accepted", "distinct", "duplicates")
         return {**{name: sum(one[name] for one in each.values()) for name in counts}, **each}

@@ -39,9 +39,9 @@ TRANSPORT: Final = {
     "goaway": "GOAWAY that says this request and all later ones were not processed, then close",
     "goaway-graceful": "accept the push, and send the two GOAWAYs of an orderly shutdown",
     "drop": "close the TCP connection without an answer",
-    "status": "status-<code>: that HTTP status with a reason that nobody knows",
+    "status": "status-<code>: that HTTP status with an unknown reason",
 }
-"""Actions beside the reasons of the providers, with their effect."""
+"""Actions besides the reasons of the providers, with their effect."""
 
 MODIFIERS: Final = {
     "slow": "slow-<ms>: answer that many milliseconds late",
@@ -53,7 +53,7 @@ MODIFIERS: Final = {
 }
 
 GRAMMAR: Final = (
-    "a scenario is ACTION[,ACTION]; ACTION.N holds for the first N requests, without it for ever. Besides the answers' "
+    "a scenario is ACTION[,ACTION]; ACTION.N applies to the first N requests, ACTION to all. Besides the answers' "
     "reasons:\n"
     + "\n".join(
         f"  {does}" if does.startswith(f"{name}-<") else f"  {name}: {does}"
@@ -74,7 +74,7 @@ class ScenarioError(ValueError):
 
 
 class Action(Struct, frozen=True):
-    """One action: its name, its number where it has one, and for how many requests (None: for ever)."""
+    """An action: its name, its number if it has one, and the number of requests that it applies to (None: all)."""
 
     name: str
     number: int | None = None
@@ -136,7 +136,7 @@ def _action(text: str, known: set[str]) -> Action:
         raise ScenarioError(
             f"{text!r}: {name} needs a number behind a hyphen: {TRANSPORT.get(name) or MODIFIERS[name]}"
             if name in _NUMBERED
-            else f"{text!r}: {name} takes no number; {name}.N holds for N requests"
+            else f"{text!r}: {name} takes no number; {name}.N applies to N requests"
         )
     if name == "status" and not 200 <= int(number) <= 599:
         raise ScenarioError(f"{text!r}: an HTTP status is a number from 200 to 599")
@@ -144,7 +144,7 @@ def _action(text: str, known: set[str]) -> Action:
 
 
 def step(scenario: Scenario, nth: int) -> Step:
-    """Return what becomes of the token's request number `nth`, counted from 0."""
+    """Return the step of the token's request number `nth`, counted from 0."""
     name, status, before = "ok", None, 0
     modifiers: dict[str, int] = {}
     decided = False
@@ -169,13 +169,13 @@ def step(scenario: Scenario, nth: int) -> Step:
 
 
 def _prepared(scenario: Scenario) -> tuple[Scenario, Step | None]:
-    """Return a scenario, and its one step when it has no counts."""
+    """Return a scenario, and its single step if it has no counts."""
     counted = any(action.times for action in scenario.actions)
     return scenario, None if counted else step(scenario, 0)
 
 
 class Stage:
-    """Plays scenarios: remembers how many requests of a token came, of tokens with a scenario that counts only."""
+    """Plays scenarios, and counts the requests of tokens whose scenario has counts."""
 
     def __init__(self, reasons: Iterable[str]) -> None:
         words = frozenset(reasons)
@@ -193,5 +193,5 @@ class Stage:
         return step(scenario, nth)
 
     def reset(self) -> None:
-        """Forget how many requests came."""
+        """Forget the counts of requests."""
         self._seen.clear()

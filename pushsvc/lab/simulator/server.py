@@ -56,7 +56,7 @@ class Simulator(Controls):
         super().__init__(providers, record, clock)
         self._control = ControlApi(self)
         self.urls: dict[str, str] = {}
-        """By platform where it listens."""
+        """The URLs of the listening ports, by platform."""
         self._servers: list[asyncio.Server] = []
         self._runner: web.AppRunner | None = None
 
@@ -111,14 +111,14 @@ class Simulator(Controls):
             for connection in list(provider.connections):
                 connection.go_away(debug=provider.farewell)
                 connection.close()
-        await asyncio.sleep(0)  # let the last words leave before the sockets go
+        await asyncio.sleep(0)  # the last bytes are sent before the sockets are closed
         for provider in self.providers.values():
             provider.drop_connections()
         if self._runner is not None:
             await _close_control(self._runner)
         for server in self._servers:
             await server.wait_closed()
-        while any(provider.connections for provider in self.providers.values()):  # noqa: ASYNC110  # they go at the loop's next turn
+        while any(provider.connections for provider in self.providers.values()):  # noqa: ASYNC110  # closed at the loop's next iteration
             await asyncio.sleep(0)
         self._servers.clear()
 
@@ -138,10 +138,8 @@ class Simulator(Controls):
         return apns.channels
 
     def write_credentials(self, folder: Path) -> Credentials:
-        """Write what an app is configured with: CA, p8 key, client certificate, service account (RSA: takes a moment).
-
-        The service account's `token_uri` is this simulator's `/token`, so the simulator must be listening.
-        """
+        """Write the files that an app is configured with: CA, p8 key, client certificate, service account (RSA: takes a
+        moment). The service account's `token_uri` is this simulator's `/token`, so the simulator must be listening."""
         config = self.config
         return write_credentials(
             self._keys,
@@ -155,7 +153,7 @@ class Simulator(Controls):
 
 
 async def _close_control(runner: web.AppRunner) -> None:
-    """Close the control port. A TLS connection waits half a minute for its peer's goodbye; here nobody need wait."""
+    """Close the control port. A TLS connection would wait half a minute for its peer, which is not needed here."""
     handlers = [] if runner.server is None else runner.server.connections
     transports = [handler.transport for handler in handlers if handler.transport is not None]
     await runner.cleanup()

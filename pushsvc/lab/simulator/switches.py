@@ -1,4 +1,4 @@
-"""What an operator has switched on: troubles that hold for every request of a platform. Pure; clocks are arguments."""
+"""The switches of a simulated platform, which affect every request. Pure; clocks are arguments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Bucket:
         self._level, self._at = burst, now
 
     def take(self, now: float) -> bool:
-        """Whether one more request is within the rate."""
+        """Return whether one more request is within the rate."""
         self._level = min(self._burst, self._level + (now - self._at) * self._rate)
         self._at = now
         if self._level < 1.0:
@@ -27,7 +27,7 @@ class Bucket:
 
 
 class Switches:
-    """All off at first. `active` says whether any of them needs a look."""
+    """The switches, all off at first. `active` states whether any of them affects requests."""
 
     def __init__(self, latency: float = 0.0) -> None:
         self.latency = latency
@@ -49,18 +49,18 @@ class Switches:
         self._settle()
 
     def unavailable(self, until: float) -> None:
-        """503 for everything until that instant."""
+        """Answer 503 to everything until that instant."""
         self._unavailable_until = until
         self._settle()
 
     def throttle(self, rate: float, burst: float) -> None:
-        """429 beyond `rate` requests a second for each app or project; 0: no limit."""
+        """Answer 429 beyond `rate` requests a second for each app or project; 0: no limit."""
         self._rate, self._burst = rate, max(burst, 1.0)
         self._buckets.clear()
         self._settle()
 
     def calm(self) -> None:
-        """All off, except the latency."""
+        """Switch everything off, except the latency."""
         self.stalled = self.credentials_refused = self.token_endpoint_refuses = False
         self.retry_after = None
         self._unavailable_until = self._rate = 0.0
@@ -70,7 +70,7 @@ class Switches:
         self.active = bool(self.credentials_refused or self._unavailable_until or self._rate)
 
     def interfere(self, key: bytes, now: float) -> Interference | None:
-        """What a request of this app or project meets now."""
+        """Return how the switches affect a request of this app or project now, or None."""
         if self._unavailable_until:
             if now < self._unavailable_until:
                 return "unavailable"

@@ -9,18 +9,16 @@ from .scenario import PREFIX, parse
 
 
 def apns_token(scenario: str, unique: str) -> str:
-    """An APNs token that plays `scenario`: `apns_token("ServiceUnavailable.2", "7")`. Raises `ScenarioError`."""
+    """Return an APNs token that plays `scenario`: `apns_token("ServiceUnavailable.2", "7")`. Raises `ScenarioError`."""
     return str(parse(f"{PREFIX}{scenario}:{unique}", apns.REASONS)).encode().hex()
 
 
 def fcm_token(scenario: str, unique: str) -> str:
-    """An FCM token that plays `scenario`: `fcm_token("UNREGISTERED", "7")`. Raises `ScenarioError`."""
+    """Return an FCM token that plays `scenario`: `fcm_token("UNREGISTERED", "7")`. Raises `ScenarioError`."""
     return str(parse(f"{PREFIX}{scenario}:{unique}", fcm.ERRORS))
 
 
 def channel_id(scenario: str, unique: str) -> str:
-    """The id of a broadcast channel that plays `scenario`: `channel_id("TooManyRequests.2", "7")`.
-
-    Raises `ScenarioError`.
-    """
+    """Return the id of a broadcast channel that plays `scenario`: `channel_id("TooManyRequests.2", "7")`. Raises
+    `ScenarioError`."""
     return base64.b64encode(str(parse(f"{PREFIX}{scenario}:{unique}", broadcast.REASONS)).encode()).decode()
