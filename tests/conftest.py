@@ -30,7 +30,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """No module's logger is kept at its first use: it would go on by the configuration of then, in other tests."""
+    """Do not cache loggers at their first use: they would keep that configuration in other tests."""
     config.pluginmanager.register(_FailuresAtOnce(config))
     configure = structlog.configure
     pytest.MonkeyPatch().setattr(
@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _FailuresAtOnce:
-    """Says each failure when it comes, not only at the end: a run that is killed has told what it knew."""
+    """Prints each failure at once, so that a killed run has printed those before."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._plugins = config.pluginmanager

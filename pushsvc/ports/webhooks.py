@@ -81,7 +81,7 @@ class WebhookClaim(Protocol):
         new events, which become the current batch. A current batch with more events than `most` is cut."""
         ...
 
-    async def told(self, batch: Batch) -> bool:
+    async def delivered(self, batch: Batch) -> bool:
         """Record that the receiver has accepted the batch."""
         ...
 

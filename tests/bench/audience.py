@@ -162,11 +162,11 @@ class Watched:
     async def post(self) -> None:
         self.posted = time.perf_counter()
         async with self._session.post("/v1/push", json=self._document) as answer:
-            told = await answer.json()
+            reported = await answer.json()
             self.answered = time.perf_counter()
-            assert answer.status == 202, told
-            assert told["deliveries"] is None
-        self.id = told["id"]
+            assert answer.status == 202, reported
+            assert reported["deliveries"] is None
+        self.id = reported["id"]
 
     async def status(self) -> dict[str, Any]:
         async with self._session.get(f"/v1/push/{self.id}") as answer:

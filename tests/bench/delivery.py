@@ -95,7 +95,7 @@ def servers() -> Any:
 Row = dict[str, float]
 
 
-def measure(simulator: Any, store_url: str, told: Any, platform: str, contestant: Contestant, scale: float) -> Row:
+def measure(simulator: Any, store_url: str, reported: Any, platform: str, contestant: Contestant, scale: float) -> Row:
     """One contestant's round: its own figures, and the CPU that it cost the simulator and the store."""
     per_push = contestant.per_push
     scaled = max(per_push, 500, int(contestant.deliveries * scale) // 500 * 500)
@@ -103,7 +103,7 @@ def measure(simulator: Any, store_url: str, told: Any, platform: str, contestant
     task = {
         "name": contestant.name,
         "platform": platform,
-        "address": told,
+        "address": reported,
         "count": scaled,
         "store_url": store_url,
         "per_push": per_push,
@@ -140,15 +140,15 @@ def main(scale: float, rounds: int, profile: Path | None) -> None:
             simulator.pid,
             simulator.urls,
         )
-        told = json.loads(address.as_json())
+        reported = json.loads(address.as_json())
         for platform, contestants in CONTESTANTS.items():
             found: dict[str, list[Row]] = {each.label: [] for each in contestants}
             for _ in range(rounds):
                 for each in contestants:
-                    found[each.label].append(measure(simulator, store_url, told, platform, each, scale))
+                    found[each.label].append(measure(simulator, store_url, reported, platform, each, scale))
             show(platform, found)
         if profile is not None:
-            task = {"name": "ours", "platform": "apns", "address": told, "count": 50_000, "store_url": store_url}
+            task = {"name": "ours", "platform": "apns", "address": reported, "count": 50_000, "store_url": store_url}
             child({**task, "per_push": 1000}, profile)
 
 

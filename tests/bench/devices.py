@@ -229,8 +229,8 @@ async def run(site: Site, count: int, seconds: float) -> None:
         before = int((await store.link.call("INFO", "memory"))["used_memory"])
         importing = Watch(site, "devices", "import", str(file), "--app", "shop", "--json")
         await importing.run()
-        told = json.loads(importing.out)
-        assert (told["imported"], told["new"], told["rejected"]) == (count, count, 0), told
+        reported = json.loads(importing.out)
+        assert (reported["imported"], reported["new"], reported["rejected"]) == (count, count, 0), reported
         importing.show(count)
         used = int((await store.link.call("INFO", "memory"))["used_memory"]) - before
         line = file.stat().st_size / count

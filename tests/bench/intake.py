@@ -169,7 +169,7 @@ async def drive(url: str, pid: int, requests: list[bytes], seconds: float) -> tu
 
 
 def request(targets: int) -> bytes:
-    """One POST with so many distinct APNs tokens."""
+    """Make one POST with this number of distinct APNs tokens."""
     body = msgspec.json.encode(
         {
             "to": {"tokens": [{"platform": "apns", "token": secrets.token_hex(32)} for _ in range(targets)]},

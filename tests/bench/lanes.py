@@ -52,9 +52,9 @@ class Caller:
     async def post(self, tokens: list[dict[str, str]], lane: str) -> str:
         body = msgspec.json.encode({"to": {"tokens": tokens}, "lane": lane, "notification": {"title": "Order 7"}})
         async with self.session.post("/v1/push", data=body, headers=self.headers) as answer:
-            told = await answer.read()
-            assert answer.status == 202, told
-            push: str = msgspec.json.decode(told)["id"]
+            reported = await answer.read()
+            assert answer.status == 202, reported
+            push: str = msgspec.json.decode(reported)["id"]
             return push
 
     async def status(self, push: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def excess(instants: Sequence[int], rate: Rate) -> float:
 
 async def ask(url: str, seconds: float, tokens: int, rate: Rate, seed: int) -> dict[str, object]:
     """Ask for `seconds`; the grants by token, as the span of server time in which each was given."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     names = [f"token-{number:06d}-{'a' * 50}" for number in range(tokens)]
     grants: dict[int, list[tuple[int, int]]] = defaultdict(list)
     asked = 0
@@ -58,7 +58,7 @@ async def ask(url: str, seconds: float, tokens: int, rate: Rate, seed: int) -> d
         # The server's clock before an answer and after it: the grant lies in between.
         before = await _now(store.link)
         while time.monotonic() < end:
-            chosen = [dice.randrange(tokens if n % 2 else max(1, tokens // 100)) for n in range(BATCH)]
+            chosen = [rng.randrange(tokens if n % 2 else max(1, tokens // 100)) for n in range(BATCH)]
             waits = await store.limiter.admit(ROUTE, rate, [names[number] for number in chosen])
             after = await _now(store.link)
             over = {place for place, _ in waits}
@@ -145,8 +145,8 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if arguments.ask:
         url, seconds, tokens, text, seed = json.loads(arguments.ask)
-        told = parse_rate(text)
-        assert told is not None
-        print(json.dumps(asyncio.run(ask(url, seconds, tokens, told, seed))))
+        reported = parse_rate(text)
+        assert reported is not None
+        print(json.dumps(asyncio.run(ask(url, seconds, tokens, reported, seed))))
     else:
         main(arguments.processes, arguments.tokens, arguments.seconds, arguments.rate)

@@ -47,25 +47,25 @@ class Population:
         self._seed = seed
 
     def device(self, number: int) -> Device:
-        dice = random.Random(self._seed * 1_000_003 + number)
+        rng = random.Random(self._seed * 1_000_003 + number)
         apns = number % 2 == 0
         if apns:
-            token = dice.randbytes(32).hex()
+            token = rng.randbytes(32).hex()
         else:
-            token = "".join(dice.choices(LETTERS, k=22)) + ":APA91b" + "".join(dice.choices(LETTERS, k=123))
-        digits = dice.randbytes(16).hex()
+            token = "".join(rng.choices(LETTERS, k=22)) + ":APA91b" + "".join(rng.choices(LETTERS, k=123))
+        digits = rng.randbytes(16).hex()
         return Device(
             id=f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}",
             platform="apns" if apns else "fcm",
             token=token,
             user=f"user-{number * 6 // 7}",
-            tags={"plan": dice.choice(["free", "pro", "team"]), "beta": dice.random() < 0.1},
-            locale=dice.choice(["de-AT", "en-US", "fr-FR", "pt-BR"]),
-            timezone=dice.choice(["Europe/Vienna", "America/New_York", "America/Sao_Paulo"]),
-            app_version=dice.choice(["3.2.0", "3.1.4", "2.10.11"]),
+            tags={"plan": rng.choice(["free", "pro", "team"]), "beta": rng.random() < 0.1},
+            locale=rng.choice(["de-AT", "en-US", "fr-FR", "pt-BR"]),
+            timezone=rng.choice(["Europe/Vienna", "America/New_York", "America/Sao_Paulo"]),
+            app_version=rng.choice(["3.2.0", "3.1.4", "2.10.11"]),
             registered_at=NOW + number,
-            last_seen_at=NOW + number + (0 if dice.random() < 0.5 else dice.randrange(10**9)),
-            topics=("news", f"team-{dice.randrange(100)}") if number % 3 == 0 else ("news",),
+            last_seen_at=NOW + number + (0 if rng.random() < 0.5 else rng.randrange(10**9)),
+            topics=("news", f"team-{rng.randrange(100)}") if number % 3 == 0 else ("news",),
         )
 
     def range(self, first: int, count: int) -> list[Device]:
@@ -126,7 +126,7 @@ async def page_through(store: Store, audience: ToAll | ByTopic) -> int:
 
 
 async def spent(store: Store, total: int, devices: int) -> None:
-    """Bytes a device by kind of key, as the server reckons each key; what is left over is its tables of keys."""
+    """Bytes a device by kind of key, as the server counts each key; the rest is its tables of keys."""
     sums = dict.fromkeys(KEYS, 0)
     numbers = dict.fromkeys(KEYS, 0)
     prefix = b"ps:{shop.devices}:"

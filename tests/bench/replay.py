@@ -93,14 +93,14 @@ async def run(playground: Playground, scale: float) -> None:
 
             started = time.perf_counter()
             async with session.post("/v1/failed/replay", json={}) as answer:
-                told = await answer.json()
-            print(f"matched {told['matched']:,} in {time.perf_counter() - started:.2f} s")
+                reported = await answer.json()
+            print(f"matched {reported['matched']:,} in {time.perf_counter() - started:.2f} s")
             killed_at = 0
-            while (state := await state_of(session, told["job"]))["state"] != "done":
+            while (state := await state_of(session, reported["job"]))["state"] != "done":
                 if not killed_at and state["moved"] >= count * 0.3:
                     for pid in job_processes():
                         os.kill(pid, signal.SIGKILL)
-                    killed_at = (await state_of(session, told["job"]))["moved"]
+                    killed_at = (await state_of(session, reported["job"]))["moved"]
                     killed = time.perf_counter()
                     print(f"killed the worker at {killed_at:,} of {count:,}, after {killed - started:.1f} s")
                 await asyncio.sleep(0.01)

@@ -62,16 +62,16 @@ class Schedule:
                 }
             )
             async with self.session.post("/v1/push", data=body) as answer:
-                told = msgspec.json.decode(await answer.read())
-                assert (answer.status, told.get("state")) == (202, "scheduled"), told
-                self.ids[token] = told["id"]
+                reported = msgspec.json.decode(await answer.read())
+                assert (answer.status, reported.get("state")) == (202, "scheduled"), reported
+                self.ids[token] = reported["id"]
 
         await each(self.due, one)
 
-    async def cancel(self, chosen: Iterable[str], dice: random.Random) -> None:
+    async def cancel(self, chosen: Iterable[str], rng: random.Random) -> None:
         """Cancel these, each at a random moment between now and its time."""
         now = time.time()
-        moments = sorted((dice.uniform(now, self.due[token]), token) for token in chosen)
+        moments = sorted((rng.uniform(now, self.due[token]), token) for token in chosen)
         async with asyncio.TaskGroup() as tasks:
             for moment, token in moments:
                 await asyncio.sleep(max(0.0, moment - time.time()))
@@ -113,9 +113,9 @@ async def each(tokens: Iterable[str], act: Callable[[str], Any]) -> None:
 
 async def arrivals(playground: Playground) -> dict[str, list[float]]:
     """Unix seconds at which the simulator got a push, by token."""
-    told = await asyncio.to_thread(playground.simulator.call, "GET", "/record/apns?limit=1000000")
+    reported = await asyncio.to_thread(playground.simulator.call, "GET", "/record/apns?limit=1000000")
     found: dict[str, list[float]] = {}
-    for request in told["requests"]:
+    for request in reported["requests"]:
         path = dict(request["headers"])[":path"]
         found.setdefault(path.rpartition("/")[2], []).append(request["at"])
     return found
@@ -149,7 +149,7 @@ async def account(playground: Playground, schedule: Schedule, title: str) -> Non
 async def run(playground: Playground, scale: float, seed: int) -> None:
     count = max(20, int(10_000 * scale))
     ahead = 2.0 + count / POSTS_A_SECOND
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     variables = {**os.environ, "PUSHSVC__DISPATCH__PROCESSES": "2"}
     settings = runtime.load_settings(playground.config_file, variables)
     async with open_service(settings, playground.config_file, variables) as service:
@@ -159,7 +159,7 @@ async def run(playground: Playground, scale: float, seed: int) -> None:
             async def schedule(name: str, spread: float) -> Schedule:
                 await asyncio.to_thread(playground.simulator.clear)
                 first = time.time() + ahead
-                own = Schedule(session, name, [first + dice.uniform(0.0, spread) for _ in range(count)])
+                own = Schedule(session, name, [first + rng.uniform(0.0, spread) for _ in range(count)])
                 await own.post()
                 return own
 
@@ -167,7 +167,7 @@ async def run(playground: Playground, scale: float, seed: int) -> None:
             await account(playground, own, f"spread over {SPREAD:.0f} s")
 
             own = await schedule("half", SPREAD)
-            await own.cancel(dice.sample(sorted(own.due), count // 2), dice)
+            await own.cancel(rng.sample(sorted(own.due), count // 2), rng)
             await account(playground, own, "half of them cancelled")
 
             own = await schedule("crowd", 0.0)

@@ -50,9 +50,9 @@ async def post_all(session: aiohttp.ClientSession, bodies: Iterable[bytes], at_o
     async def worker() -> None:
         for body in rest:
             async with session.post("/v1/push", data=body, headers={"Content-Type": "application/json"}) as answer:
-                told = await answer.read()
-                assert answer.status == 202, told
-                ids.append(msgspec.json.decode(told)["id"])
+                reported = await answer.read()
+                assert answer.status == 202, reported
+                ids.append(msgspec.json.decode(reported)["id"])
 
     await asyncio.gather(*(worker() for _ in range(at_once)))
     return ids

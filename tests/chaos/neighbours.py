@@ -72,9 +72,9 @@ class Pair:
         """One push of an app; its id."""
         document = {"to": {"tokens": tokens}, "notification": {"title": "x"}, **fields}
         async with self.rig.session.post("/v1/push", json=document, headers=OTHER if other else {}) as answer:
-            told = await answer.json()
-            assert answer.status == 202, told
-            return str(told["id"])
+            reported = await answer.json()
+            assert answer.status == 202, reported
+            return str(reported["id"])
 
     async def counts(self, push: str, *, other: bool = False) -> dict[str, int]:
         async with self.rig.session.get(f"/v1/push/{push}", headers=OTHER if other else {}) as answer:
@@ -101,7 +101,7 @@ class Pair:
 
 
 def targets(platform: Platform, name: str, count: int, scenario: str = "ok") -> list[dict[str, str]]:
-    """So many targets, told apart by `name`."""
+    """Return this number of targets, distinguished by `name`."""
     make = apns_token if platform == "apns" else fcm_token
     return [{"platform": platform, "token": make(scenario, f"{name}-{number}")} for number in range(count)]
 
@@ -152,7 +152,7 @@ class Stopwatch:
         self._number = 0
 
     async def run(self, until: Callable[[], bool]) -> list[float]:
-        """Post until told; the seconds from the call to the arrival of each, in order of length."""
+        """Post until stopped. Returns the seconds from each call to its arrival, sorted."""
         posted: dict[str, float] = {}
         lane: Lane = "urgent"
         while not until():
@@ -161,7 +161,7 @@ class Stopwatch:
             name = f"watch-{self._other}-{self._platform}-{self._number}"
             fields: dict[str, Any] = {"lane": lane, "notification": {"title": name}}
             if self._topics:
-                # Notifications of one device are told apart by their titles.
+                # Notifications of one device are distinguished by their titles.
                 fields["to"] = {"topic": self._topics[self._number % len(self._topics)]}
             posted[name] = began
             await self._pair.post(targets(self._platform, name, 1), other=self._other, **fields)
@@ -180,7 +180,7 @@ class Stopwatch:
         return sorted(arrived[name] - began for name, began in posted.items())
 
     async def seconds(self, span: float) -> list[float]:
-        """The same for so many seconds."""
+        """Do the same for this number of seconds."""
         deadline = time.monotonic() + span
         return await self.run(lambda: time.monotonic() > deadline)
 

@@ -114,7 +114,7 @@ class Rig:
     playground: Playground
     store: StoreServer
     session: aiohttp.ClientSession
-    dice: random.Random
+    rng: random.Random
     ledger: Ledger = field(default_factory=Ledger)
     loads: int = 0
     keyed: bool = False
@@ -129,7 +129,7 @@ class Rig:
     async def kill(self, part: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to one process of the part, and wait until another runs in its place."""
         before = self.pids(part)
-        victim = self.dice.choice(before)
+        victim = self.rng.choice(before)
         os.kill(victim, number)
         await self.until(
             f"another {part} runs", lambda: victim not in self.pids(part) and len(self.pids(part)) >= len(before)
@@ -176,18 +176,18 @@ class Rig:
         self.ledger.done = True
 
     async def _caller(self, caller: int) -> None:
-        dice = random.Random(f"{self.dice.random()} {caller}")
+        rng = random.Random(f"{self.rng.random()} {caller}")
         ledger, call = self.ledger, 0
         while ledger.accepted < DELIVERIES or ledger.more:
             call += 1
-            tokens, dead = _targets(dice, f"{self.loads}-{caller}-{call}")
+            tokens, dead = _targets(rng, f"{self.loads}-{caller}-{call}")
             document: dict[str, Any] = {
                 "to": {"tokens": tokens},
-                "lane": dice.choice(("urgent", "normal", "bulk")),
+                "lane": rng.choice(("urgent", "normal", "bulk")),
                 "notification": {"title": "chaos"},
             }
-            if dice.random() < SCHEDULED_SHARE:
-                at = datetime.fromtimestamp(time.time() + dice.uniform(0.0, SCHEDULED_AHEAD), UTC)
+            if rng.random() < SCHEDULED_SHARE:
+                at = datetime.fromtimestamp(time.time() + rng.uniform(0.0, SCHEDULED_AHEAD), UTC)
                 document["send_at"] = at.isoformat()
             body = msgspec.json.encode(document)
             if self.keyed:
@@ -196,7 +196,7 @@ class Rig:
                 continue
             try:
                 async with self.session.post("/v1/push", data=body) as answer:
-                    told = await answer.read()
+                    reported = await answer.read()
                     status = answer.status
             except aiohttp.ClientConnectorError:
                 ledger.refused += len(tokens)
@@ -207,14 +207,14 @@ class Rig:
                 ledger.doubtful_dead += len(dead)
                 continue
             if status == 202:
-                self._note(msgspec.json.decode(told)["id"], tokens, dead)
+                self._note(msgspec.json.decode(reported)["id"], tokens, dead)
             elif status == 503:
                 # Redis may have taken it, and the answer been lost.
                 ledger.doubtful += len(tokens)
                 ledger.doubtful_dead += len(dead)
                 await asyncio.sleep(0.05)
             else:
-                assert status == 429, told
+                assert status == 429, reported
                 ledger.refused += len(tokens)
                 await asyncio.sleep(0.05)
 
@@ -224,10 +224,10 @@ class Rig:
         while True:
             try:
                 async with self.session.post("/v1/push", data=body, headers={"Idempotency-Key": key}) as answer:
-                    told = await answer.read()
+                    reported = await answer.read()
                     if answer.status == 202:
-                        return str(msgspec.json.decode(told)["id"])
-                    assert answer.status in (429, 503), told
+                        return str(msgspec.json.decode(reported)["id"])
+                    assert answer.status in (429, 503), reported
             except (aiohttp.ClientError, ConnectionError, TimeoutError):
                 pass
             assert time.monotonic() < deadline, f"not accepted within {PATIENCE:g} s"
@@ -306,12 +306,12 @@ class Rig:
             cursor = page["cursor"]
 
 
-def _targets(dice: random.Random, unique: str) -> tuple[list[dict[str, str]], set[str]]:
+def _targets(rng: random.Random, unique: str) -> tuple[list[dict[str, str]], set[str]]:
     tokens: list[dict[str, str]] = []
     dead: set[str] = set()
-    for number in range(dice.choice(SIZES)):
-        is_dead = dice.random() < DEAD_SHARE
-        if dice.random() < 0.5:
+    for number in range(rng.choice(SIZES)):
+        is_dead = rng.random() < DEAD_SHARE
+        if rng.random() < 0.5:
             token = apns_token("Unregistered" if is_dead else "ok", f"{unique}-{number}")
             tokens.append({"platform": "apns", "token": token})
         else:
@@ -363,7 +363,7 @@ async def open_rig(
         playground = stack.enter_context(open_playground(folder / "play", port=free_ports(), **simulator))
         if configure is not None:
             configure(playground)
-        told = {
+        reported = {
             "REDIS__URL": url or store.url,
             "JOBS__URL": store.url if url else "",
             "SERVER__PROCESSES": str(serve),
@@ -375,7 +375,7 @@ async def open_rig(
             "LOGGING__LEVEL": "critical",
             **environ,
         }
-        variables = {**os.environ, **{f"PUSHSVC__{name}": text for name, text in told.items()}}
+        variables = {**os.environ, **{f"PUSHSVC__{name}": text for name, text in reported.items()}}
         settings = runtime.load_settings(playground.config_file, variables)
         async with open_service(settings, playground.config_file, variables) as service:
             headers = {"Authorization": f"Bearer {playground.api_key}", "Content-Type": "application/json"}

@@ -101,7 +101,7 @@ def test_each_kind_of_process_killed() -> None:
 async def storm(rig: Rig) -> None:
     """Ten GOAWAYs, some orderly and some at once."""
     for _ in range(10):
-        await rig.control("goaway", graceful=rig.dice.random() < 0.5)
+        await rig.control("goaway", graceful=rig.rng.random() < 0.5)
         await asyncio.sleep(0.05)
 
 

@@ -84,10 +84,10 @@ def test_after_the_answer_of_a_cancel_at_most_what_was_in_flight_goes_out(latenc
 
         await rig.until("some have arrived", begun)
         began = time.monotonic()
-        told = await status(rig, push, "DELETE")
+        reported = await status(rig, push, "DELETE")
         took = time.monotonic() - began
         at_answer = await accepted(rig)
-        in_flight = told["counts"]["queued"]
+        in_flight = reported["counts"]["queued"]
 
         async def ended() -> bool:
             return bool((await status(rig, push))["state"] == "cancelled")
@@ -101,7 +101,7 @@ def test_after_the_answer_of_a_cancel_at_most_what_was_in_flight_goes_out(latenc
             f"\ncancel of {CANCEL:,} at {latency} s {rate}: {took:.3f} s; then {in_flight:,} in flight; accepted"
             f" {at_answer:,} by then and {after:,} more; {counts}"
         )
-        assert told["state"] == ("sending" if in_flight else "cancelled")
+        assert reported["state"] == ("sending" if in_flight else "cancelled")
         assert after <= in_flight
         assert counts["sent"] + counts["cancelled"] == CANCEL
         if latency >= 2 or rate:  # there are more than go at once, however late the cancel comes on a busy machine
@@ -132,19 +132,19 @@ def test_many_single_pushes_cancelled_at_once() -> None:
 
         before = await accepted(rig)
         began = time.monotonic()
-        told = [counts for counts in await asyncio.gather(*(cancel(push) for push in pushes)) if counts]
+        reported = [counts for counts in await asyncio.gather(*(cancel(push) for push in pushes)) if counts]
         took = time.monotonic() - began
         between = await accepted(rig) - before
-        cancelled = sum(each["cancelled"] for each in told)
+        cancelled = sum(each["cancelled"] for each in reported)
         await rig.drained()
         at_the_end = [(await status(rig, push))["counts"] for push in pushes]
         arrived = await accepted(rig)
         after = arrived - before - between
         print(
-            f"\n{SINGLES:,} singles: {before:,} sent before; {len(told):,} cancelled in {took:.2f} s, {cancelled:,}"
+            f"\n{SINGLES:,} singles: {before:,} sent before; {len(reported):,} cancelled in {took:.2f} s, {cancelled:,}"
             f" confirmed with the answer; {between:,} accepted meanwhile and {after:,} more"
         )
-        assert after <= sum(each["queued"] for each in told)
+        assert after <= sum(each["queued"] for each in reported)
         assert sum(each["sent"] + each["cancelled"] for each in at_the_end) == SINGLES
         assert sum(each["sent"] for each in at_the_end) == arrived
         assert sum(each["cancelled"] for each in at_the_end) >= cancelled

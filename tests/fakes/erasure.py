@@ -95,7 +95,7 @@ class MemoryErasures:
         return +removed
 
     def _cancel(self, record: Record, who: Subjects) -> int:
-        """End what has not ended; the push itself forgets whom it was for. How many ended here."""
+        """End what has not ended, and delete the push's audience. Returns the number of deliveries that ended."""
         ended, now = 0, self._state.clock()
         for platform, targets in record.push.targets.items():
             for target in targets:

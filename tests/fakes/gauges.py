@@ -1,4 +1,4 @@
-"""Figures of the twin in memory, counted anew each time."""
+"""Figures of the store in memory, counted at each call."""
 
 from __future__ import annotations
 

@@ -214,7 +214,7 @@ class State:
         return True
 
     def change(self) -> None:
-        """Wake whoever waits for an entry."""
+        """Wake the tasks that wait for an entry."""
         waiting, self._changed = self._changed, []
         for future in waiting:
             if not future.done():

@@ -362,10 +362,10 @@ class MemoryQueue:
         while True:
             news = []
             for app in apps:
-                told, after = state.revoked[app], self._places.get(app, state.heard[app].get(self._consumer, 0))
-                if len(told) > after:
-                    self._places[app] = len(told)
-                    news.append(News(app, 0, str(len(told)), reduce(or_, told[after:])))
+                reported, after = state.revoked[app], self._places.get(app, state.heard[app].get(self._consumer, 0))
+                if len(reported) > after:
+                    self._places[app] = len(reported)
+                    news.append(News(app, 0, str(len(reported)), reduce(or_, reported[after:])))
             if news or not await state.changed(until):
                 return news
 

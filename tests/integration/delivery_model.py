@@ -81,7 +81,7 @@ class Flight:
 
 
 class Provider(FakeProvider):
-    """Keeps requests until the machine answers them, and tells the machine of each."""
+    """Keeps requests until the machine answers them, and reports each to the machine."""
 
     def __init__(self, tell: Tell, process: Process) -> None:
         super().__init__(ROUTE, room=5)
@@ -147,7 +147,7 @@ class Model:
         """The cancel was answered."""
         self.deaf: set[Process] = set()
         """Those that stood still then, and have not gone on since."""
-        self.told = dict.fromkeys(ENDS, 0)
+        self.reported = dict.fromkeys(ENDS, 0)
         self.replayed = False
 
     @property
@@ -174,7 +174,7 @@ class Phone:
         return self.states[-1]
 
     def may_get(self, target: Target, topic: str = "") -> bool:
-        """Whether what was for this target is still for whom the device has now."""
+        """Return whether the target's device still has the user that it was for."""
         return any(
             device is not None
             and (device.token, owner_of(device)) == (target.token, target.owner)

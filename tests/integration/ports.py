@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 _FIRST, _BEHIND_LAST = 11_000, 32_000
-"""Below the ports that systems give to whoever asks for any (from 32768 on Linux): no connection takes one of these."""
+"""Below the ephemeral ports (from 32768 on Linux): no connection uses one of these."""
 
 _reserved: list[int] = []
 """Descriptors of the locks that this process holds; they end with it, however it ends."""
@@ -19,7 +19,7 @@ _reserved: list[int] = []
 def free_ports(count: int = 1) -> int:
     """The first of `count` ports in a row that nobody listens on, reserved for this process among all test runs.
 
-    That nobody listens is not enough: the server that is told the port starts later, and until then another test
+    It is not enough that no process listens: the server for the port starts later, and until then another test
     would find the same one.
     """
     while True:

@@ -65,7 +65,7 @@ class Command:
     def pid(self) -> int:
         return self.process.pid
 
-    def told(self) -> str:
+    def output(self) -> str:
         """What it has written so far, standard output first."""
         return self.out.read_text() + self.err.read_text()
 
@@ -74,12 +74,12 @@ class Command:
 
         def look() -> re.Match[str] | None:
             over = self.process.poll()
-            found = re.search(pattern, self.told())
+            found = re.search(pattern, self.output())
             if found is None and over is not None:
-                raise AssertionError(f"{self.arguments} ended with {over} before {pattern!r}:\n{self.told()}")
+                raise AssertionError(f"{self.arguments} ended with {over} before {pattern!r}:\n{self.output()}")
             return found
 
-        return until(lambda: f"{self.arguments} says {pattern!r}; so far:\n{self.told()}", look, patience)
+        return until(lambda: f"{self.arguments} says {pattern!r}; so far:\n{self.output()}", look, patience)
 
     def wait(self, patience: float = PATIENCE) -> int:
         """Its exit code. Raises when it does not end."""

@@ -23,7 +23,7 @@ from pushsvc.store.config import with_consumer
 T = TypeVar("T")
 
 TURN = 1e-9
-"""Seconds that a turn of a loop takes: a timer that is a hair early must not come round for ever."""
+"""Seconds that an iteration of the loop takes, so that a timer that is slightly early does not run forever."""
 AT_ONCE = 1e-5
 """A timer of so few seconds is no wait: else it would come due by the turns of others, sooner or later."""
 CHANCE = 0.6
@@ -102,7 +102,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 class Process:
-    """One process with a store of its own. It runs `main` until told to stop."""
+    """One process with a store of its own. It runs `main` until it is stopped."""
 
     def __init__(self, world: SteppedWorld, name: str, main: Callable[[Process], Awaitable[None]]) -> None:
         self.name = name

@@ -341,7 +341,7 @@ def test_what_is_removed_with_a_write_goes_by_redis_clock(
     server: Server, ahead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dead letters, events, suppressions, marks, revocations and cancelled pushes lose what is old when one is added:
-    a machine whose clock is a year off must neither remove what the others wrote, nor keep its own for ever."""
+    a machine whose clock is a year off must neither remove what the others wrote, nor keep its own forever."""
 
     async def write(name: str) -> None:
         async with open_store(server.url, structs.replace(CONFIG, consumer=name)) as store:

@@ -77,18 +77,18 @@ def start(processes: Processes, *words: str, **environ: str) -> Command:
     return processes.start("cleanup", *words, PUSHSVC_CONFIG=str(processes.folder / "pushsvc.toml"), **environ)
 
 
-def of_shop(told: Any) -> Removed:
-    return Counter({("shop", what): count for what, count in told["apps"]["shop"].items()})
+def of_shop(reported: Any) -> Removed:
+    return Counter({("shop", what): count for what, count in reported["apps"]["shop"].items()})
 
 
 def test_the_command_does_what_its_dry_run_says(server: Server, processes: Processes) -> None:
     async def story(store: Store) -> None:
         expected = await make_all(store)
         for words in (("--dry-run",), ()):
-            code, told = await run(processes, *words)
-            assert (code, told["state"], told["dry_run"]) == (0, "done", bool(words))
-            assert of_shop(told) == expected
-            assert told["total"] == expected.total()
+            code, reported = await run(processes, *words)
+            assert (code, reported["state"], reported["dry_run"]) == (0, "done", bool(words))
+            assert of_shop(reported) == expected
+            assert reported["total"] == expected.total()
         await audit(store)
         record = await store.cleanups.record()
         assert (record.place, record.removed, record.total) == (None, expected, expected)
@@ -111,9 +111,9 @@ def test_two_at_once_and_one_killed_half_way(server: Server, processes: Processe
             return (await store.cleanups.record()).total.get(("shop", "stale"), 0) >= 100
 
         await until(half_way)
-        code, told = await run(processes)
-        assert (code, told["state"]) == (0, "elsewhere")
-        assert str(first.pid) in told["holder"]
+        code, reported = await run(processes)
+        assert (code, reported["state"]) == (0, "elsewhere")
+        assert str(first.pid) in reported["holder"]
         text = start(processes)
         assert await asyncio.to_thread(text.wait) == 0
         assert f"another cleanup is running, in process {first.pid} on " in text.out.read_text()
@@ -123,14 +123,14 @@ def test_two_at_once_and_one_killed_half_way(server: Server, processes: Processe
         code, left = await run(processes, "--dry-run")
         assert 0 < left["total"] < expected.total()
         while True:  # until the lease of the one that was killed is over
-            code, told = await run(processes)
-            if told["state"] != "elsewhere":
+            code, reported = await run(processes)
+            if reported["state"] != "elsewhere":
                 break
-        assert (code, told["apps"]) == (0, left["apps"])
+        assert (code, reported["apps"]) == (0, left["apps"])
         kept = Counter(each.id.partition("-")[0] for each in (await audit(store)).values())
         assert kept == {"good": 4000, "stale": 500, "suspect": 400, "young": 200, "witness": 1}
-        code, told = await run(processes, "--dry-run")
-        assert told["total"] == 0
+        code, reported = await run(processes, "--dry-run")
+        assert reported["total"] == 0
         # What was removed in the step in which it was killed is not in the sum; nothing is in it twice.
         total = Counter((await store.cleanups.record()).total)
         assert total <= expected

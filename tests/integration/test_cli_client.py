@@ -146,9 +146,9 @@ def test_channels_are_made_listed_shown_and_deleted(capsys: pytest.CaptureFixtur
             for words in (["new", "--storage", "latest"], ["list"], ["show", "a/b+c=="], ["delete", "a/b+c=="], ["new"])
         ]
     assert run == [0, 0, 0, 0, 1]
-    told = capsys.readouterr()
-    assert told.out.splitlines() == ["a/b+c==", "a/b+c==", "d", "id\tstorage", "a/b+c==\tlatest", "deleted a/b+c=="]
-    assert told.err == "pushsvc: The state forbids it: APNs answers 400 FeatureNotEnabled: .. (409)\n"
+    reported = capsys.readouterr()
+    assert reported.out.splitlines() == ["a/b+c==", "a/b+c==", "d", "id\tstorage", "a/b+c==\tlatest", "deleted a/b+c=="]
+    assert reported.err == "pushsvc: The state forbids it: APNs answers 400 FeatureNotEnabled: .. (409)\n"
     assert [(call, json.loads(body) if body else None) for call, _, body in asked] == [
         ("POST /v1/channels", {"storage": "latest"}),
         ("GET /v1/channels", None),
@@ -197,13 +197,13 @@ def test_warnings_are_shown(flags: tuple[str, ...], capsys: pytest.CaptureFixtur
     with scripted([accepted, answer(200, status_document("done", total=1, failed=1))]) as (url, _):
         code = cli.main(["send", "--url", url, "--user", "u1", "--title", "T", *flags])
     assert code == ("--follow" in flags)
-    told = capsys.readouterr()
+    reported = capsys.readouterr()
     if "--json" in flags:
-        assert json.loads(told.out)["warnings"] == warnings
-        assert told.err == ""
+        assert json.loads(reported.out)["warnings"] == warnings
+        assert reported.err == ""
     else:
-        assert told.out.splitlines()[0] == "p1"
-        assert told.err == "warning: to: no account of the app reaches 1 of the targets\n"
+        assert reported.out.splitlines()[0] == "p1"
+        assert reported.err == "warning: to: no account of the app reaches 1 of the targets\n"
 
 
 def test_a_scheduled_push_says_for_when(capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,14 +211,14 @@ def test_a_scheduled_push_says_for_when(capsys: pytest.CaptureFixture[str]) -> N
     with scripted([answer(200, document), answer(200, status_document("done", total=2, sent=2))]) as (url, _):
         for _ in range(2):
             assert cli.main(["status", "--url", url, "p1"]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[0] == "p1  scheduled"
-    assert told[2] == "created a, scheduled for 2026-12-01T09:00:00.000Z, updated b"
-    assert told[5] == "created a, updated b"
+    reported = capsys.readouterr().out.splitlines()
+    assert reported[0] == "p1  scheduled"
+    assert reported[2] == "created a, scheduled for 2026-12-01T09:00:00.000Z, updated b"
+    assert reported[5] == "created a, updated b"
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "reported"),
     [
         (answer(401, {"title": "No API key, or an unknown one"}), "pushsvc: No API key, or an unknown one (401)"),
         (
@@ -235,11 +235,11 @@ def test_a_scheduled_push_says_for_when(capsys: pytest.CaptureFixture[str]) -> N
         (answer(200, [1]), "pushsvc: URL answered 200 without a JSON object: is it pushsvc?"),
     ],
 )
-def test_a_refusal_is_told(given: Answer, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_is_told(given: Answer, reported: str, capsys: pytest.CaptureFixture[str]) -> None:
     with scripted([given]) as (url, _):
         assert cli.main(["status", "p1", "--url", url]) == 1
     captured = capsys.readouterr()
-    assert captured.err.replace(url, "URL") == told + "\n"
+    assert captured.err.replace(url, "URL") == reported + "\n"
     assert captured.out == ""
     assert "secret-key" not in captured.err
 
@@ -250,8 +250,8 @@ def test_nobody_listens(capsys: pytest.CaptureFixture[str]) -> None:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         assert cli.main(["cancel", "p1", "--url", url]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith(f"pushsvc: {url} does not answer: connection refused (is the service running there?")
+    reported = capsys.readouterr().err
+    assert reported.startswith(f"pushsvc: {url} does not answer: connection refused (is the service running there?")
 
 
 @pytest.mark.parametrize("url", ["http://no-such-host.invalid", "http://", "http://127.0.0.1:99999"])
@@ -353,8 +353,8 @@ def test_tls_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
         answering.start()
         assert cli.main(["status", "p1", "--url", f"https://127.0.0.1:{plain.getsockname()[1]}"]) == 1
         answering.join()
-    told = capsys.readouterr().err
-    assert "does not answer: it does not speak TLS, or not as we do: is it http://?" in told
+    reported = capsys.readouterr().err
+    assert "does not answer: it does not speak TLS, or not as we do: is it http://?" in reported
 
 
 def test_as_a_process_of_its_own() -> None:
@@ -369,8 +369,8 @@ def test_as_a_process_of_its_own() -> None:
             assert process.stdout.readline() == "sending: 0 of 1: 1 queued\n"
             process.send_signal(number)
             out, err = process.communicate()
-            told = "interrupted: the push goes on; `pushsvc cancel p1` cancels what has not been sent\n"
-            assert (process.returncode, out, err) == (128 + number, "", told)
+            reported = "interrupted: the push goes on; `pushsvc cancel p1` cancels what has not been sent\n"
+            assert (process.returncode, out, err) == (128 + number, "", reported)
 
         piped = subprocess.Popen([*command[:-1], "--json"], env=environ, stdout=-1, stderr=-1, text=True, pipesize=4096)
         assert piped.stdout is not None

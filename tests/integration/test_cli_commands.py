@@ -77,10 +77,10 @@ def test_sending_following_and_looking(
         push, *lines = out.splitlines()
         assert lines[-1] == "done: 2 of 2: 1 sent, 1 invalid"
         assert (await shell("status", push))[1].splitlines()[:2] == [f"{push}  done", "2 of 2: 1 sent, 1 invalid"]
-        told = await shell.json("status", push, "--deliveries")
-        assert told["counts"]["total"] == 2
-        assert {row["outcome"] for row in told["deliveries"]} == {"sent", "invalid"}
-        assert good not in str(told)
+        reported = await shell.json("status", push, "--deliveries")
+        assert reported["counts"]["total"] == 2
+        assert {row["outcome"] for row in reported["deliveries"]} == {"sent", "invalid"}
+        assert good not in str(reported)
         code, out, _ = await shell("status", push, "--follow", "-d")
         assert code == 0
         assert out.splitlines()[0] == "done: 2 of 2: 1 sent, 1 invalid"
@@ -94,10 +94,10 @@ def test_sending_following_and_looking(
 
         document = tmp_path / "push.json"
         document.write_text(json.dumps({"to": {"tokens": []}, "notification": {"title": "t"}, "lane": "bulk"}))
-        told = await shell.json("send", str(document), "--apns", apns_token("ok", "3"), "--follow")
-        assert (told["state"], told["counts"]["sent"]) == ("done", 1)
-        told = await shell.json("send", str(document), "--apns", apns_token("ok", "4"))
-        assert told["deliveries"] == 1
+        reported = await shell.json("send", str(document), "--apns", apns_token("ok", "3"), "--follow")
+        assert (reported["state"], reported["counts"]["sent"]) == ("done", 1)
+        reported = await shell.json("send", str(document), "--apns", apns_token("ok", "4"))
+        assert reported["deliveries"] == 1
         repeated = ["send", str(document), "--apns", apns_token("ok", "5"), "--idempotency-key", "once"]
         assert (await shell(*repeated))[1] == (await shell(*repeated))[1]
 
@@ -132,9 +132,9 @@ def test_cancelling(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypa
         push = out.strip()
         assert (await shell.json("cancel", push))["id"] == push
         # A request that was in flight is waited for.
-        told = await shell.json("status", push, "--follow", code=1)
-        assert told["state"] == "cancelled"
-        assert told["counts"]["total"] == told["counts"]["cancelled"] == 1
+        reported = await shell.json("status", push, "--follow", code=1)
+        assert reported["state"] == "cancelled"
+        assert reported["counts"]["total"] == reported["counts"]["cancelled"] == 1
         _, out, _ = await shell("send", "--fcm", fcm_token("ok", "1"), "--title", "x", "--follow")
         code, _, err = await shell("cancel", out.splitlines()[0])
         assert code == 1
@@ -204,15 +204,15 @@ def test_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
 
 def test_checking(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(shell: Shell) -> None:
-        told = await shell.json("check")
-        assert told["ok"] is True
-        assert {finding["part"] for finding in told["findings"]} >= {
+        reported = await shell.json("check")
+        assert reported["ok"] is True
+        assert {finding["part"] for finding in reported["findings"]} >= {
             "configuration",
             "redis",
             "apps.shop.apns",
             "apps.shop.fcm",
         }
-        assert all(finding.keys() == {"part", "level", "what", "fix", "expires"} for finding in told["findings"])
+        assert all(finding.keys() == {"part", "level", "what", "fix", "expires"} for finding in reported["findings"])
         # What a running service holds is named, though every file is good.
         shell.service.simulator.break_credentials("apns")
         await shell.service.push(apns("ok", "held"))
@@ -240,8 +240,8 @@ def test_checking(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
 
         monkeypatch.setenv("PUSHSVC__SERVER__PRT", "x")
         monkeypatch.setenv("PUSHSVC__RETRY__BASE", "x")
-        told = await shell.json("check", code=1)
-        assert [(finding["level"], finding["part"]) for finding in told["findings"]] == [
+        reported = await shell.json("check", code=1)
+        assert [(finding["level"], finding["part"]) for finding in reported["findings"]] == [
             ("error", "PUSHSVC__SERVER__PRT"),
             ("error", "retry.base (from PUSHSVC__RETRY__BASE)"),
         ]

@@ -102,8 +102,8 @@ def test_an_export_imported_and_exported_again_is_the_same_file(
         async with open_store(server.url) as again:  # with the hash key of the store that is new
             assert await audit(again) == before
         code, out, _ = await run(processes, "import", str(one), "--app", "shop", "--json")
-        told = json.loads(out)
-        assert (told["imported"], told["new"], told["rejected"], told["rejects"]) == (1200, 0, 0, None)
+        reported = json.loads(out)
+        assert (reported["imported"], reported["new"], reported["rejected"], reported["rejects"]) == (1200, 0, 0, None)
         assert (await run(processes, "export", str(two), "--app", "shop", "--tombstones"))[0] == 0
         assert two.read_bytes() == one.read_bytes()
         assert sorted(path.name for path in processes.folder.glob("*.position")) == []
@@ -139,13 +139,13 @@ def test_bad_lines_are_set_aside_with_what_is_wrong(server: Server, processes: P
         assert "3 bad lines" in err
         rejects = processes.folder / "devices.jsonl.rejected"
         assert stat.S_IMODE(rejects.stat().st_mode) == 0o600
-        told = [json.loads(line) for line in rejects.read_text().splitlines()]
-        assert [(each["line"], sorted(fault["path"] for fault in each["errors"])) for each in told] == [
+        reported = [json.loads(line) for line in rejects.read_text().splitlines()]
+        assert [(each["line"], sorted(fault["path"] for fault in each["errors"])) for each in reported] == [
             (2, ["token"]),
             (3, ["$"]),
             (5, ["environment", "tags.a"]),
         ]
-        assert told[1]["given"] == "oops"
+        assert reported[1]["given"] == "oops"
         assert len(await audit(store)) == 3
 
         file.write_bytes(good[0])
@@ -161,11 +161,11 @@ def test_a_user_that_everybody_is_is_refused_line_by_line(server: Server, proces
         file = processes.folder / "many.ndjson"
         file.write_bytes(ndjson_of(many, KNOWN))
         code, out, _ = await run(processes, "import", str(file), "--app", "shop", "--json")
-        told = json.loads(out)
+        reported = json.loads(out)
         assert code == 0
-        assert told["imported"] + told["rejected"] == 1100
-        assert 500 <= told["imported"] <= 1000
-        assert len(await audit(store)) == told["imported"]
+        assert reported["imported"] + reported["rejected"] == 1100
+        assert 500 <= reported["imported"] <= 1000
+        assert len(await audit(store)) == reported["imported"]
         assert "at most" not in (processes.folder / "many.ndjson.rejected").read_text().splitlines()[0]
 
     play(server, story)
@@ -203,10 +203,10 @@ def test_killed_half_way_it_is_gone_on_with(server: Server, processes: Processes
         assert "--resume continues" in second.err.read_text()
 
         code, out, _ = await run(processes, "import", str(file), "--app", "shop", "--resume", "--json")
-        told = json.loads(out)
+        reported = json.loads(out)
         assert code == 0
-        assert (told["imported"], told["rejected"]) == (count - 30, 30)
-        rejected = [json.loads(line)["line"] for line in Path(told["rejects"]).read_text().splitlines()]
+        assert (reported["imported"], reported["rejected"]) == (count - 30, 30)
+        rejected = [json.loads(line)["line"] for line in Path(reported["rejects"]).read_text().splitlines()]
         assert rejected == list(range(1, count, 1000))
         assert len(await audit(store)) == count - 30
         assert not place.exists()
@@ -246,7 +246,7 @@ def test_wrong_use_says_what_is_wrong(server: Server, processes: Processes) -> N
     async def story(store: Store) -> None:
         file = processes.folder / "devices.csv"
         file.write_text("id,platform,tocken\n")
-        for code, told, words in (
+        for code, reported, words in (
             (1, "'tocken'", ("import", str(file), "--app", "shop")),
             (1, "cannot be read", ("import", "nowhere.csv", "--app", "shop")),
             (1, "no such app", ("import", str(file), "--app", "shoop")),
@@ -254,7 +254,7 @@ def test_wrong_use_says_what_is_wrong(server: Server, processes: Processes) -> N
             (1, "cannot be written", ("export", "no/such/folder/x.csv", "--app", "shop")),
         ):
             found, _, err = await run(processes, *words)
-            assert (found, told in err) == (code, True), err
+            assert (found, reported in err) == (code, True), err
 
     play(server, story)
 
@@ -264,14 +264,14 @@ def test_at_a_terminal_it_shows_rate_and_time_left(server: Server, processes: Pr
         file = processes.folder / "devices.ndjson"
         file.write_bytes(ndjson_of(Population(3).range(0, 3000), KNOWN))
         environment = processes.environ(**environ(processes))
-        for words, told in (
+        for words, reported in (
             (("import", str(file)), "3,000 devices imported"),
             (("export", str(file)), "3,000 devices in"),
         ):
             with at_terminal(
                 "devices", *words, "--app", "shop", cwd=processes.folder, environ=environment, columns=100
             ) as terminal:
-                await asyncio.to_thread(terminal.until, told)
+                await asyncio.to_thread(terminal.until, reported)
                 assert await asyncio.to_thread(terminal.wait) == 0
             assert "3,000 devices, " in terminal.shown
             assert "100%" in terminal.shown

@@ -46,8 +46,8 @@ def test_devices_are_shown_restored_and_deleted(
                 assert all(await store.registry.prune("shop", prunes))
                 await store.suppressions.add("shop", [(each.platform, each.token, NOW + 1) for each in page])
 
-            told = await shell.json("devices", "show", "phone")
-            assert [(each["app"], each["state"], each["pruned_for"]) for each in told] == [
+            reported = await shell.json("devices", "show", "phone")
+            assert [(each["app"], each["state"], each["pruned_for"]) for each in reported] == [
                 ("shop", "pruned", "Unregistered")
             ]
             code, out, _ = await shell("devices", "show", "phone", "--app", "shop")
@@ -71,8 +71,8 @@ def test_devices_are_shown_restored_and_deleted(
             assert await store.registry.get("shop", "phone") == phone
             push = await shell.service.push(target)
             assert await shell.service.done(push) == {"total": 1, "sent": 1}
-            told = await shell.json("devices", "restore", "--app", "shop", "--until", "2099-01-01")
-            assert told == {"matched": 700, "restored": 700, "apps": {"shop": 700}}
+            reported = await shell.json("devices", "restore", "--app", "shop", "--until", "2099-01-01")
+            assert reported == {"matched": 700, "restored": 700, "apps": {"shop": 700}}
             assert await store.registry.count("shop") == 701
             assert (await shell("devices", "restore", "--since", "soon"))[0] == 2
 

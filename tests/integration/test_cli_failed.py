@@ -43,8 +43,8 @@ def test_dead_letters_are_listed_and_sent_again(
         assert [row[1:6] for row in rows] == [["shop", push, "apns", "BadPriority", "400"]] * 2
         assert bad[0]["token"] not in out
         assert err == "2 of 3; --limit shows more"
-        told = await shell.json("failed", "--platform", "fcm", "--since", "1h")
-        assert (told["matched"], told["items"][0]["reason"]) == (1, "SENDER_ID_MISMATCH")
+        reported = await shell.json("failed", "--platform", "fcm", "--since", "1h")
+        assert (reported["matched"], reported["items"][0]["reason"]) == (1, "SENDER_ID_MISMATCH")
         assert (await shell.json("failed", "--until", "2020-01-01"))["matched"] == 0
 
         code, out, _ = await shell("replay", "--app", "shop", "--platform", "apns", "--dry-run")
@@ -71,8 +71,8 @@ def test_dead_letters_are_listed_and_sent_again(
             asked = [service.simulator.record.apns.requests(token=each["token"]) for each in bad]
             assert sorted(len(each) for each in asked) == [1, 2, 2]
             assert all(len({request.fields["apns-id"] for request in each}) == 1 for each in asked)
-            told = await shell.json("replay", "--reason", "SENDER_ID_MISMATCH")
-            assert (told["matched"], told["jobs"][0]["state"], told["jobs"][0]["moved"]) == (1, "done", 1)
+            reported = await shell.json("replay", "--reason", "SENDER_ID_MISMATCH")
+            assert (reported["matched"], reported["jobs"][0]["state"], reported["jobs"][0]["moved"]) == (1, "done", 1)
             code, out, _ = await shell("replay", "--detach")
             assert (code, out.split()[1]) == (0, "shop")
         finally:

@@ -172,13 +172,13 @@ def test_a_command_that_looks_starts_no_store(
     config = FILE.split("[redis]")[0] + FILE[FILE.index("[apps.shop.apns]") :]
     (tmp_path / "pushsvc.toml").write_text(config.format(url="", folder=tmp_path))
     assert cli.main([*line.split(), "--config", "pushsvc.toml"]) == 1
-    told = capsys.readouterr().err
-    assert "no store" in told
-    assert "start the service there (`pushsvc up`)" in told
+    reported = capsys.readouterr().err
+    assert "no store" in reported
+    assert "start the service there (`pushsvc up`)" in reported
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pushsvc.toml"]
     assert cli.main(line.split()) == 1
-    told = capsys.readouterr().err
-    assert "names no app" in told or "no such app" in told
+    reported = capsys.readouterr().err
+    assert "names no app" in reported or "no such app" in reported
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pushsvc.toml"]
 
 
@@ -190,4 +190,4 @@ def test_up_that_is_told_to_stop_before_it_is_ready_does_not_wait_for_that(tmp_p
         up.until("child_ended")
         up.process.send_signal(signal.SIGTERM)
         assert up.wait(60) == 0
-        assert "pushsvc listens on" not in up.told()
+        assert "pushsvc listens on" not in up.output()

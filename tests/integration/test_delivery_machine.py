@@ -239,7 +239,7 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     @rule(to=st.sampled_from(AUDIENCES), collapse=st.sampled_from(["", "score"]))
     def broadcast(self, to: Audience, collapse: str) -> None:
-        """To whoever is in an audience when it is read."""
+        """Push to the devices that are in an audience when it is read."""
         name, now = self.new_id(), self.world.clock.ms()
         push = Push(
             id=name,
@@ -420,7 +420,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         dead = self.store.dead
         job = (await dead.request(spec)).job
         model.replayed = True
-        # What goes out again was answered before: the flights of before say nothing of those that come.
+        # What is sent again was answered before: earlier flights are independent of later ones.
         for flights in model.flights.values():
             flights[:] = [each for each in flights if not each.recorded]
         moved = 0
@@ -428,7 +428,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             moved += step.moved
             if stop:
                 await dead.stop("shop", job)
-        model.told["failed"] -= moved
+        model.reported["failed"] -= moved
 
     @rule(who=st.sampled_from(NAMES))
     def pause(self, who: str) -> None:
@@ -456,7 +456,7 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     @rule(who=st.sampled_from(NAMES))
     def drain(self, who: str) -> None:
-        """It is told to stop, and its provider answers what is in flight."""
+        """Stop the dispatcher while its provider answers what is in flight."""
         each = self.dispatchers[who]
         if not each.over and each.process.runs:
             each.process.loop.call_soon(each.process.stop.set)
@@ -497,8 +497,8 @@ class DeliveryMachine(RuleBasedStateMachine):
         total = counts.pop("total")
         assert total == len(model.targets) == sum(counts.values()), (name, total, counts)
         for end in ENDS:
-            assert counts[end] >= model.told[end], (name, end, counts, model.told)
-            model.told[end] = counts[end]
+            assert counts[end] >= model.reported[end], (name, end, counts, model.reported)
+            model.reported[end] = counts[end]
         if status.state in ("done", "cancelled"):
             assert counts["queued"] == counts["retrying"] == 0, (name, status)
 
@@ -563,7 +563,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         if model.cancelling and model.push.send_at is not None and len(rows) < total:
             return  # cancelled before its time: no row of its own says so
         assert len(rows) == total, (name, len(rows))
-        assert counted == model.told, name
+        assert counted == model.reported, name
         for index, row in enumerate(rows):
             outcomes = [type(each.outcome) for each in model.flights[index]]
             certain = [type(each.outcome) for each in model.flights[index] if each.recorded and not each.excused]
@@ -605,7 +605,7 @@ class DeliveryMachine(RuleBasedStateMachine):
                 flying = int(self.world.call(call("HGET", keys.push("shop", shard, name), "fi")) or 0)
                 assert flying <= 0, (name, flying)
         # Those of an erased token go; the count stays.
-        assert figures.dead_letters <= sum(model.told["failed"] for model in self.pushes.values())
+        assert figures.dead_letters <= sum(model.reported["failed"] for model in self.pushes.values())
 
 
 EXAMPLES = int(os.environ.get("PUSHSVC_MACHINE_EXAMPLES", "6"))

@@ -50,16 +50,16 @@ def test_piped_it_tells_the_story_in_plain_lines(processes: Processes, scratch: 
     # Act by act: each kind comes up, and none before its time.
     acts = "start ready accepted sent devices retry failed dead held fixed resumed totals done"
     assert " ".join(dict.fromkeys(kinds)) == acts
-    told = dict(zip(kinds, (text for _, text in story), strict=True))
-    assert "503" in told["retry"]
-    assert "BadPriority" in told["failed"]
+    reported = dict(zip(kinds, (text for _, text in story), strict=True))
+    assert "503" in reported["retry"]
+    assert "BadPriority" in reported["failed"]
     assert [text for kind, text in story if kind == "dead"] == [
         "APNs says 410 Unregistered of Cid's phone: that delivery ends as `invalid`",
         "feedback: cid-phone pruned, its state is pruned",
         "the topic leaves it out from now on, and its bare token is `suppressed`",
     ]
-    assert re.fullmatch(r"apns \(InvalidProviderToken\): 200 sent by FCM, 200 wait, 0 failed", told["held"])
-    assert told["resumed"] == "400 of 400 sent, no token lost"
+    assert re.fullmatch(r"apns \(InvalidProviderToken\): 200 sent by FCM, 200 wait, 0 failed", reported["held"])
+    assert reported["resumed"] == "400 of 400 sent, no token lost"
     assert [text for kind, text in story if kind == "totals"] == [
         "5,423 accepted = sent 5,420, failed 1, invalid 1, suppressed 1",
         "by the simulator's record 0 of them arrived twice",
@@ -102,10 +102,10 @@ def test_sigterm_ends_it_and_leaves_nothing(processes: Processes, scratch: dict[
     demo = processes.start("demo", "--once", **scratch)
     demo.until("both providers took it")
     assert demo.end(signal.SIGTERM) == 130
-    told = demo.told()
-    assert "stop" in told
-    assert "all of it held" not in told
-    assert "Traceback" not in told
+    reported = demo.output()
+    assert "stop" in reported
+    assert "all of it held" not in reported
+    assert "Traceback" not in reported
     processes.until_gone("the demo has been stopped", 10.0)
 
 

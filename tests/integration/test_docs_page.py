@@ -58,11 +58,11 @@ class Page:
 
     async def _read(self) -> None:
         async for message in self._socket:
-            told = message.json()
-            if "id" in told:
-                self._answers.pop(told["id"]).set_result(told)
+            reported = message.json()
+            if "id" in reported:
+                self._answers.pop(reported["id"]).set_result(reported)
                 continue
-            match told["method"], told["params"]:
+            match reported["method"], reported["params"]:
                 case "Network.requestWillBeSent", params:
                     self.requests.append(params["request"]["url"])
                 case "Page.loadEventFired", _:
@@ -77,9 +77,9 @@ class Page:
         number = next(self._numbers)
         self._answers[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": parameters})
-        told = await asyncio.wait_for(self._answers[number], PATIENCE)
-        assert "error" not in told, (method, told)
-        result: dict[str, Any] = told["result"]
+        reported = await asyncio.wait_for(self._answers[number], PATIENCE)
+        assert "error" not in reported, (method, reported)
+        result: dict[str, Any] = reported["result"]
         return result
 
     async def open(self, url: str) -> None:
@@ -90,9 +90,9 @@ class Page:
 
     async def look(self, script: str) -> Any:
         """The value of a JavaScript expression."""
-        told = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in told, told
-        return told["result"].get("value")
+        reported = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in reported, reported
+        return reported["result"].get("value")
 
     async def size(self, width: int, height: int) -> None:
         await self.call(
@@ -104,8 +104,8 @@ class Page:
         await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
 
     async def picture(self, file: Path) -> None:
-        told = await self.call("Page.captureScreenshot", format="png")
-        file.write_bytes(base64.b64decode(told["data"]))
+        reported = await self.call("Page.captureScreenshot", format="png")
+        file.write_bytes(base64.b64decode(reported["data"]))
 
     async def close(self) -> None:
         self._reading.cancel()
@@ -198,7 +198,7 @@ CONTRAST = """
   return worst;
 })()
 """
-"""The least contrast of any text with what is behind it, as WCAG 2.2 reckons it (https://www.w3.org/TR/WCAG22/)."""
+"""The least contrast of any text with what is behind it, as WCAG 2.2 computes it (https://www.w3.org/TR/WCAG22/)."""
 
 
 def test_every_call_is_seen_and_nothing_is_loaded_from_elsewhere() -> None:

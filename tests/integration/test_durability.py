@@ -47,7 +47,7 @@ def play(story: Story, config: StoreConfig = STRICT, options: tuple[str, ...] = 
 
 @contextmanager
 def monitored(server: Server) -> Iterator[list[tuple[str, str]]]:
-    """Who sends which command while the block lasts, in order: address and name, as MONITOR tells it."""
+    """Record address and name of each command while the block lasts, in order, from MONITOR."""
     seen: list[tuple[str, str]] = []
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(b"MONITOR\r\n")
@@ -270,8 +270,8 @@ def test_a_flush_that_comes_too_soon_is_not_believed(policy: Any, seconds: float
         async def pinned(self, key: str, commands: Sequence[Command], wait_ms: int) -> list[Any]:
             assert [command[0] for command in commands][:2] == ["SET", "WAITAOF"]
             await asyncio.sleep(seconds)
-            told = [b"appendfsync", policy] if isinstance(policy, bytes) else policy
-            return [b"OK", [1, 0], told][: len(commands)]
+            reported = [b"appendfsync", policy] if isinstance(policy, bytes) else policy
+            return [b"OK", [1, 0], reported][: len(commands)]
 
     async def main() -> None:
         durable = Durable(Answering(), timeout=5.0)  # type: ignore[arg-type]  # this is all it asks of a link
@@ -309,10 +309,10 @@ def test_the_start_fails_where_the_promise_cannot_be_kept_and_check_says_why(
         environ = {**site.environ, "PUSHSVC__REDIS__URL": server.url, "PUSHSVC__QUEUE__DURABILITY": "fsync"}
         commands = (["serve"], ["serve", "-n", "2"], ["up"], ["check"])
         for command in [processes.start(*words, **environ) for words in commands]:
-            assert command.wait() == 1, command.told()
-            assert "queue.durability" in command.told()
-            assert "it does not have WAITAOF" in command.told()
-            assert "use Redis 7.2 or newer, or Valkey" in command.told()
+            assert command.wait() == 1, command.output()
+            assert "queue.durability" in command.output()
+            assert "it does not have WAITAOF" in command.output()
+            assert "use Redis 7.2 or newer, or Valkey" in command.output()
 
 
 def test_the_embedded_store_keeps_it(tmp_path: Path, processes: Processes) -> None:

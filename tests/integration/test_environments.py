@@ -1,4 +1,4 @@
-"""One app, an account in each environment of APNs: each token goes where it belongs, and whom none reaches is told."""
+"""One app, an account in each environment of APNs: each token is sent to its own, unreachable ones are reported."""
 
 from __future__ import annotations
 

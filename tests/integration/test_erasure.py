@@ -103,11 +103,11 @@ async def settle_all(store: AnyStore, verdict: Any, outcome: Any, lane: Any = "n
     """What waits in a lane ends, or is to be retried."""
     for route in ROUTES:
         for taken in await take_all(store, lane, route):
-            settlements = [told(store, each) for each in all_of(taken, verdict, outcome)[0]]
+            settlements = [reported(store, each) for each in all_of(taken, verdict, outcome)[0]]
             await store.queue.settle("shop", settlements, [taken.ref])
 
 
-def told(store: AnyStore, each: Settlement) -> Settlement:
+def reported(store: AnyStore, each: Settlement) -> Settlement:
     """With the store's own hash of the token, as a dispatcher would give it."""
     key = store.hash_key if isinstance(store, Store) else bytes(32)
     return replace(each, token_hash=hash_of(key, each.delivery.chunk.platform, each.delivery.target.token))
@@ -283,7 +283,7 @@ def test_nothing_is_left_of_one_and_everything_of_the_other(server: Server | Non
             assert await balance(store, name) == {"sent": 2, "cancelled": 2, "state": "done"}
         assert (await store.gauges({"shop": ("apns", "fcm")})).pending == {"urgent": 0, "normal": 0, "bulk": 0}
 
-        assert await eraser(store).erase("shop", "anna@example.com", wait=1.0) == erased  # it is told for an hour
+        assert await eraser(store).erase("shop", "anna@example.com", wait=1.0) == erased  # kept for an hour
         if isinstance(store, Store):
             await audit(store)
 
@@ -485,9 +485,9 @@ def test_what_a_dispatcher_ends_for_an_erasure_is_cancelled_and_counted(real: Se
                 assert taken.skip == dict.fromkeys(hers, "cancelled")
                 assert taken.why == dict.fromkeys(hers, "erased")
                 ended = [
-                    told(store, each)
+                    reported(store, each)
                     if each.delivery.target.index not in taken.skip
-                    else told(store, replace(each, verdict=Ended("cancelled"), outcome=None, reason="erased"))
+                    else reported(store, replace(each, verdict=Ended("cancelled"), outcome=None, reason="erased"))
                     for each in all_of(taken)[0]
                 ]
                 await store.queue.settle("shop", ended, [taken.ref])
@@ -616,7 +616,7 @@ def test_what_a_dispatcher_holds_is_asked_back(real: Server) -> None:
         # It lets go: what was in flight ended, what was not waits.
         hers, his = taken.chunk.targets
         ended = [
-            told(store, settlement(taken.chunk, hers.index)),
+            reported(store, settlement(taken.chunk, hers.index)),
             settlement(taken.chunk, his.index, Retry(NOW, 1), None),
         ]
         await dispatcher.queue.settle("shop", ended, [taken.ref])

@@ -68,8 +68,8 @@ async def register(service: Service, *devices: Device) -> None:
 async def erase(service: Service, user: str) -> dict[str, Any]:
     async with service.session.delete(f"/v1/users/{user}") as answer:
         assert answer.status == 200
-        told: dict[str, Any] = await answer.json()
-    return told
+        reported: dict[str, Any] = await answer.json()
+    return reported
 
 
 def in_a_month() -> str:
@@ -108,16 +108,16 @@ def test_everything_of_a_user_goes_while_the_service_works(tmp_path: Path, serve
                 return bool(await held_by_dispatchers(service) >= 2)
 
             await service.until("dispatchers hold some of them", in_hand)
-            told = await erase(service, "anna-1964")
-            assert (told["erased"], told["done"]) == (5, True)
-            assert told["removed"]["deliveries"] >= 3
-            assert told["removed"]["statuses"] >= 4
-            assert told["removed"]["dead_letters"] >= 2
-            assert told["removed"]["events"] + told["removed"]["receipts"] == 2
+            reported = await erase(service, "anna-1964")
+            assert (reported["erased"], reported["done"]) == (5, True)
+            assert reported["removed"]["deliveries"] >= 3
+            assert reported["removed"]["statuses"] >= 4
+            assert reported["removed"]["dead_letters"] >= 2
+            assert reported["removed"]["events"] + reported["removed"]["receipts"] == 2
             async with open_configured_store(service.settings) as store:
                 assert isinstance(store, Store)
                 await nothing_left(store, anna)
-            assert await erase(service, "anna-1964") == told
+            assert await erase(service, "anna-1964") == reported
 
             sent_before = service.simulator.record.apns.requests_of(anna[0].token)
             service.simulator.restore_credentials("apns")

@@ -1,4 +1,4 @@
-"""What a Redis that fails over, forgets or loses an answer must not do: lose a push, or leave one lying for ever."""
+"""What a Redis that fails over, forgets or loses an answer must not do: lose a push, or leave one unsent forever."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ SENTINELS = "redis+sentinel://127.0.0.1:1/mymaster/0"
 
 
 def test_a_command_is_repeated_where_the_sentinels_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """redis-py would go to the address of before: to a primary that was frozen, and that wakes up as one."""
+    """redis-py would connect to the earlier address: a primary that was frozen, and wakes up as one."""
 
     async def main(old: Server, new: Server) -> None:
         naming = Naming(monkeypatch, old.port)
@@ -243,7 +243,7 @@ def test_a_connection_in_the_making_is_not_used_after_a_switch(monkeypatch: pyte
             writing = asyncio.create_task(link.call("SET", "written", 1))
             pool = cast("Redis", link._client).connection_pool
             await until(lambda: any(each._writer is not None for each in pool._in_use_connections))
-            # Nobody ends it: it has the sentinels' word of before.
+            # No other party ends it: it has the earlier answer of the sentinels.
             monkeypatch.setattr(link.sentinels, "_switched", [])
             naming.switch(new.port)
             await link._waiting.ping()

@@ -51,19 +51,19 @@ class Loop:
 
     async def send(self, devices: Sequence[Device], **content: Any) -> str:
         """A push to these devices; its id."""
-        told = Content(notification=Notification(title="hello"), **content)
+        reported = Content(notification=Notification(title="hello"), **content)
         now = now_ms()
         push_id = new_push_id(now)
         targets: dict[str, tuple[Target, ...]] = {}
         for index, device in enumerate(devices):
             own = Target(index, device.token, device.id, device.kind)
             targets[device.platform] = (*targets.get(device.platform, ()), own)
-        messages = {name: REGISTRY[name].renderer.render(told, push_id=push_id, starts_at=now) for name in targets}
+        messages = {name: REGISTRY[name].renderer.render(reported, push_id=push_id, starts_at=now) for name in targets}
         await self.store.pushes.accept(Push(push_id, "shop", "normal", now, now + HOUR, messages, targets))
         return push_id
 
     async def events(self, count: int) -> list[dict[str, Any]]:
-        """All events so far, once there are so many."""
+        """Return all events, once there is this number of them."""
         found: list[dict[str, Any]] = []
 
         async def there() -> bool:
@@ -78,7 +78,7 @@ class Loop:
         return found
 
     async def actions(self, count: int) -> Counter[str]:
-        """What the events say, once there are so many."""
+        """Return what the events contain, once there is this number of them."""
         return Counter(event["action"] for event in await self.events(count))
 
     async def device(self, device_id: str) -> Device:
@@ -152,7 +152,7 @@ def test_a_410_prunes_who_registered_before_it_and_nobody_else(tmp_path: Path) -
         states = {each.id: (await loop.device(each.id)).state for each in devices}
         assert states == {"older": "pruned", "newer": "active", "gone": "pruned", "good": "active"}
         assert (await loop.device("older")).pruned_for == "Unregistered"
-        # Whoever posts the tokens raw is told the same.
+        # A caller that posts raw tokens gets the same answer.
         raw = [{"platform": each.platform, "token": each.token} for each in devices]
         counts = await loop.service.done(await loop.service.push(raw))
         assert counts == {"total": 4, "suppressed": 2, "invalid": 1, "sent": 1}
@@ -236,7 +236,7 @@ def test_a_sandbox_key_on_production_freezes_the_route_and_prunes_nobody(
         await loop.service.done(await loop.send(mixed))
         assert (await loop.actions(1002))["pruned"] == 1
         assert (await loop.device("dead")).state == "active"
-        # The key is mended: all of them are good, and the freeze ends by itself.
+        # The key is corrected: all of them are good, and the freeze ends by itself.
         assert await loop.service.done(await loop.send(devices)) == {"total": 1000, "sent": 1000}
         assert (await loop.readyz()).get("frozen"), "a thousand good answers are not enough"
         await loop.service.done(await loop.service.push(apns("ok", *range(4000))))
@@ -314,9 +314,9 @@ def test_swapped_credential_files_prune_nobody(tmp_path: Path) -> None:
 
         await until_read(json.dumps({**json.loads(right), "project_id": "another-project"}), failed=1)
         assert await loop.service.done(await loop.send(devices)) == {"total": 1000, "failed": 1000}
-        told = await loop.events(1001)
-        assert {event["reason"] for event in told} == {"SENDER_ID_MISMATCH"}
-        assert {event["action"] for event in told} <= {"kept", "suspected"}
+        reported = await loop.events(1001)
+        assert {event["reason"] for event in reported} == {"SENDER_ID_MISMATCH"}
+        assert {event["action"] for event in reported} <= {"kept", "suspected"}
         await loop.until_frozen("fcm", True)
         await until_read(right, sent=1)
         assert await loop.service.done(await loop.send(devices)) == {"total": 1000, "sent": 1000}

@@ -52,10 +52,10 @@ def test_a_held_route_is_named_until_it_is_open_again(tmp_path: Path, capsys: py
                 "compare this machine's clock with the true time"
             }
 
-            async def told() -> bool:
+            async def reported() -> bool:
                 return bool((await readyz(service)).get("held") == held)
 
-            await service.until("readyz names the route", told)
+            await service.until("readyz names the route", reported)
             waiting = await service.status(push)
             assert waiting["held"] == held
             capsys.readouterr()

@@ -152,7 +152,7 @@ def test_an_override_alone_goes_to_the_devices_of_its_platform() -> None:
         answer = await call(service, "POST", "/v1/push", body, key="newsie")
         assert answer.status == 422
         assert answer.errors == [("overrides", "has content only for `apns`, and the app uses `fcm`")]
-        # Named tokens are another matter: each must have something to be told.
+        # Named tokens differ: the push must have content for each.
         both = {"tokens": [{"platform": "fcm", "token": "a"}]}
         _, push = await post(service, both, overrides={"apns": {"payload": {"aps": {}}}})
         assert push.messages.keys() == {"fcm"}

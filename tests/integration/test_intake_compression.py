@@ -45,7 +45,7 @@ def named(value: str | bytes) -> str:
 
 
 @pytest.mark.parametrize(
-    ("told", "body"),
+    ("reported", "body"),
     [
         ("gzip", gzip.compress(BODY)),
         ("x-gzip", gzip.compress(BODY)),
@@ -58,17 +58,17 @@ def named(value: str | bytes) -> str:
     ],
     ids=named,
 )
-def test_what_is_compressed_whole_is_taken(told: str, body: bytes) -> None:
+def test_what_is_compressed_whole_is_taken(reported: str, body: bytes) -> None:
     async def main(service: Service) -> None:
-        assert (await call(service, "POST", "/v1/push", body, headers={"Content-Encoding": told})).status == 202
+        assert (await call(service, "POST", "/v1/push", body, headers={"Content-Encoding": reported})).status == 202
 
     run(main)
 
 
-@pytest.mark.parametrize("told", ["br", "zstd", "aes128gcm", "gzip, gzip", "\xe9"])
-def test_other_codings_are_415_and_the_answer_says_which_are_taken(told: str) -> None:
+@pytest.mark.parametrize("reported", ["br", "zstd", "aes128gcm", "gzip, gzip", "\xe9"])
+def test_other_codings_are_415_and_the_answer_says_which_are_taken(reported: str) -> None:
     async def main(service: Service) -> None:
-        found = await call(service, "POST", "/v1/push", BODY, headers={"Content-Encoding": told})
+        found = await call(service, "POST", "/v1/push", BODY, headers={"Content-Encoding": reported})
         assert problem(found) == (415, "unsupported-media-type")
         assert found.headers["accept-encoding"] == "gzip, deflate"
         assert service.store.pushes == {}
@@ -127,8 +127,8 @@ def test_a_body_cut_anywhere_is_never_accepted() -> None:
         def check(compress: object, place: int) -> None:
             assert callable(compress)
             whole = compress(LINES)
-            told = "gzip" if compress is gzip.compress else "deflate"
-            headers = {"Content-Encoding": told, "Content-Type": "application/x-ndjson"}
+            reported = "gzip" if compress is gzip.compress else "deflate"
+            headers = {"Content-Encoding": reported, "Content-Type": "application/x-ndjson"}
             cut = whole[: place % len(whole)]
             assert asyncio.run(call(service, "POST", "/v1/push/batch", cut, headers=headers)).status == 400
 
@@ -171,10 +171,10 @@ def test_a_bomb_costs_nothing(bomb: bytes, path: str, key: str | None, status: i
 
 @pytest.mark.parametrize("key", [None, "pusher"])
 @pytest.mark.parametrize("path", [b"/v1/push", b"/nowhere", b"/healthz"])
-@pytest.mark.parametrize("told", [b"gzip", b"deflate", b"br", b"zstd"])
-def test_bytes_that_are_none_leave_no_traceback(told: bytes, path: bytes, key: str | None) -> None:
+@pytest.mark.parametrize("reported", [b"gzip", b"deflate", b"br", b"zstd"])
+def test_bytes_that_are_none_leave_no_traceback(reported: bytes, path: bytes, key: str | None) -> None:
     async def main(service: Service) -> None:
-        head = b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nContent-Encoding: " + told + b"\r\n"
+        head = b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nContent-Encoding: " + reported + b"\r\n"
         head += b"" if key is None else f"Authorization: Bearer {key}\r\n".encode()
         found = await raw(service, head + b"Content-Length: 7\r\n\r\nnotgzip")
         assert found.status in (400, 401, 404, 405, 415)

@@ -1,4 +1,4 @@
-"""Connections that send nothing or little: closed early, and never so many that nobody else comes in."""
+"""Connections that send nothing or little: closed early, and never enough of them to exclude other clients."""
 
 from __future__ import annotations
 

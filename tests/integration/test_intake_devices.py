@@ -104,9 +104,9 @@ def test_users_are_listed_and_erased() -> None:
         status, listed = await ask(session, "GET", "/v1/users/u%2F%C3%BC/devices")
         assert (status, [each["id"] for each in listed["items"]]) == (200, ["a", "b"])
         nothing = dict.fromkeys(WHAT, 0)
-        told = {"erased": 2, "done": True, "removed": nothing}
-        assert await ask(session, "DELETE", "/v1/users/u%2F%C3%BC") == (200, told)
-        assert await ask(session, "DELETE", "/v1/users/u%2F%C3%BC") == (200, told)
+        reported = {"erased": 2, "done": True, "removed": nothing}
+        assert await ask(session, "DELETE", "/v1/users/u%2F%C3%BC") == (200, reported)
+        assert await ask(session, "DELETE", "/v1/users/u%2F%C3%BC") == (200, reported)
         assert await service.registry.count("shop") == 1
 
     play(act)
@@ -118,9 +118,9 @@ def test_an_erasure_warns_of_a_dispatcher_that_says_nothing() -> None:
             return Erasure(1, True, {"deliveries": 2}, heard=False)
 
         service.memory.erasures.erase = erase  # type: ignore[method-assign]
-        status, told = await ask(session, "DELETE", "/v1/users/anna")
-        assert (status, told["done"], told["removed"]["deliveries"]) == (200, True, 2)
-        assert told["warnings"] == [{"path": "user", "message": UNHEARD}]
+        status, reported = await ask(session, "DELETE", "/v1/users/anna")
+        assert (status, reported["done"], reported["removed"]["deliveries"]) == (200, True, 2)
+        assert reported["warnings"] == [{"path": "user", "message": UNHEARD}]
 
     play(act)
 
@@ -276,8 +276,8 @@ def test_who_may() -> None:
         ):
             body = PHONE if path == "/v1/devices/phone" and method == "PUT" else None
             for key, status in (("pusher", 403), ("unknown", 401)):
-                told = await ask(session, method, path, body, headers={"Authorization": f"Bearer {key}"})
-                assert told[0] == status
+                reported = await ask(session, method, path, body, headers={"Authorization": f"Bearer {key}"})
+                assert reported[0] == status
         foreign = {"Authorization": "Bearer newsroom"}
         assert (await ask(session, "GET", "/v1/devices/phone", headers=foreign))[0] == 404
         assert (await ask(session, "DELETE", "/v1/users/u1", headers=foreign))[1]["erased"] == 0

@@ -74,14 +74,14 @@ def test_a_replay_is_asked_for_and_followed() -> None:
             assert (answer.status, await answer.json()) == (202, {"job": None, "matched": 4})
         document = {"push": PUSH, "platform": "apns", "since": "2020-01-01T00:00:00Z", "rate": 10}
         async with session.post("/v1/failed/replay", json=document) as answer:
-            told = await answer.json()
-            assert (answer.status, told["matched"]) == (202, 5)
+            reported = await answer.json()
+            assert (answer.status, reported["matched"]) == (202, 5)
             path = answer.headers["Location"]
-        status = await service.dead.replay("shop", told["job"])
+        status = await service.dead.replay("shop", reported["job"])
         assert status is not None
         since = 1_577_836_800_000
         assert status.spec == ReplaySpec("shop", DeadFilter(PUSH, "apns", since=since), 0, 10.0)
-        await service.dead.step("shop", told["job"], most=2)
+        await service.dead.step("shop", reported["job"], most=2)
         async with session.get(path) as answer:
             shown = await answer.json()
         assert (shown["state"], shown["matched"], shown["moved"], shown["skipped"]) == ("running", 5, 2, 0)
@@ -97,7 +97,7 @@ def test_a_replay_is_asked_for_and_followed() -> None:
         async with session.delete(path) as answer:
             shown = await answer.json()
             assert (answer.status, shown["state"], shown["moved"]) == (200, "stopped", 2)
-        assert (await service.dead.step("shop", told["job"], most=2)).over
+        assert (await service.dead.step("shop", reported["job"], most=2)).over
 
     play(act)
 

@@ -295,7 +295,7 @@ def test_delivery_rows() -> None:
         }
         await call(service, "GET", f"/v1/push/{push_id}/deliveries")
         assert service.store.asked == [("failed", "7", 2), (None, "", 100)]
-        # Of a large push no rows of what was sent are kept: whoever asks for them is not answered that there are none.
+        # A large push has no rows of sent deliveries: a request for them must not answer that there are none.
         service.store.rows = []
         sent = await call(service, "GET", f"/v1/push/{push_id}/deliveries?outcome=sent")
         assert sent.json == {"items": [], "cursor": None}

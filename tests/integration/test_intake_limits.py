@@ -53,10 +53,10 @@ async def count(own: ApiLimits, key: ApiKey, pushes: int = 1) -> str:
 
 def test_a_keys_limit_is_exact_over_processes(server: Server) -> None:
     async def act(first: ApiLimits, second: ApiLimits) -> None:
-        told = await asyncio.gather(*(count((first, second)[n % 2], SLOW) for n in range(40)))
-        assert told.count("") == 5
+        reported = await asyncio.gather(*(count((first, second)[n % 2], SLOW) for n in range(40)))
+        assert reported.count("") == 5
         limit = "The key 'slow' may post 5 pushes in 3600 s (the key's intake)"
-        assert {each.partition(";")[0] for each in told} == {"", limit}
+        assert {each.partition(";")[0] for each in reported} == {"", limit}
         assert await count(first, OTHER) == ""
 
     play(server, act)
@@ -91,8 +91,8 @@ def test_a_refused_batch_consumes_nothing_and_passes_after_its_retry_after(serve
         assert await count(first, OTHER, 60) == ""
         begun = asyncio.get_running_loop().time()
         # 40 of 90 are there; 20 more come in 2 seconds, however often somebody asks meanwhile.
-        told = await asyncio.gather(*(count(own, OTHER, 60) for own in (first, second) for _ in range(20)))
-        assert {each.partition("; ")[2] for each in told} == {"these 60 pass in 3 s."}
+        reported = await asyncio.gather(*(count(own, OTHER, 60) for own in (first, second) for _ in range(20)))
+        assert {each.partition("; ")[2] for each in reported} == {"these 60 pass in 3 s."}
         assert await count(second, OTHER, 20) == ""
         while refusal := await count(second, OTHER, 40):
             assert "these 40 pass in" in refusal

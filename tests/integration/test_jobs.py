@@ -191,11 +191,11 @@ def test_jobs_end_when_they_are_told_to_whatever_redis_does(tmp_path: Path, sile
         else:
             own.kill()
         wait_until(lambda: says("redis_away"), 60)
-        told = time.monotonic()
+        reported = time.monotonic()
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         own.process.send_signal(signal.SIGCONT)
-        assert time.monotonic() - told < LAST / 2
+        assert time.monotonic() - reported < LAST / 2
         assert "Traceback" not in (tmp_path / "log").read_text()
 
 

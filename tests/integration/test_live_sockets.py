@@ -346,8 +346,8 @@ async def test_http_streaming_with_emulation() -> None:
         assert (session.transport.name, session.transport.format) == ("http_stream", "json")
         assert len(session.transport.session) >= 22
         other = await live.connect()
-        told = {"session": session.transport.session, "node": "here", "data": '{"id":2}\n{"id":3}'}
-        assert (await other.ask("POST", "/emulation", json.dumps(told).encode()))[0] == 204
+        reported = {"session": session.transport.session, "node": "here", "data": '{"id":2}\n{"id":3}'}
+        assert (await other.ask("POST", "/emulation", json.dumps(reported).encode()))[0] == 204
         assert await client.chunk() == b'{"id":2}\n{"id":3}\n'
         session.transport.write(b'{"push":{"disconnect":{"code":3001}}}')
         session.transport.close(3001, "shutdown")
@@ -357,7 +357,7 @@ async def test_http_streaming_with_emulation() -> None:
         assert await client.closed()
         await session.end.wait()
         assert session.ended == [True]
-        assert (await other.ask("POST", "/emulation", json.dumps(told).encode()))[0] == 404
+        assert (await other.ask("POST", "/emulation", json.dumps(reported).encode()))[0] == 404
 
 
 @in_a_loop

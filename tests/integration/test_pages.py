@@ -58,14 +58,14 @@ async def all_pages(limit: int, ask: Callable[[str, int], Awaitable[Page]]) -> l
         before = cursor
         rows, cursor = await ask(cursor, limit)
         assert len(rows) <= limit
-        # An empty cursor would begin anew, and one that stands still would never end.
+        # An empty cursor would start again, and one that does not move would never end.
         assert cursor is None or (cursor and cursor != before and len(cursor) <= 128)
         found += rows
     return found
 
 
 async def settle_all(store: AnyStore, push_id: str, total: int, end_of: Callable[[int], End]) -> None:
-    """A push whose deliveries end as they are told, each with its index as its reason."""
+    """A push whose deliveries end as given, each with its index as its reason."""
     await store.pushes.accept(make_push(push_id, total))
     for taken in await take_all(store):
         ends = []

@@ -55,7 +55,7 @@ def total(text: str, name: str, **labels: str) -> float:
 def stop(commands: dict[str, Command]) -> None:
     """End them in the order in which pushes travel."""
     for part in PARTS:
-        assert commands[part].end() == 0, commands[part].told()
+        assert commands[part].end() == 0, commands[part].output()
 
 
 def test_parts_that_start_at_the_same_moment_find_one_store(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_three_commands_started_at_once_share_one_embedded_store(processes: Proc
     # Whichever came first has the store, and takes it along: it goes last.
     owner = int((processes.folder / "store" / "store.lock").read_text())
     for command in sorted(commands.values(), key=lambda command: command.pid == owner):
-        assert command.end() == 0, command.told()
+        assert command.end() == 0, command.output()
 
 
 def test_doubled_dispatchers_share_the_work_and_one_address_for_their_metrics(processes: Processes, site: Site) -> None:
@@ -122,8 +122,8 @@ def test_doubled_dispatchers_share_the_work_and_one_address_for_their_metrics(pr
             lambda: "two dispatchers", lambda: (found := processes.find("dispatch --processes 1"))[1:] and found
         )
         until(
-            lambda: f"both are ready: {commands['dispatch'].told()}",
-            lambda: commands["dispatch"].told().count('"ready"') >= 2,
+            lambda: f"both are ready: {commands['dispatch'].output()}",
+            lambda: commands["dispatch"].output().count('"ready"') >= 2,
         )
         # Late answers, so that neither can take everything before the other has looked.
         site.simulator.control("latency", seconds=0.3)
@@ -186,7 +186,7 @@ def test_without_an_app_there_is_nothing_to_run(part: str, capsys: pytest.Captur
 
 @pytest.mark.usefixtures("_own_environment")
 @pytest.mark.parametrize(
-    ("words", "environ", "told"),
+    ("words", "environ", "reported"),
     [
         (["serve"], {"PUSHSVC__SERVER__PRT": "1"}, r"PUSHSVC__SERVER__PRT: no such key"),
         (["feedback"], {"PUSHSVC__RETRY__BASE": "much"}, r"retry\.base"),
@@ -215,7 +215,7 @@ def test_without_an_app_there_is_nothing_to_run(part: str, capsys: pytest.Captur
 def test_what_is_wrong_is_said_in_one_line(
     words: list[str],
     environ: dict[str, str],
-    told: str,
+    reported: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -227,7 +227,7 @@ def test_what_is_wrong_is_said_in_one_line(
         assert cli.main(["--config", "pushsvc.toml", *words]) == 1
     err = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("{")]
     assert len([line for line in err if line.startswith("pushsvc: ")]) == 1, err
-    assert re.search(told.replace("TAKEN", str(port)), "\n".join(err)), err
+    assert re.search(reported.replace("TAKEN", str(port)), "\n".join(err)), err
     assert "Traceback" not in "\n".join(err)
     assert "hunter2" not in "\n".join(err)
     assert len(err) <= 2

@@ -191,7 +191,7 @@ def test_a_key_has_a_limit_of_its_own_beside_the_apps(tmp_path: Path) -> None:
         async def counted() -> bool:
             refused = 'pushsvc_refused_total{app="shop",limit='
             # Counters are of this test's process, in which other tests may have refused something. The batch is over
-            # both limits: which of them a process knows to be used up changes when it reads its configuration anew.
+            # both limits: which of them a process knows to be used up changes when it reloads its configuration.
             key, app = await metric(service, refused + '"key"}'), await metric(service, refused + '"app"}')
             return key >= 5 and app >= 3 and key + app >= 9
 

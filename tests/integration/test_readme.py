@@ -37,7 +37,7 @@ class Played:
         """Run a script in the folder where `up` was started, and return the JSON that it prints."""
         if shutil.which("curl") is None:
             skip_or_fail("no curl on PATH")
-        told = subprocess.run(
+        reported = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
             cwd=self.processes.folder,
             # A proxy of the machine has no business with loopback.
@@ -47,7 +47,7 @@ class Played:
             check=True,
             timeout=60,
         )
-        answer: dict[str, Any] = json.loads(told.stdout)
+        answer: dict[str, Any] = json.loads(reported.stdout)
         return answer
 
 
@@ -87,7 +87,7 @@ def test_the_curls_and_the_scenarios_work_as_they_stand(played: Played) -> None:
 
 def test_the_curl_that_up_prints_works_too(played: Played) -> None:
     played.up.until(r"(?s)\nTry:\n.*\}'\n")
-    accepted = played.run(played.up.told().partition("\nTry:\n")[2])
+    accepted = played.run(played.up.output().partition("\nTry:\n")[2])
     assert "id" in accepted, accepted
     assert played.api.until_done(accepted["id"]) == {"total": 1, "sent": 1}
 

@@ -133,11 +133,11 @@ async def goes_on(service: Service, *before: str) -> None:
     status, headers = await call(service, "POST", "/v1/push", document("again"), **{"Idempotency-Key": "away"})
     assert (status, "Idempotent-Replay" in headers) == (202, False)
 
-    async def told() -> bool:
+    async def reported() -> bool:
         async with service.session.get("/v1/feedback") as answer:
             return bool((await answer.json())["items"])
 
-    await service.until("feedback has gone on too", told)
+    await service.until("feedback has gone on too", reported)
     record = service.simulator.record.apns
     (away,) = apns("ok", "away")
     assert (record.duplicates, record.requests_of(away["token"])) == (0, 0)
@@ -223,10 +223,10 @@ def test_the_embedded_server_is_started_again_by_its_owner(tmp_path: Path, capsy
         service.simulator.restore_credentials("apns")
         await goes_on(service, waiting)
         assert (await service.status(waiting))["counts"]["sent"] == 300
-        told = capsys.readouterr().err.splitlines()
-        (died,) = [line for line in told if "embedded_store_died" in line]
+        reported = capsys.readouterr().err.splitlines()
+        (died,) = [line for line in reported if "embedded_store_died" in line]
         assert f"store_log={service.settings.store.data_dir / 'store.log'}" in died
         assert "eady to accept connections" in died  # a server that is killed has no last word
-        assert any("embedded_store_started_again" in line for line in told)
+        assert any("embedded_store_started_again" in line for line in reported)
 
     play(tmp_path, act)

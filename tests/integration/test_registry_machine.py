@@ -206,7 +206,7 @@ class RegistryMachine(RuleBasedStateMachine):
         limit=st.sampled_from([1, 100]),
     )
     def restore(self, platform: str, reason: str, since: int | None, until: int | None, limit: int) -> None:
-        # Instants as so many ticks ago.
+        # Instants as numbers of ticks ago.
         since, until = (None if ago is None else self.now - ago for ago in (since, until))
         which = PrunedFilter(platform=platform, reason=reason, since=since, until=until)
         meant = [

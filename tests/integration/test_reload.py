@@ -87,11 +87,11 @@ def test_an_app_comes_sends_prunes_and_goes(tmp_path: Path) -> None:
 
         await service.until("the new app's push is sent", arrived)
 
-        async def told() -> bool:
+        async def reported() -> bool:
             async with service.session.get("/v1/feedback", headers={"Authorization": f"Bearer {OTHER}"}) as answer:
                 return bool((await answer.json())["items"])
 
-        await service.until("the new app's feedback is read", told)
+        await service.until("the new app's feedback is read", reported)
 
         file.write_text(before)
 

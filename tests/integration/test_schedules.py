@@ -47,9 +47,9 @@ def test_each_is_sent_once_at_its_time_and_what_is_cancelled_is_not(tmp_path: Pa
     count = 200
 
     async def act(service: Service) -> None:
-        dice = random.Random(SEED)
+        rng = random.Random(SEED)
         first = time.time() + 2.0
-        times = [round(first + dice.uniform(0, 3), 3) for _ in range(count)]
+        times = [round(first + rng.uniform(0, 3), 3) for _ in range(count)]
         # One iPhone and one Android phone each, so that a push is more than one chunk.
         documents = [
             {
@@ -71,8 +71,8 @@ def test_each_is_sent_once_at_its_time_and_what_is_cancelled_is_not(tmp_path: Pa
                 assert answer.status in (200, 409)
 
         now = time.time()
-        chosen = dice.sample(range(count), count // 2)
-        await asyncio.gather(*(cancel(number, dice.uniform(now, times[number] + 0.1)) for number in chosen))
+        chosen = rng.sample(range(count), count // 2)
+        await asyncio.gather(*(cancel(number, rng.uniform(now, times[number] + 0.1)) for number in chosen))
 
         sent = 0
         for number, push in enumerate(pushes):

@@ -49,7 +49,7 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
 
 
 class Client:
-    """One connection by the `h2` library, which does as it is told and shows all that comes."""
+    """One connection of the `h2` library, which follows commands and shows everything it receives."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, credentials: Credentials) -> None:
         self._reader, self._writer = reader, writer

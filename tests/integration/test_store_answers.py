@@ -71,11 +71,11 @@ def test_answers_that_tell_of_a_token_are_counted_once(server: Server | None, to
             (Ended("suppressed"), None),
             (Retry(NOW + 1, 2), Unavailable(status=503)),
         ]
-        told = [
+        reported = [
             settlement(taken.chunk, index, verdict, outcome, at=at) for index, (verdict, outcome) in enumerate(outcomes)
         ]
-        await store.queue.settle("shop", told, [])
-        await store.queue.settle("shop", told, [])  # the answer was lost: said again, counted once
+        await store.queue.settle("shop", reported, [])
+        await store.queue.settle("shop", reported, [])  # the answer was lost: repeated, and counted once
         assert await counted(store) == {SLOT: Answers(sent=1, dead=1, suspect=1)}
         assert await counted(store, "fcm") == {}
         assert await store.answers.read("shop", "apns", SLOT + 1, SLOT + 100) == {}

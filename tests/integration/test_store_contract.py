@@ -459,7 +459,7 @@ def test_a_settlement_of_an_older_turn_changes_nothing(server: Server | None, to
 
 
 async def taken_twice(world: World, total: int) -> tuple[AnyStore, Taken, AnyStore, Taken]:
-    """A push in the hands of one who is thought dead, and of whoever took it over."""
+    """A push that a consumer which was assumed dead and its successor work on."""
     a, b = await world.store("a"), await world.store("b")
     await a.pushes.accept(make_push("p", total))
     (held, *_) = await take_all(a)

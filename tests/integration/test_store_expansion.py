@@ -47,13 +47,13 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
 
 
 def to_topic(push_id: str, *, send_at: int | None = None) -> Push:
-    """A push to whoever has subscribed to the news."""
+    """Return a push to the subscribers of the news."""
     push = make_push(push_id, 0, platforms=("apns", "fcm"), send_at=send_at)
     return msgspec.structs.replace(push, targets={}, audience=encode_audience(ByTopic("news")))
 
 
 async def register(store: AnyStore, count: int) -> None:
-    """The devices whom such targets are made of: a replay asks for them."""
+    """Register the devices of such targets: a replay looks them up."""
     devices = [Device(id=f"d-{n}", platform="apns", token=f"t-{n}", topics=("news",)) for n in range(count)]
     await store.registry.put_many("shop", devices)
 

@@ -1,4 +1,4 @@
-"""What the store's tests share: worlds (a backend each) in which the same story can be told, and short makers."""
+"""What the store's tests share: worlds (a backend each) in which the same test can run, and short factories."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def settlement(
     at: int = NOW + 5,
     reason: str = "",
 ) -> Settlement:
-    """What becomes of the target with that index; sent unless told."""
+    """Return a settlement of the target with that index; sent by default."""
     target = next(target for target in chunk.targets if target.index == index)
     return Settlement(
         Delivery(chunk, target),
@@ -159,7 +159,7 @@ def settlement(
 def all_of(
     taken: Taken, verdict: Verdict | None = None, outcome: Outcome | None = SENT
 ) -> tuple[list[Settlement], list[EntryRef]]:
-    """Every target of an entry, and the entry as finished. Targets to be skipped are settled as told."""
+    """Settle every target of an entry, and finish the entry. Targets to skip are settled by their `skip`."""
     settlements = [
         settlement(taken.chunk, target.index, Ended(taken.skip[target.index]), None)
         if target.index in taken.skip

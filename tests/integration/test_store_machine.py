@@ -123,7 +123,7 @@ class _PushModel:
 
 
 class _Holding:
-    """An entry in somebody's hands, for ever: a process that was thought dead may still speak."""
+    """An entry that a process has, forever: a process that was assumed dead may still settle it."""
 
     def __init__(self, store: AnyStore, taken: Taken) -> None:
         self.store = store
@@ -340,7 +340,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(consumer=st.sampled_from(CONSUMERS))
     def restart(self, consumer: str) -> None:
-        """The process starts again with its name; the one of before may still speak."""
+        """The process starts again with its name; the earlier one may still settle."""
         self.stores[consumer] = self.run(self.world.store(consumer))
 
     # --- what must hold -------------------------------------------------------------------------

@@ -73,7 +73,7 @@ Call = Callable[[Link], Awaitable[Any]]
     ids=["call", "script", "many", "wait"],
 )
 def test_a_cancellation_ends_a_call_wherever_it_stands(server: Server, call: Call) -> None:
-    """redis-py swallows one while it connects: a worker that is told to end would ask on for ever."""
+    """redis-py swallows one while it connects: a worker that is asked to end would retry forever."""
 
     async def cancelled_after(turns: int) -> bool:
         """Whether the call had been answered by then; else it must have ended by the cancellation."""
@@ -338,7 +338,7 @@ def test_what_refuses_a_push_refuses_readiness(server: Server, refuse: str, mend
         try:
             with pytest.raises(StoreUnavailable):
                 await store.pushes.accept(make_push("p"))
-            await store.pushes.ping()  # good for a second, whoever asks
+            await store.pushes.ping()  # valid for a second for every caller
             store.pushes._probed_at -= 1.0
             with pytest.raises(StoreUnavailable):
                 await store.pushes.ping()
@@ -398,7 +398,7 @@ def test_a_trickle_is_waited_for_without_a_look_before_each_wait(
 
     async def story(store: Store) -> None:
         async def comes(push_id: str, *, count: int = 1) -> int:
-            """Accept so many pushes while a wait is under way, and take them; how many looks that needed."""
+            """Accept this number of pushes during a wait, and take them. Returns the number of reads."""
             looks.clear()
             waiting = asyncio.create_task(take(store, wait_ms=20_000))
             while not (await store.link.call("INFO", "clients"))["blocked_clients"]:

@@ -242,10 +242,10 @@ def test_counts_only_grow_whatever_happens_after_a_cancel(real: Server, data: st
 
         async def look() -> None:
             status = await caller.pushes.status("shop", "p")
-            _, told = counts(status)
+            _, reported = counts(status)
             for end in before:
-                assert told.get(end, 0) >= before[end], (told, before)
-                before[end] = told.get(end, 0)
+                assert reported.get(end, 0) >= before[end], (reported, before)
+                before[end] = reported.get(end, 0)
 
         async def settle_some(who: int, *, in_flight: bool) -> None:
             chunk = held[who].chunk
@@ -275,8 +275,8 @@ def test_counts_only_grow_whatever_happens_after_a_cancel(real: Server, data: st
         await cancelling
         await look()
         left = sum(len(each) for each in flying)
-        _, told = counts(await caller.pushes.status("shop", "p"))
-        assert told.get("queued", 0) == left
+        _, reported = counts(await caller.pushes.status("shop", "p"))
+        assert reported.get("queued", 0) == left
         for who in data.draw(st.permutations([0, 0, 1, 1])):
             await settle_some(who, in_flight=data.draw(st.booleans()))
         for who in (0, 1):

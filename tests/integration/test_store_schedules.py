@@ -256,14 +256,14 @@ def test_cancel_and_launch_at_once_agree(server: Server | None) -> None:
 
     async def story(world: World) -> None:
         a, b = await world.store("a"), await world.store("b")
-        dice = random.Random(7)
+        rng = random.Random(7)
         count = 400
         await asyncio.gather(
             *(a.pushes.accept(make_push(f"p{number}", 2, send_at=DUE)) for number in range(count)),
             *(a.pushes.accept(make_push(f"later{number}", 2, send_at=DUE + 1)) for number in range(count)),
         )
         steps: list[Awaitable[object]] = [
-            b.pushes.cancel("shop", f"p{number}") for number in dice.sample(range(count), count // 2)
+            b.pushes.cancel("shop", f"p{number}") for number in rng.sample(range(count), count // 2)
         ]
         steps += [b.pushes.cancel("shop", f"later{number}") for number in range(count // 2)]
         steps[50:50] = [launch_all(store) for store in (a, b)]

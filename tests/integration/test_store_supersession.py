@@ -180,7 +180,7 @@ def test_who_holds_what_has_been_superseded_is_told(server: Server | None) -> No
         # It gives back what it holds, as a retry, and finds why as it takes it again.
         await holder.queue.settle("shop", [settlement(held.chunk, 0, Retry(NOW, 2), None)], [held.ref])
         assert superseded(await due(holder))
-        if isinstance(other, Store):  # the twin tells more than it need
+        if isinstance(other, Store):  # the store in memory revokes more than it must
             await sent(other, order_push("c", since=NOW + 2))
             assert await holder.queue.revoked({"shop"}, 1) == []
 

@@ -61,11 +61,11 @@ def mine(claim: RedisWebhookClaim | None) -> RedisWebhookClaim:
 
 
 async def all_of(claim: RedisWebhookClaim, most: int) -> list[list[int]]:
-    """Told to its end: the numbers of each batch."""
+    """Deliver everything: the numbers of each batch."""
     found = []
     while batch := await claim.next(most):
         found.append(numbers(batch))
-        assert await claim.told(batch)
+        assert await claim.delivered(batch)
     return found
 
 
@@ -81,7 +81,7 @@ def test_batches_follow_one_another_to_the_end(server: Server) -> None:
             assert first is not None
             assert (first.id, first.attempts, first.failures) == (batch_id("shop", ids[2]), 0, 0)
             assert first.oldest == int(ids[0].partition("-")[0])
-            assert await mine(claim).told(first)
+            assert await mine(claim).delivered(first)
             assert await all_of(mine(claim), 3) == [[3, 4, 5], [6]]
         assert not await hooks.due(APP, PLACE)
         await record(store, 7)
@@ -107,7 +107,7 @@ def test_a_batch_stays_what_it_was_when_it_is_repeated(server: Server) -> None:
             again = await mine(claim).next(50)
             assert again is not None
             assert (again.id, again.events, again.attempts, again.failures) == (first.id, first.events, 1, 1)
-            assert await mine(claim).told(again)
+            assert await mine(claim).delivered(again)
             assert await all_of(mine(claim), 50) == [[3, 4]]
         standing = await hooks.standing(APP, PLACE)
         assert (standing.attempts, standing.failures, standing.reason, standing.waiting_since) == (0, 0, "", None)
@@ -151,7 +151,7 @@ def test_one_owner_at_a_time_and_the_slower_is_not_heard(server: Server) -> None
                 assert other is None
             # One that stands still does not; what it says later is heard as long as nobody has missed it.
             await store.link.call("HSET", keys.hook(APP), "until", 1)
-            assert await mine(dead).told(batch)
+            assert await mine(dead).delivered(batch)
             second = await mine(dead).next(1)
             assert second is not None
             await store.link.call("HSET", keys.hook(APP), "until", 1)
@@ -159,11 +159,11 @@ def test_one_owner_at_a_time_and_the_slower_is_not_heard(server: Server) -> None
                 repeated = await mine(living).next(1)
                 assert repeated is not None
                 assert (repeated.id, repeated.events) == (second.id, second.events)
-                assert not await mine(dead).told(second)
+                assert not await mine(dead).delivered(second)
                 assert not await mine(dead).failed(second, "timeout", wait=600.0)
                 assert not await mine(dead).bury(second, "timeout")
                 assert not await mine(dead).switch_off("http_410")
-                assert await mine(living).told(repeated)
+                assert await mine(living).delivered(repeated)
                 assert await mine(living).next(1) is None
         assert await hooks.dead(APP) == []
         assert not (await hooks.standing(APP, PLACE)).off
@@ -234,7 +234,7 @@ def test_failures_in_a_row_count_from_the_first(server: Server) -> None:
         async with hooks.claimed(APP, "another", lease=30) as claim:
             batch = await mine(claim).next(1)
             assert batch is not None
-            assert await mine(claim).told(batch)
+            assert await mine(claim).delivered(batch)
         assert (await hooks.standing(APP, "another")).failing_since is None
         assert (await fail("another") or 0) >= first
         await hooks.resume(APP)
@@ -280,7 +280,7 @@ def test_what_is_too_large_is_halved_and_grows_again(server: Server) -> None:
                 if len(batch.events) > 2:
                     assert await mine(claim).halve(batch, "http_413")
                 else:
-                    assert await mine(claim).told(batch)
+                    assert await mine(claim).delivered(batch)
         assert sizes == [6, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2]
         assert (await store.webhooks.standing(APP, PLACE)).cursor == ids[-1]
         # What one receiver does not take says nothing of another, nor for good.
@@ -300,7 +300,7 @@ def test_a_smaller_batch_of_the_configuration_cuts_the_one_under_way(server: Ser
             assert cut is not None
             assert (numbers(cut), cut.id) == ([0, 1], batch_id(APP, ids[1]))
             assert (await mine(claim).next(6)) == cut  # its repetition
-            assert await mine(claim).told(cut)
+            assert await mine(claim).delivered(cut)
             assert await all_of(mine(claim), 4) == [[2, 3, 4, 5], [6, 7]]
 
     play(server, story)
@@ -324,7 +324,7 @@ def test_a_dead_batch_that_is_too_large_is_halved(server: Server) -> None:
             first = await mine(claim).next(5)
             assert first is not None
             assert (numbers(first), first.again) == ([0, 1], True)
-            assert await mine(claim).told(first)
+            assert await mine(claim).delivered(first)
             assert await all_of(mine(claim), 5) == [[2, 3, 4]]
         assert await hooks.dead(APP) == []
         assert await hooks.asked(APP) == []
@@ -358,7 +358,7 @@ def test_what_is_given_up_is_kept_and_told_again_when_asked_for(server: Server) 
             first = await mine(claim).next(50)
             assert (numbers(first), first and first.again, first and first.id) == ([1, 2], True, dead[0].id)
             assert first is not None
-            assert await mine(claim).told(first)
+            assert await mine(claim).delivered(first)
             second = await mine(claim).next(50)
             assert numbers(second) == [3]
             assert second is not None
@@ -463,7 +463,7 @@ def test_what_retention_has_taken_is_said_once(server: Server) -> None:
         async with hooks.claimed(APP, PLACE, lease=30) as claim:
             first = await mine(claim).next(2)
             assert first is not None
-            assert await mine(claim).told(first)
+            assert await mine(claim).delivered(first)
             under_way = await mine(claim).next(2)
             assert numbers(under_way) == [2, 3]
             await record_at(store, now, 5, 6)
@@ -551,7 +551,7 @@ def test_the_last_event_of_a_batch_may_be_erased_while_it_is_told(server: Server
             again = await mine(claim).next(2)
             assert again is not None
             assert (numbers(again), again.id) == ([1], first.id)
-            assert await mine(claim).told(again)
+            assert await mine(claim).delivered(again)
             assert await all_of(mine(claim), 2) == [[3]]
 
     play(server, story)
@@ -577,7 +577,7 @@ def test_events_of_several_shards_keep_one_order(server: Server, monkeypatch: py
                     continue
                 assert "." not in batch.id
                 found += numbers(batch)
-                assert await mine(claim).told(batch)
+                assert await mine(claim).delivered(batch)
         assert found == list(range(12))
         assert not await store.webhooks.due(APP, PLACE)
 

@@ -156,7 +156,7 @@ def test_300_bodies_of_3_kb_with_late_window_updates(tmp_path: Path, initial_win
 
 
 def test_a_server_that_grants_nothing_before_all_is_spent(tmp_path: Path) -> None:
-    """A client that waited until a whole body fits would wait for ever."""
+    """A client that waited until a whole body fits would wait forever."""
 
     async def main() -> None:
         async with serve(tmp_path) as server:
@@ -266,7 +266,7 @@ def test_a_connection_whose_window_stays_shut_is_replaced(tmp_path: Path) -> Non
                 mine.submit("all", body=b"x" * 65_536)
                 assert await mine.answered("all") == [Failure("timeout", maybe_sent=True)]
                 early = 0
-                while mine.pool.stats.connections_opened == 1:  # the PING's answer puts it off, not for ever
+                while mine.pool.stats.connections_opened == 1:  # the PING's answer delays it, not forever
                     early += 1
                     assert early < 10
                     (answer,) = await mine.send(f"early{early}")

@@ -242,8 +242,8 @@ def test_everything_else(server: Server) -> None:
         for _ in range(3):
             await call("XADD", events, "*", "e", NEWER)
         await store.receipts.record("shop", [(*found[0], event)])
-        told = (await store.receipts.events("shop", after="", limit=2)).events
-        assert [each for _, each in told] == [event]
+        reported = (await store.receipts.events("shop", after="", limit=2)).events
+        assert [each for _, each in reported] == [event]
         await call("XADD", events, "*", "e", NEWER)
         async with store.webhooks.claimed("shop", "place", lease=30) as claim:
             assert claim is not None

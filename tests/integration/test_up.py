@@ -73,7 +73,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
         assert url == f"http://127.0.0.1:{port}"
         yield Played(own, up, Api(url, key))
         assert up.end() == 0
-        assert "stopping" in up.told()
+        assert "stopping" in up.output()
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def test_stopped_or_killed_it_loses_nothing_and_the_next_start_goes_on(processes
     until(lambda: "some wait", lambda: site.api.counts(waiting).get("retrying"))
     os.kill(up.pid, signal.SIGKILL)
     assert up.wait() == -signal.SIGKILL
-    # The parts see that their supervisor is gone. The store's server alone stays, for whoever comes next.
+    # The parts notice that their supervisor is gone. Only the store's server stays, for the next owner.
     until(
         lambda: f"the parts end by themselves: {processes.living()}",
         lambda: not processes.find("pushsvc ") and len(processes.living()) == 1,

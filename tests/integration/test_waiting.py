@@ -213,7 +213,7 @@ def test_a_cancelled_push_has_ended(server: Server) -> None:
             await accept(push)
             ids.append(push.id)
 
-        store.pushes.accept = noted  # type: ignore[method-assign]  # who waits is not told the id before
+        store.pushes.accept = noted  # type: ignore[method-assign]  # a waiting caller does not get the id before
         waiting = asyncio.create_task(post(service, **PATIENT))
         await eventually(lambda: waits.waiting == 1)
         assert (await call(service, "DELETE", f"/v1/push/{ids[0]}")).status == 200
@@ -228,7 +228,7 @@ def test_a_repeat_under_the_same_key_may_wait_too(server: Server) -> None:
         key = {"Idempotency-Key": "order 7"}
         waiting = [asyncio.create_task(post(service, **key, **PATIENT)) for _ in range(5)]
         await eventually(lambda: waits.waiting == 5)
-        # The record holds the 202, for whoever does not wait.
+        # The record has the 202, for callers that do not wait.
         plain = await post(service, **key)
         assert (plain.status, plain.headers["idempotent-replay"], plain.json["state"]) == (202, "true", "sending")
         assert await send_all(store) == 1

@@ -73,9 +73,9 @@ def config(url: str, **more: Any) -> WebhookConfig:
     return msgspec.structs.replace(plain, **more)
 
 
-async def post(told: WebhookConfig, times: int = 1) -> WebhookReply:
+async def post(reported: WebhookConfig, times: int = 1) -> WebhookReply:
     """The last answer."""
-    async with open_caller(told, "shop", clock=lambda: NOW) as caller:
+    async with open_caller(reported, "shop", clock=lambda: NOW) as caller:
         for _ in range(times):
             answer = await caller.post("feedback_shop_1-0", b'{"a":1}')
     return answer

@@ -84,7 +84,7 @@ def settings_of(**urls: str) -> Settings:
     return Settings(apps={name: app(name, url) for name, url in urls.items()})
 
 
-async def told(store: Store, settings: Settings, app: str) -> bool:
+async def reported(store: Store, settings: Settings, app: str) -> bool:
     """All events of the app."""
     standing = await store.webhooks.standing(app, webhook_configs(settings)[app].place)
     return bool(standing.cursor) and standing.waiting_since is None
@@ -116,14 +116,14 @@ def test_a_receiver_that_does_not_answer_delays_neither_audiences_nor_other_webh
                 await store.pushes.accept(to_topic("p"))
                 await add_event(store, "shop")
                 await until(partial(expanded, store, "p"))
-                await until(partial(told, store, settings, "shop"))
+                await until(partial(reported, store, settings, "shop"))
                 # All of that while the call is open.
                 assert (slow.open, len(slow.calls)) == (1, 1)
                 process.send_signal(signal.SIGTERM)
                 slow.answers.set()
                 assert await asyncio.to_thread(process.wait) == 0
                 # The call that was under way has been ended and recorded.
-                assert await told(store, settings, "slow")
+                assert await reported(store, settings, "slow")
                 assert len(slow.calls) == 1
 
     play(server, story)
@@ -150,9 +150,9 @@ def test_more_apps_than_places_take_turns(server: Server) -> None:
 
             async def both() -> bool:
                 if not other.calls:
-                    await add_event(store, "busy")  # faster than it is told
+                    await add_event(store, "busy")  # faster than it is sent
                 await tasks.start_due()
-                return await told(store, settings, "other")
+                return await reported(store, settings, "other")
 
             await add_event(store, "other")
             await until(both)
@@ -173,7 +173,7 @@ def test_each_app_has_one_task_and_rest_is_left_to_the_store(server: Server) -> 
             await slow.called.wait()
             for each in (tasks, elsewhere):
                 await each.start_due()  # it is at work on it
-            await until(partial(told, store, settings, "quick"))
+            await until(partial(reported, store, settings, "quick"))
             assert len(slow.calls) == 1
             # Taken out of the configuration meanwhile: its task ends with the call, and no other begins.
             await add_event(store, "slow")

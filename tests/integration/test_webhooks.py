@@ -76,7 +76,7 @@ class Rig:
         self.configure()
 
     def configure(self, extra: str = "", *, path: str = "/hook?key=hidden", secret: str = SECRET) -> None:
-        """Write the configuration; who runs with it reads it anew."""
+        """Write the configuration, which running processes reload."""
         hook = HOOK.format(port=self.port, secret=secret).replace("/hook?key=hidden", path) + extra
         text = CONFIG.format(url=self.server.url, folder=self.folder, metrics=0) + hook
         whole = self.folder / "new.toml"
@@ -97,9 +97,9 @@ class Rig:
     @asynccontextmanager
     async def jobs(self) -> AsyncIterator[subprocess.Popen[bytes]]:
         """`pushsvc jobs`, once it works."""
-        told = self.log.read_text().count('"ready"') if self.log.exists() else 0
+        reported = self.log.read_text().count('"ready"') if self.log.exists() else 0
         with self.process("-m", "pushsvc", "jobs", "--config", str(self.config)) as process:
-            await self.until("jobs is ready", lambda: self.log.read_text().count('"ready"') > told)
+            await self.until("jobs is ready", lambda: self.log.read_text().count('"ready"') > reported)
             yield process
 
     @asynccontextmanager
@@ -160,8 +160,8 @@ class Rig:
         """A `pushsvc` command to its end, in a thread of this process: exit code, what it printed or complained of."""
         self.capsys.readouterr()
         code = await asyncio.to_thread(cli.main, [*words, "--config", str(self.config)])
-        told = self.capsys.readouterr()
-        return code, told.out + told.err
+        reported = self.capsys.readouterr()
+        return code, reported.out + reported.err
 
 
 def _listens(port: int) -> bool:
@@ -299,8 +299,8 @@ def test_what_cannot_be_redelivered_stays(valkey: Server, tmp_path: Path, capsys
                 assert (code, out) == (1, "0 of 3 batches of 60 events were delivered\n")
                 # The first was refused for its own sake; with the second the receiver was in trouble.
                 assert [call["did"] for call in rig.calls()[3:]] == [422, 503]
-                told = json.loads((await rig.command("webhooks", "failed", "--json"))[1])
-                assert [(each["attempts"], each["reason"]) for each in told] == [
+                reported = json.loads((await rig.command("webhooks", "failed", "--json"))[1])
+                assert [(each["attempts"], each["reason"]) for each in reported] == [
                     (2, "http_422"),
                     (2, "http_503"),
                     (1, "http_400"),
@@ -354,9 +354,9 @@ def test_a_secret_changes_under_way(valkey: Server, tmp_path: Path, capsys: pyte
                 await rig.events(10, 15)
                 await rig.until_had(15)
             rig.configure(secret=SECRET)
-            told = rig.log.read_text().count('"reloaded"')
+            reported = rig.log.read_text().count('"reloaded"')
             jobs.send_signal(signal.SIGHUP)
-            await rig.until("it has read it", lambda: rig.log.read_text().count('"reloaded"') > told)
+            await rig.until("it has read it", lambda: rig.log.read_text().count('"reloaded"') > reported)
             async with rig.receiver(secret=OTHER_SECRET):
                 await rig.events(15, 20)
                 await rig.until("it was refused", lambda: rig.calls()[-1]["did"] == "refused")
@@ -488,12 +488,12 @@ def test_from_a_dead_token_to_the_receiver(tmp_path: Path) -> None:
             _, text = site.api.call("GET", "/metrics")
             assert 'pushsvc_webhooks_total{app="shop",result="failed"} 1.0' in text
 
-            def told() -> str:
+            def reported() -> str:
                 return str(site.api.call("GET", "/metrics")[1])
 
-            until(told, lambda: 'pushsvc_webhook_lag_seconds{app="shop"} 0.0' in told())
-            assert 'pushsvc_webhook_dead_batches{app="shop"} 0.0' in told()
-            assert up.end() == 0, up.told()
+            until(reported, lambda: 'pushsvc_webhook_lag_seconds{app="shop"} 0.0' in reported())
+            assert 'pushsvc_webhook_dead_batches{app="shop"} 0.0' in reported()
+            assert up.end() == 0, up.output()
         finally:
             receiver.kill()
             receiver.wait()

@@ -145,7 +145,7 @@ class Peer(asyncio.Protocol):
         elif data:
             self.transport.write(data)
 
-    # --- what the transport tells ---------------------------------------------------------------
+    # --- reports of the transport ---------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -296,7 +296,7 @@ class Client:
 
 @asynccontextmanager
 async def client(server: ScriptedServer, **options: Any) -> AsyncIterator[Client]:
-    """A client of `server` with one connection, and patient on a slow machine, unless told otherwise."""
+    """Return a client of `server`, by default with one connection and long timeouts for slow machines."""
     options = {"connections": 1, "request_timeout": 2 * PATIENCE, "ssl": server.certificates.client(), **options}
     async with Pool(server.origin, **options) as pool:
         yield Client(pool, server)

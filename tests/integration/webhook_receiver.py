@@ -55,9 +55,9 @@ class Receiver(ThreadingHTTPServer):
             self.seen.update(event["id"] for event in json.loads(line).get("new", ()))
         super().__init__(("127.0.0.1", port), Handler)
 
-    def note(self, **told: Any) -> None:
+    def note(self, **reported: Any) -> None:
         with self.record.open("a") as file:
-            file.write(json.dumps(told) + "\n")
+            file.write(json.dumps(reported) + "\n")
 
 
 class Handler(BaseHTTPRequestHandler):

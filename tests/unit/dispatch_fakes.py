@@ -237,6 +237,6 @@ async def counts(store: MemoryStore, name: str, app: str = "shop") -> dict[str, 
     """The counts of a push, without the zeros; they must balance."""
     status = await store.pushes.status(app, name)
     assert status is not None
-    told = {key: getattr(status.counts, key) for key in status.counts.__struct_fields__}
-    assert told["total"] == sum(count for key, count in told.items() if key != "total"), told
-    return {key: count for key, count in told.items() if count}
+    reported = {key: getattr(status.counts, key) for key in status.counts.__struct_fields__}
+    assert reported["total"] == sum(count for key, count in reported.items() if key != "total"), reported
+    return {key: count for key, count in reported.items() if count}

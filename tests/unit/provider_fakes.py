@@ -123,7 +123,7 @@ class FakePool:
 
 
 class Outcomes(list[tuple[Delivery, Outcome]]):
-    """Collects what `on_outcome` is told."""
+    """Collects the outcomes of `on_outcome`."""
 
     def __call__(self, delivery: Delivery, outcome: Outcome) -> None:
         self.append((delivery, outcome))

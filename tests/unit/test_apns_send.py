@@ -41,7 +41,7 @@ ROUTE = Route("shop", "apns")
 
 
 class Opened:
-    """One provider on a fake pool, with what it was told and the clock it goes by."""
+    """One provider on a fake pool, with its outcomes and its clock."""
 
     def __init__(self, provider: Provider, pools: list[FakePool], clock: Clock) -> None:
         self.provider = provider

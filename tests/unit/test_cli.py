@@ -46,25 +46,25 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
-    told = capsys.readouterr().out
+    reported = capsys.readouterr().out
     for name, (_, text) in cli.COMMANDS.items():
-        assert f" {name} " in told
-        assert text in told
-    assert "--config" in told
+        assert f" {name} " in reported
+        assert text in reported
+    assert "--config" in reported
 
 
 @pytest.mark.parametrize("name", ["send", "status", "cancel", "keys", "check"])
 def test_each_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([name, "--help"]) == 0
-    told = capsys.readouterr().out
-    assert f"Usage: pushsvc {name}" in told
-    assert "{" not in told.partition("\n\n")[0]
+    reported = capsys.readouterr().out
+    assert f"Usage: pushsvc {name}" in reported
+    assert "{" not in reported.partition("\n\n")[0]
     # A group shows it at its commands.
     if name == "keys":
         assert cli.main([name, "new", "-h"]) == 0
-        told = capsys.readouterr().out
-    assert "--config" in told
-    assert "--json" in told
+        reported = capsys.readouterr().out
+    assert "--config" in reported
+    assert "--json" in reported
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -92,7 +92,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         ([], "Usage: pushsvc"),
         (["sned"], "Did you mean 'send'?"),
@@ -120,10 +120,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ),
     ],
 )
-def test_wrong_usage(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage(arguments: list[str], reported: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 2
     captured = capsys.readouterr()
-    assert told in " ".join(captured.err.split())
+    assert reported in " ".join(captured.err.split())
     assert captured.out == ""
 
 
@@ -138,7 +138,7 @@ def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "reported"),
     [
         (ConfigError("server.port", "taken", "choose another"), 1, "pushsvc: server.port: taken (choose another)\n"),
         (StoreUnavailable("Redis is away", "start it"), 1, "pushsvc: Redis is away (start it)\n"),
@@ -156,12 +156,12 @@ def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     ],
 )
 def test_errors_of_ours_are_one_line(
-    error: BaseException, code: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: BaseException, code: int, reported: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _raising(monkeypatch, error)
     assert cli.main(["raise"]) == code
     captured = capsys.readouterr()
-    assert captured.err == told
+    assert captured.err == reported
     assert captured.out == ""
 
 
@@ -224,7 +224,7 @@ def test_flags_are_laid_over_the_document() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         (None, "No such file or directory"),
         (b"{", "is not JSON: Input data was truncated"),
@@ -232,11 +232,11 @@ def test_flags_are_laid_over_the_document() -> None:
         (b"[1]", "does not hold a push document"),
     ],
 )
-def test_an_unreadable_document(tmp_path: Path, content: bytes | None, told: str) -> None:
+def test_an_unreadable_document(tmp_path: Path, content: bytes | None, reported: str) -> None:
     file = tmp_path / "push.json"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(PushsvcError, match=f"{file}.*{told}"):
+    with pytest.raises(PushsvcError, match=f"{file}.*{reported}"):
         read_document(file)
 
 
@@ -328,7 +328,7 @@ def test_when_a_push_has_ended(
 
 
 @pytest.mark.parametrize(
-    ("info", "missing", "levels", "told"),
+    ("info", "missing", "levels", "reported"),
     [
         ({"redis_version": "7.0.15"}, [], ["ok"], "at x: Redis 7.0.15"),
         ({"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "9.1.2"}, [], ["ok"], "Valkey 9.1.2"),
@@ -344,10 +344,12 @@ def test_when_a_push_has_ended(
         ({}, [], ["ok"], "Redis of unknown version"),
     ],
 )
-def test_what_is_said_of_a_server(info: dict[str, object], missing: list[str], levels: list[str], told: str) -> None:
+def test_what_is_said_of_a_server(
+    info: dict[str, object], missing: list[str], levels: list[str], reported: str
+) -> None:
     rows = list(judge_server("at x", Inspection(info, missing, [], 0.0)))
     assert [row.level for row in rows] == levels
-    assert told in " ".join(row.what for row in rows)
+    assert reported in " ".join(row.what for row in rows)
     assert all(row.fix for row in rows if row.level != "ok")
 
 
@@ -366,7 +368,7 @@ def test_tables_at_a_terminal_take_nothing_for_markup(
 
 
 @pytest.mark.parametrize(
-    ("configured", "stored", "told"),
+    ("configured", "stored", "reported"),
     [
         ([], 1, [("ok", "1 API key in the store")]),
         ([], 2, [("ok", "2 API keys in the store")]),
@@ -385,12 +387,12 @@ def test_tables_at_a_terminal_take_nothing_for_markup(
     ],
 )
 def test_apps_that_nobody_can_push_to_are_named(
-    configured: list[str], stored: int | None, told: list[tuple[str, str]]
+    configured: list[str], stored: int | None, reported: list[tuple[str, str]]
 ) -> None:
     own = tuple(KeySettings(name=f"k{n}", sha256=each) for n, each in enumerate(configured))
     settings = Settings(apps={"shop": AppSettings(name="shop", keys=own)})
     keys = None if stored is None else [ApiKey(f"s{n}", "shop", f"{n:064}", ("push",)) for n in range(1, stored + 1)]
-    assert [(row.level, row.what) for row in judge_keys(settings, keys)] == told
+    assert [(row.level, row.what) for row in judge_keys(settings, keys)] == reported
 
 
 def test_one_is_no_plural() -> None:

@@ -37,9 +37,9 @@ def _nothing_to_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def commands() -> list[tuple[tuple[str, ...], Any]]:
     """Each command by its words."""
     found: list[tuple[tuple[str, ...], Any]] = []
-    for name, (target, told) in cli.COMMANDS.items():
+    for name, (target, reported) in cli.COMMANDS.items():
         if name not in SERVES:
-            loaded = LazyCommand(name, target, told, cli.__name__).load()
+            loaded = LazyCommand(name, target, reported, cli.__name__).load()
             inner = getattr(loaded, "commands", None)
             found += [((name, each), command) for each, command in inner.items()] if inner else [((name,), loaded)]
     return found

@@ -81,7 +81,7 @@ def test_descriptors_of_closed_streams_go_to_nobody_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environ", "title", "told"),
+    ("environ", "title", "reported"),
     [
         (
             {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
@@ -91,7 +91,7 @@ def test_descriptors_of_closed_streams_go_to_nobody_else() -> None:
         ({"LC_ALL": "C.UTF-8"}, "Gr\udcfc\udcdfe", "pushsvc: argument 3 cannot be read as utf-8: it is not UTF-8\n"),
     ],
 )
-def test_arguments_that_are_no_text(environ: dict[str, str], title: str, told: str, tmp_path: Path) -> None:
+def test_arguments_that_are_no_text(environ: dict[str, str], title: str, reported: str, tmp_path: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PUSHSVC")}
     done = subprocess.run(
         [sys.executable, "-m", "pushsvc", "send", "--title", os.fsencode(title)],
@@ -101,7 +101,7 @@ def test_arguments_that_are_no_text(environ: dict[str, str], title: str, told: s
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (2, told)
+    assert (done.returncode, done.stderr) == (2, reported)
 
 
 def test_what_an_encoding_lacks_is_escaped(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_what_an_encoding_lacks_is_escaped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["up", "serve", "dispatch", "feedback", "jobs"])
 def test_no_signal_kills_a_part_before_it_listens_to_it(command: str) -> None:
-    """SIGHUP is a reload, and whoever is stopped before beginning has ended well."""
+    """SIGHUP is a reload, and a process that is stopped before its start has ended well."""
     raised = "process.catch_signals([%r]); os.kill(os.getpid(), signal.%s); print('lives')"
     head = "import os, signal; from pushsvc.cli import process; "
     hung_up = python(head + raised % (command, "SIGHUP"))
@@ -135,14 +135,14 @@ def test_a_command_ends_by_an_exception_that_lets_it_clean_up(number: signal.Sig
 
 
 def test_whoever_listens_to_signals_tells_its_supervisor() -> None:
-    told = (
+    reported = (
         "import os; from pushsvc.cli import process; process.catch_signals(['serve']);"
         "print(os.getpid(), process.LISTENS in os.environ)"
     )
     reader, writer = os.pipe()
     try:
         done = subprocess.run(
-            [sys.executable, "-c", told],
+            [sys.executable, "-c", reported],
             env={**os.environ, process.LISTENS: str(writer)},
             pass_fds=(writer,),
             capture_output=True,

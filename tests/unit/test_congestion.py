@@ -23,7 +23,7 @@ class Line:
         self.away, self.each, self.jitter, self.alone = away, each, jitter, alone
         self.now = 0.0
         self.free_at = 0.0
-        self.dice = random.Random(1)
+        self.rng = random.Random(1)
         self.flights: list[tuple[float, float]] = []
         self.congestion = Congestion(0.0)
         self.answers = 0
@@ -44,7 +44,7 @@ class Line:
             while len(self.flights) < min(window, self.window.limit):
                 self.free_at = max(self.free_at, self.now + self.away / 2) + self.each
                 self.free_at += self.alone / (len(self.flights) + 1)
-                back = self.free_at + self.away / 2 + self.jitter * self.dice.random()
+                back = self.free_at + self.away / 2 + self.jitter * self.rng.random()
                 heapq.heappush(self.flights, (back, self.now))
             self.now, sent = heapq.heappop(self.flights)
             self.answers += 1

@@ -184,10 +184,10 @@ def faults(blob: bytes, form: Format) -> list[tuple[int, str]]:
 def test_lines_of_json_that_cannot_be_read() -> None:
     long = b'{"id": "' + b"x" * LONGEST + b'"}'
     blob = b"\xef\xbb\xbf{}\n\n  \r\n{\n\xff\xfe\n" + long + b"\n[1]\r\n" + b"[" * 5000 + b"\n" + b"x" * 200_000
-    told = faults(blob, "ndjson")
-    assert [line for line, _ in told] == [4, 5, 6, 8, 9]
-    assert "longer than" in told[2][1]
-    assert "longer than" in told[4][1]
+    reported = faults(blob, "ndjson")
+    assert [line for line, _ in reported] == [4, 5, 6, 8, 9]
+    assert "longer than" in reported[2][1]
+    assert "longer than" in reported[4][1]
     assert [entry.line for entry in entries(io.BytesIO(blob), "ndjson", KNOWN) if entry.fault is None] == [1, 7]
 
 
@@ -221,7 +221,7 @@ def test_lines_of_csv_that_cannot_be_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "reported"),
     [
         ("id,platform,tokens", "'tokens'"),
         ("id,platform,token,id", "id twice"),
@@ -230,8 +230,8 @@ def test_lines_of_csv_that_cannot_be_read() -> None:
         ('"id', "no header"),
     ],
 )
-def test_headers_that_are_refused(line: str, told: str) -> None:
-    with pytest.raises(BadHeader, match=told):
+def test_headers_that_are_refused(line: str, reported: str) -> None:
+    with pytest.raises(BadHeader, match=reported):
         list(entries(io.BytesIO(line.encode()), "csv", KNOWN))
 
 
@@ -259,9 +259,9 @@ def test_every_line_is_counted_whatever_stands_before_it(form: Format, garbage: 
     assert found[-1].fault is None
     assert found[-1].text.encode() == good
     # Only what is white space to the format is no record, and a byte order mark at the beginning.
-    told = {entry.line for entry in found}
+    reported = {entry.line for entry in found}
     first = 2 if form == "csv" else 1
-    skipped = [line for number, line in enumerate(garbage, first) if number not in told]
+    skipped = [line for number, line in enumerate(garbage, first) if number not in reported]
     assert all(not line.removeprefix(b"\xef\xbb\xbf").strip() for line in skipped)
 
 
@@ -289,9 +289,9 @@ def test_the_format_is_told_or_seen() -> None:
         "ndjson",
     ]
     assert format_of("-", "csv") == format_of("a.ndjson", "csv") == "csv"
-    for name, told in (("devices.txt", ""), ("a.csv", "xml")):
+    for name, reported in (("devices.txt", ""), ("a.csv", "xml")):
         with pytest.raises(typer.BadParameter, match="--format"):
-            format_of(name, told)
+            format_of(name, reported)
 
 
 @pytest.mark.parametrize("name", ["registered_at", "last_seen_at"])

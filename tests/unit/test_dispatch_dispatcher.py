@@ -43,7 +43,7 @@ def dispatcher(queue: DeliveryQueue, *providers: FakeProvider, config: DispatchC
 
 @asynccontextmanager
 async def running(own: Dispatcher) -> AsyncIterator[asyncio.Event]:
-    """A dispatcher at work; at the end it is told to stop and must."""
+    """A running dispatcher, which must stop at the end."""
     stop = asyncio.Event()
     task = asyncio.create_task(own.run(stop))
     try:
@@ -369,7 +369,7 @@ def test_a_store_that_is_away_at_the_end_is_said_and_not_raised() -> None:
 
 
 class Counting:
-    """A limiter that lets everybody through until it is told otherwise, and counts what it is asked for."""
+    """A limiter that grants everything until it is switched, and counts its questions."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Rate, int]] = []

@@ -94,7 +94,7 @@ async def running(own: Dispatcher) -> AsyncIterator[None]:
         await task
 
 
-async def told(store: MemoryStore, name: str = "p") -> tuple[str, dict[str, int]]:
+async def reported(store: MemoryStore, name: str = "p") -> tuple[str, dict[str, int]]:
     """State and counts."""
     status = await store.pushes.status("shop", name)
     assert status is not None
@@ -119,7 +119,7 @@ def test_after_the_answer_of_a_cancel_only_what_was_in_flight_goes_out() -> None
             await until(lambda: provider.tokens[19:] == ["x"])
             provider.answer()
             await until(lambda: store._state.pushes["shop", "other"].state == "done")
-            assert await told(store) == ("cancelled", {"total": 3000, "sent": 15, "cancelled": 2985})
+            assert await reported(store) == ("cancelled", {"total": 3000, "sent": 15, "cancelled": 2985})
         assert len(provider.submitted) == 20
         assert not any(stream.entries for stream in store._state.lanes.values())
 
@@ -133,7 +133,7 @@ def test_counts_of_a_cancelled_push_never_go_back() -> None:
 
         async def look() -> None:
             while True:
-                seen.append((await told(store))[1])
+                seen.append((await reported(store))[1])
                 await asyncio.sleep(0.001)
 
         async with running(dispatcher(store.queue, provider)):
@@ -147,7 +147,7 @@ def test_counts_of_a_cancelled_push_never_go_back() -> None:
             provider.answer()
             await cancelling
             provider.answer()
-            while (await told(store))[0] != "cancelled":
+            while (await reported(store))[0] != "cancelled":
                 await asyncio.sleep(0.01)
             looking.cancel()
         for end in ("sent", "cancelled", "failed"):
@@ -198,7 +198,7 @@ def test_a_cancel_reaches_what_waits(place: str) -> None:
             provider.answer()
             await asyncio.sleep(60.0)
             assert len(provider.submitted) == sent
-            assert await told(store) == (
+            assert await reported(store) == (
                 "cancelled",
                 {name: count for name, count in (("total", size), ("sent", in_flight)) if count}
                 | {"cancelled": size - in_flight},

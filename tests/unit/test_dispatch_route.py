@@ -85,10 +85,10 @@ async def until_ended(store: MemoryStore, name: str, seconds: float = 600.0) -> 
     """Wait until nothing of a push is under way; its counts, without the zeros."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
-    while (told := await counts(store, name)).keys() & {"queued", "retrying"}:
-        assert loop.time() < deadline, told
+    while (reported := await counts(store, name)).keys() & {"queued", "retrying"}:
+        assert loop.time() < deadline, reported
         await asyncio.sleep(0.02)
-    return told
+    return reported
 
 
 async def rows(store: MemoryStore, name: str) -> dict[int, tuple[str, str, int, str]]:
@@ -453,7 +453,7 @@ ANSWERS: list[Outcome] = [
     seed=st.integers(0, 2**32),
 )
 def test_whatever_is_answered_every_delivery_ends_once(sizes: list[tuple[str, int]], window: int, seed: int) -> None:
-    dice = random.Random(seed)
+    rng = random.Random(seed)
 
     async def main() -> None:
         store = MemoryStore(StoreConfig(chunk_size=25), clock=now_ms)
@@ -465,19 +465,19 @@ def test_whatever_is_answered_every_delivery_ends_once(sizes: list[tuple[str, in
             for _ in range(20_000):
                 flying = [delivery.target.token for delivery, _ in provider.open]
                 assert len(flying) == len(set(flying)), "one delivery is under way twice"
-                while provider.open and dice.random() < 0.9:
-                    outcome = dice.choice(ANSWERS)
+                while provider.open and rng.random() < 0.9:
+                    outcome = rng.choice(ANSWERS)
                     final[provider.open[0][0].target.token] += isinstance(outcome, Sent)
                     provider.answer(outcome, 1)
-                told = [await counts(store, f"p{number}") for number in range(len(sizes))]
-                if not any(each.keys() & {"queued", "retrying"} for each in told):
+                reported = [await counts(store, f"p{number}") for number in range(len(sizes))]
+                if not any(each.keys() & {"queued", "retrying"} for each in reported):
                     break
                 await asyncio.sleep(0.1)
-        assert not any(each.keys() & {"queued", "retrying"} for each in told), told
-        assert [each["total"] for each in told] == [size for _, size in sizes]
+        assert not any(each.keys() & {"queued", "retrying"} for each in reported), reported
+        assert [each["total"] for each in reported] == [size for _, size in sizes]
         assert set(provider.tokens) == {token for n, (_, size) in enumerate(sizes) for token in many(f"p{n}", size)}
         assert max(final.values()) <= 1
-        assert final.total() == sum(each.get("sent", 0) for each in told)
+        assert final.total() == sum(each.get("sent", 0) for each in reported)
         assert not any(stream.entries for stream in store._state.lanes.values())
 
     run(main())

@@ -125,7 +125,7 @@ def test_the_schedule_of_an_app_that_nobody_serves_is_left_alone() -> None:
 
 
 class Busy(FakeQueue):
-    """Has so many calls' worth of due pushes by app, and notes who is asked."""
+    """Has due pushes for a number of calls by app, and records the calls."""
 
     SECONDS = 0.01
 

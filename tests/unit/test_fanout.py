@@ -1,4 +1,4 @@
-"""The fan-out stage over the store in memory: whom a push reaches, how it goes on, when it stops."""
+"""The fan-out stage over the store in memory: the devices that a push reaches, how it continues, when it stops."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Desk:
 
     def targets(self) -> list[tuple[int, str, str, str | None, str]]:
         """Index, platform, token, device and kind of what was put into the lanes, by index."""
-        state = self.store._state  # the twin's memory: nothing else tells what lies in a lane without taking it
+        state = self.store._state  # nothing else shows what is in a lane without taking it
         return sorted(
             (target.index, chunk.message.platform, target.token, target.device_id, target.kind)
             for stream in state.lanes.values()

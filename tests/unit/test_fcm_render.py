@@ -570,17 +570,17 @@ def test_the_limit_is_googles_and_the_stricter_form_a_warning(given: Any, size: 
 
 
 def test_a_topic_takes_half() -> None:
-    def told(size: int) -> list[str]:
+    def reported(size: int) -> list[str]:
         given = content(data={"k": "x" * (size - 1)})
         message = RENDERER.render(given, push_id=PUSH_ID, starts_at=CREATED_AT, kinds=("topic",))
         assert RENDERER.warnings(given, message, ("token",)) == []
         return [fault.message for fault in RENDERER.warnings(given, message, ("topic",))]
 
-    assert told(2000) == []
-    (text,) = told(2048)
+    assert reported(2000) == []
+    (text,) = reported(2048)
     assert "2,048 for Android, 2,085 for Apple of at most 2,048 bytes" in text
     with pytest.raises(RenderError, match=r"the limit is 2,048"):
-        told(2049)
+        reported(2049)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ class TokenEndpoint:
 
 
 class Opened:
-    """One provider on a fake pool, with its token endpoint, the clock and what it was told."""
+    """One provider on a fake pool, with its token endpoint, clock and outcomes."""
 
     def __init__(self, provider: Provider, pool: FakePool, endpoint: TokenEndpoint, clock: Clock) -> None:
         self.provider = provider
@@ -344,7 +344,7 @@ def test_what_was_refused_ends_when_no_new_token_can_be_had(tmp_path: Path, fina
             request.answer(response(401, STALE))
         await it.until(lambda: len(it.outcomes) == 2)
 
-        assert [told for _, told in it.outcomes] == [outcome] * 2
+        assert [reported for _, reported in it.outcomes] == [outcome] * 2
 
     run(tmp_path, scene)
 

@@ -50,7 +50,7 @@ def ports_of(store: MemoryStore) -> FeedbackPorts:
 
 @asynccontextmanager
 async def judging(store: MemoryStore, *apps: str, config: FeedbackConfig = DEFAULT) -> AsyncIterator[None]:
-    """The stage at work; at the end it is told to stop and must."""
+    """The running stage, which must stop at the end."""
     stop = asyncio.Event()
     task = asyncio.create_task(feedback.run(ports_of(store), apps, config, stop))
     try:
@@ -256,6 +256,6 @@ def test_tokens_stay_out_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
             await until(lambda: store._state.events["shop"])
 
     run(main())
-    told = "".join(capsys.readouterr())
-    assert "token_judged" in told
-    assert "a-very-secret-token" not in told
+    reported = "".join(capsys.readouterr())
+    assert "token_judged" in reported
+    assert "a-very-secret-token" not in reported

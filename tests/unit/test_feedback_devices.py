@@ -205,8 +205,8 @@ def test_a_burst_of_bad_answers_freezes_before_its_first_prune(
         assert not store._state.suppressed.keys() - {("shop", "apns", "token-phone")}
 
     play(story)
-    told = "".join(capsys.readouterr())
-    assert told.count("pruning_frozen") == told.count("pruning_thawed") == 1
+    reported = "".join(capsys.readouterr())
+    assert reported.count("pruning_frozen") == reported.count("pruning_thawed") == 1
 
 
 def test_an_operator_can_have_it_pruned_anyway_for_a_while() -> None:

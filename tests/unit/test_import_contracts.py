@@ -69,8 +69,8 @@ def _broken(folder: Path) -> dict[str, str]:
     """Return the contracts that the package in `folder` breaks, with what import-linter says of each."""
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"]
     environ = {**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "200"}
-    told = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=60, check=False)
-    _, _, details = told.stdout.partition("Broken contracts\n")
+    reported = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    _, _, details = reported.stdout.partition("Broken contracts\n")
     parts = re.split(r"^(.+)\n-+$", details, flags=re.MULTILINE)
-    assert told.returncode == bool(details), told.stdout
+    assert reported.returncode == bool(details), reported.stdout
     return dict(zip(parts[1::2], parts[2::2], strict=True))

@@ -113,7 +113,7 @@ def test_numbers_in_queries_are_plain_digits(text: str) -> None:
 
 
 class Says:
-    """A renderer that answers what it is told to."""
+    """A renderer with given answers."""
 
     def __init__(self, platform: str, error: RenderError | None = None) -> None:
         self.platform = platform
@@ -217,9 +217,9 @@ def test_optional_fields_of_requests_are_optional() -> None:
 
 
 def test_every_call_has_a_tag_that_is_described() -> None:
-    told = {tag["name"] for tag in DOCUMENT["tags"]}
+    reported = {tag["name"] for tag in DOCUMENT["tags"]}
     calls = [operation for verbs in DOCUMENT["paths"].values() for operation in verbs.values()]
-    assert {tag for operation in calls for tag in operation["tags"]} == told
+    assert {tag for operation in calls for tag in operation["tags"]} == reported
     assert all(len(operation["tags"]) == 1 for operation in calls)
 
 

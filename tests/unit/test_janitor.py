@@ -84,23 +84,23 @@ def counting(name: str, steps: int, ran: list[str]) -> Sweep:
 
 
 def run(plan: Sequence[Sweep], place: str = "", stop_after: int = 99) -> tuple[Cleaned, list[Progress]]:
-    told: list[Progress] = []
+    reported: list[Progress] = []
 
     async def after(progress: Progress) -> None:
-        told.append(progress)
+        reported.append(progress)
 
     cleaned = asyncio.run(
-        clean(plan, share=1.0, place=place, stopping=lambda: len(told) >= stop_after, after=after),
+        clean(plan, share=1.0, place=place, stopping=lambda: len(reported) >= stop_after, after=after),
     )
-    return cleaned, told
+    return cleaned, reported
 
 
 def test_each_step_is_taken_once_and_counted() -> None:
     ran: list[str] = []
-    cleaned, told = run([counting("a", 2, ran), counting("b", 1, ran), counting("c", 3, ran)])
+    cleaned, reported = run([counting("a", 2, ran), counting("b", 1, ran), counting("c", 3, ran)])
     assert ran == ["a0", "a1", "b0", "c0", "c1", "c2"]
     assert cleaned == Cleaned({("shop", "a"): 2, ("shop", "b"): 1, ("shop", "c"): 3}, None)
-    assert [each.done for each in told] == [0.5, 1.0, 1.0, 1 / 3, 2 / 3, 1.0]
+    assert [each.done for each in reported] == [0.5, 1.0, 1.0, 1 / 3, 2 / 3, 1.0]
 
 
 @pytest.mark.parametrize("stop_after", range(1, 6))

@@ -125,15 +125,15 @@ def test_back_off_stays_between_nothing_and_the_cap(nth: int, jitter: float, bas
     turn=st.integers(1, 1000),
     expires_in=st.integers(-10, 10**7),
     jitter=st.floats(0, 1),
-    told=st.none() | st.floats(0, 10**6),
+    reported=st.none() | st.floats(0, 10**6),
 )
 def test_a_retry_is_in_the_future_and_before_the_expiry(
-    attempt: int, turn: int, expires_in: int, jitter: float, told: float | None
+    attempt: int, turn: int, expires_in: int, jitter: float, reported: float | None
 ) -> None:
     of = chunk(attempt=attempt, turn=turn, expires_at=NOW + expires_in)
-    for outcome in (Throttled(status=429, retry_after=told), Unavailable(status=503, retry_after=told)):
+    for outcome in (Throttled(status=429, retry_after=reported), Unavailable(status=503, retry_after=reported)):
         verdict = decide(of, outcome, now=NOW, jitter=jitter, policy=POLICY)
         if isinstance(verdict, Retry):
             assert NOW < verdict.due_at < of.expires_at
             assert attempt <= verdict.attempt <= POLICY.attempts
-            assert told is None or verdict.due_at >= NOW + int(told * 1000)
+            assert reported is None or verdict.due_at >= NOW + int(reported * 1000)

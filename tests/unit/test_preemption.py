@@ -1,4 +1,4 @@
-"""Who overtakes whom: a table."""
+"""Which entries overtake which: a table."""
 
 from __future__ import annotations
 

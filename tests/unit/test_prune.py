@@ -112,13 +112,13 @@ def test_strikes_lie_a_span_apart_whatever_comes(ats: list[int], strikes: int, s
     known = Device(id="phone", platform="apns", token="token", registered_at=0)
     counted: list[int] = []
     for at in ats:
-        told = msgspec.structs.replace(receipt("suspect"), at=at)
-        decision = prune(told, known, AnswerHealth(), policy)
+        reported = msgspec.structs.replace(receipt("suspect"), at=at)
+        decision = prune(reported, known, AnswerHealth(), policy)
         if decision.change == "strike":
             counted = [*counted, at] if decision.strikes > 1 else [at]
             known = msgspec.structs.replace(known, strikes=decision.strikes, struck_at=at)
             # Judged once more, as after a crash, it counts for nothing.
-            assert prune(told, known, AnswerHealth(), policy).change == "none"
+            assert prune(reported, known, AnswerHealth(), policy).change == "none"
         elif decision.change == "prune":
             counted.append(at)
             assert len(counted) == strikes

@@ -154,11 +154,11 @@ def test_every_key_of_the_configuration_with_its_default() -> None:
             assert cell == "required", name
             continue
         (text,) = _code(cell)
-        told = tomllib.loads(f"value = {text}")["value"]
+        reported = tomllib.loads(f"value = {text}")["value"]
         if name.endswith(".intake") or (".limits." in name and not name.endswith(("on_exceed", "max_pending"))):
-            told = settings.parse_rate(told)
-        assert told == _written(default), name
-        assert type(told) is type(_written(default)), name
+            reported = settings.parse_rate(reported)
+        assert reported == _written(default), name
+        assert type(reported) is type(_written(default)), name
         assert meaning, name
 
 
@@ -251,8 +251,8 @@ def test_the_example_device_is_taken() -> None:
     assert set(document) == set(SCHEMAS["DeviceDocument"]["properties"]) - {"fid"}
     device = read_device(text.encode(), "d", Rules("shop", frozenset(REGISTRY), runtime.addresses()), 0)
     assert device.tags["beta"] is True
-    told = set(_code(_section("The device document")))
-    assert told >= set(SCHEMAS["RegisteredDevice"]["properties"]) - set(document)
+    reported = set(_code(_section("The device document")))
+    assert reported >= set(SCHEMAS["RegisteredDevice"]["properties"]) - set(document)
 
 
 def test_every_count_and_the_status_document() -> None:
@@ -266,16 +266,16 @@ def test_every_count_and_the_status_document() -> None:
 
 
 def test_every_column_of_a_file_of_devices() -> None:
-    told = [name for row in TABLES["column"] for name in _code(row[0])]
+    reported = [name for row in TABLES["column"] for name in _code(row[0])]
     document = set(SCHEMAS["DeviceDocument"]["properties"])
     columns = set(device_lines.columns(runtime.addresses(), tombstones=True))
-    assert set(told) == columns - document | {"tags"}
+    assert set(reported) == columns - document | {"tags"}
     assert document <= columns
 
 
 def test_all_that_a_cleanup_counts() -> None:
-    told = [name for row in TABLES["what"] for name in _code(row[0])]
-    assert sorted(told) == sorted(cleanup.WHAT)
+    reported = [name for row in TABLES["what"] for name in _code(row[0])]
+    assert sorted(reported) == sorted(cleanup.WHAT)
 
 
 # --- HTTP ---------------------------------------------------------------------------------------
@@ -365,8 +365,10 @@ def test_every_metric() -> None:
             suffix = "_total" if isinstance(metric, Counter) else ""
             kind = {Counter: "counter", Gauge: "gauge", Histogram: "histogram"}[type(metric)]
             want[family.name + suffix] = (kind, tuple(metric._labelnames))
-    told = {name: (row[1], tuple(_code(row[2]))) for name, row in zip(_names("metric"), TABLES["metric"], strict=True)}
-    assert told == want
+    reported = {
+        name: (row[1], tuple(_code(row[2]))) for name, row in zip(_names("metric"), TABLES["metric"], strict=True)
+    }
+    assert reported == want
 
 
 def test_metrics_that_the_runbook_names_exist() -> None:
@@ -417,8 +419,8 @@ def _commands() -> list[str]:
 def test_each_command_of_the_text_exists_with_its_options(command: str) -> None:
     _, name, *words = shlex.split(command)
     assert name in cli.COMMANDS
-    target, told = cli.COMMANDS[name]
-    loaded: Any = LazyCommand(name, target, told, cli.__name__).load()
+    target, reported = cli.COMMANDS[name]
+    loaded: Any = LazyCommand(name, target, reported, cli.__name__).load()
     if words and not words[0].startswith("-") and hasattr(loaded, "commands"):
         loaded = loaded.commands[words[0]]
     options = {option for param in loaded.params for option in param.opts}

@@ -273,12 +273,12 @@ FAULTS = [
 
 @pytest.mark.parametrize(("text", "error"), FAULTS, ids=[error.partition(":")[0] for _, error in FAULTS])
 def test_a_fault_says_where_what_and_what_is_allowed(tmp_path: Path, text: str, error: str) -> None:
-    told = refused(tmp_path, text).replace(str(tmp_path / "pushsvc.toml"), "FILE")
+    reported = refused(tmp_path, text).replace(str(tmp_path / "pushsvc.toml"), "FILE")
     # tomllib words its errors a little differently from version to version.
     if "not valid TOML" in error:
-        assert told.startswith("FILE: not valid TOML: Invalid value")
+        assert reported.startswith("FILE: not valid TOML: Invalid value")
     else:
-        assert told == error
+        assert reported == error
 
 
 def test_a_route_that_is_pruned_anyway(tmp_path: Path) -> None:
@@ -290,10 +290,10 @@ def test_a_route_that_is_pruned_anyway(tmp_path: Path) -> None:
 
 
 def test_all_faults_at_once(tmp_path: Path) -> None:
-    told = refused(
+    reported = refused(
         tmp_path, "[server]\nport = -1\nhots = ''\n[apps.a.apns]\nwindow = 'x'\n[nope]", PUSHSVC__RETRY__BASE="soon"
     )
-    assert told.splitlines() == [
+    assert reported.splitlines() == [
         f"{tmp_path / 'pushsvc.toml'}: 6 faults",
         "  nope: unknown section; known: apps, cleanup, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store",
         "  server.port: expected a whole number from 0 to 65,535, found the number -1",
@@ -305,14 +305,14 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [(None, "no such file"), (b"\xff\xfe", "not UTF-8 at byte 0"), (b"a = 1\na = 2", "not valid TOML")],
 )
-def test_an_unreadable_file(tmp_path: Path, content: bytes | None, told: str) -> None:
+def test_an_unreadable_file(tmp_path: Path, content: bytes | None, reported: str) -> None:
     file = tmp_path / "x.toml"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(ConfigError, match=reported) as caught:
         load(file, {}, providers=PROVIDERS)
     assert caught.value.path == str(file)
 

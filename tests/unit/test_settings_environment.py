@@ -87,8 +87,8 @@ def test_a_dash_in_an_app_is_an_underscore_in_the_environment(tmp_path: Path) ->
 
 
 def test_a_name_that_fits_two_apps_is_refused(tmp_path: Path) -> None:
-    told = refused(tmp_path, "[apps.a-b.apns]\n[apps.a_b.apns]", PUSHSVC__APPS__A_B__APNS__KEY_ID="x")
-    assert told == "PUSHSVC__APPS__A_B__APNS__KEY_ID: fits more than one app: a-b, a_b; set it in the file"
+    reported = refused(tmp_path, "[apps.a-b.apns]\n[apps.a_b.apns]", PUSHSVC__APPS__A_B__APNS__KEY_ID="x")
+    assert reported == "PUSHSVC__APPS__A_B__APNS__KEY_ID: fits more than one app: a-b, a_b; set it in the file"
 
 
 def test_lists_and_sections(tmp_path: Path) -> None:
@@ -164,8 +164,8 @@ def test_a_value_of_another_type_is_refused_at_every_key(
 
 
 def test_a_section_that_the_file_has_wrong_is_reported_once(tmp_path: Path) -> None:
-    told = refused(tmp_path, "server = 'x'", PUSHSVC__SERVER__PORT="1")
-    assert told.startswith('server: expected a section, found "x"')
+    reported = refused(tmp_path, "server = 'x'", PUSHSVC__SERVER__PORT="1")
+    assert reported.startswith('server: expected a section, found "x"')
 
 
 def test_other_variables_are_left_alone(tmp_path: Path) -> None:
@@ -218,22 +218,22 @@ def test_keys_that_are_files_themselves_are_still_set(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named_and_its_content_is_not(tmp_path: Path) -> None:
-    told = refused(tmp_path, "", PUSHSVC__REDIS__URL_FILE=str(tmp_path / "none"))
-    assert "PUSHSVC__REDIS__URL_FILE" in told
-    assert f"{tmp_path}/none, which holds `redis.url`, cannot be read: No such file or directory" in told
+    reported = refused(tmp_path, "", PUSHSVC__REDIS__URL_FILE=str(tmp_path / "none"))
+    assert "PUSHSVC__REDIS__URL_FILE" in reported
+    assert f"{tmp_path}/none, which holds `redis.url`, cannot be read: No such file or directory" in reported
     (tmp_path / "latin").write_bytes(b"passw\xf6rd")
     assert "is not UTF-8 at byte 5" in refused(tmp_path, "", PUSHSVC__REDIS__URL_FILE=str(tmp_path / "latin"))
     (tmp_path / "secret").write_text("hunter2")
-    told = refused(
+    reported = refused(
         tmp_path,
         '[apps.shop.webhook]\nurl = "https://x/"',
         PUSHSVC__APPS__SHOP__WEBHOOK__SECRET_FILE=str(tmp_path / "secret"),
     )
-    assert "PUSHSVC__APPS__SHOP__WEBHOOK__SECRET_FILE" in told
-    assert "hunter2" not in told
+    assert "PUSHSVC__APPS__SHOP__WEBHOOK__SECRET_FILE" in reported
+    assert "hunter2" not in reported
 
 
 def test_a_value_that_is_set_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "redis").write_text("redis://a")
-    told = refused(tmp_path, "", PUSHSVC__REDIS__URL="redis://b", PUSHSVC__REDIS__URL_FILE=str(tmp_path / "redis"))
-    assert "sets `redis.url`, as PUSHSVC__REDIS__URL does: leave one of them out" in told
+    reported = refused(tmp_path, "", PUSHSVC__REDIS__URL="redis://b", PUSHSVC__REDIS__URL_FILE=str(tmp_path / "redis"))
+    assert "sets `redis.url`, as PUSHSVC__REDIS__URL does: leave one of them out" in reported

@@ -58,7 +58,7 @@ class Desk:
         return self.ask("POST", path, body, **{**usual, "apns_channel_id": channel, **headers})
 
 
-def told(decision: Decision) -> tuple[int, str, dict[str, str], Any]:
+def reported(decision: Decision) -> tuple[int, str, dict[str, str], Any]:
     """Status, reason, headers and body of an answer."""
     answer = decision[0]
     fields = {field[0].decode(): field[1].decode() for field in new_decode()(answer.block, True)}
@@ -72,17 +72,17 @@ def told(decision: Decision) -> tuple[int, str, dict[str, str], Any]:
 
 def test_a_channel_is_made_read_listed_and_deleted() -> None:
     desk = Desk()
-    status, reason, fields, body = told(desk.ask("POST", ONE, WANTED))
+    status, reason, fields, body = reported(desk.ask("POST", ONE, WANTED))
     made = fields["apns-channel-id"]
     assert (status, reason, body) == (201, "channel", None)
     assert fields == {"apns-request-id": UUID.decode(), "apns-channel-id": made}
-    read = told(desk.ask("GET", ONE, apns_channel_id=made))
+    read = reported(desk.ask("GET", ONE, apns_channel_id=made))
     assert read[0] == 200
     assert read[3] == {"message-storage-policy": 1, "push-type": "LiveActivity"}
-    assert told(desk.ask("GET", EVERY))[3] == {"channels": [desk.none, desk.latest, made]}
-    assert told(desk.ask("DELETE", ONE, apns_channel_id=made))[0] == 204
-    assert told(desk.ask("GET", ONE, apns_channel_id=made))[3] == {"reason": "ChannelNotRegistered"}
-    assert told(desk.ask("GET", EVERY))[3] == {"channels": [desk.none, desk.latest]}
+    assert reported(desk.ask("GET", EVERY))[3] == {"channels": [desk.none, desk.latest, made]}
+    assert reported(desk.ask("DELETE", ONE, apns_channel_id=made))[0] == 204
+    assert reported(desk.ask("GET", ONE, apns_channel_id=made))[3] == {"reason": "ChannelNotRegistered"}
+    assert reported(desk.ask("GET", EVERY))[3] == {"channels": [desk.none, desk.latest]}
 
 
 @pytest.mark.parametrize(
@@ -126,22 +126,22 @@ def test_what_is_wrong_with_a_call_about_channels(
 
 
 def test_repeated_headers_are_refused() -> None:
-    assert told(Desk().ask("POST", ONE, WANTED, extra=1))[1] == "BadRequestParams"
+    assert reported(Desk().ask("POST", ONE, WANTED, extra=1))[1] == "BadRequestParams"
 
 
 def test_there_are_as_many_channels_as_there_may_be() -> None:
     desk = Desk(most=3)
-    assert told(desk.ask("POST", ONE, WANTED))[0] == 201
-    assert told(desk.ask("POST", ONE, WANTED))[1] == "CannotCreateChannelConfig"
+    assert reported(desk.ask("POST", ONE, WANTED))[0] == 201
+    assert reported(desk.ask("POST", ONE, WANTED))[1] == "CannotCreateChannelConfig"
     desk.ask("DELETE", ONE, apns_channel_id=desk.none)
-    assert told(desk.ask("POST", ONE, WANTED))[0] == 201
+    assert reported(desk.ask("POST", ONE, WANTED))[0] == 201
 
 
 def test_broadcasts_are_switched_on_at_apples_site() -> None:
     desk = Desk()
     desk.channels.enabled = False
     asked = [desk.ask("POST", ONE, WANTED), desk.ask("GET", EVERY), desk.ask("GET", ONE), desk.send(desk.none)]
-    assert [told(decision)[:2] for decision in asked] == [(400, "FeatureNotEnabled")] * 4
+    assert [reported(decision)[:2] for decision in asked] == [(400, "FeatureNotEnabled")] * 4
 
 
 # --- broadcasts ---------------------------------------------------------------------------------
@@ -150,12 +150,12 @@ def test_broadcasts_are_switched_on_at_apples_site() -> None:
 def test_a_broadcast_is_accepted_and_recorded_by_its_channel_and_id() -> None:
     desk = Desk()
     decision = desk.send(desk.none)
-    status, reason, fields, body = told(decision)
+    status, reason, fields, body = reported(decision)
     assert (status, reason, body) == (200, "", None)
     assert fields == {"apns-request-id": UUID.decode()}
     assert decision[1:] == (desk.none.encode(), UUID, None)
     without_id = desk.send(desk.none, apns_request_id=None)
-    assert told(without_id)[2] == {"apns-request-id": OWN_ID.decode()}
+    assert reported(without_id)[2] == {"apns-request-id": OWN_ID.decode()}
     assert without_id[2] == desk.none.encode() + b'{"aps":{}}'
 
 
@@ -193,20 +193,20 @@ def test_what_is_wrong_with_a_broadcast(change: dict[str, Any], body: bytes, rea
 
 def test_only_a_channel_that_stores_takes_an_expiration() -> None:
     desk = Desk()
-    assert told(desk.send(desk.latest, apns_expiration="1800000060"))[0] == 200
-    assert told(desk.send(desk.none, apns_expiration="1800000060"))[1] == "BadExpirationDate"
+    assert reported(desk.send(desk.latest, apns_expiration="1800000060"))[0] == 200
+    assert reported(desk.send(desk.none, apns_expiration="1800000060"))[1] == "BadExpirationDate"
 
 
 def test_a_channel_plays_the_scenario_in_its_id() -> None:
     desk = Desk()
     channel = channel_id("retry-after-7,ServiceUnavailable.1,status-418.1,ChannelNotRegistered.1", "a")
-    answers = [told(desk.send(channel)) for _ in range(4)]
+    answers = [reported(desk.send(channel)) for _ in range(4)]
     assert [answer[:2] for answer in answers] == [
         (503, "ServiceUnavailable"), (418, "SomethingNew"), (400, "ChannelNotRegistered"), (200, ""),
     ]  # fmt: skip
     assert answers[0][2]["retry-after"] == "7"
     desk.broadcasts.reset_scenarios()
-    assert told(desk.send(channel))[0] == 503
+    assert reported(desk.send(channel))[0] == 503
     with pytest.raises(ScenarioError, match="unknown action 'Unregistered'"):
         channel_id("Unregistered", "a")
     assert scenario_of(channel_id("ok", "b").encode()) == "sim:ok:b"
@@ -216,7 +216,7 @@ def test_the_switches_hold_for_broadcasts_too() -> None:
     desk = Desk()
 
     def reasons() -> list[str]:
-        return [told(desk.send(desk.none))[1], told(desk.ask("GET", EVERY))[1]]
+        return [reported(desk.send(desk.none))[1], reported(desk.ask("GET", EVERY))[1]]
 
     desk.switches.unavailable(float("inf"))
     assert reasons() == ["Service Unavailable"] * 2

@@ -73,9 +73,9 @@ def test_a_webhook_in_trouble_is_told() -> None:
 
 
 def test_a_refused_configuration_is_told() -> None:
-    for value, told in (("0.0", True), ("1.0", False)):
+    for value, reported in (("0.0", True), ("1.0", False)):
         look = figures(gauges(), {}, f"pushsvc_config_last_reload_successful {value}\n", now=1.0)
-        assert any(line.startswith("config ") for line in summary(look)) == told
+        assert any(line.startswith("config ") for line in summary(look)) == reported
 
 
 def test_a_counter_that_began_anew_is_no_negative_rate() -> None:
@@ -98,7 +98,7 @@ def test_held_routes_and_a_silent_api_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "believed"),
+    ("reported", "believed"),
     [
         (b"900 1000 bad key", {"a/apns": "bad key"}),
         (b"900 999 bad key", {}),
@@ -107,8 +107,8 @@ def test_held_routes_and_a_silent_api_are_told() -> None:
         (b"900 1000", {"a/apns": ""}),
     ],
 )
-def test_what_a_dead_dispatcher_said_is_not_believed_for_ever(told: bytes, believed: dict[str, str]) -> None:
-    assert still_held({b"me a/apns": told}, 1000) == believed
+def test_what_a_dead_dispatcher_said_is_not_believed_for_ever(reported: bytes, believed: dict[str, str]) -> None:
+    assert still_held({b"me a/apns": reported}, 1000) == believed
 
 
 def test_of_several_dispatchers_the_last_word_counts() -> None:

@@ -112,8 +112,8 @@ def test_urls_that_can_be_meant(url: str) -> None:
 def test_urls_that_cannot_be_meant(url: str, why: str) -> None:
     with pytest.raises(ConfigError, match=r"^redis\.url: ") as caught:
         check_url(url)
-    told = str(caught.value)
-    assert re.search(why, told)
-    assert "ret@" not in told
-    assert "w#rd" not in told
-    assert "secret" not in told or "?secret=" in url
+    reported = str(caught.value)
+    assert re.search(why, reported)
+    assert "ret@" not in reported
+    assert "w#rd" not in reported
+    assert "secret" not in reported or "?secret=" in url

@@ -1,4 +1,4 @@
-"""What settle.lua is told: groups, singles, buckets of retries, rows, dead letters and receipts."""
+"""The arguments of settle.lua: groups, singles, buckets of retries, rows, dead letters and receipts."""
 
 from __future__ import annotations
 
@@ -335,9 +335,9 @@ def test_the_last_batch_is_known() -> None:
 @pytest.mark.parametrize("part", [Record, Group, EndOf, RetryOf, Note, ReceiptOf, Single, Finished])
 def test_the_script_takes_its_input_apart_as_it_is_typed(part: type[msgspec.Struct]) -> None:
     text = scripts.load("settle").text
-    (told,) = re.findall(rf"^--   {part.__name__} +\{{ ([\w, \n-]+?) \}}", text, flags=re.MULTILINE)
+    (reported,) = re.findall(rf"^--   {part.__name__} +\{{ ([\w, \n-]+?) \}}", text, flags=re.MULTILINE)
     fields = part.__struct_fields__
-    assert tuple(re.findall(r"\w+", told)) == fields
+    assert tuple(re.findall(r"\w+", reported)) == fields
     taken = [tuple(re.findall(r"\w+", names)) for names in re.findall(r"local ([\w, ]+?) =\s+unpack\(", text)]
     # A name that a step has no use for is `_`.
     assert fields in [

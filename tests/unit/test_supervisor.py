@@ -251,7 +251,7 @@ def test_one_that_has_just_ended_does_not_hold_up_the_others(system: System) -> 
     async def main() -> None:
         async with supervise(SERVE, FEEDBACK):
             await until(lambda: len(system.started) == 2)
-            # At the same turn of the loop: nobody has been told yet.
+            # In the same iteration of the loop: no child has been signalled yet.
             system.living("serve")[0].end(1)
 
     run(main())

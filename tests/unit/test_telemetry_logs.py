@@ -29,9 +29,9 @@ def test_json_lines_when_piped() -> None:
     get_logger("dispatch").info("sent", app="shop", count=3)
     logging.getLogger("asyncio").warning("slow %s", "task")
     mine, theirs = entries(stream)
-    told = datetime.fromisoformat(str(mine.pop("timestamp")))
-    assert told.tzinfo == UTC
-    assert abs((datetime.now(UTC) - told).total_seconds()) < 60
+    reported = datetime.fromisoformat(str(mine.pop("timestamp")))
+    assert reported.tzinfo == UTC
+    assert abs((datetime.now(UTC) - reported).total_seconds()) < 60
     assert mine == {"event": "sent", "app": "shop", "count": 3, "level": "info", "logger": "dispatch"}
     del theirs["timestamp"]
     assert theirs == {"event": "slow task", "level": "warning", "logger": "asyncio"}

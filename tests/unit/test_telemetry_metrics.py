@@ -67,9 +67,9 @@ def test_ended_deliveries_are_counted_in_one_place_at_the_platform_of_their_rout
     assert users == {"telemetry"}
     telemetry.count_ended("test-ended", "apns_sandbox", "cancelled", "erased", 3)
     telemetry.count_ended("test-ended", "fcm", "sent", "", 0)
-    told = [line for line in exposition().decode().splitlines() if "test-ended" in line and "_total" in line]
+    reported = [line for line in exposition().decode().splitlines() if "test-ended" in line and "_total" in line]
     labels = 'app="test-ended",outcome="cancelled",platform="apns",reason="erased"'
-    assert told == [f"pushsvc_deliveries_total{{{labels}}} 3.0"]
+    assert reported == [f"pushsvc_deliveries_total{{{labels}}} 3.0"]
 
 
 WORKER = """
@@ -117,17 +117,17 @@ def test_many_processes(tmp_path: Path) -> None:
         assert worker.stdout is not None
         assert int(worker.stdout.readline()) == worker.pid
     try:
-        told = read()
-        assert told["pushsvc_deliveries_total"] == 7
-        assert told["pushsvc_route_held"] == 1
-        assert told["pushsvc_queue_pending"] == 70  # the last one that looked
-        assert told["pushsvc_credential_expiry_seconds"] == 1000
-        assert told["pushsvc_delivery_seconds_count"] == 2
+        reported = read()
+        assert reported["pushsvc_deliveries_total"] == 7
+        assert reported["pushsvc_route_held"] == 1
+        assert reported["pushsvc_queue_pending"] == 70  # the last one that looked
+        assert reported["pushsvc_credential_expiry_seconds"] == 1000
+        assert reported["pushsvc_delivery_seconds_count"] == 2
         workers[0].communicate()
         mark_process_dead(workers[0].pid, folder)
-        told = read()
-        assert told["pushsvc_deliveries_total"] == 7  # what it counted still counts
-        assert told["pushsvc_route_held"] == 0  # what it held is held no longer
+        reported = read()
+        assert reported["pushsvc_deliveries_total"] == 7  # what it counted still counts
+        assert reported["pushsvc_route_held"] == 0  # the ended process holds no route
     finally:
         for worker in workers:
             if worker.poll() is None:

@@ -35,7 +35,7 @@ def test_what_a_request_line_may_have_stays(path: str, query: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("https://example.com", "https://example.com/"),
         ("https://example.com?a=%3D", "https://example.com/?a=%3D"),
@@ -44,8 +44,8 @@ def test_what_a_request_line_may_have_stays(path: str, query: str) -> None:
         ("http://[::1]:8080/a%3A", "http://[::1]:8080/a%3A"),
     ],
 )
-def test_what_becomes_of_the_rest(text: str, told: str) -> None:
-    assert str(exact_url(text)) == told
+def test_what_becomes_of_the_rest(text: str, reported: str) -> None:
+    assert str(exact_url(text)) == reported
 
 
 @pytest.mark.parametrize("text", ["", "/a", "example.com/a", "https:///a"])

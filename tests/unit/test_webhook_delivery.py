@@ -36,7 +36,7 @@ class Claim:
         self.said.append(what)
         return not self.lost
 
-    async def told(self, batch: Batch) -> bool:
+    async def delivered(self, batch: Batch) -> bool:
         return self._say(f"told {batch.id}")
 
     async def failed(self, batch: Batch, reason: str, *, wait: float) -> bool:
@@ -86,7 +86,7 @@ def run(claim: Claim, *answers: WebhookReply, calls: int = 100) -> int:
 
 
 @pytest.mark.parametrize(
-    ("batches", "answers", "said", "told"),
+    ("batches", "answers", "said", "reported"),
     [
         ([batch("a"), batch("b")], [OK, OK], ["told a", "told b"], 6),
         ([batch("a"), batch("b")], [OK, AWAY], ["told a", "failed b http_503 5.5"], 3),
@@ -100,9 +100,11 @@ def run(claim: Claim, *answers: WebhookReply, calls: int = 100) -> int:
         ([batch("a", again=True), batch("b")], [AWAY, OK], ["bury a http_503", "drop asked", "told b"], 3),
     ],
 )
-def test_what_is_said_of_each(batches: list[Batch], answers: list[WebhookReply], said: list[str], told: int) -> None:
+def test_what_is_said_of_each(
+    batches: list[Batch], answers: list[WebhookReply], said: list[str], reported: int
+) -> None:
     claim = Claim(batches)
-    assert run(claim, *answers) == told
+    assert run(claim, *answers) == reported
     assert claim.said == said
 
 

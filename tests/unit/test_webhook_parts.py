@@ -17,7 +17,7 @@ from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.webhooks import Batch, Standing
 from pushsvc.stages.webhooks import WebhookConfig, trial_body, trouble_of
 from pushsvc.stages.webhooks.body import feedback_body
-from pushsvc.stages.webhooks.verdict import GivenUp, Halved, Later, SwitchedOff, Told, Verdict, WebhookReply, judge
+from pushsvc.stages.webhooks.verdict import Delivered, GivenUp, Halved, Later, SwitchedOff, Verdict, WebhookReply, judge
 from pushsvc.store.webhooks.claim import batch_id
 
 NOW = 1_796_115_600_000
@@ -112,10 +112,10 @@ def no(status: int, retry_after: float | None = None) -> WebhookReply:
 
 
 VERDICTS: list[tuple[str, WebhookReply, Batch, Verdict]] = [
-    ("200", no(200), batch(), Told()),
-    ("204", no(204), batch(5, 5, age=2 * HOUR), Told()),
-    ("299", no(299), batch(), Told()),
-    ("asked for again, told", no(200), batch(9, again=True), Told()),
+    ("200", no(200), batch(), Delivered()),
+    ("204", no(204), batch(5, 5, age=2 * HOUR), Delivered()),
+    ("299", no(299), batch(), Delivered()),
+    ("asked for again, told", no(200), batch(9, again=True), Delivered()),
     ("a redirect is not followed", no(302), batch(), Later(0.5)),
     ("304", no(304), batch(), Later(0.5)),
     ("the first failure", no(500), batch(), Later(0.5)),
@@ -138,9 +138,11 @@ VERDICTS: list[tuple[str, WebhookReply, Batch, Verdict]] = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "told", "verdict"), [row[1:] for row in VERDICTS], ids=[row[0] for row in VERDICTS])
-def test_verdicts(answer: WebhookReply, told: Batch, verdict: Verdict) -> None:
-    assert judge(answer, told, CONFIG, now=NOW, jitter=0.5) == verdict
+@pytest.mark.parametrize(
+    ("answer", "reported", "verdict"), [row[1:] for row in VERDICTS], ids=[row[0] for row in VERDICTS]
+)
+def test_verdicts(answer: WebhookReply, reported: Batch, verdict: Verdict) -> None:
+    assert judge(answer, reported, CONFIG, now=NOW, jitter=0.5) == verdict
 
 
 @given(st.integers(0, 599), st.integers(0, 10**6), st.integers(0, 10**6), st.floats(0, 1), st.floats(0, 10**7))
@@ -193,9 +195,9 @@ def test_ids_have_no_full_stop_and_the_order_of_their_events() -> None:
 
 def test_no_repr_shows_a_token_a_key_or_a_path() -> None:
     config = WebhookConfig(url="https://example.com/hidden", keys=(b"hidden",), headers={"X-Key": "hidden"})
-    told = f"{config!r} {feedback_document('1-0', EVENT)!r} {Batch('b', [('1-0', EVENT)])!r}"
-    assert "hidden" not in told
-    assert "8f3c" not in told
+    reported = f"{config!r} {feedback_document('1-0', EVENT)!r} {Batch('b', [('1-0', EVENT)])!r}"
+    assert "hidden" not in reported
+    assert "8f3c" not in reported
     assert config.host == "example.com"
     assert "hidden" not in config.place
 

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 TURN = 1e-12
 """Seconds that a turn of the loop takes. A clock that stood still while the loop works would let a timer that the loop
-takes a hair too early, within its resolution, come round for ever."""
+takes slightly too early, within its resolution, run forever."""
 
 
 class _Selector(selectors.BaseSelector):

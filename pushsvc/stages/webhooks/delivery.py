@@ -17,7 +17,7 @@ from ...ports.webhooks import Batch, WebhookClaim
 from .body import feedback_body
 from .caller import WebhookCaller
 from .config import WebhookConfig
-from .verdict import GivenUp, Halved, Later, SwitchedOff, Told, Verdict, WebhookReply, judge
+from .verdict import Delivered, GivenUp, Halved, Later, SwitchedOff, Verdict, WebhookReply, judge
 
 
 async def deliver(
@@ -43,7 +43,7 @@ async def deliver(
         if not held:
             telemetry.get_logger("webhooks").warning("webhook_is_run_elsewhere", app=app)
             break
-        if isinstance(verdict, Told):
+        if isinstance(verdict, Delivered):
             events += len(batch.events)
         if isinstance(verdict, Later | SwitchedOff) or (isinstance(verdict, GivenUp) and verdict.wait):
             break
@@ -53,8 +53,8 @@ async def deliver(
 async def _record(claim: WebhookClaim, batch: Batch, answer: WebhookReply, verdict: Verdict) -> bool:
     """Record what follows from the answer. Returns False if another process has taken the webhook over."""
     match verdict:
-        case Told():
-            return await claim.told(batch)
+        case Delivered():
+            return await claim.delivered(batch)
         case Later(wait=wait):
             return await claim.failed(batch, answer.reason, wait=wait)
         case Halved():
@@ -76,7 +76,7 @@ def _report(app: str, config: WebhookConfig, batch: Batch, answer: WebhookReply,
     log = telemetry.get_logger("webhooks").bind(app=app, host=config.host, batch=batch.id, events=len(batch.events))
     attempt = batch.attempts + 1
     match verdict:
-        case Told():
+        case Delivered():
             result = "told"
             log.info("webhook_delivered", attempt=attempt)
         case Later(wait=wait):

@@ -41,7 +41,7 @@ class WebhookReply(Struct, frozen=True):
         return self.status in (0, 408, 425, 429) or self.status >= 500
 
 
-class Told(Struct, frozen=True):
+class Delivered(Struct, frozen=True):
     """The receiver has it."""
 
 
@@ -68,13 +68,13 @@ class SwitchedOff(Struct, frozen=True):
     """The receiver wants no more."""
 
 
-Verdict: TypeAlias = Told | Later | Halved | GivenUp | SwitchedOff
+Verdict: TypeAlias = Delivered | Later | Halved | GivenUp | SwitchedOff
 
 
 def judge(answer: WebhookReply, batch: Batch, config: WebhookConfig, *, now: int, jitter: float) -> Verdict:
     """Return what becomes of a batch after one more call. `now` in Unix ms, `jitter` from 0 to 1."""
     if 200 <= answer.status < 300:
-        return Told()
+        return Delivered()
     if answer.status == 410:
         return SwitchedOff()
     if answer.status == 413 and len(batch.events) > 1:

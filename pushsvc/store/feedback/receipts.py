@@ -133,7 +133,7 @@ class RedisReceipts:
                 ],
             )
         own = [receipt.token for _, receipt, event in done if event is not None and event.action == "suppressed"]
-        await self._suppression.told(app, own)
+        await self._suppression.announce(app, own)
 
     async def events(self, app: str, *, after: str, limit: int) -> EventPage:
         """Return events in order, after the one with the id `after`, or from the beginning if it is empty.

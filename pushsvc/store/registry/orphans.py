@@ -47,7 +47,7 @@ class Repair(Struct, frozen=True):
     judged: Sequence[tuple[int, bytes]]
     """Ordinals and documents."""
 
-    def told(self) -> list[Any]:
+    def arguments(self) -> list[Any]:
         judged = [part for pair in self.judged for part in pair]
         return [self.kind, self.key, self.name, self.before, self.after, self.entries, len(self.judged), *judged]
 
@@ -161,7 +161,7 @@ class Orphans:
         """Carry them out; how many entries went."""
         if dry_run or not repairs:
             return sum(repair.entries for repair in repairs)
-        args = [keys.devices(app), *(part for repair in repairs for part in repair.told())]
+        args = [keys.devices(app), *(part for repair in repairs for part in repair.arguments())]
         answer = await self._link.script("registry_repair", [keys.device_counts(app)], args)
         return sum(repair.entries for repair, took_place in zip(repairs, answer, strict=True) if took_place)
 

@@ -112,9 +112,9 @@ class Suppression:
         for key, pairs in found.items():
             commands += (("ZADD", key, *pairs), ("ZREMRANGEBYSCORE", key, "-inf", f"({self.oldest}"))
         await self._link.many(commands)
-        await self.told(app, [token for _, token, _ in tokens], wait=wait)
+        await self.announce(app, [token for _, token, _ in tokens], wait=wait)
 
-    async def told(self, app: str, tokens: Sequence[str], *, wait: bool = False) -> None:
+    async def announce(self, app: str, tokens: Sequence[str], *, wait: bool = False) -> None:
         """Notify the dispatchers of tokens that have been suppressed."""
         await self._revocations.tell_tokens(app, tokens, wait=wait)
 

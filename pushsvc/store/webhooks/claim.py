@@ -121,7 +121,7 @@ class RedisWebhookClaim:
             FEEDBACK_GAPS.labels(self._app, "webhook").inc()
             log.warning("feedback_events_missing", app=self._app, reader="webhook", missing_to=page.missing_to)
 
-    async def told(self, batch: Batch) -> bool:
+    async def delivered(self, batch: Batch) -> bool:
         if batch.again:
             return await self._change(RecordChange(self._lease, delete=["fails", "why"], drop=[batch.id]))
         put: dict[str, str | int] = {"after": self._span.last}
