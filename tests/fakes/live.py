@@ -110,6 +110,10 @@ class MemoryLive:
         self._state = state
         self._live = state.live
 
+    def lose_streams(self) -> None:
+        """Lose what a flushed server loses first."""
+        self._live.streams.clear()
+
     # --- streams ----------------------------------------------------------------------------------
 
     def _ordinal(self, app: str, device_id: str) -> int | None:
@@ -202,27 +206,20 @@ class MemoryLive:
             await self.poke({replaced.gateway: [Cut(app, replaced.connection, "replaced")]})
         valid = position is not None and position.epoch == stream.epoch and position.offset <= stream.top
         since = position.offset if position is not None and valid else stream.acked
-        self._tidy(app, stream, since, limit)
-        found = stream.after(since)
-        page = Page(
-            stream.epoch,
-            stream.top,
-            [Publication(each.offset, stream.prev(each.offset), each.index, each.push) for each in found[:limit]],
-            len(found) > limit,
-            stream.missing(since),
-        )
-        return Connected(since, valid and not page.missing, page, stream.acked, stream.unread, replaced)
-
-    def _tidy(self, app: str, stream: Stream, since: int, limit: int) -> None:
-        """Let what is too old, or has expired among the first `limit`, leave the stream."""
-        shown = 0
+        shown: list[Publication] = []
         for entry in stream.after(since):
             if self._aged(app, entry):
                 stream.lose(entry)
-            elif shown < limit and entry.push.expires_at <= self._state.clock():
+            elif len(shown) < limit and entry.push.expires_at <= self._state.clock():
                 stream.entries.remove(entry)
             else:
-                shown += 1
+                shown.append(self._publication(stream, entry))
+        page = Page(stream.epoch, stream.top, shown[:limit], len(shown) > limit, stream.missing(since))
+        return Connected(since, valid and not page.missing, page, stream.acked, stream.unread, replaced)
+
+    @staticmethod
+    def _publication(stream: Stream, entry: Reference) -> Publication:
+        return Publication(entry.offset, stream.prev(entry.offset), entry.index, entry.push)
 
     async def disconnect(self, app: str, device_id: str, route: LiveRoute) -> bool:
         stream = self._stream(app, device_id)
@@ -295,19 +292,23 @@ class MemoryLive:
         if epoch not in ("", stream.epoch):
             return Page(stream.epoch, stream.top, [], False, 0)
         copy = Stream(stream.epoch, list(stream.entries), stream.top, floor=stream.floor, lost=stream.lost)
-        now = self._state.clock()
-        for entry in stream.entries:
-            behind = since is None or (entry.offset < since if reverse else entry.offset > since)
-            if behind and self._aged(app, entry):
-                copy.lose(entry)
-            elif behind and not reverse and entry.push.expires_at <= now:
+        asked = [
+            each
+            for each in stream.entries
+            if since is None or (each.offset < since if reverse else each.offset > since)
+        ]
+        shown: list[Publication] = []
+        for entry in reversed(asked) if reverse else asked:
+            if self._aged(app, entry):
+                copy.floor, copy.lost = max(copy.floor, entry.offset), copy.lost + 1
+            elif entry.push.expires_at > self._state.clock():
+                shown.append(self._publication(copy, entry))
+                if len(shown) > limit:
+                    break
+                continue
+            if not reverse:
                 copy.entries.remove(entry)
-        found = [entry for entry in copy.entries if entry.push.expires_at > now]
-        if since is not None:
-            found = [entry for entry in found if (entry.offset < since if reverse else entry.offset > since)]
-        found = found[::-1] if reverse else found
-        shown = [Publication(each.offset, copy.prev(each.offset), each.index, each.push) for each in found[:limit]]
-        return Page(copy.epoch, copy.top, shown, len(found) > limit, 0 if reverse else copy.missing(since or 0))
+        return Page(copy.epoch, copy.top, shown[:limit], len(shown) > limit, 0 if reverse else copy.missing(since or 0))
 
     async def presence(self, app: str, device_ids: Sequence[str]) -> list[Presence | None]:
         found: list[Presence | None] = []

@@ -1,0 +1,304 @@
+"""Any order of appends, losses, connects, ends, acknowledgements and moves: no hole with `recovered`, each ack once.
+
+hypothesis drives Redis and its twin in memory through the same steps, and compares every answer. Beside them stand
+clients that know only what reached them, as the rules of the port say: one that is told that it has recovered has
+every push that it should have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from pushsvc.ports.live import Appended, Connected, LivePush, LiveRoute, Position, Publication, Receiver
+from pushsvc.store import Store, StoreConfig, keys
+
+from ..fakes import MemoryStore
+from .servers import KINDS, Server, running_server
+from .test_live_contract import HOUR, phone, push_of
+from .test_store_kit import NOW, World
+
+T = TypeVar("T")
+DEVICES = ("d0", "d1", "d2", "d3")
+USERS = {"d0": "ann", "d1": "ann", "d2": "bob", "d3": None}
+GATEWAYS = ("gate-a", "gate-b", "dead")
+KINDS_OF_PUSH = ("good", "good", "good", "expired", "old")
+CONFIG = StoreConfig(history=4, alive_ttl=3600.0)
+
+
+class Client:
+    """A device, and the gateway's side of its connection."""
+
+    def __init__(self) -> None:
+        self.position: Position | None = None
+        self.has: set[str] = set()
+        self.wanted: set[str] = set()
+        """What a client must have that misses nothing."""
+        self.route: LiveRoute | None = None
+
+    def take(self, epoch: str, publications: list[Publication], since: int) -> None:
+        """Receive publications that follow `since` without a hole."""
+        for each in publications:
+            assert each.prev <= since < each.offset
+            since = each.offset
+            self.has.add(each.push.id)
+        self.position = Position(epoch, since)
+
+    def begin(self, pushes: set[str]) -> None:
+        """Something is lost, and it was said: from here on nothing may be missing."""
+        self.has, self.wanted = set(), pushes
+
+
+class LiveMachine(RuleBasedStateMachine):
+    """The rules. `server` is set by each test."""
+
+    server: Server
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+        self.server.flush()
+        self.runner = self.stack.enter_context(asyncio.Runner())
+        self.world = World(self.server, CONFIG)
+        self.stack.callback(lambda: self.run(self.world.aclose()))
+        store = self.run(self.world.store("a"))
+        assert isinstance(store, Store)
+        self.store, self.twin = store, MemoryStore(CONFIG)
+        self.epochs: dict[str, str] = {"": ""}
+        """Of Redis, by those of the twin."""
+        self.clients = {name: Client() for name in DEVICES}
+        self.pushes: list[LivePush] = []
+        self.acked: set[tuple[str, str, str]] = set()
+        for each in (self.store, self.twin):
+            self.run(each.registry.put_many("shop", [phone(name, USERS[name]) for name in DEVICES]))
+            for gateway in GATEWAYS[:2]:
+                self.run(each.live.beat(gateway, {"shop": 1}))
+
+    def teardown(self) -> None:
+        self.stack.close()
+
+    def run(self, step: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(step)
+
+    def same(self, real: T, twin: T) -> T:
+        """Compare two answers, with epochs that mean the same."""
+        left, right = msgspec.to_builtins(real), msgspec.to_builtins(twin)
+        assert self._without_epochs(left, right) == self._without_epochs(right, right)
+        return real
+
+    def _without_epochs(self, value: Any, twin: Any) -> Any:
+        """Exchange each epoch of the twin for the one that Redis has for it; both are learnt where they first occur."""
+        if isinstance(value, dict) and isinstance(twin, dict):
+            found = {
+                name: self._without_epochs(value[name], twin.get(name)) for name in value if name != "connected_at"
+            }
+            if "epoch" in value and value is not twin:
+                self.epochs.setdefault(twin["epoch"], value["epoch"])
+            if "epoch" in value and value is twin:
+                found["epoch"] = self.epochs[value["epoch"]]
+            return found
+        if isinstance(value, list) and isinstance(twin, list) and len(value) == len(twin):
+            return [self._without_epochs(*pair) for pair in zip(value, twin, strict=True)]
+        return value
+
+    def twin_position(self, position: Position | None) -> Position | None:
+        back = {real: twin for twin, real in self.epochs.items()}
+        return position and Position(back.get(position.epoch, "ffffffff"), position.offset)
+
+    # --- what may happen --------------------------------------------------------------------------
+
+    @rule(
+        kind=st.sampled_from(KINDS_OF_PUSH),
+        collapse=st.sampled_from(["", "", "one", "two"]),
+        names=st.lists(st.sampled_from(DEVICES), min_size=1, unique=True),
+        arrives=st.booleans(),
+    )
+    def append(self, kind: str, collapse: str, names: list[str], arrives: bool) -> None:
+        number = len(self.pushes)
+        at = NOW - 9 * 24 * HOUR if kind == "old" else NOW - HOUR
+        expires_at = NOW - 1 if kind == "expired" else NOW + 24 * HOUR
+        push = push_of(f"p{number}", at=at + number, expires_at=expires_at, collapse=collapse)
+        self.pushes.append(push)
+        self._append(push, names, arrives)
+
+    @rule(data=st.data(), names=st.lists(st.sampled_from(DEVICES), min_size=1, unique=True))
+    def append_again(self, data: st.DataObject, names: list[str]) -> None:
+        if self.pushes:
+            self._append(data.draw(st.sampled_from(self.pushes)), names, True)
+
+    def _append(self, push: LivePush, names: list[str], arrives: bool) -> None:
+        receivers = [Receiver(name, index) for index, name in enumerate(names)]
+        real = self.run(self.store.live.append("shop", push, receivers, platform="fcm"))
+        twin = self.run(self.twin.live.append("shop", push, receivers, platform="fcm"))
+        for name, one, other in zip(names, real, twin, strict=True):
+            self._appended(name, push, self.same(one, other), arrives)
+
+    def _appended(self, name: str, push: LivePush, found: Appended, arrives: bool) -> None:
+        client = self.clients[name]
+        if found.replaced is not None:
+            client.wanted.discard(found.replaced.push.id)
+        if found.status == "new" and push.expires_at > NOW and push.at > NOW - 2 * HOUR:
+            client.wanted.add(push.id)
+        if found.route is None or found.status not in ("new", "known"):
+            return
+        assert found.route == client.route
+        position = client.position
+        if not arrives or position is None or position.epoch != found.epoch or found.offset <= position.offset:
+            return
+        if found.prev <= position.offset:
+            client.take(found.epoch, [Publication(found.offset, found.prev, 0, push)], position.offset)
+        else:
+            self._page(name, position.offset)
+
+    def _page(self, name: str, since: int) -> None:
+        """Read what follows an offset, a page at a time."""
+        client, missing, more = self.clients[name], 0, True
+        while more:
+            asked = {"since": since, "limit": 2}
+            real = self.run(self.store.live.history("shop", name, **asked))  # type: ignore[arg-type]  # numbers
+            twin = self.run(self.twin.live.history("shop", name, **asked))  # type: ignore[arg-type]  # as above
+            page = self.same(real, twin)
+            assert page is not None
+            missing, more = missing + page.missing, page.more
+            if missing:
+                client.begin({each.push.id for each in page.publications})
+            for each in page.publications:
+                client.wanted |= {each.push.id} if missing else set()
+                client.has.add(each.push.id)
+                since = each.offset
+            client.position = Position(page.epoch, since)
+        if not missing:
+            assert client.wanted <= client.has
+
+    @rule(
+        name=st.sampled_from(DEVICES),
+        gateway=st.sampled_from(GATEWAYS),
+        number=st.integers(1, 3),
+        how=st.sampled_from(["position", "position", "position", "none", "beyond"]),
+        limit=st.sampled_from([1, 2, 100]),
+    )
+    def connect(self, name: str, gateway: str, number: int, how: str, limit: int) -> None:
+        client, route = self.clients[name], LiveRoute(gateway, number)
+        position = None if how == "none" else client.position
+        if how == "beyond" and position is not None:
+            position = Position(position.epoch, position.offset + 1000)
+        real = self.run(self.store.live.connect("shop", name, route, issued_at=NOW, position=position, limit=limit))
+        twin = self.run(
+            self.twin.live.connect(
+                "shop", name, route, issued_at=NOW, position=self.twin_position(position), limit=limit
+            )
+        )
+        found = self.same(real, twin)
+        assert isinstance(found, Connected)
+        client.route = None if gateway == "dead" else route
+        if not found.recovered:
+            client.begin({each.push.id for each in found.page.publications})
+        client.take(found.page.epoch, found.page.publications, max(found.since, self._floor(found)))
+        if found.page.more:
+            self._page(name, client.position.offset if client.position else 0)
+        assert not found.recovered or client.wanted <= client.has
+        client.position = Position(
+            found.page.epoch, max(found.page.top, client.position.offset if client.position else 0)
+        )
+
+    @staticmethod
+    def _floor(found: Connected) -> int:
+        """What a client goes on from that was told that something is missing."""
+        first = found.page.publications[:1]
+        return first[0].prev if found.page.missing and first else found.since
+
+    @rule(name=st.sampled_from(DEVICES), gateway=st.sampled_from(GATEWAYS), number=st.integers(1, 3))
+    def disconnect(self, name: str, gateway: str, number: int) -> None:
+        route = LiveRoute(gateway, number)
+        self.same(
+            self.run(self.store.live.disconnect("shop", name, route)),
+            self.run(self.twin.live.disconnect("shop", name, route)),
+        )
+        if self.clients[name].route == route:
+            self.clients[name].route = None
+
+    @rule(name=st.sampled_from(DEVICES), offset=st.integers(0, 12))
+    def ack(self, name: str, offset: int) -> None:
+        asked = [(name, Position("", offset))]
+        look = self.run(self.store.live.acking("shop", asked))
+        real = self.same(self.run(self.store.live.ack("shop", asked)), self.run(self.twin.live.ack("shop", asked)))
+        assert real == look
+        position = self.clients[name].position
+        for each in real[0].newly:
+            # A push that was overrun and came again stands in the stream a second time, behind the first.
+            key = (name, position.epoch if position else "", f"{each.push.id} {each.offset}")
+            assert key not in self.acked
+            self.acked.add(key)
+
+    @rule(name=st.sampled_from(DEVICES), offset=st.integers(0, 12))
+    def read(self, name: str, offset: int) -> None:
+        asked = ("shop", name, Position("", offset))
+        self.same(self.run(self.store.live.read(*asked)), self.run(self.twin.live.read(*asked)))
+
+    @rule(name=st.sampled_from(DEVICES), since=st.none() | st.integers(0, 9), limit=st.sampled_from([1, 3, 100]))
+    def history(self, name: str, since: int | None, limit: int) -> None:
+        for reverse in (False, True):
+            asked: dict[str, Any] = {"since": since, "limit": limit, "reverse": reverse}
+            self.same(
+                self.run(self.store.live.history("shop", name, **asked)),
+                self.run(self.twin.live.history("shop", name, **asked)),
+            )
+
+    @rule(name=st.sampled_from(DEVICES), user=st.sampled_from(["ann", "bob", None]))
+    def register(self, name: str, user: str | None) -> None:
+        for each in (self.store, self.twin):
+            self.run(each.registry.put("shop", phone(name, user)))
+        self._begin_where_new(name)
+
+    @rule(name=st.sampled_from(DEVICES))
+    def come_anew(self, name: str) -> None:
+        for each in (self.store, self.twin):
+            self.run(each.registry.remove("shop", name))
+            self.run(each.registry.put("shop", phone(name, USERS[name])))
+        self.clients[name].route = None
+        self.clients[name].wanted = set()
+
+    @rule()
+    def lose_all_streams(self) -> None:
+        self.run(self.store.link.call("DEL", keys.streams("shop", 0)))
+        self.twin.live.lose_streams()
+        for client in self.clients.values():
+            client.route, client.wanted = None, set()
+
+    def _begin_where_new(self, name: str) -> None:
+        """Another user has another stream, in which nothing is to be had."""
+        client = self.clients[name]
+        (row,) = self.run(self.store.live.presence("shop", [name]))
+        assert row is not None
+        if client.position is None or row.epoch != client.position.epoch:
+            client.wanted = set()
+
+    @invariant()
+    def both_show_the_same(self) -> None:
+        real = self.run(self.store.live.presence("shop", DEVICES))
+        self.same(real, self.run(self.twin.live.presence("shop", DEVICES)))
+        for name, row in zip(DEVICES, real, strict=True):
+            assert row is not None
+            assert row.route == self.clients[name].route
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_live_channel_keeps_its_promises(kind: Any) -> None:
+    with running_server(kind) as server:
+
+        class Machine(LiveMachine):
+            pass
+
+        Machine.server = server
+        run_state_machine_as_test(
+            Machine,
+            settings=settings(max_examples=20, stateful_step_count=25, suppress_health_check=list(HealthCheck)),
+        )
