@@ -1,6 +1,6 @@
 """Open WebSockets: the process memory of one, and the CPU time of its connect and of a push with its ack.
 
-    python -m tests.bench.live_sockets [--connections 2000] [--rounds 5]
+    python -m tests.bench.live_sockets [--connections 2000] [--rounds 25]
 
 Each server is a process of its own, on uvloop and without compression: our sockets, `websockets`, aiohttp,
 and the least protocol that could do it. A push is a publication of 300 bytes; the client acknowledges it with an RPC,
@@ -34,6 +34,7 @@ from pushsvc.live.sockets.config import SocketsConfig
 from pushsvc.live.sockets.server import serve
 from pushsvc.live.wheel import running_wheel
 from pushsvc.net.websocket import frames
+from pushsvc.runtime.parts import quiet_gc
 
 PUBLICATION: Final = json.dumps(
     {"push": {"channel": "device", "pub": {"data": {"id": "01J" + "x" * 23, "notification": {"title": "t" * 173}}}}}
@@ -187,6 +188,7 @@ SERVERS: Final[dict[str, Callable[[], Awaitable[None]]]] = {
 
 async def control(port: int, push: Callable[[], Awaitable[None]]) -> None:
     """Print the port, then obey the lines of standard input, `push`, `time` and `memory`, until it ends."""
+    quiet_gc()
     print(port, flush=True)
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -330,7 +332,7 @@ async def main(connections: int, rounds: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--connections", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--serve", choices=SERVERS)
     options = parser.parse_args()
     if options.serve:
