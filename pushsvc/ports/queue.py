@@ -102,7 +102,7 @@ class Arrivals(Protocol):
     async def arrived(self, app: str, arrivals: Sequence[Arrival]) -> int:
         """End as `sent` the deliveries that devices have acknowledged, one atomic step a shard.
 
-        It does not matter in which turn they are: whoever read them, or reads them later, finds them ended. Deliveries
+        Their turn does not matter: dispatchers that hold them, or read them later, find them ended. Deliveries
         that have ended, and those of a cancelled push, are left as they are. Returns how many have ended by it.
         """
         ...

@@ -15,9 +15,10 @@ from pushsvc.model.delivery import (
     Throttled,
     TokenDead,
     Unavailable,
+    Unconfirmed,
 )
 from pushsvc.model.devices import Device
-from pushsvc.model.push import Message, Push, Target
+from pushsvc.model.push import Message, Push, Route, Target
 from pushsvc.ports.expansion import Expansion
 from pushsvc.ports.provider import OnOutcome
 from pushsvc.ports.registry import Members
@@ -65,6 +66,13 @@ OUTCOMES: tuple[Outcome, ...] = (
 )
 
 
+LIVE = Route("shop", "live")
+WITHIN = 3.0
+ABSENT = Unconfirmed(reason="absent")
+WRITTEN = Unconfirmed(reason="written", within=WITHIN)
+LIVE_OUTCOMES: tuple[Outcome, ...] = (WRITTEN, WRITTEN, ABSENT, Unavailable(reason="refused"))
+
+
 class Flight:
     """A request that a process has sent."""
 
@@ -72,6 +80,7 @@ class Flight:
         self.process = process
         self.delivery = delivery
         self.outcome: Outcome | None = None
+        self.answered_at = 0.0
         self.recorded_at = 0.0
         self.deaf: set[Process] = set()
         """Those that stood still when it was recorded, and have not gone on since."""
@@ -83,8 +92,8 @@ class Flight:
 class Provider(FakeProvider):
     """Keeps requests until the machine answers them, and reports each to the machine."""
 
-    def __init__(self, tell: Tell, process: Process) -> None:
-        super().__init__(ROUTE, room=5)
+    def __init__(self, route: Route, tell: Tell, process: Process) -> None:
+        super().__init__(route, room=5)
         self._tell = tell
         self._process = process
         self.flights: list[Flight] = []
@@ -99,7 +108,7 @@ class Provider(FakeProvider):
         """Answer the oldest ones, when the process next looks at its sockets."""
         answered, self.flights = self.flights[:count], self.flights[count:]
         for flight in answered:
-            flight.outcome = outcome
+            flight.outcome, flight.answered_at = outcome, self._process.loop.time()
         self._process.loop.call_soon(self.answer, outcome, len(answered))
 
 
@@ -108,23 +117,29 @@ class Dispatching:
 
     def __init__(self, world: SteppedWorld, name: str, tell: Tell) -> None:
         self.provider: Provider
+        self.live: Provider
         self._world = world
         self._tell = tell
         self.process = world.start(name, self._main)
 
     async def _main(self, process: Process) -> None:
-        self.provider = Provider(self._tell, process)
+        self.provider, self.live = (Provider(route, self._tell, process) for route in (ROUTE, LIVE))
         clock = self._world.clock
         key = process.store.hash_key
         await Dispatcher(
             process.store.queue,
-            [self.provider],
+            [self.provider, self.live],
             DISPATCH,
             hash_token=lambda route: lambda token: token_hash(key, token),
             wall_clock=clock.seconds,
             dice=lambda: 0.5,
             lease_clock=lambda: clock.now,
         ).run(process.stop)
+
+    def say_good(self) -> None:
+        """Answer everything that is in flight: it is accepted, and nobody is at the live channel."""
+        self.provider.say(Sent(status=200), 1000)
+        self.live.say(ABSENT, 1000)
 
     @property
     def over(self) -> bool:
@@ -136,7 +151,7 @@ class Model:
 
     def __init__(self, push: Push) -> None:
         self.push = push
-        self.targets: list[Target] = list(push.targets.get("apns", ()))
+        self.targets: list[Target] = [target for targets in push.targets.values() for target in targets]
         """Of an audience those that were found so far."""
         self.page: tuple[Expansion, Members] | None = None
         """What was read of its audience, and is not written yet."""
@@ -147,6 +162,10 @@ class Model:
         """The cancel was answered."""
         self.deaf: set[Process] = set()
         """Those that stood still then, and have not gone on since."""
+        self.acknowledged: set[int] = set()
+        """Indexes of deliveries that ended by it."""
+        self.in_time: set[int] = set()
+        """Those of them that waited to be carried on by the provider."""
         self.reported = dict.fromkeys(ENDS, 0)
         self.replayed = False
 

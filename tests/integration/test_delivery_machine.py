@@ -5,7 +5,8 @@ suppresses, erases, moves devices, has them join and leave a topic, replaces mes
 restarts dispatchers, in between at any point of time. What must hold is asked at each submit, at each step and in the
 end: nothing goes out after its revocation was answered but what was in flight then, nothing is sent twice but what a
 process took to its grave, nothing is sent again that a newer message has replaced, counts balance and are never taken
-back, and rows say what happened.
+back, and rows say what happened. All of it holds for deliveries that the live channel carries first, whose devices
+acknowledge them at any time.
 
 `PUSHSVC_MACHINE_EXAMPLES` and `PUSHSVC_MACHINE_STEPS` make a longer search of it.
 """
@@ -29,9 +30,10 @@ from structlog.testing import capture_logs
 from pushsvc.api.pushes.ids import uuid7
 from pushsvc.errors import Conflict
 from pushsvc.model.codec import decode_audience, encode_audience
-from pushsvc.model.delivery import ENDS, BadNotification, Outcome, Sent, TokenDead
+from pushsvc.model.delivery import ENDS, Arrival, BadNotification, Outcome, Sent, TokenDead
 from pushsvc.model.devices import Audience, ByTopic, ByWhere, Device, ToAll
 from pushsvc.model.push import Lane, Message, Push, Target
+from pushsvc.model.routing import path_name
 from pushsvc.model.status import PushStatus
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.ports.registry import Members
@@ -42,11 +44,14 @@ from pushsvc.store.revoke.suppression import ERASED_AT, ERASING_AT
 from .delivery_model import (
     ANNS,
     DEAD,
+    LIVE_OUTCOMES,
     NAMES,
     OUTCOMES,
     PHONES,
     SHARED,
     TAKEOVER,
+    WITHIN,
+    WRITTEN,
     Dispatching,
     Flight,
     Model,
@@ -59,6 +64,9 @@ from .test_store_kit import Backend, backend_server, eraser
 
 AUDIENCES: tuple[Audience, ...] = (ByTopic("news"), ByWhere("user == 'carl' or user == 'dora'"))
 PAGE = 128
+PATHS = {name: path_name("apns", channels) for name, channels in (("", ("apns",)), ("first", ("live", "apns")))}
+PATHS["only"] = path_name("apns", ("live",))
+CHANNELS = ("apns", "live")
 COLLAPSED = 55.0
 """Seconds for which what was accepted with a `collapse` is remembered in any case."""
 
@@ -108,6 +116,8 @@ class DeliveryMachine(RuleBasedStateMachine):
             say(f"{what}: sent again after {newer}, which replaces it")
         if chunk.expires_at <= self.world.clock.ms():
             say(f"{what}: sent after its time")
+        if target.index in model.in_time:
+            say(f"{what}: sent after its device had acknowledged it in time")
         if chunk.starts_at > self.world.clock.ms():
             say(f"{what}: sent before its time")
         for before in model.flights[target.index]:
@@ -186,6 +196,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         ttl=st.sampled_from([5.0, 300.0, 300.0]),
         collapse=st.sampled_from(["", "", "score"]),
         at_once=st.sampled_from([False, False, False, True]),
+        via=st.sampled_from(["", "", "first", "first", "only"]),
         seed=st.integers(0, 1 << 16),
     )
     def accept(
@@ -198,6 +209,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         ttl: float,
         collapse: str,
         at_once: bool,
+        via: str,
         seed: int,
     ) -> None:
         """`at_once`: and cancelled at once, while processes go on in an order that `seed` says."""
@@ -207,6 +219,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         devices = [device for phone in sorted(phones) if (device := self.phones[phone].device) is not None]
         targets += targets_of(devices, len(targets), {}).get("apns", [])
         now = self.world.clock.ms()
+        since = (now if send_in is None else now + int(send_in * 1000)) if collapse else 0
         send_at = None if send_in is None else now + int(send_in * 1000)
         push = Push(
             id=name,
@@ -214,8 +227,8 @@ class DeliveryMachine(RuleBasedStateMachine):
             lane=lane,
             created_at=now,
             expires_at=(send_at or now) + int(ttl * 1000),
-            messages={"apns": Message("apns", b"{}", collapse=collapse, since=(send_at or now) if collapse else 0)},
-            targets={"apns": tuple(targets)},
+            messages={name: Message(name, b"{}", collapse=collapse, since=since) for name in CHANNELS},
+            targets={PATHS[via]: tuple(targets)},
             send_at=send_at,
         )
         self.pushes[name] = model = Model(push)
@@ -294,11 +307,56 @@ class DeliveryMachine(RuleBasedStateMachine):
             each.provider.say(outcome, count)
             self.pass_time(wait)
 
-    @rule(who=st.sampled_from(NAMES), room=st.sampled_from([0, 1, 5, 50]))
-    def widen(self, who: str, room: int) -> None:
+    @rule(
+        who=st.sampled_from(NAMES),
+        outcome=st.sampled_from(LIVE_OUTCOMES),
+        count=st.sampled_from([1, 3, 100]),
+        wait=st.sampled_from([0.0, 0.05]),
+    )
+    def answer_live(self, who: str, outcome: Outcome, count: int, wait: float) -> None:
+        """Nobody is there, or it is written to a device."""
         each = self.dispatchers[who]
         if not each.over:
-            each.process.loop.call_soon(each.provider.widen, room)
+            each.live.say(outcome, count)
+            self.pass_time(wait)
+
+    @precondition(lambda self: self.written())
+    @rule(data=st.data(), count=st.sampled_from([1, 2, 50]))
+    def acknowledge(self, data: st.DataObject, count: int) -> None:
+        """Devices acknowledge what was written to them, at any time."""
+        written = self.written()
+        first = data.draw(st.integers(0, len(written) - 1))
+        self.world.call(self._acknowledge(written[first : first + count]))
+        self.hear()
+
+    def written(self) -> list[Flight]:
+        """What went to a device and is not acknowledged, in the order of the pushes."""
+        return [
+            each
+            for _, model in sorted(self.pushes.items())
+            for index, flights in sorted(model.flights.items())
+            for each in flights[-1:]
+            if index not in model.acknowledged and each.delivery.chunk.channel == "live"
+        ]
+
+    async def _acknowledge(self, flights: list[Flight]) -> None:
+        for flight in flights:
+            chunk, target = flight.delivery.chunk, flight.delivery.target
+            model, now = self.pushes[chunk.push_id], self.world.clock.ms()
+            arrival = Arrival(
+                chunk.push_id, target.index, chunk.total, chunk.lane, chunk.platform, target.device_id, now
+            )
+            if await self.store.queue.arrived("shop", [arrival, arrival]):
+                model.acknowledged.add(target.index)
+                due = flight.answered_at + WITHIN
+                if flight.outcome is WRITTEN and flight.recorded and not flight.excused and self.world.clock.now < due:
+                    model.in_time.add(target.index)
+
+    @rule(who=st.sampled_from(NAMES), room=st.sampled_from([0, 1, 5, 50]), live=st.booleans())
+    def widen(self, who: str, room: int, live: bool) -> None:
+        each = self.dispatchers[who]
+        if not each.over:
+            each.process.loop.call_soon((each.live if live else each.provider).widen, room)
             self.hear()
 
     @rule(seconds=st.sampled_from([0.05, 0.5, 2.0, 6.0, 15.0]))
@@ -461,7 +519,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         if not each.over and each.process.runs:
             each.process.loop.call_soon(each.process.stop.set)
             self.world.settle()
-            each.provider.say(Sent(status=200), 1000)
+            each.say_good()
             self.pass_time(1.0)
             assert each.process.main.done()
             for flight in self.all_flights(each.process):
@@ -503,7 +561,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             assert counts["queued"] == counts["retrying"] == 0, (name, status)
 
     def gauges_agree(self) -> None:
-        gauges = self.world.call(self.store.gauges({"shop": ("apns",)}))
+        gauges = self.world.call(self.store.gauges({"shop": CHANNELS}))
         statuses = self.world.call(self.store.pushes.statuses([("shop", name) for name in self.pushes]))
         found = [status for status in statuses if status is not None]
         scheduled = sum(each.counts.queued for each in found if each.state == "scheduled")
@@ -526,6 +584,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             if not each.over:
                 self.world.resume(each.process)
                 each.process.loop.call_soon(each.provider.widen, 50)
+                each.process.loop.call_soon(each.live.widen, 50)
         self.dispatchers["heir"] = self.dispatcher("heir")
         self.hear()
         settled = False
@@ -535,8 +594,10 @@ class DeliveryMachine(RuleBasedStateMachine):
                     self.world.call(self._expand(model))
             for each in self.dispatchers.values():
                 if not each.over:
-                    each.provider.say(Sent(status=200), 1000)
+                    each.say_good()
             self.pass_time(2.0)
+            only = [each for each in self.written() if not each.delivery.chunk.fallbacks]
+            self.world.call(self._acknowledge(only))
             statuses = self.world.call(self.store.pushes.statuses([("shop", name) for name in self.pushes]))
             settled = all(each is not None and each.state in ("done", "cancelled") for each in statuses)
             if settled and not self.taking_back and not self.pending():
@@ -551,8 +612,9 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.nothing_is_left()
 
     def pending(self) -> int:
-        figures = self.world.call(self.store.gauges({"shop": ("apns",)})).apps["shop"]
-        return figures.total_pending + sum(figures.entries["apns"].values())
+        figures = self.world.call(self.store.gauges({"shop": CHANNELS})).apps["shop"]
+        entries = sum(sum(lanes.values()) for lanes in figures.entries.values())
+        return figures.total_pending + entries + sum(figures.retry_pending.values())
 
     def ended_as_it_happened(self, name: str, model: Model) -> None:
         found = self.world.call(self.store.pushes.deliveries("shop", name, outcome=None, cursor="", limit=1000))
@@ -572,8 +634,11 @@ class DeliveryMachine(RuleBasedStateMachine):
                 continue
             if Sent in certain:
                 assert row.outcome == "sent", what
-            if row.outcome == "sent":
+            if index in model.acknowledged:
+                assert (row.outcome, row.channel) == ("sent", "live"), what
+            elif row.outcome == "sent":
                 assert Sent in outcomes, what
+                assert row.channel != "live", what
             elif row.outcome == "invalid":
                 assert TokenDead in outcomes, what
             elif row.outcome == "failed":
@@ -588,20 +653,23 @@ class DeliveryMachine(RuleBasedStateMachine):
                 assert moved or self.withdrawn.get(target.token) or model.message.collapse, what
 
     def nothing_is_left(self) -> None:
-        figures = self.world.call(self.store.gauges({"shop": ("apns",)})).apps["shop"]
-        assert (figures.total_pending, figures.retry_pending["apns"], figures.scheduled) == (0, 0, 0)
-        assert sum(figures.entries["apns"].values()) == sum(figures.in_flight["apns"].values()) == 0
+        figures = self.world.call(self.store.gauges({"shop": CHANNELS})).apps["shop"]
+        assert (figures.total_pending, figures.scheduled) == (0, 0)
+        for channel in CHANNELS:
+            assert figures.retry_pending[channel] == sum(figures.pending[channel].values()) == 0
+            assert sum(figures.entries[channel].values()) == sum(figures.in_flight[channel].values()) == 0
         call = self.store.link.call
         for shard in range(self.config.shards_of("shop")):
             assert self.world.call(call("ZCARD", keys.cancelled("shop", shard))) == 0
-            assert self.world.call(call("ZCARD", keys.retries("shop", shard, "apns"))) == 0
+            for channel in CHANNELS:
+                assert self.world.call(call("ZCARD", keys.retries("shop", shard, channel))) == 0
             living = {each.process.name for each in self.dispatchers.values() if not each.over}
             heard = {name.decode() for name in self.world.call(call("HKEYS", keys.heard("shop", shard)))}
             assert heard >= living
         for name, model in self.pushes.items():
             shard = keys.shard_of(name, self.config.shards_of("shop"))
             lost = any(each.excused for flights in model.flights.values() for each in flights)
-            if model.cancelled and not lost and len(model.targets) > 1:
+            if model.cancelled and not lost and len(model.targets) > 1 and not model.acknowledged:
                 flying = int(self.world.call(call("HGET", keys.push("shop", shard, name), "fi")) or 0)
                 assert flying <= 0, (name, flying)
         # Those of an erased token go; the count stays.
