@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import pairwise
 
 import pytest
 from msgspec.structs import replace
@@ -297,6 +298,27 @@ def test_an_erasure_takes_streams_tokens_and_contents(server: Server) -> None:
         await registered(store, "hers")
         refused = await live.connect("shop", "hers", A, issued_at=NOW - 1000)
         assert not isinstance(refused, Connected)
+
+    server.flush()
+    play(server.url, story)
+
+
+def test_a_broadcast_to_devices_that_are_away_takes_few_bytes_each(server: Server) -> None:
+    async def story(store: Store) -> None:
+        names = [f"d{number}" for number in range(5000)]
+        await registered(store, *names, user=None)
+
+        async def memory() -> int:
+            return int((await store.link.call("INFO", "memory"))["used_memory"])
+
+        await append(store.live, push_of("first"), "d0")
+        sizes = [await memory()]
+        for number in range(4):
+            await append(store.live, push_of(f"p{number}"), *names)
+            sizes.append(await memory())
+        grown = [(after - before) / len(names) for before, after in pairwise(sizes)]
+        assert max(grown) < 60
+        assert grown[0] > 20
 
     server.flush()
     play(server.url, story)

@@ -26,14 +26,14 @@ end
 
 local function write_stream(prefix, n, value)
   local key, place = place_of(prefix, n)
-  if call('EXISTS', key) == 0 then
-    local empty = {}
+  if type(redis.pcall('LSET', key, place, value)) == 'table' and call('EXISTS', key) == 0 then
+    local streams = {}
     for i = 1, STREAMS do
-      empty[i] = ''
+      streams[i] = ''
     end
-    call('RPUSH', key, unpack(empty))
+    streams[place + 1] = value
+    call('RPUSH', key, unpack(streams))
   end
-  call('LSET', key, place, value)
 end
 
 local function new_stream(epoch, run)

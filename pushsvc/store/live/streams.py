@@ -20,7 +20,14 @@ A stream is one element of a list of 32, so that a million devices that are away
 
 What is the same for all devices stands once a push, under its hour and digest, and has a lifetime. A list keeps its
 elements packed one behind the other whatever their size, where a hash with a field of more than 64 bytes spends some 70
-more on each; shorter lists are read and written faster, and those of 32 take 4 bytes a device more than those of 128.
+more on each. Shorter lists are read and written faster.
+
+A broadcast to 100,000 devices that are away takes this many bytes of Redis for each:
+
+|              | the first | the second | the third |
+|--------------|-----------|------------|-----------|
+| Redis 7.0.15 |      34.4 |       20.0 |       8.0 |
+| Valkey 9.1.2 |      29.5 |       14.0 |      14.0 |
 
 Offsets grow by 1. A server that was started again, or has taken over, may have lost its latest writes, and would give
 out their offsets a second time, for other pushes: a client that has seen the first would miss the second. So the first
