@@ -44,7 +44,7 @@ FULL = dict.fromkeys((f"p{number}" for number in range(300)), CONTENT)
 
 
 def publication(offset: int, prev: int | None = None) -> Publication:
-    push = LivePush(f"p{offset}", 0, 2**40, "normal", "live")
+    push = LivePush(f"p{offset}", 0, 2**40, "normal")
     return Publication(offset, offset - 1 if prev is None else prev, 0, push)
 
 

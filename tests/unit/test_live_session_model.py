@@ -36,7 +36,7 @@ KEPT = 8
 
 
 def push_of(push_id: str) -> LivePush:
-    return LivePush(push_id, 0, 2**40, "normal", "live")
+    return LivePush(push_id, 0, 2**40, "normal")
 
 
 class Stream:
