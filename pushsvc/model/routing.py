@@ -10,7 +10,7 @@ only, so that an answer in one says nothing about the other
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Final, TypeAlias, get_args
 
 from .devices import Environment
@@ -47,6 +47,11 @@ def path_of(name: Platform) -> tuple[Platform, list[Platform]]:
     """Return the route whose addresses these are, and the channels in their order, from the name of a path."""
     route, further, channels = name.partition(":")
     return route, channels.split(">") if further else [route]
+
+
+def reachable(path: Platform, channels: Container[Platform]) -> bool:
+    """Return whether any channel of a path is among these."""
+    return path in channels or any(name in channels for name in path_of(path)[1])
 
 
 def table_of(environments: Mapping[Platform, Environment]) -> RouteTable:

@@ -18,9 +18,10 @@ from pushsvc.model.delivery import (
     TokenDead,
     TokenSuspect,
     Unavailable,
+    Unconfirmed,
     Verdict,
 )
-from pushsvc.model.push import Chunk, Message
+from pushsvc.model.push import Chunk, Fallback, Message
 from pushsvc.rules.policy import Blame, RetryPolicy, backoff, decide
 from pushsvc.runtime import retry_policy
 from pushsvc.settings import RetrySettings
@@ -30,7 +31,14 @@ POLICY = retry_policy(RetrySettings())
 """As it is where nothing is configured, with the waits of the providers."""
 
 
-def chunk(*, platform: str = "apns", attempt: int = 1, turn: int = 1, expires_at: int = NOW + 10**9) -> Chunk:
+def chunk(
+    *,
+    platform: str = "apns",
+    attempt: int = 1,
+    turn: int = 1,
+    expires_at: int = NOW + 10**9,
+    then: tuple[str, ...] = (),
+) -> Chunk:
     return Chunk(
         push_id="p",
         app="shop",
@@ -43,6 +51,8 @@ def chunk(*, platform: str = "apns", attempt: int = 1, turn: int = 1, expires_at
         targets=(),
         attempt=attempt,
         turn=turn,
+        home="apns" if then else "",
+        fallbacks=tuple(Fallback(name, Message(name, b"{}")) for name in then),
     )
 
 
@@ -137,3 +147,33 @@ def test_a_retry_is_in_the_future_and_before_the_expiry(
             assert NOW < verdict.due_at < of.expires_at
             assert attempt <= verdict.attempt <= POLICY.attempts
             assert reported is None or verdict.due_at >= NOW + int(reported * 1000)
+
+
+@pytest.mark.parametrize(
+    ("of", "outcome", "verdict"),
+    [
+        # Nobody was there: the provider is asked at once, by the same attempt, and its limits have not counted it.
+        (chunk(then=("apns",), attempt=3), Unconfirmed(), Retry(NOW, 3, counted=False, channel="apns")),
+        # It was written: the device has its time to acknowledge it.
+        (chunk(then=("apns",)), Unconfirmed(within=10), Retry(NOW + 10_000, 1, counted=False, channel="apns")),
+        (chunk(then=("live", "fcm")), Unconfirmed(within=10), Retry(NOW + 10_000, 1, counted=False, channel="live")),
+        # An acknowledgement may come until it expires, and no later.
+        (
+            chunk(then=("apns",), expires_at=NOW + 4_000),
+            Unconfirmed(within=10),
+            Retry(NOW + 4_000, 1, counted=False, channel="apns"),
+        ),
+        (chunk(then=("apns",), expires_at=NOW), Unconfirmed(), Ended("expired")),
+        # No channel is left.
+        (chunk(expires_at=NOW + 90_000), Unconfirmed(within=10), Retry(NOW + 90_000, 1)),
+        (chunk(expires_at=NOW), Unconfirmed(within=10), Ended("expired")),
+        # What would fail goes on; what was sent, or expired, or waits, does not.
+        (chunk(then=("live",)), TokenDead(status=410), Retry(NOW, 1, counted=False, channel="live")),
+        (chunk(then=("live",)), BadNotification(status=400), Retry(NOW, 1, counted=False, channel="live")),
+        (chunk(then=("live",)), Sent(status=200), Ended("sent")),
+        (chunk(then=("live",)), Expired(), Ended("expired")),
+        (chunk(then=("live",)), Unavailable(reason="unreachable"), Retry(NOW + 500, 1)),
+    ],
+)
+def test_the_next_channel_is_a_verdict(of: Chunk, outcome: Outcome, verdict: Verdict) -> None:
+    assert decide(of, outcome, now=NOW, jitter=0.5, policy=POLICY) == verdict

@@ -11,11 +11,11 @@ from pushsvc import runtime
 from pushsvc.api.pushes.document import read
 from pushsvc.api.rules import Rules
 from pushsvc.errors import ConfigError, InvalidRequest
-from pushsvc.model.codec import split
+from pushsvc.model.codec import contents_of, decode_chunk, encode_chunk, split
 from pushsvc.model.delivery import Sent
 from pushsvc.model.devices import Environment
 from pushsvc.model.push import Message, Platform, Push, Target
-from pushsvc.model.routing import RouteTable, platform_of, table_of
+from pushsvc.model.routing import RouteTable, path_name, path_of, platform_of, reachable, table_of
 from pushsvc.providers import REGISTRY
 from pushsvc.providers.kind import no_environment
 from pushsvc.settings import load
@@ -169,3 +169,47 @@ def test_two_accounts_of_one_environment_are_refused(tmp_path: Path) -> None:
     file.write_text(f"[apps.a.apns]\n{account}[apps.a.apns_sandbox]\n{account}")
     settings = load(file, {}, providers={route: kind.config for route, kind in REGISTRY.items()})
     assert settings.apps["a"].providers["apns_sandbox"].endpoint == "https://api.sandbox.push.apple.com"  # type: ignore[attr-defined]  # of APNs
+
+
+def test_a_path_names_the_addresses_and_the_channels_in_their_order() -> None:
+    assert path_name("apns", ("apns",)) == "apns"
+    for route, channels in (("apns", ["live", "apns"]), ("apns_sandbox", ["live"]), ("fcm", ["fcm"])):
+        assert path_of(path_name(route, channels)) == (route, channels)
+    assert reachable("apns:live>apns", {"apns"})
+    assert not reachable("apns:live", {"apns"})
+
+
+@pytest.mark.parametrize(
+    ("path", "known", "expected"),
+    [
+        ("apns", ("apns", "live"), ("apns", "", "apns", [], "apns")),
+        ("live", ("apns", "live"), ("live", "live", "live", [], "live")),
+        ("apns:live>apns", ("apns", "live"), ("live", "apns", "live", ["apns"], "apns")),
+        ("apns:live>apns", ("apns",), ("apns", "apns", "apns", [], "apns")),
+        ("apns:live", ("apns", "live"), ("live", "apns", "live", [], "apns")),
+        # Nothing reaches it: it is queued where its end is recorded.
+        ("apns:live", ("apns",), ("apns", "apns", "", [], "apns")),
+    ],
+)
+@pytest.mark.parametrize("total", [2, 40])
+def test_the_chunks_of_a_path(
+    path: str, known: tuple[str, ...], expected: tuple[str, str, str, list[str], str], total: int
+) -> None:
+    of = Push(
+        id="p",
+        app="shop",
+        lane="normal",
+        created_at=0,
+        expires_at=1,
+        messages={name: Message(name, name.encode()) for name in known},
+        targets={path: tuple(Target(index, f"{index:04x}") for index in range(total))},
+    )
+    (made,) = split(of, 1000)
+    encoded = decode_chunk(encode_chunk(made))
+    for chunk in (made, encoded):
+        following = [each.channel for each in chunk.fallbacks]
+        assert (chunk.channel, chunk.home, chunk.variant, following, chunk.platform) == expected
+        assert chunk.targets == made.targets
+    assert (encoded == made) is (total == 2 or not made.variant)  # a large one has its content beside the push
+    variants = {made.variant, *expected[3]} - {""}
+    assert set(contents_of(of, [made])) == (variants if total == 40 else set())

@@ -16,7 +16,7 @@ from ...errors import Fault, InvalidRequest
 from ...model.codec import decode_audience
 from ...model.devices import ByDevices, ByUsers, Device
 from ...model.push import Platform, Push, Target
-from ...model.routing import RouteTable, platform_of
+from ...model.routing import RouteTable, path_of, platform_of, reachable
 from ...ports.registry import Registry
 from ...problems import ProblemFault
 from ...rules.audience import reached, targets_of
@@ -80,7 +80,7 @@ class Unreached(NamedTuple):
         """Return these, with the targets of the push that no account reaches."""
         if push.targets.keys() <= push.messages.keys():
             return self
-        strangers = sum(len(targets) for route, targets in push.targets.items() if route not in push.messages)
+        strangers = sum(len(targets) for path, targets in push.targets.items() if not reachable(path, push.messages))
         return Unreached(self.number + strangers, [*self.warnings, *unreached(push)])
 
 
@@ -109,8 +109,9 @@ def unknown(
 def unreached(push: Push) -> list[ProblemFault]:
     """Return a warning for each missing route with the known targets that no account of the app reaches."""
     found = []
-    for route, targets in push.targets.items():
-        if route not in push.messages:
+    for path, targets in push.targets.items():
+        if not reachable(path, push.messages):
+            route = path_of(path)[0]
             platform = platform_of(route)
             which = platform if route == platform else f"{platform} in the environment {route[len(platform) + 1 :]}"
             text = f"no account of the app reaches {len(targets):,} of the targets, of {which}: they end as `failed`, "
