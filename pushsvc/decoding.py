@@ -1,9 +1,9 @@
-"""Plain values, as JSON and TOML have them, to annotated structs: strictly, and naming every fault at once. Pure.
+"""Decodes plain values of JSON and TOML into annotated structs: strictly, and with every fault at once. Pure.
 
-msgspec stops at its first fault, and whoever wrote a document wants to correct all of it in one go. So structs, objects
-and lists are walked here; single values are left to msgspec, bounds and patterns included. What is taken, and what it
-becomes, is what `msgspec.convert` makes of the same types, less what the `Rule`s of the types and the `checks` of the
-structs find wrong. What a type calls `msgspec.Raw` stays the plain value that it is.
+msgspec stops at its first fault, but an author wants to correct all faults of a document together. So structs, objects
+and lists are walked here; single values are left to msgspec, including bounds and patterns. The accepted values and the
+results are those of `msgspec.convert` for the same types, except for what the `Rule`s of the types and the `checks` of
+the structs refuse. A value of type `msgspec.Raw` stays the plain value that it is.
 
 A required field that is null is missing. No fault repeats a long value, or any value under a name that says secret.
 """
@@ -24,18 +24,18 @@ from .redaction import is_secret, scrub_text
 from .wording import JSON, Words, did_you_mean, join, show
 
 WRONG: Final[Any] = type("Wrong", (), {"__repr__": lambda self: "WRONG", "__slots__": ()})()
-"""Stands in place of a value that could not be decoded; why is among the faults."""
+"""Represents a value that could not be decoded; the reason is among the faults."""
 
 
 class Rule(NamedTuple):
-    """What a type alone cannot say; it stands beside `Meta` in an annotation, and msgspec itself passes over it."""
+    """A restriction that a type cannot express. It is beside `Meta` in an annotation, and msgspec itself ignores it."""
 
     expected: str = ""
-    """What is expected, in words, where those of the type do not say it."""
+    """The expected value as a text, where the type does not describe it."""
     fault: Callable[[Any], str | None] | None = None
-    """What is wrong with a value of the right type, or None."""
+    """Returns what is wrong with a value of the right type, or None."""
     parse: Callable[[str], Any] | None = None
-    """Makes the value of a text, in place of msgspec; null is no text. Raises `ValueError`."""
+    """Makes the value from a text, instead of msgspec; null is not a text. Raises `ValueError`."""
     secret: bool | None = None
     """Whether no fault may show what was found, here and below. None: where the name says secret."""
     numbers: bool = False
@@ -43,8 +43,8 @@ class Rule(NamedTuple):
 
 
 Check = Callable[[Any], Iterable[tuple[str, str]]]
-"""Takes a struct and gives the path below it and the message of each fault that no single field has. Of a struct with
-faults, what could not be decoded is `WRONG`."""
+"""Yields the faults of a struct that no single field has, each as the path below it and a message. Fields that could
+not be decoded are `WRONG`."""
 Checks = Mapping[type[Struct], Check]
 NO_CHECKS: Final[Checks] = MappingProxyType({})
 
@@ -54,7 +54,7 @@ class Enough(Exception):
 
 
 class Faults(list[Fault]):
-    """Collects what is wrong; call it with a path and a message. Raises `Enough` beyond `limit` faults."""
+    """Collects faults; call it with a path and a message. Raises `Enough` beyond `limit` faults."""
 
     def __init__(self, words: Words = JSON, limit: int | None = None) -> None:
         super().__init__()
@@ -69,8 +69,8 @@ class Faults(list[Fault]):
 
 
 def decode(raw: object, kind: Any, path: str, faults: Faults, checks: Checks = NO_CHECKS) -> Any:
-    """The value of type `kind` that `raw` is. Every fault is added to `faults`; then the result is `WRONG`, or a struct
-    that is in `checks` and has `WRONG` in it."""
+    """Return the value of type `kind` that `raw` represents. Every fault is added to `faults`; the result is then
+    `WRONG`, or a struct of `checks` with `WRONG` in it."""
     return _Walk(faults, checks).value(_shape(kind), raw, path, None)
 
 
@@ -85,7 +85,7 @@ def fraction(number: float) -> str | None:
 
 
 def expected(kind: Any, words: Words = JSON) -> str:
-    """The values that a type allows, in words."""
+    """Return a text that describes the values of a type."""
     return _expected(_shape(kind), words)
 
 
@@ -93,21 +93,21 @@ def expected(kind: Any, words: Words = JSON) -> str:
 
 
 class _Shape(NamedTuple):
-    """An annotation, taken apart: `base` is its type without bounds, and `kind` with them, as msgspec takes it."""
+    """A parsed annotation: `base` is its type without bounds, and `kind` with them, as msgspec takes it."""
 
     kind: Any
     base: Any
     metas: tuple[Meta, ...]
     rule: Rule
     inner: tuple[_Shape, ...]
-    """Of a union its choices; of a list or tuple its elements; of an object its names and its values."""
+    """The choices of a union; the elements of a list or tuple; the names and the values of an object."""
     nullable: bool = False
 
     def bound(self, name: str) -> Any:
         return next((found for meta in self.metas if (found := getattr(meta, name)) is not None), None)
 
     def takes(self, raw: object) -> bool:
-        """Whether it is what a plain value of this Python type is meant for, among the choices of a union."""
+        """Return whether a plain value of this Python type is meant for this one of the choices of a union."""
         if isinstance(raw, bool):
             return self.base is bool
         if isinstance(raw, int | float):
@@ -197,7 +197,8 @@ def _bounds(shape: _Shape) -> str:
 
 
 def right(value: Struct, checks: Checks = NO_CHECKS) -> bool:
-    """Whether a struct that msgspec has decoded has no fault by the rules of its types and the `checks` either."""
+    """Return whether a struct that msgspec has decoded has no fault by the rules of its types and the `checks`
+    either."""
     for name, test in _tests(type(value)):
         item = getattr(value, name)
         if item is not None and not test(item, checks):
@@ -215,7 +216,7 @@ def _tests(kind: type[Struct]) -> list[tuple[str, _Test]]:
 
 
 def _test(shape: _Shape) -> _Test | None:
-    """What a value of this shape has to pass, or None where its type says all."""
+    """Return the test that a value of this shape must pass, or None where its type is sufficient."""
     if is_struct(shape.base):
         return right
     inner = [_test(each) for each in shape.inner]
@@ -238,7 +239,7 @@ def _test(shape: _Shape) -> _Test | None:
 
 
 class _Walk:
-    """One document on its way to a value."""
+    """The decoding of one document."""
 
     def __init__(self, faults: Faults, checks: Checks) -> None:
         self._faults = faults

@@ -1,4 +1,5 @@
-"""The OpenAPI 3.1 document: made from the route table and from the structs that read and write, so it cannot drift."""
+"""The OpenAPI 3.1 document, made from the route table and from the structs that decode and encode, so that it is always
+right."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ from .pushes.document import push_types
 from .routes import CALLS
 
 SHOWN: Final = [call for call in CALLS if call.in_document]
-"""The calls that the document has."""
+"""The calls in the document."""
 
 STRUCTS: Final = (
     *(Accepted, BatchResults, Status, Deliveries, FeedbackPage, Health, Problem),
@@ -147,7 +148,7 @@ the value from the request if there was one."""
 
 
 def build(*, addresses: Addresses, config: ApiConfig) -> dict[str, Any]:
-    """The document for a server of the platforms with these addresses, and of these bounds, as a JSON object."""
+    """Return the document, as a JSON object, for a server of the platforms with these addresses and of these bounds."""
     schemas = _schemas(STRUCTS) | _schemas((push_types(addresses).document, *device_types(addresses)))
     _refine(schemas, sorted(addresses.platforms), config)
     return {
@@ -180,7 +181,7 @@ def _schemas(structs: Iterable[type]) -> dict[str, Any]:
 
 
 def _refine(schemas: dict[str, Any], platforms: list[str], config: ApiConfig) -> None:
-    """Say what the structs cannot: bounds of the configuration, and which fields need one another."""
+    """Add what the structs cannot express: bounds of the configuration, and which fields need one another."""
     to = schemas["To"]
     for name in ("tokens", "devices", "users"):
         (several,) = [kind for kind in to["properties"][name]["anyOf"] if kind.get("type") == "array"]
@@ -324,7 +325,7 @@ _TAGS: Final = {
     "channels": "APNs broadcast channels.",
     "service": "Health, metrics and documentation of the service.",
 }
-"""By the beginning of the path; the last has what is left."""
+"""By the beginning of the path; the last one has all other calls."""
 _PROBLEMS: Final = sorted({problem for call in SHOWN for problem in call.problems}, key=lambda each: each.__name__)
 _SAYS: Final = {
     "WWW-Authenticate": "How to authenticate (RFC 6750).",

@@ -97,12 +97,12 @@ class DeliveryQueue(Protocol):
 
 
 class Arrivals(Protocol):
-    """The side of the queue that hears devices."""
+    """Acknowledgements of devices, which end deliveries."""
 
     async def arrived(self, app: str, arrivals: Sequence[Arrival]) -> int:
         """End as `sent` the deliveries that devices have acknowledged, one atomic step a shard.
 
-        Their turn does not matter: dispatchers that hold them, or read them later, find them ended. Deliveries
-        that have ended, and those of a cancelled push, are left as they are. Returns how many have ended by it.
+        Their turn does not matter: every reader of them finds them ended. Deliveries that have ended, and those of a
+        cancelled push, do not change. Returns the number of deliveries that ended.
         """
         ...

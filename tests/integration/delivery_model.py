@@ -132,7 +132,7 @@ class Dispatching:
             DISPATCH,
             hash_token=lambda route: lambda token: token_hash(key, token),
             wall_clock=clock.seconds,
-            dice=lambda: 0.5,
+            jitter=lambda: 0.5,
             lease_clock=lambda: clock.now,
         ).run(process.stop)
 

@@ -37,7 +37,7 @@ CONFIG = DispatchConfig(retry=RetryPolicy(), drain_timeout=25.0)
 
 def dispatcher(queue: DeliveryQueue, *providers: FakeProvider, config: DispatchConfig = CONFIG) -> Dispatcher:
     return Dispatcher(
-        queue, providers, config, hash_token=lambda route: lambda token: "", wall_clock=wall_clock, dice=lambda: 0.5
+        queue, providers, config, hash_token=lambda route: lambda token: "", wall_clock=wall_clock, jitter=lambda: 0.5
     )
 
 
@@ -402,7 +402,7 @@ def limited(queue: DeliveryQueue, limiter: Counting, limits: RouteLimits, provid
         limiter=limiter,
         limits={APNS: limits},
         wall_clock=wall_clock,
-        dice=lambda: 0.5,
+        jitter=lambda: 0.5,
     )
 
 

@@ -78,7 +78,7 @@ def dispatcher(
         limiter=limiter,
         limits={ROUTE: limits} if limits else None,
         wall_clock=clock,
-        dice=lambda: 0.5,
+        jitter=lambda: 0.5,
         lease_clock=lease_clock,
     )
 

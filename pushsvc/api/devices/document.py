@@ -36,7 +36,7 @@ MAX_VALUE: Final = 256
 MAX_TAGS_SIZE: Final = 4096
 """Bytes of all tags as JSON."""
 MAX_NUMBER: Final = 2**53
-"""What every JSON reader keeps to the digit (RFC 8259, section 6)."""
+"""The largest number that every JSON reader represents exactly (RFC 8259, section 6)."""
 
 
 def _tag_name_fault(name: str) -> str | None:
@@ -122,34 +122,35 @@ def device_types(addresses: Addresses) -> DeviceTypes:
 
 
 class DeviceList(Struct, frozen=True):
-    """Devices of one user, pruned ones too."""
+    """The devices of a user, including pruned ones."""
 
     items: list[RegisteredDevice]
 
 
 class DevicePage(Struct, frozen=True):
-    """Devices, and the cursor of the next page: null on the last. A page may be short, or empty, and not the last."""
+    """Devices, and the cursor of the next page, null on the last. A page may be short or empty without being the
+    last."""
 
     items: list[RegisteredDevice]
     cursor: str | None
 
 
 class Topic(Struct, frozen=True):
-    """A topic, and how many devices a push to it goes to."""
+    """A topic, and the number of devices that a push to it reaches."""
 
     topic: str
     devices: int
 
 
 class TopicPage(Struct, frozen=True):
-    """Topics in the order of their names, and the cursor of the next page: null on the last."""
+    """Topics in the order of their names, and the cursor of the next page, null on the last."""
 
     items: list[Topic]
     cursor: str | None
 
 
 class ErasedParts(Struct, frozen=True):
-    """What was erased beside the devices."""
+    """What was erased besides the devices."""
 
     deliveries: Annotated[int, Meta(description="Taken out of the queue; they end as `cancelled`.")]
     dead_letters: int
@@ -162,7 +163,7 @@ class ErasedParts(Struct, frozen=True):
 
 
 class Erased(Struct, frozen=True):
-    """A user is erased, or being erased."""
+    """The result of erasing a user."""
 
     erased: Annotated[int, Meta(description="Devices that were removed.")]
     done: Annotated[
@@ -176,7 +177,7 @@ class Erased(Struct, frozen=True):
 
 
 def shown(device: Device, addresses: Addresses) -> RegisteredDevice:
-    """As the API shows it."""
+    """Return a device as the API shows it."""
     pruned = device.state == "pruned"
     return device_types(addresses).registered(
         id=device.id,
@@ -211,13 +212,14 @@ def read_device(body: bytes, device_id: str, rules: Rules, now: int) -> Device:
 
 
 def device_checks(rules: Rules) -> Checks:
-    """Return what the types of a device document do not say: which platforms there are, what an address looks like."""
+    """Return the checks of a device document that types cannot express: which platforms exist, what an address looks
+    like."""
     faults = partial(rules.target_faults, fields=rules.addresses.devices)
     return {device_types(rules.addresses).document: faults}
 
 
 def device_of(document: DeviceDocument, device_id: str, addresses: Addresses, now: int) -> Device:
-    """Return the device of a document without fault."""
+    """Return the device of a valid document."""
     kind, token = addresses.devices.address_of(document, device_id)
     return Device(
         id=device_id,

@@ -1,4 +1,4 @@
-"""Dead letters and replays as the API reads and shows them. Pure."""
+"""The documents of dead letters and replays. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Text = Annotated[str, Meta(min_length=1, max_length=128), Rule(fault=unprintable
 
 
 class ReplayDocument(Struct, forbid_unknown_fields=True):
-    """Which dead letters to send again; what is left out does not narrow."""
+    """Selects the dead letters to send again; a field that is left out does not narrow."""
 
     push: Annotated[Text | None, Meta(description="Those of one push, by its id.")] = None
     platform: Annotated[Text | None, Meta(examples=["apns", "fcm"])] = None
@@ -44,7 +44,7 @@ class ReplayDocument(Struct, forbid_unknown_fields=True):
 
 
 class DeadLetter(Struct, frozen=True):
-    """A delivery that failed for good. The token shows as a short hash only."""
+    """A delivery that failed permanently. Its token is shown only as a short hash."""
 
     id: str
     push_id: str
@@ -58,21 +58,22 @@ class DeadLetter(Struct, frozen=True):
 
 
 class DeadLetterPage(Struct, frozen=True):
-    """Oldest first; the cursor of the next page, null on the last. A page may be short and not the last."""
+    """Dead letters, oldest first, and the cursor of the next page, null on the last. A page may be short without being
+    the last."""
 
     items: list[DeadLetter]
     cursor: str | None
 
 
 class ReplayAccepted(Struct, frozen=True):
-    """`matched` dead letters will be sent again by `job`; null where it was a dry run."""
+    """The dead letters that `job` will send again: `matched` is their number. `job` is null for a dry run."""
 
     job: str | None
     matched: int
 
 
 class Replay(Struct, frozen=True):
-    """Where a replay stands. `moved` deliveries are on their way again; `skipped` dead letters stay what they are."""
+    """The progress of a replay. `moved` deliveries were queued again; `skipped` dead letters stay as they are."""
 
     job: str
     state: Literal["queued", "running", "done", "failed", "stopped"]
@@ -85,7 +86,7 @@ class Replay(Struct, frozen=True):
 
 
 def read_filter(values: Mapping[str, Any], faults: list[Fault]) -> DeadFilter:
-    """The filter of query parameters; what is wrong with it is added to `faults`."""
+    """Return the filter of query parameters. Its faults are added to `faults`."""
     right = dict(values)
     for name in ("since", "until"):
         if values.get(name) is not None and (fault := instant_fault(values[name])) is not None:
@@ -97,20 +98,21 @@ def read_filter(values: Mapping[str, Any], faults: list[Fault]) -> DeadFilter:
 def filter_of(
     push: str | None, platform: str | None, reason: str | None, since: str | None, until: str | None
 ) -> DeadFilter:
-    """The filter that these texts without fault mean; None does not narrow."""
+    """Return the filter of valid texts; None does not narrow."""
     first, last = (None if text is None else parse_instant(text) for text in (since, until))
     return DeadFilter((push or "").lower(), platform or "", reason or "", first, last)
 
 
 def read_replay(body: bytes) -> tuple[DeadFilter, int, float, bool]:
-    """Filter, limit, rate and whether it is a dry run. Raises `MalformedBody`, or `InvalidRequest` with every fault."""
+    """Return filter, limit, rate and whether it is a dry run. Raises `MalformedBody`, or `InvalidRequest` with every
+    fault."""
     asked = read_document(body, ReplayDocument)
     which = filter_of(asked.push, asked.platform, asked.reason, asked.since, asked.until)
     return which, int(asked.limit or 0), asked.rate or 0.0, asked.dry_run or False
 
 
 def shown_replay(status: ReplayStatus) -> Replay:
-    """As the API shows it."""
+    """Return a replay as the API shows it."""
     limit = status.spec.limit
     return Replay(
         job=status.job,

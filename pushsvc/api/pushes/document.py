@@ -1,8 +1,8 @@
-"""The push document: read fast when it is right, walked slowly when it is not.
+"""The push document: decoded fast when it is valid, examined in detail when it is not.
 
-`read` decodes the body once into typed structs (msgspec, strict) and judges what types cannot say. Only when that
-fails does `refuse` name every fault at once, by the decoder and the `checks`. The two agree: what `read` takes is what
-these find no fault in; a property test holds them to it.
+`read` decodes the body once into typed structs (msgspec, strict) and checks what types cannot express. Only when that
+fails does `refuse` name every fault at once, by the decoder and the `checks`. The two agree: `read` accepts what these
+find no fault in, which a property test checks.
 
 Decided here, where RFC 8259 leaves it open:
 
@@ -12,7 +12,7 @@ Decided here, where RFC 8259 leaves it open:
 - NaN, Infinity, numbers beyond a double, lone surrogates, and a byte order mark are not JSON: 400.
 - Of a name given twice in one object the last counts, as in most parsers; where its other value is wrong, the
   repeat is named as the fault.
-- What stands in `overrides` travels byte for byte; it must be an object, at most `depth.MAX_DEPTH` levels deep.
+- The content of `overrides` is passed on byte for byte; it must be an object, at most `depth.MAX_DEPTH` levels deep.
 - The same token twice in one push is one delivery (`receivers.py`).
 """
 
@@ -94,21 +94,21 @@ class PushDocument(Struct, forbid_unknown_fields=True, gc=False):
 
 
 class Draft(Struct, frozen=True, gc=False):
-    """A push document without fault, in the words of the model."""
+    """A valid push document as values of the model."""
 
     content: Content
     lane: Lane
     targets: dict[Platform, tuple[Target, ...]]
-    """By the name of their route."""
+    """The targets by route."""
     total: int
     send_at: int | None = None
-    """Unix milliseconds; None: at once."""
+    """When to send it, in Unix ms; None: at once."""
     audience: Audience | None = None
-    """Whom it is for where that is to be looked up; then there are no targets."""
+    """The receivers to look up; there are then no targets."""
     only: frozenset[Platform] | None = None
-    """The platforms that it says something to, where these are not all: it has nothing but their overrides."""
+    """The platforms that it has content for, if these are not all: it then has nothing but their overrides."""
     warnings: tuple[Fault, ...] = ()
-    """What is odd about whom it is for."""
+    """Warnings about its receivers."""
 
 
 # --- reading ----------------------------------------------------------------------------------------
@@ -133,14 +133,13 @@ def push_types(addresses: Addresses) -> PushTypes:
 _plain = msgspec.json.Decoder().decode
 _NOTHING: Final = Notification()
 MAX_CONTENT: Final = 64 * 1024
-"""Bytes of what one part of a document may say: more than ten times what a provider takes, with room for blanks."""
+"""The maximum size of one part of a document in bytes: more than ten times what a provider accepts, with room for
+blanks."""
 
 
 def read(body: bytes, rules: Rules, now: int) -> Draft:
-    """The push that `body` asks for at `now`, in Unix milliseconds.
-
-    Raises `MalformedBody` (400), or `InvalidRequest` (422) naming every fault.
-    """
+    """Return the push that `body` requests at `now`, in Unix ms. Raises `MalformedBody` (400), or `InvalidRequest`
+    (422) naming every fault."""
     types = push_types(rules.addresses)
     try:
         document = types.decode(body)
@@ -158,7 +157,7 @@ def read(body: bytes, rules: Rules, now: int) -> Draft:
 
 
 def refuse(body: bytes, rules: Rules, now: int) -> NoReturn:
-    """Raise what is wrong with a body that `read` could not take."""
+    """Raise the faults of a body that `read` could not accept."""
     _, faults, more = examined(parse(body), push_types(rules.addresses).document, checks(rules, now))
     # What the typed decoder saw and the walk did not can only be a value that a later one of the same name hid.
     listed = faults or repeats(body)
@@ -168,7 +167,7 @@ def refuse(body: bytes, rules: Rules, now: int) -> NoReturn:
 
 
 def checks(rules: Rules, now: int) -> Checks:
-    """Return what the types of the document do not say."""
+    """Return the checks of the document that types cannot express."""
     types = push_types(rules.addresses)
     return {
         **receiver_checks(rules, types.receivers),
@@ -179,7 +178,7 @@ def checks(rules: Rules, now: int) -> Checks:
 
 
 def _faults(document: PushDocument, *, rules: Rules, now: int) -> Iterator[tuple[str, str]]:
-    """Yield what the fields do not say of themselves. What is `WRONG` in the document has its fault already."""
+    """Yield the faults that no single field has. A field that is `WRONG` has its fault already."""
     if isinstance(document.send_at, str):
         try:
             parse_send_at(document.send_at, now)
@@ -205,7 +204,7 @@ def override_fault(platform: str, value: Any, rules: Rules) -> str | None:
 
 
 def disagreements(document: PushDocument, *, speaking: bool) -> Iterator[tuple[str, str]]:
-    """Yield what fields say against one another. `speaking`: an override has a payload."""
+    """Yield the fields that contradict one another. `speaking`: an override has a payload."""
     notification, activity, silent = document.notification, document.live_activity, document.silent is True
     shown = [
         name
@@ -222,15 +221,13 @@ def disagreements(document: PushDocument, *, speaking: bool) -> Iterator[tuple[s
 
 
 def has_payload(override: dict[str, Any]) -> bool:
-    """Whether a platform's override holds anything to send, rather than only how to send it."""
+    """Return whether a platform's override has content to send, rather than only headers."""
     return any(name != "headers" for name in override)
 
 
 def _check_size(document: PushDocument) -> None:
-    """Look at how much a large document says before anything looks into it: only its receivers may make it large.
-
-    Raises `ContentTooLarge` for what is far beyond any provider's limit.
-    """
+    """Check the size of the parts of a large document before they are decoded: only its receivers may be large. Raises
+    `ContentTooLarge` for a part far beyond any provider's limit."""
     raws = {f"overrides.{name}": len(raw) for name, raw in (document.overrides or {}).items()}
     if (activity := document.live_activity) is not None:
         for name in live_activity.OBJECTS:
@@ -248,7 +245,7 @@ def _check_size(document: PushDocument) -> None:
 
 
 def judge(document: PushDocument, rules: Rules, types: ReceiverTypes, now: int) -> Draft | None:
-    """The draft, or None where the walk will find a fault."""
+    """Return the draft, or None where the examination will find a fault."""
     notification = None if document.notification == _NOTHING else document.notification
     badge: float | None = None if notification is None else notification.badge
     if notification is not None and isinstance(badge, float):

@@ -45,7 +45,7 @@ class Dispatcher:
         limiter: Limiter | None = None,
         limits: Mapping[Route, RouteLimits] | None = None,
         wall_clock: Callable[[], float] = time.time,
-        dice: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = random.random,
         lease_clock: Callable[[], float] = boot_clock,
     ) -> None:
         self._queue = queue
@@ -55,7 +55,7 @@ class Dispatcher:
         self._limiter = limiter
         self._limits = limits or {}
         self._wall_clock = wall_clock
-        self._dice = dice
+        self._jitter = jitter
         self._preemption = Preemption()
         self._heard = Heard()
         self._lease = Lease(config.takeover, lease_clock)
@@ -127,7 +127,7 @@ class Dispatcher:
             self._config,
             hash_token=self._hash_token(provider.route.platform),
             wall_clock=self._wall_clock,
-            random=self._dice,
+            random=self._jitter,
             preemption=self._preemption,
             heard=self._heard,
             lease=self._lease,
@@ -197,12 +197,12 @@ class Dispatcher:
     async def _beat(self) -> None:
         """A sign of life each `beat_every` seconds, and within a second when another route is held or open again."""
         loop = asyncio.get_running_loop()
-        told: dict[str, str] | None = None
+        reported: dict[str, str] | None = None
         due = 0.0
         while not self._stopping:
             held = self.held()
             held |= {f"{NOTE}{route.name}": text for route, text in self._notes.items()}
-            if held != told or loop.time() >= due:
+            if held != reported or loop.time() >= due:
                 asked_at = self._lease.clock()
                 lapsed = not self._lease.holds
                 try:
@@ -210,7 +210,7 @@ class Dispatcher:
                     self._lease.renew(asked_at)
                     if lapsed:
                         self._wake_all()
-                    told = held
+                    reported = held
                     due = loop.time() + self._config.beat_every
                     REDIS.end("beat")
                 except StoreUnavailable as error:

@@ -73,7 +73,7 @@ class RouteLimits(Struct, frozen=True):
         return self.per_token is not None or self.account.collapsible is not None or drops
 
     def paced(self, route: Route) -> list[Bucket]:
-        """The buckets that the route's sending as a whole draws from."""
+        """Return the buckets that the route's sending as a whole draws from."""
         buckets = []
         if self.per_app is not None and self.on_exceed == "delay":
             buckets.append(app_bucket(route.app, self.per_app))
@@ -88,13 +88,13 @@ APP: Final = "app"
 
 
 def app_bucket(app: str, rate: Rate) -> Bucket:
-    """The bucket that all platforms of the app share."""
+    """Return the bucket that all platforms of the app share."""
     return Bucket(f"{app}.0", APP, rate, burst=float(rate.seconds))
 
 
 Refuse = Callable[[OpenEntry, Target, int, RouteLimits], None]
-"""Takes a target that is over its limit, the milliseconds to wait, and the limits by which that was asked: others may
-hold by now."""
+"""Takes a target that is over its limit, the milliseconds to wait, and the limits of that question: others may apply by
+now."""
 Passed = Callable[[Sequence[OpenEntry]], None]
 """Takes entries that may be sent."""
 
@@ -115,9 +115,9 @@ class Gate:
         congested: Callable[[], bool],
         overtaken: Callable[[Lane], bool],
     ) -> None:
-        """`asking` is called as a question begins, and what it returned with the entries that have passed. `refuse` is
-        told of each target that must wait, `wake` when others have passed; nothing is asked for while it is
-        `congested`, because a refusal must be recorded too. Who is `overtaken` asks small questions."""
+        """Create a gate. `asking` is called when a question begins, and its result with the entries that have passed.
+        `refuse` is called with each target that must wait, `wake` when others have passed. Nothing is asked for while
+        it is `congested`, because a refusal must be recorded too. An `overtaken` lane asks small questions."""
         self._asking = asking
         self._congested = congested
         self._overtaken = overtaken
@@ -146,8 +146,8 @@ class Gate:
             self.size[lane] += len(entry.targets)
 
     def sift(self, choose: Choice) -> Withdrawn:
-        """Take targets that were not asked for out of the line. What is being asked for just now is
-        not among them: see `asking`."""
+        """Remove targets that were not asked for from the line. What is being asked for now is not among them: see
+        `asking`."""
         found: Withdrawn = []
         for lane, waiting in self._waiting.items():
             own = sift(waiting, choose)
@@ -156,14 +156,14 @@ class Gate:
         return found
 
     def refill(self) -> None:
-        """Ask for more, where there is more and a lane runs low. Call it whenever something was added or drawn."""
+        """Ask for more, if there is more and a lane runs low. Call it whenever something was added or drawn."""
         ready = self._ready.size
         for lane, size in self.size.items():
             if size and ready[lane] < READY:
                 self._more[lane].set()
 
     async def run(self) -> None:
-        """Ask until cancelled. Nothing passes while Redis is away: nobody could say what is allowed."""
+        """Ask until cancelled. Nothing passes while Redis is away, because the limits are unknown."""
         async with asyncio.TaskGroup() as lanes:
             for lane in LANES:
                 lanes.create_task(self._run(lane))
@@ -248,7 +248,8 @@ class Gate:
             start += len(targets)
 
     async def _until_answered(self, lane: Lane, ask: Callable[..., Awaitable[T]]) -> T:
-        """The answer to one question, which counts once: where an answer is lost it is asked again as the same."""
+        """Return the answer to one question, which counts once: where an answer is lost it is asked again as the same
+        question."""
         question = Question(f"{self._route.platform}.{lane}", next(self._numbers))
         patience = Patience(("limits", self._route))
         while True:
@@ -286,25 +287,25 @@ class Pacer:
         self._wake = wake
         self._clock = clock
         self._fresh = self._counted = 0
-        """How many would go, if there were permits."""
+        """The number of deliveries that would be sent if there were permits."""
         self._need = asyncio.Event()
 
     def __bool__(self) -> bool:
-        """Whether there is a bucket to draw from: without one, nobody need ask for permits."""
+        """Return whether there is a bucket to draw from; otherwise no permits are needed."""
         return bool(self._drawn)
 
     def use(self, buckets: Sequence[Bucket]) -> None:
-        """Draw from these from now on. Permits of a bucket that stays are kept."""
+        """Draw from these buckets from now on. Permits of a bucket that stays are kept."""
         kept = {drawn.bucket: drawn for drawn in self._drawn}
         self._drawn = [kept.get(bucket) or _Drawn(bucket) for bucket in buckets]
 
     def permits(self) -> int:
-        """How many may go now of those that no limit has counted."""
+        """Return how many deliveries that no limit has counted may be sent now."""
         now = self._clock()
         return min(drawn.left(now) for drawn in self._drawn)
 
     def permits_again(self) -> int:
-        """How many may go now of whatever was counted before."""
+        """Return how many deliveries that were counted before may be sent now."""
         now = self._clock()
         return min((drawn.left(now) for drawn in self._drawn if not drawn.once), default=UNLIMITED)
 
@@ -336,7 +337,7 @@ class Pacer:
                 self._wake()
 
     async def _lease(self, drawn: _Drawn, missing: int) -> float:
-        """Seconds to wait where nothing was granted, else 0."""
+        """Lease permits. Returns the seconds to wait where none was granted, otherwise 0."""
         asked = self._clock()
         try:
             lease: Grant = await self._limiter.lease(drawn.bucket, missing)

@@ -1,4 +1,4 @@
-"""Reading a route's lanes: as much as there is room for in memory, and from one server at a time."""
+"""Reads a route's lanes: as much as there is room for in memory, and from one server at a time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .preemption import TRICKLE, Preemption
 from .settling import Settler
 
 LAPSED_LOOK: Final = 0.1
-"""Seconds between two looks at a sign of life that has run out."""
+"""Seconds between two checks of a lease that has expired."""
 
 LANDING: Final = 5.0
-"""Seconds that what is in flight at a failover has to come back, before it is read from the new primary again."""
+"""Seconds that requests in flight at a failover have to end before their entries are read from the new primary."""
 LANDING_LOOK: Final = 0.02
 
 
@@ -77,8 +77,8 @@ class Reader:
                 self._holdings.admit(taken, mark)
 
     async def _land(self) -> None:
-        """Another server is the primary: let go of what was read from the old one, and return when what was sent of it
-        is recorded on the new one. Read before that it would be sent again."""
+        """Handle a new primary: drop what was read from the old one, and wait until what was sent of it is recorded on
+        the new one, because reading it earlier would send it again."""
         history = self._queue.history
         self._holdings.withdraw()
         last = self._loop.time() + LANDING
@@ -92,14 +92,14 @@ class Reader:
             await asyncio.sleep(LANDING_LOOK)
 
     async def enrol(self) -> None:
-        """Let revocations be told to this dispatcher, before anything is read."""
+        """Register for revocations before anything is read."""
         patience = Patience(("enrol", self._route))
         while True:
             async with patience:
                 return await self._queue.enrol(self._route.app)
 
     async def lapse(self) -> None:
-        """Take what has expired behind what is read already, from lanes that are not read now."""
+        """Take expired entries from lanes that are not read now, from behind what was read."""
         for lane in LANES:
             mark = self._holdings.mark()
             wanted = self._config.prefetch - self._holdings.held(lane)
@@ -108,7 +108,7 @@ class Reader:
                 self._holdings.admit(await self._queue.lapsed(self._route, lane, now), mark)
 
     async def reclaim(self) -> None:
-        """Take over what others left."""
+        """Take over entries of dead consumers."""
         mark = self._holdings.mark()
         if self._lease.holds and self._history == self._queue.history:
             self._holdings.admit(await self._queue.reclaim(self._route), mark)

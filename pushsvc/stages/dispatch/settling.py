@@ -23,7 +23,7 @@ from .lanes import OpenEntry, Withdrawn
 from .metrics import count_ended
 
 BATCH: Final = 400
-"""Settlements a step: enough to share its cost, few enough that Redis serves others in between."""
+"""Settlements of a step: enough to share its cost, few enough that Redis serves others in between."""
 
 LINGER: Final = 0.004
 """Seconds that a batch waits for more to come. It delays the record, never a push."""
@@ -45,7 +45,7 @@ class Settler:
         self._bound = REPLICATED_BOUND if queue.replicated else BOUND
         self._drawn = 0
         self.recorded = 0
-        """How many of what was handed over, from the first on, are recorded."""
+        """The number of settlements, from the first on, that are recorded."""
         self._waiting: deque[tuple[Settlement | None, OpenEntry]] = deque()
         self._held: dict[str, list[OpenEntry]] = {}
         self._news: deque[tuple[News, asyncio.Future[None]]] = deque()
@@ -56,16 +56,16 @@ class Settler:
 
     @property
     def congested(self) -> bool:
-        """True while too much is unrecorded to send more."""
+        """Whether too much is unrecorded to send more."""
         return len(self._waiting) >= self._bound
 
     @property
     def handed_over(self) -> int:
-        """How many were ever handed over to be recorded."""
+        """The number of settlements that were ever passed on to be recorded."""
         return self._drawn + len(self._waiting)
 
     def hold(self, entry: OpenEntry) -> None:
-        """The entry was taken, and some of it may be sent."""
+        """Register an entry that was taken and of which some targets may be sent."""
         held = self._held.get(entry.chunk.push_id)
         if held is None:
             self._held[entry.chunk.push_id] = [entry]
@@ -73,12 +73,12 @@ class Settler:
             held.append(entry)
 
     def held(self, push_id: str) -> Sequence[OpenEntry]:
-        """The entries of a push that are not settled."""
+        """Return the entries of a push that are not settled."""
         return self._held.get(push_id, ())
 
     def drop(self, given_up: Withdrawn) -> None:
-        """These targets will not be sent: another may have their entries by now. What is in flight of them is still
-        recorded; after that they are taken anew, as far as they are still ours."""
+        """Give up these targets, whose entries another dispatcher may have by now. Those in flight are still recorded;
+        then the entries are taken again, as far as they still belong to this consumer."""
         over = []
         for entry, targets in given_up:
             entry.dropped = True
@@ -89,15 +89,15 @@ class Settler:
         self._queue.forget(over)
 
     async def acknowledge(self, news: News) -> None:
-        """Return when the store has been told that nothing of these revocations will be submitted any more, and how
-        many deliveries of the cancelled pushes are in flight."""
+        """Wait until the store knows that nothing of these revocations will be submitted any more, and how many
+        deliveries of the cancelled pushes are in flight."""
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._news.append((news, told))
         self._more.set()
         await told
 
     def add(self, settlement: Settlement, entry: OpenEntry) -> None:
-        """Record this outcome, soon."""
+        """Record this outcome soon."""
         self._waiting.append((settlement, entry))
         if not self._more.is_set():
             self._more.set()
@@ -110,7 +110,7 @@ class Settler:
         self._idle.clear()
 
     async def drain(self) -> None:
-        """Return when everything that was added has been recorded."""
+        """Wait until everything that was added has been recorded."""
         await self._idle.wait()
 
     def close(self) -> None:
@@ -145,8 +145,8 @@ class Settler:
         self._queue.forget(forgotten)
 
     def _ends_of(self, pushes: Collection[str]) -> bool:
-        """Whether something of these pushes that was not sent has ended otherwise than by the cancel, and is not
-        recorded: it would count as cancelled from now on, and that would be taken back."""
+        """Return whether an unsent delivery of these pushes has ended otherwise than by the cancel and is not recorded:
+        it would count as cancelled from now on, and later change."""
         return (
             bool(pushes)
             and not self._closed
@@ -167,7 +167,7 @@ class Settler:
             told.set_result(None)
 
     def _in_flight(self, pushes: Collection[str]) -> dict[str, int]:
-        """How many deliveries were submitted and are not recorded, of each of these pushes that is held."""
+        """Return the number of deliveries that were submitted and are not recorded, of each of these pushes."""
         counts = {
             push_id: sum(entry.unsettled - len(entry.left) for entry in self._held[push_id])
             for push_id in pushes
@@ -189,7 +189,7 @@ class Settler:
                 held.remove(entry)
 
     def _next_batch(self) -> tuple[list[Settlement], list[EntryRef], list[EntryRef]]:
-        """What is recorded next, the entries that it ends, and those that are to be taken anew."""
+        """Return what is recorded next, the entries that it ends, and those to take again."""
         settlements: list[Settlement] = []
         finished: list[EntryRef] = []
         forgotten: list[EntryRef] = []

@@ -22,7 +22,7 @@ SENT: End = "sent"
 
 
 def pack_arrivals(arrivals: Iterable[Arrival]) -> tuple[list[Group], list[Single]]:
-    """The `groups` and the `singles` of one app shard. A delivery that is acknowledged twice is ended once."""
+    """Return the `groups` and the `singles` of one app shard. A delivery that is acknowledged twice ends once."""
     singles: dict[tuple[Platform, Lane], list[Any]] = {}
     pushes: dict[tuple[str, Platform], dict[int, Arrival]] = {}
     for arrival in arrivals:
@@ -67,7 +67,7 @@ def _group(arrivals: list[Any]) -> Group:
 
 
 def row_of_arrival(arrival: Arrival) -> DeliveryRow:
-    """The row that status keeps of a delivery that a device has acknowledged."""
+    """Return the row of the status for a delivery that a device has acknowledged."""
     return DeliveryRow(
         platform=platform_of(arrival.platform),
         device_id=arrival.device_id,

@@ -1,4 +1,5 @@
-"""Entries that were read become `Taken`: decoded, reduced to their open targets, marked with whom to leave out."""
+"""Makes `Taken` of entries that were read: decodes them, reduces them to their open targets, and marks those to leave
+out."""
 
 from __future__ import annotations
 
@@ -26,21 +27,21 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 class Entry(NamedTuple):
-    """As it lies in the stream."""
+    """An entry of the stream."""
 
     id: str
     blob: bytes
 
 
 class Read(NamedTuple):
-    """What was read of one lane."""
+    """The entries that were read from one lane."""
 
     state: LaneState
     entries: list[Entry]
     history: int
-    """That of the link before it read: at most that of the server which answered."""
+    """The history of the link before the read: at most that of the server which answered."""
     epoch: int = 0
-    """The shard's epoch, where it was read in the same step."""
+    """The shard's epoch, if it was read in the same step."""
 
 
 class Opener:
@@ -60,8 +61,9 @@ class Opener:
     async def open(
         self, route: Route, reads: Iterable[Read], sizes: Sequence[int], newest: Sequence[float]
     ) -> list[Taken]:
-        """Open entries that nobody has worked on, as far as the server knows: after a failover what has ended is left
-        out. By shard, `sizes` are those of the suppression lists, and `newest` says when a device changed last."""
+        """Open entries that no consumer has worked on, as far as the server knows: after a failover, deliveries that
+        have ended are left out. By shard, `sizes` are those of the suppression lists, and `newest` is when a device
+        changed last."""
         found = []
         behind = time.monotonic() < self._link.behind_until
         for read in reads:
@@ -80,7 +82,7 @@ class Opener:
         return await self._hold(route, found, sizes, newest)
 
     async def open_again(self, route: Route, reads: Iterable[Read]) -> list[Taken]:
-        """Open entries that somebody has worked on before, at the targets that have no outcome in their turn."""
+        """Open entries that a consumer has worked on before, with the targets that have no outcome in their turn."""
         reads = [read for read in reads if read.entries]
         if not reads:
             return []
@@ -119,8 +121,8 @@ class Opener:
                 others[platform] = listed
         superseded = await self._supersession.among(route.app, chunks, again=again)
         nothing_known = listed_here is NONE_LISTED and not others and not changed and not superseded
-        # Nothing is awaited from here on: an entry that two calls have read at once is handed out by one of them, and
-        # a call that is cancelled before this holds nothing.
+        # Nothing is awaited from here on: an entry that two calls have read at once is returned by one of them, and a
+        # call that is cancelled earlier registers nothing.
         taken = []
         for state, decoded, cancelled in found:
             for ref, chunk in decoded:
@@ -178,8 +180,8 @@ class Opener:
             await set_aside(self._link, state.key, keys.DISPATCH, quarantine, ref.entry_id, error)
 
     async def _complete(self, state: LaneState, decoded: list[Decoded]) -> list[Decoded]:
-        """The chunks with their messages. Content outlives what waits for it by a day, so that an open delivery without
-        it has expired; else it was lost, and the entry is set aside."""
+        """Return the chunks with their messages. Content is kept for a day longer than what waits for it, so an open
+        delivery without it has expired; otherwise it was lost, and the entry is moved to the quarantine."""
         app, shard = state.place[:2]
         found, lacking = await self._contents.of(app, shard, decoded)
         if lacking:
@@ -193,7 +195,7 @@ class Opener:
         return found
 
     async def _outstanding(self, state: LaneState, decoded: Sequence[Decoded]) -> list[Decoded]:
-        """The chunks at their open targets; entries without any are finished here and now."""
+        """Return the chunks with their open targets; entries without any are finished here."""
         if not decoded:
             return []
         app, shard = state.place[:2]
@@ -215,12 +217,12 @@ class Opener:
                 targets = tuple(target for target in chunk.targets if target.index in wanted)
                 left.append((ref, msgspec.structs.replace(chunk, targets=targets)))
         if over:
-            # In this order: what is deleted and still pending is forgotten with the next look at it.
+            # In this order: what is deleted and still pending is forgotten at its next read.
             await self._link.many([("XDEL", state.key, *over), ("XACK", state.key, keys.DISPATCH, *over)])
         return left
 
     async def _cancelled_of(self, state: LaneState, epoch: int) -> frozenset[str]:
-        """Ids of the shard's cancelled pushes, asked for only when the epoch says that there is news."""
+        """Return the ids of the shard's cancelled pushes, which are read only when the epoch has changed."""
         app, shard = state.place[:2]
         known = self._cancelled.get((app, shard))
         if known is None or known[0] != epoch:
@@ -230,8 +232,8 @@ class Opener:
 
 
 def _left_out(chunk: Chunk, listed: Listed) -> tuple[dict[int, End], dict[int, str]]:
-    """Which targets are sent nothing as their tokens are dead, or were erased after they were chosen: a device is
-    chosen when the push starts, or later."""
+    """Return the targets that are sent nothing because their tokens are dead, or were erased after they were chosen: a
+    device is chosen when the push starts, or later."""
     skip: dict[int, End] = {target.index: "suppressed" for target in chunk.targets if target.token in listed.dead}
     why: dict[int, str] = {}
     accepted = accepted_at(chunk) if listed.erased else 0
@@ -242,7 +244,8 @@ def _left_out(chunk: Chunk, listed: Listed) -> tuple[dict[int, End], dict[int, s
 
 
 def _changed(chunk: Chunk, found: Present, listed: Listed, skip: dict[int, End], why: dict[int, str]) -> Chunk:
-    """The chunk as the registry has its devices now. A device that is gone with its user was erased, not moved."""
+    """Return the chunk with the devices as the registry has them now. A device that was removed with its user was
+    erased, not moved."""
     for index in found.renewed:
         skip.pop(index, None)
         why.pop(index, None)
@@ -257,10 +260,11 @@ def _changed(chunk: Chunk, found: Present, listed: Listed, skip: dict[int, End],
 
 
 def entries_of(flat: Sequence[bytes]) -> list[Entry]:
-    """From a script's answer: id, blob, id, blob, .."""
+    """Return the entries of a script's answer: id, blob, id, blob, .."""
     return [Entry(entry_id.decode(), blob) for entry_id, blob in zip(flat[::2], flat[1::2], strict=True)]
 
 
 def entries_read(answer: Iterable[tuple[bytes, dict[bytes, bytes] | None]]) -> list[Entry]:
-    """From XREADGROUP's answer. An entry that was deleted while pending has no fields, and nothing to decode."""
+    """Return the entries of XREADGROUP's answer. An entry that was deleted while pending has no fields, and nothing to
+    decode."""
     return [Entry(entry_id.decode(), (fields or {}).get(b"c", b"")) for entry_id, fields in answer]

@@ -1,4 +1,4 @@
-"""What one process knows of a lane's stream: which of its entries it holds, and whether it may have missed some."""
+"""The state of a lane's stream in one process: the entries that it works on, and whether it may have missed some."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ...model.push import Lane, Route
 from .. import keys
 
 LOOK = 60.0
-"""Seconds between two looks at one's own pending entries: after a failover the new server may call pending what was
-acknowledged on the old one, and as its consumer lives nobody would take it over."""
+"""Seconds between two checks of this consumer's pending entries: after a failover the new server may call pending what
+was acknowledged on the old one, and no other consumer takes it over while this one lives."""
 
 
 class LaneState:
-    """One stream, as one consumer sees it."""
+    """One stream from the view of one consumer."""
 
     __slots__ = ("cursor", "drained", "expected", "held", "key", "look_at", "looked", "place", "sure_after", "unsure")
 
@@ -21,14 +21,14 @@ class LaneState:
         self.place = (route.app, shard, route.platform, lane)
         self.key = keys.lane(*self.place)
         self.held: set[str] = set()
-        """Ids of the entries that were handed out and are not finished."""
+        """The ids of the entries that were returned and are not finished."""
         self.unsure = True
-        """Entries may be pending under our name that were never handed out."""
+        """Whether entries may be pending for this consumer that were never returned."""
         self.sure_after = 0.0
         self.drained = False
-        """The latest wait returned all that there was: the next read may begin with a wait, too."""
+        """Whether the latest wait returned everything, so that the next read may begin with a wait, too."""
         self.look_at = 0.0
-        """When to look for such entries though nothing says that there are any."""
+        """When to check for such entries although nothing indicates any."""
         self.cursor: bytes | str = "0"
         self.looked = ""
         """The last entry that was looked at for whether its time is over; empty: the next look begins in front."""
@@ -36,18 +36,18 @@ class LaneState:
         self.expected = 500.0
 
     def lost(self, grace: float) -> None:
-        """An answer was lost. The server may even serve the abandoned read later, up to `grace` seconds from now."""
+        """Note that an answer was lost. The server may serve the abandoned read for up to `grace` seconds from now."""
         self.unsure, self.drained = True, False
         self.sure_after = asyncio.get_running_loop().time() + grace
         self.cursor = "0"
 
     def empty(self) -> None:
-        """Nothing (more) is pending that is not held."""
+        """Note that no pending entries are missing here."""
         now = asyncio.get_running_loop().time()
         self.unsure = now < self.sure_after
         self.look_at = now + LOOK
         self.cursor = "0"
 
     def learn(self, targets: int, entries: int) -> None:
-        """Let the average follow what was read, within a few reads."""
+        """Let the average follow the recent reads."""
         self.expected += 0.5 * (max(1.0, targets / entries) - self.expected)

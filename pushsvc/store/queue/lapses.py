@@ -14,14 +14,14 @@ from .entries import Read, entries_of
 from .lanes import LaneState
 
 _TARGETS = 10_000
-"""Targets of one page, about: some megabytes."""
+"""The approximate number of targets of one page: some megabytes."""
 _ENTRIES = 1000
-"""Entries of one page at most."""
+"""The maximum number of entries of one page."""
 
 
 async def take_lapsed(link: Link, consumer: str, state: LaneState, now: int) -> Read:
-    """Those of the next page whose time was over at `now`, in Unix ms, and that no consumer has. The page after the
-    last is the first."""
+    """Return the entries of the next page that had expired at `now`, in Unix ms, and that no consumer has. The first
+    page follows the last."""
     history = link.history
     count = max(1, min(_ENTRIES, int(_TARGETS / state.expected)))
     first = f"({state.looked}" if state.looked else "-"

@@ -15,7 +15,7 @@ from ...telemetry import DEAD_LETTERS_DROPPED, StateLog
 
 
 class DeadLetter(Struct, frozen=True, array_like=True):
-    """One delivery that failed for good. `at` is Unix milliseconds."""
+    """One delivery that failed permanently. `at` is in Unix ms."""
 
     push_id: str
     platform: Platform
@@ -26,7 +26,7 @@ class DeadLetter(Struct, frozen=True, array_like=True):
     attempts: int
     at: int
     turn: int = 1
-    """The turn in which it failed. A replay is a later turn, so that whoever still speaks of this one is not heard."""
+    """The turn in which it failed. A replay is a later turn, so that settlements of this one no longer count."""
     head: bytes = b""
     """The encoded chunk without targets."""
     channel: Platform = ""
@@ -40,7 +40,7 @@ _logs: dict[str, StateLog] = {}
 
 
 def note_dropped(app: str, count: int) -> None:
-    """Count dead letters that made room for later ones, and say so at growing intervals."""
+    """Count dead letters that were removed for later ones, and log that at growing intervals."""
     DEAD_LETTERS_DROPPED.labels(app).inc(count)
     log = _logs.get(app)
     if log is None:
@@ -57,5 +57,5 @@ def encode_dead(letter: DeadLetter) -> bytes:
 
 
 def decode_dead(blob: bytes) -> DeadLetter:
-    """Raises CodecError."""
+    """Decode a dead letter. Raises `CodecError`."""
     return read(_decoder, blob, "a dead letter")

@@ -1,4 +1,4 @@
-"""What cannot be decoded is put aside whole: it neither stops its stream nor is lost."""
+"""The quarantine: an entry that cannot be decoded is moved there, so that it neither stops its stream nor is lost."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from ..link.link import Link
 
 log = get_logger("store")
 _RECORDS = {"q": "delivery", "receipts": "receipt", "events": "event"}
-"""What the streams hold, by their kind."""
+"""The contents of the streams, by their kind."""
 
 
 async def set_aside(link: Link, stream: str, group: str, quarantine: str, entry_id: str, error: CodecError) -> None:
-    """Move an entry out of its stream, and say so without its content: that may hold tokens. `group` is empty where the
-    stream has no consumer group."""
+    """Move an entry to the quarantine, and log that without its content, which may contain tokens. `group` is empty
+    where the stream has no consumer group."""
     why = str(error).partition(":")[0]
     if not await link.script("quarantine", [stream, quarantine], [group, entry_id, why]):
-        return  # deleted while it was pending, or set aside by somebody else
+        return  # deleted while it was pending, or moved by another process
     if (name := keys.parse(stream)) is not None:
         UNREADABLE.labels(name.app, _RECORDS[name.kind]).inc()
     log.error("entry_quarantined", stream=stream, entry=entry_id, kept_in=quarantine, error=why)

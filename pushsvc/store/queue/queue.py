@@ -2,14 +2,14 @@
 
 How an entry lives::
 
-    accept ─────────────> lane ─take─> held by a consumer ─settle─> deleted
-      └> scheduled ─launch─^ ^                │      └─ its consumer dies ─reclaim─> held by another, open targets only
+    accept ─────────────> lane ─take─> with a consumer ────settle─> deleted
+      └> scheduled ─launch─^ ^                │      └─ its consumer dies ─reclaim─> with another, open targets only
                              └──promote── retry zset <─ settle with a Retry (turn + 1)
 
 A read is never repeated blindly. When its answer is lost (fault, cancelled call) the server may have given this
-consumer entries that it has never seen; as the consumer lives, nobody would take them over. So a lane whose read
-failed is *unsure*, as each is at the start, and the next `take` first asks for the consumer's own pending entries
-and hands out those that are not held. That is also how a process resumes that starts again with the same name. After a
+consumer entries that it has never seen; as the consumer lives, no other takes them over. So a lane whose read failed is
+*unsure*, as each is at the start, and the next `take` first asks for the consumer's own pending entries and returns
+those that it does not work on. That is also how a process resumes that starts again with the same name. After a
 failover every lane is unsure, and each is looked at every minute anyway: a server that was promoted may be behind. What
 was acknowledged on the old one comes back then, and the fence finds what of it has ended; what was handed out comes
 undelivered a second time. What was read from the old one is not sent from memory any more, and not acknowledged: its
@@ -48,19 +48,20 @@ from .record import Finished, Group, Record, Single, encode_record
 from .settling import Closed, batches, pack, pack_finished
 
 _SETTLE = 1000
-"""Settlements in one atomic step: it keeps the server from its other clients for some milliseconds."""
+"""Settlements in one atomic step, which blocks the server for some milliseconds."""
 _PROMOTE = 500
 """Chunks that one call moves back."""
 _LAUNCH = 200
-"""Chunks of scheduled pushes that one call moves, about: 2 ms in which the server does nothing else."""
+"""The approximate number of chunks of scheduled pushes that one call moves: 2 ms in which the server is blocked."""
 _RECLAIM = 100
 """Entries that one call takes over from a lane."""
 _BURST = 64
-"""Entries that one wait returns at most."""
+"""The maximum number of entries that one wait returns."""
 _POLL = 0.05
 _RECOUNT = 60.0
 _RECOUNTED = 1000
-"""Retries of a platform that are counted in one step, at most; with more of them they are left for later."""
+"""The maximum number of retries of a platform that are counted in one step; with more of them they are left for
+later."""
 
 
 class RedisQueue:
@@ -94,7 +95,8 @@ class RedisQueue:
     # --- reading ----------------------------------------------------------------------------------
 
     async def take(self, route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
-        """Own entries of before come first. At least one entry is returned where there is one, however large."""
+        """Read entries, this consumer's earlier ones first. At least one is returned where there is one, however
+        large."""
         await self._liveness.begin()
         states = self._states(route, lane)
         now = asyncio.get_running_loop().time()
@@ -186,7 +188,7 @@ class RedisQueue:
         return await self._opener.open(route, reads, sizes, list(map(newest_of, marks)))
 
     async def _poll(self, route: Route, states: Sequence[LaneState], targets: int, wait_ms: int) -> list[Taken]:
-        """Streams in several slots of a cluster cannot be waited for in one command."""
+        """Poll streams in several slots of a cluster, for which one command cannot wait."""
         deadline = asyncio.get_running_loop().time() + wait_ms / 1000
         while (left := deadline - asyncio.get_running_loop().time()) > 0:
             await asyncio.sleep(min(_POLL, left))
@@ -196,7 +198,7 @@ class RedisQueue:
         return []
 
     async def _resume(self, route: Route, state: LaneState, targets: int) -> list[Taken]:
-        """Entries pending under our own name that are not held, at the targets without an outcome."""
+        """Read entries pending for this consumer that it does not work on, with the targets without an outcome."""
         while True:
             count = min(max(1, int(targets / state.expected)), _BURST)
             history = self._link.history
@@ -225,7 +227,7 @@ class RedisQueue:
     # --- settling ---------------------------------------------------------------------------------
 
     async def settle(self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]) -> int:
-        """Entries are acknowledged with the last settlements of their shard, never before."""
+        """Settle deliveries. Entries are acknowledged with the last settlements of their shard, never before."""
         if app in self._supersession.apps:
             await self._supersession.record(app, settlements)
         shards = self._config.shards_of(app)
@@ -265,7 +267,7 @@ class RedisQueue:
                     note_dropped(app, dropped)
                 if not more:
                     break
-                # Somebody else has settled some of a retry's targets: again without them. See settle.lua.
+                # Another consumer has settled some of a retry's targets: repeat without them. See settle.lua.
                 closed |= {(push_id.decode(), index) for push_id, index in zip(more[::2], more[1::2], strict=True)}
         return applied
 
@@ -311,7 +313,7 @@ class RedisQueue:
     # --- moving -----------------------------------------------------------------------------------
 
     async def promote(self, route: Route, now: int) -> int:
-        """Up to 500 chunks a call and shard; call again while it returns something."""
+        """Move up to 500 chunks a call and shard; call it again while it returns any."""
         shards = range(self._config.shards_of(route.app))
         return sum(await asyncio.gather(*(self._promote_in(route, shard, now) for shard in shards)))
 
@@ -326,7 +328,7 @@ class RedisQueue:
         return moved
 
     async def launch(self, app: str, now: int) -> int:
-        """About 200 chunks a call and shard; call again while it returns something."""
+        """Move about 200 chunks a call and shard; call it again while it returns any."""
         launched = await asyncio.gather(
             *(
                 self._link.script(
@@ -340,7 +342,7 @@ class RedisQueue:
         return sum(launched)
 
     async def reclaim(self, route: Route) -> list[Taken]:
-        """Up to 100 entries a lane and shard; consumers that are gone and own nothing leave the group."""
+        """Take over up to 100 entries a lane and shard. Dead consumers without entries are removed from the group."""
         await self._liveness.begin()
         states = [state for lane in LANES for state in self._states(route, lane)]
         leavers = await self._liveness.leavers([state.key for state in states], keys.DISPATCH)
@@ -361,7 +363,7 @@ class RedisQueue:
             raise
 
     async def lapsed(self, route: Route, lane: Lane, now: int) -> list[Taken]:
-        """A page a shard: see lapses.py."""
+        """Return expired entries of one page a shard: see lapses.py."""
         await self._liveness.begin()
         states = self._states(route, lane)
         try:
@@ -408,14 +410,15 @@ class RedisQueue:
         return self._link.waits
 
     def distrust(self) -> None:
-        """Another server answers from now on: entries may be pending on it that are not held here."""
+        """Note that another server answers from now on: entries may be pending on it that this process does not
+        know."""
         for state in self._lanes.values():
             state.held.clear()
             state.lost(0.0)
         self._counted_at = 0.0
 
     def release(self, route: Route) -> None:
-        """The next `take` begins as a new process with our name would: with our pending entries."""
+        """Let the next `take` begin like a new process of this name, with its pending entries."""
         for place in [place for place in self._lanes if (place[0], place[2]) == (route.app, route.platform)]:
             del self._lanes[place]
 
@@ -428,7 +431,8 @@ class RedisQueue:
         await self._recount()
 
     async def _recount(self) -> None:
-        """Now and then, and soon after a failover: what is counted as pending where nothing is, is counted no more."""
+        """Correct the pending counters from time to time, and soon after a failover, where nothing is pending any
+        more."""
         now = asyncio.get_running_loop().time()
         if now < self._counted_at + _RECOUNT:
             return
@@ -441,7 +445,7 @@ class RedisQueue:
             )
 
     async def retire(self) -> None:
-        """What this consumer has not settled may be taken over at once. Taking again brings it back to life."""
+        """Let others take over at once what this consumer has not settled. A later `take` registers it again."""
         await self._held.leave()
         await self._following.end()
         await self._liveness.end()

@@ -15,7 +15,7 @@ from ...model.push import Lane, Platform
 
 
 def lua_string(blob: bytes) -> Raw:
-    """Bytes as MessagePack's `str`: the `cmsgpack` of Redis and Valkey does not know its `bin`."""
+    """Return bytes as MessagePack's `str`: the `cmsgpack` of Redis and Valkey does not know its `bin`."""
     size = len(blob)
     if size < 256:
         return Raw(b"\xd9" + size.to_bytes(1, "big") + blob)
@@ -23,7 +23,7 @@ def lua_string(blob: bytes) -> Raw:
 
 
 class EndOf(Struct, frozen=True, array_like=True, gc=False):
-    """Deliveries of a group that have ended alike."""
+    """Deliveries of a group with the same end."""
 
     name: str
     count: int
@@ -37,13 +37,13 @@ class EndOf(Struct, frozen=True, array_like=True, gc=False):
 
 
 class RetryOf(Struct, frozen=True, array_like=True, gc=False):
-    """Deliveries of a group that go again together."""
+    """Deliveries of a group that are retried together."""
 
     due: int
     """Unix milliseconds, or 0 where they go at once."""
     count: int
     chunk: Raw
-    """Encoded, with its next turn in it."""
+    """The encoded chunk, with its next turn."""
     flew: int
     """1 where they were submitted, of a `counted` group."""
     channel: Platform
@@ -126,7 +126,7 @@ class Record(Struct, frozen=True, array_like=True, gc=False):
     """The instant of the providers' answers, in tens of seconds since the epoch."""
     answers_ttl: int
     dead_most: int
-    """Dead letters to keep, about."""
+    """The approximate number of dead letters to keep."""
 
 
 encode_record = msgspec.msgpack.Encoder().encode

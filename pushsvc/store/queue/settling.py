@@ -1,11 +1,11 @@
-"""Settlements become what `settle.lua` reads: grouped by chunk, with rows, retries, dead letters and receipts.
+"""Turns settlements into the input of `settle.lua`: grouped by chunk, with rows, retries, dead letters and receipts.
 
-Pure. It runs once a delivery, so it avoids what costs: one dictionary look-up finds the group (by the identity of
-the chunk, which all deliveries of an entry share), and only what must be kept is encoded. What was sent of a large push
-goes as one value with all its rows, and a mask of its bits: Redis has then nothing to do for each delivery.
+Pure. It runs for every delivery, so it avoids costs: one dictionary look-up finds the group (by the identity of the
+chunk, which all deliveries of an entry share), and only what must be kept is encoded. The sent deliveries of a large
+push are one value with all rows, and a mask of bits, so that Redis has no work for each delivery.
 
-Retries of one chunk that fall due within the same step travel on as one chunk, at the time of the last of them, so that
-nobody goes before it is due. All others go alone: their content stands once beside the push.
+Retries of one chunk that fall due within the same step stay one chunk, at the time of the last of them, so that none is
+sent before it is due. All others are separate: their content is stored once beside the push.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from .letter import DeadLetter, encode_dead
 from .record import EndOf, Finished, Group, Note, ReceiptOf, RetryOf, Single, lua_string
 
 Again: TypeAlias = tuple[int, str, bool, str, bool]
-"""What retries that travel together have in common: the fields of a `Retry` other than its time, and whether they were
+"""What retries in one chunk have in common: the fields of a `Retry` other than its time, and whether they were
 submitted."""
 STEP_MS: Final = 100
-"""Retries that fall due within the same step are not told apart."""
+"""Retries that fall due within the same step of this many milliseconds share a chunk."""
 Segment: TypeAlias = tuple[str, bool]
 """An end, and whether its deliveries were submitted."""
 WIDEST = 1024
-"""Bytes of a mask, at most."""
+"""The maximum number of bytes of a mask."""
 
 Closed: TypeAlias = set[tuple[str, int]]
 """Push id and index of deliveries that the store has closed."""
@@ -77,8 +77,9 @@ class _Group:
         self.chunk = chunk
         self.asked = not chunk.dry_run
         self.counted = counted
-        """What is in flight of it was counted when it was cancelled: what comes back of that is told apart."""
-        # Of a push that is made from an audience nobody knows yet whether it will have more than SMALL.
+        """Whether the deliveries in flight were counted when the push was cancelled: their outcomes are then recorded
+        apart."""
+        # The final size of a push with an audience is unknown: it may exceed SMALL.
         self.rows_of_sent = 0 if chunk.total > SMALL else SMALL
         """Deliveries from this index on need no row when they end as `sent`."""
         self.seen: set[int] = set()
@@ -90,7 +91,7 @@ class _Group:
         self.receipts: list[tuple[int, msgspec.Raw, int]] = []
 
     def packed(self) -> Group:
-        """The group as settle.lua reads it."""
+        """Return the group as settle.lua reads it."""
         chunk = self.chunk
         large = is_large(chunk.total)
         indexes: list[int] = []
@@ -128,11 +129,9 @@ class _Group:
 
 
 def mask_of(indexes: Sequence[int]) -> tuple[int, bytes]:
-    """The bits of these indexes in a bitmap of Redis, and the number of the byte that they begin with.
-
-    The first bit of a byte is its highest (https://redis.io/docs/latest/commands/setbit/). No bytes where the indexes
-    lie so far apart that a command a bit is the cheaper way.
-    """
+    """Return the bits of these indexes in a bitmap of Redis, and the number of their first byte. The first bit of a
+    byte is its highest (https://redis.io/docs/latest/commands/setbit/). Returns no bytes where the indexes are so far
+    apart that a command a bit is cheaper."""
     first, last = min(indexes) >> 3, max(indexes) >> 3
     if last - first >= WIDEST:
         return 0, b""
@@ -144,17 +143,15 @@ def mask_of(indexes: Sequence[int]) -> tuple[int, bytes]:
 
 
 def member_of(rows: Sequence[tuple[int, DeliveryRow]]) -> bytes:
-    """Rows of a large push as its sorted set keeps them, under the first of their indexes."""
+    """Return the member of a large push's sorted set with these rows, under the first of their indexes."""
     return b"%d %s" % (rows[0][0], encode_rows(rows))
 
 
 def pack(
     settlements: Iterable[Settlement], closed: Closed | None = None, *, counted: Collection[str] = ()
 ) -> tuple[list[Group], list[Single]]:
-    """The `groups` and the `singles` of one app shard, less what is known to be closed.
-
-    `counted` are the cancelled pushes of which it was told how many deliveries are in flight.
-    """
+    """Return the `groups` and the `singles` of one app shard, without deliveries that are known to be closed. `counted`
+    are the cancelled pushes whose deliveries in flight were reported."""
     groups: dict[int, _Group] = {}
     singles: dict[tuple[Platform, Lane, End, int], list[Any]] = {}
     for settlement in settlements:
@@ -214,7 +211,7 @@ def pack(
 
 
 def pack_finished(refs: Iterable[EntryRef]) -> list[Finished]:
-    """Entries to acknowledge, by platform and lane."""
+    """Return the entries to acknowledge, by platform and lane."""
     found: dict[tuple[Platform, Lane], list[str]] = {}
     for ref in refs:
         found.setdefault((ref.platform, ref.lane), []).append(ref.entry_id)
@@ -222,13 +219,14 @@ def pack_finished(refs: Iterable[EntryRef]) -> list[Finished]:
 
 
 def batches(settlements: Sequence[Settlement], size: int) -> Iterator[tuple[Sequence[Settlement], bool]]:
-    """Slices of at most `size`, and whether it is the last; one empty slice where there is nothing."""
+    """Yield slices of at most `size`, and whether each is the last; one empty slice where there is nothing."""
     for start in range(0, max(len(settlements), 1), size):
         yield settlements[start : start + size], start + size >= len(settlements)
 
 
 def together(waiting: Sequence[tuple[int, Target]]) -> list[tuple[int, list[Target]]]:
-    """Targets by the instant at which they go again together: that of the last of them in the same step."""
+    """Return the targets by the instant at which they are retried together: that of the last of them in the same
+    step."""
     groups: dict[int, list[tuple[int, Target]]] = {}
     for due_at, target in waiting:
         groups.setdefault(due_at // STEP_MS, []).append((due_at, target))
@@ -236,7 +234,7 @@ def together(waiting: Sequence[tuple[int, Target]]) -> list[tuple[int, list[Targ
 
 
 def again_as(chunk: Chunk, targets: Sequence[Target], retry: Retry) -> Chunk:
-    """The chunk of some targets that go again, at the same channel or at the fallback that the verdict names."""
+    """Return the chunk of some targets to retry, at the same channel or at the fallback that the verdict names."""
     channel, message, variant, fallbacks = chunk.channel, chunk.message, chunk.variant, chunk.fallbacks
     if retry.channel:
         place = [following.channel for following in fallbacks].index(retry.channel)
@@ -257,12 +255,12 @@ def again_as(chunk: Chunk, targets: Sequence[Target], retry: Retry) -> Chunk:
 
 
 def recorded_turn(chunk: Chunk) -> str:
-    """The turn of these deliveries as fence.lua records it."""
+    """Return the turn of these deliveries as fence.lua records it."""
     return f"{chunk.turn} {chunk.channel}:{chunk.lane}" if chunk.home else str(chunk.turn)
 
 
 def guard_of(chunk: Chunk, due_at: int) -> str:
-    """What stands in front of a retry that an acknowledgement may end before it is due: see waiting.lua."""
+    """Return the prefix of a retry that an acknowledgement may end before it is due: see waiting.lua."""
     spans: list[list[int]] = []
     for index in sorted(target.index for target in chunk.targets):
         if spans and spans[-1][1] == index - 1:
@@ -278,7 +276,7 @@ NOT_SENT = Sent()
 
 
 def row_of(settlement: Settlement, verdict: Ended) -> DeliveryRow:
-    """The row that status keeps of a delivery that has ended."""
+    """Return the row of the status for a delivery that has ended."""
     delivery, outcome = settlement.delivery, settlement.outcome
     sent = outcome if type(outcome) is Sent else NOT_SENT
     chunk = delivery.chunk
@@ -298,7 +296,7 @@ def row_of(settlement: Settlement, verdict: Ended) -> DeliveryRow:
 
 
 def head_of(chunk: Chunk) -> bytes:
-    """What the dead letters of a chunk have in common."""
+    """Return the common part of a chunk's dead letters."""
     return encode_chunk(msgspec.structs.replace(chunk, targets=()))
 
 
@@ -321,7 +319,7 @@ def dead_letter_of(settlement: Settlement, head: bytes) -> DeadLetter:
 
 
 def receipt_of(settlement: Settlement, outcome: TokenDead | TokenSuspect) -> Receipt:
-    """What feedback must know."""
+    """Return the receipt for feedback."""
     delivery = settlement.delivery
     dead = isinstance(outcome, TokenDead)
     return Receipt(
@@ -340,6 +338,6 @@ def receipt_of(settlement: Settlement, outcome: TokenDead | TokenSuspect) -> Rec
 
 
 def attempts_of(settlement: Settlement) -> int:
-    """How often it was attempted: a delivery that was never sent does not count the attempt that was to come."""
+    """Return the number of attempts: a delivery that was never sent does not count the attempt that was to come."""
     attempt = settlement.delivery.chunk.attempt
     return attempt if settlement.outcome is not None else attempt - 1
