@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from pushsvc import runtime
 from pushsvc.stages.cleanup import Ages, Cleaned, clean, sweeps
 from pushsvc.store import Store, StoreConfig, keys
 from pushsvc.store.registry.documents import decode_device
@@ -15,7 +16,13 @@ from .test_store_kit import NOW, make_push
 from .test_store_replay import fail_all
 
 DAY = 86_400_000
-CONFIG = StoreConfig(status_ttl=7 * 86400, dead_ttl=30 * 86400, suppression_ttl=180 * 86400, events_ttl=30 * 86400)
+CONFIG = StoreConfig(
+    status_ttl=7 * 86400,
+    dead_ttl=30 * 86400,
+    suppression_ttl=180 * 86400,
+    events_ttl=30 * 86400,
+    addresses=runtime.addresses(),
+)
 AGES = Ages(tombstones=30 * 86400, suspects=90 * 86400, stale={"fcm": 270 * 86400})
 
 Removed = Counter[tuple[str, str]]

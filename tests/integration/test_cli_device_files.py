@@ -17,7 +17,7 @@ import pytest
 from pushsvc import runtime
 from pushsvc.cli.device_lines import header, ndjson_of
 from pushsvc.model.devices import Device
-from pushsvc.store import Store, open_store
+from pushsvc.store import Store, StoreConfig, open_store
 
 from ..bench.registry import NOW, Population
 from .processes import Processes, own_processes
@@ -28,6 +28,7 @@ from .test_jobs import CONFIG as FILE
 from .test_jobs import until
 
 KNOWN = runtime.addresses()
+STORE = StoreConfig(addresses=KNOWN)
 FCM = """
 [apps.shop.fcm]
 service_account_file = "{folder}/none.json"
@@ -50,7 +51,7 @@ def processes(tmp_path: Path, server: Server) -> Iterator[Processes]:
 
 def play(server: Server, story: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
     async def main() -> None:
-        async with asyncio.timeout(120), open_store(server.url) as store:
+        async with asyncio.timeout(120), open_store(server.url, STORE) as store:
             await story(store)
 
     server.flush()
@@ -99,7 +100,7 @@ def test_an_export_imported_and_exported_again_is_the_same_file(
         code, out, _ = await run(processes, "import", str(one), "--app", "shop")
         assert code == 0
         assert out.startswith("1,200 devices imported, 1,200 of them new, in ")
-        async with open_store(server.url) as again:  # with the hash key of the store that is new
+        async with open_store(server.url, STORE) as again:  # with the hash key of the store that is new
             assert await audit(again) == before
         code, out, _ = await run(processes, "import", str(one), "--app", "shop", "--json")
         reported = json.loads(out)
