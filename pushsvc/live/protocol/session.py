@@ -541,15 +541,16 @@ class Session:
         return effects
 
     def resend(self, page: Page | None, rendered: Mapping[str, Rendered], now: float) -> list[Effect]:
-        """Send again what is still not acknowledged and was due."""
+        """Send again what is still not acknowledged: all of it, though only the first was due. The client's position
+        is the offset of the last publication that it was given, so that one comes last again."""
         if self._state != _OPEN or page is None or page.epoch != self.epoch:
             return []
         effects: list[Effect] = []
         again: list[bytes] = []
         for each in page.publications:
-            earlier = (now, self._app.resend) if self._acked < each.offset <= self._handed else (_NEVER, 0)
-            due, left = self._flight.get(each.offset, earlier)
-            if due <= now and left and each.push.id in rendered:
+            earlier = self._app.resend if self._acked < each.offset <= self._handed else 0
+            _, left = self._flight.get(each.offset, (_NEVER, earlier))
+            if left and each.push.id in rendered:
                 left -= 1
                 due = now + self._resend_after if left else _NEVER
                 self._flight[each.offset] = due, left
@@ -606,7 +607,7 @@ class Session:
                 if self._acked < self._handed:
                     overdue.append(self._acked)
                 if overdue and not self._paused:
-                    effects.append(ResendAsked(min(overdue), self._app.window))
+                    effects.append(ResendAsked(min(overdue), max(self._app.window, len(self._flight))))
         return effects
 
     # --- Parts -----------------------------------------------------------------------------------------------------
@@ -657,12 +658,13 @@ class Session:
         return publications
 
     def _give(self, rendered: Rendered, offset: int, now: float) -> bytes:
-        """Return one publication, which is to be acknowledged from now on."""
+        """Return one publication, which is to be acknowledged from now on, unless it is already."""
         publication = self._codec.publication(rendered, offset, self._last, self._unread)
         self._last = offset
-        due = now + self._resend_after
-        self._flight[offset] = due, self._app.resend
-        self._resend_at = min(self._resend_at, due)
+        if offset > self._acked:  # A device may acknowledge the top of its stream before it has been given all of it.
+            due = now + self._resend_after
+            self._flight[offset] = due, self._app.resend
+            self._resend_at = min(self._resend_at, due)
         return publication
 
     def _write(self, effects: list[Effect], publications: list[bytes]) -> None:
