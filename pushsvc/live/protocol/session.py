@@ -547,9 +547,12 @@ class Session:
             return []
         effects: list[Effect] = []
         again: list[bytes] = []
+        owed = False
         for each in page.publications:
-            earlier = self._app.resend if self._acked < each.offset <= self._handed else 0
-            _, left = self._flight.get(each.offset, (_NEVER, earlier))
+            left = self._flight[each.offset][1] if each.offset in self._flight else 0
+            if self._acked < each.offset <= self._handed and each.offset not in self._flight:
+                left = self._app.resend if self._room > 0 else 0
+                owed = owed or not left
             if left and each.push.id in rendered:
                 left -= 1
                 due = now + self._resend_after if left else _NEVER
@@ -558,8 +561,11 @@ class Session:
         self._write(effects, again)
         if again:
             effects.append(Resent(len(again)))
-        self._handed = 0
         self._resend_at = min((due for due, _ in self._flight.values() if due > now), default=_NEVER)
+        if owed:
+            self._resend_at = min(self._resend_at, now + self._resend_after)
+        else:
+            self._handed = 0
         return effects
 
     def unread(self, unread: int) -> list[Effect]:
