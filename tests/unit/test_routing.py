@@ -92,7 +92,7 @@ def test_a_token_that_is_named_for_two_environments_is_one_delivery_with_a_warni
         path, _, more = said.partition("; ")
         assert fault.path == path
         assert "named before for another environment" in fault.message
-        assert fault.message.endswith(more or "alone")
+        assert fault.message.endswith(more or "only there")
 
 
 def test_a_token_says_where_it_belongs() -> None:
