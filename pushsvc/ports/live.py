@@ -212,7 +212,17 @@ class Unread(Struct, frozen=True, array_like=True, tag="u"):
     unread: int
 
 
-InboxItem: TypeAlias = Poke | Cut | Unread
+class Forwarded(Struct, frozen=True, array_like=True, tag="f"):
+    """A message of a client that came to another gateway than its connection. Its `repr` shows nothing of it."""
+
+    session: str
+    data: bytes
+
+    def __repr__(self) -> str:
+        return "Forwarded()"
+
+
+InboxItem: TypeAlias = Poke | Cut | Unread | Forwarded
 
 
 class Received(Struct, frozen=True):

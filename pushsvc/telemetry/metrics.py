@@ -79,6 +79,42 @@ DEAD_LETTERS = Gauge(
     ["app"],
     multiprocess_mode="livemostrecent",
 )
+LIVE_CONNECTIONS = Gauge(
+    "pushsvc_live_connections",
+    "Open connections of devices.",
+    ["app", "transport"],
+    multiprocess_mode="livesum",
+)
+LIVE_CONNECTS = Counter(
+    "pushsvc_live_connects_total",
+    "Connects of devices: `ok`, `refused` (token or device), `busy` (limits, or Redis away).",
+    ["app", "result"],
+)
+LIVE_DISCONNECTS = Counter(
+    "pushsvc_live_disconnects_total", "Connections of devices that ended, by the code of their end.", ["app", "code"]
+)
+LIVE_MESSAGES = Counter(
+    "pushsvc_live_messages_total",
+    "Deliveries of the live channel, by what became of them: `acked`, `fallback`, `expired`, `dropped`.",
+    ["app", "result"],
+)
+LIVE_ACK_SECONDS = Histogram(
+    "pushsvc_live_ack_seconds",
+    "Seconds from the time at which a push was to be sent to the acknowledgement of a device.",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600),
+)
+LIVE_RESENDS = Counter(
+    "pushsvc_live_resends_total", "Publications that were sent again, because no acknowledgement came.", ["app"]
+)
+LIVE_RECOVERIES = Counter(
+    "pushsvc_live_recoveries_total",
+    "Connects from a position in the stream: `recovered`, or `lost` where something is missing.",
+    ["app", "result"],
+)
+LIVE_FAULTS = Counter("pushsvc_live_faults_total", "Faults in messages of devices, by kind.", ["kind"])
+EVENTS = Counter(
+    "pushsvc_events_total", "Events that devices have reported, of every channel.", ["app", "platform", "event"]
+)
 DEAD_LETTERS_DROPPED = Counter(
     "pushsvc_dead_letters_dropped_total",
     "Dead letters that made room for later ones, because an app has more than queue.dead_letters_max.",

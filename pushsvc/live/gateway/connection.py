@@ -1,0 +1,388 @@
+"""One connection of a device: what its session asks for is done here, and the results are given back to it.
+
+The session decides and does no I/O; its effects are done in order. What needs Redis is done by a task for as long as it
+takes, and its result is given to the session, which ignores it if the connection has ended meanwhile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, assert_never
+
+import msgspec
+
+from ...errors import StoreUnavailable
+from ...ports.live import EventReport, LiveRoute, Page, Position, Recipient
+from ...ports.live import Refused as RefusedDevice
+from ..peer import Request, Transport
+from ..protocol import codes
+from ..protocol.codec import JSON, PROTOBUF, Rendered
+from ..protocol.codes import Disconnect, Refusal
+from ..protocol.effects import (
+    AckAsked,
+    Bytes,
+    Close,
+    ConnectAsked,
+    Effect,
+    EventReported,
+    Fault,
+    FetchAsked,
+    HeartbeatAsked,
+    HistoryAsked,
+    MoreAsked,
+    Ping,
+    Ponged,
+    ReadAsked,
+    RefreshAsked,
+    ResendAsked,
+    Resent,
+)
+from ..protocol.session import Session
+from ..protocol.tokens import Claims, Rejected
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
+
+PAGE = 100
+"""Publications that are read of a stream at once."""
+
+_json = msgspec.json.Encoder().encode
+
+
+class Connection:
+    """A `Peer`: the session of one transport, and the work that it asks for."""
+
+    __slots__ = (
+        "app",
+        "connected_at",
+        "device_id",
+        "number",
+        "_address",
+        "_agreed",
+        "_deadline",
+        "_ended",
+        "_foreground",
+        "_full",
+        "_gateway",
+        "_session",
+        "_transport",
+    )
+
+    def __init__(self, gateway: Gateway, transport: Transport, request: Request) -> None:
+        self.app = self.device_id = ""
+        self.number = 0
+        self.connected_at = 0.0
+        self._gateway = gateway
+        self._transport = transport
+        self._address = request.address
+        self._full = request.full
+        self._agreed = 0.0
+        self._foreground: bool | None = None
+        self._ended = False
+        now = gateway.now()
+        self._session = Session(
+            PROTOBUF if transport.format == "protobuf" else JSON,
+            gateway.client_id(),
+            now,
+            spread=gateway.random(),
+            limits=gateway.limits,
+            emulation=transport.session,
+            frame_pings=transport.frame_pings,
+        )
+        self._deadline = gateway.wheel.after(self._session.due - now, self._tick)
+
+    @property
+    def transport(self) -> str:
+        """The name of the transport."""
+        return self._transport.name
+
+    @property
+    def epoch(self) -> str:
+        """The epoch of the stream that the device follows."""
+        return self._session.epoch
+
+    # --- The transport ---------------------------------------------------------------------------------------------
+
+    def received(self, data: bytes) -> None:
+        """Take one message of the client."""
+        self._run(self._session.received(data, self._gateway.now()))
+
+    def ponged(self) -> None:
+        """Take a pong of WebSocket."""
+        self._run(self._session.ponged(self._gateway.now()))
+
+    def resumed(self) -> None:
+        """Go on writing."""
+        self._run(self._session.resumed())
+
+    def shutdown(self) -> None:
+        """End the connection, because the gateway stops: the device comes back to another one."""
+        self.end(codes.SHUTDOWN)
+
+    def lost(self, clean: bool) -> None:
+        """Take the end of the connection."""
+        self._ended = True
+        self._deadline.cancel()
+        self._session.disconnect(codes.STALE)
+        gateway = self._gateway
+        if not self.number:
+            return
+        gateway.metrics.disconnected(self.app, self._transport.code)
+        key = (self.app, self.device_id)
+        if self.connected_at:
+            gateway.heartbeats.ended(key, self._agreed, gateway.now() - self.connected_at, clean=clean)
+        if gateway.remove(self):
+            self._spawn(gateway.disconnect(self))
+
+    # --- The gateway -----------------------------------------------------------------------------------------------
+
+    def published(self, recipient: Recipient, rendered: Rendered) -> None:
+        """Hand out what was appended to the stream of the device just now."""
+        if self._transport.paused:
+            self._session.pause()
+        self._run(self._session.published(recipient, rendered, self._gateway.now()))
+
+    def appended(self, epoch: str, top: int, unread: int) -> None:
+        """Look whether the stream has something that was not handed out."""
+        self.published(Recipient(self.number, epoch, top, top, unread, 0), _NOTHING)
+
+    def unread(self, count: int) -> None:
+        """Tell the device how much is unread."""
+        self._run(self._session.unread(count))
+
+    def end(self, disconnect: Disconnect) -> None:
+        """End the connection."""
+        self._run(self._session.disconnect(disconnect))
+
+    # --- Effects ---------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._run(self._session.tick(self._gateway.now()))
+
+    def _run(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if type(effect) is Bytes:
+                self._transport.write(effect.data)
+            else:
+                self._do(effect)
+        due = self._session.due
+        if due == math.inf:
+            self._deadline.cancel()
+        elif not self._ended:
+            self._deadline.move(max(0.0, due - self._gateway.now()))
+
+    def _do(self, effect: Effect) -> None:
+        gateway, session = self._gateway, self._session
+        match effect:
+            case Bytes(data=data):
+                self._transport.write(data)
+            case Ping():
+                self._transport.ping()
+            case Close(code=code, reason=reason):
+                self._transport.close(code, reason)
+            case Fault(kind=kind):
+                gateway.metrics.fault(kind)
+            case Resent(count=count):
+                gateway.metrics.resent(self.app, count)
+            case Ponged():
+                pass
+            case ConnectAsked():
+                self._spawn(self._connect(effect))
+            case RefreshAsked(id=id):
+                self._answer(id, self._refresh(effect))
+            case AckAsked(id=id):
+                self._answer(id, self._ack(effect))
+            case ReadAsked(id=id):
+                self._answer(id, self._read(effect))
+            case EventReported(id=id):
+                self._answer(id, self._report(effect))
+            case FetchAsked(id=id):
+                self._answer(id, self._fetch(effect))
+            case HistoryAsked(id=id):
+                self._answer(id, self._history(effect))
+            case HeartbeatAsked(id=id, seconds=wish, foreground=foreground):
+                seconds = self._agree(wish, foreground)
+                self._run(session.heartbeat(id, seconds, gateway.now()))
+            case MoreAsked(since=since, limit=limit):
+                self._spawn(self._more(since, limit))
+            case ResendAsked(since=since, limit=limit):
+                self._spawn(self._resend(since, limit))
+            case _:
+                assert_never(effect)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._gateway.spawn(work)
+
+    def _answer(self, id: int, work: Coroutine[Any, Any, None]) -> None:
+        self._spawn(self._answered(id, work))
+
+    async def _answered(self, id: int, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work of a command; while Redis is away the answer is a temporary error."""
+        try:
+            await work
+        except StoreUnavailable:
+            self._run(self._session.error(id, codes.INTERNAL))
+
+    # --- Connecting ------------------------------------------------------------------------------------------------
+
+    async def _connect(self, ask: ConnectAsked) -> None:
+        gateway = self._gateway
+        refusal: Refusal | None = None
+        if self._full or not gateway.settled:
+            refusal = codes.INTERNAL
+        elif not gateway.connects.admit(gateway.now()):
+            refusal = codes.TOO_MANY_REQUESTS
+        if refusal is not None:
+            self._refuse(ask.id, refusal, "busy")
+            return
+        verdict = gateway.verify(ask.token)
+        self.app, self.device_id = verdict.app, verdict.device_id
+        if isinstance(verdict, Rejected):
+            await self._refuse_late(ask.id, verdict.refusal)
+            return
+        if gateway.denies(verdict.device_id):
+            await self._refuse_late(ask.id, codes.PERMISSION_DENIED)
+            return
+        try:
+            await self._join(ask, verdict)
+        except StoreUnavailable:
+            gateway.remove(self)
+            self._refuse(ask.id, codes.INTERNAL, "busy")
+
+    async def _join(self, ask: ConnectAsked, claims: Claims) -> None:
+        gateway = self._gateway
+        terms = gateway.terms[claims.app]
+        gateway.add(self)  # From here on what is appended for this number is handed to the session.
+        result = await gateway.live.connect(
+            self.app,
+            self.device_id,
+            LiveRoute(gateway.id, self.number),
+            issued_at=claims.issued_at,
+            position=ask.position,
+            limit=PAGE,
+        )
+        if isinstance(result, RefusedDevice):
+            gateway.remove(self)
+            await self._refuse_late(ask.id, codes.REVOKED if result.why == "revoked" else codes.INVALID_TOKEN)
+            return
+        gateway.slowdown.accepted(self._keys)
+        replaced = result.replaced
+        if replaced is not None and replaced.gateway == gateway.id:
+            gateway.replace(replaced.connection, self)
+        if self._ended:
+            await gateway.disconnect(self)
+            return
+        rendered = await gateway.contents.of(self.app, (each.push.id for each in result.page.publications))
+        self._agreed = self._agree(ask.heartbeat, ask.foreground)
+        now = gateway.now()
+        self.connected_at = now
+        recovery = "" if not ask.recover else "recovered" if result.recovered else "lost"
+        gateway.metrics.connected(self.app, recovery)
+        ttl = max(1.0, claims.expires_at - gateway.wall())
+        self._run(
+            self._session.connected(ask.id, result, rendered, terms, heartbeat=self._agreed, ttl=ttl, now=now)
+        )
+
+    def _refuse(self, id: int, refusal: Refusal, result: str) -> None:
+        self._gateway.metrics.refused(self.app, result)
+        self._run(self._session.refused(id, refusal))
+
+    async def _refuse_late(self, id: int, refusal: Refusal) -> None:
+        """Refuse a connect; later with each attempt where clients come back without a pause of their own."""
+        gateway = self._gateway
+        wait = gateway.slowdown.refused(self._keys, gateway.now())
+        if self._transport.name != "websocket" or refusal == codes.TOKEN_EXPIRED:
+            await gateway.pause(wait)
+        self._refuse(id, refusal, "refused")
+
+    @property
+    def _keys(self) -> list[str]:
+        """What refusals are counted by."""
+        return [self._address, f"{self.app}/{self.device_id}"] if self.device_id else [self._address]
+
+    async def _refresh(self, ask: RefreshAsked) -> None:
+        gateway = self._gateway
+        verdict = gateway.verify_refresh(ask.token, self.app, self.device_id)
+        if isinstance(verdict, Rejected):
+            self._run(self._session.refused(ask.id, verdict.refusal))
+        else:
+            ttl = max(1.0, verdict.expires_at - gateway.wall())
+            self._run(self._session.refreshed(ask.id, ttl, gateway.now()))
+
+    def _agree(self, wish: float | None, foreground: bool | None) -> float:
+        if foreground is not None:
+            self._foreground = foreground
+        return self._gateway.heartbeats.agree((self.app, self.device_id), wish, foreground=self._foreground)
+
+    # --- The stream ------------------------------------------------------------------------------------------------
+
+    async def _ack(self, ask: AckAsked) -> None:
+        gateway = self._gateway
+        acked = await gateway.live.ack(self.app, self.device_id, Position(ask.epoch, ask.offset))
+        if acked.fault:
+            error = codes.BAD_REQUEST if acked.fault == "offset" else codes.UNRECOVERABLE_POSITION
+            gateway.metrics.fault("position" if acked.fault == "offset" else "epoch")
+            self._run(self._session.error(ask.id, error))
+            return
+        gateway.confirm(self.app, self.device_id, acked.newly)
+        self._run(self._session.done(ask.id))
+
+    async def _read(self, ask: ReadAsked) -> None:
+        gateway = self._gateway
+        read = await gateway.live.read(self.app, self.device_id, Position(ask.epoch, ask.offset))
+        if read.fault:
+            error = codes.BAD_REQUEST if read.fault == "offset" else codes.UNRECOVERABLE_POSITION
+            self._run(self._session.error(ask.id, error))
+            return
+        self._run(self._session.done(ask.id, b'{"unread":%d}' % read.unread.get(self.device_id, 0)))
+
+    async def _report(self, ask: EventReported) -> None:
+        report = EventReport(ask.push_id, self.device_id, ask.event)
+        counted = await self._gateway.report(self.app, [report])
+        self._run(self._session.done(ask.id, _json({"counted": counted[0]})))
+
+    async def _fetch(self, ask: FetchAsked) -> None:
+        bodies = await self._gateway.live.contents(self.app, [ask.push_id])
+        body = bodies.get(ask.push_id)
+        if body is None:
+            self._run(self._session.error(ask.id, codes.NOT_FOUND))
+        else:
+            self._run(self._session.done(ask.id, body))
+
+    async def _history(self, ask: HistoryAsked) -> None:
+        gateway, limit = self._gateway, ask.limit
+        page = await gateway.live.history(
+            self.app,
+            self.device_id,
+            since=ask.since,
+            epoch=self.epoch,
+            limit=max(1, limit),
+            reverse=ask.reverse,
+        )
+        ids = () if page is None or not limit else (each.push.id for each in page.publications)
+        rendered = await gateway.contents.of(self.app, ids)
+        self._run(self._session.history(ask.id, page, rendered, limit=limit))
+
+    async def _more(self, since: int, limit: int) -> None:
+        page, rendered = await self._page(since, limit)
+        self._run(self._session.more(page, rendered, self._gateway.now()))
+
+    async def _resend(self, since: int, limit: int) -> None:
+        page, rendered = await self._page(since, limit)
+        self._run(self._session.resend(page, rendered, self._gateway.now()))
+
+    async def _page(self, since: int, limit: int) -> tuple[Page | None, Mapping[str, Rendered]]:
+        """Return a page of the stream with its contents, when Redis has it: the connection waits for it."""
+        gateway = self._gateway
+        while not self._ended:
+            try:
+                page = await gateway.live.history(self.app, self.device_id, since=since, epoch=self.epoch, limit=limit)
+                ids = () if page is None else (each.push.id for each in page.publications)
+                return page, await gateway.contents.of(self.app, ids)
+            except StoreUnavailable:
+                await gateway.pause(1.0 + gateway.random())
+        return None, {}
+
+
+_NOTHING = Rendered(b"")

@@ -1,0 +1,365 @@
+"""The connections of one gateway process, and the loops that serve all of them.
+
+Others reach the devices through one inbox a process, however many connections it has; an incarnation of a gateway has
+a name of its own, and its routes are good for as long as it gives signs of life. What it did not hear is in the
+streams: after a gap it compares every connection with its stream. Acknowledged deliveries are confirmed to the queue in
+batches, and kept until the queue has them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, Protocol, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from ... import telemetry
+from ...errors import StoreUnavailable
+from ...ports.live import (
+    EventReport,
+    Forwarded,
+    Inbox,
+    InboxItem,
+    Live,
+    LiveRoute,
+    Poke,
+    Recipient,
+    Reference,
+    Unread,
+)
+from ..config import LiveConfig
+from ..peer import Peer, Request, Transport
+from ..protocol import codes
+from ..protocol.codec import Rendered
+from ..protocol.heartbeat import Bounds
+from ..protocol.session import Limits, Terms
+from ..protocol.slowdown import Slowdown
+from ..protocol.tokens import Claims, Rejected, Verifier
+from ..wheel import Wheel
+from .admission import Admission
+from .connection import Connection
+from .contents import Contents
+from .heartbeats import Heartbeats
+from .metrics import GatewayMetrics
+
+INBOX_WAIT: Final = 1000
+"""Milliseconds of one wait for the inbox."""
+COMPARED: Final = 200
+"""Connections that are compared with their streams in one step."""
+CONFIRMED: Final = 400
+"""Acknowledged deliveries that are confirmed in one step."""
+AGAIN: Final = 0.5
+"""Seconds between two attempts while Redis is away."""
+
+
+class Acknowledged(Struct, frozen=True, gc=False):
+    """A delivery that a device has acknowledged."""
+
+    device_id: str
+    reference: Reference
+    at: int
+    """Unix milliseconds."""
+
+
+Confirm: TypeAlias = Callable[[str, Sequence[Acknowledged]], Awaitable[object]]
+"""Ends deliveries of an app as sent. May be called twice with the same ones. Raises `StoreUnavailable`."""
+
+
+class Member(Protocol):
+    """What a gateway knows of a connection, or of a poll that waits."""
+
+    app: str
+    device_id: str
+    number: int
+    connected_at: float
+    """Seconds of the wheel; 0 until the device is connected."""
+
+    @property
+    def transport(self) -> str:
+        """Return the name of the transport."""
+
+    def published(self, recipient: Recipient, rendered: Rendered) -> None:
+        """Take what was appended to the stream of the device just now."""
+
+    def appended(self, epoch: str, top: int, unread: int) -> None:
+        """Look whether the stream has something that was not handed out."""
+
+    def unread(self, count: int) -> None:
+        """Tell the device how much is unread."""
+
+    def end(self, disconnect: codes.Disconnect) -> None:
+        """End the connection."""
+
+
+class Gateway:
+    """One incarnation. `now` are seconds of the wheel, `wall` Unix seconds."""
+
+    def __init__(
+        self,
+        config: LiveConfig,
+        live: Live,
+        confirm: Confirm,
+        wheel: Wheel,
+        *,
+        wall: Callable[[], float] = time.time,
+        version: str = "",
+    ) -> None:
+        self.id = secrets.token_hex(8)
+        self.live = live
+        self.wheel = wheel
+        self.now = wheel.now
+        self.wall = wall
+        self.random = random.random
+        self.settled = False
+        """Whether the gateway has given a sign of life, and connections may be made."""
+        self.connections: dict[int, Member] = {}
+        self.metrics = GatewayMetrics()
+        self.slowdown = Slowdown()
+        self.limits = Limits(gateway=self.id, version=version, pong_within=config.pong_within)
+        self.contents = Contents(live, config.inline)
+        self.deliver: Callable[[str, bytes], bool] = lambda session, data: False
+        """Hands a message to the connection with this session; the sockets set it."""
+        self._confirm = confirm
+        self._numbers = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._acknowledged: deque[tuple[str, Acknowledged]] = deque()
+        self._more = asyncio.Event()
+        self._left: set[tuple[str, str, int]] = set()
+        self.use(config)
+
+    def use(self, config: LiveConfig) -> None:
+        """Serve by this configuration from the next connect on."""
+        endpoints = msgspec.json.encode(config.endpoints)
+        self.terms = {
+            name: Terms(window=app.window, ack_within=app.ack_within, resends=app.resend, endpoints=endpoints)
+            for name, app in config.apps.items()
+        }
+        self._verifier = Verifier(config.apps)
+        self.connects = Admission(config.connects)
+        self.heartbeats = Heartbeats(
+            Bounds(default=config.heartbeat, least=config.heartbeat_min, most=config.heartbeat_max)
+        )
+        self._denied = frozenset(config.deny)
+
+    # --- What connections ask for ----------------------------------------------------------------------------------
+
+    def make_peer(self, transport: Transport, request: Request) -> Peer:
+        """Return the session of a new connection."""
+        return Connection(self, transport, request)
+
+    def client_id(self) -> str:
+        """Return a new id of a client."""
+        return secrets.token_hex(8)
+
+    def verify(self, token: str) -> Claims | Rejected:
+        """Return what a token says, or why it is refused."""
+        return self._verifier.verify(token, self.wall())
+
+    def verify_refresh(self, token: str, app: str, device_id: str) -> Claims | Rejected:
+        """Return what a new token of an open connection says, or why it is refused."""
+        return self._verifier.verify_refresh(token, self.wall(), Claims(app, device_id, 0.0))
+
+    def denies(self, device_id: str) -> bool:
+        """Return whether the configuration refuses the device."""
+        return device_id in self._denied
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do some work beside everything else."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            telemetry.get_logger("live").error("live_task_failed", error=type(error).__name__)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+    def add(self, connection: Member) -> None:
+        """Give a connection its number."""
+        self._numbers += 1
+        connection.number = self._numbers
+        self.connections[connection.number] = connection
+
+    def remove(self, connection: Member) -> bool:
+        """Forget a connection. Return False if it was replaced, so that its route is another's."""
+        return self.connections.pop(connection.number, None) is not None
+
+    def replace(self, number: int, newer: Member) -> None:
+        """End an older connection of a device."""
+        older = self.connections.get(number)
+        if older is not None and older is not newer:
+            del self.connections[number]
+            older.end(codes.REPLACED)
+
+    async def disconnect(self, connection: Member) -> None:
+        """Take the route of a connection that has ended away; while Redis is away, later."""
+        place = (connection.app, connection.device_id, connection.number)
+        try:
+            await self.live.disconnect(connection.app, connection.device_id, self._route(connection.number))
+        except StoreUnavailable:
+            self._left.add(place)
+
+    def confirm(self, app: str, device_id: str, newly: Iterable[Reference]) -> None:
+        """End what a device has acknowledged as sent, soon."""
+        at = int(self.wall() * 1000)
+        for reference in newly:
+            self.metrics.acked(app, max(0.0, (at - reference.push.at) / 1000))
+            self._acknowledged.append((app, Acknowledged(device_id, reference, at)))
+        self._more.set()
+
+    async def forward(self, node: str, session: str, data: bytes) -> bool:
+        """Hand a message to the gateway that has its session. Return False if that gateway does not live."""
+        for app in self.terms:
+            if node in await self.live.gateways(app):
+                await self.live.poke({node: [Forwarded(session, data)]})
+                return True
+        return False
+
+    async def report(self, app: str, reports: Sequence[EventReport]) -> list[bool]:
+        """Count events. Raises `StoreUnavailable`."""
+        return await self.live.report(app, reports)
+
+    # --- Loops -----------------------------------------------------------------------------------------------------
+
+    async def run_confirming(self) -> None:
+        """Confirm acknowledged deliveries until cancelled."""
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            await self.confirm_all()
+
+    async def confirm_all(self) -> None:
+        """Return when everything that was acknowledged has been confirmed."""
+        waiting = self._acknowledged
+        while waiting:
+            batch: dict[str, list[Acknowledged]] = {}
+            for app, each in [waiting[place] for place in range(min(CONFIRMED, len(waiting)))]:
+                batch.setdefault(app, []).append(each)
+            try:
+                for app, own in batch.items():
+                    await self._confirm(app, own)
+            except StoreUnavailable:
+                await asyncio.sleep(AGAIN)
+                continue
+            for _ in range(sum(map(len, batch.values()))):
+                waiting.popleft()
+
+    async def run_beating(self) -> None:
+        """Give signs of life until cancelled."""
+        while True:
+            try:
+                await self.beat()
+            except StoreUnavailable:
+                await asyncio.sleep(AGAIN)
+                continue
+            await asyncio.sleep(self.live.lifetime / 3)
+
+    async def beat(self) -> None:
+        """Give a sign of life, and compare the connections of apps in which the last one had run out."""
+        counts = Counter(connection.app for connection in self.connections.values())
+        lapsed = await self.live.beat(self.id, {app: counts[app] for app in self.terms})
+        self.settled = True
+        self.metrics.connections(Counter((each.app, each.transport) for each in self.connections.values()))
+        for app, device_id, number in list(self._left):
+            await self.live.disconnect(app, device_id, self._route(number))
+            self._left.discard((app, device_id, number))
+        if lapsed:
+            await self.compare(lapsed)
+
+    async def run_receiving(self) -> None:
+        """Take what others have for these devices, until cancelled."""
+        inbox: Inbox = self.live.inbox(self.id)
+        while True:
+            try:
+                received = await inbox.receive(INBOX_WAIT)
+                for item in received.items:
+                    await self._take(item)
+                if received.lost:
+                    await self.compare(self.terms)
+            except StoreUnavailable:
+                await asyncio.sleep(AGAIN)
+
+    async def _take(self, item: InboxItem) -> None:
+        if isinstance(item, Forwarded):
+            self.deliver(item.session, item.data)
+            return
+        if isinstance(item, Poke):
+            push_id = item.push.id
+            if item.body:
+                rendered = self.contents.add(item.app, push_id, item.body)
+            else:
+                found = await self.contents.of(item.app, [push_id])
+                if push_id not in found:
+                    return
+                rendered = found[push_id]
+            for recipient in item.recipients:
+                connection = self.connections.get(recipient.connection)
+                if connection is not None and connection.app == item.app:
+                    connection.published(recipient, rendered)
+            return
+        connection = self.connections.get(item.connection)
+        if connection is None or connection.app != item.app:
+            return
+        if isinstance(item, Unread):
+            connection.unread(item.unread)
+        else:
+            if item.why == "replaced":
+                del self.connections[item.connection]
+            connection.end(codes.REPLACED if item.why == "replaced" else codes.REVOKED)
+
+    async def compare(self, apps: Iterable[str]) -> None:
+        """Compare every connection of these apps with its stream, and bring it up to date."""
+        for app in apps:
+            own = [each for each in self.connections.values() if each.app == app and each.connected_at]
+            for start in range(0, len(own), COMPARED):
+                some = own[start : start + COMPARED]
+                found = await self.live.presence(app, [each.device_id for each in some])
+                for connection, presence in zip(some, found, strict=True):
+                    if presence is None:
+                        connection.end(codes.REVOKED)
+                    elif presence.route != self._route(connection.number):
+                        connection.end(codes.INSUFFICIENT_STATE)
+                    else:
+                        connection.appended(presence.epoch, presence.top, presence.unread)
+
+    def _route(self, number: int) -> LiveRoute:
+        return LiveRoute(self.id, number)
+
+    async def finish(self) -> None:
+        """Confirm what was acknowledged and leave, after the last connection has ended."""
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.confirm_all()
+        await self.live.leave(self.id, list(self.terms))
+
+
+@asynccontextmanager
+async def open_gateway(
+    config: LiveConfig, live: Live, confirm: Confirm, wheel: Wheel, *, wall: Callable[[], float], version: str
+) -> AsyncIterator[Gateway]:
+    """Run the loops of a gateway while the block lasts. At its end the connections must have ended."""
+    gateway = Gateway(config, live, confirm, wheel, wall=wall, version=version)
+    loops = [gateway.run_beating(), gateway.run_receiving(), gateway.run_confirming()]
+    tasks = [asyncio.create_task(loop) for loop in loops]
+    try:
+        yield gateway
+        async with asyncio.timeout(config.drain):
+            await gateway.finish()
+    except (TimeoutError, StoreUnavailable) as error:
+        # Nothing is lost: what is not confirmed is sent by the next channel.
+        telemetry.get_logger("live").warning("live_drain_incomplete", error=str(error) or type(error).__name__)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

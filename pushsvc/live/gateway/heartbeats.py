@@ -1,0 +1,31 @@
+"""What this process has learned of the intervals that devices and their networks can hold."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..protocol.heartbeat import NOTHING, Bounds, Learned, agree, ended
+
+MOST: Final = 65_536
+"""Devices that are remembered; the one that was not seen for the longest time is forgotten first."""
+
+
+class Heartbeats:
+    """The learned intervals by device. A device that is forgotten begins anew."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._learned: dict[tuple[str, str], Learned] = {}
+
+    def agree(self, device: tuple[str, str], wish: float | None, *, foreground: bool | None) -> float:
+        """Return the interval in seconds that a device gets."""
+        return agree(self._bounds, self._learned.get(device, NOTHING), wish, foreground)
+
+    def ended(self, device: tuple[str, str], agreed: float, lived: float, *, clean: bool) -> None:
+        """Learn from the end of a connection that lived for so many seconds."""
+        learned = self._learned.pop(device, NOTHING)
+        learned = ended(self._bounds, learned, agreed, lived, clean=clean)
+        if learned != NOTHING:
+            self._learned[device] = learned
+            while len(self._learned) > MOST:
+                del self._learned[next(iter(self._learned))]

@@ -1,0 +1,265 @@
+"""The live channel over plain HTTP, for a short connection: history, acknowledgements, events and a long poll.
+
+The bearer is the device's connect token. What a stream cannot give is said in the answer, as over the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from ...errors import Conflict, Fault, Forbidden, InvalidRequest, MalformedBody, NotFound, StoreUnavailable, Unavailable
+from ...errors import Unauthorized
+from ...ports.live import EventReport, LiveRoute, Page, Position, Recipient
+from ...ports.live import Refused as RefusedDevice
+from ..peer import Request
+from ..protocol import codes
+from ..protocol.codec import Rendered
+from ..protocol.commands import AckBody, EventBody, Offset
+from ..protocol.tokens import Claims
+from ..sockets.http import Answer, Route
+from .gateway import Gateway
+
+LONGEST_POLL: Final = 60.0
+"""Seconds of one poll at most: shorter than the patience of common proxies."""
+
+_T = TypeVar("_T")
+_encode = msgspec.json.Encoder().encode
+
+
+class Events(Struct, frozen=True):
+    """Several events of one call."""
+
+    events: Annotated[list[EventBody], Meta(min_length=1, max_length=100)]
+
+
+class HistoryPage(Struct, frozen=True):
+    """A part of the device's stream."""
+
+    epoch: str
+    offset: int
+    """The last offset of the stream."""
+    publications: list[Raw]
+    more: bool
+    missing: int
+
+
+def routes(gateway: Gateway) -> list[Route]:
+    """Return the plain calls of a gateway."""
+    calls = HttpCalls(gateway)
+    return [
+        Route("GET", "/healthz", calls.health),
+        Route("GET", "/v1/live/history", calls.history),
+        Route("GET", "/v1/live/poll", calls.poll),
+        Route("GET", "/v1/live/messages/{id}", calls.message),
+        Route("POST", "/v1/live/ack", calls.ack),
+        Route("POST", "/v1/live/read", calls.read),
+        Route("POST", "/v1/live/events", calls.events),
+    ]
+
+
+class HttpCalls:
+    """The handlers. Each raises `Unauthorized` without a valid token, and `Unavailable` while Redis is away."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def health(self, request: Request) -> Answer:
+        """Answer that the process is alive."""
+        return Answer(b'{"status":"ok"}')
+
+    async def history(self, request: Request) -> Answer:
+        """Answer with a page of the stream, in either direction."""
+        device = self._device(request)
+        query = request.query
+        page = await self._page(
+            device,
+            _number(query, "since", 0, 2**53 - 1),
+            query.get("epoch", ""),
+            _number(query, "limit", 1, 200) or 100,
+            reverse=query.get("reverse", "") in ("1", "true"),
+        )
+        return await self._show(device, page)
+
+    async def poll(self, request: Request) -> Answer:
+        """Answer with what stands behind a position; wait for the first where nothing does."""
+        device = self._device(request)
+        query, gateway = request.query, self._gateway
+        since, epoch = _number(query, "since", 0, 2**53 - 1), query.get("epoch", "")
+        seconds = _number(query, "wait", 0, int(LONGEST_POLL))
+        waiting = Waiting(device)
+        position = None if since is None or not epoch else Position(epoch, since)
+        gateway.add(waiting)
+        try:
+            async with _away():
+                result = await gateway.live.connect(
+                    device.app,
+                    device.device_id,
+                    LiveRoute(gateway.id, waiting.number),
+                    issued_at=device.issued_at,
+                    position=position,
+                    limit=100,
+                )
+            if isinstance(result, RefusedDevice):
+                raise Unauthorized("The token was revoked, or its device is not known.")
+            if result.replaced is not None and result.replaced.gateway == gateway.id:
+                gateway.replace(result.replaced.connection, waiting)
+            if result.page.publications or not seconds:
+                return await self._show(device, result.page, recovered=result.recovered)
+            try:
+                async with asyncio.timeout(seconds if seconds is not None else 25):
+                    await waiting.called.wait()
+            except TimeoutError:
+                pass
+            if waiting.replaced:
+                raise Conflict("Another connection of this device has replaced this one.")
+            page = await self._page(device, result.since, result.page.epoch, 100, reverse=False)
+            return await self._show(device, page, recovered=result.recovered)
+        finally:
+            if gateway.remove(waiting):
+                gateway.spawn(gateway.disconnect(waiting))
+
+    async def message(self, request: Request) -> Answer:
+        """Answer with the content of a push of which a notice was sent."""
+        device = self._device(request)
+        push_id = request.params["id"]
+        async with _away():
+            bodies = await self._gateway.live.contents(device.app, [push_id])
+        if push_id not in bodies:
+            raise NotFound("There is no content of this push, or not any more.")
+        return Answer(bodies[push_id])
+
+    async def ack(self, request: Request) -> Answer:
+        """Acknowledge everything up to an offset."""
+        device = self._device(request)
+        asked = _read(request.body, AckBody).ack
+        position = Position(asked.epoch, asked.offset) if isinstance(asked, Offset) else Position("", asked)
+        async with _away():
+            acked = await self._gateway.live.ack(device.app, device.device_id, position)
+        _refuse(acked.fault)
+        self._gateway.confirm(device.app, device.device_id, acked.newly)
+        return Answer(_encode({"acked": acked.acked, "unacked": acked.unacked}))
+
+    async def read(self, request: Request) -> Answer:
+        """Note that the user has read everything up to an offset."""
+        device = self._device(request)
+        asked = _read(request.body, Offset)
+        async with _away():
+            read = await self._gateway.live.read(device.app, device.device_id, Position(asked.epoch, asked.offset))
+        _refuse(read.fault)
+        return Answer(_encode({"unread": read.unread.get(device.device_id, 0)}))
+
+    async def events(self, request: Request) -> Answer:
+        """Count what has become of pushes, whichever channel they came by: one event, or `events`."""
+        device = self._device(request)
+        try:
+            reported = [msgspec.json.decode(request.body, type=EventBody)]
+        except msgspec.MsgspecError:
+            reported = _read(request.body, Events).events
+        reports = [EventReport(each.id, device.device_id, each.event) for each in reported]
+        async with _away():
+            counted = await self._gateway.report(device.app, reports)
+        return Answer(_encode({"counted": sum(counted)}))
+
+    def _device(self, request: Request) -> Claims:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        verdict = self._gateway.verify(token.strip()) if scheme.lower() == "bearer" else None
+        if not isinstance(verdict, Claims):
+            expired = verdict is not None and verdict.refusal == codes.TOKEN_EXPIRED
+            raise Unauthorized("The token has expired." if expired else "Send the device's token as bearer.")
+        if self._gateway.denies(verdict.device_id):
+            raise Forbidden("This device is refused.")
+        return verdict
+
+    async def _page(
+        self, device: Claims, since: int | None, epoch: str, limit: int, *, reverse: bool
+    ) -> Page | None:
+        async with _away():
+            return await self._gateway.live.history(
+                device.app, device.device_id, since=since, epoch=epoch, limit=limit, reverse=reverse
+            )
+
+    async def _show(self, device: Claims, page: Page | None, *, recovered: bool | None = None) -> Answer:
+        if page is None:
+            raise NotFound("This device has no stream yet: it begins with the first connect or the first push.")
+        async with _away():
+            rendered = await self._gateway.contents.of(device.app, (each.push.id for each in page.publications))
+        shown = [
+            Raw(b'{"offset":%d,"data":%b,"prev":%d}}' % (each.offset, rendered[each.push.id], each.prev))
+            for each in page.publications
+            if each.push.id in rendered
+        ]
+        lost = len(page.publications) - len(shown)
+        found = HistoryPage(page.epoch, page.top, shown, page.more, page.missing + lost)
+        if recovered is None:
+            return Answer(_encode(found))
+        return Answer(_encode({**msgspec.structs.asdict(found), "recovered": recovered and not lost}))
+
+
+class Waiting:
+    """A poll that waits, in the place of a connection."""
+
+    transport = "poll"
+    epoch = ""
+
+    def __init__(self, device: Claims) -> None:
+        self.app, self.device_id = device.app, device.device_id
+        self.number = 0
+        self.connected_at = 0.0
+        self.called = asyncio.Event()
+        self.replaced = False
+
+    def published(self, recipient: Recipient, rendered: Rendered) -> None:
+        """End the wait: something was appended."""
+        self.called.set()
+
+    def appended(self, epoch: str, top: int, unread: int) -> None:
+        """End the wait: something may have been appended."""
+        self.called.set()
+
+    def unread(self, count: int) -> None:
+        """Pass over what is unread: the next answer has it."""
+
+    def end(self, disconnect: codes.Disconnect) -> None:
+        """End the wait."""
+        self.replaced = disconnect == codes.REPLACED
+        self.called.set()
+
+
+class _away:  # noqa: N801  # reads as a statement: `async with _away():`
+    """Answers 503 while Redis is away."""
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, StoreUnavailable):
+            raise Unavailable("Redis cannot be reached. Try again.", retry_after=1) from None
+
+
+def _read(body: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(faults=[Fault("body", str(error))]) from None
+    except msgspec.MsgspecError:
+        raise MalformedBody("The body is not JSON.") from None
+
+
+def _number(query: dict[str, str], name: str, least: int, most: int) -> int | None:
+    text = query.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal()) or not least <= int(text) <= most:
+        raise InvalidRequest(faults=[Fault(name, f"expected a number from {least} to {most}")])
+    return int(text)
+
+
+def _refuse(fault: str) -> None:
+    if fault == "offset":
+        raise InvalidRequest(faults=[Fault("offset", "is beyond the end of the stream")])
+    if fault:
+        raise Conflict("The position is not of this stream: read the history to find where it stands.")
