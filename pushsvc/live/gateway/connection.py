@@ -54,10 +54,6 @@ class Connection:
     """A `Peer`: the session of one transport, and the work that it asks for."""
 
     __slots__ = (
-        "app",
-        "connected_at",
-        "device_id",
-        "number",
         "_address",
         "_agreed",
         "_deadline",
@@ -67,6 +63,10 @@ class Connection:
         "_gateway",
         "_session",
         "_transport",
+        "app",
+        "connected_at",
+        "device_id",
+        "number",
     )
 
     def __init__(self, gateway: Gateway, transport: Transport, request: Request) -> None:
@@ -214,15 +214,15 @@ class Connection:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._gateway.spawn(work)
 
-    def _answer(self, id: int, work: Coroutine[Any, Any, None]) -> None:
-        self._spawn(self._answered(id, work))
+    def _answer(self, command_id: int, work: Coroutine[Any, Any, None]) -> None:
+        self._spawn(self._answered(command_id, work))
 
-    async def _answered(self, id: int, work: Coroutine[Any, Any, None]) -> None:
+    async def _answered(self, command_id: int, work: Coroutine[Any, Any, None]) -> None:
         """Do the work of a command; while Redis is away the answer is a temporary error."""
         try:
             await work
         except StoreUnavailable:
-            self._run(self._session.error(id, codes.INTERNAL))
+            self._run(self._session.error(command_id, codes.INTERNAL))
 
     # --- Connecting ------------------------------------------------------------------------------------------------
 
@@ -252,7 +252,7 @@ class Connection:
 
     async def _join(self, ask: ConnectAsked, claims: Claims) -> None:
         gateway = self._gateway
-        terms = gateway.terms[claims.app]
+        app = gateway.config.apps[claims.app]
         gateway.add(self)  # From here on what is appended for this number is handed to the session.
         result = await gateway.live.connect(
             self.app,
@@ -280,21 +280,19 @@ class Connection:
         recovery = "" if not ask.recover else "recovered" if result.recovered else "lost"
         gateway.metrics.connected(self.app, recovery)
         ttl = max(1.0, claims.expires_at - gateway.wall())
-        self._run(
-            self._session.connected(ask.id, result, rendered, terms, heartbeat=self._agreed, ttl=ttl, now=now)
-        )
+        self._run(self._session.connected(ask.id, result, rendered, app, heartbeat=self._agreed, ttl=ttl, now=now))
 
-    def _refuse(self, id: int, refusal: Refusal, result: str) -> None:
+    def _refuse(self, command_id: int, refusal: Refusal, result: str) -> None:
         self._gateway.metrics.refused(self.app, result)
-        self._run(self._session.refused(id, refusal))
+        self._run(self._session.refused(command_id, refusal))
 
-    async def _refuse_late(self, id: int, refusal: Refusal) -> None:
+    async def _refuse_late(self, command_id: int, refusal: Refusal) -> None:
         """Refuse a connect; later with each attempt where clients come back without a pause of their own."""
         gateway = self._gateway
         wait = gateway.slowdown.refused(self._keys, gateway.now())
         if self._transport.name != "websocket" or refusal == codes.TOKEN_EXPIRED:
             await gateway.pause(wait)
-        self._refuse(id, refusal, "refused")
+        self._refuse(command_id, refusal, "refused")
 
     @property
     def _keys(self) -> list[str]:
@@ -320,22 +318,16 @@ class Connection:
     async def _ack(self, ask: AckAsked) -> None:
         gateway = self._gateway
         acked = await gateway.live.ack(self.app, self.device_id, Position(ask.epoch, ask.offset))
-        if acked.fault:
-            error = codes.BAD_REQUEST if acked.fault == "offset" else codes.UNRECOVERABLE_POSITION
-            gateway.metrics.fault("position" if acked.fault == "offset" else "epoch")
-            self._run(self._session.error(ask.id, error))
-            return
         gateway.confirm(self.app, self.device_id, acked.newly)
-        self._run(self._session.done(ask.id))
+        self._run(self._session.acked(ask.id, acked.fault))
 
     async def _read(self, ask: ReadAsked) -> None:
         gateway = self._gateway
         read = await gateway.live.read(self.app, self.device_id, Position(ask.epoch, ask.offset))
         if read.fault:
-            error = codes.BAD_REQUEST if read.fault == "offset" else codes.UNRECOVERABLE_POSITION
-            self._run(self._session.error(ask.id, error))
-            return
-        self._run(self._session.done(ask.id, b'{"unread":%d}' % read.unread.get(self.device_id, 0)))
+            self._run(self._session.acked(ask.id, read.fault))
+        else:
+            self._run(self._session.done(ask.id, b'{"unread":%d}' % read.unread.get(self.device_id, 0)))
 
     async def _report(self, ask: EventReported) -> None:
         report = EventReport(ask.push_id, self.device_id, ask.event)
@@ -362,7 +354,7 @@ class Connection:
         )
         ids = () if page is None or not limit else (each.push.id for each in page.publications)
         rendered = await gateway.contents.of(self.app, ids)
-        self._run(self._session.history(ask.id, page, rendered, limit=limit))
+        self._run(self._session.history(ask, page, rendered))
 
     async def _more(self, since: int, limit: int) -> None:
         page, rendered = await self._page(since, limit)

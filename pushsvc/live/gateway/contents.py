@@ -34,9 +34,9 @@ class Contents:
     async def of(self, app: str, push_ids: Iterable[str]) -> Mapping[str, Rendered]:
         """Return the contents of these pushes; those that are gone are left out. Raises `StoreUnavailable`."""
         wanted = set(push_ids)
-        found = {id: kept for id in wanted if (kept := self._rendered.get((app, id))) is not None}
+        found = {each: kept for each in wanted if (kept := self._rendered.get((app, each))) is not None}
         missing = sorted(wanted - found.keys())
         if missing:
             bodies = await self._streams.contents(app, missing)
-            found |= {id: self.add(app, id, body) for id, body in bodies.items()}
+            found |= {each: self.add(app, each, body) for each, body in bodies.items()}
         return found

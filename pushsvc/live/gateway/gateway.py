@@ -13,7 +13,7 @@ import random
 import secrets
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -39,7 +39,7 @@ from ..peer import Peer, Request, Transport
 from ..protocol import codes
 from ..protocol.codec import Rendered
 from ..protocol.heartbeat import Bounds
-from ..protocol.session import Limits, Terms
+from ..protocol.session import Limits
 from ..protocol.slowdown import Slowdown
 from ..protocol.tokens import Claims, Rejected, Verifier
 from ..wheel import Wheel
@@ -122,7 +122,7 @@ class Gateway:
         self.connections: dict[int, Member] = {}
         self.metrics = GatewayMetrics()
         self.slowdown = Slowdown()
-        self.limits = Limits(gateway=self.id, version=version, pong_within=config.pong_within)
+        self._version = version
         self.contents = Contents(live, config.inline)
         self.deliver: Callable[[str, bytes], bool] = lambda session, data: False
         """Hands a message to the connection with this session; the sockets set it."""
@@ -136,11 +136,13 @@ class Gateway:
 
     def use(self, config: LiveConfig) -> None:
         """Serve by this configuration from the next connect on."""
-        endpoints = msgspec.json.encode(config.endpoints)
-        self.terms = {
-            name: Terms(window=app.window, ack_within=app.ack_within, resends=app.resend, endpoints=endpoints)
-            for name, app in config.apps.items()
-        }
+        self.config = config
+        self.limits = Limits(
+            gateway=self.id,
+            version=self._version,
+            pong_within=config.pong_within,
+            endpoints=msgspec.json.encode(config.endpoints),
+        )
         self._verifier = Verifier(config.apps)
         self.connects = Admission(config.connects)
         self.heartbeats = Heartbeats(
@@ -220,7 +222,7 @@ class Gateway:
 
     async def forward(self, node: str, session: str, data: bytes) -> bool:
         """Hand a message to the gateway that has its session. Return False if that gateway does not live."""
-        for app in self.terms:
+        for app in self.config.apps:
             if node in await self.live.gateways(app):
                 await self.live.poke({node: [Forwarded(session, data)]})
                 return True
@@ -268,7 +270,7 @@ class Gateway:
     async def beat(self) -> None:
         """Give a sign of life, and compare the connections of apps in which the last one had run out."""
         counts = Counter(connection.app for connection in self.connections.values())
-        lapsed = await self.live.beat(self.id, {app: counts[app] for app in self.terms})
+        lapsed = await self.live.beat(self.id, {app: counts[app] for app in self.config.apps})
         self.settled = True
         self.metrics.connections(Counter((each.app, each.transport) for each in self.connections.values()))
         for app, device_id, number in list(self._left):
@@ -286,7 +288,7 @@ class Gateway:
                 for item in received.items:
                     await self._take(item)
                 if received.lost:
-                    await self.compare(self.terms)
+                    await self.compare(self.config.apps)
             except StoreUnavailable:
                 await asyncio.sleep(AGAIN)
 
@@ -341,7 +343,7 @@ class Gateway:
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.confirm_all()
-        await self.live.leave(self.id, list(self.terms))
+        await self.live.leave(self.id, list(self.config.apps))
 
 
 @asynccontextmanager

@@ -11,19 +11,30 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from ...errors import Conflict, Fault, Forbidden, InvalidRequest, MalformedBody, NotFound, StoreUnavailable, Unavailable
-from ...errors import Unauthorized
+from ...errors import (
+    Conflict,
+    Fault,
+    Forbidden,
+    InvalidRequest,
+    MalformedBody,
+    NotFound,
+    StoreUnavailable,
+    Unauthorized,
+    Unavailable,
+)
 from ...ports.live import EventReport, LiveRoute, Page, Position, Recipient
 from ...ports.live import Refused as RefusedDevice
 from ..peer import Request
 from ..protocol import codes
 from ..protocol.codec import Rendered
-from ..protocol.commands import AckBody, EventBody, Offset
+from ..protocol.commands import EventBody, OffsetBody
 from ..protocol.tokens import Claims
-from ..sockets.http import Answer, Route
+from ..sockets.http import HttpAnswer, HttpRoute
 from .gateway import Gateway
 
-LONGEST_POLL: Final = 60.0
+POLL: Final = 25
+"""Seconds for which a poll waits that does not say."""
+LONGEST_POLL: Final = 55
 """Seconds of one poll at most: shorter than the patience of common proxies."""
 
 _T = TypeVar("_T")
@@ -47,17 +58,17 @@ class HistoryPage(Struct, frozen=True):
     missing: int
 
 
-def routes(gateway: Gateway) -> list[Route]:
+def routes(gateway: Gateway) -> list[HttpRoute]:
     """Return the plain calls of a gateway."""
     calls = HttpCalls(gateway)
     return [
-        Route("GET", "/healthz", calls.health),
-        Route("GET", "/v1/live/history", calls.history),
-        Route("GET", "/v1/live/poll", calls.poll),
-        Route("GET", "/v1/live/messages/{id}", calls.message),
-        Route("POST", "/v1/live/ack", calls.ack),
-        Route("POST", "/v1/live/read", calls.read),
-        Route("POST", "/v1/live/events", calls.events),
+        HttpRoute("GET", "/healthz", calls.health),
+        HttpRoute("GET", "/v1/live/history", calls.history),
+        HttpRoute("GET", "/v1/live/poll", calls.poll),
+        HttpRoute("GET", "/v1/live/messages/{id}", calls.message),
+        HttpRoute("POST", "/v1/live/ack", calls.ack),
+        HttpRoute("POST", "/v1/live/read", calls.read),
+        HttpRoute("POST", "/v1/live/events", calls.events),
     ]
 
 
@@ -67,11 +78,11 @@ class HttpCalls:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def health(self, request: Request) -> Answer:
+    async def health(self, request: Request) -> HttpAnswer:
         """Answer that the process is alive."""
-        return Answer(b'{"status":"ok"}')
+        return HttpAnswer(b'{"status":"ok"}')
 
-    async def history(self, request: Request) -> Answer:
+    async def history(self, request: Request) -> HttpAnswer:
         """Answer with a page of the stream, in either direction."""
         device = self._device(request)
         query = request.query
@@ -84,12 +95,13 @@ class HttpCalls:
         )
         return await self._show(device, page)
 
-    async def poll(self, request: Request) -> Answer:
+    async def poll(self, request: Request) -> HttpAnswer:
         """Answer with what stands behind a position; wait for the first where nothing does."""
         device = self._device(request)
         query, gateway = request.query, self._gateway
         since, epoch = _number(query, "since", 0, 2**53 - 1), query.get("epoch", "")
-        seconds = _number(query, "wait", 0, int(LONGEST_POLL))
+        wait = _number(query, "wait", 0, LONGEST_POLL)
+        seconds = POLL if wait is None else wait
         waiting = Waiting(device)
         position = None if since is None or not epoch else Position(epoch, since)
         gateway.add(waiting)
@@ -110,7 +122,7 @@ class HttpCalls:
             if result.page.publications or not seconds:
                 return await self._show(device, result.page, recovered=result.recovered)
             try:
-                async with asyncio.timeout(seconds if seconds is not None else 25):
+                async with asyncio.timeout(seconds):
                     await waiting.called.wait()
             except TimeoutError:
                 pass
@@ -122,7 +134,7 @@ class HttpCalls:
             if gateway.remove(waiting):
                 gateway.spawn(gateway.disconnect(waiting))
 
-    async def message(self, request: Request) -> Answer:
+    async def message(self, request: Request) -> HttpAnswer:
         """Answer with the content of a push of which a notice was sent."""
         device = self._device(request)
         push_id = request.params["id"]
@@ -130,29 +142,28 @@ class HttpCalls:
             bodies = await self._gateway.live.contents(device.app, [push_id])
         if push_id not in bodies:
             raise NotFound("There is no content of this push, or not any more.")
-        return Answer(bodies[push_id])
+        return HttpAnswer(bodies[push_id])
 
-    async def ack(self, request: Request) -> Answer:
+    async def ack(self, request: Request) -> HttpAnswer:
         """Acknowledge everything up to an offset."""
         device = self._device(request)
-        asked = _read(request.body, AckBody).ack
-        position = Position(asked.epoch, asked.offset) if isinstance(asked, Offset) else Position("", asked)
+        position = _position(request.body)
         async with _away():
             acked = await self._gateway.live.ack(device.app, device.device_id, position)
         _refuse(acked.fault)
         self._gateway.confirm(device.app, device.device_id, acked.newly)
-        return Answer(_encode({"acked": acked.acked, "unacked": acked.unacked}))
+        return HttpAnswer(_encode({"acked": acked.acked, "unacked": acked.unacked}))
 
-    async def read(self, request: Request) -> Answer:
+    async def read(self, request: Request) -> HttpAnswer:
         """Note that the user has read everything up to an offset."""
         device = self._device(request)
-        asked = _read(request.body, Offset)
+        position = _position(request.body)
         async with _away():
-            read = await self._gateway.live.read(device.app, device.device_id, Position(asked.epoch, asked.offset))
+            read = await self._gateway.live.read(device.app, device.device_id, position)
         _refuse(read.fault)
-        return Answer(_encode({"unread": read.unread.get(device.device_id, 0)}))
+        return HttpAnswer(_encode({"unread": read.unread.get(device.device_id, 0)}))
 
-    async def events(self, request: Request) -> Answer:
+    async def events(self, request: Request) -> HttpAnswer:
         """Count what has become of pushes, whichever channel they came by: one event, or `events`."""
         device = self._device(request)
         try:
@@ -162,7 +173,7 @@ class HttpCalls:
         reports = [EventReport(each.id, device.device_id, each.event) for each in reported]
         async with _away():
             counted = await self._gateway.report(device.app, reports)
-        return Answer(_encode({"counted": sum(counted)}))
+        return HttpAnswer(_encode({"counted": sum(counted)}))
 
     def _device(self, request: Request) -> Claims:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -174,15 +185,13 @@ class HttpCalls:
             raise Forbidden("This device is refused.")
         return verdict
 
-    async def _page(
-        self, device: Claims, since: int | None, epoch: str, limit: int, *, reverse: bool
-    ) -> Page | None:
+    async def _page(self, device: Claims, since: int | None, epoch: str, limit: int, *, reverse: bool) -> Page | None:
         async with _away():
             return await self._gateway.live.history(
                 device.app, device.device_id, since=since, epoch=epoch, limit=limit, reverse=reverse
             )
 
-    async def _show(self, device: Claims, page: Page | None, *, recovered: bool | None = None) -> Answer:
+    async def _show(self, device: Claims, page: Page | None, *, recovered: bool | None = None) -> HttpAnswer:
         if page is None:
             raise NotFound("This device has no stream yet: it begins with the first connect or the first push.")
         async with _away():
@@ -195,8 +204,8 @@ class HttpCalls:
         lost = len(page.publications) - len(shown)
         found = HistoryPage(page.epoch, page.top, shown, page.more, page.missing + lost)
         if recovered is None:
-            return Answer(_encode(found))
-        return Answer(_encode({**msgspec.structs.asdict(found), "recovered": recovered and not lost}))
+            return HttpAnswer(_encode(found))
+        return HttpAnswer(_encode({**msgspec.structs.asdict(found), "recovered": recovered and not lost}))
 
 
 class Waiting:
@@ -247,6 +256,13 @@ def _read(body: bytes, kind: type[_T]) -> _T:
         raise InvalidRequest(faults=[Fault("body", str(error))]) from None
     except msgspec.MsgspecError:
         raise MalformedBody("The body is not JSON.") from None
+
+
+def _position(body: bytes) -> Position:
+    asked = _read(body, OffsetBody).position
+    if asked is None:
+        raise InvalidRequest(faults=[Fault("offset", "is missing: expected a number")])
+    return Position(asked.epoch, asked.offset)
 
 
 def _number(query: dict[str, str], name: str, least: int, most: int) -> int | None:
