@@ -26,7 +26,7 @@ from ..protocol.effects import (
     ConnectAsked,
     Effect,
     EventReported,
-    Fault,
+    FaultSeen,
     FetchAsked,
     HeartbeatAsked,
     HistoryAsked,
@@ -181,7 +181,7 @@ class Connection:
                 self._transport.ping()
             case Close(code=code, reason=reason):
                 self._transport.close(code, reason)
-            case Fault(kind=kind):
+            case FaultSeen(kind=kind):
                 gateway.metrics.fault(kind)
             case Resent(count=count):
                 gateway.metrics.resent(self.app, count)
@@ -317,8 +317,7 @@ class Connection:
 
     async def _ack(self, ask: AckAsked) -> None:
         gateway = self._gateway
-        acked = await gateway.live.ack(self.app, self.device_id, Position(ask.epoch, ask.offset))
-        gateway.confirm(self.app, self.device_id, acked.newly)
+        acked = await gateway.ack(self.app, self.device_id, Position(ask.epoch, ask.offset))
         self._run(self._session.acked(ask.id, acked.fault))
 
     async def _read(self, ask: ReadAsked) -> None:

@@ -2,8 +2,8 @@
 
 Others reach the devices through one inbox a process, however many connections it has; an incarnation of a gateway has
 a name of its own, and its routes are good for as long as it gives signs of life. What it did not hear is in the
-streams: after a gap it compares every connection with its stream. Acknowledged deliveries are confirmed to the queue in
-batches, and kept until the queue has them.
+streams: after a gap it compares every connection with its stream. Acknowledgements are taken in batches: first their
+deliveries end as sent, then the streams have them, so that no delivery is acknowledged without having ended.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import asyncio
 import random
 import secrets
 import time
-from collections import Counter, deque
+import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -23,6 +24,7 @@ from msgspec import Struct
 from ... import telemetry
 from ...errors import StoreUnavailable
 from ...ports.live import (
+    Acked,
     EventReport,
     Forwarded,
     Inbox,
@@ -30,6 +32,7 @@ from ...ports.live import (
     Live,
     LiveRoute,
     Poke,
+    Position,
     Recipient,
     Reference,
     Unread,
@@ -53,8 +56,8 @@ INBOX_WAIT: Final = 1000
 """Milliseconds of one wait for the inbox."""
 COMPARED: Final = 200
 """Connections that are compared with their streams in one step."""
-CONFIRMED: Final = 400
-"""Acknowledged deliveries that are confirmed in one step."""
+ACKS: Final = 400
+"""Acknowledgements of one step."""
 AGAIN: Final = 0.5
 """Seconds between two attempts while Redis is away."""
 
@@ -69,7 +72,16 @@ class Acknowledged(Struct, frozen=True, gc=False):
 
 
 Confirm: TypeAlias = Callable[[str, Sequence[Acknowledged]], Awaitable[object]]
-"""Ends deliveries of an app as sent. May be called twice with the same ones. Raises `StoreUnavailable`."""
+"""End deliveries of an app as sent; a repeat changes nothing. Raises `StoreUnavailable`."""
+
+
+class _Ack(NamedTuple):
+    """An acknowledgement that waits for its batch."""
+
+    app: str
+    device_id: str
+    position: Position
+    answer: asyncio.Future[Acked]
 
 
 class Member(Protocol):
@@ -129,7 +141,7 @@ class Gateway:
         self._confirm = confirm
         self._numbers = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._acknowledged: deque[tuple[str, Acknowledged]] = deque()
+        self._acks: list[_Ack] = []
         self._more = asyncio.Event()
         self._left: set[tuple[str, str, int]] = set()
         self.use(config)
@@ -181,7 +193,8 @@ class Gateway:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            telemetry.get_logger("live").error("live_task_failed", error=type(error).__name__)
+            where = "".join(traceback.format_tb(error.__traceback__)[-4:])
+            telemetry.get_logger("live").error("live_task_failed", error=type(error).__name__, where=where)
 
     async def pause(self, seconds: float) -> None:
         """Wait."""
@@ -212,13 +225,15 @@ class Gateway:
         except StoreUnavailable:
             self._left.add(place)
 
-    def confirm(self, app: str, device_id: str, newly: Iterable[Reference]) -> None:
-        """End what a device has acknowledged as sent, soon."""
-        at = int(self.wall() * 1000)
-        for reference in newly:
-            self.metrics.acked(app, max(0.0, (at - reference.push.at) / 1000))
-            self._acknowledged.append((app, Acknowledged(device_id, reference, at)))
+    async def ack(self, app: str, device_id: str, position: Position) -> Acked:
+        """Acknowledge everything up to a position, together with what other devices acknowledge at the same time.
+
+        Raises `StoreUnavailable`; the device repeats it then.
+        """
+        answer: asyncio.Future[Acked] = asyncio.get_running_loop().create_future()
+        self._acks.append(_Ack(app, device_id, position, answer))
         self._more.set()
+        return await answer
 
     async def forward(self, node: str, session: str, data: bytes) -> bool:
         """Hand a message to the gateway that has its session. Return False if that gateway does not live."""
@@ -234,28 +249,41 @@ class Gateway:
 
     # --- Loops -----------------------------------------------------------------------------------------------------
 
-    async def run_confirming(self) -> None:
-        """Confirm acknowledged deliveries until cancelled."""
+    async def run_acking(self) -> None:
+        """Take acknowledgements until cancelled."""
         while True:
             await self._more.wait()
             self._more.clear()
-            await self.confirm_all()
+            while self._acks:
+                batch, self._acks = self._acks[:ACKS], self._acks[ACKS:]
+                by_app: dict[str, list[_Ack]] = {}
+                for each in batch:
+                    by_app.setdefault(each.app, []).append(each)
+                for app, own in by_app.items():
+                    await self._ack_all(app, own)
 
-    async def confirm_all(self) -> None:
-        """Return when everything that was acknowledged has been confirmed."""
-        waiting = self._acknowledged
-        while waiting:
-            batch: dict[str, list[Acknowledged]] = {}
-            for app, each in [waiting[place] for place in range(min(CONFIRMED, len(waiting)))]:
-                batch.setdefault(app, []).append(each)
-            try:
-                for app, own in batch.items():
-                    await self._confirm(app, own)
-            except StoreUnavailable:
-                await asyncio.sleep(AGAIN)
-                continue
-            for _ in range(sum(map(len, batch.values()))):
-                waiting.popleft()
+    async def _ack_all(self, app: str, acks: Sequence[_Ack]) -> None:
+        positions = [(each.device_id, each.position) for each in acks]
+        try:
+            at = int(self.wall() * 1000)
+            ending = [
+                Acknowledged(each.device_id, reference, at)
+                for each, found in zip(acks, await self.live.acking(app, positions), strict=True)
+                for reference in found.newly
+            ]
+            if ending:
+                await self._confirm(app, ending)
+            answers = await self.live.ack(app, positions)
+        except StoreUnavailable as error:
+            for each in acks:
+                if not each.answer.done():
+                    each.answer.set_exception(error)
+            return
+        for each, answer in zip(acks, answers, strict=True):
+            for reference in answer.newly:
+                self.metrics.acked(app, max(0.0, (at - reference.push.at) / 1000))
+            if not each.answer.done():
+                each.answer.set_result(answer)
 
     async def run_beating(self) -> None:
         """Give signs of life until cancelled."""
@@ -339,10 +367,9 @@ class Gateway:
         return LiveRoute(self.id, number)
 
     async def finish(self) -> None:
-        """Confirm what was acknowledged and leave, after the last connection has ended."""
+        """Do what connections have asked for and leave, after the last one has ended."""
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.confirm_all()
         await self.live.leave(self.id, list(self.config.apps))
 
 
@@ -352,14 +379,14 @@ async def open_gateway(
 ) -> AsyncIterator[Gateway]:
     """Run the loops of a gateway while the block lasts. At its end the connections must have ended."""
     gateway = Gateway(config, live, confirm, wheel, wall=wall, version=version)
-    loops = [gateway.run_beating(), gateway.run_receiving(), gateway.run_confirming()]
+    loops = [gateway.run_beating(), gateway.run_receiving(), gateway.run_acking()]
     tasks = [asyncio.create_task(loop) for loop in loops]
     try:
         yield gateway
         async with asyncio.timeout(config.drain):
             await gateway.finish()
     except (TimeoutError, StoreUnavailable) as error:
-        # Nothing is lost: what is not confirmed is sent by the next channel.
+        # Nothing is lost: what is not acknowledged is sent by the next channel.
         telemetry.get_logger("live").warning("live_drain_incomplete", error=str(error) or type(error).__name__)
     finally:
         for task in tasks:

@@ -149,9 +149,8 @@ class HttpCalls:
         device = self._device(request)
         position = _position(request.body)
         async with _away():
-            acked = await self._gateway.live.ack(device.app, device.device_id, position)
+            acked = await self._gateway.ack(device.app, device.device_id, position)
         _refuse(acked.fault)
-        self._gateway.confirm(device.app, device.device_id, acked.newly)
         return HttpAnswer(_encode({"acked": acked.acked, "unacked": acked.unacked}))
 
     async def read(self, request: Request) -> HttpAnswer:
