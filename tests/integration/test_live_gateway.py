@@ -1,0 +1,356 @@
+"""The gateway with the official client in both formats, real sockets and real streams."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+import uvloop
+from centrifuge import (
+    Client,
+    ClientEventHandler,
+    ConnectedContext,
+    DisconnectedContext,
+    ErrorContext,
+    ServerPublicationContext,
+    ServerSubscribedContext,
+)
+
+from pushsvc.live.config import LiveAppConfig, LiveConfig
+from pushsvc.live.gateway import Acknowledged, Gateway, open_gateway
+from pushsvc.live.gateway.http import routes
+from pushsvc.live.protocol.codes import INSUFFICIENT_STATE as INSUFFICIENT
+from pushsvc.live.protocol.codes import SHUTDOWN
+from pushsvc.live.protocol.tokens import issue
+from pushsvc.live.sockets.config import SocketsConfig
+from pushsvc.live.sockets.server import Sockets, serve
+from pushsvc.live.wheel import running_wheel
+from pushsvc.model.devices import Device
+from pushsvc.ports.live import Appended, LivePush, Receiver, pokes_of
+from pushsvc.ports.store import Store
+from pushsvc.store import open_store
+
+from .servers import Server, running_server
+from .test_store_kit import make_push
+
+SECRET = "s" * 40
+PATIENCE = 20.0
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running_server("valkey") as found:
+        yield found
+
+
+class Phone(ClientEventHandler):
+    """A device with the official client, which notes what it sees."""
+
+    def __init__(self, world: World, name: str, *, protobuf: bool, ttl: float = 3600.0) -> None:
+        self.name = name
+        self.protobuf = protobuf
+        self.connects: list[ConnectedContext] = []
+        self.recoveries: list[bool] = []
+        self.ends: list[int] = []
+        self.errors: list[Any] = []
+        self.shown: list[dict[str, Any]] = []
+        self.changed = asyncio.Event()
+        self._world = world
+        url = world.sockets.url.replace("http", "ws") + "/connection/websocket"
+        self.client = Client(
+            url + ("?format=protobuf" if protobuf else ""),
+            token=world.token(name, ttl=ttl),
+            get_token=self.new_token,
+            events=self,
+            use_protobuf=protobuf,
+            min_reconnect_delay=0.05,
+            max_reconnect_delay=0.2,
+        )
+
+    async def new_token(self, _: Any) -> str:
+        return self._world.token(self.name)
+
+    def data(self, content: Any) -> Any:
+        """JSON, in either format."""
+        return msgspec.json.decode(content) if isinstance(content, bytes) else content
+
+    async def call(self, method: str, content: Any) -> Any:
+        """Call a method of the gateway."""
+        result = await self.client.rpc(method, msgspec.json.encode(content) if self.protobuf else content)
+        return self.data(result.data)
+
+    async def until(self, reached: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not reached():
+                self.changed.clear()
+                await self.changed.wait()
+
+    def _note(self, place: list[Any], what: Any) -> None:
+        place.append(what)
+        self.changed.set()
+
+    async def on_connected(self, ctx: ConnectedContext) -> None:
+        self._note(self.connects, ctx)
+
+    async def on_disconnected(self, ctx: DisconnectedContext) -> None:
+        self._note(self.ends, ctx.code)
+
+    async def on_subscribed(self, ctx: ServerSubscribedContext) -> None:
+        self._note(self.recoveries, ctx.recovered)
+
+    async def on_error(self, ctx: ErrorContext) -> None:
+        self._note(self.errors, ctx)
+
+    async def on_publication(self, ctx: ServerPublicationContext) -> None:
+        self._note(self.shown, self.data(ctx.pub.data) | {"offset": ctx.pub.offset})
+
+
+class World:
+    """A gateway with its store, and what it confirmed."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.gateway: Gateway
+        self.sockets: Sockets
+        self.confirmed: list[tuple[str, str]] = []
+        self.drain = 0.1
+        self._names = itertools.count(1)
+
+    async def confirm(self, app: str, ended: Sequence[Acknowledged]) -> None:
+        self.confirmed += [(each.device_id, each.reference.push.id) for each in ended]
+
+    def token(self, device: str, *, ttl: float = 3600.0, age: float = 0.0) -> str:
+        return issue("shop", device, SECRET, now=time.time() - age, ttl=ttl, token_id=f"t{next(self._names)}")
+
+    async def push(self, *devices: str, collapse: str = "", body: bytes | None = None) -> tuple[str, list[Appended]]:
+        """Append a push, and poke."""
+        now = int(time.time() * 1000)
+        push = LivePush(f"push-{next(self._names)}", now, now + HOUR_MS, "normal", len(devices), collapse)
+        await self.store.pushes.accept(make_push(push.id, len(devices), created_at=now))
+        content = body or msgspec.json.encode({"id": push.id, "notification": {"title": "hi"}})
+        receivers = [Receiver(name, index) for index, name in enumerate(devices)]
+        await self.store.live.keep("shop", push, content)
+        appended = await self.store.live.append("shop", push, receivers, platform="fcm")
+        await self.store.live.poke(pokes_of("shop", push, receivers, appended))
+        return push.id, appended
+
+    async def http(self, method: str, path: str, token: str, **more: Any) -> tuple[int, Any]:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(
+                method, self.sockets.url + path, headers={"Authorization": f"Bearer {token}"}, **more
+            ) as answer,
+        ):
+            return answer.status, await answer.json()
+
+
+@asynccontextmanager
+async def opened(server: Server, config: LiveConfig) -> AsyncIterator[World]:
+    server.flush()
+    async with open_store(server.url) as store:
+        phones = [
+            Device(id=f"phone-{n}", platform="fcm", token=f"t{n}", user="ann", registered_at=1, last_seen_at=1)
+            for n in range(4)
+        ]
+        await store.registry.put_many("shop", phones)
+        world = World(store)
+        with running_wheel() as wheel:
+            async with (
+                open_gateway(config, store.live, world.confirm, wheel, wall=time.time, version="test") as gateway,
+                serve(
+                    SocketsConfig(port=0, node=gateway.id),
+                    gateway.make_peer,
+                    routes(gateway),
+                    wheel=wheel,
+                    forward=gateway.forward,
+                ) as world.sockets,
+            ):
+                gateway.deliver = world.sockets.deliver
+                world.gateway = gateway
+                while not gateway.settled:  # its first sign of life
+                    await asyncio.sleep(0.01)
+                yield world
+                await world.sockets.drain(world.drain)
+
+
+def play(server: Server, story: Callable[[World], Awaitable[None]], **more: Any) -> None:
+    app = LiveAppConfig(
+        secret=SECRET, **{key: more.pop(key) for key in ("ack_within", "window", "resend") if key in more}
+    )
+    config = LiveConfig(apps={"shop": app}, **more)
+
+    async def main() -> None:
+        async with asyncio.timeout(90), opened(server, config) as world:
+            await story(world)
+
+    uvloop.run(main())
+
+
+both = pytest.mark.parametrize("protobuf", [False, True], ids=["json", "protobuf"])
+
+
+@both
+def test_a_push_is_received_acknowledged_and_confirmed_once(server: Server, protobuf: bool) -> None:
+    async def story(world: World) -> None:
+        phone = Phone(world, "phone-1", protobuf=protobuf)
+        await phone.client.connect()
+        await phone.until(lambda: bool(phone.connects))
+        assert phone.data(phone.connects[0].data)["window"] == 32
+        push, (appended,) = await world.push("phone-1")
+        await phone.until(lambda: bool(phone.shown))
+        assert [(each["id"], each["offset"], each["prev"], each["unread"]) for each in phone.shown] == [(push, 1, 0, 1)]
+        assert await phone.call("ack", {"ack": appended.offset}) == {}
+        assert await phone.call("ack", {"ack": {"offset": 1, "epoch": appended.epoch}}) == {}
+        assert world.confirmed == [("phone-1", push)]
+        assert await phone.call("read", {"offset": 1}) == {"unread": 0}
+        assert await phone.call("event", {"id": push, "event": "shown"}) == {"counted": True}
+        assert await phone.call("event", {"id": push, "event": "shown"}) == {"counted": False}
+        page = await phone.client.history("device", limit=10)
+        assert [each.offset for each in page.publications] == [1]
+        await phone.client.disconnect()
+
+    play(server, story)
+
+
+@both
+def test_who_comes_back_gets_what_was_missed_in_order(server: Server, protobuf: bool) -> None:
+    async def story(world: World) -> None:
+        phone = Phone(world, "phone-1", protobuf=protobuf)
+        await phone.client.connect()
+        await phone.until(lambda: bool(phone.connects))
+        first, _ = await world.push("phone-1")
+        await phone.until(lambda: len(phone.shown) == 1)
+        for connection in list(world.gateway.connections.values()):
+            connection.end(INSUFFICIENT)
+        missed = [(await world.push("phone-1"))[0] for _ in range(40)]
+        await phone.until(lambda: len(phone.shown) >= 32)
+        while len(phone.shown) < 41:  # more than the window: it goes on as acknowledgements come
+            await phone.call("ack", {"ack": phone.shown[-1]["offset"]})
+            seen = len(phone.shown)
+            if seen < 41:
+                await phone.until(lambda seen=seen: len(phone.shown) > seen)  # type: ignore[misc]  # mypy cannot infer it
+        assert [each["id"] for each in phone.shown] == [first, *missed]
+        assert phone.recoveries[1:] == [True]
+        await phone.client.disconnect()
+
+    play(server, story)
+
+
+def test_a_second_connection_replaces_the_first(server: Server) -> None:
+    async def story(world: World) -> None:
+        first, second = (Phone(world, "phone-1", protobuf=False) for _ in range(2))
+        await first.client.connect()
+        await first.until(lambda: bool(first.connects))
+        await second.client.connect()
+        await first.until(lambda: bool(first.ends))
+        await second.until(lambda: bool(second.connects))
+        assert first.ends == [4501]
+        push, _ = await world.push("phone-1")
+        await second.until(lambda: bool(second.shown))
+        assert ([each["id"] for each in first.shown], [each["id"] for each in second.shown]) == ([], [push])
+        await second.client.disconnect()
+
+    play(server, story)
+
+
+def test_a_revoked_token_is_cut_and_refused(server: Server) -> None:
+    async def story(world: World) -> None:
+        phone = Phone(world, "phone-1", protobuf=False)
+        await phone.client.connect()
+        await phone.until(lambda: bool(phone.connects))
+        old = world.token("phone-1", age=5.0)
+        await world.store.live.revoke("shop", "phone-1")
+        await phone.until(lambda: bool(phone.ends))
+        assert phone.ends == [3503]
+        assert (await world.http("GET", "/v1/live/poll?wait=0", old))[0] == 401
+
+    play(server, story)
+
+
+def test_wrong_expired_and_unknown_tokens(server: Server) -> None:
+    async def story(world: World) -> None:
+        stranger = Phone(world, "nobody", protobuf=False)
+        await stranger.client.connect()
+        await stranger.until(lambda: bool(stranger.ends))
+        assert stranger.ends == [3500]
+        late = Phone(world, "phone-1", protobuf=False, ttl=-60.0)
+        await late.client.connect()
+        await late.until(lambda: bool(late.connects))  # it asked for a new token after 109
+        await late.client.disconnect()
+
+    play(server, story)
+
+
+def test_a_silent_device_is_sent_it_again_once(server: Server) -> None:
+    async def story(world: World) -> None:
+        phone = Phone(world, "phone-1", protobuf=False)
+        await phone.client.connect()
+        await phone.until(lambda: bool(phone.connects))
+        push, _ = await world.push("phone-1")
+        await phone.until(lambda: len(phone.shown) == 2)
+        assert [each["id"] for each in phone.shown] == [push, push]
+        await phone.client.disconnect()
+
+    play(server, story, ack_within=1.0, resend=1)
+
+
+def test_a_shutdown_says_so_and_the_device_comes_back(server: Server) -> None:
+    async def story(world: World) -> None:
+        phone = Phone(world, "phone-1", protobuf=False)
+        await phone.client.connect()
+        await phone.until(lambda: bool(phone.connects))
+        for connection in list(world.gateway.connections.values()):
+            connection.end(SHUTDOWN)
+        await phone.until(lambda: len(phone.connects) == 2)
+        assert phone.ends == []
+        await phone.client.disconnect()
+
+    play(server, story)
+
+
+def test_plain_http_for_a_short_connection(server: Server) -> None:
+    async def story(world: World) -> None:
+        token = world.token("phone-1")
+        waiting = asyncio.create_task(world.http("GET", "/v1/live/poll?wait=20", token))
+        async with asyncio.timeout(PATIENCE):
+            while not (await world.store.live.presence("shop", ["phone-1"]))[0].route:  # type: ignore[union-attr]  # registered above
+                await asyncio.sleep(0.01)
+        push, _ = await world.push("phone-1")
+        status, page = await waiting
+        assert (status, [each["data"]["id"] for each in page["publications"]]) == (200, [push])
+        big = msgspec.json.encode({"id": "big", "data": {"x": "y" * 5000}})
+        notice, _ = await world.push("phone-1", body=big)
+        status, page = await world.http("GET", f"/v1/live/history?since=1&epoch={page['epoch']}", token)
+        assert page["publications"][0]["data"] == {
+            "id": notice,
+            "notice": True,
+            "size": len(big),
+            "prev": 1,
+        }
+        assert (await world.http("GET", f"/v1/live/messages/{notice}", token))[1]["data"]["x"] == "y" * 5000
+        assert await world.http("POST", "/v1/live/ack", token, json={"ack": 2}) == (200, {"acked": 2, "unacked": 0})
+        assert world.confirmed == [("phone-1", push), ("phone-1", notice)]
+        assert await world.http("POST", "/v1/live/read", token, json={"offset": 2}) == (200, {"unread": 0})
+        event = {"id": push, "event": "opened"}
+        assert await world.http("POST", "/v1/live/events", token, json=event) == (200, {"counted": 1})
+        assert await world.http("POST", "/v1/live/events", token, json={"events": [event]}) == (200, {"counted": 0})
+        wrong = [
+            ("POST", "/v1/live/ack", {"ack": 9}, 422),
+            ("POST", "/v1/live/ack", {"ack": {"offset": 1, "epoch": "other"}}, 409),
+            ("POST", "/v1/live/events", {"id": push, "event": "eaten"}, 422),
+            ("GET", "/v1/live/history?since=x", None, 422),
+            ("GET", "/v1/live/messages/none", None, 404),
+        ]
+        for method, path, body, expected in wrong:
+            assert (await world.http(method, path, token, json=body))[0] == expected, path
+        assert (await world.http("GET", "/v1/live/history", "x.y.z"))[0] == 401
+
+    play(server, story)
