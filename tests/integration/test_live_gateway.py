@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 import pytest
 import uvloop
-from centrifuge import (
+from centrifuge import (  # type: ignore[import-untyped]  # it ships no types
     Client,
     ClientEventHandler,
     ConnectedContext,
@@ -51,7 +51,7 @@ def server() -> Iterator[Server]:
         yield found
 
 
-class Phone(ClientEventHandler):
+class Phone(ClientEventHandler):  # type: ignore[misc]  # its base has no types
     """A device with the official client, which notes what it sees."""
 
     def __init__(self, world: World, name: str, *, protobuf: bool, ttl: float = 3600.0) -> None:

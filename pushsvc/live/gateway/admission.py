@@ -9,7 +9,7 @@ class Admission:
     """A bucket of connects that fills at a rate, and holds one second of it."""
 
     def __init__(self, rate: Rate | None) -> None:
-        """`None` admits everything."""
+        """Fill at `rate`; without one, admit everything."""
         self._each = 0.0 if rate is None else 1 / rate.per_second
         self._full_at = 0.0
 

@@ -11,7 +11,7 @@ MOST: Final = 65_536
 
 
 class Heartbeats:
-    """The learned intervals by device. A device that is forgotten begins anew."""
+    """The learned intervals by device. A device that is forgotten starts from nothing."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
@@ -22,7 +22,7 @@ class Heartbeats:
         return agree(self._bounds, self._learned.get(device, NOTHING), wish, foreground)
 
     def ended(self, device: tuple[str, str], agreed: float, lived: float, *, clean: bool) -> None:
-        """Learn from the end of a connection that lived for so many seconds."""
+        """Learn from the end of a connection that `lived` for some seconds with the `agreed` interval."""
         learned = self._learned.pop(device, NOTHING)
         learned = ended(self._bounds, learned, agreed, lived, clean=clean)
         if learned != NOTHING:
