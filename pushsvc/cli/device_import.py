@@ -56,7 +56,7 @@ class FileIdentity(Struct, frozen=True):
     """SHA-256 of its first `HEAD` bytes."""
 
 
-class Position(Struct, frozen=True):
+class FilePosition(Struct, frozen=True):
     """The progress of an import, as stored beside the file."""
 
     app: str
@@ -137,7 +137,7 @@ async def _import(
     plain: bool,
     resume: bool,
     quiet: bool,
-) -> tuple[Position, bool]:
+) -> tuple[FilePosition, bool]:
     """Return the position that was reached, and whether it is the end of the file."""
     from ..runtime import open_configured_store
 
@@ -146,7 +146,8 @@ async def _import(
         stream = stack.enter_context(reading(file))
         identity = identify(stream) if plain else None
         notes = Notes(Path(f"{file}.position") if plain else None)
-        start = notes.read(app, identity) if resume and identity else Position(app, identity or FileIdentity(0, 0, ""))
+        new = FilePosition(app, identity or FileIdentity(0, 0, ""))
+        start = notes.read(app, identity) if resume and identity else new
         bad = stack.enter_context(Rejects(rejects, kept=start.rejected))
         size = identity.size if identity else None
         show = stack.enter_context(progress(size, start=start.imported, quiet=quiet))
@@ -173,7 +174,7 @@ def identify(stream: BinaryIO) -> FileIdentity:
 class Importer:
     """Writes the records of a file to the registry in batches."""
 
-    def __init__(self, registry: Registry, rules: Rules, start: Position, rejects: Rejects, notes: Notes) -> None:
+    def __init__(self, registry: Registry, rules: Rules, start: FilePosition, rejects: Rejects, notes: Notes) -> None:
         self._registry = registry
         self._rules = rules
         self._rejects = rejects
@@ -181,7 +182,7 @@ class Importer:
         self.at = start
 
     async def run(
-        self, records: Iterator[FileRecord], stopping: Callable[[], bool], show: Callable[[Position], None]
+        self, records: Iterator[FileRecord], stopping: Callable[[], bool], show: Callable[[FilePosition], None]
     ) -> bool:
         """Import `records` until the last one, or until `stopping()` is true.
 
@@ -297,20 +298,20 @@ class Notes:
     def __init__(self, path: Path | None) -> None:
         self._path = path
 
-    def read(self, app: str, file: FileIdentity) -> Position:
+    def read(self, app: str, file: FileIdentity) -> FilePosition:
         """Return the position of the earlier run, or the start if there is none. Raises `FileFailed`."""
         assert self._path is not None
         try:
-            at = msgspec.json.decode(self._path.read_bytes(), type=Position)
+            at = msgspec.json.decode(self._path.read_bytes(), type=FilePosition)
         except FileNotFoundError:
-            return Position(app, file)
+            return FilePosition(app, file)
         except (OSError, msgspec.MsgspecError) as error:
             raise FileFailed(f"{self._path} cannot be read ({type(error).__name__}): {ANEW}") from None
         if (at.app, at.file) != (app, file):
             raise FileFailed(f"{self._path} is of another app or another version of the file: {ANEW}")
         return at
 
-    def write(self, at: Position) -> None:
+    def write(self, at: FilePosition) -> None:
         if self._path is None:
             return
         try:

@@ -35,7 +35,7 @@ from .pushes.expansions import RedisExpansions
 from .pushes.pushes import RedisPushes
 from .queue.queue import RedisQueue
 from .registry.registry import RedisRegistry
-from .revoke.presence import Marks, Presence
+from .revoke.presence import DevicePresence, Marks
 from .revoke.revocations import Following, Revocations
 from .revoke.supersession import Supersession
 from .revoke.suppression import Suppression
@@ -55,7 +55,7 @@ class Store:
         suppression = Suppression(link, config, hash_key, revocations, clock)
         marks = Marks(link, suppression, revocations, clock)
         registry = RedisRegistry(link, config, hash_key, suppression, marks, clock)
-        presence = Presence(marks, registry)
+        presence = DevicePresence(marks, registry)
         liveness = Liveness(link, config, clock)
         self.clock = clock
         self.seconds: Callable[[], float] = clock.seconds if isinstance(clock, StoreClock) else lambda: clock() / 1000

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pushsvc.cli.device_files import FileRecord
-from pushsvc.cli.device_import import FileIdentity, Notes, Position, Rejects, identify
+from pushsvc.cli.device_import import FileIdentity, FilePosition, Notes, Rejects, identify
 from pushsvc.cli.files import (
     FileFailed,
     is_regular,
@@ -117,7 +117,7 @@ def test_a_position_belongs_to_one_version_of_one_file(tmp_path: Path) -> None:
     file.write_text("one\ntwo\n")
     first = now()
     notes = Notes(tmp_path / "d.ndjson.position")
-    notes.write(Position("shop", first, records=1))
+    notes.write(FilePosition("shop", first, records=1))
     assert notes.read("shop", now()).records == 1
     times = file.stat()
     file.write_text("six\ntwo\n")  # of the same size, and of the same time
@@ -131,7 +131,7 @@ def test_a_position_that_cannot_be_kept_does_not_end_the_import(
 ) -> None:
     notes = Notes(tmp_path / "none" / "d.position")
     for _ in range(2):
-        notes.write(Position("shop", FileIdentity(0, 0, "")))
+        notes.write(FilePosition("shop", FileIdentity(0, 0, "")))
     assert capsys.readouterr().err.count("cannot be resumed") == 1
 
 

@@ -16,6 +16,7 @@ from msgspec import NODEFAULT, Struct, structs
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
+import pushsvc.live.sockets.server  # noqa: F401  # its refusals stand in the table of errors
 from pushsvc import cli, providers, runtime, settings, telemetry
 from pushsvc.api import ApiConfig, openapi
 from pushsvc.api.answers import Status

@@ -12,7 +12,7 @@ KEPT: Final = 32 * 1024 * 1024
 """Bytes of contents that a process keeps."""
 
 
-class Contents:
+class RenderedContents:
     """A bounded cache. The oldest content is dropped first."""
 
     def __init__(self, streams: LiveStreams, inline: int, kept: int = KEPT) -> None:

@@ -48,7 +48,7 @@ from ..protocol.tokens import Claims, Rejected, Verifier
 from ..wheel import Wheel
 from .admission import Admission
 from .connection import Connection
-from .contents import Contents
+from .contents import RenderedContents
 from .heartbeats import Heartbeats
 from .metrics import GatewayMetrics
 
@@ -135,7 +135,7 @@ class Gateway:
         self.metrics = GatewayMetrics()
         self.slowdown = Slowdown()
         self._version = version
-        self.contents = Contents(live, config.inline)
+        self.contents = RenderedContents(live, config.inline)
         self.deliver: Callable[[str, bytes], bool] = lambda session, data: False
         """Hands a message to the connection with this session; the sockets set it."""
         self._confirm = confirm

@@ -102,7 +102,7 @@ class HttpCalls:
         since, epoch = _number(query, "since", 0, 2**53 - 1), query.get("epoch", "")
         wait = _number(query, "wait", 0, LONGEST_POLL)
         seconds = POLL if wait is None else wait
-        waiting = Waiting(device)
+        waiting = WaitingPoll(device)
         position = None if since is None or not epoch else Position(epoch, since)
         gateway.add(waiting)
         try:
@@ -207,7 +207,7 @@ class HttpCalls:
         return HttpAnswer(_encode({**msgspec.structs.asdict(found), "recovered": recovered and not lost}))
 
 
-class Waiting:
+class WaitingPoll:
     """A poll that waits, in the place of a connection."""
 
     transport = "poll"

@@ -24,7 +24,7 @@ from ..link.unreadable import readable
 from ..queue.contents import lifetime
 from ..queue.record import lua_string
 from ..queue.settling import recorded_turn
-from ..revoke.presence import Presence
+from ..revoke.presence import DevicePresence
 from ..work.leases import Leases
 from .listing import LOOK, RedisLetters, first_id, fits, letters, shards_meant
 from .reopening import Letter, Reopening, grouped, reopened
@@ -39,7 +39,7 @@ _pack = msgspec.msgpack.Encoder().encode
 class RedisReplays:
     """`Replays` over Redis."""
 
-    def __init__(self, link: Link, config: StoreConfig, presence: Presence, clock: Clock) -> None:
+    def __init__(self, link: Link, config: StoreConfig, presence: DevicePresence, clock: Clock) -> None:
         self._link = link
         self._presence = presence
         self._config = config

@@ -16,7 +16,7 @@ from ...ports.entries import EntryRef, Taken
 from .. import keys
 from ..link.clock import Clock
 from ..link.link import Link
-from ..revoke.presence import Presence, Present
+from ..revoke.presence import DevicePresence, Present
 from ..revoke.supersession import SUPERSEDED, Supersession
 from ..revoke.suppression import ERASED, NONE_LISTED, Listed, Suppression, accepted_at
 from .contents import Contents, Decoded
@@ -33,7 +33,7 @@ class Entry(NamedTuple):
     blob: bytes
 
 
-class Read(NamedTuple):
+class LaneRead(NamedTuple):
     """The entries that were read from one lane."""
 
     state: LaneState
@@ -48,7 +48,7 @@ class Opener:
     """Opens entries for one consumer."""
 
     def __init__(
-        self, link: Link, suppression: Suppression, presence: Presence, supersession: Supersession, clock: Clock
+        self, link: Link, suppression: Suppression, presence: DevicePresence, supersession: Supersession, clock: Clock
     ) -> None:
         self._link = link
         self._clock = clock
@@ -59,7 +59,7 @@ class Opener:
         self._cancelled: dict[tuple[str, int], tuple[int, frozenset[str]]] = {}
 
     async def open(
-        self, route: Route, reads: Iterable[Read], sizes: Sequence[int], newest: Sequence[float]
+        self, route: Route, reads: Iterable[LaneRead], sizes: Sequence[int], newest: Sequence[float]
     ) -> list[Taken]:
         """Open entries that no consumer has worked on, as far as the server knows: after a failover, deliveries that
         have ended are left out. By shard, `sizes` are those of the suppression lists, and `newest` is when a device
@@ -81,7 +81,7 @@ class Opener:
                 found.append((state, decoded, await self._cancelled_of(state, read.epoch)))
         return await self._hold(route, found, sizes, newest)
 
-    async def open_again(self, route: Route, reads: Iterable[Read]) -> list[Taken]:
+    async def open_again(self, route: Route, reads: Iterable[LaneRead]) -> list[Taken]:
         """Open entries that a consumer has worked on before, with the targets that have no outcome in their turn."""
         reads = [read for read in reads if read.entries]
         if not reads:
@@ -163,7 +163,7 @@ class Opener:
         listed = await self._suppression.among(app, platform, chunks, sizes)
         return listed, await self._presence.of(app, platform, chunks, newest)
 
-    async def _decode(self, read: Read) -> list[Decoded]:
+    async def _decode(self, read: LaneRead) -> list[Decoded]:
         app, shard, platform, lane = read.state.place
         decoded = []
         for entry_id, blob in read.entries:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from ...model.codec import CodecError, decode_chunk
 from .. import keys
 from ..link.link import Link
-from .entries import Read, entries_of
+from .entries import LaneRead, entries_of
 from .lanes import LaneState
 
 _TARGETS = 10_000
@@ -19,7 +19,7 @@ _ENTRIES = 1000
 """The maximum number of entries of one page."""
 
 
-async def take_lapsed(link: Link, consumer: str, state: LaneState, now: int) -> Read:
+async def take_lapsed(link: Link, consumer: str, state: LaneState, now: int) -> LaneRead:
     """Return the entries of the next page that had expired at `now`, in Unix ms, and that no consumer has. The first
     page follows the last."""
     history = link.history
@@ -33,7 +33,7 @@ async def take_lapsed(link: Link, consumer: str, state: LaneState, now: int) -> 
         if entry_id.decode() not in state.held and _is_over(fields.get(b"c", b""), now)
     ]
     flat = await link.read("lapse", [state.key], [keys.DISPATCH, consumer, *ids]) if ids else []
-    return Read(state, entries_of(flat), history)
+    return LaneRead(state, entries_of(flat), history)
 
 
 def _is_over(blob: bytes, now: int) -> bool:

@@ -33,14 +33,14 @@ from ..config import StoreConfig
 from ..figures.answers import ANSWERS_TTL, slot_of
 from ..link.clock import Clock
 from ..link.link import Link
-from ..revoke.presence import Presence, newest_command, newest_of
+from ..revoke.presence import DevicePresence, newest_command, newest_of
 from ..revoke.revocations import Following
 from ..revoke.supersession import Supersession
 from ..revoke.suppression import Suppression
 from ..work.held import HeldRoutes
 from ..work.liveness import Liveness
 from .arrivals import pack_arrivals
-from .entries import Opener, Read, entries_of, entries_read
+from .entries import LaneRead, Opener, entries_of, entries_read
 from .lanes import LaneState
 from .lapses import take_lapsed
 from .letter import note_dropped
@@ -72,7 +72,7 @@ class RedisQueue:
         link: Link,
         config: StoreConfig,
         suppression: Suppression,
-        presence: Presence,
+        presence: DevicePresence,
         liveness: Liveness,
         following: Following,
         supersession: Supersession,
@@ -138,7 +138,7 @@ class RedisQueue:
             if isinstance(answer, BaseException):
                 raise answer
             entries, epoch, size, mark = answer
-            reads.append(Read(state, entries_of(entries), history, int(epoch)))
+            reads.append(LaneRead(state, entries_of(entries), history, int(epoch)))
             sizes.append(size)
             newest.append(newest_of(mark))
         return await self._opener.open(route, reads, sizes, newest)
@@ -182,7 +182,7 @@ class RedisQueue:
             return []
         epochs, sizes, marks = (rest[at : at + len(states)] for at in range(0, len(rest), len(states)))
         reads = [
-            Read(state, entries_read(by_key.get(state.key, ())), history, int(epoch or 0))
+            LaneRead(state, entries_read(by_key.get(state.key, ())), history, int(epoch or 0))
             for state, epoch in zip(states, epochs, strict=True)
         ]
         return await self._opener.open(route, reads, sizes, list(map(newest_of, marks)))
@@ -217,7 +217,7 @@ class RedisQueue:
                 state.empty()
                 return []
             unheld = [entry for entry in entries if entry.id not in state.held]
-            taken = await self._opener.open_again(route, [Read(state, unheld, history)])
+            taken = await self._opener.open_again(route, [LaneRead(state, unheld, history)])
             if history != self._link.history:
                 continue  # from the beginning, on the server that is the primary now
             state.cursor = entries[-1].id
@@ -355,7 +355,7 @@ class RedisQueue:
                     flat = await self._link.read(
                         "reclaim", [state.key], [keys.DISPATCH, self._config.consumer, _RECLAIM, *names]
                     )
-                    claimed.append(Read(state, entries_of(flat), history))
+                    claimed.append(LaneRead(state, entries_of(flat), history))
             return await self._opener.open_again(route, claimed)
         except BaseException:
             for state in states:

@@ -133,7 +133,7 @@ class Present(NamedTuple):
     """Indexes of those that have another token by now."""
 
 
-class Presence:
+class DevicePresence:
     """Looks up what has changed."""
 
     def __init__(self, marks: Marks, registry: Registry) -> None:
