@@ -97,7 +97,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:D:x`                   | hash   | field: as its zset     | `<platform>:<why>` -> number of tombstones            |
 | `ps:D:streams:<n / 32>`    | list   | while one is left      | streams of the live channel by ordinal, see           |
 |                            |        |                        | streams.py; empty where a device has none             |
-| `ps:D:pushes:<hour>:<b>`   | hash   | as long as streams     | digest of a push -> what streams know of it; `<hour>` |
+| `ps:D:pushes:<hour>:<b>`   | hash   | the streams' TTL       | digest of a push -> what streams know of it; `<hour>` |
 |                            |        |                        | of the push, `<b>` first byte of the digest           |
 | `ps:D:gateways`            | hash   | field: an hour after   | name of a gateway -> until when its last sign of life |
 |                            |        | its end                | is valid, ms, and its connections                     |
@@ -106,8 +106,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:D:live`                | hash   | for good               | `server` its run id, `run` number of its run; `codes` |
 |                            |        |                        | of platforms in streams, `code:<name>`,               |
 |                            |        |                        | `platform:<code>`                                     |
-| `ps:T:live:<id>`           | string | as long as streams     | the content of a push in the live channel             |
-| `ps:T:seen:<id>`           | hash   | as the push's status   | event -> devices that have reported it;               |
+| `ps:T:live:<id>`           | string | the streams' TTL       | the content of a push in the live channel             |
+| `ps:T:seen:<id>`           | hash   | status TTL, renewed    | event -> devices that have reported it;               |
 |                            |        |                        | `<event>:<n / 4096>` -> which, as in a topic          |
 | `ps:T:seen`                | hash   | for good               | event -> reports that were counted, of all pushes     |
 | `ps:{gateway}:inbox`       | stream | 60 seconds, renewed    | what a gateway is to do: `n` number of the entry, `i` |

@@ -25,6 +25,7 @@ from pushsvc.model.rates import Rate
 from pushsvc.model.status import FeedbackEvent
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.ports.limits import Bucket, Question
+from pushsvc.ports.live import EventReport, LivePush, LiveRoute, Receiver
 from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.registry import Prune
 from pushsvc.store import Store, StoreConfig, keys, open_store
@@ -490,7 +491,8 @@ def _documented() -> list[tuple[re.Pattern[str], str, bool | None]]:
     found = []
     for name, kind, lifetime in named:
         pattern = re.escape(name).replace("ps:T:", r"ps:\{[a-z]+\.\d\}:").replace("ps:D:", r"ps:\{[a-z]+\.devices\}:")
-        pattern = re.sub("<[^>]+>", "[^:]+", pattern).replace(r"\{owner\}", r"\{[^}]+\}")
+        pattern = re.sub("<[^>]+>", "[^:]+", pattern)
+        pattern = re.sub(r"\\{(owner|gateway)\\}", r"\\{[^}]+\\}", pattern)
         runs_out = ("TTL", "days", "seconds", "24 h")
         expires: bool | None = (lifetime.strip().endswith(runs_out) and ":" not in lifetime) or "renewed" in lifetime
         if lifetime.startswith("once done:"):
@@ -556,6 +558,14 @@ def test_every_key_is_as_documented(server: Server) -> None:
             assert batch is not None
             assert await claim.bury(batch, "http_400")
         assert await store.webhooks.ask_again("shop", await store.webhooks.dead("shop")) == 1
+
+        live, at_hand = store.live, LivePush("scheduled", NOW, NOW + 60_000, "normal", 1)
+        await live.beat("gate", {"shop": 0})
+        await live.keep("shop", at_hand, b"{}")
+        await live.append("shop", at_hand, [Receiver("living", 0)], platform="apns")
+        await live.connect("shop", "living", LiveRoute("gate", 1), issued_at=NOW)
+        assert await live.report("shop", [EventReport("scheduled", "living", "shown")]) == [True]
+        await live.revoke("shop", "living")
 
         await store.cleanups.finish({})
         await store.workers.report("dispatch", ["shop"], [ROUTE])
