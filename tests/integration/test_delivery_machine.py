@@ -39,6 +39,7 @@ from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.ports.registry import Members
 from pushsvc.rules.audience import reached, targets_of
 from pushsvc.store import StoreConfig, keys
+from pushsvc.store.revoke.revocations import PATIENCE
 from pushsvc.store.revoke.suppression import ERASED_AT, ERASING_AT
 
 from .delivery_model import (
@@ -436,7 +437,10 @@ class DeliveryMachine(RuleBasedStateMachine):
         token = f"{name}-{phone.renewals}"
         now = self.world.clock.ms()
         device = Device(id=name, platform="apns", token=token, user=user, registered_at=now, last_seen_at=now)
-        self.move(phone, device, self.store.registry.put("shop", device))
+        # A registration keeps the topics of its device, from the moment at which it is written.
+        topics = () if phone.device is None else phone.device.topics
+        registered = msgspec.structs.replace(device, topics=topics)
+        self.move(phone, registered, self.store.registry.put("shop", device))
 
     @rule(name=st.sampled_from(PHONES))
     def leave(self, name: str) -> None:
@@ -703,3 +707,29 @@ def test_any_life_of_a_delivery(backend: Backend, shards: int) -> None:
                 suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
             ),
         )
+
+
+@pytest.mark.parametrize("backend", ["valkey", "redis"])
+@pytest.mark.usefixtures("silent")
+def test_a_device_that_registers_again_is_sent_to_at_its_new_token_before_the_answer(backend: Backend) -> None:
+    """One dispatcher is dead, so the registration is answered late: the other one sends meanwhile."""
+    config = StoreConfig(chunk_size=4, shards=1, alive_ttl=TAKEOVER, timeout=1e6)
+    with backend_server(backend) as server:
+        machine = type("Machine", (DeliveryMachine,), {"server": server, "config": config})()
+        try:
+            machine.login(name="phone-1", user="dora", renew=False)
+            machine.topic(name="phone-1", joins=True)
+            machine.kill(who="a", again=False)
+            machine.widen(who="b", room=0, live=False)
+            machine.broadcast(to=ByTopic("news"), collapse="")
+            (model,) = machine.pushes.values()
+            for _ in range(2):
+                machine.world.call(machine._expand(model))
+            asked_at, sender = machine.world.clock.now, machine.dispatchers["b"]
+            sender.process.loop.call_later(PATIENCE / 2, sender.provider.widen, 1)
+            machine.login(name="phone-1", user="dora", renew=True)
+            assert machine.world.clock.now - asked_at >= PATIENCE
+            assert sender.provider.tokens == ["phone-1-1"]
+            machine.holds()
+        finally:
+            machine.teardown()
