@@ -314,8 +314,14 @@ class MemoryQueue:
         return any(record.open(target.index, chunk.turn) for target in chunk.targets)
 
     async def promote(self, route: Route, now: int) -> int:
-        due = [chunk for due_at, chunk in self._state.retries[route] if due_at <= now]
-        self._state.retries[route] = [entry for entry in self._state.retries[route] if entry[0] > now]
+        due, later = [], []
+        for due_at, chunk in self._state.retries[route]:
+            cancelled = self._state.pushes[chunk.app, chunk.push_id].state == "cancelled"
+            if due_at <= now or (chunk.home and cancelled):
+                due.append(chunk)
+            else:
+                later.append((due_at, chunk))
+        self._state.retries[route] = later
         for chunk in due:
             self._state.lanes[route.app, route.platform, chunk.lane].add(chunk)
         if due:

@@ -313,6 +313,59 @@ def test_a_provider_that_fails_hands_on_and_the_last_channel_keeps_a_dead_letter
     play(server, story)
 
 
+@pytest.mark.parametrize("total", [2, 40])
+def test_a_replay_keeps_apart_what_a_device_may_acknowledge(server: Server | None, total: int) -> None:
+    """Deliveries of one push fail in the same turn at the same channel; only some of them have been at `live`."""
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(push_of("p", total, plain=2, device=""))
+        for taken in await take_live(store):
+            await store.queue.settle("shop", *all_of(taken, AT_ONCE, ABSENT))
+        for taken in await take_all(store):
+            if not taken.chunk.home:
+                await store.queue.settle("shop", *all_of(taken, Retry(NOW + 6, 2), None))
+            else:
+                await store.queue.settle("shop", *all_of(taken, FAILED, BadNotification(status=400)))
+        for taken in await sent_on(store, NOW + 6):
+            await store.queue.settle("shop", *all_of(taken, FAILED, BadNotification(status=400)))
+        assert counts(await store.pushes.status("shop", "p")) == {"failed": total + 2}
+        status = await store.dead.request(ReplaySpec("shop", DeadFilter()))
+        assert (await store.dead.step("shop", status.job, most=total + 2)).moved == total + 2
+        assert await pending(store) == {"apns": total + 2}
+        again = await take_all(store)
+        assert {(each.chunk.home, *indexes_of([each])) for each in again} == {
+            ("apns", *range(total)),
+            ("", total, total + 1),
+        }
+        arrivals = [arrival for each in again if each.chunk.home for arrival in ack(each.chunk, *range(total))]
+        assert await store.queue.arrived("shop", arrivals) == total
+        assert await pending(store) == {"apns": 2}
+        for each in again:
+            await store.queue.settle("shop", *all_of(each))
+        assert counts(await store.pushes.status("shop", "p")) == {"sent": total + 2}
+        assert await pending(store) == {}
+
+    play(server, story)
+
+
+@pytest.mark.parametrize("total", [1, 3, 40])
+def test_a_cancelled_push_does_not_wait_for_devices_until_it_expires(server: Server | None, total: int) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(push_of("p", total, path=ONLY_LIVE))
+        for each in await take_live(store):
+            await store.queue.settle("shop", *all_of(each, Retry(each.chunk.expires_at, 1), WRITTEN))
+        await store.pushes.cancel("shop", "p")
+        assert await store.queue.promote(LIVE, int(time.time() * 1000) + 61_000) == total
+        for each in await take_live(store):
+            await store.queue.settle("shop", *all_of(each))
+        assert counts(await store.pushes.status("shop", "p")) == {"cancelled": total}
+        assert await pending(store) == {}
+
+    play(server, story)
+
+
 def test_what_is_known_of_a_token_holds_at_every_channel(server: Server | None) -> None:
     async def story(world: World) -> None:
         store = await world.store()

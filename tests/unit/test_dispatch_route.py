@@ -64,7 +64,7 @@ async def working(
         queue,
         settler,
         config or DispatchConfig(retry=PATIENT),
-        hash_token=lambda token: f"hash of {token}",
+        hash_token=lambda platform: lambda token: f"hash of {token}",
         wall_clock=wall_clock,
         random=random.Random(7).random if spread else lambda: 0.5,
     )

@@ -12,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
+from pushsvc.model.delivery import Delivery
 from pushsvc.ports.entries import EntryRef
+from pushsvc.rules.policy import EXPIRED
 from pushsvc.stages.dispatch.lanes import OpenEntry
+from pushsvc.stages.dispatch.recorder import Recorder
 from pushsvc.stages.dispatch.settling import BATCH, BOUND, LINGER, REPLICATED_BOUND, Settler
 
 from .dispatch_fakes import FakeQueue, chunk, many, settlement
@@ -41,6 +44,19 @@ async def settle(queue: FakeQueue, act: Callable[[Settler], None], relief: Calla
 
 def recorded(queue: FakeQueue) -> list[str]:
     return [each.delivery.target.token for settlements, _ in queue.settled for each in settlements]
+
+
+def test_a_token_has_the_hash_of_its_own_platform_whichever_channel_carries_it() -> None:
+    queue = FakeQueue()
+    own = msgspec.structs.replace(chunk("token", name="p"), channel="live", home="webpush")
+    carried = OpenEntry(EntryRef("shop", 0, "live", "normal", "p"), own, own.targets)
+
+    def act(settler: Settler) -> None:
+        recorder = Recorder(settler, lambda platform: lambda token: f"{platform} {token}")
+        recorder.settle(Delivery(own, own.targets[0]), carried, None, EXPIRED, 5, "ttl")
+
+    run(settle(queue, act))
+    assert [each.token_hash for settlements, _ in queue.settled for each in settlements] == ["webpush token"]
 
 
 def test_many_share_a_step_and_keep_their_order() -> None:

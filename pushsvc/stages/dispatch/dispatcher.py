@@ -125,7 +125,7 @@ class Dispatcher:
             self._queue,
             self._settlers[app][0],
             self._config,
-            hash_token=self._hash_token(provider.route.platform),
+            hash_token=self._hash_token,
             wall_clock=self._wall_clock,
             random=self._jitter,
             preemption=self._preemption,

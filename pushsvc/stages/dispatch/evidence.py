@@ -1,11 +1,16 @@
 """What an outcome says about its route, as opposed to its delivery. Pure.
 
-outcome means Misconfigured of a push that chose nothing the route's credentials are refused Throttled with scope
-`route` the provider wants less of everything Throttled with scope `token` may concern the token only; for many tokens
-in a row it does not Unavailable: no answer in time silence Unavailable: any 5xx the provider is in trouble
-Unavailable: the connection broke, was refused the connection to the provider is in trouble Misconfigured of a part, or
-of a push's own choice nothing about the route caused by our own closing or a dry run nothing everything else the
-provider works: it judged the request itself
+outcome                                              means
+Misconfigured of a push that chose nothing           the route's credentials are refused
+Throttled with scope `route`                         the provider wants less of everything
+Throttled with scope `token`                         may concern the token only; for many in a row, the route
+Unavailable: no answer in time                       silence
+Unavailable: any 5xx                                 the provider is in trouble
+Unavailable: the connection broke, was refused       the connection to the provider is in trouble
+Misconfigured of a part, or of a push's own choice   nothing about the route
+caused by our own closing or a dry run               nothing
+everything else                                      the provider works: it judged the request itself, or the
+                                                     device has yet to acknowledge it
 """
 
 from __future__ import annotations

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Final
 
 from ...model.delivery import Delivery, Outcome, Retry, Settlement, Verdict
-from ...model.push import Chunk, Target
+from ...model.push import Chunk, Platform, Target
 from ...model.status import ROWS_FOR_ALL
 from ...rules.policy import EXPIRED, SENT
 from .lanes import OpenEntry
@@ -19,9 +20,10 @@ DUE_STEP_MS: Final = 100
 class Recorder:
     """Hands the ends of one route's deliveries to its settler."""
 
-    def __init__(self, settler: Settler, hash_token: Callable[[str], str]) -> None:
+    def __init__(self, settler: Settler, hash_token: Callable[[Platform], Callable[[str], str]]) -> None:
         self._settler = settler
-        self._hash_token = hash_token
+        self._hasher_of = cache(hash_token)
+        """A token is hashed in the form of its own platform, whichever channel carries the delivery."""
 
     def settle(
         self,
@@ -36,9 +38,8 @@ class Recorder:
         """Record the verdict on a delivery. `outcome` is None if the provider was not asked."""
         # A broadcast keeps no row for what was sent, so the hash would never be read.
         silent = verdict is SENT and entry.chunk.total > ROWS_FOR_ALL
-        settlement = Settlement(
-            delivery, outcome, verdict, now, "" if silent else self._hash_token(delivery.target.token), reason, asked_at
-        )
+        hashed = "" if silent else self._hasher_of(entry.chunk.platform)(delivery.target.token)
+        settlement = Settlement(delivery, outcome, verdict, now, hashed, reason, asked_at)
         self._settler.add(settlement, entry)
 
     def expire(self, entry: OpenEntry, targets: tuple[Target, ...], now: int) -> None:

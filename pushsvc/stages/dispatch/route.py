@@ -8,7 +8,7 @@ from typing import Final
 
 from ...errors import StoreUnavailable
 from ...model.delivery import Delivery, Ended, Outcome, Retry, Sent, Verdict
-from ...model.push import LANES, Route, Target
+from ...model.push import LANES, Platform, Route, Target
 from ...ports.entries import Revoked
 from ...ports.limits import Limiter
 from ...ports.provider import Provider
@@ -58,7 +58,7 @@ class RouteWorker:
         settler: Settler,
         config: DispatchConfig,
         *,
-        hash_token: Callable[[str], str],
+        hash_token: Callable[[Platform], Callable[[str], str]],
         wall_clock: Callable[[], float],
         random: Callable[[], float],
         preemption: Preemption | None = None,

@@ -23,7 +23,7 @@ class Reopening(Struct, frozen=True):
 
 
 def reopened(head: Chunk, found: Sequence[Letter], *, now: int) -> Reopening:
-    """Return one chunk of dead letters of one push, platform and turn. `head` is their chunk without targets."""
+    """Return one chunk of dead letters that `grouped` has put together. `head` is their chunk without targets."""
     chunk = msgspec.structs.replace(
         head,
         targets=tuple(letter.target for _, letter in found),
@@ -36,13 +36,16 @@ def reopened(head: Chunk, found: Sequence[Letter], *, now: int) -> Reopening:
 
 
 def grouped(found: Iterable[Letter], size: int) -> list[tuple[str, Platform, list[Letter]]]:
-    """Return groups of dead letters that may share a chunk: of one push, platform, channel and turn, at most `size`."""
-    groups: dict[tuple[str, Platform, int, Platform], list[Letter]] = {}
+    """Return groups of at most `size` dead letters that may share a chunk: of chunks that differ in their targets only.
+
+    A device may acknowledge some deliveries of a push and not others, although both failed at the same channel.
+    """
+    groups: dict[tuple[str, Platform, bytes], list[Letter]] = {}
     for entry in found:
         letter = entry[1]
-        groups.setdefault((letter.push_id, letter.platform, letter.turn, letter.channel), []).append(entry)
+        groups.setdefault((letter.push_id, letter.platform, letter.head), []).append(entry)
     return [
         (push_id, platform, group[start : start + size])
-        for (push_id, platform, *_), group in groups.items()
+        for (push_id, platform, _), group in groups.items()
         for start in range(0, len(group), size)
     ]

@@ -29,8 +29,6 @@ class DeadLetter(Struct, frozen=True, array_like=True):
     """The turn in which it failed. A replay is a later turn, so that settlements of this one no longer count."""
     head: bytes = b""
     """The encoded chunk without targets."""
-    channel: Platform = ""
-    """The channel at which it failed; empty: that of its platform."""
 
     def __repr__(self) -> str:
         return f"DeadLetter({self.push_id}[{self.target.index}] {self.platform} {self.reason} at={self.at})"

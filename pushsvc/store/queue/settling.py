@@ -314,7 +314,6 @@ def dead_letter_of(settlement: Settlement, head: bytes) -> DeadLetter:
         at=settlement.at,
         turn=delivery.chunk.turn,
         head=head,
-        channel=delivery.chunk.channel,
     )
 
 

@@ -19,7 +19,8 @@ local function parts_of(member)
   end
 end
 
--- Returns when what stands behind a guard is due, and how many of its deliveries are open.
+-- Returns when what stands behind a guard is due, and how many of its deliveries are open. Of a push that was cancelled
+-- it is due at once: nothing is acknowledged any more, and who takes it ends it.
 local function read_guard(prefix, guard)
   local due, total, turn, spans, id = string.match(guard, '^@(%d+),(%d+),(%d+),([%d;-]*),(.+)$')
   local index = {}
@@ -28,7 +29,8 @@ local function read_guard(prefix, guard)
       index[#index + 1] = i
     end
   end
-  local _, open = fence(prefix, id, tonumber(total), tonumber(turn), index, 0, '')
+  local head, open = fence(prefix, id, tonumber(total), tonumber(turn), index, 0, '')
+  due = head and head[1] == 'cancelled' and 0 or due
   if open == true then
     return tonumber(due), #index
   end
