@@ -6,11 +6,12 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import pairwise
+from unittest.mock import AsyncMock
 
 import pytest
 from msgspec.structs import replace
 
-from pushsvc.errors import Unreadable
+from pushsvc.errors import StoreUnavailable, Unreadable
 from pushsvc.ports.live import (
     Connected,
     Cut,
@@ -153,6 +154,20 @@ def test_two_pushes_of_one_digest_stay_apart(server: Server, monkeypatch: pytest
         page = await store.live.history("shop", "x")
         assert page is not None
         assert [each.push.id for each in page.publications] == ["p1", "p2", "p3", "p4", "p5"]
+
+    server.flush()
+    play(server.url, story)
+
+
+def test_an_inbox_that_was_read_in_vain_is_read_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(store: Store) -> None:
+        inbox = store.live.inbox("gate-a")
+        await store.live.poke({"gate-a": [Cut("shop", 1, "replaced")]})
+        with monkeypatch.context() as patched:
+            patched.setattr(type(store.link), "call", AsyncMock(side_effect=StoreUnavailable("It is away.")))
+            with pytest.raises(StoreUnavailable):
+                await inbox.receive(0)
+        assert await inbox.receive(0) == Received([Cut("shop", 1, "replaced")])
 
     server.flush()
     play(server.url, story)

@@ -580,7 +580,27 @@ def test_news_that_overtake_the_connect_are_not_lost() -> None:
     assert session.published(recipient(1), CONTENT, 0.0) == []
     effects = session.connected(1, result(0, False, page()), FULL, APP, heartbeat=25.0, ttl=60.0, now=0.0)
     assert others(effects) == [MoreAsked(0, 4)]
-    assert others(session.more(page(), FULL, 0.0)) == [], "it was of another epoch: not asked for ever"
+    assert others(session.more(page(), FULL, 0.0)) == [], "the stream does not have it: it is not asked for again"
+
+
+def test_news_that_overtake_a_connect_without_room_come_after_the_acknowledgement() -> None:
+    session = new()
+    send(session, {"id": 1, "connect": {"subs": {"device": {"recover": True, "epoch": "e", "offset": 0}}}})
+    session.published(recipient(5), CONTENT, 0.0)
+    recovered = result(0, True, page(1, 2, 3, 4), acked=0)
+    effects = session.connected(1, recovered, FULL, APP, heartbeat=25.0, ttl=60.0, now=0.0)
+    assert others(effects) == [], "the window is full"
+    assert others(send(session, {"send": {"data": {"ack": 4}}})) == [AckAsked(0, 4, "e"), MoreAsked(4, 4)]
+    assert offsets(session.more(page(5), FULL, 0.0)) == [5]
+
+
+def test_news_of_an_earlier_stream_that_overtake_the_connect_are_passed_over() -> None:
+    session = new()
+    send(session, {"id": 1, "connect": {}})
+    session.published(recipient(9, epoch="old"), CONTENT, 0.0)
+    effects = session.connected(1, result(0, False, page()), FULL, APP, heartbeat=25.0, ttl=60.0, now=0.0)
+    assert others(effects) == []
+    assert offsets(session.published(recipient(1), CONTENT, 0.0)) == [1]
 
 
 def test_a_client_that_does_not_read_is_given_nothing() -> None:

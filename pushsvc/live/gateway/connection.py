@@ -128,10 +128,11 @@ class Connection:
         gateway = self._gateway
         if not self.number:
             return
-        gateway.metrics.disconnected(self.app, self._transport.code)
-        key = (self.app, self.device_id)
         if self.connected_at:
-            gateway.heartbeats.ended(key, self._agreed, gateway.now() - self.connected_at, clean=clean)
+            gateway.metrics.disconnected(self.app, self._transport.code)
+            heard = clean and self._transport.code != codes.NO_PONG.code
+            key = (self.app, self.device_id)
+            gateway.heartbeats.ended(key, self._agreed, gateway.now() - self.connected_at, clean=heard)
         if gateway.remove(self):
             self._spawn(gateway.disconnect(self))
 
@@ -218,23 +219,27 @@ class Connection:
         self._spawn(self._answered(command_id, work))
 
     async def _answered(self, command_id: int, work: Coroutine[Any, Any, None]) -> None:
-        """Do the work of a command; while Redis is away the answer is a temporary error."""
+        """Do the work of a command; where that fails the answer is a temporary error."""
         try:
             await work
-        except StoreUnavailable:
+        except Exception as error:
             self._run(self._session.error(command_id, codes.INTERNAL))
+            if not isinstance(error, StoreUnavailable):
+                raise
 
     # --- Connecting ------------------------------------------------------------------------------------------------
 
     async def _connect(self, ask: ConnectAsked) -> None:
         gateway = self._gateway
+        if self._ended:
+            return
         refusal: Refusal | None = None
         if self._full or not gateway.settled:
             refusal = codes.INTERNAL
         elif not gateway.connects.admit(gateway.now()):
             refusal = codes.TOO_MANY_REQUESTS
         if refusal is not None:
-            self._refuse(ask.id, refusal, "busy")
+            await self._refuse_late(ask.id, refusal, "busy")
             return
         verdict = gateway.verify(ask.token)
         self.app, self.device_id = verdict.app, verdict.device_id
@@ -246,9 +251,12 @@ class Connection:
             return
         try:
             await self._join(ask, verdict)
-        except StoreUnavailable:
+        except Exception as error:
             gateway.remove(self)
-            self._refuse(ask.id, codes.INTERNAL, "busy")
+            self._spawn(gateway.disconnect(self))  # Redis may have the route, though its answer was lost.
+            await self._refuse_late(ask.id, codes.INTERNAL, "busy")
+            if not isinstance(error, StoreUnavailable):
+                raise
 
     async def _join(self, ask: ConnectAsked, claims: Claims) -> None:
         gateway = self._gateway
@@ -270,10 +278,12 @@ class Connection:
         replaced = result.replaced
         if replaced is not None and replaced.gateway == gateway.id:
             gateway.replace(replaced.connection, self)
+        rendered = await gateway.contents.of(self.app, (each.push.id for each in result.page.publications))
         if self._ended:
+            # The route may have come after `lost` took it away.
+            gateway.remove(self)
             await gateway.disconnect(self)
             return
-        rendered = await gateway.contents.of(self.app, (each.push.id for each in result.page.publications))
         self._agreed = self._agree(ask.heartbeat, ask.foreground)
         now = gateway.now()
         self.connected_at = now
@@ -282,17 +292,13 @@ class Connection:
         ttl = max(1.0, claims.expires_at - gateway.wall())
         self._run(self._session.connected(ask.id, result, rendered, app, heartbeat=self._agreed, ttl=ttl, now=now))
 
-    def _refuse(self, command_id: int, refusal: Refusal, result: str) -> None:
-        self._gateway.metrics.refused(self.app, result)
-        self._run(self._session.refused(command_id, refusal))
-
-    async def _refuse_late(self, command_id: int, refusal: Refusal) -> None:
+    async def _refuse_late(self, command_id: int, refusal: Refusal, result: str = "refused") -> None:
         """Refuse a connect; later with each attempt where clients come back without a pause of their own."""
         gateway = self._gateway
-        wait = gateway.slowdown.refused(self._keys, gateway.now())
         if self._transport.name != "websocket" or refusal == codes.TOKEN_EXPIRED:
-            await gateway.pause(wait)
-        self._refuse(command_id, refusal, "refused")
+            await gateway.pause(gateway.slowdown.refused(self._keys, gateway.now()))
+        gateway.metrics.refused(self.app, result)
+        self._run(self._session.refused(command_id, refusal))
 
     @property
     def _keys(self) -> list[str]:
@@ -373,6 +379,9 @@ class Connection:
                 return page, await gateway.contents.of(self.app, ids)
             except StoreUnavailable:
                 await gateway.pause(1.0 + gateway.random())
+            except Exception:
+                self.end(codes.INSUFFICIENT_STATE)  # Nothing would ever be handed out on this connection.
+                raise
         return None, {}
 
 

@@ -144,6 +144,10 @@ class Gateway:
         self._acks: list[_Ack] = []
         self._more = asyncio.Event()
         self._left: set[tuple[str, str, int]] = set()
+        self._unsure: set[str] = set()
+        """Apps in which something may have been missed, until their connections are compared."""
+        self._missed = False
+        """Whether items of the inbox may have been missed."""
         self.use(config)
 
     def use(self, config: LiveConfig) -> None:
@@ -192,9 +196,8 @@ class Gateway:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            where = "".join(traceback.format_tb(error.__traceback__)[-4:])
-            telemetry.get_logger("live").error("live_task_failed", error=type(error).__name__, where=where)
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            _report(error)
 
     async def pause(self, seconds: float) -> None:
         """Wait."""
@@ -207,7 +210,7 @@ class Gateway:
         self.connections[connection.number] = connection
 
     def remove(self, connection: Member) -> bool:
-        """Forget a connection. Return False if it was replaced, so that its route is another's."""
+        """Forget a connection. Return False if it was forgotten already, as when another one has replaced it."""
         return self.connections.pop(connection.number, None) is not None
 
     def replace(self, number: int, newer: Member) -> None:
@@ -260,52 +263,61 @@ class Gateway:
                 for each in batch:
                     by_app.setdefault(each.app, []).append(each)
                 for app, own in by_app.items():
-                    await self._ack_all(app, own)
+                    try:
+                        await self._ack_all(app, own)
+                    except Exception as error:  # Each device is answered with it, and the others go on.
+                        for each in own:
+                            if not each.answer.done():
+                                each.answer.set_exception(error)
 
     async def _ack_all(self, app: str, acks: Sequence[_Ack]) -> None:
+        at = int(self.wall() * 1000)
+        ending: dict[tuple[str, int], Acknowledged] = {}
+        accepted: list[_Ack] = []
         positions = [(each.device_id, each.position) for each in acks]
-        try:
-            at = int(self.wall() * 1000)
-            ending = [
-                Acknowledged(each.device_id, reference, at)
-                for each, found in zip(acks, await self.live.acking(app, positions), strict=True)
-                for reference in found.newly
-            ]
-            if ending:
-                await self._confirm(app, ending)
-            answers = await self.live.ack(app, positions)
-        except StoreUnavailable as error:
-            for each in acks:
-                if not each.answer.done():
-                    each.answer.set_exception(error)
-            return
-        for each, answer in zip(acks, answers, strict=True):
-            for reference in answer.newly:
+        for each, found in zip(acks, await self.live.acking(app, positions), strict=True):
+            if found.fault:
+                # Not asked again: what is appended by then would be acknowledged without having ended.
+                _answer(each, found)
+            else:
+                accepted.append(each)
+                for reference in found.newly:
+                    ending[each.device_id, reference.offset] = Acknowledged(each.device_id, reference, at)
+        if ending:
+            await self._confirm(app, list(ending.values()))
+        positions = [(each.device_id, each.position) for each in accepted]
+        for each, acked in zip(accepted, await self.live.ack(app, positions), strict=True):
+            for reference in acked.newly:
                 self.metrics.acked(app, max(0.0, (at - reference.push.at) / 1000))
-            if not each.answer.done():
-                each.answer.set_result(answer)
+            _answer(each, acked)
 
     async def run_beating(self) -> None:
         """Give signs of life until cancelled."""
         while True:
             try:
                 await self.beat()
-            except StoreUnavailable:
-                await asyncio.sleep(AGAIN)
+            except Exception as error:
+                _report(error)
+                await self.pause(AGAIN)
                 continue
             await asyncio.sleep(self.live.lifetime / 3)
 
     async def beat(self) -> None:
         """Give a sign of life, and compare the connections of apps in which the last one had run out."""
         counts = Counter(connection.app for connection in self.connections.values())
-        lapsed = await self.live.beat(self.id, {app: counts[app] for app in self.config.apps})
+        self._unsure |= await self.live.beat(self.id, {app: counts[app] for app in self.config.apps})
         self.settled = True
         self.metrics.connections(Counter((each.app, each.transport) for each in self.connections.values()))
         for app, device_id, number in list(self._left):
             await self.live.disconnect(app, device_id, self._route(number))
             self._left.discard((app, device_id, number))
-        if lapsed:
-            await self.compare(lapsed)
+        for app in list(self._unsure):
+            self._unsure.discard(app)
+            try:
+                await self.compare([app])
+            except BaseException:
+                self._unsure.add(app)
+                raise
 
     async def run_receiving(self) -> None:
         """Take what others have for these devices, until cancelled."""
@@ -315,10 +327,15 @@ class Gateway:
                 received = await inbox.receive(INBOX_WAIT)
                 for item in received.items:
                     await self._take(item)
-                if received.lost:
+                if received.lost or self._missed:
+                    self._missed = True
                     await self.compare(self.config.apps)
-            except StoreUnavailable:
-                await asyncio.sleep(AGAIN)
+                    self._missed = False
+            except Exception as error:
+                # The items that were read are not read again: the streams have what they were about.
+                self._missed = True
+                _report(error)
+                await self.pause(AGAIN)
 
     async def _take(self, item: InboxItem) -> None:
         if isinstance(item, Forwarded):
@@ -351,17 +368,17 @@ class Gateway:
     async def compare(self, apps: Iterable[str]) -> None:
         """Compare every connection of these apps with its stream, and bring it up to date."""
         for app in apps:
-            own = [each for each in self.connections.values() if each.app == app and each.connected_at]
+            own = [each for each in self.connections.values() if each.app == app]
             for start in range(0, len(own), COMPARED):
                 some = own[start : start + COMPARED]
+                # The stream may not have the route yet of one whose connect is under way.
+                connected = [bool(each.connected_at) for each in some]
                 found = await self.live.presence(app, [each.device_id for each in some])
-                for connection, presence in zip(some, found, strict=True):
-                    if presence is None:
-                        connection.end(codes.REVOKED)
-                    elif presence.route != self._route(connection.number):
-                        connection.end(codes.INSUFFICIENT_STATE)
-                    else:
+                for connection, presence, is_connected in zip(some, found, connected, strict=True):
+                    if presence is not None and presence.route == self._route(connection.number):
                         connection.appended(presence.epoch, presence.top, presence.unread)
+                    elif is_connected:
+                        connection.end(codes.REVOKED if presence is None else codes.INSUFFICIENT_STATE)
 
     def _route(self, number: int) -> LiveRoute:
         return LiveRoute(self.id, number)
@@ -371,6 +388,18 @@ class Gateway:
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.live.leave(self.id, list(self.config.apps))
+
+
+def _answer(waiting: _Ack, acked: Acked) -> None:
+    if not waiting.answer.done():
+        waiting.answer.set_result(acked)
+
+
+def _report(error: Exception) -> None:
+    """Log an error that nobody expects. Its text may quote contents."""
+    if not isinstance(error, StoreUnavailable):
+        where = "".join(traceback.format_tb(error.__traceback__)[-4:])
+        telemetry.get_logger("live").error("live_task_failed", error=type(error).__name__, where=where)
 
 
 @asynccontextmanager

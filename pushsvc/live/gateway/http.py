@@ -129,7 +129,8 @@ class HttpCalls:
             if waiting.replaced:
                 raise Conflict("Another connection of this device has replaced this one.")
             page = await self._page(device, result.since, result.page.epoch, 100, reverse=False)
-            return await self._show(device, page, recovered=result.recovered)
+            same = page is not None and page.epoch == result.page.epoch and not page.missing
+            return await self._show(device, page, recovered=result.recovered and same)
         finally:
             if gateway.remove(waiting):
                 gateway.spawn(gateway.disconnect(waiting))

@@ -169,8 +169,8 @@ class Session:
         self._unread = 0
         self._flight: dict[int, tuple[float, int]] = {}
         """Offsets that are to be acknowledged, with the instant of the next resend and the number of resends left."""
-        self._paging = False
-        """Whether a `MoreAsked` has not been answered yet."""
+        self._paging = 0
+        """The last known offset at the time of a `MoreAsked` that has not been answered yet; 0: there is none."""
         self._paused = False
 
     @property
@@ -409,13 +409,13 @@ class Session:
         self._state = _OPEN
         self._app = app
         page = result.page
-        self.epoch = page.epoch
+        early = self._top if self.epoch == page.epoch else 0
+        self.epoch, self._top = page.epoch, max(early, page.top)
         self._unread = result.unread
         self._through = self._last = self._handed = result.since
         self._acked = result.acked
         if self._acked < self._handed:
             self._resend_at = now + self._resend_after
-        early, self._top = self._top, page.top
         self._interval = heartbeat
         self._announced = _NEVER if self._frame_pings else float(math.ceil(heartbeat))
         self._beat_at = now + heartbeat * (0.5 + self._spread / 2)
@@ -443,7 +443,7 @@ class Session:
         effects: list[Effect] = [Bytes(reply)]
         if not recovered:
             self._write(effects, self._hand_out(page, rendered, now, room=self._room))
-        self._ask_more(effects, appended=early > page.top)
+        self._ask_more(effects)
         return effects
 
     def refused(self, command_id: int, refusal: Refusal) -> list[Effect]:
@@ -505,6 +505,8 @@ class Session:
         """Hand out what was appended to the stream just now, if everything before it was; else it waits there."""
         effects: list[Effect] = []
         if self._state == _CONNECTING:
+            if recipient.epoch != self.epoch:
+                self.epoch, self._top = recipient.epoch, 0
             self._top = max(self._top, recipient.offset)
         if self._state != _OPEN:
             return effects
@@ -527,7 +529,7 @@ class Session:
         effects: list[Effect] = []
         if self._state != _OPEN or not self._paging:
             return effects
-        self._paging = False
+        asked, self._paging = self._paging, 0
         if (
             page is None
             or page.epoch != self.epoch
@@ -536,6 +538,8 @@ class Session:
         ):
             self._end(effects, codes.INSUFFICIENT_STATE)
             return effects
+        if self._top <= asked:
+            self._top = page.top  # What was announced beyond it is not in the stream, and is not asked for again.
         self._write(effects, self._hand_out(page, rendered, now, room=self._room))
         self._ask_more(effects)
         return effects
@@ -635,15 +639,10 @@ class Session:
     def _room(self) -> int:
         return 0 if self._paused else self._app.window - len(self._flight)
 
-    def _ask_more(self, effects: list[Effect], *, appended: bool = False) -> None:
+    def _ask_more(self, effects: list[Effect]) -> None:
         """Ask for what waits in the stream, if something does and there is room."""
-        if (
-            self._state == _OPEN
-            and not self._paging
-            and (appended or self._top > self._through)
-            and (room := self._room) > 0
-        ):
-            self._paging = True
+        if self._state == _OPEN and not self._paging and self._top > self._through and (room := self._room) > 0:
+            self._paging = self._top
             effects.append(MoreAsked(self._through, min(room, PAGE)))
 
     def _hand_out(self, page: Page, rendered: Mapping[str, Rendered], now: float, *, room: int) -> list[bytes]:
