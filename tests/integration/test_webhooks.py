@@ -293,7 +293,11 @@ def test_what_cannot_be_redelivered_stays(valkey: Server, tmp_path: Path, capsys
         async with rig.jobs():
             async with rig.receiver(400, 400, 400):
                 await rig.events(0, 60)
-                await rig.until("all three were given up", lambda: len(rig.calls()) == 3)
+
+                async def given_up() -> bool:
+                    return (await rig.standing()).dead == 3
+
+                await rig.until("all three were given up", given_up)
             async with rig.receiver(422, 503):
                 code, out = await rig.command("webhooks", "redeliver")
                 assert (code, out) == (1, "0 of 3 batches of 60 events were delivered\n")
