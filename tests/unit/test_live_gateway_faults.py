@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from pushsvc import telemetry
 from pushsvc.errors import StoreUnavailable, Unreadable
 from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.gateway import Acknowledged, Gateway
 from pushsvc.live.gateway.connection import Connection
 from pushsvc.live.gateway.http import HttpCalls
+from pushsvc.live.gateway.metrics import GatewayMetrics
 from pushsvc.live.peer import Request
 from pushsvc.live.protocol import codes
 from pushsvc.live.protocol.tokens import issue
@@ -264,6 +266,19 @@ def test_a_connection_that_falls_silent_speaks_against_its_heartbeat() -> None:
         assert agreed[1] < 25.0
 
     play(story)
+
+
+def test_codes_that_clients_make_up_are_counted_together() -> None:
+    metrics = GatewayMetrics()
+    for code in (1000, 3001, 4501, 3777, 4999):
+        metrics.disconnected("codes", code)
+    (family,) = telemetry.LIVE_DISCONNECTS.collect()
+    found = {
+        each.labels["code"]: each.value
+        for each in family.samples
+        if each.labels["app"] == "codes" and each.name.endswith("_total")
+    }
+    assert found == {"1000": 1, "3001": 1, "4501": 1, "other": 2}
 
 
 def test_what_is_appended_during_an_acknowledgement_is_not_acknowledged_by_it() -> None:

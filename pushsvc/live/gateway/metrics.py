@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ... import telemetry
-from ..protocol.codes import FaultKind
+from ..protocol import codes
+from ..protocol.codes import Disconnect, FaultKind
+
+_CODES = {*range(1000, 1016), *(each.code for each in vars(codes).values() if isinstance(each, Disconnect))}
+"""The codes of an end that are counted apart: those of WebSocket and the gateway's own."""
 
 
 class GatewayMetrics:
@@ -33,8 +37,8 @@ class GatewayMetrics:
         telemetry.LIVE_CONNECTS.labels(app, result).inc()
 
     def disconnected(self, app: str, code: int) -> None:
-        """Count the end of a connection."""
-        telemetry.LIVE_DISCONNECTS.labels(app, str(code)).inc()
+        """Count the end of a connection. A code that a client has made up is `other`."""
+        telemetry.LIVE_DISCONNECTS.labels(app, str(code) if code in _CODES else "other").inc()
 
     def acked(self, app: str, seconds: float) -> None:
         """Count an acknowledged delivery, `seconds` after its push was to be sent."""
