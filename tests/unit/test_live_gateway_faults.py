@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from pushsvc import telemetry
-from pushsvc.errors import StoreUnavailable, Unreadable
+from pushsvc.errors import InvalidRequest, StoreUnavailable, Unreadable
 from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.gateway import Acknowledged, Gateway
 from pushsvc.live.gateway.connection import Connection
@@ -380,5 +380,19 @@ def test_a_poll_says_what_was_lost_while_it_waited(page: Page, recovered: bool) 
         answer = msgspec.json.decode((await poll).body)
         assert (answer["recovered"], answer["epoch"], answer["missing"]) == (recovered, page.epoch, page.missing)
         await world.done()
+
+    play(story)
+
+
+def test_a_number_of_any_length_in_a_query_is_refused() -> None:
+    async def story(world: World) -> None:
+        request = Request(
+            method="GET",
+            path="/v1/live/history",
+            query={"since": "1" * 5000},
+            headers={"authorization": f"Bearer {world.token()}"},
+        )
+        with pytest.raises(InvalidRequest):
+            await HttpCalls(world.gateway).history(request)
 
     play(story)

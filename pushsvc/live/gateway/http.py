@@ -269,7 +269,7 @@ def _number(query: dict[str, str], name: str, least: int, most: int) -> int | No
     text = query.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdecimal()) or not least <= int(text) <= most:
+    if len(text) > 16 or not (text.isascii() and text.isdecimal()) or not least <= int(text) <= most:
         raise InvalidRequest(faults=[Fault(name, f"expected a number from {least} to {most}")])
     return int(text)
 
