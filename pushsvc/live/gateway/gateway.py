@@ -396,7 +396,7 @@ def _answer(waiting: _Ack, acked: Acked) -> None:
 
 
 def _report(error: Exception) -> None:
-    """Log an error that nobody expects. Its text may quote contents."""
+    """Log an unexpected error, without its text, which may quote contents."""
     if not isinstance(error, StoreUnavailable):
         where = "".join(traceback.format_tb(error.__traceback__)[-4:])
         telemetry.get_logger("live").error("live_task_failed", error=type(error).__name__, where=where)

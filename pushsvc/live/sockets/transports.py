@@ -183,7 +183,7 @@ class WebSocketTransport(LongConnection):
             self._io.close()
 
     def _closed_by_client(self, payload: bytes) -> None:
-        """HttpAnswer the client's close frame, unless it answers ours; then the server closes the socket first."""
+        """Answer the client's close frame, unless it answers ours; then the server closes the socket first."""
         if not self.code:
             self.code = frames.close_code(payload)
             self._io.write(frames.frame(frames.CLOSE, payload[:2]))
