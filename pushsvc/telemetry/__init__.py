@@ -16,7 +16,6 @@ from .metrics import (
     DEAD_LETTERS_DROPPED,
     DELIVERIES,
     DELIVERY_SECONDS,
-    EVENTS,
     FEEDBACK_GAPS,
     JOBS,
     LIVE_ACK_SECONDS,
@@ -61,7 +60,6 @@ from .states import REDIS, StateLog
 
 __all__ = [
     "REQUESTS",
-    "EVENTS",
     "LIVE_ACK_SECONDS",
     "LIVE_CONNECTIONS",
     "LIVE_CONNECTS",

@@ -112,9 +112,6 @@ LIVE_RECOVERIES = Counter(
     ["app", "result"],
 )
 LIVE_FAULTS = Counter("pushsvc_live_faults_total", "Faults in messages of devices, by kind.", ["kind"])
-EVENTS = Counter(
-    "pushsvc_events_total", "Events that devices have reported, of every channel.", ["app", "platform", "event"]
-)
 DEAD_LETTERS_DROPPED = Counter(
     "pushsvc_dead_letters_dropped_total",
     "Dead letters that made room for later ones, because an app has more than queue.dead_letters_max.",

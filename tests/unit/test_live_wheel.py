@@ -154,7 +154,7 @@ async def _in_a_loop() -> tuple[list[str], list[object]]:
         async with asyncio.timeout(30):
             await done.wait()
         far.move(0)
-    await asyncio.sleep(2 * TICK)
+    await asyncio.sleep(2 * TICK)  # a timer that was left behind would fire within one
     return called, faults
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...model.rates import Rate
+from ...rules import gcra
 
 
 class Admission:
@@ -10,13 +11,15 @@ class Admission:
 
     def __init__(self, rate: Rate | None) -> None:
         """Fill at `rate`; without one, admit everything."""
-        self._each = 0.0 if rate is None else 1 / rate.per_second
-        self._full_at = 0.0
+        self._rate = rate
+        self._tat = 0
 
     def admit(self, now: float) -> bool:
-        """Consume one permit if there is one."""
-        full_at = max(now, self._full_at) + self._each
-        if full_at - now > max(1.0, self._each):
-            return False
-        self._full_at = full_at
-        return True
+        """Consume one permit if there is one. `now` is in seconds."""
+        rate = self._rate
+        if rate is None:
+            return True
+        burst = max(1, int(rate.per_second))
+        decision = gcra.admit(self._tat, int(now * gcra.US), interval=gcra.interval_of(rate), burst=burst)
+        self._tat = decision.tat
+        return not decision.wait

@@ -336,7 +336,7 @@ class Connection:
 
     async def _report(self, ask: EventReported) -> None:
         report = EventReport(ask.push_id, self.device_id, ask.event)
-        counted = await self._gateway.report(self.app, [report])
+        counted = await self._gateway.live.report(self.app, [report])
         self._run(self._session.done(ask.id, _json({"counted": counted[0]})))
 
     async def _fetch(self, ask: FetchAsked) -> None:

@@ -25,7 +25,6 @@ from ... import telemetry
 from ...errors import StoreUnavailable
 from ...ports.live import (
     Acked,
-    EventReport,
     Forwarded,
     Inbox,
     InboxItem,
@@ -200,7 +199,7 @@ class Gateway:
             _report(error)
 
     async def pause(self, seconds: float) -> None:
-        """Wait."""
+        """Wait. Tests make it short."""
         await asyncio.sleep(seconds)
 
     def add(self, connection: Member) -> None:
@@ -245,10 +244,6 @@ class Gateway:
                 await self.live.poke({node: [Forwarded(session, data)]})
                 return True
         return False
-
-    async def report(self, app: str, reports: Sequence[EventReport]) -> list[bool]:
-        """Count events. Raises `StoreUnavailable`."""
-        return await self.live.report(app, reports)
 
     # --- Loops -----------------------------------------------------------------------------------------------------
 

@@ -172,7 +172,7 @@ class HttpCalls:
             reported = _read(request.body, Events).events
         reports = [EventReport(each.id, device.device_id, each.event) for each in reported]
         async with _away():
-            counted = await self._gateway.report(device.app, reports)
+            counted = await self._gateway.live.report(device.app, reports)
         return HttpAnswer(_encode({"counted": sum(counted)}))
 
     def _device(self, request: Request) -> Claims:

@@ -52,7 +52,3 @@ class GatewayMetrics:
     def fault(self, kind: FaultKind) -> None:
         """Count a fault of a client."""
         telemetry.LIVE_FAULTS.labels(kind).inc()
-
-    def event(self, app: str, platform: str, event: str) -> None:
-        """Count an event that a device has reported."""
-        telemetry.EVENTS.labels(app, platform, event).inc()
