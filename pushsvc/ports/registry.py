@@ -122,8 +122,6 @@ class Registry(Protocol):
         """Return the device that each names, tombstones included, or None."""
         ...
 
-    async def by_token(self, app: str, platform: Platform, token: str) -> Device | None: ...
-
     async def remove(self, app: str, device_id: str) -> bool:
         """Remove a device. Returns False where there was none."""
         ...
@@ -200,9 +198,4 @@ class Registry(Protocol):
     async def restore(self, app: str, which: PrunedFilter, *, limit: int) -> int:
         """Restore up to `limit` tombstones with their users, tags and topics, in one step. Returns their number; call
         it again while it returns any."""
-        ...
-
-    async def bury(self, app: str, before: int, *, limit: int, dry_run: bool = False) -> int:
-        """Remove up to `limit` tombstones that were made before an instant. Returns their number, also for a dry
-        run."""
         ...

@@ -11,7 +11,6 @@ from itertools import islice
 from typing import TypeVar
 
 from pushsvc.model.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
-from pushsvc.model.push import Platform
 from pushsvc.ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
 from pushsvc.store.hashing import token_digest
 from pushsvc.store.registry.changes import (
@@ -54,9 +53,6 @@ class MemoryRegistry:
 
     async def get(self, app: str, device_id: str) -> Device | None:
         return self._desk(app, DeviceQuery(ids=[device_id])).devices.get(device_id)
-
-    async def by_token(self, app: str, platform: Platform, token: str) -> Device | None:
-        return self._desk(app, DeviceQuery(tokens=[(platform, token)])).owner(platform, token)
 
     async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
         desk = self._desk(app, held_by(wanted))
@@ -158,13 +154,6 @@ class MemoryRegistry:
         self._state.lift(app, devices, always=True)
         ids = [device.id for device in devices]
         return self._change(app, DeviceQuery(ids=ids), lambda desk: sum(map(desk.restore, ids)))
-
-    async def bury(self, app: str, before: int, *, limit: int, dry_run: bool = False) -> int:
-        ids = [device.id for device in self._tombstones(app, PrunedFilter(until=before))]
-        if dry_run:
-            return len(ids)
-        about = DeviceQuery(ids=ids[:limit])
-        return self._change(app, about, lambda desk: sum(desk.bury(each, before) for each in about.ids))
 
     def _tombstones(self, app: str, which: PrunedFilter) -> list[Device]:
         return [

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from pushsvc.model.devices import ToAll
-from pushsvc.ports.registry import MOST_OF_USER
+from pushsvc.ports.registry import MOST_OF_USER, Holding
 from pushsvc.store import Store
 
 from .registry_audit import audit
@@ -35,7 +35,7 @@ def test_an_fcm_token_and_its_installation_are_one_device(server: Server | None)
         assert await registry.get("shop", "old") is None
         assert await registry.of_user("shop", "u") == [later]
         for token in ("F", "F:APA91b-1", "F:APA91b-2"):
-            assert await registry.by_token("shop", "fcm", token) == later
+            assert await registry.holders("shop", [Holding(None, "fcm", token)]) == [later]
         if isinstance(store, Store):
             await audit(store)
 

@@ -227,15 +227,6 @@ class RegistryMachine(RuleBasedStateMachine):
             lambda each: replace(each, state="active", pruned_at=0, pruned_for="", strikes=0, struck_at=0),
         )
 
-    @rule(ago=st.sampled_from([0, 5]), limit=st.sampled_from([1, 100]), dry_run=st.booleans())
-    def bury(self, ago: int, limit: int, dry_run: bool) -> None:
-        before = self.now - ago
-        meant = [each for each in self.model.values() if each.state == "pruned" and each.pruned_at < before]
-        expected = len(meant) if dry_run else min(limit, len(meant))
-        assert self.run(self.registry.bury("shop", before, limit=limit, dry_run=dry_run)) == expected
-        if not dry_run:
-            self.follow(meant, limit, lambda each: None)
-
     @rule(
         names=st.lists(ids, unique=True),
         fate=st.sampled_from(["stay", "go", "stale", "rename"]),
@@ -289,7 +280,7 @@ class RegistryMachine(RuleBasedStateMachine):
         for platform in PLATFORMS:
             for token in TOKENS:
                 owners = [each for each in model.values() if (each.platform, each.token) == (platform, token)]
-                assert await registry.by_token("shop", platform, token) == (owners[0] if owners else None)
+                assert await registry.holders("shop", [Holding(None, platform, token)]) == [*owners, None][:1]
         for user in USERS[1:]:
             assert user is not None
             owned = [each for each in model.values() if each.user == user]

@@ -145,15 +145,6 @@ class Desk:
         self.devices[device_id] = replace(device, state="active", pruned_at=0, pruned_for="", strikes=0, struck_at=0)
         return True
 
-    def bury(self, device_id: str, before: int) -> bool:
-        device = self.devices.get(device_id)
-        return (
-            device is not None
-            and device.state == "pruned"
-            and device.pruned_at < before
-            and bool(self.remove(device_id))
-        )
-
     def revise(self, device_ids: Iterable[str], judge: Judge) -> list[tuple[Device, Device | None]]:
         changes: list[tuple[Device, Device | None]] = []
         for device_id in device_ids:

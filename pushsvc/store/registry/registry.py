@@ -51,7 +51,6 @@ from typing import Any, TypeVar
 
 from ...errors import StoreUnavailable
 from ...model.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
-from ...model.push import Platform
 from ...ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
 from .. import keys
 from ..config import StoreConfig
@@ -120,9 +119,6 @@ class RedisRegistry:
         found = await self._find(app, DeviceQuery(ids=[device_id]))
         shows(device_id)(found)
         return found.desk.devices.get(device_id)
-
-    async def by_token(self, app: str, platform: Platform, token: str) -> Device | None:
-        return (await self._find(app, DeviceQuery(tokens=[(platform, token)]))).desk.owner(platform, token)
 
     async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
         desk = (await self._find(app, held_by(wanted))).desk
@@ -274,17 +270,6 @@ class RedisRegistry:
             return await self._change(app, DeviceQuery(ids=ids), lambda desk: sum(map(desk.restore, ids)))
 
         return await self._of_tombstones(app, which, step, limit)
-
-    async def bury(self, app: str, before: int, *, limit: int, dry_run: bool = False) -> int:
-        async def step(devices: Sequence[Device]) -> int:
-            ids = [device.id for device in devices]
-            about = DeviceQuery(ids=ids)
-            return await self._change(app, about, lambda desk: sum(desk.bury(each, before) for each in ids))
-
-        which = PrunedFilter(until=before)
-        if not dry_run:
-            return await self._of_tombstones(app, which, step, limit)
-        return await self.pruned(app, which)
 
     async def _of_tombstones(
         self, app: str, which: PrunedFilter, step: Callable[[Sequence[Device]], Awaitable[int]], limit: int
