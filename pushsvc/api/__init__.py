@@ -9,7 +9,7 @@ values to its handler, which uses the ports (`ports.py`). Every refusal is sent 
 """
 
 from .app import build_app, reload_app
-from .config import ApiApp, ApiConfig
+from .config import ApiApp, ApiConfig, ApiLive
 from .ports import ApiPorts, Conditions
 from .pushes.backlog import Backlog
 from .pushes.ids import new_push_id, now_ms, uuid7
@@ -24,6 +24,7 @@ __all__ = [
     "Waits",
     "ApiApp",
     "ApiConfig",
+    "ApiLive",
     "ApiPorts",
     "Conditions",
     "new_push_id",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from msgspec import Struct
@@ -12,6 +13,16 @@ from ..model.rates import Rate
 from ..model.routing import RouteTable, platform_of
 
 MIB: Final = 1024 * 1024
+
+
+class ApiLive(Struct, frozen=True):
+    """The live channel of an app."""
+
+    token_ttl: float
+    """The longest time in seconds for which a device's token is valid, and the usual one."""
+    sign: Callable[[str, float, float, str], str] | None = None
+    """Returns the token of a device, from its id, the present instant and the time for which it is valid, in seconds,
+    and the id of the token. None where others sign them, and the app has only their public key."""
 
 
 class ApiApp(Struct, frozen=True):
@@ -26,11 +37,13 @@ class ApiApp(Struct, frozen=True):
     """The account that reaches a token, where tokens belong to an environment."""
     limit: Rate | None = None
     """The rate limit of the pushes that it posts."""
+    live: ApiLive | None = None
+    """Its live channel; None where it has none."""
 
     @property
     def platforms(self) -> frozenset[Platform]:
-        """The platforms of its accounts."""
-        return frozenset(map(platform_of, self.accounts))
+        """The platforms of its accounts, and `live` where it has the live channel."""
+        return frozenset(map(platform_of, self.accounts)) | ({"live"} if self.live is not None else set())
 
 
 class ApiConfig(Struct, frozen=True):

@@ -22,7 +22,7 @@ from ..ports.provider import Renderer
 from ..ports.pushes import PushStore
 from ..ports.receipts import ReceiptLog
 from ..ports.registry import Registry
-from .config import ApiApp, ApiConfig
+from .config import ApiApp, ApiConfig, ApiLive
 from .pushes.backlog import Backlog
 from .pushes.ids import new_push_id, now_ms
 from .pushes.waits import Waits
@@ -105,6 +105,7 @@ class ServedApp:
     rules: Rules
     count_accepted: Callable[[float], None]
     """Counts accepted deliveries."""
+    live: ApiLive | None = None
 
     @classmethod
     def of(cls, app: ApiApp, addresses: Addresses, config: ApiConfig) -> ServedApp:
@@ -114,7 +115,8 @@ class ServedApp:
             keys=app.keys,
             routes=app.routes,
             accounts=[(route, platform_of(route)) for route in sorted(app.accounts)],
-            rules=Rules(app.name, app.platforms, addresses, config.max_targets, app.routes),
+            rules=Rules(app.name, app.platforms, addresses, config.max_targets, app.routes, live=app.live is not None),
+            live=app.live,
             count_accepted=telemetry.ACCEPTED.labels(app.name).inc,
         )
 

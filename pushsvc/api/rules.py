@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from ..decoding import WRONG, Rule
 from ..model.address import Addresses, AddressFields, Kinds
 from ..model.push import Platform
-from ..model.routing import RouteTable
+from ..model.routing import CARRIERS, RouteTable
 from ..wording import names
 
 PlatformName = Annotated[
@@ -40,6 +40,13 @@ class Rules:
     max_targets: int = 10_000
     routes: RouteTable = field(default_factory=dict)
     """The account that reaches a token, where tokens belong to an environment."""
+    live: bool = False
+    """Whether the app has the live channel."""
+
+    @property
+    def providers(self) -> set[Platform]:
+        """Return the platforms whose provider is configured."""
+        return set(self.platforms) - set(CARRIERS)
 
     @property
     def unknown_platform(self) -> str:

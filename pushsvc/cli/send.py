@@ -68,6 +68,14 @@ def send(
     send_at: Annotated[
         str, _option("--send-at", "When to send it: 2026-12-01T09:00:00Z, or 30m, 2h, 7d from now.", "WHEN")
     ] = "",
+    via: Annotated[
+        Literal["auto", "live", "provider"] | None,
+        typer.Option("--via", help="The channel: by the app's rules, only the live one, or only the provider."),
+    ] = None,
+    ack_within: Annotated[
+        float | None,
+        _option("--ack-within", "The device acknowledges it in this time, or the next channel has it.", "SECONDS"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything except show the push on a phone.")] = False,
     idempotency_key: Annotated[
         Text, _option("--idempotency-key", "A repeated call with the same key sends nothing.", "KEY")
@@ -87,7 +95,10 @@ def send(
         "title": title, "subtitle": subtitle, "body": body, "image": image, "sound": sound, "badge": badge,
         "link": link, "category": category, "thread": thread, "channel": channel,
     }  # fmt: skip
-    how = {"lane": lane, "priority": priority, "push_type": push_type, "ttl": ttl, "collapse": collapse}
+    how = {
+        "lane": lane, "priority": priority, "push_type": push_type, "ttl": ttl, "collapse": collapse, "via": via,
+        "ack_within": ack_within,
+    }  # fmt: skip
     starts_at = parse_instant(send_at, option="--send-at", ahead=True)
     tokens = [
         *({"platform": "apns", "token": token} for token in apns or ()),

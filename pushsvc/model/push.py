@@ -24,11 +24,19 @@ ACTIVITY_ALERT = ("title", "body", "sound")
 """The fields of a notification that the alert of a Live Activity supports."""
 
 
+Via = Literal["auto", "live", "provider"]
+"""The channels of a push: those that the rules of the app choose, only the live channel, or only the provider."""
+
+
 PushState = Literal["scheduled", "expanding", "sending", "done", "cancelled"]
 
 
 MAX_TTL: Final = 2_419_200
 """28 days in seconds, FCM's limit and its default (https://firebase.google.com/docs/cloud-messaging/customize-messages/setting-message-lifespan)."""
+
+MIN_ACK_WITHIN: Final = 0.1
+MAX_ACK_WITHIN: Final = 3600
+"""The bounds in seconds of the time that a device has to acknowledge a push."""
 
 MAX_BADGE: Final = 2**31 - 1
 
@@ -162,6 +170,9 @@ class Push(Struct, frozen=True):
     """The receivers, if they are determined page by page (`codec.encode_audience`): then there are no `targets`."""
     only: tuple[Platform, ...] = ()
     """The platforms that it has content for; empty: all."""
+    via: Via = "auto"
+    ack_within: float | None = None
+    """The seconds in which a device acknowledges it before the next channel carries it; None: those of the app."""
 
     @property
     def starts_at(self) -> int:

@@ -80,7 +80,7 @@ def test_what_is_sent(capsys: pytest.CaptureFixture[str]) -> None:
     flags = (
         "--apns a1 --apns a2 --fcm f1 --fid i1 --title T --subtitle S --body B --image I --sound default --badge 0 "
         "--link L --category C --thread H --channel N --data k=v --data e= --lane bulk --priority high "
-        "--push-type alert --silent --ttl 0 --collapse X --dry-run --idempotency-key once "
+        "--push-type alert --silent --ttl 0 --collapse X --via auto --ack-within 2.5 --dry-run --idempotency-key once "
         "--send-at 2026-12-01T10:00:00.250+01:00"
     )
     with scripted([answer(202, {"id": "p1", "state": "sending", "deliveries": 4})]) as (url, asked):
@@ -106,7 +106,7 @@ def test_what_is_sent(capsys: pytest.CaptureFixture[str]) -> None:
         },
         "data": {"k": "v", "e": ""},
         "lane": "bulk", "priority": "high", "push_type": "alert", "silent": True, "ttl": 0, "collapse": "X",
-        "dry_run": True, "send_at": "2026-12-01T09:00:00.250Z",
+        "via": "auto", "ack_within": 2.5, "dry_run": True, "send_at": "2026-12-01T09:00:00.250Z",
     }  # fmt: skip
 
 

@@ -48,7 +48,7 @@ ADDRESSES = Addresses(
         "webpush": {"token": FCM},
     }
 )
-RULES = Rules("shop", frozenset({"apns", "fcm"}), ADDRESSES, max_targets=50)
+RULES = Rules("shop", frozenset({"apns", "fcm"}), ADDRESSES, max_targets=50, live=True)
 TOKEN = {"platform": "apns", "token": "8f3c"}
 NOW = 1_796_115_600_000
 """2026-12-01T09:00:00Z."""
@@ -104,11 +104,13 @@ def test_a_whole_document_reaches_the_model() -> None:
             "push_type": "alert",
             "ttl": 3600,
             "collapse": "order-7",
+            "via": "provider",
+            "ack_within": 5,
             "dry_run": True,
             "overrides": {"apns": {"headers": {"apns-topic": "x"}}},
         }
     )
-    assert draft.lane == "urgent"
+    assert (draft.lane, draft.via, draft.ack_within) == ("urgent", "provider", 5.0)
     assert draft.total == 4
     assert draft.targets == {
         "apns": (Target(0, "8f3c"), Target(3, "aa")),
@@ -123,7 +125,7 @@ def test_a_whole_document_reaches_the_model() -> None:
 
 def test_defaults() -> None:
     draft = take(push())
-    assert draft.lane == "normal"
+    assert (draft.lane, draft.via, draft.ack_within) == ("normal", "auto", None)
     content = draft.content
     assert (content.priority, content.ttl, content.silent, content.dry_run, content.data) == (
         None,
@@ -268,7 +270,20 @@ def test_an_instant_is_exact_to_the_millisecond(at: int) -> None:
 
 
 def test_null_is_the_same_as_leaving_out() -> None:
-    names = ("data", "lane", "priority", "push_type", "silent", "ttl", "collapse", "send_at", "dry_run", "overrides")
+    names = (
+        "data",
+        "lane",
+        "priority",
+        "push_type",
+        "silent",
+        "ttl",
+        "collapse",
+        "send_at",
+        "via",
+        "ack_within",
+        "dry_run",
+        "overrides",
+    )
     with_nulls = push(**dict.fromkeys(names))
     with_nulls["to"] |= dict.fromkeys(("devices", "users", "topic", "where", "all"))
     with_nulls["notification"] |= {"body": None, "badge": None}
@@ -500,6 +515,21 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
     (push(ttl=2.5), [("ttl", "must be a whole number")]),
     (push(ttl="3600"), [("ttl", "expected a whole number from 0 to 2,419,200, found a string")]),
     (push(collapse=""), [("collapse", "must not be empty")]),
+    (push(via="sms"), [("via", 'expected one of "auto", "live", "provider", found "sms"')]),
+    (
+        push(via="live"),
+        [
+            (
+                "via",
+                "only registered devices are reached by the live channel: name them in `to` by one of `devices`, "
+                "`users`, `topic`, `where`, `all`",
+            )
+        ],
+    ),
+    *(
+        (push(ack_within=wrong), [("ack_within", f"expected a number from 0.1 to 3,600, found {shown}")])
+        for wrong, shown in ((0, "the number 0"), (3600.5, "the number 3600.5"), ("10", "a string"), (True, "true"))
+    ),
     (push(dry_run=1), [("dry_run", "expected true or false, found the number 1")]),
     (push(colapse="x"), [("colapse", "unknown field; did you mean `collapse`?")]),
     (push(**{"x" * 41: 1}), [("[a name of 41 characters]", "unknown field")]),
@@ -573,6 +603,21 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
 @pytest.mark.parametrize(("document", "expected"), REFUSED, ids=lambda value: None)
 def test_refusals(document: Any, expected: list[tuple[str, str]]) -> None:
     assert faults(document) == expected
+
+
+@pytest.mark.parametrize(
+    ("via", "platforms", "message"),
+    [
+        ("live", {"apns"}, "the app shop has no live channel: add [apps.shop.live] to the configuration"),
+        ("provider", {"live"}, "the app shop has no provider: add one as [apps.shop.apns] to the configuration"),
+    ],
+)
+def test_a_channel_that_the_app_does_not_have_is_refused(via: str, platforms: set[str], message: str) -> None:
+    rules = dataclasses.replace(RULES, platforms=platforms, live="live" in platforms)
+    with pytest.raises(InvalidRequest) as caught:
+        read(msgspec.json.encode(push(to={"all": True}, via=via)), rules, NOW)
+    assert caught.value.faults == (Fault("via", message),)
+    assert read(msgspec.json.encode(push(to={"all": True}, via="auto")), rules, NOW).via == "auto"
 
 
 def test_every_fault_is_named_at_once() -> None:
@@ -782,6 +827,8 @@ documents = st.fixed_dictionaries(
         "ttl": mostly(st.integers(-1, 2_419_201) | st.sampled_from([0.0, -0.0, 60.0, 0.5, 2_419_200.0, 2_419_201.0])),
         "collapse": mostly(words),
         "send_at": mostly(instants),
+        "via": mostly(st.sampled_from(["auto", "live", "provider"])),
+        "ack_within": mostly(st.sampled_from([0.1, 10, 3600.0, 3601])),
         "dry_run": mostly(st.booleans()),
         "overrides": mostly(
             st.dictionaries(

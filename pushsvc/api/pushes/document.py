@@ -29,7 +29,17 @@ from ...decoding import WRONG, Checks, Rule, fraction
 from ...errors import ContentTooLarge, Fault, InvalidRequest
 from ...model.address import Addresses
 from ...model.devices import Audience
-from ...model.push import MAX_TTL, Content, Lane, Notification, Platform, Target
+from ...model.push import (
+    MAX_ACK_WITHIN,
+    MAX_TTL,
+    MIN_ACK_WITHIN,
+    Content,
+    Lane,
+    Notification,
+    Platform,
+    Target,
+    Via,
+)
 from ...wording import join, names, show
 from ..http.depth import depth_fault
 from ..http.instants import DAYS_AHEAD, Instant, instant_fault, parse_send_at
@@ -86,6 +96,20 @@ class PushDocument(Struct, forbid_unknown_fields=True, gc=False):
             "Default, and for an instant that has passed: at once."
         ),
     ] = None
+    via: Annotated[
+        Via | None,
+        Meta(
+            description="`live`: only the live channel carries it, to registered devices. `provider`: only APNs and "
+            "FCM. Default: `auto`, by the rules of the app."
+        ),
+    ] = None
+    ack_within: Annotated[
+        Annotated[float, Meta(ge=MIN_ACK_WITHIN, le=MAX_ACK_WITHIN)] | None,
+        Meta(
+            description="Seconds in which a device that is online acknowledges it, before the next channel carries it. "
+            "Default: `live.ack_within` of the app."
+        ),
+    ] = None
     dry_run: Annotated[bool | None, Meta(description="Have it checked by the provider and not delivered.")] = None
     overrides: Annotated[
         dict[str, Raw] | None,
@@ -107,6 +131,8 @@ class Draft(Struct, frozen=True, gc=False):
     """The receivers to look up; there are then no targets."""
     only: frozenset[Platform] | None = None
     """The platforms that it has content for, if these are not all: it then has nothing but their overrides."""
+    via: Via = "auto"
+    ack_within: float | None = None
     warnings: tuple[Fault, ...] = ()
     """Warnings about its receivers."""
 
@@ -185,6 +211,7 @@ def _faults(document: PushDocument, *, rules: Rules, now: int) -> Iterator[tuple
         except ValueError as error:
             if instant_fault(document.send_at) is None:
                 yield "send_at", str(error)
+    yield from via_faults(document, rules)
     overrides: Any = document.overrides or {}
     speaking = overrides is WRONG
     for platform, value in () if speaking else overrides.items():
@@ -192,6 +219,19 @@ def _faults(document: PushDocument, *, rules: Rules, now: int) -> Iterator[tuple
         if (fault := override_fault(platform, value, rules)) is not None:
             yield join("overrides", platform), fault
     yield from disagreements(document, speaking=speaking)
+
+
+def via_faults(document: PushDocument, rules: Rules) -> Iterator[tuple[str, str]]:
+    """Yield why the app or the receivers cannot be reached the way that is asked for."""
+    to: Any = document.to
+    if document.via == "live":
+        if not rules.live:
+            yield "via", f"the app {rules.app} has no live channel: add [apps.{rules.app}.live] to the configuration"
+        elif isinstance(to, To) and to.tokens is not None:
+            ways = names(way for way in To.__struct_fields__ if way != "tokens")
+            yield "via", f"only registered devices are reached by the live channel: name them in `to` by one of {ways}"
+    elif document.via == "provider" and not rules.providers:
+        yield "via", f"the app {rules.app} has no provider: add one as [apps.{rules.app}.apns] to the configuration"
 
 
 def override_fault(platform: str, value: Any, rules: Rules) -> str | None:
@@ -284,7 +324,7 @@ def judge(document: PushDocument, rules: Rules, types: ReceiverTypes, now: int) 
         except ValueError:
             return None
     found = receivers(document.to, rules, types)
-    if found is None:
+    if found is None or (document.via is not None and any(via_faults(document, rules))):
         return None
     targets, audience = (found, None) if isinstance(found, dict) else ({}, found)
     content = Content(
@@ -303,4 +343,5 @@ def judge(document: PushDocument, rules: Rules, types: ReceiverTypes, now: int) 
     total = sum(map(len, targets.values()))
     tokens = document.to.tokens
     odd = () if tokens is None or total == len(tokens) else named_for_two(tokens, rules)
-    return Draft(content, document.lane or "normal", targets, total, send_at, audience, only, odd)
+    lane, via = document.lane or "normal", document.via or "auto"
+    return Draft(content, lane, targets, total, send_at, audience, only, via, document.ack_within, odd)

@@ -46,6 +46,8 @@ def prepare(
         send_at=draft.send_at,
         audience=b"" if draft.audience is None else encode_audience(draft.audience),
         only=() if draft.only is None or draft.audience is None else tuple(sorted(draft.only)),
+        via=draft.via,
+        ack_within=draft.ack_within,
     )
     found = [ProblemFault(fault.path, fault.message) for fault in draft.warnings]
     for platform, message in rendered.items():
