@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from ..model.live import Endpoint, Network
 from ..model.rates import Rate
 
 
@@ -33,8 +34,8 @@ class LiveConfig(Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8081
     max_connections: int = 100_000
-    endpoints: tuple[str, ...] = ()
-    """The addresses that devices are given, in their order; empty: those under which the gateway listens."""
+    endpoints: tuple[Endpoint, ...] = ()
+    """The ways to the gateway that devices are told, in their order."""
     heartbeat: float = 25.0
     heartbeat_min: float = 4.0
     heartbeat_max: float = 900.0
@@ -45,8 +46,10 @@ class LiveConfig(Struct, frozen=True, kw_only=True):
     inline: int = 4096
     """The largest content in bytes that a publication carries; of a larger one the device gets a notice."""
     allowed_origins: tuple[str, ...] = ()
-    deny: tuple[str, ...] = ()
-    """Networks and device ids that are refused."""
+    deny_networks: tuple[Network, ...] = ()
+    """Networks whose connections are closed unread."""
+    deny_ids: frozenset[str] = frozenset()
+    """Devices that are refused."""
     tls_cert: str = ""
     tls_key: str = ""
     apps: Mapping[str, LiveAppConfig] = {}

@@ -27,6 +27,7 @@ from .figures import (
     webhook_standings,
     webhook_troubles,
 )
+from .live_files import live_tls
 from .parts import quiet_gc, run_api, run_dispatch, run_feedback
 from .plans import (
     ages,
@@ -35,6 +36,8 @@ from .plans import (
     dispatch_config,
     eraser,
     feedback_config,
+    live_config,
+    live_endpoints,
     retry_policy,
     route_limits,
     route_table,
@@ -61,6 +64,9 @@ from .store import (
 from .workers import read_unserved, reporting, unserved
 
 __all__ = [
+    "live_config",
+    "live_endpoints",
+    "live_tls",
     "reporting",
     "unserved",
     "read_unserved",

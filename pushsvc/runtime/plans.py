@@ -1,4 +1,5 @@
-"""The configuration as the values that each part takes, since no part imports the settings. Pure."""
+"""The configuration as the values that each part takes, since no part imports the settings. Pure, except that
+`live_config` reads public keys."""
 
 from __future__ import annotations
 
@@ -6,9 +7,11 @@ from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 
 from .. import api
+from ..live.config import LiveAppConfig, LiveConfig
 from ..model.access import ApiKey
 from ..model.defaults import Defaults
 from ..model.devices import Environment
+from ..model.live import Endpoint, denied, endpoints_of, own_endpoints
 from ..model.push import Platform, Route
 from ..model.routing import RouteTable, table_of
 from ..model.signing import parse_secret
@@ -16,10 +19,11 @@ from ..ports.store import Store
 from ..providers import REGISTRY
 from ..rules.freeze import FreezePolicy
 from ..rules.policy import PrunePolicy, RetryPolicy
-from ..settings import AppSettings, CleanupSettings, RetrySettings, Settings
+from ..settings import AppLive, AppSettings, CleanupSettings, RetrySettings, Settings
 from ..stages import cleanup, feedback, webhooks
 from ..stages.dispatch import DispatchConfig, RouteLimits
 from ..stages.erase import Eraser
+from .live_files import read_public_key
 
 
 def environments_of(app: AppSettings) -> dict[Platform, Environment]:
@@ -174,6 +178,50 @@ def webhook_configs(settings: Settings) -> dict[str, webhooks.WebhookConfig]:
                 cap=hook.cap,
             )
     return found
+
+
+def live_endpoints(settings: Settings) -> tuple[Endpoint, ...]:
+    """Return the ways to the gateway that devices are told; none where its port is not known before it listens."""
+    live = settings.live
+    if live.endpoints:
+        return tuple(endpoint for text in live.endpoints for endpoint in endpoints_of(text))
+    return own_endpoints(live.host, live.port, secure=bool(live.tls_cert)) if live.port else ()
+
+
+def live_config(settings: Settings) -> LiveConfig:
+    """Return the gateway's part of the configuration. Raises `ConfigError` for a public key that cannot be used."""
+    live = settings.live
+    refused = denied(live.deny)
+    return LiveConfig(
+        host=live.host,
+        port=live.port,
+        max_connections=live.max_connections,
+        endpoints=live_endpoints(settings),
+        heartbeat=live.heartbeat,
+        heartbeat_min=live.heartbeat_min,
+        heartbeat_max=live.heartbeat_max,
+        pong_within=live.pong_within,
+        drain=live.drain,
+        connects=live.connects,
+        inline=live.inline,
+        allowed_origins=live.allowed_origins,
+        deny_networks=refused.networks,
+        deny_ids=refused.ids,
+        tls_cert=live.tls_cert,
+        tls_key=live.tls_key,
+        apps={name: _live_app(name, app.live) for name, app in settings.apps.items() if app.live is not None},
+    )
+
+
+def _live_app(name: str, live: AppLive) -> LiveAppConfig:
+    key = live.public_key_file
+    return LiveAppConfig(
+        secret=live.secret,
+        public_key=read_public_key(key, f"apps.{name}.live.public_key_file") if key else "",
+        ack_within=live.ack_within,
+        window=live.window,
+        resend=live.resend,
+    )
 
 
 def ages(settings: CleanupSettings) -> cleanup.Ages:

@@ -108,6 +108,8 @@ def store_config(settings: Settings) -> StoreConfig:
         suppression_ttl=settings.queue.suppression_retention,
         events_ttl=settings.queue.feedback_retention,
         alive_ttl=settings.dispatch.takeover,
+        history={name: app.live.history for name, app in settings.apps.items() if app.live},
+        history_age={name: app.live.history_age for name, app in settings.apps.items() if app.live},
         fsync=settings.queue.durability == "fsync",
         replicas={"auto": None, "replicas": settings.queue.replicas}.get(settings.queue.durability, 0),
     )

@@ -32,7 +32,7 @@ Sections = Mapping[str, Any]
 
 def sections_of(kind: type[Struct], providers: Mapping[str, type[Struct]]) -> dict[str, Any]:
     """Return the keys of a section that may be written, by name. Those of an app include its providers."""
-    names = {field.encode_name: field.type for field in structs.fields(kind)}
+    names = {field.encode_name: _section_type(field.type) for field in structs.fields(kind)}
     if issubclass(kind, Settings):
         del names["file"]
     if kind is AppSettings:
@@ -185,6 +185,12 @@ class _Walk:
                 self.faults(self.variable, f"expected {expected(kind, TOML)} as JSON: {error}")
                 return {} if is_struct(kind) else []
         return self.text
+
+
+def _section_type(kind: Any) -> Any:
+    """Return the struct of a section that may be left out; any other type as it is."""
+    bare = _bare(kind)
+    return bare if is_struct(bare) else kind
 
 
 def _element(kind: Any) -> type[Struct] | None:

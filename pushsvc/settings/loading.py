@@ -5,7 +5,7 @@ faults.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from msgspec import Struct, structs
 
 from ..decoding import Faults, decode
 from ..errors import ConfigError
-from ..model.routing import platform_of
+from ..model.routing import CARRIERS, platform_of
+from ..rules.where import WhereError, compile_where
 from ..wording import TOML, did_you_mean, join, show
 from .environment import PREFIX, overlay, sections_of
+from .live import LiveSettings
 from .schema import (
     AppSettings,
     FeedbackSettings,
@@ -123,11 +125,16 @@ def _settings(
     _check_keys(values.get("apps", {}), faults)
     _check_routes(values, faults)
     _check_environments(values.get("apps", {}), faults)
+    _check_orders(values.get("apps", {}), {*map(platform_of, providers), *CARRIERS}, faults)
     _check_durability(values, faults)
     if faults:
         return None
     store: StoreSettings = values.get("store", StoreSettings())
     values["store"] = structs.replace(store, data_dir=base / _expanded(store.data_dir))
+    live: LiveSettings = values.get("live", LiveSettings())
+    values["live"] = structs.replace(
+        live, tls_cert=_absolute(live.tls_cert, base), tls_key=_absolute(live.tls_key, base)
+    )
     return kind(**values)
 
 
@@ -216,6 +223,26 @@ def _check_environments(apps: Mapping[str, AppSettings], faults: Faults) -> None
                 faults(f"apps.{app.name}.{owner}.environment", f"{text}: each environment has one account")
 
 
+def _check_orders(apps: Mapping[str, AppSettings], platforms: Collection[str], faults: Faults) -> None:
+    """Add a fault for each rule of a live channel that selects nothing it could mean, and for each order that leaves
+    the devices of an app without a channel."""
+    for app in apps.values():
+        if app.live is None:
+            continue
+        path = f"apps.{app.name}.live"
+        for index, rule in enumerate(app.live.rules):
+            try:
+                compile_where(rule.where, now=0, platforms=sorted(platforms))
+            except WhereError as error:
+                for fault in error.faults:
+                    faults(f"{path}.rules[{index}].where", str(fault))
+        orders = {f"{path}.order": app.live.order}
+        orders |= {f"{path}.rules[{index}].order": rule.order for index, rule in enumerate(app.live.rules)}
+        for place, order in orders.items():
+            if order == "provider" and not app.providers:
+                faults(place, f'"provider" reaches nobody: the app has none; add [apps.{app.name}.apns] or .fcm')
+
+
 def _check_keys(apps: Mapping[str, AppSettings], faults: Faults) -> None:
     """Add a fault for each key that two apps share, and for duplicate names of keys within an app."""
     owners: dict[str, str] = {}
@@ -244,11 +271,14 @@ def _with_files(raw: object, base: Path) -> object:
     if not isinstance(raw, Mapping):
         return raw
     return {
-        name: str(base / _expanded(Path(value)))
-        if name.endswith("_file") and isinstance(value, str) and value
-        else value
+        name: _absolute(value, base) if name.endswith("_file") and isinstance(value, str) else value
         for name, value in raw.items()
     }
+
+
+def _absolute(path: str, base: Path) -> str:
+    """Return the path, relative to the folder of the file; an empty one stays empty."""
+    return str(base / _expanded(Path(path))) if path else ""
 
 
 def _error(path: Path | None, faults: Faults, origins: Mapping[str, str]) -> ConfigError:

@@ -19,6 +19,7 @@ from ..model.access import Scope
 from ..model.defaults import Defaults
 from ..model.push import Platform
 from ..model.rates import Rate
+from .live import AppLive, LiveSettings
 from .values import Count, Name, NotNegative, Port, Positive, RateText, Share
 from .webhook import WebhookSettings
 
@@ -228,12 +229,14 @@ class LimitsSettings(Struct, frozen=True, kw_only=True):
 
 
 class AppSettings(Struct, frozen=True, kw_only=True):
-    """`[apps.NAME]`: one app, its keys, and its account at each provider."""
+    """`[apps.NAME]`: one app, its keys, its account at each provider, and its live channel."""
 
     name: str
     keys: tuple[KeySettings, ...] = ()
     providers: dict[str, Struct] = field(default_factory=dict)
     """The provider sections by platform, each a `Config` of its provider: `[apps.NAME.apns]`, `[apps.NAME.fcm]`."""
+    live: AppLive | None = None
+    """None: the app has no live channel."""
     limits: LimitsSettings = LimitsSettings()
     webhook: WebhookSettings = WebhookSettings()
 
@@ -252,6 +255,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     queue: QueueSettings = QueueSettings()
     retry: RetrySettings = RetrySettings()
     feedback: FeedbackSettings = FeedbackSettings()
+    live: LiveSettings = LiveSettings()
     apps: dict[str, AppSettings] = field(default_factory=dict)
     file: Path | None = None
     """The file that was read, if any. It is not a key of the configuration."""
@@ -263,7 +267,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         return {name: min(most, app.limits.max_pending or share) for name, app in self.apps.items()}
 
     def require_apps(self) -> None:
-        """Raise `ConfigError` where no app is configured, or an app has no provider."""
+        """Raise `ConfigError` where no app is configured, or an app has neither a provider nor a live channel."""
         where = str(self.file) if self.file else "the configuration"
         if not self.apps:
             played = self.store.data_dir / "playground" / "pushsvc.toml"
@@ -273,11 +277,11 @@ class Settings(Struct, frozen=True, kw_only=True):
                 "name one with --config or PUSHSVC_CONFIG, or add a section [apps.NAME] (see config/example.toml); "
                 "or try it: " + (f"--config {played}" if played.exists() else "pushsvc up --simulator"),
             )
-        if bare := [name for name, app in self.apps.items() if not app.providers]:
+        if bare := [name for name, app in self.apps.items() if not (app.providers or app.live)]:
             raise ConfigError(
                 f"apps.{bare[0]}",
-                "the app has no provider",
-                f"add [apps.{bare[0]}.apns] or [apps.{bare[0]}.fcm]; see config/example.toml",
+                "the app has no provider and no live channel",
+                f"add [apps.{bare[0]}.apns], [apps.{bare[0]}.fcm] or [apps.{bare[0]}.live]; see config/example.toml",
             )
 
 

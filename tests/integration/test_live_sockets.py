@@ -15,6 +15,7 @@ from pushsvc.errors import InvalidRequest
 from pushsvc.live.peer import Request
 from pushsvc.live.sockets.connection import HttpConnection
 from pushsvc.live.sockets.http import HttpAnswer, HttpRoute
+from pushsvc.model.live import denied
 
 from .live_rig import Client, gateway, in_a_loop, masked, upgrade_request
 
@@ -655,7 +656,7 @@ async def test_a_body_is_asked_for_with_100() -> None:
 @in_a_loop
 async def test_denied_networks_are_closed_unread() -> None:
     for deny, enters in [(("127.0.0.0/8",), False), (("10.0.0.0/8", "::1/128"), True)]:
-        async with gateway(ROUTES, deny=deny) as live:
+        async with gateway(ROUTES, deny_networks=denied(deny).networks) as live:
             client = await live.connect()
             client.send(b"GET /v1/live/messages/1 HTTP/1.1\r\nHost: g\r\n\r\n")
             if enters:

@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -142,10 +142,25 @@ def test_a_refresh_is_of_the_same_device() -> None:
     assert VERIFIER.verify_refresh(signed(exp=NOW), NOW, connected) == Rejected(codes.EXPIRED, "shop", "d1")
 
 
-@pytest.mark.parametrize("key", [ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP384R1())])
-def test_another_kind_of_key_is_a_fault_of_the_configuration(key: Any) -> None:
-    with pytest.raises(ValueError, match="RSA or of the curve P-256"):
-        Verifier({"shop": LiveAppConfig(public_key=public(key))})
+PRIVATE = EC_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+@pytest.mark.parametrize(
+    ("pem", "what"),
+    [
+        (public(ed25519.Ed25519PrivateKey.generate()), "is neither an RSA key .* nor one of the curve P-256"),
+        (public(ec.generate_private_key(ec.SECP384R1())), "is neither an RSA key .* nor one of the curve P-256"),
+        (public(rsa.generate_private_key(65537, 1024)), "is an RSA key of 1,024 bits: RS256 needs 2,048"),  # refused
+        (PRIVATE, "is a private key: give the gateway the public one"),
+        (public(EC_KEY).replace("PUBLIC KEY", "CERTIFICATE"), "is no public key in PEM"),
+        ("ssh-ed25519 AAAA", "is no public key in PEM"),
+        (" ", "is no public key in PEM"),
+    ],
+)
+def test_another_kind_of_key_is_a_fault_of_the_configuration(pem: str, what: str) -> None:
+    with pytest.raises(ValueError, match=what) as caught:
+        Verifier({"shop": LiveAppConfig(public_key=pem)})
+    assert pem.strip() not in str(caught.value) or not pem.strip()
 
 
 @given(st.text(max_size=60) | st.binary(max_size=60).map(lambda data: data.decode("latin-1")))

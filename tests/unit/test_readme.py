@@ -8,7 +8,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import msgspec
 import pytest
@@ -27,6 +27,7 @@ from pushsvc.api.routes import CALLS
 from pushsvc.api.rules import Rules
 from pushsvc.cli import device_lines
 from pushsvc.cli.lazy import LazyCommand
+from pushsvc.decoding import is_struct
 from pushsvc.errors import RequestError
 from pushsvc.model.delivery import Ended, Outcome, Retry, Unavailable
 from pushsvc.model.devices import Device
@@ -127,16 +128,22 @@ def _keys() -> Iterator[tuple[str, Any]]:
         if section != "apps":
             yield from _of_section(section, kind)
     for section, kind in sections_of(settings.AppSettings, SECTIONS).items():
-        if section == "keys":
-            yield from _of_section("apps.NAME.keys[]", settings.KeySettings)
-        else:
-            yield from _of_section(f"apps.NAME.{section}", kind)
+        yield from _of_key(f"apps.NAME.{section}", kind)
+
+
+def _of_key(path: str, kind: Any, default: Any = None) -> Iterator[tuple[str, Any]]:
+    if is_struct(kind):
+        yield from _of_section(path, kind)
+    elif get_origin(kind) is tuple and is_struct(get_args(kind)[0]):
+        yield from _of_section(f"{path}[]", get_args(kind)[0])
+    else:
+        yield path, default
 
 
 def _of_section(path: str, kind: type[Struct]) -> Iterator[tuple[str, Any]]:
     for field in structs.fields(kind):
         default = field.default_factory() if field.default_factory is not NODEFAULT else field.default
-        yield f"{path}.{field.name}", default
+        yield from _of_key(f"{path}.{field.name}", field.type, default)
 
 
 def _written(value: Any) -> Any:
@@ -156,7 +163,7 @@ def test_every_key_of_the_configuration_with_its_default() -> None:
             continue
         (text,) = _code(cell)
         reported = tomllib.loads(f"value = {text}")["value"]
-        if name.endswith(".intake") or (".limits." in name and not name.endswith(("on_exceed", "max_pending"))):
+        if default is None or isinstance(default, settings.Rate):
             reported = settings.parse_rate(reported)
         assert reported == _written(default), name
         assert type(reported) is type(_written(default)), name
@@ -167,7 +174,7 @@ def test_the_example_has_the_keys_of_the_table() -> None:
     text = (ROOT / "config" / "example.toml").read_text(encoding="utf-8")
     found, section = set(), ""
     for line in text.splitlines():
-        if header := re.match(r"(\[\[?)([\w.]+)\]", line):
+        if header := re.match(r"(?:# )?(\[\[?)([\w.]+)\]", line):
             section = header[2].replace("apps.shop", "apps.NAME") + ("[]" if header[1] == "[[" else "")
         elif key := re.match(r"(?:# )?(\w+) = ", line):
             found.add(f"{section}.{key[1]}")

@@ -18,6 +18,7 @@ from pushsvc.errors import ConfigError
 from pushsvc.providers import REGISTRY
 from pushsvc.runtime import configured_type, load_settings
 from pushsvc.settings import (
+    AppLive,
     LimitsSettings,
     Rate,
     RedisSettings,
@@ -71,14 +72,17 @@ def test_nothing_at_all_is_the_defaults(tmp_path: Path, monkeypatch: pytest.Monk
     assert settings.apps == {}
 
 
-def test_serving_needs_an_app_with_a_provider(tmp_path: Path) -> None:
+def test_serving_needs_an_app_with_a_channel(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"^apps: .*names no app \(name one with --config .*add a section \[apps\.NAME\]"
     ):
         loaded(tmp_path, "").require_apps()
-    with pytest.raises(ConfigError, match=r"^apps\.shop: the app has no provider \(add \[apps\.shop\.apns\]"):
+    with pytest.raises(
+        ConfigError, match=r"^apps\.shop: the app has no provider and no live channel \(add \[apps\.shop\.apns\]"
+    ):
         loaded(tmp_path, "[apps.shop]").require_apps()
     loaded(tmp_path, '[apps.shop.apns]\nkey_id = "K"').require_apps()
+    loaded(tmp_path, f'[apps.shop.live]\nsecret = "{HASH}"').require_apps()
 
 
 def test_a_push_cannot_wait_for_a_flush_that_is_never_made(tmp_path: Path) -> None:
@@ -155,7 +159,7 @@ FAULTS = [
     ("[servers]", "servers: unknown section; did you mean `server`? (in FILE)"),
     (
         "[zzz]",
-        "zzz: unknown section; known: apps, cleanup, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store (in FILE)",
+        "zzz: unknown section; known: apps, cleanup, dispatch, feedback, jobs, live, logging, metrics, queue, redis, retry, server, store (in FILE)",
     ),
     (
         "[logging]\nlevel = 'loud'",
@@ -266,7 +270,7 @@ FAULTS = [
     ("[apps.a.webhook.headers]\nX-Key = ['hunter22']", "apps.a.webhook.headers.X-Key: expected a string, found a list (in FILE)"),
     ("[apps.a.webhook]\nheaders = 'hunter22'", "apps.a.webhook.headers: expected a section, found a string (in FILE)"),
     ("[apps.a.webhook]\nsecret = 12", "apps.a.webhook.secret: expected a string, found a number (in FILE)"),
-    ("file = 'x'", "file: unknown section; known: apps, cleanup, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store (in FILE)"),
+    ("file = 'x'", "file: unknown section; known: apps, cleanup, dispatch, feedback, jobs, live, logging, metrics, queue, redis, retry, server, store (in FILE)"),
     ("x = ", "FILE: not valid TOML: Invalid value (at line 1, column 5) (see https://toml.io/en/v1.0.0)"),
 ]  # fmt: skip
 
@@ -295,7 +299,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
     )
     assert reported.splitlines() == [
         f"{tmp_path / 'pushsvc.toml'}: 6 faults",
-        "  nope: unknown section; known: apps, cleanup, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store",
+        "  nope: unknown section; known: apps, cleanup, dispatch, feedback, jobs, live, logging, metrics, queue, redis, retry, server, store",
         "  server.port: expected a whole number from 0 to 65,535, found the number -1",
         "  server.hots: unknown key; did you mean `host`?",
         '  retry.base (from PUSHSVC__RETRY__BASE): expected a number greater than 0, found "soon"',
@@ -383,7 +387,9 @@ def test_the_example_documents_every_key_with_its_default() -> None:
         plain = getattr(defaults, section.name)
         want = {field.name: getattr(plain, field.name) for field in structs.fields(plain)}
         want |= {name: str(value) for name, value in want.items() if isinstance(value, Path)}
-        assert example[section.name] == want, section.name
+        want |= {name: list(value) for name, value in want.items() if isinstance(value, tuple)}
+        rates = {name: parse_rate(example[section.name][name]) for name, value in want.items() if type(value) is Rate}
+        assert example[section.name] | rates == want, section.name
     shop = example["apps"]["shop"]
     assert set(shop["keys"][0]) == {"name", "sha256", "scopes", "intake"}
     assert shop["keys"][0]["intake"] == "0"
@@ -398,6 +404,10 @@ def test_the_example_documents_every_key_with_its_default() -> None:
             assert re.search(rf"^(# )?{field.name} = ", written_there, re.MULTILINE), f"{platform}.{field.name}"
             if isinstance(field.default, int | float):
                 assert shop[platform][field.name] == field.default, f"{platform}.{field.name}"
+    # Switched off, because no secret may be known to everybody.
+    switched_off = text.partition("# [apps.shop.live]\n")[2].partition("\n\n#")[0]
+    live = tomllib.loads("\n".join(re.findall(r"^# (\w+ = .*)", switched_off, re.MULTILINE)))
+    assert live == {field.name: field.default for field in structs.fields(AppLive) if field.name != "rules"}
     lines = text.splitlines()
     for number, line in enumerate(lines):
         if line and not line.startswith(("#", "[")):

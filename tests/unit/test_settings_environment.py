@@ -16,7 +16,7 @@ from pushsvc.decoding import expected
 from pushsvc.errors import ConfigError
 from pushsvc.providers import REGISTRY
 from pushsvc.runtime import configured_type
-from pushsvc.settings import KeySettings, LimitsSettings, Rate, Settings, WebhookSettings, load
+from pushsvc.settings import AppLive, KeySettings, LimitsSettings, LiveRule, Rate, Settings, WebhookSettings, load
 from pushsvc.wording import TOML
 
 
@@ -124,7 +124,7 @@ FAULTS = [
     ("PUSHSVC__APPS__A__KEYS__5__NAME", "x", "PUSHSVC__APPS__A__KEYS__5__NAME: expected a number from 0 to 0 after KEYS__, and then a key"),
     ("PUSHSVC__APPS__A__KEYS__0", "{}", "PUSHSVC__APPS__A__KEYS__0: expected a number from 0 to 0 after KEYS__, and then a key"),
     ("PUSHSVC__APPS__A__APSN__KEY_ID", "x", "PUSHSVC__APPS__A__APSN__KEY_ID: no such key `apps.a.apsn`; did you mean `apns`?"),
-    ("PUSHSVC__FILE", "x", "PUSHSVC__FILE: no such key `file`; known: apps, cleanup, dispatch, feedback, jobs, logging, metrics, queue, redis, retry, server, store"),
+    ("PUSHSVC__FILE", "x", "PUSHSVC__FILE: no such key `file`; known: apps, cleanup, dispatch, feedback, jobs, live, logging, metrics, queue, redis, retry, server, store"),
     ("PUSHSVC__APPS__A__WEBHOOK__SECRET__X", "hush", "PUSHSVC__APPS__A__WEBHOOK__SECRET__X: `apps.a.webhook.secret` is a value and has no keys of its own"),
 ]  # fmt: skip
 
@@ -138,7 +138,10 @@ def sections() -> list[tuple[str, Struct | type[Struct]]]:
     """Every section with its keys, by the variable that sets it."""
     defaults = configured_type()()
     top = [(name, getattr(defaults, name)) for name in defaults.__struct_fields__ if name not in ("apps", "file")]
-    app: list[tuple[str, Struct | type[Struct]]] = [("limits", LimitsSettings()), ("webhook", WebhookSettings())]
+    app: list[tuple[str, Struct | type[Struct]]] = [
+        *(("limits", LimitsSettings()), ("webhook", WebhookSettings())),
+        *(("live", AppLive), ("live__rules", LiveRule)),
+    ]
     named = [
         *top,
         *((f"apps__a__{name}", section) for name, section in [*app, ("keys", KeySettings), *CONFIGS.items()]),
@@ -155,7 +158,7 @@ def test_a_value_of_another_type_is_refused_at_every_key(
         kind = expected(field.type, TOML)
         for value in (None, {"a": 5}) if "number" in kind else (None, {"a": 5}, 5):
             given = {field.name: value}
-            text = json.dumps([given] if variable.endswith("KEYS") else given)
+            text = json.dumps([given] if variable.endswith(("KEYS", "RULES")) else given)
             with pytest.raises(ConfigError) as caught:
                 load(None, {variable: text}, providers=CONFIGS, kind=configured_type())
             assert f".{field.name}" in str(caught.value)

@@ -163,7 +163,6 @@ class Gateway:
         self.heartbeats = Heartbeats(
             Bounds(default=config.heartbeat, least=config.heartbeat_min, most=config.heartbeat_max)
         )
-        self._denied = frozenset(config.deny)
 
     # --- What connections ask for ----------------------------------------------------------------------------------
 
@@ -185,7 +184,7 @@ class Gateway:
 
     def denies(self, device_id: str) -> bool:
         """Return whether the configuration refuses the device."""
-        return device_id in self._denied
+        return device_id in self.config.deny_ids
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do some work beside everything else."""

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeGuard
 
 import jwt
 import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -89,7 +90,7 @@ class Verifier:
     ) -> None:
         """Read the keys. `leeway` is by how many seconds other clocks may differ; `revoked` judges valid tokens.
 
-        Raises `ValueError` for a public key that is neither RSA nor of the curve P-256.
+        Raises `ValueError` for what `public_key` refuses.
         """
         self._keys = {app: _keys(config) for app, config in apps.items()}
         self._leeway = leeway
@@ -157,14 +158,29 @@ def _keys(config: LiveAppConfig) -> dict[str, Any]:
     if config.secret:
         keys["HS256"] = config.secret
     if config.public_key:
-        key = load_pem_public_key(config.public_key.encode())
-        if isinstance(key, RSAPublicKey):
-            keys["RS256"] = key
-        elif isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
-            keys["ES256"] = key
-        else:
-            raise ValueError("The public key of a live app must be RSA or of the curve P-256.")
+        key = public_key(config.public_key)
+        keys["RS256" if isinstance(key, RSAPublicKey) else "ES256"] = key
     return keys
+
+
+def public_key(pem: str) -> RSAPublicKey | EllipticCurvePublicKey:
+    """Return the key that verifies RS256 or ES256. Raises `ValueError` with what it is instead."""
+    if "PRIVATE KEY-----" in pem:
+        raise ValueError("is a private key: give the gateway the public one, as `openssl pkey -pubout` writes it")
+    try:
+        key = load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError("is no public key in PEM (-----BEGIN PUBLIC KEY-----)") from None
+    if isinstance(key, RSAPublicKey):
+        if key.key_size < _RSA_LEAST:
+            raise ValueError(f"is an RSA key of {key.key_size:,} bits: RS256 needs {_RSA_LEAST:,}")
+    elif not (isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1)):
+        raise ValueError("is neither an RSA key (RS256) nor one of the curve P-256 (ES256)")
+    return key
+
+
+_RSA_LEAST: Final = 2048
+"""Bits. Source: RFC 7518, section 3.3"""
 
 
 def _decoded(part: str) -> bytes:

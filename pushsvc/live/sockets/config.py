@@ -6,6 +6,8 @@ import ssl
 
 from msgspec import Struct
 
+from ...model.live import Network
+
 
 class SocketsConfig(Struct, frozen=True, kw_only=True):
     """Where the gateway listens, and the bounds of what a stranger can hold."""
@@ -37,5 +39,5 @@ class SocketsConfig(Struct, frozen=True, kw_only=True):
     """Bytes above which a client that does not read is disconnected."""
     allowed_origins: tuple[str, ...] = ()
     """Web pages that may use the gateway besides its own host's, such as `https://*.shop.example`."""
-    deny: tuple[str, ...] = ()
-    """Networks whose connections are refused, such as `203.0.113.0/24`."""
+    deny_networks: tuple[Network, ...] = ()
+    """Networks whose connections are closed unread."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ...errors import ConfigError, Forbidden
+from ...errors import Forbidden
+from ...model.live import is_in
 from ..peer import MakePeer, Request
 from ..wheel import Wheel
 from .config import SocketsConfig
@@ -29,7 +29,6 @@ class Shared:
     """The open connections of a server, and what decides about new ones."""
 
     def __init__(self, config: SocketsConfig, wheel: Wheel, make_peer: MakePeer, routes: Sequence[HttpRoute]) -> None:
-        """Read the configuration. Raises `ConfigError` for a network that cannot be read."""
         self.config = config
         self.wheel = wheel
         self.make_peer = make_peer
@@ -40,7 +39,7 @@ class Shared:
         self._emptied = asyncio.Event()
         self._most = config.max_connections + config.max_connections // 8
         self._may = origin_rule(config.allowed_origins)
-        self._denied = [_network(each) for each in config.deny]
+        self._denied = config.deny_networks
 
     def opened(self, connection: HttpConnection | LongConnection) -> None:
         """Count a connection."""
@@ -67,7 +66,7 @@ class Shared:
         """Return whether a new connection is closed unread: there is no room, or its network is denied."""
         if len(self.open) > self._most:
             return True
-        return bool(self._denied) and _is_in(address, self._denied)
+        return bool(self._denied) and is_in(address, self._denied)
 
     def origin_headers(self, request: Request) -> dict[str, str]:
         """Return the headers by which a web page may read the answer. Raises `OriginRefused`."""
@@ -83,20 +82,3 @@ class Shared:
             return False
         stream.receive(data)
         return True
-
-
-def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    try:
-        return ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        raise ConfigError("live.deny", f"{text} is not a network", "write it as 203.0.113.0/24") from None
-
-
-def _is_in(address: str, networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-        found = found.ipv4_mapped
-    return any(found in network for network in networks)

@@ -1,0 +1,46 @@
+"""The files of the live channel: the public keys of connect tokens, and the certificate of the gateway."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from ..errors import ConfigError
+from ..live.protocol.tokens import public_key
+from ..net.tls import server_context
+from ..settings import LiveSettings
+
+
+def read_public_key(file: str, part: str) -> str:
+    """Return the public key (PEM) that the key `part` of the configuration names. Raises `ConfigError`."""
+    try:
+        pem = Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(part, f"{file} cannot be read: {error.strerror or error}", "check its permissions") from None
+    except UnicodeDecodeError:
+        raise ConfigError(part, f"{file} is no text", "name a public key in PEM") from None
+    try:
+        public_key(pem)
+    except ValueError as error:
+        raise ConfigError(part, f"{file} {error}", "name a public key in PEM, RSA or P-256") from None
+    return pem
+
+
+def live_tls(live: LiveSettings) -> ssl.SSLContext | None:
+    """Return the TLS of the gateway, or None where a proxy ends it. Raises `ConfigError`."""
+    if not live.tls_cert:
+        return None
+    for part, file in (("live.tls_cert", live.tls_cert), ("live.tls_key", live.tls_key or live.tls_cert)):
+        try:
+            content = Path(file).read_bytes()
+        except OSError as error:
+            why = f"{file} cannot be read: {error.strerror or error}"
+            raise ConfigError(part, why, "check its permissions") from None
+        if b"ENCRYPTED" in content:  # OpenSSL would ask for its password at the terminal.
+            raise ConfigError(part, f"{file} holds an encrypted key", "decrypt it: openssl pkey -in KEY -out NEW")
+    try:
+        return server_context(live.tls_cert, live.tls_key or live.tls_cert)
+    except OSError as error:
+        reason = getattr(error, "reason", None) or type(error).__name__
+        fix = "name a certificate (PEM) and its private key"
+        raise ConfigError("live.tls_cert", f"{live.tls_cert} and its key cannot be used: {reason}", fix) from None
