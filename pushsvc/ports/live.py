@@ -329,9 +329,18 @@ class LiveStreams(Protocol):
         ...
 
     async def revoke(self, app: str, device_id: str) -> int:
-        """Refuse tokens of this device that were issued before now, and end its connection. Returns the instant, in
-        Unix ms. Call it before a device is removed from the registry: the removal deletes its stream and the route in
-        it."""
+        """Refuse tokens of this device that were issued before now, and end its connection and its route. Returns the
+        instant, in Unix ms. Call it before a device is removed from the registry: the removal deletes its stream and
+        the route in it."""
+        ...
+
+    async def admits(self, app: str, device_id: str, *, issued_at: int) -> Refused | None:
+        """Return why a token of the device that was issued at this instant, in Unix ms, is refused; None where it is
+        not."""
+        ...
+
+    async def holds(self, app: str, device_id: str, push_id: str) -> bool:
+        """Return whether a push stands in the stream of the device."""
         ...
 
     async def keep(self, app: str, push: LivePush, body: bytes) -> None:
@@ -380,9 +389,9 @@ class LiveGateways(Protocol):
 class LiveEvents(Protocol):
     """What devices report about pushes."""
 
-    async def report(self, app: str, reports: Sequence[EventReport]) -> list[bool]:
-        """Count the reports of devices. Returns for each whether it was counted: it was the first of its push, device
-        and event, and both are known."""
+    async def report(self, app: str, reports: Sequence[EventReport]) -> list[Platform | None]:
+        """Count the reports of devices. Returns for each the platform of its device where it was counted: it was the
+        first of its push, device and event, and both are known."""
         ...
 
     async def events(self, app: str, push_ids: Sequence[str]) -> list[EventCounts]:

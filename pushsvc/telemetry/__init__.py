@@ -16,6 +16,8 @@ from .metrics import (
     DEAD_LETTERS_DROPPED,
     DELIVERIES,
     DELIVERY_SECONDS,
+    EVENT_LAG,
+    EVENTS,
     FEEDBACK_GAPS,
     JOBS,
     LIVE_ACK_SECONDS,
@@ -60,6 +62,8 @@ from .states import REDIS, StateLog
 
 __all__ = [
     "REQUESTS",
+    "EVENT_LAG",
+    "EVENTS",
     "LIVE_ACK_SECONDS",
     "LIVE_CONNECTIONS",
     "LIVE_CONNECTS",

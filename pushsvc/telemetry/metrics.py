@@ -112,6 +112,16 @@ LIVE_RECOVERIES = Counter(
     ["app", "result"],
 )
 LIVE_FAULTS = Counter("pushsvc_live_faults_total", "Faults in messages of devices, by kind.", ["kind"])
+EVENTS = Counter(
+    "pushsvc_events_total",
+    "What devices report of pushes, each once: `arrived`, `shown`, `opened`, `dismissed`.",
+    ["app", "platform", "event"],
+)
+EVENT_LAG = Histogram(
+    "pushsvc_event_lag_seconds",
+    "Seconds from an event, by the clock of its device, to its report.",
+    buckets=(1, 5, 15, 60, 300, 900, 3600, 6 * 3600, 86_400),
+)
 DEAD_LETTERS_DROPPED = Counter(
     "pushsvc_dead_letters_dropped_total",
     "Dead letters that made room for later ones, because an app has more than queue.dead_letters_max.",

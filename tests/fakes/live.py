@@ -192,10 +192,8 @@ class MemoryLive:
         position: Position | None = None,
         limit: int = 100,
     ) -> Connected | Refused:
-        if self._ordinal(app, device_id) is None:
-            return Refused("unknown")
-        if issued_at < self._live.refused.get((app, device_id), 0):
-            return Refused("revoked")
+        if refused := await self.admits(app, device_id, issued_at=issued_at):
+            return refused
         stream = self._begun(app, device_id)
         assert stream is not None
         replaced = self._route(app, stream)
@@ -329,9 +327,20 @@ class MemoryLive:
         now = self._state.clock()
         self._live.refused[app, device_id] = now
         stream = self._stream(app, device_id)
-        if stream is not None and (route := self._route(app, stream)):
-            await self.poke({route.gateway: [Cut(app, route.connection, "revoked")]})
+        if stream is not None:
+            if route := self._route(app, stream):
+                await self.poke({route.gateway: [Cut(app, route.connection, "revoked")]})
+            stream.route = None
         return now
+
+    async def admits(self, app: str, device_id: str, *, issued_at: int) -> Refused | None:
+        if self._ordinal(app, device_id) is None:
+            return Refused("unknown")
+        return Refused("revoked") if issued_at < self._live.refused.get((app, device_id), 0) else None
+
+    async def holds(self, app: str, device_id: str, push_id: str) -> bool:
+        stream = self._stream(app, device_id)
+        return stream is not None and any(entry.push.id == push_id for entry in stream.entries)
 
     # --- gateways ---------------------------------------------------------------------------------
 
@@ -368,17 +377,17 @@ class MemoryLive:
 
     # --- events -----------------------------------------------------------------------------------
 
-    async def report(self, app: str, reports: Sequence[EventReport]) -> list[bool]:
+    async def report(self, app: str, reports: Sequence[EventReport]) -> list[Platform | None]:
         return [self._report(app, each) for each in reports]
 
-    def _report(self, app: str, report: EventReport) -> bool:
+    def _report(self, app: str, report: EventReport) -> Platform | None:
         ordinal = self._ordinal(app, report.device_id)
         seen = self._live.seen[app, report.push_id]
         if ordinal is None or (app, report.push_id) not in self._state.pushes or (report.event, ordinal) in seen:
-            return False
+            return None
         seen.add((report.event, ordinal))
         self._live.totals[app][report.event] += 1
-        return True
+        return self._state.devices[app][report.device_id].device.platform
 
     async def events(self, app: str, push_ids: Sequence[str]) -> list[EventCounts]:
         found = [Counter(event for event, _ in self._live.seen[app, name]) for name in push_ids]

@@ -102,6 +102,19 @@ def chain_is_whole(publications: Sequence[Publication], since: int) -> bool:
 # --- appending ------------------------------------------------------------------------------------
 
 
+def test_a_stream_holds_what_was_appended_to_it(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x", "y", "z")).live
+        for name in ("p1", "p2", "p3"):
+            await append(live, push_of(name), *(("x", "y") if name == "p2" else ("x",)))
+        held = [await live.holds("shop", device, push) for device in ("x", "y", "z") for push in ("p1", "p2", "p3")]
+        assert held == [True] * 3 + [False, True, False] + [False] * 3
+        assert not await live.holds("shop", "nobody", "p1")
+        assert not await live.holds("shop", "x", "")
+
+    play(server, story)
+
+
 def test_a_push_stands_in_each_stream_and_a_repeat_appends_nothing(server: Server | None) -> None:
     async def story(world: World) -> None:
         live = (await opened(world, "x", "y")).live
@@ -287,6 +300,12 @@ def test_unknown_devices_and_revoked_tokens_are_refused(server: Server | None) -
         instant = await live.revoke("shop", "x")
         assert await live.connect("shop", "x", A, issued_at=instant - 1) == Refused("revoked")
         assert (await live.inbox("gate-a").receive(0)).items == [Cut("shop", 1, "revoked")]
+        (presence,) = await live.presence("shop", ["x"])
+        assert presence is not None
+        assert presence.route is None, "a gateway that misses the message finds it out"
+        assert await live.admits("shop", "x", issued_at=instant - 1) == Refused("revoked")
+        assert await live.admits("shop", "x", issued_at=instant) is None
+        assert await live.admits("shop", "nobody", issued_at=instant) == Refused("unknown")
         assert isinstance(await live.connect("shop", "x", B, issued_at=instant), Connected)
         assert isinstance(await live.connect("shop", "y", B, issued_at=NOW), Connected)
         await live.revoke("shop", "nobody")
@@ -534,14 +553,14 @@ def test_each_event_of_a_device_counts_once(server: Server | None) -> None:
         await store.pushes.accept(make_push("p"))
         await store.pushes.accept(make_push("q"))
         first = [EventReport("p", name, "arrived") for name in names]
-        assert await live.report("shop", first) == [True] * 400
-        assert await live.report("shop", [*first, EventReport("p", "d3", "shown")]) == [False] * 400 + [True]
+        assert await live.report("shop", first) == ["fcm"] * 400
+        assert await live.report("shop", [*first, EventReport("p", "d3", "shown")]) == [None] * 400 + ["fcm"]
         odd = [
             EventReport("none", "d1", "shown"),
             EventReport("q", "nobody", "shown"),
             EventReport("q", "d1", "opened"),
         ]
-        assert await live.report("shop", [*odd, odd[-1]]) == [False, False, True, False]
+        assert await live.report("shop", [*odd, odd[-1]]) == [None, None, "fcm", None]
         await live.report("shop", [EventReport("q", "d2", "opened"), EventReport("q", "d2", "dismissed")])
         assert await live.events("shop", ["p", "q", "none"]) == [
             EventCounts(arrived=400, shown=1),

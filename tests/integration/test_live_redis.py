@@ -142,6 +142,7 @@ def test_two_pushes_of_one_digest_stay_apart(server: Server, monkeypatch: pytest
         return facts_of(push)._replace(digest=b"\xff\xff\xff\xff", collapse=b"same" if push.collapse else b"")
 
     monkeypatch.setattr("pushsvc.store.live.streams.facts_of", alike)
+    monkeypatch.setattr("pushsvc.store.live.streams.digest_of", lambda _: b"\xff\xff\xff\xff")
 
     async def story(store: Store) -> None:
         await registered(store, "x")
@@ -154,6 +155,7 @@ def test_two_pushes_of_one_digest_stay_apart(server: Server, monkeypatch: pytest
         page = await store.live.history("shop", "x")
         assert page is not None
         assert [each.push.id for each in page.publications] == ["p1", "p2", "p3", "p4", "p5"]
+        assert [await store.live.holds("shop", "x", name) for name in ("p1", "p3", "p5", "p6")] == [True] * 3 + [False]
 
     server.flush()
     play(server.url, story)
@@ -362,7 +364,7 @@ def test_a_cluster_runs_every_step() -> None:
                 await store.pushes.accept(make_push(name))
             assert await live.contents("shop", [*pushes, "none"]) == {name: name.encode() for name in pushes}
             reports = [EventReport(name, "d0", "shown") for name in pushes]
-            assert await live.report("shop", [*reports, *reports]) == [True] * 12 + [False] * 12
+            assert await live.report("shop", [*reports, *reports]) == ["fcm"] * 12 + [None] * 12
             assert {each.shown for each in await live.events("shop", pushes)} == {1}
             assert (await live.event_totals("shop")).shown == 12
             assert (await connected(live, "d0", B, Position(first.page.epoch, 0))).recovered

@@ -564,7 +564,7 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await live.keep("shop", at_hand, b"{}")
         await live.append("shop", at_hand, [Receiver("living", 0)], platform="apns")
         await live.connect("shop", "living", LiveRoute("gate", 1), issued_at=NOW)
-        assert await live.report("shop", [EventReport("scheduled", "living", "shown")]) == [True]
+        assert await live.report("shop", [EventReport("scheduled", "living", "shown")]) == ["apns"]
         await live.revoke("shop", "living")
 
         await store.cleanups.finish({})

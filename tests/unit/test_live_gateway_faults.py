@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from pushsvc import telemetry
-from pushsvc.errors import InvalidRequest, StoreUnavailable, Unreadable
+from pushsvc.errors import InvalidRequest, NotFound, StoreUnavailable, Unauthorized, Unreadable
 from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.gateway import Acknowledged, Gateway
 from pushsvc.live.gateway.connection import Connection
@@ -24,15 +25,19 @@ from pushsvc.live.wheel import Wheel
 from pushsvc.ports.live import (
     Acked,
     Connected,
+    Cut,
+    EventReport,
     InboxItem,
     LivePush,
     LiveRoute,
     Page,
+    Poke,
     Position,
     Presence,
     Received,
     Recipient,
     Reference,
+    Refused,
     Unread,
 )
 
@@ -57,6 +62,9 @@ class Streams:
         self.routes: list[Any] = []
         self.lapsed: list[set[str]] = []
         self.received: list[Any] = []
+        self.refused: Refused | None = None
+        self.held: dict[str, bytes] = {}
+        self.reported: list[EventReport] = []
 
     def _answer(self, name: str, answer: Any) -> Any:
         self.calls.append(name)
@@ -74,7 +82,17 @@ class Streams:
         return self._answer("history", self.pages.pop(0))
 
     async def contents(self, app: str, push_ids: Sequence[str]) -> dict[str, bytes]:
-        return {}
+        return {name: b'{"id":"%b"}' % name.encode() for name in push_ids}
+
+    async def admits(self, app: str, device_id: str, *, issued_at: int) -> Refused | None:
+        return self.refused
+
+    async def holds(self, app: str, device_id: str, push_id: str) -> bool:
+        return push_id in self.held
+
+    async def report(self, app: str, reports: Sequence[EventReport]) -> list[str | None]:
+        self.reported += reports
+        return ["fcm" if each.push_id in self.held else None for each in reports]
 
     async def read(self, app: str, device_id: str, position: Position) -> Any:
         return self._answer("read", BROKEN)
@@ -144,6 +162,12 @@ class World:
 
     def token(self) -> str:
         return issue("shop", "phone", SECRET, now=time.time(), ttl=60.0, token_id="t")
+
+    def request(self, method: str, path: str, body: bytes = b"", **query: str) -> Request:
+        """Return a plain call with the device's token."""
+        headers = {"authorization": f"Bearer {self.token()}"}
+        params = {"id": path.rpartition("/")[2]}
+        return Request(method=method, path=path, query=query, headers=headers, body=body, params=params)
 
     def ask(self, transport: str = "websocket") -> tuple[Connection, Line]:
         """Return a new connection that has sent its connect."""
@@ -367,13 +391,7 @@ def test_a_poll_says_what_was_lost_while_it_waited(page: Page, recovered: bool) 
     async def story(world: World) -> None:
         world.streams.connected = Connected(0, True, EMPTY, 0, 0, None)
         world.streams.pages = [page]
-        request = Request(
-            method="GET",
-            path="/v1/live/poll",
-            query={"since": "0", "epoch": "e"},
-            headers={"authorization": f"Bearer {world.token()}"},
-        )
-        poll = asyncio.create_task(HttpCalls(world.gateway).poll(request))
+        poll = asyncio.create_task(HttpCalls(world.gateway).poll(world.request("GET", "/poll", since="0", epoch="e")))
         await world.until(lambda: "connect" in world.streams.calls and bool(world.gateway.connections))
         (waiting,) = world.gateway.connections.values()
         waiting.published(Recipient(1, "e", 1, 0, 1, 0), None)  # type: ignore[arg-type]  # the content is not looked at
@@ -386,13 +404,200 @@ def test_a_poll_says_what_was_lost_while_it_waited(page: Page, recovered: bool) 
 
 def test_a_number_of_any_length_in_a_query_is_refused() -> None:
     async def story(world: World) -> None:
-        request = Request(
-            method="GET",
-            path="/v1/live/history",
-            query={"since": "1" * 5000},
-            headers={"authorization": f"Bearer {world.token()}"},
-        )
         with pytest.raises(InvalidRequest):
-            await HttpCalls(world.gateway).history(request)
+            await HttpCalls(world.gateway).history(world.request("GET", "/history", since="1" * 5000))
+
+    play(story)
+
+
+# --- What others can do to a gateway ------------------------------------------------------------------------------
+
+
+def send_acks(connection: Connection, *offsets: int) -> None:
+    connection.received(b"\n".join(b'{"send": {"data": {"ack": %d}}}' % each for each in offsets))
+
+
+def test_acknowledgements_without_answers_are_merged_and_outlive_an_outage() -> None:
+    async def story(world: World) -> None:
+        gateway, taken = world.gateway, []
+        world.streams.connected = Connected(0, False, Page("e", 500, [], False, 0), 0, 0, None)
+        connection, _ = world.ask()
+        await world.done()
+        away = [AWAY, AWAY]
+
+        async def ack(app: str, device_id: str, position: Position) -> Acked:
+            await asyncio.sleep(0)
+            if away:
+                raise away.pop()
+            taken.append(position.offset)
+            return Acked("offset" if position.offset > 500 else "")
+
+        gateway.ack = ack  # type: ignore[method-assign]  # scripted
+        for start in range(0, 400, 40):
+            send_acks(connection, *range(start, start + 40), 2**40 + start)
+        assert len(gateway._tasks) == 1
+        await world.done()
+        assert sorted(taken) == [399, 2**40 + 360], "what is beyond the stream stands for nothing in it"
+        send_acks(connection, 401)
+        await world.done()
+        assert taken[-1] == 401
+        away.append(AWAY)
+        send_acks(connection, 402)
+        connection.lost(False)
+        await world.done()
+        assert taken[-1] == 401, "nobody tries for ever for a device that has gone"
+
+    play(story)
+
+
+@pytest.mark.parametrize("method", ["published", "unread", "end"])
+def test_a_session_that_fails_ends_alone(method: str) -> None:
+    async def story(world: World) -> None:
+        (broken, line), (_, sound) = world.ask(), world.ask()
+        await world.done()
+
+        def fail(*_: object) -> None:
+            raise RuntimeError(method)
+
+        double = type("Broken", (Connection,), {"__slots__": (), method: fail})
+        broken.__class__ = double
+        why: Any = "revoked"
+        items: dict[str, list[InboxItem]] = {
+            "published": [Poke("shop", PUSH, [Recipient(n, "e", 1, 0, 1, 0) for n in (1, 2)])],
+            "unread": [Unread("shop", 1, 5), Unread("shop", 2, 5)],
+            "end": [Cut("shop", 1, why), Cut("shop", 2, why)],
+        }
+        for item in items[method]:
+            await world.gateway._take(item)
+        assert line.code == 1011
+        assert sound.code == (codes.REVOKED.code if method == "end" else 0)
+        assert method == "end" or "push" in sound.written[-1]
+
+    play(story)
+
+
+def test_a_session_that_fails_at_its_time_ends() -> None:
+    async def story(world: World) -> None:
+        connection, line = world.ask()
+        await world.done()
+        connection._session = None  # type: ignore[assignment]  # broken
+        connection._tick()
+        assert line.code == 1011
+
+    play(story)
+
+
+def test_a_drain_answers_the_polls_that_wait_and_lets_no_other_wait() -> None:
+    async def story(world: World) -> None:
+        world.streams.connected = Connected(0, True, EMPTY, 0, 0, None)
+        world.streams.pages = [EMPTY]
+        calls, request = HttpCalls(world.gateway), world.request("GET", "/poll", since="0", epoch="e")
+        poll = asyncio.create_task(calls.poll(request))
+        await world.until(lambda: bool(world.gateway.connections) and not world.gateway.contents._rendered)
+        await asyncio.sleep(0)
+        world.gateway.drain(2.0)
+        assert not poll.done()
+        world.now += 2.5
+        for call in world.gateway.wheel.expired():
+            call()
+        assert (await poll).status == 200
+        assert (await calls.poll(request)).status == 200
+        await world.done()
+
+    play(story)
+
+
+def test_an_interval_is_judged_by_the_time_in_which_it_was_used() -> None:
+    async def story(world: World) -> None:
+        key = ("shop", "phone")
+        connection, _ = world.ask()
+        await world.done()
+        world.now += 100
+        connection.received(b'{"id": 2, "rpc": {"method": "heartbeat", "data": {"seconds": 10}}}')
+        world.now += 15
+        connection.lost(False)
+        await world.done()
+        learned = world.gateway.heartbeats._learned[key]
+        assert learned.proven == 25.0, "the first held for four of its intervals"
+        assert learned.strikes == 1, "an end speaks against the second"
+
+    play(story)
+
+
+@pytest.mark.parametrize("why", ["revoked", "unknown"])
+def test_each_plain_call_of_a_revoked_token_is_refused(why: Any) -> None:
+    async def story(world: World) -> None:
+        calls = HttpCalls(world.gateway)
+        world.streams.refused = Refused(why)
+        world.streams.connected = Refused(why)
+        position, event = b'{"ack": 1}', b'{"id": "p", "event": "shown"}'
+        for call, request in (
+            (calls.history, world.request("GET", "/history")),
+            (calls.poll, world.request("GET", "/poll")),
+            (calls.message, world.request("GET", "/messages/p")),
+            (calls.ack, world.request("POST", "/ack", position)),
+            (calls.read, world.request("POST", "/read", position)),
+            (calls.events, world.request("POST", "/events", event)),
+        ):
+            with pytest.raises(Unauthorized):
+                await call(request)
+        assert world.streams.calls in (["connect"], ["connect", "disconnect"])
+        assert world.streams.reported == []
+        await world.done()
+
+    play(story)
+
+
+def test_a_device_reads_the_contents_of_its_own_stream_only() -> None:
+    async def story(world: World) -> None:
+        world.streams.held = {"own": b""}
+        calls = HttpCalls(world.gateway)
+        assert (await calls.message(world.request("GET", "/messages/own"))).body == b'{"id":"own"}'
+        with pytest.raises(NotFound):
+            await calls.message(world.request("GET", "/messages/anothers"))
+        connection, line = world.ask()
+        await world.done()
+        connection.received(b'{"id": 2, "rpc": {"method": "fetch", "data": {"id": "own"}}}')
+        connection.received(b'{"id": 3, "rpc": {"method": "fetch", "data": {"id": "anothers"}}}')
+        await world.done()
+        answers = {each["id"]: each for each in line.written if each.get("id", 0) > 1}
+        assert answers[2]["rpc"]["data"] == {"id": "own"}
+        assert answers[3]["error"]["code"] == codes.NOT_FOUND.code
+
+    play(story)
+
+
+def test_events_are_counted_by_platform_and_their_time_is_bounded() -> None:
+    def total(name: str) -> float:
+        return REGISTRY.get_sample_value(name) or 0.0
+
+    async def story(world: World) -> None:
+        labels = {"app": "shop", "platform": "fcm", "event": "opened"}
+        before = REGISTRY.get_sample_value("pushsvc_events_total", labels)
+        assert before is not None, "the series is there from the start"
+        lag = total("pushsvc_event_lag_seconds_sum"), total("pushsvc_event_lag_seconds_count")
+        world.streams.held = {"own": b""}
+        calls = HttpCalls(world.gateway)
+        for at in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"):
+            event = b'{"id": "own", "event": "opened", "at": "%b"}' % at.encode()
+            assert (await calls.events(world.request("POST", "/events", event))).body == b'{"counted":1}'
+        event = b'{"events": [{"id": "anothers", "event": "opened"}]}'
+        assert (await calls.events(world.request("POST", "/events", event))).body == b'{"counted":0}'
+        assert REGISTRY.get_sample_value("pushsvc_events_total", labels) == before + 2
+        after = total("pushsvc_event_lag_seconds_sum"), total("pushsvc_event_lag_seconds_count")
+        assert (after[0] - lag[0], after[1] - lag[1]) == (7 * 86_400, 2)
+
+    play(story)
+
+
+def test_an_app_that_is_not_served_any_more_loses_its_connections() -> None:
+    async def story(world: World) -> None:
+        _, line = world.ask()
+        await world.done()
+        world.gateway.use({"other": LiveAppConfig(secret=SECRET)})
+        assert line.code == codes.INVALID_TOKEN.code
+        _, line = world.ask()
+        await world.done()
+        assert line.code == codes.INVALID_TOKEN.code
 
     play(story)

@@ -6,13 +6,14 @@ takes, and its result is given to the session, which ignores it if the connectio
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
 
-from ...errors import StoreUnavailable
+from ...errors import PushsvcError, StoreUnavailable
 from ...ports.live import EventReport, LiveRoute, Page, Position, Recipient
 from ...ports.live import Refused as RefusedDevice
 from ..peer import Request, Transport
@@ -40,6 +41,7 @@ from ..protocol.effects import (
 )
 from ..protocol.session import Session
 from ..protocol.tokens import Claims, Rejected
+from .faults import report
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -54,8 +56,10 @@ class Connection:
     """A `Peer`: the session of one transport, and the work that it asks for."""
 
     __slots__ = (
+        "_acks",
         "_address",
         "_agreed",
+        "_agreed_at",
         "_deadline",
         "_ended",
         "_foreground",
@@ -78,8 +82,13 @@ class Connection:
         self._address = request.address
         self._full = request.full
         self._agreed = 0.0
+        self._agreed_at = 0.0
+        """Since when the present interval of heartbeats is in use, in seconds of the wheel."""
         self._foreground: bool | None = None
         self._ended = False
+        self._acks: dict[bool, AckAsked] | None = None
+        """The acknowledgements without an answer that wait while others are taken: the latest of those that the stream
+        has, and of those beyond. None while none is taken."""
         now = gateway.now()
         self._session = Session(
             PROTOBUF if transport.format == "protobuf" else JSON,
@@ -130,11 +139,9 @@ class Connection:
             return
         if self.connected_at:
             gateway.metrics.disconnected(self.app, self._transport.code)
-            heard = clean and self._transport.code != codes.NO_PONG.code
-            key = (self.app, self.device_id)
-            gateway.heartbeats.ended(key, self._agreed, gateway.now() - self.connected_at, clean=heard)
+            self._learn(clean=clean and self._transport.code != codes.NO_PONG.code)
         if gateway.remove(self):
-            self._spawn(gateway.disconnect(self))
+            gateway.spawn(gateway.disconnect(self))
 
     # --- The gateway -----------------------------------------------------------------------------------------------
 
@@ -156,10 +163,15 @@ class Connection:
         """End the connection."""
         self._run(self._session.disconnect(disconnect))
 
+    def fail(self) -> None:
+        """End the connection, because its session has failed: it is in no known state."""
+        self._transport.close(codes.INTERNAL_ERROR.code, codes.INTERNAL_ERROR.reason)
+
     # --- Effects ---------------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        self._run(self._session.tick(self._gateway.now()))
+        with self._gateway.contained(self):
+            self._run(self._session.tick(self._gateway.now()))
 
     def _run(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -193,7 +205,10 @@ class Connection:
             case RefreshAsked(id=id):
                 self._answer(id, self._refresh(effect))
             case AckAsked(id=id):
-                self._answer(id, self._ack(effect))
+                if id:
+                    self._answer(id, self._ack(effect))
+                else:
+                    self._ack_later(effect)
             case ReadAsked(id=id):
                 self._answer(id, self._read(effect))
             case EventReported(id=id):
@@ -203,8 +218,10 @@ class Connection:
             case HistoryAsked(id=id):
                 self._answer(id, self._history(effect))
             case HeartbeatAsked(id=id, seconds=wish, foreground=foreground):
+                self._learn(clean=True)
                 seconds = self._agree(wish, foreground)
                 self._run(session.heartbeat(id, seconds, gateway.now()))
+                self._begin(session.interval)
             case MoreAsked(since=since, limit=limit):
                 self._spawn(self._more(since, limit))
             case ResendAsked(since=since, limit=limit):
@@ -213,7 +230,12 @@ class Connection:
                 assert_never(effect)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._gateway.spawn(work)
+        self._gateway.spawn(self._contained(work))
+
+    async def _contained(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do some work; where it fails the connection ends, because its session may wait for it in vain."""
+        with self._gateway.contained(self):
+            await work
 
     def _answer(self, command_id: int, work: Coroutine[Any, Any, None]) -> None:
         self._spawn(self._answered(command_id, work))
@@ -222,10 +244,11 @@ class Connection:
         """Do the work of a command; where that fails the answer is a temporary error."""
         try:
             await work
-        except Exception as error:
+        except StoreUnavailable:
             self._run(self._session.error(command_id, codes.INTERNAL))
-            if not isinstance(error, StoreUnavailable):
-                raise
+        except PushsvcError as error:
+            report(error)
+            self._run(self._session.error(command_id, codes.INTERNAL))
 
     # --- Connecting ------------------------------------------------------------------------------------------------
 
@@ -253,10 +276,9 @@ class Connection:
             await self._join(ask, verdict)
         except Exception as error:
             gateway.remove(self)
-            self._spawn(gateway.disconnect(self))  # Redis may have the route, though its answer was lost.
+            gateway.spawn(gateway.disconnect(self))  # Redis may have the route, though its answer was lost.
+            report(error)
             await self._refuse_late(ask.id, codes.INTERNAL, "busy")
-            if not isinstance(error, StoreUnavailable):
-                raise
 
     async def _join(self, ask: ConnectAsked, claims: Claims) -> None:
         gateway = self._gateway
@@ -284,11 +306,14 @@ class Connection:
             gateway.remove(self)
             await gateway.disconnect(self)
             return
-        self._agreed = self._agree(ask.heartbeat, ask.foreground)
         now = gateway.now()
         self.connected_at = now
+        self._begin(self._agree(ask.heartbeat, ask.foreground))
         recovery = "" if not ask.recover else "recovered" if result.recovered else "lost"
         gateway.metrics.connected(self.app, recovery)
+        if ask.position == Position(result.page.epoch, result.since):
+            # Without a position the same ones are missing at each connect.
+            gateway.metrics.dropped(self.app, result.page.missing)
         ttl = max(1.0, claims.expires_at - gateway.wall())
         self._run(self._session.connected(ask.id, result, rendered, app, heartbeat=self._agreed, ttl=ttl, now=now))
 
@@ -314,6 +339,16 @@ class Connection:
             ttl = max(1.0, verdict.expires_at - gateway.wall())
             self._run(self._session.refreshed(ask.id, ttl, gateway.now()))
 
+    def _begin(self, interval: float) -> None:
+        """Note the interval of heartbeats that is in use from now on."""
+        self._agreed, self._agreed_at = interval, self._gateway.now()
+
+    def _learn(self, *, clean: bool) -> None:
+        """Learn from the time for which the present interval of heartbeats was in use."""
+        gateway = self._gateway
+        lived = gateway.now() - self._agreed_at
+        gateway.heartbeats.ended((self.app, self.device_id), self._agreed, lived, clean=clean)
+
     def _agree(self, wish: float | None, foreground: bool | None) -> float:
         if foreground is not None:
             self._foreground = foreground
@@ -326,6 +361,32 @@ class Connection:
         acked = await gateway.ack(self.app, self.device_id, Position(ask.epoch, ask.offset))
         self._run(self._session.acked(ask.id, acked.fault))
 
+    def _ack_later(self, ask: AckAsked) -> None:
+        """Take an acknowledgement that has no answer. Later ones stand for earlier ones, so that two wait at most,
+        however many come; one beyond the stream stands for none that the stream has."""
+        if self._acks is None:
+            self._acks = {}
+            self._spawn(self._ack_waiting())
+        inside = ask.offset <= self._session.top
+        waiting = self._acks.get(inside)
+        if waiting is None or ask.offset > waiting.offset:
+            self._acks[inside] = ask
+
+    async def _ack_waiting(self) -> None:
+        """Take the acknowledgements that wait, until none does. While Redis is away they are kept; what the end of the
+        connection leaves is given to the device again at its next connect."""
+        await asyncio.sleep(0)  # All of one message are taken together.
+        while self._acks:
+            inside, ask = self._acks.popitem()
+            try:
+                await self._ack(ask)
+            except StoreUnavailable:
+                if self._ended:
+                    break
+                self._acks.setdefault(inside, ask)
+                await self._gateway.pause(1.0 + self._gateway.random())
+        self._acks = None
+
     async def _read(self, ask: ReadAsked) -> None:
         gateway = self._gateway
         read = await gateway.live.read(self.app, self.device_id, Position(ask.epoch, ask.offset))
@@ -335,13 +396,12 @@ class Connection:
             self._run(self._session.done(ask.id, b'{"unread":%d}' % read.unread.get(self.device_id, 0)))
 
     async def _report(self, ask: EventReported) -> None:
-        report = EventReport(ask.push_id, self.device_id, ask.event)
-        counted = await self._gateway.live.report(self.app, [report])
-        self._run(self._session.done(ask.id, _json({"counted": counted[0]})))
+        event = EventReport(ask.push_id, self.device_id, ask.event)
+        counted = await self._gateway.report(self.app, [(event, ask.at)])
+        self._run(self._session.done(ask.id, _json({"counted": bool(counted)})))
 
     async def _fetch(self, ask: FetchAsked) -> None:
-        bodies = await self._gateway.live.contents(self.app, [ask.push_id])
-        body = bodies.get(ask.push_id)
+        body = await self._gateway.content(self.app, self.device_id, ask.push_id)
         if body is None:
             self._run(self._session.error(ask.id, codes.NOT_FOUND))
         else:
@@ -379,9 +439,10 @@ class Connection:
                 return page, await gateway.contents.of(self.app, ids)
             except StoreUnavailable:
                 await gateway.pause(1.0 + gateway.random())
-            except Exception:
+            except PushsvcError as error:
+                report(error)
                 self.end(codes.INSUFFICIENT_STATE)  # Nothing would ever be handed out on this connection.
-                raise
+                break
         return None, {}
 
 

@@ -12,10 +12,11 @@ import asyncio
 import random
 import secrets
 import time
-import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import datetime
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
@@ -25,6 +26,7 @@ from ... import telemetry
 from ...errors import StoreUnavailable
 from ...ports.live import (
     Acked,
+    EventReport,
     Forwarded,
     Inbox,
     InboxItem,
@@ -36,7 +38,7 @@ from ...ports.live import (
     Reference,
     Unread,
 )
-from ..config import LiveConfig
+from ..config import LiveAppConfig, LiveConfig
 from ..peer import Peer, Request, Transport
 from ..protocol import codes
 from ..protocol.codec import Rendered
@@ -48,6 +50,7 @@ from ..wheel import Wheel
 from .admission import Admission
 from .connection import Connection
 from .contents import RenderedContents
+from .faults import report
 from .heartbeats import Heartbeats
 from .metrics import GatewayMetrics
 
@@ -59,6 +62,10 @@ ACKS: Final = 400
 """Acknowledgements of one step."""
 AGAIN: Final = 0.5
 """Seconds between two attempts while Redis is away."""
+LEAVING: Final = 10.0
+"""Seconds for what connections have asked for, after the last one has ended."""
+POLL: Final = "poll"
+"""The name of the transport of a poll that waits."""
 
 
 class Acknowledged(Struct, frozen=True, gc=False):
@@ -108,6 +115,9 @@ class Member(Protocol):
     def end(self, disconnect: codes.Disconnect) -> None:
         """End the connection."""
 
+    def fail(self) -> None:
+        """End the connection, because its session has failed."""
+
 
 class Gateway:
     """One incarnation. `now` are seconds of the wheel, `wall` Unix seconds."""
@@ -133,7 +143,6 @@ class Gateway:
         self.connections: dict[int, Member] = {}
         self.metrics = GatewayMetrics()
         self.slowdown = Slowdown()
-        self._version = version
         self.contents = RenderedContents(live, config.inline)
         self.deliver: Callable[[str, bytes], bool] = lambda session, data: False
         """Hands a message to the connection with this session; the sockets set it."""
@@ -147,22 +156,32 @@ class Gateway:
         """Apps in which something may have been missed, until their connections are compared."""
         self._missed = False
         """Whether items of the inbox may have been missed."""
-        self.use(config)
-
-    def use(self, config: LiveConfig) -> None:
-        """Serve by this configuration from the next connect on."""
-        self.config = config
+        self._beat_now = asyncio.Event()
+        self.draining = False
+        """Whether the gateway stops, and no poll waits any more."""
         self.limits = Limits(
             gateway=self.id,
-            version=self._version,
+            version=version,
             pong_within=config.pong_within,
             endpoints=msgspec.json.encode(config.endpoints),
         )
-        self._verifier = Verifier(config.apps)
         self.connects = Admission(config.connects)
         self.heartbeats = Heartbeats(
             Bounds(default=config.heartbeat, least=config.heartbeat_min, most=config.heartbeat_max)
         )
+        self.config = config
+        self._verifier = Verifier(config.apps)
+        self.metrics.show(config.apps)
+
+    def use(self, apps: Mapping[str, LiveAppConfig]) -> None:
+        """Serve these apps by their present configuration from the next connect on; connections of others end."""
+        self._verifier = Verifier(apps)
+        self.config = msgspec.structs.replace(self.config, apps=apps)
+        for connection in [each for each in self.connections.values() if each.app not in apps]:
+            with self.contained(connection):
+                connection.end(codes.INVALID_TOKEN)
+        self.metrics.show(apps)
+        self._beat_now.set()  # before the first connection of a new app
 
     # --- What connections ask for ----------------------------------------------------------------------------------
 
@@ -195,7 +214,19 @@ class Gateway:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and isinstance(error := task.exception(), Exception):
-            _report(error)
+            report(error)
+
+    @contextmanager
+    def contained(self, member: Member) -> Iterator[None]:
+        """End a connection whose session fails in the block, and no other."""
+        try:
+            yield
+        except Exception as error:
+            self._failed(member, error)
+
+    def _failed(self, member: Member, error: Exception) -> None:
+        report(error)
+        member.fail()
 
     async def pause(self, seconds: float) -> None:
         """Wait. Tests make it short."""
@@ -216,7 +247,8 @@ class Gateway:
         older = self.connections.get(number)
         if older is not None and older is not newer:
             del self.connections[number]
-            older.end(codes.REPLACED)
+            with self.contained(older):
+                older.end(codes.REPLACED)
 
     async def disconnect(self, connection: Member) -> None:
         """Take the route of a connection that has ended away; while Redis is away, later."""
@@ -235,6 +267,24 @@ class Gateway:
         self._acks.append(_Ack(app, device_id, position, answer))
         self._more.set()
         return await answer
+
+    async def content(self, app: str, device_id: str, push_id: str) -> bytes | None:
+        """Return the content of a push that stands in the stream of the device, if it is still stored."""
+        if not await self.live.holds(app, device_id, push_id):
+            return None
+        return (await self.live.contents(app, [push_id])).get(push_id)
+
+    async def report(self, app: str, events: Sequence[tuple[EventReport, datetime | None]]) -> int:
+        """Count what a device reports of pushes, each with the instant that its clock shows. Returns how many of it
+        were counted: each counts once."""
+        counted = 0
+        reported = await self.live.report(app, [event for event, _ in events])
+        for (event, at), platform in zip(events, reported, strict=True):
+            if platform is not None:
+                counted += 1
+                late = None if at is None else self.wall() - at.timestamp()
+                self.metrics.reported(app, platform, event.event, late)
+        return counted
 
     async def forward(self, node: str, session: str, data: bytes) -> bool:
         """Hand a message to the gateway that has its session. Return False if that gateway does not live."""
@@ -291,10 +341,13 @@ class Gateway:
             try:
                 await self.beat()
             except Exception as error:
-                _report(error)
+                report(error)
                 await self.pause(AGAIN)
                 continue
-            await asyncio.sleep(self.live.lifetime / 3)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.live.lifetime / 3):
+                    await self._beat_now.wait()
+            self._beat_now.clear()
 
     async def beat(self) -> None:
         """Give a sign of life, and compare the connections of apps in which the last one had run out."""
@@ -328,7 +381,7 @@ class Gateway:
             except Exception as error:
                 # The items that were read are not read again: the streams have what they were about.
                 self._missed = True
-                _report(error)
+                report(error)
                 await self.pause(AGAIN)
 
     async def _take(self, item: InboxItem) -> None:
@@ -347,17 +400,21 @@ class Gateway:
             for recipient in item.recipients:
                 connection = self.connections.get(recipient.connection)
                 if connection is not None and connection.app == item.app:
-                    connection.published(recipient, rendered)
+                    try:
+                        connection.published(recipient, rendered)
+                    except Exception as error:
+                        self._failed(connection, error)
             return
         connection = self.connections.get(item.connection)
         if connection is None or connection.app != item.app:
             return
-        if isinstance(item, Unread):
-            connection.unread(item.unread)
-        else:
-            if item.why == "replaced":
-                del self.connections[item.connection]
-            connection.end(codes.REPLACED if item.why == "replaced" else codes.REVOKED)
+        with self.contained(connection):
+            if isinstance(item, Unread):
+                connection.unread(item.unread)
+            else:
+                if item.why == "replaced":
+                    del self.connections[item.connection]
+                connection.end(codes.REPLACED if item.why == "replaced" else codes.REVOKED)
 
     async def compare(self, apps: Iterable[str]) -> None:
         """Compare every connection of these apps with its stream, and bring it up to date."""
@@ -369,13 +426,21 @@ class Gateway:
                 connected = [bool(each.connected_at) for each in some]
                 found = await self.live.presence(app, [each.device_id for each in some])
                 for connection, presence, is_connected in zip(some, found, connected, strict=True):
-                    if presence is not None and presence.route == self._route(connection.number):
-                        connection.appended(presence.epoch, presence.top, presence.unread)
-                    elif is_connected:
-                        connection.end(codes.REVOKED if presence is None else codes.INSUFFICIENT_STATE)
+                    with self.contained(connection):
+                        if presence is not None and presence.route == self._route(connection.number):
+                            connection.appended(presence.epoch, presence.top, presence.unread)
+                        elif is_connected:
+                            connection.end(codes.REVOKED if presence is None else codes.INSUFFICIENT_STATE)
 
     def _route(self, number: int) -> LiveRoute:
         return LiveRoute(self.id, number)
+
+    def drain(self, seconds: float) -> None:
+        """Answer the polls that wait, spread over `seconds`; the sockets let the connections go."""
+        self.draining = True
+        for member in self.connections.values():
+            if member.transport == POLL:
+                self.wheel.after(self.random() * seconds, partial(member.end, codes.SHUTDOWN))
 
     async def finish(self) -> None:
         """Do what connections have asked for and leave, after the last one has ended."""
@@ -389,13 +454,6 @@ def _answer(waiting: _Ack, acked: Acked) -> None:
         waiting.answer.set_result(acked)
 
 
-def _report(error: Exception) -> None:
-    """Log an unexpected error, without its text, which may quote contents."""
-    if not isinstance(error, StoreUnavailable):
-        where = "".join(traceback.format_tb(error.__traceback__)[-4:])
-        telemetry.get_logger("live").error("live_task_failed", error=type(error).__name__, where=where)
-
-
 @asynccontextmanager
 async def open_gateway(
     config: LiveConfig, live: Live, confirm: Confirm, wheel: Wheel, *, wall: Callable[[], float], version: str
@@ -406,7 +464,7 @@ async def open_gateway(
     tasks = [asyncio.create_task(loop) for loop in loops]
     try:
         yield gateway
-        async with asyncio.timeout(config.drain):
+        async with asyncio.timeout(LEAVING):
             await gateway.finish()
     except (TimeoutError, StoreUnavailable) as error:
         # Nothing is lost: what is not acknowledged is sent by the next channel.

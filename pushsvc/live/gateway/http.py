@@ -30,12 +30,14 @@ from ..protocol.codec import Rendered
 from ..protocol.commands import EventBody, OffsetBody
 from ..protocol.tokens import Claims
 from ..sockets.http import HttpAnswer, HttpRoute
-from .gateway import Gateway
+from .gateway import POLL, Gateway
 
-POLL: Final = 25
+WAIT: Final = 25
 """Seconds for which a poll waits that does not say."""
 LONGEST_POLL: Final = 55
 """Seconds of one poll at most: shorter than the patience of common proxies."""
+
+_REFUSED: Final = "The token was revoked, or its device is not known."
 
 _T = TypeVar("_T")
 _encode = msgspec.json.Encoder().encode
@@ -84,7 +86,7 @@ class HttpCalls:
 
     async def history(self, request: Request) -> HttpAnswer:
         """Answer with a page of the stream, in either direction."""
-        device = self._device(request)
+        device = await self._device(request)
         query = request.query
         page = await self._page(
             device,
@@ -97,11 +99,11 @@ class HttpCalls:
 
     async def poll(self, request: Request) -> HttpAnswer:
         """Answer with what stands behind a position; wait for the first where nothing does."""
-        device = self._device(request)
         query, gateway = request.query, self._gateway
+        device = self._bearer(request)
         since, epoch = _number(query, "since", 0, 2**53 - 1), query.get("epoch", "")
         wait = _number(query, "wait", 0, LONGEST_POLL)
-        seconds = POLL if wait is None else wait
+        seconds = 0 if gateway.draining else WAIT if wait is None else wait
         waiting = WaitingPoll(device)
         position = None if since is None or not epoch else Position(epoch, since)
         gateway.add(waiting)
@@ -116,7 +118,7 @@ class HttpCalls:
                     limit=100,
                 )
             if isinstance(result, RefusedDevice):
-                raise Unauthorized("The token was revoked, or its device is not known.")
+                raise Unauthorized(_REFUSED)
             if result.replaced is not None and result.replaced.gateway == gateway.id:
                 gateway.replace(result.replaced.connection, waiting)
             if result.page.publications or not seconds:
@@ -137,17 +139,16 @@ class HttpCalls:
 
     async def message(self, request: Request) -> HttpAnswer:
         """Answer with the content of a push of which a notice was sent."""
-        device = self._device(request)
-        push_id = request.params["id"]
+        device = await self._device(request)
         async with _away():
-            bodies = await self._gateway.live.contents(device.app, [push_id])
-        if push_id not in bodies:
-            raise NotFound("There is no content of this push, or not any more.")
-        return HttpAnswer(bodies[push_id])
+            body = await self._gateway.content(device.app, device.device_id, request.params["id"])
+        if body is None:
+            raise NotFound("There is no content of this push for the device, or not any more.")
+        return HttpAnswer(body)
 
     async def ack(self, request: Request) -> HttpAnswer:
         """Acknowledge everything up to an offset."""
-        device = self._device(request)
+        device = await self._device(request)
         position = _position(request.body)
         async with _away():
             acked = await self._gateway.ack(device.app, device.device_id, position)
@@ -156,7 +157,7 @@ class HttpCalls:
 
     async def read(self, request: Request) -> HttpAnswer:
         """Note that the user has read everything up to an offset."""
-        device = self._device(request)
+        device = await self._device(request)
         position = _position(request.body)
         async with _away():
             read = await self._gateway.live.read(device.app, device.device_id, position)
@@ -165,17 +166,26 @@ class HttpCalls:
 
     async def events(self, request: Request) -> HttpAnswer:
         """Count what has become of pushes, whichever channel they came by: one event, or `events`."""
-        device = self._device(request)
+        device = await self._device(request)
         try:
             reported = [msgspec.json.decode(request.body, type=EventBody)]
         except msgspec.MsgspecError:
             reported = _read(request.body, Events).events
-        reports = [EventReport(each.id, device.device_id, each.event) for each in reported]
+        events = [(EventReport(each.id, device.device_id, each.event), each.at) for each in reported]
         async with _away():
-            counted = await self._gateway.live.report(device.app, reports)
-        return HttpAnswer(_encode({"counted": sum(counted)}))
+            counted = await self._gateway.report(device.app, events)
+        return HttpAnswer(_encode({"counted": counted}))
 
-    def _device(self, request: Request) -> Claims:
+    async def _device(self, request: Request) -> Claims:
+        """Return whose call it is; each call asks Redis whether the token was revoked."""
+        device = self._bearer(request)
+        async with _away():
+            refused = await self._gateway.live.admits(device.app, device.device_id, issued_at=device.issued_at)
+        if refused is not None:
+            raise Unauthorized(_REFUSED)
+        return device
+
+    def _bearer(self, request: Request) -> Claims:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         verdict = self._gateway.verify(token.strip()) if scheme.lower() == "bearer" else None
         if not isinstance(verdict, Claims):
@@ -211,7 +221,7 @@ class HttpCalls:
 class WaitingPoll:
     """A poll that waits, in the place of a connection."""
 
-    transport = "poll"
+    transport = POLL
     epoch = ""
 
     def __init__(self, device: Claims) -> None:
@@ -235,6 +245,10 @@ class WaitingPoll:
     def end(self, disconnect: codes.Disconnect) -> None:
         """End the wait."""
         self.replaced = disconnect == codes.REPLACED
+        self.called.set()
+
+    def fail(self) -> None:
+        """End the wait."""
         self.called.set()
 
 

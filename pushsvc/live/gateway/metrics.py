@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import product
+from typing import Final, get_args
 
 from ... import telemetry
+from ...model.push import Platform
+from ...ports.live import EVENTS, Event
 from ..protocol import codes
 from ..protocol.codes import Disconnect, FaultKind
 
-_CODES = {*range(1000, 1016), *(each.code for each in vars(codes).values() if isinstance(each, Disconnect))}
+_OWN: Final = {each.code for each in vars(codes).values() if isinstance(each, Disconnect)}
+_CODES: Final = {*range(1000, 1016), *_OWN}
 """The codes of an end that are counted apart: those of WebSocket and the gateway's own."""
+_TRANSPORTS: Final = ("websocket", "http_stream", "sse", "poll")
+_PLATFORMS: Final = ("apns", "fcm", "live")
+_LATEST: Final = 7 * 86_400.0
+"""The most seconds that an event is taken to be late: a device's clock may show anything."""
 
 
 class GatewayMetrics:
@@ -17,6 +26,26 @@ class GatewayMetrics:
 
     def __init__(self) -> None:
         self._shown: set[tuple[str, str]] = set()
+        for kind in get_args(FaultKind):
+            telemetry.LIVE_FAULTS.labels(kind)
+
+    def show(self, apps: Iterable[str]) -> None:
+        """Begin the series of apps, so that each is there before it counts anything."""
+        for app in apps:
+            telemetry.LIVE_RESENDS.labels(app)
+            for result in ("ok", "refused", "busy"):
+                telemetry.LIVE_CONNECTS.labels(app, result)
+            for code in sorted({1000, 1006, *_OWN}):
+                telemetry.LIVE_DISCONNECTS.labels(app, str(code))
+            for result in ("acked", "fallback", "expired", "dropped"):
+                telemetry.LIVE_MESSAGES.labels(app, result)
+            for result in ("recovered", "lost"):
+                telemetry.LIVE_RECOVERIES.labels(app, result)
+            for platform, event in product(_PLATFORMS, EVENTS):
+                telemetry.EVENTS.labels(app, platform, event)
+            for transport in _TRANSPORTS:
+                self._shown.add((app, transport))
+                telemetry.LIVE_CONNECTIONS.labels(app, transport)
 
     def connections(self, counts: Mapping[tuple[str, str], int]) -> None:
         """Show how many connections are open, by app and transport."""
@@ -44,6 +73,16 @@ class GatewayMetrics:
         """Count an acknowledged delivery, `seconds` after its push was to be sent."""
         telemetry.LIVE_MESSAGES.labels(app, "acked").inc()
         telemetry.LIVE_ACK_SECONDS.observe(seconds)
+
+    def dropped(self, app: str, count: int) -> None:
+        """Count deliveries that left a stream before its device had them."""
+        telemetry.LIVE_MESSAGES.labels(app, "dropped").inc(count)
+
+    def reported(self, app: str, platform: Platform, event: Event, late: float | None) -> None:
+        """Count an event. `late` is the number of seconds to its report by the device's clock, if it says."""
+        telemetry.EVENTS.labels(app, platform, event).inc()
+        if late is not None:
+            telemetry.EVENT_LAG.observe(min(max(late, 0.0), _LATEST))
 
     def resent(self, app: str, count: int) -> None:
         """Count publications that were sent again."""

@@ -62,6 +62,8 @@ UNRECOVERABLE_POSITION: Final = ReplyError(112, "unrecoverable position")
 NOT_FOUND: Final = ReplyError(404, "not found")
 """Ours: errors of an application have codes from 400 to 1999."""
 
+INTERNAL_ERROR: Final = Disconnect(1011, "internal error")
+"""Of WebSocket: the session of the connection has failed."""
 SHUTDOWN: Final = Disconnect(3001, "shutdown")
 EXPIRED: Final = Disconnect(3005, "connection expired")
 SLOW: Final = Disconnect(3008, "slow")

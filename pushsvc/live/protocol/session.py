@@ -186,6 +186,16 @@ class Session:
         return self._state == _OPEN
 
     @property
+    def top(self) -> int:
+        """The last offset of the stream that is known."""
+        return self._top
+
+    @property
+    def interval(self) -> float:
+        """The seconds between two pings."""
+        return self._interval
+
+    @property
     def waiting(self) -> int:
         """How many publications are to be acknowledged."""
         return len(self._flight)

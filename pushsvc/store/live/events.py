@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from ...model.push import Platform
 from ...ports.live import EVENTS, EventCounts, EventReport
 from .. import keys
 from ..config import StoreConfig
 from ..link.link import Link
+from ..link.unreadable import readable
+from ..registry.documents import decode_device
 from ..registry.wire import Digests
 
 
@@ -25,11 +28,16 @@ class RedisEvents:
         self._config = config
         self._digest = Digests(hash_key).of
 
-    async def report(self, app: str, reports: Sequence[EventReport]) -> list[bool]:
+    async def report(self, app: str, reports: Sequence[EventReport]) -> list[Platform | None]:
         distinct = list(dict.fromkeys(each.device_id for each in reports))
         args = [keys.devices(app), *map(self._digest, distinct)]
         found = await self._link.script("live_ordinals", [keys.device_counts(app)], args)
-        ordinals = dict(zip(distinct, found, strict=True))
+        ordinals = {device_id: ordinal for device_id, (ordinal, _) in zip(distinct, found, strict=True)}
+        platforms = {
+            device_id: device.platform if (device := readable(decode_device, blob, "device", app)) else "unreadable"
+            for device_id, (ordinal, blob) in zip(distinct, found, strict=True)
+            if ordinal >= 0
+        }
         shards: dict[int, list[int]] = defaultdict(list)
         for place, each in enumerate(reports):
             if ordinals[each.device_id] >= 0:
@@ -49,10 +57,10 @@ class RedisEvents:
             )
             for shard, places in shards.items()
         ]
-        counted = [False] * len(reports)
+        counted: list[Platform | None] = [None] * len(reports)
         for places, answer in zip(shards.values(), await self._link.scripts(calls) if calls else (), strict=True):
             for place, count in zip(places, answer, strict=True):
-                counted[place] = bool(count)
+                counted[place] = platforms[reports[place].device_id] if count else None
         return counted
 
     async def events(self, app: str, push_ids: Sequence[str]) -> list[EventCounts]:

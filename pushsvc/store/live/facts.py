@@ -40,13 +40,14 @@ def hour_of(instant: int) -> int:
 
 def facts_of(push: LivePush) -> Facts:
     blob = encode_facts(push)
-    collapse = _digest(push.collapse.encode()) if push.collapse else b""
-    return Facts(blob, hour_of(push.at), _digest(push.id.encode()), collapse)
+    collapse = digest_of(push.collapse) if push.collapse else b""
+    return Facts(blob, hour_of(push.at), digest_of(push.id), collapse)
 
 
-def _digest(data: bytes) -> bytes:
+def digest_of(text: str) -> bytes:
     """Return 4 bytes that are not all 0, which stand for no collapse."""
-    return blake2b(data, digest_size=4).digest() if any(blake2b(data, digest_size=4).digest()) else b"\0\0\0\1"
+    digest = blake2b(text.encode(), digest_size=4).digest()
+    return digest if any(digest) else b"\0\0\0\1"
 
 
 def encode_facts(push: LivePush) -> bytes:

@@ -21,8 +21,7 @@ local n = ordinal_of(prefix, digest)
 if not n then
   return { 'unknown' }
 end
-local refused = call('ZSCORE', prefix .. 'refused', digest)
-if refused and tonumber(ARGV[6]) < tonumber(refused) then
+if is_refused(prefix, digest, ARGV[6]) then
   return { 'revoked' }
 end
 local value = read_stream(prefix, n)

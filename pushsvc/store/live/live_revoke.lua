@@ -1,4 +1,5 @@
--- Refuses the tokens of devices that were issued before now, and says where the devices are connected.
+-- Refuses the tokens of devices that were issued before now, and says where the devices were connected. They are not
+-- any more, so that a gateway which misses the message finds it out when it compares its connections.
 --
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; 2 now ms; 3 the oldest revocation that is kept, ms; 4 1 to name the pushes of their streams;
@@ -22,6 +23,10 @@ for i = 5, #ARGV do
   if s then
     local connection, _, gateway = route_of(prefix, s, now)
     own[1], own[2] = connection, gateway
+    if s.gateway then
+      s.gateway = nil
+      write_stream(prefix, n, format_stream(s))
+    end
     for record = 0, ARGV[4] == '1' and #s.records / s.width - 1 or -1 do
       own[#own + 1] = facts_of(prefix, key_at(s, record)) or nil
     end

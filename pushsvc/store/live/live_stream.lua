@@ -200,6 +200,12 @@ local function route_of(prefix, s, now)
   return 0, 0, ''
 end
 
+-- Whether tokens of the device that were issued at that instant are refused.
+local function is_refused(prefix, digest, issued_at)
+  local refused = call('ZSCORE', prefix .. 'refused', digest)
+  return refused and tonumber(issued_at) < tonumber(refused)
+end
+
 -- The device is gone, or has another id.
 local function drop_stream(prefix, n)
   if read_stream(prefix, n) ~= '' then

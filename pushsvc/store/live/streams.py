@@ -74,7 +74,7 @@ from ..link.clock import Clock
 from ..link.link import Link, ScriptCall
 from ..link.unreadable import readable
 from ..registry.wire import Digests
-from .facts import HOUR, decode_facts, facts_of, hour_of
+from .facts import HOUR, decode_facts, digest_of, facts_of, hour_of
 from .gateways import RedisGateways
 
 BEGINNING: Final = 1_767_225_600
@@ -83,6 +83,7 @@ REFUSED: Final = 400 * DAY * 1000
 """Milliseconds for which a revocation is kept: longer than any token is valid."""
 _AT_ONCE: Final = 16
 """Connects under way at a time. Each has a connection to Redis, since it must not be repeated."""
+_REFUSED: Final = {"": None, "unknown": Refused("unknown"), "revoked": Refused("revoked")}
 _STATUS: Final = ("absent", "new", "known", "superseded")
 _APPENDED: Final = Layout(">BIIIII")
 
@@ -168,7 +169,7 @@ class RedisStreams:
         if fault == b"unreadable":
             raise Unreadable("The stream of the device", device_ids=[device_id])
         if fault:
-            return Refused("revoked" if fault == b"revoked" else "unknown")
+            return Refused(fault.decode())
         epoch, top, since, valid, missing, acked, unread, more, gateway, connection, found = answer
         replaced = LiveRoute(gateway.decode(), connection) if gateway else None
         if replaced is not None and replaced.gateway != route.gateway:
@@ -205,6 +206,14 @@ class RedisStreams:
         now = self._clock()
         await self._revoke(app, [device_id], now)
         return now
+
+    async def admits(self, app: str, device_id: str, *, issued_at: int) -> Refused | None:
+        call = self._call(app, "live_admits", keys.devices(app), self._digest(device_id), issued_at)
+        return _REFUSED[(await self._link.script(*call)).decode()]
+
+    async def holds(self, app: str, device_id: str, push_id: str) -> bool:
+        args = (keys.devices(app), self._digest(device_id), digest_of(push_id), push_id)
+        return bool(await self._link.script(*self._call(app, "live_holds", *args)))
 
     async def forget(self, app: str, device_ids: Sequence[str]) -> None:
         """Revoke the tokens of devices that are being erased, and remove the contents that were for them alone."""

@@ -1,0 +1,28 @@
+-- Says whether a push stands in the stream of a device.
+--
+-- KEYS  1 ps:D:count
+-- ARGV  1 prefix `ps:D:`; 2 digest of the device's id; 3 digest of the push's id, 4 bytes; 4 the push's id
+-- Returns 1 or 0
+
+-- include: live_stream
+
+-- A digest that another push of the hour had is counted on from; so many have never been met.
+local BESIDE = 16
+
+local prefix, wanted = ARGV[1], unpack_bytes('>I4', ARGV[3])
+local n = ordinal_of(prefix, ARGV[2])
+local value = n and read_stream(prefix, n) or ''
+local s = value ~= '' and parse_stream(value)
+for record = 0, s and #s.records / s.width - 1 or -1 do
+  local key = key_at(s, record)
+  if (unpack_bytes('>I4', key, 3) - wanted) % 4294967296 < BESIDE then
+    local facts = facts_of(prefix, key)
+    if facts and byte(facts, 1) == 1 then
+      local _, _, _, _, _, id = unpack_bytes('>BI6I6BI4Bc0', facts)
+      if id == ARGV[4] then
+        return 1
+      end
+    end
+  end
+end
+return 0
