@@ -36,7 +36,9 @@ _SECRET_WORDS = frozenset(
     }
 )
 # These end or begin with a word from above and are safe, and a log without them would be of little use.
-_SAFE_NAMES = frozenset({"token_hash", "key_id", "key_file", "key_name", "token_uri", "token_kind", "sort_key"})
+_SAFE_NAMES = frozenset(
+    {"token_hash", "key_id", "key_file", "key_name", "token_ttl", "token_uri", "token_kind", "sort_key"}
+)
 _WORD_BREAKS = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
 
 _SECRET_TEXT = re.compile(

@@ -129,7 +129,16 @@ _ADDRESS_LIKE: Final = re.compile(
 
 
 def _network(text: str) -> Network | None:
+    """Return the network that a text names, one of IPv4 that is written as IPv6 as the former, or None."""
     try:
-        return ipaddress.ip_network(text, strict=False)
+        network = ipaddress.ip_network(text, strict=False)
     except ValueError:
         return None
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    if mapped is None or network.prefixlen < _MAPPED:
+        return network
+    return ipaddress.IPv4Network((mapped, network.prefixlen - _MAPPED))
+
+
+_MAPPED: Final = 96
+"""The bits of `::ffff:0:0/96`, under which IPv6 has the addresses of IPv4."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from msgspec import Meta, Struct
 
 from ..decoding import Rule
-from ..model.live import Order, denied, endpoints_of
+from ..model.live import Denied, Order, denied, endpoints_of
 from ..model.rates import Rate
 from .values import Count, Port, RateText
 
@@ -27,6 +27,10 @@ def _fault(read: Callable[[str], Any]) -> Callable[[str], str | None]:
     return fault
 
 
+def _denied(entry: str) -> Denied:
+    return denied([entry])
+
+
 _ORIGIN: Final = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[a-z0-9*._-]+|\[[0-9a-f:.]+\])(?P<port>:[0-9]{1,5})?", re.IGNORECASE
 )
@@ -40,7 +44,7 @@ def _origin_fault(text: str) -> str | None:
     match = _ORIGIN.fullmatch(text)
     if match is None:
         return "expected an origin: https://shop.example, https://*.shop.example, or * for every page"
-    if match["port"] == _DEFAULT_PORTS.get(match["scheme"].lower()):
+    if match["port"] and match["port"] == _DEFAULT_PORTS.get(match["scheme"].lower()):
         return f"leave {match['port']} out: browsers do not send the default port"
     return None
 
@@ -69,7 +73,7 @@ class LiveSettings(Struct, frozen=True, kw_only=True):
     """The largest content in bytes that is sent as it is; a larger one is announced, and the device fetches it."""
     allowed_origins: tuple[Annotated[str, Rule(fault=_origin_fault)], ...] = ()
     """Web pages that may connect, besides those of the gateway's own host."""
-    deny: tuple[Annotated[str, Rule(fault=_fault(lambda text: denied([text])))], ...] = ()
+    deny: tuple[Annotated[str, Rule(fault=_fault(_denied))], ...] = ()
     """Networks and ids of devices that are refused."""
     tls_cert: str = ""
     tls_key: str = ""
