@@ -133,6 +133,8 @@ class Settlement(Struct, frozen=True, gc=False):
     reason: str = ""
     asked_at: int | None = None
     """When the request was sent, if one was: its answer is no evidence about anything later."""
+    entry_id: str = ""
+    """The queue entry that the delivery was taken from: its retry is void once that belongs to another consumer."""
 
 
 class Arrival(Struct, frozen=True, gc=False):

@@ -247,12 +247,17 @@ class MemoryQueue:
         for settlement in settlements:
             self._supersede(settlement)
         applied = 0
+        lost: set[str] = set()
         again: dict[tuple[int, Retry, bool], tuple[Chunk, list[Target]]] = {}
         for settlement in settlements:
             delivery, verdict = settlement.delivery, settlement.verdict
             chunk, target = delivery.chunk, delivery.target
             record = state.pushes[app, chunk.push_id]
             if not record.open(target.index, chunk.turn):
+                continue
+            owner = state.lanes[app, chunk.channel, chunk.lane].owner.get(settlement.entry_id)
+            if settlement.entry_id and owner != self._consumer and not isinstance(verdict, Ended):
+                lost.add(settlement.entry_id)
                 continue
             applied += 1
             if self._counted[app, chunk.push_id] and settlement.outcome is not None:
@@ -279,7 +284,8 @@ class MemoryQueue:
             else:
                 state.retries[Route(app, following.channel)].append((retry.due_at, following))
         for ref in finished:
-            state.lanes[ref.app, ref.platform, ref.lane].remove(ref.entry_id)
+            if ref.entry_id not in lost:
+                state.lanes[ref.app, ref.platform, ref.lane].remove(ref.entry_id)
             self._held.discard(ref.entry_id)
         state.change()
         return applied

@@ -603,6 +603,31 @@ def test_entries_of_the_dead_are_taken_over_at_their_open_targets(server: Server
     play(server, story, SMALL_CHUNKS)
 
 
+@pytest.mark.parametrize("total", [1, 6, 40, 1001])
+def test_a_late_retry_of_an_entry_that_was_taken_over_is_void(server: Server | None, total: int) -> None:
+    """Its successor sends the deliveries already: a retry beside it would send them twice at a time."""
+
+    async def story(world: World) -> None:
+        a, held, b, taken = await taken_twice(world, total)
+        settlements, refs = all_of(held, Retry(NOW, 2), Throttled(status=429))
+        ended = int(total > 1)
+        if ended:
+            settlements[0] = settlement(held.chunk, held.chunk.targets[0].index)
+        settlements = [msgspec.structs.replace(each, entry_id=held.ref.entry_id) for each in settlements]
+        # In two steps, so that what the first one finds is known when the entry is finished.
+        assert await a.queue.settle("shop", settlements[:-1], []) == ended
+        assert await a.queue.settle("shop", settlements[-1:], refs) == 0
+        assert counts(await a.pushes.status("shop", "p")).get("retrying", 0) == 0
+        # The entry stays its successor's: another one finds it should that die, too.
+        await world.kill("b")
+        heir = await world.store("heir")
+        left = [each for each in await heir.queue.reclaim(ROUTE) if each.ref == taken.ref]
+        assert [len(each.chunk.targets) for each in left] == [len(taken.chunk.targets) - ended]
+        assert await b.queue.settle("shop", *all_of(taken)) == len(taken.chunk.targets) - ended
+
+    play(server, story)
+
+
 def test_an_entry_without_open_targets_is_not_handed_out(server: Server | None) -> None:
     async def story(world: World) -> None:
         a, b = await world.store("a"), await world.store("b")

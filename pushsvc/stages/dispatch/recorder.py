@@ -39,7 +39,7 @@ class Recorder:
         # A broadcast keeps no row for what was sent, so the hash would never be read.
         silent = verdict is SENT and entry.chunk.total > ROWS_FOR_ALL
         hashed = "" if silent else self._hasher_of(entry.chunk.platform)(delivery.target.token)
-        settlement = Settlement(delivery, outcome, verdict, now, hashed, reason, asked_at)
+        settlement = Settlement(delivery, outcome, verdict, now, hashed, reason, asked_at, entry.ref.entry_id)
         self._settler.add(settlement, entry)
 
     def expire(self, entry: OpenEntry, targets: tuple[Target, ...], now: int) -> None:

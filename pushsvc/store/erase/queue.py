@@ -54,8 +54,6 @@ _WAIT = 0.1
 RECALL = 1.0
 """Seconds after which an entry that is still in work is recalled again."""
 
-_pack = msgspec.msgpack.Encoder().encode
-
 
 class _Source(NamedTuple):
     """A key that may contain chunks."""
@@ -190,7 +188,8 @@ class Queue:
         return removed, tuple(still)
 
     async def _remove(self, app: str, at: _Busy, found: _Found, removed: Counts) -> bool:
-        """End the deliveries, and let the entry continue without them. Returns False where a dispatcher works on it."""
+        """End the deliveries, and let the entry continue without them: whoever reads it next asks what else of it has
+        ended, since the dispatcher that had it may still answer. Returns False where a dispatcher works on it."""
         key = keys.lane(app, at.shard, at.platform, at.lane)
         owner, left = "", found.left
         while True:
@@ -200,7 +199,6 @@ class Queue:
                 if owner not in await self._liveness.gone({owner}):
                     await self._recall(app, at)
                     return False
-                left = await self._outstanding(app, at.shard, found.chunk, left)
             await self._end(app, found, removed)
             rest = encode_chunk(msgspec.structs.replace(found.chunk, targets=left)) if left else b""
             state, *_ = await self._link.script("requeue", [key], [keys.DISPATCH, at.entry_id, owner, len(left), rest])
@@ -217,17 +215,6 @@ class Queue:
         ended = await self._queue.settle(app, settlements, [])
         telemetry.count_ended(app, found.chunk.platform, CANCELLED.end, ERASED, ended)
         removed.update((key, "deliveries") for _, key in found.gone[:ended])
-
-    async def _outstanding(self, app: str, shard: int, chunk: Chunk, targets: Sequence[Target]) -> tuple[Target, ...]:
-        """Return the targets without an outcome: a dispatcher that died may have recorded some of an entry."""
-        if not targets:
-            return ()
-        asked = [(chunk.push_id, chunk.total, chunk.turn, [target.index for target in targets])]
-        (indexes,) = await self._link.script(
-            "outstanding", [keys.pending(app, shard)], [keys.prefix(app, shard), _pack(asked)]
-        )
-        wanted = set(indexes)
-        return tuple(target for target in targets if target.index in wanted)
 
     async def _recall(self, app: str, at: _Busy) -> None:
         """Recall an entry, and repeat that from time to time: a dispatcher may have read it after the first recall."""

@@ -1,6 +1,7 @@
 -- Moves an entry of a lane behind the others with fewer targets, or deletes it where none is left.
 --
--- It does so only where no consumer works on the entry, or a dead one did: another consumer may be sending it.
+-- It does so only where no consumer works on the entry, or a dead one did: another consumer may be sending it. Whoever
+-- had the entry may answer later: the new one has the field `a`, so that its reader asks the fence (see take.lua).
 --
 -- KEYS  1 ps:T:q:<platform>:<lane>
 -- ARGV  1 group; 2 entry id; 3 the dead consumer that had the entry, or ''; 4 number of remaining targets, or '' to
@@ -29,6 +30,6 @@ if count == '' then
 end
 redis.call('XDEL', key, id)
 if chunk ~= '' then
-  redis.call('XADD', key, '*', 'c', chunk, 'n', count)
+  redis.call('XADD', key, '*', 'c', chunk, 'n', count, 'a', 1)
 end
 return { 1 }

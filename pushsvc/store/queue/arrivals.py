@@ -63,6 +63,7 @@ def _group(arrivals: list[Any]) -> Group:
         receipts=[],
         asked=0,
         counted=0,
+        entry="",
     )
 
 

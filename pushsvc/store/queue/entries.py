@@ -4,8 +4,8 @@ out."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -42,6 +42,8 @@ class LaneRead(NamedTuple):
     """The history of the link before the read: at most that of the server which answered."""
     epoch: int = 0
     """The shard's epoch, if it was read in the same step."""
+    again: Collection[str] = ()
+    """The ids of entries that were added again: a consumer that had them before may still answer."""
 
 
 class Opener:
@@ -71,12 +73,17 @@ class Opener:
             if read.entries:
                 decoded = await self._decode(read)
                 state.learn(sum(len(chunk.targets) for _, chunk in decoded), len(read.entries))
-                if behind:
-                    decoded = await self._outstanding(state, decoded)
-                elif again := [pair for pair in decoded if pair[1].home and pair[1].turn > 1]:
-                    # A device may have acknowledged it while it waited.
-                    first = [pair for pair in decoded if not (pair[1].home and pair[1].turn > 1)]
-                    decoded = [*first, *await self._outstanding(state, again)]
+                again = read.again
+                # A device may have acknowledged it while it waited, or a consumer that had it before has answered.
+                unsure = [
+                    each
+                    for each in decoded
+                    if behind or (each[1].home and each[1].turn > 1) or (again and each[0].entry_id in again)
+                ]
+                if unsure:
+                    asked = {ref.entry_id for ref, _ in unsure}
+                    sure = [each for each in decoded if each[0].entry_id not in asked]
+                    decoded = [*sure, *await self._outstanding(state, unsure)]
                 decoded = await self._complete(state, decoded)
                 found.append((state, decoded, await self._cancelled_of(state, read.epoch)))
         return await self._hold(route, found, sizes, newest)
@@ -264,7 +271,15 @@ def entries_of(flat: Sequence[bytes]) -> list[Entry]:
     return [Entry(entry_id.decode(), blob) for entry_id, blob in zip(flat[::2], flat[1::2], strict=True)]
 
 
-def entries_read(answer: Iterable[tuple[bytes, dict[bytes, bytes] | None]]) -> list[Entry]:
-    """Return the entries of XREADGROUP's answer. An entry that was deleted while pending has no fields, and nothing to
-    decode."""
+Answer: TypeAlias = Iterable[tuple[bytes, dict[bytes, bytes] | None]]
+"""The entries of a stream in XREADGROUP's answer. One that was deleted while pending has no fields."""
+
+
+def entries_read(answer: Answer) -> list[Entry]:
+    """Return the entries; nothing can be decoded of one without fields."""
     return [Entry(entry_id.decode(), (fields or {}).get(b"c", b"")) for entry_id, fields in answer]
+
+
+def added_again(answer: Answer) -> list[str]:
+    """Return the ids of the entries that requeue.lua has added."""
+    return [entry_id.decode() for entry_id, fields in answer if fields and b"a" in fields]

@@ -40,7 +40,7 @@ from ..revoke.suppression import Suppression
 from ..work.held import HeldRoutes
 from ..work.liveness import Liveness
 from .arrivals import pack_arrivals
-from .entries import LaneRead, Opener, entries_of, entries_read
+from .entries import LaneRead, Opener, added_again, entries_of, entries_read
 from .lanes import LaneState
 from .lapses import take_lapsed
 from .letter import note_dropped
@@ -89,6 +89,8 @@ class RedisQueue:
         self._supersession = supersession
         self._opener = Opener(link, suppression, presence, supersession, clock)
         self._lanes: dict[tuple[str, int, str, Lane], LaneState] = {}
+        self._lost: set[tuple[str, str]] = set()
+        """Entries, by their lane's key and id, that were found to be another consumer's when a retry was settled."""
         self._counted_at = 0.0
         link.on_change(self.distrust)
 
@@ -137,17 +139,17 @@ class RedisQueue:
         for state, answer in zip(states, answers, strict=True):
             if isinstance(answer, BaseException):
                 raise answer
-            entries, epoch, size, mark = answer
-            reads.append(LaneRead(state, entries_of(entries), history, int(epoch)))
+            entries, epoch, size, mark, again = answer
+            reads.append(LaneRead(state, entries_of(entries), history, int(epoch), [each.decode() for each in again]))
             sizes.append(size)
             newest.append(newest_of(mark))
         return await self._opener.open(route, reads, sizes, newest)
 
     async def _read_one(
         self, route: Route, state: LaneState, targets: int
-    ) -> tuple[list[bytes], bytes, int, list[Any]]:
+    ) -> tuple[list[bytes], bytes, int, list[Any], list[bytes]]:
         app, shard = state.place[:2]
-        answer: tuple[list[bytes], bytes, int, list[Any]] = await self._link.read(
+        answer: tuple[list[bytes], bytes, int, list[Any], list[bytes]] = await self._link.read(
             "take",
             [
                 state.key,
@@ -182,8 +184,9 @@ class RedisQueue:
             return []
         epochs, sizes, marks = (rest[at : at + len(states)] for at in range(0, len(rest), len(states)))
         reads = [
-            LaneRead(state, entries_read(by_key.get(state.key, ())), history, int(epoch or 0))
+            LaneRead(state, entries_read(own), history, int(epoch or 0), added_again(own))
             for state, epoch in zip(states, epochs, strict=True)
+            for own in [by_key.get(state.key, ())]
         ]
         return await self._opener.open(route, reads, sizes, list(map(newest_of, marks)))
 
@@ -251,6 +254,8 @@ class RedisQueue:
                 state.held.discard(ref.entry_id)
         if self._counted:
             self._landed(settlements)
+        if self._lost:
+            self.forget([ref for ref in finished if place_of(ref) in self._lost])
         return sum(applied)
 
     async def _settle_shard(
@@ -258,11 +263,14 @@ class RedisQueue:
     ) -> int:
         applied = 0
         for batch, last in batches(settlements, _SETTLE):
-            refs = pack_finished(finished) if last else []
+            refs = pack_finished(ref for ref in finished if place_of(ref) not in self._lost) if last else []
             closed: Closed = set()
             while True:
-                count, dropped, *more = await self._settle_once(app, shard, batch, closed, refs)
+                count, dropped, lost, *more = await self._settle_once(app, shard, batch, closed, refs)
                 applied += count
+                self._lost.update(
+                    (key.decode(), entry.decode()) for key, entry in zip(lost[::2], lost[1::2], strict=True)
+                )
                 if dropped:
                     note_dropped(app, dropped)
                 if not more:
@@ -289,7 +297,9 @@ class RedisQueue:
         config = self._config
         now = self._clock()
         ttl, dead_ttl, answers_ttl = config.status_ttl * 1000, config.dead_ttl * 1000, ANSWERS_TTL * 1000
-        record = Record(now, ttl, dead_ttl, groups, singles, refs, slot, answers_ttl, config.dead_most(app))
+        record = Record(
+            now, ttl, dead_ttl, groups, singles, refs, slot, answers_ttl, config.dead_most(app), config.consumer
+        )
         answer: list[Any] = await self._link.record(
             "settle", [keys.pending(app, shard)], [keys.prefix(app, shard), encode_record(record)]
         )
@@ -396,6 +406,7 @@ class RedisQueue:
 
     def forget(self, refs: Iterable[EntryRef]) -> None:
         for ref in refs:
+            self._lost.discard(place_of(ref))
             state = self._lanes.get((ref.app, ref.shard, ref.platform, ref.lane))
             if state is not None and ref.history == self._link.history:
                 state.held.discard(ref.entry_id)
@@ -415,6 +426,7 @@ class RedisQueue:
         for state in self._lanes.values():
             state.held.clear()
             state.lost(0.0)
+        self._lost.clear()
         self._counted_at = 0.0
 
     def release(self, route: Route) -> None:
@@ -449,3 +461,8 @@ class RedisQueue:
         await self._held.leave()
         await self._following.end()
         await self._liveness.end()
+
+
+def place_of(ref: EntryRef) -> tuple[str, str]:
+    """Return the key of the entry's lane, and its id."""
+    return keys.lane(ref.app, ref.shard, ref.platform, ref.lane), ref.entry_id

@@ -90,6 +90,8 @@ class Group(Struct, frozen=True, array_like=True, gc=False):
     """1 if the provider was asked; 0 for a dry run that the provider has no request for."""
     counted: int
     """1 for a cancelled push whose deliveries in flight this dispatcher has counted: see heard.lua."""
+    entry: str
+    """The id of the entry that the chunk was read from; empty: it was not read from one."""
 
 
 class Single(Struct, frozen=True, array_like=True, gc=False):
@@ -127,6 +129,8 @@ class Record(Struct, frozen=True, array_like=True, gc=False):
     answers_ttl: int
     dead_most: int
     """The approximate number of dead letters to keep."""
+    consumer: str
+    """The consumer whose entries these are."""
 
 
 encode_record = msgspec.msgpack.Encoder().encode

@@ -5,6 +5,9 @@
 -- that Lua cannot take apart, and so do rows: where only some of them are open, the group is left untouched and its
 -- closed targets are returned; the caller settles again without them, and until then nothing is acknowledged. A retry
 -- that a device may acknowledge travels with those of its targets that have ended: whoever takes it asks the fence.
+-- A retry takes effect only while its entry is still pending for its consumer. A consumer that was thought dead answers
+-- late: its entry belongs to another one, or was put into the lane again, and is sent from there; a retry beside that
+-- would send the same delivery twice at a time. Such an entry is not acknowledged either.
 -- The end of a push's only delivery, the most frequent case, has a way of its own that makes no tables: it takes the
 -- server a fifth of the time. Keys other than KEYS[1] are built from the prefix and share its hash tag.
 -- What the provider said of tokens is counted a channel and slot of time, not a delivery.
@@ -13,16 +16,17 @@
 --
 -- KEYS  1 ps:T:pending
 -- ARGV  1 prefix `ps:T:`; 2 MessagePack of a Record, which record.py types. All times are ms.
---   Record    { now, ttl, dead_ttl, groups, singles, finished, slot, answers_ttl, dead_most }
---   Group     { push_id, channel, lane, total, turn, indexes, first, mask, ends, retries, dead, receipts, asked, counted }
+--   Record    { now, ttl, dead_ttl, groups, singles, finished, slot, answers_ttl, dead_most, consumer }
+--   Group     { push_id, channel, lane, total, turn, indexes, first, mask, ends, retries, dead, receipts, asked, counted,
+--               entry }
 --   EndOf     { name, count, rows, together, flew }
 --   RetryOf   { due, count, chunk, flew, channel, guard }
 --   Note      { place, blob }
 --   ReceiptOf { place, blob, dead }
 --   Single    { channel, lane, name, turn, list }
 --   Finished  { platform, lane, entry_ids }
--- Returns the number of settlements that took effect and of dead letters that had to make room, the oldest, then for
--- each closed target of a retry: push id, index.
+-- Returns the number of settlements that took effect and of dead letters that had to make room, the oldest; the entries
+-- that are not the consumer's any more, as stream, id, ..; then for each closed target of a retry: push id, index.
 
 -- include: fence
 -- include: retire
@@ -31,10 +35,12 @@
 local ENDS = { sent = 3, failed = 4, invalid = 5, expired = 6, suppressed = 7, cancelled = 8 } -- places in the status
 
 local prefix = ARGV[1]
-local now, ttl, dead_ttl, groups, singles, finished, slot, answers_ttl, dead_most = unpack(cmsgpack.unpack(ARGV[2]))
+local now, ttl, dead_ttl, groups, singles, finished, slot, answers_ttl, dead_most, consumer =
+  unpack(cmsgpack.unpack(ARGV[2]))
 local pending = {}
 local answers = {} -- channel -> kind -> count
 local closed = {}
+local lost = {} -- entries of others
 local applied = 0
 local buried = false
 
@@ -300,10 +306,33 @@ local function report(work, receipts)
   return died, told - died
 end
 
+-- Whether an entry is still pending for this consumer. Where the server knows no group it has lost everything.
+local function is_ours(stream, entry)
+  local pending = redis.pcall('XPENDING', stream, 'dispatch', entry, entry, 1, consumer)
+  return pending.err or #pending > 0
+end
+
+-- What is open of a group whose entry is not ours any more: of its retries nothing is.
+local function open_ends(open, ends)
+  local place, left = 0, {}
+  for e = 1, #ends do
+    for p = place + 1, place + ends[e][2] do
+      left[p] = open[p]
+    end
+    place = place + ends[e][2]
+  end
+  return left
+end
+
 local function settle(group)
-  local push_id, channel, lane, total, turn, indexes, first, mask, ends, retries, dead, receipts, asked, counted =
+  local push_id, channel, lane, total, turn, indexes, first, mask, ends, retries, dead, receipts, asked, counted, entry =
     unpack(group)
   local status, open, bytes, recorded = fence(prefix, push_id, total, turn, indexes, first, mask)
+  local stream = prefix .. 'q:' .. channel .. ':' .. lane
+  if status and entry ~= '' and #retries > 0 and not is_ours(stream, entry) then
+    open = open_ends(open, ends)
+    lost[#lost + 1], lost[#lost + 2] = stream, entry
+  end
   if open ~= true and not is_whole(push_id, indexes, open, ends, retries) then
     return
   end
@@ -374,6 +403,22 @@ local function settle_singles(name, turn, list, counted_as)
   return ended
 end
 
+-- The entries of a stream without those that were lost.
+local function still_ours(stream, entry_ids)
+  local ours, others = {}, {}
+  for at = 1, #lost, 2 do
+    if lost[at] == stream then
+      others[lost[at + 1]] = true
+    end
+  end
+  for at = 1, #entry_ids do
+    if not others[entry_ids[at]] then
+      ours[#ours + 1] = entry_ids[at]
+    end
+  end
+  return ours
+end
+
 for g = 1, #groups do
   settle(groups[g])
 end
@@ -405,12 +450,15 @@ if #closed == 0 then
   for f = 1, #finished do
     local platform, lane, entry_ids = unpack(finished[f])
     local stream = prefix .. 'q:' .. platform .. ':' .. lane
-    redis.call('XACK', stream, 'dispatch', unpack(entry_ids))
-    redis.call('XDEL', stream, unpack(entry_ids))
+    local ours = #lost == 0 and entry_ids or still_ours(stream, entry_ids)
+    if #ours > 0 then
+      redis.call('XACK', stream, 'dispatch', unpack(ours))
+      redis.call('XDEL', stream, unpack(ours))
+    end
   end
 end
 local dropped = 0
 if buried and redis.call('XLEN', prefix .. 'dead') > dead_most then
   dropped = redis.call('XTRIM', prefix .. 'dead', 'MAXLEN', '~', dead_most)
 end
-return { applied, dropped, unpack(closed) }
+return { applied, dropped, lost, unpack(closed) }

@@ -71,10 +71,13 @@ class _End:
 class _Group:
     """What is to be recorded of the deliveries of one chunk."""
 
-    __slots__ = ("asked", "chunk", "counted", "dead", "ends", "head", "receipts", "retries", "rows_of_sent", "seen")
+    __slots__ = (
+        *("asked", "chunk", "counted", "dead", "ends", "entry", "head", "receipts", "retries", "rows_of_sent", "seen"),
+    )
 
-    def __init__(self, chunk: Chunk, counted: bool) -> None:
+    def __init__(self, chunk: Chunk, entry: str, counted: bool) -> None:
         self.chunk = chunk
+        self.entry = entry
         self.asked = not chunk.dry_run
         self.counted = counted
         """Whether the deliveries in flight were counted when the push was cancelled: their outcomes are then recorded
@@ -125,6 +128,7 @@ class _Group:
             [ReceiptOf(places[index], blob, dead) for index, blob, dead in self.receipts],
             int(self.asked),
             int(self.counted),
+            self.entry,
         )
 
 
@@ -180,7 +184,7 @@ def pack(
             continue
         group = groups.get(id(chunk))
         if group is None:
-            group = groups[id(chunk)] = _Group(chunk, chunk.push_id in counted)
+            group = groups[id(chunk)] = _Group(chunk, settlement.entry_id, chunk.push_id in counted)
         if target.index in group.seen:
             continue  # what was said of it first counts
         group.seen.add(target.index)

@@ -6,11 +6,12 @@
 --
 -- KEYS  1 ps:T:q:<platform>:<lane>; 2 ps:T:epoch; 3 ps:T:sup:<platform>; 4 ps:T:moved:<platform>
 -- ARGV  1 group; 2 consumer; 3 targets wanted; 4 expected targets an entry
--- Returns { entries as id, blob, id, blob, ..; epoch; size of the suppression list; the newest mark with its instant }
+-- Returns { entries as id, blob, id, blob, ..; epoch; size of the suppression list; the newest mark with its instant;
+--           the ids of entries that were added again (see requeue.lua) }
 
 local STEP = 16
 local wanted, expected = tonumber(ARGV[3]), tonumber(ARGV[4])
-local entries = {}
+local entries, again = {}, {}
 local sum = 0
 while sum < wanted do
   local step = math.max(1, math.min(STEP, math.floor((wanted - sum) / expected)))
@@ -28,6 +29,9 @@ while sum < wanted do
       local fields = got[e][2]
       entries[#entries + 1] = got[e][1]
       entries[#entries + 1] = fields[1] == 'c' and fields[2] or ''
+      if fields[5] then
+        again[#again + 1] = got[e][1]
+      end
       sum = sum + (tonumber(fields[4]) or 1)
     end
     if #got < step then
@@ -37,4 +41,4 @@ while sum < wanted do
   end
 end
 return { entries, redis.call('GET', KEYS[2]) or '0', redis.call('ZCARD', KEYS[3]),
-  redis.call('ZREVRANGE', KEYS[4], 0, 0, 'WITHSCORES') }
+  redis.call('ZREVRANGE', KEYS[4], 0, 0, 'WITHSCORES'), again }
