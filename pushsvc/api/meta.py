@@ -4,14 +4,24 @@ figures and details need a key with the scope `admin` (see `plans.api_is_open`).
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from pathlib import Path
+from typing import Any, Final
 
 from .. import telemetry
 from ..errors import Fault, Unavailable
 from .answers import Health
 from .http.exchange import Reply, Request
+from .http.params import HeaderParam
 from .http.problems import RETRY_AFTER
 from .ports import ApiPorts
+
+_LIVE_CLIENT: Final = (Path(__file__).parents[1] / "live" / "clients" / "pushsvc-live.js").read_bytes()
+_LIVE_CLIENT_TAG: Final = f'"{hashlib.sha256(_LIVE_CLIENT).hexdigest()[:32]}"'
+
+IF_NONE_MATCH: Final = HeaderParam(
+    "If-None-Match", "The `ETag` of what the caller has already.", {"type": "string"}, ", ".join
+)
 
 
 async def get_healthz(_: ApiPorts, __: Request) -> Reply:
@@ -59,3 +69,17 @@ async def get_docs(ports: ApiPorts, _: Request) -> Reply:
         "X-Content-Type-Options": "nosniff",
     }
     return Reply(ports.page, headers=headers)
+
+
+async def get_live_client(_: ApiPorts, request: Request) -> Reply:
+    """Return the module for apps in JavaScript, which any web page may import."""
+    headers = {
+        "Content-Type": "text/javascript; charset=utf-8",
+        "ETag": _LIVE_CLIENT_TAG,
+        "Cache-Control": "public, max-age=3600",
+        "Access-Control-Allow-Origin": "*",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if _LIVE_CLIENT_TAG in request.params.get(IF_NONE_MATCH.name, ""):
+        return Reply(status=304, headers=headers)
+    return Reply(_LIVE_CLIENT, headers=headers)

@@ -11,7 +11,7 @@ from .call import Answer, Call
 from .channels.routes import CALLS as CHANNELS
 from .devices.routes import CALLS as DEVICES
 from .letters.routes import CALLS as LETTERS
-from .meta import get_docs, get_healthz, get_metrics, get_openapi, get_readyz
+from .meta import IF_NONE_MATCH, get_docs, get_healthz, get_live_client, get_metrics, get_openapi, get_readyz
 from .pushes.routes import CALLS as PUSHES
 
 _SERVICE: Final = (
@@ -66,6 +66,16 @@ _SERVICE: Final = (
         get_docs,
         "Get this document as a web page.",
         Answer(200, "An HTML page.", media="text/html", no_store=False),
+    ),
+    Call(
+        "get_live_client",
+        "GET",
+        "/clients/pushsvc-live.js",
+        get_live_client,
+        "Get the receiving side of the live channel, as a JavaScript module for apps.",
+        Answer(200, "The module.", media="text/javascript", no_store=False),
+        (Answer(304, "The caller has it already.", media="text/javascript", no_store=False),),
+        headers=(IF_NONE_MATCH,),
     ),
 )
 

@@ -575,6 +575,22 @@ def test_metrics_the_document_and_its_page_need_no_key() -> None:
     run(main)
 
 
+def test_the_module_for_apps_is_served_and_kept_by_browsers() -> None:
+    async def main(service: Service) -> None:
+        path = "/clients/pushsvc-live.js"
+        module = await call(service, "GET", path, key=None)
+        assert module.headers["content-type"] == "text/javascript; charset=utf-8"
+        assert module.headers["access-control-allow-origin"] == "*"
+        assert b"export class LiveClient" in module.body
+        tag = module.headers["etag"]
+        for sent, status in ((tag, 304), (f'W/{tag}, "x"', 304), ('"x"', 200)):
+            again = await call(service, "GET", path, key=None, headers={"If-None-Match": sent})
+            assert (again.status, again.headers["etag"]) == (status, tag)
+            assert (again.body == b"") == (status == 304)
+
+    run(main)
+
+
 @pytest.mark.parametrize(
     "path",
     ["/", "/v1", "/v1/push/", "/v2/push", "/v1/push/batch/x", "/v1/devices/d1", "/v1//push", "/healthz/"],

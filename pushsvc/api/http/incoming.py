@@ -14,6 +14,7 @@ import zlib
 from typing import Any, Final
 
 from aiohttp import hdrs, web
+from multidict import CIMultiDictProxy
 
 from ...errors import ContentTooLarge, MalformedBody
 from ...problems import RequestTimeout
@@ -40,18 +41,20 @@ async def receive(call: Call, request: web.Request, config: ApiConfig) -> tuple[
         params = read_query(request.query.items() if query else (), call.params)
     if call.names:
         params |= read_path(request.match_info, call.names)
-    document = call.document
+    document, headers = call.document, request.headers
     if document is None:
-        return params, b"", False
+        return params | _declared(call, headers), b"", False
     lines = bool(document.lines) and request.content_type == document.lines
-    headers = request.headers
     # The common value first, because parsing each would be slower.
     if not lines and headers.get(hdrs.CONTENT_TYPE) != JSON:
         _check_type(request)
-    for param in call.headers:
-        if param.name in headers:
-            params[param.name] = param.parse(headers.getall(param.name))
+    params |= _declared(call, headers)
     return params, await _read_body(request, config), lines
+
+
+def _declared(call: Call, headers: CIMultiDictProxy[str]) -> dict[str, Any]:
+    """Return the values of the headers that the call declares."""
+    return {param.name: param.parse(headers.getall(param.name)) for param in call.headers if param.name in headers}
 
 
 def _check_type(request: web.Request) -> None:

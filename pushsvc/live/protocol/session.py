@@ -431,7 +431,8 @@ class Session:
         self._beat_at = now + heartbeat * (0.5 + self._spread / 2)
         self._expires_at = now + ttl + self._limits.expired_after
 
-        recovered = result.recovered and all(each.push.id in rendered for each in page.publications)
+        lost = sum(each.push.id not in rendered for each in page.publications)
+        recovered = result.recovered and not lost
         publications = self._hand_out(page, rendered, now, room=len(page.publications)) if recovered else []
         reply = self._codec.connect(
             command_id,
@@ -439,7 +440,7 @@ class Session:
                 client=self.client,
                 version=self._limits.version,
                 ttl=max(1, int(ttl)),
-                data=self._connect_data(0 if recovered else page.missing),
+                data=self._connect_data(0 if recovered else page.missing + lost),
                 epoch=page.epoch,
                 offset=result.since if recovered else page.top,
                 recovered=recovered,
@@ -691,6 +692,7 @@ class Session:
             "window": self._app.window,
             "ack_within": self._app.ack_within,
             "unread": self._unread,
+            "acked": self._acked,
             "endpoints": Raw(self._limits.endpoints),
         }
         if missing:

@@ -1,0 +1,661 @@
+"""The receiving side of the live channel, over the official SDK `centrifuge-python`, for apps and tests in Python.
+
+    pip install centrifuge-python
+
+    from centrifuge import Client
+    from pushsvc.live_client import FileStorage, LiveClient
+
+    client = Client("wss://push.example.com/connection/websocket", token=token, get_token=get_token)
+    live = LiveClient(client, show, storage=FileStorage("live.json"))
+    await live.connect()
+
+Messages come from four sources that overlap: the open connection, what is sent again, history, and the copies that a
+provider brings. They meet here: each message is handled once, in the order of the device's stream, and acknowledged
+after the app's handler has returned, which is when it was shown or stored. It does what `pushsvc-live.js` does in
+JavaScript, and imports nothing of the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar
+
+CHANNEL = "device"
+PAGE = 100
+_UNRECOVERABLE_POSITION, _BAD_REQUEST, _NOT_FOUND = 112, 107, 404
+
+_T = TypeVar("_T")
+
+
+class State(TypedDict):
+    """What is stored between two runs of an app."""
+
+    epoch: str
+    offset: int
+    ids: list[str]
+
+
+@dataclass(frozen=True)
+class Position:
+    """A position in the device's stream."""
+
+    epoch: str
+    offset: int
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message: its push id, its position, and its content (`notification`, `data`, `at`, ..)."""
+
+    id: str
+    offset: int
+    epoch: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A message as it came."""
+
+    offset: int
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Handle:
+    """Give this message to the app's handler, then call `handled`."""
+
+    message: Message
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Call `retried` later: the handler has failed so many times."""
+
+    id: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Ack:
+    """Acknowledge everything up to an offset, then call `acknowledged`."""
+
+    offset: int
+    epoch: str
+
+
+@dataclass(frozen=True)
+class History:
+    """Ask for a page of history, then call `history`."""
+
+    since: int
+    epoch: str
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Tell the app that so many messages at most cannot be had any more. None: nobody knows how many."""
+
+    count: int | None
+
+
+@dataclass(frozen=True)
+class Show:
+    """The app is to show the provider's copy."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class Drop:
+    """The app is to drop the provider's copy: the message was or is being shown."""
+
+    id: str
+
+
+Step: TypeAlias = Handle | Retry | Ack | History | Missing | Show | Drop
+
+
+class Sequencer:
+    """Decides, without I/O, what is to be done with what has come.
+
+    Each method returns steps, to be done in their order.
+    """
+
+    def __init__(self, state: State | None = None, *, memory: int = 500) -> None:
+        """Begin with what an earlier `state` has given; `memory` ids are remembered."""
+        self._memory = memory
+        self._known: dict[str, None] = {}
+        """Ids of messages that were handled, oldest first."""
+        self._epoch = ""
+        self._tail: int | None = None
+        """Everything up to here was taken, or is gone. None: where the stream begins is not known."""
+        self._done = 0
+        """Everything up to here was handled."""
+        self._acked = 0
+        """Everything up to here is acknowledged, as far as it is known."""
+        self._acking = False
+        self._queue: list[Message] = []
+        """Messages that were taken and are to be handled; the first is with the handler, or waits for a retry."""
+        self._handling = False
+        self._attempt = 0
+        self._held: list[Publication] = []
+        """Publications behind a hole that history is to fill."""
+        self._filling = False
+        self._fill_to = 0
+        if state is not None:
+            self._epoch = state["epoch"]
+            self._tail = self._done = state["offset"]
+            self._known = dict.fromkeys(state["ids"][-memory:])
+
+    @property
+    def state(self) -> State:
+        """What is to be stored."""
+        return State(epoch=self._epoch, offset=self._done, ids=list(self._known))
+
+    @property
+    def position(self) -> Position:
+        """Where the stream has been handled up to."""
+        return Position(self._epoch, self._done)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing waits to be handled, acknowledged or filled in."""
+        return not (self._queue or self._acking or self._filling)
+
+    def subscribed(
+        self, epoch: str, offset: int, *, recovered: bool, acked: int | None = None, missing: int = 0
+    ) -> list[Step]:
+        """Take a new connection. `acked` and `missing` are those of the connect reply's data."""
+        steps: list[Step] = []
+        self._acking = self._filling = False
+        self._held = []
+        if epoch != self._epoch:
+            if self._epoch:
+                steps.append(Missing(None))
+            elif missing:
+                steps.append(Missing(missing))
+            self._epoch = epoch
+            self._tail = acked
+            self._done = self._acked = acked or 0
+        else:
+            if missing:
+                steps.append(Missing(missing))
+            self._acked = acked or 0
+            if acked is not None:
+                self._tail = max(self._tail or 0, acked)
+            if not self._queue:
+                self._done = max(self._done, self._acked)
+            if recovered and self._tail is not None and offset > self._tail:
+                # The SDK asked from further on than what has come here.
+                self._fill(steps, self._tail, offset)
+        self._acknowledge(steps)
+        return steps
+
+    def publication(self, publication: Publication) -> list[Step]:
+        """Take a publication of the connection, that came for the first time or again."""
+        steps: list[Step] = []
+        prev = publication.data.get("prev", 0)
+        if self._tail is not None and publication.offset <= self._tail:
+            if publication.offset <= self._done:
+                self._acked = min(self._acked, publication.offset - 1)  # The acknowledgement has not arrived.
+                self._acknowledge(steps)
+        elif self._filling:
+            self._held.append(publication)
+        elif self._tail is not None and prev > self._tail:
+            self._held.append(publication)
+            self._fill(steps, self._tail, prev)
+        else:
+            self._take(steps, publication)
+        return steps
+
+    def history(self, publications: Sequence[Publication]) -> list[Step]:
+        """Take the page of history that was asked for; an empty one says that nothing more is to be had."""
+        steps: list[Step] = []
+        if not self._filling:
+            return steps
+        tail = self._take_behind(steps, publications)
+        if publications and tail < self._fill_to:
+            self._fill(steps, tail, self._fill_to)
+            return steps
+        self._filling = False
+        held, self._held = sorted(self._held, key=lambda each: each.offset), []
+        self._take_behind(steps, held)
+        return steps
+
+    def received(self, push_id: str) -> list[Step]:
+        """Take the copy that a provider brought: the first step says whether the app is to show it."""
+        head = self._queue[0].id if self._queue else None
+        if push_id in self._known or (self._handling and head == push_id):
+            return [Drop(push_id)]
+        steps: list[Step] = [Show(push_id)]
+        self._remember(push_id)
+        if head == push_id:
+            self._next(steps)
+        return steps
+
+    def handled(self, *, succeeded: bool) -> list[Step]:
+        """Take the end of the handler of the message that was given out last."""
+        steps: list[Step] = []
+        self._handling = False
+        if succeeded:
+            self._remember(self._queue[0].id)
+            self._next(steps)
+        else:
+            self._attempt += 1
+            steps.append(Retry(self._queue[0].id, self._attempt))
+        return steps
+
+    def retried(self, push_id: str) -> list[Step]:
+        """Take the time of a retry."""
+        steps: list[Step] = []
+        if not self._handling and self._queue and self._queue[0].id == push_id:
+            self._next(steps)
+        return steps
+
+    def acknowledged(self, offset: int, *, succeeded: bool) -> list[Step]:
+        """Take the answer to an acknowledgement; one that failed is sent again."""
+        steps: list[Step] = []
+        self._acking = False
+        if succeeded:
+            self._acked = max(self._acked, offset)
+        self._acknowledge(steps)
+        return steps
+
+    def _take(self, steps: list[Step], publication: Publication) -> None:
+        self._tail = publication.offset
+        data = publication.data
+        self._queue.append(Message(data["id"], publication.offset, self._epoch, data))
+        if len(self._queue) == 1:
+            self._next(steps)
+
+    def _take_behind(self, steps: list[Step], publications: Iterable[Publication]) -> int:
+        """Take what is not taken yet, and count what the chain of `prev` says to be lost. Return the new tail."""
+        tail = self._tail or 0
+        for each in publications:
+            if each.offset > tail:
+                lost = each.data.get("prev", 0) - tail
+                if lost > 0:
+                    steps.append(Missing(lost))
+                self._take(steps, each)
+                tail = each.offset
+        return tail
+
+    def _fill(self, steps: list[Step], since: int, to: int) -> None:
+        self._filling = True
+        self._fill_to = to
+        steps.append(History(since, self._epoch))
+
+    def _next(self, steps: list[Step]) -> None:
+        """Give out the first message that is not known, and count those before it as handled."""
+        while self._queue and self._queue[0].id in self._known:
+            message = self._queue.pop(0)
+            if message.epoch == self._epoch:
+                self._done = max(self._done, message.offset)
+            self._attempt = 0
+        self._acknowledge(steps)
+        if self._queue:
+            self._handling = True
+            steps.append(Handle(self._queue[0]))
+
+    def _acknowledge(self, steps: list[Step]) -> None:
+        if not self._acking and self._done > self._acked:
+            self._acking = True
+            steps.append(Ack(self._done, self._epoch))
+
+    def _remember(self, push_id: str) -> None:
+        self._known[push_id] = None
+        if len(self._known) > self._memory:
+            del self._known[next(iter(self._known))]
+
+
+class Storage(Protocol):
+    """Keeps the state between two runs of an app."""
+
+    async def load(self) -> State | None:
+        """Return what was saved last, or None."""
+        ...
+
+    async def save(self, state: State) -> None:
+        """Replace what was saved."""
+        ...
+
+
+class FileStorage:
+    """Keeps the state in a file, which is replaced as a whole."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+
+    async def load(self) -> State | None:
+        """Return what was saved last, or None."""
+        try:
+            text = await asyncio.to_thread(self._path.read_text, encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        state: State = json.loads(text)
+        return state
+
+    async def save(self, state: State) -> None:
+        """Replace the file."""
+        await asyncio.to_thread(self._replace, json.dumps(state))
+
+    def _replace(self, text: str) -> None:
+        beside = self._path.with_name(self._path.name + ".new")
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self._path)
+
+
+def connect_data(
+    *,
+    heartbeat: float | None = None,
+    foreground: bool | None = None,
+    app_version: str | None = None,
+    protobuf: bool = False,
+) -> Any:
+    """Return `data` for the SDK's client: the wished seconds between pings, whether the app is seen, its version."""
+    said = {"heartbeat": heartbeat, "foreground": foreground, "app_version": app_version}
+    data = {name: value for name, value in said.items() if value is not None}
+    return json.dumps(data).encode() if protobuf else data
+
+
+class LiveClient:
+    """Joins a client of the SDK with a `Sequencer`.
+
+    `on_message` shows or stores one message, and is called for one at a time. Where it raises, it is called again,
+    after 1 s at first and 60 s at most, and nothing behind the message is handled meanwhile; to give a message up,
+    return. `on_missing` is told how many messages at most cannot be had any more (None: nobody knows), `on_unread` the
+    number of the user's unread messages, `on_error` what failed and is tried again. Without `storage` only the
+    server's own position keeps a restarted app from showing a message again.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        on_message: Callable[[Message], Awaitable[None]],
+        *,
+        on_missing: Callable[[int | None], None] | None = None,
+        on_unread: Callable[[int], None] | None = None,
+        on_error: Callable[[Exception], None] | None = None,
+        storage: Storage | None = None,
+        memory: int = 500,
+        protobuf: bool = False,
+    ) -> None:
+        """Take a `centrifuge.Client` that is not connected yet. Its own event handler goes on being called."""
+        if not all(hasattr(client, name) for name in ("rpc", "history", "connect", "events")):
+            raise TypeError(
+                "`client` is not a client of the official SDK: `pip install centrifuge-python`, and give "
+                f"a `centrifuge.Client`, not {type(client).__name__}"
+            )
+        self._client = client
+        self._on_message = on_message
+        self._on_missing = on_missing
+        self._on_unread = on_unread
+        self._on_error = on_error
+        self._storage = storage
+        self._memory = memory
+        self._protobuf = protobuf
+        self._sequencer: Sequencer | None = None
+        self._loading = asyncio.Lock()
+        self._saving = asyncio.Lock()
+        self._reply: Mapping[str, Any] = {}
+        self._generation = 0
+        """Of the connection, so that late answers of an earlier one are dropped."""
+        self._acking: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        client.events = _Events(self, client.events)
+
+    async def connect(self) -> None:
+        """Load what was stored, and connect."""
+        await self._load()
+        await self._client.connect()
+
+    async def disconnect(self) -> None:
+        """Wait for the acknowledgement that is on its way, and disconnect. What the handler is at is cancelled."""
+        if self._acking is not None:
+            await asyncio.wait([self._acking])
+        self._generation += 1
+        await self._client.disconnect()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def settled(self) -> None:
+        """Wait until everything that has come was handled and acknowledged."""
+        sequencer = await self._load()
+        while not sequencer.settled:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def received(self, push_id: str) -> bool:
+        """Return whether the app is to show a copy that a provider brought: each message is shown once."""
+        steps = (await self._load()).received(push_id)
+        self._run(steps)
+        show = isinstance(steps[0], Show)
+        if show:
+            await self._save()
+        return show
+
+    async def read(self, message: Message | None = None) -> int:
+        """Note that the user has read everything up to a message, by default all that was shown. Return what is
+        unread."""
+        position = (await self._load()).position if message is None else message
+        unread: int = (await self._call("read", {"offset": position.offset, "epoch": position.epoch}))["unread"]
+        self._tell_unread({"unread": unread})
+        return unread
+
+    async def event(
+        self, push_id: str, event: Literal["arrived", "shown", "opened", "dismissed"], at: datetime | None = None
+    ) -> bool:
+        """Report what has become of a push, whichever channel it came by. Return whether it was counted."""
+        when = (at or datetime.now(UTC)).isoformat()
+        counted: bool = (await self._call("event", {"id": push_id, "event": event, "at": when}))["counted"]
+        return counted
+
+    async def heartbeat(self, seconds: float | None = None, *, foreground: bool | None = None) -> float:
+        """Wish another interval between pings, or say whether the app is seen. Return the seconds that hold now."""
+        wish = {"seconds": seconds, "foreground": foreground}
+        said = {name: value for name, value in wish.items() if value is not None}
+        agreed: float = (await self._call("heartbeat", said))["heartbeat"]
+        return agreed
+
+    async def history(self, *, before: int | None = None, since: int | None = None, limit: int = PAGE) -> list[Message]:
+        """Return a page of the stream: of older messages, newest first, or of those since an offset."""
+        epoch = (await self._load()).position.epoch
+        start = before if since is None else since
+        page = await self._client.history(
+            CHANNEL,
+            limit=limit,
+            since=None if start is None else Position(epoch, start),
+            reverse=since is None,
+        )
+        found = (self._publication(each) for each in page.publications)
+        return [Message(each.data["id"], each.offset, epoch, each.data) for each in found]
+
+    async def fetch(self, push_id: str) -> Mapping[str, Any]:
+        """Return the whole content of a message that came as a notice."""
+        content: Mapping[str, Any] = await self._call("fetch", {"id": push_id})
+        return content
+
+    # --- What the SDK says -------------------------------------------------------------------------------------------
+
+    def _connected(self, data: Any) -> None:
+        self._protobuf = self._protobuf or isinstance(data, bytes)
+        self._reply = _decode(data) or {}
+        self._tell_unread(self._reply)
+
+    def _subscribed(self, epoch: str, offset: int, recovered: bool) -> None:
+        assert self._sequencer is not None
+        self._generation += 1
+        acked, missing = self._reply.get("acked"), self._reply.get("missing", 0)
+        self._run(self._sequencer.subscribed(epoch, offset, recovered=recovered, acked=acked, missing=missing))
+
+    def _published(self, publication: Any) -> None:
+        assert self._sequencer is not None
+        found = self._publication(publication)
+        self._tell_unread(found.data)
+        self._run(self._sequencer.publication(found))
+
+    # --- What is to be done ------------------------------------------------------------------------------------------
+
+    def _run(self, steps: Sequence[Step]) -> None:
+        assert self._sequencer is not None
+        for step in steps:
+            match step:
+                case Handle(message):
+                    self._spawn(self._handle(message))
+                case Retry(push_id, attempt):
+                    self._spawn(self._retry(push_id, attempt))
+                case Ack():
+                    self._acking = self._spawn(self._ack(step, self._generation))
+                case History():
+                    self._spawn(self._fill(step, self._generation))
+                case Missing(count):
+                    _tell(self._on_missing, count)
+                case _:
+                    pass
+        if self._sequencer.settled:
+            self._changed.set()
+
+    async def _handle(self, message: Message) -> None:
+        assert self._sequencer is not None
+        succeeded = True
+        notice = bool(message.data.get("notice"))
+        try:
+            if notice:
+                content = {**message.data, **await self.fetch(message.id), "notice": False}
+                message = Message(message.id, message.offset, message.epoch, content)
+            await self._on_message(message)
+        except Exception as error:
+            if notice and getattr(error, "code", None) == _NOT_FOUND:
+                _tell(self._on_missing, 1)
+            else:
+                succeeded = False
+                _tell(self._on_error, error)
+        self._run(self._sequencer.handled(succeeded=succeeded))
+
+    async def _retry(self, push_id: str, attempt: int) -> None:
+        assert self._sequencer is not None
+        await _pause(attempt)
+        self._run(self._sequencer.retried(push_id))
+
+    async def _ack(self, ack: Ack, generation: int) -> None:
+        assert self._sequencer is not None
+        attempt = 0
+        await self._save()
+        while generation == self._generation:
+            try:
+                await self._call("ack", {"ack": {"offset": ack.offset, "epoch": ack.epoch}})
+            except Exception as error:
+                _tell(self._on_error, error)
+                if getattr(error, "code", None) in (_UNRECOVERABLE_POSITION, _BAD_REQUEST):
+                    return
+                attempt += 1
+                await _pause(attempt)
+            else:
+                if generation == self._generation:
+                    self._run(self._sequencer.acknowledged(ack.offset, succeeded=True))
+                return
+
+    async def _fill(self, asked: History, generation: int) -> None:
+        assert self._sequencer is not None
+        attempt = 0
+        while generation == self._generation:
+            try:
+                page = await self._client.history(CHANNEL, limit=PAGE, since=Position(asked.epoch, asked.since))
+            except Exception as error:
+                _tell(self._on_error, error)
+                if getattr(error, "code", None) == _UNRECOVERABLE_POSITION:
+                    return  # The gateway ends the connection, and the next one says it.
+                attempt += 1
+                await _pause(attempt)
+            else:
+                if generation == self._generation:
+                    found = [self._publication(each) for each in page.publications]
+                    self._run(self._sequencer.history(found))
+                return
+
+    # --- Parts -------------------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _load(self) -> Sequencer:
+        async with self._loading:
+            if self._sequencer is None:
+                state = None if self._storage is None else await self._storage.load()
+                self._sequencer = Sequencer(state, memory=self._memory)
+        return self._sequencer
+
+    async def _save(self) -> None:
+        assert self._sequencer is not None
+        if self._storage is not None:
+            async with self._saving:
+                try:
+                    await self._storage.save(self._sequencer.state)
+                except Exception as error:
+                    _tell(self._on_error, error)
+
+    async def _call(self, method: str, data: Any) -> Any:
+        sent = json.dumps(data).encode() if self._protobuf else data
+        return _decode((await self._client.rpc(method, sent)).data)
+
+    def _publication(self, publication: Any) -> Publication:
+        return Publication(int(publication.offset), _decode(publication.data))
+
+    def _tell_unread(self, data: Mapping[str, Any]) -> None:
+        if "unread" in data:
+            _tell(self._on_unread, data["unread"])
+
+
+class _Events:
+    """The SDK's events, for the live client first, then for the handler that the app had set."""
+
+    def __init__(self, live: LiveClient, others: Any) -> None:
+        self._live = live
+        self._others = others
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._others, name)
+
+    async def on_connected(self, context: Any) -> None:
+        self._live._connected(context.data)
+        await self._others.on_connected(context)
+
+    async def on_subscribed(self, context: Any) -> None:
+        if context.channel == CHANNEL:
+            position = context.stream_position
+            self._live._subscribed(position.epoch, position.offset, context.recovered)
+        await self._others.on_subscribed(context)
+
+    async def on_publication(self, context: Any) -> None:
+        if context.channel == CHANNEL:
+            self._live._published(context.pub)
+        await self._others.on_publication(context)
+
+
+def _decode(data: Any) -> Any:
+    return json.loads(data) if isinstance(data, (bytes, str)) else data
+
+
+async def _pause(attempt: int) -> None:
+    await asyncio.sleep(min(2 ** (attempt - 1), 60))
+
+
+def _tell(listener: Callable[[_T], None] | None, value: _T) -> None:
+    """Call a listener of the app, whose own errors do not disturb the order of steps."""
+    if listener is not None:
+        asyncio.get_running_loop().call_soon(listener, value)
