@@ -130,12 +130,14 @@ class World:
     def token(self, device: str, *, ttl: float = 3600.0, age: float = 0.0) -> str:
         return issue("shop", device, SECRET, now=time.time() - age, ttl=ttl, token_id=f"t{next(self._names)}")
 
-    async def push(self, *devices: str, collapse: str = "", body: bytes | None = None) -> tuple[str, list[Appended]]:
-        """Append a push, and poke."""
+    async def push(
+        self, *devices: str, collapse: str = "", body: bytes | None = None, size: int = 0
+    ) -> tuple[str, list[Appended]]:
+        """Append a push, and poke. With a `size` the content has so many bytes more."""
         now = int(time.time() * 1000)
         push = LivePush(f"push-{next(self._names)}", now, now + HOUR_MS, "normal", len(devices), collapse)
         await self.store.pushes.accept(make_push(push.id, len(devices), created_at=now))
-        content = body or msgspec.json.encode({"id": push.id, "notification": {"title": "hi"}})
+        content = body or msgspec.json.encode({"id": push.id, "notification": {"title": "hi" + "x" * size}})
         receivers = [Receiver(name, index) for index, name in enumerate(devices)]
         await self.store.live.keep("shop", push, content)
         appended = await self.store.live.append("shop", push, receivers, platform="fcm")
@@ -153,12 +155,12 @@ class World:
 
 
 @asynccontextmanager
-async def opened(server: Server, config: LiveConfig) -> AsyncIterator[World]:
+async def opened(server: Server, config: LiveConfig, devices: int = 4) -> AsyncIterator[World]:
     server.flush()
     async with open_store(server.url) as store:
         phones = [
             Device(id=f"phone-{n}", platform="fcm", token=f"t{n}", user="ann", registered_at=1, last_seen_at=1)
-            for n in range(4)
+            for n in range(devices)
         ]
         await store.registry.put_many("shop", phones)
         world = World(store)
@@ -181,14 +183,14 @@ async def opened(server: Server, config: LiveConfig) -> AsyncIterator[World]:
                 await world.sockets.drain(world.drain)
 
 
-def play(server: Server, story: Callable[[World], Awaitable[None]], **more: Any) -> None:
+def play(server: Server, story: Callable[[World], Awaitable[None]], *, devices: int = 4, **more: Any) -> None:
     app = LiveAppConfig(
         secret=SECRET, **{key: more.pop(key) for key in ("ack_within", "window", "resend") if key in more}
     )
     config = LiveConfig(apps={"shop": app}, **more)
 
     async def main() -> None:
-        async with asyncio.timeout(90), opened(server, config) as world:
+        async with asyncio.timeout(90), opened(server, config, devices) as world:
             await story(world)
 
     uvloop.run(main())

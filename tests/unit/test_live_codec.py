@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.live.protocol.codec import JSON, PROTOBUF, Codec, ConnectResult, MalformedMessage, Rendered, render
+from pushsvc.live.protocol.codec import JSON, PROTOBUF, Codec, ConnectResult, Rendered, render
 from pushsvc.live.protocol.codes import BAD_REQUEST, SHUTDOWN, TOO_MANY_REQUESTS
 from pushsvc.live.protocol.commands import Command
+from pushsvc.live.protocol.protobuf import MalformedMessage
 
 from . import centrifuge_schema as schema
 

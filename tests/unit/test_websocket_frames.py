@@ -1,9 +1,8 @@
-"""The frames of the WebSocket server, against the library `websockets` in both directions, and by RFC 6455."""
+"""The frames of both sides of a WebSocket, against the library `websockets` in both directions, and by RFC 6455."""
 
 from __future__ import annotations
 
 import itertools
-import struct
 
 import pytest
 from hypothesis import example, given
@@ -20,17 +19,12 @@ LENGTHS = st.one_of(st.integers(0, 20), st.sampled_from([124, 125, 126, 127, 300
 CONTROL = st.tuples(st.sampled_from([PING, PONG]), st.binary(max_size=125))
 
 
-def masked(opcode: int, payload: bytes, key: bytes = b"\x01\x80\xff\x5a", *, final: bool = True) -> bytes:
-    """Return a client's frame, in the shortest form of its length."""
-    first = (0x80 if final else 0) | opcode
-    size = len(payload)
-    if size < 126:
-        head = bytes((first, 0x80 | size))
-    elif size < 0x10000:
-        head = struct.pack(">BBH", first, 0x80 | 126, size)
-    else:
-        head = struct.pack(">BBQ", first, 0x80 | 127, size)
-    return head + key + bytes(byte ^ key[n % 4] for n, byte in enumerate(payload))
+KEY = b"\x01\x80\xff\x5a"
+
+
+def masked(opcode: int, payload: bytes, *, final: bool = True) -> bytes:
+    """Return a client's frame."""
+    return frames.client_frame(opcode, payload, KEY, final=final)
 
 
 @st.composite
@@ -55,20 +49,33 @@ def messages(draw: st.DrawFn) -> tuple[list[Frame], list[Event]]:
     return sent, means
 
 
-def read(data: bytes, cuts: list[int], limit: int = LIMIT) -> list[Event]:
+def read(data: bytes, cuts: list[int], limit: int = LIMIT, *, masked: bool = True) -> list[Event]:
     """Return all events of `data`, fed in the pieces that `cuts` make."""
-    reader = MessageReader(limit)
+    reader = MessageReader(limit, masked=masked)
     places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     return [event for a, b in itertools.pairwise(places) for event in reader.feed(data[a:b])]
 
 
-@given(messages(), st.lists(st.integers(0, 5000), max_size=8))
+@given(messages(), st.lists(st.integers(0, 5000), max_size=8), st.booleans())
 def test_what_websockets_sends_is_read_however_it_is_cut(
-    case: tuple[list[Frame], list[Event]], cuts: list[int]
+    case: tuple[list[Frame], list[Event]], cuts: list[int], masked: bool
 ) -> None:
     sent, means = case
-    data = b"".join(frame.serialize(mask=True) for frame in sent)
-    assert read(data, cuts) == means
+    data = b"".join(frame.serialize(mask=masked) for frame in sent)
+    assert read(data, cuts, masked=masked) == means
+    (refused,) = read(data, cuts, masked=not masked)[-1:]
+    assert frames.close_code(refused[1]) == frames.PROTOCOL_ERROR
+
+
+@given(messages(), st.binary(min_size=4, max_size=4))
+def test_websockets_reads_what_a_client_sends(case: tuple[list[Frame], list[Event]], key: bytes) -> None:
+    sent, _ = case
+    server = Protocol(SERVER, state=OPEN)
+    server.receive_data(
+        b"".join(frames.client_frame(each.opcode, bytes(each.data), key, final=each.fin) for each in sent)
+    )
+    assert server.parser_exc is None
+    assert server.events_received() == sent
 
 
 @pytest.mark.parametrize("size", [0, 125, 126, 127, 65_535, 65_536])

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.client import ClientProtocol
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
-from pushsvc.net.websocket.handshake import HandshakeRefused, accept, accept_key
+from pushsvc.net.websocket.handshake import HandshakeRefused, accept, accept_key, is_open, request
 
 SPOKEN = ("centrifuge-json", "centrifuge-protobuf")
 VALID = {
@@ -67,3 +69,19 @@ def test_only_get_opens_a_websocket() -> None:
 
 def test_words_of_the_handshake_know_no_case() -> None:
     assert accept("GET", {**VALID, "upgrade": "WebSocket", "connection": "UPGRADE"})[1] == ""
+
+
+@pytest.mark.parametrize("subprotocol", ["", "centrifuge-protobuf"])
+def test_a_server_by_other_hands_takes_the_request(subprotocol: str) -> None:
+    server = ServerProtocol(subprotocols=SPOKEN if subprotocol else None)  # type: ignore[arg-type]  # strings do
+    key = VALID["sec-websocket-key"]
+    server.receive_data(request("push.example", "/connection/websocket?format=protobuf", key, subprotocol))
+    (asked,) = server.events_received()
+    assert isinstance(asked, Request)
+    server.send_response(server.accept(asked))
+    answer = b"".join(server.data_to_send())
+    assert is_open(answer, key)
+    assert (f"Sec-WebSocket-Protocol: {subprotocol}".encode() in answer) == bool(subprotocol)
+    assert not is_open(answer, "AAAAAAAAAAAAAAAAAAAAAA==")
+    assert not is_open(answer.replace(b" 101 ", b" 200 "), key)
+    assert not is_open(b"", key)

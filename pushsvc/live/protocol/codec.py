@@ -5,13 +5,13 @@ The Protobuf is written by hand: only a few messages of the schema are used, and
 the content, which is rendered once for all devices, and the few numbers of one device. The official schema judges
 both formats in the tests.
 
-Source: https://centrifugal.dev/docs/transports/client_protocol, https://protobuf.dev/programming-guides/encoding/
+Source: https://centrifugal.dev/docs/transports/client_protocol
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, NewType, Protocol, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NewType, Protocol
 
 import msgspec
 from msgspec import Raw, Struct
@@ -29,16 +29,24 @@ from .commands import (
     StreamPosition,
     SubscribeRequest,
 )
+from .protobuf import (
+    MalformedMessage,
+    Read,
+    bytes_field,
+    delimited,
+    message_reader,
+    number_field,
+    read_fields,
+    read_varint,
+    string_field,
+    varint,
+)
 
 CHANNEL: Final = "device"
 """The one channel: the stream of the device."""
 
 Rendered = NewType("Rendered", bytes)
 """The content of a push for all devices: a JSON object without its closing brace."""
-
-
-class MalformedMessage(Exception):
-    """Bytes are no command. Says nothing of what they are."""
 
 
 class ConnectResult(Struct, frozen=True, gc=False):
@@ -227,71 +235,6 @@ class JsonCodec:
 
 # --- Protobuf -----------------------------------------------------------------------------------------------------
 
-_T = TypeVar("_T")
-_Value = TypeVar("_Value", bound=object)
-_Read = Callable[[Any], object]
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-_SMALL: Final = [bytes([number]) for number in range(128)]
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return the number at a place, and the place behind it."""
-    number = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number & 0xFFFFFFFFFFFFFFFF, at
-        shift += 7
-        if shift > 63:
-            raise MalformedMessage
-
-
-def _fields(data: bytes, fields: Mapping[int, tuple[str, _Read]]) -> dict[str, Any]:
-    """Return the known fields of a message by name. A number that is no known field is passed over."""
-    values: dict[str, Any] = {}
-    at, end = 0, len(data)
-    value: int | bytes
-    while at < end:
-        tag = data[at]
-        at += 1
-        if tag >= 0x80:
-            tag, at = _read_varint(data, at - 1)
-        wire = tag & 7
-        if wire == _LENGTH:
-            size = data[at]
-            at += 1
-            if size >= 0x80:
-                size, at = _read_varint(data, at - 1)
-            value = data[at : at + size]
-            at += size
-        elif wire == _VARINT:
-            value = data[at]
-            at += 1
-            if value >= 0x80:
-                value, at = _read_varint(data, at - 1)
-        elif wire == _FIXED64:
-            value, at = b"", at + 8
-        elif wire == _FIXED32:
-            value, at = b"", at + 4
-        else:
-            raise MalformedMessage
-        if at > end or not tag >> 3:
-            raise MalformedMessage
-        field = fields.get(tag)
-        if field is not None:
-            name, read = field
-            if name == "subs":
-                values.setdefault(name, {}).update(read(value))
-            else:
-                values[name] = read(value)
-    return values
-
-
-def _message(make: Callable[..., _T], fields: Mapping[int, tuple[str, _Read]]) -> Callable[[bytes], _T]:
-    return lambda data: make(**_fields(data, fields))
-
 
 def _text(value: bytes) -> str:
     return value.decode()
@@ -314,25 +257,25 @@ def _raw(value: bytes) -> Raw:
     return Raw(value or b"null")
 
 
-_subscribe = _message(
+_subscribe = message_reader(
     SubscribeRequest,
     {0x0A: ("channel", _text), 0x18: ("recover", bool), 0x32: ("epoch", _text), 0x38: ("offset", _uint64)},
 )
-_channel = _message(ChannelRequest, {0x0A: ("channel", _text)})
+_channel = message_reader(ChannelRequest, {0x0A: ("channel", _text)})
 
 
 def _subscription(value: bytes) -> dict[str, SubscribeRequest]:
-    entry = _fields(value, {0x0A: ("key", _text), 0x12: ("value", _subscribe)})
+    entry = read_fields(value, {0x0A: ("key", _text), 0x12: ("value", _subscribe)})
     return {entry.get("key", ""): entry.get("value", SubscribeRequest())}
 
 
-_connect = _message(ConnectRequest, {0x0A: ("token", _text), 0x12: ("data", _raw), 0x1A: ("subs", _subscription)})
-_position = _message(StreamPosition, {0x08: ("offset", _uint64), 0x12: ("epoch", _text)})
-_history = _message(
+_connect = message_reader(ConnectRequest, {0x0A: ("token", _text), 0x12: ("data", _raw), 0x1A: ("subs", _subscription)})
+_position = message_reader(StreamPosition, {0x08: ("offset", _uint64), 0x12: ("epoch", _text)})
+_history = message_reader(
     HistoryRequest,
     {0x0A: ("channel", _text), 0x38: ("limit", _int32), 0x42: ("since", _position), 0x48: ("reverse", bool)},
 )
-_COMMAND: Final[Mapping[int, tuple[str, _Read]]] = {
+_COMMAND: Final[Mapping[int, tuple[str, Read]]] = {
     0x08: ("id", _uint32),
     0x22: ("connect", _connect),
     0x2A: ("subscribe", _channel),
@@ -341,48 +284,16 @@ _COMMAND: Final[Mapping[int, tuple[str, _Read]]] = {
     0x42: ("presence", _channel),
     0x4A: ("presence_stats", _channel),
     0x52: ("history", _history),
-    0x5A: ("ping", _message(EmptyRequest, {})),
-    0x62: ("send", _message(SendRequest, {0x0A: ("data", _raw)})),
-    0x6A: ("rpc", _message(RPCRequest, {0x0A: ("data", _raw), 0x12: ("method", _text)})),
-    0x72: ("refresh", _message(RefreshRequest, {0x0A: ("token", _text)})),
+    0x5A: ("ping", message_reader(EmptyRequest, {})),
+    0x62: ("send", message_reader(SendRequest, {0x0A: ("data", _raw)})),
+    0x6A: ("rpc", message_reader(RPCRequest, {0x0A: ("data", _raw), 0x12: ("method", _text)})),
+    0x72: ("refresh", message_reader(RefreshRequest, {0x0A: ("token", _text)})),
     0x7A: ("sub_refresh", _channel),
 }
 
 
-def _varint(number: int) -> bytes:
-    if number < 0x80:
-        return _SMALL[number]
-    if number < 0x4000:
-        return bytes((number & 0x7F | 0x80, number >> 7))
-    encoded = bytearray()
-    while number >= 0x80:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
-
-
-def _number(tag: bytes, value: int) -> bytes:
-    """Return a field; one that is 0 is left out."""
-    return tag + _varint(value) if value else b""
-
-
-def _bytes(tag: bytes, value: bytes) -> bytes:
-    """Return a field, also if it is empty: that is how an empty message is there at all."""
-    return tag + _varint(len(value)) + value
-
-
-def _string(tag: bytes, value: str) -> bytes:
-    """Return a field; one that is empty is left out."""
-    return _bytes(tag, value.encode()) if value else b""
-
-
-def _delimited(value: bytes) -> bytes:
-    return _varint(len(value)) + value
-
-
 def _answer(command_id: int, tag: bytes, result: bytes) -> bytes:
-    return _delimited(_number(b"\x08", command_id) + _bytes(tag, result))
+    return delimited(number_field(b"\x08", command_id) + bytes_field(tag, result))
 
 
 class ProtobufCodec:
@@ -397,11 +308,11 @@ class ProtobufCodec:
             raise MalformedMessage
         while at < end:
             try:
-                size, at = _read_varint(data, at)
+                size, at = read_varint(data, at)
                 stop = at + size
                 if stop > end:
                     raise MalformedMessage
-                command = Command(**_fields(data[at:stop], _COMMAND))
+                command = Command(**read_fields(data[at:stop], _COMMAND))
             except (IndexError, UnicodeDecodeError):
                 raise MalformedMessage from None
             at = stop
@@ -414,24 +325,24 @@ class ProtobufCodec:
     def publication(self, rendered: Rendered, offset: int, prev: int, unread: int) -> bytes:
         """Return a publication as a part of a reply."""
         rest = b',"prev":%d,"unread":%d}' % (prev, unread)
-        return b'"%b%b%b0%b' % (_varint(len(rendered) + len(rest)), rendered, rest, _varint(offset))
+        return b'"%b%b%b0%b' % (varint(len(rendered) + len(rest)), rendered, rest, varint(offset))
 
     def push(self, publication: bytes) -> bytes:
         """Return the push of a publication."""
         size = len(publication)
-        inner = b'\x12\x06device"%b' % _varint(size)
+        inner = b'\x12\x06device"%b' % varint(size)
         whole = len(inner) + size
-        outer = b'"%b' % _varint(whole)
-        return b"%b%b%b%b" % (_varint(len(outer) + whole), outer, inner, publication)
+        outer = b'"%b' % varint(whole)
+        return b"%b%b%b%b" % (varint(len(outer) + whole), outer, inner, publication)
 
     def message(self, data: bytes) -> bytes:
         """Return the push of a message outside of the stream."""
-        return _answer(0, b"\x22", _bytes(b"\x42", _bytes(b"\x0a", data)))
+        return _answer(0, b"\x22", bytes_field(b"\x42", bytes_field(b"\x0a", data)))
 
     def disconnect(self, disconnect: Disconnect) -> bytes:
         """Return the push that says why the connection ends."""
-        body = _number(b"\x08", disconnect.code) + _string(b"\x12", disconnect.reason)
-        return _answer(0, b"\x22", _bytes(b"\x5a", body))
+        body = number_field(b"\x08", disconnect.code) + string_field(b"\x12", disconnect.reason)
+        return _answer(0, b"\x22", bytes_field(b"\x5a", body))
 
     def ping(self) -> bytes:
         """Return a ping."""
@@ -439,7 +350,11 @@ class ProtobufCodec:
 
     def error(self, command_id: int, error: ReplyError) -> bytes:
         """Return an error as the answer to a command."""
-        body = _number(b"\x08", error.code) + _string(b"\x12", error.message) + _number(b"\x18", error.temporary)
+        body = (
+            number_field(b"\x08", error.code)
+            + string_field(b"\x12", error.message)
+            + number_field(b"\x18", error.temporary)
+        )
         return _answer(command_id, b"\x12", body)
 
     def connect(self, command_id: int, result: ConnectResult) -> bytes:
@@ -447,12 +362,12 @@ class ProtobufCodec:
         device = b"".join(
             (
                 b"\x18\x01",
-                _string(b"\x32", result.epoch),
-                *(_bytes(b"\x3a", publication) for publication in result.publications),
-                _number(b"\x40", result.recovered),
-                _number(b"\x48", result.offset),
+                string_field(b"\x32", result.epoch),
+                *(bytes_field(b"\x3a", publication) for publication in result.publications),
+                number_field(b"\x40", result.recovered),
+                number_field(b"\x48", result.offset),
                 b"\x50\x01",
-                _number(b"\x60", result.was_recovering),
+                number_field(b"\x60", result.was_recovering),
             )
         )
         return _answer(
@@ -460,33 +375,33 @@ class ProtobufCodec:
             b"\x2a",
             b"".join(
                 (
-                    _string(b"\x0a", result.client),
-                    _string(b"\x12", result.version),
+                    string_field(b"\x0a", result.client),
+                    string_field(b"\x12", result.version),
                     b"\x18\x01",
-                    _number(b"\x20", result.ttl),
-                    _bytes(b"\x2a", result.data),
-                    _bytes(b"\x32", _string(b"\x0a", CHANNEL) + _bytes(b"\x12", device)),
-                    _number(b"\x38", result.ping),
-                    _number(b"\x40", bool(result.ping)),
-                    _string(b"\x4a", result.session),
-                    _string(b"\x52", result.node if result.session else ""),
+                    number_field(b"\x20", result.ttl),
+                    bytes_field(b"\x2a", result.data),
+                    bytes_field(b"\x32", string_field(b"\x0a", CHANNEL) + bytes_field(b"\x12", device)),
+                    number_field(b"\x38", result.ping),
+                    number_field(b"\x40", bool(result.ping)),
+                    string_field(b"\x4a", result.session),
+                    string_field(b"\x52", result.node if result.session else ""),
                 )
             ),
         )
 
     def refresh(self, command_id: int, client: str, version: str, ttl: int) -> bytes:
         """Return the answer to a refresh."""
-        body = _string(b"\x0a", client) + _string(b"\x12", version) + b"\x18\x01" + _number(b"\x20", ttl)
+        body = string_field(b"\x0a", client) + string_field(b"\x12", version) + b"\x18\x01" + number_field(b"\x20", ttl)
         return _answer(command_id, b"\x72", body)
 
     def history(self, command_id: int, epoch: str, offset: int, publications: Sequence[bytes]) -> bytes:
         """Return a page of the stream."""
-        found = b"".join(_bytes(b"\x0a", publication) for publication in publications)
-        return _answer(command_id, b"\x5a", found + _string(b"\x12", epoch) + _number(b"\x18", offset))
+        found = b"".join(bytes_field(b"\x0a", publication) for publication in publications)
+        return _answer(command_id, b"\x5a", found + string_field(b"\x12", epoch) + number_field(b"\x18", offset))
 
     def rpc(self, command_id: int, data: bytes) -> bytes:
         """Return the result of an RPC."""
-        return _answer(command_id, b"\x6a", _bytes(b"\x0a", data))
+        return _answer(command_id, b"\x6a", bytes_field(b"\x0a", data))
 
     def unsubscribe(self, command_id: int) -> bytes:
         """Return the answer to an unsubscribe."""

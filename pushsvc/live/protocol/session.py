@@ -17,7 +17,7 @@ from msgspec import Raw, Struct
 from ...ports.live import Connected, Page, Position, Recipient
 from ..config import LiveAppConfig
 from . import codes
-from .codec import CHANNEL, Codec, ConnectResult, MalformedMessage, Rendered
+from .codec import CHANNEL, Codec, ConnectResult, Rendered
 from .codes import Disconnect, FaultKind, Refusal, ReplyError
 from .commands import (
     MAX_OFFSET,
@@ -51,6 +51,7 @@ from .effects import (
     ResendAsked,
     Resent,
 )
+from .protobuf import MalformedMessage
 
 PAGE: Final = 100
 """The most publications of one page of history."""

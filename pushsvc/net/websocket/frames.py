@@ -1,8 +1,8 @@
-"""WebSocket frames of a server: bytes in, whole messages out, and the frames that a server writes. Pure.
+"""WebSocket frames of both sides: bytes in, whole messages out, and the frames that a side writes. Pure.
 
 `MessageReader` returns the same events however the bytes are cut. It joins fragments, and reads control frames between
-them. What a client may not send ends in one last event, `VIOLATION`, whose payload is that of the close frame to answer
-with.
+them. What the other side may not send ends in one last event, `VIOLATION`, whose payload is that of the close frame to
+answer with.
 
 Source: RFC 6455, https://www.rfc-editor.org/rfc/rfc6455
 """
@@ -43,12 +43,14 @@ _pack_64: Final = struct.Struct(">BBQ").pack
 
 
 class MessageReader:
-    """The frames that a client sends on one connection; messages above `limit` bytes are refused."""
+    """The frames of one side of a connection; messages above `limit` bytes are refused."""
 
-    __slots__ = ("_held", "_kind", "_limit", "_message", "_need")
+    __slots__ = ("_held", "_key", "_kind", "_limit", "_message", "_need")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, masked: bool = True) -> None:
+        """Read the frames of a client, which are masked, or with `masked=False` those of a server."""
         self._limit = limit
+        self._key = 4 if masked else 0
         self._held: bytearray | None = None
         """The beginning of a frame whose end has not arrived."""
         self._need = 0
@@ -68,9 +70,10 @@ class MessageReader:
                 return events
             data = bytes(self._held)
             self._held = None
-        at, size = 0, len(data)
+        at, size, key = 0, len(data), self._key
+        mask = _MASKED if key else 0
         while (left := size - at) >= 2:
-            first, length = data[at], data[at + 1] ^ _MASKED
+            first, length = data[at], data[at + 1] ^ mask
             if fault := self._fault(first, length):
                 return self._end(events, PROTOCOL_ERROR, fault)
             head = at + 2
@@ -85,10 +88,12 @@ class MessageReader:
                     return self._end(events, PROTOCOL_ERROR, "a length is not in its shortest form")
             if first & 0xF < CLOSE and length + len(self._message or b"") > self._limit:
                 return self._end(events, TOO_BIG, f"a message is larger than {self._limit} bytes")
-            end = head + 4 + length
+            end = head + key + length
             if end > size:
                 return self._hold(events, data, at, end - at)
-            payload = unmask(data[head + 4 : end], data[head : head + 4])
+            payload = data[head + key : end]
+            if key:
+                payload = unmask(payload, data[head : head + key])
             at = end
             opcode = first & 0xF
             if opcode >= CLOSE:
@@ -115,7 +120,7 @@ class MessageReader:
         if first & _RESERVED or (opcode := first & 0xF) not in _OPCODES:
             return "a reserved bit or opcode is used"
         if length & _MASKED:
-            return "a frame is not masked"
+            return f"a frame is {'not masked' if self._key else 'masked'}"
         if opcode >= CLOSE:
             whole = first & _FINAL and length <= _LARGEST_CONTROL
             return "" if whole else "a control frame is fragmented or too long"
@@ -161,6 +166,17 @@ def frame(opcode: int, payload: bytes) -> bytes:
     if size < 0x10000:
         return _pack_16(_FINAL | opcode, 126, size) + payload
     return _pack_64(_FINAL | opcode, 127, size) + payload
+
+
+def client_frame(opcode: int, payload: bytes, key: bytes, *, final: bool = True) -> bytes:
+    """Return a frame as a client sends it: masked with the four bytes of `key`. One that is not `final` is a fragment,
+    and those that follow it are `CONTINUATION`."""
+    whole = bytearray(frame(opcode, unmask(payload, key)))
+    head = len(whole) - len(payload)
+    whole[0] &= 0xFF if final else 0x7F
+    whole[1] |= _MASKED
+    whole[head:head] = key
+    return bytes(whole)
 
 
 def close_payload(code: int, reason: str = "") -> bytes:

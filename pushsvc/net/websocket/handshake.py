@@ -25,6 +25,22 @@ class HandshakeRefused(Exception):
         self.headers = dict(headers or {})
 
 
+def request(host: str, target: str, key: str, subprotocol: str = "") -> bytes:
+    """Return the request of a client; `key` is the base64 of 16 random bytes."""
+    lines = (
+        f"GET {target} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Version: {_VERSION}\r\nSec-WebSocket-Key: {key}\r\n"
+    )
+    return (lines + (f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else "") + "\r\n").encode()
+
+
+def is_open(head: bytes, key: str) -> bool:
+    """Return whether the head of an answer opens the WebSocket that was asked for with `key`."""
+    status, *lines = head.split(b"\r\n")
+    fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
+    return status.split(b" ")[1:2] == [b"101"] and fields.get(b"sec-websocket-accept") == accept_key(key)
+
+
 def accept(method: str, headers: Mapping[str, str], subprotocols: Sequence[str] = ()) -> tuple[bytes, str]:
     """Return the answer that opens the WebSocket, and the subprotocol: the first of the client's that is in
     `subprotocols`, or ''.

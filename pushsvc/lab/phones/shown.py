@@ -1,0 +1,117 @@
+"""What a phone has shown its user, and the verdict on it. Pure.
+
+A phone drops a push that it has shown before, and it acknowledges only what it has without a hole: `prev` of a
+publication is the offset before it in the stream, so whoever has everything up to there has missed nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from ...ports.live import Position
+
+
+class Hole(Struct, frozen=True, gc=False):
+    """Offsets of a stream that did not come, though nobody said so: those after `after` and before `before`."""
+
+    epoch: str
+    after: int
+    before: int
+
+    def __str__(self) -> str:
+        return f"{self.after + 1}..{self.before - 1}"
+
+
+class Shown:
+    """What one phone has shown, in order."""
+
+    __slots__ = ("epoch", "holes", "late", "lost", "missing", "position", "pushes", "reached", "repeats")
+
+    def __init__(self) -> None:
+        self.pushes: dict[str, int] = {}
+        """The offset of each push that was shown, in the order in which they were."""
+        self.repeats = 0
+        """Publications of pushes that had been shown before."""
+        self.holes: list[Hole] = []
+        self.late: list[str] = []
+        """Pushes that were shown after others that stand behind them in the stream."""
+        self.lost = 0
+        """Connects from a position that was not recovered: the phone was told that there may be a hole."""
+        self.missing = 0
+        """How many publications it was told are missing."""
+        self.epoch = ""
+        self.position = 0
+        """The offset that the client libraries keep, and recover from."""
+        self.reached: int | None = None
+        """Everything of the stream up to here has come; None: the next publication says where it begins."""
+
+    @property
+    def recover_from(self) -> Position | None:
+        """Return the position that the next connect recovers from."""
+        return Position(self.epoch, self.position) if self.epoch else None
+
+    def connected(self, epoch: str, offset: int, *, recovered: bool, asked: bool, missing: int) -> None:
+        """Take the position in the answer to a connect; its publications follow."""
+        if not recovered:
+            self.lost += asked
+            self.missing += missing
+            self.reached = None
+        self.epoch, self.position = epoch, offset
+
+    def published(self, push_id: str, offset: int, prev: int) -> bool:
+        """Take a publication. Returns whether the push is shown now: it is dropped if it was shown before."""
+        self.position = offset
+        behind = self.reached is not None and offset <= self.reached
+        if self.reached is None or prev <= self.reached:
+            self.reached = offset if self.reached is None else max(self.reached, offset)
+        else:
+            self.holes.append(Hole(self.epoch, self.reached, offset))
+        if push_id in self.pushes:
+            self.repeats += 1
+            return False
+        if behind:
+            self.late.append(push_id)
+        self.pushes[push_id] = offset
+        return True
+
+
+class Verdict(Struct, frozen=True):
+    """Whether a phone has shown what it was sent: each push once, in order, and no hole that nobody told it of."""
+
+    missing: tuple[str, ...] = ()
+    """Pushes that were not shown."""
+    foreign: tuple[str, ...] = ()
+    """Pushes that were shown and not sent to it."""
+    late: tuple[str, ...] = ()
+    holes: tuple[Hole, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Return whether nothing is wrong."""
+        return not (self.missing or self.foreign or self.late or self.holes)
+
+    def __str__(self) -> str:
+        parts = [f"{name} {', '.join(map(str, found))}" for name, found in _named(self) if found]
+        return "; ".join(parts) or "received once, in order"
+
+
+def judge(sent: Sequence[str], shown: Shown) -> Verdict:
+    """Compare what a phone was sent, in any order, with what it has shown."""
+    expected = set(sent)
+    return Verdict(
+        missing=tuple(push for push in sent if push not in shown.pushes),
+        foreign=tuple(push for push in shown.pushes if push not in expected),
+        late=tuple(shown.late),
+        holes=tuple(shown.holes),
+    )
+
+
+def _named(verdict: Verdict) -> list[tuple[str, Sequence[object]]]:
+    return [
+        ("missing", verdict.missing),
+        ("not sent to it", verdict.foreign),
+        ("late", verdict.late),
+        ("offsets never received", verdict.holes),
+    ]

@@ -1,0 +1,195 @@
+"""Simulated phones against the gateway with real streams: each behaviour, and the verdict on what they have shown."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from pushsvc.lab.phones.behaviour import ORDINARY, Behaviour
+from pushsvc.lab.phones.fleet import Fleet, FleetConfig, Pace, open_fleet
+from pushsvc.lab.phones.phone import Phone, State
+from pushsvc.lab.phones.shown import judge
+from pushsvc.lab.phones.tokens import SecretTokens
+from pushsvc.live.protocol.codes import SHUTDOWN
+
+from .servers import Server, running_server
+from .test_live_gateway import SECRET, World, play
+
+PATIENCE = 20.0
+PACE = Pace(first=0.02, most=0.2, answer_within=1.0, ping_grace=0.5)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running_server("valkey") as found:
+        yield found
+
+
+class Scene:
+    """A gateway, its phones, and what they were sent."""
+
+    def __init__(self, world: World, fleet: Fleet) -> None:
+        self.world = world
+        self.fleet = fleet
+        self.phones = list(fleet.phones.values())
+        self.sent: list[str] = []
+
+    async def push(self, count: int = 1, size: int = 0) -> None:
+        """Push to all phones."""
+        for _ in range(count):
+            self.sent.append((await self.world.push(*self.fleet.phones, size=size))[0])
+
+    async def until(self, reached: Callable[[], bool]) -> None:
+        deadline = self.fleet.wheel.now() + PATIENCE
+        while not reached():
+            assert self.fleet.wheel.now() < deadline, [
+                (each.device, each.state, each.behaviour, str(judge(self.sent, each.shown))) for each in self.phones
+            ]
+            await asyncio.sleep(0.02)
+
+    async def until_online(self) -> None:
+        await self.until(lambda: self.fleet.online == len(self.phones))
+
+    async def until_shown(self) -> None:
+        await self.until(lambda: all(len(each.shown.pushes) == len(self.sent) for each in self.phones))
+
+    def verdicts(self) -> list[str]:
+        """Return what is wrong, phone by phone."""
+        verdicts = [(each.device, judge(self.sent, each.shown)) for each in self.phones]
+        return [f"{device}: {verdict}" for device, verdict in verdicts if not verdict.holds]
+
+    def confirmed(self, phone: Phone) -> list[str]:
+        return [push for device, push in self.world.confirmed if device == phone.device]
+
+
+@asynccontextmanager
+async def scene(world: World, behaviours: Sequence[Behaviour], *, ttl: float = 3600.0) -> AsyncIterator[Scene]:
+    url = world.sockets.url.replace("http", "ws")
+    async with open_fleet(FleetConfig(url=url, pace=PACE), SecretTokens("shop", SECRET, ttl)) as fleet:
+        for number, behaviour in enumerate(behaviours):
+            fleet.add(f"phone-{number}", behaviour)
+        fleet.start()
+        yield Scene(world, fleet)
+
+
+def act(
+    server: Server, behaviours: Sequence[Behaviour], story: Callable[[Scene], Awaitable[None]], **options: Any
+) -> None:
+    ttl = options.pop("ttl", 3600.0)
+
+    async def main(world: World) -> None:
+        async with scene(world, behaviours, ttl=ttl) as opened:
+            await story(opened)
+
+    play(server, main, devices=len(behaviours), **options)
+
+
+def test_each_push_is_shown_once_and_acknowledged_whatever_the_frames_look_like(server: Server) -> None:
+    kinds = [ORDINARY, Behaviour(ack=0.2), Behaviour(torn=True), Behaviour(doubled=True), Behaviour(ack=math.inf)]
+
+    async def story(scene: Scene) -> None:
+        await scene.push(3)  # for those who connect later
+        await scene.until_online()
+        await scene.push(37)
+        acking = [each for each in scene.phones if each.behaviour.ack < math.inf]
+        await scene.until(lambda: all(len(scene.confirmed(each)) == 40 for each in acking))
+        await scene.until(lambda: all(len(each.shown.pushes) == 32 for each in scene.phones if each not in acking))
+        assert [each for each in scene.phones if scene.confirmed(each) and each not in acking] == []
+        assert [str(judge(scene.sent, each.shown)) for each in acking] == ["received once, in order"] * len(acking)
+        assert {each.wire.name for each in scene.phones} == {"json", "protobuf"}
+        assert not scene.fleet.figures.faults
+
+    act(server, kinds * 4, story)
+
+
+def test_who_moves_between_networks_misses_nothing(server: Server) -> None:
+    kinds = [Behaviour(stay=0.3, away=0.05), Behaviour(stay=0.3, away=0.05, vanish=True, ack=0.05)]
+
+    async def story(scene: Scene) -> None:
+        for _ in range(20):
+            await scene.push(5)
+            await scene.until(lambda: scene.fleet.figures.moves > len(scene.sent))
+        for phone in scene.phones:
+            phone.behaviour = ORDINARY
+        await scene.until_shown()
+        await scene.until(lambda: len(scene.world.confirmed) == 100 * len(scene.phones))
+        assert scene.verdicts() == []
+        assert scene.fleet.figures.recovered > 10
+
+    act(server, kinds * 5, story)
+
+
+def test_a_network_that_forgets_is_found_out_by_the_pings_of_both_sides(server: Server) -> None:
+    async def story(scene: Scene) -> None:
+        await scene.until_online()
+        await scene.until(lambda: scene.fleet.figures.unanswered["online"] >= len(scene.phones))
+        for phone in scene.phones:
+            phone.behaviour = ORDINARY
+        await scene.push(3)
+        await scene.until_shown()
+        assert scene.verdicts() == []
+        assert scene.fleet.figures.darkened >= len(scene.phones)
+
+    act(server, [Behaviour(nat=0.3, heartbeat=1.0)] * 4, story, heartbeat_min=1.0, pong_within=0.3)
+
+
+def test_who_reads_slowly_is_cut_and_disturbs_nobody(server: Server) -> None:
+    async def story(scene: Scene) -> None:
+        await scene.until_online()
+        slow, *others = scene.phones
+        for _ in range(30):
+            await scene.push(size=30_000)
+        await scene.until(lambda: scene.fleet.figures.unanswered["online"] > 0)
+        assert {len(each.shown.pushes) for each in others} == {30}
+        slow.behaviour = ORDINARY
+        await scene.until_shown()
+        assert scene.verdicts() == []
+        assert {each.code for each in others} == {0}
+
+    act(
+        server,
+        [Behaviour(read=1.0, heartbeat=1.0), ORDINARY, ORDINARY],
+        story,
+        inline=65_536,
+        heartbeat_min=1.0,
+        pong_within=0.3,
+    )
+
+
+def test_tokens_are_renewed_before_they_expire_and_after(server: Server) -> None:
+    async def story(scene: Scene) -> None:
+        first, second = scene.phones
+        await scene.until_online()
+        second.leave()
+        tokens: list[str] = []
+        for _ in range(3):  # two more than the first: by then the token of before has expired
+            tokens.append(first.token)
+            await scene.until(lambda: first.token not in tokens)
+        assert first.code == 0
+        second.start()  # with the token of before, which has expired
+        await scene.until_online()
+        assert scene.fleet.figures.errors == {109: 1}
+
+    act(server, [ORDINARY, ORDINARY], story, ttl=2.0)
+
+
+def test_a_restart_brings_all_back_and_an_end_for_good_does_not(server: Server) -> None:
+    async def story(scene: Scene) -> None:
+        await scene.until_online()
+        for connection in list(scene.world.gateway.connections.values()):
+            connection.end(SHUTDOWN)
+        await scene.until(lambda: scene.fleet.figures.ended[SHUTDOWN.code] == len(scene.phones))
+        await scene.push()
+        await scene.until_shown()
+        assert scene.fleet.figures.recovered == len(scene.phones)
+        await scene.world.store.live.revoke("shop", scene.phones[0].device)
+        await scene.until(lambda: scene.phones[0].state is State.ENDED)
+        assert scene.phones[0].code == 3503
+        assert scene.fleet.online == len(scene.phones) - 1
+
+    act(server, [ORDINARY] * 4, story)
