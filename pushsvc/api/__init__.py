@@ -4,8 +4,8 @@
 values to its handler, which uses the ports (`ports.py`). Every refusal is sent as a problem document
 (`http/problems.py`).
 
-    http/                                    what all calls share
-    pushes/ devices/ letters/ channels/      the calls by subject: rows, documents, handlers
+    http/                                       what all calls share
+    pushes/ devices/ letters/ channels/ live/   the calls by subject: rows, documents, handlers
 """
 
 from .app import build_app, reload_app

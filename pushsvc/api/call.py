@@ -61,6 +61,8 @@ class Document(Struct, Generic[D], frozen=True):
     """Replies to a repeat with an idempotency key, from the body of the first answer."""
     lines: str = ""
     """The media type for several documents, one a line; as JSON, they are a list."""
+    optional: bool = False
+    """Whether the body may be empty."""
 
 
 @dataclass(frozen=True)

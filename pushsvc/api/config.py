@@ -8,6 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from ..model.access import ApiKey
+from ..model.live import Endpoint
 from ..model.push import Platform
 from ..model.rates import Rate
 from ..model.routing import RouteTable, platform_of
@@ -18,11 +19,13 @@ MIB: Final = 1024 * 1024
 class ApiLive(Struct, frozen=True):
     """The live channel of an app."""
 
-    token_ttl: float
-    """The longest time in seconds for which a device's token is valid, and the usual one."""
+    token_ttl: int
+    """The longest time in seconds for which the token of a device is valid, and the usual one."""
     sign: Callable[[str, float, float, str], str] | None = None
     """Returns the token of a device, from its id, the present instant and the time for which it is valid, in seconds,
     and the id of the token. None where others sign them, and the app has only their public key."""
+    endpoints: tuple[Endpoint, ...] = ()
+    """Where devices connect, in their order."""
 
 
 class ApiApp(Struct, frozen=True):
@@ -42,8 +45,8 @@ class ApiApp(Struct, frozen=True):
 
     @property
     def platforms(self) -> frozenset[Platform]:
-        """The platforms of its accounts, and `live` where it has the live channel."""
-        return frozenset(map(platform_of, self.accounts)) | ({"live"} if self.live is not None else set())
+        """The platforms of its accounts."""
+        return frozenset(map(platform_of, self.accounts))
 
 
 class ApiConfig(Struct, frozen=True):

@@ -28,6 +28,7 @@ from .devices.tombstones import Restored, RestoreDocument
 from .http.depth import MAX_DEPTH
 from .http.params import JSON
 from .letters.document import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
+from .live.document import DeviceToken, LiveConnections, TokenDocument, UserPresence
 from .pushes.batch import MOST, BatchResults
 from .pushes.document import push_types
 from .routes import CALLS
@@ -41,6 +42,7 @@ STRUCTS: Final = (
     *(DeviceList, DevicePage, Topic, TopicPage, Erased),
     *(RestoreDocument, Restored),
     *(ChannelDocument, Channel, ChannelList),
+    *(TokenDocument, DeviceToken, UserPresence, LiveConnections),
 )
 
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
@@ -123,6 +125,7 @@ _EXAMPLES_OF: Final = {
             },
         },
     },
+    "post_token": {"day": {"summary": "For a day", "value": {"ttl": 86400}}},
     "post_channel": {"frequent": {"summary": "For an event with many updates", "value": {"storage": "none"}}},
     "post_replay": {
         "outage": {
@@ -201,7 +204,8 @@ def _refine(schemas: dict[str, Any], platforms: list[str], config: ApiConfig) ->
         platform = schemas[name]["properties"]["platform"]
         platform["enum"] = platforms
         del platform["examples"]
-    for whole in (push["properties"]["ttl"], schemas["Notification"]["properties"]["badge"]):
+    wholes = (push["properties"]["ttl"], schemas["Notification"]["properties"]["badge"])
+    for whole in (*wholes, schemas["TokenDocument"]["properties"]["ttl"]):
         # 3600.0 is an integer to JSON Schema (2020-12 validation, section 6.1.1).
         whole["anyOf"] = [option for option in whole["anyOf"] if option["type"] != "number"]
     for schema in schemas.values():
@@ -268,7 +272,7 @@ def _operation(call: Call) -> dict[str, Any]:
         }
     elif document is not None:
         operation["requestBody"] = {
-            "required": True,
+            "required": not document.optional,
             "description": "JSON in UTF-8. `Content-Type` must be `application/json` or left out.",
             "content": {JSON: {"schema": _ref(document.schema), "examples": _EXAMPLES_OF[call.name]}},
         }
@@ -323,6 +327,7 @@ _TAGS: Final = {
     "topics": "Topics and their subscribers.",
     "suppressions": "Tokens that nothing is sent to, because a provider reported them as dead.",
     "channels": "APNs broadcast channels.",
+    "live": "Connections of the live channel.",
     "service": "Health, metrics and documentation of the service.",
 }
 """By the beginning of the path; the last one has all other calls."""

@@ -18,6 +18,7 @@ from ..ports.feedback import Suppressions
 from ..ports.keyring import KeyRing
 from ..ports.letters import DeadLetters
 from ..ports.limits import Limiter
+from ..ports.live import Live
 from ..ports.provider import Renderer
 from ..ports.pushes import PushStore
 from ..ports.receipts import ReceiptLog
@@ -69,6 +70,7 @@ class ApiPorts:
     erasures: Erasures
     suppressions: Suppressions
     channels: Channels
+    live: Live
     renderers: Mapping[Platform, Renderer]
     """The renderers of all platforms; `platforms` of an app has those that it may use."""
     addresses: Addresses

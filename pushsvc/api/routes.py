@@ -11,6 +11,7 @@ from .call import Answer, Call
 from .channels.routes import CALLS as CHANNELS
 from .devices.routes import CALLS as DEVICES
 from .letters.routes import CALLS as LETTERS
+from .live.routes import CALLS as LIVE
 from .meta import IF_NONE_MATCH, get_docs, get_healthz, get_live_client, get_metrics, get_openapi, get_readyz
 from .pushes.routes import CALLS as PUSHES
 
@@ -79,5 +80,5 @@ _SERVICE: Final = (
     ),
 )
 
-CALLS: Final[tuple[Call, ...]] = (*PUSHES, *LETTERS, *DEVICES, *CHANNELS, *_SERVICE)
+CALLS: Final[tuple[Call, ...]] = (*PUSHES, *LETTERS, *DEVICES, *CHANNELS, *LIVE, *_SERVICE)
 """Every call of the API."""

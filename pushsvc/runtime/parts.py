@@ -83,6 +83,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
             erasures=eraser(store),
             suppressions=store.suppressions,
             channels=channels,
+            live=store.live,
             renderers=renderers(),
             addresses=addresses(),
             conditions=StoreConditions(current, store),

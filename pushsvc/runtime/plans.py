@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 from .. import api
 from ..live.config import LiveAppConfig, LiveConfig
+from ..live.protocol.tokens import issue
 from ..model.access import ApiKey
 from ..model.defaults import Defaults
 from ..model.devices import Environment
@@ -50,9 +51,19 @@ def api_apps(settings: Settings) -> dict[str, api.ApiApp]:
                 for key in app.keys
             ),
             limit=app.limits.intake,
+            live=None if app.live is None else _api_live(settings, name, app.live),
         )
         for name, app in settings.apps.items()
     }
+
+
+def _api_live(settings: Settings, name: str, live: AppLive) -> api.ApiLive:
+    secret = live.secret
+
+    def sign(device_id: str, now: float, ttl: float, token_id: str) -> str:
+        return issue(name, device_id, secret, now=now, ttl=ttl, token_id=token_id)
+
+    return api.ApiLive(live.token_ttl, sign if secret else None, live_endpoints(settings))
 
 
 def api_config(settings: Settings) -> api.ApiConfig:

@@ -76,10 +76,12 @@ async def application(kind: str, redis: str, store_config: StoreConfig | None = 
         registry: Any = store
         erasures: Any = store
         suppressions: Any = store
+        live: Any = store
         if kind == "redis":
             opened = await stack.enter_async_context(open_store(redis, store_config or StoreConfig()))
             store, keys, dead = opened.pushes, opened.keys, opened.dead
             registry, erasures, suppressions = opened.registry, eraser(opened), opened.suppressions
+            live = opened.live
         key = ApiKey("bench", "shop", hashlib.sha256(KEY.encode()).hexdigest(), ("push",))
         known = {name: kind.renderer for name, kind in REGISTRY.items()}
         ports = ApiPorts(
@@ -93,6 +95,7 @@ async def application(kind: str, redis: str, store_config: StoreConfig | None = 
             erasures=erasures,
             suppressions=suppressions,
             channels=OpenedChannels(dict, request_timeout=10.0),
+            live=live,
             conditions=store,
             config=ApiConfig(),
             waits=Waits(store, most=0),

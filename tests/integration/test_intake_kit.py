@@ -30,7 +30,7 @@ import msgspec
 import uvloop
 
 from pushsvc import runtime
-from pushsvc.api import ApiApp, ApiConfig, ApiPorts, Backlog, Waits, build_app, serve
+from pushsvc.api import ApiApp, ApiConfig, ApiLive, ApiPorts, Backlog, Waits, build_app, serve
 from pushsvc.errors import Conflict, Fault, NotFound, RequestError, StoreUnavailable
 from pushsvc.model.access import ApiKey, Scope
 from pushsvc.model.delivery import End, Receipt
@@ -251,6 +251,7 @@ class Service:
     waits: Waits | None = None
     limiter: Limiter | None = None
     limit: Rate | None = None
+    live: ApiLive | None = None
     memory: MemoryStore = field(default_factory=MemoryStore)
     channels: Channels = field(default_factory=Channels)
 
@@ -300,6 +301,7 @@ class Service:
                 ),
                 routes=table_of({"apns": "production"}),
                 limit=self.limit,
+                live=self.live,
             ),
             "news": ApiApp(
                 "news",
@@ -319,6 +321,7 @@ class Service:
             erasures=self.memory.erasures,
             suppressions=self.memory.suppressions,
             channels=self.channels,
+            live=self.memory.live,
             renderers={"apns": Apns(), "fcm": Fcm()},
             addresses=runtime.addresses(),
             conditions=self,
@@ -332,17 +335,17 @@ class Service:
 
 
 @asynccontextmanager
-async def running(config: ApiConfig = CONFIG) -> AsyncIterator[Service]:
-    """A server in this loop."""
-    service = Service(Store())
+async def running(config: ApiConfig = CONFIG, live: ApiLive | None = None) -> AsyncIterator[Service]:
+    """A server in this loop. `live` is the live channel of the app `shop`."""
+    service = Service(Store(), live=live)
     async with serve(service.app(config), config) as service.url:
         yield service
 
 
 @contextmanager
-def running_in_thread(config: ApiConfig = CONFIG) -> Iterator[Service]:
+def running_in_thread(config: ApiConfig = CONFIG, live: ApiLive | None = None) -> Iterator[Service]:
     """A server in a loop of its own, for clients that are not asynchronous."""
-    service = Service(Store())
+    service = Service(Store(), live=live)
     started = threading.Event()
     stop: list[Callable[[], object]] = []
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from pushsvc import runtime
-from pushsvc.api import ApiConfig
+from pushsvc.api import ApiConfig, ApiLive
 from pushsvc.api.openapi import build
 from pushsvc.model.status import FeedbackEvent
 
@@ -44,7 +44,7 @@ def one_a_line(_: Any, value: Any) -> bytes:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    with running_in_thread(CONFIG) as service:
+    with running_in_thread(CONFIG, ApiLive(60, lambda device_id, now, ttl, token_id: "token")) as service:
         service.store.feedback = [("1-0", FeedbackEvent(NOW, "apns", TOKEN, "Unregistered", "suppressed"))]
         yield service
 

@@ -178,3 +178,10 @@ def test_no_changed_byte_of_a_token_passes(data: st.DataObject) -> None:
 
 def test_secrets_are_not_shown() -> None:
     assert SECRET not in repr(VERIFIER) + repr(LiveAppConfig(secret=SECRET))
+
+
+@given(st.integers(1_600_000_000_000, 4_000_000_000_000))
+def test_a_token_says_to_the_millisecond_when_it_was_issued(at: int) -> None:
+    claims = VERIFIER.verify(issue("shop", "d1", SECRET, now=at / 1000, ttl=60, token_id="j1"), at / 1000)
+    assert isinstance(claims, Claims)
+    assert (claims.issued_at, claims.expires_at) == (at, at // 1000 + 60)

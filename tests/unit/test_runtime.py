@@ -10,9 +10,12 @@ import pytest
 from prometheus_client import REGISTRY
 
 from pushsvc import runtime
-from pushsvc.api import ApiApp
+from pushsvc.api import ApiApp, ApiLive
 from pushsvc.errors import ConfigError
+from pushsvc.live.config import LiveAppConfig
+from pushsvc.live.protocol.tokens import Claims, Verifier
 from pushsvc.model.access import ApiKey
+from pushsvc.model.live import endpoints_of
 from pushsvc.model.push import Lane, Route
 from pushsvc.model.routing import table_of
 from pushsvc.ports.figures import AppGauges, Gauges
@@ -174,6 +177,27 @@ def test_intake_knows_each_app_its_platforms_and_its_keys(tmp_path: Path) -> Non
         ),
         "news": ApiApp(name="news", accounts=frozenset({"fcm"}), keys=()),
     }
+
+
+def test_intake_signs_tokens_where_the_app_has_a_secret(tmp_path: Path) -> None:
+    text = """
+    [live]
+    endpoints = ["wss://push.example"]
+    [apps.shop.live]
+    secret = "%s"
+    token_ttl = 600
+    [apps.news.live]
+    public_key_file = "key.pem"
+    """
+    apps = runtime.api_apps(load(tmp_path, CONFIG + text % SHA))
+    shop, news = apps["shop"].live, apps["news"].live
+    assert shop is not None
+    assert shop.sign is not None
+    claims = Verifier({"shop": LiveAppConfig(secret=SHA)}).verify(shop.sign("phone", 7.0, 60, "id"), 8.0)
+    assert claims == Claims("shop", "phone", 67, 7000, "id")
+    assert SHA not in repr(shop)
+    endpoints = endpoints_of("wss://push.example")
+    assert (shop.token_ttl, shop.endpoints, news) == (600, endpoints, ApiLive(86400, None, endpoints))
 
 
 def test_each_platform_reads_its_own_section(tmp_path: Path) -> None:

@@ -14,12 +14,14 @@ from ...ports.erasure import UNHEARD
 from ...ports.registry import MOST_OF_USER, PrunedFilter, TopicsFull, UserFull
 from ...problems import ProblemFault
 from ..http.exchange import NO_CONTENT, Reply, Request
+from ..live.document import presence_fields
 from ..ports import ApiPorts
 from .document import DeviceList, DevicePage, Erased, ErasedParts, RegisteredDevice, Topic, TopicPage, shown
 from .tombstones import MOST, Restored
 
 _LOOKS: Final = 20
 """Pages of the registry that one call reads: a filter that matches few devices returns early with a cursor."""
+NO_DEVICE: Final = "No device has this id."
 _PLACE: Final = re.compile(r"[0-9]{1,15}(:[0-9]{1,15})?")
 
 
@@ -65,16 +67,22 @@ async def get_devices(ports: ApiPorts, request: Request) -> Reply:
 
 async def get_device(ports: ApiPorts, request: Request) -> Reply:
     """Return a device."""
-    device = await ports.registry.get(request.app.name, request.params["device_id"])
+    app, device_id = request.app.name, request.params["device_id"]
+    device = await ports.registry.get(app, device_id)
     if device is None:
-        raise _no_device()
-    return Reply(shown(device, ports.addresses))
+        raise NotFound(NO_DEVICE)
+    if request.app.live is None:
+        return Reply(shown(device, ports.addresses))
+    (presence,) = await ports.live.presence(app, [device_id])
+    return Reply(shown(device, ports.addresses, **presence_fields(presence)))
 
 
 async def delete_device(ports: ApiPorts, request: Request) -> Reply:
-    """Remove a device."""
+    """Remove a device, and end its connection to the live channel."""
+    if request.app.live is not None:
+        await ports.live.revoke(request.app.name, request.params["device_id"])
     if not await ports.registry.remove(request.app.name, request.params["device_id"]):
-        raise _no_device()
+        raise NotFound(NO_DEVICE)
     return NO_CONTENT
 
 
@@ -99,7 +107,7 @@ async def put_subscription(ports: ApiPorts, request: Request) -> Reply:
     except TopicsFull as error:
         raise InvalidRequest(faults=[Fault("topic", f"is more than allowed: {error}")]) from None
     if not known:
-        raise _no_device()
+        raise NotFound(NO_DEVICE)
     return NO_CONTENT
 
 
@@ -140,7 +148,3 @@ async def delete_suppression(ports: ApiPorts, request: Request) -> Reply:
     if not await ports.suppressions.remove(request.app.name, [(platform, token)]):
         raise NotFound("This token is not suppressed.")
     return NO_CONTENT
-
-
-def _no_device() -> NotFound:
-    return NotFound("No device has this id.")

@@ -104,6 +104,15 @@ class RegisteredDevice(Struct, frozen=True):
     pruned_for: Annotated[
         str | UnsetType, Meta(description="The provider's word for which it was pruned, or ours in lower case.")
     ] = UNSET
+    online: Annotated[
+        bool | UnsetType,
+        Meta(
+            description="Whether it is connected to the live channel. Like the two that follow it is only in the "
+            "answer to `GET /v1/devices/{device_id}`, of an app that has the live channel."
+        ),
+    ] = UNSET
+    connected_at: Annotated[Time | UnsetType, Meta(description="Only while it is online.")] = UNSET
+    unacked: Annotated[int | UnsetType, Meta(description="Pushes in its stream that it has not acknowledged.")] = UNSET
 
 
 class DeviceTypes(NamedTuple):
@@ -176,8 +185,8 @@ class Erased(Struct, frozen=True):
     ] = UNSET
 
 
-def shown(device: Device, addresses: Addresses) -> RegisteredDevice:
-    """Return a device as the API shows it."""
+def shown(device: Device, addresses: Addresses, **live: Any) -> RegisteredDevice:
+    """Return a device as the API shows it, with the fields of its state in the live channel."""
     pruned = device.state == "pruned"
     return device_types(addresses).registered(
         id=device.id,
@@ -195,6 +204,7 @@ def shown(device: Device, addresses: Addresses) -> RegisteredDevice:
         pruned_at=instant(device.pruned_at) if pruned else UNSET,
         pruned_for=device.pruned_for if pruned else UNSET,
         **addresses.devices.filled(device.platform, device.kind, device.token),
+        **live,
     )
 
 

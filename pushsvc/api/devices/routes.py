@@ -45,10 +45,10 @@ def _name(text: str) -> str:
 
 
 _SHAPE: Final = {"type": "string", "minLength": 1, "maxLength": MAX_NAME}
-_DEVICE: Final = PathParam("device_id", "The id of the device, chosen by the caller.", _SHAPE, _name)
-_NEW_DEVICE: Final = PathParam(_DEVICE.name, _DEVICE.description, _SHAPE)
+DEVICE: Final = PathParam("device_id", "The id of the device, chosen by the caller.", _SHAPE, _name)
+_NEW_DEVICE: Final = PathParam(DEVICE.name, DEVICE.description, _SHAPE)
 """Validated with the document, so that all faults are named at once."""
-_USER: Final = PathParam("user", "The id of the user.", _SHAPE, _name)
+USER: Final = PathParam("user", "The id of the user.", _SHAPE, _name)
 _TOPIC: Final = PathParam("topic", "The name of the topic.", _SHAPE, _name)
 _PLATFORM: Final = PathParam("platform", "The platform: `apns` or `fcm`.", _SHAPE)
 _TOKEN: Final = PathParam(
@@ -105,7 +105,7 @@ CALLS: Final = (
         get_device,
         "Get a device.",
         Answer(200, "The device.", RegisteredDevice),
-        names=(_DEVICE,),
+        names=(DEVICE,),
         raises=(NotFound, Conflict),
     ),
     _call(
@@ -115,7 +115,7 @@ CALLS: Final = (
         delete_device,
         "Remove a device.",
         Answer(204, "The device is removed, also from its topics and its user."),
-        names=(_DEVICE,),
+        names=(DEVICE,),
         raises=(NotFound, Conflict),
     ),
     _call(
@@ -125,7 +125,7 @@ CALLS: Final = (
         get_user_devices,
         "List the devices of a user.",
         Answer(200, "All devices of the user, including pruned ones.", DeviceList),
-        names=(_USER,),
+        names=(USER,),
     ),
     _call(
         "delete_user",
@@ -139,7 +139,7 @@ CALLS: Final = (
             "letters, feedback events, delivery rows and suppressions. Once this call has answered, nothing more is "
             "sent to them."
         ),
-        names=(_USER,),
+        names=(USER,),
         raises=(Conflict,),
     ),
     _call(
@@ -150,7 +150,7 @@ CALLS: Final = (
         "Subscribe a device to a topic.",
         Answer(204, "The device is subscribed."),
         description="A topic is created by its first subscriber and removed with its last.",
-        names=(_DEVICE, _TOPIC),
+        names=(DEVICE, _TOPIC),
         raises=(NotFound, Conflict),
     ),
     _call(
@@ -160,7 +160,7 @@ CALLS: Final = (
         delete_subscription,
         "Unsubscribe a device from a topic.",
         Answer(204, "The device is not subscribed."),
-        names=(_DEVICE, _TOPIC),
+        names=(DEVICE, _TOPIC),
         raises=(Conflict,),
     ),
     _call(

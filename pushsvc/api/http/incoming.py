@@ -46,7 +46,7 @@ async def receive(call: Call, request: web.Request, config: ApiConfig) -> tuple[
         return params | _declared(call, headers), b"", False
     lines = bool(document.lines) and request.content_type == document.lines
     # The common value first, because parsing each would be slower.
-    if not lines and headers.get(hdrs.CONTENT_TYPE) != JSON:
+    if not lines and headers.get(hdrs.CONTENT_TYPE) != JSON and (request.body_exists or not document.optional):
         _check_type(request)
     params |= _declared(call, headers)
     return params, await _read_body(request, config), lines

@@ -109,7 +109,7 @@ class Verifier:
             return _INVALID
         if max(issued_at, not_before) > now + self._leeway:
             return _INVALID
-        claims = Claims(app, device_id, expires_at, int(issued_at * 1000), token_id)
+        claims = Claims(app, device_id, expires_at, round(issued_at * 1000), token_id)
         if self._revoked(claims):
             return Rejected(REVOKED, app, device_id)
         if expires_at <= now - self._leeway:
@@ -147,7 +147,8 @@ class Verifier:
 
 def issue(app: str, device_id: str, secret: str, *, now: float, ttl: float, token_id: str) -> str:
     """Return a token of a device that is valid for `ttl` seconds from the instant `now`."""
-    issued_at = math.floor(now * 1000) / 1000  # With milliseconds: a revocation may lie within the same second.
+    # With milliseconds: a revocation may lie within the same second. The product of floats is rounded first.
+    issued_at = math.floor(round(now * 1000, 3)) / 1000
     claims = {"sub": device_id, "app": app, "iat": issued_at, "exp": math.floor(now + ttl), "jti": token_id}
     return jwt.encode(claims, secret, algorithm="HS256")
 

@@ -1,0 +1,1 @@
+"""The live channel over HTTP: tokens of devices, and who is online."""

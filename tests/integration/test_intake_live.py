@@ -1,0 +1,168 @@
+"""The live channel over HTTP: tokens of devices, their revocation, and who is online."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import aiohttp
+import pytest
+
+from pushsvc.api import ApiLive
+from pushsvc.live.config import LiveAppConfig
+from pushsvc.live.protocol.tokens import Claims, Verifier, issue
+from pushsvc.model.instants import instant
+from pushsvc.model.live import endpoints_of
+from pushsvc.ports.live import Connected, Cut, LivePush, LiveRoute, Receiver
+
+from .test_intake_devices import ask, faults
+from .test_intake_kit import NOW, Service, running
+from .test_registry import device
+
+SECRET = "5" * 32
+
+
+def sign(device_id: str, now: float, ttl: float, token_id: str) -> str:
+    return issue("shop", device_id, SECRET, now=now, ttl=ttl, token_id=token_id)
+
+
+LIVE = ApiLive(token_ttl=3600, sign=sign, endpoints=endpoints_of("https://push.example"))
+ENDPOINTS = [
+    {"transport": "websocket", "endpoint": "wss://push.example/connection/websocket"},
+    {"transport": "http_stream", "endpoint": "https://push.example/connection/http_stream"},
+    {"transport": "sse", "endpoint": "https://push.example/connection/sse"},
+]
+CALLS = (
+    ("POST", "/v1/devices/a/token"),
+    ("DELETE", "/v1/devices/a/token"),
+    ("GET", "/v1/users/u/presence"),
+    ("GET", "/v1/live"),
+)
+
+
+def play(act: Any, live: ApiLive | None = LIVE, key: str = "registrar") -> None:
+    async def main() -> None:
+        headers = {"Authorization": f"Bearer {key}"}
+        async with running(live=live) as service, aiohttp.ClientSession(service.url, headers=headers) as session:
+            await service.registry.put_many("shop", [device("a", user="u"), device("b", user="u"), device("c")])
+            await act(service, session)
+
+    asyncio.run(main())
+
+
+async def connect(service: Service, device_id: str, number: int, issued_at: int = NOW) -> Any:
+    live = service.memory.live
+    await live.beat("gate", {"shop": number})
+    return await live.connect("shop", device_id, LiveRoute("gate", number), issued_at=issued_at)
+
+
+@pytest.mark.parametrize(("body", "ttl"), [(None, 3600), ({}, 3600), ({"ttl": 60.0}, 60), ({"ttl": None}, 3600)])
+def test_a_token_is_what_the_gateway_takes(body: Any, ttl: int) -> None:
+    async def act(service: Service, session: aiohttp.ClientSession) -> None:
+        status, answer = await ask(session, "POST", "/v1/devices/a/token", body)
+        assert (status, answer["endpoints"], answer["expires_at"]) == (200, ENDPOINTS, instant(NOW + ttl * 1000))
+        claims = Verifier({"shop": LiveAppConfig(secret=SECRET)}).verify(answer["token"], NOW / 1000)
+        assert isinstance(claims, Claims)
+        assert claims == Claims("shop", "a", NOW // 1000 + ttl, NOW, claims.id)
+        assert claims.id
+
+    play(act)
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ({"ttl": 3601}, {"ttl": "must be at most 3,600, the `live.token_ttl` of the app"}),
+        ({"ttl": 0}, {"ttl": "expected a whole number of at least 1, found the number 0"}),
+        ({"ttl": 1.5}, {"ttl": "must be a whole number"}),
+        ({"ttl": "1h"}, {"ttl": "expected a whole number of at least 1, found a string"}),
+        ({"tll": 1}, {"tll": "unknown field; did you mean `ttl`?"}),
+        ([], {"$": "expected an object, found a list"}),
+    ],
+)
+def test_what_is_wrong_with_a_request_for_a_token_is_said(body: Any, fault: dict[str, str]) -> None:
+    async def act(service: Service, session: aiohttp.ClientSession) -> None:
+        assert await faults(session, "POST", "/v1/devices/a/token", body) == fault
+
+    play(act)
+
+
+def test_a_device_that_nobody_knows_has_no_token() -> None:
+    async def act(service: Service, session: aiohttp.ClientSession) -> None:
+        for method in ("POST", "DELETE"):
+            status, problem = await ask(session, method, "/v1/devices/nobody/token")
+            assert (status, problem["detail"]) == (404, "No device has this id.")
+
+    play(act)
+
+
+def test_an_app_without_the_channel_or_without_a_secret_is_told_what_it_lacks() -> None:
+    async def none(service: Service, session: aiohttp.ClientSession) -> None:
+        for method, path in CALLS:
+            status, problem = await ask(session, method, path)
+            assert status == 409
+            assert problem["detail"] == "shop has no live channel: add [apps.shop.live] to the configuration."
+        _, shown = await ask(session, "GET", "/v1/devices/a")
+        assert not {"online", "connected_at", "unacked"} & shown.keys()
+
+    async def unsigned(service: Service, session: aiohttp.ClientSession) -> None:
+        status, problem = await ask(session, "POST", "/v1/devices/a/token")
+        assert status == 409
+        assert "[apps.shop.live] has only `public_key_file`" in problem["detail"]
+        assert await ask(session, "DELETE", "/v1/devices/a/token") == (204, {})
+
+    play(none, live=None)
+    play(unsigned, live=ApiLive(token_ttl=60))
+
+
+def test_other_keys_are_refused() -> None:
+    async def act(service: Service, session: aiohttp.ClientSession) -> None:
+        for method, path in CALLS:
+            assert (await ask(session, method, path))[0] == 403
+
+    play(act, key="pusher")
+
+
+@pytest.mark.parametrize("path", ["/v1/devices/a/token", "/v1/devices/a"])
+def test_revoking_and_removing_end_the_connection(path: str) -> None:
+    async def act(service: Service, session: aiohttp.ClientSession) -> None:
+        inbox = service.memory.live.inbox("gate")
+        assert isinstance(await connect(service, "a", 1), Connected)
+        assert await ask(session, "DELETE", path) == (204, {})
+        assert (await inbox.receive(0)).items == [Cut("shop", 1, "revoked")]
+        assert await connect(service, "a", 2, issued_at=NOW - 1)
+
+    play(act)
+
+
+def test_who_is_online() -> None:
+    async def act(service: Service, session: aiohttp.ClientSession) -> None:
+        live = service.memory.live
+        assert isinstance(await connect(service, "b", 7), Connected)
+        push = LivePush("p", NOW, NOW + 60_000, "normal", 1)
+        await live.append("shop", push, [Receiver("b", 0)], platform="apns")
+        (present,) = await live.presence("shop", ["b"])
+        assert present is not None
+        state = {"online": True, "unacked": 1, "connected_at": instant(present.connected_at)}
+        away = {"id": "a", "platform": "apns", "online": False, "unacked": 0, "unread": 0}
+        there = {"id": "b", "platform": "apns", "unread": 1, **state}
+        answer = {"online": True, "items": [away, there]}
+        assert await ask(session, "GET", "/v1/users/u/presence") == (200, answer)
+        assert await ask(session, "GET", "/v1/users/nobody/presence") == (200, {"online": False, "items": []})
+        _, shown = await ask(session, "GET", "/v1/devices/b")
+        assert {name: shown[name] for name in state} == state
+        _, shown = await ask(session, "GET", "/v1/devices/c")
+        assert (shown["online"], shown["unacked"], "connected_at" in shown) == (False, 0, False)
+
+    play(act)
+
+
+def test_the_connections_of_the_app() -> None:
+    async def act(service: Service, session: aiohttp.ClientSession) -> None:
+        assert await ask(session, "GET", "/v1/live") == (200, {"connections": 0, "gateways": []})
+        await service.memory.live.beat("two", {"shop": 2, "news": 9})
+        await service.memory.live.beat("one", {"shop": 1})
+        gateways = [{"gateway": "one", "connections": 1}, {"gateway": "two", "connections": 2}]
+        assert await ask(session, "GET", "/v1/live") == (200, {"connections": 3, "gateways": gateways})
+
+    play(act)
