@@ -1,9 +1,9 @@
 """`pushsvc check`: find what would keep the service from working, with the fix beside each fault.
 
-It reads the configuration, connects to the store or tries to start one, inspects the files of each credential and
-resolves the host names of webhooks. It contacts no provider: whether Apple or Google accept a credential shows only
-when something is sent. If a store answers, it lists the routes that are currently held, including those whose
-credentials were refused.
+It reads the configuration, connects to the store or tries to start one, inspects the files of each credential and of
+the live channel, and resolves the host names of webhooks. It contacts no provider: whether Apple or Google accept a
+credential shows only when something is sent. If a store answers, it lists the routes that are currently held, including
+those whose credentials were refused.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ def _rows(state: Any) -> Iterator[Row]:
         yield Row(error.path, "error", error.message, error.remedy)
     yield from run(_store(settings))
     yield from _credentials(settings)
+    yield from _live(settings)
     yield from run(_webhooks(settings))
 
 
@@ -277,6 +278,13 @@ def _credentials(settings: Settings) -> Iterator[Row]:
     from ..runtime import check_credentials
 
     for part, finding in check_credentials(settings):
+        yield Row(part, finding.level, finding.what, finding.remedy, finding.expires)
+
+
+def _live(settings: Settings) -> Iterator[Row]:
+    from ..runtime import check_live
+
+    for part, finding in check_live(settings):
         yield Row(part, finding.level, finding.what, finding.remedy, finding.expires)
 
 

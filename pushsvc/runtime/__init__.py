@@ -27,6 +27,7 @@ from .figures import (
     webhook_standings,
     webhook_troubles,
 )
+from .live_check import check_live
 from .live_files import live_tls
 from .parts import quiet_gc, run_api, run_dispatch, run_feedback
 from .plans import (
@@ -64,6 +65,7 @@ from .store import (
 from .workers import read_unserved, reporting, unserved
 
 __all__ = [
+    "check_live",
     "live_config",
     "live_endpoints",
     "live_tls",

@@ -16,7 +16,7 @@ def read_public_key(file: str, part: str) -> str:
     try:
         pem = Path(file).read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(part, f"{file} cannot be read: {error.strerror or error}", "check its permissions") from None
+        raise _unreadable(part, file, error) from None
     except UnicodeDecodeError:
         raise ConfigError(part, f"{file} is no text", "name a public key in PEM") from None
     try:
@@ -34,13 +34,18 @@ def live_tls(live: LiveSettings) -> ssl.SSLContext | None:
         try:
             content = Path(file).read_bytes()
         except OSError as error:
-            why = f"{file} cannot be read: {error.strerror or error}"
-            raise ConfigError(part, why, "check its permissions") from None
+            raise _unreadable(part, file, error) from None
         if b"ENCRYPTED" in content:  # OpenSSL would ask for its password at the terminal.
             raise ConfigError(part, f"{file} holds an encrypted key", "decrypt it: openssl pkey -in KEY -out NEW")
     try:
         return server_context(live.tls_cert, live.tls_key or live.tls_cert)
     except OSError as error:
-        reason = getattr(error, "reason", None) or type(error).__name__
+        reason = getattr(error, "reason", None) or "no certificate, or no key"
         fix = "name a certificate (PEM) and its private key"
         raise ConfigError("live.tls_cert", f"{live.tls_cert} and its key cannot be used: {reason}", fix) from None
+
+
+def _unreadable(part: str, file: str, error: OSError) -> ConfigError:
+    if isinstance(error, FileNotFoundError):
+        return ConfigError(part, f"{file}: no such file", f"correct `{part.rpartition('.')[2]}`")
+    return ConfigError(part, f"{file} cannot be read: {error.strerror or error}", "let the user of pushsvc read it")

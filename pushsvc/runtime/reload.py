@@ -14,12 +14,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from msgspec import Struct, structs
 
 from ..errors import ConfigError
-from ..settings import Settings
+from ..settings import AppLive, Settings
+from ..store import StoreConfig
 from ..telemetry import RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, get_logger
 
 EVERY = 1.0
@@ -64,9 +65,9 @@ async def versions(
     *,
     every: float = EVERY,
 ) -> AsyncIterator[Settings]:
-    """Yield each later version of the configuration until `stop`, loaded on SIGHUP or when a file changes. Only `apps`,
-    `feedback`, `queue.max_pending` and `queue.app_share` can change in a running process; for the other sections the
-    log asks for a restart."""
+    """Yield each later version of the configuration until `stop`, loaded on SIGHUP or when a file changes. Only `apps`
+    (without `live.history` and `live.history_age`), `feedback`, `queue.max_pending` and `queue.app_share` can change in
+    a running process; for all else the log asks for a restart."""
     log = get_logger("reload")
     _note(accepted=True)
     # The files may have changed between being read at the start and this first check, and a SIGHUP may have come
@@ -128,11 +129,24 @@ def _note(*, accepted: bool, unapplied: list[str] | None = None) -> None:
 
 
 def _fixed(old: Settings, new: Settings) -> list[str]:
-    """Return the sections that differ and are read only at the start."""
+    """Return the sections that differ, also in part, and are read only at the start."""
     names = [name for name in Settings.__struct_fields__ if name not in ("apps", "feedback", "file")]
     queue = structs.replace(new.queue, max_pending=old.queue.max_pending, app_share=old.queue.app_share)
     new = structs.replace(new, queue=queue)
-    return [name for name in names if getattr(old, name) != getattr(new, name)]
+    found = [name for name in names if getattr(old, name) != getattr(new, name)]
+    kept = {name: _kept(app.live) for name, app in old.apps.items() if app.live}
+    return found + [
+        f"apps.{name}.live" for name, app in new.apps.items() if app.live and _kept(app.live) != kept.get(name, _UNREAD)
+    ]
+
+
+def _kept(live: AppLive) -> tuple[int, int]:
+    """Return what the store is told of a live channel when it is opened."""
+    return live.history, live.history_age
+
+
+_UNREAD: Final = (StoreConfig().history, StoreConfig().history_age)
+"""What applies to an app that came later."""
 
 
 async def _wait(stop: asyncio.Event, asked: asyncio.Event, seconds: float) -> bool:

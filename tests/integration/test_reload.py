@@ -17,7 +17,7 @@ from msgspec import structs
 
 from pushsvc import runtime
 from pushsvc.runtime.reload import _fixed
-from pushsvc.settings import AppSettings, Settings
+from pushsvc.settings import AppLive, AppSettings, Settings
 
 from .harness import KEY, Service, apns, fcm, running_service
 from .servers import ask
@@ -376,6 +376,21 @@ def test_only_what_is_read_at_the_start_asks_for_a_restart() -> None:
     assert _fixed(old, larger) == []
     assert _fixed(old, structs.replace(larger, queue=structs.replace(larger.queue, durability="fsync"))) == ["queue"]
     assert _fixed(old, structs.replace(larger, retry=structs.replace(old.retry, attempts=2))) == ["retry"]
+    assert _fixed(old, structs.replace(larger, live=structs.replace(old.live, heartbeat=30.0))) == ["live"]
+
+
+def test_how_long_streams_are_kept_is_read_when_the_store_is_opened() -> None:
+    def having(**live: Any) -> Settings:
+        return Settings(apps={"shop": AppSettings(name="shop", live=AppLive(**{"secret": "x" * 32} | live))})
+
+    for old, new, asked in [
+        (Settings(), having(), []),
+        (Settings(), having(history=100), ["apps.shop.live"]),
+        (having(history=100), having(history=100, order="live", secret="y" * 32), []),
+        (having(history_age=100), having(), ["apps.shop.live"]),
+        (having(history_age=100), Settings(), []),
+    ]:
+        assert _fixed(old, new) == asked
 
 
 def test_limits_change_under_a_running_route_and_what_waits_for_them_is_sent(tmp_path: Path) -> None:

@@ -195,9 +195,9 @@ def test_the_defaults_of_configuration_and_gateway_agree() -> None:
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (None, "cannot be read: No such file or directory (check its permissions)"),
-        (b"\xff", "is no text (name a public key in PEM)"),
-        (b"hunter22", "is no public key in PEM (-----BEGIN PUBLIC KEY-----) (name a public key in PEM, RSA or P-256)"),
+        (None, ": no such file (correct `public_key_file`)"),
+        (b"\xff", " is no text (name a public key in PEM)"),
+        (b"hunter22", " is no public key in PEM (-----BEGIN PUBLIC KEY-----) (name a public key in PEM, RSA or P-256)"),
     ],
 )
 def test_a_public_key_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | None, what: str) -> None:
@@ -206,7 +206,7 @@ def test_a_public_key_that_cannot_be_used_is_named(tmp_path: Path, content: byte
     settings = loaded(tmp_path, "[apps.a.live]\npublic_key_file = 'key.pem'")
     with pytest.raises(ConfigError) as caught:
         runtime.live_config(settings)
-    assert str(caught.value) == f"apps.a.live.public_key_file: {tmp_path / 'key.pem'} {what}"
+    assert str(caught.value) == f"apps.a.live.public_key_file: {tmp_path / 'key.pem'}{what}"
 
 
 # --- the addresses that devices are told ------------------------------------------------------------
