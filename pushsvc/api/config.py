@@ -12,6 +12,7 @@ from ..model.live import Endpoint
 from ..model.push import Platform
 from ..model.rates import Rate
 from ..model.routing import RouteTable, platform_of
+from ..rules.channels import NO_LIVE, ChannelRules
 
 MIB: Final = 1024 * 1024
 
@@ -42,6 +43,8 @@ class ApiApp(Struct, frozen=True):
     """The rate limit of the pushes that it posts."""
     live: ApiLive | None = None
     """Its live channel; None where it has none."""
+    channels: ChannelRules = NO_LIVE
+    """The order of the channels to its devices."""
 
     @property
     def platforms(self) -> frozenset[Platform]:

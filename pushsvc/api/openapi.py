@@ -153,7 +153,7 @@ the value from the request if there was one."""
 def build(*, addresses: Addresses, config: ApiConfig) -> dict[str, Any]:
     """Return the document, as a JSON object, for a server of the platforms with these addresses and of these bounds."""
     schemas = _schemas(STRUCTS) | _schemas((push_types(addresses).document, *device_types(addresses)))
-    _refine(schemas, sorted(addresses.platforms), config)
+    _refine(schemas, addresses, config)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -183,7 +183,7 @@ def _schemas(structs: Iterable[type]) -> dict[str, Any]:
     return msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")[1]
 
 
-def _refine(schemas: dict[str, Any], platforms: list[str], config: ApiConfig) -> None:
+def _refine(schemas: dict[str, Any], addresses: Addresses, config: ApiConfig) -> None:
     """Add what the structs cannot express: bounds of the configuration, and which fields need one another."""
     to = schemas["To"]
     for name in ("tokens", "devices", "users"):
@@ -194,13 +194,14 @@ def _refine(schemas: dict[str, Any], platforms: list[str], config: ApiConfig) ->
     push["properties"]["overrides"]["anyOf"] = [
         {
             "type": "object",
-            "properties": {name: {"type": "object"} for name in platforms},
+            "properties": {name: {"type": "object"} for name in sorted(addresses.platforms)},
             "additionalProperties": False,
         },
         {"type": "null"},
     ]
     push["properties"]["overrides"]["description"] += f" At most {MAX_DEPTH} levels deep."
-    for name in ("TokenTarget", "DeviceDocument"):
+    named = sorted(name for name, kinds in addresses.targets.kinds.items() if kinds)
+    for name, platforms in (("TokenTarget", named), ("DeviceDocument", sorted(addresses.platforms))):
         platform = schemas[name]["properties"]["platform"]
         platform["enum"] = platforms
         del platform["examples"]

@@ -23,6 +23,7 @@ from ..ports.provider import Renderer
 from ..ports.pushes import PushStore
 from ..ports.receipts import ReceiptLog
 from ..ports.registry import Registry
+from ..rules.channels import NO_LIVE, ChannelRules
 from .config import ApiApp, ApiConfig, ApiLive
 from .pushes.backlog import Backlog
 from .pushes.ids import new_push_id, now_ms
@@ -108,6 +109,7 @@ class ServedApp:
     count_accepted: Callable[[float], None]
     """Counts accepted deliveries."""
     live: ApiLive | None = None
+    channels: ChannelRules = NO_LIVE
 
     @classmethod
     def of(cls, app: ApiApp, addresses: Addresses, config: ApiConfig) -> ServedApp:
@@ -117,8 +119,11 @@ class ServedApp:
             keys=app.keys,
             routes=app.routes,
             accounts=[(route, platform_of(route)) for route in sorted(app.accounts)],
-            rules=Rules(app.name, app.platforms, addresses, config.max_targets, app.routes, live=app.live is not None),
+            rules=Rules(
+                app.name, app.platforms, addresses, config.max_targets, app.routes, live="live" in app.platforms
+            ),
             live=app.live,
+            channels=app.channels,
             count_accepted=telemetry.ACCEPTED.labels(app.name).inc,
         )
 

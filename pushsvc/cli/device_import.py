@@ -124,7 +124,7 @@ def rules_of(settings: Settings, app: str) -> Rules:
     from ..api.rules import Rules
     from ..runtime import addresses
 
-    return Rules(app, frozenset(map(platform_of, settings.apps[app].providers)), addresses())
+    return Rules(app, frozenset(map(platform_of, settings.apps[app].accounts)), addresses())
 
 
 async def _import(

@@ -68,7 +68,7 @@ async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[S
     """Yield samples, one after the other."""
     from ..runtime import frozen_routes, open_running_store, read_unserved, webhook_troubles
 
-    platforms = {app: tuple(each.providers) for app, each in settings.apps.items()}
+    platforms = {app: tuple(each.accounts) for app, each in settings.apps.items()}
     last: ServiceFigures | None = None
     timeout = aiohttp.ClientTimeout(total=5)
     key = os.environ.get("PUSHSVC_KEY")

@@ -14,7 +14,7 @@ from ..model.codec import CodecError
 from ..ports.cleanup import ClocksApart
 from ..ports.expansion import Waiting
 from ..ports.store import Store
-from ..runtime import Current, cleanup_plan, connect, eraser, route_table
+from ..runtime import Current, channel_rules, cleanup_plan, connect, eraser, route_table
 from ..settings import Settings
 from ..stages import replay as replays
 from ..stages.cleanup import LOCK, Progress, clean
@@ -130,6 +130,7 @@ async def _expand_one(context: Context, store: Store, which: Waiting) -> fanout.
             expansions=store.expansions,
             registry=store.registry,
             routes=route_table(settings, which.app),
+            channels=channel_rules(settings, which.app),
             lease=lease,
             go_on=lambda: time.monotonic() < until and not context.stopping(),
             has_room=_room(store, settings, which.app),

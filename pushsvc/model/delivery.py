@@ -90,8 +90,21 @@ class Unconfirmed(_Answer, frozen=True):
     """The time in seconds after which the next channel carries it on; 0 if no device was there."""
 
 
+class Obsolete(_Answer, frozen=True):
+    """Nothing is to be sent any more: a later push has taken its place, or its device is gone."""
+
+
 Outcome: TypeAlias = (
-    Sent | Throttled | Unavailable | BadNotification | Misconfigured | TokenSuspect | TokenDead | Expired | Unconfirmed
+    Sent
+    | Throttled
+    | Unavailable
+    | BadNotification
+    | Misconfigured
+    | TokenSuspect
+    | TokenDead
+    | Expired
+    | Obsolete
+    | Unconfirmed
 )
 """Every possible outcome of an attempt. Closed: a `match` on it ends in `assert_never`."""
 

@@ -103,6 +103,8 @@ class Content(Struct, frozen=True, omit_defaults=True):
     """Seconds after which nothing is sent any more, from acceptance or from `send_at` on."""
     collapse: str | None = None
     dry_run: bool = False
+    ack_within: float | None = None
+    """Seconds that a device of the live channel has to acknowledge it; None: as the app says."""
     overrides: dict[Platform, Raw] = msgspec.field(default_factory=dict)
     """Per platform the caller's own JSON object, untouched."""
 
@@ -171,8 +173,6 @@ class Push(Struct, frozen=True):
     only: tuple[Platform, ...] = ()
     """The platforms that it has content for; empty: all."""
     via: Via = "auto"
-    ack_within: float | None = None
-    """The seconds in which a device acknowledges it before the next channel carries it; None: those of the app."""
 
     @property
     def starts_at(self) -> int:

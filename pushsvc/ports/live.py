@@ -18,7 +18,7 @@ from ..model.push import Lane, Platform
 MAX_CONNECTION = 2**32 - 1
 """The highest number of a connection; a gateway numbers its connections from 1."""
 MAX_BATCH = 500
-"""The maximum number of devices of one step of `append`; a longer call takes several steps."""
+"""The maximum number of devices of one step of `append`; more of them take several steps."""
 MAX_INDEX = 2**28 - 1
 """The highest index of a delivery in its push."""
 
@@ -47,6 +47,16 @@ class Receiver(Struct, frozen=True, gc=False):
     """The index of the delivery in its push."""
 
 
+class Append(Struct, frozen=True):
+    """A push for the streams of some devices of one platform."""
+
+    push: LivePush
+    receivers: Sequence[Receiver]
+    platform: Platform
+    now_or_never: bool = False
+    """Whether it is appended only where the device is connected."""
+
+
 class LiveRoute(Struct, frozen=True, gc=False):
     """Where a device is connected."""
 
@@ -69,9 +79,10 @@ class Reference(Struct, frozen=True, gc=False):
 class Appended(Struct, frozen=True, gc=False):
     """The result of one delivery of an `append`."""
 
-    status: Literal["new", "known", "superseded", "absent"]
+    status: Literal["new", "known", "superseded", "absent", "away"]
     """`known`: it stood there already, at this offset. `superseded`: a later push with its `collapse` stands there, and
-    nothing was appended. `absent`: there is no such device, or this version cannot read its stream."""
+    nothing was appended. `absent`: there is no such device, or this version cannot read its stream. `away`: it was now
+    or never, and the device is not connected."""
     offset: int = 0
     prev: int = 0
     unread: int = 0
@@ -273,6 +284,11 @@ class LiveStreams(Protocol):
         """
         ...
 
+    async def append_all(self, app: str, appends: Sequence[Append]) -> list[list[Appended]]:
+        """Append several pushes, in their order and in one round trip. Returns for each the results of its receivers,
+        as `append` does."""
+        ...
+
     async def connect(
         self,
         app: str,
@@ -345,6 +361,10 @@ class LiveStreams(Protocol):
 
     async def keep(self, app: str, push: LivePush, body: bytes) -> None:
         """Store the content of a push, for as long as a stream may refer to it. A repeat changes nothing."""
+        ...
+
+    async def keep_all(self, app: str, contents: Sequence[tuple[LivePush, bytes]]) -> None:
+        """Store the contents of several pushes, in one round trip."""
         ...
 
     async def contents(self, app: str, push_ids: Sequence[str]) -> dict[str, bytes]:

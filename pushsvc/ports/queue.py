@@ -106,3 +106,12 @@ class Arrivals(Protocol):
         cancelled push, do not change. Returns the number of deliveries that ended.
         """
         ...
+
+    async def replaced(self, app: str, arrivals: Sequence[Arrival]) -> int:
+        """End as `suppressed` deliveries that no device can acknowledge any more, because a later push with their
+        `collapse` has taken their place in the stream.
+
+        Those that a provider has been asked about, or is to be asked about now, do not change: its answer decides.
+        Returns the number of deliveries that ended.
+        """
+        ...

@@ -20,7 +20,7 @@ from .limits import Limiter
 from .live import Live
 from .locks import Locks
 from .pushes import PushStore
-from .queue import DeliveryQueue
+from .queue import Arrivals, DeliveryQueue
 from .receipts import ReceiptLog
 from .registry import Registry
 from .webhooks import Webhooks
@@ -45,6 +45,8 @@ class Store(Figures, Protocol):
 
     @property
     def answers(self) -> RecentAnswers: ...
+    @property
+    def arrivals(self) -> Arrivals: ...
     @property
     def cleanups(self) -> Cleanups: ...
     @property

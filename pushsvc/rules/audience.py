@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from ..model.devices import Audience, ByWhere, Device
 from ..model.push import Platform, Push, Target
-from ..model.routing import RouteTable
+from .channels import PathOf, own_platform
 from .where import Predicate, compile_where
 
 
@@ -66,14 +66,13 @@ def present(target: Target, device: Device | None, topic: str) -> Target | str:
     return target
 
 
-def targets_of(devices: Iterable[Device], first: int, routes: RouteTable) -> dict[Platform, list[Target]]:
-    """Return one target a device, by the name of its route, numbered from `first` on."""
+def targets_of(devices: Iterable[Device], first: int, path_of: PathOf = own_platform) -> dict[Platform, list[Target]]:
+    """Return one target a device, by the name of the path to it, numbered from `first` on."""
     found: dict[Platform, list[Target]] = {}
     for index, device in enumerate(devices, first):
-        platform = device.platform
-        route = routes.get((platform, device.environment), platform)
-        targets = found.get(route)
+        path = path_of(device)
+        targets = found.get(path)
         if targets is None:
-            targets = found[route] = []
+            targets = found[path] = []
         targets.append(Target(index, device.token, device.id, device.kind, owner_of(device)))
     return found

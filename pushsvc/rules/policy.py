@@ -6,6 +6,7 @@ device and its token. No other module decides this.
     Outcome            the delivery                                   costs an attempt
     Sent               ends `sent`
     Expired            ends `expired`
+    Obsolete           ends `suppressed`
     TokenDead          ends `invalid`
     TokenSuspect       ends `failed`, kept as a dead letter: our identity may be wrong
     BadNotification    ends `failed`, kept as a dead letter
@@ -17,7 +18,9 @@ device and its token. No other module decides this.
                        the cause is unknown: by back-off              no
                        else: waits by back-off                        yes
     Unconfirmed        goes on at the next channel: at once, or after no
-                       the time that the device has to acknowledge it
+                       the time that the device has to acknowledge
+                       it, which is at most half of what is left of
+                       its life
                        no channel is left: waits until it expires     no
     any end as `failed` or `invalid` goes on at the next channel at once, while one is left
     any wait that would pass the expiry ends `expired`; any that would pass the attempts ends `failed`, kept
@@ -54,6 +57,7 @@ from ..model.delivery import (
     Ended,
     Expired,
     Misconfigured,
+    Obsolete,
     Outcome,
     Receipt,
     Retry,
@@ -74,6 +78,7 @@ from .freeze import AnswerHealth
 SENT = Ended("sent")
 INVALID = Ended("invalid")
 EXPIRED = Ended("expired")
+SUPPRESSED = Ended("suppressed")
 FAILED = Ended("failed", dead_letter=True)
 
 
@@ -130,6 +135,8 @@ def _judge(chunk: Chunk, outcome: Outcome, now: int, jitter: float, policy: Retr
             return INVALID
         case Expired():
             return EXPIRED
+        case Obsolete():
+            return SUPPRESSED
         case BadNotification() | TokenSuspect():
             return FAILED
         case Misconfigured(part=part) if part:
@@ -187,7 +194,8 @@ def _go_on(chunk: Chunk, now: int, seconds: float) -> Verdict:
         return EXPIRED
     if not chunk.fallbacks:
         return Retry(chunk.expires_at, chunk.attempt)
-    due_at = min(now + math.ceil(seconds * 1000), chunk.expires_at)
+    # The next channel needs time as well.
+    due_at = now + min(math.ceil(seconds * 1000), (chunk.expires_at - now) // 2)
     return Retry(due_at, chunk.attempt, counted=False, channel=chunk.fallbacks[0].channel)
 
 

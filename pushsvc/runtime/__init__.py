@@ -33,6 +33,7 @@ from .parts import quiet_gc, run_api, run_dispatch, run_feedback
 from .plans import (
     ages,
     api_apps,
+    channel_rules,
     cleanup_plan,
     dispatch_config,
     eraser,
@@ -90,6 +91,7 @@ __all__ = [
     "addresses",
     "check_credentials",
     "api_apps",
+    "channel_rules",
     "retry_policy",
     "dispatch_config",
     "route_limits",

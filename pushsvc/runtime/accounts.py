@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Container, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -25,8 +25,9 @@ from ..model.delivery import Delivery
 from ..model.push import Route
 from ..ports.provider import CREDENTIAL, REMOVED, OnOutcome, Provider
 from ..ports.removed import RemovedRoute
-from ..providers import REGISTRY
-from ..settings import AppSettings
+from ..ports.store import Store
+from ..providers import REGISTRY, live
+from ..settings import AppLive, AppSettings
 from ..stages.dispatch import Dispatcher
 from .opened import Closing, Mark, Opened, mark_of
 
@@ -86,7 +87,9 @@ def removal_of(each: RemovedRoute, apps: Container[str]) -> Removal:
 class Accounts:
     """The accounts of a dispatcher, open while the `async with` block lasts."""
 
-    def __init__(self, *, request_timeout: float) -> None:
+    def __init__(self, store: Store, *, request_timeout: float) -> None:
+        """Open accounts for a dispatcher of this store, where the live channel has its streams."""
+        self._store = store
         self._request_timeout = request_timeout
         self._open: dict[Route, Opened[Provider]] = {}
         self._removed: dict[Route, _Shut] = {}
@@ -200,16 +203,24 @@ class Accounts:
 
     async def _open_one(self, route: Route, mark: Mark) -> Opened[Provider]:
         config = mark[0]
+        if isinstance(config, AppLive):
+            return await Opened.open(mark, self._open_live(route, config))
         kind = REGISTRY[route.platform]
         expiries = [finding.expires for finding in kind.check(config) if finding.expires is not None]
         self._show_expiry(route, min(expiries, default=None))
         opened = kind.open_provider(route, config, request_timeout=self._request_timeout)
         return await Opened.open(mark, opened)
 
+    def _open_live(self, route: Route, config: AppLive) -> AbstractAsyncContextManager[Provider]:
+        store = self._store
+        return live.open_provider(
+            route, live=store.live, arrivals=store.arrivals, ack_within=config.ack_within, clock=store.clock
+        )
+
 
 def _wanted(apps: Mapping[str, AppSettings]) -> dict[Route, Mark]:
     return {
         Route(name, platform): mark_of(config)
         for name, app in apps.items()
-        for platform, config in app.providers.items()
+        for platform, config in app.accounts.items()
     }

@@ -93,7 +93,7 @@ class StoreFigures:
 
     async def _read(self) -> None:
         settings, store = self._current.settings, self._store
-        show_gauges(await store.gauges({app: tuple(each.providers) for app, each in settings.apps.items()}))
+        show_gauges(await store.gauges({app: tuple(each.accounts) for app, each in settings.apps.items()}))
         show_workers(await store.workers.living())
         show_frozen(settings, await frozen_routes(settings, store))
         show_webhooks(await webhook_standings(settings, store))

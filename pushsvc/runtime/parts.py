@@ -122,7 +122,7 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
     raise_file_limit()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_configured_store(settings))
-        accounts = await stack.enter_async_context(Accounts(request_timeout=settings.retry.request_timeout))
+        accounts = await stack.enter_async_context(Accounts(store, request_timeout=settings.retry.request_timeout))
         await accounts.open_all(settings.apps)
         dispatcher = Dispatcher(
             store.queue,

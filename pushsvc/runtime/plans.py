@@ -14,10 +14,12 @@ from ..model.defaults import Defaults
 from ..model.devices import Environment
 from ..model.live import Endpoint, denied, endpoints_of, own_endpoints
 from ..model.push import Platform, Route
+from ..model.rates import AccountLimits
 from ..model.routing import RouteTable, table_of
 from ..model.signing import parse_secret
 from ..ports.store import Store
 from ..providers import REGISTRY
+from ..rules.channels import NO_LIVE, ChannelRule, ChannelRules
 from ..rules.freeze import FreezePolicy
 from ..rules.policy import PrunePolicy, RetryPolicy
 from ..settings import AppLive, AppSettings, CleanupSettings, RetrySettings, Settings
@@ -39,12 +41,20 @@ def route_table(settings: Settings, app: str) -> RouteTable:
     return table_of(environments_of(settings.apps[app])) if app in settings.apps else {}
 
 
+def channel_rules(settings: Settings, app: str) -> ChannelRules:
+    """Return the order of the channels to an app's devices; the provider alone without a live channel."""
+    live = settings.apps[app].live if app in settings.apps else None
+    if live is None:
+        return NO_LIVE
+    return ChannelRules(live.order, tuple(ChannelRule(rule.where, rule.order) for rule in live.rules))
+
+
 def api_apps(settings: Settings) -> dict[str, api.ApiApp]:
     """Return the configured apps for the API."""
     return {
         name: api.ApiApp(
             name=name,
-            accounts=frozenset(app.providers),
+            accounts=frozenset(app.accounts),
             routes=route_table(settings, name),
             keys=tuple(
                 ApiKey(name=key.name, app=name, sha256=key.sha256, scopes=tuple(key.scopes), intake=key.intake)
@@ -52,6 +62,7 @@ def api_apps(settings: Settings) -> dict[str, api.ApiApp]:
             ),
             limit=app.limits.intake,
             live=None if app.live is None else _api_live(settings, name, app.live),
+            channels=channel_rules(settings, name),
         )
         for name, app in settings.apps.items()
     }
@@ -124,10 +135,10 @@ def route_limits(apps: Mapping[str, AppSettings]) -> dict[Route, RouteLimits]:
             per_token=app.limits.per_token,
             per_app=app.limits.per_app,
             on_exceed=app.limits.on_exceed,
-            account=REGISTRY[platform].account_limits(config),
+            account=REGISTRY[platform].account_limits(config) if platform in REGISTRY else AccountLimits(),
         )
         for name, app in apps.items()
-        for platform, config in app.providers.items()
+        for platform, config in app.accounts.items()
     }
 
 
@@ -143,7 +154,7 @@ def api_is_open(settings: Settings) -> bool:
 
 def routes_of(settings: Settings) -> list[Route]:
     """Return every route of the configuration."""
-    return [Route(name, platform) for name, app in settings.apps.items() for platform in app.providers]
+    return [Route(name, platform) for name, app in settings.apps.items() for platform in app.accounts]
 
 
 def feedback_config(settings: Settings) -> feedback.FeedbackConfig:

@@ -9,19 +9,20 @@ from ..model.address import Addresses
 from ..model.finding import Finding
 from ..model.push import Platform
 from ..ports.provider import Renderer
-from ..providers import REGISTRY
+from ..providers import REGISTRY, live
 from ..settings import Settings
 
 
 def renderers() -> dict[Platform, Renderer]:
     """Return the renderer of each platform. An app's account for the sandbox is a route of its own, and not a
     platform."""
-    return {kind.platform: kind.renderer for kind in REGISTRY.values()}
+    return {kind.platform: kind.renderer for kind in REGISTRY.values()} | {live.PLATFORM: live.RENDERER}
 
 
 def addresses() -> Addresses:
     """Return the kinds of addresses of every platform."""
-    return Addresses({kind.platform: kind.addresses for kind in REGISTRY.values()})
+    kinds = {kind.platform: kind.addresses for kind in REGISTRY.values()}
+    return Addresses(kinds | {live.PLATFORM: live.ADDRESSES})
 
 
 def check_credentials(settings: Settings) -> Iterator[tuple[str, Finding]]:

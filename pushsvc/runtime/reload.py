@@ -52,10 +52,8 @@ def all_files(settings: Settings) -> list[Path]:
     """Return the configuration file and every file that its apps name."""
     own = [settings.file] if settings.file else []
     tls = [Path(file) for file in (settings.live.tls_cert, settings.live.tls_key) if file]
-    sections = [
-        section for app in settings.apps.values() for section in (*app.providers.values(), app.live, app.webhook)
-    ]
-    return own + tls + [file for section in sections if section is not None for file in files_of(section)]
+    sections = [section for app in settings.apps.values() for section in (*app.accounts.values(), app.webhook)]
+    return own + tls + [file for section in sections for file in files_of(section)]
 
 
 async def versions(

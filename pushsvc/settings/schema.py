@@ -240,6 +240,11 @@ class AppSettings(Struct, frozen=True, kw_only=True):
     limits: LimitsSettings = LimitsSettings()
     webhook: WebhookSettings = WebhookSettings()
 
+    @property
+    def accounts(self) -> dict[str, Struct]:
+        """Return the section of each of its routes, by the name of the route: its providers, and `live`."""
+        return self.providers if self.live is None else {**self.providers, "live": self.live}
+
 
 class Settings(Struct, frozen=True, kw_only=True):
     """The whole configuration."""

@@ -68,7 +68,7 @@ class Store:
         """Set when this Redis came back empty and other processes have initialised it: this process must be
         restarted."""
         self.pushes = RedisPushes(link, config, revocations, clock)
-        self.queue = RedisQueue(
+        self.queue = self.arrivals = RedisQueue(
             link,
             config,
             suppression,

@@ -13,6 +13,7 @@ from pushsvc.model.push import Platform
 from pushsvc.ports.live import (
     EVENTS,
     Acked,
+    Append,
     Appended,
     Connected,
     Cut,
@@ -143,9 +144,16 @@ class MemoryLive:
     async def append(
         self, app: str, push: LivePush, receivers: Sequence[Receiver], *, platform: Platform
     ) -> list[Appended]:
-        return [self._append(app, push, each, platform) for each in receivers]
+        return (await self.append_all(app, [Append(push, receivers, platform)]))[0]
 
-    def _append(self, app: str, push: LivePush, receiver: Receiver, platform: Platform) -> Appended:
+    async def append_all(self, app: str, appends: Sequence[Append]) -> list[list[Appended]]:
+        return [[self._append(app, each, receiver) for receiver in each.receivers] for each in appends]
+
+    def _append(self, app: str, append: Append, receiver: Receiver) -> Appended:
+        push, platform = append.push, append.platform
+        name = receiver.device_id
+        if append.now_or_never and self._ordinal(app, name) is not None and self._stream(app, name) is None:
+            return Appended("away")
         stream = self._begun(app, receiver.device_id)
         if stream is None:
             return Appended("absent")
@@ -154,6 +162,8 @@ class MemoryLive:
         rivals = [entry for entry in stream.entries if push.collapse and entry.push.collapse == push.collapse]
         if known is not None:
             status, offset = "known", known.offset
+        elif append.now_or_never and self._route(app, stream) is None:
+            return Appended("away", 0, 0, stream.unread, stream.epoch)
         elif any(rival.push.at > push.at for rival in rivals):
             return Appended("superseded", 0, 0, stream.unread, stream.epoch, self._route(app, stream))
         else:
@@ -177,7 +187,11 @@ class MemoryLive:
         )
 
     async def keep(self, app: str, push: LivePush, body: bytes) -> None:
-        self._live.contents.setdefault((app, push.id), body)
+        await self.keep_all(app, [(push, body)])
+
+    async def keep_all(self, app: str, contents: Sequence[tuple[LivePush, bytes]]) -> None:
+        for push, body in contents:
+            self._live.contents.setdefault((app, push.id), body)
 
     async def contents(self, app: str, push_ids: Sequence[str]) -> dict[str, bytes]:
         return {name: self._live.contents[app, name] for name in push_ids if (app, name) in self._live.contents}

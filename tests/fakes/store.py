@@ -50,7 +50,7 @@ from pushsvc.store.hashing import token_digest
 from pushsvc.store.keys import SMALL
 from pushsvc.store.link.clock import Clock, wall_clock
 from pushsvc.store.pushes.pushes import after_cursor, page
-from pushsvc.store.queue.arrivals import row_of_arrival
+from pushsvc.store.queue.arrivals import ARRIVED, REPLACED, EndOfAny, row_of_arrival
 from pushsvc.store.queue.letter import DeadLetter, note_dropped
 from pushsvc.store.queue.settling import again_as, dead_letter_of, head_of, receipt_of, row_of
 from pushsvc.store.revoke.supersession import SUPERSEDED, order_of, place_of, was_accepted
@@ -301,12 +301,18 @@ class MemoryQueue:
                 note_dropped(push.app, 1)
 
     async def arrived(self, app: str, arrivals: Sequence[Arrival]) -> int:
+        return self._end_any(app, arrivals, ARRIVED)
+
+    async def replaced(self, app: str, arrivals: Sequence[Arrival]) -> int:
+        return self._end_any(app, arrivals, REPLACED)
+
+    def _end_any(self, app: str, arrivals: Sequence[Arrival], how: EndOfAny) -> int:
         state = self._state
         ended = 0
         for arrival in arrivals:
             record = state.pushes.get((app, arrival.push_id))
             if record is not None and record.state != "cancelled" and arrival.index not in record.ended:
-                record.end(arrival.index, row_of_arrival(arrival))
+                record.end(arrival.index, row_of_arrival(arrival, how))
                 record.updated_at = state.clock()
                 ended += 1
         for route, waiting in state.retries.items():
@@ -480,7 +486,7 @@ class MemoryStore:
         self.config = self._state.config
         self.consumer = consumer
         self.pushes = MemoryPushes(self._state)
-        self.queue = MemoryQueue(self._state, consumer)
+        self.queue = self.arrivals = MemoryQueue(self._state, consumer)
         self.receipts = MemoryReceipts(self._state, consumer)
         self.answers = MemoryAnswers(self._state)
         self.suppressions = MemorySuppressions(self._state)

@@ -220,7 +220,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         tokens = [*sorted(shared), *(f"{name}-{number}" for number in range(own))] or [f"{name}-only"]
         targets = [Target(index, token) for index, token in enumerate(tokens)]
         devices = [device for phone in sorted(phones) if (device := self.phones[phone].device) is not None]
-        targets += targets_of(devices, len(targets), {}).get("apns", [])
+        targets += targets_of(devices, len(targets)).get("apns", [])
         now = self.world.clock.ms()
         since = (now if send_in is None else now + int(send_in * 1000)) if collapse else 0
         send_at = None if send_in is None else now + int(send_in * 1000)
@@ -292,7 +292,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             return
         at, page = model.page
         model.page = None
-        targets = targets_of(page.devices, at.total, {})
+        targets = targets_of(page.devices, at.total)
         model.targets += targets.get("apns", ())
         if await self.store.expansions.advance(at, targets, cursor=page.cursor, lease=1000) is None:
             assert model.cancelling, name

@@ -935,7 +935,7 @@ def test_an_expansion_under_way_goes_on_at_its_place(server: Server | None) -> N
         at = await store.expansions.load("shop", "users")
         assert at is not None
         page = await store.registry.members("shop", audience, after="", limit=3)
-        at = await store.expansions.advance(at, targets_of(page.devices, 0, {}), cursor=page.cursor, lease=0)
+        at = await store.expansions.advance(at, targets_of(page.devices, 0), cursor=page.cursor, lease=0)
         for user in ("user-1", "user-5"):
             assert (await eraser(store).erase("shop", user, wait=30.0)).done
         await nothing_left(store, [many[1], many[5]])

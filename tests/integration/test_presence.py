@@ -89,7 +89,7 @@ STORIES: list[tuple[Move, str]] = [
 
 def addressed(platform: Platform, devices: Sequence[Device], *, now: int, name: str = "p") -> Push:
     """A push to what the registry has found."""
-    targets = {route: tuple(found) for route, found in targets_of(devices, 0, {}).items()}
+    targets = {route: tuple(found) for route, found in targets_of(devices, 0).items()}
     made = make_push(name, platforms=[platform], created_at=now)
     return msgspec.structs.replace(made, targets=targets, lane="normal")
 
@@ -135,7 +135,7 @@ def test_what_waits_in_a_lane_follows_the_registry(
             await store.pushes.accept(push)
             at = await store.expansions.load("shop", push.id)
             assert at is not None
-            await store.expansions.advance(at, targets_of([phone], 0, {}), cursor=None, lease=0)
+            await store.expansions.advance(at, targets_of([phone], 0), cursor=None, lease=0)
         else:
             await store.pushes.accept(push)
         await move(store.registry, phone)
@@ -198,7 +198,7 @@ def test_nothing_is_asked_where_nothing_changed_since_the_push_began() -> None:
         ((_, made),) = [(0, float(pair[1])) for pair in [await store.link.call(*marks_of())]]
         chunk = Chunk(
             "p", "shop", "apns", "normal", 1, int(made) + SLACK + 1, int(made) * 2,
-            message=make_push("p").messages["apns"], targets=tuple(targets_of([ANN], 0, {})["apns"]),
+            message=make_push("p").messages["apns"], targets=tuple(targets_of([ANN], 0)["apns"]),
         )  # fmt: skip
         before = await asked(store)
         assert await store.presence.of("shop", "apns", [chunk], [made]) == {}

@@ -62,7 +62,7 @@ def test_each_row_of_the_table(row: dict[str, Any]) -> None:
 def test_the_table_names_every_class_that_fcm_can_mean() -> None:
     classes = {kind.__name__ for kind in get_args(Outcome)}
 
-    assert {row["outcome"] for row in ROWS} == classes - {"Expired", "Unconfirmed"}
+    assert {row["outcome"] for row in ROWS} == classes - {"Expired", "Obsolete", "Unconfirmed"}
 
 
 def test_only_a_401_about_the_access_token_asks_for_a_new_one() -> None:

@@ -110,7 +110,7 @@ def test_a_whole_document_reaches_the_model() -> None:
             "overrides": {"apns": {"headers": {"apns-topic": "x"}}},
         }
     )
-    assert (draft.lane, draft.via, draft.ack_within) == ("urgent", "provider", 5.0)
+    assert (draft.lane, draft.via, draft.content.ack_within) == ("urgent", "provider", 5.0)
     assert draft.total == 4
     assert draft.targets == {
         "apns": (Target(0, "8f3c"), Target(3, "aa")),
@@ -125,7 +125,7 @@ def test_a_whole_document_reaches_the_model() -> None:
 
 def test_defaults() -> None:
     draft = take(push())
-    assert (draft.lane, draft.via, draft.ack_within) == ("normal", "auto", None)
+    assert (draft.lane, draft.via, draft.content.ack_within) == ("normal", "auto", None)
     content = draft.content
     assert (content.priority, content.ttl, content.silent, content.dry_run, content.data) == (
         None,

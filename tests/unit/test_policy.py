@@ -11,6 +11,7 @@ from pushsvc.model.delivery import (
     Ended,
     Expired,
     Misconfigured,
+    Obsolete,
     Outcome,
     Retry,
     Sent,
@@ -157,16 +158,18 @@ def test_a_retry_is_in_the_future_and_before_the_expiry(
         # It was written: the device has its time to acknowledge it.
         (chunk(then=("apns",)), Unconfirmed(within=10), Retry(NOW + 10_000, 1, counted=False, channel="apns")),
         (chunk(then=("live", "fcm")), Unconfirmed(within=10), Retry(NOW + 10_000, 1, counted=False, channel="live")),
-        # An acknowledgement may come until it expires, and no later.
+        # Of a short life the provider gets a half.
         (
             chunk(then=("apns",), expires_at=NOW + 4_000),
             Unconfirmed(within=10),
-            Retry(NOW + 4_000, 1, counted=False, channel="apns"),
+            Retry(NOW + 2_000, 1, counted=False, channel="apns"),
         ),
         (chunk(then=("apns",), expires_at=NOW), Unconfirmed(), Ended("expired")),
         # No channel is left.
         (chunk(expires_at=NOW + 90_000), Unconfirmed(within=10), Retry(NOW + 90_000, 1)),
         (chunk(expires_at=NOW), Unconfirmed(within=10), Ended("expired")),
+        # A later push has taken its place, at whichever channel.
+        (chunk(then=("apns",)), Obsolete(reason="superseded"), Ended("suppressed")),
         # What would fail goes on; what was sent, or expired, or waits, does not.
         (chunk(then=("live",)), TokenDead(status=410), Retry(NOW, 1, counted=False, channel="live")),
         (chunk(then=("live",)), BadNotification(status=400), Retry(NOW, 1, counted=False, channel="live")),

@@ -146,7 +146,7 @@ def test_the_dispatcher_is_told_its_times(tmp_path: Path) -> None:
 
 def test_every_bound_of_the_configuration_reaches_the_store(tmp_path: Path) -> None:
     config = runtime.store_config(load(tmp_path))
-    assert config.addresses.platforms == ("apns", "fcm")
+    assert config.addresses.platforms == ("apns", "fcm", "live")
     assert config == StoreConfig(
         shards=4,
         chunk_size=250,

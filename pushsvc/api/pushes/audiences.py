@@ -16,11 +16,13 @@ from ...errors import Fault, InvalidRequest
 from ...model.codec import decode_audience
 from ...model.devices import ByDevices, ByUsers, Device
 from ...model.push import Platform, Push, Target
-from ...model.routing import RouteTable, path_of, platform_of, reachable
+from ...model.routing import path_of, platform_of, reachable
 from ...ports.registry import Registry
 from ...problems import ProblemFault
 from ...rules.audience import reached, targets_of
+from ...rules.channels import LIVE, paths_of
 from ...wording import names
+from ..ports import ServedApp
 from ..rules import Rules
 from .document import Draft
 
@@ -40,18 +42,30 @@ def platforms_of(draft: Draft, rules: Rules) -> Mapping[Platform, Collection[str
             platform, kinds = platform_of(route), {target.kind for target in targets}
             found[platform] = found[platform] | kinds if platform in found else kinds
         return found
-    configured = sorted(rules.platforms)
+    configured = sorted(
+        rules.providers if draft.via == "provider" else {LIVE} if draft.via == "live" else rules.platforms
+    )
     addressed = [platform for platform in configured if draft.only is None or platform in draft.only]
     if draft.only is not None and not addressed:
-        message = f"has content only for {names(sorted(draft.only))}, and the app uses {names(configured)}"
+        how = "the app uses" if draft.via == "auto" else "`via` asks for"
+        message = f"has content only for {names(sorted(draft.only))}, and {how} {names(configured)}"
         raise InvalidRequest(faults=[Fault("overrides", message)])
+    if draft.content.live_activity is not None and len(addressed) > 1:
+        addressed = [platform for platform in addressed if platform != LIVE]  # Apple's own, which it cannot carry
     return {platform: tuple(rules.addresses.devices.kinds[platform]) for platform in addressed}
 
 
-async def look_up(registry: Registry, push: Push, routes: RouteTable) -> tuple[Push, Unreached]:
+def only_of(draft: Draft, rules: Rules, platforms: Collection[str]) -> tuple[Platform, ...]:
+    """Return the platforms whose devices the push has content for, where it was rendered for `platforms`; empty: all.
+    The live channel carries to devices of every platform."""
+    if draft.audience is None or LIVE in platforms or (draft.only is None and not rules.live):
+        return ()
+    return tuple(sorted(draft.only or {*rules.addresses.platforms} - {LIVE}))
+
+
+async def look_up(registry: Registry, push: Push, app: ServedApp) -> tuple[Push, Unreached]:
     """Return the push with its targets where these are few, otherwise unchanged, and the receivers that it does not
-    reach. The audience of a scheduled push is looked up when it is sent. `routes` maps tokens to accounts of the
-    app."""
+    reach. The audience of a scheduled push is looked up when it is sent."""
     if not push.audience or push.send_at is not None:
         return push, Unreached().beside(push)
     match audience := decode_audience(push.audience):
@@ -60,7 +74,8 @@ async def look_up(registry: Registry, push: Push, routes: RouteTable) -> tuple[P
             if page.cursor is not None:
                 return push, Unreached()
             wanted = list(filter(reached(push, audience), page.devices))
-            targets = {route: tuple(own) for route, own in targets_of(wanted, 0, routes).items()}
+            found = targets_of(wanted, 0, paths_of(push, app.routes, app.channels))
+            targets = {path: tuple(own) for path, own in found.items()}
             found_push = msgspec.structs.replace(push, audience=b"", targets=targets)
             met = {device.id if isinstance(audience, ByDevices) else device.user for device in wanted}
             unreached_names = Unreached(len(asked) - len(met), unknown(audience, page.devices, targets))

@@ -61,7 +61,7 @@ async def _prepare_all(
         try:
             draft = read(document, app.rules, request.now)
             prepared, warnings = prepare(ports, app, draft, request.now, request.once)
-            push, (unreached, found) = await look_up(ports.registry, prepared, app.routes)
+            push, (unreached, found) = await look_up(ports.registry, prepared, app)
         except RequestError as error:
             results.append(refused(error))
         else:

@@ -23,7 +23,7 @@ async def post_push(ports: ApiPorts, request: Request, draft: Draft) -> Reply:
     push, warnings = prepare(ports, app, draft, request.now, once)
     unreached = 0
     if push.audience or push.targets.keys() - push.messages.keys():
-        push, (unreached, found) = await look_up(ports.registry, push, app.routes)
+        push, (unreached, found) = await look_up(ports.registry, push, app)
         warnings += found
     total = push.total
     answer = answers.accepted(push.id, push.first_state, None if push.audience else total, unreached, warnings)

@@ -132,7 +132,6 @@ class Draft(Struct, frozen=True, gc=False):
     only: frozenset[Platform] | None = None
     """The platforms that it has content for, if these are not all: it then has nothing but their overrides."""
     via: Via = "auto"
-    ack_within: float | None = None
     warnings: tuple[Fault, ...] = ()
     """Warnings about its receivers."""
 
@@ -337,6 +336,7 @@ def judge(document: PushDocument, rules: Rules, types: ReceiverTypes, now: int) 
         ttl=ttl,
         collapse=document.collapse,
         dry_run=document.dry_run or False,
+        ack_within=document.ack_within,
         overrides=overrides,
     )
     only = None if notification is not None or document.data or activity is not None else frozenset(payload)
@@ -344,4 +344,4 @@ def judge(document: PushDocument, rules: Rules, types: ReceiverTypes, now: int) 
     tokens = document.to.tokens
     odd = () if tokens is None or total == len(tokens) else named_for_two(tokens, rules)
     lane, via = document.lane or "normal", document.via or "auto"
-    return Draft(content, lane, targets, total, send_at, audience, only, via, document.ack_within, odd)
+    return Draft(content, lane, targets, total, send_at, audience, only, via, odd)

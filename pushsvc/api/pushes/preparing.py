@@ -13,7 +13,7 @@ from ...problems import ProblemFault
 from ..http.idempotency import Once
 from ..http.refusal import LIMIT, summary
 from ..ports import ApiPorts, ServedApp
-from .audiences import platforms_of
+from .audiences import only_of, platforms_of
 from .document import Draft
 
 MOST_WARNINGS: Final = 20
@@ -45,9 +45,8 @@ def prepare(
         dry_run=content.dry_run,
         send_at=draft.send_at,
         audience=b"" if draft.audience is None else encode_audience(draft.audience),
-        only=() if draft.only is None or draft.audience is None else tuple(sorted(draft.only)),
+        only=only_of(draft, app.rules, platforms),
         via=draft.via,
-        ack_within=draft.ack_within,
     )
     found = [ProblemFault(fault.path, fault.message) for fault in draft.warnings]
     for platform, message in rendered.items():

@@ -23,6 +23,7 @@ from ...model.routing import RouteTable
 from ...ports.expansion import Expansions
 from ...ports.registry import Registry
 from ...rules.audience import reached, targets_of
+from ...rules.channels import NO_LIVE, ChannelRules, paths_of
 from ...rules.where import Predicate
 from ...telemetry import ACCEPTED
 
@@ -56,6 +57,7 @@ async def expand(
     go_on: Callable[[], bool],
     has_room: Callable[[int], Awaitable[bool]],
     now: Callable[[], int],
+    channels: ChannelRules = NO_LIVE,
 ) -> Run:
     """Take steps until the audience is complete, or one of `go_on` and `has_room` returns False. `has_room` receives
     the number of deliveries that were made here so far. Other processes leave the push alone for `lease` ms after each
@@ -65,6 +67,7 @@ async def expand(
         return Run(0, "left")
     audience = decode_audience(at.push.audience)
     reader = _AudienceReader(registry, app, audience, reached(at.push, audience))
+    path_of = paths_of(at.push, routes, channels)
     accepted = ACCEPTED.labels(app)
     begun = at.total
     reading = asyncio.ensure_future(reader.read(at.cursor))
@@ -79,7 +82,7 @@ async def expand(
             devices, cursor = await reading
             if cursor is not None:
                 reading = asyncio.ensure_future(reader.read(cursor))
-            further = await expansions.advance(at, targets_of(devices, at.total, routes), cursor=cursor, lease=lease)
+            further = await expansions.advance(at, targets_of(devices, at.total, path_of), cursor=cursor, lease=lease)
             if further is None:
                 return Run(at.total - begun, "left")
             accepted.inc(len(devices))

@@ -6,8 +6,8 @@
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; 2 now ms; 3 most records of a stream; 4 hour of the push; 5 its digest, 4 bytes; 6 its facts;
 --       7 until when the facts are kept, ms; 8 digest of its collapse, 4 bytes, or ''; 9 its platform; 10 a random
---       number of 32 bits; 11 seconds since the beginning of offsets; then for each device the digest of its id, and
---       the index of its delivery
+--       number of 32 bits; 11 seconds since the beginning of offsets; 12 1 to append only where the device is
+--       connected; then for each device the digest of its id, and the index of its delivery
 -- Returns { for each device a text of status, offset, prev, unread, epoch, connection (B and 5 times I4), gateway },
 -- { for each that replaced another: place of the device, offset, index, platform, facts }
 
@@ -15,7 +15,9 @@
 
 local prefix, now, most, facts = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[6]
 local collapse, seed, since_beginning = ARGV[8], tonumber(ARGV[10]), tonumber(ARGV[11])
-local ABSENT, NEW, KNOWN, SUPERSEDED = 0, 1, 2, 3
+local now_or_never = ARGV[12] == '1'
+local ABSENT, NEW, KNOWN, SUPERSEDED, AWAY = 0, 1, 2, 3, 4
+local FIRST = 13 -- argument of the first device
 local JUMP = 4096
 -- A stream of fewer bytes than this has room for another record, also where fewer than 40 are kept.
 local SHORT = 10 + NARROW_RECORD * math.min(most, 40)
@@ -105,11 +107,11 @@ local function is_superseded(s, device)
   return false
 end
 
-for i = 12, #ARGV, 2 do
+for i = FIRST, #ARGV, 2 do
   local status, offset, prev, s = ABSENT, 0, 0, nil
   local n = ordinal_of(prefix, ARGV[i])
   local value = n and read_stream(prefix, n)
-  if value and collapse == '' and byte(value, 1) == VERSION and #value < SHORT and byte(value, 2) == run
+  if value and collapse == '' and not now_or_never and byte(value, 1) == VERSION and #value < SHORT and byte(value, 2) == run
     and not find(value, key, 11, true) then
     -- Most devices of a large push: away, with little in their streams. The same as below, without taking it apart.
     local _, _, epoch, top = unpack_bytes('>BBI4I4', value)
@@ -123,9 +125,12 @@ for i = 12, #ARGV, 2 do
   end
   if s then
     local record = record_of(s, key)
+    local connection, _, gateway = route_of(prefix, s, now)
     if record then
       status, offset, prev = KNOWN, offset_at(s, record), before(s, record, offset_at(s, record))
-    elseif collapse ~= '' and is_superseded(s, (i - 12) / 2) then
+    elseif now_or_never and gateway == '' then
+      status = AWAY
+    elseif collapse ~= '' and is_superseded(s, (i - FIRST) / 2) then
       status = SUPERSEDED
     else
       local count = #s.records / s.width
@@ -147,9 +152,8 @@ for i = 12, #ARGV, 2 do
       status, offset = NEW, s.top
       write_stream(prefix, n, format_stream(s))
     end
-    local connection, _, gateway = route_of(prefix, s, now)
     answer[#answer + 1] = pack('>BI4I4I4I4I4', status, offset, prev, count_after(s, s.read), s.epoch, connection) .. gateway
-  elseif #answer < (i - 10) / 2 then
+  elseif #answer <= (i - FIRST) / 2 then
     answer[#answer + 1] = ''
   end
 end

@@ -51,6 +51,7 @@ from ...model.push import Platform
 from ...ports.live import (
     MAX_BATCH,
     Acked,
+    Append,
     Appended,
     Connected,
     Cut,
@@ -84,7 +85,7 @@ REFUSED: Final = 400 * DAY * 1000
 _AT_ONCE: Final = 16
 """Connects under way at a time. Each has a connection to Redis, since it must not be repeated."""
 _REFUSED: Final = {"": None, "unknown": Refused("unknown"), "revoked": Refused("revoked")}
-_STATUS: Final = ("absent", "new", "known", "superseded")
+_STATUS: Final = ("absent", "new", "known", "superseded", "away")
 _APPENDED: Final = Layout(">BIIIII")
 
 
@@ -113,36 +114,48 @@ class RedisStreams:
     async def append(
         self, app: str, push: LivePush, receivers: Sequence[Receiver], *, platform: Platform
     ) -> list[Appended]:
-        batches = [receivers[at : at + MAX_BATCH] for at in range(0, len(receivers), MAX_BATCH)]
-        if not batches:
-            return []
-        facts, now = facts_of(push), self._clock()
-        until = max(self._kept_until(app, push), now + HOUR)
-        head = [
-            *(keys.devices(app), now, self._config.history_of(app), facts.hour, facts.digest, facts.blob, until),
-            *(facts.collapse, platform),
-        ]
-        calls = [
-            self._call(
-                app,
-                "live_append",
-                *(*head, secrets.randbits(32), max(0, now // 1000 - BEGINNING)),
-                *(part for each in batch for part in (self._digest(each.device_id), each.index)),
-            )
-            for batch in batches
-        ]
+        return (await self.append_all(app, [Append(push, receivers, platform)]))[0]
+
+    async def append_all(self, app: str, appends: Sequence[Append]) -> list[list[Appended]]:
+        now, calls, owners = self._clock(), [], []
+        for place, each in enumerate(appends):
+            for start in range(0, len(each.receivers), MAX_BATCH):
+                calls.append(self._append_call(app, each, start, now))
+                owners.append(place)
         # No publication is shown before the replicas have it: after a failover its offset would be another one's.
-        answers = await self._link.guarded(keys.mark_beside(keys.devices(app)), calls)
-        found: list[Appended] = []
-        for texts, flat in answers:
+        answers = await self._link.guarded(keys.mark_beside(keys.devices(app)), calls) if calls else []
+        found: list[list[Appended]] = [[] for _ in appends]
+        for owner, (texts, flat) in zip(owners, answers, strict=True):
             replaced = {place: self._reference(app, *rest) for place, *rest in flat}
-            found += [_appended(text, replaced.get(place)) for place, text in enumerate(texts)]
+            found[owner] += [_appended(text, replaced.get(place)) for place, text in enumerate(texts)]
         return found
 
+    def _append_call(self, app: str, append: Append, start: int, now: int) -> ScriptCall:
+        push, facts = append.push, facts_of(append.push)
+        until = max(self._kept_until(app, push), now + HOUR)
+        batch = append.receivers[start : start + MAX_BATCH]
+        return self._call(
+            app,
+            "live_append",
+            *(keys.devices(app), now, self._config.history_of(app), facts.hour, facts.digest, facts.blob, until),
+            *(facts.collapse, append.platform, secrets.randbits(32), max(0, now // 1000 - BEGINNING)),
+            *(int(append.now_or_never), *(part for r in batch for part in (self._digest(r.device_id), r.index))),
+        )
+
     async def keep(self, app: str, push: LivePush, body: bytes) -> None:
-        key = keys.live_content(app, self._shard(app, push.id), push.id)
-        lifetime = max(self._kept_until(app, push) - self._clock(), HOUR)
-        await self._link.call("SET", key, body, "PX", lifetime, "NX")
+        await self.keep_all(app, [(push, body)])
+
+    async def keep_all(self, app: str, contents: Sequence[tuple[LivePush, bytes]]) -> None:
+        now = self._clock()
+        await self._link.many(
+            [
+                (
+                    *("SET", keys.live_content(app, self._shard(app, push.id), push.id), body),
+                    *("PX", max(self._kept_until(app, push) - now, HOUR), "NX"),
+                )
+                for push, body in contents
+            ]
+        )
 
     async def contents(self, app: str, push_ids: Sequence[str]) -> dict[str, bytes]:
         distinct = list(dict.fromkeys(push_ids))

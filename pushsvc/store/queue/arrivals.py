@@ -1,12 +1,14 @@
 """Acknowledgements of devices become what `settle.lua` reads: deliveries end as sent, in whichever turn is recorded.
 
-Pure. The row of each says at which channel it arrived. It has no token hash: a device is known there by its id.
+So do deliveries that no device can acknowledge any more, since a later push has taken their place in the stream: they
+end as suppressed. Pure. The row of each says at which channel that was. It has no token hash: a device is known there
+by its id.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from ...model.codec import encode_row
 from ...model.delivery import Arrival, End
@@ -18,35 +20,45 @@ from .record import EndOf, Group, Single, lua_string
 from .settling import member_of
 
 ANY_TURN = 0
-SENT: End = "sent"
 
 
-def pack_arrivals(arrivals: Iterable[Arrival]) -> tuple[list[Group], list[Single]]:
-    """Return the `groups` and the `singles` of one app shard. A delivery that is acknowledged twice ends once."""
+class EndOfAny(NamedTuple):
+    """How deliveries end in whichever turn is recorded."""
+
+    end: End
+    reason: str = ""
+
+
+ARRIVED: Final = EndOfAny("sent")
+REPLACED: Final = EndOfAny("suppressed", "superseded")
+
+
+def pack_arrivals(arrivals: Iterable[Arrival], how: EndOfAny = ARRIVED) -> tuple[list[Group], list[Single]]:
+    """Return the `groups` and the `singles` of one app shard. A delivery that is named twice ends once."""
     singles: dict[tuple[Platform, Lane], list[Any]] = {}
     pushes: dict[tuple[str, Platform], dict[int, Arrival]] = {}
     for arrival in arrivals:
         if arrival.total == 1:
             flat = singles.setdefault((arrival.channel, arrival.lane), [])
-            flat += (arrival.push_id, lua_string(encode_row(row_of_arrival(arrival))))
+            flat += (arrival.push_id, lua_string(encode_row(row_of_arrival(arrival, how))))
         else:
             pushes.setdefault((arrival.push_id, arrival.channel), {}).setdefault(arrival.index, arrival)
     return (
-        [_group(list(map(own.get, sorted(own)))) for own in pushes.values()],
-        [Single(*place, SENT, ANY_TURN, flat) for place, flat in singles.items()],
+        [_group(list(map(own.get, sorted(own))), how) for own in pushes.values()],
+        [Single(*place, how.end, ANY_TURN, flat) for place, flat in singles.items()],
     )
 
 
-def _group(arrivals: list[Any]) -> Group:
+def _group(arrivals: list[Any], how: EndOfAny) -> Group:
     """The arrivals of one push, in the order of their indexes: those that have a row come first."""
     first = arrivals[0]
     large = is_large(first.total)
     kept: list[Any] = []
-    for arrival in arrivals if first.total <= SMALL else ():
-        row = row_of_arrival(arrival)
+    for arrival in arrivals if first.total <= SMALL or how.end != "sent" else ():
+        row = row_of_arrival(arrival, how)
         if not large:
             kept.append(lua_string(encode_row(row)))
-        elif arrival.index < SMALL:
+        elif arrival.index < SMALL or how.end != "sent":
             kept += (arrival.index, lua_string(member_of([(arrival.index, row)])))
     return Group(
         push_id=first.push_id,
@@ -57,7 +69,7 @@ def _group(arrivals: list[Any]) -> Group:
         indexes=[arrival.index for arrival in arrivals],
         first=0,
         mask=lua_string(b""),
-        ends=[EndOf(SENT, len(arrivals), kept, 0, 0)],
+        ends=[EndOf(how.end, len(arrivals), kept, 0, 0)],
         retries=[],
         dead=[],
         receipts=[],
@@ -67,14 +79,14 @@ def _group(arrivals: list[Any]) -> Group:
     )
 
 
-def row_of_arrival(arrival: Arrival) -> DeliveryRow:
-    """Return the row of the status for a delivery that a device has acknowledged."""
+def row_of_arrival(arrival: Arrival, how: EndOfAny = ARRIVED) -> DeliveryRow:
+    """Return the row of the status for a delivery that a device has acknowledged, or cannot acknowledge any more."""
     return DeliveryRow(
         platform=platform_of(arrival.platform),
         device_id=arrival.device_id,
         token_hash="",
-        outcome=SENT,
-        reason="",
+        outcome=how.end,
+        reason=how.reason,
         status=0,
         attempts=1,
         provider_id="",

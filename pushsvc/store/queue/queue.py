@@ -24,9 +24,11 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from ... import telemetry
 from ...errors import StoreError
 from ...model.delivery import Arrival, Settlement
-from ...model.push import LANES, Lane, Route
+from ...model.push import LANES, Lane, Platform, Route
+from ...model.routing import platform_of
 from ...ports.entries import EntryRef, News, Taken
 from .. import keys
 from ..config import StoreConfig
@@ -39,7 +41,7 @@ from ..revoke.supersession import Supersession
 from ..revoke.suppression import Suppression
 from ..work.held import HeldRoutes
 from ..work.liveness import Liveness
-from .arrivals import pack_arrivals
+from .arrivals import ARRIVED, REPLACED, EndOfAny, pack_arrivals
 from .entries import LaneRead, Opener, added_again, entries_of, entries_read
 from .lanes import LaneState
 from .lapses import take_lapsed
@@ -307,18 +309,35 @@ class RedisQueue:
 
     async def arrived(self, app: str, arrivals: Sequence[Arrival]) -> int:
         """See `Arrivals.arrived`; up to 1,000 in one atomic step."""
+        return await self._end_any(app, arrivals, ARRIVED)
+
+    async def replaced(self, app: str, arrivals: Sequence[Arrival]) -> int:
+        """See `Arrivals.replaced`."""
+        return await self._end_any(app, arrivals, REPLACED)
+
+    async def _end_any(self, app: str, arrivals: Sequence[Arrival], how: EndOfAny) -> int:
+        """End deliveries in whichever turn is recorded; by platform, so that they are counted for it."""
+        places: dict[tuple[int, Platform], list[Arrival]] = {}
         shards = self._config.shards_of(app)
-        by_shard: dict[int, list[Arrival]] = {}
         for arrival in arrivals:
-            by_shard.setdefault(keys.shard_of(arrival.push_id, shards), []).append(arrival)
-        ended = await asyncio.gather(
-            *(
-                self._record(app, shard, *pack_arrivals(own[at : at + _SETTLE]), [], 0)
-                for shard, own in by_shard.items()
-                for at in range(0, len(own), _SETTLE)
+            place = keys.shard_of(arrival.push_id, shards), platform_of(arrival.platform)
+            places.setdefault(place, []).append(arrival)
+
+        async def end(shard: int, platform: Platform, own: Sequence[Arrival]) -> int:
+            ended: int = (await self._record(app, shard, *pack_arrivals(own, how), [], 0))[0]
+            if ended:
+                telemetry.count_ended(app, platform, how.end, how.reason, ended)
+            return ended
+
+        return sum(
+            await asyncio.gather(
+                *(
+                    end(*place, own[start : start + _SETTLE])
+                    for place, own in places.items()
+                    for start in range(0, len(own), _SETTLE)
+                )
             )
         )
-        return sum(answer[0] for answer in ended)
 
     # --- moving -----------------------------------------------------------------------------------
 

@@ -1,0 +1,118 @@
+"""Chooses the channels that carry a delivery to a device, in their order. Pure.
+
+The app has an order, and rules with an order of their own: the first rule that selects the device decides. The push may
+choose the channel itself (`via`), and has content only for those that its `messages` name.
+
+    order               the path of a device of `apns`    what it means
+    live, provider      apns:live>apns                    the provider carries on what no device acknowledges in time
+    provider, live      apns:live>apns>live               it is put into the stream, the provider is asked, and what
+                                                          that cannot deliver is left to the live channel
+    live                apns:live                         it waits for the device until it expires
+    provider            apns                              never live: it does not stand in the stream either
+
+A device of the platform `live` has no provider: its path is `live`, whatever the order says. A channel that the push
+has no content for is left out, and the others are used if that leaves none. A dry run is a question to the provider
+alone. A raw token is no device of the live channel, and uses its provider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from functools import lru_cache
+from typing import Final, TypeAlias
+
+from msgspec import Struct
+
+from ..model.devices import Device
+from ..model.live import Order
+from ..model.push import Platform, Push, Via
+from ..model.routing import CARRIERS, RouteTable, path_name
+from .where import Predicate, compile_where
+
+PathOf: TypeAlias = Callable[[Device], Platform]
+"""Returns the name of the path to a device."""
+
+LIVE: Final[Platform] = "live"
+_PROVIDER: Final = "provider"
+_STEPS: Final[dict[Order, tuple[str, ...]]] = {
+    "live, provider": (LIVE, _PROVIDER),
+    "provider": (_PROVIDER,),
+    "provider, live": (LIVE, _PROVIDER, LIVE),
+    "live": (LIVE,),
+}
+_MINUTE: Final = 60_000
+
+
+class ChannelRule(Struct, frozen=True):
+    """The order of channels for the devices that an expression selects."""
+
+    where: str
+    order: Order
+
+
+class ChannelRules(Struct, frozen=True):
+    """The order of channels of an app."""
+
+    order: Order = "provider"
+    rules: tuple[ChannelRule, ...] = ()
+
+
+NO_LIVE: Final = ChannelRules()
+"""The rules of an app without a live channel."""
+
+
+def own_platform(device: Device) -> Platform:
+    """Return the path of a device whose platform has one route, which is named like it."""
+    return device.platform
+
+
+def paths_of(push: Push, routes: RouteTable, rules: ChannelRules = NO_LIVE) -> PathOf:
+    """Return the function that chooses the path of this push to a device. `routes` are those of the app's accounts.
+
+    Spans in the rules count back from when the push is to be sent, in whole minutes. Raises `WhereError`.
+    """
+
+    def route_of(device: Device) -> Platform:
+        return routes.get((device.platform, device.environment), device.platform)
+
+    if LIVE not in push.messages:
+        return route_of
+    chosen = _chosen(push.via, rules, push.starts_at)
+    paths: dict[tuple[Platform, Order], Platform] = {}
+
+    def path_of(device: Device) -> Platform:
+        place = route_of(device), chosen(device)
+        path = paths.get(place)
+        if path is None:
+            path = paths[place] = path_to(*place, push.messages, dry_run=push.dry_run)
+        return path
+
+    return path_of
+
+
+def path_to(route: Platform, order: Order, messages: Container[Platform], *, dry_run: bool = False) -> Platform:
+    """Return the path to a device by its route, the order of its channels, and the channels that have a message."""
+    if route in CARRIERS:
+        return route
+    asked = [LIVE if step == LIVE else route for step in ((_PROVIDER,) if dry_run else _STEPS[order])]
+    channels = [name for name in asked if name in messages] or [name for name in (LIVE, route) if name in messages]
+    return path_name(route, _without_repeats(channels) or [route])
+
+
+def _without_repeats(channels: Sequence[Platform]) -> list[Platform]:
+    """Return the channels without those that follow themselves."""
+    return [name for place, name in enumerate(channels) if not place or channels[place - 1] != name]
+
+
+def _chosen(via: Via, rules: ChannelRules, at: int) -> Callable[[Device], Order]:
+    """Return the function that chooses the order for a device, of a push that is to be sent at `at` (Unix ms)."""
+    if via != "auto" or not rules.rules:
+        order: Order = rules.order if via == "auto" else via
+        return lambda device: order
+    compiled = [(_compiled(rule.where, at // _MINUTE), rule.order) for rule in rules.rules]
+    return lambda device: next((order for selects, order in compiled if selects(device)), rules.order)
+
+
+@lru_cache(maxsize=1024)
+def _compiled(where: str, minute: int) -> Predicate:
+    return compile_where(where, now=minute * _MINUTE)

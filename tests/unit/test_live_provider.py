@@ -1,0 +1,309 @@
+"""The live channel as a provider: contents, appends, pokes, and the outcome of each delivery."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from pushsvc.errors import StoreUnavailable
+from pushsvc.model.delivery import Delivery, Expired, Obsolete, Outcome, Sent, Unavailable, Unconfirmed
+from pushsvc.model.devices import Device
+from pushsvc.model.push import Chunk, Content, Fallback, LiveActivity, Message, Notification, Push, Route, Target
+from pushsvc.ports.live import Appended, LiveRoute, Poke, Position
+from pushsvc.ports.provider import RenderError
+from pushsvc.providers.live import RENDERER, open_provider
+from pushsvc.providers.live.render import LIMIT
+from pushsvc.providers.live.send import LiveProvider
+
+from ..fakes import MemoryStore
+
+NOW = 1_750_000_000_000
+ROUTE = Route("shop", "live")
+THEN = Fallback("apns", Message("apns", b'{"aps":{}}'))
+AGAIN = Fallback("live", Message("live", b"{}"))
+WRITTEN = Unconfirmed(reason="written", within=10.0)
+AWAY = Unconfirmed(reason="away")
+
+
+class Desk:
+    """A provider on the twin of the store; `phone-0` to `phone-3` are registered."""
+
+    def __init__(self, store: MemoryStore, provider: LiveProvider) -> None:
+        self.store = store
+        self.provider = provider
+
+    async def online(self, *devices: str, gateway: str = "g") -> None:
+        await self.store.live.beat(gateway, {"shop": 1})
+        for number, device in enumerate(devices, 1):
+            await self.store.live.connect("shop", device, LiveRoute(gateway, number), issued_at=NOW)
+
+    async def send(self, *chunks: Chunk) -> list[Outcome]:
+        """Submit everything at once; returns the outcomes in the order of submission."""
+        found: dict[int, Outcome] = {}
+        deliveries = [Delivery(chunk, target) for chunk in chunks for target in chunk.targets]
+        done = asyncio.Event()
+
+        def answered(delivery: Delivery, outcome: Outcome) -> None:
+            assert id(delivery) not in found
+            found[id(delivery)] = outcome
+            if len(found) == len(deliveries):
+                done.set()
+
+        for delivery in deliveries:
+            self.provider.submit(delivery, answered)
+        assert not found
+        await done.wait()
+        return [found[id(delivery)] for delivery in deliveries]
+
+    async def pokes(self, gateway: str = "g") -> list[Poke]:
+        received = await self.store.live.inbox(gateway).receive(0)
+        return [item for item in received.items if isinstance(item, Poke)]
+
+    async def stream(self, device: str) -> list[str]:
+        page = await self.store.live.history("shop", device)
+        return [] if page is None else [each.push.id for each in page.publications]
+
+
+@asynccontextmanager
+async def desk() -> AsyncIterator[Desk]:
+    store = MemoryStore(clock=lambda: NOW)
+    devices = [Device(id=f"phone-{n}", platform="apns", token=f"{n:064x}", user="ann") for n in range(4)]
+    await store.registry.put_many("shop", devices)
+    opened = open_provider(ROUTE, live=store.live, arrivals=store.arrivals, ack_within=10.0, clock=lambda: NOW)
+    async with opened as provider:
+        yield Desk(store, provider)
+
+
+def play(story: Callable[[Desk], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(10), desk() as opened:
+            await story(opened)
+
+    asyncio.run(main())
+
+
+def chunk(
+    *devices: str, name: str = "p", then: Sequence[Fallback] = (), collapse: str = "", at: int = NOW, **fields: Any
+) -> Chunk:
+    headers = fields.pop("headers", {})
+    message = Message("live", b'{"data":{"a":"1"}}', headers, collapse=collapse, since=at if collapse else 0)
+    targets = tuple(Target(index, f"token-{index}", device) for index, device in enumerate(devices))
+    made = Chunk(name, "shop", "live", "normal", len(devices), at, NOW + 60_000, message, targets)
+    return replace(made, home="apns", fallbacks=tuple(then), **fields)
+
+
+def test_a_push_is_rendered_once_for_all_devices() -> None:
+    content = Content(
+        notification=Notification(title="Hi", badge=3), data={"order": "7"}, collapse="order-7", ack_within=2.5, ttl=0
+    )
+    message = RENDERER.render(content, push_id="p", starts_at=NOW)
+    assert msgspec.json.decode(message.body) == {
+        "notification": {"title": "Hi", "badge": 3},
+        "data": {"order": "7"},
+        "collapse": "order-7",
+    }
+    assert (message.platform, message.collapse, message.since) == ("live", "order-7", NOW)
+    assert message.headers == {"ack-within": "2.5", "now-or-never": "1"}
+    plain = RENDERER.render(Content(data={"a": "1"}, silent=True), push_id="p", starts_at=NOW)
+    assert plain == Message("live", b'{"data":{"a":"1"}}')
+    assert RENDERER.warnings(content, message) == []
+
+
+def test_what_the_caller_gives_for_the_live_channel_is_merged() -> None:
+    own = msgspec.Raw(b'{"notification":{"title":null,"body":"b"},"price":1.10}')
+    content = Content(notification=Notification(title="Hi"), overrides={"live": own})
+    message = RENDERER.render(content, push_id="p", starts_at=NOW)
+    assert message.body == b'{"notification":{"body":"b"},"price":1.10}'
+    alone = RENDERER.render(Content(overrides={"live": msgspec.Raw(b'{"x":[1]}')}), push_id="p", starts_at=NOW)
+    assert alone.body == b'{"x":[1]}'
+
+
+@pytest.mark.parametrize(
+    ("content", "path", "said"),
+    [
+        (Content(overrides={"live": msgspec.Raw(b'{"id":"x"}')}), "overrides.live.id", "set by the service"),
+        (Content(overrides={"live": msgspec.Raw(b"{}")}), "overrides.live", "nothing to send"),
+        (Content(overrides={"live": msgspec.Raw(b"[]")}), "overrides.live", "must be a JSON object"),
+        (Content(live_activity=LiveActivity("end"), data={"a": "b"}), "live_activity", "Apple"),
+        (Content(data={"a": "x" * LIMIT}), "data", "65,553 bytes for the live channel, the limit is 65,536"),
+    ],
+)
+def test_what_the_live_channel_cannot_carry_is_refused(content: Content, path: str, said: str) -> None:
+    with pytest.raises(RenderError) as caught:
+        RENDERER.render(content, push_id="p", starts_at=NOW)
+    (fault,) = caught.value.faults
+    assert fault.path == path
+    assert said in fault.message
+    assert caught.value.too_large == ("bytes" in said)
+
+
+def test_a_connected_device_is_poked_and_the_others_go_on() -> None:
+    async def story(desk: Desk) -> None:
+        await desk.online("phone-1", "phone-2")
+        sent = chunk("phone-0", "phone-1", "phone-2", then=[THEN])
+        assert await desk.send(sent) == [AWAY, WRITTEN, WRITTEN]
+        (poke,) = await desk.pokes()
+        assert [(each.connection, each.index) for each in poke.recipients] == [(1, 1), (2, 2)]
+        assert msgspec.json.decode(poke.body) == {
+            "id": "p",
+            "at": "2025-06-15T15:06:40.000Z",
+            "expires_at": "2025-06-15T15:07:40.000Z",
+            "lane": "normal",
+            "data": {"a": "1"},
+        }
+        assert await desk.store.live.contents("shop", ["p"]) == {"p": poke.body}
+        # It stands in each stream, also in that of the device which is away; a repeat adds nothing.
+        assert await desk.send(sent) == [AWAY, WRITTEN, WRITTEN]
+        assert [await desk.stream(f"phone-{n}") for n in range(4)] == [["p"], ["p"], ["p"], []]
+
+    play(story)
+
+
+def test_the_time_to_acknowledge_is_that_of_the_push_or_of_the_app() -> None:
+    async def story(desk: Desk) -> None:
+        await desk.online("phone-1")
+        for_itself = chunk("phone-1", name="q", headers={"ack-within": "2.5"})
+        assert await desk.send(chunk("phone-1"), for_itself) == [WRITTEN, replace(WRITTEN, within=2.5)]
+
+    play(story)
+
+
+def test_where_a_provider_is_asked_first_it_stands_in_the_stream_and_nobody_is_poked() -> None:
+    async def story(desk: Desk) -> None:
+        await desk.online("phone-1")
+        first = Unconfirmed(reason="provider_first")
+        assert await desk.send(chunk("phone-0", "phone-1", then=[THEN, AGAIN])) == [first, first]
+        assert await desk.pokes() == []
+        assert await desk.stream("phone-1") == ["p"]
+        # The provider could not deliver it: now the device is looked for.
+        assert await desk.send(chunk("phone-0", "phone-1", turn=3)) == [AWAY, WRITTEN]
+        assert len(await desk.pokes()) == 1
+        assert await desk.stream("phone-1") == ["p"]
+
+    play(story)
+
+
+def test_now_or_never_is_for_connected_devices() -> None:
+    async def story(desk: Desk) -> None:
+        await desk.online("phone-1")
+        now = {"now-or-never": "1"}
+        assert await desk.send(chunk("phone-0", "phone-1", headers=now)) == [Expired(reason="ttl"), WRITTEN]
+        assert await desk.send(chunk("phone-0", "phone-1", name="q", headers=now, then=[THEN])) == [AWAY, WRITTEN]
+        assert [await desk.stream(f"phone-{n}") for n in (0, 1)] == [[], ["p", "q"]]
+
+    play(story)
+
+
+def test_a_later_push_takes_the_place_of_an_earlier_one() -> None:
+    async def story(desk: Desk) -> None:
+        await desk.online("phone-1")
+        older, newer = (chunk("phone-1", name=name, collapse="c", at=NOW + at) for name, at in (("p", 1), ("q", 2)))
+        await desk.store.pushes.accept(_accepted("p"))
+        assert await desk.send(older) == [WRITTEN]
+        assert await desk.send(newer) == [WRITTEN]
+        assert await desk.send(chunk("phone-1", name="o", collapse="c")) == [Obsolete(reason="superseded")]
+        assert await desk.stream("phone-1") == ["q"]
+        status = await desk.store.pushes.status("shop", "p")
+        assert status is not None
+        assert status.counts.suppressed == 1
+
+    play(story)
+
+
+def _accepted(name: str) -> Push:
+    targets = {"apns:live": (Target(0, "token-0", "phone-1"),)}
+    return Push(name, "shop", "normal", NOW, NOW + 60_000, {"live": Message("live", b"{}")}, targets)
+
+
+def test_a_device_that_is_gone_is_not_waited_for() -> None:
+    async def story(desk: Desk) -> None:
+        assert await desk.send(chunk("phone-9", then=[THEN])) == [Obsolete(reason="moved")]
+        # Its stream is there, and this version cannot read it.
+        live: Any = desk.store.live
+        live.presence = _present
+        assert await desk.send(chunk("phone-9", then=[THEN])) == [Unconfirmed(reason="unreadable")]
+
+    async def _present(app: str, ids: Sequence[str]) -> list[Any]:
+        return [Position("e", 0) for _ in ids]
+
+    play(story)
+
+
+@pytest.mark.parametrize("step", ["keep_all", "append_all", "poke"])
+def test_while_redis_is_away_nobody_is_to_blame_and_a_repeat_is_harmless(step: str) -> None:
+    async def story(desk: Desk) -> None:
+        await desk.online("phone-1")
+        live: Any = desk.store.live
+        works = getattr(live, step)
+
+        async def away(*_: Any) -> Any:
+            raise StoreUnavailable("away")
+
+        setattr(live, step, away)
+        (outcome,) = await desk.send(chunk("phone-1"))
+        assert outcome == Unavailable(reason="store_away")
+        setattr(live, step, works)
+        assert await desk.send(chunk("phone-1", turn=2)) == [WRITTEN]
+        assert len(await desk.pokes()) == 1
+        assert await desk.stream("phone-1") == ["p"]
+
+    play(story)
+
+
+def test_an_unexpected_error_ends_no_other_batch() -> None:
+    async def story(desk: Desk) -> None:
+        live: Any = desk.store.live
+        works, live.append_all = live.append_all, None
+        (outcome,) = await desk.send(chunk("phone-1"))
+        assert outcome == Unavailable(reason="internal_error")
+        live.append_all = works
+        assert await desk.send(chunk("phone-1")) == [AWAY]
+
+    play(story)
+
+
+def test_deliveries_of_one_turn_of_the_loop_are_one_batch_in_their_order() -> None:
+    async def story(desk: Desk) -> None:
+        calls: list[int] = []
+        live: Any = desk.store.live
+        works = live.append_all
+
+        async def counted(app: str, appends: Sequence[Any]) -> list[list[Appended]]:
+            calls.append(sum(len(each.receivers) for each in appends))
+            answer: list[list[Appended]] = await works(app, appends)
+            return answer
+
+        live.append_all = counted
+        chunks = [chunk("phone-0", "phone-1", name=f"p{n}") for n in range(5)]
+        room = desk.provider.room
+        assert await desk.send(*chunks) == [AWAY] * 10
+        assert calls == [10]
+        assert await desk.stream("phone-0") == [f"p{n}" for n in range(5)]
+        assert desk.provider.room == room
+
+    play(story)
+
+
+def test_a_dry_run_is_appended_nowhere() -> None:
+    async def story(desk: Desk) -> None:
+        assert await desk.send(chunk("phone-1", dry_run=True)) == [Sent(reason="dry_run")]
+        assert await desk.stream("phone-1") == []
+
+    play(story)
+
+
+def test_closing_waits_for_what_was_submitted() -> None:
+    async def story(desk: Desk) -> None:
+        answered: list[Outcome] = []
+        sent = chunk("phone-1")
+        desk.provider.submit(Delivery(sent, sent.targets[0]), lambda _, outcome: answered.append(outcome))
+        await desk.provider.aclose()
+        assert answered == [AWAY]
+
+    play(story)
