@@ -213,14 +213,11 @@ class SteppedWorld:
         self._silence()
 
     def _silence(self) -> None:
-        """The signs of life of those that stand still run out by our clock."""
-        for process in self.processes:
+        """The signs of life of those that stand still run out by our clock; of several with one name the last one's."""
+        for name, process in {process.name: process for process in self.processes}.items():
             since = process.paused_at
-            if since is not None and self.clock.now - since >= self.config.alive_ttl and not self._lives(process.name):
-                self.call(self.caller.store.link.call("DEL", f"ps:alive:{process.name}"))
-
-    def _lives(self, name: str) -> bool:
-        return any(process.name == name and process.runs and not process.main.done() for process in self.processes)
+            if since is not None and self.clock.now - since >= self.config.alive_ttl:
+                self.call(self.caller.store.link.call("DEL", f"ps:alive:{name}"))
 
     def begin(self, step: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A call of the caller's, which goes on while time passes."""

@@ -157,8 +157,13 @@ class DeliveryMachine(RuleBasedStateMachine):
         return {each.process for each in self.dispatchers.values() if each.process.paused_at is not None}
 
     def hear(self) -> None:
-        """Who runs and has had its say has heard everything by now."""
+        """Who runs and has had its say has heard everything by now. Who stands still for as long as its lease lasts has
+        lost what it has in flight."""
         self.world.settle()
+        for process in [dispatching.process for dispatching in self.dispatchers.values()]:
+            since = process.paused_at
+            if since is not None and self.world.clock.now - since >= TAKEOVER - DISPATCH.beat_every:
+                self.excuse(process)
         standing = self.standing()
         for model in self.pushes.values():
             model.deaf &= standing
@@ -177,9 +182,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.hear()
         for each in self.dispatchers.values():
             process = each.process
-            if process.paused_at is not None and self.world.clock.now - process.paused_at >= TAKEOVER - 3.0:
-                self.excuse(process)
-            elif process.runs and seconds >= 0.02:
+            if process.runs and seconds >= 0.02:
                 for flight in self.all_flights(process):
                     if flight.outcome is not None and not flight.recorded:
                         flight.recorded, flight.recorded_at, flight.deaf = True, self.world.clock.now, self.standing()
@@ -586,6 +589,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def finish(self) -> None:
         """Everybody goes on, every answer is good, and a newcomer is there in any case."""
         self.nothing_went_wrong()
+        self.hear()
         for each in self.dispatchers.values():
             if not each.over:
                 self.world.resume(each.process)

@@ -20,7 +20,8 @@ from pushsvc.model.routing import path_name
 from pushsvc.model.status import DeliveryRow
 from pushsvc.ports.entries import Taken
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
-from pushsvc.store import Store
+from pushsvc.store import Store, keys
+from pushsvc.store.queue import queue
 
 from .servers import Server
 from .test_store_contract import counts
@@ -249,6 +250,37 @@ def test_what_is_acknowledged_leaves_the_retries_long_before_it_expires(server: 
         assert await store.queue.arrived("shop", arrivals) == 699
         assert await store.queue.promote(LIVE, int(time.time() * 1000) + 61_000) == 0
         assert await pending(store) == {"live": 1, "live:retry": 1}
+
+    play(server, story)
+
+
+def test_a_step_looks_at_a_bounded_number_of_targets(server: Server | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promotion goes on with the next step; counters are set right once few enough wait."""
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        if not isinstance(store, Store):
+            return
+        monkeypatch.setattr(queue, "_STEP_TARGETS", 9)
+        waiting = [f"p{number}" for number in range(7)]
+        for name in waiting:
+            await store.pushes.accept(push_of(name, 4))
+        taken = await take_live(store)
+        for each in taken:
+            await store.queue.settle("shop", *all_of(each, LATER, WRITTEN))
+        await store.link.call("HSET", keys.pending("shop", 0), "apns:normal", 1)
+        await take_all(store)  # both lanes are this consumer's
+        for limit, counted in ((9, 1), (28, 28)):
+            monkeypatch.setattr(queue, "_STEP_TARGETS", limit)
+            store.queue.distrust()
+            await store.queue.beat()
+            assert await store.link.call("HGET", keys.pending("shop", 0), "apns:normal") == b"%d" % counted
+        monkeypatch.setattr(queue, "_STEP_TARGETS", 9)
+        # The first step finds what was acknowledged, so that a second one follows in the same call.
+        for each in sorted(taken, key=lambda each: each.chunk.push_id)[:3]:
+            assert await store.queue.arrived("shop", ack(each.chunk, 0, 1, 2, 3)) == 4
+        assert [await store.queue.promote(ROUTE, DUE) for _ in range(3)] == [12, 4, 0]
+        assert await pending(store) == {"apns": 16}
 
     play(server, story)
 

@@ -7,6 +7,8 @@ one of each beside records that are well, and calls every reader.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,6 +22,7 @@ from pushsvc.model.delivery import BadNotification, Ended, TokenDead
 from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, Device, ToAll
 from pushsvc.model.status import FeedbackEvent
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
+from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.registry import Holding, Prune, PrunedFilter
 from pushsvc.runtime import Current
 from pushsvc.settings import Settings
@@ -282,6 +285,39 @@ def test_everything_else(server: Server) -> None:
         whole = [blob for blob in kept if blob != NEWER]  # the entry whose content it is
         assert [decode_chunk(blob).push_id for blob in whole] == ["content"]
         assert len(kept) == 9
+
+    play(server, story)
+
+
+def test_nothing_is_set_aside_by_an_id_that_another_server_gave(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another server becomes the primary behind the read: there, the id may be that of an entry which can be read."""
+
+    async def story(store: Store) -> None:
+        receipts, events, lane = (
+            keys.receipts("shop", 0),
+            keys.events("shop", 0),
+            keys.lane("shop", 0, "apns", "normal"),
+        )
+        for key, field in ((receipts, "r"), (events, "e"), (lane, "c")):
+            await store.link.call("XADD", key, "*", field, NEWER)
+        script, many, read = store.link.script, store.link.many, store.link.read
+
+        async def fails_over(ask: Any, *words: Any, **options: Any) -> Any:
+            answer = await ask(*words, **options)
+            if words[0] in ("receipts", "take") or "XRANGE" in str(words[0]):
+                store.link.history += 1
+            return answer
+
+        monkeypatch.setattr(store.link, "script", partial(fails_over, script))
+        monkeypatch.setattr(store.link, "many", partial(fails_over, many))
+        monkeypatch.setattr(store.link, "read", partial(fails_over, read))
+        assert await store.receipts.take("shop", limit=10, wait_ms=0) == []
+        assert await store.receipts._events("shop", "", 10) == (EventPage([]), True)
+        assert await store.queue.take(ROUTE, "normal", targets=10, wait_ms=0) == []
+        assert await store.link.call("XLEN", keys.quarantine("shop", 0)) == 0
+        assert [await store.link.call("XLEN", key) for key in (receipts, events, lane)] == [1, 1, 1]
 
     play(server, story)
 

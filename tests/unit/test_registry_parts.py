@@ -80,6 +80,23 @@ def test_other_bytes_are_refused(blob: bytes) -> None:
         decode_device(blob)
 
 
+@pytest.mark.parametrize("platform", ["live", "threepart", "a" * 40])
+def test_a_platform_without_a_code_stands_by_its_name(platform: str) -> None:
+    device = Device(id="d", platform=platform, token="t")
+    blob = encode_device(device)
+    assert platform.encode() in blob
+    assert decode_device(blob) == device
+
+
+def test_the_code_of_a_platform_that_is_not_known_is_refused() -> None:
+    apns = encode_device(Device(id="d", platform="apns", token="t"))
+    named = encode_device(Device(id="d", platform="x", token="t"))
+    place = named.index(b"\xa1x")
+    assert apns[place] == 1
+    with pytest.raises(CodecError):
+        decode_device(apns[:place] + b"\x7f" + apns[place + 1 :])
+
+
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_device_or_refused(blob: bytes) -> None:
     try:

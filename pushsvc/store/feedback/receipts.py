@@ -74,7 +74,7 @@ class RedisReceipts:
                     found.append((f"{shard}:{entry_id}:{history}", decode_receipt(blob)))
                 except CodecError as error:
                     quarantine = keys.quarantine(app, shard)
-                    await set_aside(self._link, stream, keys.FEEDBACK, quarantine, entry_id, error)
+                    await set_aside(self._link, stream, keys.FEEDBACK, quarantine, entry_id, error, history=history)
         return found
 
     async def _wait(self, app: str, wait_ms: int) -> None:
@@ -151,7 +151,7 @@ class RedisReceipts:
     async def _events(self, app: str, after: str, limit: int) -> tuple[EventPage, bool]:
         """Return a page, and whether some of its events could not be read and were moved to quarantine."""
         cursor = ms, sequence, behind = parse_event_id(after)
-        shards = self._config.shards_of(app)
+        shards, history = self._config.shards_of(app), self._link.history
         end = "+" if shards == 1 else str(await self._server_ms() - SETTLED)
         found = await self._link.many(
             [
@@ -176,7 +176,8 @@ class RedisReceipts:
                 event = decode_event(blob)
             except CodecError as error:
                 stream, quarantine = keys.events(app, shard), keys.quarantine(app, shard)
-                await set_aside(self._link, stream, "", quarantine, f"{ms}-{sequence}", error)
+                entry_id = f"{ms}-{sequence}"
+                await set_aside(self._link, stream, "", quarantine, entry_id, error, history=history)
                 continue
             readable.append((_event_id(ms, sequence, shard, shards), event))
         missing_to = _event_id(*missing, shards) if after and missing > cursor else ""

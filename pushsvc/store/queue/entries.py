@@ -182,9 +182,8 @@ class Opener:
         return decoded
 
     async def _set_aside(self, state: LaneState, ref: EntryRef, error: CodecError) -> None:
-        if ref.history == self._link.history:
-            quarantine = keys.quarantine(ref.app, ref.shard)
-            await set_aside(self._link, state.key, keys.DISPATCH, quarantine, ref.entry_id, error)
+        quarantine = keys.quarantine(ref.app, ref.shard)
+        await set_aside(self._link, state.key, keys.DISPATCH, quarantine, ref.entry_id, error, history=ref.history)
 
     async def _complete(self, state: LaneState, decoded: list[Decoded]) -> list[Decoded]:
         """Return the chunks with their messages. Content is kept for a day longer than what waits for it, so an open

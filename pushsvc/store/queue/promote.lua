@@ -1,20 +1,23 @@
 -- Moves retries that are due back into their lanes. Several processes may do so at once: each member moves once.
 --
 -- What a device may acknowledge is looked at now and then before it is due: it leaves the set once all of it has ended.
+-- A step ends behind the member with which it has seen enough targets.
 --
 -- KEYS  1 ps:T:retry:<channel>; 2 ps:T:pending; 3 ps:T:quarantine
--- ARGV  1 prefix `ps:T:`; 2 channel; 3 now ms; 4 how many members at most
--- Returns how many deliveries were moved, and how many members were looked at.
+-- ARGV  1 prefix `ps:T:`; 2 channel; 3 now ms; 4 how many members at most; 5 how many targets, about
+-- Returns how many deliveries were moved, and 1 where more may be due.
 
 -- include: fence
 -- include: waiting
 
-local prefix, now = ARGV[1], tonumber(ARGV[3])
-local moved, gone = 0, 0
+local prefix, now, room = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[5])
+local moved, gone, seen = 0, 0, 0
 local members = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[3], 'LIMIT', 0, ARGV[4])
-for m = 1, #members do
-  local member = members[m]
+while seen < #members and room > 0 do
+  seen = seen + 1
+  local member = members[seen]
   local lane, guard, count, chunk = parts_of(member)
+  room = room - (count or 1)
   local due, open = now, count
   if not lane then
     redis.call('XADD', KEYS[3], '*', 'b', member, 'from', KEYS[1], 'id', '', 'why', 'not a retry')
@@ -35,4 +38,4 @@ end
 if gone > 0 then
   redis.call('HINCRBY', KEYS[2], ARGV[2] .. ':retry', -gone)
 end
-return { moved, #members }
+return { moved, (seen < #members or seen == tonumber(ARGV[4])) and 1 or 0 }

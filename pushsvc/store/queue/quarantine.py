@@ -12,9 +12,14 @@ _RECORDS = {"q": "delivery", "receipts": "receipt", "events": "event"}
 """The contents of the streams, by their kind."""
 
 
-async def set_aside(link: Link, stream: str, group: str, quarantine: str, entry_id: str, error: CodecError) -> None:
+async def set_aside(
+    link: Link, stream: str, group: str, quarantine: str, entry_id: str, error: CodecError, *, history: int
+) -> None:
     """Move an entry to the quarantine, and log that without its content, which may contain tokens. `group` is empty
-    where the stream has no consumer group."""
+    where the stream has no consumer group. `history` is that of the link before the entry was read: on another server
+    its id may be that of another entry, so that it is left to the next read."""
+    if history != link.history:
+        return
     why = str(error).partition(":")[0]
     if not await link.script("quarantine", [stream, quarantine], [group, entry_id, why]):
         return  # deleted while it was pending, or moved by another process

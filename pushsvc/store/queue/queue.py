@@ -52,7 +52,9 @@ from .settling import Closed, batches, pack, pack_finished
 _SETTLE = 1000
 """Settlements in one atomic step, which blocks the server for some milliseconds."""
 _PROMOTE = 500
-"""Chunks that one call moves back."""
+"""The maximum number of chunks that one step moves back."""
+_STEP_TARGETS = 20_000
+"""The approximate number of targets of retries that one step looks at: some 20 ms in which the server is blocked."""
 _LAUNCH = 200
 """The approximate number of chunks of scheduled pushes that one call moves: 2 ms in which the server is blocked."""
 _RECLAIM = 100
@@ -342,17 +344,17 @@ class RedisQueue:
     # --- moving -----------------------------------------------------------------------------------
 
     async def promote(self, route: Route, now: int) -> int:
-        """Move up to 500 chunks a call and shard; call it again while it returns any."""
+        """Move up to 500 chunks or about 20,000 deliveries a call and shard; call it again while it returns any."""
         shards = range(self._config.shards_of(route.app))
         return sum(await asyncio.gather(*(self._promote_in(route, shard, now) for shard in shards)))
 
     async def _promote_in(self, route: Route, shard: int, now: int) -> int:
         app, channel = route.app, route.platform
         places = [keys.retries(app, shard, channel), keys.pending(app, shard), keys.quarantine(app, shard)]
-        moved, looked = 0, _PROMOTE
-        while not moved and looked == _PROMOTE:  # of what was acknowledged nothing is moved
-            moved, looked = await self._link.script(
-                "promote", places, [keys.prefix(app, shard), channel, now, _PROMOTE]
+        moved, more = 0, 1
+        while not moved and more:  # of what was acknowledged nothing is moved
+            moved, more = await self._link.script(
+                "promote", places, [keys.prefix(app, shard), channel, now, _PROMOTE, _STEP_TARGETS]
             )
         return moved
 
@@ -470,10 +472,11 @@ class RedisQueue:
         self._counted_at = now
         shards = sorted({(app, shard) for app, shard, _, _ in self._lanes})
         for app, shard in shards:
-            platforms = sorted({place[2] for place in self._lanes if place[:2] == (app, shard)})
-            await self._link.script(
-                "recount", [keys.pending(app, shard)], [keys.prefix(app, shard), _RECOUNTED, *platforms]
-            )
+            for platform in sorted({place[2] for place in self._lanes if place[:2] == (app, shard)}):
+                limits = (_RECOUNTED, _STEP_TARGETS)
+                await self._link.script(
+                    "recount", [keys.pending(app, shard)], [keys.prefix(app, shard), platform, *limits]
+                )
 
     async def retire(self) -> None:
         """Let others take over at once what this consumer has not settled. A later `take` registers it again."""

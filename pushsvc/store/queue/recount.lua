@@ -1,16 +1,17 @@
--- Sets right what is counted as pending in lanes that are empty.
+-- Sets right what is counted as pending of a platform in lanes that are empty.
 --
 -- A failover may bring a server that is behind, or an empty one: what was counted on the old one ends on the new one,
 -- and the counters stay off by so much. Of an empty lane nothing is pending but what waits for its retry.
 --
 -- KEYS  1 ps:T:pending
--- ARGV  1 prefix `ps:T:`; 2 most retries to count of a platform; then the platforms
+-- ARGV  1 prefix `ps:T:`; 2 platform; 3 most retries to count; 4 most of their targets to ask the fence for. With more
+--       of either nothing is counted.
 -- Returns how many counters were wrong.
 
 -- include: fence
 -- include: waiting
 
-local prefix, most, wrong = ARGV[1], tonumber(ARGV[2]), 0
+local prefix, platform, most, room, wrong = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), 0
 
 local function set(field, count)
   if tonumber(redis.call('HGET', KEYS[1], field) or 0) ~= count then
@@ -19,25 +20,38 @@ local function set(field, count)
   end
 end
 
-for at = 3, #ARGV do
-  local platform = ARGV[at]
-  local retries = prefix .. 'retry:' .. platform
-  if redis.call('ZCARD', retries) <= most then
-    local waiting, all = { urgent = 0, normal = 0, bulk = 0 }, 0
-    for _, member in ipairs(redis.call('ZRANGE', retries, 0, -1)) do
-      local lane, guard, count = parts_of(member)
-      if lane and waiting[lane] then
-        waiting[lane] = waiting[lane] + (guard == '' and count or select(2, read_guard(prefix, guard)))
-        all = all + count
-      end
-    end
-    for lane, count in pairs(waiting) do
-      if redis.call('XLEN', prefix .. 'q:' .. platform .. ':' .. lane) == 0 then
-        set(platform .. ':' .. lane, count)
-      end
-    end
-    set(platform .. ':retry', all)
+-- The lane, guard and count of each retry; nothing where they are too many.
+local function retries_of(key)
+  if redis.call('ZCARD', key) > most then
+    return
   end
+  local found = {}
+  for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do
+    local lane, guard, count = parts_of(member)
+    if lane then
+      room = room - (guard == '' and 0 or count)
+      found[#found + 1] = { lane, guard, count }
+    end
+  end
+  return room >= 0 and found
+end
+
+local retries = retries_of(prefix .. 'retry:' .. platform)
+if retries then
+  local waiting, all = { urgent = 0, normal = 0, bulk = 0 }, 0
+  for r = 1, #retries do
+    local lane, guard, count = unpack(retries[r])
+    if waiting[lane] then
+      waiting[lane] = waiting[lane] + (guard == '' and count or select(2, read_guard(prefix, guard)))
+      all = all + count
+    end
+  end
+  for lane, count in pairs(waiting) do
+    if redis.call('XLEN', prefix .. 'q:' .. platform .. ':' .. lane) == 0 then
+      set(platform .. ':' .. lane, count)
+    end
+  end
+  set(platform .. ':retry', all)
 end
 if redis.call('ZCARD', prefix .. 'scheduled') == 0 then
   set('scheduled', 0)

@@ -19,6 +19,7 @@ from ...model.push import Platform
 
 VERSION: Final = b"\x02"
 _CODES: Final[dict[Platform, int]] = {"apns": 1, "fcm": 2}
+"""Platforms with millions of devices, in one byte. Every other one stands by its name."""
 _PLATFORMS: Final = {code: platform for platform, code in _CODES.items()}
 _UUID: Final = 16
 """Bytes of a UUID; a text of hexadecimal digits alone is kept as bytes only where there are more or fewer."""
