@@ -15,7 +15,9 @@ from ..model.delivery import End
 from ..model.documents import Feedback, Time, feedback_document
 from ..model.instants import instant
 from ..model.push import PushState
-from ..model.status import Counts, DeliveryRow, PushStatus
+from ..model.routing import CARRIERS
+from ..model.status import Counts, DeliveryRow, LiveCounts, PushStatus
+from ..ports.live import EventCounts
 from ..ports.receipts import EventPage
 from ..problems import ProblemFault
 
@@ -56,6 +58,20 @@ class Status(Struct, frozen=True):
     created_at: Time
     updated_at: Time
     counts: Counts
+    live: Annotated[
+        LiveCounts | UnsetType,
+        Meta(
+            description="Only for pushes that the live channel carries: how many deliveries were acknowledged, are "
+            "carried on by the provider, and wait for their devices. All of them are in `counts` too."
+        ),
+    ] = UNSET
+    events: Annotated[
+        EventCounts | UnsetType,
+        Meta(
+            description="Only for apps with the live channel: the number of devices that have reported each event, "
+            "whichever channel the push arrived by."
+        ),
+    ] = UNSET
     send_at: Annotated[Time | UnsetType, Meta(description="Only for pushes that are or were scheduled.")] = UNSET
     held: Annotated[
         dict[str, str] | UnsetType,
@@ -82,6 +98,7 @@ class Delivery(Struct, frozen=True):
     attempts: int
     provider_id: Annotated[str, Meta(description="The id that the provider gave the message.")]
     at: Time
+    channel: Annotated[Literal["live", "provider"], Meta(description="The channel that it ended at.")]
     provider_unique_id: Annotated[
         str | UnsetType,
         Meta(description="The `apns-unique-id` that APNs returns in the sandbox, for use in Apple's console."),
@@ -153,17 +170,23 @@ def accepted(
 
 
 def status(
-    push: PushStatus, held: Mapping[str, str] | None = None, warnings: list[ProblemFault] | UnsetType = UNSET
+    push: PushStatus,
+    events: EventCounts | UnsetType = UNSET,
+    held: Mapping[str, str] | None = None,
+    warnings: list[ProblemFault] | UnsetType = UNSET,
 ) -> bytes:
     """Return the status document of a push.
 
-    `held` maps the routes that its deliveries may wait for to reasons. `warnings` are those of the acceptance, if the
-    caller has not received them yet.
+    `events` are what its devices have reported, if the app has the live channel. `held` maps the routes that its
+    deliveries may wait for to reasons. `warnings` are those of the acceptance, if the caller has not received them yet.
     """
     created, updated = instant(push.created_at), instant(push.updated_at)
     send_at = UNSET if push.send_at is None else instant(push.send_at)
     waits = dict(held) if held else UNSET
-    return encode(Status(push.id, push.app, push.state, created, updated, push.counts, send_at, waits, warnings))
+    live = UNSET if push.live is None else push.live
+    return encode(
+        Status(push.id, push.app, push.state, created, updated, push.counts, live, events, send_at, waits, warnings)
+    )
 
 
 def deliveries(rows: list[DeliveryRow], cursor: str | None) -> bytes:
@@ -179,6 +202,7 @@ def deliveries(rows: list[DeliveryRow], cursor: str | None) -> bytes:
             attempts=row.attempts,
             provider_id=row.provider_id,
             at=instant(row.at),
+            channel="live" if row.channel in CARRIERS else "provider",
             provider_unique_id=row.unique_id or UNSET,
         )
         for row in rows

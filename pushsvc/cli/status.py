@@ -12,7 +12,18 @@ from .follow import follow, verdict
 from .output import Json, counts_line, print_json, print_table
 from .running import run
 
-COLUMNS = ("platform", "outcome", "reason", "status", "attempts", "token_hash", "device_id", "provider_id", "at")
+COLUMNS = (
+    "platform",
+    "channel",
+    "outcome",
+    "reason",
+    "status",
+    "attempts",
+    "token_hash",
+    "device_id",
+    "provider_id",
+    "at",
+)
 
 
 def status(
@@ -59,6 +70,10 @@ def print_status(document: JsonObject) -> None:
     """Print the status document as a few lines."""
     print(f"{document['id']}  {document['state']}")
     print(counts_line(document["counts"]))
+    for name in ("live", "events"):
+        counts = document.get(name, {})
+        if any(counts.values()):
+            print(f"{name}: {', '.join(f'{count:,} {what}' for what, count in counts.items())}")
     for route, why in document.get("held", {}).items():
         print(f"held: {route}: {why}")
     scheduled = f", scheduled for {document['send_at']}" if "send_at" in document else ""

@@ -43,6 +43,17 @@ class Counts(Struct, frozen=True):
     cancelled: int = 0
 
 
+class LiveCounts(Struct, frozen=True):
+    """The number of deliveries that the live channel has carried."""
+
+    acked: int = 0
+    """Acknowledged by their devices."""
+    fallback: int = 0
+    """Carried on by the provider, because no device acknowledged them in time."""
+    waiting: int = 0
+    """Waiting for the acknowledgement of their devices."""
+
+
 class PushStatus(Struct, frozen=True):
     """The status of a push, with times in Unix milliseconds."""
 
@@ -54,6 +65,8 @@ class PushStatus(Struct, frozen=True):
     counts: Counts
     send_at: int | None = None
     """None unless the push is or was scheduled."""
+    live: LiveCounts | None = None
+    """None unless the live channel carries any of it."""
 
 
 class DeliveryRow(Struct, frozen=True, array_like=True, gc=False):

@@ -206,15 +206,18 @@ def test_warnings_are_shown(flags: tuple[str, ...], capsys: pytest.CaptureFixtur
         assert reported.err == "warning: to: no account of the app reaches 1 of the targets\n"
 
 
-def test_a_scheduled_push_says_for_when(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_status_says_what_it_was_scheduled_for_and_who_carried_it(capsys: pytest.CaptureFixture[str]) -> None:
     document = {**status_document("scheduled", total=2, queued=2), "send_at": "2026-12-01T09:00:00.000Z"}
-    with scripted([answer(200, document), answer(200, status_document("done", total=2, sent=2))]) as (url, _):
+    nothing = dict.fromkeys(("arrived", "shown", "opened", "dismissed"), 0)
+    done = status_document("done", total=2, sent=2)
+    live = {"acked": 1234, "fallback": 1, "waiting": 0}
+    with scripted([answer(200, {**document, "events": nothing}), answer(200, {**done, "live": live})]) as (url, _):
         for _ in range(2):
             assert cli.main(["status", "--url", url, "p1"]) == 0
     reported = capsys.readouterr().out.splitlines()
     assert reported[0] == "p1  scheduled"
     assert reported[2] == "created a, scheduled for 2026-12-01T09:00:00.000Z, updated b"
-    assert reported[5] == "created a, updated b"
+    assert reported[5:] == ["live: 1,234 acked, 1 fallback, 0 waiting", "created a, updated b"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from pushsvc import telemetry
@@ -275,24 +276,22 @@ def test_delivery_rows() -> None:
     async def main(service: Service) -> None:
         push_id = await accepted(service)
         row = DeliveryRow("apns", None, "ab12", "failed", "BadCollapseId", 400, 1, "p-1", NOW)
-        service.store.rows = [row]
+        service.store.rows = [row, replace(row, channel="apns"), replace(row, channel="live", outcome="sent")]
         answer = await call(service, "GET", f"/v1/push/{push_id}/deliveries?outcome=failed&cursor=7&limit=2")
-        assert answer.json == {
-            "items": [
-                {
-                    "platform": "apns",
-                    "device_id": None,
-                    "token_hash": "ab12",
-                    "outcome": "failed",
-                    "reason": "BadCollapseId",
-                    "status": 400,
-                    "attempts": 1,
-                    "provider_id": "p-1",
-                    "at": "2026-12-01T09:00:00.000Z",
-                }
-            ],
-            "cursor": "12",
+        shown = {
+            "platform": "apns",
+            "device_id": None,
+            "token_hash": "ab12",
+            "outcome": "failed",
+            "reason": "BadCollapseId",
+            "status": 400,
+            "attempts": 1,
+            "provider_id": "p-1",
+            "at": "2026-12-01T09:00:00.000Z",
+            "channel": "provider",
         }
+        live = {**shown, "outcome": "sent", "channel": "live"}
+        assert answer.json == {"items": [shown, shown, live], "cursor": "12"}
         await call(service, "GET", f"/v1/push/{push_id}/deliveries")
         assert service.store.asked == [("failed", "7", 2), (None, "", 100)]
         # A large push has no rows of sent deliveries: a request for them must not answer that there are none.

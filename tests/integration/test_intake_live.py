@@ -6,17 +6,20 @@ import asyncio
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
+from msgspec.structs import replace
 
-from pushsvc.api import ApiLive
+from pushsvc.api import ApiLive, answers
 from pushsvc.live.config import LiveAppConfig
 from pushsvc.live.protocol.tokens import Claims, Verifier, issue
 from pushsvc.model.instants import instant
 from pushsvc.model.live import endpoints_of
-from pushsvc.ports.live import Connected, Cut, LivePush, LiveRoute, Receiver
+from pushsvc.model.status import LiveCounts
+from pushsvc.ports.live import Connected, Cut, EventReport, LivePush, LiveRoute, Receiver
 
 from .test_intake_devices import ask, faults
-from .test_intake_kit import NOW, Service, running
+from .test_intake_kit import ALERT, NOW, Service, running
 from .test_registry import device
 
 SECRET = "5" * 32
@@ -164,5 +167,27 @@ def test_the_connections_of_the_app() -> None:
         await service.memory.live.beat("one", {"shop": 1})
         gateways = [{"gateway": "one", "connections": 1}, {"gateway": "two", "connections": 2}]
         assert await ask(session, "GET", "/v1/live") == (200, {"connections": 3, "gateways": gateways})
+
+    play(act)
+
+
+def test_a_status_tells_what_devices_have_reported_and_what_the_channel_has_carried() -> None:
+    async def act(service: Service, session: aiohttp.ClientSession) -> None:
+        headers = {"Authorization": "Bearer full"}
+        _, accepted = await ask(session, "POST", "/v1/push", ALERT, headers=headers)
+        push = service.store.pushes[accepted["id"]]
+        await service.memory.pushes.accept(push)
+        reports = [EventReport(push.id, device_id, "shown") for device_id in ("a", "b")]
+        assert all(await service.memory.live.report("shop", [*reports, EventReport(push.id, "a", "opened")]))
+        path = f"/v1/push/{push.id}"
+        events = {"arrived": 0, "shown": 2, "opened": 1, "dismissed": 0}
+        for method in ("GET", "DELETE"):
+            _, status = await ask(session, method, path, headers=headers)
+            assert status["events"] == events
+            assert "live" not in status
+        known = await service.store.status("shop", push.id)
+        assert known is not None
+        live = {"acked": 3, "fallback": 2, "waiting": 1}
+        assert msgspec.json.decode(answers.status(replace(known, live=LiveCounts(**live))))["live"] == live
 
     play(act)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from ... import telemetry
 from ...errors import Fault, InvalidRequest, NotFound
 from ...model.status import ROWS_FOR_ALL, PushStatus
+from ...ports.live import EventCounts
 from .. import answers
 from ..http import prefer
 from ..http.exchange import Reply, Request
@@ -55,7 +57,7 @@ async def _reply(ports: ApiPorts, request: Request, push_id: str, accepted: byte
     applied = {prefer.APPLIED: f"wait={seconds}"}
     if status is not None:
         warnings = msgspec.json.decode(accepted, type=answers.Accepted).warnings
-        body = answers.status(status, warnings=warnings)
+        body = answers.status(status, await _events(ports, request, push_id), warnings=warnings)
         return Reply(body, headers={**applied, "Content-Location": path}, repeated=repeated)
     if request.gone():
         raise ClientGone
@@ -67,7 +69,15 @@ async def get_push(ports: ApiPorts, request: Request) -> Reply:
     status = _known(request, await ports.pushes.status(request.app.name, request.params["id"]))
     held = await ports.conditions.held() if status.counts.queued or status.counts.retrying else {}
     own = {route: why for route, why in held.items() if route.startswith(f"{status.app}/")}
-    return Reply(answers.status(status, own))
+    return Reply(answers.status(status, await _events(ports, request, status.id), own))
+
+
+async def _events(ports: ApiPorts, request: Request, push_id: str) -> EventCounts | UnsetType:
+    """Return what devices have reported about a push; unset where the app has no live channel."""
+    if request.app.live is None:
+        return UNSET
+    (events,) = await ports.live.events(request.app.name, [push_id])
+    return events
 
 
 async def get_deliveries(ports: ApiPorts, request: Request) -> Reply:
@@ -88,7 +98,8 @@ async def get_deliveries(ports: ApiPorts, request: Request) -> Reply:
 
 async def cancel_push(ports: ApiPorts, request: Request) -> Reply:
     """Cancel the deliveries of a push that have not been sent."""
-    return Reply(answers.status(_known(request, await ports.pushes.cancel(request.app.name, request.params["id"]))))
+    status = _known(request, await ports.pushes.cancel(request.app.name, request.params["id"]))
+    return Reply(answers.status(status, await _events(ports, request, status.id)))
 
 
 async def get_feedback(ports: ApiPorts, request: Request) -> Reply:
