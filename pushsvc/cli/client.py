@@ -160,7 +160,14 @@ class Client:
 
 @asynccontextmanager
 async def open_client(at: Access) -> AsyncIterator[Client]:
-    """Open a client with its session.
+    """Open a client with its session."""
+    async with open_session(at) as session:
+        yield Client(session, at.url)
+
+
+@asynccontextmanager
+async def open_session(at: Access) -> AsyncIterator[aiohttp.ClientSession]:
+    """Open a session that has the key.
 
     A call may take a minute, because `Prefer: wait` delays an answer for up to 30 s.
     """
@@ -168,7 +175,7 @@ async def open_client(at: Access) -> AsyncIterator[Client]:
     connector = aiohttp.TCPConnector(ssl=client_context() if at.url.startswith("https:") else True)
     timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as session:
-        yield Client(session, at.url)
+        yield session
 
 
 def _channel(channel_id: str) -> str:

@@ -1,7 +1,8 @@
-"""`pushsvc simulate`: the provider simulator in the foreground, until SIGINT or SIGTERM."""
+"""`pushsvc simulate`: the provider simulator, or phones of the live channel, until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import ConfigError
+from ..lab.phones.behaviour import UnknownBehaviour
 from ..lab.simulator import (
     COMMANDS,
     GRAMMAR,
@@ -19,11 +21,15 @@ from ..lab.simulator import (
     sections_of,
     token_kinds,
 )
+from .client import Access, App, Key, Url, access
+from .output import Missing
+from .phones import Plan, Signed, simulate_phones
 
 _DEFAULTS = SimulatorConfig()
 
 
 def simulate(
+    context: typer.Context,
     folder: Annotated[Path, typer.Option(help="The folder of keys and credentials, which are created once.")] = Path(
         "var/simulator"
     ),
@@ -56,20 +62,78 @@ def simulate(
         bool, typer.Option(help="Record requests so that they can be queried; otherwise only totals.")
     ] = True,
     keep: Annotated[int, typer.Option(min=0, help="How many of the latest requests are recorded.")] = 1000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print addresses and files as one line of JSON.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print addresses and files as one line of JSON, or what phones have seen."),
+    ] = False,
     token: Annotated[
         str | None,
         typer.Option(metavar="SCENARIO", help="Print tokens that play SCENARIO (Unregistered, stall.1) and exit."),
     ] = None,
+    phones: Annotated[
+        int, typer.Option(min=0, help="Simulate so many phones of the live channel, and no providers.", metavar="N")
+    ] = 0,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A share of the phones that behaves otherwise: 10%:ack=never,stay=30.", metavar="SHARE%:WORDS"
+        ),
+    ] = None,
+    gateway: Annotated[
+        str,
+        typer.Option(help="Where phones connect, ws://HOST:PORT; by default where the API says.", metavar="URL"),
+    ] = "",
+    wire: Annotated[Literal["json", "protobuf", "both"], typer.Option(help="The format that phones speak.")] = "both",
+    seconds: Annotated[float, typer.Option(min=0, help="For how long phones live; 0: until Ctrl-C.")] = 0.0,
+    seed: Annotated[str, typer.Option(help="Makes chance repeatable; by default it is another one each time.")] = "",
+    prefix: Annotated[str, typer.Option(help="The beginning of the phones' device ids.")] = "phone-",
+    register: Annotated[
+        bool, typer.Option(help="Register the phones at the API, as devices of the platform live.")
+    ] = True,
+    url: Url = "",
+    key: Key = "",
+    app: App = "",
+    secret: Annotated[
+        str,
+        typer.Option(
+            envvar="PUSHSVC_LIVE_SECRET",
+            help="The live.secret of --app: phones sign their tokens themselves. Prefer the environment.",
+            metavar="SECRET",
+            show_envvar=True,
+        ),
+    ] = "",
 ) -> None:
-    """Run APNs and FCM on loopback over TLS and HTTP/2, with the checks of the real providers.
+    """Run APNs and FCM on loopback over TLS and HTTP/2, with the checks of the real providers; or phones.
 
     A device token may carry its own scenario: sim:ACTION[,ACTION]:ANY-TEXT. For FCM this text is the token, for APNs
     its bytes in hexadecimal; another ANY-TEXT makes another token. ACTION is the reason of an answer, such as
     Unregistered or UNREGISTERED, or one of stall, reset, drop, goaway, slow-500 (milliseconds) and others; with .N it
     applies to the first N requests. --token prints such tokens, --token list every action. Keys and credentials in the
     folder are created once and reused, so an app that was configured with them continues to work.
+
+    With --phones they are devices of the live channel that connect, acknowledge and reconnect as the official clients
+    do. They get their tokens from the API, which needs a key with the scope `devices`, or sign them with --secret for
+    devices that are registered already. WORDS of --kind: ack=SECONDS or ack=never; stay and away, the mean SECONDS
+    until a phone leaves and until it is back from another address; vanish (it leaves without a word); nat=SECONDS (its
+    network forgets an idle connection); read=BYTES a second; torn, doubled (its frames); heartbeat=SECONDS, background,
+    foreground. Exit with 1 if a phone missed something that nobody told it of, or showed something out of order.
     """
+    if phones:
+        _simulate_phones(
+            Plan(
+                count=phones,
+                kinds=kind or (),
+                gateway=gateway,
+                wire=wire,
+                seconds=seconds or math.inf,
+                seed=seed,
+                prefix=prefix,
+                register=register,
+            ),
+            Signed(app, secret) if secret else access(context.obj, url, key, app),
+            json=as_json,
+        )
+        return
     if token is not None:
         _print_tokens(token)
         return
@@ -98,6 +162,15 @@ def simulate(
     except ConfigError as error:
         typer.echo(f"pushsvc simulate: {error}", err=True)
         raise typer.Exit(1) from error
+
+
+def _simulate_phones(plan: Plan, at: Access | Signed, *, json: bool) -> None:
+    if isinstance(at, Signed) and not (at.app and plan.gateway):
+        raise Missing("Phones that sign their own tokens need --app and --gateway.")
+    try:
+        simulate_phones(plan, at, json=json)
+    except UnknownBehaviour as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _print_json(address: Address) -> None:

@@ -29,7 +29,7 @@ from .figures import (
 )
 from .live_check import check_live
 from .live_files import live_tls
-from .parts import quiet_gc, run_api, run_dispatch, run_feedback
+from .parts import quiet_gc, raise_file_limit, run_api, run_dispatch, run_feedback
 from .plans import (
     ages,
     api_apps,
@@ -114,6 +114,7 @@ __all__ = [
     "frozen_routes",
     "serve_part_metrics",
     "quiet_gc",
+    "raise_file_limit",
     "run_api",
     "run_dispatch",
     "run_feedback",

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pushsvc.cli.phones import Plan, Signed, rows, run_phones
 from pushsvc.lab.phones.behaviour import ORDINARY, Behaviour
 from pushsvc.lab.phones.fleet import Fleet, FleetConfig, Pace, open_fleet
 from pushsvc.lab.phones.phone import Phone, State
@@ -167,7 +168,7 @@ def test_tokens_are_renewed_before_they_expire_and_after(server: Server) -> None
         await scene.until_online()
         second.leave()
         tokens: list[str] = []
-        for _ in range(3):  # two more than the first: by then the token of before has expired
+        for _ in range(2):  # two more than the first: by then the token of before has expired
             tokens.append(first.token)
             await scene.until(lambda: first.token not in tokens)
         assert first.code == 0
@@ -193,3 +194,24 @@ def test_a_restart_brings_all_back_and_an_end_for_good_does_not(server: Server) 
         assert scene.fleet.online == len(scene.phones) - 1
 
     act(server, [ORDINARY] * 4, story)
+
+
+def test_the_command_tells_what_its_phones_have_seen(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    async def story(world: World) -> None:
+        url = world.sockets.url.replace("http", "ws")
+        plan = Plan(count=10, kinds=["20%:ack=never", "10%:stay=0.2,away=0"], gateway=url, seconds=1.5, every=0.5)
+        running = asyncio.create_task(run_phones(plan, Signed("shop", SECRET), quiet=False))
+        for _ in range(5):
+            await world.push(*(f"phone-{number}" for number in range(10)))
+        found = await running
+        assert (found.phones, found.shown, found.holds) == (10, 50, True)
+        assert len(world.confirmed) == 8 * 5
+        assert 0 < found.moves <= found.recovered
+        reported = dict(rows(found))
+        assert reported["shown"].startswith("50, ")
+        assert reported["order"] == "each push once, in order"
+        first, *lines = capsys.readouterr().err.splitlines()
+        assert first.startswith(f"10 phones at {url}, seed ")
+        assert " of 10 online, 50 shown, " in lines[-1]
+
+    play(server, story, devices=10)

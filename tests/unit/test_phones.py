@@ -28,10 +28,10 @@ each_wire = pytest.mark.parametrize("wire", [JSON, PROTOBUF], ids=["json", "prot
 def shown(*publications: tuple[str, int, int], recovered: bool = False) -> Shown:
     """Return what a phone has shown that connected from nothing, or came back to offset 0."""
     found = Shown()
-    found.connected("e", 0, recovered=False, asked=False, missing=0)
+    found.connected("e", 0, recovered=False, asked=False)
     if recovered:
         found.reached = 0
-        found.connected("e", 0, recovered=True, asked=True, missing=0)
+        found.connected("e", 0, recovered=True, asked=True)
     for push, offset, prev in publications:
         found.published(push, offset, prev)
     return found
@@ -50,7 +50,7 @@ def test_a_hole_is_named_and_nothing_behind_it_is_acknowledged_until_it_is_fille
     assert str(judge(["a", "b", "d"], found)) == "missing b; offsets never received 2..3"
     for push, offset, prev in (("b", 2, 1), ("c", 3, 2), ("d", 4, 3)):
         found.published(push, offset, prev)
-    assert (found.reached, found.repeats, found.late) == (4, 1, [])
+    assert (found.reached, found.repeats, found.late, found.holes) == (4, 1, ["b", "c"], [])
 
 
 def test_what_comes_behind_others_is_late_and_what_was_not_sent_is_foreign() -> None:
@@ -65,6 +65,15 @@ def test_after_a_loss_that_was_said_the_next_publication_begins_anew() -> None:
     assert (found.lost, found.missing, found.reached, found.recover_from) == (1, 4, None, Position("e", 9))
     found.published("f", 6, 5)
     assert (found.holes, found.reached, found.recover_from) == ([], 6, Position("e", 6))
+
+
+def test_what_did_not_follow_its_connect_is_not_acknowledged() -> None:
+    """The connection broke between the answer, which names the top, and the publications behind it."""
+    found = Shown()
+    found.connected("e", 40, recovered=False, asked=False, acked=7)
+    found.connected("e", 40, recovered=True, asked=True)
+    found.published("new", 41, 40)
+    assert (found.reached, found.holes) == (7, [Hole("e", 7, 41)])
 
 
 @given(st.lists(st.integers(0, 9)), st.lists(st.integers(0, 9)))

@@ -394,6 +394,7 @@ class Phone(asyncio.Protocol):
             recovered=stream.recovered,
             asked=asked is not None,
             missing=answer.data.missing,
+            acked=answer.data.acked,
         )
         fleet.connected(self, recovered=stream.recovered, asked=asked is not None)
         self.state = State.ONLINE

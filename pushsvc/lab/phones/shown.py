@@ -27,7 +27,7 @@ class Hole(Struct, frozen=True, gc=False):
 class Shown:
     """What one phone has shown, in order."""
 
-    __slots__ = ("epoch", "holes", "late", "lost", "missing", "position", "pushes", "reached", "repeats")
+    __slots__ = ("epoch", "holes", "late", "lost", "missing", "position", "pushes", "reached", "repeats", "top")
 
     def __init__(self) -> None:
         self.pushes: dict[str, int] = {}
@@ -35,6 +35,7 @@ class Shown:
         self.repeats = 0
         """Publications of pushes that had been shown before."""
         self.holes: list[Hole] = []
+        """Those that were not filled since."""
         self.late: list[str] = []
         """Pushes that were shown after others that stand behind them in the stream."""
         self.lost = 0
@@ -46,33 +47,42 @@ class Shown:
         """The offset that the client libraries keep, and recover from."""
         self.reached: int | None = None
         """Everything of the stream up to here has come; None: the next publication says where it begins."""
+        self.top = 0
+        """The highest offset of the stream that has come."""
 
     @property
     def recover_from(self) -> Position | None:
         """Return the position that the next connect recovers from."""
         return Position(self.epoch, self.position) if self.epoch else None
 
-    def connected(self, epoch: str, offset: int, *, recovered: bool, asked: bool, missing: int) -> None:
-        """Take the position in the answer to a connect; its publications follow."""
+    def connected(
+        self, epoch: str, offset: int, *, recovered: bool, asked: bool, missing: int = 0, acked: int | None = None
+    ) -> None:
+        """Take the position in the answer to a connect; its publications follow. What is not recovered begins after
+        what is acknowledged."""
         if not recovered:
             self.lost += asked
             self.missing += missing
-            self.reached = None
+            self.reached = acked
+        if epoch != self.epoch:
+            self.top = 0
         self.epoch, self.position = epoch, offset
 
     def published(self, push_id: str, offset: int, prev: int) -> bool:
         """Take a publication. Returns whether the push is shown now: it is dropped if it was shown before."""
         self.position = offset
-        behind = self.reached is not None and offset <= self.reached
         if self.reached is None or prev <= self.reached:
-            self.reached = offset if self.reached is None else max(self.reached, offset)
+            self.reached = reached = offset if self.reached is None else max(self.reached, offset)
+            if self.holes:
+                self.holes = [each for each in self.holes if each.epoch != self.epoch or each.before > reached]
         else:
             self.holes.append(Hole(self.epoch, self.reached, offset))
         if push_id in self.pushes:
             self.repeats += 1
             return False
-        if behind:
+        if offset < self.top:
             self.late.append(push_id)
+        self.top = max(self.top, offset)
         self.pushes[push_id] = offset
         return True
 

@@ -56,6 +56,7 @@ class Told(Struct, frozen=True, gc=False):
     """`data` of the answer to a connect."""
 
     missing: int = 0
+    acked: int | None = None
 
 
 class Connected(Struct, frozen=True, gc=False):
