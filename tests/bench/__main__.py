@@ -20,6 +20,7 @@ BENCHES = (
     "audience",
     "devices",
     "live_sockets",
+    "live_heartbeats",
 )
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from pushsvc.live.protocol.heartbeat import NOTHING, Bounds, Learned, agree, ended
 
+from ..bench.live_heartbeats import days
+
 BOUNDS = Bounds(default=25.0, least=4.0, most=900.0)
 
 
@@ -57,6 +59,15 @@ def test_it_settles_below_the_timeout_of_a_network(timeout: float, wish: float) 
     best = min(wish, timeout)
     assert sum(agreed >= timeout for agreed in later) <= 12, "it stays, and tries longer ones ever more rarely"
     assert sorted(later)[len(later) // 2] >= best * 0.45, "it is not needlessly short"
+
+
+@pytest.mark.parametrize(("span", "most"), [(240.0, 60.0), (300.0, 32.0), (600.0, 32.0)])
+def test_a_session_in_the_background_is_pinged_a_tenth_as_often_as_every_25_s(span: float, most: float) -> None:
+    """Real sessions on a simulated clock, for three days."""
+    every = days(span, None, 3, seed="background")
+    assert every[-1].interval < span
+    assert every[-1].messages <= most
+    assert (sum(day.lost for day in every), every[-1].lost) == (pytest.approx(0, abs=6), 0)
 
 
 def test_a_network_that_holds_longer_is_found_again() -> None:
