@@ -67,7 +67,8 @@ def test_a_session_in_the_background_is_pinged_a_tenth_as_often_as_every_25_s(sp
     every = days(span, None, 3, seed="background")
     assert every[-1].interval < span
     assert every[-1].messages <= most
-    assert (sum(day.lost for day in every), every[-1].lost) == (pytest.approx(0, abs=6), 0)
+    assert every[-1].lost == 0
+    assert sum(day.lost for day in every) <= 6
 
 
 def test_a_network_that_holds_longer_is_found_again() -> None:
