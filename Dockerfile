@@ -1,6 +1,6 @@
 # Build with `docker build -t pushsvc .`; run with
-#   docker run -p 8080:8080 -v ./config.toml:/etc/pushsvc/config.toml:ro -v pushsvc:/var/lib/pushsvc pushsvc
-# `docker stop -t 60` gives what is in flight the time to end, which may be more than Docker's 10 seconds; with
+#   docker run -p 8080:8080 -p 8081:8081 -v ./config.toml:/etc/pushsvc/config.toml:ro -v pushsvc:/var/lib/pushsvc pushsvc
+# `docker stop -t 90` gives what is in flight the time to end, which may be more than Docker's 10 seconds; with
 # `docker run --init` somebody waits for the processes that `docker exec` leaves behind.
 # Another part: `docker run .. pushsvc dispatch`, with PUSHSVC_HEALTH_URL=http://127.0.0.1:9464/healthz.
 
@@ -25,12 +25,13 @@ ENV PATH=/opt/pushsvc/bin:$PATH \
     PUSHSVC_CONFIG=/etc/pushsvc/config.toml \
     PUSHSVC_HEALTH_URL=http://127.0.0.1:8080/healthz \
     PUSHSVC__SERVER__HOST=0.0.0.0 \
+    PUSHSVC__LIVE__HOST=0.0.0.0 \
     PUSHSVC__METRICS__HOST=0.0.0.0 \
     PUSHSVC__STORE__DATA_DIR=/var/lib/pushsvc
 USER 10001:10001
 WORKDIR /var/lib/pushsvc
 VOLUME /var/lib/pushsvc
-EXPOSE 8080 9464 9465 9466
+EXPOSE 8080 8081 9464 9465 9466 9467
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(os.environ['PUSHSVC_HEALTH_URL'], timeout=4)"]

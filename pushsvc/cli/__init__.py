@@ -17,6 +17,7 @@ COMMANDS = {
     "dispatch": ("parts:dispatch", "Run the workers that send to the providers."),
     "feedback": ("parts:feedback", "Run the workers that act on dead tokens."),
     "jobs": ("jobs:jobs", "Run the workers for audiences, replays and webhooks."),
+    "live": ("parts:live", "Run the gateway to which devices connect."),
     "simulate": ("simulate:simulate", "Run the provider simulator, or simulated phones."),
     "send": ("send:send", "Send a push, from flags or a JSON file."),
     "status": ("status:status", "Show the status of a push, or follow it until it has ended."),

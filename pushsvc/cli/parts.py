@@ -1,4 +1,4 @@
-"""`serve`, `dispatch`, `feedback`: the parts of the service, each scalable with `--processes`."""
+"""`serve`, `dispatch`, `feedback`, `live`: the parts of the service, each scalable with `--processes`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from .files import temporary_folder
 from .supervisor import LIFELINE, Child, Supervisor, watch_lifeline
 
 Processes = Annotated[int, typer.Option("--processes", "-n", min=0, help="The number of processes; 0: as configured.")]
+
+
+LEAVING = 20.0
+"""Seconds that a gateway may take beside `live.drain`: for the last close frames, and for what devices have asked."""
 
 
 class RunPart(Protocol):
@@ -44,6 +48,13 @@ def feedback(context: typer.Context, processes: Processes = 0) -> None:
     _run_part("feedback", processes or 1, runtime.run_feedback, settings, context)
 
 
+def live(context: typer.Context, processes: Processes = 0) -> None:
+    """Run the gateway to which devices connect."""
+    settings = context.obj.settings()
+    settings.require_live()
+    _run_part("live", processes or settings.live.processes, runtime.run_live, settings, context)
+
+
 def until_signalled(*, hang_up: bool = False) -> asyncio.Event:
     """Return an event that is set by SIGTERM, SIGINT or the end of the supervisor.
 
@@ -59,7 +70,7 @@ def until_signalled(*, hang_up: bool = False) -> asyncio.Event:
 
 
 def _run_part(
-    part: Literal["serve", "dispatch", "feedback"],
+    part: Literal["serve", "dispatch", "feedback", "live"],
     processes: int,
     run: RunPart,
     settings: Settings,
@@ -81,19 +92,23 @@ def _run_part(
                 await runtime.require_durability(settings, url)
             with temporary_folder("pushsvc-metrics-", settings.store.data_dir) as folder:
                 environ = child_environ(context, url, folder)
-                if part == "serve":
-                    environ["PUSHSVC__SERVER__PROCESSES"] = str(processes)
+                if section := {"serve": "SERVER", "live": "LIVE"}.get(part):  # they share one port
+                    environ[f"PUSHSVC__{section}__PROCESSES"] = str(processes)
                 children = [Child(part, (part, "--processes", "1"), copies=processes)]
-                grace = max(settings.server.shutdown_timeout, settings.dispatch.drain_timeout) + 5
                 async with Supervisor(
                     children,
                     environ=environ,
-                    grace=grace,
+                    grace=grace_of(settings),
                     on_exit=lambda pid: telemetry.mark_process_dead(pid, folder),
                 ):
                     await stop.wait()
 
     uvloop.run(one() if processes == 1 or LIFELINE in os.environ else many())
+
+
+def grace_of(settings: Settings) -> float:
+    """Return the seconds that the stop of a part may take."""
+    return max(settings.server.shutdown_timeout + 5, settings.dispatch.drain_timeout + 5, settings.live.drain + LEAVING)
 
 
 def child_environ(context: typer.Context, url: str, metrics: Path) -> dict[str, str]:

@@ -26,7 +26,7 @@ from typing import Final, TextIO
 LISTENS: Final = "PUSHSVC_LISTENS"
 """The environment variable with the descriptor of a pipe to which a process writes its id once it handles signals."""
 PID_BYTES: Final = 8
-PARTS: Final = frozenset(("up", "serve", "dispatch", "feedback", "jobs"))
+PARTS: Final = frozenset(("up", "serve", "dispatch", "feedback", "jobs", "live"))
 """Commands to which SIGHUP means a reload."""
 
 

@@ -14,7 +14,8 @@ from msgspec import Struct
 from .. import runtime, telemetry
 from ..errors import ConfigError
 from ..net.urls import exact_url
-from ..settings import ServerSettings, Settings
+from ..settings import Settings
+from .parts import grace_of
 from .state import local_url
 from .supervisor import Child, Supervisor
 
@@ -24,6 +25,8 @@ class Service(Struct, frozen=True):
 
     url: str
     store_url: str
+    live_url: str = ""
+    """Where devices connect; empty where no app has a live channel."""
 
 
 @asynccontextmanager
@@ -36,9 +39,15 @@ async def open_service(
     `ConfigError`, `StoreOwned`.
     """
     settings.require_apps()
-    if not settings.server.port:
-        raise ConfigError("server.port", "0 is for a single `serve`", "name a port: the parts must agree on it")
-    await _until_free(settings.server)
+    listeners = {"server": ("serve", settings.server.host, settings.server.port)}
+    if has_live := any(app.live for app in settings.apps.values()):
+        listeners["live"] = ("live", settings.live.host, settings.live.port)
+    for section, (part, host, port) in listeners.items():
+        if not port:
+            raise ConfigError(
+                f"{section}.port", f"0 is for a single `{part}`", "name a port: the parts must agree on it"
+            )
+        await _until_free(f"{section}.port", host, port)
     async with AsyncExitStack() as stack:
         if settings.redis.url:
             store_url = settings.redis.url
@@ -58,43 +67,48 @@ async def open_service(
             Supervisor(
                 children(settings),
                 environ=environ,
-                grace=max(settings.server.shutdown_timeout, settings.dispatch.drain_timeout) + 5,
+                grace=grace_of(settings),
                 on_exit=lambda pid: telemetry.mark_process_dead(pid, metrics),
             )
         )
         url = local_url(settings.server.host, settings.server.port)
         await _until_ready(url, stop or asyncio.Event())
-        yield Service(url, store_url)
+        scheme = "wss" if settings.live.tls_cert else "ws"
+        live_url = local_url(settings.live.host, settings.live.port, scheme) if has_live else ""
+        yield Service(url, store_url, live_url)
 
 
 def children(settings: Settings) -> list[Child]:
     """Return the parts as processes: one of each, or as many as the configuration says."""
-    return [
+    found = [
         Child("serve", ("serve", "--processes", "1"), stage=0, copies=settings.server.processes),
         Child("dispatch", ("dispatch", "--processes", "1"), stage=1, copies=settings.dispatch.processes),
         Child("feedback", ("feedback", "--processes", "1"), stage=2),
         Child("jobs", ("jobs", "--processes", "1"), stage=0, copies=settings.jobs.processes),
     ]
+    if any(app.live for app in settings.apps.values()):
+        # Devices stay until nothing is accepted for them any more.
+        found.append(Child("live", ("live", "--processes", "1"), stage=1, copies=settings.live.processes))
+    return found
 
 
-async def _until_free(server: ServerSettings, seconds: float = 5.0) -> None:
-    """Wait until no other process listens on the API's address; its answers would be taken for ours.
+async def _until_free(part: str, host: str, port: int, seconds: float = 5.0) -> None:
+    """Wait until no other process listens on an address; its answers would be taken for ours.
 
-    The API of a service that was killed releases its port as soon as it notices that its parent has gone.
+    The parts of a service that was killed release their ports as soon as they notice that their parent has gone.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while True:
         try:
-            # Bound as the API will bind it, and closed without having listened.
-            (await loop.create_server(asyncio.Protocol, server.host, server.port, start_serving=False)).close()
+            # Bound as its part will bind it, and closed without having listened.
+            (await loop.create_server(asyncio.Protocol, host, port, start_serving=False)).close()
             return
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                return  # The API says better what is wrong with the address.
+                return  # The part says better what is wrong with the address.
         if loop.time() > deadline:
-            place = f"{server.host}:{server.port}"
-            raise ConfigError("server.port", f"{place} is in use by another process", "choose another host or port")
+            raise ConfigError(part, f"{host}:{port} is in use by another process", "choose another host or port")
         await asyncio.sleep(0.1)
 
 

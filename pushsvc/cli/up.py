@@ -30,7 +30,7 @@ SIMULATOR_LOOK = 1.0
 
 
 def up(context: typer.Context, simulator: Simulator = False) -> None:
-    """Run the whole service in one command: store, API, dispatchers, feedback, jobs."""
+    """Run the whole service in one command: store, API, dispatchers, gateway, feedback, jobs."""
     settings: Settings = context.obj.settings()
     config: Path | None = context.obj.config
     with ExitStack() as stack:
@@ -53,6 +53,8 @@ async def _run(settings: Settings, config: Path | None, playground: Playground |
         # A terminal makes a link of all that follows `http://` up to a space.
         say(f"pushsvc listens on {service.url}")
         say(f"  API page  {service.url}/docs\n  metrics   {service.url}/metrics")
+        if service.live_url:
+            say(f"  devices   {service.live_url}")
         if playground is None:
             await stop.wait()
         else:

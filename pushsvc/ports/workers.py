@@ -14,7 +14,7 @@ class Worker(Struct, frozen=True):
     """A living process."""
 
     part: str
-    """`serve`, `dispatch`, `feedback` or `jobs`."""
+    """`serve`, `dispatch`, `feedback`, `jobs` or `live`."""
     consumer: str
     serves: frozenset[str]
     """A dispatcher's routes as `app/platform`; the apps of other parts."""

@@ -5,6 +5,7 @@
     store.py          the configured store, or an embedded one
     providers.py      what other parts need of the providers: their renderers, and whether credentials are usable
     parts.py          the work of one process of each part
+    live.py           and that of the gateway
     figures.py        what `/metrics` shows of Redis
     workers.py        which processes live, and what no process serves
 
@@ -27,6 +28,7 @@ from .figures import (
     webhook_standings,
     webhook_troubles,
 )
+from .live import run_live
 from .live_check import check_live
 from .live_files import live_tls
 from .parts import quiet_gc, raise_file_limit, run_api, run_dispatch, run_feedback
@@ -118,6 +120,7 @@ __all__ = [
     "run_api",
     "run_dispatch",
     "run_feedback",
+    "run_live",
     "load_settings",
     "configured_type",
 ]

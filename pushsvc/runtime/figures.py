@@ -23,7 +23,7 @@ from ..stages import feedback, webhooks
 from .plans import feedback_config, routes_of, webhook_configs
 
 PARTS = ("serve", "dispatch", "feedback", "jobs")
-"""The parts of the service, each of one process or more."""
+"""The parts of every service, each of one process or more. `live` is one where an app has a live channel."""
 GAUGES_EVERY = 2.0
 """Seconds for which figures read from Redis are used, however often `/metrics` is scraped."""
 
@@ -94,7 +94,7 @@ class StoreFigures:
     async def _read(self) -> None:
         settings, store = self._current.settings, self._store
         show_gauges(await store.gauges({app: tuple(each.accounts) for app, each in settings.apps.items()}))
-        show_workers(await store.workers.living())
+        show_workers(settings, await store.workers.living())
         show_frozen(settings, await frozen_routes(settings, store))
         show_webhooks(await webhook_standings(settings, store))
         show_cleanups(await store.cleanups.record())
@@ -109,10 +109,11 @@ def show_gauges(gauges: Gauges) -> None:
     telemetry.show(telemetry.SCHEDULED, {(app,): each.scheduled for app, each in gauges.apps.items()})
 
 
-def show_workers(workers: Iterable[Worker]) -> None:
+def show_workers(settings: Settings, workers: Iterable[Worker]) -> None:
     """Set the number of living processes of each part."""
     living = Counter(worker.part for worker in workers)
-    telemetry.show(telemetry.WORKERS, {(part,): living[part] for part in PARTS})
+    parts = (*PARTS, "live") if any(app.live for app in settings.apps.values()) else PARTS
+    telemetry.show(telemetry.WORKERS, {(part,): living[part] for part in parts})
 
 
 def show_frozen(settings: Settings, frozen: Mapping[str, str]) -> None:

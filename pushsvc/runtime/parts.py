@@ -105,11 +105,11 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
 
         quiet_gc()
         async with (
-            _ending_with(store, stop),
+            ending_with(store, stop),
             backlog.watching(),
             reporting(store, "serve", lambda: current.settings.apps, lambda: routes_of(current.settings)) as report,
             api.serve(app, config) as at,
-            _following(settings, stop, change),
+            following(settings, stop, change),
             watching(store, current),
         ):
             listening(at)
@@ -157,9 +157,9 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
                 await asyncio.sleep(REMOVED_EVERY)
 
         async with (
-            _ending_with(store, stop),
+            ending_with(store, stop),
             reporting(store, "dispatch", lambda: [route.name for route in routes()], routes) as report,
-            _following(settings, stop, change),
+            following(settings, stop, change),
             in_background(hold_removed(), "removed"),
         ):
             await dispatcher.run(stop)
@@ -202,7 +202,7 @@ async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Ca
             restart.set()
 
         apps = reporting(store, "feedback", lambda: current.settings.apps)
-        async with _ending_with(store, stop), _following(settings, stop, change), apps, asyncio.TaskGroup() as tasks:
+        async with ending_with(store, stop), following(settings, stop, change), apps, asyncio.TaskGroup() as tasks:
             tasks.create_task(end_with_stop())
             while not stop.is_set():
                 restart.clear()
@@ -211,7 +211,7 @@ async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Ca
 
 
 @asynccontextmanager
-async def _ending_with(store: Store, stop: asyncio.Event) -> AsyncIterator[None]:
+async def ending_with(store: Store, stop: asyncio.Event) -> AsyncIterator[None]:
     """Set `stop` when the store was replaced by another one, and raise `StoreError` so that the process is started
     again."""
 
@@ -229,7 +229,7 @@ async def _ending_with(store: Store, stop: asyncio.Event) -> AsyncIterator[None]
 
 
 @asynccontextmanager
-async def _following(
+async def following(
     settings: Settings, stop: asyncio.Event, change: Callable[[Settings], Awaitable[None]]
 ) -> AsyncIterator[None]:
     """Call `change` with each later version of the configuration while the block lasts."""

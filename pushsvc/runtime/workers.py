@@ -28,6 +28,7 @@ _WITHOUT: Final = {
     "dispatch": "nothing is sent",
     "feedback": "dead tokens are not pruned, webhooks receive no events",
     "jobs": "audiences, replays, webhooks and cleanups wait",
+    "live": "no device is online",
 }
 LEAVING: Final = 2.0
 """Seconds within which a process that ends reports it: without Redis its last report expires by itself."""
@@ -40,8 +41,13 @@ def unserved(settings: Settings, workers: Collection[Worker], removed: Iterable[
     found: dict[str, str] = {}
     if not _dispatched(workers):
         found = {each.route.name: str(removal_of(each, settings.apps)) for each in removed}
-    names = {"dispatch": [route.name for route in routes_of(settings)]}
+    names = {
+        "dispatch": [route.name for route in routes_of(settings)],
+        "live": [name for name, app in settings.apps.items() if app.live],
+    }
     for part, without in _WITHOUT.items():
+        if part == "live" and not names[part]:
+            continue
         served = [worker.serves for worker in workers if worker.part == part]
         if not served and part != "dispatch":
             found[part] = f"no `pushsvc {part}` runs, or it hangs: {without}"

@@ -85,18 +85,18 @@ class LoggingSettings(Struct, frozen=True, kw_only=True):
         return None if self.format == "auto" else self.format == "json"
 
 
-PARTS = ("dispatch", "feedback", "jobs")
+PARTS = ("dispatch", "feedback", "jobs", "live")
 
 
 class MetricsSettings(Struct, frozen=True, kw_only=True):
     """`[metrics]`: the listener of the parts that have no HTTP server of their own."""
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65533)] = 9464
+    port: Annotated[int, Meta(ge=0, le=65532)] = 9464
     public: bool = False
     """Whether the API shows `/metrics` and the details of `/readyz` without a key, whatever address it listens on."""
 
-    def port_of(self, part: Literal["dispatch", "feedback", "jobs"]) -> int | None:
+    def port_of(self, part: Literal["dispatch", "feedback", "jobs", "live"]) -> int | None:
         """Return the port of a part, or None where the listener is off. Each part has its own port, so that all can run
         on one machine."""
         return self.port + PARTS.index(part) if self.port else None
@@ -288,6 +288,13 @@ class Settings(Struct, frozen=True, kw_only=True):
                 "the app has no provider and no live channel",
                 f"add [apps.{bare[0]}.apns], [apps.{bare[0]}.fcm] or [apps.{bare[0]}.live]; see config/example.toml",
             )
+
+    def require_live(self) -> None:
+        """Raise `ConfigError` where no app has a live channel."""
+        self.require_apps()
+        if not any(app.live for app in self.apps.values()):
+            where = str(self.file) if self.file else "the configuration"
+            raise ConfigError(where, "no app has a live channel", "add a section [apps.NAME.live]")
 
 
 def settings_type(defaults: Mapping[Platform, Defaults]) -> type[Settings]:

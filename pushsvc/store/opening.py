@@ -78,6 +78,7 @@ class Store:
             Supersession(link, config, hash_key, revocations, clock),
             clock,
         )
+        self.arrivals = self.queue
         self.receipts = RedisReceipts(link, config, suppression, liveness, clock)
         self.answers = RedisAnswers(link, config)
         self.suppressions = suppression

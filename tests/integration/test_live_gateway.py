@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 import msgspec
@@ -17,6 +17,7 @@ from centrifuge import (  # type: ignore[import-untyped]  # it ships no types
     Client,
     ClientEventHandler,
     ConnectedContext,
+    ConnectingContext,
     DisconnectedContext,
     ErrorContext,
     ServerPublicationContext,
@@ -51,20 +52,30 @@ def server() -> Iterator[Server]:
         yield found
 
 
+class Home(Protocol):
+    """Where a phone connects, and what makes its tokens."""
+
+    @property
+    def url(self) -> str: ...
+    def token(self, device: str, *, ttl: float = ...) -> str: ...
+
+
 class Phone(ClientEventHandler):  # type: ignore[misc]  # its base has no types
     """A device with the official client, which notes what it sees."""
 
-    def __init__(self, world: World, name: str, *, protobuf: bool, ttl: float = 3600.0) -> None:
+    def __init__(self, world: Home, name: str, *, protobuf: bool, ttl: float = 3600.0) -> None:
         self.name = name
         self.protobuf = protobuf
         self.connects: list[ConnectedContext] = []
         self.recoveries: list[bool] = []
         self.ends: list[int] = []
+        self.breaks: list[int] = []
+        """The codes after which it connects again by itself, 0 for its first connect."""
         self.errors: list[Any] = []
         self.shown: list[dict[str, Any]] = []
         self.changed = asyncio.Event()
         self._world = world
-        url = world.sockets.url.replace("http", "ws") + "/connection/websocket"
+        url = world.url.replace("http", "ws") + "/connection/websocket"
         self.client = Client(
             url + ("?format=protobuf" if protobuf else ""),
             token=world.token(name, ttl=ttl),
@@ -100,6 +111,9 @@ class Phone(ClientEventHandler):  # type: ignore[misc]  # its base has no types
     async def on_connected(self, ctx: ConnectedContext) -> None:
         self._note(self.connects, ctx)
 
+    async def on_connecting(self, ctx: ConnectingContext) -> None:
+        self._note(self.breaks, ctx.code)
+
     async def on_disconnected(self, ctx: DisconnectedContext) -> None:
         self._note(self.ends, ctx.code)
 
@@ -123,6 +137,10 @@ class World:
         self.confirmed: list[tuple[str, str]] = []
         self.drain = 0.1
         self._names = itertools.count(1)
+
+    @property
+    def url(self) -> str:
+        return self.sockets.url
 
     async def confirm(self, app: str, ended: Sequence[Acknowledged]) -> None:
         self.confirmed += [(each.device_id, each.reference.push.id) for each in ended]

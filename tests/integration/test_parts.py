@@ -171,8 +171,11 @@ topic = "com.example.shop"
 """
 
 
+LIVE = {"PUSHSVC__APPS__SHOP__LIVE__SECRET": "s" * 40}
+
+
 @pytest.mark.usefixtures("_own_environment")
-@pytest.mark.parametrize("part", ["up", *PARTS, "doubled"])
+@pytest.mark.parametrize("part", ["up", *PARTS, "live", "doubled"])
 def test_without_an_app_there_is_nothing_to_run(part: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["dispatch", "--processes", "2"] if part == "doubled" else [part]
     assert cli.main(words) == 1
@@ -195,6 +198,9 @@ def test_without_an_app_there_is_nothing_to_run(part: str, capsys: pytest.Captur
         (["feedback"], {"PUSHSVC__REDIS__URL": "http://example.com"}, r"redis.*url"),
         (["serve"], {"PUSHSVC__SERVER__PORT": "TAKEN"}, r"server\.port: 127\.0\.0\.1:TAKEN is in use"),
         (["feedback"], {"PUSHSVC__METRICS__PORT": "TAKEN-1"}, r"metrics\.port: .*127\.0\.0\.1:TAKEN"),
+        (["live"], {}, r"pushsvc\.toml: no app has a live channel .*\[apps\.NAME\.live\]"),
+        (["up"], {**LIVE, "PUSHSVC__LIVE__PORT": "TAKEN"}, r"live\.port: 127\.0\.0\.1:TAKEN is in use"),
+        (["live"], {**LIVE, "PUSHSVC__LIVE__PORT": "TAKEN"}, r"live\.port: 127\.0\.0\.1:TAKEN is in use"),
         (["up"], {"PUSHSVC__SERVER__PORT": "TAKEN"}, r"server\.port: 127\.0\.0\.1:TAKEN is in use"),
         (["up"], {"PUSHSVC__SERVER__PORT": "0"}, r"server\.port: 0 .*name a port"),
         (["serve"], {"PUSHSVC__SERVER__HOST": "no.such.host.invalid"}, r"server\.port: .*no\.such\.host\.invalid"),
@@ -207,6 +213,9 @@ def test_without_an_app_there_is_nothing_to_run(part: str, capsys: pytest.Captur
         "no Redis at all",
         "port taken",
         "metrics port taken",
+        "no live channel",
+        "gateway's port taken for all",
+        "gateway's port taken",
         "port taken for all",
         "no port for all",
         "no such host",

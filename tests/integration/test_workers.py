@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from structlog.testing import capture_logs
 
 from pushsvc import runtime
@@ -19,14 +20,14 @@ from pushsvc.ports.removed import RemovedRoute
 from pushsvc.ports.workers import Worker
 from pushsvc.runtime.figures import Current
 from pushsvc.runtime.workers import watching
-from pushsvc.settings import AppSettings, Settings
+from pushsvc.settings import AppLive, AppSettings, Settings
 from pushsvc.store import StoreConfig, open_store
 
 from .harness import running_service
 from .servers import KINDS, Server, running_server
 from .test_store_kit import NOW, make_push
 
-ALL = ("serve", "dispatch", "feedback", "jobs")
+ALL = ("serve", "dispatch", "feedback", "jobs", "live")
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -56,6 +57,12 @@ def test_what_nobody_serves_has_its_reason() -> None:
     assert "same configuration" in found["news/apns"]
     assert found["feedback"].startswith("no `pushsvc feedback` runs")
     assert list(runtime.unserved(settings("shop"), [])) == ["shop/apns", "feedback", "jobs"]
+    online = structs.replace(settings("shop", "news").apps["news"], live=AppLive(secret="s" * 40))
+    both = structs.replace(settings("shop"), apps={**settings("shop").apps, "news": online})
+    served = workers(dispatch="shop/apns news/apns news/live", feedback="shop news", jobs="shop news")
+    assert list(runtime.unserved(both, served)) == ["live"]
+    assert list(runtime.unserved(both, [*served, *workers(live="shop")])) == ["live news"]
+    assert runtime.unserved(both, [*served, *workers(live="news")]) == {}
 
 
 def test_a_removed_route_has_its_remedy() -> None:

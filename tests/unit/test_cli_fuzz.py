@@ -16,7 +16,7 @@ from pushsvc.cli.lazy import LazyCommand
 
 EXAMPLE = (Path(__file__).parents[2] / "config" / "example.toml").read_text(encoding="utf-8")
 QUIET = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-SERVES = {"demo", "up", "serve", "dispatch", "feedback", "jobs", "simulate", "bench", "check"}
+SERVES = {"demo", "up", "serve", "dispatch", "feedback", "jobs", "live", "simulate", "bench", "check"}
 """Commands that begin something, or look at the machine: what they read is tried by the others."""
 
 

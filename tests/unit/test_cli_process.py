@@ -113,7 +113,7 @@ def test_what_an_encoding_lacks_is_escaped(tmp_path: Path) -> None:
 # --- signals ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["up", "serve", "dispatch", "feedback", "jobs"])
+@pytest.mark.parametrize("command", ["up", "serve", "dispatch", "feedback", "jobs", "live"])
 def test_no_signal_kills_a_part_before_it_listens_to_it(command: str) -> None:
     """SIGHUP is a reload, and a process that is stopped before its start has ended well."""
     raised = "process.catch_signals([%r]); os.kill(os.getpid(), signal.%s); print('lives')"

@@ -1,0 +1,120 @@
+"""The work of one process of `pushsvc live`: a gateway with its sockets, from its first connection to its last."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from itertools import groupby
+from operator import attrgetter
+from typing import Final
+
+from .. import telemetry
+from ..errors import ConfigError
+from ..live.config import LiveConfig
+from ..live.gateway import Acknowledged, Confirm, open_gateway
+from ..live.gateway.http import routes
+from ..live.sockets.config import SocketsConfig
+from ..live.sockets.server import serve
+from ..live.wheel import running_wheel
+from ..model.delivery import Arrival
+from ..ports.queue import Arrivals
+from ..settings import Settings
+from .figures import Current, serve_part_metrics
+from .live_files import live_tls
+from .parts import ending_with, following, quiet_gc, raise_file_limit
+from .plans import live_config
+from .store import open_configured_store
+from .workers import reporting
+
+PACE: Final = 200.0
+"""Connections that a gateway which stops lets go in a second, if that does not take longer than `live.drain`: so few
+do not need to be spread any further, and a gateway without any ends at once."""
+
+
+async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
+    """Hold the connections of devices until `stop`, then let them go one after the other. `listening` is called with
+    the URL. Raises `ConfigError`."""
+    settings.require_live()
+    config, tls = live_config(settings), live_tls(settings.live)
+    raise_file_limit()
+    log = telemetry.get_logger("live")
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_configured_store(settings))
+        current = Current(settings)
+        await serve_part_metrics(stack, current, "live", store)
+        wheel = stack.enter_context(running_wheel())
+        opened = open_gateway(
+            config, store.live, confirming(store.arrivals), wheel, wall=store.seconds, version=version("pushsvc")
+        )
+        gateway = await stack.enter_async_context(opened)
+        listener = serve(
+            sockets_config(config, gateway.id, reuse_port=settings.live.processes > 1, tls=tls),
+            gateway.make_peer,
+            routes(gateway),
+            wheel=wheel,
+            forward=gateway.forward,
+        )
+        sockets = await stack.enter_async_context(listener)
+        gateway.deliver = sockets.deliver
+        quiet_gc()
+
+        async def change(newer: Settings) -> None:
+            current.settings = newer
+            try:
+                # The section [live] is applied by a restart; a certificate that was renewed at its place is not in it.
+                apps = live_config(newer).apps
+                if tls is not None:
+                    live_tls(settings.live)
+                    tls.load_cert_chain(settings.live.tls_cert, settings.live.tls_key or settings.live.tls_cert)
+            except (ConfigError, OSError) as error:
+                log.error("live_reload_refused", error=str(error), running="the previous keys")
+                return
+            gateway.use(apps)
+            await report()
+
+        async with (
+            ending_with(store, stop),
+            reporting(store, "live", lambda: gateway.config.apps) as report,
+            following(settings, stop, change),
+        ):
+            listening(sockets.url)
+            await stop.wait()
+            seconds = min(config.drain, sockets.connections / PACE)
+            gateway.drain(seconds)
+            await sockets.drain(seconds)
+
+
+def sockets_config(
+    config: LiveConfig, node: str, *, reuse_port: bool = False, tls: ssl.SSLContext | None = None
+) -> SocketsConfig:
+    """Return the sockets' part of the configuration. `node` is the name of this gateway."""
+    return SocketsConfig(
+        host=config.host,
+        port=config.port,
+        reuse_port=reuse_port,
+        tls=tls,
+        node=node,
+        max_connections=config.max_connections,
+        allowed_origins=config.allowed_origins,
+        deny_networks=config.deny_networks,
+    )
+
+
+def confirming(arrivals: Arrivals) -> Confirm:
+    """Return the function that ends acknowledged deliveries, and counts those that it ended."""
+
+    async def confirm(app: str, acknowledged: Sequence[Acknowledged]) -> None:
+        by_platform = attrgetter("reference.platform")
+        for platform, some in groupby(sorted(acknowledged, key=by_platform), by_platform):
+            ended = await arrivals.arrived(app, [_arrival(each) for each in some])
+            telemetry.count_ended(app, platform, "sent", "", ended)
+
+    return confirm
+
+
+def _arrival(each: Acknowledged) -> Arrival:
+    reference, push = each.reference, each.reference.push
+    return Arrival(push.id, reference.index, push.total, push.lane, reference.platform, each.device_id, each.at)
