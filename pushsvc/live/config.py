@@ -50,6 +50,8 @@ class LiveConfig(Struct, frozen=True, kw_only=True):
     """Networks whose connections are closed unread."""
     deny_ids: frozenset[str] = frozenset()
     """Devices that are refused."""
+    proxies: tuple[Network, ...] = ()
+    """Proxies whose `X-Forwarded-For` names the address of a device."""
     tls_cert: str = ""
     tls_key: str = ""
     apps: Mapping[str, LiveAppConfig] = {}

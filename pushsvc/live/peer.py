@@ -21,7 +21,7 @@ class Request(Struct, frozen=True, kw_only=True):
     """By lower-case name; the values of a repeated header are joined by commas."""
     body: bytes = b""
     address: str = ""
-    """The IP address of the other end of the connection: a proxy's, if there is one."""
+    """The IP address of the client: of the other end of the connection, or that which a trusted proxy has forwarded."""
     params: dict[str, str] = {}
     """What stands in the path for the names of its route."""
     full: bool = False

@@ -112,6 +112,14 @@ def denied(entries: Iterable[str]) -> Denied:
     return Denied(tuple(networks), frozenset(ids))
 
 
+def network(text: str) -> Network:
+    """Return the network that a text names, which may be one address. Raises `ValueError` with what is expected."""
+    found = _network(text)
+    if found is None:
+        raise ValueError("expected a network or an address, such as 203.0.113.0/24 or 2001:db8::7")
+    return found
+
+
 def is_in(address: str, networks: Sequence[Network]) -> bool:
     """Return whether an address lies in one of these networks, also one of IPv4 that is written as IPv6."""
     try:
@@ -126,6 +134,24 @@ def is_in(address: str, networks: Sequence[Network]) -> bool:
 _ADDRESS_LIKE: Final = re.compile(
     r"[0-9]+(?:\.[0-9]+){3}|[0-9.]*\.[0-9.]*/[0-9.]*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*/[0-9]*"
 )
+
+
+def client_address(peer: str, forwarded_for: str, proxies: Sequence[Network]) -> str:
+    """Return the address from which a client connects: that of the other end, or, where this is one of our proxies, the
+    last one in `X-Forwarded-For` that is none of them. What stands before it may have been written by anybody."""
+    address = peer
+    for entry in reversed(forwarded_for.split(",")):
+        if not is_in(address, proxies):
+            break
+        match = _FORWARDED.fullmatch(entry.strip())
+        if match is None or _network(match[1] or match[2]) is None:
+            break
+        address = match[1] or match[2]
+    return address
+
+
+_FORWARDED: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?|([0-9.]+(?=:[0-9]+\Z)|[0-9A-Fa-f:.]+)(?::[0-9]+)?")
+"""An address, which some proxies write with its port."""
 
 
 def _network(text: str) -> Network | None:

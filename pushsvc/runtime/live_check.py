@@ -61,6 +61,9 @@ def check_endpoints(settings: Settings) -> Iterator[tuple[str, Finding]]:
         yield part, Finding("warning", what, "begin it with https:// or wss://; a proxy ends TLS, or live.tls_cert")
     else:
         yield part, Finding("ok", f"devices are told {shown}")
+        if not live.tls_cert and not live.proxies:
+            what = "behind a proxy that is not named here all devices have its address: `deny` knows no networks"
+            yield "live.proxies", Finding("warning", what, 'name its network, as in ["127.0.0.1"]')
 
 
 def check_origins(live: LiveSettings) -> Iterator[tuple[str, Finding]]:

@@ -12,7 +12,7 @@ from ..live.protocol.tokens import issue
 from ..model.access import ApiKey
 from ..model.defaults import Defaults
 from ..model.devices import Environment
-from ..model.live import Endpoint, denied, endpoints_of, own_endpoints
+from ..model.live import Endpoint, denied, endpoints_of, network, own_endpoints
 from ..model.push import Platform, Route
 from ..model.rates import AccountLimits
 from ..model.routing import RouteTable, table_of
@@ -229,6 +229,7 @@ def live_config(settings: Settings) -> LiveConfig:
         allowed_origins=live.allowed_origins,
         deny_networks=refused.networks,
         deny_ids=refused.ids,
+        proxies=tuple(map(network, live.proxies)),
         tls_cert=live.tls_cert,
         tls_key=live.tls_key,
         apps={name: _live_app(name, app.live) for name, app in settings.apps.items() if app.live is not None},

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from msgspec import Meta, Struct
 
 from ..decoding import Rule
-from ..model.live import Denied, Order, denied, endpoints_of
+from ..model.live import Denied, Order, denied, endpoints_of, network
 from ..model.rates import Rate
 from .values import Count, Port, RateText
 
@@ -75,6 +75,8 @@ class LiveSettings(Struct, frozen=True, kw_only=True):
     """Web pages that may connect, besides those of the gateway's own host."""
     deny: tuple[Annotated[str, Rule(fault=_fault(_denied))], ...] = ()
     """Networks and ids of devices that are refused."""
+    proxies: tuple[Annotated[str, Rule(fault=_fault(network))], ...] = ()
+    """Networks of proxies, whose `X-Forwarded-For` is believed."""
     tls_cert: str = ""
     tls_key: str = ""
 

@@ -666,6 +666,23 @@ async def test_denied_networks_are_closed_unread() -> None:
 
 
 @in_a_loop
+async def test_the_address_that_a_proxy_forwards_is_that_of_the_client() -> None:
+    networks = denied(["203.0.113.0/24"]).networks
+    for proxies, forwarded, status in [
+        ((), "203.0.113.7", 200),
+        (("127.0.0.1",), "198.51.100.1", 200),
+        (("127.0.0.1",), "198.51.100.1, 203.0.113.7", 403),
+    ]:
+        async with gateway(ROUTES, deny_networks=networks, proxies=denied(proxies).networks) as live:
+            client = await live.connect()
+            head = f"GET /v1/live/messages/1 HTTP/1.1\r\nHost: g\r\nX-Forwarded-For: {forwarded}\r\n\r\n"
+            client.send(head.encode())
+            found, _, body = await client.answer()
+            assert found == status
+            assert (b"urn:pushsvc:problem:address-denied" in body) == (status == 403)
+
+
+@in_a_loop
 async def test_a_full_gateway_says_so_to_new_sessions_and_then_closes_unread() -> None:
     async with gateway(max_connections=8) as live:
         clients = [await live.upgrade() for _ in range(9)]

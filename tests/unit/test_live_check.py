@@ -48,10 +48,17 @@ ENDPOINTS = [
     (LiveSettings(host="::"), "warning live.endpoints: devices are told :::8081, where other machines cannot reach it"),
     (LiveSettings(endpoints=("https://push.example", "wss://localhost")), "warning live.endpoints: devices are told https://push.example, wss://localhost, where other machines cannot reach it"),
     (LiveSettings(port=0), "error live.endpoints: live.port is chosen at the start, so devices cannot be told where to connect"),
-    (LiveSettings(port=0, endpoints=("https://push.example",)), "ok live.endpoints: devices are told https://push.example"),
+    (LiveSettings(port=0, endpoints=("https://push.example",), proxies=("::1",)), "ok live.endpoints: devices are told https://push.example"),
     (LiveSettings(endpoints=("wss://push.example", "http://push.example")), "warning live.endpoints: devices are told wss://push.example, http://push.example: without TLS, which phones and browsers refuse, since tokens are in it"),
     (LiveSettings(host="push.example", tls_cert="c"), "ok live.endpoints: devices are told push.example:8081"),
 ]  # fmt: skip
+
+
+def test_a_proxy_that_is_not_named_hides_the_addresses_of_devices() -> None:
+    behind = LiveSettings(endpoints=("https://push.example",))
+    assert written(check_endpoints(Settings(live=behind)))[1:] == [
+        "warning live.proxies: behind a proxy that is not named here all devices have its address: `deny` knows no networks"
+    ]
 
 
 @pytest.mark.parametrize(("live", "line"), ENDPOINTS)
@@ -141,7 +148,6 @@ def test_the_files_of_the_live_channel(tmp_path: Path, files: dict[str, bytes], 
         (tmp_path / name).chmod(0o644)
     app = AppSettings(name="a", live=AppLive(public_key_file=str(tmp_path / "p")))
     live = LiveSettings(
-        endpoints=("https://push.example",),
         max_connections=1,
         tls_cert=str(tmp_path / "c"),
         tls_key=str(tmp_path / "k") if files.keys() != {"c", "p"} or files["c"] else "",

@@ -17,7 +17,7 @@ from pushsvc import runtime
 from pushsvc.errors import ConfigError
 from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.sockets.origins import origin_rule
-from pushsvc.model.live import Denied, Endpoint, denied, endpoints_of, is_in, own_endpoints
+from pushsvc.model.live import Denied, Endpoint, client_address, denied, endpoints_of, is_in, own_endpoints
 from pushsvc.settings import AppLive, LiveRule, LiveSettings, Rate, Settings
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -52,9 +52,10 @@ FAULTS = [
     ("[live]\nallowed_origins = ['https://shop.example:443']", "live.allowed_origins[0]: leave :443 out: browsers do not send the default port"),
     ("[live]\ndeny = ['phone-1', '203.0.113.0/33']", "live.deny[1]: expected a network such as 203.0.113.0/24 or 2001:db8::/32, or the id of a device"),
     ("[live]\ndeny = ['']", "live.deny[0]: expected a network such as 203.0.113.0/24 or 2001:db8::/32, or the id of a device"),
+    ("[live]\nproxies = ['10.0.0.0/8', 'nginx']", "live.proxies[1]: expected a network or an address, such as 203.0.113.0/24 or 2001:db8::7"),
     ("[live]\ntls_key = 'key.pem'", "live.tls_cert: needed beside `tls_key`; leave both out where a proxy ends TLS"),
     ("[live]\ntls_cert = '-----BEGIN CERTIFICATE-----'", "live.tls_cert: expected the path of a PEM file, found its content"),
-    ("[live]\nsecret = 'hunter22'", "live.secret: unknown key; known: allowed_origins, connects, deny, drain, endpoints, heartbeat, heartbeat_max, heartbeat_min, host, inline, max_connections, pong_within, port, processes, tls_cert, tls_key"),
+    ("[live]\nsecret = 'hunter22'", "live.secret: unknown key; known: allowed_origins, connects, deny, drain, endpoints, heartbeat, heartbeat_max, heartbeat_min, host, inline, max_connections, pong_within, port, processes, proxies, tls_cert, tls_key"),
     ("[apps.a]\nlive = 3", "apps.a.live: expected a section, found the number 3"),
     ("[apps.a.live]", "apps.a.live.secret: needed for connect tokens, unless `public_key_file` verifies those that you sign yourself; `openssl rand -hex 32` makes one"),
     ("[apps.a.live]\nsecret = 'hunter22'", "apps.a.live.secret: expected at least 32 bytes, as HS256 needs; `openssl rand -hex 32` makes one"),
@@ -148,6 +149,7 @@ def test_every_key_reaches_the_gateway(tmp_path: Path) -> None:
         inline = 16
         allowed_origins = ["https://*.shop.example"]
         deny = ["phone-1", "203.0.113.7"]
+        proxies = ["10.0.0.0/8", "::1"]
         tls_cert = "/c"
         tls_key = "/k"
         [apps.a.live]
@@ -177,6 +179,7 @@ def test_every_key_reaches_the_gateway(tmp_path: Path) -> None:
         allowed_origins=("https://*.shop.example",),
         deny_networks=(ip_network("203.0.113.7"),),
         deny_ids=frozenset({"phone-1"}),
+        proxies=(ip_network("10.0.0.0/8"), ip_network("::1")),
         tls_cert="/c",
         tls_key="/k",
         apps={"a": LiveAppConfig(secret=SECRET, public_key=pem, ack_within=17, window=18, resend=3)},
@@ -290,6 +293,39 @@ def test_every_entry_is_one_of_both(entries: list[str]) -> None:
     found = denied(entries)
     assert len(found.networks) + sum(entry in found.ids for entry in entries) == len(entries)
     assert all(is_in(entry, found.networks) for entry in entries if entry not in found.ids)
+
+
+PROXIES = denied(["10.0.0.0/8", "::1"]).networks
+FORWARDED = [
+    # (the other end, X-Forwarded-For, the address of the client)
+    ("198.51.100.1", "", "198.51.100.1"),
+    ("198.51.100.1", "203.0.113.7", "198.51.100.1"),  # no proxy of ours
+    ("10.0.0.1", "", "10.0.0.1"),
+    ("10.0.0.1", "203.0.113.7", "203.0.113.7"),
+    ("::1", "203.0.113.7", "203.0.113.7"),
+    ("::ffff:10.0.0.1", "203.0.113.7", "203.0.113.7"),
+    ("10.0.0.1", "192.0.2.9, 203.0.113.7", "203.0.113.7"),  # the first one is what the client says
+    ("10.0.0.1", "203.0.113.7, 10.1.1.1,10.2.2.2", "203.0.113.7"),
+    ("10.0.0.1", "10.1.1.1, 10.2.2.2", "10.1.1.1"),
+    ("10.0.0.1", "203.0.113.7:4711", "203.0.113.7"),
+    ("10.0.0.1", "[2001:db8::7]:4711", "2001:db8::7"),
+    ("10.0.0.1", "2001:db8::7", "2001:db8::7"),
+    ("10.0.0.1", "203.0.113.7, unknown", "10.0.0.1"),
+    ("10.0.0.1", "203.0.113.7, 10.0.0.2, 300.1.1.1", "10.0.0.1"),
+    ("10.0.0.1", "203.0.113.7,", "10.0.0.1"),
+    ("", "203.0.113.7", ""),
+]
+
+
+@pytest.mark.parametrize(("peer", "forwarded", "address"), FORWARDED)
+def test_the_address_that_our_proxies_forward(peer: str, forwarded: str, address: str) -> None:
+    assert client_address(peer, forwarded, PROXIES) == address
+
+
+@given(st.text(alphabet="10.:af[], \t", max_size=20))
+def test_whatever_is_forwarded_is_an_address(forwarded: str) -> None:
+    ip_network(client_address("10.0.0.1", forwarded, PROXIES))
+    assert client_address("198.51.100.1", forwarded, PROXIES) == "198.51.100.1"
 
 
 # --- origins ----------------------------------------------------------------------------------------

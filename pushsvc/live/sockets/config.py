@@ -39,5 +39,7 @@ class SocketsConfig(Struct, frozen=True, kw_only=True):
     """Bytes above which a client that does not read is disconnected."""
     allowed_origins: tuple[str, ...] = ()
     """Web pages that may use the gateway besides its own host's, such as `https://*.shop.example`."""
+    proxies: tuple[Network, ...] = ()
+    """Proxies whose `X-Forwarded-For` names the address of a client."""
     deny_networks: tuple[Network, ...] = ()
     """Networks whose connections are closed unread."""

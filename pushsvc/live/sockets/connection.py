@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, NoReturn, cast
 
 import httptools
@@ -244,11 +244,17 @@ class HttpConnection(asyncio.Protocol):
             query=self._query(url.query) if url.query else {},
             headers=self._headers,
             body=bytes(self._body),
-            address=self._address,
+            address=self._address_of(self._headers),
         )
         upgrade, is_1_1 = parser.should_upgrade(), version == "1.1"
         self._queue.append(_Pending(request, parser.should_keep_alive() and is_1_1 and not upgrade, is_1_1, upgrade))
         self._reset()
+
+    def _address_of(self, headers: Mapping[str, str]) -> str:
+        try:
+            return self._shared.address_of(self._address, headers)
+        except RequestError as error:
+            self._refuse(error)
 
     def _query(self, query: bytes) -> dict[str, str]:
         try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import Forbidden
-from ...model.live import is_in
+from ...model.live import client_address, is_in
 from ..peer import MakePeer, Request
 from ..wheel import Wheel
 from .config import SocketsConfig
@@ -23,6 +23,12 @@ class OriginRefused(Forbidden):
     """The request comes from a web page that may not use the gateway."""
 
     type, title = "origin-not-allowed", "Pages of this origin may not use the gateway"
+
+
+class AddressDenied(Forbidden):
+    """The request comes from a network that may not use the gateway."""
+
+    type, title = "address-denied", "This network may not use the gateway"
 
 
 class Shared:
@@ -62,10 +68,19 @@ class Shared:
         """Whether there are more connections than there should be."""
         return len(self.open) > self.config.max_connections
 
-    def is_refused(self, address: str) -> bool:
+    def is_refused(self, peer: str) -> bool:
         """Return whether a new connection is closed unread: there is no room, or its network is denied."""
-        if len(self.open) > self._most:
-            return True
+        return len(self.open) > self._most or self._is_denied(peer)
+
+    def address_of(self, peer: str, headers: Mapping[str, str]) -> str:
+        """Return the address from which a request comes, which a proxy may have forwarded. Raises `AddressDenied`."""
+        forwarded = headers.get("x-forwarded-for", "") if self.config.proxies else ""
+        address = client_address(peer, forwarded, self.config.proxies) if forwarded else peer
+        if address != peer and self._is_denied(address):
+            raise AddressDenied("Connections from this address are not accepted.")
+        return address
+
+    def _is_denied(self, address: str) -> bool:
         return bool(self._denied) and is_in(address, self._denied)
 
     def origin_headers(self, request: Request) -> dict[str, str]:
