@@ -557,7 +557,7 @@ class LiveClient:
             try:
                 await self._call("ack", {"ack": {"offset": ack.offset, "epoch": ack.epoch}})
             except Exception as error:
-                _tell(self._on_error, error)
+                self._refused(error)
                 if getattr(error, "code", None) in (_UNRECOVERABLE_POSITION, _BAD_REQUEST):
                     return
                 attempt += 1
@@ -574,7 +574,7 @@ class LiveClient:
             try:
                 page = await self._client.history(CHANNEL, limit=PAGE, since=Position(asked.epoch, asked.since))
             except Exception as error:
-                _tell(self._on_error, error)
+                self._refused(error)
                 if getattr(error, "code", None) == _UNRECOVERABLE_POSITION:
                     return  # The gateway ends the connection, and the next one says it.
                 attempt += 1
@@ -619,6 +619,11 @@ class LiveClient:
     def _tell_unread(self, data: Mapping[str, Any]) -> None:
         if "unread" in data:
             _tell(self._on_unread, data["unread"])
+
+    def _refused(self, error: Exception) -> None:
+        """Tell of an error, unless it ended with its connection: the next connection does it again."""
+        if self._client.state.value == "connected":
+            _tell(self._on_error, error)
 
 
 class _Events:

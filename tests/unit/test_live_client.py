@@ -31,7 +31,7 @@ from pushsvc.live_client import (
     Step,
 )
 
-from ..node import NODE, needs_node
+from ..node import needs_node, node
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden" / "live_client.json"
@@ -371,6 +371,6 @@ def test_javascript_does_the_same(tmp_path: Path) -> None:
     scenarios = tmp_path / "scenarios.json"
     scenarios.write_text(json.dumps([*TABLE, *played_here, wrong]))
     said = subprocess.run(
-        [NODE, HERE / "live_client_golden.mjs", MODULE, scenarios], capture_output=True, text=True, check=True
+        [*node(), HERE / "live_client_golden.mjs", MODULE, scenarios], capture_output=True, text=True, check=True
     )
     assert said.stdout == 'a wrong expectation is seen: play 0, received "a": ["show a"]\n'

@@ -394,8 +394,8 @@ export class LiveClient {
     try {
       await this.#call("ack", { ack: { offset, epoch } });
     } catch (error) {
-      this.#failed(error);
-      if (generation !== this.#generation || error?.code === UNRECOVERABLE_POSITION || error?.code === BAD_REQUEST) return;
+      this.#refused(error);
+      if (error?.code === UNRECOVERABLE_POSITION || error?.code === BAD_REQUEST) return;
       this.#after(attempt, () => {
         if (generation === this.#generation) this.#acking = this.#ack({ offset, epoch }, generation, attempt + 1);
       });
@@ -410,7 +410,7 @@ export class LiveClient {
       if (generation !== this.#generation) return;
       this.#run(this.#sequencer.history(page.publications.map((each) => this.#publication(each))));
     } catch (error) {
-      this.#failed(error);
+      this.#refused(error);
       if (error?.code === UNRECOVERABLE_POSITION) return; // The gateway ends the connection, and the next one says it.
       this.#after(attempt, () => {
         if (generation === this.#generation) this.#fill({ since, epoch }, generation, attempt + 1);
@@ -425,6 +425,11 @@ export class LiveClient {
       this.#saving = this.#saving.then(() => storage.save(state)).catch((error) => this.#failed(error));
     }
     return this.#saving;
+  }
+
+  /** What ended with its connection is no failure: the next connection does it again. */
+  #refused(error) {
+    if (this.#client.state === "connected") this.#failed(error);
   }
 
   #failed(error) {

@@ -1,0 +1,335 @@
+"""The live channel as apps have it: the official SDKs with our receiving side, against a real gateway.
+
+One story for all: centrifuge-js in Node and in a browser by WebSocket, HTTP streaming and SSE, in JSON and Protobuf,
+and centrifuge-python. What the SDKs do by themselves is only a test if nobody helps them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from centrifuge import (  # type: ignore[import-untyped]  # it ships no types
+    Client,
+    ClientEventHandler,
+    ConnectedContext,
+    DisconnectedContext,
+    ErrorContext,
+    ServerSubscribedContext,
+)
+
+from pushsvc.live.gateway.connection import Connection
+from pushsvc.live.protocol.codes import SHUTDOWN
+from pushsvc.live_client import LiveClient, Message, State, connect_data
+from pushsvc.model.devices import Device
+
+from ..node import needs_node, node
+from .servers import Server, running_server
+from .test_live_gateway import PATIENCE, World, play
+
+HERE = Path(__file__).parent
+SDK = HERE.parent / "vendor" / "centrifuge-js" / "centrifuge.protobuf.js"
+MODULE = HERE.parents[1] / "pushsvc" / "live" / "clients" / "pushsvc-live.js"
+BIG = "x" * 5000
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running_server("valkey") as found:
+        yield found
+
+
+class Phone:
+    """What a phone has said that it has seen, and what it can be told."""
+
+    def __init__(self, name: str, call: Callable[[str, list[Any]], Awaitable[Any]]) -> None:
+        self.name = name
+        self.call = call
+        self.said: dict[str, list[Any]] = defaultdict(list)
+        self._changed = asyncio.Event()
+
+    def heard(self, event: str, value: Any) -> None:
+        self.said[event].append(value)
+        self._changed.set()
+
+    async def until(self, reached: Callable[[], bool]) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not reached():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise AssertionError(f"{self.name} has seen only {dict(self.said)}") from None
+
+    async def until_said(self, event: str, count: int) -> None:
+        await self.until(lambda: len(self.said[event]) >= count)
+
+    @property
+    def shown(self) -> list[str]:
+        return [each["id"] for each in self.said["shown"]]
+
+
+class Told:
+    """A phone's endpoints, its tokens in the order in which it gets them, and which messages its handler refuses."""
+
+    def __init__(self, world: World, device: str, transport: str, *, ttl: float = 3600.0) -> None:
+        base = world.sockets.url
+        address = base.replace("http", "ws", 1) if transport == "websocket" else base
+        self.endpoints = [{"transport": transport, "endpoint": f"{address}/connection/{transport}"}]
+        self.tokens = [world.token(device, ttl=ttl), *(world.token(device) for _ in range(4))]
+        self.fails: list[str] = []
+
+
+NewPhone = Callable[[Told], Awaitable[Phone]]
+Phones = Callable[[str], contextlib.AbstractAsyncContextManager[NewPhone]]
+"""Given a format, something that makes phones."""
+
+
+@asynccontextmanager
+async def python(format_: str) -> AsyncIterator[NewPhone]:
+    made: list[LiveClient] = []
+
+    async def new(told: Told) -> Phone:
+        protobuf = format_ == "protobuf"
+        phone = Phone("python", lambda call, arguments: getattr(live, call)(*arguments))
+
+        class Events(ClientEventHandler):  # type: ignore[misc]  # its base has no types
+            async def on_connected(self, ctx: ConnectedContext) -> None:
+                phone.heard("connected", "websocket")
+
+            async def on_subscribed(self, ctx: ServerSubscribedContext) -> None:
+                phone.heard("recovered", ctx.recovered)
+
+            async def on_disconnected(self, ctx: DisconnectedContext) -> None:
+                phone.heard("ended", ctx.code)
+
+            async def on_error(self, ctx: ErrorContext) -> None:
+                phone.heard("trouble", ctx)
+
+        class Kept:
+            async def load(self) -> State | None:
+                return None
+
+            async def save(self, state: State) -> None:
+                phone.heard("saved", state)
+
+        async def new_token() -> str:
+            phone.heard("token", True)
+            return told.tokens.pop(0)
+
+        async def show(message: Message) -> None:
+            phone.heard("handling", message.id)
+            if message.id in told.fails:
+                told.fails.remove(message.id)
+                raise RuntimeError("the handler fails")
+            phone.heard("shown", {"id": message.id, "offset": message.offset, "data": message.data})
+
+        (endpoint,) = told.endpoints
+        client = Client(
+            endpoint["endpoint"] + ("?format=protobuf" if protobuf else ""),
+            events=Events(),
+            token=told.tokens.pop(0),
+            get_token=new_token,
+            use_protobuf=protobuf,
+            data=connect_data(heartbeat=30, protobuf=protobuf),
+            min_reconnect_delay=0.05,
+            max_reconnect_delay=0.2,
+        )
+        live = LiveClient(
+            client,
+            show,
+            on_missing=lambda count: phone.heard("missing", count),
+            on_unread=lambda count: phone.heard("unread", count),
+            on_error=lambda error: phone.heard("error", error),
+            storage=Kept(),
+        )
+        made.append(live)
+        return phone
+
+    yield new
+    for live in made:
+        await live.disconnect()
+
+
+@asynccontextmanager
+async def in_node(format_: str) -> AsyncIterator[NewPhone]:
+    process = await asyncio.create_subprocess_exec(
+        *node(),
+        str(HERE / "live_node.mjs"),
+        str(SDK),
+        str(MODULE),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        limit=1 << 20,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
+    phones: list[Phone] = []
+    numbers = itertools.count()
+    answers: dict[int, asyncio.Future[Any]] = {}
+
+    async def read() -> None:
+        async for line in stdout:
+            said = json.loads(line)
+            if "phone" in said:
+                phones[said["phone"]].heard(said["event"], said.get("value"))
+            elif "error" in said:
+                answers[said["number"]].set_exception(AssertionError(said["error"]))
+            else:
+                answers[said["number"]].set_result(said["result"])
+        for answer in answers.values():
+            answer.done() or answer.set_exception(AssertionError("Node has ended"))
+
+    def tell(**what: Any) -> None:
+        stdin.write(json.dumps(what).encode() + b"\n")
+
+    async def new(told: Told) -> Phone:
+        place = len(phones)
+
+        async def call(name: str, arguments: list[Any]) -> Any:
+            number = next(numbers)
+            answers[number] = asyncio.get_running_loop().create_future()
+            tell(phone=place, call=name, argument=arguments, number=number)
+            return await answers[number]
+
+        phones.append(Phone(f"node {format_}", call))
+        tell(phone=place, call="new", argument={**vars(told), "format": format_, "storage": True})
+        return phones[-1]
+
+    reading = asyncio.create_task(read())
+    try:
+        yield new
+    finally:
+        stdin.close()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                complaints = (await stderr.read()).decode()
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            raise
+        await reading
+    lines = [line for line in complaints.splitlines() if "Warning" not in line and "--trace-warnings" not in line]
+    assert lines == []
+
+
+async def story(world: World, new: NewPhone, device: str, transport: str) -> None:
+    told = Told(world, device, transport, ttl=2.0)
+    phone = await new(told)
+    await phone.call("connect", [])
+    await phone.until_said("recovered", 1)
+    assert (phone.said["connected"], phone.said["recovered"]) == ([transport], [False])
+
+    # Received in order, and acknowledged after the handler.
+    pushed = [(await world.push(device))[0] for _ in range(3)]
+    await phone.until(lambda: phone.shown == pushed)
+    await phone.call("settled", [])
+    assert world.confirmed == [(device, each) for each in pushed]
+    assert phone.said["shown"][0]["data"]["notification"] == {"title": "hi"}
+
+    # Read, events, history.
+    assert phone.said["unread"][-1] == 3
+    assert await phone.call("read", []) == 0
+    assert [await phone.call("event", [pushed[0], "opened"]) for _ in range(2)] == [True, False]
+    page = await phone.call("history", [])
+    ids = [each["id"] if isinstance(each, dict) else each.id for each in page]
+    assert ids == pushed[::-1]
+
+    # The token was renewed, and the connection goes on.
+    await phone.until_said("token", 1)
+    # A content that is too large for the stream is fetched.
+    big, _ = await world.push(device, body=msgspec.json.encode({"id": "big", "data": {"text": BIG}}))
+    await phone.until(lambda: phone.shown[3:] == [big])
+    assert phone.said["shown"][-1]["data"]["data"] == {"text": BIG}
+    assert len(phone.said["connected"]) == 1
+
+    # A cut: what was appended meanwhile comes once, and what a provider brought meanwhile is not shown again.
+    cut(world, device)
+    missed = [(await world.push(device, collapse=collapse))[0] for collapse in ("", "x", "x", "")]
+    assert await phone.call("received", [missed[3]]) is True
+    await phone.until(lambda: phone.shown[4:] == [missed[0], missed[2]])
+    await phone.until_said("recovered", 2)
+    await phone.call("settled", [])
+    assert phone.said["recovered"] == [False, True]
+    assert await phone.call("received", [missed[0]]) is False
+    await confirmed(world, device, [*pushed, big, missed[0], missed[2], missed[3]])
+
+    # A shutdown: it comes back.
+    end(world, device)
+    await phone.until_said("recovered", 3)
+    last, _ = await world.push(device)
+    await phone.until(lambda: phone.shown[-1:] == [last])
+    await phone.call("settled", [])
+    assert phone.said["ended"] == []
+    assert phone.said["missing"] == []
+
+    # Another connection of the device: the first one stays away.
+    other = await new(Told(world, device, transport))
+    await other.call("connect", [])
+    await phone.until(lambda: phone.said["ended"] == [4501])
+    after, _ = await world.push(device)
+    await other.until(lambda: other.shown == [after])
+    await other.call("settled", [])
+    assert (len(phone.said["connected"]), phone.shown[-1]) == (3, last)
+    await confirmed(world, device, [*pushed, big, missed[0], missed[2], missed[3], last, after])
+    await other.call("disconnect", [])
+    assert phone.said["error"] == other.said["error"] == []
+
+
+def connections(world: World, device: str) -> list[Connection]:
+    found = [each for each in world.gateway.connections.values() if each.device_id == device]
+    return [each for each in found if isinstance(each, Connection)]
+
+
+def cut(world: World, device: str) -> None:
+    for connection in connections(world, device):
+        connection._transport.abort()
+
+
+def end(world: World, device: str) -> None:
+    for connection in connections(world, device):
+        connection.end(SHUTDOWN)
+
+
+async def confirmed(world: World, device: str, pushes: list[str]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while len([each for name, each in world.confirmed if name == device]) < len(pushes):
+            await asyncio.sleep(0.01)
+    assert [each for name, each in world.confirmed if name == device] == pushes
+
+
+@pytest.mark.parametrize("format_", ["json", "protobuf"])
+def test_the_story_in_python(server: Server, format_: str) -> None:
+    async def main(world: World) -> None:
+        async with python(format_) as new:
+            await story(world, new, "phone-1", "websocket")
+
+    play(server, main)
+
+
+WAYS = [("websocket", "json"), ("websocket", "protobuf"), ("http_stream", "json"), ("http_stream", "protobuf"), ("sse", "json")]
+
+
+@needs_node
+@pytest.mark.parametrize(("transport", "format_"), WAYS)
+def test_the_story_in_node(server: Server, transport: str, format_: str) -> None:
+    async def main(world: World) -> None:
+        async with in_node(format_) as new:
+            await story(world, new, "phone-1", transport)
+
+    play(server, main)
