@@ -3,7 +3,6 @@
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
-import { pathToFileURL } from "node:url";
 import vm from "node:vm";
 
 import { Phone } from "./live_phone.mjs";
@@ -38,7 +37,8 @@ class EventSource {
 
 const [sdk, module] = process.argv.slice(2);
 vm.runInThisContext(readFileSync(sdk, "utf8"));
-const { LiveClient, emulation } = await import(pathToFileURL(module));
+// Old versions of Node take a file of this name for a script.
+const { LiveClient, emulation } = await import(`data:text/javascript,${encodeURIComponent(readFileSync(module, "utf8"))}`);
 const { Centrifuge } = globalThis;
 const options = {
   websocket: globalThis.WebSocket ?? createRequire(import.meta.url)("ws"),

@@ -1,11 +1,9 @@
-"""The sockets of the live gateway by clients of other hands: the library `websockets`, Node's fetch, TLS."""
+"""The sockets of the live gateway by clients of other hands: the library `websockets`, TLS."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
-import shutil
 import ssl
 from pathlib import Path
 
@@ -16,13 +14,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from pushsvc.lab.simulator.certificates import Keys
-from pushsvc.live.peer import Request
-from pushsvc.live.sockets.http import HttpAnswer, HttpRoute
 from pushsvc.net.tls import server_context
 
 from .live_rig import Gateway, gateway, in_a_loop
-
-NODE = shutil.which("node")
 
 
 def _url(live: Gateway, query: str = "") -> str:
@@ -135,69 +129,3 @@ def test_tls(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
             await live.sessions[0].end.wait()
 
     test()
-
-
-STREAMS = r"""
-// As transport_http_stream.ts and transport_sse.ts of centrifuge-js do it.
-const [base] = process.argv.slice(2);
-const session = async (node) => (await (await fetch(`${base}/session?n=${node}`)).json()).session;
-const emulate = (session, data) => fetch(`${base}/emulation`, {
-  method: 'POST', headers: {'Content-Type': 'application/json'}, mode: 'cors', credentials: 'same-origin',
-  body: JSON.stringify({session, node: 'here', data}),
-});
-const read = async (response, end) => {
-  const reader = response.body.getReader(), decoder = new TextDecoder();
-  let text = '';
-  while (!text.includes(end)) {
-    const {done, value} = await reader.read();
-    if (done) return text + '<end>';
-    text += decoder.decode(value);
-  }
-  return {text, reader};
-};
-const stream = await fetch(`${base}/connection/http_stream`, {
-  method: 'POST', headers: {Accept: 'application/json', 'Content-Type': 'application/json'}, body: '{"id":1}',
-});
-const first = await read(stream, '\n');
-const posted = await emulate(await session(0), '{"id":2}\n{"id":3}');
-let second = '';
-while (!second.includes('{"id":3}\n')) second += new TextDecoder().decode((await first.reader.read()).value);
-const sse = await fetch(`${base}/connection/sse?cf_connect=${encodeURIComponent('{"id":4}')}`);
-const event = await read(sse, '\n\n');
-console.log(JSON.stringify({first: first.text, posted: posted.status, second, type: sse.headers.get('content-type'),
-  event: event.text, gone: (await emulate('nobody', '{}')).status}));
-process.exit(0);
-"""
-
-
-@pytest.mark.skipif(NODE is None, reason="needs Node")
-def test_streams_as_centrifuge_js_reads_them(tmp_path: Path) -> None:
-    script = tmp_path / "streams.mjs"
-    script.write_text(STREAMS)
-
-    assert NODE is not None
-    node = NODE
-
-    @in_a_loop
-    async def run() -> None:
-        live: Gateway
-
-        async def session(request: Request) -> HttpAnswer:
-            found = await live.session(int(request.query["n"]))
-            return HttpAnswer(json.dumps({"session": found.transport.session}).encode())
-
-        async with gateway([HttpRoute("GET", "/session", session)]) as live:
-            process = await asyncio.create_subprocess_exec(
-                node, str(script), f"http://127.0.0.1:{live.port}", stdout=asyncio.subprocess.PIPE
-            )
-            said = json.loads((await process.communicate())[0])
-            assert said == {
-                "first": '{"id":1}\n',
-                "posted": 204,
-                "second": '{"id":2}\n{"id":3}\n',
-                "type": "text/event-stream; charset=utf-8",
-                "event": '\r\ndata: {"id":4}\n\n',
-                "gone": 404,
-            }
-
-    run()

@@ -86,7 +86,7 @@ class Phone(ClientEventHandler):  # type: ignore[misc]  # its base has no types
             max_reconnect_delay=0.2,
         )
 
-    async def new_token(self, _: Any) -> str:
+    async def new_token(self) -> str:
         return self._world.token(self.name)
 
     def data(self, content: Any) -> Any:
@@ -374,3 +374,11 @@ def test_plain_http_for_a_short_connection(server: Server) -> None:
         assert (await world.http("GET", "/v1/live/history", "x.y.z"))[0] == 401
 
     play(server, story)
+
+
+def test_what_fails_beside_a_gateway_is_not_taken_for_its_end(server: Server) -> None:
+    async def story(world: World) -> None:
+        raise TimeoutError("of the story")
+
+    with pytest.raises(TimeoutError, match="of the story"):
+        play(server, story)

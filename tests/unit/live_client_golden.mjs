@@ -1,10 +1,10 @@
 // Plays scenarios with the Sequencer of pushsvc-live.js, and prints those that end otherwise than they should.
 // usage: node live_client_golden.mjs pushsvc-live.js scenarios.json
 import { readFileSync } from "node:fs";
-import { pathToFileURL } from "node:url";
 
 const [module, scenarios] = process.argv.slice(2);
-const { Sequencer } = await import(pathToFileURL(module));
+// Old versions of Node take a file of this name for a script.
+const { Sequencer } = await import(`data:text/javascript,${encodeURIComponent(readFileSync(module, "utf8"))}`);
 
 const publication = ({ offset, id, prev }) => ({ offset, data: { id, prev } });
 const calls = {

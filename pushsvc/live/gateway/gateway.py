@@ -464,11 +464,12 @@ async def open_gateway(
     tasks = [asyncio.create_task(loop) for loop in loops]
     try:
         yield gateway
-        async with asyncio.timeout(LEAVING):
-            await gateway.finish()
-    except (TimeoutError, StoreUnavailable) as error:
-        # Nothing is lost: what is not acknowledged is sent by the next channel.
-        telemetry.get_logger("live").warning("live_drain_incomplete", error=str(error) or type(error).__name__)
+        try:
+            async with asyncio.timeout(LEAVING):
+                await gateway.finish()
+        except (TimeoutError, StoreUnavailable) as error:
+            # Nothing is lost: what is not acknowledged is sent by the next channel.
+            telemetry.get_logger("live").warning("live_drain_incomplete", error=str(error) or type(error).__name__)
     finally:
         for task in tasks:
             task.cancel()
