@@ -1,7 +1,8 @@
 """`pushsvc demo`: show the whole service on this machine, with nothing to install or to sign up for.
 
-A script of pushes runs against a real service (embedded store, API, dispatcher, feedback, each a process) and the
-provider simulator (TLS and HTTP/2 on loopback). At a terminal a live view shows the counts; piped, plain lines.
+A script of pushes runs against a real service (embedded store, API, dispatcher, gateway, feedback, each a process), the
+provider simulator (TLS and HTTP/2 on loopback) and simulated phones. At a terminal a live view shows the counts; piped,
+plain lines.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ Once = Annotated[bool, typer.Option("--once", help="Run the script once and exit
 
 
 def demo(context: typer.Context, once: Once = False) -> None:
-    """Show the service at work: pushes that arrive, fail and retry, a dead token that is pruned, a held route that
-    recovers.
+    """Show the service at work: pushes that arrive, fail and retry, phones that are online, silent and back, a dead
+    token that is pruned, a held route that recovers.
     """
     started = time.monotonic()
     # All ways of asking it to end leave nothing behind.
@@ -40,8 +41,8 @@ def demo(context: typer.Context, once: Once = False) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pushsvc-demo-")))
         view = stack.enter_context(open_view(Console()))
-        view.say("start", "embedded store, provider simulator, API, dispatcher, feedback and jobs: six processes")
-        playground = stack.enter_context(open_playground(folder, port=free_port()))
+        view.say("start", "store, simulator, API, dispatcher, gateway, feedback, jobs")
+        playground = stack.enter_context(open_playground(folder, port=free_port(), live_port=free_port()))
         context.obj.config = playground.config_file
         settings = context.obj.settings()
         # The view shows what the parts would log at a terminal.
@@ -50,7 +51,7 @@ def demo(context: typer.Context, once: Once = False) -> None:
         async def run() -> None:
             async with open_service(settings, playground.config_file, environ) as service:
                 view.say("ready", f"{service.url} after {time.monotonic() - started:.1f} s")
-                scene = Scene(service.url, playground, view)
+                scene = Scene(service.url, service.live_url, playground, view)
                 async with scene:
                     await play(scene)
                     while not once:

@@ -37,7 +37,8 @@ def up(context: typer.Context, simulator: Simulator = False) -> None:
         playground = None
         if simulator:
             folder = settings.store.data_dir / "playground"
-            playground = stack.enter_context(open_playground(folder, port=settings.server.port))
+            ports = {"port": settings.server.port, "live_port": settings.live.port}
+            playground = stack.enter_context(open_playground(folder, **ports))
             context.obj.config = config = playground.config_file
             settings = context.obj.settings()
         uvloop.run(_run(settings, config, playground))

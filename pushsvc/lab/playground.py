@@ -1,5 +1,6 @@
 """A complete configuration around the simulator, in one folder, on which `demo` and `up --simulator` run. The folder
-keeps the simulator's certificates and credentials and the API key, so that a second start uses the same ones."""
+keeps certificates, credentials, the API key and the secret of connect tokens, so that a second start uses the same
+ones."""
 
 from __future__ import annotations
 
@@ -45,6 +46,16 @@ scopes = ["push", "devices", "feedback", "admin"]
 
 {sections}"""
 
+LIVE = """
+[live]
+port = {port}
+drain = 1
+
+[apps.{app}.live]
+secret = "{secret}"
+ack_within = 2
+"""
+
 
 class Playground(Struct, frozen=True):
     """The paths and addresses of a playground."""
@@ -53,6 +64,7 @@ class Playground(Struct, frozen=True):
     api_key: str
     simulator: SimulatorHandle
     port: int
+    live_port: int | None
 
     @property
     def url(self) -> str:
@@ -60,25 +72,28 @@ class Playground(Struct, frozen=True):
 
 
 @contextmanager
-def open_playground(folder: Path, *, port: int, **simulator: Any) -> Iterator[Playground]:
-    """Start a simulator in a process of its own and write the configuration that points at it. `simulator` are fields
-    of its `SimulatorConfig`. Raises `StoreOwned` while another process uses the folder, whose configuration would be
-    overwritten."""
+def open_playground(folder: Path, *, port: int, live_port: int | None = None, **simulator: Any) -> Iterator[Playground]:
+    """Start a simulator in a process of its own and write the configuration that points at it.
+
+    With a `live_port` the app has the live channel too. `simulator` are fields of its `SimulatorConfig`. Raises
+    `StoreOwned` while another process uses the folder, whose configuration would be overwritten.
+    """
     folder = folder.resolve()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _own(folder), simulator_process(folder / "simulator", **simulator) as handle:
-        api_key = _api_key(folder / "api-key")
+        api_key = _kept(folder / "api-key", "pk_")
         config_file = folder / "pushsvc.toml"
-        config_file.write_text(
-            CONFIG.format(
-                port=port,
-                data_dir=folder / "store",
-                app=APP,
-                sha256=hashlib.sha256(api_key.encode()).hexdigest(),
-                sections=sections_of(APP, handle.urls, handle.credentials),
-            )
+        text = CONFIG.format(
+            port=port,
+            data_dir=folder / "store",
+            app=APP,
+            sha256=hashlib.sha256(api_key.encode()).hexdigest(),
+            sections=sections_of(APP, handle.urls, handle.credentials),
         )
-        yield Playground(config_file, api_key, handle, port)
+        if live_port is not None:
+            text += LIVE.format(app=APP, port=live_port, secret=_kept(folder / "live-secret", "ls_"))
+        config_file.write_text(text)
+        yield Playground(config_file, api_key, handle, port, live_port)
 
 
 @contextmanager
@@ -101,8 +116,9 @@ def _own(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _api_key(file: Path) -> str:
+def _kept(file: Path, prefix: str) -> str:
+    """Return the secret in a file, which is made once."""
     if not file.exists():
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-            stream.write(f"pk_{secrets.token_urlsafe(24)}")
+            stream.write(f"{prefix}{secrets.token_urlsafe(24)}")
     return file.read_text()

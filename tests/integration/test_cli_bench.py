@@ -19,7 +19,8 @@ from .processes import own_processes
 
 def test_it_loads_the_service_and_tells(tmp_path: Path) -> None:
     with own_processes(tmp_path) as own:
-        up = own.start("up", "--simulator", PUSHSVC__SERVER__PORT=str(free_ports()))
+        port = free_ports(2)
+        up = own.start("up", "--simulator", PUSHSVC__SERVER__PORT=str(port), PUSHSVC__LIVE__PORT=str(port + 1))
         key = up.until(r"API key of the app `demo`: (\S+)")[1]
         config = str(own.folder / "var" / "playground" / "pushsvc.toml")
         words = ("--config", config, "-n", "350", "--targets", "100", "--callers", "3")

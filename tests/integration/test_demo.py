@@ -43,25 +43,26 @@ def test_piped_it_tells_the_story_in_plain_lines(processes: Processes, scratch: 
     assert "\x1b" not in out
     lines = [LINE.fullmatch(line) for line in out.splitlines()]
     assert all(lines), out
+    assert max(map(len, out.splitlines())) <= 80, out
     story = [(found[2], found[3]) for found in lines if found]
     times = [float(found[1]) for found in lines if found]
     assert times == sorted(times)
     kinds = [kind for kind, _ in story]
     # Act by act: each kind comes up, and none before its time.
-    acts = "start ready accepted sent devices retry failed dead held fixed resumed totals done"
+    acts = "start ready accepted sent devices online silent back live retry failed dead held fixed resumed totals done"
     assert " ".join(dict.fromkeys(kinds)) == acts
     reported = dict(zip(kinds, (text for _, text in story), strict=True))
     assert "503" in reported["retry"]
     assert "BadPriority" in reported["failed"]
     assert [text for kind, text in story if kind == "dead"] == [
-        "APNs says 410 Unregistered of Cid's phone: that delivery ends as `invalid`",
+        "APNs says 410 Unregistered of Cid's phone: it is `invalid`",
         "feedback: cid-phone pruned, its state is pruned",
-        "the topic leaves it out from now on, and its bare token is `suppressed`",
+        "the topic leaves it out, and its bare token is `suppressed`",
     ]
-    assert re.fullmatch(r"apns \(InvalidProviderToken\): 200 sent by FCM, 200 wait, 0 failed", reported["held"])
+    assert re.fullmatch(r"apns \(InvalidProviderToken\): 200 wait, 0 failed", reported["held"])
     assert reported["resumed"] == "400 of 400 sent, no token lost"
     assert [text for kind, text in story if kind == "totals"] == [
-        "5,423 accepted = sent 5,420, failed 1, invalid 1, suppressed 1",
+        "5,426 accepted = sent 5,423, failed 1, invalid 1, suppressed 1",
         "by the simulator's record 0 of them arrived twice",
     ]
     assert "Traceback" not in err

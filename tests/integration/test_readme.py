@@ -54,8 +54,8 @@ class Played:
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     with own_processes(tmp_path_factory.mktemp("readme")) as processes:
-        port = str(free_ports())
-        up = processes.start("up", "--simulator", PUSHSVC__SERVER__PORT=port)
+        port = free_ports(2)
+        up = processes.start("up", "--simulator", PUSHSVC__SERVER__PORT=str(port), PUSHSVC__LIVE__PORT=str(port + 1))
         key = up.until(r"API key of the app `demo`: (\S+)")[1]
         yield Played(processes, up, Api(f"http://127.0.0.1:{port}", key))
         assert up.end() == 0

@@ -66,8 +66,8 @@ class Played:
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     with own_processes(tmp_path_factory.mktemp("played")) as own:
-        port = free_ports()
-        up = own.start("up", "--simulator", PUSHSVC__SERVER__PORT=str(port))
+        port = free_ports(2)
+        up = own.start("up", "--simulator", PUSHSVC__SERVER__PORT=str(port), PUSHSVC__LIVE__PORT=str(port + 1))
         key = up.until(r"API key of the app `demo`: (\S+)")[1]
         url = up.until(LISTENS)[1]
         assert url == f"http://127.0.0.1:{port}"
@@ -168,7 +168,9 @@ def test_a_second_one_is_refused_and_leaves_the_first_alone(
     assert [file.read_bytes() for file in files] == before
 
     # The same without the simulator: at the store itself, and at the port, whose answers would pass for its own.
-    monkeypatch.setenv("PUSHSVC__SERVER__PORT", str(free_ports()))
+    port = free_ports(2)
+    monkeypatch.setenv("PUSHSVC__SERVER__PORT", str(port))
+    monkeypatch.setenv("PUSHSVC__LIVE__PORT", str(port + 1))
     code, _, err = shell("up")
     assert code == 1
     (line,) = err.splitlines()

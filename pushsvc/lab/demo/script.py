@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
 
 from ...errors import PushsvcError
+from ..phones.fleet import Fleet, FleetConfig, open_fleet
+from ..phones.phone import Phone, State
+from ..phones.tokens import ApiTokens
 from ..playground import Playground
 from ..simulator import apns_token, fcm_token
 from .view import View
@@ -26,8 +30,10 @@ class DemoError(PushsvcError):
 class Scene:
     """The service as a caller sees it: posts pushes, follows them, reads feedback and metrics."""
 
-    def __init__(self, url: str, playground: Playground, view: View) -> None:
+    def __init__(self, url: str, live_url: str, playground: Playground, view: View) -> None:
         self.view = view
+        self.url = url
+        self.live_url = live_url
         self.simulator = playground.simulator
         self._session = aiohttp.ClientSession(url, headers={"Authorization": f"Bearer {playground.api_key}"})
         self._counts: dict[str, dict[str, int]] = {}
@@ -50,15 +56,26 @@ class Scene:
         """Return targets at the simulated FCM that answer by `scenario`."""
         return [{"platform": "fcm", "token": fcm_token(scenario, self._unique())} for _ in range(count)]
 
-    async def register(self, device: str, target: dict[str, str], **fields: Any) -> None:
-        """Register a device with PUT, and subscribe it to `news`."""
+    async def register(self, device: str, target: dict[str, str], *topics: str, **fields: Any) -> None:
+        """Register a device with PUT, and subscribe it to topics."""
         for path, body in (
             (f"/v1/devices/{device}", {**target, **fields}),
-            (f"/v1/topics/news/devices/{device}", None),
+            *((f"/v1/topics/{topic}/devices/{device}", None) for topic in topics),
         ):
             async with self._session.put(path, json=body) as answer:
                 if answer.status not in (201, 204):
                     raise DemoError(f"PUT {path} answered {answer.status}: {await answer.text()}")
+
+    @asynccontextmanager
+    async def phones(self) -> AsyncIterator[Fleet]:
+        """Open a fleet of phones, whose tokens the API gives."""
+        async with open_fleet(FleetConfig(url=self.live_url), ApiTokens(self._session, self.url)) as fleet:
+            yield fleet
+
+    async def asked(self) -> int:
+        """Return how many requests both providers have accepted so far."""
+        record = await asyncio.to_thread(self.simulator.record)
+        return int(record["accepted"])
 
     async def get(self, path: str) -> Any:
         """Return the JSON document at `path`."""
@@ -74,6 +91,14 @@ class Scene:
             if answer.status != 202:
                 raise DemoError(f"POST /v1/push answered {answer.status}: {document.get('detail')}")
             return str(document["id"])
+
+    async def until_so(self, what: str, reached: Callable[[], bool]) -> None:
+        """Wait for something that the phones do."""
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        while not reached():
+            if asyncio.get_running_loop().time() > deadline:
+                raise DemoError(f"after {PATIENCE:.0f} s still not so: {what}")
+            await asyncio.sleep(0.02)
 
     async def until(self, push: str, reached: Callable[[dict[str, int]], bool]) -> dict[str, int]:
         """Follow a push until its counts are as wanted."""
@@ -140,7 +165,7 @@ class Scene:
 
 async def play(scene: Scene) -> None:
     """Run all acts. Raises `DemoError` when one does not end as it should."""
-    for act in (sent, registered, retried, pruned, held, totals):
+    for act in (sent, registered, online, retried, pruned, held, totals):
         await act(scene)
 
 
@@ -153,7 +178,7 @@ def expect(counts: dict[str, int], **wanted: int) -> None:
 
 async def sent(scene: Scene) -> None:
     push = await scene.send(scene.apns() + scene.fcm(), "Order 7 shipped", lane="urgent")
-    scene.view.say("accepted", f"one push to an iPhone and an Android phone, id {push}")
+    scene.view.say("accepted", "one push to an iPhone and an Android phone")
     expect(await scene.until_done(push), sent=2)
     scene.view.say("sent", "both providers took it")
     push = await scene.send(scene.apns(count=2500) + scene.fcm(count=2500), "News", lane="bulk")
@@ -165,31 +190,81 @@ async def sent(scene: Scene) -> None:
 async def registered(scene: Scene) -> None:
     for device, target in (("ann-phone", scene.apns()), ("ann-tablet", scene.fcm()), ("bob-phone", scene.fcm())):
         user = device.partition("-")[0]
-        await scene.register(device, target[0], user=user, tags={"plan": "pro" if user == "ann" else "free"})
-    scene.view.say("devices", "three are registered: Ann's phone and tablet, Bob's phone; all follow the topic `news`")
+        await scene.register(device, target[0], "news", user=user, tags={"plan": "pro" if user == "ann" else "free"})
+    scene.view.say("devices", "Ann's phone and tablet, Bob's phone; all follow topic `news`")
     expect(await scene.until_done(await scene.send({"users": ["ann"]}, "For Ann")), sent=2)
     expect(await scene.until_done(await scene.send({"where": "tags.plan == 'free'"}, "For who pays nothing")), sent=1)
     expect(await scene.until_done(await scene.send({"topic": "news"}, "News for all")), sent=3)
-    scene.view.say("sent", "2 to the user ann, 1 where tags.plan == 'free', 3 to the topic")
+    scene.view.say("sent", "2 to user ann, 1 where tags.plan == 'free', 3 to the topic")
+
+
+async def online(scene: Scene) -> None:
+    await scene.register("dora-phone", scene.fcm()[0], user="dora")
+    await scene.register("dora-desk", {"platform": "live"})
+    async with scene.phones() as phones:
+        phone, desk = phones.add("dora-phone"), phones.add("dora-desk")
+        phones.start()
+        await scene.until_so("both are online", lambda: phones.online == 2)
+        scene.view.say("online", "Dora's phone (FCM) and desktop (live only) have connected")
+
+        before = await scene.asked()
+        push = await scene.send({"devices": ["dora-phone"]}, "You are online")
+        expect(await scene.until_done(push), sent=1)
+        await shown(scene, phone, push, asked=before)
+        scene.view.say("online", "the phone has acknowledged a push: no provider is asked")
+
+        phone.darken()
+        push = await scene.send({"devices": ["dora-phone"]}, "Are you there?")
+        expect(await scene.until_done(push), sent=1)
+        await provider_asked(scene, before + 1)
+        scene.view.say("silent", "its network swallows everything: after 2 s FCM is asked, once")
+        phone.leave()
+        phone.start()
+        await shown(scene, phone, push, asked=before + 1)
+        scene.view.say("back", "the phone gets its stream, whole, and drops what it has shown")
+
+        desk.leave()
+        await scene.until_so("the desktop is away", lambda: desk.state is State.AWAY)
+        push = await scene.send({"devices": ["dora-desk"]}, "For later")
+        await scene.until(push, lambda counts: counts["total"] > 0)
+        scene.view.say("live", "the desktop is away and has no provider: its push waits")
+        desk.start()
+        expect(await scene.until_done(push), sent=1)
+        await shown(scene, desk, push, asked=before + 1)
+        scene.view.say("live", "it is back, and has it")
+
+
+async def shown(scene: Scene, phone: Phone, push: str, *, asked: int) -> None:
+    """Wait until a phone has shown a push. Raises `DemoError` if providers were asked otherwise than `asked` times."""
+    await scene.until_so(f"{phone.device} shows {push}", lambda: push in phone.shown.pushes)
+    await provider_asked(scene, asked)
+    if phone.shown.holes or phone.shown.late:
+        raise DemoError(f"{phone.device} has not shown everything in order")
+
+
+async def provider_asked(scene: Scene, times: int) -> None:
+    """Raise `DemoError` if the providers have accepted another number of requests."""
+    if (found := await scene.asked()) != times:
+        raise DemoError(f"the providers were asked {found} times, not {times}")
 
 
 async def retried(scene: Scene) -> None:
     push = await scene.send(scene.apns("ServiceUnavailable.2", 3) + scene.apns(), "Twice unavailable")
     await scene.until(push, lambda counts: counts["retrying"] > 0)
-    scene.view.say("retry", "APNs answers 503 to three of four; they wait in Redis, with back-off and jitter")
+    scene.view.say("retry", "APNs answers 503 to three of four: they wait, with back-off")
     expect(await scene.until_done(push), sent=4)
     scene.view.say("sent", "all four, the three at their third attempt")
     push = await scene.send(scene.fcm("INTERNAL.1") + scene.apns("BadPriority"), "One is refused")
     expect(await scene.until_done(push), sent=1, failed=1)
-    scene.view.say("failed", "one refused for good (BadPriority): kept as a dead letter; its neighbour was sent")
+    scene.view.say("failed", "one is refused for good (BadPriority) and kept; one is sent")
 
 
 async def pruned(scene: Scene) -> None:
     (dead,) = scene.apns("Unregistered")
-    await scene.register("cid-phone", dead, user="cid")
+    await scene.register("cid-phone", dead, "news", user="cid")
     push = await scene.send({"topic": "news"}, "One of these phones is gone")
     expect(await scene.until_done(push), invalid=1, sent=3)
-    scene.view.say("dead", "APNs says 410 Unregistered of Cid's phone: that delivery ends as `invalid`")
+    scene.view.say("dead", "APNs says 410 Unregistered of Cid's phone: it is `invalid`")
     deadline = asyncio.get_running_loop().time() + PATIENCE
     while not (events := [event for event in await scene.feedback() if event["token"] == dead["token"]]):
         if asyncio.get_running_loop().time() > deadline:
@@ -200,7 +275,7 @@ async def pruned(scene: Scene) -> None:
     expect(await scene.until_done(await scene.send({"topic": "news"}, "News again")), total=3, sent=3)
     push = await scene.send([dead, *scene.apns()], "To its token all the same")
     expect(await scene.until_done(push), suppressed=1, sent=1)
-    scene.view.say("dead", "the topic leaves it out from now on, and its bare token is `suppressed`")
+    scene.view.say("dead", "the topic leaves it out, and its bare token is `suppressed`")
 
 
 async def held(scene: Scene) -> None:
@@ -209,9 +284,9 @@ async def held(scene: Scene) -> None:
     push = await scene.send(scene.apns(count=200) + scene.fcm(count=200), "Through a bad minute")
     where = await scene.until_held(True)
     counts = await scene.until(push, lambda counts: counts["sent"] >= 200)
-    scene.view.say("held", f"{where}: {counts['sent']} sent by FCM, {counts['total'] - counts['sent']} wait, 0 failed")
+    scene.view.say("held", f"{where}: {counts['total'] - counts['sent']} wait, 0 failed")
     await asyncio.to_thread(scene.simulator.restore_credentials, "apns")
-    scene.view.say("fixed", "the credentials are good again; the next probe finds out by itself")
+    scene.view.say("fixed", "they are good again, which the next probe finds out")
     await scene.until_held(False)
     expect(await scene.until_done(push), sent=400)
     scene.view.say("resumed", "400 of 400 sent, no token lost")

@@ -15,6 +15,9 @@ from rich.text import Text
 
 STYLES = {
     "sent": "green",
+    "online": "green",
+    "silent": "yellow",
+    "back": "green",
     "retry": "yellow",
     "dead": "magenta",
     "held": "red",
