@@ -116,6 +116,8 @@ class Rig:
     session: aiohttp.ClientSession
     rng: random.Random
     ledger: Ledger = field(default_factory=Ledger)
+    live_url: str = ""
+    """Where devices connect."""
     loads: int = 0
     keyed: bool = False
     """Each push has an Idempotency-Key of its own, and is posted until it is accepted."""
@@ -123,7 +125,7 @@ class Rig:
     # --- the processes ----------------------------------------------------------------------------
 
     def pids(self, part: str) -> list[int]:
-        """The processes of one part, `serve`, `dispatch` or `feedback`."""
+        """The processes of one part: `serve`, `dispatch`, `feedback`, `jobs` or `live`."""
         return child_pids(os.getpid(), part)
 
     async def kill(self, part: str, number: int = signal.SIGKILL) -> None:
@@ -343,11 +345,12 @@ async def open_rig(
     url: str = "",
     keep: int = 1000,
     configure: Callable[[Playground], None] | None = None,
+    live: bool = False,
     **environ: str,
 ) -> AsyncIterator[Rig]:
     """Start it all. `environ` overrides configuration: `RETRY__ATTEMPTS="9"`. With the `url` of another store the
     rig's own holds the jobs alone. `keep` requests of each platform stay whole in the simulator's record.
-    `configure` may write to the configuration file before anything reads it.
+    `configure` may write to the configuration file before anything reads it. `live`: the app has the live channel.
     """
     telemetry.configure_logging("critical", json=False)
     # Not pytest's tmp_path: a socket's path has at most 107 bytes.
@@ -359,8 +362,12 @@ async def open_rig(
         store = StoreServer(store_folder, fsync)
         store.start()
         stack.callback(store.stop)
-        simulator = {"latency": LATENCY, "keep": keep}
-        playground = stack.enter_context(open_playground(folder / "play", port=free_ports(), **simulator))
+        port = free_ports(2)
+        playground = stack.enter_context(
+            open_playground(
+                folder / "play", port=port, live_port=port + 1 if live else None, latency=LATENCY, keep=keep
+            )
+        )
         if configure is not None:
             configure(playground)
         reported = {
@@ -381,4 +388,4 @@ async def open_rig(
             headers = {"Authorization": f"Bearer {playground.api_key}", "Content-Type": "application/json"}
             timeout = aiohttp.ClientTimeout(total=30)
             async with aiohttp.ClientSession(service.url, headers=headers, timeout=timeout) as session:
-                yield Rig(playground, store, session, random.Random(f"{SEED} {seed}"))
+                yield Rig(playground, store, session, random.Random(f"{SEED} {seed}"), live_url=service.live_url)
