@@ -186,7 +186,7 @@ async def opened(server: Server, config: LiveConfig, devices: int = 4) -> AsyncI
             async with (
                 open_gateway(config, store.live, world.confirm, wheel, wall=time.time, version="test") as gateway,
                 serve(
-                    SocketsConfig(port=0, node=gateway.id),
+                    SocketsConfig(port=0, node=gateway.id, allowed_origins=config.allowed_origins),
                     gateway.make_peer,
                     routes(gateway),
                     wheel=wheel,

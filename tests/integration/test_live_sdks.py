@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from aiohttp import web
 from centrifuge import (  # type: ignore[import-untyped]  # it ships no types
     Client,
     ClientEventHandler,
@@ -32,7 +33,9 @@ from pushsvc.live_client import LiveClient, Message, State, connect_data
 from pushsvc.model.devices import Device
 
 from ..node import needs_node, node
+from .ports import free_ports
 from .servers import Server, running_server
+from .test_docs_page import CHROMIUM, browser
 from .test_live_gateway import PATIENCE, World, play
 
 HERE = Path(__file__).parent
@@ -205,7 +208,7 @@ async def in_node() -> AsyncIterator[NewPhone]:
 
         phones.append(Phone(f"node {told.endpoints[0]['transport']} {told.format}", call))
         tell(phone=place, call="new", argument={**vars(told), "storage": True})
-        return phones[-1]
+        return phones[place]
 
     reading = asyncio.create_task(read())
     try:
@@ -341,6 +344,57 @@ async def confirmed(world: World, device: str, pushes: list[str]) -> None:
     assert [each for name, each in world.confirmed if name == device] == pushes
 
 
+@asynccontextmanager
+async def in_chromium(origin: str) -> AsyncIterator[NewPhone]:
+    """A page that stands at `origin`, which is not the gateway's."""
+    files = {
+        "/centrifuge.js": (SDK, "text/javascript"),
+        "/pushsvc-live.js": (MODULE, "text/javascript"),
+        "/live_phone.mjs": (HERE / "live_phone.mjs", "text/javascript"),
+        "/live_page.mjs": (HERE / "live_page.mjs", "text/javascript"),
+    }
+    page_text = '<script src="/centrifuge.js"></script><script type="module" src="/live_page.mjs"></script>'
+
+    async def serve(request: web.Request) -> web.Response:
+        if request.path not in files:
+            return web.Response(text=page_text, content_type="text/html")
+        path, media = files[request.path]
+        return web.Response(text=path.read_text(), content_type=media)
+
+    runner = web.ServerRunner(web.Server(serve))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", int(origin.rpartition(":")[2])).start()
+    phones: list[Phone] = []
+    try:
+        async with browser() as page:
+            await page.open(f"{origin}/")
+            assert await page.look("window.ready") is True
+
+            async def read() -> None:
+                while True:
+                    for said in await page.look("next()"):
+                        phones[said["phone"]].heard(said["event"], said.get("value"))
+
+            async def new(told: Told) -> Phone:
+                place = len(phones)
+
+                async def call(name: str, arguments: list[Any]) -> Any:
+                    return await page.look(f"tell({place}, {json.dumps(name)}, {json.dumps(arguments)})")
+
+                phones.append(Phone(f"chromium {told.endpoints[0]['transport']} {told.format}", call))
+                await page.look(f"add({place}, {json.dumps({**vars(told), 'storage': True})})")
+                return phones[place]
+
+            reading = asyncio.create_task(read())
+            try:
+                yield new
+            finally:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+    finally:
+        await runner.cleanup()
+
+
 async def stories(world: World, new: NewPhone, ways: list[tuple[str, str]]) -> None:
     door: Any = Door(world.gateway.live)
     world.gateway.live = door
@@ -357,12 +411,25 @@ def test_the_story_in_python(server: Server) -> None:
     play(server, main)
 
 
+WAYS = [(transport, form) for transport in ("websocket", "http_stream") for form in ("json", "protobuf")]
+WAYS.append(("sse", "json"))
+
+
 @needs_node
 def test_the_story_in_node(server: Server) -> None:
-    ways = [(transport, form) for transport in ("websocket", "http_stream") for form in ("json", "protobuf")]
-
     async def main(world: World) -> None:
         async with in_node() as new:
-            await stories(world, new, [*ways, ("sse", "json")])
+            await stories(world, new, WAYS)
 
     play(server, main)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH; .ci/run installs none either")
+def test_the_story_in_a_browser(server: Server) -> None:
+    origin = f"http://127.0.0.1:{free_ports()}"
+
+    async def main(world: World) -> None:
+        async with in_chromium(origin) as new:
+            await stories(world, new, WAYS)
+
+    play(server, main, allowed_origins=(origin,))

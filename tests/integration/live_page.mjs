@@ -1,0 +1,21 @@
+// Phones in a page of a browser: `tell` is what a phone is to do, `next` gives what phones have seen since.
+import { LiveClient, emulation } from "/pushsvc-live.js";
+import { Phone } from "/live_phone.mjs";
+
+const phones = new Map();
+let said = [];
+let wake = () => {};
+
+window.add = (phone, told) => {
+  const emit = (event, value) => {
+    said.push({ phone, event, value });
+    wake();
+  };
+  phones.set(phone, new Phone({ Centrifuge: window.Centrifuge, LiveClient, emulation, emit, options: {} }, told));
+};
+window.tell = (phone, call, argument) => phones.get(phone).live[call](...argument).then((result) => result ?? null);
+window.next = async () => {
+  if (!said.length) await new Promise((resolve) => ((wake = resolve), setTimeout(resolve, 1000)));
+  return said.splice(0);
+};
+window.ready = true;
