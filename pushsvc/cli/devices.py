@@ -110,6 +110,8 @@ async def _delete(settings: Settings, app: str, device_id: str) -> bool:
     from ..runtime import open_existing_store
 
     async with open_existing_store(settings) as store:
+        if settings.apps[app].live is not None:
+            await store.live.revoke(app, device_id)
         return await store.registry.remove(app, device_id)
 
 

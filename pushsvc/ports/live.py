@@ -212,7 +212,8 @@ class Cut(Struct, frozen=True, array_like=True, tag="c"):
 
     app: str
     connection: int
-    why: Literal["replaced", "revoked"]
+    why: Literal["replaced", "revoked", "moved"]
+    """`moved`: its stream has ended, and the device may connect again."""
 
 
 class Unread(Struct, frozen=True, array_like=True, tag="u"):
@@ -346,8 +347,11 @@ class LiveStreams(Protocol):
 
     async def revoke(self, app: str, device_id: str) -> int:
         """Refuse tokens of this device that were issued before now, and end its connection and its route. Returns the
-        instant, in Unix ms. Call it before a device is removed from the registry: the removal deletes its stream and
-        the route in it."""
+        instant, in Unix ms.
+
+        The registry ends the connection of each device that is gone, and refuses no token: if a device is removed
+        because somebody asked for it, call this first, or the tokens are valid again if its id is registered again.
+        """
         ...
 
     async def admits(self, app: str, device_id: str, *, issued_at: int) -> Refused | None:

@@ -30,7 +30,7 @@ from .link.clock import Clock, StoreClock, wall_clock
 from .link.inspection import inspect
 from .link.link import Link
 from .link.replicas import open_link
-from .live import RedisLive
+from .live import RedisGateways, RedisLive
 from .pushes.expansions import RedisExpansions
 from .pushes.pushes import RedisPushes
 from .queue.queue import RedisQueue
@@ -54,7 +54,8 @@ class Store:
         revocations = Revocations(link, clock)
         suppression = Suppression(link, config, hash_key, revocations, clock)
         marks = Marks(link, suppression, revocations, clock)
-        registry = RedisRegistry(link, config, hash_key, suppression, marks, clock)
+        gateways = RedisGateways(link, config, clock)
+        registry = RedisRegistry(link, config, hash_key, suppression, marks, clock, poke=gateways.poke)
         presence = DevicePresence(marks, registry)
         liveness = Liveness(link, config, clock)
         self.clock = clock

@@ -94,12 +94,18 @@ class LiveState:
     def new_epoch(self) -> str:
         return f"{next(self.epochs):08x}"
 
-    def moved(self, app: str, ordinal: int, *, gone: bool) -> None:
-        """A device is gone, or has another user."""
+    def gone(self, app: str, ordinal: int, now: int, *, stays: bool) -> None:
+        """A device is gone. `stays`: its id is that of another one now."""
+        stream = self.streams.pop((app, ordinal), None)
+        route = None if stream is None else stream.route
+        if route is not None and self.gateways.get((app, route.gateway), (0, 0))[0] > now:
+            self.inboxes[route.gateway].append(Cut(app, route.connection, "moved" if stays else "revoked"))
+            self.poked.set()
+
+    def renew(self, app: str, ordinal: int) -> None:
+        """A device has another user."""
         stream = self.streams.get((app, ordinal))
-        if gone:
-            self.streams.pop((app, ordinal), None)
-        elif stream is not None:
+        if stream is not None:
             top = stream.top
             self.streams[app, ordinal] = Stream(self.new_epoch(), [], top, top, top, top, 0, stream.route, stream.since)
 

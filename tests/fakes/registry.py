@@ -196,14 +196,16 @@ class MemoryRegistry:
                     return self._change(app, about, decide)
             raise
         state.moved |= {(app, platform, token_digest(b"", token)) for platform, token in unsettling(changes)}
+        given = {change.after.id for change in changes if change.after is not None}
         for change in changes:
             if change.before is not None:
                 old = change.before.device
                 del owners[identity(old.platform, old.token)]
                 del devices[old.id]
-                gone = change.after is None or change.after.id != old.id
-                if gone or (change.after and change.after.user != old.user):
-                    state.live.moved(app, change.before.n, gone=gone)
+                if change.after is None or change.after.id != old.id:
+                    state.live.gone(app, change.before.n, state.clock(), stays=old.id in given)
+                elif change.after.user != old.user:
+                    state.live.renew(app, change.before.n)
         for change in changes:
             if (new := change.after) is not None:
                 n = next(self._state.numbers) if change.before is None else change.before.n

@@ -52,13 +52,14 @@ def play(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     scene: Callable[[Shell], Awaitable[None]],
+    extra: str = "",
 ) -> None:
-    """Run a scene against a service that the environment points at."""
+    """Run a scene against a service that the environment points at. `extra` is added to its configuration."""
 
     async def main() -> None:
         # The service shares this process' streams; only the command line is to be heard there.
         configure_logging("info", io.StringIO())
-        async with running_service(tmp_path) as service:
+        async with running_service(tmp_path, extra=extra) as service:
             monkeypatch.setenv("PUSHSVC_URL", str(service.session._base_url))
             monkeypatch.setenv("PUSHSVC_KEY", KEY)
             monkeypatch.setenv("PUSHSVC_CONFIG", str(tmp_path / "pushsvc.toml"))

@@ -9,6 +9,7 @@ import pytest
 
 from pushsvc import runtime
 from pushsvc.model.devices import Device
+from pushsvc.ports.live import Refused
 from pushsvc.ports.registry import Prune
 
 from .harness import apns
@@ -83,5 +84,7 @@ def test_devices_are_shown_restored_and_deleted(
             }
             assert (await shell("devices", "delete", "phone", "--app", "shop"))[0] == 1
             assert (await shell("devices", "delete", "d1", "--app", "shop"))[1] == "deleted d1 of shop\n"
+            await store.registry.put_many("shop", many[1:2])
+            assert await store.live.admits("shop", "d1", issued_at=0) == Refused("revoked")
 
-    play(tmp_path, capsys, monkeypatch, scene)
+    play(tmp_path, capsys, monkeypatch, scene, f'[apps.shop.live]\nsecret = "{"5" * 32}"\n')

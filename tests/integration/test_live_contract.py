@@ -292,6 +292,37 @@ def test_a_device_that_returns_gets_what_it_missed(server: Server | None) -> Non
     play(server, story, LASTING)
 
 
+def test_the_connection_of_a_device_that_goes_is_closed(server: Server | None) -> None:
+    async def act(world: World) -> None:
+        store = await opened(world, "removed", "stale", "taken", "taker", "mover", "moved")
+        live, registry = store.live, store.registry
+        inbox = live.inbox("gate-a")
+        numbers = {name: number for number, name in enumerate(("removed", "stale", "taken", "taker", "mover"), 1)}
+        for name, number in numbers.items():
+            await connected(live, name, LiveRoute("gate-a", number))
+
+        async def cut() -> list[tuple[int, str]]:
+            items = (await inbox.receive(0)).items
+            return [(item.connection, item.why) for item in items if isinstance(item, Cut)]
+
+        assert await registry.remove("shop", "removed")
+        await registry.revise("shop", ["stale"], lambda device: None)
+        assert await cut() == [(1, "revoked"), (2, "revoked")]
+        # A token goes to a new device, which takes the place of the one that had it.
+        await registry.put("shop", replace(phone("new"), token=phone("taken").token))
+        assert await cut() == [(3, "revoked")]
+        # The devices that get the token of another one stay registered: they come back by themselves.
+        await registry.put_many("shop", [replace(phone("mover"), token=phone("moved").token)])
+        assert await cut() == [(5, "moved")]
+        assert await registry.remove("shop", "moved") is False
+        assert await registry.remove("shop", "new")
+        await live.disconnect("shop", "taker", LiveRoute("gate-a", 4))
+        assert await registry.remove("shop", "taker")
+        assert await cut() == []
+
+    play(server, act, LASTING)
+
+
 def test_unknown_devices_and_revoked_tokens_are_refused(server: Server | None) -> None:
     async def story(world: World) -> None:
         live = (await opened(world, "x", "y")).live

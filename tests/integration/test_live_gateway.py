@@ -23,6 +23,7 @@ from centrifuge import (  # type: ignore[import-untyped]  # it ships no types
     ServerPublicationContext,
     ServerSubscribedContext,
 )
+from msgspec.structs import replace
 
 from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.gateway import Acknowledged, Gateway, open_gateway
@@ -281,11 +282,18 @@ def test_a_second_connection_replaces_the_first(server: Server) -> None:
     play(server, story)
 
 
-def test_a_revoked_token_is_cut_and_refused(server: Server) -> None:
+def test_who_is_registered_anew_comes_back_and_a_revoked_token_is_cut_and_refused(server: Server) -> None:
     async def story(world: World) -> None:
         phone = Phone(world, "phone-1", protobuf=False)
         await phone.client.connect()
         await phone.until(lambda: bool(phone.connects))
+        other = await world.store.registry.get("shop", "phone-2")
+        assert other is not None
+        await world.store.registry.put("shop", replace(other, id="phone-1"))  # with its token
+        await phone.until(lambda: len(phone.connects) == 2)
+        assert phone.ends == []
+        push, _ = await world.push("phone-1")
+        await phone.until(lambda: [each["id"] for each in phone.shown] == [push])
         old = world.token("phone-1", age=5.0)
         await world.store.live.revoke("shop", "phone-1")
         await phone.until(lambda: bool(phone.ends))

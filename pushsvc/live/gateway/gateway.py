@@ -67,6 +67,8 @@ LEAVING: Final = 10.0
 POLL: Final = "poll"
 """The name of the transport of a poll that waits."""
 
+_CUTS: Final = {"replaced": codes.REPLACED, "revoked": codes.REVOKED, "moved": codes.INSUFFICIENT_STATE}
+
 
 class Acknowledged(Struct, frozen=True, gc=False):
     """A delivery that a device has acknowledged."""
@@ -414,7 +416,7 @@ class Gateway:
             else:
                 if item.why == "replaced":
                     del self.connections[item.connection]
-                connection.end(codes.REPLACED if item.why == "replaced" else codes.REVOKED)
+                connection.end(_CUTS[item.why])
 
     async def compare(self, apps: Iterable[str]) -> None:
         """Compare every connection of these apps with its stream, and bring it up to date."""

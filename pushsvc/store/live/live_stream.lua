@@ -206,15 +206,22 @@ local function is_refused(prefix, digest, issued_at)
   return refused and tonumber(issued_at) < tonumber(refused)
 end
 
--- The device is gone, or has another id.
-local function drop_stream(prefix, n)
-  if read_stream(prefix, n) ~= '' then
-    write_stream(prefix, n, '')
+-- The device is gone, or has another id. Returns where it was connected, as `route_of` does.
+local function drop_stream(prefix, n, now)
+  local value = read_stream(prefix, n)
+  if value == '' then
+    return 0, 0, ''
   end
+  write_stream(prefix, n, '')
+  local s = parse_stream(value)
+  if not s then
+    return 0, 0, ''
+  end
+  return route_of(prefix, s, now)
 end
 
 -- The device has another user, for whom nothing of this is: another stream begins, on the same connection.
-local function renew_stream(prefix, n)
+local function renew_stream(prefix, n, now)
   local value = read_stream(prefix, n)
   local s = value ~= '' and parse_stream(value)
   if s then
@@ -222,6 +229,6 @@ local function renew_stream(prefix, n)
     s.acked, s.read, s.floor, s.lost = s.top, s.top, s.top, 0
     write_stream(prefix, n, format_stream(s))
   else
-    drop_stream(prefix, n)
+    drop_stream(prefix, n, now)
   end
 end

@@ -46,11 +46,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 from ...errors import StoreUnavailable
 from ...model.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
+from ...ports.live import InboxItem
 from ...ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
 from .. import keys
 from ..config import StoreConfig
@@ -70,9 +71,10 @@ from .changes import (
     written_place,
 )
 from .documents import decode_device
-from .wire import DeviceQuery, Digests, Reading, held_by, is_meant, read_found, shows, spares
+from .wire import DeviceQuery, Digests, Reading, cuts_of, held_by, is_meant, read_found, shows, spares
 
 T = TypeVar("T")
+Poke: TypeAlias = Callable[[Mapping[str, Sequence[InboxItem]]], Awaitable[None]]
 
 _TRIES = 200
 """How often a step may find that another writer was faster: one of those that compete always succeeds."""
@@ -95,8 +97,12 @@ class RedisRegistry:
         suppression: Suppression,
         marks: Marks,
         clock: Clock = wall_clock,
+        *,
+        poke: Poke,
     ) -> None:
+        """`poke` puts items into the inboxes of the gateways of the live channel."""
         self._link = link
+        self._poke = poke
         self._clock = clock
         self._marks = marks
         self._addresses = config.addresses
@@ -374,10 +380,12 @@ class RedisRegistry:
 
         Raises `UserFull` if a user would have too many devices.
         """
-        args = [keys.devices(app), MOST_OF_USER, *self._digests.tell(found, changes)]
-        done, *refused = await self._link.script("registry_apply", [keys.device_counts(app)], args)
-        if refused:
-            raise UserFull([device.id for place in refused if (device := changes[place].after)])
+        args = [keys.devices(app), MOST_OF_USER, self._clock(), *self._digests.tell(found, changes)]
+        done, *more = await self._link.script("registry_apply", [keys.device_counts(app)], args)
+        if done < 0:
+            raise UserFull([device.id for place in more if (device := changes[place].after)])
+        if more:
+            await self._poke(cuts_of(app, more))
         return bool(done)
 
 

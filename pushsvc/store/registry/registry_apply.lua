@@ -4,7 +4,7 @@
 -- It knows no rule of the registry; see changes.py for those, and registry.py for the layout.
 --
 -- KEYS  1 ps:D:count
--- ARGV  1 prefix `ps:D:`; 2 most devices of a user; then for each change:
+-- ARGV  1 prefix `ps:D:`; 2 most devices of a user; 3 now ms; then for each change:
 --          1 ordinal, or '' where the device is new          2 its document before, or ''
 --          3 its document after, or '' where it is gone
 --          4 digest of the id that it loses, or ''           5 digest of the id that it gains, or ''
@@ -15,18 +15,20 @@
 --         12 change of the number of active devices         13 label under which it was pruned, or ''
 --         14 label under which it is pruned, or ''          15 at ms
 --         16 number of topics that change, then for each: its name; 1 joined, -1 left, 0 neither; change of its count
--- Returns { 1 }; { 0 } where something is not what it was: read again; or { -1, place, .. }, the places from 0 of those
--- changes that would give a user too many devices.
+-- Returns { 1, gateway, connection, 1 if its id is that of another device now, .. } with the connections of streams that ended;
+-- { 0 } where something is not what it was: read again; or { -1, place, .. }, the places from 0 of those changes that
+-- would give a user too many devices.
 
 -- include: live_stream
 -- layout: BLOCK CONTAINER DENSE
 
 local EMPTY = string.rep('\0', DENSE)
 
-local prefix, most = ARGV[1], tonumber(ARGV[2])
-local changes, at = {}, 3
+local prefix, most, now = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local changes, at, given = {}, 4, {}
 while at <= #ARGV do
   changes[#changes + 1] = at
+  given[ARGV[at + 4]] = true
   at = at + 16 + 3 * tonumber(ARGV[at + 15])
 end
 
@@ -188,7 +190,7 @@ end
 
 -- 5. The changes. An index entry is taken out only where it is still this device's: another change may have taken it.
 
-local living, active = {}, 0
+local living, active, cut = {}, 0, { 1 }
 local following = tonumber(call('HGET', KEYS[1], 'next') or 0)
 local first = following
 
@@ -206,6 +208,14 @@ local function exchange(kind, loses, gains, n)
   if gains ~= '' then
     local key, field = bucket(kind, gains)
     call('HSET', key, field, text(n))
+  end
+end
+
+-- The stream of a device that is gone ends, and its connection is to be closed.
+local function end_stream(n, digest)
+  local connection, _, gateway = drop_stream(prefix, n, now)
+  if gateway ~= '' then
+    cut[#cut + 1], cut[#cut + 2], cut[#cut + 3] = gateway, connection, given[digest] and 1 or 0
   end
 end
 
@@ -227,9 +237,9 @@ for _, c in ipairs(changes) do
       living[block] = (living[block] or 0) - 1
     end
     if ARGV[c + 3] ~= '' then
-      drop_stream(prefix, n)
+      end_stream(n, ARGV[c + 3])
     elseif ARGV[c + 9] ~= '' or ARGV[c + 10] ~= '' then
-      renew_stream(prefix, n)
+      renew_stream(prefix, n, now)
     end
   end
   exchange('i', ARGV[c + 3], ARGV[c + 4], n)
@@ -294,4 +304,4 @@ for block, change in pairs(living) do
     call('LSET', block, 0, count)
   end
 end
-return { 1 }
+return cut

@@ -11,6 +11,7 @@ from msgspec import Struct
 from ...errors import Unreadable
 from ...model.address import NO_ADDRESSES, Addresses
 from ...model.devices import Device
+from ...ports.live import Cut, InboxItem
 from ...ports.registry import Holding, PrunedFilter
 from ..link.unreadable import readable
 from .changes import Address, Desk, DeviceChange, Kept
@@ -142,6 +143,14 @@ class Digests:
             len(topics) // 3,
             *topics,
         ]
+
+
+def cuts_of(app: str, ended: Sequence[Any]) -> dict[str, list[InboxItem]]:
+    """Return what registry_apply.lua answered about the connections of devices that are gone, by gateway."""
+    cuts: dict[str, list[InboxItem]] = {}
+    for gateway, connection, moved in zip(ended[::3], ended[1::3], ended[2::3], strict=True):
+        cuts.setdefault(gateway.decode(), []).append(Cut(app, connection, "moved" if moved else "revoked"))
+    return cuts
 
 
 def read_found(question: DeviceQuery, answer: Sequence[Any], addresses: Addresses, app: str = "") -> Reading:
