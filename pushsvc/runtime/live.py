@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -10,6 +11,8 @@ from importlib.metadata import version
 from itertools import groupby
 from operator import attrgetter
 from typing import Final
+
+from msgspec import structs
 
 from .. import telemetry
 from ..errors import ConfigError
@@ -29,6 +32,8 @@ from .plans import live_config
 from .store import open_configured_store
 from .workers import reporting
 
+SPARE_FILES: Final = 200
+"""Files that a process opens beside the connections of devices: those to Redis, its metrics, its log."""
 PACE: Final = 200.0
 """Connections that a gateway which stops lets go in a second, if that does not take longer than `live.drain`: so few
 do not need to be spread any further, and a gateway without any ends at once."""
@@ -38,8 +43,9 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
     """Hold the connections of devices until `stop`, then let them go one after the other. `listening` is called with
     the URL. Raises `ConfigError`."""
     settings.require_live()
-    config, tls = live_config(settings), live_tls(settings.live)
     raise_file_limit()
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    config, tls = fitting(live_config(settings), files), live_tls(settings.live)
     log = telemetry.get_logger("live")
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_configured_store(settings))
@@ -99,8 +105,19 @@ def sockets_config(
         node=node,
         max_connections=config.max_connections,
         allowed_origins=config.allowed_origins,
+        proxies=config.proxies,
         deny_networks=config.deny_networks,
     )
+
+
+def fitting(config: LiveConfig, files: int) -> LiveConfig:
+    """Return the configuration with as many connections as a process can hold that may open so many files: what it
+    cannot accept would wait in vain, and no device would be told to try again."""
+    most = (files - SPARE_FILES) * 8 // 9  # an eighth above it is accepted, and answered with a temporary error
+    if config.max_connections <= most:
+        return config
+    telemetry.get_logger("live").warning("live_connections_limited", files=files, connections=most)
+    return structs.replace(config, max_connections=max(1, most))
 
 
 def confirming(arrivals: Arrivals) -> Confirm:

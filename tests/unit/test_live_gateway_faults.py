@@ -12,16 +12,19 @@ import pytest
 from prometheus_client import REGISTRY
 
 from pushsvc import telemetry
-from pushsvc.errors import InvalidRequest, NotFound, StoreUnavailable, Unauthorized, Unreadable
+from pushsvc.errors import InvalidRequest, NotFound, StoreUnavailable, TooManyRequests, Unauthorized, Unreadable
 from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.gateway import Acknowledged, Gateway
+from pushsvc.live.gateway.admission import Admission
 from pushsvc.live.gateway.connection import Connection
+from pushsvc.live.gateway.gateway import CALLS_AT_ONCE, CONNECTING
 from pushsvc.live.gateway.http import HttpCalls
 from pushsvc.live.gateway.metrics import GatewayMetrics
 from pushsvc.live.peer import Request
 from pushsvc.live.protocol import codes
 from pushsvc.live.protocol.tokens import issue
 from pushsvc.live.wheel import Wheel
+from pushsvc.model.rates import Rate
 from pushsvc.ports.live import (
     Acked,
     Connected,
@@ -160,8 +163,8 @@ class World:
         self.pauses.append(seconds)
         await asyncio.sleep(0)
 
-    def token(self) -> str:
-        return issue("shop", "phone", SECRET, now=time.time(), ttl=60.0, token_id="t")
+    def token(self, device: str = "phone") -> str:
+        return issue("shop", device, SECRET, now=time.time(), ttl=60.0, token_id="t")
 
     def request(self, method: str, path: str, body: bytes = b"", **query: str) -> Request:
         """Return a plain call with the device's token."""
@@ -169,11 +172,11 @@ class World:
         params = {"id": path.rpartition("/")[2]}
         return Request(method=method, path=path, query=query, headers=headers, body=body, params=params)
 
-    def ask(self, transport: str = "websocket") -> tuple[Connection, Line]:
+    def ask(self, transport: str = "websocket", *, device: str = "phone") -> tuple[Connection, Line]:
         """Return a new connection that has sent its connect."""
         line = Line(transport)
         connection = Connection(self.gateway, line, Request(method="GET", path="/", address="192.0.2.1"))  # type: ignore[arg-type]  # scripted
-        connection.received(msgspec.json.encode({"id": 1, "connect": {"token": self.token()}}))
+        connection.received(msgspec.json.encode({"id": 1, "connect": {"token": self.token(device)}}))
         return connection, line
 
     async def done(self) -> None:
@@ -599,5 +602,63 @@ def test_an_app_that_is_not_served_any_more_loses_its_connections() -> None:
         _, line = world.ask()
         await world.done()
         assert line.code == codes.INVALID_TOKEN.code
+
+    play(story)
+
+
+# --- Who comes too often ------------------------------------------------------------------------------------------
+
+
+def test_who_may_not_connect_or_does_so_all_the_time_takes_no_turn_of_others() -> None:
+    async def story(world: World) -> None:
+        gateway = world.gateway
+        gateway.connects = Admission(Rate(30, 1))
+        for _ in range(50):
+            line = Line("websocket")
+            connection = Connection(gateway, line, Request(method="GET", path="/", address="192.0.2.9"))  # type: ignore[arg-type]  # scripted
+            connection.received(b'{"id": 1, "connect": {"token": "x.y.z"}}')
+        for _ in range(25):
+            _, line = world.ask()
+        await world.done()
+        assert line.written[-1]["error"]["code"] == codes.TOO_MANY_REQUESTS.code, "more than any network makes it"
+        _, line = world.ask(device="another")
+        await world.done()
+        assert "connect" in line.written[-1]
+
+    play(story)
+
+
+def test_connects_beyond_what_redis_takes_in_time_are_answered_at_once() -> None:
+    async def story(world: World) -> None:
+        redis = asyncio.Event()
+
+        async def connect(*_: Any, **more: Any) -> Any:
+            await redis.wait()
+            return world.streams.connected
+
+        world.streams.connect = connect  # type: ignore[method-assign]  # scripted
+        lines = [world.ask(device=f"phone-{n}")[1] for n in range(CONNECTING + 3)]
+        await world.until(lambda: any(line.written for line in lines))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        answers = [each["error"]["code"] for line in lines for each in line.written]
+        assert answers == [100] * 3
+        redis.set()
+        await world.done()
+        assert (world.gateway.connecting, sum(bool(line.written) for line in lines)) == (0, CONNECTING + 3)
+
+    play(story)
+
+
+def test_a_device_that_calls_too_often_is_told_to_wait() -> None:
+    async def story(world: World) -> None:
+        calls = HttpCalls(world.gateway)
+        world.streams.pages = [EMPTY] * 1000
+        for _ in range(CALLS_AT_ONCE):
+            await calls.history(world.request("GET", "/history"))
+        with pytest.raises(TooManyRequests):
+            await calls.history(world.request("GET", "/history"))
+        world.now += 1
+        await calls.history(world.request("GET", "/history"))
 
     play(story)

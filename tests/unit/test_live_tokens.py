@@ -202,7 +202,8 @@ def is_genuine(token: str) -> bool:
 def test_what_passes_is_signed_by_the_judgement_of_another_reader(
     payload: dict[str, Any], headers: dict[str, Any], key: str, change: tuple[int, int, str] | None
 ) -> None:
-    token = signed(key, headers=headers, **(PAYLOAD | payload))
+    claims: dict[str, Any] = {**PAYLOAD, **payload}
+    token = signed(key, headers=headers, **claims)
     if change is not None:
         at, gone, put = change
         token = token[:at] + put + token[at + gone :]

@@ -12,8 +12,9 @@ from prometheus_client import REGISTRY
 from pushsvc import runtime
 from pushsvc.api import ApiApp, ApiLive
 from pushsvc.errors import ConfigError
-from pushsvc.live.config import LiveAppConfig
+from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.protocol.tokens import Claims, Verifier
+from pushsvc.live.sockets.config import SocketsConfig
 from pushsvc.model.access import ApiKey
 from pushsvc.model.live import endpoints_of
 from pushsvc.model.push import Lane, Route
@@ -23,7 +24,8 @@ from pushsvc.ports.webhooks import Standing
 from pushsvc.providers import REGISTRY as PROVIDERS
 from pushsvc.rules.freeze import FreezePolicy
 from pushsvc.rules.policy import PrunePolicy, RetryPolicy
-from pushsvc.settings import CleanupSettings, RetrySettings, Settings
+from pushsvc.runtime.live import fitting, sockets_config
+from pushsvc.settings import CleanupSettings, LiveSettings, RetrySettings, Settings
 from pushsvc.stages.cleanup import Ages
 from pushsvc.stages.feedback import FeedbackConfig
 from pushsvc.store import StoreConfig
@@ -283,3 +285,18 @@ def test_the_collector_looks_seldom_and_is_not_switched_off() -> None:
     runtime.quiet_gc()
     assert gc.isenabled()
     assert gc.get_threshold()[0] > 10_000
+
+
+def test_a_gateway_takes_the_whole_of_its_configuration_and_no_more_connections_than_files() -> None:
+    live = LiveSettings(
+        host="h", port=7, max_connections=900, allowed_origins=("*",), deny=("10.0.0.0/8",), proxies=("::1",)
+    )
+    config = runtime.live_config(Settings(live=live))
+    sockets = sockets_config(config, "gate", reuse_port=True)
+    shared = set(LiveConfig.__struct_fields__) & set(SocketsConfig.__struct_fields__)
+    assert shared >= {"host", "port", "max_connections", "allowed_origins", "deny_networks", "proxies"}
+    assert {name: getattr(sockets, name) for name in shared} == {name: getattr(config, name) for name in shared}
+    assert (sockets.node, sockets.reuse_port) == ("gate", True)
+    assert fitting(config, 2**20) == config
+    assert fitting(config, 1024).max_connections == 732
+    assert fitting(config, 16).max_connections == 1

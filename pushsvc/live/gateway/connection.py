@@ -256,14 +256,10 @@ class Connection:
         gateway = self._gateway
         if self._ended:
             return
-        refusal: Refusal | None = None
-        if self._full or not gateway.settled:
-            refusal = codes.INTERNAL
-        elif not gateway.connects.admit(gateway.now()):
-            refusal = codes.TOO_MANY_REQUESTS
-        if refusal is not None:
-            await self._refuse_late(ask.id, refusal, "busy")
+        if self._full or gateway.is_busy:
+            await self._refuse_late(ask.id, codes.INTERNAL, "busy")
             return
+        # Before a permit is used, so that those who may not connect, or do so all the time, take none of the others.
         verdict = gateway.verify(ask.token)
         self.app, self.device_id = verdict.app, verdict.device_id
         if isinstance(verdict, Rejected):
@@ -271,6 +267,10 @@ class Connection:
             return
         if gateway.denies(verdict.device_id):
             await self._refuse_late(ask.id, codes.PERMISSION_DENIED)
+            return
+        now = gateway.now()
+        if not (gateway.turns.admit((self.app, self.device_id), now) and gateway.connects.admit(now)):
+            await self._refuse_late(ask.id, codes.TOO_MANY_REQUESTS, "busy")
             return
         try:
             await self._join(ask, verdict)
@@ -284,14 +284,18 @@ class Connection:
         gateway = self._gateway
         app = gateway.config.apps[claims.app]
         gateway.add(self)  # From here on what is appended for this number is handed to the session.
-        result = await gateway.live.connect(
-            self.app,
-            self.device_id,
-            LiveRoute(gateway.id, self.number),
-            issued_at=claims.issued_at,
-            position=ask.position,
-            limit=PAGE,
-        )
+        gateway.connecting += 1
+        try:
+            result = await gateway.live.connect(
+                self.app,
+                self.device_id,
+                LiveRoute(gateway.id, self.number),
+                issued_at=claims.issued_at,
+                position=ask.position,
+                limit=PAGE,
+            )
+        finally:
+            gateway.connecting -= 1
         if isinstance(result, RefusedDevice):
             gateway.remove(self)
             await self._refuse_late(ask.id, codes.REVOKED if result.why == "revoked" else codes.INVALID_TOKEN)

@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from ... import telemetry
 from ...errors import StoreUnavailable
+from ...model.rates import Rate
 from ...ports.live import (
     Acked,
     EventReport,
@@ -47,7 +48,7 @@ from ..protocol.session import Limits
 from ..protocol.slowdown import Slowdown
 from ..protocol.tokens import Claims, Rejected, Verifier
 from ..wheel import Wheel
-from .admission import Admission
+from .admission import Admission, Turns
 from .connection import Connection
 from .contents import RenderedContents
 from .faults import report
@@ -62,6 +63,14 @@ ACKS: Final = 400
 """Acknowledgements of one step."""
 AGAIN: Final = 0.5
 """Seconds between two attempts while Redis is away."""
+CONNECTS: Final = Rate(1, 1)
+CONNECTS_AT_ONCE: Final = 20
+"""How often one device may connect, in the long run and at once: more than any network makes it."""
+CALLS: Final = Rate(20, 1)
+CALLS_AT_ONCE: Final = 200
+"""How often one device may call over plain HTTP."""
+CONNECTING: Final = 500
+"""Connects that may wait for Redis: what comes beyond would be answered later than clients wait."""
 LEAVING: Final = 10.0
 """Seconds for what connections have asked for, after the last one has ended."""
 POLL: Final = "poll"
@@ -159,6 +168,8 @@ class Gateway:
         self._missed = False
         """Whether items of the inbox may have been missed."""
         self._beat_now = asyncio.Event()
+        self._finishing = asyncio.Event()
+        """Set when the last connection has ended, and nothing is waited for any more."""
         self.draining = False
         """Whether the gateway stops, and no poll waits any more."""
         self.limits = Limits(
@@ -168,6 +179,10 @@ class Gateway:
             endpoints=msgspec.json.encode(config.endpoints),
         )
         self.connects = Admission(config.connects)
+        self.turns = Turns(CONNECTS, CONNECTS_AT_ONCE)
+        self.calls = Turns(CALLS, CALLS_AT_ONCE)
+        self.connecting = 0
+        """Connects that wait for Redis."""
         self.heartbeats = Heartbeats(
             Bounds(default=config.heartbeat, least=config.heartbeat_min, most=config.heartbeat_max)
         )
@@ -186,6 +201,11 @@ class Gateway:
         self._beat_now.set()  # before the first connection of a new app
 
     # --- What connections ask for ----------------------------------------------------------------------------------
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a new connection is asked to come again later."""
+        return not self.settled or self.connecting >= CONNECTING
 
     def make_peer(self, transport: Transport, request: Request) -> Peer:
         """Return the session of a new connection."""
@@ -231,8 +251,10 @@ class Gateway:
         member.fail()
 
     async def pause(self, seconds: float) -> None:
-        """Wait. Tests make it short."""
-        await asyncio.sleep(seconds)
+        """Wait, but not beyond the end of the gateway. Tests make it short."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._finishing.wait()
 
     def add(self, connection: Member) -> None:
         """Give a connection its number."""
@@ -338,8 +360,8 @@ class Gateway:
             _answer(each, acked)
 
     async def run_beating(self) -> None:
-        """Give signs of life until cancelled."""
-        while True:
+        """Give signs of life until the gateway ends."""
+        while not self._finishing.is_set():
             try:
                 await self.beat()
             except Exception as error:
@@ -369,9 +391,9 @@ class Gateway:
                 raise
 
     async def run_receiving(self) -> None:
-        """Take what others have for these devices, until cancelled."""
+        """Take what others have for these devices, until the gateway ends."""
         inbox: Inbox = self.live.inbox(self.id)
-        while True:
+        while not self._finishing.is_set():
             try:
                 received = await inbox.receive(INBOX_WAIT)
                 for item in received.items:
@@ -406,6 +428,7 @@ class Gateway:
                         connection.published(recipient, rendered)
                     except Exception as error:
                         self._failed(connection, error)
+            await asyncio.sleep(0)  # Others have their turn between two pushes to many.
             return
         connection = self.connections.get(item.connection)
         if connection is None or connection.app != item.app:
@@ -446,6 +469,7 @@ class Gateway:
 
     async def finish(self) -> None:
         """Do what connections have asked for and leave, after the last one has ended."""
+        self._finishing.set()
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.live.leave(self.id, list(self.config.apps))

@@ -19,6 +19,7 @@ from ...errors import (
     MalformedBody,
     NotFound,
     StoreUnavailable,
+    TooManyRequests,
     Unauthorized,
     Unavailable,
 )
@@ -193,6 +194,8 @@ class HttpCalls:
             raise Unauthorized("The token has expired." if expired else "Send the device's token as bearer.")
         if self._gateway.denies(verdict.device_id):
             raise Forbidden("This device is refused.")
+        if not self._gateway.calls.admit((verdict.app, verdict.device_id), self._gateway.now()):
+            raise TooManyRequests("This device calls too often.", retry_after=1)
         return verdict
 
     async def _page(self, device: Claims, since: int | None, epoch: str, limit: int, *, reverse: bool) -> Page | None:

@@ -100,6 +100,9 @@ async def serve(
             reuse_port=config.reuse_port or None,
             backlog=config.backlog,
             ssl=config.tls,
+            # During the handshake a connection is not known here.
+            ssl_handshake_timeout=config.request_within if config.tls else None,
+            ssl_shutdown_timeout=config.close_within if config.tls else None,
         )
     except OSError as error:
         used = error.errno == errno.EADDRINUSE
